@@ -1,0 +1,35 @@
+//! Everything that knows PostgreSQL. Knows nothing of RabbitMQ, of the ledger's inside, or of retry policy.
+
+pub mod backlog;
+pub mod catalog;
+pub mod endpoint;
+pub mod pgoutput;
+pub mod replication;
+mod tls;
+mod wire;
+
+/// A schema-qualified table name, unquoted parts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TableName {
+    /// Schema; `public` when the configuration names none.
+    pub schema: String,
+    /// Table.
+    pub table: String,
+}
+
+/// What one source needs to know of its database.
+#[derive(Clone, Debug)]
+pub struct SourceDatabase {
+    /// Where and how to connect.
+    pub endpoint: endpoint::Endpoint,
+    /// Replication slot.
+    pub slot: String,
+    /// Publication: inserts only, this one table.
+    pub publication: String,
+    /// Create publication and slot when they are missing; otherwise only verify.
+    pub create: bool,
+    /// The outbox table.
+    pub table: TableName,
+    /// Sent as `wal_sender_timeout` of the replication connection: how long a vanished client keeps the slot.
+    pub wal_sender_timeout: std::time::Duration,
+}

@@ -1,0 +1,6 @@
+//! sketch
+
+/// Could not connect.
+#[derive(Debug, thiserror::Error)]
+#[error("sketch")]
+pub struct ConnectError;

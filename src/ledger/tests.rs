@@ -1,0 +1,268 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::outbox::Timestamp;
+
+fn message(commit_lsn: u64, index: u32, aggregate: u64) -> Message {
+    Message {
+        position: Position { commit_lsn: Lsn(commit_lsn), index },
+        committed_at: Timestamp(0),
+        aggregate: AggregateKey(aggregate),
+        exchange: Default::default(),
+        routing_key: Default::default(),
+        message_id: Default::default(),
+        event_type: Default::default(),
+        content_type: Default::default(),
+        headers: Vec::new(),
+        body: Default::default(),
+    }
+}
+
+const ROOMY: Limits = Limits { messages: 1000, bytes: 1 << 20 };
+
+fn ledger(ordering: Ordering) -> Ledger {
+    Ledger::new(ordering, ROOMY, Progress::default())
+}
+
+fn confirmed(ledger: &Ledger) -> Option<u64> {
+    ledger.progress().confirmed.map(|confirmed| confirmed.lsn().0)
+}
+
+fn publish_all(ledger: &mut Ledger, now: Instant) -> Vec<u64> {
+    std::iter::from_fn(|| ledger.publish_next(now)).map(|(tag, _)| tag.0).collect()
+}
+
+#[test]
+fn a_confirm_that_overtakes_moves_nothing_until_the_gap_is_closed() {
+    let now = Instant::now();
+    let mut ledger = ledger(Ordering::Pipelined);
+    for lsn in [10, 20, 30] {
+        ledger.push(message(lsn, 0, lsn));
+        ledger.reached(Lsn(lsn + 5));
+    }
+    assert_eq!(publish_all(&mut ledger, now), [0, 1, 2]);
+    ledger.settle(PublishTag(2));
+    ledger.settle(PublishTag(1));
+    assert_eq!(confirmed(&ledger), None);
+    ledger.settle(PublishTag(0));
+    assert_eq!(confirmed(&ledger), Some(35));
+    assert!(ledger.is_empty());
+}
+
+#[test]
+fn a_transaction_settled_in_part_moves_the_position_but_not_the_lsn() {
+    let now = Instant::now();
+    let mut ledger = ledger(Ordering::Pipelined);
+    ledger.reached(Lsn(5));
+    ledger.push(message(10, 0, 1));
+    ledger.push(message(10, 1, 2));
+    publish_all(&mut ledger, now);
+    ledger.settle(PublishTag(0));
+    assert_eq!(confirmed(&ledger), Some(5));
+    let progress = ledger.progress();
+    assert_eq!(progress.position, Some(Position { commit_lsn: Lsn(10), index: 0 }));
+
+    let resumed = Ledger::new(Ordering::Pipelined, ROOMY, progress);
+    assert!(resumed.is_settled_already(Position { commit_lsn: Lsn(10), index: 0 }));
+    assert!(!resumed.is_settled_already(Position { commit_lsn: Lsn(10), index: 1 }));
+    assert!(!resumed.is_settled_already(Position { commit_lsn: Lsn(11), index: 0 }));
+}
+
+#[test]
+fn an_idle_ledger_follows_the_keepalives_and_never_goes_back() {
+    let mut ledger = ledger(Ordering::PerAggregate);
+    ledger.reached(Lsn(100));
+    assert_eq!(confirmed(&ledger), Some(100));
+    ledger.reached(Lsn(90));
+    assert_eq!(confirmed(&ledger), Some(100));
+}
+
+#[test]
+fn a_keepalive_behind_a_message_counts_when_that_message_is_settled() {
+    let mut ledger = ledger(Ordering::PerAggregate);
+    ledger.push(message(10, 0, 1));
+    ledger.reached(Lsn(15));
+    ledger.reached(Lsn(400));
+    ledger.reached(Lsn(300));
+    assert_eq!(confirmed(&ledger), None);
+    publish_all(&mut ledger, Instant::now());
+    ledger.settle(PublishTag(0));
+    assert_eq!(confirmed(&ledger), Some(400));
+}
+
+#[test]
+fn the_gate_holds_an_occupied_aggregate_and_everything_behind_it() {
+    let now = Instant::now();
+    let mut ledger = ledger(Ordering::PerAggregate);
+    for (index, aggregate) in [7, 8, 7, 9].into_iter().enumerate() {
+        ledger.push(message(10, index as u32, aggregate));
+    }
+    assert_eq!(publish_all(&mut ledger, now), [0, 1], "9 is free, but stands behind the second 7");
+    ledger.settle(PublishTag(1));
+    assert_eq!(publish_all(&mut ledger, now), [0; 0]);
+    ledger.settle(PublishTag(0));
+    assert_eq!(publish_all(&mut ledger, now), [2, 3]);
+}
+
+#[test]
+fn a_nacked_message_keeps_its_aggregate_occupied_and_goes_out_again_when_due() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(1);
+    let mut ledger = ledger(Ordering::PerAggregate);
+    ledger.push(message(10, 0, 7));
+    ledger.push(message(10, 1, 7));
+    publish_all(&mut ledger, now);
+    ledger.refuse(PublishTag(0), Refusal::Nacked, |refusals| {
+        assert_eq!(refusals, 1);
+        later
+    });
+    assert_eq!(publish_all(&mut ledger, now), [0; 0]);
+    assert_eq!(ledger.next_again(), Some(later));
+    assert_eq!(ledger.oldest_published(), None);
+    assert_eq!(publish_all(&mut ledger, later), [0]);
+    assert_eq!(ledger.oldest_published(), Some(later));
+    ledger.refuse(PublishTag(0), Refusal::Nacked, |refusals| {
+        assert_eq!(refusals, 2);
+        later
+    });
+    assert_eq!(publish_all(&mut ledger, later), [0]);
+    ledger.settle(PublishTag(0));
+    assert_eq!(publish_all(&mut ledger, later), [1]);
+}
+
+#[test]
+fn nothing_else_goes_out_while_a_message_is_unroutable_not_even_while_it_is_tried_again() {
+    let now = Instant::now();
+    let mut ledger = ledger(Ordering::PerAggregate);
+    for aggregate in 0..2 {
+        ledger.push(message(10, aggregate, aggregate.into()));
+    }
+    publish_all(&mut ledger, now);
+    ledger.push(message(20, 0, 3));
+    ledger.refuse(PublishTag(0), Refusal::Unroutable, |_| now);
+    assert_eq!(ledger.halted_by().map(|message| message.position.index), Some(0));
+    assert_eq!(publish_all(&mut ledger, now), [0]);
+    assert!(ledger.halted_by().is_some(), "still unproven");
+    ledger.settle(PublishTag(0));
+    assert!(ledger.halted_by().is_none());
+    assert_eq!(publish_all(&mut ledger, now), [2]);
+}
+
+#[test]
+fn room_ends_by_count_or_by_bytes_and_one_large_message_always_fits() {
+    let limits = Limits { messages: 2, bytes: 1000 };
+    let mut ledger = Ledger::new(Ordering::Pipelined, limits, Progress::default());
+    assert!(ledger.has_room());
+    ledger.push(Message { body: vec![0; 5000].into(), ..message(10, 0, 1) });
+    assert!(!ledger.has_room());
+    publish_all(&mut ledger, Instant::now());
+    ledger.settle(PublishTag(0));
+    assert!(ledger.has_room());
+    ledger.push(message(10, 1, 1));
+    ledger.push(message(10, 2, 1));
+    assert!(!ledger.has_room());
+}
+
+#[test]
+#[should_panic(expected = "not published")]
+fn an_outcome_for_a_message_that_is_not_published_is_our_bug() {
+    let mut ledger = ledger(Ordering::Pipelined);
+    ledger.push(message(10, 0, 1));
+    ledger.settle(PublishTag(0));
+}
+
+/// What happens next in a generated history; indexes choose among what is possible.
+#[derive(Clone, Debug)]
+enum Step {
+    Row { aggregate: u64 },
+    Commit,
+    Publish,
+    Settle(prop::sample::Index),
+    Refuse(prop::sample::Index, bool),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0..5u64).prop_map(|aggregate| Step::Row { aggregate }),
+        2 => Just(Step::Commit),
+        4 => Just(Step::Publish),
+        4 => any::<prop::sample::Index>().prop_map(Step::Settle),
+        1 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(i, nack)| Step::Refuse(i, nack)),
+    ];
+    prop::collection::vec(step, 1..300)
+}
+
+proptest! {
+    /// Whatever the broker answers and in whatever order: the confirmed LSN never covers an unsettled row, never goes
+    /// back, and one aggregate never has two messages out.
+    #[test]
+    fn the_confirmed_lsn_never_covers_an_unsettled_row(steps in steps(), pipelined: bool) {
+        let ordering = if pipelined { Ordering::Pipelined } else { Ordering::PerAggregate };
+        let now = Instant::now();
+        let mut ledger = ledger(ordering);
+        let (mut lsn, mut index) = (10, 0);
+        let mut rows: Vec<(u64, u64)> = Vec::new(); // of each tag: commit LSN, aggregate
+        let mut out: Vec<u64> = Vec::new();
+        let mut settled = HashSet::new();
+        let mut first_published: Vec<u64> = Vec::new();
+        let mut last_confirmed = 0;
+        for step in steps {
+            match step {
+                Step::Row { aggregate } => {
+                    ledger.push(message(lsn, index, aggregate));
+                    rows.push((lsn, aggregate));
+                    index += 1;
+                }
+                Step::Commit => {
+                    ledger.reached(Lsn(lsn + 5));
+                    (lsn, index) = (lsn + 10, 0);
+                }
+                Step::Publish => {
+                    let tags = publish_all(&mut ledger, now);
+                    for &tag in &tags {
+                        if !first_published.contains(&tag) {
+                            first_published.push(tag);
+                        }
+                    }
+                    out.extend(tags);
+                }
+                Step::Settle(choice) if !out.is_empty() => {
+                    let tag = out.swap_remove(choice.index(out.len()));
+                    ledger.settle(PublishTag(tag));
+                    settled.insert(tag);
+                }
+                Step::Refuse(choice, nack) if !out.is_empty() => {
+                    let tag = out.swap_remove(choice.index(out.len()));
+                    let why = if nack { Refusal::Nacked } else { Refusal::Unroutable };
+                    ledger.refuse(PublishTag(tag), why, |_| now);
+                }
+                Step::Settle(_) | Step::Refuse(..) => {}
+            }
+            prop_assert_eq!(ledger.published(), out.len());
+            prop_assert!(first_published.windows(2).all(|pair| pair[0] < pair[1]), "commit order");
+            if ordering == Ordering::PerAggregate {
+                let aggregates: HashSet<_> = out.iter().map(|&tag| rows[tag as usize].1).collect();
+                prop_assert_eq!(aggregates.len(), out.len(), "one message out per aggregate");
+            }
+            let confirmed = confirmed(&ledger).unwrap_or(0);
+            prop_assert!(confirmed >= last_confirmed);
+            last_confirmed = confirmed;
+            for (tag, (commit_lsn, _)) in rows.iter().enumerate() {
+                prop_assert!(*commit_lsn >= confirmed || settled.contains(&(tag as u64)));
+            }
+        }
+        // Answer everything that is left: all must come out settled.
+        loop {
+            out.extend(publish_all(&mut ledger, now));
+            let Some(tag) = out.pop() else { break };
+            ledger.settle(PublishTag(tag));
+        }
+        prop_assert!(ledger.is_empty());
+        prop_assert_eq!(ledger.progress().position.map(|position| position.index as usize + 1),
+            (!rows.is_empty()).then(|| rows.iter().filter(|row| row.0 == rows[rows.len() - 1].0).count()));
+    }
+}

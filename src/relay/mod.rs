@@ -1,32 +1,82 @@
-//! (sketch) The relay of one source.
+//! The relay: what joins PostgreSQL and RabbitMQ. Only this room knows both.
+//!
+//! ```text
+//! supervisor   connect, acquire the slot or stand by, run, back off, drain
+//!   backfill   rows older than the slot           \
+//!   pipeline   the replication stream              > Delivery (ledger and publisher) -> broker
+//! fault        what went wrong, and the verdict: again, or halt
+//! ```
+
 use std::time::Duration;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ordering {
-    PerAggregate,
-    Pipelined,
-}
+mod backfill;
+mod backoff;
+mod delivery;
+mod fault;
+mod monitor;
+mod pipeline;
+mod shutdown;
+mod streamed_table;
+mod supervisor;
+
+pub use fault::{Fault, Verdict};
+pub use shutdown::{Shutdown, ShutdownTrigger, shutdown};
+use streamed_table::StreamedTable;
+pub use supervisor::{Ended, Source, supervise};
+
+pub use crate::ledger::Ordering;
+
+/// What to do with a message that no queue is bound for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUnroutable {
+    /// Hold everything and try again until a route appears.
     Halt,
+    /// Log it, count it, and go on.
     Drop,
 }
+
+/// What to do with a row that cannot become a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnInvalid {
+    /// Confirm what came before it, then halt.
+    Halt,
+}
+
+/// What to do with the rows that are older than the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BacklogPolicy {
+    /// Publish them before the stream.
     Publish,
+    /// Leave them alone.
     Skip,
 }
 
-/// `delivery.*`, `backlog`, and what of `rabbitmq.*` concerns waiting.
+/// How one source is relayed: keys `delivery.*`, `backlog` and `rabbitmq.confirm_timeout_ms`.
 #[derive(Clone, Debug)]
 pub struct RelayOptions {
+    /// When messages of one aggregate may be in flight together.
     pub ordering: Ordering,
+    /// Messages held at once, waiting ones included.
     pub in_flight_max: usize,
+    /// Bytes held at once.
     pub in_flight_bytes_max: usize,
+    /// Policy for returned messages.
     pub on_unroutable: OnUnroutable,
+    /// Policy for rows that cannot become messages.
+    pub on_invalid: OnInvalid,
+    /// Policy for rows older than the slot.
     pub backlog: BacklogPolicy,
+    /// How long the broker may owe an answer before its connection is given up.
     pub confirm_timeout: Duration,
+    /// First wait before an attempt is repeated.
     pub backoff_min: Duration,
+    /// Longest wait before an attempt is repeated.
     pub backoff_max: Duration,
+    /// After progress, PostgreSQL is told at most this often.
     pub status_interval: Duration,
+    /// Without progress, PostgreSQL is told this often; well below `wal_sender_timeout`.
+    pub keepalive_interval: Duration,
+    /// PostgreSQL may be silent for so long, although it is asked for a sign of life with each status, before its
+    /// connection is given up.
+    pub server_silence_max: Duration,
 }

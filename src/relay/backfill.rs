@@ -1,0 +1,67 @@
+//! The loop before the stream: rows that were there before the slot.
+//!
+//! A backlog leaves no mark until all of it is confirmed; only then does the permanent slot appear, at the position of
+//! the snapshot the rows came from. A crash in between starts over: duplicates, never a gap.
+
+use std::time::Instant;
+
+use super::{Fault, OnInvalid, RelayOptions, Shutdown, delivery::{Delivery, sleep_until}};
+use crate::{
+    admin::{Reporter, SourceState},
+    outbox::Mapping,
+    postgres::{backlog::Backlog, replication::ReplicationConnection},
+};
+
+/// What the end of the backlog leads to.
+pub(super) enum Backfilled {
+    /// All confirmed; the slot exists, and streaming goes on from it on this connection.
+    Done(ReplicationConnection),
+    /// Asked to end before all was confirmed: the next start publishes the backlog again.
+    CutShort,
+}
+
+/// Publishes the whole backlog and waits for its confirms. A `shutdown` does not cut it short before its deadline, as
+/// a backlog that is finished need not be repeated.
+pub(super) async fn publish_backlog(
+    mut backlog: Backlog,
+    delivery: &mut Delivery<'_>,
+    mapping: &Mapping,
+    options: &RelayOptions,
+    report: &Reporter,
+    shutdown: &mut Shutdown,
+) -> Result<Backfilled, Fault> {
+    delivery.enter(SourceState::Backlog);
+    let mapper = mapping.resolve(backlog.columns()).map_err(Fault::Mapping)?;
+    tracing::info!(source = report.name(), order = %backlog.order(), "publishing the rows that are older than the slot");
+    let (mut rows, mut all_read) = (0_u64, false);
+    let mut deadline: Option<Instant> = None;
+    loop {
+        if all_read && delivery.ledger().is_empty() {
+            break;
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now() || !delivery.can_settle() && all_read) {
+            return Ok(Backfilled::CutShort);
+        }
+        let may_read = !all_read && delivery.has_room();
+        tokio::select! {
+            biased;
+            requested = shutdown.requested(), if deadline.is_none() => deadline = Some(requested),
+            settled = delivery.next() => settled?,
+            row = backlog.next(), if may_read => match row? {
+                None => all_read = true,
+                Some(row) => match mapper.message(row) {
+                    Ok(message) => {
+                        rows += 1;
+                        delivery.push(message);
+                    }
+                    Err(invalid) => match options.on_invalid {
+                        OnInvalid::Halt => return Err(Fault::InvalidRow(invalid)),
+                    },
+                },
+            },
+            () = sleep_until(deadline) => {}
+        }
+    }
+    tracing::info!(source = report.name(), rows, "the backlog is confirmed");
+    Ok(Backfilled::Done(backlog.finish().await?))
+}

@@ -1,0 +1,59 @@
+//! Jittered exponential backoff.
+
+use std::time::Duration;
+
+/// Gives ever longer waits, up to a maximum, each with jitter so that many sources that lost the same server do not
+/// come back in step.
+#[derive(Clone, Debug)]
+pub(super) struct Backoff {
+    min: Duration,
+    max: Duration,
+    attempts: u32,
+}
+
+impl Backoff {
+    pub(super) fn new(min: Duration, max: Duration) -> Self {
+        Self { min, max, attempts: 0 }
+    }
+
+    /// The next wait.
+    pub(super) fn next(&mut self) -> Duration {
+        self.attempts = self.attempts.saturating_add(1);
+        delay(self.min, self.max, self.attempts)
+    }
+
+    /// How many waits were taken since the last [`reset`](Self::reset).
+    pub(super) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Things went well: start over with short waits.
+    pub(super) fn reset(&mut self) {
+        self.attempts = 0;
+    }
+}
+
+/// The wait before attempt number `attempt` (from 1): between half and the whole of `min * 2^(attempt - 1)`, at most `max`.
+pub(super) fn delay(min: Duration, max: Duration, attempt: u32) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(20);
+    let whole = min.saturating_mul(1 << doublings).min(max);
+    whole.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_the_maximum_and_stay_within_half_and_whole() {
+        let (min, max) = (Duration::from_millis(100), Duration::from_secs(10));
+        let mut backoff = Backoff::new(min, max);
+        for attempt in 1..100u32 {
+            let whole = (min * (1 << (attempt - 1).min(10))).min(max);
+            let wait = backoff.next();
+            assert!(wait >= whole / 2 && wait <= whole, "attempt {attempt}: {wait:?} of {whole:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next() <= min);
+    }
+}

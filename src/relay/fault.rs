@@ -1,0 +1,147 @@
+//! What can end an attempt, and the one verdict on it: try again, or halt.
+
+use std::{error::Error, fmt::Write as _, time::Duration};
+
+use crate::{
+    admin::Side,
+    ledger::Progress,
+    outbox::{InvalidRow, MappingError},
+    postgres::{
+        backlog::BacklogError,
+        catalog::{CatalogError, Check},
+        error::ConnectError,
+        pgoutput::DecodeError,
+        replication::ReplicationError,
+    },
+    rabbitmq::BrokerError,
+};
+
+/// Why a source's attempt ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The replication connection.
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
+    /// The SQL connection could not be made.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A look into the catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The backlog could not be read.
+    #[error(transparent)]
+    Backlog(#[from] BacklogError),
+    /// The database is not as it must be.
+    #[error("{}", failures(.0))]
+    Preflight(Vec<Check>),
+    /// The broker's side.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// PostgreSQL sent what is not pgoutput.
+    #[error("PostgreSQL sent what outboxd cannot read; please report it")]
+    Decode(#[from] DecodeError),
+    /// PostgreSQL sent messages in an order that cannot be.
+    #[error("unexpected from PostgreSQL: {0}; please report it")]
+    Protocol(&'static str),
+    /// The broker owes an answer for too long.
+    #[error("the broker confirmed nothing for {} ms (rabbitmq.confirm_timeout_ms)", after.as_millis())]
+    ConfirmTimeout {
+        /// The limit.
+        after: Duration,
+    },
+    /// PostgreSQL does not answer although it was asked to.
+    #[error("PostgreSQL has been silent for {} ms: it hangs, or the link is cut", for_at_least.as_millis())]
+    ServerSilent {
+        /// How long.
+        for_at_least: Duration,
+    },
+    /// The slot was there, and is not any more.
+    #[error(
+        "slot \"{slot}\" is gone though this process has streamed from it: rows committed after {} may not have been \
+         published. It is not made anew silently; find out who dropped it, publish what is missing from the table, \
+         then start outboxd again",
+        after(.progress)
+    )]
+    SlotGone {
+        /// Its name.
+        slot: String,
+        /// The last that is known to be settled.
+        progress: Progress,
+    },
+    /// The slot is not there, and may not be made.
+    #[error(
+        "slot \"{slot}\" does not exist and postgres.create is false: create it with `outboxd setup`, or let a DBA \
+         run the statements of `outboxd setup --print-sql`"
+    )]
+    SlotMissing {
+        /// Its name.
+        slot: String,
+    },
+    /// The table does not have what the configuration asks for.
+    #[error(transparent)]
+    Mapping(MappingError),
+    /// A row that cannot become a message.
+    #[error(transparent)]
+    InvalidRow(InvalidRow),
+}
+
+/// What to do about a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Time or somebody else may mend it: again, with backoff.
+    Again,
+    /// Going on would lose or repeat something, or come to the same: stop until a restart.
+    Halt,
+}
+
+impl Fault {
+    /// Retry or stop: the one place that decides.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Fault::Replication(_)
+            | Fault::Connect(_)
+            | Fault::Catalog(_)
+            | Fault::Backlog(_)
+            | Fault::Broker(_)
+            | Fault::Decode(_)
+            | Fault::Protocol(_)
+            | Fault::ConfirmTimeout { .. }
+            | Fault::ServerSilent { .. }
+            | Fault::SlotMissing { .. } => Verdict::Again,
+            // What is wrong with a database can be mended while we wait, except for WAL that is no longer there.
+            Fault::Preflight(checks) if checks.iter().any(Check::is_slot_lost) => Verdict::Halt,
+            Fault::Preflight(_) => Verdict::Again,
+            Fault::SlotGone { .. } | Fault::Mapping(_) | Fault::InvalidRow(_) => Verdict::Halt,
+        }
+    }
+
+    /// Whose connection has to be made anew because of it.
+    pub fn side(&self) -> Side {
+        match self {
+            Fault::Broker(_) | Fault::ConfirmTimeout { .. } => Side::Rabbitmq,
+            _ => Side::Postgres,
+        }
+    }
+
+    /// The error and its causes in one line.
+    pub fn explain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            let _ = write!(text, ": {error}");
+            source = error.source();
+        }
+        text
+    }
+}
+
+fn after(progress: &Progress) -> String {
+    match progress.confirmed {
+        Some(confirmed) => confirmed.lsn().to_string(),
+        None => "the start".to_owned(),
+    }
+}
+
+fn failures(checks: &[Check]) -> String {
+    checks.iter().filter_map(Check::failure).collect::<Vec<_>>().join("; ")
+}

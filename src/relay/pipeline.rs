@@ -1,0 +1,317 @@
+//! The streaming loop of one source: replication stream in, messages out, confirmed positions back.
+//!
+//! One task owns all of it by value. When the ledger is full, or the broker blocks, the loop stops reading the socket
+//! and TCP carries the backpressure to PostgreSQL; status updates go on, so that `wal_sender_timeout` stays away.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Fault, OnInvalid, RelayOptions, Shutdown, StreamedTable,
+    delivery::{CLOSE_TIMEOUT, Delivery, sleep_until},
+};
+use crate::{
+    admin::{Reporter, SourceState},
+    ledger::{ConfirmedLsn, Progress},
+    outbox::{Mapper, Mapping, OutboxRow, Timestamp},
+    position::{Lsn, Position},
+    postgres::{
+        pgoutput::{self, PgOutput, Relation, Tuple},
+        replication::{ReplicationEvent, ReplicationStream},
+    },
+};
+
+/// How a pipeline came to an end that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drained {
+    /// Everything published was confirmed, and PostgreSQL has taken in the position.
+    Clean,
+    /// The drain timeout passed first: this many messages were unconfirmed and will be published again.
+    TimedOut {
+        /// Messages in flight.
+        unconfirmed: usize,
+    },
+}
+
+/// The transaction whose rows are arriving.
+struct Transaction {
+    commit_lsn: Lsn,
+    committed_at: Timestamp,
+    /// Index of its next outbox row.
+    next_index: u32,
+}
+
+/// Whether, and why, the loop has stopped taking in new transactions.
+enum Intake {
+    Open,
+    /// Asked to end: the transaction under way is finished, so that a clean restart repeats nothing.
+    Draining { deadline: Instant },
+    /// A row cannot become a message: what came before it is still confirmed, then the source halts.
+    Halting { fault: Fault, deadline: Instant },
+}
+
+pub(super) struct Pipeline<'a> {
+    stream: ReplicationStream,
+    delivery: Delivery<'a>,
+    mapping: &'a Mapping,
+    options: &'a RelayOptions,
+    report: &'a Reporter,
+    table: StreamedTable,
+    mapper: Option<Arc<Mapper>>,
+    transaction: Option<Transaction>,
+    intake: Intake,
+    /// What PostgreSQL was told last, and when.
+    reported: Option<ConfirmedLsn>,
+    reported_at: Instant,
+    reply_requested: bool,
+    /// The server's WAL end as last heard.
+    server_end: Lsn,
+    listening_since: Option<Instant>,
+}
+
+impl<'a> Pipeline<'a> {
+    pub(super) fn new(
+        stream: ReplicationStream,
+        delivery: Delivery<'a>,
+        mapping: &'a Mapping,
+        options: &'a RelayOptions,
+        report: &'a Reporter,
+        table: StreamedTable,
+    ) -> Self {
+        Self {
+            stream,
+            delivery,
+            mapping,
+            options,
+            report,
+            table,
+            mapper: None,
+            transaction: None,
+            intake: Intake::Open,
+            reported: None,
+            reported_at: Instant::now(),
+            reply_requested: false,
+            server_end: Lsn::ZERO,
+            listening_since: None,
+        }
+    }
+
+    /// How far everything is settled; to be asked for after [`run`](Self::run) failed.
+    pub(super) fn progress(&self) -> Progress {
+        self.delivery.ledger().progress()
+    }
+
+    /// Streams until `shutdown`, then drains. On a fault the pipeline is to be dropped: recovery is crash-only.
+    pub(super) async fn run(&mut self, shutdown: &mut Shutdown) -> Result<Drained, Fault> {
+        self.delivery.enter(SourceState::Streaming);
+        loop {
+            if let Some(drained) = self.intake_ended()? {
+                return Ok(drained);
+            }
+            self.report_status().await;
+            let may_read = self.may_read();
+            self.server_fell_silent(may_read)?;
+            let wake = self.next_wake();
+            // Priorities: being asked to end; the broker's answers, which make room; PostgreSQL's rows; the timer
+            // last, as it only bounds the wait and every turn of the loop looks at the clock anyway.
+            tokio::select! {
+                biased;
+                deadline = shutdown.requested(), if matches!(self.intake, Intake::Open) => {
+                    self.intake = Intake::Draining { deadline };
+                }
+                settled = self.delivery.next() => settled?,
+                event = self.stream.next(), if may_read => {
+                    self.take(event?)?;
+                    self.take_what_is_ready()?;
+                }
+                () = sleep_until(Some(wake)) => {}
+            }
+        }
+    }
+
+    /// Takes in everything that one read of the socket brought, so that it leaves as one batch.
+    fn take_what_is_ready(&mut self) -> Result<(), Fault> {
+        while self.may_read() {
+            match self.stream.next_ready()? {
+                Some(event) => self.take(event)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn may_read(&self) -> bool {
+        let wanted = match self.intake {
+            Intake::Open => true,
+            Intake::Draining { .. } => self.transaction.is_some(),
+            Intake::Halting { .. } => false,
+        };
+        wanted && self.delivery.has_room()
+    }
+
+    /// Whether the loop is done: `Ok(Some)` after a drain, `Err` when it was halting.
+    fn intake_ended(&mut self) -> Result<Option<Drained>, Fault> {
+        let (deadline, between_transactions) = match self.intake {
+            Intake::Open => return Ok(None),
+            Intake::Draining { deadline } => (deadline, self.transaction.is_none()),
+            Intake::Halting { deadline, .. } => (deadline, true),
+        };
+        let settled = between_transactions && !self.delivery.can_settle();
+        if !settled && Instant::now() < deadline {
+            return Ok(None);
+        }
+        match std::mem::replace(&mut self.intake, Intake::Open) {
+            Intake::Halting { fault, .. } => Err(fault),
+            _ if settled => Ok(Some(Drained::Clean)),
+            _ => Ok(Some(Drained::TimedOut { unconfirmed: self.delivery.ledger().len() })),
+        }
+    }
+
+    fn take(&mut self, event: ReplicationEvent) -> Result<(), Fault> {
+        match event {
+            ReplicationEvent::WalData { wal_end, bytes, .. } => {
+                self.server_end = self.server_end.max(wal_end);
+                self.take_pgoutput(pgoutput::decode(bytes)?)
+            }
+            ReplicationEvent::Keepalive { wal_end, reply_requested } => {
+                self.server_end = self.server_end.max(wal_end);
+                self.reply_requested |= reply_requested;
+                // Between two transactions everything that commits before `wal_end` has arrived, so an idle slot
+                // advances although nothing was published.
+                if self.transaction.is_none() {
+                    self.delivery.ledger_mut().reached(wal_end);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn take_pgoutput(&mut self, message: PgOutput) -> Result<(), Fault> {
+        match message {
+            PgOutput::Begin { final_lsn, commit_time, .. } => {
+                self.transaction =
+                    Some(Transaction { commit_lsn: final_lsn, committed_at: commit_time, next_index: 0 });
+            }
+            PgOutput::Relation(relation) => self.take_relation(&relation),
+            PgOutput::Insert { relation_oid, new } if self.table.is(relation_oid) => self.take_row(new)?,
+            PgOutput::Commit { end_lsn, .. } => {
+                self.transaction = None;
+                self.delivery.ledger_mut().reached(end_lsn);
+            }
+            PgOutput::Insert { .. } | PgOutput::Update { .. } | PgOutput::Delete { .. } | PgOutput::Truncate { .. } => {
+                self.report.ignored(1);
+            }
+            PgOutput::LogicalMessage { .. } | PgOutput::Origin { .. } | PgOutput::Type { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The table as it is described now: at first, and again whenever it was altered.
+    fn take_relation(&mut self, relation: &Relation) {
+        if !self.table.recognise(relation) {
+            return;
+        }
+        match self.mapping.resolve(&relation.outbox_columns()) {
+            Ok(mapper) => self.mapper = Some(Arc::new(mapper)),
+            Err(error) => self.halt(Fault::Mapping(error)),
+        }
+    }
+
+    fn take_row(&mut self, tuple: Tuple) -> Result<(), Fault> {
+        let Some(transaction) = &mut self.transaction else {
+            return Err(Fault::Protocol("a row outside of a transaction"));
+        };
+        let Some(mapper) = self.mapper.clone() else {
+            // The relation could not be mapped, and the source is halting.
+            return if matches!(self.intake, Intake::Halting { .. }) {
+                Ok(())
+            } else {
+                Err(Fault::Protocol("a row before the description of its table"))
+            };
+        };
+        let position = Position { commit_lsn: transaction.commit_lsn, index: transaction.next_index };
+        transaction.next_index += 1;
+        if self.delivery.ledger().is_settled_already(position) {
+            return Ok(());
+        }
+        let Some(values) = tuple.into_text() else {
+            return Err(Fault::Protocol("an inserted value that is not text"));
+        };
+        let row = OutboxRow { position, committed_at: transaction.committed_at, values };
+        match mapper.message(row) {
+            Ok(message) => self.delivery.push(message),
+            Err(invalid) => match self.options.on_invalid {
+                OnInvalid::Halt => self.halt(Fault::InvalidRow(invalid)),
+            },
+        }
+        Ok(())
+    }
+
+    fn halt(&mut self, fault: Fault) {
+        self.intake = Intake::Halting { fault, deadline: Instant::now() + self.options.confirm_timeout };
+    }
+
+    /// Tells PostgreSQL the confirmed position: when it asks, after progress but not more often than
+    /// `status_interval`, and in any case well within `wal_sender_timeout`.
+    async fn report_status(&mut self) {
+        let now = Instant::now();
+        if !self.reply_requested && now < self.next_status() {
+            return;
+        }
+        let confirmed = self.delivery.ledger().progress().confirmed;
+        // Without progress the server is asked for a sign of life, see `server_fell_silent`.
+        self.stream.send_status(confirmed, !self.progressed()).await;
+        self.reported = confirmed;
+        self.reported_at = now;
+        self.reply_requested = false;
+        if let Some(confirmed) = confirmed {
+            self.report.lag(self.server_end.bytes_since(confirmed.lsn()));
+        }
+    }
+
+    fn progressed(&self) -> bool {
+        self.delivery.ledger().progress().confirmed > self.reported
+    }
+
+    fn next_status(&self) -> Instant {
+        let interval =
+            if self.progressed() { self.options.status_interval } else { self.options.keepalive_interval };
+        self.reported_at + interval
+    }
+
+    /// A server that is cut off says nothing, and neither does its kernel: only the lack of an answer tells. Counted
+    /// from when we last began to listen, as a full ledger keeps us from reading for as long as the broker takes.
+    fn server_fell_silent(&mut self, listening: bool) -> Result<(), Fault> {
+        if !listening {
+            self.listening_since = None;
+            return Ok(());
+        }
+        let since = *self.listening_since.get_or_insert_with(Instant::now);
+        let silent = self.stream.last_heard().into_std().max(since).elapsed();
+        if silent > self.options.server_silence_max {
+            return Err(Fault::ServerSilent { for_at_least: silent });
+        }
+        Ok(())
+    }
+
+    fn next_wake(&self) -> Instant {
+        match &self.intake {
+            Intake::Open => self.next_status(),
+            Intake::Draining { deadline } | Intake::Halting { deadline, .. } => self.next_status().min(*deadline),
+        }
+    }
+
+    /// Ends both connections in good order: when this returns `Ok`, PostgreSQL has taken in the confirmed position.
+    pub(super) async fn close(self) -> Result<(), Fault> {
+        let confirmed = self.delivery.ledger().progress().confirmed;
+        let finish = tokio::time::timeout(FINISH_TIMEOUT, self.stream.finish(confirmed));
+        let finished = finish.await.map_err(|_| Fault::Protocol("no end of the copy stream from PostgreSQL"))?;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.delivery.close()).await;
+        Ok(finished?)
+    }
+}
+
+/// How long PostgreSQL may take to end the copy stream. It may be in the middle of sending a large transaction.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);

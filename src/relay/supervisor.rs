@@ -1,0 +1,189 @@
+//! The life of one source: connect, acquire the slot or stand by, run, back off, drain.
+//!
+//! Recovery is crash-only. A lost link, a timeout or a closed channel ends the whole attempt; what is kept is
+//! [`Known`], and the next attempt is like the first. There is one way back, and it is exercised all the time.
+
+use std::{pin::pin, time::Duration};
+
+use super::{
+    BacklogPolicy, Fault, RelayOptions, Shutdown, StreamedTable, Verdict,
+    backfill::{Backfilled, publish_backlog},
+    backoff::Backoff,
+    delivery::Delivery,
+    monitor::Monitor,
+    pipeline::{Drained, Pipeline},
+};
+use crate::{
+    admin::{Reporter, SourceState},
+    ledger::Progress,
+    outbox::Mapping,
+    position::Lsn,
+    postgres::{
+        SourceDatabase,
+        backlog::Backlog,
+        catalog,
+        replication::{ReplicationConnection, ReplicationStream, SystemIdentity},
+    },
+    rabbitmq::{BrokerOptions, publisher::Publisher},
+};
+
+/// Everything one source needs.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where rows come from.
+    pub database: SourceDatabase,
+    /// How they become messages.
+    pub mapping: Mapping,
+    /// Where messages go.
+    pub broker: BrokerOptions,
+    /// How they get there.
+    pub relay: RelayOptions,
+}
+
+/// How a source ended after it was asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing is left in flight.
+    Drained,
+    /// The drain timeout passed first: what was unconfirmed will be published again.
+    Undrained,
+}
+
+/// What one attempt leaves to the next.
+#[derive(Debug, Default)]
+struct Known {
+    /// The server that `progress` speaks of. Another one, or another timeline of it, makes `progress` worthless:
+    /// then the slot alone decides.
+    server: Option<(String, u32)>,
+    progress: Progress,
+    /// The slot was there: should it be gone later, rows may be lost, and a new one must not be made silently.
+    slot_seen: bool,
+}
+
+/// How often a standby asks for the slot. Half a second keeps the takeover well within two.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Relays one source until `shutdown`; returns only then.
+pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown) -> Ended {
+    let mut known = Known::default();
+    let mut backoff = Backoff::new(source.relay.backoff_min, source.relay.backoff_max);
+    loop {
+        let before = known.progress;
+        let attempt = Attempt { source: &source, report: &report, number: backoff.attempts() as usize };
+        let fault = match attempt.run(&mut known, &mut shutdown).await {
+            Ok(ended) => return ended,
+            Err(fault) => fault,
+        };
+        if known.progress != before {
+            backoff.reset();
+        }
+        match fault.verdict() {
+            Verdict::Again => {
+                report.state(SourceState::Connecting, fault.explain());
+                if let Some(side) = fault.side() {
+                    report.reconnected(side);
+                }
+                tokio::select! {
+                    _ = shutdown.requested() => return Ended::Drained,
+                    () = tokio::time::sleep(backoff.next()) => {}
+                }
+            }
+            Verdict::Halt => {
+                report.state(SourceState::Halted, fault.explain());
+                shutdown.requested().await;
+                return Ended::Drained;
+            }
+        }
+    }
+}
+
+/// One attempt, from the first connection to the fault that ends it.
+struct Attempt<'a> {
+    source: &'a Source,
+    report: &'a Reporter,
+    /// Attempts that failed since the last progress.
+    number: usize,
+}
+
+/// What an attempt begins with.
+struct Connected {
+    connection: ReplicationConnection,
+    publisher: Publisher,
+    table: StreamedTable,
+}
+
+/// A slot of one's own: streaming from it, or about to be made from the backlog.
+enum Acquired {
+    Stream(ReplicationStream),
+    Backlog(Backlog),
+}
+
+impl Attempt<'_> {
+    async fn run(&self, known: &mut Known, shutdown: &mut Shutdown) -> Result<Ended, Fault> {
+        let Source { database, mapping, relay, .. } = self.source;
+        let Connected { connection, publisher, table } = tokio::select! {
+            _ = shutdown.requested() => return Ok(Ended::Drained),
+            connected = self.connect(known) => connected?,
+        };
+        let _monitor = Monitor::start(database, self.report);
+        let mut delivery = Delivery::new(publisher, known.progress, relay, self.report);
+
+        let acquired = {
+            let mut acquire = pin!(self.acquire(connection, known));
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = shutdown.requested() => return Ok(Ended::Drained),
+                    acquired = &mut acquire => break acquired?,
+                    // Nothing is in flight yet: this only notices a broker that goes away while standing by.
+                    idle = delivery.idle() => idle?,
+                }
+            }
+        };
+        known.slot_seen |= matches!(acquired, Acquired::Stream(_));
+        let stream = match acquired {
+            Acquired::Stream(stream) => stream,
+            Acquired::Backlog(backlog) => {
+                let backfill = publish_backlog(backlog, &mut delivery, mapping, relay, self.report, shutdown);
+                match backfill.await? {
+                    Backfilled::Done(connection) => {
+                        known.slot_seen = true;
+                        self.start(connection, Lsn::ZERO).await.map_err(|(_, fault)| fault)?
+                    }
+                    Backfilled::CutShort => {
+                        delivery.close().await;
+                        return Ok(Ended::Undrained);
+                    }
+                }
+            }
+        };
+
+        let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
+        let drained = pipeline.run(shutdown).await;
+        known.progress = pipeline.progress();
+        if let Err(fault) = &drained
+            && fault.verdict() == Verdict::Again
+        {
+            // Crash-only: the links are dropped as they are.
+            return drained.map(|_| Ended::Drained);
+        }
+        if let Err(fault) = pipeline.close().await {
+            tracing::warn!(source = self.source.name, "the links did not close in order: {}", fault.explain());
+        }
+        match drained? {
+            Drained::Clean => Ok(Ended::Drained),
+            Drained::TimedOut { unconfirmed } => {
+                tracing::error!(source = self.source.name, unconfirmed, "drain_timeout_s passed; the unconfirmed messages will be published again");
+                Ok(Ended::Undrained)
+            }
+        }
+    }
+
+    /// Both links, everything that must hold before a slot is touched, and the topology.
+    async fn connect(&self, known: &mut Known) -> Result<Connected, Fault> {
+        let Source { name, database, mapping, broker, .. } = self.source;
+        todo!()
+    }
+}

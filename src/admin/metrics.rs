@@ -194,3 +194,127 @@ fn added<C: Collector + Clone + 'static>(registry: &Registry, collector: prometh
     registry.register(Box::new(collector.clone())).expect("the family's name is used once");
     collector
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admin::{Board, Side, SourceState};
+    use std::{collections::BTreeSet, time::Duration};
+
+    fn has(text: &str, line: &str) -> bool {
+        text.lines().any(|one| one == line)
+    }
+
+    #[test]
+    fn every_counter_of_a_new_source_is_there_and_zero() {
+        let board = Board::new();
+        board.reporter("orders");
+        let text = board.metrics();
+        for line in [
+            "outboxd_messages_published_total{source=\"orders\"} 0",
+            "outboxd_messages_confirmed_total{source=\"orders\"} 0",
+            "outboxd_messages_returned_total{source=\"orders\"} 0",
+            "outboxd_messages_nacked_total{source=\"orders\"} 0",
+            "outboxd_messages_parked_total{source=\"orders\"} 0",
+            "outboxd_rows_ignored_total{source=\"orders\"} 0",
+            "outboxd_commit_to_confirm_seconds_count{source=\"orders\"} 0",
+            "outboxd_in_flight_messages{source=\"orders\"} 0",
+            "outboxd_reconnects_total{side=\"postgres\",source=\"orders\"} 0",
+            "outboxd_reconnects_total{side=\"rabbitmq\",source=\"orders\"} 0",
+            "outboxd_source_state{source=\"orders\",state=\"connecting\"} 1",
+            "outboxd_source_state{source=\"orders\",state=\"halted\"} 0",
+            concat!("outboxd_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(has(&text, line), "{line} is missing in\n{text}");
+        }
+        assert!(text.contains("\nprocess_start_time_seconds "), "{text}");
+    }
+
+    #[test]
+    fn what_is_reported_arrives_under_its_own_name_and_source() {
+        let board = Board::new();
+        board.reporter("customers");
+        let orders = board.reporter("orders");
+        orders.published(1);
+        orders.confirmed(2);
+        board.reporter("orders").confirmed(10);
+        orders.returned(3);
+        orders.nacked(4);
+        orders.parked(5);
+        orders.ignored(6);
+        orders.in_flight(7);
+        orders.in_flight(6);
+        orders.reconnected(Side::Postgres);
+        orders.commit_to_confirm(Duration::from_millis(3));
+        orders.commit_to_confirm(Duration::from_secs(600));
+        let text = board.metrics();
+        for line in [
+            "outboxd_messages_published_total{source=\"orders\"} 1",
+            "outboxd_messages_confirmed_total{source=\"orders\"} 12",
+            "outboxd_messages_returned_total{source=\"orders\"} 3",
+            "outboxd_messages_nacked_total{source=\"orders\"} 4",
+            "outboxd_messages_parked_total{source=\"orders\"} 5",
+            "outboxd_rows_ignored_total{source=\"orders\"} 6",
+            "outboxd_in_flight_messages{source=\"orders\"} 6",
+            "outboxd_reconnects_total{side=\"postgres\",source=\"orders\"} 1",
+            "outboxd_reconnects_total{side=\"rabbitmq\",source=\"orders\"} 0",
+            "outboxd_commit_to_confirm_seconds_bucket{source=\"orders\",le=\"0.0025\"} 0",
+            "outboxd_commit_to_confirm_seconds_bucket{source=\"orders\",le=\"0.005\"} 1",
+            "outboxd_commit_to_confirm_seconds_bucket{source=\"orders\",le=\"300\"} 1",
+            "outboxd_commit_to_confirm_seconds_bucket{source=\"orders\",le=\"+Inf\"} 2",
+            "outboxd_messages_confirmed_total{source=\"customers\"} 0",
+        ] {
+            assert!(has(&text, line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_in_exactly_one_state() {
+        let board = Board::new();
+        let orders = board.reporter("orders");
+        for state in SourceState::ALL.into_iter().chain([SourceState::Streaming]) {
+            orders.state(state, "because");
+            let text = board.metrics();
+            let ones: Vec<_> = text
+                .lines()
+                .filter(|line| line.starts_with("outboxd_source_state{") && line.ends_with(" 1"))
+                .collect();
+            assert_eq!(ones, [format!("outboxd_source_state{{source=\"orders\",state=\"{state}\"}} 1")]);
+        }
+    }
+
+    #[test]
+    fn an_unknown_lag_is_absent_not_zero() {
+        let board = Board::new();
+        let orders = board.reporter("orders");
+        for name in ["outboxd_lag_bytes", "outboxd_slot_retained_bytes"] {
+            assert!(!board.metrics().contains(name), "{name}");
+        }
+        orders.lag(0);
+        orders.slot(Some(1 << 40), "reserved");
+        assert!(has(&board.metrics(), "outboxd_lag_bytes{source=\"orders\"} 0"));
+        assert!(has(&board.metrics(), "outboxd_slot_retained_bytes{source=\"orders\"} 1099511627776"));
+        orders.slot(None, "lost");
+        assert!(
+            !board.metrics().contains("outboxd_slot_retained_bytes{"),
+            "a lost slot holds back nothing known"
+        );
+    }
+
+    #[test]
+    fn odd_source_names_are_escaped_and_every_family_is_described() {
+        let board = Board::new();
+        board.reporter("o\"r\\d\ners").published(1);
+        let text = board.metrics();
+        assert!(has(&text, r#"outboxd_messages_published_total{source="o\"r\\d\ners"} 1"#), "{text}");
+
+        let named = |line: &str, separator| line.split([separator, ' ']).next().map(str::to_owned);
+        let described: BTreeSet<_> =
+            text.lines().filter_map(|line| named(line.strip_prefix("# HELP ")?, ' ')).collect();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = named(line, '{').unwrap_or_default();
+            let family =
+                ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+            assert!(described.contains(family), "{family} has no HELP");
+        }
+    }
+}

@@ -30,7 +30,7 @@ Environment:
 /// Each committed row of an outbox table becomes one message, published in commit order and with publisher confirms.
 /// PostgreSQL is told that a position is flushed only after every message up to it is confirmed.
 #[derive(Clone, Debug, PartialEq, Parser)]
-#[command(name = "outboxd", version, after_help = EXIT_STATUS, max_term_width = 100)]
+#[command(name = "outboxd", version, after_help = EXIT_STATUS)]
 pub struct Cli {
     /// Configuration file [default: $OUTBOXD_CONFIG, else /etc/outboxd/outboxd.toml]
     #[arg(long, global = true, value_name = "FILE")]

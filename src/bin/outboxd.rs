@@ -1,2 +1,33 @@
-//! stub
-fn main() {}
+//! The daemon and its commands: parse, set the logs up, run, exit.
+
+use clap::Parser;
+use outboxd::{
+    cli::Cli,
+    commands::{self, Failure},
+    telemetry,
+};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+fn main() -> ExitCode {
+    match outboxd(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nowhere is left to say that stderr is gone; the exit status still tells.
+            let _ = writeln!(io::stderr(), "outboxd: {failure}");
+            ExitCode::from(failure.exit_status())
+        }
+    }
+}
+
+fn outboxd(cli: Cli) -> Result<(), Failure> {
+    telemetry::init(cli.log_format).map_err(|error| Failure::configuration(&error))?;
+    // One thread: the work is waiting for two sockets for each source, in order.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Runtime(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(commands::dispatch(cli))
+}

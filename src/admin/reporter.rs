@@ -1,0 +1,309 @@
+//! The relay's side of the board: one [`Reporter`] for each source.
+//!
+//! Counters are atomics that take a whole batch at once. What has no place in a counter (state, positions) is behind a
+//! mutex, held for an assignment and never across an `await`.
+
+use super::{
+    metrics::{SourceMetrics, saturated},
+    status::{Reconnects, SourceStatus, rfc3339},
+};
+use crate::position::{Lsn, Position};
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+/// What a source is doing, as the contract names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceState {
+    /// Without one of its two connections, for the first time or again.
+    Connecting,
+    /// Publishing the rows that are older than the slot.
+    Backlog,
+    /// Relaying what commits.
+    Streaming,
+    /// Another instance has the slot; this one waits to take over.
+    Standby,
+    /// The broker accepts no messages (memory or disk alarm).
+    Blocked,
+    /// Stopped until somebody does what the reason says.
+    Halted,
+}
+
+impl SourceState {
+    /// Every state, in the order of a source's life.
+    pub const ALL: [SourceState; 6] = [
+        SourceState::Connecting,
+        SourceState::Backlog,
+        SourceState::Streaming,
+        SourceState::Standby,
+        SourceState::Blocked,
+        SourceState::Halted,
+    ];
+
+    /// The name used in metrics, JSON and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SourceState::Connecting => "connecting",
+            SourceState::Backlog => "backlog",
+            SourceState::Streaming => "streaming",
+            SourceState::Standby => "standby",
+            SourceState::Blocked => "blocked",
+            SourceState::Halted => "halted",
+        }
+    }
+
+    /// Messages flow, or would if a row were committed now. For a standby they flow through the other instance.
+    pub const fn is_ready(self) -> bool {
+        matches!(self, SourceState::Streaming | SourceState::Standby)
+    }
+
+    /// Something is wrong, and the reason given with this state says what.
+    const fn is_trouble(self) -> bool {
+        matches!(self, SourceState::Connecting | SourceState::Blocked | SourceState::Halted)
+    }
+}
+
+impl fmt::Display for SourceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Which of a source's two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The replication connection.
+    Postgres,
+    /// The publishing connection.
+    Rabbitmq,
+}
+
+/// The oldest message that is published and not yet confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unconfirmed {
+    /// When its row was committed, by the database's clock.
+    pub committed: SystemTime,
+    /// When it was first published, by ours.
+    pub published: Instant,
+}
+
+/// Tells the board about one source. Cheap to clone and cheap to call; the relay's task owns a clone.
+#[derive(Clone, Debug)]
+pub struct Reporter(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    metrics: SourceMetrics,
+    live: Mutex<Live>,
+}
+
+#[derive(Debug)]
+struct Live {
+    state: SourceState,
+    reason: String,
+    since: SystemTime,
+    last_error: Option<String>,
+    confirmed_lsn: Option<Lsn>,
+    position: Option<Position>,
+    lag_bytes: Option<u64>,
+    slot_retained_bytes: Option<u64>,
+    slot_wal_status: Option<String>,
+    oldest: Option<Unconfirmed>,
+}
+
+impl Reporter {
+    pub(super) fn new(name: &str, metrics: SourceMetrics) -> Reporter {
+        let state = SourceState::Connecting;
+        metrics.enter(state);
+        let live = Live {
+            state,
+            reason: "starting".to_owned(),
+            since: SystemTime::now(),
+            last_error: None,
+            confirmed_lsn: None,
+            position: None,
+            lag_bytes: None,
+            slot_retained_bytes: None,
+            slot_wal_status: None,
+            oldest: None,
+        };
+        Reporter(Arc::new(Inner { name: name.to_owned(), metrics, live: Mutex::new(live) }))
+    }
+
+    /// The source's name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// `n` messages were sent to the broker; a message sent again counts again.
+    pub fn published(&self, n: u64) {
+        self.0.metrics.published.inc_by(n);
+    }
+
+    /// The broker confirmed `n` messages.
+    pub fn confirmed(&self, n: u64) {
+        self.0.metrics.confirmed.inc_by(n);
+    }
+
+    /// The broker returned `n` messages as unroutable.
+    pub fn returned(&self, n: u64) {
+        self.0.metrics.returned.inc_by(n);
+    }
+
+    /// The broker nacked `n` messages.
+    pub fn nacked(&self, n: u64) {
+        self.0.metrics.nacked.inc_by(n);
+    }
+
+    /// Policy put `n` messages aside.
+    pub fn parked(&self, n: u64) {
+        self.0.metrics.parked.inc_by(n);
+    }
+
+    /// `n` changes of the outbox table were not inserts.
+    pub fn ignored(&self, n: u64) {
+        self.0.metrics.ignored.inc_by(n);
+    }
+
+    /// `n` messages are published and not yet confirmed.
+    pub fn in_flight(&self, n: usize) {
+        self.0.metrics.in_flight.set(saturated(n as u64));
+    }
+
+    /// One message was confirmed so long after its row's commit. A negative difference of two clocks is zero.
+    pub fn commit_to_confirm(&self, took: Duration) {
+        self.0.metrics.commit_to_confirm.observe(took.as_secs_f64());
+    }
+
+    /// The oldest unconfirmed message, or that there is none. Its age is counted on when the source is asked for its
+    /// status, so reporting it again is needed only when it is another message.
+    pub fn oldest_unconfirmed(&self, oldest: Option<Unconfirmed>) {
+        self.live().oldest = oldest;
+    }
+
+    /// Every message up to `lsn` is confirmed; `position` is that of the last of them, `None` when `lsn` advanced
+    /// without a message.
+    pub fn confirmed_position(&self, lsn: Lsn, position: Option<Position>) {
+        let mut live = self.live();
+        live.confirmed_lsn = Some(lsn);
+        live.position = position.or(live.position);
+    }
+
+    /// WAL between the confirmed position and the server's end of WAL.
+    pub fn lag(&self, bytes: u64) {
+        self.0.metrics.lag.set(bytes);
+        self.live().lag_bytes = Some(bytes);
+    }
+
+    /// What `pg_replication_slots` says: the WAL that the slot holds back, `None` when the server cannot tell
+    /// (a lost slot has no `restart_lsn`), and its `wal_status`.
+    pub fn slot(&self, retained_bytes: Option<u64>, wal_status: &str) {
+        match retained_bytes {
+            Some(bytes) => self.0.metrics.slot_retained.set(bytes),
+            None => self.0.metrics.slot_retained.clear(),
+        }
+        let mut live = self.live();
+        live.slot_retained_bytes = retained_bytes;
+        if live.slot_wal_status.as_deref() != Some(wal_status) {
+            live.slot_wal_status = Some(wal_status.to_owned());
+        }
+    }
+
+    /// A connection was made anew after a loss. The first connection does not count.
+    pub fn reconnected(&self, side: Side) {
+        match side {
+            Side::Postgres => self.0.metrics.reconnects_postgres.inc(),
+            Side::Rabbitmq => self.0.metrics.reconnects_rabbitmq.inc(),
+        }
+    }
+
+    /// The source is now in `state`, because of `reason`: a sentence for an operator, with the cure when one is known.
+    ///
+    /// Logs the change, so the caller need not: `halted` as an error, `connecting` and `blocked` as a warning, the rest
+    /// as information. The reason of those three stays visible as `last_error` after the source has recovered.
+    /// Reporting the same state for the same reason again changes and logs nothing; so keep what differs each time
+    /// (delays, attempts) out of the reason.
+    pub fn state(&self, state: SourceState, reason: impl Into<String>) {
+        let reason = reason.into();
+        let mut live = self.live();
+        if live.state == state && live.reason == reason {
+            return;
+        }
+        let from = live.state;
+        if from != state {
+            live.since = SystemTime::now();
+            live.state = state;
+            self.0.metrics.enter(state);
+        }
+        if state.is_trouble() {
+            live.last_error = Some(reason.clone());
+        }
+        live.reason.clone_from(&reason);
+        drop(live);
+        self.log(from, state, &reason);
+    }
+
+    fn log(&self, from: SourceState, to: SourceState, reason: &str) {
+        macro_rules! changed {
+            ($level:ident) => {
+                tracing::$level!(source = %self.0.name, %from, %to, reason, "source is {to}")
+            };
+        }
+        match to {
+            SourceState::Halted => changed!(error),
+            SourceState::Connecting | SourceState::Blocked => changed!(warn),
+            SourceState::Backlog | SourceState::Streaming | SourceState::Standby => changed!(info),
+        }
+    }
+
+    pub(super) fn status(&self) -> SourceStatus {
+        let metrics = &self.0.metrics;
+        let live = self.live();
+        let age = |at: SystemTime| SystemTime::now().duration_since(at).unwrap_or_default();
+        // Nothing unconfirmed means no lag only while the stream is read; otherwise nobody knows what waits in the WAL.
+        let lag_seconds = match live.oldest {
+            Some(oldest) => Some(seconds(age(oldest.committed))),
+            None => (live.state == SourceState::Streaming).then_some(0.0),
+        };
+        SourceStatus {
+            name: self.0.name.clone(),
+            state: live.state,
+            reason: live.reason.clone(),
+            since: rfc3339(live.since),
+            confirmed_lsn: live.confirmed_lsn.map(|lsn| lsn.to_string()),
+            position: live.position.map(|position| position.to_string()),
+            lag_bytes: live.lag_bytes,
+            lag_seconds,
+            oldest_unconfirmed_seconds: live.oldest.map(|oldest| seconds(oldest.published.elapsed())),
+            slot_retained_bytes: live.slot_retained_bytes,
+            slot_wal_status: live.slot_wal_status.clone(),
+            in_flight: u64::try_from(metrics.in_flight.get()).unwrap_or_default(),
+            published: metrics.published.get(),
+            confirmed: metrics.confirmed.get(),
+            returned: metrics.returned.get(),
+            nacked: metrics.nacked.get(),
+            parked: metrics.parked.get(),
+            ignored: metrics.ignored.get(),
+            reconnects: Reconnects {
+                postgres: metrics.reconnects_postgres.get(),
+                rabbitmq: metrics.reconnects_rabbitmq.get(),
+            },
+            last_error: live.last_error.clone(),
+        }
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        // No assignment under the lock can leave it half done, so a panic elsewhere does not spoil it.
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Seconds to the millisecond: more digits would be noise in JSON.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}

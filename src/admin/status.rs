@@ -1,0 +1,290 @@
+//! The answers as values: the `/status` document, also read by `outboxd status`, and the verdict of `/readyz`.
+
+use super::reporter::SourceState;
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// The `/status` document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the running daemon.
+    pub version: String,
+    /// Since the daemon started.
+    pub uptime_seconds: u64,
+    /// By name.
+    pub sources: Vec<SourceStatus>,
+}
+
+/// One source. What is not known, or not known yet, is `null`. Counters count since the daemon started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// As configured.
+    pub name: String,
+    /// What it is doing.
+    pub state: SourceState,
+    /// Why.
+    pub reason: String,
+    /// Since when it is in this state; RFC 3339, UTC.
+    pub since: String,
+    /// Every message up to here is confirmed.
+    pub confirmed_lsn: Option<String>,
+    /// `outbox-position` of the last confirmed message.
+    pub position: Option<String>,
+    /// WAL from the confirmed position to the server's end of WAL.
+    pub lag_bytes: Option<u64>,
+    /// Age of the oldest unconfirmed message since its commit, by the database's clock. 0 while streaming with nothing
+    /// unconfirmed; `null` when nothing is unconfirmed and the stream is not read.
+    pub lag_seconds: Option<f64>,
+    /// Age of the oldest unconfirmed message since it was published; `null` when there is none.
+    pub oldest_unconfirmed_seconds: Option<f64>,
+    /// WAL that the slot holds back.
+    pub slot_retained_bytes: Option<u64>,
+    /// `pg_replication_slots.wal_status`.
+    pub slot_wal_status: Option<String>,
+    /// Messages published and not yet confirmed.
+    pub in_flight: u64,
+    /// Messages sent to the broker, repeats included.
+    pub published: u64,
+    /// Messages that the broker confirmed.
+    pub confirmed: u64,
+    /// Messages that came back as unroutable.
+    pub returned: u64,
+    /// Messages that the broker nacked.
+    pub nacked: u64,
+    /// Messages that policy put aside.
+    pub parked: u64,
+    /// Changes of the outbox table that are not inserts.
+    pub ignored: u64,
+    /// Connections made anew after a loss.
+    pub reconnects: Reconnects,
+    /// The last reason for which the source was connecting, blocked or halted, also when it has recovered since.
+    pub last_error: Option<String>,
+}
+
+/// Reconnects by side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reconnects {
+    /// Of the replication connection.
+    pub postgres: u64,
+    /// Of the publishing connection.
+    pub rabbitmq: u64,
+}
+
+/// The verdict of `/readyz`. Its text is the body: `ready`, or one line for each source that is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness(Vec<String>);
+
+impl Readiness {
+    pub(super) fn of(sources: &[SourceStatus]) -> Readiness {
+        let unready = sources.iter().filter(|source| !source.state.is_ready());
+        Readiness(
+            unready
+                .map(|source| {
+                    let reason = source.reason.split_whitespace().collect::<Vec<_>>().join(" ");
+                    format!("{}: {} since {}: {reason}", source.name, source.state, source.since)
+                })
+                .collect(),
+        )
+    }
+
+    /// Every source is streaming or standing by.
+    pub fn is_ready(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_ready() {
+            return writeln!(f, "ready");
+        }
+        self.0.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+/// `2025-02-28T23:59:59.999Z`. A time before 1970 is shown as its beginning.
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let milli = since_epoch.subsec_millis();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+}
+
+/// The Gregorian date so many days after 1970-01-01. Years are counted from March, so that the leap day is the last one
+/// of its year and the lengths of the months before it repeat every five (153 days).
+fn civil(days_since_1970: u64) -> (u64, u64, u64) {
+    const FROM_0000_03_01_TO_1970: u64 = 719_468;
+    const CENTURIES_4: u64 = 146_097;
+    let days = days_since_1970 + FROM_0000_03_01_TO_1970;
+    let (era, of_era) = (days / CENTURIES_4, days % CENTURIES_4);
+    // Take the leap days out, and every year has 365 days.
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / (CENTURIES_4 - 1)) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::{
+        admin::{Board, Side, Unconfirmed},
+        position::{Lsn, Position},
+    };
+    use serde_json::{Value, json};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn dates_around_every_kind_of_leap_year() {
+        let at = |seconds: u64, millis: u32| rfc3339(UNIX_EPOCH + Duration::new(seconds, millis * 1_000_000));
+        // Seconds as `date -u -d ... +%s` gives them.
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.007Z"),
+            (68_169_599, "1972-02-28T23:59:59.007Z"),
+            (68_169_600, "1972-02-29T00:00:00.007Z"),
+            (951_782_400, "2000-02-29T00:00:00.007Z"),
+            (951_868_800, "2000-03-01T00:00:00.007Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.007Z"),
+            (1_735_689_600, "2025-01-01T00:00:00.007Z"),
+            (4_107_542_399, "2100-02-28T23:59:59.007Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.007Z"),
+        ] {
+            assert_eq!(at(seconds, 7), text);
+        }
+        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn ready_is_streaming_or_standby_and_nothing_else() {
+        for state in SourceState::ALL {
+            let board = Board::new();
+            board.reporter("orders").state(SourceState::Streaming, "");
+            board.reporter("customers").state(state, "because\nof  this");
+            let expected = matches!(state, SourceState::Streaming | SourceState::Standby);
+            assert_eq!(board.readiness().is_ready(), expected, "{state}");
+            let text = board.readiness().to_string();
+            if expected {
+                assert_eq!(text, "ready\n");
+            } else {
+                assert_eq!(text.lines().count(), 1, "the ready source has no line: {text}");
+                assert!(text.starts_with(&format!("customers: {state} since 2")), "{text}");
+                assert!(text.ends_with(": because of this\n"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_that_has_reported_nothing_is_not_ready() {
+        let board = Board::new();
+        board.reporter("orders");
+        assert!(!board.readiness().is_ready());
+        let source = serde_json::to_value(&board.status().sources[0]).unwrap();
+        for unknown in [
+            "confirmed_lsn",
+            "position",
+            "lag_bytes",
+            "lag_seconds",
+            "oldest_unconfirmed_seconds",
+            "slot_retained_bytes",
+            "slot_wal_status",
+            "last_error",
+        ] {
+            assert_eq!(source[unknown], Value::Null, "{unknown}");
+        }
+        assert_eq!((&source["state"], &source["published"]), (&json!("connecting"), &json!(0)));
+    }
+
+    #[test]
+    fn status_shows_what_was_reported_with_the_sources_by_name() {
+        let board = Board::new();
+        board.reporter("zebras");
+        let orders = board.reporter("orders");
+        orders.published(5);
+        orders.published(2);
+        orders.confirmed(4);
+        orders.returned(1);
+        orders.nacked(2);
+        orders.parked(3);
+        orders.ignored(6);
+        orders.in_flight(3);
+        orders.lag(4096);
+        orders.slot(Some(8192), "extended");
+        orders.reconnected(Side::Rabbitmq);
+        let lsn = Lsn(0x16_B374_D848);
+        orders.confirmed_position(lsn, Some(Position { commit_lsn: lsn, index: 1 }));
+        orders.confirmed_position(Lsn(lsn.0 + 8), None);
+        orders.state(SourceState::Blocked, "disk alarm");
+        orders.state(SourceState::Streaming, "alarm cleared");
+
+        let status = board.status();
+        assert_eq!(
+            status.sources.iter().map(|source| &source.name).collect::<Vec<_>>(),
+            ["orders", "zebras"]
+        );
+        let mut source = serde_json::to_value(&status.sources[0]).unwrap();
+        source["since"] = json!("then");
+        assert_eq!(
+            source,
+            json!({
+                "name": "orders", "state": "streaming", "reason": "alarm cleared", "since": "then",
+                "confirmed_lsn": "16/B374D850", "position": "00000016B374D848-00000001",
+                "lag_bytes": 4096, "lag_seconds": 0.0, "oldest_unconfirmed_seconds": null,
+                "slot_retained_bytes": 8192, "slot_wal_status": "extended", "in_flight": 3,
+                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "parked": 3, "ignored": 6,
+                "reconnects": { "postgres": 0, "rabbitmq": 1 }, "last_error": "disk alarm",
+            })
+        );
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status, "`outboxd status` reads the same");
+    }
+
+    #[test]
+    fn a_new_reason_does_not_restart_the_clock_of_a_state() {
+        let board = Board::new();
+        let orders = board.reporter("orders");
+        let since = || board.status().sources[0].since.clone();
+        orders.state(SourceState::Halted, "slot lost");
+        let first = since();
+        std::thread::sleep(Duration::from_millis(5));
+        orders.state(SourceState::Halted, "slot still lost");
+        assert_eq!(since(), first);
+        assert_eq!(board.status().sources[0].reason, "slot still lost");
+        orders.state(SourceState::Connecting, "starting over");
+        assert_ne!(since(), first);
+    }
+
+    #[test]
+    fn lag_in_seconds_is_known_while_streaming_or_while_something_is_unconfirmed() {
+        let board = Board::new();
+        let orders = board.reporter("orders");
+        let lag = || {
+            let source = board.status().sources.remove(0);
+            (source.lag_seconds, source.oldest_unconfirmed_seconds)
+        };
+        orders.state(SourceState::Streaming, "");
+        assert_eq!(lag(), (Some(0.0), None));
+
+        let Some(published) = Instant::now().checked_sub(Duration::from_secs(5)) else { return };
+        let committed = SystemTime::now() - Duration::from_secs(60);
+        orders.oldest_unconfirmed(Some(Unconfirmed { committed, published }));
+        orders.state(SourceState::Connecting, "broker gone");
+        let (behind, stalled) = lag();
+        assert!((60.0..70.0).contains(&behind.unwrap()), "{behind:?}");
+        assert!((5.0..15.0).contains(&stalled.unwrap()), "{stalled:?}");
+
+        orders.oldest_unconfirmed(None);
+        assert_eq!(lag(), (None, None), "not connected: nobody knows what waits in the WAL");
+
+        let committed = SystemTime::now() + Duration::from_secs(60);
+        orders.oldest_unconfirmed(Some(Unconfirmed { committed, published: Instant::now() }));
+        assert_eq!(lag().0, Some(0.0), "a database whose clock is ahead gives no negative lag");
+    }
+}

@@ -1,0 +1,176 @@
+//! The command line: what can be asked of `outboxd`. Parses and explains; does nothing.
+
+use crate::telemetry::LogFormat;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+/// Names the configuration file when `--config` does not.
+pub const CONFIG_VARIABLE: &str = "OUTBOXD_CONFIG";
+/// The configuration file when nothing names one.
+pub const CONFIG_DEFAULT: &str = "/etc/outboxd/outboxd.toml";
+
+const EXIT_STATUS: &str = "\
+Exit status:
+   0  done, or drained after SIGTERM or SIGINT
+   1  failed at run time
+   2  bad command line
+  78  bad configuration; starting again without changing it is of no use
+
+Environment:
+  OUTBOXD_CONFIG          configuration file, when --config is not given
+  OUTBOXD__SECTION__KEY   overrides one key, e.g. OUTBOXD__SOURCES__ORDERS__POSTGRES__URL
+  OUTBOXD_LOG             log levels, e.g. info,outboxd::relay=debug [default: info]
+                          lapin, amq_protocol, async_rs, tcp_stream and hyper are silent unless named";
+
+/// Relays committed rows of PostgreSQL outbox tables to RabbitMQ.
+///
+/// Each committed row of an outbox table becomes one message, published in commit order and with publisher confirms.
+/// PostgreSQL is told that a position is flushed only after every message up to it is confirmed.
+#[derive(Clone, Debug, PartialEq, Parser)]
+#[command(name = "outboxd", version, after_help = EXIT_STATUS)]
+pub struct Cli {
+    /// Configuration file [default: $OUTBOXD_CONFIG, else /etc/outboxd/outboxd.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// How logs on stderr look
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "pretty")]
+    pub log_format: LogFormat,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// The configuration file: `--config`, else `$OUTBOXD_CONFIG` (passed in as `variable`) unless it is empty, else the
+    /// default.
+    pub fn config_file(&self, variable: Option<OsString>) -> PathBuf {
+        let variable = variable.filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.config.clone().or(variable).unwrap_or_else(|| Path::new(CONFIG_DEFAULT).to_owned())
+    }
+}
+
+/// What `outboxd` can do.
+#[derive(Clone, Debug, PartialEq, Subcommand)]
+pub enum Command {
+    /// Relay until SIGTERM or SIGINT
+    ///
+    /// Relays every source of the configuration file and serves the admin endpoints. On SIGTERM or SIGINT it stops
+    /// reading, waits for outstanding confirms, reports the final position to PostgreSQL and exits with 0.
+    Run,
+
+    /// Verify the configuration and everything `run` needs
+    ///
+    /// Validates the file, then connects and looks at versions, wal_level, privileges, table and column types,
+    /// publication, slot, exchanges and queues. Prints one line for each check; a failure comes with the command or
+    /// statement that mends it. Changes nothing.
+    Check(Check),
+
+    /// Create publication, slot and RabbitMQ topology
+    ///
+    /// Creates what is missing and leaves alone what is there, so it can be repeated.
+    Setup(Setup),
+
+    /// Drop one source's slot and publication
+    ///
+    /// A slot that nobody reads makes PostgreSQL keep WAL until the disk is full, so drop it when a source is retired.
+    /// The outbox table and everything in RabbitMQ stay.
+    Teardown(Teardown),
+
+    /// Show what the running daemon does
+    ///
+    /// Asks the admin endpoint of the daemon that uses the same configuration file, and prints for every source its
+    /// state, position, lag, the WAL that its slot holds back, and the messages in flight and parked.
+    Status(Status),
+
+    /// Print the DDL of the outbox and inbox tables
+    ///
+    /// Needs neither a configuration file nor a database: `outboxd schema | psql orders`.
+    Schema(Schema),
+}
+
+/// Options of `check`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Check {
+    /// Only validate the file: connect to nothing
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Options of `setup`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Setup {
+    /// Print the statements for a DBA, and a least-privilege role, and do nothing
+    #[arg(long)]
+    pub print_sql: bool,
+}
+
+/// Options of `teardown`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Teardown {
+    /// The source, by its name in the configuration file
+    #[arg(long, value_name = "NAME")]
+    pub source: String,
+}
+
+/// Options of `status`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Status {
+    /// Print the daemon's JSON as it is
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `schema`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Schema {
+    /// Layout of the outbox table
+    #[arg(long, value_name = "NAME", default_value = "standard")]
+    pub preset: SchemaPreset,
+}
+
+/// The layouts whose DDL `schema` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemaPreset {
+    /// The table that Debezium made the standard, with three optional columns
+    Standard,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_follow_the_command() {
+        let cli =
+            Cli::try_parse_from(["outboxd", "run", "--log-format", "json", "--config", "x.toml"]).unwrap();
+        assert_eq!((cli.log_format, cli.config), (LogFormat::Json, Some(PathBuf::from("x.toml"))));
+    }
+
+    #[test]
+    fn the_flag_goes_before_the_variable_and_that_before_the_default() {
+        let flagged = Cli::try_parse_from(["outboxd", "--config", "flag.toml", "run"]).unwrap();
+        let plain = Cli::try_parse_from(["outboxd", "run"]).unwrap();
+        let variable = || Some(OsString::from("variable.toml"));
+        assert_eq!(flagged.config_file(variable()), Path::new("flag.toml"));
+        assert_eq!(plain.config_file(variable()), Path::new("variable.toml"));
+        assert_eq!(plain.config_file(Some(OsString::new())), Path::new(CONFIG_DEFAULT));
+        assert_eq!(plain.config_file(None), Path::new(CONFIG_DEFAULT));
+    }
+
+    #[test]
+    fn teardown_never_guesses_a_source() {
+        assert!(Cli::try_parse_from(["outboxd", "teardown"]).is_err());
+    }
+}

@@ -1,0 +1,248 @@
+//! `outboxd status`: asks the running daemon's `/status` and shows the answer as a table.
+//!
+//! Knows only what the daemon tells; does not ask the database or the broker.
+
+use super::{Failure, answer};
+use crate::{
+    admin::{SourceStatus, Status},
+    cli,
+    settings::Settings,
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, client::conn::http1::handshake, header::HOST};
+use hyper_util::rt::TokioIo;
+use std::{
+    error::Error,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+use tokio::{net::TcpStream, time::timeout};
+
+/// From connecting to the last byte of the answer.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Thousands of sources fit.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error(
+        "no daemon answers at {0}: is `outboxd run` running, and with the admin.listen of this configuration file?"
+    )]
+    Connect(SocketAddr, #[source] io::Error),
+    #[error("the daemon at {0} accepted the connection but gave no answer within {DEADLINE:?}")]
+    Deadline(SocketAddr),
+    #[error("the connection to {0} failed before the daemon had answered")]
+    Http(SocketAddr, #[source] hyper::Error),
+    #[error("the answer of {0} broke off")]
+    Body(SocketAddr, #[source] Box<dyn Error + Send + Sync>),
+    #[error("{0} answered with {1}; admin.listen may be the address of another program")]
+    Code(SocketAddr, hyper::StatusCode),
+    #[error("{0} did not answer as outboxd {version} does; compare the versions", version = env!("CARGO_PKG_VERSION"))]
+    NotStatus(SocketAddr, #[source] serde_json::Error),
+}
+
+pub(super) async fn run(settings: Settings, options: &cli::Status) -> Result<(), Failure> {
+    let Some(listen) = settings.admin_listen else {
+        return Err(Failure::Configuration(
+            "admin.listen is not set, so there is no daemon to ask: set it, and restart the daemon"
+                .to_owned(),
+        ));
+    };
+    let text = shown(reachable(listen), options.json).await.map_err(|error| Failure::runtime(&error))?;
+    answer(&text)
+}
+
+/// What goes to stdout.
+async fn shown(address: SocketAddr, json: bool) -> Result<String, AskError> {
+    let body = timeout(DEADLINE, ask(address)).await.map_err(|_| AskError::Deadline(address))??;
+    let status: Status =
+        serde_json::from_slice(&body).map_err(|error| AskError::NotStatus(address, error))?;
+    Ok(if json { String::from_utf8_lossy(&body).into_owned() } else { table(&status) })
+}
+
+async fn ask(address: SocketAddr) -> Result<Bytes, AskError> {
+    let http = |error| AskError::Http(address, error);
+    let stream = TcpStream::connect(address).await.map_err(|error| AskError::Connect(address, error))?;
+    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(http)?;
+    // Ends with the answer; its error is also the request's.
+    tokio::spawn(connection);
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = hyper::Uri::from_static("/status");
+    if let Ok(host) = address.to_string().parse() {
+        request.headers_mut().insert(HOST, host);
+    }
+    let response = sender.send_request(request).await.map_err(http)?;
+    if !response.status().is_success() {
+        return Err(AskError::Code(address, response.status()));
+    }
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    Ok(body.map_err(|error| AskError::Body(address, error))?.to_bytes())
+}
+
+/// A daemon that listens on every address is asked on loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let loopback = match listen.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(loopback, listen.port())
+}
+
+/// A column: its heading, whether it is a number, and how a source fills it.
+type Column = (&'static str, bool, fn(&SourceStatus) -> String);
+
+const COLUMNS: [Column; 9] = [
+    ("SOURCE", false, |source| source.name.clone()),
+    ("STATE", false, |source| source.state.to_string()),
+    ("POSITION", false, |source| source.confirmed_lsn.clone().unwrap_or_else(unknown)),
+    ("LAG", true, |source| source.lag_bytes.map_or_else(unknown, size)),
+    ("LAG S", true, |source| source.lag_seconds.map_or_else(unknown, |lag| format!("{lag:.1}"))),
+    ("RETAINED", true, |source| source.slot_retained_bytes.map_or_else(unknown, size)),
+    ("IN FLIGHT", true, |source| source.in_flight.to_string()),
+    ("PARKED", true, |source| source.parked.to_string()),
+    ("REASON", false, |source| source.reason.split_whitespace().collect::<Vec<_>>().join(" ")),
+];
+
+fn unknown() -> String {
+    "-".to_owned()
+}
+
+fn table(status: &Status) -> String {
+    let heading = COLUMNS.map(|(heading, ..)| heading.to_owned());
+    let rows = status.sources.iter().map(|source| COLUMNS.map(|(_, _, cell)| cell(source)));
+    let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
+    let mut widths = [0; COLUMNS.len()];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(COLUMNS).zip(widths).map(|((cell, (_, is_number, _)), width)| {
+            if is_number { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// `512 B`, `1.5 MiB`.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // What would be printed as 1024.0 belongs to the next unit.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::{
+        admin::{Board, SourceState, bind, serve},
+        position::Lsn,
+    };
+    use std::future::pending;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    #[test]
+    fn sizes() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (3 << 19, "1.5 MiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(size(bytes), text, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn columns_are_aligned_and_unknown_is_a_dash() {
+        let board = Board::new();
+        let orders = board.reporter("orders");
+        orders.confirmed_position(Lsn(0x16_B374_D848), None);
+        orders.lag(2048);
+        orders.in_flight(12);
+        orders.state(SourceState::Streaming, "connected");
+        board.reporter("customer-service").state(SourceState::Halted, "slot lost:\n  see the manual");
+        assert_eq!(
+            table(&board.status()),
+            "\
+SOURCE            STATE      POSITION         LAG  LAG S  RETAINED  IN FLIGHT  PARKED  REASON
+customer-service  halted     -                  -      -         -          0       0  slot lost: see the manual
+orders            streaming  16/B374D848  2.0 KiB    0.0         -         12       0  connected
+"
+        );
+    }
+
+    #[test]
+    fn a_daemon_on_every_address_is_asked_on_loopback() {
+        for (listen, asked) in [
+            ("0.0.0.0:9464", "127.0.0.1:9464"),
+            ("[::]:9464", "[::1]:9464"),
+            ("10.0.0.7:9464", "10.0.0.7:9464"),
+        ] {
+            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn table_and_json_come_from_the_running_daemon() {
+        let board = Board::new();
+        board.reporter("orders").state(SourceState::Streaming, "connected");
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, board.clone(), pending()));
+
+        assert_eq!(shown(address, false).await.unwrap(), table(&board.status()));
+        let json: Status = serde_json::from_str(&shown(address, true).await.unwrap()).unwrap();
+        assert_eq!(json.sources, board.status().sources);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_daemon_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stranger = tokio::spawn(async move {
+            for answer in ["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "HTTP/1.1 404 No\r\n\r\n", ""] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let read = stream.read(&mut [0; 1024]).await.unwrap();
+                assert!(read > 0);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        assert!(matches!(shown(address, true).await, Err(AskError::NotStatus(..))));
+        assert!(matches!(shown(address, true).await, Err(AskError::Code(..))));
+        assert!(matches!(shown(address, true).await, Err(AskError::Http(..))));
+        stranger.await.unwrap();
+        let error = shown(address, false).await.unwrap_err();
+        assert!(matches!(error, AskError::Connect(..)), "{error:?}");
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_hangs_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(matches!(shown(address, false).await, Err(AskError::Deadline(_))));
+    }
+}

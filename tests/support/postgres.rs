@@ -280,7 +280,7 @@ fn bin_dir() -> &'static Path {
             .filter(|(_, bin)| bin.join("postgres").exists())
             .max()
             .map(|(_, bin)| bin)
-            .expect("no PostgreSQL server below /usr/lib/postgresql; `make install` installs it")
+            .expect("no PostgreSQL server below /usr/lib/postgresql; `make prerequisites` installs it")
     })
 }
 

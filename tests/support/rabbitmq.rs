@@ -349,7 +349,7 @@ fn bin_dir() -> &'static Path {
         let versions = fs::read_dir("/usr/lib/rabbitmq/lib").into_iter().flatten().flatten();
         let of_versions = versions.map(|entry| entry.path().join("sbin"));
         process::first_existing(of_versions.chain([PathBuf::from("/usr/lib/rabbitmq/bin")]))
-            .expect("no RabbitMQ below /usr/lib/rabbitmq; `make install` installs it")
+            .expect("no RabbitMQ below /usr/lib/rabbitmq; `make prerequisites` installs it")
     })
 }
 

@@ -1,8 +1,137 @@
-//! PLACEHOLDER, to be replaced: `outboxd run`.
+//! `outboxd run`: every source in a task of its own, the admin endpoints, and an end in good order.
+
+use std::{collections::HashMap, io, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::{Id, JoinSet},
+};
 
 use super::Failure;
-use crate::settings::Settings;
+use crate::{
+    admin::{self, Board, SourceState},
+    relay::{self, Ended, Shutdown, Source},
+    settings::Settings,
+};
 
-pub(super) async fn run(_settings: Settings) -> Result<(), Failure> {
-    Err(Failure::Runtime("'run' is not available in this version".to_owned()))
+pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
+    let board = Board::new();
+    // Taken before anything is published, so that an address in use is found at once.
+    let admin = match settings.admin_listen {
+        Some(address) => Some(admin::bind(address).await.map_err(|error| Failure::runtime(&error))?),
+        None => None,
+    };
+    let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
+    let (trigger, shutdown) = relay::shutdown();
+    let mut sources = Sources::new(board.clone(), shutdown);
+    for source in settings.sources {
+        sources.start(source);
+    }
+    let (admin_end, admin_ended) = tokio::sync::oneshot::channel::<()>();
+    let admin = admin.map(|listener| {
+        let ended = async move {
+            let _ = admin_ended.await;
+        };
+        tokio::spawn(admin::serve(listener, board, ended))
+    });
+
+    tokio::select! {
+        signal = stop.next() => tracing::info!(
+            signal, drain_timeout_s = settings.drain_timeout.as_secs(), "draining; a second signal ends at once"
+        ),
+        () = sources.watch() => {}
+    }
+    trigger.request(settings.drain_timeout);
+    let undrained = tokio::select! {
+        undrained = sources.ended() => undrained,
+        _ = stop.next() => return Err(Failure::Runtime("ended by a second signal before everything was confirmed".to_owned())),
+    };
+    drop(admin_end);
+    if let Some(admin) = admin {
+        let _ = admin.await;
+    }
+    if undrained.is_empty() {
+        tracing::info!("drained");
+        return Ok(());
+    }
+    Err(Failure::Runtime(format!(
+        "not everything was confirmed within drain_timeout_s: {}; what was in flight will be published again",
+        undrained.join(", ")
+    )))
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// The sources' tasks. They share nothing but the board, so one that fails leaves the others running.
+struct Sources {
+    board: Board,
+    shutdown: Shutdown,
+    tasks: JoinSet<Ended>,
+    running: HashMap<Id, Source>,
+}
+
+/// A source that ended by our own bug starts over from its slot, but not in a tight loop.
+const AFTER_PANIC: Duration = Duration::from_secs(5);
+
+impl Sources {
+    fn new(board: Board, shutdown: Shutdown) -> Self {
+        Self { board, shutdown, tasks: JoinSet::new(), running: HashMap::new() }
+    }
+
+    fn start(&mut self, source: Source) {
+        let reporter = self.board.reporter(&source.name);
+        let task = self.tasks.spawn(relay::supervise(source.clone(), reporter, self.shutdown.clone()));
+        self.running.insert(task.id(), source);
+    }
+
+    /// Starts a source again that panicked. Never returns: sources end only when they are asked to.
+    async fn watch(&mut self) {
+        loop {
+            match self.tasks.join_next_with_id().await {
+                Some(Err(error)) => {
+                    let Some(source) = self.running.remove(&error.id()) else { continue };
+                    let reason = "an internal error ended this source; it starts again from its slot. Please report the \
+                                  panic message in the log";
+                    self.board.reporter(&source.name).state(SourceState::Connecting, reason);
+                    tokio::time::sleep(AFTER_PANIC).await;
+                    self.start(source);
+                }
+                Some(Ok(_)) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits for all; gives the names of those that could not drain.
+    async fn ended(&mut self) -> Vec<String> {
+        let mut undrained = Vec::new();
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            let (id, drained) = match ended {
+                Ok((id, ended)) => (id, ended == Ended::Drained),
+                Err(error) => (error.id(), false),
+            };
+            if let (Some(source), false) = (self.running.remove(&id), drained) {
+                undrained.push(source.name);
+            }
+        }
+        undrained.sort_unstable();
+        undrained
+    }
 }

@@ -131,6 +131,11 @@ impl Template {
         self.parts.iter().map(literal).sum()
     }
 
+    /// The placeholders, in order.
+    pub fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
+        self.parts.iter().filter_map(|part| if let Part::Placeholder(found) = part { Some(found) } else { None })
+    }
+
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }

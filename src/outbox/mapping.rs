@@ -1,57 +1,252 @@
-//! Preset `standard`: which column becomes which part of the message.
-// interface sketch; bodies to be written by the owner of this room
-use super::{Column, Message, OutboxRow, Template};
+//! Preset `standard`: which column becomes which part of the message, and whether the table has it.
 
-/// Names of the columns that have a meaning.
+use std::fmt;
+
+use super::{
+    Column, Mapper, Placeholder, RESERVED_HEADERS, ROUTING_HEADERS, Template,
+    mapper::{PayloadKind, Piece, Rendering},
+    nearest,
+    template::Part,
+};
+
+/// A column that only some outbox tables have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OptionalColumn {
+    /// The default: used when the table has it.
+    IfPresent(String),
+    /// Named in the configuration: its absence is an error, for whoever names it counts on it.
+    Required(String),
+    /// Switched off, whatever the table has.
+    Off,
+}
+
+impl OptionalColumn {
+    /// The column's name, unless it is switched off.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            OptionalColumn::IfPresent(name) | OptionalColumn::Required(name) => Some(name),
+            OptionalColumn::Off => None,
+        }
+    }
+}
+
+/// Names of the columns that have a meaning, as stored in `pg_attribute` (no quotes, case counts).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnNames {
+    /// Becomes `message_id`.
     pub id: String,
+    /// With the aggregate's id, what order is kept by.
     pub aggregate_type: String,
+    /// See `aggregate_type`.
     pub aggregate_id: String,
+    /// Becomes the property `type`.
     pub event_type: String,
+    /// Becomes the body.
     pub payload: String,
-    /// Optional: used when the table has it. `None` switches it off.
-    pub headers: Option<String>,
-    pub sequence: Option<String>,
-    pub created_at: Option<String>,
+    /// JSON object of message headers.
+    pub headers: OptionalColumn,
+    /// Order of rows that are read from the table.
+    pub sequence: OptionalColumn,
+    /// When the row was inserted; for retention and replay.
+    pub created_at: OptionalColumn,
+}
+
+impl Default for ColumnNames {
+    /// The columns of the table that Debezium made the standard.
+    fn default() -> Self {
+        ColumnNames {
+            id: "id".into(),
+            aggregate_type: "aggregatetype".into(),
+            aggregate_id: "aggregateid".into(),
+            event_type: "type".into(),
+            payload: "payload".into(),
+            headers: OptionalColumn::IfPresent("headers".into()),
+            sequence: OptionalColumn::IfPresent("seq".into()),
+            created_at: OptionalColumn::IfPresent("created_at".into()),
+        }
+    }
 }
 
 /// What the configuration says of how rows become messages.
 #[derive(Clone, Debug)]
 pub struct Mapping {
+    /// The source's name, sent as `outbox-source`.
     pub source: String,
+    /// `outbox.columns`
     pub columns: ColumnNames,
+    /// `message.exchange`
     pub exchange: Template,
+    /// `message.routing_key`
     pub routing_key: Template,
+    /// `message.headers`, in the order they are sent.
     pub headers: Vec<(String, Template)>,
+    /// `message.content_type`; `None`: by the payload column's type.
     pub content_type: Option<String>,
+    /// `delivery.message_bytes_max`: largest body in bytes.
     pub message_bytes_max: usize,
 }
 
+/// A column that the mapping needs and the table lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingColumn {
+    /// The name looked for.
+    pub name: String,
+    /// The configuration key or placeholder that asks for it.
+    pub wanted_by: String,
+    /// The table's column that was probably meant.
+    pub nearest: Option<String>,
+}
+
 /// The mapping cannot be used with the columns this table has.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("sketch")]
-pub struct MappingError;
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappingError {
+    /// Every column that is missing.
+    pub missing: Vec<MissingColumn>,
+    /// What the table has instead.
+    pub columns: Vec<String>,
+}
 
-/// A row that cannot become a message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("sketch")]
-pub struct InvalidRow;
-
-/// A mapping resolved against the columns of the table.
-#[derive(Debug)]
-pub struct Mapper;
-
-impl Mapping {
-    /// Resolves every name against `columns`; an error names every missing column and what the table has instead.
-    pub fn resolve(&self, columns: &[Column]) -> Result<Mapper, MappingError> {
-        todo!()
+impl fmt::Display for MappingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the outbox table, as published, lacks ")?;
+        for (i, missing) in self.missing.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ", " };
+            write!(f, "{separator}column \"{}\" (for {}", missing.name, missing.wanted_by)?;
+            if let Some(nearest) = &missing.nearest {
+                write!(f, "; did you mean \"{nearest}\"?")?;
+            }
+            f.write_str(")")?;
+        }
+        write!(
+            f,
+            "; its columns are {}; correct outbox.columns or the templates, or add the column to the table (and to \
+             the publication's column list, if it has one)",
+            self.columns.join(", ")
+        )
     }
 }
 
-impl Mapper {
-    /// Turns a row into its message. The row's values must be those of the columns resolved against.
-    pub fn message(&self, row: OutboxRow) -> Result<Message, InvalidRow> {
-        todo!()
+impl std::error::Error for MappingError {}
+
+impl Mapping {
+    /// Resolves every name against `columns`.
+    ///
+    /// # Errors
+    ///
+    /// Names every missing column, who asks for it, and what the table has instead.
+    pub fn resolve(&self, columns: &[Column]) -> Result<Mapper, MappingError> {
+        let mut resolver = Resolver { mapping: self, columns, missing: Vec::new() };
+        let names = &self.columns;
+        let id = resolver.required(&names.id, "outbox.columns.id");
+        let aggregate_type = resolver.required(&names.aggregate_type, "outbox.columns.aggregate_type");
+        let aggregate_id = resolver.required(&names.aggregate_id, "outbox.columns.aggregate_id");
+        let event_type = resolver.required(&names.event_type, "outbox.columns.event_type");
+        let payload = resolver.required(&names.payload, "outbox.columns.payload");
+        let headers = resolver.optional(&names.headers, "outbox.columns.headers");
+        resolver.optional(&names.sequence, "outbox.columns.sequence");
+        resolver.optional(&names.created_at, "outbox.columns.created_at");
+        let exchange = resolver.rendering(&self.exchange);
+        let routing_key = resolver.rendering(&self.routing_key);
+        let mut configured: Vec<(String, Rendering)> = Vec::new();
+        for (name, template) in &self.headers {
+            let taken = RESERVED_HEADERS.contains(&&**name)
+                || ROUTING_HEADERS.contains(&&**name)
+                || configured.iter().any(|(other, _)| other == name);
+            // The settings refuse such names; this keeps the promise for a mapping made in any other way.
+            if !taken {
+                configured.push((name.clone(), resolver.rendering(template)));
+            }
+        }
+
+        let names = || columns.iter().map(|column| column.name.clone()).collect();
+        if !resolver.missing.is_empty() {
+            return Err(MappingError { missing: resolver.missing, columns: names() });
+        }
+        Ok(Mapper {
+            source: self.source.clone(),
+            columns: names(),
+            id,
+            aggregate_type,
+            aggregate_id,
+            event_type,
+            payload,
+            payload_kind: PayloadKind::of(columns[payload].type_oid),
+            headers,
+            exchange,
+            routing_key,
+            configured,
+            content_type: self.content_type.clone(),
+            message_bytes_max: self.message_bytes_max,
+        })
+    }
+}
+
+/// Looks names up and notes the ones that are not there; an index it gives is valid only if none is missing.
+struct Resolver<'a> {
+    mapping: &'a Mapping,
+    columns: &'a [Column],
+    missing: Vec<MissingColumn>,
+}
+
+impl Resolver<'_> {
+    fn find(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    fn required(&mut self, name: &str, wanted_by: &str) -> usize {
+        self.find(name).unwrap_or_else(|| {
+            self.lacking(name, wanted_by);
+            0
+        })
+    }
+
+    fn lacking(&mut self, name: &str, wanted_by: &str) {
+        let names = self.columns.iter().map(|column| &*column.name);
+        let nearest = nearest(name, names).map(str::to_owned);
+        self.missing.push(MissingColumn { name: name.to_owned(), wanted_by: wanted_by.to_owned(), nearest });
+    }
+
+    fn optional(&mut self, column: &OptionalColumn, wanted_by: &str) -> Option<usize> {
+        match column {
+            OptionalColumn::IfPresent(name) => self.find(name),
+            OptionalColumn::Required(name) => Some(self.required(name, wanted_by)),
+            OptionalColumn::Off => None,
+        }
+    }
+
+    fn rendering(&mut self, template: &Template) -> Rendering {
+        let pieces = template.parts().iter().map(|part| match part {
+            Part::Literal(text) => Piece::Literal(text.clone()),
+            Part::Placeholder(placeholder) => self.piece(placeholder),
+        });
+        Rendering(pieces.collect())
+    }
+
+    fn piece(&mut self, placeholder: &Placeholder) -> Piece {
+        let names = &self.mapping.columns;
+        // That one of the named columns is missing is noted once, under its configuration key.
+        let index = match placeholder {
+            Placeholder::Id => self.find(&names.id).unwrap_or(0),
+            Placeholder::AggregateType => self.find(&names.aggregate_type).unwrap_or(0),
+            Placeholder::AggregateId => self.find(&names.aggregate_id).unwrap_or(0),
+            Placeholder::EventType => self.find(&names.event_type).unwrap_or(0),
+            Placeholder::Column(name) => self.required(name, &placeholder.to_string()),
+            Placeholder::Source => return Piece::Literal(self.mapping.source.clone()),
+            Placeholder::Header(name) => {
+                match &names.headers {
+                    // `Required` is noted under its configuration key.
+                    OptionalColumn::IfPresent(column) if self.find(column).is_none() => {
+                        self.lacking(column, &placeholder.to_string());
+                    }
+                    OptionalColumn::Off => {
+                        let wanted_by = format!("{placeholder}, but outbox.columns.headers is switched off");
+                        self.lacking("headers", &wanted_by);
+                    }
+                    _ => {}
+                }
+                return Piece::Header(name.clone());
+            }
+        };
+        Piece::Column { index, placeholder: placeholder.clone() }
     }
 }

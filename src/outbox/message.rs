@@ -1,15 +1,50 @@
-//! A message as the broker will see it, free of any client library's types.
+//! A message as the broker will see it, free of any client library's types, and the limits that AMQP puts on it.
+
+use std::{
+    borrow::Cow,
+    hash::{DefaultHasher, Hasher},
+};
 
 use bytes::Bytes;
 
 use super::Timestamp;
 use crate::position::Position;
 
+/// Headers that outboxd itself sets, or sets on replay; neither configuration nor a row can override them.
+pub const RESERVED_HEADERS: [&str; 6] =
+    ["aggregate-type", "aggregate-id", "event-type", "outbox-source", "outbox-position", "outbox-replayed"];
+
+/// Headers that RabbitMQ takes as lists of further routing keys ("Sender-selected Distribution"). Any other type than
+/// an array makes it close the channel, so such a message could never be published.
+pub const ROUTING_HEADERS: [&str; 2] = ["CC", "BCC"];
+
+/// AMQP 0-9-1 section 4.2.5.3: the length of a short string is one octet.
+pub const SHORT_STRING_BYTES_MAX: usize = 255;
+
+/// Most bytes that the content header (properties and headers, encoded) may take.
+///
+/// A content header cannot be split over frames (AMQP 0-9-1 section 2.3.5.2), so one that exceeds the negotiated
+/// `frame_max` would cost the connection, again on every attempt. 15 KiB fit a `frame_max` of 16 KiB, an eighth of
+/// what RabbitMQ offers by default.
+pub const HEADERS_BYTES_MAX: usize = 15 * 1024;
+
 /// Identifies an aggregate within one source: a hash of its type and id.
 ///
 /// Two aggregates that share a hash wait for each other at the gate, which costs time and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AggregateKey(pub u64);
+
+impl AggregateKey {
+    /// The key of the aggregate `aggregate_id` of type `aggregate_type`; the same for as long as the process lives.
+    pub fn new(aggregate_type: &str, aggregate_id: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        // The length keeps ("ab", "c") and ("a", "bc") apart.
+        hasher.write_usize(aggregate_type.len());
+        hasher.write(aggregate_type.as_bytes());
+        hasher.write(aggregate_id.as_bytes());
+        AggregateKey(hasher.finish())
+    }
+}
 
 /// A header's value, with the AMQP type it is sent as.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +61,19 @@ pub enum HeaderValue {
     Null,
 }
 
-/// What is published for one row. Every text that AMQP limits to 255 bytes is known to fit.
+impl HeaderValue {
+    /// Bytes of the value as a field of an AMQP table, without its type octet (section 4.2.1, `field-value`).
+    fn encoded_bytes(&self) -> usize {
+        match self {
+            HeaderValue::Text(text) => 4 + text.len(),
+            HeaderValue::Integer(_) | HeaderValue::Double(_) => 8,
+            HeaderValue::Boolean(_) => 1,
+            HeaderValue::Null => 0,
+        }
+    }
+}
+
+/// What is published for one row. Every text that AMQP limits to 255 bytes is known to fit, and so is the content header.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     /// The row's place in commit order; also sent as the header `outbox-position`, which makes every message of a
@@ -45,9 +92,9 @@ pub struct Message {
     /// Property `type`.
     pub event_type: String,
     /// Property `content_type`.
-    pub content_type: String,
+    pub content_type: Cow<'static, str>,
     /// All headers, reserved ones first, none twice.
-    pub headers: Vec<(String, HeaderValue)>,
+    pub headers: Vec<(Cow<'static, str>, HeaderValue)>,
     /// The payload column's bytes, unchanged; empty for NULL.
     pub body: Bytes,
 }
@@ -55,24 +102,51 @@ pub struct Message {
 impl Message {
     /// Bytes of memory this message holds on to while it is in flight, near enough to bound it.
     pub fn size(&self) -> usize {
-        let headers: usize = self
-            .headers
-            .iter()
-            .map(|(name, value)| {
-                let value = match value {
-                    HeaderValue::Text(text) => text.len(),
-                    _ => 8,
-                };
-                name.len() + value + 56
-            })
-            .sum();
-        self.body.len()
-            + headers
+        let header = |(name, value): &(Cow<'static, str>, HeaderValue)| {
+            let text = if let HeaderValue::Text(text) = value { text.len() } else { 0 };
+            size_of::<(Cow<'static, str>, HeaderValue)>() + name.len() + text
+        };
+        size_of::<Self>()
             + self.exchange.len()
             + self.routing_key.len()
             + self.message_id.len()
             + self.event_type.len()
             + self.content_type.len()
-            + size_of::<Self>()
+            + self.headers.iter().map(header).sum::<usize>()
+            + self.body.len()
+    }
+
+    /// Bytes of the content header frame's payload as AMQP encodes it (section 2.3.5.2), with room for
+    /// `outbox-replayed`.
+    pub fn content_header_bytes(&self) -> usize {
+        let short = |text: &str| 1 + text.len();
+        // class 2, weight 2, body size 8, property flags 2; delivery_mode 1, timestamp 8.
+        let fixed = 14 + 9 + short("outboxd");
+        let replayed = short("outbox-replayed") + 2;
+        let headers = self.headers.iter().map(|(name, value)| header_bytes(name, value)).sum::<usize>();
+        fixed
+            + short(&self.content_type)
+            + short(&self.message_id)
+            + short(&self.event_type)
+            + 4
+            + headers
+            + replayed
+    }
+}
+
+/// Encoded bytes of one field of the headers table: short string, type octet, value.
+pub(super) fn header_bytes(name: &str, value: &HeaderValue) -> usize {
+    1 + name.len() + 1 + value.encoded_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AggregateKey;
+
+    #[test]
+    fn an_aggregate_key_tells_type_from_id() {
+        assert_eq!(AggregateKey::new("Order", "1"), AggregateKey::new("Order", "1"));
+        assert_ne!(AggregateKey::new("Order", "12"), AggregateKey::new("Order1", "2"));
+        assert_ne!(AggregateKey::new("", "Order"), AggregateKey::new("Order", ""));
     }
 }

@@ -3,12 +3,22 @@
 //! [`Mapping`] is what the configuration says; [`Mapper`] is that mapping resolved against the columns the table has
 //! right now, made anew whenever the server describes the table (a Relation message, or the backlog's own query).
 
+mod invalid;
+mod mapper;
 mod mapping;
 mod message;
+mod nearest;
 mod row;
+mod row_headers;
 mod template;
 
-pub use mapping::{ColumnNames, InvalidRow, Mapper, Mapping, MappingError};
-pub use message::{AggregateKey, HeaderValue, Message};
+pub use invalid::{InvalidReason, InvalidRow};
+pub use mapper::Mapper;
+pub use mapping::{ColumnNames, Mapping, MappingError, MissingColumn, OptionalColumn};
+pub use message::{
+    AggregateKey, HEADERS_BYTES_MAX, HeaderValue, Message, RESERVED_HEADERS, ROUTING_HEADERS,
+    SHORT_STRING_BYTES_MAX,
+};
+pub(crate) use nearest::nearest;
 pub use row::{Column, OutboxRow, Timestamp};
-pub use template::{Template, TemplateError};
+pub use template::{Placeholder, Template, TemplateError};

@@ -1,0 +1,151 @@
+//! Why a row cannot become a message, and what to do about it. Never shows a payload.
+
+use std::fmt;
+
+use super::{HEADERS_BYTES_MAX, SHORT_STRING_BYTES_MAX};
+use crate::position::Position;
+
+/// Characters of the row's id that an error shows.
+const ID_SHOWN_MAX: usize = 80;
+
+/// A row that cannot become a message. It will be as invalid on the next attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidRow {
+    /// Where the row stands.
+    pub position: Position,
+    /// The text of its id column, when that is there and is UTF-8.
+    pub id: Option<String>,
+    /// What is wrong with it.
+    pub reason: InvalidReason,
+}
+
+/// What makes a row invalid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InvalidReason {
+    /// A column that every message needs is NULL.
+    NullColumn {
+        /// The column.
+        column: String,
+    },
+    /// A value of a template for exchange or routing key is NULL, or not among the row's headers.
+    MissingValue {
+        /// `exchange` or `routing key`.
+        part: &'static str,
+        /// The placeholder, as written in the template.
+        placeholder: String,
+    },
+    /// A text that has to be UTF-8 is not (databases with encoding SQL_ASCII store any bytes).
+    NotUtf8 {
+        /// The column.
+        column: String,
+    },
+    /// A text is longer than an AMQP short string can be.
+    TooLong {
+        /// Which part of the message.
+        part: &'static str,
+        /// Its length in bytes.
+        bytes: usize,
+    },
+    /// The body exceeds `delivery.message_bytes_max`.
+    BodyTooLarge {
+        /// Its length in bytes.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Properties and headers do not fit in one frame: more than [`HEADERS_BYTES_MAX`].
+    HeadersTooLarge,
+    /// The headers column holds text that is not JSON, or a string in it has an invalid escape.
+    HeadersNotJson {
+        /// The column.
+        column: String,
+    },
+    /// The headers column holds JSON that is not an object.
+    HeadersNotObject {
+        /// The column.
+        column: String,
+    },
+    /// The row's headers hold `CC` or `BCC`, see [`ROUTING_HEADERS`](super::ROUTING_HEADERS).
+    RoutingHeader {
+        /// The header.
+        name: String,
+    },
+    /// A bytea value is not in the hex output format.
+    ByteaNotHex {
+        /// The column.
+        column: String,
+    },
+    /// The row has another number of values than the table has columns.
+    ColumnCount {
+        /// Columns of the table.
+        columns: usize,
+        /// Values of the row.
+        values: usize,
+    },
+}
+
+impl fmt::Display for InvalidRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the row at {}", self.position)?;
+        if let Some(id) = &self.id {
+            let shown: String = id.chars().take(ID_SHOWN_MAX).collect();
+            let more = if shown.len() < id.len() { "..." } else { "" };
+            write!(f, " (id '{}{more}')", shown.escape_debug())?;
+        }
+        write!(f, " cannot become a message: {}", self.reason)
+    }
+}
+
+impl std::error::Error for InvalidRow {}
+
+impl fmt::Display for InvalidReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InvalidReason::NullColumn { column } => {
+                write!(f, "column \"{column}\" is NULL; declare it NOT NULL")
+            }
+            InvalidReason::MissingValue { part, placeholder } => write!(
+                f,
+                "{placeholder} of the {part} has no value in this row; declare the column NOT NULL, or change message.{}",
+                part.replace(' ', "_")
+            ),
+            InvalidReason::NotUtf8 { column } => {
+                write!(f, "column \"{column}\" is not valid UTF-8; store UTF-8 text in it")
+            }
+            InvalidReason::TooLong { part, bytes } => write!(
+                f,
+                "the {part} is {bytes} bytes long, AMQP allows {SHORT_STRING_BYTES_MAX}; shorten the value or its template"
+            ),
+            InvalidReason::BodyTooLarge { bytes, bytes_max } => write!(
+                f,
+                "the payload is {bytes} bytes long; raise delivery.message_bytes_max (now {bytes_max}) and the broker's \
+                 max_message_size, or store large content elsewhere"
+            ),
+            InvalidReason::HeadersTooLarge => write!(
+                f,
+                "properties and headers need more than the {HEADERS_BYTES_MAX} bytes that one AMQP frame holds for \
+                 certain; move content from the headers to the payload"
+            ),
+            InvalidReason::HeadersNotJson { column } => {
+                write!(f, "column \"{column}\" does not hold valid JSON; give it type jsonb")
+            }
+            InvalidReason::HeadersNotObject { column } => {
+                write!(f, "column \"{column}\" holds JSON that is not an object; store an object or NULL")
+            }
+            InvalidReason::RoutingHeader { name } => write!(
+                f,
+                "header \"{name}\" has a meaning of its own in RabbitMQ (further routing keys) and cannot be sent; rename it"
+            ),
+            InvalidReason::ByteaNotHex { column } => write!(
+                f,
+                "bytea column \"{column}\" came in the escape format; run ALTER ROLE ... SET bytea_output = 'hex' for \
+                 outboxd's role and restart outboxd"
+            ),
+            InvalidReason::ColumnCount { columns, values } => write!(
+                f,
+                "it has {values} values for the table's {columns} columns; restart outboxd to read the table's \
+                 definition again"
+            ),
+        }
+    }
+}

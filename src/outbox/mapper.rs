@@ -1,0 +1,282 @@
+//! Builds the message of a row. Runs for every row: nothing here looks a column up by its name.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::{
+    AggregateKey, HEADERS_BYTES_MAX, HeaderValue, InvalidReason, InvalidRow, Message, OutboxRow, Placeholder,
+    RESERVED_HEADERS, ROUTING_HEADERS, SHORT_STRING_BYTES_MAX,
+    message::header_bytes,
+    row_headers::{HeadersError, RowHeaders},
+};
+
+/// Type OIDs of `pg_type.dat`, fixed for all time.
+const BYTEA: u32 = 17;
+const JSON: u32 = 114;
+const JSONB: u32 = 3802;
+
+/// A [`Mapping`](super::Mapping) resolved against the columns of the table.
+#[derive(Debug)]
+pub struct Mapper {
+    pub(super) source: String,
+    /// Names of the table's columns, for errors.
+    pub(super) columns: Vec<String>,
+    pub(super) id: usize,
+    pub(super) aggregate_type: usize,
+    pub(super) aggregate_id: usize,
+    pub(super) event_type: usize,
+    pub(super) payload: usize,
+    pub(super) payload_kind: PayloadKind,
+    pub(super) headers: Option<usize>,
+    pub(super) exchange: Rendering,
+    pub(super) routing_key: Rendering,
+    pub(super) configured: Vec<(String, Rendering)>,
+    pub(super) content_type: Option<String>,
+    pub(super) message_bytes_max: usize,
+}
+
+/// What the type of the payload column says of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PayloadKind {
+    Json,
+    Bytea,
+    Text,
+}
+
+impl PayloadKind {
+    pub(super) fn of(type_oid: u32) -> Self {
+        match type_oid {
+            JSON | JSONB => PayloadKind::Json,
+            BYTEA => PayloadKind::Bytea,
+            _ => PayloadKind::Text,
+        }
+    }
+
+    fn content_type(self) -> &'static str {
+        match self {
+            PayloadKind::Json => "application/json",
+            PayloadKind::Bytea => "application/octet-stream",
+            PayloadKind::Text => "text/plain",
+        }
+    }
+}
+
+/// A template whose columns are indexes.
+#[derive(Debug)]
+pub(super) struct Rendering(pub(super) Vec<Piece>);
+
+#[derive(Debug)]
+pub(super) enum Piece {
+    Literal(String),
+    Column { index: usize, placeholder: Placeholder },
+    Header(String),
+}
+
+impl Mapper {
+    /// Turns a row into its message. The row's values must be those of the columns resolved against.
+    ///
+    /// # Errors
+    ///
+    /// The row breaks one of the rules of [`InvalidReason`]; the same row will do so again.
+    pub fn message(&self, row: OutboxRow) -> Result<Message, InvalidRow> {
+        self.build(&row).map_err(|reason| {
+            let id = row.values.get(self.id).and_then(Option::as_deref);
+            let id = id.and_then(|id| str::from_utf8(id).ok()).map(str::to_owned);
+            InvalidRow { position: row.position, id, reason }
+        })
+    }
+
+    fn build(&self, row: &OutboxRow) -> Result<Message, InvalidReason> {
+        let (columns, values) = (self.columns.len(), row.values.len());
+        if columns != values {
+            return Err(InvalidReason::ColumnCount { columns, values });
+        }
+        let row_headers = self.row_headers(row)?;
+        let aggregate_type = self.required(row, self.aggregate_type)?;
+        let aggregate_id = self.required(row, self.aggregate_id)?;
+        let message_id = short("message_id", self.required(row, self.id)?.to_owned())?;
+        let event_type = short("event type", self.required(row, self.event_type)?.to_owned())?;
+        let exchange = self.route("exchange", &self.exchange, row, &row_headers)?;
+        let routing_key = self.route("routing key", &self.routing_key, row, &row_headers)?;
+        let content_type = match &self.content_type {
+            Some(configured) => Cow::Owned(short("content type", configured.clone())?),
+            None => Cow::Borrowed(self.payload_kind.content_type()),
+        };
+
+        let mut headers = Headers::with_room_for(5 + self.configured.len());
+        let text = |text: &str| HeaderValue::Text(text.to_owned());
+        headers.push("aggregate-type", text(aggregate_type))?;
+        headers.push("aggregate-id", text(aggregate_id))?;
+        headers.push("event-type", text(&event_type))?;
+        headers.push("outbox-source", text(&self.source))?;
+        headers.push("outbox-position", HeaderValue::Text(row.position.to_string()))?;
+        for (name, rendering) in &self.configured {
+            if let Rendered::Text(value) = self.render(rendering, row, &row_headers)? {
+                headers.push(name.clone(), HeaderValue::Text(value))?;
+            }
+        }
+        for header in row_headers.into_values() {
+            let (name, value) = header.map_err(|error| self.headers_error(error))?;
+            if ROUTING_HEADERS.contains(&&*name) {
+                return Err(InvalidReason::RoutingHeader { name });
+            }
+            if !headers.has(&name) {
+                headers.push(name, value)?;
+            }
+        }
+
+        let message = Message {
+            position: row.position,
+            committed_at: row.committed_at,
+            aggregate: AggregateKey::new(aggregate_type, aggregate_id),
+            exchange,
+            routing_key,
+            message_id,
+            event_type,
+            content_type,
+            headers: headers.list,
+            body: self.body(row)?,
+        };
+        if message.content_header_bytes() > HEADERS_BYTES_MAX {
+            return Err(InvalidReason::HeadersTooLarge);
+        }
+        Ok(message)
+    }
+
+    /// The payload's bytes as PostgreSQL gave them, also if they are not UTF-8: what they mean is the consumer's affair.
+    fn body(&self, row: &OutboxRow) -> Result<Bytes, InvalidReason> {
+        let body = match &row.values[self.payload] {
+            None => Bytes::new(),
+            Some(value) if self.payload_kind == PayloadKind::Bytea => decode_hex(value)
+                .ok_or_else(|| InvalidReason::ByteaNotHex { column: self.column(self.payload) })?,
+            Some(value) => value.clone(),
+        };
+        if body.len() > self.message_bytes_max {
+            return Err(InvalidReason::BodyTooLarge { bytes: body.len(), bytes_max: self.message_bytes_max });
+        }
+        Ok(body)
+    }
+
+    fn row_headers<'a>(&self, row: &'a OutboxRow) -> Result<RowHeaders<'a>, InvalidReason> {
+        let Some(index) = self.headers else { return Ok(RowHeaders::default()) };
+        let Some(text) = self.text(row, index)? else { return Ok(RowHeaders::default()) };
+        RowHeaders::parse(text).map_err(|error| self.headers_error(error))
+    }
+
+    fn headers_error(&self, error: HeadersError) -> InvalidReason {
+        let column = self.headers.map(|index| self.column(index)).unwrap_or_default();
+        match error {
+            HeadersError::NotJson => InvalidReason::HeadersNotJson { column },
+            HeadersError::NotObject => InvalidReason::HeadersNotObject { column },
+        }
+    }
+
+    fn route(
+        &self,
+        part: &'static str,
+        rendering: &Rendering,
+        row: &OutboxRow,
+        row_headers: &RowHeaders<'_>,
+    ) -> Result<String, InvalidReason> {
+        match self.render(rendering, row, row_headers)? {
+            Rendered::Text(text) => short(part, text),
+            Rendered::Missing(placeholder) => Err(InvalidReason::MissingValue { part, placeholder }),
+        }
+    }
+
+    fn render(
+        &self,
+        rendering: &Rendering,
+        row: &OutboxRow,
+        row_headers: &RowHeaders<'_>,
+    ) -> Result<Rendered, InvalidReason> {
+        let mut out = String::new();
+        for piece in &rendering.0 {
+            match piece {
+                Piece::Literal(text) => out.push_str(text),
+                Piece::Column { index, placeholder } => match self.text(row, *index)? {
+                    Some(text) => out.push_str(text),
+                    None => return Ok(Rendered::Missing(placeholder.to_string())),
+                },
+                Piece::Header(name) => {
+                    match row_headers.text(name).map_err(|error| self.headers_error(error))? {
+                        Some(text) => out.push_str(&text),
+                        None => return Ok(Rendered::Missing(Placeholder::Header(name.clone()).to_string())),
+                    }
+                }
+            }
+        }
+        Ok(Rendered::Text(out))
+    }
+
+    fn required<'a>(&self, row: &'a OutboxRow, index: usize) -> Result<&'a str, InvalidReason> {
+        self.text(row, index)?.ok_or_else(|| InvalidReason::NullColumn { column: self.column(index) })
+    }
+
+    fn text<'a>(&self, row: &'a OutboxRow, index: usize) -> Result<Option<&'a str>, InvalidReason> {
+        let Some(value) = &row.values[index] else { return Ok(None) };
+        str::from_utf8(value).map(Some).map_err(|_| InvalidReason::NotUtf8 { column: self.column(index) })
+    }
+
+    fn column(&self, index: usize) -> String {
+        self.columns[index].clone()
+    }
+}
+
+enum Rendered {
+    Text(String),
+    /// The placeholder that has no value in this row.
+    Missing(String),
+}
+
+/// Headers under construction. Refuses at once what cannot be sent, so that a huge object costs nothing.
+struct Headers {
+    list: Vec<(Cow<'static, str>, HeaderValue)>,
+    bytes: usize,
+}
+
+impl Headers {
+    fn with_room_for(count: usize) -> Self {
+        Headers { list: Vec::with_capacity(count), bytes: 0 }
+    }
+
+    fn push(&mut self, name: impl Into<Cow<'static, str>>, value: HeaderValue) -> Result<(), InvalidReason> {
+        let name = name.into();
+        if name.len() > SHORT_STRING_BYTES_MAX {
+            return Err(InvalidReason::TooLong { part: "name of a header", bytes: name.len() });
+        }
+        self.bytes += header_bytes(&name, &value);
+        if self.bytes > HEADERS_BYTES_MAX {
+            return Err(InvalidReason::HeadersTooLarge);
+        }
+        self.list.push((name, value));
+        Ok(())
+    }
+
+    /// Whether a row's header must give way: the name is reserved, or configured.
+    fn has(&self, name: &str) -> bool {
+        RESERVED_HEADERS.contains(&name) || self.list.iter().any(|(taken, _)| taken == name)
+    }
+}
+
+fn short(part: &'static str, text: String) -> Result<String, InvalidReason> {
+    if text.len() > SHORT_STRING_BYTES_MAX {
+        return Err(InvalidReason::TooLong { part, bytes: text.len() });
+    }
+    Ok(text)
+}
+
+/// Decodes `\x0aff`. The escape format never begins with `\x`: it doubles a backslash.
+fn decode_hex(text: &[u8]) -> Option<Bytes> {
+    let (pairs, []) = text.strip_prefix(b"\\x")?.as_chunks::<2>() else { return None };
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    pairs
+        .iter()
+        .map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?))
+        .collect::<Option<Vec<u8>>>()
+        .map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! `[rabbitmq]` and `[[subscriptions]]`.
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use lapin::uri::{AMQPScheme, AMQPUri};
+
+use super::reader::{Complaint, Section};
+use crate::{
+    outbox::SHORT_STRING_BYTES_MAX,
+    rabbitmq::{
+        publisher::BrokerOptions,
+        topology::{QueueType, Subscription},
+    },
+};
+
+/// What is appended to a queue's name: `.dead`, or a partition's number; room for both is left.
+const QUEUE_SUFFIX_BYTES_MAX: usize = 15;
+const PARTITIONS_MAX: u64 = 1024;
+
+/// What `[rabbitmq]` and `[[subscriptions]]` say.
+pub(super) struct Broker {
+    pub(super) options: BrokerOptions,
+    /// Waited for by the relay, not by the publisher.
+    pub(super) confirm_timeout: Duration,
+}
+
+pub(super) fn read(root: &mut Section<'_>) -> Broker {
+    let mut rabbitmq = root.section("rabbitmq");
+    let declare = rabbitmq.flag("declare", true);
+    let heartbeat = rabbitmq.seconds("heartbeat_s", 1..=3600, 10);
+    let connect_timeout = rabbitmq.milliseconds("connect_timeout_ms", 100..=600_000, 5000);
+    let confirm_timeout = rabbitmq.milliseconds("confirm_timeout_ms", 100..=3_600_000, 30_000);
+    let uris = uris(&mut rabbitmq);
+    let ca_file = readable_file(&mut rabbitmq, "tls_ca_file");
+    let (has_cert, has_key) = (rabbitmq.has("tls_cert_file"), rabbitmq.has("tls_key_file"));
+    let cert = readable_file(&mut rabbitmq, "tls_cert_file");
+    let key = readable_file(&mut rabbitmq, "tls_key_file");
+    if has_cert != has_key {
+        let (there, missing) =
+            if has_cert { ("tls_cert_file", "tls_key_file") } else { ("tls_key_file", "tls_cert_file") };
+        rabbitmq.problem(there, format!("is of no use without {missing}"), "give both, or neither");
+    }
+    let encrypted = uris.iter().any(|uri| uri.scheme == AMQPScheme::AMQPS);
+    for (key, given) in [("tls_ca_file", ca_file.is_some()), ("tls_cert_file", cert.is_some())] {
+        if given && !encrypted && !uris.is_empty() {
+            rabbitmq.problem(key, "has no effect: no URL begins with amqps://", "use amqps://, or leave the key out");
+        }
+    }
+    rabbitmq.finish();
+    let options = BrokerOptions {
+        urls: uris.iter().map(AMQPUri::to_string).collect(),
+        declare,
+        heartbeat,
+        connect_timeout,
+        ca_file,
+        client_cert: cert.zip(key),
+        subscriptions: subscriptions(root),
+    };
+    Broker { options, confirm_timeout }
+}
+
+/// The URLs with user and password put in where they are given apart.
+fn uris(rabbitmq: &mut Section<'_>) -> Vec<AMQPUri> {
+    let given = |rabbitmq: &Section<'_>, key: &str| rabbitmq.has(key) || rabbitmq.has(&format!("{key}_file"));
+    let (one, many) = (given(rabbitmq, "url"), given(rabbitmq, "urls"));
+    if one && many {
+        rabbitmq.problem("urls", "contradicts url", "give one of the two");
+    }
+    if !one && !many {
+        rabbitmq.problem("url", "is missing", "set it to for instance \"amqp://user@host:5672/%2f\"");
+    }
+    let origin = if one { "url" } else { "urls" };
+    let url = rabbitmq.secret("url");
+    let urls = rabbitmq.secrets("urls");
+    if !one && urls.as_ref().is_some_and(Vec::is_empty) {
+        rabbitmq.problem("urls", "is empty", "list at least one URL");
+    }
+    let username = rabbitmq.filled_text("username");
+    let password = rabbitmq.secret("password");
+
+    let mut uris = Vec::new();
+    for url in url.into_iter().chain(urls.unwrap_or_default()) {
+        match uri(&url) {
+            Ok(mut uri) => {
+                let user = &mut uri.authority.userinfo;
+                user.username = username.clone().unwrap_or_else(|| user.username.clone());
+                user.password = password.clone().unwrap_or_else(|| user.password.clone());
+                uris.push(uri);
+            }
+            Err((what, cure)) => rabbitmq.problem(origin, what, cure),
+        }
+    }
+    uris
+}
+
+/// Parses a URL; complains without showing any of it.
+fn uri(url: &str) -> Result<AMQPUri, Complaint> {
+    let complaint = |what: &str, cure: &str| Err((what.to_owned(), cure.to_owned()));
+    let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "amqp" | "amqps")) else {
+        return complaint("does not begin with amqp:// or amqps://", "write amqp://user:password@host:5672/%2f");
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if host.is_empty() || host.starts_with(':') {
+        return complaint("names no host", "write amqp://user:password@host:5672/%2f");
+    }
+    // lapin would connect to localhost instead.
+    if host.starts_with('[') {
+        return complaint("has an IPv6 address as its host", "use a host name for it");
+    }
+    let Ok(uri) = url.parse::<AMQPUri>() else {
+        return complaint(
+            "is not a valid URL",
+            "write amqp://user:password@host:5672/%2f, with special characters in user and password as %XX",
+        );
+    };
+    if uri.vhost.is_empty() {
+        return complaint(
+            "ends in a slash, which names a virtual host without a name",
+            "append %2f for the default virtual host, or remove the slash",
+        );
+    }
+    Ok(uri)
+}
+
+fn readable_file(section: &mut Section<'_>, key: &str) -> Option<PathBuf> {
+    let file = PathBuf::from(section.filled_text(key)?);
+    if let Err(error) = std::fs::File::open(&file) {
+        let what = format!("{} cannot be read: {error}", file.display());
+        section.problem(key, what, "name a PEM file that outboxd's user can read");
+    }
+    Some(file)
+}
+
+fn subscriptions(root: &mut Section<'_>) -> Vec<Subscription> {
+    let mut queues = BTreeSet::new();
+    let mut subscriptions = Vec::new();
+    for mut section in root.sections("subscriptions") {
+        let subscription = subscription(&mut section);
+        if let Some(subscription) = subscription {
+            for queue in queues_of(&subscription) {
+                if queues.contains(&queue) {
+                    section.problem("queue", format!("two subscriptions use the queue \"{queue}\""), "rename one");
+                    break;
+                }
+                queues.insert(queue);
+            }
+            subscriptions.push(subscription);
+        }
+        section.finish();
+    }
+    subscriptions
+}
+
+/// Every queue that a subscription declares.
+fn queues_of(subscription: &Subscription) -> Vec<String> {
+    let queue = &subscription.queue;
+    let mut queues = match subscription.partitions {
+        1 => vec![queue.clone()],
+        partitions => (0..partitions).map(|i| format!("{queue}-{i}")).collect(),
+    };
+    if subscription.dead_letter {
+        queues.push(format!("{queue}.dead"));
+    }
+    queues
+}
+
+fn subscription(section: &mut Section<'_>) -> Option<Subscription> {
+    let required = |section: &mut Section<'_>, key: &str, bytes_max: usize| {
+        if !section.has(key) {
+            section.problem(key, "is missing", "give it a name");
+        }
+        let name = section.filled_text(key)?;
+        if name.len() > bytes_max {
+            section.problem(key, format!("is longer than {bytes_max} bytes"), "choose a shorter name");
+        }
+        Some(name)
+    };
+    let queue = required(section, "queue", SHORT_STRING_BYTES_MAX - QUEUE_SUFFIX_BYTES_MAX);
+    if queue.as_ref().is_some_and(|queue| queue.starts_with("amq.")) {
+        section.problem("queue", "begins with amq., which RabbitMQ keeps for itself", "choose another name");
+    }
+    let exchange = required(section, "exchange", SHORT_STRING_BYTES_MAX);
+    let binding_keys = section.texts("binding_keys").unwrap_or_else(|| vec!["#".to_owned()]);
+    if binding_keys.is_empty() {
+        section.problem("binding_keys", "is empty", "list at least one key; \"#\" binds everything");
+    }
+    if binding_keys.iter().any(|key| key.len() > SHORT_STRING_BYTES_MAX) {
+        let what = format!("holds a key of more than {SHORT_STRING_BYTES_MAX} bytes");
+        section.problem("binding_keys", what, "shorten it");
+    }
+    let kinds = [
+        ("quorum", Some(QueueType::Quorum)),
+        ("classic", Some(QueueType::Classic)),
+        ("stream", Some(QueueType::Stream)),
+    ];
+    let queue_type = section.choice("queue_type", &kinds);
+    let partitions = section.number("partitions", 1..=PARTITIONS_MAX, 1);
+    let stream = queue_type == Some(QueueType::Stream);
+    let single_active_consumer = section.flag("single_active_consumer", !stream);
+    let dead_letter = section.flag("dead_letter", !stream);
+    if stream {
+        for (key, asked_for) in [
+            ("partitions", partitions > 1),
+            ("single_active_consumer", single_active_consumer),
+            ("dead_letter", dead_letter),
+        ] {
+            if asked_for {
+                section.problem(key, "does not go with queue_type \"stream\"", "leave it out, or use \"quorum\"");
+            }
+        }
+    }
+    Some(Subscription {
+        queue: queue?,
+        exchange: exchange?,
+        binding_keys,
+        queue_type: queue_type?,
+        partitions: u32::try_from(partitions).unwrap_or(u32::MAX),
+        single_active_consumer,
+        dead_letter,
+    })
+}

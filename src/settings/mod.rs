@@ -1,0 +1,158 @@
+//! Raw TOML and environment -> each room's own options, or every problem at once.
+//!
+//! Knows the names, ranges and defaults of all keys; `config/outboxd.toml` documents them, and a test holds the two
+//! together. Opens no connection, and no file but the configuration and those that a key ending in `_file` names.
+
+mod broker;
+mod names;
+mod problem;
+mod reader;
+mod secret;
+mod source;
+mod tree;
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::Path,
+    time::Duration,
+};
+
+pub use problem::{Origin, Problem, SettingsError};
+
+use crate::{
+    outbox::Mapping, postgres::SourceDatabase, rabbitmq::publisher::BrokerOptions, relay::RelayOptions,
+};
+use reader::{Report, Section};
+
+/// Variables of the environment that begin so override the file; `__` stands for the dot between keys.
+pub const ENVIRONMENT_PREFIX: &str = "OUTBOXD__";
+
+/// Everything that the configuration says, checked as far as that goes without a connection.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the admin endpoints listen; `None`: nowhere.
+    pub admin_listen: Option<SocketAddr>,
+    /// The broker, and the durable subscriptions on it.
+    pub broker: BrokerOptions,
+    /// The sources by name; at least one.
+    pub sources: BTreeMap<String, Source>,
+    /// How long a shutdown waits for confirms.
+    pub drain_timeout: Duration,
+}
+
+/// One outbox table.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Where it is.
+    pub database: SourceDatabase,
+    /// How its rows become messages.
+    pub mapping: Mapping,
+    /// How they are delivered.
+    pub relay: RelayOptions,
+}
+
+/// Reads `file`, overridden by the variables of this process that begin with [`ENVIRONMENT_PREFIX`].
+///
+/// # Errors
+///
+/// Every problem in one go, each with file or variable, key and cure. None shows a secret.
+pub fn load(file: &Path) -> Result<Settings, SettingsError> {
+    let mut environment = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        if !name.starts_with(ENVIRONMENT_PREFIX) {
+            continue;
+        }
+        match value.into_string() {
+            Ok(value) => drop(environment.insert(name, value)),
+            Err(_) => problems.push(Problem {
+                origin: Origin::Variable(name),
+                key: String::new(),
+                what: "is not valid UTF-8".into(),
+                cure: "set it to text".into(),
+            }),
+        }
+    }
+    let loaded = load_with(file, &environment);
+    match loaded {
+        Ok(settings) if problems.is_empty() => Ok(settings),
+        Ok(_) => Err(SettingsError { problems }),
+        Err(error) => {
+            problems.extend(error.problems);
+            Err(SettingsError { problems })
+        }
+    }
+}
+
+/// As [`load`], with the environment given; variables without the prefix are ignored.
+///
+/// # Errors
+///
+/// See [`load`].
+pub fn load_with(file: &Path, environment: &BTreeMap<String, String>) -> Result<Settings, SettingsError> {
+    let report = RefCell::new(Report::new(file));
+    let settings = tree::read(file, environment)
+        .map_err(|problem| report.borrow_mut().problems.push(problem))
+        .ok()
+        .and_then(|values| settings(Section::root(&report, values)));
+    let problems = report.into_inner().problems;
+    match settings {
+        Some(settings) if problems.is_empty() => Ok(settings),
+        _ => Err(SettingsError { problems }),
+    }
+}
+
+/// `None` means that a problem was reported; a value may come with problems, too.
+fn settings(mut root: Section<'_>) -> Option<Settings> {
+    let mut admin = root.section("admin");
+    let enabled = admin.flag("enabled", true);
+    let listen = admin.parsed("listen", Some("127.0.0.1:9464"), |text| {
+        text.parse::<SocketAddr>()
+            .map_err(|_| ("must be an IP address and a port".into(), "write for instance \"127.0.0.1:9464\"".into()))
+    });
+    admin.finish();
+    let drain_timeout = root.seconds("drain_timeout_s", 1..=3600, 30);
+    let broker = broker::read(&mut root);
+
+    let mut sections = root.section("sources");
+    let mut sources = BTreeMap::new();
+    let names = sections.names();
+    if names.is_empty() {
+        root.problem("sources", "there is no source", "add a section [sources.NAME] with postgres.url");
+    }
+    for name in names {
+        let section = sections.named_section(&name, "<source>");
+        if let Some(source) = source::read(&name, section, broker.confirm_timeout) {
+            sources.insert(name, source);
+        }
+    }
+    refuse_shared_slots(&sections, &sources);
+    sections.finish();
+    root.finish();
+
+    let admin_listen = if enabled { Some(listen?) } else { None };
+    Some(Settings { admin_listen, broker: broker.options, sources, drain_timeout })
+}
+
+/// A slot streams to one connection at a time: of two sources that share one, the second would stand by for ever.
+fn refuse_shared_slots(sections: &Section<'_>, sources: &BTreeMap<String, Source>) {
+    let mut seen = BTreeSet::new();
+    for (name, source) in sources {
+        let place = source.database.endpoint.describe();
+        // Slots belong to the server, not to the database.
+        let server = place.rsplit_once('/').map_or(&*place, |(server, _)| server).to_owned();
+        if !seen.insert((server, &source.database.slot)) {
+            sections.problem(
+                &format!("{name}.postgres.slot"),
+                format!("another source on this server already uses the slot \"{}\"", source.database.slot),
+                "give each source a slot of its own",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

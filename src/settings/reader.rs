@@ -1,0 +1,330 @@
+//! Takes keys out of a tree of values, notes every problem, and refuses what nobody took.
+//!
+//! A getter that reports a problem still gives a usable value where it can, so that one pass finds all of them.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    path::Path,
+    time::Duration,
+};
+
+use config::{Value, ValueKind};
+
+use super::{ENVIRONMENT_PREFIX, Origin, Problem, tree};
+use crate::outbox::nearest;
+
+/// What a parser of one value says of a bad one: what is wrong, and the cure.
+pub(super) type Complaint = (String, String);
+
+/// What reading has brought to light.
+pub(super) struct Report {
+    file: std::path::PathBuf,
+    pub(super) problems: Vec<Problem>,
+    /// Every key that was asked for, by its pattern, with its default.
+    pub(super) known: BTreeMap<String, Option<String>>,
+}
+
+impl Report {
+    pub(super) fn new(file: &Path) -> Self {
+        Report { file: file.to_owned(), problems: Vec::new(), known: BTreeMap::new() }
+    }
+}
+
+/// One table of the configuration.
+pub(super) struct Section<'r> {
+    report: &'r RefCell<Report>,
+    /// Keys from the root to here, each followed by a dot: `sources.orders.`
+    path: String,
+    /// The same with placeholders for what the user names: `sources.<source>.`
+    pattern: String,
+    values: BTreeMap<String, Value>,
+    /// Which of the values the environment gave.
+    overridden: BTreeSet<String>,
+    asked_for: Vec<String>,
+}
+
+impl<'r> Section<'r> {
+    pub(super) fn root(report: &'r RefCell<Report>, values: BTreeMap<String, Value>) -> Self {
+        Section::new(report, String::new(), String::new(), values)
+    }
+
+    fn new(
+        report: &'r RefCell<Report>,
+        path: String,
+        pattern: String,
+        values: BTreeMap<String, Value>,
+    ) -> Self {
+        let overridden = values.iter().filter(|(_, value)| tree::is_from_environment(value));
+        let overridden = overridden.map(|(key, _)| key.clone()).collect();
+        Section { report, path, pattern, values, overridden, asked_for: Vec::new() }
+    }
+
+    /// Notes a problem with `key`, at the file or the variable that gave it.
+    pub(super) fn problem(&self, key: &str, what: impl Into<String>, cure: impl Into<String>) {
+        let key_path = format!("{}{key}", self.path);
+        let mut report = self.report.borrow_mut();
+        let origin = if self.overridden.contains(key) {
+            Origin::Variable(format!("{ENVIRONMENT_PREFIX}{}", key_path.replace('.', "__").to_uppercase()))
+        } else {
+            Origin::File(report.file.clone())
+        };
+        report.problems.push(Problem { origin, key: key_path, what: what.into(), cure: cure.into() });
+    }
+
+    /// Notes a problem with the section as a whole.
+    pub(super) fn complain(&self, what: impl Into<String>, cure: impl Into<String>) {
+        let mut report = self.report.borrow_mut();
+        let origin = Origin::File(report.file.clone());
+        let key = self.path.trim_end_matches('.').to_owned();
+        report.problems.push(Problem { origin, key, what: what.into(), cure: cure.into() });
+    }
+
+    /// Whether the key is given and has not been taken yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// The keys given and not taken yet.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.values.keys().cloned().collect()
+    }
+
+    fn take(&mut self, key: &str, default: Option<String>) -> Option<Value> {
+        self.report.borrow_mut().known.insert(format!("{}{key}", self.pattern), default);
+        self.asked_for.push(key.to_owned());
+        self.values.remove(key)
+    }
+
+    /// A table with known keys; empty when it is not there.
+    pub(super) fn section(&mut self, key: &str) -> Section<'r> {
+        self.asked_for.push(key.to_owned());
+        self.named_section(key, key)
+    }
+
+    /// A table whose name the user chose; `placeholder` stands for it in the list of known keys.
+    pub(super) fn named_section(&mut self, name: &str, placeholder: &str) -> Section<'r> {
+        let values = match self.values.remove(name).map(|value| value.kind) {
+            Some(ValueKind::Table(table)) => table.into_iter().collect(),
+            None => BTreeMap::new(),
+            Some(other) => {
+                self.wrong_kind(name, "a table", &other);
+                BTreeMap::new()
+            }
+        };
+        let (path, pattern) = (format!("{}{name}.", self.path), format!("{}{placeholder}.", self.pattern));
+        Section::new(self.report, path, pattern, values)
+    }
+
+    /// An array of tables, such as `[[subscriptions]]`.
+    pub(super) fn sections(&mut self, key: &str) -> Vec<Section<'r>> {
+        self.asked_for.push(key.to_owned());
+        let items = match self.values.remove(key).map(|value| value.kind) {
+            Some(ValueKind::Array(items)) => items,
+            None => Vec::new(),
+            Some(other) => {
+                self.wrong_kind(key, "an array of tables", &other);
+                Vec::new()
+            }
+        };
+        let mut sections = Vec::new();
+        for (i, item) in items.into_iter().enumerate() {
+            let name = format!("{key}[{i}]");
+            match item.kind {
+                ValueKind::Table(table) => sections.push(Section::new(
+                    self.report,
+                    format!("{}{name}.", self.path),
+                    format!("{}{key}.", self.pattern),
+                    table.into_iter().collect(),
+                )),
+                other => self.wrong_kind(&name, "a table", &other),
+            }
+        }
+        sections
+    }
+
+    /// Text, if the key is given.
+    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+        let value = self.take(key, None)?;
+        self.text_of(key, value)
+    }
+
+    /// Text, not empty, if the key is given.
+    pub(super) fn filled_text(&mut self, key: &str) -> Option<String> {
+        let text = self.text(key)?;
+        if text.is_empty() {
+            self.problem(key, "is empty", "give it a value, or leave the key out");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// Text that `parse` makes something of; without a default, `None` also means that the key is not given.
+    pub(super) fn parsed<T>(
+        &mut self,
+        key: &str,
+        default: Option<&str>,
+        parse: impl Fn(&str) -> Result<T, Complaint>,
+    ) -> Option<T> {
+        let text = match self.take(key, default.map(str::to_owned)) {
+            Some(value) => self.text_of(key, value)?,
+            None => default?.to_owned(),
+        };
+        parse(&text).map_err(|(what, cure)| self.problem(key, what, cure)).ok()
+    }
+
+    /// As `parsed`, for a key whose name the user chose.
+    pub(super) fn named<T>(
+        &mut self,
+        name: &str,
+        placeholder: &str,
+        parse: impl Fn(&str) -> Result<T, Complaint>,
+    ) -> Option<T> {
+        self.report.borrow_mut().known.insert(format!("{}{placeholder}", self.pattern), None);
+        let value = self.values.remove(name)?;
+        let text = self.text_of(name, value)?;
+        parse(&text).map_err(|(what, cure)| self.problem(name, what, cure)).ok()
+    }
+
+    /// One of a few words. A word without a value is part of the contract, but not of this version.
+    pub(super) fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, Option<T>)]) -> Option<T> {
+        let (default, _) = words.first()?;
+        self.parsed(key, Some(default), |text| {
+            let found = words.iter().find(|(word, _)| *word == text);
+            if let Some((_, Some(value))) = found {
+                return Ok(*value);
+            }
+            let available = words.iter().filter(|(_, value)| value.is_some());
+            let available: Vec<String> = available.map(|(word, _)| format!("\"{word}\"")).collect();
+            let what = match found {
+                Some(_) => format!("\"{text}\" is not available in this version"),
+                None => format!("\"{text}\" is unknown"),
+            };
+            Err((what, format!("set {}", available.join(" or "))))
+        })
+    }
+
+    /// true or false.
+    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+        let Some(value) = self.take(key, Some(default.to_string())) else { return default };
+        match value.kind {
+            ValueKind::Boolean(flag) => return flag,
+            ValueKind::String(text) if self.overridden.contains(key) => match text.parse() {
+                Ok(flag) => return flag,
+                Err(_) => self.problem(key, "is neither true nor false", "set true or false"),
+            },
+            other => self.wrong_kind(key, "true or false", &other),
+        }
+        default
+    }
+
+    /// A whole number within `range`.
+    pub(super) fn number(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
+        debug_assert!(range.contains(&default), "{key}");
+        let Some(value) = self.take(key, Some(default.to_string())) else { return default };
+        let number = match value.kind {
+            ValueKind::I64(number) => number,
+            ValueKind::String(text) if self.overridden.contains(key) => match text.trim().parse() {
+                Ok(number) => number,
+                Err(_) => {
+                    self.problem(key, "is not a whole number", format!("set for instance {default}, the default"));
+                    return default;
+                }
+            },
+            other => {
+                self.wrong_kind(key, "a whole number", &other);
+                return default;
+            }
+        };
+        match u64::try_from(number) {
+            Ok(number) if range.contains(&number) => number,
+            _ => {
+                let (from, to) = range.into_inner();
+                let what = format!("must be between {from} and {to}, is {number}");
+                self.problem(key, what, format!("set for instance {default}, the default"));
+                default
+            }
+        }
+    }
+
+    /// As `number`, for what is kept in memory.
+    pub(super) fn count(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> usize {
+        usize::try_from(self.number(key, range, default)).unwrap_or(usize::MAX)
+    }
+
+    /// A duration whose key ends in `_ms`.
+    pub(super) fn milliseconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
+        Duration::from_millis(self.number(key, range, default))
+    }
+
+    /// A duration whose key ends in `_s`.
+    pub(super) fn seconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
+        Duration::from_secs(self.number(key, range, default))
+    }
+
+    /// A list of texts; in the environment separated by commas.
+    pub(super) fn texts(&mut self, key: &str) -> Option<Vec<String>> {
+        match self.take(key, None)?.kind {
+            ValueKind::Array(items) => items
+                .into_iter()
+                .enumerate()
+                .map(|(i, item)| match item.kind {
+                    ValueKind::String(text) => Some(text),
+                    other => {
+                        self.wrong_kind(&format!("{key}[{i}]"), "text", &other);
+                        None
+                    }
+                })
+                .collect(),
+            ValueKind::String(text) if self.overridden.contains(key) => {
+                Some(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
+            }
+            other => {
+                self.wrong_kind(key, "a list of texts", &other);
+                None
+            }
+        }
+    }
+
+    /// Refuses every key that was not taken.
+    pub(super) fn finish(self) {
+        for key in self.values.keys() {
+            let known = self.asked_for.iter().map(|known| &**known);
+            let cure = match nearest(key, known) {
+                Some(near) => format!("did you mean {near}?"),
+                None => {
+                    let mut known: Vec<&str> = self.asked_for.iter().map(|known| &**known).collect();
+                    known.sort_unstable();
+                    known.dedup();
+                    format!("valid here are {}", known.join(", "))
+                }
+            };
+            self.problem(key, "unknown key", cure);
+        }
+    }
+
+    fn text_of(&self, key: &str, value: Value) -> Option<String> {
+        match value.kind {
+            ValueKind::String(text) => Some(text),
+            other => {
+                self.wrong_kind(key, "text", &other);
+                None
+            }
+        }
+    }
+
+    /// Names kinds only, for the value may be a secret.
+    fn wrong_kind(&self, key: &str, wanted: &str, found: &ValueKind) {
+        let found = match found {
+            ValueKind::Nil => "nothing",
+            ValueKind::Boolean(_) => "true or false",
+            ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) => "a whole number",
+            ValueKind::Float(_) => "a fraction",
+            ValueKind::String(_) => "text",
+            ValueKind::Table(_) => "a table",
+            ValueKind::Array(_) => "a list",
+        };
+        self.problem(key, format!("must be {wanted}, is {found}"), format!("write {wanted}"));
+    }
+}

@@ -1,0 +1,240 @@
+//! `[sources.NAME]`: one outbox table.
+
+use std::time::Duration;
+
+use super::{
+    Source, names,
+    reader::{Complaint, Section},
+};
+use crate::{
+    outbox::{
+        ColumnNames, Mapping, OptionalColumn, Placeholder, RESERVED_HEADERS, ROUTING_HEADERS,
+        SHORT_STRING_BYTES_MAX, Template,
+    },
+    postgres::{SourceDatabase, TableName, endpoint::Endpoint},
+    relay::{BacklogPolicy, OnUnroutable, Ordering, RelayOptions},
+};
+
+/// Largest message that RabbitMQ can be configured to take (`max_message_size`).
+const MESSAGE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// Reads one source; `None` means that a problem was reported.
+pub(super) fn read(name: &str, mut section: Section<'_>, confirm_timeout: Duration) -> Option<Source> {
+    if let Err((what, cure)) = names::source(name) {
+        section.complain(what, cure);
+        return None;
+    }
+    let backlog = section
+        .choice("backlog", &[("publish", Some(BacklogPolicy::Publish)), ("skip", Some(BacklogPolicy::Skip))]);
+    let (table, columns) = outbox(section.section("outbox"));
+    let database = database(name, section.section("postgres"), table);
+    let mut delivery = section.section("delivery");
+    let message_bytes_max = delivery.count("message_bytes_max", 1..=MESSAGE_BYTES_MAX, 16_777_216);
+    let relay = relay(delivery, backlog, confirm_timeout, database.as_ref());
+    let mapping = mapping(name, section.section("message"), columns, message_bytes_max);
+    cleanup(section.section("cleanup"));
+    section.finish();
+    Some(Source { database: database?, mapping: mapping?, relay: relay? })
+}
+
+fn database(source: &str, mut section: Section<'_>, table: Option<TableName>) -> Option<SourceDatabase> {
+    if !section.has("url") && !section.has("url_file") {
+        section.problem("url", "is missing", "set it to for instance \"postgresql://outboxd@host:5432/database\"");
+    }
+    let url_key = if section.has("url") { "url" } else { "url_file" };
+    let url = section.secret("url");
+    let password = section.secret("password");
+    let endpoint = url.and_then(|url| {
+        let endpoint = Endpoint::parse(&url).map_err(|error| {
+            section.problem(url_key, error.to_string(), "correct the connection string");
+        });
+        endpoint.ok()
+    });
+    let endpoint = match (endpoint, password) {
+        (Some(endpoint), Some(password)) => Some(endpoint.with_password(password)),
+        (endpoint, _) => endpoint,
+    };
+    let default = format!("outboxd_{}", source.replace('-', "_"));
+    let slot = section.parsed("slot", Some(&default), names::slot);
+    let publication = section.parsed("publication", Some(&default), names::identifier);
+    let create = section.flag("create", true);
+    let wal_sender_timeout = section.milliseconds("wal_sender_timeout_ms", 1000..=3_600_000, 10_000);
+    section.finish();
+    Some(SourceDatabase {
+        endpoint: endpoint?,
+        slot: slot?,
+        publication: publication?,
+        create,
+        table: table?,
+        wal_sender_timeout,
+    })
+}
+
+fn outbox(mut section: Section<'_>) -> (Option<TableName>, ColumnNames) {
+    let table = section.parsed("table", Some("public.outbox"), names::table);
+    section.choice("preset", &[
+        ("standard", Some(())),
+        ("debezium", None),
+        ("eventuate-tram", None),
+        ("logical-message", None),
+    ]);
+    let mut given = section.section("columns");
+    let mut columns = ColumnNames::default();
+    for (key, name) in [
+        ("id", &mut columns.id),
+        ("aggregate_type", &mut columns.aggregate_type),
+        ("aggregate_id", &mut columns.aggregate_id),
+        ("event_type", &mut columns.event_type),
+        ("payload", &mut columns.payload),
+    ] {
+        let default = name.clone();
+        *name = given.parsed(key, Some(&default), names::identifier).unwrap_or(default);
+    }
+    for (key, column) in [
+        ("headers", &mut columns.headers),
+        ("sequence", &mut columns.sequence),
+        ("created_at", &mut columns.created_at),
+    ] {
+        let is_given = given.has(key);
+        let default = column.name().unwrap_or_default().to_owned();
+        let name = given.parsed(key, Some(&default), |text| match text {
+            "" => Ok(String::new()),
+            name => names::identifier(name),
+        });
+        match name {
+            Some(name) if is_given && name.is_empty() => *column = OptionalColumn::Off,
+            Some(name) if is_given => *column = OptionalColumn::Required(name),
+            _ => {}
+        }
+    }
+    given.finish();
+    section.finish();
+    (table, columns)
+}
+
+fn mapping(
+    source: &str,
+    mut section: Section<'_>,
+    columns: ColumnNames,
+    message_bytes_max: usize,
+) -> Option<Mapping> {
+    let headers_off = columns.headers == OptionalColumn::Off;
+    let exchange = section.parsed("exchange", Some("{aggregate_type}.events"), |text| short(text, headers_off));
+    let routing_key = section.parsed("routing_key", Some("{event_type}"), |text| short(text, headers_off));
+    let content_type = section.parsed("content_type", None, |text| match text.len() {
+        1..=SHORT_STRING_BYTES_MAX => Ok(text.to_owned()),
+        bytes => Err((
+            format!("must have 1 to {SHORT_STRING_BYTES_MAX} bytes, has {bytes}"),
+            "write a media type such as \"application/json\"".into(),
+        )),
+    });
+    let mut given = section.section("headers");
+    let mut headers = Vec::new();
+    for name in given.names() {
+        if let Some(what) = header_problem(&name) {
+            given.problem(&name, what, "choose another name");
+        }
+        if let Some(value) = given.named(&name, "<header>", |text| template(text, headers_off)) {
+            headers.push((name, value));
+        }
+    }
+    given.finish();
+    section.finish();
+    Some(Mapping {
+        source: source.to_owned(),
+        columns,
+        exchange: exchange?,
+        routing_key: routing_key?,
+        headers,
+        content_type,
+        message_bytes_max,
+    })
+}
+
+fn header_problem(name: &str) -> Option<String> {
+    if RESERVED_HEADERS.contains(&name) {
+        Some("is a header that outboxd sets itself".into())
+    } else if ROUTING_HEADERS.contains(&name) {
+        Some("has a meaning of its own in RabbitMQ: a list of further routing keys".into())
+    } else if !(1..=SHORT_STRING_BYTES_MAX).contains(&name.len()) {
+        Some(format!("must have 1 to {SHORT_STRING_BYTES_MAX} bytes"))
+    } else {
+        None
+    }
+}
+
+fn template(text: &str, headers_off: bool) -> Result<Template, Complaint> {
+    let template: Template = text.parse().map_err(|error| (format!("{error}"), "correct the template".into()))?;
+    let wants_headers = template.placeholders().any(|part| matches!(part, Placeholder::Header(_)));
+    if wants_headers && headers_off {
+        let what = "uses {header:NAME} though outbox.columns.headers is \"\"";
+        return Err((what.into(), "name the headers column, or take the placeholder out".into()));
+    }
+    Ok(template)
+}
+
+/// A template for an AMQP short string.
+fn short(text: &str, headers_off: bool) -> Result<Template, Complaint> {
+    let template = template(text, headers_off)?;
+    if template.literal_bytes() > SHORT_STRING_BYTES_MAX {
+        let what = format!("its text alone is longer than the {SHORT_STRING_BYTES_MAX} bytes that AMQP allows");
+        return Err((what, "shorten it".into()));
+    }
+    Ok(template)
+}
+
+fn relay(
+    mut section: Section<'_>,
+    backlog: Option<BacklogPolicy>,
+    confirm_timeout: Duration,
+    database: Option<&SourceDatabase>,
+) -> Option<RelayOptions> {
+    let ordering = section.choice("ordering", &[
+        ("per-aggregate", Some(Ordering::PerAggregate)),
+        ("pipelined", Some(Ordering::Pipelined)),
+    ]);
+    let in_flight_max = section.count("in_flight_max", 1..=1_000_000, 4096);
+    let in_flight_bytes_max = section.count("in_flight_bytes_max", 65_536..=(1 << 36), 16_777_216);
+    let on_unroutable = section.choice("on_unroutable", &[
+        ("halt", Some(OnUnroutable::Halt)),
+        ("drop", Some(OnUnroutable::Drop)),
+        ("park", None),
+    ]);
+    section.choice("on_invalid", &[("halt", Some(())), ("park", None)]);
+    let backoff_min = section.milliseconds("backoff_min_ms", 1..=600_000, 100);
+    let backoff_max = section.milliseconds("backoff_max_ms", 1..=3_600_000, 10_000);
+    if backoff_max < backoff_min {
+        section.problem("backoff_max_ms", "is less than backoff_min_ms", "raise it, or lower backoff_min_ms");
+    }
+    let status_interval = section.milliseconds("status_interval_ms", 10..=60_000, 100);
+    if let Some(timeout) = database.map(|database| database.wal_sender_timeout)
+        && status_interval * 2 > timeout
+    {
+        section.problem(
+            "status_interval_ms",
+            format!("is more than half of postgres.wal_sender_timeout_ms ({})", timeout.as_millis()),
+            "lower it, or PostgreSQL may take outboxd for dead",
+        );
+    }
+    section.finish();
+    Some(RelayOptions {
+        ordering: ordering?,
+        in_flight_max,
+        in_flight_bytes_max,
+        on_unroutable: on_unroutable?,
+        backlog: backlog?,
+        confirm_timeout,
+        backoff_min,
+        backoff_max,
+        status_interval,
+    })
+}
+
+/// Nothing of it is available yet, but its keys are part of the contract.
+fn cleanup(mut section: Section<'_>) {
+    section.choice("mode", &[("none", Some(())), ("delete", None)]);
+    if section.seconds("retention_s", 0..=3_155_760_000, 0) > Duration::ZERO {
+        section.problem("retention_s", "has no effect: cleanup.mode is \"none\"", "set 0, or leave the key out");
+    }
+    section.finish();
+}

@@ -1,0 +1,315 @@
+//! `settings::load` as its callers see it: a file, an environment, and either options or every problem at once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use outboxd::{
+    outbox::OptionalColumn,
+    rabbitmq::topology::QueueType,
+    relay::{BacklogPolicy, OnUnroutable, Ordering},
+    settings::{Settings, SettingsError, load, load_with},
+};
+
+const MINIMAL: &str = r#"
+    [rabbitmq]
+    url = "amqp://guest:guest@localhost"
+    [sources.orders]
+    postgres.url = "postgresql://outboxd@localhost/orders"
+"#;
+
+fn read(text: &str, environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("outboxd.toml");
+    std::fs::write(&file, text).unwrap();
+    let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    load_with(&file, &environment)
+}
+
+/// The problems, one a line, without the directory of the file.
+fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    let error = read(text, environment).expect_err("there must be a problem");
+    assert_eq!(error.to_string().lines().count(), error.problems.len());
+    let line = |line: &str| line.find("outboxd.toml: ").map_or(line, |start| &line[start..]).to_owned();
+    error.to_string().lines().map(line).collect()
+}
+
+/// `MINIMAL` with more lines for its source.
+fn with(lines: &str) -> String {
+    format!("{MINIMAL}{lines}")
+}
+
+#[test]
+fn the_documented_file_works_as_it_stands() {
+    let settings = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/outboxd.toml")).unwrap();
+    assert_eq!(settings.admin_listen, Some("127.0.0.1:9464".parse().unwrap()));
+    assert_eq!(settings.drain_timeout, Duration::from_secs(30));
+    assert_eq!(settings.sources.keys().collect::<Vec<_>>(), ["orders"]);
+    let orders = &settings.sources["orders"];
+    assert_eq!((&*orders.database.slot, &*orders.database.publication), ("outboxd_orders", "outboxd_orders"));
+    assert_eq!((&*orders.database.table.schema, &*orders.database.table.table), ("public", "outbox"));
+    assert!(orders.database.create && settings.broker.declare && settings.broker.subscriptions.is_empty());
+    assert_eq!(orders.relay.ordering, Ordering::PerAggregate);
+    assert_eq!(orders.relay.on_unroutable, OnUnroutable::Halt);
+    assert_eq!(orders.relay.backlog, BacklogPolicy::Publish);
+    assert_eq!((orders.relay.in_flight_max, orders.mapping.message_bytes_max), (4096, 16_777_216));
+    assert_eq!(orders.relay.confirm_timeout, Duration::from_secs(30));
+    assert_eq!(orders.mapping.columns.headers, OptionalColumn::IfPresent("headers".into()));
+}
+
+#[test]
+fn every_kind_of_value_arrives() {
+    let settings = read(
+        &with(
+            r#"
+            backlog = "skip"
+            outbox.table = "sales.\"Outbox\""
+            outbox.columns = { payload = "body", headers = "meta", sequence = "" }
+            message.exchange = "{source}"
+            message.headers = { "X-Tenant" = "{column:tenant_id}", app = "orders" }
+            delivery.ordering = "pipelined"
+            delivery.on_unroutable = "drop"
+            [admin]
+            enabled = false
+            [[subscriptions]]
+            queue = "log"
+            exchange = "Order.events"
+            queue_type = "stream"
+            [[subscriptions]]
+            queue = "work"
+            exchange = "Order.events"
+            binding_keys = ["a", "b"]
+            partitions = 4
+            "#,
+        ),
+        &[],
+    )
+    .unwrap();
+    assert_eq!(settings.admin_listen, None);
+    let source = &settings.sources["orders"];
+    assert_eq!(source.relay.backlog, BacklogPolicy::Skip);
+    assert_eq!((source.relay.ordering, source.relay.on_unroutable), (Ordering::Pipelined, OnUnroutable::Drop));
+    assert_eq!((&*source.database.table.schema, &*source.database.table.table), ("sales", "Outbox"));
+    let columns = &source.mapping.columns;
+    assert_eq!((&*columns.payload, &*columns.id), ("body", "id"));
+    assert_eq!(columns.headers, OptionalColumn::Required("meta".into()));
+    assert_eq!(columns.sequence, OptionalColumn::Off);
+    let names: Vec<_> = source.mapping.headers.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names, ["X-Tenant", "app"]);
+    let [log, work] = &settings.broker.subscriptions[..] else { panic!("two subscriptions") };
+    assert_eq!((log.queue_type, log.single_active_consumer, log.dead_letter), (QueueType::Stream, false, false));
+    assert_eq!(log.binding_keys, ["#"]);
+    assert_eq!((work.queue_type, work.partitions, work.dead_letter), (QueueType::Quorum, 4, true));
+    assert_eq!(work.binding_keys, ["a", "b"]);
+}
+
+#[test]
+fn the_environment_overrides_the_file_and_is_parsed_as_the_key_wants() {
+    let settings = read(
+        MINIMAL,
+        &[
+            ("OUTBOXD__SOURCES__ORDERS__DELIVERY__IN_FLIGHT_MAX", "7"),
+            ("OUTBOXD__SOURCES__ORDERS__POSTGRES__CREATE", "false"),
+            ("OUTBOXD__SOURCES__ORDERS__MESSAGE__ROUTING_KEY", "1"),
+            ("OUTBOXD__RABBITMQ__URL", "amqp://broker"),
+            ("OUTBOXD_CONFIG", "/nowhere"),
+            ("OUTBOXD_LOG", "debug"),
+            ("UNRELATED", "x"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(settings.sources["orders"].relay.in_flight_max, 7);
+    assert!(!settings.sources["orders"].database.create);
+    assert!(settings.broker.urls[0].contains("@broker:5672"));
+}
+
+#[test]
+fn everything_may_come_from_the_environment() {
+    let settings = read(
+        "",
+        &[
+            ("OUTBOXD__RABBITMQ__URLS", "amqp://a, amqps://b"),
+            ("OUTBOXD__SOURCES__BILLING__POSTGRES__URL", "postgresql://outboxd@localhost/billing"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(settings.broker.urls.len(), 2);
+    assert_eq!(settings.sources["billing"].database.slot, "outboxd_billing");
+}
+
+#[test]
+fn every_problem_is_found_in_one_go() {
+    let found = problems(
+        r#"
+        drain_timeout_s = 0
+        [rabbitmq]
+        urls = []
+        heartbeat_s = "10"
+        [sources.orders]
+        postgres.slt = "x"
+        delivery.in_flight_max = 0
+        delivery.on_unroutable = "park"
+        "#,
+        &[("OUTBOXD__SOURCES__ORDERS__DELIVERY__BACKOFF_MIN_MS", "soon")],
+    );
+    for expected in [
+        "outboxd.toml: drain_timeout_s: must be between 1 and 3600, is 0; set for instance 30, the default",
+        "outboxd.toml: rabbitmq.urls: is empty; list at least one URL",
+        "outboxd.toml: rabbitmq.heartbeat_s: must be a whole number, is text; write a whole number",
+        "outboxd.toml: sources.orders.postgres.slt: unknown key; did you mean slot?",
+        "outboxd.toml: sources.orders.delivery.in_flight_max: must be between 1 and 1000000, is 0; set for instance 4096, the default",
+        "outboxd.toml: sources.orders.delivery.on_unroutable: \"park\" is not available in this version; set \"halt\" or \"drop\"",
+        "OUTBOXD__SOURCES__ORDERS__DELIVERY__BACKOFF_MIN_MS: sources.orders.delivery.backoff_min_ms: is not a whole number; set for instance 100, the default",
+    ] {
+        assert!(found.iter().any(|line| line == expected), "{expected}\nis not in\n{}", found.join("\n"));
+    }
+    assert!(found.iter().any(|line| line.contains("sources.orders.postgres.url: is missing")), "{found:?}");
+    assert_eq!(found.len(), 8, "{found:#?}");
+}
+
+#[test]
+fn each_mistake_has_its_message() {
+    for (lines, expected) in [
+        ("backlog = \"all\"", "sources.orders.backlog: \"all\" is unknown; set \"publish\" or \"skip\""),
+        ("nonsense_of_mine = 1", "sources.orders.nonsense_of_mine: unknown key; valid here are backlog, cleanup, deliv"),
+        ("postgres.slot = \"A-b\"", "postgres.slot: \"A-b\" is no valid slot name"),
+        ("postgres.publication = \"\"", "postgres.publication: \"\" is no valid name"),
+        ("postgres.url_file = \"x\"", "postgres.url_file: contradicts url; give one of the two"),
+        ("postgres.password_file = \"/no/such/file\"", "password_file: /no/such/file cannot be read: No such file"),
+        ("postgres.create = \"yes\"", "postgres.create: must be true or false, is text"),
+        ("outbox.table = \"a.b.c\"", "outbox.table: 'a.b.c' is no table name"),
+        ("outbox.preset = \"debezium\"", "\"debezium\" is not available in this version; set \"standard\""),
+        ("outbox.columns = { id = \"\" }", "outbox.columns.id: \"\" is no valid name"),
+        ("outbox.columns = { ids = \"x\" }", "outbox.columns.ids: unknown key; did you mean id?"),
+        ("message.exchange = \"{typ}\"", "message.exchange: unknown placeholder {typ} at character 1"),
+        ("message.routing_key = \"a}\"", "message.routing_key: '}' at character 2 closes nothing"),
+        ("message.headers = { event-type = \"x\" }", "message.headers.event-type: is a header that outboxd sets"),
+        ("message.headers = { CC = \"x\" }", "message.headers.CC: has a meaning of its own in RabbitMQ"),
+        ("message.headers = { a = 1 }", "message.headers.a: must be text, is a whole number"),
+        ("message.content_type = \"\"", "message.content_type: must have 1 to 255 bytes, has 0"),
+        (
+            "message.exchange = \"{header:x}\"\noutbox.columns.headers = \"\"",
+            "message.exchange: uses {header:NAME} though outbox.columns.headers is \"\"",
+        ),
+        ("delivery.on_invalid = \"park\"", "delivery.on_invalid: \"park\" is not available in this version"),
+        ("delivery.in_flight_max = -1", "must be between 1 and 1000000, is -1"),
+        ("delivery.in_flight_max = 1.5", "must be a whole number, is a fraction"),
+        ("delivery.backoff_max_ms = 99", "delivery.backoff_max_ms: is less than backoff_min_ms"),
+        ("delivery.status_interval_ms = 6000", "is more than half of postgres.wal_sender_timeout_ms (10000)"),
+        ("cleanup.mode = \"delete\"", "cleanup.mode: \"delete\" is not available in this version; set \"none\""),
+        ("cleanup.retention_s = 5", "cleanup.retention_s: has no effect"),
+        ("[sources.Bad]", "sources.Bad: is no valid source name"),
+        ("[admin]\nlisten = \"localhost\"", "admin.listen: must be an IP address and a port"),
+        ("[amin]", "amin: unknown key; did you mean admin?"),
+        ("[subscriptions]", "subscriptions: must be an array of tables, is a table"),
+        ("[[subscriptions]]\nqueue = \"q\"", "subscriptions[0].exchange: is missing"),
+        ("[[subscriptions]]\nqueue = \"amq.q\"\nexchange = \"e\"", "subscriptions[0].queue: begins with amq."),
+        ("[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nbinding_keys = [1]", "binding_keys[0]: must be text"),
+        ("[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nbinding_keys = []", "binding_keys: is empty"),
+        (
+            "[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nqueue_type = \"stream\"\npartitions = 2",
+            "subscriptions[0].partitions: does not go with queue_type \"stream\"",
+        ),
+        (
+            "[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\n[[subscriptions]]\nqueue = \"q.dead\"\nexchange = \"e\"",
+            "subscriptions[1].queue: two subscriptions use the queue \"q.dead\"",
+        ),
+        (
+            "[sources.copy]\npostgres.url = \"postgresql://outboxd@localhost/other\"\npostgres.slot = \"outboxd_orders\"",
+            "sources.orders.postgres.slot: another source on this server already uses the slot \"outboxd_orders\"",
+        ),
+    ] {
+        let found = problems(&with(lines), &[]);
+        assert!(found.iter().any(|line| line.contains(expected)), "{lines}\ngives {found:#?}");
+    }
+}
+
+#[test]
+fn broker_urls_are_checked_without_being_shown() {
+    for (rabbitmq, expected) in [
+        ("", "rabbitmq.url: is missing"),
+        ("url = \"amqp://h\"\nurls = [\"amqp://h\"]", "rabbitmq.urls: contradicts url"),
+        ("url = \"http://u:hunter2@h\"", "rabbitmq.url: does not begin with amqp:// or amqps://"),
+        ("url = \"amqp:u:hunter2@h\"", "rabbitmq.url: does not begin with"),
+        ("url = \"amqp://u:hunter2@h:port\"", "rabbitmq.url: is not a valid URL"),
+        ("url = \"amqp://u:hunter2@\"", "rabbitmq.url: names no host"),
+        ("url = \"amqp://u:hunter2@[::1]\"", "rabbitmq.url: has an IPv6 address"),
+        ("url = \"amqp://u:hunter2@h/\"", "names a virtual host without a name"),
+        ("url = 17", "rabbitmq.url: must be text, is a whole number"),
+        ("urls = [\"amqp://a\", \"b:hunter2\"]", "rabbitmq.urls: does not begin with"),
+        ("url = \"amqps://h\"\ntls_cert_file = \"/dev/null\"", "tls_cert_file: is of no use without tls_key_file"),
+        ("url = \"amqp://h\"\ntls_ca_file = \"/dev/null\"", "tls_ca_file: has no effect"),
+        ("url = \"amqps://h\"\ntls_ca_file = \"/no/such\"", "tls_ca_file: /no/such cannot be read"),
+    ] {
+        let text = MINIMAL.replace("url = \"amqp://guest:guest@localhost\"", rabbitmq);
+        let found = problems(&text, &[]);
+        assert!(found.iter().any(|line| line.contains(expected)), "{rabbitmq}\ngives {found:#?}");
+        assert!(!found.concat().contains("hunter2"), "{found:#?}");
+    }
+}
+
+#[test]
+fn secrets_come_from_files_and_are_put_into_urls() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let password = file("password", "p@ss/word\n");
+    let urls = file("urls", "amqp://a\namqp://u:old@b:1/v%2f?heartbeat=3\n\n");
+    let empty = file("empty", "\n");
+    let text = format!(
+        "[rabbitmq]\nurls_file = '{urls}'\nusername = 'me'\npassword_file = '{password}'\n\
+         [sources.a]\npostgres.url = 'postgresql://u@h/d'\npostgres.password_file = '{password}'"
+    );
+    let settings = read(&text, &[]).unwrap();
+    let parsed: Vec<lapin::uri::AMQPUri> = settings.broker.urls.iter().map(|url| url.parse().unwrap()).collect();
+    for uri in &parsed {
+        assert_eq!((&*uri.authority.userinfo.username, &*uri.authority.userinfo.password), ("me", "p@ss/word"));
+    }
+    assert_eq!((&*parsed[1].authority.host, parsed[1].authority.port, &*parsed[1].vhost), ("b", 1, "v/"));
+    assert_eq!(parsed[1].query.heartbeat, Some(3));
+    let shown = format!("{settings:?}");
+    assert!(!shown.contains("p@ss") && !shown.contains("p%40ss"), "{shown}");
+
+    let found = problems(&text.replace(&password, &empty), &[]);
+    assert_eq!(found.len(), 2);
+    assert!(found[0].contains("is empty; write the value into it"), "{found:?}");
+}
+
+#[test]
+fn no_error_shows_a_secret() {
+    let secrets = [
+        "[rabbitmq]\nurl = \"amqp://u:hunter2@h\n",
+        "[rabbitmq]\nurl = \"amqp://u:hunter2@h\" trailing\n",
+        "[rabbitmq]\npassword = hunter2\n",
+        "[rabbitmq]\npassword = \"hunter2\"\npassword = \"hunter2\"\n",
+        "password = 'hunter2'",
+        "[rabbitmq]\nurl = [\"hunter2\"]\nheartbeat_s = \"hunter2\"",
+        "[sources.a]\npostgres.url = \"hunter2\"",
+        "[sources.a]\npostgres.url = \"postgresql://u:hunter2@h:x/d\"",
+    ];
+    for text in secrets {
+        let error = read(text, &[("OUTBOXD__SOURCES__A__POSTGRES__PASSWORD", "hunter3")]).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+    let settings = read(
+        &MINIMAL.replace("guest:guest", "guest:hunter2").replace("outboxd@", "outboxd:hunter2@"),
+        &[],
+    )
+    .unwrap();
+    assert!(!format!("{settings:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_a_problem_like_any_other() {
+    let error = load_with(Path::new("/no/such/outboxd.toml"), &BTreeMap::new()).unwrap_err();
+    assert!(error.to_string().starts_with("/no/such/outboxd.toml: cannot be read: No such file"), "{error}");
+    let found = problems("\n\n[rabbitmq\n", &[]);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("outboxd.toml: TOML parse error at line 3, column 10: "), "{found:?}");
+    assert!(found[0].ends_with("; correct the TOML there"), "{found:?}");
+    assert!(problems("drain_timeout_s = 99999999999999999999", &[])[0].contains("too large"));
+}

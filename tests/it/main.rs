@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod nodes;
+mod proxy;
 #[path = "../support/mod.rs"]
 mod support;

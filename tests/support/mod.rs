@@ -6,17 +6,29 @@
 //! an error it cannot handle.
 
 // Every program compiles all of it and uses the part it needs.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unused_imports, unreachable_pub)]
 // See above: a failed expectation here is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod certs;
+pub mod consumer;
+pub mod daemon;
 pub mod http;
+pub mod oracle;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod rabbitmq;
 pub mod run;
+pub mod workload;
 
+pub use certs::Authority;
+pub use consumer::Consumer;
+pub use daemon::Daemon;
+pub use oracle::{Committed, Oracle, Received, Verdict};
 pub use postgres::{Postgres, PostgresOptions, shared_postgres};
+pub use proxy::{Direction, Proxy};
 pub use rabbitmq::{RabbitMq, RabbitMqOptions, shared_rabbitmq};
 pub use run::unique;
+pub use workload::Workload;

@@ -1,0 +1,260 @@
+//! `make demo`: a service that writes an outbox, a service that consumes a queue, and the real daemon between them.
+//!
+//! Shows what outboxd promises and checks it: the exit status is 1 when something does not add up. With `KEEP=1`
+//! everything stays up until Ctrl-C.
+
+mod crash;
+mod flow;
+mod orders;
+mod screen;
+mod shipping;
+mod stage;
+#[path = "../support/mod.rs"]
+mod support;
+
+use screen::Screen;
+use shipping::{QUEUE, Shipping};
+use stage::{Stage, config_file, executable, log_file, short};
+use std::{
+    error::Error,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+use support::{Oracle, consumer::received, http};
+
+/// A result whose error is one text for the reader.
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Longer than anything here takes, even beside a compiler.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Nothing arrives for so long: nothing is under way.
+const SILENCE: Duration = Duration::from_millis(500);
+
+const STEPS: usize = 7;
+
+/// The metrics that the demo shows.
+const METRICS: [&str; 6] = [
+    "outboxd_messages_published_total{",
+    "outboxd_messages_confirmed_total{",
+    "outboxd_commit_to_confirm_seconds_sum{",
+    "outboxd_commit_to_confirm_seconds_count{",
+    "outboxd_in_flight_messages{",
+    "outboxd_slot_retained_bytes{",
+];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    fail_in_one_text();
+    match run(Screen::new()).await {
+        Ok(status) => status,
+        Err(error) => {
+            failed(&chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(screen: Screen) -> Outcome<ExitCode> {
+    let begin = Instant::now();
+    let (stage, mut shipping) = tokio::select! {
+        played = play(screen) => played?,
+        // The other branch is dropped before this one is entered: whatever it had started has ended.
+        () = interrupted() => return Ok(ExitCode::from(130)),
+    };
+    let took = begin.elapsed().as_secs_f64();
+    let keep = std::env::var_os("KEEP").is_some_and(|value| !value.is_empty() && value != "0");
+    if keep {
+        stay(screen, &stage, &mut shipping).await?;
+    }
+    stop(screen, stage, keep).await?;
+    println!("\nEverything added up, in {took:.0} s.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything up to the point from which there is nothing more to see.
+async fn play(screen: Screen) -> Outcome<(Stage, Shipping)> {
+    let oracle = Oracle::default();
+    let mut stage = start_nodes(screen).await?;
+    create_tables(screen, &stage).await?;
+    start_daemon(screen, &mut stage).await?;
+    let shipping = flow::commit_and_consume(screen, &stage, &oracle).await?;
+    crash::kill_in_mid_stream(screen, &mut stage, &oracle).await?;
+    look_inside(screen, &stage).await?;
+    Ok((stage, shipping))
+}
+
+async fn start_nodes(screen: Screen) -> Outcome<Stage> {
+    step(
+        screen,
+        1,
+        "Start PostgreSQL and RabbitMQ",
+        "Two private nodes on free ports, with data of their own: no service of this machine is touched. It takes \
+         some seconds.",
+    );
+    let stage = Stage::set_up().await?;
+    let version: String = stage.client().await.query_one("SHOW server_version", &[]).await?.get(0);
+    let overview = stage.rabbitmq.api(hyper::Method::GET, "/api/overview", serde_json::Value::Null).await;
+    let [postgres_took, rabbitmq_took] = stage.took.map(|took| took.as_secs_f64());
+    screen.fact("PostgreSQL", &format!("{version}, up in {postgres_took:.1} s"));
+    let version = overview["rabbitmq_version"].as_str().unwrap_or("of unknown version");
+    screen.fact("RabbitMQ", &format!("{version}, up in {rabbitmq_took:.1} s"));
+    Ok(stage)
+}
+
+async fn create_tables(screen: Screen, stage: &Stage) -> Outcome<()> {
+    step(
+        screen,
+        2,
+        "Create an outbox table",
+        "A service that changes its tables and then sends a message can crash in between. So it writes the message \
+         into a table, in the same transaction. `outboxd schema` prints that table:",
+    );
+    let schema = stage.outboxd(&["schema"]).await?;
+    let outbox = schema.lines().skip_while(|line| !line.starts_with("CREATE TABLE outbox"));
+    for line in outbox.take_while(|line| !line.is_empty()) {
+        screen.quote(line.split("  --").next().unwrap_or(line).trim_end());
+    }
+    let client = stage.client().await;
+    client.batch_execute(&schema).await?;
+    client.batch_execute(orders::ORDERS_TABLE).await?;
+    Ok(())
+}
+
+async fn start_daemon(screen: Screen, stage: &mut Stage) -> Outcome<()> {
+    step(
+        screen,
+        3,
+        "Start outboxd",
+        "It creates a publication and a replication slot, declares the queue of the service that ships orders, and \
+         follows the write-ahead log from then on. The table itself is never polled.",
+    );
+    let start = Instant::now();
+    stage.daemon.start_again();
+    stage.daemon.wait_ready(LIMIT).await;
+    let took = start.elapsed().as_secs_f64();
+    screen.fact("version", stage.outboxd(&["--version"]).await?.trim());
+    screen.fact("configuration", &short(&config_file()));
+    screen.fact("log", &short(&log_file()));
+    screen.fact("metrics", &format!("{}/metrics", stage.admin_url()));
+    let (status, body) = http::get(stage.daemon.admin_port(), "/readyz").await?;
+    screen.fact("GET /readyz", &format!("{status}: {}, {took:.1} s after the start", body.trim()));
+    Ok(())
+}
+
+async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
+    step(
+        screen,
+        6,
+        "Look at outboxd as an operator does",
+        "`outboxd status` asks the running daemon; Prometheus reads /metrics. The counters begin with the restart.",
+    );
+    screen.quote(&stage.outboxd(&["status"]).await?);
+    println!();
+    let metrics = stage.daemon.metrics().await;
+    for name in METRICS {
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        screen.quote(line.ok_or_else(|| format!("{}/metrics has no {name}", stage.admin_url()))?);
+    }
+    Ok(())
+}
+
+/// Shows what arrives until Ctrl-C.
+async fn stay(screen: Screen, stage: &Stage, shipping: &mut Shipping) -> Outcome<()> {
+    screen.step(
+        "Everything stays up until Ctrl-C",
+        "Insert a row by hand, and see below how it arrives. What is not committed does not.",
+    );
+    screen.fact("psql", &stage.psql());
+    screen.fact("", &format!("(or -h {})", stage.postgres.socket_dir().display()));
+    screen.fact("insert", "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)");
+    screen.fact("", "VALUES ('Order', '1001', 'OrderReturned', '{\"parcels\": 1}');");
+    screen.fact(
+        "RabbitMQ",
+        &format!("{}  user guest, password guest; queue {QUEUE}", stage.rabbitmq.management_url()),
+    );
+    screen.fact("metrics", &format!("{}/metrics", stage.admin_url()));
+    screen.fact("status", &format!("{}/status and /readyz", stage.admin_url()));
+    screen.fact("", &format!("{} --config {} status", short(&executable()), short(&config_file())));
+    screen.fact("log", &format!("tail -f {}", short(&log_file())));
+    println!();
+    shipping.forget();
+    let arrivals = async {
+        while let Some(delivery) = shipping.next(Duration::MAX).await {
+            let message = received(&delivery);
+            screen.fact(
+                "received",
+                &format!("{} of {}: {}", delivery.routing_key, message.aggregate, message.body),
+            );
+        }
+    };
+    tokio::select! {
+        () = arrivals => Err("the consumer lost its connection".into()),
+        () = ctrl_c() => Ok(()),
+    }
+}
+
+/// As systemd stops it. Somebody who was invited to look around may have killed the daemon.
+async fn stop(screen: Screen, mut stage: Stage, somebody_looked_around: bool) -> Outcome<()> {
+    step(
+        screen,
+        7,
+        "Stop",
+        "On SIGTERM outboxd waits for outstanding confirms and tells PostgreSQL its final position: a clean restart \
+         repeats nothing. Then both nodes are stopped, and their data is removed.",
+    );
+    let status = stage.daemon.sigterm(LIMIT).await;
+    ensure(status.success() || somebody_looked_around, || {
+        format!("outboxd was asked to stop, and ended with {status} instead of 0")
+    })?;
+    screen.fact("outboxd", &format!("ended with {status}"));
+    drop(stage);
+    screen.fact("what remains", &format!("{} and {}", short(&config_file()), short(&log_file())));
+    Ok(())
+}
+
+fn step(screen: Screen, number: usize, headline: &str, why: &str) {
+    screen.step(&format!("{number}/{STEPS}  {headline}"), why);
+}
+
+fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome<()> {
+    if holds { Ok(()) } else { Err(otherwise().into()) }
+}
+
+async fn interrupted() {
+    ctrl_c().await;
+    println!("\nInterrupted. Everything that was started is being stopped.");
+}
+
+/// Waits for SIGINT.
+async fn ctrl_c() {
+    if let Err(error) = tokio::signal::ctrl_c().await {
+        failed(&format!("cannot listen to Ctrl-C: {error}"));
+    }
+}
+
+/// The nodes' launcher panics when a machine does not do what it needs; so does a mistake of ours. The reader gets one
+/// text and status 1 then too, and the launcher's guardian clears everything away.
+fn fail_in_one_text() {
+    std::panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a text");
+        let place = info.location().map_or_else(String::new, |place| format!("\n({place})"));
+        failed(&format!("{text}{place}"));
+        std::process::exit(1);
+    }));
+}
+
+fn failed(text: &str) {
+    eprintln!("\nThe demo failed: {text}\nThe log of outboxd, if it was started: {}", short(&log_file()));
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

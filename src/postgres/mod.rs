@@ -2,9 +2,14 @@
 
 pub mod backlog;
 pub mod catalog;
+mod connect;
+mod connection_string;
 pub mod endpoint;
+pub mod error;
+mod login;
 pub mod pgoutput;
 pub mod replication;
+mod socket;
 mod tls;
 mod wire;
 

@@ -1,81 +1,451 @@
-//! The streaming replication protocol on top of `wire`: START_REPLICATION, keepalives, status updates, clean end of copy. (sketch)
-use crate::{ledger::ConfirmedLsn, position::Lsn};
-use bytes::Bytes;
+//! The streaming replication protocol (manual, section of that name) on top of `wire`: replication commands,
+//! START_REPLICATION, keepalives, status updates, and the clean end of a copy.
+//!
+//! Does not know what the WAL data means (`pgoutput` does), nor when a position is confirmed (the ledger does).
 
-/// IDENTIFY_SYSTEM's answer (manual, "Streaming Replication Protocol").
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::{
+    backend::{COMMAND_COMPLETE_TAG, COPY_DATA_TAG, COPY_DONE_TAG, Message, READY_FOR_QUERY_TAG},
+    frontend,
+};
+use tokio::time::Instant;
+
+use super::{
+    error::{ConnectError, ServerError, WireError},
+    wire::{Frame, Wire},
+};
+use crate::{ledger::ConfirmedLsn, position::Lsn};
+
+/// CopyBothResponse, which postgres-protocol does not know (manual, "Message Formats").
+const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
+const XLOG_DATA_TAG: u8 = b'w';
+const KEEPALIVE_TAG: u8 = b'k';
+const STATUS_UPDATE_TAG: u8 = b'r';
+/// wal_start, wal_end, and the server's clock.
+const XLOG_DATA_HEADER_BYTES: usize = 24;
+/// wal_end, the server's clock, reply requested.
+const KEEPALIVE_BYTES: usize = 17;
+/// 2000-01-01T00:00:00Z, PostgreSQL's epoch, in seconds since 1970.
+const EPOCH_S: u64 = 946_684_800;
+
+/// IDENTIFY_SYSTEM's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemIdentity {
+    /// Differs between clusters that did not come from one another.
     pub system_id: String,
+    /// Grows with every promotion.
     pub timeline: u32,
+    /// Where WAL has been flushed to.
     pub xlogpos: Lsn,
+    /// The database we are connected to.
     pub database: Option<String>,
 }
 
 /// One event of the copy stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplicationEvent {
-    /// 'w' XLogData: one pgoutput message.
-    WalData { wal_start: Lsn, wal_end: Lsn, bytes: Bytes },
-    /// 'k' primary keepalive.
-    Keepalive { wal_end: Lsn, reply_requested: bool },
+    /// XLogData: one message of the output plugin.
+    WalData {
+        /// Where its WAL begins; zero for messages that have none of their own, such as Relation.
+        wal_start: Lsn,
+        /// With logical replication the same as `wal_start`, despite its name ("current end of WAL" in the manual).
+        wal_end: Lsn,
+        /// The message. Shares the receive buffer.
+        bytes: Bytes,
+    },
+    /// Primary keepalive message.
+    Keepalive {
+        /// How far the server has sent: all WAL before it has been decoded, and what of it concerns us has been sent.
+        wal_end: Lsn,
+        /// The server wants a status update now; it ends the connection after `wal_sender_timeout` without one.
+        reply_requested: bool,
+    },
 }
 
-/// What went wrong on a replication connection. Carries SQLSTATE where the server sent one (see wire::ConnectError / ServerError).
+/// What went wrong on a replication connection.
 #[derive(Debug, thiserror::Error)]
-#[error("sketch")]
-pub struct ReplicationError;
+pub enum ReplicationError {
+    /// There was no connection to be had.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A command failed. After an error of the server the connection can be used again; after any other it cannot.
+    #[error("{command} failed")]
+    Command {
+        /// The command's first words.
+        command: String,
+        /// Why.
+        #[source]
+        cause: WireError,
+    },
+    /// The copy stream broke.
+    #[error("the replication stream broke")]
+    Stream(#[source] WireError),
+    /// The server ended the copy stream in order, which it does when it shuts down.
+    #[error("the server ended the replication stream: it is shutting down")]
+    Ended,
+}
+
+impl ReplicationError {
+    /// SQLSTATE, where the server sent one: `55006` for a slot in use, `57P01` for a shutdown or a terminated backend.
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.server().map(|error| error.code.as_str())
+    }
+
+    /// The server's own words, where it was the server who refused.
+    pub fn server(&self) -> Option<&ServerError> {
+        self.cause().and_then(WireError::server)
+    }
+
+    /// What lies below, whatever was being done.
+    pub fn cause(&self) -> Option<&WireError> {
+        match self {
+            ReplicationError::Connect(error) => Some(&error.cause),
+            ReplicationError::Command { cause, .. } | ReplicationError::Stream(cause) => Some(cause),
+            ReplicationError::Ended => None,
+        }
+    }
+}
 
 /// A connection in replication mode (`replication=database`), not yet streaming: can run replication commands and simple SQL.
-pub struct ReplicationConnection;
-/// A connection in CopyBoth mode.
-pub struct ReplicationStream;
+#[derive(Debug)]
+pub struct ReplicationConnection {
+    wire: Wire,
+    /// A command was sent whose answer has not been read to its end, because a caller dropped the future.
+    unanswered: bool,
+}
 
 impl ReplicationConnection {
+    /// Connects to the first suitable host. See [`Endpoint::connect_sql`](super::endpoint::Endpoint::connect_sql) for
+    /// the settings of the session.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Connect`].
     pub async fn connect(
         database: &super::SourceDatabase,
         application_name: &str,
     ) -> Result<Self, ReplicationError> {
-        todo!()
+        let wire =
+            database.endpoint.connect_replication(application_name, database.wal_sender_timeout).await?;
+        Ok(ReplicationConnection { wire, unanswered: false })
     }
+
+    /// `server_version` as the server reports it, such as `15.14 (Debian 15.14-0+deb12u1)`.
+    pub fn server_version(&self) -> Option<&str> {
+        self.wire.server_version()
+    }
+
+    /// The major version, 15 for 15.14.
+    pub fn server_version_major(&self) -> Option<u32> {
+        let version = self.server_version()?;
+        let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+        version[..digits].parse().ok()
+    }
+
+    /// Who the server is, and on which timeline.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Command`].
     pub async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> {
-        todo!()
+        let rows = self.query("IDENTIFY_SYSTEM").await?;
+        identity(&rows).ok_or_else(|| ReplicationError::Command {
+            command: "IDENTIFY_SYSTEM".to_owned(),
+            cause: WireError::protocol("the answer is not systemid, timeline, xlogpos, dbname"),
+        })
     }
-    /// Simple query: rows of text values (IDENTIFY_SYSTEM, CREATE_REPLICATION_SLOT, pg_copy_logical_replication_slot...).
+
+    /// Runs a replication command or SQL with the simple query protocol; gives the rows as text. All rows are held in
+    /// memory, so it is for commands with few.
+    ///
+    /// A dropped future leaves the connection usable: the rest of its answer is skipped by the next command.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Command`]. After an error of the server the connection can be used again.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, ReplicationError> {
-        todo!()
+        self.run(sql).await.map_err(|cause| command_failed(sql, cause))
     }
-    /// START_REPLICATION SLOT ... LOGICAL from (proto_version '1', publication_names ...). On a server error
-    /// (object_in_use 55006 above all) gives the connection back, so that a standby can ask again.
+
+    /// Begins streaming a logical slot with pgoutput, protocol version 1. `from` is where to begin if the slot is not
+    /// further already; `Lsn::ZERO` leaves it to the slot.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Command`]. When the server refused (`55006`, another process has the slot, above all) the
+    /// connection comes back, so that a standby can ask again.
     pub async fn start(
-        self,
+        mut self,
         slot: &str,
         publication: &str,
         from: Lsn,
     ) -> Result<ReplicationStream, (Option<Self>, ReplicationError)> {
-        todo!()
+        let command = start_command(slot, publication, from);
+        match self.begin_copy(&command).await {
+            Ok(()) => Ok(ReplicationStream { wire: self.wire, status: None }),
+            Err(cause) => {
+                let again = matches!(cause, WireError::Server(_)) && !self.unanswered;
+                Err((again.then_some(self), command_failed(&command, cause)))
+            }
+        }
+    }
+
+    async fn run(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, WireError> {
+        self.send(sql).await?;
+        let mut rows = Vec::new();
+        let mut refused = None;
+        loop {
+            match self.wire.next_frame().await {
+                Ok(frame) if frame.tag() == READY_FOR_QUERY_TAG => break,
+                Ok(frame) => match frame.parse()? {
+                    Message::DataRow(body) => rows.push(text_row(&body)?),
+                    Message::RowDescription(_)
+                    | Message::CommandComplete(_)
+                    | Message::EmptyQueryResponse => {}
+                    _ => return Err(WireError::protocol("the answer to a query is none")),
+                },
+                // FATAL ends the connection, so no ReadyForQuery follows.
+                Err(WireError::Server(error)) if error.severity == "ERROR" => refused = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        self.unanswered = false;
+        match refused {
+            None => Ok(rows),
+            Some(error) => Err(error.into()),
+        }
+    }
+
+    async fn begin_copy(&mut self, command: &str) -> Result<(), WireError> {
+        self.send(command).await?;
+        match self.wire.next_frame().await {
+            Ok(frame) if frame.tag() == COPY_BOTH_RESPONSE_TAG => Ok(()),
+            Ok(frame) => Err(frame.unexpected("starting replication")),
+            Err(WireError::Server(error)) if error.severity == "ERROR" => {
+                self.settle().await?;
+                Err(error.into())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send(&mut self, sql: &str) -> Result<(), WireError> {
+        if self.unanswered {
+            self.settle().await?;
+        }
+        frontend::query(sql, self.wire.output())
+            .map_err(|error| WireError::protocol(format!("the command cannot be written: {error}")))?;
+        self.unanswered = true;
+        Ok(())
+    }
+
+    /// Reads on until the server is ready for the next command.
+    async fn settle(&mut self) -> Result<(), WireError> {
+        loop {
+            match self.wire.next_frame().await {
+                Ok(frame) if frame.tag() == READY_FOR_QUERY_TAG => break,
+                Ok(_) => {}
+                Err(WireError::Server(error)) if error.severity == "ERROR" => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.unanswered = false;
+        Ok(())
     }
 }
 
+/// A connection in CopyBoth mode. After an error it is of no more use.
+#[derive(Debug)]
+pub struct ReplicationStream {
+    wire: Wire,
+    /// The newest status that is not in the output yet, because an older one is still being written.
+    status: Option<(Lsn, bool)>,
+}
+
 impl ReplicationStream {
-    /// Next event. Cancel-safe. An already received event is returned without a system call.
+    /// The next event. Cancel-safe. Continues writing a status update that the socket did not take at once. An event
+    /// already received is returned without a system call.
+    ///
+    /// An idle server that gets regular status updates has nothing to say: ask for a reply with [`Self::send_status`]
+    /// and compare [`Self::last_heard`] to notice a server that is there but no longer works.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Ended`] at the server's shutdown, else [`ReplicationError::Stream`].
     pub async fn next(&mut self) -> Result<ReplicationEvent, ReplicationError> {
-        todo!()
+        if let Some(event) = self.next_ready()? {
+            return Ok(event);
+        }
+        self.queue_status();
+        event(self.wire.next_frame().await.map_err(ReplicationError::Stream)?)
     }
+
     /// The next event if one has already been received; no waiting, no system call.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
     pub fn next_ready(&mut self) -> Result<Option<ReplicationEvent>, ReplicationError> {
-        todo!()
+        match self.wire.next_frame_ready().map_err(ReplicationError::Stream)? {
+            None => Ok(None),
+            Some(frame) => event(frame).map(Some),
+        }
     }
-    /// Standby status update: written = flushed = applied = confirmed. Cancel-safe or cheap enough to await in place.
+
+    /// When bytes last came from the server.
+    pub fn last_heard(&self) -> Instant {
+        self.wire.last_heard()
+    }
+
+    /// Standby status update: written, flushed and applied are all `confirmed`, so the server may forget what is before it.
+    ///
+    /// Never waits: what the socket does not take at once is continued by the next call of this function or of
+    /// [`Self::next`], and while it is not taken a newer status replaces an older one. So a server that does not read
+    /// can neither hold up the caller nor fill memory. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Stream`] when the socket is broken. [`Self::next`] would have given the server's last words,
+    /// if there were any.
     pub async fn send_status(
         &mut self,
         confirmed: ConfirmedLsn,
         reply_requested: bool,
     ) -> Result<(), ReplicationError> {
-        todo!()
+        self.send_status_at(confirmed.lsn(), reply_requested).await.map_err(ReplicationError::Stream)
     }
-    /// Sends the last status, CopyDone; reads until the server's CopyDone and CommandComplete, then Terminate: when this
-    /// returns Ok the server has taken in the position.
+
+    /// Sends a last status update (none without a confirmed position), ends the copy, and reads until the server has ended it too;
+    /// events that still come are thrown away. When this returns Ok the server has taken in the position and given the slot free.
+    ///
+    /// A server in the middle of a large transaction first sends the rest of it, so give it a limited time. Dropped
+    /// or failed, the position may or may not have arrived; nothing else is lost.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
     pub async fn finish(self, confirmed: Option<ConfirmedLsn>) -> Result<(), ReplicationError> {
-        todo!()
+        self.finish_at(confirmed.map(ConfirmedLsn::lsn)).await.map_err(ReplicationError::Stream)
     }
+
+    async fn send_status_at(&mut self, flushed: Lsn, reply_requested: bool) -> Result<(), WireError> {
+        let wanted_before = self.status.is_some_and(|(_, reply_requested)| reply_requested);
+        self.status = Some((flushed, reply_requested || wanted_before));
+        self.wire.try_flush().await?;
+        self.queue_status();
+        self.wire.try_flush().await
+    }
+
+    fn queue_status(&mut self) {
+        if self.wire.is_flushed()
+            && let Some((flushed, reply_requested)) = self.status.take()
+        {
+            put_status(self.wire.output(), flushed, reply_requested, SystemTime::now());
+        }
+    }
+
+    async fn finish_at(mut self, flushed: Option<Lsn>) -> Result<(), WireError> {
+        if let Some(flushed) = flushed {
+            put_status(self.wire.output(), flushed, false, SystemTime::now());
+        }
+        frontend::copy_done(self.wire.output());
+        loop {
+            let frame = self.wire.next_frame().await?;
+            match frame.tag() {
+                COPY_DATA_TAG | COPY_DONE_TAG | COMMAND_COMPLETE_TAG => {}
+                READY_FOR_QUERY_TAG => break,
+                _ => return Err(frame.unexpected("ending replication")),
+            }
+        }
+        frontend::terminate(self.wire.output());
+        // The position is in already: whether the goodbye arrives does not matter.
+        let _ = self.wire.try_flush().await;
+        Ok(())
+    }
+}
+
+fn event(frame: Frame) -> Result<ReplicationEvent, ReplicationError> {
+    match frame.tag() {
+        COPY_DATA_TAG => decode(frame.into_payload())
+            .ok_or_else(|| WireError::protocol("copy data that is neither XLogData nor a keepalive"))
+            .map_err(ReplicationError::Stream),
+        // At shutdown a walsender says CommandComplete without CopyDone (WalSndDone, walsender.c).
+        COPY_DONE_TAG | COMMAND_COMPLETE_TAG => Err(ReplicationError::Ended),
+        _ => Err(ReplicationError::Stream(frame.unexpected("streaming"))),
+    }
+}
+
+fn decode(mut payload: Bytes) -> Option<ReplicationEvent> {
+    match payload.try_get_u8().ok()? {
+        XLOG_DATA_TAG if payload.len() >= XLOG_DATA_HEADER_BYTES => {
+            let wal_start = Lsn(payload.get_u64());
+            let wal_end = Lsn(payload.get_u64());
+            let _sent_at = payload.get_i64();
+            Some(ReplicationEvent::WalData { wal_start, wal_end, bytes: payload })
+        }
+        KEEPALIVE_TAG if payload.len() == KEEPALIVE_BYTES => {
+            let wal_end = Lsn(payload.get_u64());
+            let _sent_at = payload.get_i64();
+            Some(ReplicationEvent::Keepalive { wal_end, reply_requested: payload.get_u8() != 0 })
+        }
+        _ => None,
+    }
+}
+
+/// Standby status update, as CopyData.
+fn put_status(output: &mut BytesMut, flushed: Lsn, reply_requested: bool, now: SystemTime) {
+    const LENGTH: u32 = 4 + 1 + 3 * 8 + 8 + 1;
+    output.put_u8(COPY_DATA_TAG);
+    output.put_u32(LENGTH);
+    output.put_u8(STATUS_UPDATE_TAG);
+    for _written_flushed_applied in 0..3 {
+        output.put_u64(flushed.0);
+    }
+    let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = since_1970.as_micros() as i64 - EPOCH_S as i64 * 1_000_000;
+    output.put_i64(micros);
+    output.put_u8(reply_requested.into());
+}
+
+fn start_command(slot: &str, publication: &str, from: Lsn) -> String {
+    // publication_names is a list of identifiers inside of a string literal. In the replication grammar a backslash
+    // in a literal is a backslash (repl_scanner.l).
+    let publications = identifier(publication).replace('\'', "''");
+    format!(
+        "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names '{publications}')",
+        identifier(slot)
+    )
+}
+
+/// A quoted identifier.
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn command_failed(sql: &str, cause: WireError) -> ReplicationError {
+    const WORDS: usize = 2;
+    let command = sql.split_whitespace().take(WORDS).collect::<Vec<_>>().join(" ");
+    ReplicationError::Command { command, cause }
+}
+
+fn identity(rows: &[Vec<Option<String>>]) -> Option<SystemIdentity> {
+    let [row] = rows else { return None };
+    let [Some(system_id), Some(timeline), Some(xlogpos), database] = row.as_slice() else { return None };
+    Some(SystemIdentity {
+        system_id: system_id.clone(),
+        timeline: timeline.parse().ok()?,
+        xlogpos: xlogpos.parse().ok()?,
+        database: database.clone(),
+    })
+}
+
+fn text_row(
+    body: &postgres_protocol::message::backend::DataRowBody,
+) -> Result<Vec<Option<String>>, WireError> {
+    let value = |range: Option<std::ops::Range<usize>>| match range {
+        None => Ok(None),
+        Some(range) => match std::str::from_utf8(&body.buffer()[range]) {
+            Ok(text) => Ok(Some(text.to_owned())),
+            Err(_) => Err(std::io::Error::other("a value that is not UTF-8")),
+        },
+    };
+    body.ranges()
+        .map(value)
+        .collect()
+        .map_err(|error: std::io::Error| WireError::protocol(format!("a row cannot be read: {error}")))
 }

@@ -1,1 +1,303 @@
-//! sketch
+//! `sslmode` and its companions as a rustls configuration, and the channel binding of a TLS session.
+//!
+//! Knows certificates; knows nothing of sockets or of the PostgreSQL protocol. The crypto provider is named here,
+//! never taken from the process's default, so that other users of rustls in the process cannot change it.
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor, verify_server_name,
+    },
+    crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{self, PemObject},
+    },
+    server::ParsedCertificate,
+};
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use x509_cert::{
+    Certificate,
+    der::{
+        Decode,
+        oid::db::rfc5912::{
+            ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, ECDSA_WITH_SHA_512, MD_5_WITH_RSA_ENCRYPTION,
+            SHA_1_WITH_RSA_ENCRYPTION, SHA_256_WITH_RSA_ENCRYPTION, SHA_384_WITH_RSA_ENCRYPTION,
+            SHA_512_WITH_RSA_ENCRYPTION,
+        },
+    },
+};
+
+use super::endpoint::EndpointError;
+
+/// `sslmode` (manual, "SSL Mode Descriptions"), less `allow`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TlsMode {
+    /// No TLS.
+    Disable,
+    /// TLS when the server offers it, nothing verified.
+    Prefer,
+    /// TLS, nothing verified.
+    Require,
+    /// TLS, and the certificate comes from a trusted authority, whatever name it bears.
+    VerifyCa,
+    /// TLS, and the certificate comes from a trusted authority and bears the host's name.
+    VerifyFull,
+}
+
+impl TlsMode {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "disable" => TlsMode::Disable,
+            "prefer" => TlsMode::Prefer,
+            "require" => TlsMode::Require,
+            "verify-ca" => TlsMode::VerifyCa,
+            "verify-full" => TlsMode::VerifyFull,
+            _ => return None,
+        })
+    }
+}
+
+/// `sslrootcert`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Roots {
+    /// `system`.
+    Platform,
+    /// A PEM file with one or more certificates.
+    File(PathBuf),
+}
+
+/// Everything a connection string says of TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TlsOptions {
+    pub(super) mode: TlsMode,
+    /// `None`: the platform's, where verification asks for any.
+    pub(super) roots: Option<Roots>,
+    /// `sslcert` and `sslkey`.
+    pub(super) client: Option<(PathBuf, PathBuf)>,
+    /// `sslnegotiation=direct`: the handshake begins at once, without SSLRequest (PostgreSQL 17 and later).
+    pub(super) direct: bool,
+}
+
+impl TlsOptions {
+    /// Reads the files and makes the rustls configuration. `None`: TLS is disabled.
+    pub(super) fn client_config(&self) -> Result<Option<Arc<ClientConfig>>, EndpointError> {
+        let name_checked = match self.mode {
+            TlsMode::Disable => return Ok(None),
+            TlsMode::Prefer | TlsMode::Require => None,
+            TlsMode::VerifyCa => Some(false),
+            TlsMode::VerifyFull => Some(true),
+        };
+        let trust = name_checked.map(|name_checked| self.trust(name_checked)).transpose()?;
+        let provider = Arc::new(ring::default_provider());
+        let verifier = Verifier { trust, algorithms: provider.signature_verification_algorithms };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match &self.client {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = certificates("sslcert", certificate)?;
+                let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
+                    file_error(
+                        "sslkey",
+                        key,
+                        "the file must hold one unencrypted private key in PEM form",
+                        error,
+                    )
+                })?;
+                builder.with_client_auth_cert(chain, private).map_err(|error| EndpointError::File {
+                    option: "sslkey",
+                    path: key.clone(),
+                    problem: "the key cannot be used, or is not that of the certificate in sslcert",
+                    source: error.into(),
+                })?
+            }
+        };
+        if self.direct {
+            // Without it a server refuses a handshake that no SSLRequest announced (manual, "SSL Session Encryption").
+            config.alpn_protocols = vec![b"postgresql".to_vec()];
+        }
+        Ok(Some(Arc::new(config)))
+    }
+
+    fn trust(&self, name_checked: bool) -> Result<Trust, EndpointError> {
+        let mut roots = RootCertStore::empty();
+        let mut exactly = Vec::new();
+        match &self.roots {
+            None | Some(Roots::Platform) => {
+                // One unreadable file among the platform's hundred is not our problem; none at all is.
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                if roots.is_empty() {
+                    return Err(EndpointError::NoPlatformRoots);
+                }
+            }
+            Some(Roots::File(path)) => {
+                exactly = certificates("sslrootcert", path)?;
+                for certificate in &exactly {
+                    roots.add(certificate.clone()).map_err(|error| EndpointError::File {
+                        option: "sslrootcert",
+                        path: path.clone(),
+                        problem: "a certificate in it is damaged: put the authority's certificate there again",
+                        source: error.into(),
+                    })?;
+                }
+            }
+        }
+        Ok(Trust { roots, exactly, name_checked })
+    }
+}
+
+fn certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, EndpointError> {
+    let problem = "the file must hold certificates in PEM form";
+    let found = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| file_error(option, path, problem, error))?;
+    if found.is_empty() {
+        return Err(file_error(option, path, problem, pem::Error::NoItemsFound));
+    }
+    Ok(found)
+}
+
+fn file_error(option: &'static str, path: &Path, problem: &'static str, error: pem::Error) -> EndpointError {
+    let problem = match error {
+        pem::Error::Io(_) => {
+            "the file cannot be read: check that it exists and that outboxd's user may read it"
+        }
+        pem::Error::NoItemsFound if option == "sslkey" => {
+            "there is no PEM block of a private key in it: an encrypted key must be decrypted first"
+        }
+        pem::Error::NoItemsFound => "there is no PEM block BEGIN CERTIFICATE in it",
+        _ => problem,
+    };
+    EndpointError::File { option, path: path.to_owned(), problem, source: Box::new(error) }
+}
+
+/// What to look at when a handshake has failed.
+pub(super) fn hint(error: &Error) -> &'static str {
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "the server's certificate does not come from an authority in sslrootcert"
+        }
+        Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => {
+            "the server's certificate does not bear the host's name as a subjectAltName (the common name does not count)"
+        }
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "the server's certificate has expired"
+        }
+        Error::InvalidCertificate(_) => "the server's certificate cannot be accepted",
+        Error::AlertReceived(_) => {
+            "the server refused our side: check sslcert and sslkey, and the server's log"
+        }
+        _ => "check that the server speaks TLS 1.2 or 1.3 on this port",
+    }
+}
+
+/// Whom to believe.
+#[derive(Debug)]
+struct Trust {
+    roots: RootCertStore,
+    /// The certificates of the `sslrootcert` file themselves. A server may present one of them as its own: that is what
+    /// `openssl req -x509` makes, the manual's quick recipe, and webpki refuses an authority in a server's place.
+    exactly: Vec<CertificateDer<'static>>,
+    name_checked: bool,
+}
+
+/// The server's certificate under the rules of `sslmode`.
+#[derive(Debug)]
+struct Verifier {
+    /// `None`: any certificate will do.
+    trust: Option<Trust>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if let Some(trust) = &self.trust {
+            let certificate = ParsedCertificate::try_from(end_entity)?;
+            if trust.exactly.contains(end_entity) {
+                check_validity(end_entity, now)?;
+            } else {
+                verify_server_cert_signed_by_trust_anchor(
+                    &certificate,
+                    &trust.roots,
+                    intermediates,
+                    now,
+                    self.algorithms.all,
+                )?;
+            }
+            if trust.name_checked {
+                verify_server_name(&certificate, server_name)?;
+            }
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    // Checked even where any certificate will do: SCRAM's channel binding rests on the server holding its certificate's key.
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let parsed = Certificate::from_der(certificate)
+        .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    let validity = parsed.tbs_certificate.validity;
+    let now = now.as_secs();
+    if now < validity.not_before.to_unix_duration().as_secs() {
+        return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
+    }
+    if now > validity.not_after.to_unix_duration().as_secs() {
+        return Err(Error::InvalidCertificate(CertificateError::Expired));
+    }
+    Ok(())
+}
+
+/// `tls-server-end-point` (RFC 5929, section 4.1): the certificate's hash under its own signature's hash function, with
+/// SHA-256 in the place of MD5 and SHA-1. `None` where the signature has no single hash (Ed25519) or hides it in its
+/// parameters (RSA-PSS): then there is no channel binding.
+pub(super) fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let algorithm = Certificate::from_der(certificate).ok()?.signature_algorithm.oid;
+    match algorithm {
+        MD_5_WITH_RSA_ENCRYPTION
+        | SHA_1_WITH_RSA_ENCRYPTION
+        | SHA_256_WITH_RSA_ENCRYPTION
+        | ECDSA_WITH_SHA_256 => Some(Sha256::digest(certificate).to_vec()),
+        SHA_384_WITH_RSA_ENCRYPTION | ECDSA_WITH_SHA_384 => Some(Sha384::digest(certificate).to_vec()),
+        SHA_512_WITH_RSA_ENCRYPTION | ECDSA_WITH_SHA_512 => Some(Sha512::digest(certificate).to_vec()),
+        _ => None,
+    }
+}

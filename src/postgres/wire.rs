@@ -1,6 +1,284 @@
-//! sketch
+//! Frames: PostgreSQL's messages over a [`Socket`], without copying what they carry.
+//!
+//! Knows length, tag, and what may come at any time (notices, parameter changes). Does not know what the messages are
+//! about: login, commands and the copy stream are `login`'s and `replication`'s.
+//!
+//! Reading and writing are one pump. Whoever waits for the server also writes what is queued, so nobody ever waits for
+//! writing alone, and a half-written frame is continued by the next call, whichever that is. Dropping a future of this
+//! module loses nothing.
 
-/// Could not connect.
-#[derive(Debug, thiserror::Error)]
-#[error("sketch")]
-pub struct ConnectError;
+use std::{
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use postgres_protocol::message::backend::{
+    COPY_DATA_TAG, ERROR_RESPONSE_TAG, Header, Message, NOTICE_RESPONSE_TAG, NOTIFICATION_RESPONSE_TAG,
+    PARAMETER_STATUS_TAG,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite},
+    time::Instant,
+};
+
+use super::{
+    error::{ServerError, WireError},
+    socket::Socket,
+};
+
+/// No message is longer: PostgreSQL builds each in a buffer that cannot exceed 1 GiB (`MaxAllocSize`, memutils.h).
+pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 30;
+/// Nor any before login is complete, when we do not know yet who is talking.
+pub(super) const LOGIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// One block of the input buffer. Frames handed out keep their block alive, and a block serves many frames.
+const BLOCK_BYTES: usize = 128 << 10;
+/// A block with less room than this is left behind for a new one: small enough to waste little, and large enough that
+/// a slow trickle of small frames still shares one block.
+const ROOM_BYTES_MIN: usize = 8 << 10;
+/// A frame grew the buffer beyond this: it is given back as soon as it is empty.
+const BLOCK_BYTES_KEPT: usize = 1 << 20;
+
+const TAG_AND_LENGTH: usize = 5;
+
+/// A server's end of a conversation.
+#[derive(Debug)]
+pub(super) struct Wire {
+    socket: Socket,
+    input: BytesMut,
+    output: BytesMut,
+    /// Writing failed. Said only when reading ends too: the server's last words, if any, tell more.
+    write_error: Option<io::Error>,
+    message_bytes_max: usize,
+    last_heard: Instant,
+    server_version: Option<String>,
+}
+
+/// One message of the server.
+#[derive(Debug)]
+pub(super) struct Frame {
+    tag: u8,
+    /// With tag and length.
+    bytes: BytesMut,
+}
+
+impl Frame {
+    pub(super) fn tag(&self) -> u8 {
+        self.tag
+    }
+
+    /// What follows tag and length. Shares the block that it was received into.
+    pub(super) fn into_payload(self) -> Bytes {
+        let mut bytes = self.bytes.freeze();
+        bytes.advance(TAG_AND_LENGTH);
+        bytes
+    }
+
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.bytes[TAG_AND_LENGTH..]
+    }
+
+    /// The message; not for CopyBothResponse, which postgres-protocol does not know.
+    pub(super) fn parse(mut self) -> Result<Message, WireError> {
+        let tag = self.tag;
+        let message = Message::parse(&mut self.bytes)
+            .map_err(|error| WireError::protocol(format!("{}: {error}", name_of(tag))))?;
+        message.ok_or_else(|| WireError::protocol(format!("{}: too short", name_of(tag))))
+    }
+
+    /// Says that this message may not come here.
+    pub(super) fn unexpected(&self, doing: &str) -> WireError {
+        WireError::protocol(format!("{} while {doing}", name_of(self.tag)))
+    }
+}
+
+fn name_of(tag: u8) -> String {
+    format!("message '{}'", tag.escape_ascii())
+}
+
+impl Wire {
+    /// A conversation that has not begun. Messages are limited to [`LOGIN_MESSAGE_BYTES_MAX`] until [`Self::logged_in`].
+    pub(super) fn new(socket: Socket) -> Self {
+        Wire {
+            socket,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            write_error: None,
+            message_bytes_max: LOGIN_MESSAGE_BYTES_MAX,
+            last_heard: Instant::now(),
+            server_version: None,
+        }
+    }
+
+    /// Lifts the limit on messages: the server has shown who it is.
+    pub(super) fn logged_in(&mut self) {
+        self.message_bytes_max = MESSAGE_BYTES_MAX;
+    }
+
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// `server_version` as the server reports it, such as `15.14 (Debian 15.14-0+deb12u1)`.
+    pub(super) fn server_version(&self) -> Option<&str> {
+        self.server_version.as_deref()
+    }
+
+    /// When bytes last came from the server.
+    pub(super) fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    /// Whether everything queued has been handed to the operating system.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.output.is_empty()
+    }
+
+    /// The buffer to append frames to; they are written by whoever waits next.
+    pub(super) fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Writes as much of what is queued as the socket takes at once. Never waits.
+    pub(super) async fn try_flush(&mut self) -> Result<(), WireError> {
+        poll_fn(|cx| {
+            self.write_some(cx);
+            Poll::Ready(())
+        })
+        .await;
+        match self.write_error.take() {
+            None => Ok(()),
+            Some(error) => Err(WireError::from_io("writing", error)),
+        }
+    }
+
+    /// The next message, after dealing with those that may come at any time; an ErrorResponse is [`WireError::Server`].
+    pub(super) async fn next_frame(&mut self) -> Result<Frame, WireError> {
+        loop {
+            if let Some(frame) = self.next_frame_ready()? {
+                return Ok(frame);
+            }
+            poll_fn(|cx| self.poll_receive(cx)).await?;
+        }
+    }
+
+    /// The next message if it has arrived already. No system call.
+    pub(super) fn next_frame_ready(&mut self) -> Result<Option<Frame>, WireError> {
+        while let Some(frame) = self.take_frame()? {
+            match frame.tag {
+                COPY_DATA_TAG => return Ok(Some(frame)),
+                ERROR_RESPONSE_TAG => {
+                    return Err(match frame.parse()? {
+                        Message::ErrorResponse(body) => ServerError::from_fields(body.fields()).into(),
+                        _ => WireError::protocol("an ErrorResponse that is none"),
+                    });
+                }
+                NOTICE_RESPONSE_TAG => {
+                    if let Message::NoticeResponse(body) = frame.parse()? {
+                        tracing::debug!(notice = %ServerError::from_fields(body.fields()), "PostgreSQL says");
+                    }
+                }
+                PARAMETER_STATUS_TAG => {
+                    if let Message::ParameterStatus(body) = frame.parse()?
+                        && let (Ok("server_version"), Ok(value)) = (body.name(), body.value())
+                    {
+                        self.server_version = Some(value.to_owned());
+                    }
+                }
+                NOTIFICATION_RESPONSE_TAG => {}
+                _ => return Ok(Some(frame)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_frame(&mut self) -> Result<Option<Frame>, WireError> {
+        let Some((tag, length)) = self.announced()? else { return Ok(None) };
+        if self.input.len() < length {
+            return Ok(None);
+        }
+        Ok(Some(Frame { tag, bytes: self.input.split_to(length) }))
+    }
+
+    /// Tag and whole length of the message that the input begins with, or an error when it is longer than may be.
+    fn announced(&self) -> Result<Option<(u8, usize)>, WireError> {
+        let header = Header::parse(&self.input).map_err(|error| WireError::protocol(error.to_string()))?;
+        let Some(header) = header else { return Ok(None) };
+        let length = usize::try_from(header.len()).unwrap_or(usize::MAX);
+        if length > self.message_bytes_max {
+            return Err(WireError::protocol(format!(
+                "{} announces {length} bytes where at most {} may come: is this a PostgreSQL port?",
+                name_of(header.tag()),
+                self.message_bytes_max
+            )));
+        }
+        Ok(Some((header.tag(), length + 1)))
+    }
+
+    /// Writes what can be written, and reads once.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        self.write_some(cx);
+        self.make_room()?;
+        let read = {
+            let reading = pin!(self.socket.read_buf(&mut self.input));
+            ready!(reading.poll(cx))
+        };
+        Poll::Ready(match read {
+            Ok(0) => Err(self.closed()),
+            Ok(_) => {
+                self.last_heard = Instant::now();
+                Ok(())
+            }
+            Err(error) => match WireError::from_io("reading", error) {
+                WireError::Closed { .. } => Err(self.closed()),
+                other => Err(other),
+            },
+        })
+    }
+
+    fn closed(&mut self) -> WireError {
+        match self.write_error.take() {
+            Some(error) => WireError::from_io("writing", error),
+            None => WireError::Closed { mid_message: !self.input.is_empty() },
+        }
+    }
+
+    /// Room for the next read. A long message gets it by doubling what has really come, so that announcing a length
+    /// costs a liar as many bytes as it costs us.
+    fn make_room(&mut self) -> Result<(), WireError> {
+        if self.input.is_empty() && self.input.capacity() > BLOCK_BYTES_KEPT {
+            self.input = BytesMut::new();
+        }
+        let missing = match self.announced()? {
+            Some((_, length)) => length.saturating_sub(self.input.len()),
+            None => 0,
+        };
+        let room = self.input.capacity() - self.input.len();
+        if room < ROOM_BYTES_MIN || (room < missing && room < BLOCK_BYTES) {
+            self.input.reserve(BLOCK_BYTES.max(missing.min(self.input.len())));
+        }
+        Ok(())
+    }
+
+    fn write_some(&mut self, cx: &mut Context<'_>) {
+        if let Poll::Ready(Err(error)) = self.poll_write_all(cx) {
+            self.output.clear();
+            self.write_error.get_or_insert(error);
+        }
+    }
+
+    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.output))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.output.advance(written);
+        }
+        // TLS has a buffer of its own.
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+}

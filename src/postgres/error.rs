@@ -1,0 +1,272 @@
+//! What can go wrong between us and a PostgreSQL server, whatever the connection was for.
+//!
+//! Says what happened and where. Knows nothing of retry policy: the relay reads [`ConnectError::cause`],
+//! [`WireError::sqlstate`] and the variants, and decides.
+
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::ErrorFields;
+use std::{fmt, io, time::Duration};
+
+use super::endpoint::EndpointError;
+
+/// An `ErrorResponse` of the server (manual, "Error and Notice Message Fields").
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerError {
+    /// `ERROR`, `FATAL` or `PANIC`.
+    pub severity: String,
+    /// SQLSTATE, five characters (manual, appendix "PostgreSQL Error Codes").
+    pub code: String,
+    /// The primary message.
+    pub message: String,
+    /// More about the problem.
+    pub detail: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl ServerError {
+    /// Reads the fields of an ErrorResponse or NoticeResponse. Total: what is not UTF-8 is replaced, and fields
+    /// that end early leave the rest empty, because half an error message is worth more than none.
+    pub(super) fn from_fields(mut fields: ErrorFields<'_>) -> Self {
+        let mut error = ServerError::default();
+        while let Ok(Some(field)) = fields.next() {
+            let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            match field.type_() {
+                b'S' if error.severity.is_empty() => error.severity = text,
+                // 'V' is the severity that is never translated.
+                b'V' => error.severity = text,
+                b'C' => error.code = text,
+                b'M' => error.message = text,
+                b'D' => error.detail = Some(text),
+                b'H' => error.hint = Some(text),
+                _ => {}
+            }
+        }
+        error
+    }
+}
+
+impl From<&tokio_postgres::error::DbError> for ServerError {
+    fn from(error: &tokio_postgres::error::DbError) -> Self {
+        ServerError {
+            severity: error.severity().to_owned(),
+            code: error.code().code().to_owned(),
+            message: error.message().to_owned(),
+            detail: error.detail().map(str::to_owned),
+            hint: error.hint().map(str::to_owned),
+        }
+    }
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.severity, self.code, self.message)?;
+        if let Some(detail) = &self.detail {
+            write!(f, "; detail: {detail}")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "; hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+/// Why we would not, or could not, prove to the server who we are.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthenticationError {
+    /// The server asks for a password and the configuration has none.
+    #[error(
+        "the server asks for a password and none is configured: put it into the URL or into a password file"
+    )]
+    PasswordMissing,
+    /// The server asks for the password itself on an unencrypted TCP connection, where anybody could read it.
+    #[error(
+        "the server asks for the password in clear text over an unencrypted connection, which is refused: \
+         use sslmode=verify-full, or scram-sha-256 in pg_hba.conf"
+    )]
+    ClearTextRefused,
+    /// A method that outboxd does not speak.
+    #[error(
+        "the server asks for {0} authentication, which is not supported: use scram-sha-256, cert or peer in pg_hba.conf"
+    )]
+    Unsupported(String),
+    /// `channel_binding=require`, but the server asked for something that cannot do it.
+    #[error(
+        "channel_binding=require, but {0}: it needs TLS, scram-sha-256 in pg_hba.conf, and a server certificate whose \
+         signature has a hash (RSA with PKCS #1 padding, or ECDSA)"
+    )]
+    ChannelBindingMissing(&'static str),
+    /// SCRAM did not add up: the server does not know our password either, or sent nonsense.
+    #[error("the SCRAM exchange failed: the server could not prove that it knows the password")]
+    Scram(#[source] io::Error),
+    /// The password cannot be sent (it holds a zero byte).
+    #[error("the password cannot be sent")]
+    Password(#[source] io::Error),
+}
+
+/// What went wrong on one connection.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The operating system says so: refused, reset, unreachable, no such host.
+    #[error("{doing} failed")]
+    Io {
+        /// What was being done, such as "connecting".
+        doing: &'static str,
+        /// The operating system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The server ended the connection.
+    #[error("the server closed the connection{}", if *mid_message { " in the middle of a message" } else { "" })]
+    Closed {
+        /// A message had begun to arrive.
+        mid_message: bool,
+    },
+    /// Connecting, the TLS handshake and the login together took too long.
+    #[error("no connection within {} s (connect_timeout)", .0.as_secs())]
+    Timeout(Duration),
+    /// The TLS handshake failed, or TLS broke later.
+    #[error("TLS failed: {hint}")]
+    Tls {
+        /// What to look at.
+        hint: &'static str,
+        /// The TLS library's error.
+        #[source]
+        source: io::Error,
+    },
+    /// `sslmode` asks for TLS, and the server does not do it.
+    #[error("the server does not offer TLS: set ssl = on there, or sslmode=disable here")]
+    TlsNotOffered,
+    /// The connection string or a file it names cannot be used.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Authentication was given up on our side; a rejection by the server is [`WireError::Server`] with SQLSTATE class 28.
+    #[error("authentication failed")]
+    Authentication(#[from] AuthenticationError),
+    /// The server answered with an error.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// What came is not the PostgreSQL protocol, or not what may come here.
+    #[error("protocol error: {0}")]
+    Protocol(String),
+    /// The server works but is not one that `target_session_attrs` asks for.
+    #[error("the server is {found} and target_session_attrs={wanted}")]
+    SessionNotSuitable {
+        /// `read-only` or `read-write`.
+        found: &'static str,
+        /// `read-write` or `read-only`.
+        wanted: &'static str,
+    },
+    /// An SQL connection failed in a way that tokio-postgres does not tell apart.
+    #[error("the SQL connection failed")]
+    Sql(#[source] tokio_postgres::Error),
+}
+
+impl WireError {
+    /// SQLSTATE, when it was the server who refused.
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.server().map(|error| error.code.as_str())
+    }
+
+    /// The server's own words, when it was the server who refused.
+    pub fn server(&self) -> Option<&ServerError> {
+        match self {
+            WireError::Server(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    pub(super) fn protocol(what: impl Into<String>) -> Self {
+        WireError::Protocol(what.into())
+    }
+
+    /// Sorts an I/O error of an open connection: rustls hides its own errors inside `io::Error`, a peer that vanishes
+    /// without TLS's close message is an end of file like any other, and a refused clear text password comes back
+    /// through the socket.
+    pub(super) fn from_io(doing: &'static str, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::UnexpectedEof {
+            return WireError::Closed { mid_message: false };
+        }
+        match source.get_ref() {
+            Some(inner) if inner.is::<AuthenticationError>() => {
+                WireError::Authentication(AuthenticationError::ClearTextRefused)
+            }
+            Some(inner) => match inner.downcast_ref::<rustls::Error>() {
+                Some(tls) => WireError::Tls { hint: super::tls::hint(tls), source },
+                None => WireError::Io { doing, source },
+            },
+            None => WireError::Io { doing, source },
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for WireError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if let Some(server) = error.as_db_error() {
+            return WireError::Server(server.into());
+        }
+        if error.is_closed() {
+            return WireError::Closed { mid_message: false };
+        }
+        let is_io = std::error::Error::source(&error).is_some_and(|source| source.is::<io::Error>());
+        if !is_io {
+            return WireError::Sql(error);
+        }
+        match error.into_source().map(|source| source.downcast::<io::Error>()) {
+            Some(Ok(source)) => WireError::from_io("talking to the server", *source),
+            Some(Err(other)) => WireError::protocol(other.to_string()),
+            None => WireError::Closed { mid_message: false },
+        }
+    }
+}
+
+/// No host of the connection string gave a connection.
+#[derive(Debug)]
+pub struct ConnectError {
+    /// The last host tried, as `host:port`.
+    pub host: String,
+    /// What was wrong with it.
+    pub cause: WireError,
+    /// The hosts and addresses tried before, in order.
+    pub earlier: Vec<(String, WireError)>,
+}
+
+impl ConnectError {
+    /// SQLSTATE, when the last host's server refused.
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.cause.sqlstate()
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot connect to PostgreSQL at {}", self.host)?;
+        for (host, cause) in &self.earlier {
+            write!(f, "; before that, {host}: {}", Chain(cause))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+/// An error and its sources in one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}

@@ -22,7 +22,7 @@ use super::{
     SourceDatabase, TableName,
     error::ConnectError,
     replication::{ReplicationConnection, ReplicationError},
-    sql::{identifier, literal},
+    sql_text::{identifier, literal},
 };
 use crate::{
     outbox::{Column, OutboxRow, Timestamp},
@@ -260,7 +260,7 @@ async fn create_temporary(
     let consistent_point = field(1).and_then(|lsn| lsn.parse().ok());
     match (consistent_point, field(2)) {
         (Some(consistent_point), Some(name)) => Ok(Snapshot { name, consistent_point }),
-        _ => Err(ReplicationError::unexpected_answer(&create)),
+        _ => Err(ReplicationError::unexpected_answer("CREATE_REPLICATION_SLOT", "slot_name, consistent_point, snapshot_name")),
     }
 }
 

@@ -22,7 +22,8 @@
 
 use std::collections::VecDeque;
 
-use super::publisher::{Outcome, PublishTag};
+use super::publisher::Outcome;
+use crate::ledger::PublishTag;
 use crate::position::Position;
 
 /// A message that the broker handed back.

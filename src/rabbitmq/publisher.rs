@@ -28,11 +28,7 @@ use super::{
     topology::{self, Declaration},
 };
 pub use super::{broker::BrokerOptions, error::BrokerError};
-use crate::outbox::Message;
-
-/// The publisher's name for one publish, chosen by the ledger; ascending within one [`Publisher`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublishTag(pub u64);
+use crate::{ledger::PublishTag, outbox::Message};
 
 /// What became of one publish.
 #[derive(Clone, Debug, PartialEq, Eq)]

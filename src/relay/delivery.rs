@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Fault, OnUnroutable, RelayOptions, backoff};
 use crate::{
-    admin::{Reporter, SourceState, Unconfirmed},
+    admin::{Reporter, SourceState},
     ledger::{Ledger, Limits, Progress, PublishTag, Refusal},
     outbox::{Message, Timestamp},
     rabbitmq::publisher::{Outcome, Publisher, PublisherEvent},
@@ -93,6 +93,13 @@ impl<'a> Delivery<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Notices a broker that goes away while nothing is published yet. Never returns `Ok` but after such news.
+    pub(super) async fn idle(&mut self) -> Result<(), Fault> {
+        let event = self.publisher.next().await?;
+        self.take(event);
+        Ok(())
     }
 
     fn publish_due(&mut self) {

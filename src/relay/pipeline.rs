@@ -110,7 +110,7 @@ impl<'a> Pipeline<'a> {
             if let Some(drained) = self.intake_ended()? {
                 return Ok(drained);
             }
-            self.report_status().await;
+            self.report_status().await?;
             let may_read = self.may_read();
             self.server_fell_silent(may_read)?;
             let wake = self.next_wake();
@@ -210,10 +210,8 @@ impl<'a> Pipeline<'a> {
 
     /// The table as it is described now: at first, and again whenever it was altered.
     fn take_relation(&mut self, relation: &Relation) {
-        if !self.table.recognise(relation) {
-            return;
-        }
-        match self.mapping.resolve(&relation.outbox_columns()) {
+        let Some(columns) = self.table.describe(relation) else { return };
+        match self.mapping.resolve(&columns) {
             Ok(mapper) => self.mapper = Some(Arc::new(mapper)),
             Err(error) => self.halt(Fault::Mapping(error)),
         }
@@ -255,20 +253,21 @@ impl<'a> Pipeline<'a> {
 
     /// Tells PostgreSQL the confirmed position: when it asks, after progress but not more often than
     /// `status_interval`, and in any case well within `wal_sender_timeout`.
-    async fn report_status(&mut self) {
+    async fn report_status(&mut self) -> Result<(), Fault> {
         let now = Instant::now();
         if !self.reply_requested && now < self.next_status() {
-            return;
+            return Ok(());
         }
         let confirmed = self.delivery.ledger().progress().confirmed;
         // Without progress the server is asked for a sign of life, see `server_fell_silent`.
-        self.stream.send_status(confirmed, !self.progressed()).await;
+        self.stream.send_status(confirmed, !self.progressed()).await?;
         self.reported = confirmed;
         self.reported_at = now;
         self.reply_requested = false;
         if let Some(confirmed) = confirmed {
             self.report.lag(self.server_end.bytes_since(confirmed.lsn()));
         }
+        Ok(())
     }
 
     fn progressed(&self) -> bool {

@@ -183,7 +183,74 @@ impl Attempt<'_> {
 
     /// Both links, everything that must hold before a slot is touched, and the topology.
     async fn connect(&self, known: &mut Known) -> Result<Connected, Fault> {
-        let Source { name, database, mapping, broker, .. } = self.source;
-        todo!()
+        let Source { database, mapping, broker, .. } = self.source;
+        let sql = database.endpoint.connect_sql("outboxd").await?;
+        let facts = Facts::read(&sql, &database.table, &database.publication).await?;
+        let slot = facts.slots.iter().find(|slot| slot.name == database.slot);
+        if let Some(lost) = slot.filter(|slot| slot.is_lost()) {
+            return Err(Fault::SlotLost {
+                slot: lost.name.clone(),
+                why: lost.invalidation.clone().unwrap_or_else(|| "max_slot_wal_keep_size was exceeded".to_owned()),
+                confirmed_flush: lost.confirmed_flush,
+            });
+        }
+        if known.slot_seen && slot.is_none() {
+            return Err(Fault::SlotGone { slot: database.slot.clone(), progress: known.progress });
+        }
+        let checks = preflight::checks(database, &mapping.columns, &facts);
+        let Some(table) = facts.table.filter(|_| checks.iter().all(|check| check.failure().is_none())) else {
+            return Err(Fault::Preflight(checks));
+        };
+        // Before the slot: a publication made after it would not be seen when older WAL is decoded.
+        if facts.publication.is_none() {
+            catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
+            tracing::info!(source = self.source.name, publication = database.publication, "created the publication");
+        }
+        let mut connection = ReplicationConnection::connect(database, &self.application_name()).await?;
+        known.meet(connection.identify_system().await?, &self.source.name);
+        let publisher = Publisher::connect(broker, &self.application_name(), self.number).await?;
+        Ok(Connected { connection, publisher, table })
+    }
+
+    /// Shown in `pg_stat_activity` and in RabbitMQ's management.
+    fn application_name(&self) -> String {
+        format!("outboxd {}", self.source.name)
+    }
+
+    /// Waits until the slot is ours, as a standby if it must be.
+    async fn acquire(
+        &self,
+        mut connection: ReplicationConnection,
+        table: &TableFacts,
+        from: Lsn,
+        slot_exists: bool,
+    ) -> Result<Acquired, Fault> {
+        let mut slot_exists = slot_exists;
+        loop {
+            connection = if slot_exists {
+                match self.start(connection, from).await {
+                    Ok(stream) => return Ok(Acquired::Stream(stream)),
+                    Err((Some(connection), error)) if error.sqlstate() == Some(OBJECT_IN_USE) => {
+                        self.stand_by(&error);
+                        connection
+                    }
+                    Err((_, error)) => return Err(error.into()),
+                }
+            } else {
+                match self.make_slot(connection, table).await? {
+                    Begun::Backlog(backlog) => return Ok(Acquired::Backlog(backlog)),
+                    Begun::SlotExists(connection) => {
+                        slot_exists = true;
+                        connection
+                    }
+                    Begun::Busy(connection) => {
+                        let reason = "another instance is publishing the backlog; this one takes over when it ends";
+                        self.report.state(SourceState::Standby, reason);
+                        tokio::time::sleep(STANDBY_INTERVAL).await;
+                        connection
+                    }
+                }
+            };
+        }
     }
 }

@@ -8,8 +8,10 @@ pub mod endpoint;
 pub mod error;
 mod login;
 pub mod pgoutput;
+pub mod preflight;
 pub mod replication;
 mod socket;
+mod sql_text;
 mod tls;
 mod wire;
 

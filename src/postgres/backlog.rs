@@ -20,6 +20,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStre
 
 use super::{
     SourceDatabase, TableName,
+    catalog::TableKind,
     error::ConnectError,
     replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
@@ -46,7 +47,9 @@ impl fmt::Display for BacklogOrder {
             BacklogOrder::Sequence(column) | BacklogOrder::CreatedAt(column) => {
                 write!(f, "by column \"{column}\"")
             }
-            BacklogOrder::Unordered => f.write_str("none: the table has no sequence column and no creation time"),
+            BacklogOrder::Unordered => {
+                f.write_str("none: the table has no sequence column and no creation time")
+            }
         }
     }
 }
@@ -112,6 +115,7 @@ impl Backlog {
         mut connection: ReplicationConnection,
         database: &SourceDatabase,
         columns: Vec<Column>,
+        kind: TableKind,
         order: BacklogOrder,
     ) -> Result<Begun, BacklogError> {
         let temporary_slot = temporary_name(&database.slot);
@@ -129,7 +133,7 @@ impl Backlog {
             drop_slot(&mut connection, &temporary_slot).await?;
             return Ok(Begun::SlotExists(connection));
         }
-        let select = select(&database.table, &columns, &order);
+        let select = select(&database.table, kind, &columns, &order);
         let rows = Box::pin(sql.simple_query_raw(&select).await.map_err(read)?);
         Ok(Begun::Backlog(Backlog {
             connection,
@@ -165,7 +169,8 @@ impl Backlog {
     pub async fn next(&mut self) -> Result<Option<OutboxRow>, BacklogError> {
         loop {
             let message = self.rows.next().await.transpose();
-            let message = message.map_err(|source| BacklogError::Read { table: self.table.clone(), source })?;
+            let message =
+                message.map_err(|source| BacklogError::Read { table: self.table.clone(), source })?;
             match message {
                 None => return Ok(None),
                 Some(SimpleQueryMessage::Row(row)) => return self.take(&row).map(Some),
@@ -176,7 +181,8 @@ impl Backlog {
     }
 
     fn take(&mut self, row: &SimpleQueryRow) -> Result<OutboxRow, BacklogError> {
-        let index = u32::try_from(self.next_index).map_err(|_| BacklogError::TooManyRows(self.table.clone()))?;
+        let index =
+            u32::try_from(self.next_index).map_err(|_| BacklogError::TooManyRows(self.table.clone()))?;
         self.next_index += 1;
         let value = |column| match row.try_get(column) {
             Ok(text) => Ok(text.map(|text| Bytes::copy_from_slice(text.as_bytes()))),
@@ -223,8 +229,9 @@ pub async fn skip(connection: &mut ReplicationConnection, slot: &str) -> Result<
 pub async fn create_slot_if_table_is_empty(
     connection: ReplicationConnection,
     database: &SourceDatabase,
+    kind: TableKind,
 ) -> Result<bool, BacklogError> {
-    let begun = Backlog::begin(connection, database, Vec::new(), BacklogOrder::Unordered).await?;
+    let begun = Backlog::begin(connection, database, Vec::new(), kind, BacklogOrder::Unordered).await?;
     let Begun::Backlog(mut backlog) = begun else { return Ok(matches!(begun, Begun::SlotExists(_))) };
     let is_empty = backlog.next().await?.is_none();
     if is_empty {
@@ -260,7 +267,10 @@ async fn create_temporary(
     let consistent_point = field(1).and_then(|lsn| lsn.parse().ok());
     match (consistent_point, field(2)) {
         (Some(consistent_point), Some(name)) => Ok(Snapshot { name, consistent_point }),
-        _ => Err(ReplicationError::unexpected_answer("CREATE_REPLICATION_SLOT", "slot_name, consistent_point, snapshot_name")),
+        _ => Err(ReplicationError::unexpected_answer(
+            "CREATE_REPLICATION_SLOT",
+            "slot_name, consistent_point, snapshot_name",
+        )),
     }
 }
 
@@ -274,7 +284,7 @@ fn open_snapshot(name: &str) -> String {
     )
 }
 
-fn select(table: &TableName, columns: &[Column], order: &BacklogOrder) -> String {
+fn select(table: &TableName, kind: TableKind, columns: &[Column], order: &BacklogOrder) -> String {
     let columns: Vec<_> = columns.iter().map(|column| identifier(&column.name)).collect();
     let order = match order {
         BacklogOrder::Sequence(column) | BacklogOrder::CreatedAt(column) => {
@@ -282,7 +292,7 @@ fn select(table: &TableName, columns: &[Column], order: &BacklogOrder) -> String
         }
         BacklogOrder::Unordered => String::new(),
     };
-    format!("SELECT {} FROM {}{order}", columns.join(", "), table.quoted())
+    format!("SELECT {} FROM {}{}{order}", columns.join(", "), kind.only(), table.quoted())
 }
 
 async fn slot_exists(connection: &mut ReplicationConnection, slot: &str) -> Result<bool, ReplicationError> {
@@ -309,13 +319,15 @@ mod tests {
     #[test]
     fn the_query_names_every_column_and_quotes_what_needs_it() {
         let table = TableName { schema: "My Schema".into(), table: "out\"box".into() };
-        let columns =
-            ["id", "Payload"].map(|name| Column { name: name.into(), type_oid: 25 });
+        let columns = ["id", "Payload"].map(|name| Column { name: name.into(), type_oid: 25 });
         assert_eq!(
-            select(&table, &columns, &BacklogOrder::Sequence("seq".into())),
-            r#"SELECT "id", "Payload" FROM "My Schema"."out""box" ORDER BY "seq""#
+            select(&table, TableKind::Ordinary, &columns, &BacklogOrder::Sequence("seq".into())),
+            r#"SELECT "id", "Payload" FROM ONLY "My Schema"."out""box" ORDER BY "seq""#
         );
-        assert_eq!(select(&table, &columns[..1], &BacklogOrder::Unordered), r#"SELECT "id" FROM "My Schema"."out""box""#);
+        assert_eq!(
+            select(&table, TableKind::Partitioned, &columns[..1], &BacklogOrder::Unordered),
+            r#"SELECT "id" FROM "My Schema"."out""box""#
+        );
     }
 
     #[test]

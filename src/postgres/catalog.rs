@@ -199,9 +199,9 @@ pub struct TableFacts {
 }
 
 impl TableFacts {
-    /// The columns as the mapper wants them.
+    /// The columns as the mapper wants them: a domain counts as the type it is made from.
     pub fn outbox_columns(&self) -> Vec<Column> {
-        self.columns.iter().map(|c| Column { name: c.name.clone(), type_oid: c.type_oid }).collect()
+        self.columns.iter().map(|c| Column { name: c.name.clone(), type_oid: c.base_type_oid }).collect()
     }
 
     /// The column of this name.

@@ -13,7 +13,7 @@ use super::{
     },
     sql_text::identifier,
 };
-use crate::outbox::ColumnNames;
+use crate::outbox::{ColumnNames, OptionalColumn};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,7 +217,7 @@ fn outbox_table(
         Check::passed("table privileges", format!("role {} may read {quoted}", server.role))
     });
     checks.extend(roles(columns).into_iter().filter_map(|role| column(&role, table)));
-    let present = |name: &Option<String>| name.as_deref().is_some_and(|name| table.column(name).is_some());
+    let present = |column: &OptionalColumn| column.name().is_some_and(|name| table.column(name).is_some());
     checks.push(if present(&columns.sequence) || present(&columns.created_at) {
         Check::passed(
             "backlog order",
@@ -260,18 +260,21 @@ struct ColumnRole<'a> {
     types: &'static [(u32, &'static str)],
 }
 
-fn roles(columns: &ColumnNames) -> [ColumnRole<'_>; 8] {
+fn roles<'a>(columns: &'a ColumnNames) -> [ColumnRole<'a>; 8] {
     let role = |check, key, name, types| ColumnRole { check, key, name, required: true, types };
-    let optional = |check, key, name, types| ColumnRole { check, key, name, required: false, types };
+    let optional = |check, key, column: &'a OptionalColumn, types| {
+        let required = matches!(column, OptionalColumn::Required(_));
+        ColumnRole { check, key, name: column.name(), required, types }
+    };
     [
         role("column id", "id", Some(&*columns.id), types::ANY),
         role("column aggregate_type", "aggregate_type", Some(&*columns.aggregate_type), types::ANY),
         role("column aggregate_id", "aggregate_id", Some(&*columns.aggregate_id), types::ANY),
         role("column event_type", "event_type", Some(&*columns.event_type), types::ANY),
         role("column payload", "payload", Some(&*columns.payload), types::DOCUMENTS),
-        optional("column headers", "headers", columns.headers.as_deref(), types::HEADERS),
-        optional("column sequence", "sequence", columns.sequence.as_deref(), types::INTEGERS),
-        optional("column created_at", "created_at", columns.created_at.as_deref(), types::TIMES),
+        optional("column headers", "headers", &columns.headers, types::HEADERS),
+        optional("column sequence", "sequence", &columns.sequence, types::INTEGERS),
+        optional("column created_at", "created_at", &columns.created_at, types::TIMES),
     ]
 }
 

@@ -192,7 +192,8 @@ impl<'a> Delivery<'a> {
 
     fn show_state(&self) {
         if let Some(reason) = &self.blocked {
-            let reason = format!("the broker blocks publishers: {reason}; goes on by itself when it unblocks");
+            let reason =
+                format!("the broker blocks publishers: {reason}; goes on by itself when it unblocks");
             self.report.state(SourceState::Blocked, &reason);
         } else if let Some(message) = self.ledger.halted_by() {
             let reason = format!(

@@ -5,15 +5,11 @@ use std::{error::Error, fmt::Write as _, time::Duration};
 use crate::{
     admin::Side,
     ledger::Progress,
-    position::Lsn,
     outbox::{InvalidRow, MappingError},
+    position::Lsn,
     postgres::{
-        backlog::BacklogError,
-        catalog::CatalogError,
-        error::ConnectError,
-        pgoutput::DecodeError,
-        preflight::Check,
-        replication::ReplicationError,
+        backlog::BacklogError, catalog::CatalogError, error::ConnectError, pgoutput::DecodeError,
+        preflight::Check, replication::ReplicationError,
     },
     rabbitmq::BrokerError,
 };
@@ -117,7 +113,9 @@ impl Fault {
             | Fault::ServerSilent { .. } => Verdict::Again,
             // What is wrong with a database can be mended while we wait.
             Fault::Preflight(_) => Verdict::Again,
-            Fault::SlotGone { .. } | Fault::SlotLost { .. } | Fault::Mapping(_) | Fault::InvalidRow(_) => Verdict::Halt,
+            Fault::SlotGone { .. } | Fault::SlotLost { .. } | Fault::Mapping(_) | Fault::InvalidRow(_) => {
+                Verdict::Halt
+            }
         }
     }
 
@@ -149,6 +147,7 @@ fn after(progress: &Progress) -> String {
 }
 
 fn failures(checks: &[Check]) -> String {
-    let failure = |check: &Check| check.failure().map(|problem| format!("{}: {}", problem.what, problem.cure));
+    let failure =
+        |check: &Check| check.failure().map(|problem| format!("{}: {}", problem.what, problem.cure));
     checks.iter().filter_map(failure).collect::<Vec<_>>().join("; ")
 }

@@ -34,7 +34,11 @@ impl Drop for Monitor {
     }
 }
 
-async fn watch(endpoint: &Endpoint, slot: &str, report: &Reporter) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn watch(
+    endpoint: &Endpoint,
+    slot: &str,
+    report: &Reporter,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let client = endpoint.connect_sql("outboxd monitor").await?;
     loop {
         if let Some(progress) = catalog::slot_progress(&client, slot).await? {

@@ -47,9 +47,14 @@ struct Transaction {
 enum Intake {
     Open,
     /// Asked to end: the transaction under way is finished, so that a clean restart repeats nothing.
-    Draining { deadline: Instant },
+    Draining {
+        deadline: Instant,
+    },
     /// A row cannot become a message: what came before it is still confirmed, then the source halts.
-    Halting { fault: Fault, deadline: Instant },
+    Halting {
+        fault: Fault,
+        deadline: Instant,
+    },
 }
 
 pub(super) struct Pipeline<'a> {
@@ -200,7 +205,10 @@ impl<'a> Pipeline<'a> {
                 self.transaction = None;
                 self.delivery.ledger_mut().reached(end_lsn);
             }
-            PgOutput::Insert { .. } | PgOutput::Update { .. } | PgOutput::Delete { .. } | PgOutput::Truncate { .. } => {
+            PgOutput::Insert { .. }
+            | PgOutput::Update { .. }
+            | PgOutput::Delete { .. }
+            | PgOutput::Truncate { .. } => {
                 self.report.ignored(1);
             }
             PgOutput::LogicalMessage { .. } | PgOutput::Origin { .. } | PgOutput::Type { .. } => {}
@@ -298,7 +306,9 @@ impl<'a> Pipeline<'a> {
     fn next_wake(&self) -> Instant {
         match &self.intake {
             Intake::Open => self.next_status(),
-            Intake::Draining { deadline } | Intake::Halting { deadline, .. } => self.next_status().min(*deadline),
+            Intake::Draining { deadline } | Intake::Halting { deadline, .. } => {
+                self.next_status().min(*deadline)
+            }
         }
     }
 
@@ -306,7 +316,8 @@ impl<'a> Pipeline<'a> {
     pub(super) async fn close(self) -> Result<(), Fault> {
         let confirmed = self.delivery.ledger().progress().confirmed;
         let finish = tokio::time::timeout(FINISH_TIMEOUT, self.stream.finish(confirmed));
-        let finished = finish.await.map_err(|_| Fault::Protocol("no end of the copy stream from PostgreSQL"))?;
+        let finished =
+            finish.await.map_err(|_| Fault::Protocol("no end of the copy stream from PostgreSQL"))?;
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.delivery.close()).await;
         Ok(finished?)
     }

@@ -12,7 +12,7 @@ use crate::{
         SHORT_STRING_BYTES_MAX, Template,
     },
     postgres::{SourceDatabase, TableName, endpoint::Endpoint},
-    relay::{BacklogPolicy, OnUnroutable, Ordering, RelayOptions},
+    relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions},
 };
 
 /// Largest message that RabbitMQ can be configured to take (`max_message_size`).
@@ -204,19 +204,21 @@ fn relay(
         "on_unroutable",
         &[("halt", Some(OnUnroutable::Halt)), ("drop", Some(OnUnroutable::Drop)), ("park", None)],
     );
-    section.choice("on_invalid", &[("halt", Some(())), ("park", None)]);
+    let on_invalid = section.choice("on_invalid", &[("halt", Some(OnInvalid::Halt)), ("park", None)]);
     let backoff_min = section.milliseconds("backoff_min_ms", 1..=600_000, 100);
     let backoff_max = section.milliseconds("backoff_max_ms", 1..=3_600_000, 10_000);
     if backoff_max < backoff_min {
         section.problem("backoff_max_ms", "is less than backoff_min_ms", "raise it, or lower backoff_min_ms");
     }
     let status_interval = section.milliseconds("status_interval_ms", 10..=60_000, 100);
-    if let Some(timeout) = database.map(|database| database.wal_sender_timeout)
-        && status_interval * 2 > timeout
-    {
+    let wal_sender_timeout = database?.wal_sender_timeout;
+    if status_interval * 2 > wal_sender_timeout {
         section.problem(
             "status_interval_ms",
-            format!("is more than half of postgres.wal_sender_timeout_ms ({})", timeout.as_millis()),
+            format!(
+                "is more than half of postgres.wal_sender_timeout_ms ({})",
+                wal_sender_timeout.as_millis()
+            ),
             "lower it, or PostgreSQL may take outboxd for dead",
         );
     }
@@ -226,11 +228,15 @@ fn relay(
         in_flight_max,
         in_flight_bytes_max,
         on_unroutable: on_unroutable?,
+        on_invalid: on_invalid?,
         backlog: backlog?,
         confirm_timeout,
         backoff_min,
         backoff_max,
         status_interval,
+        // A third leaves room for an update that is late, and twice for an answer that is.
+        keepalive_interval: wal_sender_timeout / 3,
+        server_silence_max: wal_sender_timeout * 2,
     })
 }
 

@@ -41,5 +41,4 @@ done
 
 rm -rf "$directory" "$short_directory" 2>/dev/null ||
     { sleep 0.5; rm -rf "$directory" "$short_directory"; }
-rmdir "${directory%/*}" 2>/dev/null
 exit 0

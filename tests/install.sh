@@ -39,11 +39,15 @@ policy=/usr/sbin/policy-rc.d
 no_cluster=/etc/postgresql-common/createcluster.d/outboxd-tests.conf
 ours="written by tests/install.sh of outboxd for the time of an installation"
 
+no_folder=no
+[ -d "${no_cluster%/*}" ] || no_folder=yes
+
 restore() {
     # One that was there before is not ours, and stays.
     for file in "$policy" "$no_cluster"; do
         if grep -qs "$ours" "$file"; then $as_root rm -f "$file"; fi
     done
+    if [ "$no_folder" = yes ]; then $as_root rmdir "${no_cluster%/*}" 2>/dev/null || true; fi
 }
 # Creates a file that does not exist; leaves one that does.
 create() { # FILE MODE, content from standard input

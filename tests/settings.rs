@@ -88,7 +88,10 @@ fn every_kind_of_value_arrives() {
     assert_eq!(settings.admin_listen, None);
     let source = &settings.sources["orders"];
     assert_eq!(source.relay.backlog, BacklogPolicy::Skip);
-    assert_eq!((source.relay.ordering, source.relay.on_unroutable), (Ordering::Pipelined, OnUnroutable::Drop));
+    assert_eq!(
+        (source.relay.ordering, source.relay.on_unroutable),
+        (Ordering::Pipelined, OnUnroutable::Drop)
+    );
     assert_eq!((&*source.database.table.schema, &*source.database.table.table), ("sales", "Outbox"));
     let columns = &source.mapping.columns;
     assert_eq!((&*columns.payload, &*columns.id), ("body", "id"));
@@ -97,7 +100,10 @@ fn every_kind_of_value_arrives() {
     let names: Vec<_> = source.mapping.headers.iter().map(|(name, _)| &**name).collect();
     assert_eq!(names, ["X-Tenant", "app"]);
     let [log, work] = &settings.broker.subscriptions[..] else { panic!("two subscriptions") };
-    assert_eq!((log.queue_type, log.single_active_consumer, log.dead_letter), (QueueType::Stream, false, false));
+    assert_eq!(
+        (log.queue_type, log.single_active_consumer, log.dead_letter),
+        (QueueType::Stream, false, false)
+    );
     assert_eq!(log.binding_keys, ["#"]);
     assert_eq!((work.queue_type, work.partitions, work.dead_letter), (QueueType::Quorum, 4, true));
     assert_eq!(work.binding_keys, ["a", "b"]);
@@ -171,11 +177,17 @@ fn every_problem_is_found_in_one_go() {
 fn each_mistake_has_its_message() {
     for (lines, expected) in [
         ("backlog = \"all\"", "sources.orders.backlog: \"all\" is unknown; set \"publish\" or \"skip\""),
-        ("nonsense_of_mine = 1", "sources.orders.nonsense_of_mine: unknown key; valid here are backlog, cleanup, deliv"),
+        (
+            "nonsense_of_mine = 1",
+            "sources.orders.nonsense_of_mine: unknown key; valid here are backlog, cleanup, deliv",
+        ),
         ("postgres.slot = \"A-b\"", "postgres.slot: \"A-b\" is no valid slot name"),
         ("postgres.publication = \"\"", "postgres.publication: \"\" is no valid name"),
         ("postgres.url_file = \"x\"", "postgres.url_file: contradicts url; give one of the two"),
-        ("postgres.password_file = \"/no/such/file\"", "password_file: /no/such/file cannot be read: No such file"),
+        (
+            "postgres.password_file = \"/no/such/file\"",
+            "password_file: /no/such/file cannot be read: No such file",
+        ),
         ("postgres.create = \"yes\"", "postgres.create: must be true or false, is text"),
         ("outbox.table = \"a.b.c\"", "outbox.table: 'a.b.c' is no table name"),
         ("outbox.preset = \"debezium\"", "\"debezium\" is not available in this version; set \"standard\""),
@@ -183,7 +195,10 @@ fn each_mistake_has_its_message() {
         ("outbox.columns = { ids = \"x\" }", "outbox.columns.ids: unknown key; did you mean id?"),
         ("message.exchange = \"{typ}\"", "message.exchange: unknown placeholder {typ} at character 1"),
         ("message.routing_key = \"a}\"", "message.routing_key: '}' at character 2 closes nothing"),
-        ("message.headers = { event-type = \"x\" }", "message.headers.event-type: is a header that outboxd sets"),
+        (
+            "message.headers = { event-type = \"x\" }",
+            "message.headers.event-type: is a header that outboxd sets",
+        ),
         ("message.headers = { CC = \"x\" }", "message.headers.CC: has a meaning of its own in RabbitMQ"),
         ("message.headers = { a = 1 }", "message.headers.a: must be text, is a whole number"),
         ("message.content_type = \"\"", "message.content_type: must have 1 to 255 bytes, has 0"),
@@ -196,15 +211,24 @@ fn each_mistake_has_its_message() {
         ("delivery.in_flight_max = 1.5", "must be a whole number, is a fraction"),
         ("delivery.backoff_max_ms = 99", "delivery.backoff_max_ms: is less than backoff_min_ms"),
         ("delivery.status_interval_ms = 6000", "is more than half of postgres.wal_sender_timeout_ms (10000)"),
-        ("cleanup.mode = \"delete\"", "cleanup.mode: \"delete\" is not available in this version; set \"none\""),
+        (
+            "cleanup.mode = \"delete\"",
+            "cleanup.mode: \"delete\" is not available in this version; set \"none\"",
+        ),
         ("cleanup.retention_s = 5", "cleanup.retention_s: has no effect"),
         ("[sources.Bad]", "sources.Bad: is no valid source name"),
         ("[admin]\nlisten = \"localhost\"", "admin.listen: must be an IP address and a port"),
         ("[amin]", "amin: unknown key; did you mean admin?"),
         ("[subscriptions]", "subscriptions: must be an array of tables, is a table"),
         ("[[subscriptions]]\nqueue = \"q\"", "subscriptions[0].exchange: is missing"),
-        ("[[subscriptions]]\nqueue = \"amq.q\"\nexchange = \"e\"", "subscriptions[0].queue: begins with amq."),
-        ("[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nbinding_keys = [1]", "binding_keys[0]: must be text"),
+        (
+            "[[subscriptions]]\nqueue = \"amq.q\"\nexchange = \"e\"",
+            "subscriptions[0].queue: begins with amq.",
+        ),
+        (
+            "[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nbinding_keys = [1]",
+            "binding_keys[0]: must be text",
+        ),
         ("[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nbinding_keys = []", "binding_keys: is empty"),
         (
             "[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nqueue_type = \"stream\"\npartitions = 2",
@@ -237,7 +261,10 @@ fn broker_urls_are_checked_without_being_shown() {
         ("url = \"amqp://u:hunter2@h/\"", "names a virtual host without a name"),
         ("url = 17", "rabbitmq.url: must be text, is a whole number"),
         ("urls = [\"amqp://a\", \"b:hunter2\"]", "rabbitmq.urls: does not begin with"),
-        ("url = \"amqps://h\"\ntls_cert_file = \"/dev/null\"", "tls_cert_file: is of no use without tls_key_file"),
+        (
+            "url = \"amqps://h\"\ntls_cert_file = \"/dev/null\"",
+            "tls_cert_file: is of no use without tls_key_file",
+        ),
         ("url = \"amqp://h\"\ntls_ca_file = \"/dev/null\"", "tls_ca_file: has no effect"),
         ("url = \"amqps://h\"\ntls_ca_file = \"/no/such\"", "tls_ca_file: /no/such cannot be read"),
     ] {
@@ -264,9 +291,13 @@ fn secrets_come_from_files_and_are_put_into_urls() {
          [sources.a]\npostgres.url = 'postgresql://u@h/d'\npostgres.password_file = '{password}'"
     );
     let settings = read(&text, &[]).unwrap();
-    let parsed: Vec<lapin::uri::AMQPUri> = settings.broker.urls.iter().map(|url| url.parse().unwrap()).collect();
+    let parsed: Vec<lapin::uri::AMQPUri> =
+        settings.broker.urls.iter().map(|url| url.parse().unwrap()).collect();
     for uri in &parsed {
-        assert_eq!((&*uri.authority.userinfo.username, &*uri.authority.userinfo.password), ("me", "p@ss/word"));
+        assert_eq!(
+            (&*uri.authority.userinfo.username, &*uri.authority.userinfo.password),
+            ("me", "p@ss/word")
+        );
     }
     assert_eq!((&*parsed[1].authority.host, parsed[1].authority.port, &*parsed[1].vhost), ("b", 1, "v/"));
     assert_eq!(parsed[1].query.heartbeat, Some(3));
@@ -295,11 +326,9 @@ fn no_error_shows_a_secret() {
         let shown = format!("{error} {error:?}");
         assert!(!shown.contains("hunter"), "{shown}");
     }
-    let settings = read(
-        &MINIMAL.replace("guest:guest", "guest:hunter2").replace("outboxd@", "outboxd:hunter2@"),
-        &[],
-    )
-    .unwrap();
+    let settings =
+        read(&MINIMAL.replace("guest:guest", "guest:hunter2").replace("outboxd@", "outboxd:hunter2@"), &[])
+            .unwrap();
     assert!(!format!("{settings:?}").contains("hunter2"));
 }
 

@@ -72,7 +72,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
 
 fn settings(cli: &Cli) -> Result<Settings, Failure> {
     let file = cli.config_file(env::var_os(crate::cli::CONFIG_VARIABLE));
-    settings::load(&file).map_err(|error| Failure::Configuration(error.problems.join("\n")))
+    settings::load(&file).map_err(|error| Failure::Configuration(error.to_string()))
 }
 
 /// Writes a command's answer to stdout. A reader that has seen enough (`outboxd status | head -1`) is no failure.

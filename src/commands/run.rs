@@ -11,7 +11,7 @@ use super::Failure;
 use crate::{
     admin::{self, Board, SourceState},
     relay::{self, Ended, Shutdown, Source},
-    settings::Settings,
+    settings::{self, Settings},
 };
 
 pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
@@ -24,8 +24,9 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
     let (trigger, shutdown) = relay::shutdown();
     let mut sources = Sources::new(board.clone(), shutdown);
-    for source in settings.sources {
-        sources.start(source);
+    for (name, source) in settings.sources {
+        let settings::Source { database, mapping, relay } = source;
+        sources.start(Source { name, database, mapping, broker: settings.broker.clone(), relay });
     }
     let (admin_end, admin_ended) = tokio::sync::oneshot::channel::<()>();
     let admin = admin.map(|listener| {

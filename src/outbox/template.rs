@@ -133,7 +133,9 @@ impl Template {
 
     /// The placeholders, in order.
     pub fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
-        self.parts.iter().filter_map(|part| if let Part::Placeholder(found) = part { Some(found) } else { None })
+        self.parts
+            .iter()
+            .filter_map(|part| if let Part::Placeholder(found) = part { Some(found) } else { None })
     }
 
     pub(super) fn parts(&self) -> &[Part] {

@@ -1,1 +1,532 @@
-//! sketch
+//! What a server knows of itself, of the outbox table, of publications and of slots: facts, read by plain SQL, and the few
+//! statements that make or drop a publication or a slot.
+//!
+//! Works with PostgreSQL 13 to 18. A catalog column that only later versions have is read through `to_jsonb(row) ->> 'column'`,
+//! which is NULL where the column is missing, so that there is one query for all versions.
+//! Passes no judgement ([`preflight`](super::preflight) does) and knows no configuration.
+
+use tokio_postgres::{
+    Client, Row,
+    types::{ToSql, Type},
+};
+
+use super::{
+    TableName,
+    error::WireError,
+    sql_text::{identifier, literal},
+};
+use crate::{outbox::Column, position::Lsn};
+
+/// A statement of this room failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The server refused, or the connection broke.
+    #[error("{doing} failed")]
+    Statement {
+        /// What was being done, such as "reading the slots".
+        doing: &'static str,
+        /// Why.
+        #[source]
+        cause: WireError,
+    },
+    /// Somebody is using the slot.
+    #[error(
+        "slot {slot} is in use{}: stop the outboxd that streams from it, then try again",
+        pid.map(|pid| format!(" by the server process {pid}")).unwrap_or_default()
+    )]
+    SlotInUse {
+        /// The slot.
+        slot: String,
+        /// The walsender that holds it; unknown when it ended just now.
+        pid: Option<i32>,
+    },
+    /// There is such a slot already.
+    #[error("slot {0} exists already")]
+    SlotExists(String),
+    /// The server's answer is not what the query asks for.
+    #[error("{doing}: the server's answer makes no sense: {what}")]
+    Nonsense {
+        /// What was being done.
+        doing: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl CatalogError {
+    /// SQLSTATE, where the server sent one.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            CatalogError::Statement { cause, .. } => cause.sqlstate(),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn failed(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> CatalogError {
+    move |error| CatalogError::Statement { doing, cause: error.into() }
+}
+
+/// Everything that [`preflight::checks`](super::preflight::checks) looks at.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The server and the role.
+    pub server: ServerFacts,
+    /// The outbox table; `None` when there is no such table.
+    pub table: Option<TableFacts>,
+    /// The publication; `None` when there is no such publication.
+    pub publication: Option<PublicationFacts>,
+    /// All slots of the server, of whatever database.
+    pub slots: Vec<SlotFacts>,
+}
+
+impl Facts {
+    /// Reads them all.
+    pub async fn read(client: &Client, table: &TableName, publication: &str) -> Result<Self, CatalogError> {
+        Ok(Facts {
+            server: server(client).await?,
+            table: self::table(client, table).await?,
+            publication: self::publication(client, publication, table).await?,
+            slots: slots(client).await?,
+        })
+    }
+}
+
+/// The server, and what the role may do on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// `server_version_num`, 150014 for 15.14.
+    pub version: i32,
+    /// `wal_level`.
+    pub wal_level: String,
+    /// `current_database()`.
+    pub database: String,
+    /// The database's encoding, such as `UTF8`.
+    pub encoding: String,
+    /// The role that we are.
+    pub role: String,
+    /// It has REPLICATION, or is superuser.
+    pub may_replicate: bool,
+    /// It may CREATE in the database, which CREATE PUBLICATION needs.
+    pub may_create: bool,
+    /// The server is a standby.
+    pub in_recovery: bool,
+    /// `max_replication_slots`.
+    pub slots_max: i32,
+    /// Slots that exist.
+    pub slots_used: i64,
+    /// `max_wal_senders`.
+    pub wal_senders_max: i32,
+    /// Walsenders at work.
+    pub wal_senders_used: i64,
+}
+
+/// Reads the [`ServerFacts`].
+pub async fn server(client: &Client) -> Result<ServerFacts, CatalogError> {
+    const DOING: &str = "reading the server's settings";
+    let row = client
+        .query_typed_one(
+            "SELECT current_setting('server_version_num')::int4, current_setting('wal_level'), d.datname::text,
+                    pg_encoding_to_char(d.encoding)::text, r.rolname::text, r.rolreplication OR r.rolsuper,
+                    has_database_privilege(d.oid, 'CREATE'), pg_is_in_recovery(),
+                    current_setting('max_replication_slots')::int4, (SELECT count(*) FROM pg_replication_slots),
+                    current_setting('max_wal_senders')::int4, (SELECT count(*) FROM pg_stat_replication)
+             FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user",
+            &[],
+        )
+        .await
+        .map_err(failed(DOING))?;
+    Ok(ServerFacts {
+        version: row.get(0),
+        wal_level: row.get(1),
+        database: row.get(2),
+        encoding: row.get(3),
+        role: row.get(4),
+        may_replicate: row.get(5),
+        may_create: row.get(6),
+        in_recovery: row.get(7),
+        slots_max: row.get(8),
+        slots_used: row.get(9),
+        wal_senders_max: row.get(10),
+        wal_senders_used: row.get(11),
+    })
+}
+
+/// `pg_class.relkind`, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableKind {
+    /// An ordinary table.
+    Ordinary,
+    /// A partitioned table: its rows lie in partitions.
+    Partitioned,
+    /// A view, a foreign table: nothing that can be published.
+    Other,
+}
+
+impl TableKind {
+    /// What goes before the table's name in FROM and in CREATE PUBLICATION, so that both see the same rows: without ONLY
+    /// both take in tables that inherit from an ordinary one, whose rows are not outbox rows. A partitioned table has no
+    /// rows of its own, and the publication takes in its partitions either way.
+    pub fn only(self) -> &'static str {
+        match self {
+            TableKind::Partitioned => "",
+            TableKind::Ordinary | TableKind::Other => "ONLY ",
+        }
+    }
+}
+
+/// The outbox table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableFacts {
+    /// OID in `pg_class`.
+    pub oid: u32,
+    /// What sort of table.
+    pub kind: TableKind,
+    /// Its rows go to WAL: it is neither unlogged nor temporary.
+    pub logged: bool,
+    /// The role has USAGE on the schema.
+    pub may_use_schema: bool,
+    /// The role has SELECT on the table, which the backlog needs.
+    pub may_select: bool,
+    /// The role is, or is a member of, its owner, which CREATE PUBLICATION needs.
+    pub owned: bool,
+    /// Row security applies to the role: the backlog would not see all rows.
+    pub row_security: bool,
+    /// `pg_class.reltuples`: the planner's estimate of the number of rows, negative when unknown.
+    pub rows_estimate: i64,
+    /// Its columns by number, without dropped and generated ones: those of a Relation message, in its order.
+    pub columns: Vec<ColumnFacts>,
+}
+
+impl TableFacts {
+    /// The columns as the mapper wants them: a domain counts as the type it is made from.
+    pub fn outbox_columns(&self) -> Vec<Column> {
+        self.columns.iter().map(|c| Column { name: c.name.clone(), type_oid: c.base_type_oid }).collect()
+    }
+
+    /// The column of this name.
+    pub fn column(&self, name: &str) -> Option<&ColumnFacts> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+/// A column of the outbox table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnFacts {
+    /// Its name.
+    pub name: String,
+    /// OID of its type.
+    pub type_oid: u32,
+    /// OID of the type a domain is made from; otherwise `type_oid`.
+    pub base_type_oid: u32,
+    /// The type as SQL writes it, such as `character varying(255)`.
+    pub type_name: String,
+    /// It may be NULL.
+    pub nullable: bool,
+}
+
+/// Reads the [`TableFacts`]; `None` when there is no such table.
+pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFacts>, CatalogError> {
+    const DOING: &str = "reading the description of the outbox table";
+    let row = client
+        .query_typed_opt(
+            "SELECT c.oid, c.relkind::text, c.relpersistence = 'p', has_schema_privilege(n.oid, 'USAGE'),
+                    has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE'),
+                    row_security_active(c.oid), c.reltuples::int8
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
+            &[(&name.schema, Type::TEXT), (&name.table, Type::TEXT)],
+        )
+        .await
+        .map_err(failed(DOING))?;
+    let Some(row) = row else { return Ok(None) };
+    let oid: u32 = row.get(0);
+    let columns = client
+        .query_typed(
+            "WITH RECURSIVE base(attnum, oid, typbasetype) AS (
+                 SELECT a.attnum, t.oid, t.typbasetype FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                 WHERE a.attrelid = $1
+                 UNION ALL
+                 SELECT b.attnum, t.oid, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typbasetype)
+             SELECT a.attname::text, a.atttypid, b.oid, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull
+             FROM pg_attribute a JOIN base b ON b.attnum = a.attnum AND b.typbasetype = 0
+             WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+             ORDER BY a.attnum",
+            &[(&oid, Type::OID)],
+        )
+        .await
+        .map_err(failed(DOING))?;
+    Ok(Some(TableFacts {
+        oid,
+        kind: match row.get(1) {
+            "r" => TableKind::Ordinary,
+            "p" => TableKind::Partitioned,
+            _ => TableKind::Other,
+        },
+        logged: row.get(2),
+        may_use_schema: row.get(3),
+        may_select: row.get(4),
+        owned: row.get(5),
+        row_security: row.get(6),
+        rows_estimate: row.get(7),
+        columns: columns
+            .iter()
+            .map(|column| ColumnFacts {
+                name: column.get(0),
+                type_oid: column.get(1),
+                base_type_oid: column.get(2),
+                type_name: column.get(3),
+                nullable: column.get(4),
+            })
+            .collect(),
+    }))
+}
+
+/// How a publication holds a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Not at all.
+    No,
+    /// Its rows are sent as its own.
+    AsItself,
+    /// A partitioned table whose rows are sent as those of the partitions.
+    AsPartitions,
+}
+
+/// A publication, seen from the outbox table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicationFacts {
+    /// FOR ALL TABLES.
+    pub all_tables: bool,
+    /// Publishes INSERT.
+    pub insert: bool,
+    /// What else it publishes: `update`, `delete`, `truncate`.
+    pub more_operations: Vec<&'static str>,
+    /// `publish_via_partition_root`.
+    pub via_partition_root: bool,
+    /// How it holds the outbox table.
+    pub held: Held,
+    /// The outbox table's row filter (15 and later).
+    pub row_filter: Option<String>,
+    /// Columns of the outbox table that a column list leaves out (15 and later).
+    pub columns_left_out: Vec<String>,
+    /// How many other tables it holds, partitions of the outbox table not counted.
+    pub other_tables: i64,
+}
+
+/// Reads the [`PublicationFacts`]; `None` when there is no such publication.
+pub async fn publication(
+    client: &Client,
+    name: &str,
+    table: &TableName,
+) -> Result<Option<PublicationFacts>, CatalogError> {
+    // The view pg_publication_tables knows of FOR ALL TABLES, of schemas and of partitions. A partitioned table without
+    // partitions is in it only under publish_via_partition_root, hence the look at pg_publication_rel.
+    // A row filter or a column list of a partition that is published for itself matters no less.
+    let row = client
+        .query_typed_opt(
+            "WITH p AS (SELECT * FROM pg_publication WHERE pubname = $1),
+                  outbox AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                             WHERE n.nspname = $2 AND c.relname = $3),
+                  held AS (SELECT c.oid, to_jsonb(t) AS facts
+                           FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
+                           JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+                           WHERE t.pubname = $1),
+                  family AS (SELECT oid FROM outbox
+                             UNION SELECT relid::oid FROM outbox, pg_partition_tree(outbox.oid::regclass)),
+                  ours AS (SELECT facts FROM held WHERE oid IN (SELECT oid FROM family))
+             SELECT p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot,
+                    EXISTS (SELECT FROM held WHERE oid IN (SELECT oid FROM outbox)),
+                    EXISTS (SELECT FROM ours)
+                    OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid IN (SELECT oid FROM outbox)),
+                    (SELECT min(facts ->> 'rowfilter') FROM ours),
+                    ARRAY (SELECT DISTINCT a.attname::text FROM ours, outbox, pg_attribute a
+                           WHERE a.attrelid = outbox.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+                           AND jsonb_typeof(facts -> 'attnames') = 'array' AND NOT facts -> 'attnames' ? a.attname::text),
+                    (SELECT count(*) FROM held WHERE oid NOT IN (SELECT oid FROM family))
+             FROM p",
+            &[(&name, Type::TEXT), (&table.schema, Type::TEXT), (&table.table, Type::TEXT)],
+        )
+        .await
+        .map_err(failed("reading the publication"))?;
+    Ok(row.map(|row| PublicationFacts {
+        all_tables: row.get(0),
+        insert: row.get(1),
+        more_operations: [(2, "update"), (3, "delete"), (4, "truncate")]
+            .into_iter()
+            .filter_map(|(index, name)| row.get::<_, bool>(index).then_some(name))
+            .collect(),
+        via_partition_root: row.get(5),
+        held: match (row.get(6), row.get(7)) {
+            (true, _) => Held::AsItself,
+            (false, true) => Held::AsPartitions,
+            (false, false) => Held::No,
+        },
+        row_filter: row.get(8),
+        columns_left_out: row.get(9),
+        other_tables: row.get(10),
+    }))
+}
+
+/// The statement that makes the publication: inserts, this one table; a partitioned one under its own name, because
+/// its partitions come and go and may differ in the order of their columns.
+pub fn create_publication_sql(name: &str, table: &TableName, kind: TableKind) -> String {
+    let via_root = match kind {
+        TableKind::Partitioned => ", publish_via_partition_root = true",
+        TableKind::Ordinary | TableKind::Other => "",
+    };
+    format!(
+        "CREATE PUBLICATION {} FOR TABLE {}{} WITH (publish = 'insert'{via_root})",
+        identifier(name),
+        kind.only(),
+        table.quoted(),
+    )
+}
+
+/// Makes the publication; `false` when there was one of that name already.
+pub async fn create_publication(
+    client: &Client,
+    name: &str,
+    table: &TableName,
+    kind: TableKind,
+) -> Result<bool, CatalogError> {
+    execute(client, "creating the publication", &create_publication_sql(name, table, kind), "42710").await
+}
+
+/// Drops the publication; `false` when there was none.
+pub async fn drop_publication(client: &Client, name: &str) -> Result<bool, CatalogError> {
+    execute(client, "dropping the publication", &format!("DROP PUBLICATION {}", identifier(name)), "42704")
+        .await
+}
+
+/// Runs a statement; `false` when the server answers with the SQLSTATE that says: nothing to do.
+async fn execute(client: &Client, doing: &'static str, sql: &str, idle: &str) -> Result<bool, CatalogError> {
+    match client.batch_execute(sql).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.code().is_some_and(|code| code.code() == idle) => Ok(false),
+        Err(error) => Err(failed(doing)(error)),
+    }
+}
+
+/// A replication slot (manual, "pg_replication_slots").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotFacts {
+    /// Its name.
+    pub name: String,
+    /// Its output plugin; `None` for a physical slot.
+    pub plugin: Option<String>,
+    /// Its database; `None` for a physical slot.
+    pub database: Option<String>,
+    /// It ends with its session.
+    pub temporary: bool,
+    /// The process that uses it.
+    pub active_pid: Option<i32>,
+    /// What its consumer has confirmed; `None` for a physical slot.
+    pub confirmed_flush: Option<Lsn>,
+    /// The oldest WAL that it keeps; `None` when it keeps none, which is so when it is lost.
+    pub restart_lsn: Option<Lsn>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Why it is invalid (16 says only that it is: `conflicting`; 17 and later say why).
+    pub invalidation: Option<String>,
+    /// It decodes prepared transactions at PREPARE (14 and later).
+    pub two_phase: bool,
+    /// It is synchronised to standbys (17 and later).
+    pub failover: bool,
+    /// WAL from `restart_lsn` to the server's current end, in bytes: what it makes the server keep.
+    pub retained_bytes: u64,
+    /// WAL from `confirmed_flush` to the server's current end, in bytes.
+    pub lag_bytes: u64,
+    /// The server's current end of WAL.
+    pub current: Lsn,
+}
+
+impl SlotFacts {
+    /// The WAL that it needs is gone, for good: there is a gap.
+    pub fn is_lost(&self) -> bool {
+        self.wal_status.as_deref() == Some("lost") || self.invalidation.is_some()
+    }
+}
+
+/// One query for all versions; LSNs as bytes from `0/0`.
+const SLOTS: &str = "SELECT s.slot_name::text, s.plugin::text, s.database::text, s.temporary, s.active_pid,
+            pg_wal_lsn_diff(s.confirmed_flush_lsn, '0/0')::int8, pg_wal_lsn_diff(s.restart_lsn, '0/0')::int8, s.wal_status,
+            COALESCE(to_jsonb(s) ->> 'invalidation_reason',
+                     CASE WHEN to_jsonb(s) ->> 'conflicting' = 'true' THEN 'conflicts with recovery' END),
+            COALESCE((to_jsonb(s) ->> 'two_phase')::bool, false), COALESCE((to_jsonb(s) ->> 'failover')::bool, false),
+            pg_wal_lsn_diff(wal.current, '0/0')::int8
+     FROM pg_replication_slots s, (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                                               ELSE pg_current_wal_lsn() END AS current) wal";
+
+fn slot_facts(row: &Row) -> SlotFacts {
+    let lsn = |index| row.get::<_, Option<i64>>(index).map(|lsn| Lsn(lsn.cast_unsigned()));
+    let (confirmed_flush, restart_lsn) = (lsn(5), lsn(6));
+    let current = lsn(11).unwrap_or(Lsn::ZERO);
+    let behind = |lsn: Option<Lsn>| lsn.map_or(0, |lsn| current.bytes_since(lsn));
+    SlotFacts {
+        name: row.get(0),
+        plugin: row.get(1),
+        database: row.get(2),
+        temporary: row.get(3),
+        active_pid: row.get(4),
+        confirmed_flush,
+        restart_lsn,
+        wal_status: row.get(7),
+        invalidation: row.get(8),
+        two_phase: row.get(9),
+        failover: row.get(10),
+        retained_bytes: behind(restart_lsn),
+        lag_bytes: behind(confirmed_flush),
+        current,
+    }
+}
+
+/// All slots of the server, by name.
+pub async fn slots(client: &Client) -> Result<Vec<SlotFacts>, CatalogError> {
+    let sql = format!("{SLOTS} ORDER BY s.slot_name");
+    let rows = client.query_typed(&sql, &[]).await.map_err(failed("reading the replication slots"))?;
+    Ok(rows.iter().map(slot_facts).collect())
+}
+
+/// One slot: what the monitor asks every few seconds. One round trip; `None` when there is no such slot.
+pub async fn slot_progress(client: &Client, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {
+    let sql = format!("{SLOTS} WHERE s.slot_name = $1");
+    let row = client
+        .query_typed_opt(&sql, &[(&slot, Type::TEXT)])
+        .await
+        .map_err(failed("reading the replication slot"))?;
+    Ok(row.as_ref().map(slot_facts))
+}
+
+/// The statement that makes the permanent slot.
+pub fn create_slot_sql(slot: &str) -> String {
+    format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput')", literal(slot))
+}
+
+/// Makes the permanent slot at once, for `backlog = "skip"`: what was committed before is not published. Waits for the
+/// transactions that are open now.
+pub async fn create_slot(client: &Client, slot: &str) -> Result<(), CatalogError> {
+    let made = execute(client, "creating the replication slot", &create_slot_sql(slot), "42710").await?;
+    if made { Ok(()) } else { Err(CatalogError::SlotExists(slot.to_owned())) }
+}
+
+/// Drops the slot; `false` when there was none.
+pub async fn drop_slot(client: &Client, slot: &str) -> Result<bool, CatalogError> {
+    let sql = format!("SELECT pg_drop_replication_slot({})", literal(slot));
+    match execute(client, "dropping the replication slot", &sql, "42704").await {
+        // object_in_use
+        Err(error) if error.sqlstate() == Some("55006") => {
+            let pid = slot_progress(client, slot).await?.and_then(|slot| slot.active_pid);
+            Err(CatalogError::SlotInUse { slot: slot.to_owned(), pid })
+        }
+        outcome => outcome,
+    }
+}
+
+/// Whether the table holds any row at all.
+pub async fn has_rows(client: &Client, table: &TableName, kind: TableKind) -> Result<bool, CatalogError> {
+    let sql = format!("SELECT EXISTS (SELECT FROM {}{})", kind.only(), table.quoted());
+    let none: &[(&(dyn ToSql + Sync), Type)] = &[];
+    let row = client.query_typed_one(&sql, none).await.map_err(failed("looking into the outbox table"))?;
+    Ok(row.get(0))
+}

@@ -8,8 +8,10 @@ pub mod endpoint;
 pub mod error;
 mod login;
 pub mod pgoutput;
+pub mod preflight;
 pub mod replication;
 mod socket;
+mod sql_text;
 mod tls;
 mod wire;
 
@@ -20,6 +22,12 @@ pub struct TableName {
     pub schema: String,
     /// Table.
     pub table: String,
+}
+
+impl std::fmt::Display for TableName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.schema, self.table)
+    }
 }
 
 /// What one source needs to know of its database.

@@ -189,9 +189,9 @@ pub enum OldTuple {
 
 /// The bytes are not a pgoutput message of protocol version 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("pgoutput {message} message: expected {expected} at byte {offset}, found {found}")]
+#[error("pgoutput {message}: expected {expected} at byte {offset}, found {found}")]
 pub struct DecodeError {
-    /// Kind of message, as far as it was recognised.
+    /// Kind of message, for instance `Insert message`; just `message` when it was not recognised.
     pub message: &'static str,
     /// Where in the message, counted from its first byte.
     pub offset: usize,
@@ -204,9 +204,12 @@ pub struct DecodeError {
 /// What a [`DecodeError`] met instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Found {
-    /// The message ends too early.
+    /// The message ends too early, with so many bytes left.
     #[error("only {0} more bytes")]
     Remaining(usize),
+    /// The message goes on for so many bytes.
+    #[error("{0} more bytes")]
+    Trailing(usize),
     /// A tag or a flag that has no meaning here.
     #[error("{0:#04x}")]
     Byte(u8),
@@ -223,26 +226,23 @@ const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
 /// Decodes one message: the payload of one XLogData.
 pub fn decode(bytes: Bytes) -> Result<PgOutput, DecodeError> {
-    let mut reader = Reader { bytes, at: 0, message: "" };
+    let mut reader = Reader { bytes, at: 0, message: "message" };
     let output = match reader.u8("a message kind")? {
-        b'B' => reader.named("Begin").begin()?,
-        b'M' => reader.named("Message").logical_message()?,
-        b'C' => reader.named("Commit").commit()?,
-        b'O' => reader.named("Origin").origin()?,
-        b'R' => reader.named("Relation").relation()?,
-        b'Y' => reader.named("Type").type_()?,
-        b'I' => reader.named("Insert").insert()?,
-        b'U' => reader.named("Update").update()?,
-        b'D' => reader.named("Delete").delete()?,
-        b'T' => reader.named("Truncate").truncate()?,
-        tag => {
-            reader.message = "(unknown)";
-            return Err(reader.error(0, "one of the kinds B M C O R Y I U D T", Found::Byte(tag)));
-        }
+        b'B' => reader.named("Begin message").begin()?,
+        b'M' => reader.named("Logical decoding message").logical_message()?,
+        b'C' => reader.named("Commit message").commit()?,
+        b'O' => reader.named("Origin message").origin()?,
+        b'R' => reader.named("Relation message").relation()?,
+        b'Y' => reader.named("Type message").type_()?,
+        b'I' => reader.named("Insert message").insert()?,
+        b'U' => reader.named("Update message").update()?,
+        b'D' => reader.named("Delete message").delete()?,
+        b'T' => reader.named("Truncate message").truncate()?,
+        tag => return Err(reader.error(0, "one of the kinds B M C O R Y I U D T", Found::Byte(tag))),
     };
     match reader.remaining() {
         0 => Ok(output),
-        trailing => Err(reader.error(reader.at, "the end", Found::Remaining(trailing))),
+        trailing => Err(reader.error(reader.at, "the end", Found::Trailing(trailing))),
     }
 }
 
@@ -294,7 +294,9 @@ impl Reader {
             b'n' => ReplicaIdentity::Nothing,
             b'f' => ReplicaIdentity::Full,
             b'i' => ReplicaIdentity::Index,
-            other => return Err(self.error(self.at - 1, "replica identity d, n, f or i", Found::Byte(other))),
+            other => {
+                return Err(self.error(self.at - 1, "replica identity d, n, f or i", Found::Byte(other)));
+            }
         };
         // A column takes 10 bytes at the least: one of flags, the name's terminating zero, OID and modifier.
         let columns = self.repeated(10, |reader| {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     error::{ConnectError, ServerError, WireError},
+    sql_text::identifier,
     wire::{Frame, Wire},
 };
 use crate::{ledger::ConfirmedLsn, position::Lsn};
@@ -99,6 +100,13 @@ impl ReplicationError {
         self.cause().and_then(WireError::server)
     }
 
+    pub(super) fn unexpected_answer(command: &str, expected: &str) -> Self {
+        ReplicationError::Command {
+            command: command.to_owned(),
+            cause: WireError::protocol(format!("the answer is not {expected}")),
+        }
+    }
+
     /// What lies below, whatever was being done.
     pub fn cause(&self) -> Option<&WireError> {
         match self {
@@ -150,9 +158,8 @@ impl ReplicationConnection {
     /// [`ReplicationError::Command`].
     pub async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> {
         let rows = self.query("IDENTIFY_SYSTEM").await?;
-        identity(&rows).ok_or_else(|| ReplicationError::Command {
-            command: "IDENTIFY_SYSTEM".to_owned(),
-            cause: WireError::protocol("the answer is not systemid, timeline, xlogpos, dbname"),
+        identity(&rows).ok_or_else(|| {
+            ReplicationError::unexpected_answer("IDENTIFY_SYSTEM", "systemid, timeline, xlogpos, dbname")
         })
     }
 
@@ -295,6 +302,7 @@ impl ReplicationStream {
     }
 
     /// Standby status update: written, flushed and applied are all `confirmed`, so the server may forget what is before it.
+    /// Without a confirmed position it is a sign of life only: LSN 0 moves nothing (`ProcessStandbyReplyMessage`, walsender.c).
     ///
     /// Never waits: what the socket does not take at once is continued by the next call of this function or of
     /// [`Self::next`], and while it is not taken a newer status replaces an older one. So a server that does not read
@@ -305,10 +313,11 @@ impl ReplicationStream {
     /// if there were any.
     pub async fn send_status(
         &mut self,
-        confirmed: ConfirmedLsn,
+        confirmed: Option<ConfirmedLsn>,
         reply_requested: bool,
     ) -> Result<(), ReplicationError> {
-        self.send_status_at(confirmed.lsn(), reply_requested).await.map_err(ReplicationError::Stream)
+        let flushed = confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
+        self.send_status_at(flushed, reply_requested).await.map_err(ReplicationError::Stream)
     }
 
     /// Sends a last status update (none without a confirmed position), ends the copy, and reads until the server has ended it too;
@@ -410,11 +419,6 @@ fn start_command(slot: &str, publication: &str, from: Lsn) -> String {
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names '{publications}')",
         identifier(slot)
     )
-}
-
-/// A quoted identifier.
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn command_failed(sql: &str, cause: WireError) -> ReplicationError {

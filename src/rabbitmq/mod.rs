@@ -1,3 +1,20 @@
-//! Everything that knows lapin. Knows nothing of PostgreSQL and of LSNs. (sketch)
+//! Everything that knows RabbitMQ and lapin. Knows nothing of PostgreSQL, of what a row is, or of when to try again.
+//!
+//! [`broker`] reaches a broker; [`publisher`] sends messages and tells what became of each; [`topology`] says what a
+//! durable subscription needs and declares it; [`inspection`] compares that with what is there and changes nothing.
+//! [`encoding`] and the attribution of returned messages are pure. Recovery lives elsewhere and is crash-only: a publisher
+//! that failed once is dropped, and lapin's own recovery stays off.
+
+mod attribution;
+pub mod broker;
+pub mod encoding;
+mod endpoint;
+mod error;
+pub mod inspection;
 pub mod publisher;
+mod tls;
 pub mod topology;
+
+pub use broker::BrokerOptions;
+pub use endpoint::{Endpoint, InvalidUrl};
+pub use error::{BrokerError, DeclareError, DeclareFault};

@@ -5,7 +5,10 @@
 
 use std::time::Instant;
 
-use super::{Fault, OnInvalid, RelayOptions, Shutdown, delivery::{Delivery, sleep_until}};
+use super::{
+    Fault, OnInvalid, RelayOptions, Shutdown,
+    delivery::{Delivery, sleep_until},
+};
 use crate::{
     admin::{Reporter, SourceState},
     outbox::Mapping,

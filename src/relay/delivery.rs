@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Fault, OnUnroutable, RelayOptions, backoff};
 use crate::{
-    admin::{Reporter, SourceState, Unconfirmed},
+    admin::{Reporter, SourceState},
     ledger::{Ledger, Limits, Progress, PublishTag, Refusal},
     outbox::{Message, Timestamp},
     rabbitmq::publisher::{Outcome, Publisher, PublisherEvent},
@@ -93,6 +93,13 @@ impl<'a> Delivery<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Notices a broker that goes away while nothing is published yet. Never returns `Ok` but after such news.
+    pub(super) async fn idle(&mut self) -> Result<(), Fault> {
+        let event = self.publisher.next().await?;
+        self.take(event);
+        Ok(())
     }
 
     fn publish_due(&mut self) {
@@ -185,7 +192,8 @@ impl<'a> Delivery<'a> {
 
     fn show_state(&self) {
         if let Some(reason) = &self.blocked {
-            let reason = format!("the broker blocks publishers: {reason}; goes on by itself when it unblocks");
+            let reason =
+                format!("the broker blocks publishers: {reason}; goes on by itself when it unblocks");
             self.report.state(SourceState::Blocked, &reason);
         } else if let Some(message) = self.ledger.halted_by() {
             let reason = format!(

@@ -6,12 +6,10 @@ use crate::{
     admin::Side,
     ledger::Progress,
     outbox::{InvalidRow, MappingError},
+    position::Lsn,
     postgres::{
-        backlog::BacklogError,
-        catalog::{CatalogError, Check},
-        error::ConnectError,
-        pgoutput::DecodeError,
-        replication::ReplicationError,
+        backlog::BacklogError, catalog::CatalogError, error::ConnectError, pgoutput::DecodeError,
+        preflight::Check, replication::ReplicationError,
     },
     rabbitmq::BrokerError,
 };
@@ -68,14 +66,20 @@ pub enum Fault {
         /// The last that is known to be settled.
         progress: Progress,
     },
-    /// The slot is not there, and may not be made.
+    /// The server has removed WAL that the slot needs.
     #[error(
-        "slot \"{slot}\" does not exist and postgres.create is false: create it with `outboxd setup`, or let a DBA \
-         run the statements of `outboxd setup --print-sql`"
+        "slot \"{slot}\" is lost: the server has removed WAL that it needs ({why}); rows committed after {} may not have \
+         been published. Publish what is missing from the table, then drop the slot with `outboxd teardown` and start \
+         again; a larger max_slot_wal_keep_size keeps it from happening again",
+        .confirmed_flush.map_or("an unknown position".to_owned(), |lsn| lsn.to_string())
     )]
-    SlotMissing {
+    SlotLost {
         /// Its name.
         slot: String,
+        /// What PostgreSQL says about it.
+        why: String,
+        /// What the slot had confirmed.
+        confirmed_flush: Option<Lsn>,
     },
     /// The table does not have what the configuration asks for.
     #[error(transparent)]
@@ -106,12 +110,12 @@ impl Fault {
             | Fault::Decode(_)
             | Fault::Protocol(_)
             | Fault::ConfirmTimeout { .. }
-            | Fault::ServerSilent { .. }
-            | Fault::SlotMissing { .. } => Verdict::Again,
-            // What is wrong with a database can be mended while we wait, except for WAL that is no longer there.
-            Fault::Preflight(checks) if checks.iter().any(Check::is_slot_lost) => Verdict::Halt,
+            | Fault::ServerSilent { .. } => Verdict::Again,
+            // What is wrong with a database can be mended while we wait.
             Fault::Preflight(_) => Verdict::Again,
-            Fault::SlotGone { .. } | Fault::Mapping(_) | Fault::InvalidRow(_) => Verdict::Halt,
+            Fault::SlotGone { .. } | Fault::SlotLost { .. } | Fault::Mapping(_) | Fault::InvalidRow(_) => {
+                Verdict::Halt
+            }
         }
     }
 
@@ -143,5 +147,7 @@ fn after(progress: &Progress) -> String {
 }
 
 fn failures(checks: &[Check]) -> String {
-    checks.iter().filter_map(Check::failure).collect::<Vec<_>>().join("; ")
+    let failure =
+        |check: &Check| check.failure().map(|problem| format!("{}: {}", problem.what, problem.cure));
+    checks.iter().filter_map(failure).collect::<Vec<_>>().join("; ")
 }

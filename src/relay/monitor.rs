@@ -34,11 +34,16 @@ impl Drop for Monitor {
     }
 }
 
-async fn watch(endpoint: &Endpoint, slot: &str, report: &Reporter) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn watch(
+    endpoint: &Endpoint,
+    slot: &str,
+    report: &Reporter,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let client = endpoint.connect_sql("outboxd monitor").await?;
     loop {
         if let Some(progress) = catalog::slot_progress(&client, slot).await? {
-            report.slot(progress.retained_bytes, &progress.wal_status);
+            let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
+            report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
         }
         tokio::time::sleep(INTERVAL).await;
     }

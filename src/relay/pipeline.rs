@@ -47,9 +47,14 @@ struct Transaction {
 enum Intake {
     Open,
     /// Asked to end: the transaction under way is finished, so that a clean restart repeats nothing.
-    Draining { deadline: Instant },
+    Draining {
+        deadline: Instant,
+    },
     /// A row cannot become a message: what came before it is still confirmed, then the source halts.
-    Halting { fault: Fault, deadline: Instant },
+    Halting {
+        fault: Fault,
+        deadline: Instant,
+    },
 }
 
 pub(super) struct Pipeline<'a> {
@@ -110,7 +115,7 @@ impl<'a> Pipeline<'a> {
             if let Some(drained) = self.intake_ended()? {
                 return Ok(drained);
             }
-            self.report_status().await;
+            self.report_status().await?;
             let may_read = self.may_read();
             self.server_fell_silent(may_read)?;
             let wake = self.next_wake();
@@ -200,7 +205,10 @@ impl<'a> Pipeline<'a> {
                 self.transaction = None;
                 self.delivery.ledger_mut().reached(end_lsn);
             }
-            PgOutput::Insert { .. } | PgOutput::Update { .. } | PgOutput::Delete { .. } | PgOutput::Truncate { .. } => {
+            PgOutput::Insert { .. }
+            | PgOutput::Update { .. }
+            | PgOutput::Delete { .. }
+            | PgOutput::Truncate { .. } => {
                 self.report.ignored(1);
             }
             PgOutput::LogicalMessage { .. } | PgOutput::Origin { .. } | PgOutput::Type { .. } => {}
@@ -210,10 +218,8 @@ impl<'a> Pipeline<'a> {
 
     /// The table as it is described now: at first, and again whenever it was altered.
     fn take_relation(&mut self, relation: &Relation) {
-        if !self.table.recognise(relation) {
-            return;
-        }
-        match self.mapping.resolve(&relation.outbox_columns()) {
+        let Some(columns) = self.table.describe(relation) else { return };
+        match self.mapping.resolve(&columns) {
             Ok(mapper) => self.mapper = Some(Arc::new(mapper)),
             Err(error) => self.halt(Fault::Mapping(error)),
         }
@@ -255,20 +261,21 @@ impl<'a> Pipeline<'a> {
 
     /// Tells PostgreSQL the confirmed position: when it asks, after progress but not more often than
     /// `status_interval`, and in any case well within `wal_sender_timeout`.
-    async fn report_status(&mut self) {
+    async fn report_status(&mut self) -> Result<(), Fault> {
         let now = Instant::now();
         if !self.reply_requested && now < self.next_status() {
-            return;
+            return Ok(());
         }
         let confirmed = self.delivery.ledger().progress().confirmed;
         // Without progress the server is asked for a sign of life, see `server_fell_silent`.
-        self.stream.send_status(confirmed, !self.progressed()).await;
+        self.stream.send_status(confirmed, !self.progressed()).await?;
         self.reported = confirmed;
         self.reported_at = now;
         self.reply_requested = false;
         if let Some(confirmed) = confirmed {
             self.report.lag(self.server_end.bytes_since(confirmed.lsn()));
         }
+        Ok(())
     }
 
     fn progressed(&self) -> bool {
@@ -299,7 +306,9 @@ impl<'a> Pipeline<'a> {
     fn next_wake(&self) -> Instant {
         match &self.intake {
             Intake::Open => self.next_status(),
-            Intake::Draining { deadline } | Intake::Halting { deadline, .. } => self.next_status().min(*deadline),
+            Intake::Draining { deadline } | Intake::Halting { deadline, .. } => {
+                self.next_status().min(*deadline)
+            }
         }
     }
 
@@ -307,7 +316,8 @@ impl<'a> Pipeline<'a> {
     pub(super) async fn close(self) -> Result<(), Fault> {
         let confirmed = self.delivery.ledger().progress().confirmed;
         let finish = tokio::time::timeout(FINISH_TIMEOUT, self.stream.finish(confirmed));
-        let finished = finish.await.map_err(|_| Fault::Protocol("no end of the copy stream from PostgreSQL"))?;
+        let finished =
+            finish.await.map_err(|_| Fault::Protocol("no end of the copy stream from PostgreSQL"))?;
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.delivery.close()).await;
         Ok(finished?)
     }

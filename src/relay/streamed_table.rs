@@ -1,17 +1,24 @@
-//! Which relation of the stream is the outbox table.
+//! Which relation of the stream is the outbox table, and what its columns are.
 
-use crate::postgres::{TableName, pgoutput::Relation};
+use crate::{
+    outbox::Column,
+    postgres::{TableName, catalog::TableFacts, pgoutput::Relation},
+};
 
 /// The outbox table as the stream names it. It is known by its OID and by its name: a table that is renamed under way
 /// keeps the one, a table that is made anew keeps the other, and its rows count in both cases.
 pub(super) struct StreamedTable {
     name: TableName,
     oid: u32,
+    /// OIDs of the domains among its columns' types, with those of the types they are made from, which the stream
+    /// does not tell.
+    domains: Vec<(u32, u32)>,
 }
 
 impl StreamedTable {
-    pub(super) fn new(name: TableName, oid: u32) -> Self {
-        Self { name, oid }
+    pub(super) fn new(name: TableName, facts: &TableFacts) -> Self {
+        let types = facts.columns.iter().map(|column| (column.type_oid, column.base_type_oid));
+        Self { name, oid: facts.oid, domains: types.filter(|(oid, base)| oid != base).collect() }
     }
 
     /// Whether rows of this relation are outbox rows.
@@ -19,8 +26,8 @@ impl StreamedTable {
         self.oid == relation_oid
     }
 
-    /// Takes in the description of a relation; whether it is the outbox table.
-    pub(super) fn recognise(&mut self, relation: &Relation) -> bool {
+    /// Takes in the description of a relation; its columns, if it is the outbox table.
+    pub(super) fn describe(&mut self, relation: &Relation) -> Option<Vec<Column>> {
         if relation.namespace == self.name.schema && relation.name == self.name.table {
             self.oid = relation.oid;
         } else if relation.oid == self.oid {
@@ -32,6 +39,15 @@ impl StreamedTable {
                 relation.name
             );
         }
-        relation.oid == self.oid
+        if relation.oid != self.oid {
+            return None;
+        }
+        let mut columns = relation.outbox_columns();
+        for column in &mut columns {
+            if let Some((_, base)) = self.domains.iter().find(|(domain, _)| *domain == column.type_oid) {
+                column.type_oid = *base;
+            }
+        }
+        Some(columns)
     }
 }

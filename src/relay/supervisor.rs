@@ -15,14 +15,15 @@ use super::{
 };
 use crate::{
     admin::{Reporter, SourceState},
-    ledger::Progress,
-    outbox::Mapping,
+    ledger::{ConfirmedLsn, Progress},
+    outbox::{Column, ColumnNames, Mapping, OptionalColumn},
     position::Lsn,
     postgres::{
         SourceDatabase,
-        backlog::Backlog,
-        catalog,
-        replication::{ReplicationConnection, ReplicationStream, SystemIdentity},
+        backlog::{self, Backlog, BacklogOrder, Begun},
+        catalog::{self, Facts, TableFacts},
+        preflight,
+        replication::{ReplicationConnection, ReplicationError, ReplicationStream, SystemIdentity},
     },
     rabbitmq::{BrokerOptions, publisher::Publisher},
 };
@@ -82,9 +83,7 @@ pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown)
         match fault.verdict() {
             Verdict::Again => {
                 report.state(SourceState::Connecting, fault.explain());
-                if let Some(side) = fault.side() {
-                    report.reconnected(side);
-                }
+                report.reconnected(fault.side());
                 tokio::select! {
                     _ = shutdown.requested() => return Ended::Drained,
                     () = tokio::time::sleep(backoff.next()) => {}
@@ -111,7 +110,8 @@ struct Attempt<'a> {
 struct Connected {
     connection: ReplicationConnection,
     publisher: Publisher,
-    table: StreamedTable,
+    table: TableFacts,
+    slot_exists: bool,
 }
 
 /// A slot of one's own: streaming from it, or about to be made from the backlog.
@@ -123,7 +123,7 @@ enum Acquired {
 impl Attempt<'_> {
     async fn run(&self, known: &mut Known, shutdown: &mut Shutdown) -> Result<Ended, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
-        let Connected { connection, publisher, table } = tokio::select! {
+        let Connected { connection, publisher, table, slot_exists } = tokio::select! {
             _ = shutdown.requested() => return Ok(Ended::Drained),
             connected = self.connect(known) => connected?,
         };
@@ -131,11 +131,15 @@ impl Attempt<'_> {
         let mut delivery = Delivery::new(publisher, known.progress, relay, self.report);
 
         let acquired = {
-            let mut acquire = pin!(self.acquire(connection, known));
+            let from = known.progress.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
+            let mut acquire = pin!(self.acquire(connection, &table, slot_exists, from));
             loop {
                 tokio::select! {
                     biased;
-                    _ = shutdown.requested() => return Ok(Ended::Drained),
+                    _ = shutdown.requested() => {
+                        delivery.close().await;
+                        return Ok(Ended::Drained);
+                    }
                     acquired = &mut acquire => break acquired?,
                     // Nothing is in flight yet: this only notices a broker that goes away while standing by.
                     idle = delivery.idle() => idle?,
@@ -150,7 +154,7 @@ impl Attempt<'_> {
                 match backfill.await? {
                     Backfilled::Done(connection) => {
                         known.slot_seen = true;
-                        self.start(connection, Lsn::ZERO).await.map_err(|(_, fault)| fault)?
+                        self.start(connection, Lsn::ZERO).await.map_err(|(_, error)| error)?
                     }
                     Backfilled::CutShort => {
                         delivery.close().await;
@@ -160,6 +164,7 @@ impl Attempt<'_> {
             }
         };
 
+        let table = StreamedTable::new(database.table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
         let drained = pipeline.run(shutdown).await;
         known.progress = pipeline.progress();
@@ -170,12 +175,20 @@ impl Attempt<'_> {
             return drained.map(|_| Ended::Drained);
         }
         if let Err(fault) = pipeline.close().await {
-            tracing::warn!(source = self.source.name, "the links did not close in order: {}", fault.explain());
+            tracing::warn!(
+                source = self.source.name,
+                "the links did not close in order: {}",
+                fault.explain()
+            );
         }
         match drained? {
             Drained::Clean => Ok(Ended::Drained),
             Drained::TimedOut { unconfirmed } => {
-                tracing::error!(source = self.source.name, unconfirmed, "drain_timeout_s passed; the unconfirmed messages will be published again");
+                tracing::error!(
+                    source = self.source.name,
+                    unconfirmed,
+                    "drain_timeout_s passed; the unconfirmed messages will be published again"
+                );
                 Ok(Ended::Undrained)
             }
         }
@@ -184,6 +197,166 @@ impl Attempt<'_> {
     /// Both links, everything that must hold before a slot is touched, and the topology.
     async fn connect(&self, known: &mut Known) -> Result<Connected, Fault> {
         let Source { name, database, mapping, broker, .. } = self.source;
-        todo!()
+        let sql = database.endpoint.connect_sql(&self.application_name()).await?;
+        let facts = Facts::read(&sql, &database.table, &database.publication).await?;
+        let slot = facts.slots.iter().find(|slot| slot.name == database.slot);
+        let slot_exists = slot.is_some();
+        if let Some(lost) = slot.filter(|slot| slot.is_lost()) {
+            let why = lost.invalidation.as_deref().unwrap_or("max_slot_wal_keep_size was exceeded");
+            return Err(Fault::SlotLost {
+                slot: database.slot.clone(),
+                why: why.to_owned(),
+                confirmed_flush: lost.confirmed_flush,
+            });
+        }
+        if known.slot_seen && !slot_exists {
+            return Err(Fault::SlotGone { slot: database.slot.clone(), progress: known.progress });
+        }
+        let checks = preflight::checks(database, &mapping.columns, &facts);
+        let Some(table) = facts.table.filter(|_| checks.iter().all(|check| check.failure().is_none())) else {
+            return Err(Fault::Preflight(checks));
+        };
+        // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
+        if facts.publication.is_none() {
+            catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
+            tracing::info!(source = name, publication = database.publication, "created the publication");
+        }
+        let mut connection = ReplicationConnection::connect(database, &self.application_name()).await?;
+        known.meet(connection.identify_system().await?, name);
+        let publisher = Publisher::connect(broker, &self.application_name(), self.number).await?;
+        Ok(Connected { connection, publisher, table, slot_exists })
+    }
+
+    /// Shown in `pg_stat_activity` and in RabbitMQ's management.
+    fn application_name(&self) -> String {
+        format!("outboxd {}", self.source.name)
+    }
+
+    /// Waits until the slot is ours, as a standby while another instance has it.
+    async fn acquire(
+        &self,
+        mut connection: ReplicationConnection,
+        table: &TableFacts,
+        mut slot_exists: bool,
+        from: Lsn,
+    ) -> Result<Acquired, Fault> {
+        loop {
+            connection = if slot_exists {
+                match self.start(connection, from).await {
+                    Ok(stream) => return Ok(Acquired::Stream(stream)),
+                    Err((Some(connection), error)) if error.sqlstate() == Some(OBJECT_IN_USE) => {
+                        let holder = error.server().map_or_else(String::new, |server| server.message.clone());
+                        self.stand_by(format!(
+                            "another instance has the slot ({holder}); this one takes over when it ends"
+                        ))
+                        .await;
+                        connection
+                    }
+                    Err((_, error)) => return Err(error.into()),
+                }
+            } else {
+                match self.make_slot(connection, table).await? {
+                    Made::Slot(connection) => {
+                        slot_exists = true;
+                        connection
+                    }
+                    Made::Backlog(backlog) => return Ok(Acquired::Backlog(backlog)),
+                    Made::Nothing(connection) => {
+                        self.stand_by(
+                            "another instance is publishing the backlog; this one takes over when it ends"
+                                .to_owned(),
+                        )
+                        .await;
+                        connection
+                    }
+                }
+            };
+        }
+    }
+
+    async fn stand_by(&self, reason: String) {
+        self.report.state(SourceState::Standby, reason);
+        tokio::time::sleep(STANDBY_INTERVAL).await;
+    }
+
+    async fn start(
+        &self,
+        connection: ReplicationConnection,
+        from: Lsn,
+    ) -> Result<ReplicationStream, (Option<ReplicationConnection>, ReplicationError)> {
+        let SourceDatabase { slot, publication, .. } = &self.source.database;
+        connection.start(slot, publication, from).await
+    }
+
+    async fn make_slot(
+        &self,
+        mut connection: ReplicationConnection,
+        table: &TableFacts,
+    ) -> Result<Made, Fault> {
+        let Source { name, database, mapping, relay, .. } = self.source;
+        match relay.backlog {
+            BacklogPolicy::Skip => {
+                match backlog::skip(&mut connection, &database.slot).await {
+                    Ok(()) => tracing::info!(source = name, slot = database.slot, "created the slot"),
+                    Err(error) if error.sqlstate() == Some(DUPLICATE_OBJECT) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                Ok(Made::Slot(connection))
+            }
+            BacklogPolicy::Publish => {
+                let columns = table.outbox_columns();
+                let order = backlog_order(&mapping.columns, &columns);
+                Ok(match Backlog::begin(connection, database, columns, table.kind, order).await? {
+                    Begun::Backlog(backlog) => Made::Backlog(backlog),
+                    Begun::SlotExists(connection) => Made::Slot(connection),
+                    Begun::Busy(connection) => Made::Nothing(connection),
+                })
+            }
+        }
+    }
+}
+
+/// What came of making the slot.
+enum Made {
+    /// It is there.
+    Slot(ReplicationConnection),
+    /// It will be, after the backlog.
+    Backlog(Backlog),
+    /// Another instance is at it.
+    Nothing(ReplicationConnection),
+}
+
+/// Slot in use.
+const OBJECT_IN_USE: &str = "55006";
+/// Slot exists already.
+const DUPLICATE_OBJECT: &str = "42710";
+
+fn backlog_order(names: &ColumnNames, columns: &[Column]) -> BacklogOrder {
+    let present = |column: &OptionalColumn| {
+        let name = column.name()?;
+        columns.iter().any(|column| column.name == name).then(|| name.to_owned())
+    };
+    match (present(&names.sequence), present(&names.created_at)) {
+        (Some(sequence), _) => BacklogOrder::Sequence(sequence),
+        (None, Some(created_at)) => BacklogOrder::CreatedAt(created_at),
+        (None, None) => BacklogOrder::Unordered,
+    }
+}
+
+impl Known {
+    /// Compares the server with the one that progress was made with.
+    fn meet(&mut self, server: SystemIdentity, source: &str) {
+        let server = (server.system_id, server.timeline);
+        if let Some(before) = &self.server
+            && *before != server
+        {
+            tracing::warn!(
+                source,
+                "the server is another one, or was promoted (system identifier, timeline: {before:?}, now {server:?}); \
+                 going on from what its slot says"
+            );
+            self.progress = Progress::default();
+        }
+        self.server = Some(server);
     }
 }

@@ -43,7 +43,11 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
     let encrypted = uris.iter().any(|uri| uri.scheme == AMQPScheme::AMQPS);
     for (key, given) in [("tls_ca_file", ca_file.is_some()), ("tls_cert_file", cert.is_some())] {
         if given && !encrypted && !uris.is_empty() {
-            rabbitmq.problem(key, "has no effect: no URL begins with amqps://", "use amqps://, or leave the key out");
+            rabbitmq.problem(
+                key,
+                "has no effect: no URL begins with amqps://",
+                "use amqps://, or leave the key out",
+            );
         }
     }
     rabbitmq.finish();
@@ -96,8 +100,12 @@ fn uris(rabbitmq: &mut Section<'_>) -> Vec<AMQPUri> {
 /// Parses a URL; complains without showing any of it.
 fn uri(url: &str) -> Result<AMQPUri, Complaint> {
     let complaint = |what: &str, cure: &str| Err((what.to_owned(), cure.to_owned()));
-    let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "amqp" | "amqps")) else {
-        return complaint("does not begin with amqp:// or amqps://", "write amqp://user:password@host:5672/%2f");
+    let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "amqp" | "amqps"))
+    else {
+        return complaint(
+            "does not begin with amqp:// or amqps://",
+            "write amqp://user:password@host:5672/%2f",
+        );
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
@@ -140,7 +148,11 @@ fn subscriptions(root: &mut Section<'_>) -> Vec<Subscription> {
         if let Some(subscription) = subscription {
             for queue in queues_of(&subscription) {
                 if queues.contains(&queue) {
-                    section.problem("queue", format!("two subscriptions use the queue \"{queue}\""), "rename one");
+                    section.problem(
+                        "queue",
+                        format!("two subscriptions use the queue \"{queue}\""),
+                        "rename one",
+                    );
                     break;
                 }
                 queues.insert(queue);
@@ -206,7 +218,11 @@ fn subscription(section: &mut Section<'_>) -> Option<Subscription> {
             ("dead_letter", dead_letter),
         ] {
             if asked_for {
-                section.problem(key, "does not go with queue_type \"stream\"", "leave it out, or use \"quorum\"");
+                section.problem(
+                    key,
+                    "does not go with queue_type \"stream\"",
+                    "leave it out, or use \"quorum\"",
+                );
             }
         }
     }

@@ -110,8 +110,9 @@ fn settings(mut root: Section<'_>) -> Option<Settings> {
     let mut admin = root.section("admin");
     let enabled = admin.flag("enabled", true);
     let listen = admin.parsed("listen", Some("127.0.0.1:9464"), |text| {
-        text.parse::<SocketAddr>()
-            .map_err(|_| ("must be an IP address and a port".into(), "write for instance \"127.0.0.1:9464\"".into()))
+        text.parse::<SocketAddr>().map_err(|_| {
+            ("must be an IP address and a port".into(), "write for instance \"127.0.0.1:9464\"".into())
+        })
     });
     admin.finish();
     let drain_timeout = root.seconds("drain_timeout_s", 1..=3600, 30);

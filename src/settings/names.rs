@@ -90,7 +90,11 @@ mod tests {
             ("\"x\"", "public", "x"),
             ("größe.t$1", "größe", "t$1"),
         ] {
-            assert_eq!(table(text).unwrap(), TableName { schema: schema.into(), table: name.into() }, "{text}");
+            assert_eq!(
+                table(text).unwrap(),
+                TableName { schema: schema.into(), table: name.into() },
+                "{text}"
+            );
         }
         let long = "x".repeat(64);
         for bad in ["", ".", "a.", ".a", "a.b.c", "a b", "1a", "a-b", "\"a", "\"\"", "\"a\"b", "a;", &long] {

@@ -228,7 +228,11 @@ impl<'r> Section<'r> {
             ValueKind::String(text) if self.overridden.contains(key) => match text.trim().parse() {
                 Ok(number) => number,
                 Err(_) => {
-                    self.problem(key, "is not a whole number", format!("set for instance {default}, the default"));
+                    self.problem(
+                        key,
+                        "is not a whole number",
+                        format!("set for instance {default}, the default"),
+                    );
                     return default;
                 }
             },
@@ -277,9 +281,9 @@ impl<'r> Section<'r> {
                     }
                 })
                 .collect(),
-            ValueKind::String(text) if self.overridden.contains(key) => {
-                Some(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
-            }
+            ValueKind::String(text) if self.overridden.contains(key) => Some(
+                text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect(),
+            ),
             other => {
                 self.wrong_kind(key, "a list of texts", &other);
                 None
@@ -319,7 +323,9 @@ impl<'r> Section<'r> {
         let found = match found {
             ValueKind::Nil => "nothing",
             ValueKind::Boolean(_) => "true or false",
-            ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) => "a whole number",
+            ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) => {
+                "a whole number"
+            }
             ValueKind::Float(_) => "a fraction",
             ValueKind::String(_) => "text",
             ValueKind::Table(_) => "a table",

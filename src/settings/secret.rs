@@ -15,7 +15,8 @@ impl Section<'_> {
     pub(super) fn secrets(&mut self, key: &str) -> Option<Vec<String>> {
         self.refuse_both(key, &format!("{key}_file"));
         let direct = self.texts(key);
-        let lines = |text: String| text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+        let lines =
+            |text: String| text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
         let from_file = self.content_of(key).map(lines);
         direct.or(from_file)
     }

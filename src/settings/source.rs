@@ -12,7 +12,7 @@ use crate::{
         SHORT_STRING_BYTES_MAX, Template,
     },
     postgres::{SourceDatabase, TableName, endpoint::Endpoint},
-    relay::{BacklogPolicy, OnUnroutable, Ordering, RelayOptions},
+    relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions},
 };
 
 /// Largest message that RabbitMQ can be configured to take (`max_message_size`).
@@ -39,7 +39,11 @@ pub(super) fn read(name: &str, mut section: Section<'_>, confirm_timeout: Durati
 
 fn database(source: &str, mut section: Section<'_>, table: Option<TableName>) -> Option<SourceDatabase> {
     if !section.has("url") && !section.has("url_file") {
-        section.problem("url", "is missing", "set it to for instance \"postgresql://outboxd@host:5432/database\"");
+        section.problem(
+            "url",
+            "is missing",
+            "set it to for instance \"postgresql://outboxd@host:5432/database\"",
+        );
     }
     let url_key = if section.has("url") { "url" } else { "url_file" };
     let url = section.secret("url");
@@ -72,12 +76,10 @@ fn database(source: &str, mut section: Section<'_>, table: Option<TableName>) ->
 
 fn outbox(mut section: Section<'_>) -> (Option<TableName>, ColumnNames) {
     let table = section.parsed("table", Some("public.outbox"), names::table);
-    section.choice("preset", &[
-        ("standard", Some(())),
-        ("debezium", None),
-        ("eventuate-tram", None),
-        ("logical-message", None),
-    ]);
+    section.choice(
+        "preset",
+        &[("standard", Some(())), ("debezium", None), ("eventuate-tram", None), ("logical-message", None)],
+    );
     let mut given = section.section("columns");
     let mut columns = ColumnNames::default();
     for (key, name) in [
@@ -119,7 +121,8 @@ fn mapping(
     message_bytes_max: usize,
 ) -> Option<Mapping> {
     let headers_off = columns.headers == OptionalColumn::Off;
-    let exchange = section.parsed("exchange", Some("{aggregate_type}.events"), |text| short(text, headers_off));
+    let exchange =
+        section.parsed("exchange", Some("{aggregate_type}.events"), |text| short(text, headers_off));
     let routing_key = section.parsed("routing_key", Some("{event_type}"), |text| short(text, headers_off));
     let content_type = section.parsed("content_type", None, |text| match text.len() {
         1..=SHORT_STRING_BYTES_MAX => Ok(text.to_owned()),
@@ -164,7 +167,8 @@ fn header_problem(name: &str) -> Option<String> {
 }
 
 fn template(text: &str, headers_off: bool) -> Result<Template, Complaint> {
-    let template: Template = text.parse().map_err(|error| (format!("{error}"), "correct the template".into()))?;
+    let template: Template =
+        text.parse().map_err(|error| (format!("{error}"), "correct the template".into()))?;
     let wants_headers = template.placeholders().any(|part| matches!(part, Placeholder::Header(_)));
     if wants_headers && headers_off {
         let what = "uses {header:NAME} though outbox.columns.headers is \"\"";
@@ -177,7 +181,8 @@ fn template(text: &str, headers_off: bool) -> Result<Template, Complaint> {
 fn short(text: &str, headers_off: bool) -> Result<Template, Complaint> {
     let template = template(text, headers_off)?;
     if template.literal_bytes() > SHORT_STRING_BYTES_MAX {
-        let what = format!("its text alone is longer than the {SHORT_STRING_BYTES_MAX} bytes that AMQP allows");
+        let what =
+            format!("its text alone is longer than the {SHORT_STRING_BYTES_MAX} bytes that AMQP allows");
         return Err((what, "shorten it".into()));
     }
     Ok(template)
@@ -189,30 +194,31 @@ fn relay(
     confirm_timeout: Duration,
     database: Option<&SourceDatabase>,
 ) -> Option<RelayOptions> {
-    let ordering = section.choice("ordering", &[
-        ("per-aggregate", Some(Ordering::PerAggregate)),
-        ("pipelined", Some(Ordering::Pipelined)),
-    ]);
+    let ordering = section.choice(
+        "ordering",
+        &[("per-aggregate", Some(Ordering::PerAggregate)), ("pipelined", Some(Ordering::Pipelined))],
+    );
     let in_flight_max = section.count("in_flight_max", 1..=1_000_000, 4096);
     let in_flight_bytes_max = section.count("in_flight_bytes_max", 65_536..=(1 << 36), 16_777_216);
-    let on_unroutable = section.choice("on_unroutable", &[
-        ("halt", Some(OnUnroutable::Halt)),
-        ("drop", Some(OnUnroutable::Drop)),
-        ("park", None),
-    ]);
-    section.choice("on_invalid", &[("halt", Some(())), ("park", None)]);
+    let on_unroutable = section.choice(
+        "on_unroutable",
+        &[("halt", Some(OnUnroutable::Halt)), ("drop", Some(OnUnroutable::Drop)), ("park", None)],
+    );
+    let on_invalid = section.choice("on_invalid", &[("halt", Some(OnInvalid::Halt)), ("park", None)]);
     let backoff_min = section.milliseconds("backoff_min_ms", 1..=600_000, 100);
     let backoff_max = section.milliseconds("backoff_max_ms", 1..=3_600_000, 10_000);
     if backoff_max < backoff_min {
         section.problem("backoff_max_ms", "is less than backoff_min_ms", "raise it, or lower backoff_min_ms");
     }
     let status_interval = section.milliseconds("status_interval_ms", 10..=60_000, 100);
-    if let Some(timeout) = database.map(|database| database.wal_sender_timeout)
-        && status_interval * 2 > timeout
-    {
+    let wal_sender_timeout = database?.wal_sender_timeout;
+    if status_interval * 2 > wal_sender_timeout {
         section.problem(
             "status_interval_ms",
-            format!("is more than half of postgres.wal_sender_timeout_ms ({})", timeout.as_millis()),
+            format!(
+                "is more than half of postgres.wal_sender_timeout_ms ({})",
+                wal_sender_timeout.as_millis()
+            ),
             "lower it, or PostgreSQL may take outboxd for dead",
         );
     }
@@ -222,11 +228,15 @@ fn relay(
         in_flight_max,
         in_flight_bytes_max,
         on_unroutable: on_unroutable?,
+        on_invalid: on_invalid?,
         backlog: backlog?,
         confirm_timeout,
         backoff_min,
         backoff_max,
         status_interval,
+        // A third leaves room for an update that is late, and twice for an answer that is.
+        keepalive_interval: wal_sender_timeout / 3,
+        server_silence_max: wal_sender_timeout * 2,
     })
 }
 
@@ -234,7 +244,11 @@ fn relay(
 fn cleanup(mut section: Section<'_>) {
     section.choice("mode", &[("none", Some(())), ("delete", None)]);
     if section.seconds("retention_s", 0..=3_155_760_000, 0) > Duration::ZERO {
-        section.problem("retention_s", "has no effect: cleanup.mode is \"none\"", "set 0, or leave the key out");
+        section.problem(
+            "retention_s",
+            "has no effect: cleanup.mode is \"none\"",
+            "set 0, or leave the key out",
+        );
     }
     section.finish();
 }

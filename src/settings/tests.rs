@@ -53,7 +53,8 @@ fn every_key_is_documented_with_its_default() {
     let known = known();
     assert!(known.len() > 50, "only {} keys", known.len());
     for (pattern, default) in known {
-        let documented = at(&values, &pattern).unwrap_or_else(|| panic!("{pattern} is not in config/outboxd.toml"));
+        let documented =
+            at(&values, &pattern).unwrap_or_else(|| panic!("{pattern} is not in config/outboxd.toml"));
         let documented = match documented {
             ValueKind::String(text) => text,
             ValueKind::I64(number) => number.to_string(),

@@ -49,7 +49,9 @@ fn without_excerpt(error: &str) -> String {
     let lines: Vec<&str> = error.lines().collect();
     let place = lines.iter().position(|line| line.contains("TOML parse error at line "));
     let kept: Vec<&str> = match place {
-        Some(place) => [lines[place].trim_start()].into_iter().chain(lines.into_iter().skip(place + 4)).collect(),
+        Some(place) => {
+            [lines[place].trim_start()].into_iter().chain(lines.into_iter().skip(place + 4)).collect()
+        }
         None => lines.into_iter().take(1).collect(),
     };
     kept.join(": ")

@@ -20,15 +20,11 @@ left_behind() {
         done
 }
 
-# QUIT is PostgreSQL's immediate shutdown, which gives its shared memory back, and stops an Erlang node at once.
-# CONT lets a suspended process hear it. The whole is tried again because a process may have been starting meanwhile.
+# QUIT is PostgreSQL's immediate shutdown, which gives its shared memory back, and halts an Erlang node. CONT lets a
+# suspended process hear it. The list is made anew each time, because a process may have been starting meanwhile.
 tries=0
 while pids=$(left_behind) && [ -n "$pids" ] && [ "$tries" -lt 100 ]; do
-    case $tries in
-        0 | 5 | 10) signal=QUIT ;;
-        [0-9] | 1[0-9] | 2[0-9] | 3[0-9]) signal=CONT ;;
-        *) signal=KILL ;;
-    esac
+    if [ "$tries" -lt 20 ]; then signal=QUIT; else signal=KILL; fi
     # shellcheck disable=SC2086
     kill -s "$signal" $pids 2>/dev/null
     # shellcheck disable=SC2086
@@ -45,5 +41,4 @@ done
 
 rm -rf "$directory" "$short_directory" 2>/dev/null ||
     { sleep 0.5; rm -rf "$directory" "$short_directory"; }
-rmdir "${directory%/*}" 2>/dev/null
 exit 0

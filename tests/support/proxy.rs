@@ -189,7 +189,9 @@ async fn serve(
             _ = orders.changed() => {}
             Ok((client, _)) = accept(listener.as_ref()) => {
                 shared.accepted.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(connect(client, server, cutter.subscribe(), now.cuts, cutter.clone(), shared.clone()));
+                // As of now: a cut after a number of bytes does not come through this loop.
+                let cuts = orders.borrow().cuts;
+                tokio::spawn(connect(client, server, cutter.subscribe(), cuts, cutter.clone(), shared.clone()));
             }
         }
     }

@@ -1,0 +1,35 @@
+//! Names and values in the text of a statement, where a parameter cannot stand.
+
+use super::TableName;
+
+/// A quoted identifier (manual, "Identifiers and Key Words").
+pub(super) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A quoted string; with a backslash in it an `E''` one, which means the same under either
+/// `standard_conforming_strings` (manual, "String Constants").
+pub(super) fn literal(value: &str) -> String {
+    let quoted = value.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', r"\\")) } else { format!("'{quoted}'") }
+}
+
+impl TableName {
+    /// The name as it stands in a statement: both parts quoted.
+    pub fn quoted(&self) -> String {
+        format!("{}.{}", identifier(&self.schema), identifier(&self.table))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_are_doubled_and_backslashes_kept() {
+        let table = TableName { schema: "Bestell-Dienst".into(), table: "Aus\"gang".into() };
+        assert_eq!(table.quoted(), r#""Bestell-Dienst"."Aus""gang""#);
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal(r"a\'; DROP"), r"E'a\\''; DROP'");
+    }
+}

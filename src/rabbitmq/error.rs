@@ -1,0 +1,303 @@
+//! What can go wrong with a broker, told apart by what is to be done about it. Texts hold no user and no password.
+
+use std::{fmt, time::Duration};
+
+use lapin::{ErrorKind, protocol::AMQPError};
+
+use super::{
+    endpoint::{Endpoint, InvalidUrl},
+    tls::CertificateError,
+};
+use crate::position::Position;
+
+/// AMQP reply codes, as in the specification's table of constants.
+pub(super) mod reply {
+    pub(in crate::rabbitmq) const ACCESS_REFUSED: u16 = 403;
+    pub(in crate::rabbitmq) const NOT_FOUND: u16 = 404;
+    pub(in crate::rabbitmq) const PRECONDITION_FAILED: u16 = 406;
+    pub(in crate::rabbitmq) const COMMAND_INVALID: u16 = 503;
+    pub(in crate::rabbitmq) const NOT_ALLOWED: u16 = 530;
+}
+
+/// Why there is no publisher, or no longer one.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// A URL in the configuration is none.
+    #[error("rabbitmq.url: {0}")]
+    InvalidUrl(#[from] InvalidUrl),
+    /// No URL is configured.
+    #[error("rabbitmq.url is missing; set it to amqp://user:password@host:5672/%2f")]
+    NoUrl,
+    /// A certificate or key cannot be used.
+    #[error("TLS for RabbitMQ: {0}")]
+    Certificates(#[from] CertificateError),
+    /// No TCP connection.
+    #[error(
+        "RabbitMQ at {at} cannot be reached: {source}; check that it runs, and its host, port and firewall"
+    )]
+    Unreachable {
+        /// Which broker.
+        at: Endpoint,
+        /// What the operating system said.
+        source: lapin::Error,
+    },
+    /// No connection within `rabbitmq.connect_timeout_ms`.
+    #[error("RabbitMQ at {at} did not answer within {} ms; check host and port, and whether the node is overloaded", after.as_millis())]
+    TimedOut {
+        /// Which broker.
+        at: Endpoint,
+        /// The limit.
+        after: Duration,
+    },
+    /// TCP, but no TLS.
+    #[error(
+        "no TLS session with RabbitMQ at {at}: {source}; check that the port speaks TLS, rabbitmq.ca_file, that the \
+         certificate names this host, and whether the broker wants a client certificate"
+    )]
+    Tls {
+        /// Which broker.
+        at: Endpoint,
+        /// What rustls said.
+        source: lapin::Error,
+    },
+    /// The broker does not accept user and password.
+    #[error(
+        "RabbitMQ at {at} refuses the login: {text}; check user and password (the user guest may log in from localhost only)"
+    )]
+    LoginRefused {
+        /// Which broker.
+        at: Endpoint,
+        /// The broker's own words.
+        text: String,
+    },
+    /// The vhost is missing, or not for this user, or full.
+    #[error(
+        "RabbitMQ at {at} refuses the vhost: {text}; create it (rabbitmqctl add_vhost), grant it (rabbitmqctl \
+         set_permissions), or correct the URL's path, in which the vhost / is written %2f"
+    )]
+    VhostRefused {
+        /// Which broker.
+        at: Endpoint,
+        /// The broker's own words.
+        text: String,
+    },
+    /// The connection broke off before it was open.
+    #[error(
+        "RabbitMQ at {at} broke off the handshake: {source}; check that the port speaks AMQP 0-9-1, with TLS if and only if \
+         the URL says amqps"
+    )]
+    Handshake {
+        /// Which broker.
+        at: Endpoint,
+        /// What lapin said.
+        source: lapin::Error,
+    },
+    /// Several URLs, and none of them did.
+    #[error("no RabbitMQ node could be used: {}", Joined(tried))]
+    NoneUsable {
+        /// One error a URL, in the order in which they were tried.
+        tried: Vec<BrokerError>,
+    },
+    /// The broker does not have, or does not allow, what is to be declared.
+    #[error("RabbitMQ at {at}: {error}")]
+    Declare {
+        /// Which broker.
+        at: Endpoint,
+        /// What, and why.
+        error: DeclareError,
+    },
+    /// The broker closed the publishing channel; everything in flight has to be sent again.
+    #[error("RabbitMQ at {at} closed the channel: {code} {text}")]
+    ChannelClosed {
+        /// Which broker.
+        at: Endpoint,
+        /// AMQP reply code, for instance 404 when an exchange was deleted under way.
+        code: u16,
+        /// The broker's own words.
+        text: String,
+    },
+    /// The broker closed the connection and said why.
+    #[error("RabbitMQ at {at} closed the connection: {code} {text}")]
+    ConnectionClosed {
+        /// Which broker.
+        at: Endpoint,
+        /// AMQP reply code, for instance 320 when an operator closed it or the node stops.
+        code: u16,
+        /// The broker's own words.
+        text: String,
+    },
+    /// The connection is gone without a word: cut off, or no heartbeat.
+    #[error("the connection to RabbitMQ at {at} is lost: {source}")]
+    Lost {
+        /// Which broker.
+        at: Endpoint,
+        /// What lapin noticed.
+        source: lapin::Error,
+    },
+    /// A message that AMQP cannot carry.
+    #[error("the message at {position} cannot be sent: {reason}; correct the row or shorten its headers")]
+    Unsendable {
+        /// Which row.
+        position: Position,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The broker returned a message that is not in flight; it is no longer certain what was delivered.
+    #[error(
+        "RabbitMQ at {at} returned a message that is not in flight ({what}); what is unconfirmed has to be sent again"
+    )]
+    UnexpectedReturn {
+        /// Which broker.
+        at: Endpoint,
+        /// What is known of the message.
+        what: String,
+    },
+}
+
+impl BrokerError {
+    /// Whether another attempt may succeed without anybody changing the configuration or the topology.
+    ///
+    /// A refused login or vhost counts: brokers import their users and vhosts while they start.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::InvalidUrl(_) | Self::NoUrl | Self::Certificates(_) | Self::Unsendable { .. } => false,
+            Self::Declare { error, .. } => {
+                matches!(error.fault, DeclareFault::Failed | DeclareFault::Missing)
+            }
+            Self::NoneUsable { tried } => tried.iter().any(Self::is_retryable),
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Tls { .. }
+            | Self::LoginRefused { .. }
+            | Self::VhostRefused { .. }
+            | Self::Handshake { .. }
+            | Self::ChannelClosed { .. }
+            | Self::ConnectionClosed { .. }
+            | Self::Lost { .. }
+            | Self::UnexpectedReturn { .. } => true,
+        }
+    }
+
+    /// The verdict on an error of lapin's once the connection was open.
+    pub(super) fn after_open(at: &Endpoint, source: lapin::Error) -> Self {
+        let at = at.clone();
+        match protocol_error(&source) {
+            Some(error) if source.is_amqp_soft_error() && !is_connection_closing(error) => {
+                Self::ChannelClosed { at, code: error.get_id(), text: error.get_message().to_string() }
+            }
+            Some(error) => {
+                Self::ConnectionClosed { at, code: error.get_id(), text: error.get_message().to_string() }
+            }
+            None => Self::Lost { at, source },
+        }
+    }
+}
+
+/// RabbitMQ also uses soft codes to close a whole connection, with 403 when the user was deleted; as far as the text
+/// tells them apart they are told apart, and both are dealt with alike.
+fn is_connection_closing(error: &AMQPError) -> bool {
+    error.get_message().as_str().contains("CONNECTION_FORCED")
+}
+
+/// The broker's own error, when that is what `error` is.
+pub(super) fn protocol_error(error: &lapin::Error) -> Option<&AMQPError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some(error),
+        _ => None,
+    }
+}
+
+/// An exchange, queue or binding that cannot be declared or is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclareError {
+    /// What was to be declared, for instance `queue 'customer-service.orders'`.
+    pub object: String,
+    /// Why it failed.
+    pub fault: DeclareFault,
+    /// The broker's own words.
+    pub text: String,
+}
+
+/// The ways in which a declare fails, by AMQP reply code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeclareFault {
+    /// 404: it is not there (a passive declare), or what it refers to is not.
+    Missing,
+    /// 406: it is there with another type or other arguments.
+    Different,
+    /// 403: the user may not, or the name is reserved.
+    Refused,
+    /// 503: the broker does not know the exchange type `x-consistent-hash`.
+    NoPlugin,
+    /// Anything else.
+    Failed,
+}
+
+impl DeclareError {
+    /// The verdict on an error of lapin's while `object` was declared. `None`: that was not what went wrong.
+    pub(super) fn new(object: String, source: &lapin::Error) -> Option<Self> {
+        let error = protocol_error(source)?;
+        let fault = match error.get_id() {
+            reply::NOT_FOUND => DeclareFault::Missing,
+            reply::PRECONDITION_FAILED => DeclareFault::Different,
+            reply::ACCESS_REFUSED => DeclareFault::Refused,
+            reply::COMMAND_INVALID => DeclareFault::NoPlugin,
+            _ if source.is_amqp_soft_error() => DeclareFault::Failed,
+            _ => return None,
+        };
+        Some(Self { object, fault, text: error.get_message().to_string() })
+    }
+
+    /// What is the matter.
+    pub fn what(&self) -> String {
+        let Self { object, fault, text } = self;
+        match fault {
+            DeclareFault::Missing => format!("{object} is missing: {text}"),
+            DeclareFault::Different => format!("{object} exists, but differently: {text}"),
+            DeclareFault::Refused => format!("{object} may not be declared: {text}"),
+            DeclareFault::NoPlugin => format!("{object} is of a type that the broker does not know: {text}"),
+            DeclareFault::Failed => format!("{object} cannot be declared: {text}"),
+        }
+    }
+
+    /// What to do about it.
+    pub fn cure(&self) -> String {
+        let Self { object, .. } = self;
+        let is_queue = object.starts_with("queue");
+        match self.fault {
+            DeclareFault::Missing => "create it, or set rabbitmq.declare = true".to_owned(),
+            DeclareFault::Different if is_queue => {
+                format!("drain and delete {object}, or change its subscription to what it is, or rename the subscription's queue")
+            }
+            DeclareFault::Different => {
+                format!("delete or rename {object}, or change message.exchange, or set rabbitmq.declare = false to use it as it is")
+            }
+            DeclareFault::Refused => "grant the user configure, write and read on it (rabbitmqctl set_permissions), or create it \
+                 as an administrator and set rabbitmq.declare = false; names that begin with amq. are the broker's"
+                .to_owned(),
+            DeclareFault::NoPlugin => {
+                "run rabbitmq-plugins enable rabbitmq_consistent_hash_exchange on every node, or set partitions = 1".to_owned()
+            }
+            DeclareFault::Failed => "see the broker's log".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for DeclareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what(), self.cure())
+    }
+}
+
+impl std::error::Error for DeclareError {}
+
+struct Joined<'a>(&'a [BrokerError]);
+
+impl fmt::Display for Joined<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if index == 0 { "" } else { " | " })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Compares what a configuration needs with what the broker has, finds every problem in one go, and creates nothing.
+
+use lapin::{Channel, Connection};
+
+use super::{
+    broker::{Broker, BrokerOptions},
+    endpoint::Endpoint,
+    error::{BrokerError, DeclareError, DeclareFault},
+    topology::{Declaration, ExchangeType, Failure, plan},
+};
+
+/// One thing looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at, for instance `queue 'customer-service.orders'`.
+    pub name: String,
+    /// What was found.
+    pub finding: Result<String, Problem>,
+}
+
+/// What is the matter, and what mends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What was found.
+    pub what: String,
+    /// What to do.
+    pub cure: String,
+}
+
+/// Connects, looks at every exchange and queue of the subscriptions, and closes the connection.
+pub async fn inspect(options: &BrokerOptions, connection_name: &str) -> Vec<Check> {
+    let name = "RabbitMQ".to_owned();
+    let broker = match Broker::connect(options, connection_name, 0).await {
+        Ok(broker) => broker,
+        Err(error) => return vec![Check { name, finding: Err(Problem::from(error)) }],
+    };
+    let mut checks = vec![Check { name, finding: Ok(format!("connected to {}", broker.at)) }];
+    for declaration in plan(&options.subscriptions) {
+        let finding = look(&broker.connection, &broker.at, &declaration, options.declare).await;
+        checks.push(Check { name: declaration.object(), finding });
+    }
+    broker.close().await;
+    checks
+}
+
+/// A passive declare tells whether it is there, but compares nothing. To declare what is there once more does compare, and
+/// changes nothing (AMQP 0-9-1 reference, queue.declare "equivalent"); it needs the right to configure, though, and is
+/// of no interest when nothing is to be declared.
+async fn look(
+    connection: &Connection,
+    at: &Endpoint,
+    declaration: &Declaration,
+    declare: bool,
+) -> Result<String, Problem> {
+    if let Declaration::Binding { .. } = declaration {
+        return Ok(match declare {
+            true => "will be declared (AMQP cannot tell whether it is there)".to_owned(),
+            false => {
+                "not verified: AMQP cannot tell whether it is there; see rabbitmqctl list_bindings".to_owned()
+            }
+        });
+    }
+    match on_fresh_channel(connection, declaration, false).await {
+        Ok(()) if !declare => return Ok("is there (rabbitmq.declare = false: not compared)".to_owned()),
+        Ok(()) => {}
+        Err(Failure::Declare(DeclareError { fault: DeclareFault::Missing, .. })) if declare => {
+            return Ok(match declaration {
+                Declaration::Exchange { kind: ExchangeType::ConsistentHash, .. } => {
+                    "missing; run and setup will declare it, with the plugin rabbitmq_consistent_hash_exchange".to_owned()
+                }
+                _ => "missing; run and setup will declare it".to_owned(),
+            });
+        }
+        Err(failure) => return Err(failure.at(at).into()),
+    }
+    match on_fresh_channel(connection, declaration, true).await {
+        Ok(()) => Ok("is there, as configured".to_owned()),
+        Err(failure) => Err(failure.at(at).into()),
+    }
+}
+
+/// A declare that fails closes its channel, so each has its own.
+async fn on_fresh_channel(
+    connection: &Connection,
+    declaration: &Declaration,
+    create: bool,
+) -> Result<(), Failure> {
+    let channel: Channel = connection.create_channel().await.map_err(Failure::Connection)?;
+    let applied = declaration.apply(&channel, create).await;
+    if applied.is_ok() {
+        // One that cannot be closed is closed with the connection.
+        let _ = channel.close(200, "OK".into()).await;
+    }
+    applied.map_err(|source| declaration.failure(source))
+}
+
+impl From<BrokerError> for Problem {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::Declare { error, .. } => Self { what: error.what(), cure: error.cure() },
+            // Every other text ends in its cure.
+            error => {
+                let text = error.to_string();
+                match text.rsplit_once("; ") {
+                    Some((what, cure)) => Self { what: what.to_owned(), cure: cure.to_owned() },
+                    None => Self { what: text, cure: "see the broker's log".to_owned() },
+                }
+            }
+        }
+    }
+}

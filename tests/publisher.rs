@@ -1,0 +1,694 @@
+//! The publisher, the topology and the inspection against a real broker.
+//!
+//! Reads the broker from [`Broker::from_environment`] alone; without one the tests say so and pass.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lapin::{
+    Channel, Connection, ConnectionProperties, ExchangeKind,
+    options::{
+        BasicGetOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use outboxd::{
+    outbox::{AggregateKey, HeaderValue, Message, Timestamp},
+    position::{Lsn, Position},
+    rabbitmq::{
+        BrokerError, BrokerOptions, DeclareFault,
+        inspection::inspect,
+        publisher::{Outcome, PublishTag, Publisher, PublisherEvent},
+        topology::{QueueType, Subscription},
+    },
+};
+use tokio::{
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::timeout,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Alarms and killed connections are the whole node's: tests that cause them run alone.
+static NODE: RwLock<()> = RwLock::const_new(());
+
+/// The node under test.
+struct Broker {
+    url: String,
+    /// `rabbitmqctl`, already pointed at the node.
+    ctl: Option<String>,
+    /// An amqps URL for `localhost`, and the directory with ca.pem, client.pem and client.key.
+    tls: Option<(String, PathBuf)>,
+}
+
+impl Broker {
+    fn from_environment() -> Option<Self> {
+        let var = |name| std::env::var(name).ok();
+        let Some(url) = var("OUTBOXD_TEST_AMQP") else {
+            eprintln!("skipped: OUTBOXD_TEST_AMQP is not set");
+            return None;
+        };
+        let tls = var("OUTBOXD_TEST_AMQPS").zip(var("OUTBOXD_TEST_TLS_DIR").map(PathBuf::from));
+        Some(Self { url, ctl: var("OUTBOXD_TEST_RABBITMQCTL"), tls })
+    }
+
+    fn options(&self) -> BrokerOptions {
+        BrokerOptions {
+            urls: vec![self.url.clone()],
+            declare: true,
+            heartbeat: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(10),
+            ca_file: None,
+            client_cert: None,
+            subscriptions: Vec::new(),
+        }
+    }
+
+    fn url_with(&self, from: &str, to: &str) -> String {
+        let changed = self.url.replace(from, to);
+        assert_ne!(changed, self.url, "the URL has no {from}");
+        changed
+    }
+
+    async fn ctl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(self.ctl.as_deref().expect("OUTBOXD_TEST_RABBITMQCTL"));
+        command.args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    async fn publisher(&self, options: &BrokerOptions) -> Publisher {
+        timeout(PATIENCE, Publisher::connect(options, "outboxd test", 0)).await.unwrap().unwrap()
+    }
+
+    /// A channel of the test's own, to arrange things and look at them.
+    async fn channel(&self) -> (Connection, Channel) {
+        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        (connection, channel)
+    }
+}
+
+async fn shared() -> Option<(Broker, RwLockReadGuard<'static, ()>)> {
+    Some((Broker::from_environment()?, NODE.read().await))
+}
+
+async fn alone() -> Option<(Broker, RwLockWriteGuard<'static, ()>)> {
+    let broker = Broker::from_environment()?;
+    broker.ctl.as_ref()?;
+    Some((broker, NODE.write().await))
+}
+
+/// A name that no other test and no other run has.
+fn unique(name: &str) -> String {
+    format!("t{:08x}.{name}", fastrand::u32(..))
+}
+
+fn message(number: u64, exchange: &str, routing_key: &str) -> Arc<Message> {
+    Arc::new(Message {
+        position: Position {
+            commit_lsn: Lsn(0x1000 + number / 3),
+            index: u32::try_from(number % 3).unwrap(),
+        },
+        committed_at: Timestamp(1_700_000_000_000_000),
+        aggregate: AggregateKey(number),
+        exchange: exchange.to_owned(),
+        routing_key: routing_key.to_owned(),
+        message_id: format!("id-{number}"),
+        event_type: "Tested".to_owned(),
+        content_type: "application/json".to_owned(),
+        headers: vec![
+            ("aggregate-id".to_owned(), HeaderValue::Text(format!("a{}", number % 50))),
+            ("number".to_owned(), HeaderValue::Integer(i64::try_from(number).unwrap())),
+        ],
+        body: format!("{{\"n\":{number}}}").into(),
+    })
+}
+
+async fn next(publisher: &mut Publisher) -> Result<PublisherEvent, BrokerError> {
+    timeout(PATIENCE, publisher.next()).await.expect("the publisher says nothing")
+}
+
+async fn outcomes(publisher: &mut Publisher, count: usize) -> BTreeMap<u64, Outcome> {
+    let mut all = BTreeMap::new();
+    while all.len() < count {
+        if let PublisherEvent::Outcomes(outcomes) = next(publisher).await.unwrap() {
+            for (tag, outcome) in outcomes {
+                assert_eq!(all.insert(tag.0, outcome), None, "{tag:?} told twice");
+            }
+        }
+    }
+    all
+}
+
+async fn error(publisher: &mut Publisher) -> BrokerError {
+    loop {
+        if let Err(error) = next(publisher).await {
+            return error;
+        }
+    }
+}
+
+async fn connect_error(options: &BrokerOptions) -> BrokerError {
+    let connected = timeout(PATIENCE, Publisher::connect(options, "outboxd test", 0)).await.unwrap();
+    connected.err().expect("it must not connect")
+}
+
+fn name(text: &str) -> ShortString {
+    text.into()
+}
+
+async fn queue(channel: &Channel, queue: &str, arguments: &[(&str, AMQPValue)]) {
+    let mut table = FieldTable::default();
+    for (key, value) in arguments {
+        table.insert(name(key), value.clone());
+    }
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(name(queue), options, table).await.unwrap();
+}
+
+async fn exchange(channel: &Channel, exchange: &str, kind: ExchangeKind) {
+    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    channel.exchange_declare(name(exchange), kind, options, FieldTable::default()).await.unwrap();
+}
+
+async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) {
+    let options = QueueBindOptions::default();
+    channel.queue_bind(name(queue), name(exchange), name(key), options, FieldTable::default()).await.unwrap();
+}
+
+async fn drained(channel: &Channel, queue: &str) -> Vec<String> {
+    let mut bodies = Vec::new();
+    while let Some(got) = channel.basic_get(name(queue), BasicGetOptions { no_ack: true }).await.unwrap() {
+        bodies.push(String::from_utf8(got.delivery.data).unwrap());
+    }
+    bodies
+}
+
+fn subscription(queue: &str, exchange: &str) -> Subscription {
+    Subscription {
+        queue: queue.to_owned(),
+        exchange: exchange.to_owned(),
+        binding_keys: vec!["#".to_owned()],
+        queue_type: QueueType::Classic,
+        partitions: 1,
+        single_active_consumer: true,
+        dead_letter: true,
+    }
+}
+
+fn quorum() -> (&'static str, AMQPValue) {
+    ("x-queue-type", AMQPValue::LongString("quorum".into()))
+}
+
+#[tokio::test]
+async fn frames_leave_in_the_order_of_publishing_whatever_exchanges_come_first_in_between() {
+    let Some((broker, _node)) = shared().await else { return };
+    let (_connection, channel) = broker.channel().await;
+    let prefix = unique("order");
+    queue(&channel, &prefix, &[]).await;
+    // The first of these exchanges are there and bound; for them a declare comes in the middle of the stream, too.
+    let exchanges: Vec<String> = (0..40).map(|n| format!("{prefix}.{n}")).collect();
+    for exchange_name in &exchanges {
+        exchange(&channel, exchange_name, ExchangeKind::Topic).await;
+        bind(&channel, &prefix, exchange_name, "#").await;
+    }
+    let mut publisher = broker.publisher(&broker.options()).await;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    const COUNT: u64 = 10_000;
+    let mut told = 0;
+    for number in 0..COUNT {
+        let reachable = 1 + usize::try_from(number).unwrap() * 39 / 10_000;
+        publisher.publish(PublishTag(number), message(number, &exchanges[random.usize(..=reachable)], "k"));
+        // Batches of random size, cancelled at random moments.
+        if random.u8(..) < 4
+            && let Ok(event) = timeout(Duration::from_micros(random.u64(..3000)), publisher.next()).await
+            && let PublisherEvent::Outcomes(outcomes) = event.unwrap()
+        {
+            told += outcomes.len();
+        }
+    }
+    let rest = outcomes(&mut publisher, usize::try_from(COUNT).unwrap() - told).await;
+    assert!(rest.values().all(|outcome| *outcome == Outcome::Confirmed));
+    publisher.close().await;
+    let expected: Vec<String> = (0..COUNT).map(|number| format!("{{\"n\":{number}}}")).collect();
+    assert!(drained(&channel, &prefix).await == expected, "out of order, lost or twice");
+}
+
+#[tokio::test]
+async fn every_return_belongs_to_the_message_that_was_returned() {
+    let Some((broker, _node)) = shared().await else { return };
+    let (_connection, channel) = broker.channel().await;
+    let prefix = unique("returns");
+    exchange(&channel, &prefix, ExchangeKind::Topic).await;
+    // Two quorum queues and a classic one confirm at different times, so confirms arrive out of order.
+    for (key, arguments) in [("a", vec![quorum()]), ("b", vec![quorum()]), ("c", vec![])] {
+        let queue_name = format!("{prefix}.{key}");
+        queue(&channel, &queue_name, &arguments).await;
+        bind(&channel, &queue_name, &prefix, key).await;
+    }
+    let mut publisher = broker.publisher(&broker.options()).await;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut first = 0;
+    for round in 0..6 {
+        let share = [1, 10, 30, 50, 90, 100][round];
+        let keys: Vec<&str> = (0..1500)
+            .map(|_| if random.u8(..100) < share { "nowhere" } else { ["a", "b", "c"][random.usize(..3)] })
+            .collect();
+        for (number, key) in (first..).zip(&keys) {
+            publisher.publish(PublishTag(number), message(number, &prefix, key));
+        }
+        let outcomes = outcomes(&mut publisher, keys.len()).await;
+        for (number, key) in (first..).zip(&keys) {
+            match (&outcomes[&number], *key) {
+                (Outcome::Returned { reply_code: 312, .. }, "nowhere") => {}
+                (Outcome::Confirmed, "a" | "b" | "c") => {}
+                (outcome, key) => panic!("{number} with key {key}: {outcome:?}"),
+            }
+        }
+        first += keys.len() as u64;
+    }
+    publisher.close().await;
+}
+
+#[tokio::test]
+async fn a_full_queue_that_rejects_is_a_nack() {
+    let Some((broker, _node)) = shared().await else { return };
+    let (_connection, channel) = broker.channel().await;
+    let prefix = unique("full");
+    queue(
+        &channel,
+        &prefix,
+        &[
+            ("x-max-length", AMQPValue::LongLongInt(10)),
+            ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+        ],
+    )
+    .await;
+    let mut publisher = broker.publisher(&broker.options()).await;
+    for number in 0..100 {
+        // The default exchange: never declared, routes by queue name.
+        publisher.publish(
+            PublishTag(number),
+            message(number, "", if number % 4 == 3 { "nowhere" } else { &prefix }),
+        );
+    }
+    let outcomes = outcomes(&mut publisher, 100).await;
+    let stored = drained(&channel, &prefix).await;
+    for (number, outcome) in outcomes {
+        let expected = match number % 4 {
+            3 => matches!(outcome, Outcome::Returned { .. }),
+            _ if stored.contains(&format!("{{\"n\":{number}}}")) => outcome == Outcome::Confirmed,
+            _ => outcome == Outcome::Nacked,
+        };
+        assert!(expected, "{number}: {outcome:?}");
+    }
+    assert_eq!(stored.len(), 10);
+}
+
+#[tokio::test]
+async fn a_message_arrives_as_the_contract_says() {
+    let Some((broker, _node)) = shared().await else { return };
+    let (_connection, channel) = broker.channel().await;
+    let queue_name = unique("contract");
+    queue(&channel, &queue_name, &[]).await;
+    let mut publisher = broker.publisher(&broker.options()).await;
+    let mut large = (*message(7, "", &queue_name)).clone();
+    large.body = vec![b'x'; 300_000].into();
+    publisher.publish(PublishTag(1), message(6, "", &queue_name));
+    publisher.publish(PublishTag(2), Arc::new(large));
+    outcomes(&mut publisher, 2).await;
+    let got = channel.basic_get(name(&queue_name), BasicGetOptions::default()).await.unwrap().unwrap();
+    let properties = &got.delivery.properties;
+    assert_eq!(got.delivery.data, b"{\"n\":6}");
+    assert_eq!(*properties.delivery_mode(), Some(2));
+    assert_eq!(*properties.timestamp(), Some(1_700_000_000));
+    assert_eq!(properties.app_id(), &Some("outboxd".into()));
+    assert_eq!(properties.message_id(), &Some("id-6".into()));
+    let headers = properties.headers().as_ref().unwrap().inner();
+    assert_eq!(headers["outbox-position"], AMQPValue::LongString("0000000000001002-00000000".into()));
+    assert_eq!(headers["number"], AMQPValue::LongLongInt(6));
+    let got = channel.basic_get(name(&queue_name), BasicGetOptions::default()).await.unwrap().unwrap();
+    assert_eq!(got.delivery.data.len(), 300_000, "a body of many frames");
+}
+
+#[tokio::test]
+async fn headers_fit_up_to_the_limit_and_are_refused_above_it() {
+    use outboxd::rabbitmq::encoding::{HEADER_FRAME_MAX, header_frame_size};
+    let Some((broker, _node)) = shared().await else { return };
+    let (_connection, channel) = broker.channel().await;
+    let queue_name = unique("headers");
+    queue(&channel, &queue_name, &[]).await;
+    let with_size = |size: usize| {
+        let mut message = (*message(1, "", &queue_name)).clone();
+        message.headers.push(("filler".to_owned(), HeaderValue::Text(String::new())));
+        let text = "x".repeat(size - header_frame_size(&message));
+        message.headers.pop();
+        message.headers.push(("filler".to_owned(), HeaderValue::Text(text)));
+        assert_eq!(header_frame_size(&message), size);
+        Arc::new(message)
+    };
+    let mut publisher = broker.publisher(&broker.options()).await;
+    publisher.publish(PublishTag(1), with_size(HEADER_FRAME_MAX));
+    assert_eq!(outcomes(&mut publisher, 1).await[&1], Outcome::Confirmed);
+    publisher.publish(PublishTag(2), with_size(HEADER_FRAME_MAX + 1));
+    let error = error(&mut publisher).await;
+    assert!(matches!(error, BrokerError::Unsendable { .. }) && !error.is_retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn an_exchange_of_another_type_is_named_with_a_cure() {
+    let Some((broker, _node)) = shared().await else { return };
+    let (_connection, channel) = broker.channel().await;
+    let (taken, good) = (unique("taken"), unique("good"));
+    exchange(&channel, &taken, ExchangeKind::Fanout).await;
+    let mut publisher = broker.publisher(&broker.options()).await;
+    publisher.publish(PublishTag(1), message(1, &good, "k"));
+    publisher.publish(PublishTag(2), message(2, &taken, "k"));
+    let outcomes = outcomes(&mut publisher, 1).await;
+    assert!(matches!(outcomes[&1], Outcome::Returned { .. }), "declared, nothing bound");
+    let failure = error(&mut publisher).await;
+    let BrokerError::Declare { error: declare, .. } = &failure else { panic!("{failure}") };
+    assert_eq!(declare.fault, DeclareFault::Different);
+    assert!(failure.to_string().contains(&taken) && declare.cure().contains("message.exchange"), "{failure}");
+    assert!(!failure.is_retryable());
+
+    // Used as it is when nothing is to be declared.
+    let mut publisher = broker.publisher(&BrokerOptions { declare: false, ..broker.options() }).await;
+    publisher.publish(PublishTag(1), message(1, &taken, "k"));
+    publisher.publish(PublishTag(2), message(2, &unique("missing"), "k"));
+    let failure = error(&mut publisher).await;
+    let BrokerError::Declare { error: declare, .. } = &failure else { panic!("{failure}") };
+    assert_eq!(declare.fault, DeclareFault::Missing, "{failure}");
+}
+
+#[tokio::test]
+async fn an_exchange_deleted_under_way_closes_the_channel_and_is_retryable() {
+    let Some((broker, _node)) = shared().await else { return };
+    let (_connection, channel) = broker.channel().await;
+    let exchange_name = unique("deleted");
+    let mut publisher = broker.publisher(&broker.options()).await;
+    publisher.publish(PublishTag(1), message(1, &exchange_name, "k"));
+    outcomes(&mut publisher, 1).await;
+    channel.exchange_delete(name(&exchange_name), ExchangeDeleteOptions::default()).await.unwrap();
+    for number in 2..50 {
+        publisher.publish(PublishTag(number), message(number, &exchange_name, "k"));
+    }
+    let failure = error(&mut publisher).await;
+    assert!(matches!(failure, BrokerError::ChannelClosed { code: 404, .. }), "{failure:?}");
+    assert!(failure.is_retryable() && failure.to_string().contains(&exchange_name), "{failure}");
+}
+
+#[tokio::test]
+async fn nobody_listening_bad_login_and_bad_vhost_are_told_apart_and_hide_the_password() {
+    let Some((broker, _node)) = shared().await else { return };
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let with = |url: String| BrokerOptions { urls: vec![url], ..broker.options() };
+    let unreachable = with(format!("amqp://alice:s3cret@{dead}/%2f"));
+    let login = with(broker.url_with("guest:guest", "guest:s3cret"));
+    let vhost = with(broker.url_with("/%2f", "/no-such-vhost"));
+    for (options, expected) in
+        [(&unreachable, "cannot be reached"), (&login, "refuses the login"), (&vhost, "refuses the vhost")]
+    {
+        let error = connect_error(options).await;
+        let shown = format!("{error} {error:?} {options:?}");
+        assert!(shown.contains(expected), "{shown}");
+        assert!(!shown.contains("s3cret") && !shown.contains("guest:guest"), "{shown}");
+    }
+    // All of them are tried, beginning with a different one each time.
+    let urls = [&unreachable, &login].map(|options| options.urls[0].clone());
+    let both = BrokerOptions { urls: urls.into(), ..broker.options() };
+    let shown = connect_error(&both).await.to_string();
+    assert!(shown.contains("cannot be reached") && shown.contains("refuses the login"), "{shown}");
+    let working =
+        BrokerOptions { urls: vec![unreachable.urls[0].clone(), broker.url.clone()], ..broker.options() };
+    broker.publisher(&working).await.close().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_accepts_and_says_nothing_is_given_up() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let options = BrokerOptions {
+        urls: vec![format!("amqp://{}/%2f", listener.local_addr().unwrap())],
+        declare: true,
+        heartbeat: Duration::from_secs(10),
+        connect_timeout: Duration::from_millis(300),
+        ca_file: None,
+        client_cert: None,
+        subscriptions: Vec::new(),
+    };
+    let begun = Instant::now();
+    assert!(matches!(connect_error(&options).await, BrokerError::TimedOut { .. }));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn subscriptions_are_declared_and_declared_again() {
+    let Some((broker, _node)) = shared().await else { return };
+    let (_connection, channel) = broker.channel().await;
+    let prefix = unique("topology");
+    let exchange_name = format!("{prefix}.events");
+    let mut plain = subscription(&format!("{prefix}.plain"), &exchange_name);
+    plain.queue_type = QueueType::Quorum;
+    let mut parts = subscription(&format!("{prefix}.parts"), &exchange_name);
+    parts.partitions = 4;
+    let mut log = subscription(&format!("{prefix}.log"), &exchange_name);
+    log.queue_type = QueueType::Stream;
+    let subscriptions = vec![plain, parts, log];
+    let options = BrokerOptions { subscriptions: subscriptions.clone(), ..broker.options() };
+
+    let missing = inspect(&options, "outboxd check").await;
+    assert!(missing.iter().all(|check| check.finding.is_ok()), "{missing:#?}");
+    let verify_only = BrokerOptions { declare: false, ..options.clone() };
+    let problems = inspect(&verify_only, "outboxd check").await;
+    let wrong = problems.iter().filter(|check| check.finding.is_err()).count();
+    assert_eq!(wrong, 10, "2 exchanges, 6 queues, 2 dead letter queues: {problems:#?}");
+
+    broker.publisher(&options).await.close().await;
+    let mut publisher = broker.publisher(&options).await;
+    for number in 0..400 {
+        publisher.publish(PublishTag(number), message(number, &exchange_name, "any.key"));
+    }
+    let outcomes = outcomes(&mut publisher, 400).await;
+    assert!(outcomes.values().all(|outcome| *outcome == Outcome::Confirmed));
+    // basic.get is not for a quorum queue with a single active consumer.
+    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+    let plain = channel
+        .queue_declare(name(&format!("{prefix}.plain")), passive, FieldTable::default())
+        .await
+        .unwrap();
+    assert_eq!(plain.message_count(), 400);
+    let mut seen = BTreeSet::new();
+    let mut used = 0;
+    for part in 0..4 {
+        let bodies = drained(&channel, &format!("{prefix}.parts-{part}")).await;
+        used += usize::from(!bodies.is_empty());
+        let aggregates: BTreeSet<u64> = bodies
+            .iter()
+            .map(|body| body.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap() % 50)
+            .collect();
+        assert!(seen.is_disjoint(&aggregates), "an aggregate is in two partitions");
+        seen.extend(aggregates);
+    }
+    assert_eq!(seen.len(), 50);
+    assert!(used > 1, "all in one partition");
+    for options in [&options, &verify_only] {
+        let checks = inspect(options, "outboxd check").await;
+        assert!(checks.iter().all(|check| check.finding.is_ok()), "{checks:#?}");
+    }
+}
+
+#[tokio::test]
+async fn inspection_finds_every_difference_in_one_go_and_creates_nothing() {
+    let Some((broker, _node)) = shared().await else { return };
+    let (_connection, channel) = broker.channel().await;
+    let prefix = unique("different");
+    let (events, queue_name) = (format!("{prefix}.events"), format!("{prefix}.queue"));
+    exchange(&channel, &events, ExchangeKind::Direct).await;
+    queue(&channel, &queue_name, &[("x-max-length", AMQPValue::LongLongInt(5))]).await;
+    let subscriptions = vec![subscription(&queue_name, &events)];
+    let options = BrokerOptions { subscriptions, ..broker.options() };
+    let checks = inspect(&options, "outboxd check").await;
+    let problems: Vec<_> = checks.iter().filter_map(|check| check.finding.as_ref().err()).collect();
+    assert_eq!(problems.len(), 2, "{checks:#?}");
+    assert!(problems[0].what.contains(&events) && problems[1].what.contains(&queue_name), "{problems:#?}");
+    let verify_only = BrokerOptions { declare: false, ..options.clone() };
+    let checks = inspect(&verify_only, "outboxd check").await;
+    let dead = checks.iter().find(|check| check.name.contains(".dead")).unwrap();
+    assert!(dead.finding.is_err(), "it was not created by the first inspection");
+
+    let error = connect_error(&options).await;
+    assert!(
+        matches!(&error, BrokerError::Declare { error, .. } if error.fault == DeclareFault::Different),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_closed_connection_is_noticed_in_flight_and_when_idle() {
+    let Some((broker, _node)) = alone().await else { return };
+    let mut busy = broker.publisher(&broker.options()).await;
+    let mut idle = broker.publisher(&broker.options()).await;
+    for number in 0..2000 {
+        busy.publish(PublishTag(number), message(number, "", "nowhere"));
+    }
+    let killing = broker.ctl(&["close_all_connections", "operator says so"]);
+    let (_, busy, idle) = tokio::join!(killing, error(&mut busy), error(&mut idle));
+    for error in [busy, idle] {
+        assert!(matches!(error, BrokerError::ConnectionClosed { code: 320, .. }), "{error:?}");
+        assert!(error.is_retryable() && error.to_string().contains("operator says so"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_plugin_is_named() {
+    let Some((broker, _node)) = alone().await else { return };
+    let mut parts = subscription(&unique("plugin"), &unique("events"));
+    parts.partitions = 2;
+    let options = BrokerOptions { subscriptions: vec![parts], ..broker.options() };
+    const TYPE: &str = "exchange, <<\"x-consistent-hash\">>";
+    broker.ctl(&["eval", &format!("rabbit_registry:unregister({TYPE}).")]).await;
+    let connected = Publisher::connect(&options, "outboxd test", 0).await;
+    let module = "rabbit_exchange_type_consistent_hash";
+    broker.ctl(&["eval", &format!("rabbit_registry:register({TYPE}, {module}).")]).await;
+    let error = connected.err().unwrap();
+    assert!(
+        matches!(&error, BrokerError::Declare { error, .. } if error.fault == DeclareFault::NoPlugin),
+        "{error:?}"
+    );
+    assert!(
+        error.to_string().contains("rabbitmq-plugins enable rabbitmq_consistent_hash_exchange"),
+        "{error}"
+    );
+}
+
+/// Forwards to the broker until it is told to stop: then it stalls, or cuts.
+async fn proxy(to: String) -> (u16, tokio::sync::watch::Sender<Link>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sender, mut link) = tokio::sync::watch::channel(Link::Up);
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
+            _ = link.changed() => {}
+        }
+        if *link.borrow() == Link::Stalled {
+            tokio::time::sleep(PATIENCE).await;
+        }
+    });
+    (port, sender)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Link {
+    Up,
+    Stalled,
+    Cut,
+}
+
+#[tokio::test]
+async fn a_silent_or_cut_link_is_noticed_in_flight_and_when_idle() {
+    let Some((broker, _node)) = shared().await else { return };
+    let address = broker.url.split_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
+    for link in [Link::Stalled, Link::Cut] {
+        for in_flight in [false, true] {
+            let (port, sender) = proxy(address.clone()).await;
+            let options = BrokerOptions {
+                urls: vec![broker.url_with(&address, &format!("127.0.0.1:{port}"))],
+                heartbeat: Duration::from_secs(1),
+                ..broker.options()
+            };
+            let mut publisher = broker.publisher(&options).await;
+            publisher.publish(PublishTag(1), message(1, "", "nowhere"));
+            outcomes(&mut publisher, 1).await;
+            sender.send(link).unwrap();
+            if in_flight {
+                publisher.publish(PublishTag(2), message(2, "", "nowhere"));
+            }
+            let begun = Instant::now();
+            let failure = error(&mut publisher).await;
+            assert!(matches!(failure, BrokerError::Lost { .. }) && failure.is_retryable(), "{failure:?}");
+            assert!(begun.elapsed() < Duration::from_secs(10), "{link:?}: {:?}", begun.elapsed());
+            // Said again when asked again.
+            assert_eq!(error(&mut publisher).await.to_string(), failure.to_string());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_blocked_connection_says_so_and_goes_on_by_itself() {
+    let Some((broker, _node)) = alone().await else { return };
+    let mut publisher = broker.publisher(&broker.options()).await;
+    broker.ctl(&["set_vm_memory_high_watermark", "0.0000001"]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for number in 0..5 {
+        publisher.publish(PublishTag(number), message(number, &unique("blocked"), "k"));
+    }
+    let mut told = 0;
+    let blocked = loop {
+        match next(&mut publisher).await.unwrap() {
+            PublisherEvent::Blocked { reason } => break reason,
+            PublisherEvent::Outcomes(outcomes) => told += outcomes.len(),
+            event => panic!("{event:?}"),
+        }
+    };
+    assert!(!blocked.is_empty());
+    // Nothing more comes, a new exchange's declare included, and asking for it can be given up at any time.
+    for number in 5..10 {
+        publisher.publish(PublishTag(number), message(number, &unique("blocked"), "k"));
+    }
+    let quiet = timeout(Duration::from_secs(1), publisher.next()).await;
+    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    let mut unblocked = false;
+    while told < 10 {
+        match next(&mut publisher).await.unwrap() {
+            PublisherEvent::Unblocked => unblocked = true,
+            PublisherEvent::Outcomes(outcomes) => told += outcomes.len(),
+            event => panic!("{event:?}"),
+        }
+    }
+    assert!(unblocked);
+}
+
+#[tokio::test]
+async fn tls_verifies_the_server_and_shows_the_client_certificate() {
+    let Some((broker, _node)) = shared().await else { return };
+    let Some((url, dir)) = broker.tls.clone() else { return };
+    let client_cert = Some((dir.join("client.pem"), dir.join("client.key")));
+    let good = BrokerOptions {
+        urls: vec![url.clone()],
+        ca_file: Some(dir.join("ca.pem")),
+        client_cert,
+        ..broker.options()
+    };
+    let mut publisher = broker.publisher(&good).await;
+    publisher.publish(PublishTag(1), message(1, "", "nowhere"));
+    outcomes(&mut publisher, 1).await;
+    publisher.close().await;
+
+    let unknown_ca = BrokerOptions { ca_file: None, ..good.clone() };
+    let other_name = BrokerOptions { urls: vec![url.replace("localhost", "127.0.0.1")], ..good.clone() };
+    let plain = BrokerOptions { urls: vec![broker.url.replace("amqp://", "amqps://")], ..good.clone() };
+    for (options, what) in [(unknown_ca, "CA"), (other_name, "name"), (plain, "no TLS")] {
+        let error = connect_error(&options).await;
+        assert!(matches!(error, BrokerError::Tls { .. } | BrokerError::Certificates(_)), "{what}: {error:?}");
+    }
+    // In TLS 1.3 the broker refuses the client after the handshake.
+    let no_identity = BrokerOptions { client_cert: None, ..good.clone() };
+    let error = connect_error(&no_identity).await;
+    assert!(matches!(error, BrokerError::Tls { .. } | BrokerError::Handshake { .. }), "{error:?}");
+}

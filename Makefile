@@ -8,9 +8,9 @@ CARGO ?= cargo
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: prerequisites ## two services, PostgreSQL, RabbitMQ and outboxd between them: see messages flow
-	$(CARGO) build --release --locked
-	$(CARGO) run --release --locked --example demo
+demo: prerequisites ## two services and outboxd between them: messages flow, kill -9 (KEEP=1: stays up)
+	$(CARGO) build --release --locked --bins --example demo
+	@$(CARGO) run --quiet --release --locked --example demo
 
 test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes
 	$(CARGO) test --locked

@@ -33,12 +33,11 @@ const SILENCE: Duration = Duration::from_millis(500);
 const STEPS: usize = 7;
 
 /// The metrics that the demo shows.
-const METRICS: [&str; 6] = [
+const METRICS: [&str; 5] = [
     "outboxd_messages_published_total{",
     "outboxd_messages_confirmed_total{",
-    "outboxd_commit_to_confirm_seconds_sum{",
-    "outboxd_commit_to_confirm_seconds_count{",
     "outboxd_in_flight_messages{",
+    "outboxd_lag_bytes{",
     "outboxd_slot_retained_bytes{",
 ];
 

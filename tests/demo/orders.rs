@@ -2,10 +2,15 @@
 //! It knows nothing of outboxd and of RabbitMQ.
 
 use super::support::{Committed, Oracle};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
+use tokio::time::sleep;
 use tokio_postgres::{Client, Error};
 
 /// The service's own table. The outbox is printed by `outboxd schema`.
@@ -46,10 +51,14 @@ pub(crate) const STORY: [Transaction; 5] = [
 
 /// Concurrent connections of the burst.
 pub(crate) const WRITERS: u64 = 4;
-/// Transactions of the burst, those rolled back included; each writes one to five rows.
-pub(crate) const TRANSACTIONS: u64 = 6_000;
 /// The orders that they change.
-pub(crate) const ORDERS: u64 = 50;
+pub(crate) const ORDERS: usize = 1_000;
+/// How many orders a transaction of theirs changes at most, with one row in the outbox for each.
+pub(crate) const ROWS_MAX: usize = 4;
+/// How many of a hundred they roll back.
+const ROLLED_BACK_PERCENT: u8 = 5;
+/// What they wait between two: enough that the daemon can follow.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Runs the story, tells the oracle what was committed, and returns every row, rolled back or not.
 pub(crate) async fn tell(client: &mut Client, oracle: &Oracle) -> Result<Vec<Row>, Error> {
@@ -98,47 +107,53 @@ pub(crate) async fn open(client: &Client) -> Result<(), Error> {
     client.batch_execute(&insert).await
 }
 
-/// One writer of the burst: takes transactions by number until none is left. Returns how many it rolled back.
+/// One writer of the burst, until `enough`. Returns how many transactions it rolled back.
 pub(crate) async fn hurry(
     mut client: Client,
     writer: u64,
-    next: Arc<AtomicU64>,
+    enough: Arc<AtomicBool>,
     oracle: Oracle,
 ) -> Result<usize, Error> {
     let mut random = fastrand::Rng::with_seed(writer);
     let mut rolled_back = 0;
-    // The row lock that the update takes makes commit order per order the order of its versions.
-    let update = "UPDATE orders SET version = version + $2 WHERE id = $1 RETURNING version";
+    // The update locks its row until the commit: so commit order per order is the order of its versions.
+    let update =
+        client.prepare("UPDATE orders SET version = version + 1 WHERE id = $1 RETURNING version").await?;
     let insert = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
-                  SELECT 'Order', $1::text, 'OrderChanged', jsonb_build_object('version', version) \
-                  FROM generate_series($2::bigint, $3::bigint) AS version \
+                  VALUES ('Order', $1, 'OrderChanged', jsonb_build_object('version', $2::bigint)) \
                   RETURNING id::text, payload::text";
-    let (update, insert) = (client.prepare(update).await?, client.prepare(insert).await?);
-    loop {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        if number >= TRANSACTIONS {
-            return Ok(rolled_back);
+    let insert = client.prepare(insert).await?;
+    // Each writer has numbers of its own, after those of the story.
+    for number in (1..).map(|number| number * 1_000 + writer) {
+        if enough.load(Ordering::Relaxed) {
+            break;
         }
-        let order = format!("b{}", random.u64(1..=ORDERS));
-        let events = random.i64(1..=5);
+        // In one order, so that no two transactions wait for each other.
+        let orders: BTreeSet<usize> =
+            (0..random.usize(1..=ROWS_MAX)).map(|_| random.usize(1..=ORDERS)).collect();
         let transaction = client.transaction().await?;
-        let last: i64 = transaction.query_one(&update, &[&order, &events]).await?.get(0);
-        let first = last - events + 1;
-        let written = transaction.query(&insert, &[&order, &first, &last]).await?;
-        if random.u8(0..100) < 5 {
+        let mut rows = Vec::new();
+        for (index, order) in orders.into_iter().map(|order| format!("b{order}")).enumerate() {
+            let version: i64 = transaction.query_one(&update, &[&order]).await?.get(0);
+            let written = transaction.query_one(&insert, &[&order, &version]).await?;
+            let (id, body) = (written.get(0), written.get(1));
+            rows.push(Committed {
+                id,
+                aggregate: order,
+                sequence: version,
+                transaction: number,
+                index,
+                body,
+            });
+        }
+        if random.u8(0..100) < ROLLED_BACK_PERCENT {
             transaction.rollback().await?;
             rolled_back += 1;
-            continue;
+        } else {
+            transaction.commit().await?;
+            oracle.committed(rows);
         }
-        transaction.commit().await?;
-        oracle.committed(written.iter().zip(first..).enumerate().map(|(index, (row, version))| Committed {
-            id: row.get(0),
-            aggregate: order.clone(),
-            sequence: version,
-            // After the numbers of the story.
-            transaction: 1_000 + number,
-            index,
-            body: row.get(1),
-        }));
+        sleep(PAUSE).await;
     }
+    Ok(rolled_back)
 }

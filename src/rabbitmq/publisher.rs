@@ -6,16 +6,13 @@
 use std::{
     collections::{HashSet, VecDeque},
     future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::Arc,
+    task::{Context, Poll},
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
-    Channel, Confirmation, ErrorKind, Event,
+    Channel, Confirmation, ConnectionState, ErrorKind, Event,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
@@ -23,6 +20,7 @@ use lapin::{
 use super::{
     attribution::{Attribution, Return},
     broker::Broker,
+    drain::drain_ready,
     encoding::{self, Encoded},
     error::DeclareError,
     topology::{self, Declaration},
@@ -153,7 +151,7 @@ impl Publisher {
             {
                 self.failure = Some(error);
             }
-            if let Err(error) = self.drain_confirms(cx) {
+            if let Err(error) = self.take_confirms(cx) {
                 self.failure.get_or_insert(error);
             }
             // Also after a failure: what was confirmed before it need not be sent again.
@@ -174,10 +172,10 @@ impl Publisher {
                 }
                 Poll::Ready(Some(Event::Error(error))) => self.on_error_event(error),
                 Poll::Ready(Some(_)) => {}
+                // Not before the connection itself is dropped, for it holds the sending side.
                 Poll::Ready(None) => {
-                    let state = self.broker.connection.status().clone();
-                    debug_assert!(!state.connected(), "lapin ends its events with the connection");
-                    self.failure = Some(self.lost(ErrorKind::MissingHeartbeatError.into()));
+                    let closed = ErrorKind::InvalidConnectionState(ConnectionState::Closed);
+                    self.failure = Some(BrokerError::after_open(&self.broker.at, closed.into()));
                 }
             }
         }
@@ -244,27 +242,15 @@ impl Publisher {
     }
 
     /// Takes every confirm that is ready, which is what [`Attribution::settle`] relies on.
-    ///
-    /// `FuturesUnordered` is also pending, having woken its own task, when it merely has polled as many futures as it
-    /// holds. Only if it is pending and has woken nobody is its queue empty.
-    fn drain_confirms(&mut self, cx: &mut Context<'_>) -> Result<(), BrokerError> {
-        let noting = Arc::new(NotingWaker { task: cx.waker().clone(), woken: AtomicBool::new(false) });
-        let waker = Waker::from(noting.clone());
-        let mut cx = Context::from_waker(&waker);
+    fn take_confirms(&mut self, cx: &Context<'_>) -> Result<(), BrokerError> {
         let mut failure = None;
-        loop {
-            noting.woken.store(false, Ordering::SeqCst);
-            match self.sending.poll_next_unpin(&mut cx) {
-                Poll::Ready(Some((tag, Ok(confirmation)))) => {
-                    let taken = self.take_confirmation(tag, confirmation);
-                    failure = failure.or(taken.err());
-                }
-                Poll::Ready(Some((_, Err(source)))) => {
-                    failure.get_or_insert_with(|| self.lost(source));
-                }
-                Poll::Pending if noting.woken.load(Ordering::SeqCst) => {}
-                Poll::Ready(None) | Poll::Pending => break,
-            }
+        for (tag, confirmation) in drain_ready(&mut self.sending, cx) {
+            let taken = match confirmation {
+                Ok(confirmation) => self.take_confirmation(tag, confirmation),
+                Err(source) if failure.is_none() => Err(self.lost(source)),
+                Err(_) => Ok(()),
+            };
+            failure = failure.or(taken.err());
         }
         failure.map_or(Ok(()), Err)
     }
@@ -327,21 +313,4 @@ fn read_return(message: &BasicReturnMessage) -> Option<Return> {
         reply_code: message.reply_code,
         reply_text: message.reply_text.to_string(),
     })
-}
-
-/// Wakes the task, and remembers that it did.
-struct NotingWaker {
-    task: Waker,
-    woken: AtomicBool,
-}
-
-impl Wake for NotingWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::SeqCst);
-        self.task.wake_by_ref();
-    }
 }

@@ -374,10 +374,13 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
     let (taken, good) = (unique("taken"), unique("good"));
     exchange(&channel, &taken, ExchangeKind::Fanout).await;
     let mut publisher = broker.publisher(&broker.options()).await;
-    publisher.publish(PublishTag(1), message(1, &good, "k"));
-    publisher.publish(PublishTag(2), message(2, &taken, "k"));
-    let outcomes = outcomes(&mut publisher, 1).await;
-    assert!(matches!(outcomes[&1], Outcome::Returned { .. }), "declared, nothing bound");
+    for number in 0..500 {
+        publisher.publish(PublishTag(number), message(number, &good, "k"));
+    }
+    publisher.publish(PublishTag(500), message(500, &taken, "k"));
+    // What comes before is heard out first: it need not be sent again.
+    let outcomes = outcomes(&mut publisher, 500).await;
+    assert!(outcomes.values().all(|outcome| matches!(outcome, Outcome::Returned { .. })), "nothing is bound");
     let failure = error(&mut publisher).await;
     let BrokerError::Declare { error: declare, .. } = &failure else { panic!("{failure}") };
     assert_eq!(declare.fault, DeclareFault::Different);

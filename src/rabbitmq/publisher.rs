@@ -75,7 +75,7 @@ pub struct Publisher {
     /// Given to lapin, not yet confirmed. First polled in the order of pushing, which is when lapin queues the frames.
     sending: FuturesUnordered<BoxFuture<'static, Sent>>,
     attribution: Attribution,
-    /// Told by `next` as soon as there are no outcomes left to tell.
+    /// Told by `next` when there are no outcomes left to tell; nothing is sent after it.
     failure: Option<BrokerError>,
 }
 
@@ -159,7 +159,7 @@ impl Publisher {
             if !outcomes.is_empty() {
                 return Poll::Ready(Ok(PublisherEvent::Outcomes(outcomes)));
             }
-            if let Some(failure) = &self.failure {
+            if let Some(failure) = self.failure_to_tell() {
                 return Poll::Ready(Err(failure.clone()));
             }
             match self.broker.events.poll_next_unpin(cx) {
@@ -179,6 +179,15 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// A message that cannot be sent does not harm those before it: they are heard out first, or else they would be sent
+    /// twice. Should the connection fail meanwhile, so do they, and the wait is over.
+    fn failure_to_tell(&self) -> Option<&BrokerError> {
+        let is_of_one_message = |error: &&BrokerError| {
+            matches!(error, BrokerError::Declare { .. } | BrokerError::Unsendable { .. })
+        };
+        self.failure.as_ref().filter(|error| !is_of_one_message(error) || self.sending.is_empty())
     }
 
     /// Gives waiting messages to lapin, from the front, until one needs an exchange that is not known yet.
@@ -282,7 +291,7 @@ impl Publisher {
             // The declare itself fails with this error, and knows which exchange it was.
             return;
         }
-        self.failure = Some(BrokerError::after_open(&self.broker.at, error));
+        self.failure.get_or_insert_with(|| BrokerError::after_open(&self.broker.at, error));
     }
 
     fn undeclared(&mut self, exchange: &str, source: lapin::Error) -> BrokerError {

@@ -1,0 +1,30 @@
+# Everything a fresh Debian machine with Rust and make needs for working on outboxd. `make help` lists it.
+
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench prerequisites clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: prerequisites ## two services, PostgreSQL, RabbitMQ and outboxd between them: see messages flow
+	$(CARGO) build --release --locked
+	$(CARGO) run --release --locked --example demo
+
+test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes
+	$(CARGO) test --locked
+
+lint: ## formatting, clippy and the documentation's links, warnings being errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+bench: prerequisites ## how fast it is, on this machine
+	$(CARGO) bench --locked
+
+prerequisites: ## install what is missing: a C linker, PostgreSQL, RabbitMQ (Debian's packages; starts no service)
+	@tests/install.sh
+
+clean: ## remove what was built
+	$(CARGO) clean

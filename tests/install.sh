@@ -1,0 +1,84 @@
+#!/bin/sh
+# Installs what building and testing need and this machine has not: a C linker, PostgreSQL and RabbitMQ, from Debian's
+# packages. The machine's own services are neither started nor touched: tests and demo start private nodes.
+# With nothing missing it needs no network and no rights.
+
+set -eu
+
+missing=
+needs() { missing="$missing $*"; }
+any_exists() { for file in "$@"; do [ -e "$file" ] && return 0; done; return 1; }
+
+command -v cc >/dev/null || needs gcc libc6-dev
+any_exists /usr/lib/postgresql/*/bin/postgres || needs postgresql
+any_exists /usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server /usr/lib/rabbitmq/bin/rabbitmq-server || needs rabbitmq-server
+[ -n "$missing" ] || exit 0
+
+echo "Installing$missing"
+if ! command -v apt-get >/dev/null; then
+    echo "No apt-get here. Please install by hand a C compiler, PostgreSQL (server) and RabbitMQ;" >&2
+    echo "they are looked for in /usr/lib/postgresql and /usr/lib/rabbitmq." >&2
+    exit 1
+fi
+if [ "$(id -u)" = 0 ]; then
+    as_root=
+elif ! command -v sudo >/dev/null; then
+    echo "This needs root, and there is no sudo. As root: apt-get install --no-install-recommends$missing" >&2
+    exit 1
+elif [ -t 2 ]; then
+    as_root=sudo # may ask for a password, on the terminal
+elif sudo -n true 2>/dev/null; then
+    as_root="sudo -n"
+else
+    echo "This needs root, and sudo asks for a password, for which there is no terminal." >&2
+    echo "As root: apt-get install --no-install-recommends$missing" >&2
+    exit 1
+fi
+
+policy=/usr/sbin/policy-rc.d
+no_cluster=/etc/postgresql-common/createcluster.d/outboxd-tests.conf
+ours="written by tests/install.sh of outboxd for the time of an installation"
+
+restore() {
+    # One that was there before is not ours, and stays.
+    for file in "$policy" "$no_cluster"; do
+        if grep -qs "$ours" "$file"; then $as_root rm -f "$file"; fi
+    done
+}
+# Creates a file that does not exist; leaves one that does.
+create() { # FILE MODE, content from standard input
+    $as_root mkdir -p "${1%/*}"
+    if $as_root sh -c 'set -C; cat >"$1"' sh "$1" 2>/dev/null; then $as_root chmod "$2" "$1"; fi
+}
+trap restore EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# Debian's packages start their service when they are installed, unless this script answers 101.
+printf '#!/bin/sh\n# %s\nexit 101\n' "$ours" | create "$policy" 755
+printf '# %s\ncreate_main_cluster = false\n' "$ours" | create "$no_cluster" 644
+
+apt() {
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null
+}
+# The lists have a lock of their own, for which apt-get does not wait.
+tries=0
+until apt update; do
+    tries=$((tries + 1))
+    if [ "$tries" -ge 12 ]; then
+        echo "apt-get update does not succeed; trying with the package lists that are there" >&2
+        break
+    fi
+    sleep 5
+done
+# shellcheck disable=SC2086
+apt install --no-install-recommends $missing
+
+# Installed by us, so not wanted at the next boot either.
+if command -v systemctl >/dev/null; then
+    for package in $missing; do
+        case $package in
+            postgresql | rabbitmq-server) $as_root systemctl disable "$package" >/dev/null 2>&1 || true ;;
+        esac
+    done
+fi

@@ -1,0 +1,190 @@
+//! The real daemon as a process: started, watched, killed, frozen.
+
+use super::{
+    http,
+    ports::Port,
+    process::{self, Process},
+    run,
+};
+use serde_json::Value;
+use std::{
+    fs,
+    path::PathBuf,
+    process::{ExitStatus, Output},
+    time::{Duration, Instant},
+};
+
+/// One `outboxd run` at a time, with its configuration and log. Killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    folder: PathBuf,
+    admin: Port,
+    process: Option<Process>,
+}
+
+impl Daemon {
+    /// Starts the daemon with `config`, which has no `[admin]` table: that one is added here. Does not wait for it.
+    pub fn start(config: &str) -> Self {
+        let mut daemon = Self::prepare(config);
+        daemon.start_again();
+        daemon
+    }
+
+    /// As [`Daemon::start`], without starting it: for `check` or `setup` first.
+    pub fn prepare(config: &str) -> Self {
+        let daemon = Self { folder: run::folder("outboxd"), admin: Port::reserve(), process: None };
+        let admin = format!("[admin]\nlisten = \"127.0.0.1:{}\"\n\n", daemon.admin.number());
+        fs::write(daemon.config_file(), admin + config).expect("configuration written");
+        daemon
+    }
+
+    /// Its configuration file, for a test that changes it between two lives.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.join("outboxd.toml")
+    }
+
+    /// What it printed so far, in all its lives.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// The port of its admin endpoints.
+    pub fn admin_port(&self) -> u16 {
+        self.admin.number()
+    }
+
+    /// Its process id. Panics when it does not run.
+    pub fn pid(&self) -> u32 {
+        self.running().pid()
+    }
+
+    /// Starts it again after an end.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "the daemon has not been stopped");
+        let mut command = process::command(executable());
+        command.arg("--config").arg(self.config_file()).arg("run");
+        self.process = Some(Process::spawn(command, &self.folder, &self.log_file()));
+    }
+
+    /// Runs another command of the same configuration to its end: `&["check"]`.
+    pub async fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = tokio::process::Command::new(executable());
+        command
+            .arg("--config")
+            .arg(self.config_file())
+            .args(arguments)
+            .current_dir(&self.folder)
+            .kill_on_drop(true);
+        command.output().await.expect("the daemon's executable runs")
+    }
+
+    /// Waits until `/readyz` answers 200.
+    pub async fn wait_ready(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            let answer = http::get(self.admin_port(), "/readyz").await;
+            if matches!(&answer, Ok((status, _)) if status.is_success()) {
+                return;
+            }
+            if let Some(status) = self.process.as_mut().and_then(Process::ended) {
+                panic!("the daemon ended ({status}) before it was ready; {}", self.log_tail());
+            }
+            assert!(Instant::now() < deadline, "the daemon is not ready: {answer:?}; {}", self.log_tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// `/status`.
+    pub async fn status(&self) -> Value {
+        let text = self.get("/status").await;
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("/status is no JSON: {error}: {text}"))
+    }
+
+    /// `/metrics`.
+    pub async fn metrics(&self) -> String {
+        self.get("/metrics").await
+    }
+
+    /// The value of one series of `/metrics`, named as it stands there: `name{source="orders"}`.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let metrics = self.metrics().await;
+        metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// Kills it.
+    pub async fn kill9(&mut self) {
+        self.running().signal("KILL");
+        self.wait(Duration::from_secs(10)).await;
+    }
+
+    /// Asks it to stop and waits for its end.
+    pub async fn sigterm(&mut self, limit: Duration) -> ExitStatus {
+        self.running().signal("TERM");
+        self.wait(limit).await
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let mut process = self.process.take().expect("the daemon runs");
+        let ended = process.wait(limit).await;
+        ended.unwrap_or_else(|| panic!("the daemon did not end within {limit:?}; {}", self.log_tail()))
+    }
+
+    /// Freezes it: it keeps its connections and does nothing.
+    pub fn suspend(&self) {
+        self.running().signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.running().signal("CONT");
+    }
+
+    /// Stops it as an operator does, and starts it again.
+    pub async fn restart(&mut self) {
+        let status = self.sigterm(Duration::from_secs(30)).await;
+        assert!(status.success(), "the daemon ended with {status}; {}", self.log_tail());
+        self.start_again();
+    }
+
+    async fn get(&self, path: &str) -> String {
+        let answer = http::get(self.admin_port(), path).await;
+        answer.unwrap_or_else(|error| panic!("{path}: {error}; {}", self.log_tail())).1
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("the daemon runs")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    fn log_tail(&self) -> String {
+        process::tail(&self.log_file())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.process = None;
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_tail());
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Cargo names the executable to integration tests and benches; beside an example it is one folder up.
+fn executable() -> PathBuf {
+    option_env!("CARGO_BIN_EXE_outboxd").map_or_else(
+        || {
+            let here = std::env::current_exe().expect("this process has an executable");
+            here.ancestors()
+                .nth(2)
+                .expect("cargo puts examples into target/<profile>/examples")
+                .join("outboxd")
+        },
+        PathBuf::from,
+    )
+}

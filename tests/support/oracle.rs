@@ -1,0 +1,371 @@
+//! Judges what arrived against what was committed: conservation and order, the promises of the daemon.
+//!
+//! One oracle watches one source through one queue: order across queues is not promised and not judged.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+/// A row whose transaction is known to be committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The outbox row's id.
+    pub id: String,
+    /// Its aggregate's id.
+    pub aggregate: String,
+    /// Which of its aggregate's rows it is, in commit order.
+    pub sequence: i64,
+    /// Its transaction, numbered by the writer.
+    pub transaction: u64,
+    /// Which row of its transaction it is.
+    pub index: usize,
+    /// Its payload; JSON is compared as JSON, because jsonb changes the text.
+    pub body: String,
+}
+
+/// A message as a consumer got it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// `message_id`.
+    pub id: String,
+    /// Header `aggregate-id`.
+    pub aggregate: String,
+    /// Header `outbox-position`.
+    pub position: String,
+    /// The body.
+    pub body: String,
+    /// The broker delivers it again because an acknowledgement got lost: such a copy is not the daemon's.
+    pub redelivered: bool,
+}
+
+/// Collects both sides; clones share what they collect.
+#[derive(Clone, Debug, Default)]
+pub struct Oracle {
+    records: Arc<Mutex<Records>>,
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    committed: Vec<Committed>,
+    received: Vec<Received>,
+}
+
+/// What the oracle found. Lists hold sentences to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Rows committed.
+    pub committed: usize,
+    /// Deliveries, copies included.
+    pub received: usize,
+    /// Committed and never received.
+    pub lost: Vec<String>,
+    /// Received and never committed.
+    pub phantoms: Vec<String>,
+    /// Received with another body or aggregate than committed.
+    pub altered: Vec<String>,
+    /// Copies beyond the first of each message that the daemon published again.
+    pub duplicates: usize,
+    /// Copies beyond the first of each message that the broker delivered again.
+    pub redelivered: usize,
+    /// Copies whose position differs from the first one's.
+    pub unrecognisable: Vec<String>,
+    /// First deliveries of an aggregate out of commit order.
+    pub out_of_order: Vec<String>,
+    /// First deliveries of a transaction out of insert order.
+    pub transaction_out_of_order: Vec<String>,
+    /// First deliveries whose position is not above the one before.
+    pub position_fell: Vec<String>,
+}
+
+impl Oracle {
+    /// Writes down rows whose commit was acknowledged.
+    pub fn committed(&self, rows: impl IntoIterator<Item = Committed>) {
+        self.lock().committed.extend(rows);
+    }
+
+    /// Writes down a message, in order of arrival.
+    pub fn received(&self, message: Received) {
+        self.lock().received.push(message);
+    }
+
+    /// How many rows are committed.
+    pub fn committed_count(&self) -> usize {
+        self.lock().committed.len()
+    }
+
+    /// How many deliveries there were.
+    pub fn received_count(&self) -> usize {
+        self.lock().received.len()
+    }
+
+    /// Whether every committed row has arrived.
+    pub fn is_complete(&self) -> bool {
+        let records = self.lock();
+        let arrived: HashSet<&str> = records.received.iter().map(|message| message.id.as_str()).collect();
+        records.committed.iter().all(|row| arrived.contains(row.id.as_str()))
+    }
+
+    /// Waits until every committed row has arrived, at most `limit`, then until nothing arrived for `idle`, so that late
+    /// copies count; then judges.
+    pub async fn settle(&self, limit: Duration, idle: Duration) -> Verdict {
+        let deadline = Instant::now() + limit;
+        while !self.is_complete() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut count = self.received_count();
+        let mut since = Instant::now();
+        while since.elapsed() < idle {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if self.received_count() != count {
+                (count, since) = (self.received_count(), Instant::now());
+            }
+        }
+        self.verdict()
+    }
+
+    /// Judges what has been collected so far.
+    pub fn verdict(&self) -> Verdict {
+        let records = self.lock();
+        let rows: HashMap<&str, &Committed> =
+            records.committed.iter().map(|row| (row.id.as_str(), row)).collect();
+        let mut verdict = Verdict {
+            committed: records.committed.len(),
+            received: records.received.len(),
+            ..Verdict::default()
+        };
+        let mut first_of: HashMap<&str, &Received> = HashMap::new();
+        let mut last_of_aggregate: HashMap<&str, &Committed> = HashMap::new();
+        let mut last_of_transaction: HashMap<u64, &Committed> = HashMap::new();
+        let mut last_position = "";
+        for message in &records.received {
+            if let Some(first) = first_of.get(message.id.as_str()) {
+                verdict.copy(first, message);
+                continue;
+            }
+            first_of.insert(&message.id, message);
+            let Some(row) = rows.get(message.id.as_str()) else {
+                verdict.phantoms.push(format!("{} of aggregate {}", message.id, message.aggregate));
+                continue;
+            };
+            if message.aggregate != row.aggregate || !same_body(&message.body, &row.body) {
+                verdict.altered.push(format!("{message:?} was committed as {row:?}"));
+            }
+            if message.position.as_str() <= last_position {
+                verdict.position_fell.push(format!("{} after {last_position}", message.position));
+            }
+            last_position = &message.position;
+            if let Some(before) = last_of_aggregate.insert(&row.aggregate, row)
+                && before.sequence >= row.sequence
+            {
+                verdict
+                    .out_of_order
+                    .push(format!("aggregate {}: {} after {}", row.aggregate, row.sequence, before.sequence));
+            }
+            if let Some(before) = last_of_transaction.insert(row.transaction, row)
+                && before.index >= row.index
+            {
+                verdict.transaction_out_of_order.push(format!(
+                    "transaction {}: row {} after row {}",
+                    row.transaction, row.index, before.index
+                ));
+            }
+        }
+        verdict.lost = records
+            .committed
+            .iter()
+            .filter(|row| !first_of.contains_key(row.id.as_str()))
+            .map(|row| format!("{} of aggregate {}, number {}", row.id, row.aggregate, row.sequence))
+            .collect();
+        verdict
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Records> {
+        // A test that failed while it held the lock has its own message; the records are whole at any time.
+        self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Verdict {
+    /// Panics unless everything arrived, nothing else did, and all of it in order; copies are allowed up to that many.
+    #[track_caller]
+    pub fn assert_delivered(&self, duplicates_max: usize) {
+        assert!(self.keeps_promises() && self.duplicates <= duplicates_max, "{self}");
+    }
+
+    /// Whether nothing is lost, invented, altered or out of order. Says nothing about how many copies there are.
+    pub fn keeps_promises(&self) -> bool {
+        self.findings().iter().all(|(_, found)| found.is_empty())
+    }
+
+    fn copy(&mut self, first: &Received, copy: &Received) {
+        if copy.redelivered {
+            self.redelivered += 1;
+        } else {
+            self.duplicates += 1;
+        }
+        if copy.position != first.position || copy.body != first.body {
+            self.unrecognisable.push(format!("{copy:?} was first {first:?}"));
+        }
+    }
+
+    fn findings(&self) -> [(&'static str, &[String]); 7] {
+        [
+            ("lost", &self.lost),
+            ("phantom", &self.phantoms),
+            ("altered", &self.altered),
+            ("unlike its first copy", &self.unrecognisable),
+            ("out of commit order", &self.out_of_order),
+            ("out of insert order", &self.transaction_out_of_order),
+            ("position not rising", &self.position_fell),
+        ]
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} rows committed, {} deliveries, {} duplicates, {} delivered again by the broker",
+            self.committed, self.received, self.duplicates, self.redelivered
+        )?;
+        for (what, found) in self.findings().into_iter().filter(|(_, found)| !found.is_empty()) {
+            write!(f, "\n{}: {what}", found.len())?;
+            for one in found.iter().take(5) {
+                write!(f, "\n    {one}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn same_body(left: &str, right: &str) -> bool {
+    let json = |text| serde_json::from_str::<serde_json::Value>(text).ok();
+    left == right || json(left).is_some_and(|value| Some(value) == json(right))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two transactions: rows 1 and 2 of aggregates a and b, then row 3 of a.
+    fn rows() -> Vec<Committed> {
+        let row = |id: &str, aggregate: &str, sequence, transaction, index| Committed {
+            id: id.into(),
+            aggregate: aggregate.into(),
+            sequence,
+            transaction,
+            index,
+            body: format!("{{\"id\": \"{id}\", \"n\": 1}}"),
+        };
+        vec![row("1", "a", 1, 7, 0), row("2", "b", 1, 7, 1), row("3", "a", 2, 8, 0)]
+    }
+
+    /// The message of a row, as the daemon would publish it.
+    fn message(row: &Committed) -> Received {
+        Received {
+            id: row.id.clone(),
+            aggregate: row.aggregate.clone(),
+            position: format!("{:016x}-{:08x}", row.transaction, row.index),
+            body: row.body.clone(),
+            redelivered: false,
+        }
+    }
+
+    /// The verdict on `change` of a perfect delivery.
+    fn verdict_on(change: impl FnOnce(&mut Vec<Received>)) -> Verdict {
+        let oracle = Oracle::default();
+        oracle.committed(rows());
+        let mut messages: Vec<Received> = rows().iter().map(message).collect();
+        change(&mut messages);
+        messages.into_iter().for_each(|message| oracle.received(message));
+        let verdict = oracle.verdict();
+        assert_eq!(oracle.is_complete(), verdict.lost.is_empty());
+        verdict
+    }
+
+    #[test]
+    fn finds_nothing_wrong_with_a_perfect_delivery() {
+        let verdict = verdict_on(|_| ());
+        assert_eq!(verdict, Verdict { committed: 3, received: 3, ..Verdict::default() });
+        verdict.assert_delivered(0);
+    }
+
+    #[test]
+    fn sees_a_lost_row() {
+        let verdict = verdict_on(|messages| drop(messages.remove(1)));
+        assert_eq!(verdict.lost.len(), 1);
+        assert!(!verdict.keeps_promises());
+        assert!(verdict.to_string().contains("1: lost\n    2 of aggregate b"), "{verdict}");
+    }
+
+    #[test]
+    fn sees_a_message_that_was_never_committed() {
+        let verdict = verdict_on(|messages| messages[1].id = "rolled back".into());
+        assert_eq!((verdict.phantoms.len(), verdict.lost.len()), (1, 1));
+        assert!(!verdict.keeps_promises());
+    }
+
+    #[test]
+    fn sees_an_altered_body_or_aggregate_but_not_other_spacing() {
+        assert_eq!(verdict_on(|messages| messages[0].body = "{}".into()).altered.len(), 1);
+        assert_eq!(verdict_on(|messages| messages[0].aggregate = "b".into()).altered.len(), 1);
+        assert!(verdict_on(|messages| messages[0].body = r#"{"n":1,"id":"1"}"#.into()).keeps_promises());
+    }
+
+    #[test]
+    fn counts_copies_and_whose_they_are() {
+        let verdict = verdict_on(|messages| {
+            let again = messages.clone();
+            messages.extend(again);
+            messages[3].redelivered = true;
+        });
+        assert_eq!((verdict.duplicates, verdict.redelivered), (2, 1));
+        verdict.assert_delivered(2);
+        assert!(std::panic::catch_unwind(|| verdict.assert_delivered(1)).is_err());
+    }
+
+    #[test]
+    fn sees_a_copy_at_another_position() {
+        let verdict = verdict_on(|messages| {
+            messages.push(Received { position: "0000000000000009-00000000".into(), ..messages[0].clone() });
+        });
+        assert_eq!(verdict.unrecognisable.len(), 1);
+        assert!(!verdict.keeps_promises());
+    }
+
+    #[test]
+    fn sees_an_aggregate_out_of_commit_order() {
+        let verdict = verdict_on(|messages| messages.swap(0, 2));
+        assert_eq!(verdict.out_of_order, ["aggregate a: 1 after 2"]);
+        assert!(!verdict.keeps_promises());
+    }
+
+    #[test]
+    fn sees_a_transaction_out_of_insert_order_though_each_aggregate_is_in_order() {
+        let verdict = verdict_on(|messages| messages.swap(0, 1));
+        assert!(verdict.out_of_order.is_empty());
+        assert_eq!(verdict.transaction_out_of_order, ["transaction 7: row 0 after row 1"]);
+        assert_eq!(verdict.position_fell.len(), 1);
+    }
+
+    #[test]
+    fn sees_a_position_that_does_not_rise() {
+        let verdict = verdict_on(|messages| messages[1].position = messages[0].position.clone());
+        assert_eq!(verdict.position_fell.len(), 1);
+        assert!(!verdict.keeps_promises());
+    }
+
+    #[test]
+    fn judges_order_by_first_deliveries() {
+        // After a crash the tail comes again: no promise is broken.
+        let verdict = verdict_on(|messages| {
+            let tail = [messages[0].clone(), messages[1].clone()];
+            messages.splice(2..2, tail);
+        });
+        assert!(verdict.keeps_promises(), "{verdict}");
+        assert_eq!(verdict.duplicates, 2);
+    }
+}

@@ -1,0 +1,347 @@
+//! A private PostgreSQL server: own data folder, own port on 127.0.0.1, ready for logical replication.
+//!
+//! `initdb` runs once in a process; every server starts from a copy of its result.
+
+use super::{
+    ports::Port,
+    process::{self, Process},
+    run,
+};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+use tokio::sync::{Mutex, OnceCell};
+
+/// Starting includes crash recovery on a machine that is busy with other tests.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// A fast shutdown waits for WAL senders to send what is left.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a test may want otherwise.
+#[derive(Clone, Debug, Default)]
+pub struct PostgresOptions {
+    /// Settings of `postgresql.conf`; they win over the ones chosen here. Values are quoted by us.
+    pub settings: Vec<(String, String)>,
+    /// Lines of `pg_hba.conf`, before the ones that trust everybody on this machine.
+    pub hba: Vec<String>,
+    /// Certificate chain and private key, both PEM: the server then speaks TLS to those who ask.
+    pub certificate: Option<(String, String)>,
+}
+
+/// A server of our own. Ends, and its data with it, when dropped or when this process ends.
+#[derive(Debug)]
+pub struct Postgres {
+    folder: PathBuf,
+    socket_folder: PathBuf,
+    port: Port,
+    process: Mutex<Option<Process>>,
+}
+
+/// The server that all tests of this process share: each takes its own database.
+pub async fn shared_postgres() -> &'static Postgres {
+    static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+    SHARED.get_or_init(|| Postgres::start(PostgresOptions::default())).await
+}
+
+impl Postgres {
+    /// Creates a server and waits until it takes connections.
+    pub async fn start(options: PostgresOptions) -> Self {
+        let server = tokio::task::spawn_blocking(|| Self::create(options)).await.expect("created");
+        server.start_again().await;
+        server
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// The folder of its unix socket: the `host` of a connection string.
+    pub fn socket_dir(&self) -> &Path {
+        &self.socket_folder
+    }
+
+    /// Its log, of all its lives.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// Its data folder.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// A connection string for a superuser that needs no password.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port())
+    }
+
+    /// Creates an empty database and returns its connection string.
+    pub async fn create_database(&self, name: &str) -> String {
+        let client = self.client("postgres").await;
+        client.batch_execute(&format!("CREATE DATABASE \"{name}\"")).await.expect("database created");
+        self.url(name)
+    }
+
+    /// A client, driven by a task of the calling runtime.
+    pub async fn client(&self, database: &str) -> tokio_postgres::Client {
+        let (client, connection) =
+            tokio_postgres::connect(&self.url(database), tokio_postgres::NoTls).await.unwrap_or_else(
+                |error| panic!("cannot connect to the private server: {error}\n{}", self.log_tail()),
+            );
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Ends it as `pg_ctl stop -m fast` does: clients are cut off, everything is written.
+    pub async fn stop_fast(&self) {
+        self.stop_by("INT").await;
+    }
+
+    /// Ends it as `pg_ctl stop -m immediate` does: recovery follows at the next start.
+    pub async fn stop_immediate(&self) {
+        self.stop_by("QUIT").await;
+    }
+
+    /// Kills the postmaster and all its children at once, as the kernel does when memory runs out.
+    pub async fn kill9(&self) {
+        let Some(mut process) = self.process.lock().await.take() else { return };
+        // The children would end by themselves when they notice, but some only after their current work, and as long
+        // as one lives no new postmaster may start on the same data.
+        let mut pids = process::children(process.pid());
+        pids.push(process.pid());
+        process::signal(&pids, "KILL");
+        process.wait_or_kill(STOP_LIMIT).await;
+        while pids.iter().any(|pid| process::is_running(*pid)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Starts it again after a stop, on the same port and data.
+    pub async fn start_again(&self) {
+        let mut running = self.process.lock().await;
+        assert!(running.is_none(), "the server has not been stopped");
+        let mut command = as_server_user(&bin_dir().join("postgres"));
+        command.arg("-D").arg(self.data_dir());
+        let mut process = Process::spawn(command, &self.folder, &self.log());
+        let deadline = Instant::now() + START_LIMIT;
+        while !self.says_ready(process.pid()) {
+            if let Some(status) = process.ended() {
+                panic!("the private server did not start ({status}); {}", self.log_tail());
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the private server is not ready in time; {}",
+                self.log_tail()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        *running = Some(process);
+    }
+
+    /// Stops it in the fast way and starts it again.
+    pub async fn restart(&self) {
+        self.stop_fast().await;
+        self.start_again().await;
+    }
+
+    async fn stop_by(&self, signal: &str) {
+        let Some(mut process) = self.process.lock().await.take() else { return };
+        process.signal(signal);
+        let stopped = process.wait_or_kill(STOP_LIMIT).await;
+        assert!(stopped, "the private server did not stop on SIG{signal}; {}", self.log_tail());
+    }
+
+    /// The postmaster writes its state as the eighth line of its pid file (what pg_ctl waits for).
+    fn says_ready(&self, pid: u32) -> bool {
+        let Ok(text) = fs::read_to_string(self.data_dir().join("postmaster.pid")) else { return false };
+        let lines: Vec<&str> = text.lines().collect();
+        lines.first() == Some(&pid.to_string().as_str())
+            && lines.get(7).is_some_and(|line| line.trim() == "ready")
+    }
+
+    fn log_tail(&self) -> String {
+        process::tail(&self.log())
+    }
+
+    fn create(options: PostgresOptions) -> Self {
+        let folder = run::folder("postgres");
+        let port = Port::reserve();
+        let socket_folder = socket_folder(&folder, port.number());
+        fs::create_dir_all(&socket_folder).expect("folder for the socket");
+        let server = Self { folder, socket_folder, port, process: Mutex::new(None) };
+        checked(Command::new("cp").args(["-a", "--reflink=auto"]).arg(template()).arg(server.data_dir()));
+        server.configure(&options);
+        for path in [server.data_dir(), server.socket_folder.clone()] {
+            give_to_server_user(&path);
+        }
+        server
+    }
+
+    fn configure(&self, options: &PostgresOptions) {
+        let socket = self.socket_folder.display().to_string();
+        let port = self.port().to_string();
+        let chosen = [
+            ("listen_addresses", "127.0.0.1"),
+            ("port", &port),
+            ("unix_socket_directories", &socket),
+            ("wal_level", "logical"),
+            ("max_wal_senders", "60"),
+            ("max_replication_slots", "60"),
+            ("max_connections", "300"),
+            ("shared_buffers", "32MB"),
+            // Processes get killed here, machines do not.
+            ("fsync", "off"),
+            // Segments of POSIX shared memory would outlive a killed server; files end with the folder.
+            ("dynamic_shared_memory_type", "mmap"),
+            ("log_line_prefix", "%m [%p] %q%a %u@%d "),
+            ("log_replication_commands", "on"),
+        ];
+        let tls = options.certificate.as_ref().map(|(chain, key)| {
+            let key_file = self.data_dir().join("server.key");
+            fs::write(self.data_dir().join("server.crt"), chain).expect("certificate written");
+            fs::write(&key_file, key).expect("key written");
+            fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("key made private");
+            give_to_server_user(&self.data_dir().join("server.crt"));
+            give_to_server_user(&key_file);
+            ("ssl", "on")
+        });
+        let wanted = options.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let settings: String = chosen
+            .into_iter()
+            .chain(tls)
+            .chain(wanted)
+            .map(|(key, value)| format!("{key} = '{}'\n", value.replace('\'', "''")))
+            .collect();
+        fs::write(self.data_dir().join("postgresql.auto.conf"), settings).expect("settings written");
+
+        let trusting =
+            ["local all all trust", "host all all 127.0.0.1/32 trust", "local replication all trust"];
+        let hba: Vec<&str> = options.hba.iter().map(String::as_str).chain(trusting).collect();
+        fs::write(self.data_dir().join("pg_hba.conf"), hba.join("\n") + "\n").expect("pg_hba.conf written");
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.get_mut() {
+            process.signal("QUIT");
+        }
+        run::sweep(&self.folder);
+        let _ = fs::remove_dir_all(&self.socket_folder);
+    }
+}
+
+/// A socket's address holds 107 bytes: `<folder>/.s.PGSQL.<port>`.
+fn socket_folder(folder: &Path, port: u16) -> PathBuf {
+    let near = folder.join("socket");
+    let longest = format!("{}/.s.PGSQL.{port}", near.display());
+    if longest.len() <= 107 { near } else { run::short_folder(&port.to_string()) }
+}
+
+/// The data folder that all servers of this process start from.
+fn template() -> &'static Path {
+    static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        let folder = run::folder("initdb");
+        give_to_server_user(&folder);
+        let data = folder.join("data");
+        checked(
+            as_server_user(&bin_dir().join("initdb"))
+                .args([
+                    "--username=postgres",
+                    "--auth=trust",
+                    "--encoding=UTF8",
+                    "--locale=C.UTF-8",
+                    "--no-sync",
+                ])
+                .arg("-D")
+                .arg(&data)
+                .current_dir(&folder),
+        );
+        data
+    })
+}
+
+/// The newest server on this machine.
+fn bin_dir() -> &'static Path {
+    static BIN_DIR: OnceLock<PathBuf> = OnceLock::new();
+    BIN_DIR.get_or_init(|| {
+        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        versions
+            .map(|entry| {
+                (entry.file_name().to_string_lossy().parse::<u32>().unwrap_or(0), entry.path().join("bin"))
+            })
+            .filter(|(_, bin)| bin.join("postgres").exists())
+            .max()
+            .map(|(_, bin)| bin)
+            .expect("no PostgreSQL server below /usr/lib/postgresql; `make prerequisites` installs it")
+    })
+}
+
+/// PostgreSQL refuses to run as root. Its user may be unable to enter our folder (below a private /root, say), so it
+/// keeps root's right to pass, where this process has that right itself.
+fn as_server_user(program: &Path) -> Command {
+    static PREFIX: OnceLock<Vec<String>> = OnceLock::new();
+    let prefix = PREFIX.get_or_init(|| {
+        let Some((uid, gid)) = server_user() else { return Vec::new() };
+        let plain = ["setpriv", &format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups"]
+            .map(str::to_owned);
+        let mut capable = plain.to_vec();
+        capable.extend(["--inh-caps=+dac_override", "--ambient-caps=+dac_override"].map(str::to_owned));
+        let works = Command::new(&capable[0])
+            .args(&capable[1..])
+            .arg("true")
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        if works { capable } else { plain.to_vec() }
+    });
+    let mut words = prefix.iter().map(String::as_str).map(Path::new).chain([program]);
+    let mut command = process::command(words.next().expect("at least the program"));
+    command.args(words);
+    // A test must not depend on what the developer's shell exports for psql.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+        command.env_remove(name);
+    }
+    command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+    command
+}
+
+fn give_to_server_user(path: &Path) {
+    if let Some((uid, gid)) = server_user() {
+        chown(path, Some(uid), Some(gid))
+            .unwrap_or_else(|error| panic!("cannot give {} to the server's user: {error}", path.display()));
+    }
+}
+
+/// Whom the server runs as when we are root: `postgres`, or `nobody` where the package made no such user.
+fn server_user() -> Option<(u32, u32)> {
+    static USER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    *USER.get_or_init(|| {
+        let status = fs::read_to_string("/proc/self/status").expect("this process has a status");
+        let effective = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1));
+        if effective != Some("0") {
+            return None;
+        }
+        let users = fs::read_to_string("/etc/passwd").expect("/etc/passwd is readable");
+        let ids_of = |name: &str| {
+            let fields: Vec<&str> =
+                users.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|f| f[0] == name)?;
+            Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
+        };
+        Some(ids_of("postgres").or_else(|| ids_of("nobody")).expect("a user postgres or nobody"))
+    })
+}
+
+fn checked(command: &mut Command) {
+    let output =
+        command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed ({}): {said}", output.status);
+}

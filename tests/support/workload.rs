@@ -1,0 +1,225 @@
+//! Writers: services that change aggregates and write to the standard outbox table in the same transaction.
+
+use super::oracle::{Committed, Oracle};
+use fastrand::Rng;
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio_postgres::{Client, Error, NoTls};
+
+/// How much is written, and how.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Decides everything random here; printed by [`Workload::run`].
+    pub seed: u64,
+    /// Concurrent connections.
+    pub writers: usize,
+    /// Transactions in all, those rolled back included.
+    pub transactions: usize,
+    /// Aggregates they choose from: few mean many conflicts.
+    pub aggregates: usize,
+    /// Rows of a transaction, at most.
+    pub rows_max: usize,
+    /// How many of a hundred transactions are rolled back.
+    pub rollback_percent: u8,
+    /// Length of a string that fills the payload up.
+    pub filler_bytes: usize,
+    /// What a writer waits between two transactions.
+    pub pause: Duration,
+    /// The outbox table. A table of the aggregates, `<table>_aggregates`, stands beside it.
+    pub table: String,
+    /// What is written into `aggregatetype`.
+    pub aggregate_type: String,
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            seed: fastrand::u64(..),
+            writers: 4,
+            transactions: 200,
+            aggregates: 10,
+            rows_max: 4,
+            rollback_percent: 10,
+            filler_bytes: 0,
+            pause: Duration::ZERO,
+            table: "outbox".to_owned(),
+            aggregate_type: "Order".to_owned(),
+        }
+    }
+}
+
+impl Workload {
+    /// Creates the tables.
+    pub async fn create_tables(&self, client: &Client) {
+        let table = &self.table;
+        let create = format!(
+            "CREATE TABLE {table} (
+                 id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+                 aggregatetype text NOT NULL,
+                 aggregateid text NOT NULL,
+                 type text NOT NULL,
+                 payload jsonb,
+                 headers jsonb,
+                 seq bigint GENERATED ALWAYS AS IDENTITY,
+                 created_at timestamptz NOT NULL DEFAULT clock_timestamp());
+             CREATE TABLE {table}_aggregates (id text PRIMARY KEY, version bigint NOT NULL DEFAULT 0);
+             INSERT INTO {table}_aggregates (id) SELECT 'a' || n FROM generate_series(1, {}) n",
+            self.aggregates
+        );
+        client.batch_execute(&create).await.expect("tables created");
+    }
+
+    /// Writes all transactions and tells the oracle what was committed. Survives restarts of the server: a connection
+    /// that breaks is made again, and a commit whose answer got lost is looked up in the table.
+    pub async fn run(&self, url: &str, oracle: &Oracle) {
+        println!("workload: {self:?}");
+        let next = Arc::new(AtomicUsize::new(0));
+        let writers = (0..self.writers).map(|number| {
+            let writer = Writer {
+                workload: self.clone(),
+                url: url.to_owned(),
+                oracle: oracle.clone(),
+                // Each its own sequence, so that the schedule of the writers does not change what they write.
+                random: Rng::with_seed(self.seed.wrapping_add(number as u64)),
+            };
+            tokio::spawn(writer.run(next.clone()))
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.expect("a writer does not panic");
+        }
+    }
+}
+
+struct Writer {
+    workload: Workload,
+    url: String,
+    oracle: Oracle,
+    random: Rng,
+}
+
+impl Writer {
+    async fn run(mut self, next: Arc<AtomicUsize>) {
+        let mut client = self.connect().await;
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= self.workload.transactions {
+                return;
+            }
+            // Chosen before the first try, so that a second one writes the same.
+            let aggregates: Vec<String> = (0..self.random.usize(1..=self.workload.rows_max))
+                .map(|_| format!("a{}", self.random.usize(1..=self.workload.aggregates)))
+                .collect();
+            let roll_back = self.random.u8(0..100) < self.workload.rollback_percent;
+            loop {
+                match self.transaction(&mut client, number as u64, &aggregates, roll_back).await {
+                    Ok(rows) => {
+                        self.oracle.committed(rows);
+                        break;
+                    }
+                    Err((error, rows)) => {
+                        println!("workload: transaction {number}: {error}; trying again");
+                        client = self.connect().await;
+                        if self.is_committed(&mut client, &rows).await {
+                            self.oracle.committed(rows);
+                            break;
+                        }
+                    }
+                }
+            }
+            tokio::time::sleep(self.workload.pause).await;
+        }
+    }
+
+    /// Returns the committed rows: none when it is to roll back. An error comes with the rows that may be committed.
+    async fn transaction(
+        &mut self,
+        client: &mut Client,
+        number: u64,
+        aggregates: &[String],
+        roll_back: bool,
+    ) -> Result<Vec<Committed>, (Error, Vec<Committed>)> {
+        let early = |error| (error, Vec::new());
+        let table = self.workload.table.clone();
+        let transaction = client.transaction().await.map_err(early)?;
+        // The row lock makes commit order per aggregate the order of its versions. All locks first and in one order:
+        // no deadlocks.
+        for aggregate in aggregates.iter().collect::<BTreeSet<_>>() {
+            let lock = format!("SELECT FROM {table}_aggregates WHERE id = $1 FOR UPDATE");
+            transaction.execute(&lock, &[aggregate]).await.map_err(early)?;
+        }
+        let mut rows = Vec::new();
+        for (index, aggregate) in aggregates.iter().enumerate() {
+            let count = format!(
+                "UPDATE {table}_aggregates SET version = version + 1 WHERE id = $1 RETURNING version"
+            );
+            let sequence: i64 = transaction.query_one(&count, &[aggregate]).await.map_err(early)?.get(0);
+            let id = self.random_uuid();
+            let filler = "x".repeat(self.workload.filler_bytes);
+            let body = format!(
+                r#"{{"n": {sequence}, "index": {index}, "filler": "{filler}", "transaction": {number}}}"#
+            );
+            let insert = format!(
+                "INSERT INTO {table} (id, aggregatetype, aggregateid, type, payload) \
+                 VALUES ($1::text::uuid, $2, $3, $4, $5::text::jsonb)"
+            );
+            let event_type = if sequence == 1 { "OrderCreated" } else { "OrderChanged" };
+            let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+                [&id, &self.workload.aggregate_type, aggregate, &event_type, &body];
+            transaction.execute(&insert, &values).await.map_err(early)?;
+            rows.push(Committed {
+                id,
+                aggregate: aggregate.clone(),
+                sequence,
+                transaction: number,
+                index,
+                body,
+            });
+        }
+        if roll_back {
+            transaction.rollback().await.map_err(early)?;
+            return Ok(Vec::new());
+        }
+        match transaction.commit().await {
+            Ok(()) => Ok(rows),
+            Err(error) => Err((error, rows)),
+        }
+    }
+
+    /// Whether a commit whose answer got lost took place. All rows of a transaction share its fate.
+    async fn is_committed(&self, client: &mut Client, rows: &[Committed]) -> bool {
+        let Some(row) = rows.first() else { return false };
+        let find = format!("SELECT FROM {} WHERE id = $1::text::uuid", self.workload.table);
+        loop {
+            match client.execute(&find, &[&row.id]).await {
+                Ok(found) => return found == 1,
+                Err(_) => *client = self.connect().await,
+            }
+        }
+    }
+
+    /// Tries until the server is there.
+    async fn connect(&self) -> Client {
+        loop {
+            match tokio_postgres::connect(&self.url, NoTls).await {
+                Ok((client, connection)) => {
+                    tokio::spawn(connection);
+                    return client;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    fn random_uuid(&mut self) -> String {
+        let n = self.random.u128(..);
+        let (a, b, c, d, e) =
+            (n >> 96, n >> 80 & 0xffff, n >> 64 & 0xfff, n >> 48 & 0x3fff, n & 0xffff_ffff_ffff);
+        format!("{a:08x}-{b:04x}-4{c:03x}-{:04x}-{e:012x}", d | 0x8000)
+    }
+}

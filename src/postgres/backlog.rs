@@ -19,7 +19,7 @@
 //!
 //! Knows nothing of messages, of confirms, or of retry policy.
 
-use std::{ops::Range, pin::Pin};
+use std::{fmt, ops::Range, pin::Pin};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -33,7 +33,7 @@ use super::{
     sql_text::{identifier, literal},
 };
 use crate::{
-    outbox::{Column, ColumnNames, OutboxRow, Timestamp},
+    outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
     position::{Lsn, Position},
 };
 
@@ -125,9 +125,19 @@ pub enum BacklogOrder {
     None,
 }
 
+impl fmt::Display for BacklogOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BacklogOrder::Sequence => "by the sequence column",
+            BacklogOrder::CreatedAt => "by created_at",
+            BacklogOrder::None => "none: the table has neither a sequence nor a created_at column",
+        })
+    }
+}
+
 impl BacklogOrder {
     fn of(table: &TableFacts, columns: &ColumnNames) -> Self {
-        let there = |name: &Option<String>| name.as_deref().is_some_and(|name| table.column(name).is_some());
+        let there = |column: &OptionalColumn| column.name().is_some_and(|name| table.column(name).is_some());
         match () {
             () if there(&columns.sequence) => BacklogOrder::Sequence,
             () if there(&columns.created_at) => BacklogOrder::CreatedAt,
@@ -136,7 +146,7 @@ impl BacklogOrder {
     }
 
     fn clause(self, columns: &ColumnNames) -> String {
-        let by = |name: &Option<String>| identifier(name.as_deref().unwrap_or_default());
+        let by = |column: &OptionalColumn| identifier(column.name().unwrap_or_default());
         match self {
             BacklogOrder::Sequence => format!(" ORDER BY {}", by(&columns.sequence)),
             BacklogOrder::CreatedAt => format!(" ORDER BY {}, tableoid, ctid", by(&columns.created_at)),

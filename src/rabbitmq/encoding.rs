@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::outbox::{AggregateKey, Timestamp};
 
-    fn message(headers: Vec<(&'static str, HeaderValue)>) -> Message {
+    fn message(headers: Vec<(String, HeaderValue)>) -> Message {
         Message {
             position: Position { commit_lsn: Lsn(0x1_6B37_4D84), index: 7 },
             committed_at: Timestamp(1_700_000_000_999_999),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod database;
 mod nodes;
 mod proxy;
 #[path = "../support/mod.rs"]

@@ -7,32 +7,32 @@ use crate::support::{
 };
 
 /// Long enough for a busy machine; a test that needs it all has failed.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// So long must nothing arrive any more before the oracle is asked.
 const QUIET: Duration = Duration::from_millis(700);
 
-pub struct Stage {
+pub(crate) struct Stage {
     /// Name of database, vhost and queue.
-    pub name: String,
-    pub postgres_url: String,
-    pub amqp_url: String,
-    pub workload: Workload,
-    pub oracle: Oracle,
+    pub(crate) name: String,
+    pub(crate) postgres_url: String,
+    pub(crate) amqp_url: String,
+    pub(crate) workload: Workload,
+    pub(crate) oracle: Oracle,
     /// More of `[sources.orders]`, as dotted keys.
-    pub source: String,
+    pub(crate) source: String,
     /// More on top level and `[rabbitmq]`.
-    pub rabbitmq: String,
+    pub(crate) rabbitmq: String,
     consumer: Option<Consumer>,
 }
 
 impl Stage {
     /// On the nodes that all tests share.
-    pub async fn shared(test: &str) -> Self {
+    pub(crate) async fn shared(test: &str) -> Self {
         Self::on(test, shared_postgres().await, shared_rabbitmq().await).await
     }
 
     /// On nodes of the test's own.
-    pub async fn on(test: &str, postgres: &Postgres, broker: &RabbitMq) -> Self {
+    pub(crate) async fn on(test: &str, postgres: &Postgres, broker: &RabbitMq) -> Self {
         let name = unique(test);
         let stage = Self {
             postgres_url: postgres.create_database(&name).await,
@@ -49,7 +49,7 @@ impl Stage {
     }
 
     /// An SQL connection to the source's database.
-    pub async fn client(&self) -> tokio_postgres::Client {
+    pub(crate) async fn client(&self) -> tokio_postgres::Client {
         let (client, connection) =
             tokio_postgres::connect(&self.postgres_url, tokio_postgres::NoTls).await.expect("connected");
         tokio::spawn(connection);
@@ -57,16 +57,16 @@ impl Stage {
     }
 
     /// Binds the queue and consumes from it.
-    pub async fn consume(&mut self) {
+    pub(crate) async fn consume(&mut self) {
         let consumer = Consumer::start(&self.amqp_url, "Order.events", &self.name, "#", &self.oracle).await;
         self.consumer = Some(consumer);
     }
 
-    pub fn slot(&self) -> String {
+    pub(crate) fn slot(&self) -> String {
         format!("outboxd_{}", self.name)
     }
 
-    pub fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         format!(
             "[rabbitmq]\nurl = \"{}\"\n{}\n[sources.orders]\npostgres.url = \"{}\"\n\
              postgres.slot = \"{}\"\n{}\n",
@@ -79,19 +79,19 @@ impl Stage {
     }
 
     /// A daemon that is streaming.
-    pub async fn relay(&self) -> Daemon {
+    pub(crate) async fn relay(&self) -> Daemon {
         let mut daemon = Daemon::start(&self.config());
         daemon.wait_ready(PATIENCE).await;
         daemon
     }
 
     /// Lets the writers write all their transactions.
-    pub async fn write(&self) {
+    pub(crate) async fn write(&self) {
         self.workload.run(&self.postgres_url, &self.oracle).await;
     }
 
     /// The oracle's verdict, once everything has arrived and it is quiet.
-    pub async fn verdict(&self) -> Verdict {
+    pub(crate) async fn verdict(&self) -> Verdict {
         let verdict = self.oracle.settle(PATIENCE, QUIET).await;
         println!("{verdict}");
         verdict

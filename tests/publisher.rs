@@ -19,12 +19,13 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use outboxd::{
+    ledger::PublishTag,
     outbox::{AggregateKey, HeaderValue, Message, Timestamp},
     position::{Lsn, Position},
     rabbitmq::{
         BrokerError, BrokerOptions, DeclareFault,
         inspection::inspect,
-        publisher::{Outcome, PublishTag, Publisher, PublisherEvent},
+        publisher::{Outcome, Publisher, PublisherEvent},
         topology::{QueueType, Subscription},
     },
 };
@@ -123,10 +124,10 @@ fn message(number: u64, exchange: &str, routing_key: &str) -> Arc<Message> {
         routing_key: routing_key.to_owned(),
         message_id: format!("id-{number}"),
         event_type: "Tested".to_owned(),
-        content_type: "application/json".to_owned(),
+        content_type: "application/json".into(),
         headers: vec![
-            ("aggregate-id".to_owned(), HeaderValue::Text(format!("a{}", number % 50))),
-            ("number".to_owned(), HeaderValue::Integer(i64::try_from(number).unwrap())),
+            ("aggregate-id".into(), HeaderValue::Text(format!("a{}", number % 50))),
+            ("number".into(), HeaderValue::Integer(i64::try_from(number).unwrap())),
         ],
         body: format!("{{\"n\":{number}}}").into(),
     })
@@ -352,10 +353,10 @@ async fn headers_fit_up_to_the_limit_and_are_refused_above_it() {
     queue(&channel, &queue_name, &[]).await;
     let with_size = |size: usize| {
         let mut message = (*message(1, "", &queue_name)).clone();
-        message.headers.push(("filler".to_owned(), HeaderValue::Text(String::new())));
+        message.headers.push(("filler".into(), HeaderValue::Text(String::new())));
         let text = "x".repeat(size - header_frame_size(&message));
         message.headers.pop();
-        message.headers.push(("filler".to_owned(), HeaderValue::Text(text)));
+        message.headers.push(("filler".into(), HeaderValue::Text(text)));
         assert_eq!(header_frame_size(&message), size);
         Arc::new(message)
     };
@@ -374,10 +375,13 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
     let (taken, good) = (unique("taken"), unique("good"));
     exchange(&channel, &taken, ExchangeKind::Fanout).await;
     let mut publisher = broker.publisher(&broker.options()).await;
-    publisher.publish(PublishTag(1), message(1, &good, "k"));
-    publisher.publish(PublishTag(2), message(2, &taken, "k"));
-    let outcomes = outcomes(&mut publisher, 1).await;
-    assert!(matches!(outcomes[&1], Outcome::Returned { .. }), "declared, nothing bound");
+    for number in 0..500 {
+        publisher.publish(PublishTag(number), message(number, &good, "k"));
+    }
+    publisher.publish(PublishTag(500), message(500, &taken, "k"));
+    // What comes before is heard out first: it need not be sent again.
+    let outcomes = outcomes(&mut publisher, 500).await;
+    assert!(outcomes.values().all(|outcome| matches!(outcome, Outcome::Returned { .. })), "nothing is bound");
     let failure = error(&mut publisher).await;
     let BrokerError::Declare { error: declare, .. } = &failure else { panic!("{failure}") };
     assert_eq!(declare.fault, DeclareFault::Different);

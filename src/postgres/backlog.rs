@@ -1,315 +1,464 @@
-//! Rows that were there before the slot: read without a gap and without leaving a half-done state behind.
+//! Rows that were there before the slot: published once, without a gap before the stream, and without a half-done state.
 //!
-//! The state protocol, on one replication connection:
+//! 1. [`Backlog::begin`] makes a *temporary* slot and exports its snapshot. The snapshot has every row that committed before
+//!    the slot's consistent point; the slot will send every row that commits after it.
+//! 2. [`Backlog::next`] reads the rows of that snapshot. The caller publishes them, and has all of them confirmed.
+//! 3. [`Backlog::finish`] copies the temporary slot to the permanent one, at the same position.
 //!
-//! 1. A temporary slot is made, which exports a snapshot of the database as of its consistent point. The slot keeps the WAL
-//!    from there on; it vanishes with its session, whatever happens. The publication must exist by then.
-//! 2. The rows of that snapshot are read, and published by the caller.
-//! 3. Once all of them are confirmed, the temporary slot is copied to the permanent one, at the same position.
+//! Whatever ends us before the last step leaves no slot behind, so that the next one starts over: duplicates, never a gap.
+//! The temporary slot's name is fixed, which makes it the lock that keeps a second instance out.
+//! The publication must exist before [`Backlog::begin`]: a slot cannot decode with one that was made after it.
 //!
-//! A crash at any point before the copy leaves no slot, so the next start begins anew: duplicates, never a gap. The temporary
-//! slot's fixed name keeps a second instance from publishing the same backlog at the same time.
+//! A backlog row's [`Position`] has the LSN of the byte before the consistent point: a commit record may begin at the
+//! consistent point itself, and every streamed row must sort behind the backlog.
 //!
-//! Knows nothing of messages, of confirms, or of when to try again.
+//! Memory: rows are fetched from a cursor, a batch at a time, and a batch not yet polled stays in the socket.
+//! tokio-postgres reads ahead of us by what two reads of the socket give (`InnerClient::send` in its `client.rs` makes a channel
+//! of one place for the answer, and `Connection::poll_read` in `connection.rs` stops reading while that is full). The
+//! cursor is there for the end: an abandoned SELECT would be read, by that same loop, to its last row.
+//!
+//! Knows nothing of messages, of confirms, or of retry policy.
 
-use std::{fmt, pin::Pin};
+use std::{fmt, ops::Range, pin::Pin};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
 use super::{
     SourceDatabase, TableName,
-    catalog::TableKind,
-    error::ConnectError,
+    catalog::{self, CatalogError, TableFacts},
+    error::WireError,
     replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
 };
 use crate::{
-    outbox::{Column, OutboxRow, Timestamp},
+    outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
     position::{Lsn, Position},
 };
 
-/// The order in which the rows of a backlog come.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Rows of one FETCH: enough to make its round trip cheap, few enough to be read to the end when we are given up.
+const FETCH_ROWS: u32 = 256;
+
+/// SQLSTATE `duplicate_object`.
+const DUPLICATE_OBJECT: &str = "42710";
+
+/// No timeout may end a session that waits for the broker. Asking `pg_settings` leaves out those that this version does
+/// not have: `idle_session_timeout` came with 14, `transaction_timeout` with 17.
+const NO_TIMEOUTS: &str = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
+    ('statement_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+
+/// Why there is no backlog to be had, or no slot at its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BacklogError {
+    /// Another instance is publishing the backlog: stand by, and look for the slot later.
+    #[error("another instance is publishing the backlog: it holds the temporary slot {0}")]
+    Busy(String),
+    /// The permanent slot exists: another instance has published the backlog.
+    #[error("slot {0} exists already: the backlog has been published")]
+    AlreadyThere(String),
+    /// There is no such table.
+    #[error("table {} does not exist", .0.quoted())]
+    NoTable(TableName),
+    /// The table was altered, rewritten or truncated between the snapshot and our lock: start over.
+    #[error("table {} was altered just when its backlog was to be read: start over", .0.quoted())]
+    TableChanged(TableName),
+    /// More rows than a position can number.
+    #[error(
+        "the backlog has more than 2^32 rows: publish with backlog = \"skip\", or delete rows that need no publishing"
+    )]
+    TooManyRows,
+    /// [`Backlog::finish`] came before the last row.
+    #[error("the backlog has not been read to its end")]
+    Unfinished,
+    /// A replication command failed.
+    #[error("{doing} failed")]
+    Replication {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        cause: ReplicationError,
+    },
+    /// SQL failed.
+    #[error("{doing} failed")]
+    Sql {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        cause: WireError,
+    },
+    /// The catalog could not be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The server's answer is not what was asked for.
+    #[error("{doing}: the server's answer makes no sense: {what}")]
+    Nonsense {
+        /// What was being done.
+        doing: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+fn replication(doing: &'static str) -> impl FnOnce(ReplicationError) -> BacklogError {
+    move |cause| BacklogError::Replication { doing, cause }
+}
+
+fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> BacklogError {
+    move |error| BacklogError::Sql { doing, cause: error.into() }
+}
+
+fn nonsense(doing: &'static str, what: impl Into<String>) -> BacklogError {
+    BacklogError::Nonsense { doing, what: what.into() }
+}
+
+/// In what order the backlog comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BacklogOrder {
-    /// By the sequence column: commit order per aggregate, if writers lock the aggregate before they insert.
-    Sequence(String),
-    /// By the time of insertion.
-    CreatedAt(String),
-    /// As the table happens to hold them. No order is promised.
-    Unordered,
+    /// By the sequence column.
+    Sequence,
+    /// By `created_at`, and where that is equal as the rows lie in the table, which is most often as they were inserted.
+    CreatedAt,
+    /// As the rows lie in the table: no promise.
+    None,
 }
 
 impl fmt::Display for BacklogOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BacklogOrder::Sequence => "by the sequence column",
+            BacklogOrder::CreatedAt => "by created_at",
+            BacklogOrder::None => "none: the table has neither a sequence nor a created_at column",
+        })
+    }
+}
+
+impl BacklogOrder {
+    fn of(table: &TableFacts, columns: &ColumnNames) -> Self {
+        let there = |column: &OptionalColumn| column.name().is_some_and(|name| table.column(name).is_some());
+        match () {
+            () if there(&columns.sequence) => BacklogOrder::Sequence,
+            () if there(&columns.created_at) => BacklogOrder::CreatedAt,
+            () => BacklogOrder::None,
+        }
+    }
+
+    fn clause(self, columns: &ColumnNames) -> String {
+        let by = |column: &OptionalColumn| identifier(column.name().unwrap_or_default());
         match self {
-            BacklogOrder::Sequence(column) | BacklogOrder::CreatedAt(column) => {
-                write!(f, "by column \"{column}\"")
-            }
-            BacklogOrder::Unordered => {
-                f.write_str("none: the table has no sequence column and no creation time")
-            }
+            BacklogOrder::Sequence => format!(" ORDER BY {}", by(&columns.sequence)),
+            BacklogOrder::CreatedAt => format!(" ORDER BY {}, tableoid, ctid", by(&columns.created_at)),
+            BacklogOrder::None => String::new(),
         }
     }
 }
 
-/// Why the backlog could not be read, or the slot not be made from it.
-#[derive(Debug, thiserror::Error)]
-pub enum BacklogError {
-    /// On the connection that owns the temporary slot.
-    #[error("the slot for the backlog")]
-    Slot(#[from] ReplicationError),
-    /// No connection to read the rows on.
-    #[error("no connection to read the backlog on")]
-    Connect(#[from] ConnectError),
-    /// The rows could not be read.
-    #[error("the backlog cannot be read from {table}")]
-    Read {
-        /// The outbox table.
-        table: TableName,
-        /// What PostgreSQL says.
-        #[source]
-        source: tokio_postgres::Error,
-    },
-    /// A position counts rows in 32 bits.
-    #[error("the backlog of {0} has more than 2^32 rows; delete old ones, or set backlog = \"skip\"")]
-    TooManyRows(TableName),
-}
-
-/// What came of the attempt to begin.
-pub enum Begun {
-    /// There is no permanent slot, and the backlog is ours to publish.
-    Backlog(Backlog),
-    /// Another instance is publishing it.
-    Busy(ReplicationConnection),
-    /// The permanent slot exists.
-    SlotExists(ReplicationConnection),
-}
-
-/// A backlog being read. Dropping it leaves no trace on the server.
+/// The rows of a snapshot, and the temporary slot that begins where it ends.
 pub struct Backlog {
-    connection: ReplicationConnection,
-    temporary_slot: String,
+    replication: ReplicationConnection,
+    /// The transaction that reads; `None` once the last row was read, so that it does not hold back vacuum any longer.
+    reader: Option<Reader>,
     slot: String,
-    table: TableName,
+    temporary: String,
     order: BacklogOrder,
     columns: Vec<Column>,
-    /// Reads within one transaction on the exported snapshot. tokio-postgres holds at most a read buffer and one batch
-    /// of rows that were not asked for yet, and then stops reading the socket (`Connection::poll_read` waits for room in
-    /// the response's channel of one), so a stream that is not polled costs no memory.
-    rows: Pin<Box<SimpleQueryStream>>,
-    /// Keeps the connection of `rows` open.
-    _sql: Client,
-    snapshot_lsn: Lsn,
+    consistent_point: Lsn,
     taken_at: Timestamp,
-    next_index: u64,
+    rows: u64,
+}
+
+struct Reader {
+    client: Client,
+    /// The FETCH under way.
+    batch: Option<Pin<Box<SimpleQueryStream>>>,
 }
 
 impl Backlog {
-    /// Makes the temporary slot and opens its snapshot. `columns` are those that pgoutput will send, in their order.
+    /// Makes the temporary slot and opens its snapshot. Waits until every transaction that writes now has ended.
+    ///
+    /// Takes both connections for itself; a dropped future or backlog ends them, and the temporary slot with them.
     ///
     /// # Errors
-    /// See [`BacklogError`].
+    /// [`BacklogError::Busy`] and [`BacklogError::AlreadyThere`] when another instance was faster.
     pub async fn begin(
-        mut connection: ReplicationConnection,
+        replication: ReplicationConnection,
+        client: Client,
         database: &SourceDatabase,
-        columns: Vec<Column>,
-        kind: TableKind,
-        order: BacklogOrder,
-    ) -> Result<Begun, BacklogError> {
-        let temporary_slot = temporary_name(&database.slot);
-        let snapshot = match create_temporary(&mut connection, &temporary_slot).await {
-            Ok(snapshot) => snapshot,
-            Err(error) if error.sqlstate() == Some(DUPLICATE_OBJECT) => return Ok(Begun::Busy(connection)),
-            Err(error) => return Err(error.into()),
-        };
-        let sql = database.endpoint.connect_sql("outboxd backlog").await?;
-        let read = |source| BacklogError::Read { table: database.table.clone(), source };
-        // Imported before the replication connection does anything else: its next command ends the exported snapshot.
-        sql.batch_execute(&open_snapshot(&snapshot.name)).await.map_err(read)?;
-        // Another instance may have finished between our caller's look and the temporary slot.
-        if slot_exists(&mut connection, &database.slot).await? {
-            drop_slot(&mut connection, &temporary_slot).await?;
-            return Ok(Begun::SlotExists(connection));
+        columns: &ColumnNames,
+    ) -> Result<Self, BacklogError> {
+        Self::open(replication, client, database, |table| {
+            let order = BacklogOrder::of(table, columns);
+            (order, order.clause(columns))
+        })
+        .await
+    }
+
+    async fn open(
+        mut replication: ReplicationConnection,
+        client: Client,
+        database: &SourceDatabase,
+        order: impl FnOnce(&TableFacts) -> (BacklogOrder, String),
+    ) -> Result<Self, BacklogError> {
+        let name = &database.table;
+        let temporary = temporary_name(&database.slot);
+        let table =
+            catalog::table(&client, name).await?.ok_or_else(|| BacklogError::NoTable(name.clone()))?;
+        let (order, order_by) = order(&table);
+        // Not being shown all rows is an error under row_security = off, and not a smaller backlog. A scan that joins
+        // another one halfway (synchronize_seqscans) would begin in the middle of the table.
+        client
+            .batch_execute(&format!("{NO_TIMEOUTS}; SET row_security = off; SET synchronize_seqscans = off"))
+            .await
+            .map_err(sql("preparing to read the backlog"))?;
+        replication.query(NO_TIMEOUTS).await.map_err(self::replication("switching timeouts off"))?;
+        let shape_before = shape_by_sql(&client, name).await?;
+
+        let (consistent_point, snapshot) = create_temporary(&mut replication, &temporary).await?;
+        // Another instance may have copied its slot and let go of the name just now.
+        if catalog::slot_progress(&client, &database.slot).await?.is_some() {
+            drop_temporary(&mut replication, &temporary).await?;
+            return Err(BacklogError::AlreadyThere(database.slot.clone()));
         }
-        let select = select(&database.table, kind, &columns, &order);
-        let rows = Box::pin(sql.simple_query_raw(&select).await.map_err(read)?);
-        Ok(Begun::Backlog(Backlog {
-            connection,
-            temporary_slot,
+
+        let source = format!("{}{}", table.kind.only(), name.quoted());
+        client
+            .batch_execute(&format!(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; \
+                 LOCK TABLE {source} IN ACCESS SHARE MODE",
+                literal(&snapshot)
+            ))
+            .await
+            .map_err(sql("opening the snapshot"))?;
+        // A table that is rewritten or truncated after the snapshot and before our lock looks empty to it (manual,
+        // "Caveats" of "Concurrency Control"). The lock cannot come first: who waits for it may be a transaction that
+        // the slot waits for, and the server does not see that circle. So see whether something happened. The other
+        // connection sees the present.
+        let shape_now = replication
+            .query(&shape_query(name))
+            .await
+            .map_err(self::replication("looking at the table again"))?;
+        if shape_now.first().and_then(|row| row.first()) != Some(&shape_before) {
+            return Err(BacklogError::TableChanged(name.clone()));
+        }
+
+        let list = table.columns.iter().map(|column| identifier(&column.name)).collect::<Vec<_>>().join(", ");
+        client
+            .batch_execute(&format!(
+                "DECLARE outboxd_backlog NO SCROLL CURSOR FOR SELECT {list} FROM {source}{order_by}"
+            ))
+            .await
+            .map_err(sql("beginning to read the backlog"))?;
+        let taken_at = client
+            .query_typed_one("SELECT (extract(epoch FROM transaction_timestamp()) * 1000000)::int8", &[])
+            .await
+            .map_err(sql("reading the server's clock"))?;
+        Ok(Backlog {
+            replication,
+            reader: Some(Reader { client, batch: None }),
             slot: database.slot.clone(),
-            table: database.table.clone(),
+            temporary,
             order,
-            columns,
-            rows,
-            _sql: sql,
-            // The last byte of WAL that the snapshot contains. A commit record may start exactly at the consistent
-            // point, and the rows it commits must sort behind the backlog's.
-            snapshot_lsn: Lsn(snapshot.consistent_point.0.saturating_sub(1)),
-            taken_at: Timestamp::now(),
-            next_index: 0,
-        }))
+            columns: table.outbox_columns(),
+            consistent_point,
+            taken_at: Timestamp(taken_at.get(0)),
+            rows: 0,
+        })
     }
 
-    /// The order in which rows come.
-    pub fn order(&self) -> &BacklogOrder {
-        &self.order
+    /// In what order the rows come.
+    pub fn order(&self) -> BacklogOrder {
+        self.order
     }
 
-    /// The columns of each row's values.
+    /// The columns of the rows, for the mapper to be resolved against.
     pub fn columns(&self) -> &[Column] {
         &self.columns
     }
 
-    /// The next row, `None` after the last. Cancel-safe.
+    /// Where the stream goes on: every row that committed before is in the backlog, every other is not.
+    pub fn consistent_point(&self) -> Lsn {
+        self.consistent_point
+    }
+
+    /// The next row; `None` after the last. Cancel-safe: no row is lost with a dropped future.
     ///
-    /// # Errors
-    /// [`BacklogError::Read`], [`BacklogError::TooManyRows`].
+    /// Must not be asked again after an error.
     pub async fn next(&mut self) -> Result<Option<OutboxRow>, BacklogError> {
+        const DOING: &str = "reading the backlog";
         loop {
-            let message = self.rows.next().await.transpose();
-            let message =
-                message.map_err(|source| BacklogError::Read { table: self.table.clone(), source })?;
-            match message {
-                None => return Ok(None),
-                Some(SimpleQueryMessage::Row(row)) => return self.take(&row).map(Some),
-                // The description before the rows, and the count after them.
+            let Some(reader) = &mut self.reader else { return Ok(None) };
+            // simple_query_raw sends before it first waits, if it waits at all, so the batch cannot be asked for twice.
+            let batch = match &mut reader.batch {
+                Some(batch) => batch,
+                none => none.insert(Box::pin(
+                    reader
+                        .client
+                        .simple_query_raw(&format!("FETCH {FETCH_ROWS} FROM outboxd_backlog"))
+                        .await
+                        .map_err(sql(DOING))?,
+                )),
+            };
+            match batch.next().await.transpose().map_err(sql(DOING))? {
+                Some(SimpleQueryMessage::Row(row)) => {
+                    let index = u32::try_from(self.rows).map_err(|_| BacklogError::TooManyRows)?;
+                    let values = values(&row).map_err(sql(DOING))?;
+                    if values.len() != self.columns.len() {
+                        return Err(nonsense(DOING, format!("{} values in a row", values.len())));
+                    }
+                    self.rows += 1;
+                    return Ok(Some(OutboxRow {
+                        position: Position { commit_lsn: Lsn(self.consistent_point.0 - 1), index },
+                        committed_at: self.taken_at,
+                        values,
+                    }));
+                }
+                // A batch that is not full is the last; what ends the connection ends its transaction.
+                Some(SimpleQueryMessage::CommandComplete(rows)) if rows < u64::from(FETCH_ROWS) => {
+                    self.reader = None;
+                }
                 Some(_) => {}
+                None => reader.batch = None,
             }
         }
     }
 
-    fn take(&mut self, row: &SimpleQueryRow) -> Result<OutboxRow, BacklogError> {
-        let index =
-            u32::try_from(self.next_index).map_err(|_| BacklogError::TooManyRows(self.table.clone()))?;
-        self.next_index += 1;
-        let value = |column| match row.try_get(column) {
-            Ok(text) => Ok(text.map(|text| Bytes::copy_from_slice(text.as_bytes()))),
-            Err(source) => Err(BacklogError::Read { table: self.table.clone(), source }),
-        };
-        Ok(OutboxRow {
-            position: Position { commit_lsn: self.snapshot_lsn, index },
-            committed_at: self.taken_at,
-            values: (0..row.len()).map(value).collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Every row is confirmed: makes the permanent slot where the snapshot was taken, and gives the connection back,
-    /// ready to stream from it.
+    /// Makes the permanent slot. Call it when all rows have been confirmed. The connection is then ready to stream.
     ///
     /// # Errors
-    /// [`BacklogError::Slot`].
+    /// [`BacklogError::Unfinished`] before the last row. After any error there may or may not be a slot: look again.
     pub async fn finish(mut self) -> Result<ReplicationConnection, BacklogError> {
+        if self.reader.is_some() {
+            return Err(BacklogError::Unfinished);
+        }
         let copy = format!(
-            "SELECT pg_copy_logical_replication_slot({}, {}, false)",
-            literal(&self.temporary_slot),
+            "SELECT lsn FROM pg_copy_logical_replication_slot({}, {}, false)",
+            literal(&self.temporary),
             literal(&self.slot)
         );
-        self.connection.query(&copy).await?;
-        drop_slot(&mut self.connection, &self.temporary_slot).await?;
-        Ok(self.connection)
+        match self.replication.query(&copy).await {
+            Ok(_) => {}
+            Err(error) if error.sqlstate() == Some(DUPLICATE_OBJECT) => {
+                return Err(BacklogError::AlreadyThere(self.slot));
+            }
+            Err(error) => return Err(replication("making the permanent slot")(error)),
+        }
+        drop_temporary(&mut self.replication, &self.temporary).await?;
+        Ok(self.replication)
     }
 }
 
-/// Makes the permanent slot at once, leaving the rows that are there alone (`backlog = "skip"`).
+/// For `setup`: makes the permanent slot if the table has no row, and leaves it to `run`, which publishes the backlog
+/// first, if it has one. `true` when the slot was made.
 ///
 /// # Errors
-/// [`ReplicationError::Command`].
-pub async fn skip(connection: &mut ReplicationConnection, slot: &str) -> Result<(), ReplicationError> {
-    let create = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT", identifier(slot));
-    connection.query(&create).await.map(drop)
-}
-
-/// Makes the permanent slot if the table is empty as of the slot's own snapshot, so that no row falls between; says
-/// whether it did. With rows there the slot is left to `run`, which publishes them first.
-///
-/// # Errors
-/// See [`BacklogError`].
+/// As [`Backlog::begin`] and [`Backlog::finish`].
 pub async fn create_slot_if_table_is_empty(
-    connection: ReplicationConnection,
+    replication: ReplicationConnection,
+    client: Client,
     database: &SourceDatabase,
-    kind: TableKind,
 ) -> Result<bool, BacklogError> {
-    let begun = Backlog::begin(connection, database, Vec::new(), kind, BacklogOrder::Unordered).await?;
-    let Begun::Backlog(mut backlog) = begun else { return Ok(matches!(begun, Begun::SlotExists(_))) };
-    let is_empty = backlog.next().await?.is_none();
-    if is_empty {
+    let unordered = |_: &TableFacts| (BacklogOrder::None, String::new());
+    let mut backlog = Backlog::open(replication, client, database, unordered).await?;
+    let empty = backlog.next().await?.is_none();
+    if empty {
         backlog.finish().await?;
+    } else {
+        drop_temporary(&mut backlog.replication, &backlog.temporary).await?;
     }
-    Ok(is_empty)
+    Ok(empty)
 }
 
-/// SQLSTATE of "replication slot already exists".
-const DUPLICATE_OBJECT: &str = "42710";
-
-struct Snapshot {
-    name: String,
-    consistent_point: Lsn,
-}
-
+/// `CREATE_REPLICATION_SLOT` (manual, "Streaming Replication Protocol"), in the syntax that all of 13 to 18 take. The
+/// snapshot lives until the connection's next command.
 async fn create_temporary(
     connection: &mut ReplicationConnection,
-    temporary_slot: &str,
-) -> Result<Snapshot, ReplicationError> {
-    // The session idles while the backlog is published, for as long as that takes.
-    connection.query("SET statement_timeout = 0").await?;
-    if connection.server_version_major().is_some_and(|major| major >= 14) {
-        connection.query("SET idle_session_timeout = 0").await?;
-    }
-    let create = format!(
-        "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
-        identifier(temporary_slot)
-    );
-    let rows = connection.query(&create).await?;
+    name: &str,
+) -> Result<(Lsn, String), BacklogError> {
+    const DOING: &str = "making the temporary slot";
+    let command =
+        format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", identifier(name));
+    let rows = match connection.query(&command).await {
+        Ok(rows) => rows,
+        Err(error) if error.sqlstate() == Some(DUPLICATE_OBJECT) => {
+            return Err(BacklogError::Busy(name.to_owned()));
+        }
+        Err(error) => return Err(replication(DOING)(error)),
+    };
     // slot_name, consistent_point, snapshot_name, output_plugin
-    let field = |index: usize| rows.first().and_then(|row| row.get(index)).cloned().flatten();
-    let consistent_point = field(1).and_then(|lsn| lsn.parse().ok());
-    match (consistent_point, field(2)) {
-        (Some(consistent_point), Some(name)) => Ok(Snapshot { name, consistent_point }),
-        _ => Err(ReplicationError::unexpected_answer(
-            "CREATE_REPLICATION_SLOT",
-            "slot_name, consistent_point, snapshot_name",
-        )),
+    match rows.as_slice() {
+        [row] => match row.as_slice() {
+            [_, Some(point), Some(snapshot), ..] => match point.parse() {
+                Ok(point) if point > Lsn::ZERO => Ok((point, snapshot.clone())),
+                _ => Err(nonsense(DOING, format!("consistent_point '{point}'"))),
+            },
+            _ => Err(nonsense(DOING, "it names no snapshot")),
+        },
+        rows => Err(nonsense(DOING, format!("{} rows", rows.len()))),
     }
 }
 
-/// The whole transaction must read every row, or say that it cannot: row-level security would hide some silently.
-fn open_snapshot(name: &str) -> String {
+async fn drop_temporary(connection: &mut ReplicationConnection, name: &str) -> Result<(), BacklogError> {
+    let command = format!("DROP_REPLICATION_SLOT {}", identifier(name));
+    connection.query(&command).await.map_err(replication("dropping the temporary slot"))?;
+    Ok(())
+}
+
+/// The temporary slot that goes with a slot: at most 63 bytes (`NAMEDATALEN`), and another one for every slot.
+fn temporary_name(slot: &str) -> String {
+    const SUFFIX: &str = "_backlog";
+    const BYTES_MAX: usize = 63;
+    if slot.len() + SUFFIX.len() <= BYTES_MAX {
+        return format!("{slot}{SUFFIX}");
+    }
+    // FNV-1a, for it must come out the same in every version of this program.
+    let hash =
+        slot.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let kept: String = slot.chars().take(BYTES_MAX - SUFFIX.len() - 9).collect();
+    format!("{kept}_{hash:08x}{SUFFIX}")
+}
+
+/// One text that differs when the table was rewritten, truncated, replaced, altered in its columns, or when it gained or
+/// lost a partition.
+fn shape_query(table: &TableName) -> String {
     format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; \
-         SET LOCAL row_security = off; SET LOCAL statement_timeout = 0; \
-         SET LOCAL idle_in_transaction_session_timeout = 0",
-        literal(name)
+        "WITH outbox AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                         WHERE n.nspname = {} AND c.relname = {}),
+              family AS (SELECT oid FROM outbox
+                         UNION SELECT relid::oid FROM outbox, pg_partition_tree(outbox.oid::regclass))
+         SELECT (SELECT string_agg(concat_ws(':', oid, pg_relation_filenode(oid)), ' ' ORDER BY oid) FROM family)
+                || (SELECT string_agg(concat_ws(':', attnum, attname, atttypid, attisdropped), ' ' ORDER BY attnum)
+                    FROM pg_attribute WHERE attrelid IN (SELECT oid FROM outbox) AND attnum > 0)",
+        literal(&table.schema),
+        literal(&table.table)
     )
 }
 
-fn select(table: &TableName, kind: TableKind, columns: &[Column], order: &BacklogOrder) -> String {
-    let columns: Vec<_> = columns.iter().map(|column| identifier(&column.name)).collect();
-    let order = match order {
-        BacklogOrder::Sequence(column) | BacklogOrder::CreatedAt(column) => {
-            format!(" ORDER BY {}", identifier(column))
-        }
-        BacklogOrder::Unordered => String::new(),
-    };
-    format!("SELECT {} FROM {}{}{order}", columns.join(", "), kind.only(), table.quoted())
+async fn shape_by_sql(client: &Client, table: &TableName) -> Result<Option<String>, BacklogError> {
+    let row = client
+        .query_typed_one(&shape_query(table), &[])
+        .await
+        .map_err(sql("reading the shape of the table"))?;
+    Ok(row.get(0))
 }
 
-async fn slot_exists(connection: &mut ReplicationConnection, slot: &str) -> Result<bool, ReplicationError> {
-    let query = format!("SELECT 1 FROM pg_replication_slots WHERE slot_name = {}", literal(slot));
-    Ok(!connection.query(&query).await?.is_empty())
-}
-
-async fn drop_slot(connection: &mut ReplicationConnection, slot: &str) -> Result<(), ReplicationError> {
-    connection.query(&format!("SELECT pg_drop_replication_slot({})", literal(slot))).await.map(drop)
-}
-
-/// Two slots whose names differ only behind this length wait for each other's backlog; nothing worse.
-fn temporary_name(slot: &str) -> String {
-    const SUFFIX: &str = "_backlog";
-    const NAME_MAX: usize = 63;
-    let kept: String = slot.chars().take(NAME_MAX - SUFFIX.len()).collect();
-    kept + SUFFIX
+/// The values of a row, as slices of one piece of memory: tokio-postgres does not give its own away.
+fn values(row: &SimpleQueryRow) -> Result<Vec<Option<Bytes>>, tokio_postgres::Error> {
+    let texts = (0..row.len()).map(|index| row.try_get(index)).collect::<Result<Vec<_>, _>>()?;
+    let mut buffer = BytesMut::with_capacity(texts.iter().flatten().map(|text| text.len()).sum());
+    let ranges: Vec<Option<Range<usize>>> = texts
+        .into_iter()
+        .map(|text| {
+            text.map(|text| {
+                let start = buffer.len();
+                buffer.extend_from_slice(text.as_bytes());
+                start..buffer.len()
+            })
+        })
+        .collect();
+    let buffer = buffer.freeze();
+    Ok(ranges.into_iter().map(|range| range.map(|range| buffer.slice(range))).collect())
 }
 
 #[cfg(test)]
@@ -317,22 +466,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_query_names_every_column_and_quotes_what_needs_it() {
-        let table = TableName { schema: "My Schema".into(), table: "out\"box".into() };
-        let columns = ["id", "Payload"].map(|name| Column { name: name.into(), type_oid: 25 });
-        assert_eq!(
-            select(&table, TableKind::Ordinary, &columns, &BacklogOrder::Sequence("seq".into())),
-            r#"SELECT "id", "Payload" FROM ONLY "My Schema"."out""box" ORDER BY "seq""#
-        );
-        assert_eq!(
-            select(&table, TableKind::Partitioned, &columns[..1], &BacklogOrder::Unordered),
-            r#"SELECT "id" FROM "My Schema"."out""box""#
-        );
-    }
-
-    #[test]
-    fn a_temporary_name_fits_into_what_postgresql_keeps_of_a_name() {
+    fn temporary_names_fit_and_differ() {
         assert_eq!(temporary_name("outboxd_orders"), "outboxd_orders_backlog");
-        assert_eq!(temporary_name(&"x".repeat(63)).len(), 63);
+        let long = |last: char| format!("{}{last}", "a".repeat(62));
+        let (one, other) = (temporary_name(&long('x')), temporary_name(&long('y')));
+        assert_eq!((one.len(), other.len()), (63, 63));
+        assert_ne!(one, other);
+        assert_eq!(temporary_name(&"b".repeat(55)).len(), 63);
     }
 }

@@ -158,7 +158,7 @@ mod tests {
             message_id: "5e1f".into(),
             event_type: "OrderCreated".into(),
             content_type: "application/json".into(),
-            headers,
+            headers: headers.into_iter().map(|(name, value)| (name.into(), value)).collect(),
             body: bytes::Bytes::from_static(b"{}"),
         }
     }
@@ -202,7 +202,7 @@ mod tests {
             |m: &mut Message| m.exchange = "x".repeat(256),
             |m: &mut Message| m.routing_key = "x".repeat(256),
             |m: &mut Message| m.message_id = "x".repeat(256),
-            |m: &mut Message| m.headers = vec![("x".repeat(256), HeaderValue::Null)],
+            |m: &mut Message| m.headers = vec![("x".repeat(256).into(), HeaderValue::Null)],
         ] {
             let mut message = message(Vec::new());
             change(&mut message);

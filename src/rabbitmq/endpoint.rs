@@ -1,6 +1,6 @@
 //! An AMQP URL, resolved: where to connect, as whom, and with which limits. Shown without user and password.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use lapin::uri::{AMQPScheme, AMQPUri};
 
@@ -13,7 +13,8 @@ pub(super) const FRAME_MAX: u32 = 32 * 1024;
 /// One broker's address. Displayed as `host:port/vhost`, never with user or password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    uri: AMQPUri,
+    /// Shared, because every error carries its endpoint.
+    uri: Arc<AMQPUri>,
 }
 
 /// A text that is not an AMQP URL. The text itself is not repeated: it may hold a password.
@@ -47,7 +48,7 @@ impl Endpoint {
         }
         uri.query.frame_max.get_or_insert(FRAME_MAX);
         uri.query.heartbeat.get_or_insert(whole_seconds(heartbeat));
-        Ok(Self { uri })
+        Ok(Self { uri: Arc::new(uri) })
     }
 
     /// Whether the URL asks for TLS.

@@ -182,7 +182,7 @@ impl BrokerError {
     pub(super) fn after_open(at: &Endpoint, source: lapin::Error) -> Self {
         let at = at.clone();
         match protocol_error(&source) {
-            Some(error) if source.is_amqp_soft_error() && !is_connection_closing(error) => {
+            Some(error) if source.is_amqp_soft_error() => {
                 Self::ChannelClosed { at, code: error.get_id(), text: error.get_message().to_string() }
             }
             Some(error) => {
@@ -191,12 +191,6 @@ impl BrokerError {
             None => Self::Lost { at, source },
         }
     }
-}
-
-/// RabbitMQ also uses soft codes to close a whole connection, with 403 when the user was deleted; as far as the text
-/// tells them apart they are told apart, and both are dealt with alike.
-fn is_connection_closing(error: &AMQPError) -> bool {
-    error.get_message().as_str().contains("CONNECTION_FORCED")
 }
 
 /// The broker's own error, when that is what `error` is.

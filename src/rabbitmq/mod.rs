@@ -7,6 +7,7 @@
 
 mod attribution;
 pub mod broker;
+mod drain;
 pub mod encoding;
 mod endpoint;
 mod error;

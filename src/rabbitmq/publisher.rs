@@ -6,16 +6,13 @@
 use std::{
     collections::{HashSet, VecDeque},
     future::poll_fn,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::Arc,
+    task::{Context, Poll},
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
-    Channel, Confirmation, ErrorKind, Event,
+    Channel, Confirmation, ConnectionState, ErrorKind, Event,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
@@ -23,6 +20,7 @@ use lapin::{
 use super::{
     attribution::{Attribution, Return},
     broker::Broker,
+    drain::drain_ready,
     encoding::{self, Encoded},
     error::DeclareError,
     topology::{self, Declaration},
@@ -77,7 +75,7 @@ pub struct Publisher {
     /// Given to lapin, not yet confirmed. First polled in the order of pushing, which is when lapin queues the frames.
     sending: FuturesUnordered<BoxFuture<'static, Sent>>,
     attribution: Attribution,
-    /// Told by `next` as soon as there are no outcomes left to tell.
+    /// Told by `next` when there are no outcomes left to tell; nothing is sent after it.
     failure: Option<BrokerError>,
 }
 
@@ -153,7 +151,7 @@ impl Publisher {
             {
                 self.failure = Some(error);
             }
-            if let Err(error) = self.drain_confirms(cx) {
+            if let Err(error) = self.take_confirms(cx) {
                 self.failure.get_or_insert(error);
             }
             // Also after a failure: what was confirmed before it need not be sent again.
@@ -161,7 +159,7 @@ impl Publisher {
             if !outcomes.is_empty() {
                 return Poll::Ready(Ok(PublisherEvent::Outcomes(outcomes)));
             }
-            if let Some(failure) = &self.failure {
+            if let Some(failure) = self.failure_to_tell() {
                 return Poll::Ready(Err(failure.clone()));
             }
             match self.broker.events.poll_next_unpin(cx) {
@@ -174,13 +172,22 @@ impl Publisher {
                 }
                 Poll::Ready(Some(Event::Error(error))) => self.on_error_event(error),
                 Poll::Ready(Some(_)) => {}
+                // Not before the connection itself is dropped, for it holds the sending side.
                 Poll::Ready(None) => {
-                    let state = self.broker.connection.status().clone();
-                    debug_assert!(!state.connected(), "lapin ends its events with the connection");
-                    self.failure = Some(self.lost(ErrorKind::MissingHeartbeatError.into()));
+                    let closed = ErrorKind::InvalidConnectionState(ConnectionState::Closed);
+                    self.failure = Some(BrokerError::after_open(&self.broker.at, closed.into()));
                 }
             }
         }
+    }
+
+    /// A message that cannot be sent does not harm those before it: they are heard out first, or else they would be sent
+    /// twice. Should the connection fail meanwhile, so do they, and the wait is over.
+    fn failure_to_tell(&self) -> Option<&BrokerError> {
+        let is_of_one_message = |error: &&BrokerError| {
+            matches!(error, BrokerError::Declare { .. } | BrokerError::Unsendable { .. })
+        };
+        self.failure.as_ref().filter(|error| !is_of_one_message(error) || self.sending.is_empty())
     }
 
     /// Gives waiting messages to lapin, from the front, until one needs an exchange that is not known yet.
@@ -244,27 +251,15 @@ impl Publisher {
     }
 
     /// Takes every confirm that is ready, which is what [`Attribution::settle`] relies on.
-    ///
-    /// `FuturesUnordered` is also pending, having woken its own task, when it merely has polled as many futures as it
-    /// holds. Only if it is pending and has woken nobody is its queue empty.
-    fn drain_confirms(&mut self, cx: &mut Context<'_>) -> Result<(), BrokerError> {
-        let noting = Arc::new(NotingWaker { task: cx.waker().clone(), woken: AtomicBool::new(false) });
-        let waker = Waker::from(noting.clone());
-        let mut cx = Context::from_waker(&waker);
+    fn take_confirms(&mut self, cx: &Context<'_>) -> Result<(), BrokerError> {
         let mut failure = None;
-        loop {
-            noting.woken.store(false, Ordering::SeqCst);
-            match self.sending.poll_next_unpin(&mut cx) {
-                Poll::Ready(Some((tag, Ok(confirmation)))) => {
-                    let taken = self.take_confirmation(tag, confirmation);
-                    failure = failure.or(taken.err());
-                }
-                Poll::Ready(Some((_, Err(source)))) => {
-                    failure.get_or_insert_with(|| self.lost(source));
-                }
-                Poll::Pending if noting.woken.load(Ordering::SeqCst) => {}
-                Poll::Ready(None) | Poll::Pending => break,
-            }
+        for (tag, confirmation) in drain_ready(&mut self.sending, cx) {
+            let taken = match confirmation {
+                Ok(confirmation) => self.take_confirmation(tag, confirmation),
+                Err(source) if failure.is_none() => Err(self.lost(source)),
+                Err(_) => Ok(()),
+            };
+            failure = failure.or(taken.err());
         }
         failure.map_or(Ok(()), Err)
     }
@@ -296,7 +291,7 @@ impl Publisher {
             // The declare itself fails with this error, and knows which exchange it was.
             return;
         }
-        self.failure = Some(BrokerError::after_open(&self.broker.at, error));
+        self.failure.get_or_insert_with(|| BrokerError::after_open(&self.broker.at, error));
     }
 
     fn undeclared(&mut self, exchange: &str, source: lapin::Error) -> BrokerError {
@@ -327,21 +322,4 @@ fn read_return(message: &BasicReturnMessage) -> Option<Return> {
         reply_code: message.reply_code,
         reply_text: message.reply_text.to_string(),
     })
-}
-
-/// Wakes the task, and remembers that it did.
-struct NotingWaker {
-    task: Waker,
-    woken: AtomicBool,
-}
-
-impl Wake for NotingWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::SeqCst);
-        self.task.wake_by_ref();
-    }
 }

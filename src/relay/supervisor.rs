@@ -16,12 +16,12 @@ use super::{
 use crate::{
     admin::{Reporter, SourceState},
     ledger::{ConfirmedLsn, Progress},
-    outbox::{Column, ColumnNames, Mapping, OptionalColumn},
+    outbox::Mapping,
     position::Lsn,
     postgres::{
         SourceDatabase,
-        backlog::{self, Backlog, BacklogOrder, Begun},
-        catalog::{self, Facts, TableFacts},
+        backlog::{Backlog, BacklogError},
+        catalog::{self, CatalogError, Facts, TableFacts},
         preflight,
         replication::{ReplicationConnection, ReplicationError, ReplicationStream, SystemIdentity},
     },
@@ -132,7 +132,7 @@ impl Attempt<'_> {
 
         let acquired = {
             let from = known.progress.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
-            let mut acquire = pin!(self.acquire(connection, &table, slot_exists, from));
+            let mut acquire = pin!(self.acquire(connection, slot_exists, from));
             loop {
                 tokio::select! {
                     biased;
@@ -221,7 +221,7 @@ impl Attempt<'_> {
             catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
             tracing::info!(source = name, publication = database.publication, "created the publication");
         }
-        let mut connection = ReplicationConnection::connect(database, &self.application_name()).await?;
+        let mut connection = self.replication_connection().await?;
         known.meet(connection.identify_system().await?, name);
         let publisher = Publisher::connect(broker, &self.application_name(), self.number).await?;
         Ok(Connected { connection, publisher, table, slot_exists })
@@ -236,40 +236,30 @@ impl Attempt<'_> {
     async fn acquire(
         &self,
         mut connection: ReplicationConnection,
-        table: &TableFacts,
         mut slot_exists: bool,
         from: Lsn,
     ) -> Result<Acquired, Fault> {
         loop {
-            connection = if slot_exists {
-                match self.start(connection, from).await {
-                    Ok(stream) => return Ok(Acquired::Stream(stream)),
-                    Err((Some(connection), error)) if error.sqlstate() == Some(OBJECT_IN_USE) => {
-                        let holder = error.server().map_or_else(String::new, |server| server.message.clone());
-                        self.stand_by(format!(
-                            "another instance has the slot ({holder}); this one takes over when it ends"
-                        ))
-                        .await;
-                        connection
+            if !slot_exists {
+                match self.make_slot(connection).await {
+                    Ok(acquired) => return Ok(acquired),
+                    Err(Fault::Backlog(BacklogError::AlreadyThere(_))) => slot_exists = true,
+                    Err(Fault::Backlog(busy @ BacklogError::Busy(_))) => {
+                        self.stand_by(busy.to_string()).await
                     }
-                    Err((_, error)) => return Err(error.into()),
+                    Err(fault) => return Err(fault),
                 }
-            } else {
-                match self.make_slot(connection, table).await? {
-                    Made::Slot(connection) => {
-                        slot_exists = true;
-                        connection
-                    }
-                    Made::Backlog(backlog) => return Ok(Acquired::Backlog(backlog)),
-                    Made::Nothing(connection) => {
-                        self.stand_by(
-                            "another instance is publishing the backlog; this one takes over when it ends"
-                                .to_owned(),
-                        )
-                        .await;
-                        connection
-                    }
+                connection = self.replication_connection().await?;
+                continue;
+            }
+            connection = match self.start(connection, from).await {
+                Ok(stream) => return Ok(Acquired::Stream(stream)),
+                Err((Some(connection), error)) if error.sqlstate() == Some(OBJECT_IN_USE) => {
+                    let holder = error.server().map_or_else(String::new, |server| server.message.clone());
+                    self.stand_by(format!("another instance has the slot: {holder}")).await;
+                    connection
                 }
+                Err((_, error)) => return Err(error.into()),
             };
         }
     }
@@ -277,6 +267,10 @@ impl Attempt<'_> {
     async fn stand_by(&self, reason: String) {
         self.report.state(SourceState::Standby, reason);
         tokio::time::sleep(STANDBY_INTERVAL).await;
+    }
+
+    async fn replication_connection(&self) -> Result<ReplicationConnection, Fault> {
+        Ok(ReplicationConnection::connect(&self.source.database, &self.application_name()).await?)
     }
 
     async fn start(
@@ -288,60 +282,28 @@ impl Attempt<'_> {
         connection.start(slot, publication, from).await
     }
 
-    async fn make_slot(
-        &self,
-        mut connection: ReplicationConnection,
-        table: &TableFacts,
-    ) -> Result<Made, Fault> {
-        let Source { name, database, mapping, relay, .. } = self.source;
+    async fn make_slot(&self, connection: ReplicationConnection) -> Result<Acquired, Fault> {
+        let Source { database, mapping, relay, .. } = self.source;
+        let sql = database.endpoint.connect_sql(&self.application_name()).await?;
         match relay.backlog {
+            BacklogPolicy::Publish => {
+                let backlog = Backlog::begin(connection, sql, database, &mapping.columns).await?;
+                Ok(Acquired::Backlog(backlog))
+            }
             BacklogPolicy::Skip => {
-                match backlog::skip(&mut connection, &database.slot).await {
-                    Ok(()) => tracing::info!(source = name, slot = database.slot, "created the slot"),
-                    Err(error) if error.sqlstate() == Some(DUPLICATE_OBJECT) => {}
+                match catalog::create_slot(&sql, &database.slot).await {
+                    Ok(()) | Err(CatalogError::SlotExists(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
-                Ok(Made::Slot(connection))
-            }
-            BacklogPolicy::Publish => {
-                let columns = table.outbox_columns();
-                let order = backlog_order(&mapping.columns, &columns);
-                Ok(match Backlog::begin(connection, database, columns, table.kind, order).await? {
-                    Begun::Backlog(backlog) => Made::Backlog(backlog),
-                    Begun::SlotExists(connection) => Made::Slot(connection),
-                    Begun::Busy(connection) => Made::Nothing(connection),
-                })
+                let stream = self.start(connection, Lsn::ZERO).await.map_err(|(_, error)| error)?;
+                Ok(Acquired::Stream(stream))
             }
         }
     }
 }
 
-/// What came of making the slot.
-enum Made {
-    /// It is there.
-    Slot(ReplicationConnection),
-    /// It will be, after the backlog.
-    Backlog(Backlog),
-    /// Another instance is at it.
-    Nothing(ReplicationConnection),
-}
-
-/// Slot in use.
+/// SQLSTATE of "replication slot is active".
 const OBJECT_IN_USE: &str = "55006";
-/// Slot exists already.
-const DUPLICATE_OBJECT: &str = "42710";
-
-fn backlog_order(names: &ColumnNames, columns: &[Column]) -> BacklogOrder {
-    let present = |column: &OptionalColumn| {
-        let name = column.name()?;
-        columns.iter().any(|column| column.name == name).then(|| name.to_owned())
-    };
-    match (present(&names.sequence), present(&names.created_at)) {
-        (Some(sequence), _) => BacklogOrder::Sequence(sequence),
-        (None, Some(created_at)) => BacklogOrder::CreatedAt(created_at),
-        (None, None) => BacklogOrder::Unordered,
-    }
-}
 
 impl Known {
     /// Compares the server with the one that progress was made with.

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod database;
+mod delivery;
 mod nodes;
 mod proxy;
+mod stage;
 #[path = "../support/mod.rs"]
 mod support;

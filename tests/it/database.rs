@@ -1,0 +1,382 @@
+//! The catalog, the preflight and the backlog, against a real server.
+
+use std::time::Duration;
+
+use outboxd::{
+    outbox::ColumnNames,
+    position::Lsn,
+    postgres::{
+        SourceDatabase, TableName,
+        backlog::{Backlog, BacklogError, BacklogOrder, create_slot_if_table_is_empty},
+        catalog::{self, CatalogError, Facts, Held, TableKind},
+        endpoint::Endpoint,
+        pgoutput::{PgOutput, decode},
+        preflight::{self, Check, Verdict},
+        replication::{ReplicationConnection, ReplicationEvent},
+    },
+};
+use tokio_postgres::Client;
+
+use crate::support::{shared_postgres, unique};
+
+/// A database of its own, with a slot name of its own: slots belong to the server.
+async fn database(ddl: &str) -> (SourceDatabase, Client) {
+    let server = shared_postgres().await;
+    let name = unique("db");
+    let url = server.create_database(&name).await;
+    let database = SourceDatabase {
+        endpoint: Endpoint::parse(&url).unwrap(),
+        slot: format!("{}_slot", name.replace('-', "_")),
+        publication: "out\"box".into(),
+        create: true,
+        table: TableName { schema: "public".into(), table: "out\"box".into() },
+        wal_sender_timeout: Duration::from_secs(30),
+    };
+    let client = database.endpoint.connect_sql("test").await.unwrap();
+    client.batch_execute(ddl).await.unwrap();
+    (database, client)
+}
+
+const STANDARD: &str = r#"CREATE TABLE "out""box" (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(), aggregatetype text NOT NULL DEFAULT 'Order',
+    aggregateid text NOT NULL DEFAULT '1', type text NOT NULL DEFAULT 'OrderCreated', payload jsonb, gone int,
+    seq bigint GENERATED ALWAYS AS IDENTITY, created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    shout text GENERATED ALWAYS AS (upper(type)) STORED);
+    ALTER TABLE "out""box" DROP COLUMN gone"#;
+
+fn columns() -> ColumnNames {
+    ColumnNames {
+        id: "id".into(),
+        aggregate_type: "aggregatetype".into(),
+        aggregate_id: "aggregateid".into(),
+        event_type: "type".into(),
+        payload: "payload".into(),
+        headers: Some("headers".into()),
+        sequence: Some("seq".into()),
+        created_at: Some("created_at".into()),
+    }
+}
+
+async fn begin(database: &SourceDatabase) -> Result<Backlog, BacklogError> {
+    let replication = ReplicationConnection::connect(database, "test").await.unwrap();
+    let client = database.endpoint.connect_sql("test").await.unwrap();
+    Backlog::begin(replication, client, database, &columns()).await
+}
+
+async fn publish(database: &SourceDatabase, client: &Client, kind: TableKind) {
+    assert!(catalog::create_publication(client, &database.publication, &database.table, kind).await.unwrap());
+}
+
+async fn facts(database: &SourceDatabase, client: &Client) -> Facts {
+    Facts::read(client, &database.table, &database.publication).await.unwrap()
+}
+
+/// Waits for what the server does in its own time, such as to notice that a connection has ended.
+async fn slot_is_gone(client: &Client, slot: &str) {
+    for _ in 0..200 {
+        if catalog::slot_progress(client, slot).await.unwrap().is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("slot {slot} is still there");
+}
+
+fn check<'a>(checks: &'a [Check], name: &str) -> &'a Verdict {
+    &checks.iter().find(|check| check.name == name).unwrap_or_else(|| panic!("no check {name}")).verdict
+}
+
+fn cure<'a>(checks: &'a [Check], name: &str) -> &'a str {
+    match check(checks, name) {
+        Verdict::Failed(problem) => &problem.cure,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+/// No row twice, none lost, while writers write before, during and after the change from table to stream.
+#[tokio::test]
+async fn backlog_and_stream_together_are_every_row_once() {
+    let (database, client) = database(STANDARD).await;
+    publish(&database, &client, TableKind::Ordinary).await;
+    let writer = database.endpoint.connect_sql("writer").await.unwrap();
+    let writing = tokio::spawn(async move {
+        for n in 0..600 {
+            writer
+                .batch_execute(&format!(
+                    r#"INSERT INTO "out""box" (aggregateid, payload) VALUES ({n}, '{{"a":1}}')"#
+                ))
+                .await
+                .unwrap();
+        }
+    });
+    while !catalog::has_rows(&client, &database.table, TableKind::Ordinary).await.unwrap() {}
+
+    let mut backlog = begin(&database).await.unwrap();
+    assert_eq!(backlog.order(), BacklogOrder::Sequence);
+    let width = backlog.columns().len();
+    let place = backlog.columns().iter().position(|column| column.name == "aggregateid").unwrap();
+    assert_eq!(width, 7, "neither the dropped nor the generated column");
+    let mut seen = Vec::new();
+    let mut last = None;
+    let mut text = Vec::new();
+    while let Some(row) = backlog.next().await.unwrap() {
+        assert!(last < Some(row.position), "{last:?} then {:?}", row.position);
+        assert!(row.position.commit_lsn < backlog.consistent_point());
+        last = Some(row.position);
+        seen.push(row.values[place].clone().unwrap());
+        text = row.values;
+    }
+    writing.await.unwrap();
+    let mut stream = backlog
+        .finish()
+        .await
+        .unwrap()
+        .start(&database.slot, &database.publication, Lsn::ZERO)
+        .await
+        .map_err(|e| e.1)
+        .unwrap();
+    let from_table = seen.len();
+    let mut streamed = None;
+    while seen.len() < 600 {
+        let ReplicationEvent::WalData { bytes, .. } = stream.next().await.unwrap() else { continue };
+        match decode(bytes).unwrap() {
+            PgOutput::Begin { final_lsn, .. } => assert!(final_lsn > last.unwrap().commit_lsn),
+            PgOutput::Insert { new, .. } => {
+                let values = new.into_text().unwrap();
+                seen.push(values[place].clone().unwrap());
+                streamed = Some(values);
+            }
+            PgOutput::Relation(relation) => assert_eq!(relation.columns.len(), width),
+            _ => {}
+        }
+    }
+    assert!(from_table > 0);
+    if let Some(streamed) = streamed {
+        // Both ways give the text of the same output functions, under the same settings.
+        let payload = width - 3;
+        assert_eq!(text[payload], streamed[payload]);
+        assert_eq!(
+            text[width - 1].as_ref().unwrap().ends_with(b"+00"),
+            streamed[width - 1].as_ref().unwrap().ends_with(b"+00")
+        );
+    }
+    let numbers: Vec<u32> = seen.iter().map(|n| std::str::from_utf8(n).unwrap().parse().unwrap()).collect();
+    assert_eq!(numbers, (0..600).collect::<Vec<_>>(), "{from_table} from the table");
+}
+
+#[tokio::test]
+async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
+    let (database, client) = database(STANDARD).await;
+    publish(&database, &client, TableKind::Ordinary).await;
+    client.batch_execute(r#"INSERT INTO "out""box" DEFAULT VALUES"#).await.unwrap();
+
+    let mut first = begin(&database).await.unwrap();
+    assert!(first.next().await.unwrap().is_some());
+    assert!(matches!(begin(&database).await, Err(BacklogError::Busy(_))));
+    drop(first);
+    slot_is_gone(&client, &format!("{}_backlog", database.slot)).await;
+    assert!(catalog::slot_progress(&client, &database.slot).await.unwrap().is_none());
+
+    let early = begin(&database).await.unwrap();
+    assert!(matches!(early.finish().await, Err(BacklogError::Unfinished)));
+    slot_is_gone(&client, &format!("{}_backlog", database.slot)).await;
+
+    let mut second = begin(&database).await.unwrap();
+    while second.next().await.unwrap().is_some() {}
+    let connection = second.finish().await.unwrap();
+    assert!(matches!(begin(&database).await, Err(BacklogError::AlreadyThere(_))));
+    slot_is_gone(&client, &format!("{}_backlog", database.slot)).await;
+
+    let stream =
+        connection.start(&database.slot, &database.publication, Lsn::ZERO).await.map_err(|e| e.1).unwrap();
+    let in_use = catalog::drop_slot(&client, &database.slot).await.unwrap_err();
+    assert!(matches!(in_use, CatalogError::SlotInUse { pid: Some(_), .. }), "{in_use}");
+    drop(stream);
+    for _ in 0..200 {
+        match catalog::drop_slot(&client, &database.slot).await {
+            Ok(there_was_one) => {
+                assert!(there_was_one);
+                break;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    assert!(!catalog::drop_slot(&client, &database.slot).await.unwrap());
+    assert!(catalog::drop_publication(&client, &database.publication).await.unwrap());
+    assert!(!catalog::drop_publication(&client, &database.publication).await.unwrap());
+}
+
+/// More rows than a FETCH brings, an exact multiple of it, and futures dropped all the time.
+#[tokio::test]
+async fn reading_the_backlog_survives_dropped_futures() {
+    let (database, client) = database(STANDARD).await;
+    publish(&database, &client, TableKind::Ordinary).await;
+    client
+        .batch_execute(r#"INSERT INTO "out""box" (aggregateid) SELECT g FROM generate_series(0, 1023) g"#)
+        .await
+        .unwrap();
+    let mut backlog = begin(&database).await.unwrap();
+    let mut rows = 0;
+    loop {
+        let Ok(row) = tokio::time::timeout(Duration::from_micros(20), backlog.next()).await else { continue };
+        let Some(row) = row.unwrap() else { break };
+        assert_eq!(row.position.index, rows);
+        assert_eq!(row.values[2].as_deref(), Some(rows.to_string().as_bytes()));
+        rows += 1;
+    }
+    assert_eq!(rows, 1024);
+}
+
+#[tokio::test]
+async fn setup_makes_the_slot_only_for_an_empty_table() {
+    let (database, client) = database(STANDARD).await;
+    publish(&database, &client, TableKind::Ordinary).await;
+    let create = async || {
+        let replication = ReplicationConnection::connect(&database, "test").await.unwrap();
+        let client = database.endpoint.connect_sql("test").await.unwrap();
+        create_slot_if_table_is_empty(replication, client, &database).await
+    };
+    client.batch_execute(r#"INSERT INTO "out""box" DEFAULT VALUES"#).await.unwrap();
+    assert!(!create().await.unwrap());
+    assert!(catalog::slot_progress(&client, &database.slot).await.unwrap().is_none());
+    client.batch_execute(r#"DELETE FROM "out""box""#).await.unwrap();
+    assert!(create().await.unwrap());
+    let slot = catalog::slot_progress(&client, &database.slot).await.unwrap().unwrap();
+    assert!(!slot.temporary && !slot.is_lost() && slot.active_pid.is_none());
+    assert_eq!(slot.plugin.as_deref(), Some("pgoutput"));
+    assert!(slot.confirmed_flush.unwrap() <= slot.current && slot.retained_bytes >= slot.lag_bytes);
+    assert!(matches!(create().await, Err(BacklogError::AlreadyThere(_))));
+    assert!(matches!(catalog::create_slot(&client, &database.slot).await, Err(CatalogError::SlotExists(_))));
+    catalog::drop_slot(&client, &database.slot).await.unwrap();
+}
+
+/// Rows of tables that inherit from the outbox are not outbox rows; partitions are.
+#[tokio::test]
+async fn inheritance_and_partitions() {
+    let (database, client) =
+        database(&format!(r#"{STANDARD}; CREATE TABLE heir () INHERITS ("out""box")"#)).await;
+    publish(&database, &client, TableKind::Ordinary).await;
+    client.batch_execute(r#"INSERT INTO heir (seq) VALUES (1)"#).await.unwrap();
+    let held = facts(&database, &client).await.publication.unwrap();
+    assert_eq!((held.held, held.other_tables), (Held::AsItself, 0));
+    assert!(begin(&database).await.unwrap().next().await.unwrap().is_none());
+
+    let (database, client) = self::database(
+        r#"CREATE TABLE "out""box" (id int, aggregatetype text, aggregateid text, type text, payload json, created_at date)
+           PARTITION BY RANGE (id);"#,
+    )
+    .await;
+    client.batch_execute(r#"CREATE PUBLICATION "out""box" FOR TABLE "out""box""#).await.unwrap();
+    let before = facts(&database, &client).await;
+    assert_eq!(before.publication.as_ref().unwrap().held, Held::AsPartitions, "though it has no partitions");
+    let checks = preflight::checks(&database, &columns(), &before);
+    let mend = cure(&checks, "publication").to_owned();
+    assert!(matches!(check(&checks, "column created_at"), Verdict::Failed(_)), "a date is no time");
+    client
+        .batch_execute(&format!(
+            r#"{mend} CREATE TABLE p1 PARTITION OF "out""box" FOR VALUES FROM (0) TO (9);
+            INSERT INTO "out""box" (id) VALUES (1), (2)"#
+        ))
+        .await
+        .unwrap();
+    let held = facts(&database, &client).await.publication.unwrap();
+    assert_eq!((held.held, held.other_tables, held.via_partition_root), (Held::AsItself, 0, true));
+    let mut backlog = begin(&database).await.unwrap();
+    assert_eq!(backlog.order(), BacklogOrder::CreatedAt);
+    assert!(backlog.next().await.unwrap().is_some() && backlog.next().await.unwrap().is_some());
+    assert!(backlog.next().await.unwrap().is_none());
+    catalog::drop_publication(&client, &database.publication).await.unwrap();
+    publish(&database, &client, TableKind::Partitioned).await;
+    assert_eq!(facts(&database, &client).await.publication.unwrap().held, Held::AsItself);
+}
+
+#[tokio::test]
+async fn a_good_database_passes_and_each_fault_names_its_cure() {
+    let (mut database, client) = database(STANDARD).await;
+    let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
+    assert!(checks.iter().all(|check| check.failure().is_none()), "{checks:#?}");
+
+    // Nothing there, and nothing may be created.
+    database.create = false;
+    let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
+    let (publication, slot) = (cure(&checks, "publication"), cure(&checks, "slot"));
+    client.batch_execute(publication).await.unwrap();
+    client.batch_execute(slot).await.unwrap();
+    let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
+    assert!(checks.iter().all(|check| check.failure().is_none()), "the cures cure: {checks:#?}");
+
+    // Each of these is mended by running its cure.
+    for (harm, fault) in [
+        (r#"ALTER PUBLICATION "out""box" SET (publish = 'update')"#, "publication"),
+        (r#"CREATE TABLE other (id int); ALTER PUBLICATION "out""box" SET TABLE other"#, "publication"),
+        (r#"ALTER PUBLICATION "out""box" SET TABLE "out""box" (id, seq)"#, "publication"),
+        (r#"ALTER TABLE "out""box" SET UNLOGGED"#, "table"),
+    ] {
+        if harm.contains("UNLOGGED") {
+            // An unlogged table cannot be published, so that the server refuses while it is.
+            client.batch_execute(r#"ALTER PUBLICATION "out""box" DROP TABLE "out""box""#).await.unwrap();
+        }
+        client.batch_execute(harm).await.unwrap();
+        let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
+        client.batch_execute(cure(&checks, fault)).await.unwrap();
+        let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
+        if fault == "publication" {
+            assert!(!matches!(check(&checks, fault), Verdict::Failed(_)), "{harm}: {checks:#?}");
+        } else {
+            assert!(matches!(check(&checks, fault), Verdict::Passed(_)), "{harm}: {checks:#?}");
+        }
+    }
+
+    let wrong = ColumnNames { payload: "seq".into(), event_type: "kind".into(), ..columns() };
+    let checks = preflight::checks(&database, &wrong, &facts(&database, &client).await);
+    assert!(matches!(check(&checks, "column payload"), Verdict::Failed(p) if p.what.contains("bigint")));
+    assert!(
+        matches!(check(&checks, "column event_type"), Verdict::Failed(p) if p.what.contains("aggregateid"))
+    );
+
+    let other = unique("other").replace('-', "_");
+    client
+        .batch_execute(&format!("SELECT pg_create_logical_replication_slot('{other}', 'test_decoding')"))
+        .await
+        .unwrap();
+    let named = SourceDatabase { slot: other.clone(), ..database.clone() };
+    let checks = preflight::checks(&named, &columns(), &facts(&named, &client).await);
+    assert!(matches!(check(&checks, "slot"), Verdict::Failed(p) if p.what.contains("test_decoding")));
+    let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
+    assert!(matches!(check(&checks, "inactive slots"), Verdict::Warning(p) if p.what.contains(&other)));
+    catalog::drop_slot(&client, &other).await.unwrap();
+    catalog::drop_slot(&client, &database.slot).await.unwrap();
+
+    let nowhere = TableName { schema: "public".into(), table: "nowhere".into() };
+    let facts = Facts::read(&client, &nowhere, "nobody").await.unwrap();
+    assert!(facts.table.is_none() && facts.publication.is_none());
+    let missing = SourceDatabase { table: nowhere, ..database };
+    assert!(matches!(check(&preflight::checks(&missing, &columns(), &facts), "table"), Verdict::Failed(_)));
+}
+
+/// What a role with no privileges at all gets to know: everything, and what to grant.
+#[tokio::test]
+async fn a_role_without_privileges_is_told_what_to_grant() {
+    let (database, client) = database(STANDARD).await;
+    let role = unique("nobody");
+    client
+        .batch_execute(&format!(
+            r#"CREATE ROLE "{role}"; ALTER TABLE "out""box" ENABLE ROW LEVEL SECURITY; REVOKE ALL ON SCHEMA public FROM public;
+               SET ROLE "{role}""#
+        ))
+        .await
+        .unwrap();
+    let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
+    let grants = [cure(&checks, "replication privilege"), cure(&checks, "table privileges")].concat();
+    assert!(matches!(check(&checks, "publication"), Verdict::Failed(p) if p.what.contains("ownership")));
+    client.batch_execute(&format!(r#"RESET ROLE; {grants} SET ROLE "{role}""#)).await.unwrap();
+    let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
+    assert!(matches!(check(&checks, "replication privilege"), Verdict::Passed(_)));
+    assert!(
+        matches!(check(&checks, "table privileges"), Verdict::Failed(p) if p.what.contains("row security"))
+    );
+    client
+        .batch_execute(&format!(r#"RESET ROLE; DROP OWNED BY "{role}"; DROP ROLE "{role}""#))
+        .await
+        .unwrap();
+}

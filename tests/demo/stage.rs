@@ -29,10 +29,7 @@ impl Stage {
     pub(crate) async fn set_up() -> Outcome<Self> {
         let executable = executable();
         ensure(executable.exists(), || {
-            format!(
-                "{} is not there: `make demo` builds it, or `cargo build` with the profile of this example",
-                short(&executable)
-            )
+            format!("{} is not there; `make demo` builds it first", short(&executable))
         })?;
         let (postgres, rabbitmq) = tokio::join!(
             timed(Postgres::start(PostgresOptions::default())),

@@ -1,12 +1,41 @@
-//! outboxd
-pub mod admin;
-pub mod cli;
-pub mod commands;
-pub mod ledger;
-pub mod outbox;
+//! outboxd relays committed rows of PostgreSQL outbox tables to RabbitMQ, in commit order, with publisher confirms.
+//!
+//! The spine, one source at a time, owned by one task:
+//!
+//! ```text
+//! CopyData bytes
+//!   -> ReplicationEvent    postgres::replication   frames of the copy stream
+//!   -> PgOutput            postgres::pgoutput      what the plugin says
+//!   -> OutboxRow           outbox                  a row of the outbox table
+//!   -> Message             outbox::Mapper          what the broker will see
+//!   -> Ledger              ledger                  waiting, published, settled: in commit order
+//!   -> Outcome             rabbitmq::publisher     confirmed, returned, nacked
+//!   -> ConfirmedLsn        ledger                  the proof that a position may be acknowledged
+//!   -> status update       postgres::replication   PostgreSQL may forget what is before it
+//! ```
+//!
+//! `relay` is the loop that moves things along the spine, and the only room that knows both worlds. The modules below
+//! are in reading order; each imports only from those above it, but for `admin`, `settings` and `relay`, which stand
+//! side by side.
+
 pub mod position;
+
+pub mod outbox;
+
+pub mod ledger;
+
 pub mod postgres;
+
 pub mod rabbitmq;
+
+pub mod admin;
+
 pub mod relay;
+
 pub mod settings;
+
 pub mod telemetry;
+
+pub mod cli;
+
+pub mod commands;

@@ -101,6 +101,9 @@ pub enum AuthenticationError {
     /// SCRAM did not add up: the server does not know our password either, or sent nonsense.
     #[error("the SCRAM exchange failed: the server could not prove that it knows the password")]
     Scram(#[source] io::Error),
+    /// An SQL connection gave authentication up.
+    #[error("the authentication dialogue of the SQL connection failed")]
+    Sql(#[source] tokio_postgres::Error),
     /// The password cannot be sent (it holds a zero byte).
     #[error("the password cannot be sent")]
     Password(#[source] io::Error),
@@ -147,7 +150,7 @@ pub enum WireError {
     Authentication(#[from] AuthenticationError),
     /// The server answered with an error.
     #[error(transparent)]
-    Server(#[from] ServerError),
+    Server(Box<ServerError>),
     /// What came is not the PostgreSQL protocol, or not what may come here.
     #[error("protocol error: {0}")]
     Protocol(String),
@@ -202,13 +205,26 @@ impl WireError {
     }
 }
 
+impl From<ServerError> for WireError {
+    fn from(error: ServerError) -> Self {
+        WireError::Server(Box::new(error))
+    }
+}
+
 impl From<tokio_postgres::Error> for WireError {
     fn from(error: tokio_postgres::Error) -> Self {
         if let Some(server) = error.as_db_error() {
-            return WireError::Server(server.into());
+            return ServerError::from(server).into();
         }
         if error.is_closed() {
             return WireError::Closed { mid_message: false };
+        }
+        // tokio-postgres tells these two kinds apart by their words only. No password is the one thing in the
+        // configuration that it finds missing while it logs in.
+        match error.to_string().as_str() {
+            "invalid configuration" => return AuthenticationError::PasswordMissing.into(),
+            "authentication error" => return AuthenticationError::Sql(error).into(),
+            _ => {}
         }
         let is_io = std::error::Error::source(&error).is_some_and(|source| source.is::<io::Error>());
         if !is_io {

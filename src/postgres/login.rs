@@ -160,13 +160,13 @@ async fn scram(
     }
 
     let mut scram = ScramSha256::new(password, binding);
-    let unwritable = |error| AuthenticationError::Password(error);
-    frontend::sasl_initial_response(mechanism, scram.message(), wire.output()).map_err(unwritable)?;
+    frontend::sasl_initial_response(mechanism, scram.message(), wire.output())
+        .map_err(AuthenticationError::Password)?;
     let Message::AuthenticationSaslContinue(body) = request(wire).await? else {
         return Err(WireError::protocol("no SASLContinue in the SCRAM exchange"));
     };
     scram.update(body.data()).map_err(AuthenticationError::Scram)?;
-    frontend::sasl_response(scram.message(), wire.output()).map_err(unwritable)?;
+    frontend::sasl_response(scram.message(), wire.output()).map_err(AuthenticationError::Password)?;
     // Without this message the server has not proved that it knows the password, so a mere AuthenticationOk will not do.
     let Message::AuthenticationSaslFinal(body) = request(wire).await? else {
         return Err(WireError::protocol("no SASLFinal in the SCRAM exchange"));

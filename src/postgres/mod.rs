@@ -6,6 +6,8 @@ mod connect;
 mod connection_string;
 pub mod endpoint;
 pub mod error;
+#[cfg(test)]
+mod hostile;
 mod login;
 pub mod pgoutput;
 pub mod preflight;

@@ -3,7 +3,11 @@
 //!
 //! Does not know what the WAL data means (`pgoutput` does), nor when a position is confirmed (the ledger does).
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
@@ -211,7 +215,7 @@ impl ReplicationConnection {
                     _ => return Err(WireError::protocol("the answer to a query is none")),
                 },
                 // FATAL ends the connection, so no ReadyForQuery follows.
-                Err(WireError::Server(error)) if error.severity == "ERROR" => refused = Some(error),
+                Err(WireError::Server(error)) if error.severity == "ERROR" => refused = Some(*error),
                 Err(error) => return Err(error),
             }
         }
@@ -229,7 +233,7 @@ impl ReplicationConnection {
             Ok(frame) => Err(frame.unexpected("starting replication")),
             Err(WireError::Server(error)) if error.severity == "ERROR" => {
                 self.settle().await?;
-                Err(error.into())
+                Err(WireError::Server(error))
             }
             Err(error) => Err(error),
         }
@@ -278,11 +282,17 @@ impl ReplicationStream {
     /// # Errors
     /// [`ReplicationError::Ended`] at the server's shutdown, else [`ReplicationError::Stream`].
     pub async fn next(&mut self) -> Result<ReplicationEvent, ReplicationError> {
-        if let Some(event) = self.next_ready()? {
-            return Ok(event);
+        loop {
+            if let Some(event) = self.next_ready()? {
+                return Ok(event);
+            }
+            poll_fn(|cx| {
+                self.write_status(cx);
+                self.wire.poll_receive(cx)
+            })
+            .await
+            .map_err(ReplicationError::Stream)?;
         }
-        self.queue_status();
-        event(self.wire.next_frame().await.map_err(ReplicationError::Stream)?)
     }
 
     /// The next event if one has already been received; no waiting, no system call.
@@ -335,12 +345,19 @@ impl ReplicationStream {
     async fn send_status_at(&mut self, flushed: Lsn, reply_requested: bool) -> Result<(), WireError> {
         let wanted_before = self.status.is_some_and(|(_, reply_requested)| reply_requested);
         self.status = Some((flushed, reply_requested || wanted_before));
-        self.wire.try_flush().await?;
-        self.queue_status();
+        poll_fn(|cx| {
+            self.write_status(cx);
+            Poll::Ready(())
+        })
+        .await;
         self.wire.try_flush().await
     }
 
-    fn queue_status(&mut self) {
+    /// Appends the status once what was begun before it is written.
+    fn write_status(&mut self, cx: &mut Context<'_>) {
+        if self.status.is_some() {
+            self.wire.write_some(cx);
+        }
         if self.wire.is_flushed()
             && let Some((flushed, reply_requested)) = self.status.take()
         {
@@ -452,4 +469,108 @@ fn text_row(
         .map(value)
         .collect()
         .map_err(|error: std::io::Error| WireError::protocol(format!("a row cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::postgres::socket::Socket;
+    use proptest::prelude::*;
+    use std::time::Duration;
+    use tokio::io::AsyncReadExt;
+
+    #[test]
+    fn a_status_update_has_the_layout_of_the_manual() {
+        let mut output = BytesMut::new();
+        let now = UNIX_EPOCH + Duration::from_secs(EPOCH_S) + Duration::from_micros(7);
+        put_status(&mut output, Lsn(0x0102_0304_0506_0708), true, now);
+        let lsn = [1, 2, 3, 4, 5, 6, 7, 8];
+        let mut expected = vec![b'd', 0, 0, 0, 38, b'r'];
+        expected.extend([lsn, lsn, lsn, [0, 0, 0, 0, 0, 0, 0, 7]].concat());
+        expected.push(1);
+        assert_eq!(output, expected);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_read_holds_nobody_up_and_gets_whole_frames_later() {
+        const FRAME_BYTES: usize = 39;
+        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let mut stream = ReplicationStream { wire: Wire::new(Socket::Unix(ours)), status: None };
+        let newest = 50_000_u64;
+        for lsn in 1..=newest {
+            stream.send_status_at(Lsn(lsn), lsn == 1).await.unwrap();
+            assert!(stream.wire.output().len() <= FRAME_BYTES);
+        }
+        assert!(!stream.wire.is_flushed(), "the socket took everything: the test shows nothing");
+
+        let mut read = Vec::new();
+        let reader = async {
+            while read
+                .chunks_exact(FRAME_BYTES)
+                .next_back()
+                .is_none_or(|frame| frame[6..14] != newest.to_be_bytes())
+            {
+                theirs.read_buf(&mut read).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = reader => {}
+            event = stream.next() => panic!("{event:?}"),
+        }
+        assert_eq!(read.len() % FRAME_BYTES, 0);
+        let mut last = 0;
+        for frame in read.chunks(FRAME_BYTES) {
+            assert_eq!(frame[..6], [b'd', 0, 0, 0, 38, b'r']);
+            let lsn = u64::from_be_bytes(frame[6..14].try_into().unwrap());
+            assert!(lsn > last, "{lsn} after {last}");
+            assert_eq!(frame[38], u8::from(lsn == 1));
+            last = lsn;
+        }
+        assert_eq!(last, newest);
+    }
+
+    #[test]
+    fn a_clock_before_2000_does_not_panic() {
+        let mut output = BytesMut::new();
+        put_status(&mut output, Lsn::ZERO, false, UNIX_EPOCH - Duration::from_secs(1));
+        assert_eq!(output.len(), 39);
+    }
+
+    #[test]
+    fn names_are_quoted_on_every_level() {
+        assert_eq!(
+            start_command("my\"slot", "p\"u'b", Lsn(0x16_0000_0001)),
+            "START_REPLICATION SLOT \"my\"\"slot\" LOGICAL 16/1 \
+             (proto_version '1', publication_names '\"p\"\"u''b\"')"
+        );
+    }
+
+    #[test]
+    fn events_that_are_cut_short_or_unknown_are_refused() {
+        let mut data = vec![XLOG_DATA_TAG];
+        data.extend([0; XLOG_DATA_HEADER_BYTES]);
+        assert!(
+            matches!(decode(data.clone().into()), Some(ReplicationEvent::WalData { bytes, .. }) if bytes.is_empty())
+        );
+        data.pop();
+        assert_eq!(decode(data.into()), None);
+        let mut keepalive = vec![KEEPALIVE_TAG];
+        keepalive.extend([0; KEEPALIVE_BYTES + 1]);
+        assert_eq!(decode(keepalive.clone().into()), None);
+        keepalive.truncate(1 + KEEPALIVE_BYTES);
+        assert_eq!(
+            decode(keepalive.into()),
+            Some(ReplicationEvent::Keepalive { wal_end: Lsn::ZERO, reply_requested: false })
+        );
+        assert_eq!(decode(Bytes::new()), None);
+        assert_eq!(decode(Bytes::from_static(b"x")), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_copy_data_gives_an_event_or_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = decode(bytes.into());
+        }
+    }
 }

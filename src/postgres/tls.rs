@@ -183,7 +183,7 @@ fn file_error(option: &'static str, path: &Path, problem: &'static str, error: p
 pub(super) fn hint(error: &Error) -> &'static str {
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "the server's certificate does not come from an authority in sslrootcert"
+            "the server's certificate comes from no authority in sslrootcert (without it, from none that this machine trusts)"
         }
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

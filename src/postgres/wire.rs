@@ -219,7 +219,7 @@ impl Wire {
     }
 
     /// Writes what can be written, and reads once.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+    pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         self.write_some(cx);
         self.make_room()?;
         let read = {
@@ -263,7 +263,13 @@ impl Wire {
         Ok(())
     }
 
-    fn write_some(&mut self, cx: &mut Context<'_>) {
+    #[cfg(test)]
+    pub(super) fn input_capacity(&self) -> usize {
+        self.input.capacity()
+    }
+
+    /// Writes what can be written.
+    pub(super) fn write_some(&mut self, cx: &mut Context<'_>) {
         if let Poll::Ready(Err(error)) = self.poll_write_all(cx) {
             self.output.clear();
             self.write_error.get_or_insert(error);

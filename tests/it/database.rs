@@ -45,16 +45,7 @@ const STANDARD: &str = r#"CREATE TABLE "out""box" (
     ALTER TABLE "out""box" DROP COLUMN gone"#;
 
 fn columns() -> ColumnNames {
-    ColumnNames {
-        id: "id".into(),
-        aggregate_type: "aggregatetype".into(),
-        aggregate_id: "aggregateid".into(),
-        event_type: "type".into(),
-        payload: "payload".into(),
-        headers: Some("headers".into()),
-        sequence: Some("seq".into()),
-        created_at: Some("created_at".into()),
-    }
+    ColumnNames::default()
 }
 
 async fn begin(database: &SourceDatabase) -> Result<Backlog, BacklogError> {

@@ -1,0 +1,217 @@
+//! Servers that are none, lie, or stop in mid-word: what comes of it is a typed error, at once and in little memory.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{
+    endpoint::Endpoint,
+    error::{AuthenticationError, WireError},
+    wire::{LOGIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, Wire},
+};
+
+const READY: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+
+/// Reads something, sends `answer`, then closes the connection or holds it for ever; serves every connection alike.
+async fn server(answer: Vec<u8>, then_close: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = answer.clone();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(&answer).await;
+            if !then_close {
+                held.push(stream);
+            }
+        }
+    });
+    address
+}
+
+async fn replication(address: SocketAddr, options: &str) -> Result<Wire, WireError> {
+    let text = format!(
+        "postgresql://u:pw@127.0.0.1:{}/db?sslmode=disable&connect_timeout=2{options}",
+        address.port()
+    );
+    let endpoint = Endpoint::parse(&text).unwrap();
+    endpoint.connect_replication("test", Duration::from_secs(60)).await.map_err(|error| error.cause)
+}
+
+async fn sql(address: SocketAddr) -> Result<tokio_postgres::Client, WireError> {
+    let text = format!("postgresql://u:pw@127.0.0.1:{}/db?sslmode=disable&connect_timeout=2", address.port());
+    Endpoint::parse(&text).unwrap().connect_sql("test").await.map_err(|error| error.cause)
+}
+
+/// A message with its length made right.
+fn message(tag: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len() + 4).unwrap();
+    [&[tag], length.to_be_bytes().as_slice(), payload].concat()
+}
+
+#[tokio::test]
+async fn garbage_is_a_protocol_error() {
+    for garbage in [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
+        b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
+        vec![0; 64],
+        vec![0xFF; 64],
+        message(b'R', b"\0"),
+        message(b'R', b"\0\0\0\x05"),
+        message(b'R', b"\0\0\0\x0A no end"),
+        message(b'S', b"no zero byte"),
+        message(b'D', b"\0\0"),
+        [message(b'R', &[0; 4]), message(b'D', b"\0\x01\xFF\0\0\0")].concat(),
+        [message(b'R', &[0; 4]), message(b'd', b"w")].concat(),
+    ] {
+        let error = replication(server(garbage.clone(), false).await, "").await.unwrap_err();
+        assert!(matches!(error, WireError::Protocol(_)), "{garbage:?}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_in_the_middle_of_a_message_is_named_so() {
+    for (said, cut) in
+        [(&b""[..], false), (b"R", true), (b"R\0\0\0\x08\0\0", true), (b"R\0\0\0\x08\0\0\0\0", false)]
+    {
+        let error = replication(server(said.to_vec(), true).await, "").await.unwrap_err();
+        assert!(
+            matches!(error, WireError::Closed { mid_message } if mid_message == cut),
+            "{said:?}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn silence_ends_with_connect_timeout() {
+    let started = Instant::now();
+    for said in [&b""[..], b"R\0\0\0\x08\0"] {
+        let error = replication(server(said.to_vec(), false).await, "").await.unwrap_err();
+        assert!(matches!(error, WireError::Timeout(limit) if limit == Duration::from_secs(2)), "{error:?}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn before_login_no_long_message_is_waited_for() {
+    for length in [LOGIN_MESSAGE_BYTES_MAX + 1, 0x7FFF_FFFF] {
+        let mut announcement = vec![b'N'];
+        announcement.extend(u32::try_from(length).unwrap().to_be_bytes());
+        let error = replication(server(announcement, false).await, "").await.unwrap_err();
+        assert!(error.to_string().contains(&length.to_string()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_announced_length_takes_no_memory_by_itself() {
+    let mut answer = READY.to_vec();
+    answer.extend([b'd', 0x7F, 0xFF, 0xFF, 0xFF]);
+    let mut wire = replication(server(answer, false).await, "").await.unwrap();
+    let error = wire.next_frame().await.unwrap_err();
+    assert!(matches!(error, WireError::Protocol(_)), "{error:?}");
+
+    // As long as a message may be, but only its beginning ever comes.
+    let mut answer = READY.to_vec();
+    answer.push(b'd');
+    answer.extend(u32::try_from(MESSAGE_BYTES_MAX).unwrap().to_be_bytes());
+    answer.extend([7; 300_000]);
+    let mut wire = replication(server(answer, true).await, "").await.unwrap();
+    let error = wire.next_frame().await.unwrap_err();
+    assert!(matches!(error, WireError::Closed { mid_message: true }), "{error:?}");
+    assert!(wire.input_capacity() < 2_000_000, "{}", wire.input_capacity());
+}
+
+#[tokio::test]
+async fn a_password_in_clear_text_is_given_to_nobody_over_plain_tcp() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // In two pieces, as TCP may deliver it.
+    let eavesdropper = |mut stream: TcpStream| async move {
+        let _ = stream.read(&mut [0; 4096]).await.unwrap();
+        stream.write_all(b"R\0\0\0").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stream.write_all(b"\x08\0\0\0\x03").await.unwrap();
+        let mut heard = Vec::new();
+        let _ = stream.read_to_end(&mut heard).await;
+        heard
+    };
+    for kind in ["replication", "sql"] {
+        let client = async {
+            match kind {
+                "sql" => sql(address).await.map(drop),
+                _ => replication(address, "").await.map(drop),
+            }
+        };
+        let (error, heard) =
+            tokio::join!(client, async { eavesdropper(listener.accept().await.unwrap().0).await });
+        let error = error.unwrap_err();
+        assert!(
+            matches!(error, WireError::Authentication(AuthenticationError::ClearTextRefused)),
+            "{kind}: {error:?}"
+        );
+        assert!(!heard.windows(2).any(|bytes| bytes == b"pw"), "{kind}: {heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn methods_that_we_do_not_speak_are_named() {
+    let sasl = message(b'R', b"\0\0\0\x0AOAUTHBEARER\0\0");
+    for (request, name) in [
+        (message(b'R', b"\0\0\0\x02"), "Kerberos V5"),
+        (message(b'R', b"\0\0\0\x07"), "GSSAPI"),
+        (message(b'R', b"\0\0\0\x09"), "SSPI"),
+        (message(b'R', b"\0\0\0\x63"), "unknown (99)"),
+        (sasl, "SASL"),
+    ] {
+        let error = replication(server(request, false).await, "").await.unwrap_err();
+        let WireError::Authentication(AuthenticationError::Unsupported(found)) = &error else {
+            panic!("{name}: {error:?}")
+        };
+        assert!(found.contains(name), "{found}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_skips_its_half_of_scram_is_not_believed() {
+    let mut answer = message(b'R', b"\0\0\0\x0ASCRAM-SHA-256\0\0");
+    answer.extend(message(b'R', &[0; 4]));
+    let error = replication(server(answer, false).await, "").await.unwrap_err();
+    assert!(matches!(error, WireError::Protocol(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn channel_binding_that_is_required_is_not_given_up() {
+    for answer in [READY.to_vec(), message(b'R', b"\0\0\0\x0ASCRAM-SHA-256\0\0")] {
+        let error = replication(server(answer, false).await, "&channel_binding=require").await.unwrap_err();
+        assert!(
+            matches!(error, WireError::Authentication(AuthenticationError::ChannelBindingMissing(_))),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn answers_to_ssl_request() {
+    for (answer, expected) in [
+        (&b"N"[..], "does not offer TLS"),
+        (b"H", "0x48"),
+        (b"E", "with an error"),
+        // Bytes behind the 'S' were sent before the handshake: an attacker's.
+        (b"SR\0\0\0\x08\0\0\0\0Z\0\0\0\x05I", "TLS failed"),
+    ] {
+        let address = server(answer.to_vec(), false).await;
+        let text =
+            format!("postgresql://u:pw@127.0.0.1:{}/db?sslmode=require&connect_timeout=2", address.port());
+        let error = Endpoint::parse(&text).unwrap().connect_sql("test").await.unwrap_err().cause;
+        assert!(error.to_string().contains(expected), "{error:?}");
+    }
+}

@@ -36,13 +36,16 @@ struct Figures {
 async fn main() {
     let postgres = Postgres::start(PostgresOptions::default()).await;
     let broker = RabbitMq::start(RabbitMqOptions::default()).await;
-    let (postgres_url, amqp_url) = (postgres.create_database("drain").await, broker.create_vhost("drain").await);
+    let (postgres_url, amqp_url) =
+        (postgres.create_database("drain").await, broker.create_vhost("drain").await);
     let client = postgres.client("drain").await;
     Workload::default().create_tables(&client).await;
     client.batch_execute(WRITE).await.expect("procedure created");
     declare(&amqp_url).await;
 
-    println!("drain of {ROWS} single-row transactions, {AGGREGATES} aggregates, 300-byte payload, quorum queue");
+    println!(
+        "drain of {ROWS} single-row transactions, {AGGREGATES} aggregates, 300-byte payload, quorum queue"
+    );
     println!("{:<15}{:>12}{:>20}{:>15}", "ordering", "rows/s", "CPU us/message", "peak RSS MB");
     for _ in 0..ROUNDS {
         for ordering in ["per-aggregate", "pipelined"] {
@@ -95,10 +98,9 @@ async fn drain(config: &str, client: &tokio_postgres::Client, amqp_url: &str) ->
 
 async fn confirmed(daemon: &Daemon, series: &str) -> f64 {
     match support::http::get(daemon.admin_port(), "/metrics").await {
-        Ok((_, text)) => text
-            .lines()
-            .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
-            .unwrap_or(0.0),
+        Ok((_, text)) => {
+            text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok()).unwrap_or(0.0)
+        }
         Err(_) => 0.0,
     }
 }

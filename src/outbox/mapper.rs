@@ -16,6 +16,9 @@ const BYTEA: u32 = 17;
 const JSON: u32 = 114;
 const JSONB: u32 = 3802;
 
+/// Bytes up to which copying a body costs next to nothing.
+const COPIED_BELOW: usize = 16 * 1024;
+
 /// A [`Mapping`](super::Mapping) resolved against the columns of the table.
 #[derive(Debug)]
 pub struct Mapper {
@@ -150,6 +153,9 @@ impl Mapper {
             None => Bytes::new(),
             Some(value) if self.payload_kind == PayloadKind::Bytea => decode_hex(value)
                 .ok_or_else(|| InvalidReason::ByteaNotHex { column: self.column(self.payload) })?,
+            // A slice keeps alive all that was received with it, other tables' rows included, while the message is in
+            // flight; a small body is copied, so that what is held is what is counted.
+            Some(value) if value.len() < COPIED_BELOW => Bytes::copy_from_slice(value),
             Some(value) => value.clone(),
         };
         if body.len() > self.message_bytes_max {

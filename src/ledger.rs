@@ -156,18 +156,13 @@ impl Ledger {
         });
     }
 
-    /// Every row that commits before `lsn` has been pushed: the end of a transaction, or what a keepalive between
-    /// two transactions says. Settling everything pushed so far now settles everything up to `lsn`.
+    /// Every row that commits before `lsn` has been pushed, or was settled before: the end of a transaction, what a
+    /// keepalive between two transactions says, or what the slot had confirmed when it became ours. Settling everything pushed so far now settles everything up to `lsn`.
     pub fn reached(&mut self, lsn: Lsn) {
-        let mark = match self.entries.back_mut() {
-            Some(last) => &mut last.reached,
-            None => {
-                let confirmed = self.progress.confirmed.map_or(lsn, |confirmed| confirmed.0.max(lsn));
-                self.progress.confirmed = Some(ConfirmedLsn(confirmed));
-                return;
-            }
-        };
-        *mark = Some(mark.map_or(lsn, |reached| reached.max(lsn)));
+        match self.entries.back_mut() {
+            Some(last) => last.reached = last.reached.max(Some(lsn)),
+            None => self.advance(lsn),
+        }
     }
 
     /// The next message that may go out at `now`, which the caller must publish: refused ones whose time has come
@@ -260,9 +255,15 @@ impl Ledger {
             self.bytes -= entry.size;
             self.progress.position = Some(entry.message.position);
             if let Some(lsn) = entry.reached {
-                self.progress.confirmed = Some(ConfirmedLsn(lsn));
+                self.advance(lsn);
             }
         }
+    }
+
+    /// Never back: what was settled stays settled.
+    fn advance(&mut self, lsn: Lsn) {
+        let confirmed = self.progress.confirmed.map_or(lsn, |confirmed| confirmed.0.max(lsn));
+        self.progress.confirmed = Some(ConfirmedLsn(confirmed));
     }
 
     /// How far the contiguous settled prefix reaches.

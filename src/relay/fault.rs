@@ -55,7 +55,7 @@ pub enum Fault {
     },
     /// The slot was there, and is not any more.
     #[error(
-        "slot \"{slot}\" is gone though this process has streamed from it: rows committed after {} may not have been \
+        "slot \"{slot}\" is gone though this process has seen it: rows committed after {} may not have been \
          published. It is not made anew silently; find out who dropped it, publish what is missing from the table, \
          then start outboxd again",
         after(.progress)

@@ -33,6 +33,8 @@ impl<'a> Delivery<'a> {
         options: &'a RelayOptions,
         report: &'a Reporter,
     ) -> Self {
+        // What an earlier connection had in flight is not any more.
+        report.in_flight(0);
         let limits = Limits { messages: options.in_flight_max, bytes: options.in_flight_bytes_max };
         Self {
             ledger: Ledger::new(options.ordering, limits, progress),
@@ -162,10 +164,6 @@ impl<'a> Delivery<'a> {
         self.report.nacked(nacked);
         self.report.returned(returned);
         self.report.in_flight(self.ledger.len());
-        self.report_progress();
-    }
-
-    fn report_progress(&self) {
         let Progress { confirmed, position } = self.ledger.progress();
         if let Some(confirmed) = confirmed {
             self.report.confirmed_position(confirmed.lsn(), position);

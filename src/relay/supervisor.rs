@@ -180,14 +180,14 @@ impl Attempt<'_> {
         }
         let table = StreamedTable::new(database.table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
-        let drained = pipeline.run(shutdown).await;
+        let drained = match pipeline.run(shutdown).await {
+            Err(fault) if fault.verdict() == Verdict::Again => {
+                known.progress = pipeline.abandon(fault.side()).await;
+                return Err(fault);
+            }
+            drained => drained,
+        };
         known.progress = pipeline.progress();
-        if let Err(fault) = &drained
-            && fault.verdict() == Verdict::Again
-        {
-            // Crash-only: the links are dropped as they are.
-            return drained.map(|_| Ended::Drained);
-        }
         if let Err(fault) = pipeline.close().await {
             tracing::warn!(
                 source = self.source.name,
@@ -226,11 +226,11 @@ impl Attempt<'_> {
         if known.slot_seen && !slot_exists {
             return Err(Fault::SlotGone { slot: database.slot.clone(), progress: known.progress });
         }
-        known.slot_seen |= slot_exists;
         let checks = preflight::checks(database, &mapping.columns, &facts);
         let Some(table) = facts.table.filter(|_| checks.iter().all(|check| check.failure().is_none())) else {
             return Err(Fault::Preflight(checks));
         };
+        known.slot_seen |= slot_exists;
         // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
         if facts.publication.is_none() {
             catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;

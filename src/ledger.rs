@@ -86,6 +86,7 @@ struct Entry {
     state: State,
     /// With this message settled, everything up to here is.
     reached: Option<Lsn>,
+    first_published: Option<Instant>,
     /// How often the broker refused it.
     refusals: u32,
     /// It was returned, and nothing else goes out before it gets through.
@@ -151,6 +152,7 @@ impl Ledger {
             size,
             state: State::Waiting,
             reached: None,
+            first_published: None,
             refusals: 0,
             unroutable: false,
         });
@@ -175,6 +177,7 @@ impl Ledger {
         };
         let entry = &mut self.entries[index];
         entry.state = State::Published { at: now };
+        entry.first_published.get_or_insert(now);
         self.published += 1;
         Some((PublishTag(self.first_tag + index as u64), Arc::clone(&entry.message)))
     }
@@ -304,6 +307,12 @@ impl Ledger {
             _ => None,
         };
         self.entries.iter().filter_map(again).min()
+    }
+
+    /// The oldest message that was published and is not settled, and when it was first published.
+    pub fn oldest_unconfirmed(&self) -> Option<(&Message, Instant)> {
+        let oldest = self.entries.front()?;
+        Some((&oldest.message, oldest.first_published?))
     }
 
     /// When the message that has waited longest for the broker's answer was published.

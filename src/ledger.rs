@@ -86,6 +86,7 @@ struct Entry {
     state: State,
     /// With this message settled, everything up to here is.
     reached: Option<Lsn>,
+    first_published: Option<Instant>,
     /// How often the broker refused it.
     refusals: u32,
     /// It was returned, and nothing else goes out before it gets through.
@@ -151,23 +152,19 @@ impl Ledger {
             size,
             state: State::Waiting,
             reached: None,
+            first_published: None,
             refusals: 0,
             unroutable: false,
         });
     }
 
-    /// Every row that commits before `lsn` has been pushed: the end of a transaction, or what a keepalive between
-    /// two transactions says. Settling everything pushed so far now settles everything up to `lsn`.
+    /// Every row that commits before `lsn` has been pushed, or was settled before: the end of a transaction, what a
+    /// keepalive between two transactions says, or what the slot had confirmed when it became ours. Settling everything pushed so far now settles everything up to `lsn`.
     pub fn reached(&mut self, lsn: Lsn) {
-        let mark = match self.entries.back_mut() {
-            Some(last) => &mut last.reached,
-            None => {
-                let confirmed = self.progress.confirmed.map_or(lsn, |confirmed| confirmed.0.max(lsn));
-                self.progress.confirmed = Some(ConfirmedLsn(confirmed));
-                return;
-            }
-        };
-        *mark = Some(mark.map_or(lsn, |reached| reached.max(lsn)));
+        match self.entries.back_mut() {
+            Some(last) => last.reached = last.reached.max(Some(lsn)),
+            None => self.advance(lsn),
+        }
     }
 
     /// The next message that may go out at `now`, which the caller must publish: refused ones whose time has come
@@ -180,6 +177,7 @@ impl Ledger {
         };
         let entry = &mut self.entries[index];
         entry.state = State::Published { at: now };
+        entry.first_published.get_or_insert(now);
         self.published += 1;
         Some((PublishTag(self.first_tag + index as u64), Arc::clone(&entry.message)))
     }
@@ -260,9 +258,15 @@ impl Ledger {
             self.bytes -= entry.size;
             self.progress.position = Some(entry.message.position);
             if let Some(lsn) = entry.reached {
-                self.progress.confirmed = Some(ConfirmedLsn(lsn));
+                self.advance(lsn);
             }
         }
+    }
+
+    /// Never back: what was settled stays settled.
+    fn advance(&mut self, lsn: Lsn) {
+        let confirmed = self.progress.confirmed.map_or(lsn, |confirmed| confirmed.0.max(lsn));
+        self.progress.confirmed = Some(ConfirmedLsn(confirmed));
     }
 
     /// How far the contiguous settled prefix reaches.
@@ -303,6 +307,12 @@ impl Ledger {
             _ => None,
         };
         self.entries.iter().filter_map(again).min()
+    }
+
+    /// The oldest message that was published and is not settled, and when it was first published.
+    pub fn oldest_unconfirmed(&self) -> Option<(&Message, Instant)> {
+        let oldest = self.entries.front()?;
+        Some((&oldest.message, oldest.first_published?))
     }
 
     /// When the message that has waited longest for the broker's answer was published.

@@ -82,6 +82,32 @@ fn an_idle_ledger_follows_the_keepalives_and_never_goes_back() {
 }
 
 #[test]
+fn the_age_of_the_oldest_counts_from_its_first_publish_also_after_a_nack() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(1);
+    let mut ledger = ledger(Ordering::PerAggregate);
+    ledger.push(message(10, 0, 7));
+    assert!(ledger.oldest_unconfirmed().is_none());
+    publish_all(&mut ledger, now);
+    ledger.refuse(PublishTag(0), Refusal::Nacked, |_| later);
+    publish_all(&mut ledger, later);
+    assert_eq!(ledger.oldest_unconfirmed().map(|(_, published)| published), Some(now));
+    ledger.settle(PublishTag(0));
+    assert!(ledger.oldest_unconfirmed().is_none());
+}
+
+#[test]
+fn a_settled_message_does_not_take_the_position_back() {
+    let mut ledger = ledger(Ordering::PerAggregate);
+    ledger.reached(Lsn(100));
+    ledger.push(message(10, 0, 1));
+    ledger.reached(Lsn(15));
+    publish_all(&mut ledger, Instant::now());
+    ledger.settle(PublishTag(0));
+    assert_eq!(confirmed(&ledger), Some(100));
+}
+
+#[test]
 fn a_keepalive_behind_a_message_counts_when_that_message_is_settled() {
     let mut ledger = ledger(Ordering::PerAggregate);
     ledger.push(message(10, 0, 1));

@@ -32,6 +32,15 @@ impl Timestamp {
     }
 }
 
+impl From<Timestamp> for SystemTime {
+    fn from(Timestamp(micros): Timestamp) -> Self {
+        let distance = Duration::from_micros(micros.unsigned_abs());
+        let time =
+            if micros < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
+        time.unwrap_or(UNIX_EPOCH)
+    }
+}
+
 /// A row of the outbox table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxRow {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::{
     error::{ConnectError, ServerError, WireError},
-    sql_text::identifier,
+    sql_text::{identifier, literal},
     wire::{Frame, Wire},
 };
 use crate::{ledger::ConfirmedLsn, position::Lsn};
@@ -176,6 +176,23 @@ impl ReplicationConnection {
     /// [`ReplicationError::Command`]. After an error of the server the connection can be used again.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, ReplicationError> {
         self.run(sql).await.map_err(|cause| command_failed(sql, cause))
+    }
+
+    /// What a slot has confirmed; `None` when there is no such slot.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Command`].
+    pub async fn confirmed_flush(&mut self, slot: &str) -> Result<Option<Lsn>, ReplicationError> {
+        let sql = format!(
+            "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}",
+            literal(slot)
+        );
+        let rows = self.query(&sql).await?;
+        let Some(Some(lsn)) = rows.first().and_then(|row| row.first()) else { return Ok(None) };
+        let lsn = lsn
+            .parse()
+            .map_err(|_| ReplicationError::unexpected_answer("SELECT confirmed_flush_lsn", "an LSN"))?;
+        Ok(Some(lsn))
     }
 
     /// Begins streaming a logical slot with pgoutput, protocol version 1. `from` is where to begin if the slot is not

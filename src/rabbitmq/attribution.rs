@@ -38,13 +38,20 @@ pub(super) struct Return {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NotInFlight(pub(super) Position);
 
+/// Names one publish. Unlike the tag it ascends with every publish: a message that is published again keeps its tag, and
+/// then comes behind messages with higher ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Serial(u64);
+
 /// Everything sent whose outcome is not told yet, in publish order.
 #[derive(Debug, Default)]
 pub(super) struct Attribution {
-    /// Ascending by tag. Settled entries stay until they reach the front.
+    /// Without a gap. Settled entries stay until they reach the front.
     sent: VecDeque<Sent>,
+    /// Serial of `sent[0]`.
+    first: u64,
     /// Confirmed, outcome not told yet.
-    confirmed: Vec<PublishTag>,
+    confirmed: Vec<Serial>,
 }
 
 #[derive(Debug)]
@@ -64,16 +71,17 @@ struct Confirm {
 }
 
 impl Attribution {
-    /// A message was given to lapin. Tags must ascend.
-    pub(super) fn sent(&mut self, tag: PublishTag, position: Position) {
-        debug_assert!(self.sent.back().is_none_or(|last| last.tag < tag), "tags ascend");
+    /// A message was given to lapin.
+    pub(super) fn sent(&mut self, tag: PublishTag, position: Position) -> Serial {
+        let serial = Serial(self.first + self.sent.len() as u64);
         self.sent.push_back(Sent { tag, position, confirm: None, returned: None, settled: false });
+        serial
     }
 
-    /// lapin completed the confirm of `tag`, and handed over `carried`, whosever it is.
+    /// lapin completed the confirm of a publish, and handed over `carried`, whosever it is.
     pub(super) fn confirmed(
         &mut self,
-        tag: PublishTag,
+        serial: Serial,
         ack: bool,
         carried: Option<Return>,
     ) -> Result<(), NotInFlight> {
@@ -87,24 +95,25 @@ impl Attribution {
                 .ok_or(NotInFlight(position))?;
             owner.returned = Some(returned);
         }
-        if let Ok(index) = self.sent.binary_search_by_key(&tag, |sent| sent.tag) {
-            self.sent[index].confirm = Some(Confirm { ack, carried_nothing });
-            self.confirmed.push(tag);
+        if let Some(sent) = self.sent.get_mut((serial.0 - self.first) as usize) {
+            sent.confirm = Some(Confirm { ack, carried_nothing });
+            self.confirmed.push(serial);
         }
         Ok(())
     }
 
-    /// The outcomes that are certain, ascending. Only to be called when no further confirm is ready.
+    /// The outcomes that are certain, in publish order. Only to be called when no further confirm is ready.
     pub(super) fn settle(&mut self) -> Vec<(PublishTag, Outcome)> {
         let mut outcomes = Vec::with_capacity(self.confirmed.len());
         self.confirmed.sort_unstable();
-        let oldest_pending = self.sent.iter().find(|sent| sent.confirm.is_none()).map(|sent| sent.tag);
+        let first = self.first;
+        let oldest_pending = self.sent.iter().position(|sent| sent.confirm.is_none());
         let sent = &mut self.sent;
-        self.confirmed.retain(|&tag| {
-            let Ok(index) = sent.binary_search_by_key(&tag, |sent| sent.tag) else { return false };
+        self.confirmed.retain(|serial| {
+            let index = (serial.0 - first) as usize;
             let entry = &mut sent[index];
             let Some(confirm) = entry.confirm else { return true };
-            let all_before_completed = oldest_pending.is_none_or(|oldest| tag < oldest);
+            let all_before_completed = oldest_pending.is_none_or(|oldest| index < oldest);
             let outcome = match entry.returned.take() {
                 Some(Return { reply_code, reply_text, .. }) => Outcome::Returned { reply_code, reply_text },
                 None if !confirm.carried_nothing && !all_before_completed => return true,
@@ -112,11 +121,12 @@ impl Attribution {
                 None => Outcome::Nacked,
             };
             entry.settled = true;
-            outcomes.push((tag, outcome));
+            outcomes.push((entry.tag, outcome));
             false
         });
         while self.sent.front().is_some_and(|sent| sent.settled) {
             self.sent.pop_front();
+            self.first += 1;
         }
         outcomes
     }
@@ -155,11 +165,11 @@ mod tests {
     #[test]
     fn a_return_carried_by_another_confirm_is_not_that_confirms() {
         let mut attribution = sent(3);
-        attribution.confirmed(PublishTag(1), true, None).unwrap();
-        attribution.confirmed(PublishTag(3), true, Some(returned(2))).unwrap();
+        attribution.confirmed(Serial(0), true, None).unwrap();
+        attribution.confirmed(Serial(2), true, Some(returned(2))).unwrap();
         // 3 may itself still be in lapin's FIFO behind 2.
         assert_eq!(attribution.settle(), [(PublishTag(1), Outcome::Confirmed)]);
-        attribution.confirmed(PublishTag(2), true, None).unwrap();
+        attribution.confirmed(Serial(1), true, None).unwrap();
         let outcomes = attribution.settle();
         assert_eq!(outcomes.len(), 2);
         assert!(is_returned(&outcomes[0].1), "{outcomes:?}");
@@ -170,8 +180,8 @@ mod tests {
     #[test]
     fn a_confirm_out_of_order_that_carried_nothing_is_told_at_once() {
         let mut attribution = sent(3);
-        attribution.confirmed(PublishTag(3), true, None).unwrap();
-        attribution.confirmed(PublishTag(2), false, None).unwrap();
+        attribution.confirmed(Serial(2), true, None).unwrap();
+        attribution.confirmed(Serial(1), false, None).unwrap();
         assert_eq!(
             attribution.settle(),
             [(PublishTag(2), Outcome::Nacked), (PublishTag(3), Outcome::Confirmed)]
@@ -182,20 +192,31 @@ mod tests {
     #[test]
     fn a_return_that_a_nack_carries_counts_too() {
         let mut attribution = sent(2);
-        attribution.confirmed(PublishTag(1), false, Some(returned(2))).unwrap();
-        attribution.confirmed(PublishTag(2), true, None).unwrap();
+        attribution.confirmed(Serial(0), false, Some(returned(2))).unwrap();
+        attribution.confirmed(Serial(1), true, None).unwrap();
         let outcomes = attribution.settle();
         assert_eq!(outcomes[0], (PublishTag(1), Outcome::Nacked));
         assert!(is_returned(&outcomes[1].1));
     }
 
     #[test]
+    fn a_message_published_again_behind_later_ones_still_gets_its_outcome() {
+        let mut attribution = sent(3);
+        attribution.confirmed(Serial(0), false, None).unwrap();
+        assert_eq!(attribution.settle(), [(PublishTag(1), Outcome::Nacked)]);
+        // 2 and 3 are still unanswered.
+        let again = attribution.sent(PublishTag(1), position(1));
+        attribution.confirmed(Serial(2), true, None).unwrap();
+        attribution.confirmed(again, true, None).unwrap();
+        attribution.confirmed(Serial(1), true, None).unwrap();
+        assert_eq!(attribution.settle(), [2, 3, 1].map(|tag| (PublishTag(tag), Outcome::Confirmed)));
+        assert!(attribution.sent.is_empty() && attribution.confirmed.is_empty());
+    }
+
+    #[test]
     fn a_return_of_nothing_in_flight_is_an_error() {
         let mut attribution = sent(1);
-        assert_eq!(
-            attribution.confirmed(PublishTag(1), true, Some(returned(9))),
-            Err(NotInFlight(position(9)))
-        );
+        assert_eq!(attribution.confirmed(Serial(0), true, Some(returned(9))), Err(NotInFlight(position(9))));
     }
 
     /// What lapin does with returns and confirms, one message of the broker after the other.
@@ -244,7 +265,7 @@ mod tests {
                 while !lapin.ready.is_empty() {
                     let (tag, ack, carried) =
                         lapin.ready.swap_remove(usize::from(choice) % lapin.ready.len());
-                    attribution.confirmed(PublishTag(tag), ack, carried.map(returned)).unwrap();
+                    attribution.confirmed(Serial(tag - 1), ack, carried.map(returned)).unwrap();
                 }
                 for (PublishTag(tag), outcome) in attribution.settle() {
                     prop_assert!(told.insert(tag), "{tag} told twice");

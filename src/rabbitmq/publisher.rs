@@ -18,7 +18,7 @@ use lapin::{
 };
 
 use super::{
-    attribution::{Attribution, Return},
+    attribution::{Attribution, Return, Serial},
     broker::Broker,
     drain::drain_ready,
     encoding::{self, Encoded},
@@ -47,7 +47,7 @@ pub enum Outcome {
 /// What the publisher has to say.
 #[derive(Debug)]
 pub enum PublisherEvent {
-    /// Outcomes, ascending by tag, never empty. Each tag has at most one.
+    /// Outcomes in the order of publishing, never empty, one for each publish.
     Outcomes(Vec<(PublishTag, Outcome)>),
     /// The broker takes nothing any more, for instance because of a memory or disk alarm. It says so after something was
     /// published during the alarm, and for everything on this connection.
@@ -79,7 +79,7 @@ pub struct Publisher {
     failure: Option<BrokerError>,
 }
 
-type Sent = (PublishTag, lapin::Result<Confirmation>);
+type Sent = (Serial, lapin::Result<Confirmation>);
 
 struct Declaring {
     exchange: String,
@@ -231,7 +231,7 @@ impl Publisher {
             return Err(unsendable(reason));
         }
         let encoded = encoding::encode(&message).map_err(|error| unsendable(error.to_string()))?;
-        self.attribution.sent(tag, message.position);
+        let serial = self.attribution.sent(tag, message.position);
         let channel = self.messages.clone();
         self.sending.push(
             async move {
@@ -243,7 +243,7 @@ impl Publisher {
                     Ok(confirm) => confirm.await,
                     Err(error) => Err(error),
                 };
-                (tag, confirmation)
+                (serial, confirmation)
             }
             .boxed(),
         );
@@ -253,9 +253,9 @@ impl Publisher {
     /// Takes every confirm that is ready, which is what [`Attribution::settle`] relies on.
     fn take_confirms(&mut self, cx: &Context<'_>) -> Result<(), BrokerError> {
         let mut failure = None;
-        for (tag, confirmation) in drain_ready(&mut self.sending, cx) {
+        for (serial, confirmation) in drain_ready(&mut self.sending, cx) {
             let taken = match confirmation {
-                Ok(confirmation) => self.take_confirmation(tag, confirmation),
+                Ok(confirmation) => self.take_confirmation(serial, confirmation),
                 Err(source) if failure.is_none() => Err(self.lost(source)),
                 Err(_) => Ok(()),
             };
@@ -264,7 +264,7 @@ impl Publisher {
         failure.map_or(Ok(()), Err)
     }
 
-    fn take_confirmation(&mut self, tag: PublishTag, confirmation: Confirmation) -> Result<(), BrokerError> {
+    fn take_confirmation(&mut self, serial: Serial, confirmation: Confirmation) -> Result<(), BrokerError> {
         let (ack, carried) = match confirmation {
             Confirmation::Ack(carried) => (true, carried),
             Confirmation::Nack(carried) => (false, carried),
@@ -279,7 +279,7 @@ impl Publisher {
             })?),
         };
         self.attribution
-            .confirmed(tag, ack, carried)
+            .confirmed(serial, ack, carried)
             .map_err(|error| unexpected(format!("position {}", error.0)))
     }
 

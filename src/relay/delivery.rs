@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Fault, OnUnroutable, RelayOptions, backoff};
 use crate::{
-    admin::{Reporter, SourceState},
+    admin::{Reporter, SourceState, Unconfirmed},
     ledger::{Ledger, Limits, Progress, PublishTag, Refusal},
     outbox::{Message, Timestamp},
     rabbitmq::publisher::{Outcome, Publisher, PublisherEvent},
@@ -33,6 +33,9 @@ impl<'a> Delivery<'a> {
         options: &'a RelayOptions,
         report: &'a Reporter,
     ) -> Self {
+        // What an earlier connection had in flight is not any more.
+        report.in_flight(0);
+        report.oldest_unconfirmed(None);
         let limits = Limits { messages: options.in_flight_max, bytes: options.in_flight_bytes_max };
         Self {
             ledger: Ledger::new(options.ordering, limits, progress),
@@ -111,8 +114,18 @@ impl<'a> Delivery<'a> {
         }
         if count > 0 {
             self.report.published(count);
-            self.report.in_flight(self.ledger.len());
+            self.report_in_flight();
         }
+    }
+
+    fn report_in_flight(&self) {
+        self.report.in_flight(self.ledger.len());
+        self.report.oldest_unconfirmed(
+            self.ledger.oldest_unconfirmed().map(|(message, published)| Unconfirmed {
+                committed: message.committed_at.into(),
+                published,
+            }),
+        );
     }
 
     fn confirm_deadline(&self) -> Option<Instant> {
@@ -161,11 +174,7 @@ impl<'a> Delivery<'a> {
         self.report.confirmed(confirmed);
         self.report.nacked(nacked);
         self.report.returned(returned);
-        self.report.in_flight(self.ledger.len());
-        self.report_progress();
-    }
-
-    fn report_progress(&self) {
+        self.report_in_flight();
         let Progress { confirmed, position } = self.ledger.progress();
         if let Some(confirmed) = confirmed {
             self.report.confirmed_position(confirmed.lsn(), position);

@@ -55,7 +55,7 @@ pub enum Fault {
     },
     /// The slot was there, and is not any more.
     #[error(
-        "slot \"{slot}\" is gone though this process has streamed from it: rows committed after {} may not have been \
+        "slot \"{slot}\" is gone though this process has seen it: rows committed after {} may not have been \
          published. It is not made anew silently; find out who dropped it, publish what is missing from the table, \
          then start outboxd again",
         after(.progress)
@@ -102,6 +102,8 @@ impl Fault {
     /// Retry or stop: the one place that decides.
     pub fn verdict(&self) -> Verdict {
         match self {
+            // The row's fault, as with `InvalidRow`.
+            Fault::Broker(BrokerError::Unsendable { .. }) => Verdict::Halt,
             Fault::Replication(_)
             | Fault::Connect(_)
             | Fault::Catalog(_)
@@ -150,4 +152,18 @@ fn failures(checks: &[Check]) -> String {
     let failure =
         |check: &Check| check.failure().map(|problem| format!("{}: {}", problem.what, problem.cure));
     checks.iter().filter_map(failure).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Position;
+
+    #[test]
+    fn a_message_that_amqp_cannot_carry_halts_and_is_not_tried_for_ever() {
+        let position = Position { commit_lsn: Lsn(1), index: 0 };
+        let reason = "its headers are too large".to_owned();
+        let fault = Fault::Broker(BrokerError::Unsendable { position, reason });
+        assert_eq!(fault.verdict(), Verdict::Halt);
+    }
 }

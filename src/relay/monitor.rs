@@ -43,6 +43,8 @@ async fn watch(
     loop {
         if let Some(progress) = catalog::slot_progress(&client, slot).await? {
             let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
+            // Asked of the server: what the stream has brought so far says little while nobody reads it.
+            report.lag(progress.lag_bytes);
             report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
         }
         tokio::time::sleep(INTERVAL).await;

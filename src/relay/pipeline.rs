@@ -13,7 +13,7 @@ use super::{
     delivery::{CLOSE_TIMEOUT, Delivery, sleep_until},
 };
 use crate::{
-    admin::{Reporter, SourceState},
+    admin::{Reporter, Side, SourceState},
     ledger::{ConfirmedLsn, Progress},
     outbox::{Mapper, Mapping, OutboxRow, Timestamp},
     position::{Lsn, Position},
@@ -71,8 +71,6 @@ pub(super) struct Pipeline<'a> {
     reported: Option<ConfirmedLsn>,
     reported_at: Instant,
     reply_requested: bool,
-    /// The server's WAL end as last heard.
-    server_end: Lsn,
     listening_since: Option<Instant>,
 }
 
@@ -98,17 +96,17 @@ impl<'a> Pipeline<'a> {
             reported: None,
             reported_at: Instant::now(),
             reply_requested: false,
-            server_end: Lsn::ZERO,
             listening_since: None,
         }
     }
 
-    /// How far everything is settled; to be asked for after [`run`](Self::run) failed.
+    /// How far everything is settled.
     pub(super) fn progress(&self) -> Progress {
         self.delivery.ledger().progress()
     }
 
-    /// Streams until `shutdown`, then drains. On a fault the pipeline is to be dropped: recovery is crash-only.
+    /// Streams until `shutdown`, then drains. After a fault the pipeline is of no more use but for
+    /// [`abandon`](Self::abandon) or [`close`](Self::close).
     pub(super) async fn run(&mut self, shutdown: &mut Shutdown) -> Result<Drained, Fault> {
         self.delivery.enter(SourceState::Streaming);
         loop {
@@ -176,12 +174,8 @@ impl<'a> Pipeline<'a> {
 
     fn take(&mut self, event: ReplicationEvent) -> Result<(), Fault> {
         match event {
-            ReplicationEvent::WalData { wal_end, bytes, .. } => {
-                self.server_end = self.server_end.max(wal_end);
-                self.take_pgoutput(pgoutput::decode(bytes)?)
-            }
+            ReplicationEvent::WalData { bytes, .. } => self.take_pgoutput(pgoutput::decode(bytes)?),
             ReplicationEvent::Keepalive { wal_end, reply_requested } => {
-                self.server_end = self.server_end.max(wal_end);
                 self.reply_requested |= reply_requested;
                 // Between two transactions everything that commits before `wal_end` has arrived, so an idle slot
                 // advances although nothing was published.
@@ -256,7 +250,11 @@ impl<'a> Pipeline<'a> {
     }
 
     fn halt(&mut self, fault: Fault) {
-        self.intake = Intake::Halting { fault, deadline: Instant::now() + self.options.confirm_timeout };
+        let mut deadline = Instant::now() + self.options.confirm_timeout;
+        if let Intake::Draining { deadline: drained_by } = self.intake {
+            deadline = deadline.min(drained_by);
+        }
+        self.intake = Intake::Halting { fault, deadline };
     }
 
     /// Tells PostgreSQL the confirmed position: when it asks, after progress but not more often than
@@ -266,14 +264,15 @@ impl<'a> Pipeline<'a> {
         if !self.reply_requested && now < self.next_status() {
             return Ok(());
         }
-        let confirmed = self.delivery.ledger().progress().confirmed;
+        let Progress { confirmed, position } = self.progress();
         // Without progress the server is asked for a sign of life, see `server_fell_silent`.
         self.stream.send_status(confirmed, !self.progressed()).await?;
         self.reported = confirmed;
         self.reported_at = now;
         self.reply_requested = false;
         if let Some(confirmed) = confirmed {
-            self.report.lag(self.server_end.bytes_since(confirmed.lsn()));
+            // Also an idle slot advances.
+            self.report.confirmed_position(confirmed.lsn(), position);
         }
         Ok(())
     }
@@ -308,6 +307,25 @@ impl<'a> Pipeline<'a> {
             Intake::Open => self.next_status(),
             Intake::Draining { deadline } | Intake::Halting { deadline, .. } => {
                 self.next_status().min(*deadline)
+            }
+        }
+    }
+
+    /// Gives up after one side failed, so that the next attempt repeats as little as can be: PostgreSQL still learns
+    /// what is confirmed, and has the slot free at once; the broker is heard out on what it already has. Within
+    /// [`CLOSE_TIMEOUT`].
+    pub(super) async fn abandon(mut self, failed: Side) -> Progress {
+        match failed {
+            Side::Rabbitmq => {
+                let progress = self.progress();
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.finish(progress.confirmed)).await;
+                progress
+            }
+            Side::Postgres => {
+                let hear_out =
+                    async { while self.delivery.can_settle() && self.delivery.next().await.is_ok() {} };
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, hear_out).await;
+                self.progress()
             }
         }
     }

@@ -116,8 +116,14 @@ struct Connected {
 
 /// A slot of one's own: streaming from it, or about to be made from the backlog.
 enum Acquired {
-    Stream(ReplicationStream),
+    Stream(Streaming),
     Backlog(Backlog),
+}
+
+/// The slot's stream, and what the slot had confirmed just before it began.
+struct Streaming {
+    stream: ReplicationStream,
+    flushed: Option<Lsn>,
 }
 
 impl Attempt<'_> {
@@ -146,9 +152,11 @@ impl Attempt<'_> {
                 }
             }
         };
-        known.slot_seen |= matches!(acquired, Acquired::Stream(_));
-        let stream = match acquired {
-            Acquired::Stream(stream) => stream,
+        let Streaming { stream, flushed } = match acquired {
+            Acquired::Stream(streaming) => {
+                known.slot_seen = true;
+                streaming
+            }
             Acquired::Backlog(backlog) => {
                 let backfill = publish_backlog(backlog, &mut delivery, mapping, relay, self.report, shutdown);
                 match backfill.await? {
@@ -164,16 +172,22 @@ impl Attempt<'_> {
             }
         };
 
+        // The slot may be ahead of us, when another instance had it; and at first the server's keepalives are behind the
+        // slot, because decoding begins at its restart_lsn. Neither may take what we report back to before the slot:
+        // servers without the fix of August 2025 (LogicalConfirmReceivedLocation, slot.c) would follow.
+        if let Some(flushed) = flushed {
+            delivery.ledger_mut().reached(flushed);
+        }
         let table = StreamedTable::new(database.table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
-        let drained = pipeline.run(shutdown).await;
+        let drained = match pipeline.run(shutdown).await {
+            Err(fault) if fault.verdict() == Verdict::Again => {
+                known.progress = pipeline.abandon(fault.side()).await;
+                return Err(fault);
+            }
+            drained => drained,
+        };
         known.progress = pipeline.progress();
-        if let Err(fault) = &drained
-            && fault.verdict() == Verdict::Again
-        {
-            // Crash-only: the links are dropped as they are.
-            return drained.map(|_| Ended::Drained);
-        }
         if let Err(fault) = pipeline.close().await {
             tracing::warn!(
                 source = self.source.name,
@@ -216,6 +230,7 @@ impl Attempt<'_> {
         let Some(table) = facts.table.filter(|_| checks.iter().all(|check| check.failure().is_none())) else {
             return Err(Fault::Preflight(checks));
         };
+        known.slot_seen |= slot_exists;
         // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
         if facts.publication.is_none() {
             catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
@@ -275,11 +290,13 @@ impl Attempt<'_> {
 
     async fn start(
         &self,
-        connection: ReplicationConnection,
+        mut connection: ReplicationConnection,
         from: Lsn,
-    ) -> Result<ReplicationStream, (Option<ReplicationConnection>, ReplicationError)> {
+    ) -> Result<Streaming, (Option<ReplicationConnection>, ReplicationError)> {
         let SourceDatabase { slot, publication, .. } = &self.source.database;
-        connection.start(slot, publication, from).await
+        let flushed = connection.confirmed_flush(slot).await.map_err(|error| (None, error))?;
+        let stream = connection.start(slot, publication, from).await?;
+        Ok(Streaming { stream, flushed })
     }
 
     async fn make_slot(&self, connection: ReplicationConnection) -> Result<Acquired, Fault> {
@@ -295,8 +312,8 @@ impl Attempt<'_> {
                     Ok(()) | Err(CatalogError::SlotExists(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
-                let stream = self.start(connection, Lsn::ZERO).await.map_err(|(_, error)| error)?;
-                Ok(Acquired::Stream(stream))
+                let streaming = self.start(connection, Lsn::ZERO).await.map_err(|(_, error)| error)?;
+                Ok(Acquired::Stream(streaming))
             }
         }
     }
@@ -308,6 +325,7 @@ const OBJECT_IN_USE: &str = "55006";
 impl Known {
     /// Compares the server with the one that progress was made with.
     fn meet(&mut self, server: SystemIdentity, source: &str) {
+        let end = server.xlogpos;
         let server = (server.system_id, server.timeline);
         if let Some(before) = &self.server
             && *before != server
@@ -319,6 +337,54 @@ impl Known {
             );
             self.progress = Progress::default();
         }
+        // A copy of the data directory was put back: same names, another history.
+        if let Some(confirmed) = self.progress.confirmed.filter(|confirmed| confirmed.lsn() > end) {
+            tracing::warn!(
+                source,
+                "the server's WAL ends at {end}, before {} which was confirmed already: it was set back to an older \
+                 state; going on from what its slot says",
+                confirmed.lsn()
+            );
+            self.progress = Progress::default();
+        }
         self.server = Some(server);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Ledger, Limits, Ordering};
+
+    fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SystemIdentity {
+        SystemIdentity { system_id: system_id.to_owned(), timeline, xlogpos: Lsn(xlogpos), database: None }
+    }
+
+    /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
+    fn known() -> Known {
+        let limits = Limits { messages: 1, bytes: 1 };
+        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, Progress::default());
+        ledger.reached(Lsn(100));
+        let server = Some(("A".to_owned(), 1));
+        Known { server, progress: ledger.progress(), slot_seen: true }
+    }
+
+    #[test]
+    fn progress_holds_on_the_same_server_and_not_on_another_nor_after_a_promotion() {
+        for (server, holds) in
+            [(server("A", 1, 100), true), (server("B", 1, 900), false), (server("A", 2, 900), false)]
+        {
+            let mut known = known();
+            known.meet(server.clone(), "orders");
+            assert_eq!(known.progress.confirmed.is_some(), holds, "{server:?}");
+            assert!(known.slot_seen);
+        }
+    }
+
+    #[test]
+    fn a_server_set_back_to_an_older_copy_of_itself_does_not_lose_what_it_writes_next() {
+        let mut known = known();
+        known.meet(server("A", 1, 99), "orders");
+        assert_eq!(known.progress, Progress::default());
     }
 }

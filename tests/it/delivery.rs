@@ -13,3 +13,24 @@ async fn every_committed_row_arrives_once_in_order_and_no_rolled_back_one() {
     stage.verdict().await.assert_delivered(0);
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
+
+#[tokio::test]
+async fn a_lost_replication_connection_repeats_nothing_that_the_broker_has() {
+    let mut stage = Stage::shared("walsender_ends").await;
+    stage.workload.transactions = 1500;
+    stage.consume().await;
+    let mut daemon = stage.relay().await;
+    let client = stage.client().await;
+    let end_walsender =
+        "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE slot_name = $1";
+    let disturb = async {
+        let mut ended = 0;
+        while ended < 4 {
+            ended += client.query_one(end_walsender, &[&stage.slot()]).await.expect("asked").get::<_, i64>(0);
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        }
+    };
+    tokio::join!(stage.write(), disturb);
+    stage.verdict().await.assert_delivered(0);
+    assert!(daemon.sigterm(PATIENCE).await.success());
+}

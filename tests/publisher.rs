@@ -365,7 +365,7 @@ async fn headers_fit_up_to_the_limit_and_are_refused_above_it() {
     assert_eq!(outcomes(&mut publisher, 1).await[&1], Outcome::Confirmed);
     publisher.publish(PublishTag(2), with_size(HEADER_FRAME_MAX + 1));
     let error = error(&mut publisher).await;
-    assert!(matches!(error, BrokerError::Unsendable { .. }) && !error.is_retryable(), "{error}");
+    assert!(matches!(error, BrokerError::Unsendable { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -386,7 +386,6 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
     let BrokerError::Declare { error: declare, .. } = &failure else { panic!("{failure}") };
     assert_eq!(declare.fault, DeclareFault::Different);
     assert!(failure.to_string().contains(&taken) && declare.cure().contains("message.exchange"), "{failure}");
-    assert!(!failure.is_retryable());
 
     // Used as it is when nothing is to be declared.
     let mut publisher = broker.publisher(&BrokerOptions { declare: false, ..broker.options() }).await;
@@ -411,7 +410,7 @@ async fn an_exchange_deleted_under_way_closes_the_channel_and_is_retryable() {
     }
     let failure = error(&mut publisher).await;
     assert!(matches!(failure, BrokerError::ChannelClosed { code: 404, .. }), "{failure:?}");
-    assert!(failure.is_retryable() && failure.to_string().contains(&exchange_name), "{failure}");
+    assert!(failure.to_string().contains(&exchange_name), "{failure}");
 }
 
 #[tokio::test]
@@ -551,7 +550,7 @@ async fn a_closed_connection_is_noticed_in_flight_and_when_idle() {
     let (_, busy, idle) = tokio::join!(killing, error(&mut busy), error(&mut idle));
     for error in [busy, idle] {
         assert!(matches!(error, BrokerError::ConnectionClosed { code: 320, .. }), "{error:?}");
-        assert!(error.is_retryable() && error.to_string().contains("operator says so"), "{error}");
+        assert!(error.to_string().contains("operator says so"), "{error}");
     }
 }
 
@@ -624,7 +623,7 @@ async fn a_silent_or_cut_link_is_noticed_in_flight_and_when_idle() {
             }
             let begun = Instant::now();
             let failure = error(&mut publisher).await;
-            assert!(matches!(failure, BrokerError::Lost { .. }) && failure.is_retryable(), "{failure:?}");
+            assert!(matches!(failure, BrokerError::Lost { .. }), "{failure:?}");
             assert!(begun.elapsed() < Duration::from_secs(10), "{link:?}: {:?}", begun.elapsed());
             // Said again when asked again.
             assert_eq!(error(&mut publisher).await.to_string(), failure.to_string());

@@ -155,29 +155,6 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
-    /// Whether another attempt may succeed without anybody changing the configuration or the topology.
-    ///
-    /// A refused login or vhost counts: brokers import their users and vhosts while they start.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::InvalidUrl(_) | Self::NoUrl | Self::Certificates(_) | Self::Unsendable { .. } => false,
-            Self::Declare { error, .. } => {
-                matches!(error.fault, DeclareFault::Failed | DeclareFault::Missing)
-            }
-            Self::NoneUsable { tried } => tried.iter().any(Self::is_retryable),
-            Self::Unreachable { .. }
-            | Self::TimedOut { .. }
-            | Self::Tls { .. }
-            | Self::LoginRefused { .. }
-            | Self::VhostRefused { .. }
-            | Self::Handshake { .. }
-            | Self::ChannelClosed { .. }
-            | Self::ConnectionClosed { .. }
-            | Self::Lost { .. }
-            | Self::UnexpectedReturn { .. } => true,
-        }
-    }
-
     /// The verdict on an error of lapin's once the connection was open.
     pub(super) fn after_open(at: &Endpoint, source: lapin::Error) -> Self {
         let at = at.clone();

@@ -19,22 +19,22 @@ use crate::{
 pub enum Fault {
     /// The replication connection.
     #[error(transparent)]
-    Replication(#[from] ReplicationError),
+    Replication(Box<ReplicationError>),
     /// The SQL connection could not be made.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(Box<ConnectError>),
     /// A look into the catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     /// The backlog could not be read.
     #[error(transparent)]
-    Backlog(#[from] BacklogError),
+    Backlog(Box<BacklogError>),
     /// The database is not as it must be.
     #[error("{}", failures(.0))]
     Preflight(Vec<Check>),
     /// The broker's side.
     #[error(transparent)]
-    Broker(#[from] BrokerError),
+    Broker(Box<BrokerError>),
     /// PostgreSQL sent what is not pgoutput.
     #[error("PostgreSQL sent what outboxd cannot read; please report it")]
     Decode(#[from] DecodeError),
@@ -52,6 +52,19 @@ pub enum Fault {
     ServerSilent {
         /// How long.
         for_at_least: Duration,
+    },
+    /// PostgreSQL is shutting down, which waits for whoever streams to confirm everything.
+    #[error("PostgreSQL is shutting down")]
+    ServerEnding,
+    /// The servers answer, but not to everything that has to be done before streaming.
+    #[error(
+        "connecting and looking around took longer than {} s: see what PostgreSQL is waiting for (pg_stat_activity, \
+         application_name outboxd...)",
+        after.as_secs()
+    )]
+    ConnectTimeout {
+        /// The limit.
+        after: Duration,
     },
     /// The slot was there, and is not any more.
     #[error(
@@ -103,7 +116,7 @@ impl Fault {
     pub fn verdict(&self) -> Verdict {
         match self {
             // The row's fault, as with `InvalidRow`.
-            Fault::Broker(BrokerError::Unsendable { .. }) => Verdict::Halt,
+            Fault::Broker(error) if matches!(**error, BrokerError::Unsendable { .. }) => Verdict::Halt,
             Fault::Replication(_)
             | Fault::Connect(_)
             | Fault::Catalog(_)
@@ -112,7 +125,9 @@ impl Fault {
             | Fault::Decode(_)
             | Fault::Protocol(_)
             | Fault::ConfirmTimeout { .. }
-            | Fault::ServerSilent { .. } => Verdict::Again,
+            | Fault::ServerSilent { .. }
+            | Fault::ServerEnding
+            | Fault::ConnectTimeout { .. } => Verdict::Again,
             // What is wrong with a database can be mended while we wait.
             Fault::Preflight(_) => Verdict::Again,
             Fault::SlotGone { .. } | Fault::SlotLost { .. } | Fault::Mapping(_) | Fault::InvalidRow(_) => {
@@ -141,6 +156,19 @@ impl Fault {
     }
 }
 
+/// Boxed, for they are large, and a `Fault` is what every step of the loop may return.
+macro_rules! boxed {
+    ($($variant:ident($error:ty)),*) => {
+        $(impl From<$error> for Fault {
+            fn from(error: $error) -> Self {
+                Fault::$variant(Box::new(error))
+            }
+        })*
+    };
+}
+
+boxed!(Replication(ReplicationError), Connect(ConnectError), Backlog(BacklogError), Broker(BrokerError));
+
 fn after(progress: &Progress) -> String {
     match progress.confirmed {
         Some(confirmed) => confirmed.lsn().to_string(),
@@ -163,7 +191,7 @@ mod tests {
     fn a_message_that_amqp_cannot_carry_halts_and_is_not_tried_for_ever() {
         let position = Position { commit_lsn: Lsn(1), index: 0 };
         let reason = "its headers are too large".to_owned();
-        let fault = Fault::Broker(BrokerError::Unsendable { position, reason });
+        let fault = Fault::from(BrokerError::Unsendable { position, reason });
         assert_eq!(fault.verdict(), Verdict::Halt);
     }
 }

@@ -1,44 +1,70 @@
-//! Watches one source's slot from the outside, on an SQL connection of its own, for metrics and status only.
+//! Watches one source's server from the outside, on an SQL connection of its own: for metrics and status, and to notice a
+//! shutdown.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
     admin::Reporter,
-    postgres::{SourceDatabase, catalog, endpoint::Endpoint},
+    postgres::{
+        SourceDatabase,
+        catalog::{self, CatalogError},
+        endpoint::Endpoint,
+        error::ConnectError,
+    },
 };
 
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Sooner after a failure: it may be the server's shutdown.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// SQLSTATE of "the database system is shutting down", and of "starting up".
+const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// Ends when dropped.
-pub(super) struct Monitor(JoinHandle<()>);
+pub(super) struct Monitor {
+    task: JoinHandle<()>,
+    server_ending: Arc<Notify>,
+}
 
 impl Monitor {
     pub(super) fn start(database: &SourceDatabase, report: &Reporter) -> Self {
-        let (endpoint, slot, report) = (database.endpoint.clone(), database.slot.clone(), report.clone());
-        Self(tokio::spawn(async move {
-            loop {
-                if let Err(error) = watch(&endpoint, &slot, &report).await {
-                    tracing::debug!(source = report.name(), %error, "the slot could not be looked at; trying again");
-                }
-                tokio::time::sleep(INTERVAL).await;
-            }
-        }))
+        let server_ending = Arc::new(Notify::new());
+        let task =
+            watch(database.endpoint.clone(), database.slot.clone(), report.clone(), server_ending.clone());
+        Self { task: tokio::spawn(task), server_ending }
+    }
+
+    /// Waits until the server shuts down. A fast shutdown waits for walsenders until all WAL is confirmed, and tells
+    /// them nothing (`WalSndDone`, walsender.c): with a broker that takes nothing it would wait for ever, kept alive
+    /// by our own status updates. Cancel-safe.
+    pub(super) async fn server_ending(&self) {
+        self.server_ending.notified().await;
     }
 }
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
-async fn watch(
+async fn watch(endpoint: Endpoint, slot: String, report: Reporter, server_ending: Arc<Notify>) {
+    loop {
+        let Err(error) = report_slot(&endpoint, &slot, &report).await;
+        if matches!(&error, Unwatched::Connect(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW)) {
+            server_ending.notify_one();
+        }
+        tracing::debug!(source = report.name(), %error, "the slot could not be looked at; trying again");
+        tokio::time::sleep(AFTER_FAILURE).await;
+    }
+}
+
+async fn report_slot(
     endpoint: &Endpoint,
     slot: &str,
     report: &Reporter,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<std::convert::Infallible, Unwatched> {
     let client = endpoint.connect_sql("outboxd monitor").await?;
     loop {
         if let Some(progress) = catalog::slot_progress(&client, slot).await? {
@@ -47,6 +73,25 @@ async fn watch(
             report.lag(progress.lag_bytes);
             report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = closed(&client) => {}
+        }
     }
+}
+
+/// Waits until the connection is closed, so that a shutdown is noticed at once.
+async fn closed(client: &tokio_postgres::Client) {
+    while !client.is_closed() {
+        tokio::time::sleep(AFTER_FAILURE).await;
+    }
+}
+
+/// Why nothing can be seen.
+#[derive(Debug, thiserror::Error)]
+enum Unwatched {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
 }

@@ -11,6 +11,7 @@ use std::{
 use super::{
     Fault, OnInvalid, RelayOptions, Shutdown, StreamedTable,
     delivery::{CLOSE_TIMEOUT, Delivery, sleep_until},
+    monitor::Monitor,
 };
 use crate::{
     admin::{Reporter, Side, SourceState},
@@ -107,7 +108,7 @@ impl<'a> Pipeline<'a> {
 
     /// Streams until `shutdown`, then drains. After a fault the pipeline is of no more use but for
     /// [`abandon`](Self::abandon) or [`close`](Self::close).
-    pub(super) async fn run(&mut self, shutdown: &mut Shutdown) -> Result<Drained, Fault> {
+    pub(super) async fn run(&mut self, shutdown: &mut Shutdown, monitor: &Monitor) -> Result<Drained, Fault> {
         self.delivery.enter(SourceState::Streaming);
         loop {
             if let Some(drained) = self.intake_ended()? {
@@ -129,6 +130,7 @@ impl<'a> Pipeline<'a> {
                     self.take(event?)?;
                     self.take_what_is_ready()?;
                 }
+                () = monitor.server_ending() => return Err(Fault::ServerEnding),
                 () = sleep_until(Some(wake)) => {}
             }
         }
@@ -311,23 +313,18 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Gives up after one side failed, so that the next attempt repeats as little as can be: PostgreSQL still learns
-    /// what is confirmed, and has the slot free at once; the broker is heard out on what it already has. Within
-    /// [`CLOSE_TIMEOUT`].
+    /// Gives up after one side failed, so that the next attempt repeats as little as can be: the broker is heard out on
+    /// what it already has, PostgreSQL learns what is confirmed and has the slot free at once. Each, if it still
+    /// answers, within [`CLOSE_TIMEOUT`].
     pub(super) async fn abandon(mut self, failed: Side) -> Progress {
-        match failed {
-            Side::Rabbitmq => {
-                let progress = self.progress();
-                let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.finish(progress.confirmed)).await;
-                progress
-            }
-            Side::Postgres => {
-                let hear_out =
-                    async { while self.delivery.can_settle() && self.delivery.next().await.is_ok() {} };
-                let _ = tokio::time::timeout(CLOSE_TIMEOUT, hear_out).await;
-                self.progress()
-            }
+        if failed == Side::Postgres {
+            let hear_out =
+                async { while self.delivery.can_settle() && self.delivery.next().await.is_ok() {} };
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, hear_out).await;
         }
+        let progress = self.progress();
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.finish(progress.confirmed)).await;
+        progress
     }
 
     /// Ends both connections in good order: when this returns `Ok`, PostgreSQL has taken in the confirmed position.

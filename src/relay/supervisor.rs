@@ -66,6 +66,10 @@ struct Known {
 /// How often a standby asks for the slot. Half a second keeps the takeover well within two.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long the way to the slot may take. Each connection has a limit of its own; this is for a server that takes
+/// connections and then hangs, or that waits for a lock.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Relays one source until `shutdown`; returns only then.
 pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown) -> Ended {
     let mut known = Known::default();
@@ -117,7 +121,7 @@ struct Connected {
 /// A slot of one's own: streaming from it, or about to be made from the backlog.
 enum Acquired {
     Stream(Streaming),
-    Backlog(Backlog),
+    Backlog(Box<Backlog>),
 }
 
 /// The slot's stream, and what the slot had confirmed just before it began.
@@ -131,9 +135,11 @@ impl Attempt<'_> {
         let Source { database, mapping, relay, .. } = self.source;
         let Connected { connection, publisher, table, slot_exists } = tokio::select! {
             _ = shutdown.requested() => return Ok(Ended::Drained),
-            connected = self.connect(known) => connected?,
+            connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(known)) => {
+                connected.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??
+            }
         };
-        let _monitor = Monitor::start(database, self.report);
+        let monitor = Monitor::start(database, self.report);
         let mut delivery = Delivery::new(publisher, known.progress, relay, self.report);
 
         let acquired = {
@@ -158,7 +164,8 @@ impl Attempt<'_> {
                 streaming
             }
             Acquired::Backlog(backlog) => {
-                let backfill = publish_backlog(backlog, &mut delivery, mapping, relay, self.report, shutdown);
+                let backfill =
+                    publish_backlog(*backlog, &mut delivery, mapping, relay, self.report, shutdown);
                 match backfill.await? {
                     Backfilled::Done(connection) => {
                         known.slot_seen = true;
@@ -180,7 +187,7 @@ impl Attempt<'_> {
         }
         let table = StreamedTable::new(database.table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
-        let drained = match pipeline.run(shutdown).await {
+        let drained = match pipeline.run(shutdown, &monitor).await {
             Err(fault) if fault.verdict() == Verdict::Again => {
                 known.progress = pipeline.abandon(fault.side()).await;
                 return Err(fault);
@@ -258,10 +265,11 @@ impl Attempt<'_> {
             if !slot_exists {
                 match self.make_slot(connection).await {
                     Ok(acquired) => return Ok(acquired),
-                    Err(Fault::Backlog(BacklogError::AlreadyThere(_))) => slot_exists = true,
-                    Err(Fault::Backlog(busy @ BacklogError::Busy(_))) => {
-                        self.stand_by(busy.to_string()).await
-                    }
+                    Err(Fault::Backlog(error)) => match *error {
+                        BacklogError::AlreadyThere(_) => slot_exists = true,
+                        BacklogError::Busy(_) => self.stand_by(error.to_string()).await,
+                        _ => return Err(Fault::Backlog(error)),
+                    },
                     Err(fault) => return Err(fault),
                 }
                 connection = self.replication_connection().await?;
@@ -305,7 +313,7 @@ impl Attempt<'_> {
         match relay.backlog {
             BacklogPolicy::Publish => {
                 let backlog = Backlog::begin(connection, sql, database, &mapping.columns).await?;
-                Ok(Acquired::Backlog(backlog))
+                Ok(Acquired::Backlog(Box::new(backlog)))
             }
             BacklogPolicy::Skip => {
                 match catalog::create_slot(&sql, &database.slot).await {

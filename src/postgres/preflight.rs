@@ -45,7 +45,7 @@ pub struct Problem {
 }
 
 impl Check {
-    fn passed(name: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn passed(name: &'static str, detail: impl Into<String>) -> Self {
         Check { name, verdict: Verdict::Passed(detail.into()) }
     }
 
@@ -53,7 +53,7 @@ impl Check {
         Check { name, verdict: Verdict::Warning(Problem { what: what.into(), cure: cure.into() }) }
     }
 
-    fn failed(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
+    pub(super) fn failed(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
         Check { name, verdict: Verdict::Failed(Problem { what: what.into(), cure: cure.into() }) }
     }
 

@@ -210,6 +210,10 @@ impl From<tokio_postgres::Error> for WireError {
         if error.is_closed() {
             return WireError::Closed { mid_message: false };
         }
+        // Only its text tells it from other errors of the configuration (`authenticate` in its connect_raw.rs).
+        if std::error::Error::source(&error).is_some_and(|source| source.to_string() == "password missing") {
+            return WireError::Authentication(AuthenticationError::PasswordMissing);
+        }
         let is_io = std::error::Error::source(&error).is_some_and(|source| source.is::<io::Error>());
         if !is_io {
             return WireError::Sql(error);

@@ -34,7 +34,7 @@ pub(super) async fn online(settings: &Settings) -> Vec<Section> {
     });
     let broker = rabbitmq::inspection::inspect(&settings.broker, APPLICATION_NAME);
     let (mut sections, broker) = join(join_all(sources), broker).await;
-    sections.push(Section::new(RABBITMQ, broker));
+    sections.push(Section::new(BROKER, broker));
     sections
 }
 
@@ -53,15 +53,15 @@ fn offline(settings: &Settings) -> Vec<Section> {
         Line::passed("configuration", subscriptions(&settings.broker)),
         rabbitmq::inspection::validate_tls(&settings.broker).into(),
     ];
-    sources.chain([Section::new(RABBITMQ, broker)]).collect()
+    sources.chain([Section::new(BROKER, broker)]).collect()
 }
 
 fn subscriptions(broker: &BrokerOptions) -> String {
     format!("valid, {} subscriptions", broker.subscriptions.len())
 }
 
-/// The broker's section.
-pub(super) const RABBITMQ: &str = "RabbitMQ";
+/// The section that is nobody's source.
+pub(super) const BROKER: &str = "broker";
 
 /// A source's section.
 pub(super) fn title(name: &str, source: &Source) -> String {

@@ -101,7 +101,7 @@ pub(super) fn conclusion(sections: &[Section]) -> (String, Result<(), Failure>) 
     let lines = || sections.iter().flat_map(|section| &section.lines);
     let failed = lines().filter(|line| line.has_failed()).count();
     let warnings = lines().filter(|line| matches!(line.verdict, Verdict::Warning(_))).count();
-    let text = format!("{} checks: {failed} failed, {warnings} warnings\n", lines().count());
+    let text = format!("{} checks; failed: {failed}, warnings: {warnings}\n", lines().count());
     let result = match failed {
         0 => Ok(()),
         _ => Err(Failure::Runtime(format!("{failed} of {} checks failed", lines().count()))),
@@ -131,7 +131,7 @@ mod tests {
         );
         assert_eq!(sections[0].to_string(), expected);
         let (text, result) = conclusion(&sections);
-        assert_eq!(text, "3 checks: 1 failed, 1 warnings\n");
+        assert_eq!(text, "3 checks; failed: 1, warnings: 1\n");
         assert_eq!(result, Err(Failure::Runtime("1 of 3 checks failed".into())));
         let [section] = sections;
         assert_eq!(section.failures().to_string().lines().count(), 4);

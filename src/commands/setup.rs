@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::{
     Failure, answer,
-    check::{self, RABBITMQ, title},
+    check::{self, BROKER, title},
     checklist::{Line, Section, conclusion},
 };
 use crate::{
@@ -49,7 +49,7 @@ pub(super) async fn run(mut settings: Settings, options: &Setup) -> Result<(), F
 
     // Queues before slots: a slot without them would only gather WAL.
     let topology = rabbitmq::inspection::establish(&settings.broker, APPLICATION_NAME).await;
-    let mut sections = vec![Section::new(RABBITMQ, topology)];
+    let mut sections = vec![Section::new(BROKER, topology)];
     answer(&sections[0].to_string())?;
     if sections[0].has_failed() {
         return conclusion(&sections).1;
@@ -151,7 +151,7 @@ fn scripts(settings: &Settings) -> String {
     let needed = topology::plan(&settings.broker.subscriptions);
     if !needed.is_empty() {
         let by = if settings.broker.declare { "`run` declares it" } else { "`outboxd setup` declares it" };
-        text += &comment(&format!("==== {RABBITMQ}: {by} ===="));
+        text += &comment(&format!("==== {BROKER}: {by} ===="));
         text.extend(needed.iter().map(|declaration| comment(&declaration.to_string())));
     }
     text

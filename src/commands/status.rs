@@ -1,6 +1,6 @@
 //! `outboxd status`: asks the running daemon's `/status` and shows the answer as a table.
 //!
-//! Without a daemon that answers, the databases tell how far it got ([`Slots`]). The broker is not asked.
+//! Without a daemon that answers, the databases tell how far it got. The broker is not asked.
 
 use super::{
     Failure, answer,

@@ -72,19 +72,23 @@ pub enum Command {
 
     /// Create publication, slot and RabbitMQ topology
     ///
-    /// Creates what is missing and leaves alone what is there, so it can be repeated.
+    /// Creates what is missing and leaves alone what is there, so it can be repeated. Creates nothing when a check fails.
+    /// postgres.create = false and rabbitmq.declare = false concern `run`, not this. With backlog = "publish" a table
+    /// that has rows gets its slot from `run`, which publishes them first.
     Setup(Setup),
 
     /// Drop one source's slot and publication
     ///
     /// A slot that nobody reads makes PostgreSQL keep WAL until the disk is full, so drop it when a source is retired.
-    /// The outbox table and everything in RabbitMQ stay.
+    /// The outbox table and everything in RabbitMQ stay. Stop outboxd first. A source that is not in the configuration
+    /// is a bad command line.
     Teardown(Teardown),
 
     /// Show what the running daemon does
     ///
     /// Asks the admin endpoint of the daemon that uses the same configuration file, and prints for every source its
-    /// state, position, lag, the WAL that its slot holds back, and the messages in flight and parked.
+    /// state, position, lag, the WAL that its slot holds back, and the messages in flight and parked. When no daemon
+    /// answers, prints what the databases know of the slots, and exits with 1.
     Status(Status),
 
     /// Print the DDL of the outbox and inbox tables
@@ -120,7 +124,7 @@ pub struct Teardown {
 /// Options of `status`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Status {
-    /// Print the daemon's JSON as it is
+    /// Print JSON: the daemon's own, as it is
     #[arg(long)]
     pub json: bool,
 }

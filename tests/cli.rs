@@ -111,7 +111,6 @@ fn bad_log_levels_are_bad_configuration() {
 }
 
 #[test]
-#[ignore = "until the settings are read"]
 fn a_missing_configuration_file_is_bad_configuration() {
     for command in [&["run"][..], &["check"], &["setup"], &["status"], &["teardown", "--source", "orders"]] {
         let arguments = [&["--config", "/nonexistent/outboxd.toml"], command].concat();

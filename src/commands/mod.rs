@@ -3,10 +3,13 @@
 //! A command returns its [`Failure`]; only the binary prints it and exits.
 
 mod check;
+mod checklist;
 mod run;
 mod schema;
 mod setup;
+mod slots;
 mod status;
+mod table;
 mod teardown;
 
 use crate::{
@@ -23,6 +26,8 @@ use std::{
 /// Why a command did not do what it was asked to. The text is complete: what happened, where, and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
+    /// An argument is wrong that only the configuration shows to be so.
+    CommandLine(String),
     /// The configuration is wrong; starting again without changing it is of no use.
     Configuration(String),
     /// Something outside is; trying again may help.
@@ -44,6 +49,7 @@ impl Failure {
     pub fn exit_status(&self) -> u8 {
         match self {
             Failure::Runtime(_) => 1,
+            Failure::CommandLine(_) => 2,
             Failure::Configuration(_) => 78,
         }
     }
@@ -51,7 +57,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Failure::Configuration(text) | Failure::Runtime(text)) = self;
+        let (Failure::CommandLine(text) | Failure::Configuration(text) | Failure::Runtime(text)) = self;
         f.write_str(text)
     }
 }

@@ -1,8 +1,158 @@
-//! PLACEHOLDER, to be replaced: `outboxd setup`.
+//! `outboxd setup`: publication, slot and RabbitMQ topology. Nothing is created unless everything can be, and what is
+//! there is left alone, so that it can be repeated.
+//!
+//! Whoever calls it wants things created: `postgres.create` and `rabbitmq.declare` say what `run` may do.
 
-use super::Failure;
-use crate::{cli::Setup, settings::Settings};
+use std::collections::HashSet;
 
-pub(super) async fn run(_settings: Settings, _options: &Setup) -> Result<(), Failure> {
-    Err(Failure::Runtime("'setup' is not available in this version".to_owned()))
+use super::{
+    Failure, answer,
+    check::{self, BROKER, title},
+    checklist::{Line, Section, conclusion},
+};
+use crate::{
+    cli::Setup,
+    postgres::{
+        SourceDatabase,
+        backlog::{self, BacklogError},
+        catalog::{self, CatalogError, TableFacts},
+        dba_script::{self, SlotMaker, comment},
+        replication::ReplicationConnection,
+    },
+    rabbitmq::{self, topology},
+    relay::BacklogPolicy,
+    settings::{Settings, Source},
+};
+
+const APPLICATION_NAME: &str = "outboxd setup";
+
+pub(super) async fn run(mut settings: Settings, options: &Setup) -> Result<(), Failure> {
+    if options.print_sql {
+        return answer(&scripts(&settings));
+    }
+    let may_run_create: HashSet<String> = settings
+        .sources
+        .iter_mut()
+        .filter_map(|(name, source)| {
+            std::mem::replace(&mut source.database.create, true).then(|| name.clone())
+        })
+        .collect();
+    settings.broker.declare = true;
+
+    let checked = check::online(&settings).await;
+    let (_, result) = conclusion(&checked);
+    if result.is_err() {
+        let failed = checked.into_iter().filter(Section::has_failed).map(Section::failures);
+        answer(&failed.map(|section| section.to_string()).collect::<String>())?;
+        return Err(Failure::Runtime("nothing has been created: mend the above first".to_owned()));
+    }
+
+    // Queues before slots: a slot without them would only gather WAL.
+    let topology = rabbitmq::inspection::establish(&settings.broker, APPLICATION_NAME).await;
+    let mut sections = vec![Section::new(BROKER, topology)];
+    answer(&sections[0].to_string())?;
+    if sections[0].has_failed() {
+        return conclusion(&sections).1;
+    }
+    for (name, source) in &settings.sources {
+        let section = Section::new(title(name, source), create(source, may_run_create.contains(name)).await);
+        // Each at once, for the next one may have to wait.
+        answer(&section.to_string())?;
+        sections.push(section);
+    }
+    conclusion(&sections).1
+}
+
+async fn create(source: &Source, may_run_create: bool) -> Vec<Line> {
+    let database = &source.database;
+    let publication = match publication(database).await {
+        Ok(publication) => publication,
+        Err(error) => return vec![Line::error("publication", &*error)],
+    };
+    let made = slot(source, may_run_create).await;
+    vec![publication, made.unwrap_or_else(|error| Line::error("slot", &*error))]
+}
+
+type Step = Result<Line, Box<dyn std::error::Error>>;
+
+/// Made before the slot: when WAL is decoded, the publication is looked up as it was at that time.
+async fn publication(database: &SourceDatabase) -> Step {
+    let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
+    let SourceDatabase { publication, table, .. } = database;
+    let kind = match catalog::table(&client, table).await? {
+        Some(TableFacts { kind, .. }) => kind,
+        None => return Err(Box::new(BacklogError::NoTable(table.clone()))),
+    };
+    let created = match catalog::publication(&client, publication, table).await? {
+        Some(_) => false,
+        None => catalog::create_publication(&client, publication, table, kind).await?,
+    };
+    Ok(Line::passed("publication", outcome(publication, created)))
+}
+
+async fn slot(source: &Source, may_run_create: bool) -> Step {
+    const NAME: &str = "slot";
+    let database = &source.database;
+    let name = &database.slot;
+    let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
+    if catalog::slot_progress(&client, name).await?.is_some() {
+        return Ok(Line::passed(NAME, outcome(name, false)));
+    }
+    tracing::info!(slot = name, "creating the slot, once every transaction that writes now has ended");
+    match source.relay.backlog {
+        BacklogPolicy::Skip => match catalog::create_slot(&client, name).await {
+            Ok(()) => Ok(Line::passed(NAME, outcome(name, true))),
+            Err(CatalogError::SlotExists(_)) => Ok(Line::passed(NAME, outcome(name, false))),
+            Err(error) => Err(error.into()),
+        },
+        BacklogPolicy::Publish => {
+            let replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
+            Ok(match backlog::create_slot_if_table_is_empty(replication, client, database).await {
+                Ok(true) => Line::passed(NAME, outcome(name, true)),
+                Ok(false) if may_run_create => Line::passed(
+                    NAME,
+                    format!(
+                        "{name} left to `run`, which publishes the rows of {} first",
+                        database.table.quoted()
+                    ),
+                ),
+                Ok(false) => Line::failed(
+                    NAME,
+                    format!(
+                        "{name} not created: {} has rows, and `run` could publish them only before it makes the slot",
+                        database.table.quoted()
+                    ),
+                    "set postgres.create = true until `run` has done so, or backlog = \"skip\"",
+                ),
+                Err(BacklogError::AlreadyThere(_)) => Line::passed(NAME, outcome(name, false)),
+                Err(busy @ BacklogError::Busy(_)) => Line::passed(NAME, busy.to_string()),
+                Err(error) => return Err(error.into()),
+            })
+        }
+    }
+}
+
+fn outcome(name: &str, created: bool) -> String {
+    format!("{name} {}", if created { "created" } else { "was there" })
+}
+
+/// What `--print-sql` prints: statements for each source's database, and the broker's side as comments.
+fn scripts(settings: &Settings) -> String {
+    let mut text = String::new();
+    for (name, source) in &settings.sources {
+        let slot = match source.relay.backlog {
+            BacklogPolicy::Publish if source.database.create => SlotMaker::Run,
+            BacklogPolicy::Publish | BacklogPolicy::Skip => SlotMaker::Script,
+        };
+        text += &comment(&format!("==== {}: run this there, as a superuser ====", title(name, source)));
+        text += &dba_script::script(&source.database, slot);
+        text.push('\n');
+    }
+    let needed = topology::plan(&settings.broker.subscriptions);
+    if !needed.is_empty() {
+        let by = if settings.broker.declare { "`run` declares it" } else { "`outboxd setup` declares it" };
+        text += &comment(&format!("==== {BROKER}: {by} ===="));
+        text.extend(needed.iter().map(|declaration| comment(&declaration.to_string())));
+    }
+    text
 }

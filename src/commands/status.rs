@@ -1,8 +1,12 @@
 //! `outboxd status`: asks the running daemon's `/status` and shows the answer as a table.
 //!
-//! Knows only what the daemon tells; does not ask the database or the broker.
+//! Without a daemon that answers, the databases tell how far it got. The broker is not asked.
 
-use super::{Failure, answer};
+use super::{
+    Failure, answer,
+    slots::Slots,
+    table::{Column, one_line, size, table, unknown},
+};
 use crate::{
     admin::{SourceStatus, Status},
     cli,
@@ -44,14 +48,17 @@ enum AskError {
 }
 
 pub(super) async fn run(settings: Settings, options: &cli::Status) -> Result<(), Failure> {
-    let Some(listen) = settings.admin_listen else {
-        return Err(Failure::Configuration(
-            "admin.listen is not set, so there is no daemon to ask: set it, and restart the daemon"
-                .to_owned(),
-        ));
+    let (heading, failure) = match settings.admin_listen.map(reachable) {
+        None => ("no daemon to ask: admin.enabled is false".to_owned(), None),
+        Some(address) => match shown(address, options.json).await {
+            Ok(text) => return answer(&text),
+            Err(error @ AskError::Connect(..)) => (format!("daemon not running at {address}"), Some(error)),
+            Err(error) => (format!("daemon not answering at {address}"), Some(error)),
+        },
     };
-    let text = shown(reachable(listen), options.json).await.map_err(|error| Failure::runtime(&error))?;
-    answer(&text)
+    let slots = Slots::read(&settings, heading.clone()).await;
+    answer(&if options.json { slots.json() } else { slots.table() })?;
+    Err(failure.map_or(Failure::Runtime(heading), |error| Failure::runtime(&error)))
 }
 
 /// What goes to stdout.
@@ -59,7 +66,7 @@ async fn shown(address: SocketAddr, json: bool) -> Result<String, AskError> {
     let body = timeout(DEADLINE, ask(address)).await.map_err(|_| AskError::Deadline(address))??;
     let status: Status =
         serde_json::from_slice(&body).map_err(|error| AskError::NotStatus(address, error))?;
-    Ok(if json { String::from_utf8_lossy(&body).into_owned() } else { table(&status) })
+    Ok(if json { String::from_utf8_lossy(&body).into_owned() } else { table(&COLUMNS, &status.sources) })
 }
 
 async fn ask(address: SocketAddr) -> Result<Bytes, AskError> {
@@ -91,10 +98,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(loopback, listen.port())
 }
 
-/// A column: its heading, whether it is a number, and how a source fills it.
-type Column = (&'static str, bool, fn(&SourceStatus) -> String);
-
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column<SourceStatus>; 9] = [
     ("SOURCE", false, |source| source.name.clone()),
     ("STATE", false, |source| source.state.to_string()),
     ("POSITION", false, |source| source.confirmed_lsn.clone().unwrap_or_else(unknown)),
@@ -103,49 +107,8 @@ const COLUMNS: [Column; 9] = [
     ("RETAINED", true, |source| source.slot_retained_bytes.map_or_else(unknown, size)),
     ("IN FLIGHT", true, |source| source.in_flight.to_string()),
     ("PARKED", true, |source| source.parked.to_string()),
-    ("REASON", false, |source| source.reason.split_whitespace().collect::<Vec<_>>().join(" ")),
+    ("REASON", false, |source| one_line(&source.reason)),
 ];
-
-fn unknown() -> String {
-    "-".to_owned()
-}
-
-fn table(status: &Status) -> String {
-    let heading = COLUMNS.map(|(heading, ..)| heading.to_owned());
-    let rows = status.sources.iter().map(|source| COLUMNS.map(|(_, _, cell)| cell(source)));
-    let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
-    let mut widths = [0; COLUMNS.len()];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(COLUMNS).zip(widths).map(|((cell, (_, is_number, _)), width)| {
-            if is_number { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-        });
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// `512 B`, `1.5 MiB`.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    // What would be printed as 1024.0 belongs to the next unit.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
 
 #[cfg(test)]
 mod tests {
@@ -162,20 +125,6 @@ mod tests {
     };
 
     #[test]
-    fn sizes() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            ((1 << 20) - 1, "1.0 MiB"),
-            (3 << 19, "1.5 MiB"),
-            (u64::MAX, "16.0 EiB"),
-        ] {
-            assert_eq!(size(bytes), text, "{bytes}");
-        }
-    }
-
-    #[test]
     fn columns_are_aligned_and_unknown_is_a_dash() {
         let board = Board::new();
         let orders = board.reporter("orders");
@@ -185,7 +134,7 @@ mod tests {
         orders.state(SourceState::Streaming, "connected");
         board.reporter("customer-service").state(SourceState::Halted, "slot lost:\n  see the manual");
         assert_eq!(
-            table(&board.status()),
+            table(&COLUMNS, &board.status().sources),
             "\
 SOURCE            STATE      POSITION         LAG  LAG S  RETAINED  IN FLIGHT  PARKED  REASON
 customer-service  halted     -                  -      -         -          0       0  slot lost: see the manual
@@ -213,7 +162,7 @@ orders            streaming  16/B374D848  2.0 KiB    0.0         -         12   
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, board.clone(), pending()));
 
-        assert_eq!(shown(address, false).await.unwrap(), table(&board.status()));
+        assert_eq!(shown(address, false).await.unwrap(), table(&COLUMNS, &board.status().sources));
         let json: Status = serde_json::from_str(&shown(address, true).await.unwrap()).unwrap();
         assert_eq!(json.sources, board.status().sources);
     }

@@ -1,8 +1,71 @@
-//! PLACEHOLDER, to be replaced: `outboxd teardown`.
+//! `outboxd teardown`: drops one source's slot and publication, and nothing that is somebody else's.
 
-use super::Failure;
-use crate::{cli::Teardown, settings::Settings};
+use super::{Failure, answer};
+use crate::{
+    cli::Teardown,
+    outbox::nearest,
+    postgres::{
+        backlog::temporary_name,
+        catalog::{self, CatalogError, Facts, PublicationFacts, SlotFacts},
+    },
+    settings::Settings,
+};
 
-pub(super) async fn run(_settings: Settings, _options: &Teardown) -> Result<(), Failure> {
-    Err(Failure::Runtime("'teardown' is not available in this version".to_owned()))
+const APPLICATION_NAME: &str = "outboxd teardown";
+
+pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Failure> {
+    let Some(source) = settings.sources.get(&options.source) else {
+        return Err(unknown(&options.source, settings.sources.keys().map(String::as_str)));
+    };
+    let database = &source.database;
+    let runtime = |error: CatalogError| Failure::runtime(&error);
+    let client =
+        database.endpoint.connect_sql(APPLICATION_NAME).await.map_err(|error| Failure::runtime(&error))?;
+    let facts = Facts::read(&client, &database.table, &database.publication).await.map_err(runtime)?;
+
+    // The slot first: while it is in use, the publication is needed.
+    let ours = [database.slot.clone(), temporary_name(&database.slot)];
+    for slot in facts.slots.iter().filter(|slot| ours.contains(&slot.name)) {
+        refuse_foreign(slot, &facts.server.database)?;
+        if slot.active_pid.is_some() {
+            return Err(runtime(CatalogError::SlotInUse { slot: slot.name.clone(), pid: slot.active_pid }));
+        }
+    }
+    let dropped = catalog::drop_slot(&client, &database.slot).await.map_err(runtime)?;
+    answer(&line("slot", &database.slot, dropped))?;
+
+    if let Some(PublicationFacts { all_tables, other_tables, .. }) = facts.publication
+        && (all_tables || other_tables > 0)
+    {
+        return answer(&format!(
+            "publication {}: stays, because it holds other tables too; DROP PUBLICATION removes it\n",
+            database.publication
+        ));
+    }
+    let dropped = catalog::drop_publication(&client, &database.publication).await.map_err(runtime)?;
+    answer(&line("publication", &database.publication, dropped))
+}
+
+/// A name alone is no proof: a slot that lost its way into the configuration may be a standby's.
+fn refuse_foreign(slot: &SlotFacts, database: &str) -> Result<(), Failure> {
+    if slot.plugin.as_deref() == Some("pgoutput") && slot.database.as_deref() == Some(database) {
+        return Ok(());
+    }
+    Err(Failure::Runtime(format!(
+        "slot {} is not dropped: it is no pgoutput slot of database {database}, so it is not outboxd's; correct postgres.slot",
+        slot.name
+    )))
+}
+
+fn unknown<'a>(source: &str, known: impl Iterator<Item = &'a str> + Clone) -> Failure {
+    let meant = nearest(source, known.clone()).map(|name| format!("; did you mean {name}?"));
+    let known = known.collect::<Vec<_>>().join(", ");
+    Failure::CommandLine(format!(
+        "--source {source}: there is no such source in the configuration, which has {known}{}",
+        meant.unwrap_or_default()
+    ))
+}
+
+fn line(what: &str, name: &str, dropped: bool) -> String {
+    format!("{what} {name}: {}\n", if dropped { "dropped" } else { "was not there" })
 }

@@ -106,16 +106,22 @@ pub struct MappingError {
     pub columns: Vec<String>,
 }
 
+impl fmt::Display for MissingColumn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "column \"{}\" (for {}", self.name, self.wanted_by)?;
+        if let Some(nearest) = &self.nearest {
+            write!(f, "; did you mean \"{nearest}\"?")?;
+        }
+        f.write_str(")")
+    }
+}
+
 impl fmt::Display for MappingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the outbox table, as published, lacks ")?;
         for (i, missing) in self.missing.iter().enumerate() {
             let separator = if i == 0 { "" } else { ", " };
-            write!(f, "{separator}column \"{}\" (for {}", missing.name, missing.wanted_by)?;
-            if let Some(nearest) = &missing.nearest {
-                write!(f, "; did you mean \"{nearest}\"?")?;
-            }
-            f.write_str(")")?;
+            write!(f, "{separator}{missing}")?;
         }
         write!(
             f,

@@ -406,7 +406,7 @@ async fn drop_temporary(connection: &mut ReplicationConnection, name: &str) -> R
 }
 
 /// The temporary slot that goes with a slot: at most 63 bytes (`NAMEDATALEN`), and another one for every slot.
-fn temporary_name(slot: &str) -> String {
+pub fn temporary_name(slot: &str) -> String {
     const SUFFIX: &str = "_backlog";
     const BYTES_MAX: usize = 63;
     if slot.len() + SUFFIX.len() <= BYTES_MAX {

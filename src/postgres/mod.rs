@@ -4,10 +4,12 @@ pub mod backlog;
 pub mod catalog;
 mod connect;
 mod connection_string;
+pub mod dba_script;
 pub mod endpoint;
 pub mod error;
 #[cfg(test)]
 mod hostile;
+pub mod inspection;
 mod login;
 pub mod pgoutput;
 pub mod preflight;

@@ -45,7 +45,7 @@ pub struct Problem {
 }
 
 impl Check {
-    fn passed(name: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn passed(name: &'static str, detail: impl Into<String>) -> Self {
         Check { name, verdict: Verdict::Passed(detail.into()) }
     }
 
@@ -53,7 +53,7 @@ impl Check {
         Check { name, verdict: Verdict::Warning(Problem { what: what.into(), cure: cure.into() }) }
     }
 
-    fn failed(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
+    pub(super) fn failed(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
         Check { name, verdict: Verdict::Failed(Problem { what: what.into(), cure: cure.into() }) }
     }
 
@@ -310,7 +310,8 @@ fn publication(database: &SourceDatabase, facts: &Facts) -> Check {
     let name = identifier(&database.publication);
     let table = database.table.quoted();
     let Some(publication) = &facts.publication else {
-        let may = facts.server.may_create && facts.table.as_ref().is_some_and(|table| table.owned);
+        // Of a table that is missing nobody is the owner; it fails its own check.
+        let may = facts.server.may_create && facts.table.as_ref().is_none_or(|table| table.owned);
         return match database.create {
             true if may => Check::passed(NAME, format!("{name} will be created")),
             true => Check::failed(

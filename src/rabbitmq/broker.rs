@@ -69,6 +69,21 @@ impl BrokerOptions {
             self.urls.iter().map(|url| Endpoint::parse(url, self.heartbeat)).collect();
         Ok(endpoints?)
     }
+
+    /// What upgrades a connection to TLS; `None` when none of `endpoints` asks for it.
+    pub(super) fn tls_connector(
+        &self,
+        endpoints: &[Endpoint],
+    ) -> Result<Option<RustlsConnector>, BrokerError> {
+        let connector = endpoints.iter().any(Endpoint::is_tls).then(|| {
+            let client_cert = self.client_cert.as_ref();
+            tls::connector(
+                self.ca_file.as_deref(),
+                client_cert.map(|(certificate, key)| (certificate.as_path(), key.as_path())),
+            )
+        });
+        Ok(connector.transpose()?)
+    }
 }
 
 /// An open connection, and what the broker says of it as a whole.
@@ -89,14 +104,7 @@ impl Broker {
         let mut endpoints = options.endpoints()?;
         let first = attempt % endpoints.len();
         endpoints.rotate_left(first);
-        let tls = endpoints.iter().any(Endpoint::is_tls).then(|| {
-            let client_cert = options.client_cert.as_ref();
-            tls::connector(
-                options.ca_file.as_deref(),
-                client_cert.map(|(certificate, key)| (certificate.as_path(), key.as_path())),
-            )
-        });
-        let tls = tls.transpose()?.map(Arc::new);
+        let tls = options.tls_connector(&endpoints)?.map(Arc::new);
 
         let mut tried = Vec::new();
         for at in endpoints {

@@ -1,4 +1,5 @@
-//! Compares what a configuration needs with what the broker has, finds every problem in one go, and creates nothing.
+//! Compares what a configuration needs with what the broker has, finds every problem in one go, and creates nothing
+//! unless asked to.
 
 use lapin::{Channel, Connection};
 
@@ -29,6 +30,45 @@ pub struct Problem {
 
 /// Connects, looks at every exchange and queue of the subscriptions, and closes the connection.
 pub async fn inspect(options: &BrokerOptions, connection_name: &str) -> Vec<Check> {
+    each(options, connection_name, async |broker, declaration| {
+        look(&broker.connection, &broker.at, declaration, options.declare).await
+    })
+    .await
+}
+
+/// Connects, declares what the subscriptions need whatever `declare` says, and closes the connection.
+pub async fn establish(options: &BrokerOptions, connection_name: &str) -> Vec<Check> {
+    each(options, connection_name, async |broker, declaration| {
+        let was_there = on_fresh_channel(&broker.connection, declaration, false).await.is_ok();
+        match on_fresh_channel(&broker.connection, declaration, true).await {
+            Ok(()) => Ok(match declaration {
+                Declaration::Binding { .. } => "is there",
+                _ if was_there => "was there",
+                _ => "created",
+            }
+            .to_owned()),
+            Err(failure) => Err(failure.at(&broker.at).into()),
+        }
+    })
+    .await
+}
+
+/// Reads the certificates and the key, without a connection.
+pub fn validate_tls(options: &BrokerOptions) -> Check {
+    let connector = options.endpoints().and_then(|endpoints| options.tls_connector(&endpoints));
+    let finding = match connector {
+        Ok(Some(_)) => Ok("certificates and key can be used".to_owned()),
+        Ok(None) => Ok("no URL asks for it".to_owned()),
+        Err(error) => Err(error.into()),
+    };
+    Check { name: "TLS".to_owned(), finding }
+}
+
+async fn each(
+    options: &BrokerOptions,
+    connection_name: &str,
+    treat: impl AsyncFn(&Broker, &Declaration) -> Result<String, Problem>,
+) -> Vec<Check> {
     let name = "RabbitMQ".to_owned();
     let broker = match Broker::connect(options, connection_name, 0).await {
         Ok(broker) => broker,
@@ -36,7 +76,7 @@ pub async fn inspect(options: &BrokerOptions, connection_name: &str) -> Vec<Chec
     };
     let mut checks = vec![Check { name, finding: Ok(format!("connected to {}", broker.at)) }];
     for declaration in plan(&options.subscriptions) {
-        let finding = look(&broker.connection, &broker.at, &declaration, options.declare).await;
+        let finding = treat(&broker, &declaration).await;
         checks.push(Check { name: declaration.object(), finding });
     }
     broker.close().await;

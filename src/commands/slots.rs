@@ -1,0 +1,98 @@
+//! What the databases tell of the sources while no daemon does: where each slot stands, and what it holds back.
+
+use futures_util::future::join_all;
+use serde::Serialize;
+
+use super::{
+    chain,
+    table::{Column, one_line, size, table, unknown},
+};
+use crate::{
+    postgres::{
+        SourceDatabase,
+        catalog::{self, SlotFacts},
+    },
+    settings::Settings,
+};
+
+/// The document of `status --json` without a daemon. Keys that the daemon's `/status` has too mean the same there.
+#[derive(Debug, Serialize)]
+pub(super) struct Slots {
+    /// Why the daemon is not the one who tells.
+    daemon: String,
+    /// By name.
+    sources: Vec<Slot>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Slot {
+    name: String,
+    slot: String,
+    confirmed_lsn: Option<String>,
+    lag_bytes: Option<u64>,
+    slot_retained_bytes: Option<u64>,
+    slot_wal_status: Option<String>,
+    /// The server process that streams to somebody.
+    slot_active_pid: Option<i32>,
+    /// What there is to say: why nothing is known, or who may be using the slot.
+    note: String,
+}
+
+const COLUMNS: [Column<Slot>; 8] = [
+    ("SOURCE", false, |slot| slot.name.clone()),
+    ("SLOT", false, |slot| slot.slot.clone()),
+    ("CONFIRMED", false, |slot| slot.confirmed_lsn.clone().unwrap_or_else(unknown)),
+    ("LAG", true, |slot| slot.lag_bytes.map_or_else(unknown, size)),
+    ("RETAINED", true, |slot| slot.slot_retained_bytes.map_or_else(unknown, size)),
+    ("WAL", false, |slot| slot.slot_wal_status.clone().unwrap_or_else(unknown)),
+    ("PID", true, |slot| slot.slot_active_pid.map_or_else(unknown, |pid| pid.to_string())),
+    ("NOTE", false, |slot| one_line(&slot.note)),
+];
+
+impl Slots {
+    /// Asks all databases at the same time. One that does not answer says why in its note.
+    pub(super) async fn read(settings: &Settings, daemon: String) -> Self {
+        let sources = settings.sources.iter().map(async |(name, source)| {
+            let database = &source.database;
+            let found = Slot { name: name.clone(), slot: database.slot.clone(), ..Slot::default() };
+            match progress(database).await {
+                Ok(Some(facts)) => found.with(facts),
+                Ok(None) => Slot { note: "there is no such slot; `run` or `setup` makes it".into(), ..found },
+                Err(error) => Slot { note: chain(&*error), ..found },
+            }
+        });
+        Self { daemon, sources: join_all(sources).await }
+    }
+
+    pub(super) fn table(&self) -> String {
+        format!("{}\n\n{}", self.daemon, table(&COLUMNS, &self.sources))
+    }
+
+    pub(super) fn json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+}
+
+async fn progress(database: &SourceDatabase) -> Result<Option<SlotFacts>, Box<dyn std::error::Error>> {
+    let client = database.endpoint.connect_sql("outboxd status").await?;
+    Ok(catalog::slot_progress(&client, &database.slot).await?)
+}
+
+impl Slot {
+    fn with(self, facts: SlotFacts) -> Self {
+        let note = match facts.active_pid {
+            Some(_) => "another outboxd streams from it".to_owned(),
+            None if facts.is_lost() => "the slot is lost: see `outboxd check`".to_owned(),
+            None => "nobody streams from it".to_owned(),
+        };
+        Self {
+            confirmed_lsn: facts.confirmed_flush.map(|lsn| lsn.to_string()),
+            lag_bytes: Some(facts.lag_bytes),
+            slot_retained_bytes: Some(facts.retained_bytes),
+            slot_wal_status: facts.wal_status,
+            slot_active_pid: facts.active_pid,
+            note,
+            ..self
+        }
+    }
+}

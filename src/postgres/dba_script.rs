@@ -1,0 +1,104 @@
+//! Everything that one source needs of its database, as SQL for somebody who may create it: a role with no more rights
+//! than `run` takes, the publication, the slot. Pure text; what need not be run stands in comments.
+
+use super::{
+    SourceDatabase,
+    catalog::{TableKind, create_publication_sql, create_slot_sql},
+    sql_text::identifier,
+};
+
+/// In place of the password, which is not for us to choose.
+const PASSWORD: &str = "CHANGE ME";
+
+/// Who makes the slot, which decides what becomes of the rows that are in the table before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotMaker {
+    /// `run` publishes those rows and makes the slot then: a slot made before would have it take them for published.
+    Run,
+    /// Whoever runs the script makes the slot; the rows are not published.
+    Script,
+}
+
+/// The script. Valid as it stands for an ordinary table; the statement for a partitioned one is in a comment.
+pub fn script(database: &SourceDatabase, slot: SlotMaker) -> String {
+    let role = identifier(database.endpoint.user());
+    let name = identifier(database.endpoint.database());
+    let table = database.table.quoted();
+    let publication = |kind| create_publication_sql(&database.publication, &database.table, kind) + ";";
+    let create_slot = create_slot_sql(&database.slot) + ";";
+    let create_slot = match slot {
+        SlotMaker::Script => format!(
+            "-- The slot. Rows that are in the table before it are not published. Waits for the transactions that write now.\n\
+             {create_slot}\n"
+        ),
+        SlotMaker::Run => format!(
+            "-- The slot is made by `run`, after it has published the rows that are in the table by then (backlog = \"publish\").\n\
+             -- Make it here only if those rows are not to be published:\n{}",
+            comment(&create_slot)
+        ),
+    };
+    format!(
+        "-- The server, once, with a restart (as far as it is not so):\n\
+         --   ALTER SYSTEM SET wal_level = logical;\n\
+         -- pg_hba.conf must let the role into the database by an ordinary line; one for `replication` is not needed.\n\
+         \n\
+         -- The role. If there is one already: ALTER ROLE ... LOGIN REPLICATION;\n\
+         CREATE ROLE {role} LOGIN REPLICATION PASSWORD '{PASSWORD}';\n\
+         GRANT CONNECT ON DATABASE {name} TO {role};\n\
+         GRANT USAGE ON SCHEMA {schema} TO {role};\n\
+         GRANT SELECT ON {table} TO {role};\n\
+         \n\
+         -- The publication: before the slot, and by the table's owner or a superuser.\n\
+         {ordinary}\n\
+         -- for a partitioned table instead:\n\
+         {partitioned}\
+         \n\
+         {create_slot}",
+        schema = identifier(&database.table.schema),
+        ordinary = publication(TableKind::Ordinary),
+        partitioned = comment(&publication(TableKind::Partitioned)),
+    )
+}
+
+/// Text as comment lines, each with its line feed. A quoted name may hold line breaks, which end a comment.
+pub fn comment(text: &str) -> String {
+    text.split(['\n', '\r']).map(|line| format!("-- {line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::postgres::{TableName, endpoint::Endpoint};
+    use std::time::Duration;
+
+    #[test]
+    fn names_are_quoted_the_password_is_not_shown_and_a_slot_made_too_early_is_a_comment() {
+        let database = SourceDatabase {
+            endpoint: Endpoint::parse("postgresql://order%22s:s3cret@h/my-db").unwrap(),
+            slot: "outboxd_orders".into(),
+            publication: "two\nlines".into(),
+            create: true,
+            table: TableName { schema: "Bestell-Dienst".into(), table: "outbox".into() },
+            wal_sender_timeout: Duration::from_secs(10),
+        };
+        let statements = |slot| {
+            let script = script(&database, slot);
+            assert!(!script.contains("s3cret"), "{script}");
+            script
+                .lines()
+                .filter(|line| !line.is_empty() && !line.starts_with("--"))
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        let without_slot = r#"CREATE ROLE "order""s" LOGIN REPLICATION PASSWORD 'CHANGE ME';
+GRANT CONNECT ON DATABASE "my-db" TO "order""s";
+GRANT USAGE ON SCHEMA "Bestell-Dienst" TO "order""s";
+GRANT SELECT ON "Bestell-Dienst"."outbox" TO "order""s";
+CREATE PUBLICATION "two
+lines" FOR TABLE ONLY "Bestell-Dienst"."outbox" WITH (publish = 'insert');"#;
+        assert_eq!(statements(SlotMaker::Run), without_slot);
+        let slot = "SELECT pg_create_logical_replication_slot('outboxd_orders', 'pgoutput');";
+        assert_eq!(statements(SlotMaker::Script), format!("{without_slot}\n{slot}"));
+    }
+}

@@ -1,0 +1,172 @@
+//! Looks at everything that `run` needs of a database, finds every problem in one go, and changes nothing.
+//!
+//! [`preflight`] judges what the catalog says; added here is whether the catalog can be reached at all, whether the
+//! server gives us a replication connection, and whether the templates find their columns.
+
+use super::{
+    SourceDatabase,
+    catalog::{CatalogError, Facts},
+    error::{AuthenticationError, Chain, ConnectError, WireError},
+    preflight::{self, Check},
+    replication::{ReplicationConnection, ReplicationError},
+    sql_text::identifier,
+};
+use crate::outbox::{Column, Mapping, MissingColumn};
+
+const CONNECTION: &str = "connection";
+const REPLICATION: &str = "replication connection";
+
+/// Connects in both ways and closes both connections. A database that cannot be reached gives one check, which failed.
+pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_name: &str) -> Vec<Check> {
+    let client = match database.endpoint.connect_sql(application_name).await {
+        Ok(client) => client,
+        Err(error) => return vec![unreachable(CONNECTION, database, &error)],
+    };
+    let mut checks =
+        vec![Check::passed(CONNECTION, format!("as role {}", identifier(database.endpoint.user())))];
+    match Facts::read(&client, &database.table, &database.publication).await {
+        Ok(facts) => {
+            checks.extend(preflight::checks(database, &mapping.columns, &facts));
+            checks.extend(facts.table.map(|table| templates(mapping, &table.outbox_columns())));
+        }
+        Err(error) => checks.push(unreadable(&error)),
+    }
+    checks.push(replication(database, application_name).await);
+    checks
+}
+
+async fn replication(database: &SourceDatabase, application_name: &str) -> Check {
+    let identity = async {
+        let mut connection = ReplicationConnection::connect(database, application_name).await?;
+        connection.identify_system().await
+    };
+    match identity.await {
+        Ok(server) => Check::passed(
+            REPLICATION,
+            format!("system {}, timeline {}, WAL at {}", server.system_id, server.timeline, server.xlogpos),
+        ),
+        Err(ReplicationError::Connect(error)) => unreachable(REPLICATION, database, &error),
+        Err(error) => Check::failed(REPLICATION, Chain(&error).to_string(), "see the server's log"),
+    }
+}
+
+fn unreadable(error: &CatalogError) -> Check {
+    Check::failed(
+        "catalog",
+        Chain(error).to_string(),
+        "outboxd needs PostgreSQL 13 or later, and reads the system catalogs",
+    )
+}
+
+fn unreachable(name: &'static str, database: &SourceDatabase, error: &ConnectError) -> Check {
+    Check::failed(name, Chain(error).to_string(), cure(name, database, &error.cause))
+}
+
+/// SQLSTATEs are those of the manual's appendix "PostgreSQL Error Codes".
+fn cure(name: &'static str, database: &SourceDatabase, cause: &WireError) -> String {
+    let role = identifier(database.endpoint.user());
+    let in_database = identifier(database.endpoint.database());
+    let cure = match cause {
+        WireError::Server(server) => match (server.code.as_str(), name) {
+            ("28P01", _) => {
+                return format!(
+                    "correct postgres.url or postgres.password; or ALTER ROLE {role} PASSWORD '...';"
+                );
+            }
+            ("28000", _) => {
+                return format!(
+                    "if role {role} is missing, make it with the statements of `outboxd setup --print-sql`; otherwise let it \
+                     into database {in_database} by a line of pg_hba.conf, then SELECT pg_reload_conf();"
+                );
+            }
+            ("3D000", _) => {
+                return format!("correct the database in postgres.url, or CREATE DATABASE {in_database};");
+            }
+            ("42501", REPLICATION) => return format!("ALTER ROLE {role} REPLICATION;"),
+            ("42501", _) => return format!("GRANT CONNECT ON DATABASE {in_database} TO {role};"),
+            ("53300", REPLICATION) => "raise max_wal_senders, then restart the server",
+            ("53300", _) => "raise max_connections, or the CONNECTION LIMIT of the role or the database",
+            ("57P03", _) => "the server is starting or stopping: try again in a moment",
+            _ => "see the server's log",
+        },
+        WireError::Io { doing: "looking up the host name", .. } => "correct the host in postgres.url",
+        WireError::Io { .. } => {
+            "check that PostgreSQL runs there, that it listens on this address and port (listen_addresses, port), and the \
+             firewall"
+        }
+        WireError::Timeout(_) => "check host and port, and whether a firewall drops the packets",
+        WireError::Tls { .. } | WireError::TlsNotOffered => {
+            "correct sslmode, sslrootcert, sslcert or sslkey in postgres.url, or the server's certificate"
+        }
+        WireError::Endpoint(_) => "correct postgres.url, or the file it names",
+        WireError::Authentication(AuthenticationError::PasswordMissing) => {
+            "set postgres.password or postgres.password_file"
+        }
+        WireError::Authentication(_) => "correct the password, or the method in pg_hba.conf",
+        WireError::SessionNotSuitable { .. } => {
+            "list the primary's host in postgres.url too, or remove target_session_attrs"
+        }
+        WireError::Closed { .. } | WireError::Protocol(_) | WireError::Sql(_) => {
+            "check that the port is PostgreSQL's, and see the server's log"
+        }
+    };
+    cure.to_owned()
+}
+
+/// Whether the columns that templates name are there. The columns of `outbox.columns` have checks of their own.
+fn templates(mapping: &Mapping, columns: &[Column]) -> Check {
+    const NAME: &str = "templates";
+    let missing = match mapping.resolve(columns) {
+        Ok(_) => Vec::new(),
+        Err(error) => error.missing,
+    };
+    let of_templates = |missing: &&MissingColumn| !missing.wanted_by.starts_with("outbox.columns.");
+    let missing: Vec<String> = missing.iter().filter(of_templates).map(MissingColumn::to_string).collect();
+    if missing.is_empty() {
+        return Check::passed(NAME, "their columns are there");
+    }
+    Check::failed(
+        NAME,
+        format!("the table lacks {}", missing.join(", ")),
+        "correct message.exchange, message.routing_key or message.headers, or add the column",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::postgres::{TableName, endpoint::Endpoint, error::ServerError};
+    use std::time::Duration;
+
+    fn database() -> SourceDatabase {
+        SourceDatabase {
+            endpoint: Endpoint::parse("postgresql://me:s3cret@h/orders").unwrap(),
+            slot: "s".into(),
+            publication: "p".into(),
+            create: true,
+            table: TableName { schema: "public".into(), table: "outbox".into() },
+            wal_sender_timeout: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_statement_that_lifts_it() {
+        for (code, name, expected) in [
+            ("28P01", CONNECTION, r#"ALTER ROLE "me" PASSWORD"#),
+            ("28000", CONNECTION, r#"into database "orders" by a line of pg_hba.conf"#),
+            ("3D000", CONNECTION, r#"CREATE DATABASE "orders""#),
+            ("42501", CONNECTION, r#"GRANT CONNECT ON DATABASE "orders" TO "me""#),
+            ("42501", REPLICATION, r#"ALTER ROLE "me" REPLICATION"#),
+            ("53300", CONNECTION, "max_connections"),
+            ("53300", REPLICATION, "max_wal_senders"),
+            ("57P03", CONNECTION, "try again"),
+            ("XX000", CONNECTION, "log"),
+        ] {
+            let error = WireError::from(ServerError { code: code.into(), ..ServerError::default() });
+            let cure = cure(name, &database(), &error);
+            assert!(cure.contains(expected), "{code}: {cure}");
+            assert!(!cure.contains("s3cret"), "{cure}");
+        }
+    }
+}

@@ -119,3 +119,102 @@ fn a_missing_configuration_file_is_bad_configuration() {
         assert!(stderr.contains("/nonexistent/outboxd.toml"), "{command:?}: {stderr}");
     }
 }
+
+/// Bad configuration of every kind through the executable: 78, nothing on stdout, and every problem on a line of its own
+/// with file or variable, key, what is wrong, and the cure.
+#[test]
+fn bad_configuration_exits_with_78_and_tells_every_problem_at_once() {
+    const GOOD: &str = "[rabbitmq]\nurl = \"amqp://h\"\n[sources.a]\npostgres.url = \"postgresql://u@h/d\"\n";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("outboxd.toml");
+    let file = file.to_str().unwrap();
+    for (text, variables, expected) in [
+        // Nothing, and what is no TOML.
+        (
+            String::new(),
+            &[][..],
+            &["rabbitmq.url: is missing; set it to", "sources: there is no source; add a section"][..],
+        ),
+        ("\n[rabbitmq\n".into(), &[], &["TOML parse error at line 2"]),
+        ("\u{0}".into(), &[], &["TOML parse error at line 1"]),
+        // Unknown keys and kinds of values that do not fit, on all levels.
+        (
+            format!(
+                "drain_timeout = 3\n[amin]\nlisten = 1\n{GOOD}outbox.tabel = \"x\"\n\
+                 delivery = {{ in_flight_max = \"many\", on_invalid = \"ignore\" }}\nmessage = 7\n"
+            ),
+            &[],
+            &[
+                "drain_timeout: unknown key; did you mean drain_timeout_s?",
+                "amin: unknown key; did you mean admin?",
+                "sources.a.outbox.tabel: unknown key; did you mean table?",
+                "sources.a.delivery.in_flight_max: must be a whole number, is text; ",
+                "sources.a.delivery.on_invalid: \"ignore\" is unknown; set \"halt\"",
+                "sources.a.message: must be a table, is a whole number; ",
+            ],
+        ),
+        // Out of range, contradicting each other, not available.
+        (
+            GOOD.replace("url = \"amqp", "heartbeat_s = 0\nurls = [\"amqp://h\"]\nurl = \"amqp")
+                + "backlog = \"maybe\"\ncleanup.mode = \"delete\"\noutbox.preset = \"debezium\"\n\
+                   message.exchange = \"{nothing}\"\ndelivery.backoff_min_ms = 20000\n",
+            &[],
+            &[
+                "rabbitmq.heartbeat_s: must be between 1 and 3600, is 0; ",
+                "rabbitmq.urls: contradicts url; give one of the two",
+                "sources.a.backlog: \"maybe\" is unknown; set \"publish\" or \"skip\"",
+                "sources.a.cleanup.mode: \"delete\" is not available in this version; set \"none\"",
+                "sources.a.outbox.preset: \"debezium\" is not available in this version; set \"standard\"",
+                "sources.a.message.exchange: unknown placeholder {nothing} at character 1; ",
+                "sources.a.delivery.backoff_max_ms: is less than backoff_min_ms; ",
+            ],
+        ),
+        // Connection strings and secrets, none of which is shown; and two sources that share a slot.
+        (
+            "[rabbitmq]\nurl = \"http://u:hunter2@h\"\npassword_file = \"/no/such/file\"\n\
+             [sources.a]\npostgres.url = \"postgresql://u:hunter2@h:x/d\"\n\
+             [sources.b]\npostgres = { url = \"postgresql://u:hunter2@h/d\", slot = \"s\" }\n\
+             [sources.c]\npostgres = { url = \"postgresql://u:hunter2@h/d\", slot = \"s\" }\n"
+                .into(),
+            &[],
+            &[
+                "rabbitmq.url: does not begin with amqp:// or amqps://; write ",
+                "rabbitmq.password_file: /no/such/file cannot be read: No such file",
+                "sources.a.postgres.url: ",
+                "sources.c.postgres.slot: another source on this server already uses the slot \"s\"; give each",
+            ],
+        ),
+        // From the environment, where the variable is named in place of the file.
+        (
+            GOOD.into(),
+            &[
+                ("OUTBOXD__DRAIN_TIMEOUT_S", "soon"),
+                ("OUTBOXD__SOURCES__A__DELIVERY__ORDERING", "none"),
+                ("OUTBOXD__SOURCES__A__POSTGRES__SLOTT", "x"),
+            ][..],
+            &[
+                "OUTBOXD__DRAIN_TIMEOUT_S: drain_timeout_s: is not a whole number; set for instance 30",
+                "OUTBOXD__SOURCES__A__DELIVERY__ORDERING: sources.a.delivery.ordering: \"none\" is unknown; set",
+                "OUTBOXD__SOURCES__A__POSTGRES__SLOTT: sources.a.postgres.slott: unknown key; did you mean slot?",
+            ],
+        ),
+    ] {
+        std::fs::write(file, &text).unwrap();
+        for command in ["run", "check", "setup", "status"] {
+            let variables = variables.iter().copied();
+            let output = outboxd(&["--config", file, command]).envs(variables).output().unwrap();
+            let [stdout, stderr] =
+                [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+            assert_eq!((output.status.code(), stdout.as_str()), (Some(78), ""), "{command}: {stderr}");
+            let lines: Vec<&str> = stderr.trim_end().lines().collect();
+            assert_eq!(lines.len(), expected.len(), "{command} on\n{text}\nsays\n{stderr}");
+            for what in expected {
+                let place = if what.starts_with("OUTBOXD__") { String::new() } else { format!("{file}: ") };
+                let line = lines.iter().find(|line| line.contains(&format!("{place}{what}")));
+                let line = line.unwrap_or_else(|| panic!("{command}: no line has {place}{what}\n{stderr}"));
+                assert!(line.contains("; "), "no cure in {line}");
+            }
+            assert!(!stderr.contains("hunter2"), "{stderr}");
+        }
+    }
+}

@@ -109,6 +109,20 @@ pub enum AuthenticationError {
     Password(#[source] io::Error),
 }
 
+impl AuthenticationError {
+    /// tokio-postgres tells these apart only by their text (`connect_raw.rs`), which names no cure.
+    fn in_words_of_tokio_postgres(error: &tokio_postgres::Error) -> Option<Self> {
+        match std::error::Error::source(error)?.to_string().as_str() {
+            "password missing" => Some(Self::PasswordMissing),
+            "server did not use channel binding" => {
+                Some(Self::ChannelBindingMissing("the server did not use it"))
+            }
+            "unsupported authentication method" => Some(Self::Unsupported("another kind of".to_owned())),
+            _ => None,
+        }
+    }
+}
+
 /// What went wrong on one connection.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
@@ -219,12 +233,11 @@ impl From<tokio_postgres::Error> for WireError {
         if error.is_closed() {
             return WireError::Closed { mid_message: false };
         }
-        // tokio-postgres tells these two kinds apart by their words only. No password is the one thing in the
-        // configuration that it finds missing while it logs in.
-        match error.to_string().as_str() {
-            "invalid configuration" => return AuthenticationError::PasswordMissing.into(),
-            "authentication error" => return AuthenticationError::Sql(error).into(),
-            _ => {}
+        if let Some(refusal) = AuthenticationError::in_words_of_tokio_postgres(&error) {
+            return refusal.into();
+        }
+        if error.to_string() == "authentication error" {
+            return AuthenticationError::Sql(error).into();
         }
         let is_io = std::error::Error::source(&error).is_some_and(|source| source.is::<io::Error>());
         if !is_io {

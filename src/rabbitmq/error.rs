@@ -51,7 +51,7 @@ pub enum BrokerError {
     },
     /// TCP, but no TLS.
     #[error(
-        "no TLS session with RabbitMQ at {at}: {source}; check that the port speaks TLS, rabbitmq.ca_file, that the \
+        "no TLS session with RabbitMQ at {at}: {source}; check that the port speaks TLS, rabbitmq.tls_ca_file, that the \
          certificate names this host, and whether the broker wants a client certificate"
     )]
     Tls {

@@ -26,7 +26,7 @@ pub enum CertificateError {
     },
     /// The platform has no trusted certificates.
     #[error(
-        "this machine has no trusted CA certificates; install the package ca-certificates or set rabbitmq.ca_file"
+        "this machine has no trusted CA certificates; install the package ca-certificates or set rabbitmq.tls_ca_file"
     )]
     NoPlatformRoots,
     /// Certificate and key do not go together, or rustls cannot use them.

@@ -147,7 +147,8 @@ impl Fault {
     /// The error and its causes in one line.
     pub fn explain(&self) -> String {
         let mut text = self.to_string();
-        let mut source = self.source();
+        // A broker's error says its causes itself, in front of the cure.
+        let mut source = if matches!(self, Fault::Broker(_)) { None } else { self.source() };
         while let Some(error) = source {
             let _ = write!(text, ": {error}");
             source = error.source();

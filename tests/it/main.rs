@@ -2,11 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod backlog;
 mod commands;
 mod database;
 mod delivery;
+mod inbox;
+mod message;
 mod nodes;
+mod order;
 mod proxy;
+mod publisher;
+mod scale;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
+mod tls;

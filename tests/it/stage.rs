@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::inbox::Inbox;
 use crate::support::{
-    Consumer, Daemon, Oracle, Postgres, RabbitMq, Verdict, Workload, shared_postgres, shared_rabbitmq, unique,
+    Consumer, Daemon, Oracle, Postgres, RabbitMq, Verdict, Workload, http, shared_postgres, shared_rabbitmq,
+    unique,
 };
 
 /// Long enough for a busy machine; a test that needs it all has failed.
@@ -56,6 +58,20 @@ impl Stage {
         client
     }
 
+    /// Statements in the source's database.
+    pub(crate) async fn sql(&self, statements: &str) {
+        self.client()
+            .await
+            .batch_execute(statements)
+            .await
+            .unwrap_or_else(|e| panic!("{e:?} in {statements}"));
+    }
+
+    /// Binds a queue and gives it to the test.
+    pub(crate) async fn inbox(&self, exchanges: &[&str]) -> Inbox {
+        Inbox::bind(&self.amqp_url, &self.name, exchanges).await
+    }
+
     /// Binds the queue and consumes from it.
     pub(crate) async fn consume(&mut self) {
         let consumer = Consumer::start(&self.amqp_url, "Order.events", &self.name, "#", &self.oracle).await;
@@ -96,4 +112,45 @@ impl Stage {
         println!("{verdict}");
         verdict
     }
+}
+
+/// A daemon that is alive, whatever its sources are.
+pub(crate) async fn alive(config: &str) -> Daemon {
+    let daemon = Daemon::start(config);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while http::get(daemon.admin_port(), "/healthz").await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the daemon is not alive: {}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    daemon
+}
+
+/// What `/status` says of a source.
+pub(crate) async fn source(daemon: &Daemon, name: &str) -> serde_json::Value {
+    let status = daemon.status().await;
+    let sources = status["sources"].as_array().expect("a list of sources");
+    sources.iter().find(|source| source["name"] == name).expect("the source is shown").clone()
+}
+
+/// Waits until what `/status` says of a source satisfies `condition`, and returns it.
+pub(crate) async fn until(
+    daemon: &Daemon,
+    name: &str,
+    condition: impl Fn(&serde_json::Value) -> bool,
+) -> serde_json::Value {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let shown = source(daemon, name).await;
+        if condition(&shown) {
+            return shown;
+        }
+        assert!(std::time::Instant::now() < deadline, "not in time: {shown:#}\n{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until the source is in that state, and returns the reason.
+pub(crate) async fn until_state(daemon: &Daemon, name: &str, state: &str) -> String {
+    let shown = until(daemon, name, |shown| shown["state"] == state).await;
+    shown["reason"].as_str().expect("a reason").to_owned()
 }

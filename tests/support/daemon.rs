@@ -58,6 +58,13 @@ impl Daemon {
         self.running().pid()
     }
 
+    /// The most memory it had at any time of this life, in MB: `VmHWM` of proc(5).
+    pub fn memory_peak_mb(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the daemon runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak.and_then(|kb| kb.trim().parse::<u64>().ok()).expect("a peak in kB") / 1024
+    }
+
     /// Starts it again after an end.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "the daemon has not been stopped");

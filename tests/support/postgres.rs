@@ -191,8 +191,9 @@ impl Postgres {
             ("port", &port),
             ("unix_socket_directories", &socket),
             ("wal_level", "logical"),
-            ("max_wal_senders", "60"),
-            ("max_replication_slots", "60"),
+            // Every source of every test leaves its slot behind.
+            ("max_wal_senders", "100"),
+            ("max_replication_slots", "400"),
             ("max_connections", "300"),
             ("shared_buffers", "32MB"),
             // Processes get killed here, machines do not.

@@ -126,7 +126,7 @@ impl RabbitMq {
 
     /// Closes every AMQP connection, as an administrator does: their clients are told. Costs a second.
     pub async fn close_all_connections(&self) {
-        self.ctl(&["close_all_connections", "closed by a test"]).await;
+        self.ctl(&["close_all_connections", "--global", "closed by a test"]).await;
     }
 
     /// Asks the management API and returns the JSON it answers, or null.

@@ -1,12 +1,7 @@
 //! The publisher, the topology and the inspection against a real broker.
-//!
-//! Reads the broker from [`Broker::from_environment`] alone; without one the tests say so and pass.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,33 +25,41 @@ use outboxd::{
     },
 };
 use tokio::{
-    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Mutex, MutexGuard, OnceCell},
     time::timeout,
 };
 
+use crate::support::{self, Authority, RabbitMq, RabbitMqOptions, shared_rabbitmq};
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Alarms and killed connections are the whole node's: tests that cause them run alone.
-static NODE: RwLock<()> = RwLock::const_new(());
-
-/// The node under test.
-struct Broker {
+/// The node under test, with a virtual host of the test's own on it.
+pub(crate) struct Broker {
     url: String,
-    /// `rabbitmqctl`, already pointed at the node.
-    ctl: Option<String>,
-    /// An amqps URL for `localhost`, and the directory with ca.pem, client.pem and client.key.
-    tls: Option<(String, PathBuf)>,
+    pub(crate) node: &'static RabbitMq,
 }
 
 impl Broker {
-    fn from_environment() -> Option<Self> {
-        let var = |name| std::env::var(name).ok();
-        let Some(url) = var("OUTBOXD_TEST_AMQP") else {
-            eprintln!("skipped: OUTBOXD_TEST_AMQP is not set");
-            return None;
-        };
-        let tls = var("OUTBOXD_TEST_AMQPS").zip(var("OUTBOXD_TEST_TLS_DIR").map(PathBuf::from));
-        Some(Self { url, ctl: var("OUTBOXD_TEST_RABBITMQCTL"), tls })
+    /// On the node that all tests share.
+    async fn shared() -> Self {
+        Self::on(shared_rabbitmq().await).await
+    }
+
+    /// On the node that these tests disturb as a whole; alone on it for as long as the guard lives.
+    pub(crate) async fn alone() -> (Self, MutexGuard<'static, ()>) {
+        static ALONE: Mutex<()> = Mutex::const_new(());
+        let guard = ALONE.lock().await;
+        (Self::on(&disturbed().await.node).await, guard)
+    }
+
+    /// Who issued the certificate of the node that is disturbed.
+    pub(crate) async fn authority(&self) -> &'static Authority {
+        &disturbed().await.authority
+    }
+
+    async fn on(node: &'static RabbitMq) -> Self {
+        let vhost = support::unique("publisher");
+        Self { url: node.create_vhost(&vhost).await, node }
     }
 
     fn options(&self) -> BrokerOptions {
@@ -77,14 +80,6 @@ impl Broker {
         changed
     }
 
-    async fn ctl(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(self.ctl.as_deref().expect("OUTBOXD_TEST_RABBITMQCTL"));
-        command.args(arguments);
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
     async fn publisher(&self, options: &BrokerOptions) -> Publisher {
         timeout(PATIENCE, Publisher::connect(options, "outboxd test", 0)).await.unwrap().unwrap()
     }
@@ -97,14 +92,29 @@ impl Broker {
     }
 }
 
-async fn shared() -> Option<(Broker, RwLockReadGuard<'static, ()>)> {
-    Some((Broker::from_environment()?, NODE.read().await))
+/// A node of its own for alarms, killed connections and missing plugins; it also asks for client certificates.
+struct Disturbed {
+    node: RabbitMq,
+    authority: Authority,
 }
 
-async fn alone() -> Option<(Broker, RwLockWriteGuard<'static, ()>)> {
-    let broker = Broker::from_environment()?;
-    broker.ctl.as_ref()?;
-    Some((broker, NODE.write().await))
+async fn disturbed() -> &'static Disturbed {
+    static DISTURBED: OnceCell<Disturbed> = OnceCell::const_new();
+    DISTURBED
+        .get_or_init(|| async {
+            let authority = Authority::new("authority of the broker");
+            let (certificate, key) = authority.issue("localhost", &["localhost"]);
+            // What the server sends is also what it verifies clients with, so the chain ends with the authority.
+            let chain = certificate + authority.certificate();
+            let settings = ["verify = verify_peer", "fail_if_no_peer_cert = true"];
+            let node = RabbitMq::start(RabbitMqOptions {
+                settings: settings.map(|setting| format!("ssl_options.{setting}")).into(),
+                certificate: Some((chain, key)),
+            })
+            .await;
+            Disturbed { node, authority }
+        })
+        .await
 }
 
 /// A name that no other test and no other run has.
@@ -211,7 +221,7 @@ fn quorum() -> (&'static str, AMQPValue) {
 
 #[tokio::test]
 async fn frames_leave_in_the_order_of_publishing_whatever_exchanges_come_first_in_between() {
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let prefix = unique("order");
     queue(&channel, &prefix, &[]).await;
@@ -247,7 +257,7 @@ async fn frames_leave_in_the_order_of_publishing_whatever_exchanges_come_first_i
 
 #[tokio::test]
 async fn every_return_belongs_to_the_message_that_was_returned() {
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let prefix = unique("returns");
     exchange(&channel, &prefix, ExchangeKind::Topic).await;
@@ -285,7 +295,7 @@ async fn every_return_belongs_to_the_message_that_was_returned() {
 
 #[tokio::test]
 async fn a_full_queue_that_rejects_is_a_nack() {
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let prefix = unique("full");
     queue(
@@ -320,7 +330,7 @@ async fn a_full_queue_that_rejects_is_a_nack() {
 
 #[tokio::test]
 async fn a_message_arrives_as_the_contract_says() {
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let queue_name = unique("contract");
     queue(&channel, &queue_name, &[]).await;
@@ -347,7 +357,7 @@ async fn a_message_arrives_as_the_contract_says() {
 #[tokio::test]
 async fn headers_fit_up_to_the_limit_and_are_refused_above_it() {
     use outboxd::rabbitmq::encoding::{HEADER_FRAME_MAX, header_frame_size};
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let queue_name = unique("headers");
     queue(&channel, &queue_name, &[]).await;
@@ -370,7 +380,7 @@ async fn headers_fit_up_to_the_limit_and_are_refused_above_it() {
 
 #[tokio::test]
 async fn an_exchange_of_another_type_is_named_with_a_cure() {
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let (taken, good) = (unique("taken"), unique("good"));
     exchange(&channel, &taken, ExchangeKind::Fanout).await;
@@ -398,7 +408,7 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
 
 #[tokio::test]
 async fn an_exchange_deleted_under_way_closes_the_channel_and_is_retryable() {
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let exchange_name = unique("deleted");
     let mut publisher = broker.publisher(&broker.options()).await;
@@ -415,12 +425,12 @@ async fn an_exchange_deleted_under_way_closes_the_channel_and_is_retryable() {
 
 #[tokio::test]
 async fn nobody_listening_bad_login_and_bad_vhost_are_told_apart_and_hide_the_password() {
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let with = |url: String| BrokerOptions { urls: vec![url], ..broker.options() };
     let unreachable = with(format!("amqp://alice:s3cret@{dead}/%2f"));
     let login = with(broker.url_with("guest:guest", "guest:s3cret"));
-    let vhost = with(broker.url_with("/%2f", "/no-such-vhost"));
+    let vhost = with(format!("{}-that-is-not-there", broker.url));
     for (options, expected) in
         [(&unreachable, "cannot be reached"), (&login, "refuses the login"), (&vhost, "refuses the vhost")]
     {
@@ -458,7 +468,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_given_up() {
 
 #[tokio::test]
 async fn subscriptions_are_declared_and_declared_again() {
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let prefix = unique("topology");
     let exchange_name = format!("{prefix}.events");
@@ -514,7 +524,7 @@ async fn subscriptions_are_declared_and_declared_again() {
 
 #[tokio::test]
 async fn inspection_finds_every_difference_in_one_go_and_creates_nothing() {
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let prefix = unique("different");
     let (events, queue_name) = (format!("{prefix}.events"), format!("{prefix}.queue"));
@@ -540,13 +550,13 @@ async fn inspection_finds_every_difference_in_one_go_and_creates_nothing() {
 
 #[tokio::test]
 async fn a_closed_connection_is_noticed_in_flight_and_when_idle() {
-    let Some((broker, _node)) = alone().await else { return };
+    let (broker, _alone) = Broker::alone().await;
     let mut busy = broker.publisher(&broker.options()).await;
     let mut idle = broker.publisher(&broker.options()).await;
     for number in 0..2000 {
         busy.publish(PublishTag(number), message(number, "", "nowhere"));
     }
-    let killing = broker.ctl(&["close_all_connections", "operator says so"]);
+    let killing = broker.node.ctl(&["close_all_connections", "--global", "operator says so"]);
     let (_, busy, idle) = tokio::join!(killing, error(&mut busy), error(&mut idle));
     for error in [busy, idle] {
         assert!(matches!(error, BrokerError::ConnectionClosed { code: 320, .. }), "{error:?}");
@@ -556,15 +566,15 @@ async fn a_closed_connection_is_noticed_in_flight_and_when_idle() {
 
 #[tokio::test]
 async fn a_missing_plugin_is_named() {
-    let Some((broker, _node)) = alone().await else { return };
+    let (broker, _alone) = Broker::alone().await;
     let mut parts = subscription(&unique("plugin"), &unique("events"));
     parts.partitions = 2;
     let options = BrokerOptions { subscriptions: vec![parts], ..broker.options() };
     const TYPE: &str = "exchange, <<\"x-consistent-hash\">>";
-    broker.ctl(&["eval", &format!("rabbit_registry:unregister({TYPE}).")]).await;
+    broker.node.ctl(&["eval", &format!("rabbit_registry:unregister({TYPE}).")]).await;
     let connected = Publisher::connect(&options, "outboxd test", 0).await;
     let module = "rabbit_exchange_type_consistent_hash";
-    broker.ctl(&["eval", &format!("rabbit_registry:register({TYPE}, {module}).")]).await;
+    broker.node.ctl(&["eval", &format!("rabbit_registry:register({TYPE}, {module}).")]).await;
     let error = connected.err().unwrap();
     assert!(
         matches!(&error, BrokerError::Declare { error, .. } if error.fault == DeclareFault::NoPlugin),
@@ -604,7 +614,7 @@ enum Link {
 
 #[tokio::test]
 async fn a_silent_or_cut_link_is_noticed_in_flight_and_when_idle() {
-    let Some((broker, _node)) = shared().await else { return };
+    let broker = Broker::shared().await;
     let address = broker.url.split_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
     for link in [Link::Stalled, Link::Cut] {
         for in_flight in [false, true] {
@@ -633,10 +643,9 @@ async fn a_silent_or_cut_link_is_noticed_in_flight_and_when_idle() {
 
 #[tokio::test]
 async fn a_blocked_connection_says_so_and_goes_on_by_itself() {
-    let Some((broker, _node)) = alone().await else { return };
+    let (broker, _alone) = Broker::alone().await;
     let mut publisher = broker.publisher(&broker.options()).await;
-    broker.ctl(&["set_vm_memory_high_watermark", "0.0000001"]).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    broker.node.block().await;
     for number in 0..5 {
         publisher.publish(PublishTag(number), message(number, &unique("blocked"), "k"));
     }
@@ -654,7 +663,7 @@ async fn a_blocked_connection_says_so_and_goes_on_by_itself() {
         publisher.publish(PublishTag(number), message(number, &unique("blocked"), "k"));
     }
     let quiet = timeout(Duration::from_secs(1), publisher.next()).await;
-    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
+    broker.node.unblock().await;
     assert!(quiet.is_err(), "{quiet:?}");
     let mut unblocked = false;
     while told < 10 {
@@ -669,8 +678,18 @@ async fn a_blocked_connection_says_so_and_goes_on_by_itself() {
 
 #[tokio::test]
 async fn tls_verifies_the_server_and_shows_the_client_certificate() {
-    let Some((broker, _node)) = shared().await else { return };
-    let Some((url, dir)) = broker.tls.clone() else { return };
+    let (broker, _alone) = Broker::alone().await;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (certificate, key) = disturbed().await.authority.issue("client", &[]);
+    for (file, text) in [
+        ("ca.pem", disturbed().await.authority.certificate()),
+        ("client.pem", &certificate),
+        ("client.key", &key),
+    ] {
+        std::fs::write(dir.join(file), text).unwrap();
+    }
+    let url = format!("amqps://guest:guest@localhost:{}/%2f", broker.node.tls_port());
     let client_cert = Some((dir.join("client.pem"), dir.join("client.key")));
     let good = BrokerOptions {
         urls: vec![url.clone()],

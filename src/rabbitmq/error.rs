@@ -84,7 +84,7 @@ pub enum BrokerError {
     /// The connection broke off before it was open.
     #[error(
         "RabbitMQ at {at} broke off the handshake: {source}; check that the port speaks AMQP 0-9-1, with TLS if and only if \
-         the URL says amqps"
+         the URL says amqps, and whether the broker wants a client certificate"
     )]
     Handshake {
         /// Which broker.

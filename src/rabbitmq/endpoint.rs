@@ -28,7 +28,7 @@ pub struct InvalidUrl {
 
 impl Endpoint {
     /// Reads a URL as <https://www.rabbitmq.com/docs/uri-spec> has it, query parameters `frame_max`, `heartbeat`,
-    /// `channel_max` and `auth_mechanism` included; what it leaves open is set from [`FRAME_MAX`] and `heartbeat`.
+    /// `channel_max` and `auth_mechanism` included; what it leaves open is set from `FRAME_MAX` and `heartbeat`.
     pub fn parse(url: &str, heartbeat: Duration) -> Result<Self, InvalidUrl> {
         let scheme_known = ["amqp://", "amqps://"].iter().any(|scheme| url.starts_with(scheme));
         if !scheme_known {

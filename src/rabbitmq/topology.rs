@@ -1,6 +1,6 @@
 //! Durable exchanges, queues and bindings: what a subscription needs, and how it is declared or verified.
 //!
-//! [`plan`] is pure and knows every name and argument; [`declare`] carries it out. Nothing here deletes or unbinds.
+//! [`plan`] is pure and knows every name and argument; `declare` carries it out. Nothing here deletes or unbinds.
 
 use std::fmt;
 

@@ -1,11 +1,16 @@
 //! One source on real nodes: a database with an outbox table, a vhost with a consumer, writers, the daemon, the oracle.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinHandle;
 
 use crate::inbox::Inbox;
 use crate::support::{
-    Consumer, Daemon, Oracle, Postgres, RabbitMq, Verdict, Workload, http, shared_postgres, shared_rabbitmq,
-    unique,
+    Committed, Consumer, Daemon, Oracle, Postgres, Proxy, RabbitMq, Verdict, Workload, consumer, http,
+    shared_postgres, shared_rabbitmq, unique,
 };
 
 /// Long enough for a busy machine; a test that needs it all has failed.
@@ -22,9 +27,32 @@ pub(crate) struct Stage {
     pub(crate) oracle: Oracle,
     /// More of `[sources.orders]`, as dotted keys.
     pub(crate) source: String,
-    /// More on top level and `[rabbitmq]`.
+    /// More of `[rabbitmq]`.
     pub(crate) rabbitmq: String,
     consumer: Option<Consumer>,
+}
+
+/// Writers that write until they are told to stop.
+pub(crate) struct Writing {
+    workload: Workload,
+    task: JoinHandle<()>,
+}
+
+impl Writing {
+    /// Lets the writers finish what they are at.
+    pub(crate) async fn stop(self) {
+        self.workload.stopped.store(true, Ordering::Relaxed);
+        self.task.await.expect("the writers do not panic");
+    }
+}
+
+/// Waits until `condition` holds; after `PATIENCE` the test has failed.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 impl Stage {
@@ -74,8 +102,23 @@ impl Stage {
 
     /// Binds the queue and consumes from it.
     pub(crate) async fn consume(&mut self) {
-        let consumer = Consumer::start(&self.amqp_url, "Order.events", &self.name, "#", &self.oracle).await;
+        self.consume_only("#").await;
+    }
+
+    /// Binds the queue for these routing keys only, and consumes from it.
+    pub(crate) async fn consume_only(&mut self, binding_key: &str) {
+        let consumer =
+            Consumer::start(&self.amqp_url, &self.exchange(), &self.name, binding_key, &self.oracle).await;
         self.consumer = Some(consumer);
+    }
+
+    /// Binds the queue for these routing keys, too.
+    pub(crate) async fn bind(&self, binding_key: &str) {
+        consumer::bind(&self.amqp_url, &self.exchange(), &self.name, binding_key).await;
+    }
+
+    fn exchange(&self) -> String {
+        format!("{}.events", self.workload.aggregate_type)
     }
 
     pub(crate) fn slot(&self) -> String {
@@ -104,6 +147,65 @@ impl Stage {
     /// Lets the writers write all their transactions.
     pub(crate) async fn write(&self) {
         self.workload.run(&self.postgres_url, &self.oracle).await;
+    }
+
+    /// Lets the writers write until they are told to stop.
+    pub(crate) fn keep_writing(&self) -> Writing {
+        let workload = Workload { transactions: usize::MAX, ..self.workload.clone() };
+        let (writers, url, oracle) = (workload.clone(), self.postgres_url.clone(), self.oracle.clone());
+        Writing { workload, task: tokio::spawn(async move { writers.run(&url, &oracle).await }) }
+    }
+
+    /// Commits one row.
+    pub(crate) async fn write_row(&self, aggregate: &str, sequence: i64, event_type: &str) {
+        self.write_transaction(&format!("SELECT '{aggregate}', '{event_type}', {sequence}::bigint")).await;
+    }
+
+    /// Commits one transaction of so many rows, of many aggregates.
+    pub(crate) async fn write_large(&self, rows: usize) {
+        let rows =
+            format!("SELECT 'l' || n % 5000, 'OrderCreated', n FROM generate_series(1, {rows}::bigint) n");
+        self.write_transaction(&rows).await;
+    }
+
+    /// Commits what `rows` selects: aggregate, event type, number within the aggregate.
+    async fn write_transaction(&self, rows: &str) {
+        static NUMBER: AtomicU64 = AtomicU64::new(1 << 60);
+        let transaction = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let insert = format!(
+            "INSERT INTO {} (aggregatetype, aggregateid, type, payload) \
+             SELECT '{}', row.aggregate, row.event_type, jsonb_build_object('n', row.n) \
+             FROM ({rows}) row (aggregate, event_type, n) \
+             RETURNING id::text, aggregateid, payload::text, (payload ->> 'n')::bigint",
+            self.workload.table, self.workload.aggregate_type
+        );
+        let written = self.client().await.query(&insert, &[]).await.expect("rows written");
+        self.oracle.committed(written.iter().enumerate().map(|(index, row)| Committed {
+            id: row.get(0),
+            aggregate: row.get(1),
+            body: row.get(2),
+            sequence: row.get(3),
+            transaction,
+            index,
+        }));
+    }
+
+    /// Waits until so many messages arrived that had not arrived before.
+    pub(crate) async fn receive_more(&self, messages: usize) {
+        let wanted = self.oracle.distinct_count() + messages;
+        until("more messages arrive", async || self.oracle.distinct_count() >= wanted).await;
+    }
+
+    /// The daemon's configuration with proxies between it and its nodes.
+    pub(crate) fn config_through(&self, postgres: &Proxy, broker: &Proxy) -> String {
+        let port_of = |url: &str| {
+            let authority = url.split("//").nth(1).and_then(|rest| rest.split('/').next());
+            authority.and_then(|authority| authority.rsplit(':').next()).expect("a port").to_owned()
+        };
+        let through = |config: String, url: &str, proxy: &Proxy| {
+            config.replace(&format!(":{}/", port_of(url)), &format!(":{}/", proxy.port()))
+        };
+        through(through(self.config(), &self.postgres_url, postgres), &self.amqp_url, broker)
     }
 
     /// The oracle's verdict, once everything has arrived and it is quiet.

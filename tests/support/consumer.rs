@@ -26,7 +26,7 @@ impl Consumer {
     pub async fn start(url: &str, exchange: &str, queue: &str, binding_key: &str, oracle: &Oracle) -> Self {
         let [url, exchange, queue, binding_key] = [url, exchange, queue, binding_key].map(str::to_owned);
         // Bound before anything is published, or the test fails here.
-        declare(&url, &exchange, &queue, &binding_key).await.expect("queue declared");
+        bind(&url, &exchange, &queue, &binding_key).await;
         let oracle = oracle.clone();
         let task = tokio::spawn(async move {
             loop {
@@ -44,6 +44,11 @@ impl Drop for Consumer {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Declares the topic exchange and the queue, both durable, and binds them by `binding_key`; consumes nothing.
+pub async fn bind(url: &str, exchange: &str, queue: &str, binding_key: &str) {
+    declare(url, exchange, queue, binding_key).await.expect("queue declared");
 }
 
 async fn declare(url: &str, exchange: &str, queue: &str, binding_key: &str) -> Result<(), lapin::Error> {

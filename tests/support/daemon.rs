@@ -33,8 +33,9 @@ impl Daemon {
     /// As [`Daemon::start`], without starting it: for `check` or `setup` first.
     pub fn prepare(config: &str) -> Self {
         let daemon = Self { folder: run::folder("outboxd"), admin: Port::reserve(), process: None };
-        let admin = format!("[admin]\nlisten = \"127.0.0.1:{}\"\n\n", daemon.admin.number());
-        fs::write(daemon.config_file(), admin + config).expect("configuration written");
+        // Behind the rest, which may begin with keys of the top level.
+        let admin = format!("\n[admin]\nlisten = \"127.0.0.1:{}\"\n", daemon.admin.number());
+        fs::write(daemon.config_file(), config.to_owned() + &admin).expect("configuration written");
         daemon
     }
 
@@ -105,6 +106,44 @@ impl Daemon {
     pub async fn status(&self) -> Value {
         let text = self.get("/status").await;
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("/status is no JSON: {error}: {text}"))
+    }
+
+    /// What `/status` says of one source.
+    pub async fn source(&self, name: &str) -> Value {
+        let status = self.status().await;
+        let sources = status["sources"].as_array().into_iter().flatten();
+        sources.into_iter().find(|source| source["name"] == name).cloned().unwrap_or(Value::Null)
+    }
+
+    /// Waits until a source is in that state, and returns what `/status` says of it then.
+    pub async fn wait_state(&self, source: &str, state: &str, limit: Duration) -> Value {
+        let deadline = Instant::now() + limit;
+        loop {
+            let now = self.source(source).await;
+            if now["state"] == state {
+                return now;
+            }
+            assert!(Instant::now() < deadline, "{source} is not {state} in time: {now}; {}", self.log_tail());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Status code and text of `/readyz`.
+    pub async fn readyz(&self) -> (u16, String) {
+        let answer = http::get(self.admin_port(), "/readyz").await;
+        let (status, text) = answer.unwrap_or_else(|error| panic!("/readyz: {error}; {}", self.log_tail()));
+        (status.as_u16(), text)
+    }
+
+    /// One counter or gauge of a source that has no other label: `messages_published_total`. Not there yet is 0.
+    pub async fn count(&self, source: &str, name: &str) -> usize {
+        self.metric(&format!("outboxd_{name}{{source=\"{source}\"}}")).await.unwrap_or_default() as usize
+    }
+
+    /// How often a source has made one of its connections anew: `postgres` or `rabbitmq`.
+    pub async fn reconnects(&self, source: &str, side: &str) -> usize {
+        let series = format!("outboxd_reconnects_total{{side=\"{side}\",source=\"{source}\"}}");
+        self.metric(&series).await.unwrap_or_else(|| panic!("no series {series}")) as usize
     }
 
     /// `/metrics`.

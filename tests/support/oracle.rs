@@ -101,6 +101,12 @@ impl Oracle {
         self.lock().received.len()
     }
 
+    /// How many different messages there were.
+    pub fn distinct_count(&self) -> usize {
+        let records = self.lock();
+        records.received.iter().map(|message| message.id.as_str()).collect::<HashSet<_>>().len()
+    }
+
     /// Whether every committed row has arrived.
     pub fn is_complete(&self) -> bool {
         let records = self.lock();

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,8 @@ pub struct Workload {
     pub table: String,
     /// What is written into `aggregatetype`.
     pub aggregate_type: String,
+    /// Set: the writers end after their current transaction. Clones share it.
+    pub stopped: Arc<AtomicBool>,
 }
 
 impl Default for Workload {
@@ -50,6 +52,7 @@ impl Default for Workload {
             pause: Duration::ZERO,
             table: "outbox".to_owned(),
             aggregate_type: "Order".to_owned(),
+            stopped: Arc::default(),
         }
     }
 }
@@ -108,7 +111,7 @@ impl Writer {
         let mut client = self.connect().await;
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= self.workload.transactions {
+            if number >= self.workload.transactions || self.workload.stopped.load(Ordering::Relaxed) {
                 return;
             }
             // Chosen before the first try, so that a second one writes the same.

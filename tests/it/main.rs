@@ -10,9 +10,13 @@ mod inbox;
 mod message;
 mod nodes;
 mod order;
+mod outage;
 mod proxy;
 mod publisher;
+mod recovery;
+mod refusal;
 mod scale;
+mod slot;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;

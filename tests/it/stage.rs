@@ -47,7 +47,7 @@ impl Writing {
 }
 
 /// Waits until `condition` holds; after `PATIENCE` the test has failed.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
@@ -193,7 +193,7 @@ impl Stage {
     /// Waits until so many messages arrived that had not arrived before.
     pub(crate) async fn receive_more(&self, messages: usize) {
         let wanted = self.oracle.distinct_count() + messages;
-        until("more messages arrive", async || self.oracle.distinct_count() >= wanted).await;
+        eventually("more messages arrive", async || self.oracle.distinct_count() >= wanted).await;
     }
 
     /// The daemon's configuration with proxies between it and its nodes.

@@ -108,26 +108,6 @@ impl Daemon {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("/status is no JSON: {error}: {text}"))
     }
 
-    /// What `/status` says of one source.
-    pub async fn source(&self, name: &str) -> Value {
-        let status = self.status().await;
-        let sources = status["sources"].as_array().into_iter().flatten();
-        sources.into_iter().find(|source| source["name"] == name).cloned().unwrap_or(Value::Null)
-    }
-
-    /// Waits until a source is in that state, and returns what `/status` says of it then.
-    pub async fn wait_state(&self, source: &str, state: &str, limit: Duration) -> Value {
-        let deadline = Instant::now() + limit;
-        loop {
-            let now = self.source(source).await;
-            if now["state"] == state {
-                return now;
-            }
-            assert!(Instant::now() < deadline, "{source} is not {state} in time: {now}; {}", self.log_tail());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-
     /// Status code and text of `/readyz`.
     pub async fn readyz(&self) -> (u16, String) {
         let answer = http::get(self.admin_port(), "/readyz").await;

@@ -1,0 +1,218 @@
+//! Nodes that go away, hang or close connections under load, and networks that do.
+
+use std::time::Duration;
+
+use crate::{
+    stage::{PATIENCE, Stage, eventually, source, until},
+    support::{
+        Daemon, Direction, Postgres, PostgresOptions, Proxy, RabbitMq, RabbitMqOptions, shared_postgres,
+        shared_rabbitmq,
+    },
+};
+
+const IN_FLIGHT_MAX: usize = 64;
+
+/// Messages that come through before and after each disturbance.
+const FLOW: usize = 100;
+
+fn under_load(stage: &mut Stage, wal_sender_timeout_ms: u32) {
+    stage.workload.pause = Duration::from_millis(10);
+    stage.source = format!(
+        "delivery.in_flight_max = {IN_FLIGHT_MAX}\npostgres.wal_sender_timeout_ms = {wal_sender_timeout_ms}"
+    );
+}
+
+/// Ends the load: everything arrived, and the daemon sent again at most what was in flight at each disturbance.
+async fn judge(stage: &Stage, daemon: &mut Daemon, disturbances: usize) {
+    let verdict = stage.verdict().await;
+    let sent = daemon.count("orders", "messages_published_total").await;
+    let repeated = sent - stage.oracle.committed_count();
+    let allowed = disturbances * IN_FLIGHT_MAX;
+    println!("{repeated} sent again, {allowed} allowed");
+    assert!(verdict.keeps_promises(), "{verdict}");
+    assert!(repeated <= allowed, "{repeated} sent again, {allowed} allowed");
+    assert!(daemon.sigterm(PATIENCE).await.success());
+}
+
+#[tokio::test]
+async fn a_broker_that_blocks_restarts_or_dies() {
+    let broker = RabbitMq::start(RabbitMqOptions::default()).await;
+    let mut stage = Stage::on("broker", shared_postgres().await, &broker).await;
+    under_load(&mut stage, 2000);
+    // In six seconds more than the sockets between walsender and daemon hold: the walsender itself has to wait.
+    stage.workload.filler_bytes = 8000;
+    stage.workload.pause = Duration::from_millis(20);
+    stage.consume().await;
+    let mut daemon = stage.relay().await;
+    let writing = stage.keep_writing();
+    stage.receive_more(FLOW).await;
+
+    let client = stage.client().await;
+    let walsender = async || -> i32 {
+        let sql = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
+        client.query_one(sql, &[&stage.slot()]).await.unwrap().get(0)
+    };
+    let pid = walsender().await;
+    broker.block().await;
+    let blocked = until(&daemon, "orders", |shown| shown["state"] == "blocked").await;
+    assert!(blocked["reason"].as_str().unwrap().contains("memory"), "{blocked}");
+    let (status, text) = daemon.readyz().await;
+    assert!(status == 503 && text.contains("memory"), "{status} {text}");
+    let received = stage.oracle.received_count();
+    // Longer than both wal_sender_timeout and what the daemon bears of a silent server.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(stage.oracle.received_count() <= received + IN_FLIGHT_MAX, "it is not blocked");
+    assert_eq!(source(&daemon, "orders").await["state"], "blocked");
+    broker.unblock().await;
+    until(&daemon, "orders", |shown| shown["state"] == "streaming").await;
+    stage.receive_more(FLOW).await;
+    assert_eq!(walsender().await, pid, "the replication connection did not survive");
+    for side in ["postgres", "rabbitmq"] {
+        assert_eq!(daemon.reconnects("orders", side).await, 0, "{side}");
+    }
+    assert_eq!(stage.oracle.verdict().duplicates, 0);
+
+    broker.close_all_connections().await;
+    eventually("the loss is noticed", async || daemon.reconnects("orders", "rabbitmq").await > 0).await;
+    stage.receive_more(FLOW).await;
+
+    broker.restart().await;
+    stage.receive_more(FLOW).await;
+
+    broker.kill9().await;
+    until(&daemon, "orders", |shown| shown["state"] == "connecting").await;
+    assert_eq!(daemon.readyz().await.0, 503);
+    broker.start_again().await;
+    stage.receive_more(FLOW).await;
+    writing.stop().await;
+    judge(&stage, &mut daemon, 3).await;
+}
+
+#[tokio::test]
+async fn a_postgresql_that_restarts_or_dies_or_ends_our_connections() {
+    let postgres = Postgres::start(PostgresOptions::default()).await;
+    let mut stage = Stage::on("server", &postgres, shared_rabbitmq().await).await;
+    under_load(&mut stage, 2000);
+    stage.consume().await;
+    let mut daemon = stage.relay().await;
+    let writing = stage.keep_writing();
+    stage.receive_more(FLOW).await;
+
+    let backends = async |name: &str| -> Vec<i32> {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND datname = $2";
+        let rows = stage.client().await.query(sql, &[&name, &stage.name]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    let terminate = async |name: &str| {
+        let pids = backends(name).await;
+        assert!(!pids.is_empty(), "there is no backend of '{name}'");
+        for pid in &pids {
+            stage.client().await.execute("SELECT pg_terminate_backend($1)", &[pid]).await.unwrap();
+        }
+        pids
+    };
+    // The monitor looks, and comes again, every five seconds; nothing else depends on it.
+    eventually("the monitor is there", async || !backends("outboxd monitor").await.is_empty()).await;
+    let monitor = terminate("outboxd monitor").await;
+    stage.receive_more(FLOW).await;
+    eventually("the monitor is back", async || {
+        backends("outboxd monitor").await.iter().any(|pid| !monitor.contains(pid))
+    })
+    .await;
+    assert_eq!(daemon.reconnects("orders", "postgres").await, 0);
+    assert_eq!(stage.oracle.verdict().duplicates, 0);
+
+    terminate("outboxd orders").await;
+    eventually("the loss is noticed", async || daemon.reconnects("orders", "postgres").await > 0).await;
+    stage.receive_more(FLOW).await;
+
+    postgres.restart().await;
+    stage.receive_more(FLOW).await;
+
+    postgres.stop_immediate().await;
+    until(&daemon, "orders", |shown| shown["state"] == "connecting").await;
+    assert_eq!(daemon.readyz().await.0, 503);
+    postgres.start_again().await;
+    stage.receive_more(FLOW).await;
+
+    postgres.kill9().await;
+    postgres.start_again().await;
+    stage.receive_more(FLOW).await;
+    writing.stop().await;
+    judge(&stage, &mut daemon, 4).await;
+}
+
+#[tokio::test]
+async fn connections_that_are_cut() {
+    let mut stage = Stage::shared("cut").await;
+    under_load(&mut stage, 2000);
+    stage.consume().await;
+    let postgres = Proxy::start(shared_postgres().await.port());
+    let broker = Proxy::start(shared_rabbitmq().await.port());
+    let mut daemon = Daemon::start(&stage.config_through(&postgres, &broker));
+    daemon.wait_ready(PATIENCE).await;
+    let writing = stage.keep_writing();
+    let seed = fastrand::u64(..);
+    println!("seed of the cuts: {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut cuts = 0;
+    for (side, proxy) in [("postgres", &postgres), ("rabbitmq", &broker)] {
+        for direction in [None, Some(Direction::ToServer), Some(Direction::ToClient)] {
+            stage.receive_more(FLOW).await;
+            let before = daemon.reconnects("orders", side).await;
+            match direction {
+                None => proxy.cut(),
+                Some(direction) => proxy.cut_after(direction, random.u64(1..2000)),
+            }
+            eventually("the cut is noticed", async || daemon.reconnects("orders", side).await > before).await;
+            cuts += 1;
+        }
+    }
+    stage.receive_more(FLOW).await;
+    writing.stop().await;
+    judge(&stage, &mut daemon, cuts).await;
+}
+
+#[tokio::test]
+async fn connections_that_fall_silent() {
+    let mut stage = Stage::shared("stall").await;
+    under_load(&mut stage, 1500);
+    stage.rabbitmq = "confirm_timeout_ms = 1500\nheartbeat_s = 2".to_owned();
+    stage.consume().await;
+    let postgres = Proxy::start(shared_postgres().await.port());
+    let broker = Proxy::start(shared_rabbitmq().await.port());
+    let mut daemon = Daemon::start(&stage.config_through(&postgres, &broker));
+    daemon.wait_ready(PATIENCE).await;
+    let writing = stage.keep_writing();
+    let mut stalls = 0;
+    for (proxy, direction, reason) in [
+        (&postgres, None, "PostgreSQL has been silent"),
+        (&postgres, Some(Direction::ToClient), "PostgreSQL has been silent"),
+        (&broker, None, "confirmed nothing"),
+        (&broker, Some(Direction::ToClient), "confirmed nothing"),
+    ] {
+        stage.receive_more(FLOW).await;
+        match direction {
+            None => proxy.stall(),
+            Some(direction) => proxy.stall_only(direction),
+        }
+        let noticed = until(&daemon, "orders", |shown| shown["state"] == "connecting").await;
+        println!("{noticed}");
+        assert!(noticed["reason"].as_str().unwrap().contains(reason), "{noticed}");
+        proxy.resume();
+        daemon.wait_ready(PATIENCE).await;
+        stalls += 1;
+    }
+    stage.receive_more(FLOW).await;
+    writing.stop().await;
+    stage.verdict().await;
+
+    // Without traffic only a missing heartbeat tells.
+    broker.stall();
+    let noticed = until(&daemon, "orders", |shown| shown["state"] == "connecting").await;
+    println!("{noticed}");
+    broker.resume();
+    daemon.wait_ready(PATIENCE).await;
+    stage.write_row("after", 1, "OrderCreated").await;
+    judge(&stage, &mut daemon, stalls).await;
+}

@@ -1,0 +1,174 @@
+//! Messages that the broker refuses, and rows that cannot become messages.
+
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::json;
+
+use crate::{
+    stage::{PATIENCE, Stage, eventually, source, until},
+    support::{Verdict, shared_rabbitmq},
+};
+
+#[tokio::test]
+async fn nacked_messages_are_sent_again_in_the_order_of_their_aggregates() {
+    let mut stage = Stage::shared("nack").await;
+    stage.workload.transactions = 150;
+    stage.workload.writers = 1;
+    stage.source = "delivery.backoff_min_ms = 10\ndelivery.backoff_max_ms = 100".to_owned();
+    stage.bind("#").await;
+    let full = json!({
+        "pattern": ".*", "apply-to": "queues",
+        "definition": { "max-length": 20, "overflow": "reject-publish" },
+    });
+    let path = format!("/api/policies/{}/full", stage.name);
+    shared_rabbitmq().await.api(Method::PUT, &path, full).await;
+    let daemon = stage.relay().await;
+    stage.write().await;
+    eventually("a full queue refuses", async || daemon.count("orders", "messages_nacked_total").await > 50)
+        .await;
+    assert_eq!(daemon.readyz().await.0, 200, "a nack is no reason to stop");
+
+    stage.consume().await;
+    let verdict = stage.verdict().await;
+    // Messages of other aggregates may overtake one that was nacked.
+    Verdict { position_fell: vec![], transaction_out_of_order: vec![], ..verdict }.assert_delivered(0);
+    let published = daemon.count("orders", "messages_published_total").await;
+    let nacked = daemon.count("orders", "messages_nacked_total").await;
+    assert_eq!(
+        published,
+        stage.oracle.committed_count() + nacked,
+        "each nack is one more try, and nothing else is"
+    );
+    assert_eq!(daemon.reconnects("orders", "rabbitmq").await, 0);
+}
+
+#[tokio::test]
+async fn an_unroutable_message_holds_everything_until_a_queue_is_bound() {
+    let mut stage = Stage::shared("unroutable").await;
+    stage.source = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 100".to_owned();
+    stage.consume_only("OrderChanged").await;
+    let daemon = stage.relay().await;
+    stage.write_row("a", 1, "OrderChanged").await;
+    stage.verdict().await.assert_delivered(0);
+
+    stage.write_row("b", 1, "OrderCreated").await;
+    let halted = until(&daemon, "orders", |shown| shown["state"] == "halted").await;
+    let id: String = {
+        let client = stage.client().await;
+        let sql = "SELECT id::text FROM outbox WHERE type = 'OrderCreated'";
+        client.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    let (status, text) = daemon.readyz().await;
+    assert_eq!(status, 503, "{text}");
+    for named in [&id, "'Order.events'", "'OrderCreated'"] {
+        assert!(halted["reason"].as_str().unwrap().contains(named), "{named}: {halted}");
+        assert!(text.contains(named), "{named}: {text}");
+    }
+
+    // These have a queue, but what they follow does not.
+    for sequence in 1..=20 {
+        stage.write_row("c", sequence, "OrderChanged").await;
+        stage.write_row("b", sequence + 1, "OrderChanged").await;
+    }
+    let returned = daemon.count("orders", "messages_returned_total").await;
+    eventually("it is tried again", async || {
+        daemon.count("orders", "messages_returned_total").await >= returned + 5
+    })
+    .await;
+    assert_eq!(stage.oracle.received_count(), 1, "something overtook the unroutable message");
+    assert_eq!(daemon.count("orders", "messages_confirmed_total").await, 1);
+    assert_eq!(source(&daemon, "orders").await["state"], "halted");
+
+    stage.bind("OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+    until(&daemon, "orders", |shown| shown["state"] == "streaming").await;
+    assert_eq!(daemon.readyz().await.0, 200);
+    let published = daemon.count("orders", "messages_published_total").await;
+    let returned = daemon.count("orders", "messages_returned_total").await;
+    assert_eq!(published, stage.oracle.committed_count() + returned);
+    for side in ["postgres", "rabbitmq"] {
+        assert_eq!(daemon.reconnects("orders", side).await, 0, "{side}");
+    }
+}
+
+#[tokio::test]
+async fn an_unroutable_message_is_dropped_and_counted_where_that_is_wanted() {
+    let mut stage = Stage::shared("drop").await;
+    stage.source = "delivery.on_unroutable = \"drop\"".to_owned();
+    stage.consume_only("OrderChanged").await;
+    let mut daemon = stage.relay().await;
+    stage.write_row("a", 1, "OrderChanged").await;
+    // The oracle does not get to know the row that is to be dropped.
+    let insert = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
+                  VALUES ('Order', 'a', 'OrderCreated', '{\"secret\": \"hidden\"}')";
+    stage.client().await.batch_execute(insert).await.unwrap();
+    stage.write_row("a", 2, "OrderChanged").await;
+    stage.verdict().await.assert_delivered(0);
+    assert_eq!(daemon.count("orders", "messages_returned_total").await, 1);
+    assert_eq!(daemon.count("orders", "messages_published_total").await, 3);
+    assert_eq!(daemon.readyz().await.0, 200);
+    assert!(daemon.log().contains("dropped an unroutable message"));
+    assert!(!daemon.log().contains("hidden"));
+
+    // It is given up for good: its position is confirmed.
+    assert!(daemon.sigterm(PATIENCE).await.success());
+    daemon.start_again();
+    daemon.wait_ready(PATIENCE).await;
+    stage.write_row("a", 3, "OrderChanged").await;
+    stage.verdict().await.assert_delivered(0);
+    assert_eq!(daemon.count("orders", "messages_returned_total").await, 0);
+}
+
+#[tokio::test]
+async fn an_invalid_row_halts_its_source_after_what_came_before_it_and_no_other_source() {
+    let long = "x".repeat(300);
+    for (what, columns, values) in [
+        ("the exchange", "aggregatetype", format!("'{long}'")),
+        ("headers", "aggregatetype, headers", "'Order', '[\"no object\"]'".to_owned()),
+    ] {
+        let mut stage = Stage::shared("invalid").await;
+        stage.workload.transactions = 50;
+        stage.consume().await;
+        let mut other = Stage::shared("other").await;
+        other.workload.aggregate_type = "Invoice".to_owned();
+        other.workload.transactions = 50;
+        other.amqp_url.clone_from(&stage.amqp_url);
+        other.consume().await;
+        stage.source = format!(
+            "[sources.invoices]\npostgres.url = \"{}\"\npostgres.slot = \"{}\"",
+            other.postgres_url,
+            other.slot()
+        );
+        let mut daemon = stage.relay().await;
+        stage.write().await;
+        let client = stage.client().await;
+        // The row before it in its own transaction is published, too.
+        let insert = format!(
+            "INSERT INTO outbox (aggregateid, type, payload, {columns}) \
+             VALUES ('bad', 'OrderCreated', '{{\"secret\": \"hidden\"}}', {values}) RETURNING id::text"
+        );
+        let id: String = client.query_one(&insert, &[]).await.unwrap().get(0);
+
+        let halted = until(&daemon, "orders", |shown| shown["state"] == "halted").await;
+        let reason = halted["reason"].as_str().unwrap();
+        println!("{reason}");
+        assert!(reason.contains(&id) && reason.contains(what), "{what}: {reason}");
+        let before = halted["position"].as_str().unwrap();
+        let position = reason
+            .split(|c: char| !(c.is_ascii_hexdigit() || c == '-'))
+            .find(|word| word.len() == before.len() && word.as_bytes()[16] == b'-');
+        assert!(position.is_some_and(|position| position > before), "no position after {before}: {reason}");
+        let (status, text) = daemon.readyz().await;
+        assert!(status == 503 && text.contains(&id), "{status} {text}");
+        stage.verdict().await.assert_delivered(0);
+        let confirmed = daemon.count("orders", "messages_confirmed_total").await;
+        assert_eq!(confirmed, stage.oracle.committed_count());
+
+        other.write().await;
+        other.verdict().await.assert_delivered(0);
+        assert_eq!(source(&daemon, "invoices").await["state"], "streaming");
+        assert!(!daemon.log().contains("hidden"), "a payload in the log:\n{}", daemon.log());
+        assert!(daemon.sigterm(Duration::from_secs(20)).await.success());
+    }
+}

@@ -26,7 +26,10 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     let mut sources = Sources::new(board.clone(), shutdown);
     for (name, source) in settings.sources {
         let settings::Source { database, mapping, relay } = source;
-        sources.start(Source { name, database, mapping, broker: settings.broker.clone(), relay });
+        sources.start(
+            Source { name, database, mapping, broker: settings.broker.clone(), relay },
+            Duration::ZERO,
+        );
     }
     let (admin_end, admin_ended) = tokio::sync::oneshot::channel::<()>();
     let admin = admin.map(|listener| {
@@ -96,13 +99,17 @@ impl Sources {
         Self { board, shutdown, tasks: JoinSet::new(), running: HashMap::new() }
     }
 
-    fn start(&mut self, source: Source) {
+    fn start(&mut self, source: Source, after: Duration) {
         let reporter = self.board.reporter(&source.name);
-        let task = self.tasks.spawn(relay::supervise(source.clone(), reporter, self.shutdown.clone()));
+        let supervised = relay::supervise(source.clone(), reporter, self.shutdown.clone());
+        let task = self.tasks.spawn(async move {
+            tokio::time::sleep(after).await;
+            supervised.await
+        });
         self.running.insert(task.id(), source);
     }
 
-    /// Starts a source again that panicked. Never returns: sources end only when they are asked to.
+    /// Starts a source again that panicked. Never returns: sources end only when they are asked to. Cancel-safe.
     async fn watch(&mut self) {
         loop {
             match self.tasks.join_next_with_id().await {
@@ -111,8 +118,7 @@ impl Sources {
                     let reason = "an internal error ended this source; it starts again from its slot. Please report the \
                                   panic message in the log";
                     self.board.reporter(&source.name).state(SourceState::Connecting, reason);
-                    tokio::time::sleep(AFTER_PANIC).await;
-                    self.start(source);
+                    self.start(source, AFTER_PANIC);
                 }
                 Some(Ok(_)) => {}
                 None => std::future::pending().await,

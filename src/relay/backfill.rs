@@ -5,6 +5,8 @@
 
 use std::time::Instant;
 
+use futures_util::FutureExt;
+
 use super::{
     Fault, OnInvalid, RelayOptions, Shutdown,
     delivery::{Delivery, sleep_until},
@@ -50,18 +52,26 @@ pub(super) async fn publish_backlog(
             biased;
             requested = shutdown.requested(), if deadline.is_none() => deadline = Some(requested),
             settled = delivery.next() => settled?,
-            row = backlog.next(), if may_read => match row? {
-                None => all_read = true,
-                Some(row) => match mapper.message(row) {
-                    Ok(message) => {
-                        rows += 1;
-                        delivery.push(message);
+            row = backlog.next(), if may_read => {
+                // What has arrived already leaves as one batch.
+                let mut next = Some(row);
+                while let Some(row) = next.take() {
+                    let Some(row) = row? else {
+                        all_read = true;
+                        break;
+                    };
+                    match mapper.message(row) {
+                        Ok(message) => delivery.push(message),
+                        Err(invalid) => match options.on_invalid {
+                            OnInvalid::Halt => return Err(Fault::InvalidRow(invalid)),
+                        },
                     }
-                    Err(invalid) => match options.on_invalid {
-                        OnInvalid::Halt => return Err(Fault::InvalidRow(invalid)),
-                    },
-                },
-            },
+                    rows += 1;
+                    if delivery.has_room() {
+                        next = backlog.next().now_or_never();
+                    }
+                }
+            }
             () = sleep_until(deadline) => {}
         }
     }

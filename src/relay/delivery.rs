@@ -119,7 +119,7 @@ impl<'a> Delivery<'a> {
     }
 
     fn report_in_flight(&self) {
-        self.report.in_flight(self.ledger.len());
+        self.report.in_flight(self.ledger.published());
         self.report.oldest_unconfirmed(
             self.ledger.oldest_unconfirmed().map(|(message, published)| Unconfirmed {
                 committed: message.committed_at.into(),

@@ -14,7 +14,7 @@ use super::{
     pipeline::{Drained, Pipeline},
 };
 use crate::{
-    admin::{Reporter, SourceState},
+    admin::{Reporter, Side, SourceState},
     ledger::{ConfirmedLsn, Progress},
     outbox::Mapping,
     position::Lsn,
@@ -61,6 +61,10 @@ struct Known {
     progress: Progress,
     /// The slot was there: should it be gone later, rows may be lost, and a new one must not be made silently.
     slot_seen: bool,
+    /// The last attempt had the slot, or its backlog.
+    was_connected: bool,
+    /// Whose connection was lost since, and not made anew yet.
+    lost: Option<Side>,
 }
 
 /// How often a standby asks for the slot. Half a second keeps the takeover well within two.
@@ -87,7 +91,9 @@ pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown)
         match fault.verdict() {
             Verdict::Again => {
                 report.state(SourceState::Connecting, fault.explain());
-                report.reconnected(fault.side());
+                if std::mem::take(&mut known.was_connected) {
+                    known.lost = Some(fault.side());
+                }
                 tokio::select! {
                     _ = shutdown.requested() => return Ended::Drained,
                     () = tokio::time::sleep(backoff.next()) => {}
@@ -158,6 +164,10 @@ impl Attempt<'_> {
                 }
             }
         };
+        known.was_connected = true;
+        if let Some(side) = known.lost.take() {
+            self.report.reconnected(side);
+        }
         let Streaming { stream, flushed } = match acquired {
             Acquired::Stream(streaming) => {
                 known.slot_seen = true;

@@ -216,3 +216,21 @@ async fn connections_that_fall_silent() {
     stage.write_row("after", 1, "OrderCreated").await;
     judge(&stage, &mut daemon, stalls).await;
 }
+
+/// A fast shutdown waits for walsenders until everything is confirmed, and their clients are not told. A source that
+/// can confirm nothing must not keep its server from going down.
+#[tokio::test]
+async fn a_postgresql_can_shut_down_while_nothing_can_be_confirmed() {
+    let postgres = Postgres::start(PostgresOptions::default()).await;
+    let mut stage = Stage::on("shutdown", &postgres, shared_rabbitmq().await).await;
+    stage.workload.transactions = 50;
+    let mut daemon = stage.relay().await;
+    stage.write().await;
+    until(&daemon, "orders", |shown| shown["state"] == "halted").await;
+
+    tokio::time::timeout(PATIENCE, postgres.stop_fast()).await.expect("the server goes down");
+    postgres.start_again().await;
+    stage.consume().await;
+    assert!(stage.verdict().await.keeps_promises());
+    assert!(daemon.sigterm(PATIENCE).await.success());
+}

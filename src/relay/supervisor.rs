@@ -384,7 +384,7 @@ mod tests {
         let mut ledger = Ledger::new(Ordering::PerAggregate, limits, Progress::default());
         ledger.reached(Lsn(100));
         let server = Some(("A".to_owned(), 1));
-        Known { server, progress: ledger.progress(), slot_seen: true }
+        Known { server, progress: ledger.progress(), slot_seen: true, ..Known::default() }
     }
 
     #[test]

@@ -23,7 +23,7 @@ async fn of_two_instances_started_at_once_one_publishes_the_backlog() {
     stage.verdict().await.assert_delivered(0);
     let [one, other] = &daemons;
     eventually("one streams and the other stands by", async || {
-        let mut states = [source(&one, "orders").await, source(&other, "orders").await]
+        let mut states = [source(one, "orders").await, source(other, "orders").await]
             .map(|source| source["state"].as_str().unwrap_or_default().to_owned());
         states.sort();
         states == ["standby", "streaming"]
@@ -31,7 +31,7 @@ async fn of_two_instances_started_at_once_one_publishes_the_backlog() {
     .await;
 
     // The one that waited does not publish the backlog when its turn comes.
-    let leader = usize::from(source(&other, "orders").await["state"] == "streaming");
+    let leader = usize::from(source(other, "orders").await["state"] == "streaming");
     daemons[leader].kill9().await;
     until(&daemons[1 - leader], "orders", |shown| shown["state"] == "streaming").await;
     stage.write_row("late", 1, "OrderCreated").await;

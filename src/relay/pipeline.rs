@@ -73,6 +73,8 @@ pub(super) struct Pipeline<'a> {
     reported_at: Instant,
     reply_requested: bool,
     listening_since: Option<Instant>,
+    /// The server's end of WAL, as far as it was heard.
+    server_end: Lsn,
 }
 
 impl<'a> Pipeline<'a> {
@@ -98,6 +100,7 @@ impl<'a> Pipeline<'a> {
             reported_at: Instant::now(),
             reply_requested: false,
             listening_since: None,
+            server_end: Lsn::ZERO,
         }
     }
 
@@ -176,8 +179,12 @@ impl<'a> Pipeline<'a> {
 
     fn take(&mut self, event: ReplicationEvent) -> Result<(), Fault> {
         match event {
-            ReplicationEvent::WalData { bytes, .. } => self.take_pgoutput(pgoutput::decode(bytes)?),
+            ReplicationEvent::WalData { wal_end, bytes, .. } => {
+                self.server_end = self.server_end.max(wal_end);
+                self.take_pgoutput(pgoutput::decode(bytes)?)
+            }
             ReplicationEvent::Keepalive { wal_end, reply_requested } => {
+                self.server_end = self.server_end.max(wal_end);
                 self.reply_requested |= reply_requested;
                 // Between two transactions everything that commits before `wal_end` has arrived, so an idle slot
                 // advances although nothing was published.
@@ -275,6 +282,10 @@ impl<'a> Pipeline<'a> {
         if let Some(confirmed) = confirmed {
             // Also an idle slot advances.
             self.report.confirmed_position(confirmed.lsn(), position);
+            // While nobody reads, only the monitor knows how far the server is.
+            if self.may_read() {
+                self.report.lag(self.server_end.bytes_since(confirmed.lsn()));
+            }
         }
         Ok(())
     }

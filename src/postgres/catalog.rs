@@ -5,10 +5,7 @@
 //! which is NULL where the column is missing, so that there is one query for all versions.
 //! Passes no judgement ([`preflight`](super::preflight) does) and knows no configuration.
 
-use tokio_postgres::{
-    Client, Row,
-    types::{ToSql, Type},
-};
+use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
     TableName,
@@ -521,12 +518,4 @@ pub async fn drop_slot(client: &Client, slot: &str) -> Result<bool, CatalogError
         }
         outcome => outcome,
     }
-}
-
-/// Whether the table holds any row at all.
-pub async fn has_rows(client: &Client, table: &TableName, kind: TableKind) -> Result<bool, CatalogError> {
-    let sql = format!("SELECT EXISTS (SELECT FROM {}{})", kind.only(), table.quoted());
-    let none: &[(&(dyn ToSql + Sync), Type)] = &[];
-    let row = client.query_typed_one(&sql, none).await.map_err(failed("looking into the outbox table"))?;
-    Ok(row.get(0))
 }

@@ -157,11 +157,6 @@ impl Endpoint {
         self
     }
 
-    /// Whether a password is configured.
-    pub fn has_password(&self) -> bool {
-        self.config.get_password().is_some()
-    }
-
     /// Reads and checks the files of `sslrootcert`, `sslcert` and `sslkey`, or finds the platform's root certificates.
     /// No network. Files are read again for every connection, so that renewed certificates are used without a restart.
     ///

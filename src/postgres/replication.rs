@@ -144,18 +144,6 @@ impl ReplicationConnection {
         Ok(ReplicationConnection { wire, unanswered: false })
     }
 
-    /// `server_version` as the server reports it, such as `15.14 (Debian 15.14-0+deb12u1)`.
-    pub fn server_version(&self) -> Option<&str> {
-        self.wire.server_version()
-    }
-
-    /// The major version, 15 for 15.14.
-    pub fn server_version_major(&self) -> Option<u32> {
-        let version = self.server_version()?;
-        let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
-        version[..digits].parse().ok()
-    }
-
     /// Who the server is, and on which timeline.
     ///
     /// # Errors

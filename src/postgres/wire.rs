@@ -54,7 +54,6 @@ pub(super) struct Wire {
     write_error: Option<io::Error>,
     message_bytes_max: usize,
     last_heard: Instant,
-    server_version: Option<String>,
 }
 
 /// One message of the server.
@@ -109,7 +108,6 @@ impl Wire {
             write_error: None,
             message_bytes_max: LOGIN_MESSAGE_BYTES_MAX,
             last_heard: Instant::now(),
-            server_version: None,
         }
     }
 
@@ -120,11 +118,6 @@ impl Wire {
 
     pub(super) fn socket(&self) -> &Socket {
         &self.socket
-    }
-
-    /// `server_version` as the server reports it, such as `15.14 (Debian 15.14-0+deb12u1)`.
-    pub(super) fn server_version(&self) -> Option<&str> {
-        self.server_version.as_deref()
     }
 
     /// When bytes last came from the server.
@@ -181,13 +174,8 @@ impl Wire {
                         tracing::debug!(notice = %ServerError::from_fields(body.fields()), "PostgreSQL says");
                     }
                 }
-                PARAMETER_STATUS_TAG => {
-                    if let Message::ParameterStatus(body) = frame.parse()?
-                        && let (Ok("server_version"), Ok(value)) = (body.name(), body.value())
-                    {
-                        self.server_version = Some(value.to_owned());
-                    }
-                }
+                // Nothing in it concerns us, but it has to be one.
+                PARAMETER_STATUS_TAG => drop(frame.parse()?),
                 NOTIFICATION_RESPONSE_TAG => {}
                 _ => return Ok(Some(frame)),
             }

@@ -7,7 +7,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 /// Largest AMQP frame in bytes that is asked for unless the URL's `frame_max` says otherwise.
 ///
 /// lapin allots 32 frames each way to a connection and its ring buffers touch all of it in time: 1 MiB here,
-/// where RabbitMQ's default of 131072 would cost 4 MiB each way and gain nothing that was measurable.
+/// where RabbitMQ's default of 131072 would cost 4 MiB each way.
 pub(super) const FRAME_MAX: u32 = 32 * 1024;
 
 /// One broker's address. Displayed as `host:port/vhost`, never with user or password.

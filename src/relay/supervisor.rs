@@ -190,8 +190,8 @@ impl Attempt<'_> {
         };
 
         // The slot may be ahead of us, when another instance had it; and at first the server's keepalives are behind the
-        // slot, because decoding begins at its restart_lsn. Neither may take what we report back to before the slot:
-        // servers without the fix of August 2025 (LogicalConfirmReceivedLocation, slot.c) would follow.
+        // slot, because decoding begins at its restart_lsn. Neither may take what we report back to before the slot: we
+        // do not count on the server to refuse it (LogicalConfirmReceivedLocation, logical.c).
         if let Some(flushed) = flushed {
             delivery.ledger_mut().reached(flushed);
         }

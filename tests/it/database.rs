@@ -100,7 +100,8 @@ async fn backlog_and_stream_together_are_every_row_once() {
                 .unwrap();
         }
     });
-    while !catalog::has_rows(&client, &database.table, TableKind::Ordinary).await.unwrap() {}
+    let has_rows = format!("SELECT EXISTS (SELECT FROM {})", database.table.quoted());
+    while !client.query_one(&has_rows, &[]).await.unwrap().get::<_, bool>(0) {}
 
     let mut backlog = begin(&database).await.unwrap();
     assert_eq!(backlog.order(), BacklogOrder::Sequence);

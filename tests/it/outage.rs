@@ -111,7 +111,7 @@ async fn a_postgresql_that_restarts_or_dies_or_ends_our_connections() {
         }
         pids
     };
-    // The monitor looks, and comes again, every five seconds; nothing else depends on it.
+    // The monitor only looks on, and comes back by itself.
     eventually("the monitor is there", async || !backends("outboxd monitor").await.is_empty()).await;
     let monitor = terminate("outboxd monitor").await;
     stage.receive_more(FLOW).await;

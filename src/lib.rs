@@ -32,6 +32,8 @@ pub mod admin;
 
 pub mod relay;
 
+pub mod configuration;
+
 pub mod settings;
 
 pub mod telemetry;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use lapin::uri::{AMQPScheme, AMQPUri};
 
-use super::reader::{Complaint, Section};
+use crate::configuration::{Complaint, Section};
 use crate::{
     outbox::SHORT_STRING_BYTES_MAX,
     rabbitmq::{

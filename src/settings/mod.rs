@@ -1,30 +1,27 @@
 //! Raw TOML and environment -> each room's own options, or every problem at once.
 //!
 //! Knows the names, ranges and defaults of all keys; `config/outboxd.toml` documents them, and a test holds the two
-//! together. Opens no connection, and no file but the configuration and those that a key ending in `_file` names.
+//! together. Opens no connection.
 
 mod broker;
 mod names;
-mod problem;
-mod reader;
-mod secret;
 mod source;
-mod tree;
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::Path,
     time::Duration,
 };
 
-pub use problem::{Origin, Problem, SettingsError};
-
+pub use crate::configuration::{Origin, Problem, SettingsError};
 use crate::{
-    outbox::Mapping, postgres::SourceDatabase, rabbitmq::publisher::BrokerOptions, relay::RelayOptions,
+    configuration::{self, Origins, Section},
+    outbox::Mapping,
+    postgres::SourceDatabase,
+    rabbitmq::publisher::BrokerOptions,
+    relay::RelayOptions,
 };
-use reader::{Report, Section};
 
 /// Variables of the environment that begin so override the file; `__` stands for the dot between keys.
 pub const ENVIRONMENT_PREFIX: &str = "OUTBOXD__";
@@ -59,25 +56,8 @@ pub struct Source {
 ///
 /// Every problem in one go, each with file or variable, key and cure. None shows a secret.
 pub fn load(file: &Path) -> Result<Settings, SettingsError> {
-    let mut environment = BTreeMap::new();
-    let mut problems = Vec::new();
-    for (name, value) in std::env::vars_os() {
-        let Ok(name) = name.into_string() else { continue };
-        if !name.starts_with(ENVIRONMENT_PREFIX) {
-            continue;
-        }
-        match value.into_string() {
-            Ok(value) => drop(environment.insert(name, value)),
-            Err(_) => problems.push(Problem {
-                origin: Origin::Variable(name),
-                key: String::new(),
-                what: "is not valid UTF-8".into(),
-                cure: "set it to text".into(),
-            }),
-        }
-    }
-    let loaded = load_with(file, &environment);
-    match loaded {
+    let (environment, mut problems) = configuration::environment(|name| name.starts_with(ENVIRONMENT_PREFIX));
+    match load_with(file, &environment) {
         Ok(settings) if problems.is_empty() => Ok(settings),
         Ok(_) => Err(SettingsError { problems }),
         Err(error) => {
@@ -93,16 +73,7 @@ pub fn load(file: &Path) -> Result<Settings, SettingsError> {
 ///
 /// See [`load`].
 pub fn load_with(file: &Path, environment: &BTreeMap<String, String>) -> Result<Settings, SettingsError> {
-    let report = RefCell::new(Report::new(file));
-    let settings = tree::read(file, environment)
-        .map_err(|problem| report.borrow_mut().problems.push(problem))
-        .ok()
-        .and_then(|values| settings(Section::root(&report, values)));
-    let problems = report.into_inner().problems;
-    match settings {
-        Some(settings) if problems.is_empty() => Ok(settings),
-        _ => Err(SettingsError { problems }),
-    }
+    configuration::take(&Origins { file: Some(file), prefix: ENVIRONMENT_PREFIX, environment }, settings)
 }
 
 /// `None` means that a problem was reported; a value may come with problems, too.

@@ -1,6 +1,6 @@
 //! Names as PostgreSQL and the configuration allow them.
 
-use super::reader::Complaint;
+use crate::configuration::Complaint;
 use crate::postgres::TableName;
 
 /// NAMEDATALEN - 1: longer names PostgreSQL cuts without an error.

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use super::{
-    Source, names,
-    reader::{Complaint, Section},
-};
+use super::{Source, names};
 use crate::{
+    configuration::{Complaint, Section},
     outbox::{
         ColumnNames, Mapping, OptionalColumn, Placeholder, RESERVED_HEADERS, ROUTING_HEADERS,
         SHORT_STRING_BYTES_MAX, Template,

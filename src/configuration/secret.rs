@@ -4,7 +4,7 @@ use super::reader::Section;
 
 impl Section<'_> {
     /// The secret `key`, or the content of the file that `<key>_file` names, without the newline at its end.
-    pub(super) fn secret(&mut self, key: &str) -> Option<String> {
+    pub(crate) fn secret(&mut self, key: &str) -> Option<String> {
         self.refuse_both(key, &format!("{key}_file"));
         let direct = self.filled_text(key);
         let from_file = self.content_of(key);
@@ -12,7 +12,7 @@ impl Section<'_> {
     }
 
     /// As `secret`, for a list: the file holds one entry on a line.
-    pub(super) fn secrets(&mut self, key: &str) -> Option<Vec<String>> {
+    pub(crate) fn secrets(&mut self, key: &str) -> Option<Vec<String>> {
         self.refuse_both(key, &format!("{key}_file"));
         let direct = self.texts(key);
         let lines =
@@ -22,7 +22,7 @@ impl Section<'_> {
     }
 
     /// Two keys that say the same thing.
-    pub(super) fn refuse_both(&self, key: &str, other: &str) {
+    pub(crate) fn refuse_both(&self, key: &str, other: &str) {
         if self.has(key) && self.has(other) {
             self.problem(other, format!("contradicts {key}"), "give one of the two");
         }
@@ -34,7 +34,7 @@ impl Section<'_> {
         let content = match std::fs::read_to_string(&file) {
             Ok(content) => content,
             Err(error) => {
-                let cure = "name a file that outboxd's user can read";
+                let cure = "name a file that this program's user can read";
                 self.problem(&key, format!("{file} cannot be read: {error}"), cure);
                 return None;
             }

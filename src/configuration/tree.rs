@@ -4,30 +4,27 @@ use std::{collections::BTreeMap, path::Path};
 
 use config::{Config, Environment, File, FileFormat, Source, Value};
 
-use super::{ENVIRONMENT_PREFIX, Origin, Problem};
+use super::{Origin, Origins, Problem};
 
-/// Reads the file and lays the environment over it.
-pub(super) fn read(
-    file: &Path,
-    environment: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, Value>, Problem> {
+/// Reads the file, if there is one, and lays the environment over it.
+pub(crate) fn read(origins: &Origins<'_>) -> Result<BTreeMap<String, Value>, Problem> {
     let problem = |what: String, cure: &str| Problem {
-        origin: Origin::File(file.to_owned()),
+        origin: Origin::File(origins.file.unwrap_or(Path::new("the environment")).to_owned()),
         key: String::new(),
         what,
         cure: cure.to_owned(),
     };
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    let text = origins.file.map_or(Ok(String::new()), std::fs::read_to_string).map_err(|error| {
         problem(
             format!("cannot be read: {error}"),
-            "name the file with --config or OUTBOXD_CONFIG; /dev/null will do when the environment says everything",
+            "name the file with --config; /dev/null will do when the environment says everything",
         )
     })?;
-    let ours = environment.iter().filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX));
-    let environment = Environment::with_prefix(ENVIRONMENT_PREFIX.trim_end_matches('_'))
-        .prefix_separator("__")
-        .separator("__")
-        .source(Some(ours.map(|(name, value)| (name.clone(), value.clone())).collect()));
+    let ours = origins
+        .environment
+        .iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix(origins.prefix)?.to_owned(), value.clone())));
+    let environment = Environment::default().separator("__").source(Some(ours.collect()));
     Config::builder()
         .add_source(File::from_str(&text, FileFormat::Toml))
         .add_source(environment)

@@ -6,34 +6,44 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     ops::RangeInclusive,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use config::{Value, ValueKind};
 
-use super::{ENVIRONMENT_PREFIX, Origin, Problem, tree};
+use super::{Origin, Origins, Problem, tree};
 use crate::outbox::nearest;
 
 /// What a parser of one value says of a bad one: what is wrong, and the cure.
-pub(super) type Complaint = (String, String);
+pub(crate) type Complaint = (String, String);
 
 /// What reading has brought to light.
-pub(super) struct Report {
-    file: std::path::PathBuf,
-    pub(super) problems: Vec<Problem>,
+pub(crate) struct Report {
+    file: Option<PathBuf>,
+    prefix: &'static str,
+    pub(crate) problems: Vec<Problem>,
     /// Every key that was asked for, by its pattern, with its default.
-    pub(super) known: BTreeMap<String, Option<String>>,
+    pub(crate) known: BTreeMap<String, Option<String>>,
 }
 
 impl Report {
-    pub(super) fn new(file: &Path) -> Self {
-        Report { file: file.to_owned(), problems: Vec::new(), known: BTreeMap::new() }
+    pub(crate) fn new(origins: &Origins<'_>) -> Self {
+        let file = origins.file.map(Path::to_owned);
+        Report { file, prefix: origins.prefix, problems: Vec::new(), known: BTreeMap::new() }
+    }
+
+    /// Where a key that the environment gave came from, or else where it would stand.
+    fn origin(&self, key_path: &str, from_environment: bool) -> Origin {
+        match &self.file {
+            Some(file) if !from_environment => Origin::File(file.clone()),
+            _ => Origin::Variable(format!("{}{}", self.prefix, key_path.replace('.', "__").to_uppercase())),
+        }
     }
 }
 
 /// One table of the configuration.
-pub(super) struct Section<'r> {
+pub(crate) struct Section<'r> {
     report: &'r RefCell<Report>,
     /// Keys from the root to here, each followed by a dot: `sources.orders.`
     path: String,
@@ -46,7 +56,7 @@ pub(super) struct Section<'r> {
 }
 
 impl<'r> Section<'r> {
-    pub(super) fn root(report: &'r RefCell<Report>, values: BTreeMap<String, Value>) -> Self {
+    pub(crate) fn root(report: &'r RefCell<Report>, values: BTreeMap<String, Value>) -> Self {
         Section::new(report, String::new(), String::new(), values)
     }
 
@@ -62,32 +72,28 @@ impl<'r> Section<'r> {
     }
 
     /// Notes a problem with `key`, at the file or the variable that gave it.
-    pub(super) fn problem(&self, key: &str, what: impl Into<String>, cure: impl Into<String>) {
+    pub(crate) fn problem(&self, key: &str, what: impl Into<String>, cure: impl Into<String>) {
         let key_path = format!("{}{key}", self.path);
         let mut report = self.report.borrow_mut();
-        let origin = if self.overridden.contains(key) {
-            Origin::Variable(format!("{ENVIRONMENT_PREFIX}{}", key_path.replace('.', "__").to_uppercase()))
-        } else {
-            Origin::File(report.file.clone())
-        };
+        let origin = report.origin(&key_path, self.overridden.contains(key));
         report.problems.push(Problem { origin, key: key_path, what: what.into(), cure: cure.into() });
     }
 
     /// Notes a problem with the section as a whole.
-    pub(super) fn complain(&self, what: impl Into<String>, cure: impl Into<String>) {
+    pub(crate) fn complain(&self, what: impl Into<String>, cure: impl Into<String>) {
         let mut report = self.report.borrow_mut();
-        let origin = Origin::File(report.file.clone());
         let key = self.path.trim_end_matches('.').to_owned();
+        let origin = report.origin(&key, false);
         report.problems.push(Problem { origin, key, what: what.into(), cure: cure.into() });
     }
 
     /// Whether the key is given and has not been taken yet.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
 
     /// The keys given and not taken yet.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.values.keys().cloned().collect()
     }
 
@@ -98,13 +104,13 @@ impl<'r> Section<'r> {
     }
 
     /// A table with known keys; empty when it is not there.
-    pub(super) fn section(&mut self, key: &str) -> Section<'r> {
+    pub(crate) fn section(&mut self, key: &str) -> Section<'r> {
         self.asked_for.push(key.to_owned());
         self.named_section(key, key)
     }
 
     /// A table whose name the user chose; `placeholder` stands for it in the list of known keys.
-    pub(super) fn named_section(&mut self, name: &str, placeholder: &str) -> Section<'r> {
+    pub(crate) fn named_section(&mut self, name: &str, placeholder: &str) -> Section<'r> {
         let values = match self.values.remove(name).map(|value| value.kind) {
             Some(ValueKind::Table(table)) => table.into_iter().collect(),
             None => BTreeMap::new(),
@@ -118,7 +124,7 @@ impl<'r> Section<'r> {
     }
 
     /// An array of tables, such as `[[subscriptions]]`.
-    pub(super) fn sections(&mut self, key: &str) -> Vec<Section<'r>> {
+    pub(crate) fn sections(&mut self, key: &str) -> Vec<Section<'r>> {
         self.asked_for.push(key.to_owned());
         let items = match self.values.remove(key).map(|value| value.kind) {
             Some(ValueKind::Array(items)) => items,
@@ -145,13 +151,13 @@ impl<'r> Section<'r> {
     }
 
     /// Text, if the key is given.
-    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+    pub(crate) fn text(&mut self, key: &str) -> Option<String> {
         let value = self.take(key, None)?;
         self.text_of(key, value)
     }
 
     /// Text, not empty, if the key is given.
-    pub(super) fn filled_text(&mut self, key: &str) -> Option<String> {
+    pub(crate) fn filled_text(&mut self, key: &str) -> Option<String> {
         let text = self.text(key)?;
         if text.is_empty() {
             self.problem(key, "is empty", "give it a value, or leave the key out");
@@ -161,7 +167,7 @@ impl<'r> Section<'r> {
     }
 
     /// Text that `parse` makes something of; without a default, `None` also means that the key is not given.
-    pub(super) fn parsed<T>(
+    pub(crate) fn parsed<T>(
         &mut self,
         key: &str,
         default: Option<&str>,
@@ -175,7 +181,7 @@ impl<'r> Section<'r> {
     }
 
     /// As `parsed`, for a key whose name the user chose.
-    pub(super) fn named<T>(
+    pub(crate) fn named<T>(
         &mut self,
         name: &str,
         placeholder: &str,
@@ -188,7 +194,7 @@ impl<'r> Section<'r> {
     }
 
     /// One of a few words. A word without a value is part of the contract, but not of this version.
-    pub(super) fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, Option<T>)]) -> Option<T> {
+    pub(crate) fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, Option<T>)]) -> Option<T> {
         let (default, _) = words.first()?;
         self.parsed(key, Some(default), |text| {
             let found = words.iter().find(|(word, _)| *word == text);
@@ -206,7 +212,7 @@ impl<'r> Section<'r> {
     }
 
     /// true or false.
-    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+    pub(crate) fn flag(&mut self, key: &str, default: bool) -> bool {
         let Some(value) = self.take(key, Some(default.to_string())) else { return default };
         match value.kind {
             ValueKind::Boolean(flag) => return flag,
@@ -220,7 +226,7 @@ impl<'r> Section<'r> {
     }
 
     /// A whole number within `range`.
-    pub(super) fn number(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
+    pub(crate) fn number(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
         debug_assert!(range.contains(&default), "{key}");
         let Some(value) = self.take(key, Some(default.to_string())) else { return default };
         let number = match value.kind {
@@ -253,22 +259,22 @@ impl<'r> Section<'r> {
     }
 
     /// As `number`, for what is kept in memory.
-    pub(super) fn count(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> usize {
+    pub(crate) fn count(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> usize {
         usize::try_from(self.number(key, range, default)).unwrap_or(usize::MAX)
     }
 
     /// A duration whose key ends in `_ms`.
-    pub(super) fn milliseconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
+    pub(crate) fn milliseconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
         Duration::from_millis(self.number(key, range, default))
     }
 
     /// A duration whose key ends in `_s`.
-    pub(super) fn seconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
+    pub(crate) fn seconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
         Duration::from_secs(self.number(key, range, default))
     }
 
     /// A list of texts; in the environment separated by commas.
-    pub(super) fn texts(&mut self, key: &str) -> Option<Vec<String>> {
+    pub(crate) fn texts(&mut self, key: &str) -> Option<Vec<String>> {
         match self.take(key, None)?.kind {
             ValueKind::Array(items) => items
                 .into_iter()
@@ -292,7 +298,7 @@ impl<'r> Section<'r> {
     }
 
     /// Refuses every key that was not taken.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         for key in self.values.keys() {
             let known = self.asked_for.iter().map(|known| &**known);
             let cure = match nearest(key, known) {

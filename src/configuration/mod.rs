@@ -1,0 +1,68 @@
+//! A TOML file and the environment as one tree, taken apart key by key, with every problem noted in one go.
+//!
+//! Knows no key of any program: `settings` has outboxd's, `chassis` those of a service. Opens no file but the
+//! configuration and those that a key ending in `_file` names.
+
+#[cfg(test)]
+pub(crate) mod documentation;
+mod problem;
+mod reader;
+mod secret;
+mod tree;
+
+use std::{cell::RefCell, collections::BTreeMap, path::Path};
+
+pub use problem::{Origin, Problem, SettingsError};
+use reader::Report;
+pub(crate) use reader::{Complaint, Section};
+
+/// Where a program's configuration comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origins<'a> {
+    /// The file; a program that can live on its environment may go without.
+    pub file: Option<&'a Path>,
+    /// The variables that override it begin with this; what follows is the key, `__` standing for the dot.
+    pub prefix: &'static str,
+    /// The environment; variables without the prefix are ignored.
+    pub environment: &'a BTreeMap<String, String>,
+}
+
+/// The variables of this process that `wanted` picks by name.
+///
+/// # Errors
+///
+/// A [`Problem`] for each of them that is not UTF-8.
+pub fn environment(wanted: impl Fn(&str) -> bool) -> (BTreeMap<String, String>, Vec<Problem>) {
+    let mut environment = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.into_string().ok().filter(|name| wanted(name)) else { continue };
+        match value.into_string() {
+            Ok(value) => drop(environment.insert(name, value)),
+            Err(_) => problems.push(Problem {
+                origin: Origin::Variable(name),
+                key: String::new(),
+                what: "is not valid UTF-8".into(),
+                cure: "set it to text".into(),
+            }),
+        }
+    }
+    (environment, problems)
+}
+
+/// Reads everything and has `take` make something of it; `None` of that means that a problem was noted, and a value may
+/// come with problems, too.
+pub(crate) fn take<T>(
+    origins: &Origins<'_>,
+    take: impl FnOnce(Section<'_>) -> Option<T>,
+) -> Result<T, SettingsError> {
+    let report = RefCell::new(Report::new(origins));
+    let taken = tree::read(origins)
+        .map_err(|problem| report.borrow_mut().problems.push(problem))
+        .ok()
+        .and_then(|values| take(Section::root(&report, values)));
+    match (taken, report.into_inner().problems) {
+        (Some(taken), problems) if problems.is_empty() => Ok(taken),
+        (_, problems) => Err(SettingsError { problems }),
+    }
+}

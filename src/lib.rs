@@ -20,6 +20,12 @@
 
 pub mod position;
 
+pub mod failure;
+
+pub mod shutdown;
+
+mod backoff;
+
 pub mod outbox;
 
 pub mod ledger;

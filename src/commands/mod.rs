@@ -12,57 +12,16 @@ mod status;
 mod table;
 mod teardown;
 
+pub use crate::failure::Failure;
+use crate::failure::chain;
 use crate::{
     cli::{Cli, Command},
     settings::{self, Settings},
 };
 use std::{
     env,
-    error::Error,
-    fmt,
     io::{self, Write},
 };
-
-/// Why a command did not do what it was asked to. The text is complete: what happened, where, and what to do next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// An argument is wrong that only the configuration shows to be so.
-    CommandLine(String),
-    /// The configuration is wrong; starting again without changing it is of no use.
-    Configuration(String),
-    /// Something outside is; trying again may help.
-    Runtime(String),
-}
-
-impl Failure {
-    /// A failure at run time, with everything that caused it: `what: cause: cause of the cause`.
-    pub fn runtime(error: &dyn Error) -> Failure {
-        Failure::Runtime(chain(error))
-    }
-
-    /// A failure of the configuration, likewise.
-    pub fn configuration(error: &dyn Error) -> Failure {
-        Failure::Configuration(chain(error))
-    }
-
-    /// The exit status: 78 is `EX_CONFIG` of sysexits.h, and the unit file tells systemd not to restart on it.
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            Failure::Runtime(_) => 1,
-            Failure::CommandLine(_) => 2,
-            Failure::Configuration(_) => 78,
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Failure::CommandLine(text) | Failure::Configuration(text) | Failure::Runtime(text)) = self;
-        f.write_str(text)
-    }
-}
-
-impl Error for Failure {}
 
 /// Does what the command line asks for.
 pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
@@ -89,34 +48,5 @@ fn answer(text: &str) -> Result<(), Failure> {
             Err(Failure::Runtime(format!("cannot write to stdout: {error}")))
         }
         _ => Ok(()),
-    }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("cannot connect to 127.0.0.1:5432")]
-    struct Connect(#[source] io::Error);
-
-    #[test]
-    fn a_failure_tells_the_whole_chain() {
-        let error = Connect(io::Error::other("refused"));
-        let failure = Failure::runtime(&error);
-        assert_eq!(failure.to_string(), "cannot connect to 127.0.0.1:5432: refused");
-        assert_eq!(failure.exit_status(), 1);
-        assert_eq!(Failure::configuration(&error).exit_status(), 78);
     }
 }

@@ -1,17 +1,15 @@
 //! `outboxd run`: every source in a task of its own, the admin endpoints, and an end in good order.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::{Id, JoinSet},
-};
+use tokio::task::{Id, JoinSet};
 
 use super::Failure;
 use crate::{
     admin::{self, Board, SourceState},
-    relay::{self, Ended, Shutdown, Source},
+    relay::{self, Ended, Source},
     settings::{self, Settings},
+    shutdown::{Shutdown, StopSignals, shutdown},
 };
 
 pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
@@ -22,7 +20,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         None => None,
     };
     let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
-    let (trigger, shutdown) = relay::shutdown();
+    let (trigger, shutdown) = shutdown();
     let mut sources = Sources::new(board.clone(), shutdown);
     for (name, source) in settings.sources {
         let settings::Source { database, mapping, relay } = source;
@@ -62,25 +60,6 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         "not everything was confirmed within drain_timeout_s: {}; what was in flight will be published again",
         undrained.join(", ")
     )))
-}
-
-/// SIGTERM and SIGINT.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }
 
 /// The sources' tasks. They share nothing but the board, so one that fails leaves the others running.

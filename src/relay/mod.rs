@@ -10,21 +10,19 @@
 use std::time::Duration;
 
 mod backfill;
-mod backoff;
 mod delivery;
 mod fault;
 mod monitor;
 mod pipeline;
-mod shutdown;
 mod streamed_table;
 mod supervisor;
 
 pub use fault::{Fault, Verdict};
-pub use shutdown::{Shutdown, ShutdownTrigger, shutdown};
 use streamed_table::StreamedTable;
 pub use supervisor::{Ended, Source, supervise};
 
 pub use crate::ledger::Ordering;
+use crate::{backoff, shutdown::Shutdown};
 
 /// What to do with a message that no queue is bound for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,39 +2,39 @@
 
 use std::time::Duration;
 
-/// Gives ever longer waits, up to a maximum, each with jitter so that many sources that lost the same server do not
-/// come back in step.
+/// Gives ever longer waits, up to a maximum, each with jitter so that many that lost the same server do not come
+/// back in step.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     min: Duration,
     max: Duration,
     attempts: u32,
 }
 
 impl Backoff {
-    pub(super) fn new(min: Duration, max: Duration) -> Self {
+    pub(crate) fn new(min: Duration, max: Duration) -> Self {
         Self { min, max, attempts: 0 }
     }
 
     /// The next wait.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         delay(self.min, self.max, self.attempts)
     }
 
     /// How many waits were taken since the last [`reset`](Self::reset).
-    pub(super) fn attempts(&self) -> u32 {
+    pub(crate) fn attempts(&self) -> u32 {
         self.attempts
     }
 
     /// Things went well: start over with short waits.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.attempts = 0;
     }
 }
 
 /// The wait before attempt number `attempt` (from 1): between half and the whole of `min * 2^(attempt - 1)`, at most `max`.
-pub(super) fn delay(min: Duration, max: Duration, attempt: u32) -> Duration {
+pub(crate) fn delay(min: Duration, max: Duration, attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(20);
     let whole = min.saturating_mul(1 << doublings).min(max);
     whole.mul_f64(0.5 + fastrand::f64() / 2.0)

@@ -1,16 +1,22 @@
-//! The request to end, as every source sees it.
+//! The request to end: from the operating system, and as every task sees it.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::watch;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 
-/// Held by whoever may end the daemon.
+/// Held by whoever may end the program.
 #[derive(Debug)]
 pub struct ShutdownTrigger {
     deadline: watch::Sender<Option<Instant>>,
 }
 
-/// Held by each source.
+/// Held by each task that is to drain.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     deadline: watch::Receiver<Option<Instant>>,
@@ -23,7 +29,7 @@ pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
 }
 
 impl ShutdownTrigger {
-    /// Asks every source to drain within `drain_timeout`.
+    /// Asks every task to drain within `drain_timeout`.
     pub fn request(&self, drain_timeout: Duration) {
         self.deadline.send_replace(Some(Instant::now() + drain_timeout));
     }
@@ -39,6 +45,28 @@ impl Shutdown {
         match requested {
             Some(deadline) => deadline,
             None => std::future::pending().await,
+        }
+    }
+}
+
+/// SIGTERM and SIGINT, as the operating system sends them.
+#[derive(Debug)]
+pub(crate) struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// From now on neither ends the process by itself.
+    pub(crate) fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them; gives its name. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }

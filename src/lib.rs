@@ -44,6 +44,10 @@ pub mod settings;
 
 pub mod telemetry;
 
+pub mod chassis;
+
+pub mod samples;
+
 pub mod cli;
 
 pub mod commands;

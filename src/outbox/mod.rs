@@ -3,6 +3,7 @@
 //! [`Mapping`] is what the configuration says; [`Mapper`] is that mapping resolved against the columns the table has
 //! right now, made anew whenever the server describes the table (a Relation message, or the backlog's own query).
 
+pub mod ddl;
 mod invalid;
 mod mapper;
 mod mapping;

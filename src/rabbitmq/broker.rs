@@ -119,13 +119,18 @@ impl Broker {
         })
     }
 
-    /// Closes the connection in good order, or not, if that takes more than [`CLOSE_TIMEOUT`]: lapin writes nothing,
-    /// not even a close, while the broker blocks the connection.
+    /// See [`close`].
     pub(super) async fn close(self) {
-        let closing = self.connection.close(200, "OK".into());
-        // There is nothing left to do about a connection that will not close.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+        close(&self.connection).await;
     }
+}
+
+/// Closes the connection in good order, or not, if that takes more than [`CLOSE_TIMEOUT`]: lapin writes nothing,
+/// not even a close, while the broker blocks the connection.
+pub(super) async fn close(connection: &Connection) {
+    let closing = connection.close(200, "OK".into());
+    // There is nothing left to do about a connection that will not close.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
 }
 
 async fn open(

@@ -134,6 +134,24 @@ pub enum BrokerError {
         /// What lapin noticed.
         source: lapin::Error,
     },
+    /// The broker ended a consumer: its queue was deleted, or the queue's node went away.
+    #[error("RabbitMQ at {at} ended the consumer of queue '{queue}'; it was deleted, or its node went away")]
+    ConsumerEnded {
+        /// Which broker.
+        at: Endpoint,
+        /// The queue.
+        queue: String,
+    },
+    /// A message that was to be put aside was not taken by the queue for such messages.
+    #[error(
+        "RabbitMQ at {at} did not take a message for queue '{queue}'; check that the queue is there and not full"
+    )]
+    NotBuried {
+        /// Which broker.
+        at: Endpoint,
+        /// The queue.
+        queue: String,
+    },
     /// A message that AMQP cannot carry.
     #[error("the message at {position} cannot be sent: {reason}; correct the row or shorten its headers")]
     Unsendable {

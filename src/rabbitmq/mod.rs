@@ -1,12 +1,13 @@
 //! Everything that knows RabbitMQ and lapin. Knows nothing of PostgreSQL, of what a row is, or of when to try again.
 //!
-//! [`broker`] reaches a broker; [`publisher`] sends messages and tells what became of each; [`topology`] says what a
-//! durable subscription needs and declares it; [`inspection`] compares that with what is there and changes nothing.
+//! [`broker`] reaches a broker; [`publisher`] sends messages and tells what became of each; [`consumer`] takes them from
+//! a queue, for the services in [`crate::samples`]; [`topology`] says what a durable subscription needs and declares it; [`inspection`] compares that with what is there and changes nothing.
 //! [`encoding`] and the attribution of returned messages are pure. Recovery lives elsewhere and is crash-only: a publisher
 //! that failed once is dropped, and lapin's own recovery stays off.
 
 mod attribution;
 pub mod broker;
+pub mod consumer;
 mod drain;
 pub mod encoding;
 mod endpoint;

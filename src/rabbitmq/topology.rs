@@ -294,7 +294,7 @@ impl Argument {
 }
 
 /// lapin's own conversion panics on more than 255 bytes.
-fn short(text: &str) -> lapin::Result<ShortString> {
+pub(super) fn short(text: &str) -> lapin::Result<ShortString> {
     ShortString::try_new(text).map_err(|error| std::io::Error::other(error).into())
 }
 

@@ -1,0 +1,23 @@
+//! The customer service.
+
+use clap::Parser;
+use outboxd::{
+    chassis::cli::{self, Options},
+    samples::customers::{LISTEN, NAME, run},
+};
+use std::process::ExitCode;
+
+/// Knows each customer's credit limit, and reserves credit for orders.
+///
+/// Reserves credit when an order is placed and releases it when the order is cancelled; no customer's limit is ever exceeded. POST /customers, GET /customers, GET /customers/ID.
+/// Its events are written to the table outbox of its own database, from where outboxd relays them.
+#[derive(Parser)]
+#[command(name = "customer-service", version, after_help = cli::HELP)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+}
+
+fn main() -> ExitCode {
+    cli::start(NAME, LISTEN, Cli::parse().options, run)
+}

@@ -1,0 +1,68 @@
+//! The order history.
+
+use clap::{Args, Parser, Subcommand};
+use outboxd::{
+    chassis::{
+        cli::{self, Options},
+        settings::Settings,
+    },
+    failure::Failure,
+    samples::order_history::{From, LISTEN, NAME, rebuild, run},
+};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+/// Every customer with its orders, from the events of both services.
+///
+/// A CQRS view in a database of its own: it asks neither service, and answers while both are down.
+/// GET /customers/ID/orderhistory?state=...&limit=...&after=..., GET /lag.
+#[derive(Parser)]
+#[command(name = "order-history", version, after_help = cli::HELP)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What else there is to do than to serve.
+#[derive(Subcommand)]
+enum Command {
+    /// Drop the view and make it anew
+    ///
+    /// From the events that the service has retained, in one transaction: readers see the old view until the new one is
+    /// complete, and a running service waits for it.
+    Rebuild(Rebuild),
+}
+
+#[derive(Args)]
+struct Rebuild {
+    /// Forget the retained events and which messages were handled, for `outboxd replay` to bring them again
+    #[arg(long)]
+    from_replay: bool,
+}
+
+fn main() -> ExitCode {
+    let Cli { options, command } = Cli::parse();
+    match command {
+        None => cli::start(NAME, LISTEN, options, run),
+        Some(Command::Rebuild(Rebuild { from_replay })) => {
+            let from = if from_replay { From::Replay } else { From::RetainedEvents };
+            cli::start(NAME, LISTEN, options, |settings| rebuilt(settings, from))
+        }
+    }
+}
+
+async fn rebuilt(settings: Settings, from: From) -> Result<(), Failure> {
+    let applied = rebuild(settings, from).await?;
+    let told = match from {
+        From::RetainedEvents => writeln!(io::stdout(), "the view has been made anew from {applied} events"),
+        From::Replay => {
+            writeln!(io::stdout(), "everything is forgotten; now run outboxd replay for each source")
+        }
+    };
+    told.map_err(|error| Failure::Runtime(format!("cannot write to stdout: {error}")))
+}

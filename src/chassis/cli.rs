@@ -1,0 +1,74 @@
+//! What every service's command line has in common, and its way from there to an exit status.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::settings::{self, Settings};
+use crate::{
+    failure::Failure,
+    telemetry::{self, LogFormat},
+};
+
+/// Shown at the end of each service's `--help`.
+pub const HELP: &str = "\
+Environment (each goes before the same key of the file; a key KEY may also be given as KEY_FILE, naming a file):
+  DATABASE_URL              postgresql://user:password@host:5432/database
+  AMQP_URL                  amqp://user:password@host:5672/%2f
+  LISTEN                    host:port of the HTTP endpoints
+  AMQP_DECLARE              false: verify exchanges and queues instead of declaring them
+  AMQP_PREFETCH             messages that the broker sends ahead of their acknowledgements
+  DATABASE_CONNECTIONS_MAX  connections to the database
+  DRAIN_TIMEOUT_S           how long requests and messages under way may take after SIGTERM
+  OUTBOXD_LOG               log levels, for instance warn,outboxd::chassis=debug
+
+HTTP, beside the service's own paths: /healthz, /metrics (Prometheus), /openapi.json
+
+Exit status: 0 ended in good order; 1 failed at run time; 2 bad command line; 78 bad configuration";
+
+/// Options of every service.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Options {
+    /// Configuration file; without it, the environment has to say everything
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// How logs on stderr look
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "pretty")]
+    pub log_format: LogFormat,
+}
+
+/// Sets the logs up, reads the settings of the service called `name`, runs it, and says how it ended.
+/// `listen` is where it listens when nothing else is configured.
+pub fn start<F>(
+    name: &'static str,
+    listen: &'static str,
+    options: Options,
+    run: impl FnOnce(Settings) -> F,
+) -> ExitCode
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let ended = telemetry::init(options.log_format)
+        .map_err(|error| Failure::configuration(&error))
+        .and_then(|()| {
+            settings::load(name, listen, options.config.as_deref())
+                .map_err(|error| Failure::Configuration(error.to_string()))
+        })
+        .and_then(|settings| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(|error| Failure::runtime(&error))?.block_on(run(settings))
+        });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nowhere is left to say that stderr is gone; the exit status still tells.
+            let _ = writeln!(io::stderr(), "{name}: {failure}");
+            ExitCode::from(failure.exit_status())
+        }
+    }
+}

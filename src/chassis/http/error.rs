@@ -1,0 +1,88 @@
+//! What a caller is told when a request cannot be answered: `{"error": ..., "field": ...}`.
+
+use axum::{
+    Json,
+    http::{Method, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::chassis::database::DatabaseError;
+
+/// A refusal, with its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+/// The body of every answer that is not 2xx.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// What is wrong, and what would be right.
+    error: String,
+    /// Where in the request, as a path such as `orderTotal.amount`; null when it is no single field.
+    field: Option<String>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, error: impl Into<String>, field: Option<&str>) -> Self {
+        let field = field.filter(|field| !field.is_empty()).map(str::to_owned);
+        Self { status, body: ErrorBody { error: error.into(), field } }
+    }
+
+    /// 400: this field, or the request as a whole, cannot be accepted.
+    pub fn invalid(field: &str, error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error, Some(field))
+    }
+
+    /// 404.
+    pub fn not_found(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error, None)
+    }
+
+    /// 409: not in the state that the resource is in.
+    pub fn conflict(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, error, None)
+    }
+
+    /// 413.
+    pub(super) fn too_large(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, None)
+    }
+
+    /// 405.
+    pub(super) fn method_not_allowed(method: &Method, path: &str) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not answer to {method}"), None)
+    }
+}
+
+/// The caller learns that it is not the caller's fault; the log has the rest.
+impl From<DatabaseError> for ApiError {
+    fn from(error: DatabaseError) -> Self {
+        tracing::error!(%error, "a request failed");
+        match error {
+            DatabaseError::Statement(error) if !error.is_closed() => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "an internal error; see the service's log", None)
+            }
+            _ => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the database cannot be reached; try again later",
+                None,
+            ),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for ApiError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        DatabaseError::from(error).into()
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}

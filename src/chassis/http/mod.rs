@@ -1,0 +1,50 @@
+//! HTTP set-up: the service's own paths with their OpenAPI description, health and metrics beside them, and errors as JSON.
+
+mod body;
+mod error;
+mod id;
+mod observe;
+mod page;
+
+use axum::{
+    Json, Router,
+    extract::DefaultBodyLimit,
+    http::{Method, Uri, header::CONTENT_TYPE},
+    middleware,
+    routing::get,
+};
+use utoipa::openapi::{InfoBuilder, OpenApiBuilder};
+use utoipa_axum::router::OpenApiRouter;
+
+pub use body::{Body, required};
+pub use error::{ApiError, ErrorBody};
+pub use id::Id;
+pub use page::{Page, PageQuery, next_page};
+
+use super::metrics::Metrics;
+
+/// Larger than any request here.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Everything that the service called `name` answers.
+pub(super) fn router(name: &str, api: OpenApiRouter, metrics: Metrics) -> Router {
+    let (api, mut description) = api.split_for_parts();
+    let info = InfoBuilder::new().title(name).version(env!("CARGO_PKG_VERSION")).build();
+    description.merge(OpenApiBuilder::new().info(info.clone()).build());
+    description.info = info;
+    let text = {
+        let metrics = metrics.clone();
+        async move || ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], metrics.text())
+    };
+    Router::new()
+        .merge(api)
+        .route("/healthz", get(async || "ok\n"))
+        .route("/metrics", get(text))
+        .route("/openapi.json", get(async move || Json(description)))
+        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+            ApiError::method_not_allowed(&method, uri.path())
+        })
+        .fallback(async |uri: Uri| ApiError::not_found(format!("there is no {}", uri.path())))
+        .layer(middleware::from_fn_with_state(metrics, observe::observe))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+}

@@ -1,0 +1,67 @@
+//! Long lists in parts: `?limit=...&after=...`, and a `Link` header to the next part.
+
+use axum::{
+    extract::{FromRequestParts, Query},
+    http::{HeaderName, HeaderValue, header::LINK, request::Parts},
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::ApiError;
+
+/// How much is answered unless the caller asks for less.
+const LIMIT_MAX: i64 = 10_000;
+
+/// Which part of a list that is ordered by id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// At most so many entries.
+    pub limit: i64,
+    /// Those with a greater id.
+    pub after: i64,
+}
+
+/// As it stands in the query.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// At most so many entries: 1 to 10000, which is also the default.
+    limit: Option<String>,
+    /// Only entries with a greater id than this.
+    after: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Page {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Query(query) = Query::<PageQuery>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| ApiError::invalid("", rejection.body_text()))?;
+        let number = |field, text: Option<String>, default| match text.map(|text| text.parse::<i64>()) {
+            None => Ok(default),
+            Some(Ok(number)) => Ok(number),
+            Some(Err(_)) => Err(ApiError::invalid(field, format!("{field} is not a whole number"))),
+        };
+        let limit = number("limit", query.limit, LIMIT_MAX)?;
+        if !(1..=LIMIT_MAX).contains(&limit) {
+            return Err(ApiError::invalid("limit", format!("limit must be between 1 and {LIMIT_MAX}")));
+        }
+        Ok(Self { limit, after: number("after", query.after, i64::MIN)? })
+    }
+}
+
+/// The header that leads to what follows `last`, the last id of a part; none when the part was not full (RFC 8288).
+///
+/// `path` is the list's own, with what else the query asks for.
+pub fn next_page(
+    path: &str,
+    page: Page,
+    count: usize,
+    last: Option<i64>,
+) -> Option<[(HeaderName, HeaderValue); 1]> {
+    let last = last.filter(|_| i64::try_from(count).is_ok_and(|count| count == page.limit))?;
+    let separator = if path.contains('?') { '&' } else { '?' };
+    let link = format!("<{path}{separator}limit={}&after={last}>; rel=\"next\"", page.limit);
+    Some([(LINK, HeaderValue::try_from(link).ok()?)])
+}

@@ -1,0 +1,215 @@
+//! The loop around a queue: one message at a time, in the queue's order, each settled before the next.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::watch, time::MissedTickBehavior};
+use tracing::Instrument;
+
+use super::{Handler, HandlingError, Message, Outcome, apply_once};
+use crate::{
+    backoff::Backoff,
+    chassis::{
+        database::Database,
+        metrics::Metrics,
+        trace::{self, TraceContext},
+    },
+    rabbitmq::{
+        BrokerError, BrokerOptions,
+        consumer::{Consumer, Delivery},
+        encoding::POSITION_HEADER,
+        topology::Subscription,
+    },
+    shutdown::Shutdown,
+};
+
+/// Waits before a message, or a connection, is tried again.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How often the broker is asked how many messages wait.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How far a queue has been consumed, as of a moment ago.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Messages that wait in the queue; `None` while the broker cannot be asked.
+    pub waiting: Option<u32>,
+    /// Whether a message is being tried again, with the others behind it.
+    pub retrying: bool,
+}
+
+/// Where to read a queue's [`Progress`].
+pub type ProgressReader = watch::Receiver<Progress>;
+
+/// A queue, and what is done with its messages.
+pub(in crate::chassis) struct Inbox<H> {
+    pub(in crate::chassis) name: &'static str,
+    pub(in crate::chassis) subscription: Subscription,
+    pub(in crate::chassis) broker: BrokerOptions,
+    pub(in crate::chassis) prefetch: u16,
+    pub(in crate::chassis) database: Database,
+    pub(in crate::chassis) handler: Arc<H>,
+    pub(in crate::chassis) metrics: Metrics,
+    pub(in crate::chassis) progress: watch::Sender<Progress>,
+}
+
+/// Consumes until `shutdown`; the message under way is then settled or left to the next instance. Connections are made anew for
+/// as long as it takes.
+pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdown: Shutdown) {
+    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+    let queue = inbox.subscription.queue.clone();
+    loop {
+        let attempt = backoff.attempts() as usize;
+        let ended = inbox.session(attempt, &mut backoff, &mut shutdown).await;
+        inbox.metrics.connected(&queue, false);
+        inbox.progress.send_replace(Progress::default());
+        let Err(error) = ended else { return };
+        let wait = backoff.next();
+        tracing::warn!(queue, %error, "not consuming; connecting again in {} ms", wait.as_millis());
+        tokio::select! {
+            _ = shutdown.requested() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+impl<H: Handler> Inbox<H> {
+    /// One connection's life: `Ok` when the end was asked for.
+    async fn session(
+        &self,
+        attempt: usize,
+        backoff: &mut Backoff,
+        shutdown: &mut Shutdown,
+    ) -> Result<(), BrokerError> {
+        let connecting =
+            Consumer::connect(&self.broker, &self.subscription, self.name, self.prefetch, attempt);
+        let mut consumer = tokio::select! {
+            _ = shutdown.requested() => return Ok(()),
+            connected = connecting => connected?,
+        };
+        let queue = &self.subscription.queue;
+        tracing::info!(queue, "consuming");
+        self.metrics.connected(queue, true);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Priorities: the end; the occasional look, which a busy queue must not put off; the next message.
+            tokio::select! {
+                biased;
+                _ = shutdown.requested() => break,
+                _ = look.tick() => {
+                    let waiting = consumer.waiting().await?;
+                    self.metrics.waiting(queue, waiting);
+                    self.progress.send_modify(|progress| progress.waiting = Some(waiting));
+                }
+                delivery = consumer.next() => {
+                    let settled = self.settle(&consumer, &delivery?, shutdown).await?;
+                    if settled.is_none() {
+                        break;
+                    }
+                    backoff.reset();
+                }
+            }
+        }
+        // What was sent ahead goes back to its place in the queue.
+        consumer.close().await;
+        Ok(())
+    }
+
+    /// Handles one message until it can be acknowledged; `None` when the end was asked for before that.
+    async fn settle(
+        &self,
+        consumer: &Consumer,
+        delivery: &Delivery,
+        shutdown: &mut Shutdown,
+    ) -> Result<Option<Outcome>, BrokerError> {
+        let begin = Instant::now();
+        let queue = &self.subscription.queue;
+        let trace = TraceContext::follow(delivery.header(trace::HEADER));
+        let span = tracing::info_span!(
+            "message",
+            trace_id = trace.trace_id(),
+            queue,
+            message_id = delivery.message_id(),
+            event_type = delivery.event_type()
+        );
+        let settled = async {
+            let outcome = match message(delivery, trace) {
+                Ok(message) => match self.handle(&message, shutdown).await {
+                    Some(handled) => handled,
+                    None => return Ok(None),
+                },
+                Err(error) => Err(error),
+            };
+            let outcome = match outcome {
+                Ok(outcome) => {
+                    consumer.ack(delivery).await?;
+                    tracing::info!("{outcome}");
+                    outcome
+                }
+                Err(error) => {
+                    consumer.bury(delivery, &error.to_string()).await?;
+                    tracing::error!(%error, "put into {queue}.dead");
+                    Outcome::Dead
+                }
+            };
+            self.metrics.settled(queue, outcome, begin.elapsed());
+            Ok(Some(outcome))
+        };
+        settled.instrument(span).await
+    }
+
+    /// Tries until the message has had its effect, or never will (`Err`), or the end was asked for (`None`). Nothing behind
+    /// it is touched meanwhile, which keeps the order.
+    async fn handle(
+        &self,
+        message: &Message,
+        shutdown: &mut Shutdown,
+    ) -> Option<Result<Outcome, HandlingError>> {
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+        loop {
+            let error = match self.apply(message).await {
+                Err(error) if !error.is_permanent() => error,
+                settled => {
+                    self.retrying(false);
+                    return Some(settled);
+                }
+            };
+            self.retrying(true);
+            let wait = backoff.next();
+            tracing::warn!(%error, "failed; trying again in {} ms", wait.as_millis());
+            self.metrics.retried(&self.subscription.queue);
+            tokio::select! {
+                _ = shutdown.requested() => return None,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn retrying(&self, retrying: bool) {
+        self.progress
+            .send_if_modified(|progress| std::mem::replace(&mut progress.retrying, retrying) != retrying);
+    }
+
+    async fn apply(&self, message: &Message) -> Result<Outcome, HandlingError> {
+        let mut connection = self.database.connection().await?;
+        apply_once(&mut connection, &self.subscription.queue, message, &*self.handler).await
+    }
+}
+
+fn message(delivery: &Delivery, trace: TraceContext) -> Result<Message, HandlingError> {
+    let missing = |what: &str, why: &str| HandlingError::Permanent(format!("no {what}: {why}"));
+    let id = delivery.message_id().filter(|id| !id.is_empty());
+    let event_type = delivery.event_type();
+    Ok(Message {
+        id: id.ok_or_else(|| missing("message_id", "copies could not be recognised"))?.to_owned(),
+        event_type: event_type.ok_or_else(|| missing("type", "it says what happened"))?.to_owned(),
+        body: delivery.body().to_owned(),
+        source: delivery.header("outbox-source").map(str::to_owned),
+        position: delivery.header(POSITION_HEADER).map(str::to_owned),
+        committed_at: delivery.timestamp().and_then(|seconds| i64::try_from(seconds).ok()),
+        trace,
+    })
+}

@@ -1,0 +1,138 @@
+//! Effectively once: a message's id and its effect are committed by one transaction.
+//!
+//! The broker delivers at least once. Of the copies of a message, the first that commits has the effect; the others find its
+//! id in the table `inbox` and have none. Two instances that hold the same message at the same time are told apart by that
+//! table's primary key: the second waits for the first's transaction, then sees what became of it.
+
+mod consumer;
+
+use std::fmt;
+
+use tokio_postgres::{Client, Transaction};
+
+pub(super) use consumer::{Inbox, consume};
+pub use consumer::{Progress, ProgressReader};
+
+use super::{database::DatabaseError, trace::TraceContext};
+
+/// A message, as a service sees it.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The same in every copy.
+    pub id: String,
+    /// What happened.
+    pub event_type: String,
+    /// Usually JSON.
+    pub body: Vec<u8>,
+    /// Which outbox it came from, if a relay said so.
+    pub source: Option<String>,
+    /// Where in that outbox: among positions of one source the greater is the later.
+    pub position: Option<String>,
+    /// When it was committed there, in seconds since 1970.
+    pub committed_at: Option<i64>,
+    /// The step that its handling is.
+    pub trace: TraceContext,
+}
+
+/// What a service does with messages.
+pub trait Handler: Send + Sync + 'static {
+    /// Brings the message's effect about, inside `transaction`, which also notes the message's id.
+    fn handle(
+        &self,
+        transaction: &Transaction<'_>,
+        message: &Message,
+    ) -> impl Future<Output = Result<(), HandlingError>> + Send;
+}
+
+/// Why a message had no effect.
+#[derive(Debug, thiserror::Error)]
+pub enum HandlingError {
+    /// It never will have one: it is no event that this service understands.
+    #[error("{0}")]
+    Permanent(String),
+    /// The database did not do its part; whether trying again helps is its [`DatabaseError::is_permanent`].
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+impl From<tokio_postgres::Error> for HandlingError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl HandlingError {
+    /// For an event type that this service does not know.
+    pub fn unknown_event(message: &Message) -> Self {
+        Self::Permanent(format!("unknown event type '{}'", message.event_type))
+    }
+
+    /// Whether trying again is of no use.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Permanent(_) => true,
+            Self::Database(error) => error.is_permanent(),
+        }
+    }
+}
+
+impl Message {
+    /// The body as JSON of this kind.
+    ///
+    /// # Errors
+    ///
+    /// Permanent, and says where the body is wrong.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, HandlingError> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            HandlingError::Permanent(format!("the body is no valid {}: {error}", self.event_type))
+        })
+    }
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It had its effect now.
+    Handled,
+    /// It had its effect before.
+    Duplicate,
+    /// It will never have one, and is in `<queue>.dead`.
+    Dead,
+}
+
+impl Outcome {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Handled => "handled",
+            Self::Duplicate => "duplicate",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Handles a message, unless `consumer` has done so before: either way it may be acknowledged afterwards.
+///
+/// # Errors
+///
+/// Nothing has changed then.
+pub async fn apply_once(
+    client: &mut Client,
+    consumer: &str,
+    message: &Message,
+    handler: &impl Handler,
+) -> Result<Outcome, HandlingError> {
+    let transaction = client.transaction().await?;
+    let note = "INSERT INTO inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    if transaction.execute(note, &[&consumer, &message.id]).await? == 0 {
+        return Ok(Outcome::Duplicate);
+    }
+    handler.handle(&transaction, message).await?;
+    transaction.commit().await?;
+    Ok(Outcome::Handled)
+}

@@ -1,0 +1,119 @@
+//! What Prometheus is told of a service.
+
+use std::time::Duration;
+
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+};
+
+use super::inbox::Outcome;
+
+/// Counters of requests and messages. Clones count together.
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    messages: IntCounterVec,
+    message_seconds: HistogramVec,
+    retries: IntCounterVec,
+    waiting: IntGaugeVec,
+    connected: IntGaugeVec,
+}
+
+impl Metrics {
+    pub(super) fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let request = &["method", "path"];
+        Ok(Self {
+            requests: registered(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("http_requests_total", "Requests answered"),
+                    &["method", "path", "status"],
+                )?,
+            )?,
+            request_seconds: registered(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new("http_request_seconds", "From a request's arrival to its answer"),
+                    request,
+                )?,
+            )?,
+            messages: registered(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("inbox_messages_total", "Messages acknowledged, by what became of them"),
+                    &["queue", "outcome"],
+                )?,
+            )?,
+            message_seconds: registered(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "inbox_message_seconds",
+                        "From a message's arrival to its acknowledgement",
+                    ),
+                    &["queue"],
+                )?,
+            )?,
+            retries: registered(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("inbox_retries_total", "Messages tried again after a transient failure"),
+                    &["queue"],
+                )?,
+            )?,
+            waiting: registered(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("inbox_waiting_messages", "Messages that wait in the queue"),
+                    &["queue"],
+                )?,
+            )?,
+            connected: registered(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("inbox_connected", "1 while the queue is being consumed"),
+                    &["queue"],
+                )?,
+            )?,
+            registry,
+        })
+    }
+
+    pub(super) fn answered(&self, method: &str, path: &str, status: u16, took: Duration) {
+        self.requests.with_label_values(&[method, path, &status.to_string()]).inc();
+        self.request_seconds.with_label_values(&[method, path]).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn settled(&self, queue: &str, outcome: Outcome, took: Duration) {
+        self.messages.with_label_values(&[queue, outcome.name()]).inc();
+        self.message_seconds.with_label_values(&[queue]).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn retried(&self, queue: &str) {
+        self.retries.with_label_values(&[queue]).inc();
+    }
+
+    pub(super) fn waiting(&self, queue: &str, messages: u32) {
+        self.waiting.with_label_values(&[queue]).set(messages.into());
+    }
+
+    pub(super) fn connected(&self, queue: &str, connected: bool) {
+        self.connected.with_label_values(&[queue]).set(connected.into());
+    }
+
+    /// In Prometheus's text format.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        // Only a metric without a sample cannot be encoded, and those are left out by `gather`.
+        let _ = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text);
+        text
+    }
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}

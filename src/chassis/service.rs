@@ -1,0 +1,151 @@
+//! One service's life: its tables, its queues, its HTTP endpoints, and an end in good order.
+
+use std::{future::IntoFuture, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
+use utoipa_axum::router::OpenApiRouter;
+
+use super::{
+    database::{Database, DatabaseError},
+    http,
+    inbox::{self, Handler, Inbox, Progress, ProgressReader},
+    metrics::Metrics,
+    schema,
+    settings::Settings,
+};
+use crate::{
+    backoff::Backoff,
+    failure::Failure,
+    rabbitmq::topology::{QueueType, Subscription},
+    shutdown::{Shutdown, StopSignals, shutdown},
+};
+
+/// What a service is made of, while it is being put together.
+pub struct Service {
+    settings: Settings,
+    database: Database,
+    metrics: Metrics,
+    shutdown: Shutdown,
+    consumers: JoinSet<()>,
+}
+
+impl Service {
+    /// Its own database.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Consumes the events `event_types` of aggregates of the type `aggregate_type` from the durable queue `queue`, which
+    /// is declared if it is not there. Its messages go to one instance at a time, in order: single active consumer.
+    pub fn consume(
+        &mut self,
+        queue: &str,
+        aggregate_type: &str,
+        event_types: &[&str],
+        handler: impl Handler,
+    ) -> ProgressReader {
+        let (progress, reader) = watch::channel(Progress::default());
+        let inbox = Inbox {
+            name: self.settings.name,
+            subscription: Subscription {
+                queue: queue.to_owned(),
+                exchange: format!("{aggregate_type}.events"),
+                binding_keys: event_types.iter().map(|&event_type| event_type.to_owned()).collect(),
+                queue_type: QueueType::Quorum,
+                partitions: 1,
+                single_active_consumer: true,
+                dead_letter: true,
+            },
+            broker: self.settings.broker.clone(),
+            prefetch: self.settings.prefetch,
+            database: self.database.clone(),
+            handler: Arc::new(handler),
+            metrics: self.metrics.clone(),
+            progress,
+        };
+        self.consumers.spawn(inbox::consume(inbox, self.shutdown.clone()));
+        reader
+    }
+}
+
+/// Runs a service until SIGTERM or SIGINT. `migrations` are its own tables; `assemble` starts its consumers and gives its API.
+///
+/// A database or broker that cannot be reached is waited for, at the start as well as later.
+pub async fn run(
+    settings: Settings,
+    migrations: &[&str],
+    assemble: impl FnOnce(&mut Service) -> OpenApiRouter,
+) -> Result<(), Failure> {
+    // Taken before anything is changed, so that an address in use is found at once.
+    let listener = TcpListener::bind(&settings.listen).await.map_err(|error| {
+        let listen = &settings.listen;
+        Failure::Runtime(format!(
+            "cannot listen on {listen}: {error}; stop what uses that address, or set listen to another"
+        ))
+    })?;
+    let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
+    let (trigger, mut ended) = shutdown();
+    let mut service = Service {
+        database: Database::new(settings.database.clone(), settings.name, settings.database_connections_max)
+            .map_err(|error| Failure::runtime(&error))?,
+        metrics: Metrics::new().map_err(|error| Failure::runtime(&error))?,
+        shutdown: ended.clone(),
+        consumers: JoinSet::new(),
+        settings,
+    };
+    tokio::select! {
+        () = prepared(&service.database, migrations) => {}
+        _ = stop.next() => return Ok(()),
+    }
+    let api = assemble(&mut service);
+    let Service { settings, metrics, mut consumers, .. } = service;
+    tracing::info!(listen = settings.listen, "{} is up", settings.name);
+
+    let router = http::router(settings.name, api, metrics);
+    let answering = axum::serve(listener, router).with_graceful_shutdown(async move {
+        ended.requested().await;
+    });
+    let mut answering = tokio::spawn(answering.into_future());
+    tokio::select! {
+        signal = stop.next() => {
+            tracing::info!(signal, drain_timeout_s = settings.drain_timeout.as_secs(), "draining; a second signal ends at once");
+        }
+        ended = &mut answering => {
+            return Err(Failure::Runtime(format!("the HTTP endpoints ended by themselves: {ended:?}")));
+        }
+        Some(ended) = consumers.join_next() => {
+            return Err(Failure::Runtime(format!("a consumer ended by itself: {ended:?}")));
+        }
+    }
+    trigger.request(settings.drain_timeout);
+    let drained = async {
+        while consumers.join_next().await.is_some() {}
+        // Keep-alive connections without a request are closed; requests under way are answered.
+        let _ = answering.await;
+    };
+    tokio::select! {
+        drained = timeout(settings.drain_timeout, drained) => match drained {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => return Err(Failure::Runtime(
+                "not everything under way ended within drain_timeout_s; what was not committed is done again".to_owned(),
+            )),
+        },
+        _ = stop.next() => return Err(Failure::Runtime("ended by a second signal".to_owned())),
+    }
+    Ok(())
+}
+
+/// Waits for the database, and brings its tables up to date.
+async fn prepared(database: &Database, migrations: &[&str]) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        let migrated = async {
+            let mut connection = database.connection().await?;
+            schema::migrate(&mut connection, migrations).await
+        };
+        let Err(error): Result<(), DatabaseError> = migrated.await else { return };
+        let wait = backoff.next();
+        tracing::warn!(%error, "the database is not ready; trying again in {} ms", wait.as_millis());
+        tokio::time::sleep(wait).await;
+    }
+}

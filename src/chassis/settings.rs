@@ -1,0 +1,163 @@
+//! A service's settings: from its TOML file, from the environment, or from both.
+
+use std::{net::ToSocketAddrs, path::Path, time::Duration};
+
+use crate::{
+    configuration::{self, Origins, Section, SettingsError},
+    postgres::endpoint::Endpoint,
+    rabbitmq::{self, BrokerOptions},
+};
+
+/// The keys, which in capital letters are the environment's variables.
+const KEYS: [&str; 9] = [
+    "amqp_declare",
+    "amqp_prefetch",
+    "amqp_url",
+    "amqp_url_file",
+    "database_connections_max",
+    "database_url",
+    "database_url_file",
+    "drain_timeout_s",
+    "listen",
+];
+
+const HEARTBEAT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What every service has to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The service's name, shown by PostgreSQL, RabbitMQ and in metrics.
+    pub name: &'static str,
+    /// `database_url`: its own database.
+    pub database: Endpoint,
+    /// `database_connections_max`: connections to it.
+    pub database_connections_max: usize,
+    /// `amqp_url` and `amqp_declare`. Without subscriptions: a service adds its own.
+    pub broker: BrokerOptions,
+    /// `amqp_prefetch`: messages that the broker sends ahead of their acknowledgements.
+    pub prefetch: u16,
+    /// `listen`: host and port of the HTTP endpoints.
+    pub listen: String,
+    /// `drain_timeout_s`: how long what is under way may take after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// Reads `file`, if there is one, overridden by the environment.
+///
+/// # Errors
+///
+/// Every problem in one go, each with file or variable, key and cure. None shows a secret.
+pub fn load(
+    name: &'static str,
+    listen: &'static str,
+    file: Option<&Path>,
+) -> Result<Settings, SettingsError> {
+    let known = |variable: &str| KEYS.iter().any(|key| key.to_uppercase() == variable);
+    let (environment, mut problems) = configuration::environment(known);
+    let origins = Origins { file, prefix: "", environment: &environment };
+    match configuration::take(&origins, |root| settings(root, name, listen)) {
+        Ok(settings) if problems.is_empty() => Ok(settings),
+        Ok(_) => Err(SettingsError { problems }),
+        Err(error) => {
+            problems.extend(error.problems);
+            Err(SettingsError { problems })
+        }
+    }
+}
+
+fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> Option<Settings> {
+    let listen = root.parsed("listen", Some(listen), |text| match text.to_socket_addrs() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err((
+            format!("names no address to listen on: {error}"),
+            "write host:port, for instance \"0.0.0.0:8080\"".into(),
+        )),
+    });
+    let database = required(&mut root, "database_url", "postgresql://user:password@host:5432/database")
+        .and_then(|url| {
+            let parsed =
+                Endpoint::parse(&url).and_then(|endpoint| endpoint.validate_tls().map(|()| endpoint));
+            parsed.map_err(|error| root.problem("database_url", error.to_string(), "correct the URL")).ok()
+        });
+    let database_connections_max = root.count("database_connections_max", 1..=1000, 8);
+    let url = required(&mut root, "amqp_url", "amqp://user:password@host:5672/%2f").filter(|url| {
+        let parsed = rabbitmq::Endpoint::parse(url, HEARTBEAT);
+        parsed.map_err(|error| root.problem("amqp_url", error.to_string(), "correct the URL")).is_ok()
+    });
+    let declare = root.flag("amqp_declare", true);
+    let prefetch = root.number("amqp_prefetch", 1..=u64::from(u16::MAX), 64);
+    let drain_timeout = root.seconds("drain_timeout_s", 1..=3600, 20);
+    root.finish();
+    let broker = BrokerOptions {
+        urls: vec![url?],
+        declare,
+        heartbeat: HEARTBEAT,
+        connect_timeout: CONNECT_TIMEOUT,
+        ca_file: None,
+        client_cert: None,
+        subscriptions: Vec::new(),
+    };
+    Some(Settings {
+        name,
+        database: database?,
+        database_connections_max,
+        broker,
+        prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
+        listen: listen?,
+        drain_timeout,
+    })
+}
+
+fn required(root: &mut Section<'_>, key: &str, example: &str) -> Option<String> {
+    let given = root.has(key) || root.has(&format!("{key}_file"));
+    if !given {
+        root.problem(key, "is missing", format!("set it to for instance \"{example}\""));
+    }
+    root.secret(key)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::configuration::documentation;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn each_services_file_documents_every_key_with_its_default() {
+        for (listen, file) in [
+            ("127.0.0.1:8081", include_str!("../../config/order-service.toml")),
+            ("127.0.0.1:8082", include_str!("../../config/customer-service.toml")),
+            ("127.0.0.1:8083", include_str!("../../config/order-history.toml")),
+        ] {
+            let known = documentation::check(file, |root| settings(root, "a-service", listen));
+            assert_eq!(known, KEYS.len());
+        }
+    }
+
+    #[test]
+    fn the_environment_alone_will_do_and_its_problems_name_the_variable() {
+        let load = |variables: &[(&str, &str)]| {
+            let environment: BTreeMap<String, String> =
+                variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let origins = Origins { file: None, prefix: "", environment: &environment };
+            configuration::take(&origins, |root| settings(root, "a-service", "127.0.0.1:8081"))
+        };
+        let urls = [("DATABASE_URL", "postgresql://shop:s3cret@db/shop"), ("AMQP_URL", "amqp://mq")];
+        let [database, broker] = urls;
+        let settings =
+            load(&[database, broker, ("AMQP_PREFETCH", "7"), ("LISTEN", "localhost:9000")]).unwrap();
+        assert_eq!((settings.prefetch, settings.listen.as_str()), (7, "localhost:9000"));
+
+        let text = load(&[]).unwrap_err().to_string();
+        for variable in ["DATABASE_URL", "AMQP_URL"] {
+            assert!(text.contains(&format!("{variable}: ")), "{text}");
+        }
+        let wrong =
+            [database, ("AMQP_URL", "http://u:s3cret@mq"), ("LISTEN", "8080"), ("AMQP_PREFETCH", "many")];
+        let text = load(&wrong).unwrap_err().to_string();
+        assert!(["AMQP_URL", "LISTEN", "AMQP_PREFETCH"].iter().all(|name| text.contains(name)), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+}

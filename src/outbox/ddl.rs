@@ -1,0 +1,43 @@
+//! The DDL of the outbox table, and of the inbox table that goes with it on the other side.
+
+/// The table that Debezium made the standard, with three optional columns.
+pub const OUTBOX_STANDARD: &str = "\
+-- Outbox: insert a row in the transaction that changes the business tables, and one message is published for it.
+-- The names are defaults: another table or other columns are configured as outbox.table and outbox.columns.
+CREATE TABLE outbox (
+  id            uuid PRIMARY KEY DEFAULT gen_random_uuid(),        -- message_id
+  aggregatetype text NOT NULL,                                     -- names the exchange: {aggregate_type}.events
+  aggregateid   text NOT NULL,                                     -- messages of one aggregate are delivered in commit order
+  type          text NOT NULL,                                     -- event type: the routing key
+  payload       jsonb,                                             -- message body; text and bytea do as well; NULL is an empty body
+  headers       jsonb,                                             -- optional: message headers, as one JSON object
+  seq           bigint GENERATED ALWAYS AS IDENTITY,               -- optional: order of backlog, recovery and replay
+  created_at    timestamptz NOT NULL DEFAULT clock_timestamp()     -- optional: retention, replay since a time
+);
+
+-- Streaming reads the write-ahead log, never the table: it needs no index, and rows may be deleted at any time after
+-- their transaction has committed. What reads the table itself (backlog, recovery, replay, cleanup) goes by seq, so
+-- create this index if rows are kept:
+-- CREATE UNIQUE INDEX outbox_seq ON outbox (seq);
+
+-- seq follows commit order within an aggregate only if writers lock the aggregate (SELECT ... FOR UPDATE, or the UPDATE
+-- of its row) before they insert here.
+
+-- No REPLICA IDENTITY is needed: only inserts are relayed. gen_random_uuid() is built in since PostgreSQL 13.
+";
+
+/// What a consumer notes handled messages in.
+pub const INBOX: &str = "\
+-- Inbox: makes a consumer idempotent. In the transaction that handles a message, first
+--   INSERT INTO inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
+-- No row inserted means that the message was handled before: acknowledge it and do nothing else.
+CREATE TABLE inbox (
+  consumer    text NOT NULL,                                       -- who handled it, e.g. the queue's name
+  message_id  text NOT NULL,                                       -- the message's message_id property
+  received_at timestamptz NOT NULL DEFAULT clock_timestamp(),      -- to delete old rows by
+  PRIMARY KEY (consumer, message_id)
+);
+
+-- Keep rows for longer than a message can be repeated, then delete them:
+-- CREATE INDEX inbox_received_at ON inbox (received_at);
+";

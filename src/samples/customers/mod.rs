@@ -1,0 +1,29 @@
+//! The customer service: knows each customer's credit limit, and reserves credit for orders.
+//!
+//! `store` keeps customers and decides about orders; `api` lets people in, `saga` the events of the order service.
+
+mod api;
+mod saga;
+mod store;
+
+use super::events::{ORDER, ORDER_CANCELLED, ORDER_CREATED};
+use crate::{
+    chassis::{self, settings::Settings},
+    failure::Failure,
+};
+
+/// Its name.
+pub const NAME: &str = "customer-service";
+/// Its queue of the order service's events.
+pub const QUEUE: &str = "customer-service.orders";
+/// Where it listens unless configured otherwise.
+pub const LISTEN: &str = "127.0.0.1:8082";
+
+/// Runs it until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> Result<(), Failure> {
+    chassis::run(settings, store::MIGRATIONS, |service| {
+        service.consume(QUEUE, ORDER, &[ORDER_CREATED, ORDER_CANCELLED], saga::Saga);
+        api::routes(service.database().clone())
+    })
+    .await
+}

@@ -1,0 +1,158 @@
+//! Customers and what of their credit is reserved, in the database, which is what enforces the limit.
+
+use tokio_postgres::{GenericClient, Row, Transaction};
+
+use crate::{
+    chassis::{
+        database::DatabaseError,
+        http::Page,
+        outbox::{self, Event},
+        trace::TraceContext,
+    },
+    samples::{
+        events::{
+            CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_CREATED,
+            CUSTOMER_VALIDATION_FAILED, CreditDecision, CustomerCreated, OrderDetails,
+        },
+        money::Money,
+    },
+};
+
+/// `reserved` is the sum of the customer's rows in `credit` that are RESERVED; no transaction can leave it above the limit.
+///
+/// `credit` has one row for each order that was ever decided on. It outlives the reservation, so that an event that comes
+/// again, or late, finds its order decided.
+pub(super) const MIGRATIONS: &[&str] = &["
+CREATE TABLE customers (
+  id           bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+  name         text NOT NULL,
+  credit_limit numeric(17, 4) NOT NULL CHECK (credit_limit >= 0),
+  reserved     numeric(17, 4) NOT NULL DEFAULT 0 CHECK (reserved >= 0),
+  CONSTRAINT credit_is_never_exceeded CHECK (reserved <= credit_limit)
+);
+CREATE TABLE credit (
+  order_id    bigint PRIMARY KEY,
+  customer_id bigint NOT NULL,
+  amount      numeric(17, 4) NOT NULL CHECK (amount > 0),
+  state       text NOT NULL CHECK (state IN ('RESERVED', 'REFUSED', 'RELEASED'))
+);
+"];
+
+/// What became of an order's credit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    Reserved,
+    Insufficient,
+    UnknownCustomer,
+    /// It was decided on before, and nothing has changed.
+    DecidedBefore,
+}
+
+/// Creates a customer; gives its id.
+pub(super) async fn create(
+    transaction: &Transaction<'_>,
+    trace: &TraceContext,
+    name: String,
+    credit_limit: Money,
+) -> Result<i64, DatabaseError> {
+    let insert = "INSERT INTO customers (name, credit_limit) VALUES ($1, $2) RETURNING id";
+    let customer_id: i64 = transaction.query_one(insert, &[&name, &credit_limit]).await?.get(0);
+    let payload = CustomerCreated { customer_id, name, credit_limit };
+    let event =
+        Event { aggregate_type: CUSTOMER, aggregate_id: customer_id, event_type: CUSTOMER_CREATED, payload };
+    outbox::append(transaction, trace, &event).await?;
+    Ok(customer_id)
+}
+
+/// Decides on an order, once, and writes the decision's event.
+///
+/// The update locks the customer's row: of two orders at the same time the second sees what the first has left.
+pub(super) async fn reserve(
+    transaction: &Transaction<'_>,
+    trace: &TraceContext,
+    order_id: i64,
+    order: &OrderDetails,
+) -> Result<Decision, DatabaseError> {
+    let &OrderDetails { customer_id, order_total } = order;
+    // Refused until it fits. The row also makes a copy of this event that is handled at the same time wait for us.
+    let insert = "INSERT INTO credit (order_id, customer_id, amount, state) VALUES ($1, $2, $3, 'REFUSED') \
+                  ON CONFLICT DO NOTHING";
+    if transaction.execute(insert, &[&order_id, &customer_id, &order_total]).await? == 0 {
+        return Ok(Decision::DecidedBefore);
+    }
+    let update =
+        "UPDATE customers SET reserved = reserved + $2 WHERE id = $1 AND credit_limit - reserved >= $2";
+    let decision = if transaction.execute(update, &[&customer_id, &order_total]).await? == 1 {
+        transaction.execute("UPDATE credit SET state = 'RESERVED' WHERE order_id = $1", &[&order_id]).await?;
+        Decision::Reserved
+    } else if find(transaction, customer_id).await?.is_some() {
+        Decision::Insufficient
+    } else {
+        Decision::UnknownCustomer
+    };
+    if let Some(event_type) = decision.event_type() {
+        let payload = CreditDecision { customer_id, order_id };
+        let event = Event { aggregate_type: CUSTOMER, aggregate_id: customer_id, event_type, payload };
+        outbox::append(transaction, trace, &event).await?;
+    }
+    Ok(decision)
+}
+
+/// Gives back what is reserved for an order; says whether anything was.
+///
+/// An order that was not decided on is so from now on: its creation, should it come behind its end, reserves nothing.
+pub(super) async fn release(
+    transaction: &Transaction<'_>,
+    order_id: i64,
+    order: &OrderDetails,
+) -> Result<bool, DatabaseError> {
+    let insert = "INSERT INTO credit (order_id, customer_id, amount, state) VALUES ($1, $2, $3, 'RELEASED') \
+                  ON CONFLICT DO NOTHING";
+    if transaction.execute(insert, &[&order_id, &order.customer_id, &order.order_total]).await? == 1 {
+        return Ok(false);
+    }
+    let update = "UPDATE credit SET state = 'RELEASED' WHERE order_id = $1 AND state = 'RESERVED' \
+                  RETURNING customer_id, amount";
+    let Some(row) = transaction.query_opt(update, &[&order_id]).await? else { return Ok(false) };
+    let (customer_id, amount): (i64, Money) = (row.get(0), row.get(1));
+    let update = "UPDATE customers SET reserved = reserved - $2 WHERE id = $1";
+    transaction.execute(update, &[&customer_id, &amount]).await?;
+    Ok(true)
+}
+
+/// One customer.
+pub(super) async fn find(
+    client: &impl GenericClient,
+    id: i64,
+) -> Result<Option<CustomerCreated>, DatabaseError> {
+    let select = "SELECT id, name, credit_limit FROM customers WHERE id = $1";
+    Ok(client.query_opt(select, &[&id]).await?.as_ref().map(customer))
+}
+
+/// A page of customers, by id.
+pub(super) async fn list(
+    client: &impl GenericClient,
+    page: Page,
+) -> Result<Vec<CustomerCreated>, DatabaseError> {
+    let select = "SELECT id, name, credit_limit FROM customers WHERE id > $1 ORDER BY id LIMIT $2";
+    Ok(client.query(select, &[&page.after, &page.limit]).await?.iter().map(customer).collect())
+}
+
+fn customer(row: &Row) -> CustomerCreated {
+    CustomerCreated {
+        customer_id: row.get("id"),
+        name: row.get("name"),
+        credit_limit: row.get("credit_limit"),
+    }
+}
+
+impl Decision {
+    fn event_type(self) -> Option<&'static str> {
+        match self {
+            Self::Reserved => Some(CREDIT_RESERVED),
+            Self::Insufficient => Some(CREDIT_RESERVATION_FAILED),
+            Self::UnknownCustomer => Some(CUSTOMER_VALIDATION_FAILED),
+            Self::DecidedBefore => None,
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Three services on outboxd: the customers-and-orders example, a saga by choreography and a CQRS view.
+//!
+//! ```text
+//! orders         POST /orders      -> OrderCreated            an order is PENDING until its customer's credit is known
+//! customers      OrderCreated      -> CustomerCreditReserved, CustomerCreditReservationFailed, CustomerValidationFailed
+//! orders         these             -> OrderApproved, OrderRejected
+//! orders         POST .../cancel   -> OrderCancelled          customers gives the credit back
+//! order_history  all of the orders' events, and CustomerCreated: one view of both
+//! ```
+//!
+//! Each service has a database of its own, which no other can read; they share nothing but [`events`], the language that they
+//! speak, and [`money`].
+
+pub mod customers;
+pub mod events;
+pub mod money;
+pub mod order_history;
+pub mod orders;

@@ -1,0 +1,174 @@
+//! Money: an exact decimal, in JSON `{"amount": 12.34}`. It never is a binary fraction, on no way through any service.
+
+use std::{error::Error, fmt};
+
+use bytes::BytesMut;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde_json::{Number, value::RawValue};
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
+use utoipa::ToSchema;
+
+/// More than anybody's credit: 10^12.
+const MAX: Decimal = Decimal::from_parts(0xD4A5_1000, 0xE8, 0, false, 0);
+/// Digits after the point; some currencies have three, and prices one more.
+const SCALE_MAX: u32 = 4;
+
+/// An amount that fits the column type `numeric(17, 4)`: at most 10^12, at most four digits after the point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Money(Decimal);
+
+/// Why a number is no amount of money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotMoney {
+    /// Not a decimal number.
+    #[error("is not a decimal number")]
+    NotDecimal,
+    /// Too precise.
+    #[error("has more than {SCALE_MAX} digits after the point")]
+    TooPrecise,
+    /// Too large, either way.
+    #[error("is more than {MAX}")]
+    TooLarge,
+}
+
+impl Money {
+    /// From a number as JSON writes it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be kept exactly, or is absurd.
+    pub fn parse(text: &str) -> Result<Self, NotMoney> {
+        let decimal = match text.contains(['e', 'E']) {
+            true => Decimal::from_scientific(text),
+            false => Decimal::from_str_exact(text),
+        };
+        Self::try_from(decimal.map_err(|_| NotMoney::NotDecimal)?)
+    }
+
+    /// Whether it is more than nothing.
+    pub fn is_positive(self) -> bool {
+        self.0 > Decimal::ZERO
+    }
+
+    /// Whether it is less than nothing.
+    pub fn is_negative(self) -> bool {
+        self.0 < Decimal::ZERO
+    }
+}
+
+impl TryFrom<Decimal> for Money {
+    type Error = NotMoney;
+
+    fn try_from(decimal: Decimal) -> Result<Self, NotMoney> {
+        let decimal = decimal.normalize();
+        if decimal.abs() > MAX {
+            return Err(NotMoney::TooLarge);
+        }
+        if decimal.scale() > SCALE_MAX {
+            return Err(NotMoney::TooPrecise);
+        }
+        Ok(Self(decimal))
+    }
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The object in which JSON has an amount.
+#[derive(Deserialize, Serialize)]
+struct Json {
+    /// The number's own digits: a parser would make a binary fraction of them.
+    amount: Box<RawValue>,
+}
+
+impl<'de> Deserialize<'de> for Money {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Json { amount } = Json::deserialize(deserializer)?;
+        let text = amount.get();
+        if serde_json::from_str::<Number>(text).is_err() {
+            return Err(D::Error::custom("amount is not a number"));
+        }
+        Money::parse(text).map_err(|error| D::Error::custom(format_args!("amount {error}")))
+    }
+}
+
+impl Serialize for Money {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let amount = RawValue::from_string(self.0.to_string()).map_err(serde::ser::Error::custom)?;
+        Json { amount }.serialize(serializer)
+    }
+}
+
+/// As PostgreSQL's `numeric`.
+impl ToSql for Money {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        self.0.to_sql(ty, out)
+    }
+
+    accepts!(NUMERIC);
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Money {
+    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        // The column has all its four digits.
+        Ok(Self(Decimal::from_sql(ty, raw)?.normalize()))
+    }
+
+    accepts!(NUMERIC);
+}
+
+/// How the API's description shows it.
+#[derive(ToSchema)]
+#[schema(as = Money)]
+pub struct MoneySchema {
+    /// An exact decimal number: at most 10^12, at most four digits after the point.
+    #[schema(value_type = f64, example = 12.34)]
+    pub amount: (),
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn no_digit_is_lost_on_the_way() {
+        for (text, shown) in [
+            ("12.34", "12.34"),
+            ("0.1", "0.1"),
+            ("100.00", "100"),
+            ("999999999999.9999", "999999999999.9999"),
+            ("1000000000000", "1000000000000"),
+            ("1.25e2", "125"),
+            ("-3", "-3"),
+            ("0.0000", "0"),
+        ] {
+            let money: Money = serde_json::from_str(&format!(r#"{{"amount": {text}}}"#)).unwrap();
+            assert_eq!(serde_json::to_string(&money).unwrap(), format!(r#"{{"amount":{shown}}}"#));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_kept_exactly_is_refused() {
+        for text in [
+            r#"{"amount": "12.34"}"#,
+            r#"{"amount": null}"#,
+            r#"{"amount": 0.00001}"#,
+            r#"{"amount": 1000000000000.01}"#,
+            r#"{"amount": 1e30}"#,
+            r#"{"amount": 1e400}"#,
+            r#"{"amount": 99999999999999999999999999999999999999999}"#,
+            r#"{"amount": NaN}"#,
+            r#"{"amount": {}}"#,
+            "{}",
+            "12.34",
+        ] {
+            assert!(serde_json::from_str::<Money>(text).is_err(), "{text}");
+        }
+    }
+}

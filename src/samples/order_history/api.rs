@@ -1,0 +1,183 @@
+//! What can be asked of the view.
+
+use std::time::SystemTime;
+
+use axum::{
+    Json,
+    extract::{Query, State},
+    response::IntoResponse,
+};
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Row;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::view;
+use crate::{
+    chassis::{
+        database::Database,
+        http::{ApiError, ErrorBody, Id, Page, PageQuery, next_page},
+        inbox::{Progress, ProgressReader},
+    },
+    samples::{
+        events::RejectionReason,
+        money::{Money, MoneySchema},
+    },
+};
+
+/// What answers are made from: the view, and how far each stream has been consumed.
+#[derive(Clone)]
+struct Sources {
+    database: Database,
+    streams: Vec<(&'static str, ProgressReader)>,
+}
+
+pub(super) fn routes(database: Database, streams: Vec<(&'static str, ProgressReader)>) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(history))
+        .routes(routes!(lag))
+        .with_state(Sources { database, streams })
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OrderHistory {
+    customer_id: i64,
+    name: String,
+    #[schema(value_type = MoneySchema)]
+    credit_limit: Money,
+    orders: Vec<Order>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Order {
+    order_id: i64,
+    #[schema(value_type = view::State)]
+    state: String,
+    #[schema(value_type = MoneySchema)]
+    order_total: Money,
+    #[schema(value_type = Option<RejectionReason>)]
+    rejection_reason: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Filter {
+    /// Only orders in this state: PENDING, APPROVED, REJECTED or CANCELLED.
+    state: Option<String>,
+}
+
+/// A customer with its orders
+///
+/// Ordered by id. A customer is known as soon as its CustomerCreated has come.
+#[utoipa::path(get, path = "/customers/{id}/orderhistory", params(("id" = i64, Path), Filter, PageQuery), responses(
+    (status = 200, body = OrderHistory, headers(("Link" = String))),
+    (status = "4XX", body = ErrorBody)
+))]
+async fn history(
+    State(Sources { database, .. }): State<Sources>,
+    Id(customer_id): Id,
+    Query(Filter { state }): Query<Filter>,
+    page: Page,
+) -> Result<impl IntoResponse, ApiError> {
+    let known = |name: &str| view::State::ALL.iter().any(|state| state.name() == name);
+    if let Some(unknown) = state.as_deref().filter(|name| !known(name)) {
+        let names = view::State::ALL.map(view::State::name).join(", ");
+        return Err(ApiError::invalid("state", format!("'{unknown}' is no state; there are {names}")));
+    }
+    let mut connection = database.connection().await?;
+    // Customer and orders as of one moment.
+    let snapshot = connection.build_transaction().read_only(true);
+    let snapshot = snapshot.isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).start().await?;
+    let select = "SELECT name, credit_limit FROM customers WHERE id = $1";
+    let Some(customer) = snapshot.query_opt(select, &[&customer_id]).await? else {
+        return Err(ApiError::not_found(format!("there is no customer {customer_id} here, or not yet")));
+    };
+    let select = "SELECT id, state, total, rejection_reason FROM orders \
+                  WHERE customer_id = $1 AND id > $2 AND ($3::text IS NULL OR state = $3) ORDER BY id LIMIT $4";
+    let orders = snapshot.query(select, &[&customer_id, &page.after, &state, &page.limit]).await?;
+    let orders: Vec<Order> = orders.iter().map(order).collect();
+    snapshot.commit().await?;
+
+    let path = format!("/customers/{customer_id}/orderhistory");
+    let path = state.map_or(path.clone(), |state| format!("{path}?state={state}"));
+    let next = next_page(&path, page, orders.len(), orders.last().map(|order| order.order_id));
+    let (name, credit_limit) = (customer.get("name"), customer.get("credit_limit"));
+    Ok((next, Json(OrderHistory { customer_id, name, credit_limit, orders })))
+}
+
+fn order(row: &Row) -> Order {
+    Order {
+        order_id: row.get("id"),
+        state: row.get("state"),
+        order_total: row.get("total"),
+        rejection_reason: row.get("rejection_reason"),
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+struct Lag {
+    streams: Vec<StreamLag>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct StreamLag {
+    /// Aggregate type of the stream's events.
+    stream: &'static str,
+    /// The outbox that they come from; null before the first.
+    source: Option<String>,
+    /// `outbox-position` of the last event applied; null before the first.
+    position: Option<String>,
+    /// 0 when nothing waits, else the age of the last event applied; null while the broker cannot be asked.
+    seconds_behind: Option<i64>,
+    /// Messages that wait in the queue, as of at most a second ago; null while the broker cannot be asked.
+    waiting: Option<u32>,
+}
+
+/// How far the view is behind
+#[utoipa::path(get, path = "/lag", responses((status = 200, body = Lag), (status = "5XX", body = ErrorBody)))]
+async fn lag(State(Sources { database, streams }): State<Sources>) -> Result<Json<Lag>, ApiError> {
+    let select = "SELECT stream, source, position, committed_at FROM streams";
+    let applied = database.connection().await?.query(select, &[]).await?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let lag = streams.iter().map(|(stream, progress)| {
+        let progress = *progress.borrow();
+        let applied = applied.iter().find(|row| row.get::<_, &str>("stream") == *stream);
+        let committed_at = applied.and_then(|row| row.get::<_, Option<i64>>("committed_at"));
+        StreamLag {
+            stream,
+            source: applied.map(|row| row.get("source")),
+            position: applied.map(|row| row.get("position")),
+            seconds_behind: seconds_behind(progress, committed_at, now),
+            waiting: progress.waiting,
+        }
+    });
+    Ok(Json(Lag { streams: lag.collect() }))
+}
+
+/// Seconds since 1970 go in; what waits is younger than the last event applied, and how much younger nobody knows.
+fn seconds_behind(progress: Progress, committed_at: Option<i64>, now: i64) -> Option<i64> {
+    match progress {
+        Progress { waiting: None, .. } => None,
+        Progress { waiting: Some(0), retrying: false } => Some(0),
+        _ => committed_at.map(|committed_at| (now - committed_at).max(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_behind_who_has_nothing_to_do() {
+        let at = |waiting, retrying| seconds_behind(Progress { waiting, retrying }, Some(100), 107);
+        assert_eq!(at(Some(0), false), Some(0));
+        assert_eq!(at(Some(3), false), Some(7));
+        assert_eq!(at(Some(0), true), Some(7));
+        assert_eq!(at(None, false), None);
+        assert_eq!(seconds_behind(Progress { waiting: Some(1), retrying: false }, Some(100), 90), Some(0));
+    }
+}

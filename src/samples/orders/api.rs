@@ -1,0 +1,158 @@
+//! What callers can do with orders.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header::LOCATION},
+    response::IntoResponse,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    order::{OrderState, Step},
+    store::{self, Order, Taken},
+};
+use crate::{
+    chassis::{
+        database::Database,
+        http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, next_page, required},
+        trace::TraceContext,
+    },
+    samples::{
+        events::{OrderDetails, RejectionReason},
+        money::{Money, MoneySchema},
+    },
+};
+
+pub(super) fn routes(database: Database) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(place, list))
+        .routes(routes!(find))
+        .routes(routes!(cancel))
+        .with_state(database)
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct PlaceOrder {
+    /// Who orders.
+    #[schema(required, nullable = false)]
+    customer_id: Option<i64>,
+    /// What it costs: more than zero.
+    #[schema(value_type = MoneySchema)]
+    order_total: Option<Money>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OrderPlaced {
+    order_id: i64,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OrderView {
+    order_id: i64,
+    #[schema(value_type = OrderState)]
+    order_state: String,
+    #[schema(value_type = Option<RejectionReason>)]
+    rejection_reason: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Orders {
+    orders: Vec<OrderView>,
+}
+
+impl PlaceOrder {
+    fn valid(self) -> Result<OrderDetails, ApiError> {
+        let customer_id = required("customerId", self.customer_id)?;
+        let order_total = required("orderTotal", self.order_total)?;
+        if !order_total.is_positive() {
+            return Err(ApiError::invalid("orderTotal.amount", "an order's total must be more than zero"));
+        }
+        Ok(OrderDetails { customer_id, order_total })
+    }
+}
+
+/// Place an order
+///
+/// It is PENDING until the customer service has decided.
+#[utoipa::path(post, path = "/orders", request_body = PlaceOrder, responses(
+    (status = 201, body = OrderPlaced, headers(("Location" = String))),
+    (status = "4XX", body = ErrorBody)
+))]
+async fn place(
+    State(database): State<Database>,
+    trace: TraceContext,
+    Body(order): Body<PlaceOrder>,
+) -> Result<impl IntoResponse, ApiError> {
+    let order = order.valid()?;
+    let mut connection = database.connection().await?;
+    let transaction = connection.transaction().await?;
+    let order_id = store::place(&transaction, &trace, order).await?;
+    transaction.commit().await?;
+    let location = [(LOCATION, format!("/orders/{order_id}"))];
+    Ok((StatusCode::CREATED, location, Json(OrderPlaced { order_id })))
+}
+
+/// List orders
+#[utoipa::path(get, path = "/orders", params(PageQuery), responses(
+    (status = 200, body = Orders, headers(("Link" = String))),
+    (status = "4XX", body = ErrorBody)
+))]
+async fn list(State(database): State<Database>, page: Page) -> Result<impl IntoResponse, ApiError> {
+    let orders = store::list(&*database.connection().await?, page).await?;
+    let next = next_page("/orders", page, orders.len(), orders.last().map(|order| order.id));
+    Ok((next, Json(Orders { orders: orders.into_iter().map(OrderView::from).collect() })))
+}
+
+/// Look an order up
+#[utoipa::path(get, path = "/orders/{id}", params(("id" = i64, Path)), responses(
+    (status = 200, body = OrderView),
+    (status = 404, body = ErrorBody)
+))]
+async fn find(State(database): State<Database>, Id(id): Id) -> Result<Json<OrderView>, ApiError> {
+    let order = store::find(&*database.connection().await?, id).await?;
+    order.map(|order| Json(order.into())).ok_or_else(|| no_order(id))
+}
+
+/// Cancel an approved order
+///
+/// Its customer's credit is given back.
+#[utoipa::path(post, path = "/orders/{id}/cancel", params(("id" = i64, Path)), responses(
+    (status = 200, body = OrderView),
+    (status = 404, body = ErrorBody),
+    (status = 409, body = ErrorBody, description = "The order is not APPROVED")
+))]
+async fn cancel(
+    State(database): State<Database>,
+    trace: TraceContext,
+    Id(id): Id,
+) -> Result<Json<OrderView>, ApiError> {
+    let mut connection = database.connection().await?;
+    let transaction = connection.transaction().await?;
+    match store::take(&transaction, &trace, id, Step::Cancel).await? {
+        Taken::Yes(order) => {
+            transaction.commit().await?;
+            Ok(Json(order.into()))
+        }
+        Taken::No(order) => Err(ApiError::conflict(format!(
+            "order {id} is {}; only an APPROVED order can be cancelled",
+            order.state
+        ))),
+        Taken::NoOrder => Err(no_order(id)),
+    }
+}
+
+fn no_order(id: i64) -> ApiError {
+    ApiError::not_found(format!("there is no order {id}"))
+}
+
+impl From<Order> for OrderView {
+    fn from(order: Order) -> Self {
+        Self { order_id: order.id, order_state: order.state, rejection_reason: order.rejection_reason }
+    }
+}

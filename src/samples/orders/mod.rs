@@ -1,0 +1,32 @@
+//! The order service: takes orders, and follows each through the saga.
+//!
+//! `order` is the state machine; `store` keeps orders and writes their events; `api` lets customers in, `saga` the events of the
+//! customer service.
+
+mod api;
+pub mod order;
+mod saga;
+mod store;
+
+use super::events::{CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_VALIDATION_FAILED};
+use crate::{
+    chassis::{self, settings::Settings},
+    failure::Failure,
+};
+
+/// Its name.
+pub const NAME: &str = "order-service";
+/// Its queue of the customer service's events.
+pub const QUEUE: &str = "order-service.customers";
+/// Where it listens unless configured otherwise.
+pub const LISTEN: &str = "127.0.0.1:8081";
+
+/// Runs it until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> Result<(), Failure> {
+    chassis::run(settings, store::MIGRATIONS, |service| {
+        let decisions = [CREDIT_RESERVED, CREDIT_RESERVATION_FAILED, CUSTOMER_VALIDATION_FAILED];
+        service.consume(QUEUE, CUSTOMER, &decisions, saga::Saga);
+        api::routes(service.database().clone())
+    })
+    .await
+}

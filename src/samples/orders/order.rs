@@ -1,0 +1,138 @@
+//! An order's states, and what leads from one to the next. Pure.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::samples::events::{
+    CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER_VALIDATION_FAILED, ORDER_APPROVED, ORDER_CANCELLED,
+    ORDER_REJECTED, RejectionReason,
+};
+
+/// Where an order stands. PENDING is the semantic lock: until it is settled, nobody can do anything with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum OrderState {
+    /// Placed; the customer's credit is not known yet.
+    Pending,
+    /// Credit is reserved for it.
+    Approved,
+    /// It will not be carried out.
+    Rejected,
+    /// It was approved, and then taken back.
+    Cancelled,
+}
+
+/// What may happen to an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The customer service reserved credit for it.
+    Approve,
+    /// The customer service did not.
+    Reject(RejectionReason),
+    /// Somebody takes it back.
+    Cancel,
+}
+
+impl OrderState {
+    /// The state that `step` leads to; `None` when it leads nowhere from here, as with one that comes late or again.
+    pub fn after(self, step: Step) -> Option<Self> {
+        match (self, step) {
+            (Self::Pending, Step::Approve) => Some(Self::Approved),
+            (Self::Pending, Step::Reject(_)) => Some(Self::Rejected),
+            (Self::Approved, Step::Cancel) => Some(Self::Cancelled),
+            _ => None,
+        }
+    }
+
+    /// As the database and JSON have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Approved => "APPROVED",
+            Self::Rejected => "REJECTED",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+
+    /// The opposite of [`name`](Self::name).
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Pending, Self::Approved, Self::Rejected, Self::Cancelled]
+            .into_iter()
+            .find(|state| state.name() == name)
+    }
+}
+
+impl Step {
+    /// What an event of the customer service does to an order.
+    pub fn caused_by(event_type: &str) -> Option<Self> {
+        match event_type {
+            CREDIT_RESERVED => Some(Self::Approve),
+            CREDIT_RESERVATION_FAILED => Some(Self::Reject(RejectionReason::InsufficientCredit)),
+            CUSTOMER_VALIDATION_FAILED => Some(Self::Reject(RejectionReason::UnknownCustomer)),
+            _ => None,
+        }
+    }
+
+    /// The event that tells the others of it.
+    pub fn event_type(self) -> &'static str {
+        match self {
+            Self::Approve => ORDER_APPROVED,
+            Self::Reject(_) => ORDER_REJECTED,
+            Self::Cancel => ORDER_CANCELLED,
+        }
+    }
+
+    /// Why, if it is a rejection.
+    pub fn rejection_reason(self) -> Option<RejectionReason> {
+        match self {
+            Self::Reject(reason) => Some(reason),
+            Self::Approve | Self::Cancel => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use OrderState::{Approved, Cancelled, Pending, Rejected};
+
+    const REJECT: Step = Step::Reject(RejectionReason::InsufficientCredit);
+
+    #[test]
+    fn every_state_allows_these_steps_and_no_others() {
+        let table = [
+            (Pending, [Some(Approved), Some(Rejected), None]),
+            (Approved, [None, None, Some(Cancelled)]),
+            (Rejected, [None, None, None]),
+            (Cancelled, [None, None, None]),
+        ];
+        for (state, expected) in table {
+            let reached = [Step::Approve, REJECT, Step::Cancel].map(|step| state.after(step));
+            assert_eq!(reached, expected, "{state:?}");
+            assert_eq!(OrderState::named(state.name()), Some(state));
+        }
+    }
+
+    #[test]
+    fn whatever_comes_and_however_often_an_order_is_settled_once() {
+        let steps = [Step::Approve, REJECT, Step::Approve, REJECT];
+        for first in 0..steps.len() {
+            let taken: Vec<OrderState> = steps[first..]
+                .iter()
+                .scan(Pending, |state, step| {
+                    let next = state.after(*step);
+                    *state = next.unwrap_or(*state);
+                    Some(next)
+                })
+                .flatten()
+                .collect();
+            assert_eq!(taken.len(), 1, "{taken:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_event_is_no_step() {
+        assert_eq!(Step::caused_by("CustomerCreated"), None);
+        assert_eq!(OrderState::named("pending"), None);
+    }
+}

@@ -1,0 +1,28 @@
+//! The customer service has decided: the order is approved or rejected.
+
+use tokio_postgres::Transaction;
+
+use super::{
+    order::Step,
+    store::{self, Taken},
+};
+use crate::{
+    chassis::inbox::{Handler, HandlingError, Message},
+    samples::events::CreditDecision,
+};
+
+pub(super) struct Saga;
+
+impl Handler for Saga {
+    async fn handle(&self, transaction: &Transaction<'_>, message: &Message) -> Result<(), HandlingError> {
+        let step =
+            Step::caused_by(&message.event_type).ok_or_else(|| HandlingError::unknown_event(message))?;
+        let CreditDecision { order_id, .. } = message.json()?;
+        match store::take(transaction, &message.trace, order_id, step).await? {
+            Taken::Yes(order) => tracing::info!(order_id, state = order.state, "settled"),
+            Taken::No(order) => tracing::info!(order_id, state = order.state, "was settled before"),
+            Taken::NoOrder => return Err(HandlingError::Permanent(format!("there is no order {order_id}"))),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! Orders in the database; every change of one goes together with its event.
+
+use tokio_postgres::{GenericClient, Row, Transaction};
+
+use super::order::{OrderState, Step};
+use crate::{
+    chassis::{
+        database::DatabaseError,
+        http::Page,
+        outbox::{self, Event},
+        trace::TraceContext,
+    },
+    samples::events::{ORDER, ORDER_CREATED, OrderDetails, OrderEvent},
+};
+
+pub(super) const MIGRATIONS: &[&str] = &["
+CREATE TABLE orders (
+  id               bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+  customer_id      bigint NOT NULL,
+  total            numeric(17, 4) NOT NULL CHECK (total > 0),
+  state            text NOT NULL DEFAULT 'PENDING' CHECK (state IN ('PENDING', 'APPROVED', 'REJECTED', 'CANCELLED')),
+  rejection_reason text CHECK (rejection_reason IN ('INSUFFICIENT_CREDIT', 'UNKNOWN_CUSTOMER')),
+  CHECK ((state = 'REJECTED') = (rejection_reason IS NOT NULL))
+);
+"];
+
+/// An order, as far as callers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) id: i64,
+    /// A state's name: the table allows no other text.
+    pub(super) state: String,
+    pub(super) rejection_reason: Option<String>,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// The order is in the state that the step leads to, and the event is written.
+    Yes(Order),
+    /// The step leads nowhere from the state that the order is in, and nothing has changed.
+    No(Order),
+    /// There is no such order.
+    NoOrder,
+}
+
+/// Places an order; gives its id.
+pub(super) async fn place(
+    transaction: &Transaction<'_>,
+    trace: &TraceContext,
+    order: OrderDetails,
+) -> Result<i64, DatabaseError> {
+    let insert = "INSERT INTO orders (customer_id, total) VALUES ($1, $2) RETURNING id";
+    let order_id: i64 =
+        transaction.query_one(insert, &[&order.customer_id, &order.order_total]).await?.get(0);
+    let payload = OrderEvent { order_id, order_details: order, rejection_reason: None };
+    let event = Event { aggregate_type: ORDER, aggregate_id: order_id, event_type: ORDER_CREATED, payload };
+    outbox::append(transaction, trace, &event).await?;
+    Ok(order_id)
+}
+
+/// Takes a step with an order, if it allows it. Its row stays locked until the end of the transaction, so that of two who want
+/// to take one at the same time the second sees what the first has done.
+pub(super) async fn take(
+    transaction: &Transaction<'_>,
+    trace: &TraceContext,
+    id: i64,
+    step: Step,
+) -> Result<Taken, DatabaseError> {
+    let select =
+        "SELECT id, state, rejection_reason, customer_id, total FROM orders WHERE id = $1 FOR UPDATE";
+    let Some(row) = transaction.query_opt(select, &[&id]).await? else { return Ok(Taken::NoOrder) };
+    let order = Order::from(&row);
+    let Some(state) = OrderState::named(&order.state).and_then(|state| state.after(step)) else {
+        return Ok(Taken::No(order));
+    };
+    let rejection_reason = step.rejection_reason();
+    let reason = rejection_reason.map(|reason| reason.name());
+    let update = "UPDATE orders SET state = $2, rejection_reason = $3 WHERE id = $1";
+    transaction.execute(update, &[&id, &state.name(), &reason]).await?;
+    let order_details = OrderDetails { customer_id: row.get("customer_id"), order_total: row.get("total") };
+    let event = Event {
+        aggregate_type: ORDER,
+        aggregate_id: id,
+        event_type: step.event_type(),
+        payload: OrderEvent { order_id: id, order_details, rejection_reason },
+    };
+    outbox::append(transaction, trace, &event).await?;
+    Ok(Taken::Yes(Order { id, state: state.name().to_owned(), rejection_reason: reason.map(str::to_owned) }))
+}
+
+/// One order.
+pub(super) async fn find(client: &impl GenericClient, id: i64) -> Result<Option<Order>, DatabaseError> {
+    let select = "SELECT id, state, rejection_reason FROM orders WHERE id = $1";
+    Ok(client.query_opt(select, &[&id]).await?.as_ref().map(Order::from))
+}
+
+/// A page of orders, by id.
+pub(super) async fn list(client: &impl GenericClient, page: Page) -> Result<Vec<Order>, DatabaseError> {
+    let select = "SELECT id, state, rejection_reason FROM orders WHERE id > $1 ORDER BY id LIMIT $2";
+    Ok(client.query(select, &[&page.after, &page.limit]).await?.iter().map(Order::from).collect())
+}
+
+impl From<&Row> for Order {
+    fn from(row: &Row) -> Self {
+        Self { id: row.get("id"), state: row.get("state"), rejection_reason: row.get("rejection_reason") }
+    }
+}

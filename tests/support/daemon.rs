@@ -69,14 +69,14 @@ impl Daemon {
     /// Starts it again after an end.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "the daemon has not been stopped");
-        let mut command = process::command(executable());
+        let mut command = process::command(process::executable("outboxd"));
         command.arg("--config").arg(self.config_file()).arg("run");
         self.process = Some(Process::spawn(command, &self.folder, &self.log_file()));
     }
 
     /// Runs another command of the same configuration to its end: `&["check"]`.
     pub async fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = tokio::process::Command::new(executable());
+        let mut command = tokio::process::Command::new(process::executable("outboxd"));
         command
             .arg("--config")
             .arg(self.config_file())
@@ -199,18 +199,4 @@ impl Drop for Daemon {
         }
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-/// Cargo names the executable to integration tests and benches; beside an example it is one folder up.
-fn executable() -> PathBuf {
-    option_env!("CARGO_BIN_EXE_outboxd").map_or_else(
-        || {
-            let here = std::env::current_exe().expect("this process has an executable");
-            here.ancestors()
-                .nth(2)
-                .expect("cargo puts examples into target/<profile>/examples")
-                .join("outboxd")
-        },
-        PathBuf::from,
-    )
 }

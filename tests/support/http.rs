@@ -1,7 +1,7 @@
-//! One HTTP request to a program of this run: the management API of RabbitMQ, the admin endpoints of outboxd.
+//! One HTTP request to a program of this run: the management API of RabbitMQ, the admin endpoints of outboxd, the services.
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes};
+use hyper::{Method, Request, Response, StatusCode, body::Bytes};
 use hyper_util::rt::TokioIo;
 use std::{net::Ipv4Addr, time::Duration};
 use tokio::net::TcpStream;
@@ -9,22 +9,46 @@ use tokio::net::TcpStream;
 /// No answer here takes long.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// An answer, or why there was none.
+/// Status and body of an answer, or why there was none.
 pub type Answer = Result<(StatusCode, String), String>;
 
 /// Sends one request to `port` on 127.0.0.1 and reads the whole answer.
-pub async fn request(method: Method, port: u16, path: &str, basic: Option<&str>, body: String) -> Answer {
-    tokio::time::timeout(LIMIT, exchange(method, port, path, basic, body))
+pub async fn request(
+    method: Method,
+    port: u16,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: String,
+) -> Answer {
+    let answer = send(method, port, path, headers, body).await?;
+    Ok((answer.status(), answer.into_body()))
+}
+
+/// As [`request`], with the answer's headers.
+pub async fn send(
+    method: Method,
+    port: u16,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: String,
+) -> Result<Response<String>, String> {
+    tokio::time::timeout(LIMIT, exchange(method, port, path, headers, body))
         .await
         .unwrap_or_else(|_| Err(format!("no answer from port {port} within {LIMIT:?}")))
 }
 
 /// A GET without credentials.
 pub async fn get(port: u16, path: &str) -> Answer {
-    request(Method::GET, port, path, None, String::new()).await
+    request(Method::GET, port, path, &[], String::new()).await
 }
 
-async fn exchange(method: Method, port: u16, path: &str, basic: Option<&str>, body: String) -> Answer {
+async fn exchange(
+    method: Method,
+    port: u16,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: String,
+) -> Result<Response<String>, String> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(|e| e.to_string())?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
@@ -35,13 +59,13 @@ async fn exchange(method: Method, port: u16, path: &str, basic: Option<&str>, bo
         .header("host", "localhost")
         .header("connection", "close")
         .header("content-type", "application/json");
-    if let Some(basic) = basic {
-        request = request.header("authorization", format!("Basic {basic}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
     }
     let request = request.body(Full::new(Bytes::from(body))).map_err(|e| e.to_string())?;
     let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-    let status = response.status();
-    let body = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
     driver.abort();
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    Ok(Response::from_parts(parts, String::from_utf8_lossy(&body).into_owned()))
 }

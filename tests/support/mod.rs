@@ -21,6 +21,8 @@ pub mod process;
 pub mod proxy;
 pub mod rabbitmq;
 pub mod run;
+pub mod service;
+pub mod shop;
 pub mod workload;
 
 pub use certs::Authority;
@@ -31,4 +33,6 @@ pub use postgres::{Postgres, PostgresOptions, shared_postgres};
 pub use proxy::{Direction, Proxy};
 pub use rabbitmq::{RabbitMq, RabbitMqOptions, shared_rabbitmq};
 pub use run::unique;
+pub use service::Service;
+pub use shop::Shop;
 pub use workload::Workload;

@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, OnceCell};
 const START_LIMIT: Duration = Duration::from_secs(180);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// `guest:guest` in base64.
-const GUEST: &str = "Z3Vlc3Q6Z3Vlc3Q=";
+const GUEST: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
 
 /// What a test may want otherwise.
 #[derive(Clone, Debug, Default)]
@@ -237,7 +237,7 @@ impl RabbitMq {
 
     async fn request(&self, method: Method, path: &str, body: Value) -> http::Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        http::request(method, self.management.number(), path, Some(GUEST), body).await
+        http::request(method, self.management.number(), path, &[("authorization", GUEST)], body).await
     }
 
     fn log_tail(&self) -> String {

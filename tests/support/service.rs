@@ -1,0 +1,175 @@
+//! A companion service as a process, run from the environment alone.
+
+use super::{
+    http,
+    ports::Port,
+    process::{self, Process},
+    run,
+};
+use hyper::{Method, Response};
+use serde_json::Value;
+use std::{
+    fs,
+    path::PathBuf,
+    process::{ExitStatus, Output},
+    time::{Duration, Instant},
+};
+
+/// One instance at a time, with its port and log. Killed when dropped.
+#[derive(Debug)]
+pub struct Service {
+    program: &'static str,
+    folder: PathBuf,
+    port: Port,
+    environment: Vec<(&'static str, String)>,
+    process: Option<Process>,
+}
+
+impl Service {
+    /// Starts `program` with this database and broker, and waits until it answers.
+    pub async fn start(program: &'static str, database_url: &str, amqp_url: &str) -> Self {
+        let mut service = Self::prepare(program, database_url, amqp_url);
+        service.start_again();
+        service.wait_healthy(Duration::from_secs(60)).await;
+        service
+    }
+
+    /// As [`start`](Self::start), without starting it.
+    pub fn prepare(program: &'static str, database_url: &str, amqp_url: &str) -> Self {
+        let port = Port::reserve();
+        let environment = vec![
+            ("DATABASE_URL", database_url.to_owned()),
+            ("AMQP_URL", amqp_url.to_owned()),
+            ("LISTEN", format!("127.0.0.1:{}", port.number())),
+        ];
+        Self { program, folder: run::folder(program), port, environment, process: None }
+    }
+
+    /// Starts it again after an end. Does not wait for it.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "{} has not been stopped", self.program);
+        let mut command = process::command(process::executable(self.program));
+        command
+            .args(["--log-format", "json"])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.process = Some(Process::spawn(command, &self.folder, &self.log_file()));
+    }
+
+    /// Runs another command of the same environment to its end: `&["rebuild"]`.
+    pub async fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = tokio::process::Command::new(process::executable(self.program));
+        command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .args(arguments)
+            .current_dir(&self.folder)
+            .kill_on_drop(true);
+        command.output().await.expect("the service's executable runs")
+    }
+
+    /// Waits until `/healthz` answers 200.
+    pub async fn wait_healthy(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while !matches!(http::get(self.port(), "/healthz").await, Ok((status, _)) if status.is_success()) {
+            if let Some(status) = self.process.as_mut().and_then(Process::ended) {
+                panic!("{} ended ({status}) before it answered; {}", self.program, self.log_tail());
+            }
+            assert!(Instant::now() < deadline, "{} does not answer; {}", self.program, self.log_tail());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// Everything it has logged, in all its lives, a JSON object a line.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Where it logs.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// Status and JSON of a GET.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        self.ask(Method::GET, path, String::new()).await
+    }
+
+    /// Status and JSON of a POST.
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.ask(Method::POST, path, body.to_string()).await
+    }
+
+    /// Status and JSON of any request.
+    pub async fn ask(&self, method: Method, path: &str, body: String) -> (u16, Value) {
+        let answer = self.send(method, path, &[], body).await;
+        let body = answer.body();
+        let json = serde_json::from_str(body)
+            .unwrap_or_else(|error| panic!("{} {path}: {error} in {body}", self.program));
+        (answer.status().as_u16(), json)
+    }
+
+    /// The whole answer to a request.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Response<String> {
+        let answer = http::send(method, self.port(), path, headers, body).await;
+        answer.unwrap_or_else(|error| panic!("{} {path}: {error}; {}", self.program, self.log_tail()))
+    }
+
+    /// The value of one series of `/metrics`, named as it stands there; 0 while it is not there.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let metrics = self.send(Method::GET, "/metrics", &[], String::new()).await.into_body();
+        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
+        metrics.lines().find_map(value).unwrap_or_default()
+    }
+
+    /// Its process id. Panics when it does not run.
+    pub fn pid(&self) -> u32 {
+        self.running().pid()
+    }
+
+    /// Kills it.
+    pub async fn kill9(&mut self) {
+        self.running().signal("KILL");
+        self.wait(Duration::from_secs(10)).await;
+    }
+
+    /// Asks it to stop and waits for its end.
+    pub async fn sigterm(&mut self, limit: Duration) -> ExitStatus {
+        self.running().signal("TERM");
+        self.wait(limit).await
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let mut process = self.process.take().expect("the service runs");
+        let ended = process.wait(limit).await;
+        ended.unwrap_or_else(|| panic!("{} did not end within {limit:?}; {}", self.program, self.log_tail()))
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("the service runs")
+    }
+
+    fn log_tail(&self) -> String {
+        process::tail(&self.log_file())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.process = None;
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_tail());
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}

@@ -1,0 +1,86 @@
+//! The three companion services, each with a database and a role of its own, and outboxd between them.
+
+use super::{Daemon, Postgres, RabbitMq, Service, run::unique};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Which service a database belongs to.
+const SERVICES: [&str; 3] = ["orders", "customers", "history"];
+
+/// outboxd's configuration, without the admin endpoints.
+const RELAY: &str = include_str!("shop.toml");
+
+/// Everything that runs. Dropped in this order: the services end before what they talk to.
+#[derive(Debug)]
+pub struct Shop {
+    pub orders: Service,
+    pub customers: Service,
+    pub history: Service,
+    pub relay: Daemon,
+    /// Connection strings of the databases of orders, customers and history, each for the service's own role.
+    pub databases: [String; 3],
+    pub amqp_url: String,
+}
+
+impl Shop {
+    /// Creates databases, roles and a vhost, starts the three services, then outboxd, and waits until it streams.
+    pub async fn open(name: &str, postgres: &Postgres, rabbitmq: &RabbitMq) -> Self {
+        let name = unique(name);
+        let mut databases = Vec::new();
+        for service in SERVICES {
+            databases.push(own_database(postgres, &format!("{name}_{service}")).await);
+        }
+        let databases: [String; 3] = databases.try_into().expect("three databases");
+        let amqp_url = rabbitmq.create_vhost(&name).await;
+        let [orders, customers, history] = &databases;
+        let (orders, customers, history) = tokio::join!(
+            Service::start("order-service", orders, &amqp_url),
+            Service::start("customer-service", customers, &amqp_url),
+            Service::start("order-history", history, &amqp_url),
+        );
+        let relay = RELAY
+            .replace("{rabbitmq}", &amqp_url)
+            .replace("{orders}", &postgres.url(&format!("{name}_orders")))
+            .replace("{customers}", &postgres.url(&format!("{name}_customers")))
+            .replace("{name}", &name);
+        let mut relay = Daemon::start(&relay);
+        relay.wait_ready(Duration::from_secs(60)).await;
+        Self { orders, customers, history, relay, databases, amqp_url }
+    }
+
+    /// Creates a customer; gives its id.
+    pub async fn customer(&self, limit: &str) -> i64 {
+        let body = format!(r#"{{"name": "Ada", "creditLimit": {{"amount": {limit}}}}}"#);
+        let (status, answer) = self.customers.ask(hyper::Method::POST, "/customers", body).await;
+        assert_eq!(status, 201, "{answer}");
+        answer["customerId"].as_i64().expect("an id")
+    }
+
+    /// Places an order; gives its id.
+    pub async fn order(&self, customer: i64, total: &str) -> i64 {
+        let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": {total}}}}}"#);
+        let (status, answer) = self.orders.ask(hyper::Method::POST, "/orders", body).await;
+        assert_eq!(status, 201, "{answer}");
+        answer["orderId"].as_i64().expect("an id")
+    }
+
+    /// The order as the order service has it.
+    pub async fn state_of(&self, order: i64) -> (String, Value) {
+        let (status, answer) = self.orders.get(&format!("/orders/{order}")).await;
+        assert_eq!((status, &answer["orderId"]), (200, &json!(order)));
+        (answer["orderState"].as_str().expect("a state").to_owned(), answer["rejectionReason"].clone())
+    }
+}
+
+/// A database of its own for a role of its own; nobody else but superusers may connect.
+async fn own_database(postgres: &Postgres, name: &str) -> String {
+    let client = postgres.client("postgres").await;
+    for statement in [
+        format!("CREATE ROLE {name} LOGIN"),
+        format!("CREATE DATABASE {name} OWNER {name}"),
+        format!("REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"),
+    ] {
+        client.batch_execute(&statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    }
+    format!("postgresql://{name}@127.0.0.1:{}/{name}", postgres.port())
+}

@@ -4,7 +4,10 @@ use std::{error::Error, fmt};
 
 use bytes::BytesMut;
 use rust_decimal::Decimal;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::{Number, value::RawValue};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 use utoipa::ToSchema;
@@ -87,12 +90,27 @@ struct Json {
 
 impl<'de> Deserialize<'de> for Money {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Json { amount } = Json::deserialize(deserializer)?;
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// Takes an object only: what `derive` makes would take an array, too.
+struct Object;
+
+impl<'de> Visitor<'de> for Object {
+    type Value = Money;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object such as {\"amount\": 12.34}")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Money, M::Error> {
+        let Json { amount } = Json::deserialize(MapAccessDeserializer::new(map))?;
         let text = amount.get();
         if serde_json::from_str::<Number>(text).is_err() {
-            return Err(D::Error::custom("amount is not a number"));
+            return Err(M::Error::custom("amount is not a number"));
         }
-        Money::parse(text).map_err(|error| D::Error::custom(format_args!("amount {error}")))
+        Money::parse(text).map_err(|error| M::Error::custom(format_args!("amount {error}")))
     }
 }
 
@@ -167,6 +185,7 @@ mod tests {
             r#"{"amount": {}}"#,
             "{}",
             "12.34",
+            "[12.34]",
         ] {
             assert!(serde_json::from_str::<Money>(text).is_err(), "{text}");
         }

@@ -2,14 +2,36 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bad_input;
+mod broker;
+mod faults;
+mod history;
+mod inbox;
+mod instances;
+mod operation;
+mod projector;
 mod saga;
 #[path = "../support/mod.rs"]
 mod support;
 
+use serde_json::Value;
 use std::time::{Duration, Instant};
+use support::{Shop, shared_postgres, shared_rabbitmq};
+use tokio::sync::OnceCell;
 
 /// Long enough for a busy machine; a test that needs it all has failed.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The shop of all tests that break nothing.
+async fn shared_shop() -> &'static Shop {
+    static SHARED: OnceCell<Shop> = OnceCell::const_new();
+    SHARED.get_or_init(|| shop("shared")).await
+}
+
+/// A shop for a test that does.
+async fn shop(test: &str) -> Shop {
+    Shop::open(test, shared_postgres().await, shared_rabbitmq().await).await
+}
 
 /// Waits until `look` gives something; after [`PATIENCE`] the test has failed.
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
@@ -21,4 +43,25 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits until the order is not PENDING any more; gives its state and the reason of a rejection.
+async fn settled(shop: &Shop, order: i64) -> (String, Value) {
+    let settled = async || Some(shop.state_of(order).await).filter(|(state, _)| state != "PENDING");
+    eventually("the order is settled", settled).await
+}
+
+/// Waits until the history shows just these orders of the customer, in these states; gives it whole.
+async fn history_shows(shop: &Shop, customer: i64, expected: &[(i64, &str)]) -> Value {
+    let path = format!("/customers/{customer}/orderhistory");
+    let look = async || {
+        let (_, history) = shop.history.get(&path).await;
+        let orders = history["orders"].as_array()?;
+        let shown: Vec<(i64, &str)> = orders
+            .iter()
+            .filter_map(|order| Some((order["orderId"].as_i64()?, order["state"].as_str()?)))
+            .collect();
+        (shown == expected).then(|| history.clone())
+    };
+    eventually(&format!("{path} shows {expected:?}"), look).await
 }

@@ -22,6 +22,7 @@ pub struct Service {
     folder: PathBuf,
     port: Port,
     environment: Vec<(&'static str, String)>,
+    arguments: Vec<String>,
     process: Option<Process>,
 }
 
@@ -36,13 +37,23 @@ impl Service {
 
     /// As [`start`](Self::start), without starting it.
     pub fn prepare(program: &'static str, database_url: &str, amqp_url: &str) -> Self {
+        let mut service = Self::with_arguments(program, &[]);
+        let urls = [("DATABASE_URL", database_url.to_owned()), ("AMQP_URL", amqp_url.to_owned())];
+        service.environment.extend(urls);
+        service
+    }
+
+    /// With these arguments, and an environment that says where to listen and nothing else. Does not start it.
+    pub fn with_arguments(program: &'static str, arguments: &[&str]) -> Self {
         let port = Port::reserve();
-        let environment = vec![
-            ("DATABASE_URL", database_url.to_owned()),
-            ("AMQP_URL", amqp_url.to_owned()),
-            ("LISTEN", format!("127.0.0.1:{}", port.number())),
-        ];
-        Self { program, folder: run::folder(program), port, environment, process: None }
+        Self {
+            program,
+            folder: run::folder(program),
+            environment: vec![("LISTEN", format!("127.0.0.1:{}", port.number()))],
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            port,
+            process: None,
+        }
     }
 
     /// Starts it again after an end. Does not wait for it.
@@ -51,6 +62,7 @@ impl Service {
         let mut command = process::command(process::executable(self.program));
         command
             .args(["--log-format", "json"])
+            .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn(command, &self.folder, &self.log_file()));
     }

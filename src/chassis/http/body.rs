@@ -22,15 +22,25 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
                 _ => ApiError::invalid("", format!("the body cannot be read: {}", rejection.body_text())),
             }
         })?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let path = error.path().to_string();
-            let field = if path == "." { "" } else { &path };
-            ApiError::invalid(field, error.into_inner().to_string())
-        })?;
-        json.end().map_err(|error| ApiError::invalid("", error.to_string()))?;
-        Ok(Self(read))
+        object(&bytes).map(Self).map_err(|(path, error)| {
+            // A path says something only of JSON that is none of the known shape.
+            let field = if error.is_data() && path != "." { path.as_str() } else { "" };
+            ApiError::invalid(field, error.to_string())
+        })
     }
+}
+
+/// A JSON object, and nothing behind it; else the error, and the path to where it is.
+fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, (String, serde_json::Error)> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    // serde would also take an array for a structure, its elements for the fields.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err((".".to_owned(), serde::de::Error::custom("expected an object, not an array")));
+    }
+    let read = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| (error.path().to_string(), error.into_inner()))?;
+    json.end().map_err(|error| (".".to_owned(), error))?;
+    Ok(read)
 }
 
 /// A field that has to be there.

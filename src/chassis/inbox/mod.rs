@@ -83,10 +83,24 @@ impl Message {
     ///
     /// Permanent, and says where the body is wrong.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, HandlingError> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            HandlingError::Permanent(format!("the body is no valid {}: {error}", self.event_type))
-        })
+        payload(&self.event_type, &self.body)
     }
+}
+
+/// The payload of an event of this type, from its JSON.
+///
+/// # Errors
+///
+/// Permanent, and says where it is wrong.
+pub fn payload<T: serde::de::DeserializeOwned>(event_type: &str, body: &[u8]) -> Result<T, HandlingError> {
+    let invalid = |error: &dyn fmt::Display| {
+        HandlingError::Permanent(format!("the body is no valid {event_type}: {error}"))
+    };
+    // serde would also take an array for a structure, its elements for the fields.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(invalid(&"an array, not an object"));
+    }
+    serde_json::from_slice(body).map_err(|error| invalid(&error))
 }
 
 /// What became of a message.

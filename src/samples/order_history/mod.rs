@@ -15,10 +15,20 @@ use super::events::{
     CUSTOMER, CUSTOMER_CREATED, ORDER, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED, ORDER_REJECTED,
 };
 use crate::{
-    chassis::{self, settings::Settings},
+    chassis::{self, database::DatabaseError, schema, settings::Settings},
     failure::Failure,
 };
 use projector::Projector;
+use tokio_postgres::Client;
+
+/// Brings the tables of its database up to date.
+///
+/// # Errors
+///
+/// Nothing has changed then.
+pub async fn migrate(client: &mut Client) -> Result<(), DatabaseError> {
+    schema::migrate(client, view::MIGRATIONS).await
+}
 
 /// Its name.
 pub const NAME: &str = "order-history";

@@ -2,9 +2,9 @@
 
 use tokio_postgres::Transaction;
 
-use super::view::{self, Change};
+use super::view::Change;
 use crate::{
-    chassis::{database::Database, inbox::HandlingError, schema, settings::Settings},
+    chassis::{database::Database, inbox::HandlingError, settings::Settings},
     failure::Failure,
 };
 
@@ -26,7 +26,7 @@ pub async fn rebuild(settings: Settings, from: From) -> Result<u64, Failure> {
 async fn rebuilt(settings: Settings, from: From) -> Result<u64, HandlingError> {
     let database = Database::new(settings.database, settings.name, 1)?;
     let mut connection = database.connection().await?;
-    schema::migrate(&mut connection, view::MIGRATIONS).await?;
+    super::migrate(&mut connection).await?;
     let transaction = connection.transaction().await?;
     // Who applies an event writes to this table first.
     let clear = "LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE; DELETE FROM orders; DELETE FROM customers";

@@ -4,7 +4,10 @@
 use tokio_postgres::Transaction;
 
 use crate::{
-    chassis::{database::DatabaseError, inbox::HandlingError},
+    chassis::{
+        database::DatabaseError,
+        inbox::{HandlingError, payload},
+    },
     samples::events::{
         CUSTOMER_CREATED, CustomerCreated, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED, ORDER_REJECTED,
         OrderEvent, RejectionReason,
@@ -99,15 +102,12 @@ impl Change {
     ///
     /// Permanent: the event is none of those that the view is made of.
     pub(super) fn of(event_type: &str, body: &[u8]) -> Result<Self, HandlingError> {
-        let invalid = |error: serde_json::Error| {
-            HandlingError::Permanent(format!("the body is no valid {event_type}: {error}"))
-        };
         if event_type == CUSTOMER_CREATED {
-            return serde_json::from_slice(body).map(Self::Customer).map_err(invalid);
+            return payload(event_type, body).map(Self::Customer);
         }
         let state = State::after(event_type)
             .ok_or_else(|| HandlingError::Permanent(format!("unknown event type '{event_type}'")))?;
-        serde_json::from_slice(body).map(|event| Self::Order(event, state)).map_err(invalid)
+        payload(event_type, body).map(|event| Self::Order(event, state))
     }
 
     /// Changes the view, unless it is as far or further already.

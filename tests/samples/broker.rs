@@ -1,0 +1,53 @@
+//! A hand at the broker: messages that no relay would publish, and a look into queues.
+
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
+    message::BasicGetMessage,
+    options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions},
+    types::{AMQPValue, FieldTable},
+};
+
+/// A message to publish by hand.
+#[derive(Clone, Debug)]
+pub(crate) struct ByHand<'a> {
+    pub(crate) id: Option<&'a str>,
+    pub(crate) event_type: Option<&'a str>,
+    pub(crate) body: &'a [u8],
+}
+
+async fn channel(url: &str) -> (Connection, Channel) {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    (connection, channel)
+}
+
+/// Publishes to a queue directly and waits for the confirm.
+pub(crate) async fn publish(url: &str, queue: &str, message: ByHand<'_>) {
+    let (connection, channel) = channel(url).await;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let mut headers = FieldTable::default();
+    headers.insert("by".into(), AMQPValue::LongString("hand".into()));
+    let mut properties = BasicProperties::default().with_headers(headers);
+    if let Some(id) = message.id {
+        properties = properties.with_message_id(id.into());
+    }
+    if let Some(event_type) = message.event_type {
+        properties = properties.with_type(event_type.into());
+    }
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let published = channel.basic_publish("".into(), queue.into(), options, message.body, properties).await;
+    assert_eq!(published.unwrap().await.unwrap(), Confirmation::Ack(None));
+    connection.close(200, "published".into()).await.unwrap();
+}
+
+/// Takes the first message out of a queue, if there is one.
+pub(crate) async fn take(url: &str, queue: &str) -> Option<BasicGetMessage> {
+    let (_connection, channel) = channel(url).await;
+    channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()
+}
+
+/// A header's text.
+pub(crate) fn header(message: &BasicGetMessage, name: &str) -> Option<String> {
+    let headers = message.delivery.properties.headers().as_ref()?;
+    headers.inner().get(name)?.as_long_string().map(ToString::to_string)
+}

@@ -1,0 +1,158 @@
+//! Services, relay, databases and broker are killed; the books balance in the end.
+
+use std::time::Duration;
+
+use tokio_postgres::NoTls;
+
+use crate::{
+    eventually, history_shows, settled, shop,
+    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Shop, shared_rabbitmq},
+};
+
+/// Everything that is settled is booked once: reserved credit equals approved totals, and the view equals the orders.
+async fn balanced(shop: &Shop) {
+    let table = async |database: &str, query: &str| -> Vec<String> {
+        let (client, connection) = tokio_postgres::connect(database, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    let [orders, customers, history] = &shop.databases;
+    let all_orders = "SELECT format('%s %s %s %s %s', id, customer_id, trim_scale(total), state, rejection_reason) \
+                      FROM orders ORDER BY id";
+    let booked = table(orders, all_orders).await;
+    assert!(!booked.iter().any(|order| order.contains("PENDING")), "{booked:?}");
+    eventually("the view equals the orders", async || {
+        (table(history, all_orders).await == booked).then_some(())
+    })
+    .await;
+    let approved = "SELECT format('%s %s', customer_id, trim_scale(sum(total))) FROM orders \
+                    WHERE state = 'APPROVED' GROUP BY customer_id ORDER BY customer_id";
+    let reserved =
+        "SELECT format('%s %s', id, trim_scale(reserved)) FROM customers WHERE reserved > 0 ORDER BY id";
+    let approved = table(orders, approved).await;
+    eventually("reserved credit equals approved totals", async || {
+        (table(customers, reserved).await == approved).then_some(())
+    })
+    .await;
+    let exceeded = table(customers, "SELECT id::text FROM customers WHERE reserved > credit_limit").await;
+    assert!(exceeded.is_empty(), "{exceeded:?}");
+}
+
+#[tokio::test]
+async fn without_the_customer_service_orders_stay_pending_and_cannot_be_cancelled() {
+    let mut shop = shop("pending").await;
+    let customer = shop.customer("10").await;
+    assert!(shop.customers.sigterm(crate::PATIENCE).await.success());
+    let order = shop.order(customer, "10").await;
+    history_shows(&shop, customer, &[(order, "PENDING")]).await;
+    let (status, answer) =
+        shop.orders.post(&format!("/orders/{order}/cancel"), &serde_json::Value::Null).await;
+    assert_eq!(status, 409);
+    assert!(answer["error"].as_str().unwrap().contains("PENDING"), "{answer}");
+    assert_eq!(shop.state_of(order).await.0, "PENDING");
+    shop.customers.start_again();
+    assert_eq!(settled(&shop, order).await.0, "APPROVED");
+    history_shows(&shop, customer, &[(order, "APPROVED")]).await;
+}
+
+#[tokio::test]
+async fn whichever_process_is_killed_the_saga_ends_and_the_books_balance() {
+    let mut shop = shop("kill_each").await;
+    let customers = [shop.customer("25").await, shop.customer("1000.5").await];
+    let mut ids = Vec::new();
+    for victim in 0..8 {
+        for number in 0..20 {
+            ids.push(shop.order(customers[number % 2], "1.25").await);
+        }
+        // What was placed last is on its way somewhere.
+        match victim % 4 {
+            0 => {
+                shop.relay.kill9().await;
+                shop.relay.start_again();
+            }
+            1 => {
+                shop.customers.kill9().await;
+                shop.customers.start_again();
+            }
+            2 => {
+                shop.orders.kill9().await;
+                shop.orders.start_again();
+                shop.orders.wait_healthy(crate::PATIENCE).await;
+            }
+            _ => {
+                shop.history.kill9().await;
+                shop.history.start_again();
+            }
+        }
+        let (status, _) = match settled(&shop, ids[ids.len() / 2]).await.0.as_str() {
+            "APPROVED" => {
+                shop.orders
+                    .post(&format!("/orders/{}/cancel", ids[ids.len() / 2]), &serde_json::Value::Null)
+                    .await
+            }
+            _ => (200, serde_json::Value::Null),
+        };
+        assert_eq!(status, 200);
+    }
+    for id in &ids {
+        settled(&shop, *id).await;
+    }
+    shop.customers.wait_healthy(crate::PATIENCE).await;
+    balanced(&shop).await;
+}
+
+#[tokio::test]
+async fn databases_and_broker_may_end_under_everybody() {
+    let postgres = Postgres::start(PostgresOptions::default()).await;
+    let rabbitmq = RabbitMq::start(RabbitMqOptions::default()).await;
+    let shop = Shop::open("nodes_end", &postgres, &rabbitmq).await;
+    let customer = shop.customer("30").await;
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        ids.push(shop.order(customer, "1").await);
+    }
+    rabbitmq.kill9().await;
+    for _ in 0..20 {
+        ids.push(shop.order(customer, "1").await);
+    }
+    rabbitmq.start_again().await;
+    settled(&shop, ids[25]).await;
+    postgres.kill9().await;
+    let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": 1}}}}"#);
+    let (status, answer) = shop.orders.ask(hyper::Method::POST, "/orders", body).await;
+    assert_eq!(status, 503, "{answer}");
+    postgres.start_again().await;
+    eventually("the order service has its database again", async || {
+        (shop.orders.get("/orders").await.0 == 200).then_some(())
+    })
+    .await;
+    ids.push(shop.order(customer, "1").await);
+    let mut approved = 0;
+    for id in &ids {
+        approved += usize::from(settled(&shop, *id).await.0 == "APPROVED");
+    }
+    assert_eq!(approved, 30);
+    balanced(&shop).await;
+}
+
+#[tokio::test]
+async fn a_message_waits_in_place_while_the_database_refuses_and_the_order_is_kept() {
+    let shop = Shop::open("in_place", crate::support::shared_postgres().await, shared_rabbitmq().await).await;
+    let customer = shop.customer("10").await;
+    let (client, connection) = tokio_postgres::connect(&shop.databases[1], NoTls).await.unwrap();
+    tokio::spawn(connection);
+    // A migration gone wrong: the table is not where it was.
+    client.batch_execute("ALTER TABLE credit RENAME TO elsewhere").await.unwrap();
+    let first = shop.order(customer, "10").await;
+    let second = shop.order(customer, "10").await;
+    let series = "inbox_retries_total{queue=\"customer-service.orders\"}";
+    eventually("it is tried again", async || (shop.customers.metric(series).await >= 3.0).then_some(()))
+        .await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(shop.state_of(second).await.0, "PENDING");
+    client.batch_execute("ALTER TABLE elsewhere RENAME TO credit").await.unwrap();
+    assert_eq!(settled(&shop, first).await.0, "APPROVED", "the first came first");
+    assert_eq!(settled(&shop, second).await.0, "REJECTED");
+    let dead = "inbox_messages_total{outcome=\"dead\",queue=\"customer-service.orders\"}";
+    assert_eq!(shop.customers.metric(dead).await, 0.0);
+}

@@ -1,0 +1,145 @@
+//! The view: its queries, its lag, and how it is made anew.
+
+use serde_json::{Value, json};
+
+use crate::{
+    broker::{ByHand, publish},
+    eventually, history_shows, settled, shared_shop, shop,
+};
+
+fn ids(history: &Value) -> Vec<i64> {
+    history["orders"].as_array().unwrap().iter().map(|order| order["orderId"].as_i64().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn it_is_filtered_by_state_and_comes_in_pages() {
+    let shop = shared_shop().await;
+    let customer = shop.customer("3").await;
+    let mut orders = Vec::new();
+    for _ in 0..5 {
+        orders.push(shop.order(customer, "1").await);
+    }
+    let expected: Vec<(i64, &str)> = orders
+        .iter()
+        .enumerate()
+        .map(|(number, order)| (*order, if number < 3 { "APPROVED" } else { "REJECTED" }))
+        .collect();
+    history_shows(shop, customer, &expected).await;
+    let path = format!("/customers/{customer}/orderhistory");
+    let (_, rejected) = shop.history.get(&format!("{path}?state=REJECTED")).await;
+    assert_eq!(ids(&rejected), orders[3..]);
+    let (_, none) = shop.history.get(&format!("{path}?state=CANCELLED")).await;
+    assert_eq!((ids(&none), &none["name"]), (vec![], &json!("Ada")));
+
+    let page = format!("{path}?state=APPROVED&limit=2");
+    let first = shop.history.send(hyper::Method::GET, &page, &[], String::new()).await;
+    let link = first.headers()["link"].to_str().unwrap();
+    let next = link.strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap();
+    assert_eq!(ids(&serde_json::from_str(first.body()).unwrap()), orders[..2]);
+    let (_, second) = shop.history.get(next).await;
+    assert_eq!(ids(&second), orders[2..3]);
+}
+
+#[tokio::test]
+async fn an_order_may_come_before_its_customer_who_is_no_phantom_meanwhile() {
+    let shop = shared_shop().await;
+    let (customer, order) = (i64::MAX - 1000, i64::MAX - 1000);
+    let details = json!({ "customerId": customer, "orderTotal": { "amount": 7.77 } });
+    let event = json!({ "orderId": order, "orderDetails": details }).to_string();
+    for (id, event_type) in [("approved", "OrderApproved"), ("created", "OrderCreated")] {
+        let message = ByHand { id: Some(id), event_type: Some(event_type), body: event.as_bytes() };
+        publish(&shop.amqp_url, "order-history.orders", message).await;
+    }
+    let path = format!("/customers/{customer}/orderhistory");
+    eventually("the order is in the view", async || {
+        let (client, connection) =
+            tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.query_opt("SELECT FROM orders WHERE id = $1", &[&order]).await.unwrap()
+    })
+    .await;
+    assert_eq!(shop.history.get(&path).await.0, 404);
+
+    let created =
+        json!({ "customerId": customer, "name": "Grace", "creditLimit": { "amount": 10 } }).to_string();
+    let message = ByHand { id: Some("late"), event_type: Some("CustomerCreated"), body: created.as_bytes() };
+    publish(&shop.amqp_url, "order-history.customers", message).await;
+    let history = history_shows(shop, customer, &[(order, "APPROVED")]).await;
+    assert_eq!(history["name"], "Grace");
+    assert_eq!(history["orders"][0]["orderTotal"], json!({ "amount": 7.77 }));
+}
+
+#[tokio::test]
+async fn it_says_how_far_it_has_come_and_answers_while_both_services_are_down() {
+    let mut shop = shop("lag").await;
+    let (_, lag) = shop.history.get("/lag").await;
+    assert_eq!(lag["streams"][0]["stream"], "Order");
+    assert_eq!(lag["streams"][0]["position"], Value::Null);
+    let customer = shop.customer("10").await;
+    let order = shop.order(customer, "10").await;
+    history_shows(&shop, customer, &[(order, "APPROVED")]).await;
+    for service in [&mut shop.orders, &mut shop.customers] {
+        assert!(service.sigterm(crate::PATIENCE).await.success());
+    }
+    history_shows(&shop, customer, &[(order, "APPROVED")]).await;
+    let lag = eventually("nothing waits", async || {
+        let (status, lag) = shop.history.get("/lag").await;
+        let behind = |stream: usize| lag["streams"][stream]["secondsBehind"].as_i64();
+        (status == 200 && behind(0) == Some(0) && behind(1) == Some(0)).then_some(lag.clone())
+    })
+    .await;
+    for (number, (stream, source)) in [("Order", "orders"), ("Customer", "customers")].into_iter().enumerate()
+    {
+        let shown = &lag["streams"][number];
+        assert_eq!((&shown["stream"], &shown["source"]), (&json!(stream), &json!(source)));
+        assert_eq!(shown["position"].as_str().map(str::len), Some(16 + 1 + 8), "{lag}");
+        assert_eq!(shown["waiting"], 0);
+    }
+}
+
+#[tokio::test]
+async fn a_view_that_was_lost_is_made_anew_from_retained_events() {
+    let shop = shop("rebuild").await;
+    let customer = shop.customer("10").await;
+    let orders = [shop.order(customer, "6").await, shop.order(customer, "6").await];
+    let expected = [(orders[0], "APPROVED"), (orders[1], "REJECTED")];
+    let before = history_shows(&shop, customer, &expected).await;
+    let (client, connection) =
+        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("DELETE FROM orders; UPDATE customers SET name = 'Mallory'").await.unwrap();
+
+    let output = shop.history.command(&["rebuild"]).await;
+    assert!(output.status.success(), "{output:?}");
+    // Two created, one approved, one rejected; and the customer.
+    assert!(String::from_utf8_lossy(&output.stdout).contains("from 5 events"), "{output:?}");
+    assert_eq!(history_shows(&shop, customer, &expected).await, before);
+    assert_eq!(shop.history.command(&["rebuild", "--help"]).await.status.code(), Some(0));
+
+    // What comes after a rebuild is applied as ever.
+    let next = shop.order(customer, "4").await;
+    assert_eq!(settled(&shop, next).await.0, "APPROVED");
+    history_shows(&shop, customer, &[expected[0], expected[1], (next, "APPROVED")]).await;
+}
+
+#[tokio::test]
+async fn rebuilds_beside_a_running_service_neither_lose_nor_stop_anything() {
+    let shop = shop("rebuild_live").await;
+    let customer = shop.customer("1000").await;
+    let placing = async {
+        let mut orders = Vec::new();
+        for _ in 0..60 {
+            orders.push(shop.order(customer, "1").await);
+        }
+        orders
+    };
+    let rebuilding = async {
+        for _ in 0..5 {
+            let output = shop.history.command(&["rebuild"]).await;
+            assert!(output.status.success(), "{output:?}");
+        }
+    };
+    let (orders, ()) = tokio::join!(placing, rebuilding);
+    let expected: Vec<(i64, &str)> = orders.iter().map(|order| (*order, "APPROVED")).collect();
+    history_shows(&shop, customer, &expected).await;
+}

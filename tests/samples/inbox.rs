@@ -1,0 +1,125 @@
+//! What a consumer does with messages that are not as they should be, and with copies.
+
+use serde_json::json;
+
+use crate::{
+    broker::{ByHand, header, publish, take},
+    eventually, history_shows, settled, shared_shop, shop,
+    support::Shop,
+};
+
+const QUEUES: [&str; 4] =
+    ["customer-service.orders", "order-service.customers", "order-history.orders", "order-history.customers"];
+
+/// The messages of the shop's own traffic go on meanwhile.
+async fn an_order_still_goes_through(shop: &Shop) {
+    let customer = shop.customer("10").await;
+    let order = shop.order(customer, "10").await;
+    assert_eq!(settled(shop, order).await.0, "APPROVED");
+    history_shows(shop, customer, &[(order, "APPROVED")]).await;
+}
+
+#[tokio::test]
+async fn what_nobody_understands_is_put_aside_with_its_reason_and_the_flow_goes_on() {
+    let shop = shop("dead_letters").await;
+    let no_order = json!({ "customerId": 1, "orderId": 4711 }).to_string();
+    let nul = r#"{"customerId": 1, "name": "A\u0000da", "creditLimit": {"amount": 1}}"#;
+    for queue in QUEUES {
+        let own_event = match queue {
+            "order-service.customers" => "CustomerCreditReserved",
+            "order-history.customers" => "CustomerCreated",
+            _ => "OrderCreated",
+        };
+        let mut cases = vec![
+            (
+                ByHand { id: Some("a"), event_type: Some("OrderEaten"), body: b"{}" },
+                "unknown event type 'OrderEaten'",
+            ),
+            (ByHand { id: Some("b"), event_type: Some(own_event), body: b"{" }, "EOF while parsing"),
+            (ByHand { id: Some("c"), event_type: Some(own_event), body: b"" }, "EOF while parsing"),
+            (ByHand { id: Some("d"), event_type: Some(own_event), body: b"[1,2]" }, "no valid"),
+            (ByHand { id: Some("e"), event_type: Some(own_event), body: b"\xff\xfe" }, "no valid"),
+            (ByHand { id: None, event_type: Some(own_event), body: b"{}" }, "no message_id"),
+            (ByHand { id: Some("f"), event_type: None, body: b"{}" }, "no type"),
+        ];
+        match queue {
+            "order-service.customers" => cases.push((
+                ByHand { id: Some("g"), event_type: Some(own_event), body: no_order.as_bytes() },
+                "there is no order 4711",
+            )),
+            "order-history.customers" => cases.push((
+                ByHand { id: Some("h"), event_type: Some(own_event), body: nul.as_bytes() },
+                "SQLSTATE 22021",
+            )),
+            _ => {}
+        }
+        for (message, reason) in cases {
+            publish(&shop.amqp_url, queue, message.clone()).await;
+            let dead = format!("{queue}.dead");
+            let buried =
+                eventually(&format!("{message:?} is in {dead}"), async || take(&shop.amqp_url, &dead).await)
+                    .await;
+            let why = header(&buried, "dead-letter-reason").unwrap_or_default();
+            assert!(why.contains(reason), "{queue}: {message:?}: {why}");
+            let properties = &buried.delivery.properties;
+            assert_eq!(buried.delivery.data, message.body);
+            assert_eq!(properties.message_id().as_ref().map(|id| id.as_str()), message.id);
+            assert_eq!(properties.kind().as_ref().map(|kind| kind.as_str()), message.event_type);
+            assert_eq!(header(&buried, "by").as_deref(), Some("hand"));
+        }
+    }
+    an_order_still_goes_through(&shop).await;
+    for (service, queue) in
+        [(&shop.customers, QUEUES[0]), (&shop.orders, QUEUES[1]), (&shop.history, QUEUES[2])]
+    {
+        let series = format!("inbox_messages_total{{outcome=\"dead\",queue=\"{queue}\"}}");
+        assert!(service.metric(&series).await >= 7.0, "{series}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_has_no_effect_whether_or_not_its_id_tells() {
+    let shop = shared_shop().await;
+    let customer = shop.customer("10").await;
+    let order = shop.order(customer, "4").await;
+    history_shows(shop, customer, &[(order, "APPROVED")]).await;
+    let body = json!({ "orderId": order, "orderDetails": { "customerId": customer, "orderTotal": { "amount": 4 } } });
+    let body = body.to_string();
+    for queue in ["customer-service.orders", "order-history.orders"] {
+        for id in [format!("copy-of-{order}"), format!("copy-of-{order}"), format!("another-{order}")] {
+            let copy = ByHand { id: Some(&id), event_type: Some("OrderCreated"), body: body.as_bytes() };
+            publish(&shop.amqp_url, queue, copy).await;
+        }
+    }
+    let decision = json!({ "customerId": customer, "orderId": order }).to_string();
+    let late = ByHand {
+        id: Some(&format!("late-{order}")),
+        event_type: Some("CustomerCreditReservationFailed"),
+        body: decision.as_bytes(),
+    };
+    publish(&shop.amqp_url, "order-service.customers", late).await;
+
+    // Behind the copies, in the same queues: when this one is through, they are.
+    let next = shop.order(customer, "6").await;
+    assert_eq!(settled(shop, next).await.0, "APPROVED", "the copies have reserved nothing");
+    history_shows(shop, customer, &[(order, "APPROVED"), (next, "APPROVED")]).await;
+    assert_eq!(shop.state_of(order).await.0, "APPROVED", "a settled order stays as it is");
+    let series = "inbox_messages_total{outcome=\"duplicate\",queue=\"order-history.orders\"}";
+    assert!(shop.history.metric(series).await >= 1.0);
+}
+
+#[tokio::test]
+async fn an_end_that_comes_before_its_beginning_reserves_nothing() {
+    let shop = shared_shop().await;
+    let customer = shop.customer("10").await;
+    let order = i64::MAX - customer;
+    let body = json!({ "orderId": order, "orderDetails": { "customerId": customer, "orderTotal": { "amount": 10 } } });
+    let body = body.to_string();
+    for event_type in ["OrderCancelled", "OrderCreated"] {
+        let id = format!("{event_type}-{order}");
+        let message = ByHand { id: Some(&id), event_type: Some(event_type), body: body.as_bytes() };
+        publish(&shop.amqp_url, "customer-service.orders", message).await;
+    }
+    let next = shop.order(customer, "10").await;
+    assert_eq!(settled(shop, next).await.0, "APPROVED");
+}

@@ -1,0 +1,184 @@
+//! The projector under any interleaving, duplication and replay of a valid history: the view is always the same.
+
+use outboxd::{
+    chassis::{
+        inbox::{Message, Outcome, apply_once},
+        trace::TraceContext,
+    },
+    samples::order_history::{migrate, projector::Projector},
+};
+use proptest::{prelude::*, test_runner::TestRunner};
+use serde_json::json;
+use tokio_postgres::Client;
+
+use crate::support::{shared_postgres, unique};
+
+/// How one order of the history ends.
+#[derive(Clone, Copy, Debug)]
+enum Course {
+    Pending,
+    Approved,
+    Rejected,
+    Cancelled,
+}
+
+/// What happened, and how it is delivered.
+#[derive(Clone, Debug)]
+struct Case {
+    /// Customer and course of each order; customers beyond the second never were created.
+    orders: Vec<(usize, Course)>,
+    /// Which stream is next, again and again.
+    interleaving: Vec<bool>,
+    /// At these deliveries, the stream goes back by so many.
+    replays: Vec<(prop::sample::Index, usize)>,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let course = prop_oneof![
+        Just(Course::Pending),
+        Just(Course::Approved),
+        Just(Course::Rejected),
+        Just(Course::Cancelled)
+    ];
+    let orders = prop::collection::vec((0..3_usize, course), 1..8);
+    let interleaving = prop::collection::vec(any::<bool>(), 0..40);
+    let replays = prop::collection::vec((any::<prop::sample::Index>(), 1..10_usize), 0..5);
+    (orders, interleaving, replays).prop_map(|(orders, interleaving, replays)| Case {
+        orders,
+        interleaving,
+        replays,
+    })
+}
+
+impl Case {
+    /// The two streams in the order in which their outboxes had them: orders, customers.
+    fn streams(&self) -> [Vec<Message>; 2] {
+        let mut orders = Vec::new();
+        // Every order is created before the first is settled: steps of different orders alternate.
+        for step in 0..3 {
+            for (number, (customer, course)) in self.orders.iter().enumerate() {
+                let event_type = match (step, course) {
+                    (0, _) => "OrderCreated",
+                    (1, Course::Approved | Course::Cancelled) => "OrderApproved",
+                    (1, Course::Rejected) => "OrderRejected",
+                    (2, Course::Cancelled) => "OrderCancelled",
+                    _ => continue,
+                };
+                let mut body = json!({ "orderId": number, "orderDetails": {
+                    "customerId": customer, "orderTotal": { "amount": 1.5 }
+                } });
+                if event_type == "OrderRejected" {
+                    body["rejectionReason"] = json!("INSUFFICIENT_CREDIT");
+                }
+                orders.push(message("orders", orders.len(), event_type, body));
+            }
+        }
+        let customers = (0..2).map(|customer| {
+            let body = json!({ "customerId": customer, "name": "Ada", "creditLimit": { "amount": 10 } });
+            message("customers", customer, "CustomerCreated", body)
+        });
+        [orders, customers.collect()]
+    }
+
+    /// Both streams as they are delivered: in order each, but interleaved, repeated and set back.
+    fn deliveries(&self) -> Vec<(usize, Message)> {
+        let streams = self.streams();
+        let mut next = [0, 0];
+        let mut choices = self.interleaving.iter().map(|choice| usize::from(*choice));
+        let mut deliveries = Vec::new();
+        while next[0] < streams[0].len() || next[1] < streams[1].len() {
+            let chosen = choices.next().unwrap_or(0);
+            let stream = if next[chosen] < streams[chosen].len() { chosen } else { 1 - chosen };
+            deliveries.push((stream, streams[stream][next[stream]].clone()));
+            next[stream] += 1;
+            for (at, back) in &self.replays {
+                if at.index(streams[0].len() + streams[1].len()) == deliveries.len() {
+                    // Everything from there on comes again: what the replay says of itself is another message id.
+                    let from = next[stream].saturating_sub(*back);
+                    deliveries.extend(streams[stream][from..next[stream]].iter().map(|message| {
+                        let id =
+                            if back % 2 == 0 { message.id.clone() } else { format!("{}-again", message.id) };
+                        (stream, Message { id, ..message.clone() })
+                    }));
+                }
+            }
+        }
+        deliveries
+    }
+
+    /// What the view has to be in the end, as `view` gives it.
+    fn expected(&self) -> Vec<String> {
+        let orders = self.orders.iter().enumerate().map(|(number, (customer, course))| {
+            let (state, reason) = match course {
+                Course::Pending => ("PENDING", ""),
+                Course::Approved => ("APPROVED", ""),
+                Course::Rejected => ("REJECTED", "INSUFFICIENT_CREDIT"),
+                Course::Cancelled => ("CANCELLED", ""),
+            };
+            format!("order {number} of {customer}: 1.5000 {state} {reason}")
+        });
+        let customers = (0..2).map(|customer| format!("customer {customer}: Ada 10.0000"));
+        customers.chain(orders).collect()
+    }
+}
+
+fn message(source: &str, number: usize, event_type: &str, body: serde_json::Value) -> Message {
+    Message {
+        id: format!("{source}-{number}"),
+        event_type: event_type.to_owned(),
+        body: body.to_string().into_bytes(),
+        source: Some(source.to_owned()),
+        position: Some(format!("{number:016X}-00000000")),
+        committed_at: Some(0),
+        trace: TraceContext::begin(),
+    }
+}
+
+async fn view(client: &Client) -> Vec<String> {
+    let select = "SELECT format('order %s of %s: %s %s %s', id, customer_id, total, state, rejection_reason) FROM orders \
+                  UNION ALL SELECT format('customer %s: %s %s', id, name, credit_limit) FROM customers";
+    let mut view: Vec<String> =
+        client.query(select, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    view.sort_unstable();
+    view
+}
+
+#[test]
+fn any_interleaving_duplication_and_replay_gives_the_same_view() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let mut client = runtime.block_on(async {
+        let postgres = shared_postgres().await;
+        let name = unique("projector");
+        postgres.create_database(&name).await;
+        let mut client = postgres.client(&name).await;
+        migrate(&mut client).await.unwrap();
+        client
+    });
+    let seed: u64 =
+        std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("seed {seed}; SEED={seed} repeats it");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() };
+    let rng = proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &bytes);
+    let client = std::cell::RefCell::new(&mut client);
+    let outcome = TestRunner::new_with_rng(config, rng).run(&cases(), |case| {
+        let mut client = client.borrow_mut();
+        let (shown, handled) = runtime.block_on(async {
+            client.batch_execute("TRUNCATE orders, customers, events, streams, inbox").await.unwrap();
+            let mut handled = 0;
+            for (stream, message) in case.deliveries() {
+                let projector = Projector { stream: ["Order", "Customer"][stream] };
+                let outcome = apply_once(&mut client, projector.stream, &message, &projector).await.unwrap();
+                handled += usize::from(outcome == Outcome::Handled);
+            }
+            (view(&client).await, handled)
+        });
+        prop_assert!(handled >= case.orders.len());
+        prop_assert_eq!(shown, case.expected());
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("seed {seed}: {error}");
+    }
+}

@@ -65,7 +65,7 @@ pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
                 io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
             lines.compact().with_ansi(coloured).boxed()
         }
-        LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).with_ansi(false).boxed(),
     };
     Ok(tracing_subscriber::registry().with(lines.with_filter(levels)).try_init()?)
 }

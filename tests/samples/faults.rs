@@ -111,6 +111,9 @@ async fn databases_and_broker_may_end_under_everybody() {
     for _ in 0..20 {
         ids.push(shop.order(customer, "1").await);
     }
+    // RabbitMQ 3.10 writes a new quorum queue's registration to disk half a second late (ra_directory): killed before that, it
+    // comes back without the queue's process, and every use of the queue fails with 541. That is not what this test is about.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     rabbitmq.kill9().await;
     for _ in 0..20 {
         ids.push(shop.order(customer, "1").await);

@@ -3,10 +3,14 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo-relay test lint bench prerequisites clean
+.PHONY: help demo demo-relay test lint bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: prerequisites ## three services and outboxd between them: follow orders, stop a service, kill -9 (KEEP=1: stays up)
+	$(CARGO) build --release --locked --bins --example demo
+	@$(CARGO) run --quiet --release --locked --example demo
 
 demo-relay: prerequisites ## outboxd alone: rows become messages, kill -9 in mid-stream (KEEP=1: stays up)
 	$(CARGO) build --release --locked --bins --example demo-relay

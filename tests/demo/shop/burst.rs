@@ -80,10 +80,7 @@ pub(crate) async fn kill_under_load(
     };
     tokio::try_join!(place, kill)?;
 
-    eventually(NOW_AND_THEN, "every order is settled", async || {
-        Ok((bookkeeper.settled().await? == settled_before + ORDERS).then_some(()))
-    })
-    .await?;
+    all_settled(bookkeeper, settled_before + ORDERS).await?;
     let rate = ORDERS as f64 / begin.elapsed().as_secs_f64();
     screen.fact(&at(), &format!("all are settled: {rate:.0} orders a second went through, kill -9 included"));
 
@@ -125,4 +122,15 @@ async fn reached(placed: &Cell<usize>, count: usize) -> Outcome<()> {
         Ok((placed.get() >= count).then_some(()))
     })
     .await
+}
+
+/// Waits for as long as there is always another one.
+async fn all_settled(bookkeeper: &Bookkeeper, count: usize) -> Outcome<()> {
+    let mut settled = 0;
+    while settled < count {
+        let what = format!("another order is settled, after {settled} of {count}");
+        let more = async || Ok(Some(bookkeeper.settled().await?).filter(|now| *now > settled));
+        settled = eventually(NOW_AND_THEN, &what, more).await?;
+    }
+    Ok(())
 }

@@ -3,14 +3,18 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench prerequisites clean
+.PHONY: help demo demo-relay test lint bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: prerequisites ## two services and outboxd between them: messages flow, kill -9 (KEEP=1: stays up)
+demo: prerequisites ## three services and outboxd between them: follow orders, stop a service, kill -9 (KEEP=1: stays up)
 	$(CARGO) build --release --locked --bins --example demo
 	@$(CARGO) run --quiet --release --locked --example demo
+
+demo-relay: prerequisites ## outboxd alone: rows become messages, kill -9 in mid-stream (KEEP=1: stays up)
+	$(CARGO) build --release --locked --bins --example demo-relay
+	@$(CARGO) run --quiet --release --locked --example demo-relay
 
 test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes
 	$(CARGO) test --locked

@@ -25,13 +25,27 @@ pub struct Shop {
 impl Shop {
     /// Creates databases, roles and a vhost, starts the three services, then outboxd, and waits until it streams.
     pub async fn open(name: &str, postgres: &Postgres, rabbitmq: &RabbitMq) -> Self {
-        let name = unique(name);
+        let mut shop =
+            Self::prepare(&unique(name), postgres, rabbitmq, |database| postgres.url(database)).await;
+        shop.relay.start_again();
+        shop.relay.wait_ready(Duration::from_secs(60)).await;
+        shop
+    }
+
+    /// As [`open`](Self::open), with names that begin as said, and without starting outboxd, which is to reach a database by
+    /// `relay_url`.
+    pub async fn prepare(
+        name: &str,
+        postgres: &Postgres,
+        rabbitmq: &RabbitMq,
+        relay_url: impl Fn(&str) -> String,
+    ) -> Self {
         let mut databases = Vec::new();
         for service in SERVICES {
             databases.push(own_database(postgres, &format!("{name}_{service}")).await);
         }
         let databases: [String; 3] = databases.try_into().expect("three databases");
-        let amqp_url = rabbitmq.create_vhost(&name).await;
+        let amqp_url = rabbitmq.create_vhost(name).await;
         let [orders, customers, history] = &databases;
         let (orders, customers, history) = tokio::join!(
             Service::start("order-service", orders, &amqp_url),
@@ -40,11 +54,10 @@ impl Shop {
         );
         let relay = RELAY
             .replace("{rabbitmq}", &amqp_url)
-            .replace("{orders}", &postgres.url(&format!("{name}_orders")))
-            .replace("{customers}", &postgres.url(&format!("{name}_customers")))
-            .replace("{name}", &name);
-        let mut relay = Daemon::start(&relay);
-        relay.wait_ready(Duration::from_secs(60)).await;
+            .replace("{orders}", &relay_url(&format!("{name}_orders")))
+            .replace("{customers}", &relay_url(&format!("{name}_customers")))
+            .replace("{name}", name);
+        let relay = Daemon::prepare(&relay);
         Self { orders, customers, history, relay, databases, amqp_url }
     }
 

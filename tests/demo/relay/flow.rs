@@ -1,12 +1,14 @@
 //! The ordinary case: transactions on one side, messages on the other.
 
 use super::{
-    LIMIT, Outcome, SILENCE, ensure,
+    SILENCE,
     orders::{self, Row},
-    screen::{Cell, Screen},
     shipping::Shipping,
+    show::{
+        LIMIT, Outcome, ensure,
+        screen::{Cell, Screen},
+    },
     stage::Stage,
-    step,
     support::{Oracle, consumer::received},
 };
 use lapin::{
@@ -16,8 +18,7 @@ use lapin::{
 
 /// Writes the story, then consumes it and shows both beside each other.
 pub(crate) async fn commit_and_consume(screen: Screen, stage: &Stage, oracle: &Oracle) -> Outcome<Shipping> {
-    step(
-        screen,
+    screen.step(
         4,
         "Commit four transactions, roll one back, then consume",
         "Each changes an order and writes to the outbox. The consumer connects after the last commit: its queue has \
@@ -32,7 +33,7 @@ pub(crate) async fn commit_and_consume(screen: Screen, stage: &Stage, oracle: &O
     }
     let table = rows.iter().map(|row| table_row(row, &deliveries)).collect();
     let head = ["tx", "order", "event", "payload", "routing key", "outbox-position", "body"];
-    screen.table(["written to PostgreSQL", "received from RabbitMQ"], 4, &head, table);
+    screen.tables(["written to PostgreSQL", "received from RabbitMQ"], 4, &head, table);
     if let Some(unexpected) = shipping.next(SILENCE).await {
         return Err(format!("a message arrived that should not: {unexpected:?}").into());
     }

@@ -1,4 +1,4 @@
-//! `make demo`: a service that writes an outbox, a service that consumes a queue, and the real daemon between them.
+//! `make demo-relay`: a service that writes an outbox, a service that consumes a queue, and the real daemon between them.
 //!
 //! Shows what outboxd promises and checks it: the exit status is 1 when something does not add up. With `KEEP=1`
 //! everything stays up until Ctrl-C.
@@ -6,27 +6,27 @@
 mod crash;
 mod flow;
 mod orders;
-mod screen;
 mod shipping;
+#[path = "../show/mod.rs"]
+mod show;
 mod stage;
-#[path = "../support/mod.rs"]
+#[path = "../../support/mod.rs"]
 mod support;
 
-use screen::Screen;
 use shipping::{QUEUE, Shipping};
-use stage::{Stage, config_file, executable, log_file, short};
+use show::{
+    LIMIT, Outcome, ensure,
+    files::{executable, short},
+    perform,
+    screen::Screen,
+};
+use stage::{Stage, config_file, log_file};
 use std::{
-    error::Error,
     process::ExitCode,
     time::{Duration, Instant},
 };
 use support::{Oracle, consumer::received, http};
 
-/// A result whose error is one text for the reader.
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
-
-/// Longer than anything here takes, even beside a compiler.
-const LIMIT: Duration = Duration::from_secs(60);
 /// Nothing arrives for so long: nothing is under way.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -43,31 +43,7 @@ const METRICS: [&str; 5] = [
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    fail_in_one_text();
-    match run(Screen::new()).await {
-        Ok(status) => status,
-        Err(error) => {
-            failed(&chain(&*error));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run(screen: Screen) -> Outcome<ExitCode> {
-    let begin = Instant::now();
-    let (stage, mut shipping) = tokio::select! {
-        played = play(screen) => played?,
-        // The other branch is dropped before this one is entered: whatever it had started has ended.
-        () = interrupted() => return Ok(ExitCode::from(130)),
-    };
-    let took = begin.elapsed().as_secs_f64();
-    let keep = std::env::var_os("KEEP").is_some_and(|value| !value.is_empty() && value != "0");
-    if keep {
-        stay(screen, &stage, &mut shipping).await?;
-    }
-    stop(screen, stage, keep).await?;
-    println!("\nEverything added up, in {took:.0} s.");
-    Ok(ExitCode::SUCCESS)
+    perform(STEPS, play, stay, stop).await
 }
 
 /// Everything up to the point from which there is nothing more to see.
@@ -83,8 +59,7 @@ async fn play(screen: Screen) -> Outcome<(Stage, Shipping)> {
 }
 
 async fn start_nodes(screen: Screen) -> Outcome<Stage> {
-    step(
-        screen,
+    screen.step(
         1,
         "Start PostgreSQL and RabbitMQ",
         "Two private nodes on free ports, with data of their own: no service of this machine is touched. It takes \
@@ -101,8 +76,7 @@ async fn start_nodes(screen: Screen) -> Outcome<Stage> {
 }
 
 async fn create_tables(screen: Screen, stage: &Stage) -> Outcome<()> {
-    step(
-        screen,
+    screen.step(
         2,
         "Create an outbox table",
         "A service that changes its tables and then sends a message can crash in between. So it writes the message \
@@ -120,8 +94,7 @@ async fn create_tables(screen: Screen, stage: &Stage) -> Outcome<()> {
 }
 
 async fn start_daemon(screen: Screen, stage: &mut Stage) -> Outcome<()> {
-    step(
-        screen,
+    screen.step(
         3,
         "Start outboxd",
         "It creates a publication and a replication slot, declares the queue of the service that ships orders, and \
@@ -141,8 +114,7 @@ async fn start_daemon(screen: Screen, stage: &mut Stage) -> Outcome<()> {
 }
 
 async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
-    step(
-        screen,
+    screen.step(
         6,
         "Look at outboxd as an operator does",
         "`outboxd status` asks the running daemon; Prometheus reads /metrics. The counters begin with the restart.",
@@ -157,9 +129,9 @@ async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
     Ok(())
 }
 
-/// Shows what arrives until Ctrl-C.
-async fn stay(screen: Screen, stage: &Stage, shipping: &mut Shipping) -> Outcome<()> {
-    screen.step(
+/// Shows what arrives.
+async fn stay(screen: Screen, (stage, shipping): &mut (Stage, Shipping)) -> Outcome<()> {
+    screen.interlude(
         "Everything stays up until Ctrl-C",
         "Insert a row by hand, and see below how it arrives. What is not committed does not.",
     );
@@ -173,29 +145,27 @@ async fn stay(screen: Screen, stage: &Stage, shipping: &mut Shipping) -> Outcome
     );
     screen.fact("metrics", &format!("{}/metrics", stage.admin_url()));
     screen.fact("status", &format!("{}/status and /readyz", stage.admin_url()));
-    screen.fact("", &format!("{} --config {} status", short(&executable()), short(&config_file())));
+    screen.fact("", &format!("{} --config {} status", short(&executable("outboxd")), short(&config_file())));
     screen.fact("log", &format!("tail -f {}", short(&log_file())));
     println!();
     shipping.forget();
-    let arrivals = async {
-        while let Some(delivery) = shipping.next(Duration::MAX).await {
-            let message = received(&delivery);
-            screen.fact(
-                "received",
-                &format!("{} of {}: {}", delivery.routing_key, message.aggregate, message.body),
-            );
-        }
-    };
-    tokio::select! {
-        () = arrivals => Err("the consumer lost its connection".into()),
-        () = ctrl_c() => Ok(()),
+    while let Some(delivery) = shipping.next(Duration::MAX).await {
+        let message = received(&delivery);
+        screen.fact(
+            "received",
+            &format!("{} of {}: {}", delivery.routing_key, message.aggregate, message.body),
+        );
     }
+    Err("the consumer lost its connection".into())
 }
 
 /// As systemd stops it. Somebody who was invited to look around may have killed the daemon.
-async fn stop(screen: Screen, mut stage: Stage, somebody_looked_around: bool) -> Outcome<()> {
-    step(
-        screen,
+async fn stop(
+    screen: Screen,
+    (mut stage, _shipping): (Stage, Shipping),
+    somebody_looked_around: bool,
+) -> Outcome<()> {
+    screen.step(
         7,
         "Stop",
         "On SIGTERM outboxd waits for outstanding confirms and tells PostgreSQL its final position: a clean restart \
@@ -209,51 +179,4 @@ async fn stop(screen: Screen, mut stage: Stage, somebody_looked_around: bool) ->
     drop(stage);
     screen.fact("what remains", &format!("{} and {}", short(&config_file()), short(&log_file())));
     Ok(())
-}
-
-fn step(screen: Screen, number: usize, headline: &str, why: &str) {
-    screen.step(&format!("{number}/{STEPS}  {headline}"), why);
-}
-
-fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome<()> {
-    if holds { Ok(()) } else { Err(otherwise().into()) }
-}
-
-async fn interrupted() {
-    ctrl_c().await;
-    println!("\nInterrupted. Everything that was started is being stopped.");
-}
-
-/// Waits for SIGINT.
-async fn ctrl_c() {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        failed(&format!("cannot listen to Ctrl-C: {error}"));
-    }
-}
-
-/// The nodes' launcher panics when a machine does not do what it needs; so does a mistake of ours. The reader gets one
-/// text and status 1 then too, and the launcher's guardian clears everything away.
-fn fail_in_one_text() {
-    std::panic::set_hook(Box::new(|info| {
-        let payload = info.payload();
-        let text = payload.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a text");
-        let place = info.location().map_or_else(String::new, |place| format!("\n({place})"));
-        failed(&format!("{text}{place}"));
-        std::process::exit(1);
-    }));
-}
-
-fn failed(text: &str) {
-    eprintln!("\nThe demo failed: {text}\nThe log of outboxd, if it was started: {}", short(&log_file()));
-}
-
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

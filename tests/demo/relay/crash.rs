@@ -1,11 +1,13 @@
 //! The case that counts: the daemon is killed while messages are under way.
 
 use super::{
-    LIMIT, Outcome, SILENCE, ensure,
+    SILENCE,
     orders::{self, ORDERS, ROWS_MAX, WRITERS},
-    screen::{Screen, counted},
+    show::{
+        LIMIT, Outcome, ensure,
+        screen::{Screen, counted},
+    },
     stage::Stage,
-    step,
     support::{Oracle, Verdict},
 };
 use std::{
@@ -30,8 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Has several writers at work, kills the daemon, starts it again, and judges what arrived.
 pub(crate) async fn kill_in_mid_stream(screen: Screen, stage: &mut Stage, oracle: &Oracle) -> Outcome<()> {
-    step(
-        screen,
+    screen.step(
         5,
         "Kill outboxd in mid-stream with kill -9",
         &format!(

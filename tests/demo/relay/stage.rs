@@ -1,13 +1,14 @@
 //! What the demo plays on: two private nodes, and the daemon between them with a configuration file and log to keep.
 
 use super::{
-    Outcome, ensure,
+    show::{
+        Outcome, ensure,
+        files::{executable, keep, kept, short},
+    },
     support::{Daemon, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions},
 };
 use std::{
-    env, fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -27,9 +28,9 @@ pub(crate) struct Stage {
 impl Stage {
     /// Starts both nodes at the same time, and prepares the daemon without starting it.
     pub(crate) async fn set_up() -> Outcome<Self> {
-        let executable = executable();
+        let executable = executable("outboxd");
         ensure(executable.exists(), || {
-            format!("{} is not there; `make demo` builds it first", short(&executable))
+            format!("{} is not there; `make demo-relay` builds it first", short(&executable))
         })?;
         let (postgres, rabbitmq) = tokio::join!(
             timed(Postgres::start(PostgresOptions::default())),
@@ -39,7 +40,8 @@ impl Stage {
         let url = postgres.create_database(DATABASE).await;
         let config = CONFIG.replace("{postgres}", &url).replace("{rabbitmq}", &rabbitmq.url("/"));
         let daemon = Daemon::prepare(&config);
-        keep_files_of(&daemon)?;
+        keep(&daemon.config_file(), "outboxd.toml")?;
+        keep(&daemon.config_file().with_file_name("log"), "outboxd.log")?;
         Ok(Self { daemon, postgres, rabbitmq, took: [postgres_took, rabbitmq_took] })
     }
 
@@ -73,44 +75,14 @@ impl Stage {
     }
 }
 
-/// The daemon's executable: beside an example's own, one folder up.
-pub(crate) fn executable() -> PathBuf {
-    ancestor(2).join("outboxd")
-}
-
 /// The daemon's configuration file, kept after the end.
 pub(crate) fn config_file() -> PathBuf {
-    kept_folder().join("outboxd.toml")
+    kept("outboxd.toml")
 }
 
 /// The daemon's log, kept after the end.
 pub(crate) fn log_file() -> PathBuf {
-    kept_folder().join("outboxd.log")
-}
-
-/// A path as it can be typed here.
-pub(crate) fn short(path: &Path) -> String {
-    let here = env::current_dir().unwrap_or_default();
-    path.strip_prefix(here).unwrap_or(path).display().to_string()
-}
-
-/// The daemon's own folder goes away with it, so its log is written elsewhere and its configuration file copied.
-fn keep_files_of(daemon: &Daemon) -> Outcome<()> {
-    fs::create_dir_all(kept_folder())?;
-    fs::copy(daemon.config_file(), config_file())?;
-    fs::write(log_file(), "")?;
-    symlink(log_file(), daemon.config_file().with_file_name("log"))?;
-    Ok(())
-}
-
-fn kept_folder() -> PathBuf {
-    ancestor(3).join("demo")
-}
-
-/// Cargo puts an example into `target/<profile>/examples`.
-fn ancestor(number: usize) -> PathBuf {
-    let here = env::current_exe().unwrap_or_default();
-    here.ancestors().nth(number).unwrap_or(Path::new("")).to_owned()
+    kept("outboxd.log")
 }
 
 async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {

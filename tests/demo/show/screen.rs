@@ -1,4 +1,4 @@
-//! How the demo looks: numbered steps, facts, tables; at most 100 columns, colours on a terminal only.
+//! How a demo looks: numbered steps, facts, tables; at most 100 columns, colours on a terminal only.
 
 use std::io::{IsTerminal, stdout};
 
@@ -14,24 +14,31 @@ const YELLOW: &str = "33";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
     colours: bool,
+    steps: usize,
 }
 
-/// A cell's text, and whether it is to catch the eye.
+/// A cell's text, whether it is to catch the eye, and whether it is a number, which stands to the right.
 pub(crate) struct Cell {
     text: String,
     style: Option<&'static str>,
+    number: bool,
 }
 
 impl Screen {
-    /// Standard output. `NO_COLOR`, if it is set to anything, turns colours off (no-color.org).
-    pub(crate) fn new() -> Self {
+    /// Standard output, for so many steps. `NO_COLOR`, if it is set to anything, turns colours off (no-color.org).
+    pub(crate) fn new(steps: usize) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { colours: stdout().is_terminal() && !set("NO_COLOR") && !dumb }
+        Self { colours: stdout().is_terminal() && !set("NO_COLOR") && !dumb, steps }
     }
 
-    /// A headline, and beneath it what the reader is about to see.
-    pub(crate) fn step(self, headline: &str, why: &str) {
+    /// The headline of a step, and beneath it what the reader is about to see.
+    pub(crate) fn step(self, number: usize, headline: &str, why: &str) {
+        self.interlude(&format!("{number}/{}  {headline}", self.steps), why);
+    }
+
+    /// As [`step`](Self::step), without a number.
+    pub(crate) fn interlude(self, headline: &str, why: &str) {
         println!("\n{}", self.styled(headline, Some(BOLD)));
         for line in wrapped(why, WIDTH - INDENT.len()) {
             println!("{INDENT}{}", self.styled(&line, Some(DIM)));
@@ -39,9 +46,14 @@ impl Screen {
         println!();
     }
 
+    /// What the next table is about.
+    pub(crate) fn headline(self, text: &str) {
+        println!("\n{INDENT}{}", self.styled(text, Some(BOLD)));
+    }
+
     /// A name and what it stands for. The name may be empty, to go on with the one before.
     pub(crate) fn fact(self, name: &str, value: &str) {
-        println!("{INDENT}{name:<16}{value}");
+        println!("{INDENT}{name:<18}{value}");
     }
 
     /// Something that has been checked.
@@ -60,25 +72,39 @@ impl Screen {
         }
     }
 
+    /// A table.
+    pub(crate) fn table(self, head: &[&str], rows: Vec<Vec<Cell>>) {
+        self.rows(&widths(head, &rows), None, head, rows);
+    }
+
     /// Two tables side by side: `titles` says what they are, and the second begins at column `split`.
-    pub(crate) fn table(self, titles: [&str; 2], split: usize, head: &[&str], rows: Vec<Vec<Cell>>) {
-        let width = |column: usize| {
-            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
-            cells.chain([head[column].len()]).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    pub(crate) fn tables(self, titles: [&str; 2], split: usize, head: &[&str], rows: Vec<Vec<Cell>>) {
+        let widths = widths(head, &rows);
         let left = widths[..split].iter().sum::<usize>() + 2 * (split - 1);
         println!("{INDENT}{:<left$} | {}", titles[0], titles[1]);
-        let heading = head.iter().map(|name| Cell { text: (*name).to_owned(), style: Some(DIM) });
+        self.rows(&widths, Some(split), head, rows);
+    }
+
+    fn rows(self, widths: &[usize], split: Option<usize>, head: &[&str], rows: Vec<Vec<Cell>>) {
+        let numbers: Vec<bool> = (0..head.len())
+            .map(|column| rows.iter().any(|row| row.get(column).is_some_and(|cell| cell.number)))
+            .collect();
+        let heading = head.iter().zip(numbers).map(|(name, number)| Cell {
+            text: (*name).to_owned(),
+            style: Some(DIM),
+            number,
+        });
         for row in [heading.collect()].into_iter().chain(rows) {
             let mut line = INDENT.to_owned();
-            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            for (column, (cell, &width)) in row.iter().zip(widths).enumerate() {
                 line += match column {
                     0 => "",
-                    column if column == split => " | ",
+                    column if Some(column) == split => " | ",
                     _ => "  ",
                 };
-                line += &self.styled(&format!("{:<width$}", cell.text), cell.style);
+                let text = &cell.text;
+                let text = if cell.number { format!("{text:>width$}") } else { format!("{text:<width$}") };
+                line += &self.styled(&text, cell.style);
             }
             println!("{}", line.trim_end());
         }
@@ -95,13 +121,26 @@ impl Screen {
 impl Cell {
     /// Plain text.
     pub(crate) fn plain(text: impl Into<String>) -> Self {
-        Self { text: text.into(), style: None }
+        Self { text: text.into(), style: None, number: false }
     }
 
     /// Text that catches the eye.
     pub(crate) fn marked(text: impl Into<String>) -> Self {
-        Self { text: text.into(), style: Some(YELLOW) }
+        Self { text: text.into(), style: Some(YELLOW), number: false }
     }
+
+    /// A number.
+    pub(crate) fn number(number: impl ToString) -> Self {
+        Self { text: number.to_string(), style: None, number: true }
+    }
+}
+
+fn widths(head: &[&str], rows: &[Vec<Cell>]) -> Vec<usize> {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
+        cells.chain([head[column].len()]).max().unwrap_or(0)
+    };
+    (0..head.len()).map(width).collect()
 }
 
 /// `17,342`.

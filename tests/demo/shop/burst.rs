@@ -1,0 +1,136 @@
+//! Many orders at once, and outboxd is killed while they are placed.
+
+use super::{
+    amount::Amount,
+    books::Bookkeeper,
+    show::{
+        AT_ONCE, LIMIT, NOW_AND_THEN, Outcome, ensure, eventually,
+        screen::{Screen, counted},
+    },
+    stage::Stage,
+    support::{Service, Shop},
+    verdict,
+};
+use futures_util::future::try_join_all;
+use hyper::Method;
+use std::{cell::Cell, time::Instant};
+
+/// How many orders, by how many clients at the same time, for how many customers.
+const ORDERS: usize = 1_000;
+const CLIENTS: usize = 8;
+const CUSTOMERS: [&str; 10] =
+    ["Barbara", "Donald", "Edsger", "Frances", "Grace", "Leslie", "Margaret", "Niklaus", "Radia", "Tony"];
+/// What a customer's orders may cost together: less than they will.
+const CREDIT_LIMIT: &str = "1500";
+/// The dearest order.
+const TOTAL_MAX: Amount = Amount(50 * 10_000);
+
+/// How many orders are placed when outboxd is killed, and when it is started again: all the time, orders come in.
+const KILLED_AT: usize = 400;
+const STARTED_AGAIN_AT: usize = 700;
+
+/// Places the orders, kills outboxd meanwhile, starts it again, and balances the books when all is settled.
+pub(crate) async fn kill_under_load(
+    screen: Screen,
+    stage: &mut Stage,
+    bookkeeper: &Bookkeeper,
+) -> Outcome<()> {
+    screen.step(
+        5,
+        "Kill outboxd with kill -9 while 1,000 orders are placed",
+        &format!(
+            "{CLIENTS} clients place them for {} customers, who cannot pay for all. Orders are taken throughout. The killed outboxd has \
+             saved nothing, and had nothing to save: PostgreSQL's slots know what RabbitMQ has confirmed. (Everything runs on this \
+             machine, and the private PostgreSQL does not wait for its disk.)",
+            CUSTOMERS.len()
+        ),
+    );
+    let mut customers = Vec::new();
+    for name in CUSTOMERS {
+        customers.push(stage.customer(name, CREDIT_LIMIT).await?);
+    }
+    let (settled_before, copies_before) = (bookkeeper.settled().await?, stage.watcher()?.copies());
+    let begin = Instant::now();
+    let at = || format!("after {:.1} s", begin.elapsed().as_secs_f64());
+    let (placed, is_back) = (Cell::new(0), Cell::new(false));
+
+    let Shop { orders, relay, .. } = &mut stage.shop;
+    let place = async {
+        place_all(orders, &customers, &placed, &is_back).await?;
+        let rate = ORDERS as f64 / begin.elapsed().as_secs_f64();
+        screen.fact(&at(), &format!("all {} orders are placed: {rate:.0} a second", counted(ORDERS)));
+        Outcome::Ok(())
+    };
+    let kill = async {
+        let settled = async || Outcome::Ok(bookkeeper.settled().await? - settled_before);
+        reached(&placed, KILLED_AT).await?;
+        let pid = relay.pid();
+        relay.kill9().await;
+        let (count, settled_now) = (placed.get(), settled().await?);
+        screen
+            .fact(&at(), &format!("kill -9 {pid}: {count} orders are placed, {settled_now} of them settled"));
+        reached(&placed, STARTED_AGAIN_AT).await?;
+        let (count, settled_now) = (placed.get(), settled().await?);
+        screen.fact(&at(), &format!("start it again: {count} are placed, {settled_now} settled"));
+        relay.start_again();
+        is_back.set(true);
+        relay.wait_ready(LIMIT).await;
+        screen.fact(&at(), "ready: it goes on behind what RabbitMQ had confirmed");
+        Outcome::Ok(())
+    };
+    tokio::try_join!(place, kill)?;
+
+    all_settled(bookkeeper, settled_before + ORDERS).await?;
+    let rate = ORDERS as f64 / begin.elapsed().as_secs_f64();
+    screen.fact(&at(), &format!("all are settled: {rate:.0} orders a second went through, kill -9 included"));
+
+    let books = bookkeeper.balanced().await?;
+    println!();
+    books.show(screen);
+    println!();
+    verdict::give(screen, stage, &books, copies_before).await
+}
+
+/// All clients at once, each one order after the other. Where it is to be started again they wait for outboxd, if a slow machine has not
+/// come to it yet: so it is always killed, and started again, among orders.
+async fn place_all(
+    orders: &Service,
+    customers: &[i64],
+    placed: &Cell<usize>,
+    is_back: &Cell<bool>,
+) -> Outcome<()> {
+    let clients = (0..CLIENTS).map(async |number| {
+        let mut random = fastrand::Rng::with_seed(number as u64);
+        for _ in (number..ORDERS).step_by(CLIENTS) {
+            let may_go_on = async || Ok((is_back.get() || placed.get() < STARTED_AGAIN_AT).then_some(()));
+            eventually(AT_ONCE, "outboxd is started again", may_go_on).await?;
+            let customer = customers[random.usize(..customers.len())];
+            // Whole cents: 0.01 at least.
+            let total = Amount(random.i64(1..=TOTAL_MAX.0 / 100) * 100);
+            let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": {total}}}}}"#);
+            let answer = orders.send(Method::POST, "/orders", &[], body).await;
+            ensure(answer.status() == 201, || format!("POST /orders: {answer:?}"))?;
+            placed.set(placed.get() + 1);
+        }
+        Outcome::Ok(())
+    });
+    try_join_all(clients).await.map(drop)
+}
+
+async fn reached(placed: &Cell<usize>, count: usize) -> Outcome<()> {
+    eventually(AT_ONCE, &format!("{count} orders are placed"), async || {
+        Ok((placed.get() >= count).then_some(()))
+    })
+    .await
+}
+
+/// Waits for as long as there is always another one.
+async fn all_settled(bookkeeper: &Bookkeeper, count: usize) -> Outcome<()> {
+    let mut settled = 0;
+    while settled < count {
+        let what = format!("another order is settled, after {settled} of {count}");
+        let more = async || Ok(Some(bookkeeper.settled().await?).filter(|now| *now > settled));
+        settled = eventually(NOW_AND_THEN, &what, more).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! One order's way through the services: its states as two of them show it, and the events between.
+
+use super::{
+    show::{
+        AT_ONCE, Outcome, ensure, eventually,
+        screen::{Cell, Screen},
+    },
+    stage::Stage,
+    support::Service,
+};
+use hyper::{Method, Response};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// An order on its way.
+pub(crate) struct Journey {
+    pub(crate) order: i64,
+    customer: i64,
+    begin: Instant,
+    /// What all steps of it share: W3C Trace Context, as the order service gave it with its answer.
+    traceparent: String,
+    moments: Vec<Moment>,
+}
+
+/// Something that could be seen from outside.
+struct Moment {
+    at: Duration,
+    what: String,
+    who: String,
+}
+
+/// What is to become of an order.
+pub(crate) struct End {
+    /// With its reason, if it has one.
+    pub(crate) state: &'static str,
+    /// The names of all its events.
+    pub(crate) events: &'static [&'static str],
+    /// Whether the history knows its customer, and so can show it.
+    pub(crate) in_history: bool,
+}
+
+/// The end that is hoped for.
+pub(crate) const APPROVED: End = End {
+    state: "APPROVED",
+    events: &["OrderCreated", "CustomerCreditReserved", "OrderApproved"],
+    in_history: true,
+};
+
+impl Journey {
+    /// Places an order.
+    pub(crate) async fn begin(stage: &Stage, customer: i64, total: &str) -> Outcome<Self> {
+        let begin = Instant::now();
+        let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": {total}}}}}"#);
+        let answer = stage.shop.orders.send(Method::POST, "/orders", &[], body).await;
+        let order = json(&answer)?["orderId"].as_i64();
+        ensure(answer.status() == 201 && order.is_some(), || format!("POST /orders: {answer:?}"))?;
+        let traceparent = answer.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        let mut journey = Self {
+            order: order.unwrap_or_default(),
+            customer,
+            begin,
+            traceparent: traceparent.unwrap_or_default().to_owned(),
+            moments: Vec::new(),
+        };
+        journey.note("POST /orders: 201", "orders");
+        Ok(journey)
+    }
+
+    /// Takes it back, as another step of the same trace.
+    pub(crate) async fn cancel(&mut self, stage: &Stage) -> Outcome<()> {
+        let path = format!("/orders/{}/cancel", self.order);
+        let headers = [("traceparent", self.traceparent.as_str())];
+        let answer = stage.shop.orders.send(Method::POST, &path, &headers, String::new()).await;
+        ensure(answer.status() == 200, || format!("POST {path}: {answer:?}"))?;
+        self.note("POST .../cancel: 200", "orders");
+        Ok(())
+    }
+
+    /// Follows it until it has come to this end, everywhere.
+    pub(crate) async fn follow(&mut self, stage: &Stage, end: &End) -> Outcome<()> {
+        let what = format!("order {} becomes {} by {:?}", self.order, end.state, end.events);
+        eventually(AT_ONCE, &what, async || {
+            let in_orders = self.look(stage).await? == end.state;
+            let in_history = !end.in_history || self.look_at_history(stage).await? == end.state;
+            let all_heard = stage.watcher()?.of_order(self.order).len() >= end.events.len();
+            Ok((in_orders && in_history && all_heard).then_some(()))
+        })
+        .await?;
+        let events = stage.watcher()?.of_order(self.order);
+        let names: Vec<&str> = events.iter().map(|event| event.name.as_str()).collect();
+        ensure(names == end.events, || format!("{what}, but the events were {names:?}"))?;
+        let trace_id = self.trace_id();
+        ensure(events.iter().all(|event| event.trace_id == trace_id), || {
+            format!("the events of order {} are not all of trace {trace_id}: {events:?}", self.order)
+        })
+    }
+
+    /// Its state as the order service has it, with the reason if there is one.
+    pub(crate) async fn look(&mut self, stage: &Stage) -> Outcome<String> {
+        let order = get(&stage.shop.orders, &format!("/orders/{}", self.order)).await?;
+        let state = with_reason(&order["orderState"], &order["rejectionReason"]);
+        self.note(&state, "orders");
+        Ok(state)
+    }
+
+    /// Its state as the history has it; empty before it is there.
+    pub(crate) async fn look_at_history(&mut self, stage: &Stage) -> Outcome<String> {
+        let view = get(&stage.shop.history, &format!("/customers/{}/orderhistory", self.customer)).await?;
+        let mut orders = view["orders"].as_array().into_iter().flatten();
+        let order = orders.find(|order| order["orderId"] == self.order);
+        let state =
+            order.map_or_else(String::new, |order| with_reason(&order["state"], &order["rejectionReason"]));
+        if !state.is_empty() {
+            self.note(&state, "history");
+        }
+        Ok(state)
+    }
+
+    /// Everything in the order of time.
+    pub(crate) fn show(&self, screen: Screen, stage: &Stage) -> Outcome<()> {
+        let moments = self.moments.iter().map(|Moment { at, what, who }| {
+            (*at, [Cell::marked(what.as_str()), Cell::plain(who.as_str()), Cell::plain("")])
+        });
+        let events = stage.watcher()?.of_order(self.order).into_iter().map(|event| {
+            let at = event.at.saturating_duration_since(self.begin);
+            let cells = [event.name.clone(), event.way(), event.position].map(Cell::plain);
+            (at, cells)
+        });
+        let mut rows: Vec<_> = moments.chain(events).collect();
+        rows.sort_by_key(|(at, _)| *at);
+        let rows = rows.into_iter().map(|(at, cells)| {
+            let mut row = vec![Cell::number(format!("{:.1}", at.as_secs_f64() * 1000.0))];
+            row.extend(cells);
+            row
+        });
+        // As wide for each order: the longest event, and the longest way of one.
+        let [ms, what, place] =
+            [format!("{:>6}", "ms"), format!("{:<31}", "state or event"), format!("{:<28}", "where")];
+        screen.table(&[&ms, &what, &place, "outbox-position"], rows.collect());
+        Ok(())
+    }
+
+    /// By which it is found in every log.
+    pub(crate) fn trace_id(&self) -> &str {
+        // version, trace id, span id, flags
+        self.traceparent.split('-').nth(1).unwrap_or_default()
+    }
+
+    /// Notes what `who` shows, unless that is what it has shown before.
+    fn note(&mut self, what: &str, who: &str) {
+        let last = self.moments.iter().rev().find(|moment| moment.who == who);
+        if last.is_none_or(|last| last.what != what) {
+            let at = self.begin.elapsed();
+            self.moments.push(Moment { at, what: what.to_owned(), who: who.to_owned() });
+        }
+    }
+}
+
+fn with_reason(state: &Value, reason: &Value) -> String {
+    let words = [state, reason].into_iter().filter_map(Value::as_str);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+async fn get(service: &Service, path: &str) -> Outcome<Value> {
+    json(&service.send(Method::GET, path, &[], String::new()).await)
+}
+
+fn json(answer: &Response<String>) -> Outcome<Value> {
+    Ok(serde_json::from_str(answer.body())?)
+}

@@ -1,0 +1,77 @@
+//! What an operator and a curious reader look at.
+
+use super::{
+    show::{
+        Outcome, ensure,
+        files::{executable, kept, kept_folder, short},
+        screen::Screen,
+    },
+    stage::Stage,
+};
+use std::time::Duration;
+
+/// How often is looked whether an event has arrived.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// Shows outboxd's state, and where each service describes itself.
+pub(crate) async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
+    screen.step(
+        6,
+        "Look at it as an operator does",
+        "`outboxd status` asks the running daemon. Every program has /healthz and /metrics for Prometheus; each service describes \
+         its API as OpenAPI.",
+    );
+    screen.quote(&stage.outboxd(&["status"]).await?);
+    println!();
+    screen.fact("outboxd", &format!("http://127.0.0.1:{}/metrics", stage.shop.relay.admin_port()));
+    for (program, service) in stage.services() {
+        let (status, description) = service.get("/openapi.json").await;
+        let paths = description["paths"].as_object().map_or(0, |paths| paths.len());
+        ensure(status == 200 && paths > 0, || format!("{program} does not describe its API: {description}"))?;
+        screen.fact(program, &format!("http://127.0.0.1:{}/openapi.json   {paths} paths", service.port()));
+    }
+    Ok(())
+}
+
+/// Says what can be tried, and shows the events that come of it.
+pub(crate) async fn stay(screen: Screen, stage: &mut Stage) -> Outcome<()> {
+    screen.interlude(
+        "Everything stays up until Ctrl-C",
+        "Place orders by hand, and see below which events come of it.",
+    );
+    let [orders, customers, history] =
+        stage.services().map(|(_, service)| format!("http://127.0.0.1:{}", service.port()));
+    for (name, call) in [
+        (
+            "new customer",
+            format!(r#"{customers}/customers -d '{{"name": "Grace", "creditLimit": {{"amount": 50}}}}'"#),
+        ),
+        (
+            "new order",
+            format!(r#"{orders}/orders -d '{{"customerId": 1, "orderTotal": {{"amount": 12.34}}}}'"#),
+        ),
+        ("its state", format!("{orders}/orders/1")),
+        ("cancel", format!("-X POST {orders}/orders/1/cancel")),
+        ("history", format!("'{history}/customers/1/orderhistory?state=APPROVED'")),
+        ("how far it is", format!("{history}/lag")),
+        ("metrics", format!("{orders}/metrics")),
+    ] {
+        screen.fact(name, &format!("curl {call}"));
+    }
+    for url in &stage.shop.databases {
+        screen.fact("database", &format!("psql {url}"));
+    }
+    screen.fact("RabbitMQ", &format!("{}  user guest, password guest", stage.rabbitmq.management_url()));
+    let (program, config) = (short(&executable("outboxd")), short(&kept("outboxd.toml")));
+    screen.fact("status", &format!("{program} --config {config} status"));
+    screen.fact("logs", &format!("tail -f {}/*.log", short(&kept_folder())));
+    println!();
+    let mut seen = stage.watcher()?.count();
+    loop {
+        for event in stage.watcher()?.behind(seen) {
+            screen.fact("event", &format!("{}, {}: {}", event.name, event.way(), event.body));
+            seen += 1;
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+}

@@ -1,0 +1,78 @@
+//! `make demo`: customers and orders. Three services, each with a database of its own, and outboxd between them.
+//!
+//! Follows single orders through the services, stops one of them, kills outboxd under load, and balances the books: the exit status
+//! is 1 when something does not add up. With `KEEP=1` everything stays up until Ctrl-C.
+
+mod amount;
+mod books;
+mod burst;
+mod journey;
+mod look;
+mod outage;
+#[path = "../show/mod.rs"]
+mod show;
+mod stage;
+mod story;
+#[path = "../../support/mod.rs"]
+mod support;
+mod trace;
+mod verdict;
+mod walls;
+mod watcher;
+
+use books::Bookkeeper;
+use show::{
+    LIMIT, Outcome, ensure,
+    files::{kept_folder, short},
+    perform,
+    screen::Screen,
+};
+use stage::Stage;
+use std::process::ExitCode;
+
+const STEPS: usize = 7;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    perform(STEPS, play, look::stay, stop).await
+}
+
+/// Everything up to the point from which there is nothing more to see.
+async fn play(screen: Screen) -> Outcome<Stage> {
+    let mut stage = stage::start_services(screen).await?;
+    stage::start_relay(screen, &mut stage).await?;
+    let bookkeeper = Bookkeeper::start(&stage.shop.databases).await?;
+    let customer = story::four_orders(screen, &stage, &bookkeeper).await?;
+    outage::stop_the_customer_service(screen, &mut stage, customer).await?;
+    burst::kill_under_load(screen, &mut stage, &bookkeeper).await?;
+    look::look_inside(screen, &stage).await?;
+    Ok(stage)
+}
+
+/// As systemd stops them. Somebody who was invited to look around may have killed one.
+async fn stop(screen: Screen, stage: Stage, somebody_looked_around: bool) -> Outcome<()> {
+    screen.step(
+        7,
+        "Stop",
+        "On SIGTERM each service ends what it has begun, and outboxd waits for outstanding confirms and tells PostgreSQL its final \
+         position. Then both nodes are stopped, and their data is removed.",
+    );
+    let Stage { mut shop, .. } = stage;
+    let (orders, customers, history) =
+        tokio::join!(shop.orders.sigterm(LIMIT), shop.customers.sigterm(LIMIT), shop.history.sigterm(LIMIT));
+    let outboxd = shop.relay.sigterm(LIMIT).await;
+    let ended = [
+        ("order-service", orders),
+        ("customer-service", customers),
+        ("order-history", history),
+        ("outboxd", outboxd),
+    ];
+    for (program, status) in ended {
+        screen.fact(program, &format!("ended with {status}"));
+        ensure(status.success() || somebody_looked_around, || {
+            format!("{program} was asked to stop, and ended with {status} instead of 0")
+        })?;
+    }
+    screen.fact("what remains", &format!("configuration and logs, in {}", short(&kept_folder())));
+    Ok(())
+}

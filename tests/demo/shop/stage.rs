@@ -1,0 +1,157 @@
+//! What the demo plays on: two private nodes, the three services, outboxd with a role of its own, and somebody who listens to all
+//! events.
+
+use super::{
+    show::{
+        LIMIT, Outcome, ensure,
+        files::{executable, keep, kept, short},
+        screen::Screen,
+    },
+    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Service, Shop, http},
+    walls,
+    watcher::Watcher,
+};
+use hyper::Method;
+use std::time::{Duration, Instant};
+
+const PROGRAMS: [&str; 4] = ["outboxd", "order-service", "customer-service", "order-history"];
+/// The sources of the relay's configuration.
+const SOURCES: [&str; 2] = ["orders", "customers"];
+
+/// Everything that runs. Dropped in this order: services and relay end before their nodes do.
+pub(crate) struct Stage {
+    pub(crate) shop: Shop,
+    /// There as soon as there are exchanges to listen to: outboxd declares them.
+    watcher: Option<Watcher>,
+    pub(crate) postgres: Postgres,
+    pub(crate) rabbitmq: RabbitMq,
+}
+
+impl Stage {
+    /// Who listens to all events.
+    pub(crate) fn watcher(&self) -> Outcome<&Watcher> {
+        self.watcher.as_ref().ok_or_else(|| "nobody listens to the events yet".into())
+    }
+
+    /// The services with their names.
+    pub(crate) fn services(&self) -> [(&'static str, &Service); 3] {
+        let Shop { orders, customers, history, .. } = &self.shop;
+        [("order-service", orders), ("customer-service", customers), ("order-history", history)]
+    }
+
+    /// Creates a customer; gives its id.
+    pub(crate) async fn customer(&self, name: &str, limit: &str) -> Outcome<i64> {
+        let body = format!(r#"{{"name": "{name}", "creditLimit": {{"amount": {limit}}}}}"#);
+        let (status, answer) = self.shop.customers.ask(Method::POST, "/customers", body).await;
+        let id = answer["customerId"].as_i64().filter(|_| status == 201);
+        id.ok_or_else(|| format!("POST /customers: {status} {answer}").into())
+    }
+
+    /// What a command of outboxd prints.
+    pub(crate) async fn outboxd(&self, arguments: &[&str]) -> Outcome<String> {
+        let output = self.shop.relay.command(arguments).await;
+        ensure(output.status.success(), || {
+            let said = String::from_utf8_lossy(&output.stderr);
+            format!("`outboxd {}` ended with {}: {said}", arguments.join(" "), output.status)
+        })?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Starts nodes and services, and shows that no service can read another's tables.
+pub(crate) async fn start_services(screen: Screen) -> Outcome<Stage> {
+    screen.step(
+        1,
+        "Start PostgreSQL, RabbitMQ and three services",
+        "Two private nodes on free ports, with data of their own: no service of this machine is touched. The services share \
+         nothing: each has its own database and a role that can read no other.",
+    );
+    for program in PROGRAMS {
+        let file = executable(program);
+        ensure(file.exists(), || format!("{} is not there; `make demo` builds it first", short(&file)))?;
+    }
+    let ((postgres, postgres_took), (rabbitmq, rabbitmq_took)) = tokio::join!(
+        timed(Postgres::start(PostgresOptions::default())),
+        timed(RabbitMq::start(RabbitMqOptions::default())),
+    );
+    let version: String =
+        postgres.client("postgres").await.query_one("SHOW server_version", &[]).await?.get(0);
+    screen.fact("PostgreSQL", &format!("{version}, up in {:.1} s", postgres_took.as_secs_f64()));
+    let overview = rabbitmq.api(Method::GET, "/api/overview", serde_json::Value::Null).await;
+    let version = overview["rabbitmq_version"].as_str().unwrap_or("of unknown version");
+    screen.fact("RabbitMQ", &format!("{version}, up in {:.1} s", rabbitmq_took.as_secs_f64()));
+
+    let relay_url = |database: &str| {
+        format!("postgresql://{}@127.0.0.1:{}/{database}", relay_role(database), postgres.port())
+    };
+    let shop = Shop::prepare("shop", &postgres, &rabbitmq, relay_url).await;
+    let stage = Stage { shop, watcher: None, postgres, rabbitmq };
+    for (program, service) in stage.services() {
+        keep(&service.log_file(), &format!("{program}.log"))?;
+        let log = short(&kept(&format!("{program}.log")));
+        screen.fact(program, &format!("http://127.0.0.1:{}   log {log}", service.port()));
+    }
+    keep(&stage.shop.relay.config_file(), "outboxd.toml")?;
+    keep(&stage.shop.relay.config_file().with_file_name("log"), "outboxd.log")?;
+    println!();
+    walls::between_services(screen, &stage).await?;
+    Ok(stage)
+}
+
+/// Gives outboxd what `outboxd setup --print-sql` asks for and no more, and starts it.
+pub(crate) async fn start_relay(screen: Screen, stage: &mut Stage) -> Outcome<()> {
+    screen.step(
+        2,
+        "Start outboxd between them",
+        "One process follows the outbox tables of both writing services, with a role for each that may read that table and nothing \
+         else. `outboxd setup --print-sql` prints what a DBA runs for it:",
+    );
+    let printed = stage.outboxd(&["setup", "--print-sql"]).await?;
+    for source in SOURCES {
+        let heading = format!("-- ==== source {source}:");
+        let script = printed.split_once(&heading).map(|(_, script)| script);
+        let script = script.ok_or_else(|| format!("setup prints nothing for source {source}: {printed}"))?;
+        // The heading's own rest, then statements up to the next heading.
+        let script = script.split_once('\n').map_or("", |(_, script)| script);
+        let script = script.split("-- ====").next().unwrap_or(script);
+        let database = database_of(&stage.shop.databases, source)?;
+        stage.postgres.client(database).await.batch_execute(script).await?;
+        if source == SOURCES[0] {
+            let statements = script.lines().filter(|line| !line.is_empty() && !line.starts_with("--"));
+            statements.for_each(|statement| screen.quote(statement));
+            println!();
+        }
+    }
+    walls::around_the_relay(screen, stage).await?;
+
+    let start = Instant::now();
+    stage.shop.relay.start_again();
+    stage.shop.relay.wait_ready(LIMIT).await;
+    let took = start.elapsed().as_secs_f64();
+    stage.watcher = Some(Watcher::start(&stage.shop.amqp_url).await?);
+    println!();
+    screen.fact("version", stage.outboxd(&["--version"]).await?.trim());
+    let files = format!("{}, log {}", short(&kept("outboxd.toml")), short(&kept("outboxd.log")));
+    screen.fact("configuration", &files);
+    let port = stage.shop.relay.admin_port();
+    let (status, body) = http::get(port, "/readyz").await?;
+    screen.fact("GET /readyz", &format!("{status}: {}, {took:.1} s after the start", body.trim()));
+    Ok(())
+}
+
+/// outboxd's role in a database.
+pub(crate) fn relay_role(database: &str) -> String {
+    format!("outboxd_{database}")
+}
+
+/// The database that `source` is in.
+pub(crate) fn database_of<'a>(urls: &'a [String; 3], source: &str) -> Outcome<&'a str> {
+    let names = urls.iter().filter_map(|url| Some(url.rsplit_once('/')?.1));
+    let database = names.into_iter().find(|name| name.ends_with(&format!("_{source}")));
+    database.ok_or_else(|| format!("no database of {source} in {urls:?}").into())
+}
+
+async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let start = Instant::now();
+    (work.await, start.elapsed())
+}

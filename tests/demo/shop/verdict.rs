@@ -1,0 +1,57 @@
+//! What is to be said after the kill: nothing was lost, nothing was doubled, and copies had no effect.
+
+use super::{
+    books::Books,
+    show::{
+        Outcome, ensure,
+        screen::{Screen, counted},
+    },
+    stage::Stage,
+};
+
+/// The inboxes: which service counts what became of which queue's messages.
+const QUEUES: [(&str, &str); 4] = [
+    ("customer-service", "customer-service.orders"),
+    ("order-service", "order-service.customers"),
+    ("order-history", "order-history.orders"),
+    ("order-history", "order-history.customers"),
+];
+
+/// Says what came of it. The books agree.
+pub(crate) async fn give(screen: Screen, stage: &Stage, books: &Books, copies_before: usize) -> Outcome<()> {
+    screen.checked(
+        "No credit was lost or doubled: for each customer, what the customer service has reserved is what the order service's \
+         approved orders cost, to the last digit; and no limit was exceeded.",
+    );
+    screen.checked(&format!(
+        "The history has every order in its state: {} in the order service's database, the same {} in the view.",
+        counted(books.orders()),
+        counted(books.orders())
+    ));
+    let dead = outcomes(stage, "dead").await;
+    ensure(dead == 0, || format!("{dead} messages are in dead-letter queues"))?;
+    let (copies, dropped) = (stage.watcher()?.copies() - copies_before, outcomes(stage, "duplicate").await);
+    screen.checked(&match copies {
+        0 => format!(
+            "Duplicates: none this time; inboxes dropped {dropped}. A crash may repeat what RabbitMQ had confirmed and \
+             PostgreSQL had not yet been told of."
+        ),
+        _ => format!(
+            "Duplicates: outboxd published {copies} events twice, which RabbitMQ had and PostgreSQL had not yet been told of. An event \
+             may go to two queues; the services' inboxes recognised and dropped {dropped} copies."
+        ),
+    });
+    Ok(())
+}
+
+/// How many messages came to this outcome, in all inboxes. A service counts from its last start.
+async fn outcomes(stage: &Stage, outcome: &str) -> u64 {
+    let mut count = 0;
+    for (program, queue) in QUEUES {
+        let series = format!("inbox_messages_total{{outcome=\"{outcome}\",queue=\"{queue}\"}}");
+        for (_, service) in stage.services().into_iter().filter(|(name, _)| *name == program) {
+            count += service.metric(&series).await as u64;
+        }
+    }
+    count
+}

@@ -1,13 +1,13 @@
 //! The order history.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use outboxd::{
     chassis::{
         cli::{self, Options},
         settings::Settings,
     },
     failure::Failure,
-    samples::order_history::{From, LISTEN, NAME, rebuild, run},
+    samples::order_history::{LISTEN, NAME, rebuild, run},
 };
 use std::{
     io::{self, Write},
@@ -35,34 +35,19 @@ enum Command {
     ///
     /// From the events that the service has retained, in one transaction: readers see the old view until the new one is
     /// complete, and a running service waits for it.
-    Rebuild(Rebuild),
-}
-
-#[derive(Args)]
-struct Rebuild {
-    /// Forget the retained events and which messages were handled, for `outboxd replay` to bring them again
-    #[arg(long)]
-    from_replay: bool,
+    Rebuild,
 }
 
 fn main() -> ExitCode {
     let Cli { options, command } = Cli::parse();
     match command {
         None => cli::start(NAME, LISTEN, options, run),
-        Some(Command::Rebuild(Rebuild { from_replay })) => {
-            let from = if from_replay { From::Replay } else { From::RetainedEvents };
-            cli::start(NAME, LISTEN, options, |settings| rebuilt(settings, from))
-        }
+        Some(Command::Rebuild) => cli::start(NAME, LISTEN, options, rebuilt),
     }
 }
 
-async fn rebuilt(settings: Settings, from: From) -> Result<(), Failure> {
-    let applied = rebuild(settings, from).await?;
-    let told = match from {
-        From::RetainedEvents => writeln!(io::stdout(), "the view has been made anew from {applied} events"),
-        From::Replay => {
-            writeln!(io::stdout(), "everything is forgotten; now run outboxd replay for each source")
-        }
-    };
-    told.map_err(|error| Failure::Runtime(format!("cannot write to stdout: {error}")))
+async fn rebuilt(settings: Settings) -> Result<(), Failure> {
+    let applied = rebuild(settings).await?;
+    writeln!(io::stdout(), "the view has been made anew from {applied} events")
+        .map_err(|error| Failure::Runtime(format!("cannot write to stdout: {error}")))
 }

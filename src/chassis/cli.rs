@@ -26,7 +26,7 @@ Environment (each goes before the same key of the file; a key KEY may also be gi
   DRAIN_TIMEOUT_S           how long requests and messages under way may take after SIGTERM
   OUTBOXD_LOG               log levels, for instance warn,outboxd::chassis=debug
 
-HTTP, beside the service's own paths: /healthz, /metrics (Prometheus), /openapi.json
+HTTP, beside the service's own paths: /healthz, /readyz, /metrics (Prometheus), /openapi.json
 
 Exit status: 0 ended in good order; 1 failed at run time; 2 bad command line; 78 bad configuration";
 

@@ -60,8 +60,6 @@ impl Database {
             .max_size(connections_max)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(WAIT))
-            .create_timeout(Some(WAIT))
-            .recycle_timeout(Some(WAIT))
             .build()?;
         Ok(Self { pool })
     }
@@ -88,9 +86,13 @@ impl DatabaseError {
         matches!(class, Some("22" | "23"))
     }
 
-    /// Whether a unique constraint did not allow it.
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Statement(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION))
+    /// Whether it is the database's state that does not allow it now: it is ending or starting, out of resources, read-only, or gone.
+    /// Classes 08, 40, 53 and 57, and 25006.
+    pub fn is_unavailable(&self) -> bool {
+        let Self::Statement(error) = self else { return true };
+        let code = error.code().map(SqlState::code);
+        error.is_closed()
+            || code.is_some_and(|code| code == "25006" || ["08", "40", "53", "57"].contains(&&code[..2]))
     }
 }
 

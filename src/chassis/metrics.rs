@@ -100,8 +100,14 @@ impl Metrics {
         self.waiting.with_label_values(&[queue]).set(messages.into());
     }
 
-    pub(super) fn connected(&self, queue: &str, connected: bool) {
-        self.connected.with_label_values(&[queue]).set(connected.into());
+    pub(super) fn connected(&self, queue: &str) {
+        self.connected.with_label_values(&[queue]).set(1);
+    }
+
+    pub(super) fn disconnected(&self, queue: &str) {
+        self.connected.with_label_values(&[queue]).set(0);
+        // How many wait now, nobody knows. There may be no such series yet.
+        let _ = self.waiting.remove_label_values(&[queue]);
     }
 
     /// In Prometheus's text format.

@@ -41,6 +41,6 @@ pub async fn append<P: Serialize + Debug + Sync>(
             &[aggregate_type, aggregate_id, event_type, &Payload(payload), &trace::HEADER, &traceparent],
         )
         .await?;
-    tracing::info!(aggregate_type, aggregate_id, event_type, "event");
+    tracing::info!(aggregate_type, aggregate_id, event_type, "event written");
     Ok(())
 }

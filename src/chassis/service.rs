@@ -2,6 +2,7 @@
 
 use std::{future::IntoFuture, sync::Arc, time::Duration};
 
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -26,7 +27,8 @@ pub struct Service {
     database: Database,
     metrics: Metrics,
     shutdown: Shutdown,
-    consumers: JoinSet<()>,
+    /// To be started when there are tables for them.
+    consumers: Vec<BoxFuture<'static, ()>>,
 }
 
 impl Service {
@@ -63,14 +65,15 @@ impl Service {
             metrics: self.metrics.clone(),
             progress,
         };
-        self.consumers.spawn(inbox::consume(inbox, self.shutdown.clone()));
+        self.consumers.push(inbox::consume(inbox, self.shutdown.clone()).boxed());
         reader
     }
 }
 
-/// Runs a service until SIGTERM or SIGINT. `migrations` are its own tables; `assemble` starts its consumers and gives its API.
+/// Runs a service until SIGTERM or SIGINT. `migrations` are its own tables; `assemble` names its queues and gives its API.
 ///
-/// A database or broker that cannot be reached is waited for, at the start as well as later.
+/// A database or broker that cannot be reached is waited for, at the start as well as later. Until there are tables, requests
+/// are answered with 503.
 pub async fn run(
     settings: Settings,
     migrations: &[&str],
@@ -90,22 +93,25 @@ pub async fn run(
             .map_err(|error| Failure::runtime(&error))?,
         metrics: Metrics::new().map_err(|error| Failure::runtime(&error))?,
         shutdown: ended.clone(),
-        consumers: JoinSet::new(),
+        consumers: Vec::new(),
         settings,
     };
-    tokio::select! {
-        () = prepared(&service.database, migrations) => {}
-        _ = stop.next() => return Ok(()),
-    }
     let api = assemble(&mut service);
-    let Service { settings, metrics, mut consumers, .. } = service;
-    tracing::info!(listen = settings.listen, "{} is up", settings.name);
-
-    let router = http::router(settings.name, api, metrics);
+    let Service { settings, metrics, consumers, database, .. } = service;
+    let (ready, is_ready) = watch::channel(false);
+    let router = http::router(settings.name, api, metrics, is_ready);
     let answering = axum::serve(listener, router).with_graceful_shutdown(async move {
         ended.requested().await;
     });
     let mut answering = tokio::spawn(answering.into_future());
+    tokio::select! {
+        () = prepared(&database, migrations) => {}
+        _ = stop.next() => return Ok(()),
+    }
+    ready.send_replace(true);
+    let mut consumers: JoinSet<()> = consumers.into_iter().collect();
+    tracing::info!(listen = settings.listen, "{} is up", settings.name);
+
     tokio::select! {
         signal = stop.next() => {
             tracing::info!(signal, drain_timeout_s = settings.drain_timeout.as_secs(), "draining; a second signal ends at once");

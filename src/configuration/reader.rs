@@ -92,6 +92,16 @@ impl<'r> Section<'r> {
         self.values.contains_key(key)
     }
 
+    /// Whether the environment gave the key.
+    pub(super) fn is_overridden(&self, key: &str) -> bool {
+        self.overridden.contains(key)
+    }
+
+    /// Lets go of a value that another key overrides.
+    pub(super) fn ignore(&mut self, key: &str) {
+        self.values.remove(key);
+    }
+
     /// The keys given and not taken yet.
     pub(crate) fn names(&self) -> Vec<String> {
         self.values.keys().cloned().collect()

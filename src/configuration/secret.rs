@@ -21,10 +21,15 @@ impl Section<'_> {
         direct.or(from_file)
     }
 
-    /// Two keys that say the same thing.
-    pub(crate) fn refuse_both(&self, key: &str, other: &str) {
-        if self.has(key) && self.has(other) {
-            self.problem(other, format!("contradicts {key}"), "give one of the two");
+    /// Two keys that say the same thing: the environment's goes before the file's, and of one origin there may be only one.
+    pub(crate) fn refuse_both(&mut self, key: &str, other: &str) {
+        if !self.has(key) || !self.has(other) {
+            return;
+        }
+        match (self.is_overridden(key), self.is_overridden(other)) {
+            (true, false) => self.ignore(other),
+            (false, true) => self.ignore(key),
+            _ => self.problem(other, format!("contradicts {key}"), "give one of the two"),
         }
     }
 

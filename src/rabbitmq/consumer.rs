@@ -3,7 +3,9 @@
 //! Knows nothing of what a message means or of when to try again. A [`Consumer`] that gave an error is finished; the broker
 //! delivers again, in the same order, whatever it had not acknowledged.
 
-use futures_util::StreamExt;
+use std::{collections::VecDeque, time::Duration};
+
+use futures_util::{FutureExt, StreamExt};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     message::Delivery as LapinDelivery,
@@ -23,8 +25,15 @@ use super::{
 
 /// Header of a buried message: why it is in `<queue>.dead`.
 pub const REASON_HEADER: &str = "dead-letter-reason";
-/// A reason longer than this many characters is cut: with the message's own headers it has to fit into one frame.
+/// A reason longer than this many characters is cut.
 const REASON_CHARS_MAX: usize = 1000;
+/// Headers that are larger are left out of a buried message: with the reason they might not fit into one frame, for which the
+/// broker would close the connection.
+const HEADERS_BYTES_MAX: usize = super::endpoint::FRAME_MAX as usize / 2;
+/// Headers by which a publisher addresses more queues (RabbitMQ's sender-selected distribution).
+const ADDRESSES: [&str; 2] = ["CC", "BCC"];
+/// The broker may take this long over one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that consumes one queue.
 pub struct Consumer {
@@ -32,6 +41,8 @@ pub struct Consumer {
     at: Endpoint,
     channel: Channel,
     deliveries: lapin::Consumer,
+    /// Taken out of `deliveries`, and not given out yet.
+    ahead: VecDeque<LapinDelivery>,
     queue: ShortString,
 }
 
@@ -74,7 +85,7 @@ impl Consumer {
             )
             .await
             .map_err(failed)?;
-        Ok(Self { connection, at, channel, deliveries, queue })
+        Ok(Self { connection, at, channel, deliveries, ahead: VecDeque::new(), queue })
     }
 
     /// The next message. Cancel-safe.
@@ -83,6 +94,9 @@ impl Consumer {
     ///
     /// When the connection is gone, or the broker ended the consumer, for instance because the queue was deleted.
     pub async fn next(&mut self) -> Result<Delivery, BrokerError> {
+        if let Some(inner) = self.ahead.pop_front() {
+            return Ok(Delivery { inner });
+        }
         match self.deliveries.next().await {
             Some(Ok(inner)) => Ok(Delivery { inner }),
             Some(Err(source)) => Err(self.failed(source)),
@@ -90,9 +104,19 @@ impl Consumer {
         }
     }
 
+    /// Whether a message is there already, so that [`next`](Self::next) does not have to wait.
+    pub fn has_next(&mut self) -> bool {
+        if self.ahead.is_empty()
+            && let Some(Some(Ok(inner))) = self.deliveries.next().now_or_never()
+        {
+            self.ahead.push_back(inner);
+        }
+        !self.ahead.is_empty()
+    }
+
     /// The broker may forget the message.
     pub async fn ack(&self, delivery: &Delivery) -> Result<(), BrokerError> {
-        delivery.inner.ack(BasicAckOptions::default()).await.map(drop).map_err(|source| self.failed(source))
+        self.answered(delivery.inner.ack(BasicAckOptions::default())).await.map(drop)
     }
 
     /// Moves the message to `<queue>.dead`, with `reason` in the header [`REASON_HEADER`] and everything else as it was. It is
@@ -102,21 +126,17 @@ impl Consumer {
     ///
     /// Also when no queue of that name is there to take the copy.
     pub async fn bury(&self, delivery: &Delivery, reason: &str) -> Result<(), BrokerError> {
-        let failed = |source| self.failed(source);
         let dead = format!("{}.dead", self.queue);
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let confirm = self
-            .channel
-            .basic_publish(
-                ShortString::default(),
-                short(&dead).map_err(failed)?,
-                options,
-                &delivery.inner.data,
-                with_reason(&delivery.inner.properties, reason),
-            )
-            .await
-            .map_err(failed)?;
-        match confirm.await.map_err(failed)? {
+        let properties = with_reason(&delivery.inner.properties, reason);
+        let body = &delivery.inner.data;
+        let published = async {
+            self.channel
+                .basic_publish(ShortString::default(), short(&dead)?, options, body, properties)
+                .await?
+                .await
+        };
+        match self.answered(published).await? {
             Confirmation::Ack(None) => self.ack(delivery).await,
             _ => Err(BrokerError::NotBuried { at: self.at.clone(), queue: dead }),
         }
@@ -125,13 +145,20 @@ impl Consumer {
     /// How many messages wait in the queue, those already sent to a consumer not counted.
     pub async fn waiting(&self) -> Result<u32, BrokerError> {
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        let queue = self.channel.queue_declare(self.queue.clone(), options, FieldTable::default()).await;
-        queue.map(|queue| queue.message_count()).map_err(|source| self.failed(source))
+        let queue = self.channel.queue_declare(self.queue.clone(), options, FieldTable::default());
+        self.answered(queue).await.map(|queue| queue.message_count())
     }
 
     /// Closes the connection in good order. What is not acknowledged goes back to its place in the queue.
     pub async fn close(self) {
         broker::close(&self.connection).await;
+    }
+
+    async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
+        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(answer) => answer.map_err(|source| self.failed(source)),
+            Err(_) => Err(BrokerError::TimedOut { at: self.at.clone(), after: ANSWER_TIMEOUT }),
+        }
     }
 
     fn failed(&self, source: lapin::Error) -> BrokerError {
@@ -162,17 +189,53 @@ impl Delivery {
         std::str::from_utf8(value.as_bytes()).ok()
     }
 
+    /// Whether a boolean header is there and true.
+    pub fn flag(&self, name: &str) -> bool {
+        let headers = self.inner.properties.headers().as_ref();
+        let value = headers.and_then(|headers| headers.inner().get(name)).and_then(AMQPValue::as_bool);
+        value.unwrap_or(false)
+    }
+
     /// The body.
     pub fn body(&self) -> &[u8] {
         &self.inner.data
     }
 }
 
+/// The message's properties but for those that concern its way and not itself: who sent it (`user_id`, which the broker compares with
+/// the sender, and that is us now), when to forget it (`expiration`), and where else to put it.
 fn with_reason(properties: &BasicProperties, reason: &str) -> BasicProperties {
-    let mut headers = properties.headers().clone().unwrap_or_default();
-    let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-    headers.insert(REASON_HEADER.into(), AMQPValue::LongString(LongString::from(reason)));
     /// `delivery_mode` of a message that the broker writes to disk.
     const PERSISTENT: u8 = 2;
-    properties.clone().with_headers(headers).with_delivery_mode(PERSISTENT)
+    // The shortest text of a value is not shorter than its bytes.
+    let own = properties.headers().as_ref().filter(|own| format!("{own:?}").len() <= HEADERS_BYTES_MAX);
+    let mut headers = FieldTable::default();
+    for (name, value) in own.into_iter().flat_map(|own| own.inner()) {
+        if !ADDRESSES.contains(&name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+    headers.insert(REASON_HEADER.into(), AMQPValue::LongString(LongString::from(reason)));
+    let mut kept = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
+    type Text =
+        (fn(&BasicProperties) -> &Option<ShortString>, fn(BasicProperties, ShortString) -> BasicProperties);
+    let texts: [Text; 7] = [
+        (BasicProperties::message_id, BasicProperties::with_message_id),
+        (BasicProperties::kind, BasicProperties::with_type),
+        (BasicProperties::content_type, BasicProperties::with_content_type),
+        (BasicProperties::content_encoding, BasicProperties::with_content_encoding),
+        (BasicProperties::correlation_id, BasicProperties::with_correlation_id),
+        (BasicProperties::reply_to, BasicProperties::with_reply_to),
+        (BasicProperties::app_id, BasicProperties::with_app_id),
+    ];
+    for (text, with_text) in texts {
+        if let Some(text) = text(properties) {
+            kept = with_text(kept, text.clone());
+        }
+    }
+    match properties.timestamp() {
+        Some(timestamp) => kept.with_timestamp(*timestamp),
+        None => kept,
+    }
 }

@@ -14,6 +14,8 @@ use utoipa::ToSchema;
 
 /// More than anybody's credit: 10^12.
 const MAX: Decimal = Decimal::from_parts(0xD4A5_1000, 0xE8, 0, false, 0);
+/// Zeros of that.
+const MAX_DIGITS: u32 = 12;
 /// Digits after the point; some currencies have three, and prices one more.
 const SCALE_MAX: u32 = 4;
 
@@ -24,9 +26,6 @@ pub struct Money(Decimal);
 /// Why a number is no amount of money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotMoney {
-    /// Not a decimal number.
-    #[error("is not a decimal number")]
-    NotDecimal,
     /// Too precise.
     #[error("has more than {SCALE_MAX} digits after the point")]
     TooPrecise,
@@ -42,11 +41,18 @@ impl Money {
     ///
     /// When it cannot be kept exactly, or is absurd.
     pub fn parse(text: &str) -> Result<Self, NotMoney> {
-        let decimal = match text.contains(['e', 'E']) {
-            true => Decimal::from_scientific(text),
-            false => Decimal::from_str_exact(text),
+        let (digits, exponent) = match text.split_once(['e', 'E']) {
+            Some((digits, exponent)) => (digits, exponent.parse::<i64>().map_err(|_| NotMoney::TooLarge)?),
+            None => (text, 0),
         };
-        Self::try_from(decimal.map_err(|_| NotMoney::NotDecimal)?)
+        // Zeros at the end say nothing, and there may be more of them than fit.
+        let digits =
+            if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+        let decimal = Decimal::from_str_exact(digits).map_err(|_| match digits.contains('.') {
+            true => NotMoney::TooPrecise,
+            false => NotMoney::TooLarge,
+        })?;
+        Self::try_from(shifted(decimal, exponent)?)
     }
 
     /// Whether it is more than nothing.
@@ -79,6 +85,22 @@ impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// The number times ten to the power of `exponent`, exactly.
+fn shifted(decimal: Decimal, exponent: i64) -> Result<Decimal, NotMoney> {
+    let mut decimal = decimal.normalize();
+    if decimal.is_zero() {
+        return Ok(decimal);
+    }
+    let scale = i64::from(decimal.scale()).saturating_sub(exponent);
+    if let Ok(scale) = u32::try_from(scale) {
+        return decimal.set_scale(scale).map(|()| decimal).map_err(|_| NotMoney::TooPrecise);
+    }
+    decimal.set_scale(0).map_err(|_| NotMoney::TooPrecise)?;
+    let zeros = u32::try_from(scale.unsigned_abs()).ok().filter(|zeros| *zeros <= MAX_DIGITS);
+    let power = zeros.and_then(|zeros| 10_u64.checked_pow(zeros)).map(Decimal::from);
+    power.and_then(|power| decimal.checked_mul(power)).ok_or(NotMoney::TooLarge)
 }
 
 /// The object in which JSON has an amount.
@@ -163,6 +185,10 @@ mod tests {
             ("999999999999.9999", "999999999999.9999"),
             ("1000000000000", "1000000000000"),
             ("1.25e2", "125"),
+            ("1E12", "1000000000000"),
+            ("125e-2", "1.25"),
+            ("0e99999", "0"),
+            ("12.3400000000000000000000000000000000000000000000", "12.34"),
             ("-3", "-3"),
             ("0.0000", "0"),
         ] {
@@ -180,6 +206,10 @@ mod tests {
             r#"{"amount": 1000000000000.01}"#,
             r#"{"amount": 1e30}"#,
             r#"{"amount": 1e400}"#,
+            r#"{"amount": 1e-400}"#,
+            r#"{"amount": 1e99999999999999999999}"#,
+            r#"{"amount": 0.99999999999999999999999999999999e0}"#,
+            r#"{"amount": 99999999999999999999999999999.9}"#,
             r#"{"amount": 99999999999999999999999999999999999999999}"#,
             r#"{"amount": NaN}"#,
             r#"{"amount": {}}"#,

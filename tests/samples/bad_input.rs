@@ -113,6 +113,8 @@ async fn whatever_else_is_asked_is_answered_with_an_error_in_json() {
         (&shop.history, Method::GET, "/customers/0/orderhistory", 404, None),
         (&shop.history, Method::GET, "/customers/1/orderhistory?state=LOST", 400, Some("state")),
         (&shop.history, Method::GET, "/customers/1/orderhistory?limit=-1", 400, Some("limit")),
+        (&shop.history, Method::GET, "/customers/1/orderhistory?state=PENDING&state=APPROVED", 400, None),
+        (&shop.history, Method::GET, "/customers/1/orderhistory?limit=%ff", 400, Some("limit")),
         (&shop.history, Method::POST, "/lag", 405, None),
     ] {
         let (answered, answer) = service.ask(method, path, String::new()).await;

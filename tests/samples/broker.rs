@@ -40,6 +40,16 @@ pub(crate) async fn publish(url: &str, queue: &str, message: ByHand<'_>) {
     connection.close(200, "published".into()).await.unwrap();
 }
 
+/// Publishes with these properties as they are; gives up on a broker's refusal.
+pub(crate) async fn publish_as(url: &str, queue: &str, properties: BasicProperties, body: &[u8]) {
+    let (connection, channel) = channel(url).await;
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let published = channel.basic_publish("".into(), queue.into(), options, body, properties).await;
+    assert_eq!(published.unwrap().await.unwrap(), Confirmation::Ack(None));
+    connection.close(200, "published".into()).await.unwrap();
+}
+
 /// Takes the first message out of a queue, if there is one.
 pub(crate) async fn take(url: &str, queue: &str) -> Option<BasicGetMessage> {
     let (_connection, channel) = channel(url).await;

@@ -1,9 +1,13 @@
 //! The view: its queries, its lag, and how it is made anew.
 
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable},
+};
 use serde_json::{Value, json};
 
 use crate::{
-    broker::{ByHand, publish},
+    broker::{ByHand, publish, publish_as},
     eventually, history_shows, settled, shared_shop, shop,
 };
 
@@ -95,6 +99,57 @@ async fn it_says_how_far_it_has_come_and_answers_while_both_services_are_down() 
         assert_eq!(shown["position"].as_str().map(str::len), Some(16 + 1 + 8), "{lag}");
         assert_eq!(shown["waiting"], 0);
     }
+}
+
+#[tokio::test]
+async fn it_is_behind_while_an_event_cannot_be_applied() {
+    let shop = shop("behind").await;
+    let customer = shop.customer("10").await;
+    history_shows(&shop, customer, &[]).await;
+    let (mut client, connection) =
+        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let lock = client.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE").await.unwrap();
+    let order = shop.order(customer, "10").await;
+    let behind = eventually("the stream of orders is behind", async || {
+        let (_, lag) = shop.history.get("/lag").await;
+        lag["streams"][0]["secondsBehind"].as_i64().filter(|seconds| *seconds >= 2)
+    })
+    .await;
+    assert!(behind < 90);
+    lock.rollback().await.unwrap();
+    history_shows(&shop, customer, &[(order, "APPROVED")]).await;
+}
+
+#[tokio::test]
+async fn a_replayed_event_mends_the_view_and_a_mere_copy_does_not_touch_it() {
+    let shop = shared_shop().await;
+    let customer = shop.customer("10").await;
+    history_shows(shop, customer, &[]).await;
+    let (client, connection) =
+        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.execute("DELETE FROM customers WHERE id = $1", &[&customer]).await.unwrap();
+    let select = "SELECT message_id, body FROM events WHERE event_type = 'CustomerCreated' \
+                  AND convert_from(body, 'UTF8')::jsonb ->> 'customerId' = $1::text";
+    let event = client.query_one(select, &[&customer.to_string()]).await.unwrap();
+    let (id, body): (&str, &[u8]) = (event.get(0), event.get(1));
+    let copy = ByHand { id: Some(id), event_type: Some("CustomerCreated"), body };
+    let path = format!("/customers/{customer}/orderhistory");
+    publish(&shop.amqp_url, "order-history.customers", copy).await;
+    // Behind the copy, in the same queue.
+    let next = shop.customer("1").await;
+    history_shows(shop, next, &[]).await;
+    assert_eq!(shop.history.get(&path).await.0, 404);
+
+    let mut headers = FieldTable::default();
+    headers.insert("outbox-replayed".into(), AMQPValue::Boolean(true));
+    let properties =
+        BasicProperties::default().with_message_id(id.into()).with_type("CustomerCreated".into());
+    let replayed = properties.with_headers(headers);
+    publish_as(&shop.amqp_url, "order-history.customers", replayed, body).await;
+    history_shows(shop, customer, &[]).await;
 }
 
 #[tokio::test]

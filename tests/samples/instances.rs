@@ -68,20 +68,29 @@ async fn the_other_instance_takes_over_in_mid_stream() {
     let mut others = seconds(&shop).await;
     let customer = shop.customer("100").await;
     let mut ids = Vec::new();
+    let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": 1}}}}"#);
     for number in 0..120 {
-        ids.push(shop.order(customer, "1").await);
         // Whichever instance consumes is killed sooner or later; its successor goes on where it was.
         match number {
+            20 => shop.orders.kill9().await,
             30 => shop.customers.kill9().await,
             50 => {
                 shop.customers.start_again();
-                shop.customers.wait_healthy(crate::PATIENCE).await;
+                shop.customers.wait_ready(crate::PATIENCE).await;
             }
             70 => others[1].kill9().await,
-            80 => shop.history.kill9().await,
+            80 => {
+                shop.orders.start_again();
+                shop.orders.wait_ready(crate::PATIENCE).await;
+                shop.history.kill9().await;
+            }
             100 => assert!(others[0].sigterm(crate::PATIENCE).await.success()),
             _ => {}
         }
+        let orders = if (20..80).contains(&number) { &others[0] } else { &shop.orders };
+        let (status, answer) = orders.ask(Method::POST, "/orders", body.clone()).await;
+        assert_eq!(status, 201, "{answer}");
+        ids.push(answer["orderId"].as_i64().unwrap());
     }
     let mut approved = Vec::new();
     for id in &ids {

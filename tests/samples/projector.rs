@@ -130,6 +130,7 @@ fn message(source: &str, number: usize, event_type: &str, body: serde_json::Valu
         source: Some(source.to_owned()),
         position: Some(format!("{number:016X}-00000000")),
         committed_at: Some(0),
+        replayed: false,
         trace: TraceContext::begin(),
     }
 }

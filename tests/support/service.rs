@@ -31,7 +31,7 @@ impl Service {
     pub async fn start(program: &'static str, database_url: &str, amqp_url: &str) -> Self {
         let mut service = Self::prepare(program, database_url, amqp_url);
         service.start_again();
-        service.wait_healthy(Duration::from_secs(60)).await;
+        service.wait_ready(Duration::from_secs(60)).await;
         service
     }
 
@@ -56,6 +56,13 @@ impl Service {
         }
     }
 
+    /// With one more variable of its environment.
+    #[must_use]
+    pub fn with(mut self, variable: &'static str, value: &str) -> Self {
+        self.environment.push((variable, value.to_owned()));
+        self
+    }
+
     /// Starts it again after an end. Does not wait for it.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "{} has not been stopped", self.program);
@@ -78,10 +85,10 @@ impl Service {
         command.output().await.expect("the service's executable runs")
     }
 
-    /// Waits until `/healthz` answers 200.
-    pub async fn wait_healthy(&mut self, limit: Duration) {
+    /// Waits until `/readyz` answers 200.
+    pub async fn wait_ready(&mut self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        while !matches!(http::get(self.port(), "/healthz").await, Ok((status, _)) if status.is_success()) {
+        while !matches!(http::get(self.port(), "/readyz").await, Ok((status, _)) if status.is_success()) {
             if let Some(status) = self.process.as_mut().and_then(Process::ended) {
                 panic!("{} ended ({status}) before it answered; {}", self.program, self.log_tail());
             }
@@ -136,11 +143,17 @@ impl Service {
         answer.unwrap_or_else(|error| panic!("{} {path}: {error}; {}", self.program, self.log_tail()))
     }
 
-    /// The value of one series of `/metrics`, named as it stands there; 0 while it is not there.
-    pub async fn metric(&self, series: &str) -> f64 {
+    /// The value of one series of `/metrics`, named as it stands there, if it is there.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
         let metrics = self.send(Method::GET, "/metrics", &[], String::new()).await.into_body();
         let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
-        metrics.lines().find_map(value).unwrap_or_default()
+        metrics.lines().find_map(value)
+    }
+
+    /// As [`metric`](Self::metric), also while it may not answer yet.
+    pub async fn metric_if_up(&self, series: &str) -> Option<f64> {
+        http::get(self.port(), "/metrics").await.ok()?;
+        self.metric(series).await
     }
 
     /// Its process id. Panics when it does not run.

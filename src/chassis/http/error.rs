@@ -47,6 +47,11 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, error, None)
     }
 
+    /// 503.
+    pub(super) fn unavailable(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error, None)
+    }
+
     /// 413.
     pub(super) fn too_large(error: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, None)
@@ -62,16 +67,10 @@ impl ApiError {
 impl From<DatabaseError> for ApiError {
     fn from(error: DatabaseError) -> Self {
         tracing::error!(%error, "a request failed");
-        match error {
-            DatabaseError::Statement(error) if !error.is_closed() => {
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "an internal error; see the service's log", None)
-            }
-            _ => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the database cannot be reached; try again later",
-                None,
-            ),
+        if error.is_unavailable() {
+            return Self::unavailable("the database cannot be used now; try again later");
         }
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "an internal error; see the service's log", None)
     }
 }
 

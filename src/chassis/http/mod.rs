@@ -5,14 +5,17 @@ mod error;
 mod id;
 mod observe;
 mod page;
+mod query;
 
 use axum::{
     Json, Router,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, Request, State},
     http::{Method, Uri, header::CONTENT_TYPE},
-    middleware,
+    middleware::{self, Next},
+    response::Response,
     routing::get,
 };
+use tokio::sync::watch;
 use utoipa::openapi::{InfoBuilder, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -20,14 +23,20 @@ pub use body::{Body, required};
 pub use error::{ApiError, ErrorBody};
 pub use id::Id;
 pub use page::{Page, PageQuery, next_page};
+pub use query::Query;
 
 use super::metrics::Metrics;
 
 /// Larger than any request here.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// Everything that the service called `name` answers.
-pub(super) fn router(name: &str, api: OpenApiRouter, metrics: Metrics) -> Router {
+/// Everything that the service called `name` answers; its own paths only when `is_ready`.
+pub(super) fn router(
+    name: &str,
+    api: OpenApiRouter,
+    metrics: Metrics,
+    is_ready: watch::Receiver<bool>,
+) -> Router {
     let (api, mut description) = api.split_for_parts();
     let info = InfoBuilder::new().title(name).version(env!("CARGO_PKG_VERSION")).build();
     description.merge(OpenApiBuilder::new().info(info.clone()).build());
@@ -36,8 +45,11 @@ pub(super) fn router(name: &str, api: OpenApiRouter, metrics: Metrics) -> Router
         let metrics = metrics.clone();
         async move || ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], metrics.text())
     };
+    let when_ready = middleware::from_fn_with_state(is_ready, only_when_ready);
     Router::new()
         .merge(api)
+        .route("/readyz", get(async || "ready\n"))
+        .route_layer(when_ready)
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(text))
         .route("/openapi.json", get(async move || Json(description)))
@@ -47,4 +59,15 @@ pub(super) fn router(name: &str, api: OpenApiRouter, metrics: Metrics) -> Router
         .fallback(async |uri: Uri| ApiError::not_found(format!("there is no {}", uri.path())))
         .layer(middleware::from_fn_with_state(metrics, observe::observe))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+}
+
+async fn only_when_ready(
+    State(is_ready): State<watch::Receiver<bool>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if *is_ready.borrow() {
+        return Ok(next.run(request).await);
+    }
+    Err(ApiError::unavailable("the service is starting: it waits for its database; try again later"))
 }

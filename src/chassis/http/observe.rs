@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request, State},
-    http::{HeaderValue, request::Parts},
+    http::{HeaderValue, Method, request::Parts},
     middleware::Next,
     response::Response,
 };
@@ -15,8 +15,10 @@ use crate::chassis::{
     trace::{self, TraceContext},
 };
 
+/// Methods that have a name in the metrics.
+const KNOWN: [Method; 4] = [Method::GET, Method::POST, Method::HEAD, Method::OPTIONS];
 /// What probes and scrapers ask every few seconds is not worth a line at the usual level.
-const QUIET: [&str; 3] = ["/healthz", "/metrics", "/openapi.json"];
+const QUIET: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/openapi.json"];
 
 /// Takes up the caller's trace, or begins one, and gives it back with the answer.
 pub(super) async fn observe(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {
@@ -35,7 +37,9 @@ pub(super) async fn observe(State(metrics): State<Metrics>, mut request: Request
             response.headers_mut().insert(trace::HEADER, traceparent);
         }
         let (status, took) = (response.status().as_u16(), begin.elapsed());
-        metrics.answered(method.as_str(), &path, status, took);
+        // Of extension methods, too, there may be any number.
+        let named = if KNOWN.contains(&method) { method.as_str() } else { "other" };
+        metrics.answered(named, &path, status, took);
         if QUIET.contains(&path.as_str()) {
             tracing::debug!(status, took_ms = took.as_secs_f64() * 1000.0, "answered");
         } else {

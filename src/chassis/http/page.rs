@@ -1,13 +1,13 @@
 //! Long lists in parts: `?limit=...&after=...`, and a `Link` header to the next part.
 
 use axum::{
-    extract::{FromRequestParts, Query},
+    extract::FromRequestParts,
     http::{HeaderName, HeaderValue, header::LINK, request::Parts},
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::ApiError;
+use super::{ApiError, Query};
 
 /// How much is answered unless the caller asks for less.
 const LIMIT_MAX: i64 = 10_000;
@@ -35,9 +35,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Query(query) = Query::<PageQuery>::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| ApiError::invalid("", rejection.body_text()))?;
+        let Query(query) = Query::<PageQuery>::from_request_parts(parts, state).await?;
         let number = |field, text: Option<String>, default| match text.map(|text| text.parse::<i64>()) {
             None => Ok(default),
             Some(Ok(number)) => Ok(number),

@@ -36,8 +36,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Progress {
     /// Messages that wait in the queue; `None` while the broker cannot be asked.
     pub waiting: Option<u32>,
-    /// Whether a message is being tried again, with the others behind it.
-    pub retrying: bool,
+    /// The first message that has been delivered and not settled; others may have been delivered behind it.
+    pub head: Option<Head>,
+}
+
+/// A message that is being handled, once or again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// When it was committed, in seconds since 1970, if it says so.
+    pub committed_at: Option<i64>,
 }
 
 /// Where to read a queue's [`Progress`].
@@ -63,7 +70,7 @@ pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdow
     loop {
         let attempt = backoff.attempts() as usize;
         let ended = inbox.session(attempt, &mut backoff, &mut shutdown).await;
-        inbox.metrics.connected(&queue, false);
+        inbox.metrics.disconnected(&queue);
         inbox.progress.send_replace(Progress::default());
         let Err(error) = ended else { return };
         let wait = backoff.next();
@@ -91,10 +98,13 @@ impl<H: Handler> Inbox<H> {
         };
         let queue = &self.subscription.queue;
         tracing::info!(queue, "consuming");
-        self.metrics.connected(queue, true);
+        self.metrics.connected(queue);
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if !consumer.has_next() {
+                self.progress.send_modify(|progress| progress.head = None);
+            }
             // Priorities: the end; the occasional look, which a busy queue must not put off; the next message.
             tokio::select! {
                 biased;
@@ -102,11 +112,18 @@ impl<H: Handler> Inbox<H> {
                 _ = look.tick() => {
                     let waiting = consumer.waiting().await?;
                     self.metrics.waiting(queue, waiting);
-                    self.progress.send_modify(|progress| progress.waiting = Some(waiting));
+                    let mut before = None;
+                    self.progress.send_modify(|progress| before = progress.waiting.replace(waiting));
+                    if before.is_some() {
+                        // It has lived for a while.
+                        backoff.reset();
+                    }
                 }
                 delivery = consumer.next() => {
-                    let settled = self.settle(&consumer, &delivery?, shutdown).await?;
-                    if settled.is_none() {
+                    let delivery = delivery?;
+                    let head = Head { committed_at: committed_at(&delivery) };
+                    self.progress.send_modify(|progress| progress.head = Some(head));
+                    if self.settle(&consumer, &delivery, shutdown).await?.is_none() {
                         break;
                     }
                     backoff.reset();
@@ -172,12 +189,8 @@ impl<H: Handler> Inbox<H> {
         loop {
             let error = match self.apply(message).await {
                 Err(error) if !error.is_permanent() => error,
-                settled => {
-                    self.retrying(false);
-                    return Some(settled);
-                }
+                settled => return Some(settled),
             };
-            self.retrying(true);
             let wait = backoff.next();
             tracing::warn!(%error, "failed; trying again in {} ms", wait.as_millis());
             self.metrics.retried(&self.subscription.queue);
@@ -186,11 +199,6 @@ impl<H: Handler> Inbox<H> {
                 () = tokio::time::sleep(wait) => {}
             }
         }
-    }
-
-    fn retrying(&self, retrying: bool) {
-        self.progress
-            .send_if_modified(|progress| std::mem::replace(&mut progress.retrying, retrying) != retrying);
     }
 
     async fn apply(&self, message: &Message) -> Result<Outcome, HandlingError> {
@@ -209,7 +217,12 @@ fn message(delivery: &Delivery, trace: TraceContext) -> Result<Message, Handling
         body: delivery.body().to_owned(),
         source: delivery.header("outbox-source").map(str::to_owned),
         position: delivery.header(POSITION_HEADER).map(str::to_owned),
-        committed_at: delivery.timestamp().and_then(|seconds| i64::try_from(seconds).ok()),
+        committed_at: committed_at(delivery),
+        replayed: delivery.flag("outbox-replayed"),
         trace,
     })
+}
+
+fn committed_at(delivery: &Delivery) -> Option<i64> {
+    i64::try_from(delivery.timestamp()?).ok()
 }

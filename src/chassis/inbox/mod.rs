@@ -10,8 +10,8 @@ use std::fmt;
 
 use tokio_postgres::{Client, Transaction};
 
+pub use consumer::{Head, Progress, ProgressReader};
 pub(super) use consumer::{Inbox, consume};
-pub use consumer::{Progress, ProgressReader};
 
 use super::{database::DatabaseError, trace::TraceContext};
 
@@ -30,12 +30,18 @@ pub struct Message {
     pub position: Option<String>,
     /// When it was committed there, in seconds since 1970.
     pub committed_at: Option<i64>,
+    /// Whether it was published again on purpose, by `outboxd replay`.
+    pub replayed: bool,
     /// The step that its handling is.
     pub trace: TraceContext,
 }
 
 /// What a service does with messages.
 pub trait Handler: Send + Sync + 'static {
+    /// Whether a message that was published again on purpose (`outbox-replayed`) is handled although it was handled before.
+    /// Only for effects that do not add up.
+    const TAKES_REPLAYS: bool = false;
+
     /// Brings the message's effect about, inside `transaction`, which also notes the message's id.
     fn handle(
         &self,
@@ -135,15 +141,17 @@ impl fmt::Display for Outcome {
 /// # Errors
 ///
 /// Nothing has changed then.
-pub async fn apply_once(
+pub async fn apply_once<H: Handler>(
     client: &mut Client,
     consumer: &str,
     message: &Message,
-    handler: &impl Handler,
+    handler: &H,
 ) -> Result<Outcome, HandlingError> {
     let transaction = client.transaction().await?;
     let note = "INSERT INTO inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    if transaction.execute(note, &[&consumer, &message.id]).await? == 0 {
+    let is_new = transaction.execute(note, &[&consumer, &message.id]).await? == 1;
+    let is_wanted = is_new || message.replayed && H::TAKES_REPLAYS;
+    if !is_wanted {
         return Ok(Outcome::Duplicate);
     }
     handler.handle(&transaction, message).await?;

@@ -66,7 +66,7 @@ pub(super) async fn create(
 
 /// Decides on an order, once, and writes the decision's event.
 ///
-/// The update locks the customer's row: of two orders at the same time the second sees what the first has left.
+/// The customer's row is locked: of two orders at the same time the second sees what the first has left.
 pub(super) async fn reserve(
     transaction: &Transaction<'_>,
     trace: &TraceContext,
@@ -80,15 +80,18 @@ pub(super) async fn reserve(
     if transaction.execute(insert, &[&order_id, &customer_id, &order_total]).await? == 0 {
         return Ok(Decision::DecidedBefore);
     }
-    let update =
-        "UPDATE customers SET reserved = reserved + $2 WHERE id = $1 AND credit_limit - reserved >= $2";
-    let decision = if transaction.execute(update, &[&customer_id, &order_total]).await? == 1 {
-        transaction.execute("UPDATE credit SET state = 'RESERVED' WHERE order_id = $1", &[&order_id]).await?;
-        Decision::Reserved
-    } else if find(transaction, customer_id).await?.is_some() {
-        Decision::Insufficient
-    } else {
-        Decision::UnknownCustomer
+    let lock = "SELECT credit_limit - reserved >= $2 FROM customers WHERE id = $1 FOR UPDATE";
+    let fits = transaction.query_opt(lock, &[&customer_id, &order_total]).await?.map(|row| row.get(0));
+    let decision = match fits {
+        None => Decision::UnknownCustomer,
+        Some(false) => Decision::Insufficient,
+        Some(true) => {
+            let update = "UPDATE customers SET reserved = reserved + $2 WHERE id = $1";
+            transaction.execute(update, &[&customer_id, &order_total]).await?;
+            let update = "UPDATE credit SET state = 'RESERVED' WHERE order_id = $1";
+            transaction.execute(update, &[&order_id]).await?;
+            Decision::Reserved
+        }
     };
     if let Some(event_type) = decision.event_type() {
         let payload = CreditDecision { customer_id, order_id };

@@ -2,11 +2,7 @@
 
 use std::time::SystemTime;
 
-use axum::{
-    Json,
-    extract::{Query, State},
-    response::IntoResponse,
-};
+use axum::{Json, extract::State, response::IntoResponse};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Row;
 use utoipa::{IntoParams, ToSchema};
@@ -16,7 +12,7 @@ use super::view;
 use crate::{
     chassis::{
         database::Database,
-        http::{ApiError, ErrorBody, Id, Page, PageQuery, next_page},
+        http::{ApiError, ErrorBody, Id, Page, PageQuery, Query, next_page},
         inbox::{Progress, ProgressReader},
     },
     samples::{
@@ -130,7 +126,8 @@ struct StreamLag {
     source: Option<String>,
     /// `outbox-position` of the last event applied; null before the first.
     position: Option<String>,
-    /// 0 when nothing waits, else the age of the last event applied; null while the broker cannot be asked.
+    /// 0 when nothing waits or is being applied, else the age of the first such event; null while the broker cannot be asked. The
+    /// instance that consumes the stream knows best.
     seconds_behind: Option<i64>,
     /// Messages that wait in the queue, as of at most a second ago; null while the broker cannot be asked.
     waiting: Option<u32>,
@@ -158,26 +155,34 @@ async fn lag(State(Sources { database, streams }): State<Sources>) -> Result<Jso
     Ok(Json(Lag { streams: lag.collect() }))
 }
 
-/// Seconds since 1970 go in; what waits is younger than the last event applied, and how much younger nobody knows.
-fn seconds_behind(progress: Progress, committed_at: Option<i64>, now: i64) -> Option<i64> {
-    match progress {
-        Progress { waiting: None, .. } => None,
-        Progress { waiting: Some(0), retrying: false } => Some(0),
-        _ => committed_at.map(|committed_at| (now - committed_at).max(0)),
-    }
+/// Seconds since 1970 go in. While something waits that has not been seen yet, it is younger than the last event applied, and how much
+/// younger nobody knows.
+fn seconds_behind(progress: Progress, applied: Option<i64>, now: i64) -> Option<i64> {
+    let oldest = match progress {
+        Progress { waiting: None, .. } => return None,
+        Progress { head: None, waiting: Some(0) } => return Some(0),
+        Progress { head: Some(head), .. } => head.committed_at.or(applied),
+        Progress { head: None, .. } => applied,
+    };
+    oldest.map(|oldest| (now - oldest).max(0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chassis::inbox::Head;
 
     #[test]
     fn nobody_is_behind_who_has_nothing_to_do() {
-        let at = |waiting, retrying| seconds_behind(Progress { waiting, retrying }, Some(100), 107);
-        assert_eq!(at(Some(0), false), Some(0));
-        assert_eq!(at(Some(3), false), Some(7));
-        assert_eq!(at(Some(0), true), Some(7));
-        assert_eq!(at(None, false), None);
-        assert_eq!(seconds_behind(Progress { waiting: Some(1), retrying: false }, Some(100), 90), Some(0));
+        let at = |waiting, head: Option<Option<i64>>| {
+            let head = head.map(|committed_at| Head { committed_at });
+            seconds_behind(Progress { waiting, head }, Some(100), 107)
+        };
+        assert_eq!(at(Some(0), None), Some(0));
+        assert_eq!(at(Some(3), None), Some(7));
+        assert_eq!(at(Some(0), Some(Some(102))), Some(5));
+        assert_eq!(at(Some(9), Some(None)), Some(7));
+        assert_eq!(at(Some(1), Some(Some(108))), Some(0), "clocks differ");
+        assert_eq!(at(None, None), None);
     }
 }

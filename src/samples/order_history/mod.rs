@@ -9,7 +9,7 @@ pub mod projector;
 mod rebuild;
 mod view;
 
-pub use rebuild::{From, rebuild};
+pub use rebuild::rebuild;
 
 use super::events::{
     CUSTOMER, CUSTOMER_CREATED, ORDER, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED, ORDER_REJECTED,

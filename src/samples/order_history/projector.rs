@@ -13,11 +13,15 @@ pub struct Projector {
 }
 
 impl Handler for Projector {
+    /// The view is the same however often an event is applied, and a replay is how one that was lost comes back.
+    const TAKES_REPLAYS: bool = true;
+
     async fn handle(&self, transaction: &Transaction<'_>, message: &Message) -> Result<(), HandlingError> {
         let change = Change::of(&message.event_type, &message.body)?;
         // First of all: a rebuild under way holds this table, and nothing of the view may be locked while it is waited for.
-        let retain = "INSERT INTO events (event_type, body) VALUES ($1, $2)";
-        transaction.execute(retain, &[&message.event_type, &message.body]).await?;
+        let retain =
+            "INSERT INTO events (message_id, event_type, body) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+        transaction.execute(retain, &[&message.id, &message.event_type, &message.body]).await?;
         change.apply(transaction).await?;
         if let (Some(source), Some(position)) = (&message.source, &message.position) {
             let note = "INSERT INTO streams (stream, source, position, committed_at) VALUES ($1, $2, $3, $4) \

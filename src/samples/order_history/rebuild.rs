@@ -8,22 +8,14 @@ use crate::{
     failure::Failure,
 };
 
-/// What the view is made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// The events that the service has retained.
-    RetainedEvents,
-    /// What `outboxd replay` brings: all that is known of earlier messages is forgotten, so that each is taken again.
-    Replay,
-}
-
-/// Rebuilds the view in one transaction. The service may be running: its consumers wait. Gives the number of events applied.
-pub async fn rebuild(settings: Settings, from: From) -> Result<u64, Failure> {
+/// Rebuilds the view from the events that the service has retained, in one transaction. The service may be running: its consumers
+/// wait. Gives the number of events applied.
+pub async fn rebuild(settings: Settings) -> Result<u64, Failure> {
     let failed = |error: HandlingError| Failure::Runtime(format!("the view is as it was: {error}"));
-    rebuilt(settings, from).await.map_err(failed)
+    rebuilt(settings).await.map_err(failed)
 }
 
-async fn rebuilt(settings: Settings, from: From) -> Result<u64, HandlingError> {
+async fn rebuilt(settings: Settings) -> Result<u64, HandlingError> {
     let database = Database::new(settings.database, settings.name, 1)?;
     let mut connection = database.connection().await?;
     super::migrate(&mut connection).await?;
@@ -31,13 +23,7 @@ async fn rebuilt(settings: Settings, from: From) -> Result<u64, HandlingError> {
     // Who applies an event writes to this table first.
     let clear = "LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE; DELETE FROM orders; DELETE FROM customers";
     transaction.batch_execute(clear).await?;
-    let applied = match from {
-        From::RetainedEvents => apply_retained(&transaction).await?,
-        From::Replay => {
-            transaction.batch_execute("DELETE FROM events; DELETE FROM streams; DELETE FROM inbox").await?;
-            0
-        }
-    };
+    let applied = apply_retained(&transaction).await?;
     transaction.commit().await?;
     Ok(applied)
 }

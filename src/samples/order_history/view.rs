@@ -35,6 +35,7 @@ CREATE TABLE orders (
 CREATE INDEX orders_of_customer ON orders (customer_id, id);
 CREATE TABLE events (
   seq        bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+  message_id text NOT NULL UNIQUE,
   event_type text NOT NULL,
   body       bytea NOT NULL
 );

@@ -45,7 +45,7 @@ pub(crate) async fn stop_the_customer_service(
 
     let begin = Instant::now();
     stage.shop.customers.start_again();
-    stage.shop.customers.wait_healthy(LIMIT).await;
+    stage.shop.customers.wait_ready(LIMIT).await;
     let up = begin.elapsed().as_millis();
     journey.follow(stage, &APPROVED).await?;
     let settled = begin.elapsed().as_millis();

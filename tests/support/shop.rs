@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Which service a database belongs to.
 const SERVICES: [&str; 3] = ["orders", "customers", "history"];
 
-/// outboxd's configuration, without the admin endpoints.
-const RELAY: &str = include_str!("shop.toml");
+/// outboxd's configuration, as it ships, without the admin endpoints.
+const RELAY: &str = include_str!("../../config/shop.toml");
 
 /// Everything that runs. Dropped in this order: the services end before what they talk to.
 #[derive(Debug)]
@@ -53,10 +53,18 @@ impl Shop {
             Service::start("order-history", history, &amqp_url),
         );
         let relay = RELAY
-            .replace("{rabbitmq}", &amqp_url)
-            .replace("{orders}", &relay_url(&format!("{name}_orders")))
-            .replace("{customers}", &relay_url(&format!("{name}_customers")))
-            .replace("{name}", name);
+            .replace("amqp://guest:guest@127.0.0.1:5672/%2f", &amqp_url)
+            .replace("postgresql://outboxd@127.0.0.1:5432/orders", &relay_url(&format!("{name}_orders")))
+            .replace(
+                "postgresql://outboxd@127.0.0.1:5432/customers",
+                &relay_url(&format!("{name}_customers")),
+            )
+            // Slots belong to the server, which other shops use as well.
+            .replace("[sources.orders]", &format!("[sources.orders]\npostgres.slot = \"{name}_orders\""))
+            .replace(
+                "[sources.customers]",
+                &format!("[sources.customers]\npostgres.slot = \"{name}_customers\""),
+            );
         let relay = Daemon::prepare(&relay);
         Self { orders, customers, history, relay, databases, amqp_url }
     }

@@ -74,25 +74,22 @@ pub(super) async fn reserve(
     order: &OrderDetails,
 ) -> Result<Decision, DatabaseError> {
     let &OrderDetails { customer_id, order_total } = order;
-    // Refused until it fits. The row also makes a copy of this event that is handled at the same time wait for us.
-    let insert = "INSERT INTO credit (order_id, customer_id, amount, state) VALUES ($1, $2, $3, 'REFUSED') \
-                  ON CONFLICT DO NOTHING";
-    if transaction.execute(insert, &[&order_id, &customer_id, &order_total]).await? == 0 {
-        return Ok(Decision::DecidedBefore);
-    }
     let lock = "SELECT credit_limit - reserved >= $2 FROM customers WHERE id = $1 FOR UPDATE";
     let fits = transaction.query_opt(lock, &[&customer_id, &order_total]).await?.map(|row| row.get(0));
-    let decision = match fits {
-        None => Decision::UnknownCustomer,
-        Some(false) => Decision::Insufficient,
-        Some(true) => {
-            let update = "UPDATE customers SET reserved = reserved + $2 WHERE id = $1";
-            transaction.execute(update, &[&customer_id, &order_total]).await?;
-            let update = "UPDATE credit SET state = 'RESERVED' WHERE order_id = $1";
-            transaction.execute(update, &[&order_id]).await?;
-            Decision::Reserved
-        }
+    let (decision, state) = match fits {
+        Some(true) => (Decision::Reserved, "RESERVED"),
+        Some(false) => (Decision::Insufficient, "REFUSED"),
+        None => (Decision::UnknownCustomer, "REFUSED"),
     };
+    let insert = "INSERT INTO credit (order_id, customer_id, amount, state) VALUES ($1, $2, $3, $4) \
+                  ON CONFLICT DO NOTHING";
+    if transaction.execute(insert, &[&order_id, &customer_id, &order_total, &state]).await? == 0 {
+        return Ok(Decision::DecidedBefore);
+    }
+    if decision == Decision::Reserved {
+        let update = "UPDATE customers SET reserved = reserved + $2 WHERE id = $1";
+        transaction.execute(update, &[&customer_id, &order_total]).await?;
+    }
     if let Some(event_type) = decision.event_type() {
         let payload = CreditDecision { customer_id, order_id };
         let event = Event { aggregate_type: CUSTOMER, aggregate_id: customer_id, event_type, payload };

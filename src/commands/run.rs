@@ -1,13 +1,10 @@
 //! `outboxd run`: every source in a task of its own, the admin endpoints, and an end in good order.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::{Id, JoinSet},
-};
+use tokio::task::{Id, JoinSet};
 
-use super::Failure;
+use super::{Failure, stop::StopSignals};
 use crate::{
     admin::{self, Board, SourceState},
     relay::{self, Ended, Shutdown, Source},
@@ -62,25 +59,6 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         "not everything was confirmed within drain_timeout_s: {}; what was in flight will be published again",
         undrained.join(", ")
     )))
-}
-
-/// SIGTERM and SIGINT.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }
 
 /// The sources' tasks. They share nothing but the board, so one that fails leaves the others running.

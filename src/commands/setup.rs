@@ -90,6 +90,8 @@ async fn record(database: &SourceDatabase, made: Timestamp) -> Result<(), Box<dy
         confirmed_flush,
         confirmed_until: Some(made),
         holder: None,
+        gap: None,
+        version: 1,
     };
     Ok(slot_record::write_first(&client, database, &record).await?)
 }

@@ -41,6 +41,8 @@ pub struct Memory {
     pub timeline: u32,
     /// The most that this process can have told the server to be confirmed; `None` when it never had the slot.
     pub confirmed: Option<Lsn>,
+    /// The version of the record that it has last seen or written.
+    pub version: i64,
 }
 
 /// What a slot is that may be used.
@@ -99,6 +101,8 @@ pub enum Cause {
         /// Where it stands.
         at: Option<Lsn>,
     },
+    /// What was found before, in the words of then.
+    Recorded(String),
 }
 
 /// What is known of the slot as it was.
@@ -109,14 +113,28 @@ struct Known<'a> {
     confirmed: Option<Lsn>,
     /// No further has it been confirmed.
     at_most: Option<Lsn>,
+    /// The database holds an older record than this process knows.
+    outdated: bool,
 }
 
 impl Evidence {
-    /// The verdict. A gap is never closed by going on.
+    /// The verdict. A gap is never closed by going on, nor by time: one that was recorded stays one.
     ///
     /// # Errors
     /// The gap.
     pub fn judge(&self, memory: Option<&Memory>) -> Result<Continuity, Gap> {
+        let verdict = self.judge_present(memory)?;
+        match &self.record {
+            Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) => Err(Gap {
+                cause: Cause::Recorded(gap.clone()),
+                confirmed: Some(*confirmed_flush),
+                until: *confirmed_until,
+            }),
+            _ => Ok(verdict),
+        }
+    }
+
+    fn judge_present(&self, memory: Option<&Memory>) -> Result<Continuity, Gap> {
         let slot = self.slot.as_ref();
         let until = self.record.as_ref().and_then(|record| record.confirmed_until);
         let gap = |cause, confirmed| Err(Gap { cause, confirmed, until });
@@ -142,7 +160,7 @@ impl Evidence {
         }
         let promoted = server.timeline > known.timeline;
         let behind = known.confirmed.is_some_and(|confirmed| server.xlogpos < confirmed);
-        if server.timeline < known.timeline || behind && !promoted {
+        if server.timeline < known.timeline || !promoted && (behind || known.outdated) {
             return gap(Cause::SetBack { end: server.xlogpos }, known.confirmed);
         }
         let Some(_) = slot else {
@@ -164,24 +182,47 @@ impl Evidence {
     /// record.
     fn known<'a>(&'a self, memory: Option<&'a Memory>) -> Option<Known<'a>> {
         let record = self.record.as_ref();
-        let newest = memory.filter(|memory| {
+        let outdated = |memory: &Memory| record.is_some_and(|record| record.version < memory.version);
+        let ours = |memory: &Memory| {
             record.is_none_or(|record| record.holder.as_deref() == Some(memory.holder.as_str()))
-        });
-        if let Some(Memory { system_id, timeline, confirmed, .. }) = newest {
+        };
+        if let Some(memory) = memory.filter(|memory| ours(memory) || outdated(memory)) {
+            let Memory { system_id, timeline, confirmed, .. } = memory;
             // The record may be ahead of what is remembered: written when the slot was acquired, just before a fault.
             let confirmed = (*confirmed).max(record.map(|record| record.confirmed_flush));
-            return Some(Known { system_id, timeline: *timeline, confirmed, at_most: confirmed });
+            let outdated = outdated(memory);
+            return Some(Known { system_id, timeline: *timeline, confirmed, at_most: confirmed, outdated });
         }
         record.map(|record| {
             let confirmed = Some(record.confirmed_flush);
             let at_most = confirmed.filter(|_| record.holder.is_none());
-            Known { system_id: &record.system_id, timeline: record.timeline, confirmed, at_most }
+            Known {
+                system_id: &record.system_id,
+                timeline: record.timeline,
+                confirmed,
+                at_most,
+                outdated: false,
+            }
         })
     }
 
     /// Where the server's history left a timeline; zero, which no slot can stand before, if it was never on it.
     fn left(&self, timeline: u32) -> Lsn {
         self.history.iter().find(|(earlier, _)| *earlier == timeline).map_or(Lsn::ZERO, |(_, left)| *left)
+    }
+}
+
+impl SlotRecord {
+    /// As it is to be marked with a gap, so that whoever looks next finds it too.
+    pub fn marked(&self, gap: &Gap, memory: Option<&Memory>) -> SlotRecord {
+        let seen = memory.map_or(0, |memory| memory.version).max(self.version);
+        SlotRecord {
+            confirmed_flush: gap.confirmed.unwrap_or(self.confirmed_flush),
+            holder: None,
+            gap: Some(gap.cause.to_string()),
+            version: seen + 1,
+            ..self.clone()
+        }
     }
 }
 
@@ -226,6 +267,7 @@ impl fmt::Display for Cause {
                 f,
                 "is not the one that was there: it stands at {at}, where the other never was, so somebody made it anew or moved it"
             ),
+            Cause::Recorded(words) => f.write_str(words),
             Cause::MadeAnew { at: None } => f.write_str("is not the one that was there"),
         }
     }

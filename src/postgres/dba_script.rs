@@ -104,7 +104,7 @@ GRANT USAGE ON SCHEMA "Bestell-Dienst" TO "order""s";
 GRANT SELECT ON "Bestell-Dienst"."outbox" TO "order""s";
 CREATE PUBLICATION "two
 lines" FOR TABLE ONLY "Bestell-Dienst"."outbox" WITH (publish = 'insert');
-CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_state" (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, written_at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_state" (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, version bigint NOT NULL, written_at timestamptz NOT NULL DEFAULT clock_timestamp());
 GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "order""s";"#;
         assert_eq!(statements(SlotMaker::Run), without_slot);
         let slot = "SELECT pg_create_logical_replication_slot('outboxd_orders', 'pgoutput');";

@@ -49,6 +49,10 @@ pub struct SlotRecord {
     pub confirmed_until: Option<Timestamp>,
     /// Who has the slot, and may have confirmed more since; `None` after a release in good order.
     pub holder: Option<String>,
+    /// A gap that somebody found, which stays until it is recovered from: what proved it may not be there for ever.
+    pub gap: Option<String>,
+    /// Grows with every write, so that an older state of the database shows.
+    pub version: i64,
 }
 
 /// How far a slot is confirmed, to be written down.
@@ -77,7 +81,7 @@ fn timestamp(time: Option<Timestamp>) -> String {
 pub fn create_table_sql(database: &SourceDatabase) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, \
-         confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, \
+         confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, version bigint NOT NULL, \
          written_at timestamptz NOT NULL DEFAULT clock_timestamp())",
         table(database)
     )
@@ -102,7 +106,7 @@ pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<
 pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<SlotRecord>, CatalogError> {
     let select = format!(
         "SELECT system_identifier, timeline, (confirmed_flush - '0/0')::int8, \
-         (extract(epoch FROM confirmed_until) * 1000000)::int8, holder FROM {} WHERE slot = $1",
+         (extract(epoch FROM confirmed_until) * 1000000)::int8, holder, gap, version FROM {} WHERE slot = $1",
         table(database)
     );
     let row = match client.query_typed_opt(&select, &[(&database.slot, Type::TEXT)]).await {
@@ -116,6 +120,8 @@ pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<S
         confirmed_flush: Lsn(row.get::<_, i64>(2).cast_unsigned()),
         confirmed_until: row.get::<_, Option<i64>>(3).map(Timestamp),
         holder: row.get(4),
+        gap: row.get(5),
+        version: row.get(6),
     }))
 }
 
@@ -127,7 +133,8 @@ pub async fn write(
 ) -> Result<(), CatalogError> {
     let update = "DO UPDATE SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, \
                   confirmed_flush = excluded.confirmed_flush, confirmed_until = excluded.confirmed_until, \
-                  holder = excluded.holder, written_at = clock_timestamp()";
+                  holder = excluded.holder, gap = excluded.gap, version = excluded.version, \
+                  written_at = clock_timestamp()";
     insert(client, database, record, update).await
 }
 
@@ -146,17 +153,38 @@ async fn insert(
     record: &SlotRecord,
     if_there: &str,
 ) -> Result<(), CatalogError> {
-    let SlotRecord { system_id, timeline, confirmed_flush, confirmed_until, holder } = record;
+    let SlotRecord { system_id, timeline, confirmed_flush, confirmed_until, holder, gap, version } = record;
+    let text = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
     let insert = format!(
-        "{DURABLE}; INSERT INTO {} (slot, system_identifier, timeline, confirmed_flush, confirmed_until, holder) \
-         VALUES ({}, {}, {timeline}, '{confirmed_flush}', {}, {}) ON CONFLICT (slot) {if_there}",
+        "{DURABLE}; INSERT INTO {} (slot, system_identifier, timeline, confirmed_flush, confirmed_until, holder, \
+         gap, version) VALUES ({}, {}, {timeline}, '{confirmed_flush}', {}, {}, {}, {version}) ON CONFLICT (slot) {if_there}",
         table(database),
         literal(&database.slot),
         literal(system_id),
         timestamp(*confirmed_until),
-        holder.as_deref().map_or_else(|| "NULL".to_owned(), literal),
+        text(holder),
+        text(gap),
     );
     client.batch_execute(&insert).await.map_err(failed("writing the slot's record"))
+}
+
+/// Writes down a gap that was found when the record was of that version; nothing if it has been written since.
+pub async fn mark(
+    client: &Client,
+    database: &SourceDatabase,
+    version: i64,
+    marked: &SlotRecord,
+) -> Result<(), CatalogError> {
+    let update = format!(
+        "{DURABLE}; UPDATE {} SET confirmed_flush = '{}', holder = NULL, gap = {}, version = {}, \
+         written_at = clock_timestamp() WHERE slot = {} AND version = {version}",
+        table(database),
+        marked.confirmed_flush,
+        marked.gap.as_deref().map_or_else(|| "NULL".to_owned(), literal),
+        marked.version,
+        literal(&database.slot),
+    );
+    client.batch_execute(&update).await.map_err(failed("marking the slot's record"))
 }
 
 /// Writes down how far `holder` has come; nothing if another has taken over.
@@ -188,7 +216,7 @@ async fn update(
 ) -> Result<(), CatalogError> {
     let update = format!(
         "{DURABLE}; UPDATE {} SET {more}confirmed_flush = '{}', confirmed_until = COALESCE({}, confirmed_until), \
-         written_at = clock_timestamp() WHERE slot = {} AND holder = {}",
+         version = version + 1, written_at = clock_timestamp() WHERE slot = {} AND holder = {}",
         table(database),
         confirmed.flush,
         timestamp(confirmed.until),

@@ -111,12 +111,9 @@ impl Watched {
         }
     }
 
-    /// Only another row's confirm counts: what is written here moves the slot's position too, and an idle database would
-    /// never come to rest.
     async fn record(&mut self, client: &tokio_postgres::Client) {
         let Some(now) = *self.confirmed.borrow() else { return };
-        let moved = now.position != self.recorded.and_then(|recorded| recorded.position);
-        if !moved || self.recorded_at.elapsed() < RECORD_INTERVAL {
+        if !is_due(now, self.recorded, self.recorded_at.elapsed()) {
             return;
         }
         match slot_record::note(client, &self.database, &self.holder, now).await {
@@ -128,6 +125,12 @@ impl Watched {
         }
         self.recorded_at = Instant::now();
     }
+}
+
+/// Only another row's confirm makes the record due: writing it moves the slot's position too, and an idle database would
+/// never come to rest.
+fn is_due(now: Confirmed, recorded: Option<Confirmed>, since: Duration) -> bool {
+    now.position != recorded.and_then(|recorded| recorded.position) && since >= RECORD_INTERVAL
 }
 
 /// Waits until the connection is closed, so that a shutdown is noticed at once.
@@ -144,4 +147,30 @@ enum Unwatched {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{Lsn, Position};
+
+    #[test]
+    fn the_record_is_due_after_a_minute_with_another_row_and_never_while_idle() {
+        let at = |flush, row: Option<u64>| Confirmed {
+            flush: Lsn(flush),
+            position: row.map(|row| Position { commit_lsn: Lsn(row), index: 0 }),
+            until: None,
+        };
+        let (soon, late) = (RECORD_INTERVAL / 2, RECORD_INTERVAL * 100);
+        for (now, recorded, since, due) in [
+            (at(200, None), None, late, false),
+            (at(200, Some(150)), None, soon, false),
+            (at(200, Some(150)), None, late, true),
+            (at(900, Some(150)), Some(at(200, Some(150))), late, false),
+            (at(900, Some(800)), Some(at(200, Some(150))), late, true),
+            (at(900, Some(800)), Some(at(200, Some(150))), soon, false),
+        ] {
+            assert_eq!(is_due(now, recorded, since), due, "{now:?} {recorded:?} {since:?}");
+        }
+    }
 }

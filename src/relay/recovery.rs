@@ -128,6 +128,8 @@ pub async fn recover(
                 confirmed_flush: slot.confirmed_flush.unwrap_or(Lsn::ZERO),
                 confirmed_until: None,
                 holder: None,
+                gap: None,
+                version: 1,
             };
             slot_record::write_first(&sql, database, &record).await?;
             catalog::drop_slot(&sql, &database.slot).await?;
@@ -138,9 +140,9 @@ pub async fn recover(
         let reader = database.endpoint.connect_sql(&application_name).await?;
         tracing::info!(source = name, "making a snapshot, once every transaction that writes now has ended");
         let backlog = Backlog::begin(replication, reader, database, &mapping.columns, &selection).await?;
-        Ok((sql, evidence.server, publisher, backlog, since))
+        Ok((sql, evidence, publisher, backlog, since))
     };
-    let (sql, server, publisher, mut backlog, since) = tokio::select! {
+    let (sql, Evidence { server, record, .. }, publisher, mut backlog, since) = tokio::select! {
         _ = shutdown.requested() => return Err(RecoveryError::CutShort),
         prepared = prepare => prepared?,
     };
@@ -161,6 +163,8 @@ pub async fn recover(
         confirmed_flush: at,
         confirmed_until: Some(backlog.rows.taken_at()),
         holder: None,
+        gap: None,
+        version: record.map_or(1, |record| record.version) + 1,
     };
     // The connection may have been idle for as long as the rows took.
     let sql = if sql.is_closed() { database.endpoint.connect_sql(&application_name).await? } else { sql };

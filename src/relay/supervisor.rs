@@ -5,6 +5,8 @@
 
 use std::{pin::pin, time::Duration};
 
+use tokio_postgres::Client;
+
 use super::{
     BacklogPolicy, Fault, RelayOptions, Shutdown, StreamedTable, Verdict,
     backfill::{Purpose, publish_rows},
@@ -114,6 +116,8 @@ pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown)
             }
             Verdict::HaltUntilRecovered => {
                 report.state(SourceState::Halted, fault.explain());
+                // Whatever slot is made now, it alone says where to go on.
+                known.progress = Progress::default();
                 tokio::select! {
                     _ = shutdown.requested() => return Ended::Drained,
                     () = tokio::time::sleep(RECOVERY_INTERVAL) => {}
@@ -268,11 +272,11 @@ impl Attempt<'_> {
         let remembered = known.slot.as_ref();
         let timeline = remembered.map(|slot| slot.timeline);
         let evidence = Evidence::gather(&sql, &mut connection, database, timeline).await?;
-        self.judge(&evidence, remembered)?;
+        self.judge(&sql, &evidence, remembered).await?;
         let Some(table) = facts.table.filter(|_| !failed(true)) else {
             return Err(Fault::Preflight(checks));
         };
-        known.meet(&evidence.server, evidence.slot.is_some(), name);
+        known.meet(&evidence, name);
         // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
         if facts.publication.is_none() {
             catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
@@ -285,13 +289,27 @@ impl Attempt<'_> {
         Ok(Connected { connection, publisher, table, evidence })
     }
 
-    fn judge(&self, evidence: &Evidence, remembered: Option<&Memory>) -> Result<(), Fault> {
+    /// Whether the slot may be used. A gap is written down: what proves it may be nothing but this process's memory.
+    async fn judge(
+        &self,
+        sql: &Client,
+        evidence: &Evidence,
+        remembered: Option<&Memory>,
+    ) -> Result<(), Fault> {
+        let Source { name, database, .. } = self.source;
         let gap = match evidence.judge(remembered) {
             Ok(_) => return Ok(()),
-            Err(gap) => Box::new(gap),
+            Err(gap) => gap,
         };
-        let (slot, source_name) = (self.source.database.slot.clone(), self.source.name.clone());
-        Err(Fault::Gap { slot, source_name, gap })
+        // Without a record there is nothing to mark: teardown may have removed it, and this is a standby that was left.
+        if let Some(record) = evidence.record.as_ref().filter(|record| record.gap.is_none()) {
+            let marked = record.marked(&gap, remembered);
+            if let Err(error) = slot_record::mark(sql, database, record.version, &marked).await {
+                let error = Fault::from(error).explain();
+                tracing::warn!(source = name, "the gap could not be written down: {error}");
+            }
+        }
+        Err(Fault::Gap { slot: database.slot.clone(), source_name: name.clone(), gap: Box::new(gap) })
     }
 
     /// Writes down that the slot is ours, before it is moved; not before looking once more whether it is the right one,
@@ -306,8 +324,9 @@ impl Attempt<'_> {
         let database = &self.source.database;
         let sql = database.endpoint.connect_sql(&self.application_name()).await?;
         evidence.look_again(&sql, database).await?;
-        self.judge(evidence, known.slot.as_ref())?;
+        self.judge(&sql, evidence, known.slot.as_ref()).await?;
         let before = evidence.record.as_ref();
+        let seen = known.slot.as_ref().map_or(0, |slot| slot.version);
         let SystemIdentity { system_id, timeline, .. } = evidence.server.clone();
         let confirmed = flushed.max(before.map(|record| record.confirmed_flush));
         let record = SlotRecord {
@@ -316,13 +335,17 @@ impl Attempt<'_> {
             confirmed_flush: confirmed.unwrap_or(Lsn::ZERO),
             confirmed_until: made.or(before.and_then(|record| record.confirmed_until)),
             holder: Some(known.holder.clone()),
+            gap: None,
+            version: before.map_or(0, |record| record.version).max(seen) + 1,
         };
         // Ours already, by an earlier attempt: nothing new, and no WAL for it.
         let ours = before.is_some_and(|before| before.holder == record.holder && before.timeline == timeline);
+        let version = if ours { seen } else { record.version };
         if !ours {
             slot_record::write(&sql, database, &record).await?;
         }
-        known.slot = Some(Memory { holder: known.holder.clone(), system_id, timeline, confirmed });
+        let holder = known.holder.clone();
+        known.slot = Some(Memory { holder, system_id, timeline, confirmed, version });
         Ok(())
     }
 
@@ -416,7 +439,7 @@ impl Attempt<'_> {
         let sql = database.endpoint.connect_sql(&self.application_name()).await?;
         // Another instance may have had a slot and lost it while we stood by.
         evidence.look_again(&sql, database).await?;
-        self.judge(evidence, remembered)?;
+        self.judge(&sql, evidence, remembered).await?;
         match relay.backlog {
             BacklogPolicy::Publish => {
                 let all = Selection::default();
@@ -460,7 +483,8 @@ impl Known {
     }
 
     /// Compares the server with the one that progress was made with. Whether its slot may be used has been judged.
-    fn meet(&mut self, server: &SystemIdentity, has_slot: bool, source: &str) {
+    fn meet(&mut self, evidence: &Evidence, source: &str) {
+        let server = &evidence.server;
         let end = server.xlogpos;
         let identity = (server.system_id.clone(), server.timeline);
         if let Some(before) = &self.server
@@ -483,9 +507,11 @@ impl Known {
             );
             self.progress = Progress::default();
         }
-        if has_slot && self.slot.is_none() {
+        if evidence.slot.is_some() && self.slot.is_none() {
             let (holder, system_id) = (self.holder.clone(), server.system_id.clone());
-            self.slot = Some(Memory { holder, system_id, timeline: server.timeline, confirmed: None });
+            let version = evidence.record.as_ref().map_or(0, |record| record.version);
+            let timeline = server.timeline;
+            self.slot = Some(Memory { holder, system_id, timeline, confirmed: None, version });
         }
         self.server = Some(identity);
     }
@@ -496,8 +522,10 @@ mod tests {
     use super::*;
     use crate::ledger::{Ledger, Limits, Ordering};
 
-    fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SystemIdentity {
-        SystemIdentity { system_id: system_id.to_owned(), timeline, xlogpos: Lsn(xlogpos), database: None }
+    fn server(system_id: &str, timeline: u32, xlogpos: u64) -> Evidence {
+        let system_id = system_id.to_owned();
+        let server = SystemIdentity { system_id, timeline, xlogpos: Lsn(xlogpos), database: None };
+        Evidence { server, history: Vec::new(), record: None, slot: None }
     }
 
     /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
@@ -515,7 +543,7 @@ mod tests {
             [(server("A", 1, 100), true), (server("B", 1, 900), false), (server("A", 2, 900), false)]
         {
             let mut known = known();
-            known.meet(&server, false, "orders");
+            known.meet(&server, "orders");
             assert_eq!(known.progress.confirmed.is_some(), holds, "{server:?}");
         }
     }
@@ -523,7 +551,7 @@ mod tests {
     #[test]
     fn a_server_set_back_to_an_older_copy_of_itself_does_not_lose_what_it_writes_next() {
         let mut known = known();
-        known.meet(&server("A", 1, 99), false, "orders");
+        known.meet(&server("A", 1, 99), "orders");
         assert_eq!(known.progress, Progress::default());
     }
 }

@@ -8,29 +8,16 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::{
-    stage::{PATIENCE, Stage},
+    stage::{self, PATIENCE, Said, Stage},
     support::{Daemon, Postgres, PostgresOptions, ports::Port, shared_postgres, shared_rabbitmq, unique},
 };
 
 /// Begins every password here, and must never be printed.
 const SECRET: &str = "s3cret";
 
-struct Said {
-    status: i32,
-    stdout: String,
-    stderr: String,
-}
-
 /// Runs a command to its end.
 async fn say(daemon: &Daemon, arguments: &[&str]) -> Said {
-    let output = daemon.command(arguments).await;
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    let said = Said {
-        status: output.status.code().expect("not killed"),
-        stdout: text(output.stdout),
-        stderr: text(output.stderr),
-    };
-    println!("$ outboxd {}\n{}{}[{}]", arguments.join(" "), said.stdout, said.stderr, said.status);
+    let said = stage::say(daemon, arguments).await;
     for printed in [&said.stdout, &said.stderr] {
         assert!(!printed.contains(SECRET), "a password is shown");
     }
@@ -336,7 +323,7 @@ async fn each_fault_of_a_server_comes_with_what_mends_it() {
             "host all locked 127.0.0.1/32 scram-sha-256".to_owned(),
             "host all banned 127.0.0.1/32 reject".to_owned(),
         ],
-        certificate: None,
+        ..Default::default()
     })
     .await;
     let stage = with_secret(Stage::on("server", &server, shared_rabbitmq().await).await);

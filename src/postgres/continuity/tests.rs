@@ -37,12 +37,14 @@ fn record(holder: Option<&str>) -> Option<SlotRecord> {
         confirmed_flush: Lsn(100),
         confirmed_until: Some(Timestamp(0)),
         holder: holder.map(str::to_owned),
+        gap: None,
+        version: 7,
     })
 }
 
 /// What the process "me" knows, that has confirmed up to 300 on timeline 1 of system A.
 fn memory() -> Memory {
-    Memory { holder: "me".into(), system_id: "A".into(), timeline: 1, confirmed: Some(Lsn(300)) }
+    Memory { holder: "me".into(), system_id: "A".into(), timeline: 1, confirmed: Some(Lsn(300)), version: 7 }
 }
 
 fn evidence(record: Option<SlotRecord>, server: SystemIdentity, slot: Option<SlotFacts>) -> Evidence {
@@ -152,4 +154,36 @@ fn another_system_and_an_older_state_are_gaps_with_and_without_a_slot() {
         let demoted = evidence(record(Some("me")), server("A", 1, 1000), slot);
         assert_eq!(cause(&demoted, Some(&promoted)), Cause::SetBack { end: Lsn(1000) });
     }
+}
+
+/// Whatever the older state says by itself, and however much WAL it has written since.
+#[test]
+fn a_record_older_than_the_one_that_was_seen_is_a_server_set_back() {
+    let later = Memory { version: 8, ..memory() };
+    for holder in [None, Some("me"), Some("other")] {
+        let older = evidence(record(holder), server("A", 1, 1000), slot(100));
+        assert_eq!(cause(&older, Some(&later)), Cause::SetBack { end: Lsn(1000) }, "{holder:?}");
+        // A replica that was behind, and was promoted.
+        let promoted = evidence(record(holder), server("A", 2, 1000), slot(100));
+        assert_eq!(promoted.judge(Some(&later)), Ok(Continuity::Same), "{holder:?}");
+    }
+}
+
+/// A gap stays one although what proved it is gone: the process that remembered, or the end of WAL.
+#[test]
+fn a_gap_that_was_found_stays_until_it_is_recovered_from() {
+    let mut found = evidence(record(Some("me")), server("A", 1, 1000), slot(400));
+    let gap = found.judge(Some(&memory())).unwrap_err();
+    assert_eq!(found.judge(None), Ok(Continuity::Same), "nobody else can tell");
+    let marked = found.record.as_ref().unwrap().marked(&gap, Some(&memory()));
+    assert_eq!((marked.confirmed_flush, marked.version, &marked.holder), (Lsn(300), 8, &None));
+    found.record = Some(marked.clone());
+    for flush in [400, 250] {
+        found.slot = slot(flush);
+        for memory in [None, Some(&memory())] {
+            assert_eq!(found.judge(memory).unwrap_err().to_string(), gap.to_string());
+        }
+    }
+    found.record = Some(SlotRecord { gap: None, confirmed_flush: Lsn(400), version: 9, ..marked });
+    assert_eq!(found.judge(Some(&memory())), Ok(Continuity::Same));
 }

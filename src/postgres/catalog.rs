@@ -531,6 +531,19 @@ pub async fn slot_progress(client: &Client, slot: &str) -> Result<Option<SlotFac
     Ok(row.as_ref().map(slot_facts))
 }
 
+/// Where the server's WAL ends on disk; of a standby, how far it has replayed.
+pub async fn wal_end(client: &Client) -> Result<Lsn, CatalogError> {
+    let row = client
+        .query_typed_one(
+            "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                                         ELSE pg_current_wal_flush_lsn() END, '0/0')::int8",
+            &[],
+        )
+        .await
+        .map_err(failed("reading the end of WAL"))?;
+    Ok(Lsn(row.get::<_, Option<i64>>(0).unwrap_or_default().cast_unsigned()))
+}
+
 /// The statement that makes the permanent slot.
 pub fn create_slot_sql(slot: &str) -> String {
     format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput')", literal(slot))

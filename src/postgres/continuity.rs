@@ -20,7 +20,8 @@ use crate::{outbox::Timestamp, position::Lsn};
 /// What the database and the server say.
 #[derive(Clone, Debug)]
 pub struct Evidence {
-    /// The server.
+    /// The server. Its end of WAL is read after the record: one that was written meanwhile must not look like one from
+    /// the future.
     pub server: SystemIdentity,
     /// Earlier timelines of the server with the places where they were left. May be empty when nothing is known of any.
     pub history: Vec<(u32, Lsn)>,
@@ -127,7 +128,7 @@ impl Evidence {
         match &self.record {
             Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) => Err(Gap {
                 cause: Cause::Recorded(gap.clone()),
-                confirmed: Some(*confirmed_flush),
+                confirmed: Some(*confirmed_flush).filter(|confirmed| *confirmed > Lsn::ZERO),
                 until: *confirmed_until,
             }),
             _ => Ok(verdict),

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase,
-    catalog::{self, CatalogError, failed},
+    catalog::{self, CatalogError, SlotFacts, failed},
     continuity::Evidence,
     replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
@@ -259,8 +259,9 @@ impl Evidence {
         database: &SourceDatabase,
         remembered: Option<u32>,
     ) -> Result<Self, EvidenceError> {
-        let server = replication.identify_system().await?;
-        let record = read(client, database).await?;
+        let mut server = replication.identify_system().await?;
+        let (record, slot) = consistent(client, database).await?;
+        server.xlogpos = catalog::wal_end(client).await?;
         let earlier = record.as_ref().map(|record| record.timeline).into_iter().chain(remembered);
         let history = match earlier.min() {
             Some(timeline) if timeline < server.timeline => {
@@ -268,11 +269,10 @@ impl Evidence {
             }
             _ => Vec::new(),
         };
-        let slot = catalog::slot_progress(client, &database.slot).await?;
         Ok(Self { server, history, record, slot })
     }
 
-    /// Reads record and slot again, as time has passed.
+    /// Reads record, slot and the end of WAL again, as time has passed.
     ///
     /// # Errors
     /// As [`read`].
@@ -281,8 +281,25 @@ impl Evidence {
         client: &Client,
         database: &SourceDatabase,
     ) -> Result<(), CatalogError> {
-        self.record = read(client, database).await?;
-        self.slot = catalog::slot_progress(client, &database.slot).await?;
+        (self.record, self.slot) = consistent(client, database).await?;
+        self.server.xlogpos = catalog::wal_end(client).await?;
         Ok(())
+    }
+}
+
+/// Record and slot as they were at one time: whoever acquires the slot writes the record before moving the slot, so a
+/// record that stays the same while the slot is read goes with it. Slots are in no snapshot.
+async fn consistent(
+    client: &Client,
+    database: &SourceDatabase,
+) -> Result<(Option<SlotRecord>, Option<SlotFacts>), CatalogError> {
+    let mut record = read(client, database).await?;
+    loop {
+        let slot = catalog::slot_progress(client, &database.slot).await?;
+        let now = read(client, database).await?;
+        if now == record {
+            return Ok((record, slot));
+        }
+        record = now;
     }
 }

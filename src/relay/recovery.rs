@@ -1,10 +1,9 @@
 //! `outboxd recover`: a new slot in place of one that is lost, with nothing falling between.
 //!
 //! The same steps as the first backlog: a temporary slot exports a snapshot, the rows of the snapshot are published and
-//! confirmed, and the temporary slot is copied to the permanent one. The record is written just before the copy, so that
-//! an instance that looks on can take the new slot for the right one the moment it is there, and no other.
-//!
-//! Whatever ends it before leaves no slot, and the old record: a gap that is still named, and the same command again.
+//! confirmed, and the temporary slot is copied to the permanent one. Before anything is dropped the gap is marked in the
+//! record, and only after the copy the record says that all is well: an instance that looks on takes no slot for the
+//! right one before, and whatever ends us in between leaves a gap that is still named, for the same command again.
 
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use crate::{
     postgres::{
         backlog::Backlog,
         catalog::{self, Facts, TableFacts},
-        continuity::{Continuity, Evidence},
+        continuity::{Continuity, Evidence, Gap},
         preflight,
         replication::ReplicationConnection,
         slot_record::{self, SlotRecord},
@@ -107,42 +106,33 @@ pub async fn recover(
         };
         let mut replication = ReplicationConnection::connect(database, &application_name).await?;
         let evidence = Evidence::gather(&sql, &mut replication, database, None).await?;
-        match evidence.judge(None) {
-            Err(gap) => tracing::warn!(source = name, slot = database.slot, "the slot {gap}"),
-            Ok(Continuity::First) => tracing::warn!(source = name, "nothing is known of an earlier slot"),
+        let cause = match evidence.judge(None) {
+            Err(gap) => {
+                tracing::warn!(source = name, slot = database.slot, "the slot {gap}");
+                Some(gap)
+            }
+            Ok(Continuity::First) => None,
             Ok(Continuity::Adopted | Continuity::Same) => {
                 let pid = evidence.slot.as_ref().and_then(|slot| slot.active_pid);
                 return Err(RecoveryError::Healthy { slot: database.slot.clone(), pid });
             }
-        }
+        };
         if facts.publication.is_none() {
             catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
         }
         slot_record::create_table(&sql, database).await?;
         let publisher = Publisher::connect(broker, &application_name, 0).await?;
-        if let Some(slot) = &evidence.slot {
-            // What the slot alone knows must not go with it.
-            let record = SlotRecord {
-                system_id: evidence.server.system_id.clone(),
-                timeline: evidence.server.timeline,
-                confirmed_flush: slot.confirmed_flush.unwrap_or(Lsn::ZERO),
-                confirmed_until: None,
-                holder: None,
-                gap: None,
-                version: 1,
-            };
-            slot_record::write_first(&sql, database, &record).await?;
-            catalog::drop_slot(&sql, &database.slot).await?;
-        }
-        let recorded = evidence.record.as_ref().and_then(|record| record.confirmed_until);
-        let since = since.or_else(|| since_record(recorded, &table, &mapping.columns));
+        let marked = marked(&evidence, cause);
+        slot_record::write(&sql, database, &marked).await?;
+        catalog::drop_slot(&sql, &database.slot).await?;
+        let since = since.or_else(|| since_record(marked.confirmed_until, &table, &mapping.columns));
         let selection = Selection { since, aggregate: None };
         let reader = database.endpoint.connect_sql(&application_name).await?;
         tracing::info!(source = name, "making a snapshot, once every transaction that writes now has ended");
         let backlog = Backlog::begin(replication, reader, database, &mapping.columns, &selection).await?;
-        Ok((sql, evidence, publisher, backlog, since))
+        Ok((evidence.server, marked.version, publisher, backlog, since))
     };
-    let (sql, Evidence { server, record, .. }, publisher, mut backlog, since) = tokio::select! {
+    let (server, marked, publisher, mut backlog, since) = tokio::select! {
         _ = shutdown.requested() => return Err(RecoveryError::CutShort),
         prepared = prepare => prepared?,
     };
@@ -164,13 +154,30 @@ pub async fn recover(
         confirmed_until: Some(backlog.rows.taken_at()),
         holder: None,
         gap: None,
-        version: record.map_or(1, |record| record.version) + 1,
+        version: marked + 1,
     };
-    // The connection may have been idle for as long as the rows took.
-    let sql = if sql.is_closed() { database.endpoint.connect_sql(&application_name).await? } else { sql };
-    slot_record::write(&sql, database, &record).await?;
     backlog.finish().await?;
+    let sql = database.endpoint.connect_sql(&application_name).await?;
+    slot_record::write(&sql, database, &record).await?;
     Ok(Recovered { at, rows: published.confirmed, since, order })
+}
+
+/// The record while the recovery is under way.
+fn marked(evidence: &Evidence, gap: Option<Gap>) -> SlotRecord {
+    let begun = SlotRecord {
+        system_id: evidence.server.system_id.clone(),
+        timeline: evidence.server.timeline,
+        confirmed_flush: Lsn::ZERO,
+        confirmed_until: None,
+        holder: None,
+        gap: Some("was to be made by `outboxd recover`, which did not come to its end".to_owned()),
+        version: 1,
+    };
+    match (gap, &evidence.record) {
+        (Some(gap), Some(record)) => record.marked(&gap, None),
+        (Some(gap), None) => begun.marked(&gap, None),
+        (None, _) => begun,
+    }
 }
 
 /// Where a record lets begin; `None`: with the first row. A `timestamp` without time zone is left alone, for nobody knows

@@ -1,6 +1,6 @@
 //! The command line: what can be asked of `outboxd`. Parses and explains; does nothing.
 
-use crate::telemetry::LogFormat;
+use crate::{outbox::Timestamp, postgres::snapshot::Aggregate, telemetry::LogFormat};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{
     ffi::OsString,
@@ -70,7 +70,7 @@ pub enum Command {
     /// statement that mends it. Changes nothing.
     Check(Check),
 
-    /// Create publication, slot and RabbitMQ topology
+    /// Create publication, slot, slot record and RabbitMQ topology
     ///
     /// Creates what is missing and leaves alone what is there, so it can be repeated. Creates nothing when a check fails.
     /// postgres.create = false and rabbitmq.declare = false concern `run`, not this. With backlog = "publish" a table
@@ -80,9 +80,28 @@ pub enum Command {
     /// Drop one source's slot and publication
     ///
     /// A slot that nobody reads makes PostgreSQL keep WAL until the disk is full, so drop it when a source is retired.
-    /// The outbox table and everything in RabbitMQ stay. Stop outboxd first. A source that is not in the configuration
-    /// is a bad command line.
+    /// The outbox table and everything in RabbitMQ stay. The record of the slot goes too, so that a later set-up starts
+    /// afresh, with the backlog. Stop outboxd first. A source that is not in the configuration is a bad command line.
     Teardown(Teardown),
+
+    /// Make a new slot in place of a lost one, and publish what may be missing
+    ///
+    /// For a source that halted because its slot is lost, gone, or not the one that was there before. Publishes rows that
+    /// are still in the outbox table, from one consistent snapshot, and makes the slot at that snapshot when all are
+    /// confirmed, so that nothing falls between. Without --since: the rows created since the last confirm that outboxd
+    /// has recorded, less one hour, or all if nothing is recorded. Some rows may have been published before; such copies
+    /// carry the same message_id. Refuses when the slot is healthy or in use. A running, halted outboxd goes on with the
+    /// new slot by itself. What ends it early leaves no slot: run it again.
+    Recover(Recover),
+
+    /// Publish rows again that are still in the outbox table
+    ///
+    /// From one consistent snapshot, by the sequence column, else by created_at; each message as at first, with the same
+    /// message_id, and with the header outbox-replayed: true. Touches no slot, and may run while outboxd runs. The
+    /// messages of an aggregate are in order among themselves, but in no order with those that the running outboxd
+    /// publishes of the same aggregate meanwhile. On SIGTERM waits for what is on its way, says how far it came, and
+    /// exits with 1.
+    Replay(Replay),
 
     /// Show what the running daemon does
     ///
@@ -119,6 +138,34 @@ pub struct Teardown {
     /// The source, by its name in the configuration file
     #[arg(long, value_name = "NAME")]
     pub source: String,
+}
+
+/// Options of `recover`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Recover {
+    /// The source, by its name in the configuration file
+    #[arg(long, value_name = "NAME")]
+    pub source: String,
+
+    /// Only rows created since this time of RFC 3339, e.g. 2026-01-31T08:05:09Z; needs the column created_at
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Timestamp>,
+}
+
+/// Options of `replay`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Replay {
+    /// The source, by its name in the configuration file
+    #[arg(long, value_name = "NAME")]
+    pub source: String,
+
+    /// Only rows created since this time of RFC 3339, e.g. 2026-01-31T08:05:09Z; needs the column created_at
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<Timestamp>,
+
+    /// Only rows of this aggregate, e.g. Order/42
+    #[arg(long, value_name = "TYPE/ID")]
+    pub aggregate: Option<Aggregate>,
 }
 
 /// Options of `status`.
@@ -171,6 +218,26 @@ mod tests {
         assert_eq!(plain.config_file(variable()), Path::new("variable.toml"));
         assert_eq!(plain.config_file(Some(OsString::new())), Path::new(CONFIG_DEFAULT));
         assert_eq!(plain.config_file(None), Path::new(CONFIG_DEFAULT));
+    }
+
+    #[test]
+    fn recover_and_replay_take_a_time_and_an_aggregate_or_say_what_is_wrong_with_them() {
+        let parse = |arguments: &[&str]| Cli::try_parse_from([&["outboxd"], arguments].concat());
+        let replay =
+            ["replay", "--source", "orders", "--since", "2026-01-31T08:05:09Z", "--aggregate", "Order/4/2"];
+        let Command::Replay(replay) = parse(&replay).unwrap().command else { panic!("not replay") };
+        assert_eq!(replay.since.unwrap().to_string(), "2026-01-31T08:05:09.000Z");
+        assert_eq!(replay.aggregate.unwrap().to_string(), "Order/4/2");
+        for (arguments, expected) in [
+            (["--since", "yesterday"], "RFC 3339"),
+            (["--since", "2026-01-31 08:05"], "RFC 3339"),
+            (["--aggregate", "Order"], "TYPE/ID"),
+        ] {
+            let error = parse(&[&["replay", "--source", "orders"], &arguments[..]].concat()).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        assert!(parse(&["recover", "--source", "orders"]).is_ok());
+        assert!(parse(&["recover"]).is_err() && parse(&["replay"]).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    outbox::{AggregateKey, Message},
+    outbox::{AggregateKey, Message, Timestamp},
     position::{Lsn, Position},
 };
 
@@ -37,6 +37,8 @@ pub struct Progress {
     pub confirmed: Option<ConfirmedLsn>,
     /// The last settled row. It lies beyond `confirmed` when its transaction is settled in part.
     pub position: Option<Position>,
+    /// When that row's transaction committed.
+    pub committed_at: Option<Timestamp>,
 }
 
 /// Names one message between ledger and publisher. Ascending in commit order; a message that is published again
@@ -257,6 +259,7 @@ impl Ledger {
             self.waiting_from -= 1;
             self.bytes -= entry.size;
             self.progress.position = Some(entry.message.position);
+            self.progress.committed_at = Some(entry.message.committed_at);
             if let Some(lsn) = entry.reached {
                 self.advance(lsn);
             }

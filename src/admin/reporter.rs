@@ -5,9 +5,12 @@
 
 use super::{
     metrics::{SourceMetrics, saturated},
-    status::{Reconnects, SourceStatus, rfc3339},
+    status::{Reconnects, SourceStatus},
 };
-use crate::position::{Lsn, Position};
+use crate::{
+    outbox::Timestamp,
+    position::{Lsn, Position},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -274,7 +277,7 @@ impl Reporter {
             name: self.0.name.clone(),
             state: live.state,
             reason: live.reason.clone(),
-            since: rfc3339(live.since),
+            since: Timestamp::from(live.since).to_string(),
             confirmed_lsn: live.confirmed_lsn.map(|lsn| lsn.to_string()),
             position: live.position.map(|position| position.to_string()),
             lag_bytes: live.lag_bytes,

@@ -2,10 +2,7 @@
 
 use super::reporter::SourceState;
 use serde::{Deserialize, Serialize};
-use std::{
-    fmt,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fmt;
 
 /// The `/status` document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,32 +102,6 @@ impl fmt::Display for Readiness {
     }
 }
 
-/// `2025-02-28T23:59:59.999Z`. A time before 1970 is shown as its beginning.
-pub(super) fn rfc3339(time: SystemTime) -> String {
-    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let milli = since_epoch.subsec_millis();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
-}
-
-/// The Gregorian date so many days after 1970-01-01. Years are counted from March, so that the leap day is the last one
-/// of its year and the lengths of the months before it repeat every five (153 days).
-fn civil(days_since_1970: u64) -> (u64, u64, u64) {
-    const FROM_0000_03_01_TO_1970: u64 = 719_468;
-    const CENTURIES_4: u64 = 146_097;
-    let days = days_since_1970 + FROM_0000_03_01_TO_1970;
-    let (era, of_era) = (days / CENTURIES_4, days % CENTURIES_4);
-    // Take the leap days out, and every year has 365 days.
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / (CENTURIES_4 - 1)) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -140,27 +111,7 @@ mod tests {
         position::{Lsn, Position},
     };
     use serde_json::{Value, json};
-    use std::time::{Duration, Instant};
-
-    #[test]
-    fn dates_around_every_kind_of_leap_year() {
-        let at = |seconds: u64, millis: u32| rfc3339(UNIX_EPOCH + Duration::new(seconds, millis * 1_000_000));
-        // Seconds as `date -u -d ... +%s` gives them.
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00.007Z"),
-            (68_169_599, "1972-02-28T23:59:59.007Z"),
-            (68_169_600, "1972-02-29T00:00:00.007Z"),
-            (951_782_400, "2000-02-29T00:00:00.007Z"),
-            (951_868_800, "2000-03-01T00:00:00.007Z"),
-            (1_735_689_599, "2024-12-31T23:59:59.007Z"),
-            (1_735_689_600, "2025-01-01T00:00:00.007Z"),
-            (4_107_542_399, "2100-02-28T23:59:59.007Z"),
-            (4_107_542_400, "2100-03-01T00:00:00.007Z"),
-        ] {
-            assert_eq!(at(seconds, 7), text);
-        }
-        assert_eq!(rfc3339(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00.000Z");
-    }
+    use std::time::{Duration, Instant, SystemTime};
 
     #[test]
     fn ready_is_streaming_or_standby_and_nothing_else() {

@@ -4,11 +4,14 @@
 
 mod check;
 mod checklist;
+mod recover;
+mod replay;
 mod run;
 mod schema;
 mod setup;
 mod slots;
 mod status;
+mod stop;
 mod table;
 mod teardown;
 
@@ -16,6 +19,8 @@ pub use crate::failure::Failure;
 use crate::failure::chain;
 use crate::{
     cli::{Cli, Command},
+    outbox::nearest,
+    relay::Source,
     settings::{self, Settings},
 };
 use std::{
@@ -30,6 +35,8 @@ pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Check(options) => check::run(settings(&cli)?, options).await,
         Command::Setup(options) => setup::run(settings(&cli)?, options).await,
         Command::Teardown(options) => teardown::run(settings(&cli)?, options).await,
+        Command::Recover(options) => recover::run(settings(&cli)?, options).await,
+        Command::Replay(options) => replay::run(settings(&cli)?, options).await,
         Command::Status(options) => status::run(settings(&cli)?, options).await,
         Command::Schema(options) => schema::run(options),
     }
@@ -38,6 +45,24 @@ pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
 fn settings(cli: &Cli) -> Result<Settings, Failure> {
     let file = cli.config_file(env::var_os(crate::cli::CONFIG_VARIABLE));
     settings::load(&file).map_err(|error| Failure::Configuration(error.to_string()))
+}
+
+/// The source that `--source` names, ready for the relay.
+fn source(settings: &Settings, name: &str) -> Result<Source, Failure> {
+    let Some(source) = settings.sources.get(name) else {
+        return Err(unknown(name, settings.sources.keys().map(String::as_str)));
+    };
+    let settings::Source { database, mapping, relay } = source.clone();
+    Ok(Source { name: name.to_owned(), database, mapping, broker: settings.broker.clone(), relay })
+}
+
+fn unknown<'a>(source: &str, known: impl Iterator<Item = &'a str> + Clone) -> Failure {
+    let meant = nearest(source, known.clone()).map(|name| format!("; did you mean {name}?"));
+    let known = known.collect::<Vec<_>>().join(", ");
+    Failure::CommandLine(format!(
+        "--source {source}: there is no such source in the configuration, which has {known}{}",
+        meant.unwrap_or_default()
+    ))
 }
 
 /// Writes a command's answer to stdout. A reader that has seen enough (`outboxd status | head -1`) is no failure.

@@ -12,12 +12,16 @@ use super::{
 };
 use crate::{
     cli::Setup,
+    outbox::Timestamp,
     postgres::{
         SourceDatabase,
         backlog::{self, BacklogError},
         catalog::{self, CatalogError, TableFacts},
+        continuity::Evidence,
         dba_script::{self, SlotMaker, comment},
         replication::ReplicationConnection,
+        slot_record::{self, SlotRecord},
+        snapshot::SnapshotError,
     },
     rabbitmq::{self, topology},
     relay::BacklogPolicy,
@@ -73,6 +77,25 @@ async fn create(source: &Source, may_run_create: bool) -> Vec<Line> {
     vec![publication, made.unwrap_or_else(|error| Line::error("slot", &*error))]
 }
 
+/// Writes down that there is a slot now, which nobody has had yet.
+async fn record(database: &SourceDatabase, made: Timestamp) -> Result<(), Box<dyn std::error::Error>> {
+    let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
+    let mut replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
+    let Evidence { server, slot, .. } = Evidence::gather(&client, &mut replication, database, None).await?;
+    // Whoever dropped it meanwhile is followed by the first slot.
+    let Some(confirmed_flush) = slot.and_then(|slot| slot.confirmed_flush) else { return Ok(()) };
+    let record = SlotRecord {
+        system_id: server.system_id,
+        timeline: server.timeline,
+        confirmed_flush,
+        confirmed_until: Some(made),
+        holder: None,
+        gap: None,
+        version: 1,
+    };
+    Ok(slot_record::write_first(&client, database, &record).await?)
+}
+
 type Step = Result<Line, Box<dyn std::error::Error>>;
 
 /// Made before the slot: when WAL is decoded, the publication is looked up as it was at that time.
@@ -81,7 +104,7 @@ async fn publication(database: &SourceDatabase) -> Step {
     let SourceDatabase { publication, table, .. } = database;
     let kind = match catalog::table(&client, table).await? {
         Some(TableFacts { kind, .. }) => kind,
-        None => return Err(Box::new(BacklogError::NoTable(table.clone()))),
+        None => return Err(Box::new(SnapshotError::NoTable(table.clone()))),
     };
     let created = match catalog::publication(&client, publication, table).await? {
         Some(_) => false,
@@ -95,20 +118,28 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     let database = &source.database;
     let name = &database.slot;
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
+    slot_record::create_table(&client, database).await?;
     if catalog::slot_progress(&client, name).await?.is_some() {
         return Ok(Line::passed(NAME, outcome(name, false)));
     }
+    let made = Timestamp::now();
     tracing::info!(slot = name, "creating the slot, once every transaction that writes now has ended");
     match source.relay.backlog {
         BacklogPolicy::Skip => match catalog::create_slot(&client, name).await {
-            Ok(()) => Ok(Line::passed(NAME, outcome(name, true))),
+            Ok(()) => {
+                record(database, made).await?;
+                Ok(Line::passed(NAME, outcome(name, true)))
+            }
             Err(CatalogError::SlotExists(_)) => Ok(Line::passed(NAME, outcome(name, false))),
             Err(error) => Err(error.into()),
         },
         BacklogPolicy::Publish => {
             let replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
             Ok(match backlog::create_slot_if_table_is_empty(replication, client, database).await {
-                Ok(true) => Line::passed(NAME, outcome(name, true)),
+                Ok(true) => {
+                    record(database, made).await?;
+                    Line::passed(NAME, outcome(name, true))
+                }
                 Ok(false) if may_run_create => Line::passed(
                     NAME,
                     format!(

@@ -57,7 +57,7 @@ impl Slots {
             let found = Slot { name: name.clone(), slot: database.slot.clone(), ..Slot::default() };
             match progress(database).await {
                 Ok(Some(facts)) => found.with(facts),
-                Ok(None) => Slot { note: "there is no such slot; `run` or `setup` makes it".into(), ..found },
+                Ok(None) => Slot { note: "there is no such slot: see `outboxd check`".into(), ..found },
                 Err(error) => Slot { note: chain(&*error), ..found },
             }
         });

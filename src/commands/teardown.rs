@@ -1,12 +1,13 @@
-//! `outboxd teardown`: drops one source's slot and publication, and nothing that is somebody else's.
+//! `outboxd teardown`: drops one source's slot and publication and forgets that there was a slot; touches nothing that is
+//! somebody else's.
 
-use super::{Failure, answer};
+use super::{Failure, answer, source};
 use crate::{
     cli::Teardown,
-    outbox::nearest,
     postgres::{
         backlog::temporary_name,
         catalog::{self, CatalogError, Facts, PublicationFacts, SlotFacts},
+        slot_record,
     },
     settings::Settings,
 };
@@ -14,10 +15,7 @@ use crate::{
 const APPLICATION_NAME: &str = "outboxd teardown";
 
 pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Failure> {
-    let Some(source) = settings.sources.get(&options.source) else {
-        return Err(unknown(&options.source, settings.sources.keys().map(String::as_str)));
-    };
-    let database = &source.database;
+    let database = &source(&settings, &options.source)?.database;
     let runtime = |error: CatalogError| Failure::runtime(&error);
     let client =
         database.endpoint.connect_sql(APPLICATION_NAME).await.map_err(|error| Failure::runtime(&error))?;
@@ -33,6 +31,9 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
     }
     let dropped = catalog::drop_slot(&client, &database.slot).await.map_err(runtime)?;
     answer(&line("slot", &database.slot, dropped))?;
+    // Or the next slot of this name would be a gap.
+    let removed = slot_record::remove(&client, database).await.map_err(runtime)?;
+    answer(&line("record of slot", &database.slot, removed))?;
 
     if let Some(PublicationFacts { all_tables, other_tables, .. }) = facts.publication
         && (all_tables || other_tables > 0)
@@ -55,15 +56,6 @@ fn refuse_foreign(slot: &SlotFacts, database: &str) -> Result<(), Failure> {
         "slot {} is not dropped: it is no pgoutput slot of database {database}, so it is not outboxd's; correct postgres.slot",
         slot.name
     )))
-}
-
-fn unknown<'a>(source: &str, known: impl Iterator<Item = &'a str> + Clone) -> Failure {
-    let meant = nearest(source, known.clone()).map(|name| format!("; did you mean {name}?"));
-    let known = known.collect::<Vec<_>>().join(", ");
-    Failure::CommandLine(format!(
-        "--source {source}: there is no such source in the configuration, which has {known}{}",
-        meant.unwrap_or_default()
-    ))
 }
 
 fn line(what: &str, name: &str, dropped: bool) -> String {

@@ -10,9 +10,12 @@ use bytes::Bytes;
 use super::Timestamp;
 use crate::position::Position;
 
+/// Marks a message that was published on request, and may have been before.
+const REPLAYED_HEADER: &str = "outbox-replayed";
+
 /// Headers that outboxd itself sets, or sets on replay; neither configuration nor a row can override them.
 pub const RESERVED_HEADERS: [&str; 6] =
-    ["aggregate-type", "aggregate-id", "event-type", "outbox-source", "outbox-position", "outbox-replayed"];
+    ["aggregate-type", "aggregate-id", "event-type", "outbox-source", "outbox-position", REPLAYED_HEADER];
 
 /// Headers that RabbitMQ takes as lists of further routing keys ("Sender-selected Distribution"). Any other type than
 /// an array makes it close the channel, so such a message could never be published.
@@ -116,13 +119,18 @@ impl Message {
             + self.body.len()
     }
 
+    /// Adds `outbox-replayed: true`, for which [`content_header_bytes`](Self::content_header_bytes) leaves room.
+    pub fn mark_replayed(&mut self) {
+        self.headers.push((Cow::Borrowed(REPLAYED_HEADER), HeaderValue::Boolean(true)));
+    }
+
     /// Bytes of the content header frame's payload as AMQP encodes it (section 2.3.5.2), with room for
     /// `outbox-replayed`.
     pub fn content_header_bytes(&self) -> usize {
         let short = |text: &str| 1 + text.len();
         // class 2, weight 2, body size 8, property flags 2; delivery_mode 1, timestamp 8.
         let fixed = 14 + 9 + short("outboxd");
-        let replayed = short("outbox-replayed") + 2;
+        let replayed = short(REPLAYED_HEADER) + 2;
         let headers = self.headers.iter().map(|(name, value)| header_bytes(name, value)).sum::<usize>();
         fixed
             + short(&self.content_type)

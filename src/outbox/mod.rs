@@ -12,6 +12,7 @@ mod nearest;
 mod row;
 mod row_headers;
 mod template;
+mod timestamp;
 
 pub use invalid::{InvalidReason, InvalidRow};
 pub use mapper::Mapper;
@@ -21,5 +22,6 @@ pub use message::{
     SHORT_STRING_BYTES_MAX,
 };
 pub(crate) use nearest::nearest;
-pub use row::{Column, OutboxRow, Timestamp};
+pub use row::{Column, OutboxRow};
 pub use template::{Placeholder, Template, TemplateError};
+pub use timestamp::{ParseTimestampError, Timestamp};

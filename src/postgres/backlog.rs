@@ -2,51 +2,33 @@
 //!
 //! 1. [`Backlog::begin`] makes a *temporary* slot and exports its snapshot. The snapshot has every row that committed before
 //!    the slot's consistent point; the slot will send every row that commits after it.
-//! 2. [`Backlog::next`] reads the rows of that snapshot. The caller publishes them, and has all of them confirmed.
+//! 2. [`Backlog::rows`] are the rows of that snapshot. The caller publishes them, and has all of them confirmed.
 //! 3. [`Backlog::finish`] copies the temporary slot to the permanent one, at the same position.
 //!
 //! Whatever ends us before the last step leaves no slot behind, so that the next one starts over: duplicates, never a gap.
 //! The temporary slot's name is fixed, which makes it the lock that keeps a second instance out.
 //! The publication must exist before [`Backlog::begin`]: a slot cannot decode with one that was made after it.
 //!
-//! A backlog row's [`Position`] has the LSN of the byte before the consistent point: a commit record may begin at the
-//! consistent point itself, and every streamed row must sort behind the backlog.
-//!
-//! Memory: rows are fetched from a cursor, a batch at a time, and a batch not yet polled stays in the socket.
-//! tokio-postgres reads ahead of us by what two reads of the socket give (`InnerClient::send` in its `client.rs` makes a channel
-//! of one place for the answer, and `Connection::poll_read` in `connection.rs` stops reading while that is full). The
-//! cursor is there for the end: an abandoned SELECT would be read, by that same loop, to its last row.
+//! The rows are those of [`snapshot`](super::snapshot), for which the consistent point is the place of the snapshot: a
+//! commit record may begin there, and every streamed row must sort behind the backlog.
 //!
 //! Knows nothing of messages, of confirms, or of retry policy.
 
-use std::{fmt, ops::Range, pin::Pin};
-
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
+use tokio_postgres::Client;
 
 use super::{
-    SourceDatabase, TableName,
-    catalog::{self, CatalogError, TableFacts},
-    error::WireError,
+    SourceDatabase, TableName, catalog,
     replication::{ReplicationConnection, ReplicationError},
+    snapshot::{self, NO_TIMEOUTS, Selection, SnapshotError, SnapshotRows, sql},
     sql_text::{identifier, literal},
 };
 use crate::{
-    outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
-    position::{Lsn, Position},
+    outbox::{ColumnNames, OptionalColumn},
+    position::Lsn,
 };
-
-/// Rows of one FETCH: enough to make its round trip cheap, few enough to be read to the end when we are given up.
-const FETCH_ROWS: u32 = 256;
 
 /// SQLSTATE `duplicate_object`.
 const DUPLICATE_OBJECT: &str = "42710";
-
-/// No timeout may end a session that waits for the broker. Asking `pg_settings` leaves out those that this version does
-/// not have: `idle_session_timeout` came with 14, `transaction_timeout` with 17.
-const NO_TIMEOUTS: &str = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
-    ('statement_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
 
 /// Why there is no backlog to be had, or no slot at its end.
 #[derive(Debug, thiserror::Error)]
@@ -57,17 +39,6 @@ pub enum BacklogError {
     /// The permanent slot exists: another instance has published the backlog.
     #[error("slot {0} exists already: the backlog has been published")]
     AlreadyThere(String),
-    /// There is no such table.
-    #[error("table {} does not exist", .0.quoted())]
-    NoTable(TableName),
-    /// The table was altered, rewritten or truncated between the snapshot and our lock: start over.
-    #[error("table {} was altered just when its backlog was to be read: start over", .0.quoted())]
-    TableChanged(TableName),
-    /// More rows than a position can number.
-    #[error(
-        "the backlog has more than 2^32 rows: publish with backlog = \"skip\", or delete rows that need no publishing"
-    )]
-    TooManyRows,
     /// [`Backlog::finish`] came before the last row.
     #[error("the backlog has not been read to its end")]
     Unfinished,
@@ -80,18 +51,9 @@ pub enum BacklogError {
         #[source]
         cause: ReplicationError,
     },
-    /// SQL failed.
-    #[error("{doing} failed")]
-    Sql {
-        /// What was being done.
-        doing: &'static str,
-        /// Why.
-        #[source]
-        cause: WireError,
-    },
-    /// The catalog could not be read.
+    /// The rows could not be read.
     #[error(transparent)]
-    Catalog(#[from] CatalogError),
+    Snapshot(#[from] SnapshotError),
     /// The server's answer is not what was asked for.
     #[error("{doing}: the server's answer makes no sense: {what}")]
     Nonsense {
@@ -106,73 +68,17 @@ fn replication(doing: &'static str) -> impl FnOnce(ReplicationError) -> BacklogE
     move |cause| BacklogError::Replication { doing, cause }
 }
 
-fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> BacklogError {
-    move |error| BacklogError::Sql { doing, cause: error.into() }
-}
-
 fn nonsense(doing: &'static str, what: impl Into<String>) -> BacklogError {
     BacklogError::Nonsense { doing, what: what.into() }
 }
 
-/// In what order the backlog comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BacklogOrder {
-    /// By the sequence column.
-    Sequence,
-    /// By `created_at`, and where that is equal as the rows lie in the table, which is most often as they were inserted.
-    CreatedAt,
-    /// As the rows lie in the table: no promise.
-    None,
-}
-
-impl fmt::Display for BacklogOrder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BacklogOrder::Sequence => "by the sequence column",
-            BacklogOrder::CreatedAt => "by created_at",
-            BacklogOrder::None => "none: the table has neither a sequence nor a created_at column",
-        })
-    }
-}
-
-impl BacklogOrder {
-    fn of(table: &TableFacts, columns: &ColumnNames) -> Self {
-        let there = |column: &OptionalColumn| column.name().is_some_and(|name| table.column(name).is_some());
-        match () {
-            () if there(&columns.sequence) => BacklogOrder::Sequence,
-            () if there(&columns.created_at) => BacklogOrder::CreatedAt,
-            () => BacklogOrder::None,
-        }
-    }
-
-    fn clause(self, columns: &ColumnNames) -> String {
-        let by = |column: &OptionalColumn| identifier(column.name().unwrap_or_default());
-        match self {
-            BacklogOrder::Sequence => format!(" ORDER BY {}", by(&columns.sequence)),
-            BacklogOrder::CreatedAt => format!(" ORDER BY {}, tableoid, ctid", by(&columns.created_at)),
-            BacklogOrder::None => String::new(),
-        }
-    }
-}
-
 /// The rows of a snapshot, and the temporary slot that begins where it ends.
 pub struct Backlog {
+    /// The rows, to be read to the end.
+    pub rows: SnapshotRows,
     replication: ReplicationConnection,
-    /// The transaction that reads; `None` once the last row was read, so that it does not hold back vacuum any longer.
-    reader: Option<Reader>,
     slot: String,
     temporary: String,
-    order: BacklogOrder,
-    columns: Vec<Column>,
-    consistent_point: Lsn,
-    taken_at: Timestamp,
-    rows: u64,
-}
-
-struct Reader {
-    client: Client,
-    /// The FETCH under way.
-    batch: Option<Pin<Box<SimpleQueryStream>>>,
 }
 
 impl Backlog {
@@ -183,51 +89,33 @@ impl Backlog {
     /// # Errors
     /// [`BacklogError::Busy`] and [`BacklogError::AlreadyThere`] when another instance was faster.
     pub async fn begin(
-        replication: ReplicationConnection,
-        client: Client,
-        database: &SourceDatabase,
-        columns: &ColumnNames,
-    ) -> Result<Self, BacklogError> {
-        Self::open(replication, client, database, |table| {
-            let order = BacklogOrder::of(table, columns);
-            (order, order.clause(columns))
-        })
-        .await
-    }
-
-    async fn open(
         mut replication: ReplicationConnection,
         client: Client,
         database: &SourceDatabase,
-        order: impl FnOnce(&TableFacts) -> (BacklogOrder, String),
+        columns: &ColumnNames,
+        selection: &Selection,
     ) -> Result<Self, BacklogError> {
         let name = &database.table;
         let temporary = temporary_name(&database.slot);
-        let table =
-            catalog::table(&client, name).await?.ok_or_else(|| BacklogError::NoTable(name.clone()))?;
-        let (order, order_by) = order(&table);
-        // Not being shown all rows is an error under row_security = off, and not a smaller backlog. A scan that joins
-        // another one halfway (synchronize_seqscans) would begin in the middle of the table.
-        client
-            .batch_execute(&format!("{NO_TIMEOUTS}; SET row_security = off; SET synchronize_seqscans = off"))
-            .await
-            .map_err(sql("preparing to read the backlog"))?;
+        let table = snapshot::described(&client, name).await?;
+        snapshot::prepare(&client).await?;
         replication.query(NO_TIMEOUTS).await.map_err(self::replication("switching timeouts off"))?;
         let shape_before = shape_by_sql(&client, name).await?;
 
-        let (consistent_point, snapshot) = create_temporary(&mut replication, &temporary).await?;
+        let (consistent_point, exported) = create_temporary(&mut replication, &temporary).await?;
         // Another instance may have copied its slot and let go of the name just now.
-        if catalog::slot_progress(&client, &database.slot).await?.is_some() {
+        if catalog::slot_progress(&client, &database.slot).await.map_err(SnapshotError::from)?.is_some() {
             drop_temporary(&mut replication, &temporary).await?;
             return Err(BacklogError::AlreadyThere(database.slot.clone()));
         }
 
-        let source = format!("{}{}", table.kind.only(), name.quoted());
         client
             .batch_execute(&format!(
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; \
-                 LOCK TABLE {source} IN ACCESS SHARE MODE",
-                literal(&snapshot)
+                 LOCK TABLE {}{} IN ACCESS SHARE MODE",
+                literal(&exported),
+                table.kind.only(),
+                name.quoted()
             ))
             .await
             .map_err(sql("opening the snapshot"))?;
@@ -240,88 +128,15 @@ impl Backlog {
             .await
             .map_err(self::replication("looking at the table again"))?;
         if shape_now.first().and_then(|row| row.first()) != Some(&shape_before) {
-            return Err(BacklogError::TableChanged(name.clone()));
+            return Err(SnapshotError::TableChanged(name.clone()).into());
         }
-
-        let list = table.columns.iter().map(|column| identifier(&column.name)).collect::<Vec<_>>().join(", ");
-        client
-            .batch_execute(&format!(
-                "DECLARE outboxd_backlog NO SCROLL CURSOR FOR SELECT {list} FROM {source}{order_by}"
-            ))
-            .await
-            .map_err(sql("beginning to read the backlog"))?;
-        let taken_at = client
-            .query_typed_one("SELECT (extract(epoch FROM transaction_timestamp()) * 1000000)::int8", &[])
-            .await
-            .map_err(sql("reading the server's clock"))?;
-        Ok(Backlog {
-            replication,
-            reader: Some(Reader { client, batch: None }),
-            slot: database.slot.clone(),
-            temporary,
-            order,
-            columns: table.outbox_columns(),
-            consistent_point,
-            taken_at: Timestamp(taken_at.get(0)),
-            rows: 0,
-        })
-    }
-
-    /// In what order the rows come.
-    pub fn order(&self) -> BacklogOrder {
-        self.order
-    }
-
-    /// The columns of the rows, for the mapper to be resolved against.
-    pub fn columns(&self) -> &[Column] {
-        &self.columns
+        let rows = SnapshotRows::declare(client, name, &table, columns, selection, consistent_point).await?;
+        Ok(Backlog { rows, replication, slot: database.slot.clone(), temporary })
     }
 
     /// Where the stream goes on: every row that committed before is in the backlog, every other is not.
     pub fn consistent_point(&self) -> Lsn {
-        self.consistent_point
-    }
-
-    /// The next row; `None` after the last. Cancel-safe: no row is lost with a dropped future.
-    ///
-    /// Must not be asked again after an error.
-    pub async fn next(&mut self) -> Result<Option<OutboxRow>, BacklogError> {
-        const DOING: &str = "reading the backlog";
-        loop {
-            let Some(reader) = &mut self.reader else { return Ok(None) };
-            // simple_query_raw sends before it first waits, if it waits at all, so the batch cannot be asked for twice.
-            let batch = match &mut reader.batch {
-                Some(batch) => batch,
-                none => none.insert(Box::pin(
-                    reader
-                        .client
-                        .simple_query_raw(&format!("FETCH {FETCH_ROWS} FROM outboxd_backlog"))
-                        .await
-                        .map_err(sql(DOING))?,
-                )),
-            };
-            match batch.next().await.transpose().map_err(sql(DOING))? {
-                Some(SimpleQueryMessage::Row(row)) => {
-                    let index = u32::try_from(self.rows).map_err(|_| BacklogError::TooManyRows)?;
-                    let values = values(&row).map_err(sql(DOING))?;
-                    if values.len() != self.columns.len() {
-                        return Err(nonsense(DOING, format!("{} values in a row", values.len())));
-                    }
-                    self.rows += 1;
-                    return Ok(Some(OutboxRow {
-                        position: Position { commit_lsn: Lsn(self.consistent_point.0 - 1), index },
-                        committed_at: self.taken_at,
-                        values,
-                    }));
-                }
-                // A batch that is not full is the last; what ends the connection ends its transaction.
-                Some(SimpleQueryMessage::CommandComplete(rows)) if rows < u64::from(FETCH_ROWS) => {
-                    self.reader = None;
-                }
-                Some(_) => {}
-                None => reader.batch = None,
-            }
-        }
+        self.rows.point()
     }
 
     /// Makes the permanent slot. Call it when all rows have been confirmed. The connection is then ready to stream.
@@ -329,7 +144,7 @@ impl Backlog {
     /// # Errors
     /// [`BacklogError::Unfinished`] before the last row. After any error there may or may not be a slot: look again.
     pub async fn finish(mut self) -> Result<ReplicationConnection, BacklogError> {
-        if self.reader.is_some() {
+        if !self.rows.is_at_end() {
             return Err(BacklogError::Unfinished);
         }
         let copy = format!(
@@ -359,9 +174,12 @@ pub async fn create_slot_if_table_is_empty(
     client: Client,
     database: &SourceDatabase,
 ) -> Result<bool, BacklogError> {
-    let unordered = |_: &TableFacts| (BacklogOrder::None, String::new());
-    let mut backlog = Backlog::open(replication, client, database, unordered).await?;
-    let empty = backlog.next().await?.is_none();
+    // In no order: the first row would otherwise have to wait for all of them to be sorted.
+    let off = || OptionalColumn::Off;
+    let columns = ColumnNames { sequence: off(), created_at: off(), ..ColumnNames::default() };
+    let all = Selection::default();
+    let mut backlog = Backlog::begin(replication, client, database, &columns, &all).await?;
+    let empty = backlog.rows.next().await?.is_none();
     if empty {
         backlog.finish().await?;
     } else {
@@ -435,30 +253,12 @@ fn shape_query(table: &TableName) -> String {
     )
 }
 
-async fn shape_by_sql(client: &Client, table: &TableName) -> Result<Option<String>, BacklogError> {
+async fn shape_by_sql(client: &Client, table: &TableName) -> Result<Option<String>, SnapshotError> {
     let row = client
         .query_typed_one(&shape_query(table), &[])
         .await
         .map_err(sql("reading the shape of the table"))?;
     Ok(row.get(0))
-}
-
-/// The values of a row, as slices of one piece of memory: tokio-postgres does not give its own away.
-fn values(row: &SimpleQueryRow) -> Result<Vec<Option<Bytes>>, tokio_postgres::Error> {
-    let texts = (0..row.len()).map(|index| row.try_get(index)).collect::<Result<Vec<_>, _>>()?;
-    let mut buffer = BytesMut::with_capacity(texts.iter().flatten().map(|text| text.len()).sum());
-    let ranges: Vec<Option<Range<usize>>> = texts
-        .into_iter()
-        .map(|text| {
-            text.map(|text| {
-                let start = buffer.len();
-                buffer.extend_from_slice(text.as_bytes());
-                start..buffer.len()
-            })
-        })
-        .collect();
-    let buffer = buffer.freeze();
-    Ok(ranges.into_iter().map(|range| range.map(|range| buffer.slice(range))).collect())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Row, types::Type};
 use super::{
     TableName,
     error::WireError,
+    slot_record,
     sql_text::{identifier, literal},
 };
 use crate::{outbox::Column, position::Lsn};
@@ -73,6 +74,8 @@ pub struct Facts {
     pub table: Option<TableFacts>,
     /// The publication; `None` when there is no such publication.
     pub publication: Option<PublicationFacts>,
+    /// The table of slot records.
+    pub records: RecordTableFacts,
     /// All slots of the server, of whatever database.
     pub slots: Vec<SlotFacts>,
 }
@@ -84,6 +87,7 @@ impl Facts {
             server: server(client).await?,
             table: self::table(client, table).await?,
             publication: self::publication(client, publication, table).await?,
+            records: record_table(client, &table.schema).await?,
             slots: slots(client).await?,
         })
     }
@@ -276,6 +280,38 @@ pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFact
                 nullable: column.get(4),
             })
             .collect(),
+    }))
+}
+
+/// The table of slot records ([`slot_record`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordTableFacts {
+    /// It is there.
+    pub exists: bool,
+    /// The role may read and write it.
+    pub may_use: bool,
+    /// The role may make tables in the schema.
+    pub may_create: bool,
+}
+
+/// Reads the [`RecordTableFacts`] of a schema.
+pub async fn record_table(client: &Client, schema: &str) -> Result<RecordTableFacts, CatalogError> {
+    let row = client
+        .query_typed_opt(
+            "SELECT c.oid IS NOT NULL, has_schema_privilege(n.oid, 'USAGE')
+                    AND COALESCE(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+                                 AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'), false),
+                    has_schema_privilege(n.oid, 'CREATE')
+             FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = $2
+             WHERE n.nspname = $1",
+            &[(&schema, Type::TEXT), (&slot_record::TABLE, Type::TEXT)],
+        )
+        .await
+        .map_err(failed("reading the description of the table of slot records"))?;
+    Ok(row.map_or_else(RecordTableFacts::default, |row| RecordTableFacts {
+        exists: row.get(0),
+        may_use: row.get(1),
+        may_create: row.get(2),
     }))
 }
 
@@ -493,6 +529,19 @@ pub async fn slot_progress(client: &Client, slot: &str) -> Result<Option<SlotFac
         .await
         .map_err(failed("reading the replication slot"))?;
     Ok(row.as_ref().map(slot_facts))
+}
+
+/// Where the server's WAL ends on disk; of a standby, how far it has replayed.
+pub async fn wal_end(client: &Client) -> Result<Lsn, CatalogError> {
+    let row = client
+        .query_typed_one(
+            "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                                         ELSE pg_current_wal_flush_lsn() END, '0/0')::int8",
+            &[],
+        )
+        .await
+        .map_err(failed("reading the end of WAL"))?;
+    Ok(Lsn(row.get::<_, Option<i64>>(0).unwrap_or_default().cast_unsigned()))
 }
 
 /// The statement that makes the permanent slot.

@@ -4,6 +4,7 @@
 use super::{
     SourceDatabase,
     catalog::{TableKind, create_publication_sql, create_slot_sql},
+    slot_record,
     sql_text::identifier,
 };
 
@@ -53,10 +54,16 @@ pub fn script(database: &SourceDatabase, slot: SlotMaker) -> String {
          -- for a partitioned table instead:\n\
          {partitioned}\
          \n\
+         -- What outboxd writes down of its slot, to notice when it is lost or replaced.\n\
+         {records};\n\
+         {grant};\n\
+         \n\
          {create_slot}",
         schema = identifier(&database.table.schema),
         ordinary = publication(TableKind::Ordinary),
         partitioned = comment(&publication(TableKind::Partitioned)),
+        records = slot_record::create_table_sql(database),
+        grant = slot_record::grant_sql(database, database.endpoint.user()),
     )
 }
 
@@ -96,7 +103,9 @@ GRANT CONNECT ON DATABASE "my-db" TO "order""s";
 GRANT USAGE ON SCHEMA "Bestell-Dienst" TO "order""s";
 GRANT SELECT ON "Bestell-Dienst"."outbox" TO "order""s";
 CREATE PUBLICATION "two
-lines" FOR TABLE ONLY "Bestell-Dienst"."outbox" WITH (publish = 'insert');"#;
+lines" FOR TABLE ONLY "Bestell-Dienst"."outbox" WITH (publish = 'insert');
+CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_state" (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, version bigint NOT NULL, written_at timestamptz NOT NULL DEFAULT clock_timestamp());
+GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "order""s";"#;
         assert_eq!(statements(SlotMaker::Run), without_slot);
         let slot = "SELECT pg_create_logical_replication_slot('outboxd_orders', 'pgoutput');";
         assert_eq!(statements(SlotMaker::Script), format!("{without_slot}\n{slot}"));

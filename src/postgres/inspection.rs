@@ -1,14 +1,17 @@
 //! Looks at everything that `run` needs of a database, finds every problem in one go, and changes nothing.
 //!
 //! [`preflight`] judges what the catalog says; added here is whether the catalog can be reached at all, whether the
-//! server gives us a replication connection, and whether the templates find their columns.
+//! server gives us a replication connection, whether the slot is the one that was there before, and whether the templates
+//! find their columns.
 
 use super::{
     SourceDatabase,
     catalog::{CatalogError, Facts},
+    continuity::{Continuity, Evidence},
     error::{AuthenticationError, Chain, ConnectError, WireError},
     preflight::{self, Check},
-    replication::{ReplicationConnection, ReplicationError},
+    replication::{ReplicationConnection, ReplicationError, SystemIdentity},
+    slot_record::EvidenceError,
     sql_text::identifier,
 };
 use crate::outbox::{Column, Mapping, MissingColumn};
@@ -31,22 +34,43 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
         }
         Err(error) => checks.push(unreadable(&error)),
     }
-    checks.push(replication(database, application_name).await);
+    let connection = ReplicationConnection::connect(database, application_name).await;
+    let evidence = match connection {
+        Ok(mut connection) => Evidence::gather(&client, &mut connection, database, None).await,
+        Err(error) => Err(error.into()),
+    };
+    match evidence {
+        Ok(evidence) => {
+            let SystemIdentity { system_id, timeline, xlogpos, .. } = &evidence.server;
+            let server = format!("system {system_id}, timeline {timeline}, WAL at {xlogpos}");
+            checks.push(Check::passed(REPLICATION, server));
+            checks.push(continuity(mapping, &database.slot, &evidence));
+        }
+        Err(EvidenceError::Replication(ReplicationError::Connect(error))) => {
+            checks.push(unreachable(REPLICATION, database, &error));
+        }
+        Err(error) => {
+            checks.push(Check::failed(REPLICATION, Chain(&error).to_string(), "see the server's log"));
+        }
+    }
     checks
 }
 
-async fn replication(database: &SourceDatabase, application_name: &str) -> Check {
-    let identity = async {
-        let mut connection = ReplicationConnection::connect(database, application_name).await?;
-        connection.identify_system().await
-    };
-    match identity.await {
-        Ok(server) => Check::passed(
-            REPLICATION,
-            format!("system {}, timeline {}, WAL at {}", server.system_id, server.timeline, server.xlogpos),
+/// Whether the slot is the one that was there before.
+fn continuity(mapping: &Mapping, slot: &str, evidence: &Evidence) -> Check {
+    const NAME: &str = "continuity";
+    match evidence.judge(None) {
+        Ok(Continuity::First) => Check::passed(NAME, "a first slot: nothing is recorded of an earlier one"),
+        Ok(Continuity::Adopted) => Check::passed(NAME, "nothing is recorded of the slot yet"),
+        Ok(Continuity::Same) => Check::passed(NAME, "the slot is the one that was there before"),
+        Err(gap) => Check::failed(
+            NAME,
+            format!("{slot} {gap}"),
+            format!(
+                "`outboxd recover --source {}` makes a new slot and publishes the rows that the table still has",
+                mapping.source
+            ),
         ),
-        Err(ReplicationError::Connect(error)) => unreachable(REPLICATION, database, &error),
-        Err(error) => Check::failed(REPLICATION, Chain(&error).to_string(), "see the server's log"),
     }
 }
 

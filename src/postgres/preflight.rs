@@ -8,9 +8,10 @@ use std::fmt;
 use super::{
     SourceDatabase, TableName,
     catalog::{
-        ColumnFacts, Facts, Held, PublicationFacts, ServerFacts, SlotFacts, TableFacts, TableKind,
-        create_publication_sql, create_slot_sql,
+        ColumnFacts, Facts, Held, PublicationFacts, RecordTableFacts, ServerFacts, SlotFacts, TableFacts,
+        TableKind, create_publication_sql, create_slot_sql,
     },
+    slot_record,
     sql_text::identifier,
 };
 use crate::outbox::{ColumnNames, OptionalColumn};
@@ -76,6 +77,10 @@ impl fmt::Display for Check {
     }
 }
 
+/// Name of the check of the slot itself; whether it is the one that was there before is another question
+/// ([`continuity`](super::continuity)).
+pub const SLOT: &str = "slot";
+
 /// Everything that `run` needs of the database, in the order in which it would miss it.
 pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Vec<Check> {
     let slot = facts.slots.iter().find(|slot| slot.name == database.slot);
@@ -89,6 +94,7 @@ pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -
         Some(table) => checks.extend(outbox_table(&database.table, columns, table, &facts.server)),
     }
     checks.push(publication(database, facts));
+    checks.push(records(database, facts));
     checks.push(match slot {
         Some(slot) => existing_slot(slot, &facts.server),
         None => missing_slot(database),
@@ -392,12 +398,44 @@ fn publication(database: &SourceDatabase, facts: &Facts) -> Check {
     }
 }
 
+/// The table of slot records. With the outbox table's schema missing there is no place for it, and the table's check fails.
+fn records(database: &SourceDatabase, facts: &Facts) -> Check {
+    const NAME: &str = "records of slots";
+    let role = &facts.server.role;
+    let table = slot_record::TABLE;
+    let create = slot_record::create_table_sql(database);
+    let grant = slot_record::grant_sql(database, role);
+    let RecordTableFacts { exists, may_use, may_create } = facts.records;
+    match (exists, database.create) {
+        (true, _) if may_use => Check::passed(NAME, format!("{table} is there")),
+        (true, _) => {
+            Check::failed(NAME, format!("role {role} may not read and write {table}"), format!("{grant};"))
+        }
+        (false, true) if may_create || facts.table.is_none() => {
+            Check::passed(NAME, format!("{table} will be created"))
+        }
+        (false, true) => Check::failed(
+            NAME,
+            format!(
+                "{table} does not exist, and role {role} may not create it in schema {}",
+                database.table.schema
+            ),
+            format!("{create}; {grant};"),
+        ),
+        (false, false) => Check::failed(
+            NAME,
+            format!("{table} does not exist, and postgres.create is false"),
+            format!("{create}; {grant};"),
+        ),
+    }
+}
+
 fn missing_slot(database: &SourceDatabase) -> Check {
     if database.create {
-        Check::passed("slot", format!("{} will be created", database.slot))
+        Check::passed(SLOT, format!("{} will be created", database.slot))
     } else {
         Check::failed(
-            "slot",
+            SLOT,
             format!("{} does not exist, and postgres.create is false", database.slot),
             format!("{};", create_slot_sql(&database.slot)),
         )
@@ -405,7 +443,7 @@ fn missing_slot(database: &SourceDatabase) -> Check {
 }
 
 fn existing_slot(slot: &SlotFacts, server: &ServerFacts) -> Check {
-    const NAME: &str = "slot";
+    const NAME: &str = SLOT;
     let other = "set postgres.slot to another name";
     let name = &slot.name;
     match (&slot.plugin, &slot.database) {
@@ -438,8 +476,8 @@ fn existing_slot(slot: &SlotFacts, server: &ServerFacts) -> Check {
         return Check::failed(
             NAME,
             format!("{name} is lost: the server has removed WAL that it needs ({why}).{confirmed}"),
-            "see whether the table still has those rows, then `outboxd teardown` drops the slot, and the next `run` begins with \
-             all rows of the table; larger max_slot_wal_keep_size keeps it from happening again",
+            "`outboxd recover` makes a new slot and publishes the rows that the table still has; a larger \
+             max_slot_wal_keep_size keeps it from happening again",
         );
     }
     if slot.wal_status.as_deref() == Some("unreserved") {

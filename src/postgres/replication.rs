@@ -166,6 +166,22 @@ impl ReplicationConnection {
         self.run(sql).await.map_err(|cause| command_failed(sql, cause))
     }
 
+    /// The timelines that this one came from, each with the place where it was left; the first timeline has none.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Command`].
+    pub async fn timeline_history(&mut self, timeline: u32) -> Result<Vec<(u32, Lsn)>, ReplicationError> {
+        if timeline <= 1 {
+            return Ok(Vec::new());
+        }
+        let rows = self.query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+        // filename, content
+        match rows.first().map(Vec::as_slice) {
+            Some([_, Some(content)]) => Ok(left_timelines(content)),
+            _ => Err(ReplicationError::unexpected_answer("TIMELINE_HISTORY", "filename, content")),
+        }
+    }
+
     /// What a slot has confirmed; `None` when there is no such slot.
     ///
     /// # Errors
@@ -267,6 +283,15 @@ impl ReplicationConnection {
         self.unanswered = false;
         Ok(())
     }
+}
+
+/// The lines of a history file (`timeline.c`): timeline, where it was left, why; separated by tabs. Others are comments.
+fn left_timelines(content: &str) -> Vec<(u32, Lsn)> {
+    let left = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    content.lines().filter_map(left).collect()
 }
 
 /// A connection in CopyBoth mode. After an error it is of no more use.

@@ -1,7 +1,6 @@
-//! The loop before the stream: rows that were there before the slot.
+//! The loop over rows of the table: the backlog before the stream, recovery, and replay.
 //!
-//! A backlog leaves no mark until all of it is confirmed; only then does the permanent slot appear, at the position of
-//! the snapshot the rows came from. A crash in between starts over: duplicates, never a gap.
+//! Nothing is marked as done until all of it is confirmed, so whoever is cut short starts over: duplicates, never a gap.
 
 use std::time::Instant;
 
@@ -14,45 +13,57 @@ use super::{
 use crate::{
     admin::{Reporter, SourceState},
     outbox::Mapping,
-    postgres::{backlog::Backlog, replication::ReplicationConnection},
+    postgres::snapshot::SnapshotRows,
 };
 
-/// What the end of the backlog leads to.
-pub(super) enum Backfilled {
-    /// All confirmed; the slot exists, and streaming goes on from it on this connection.
-    Done(ReplicationConnection),
-    /// Asked to end before all was confirmed: the next start publishes the backlog again.
-    CutShort,
+/// What the rows are published for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To make a slot when all are confirmed. A shutdown does not cut this short before its deadline, as what is finished
+    /// need not be repeated.
+    Slot,
+    /// To have them published again: they are marked, and a shutdown ends the reading.
+    Replay,
 }
 
-/// Publishes the whole backlog and waits for its confirms. A `shutdown` does not cut it short before its deadline, as
-/// a backlog that is finished need not be repeated.
-pub(super) async fn publish_backlog(
-    mut backlog: Backlog,
+/// How far the rows came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Published {
+    /// So many, the first ones in order, are confirmed.
+    pub(super) confirmed: u64,
+    /// There are no others.
+    pub(super) complete: bool,
+}
+
+/// Publishes all rows and waits for their confirms, or for `shutdown`.
+pub(super) async fn publish_rows(
+    rows: &mut SnapshotRows,
+    purpose: Purpose,
     delivery: &mut Delivery<'_>,
     mapping: &Mapping,
     options: &RelayOptions,
     report: &Reporter,
     shutdown: &mut Shutdown,
-) -> Result<Backfilled, Fault> {
+) -> Result<Published, Fault> {
     delivery.enter(SourceState::Backlog);
-    let mapper = mapping.resolve(backlog.columns()).map_err(Fault::Mapping)?;
-    tracing::info!(source = report.name(), order = %backlog.order(), "publishing the rows that are older than the slot");
-    let (mut rows, mut all_read) = (0_u64, false);
+    let mapper = mapping.resolve(rows.columns()).map_err(Fault::Mapping)?;
+    tracing::info!(source = report.name(), order = %rows.order(), "publishing rows of the table");
+    let (mut read, mut all_read) = (0_u64, false);
     let mut deadline: Option<Instant> = None;
     loop {
-        if all_read && delivery.ledger().is_empty() {
+        let reading = !all_read && (deadline.is_none() || purpose == Purpose::Slot);
+        if !reading && delivery.ledger().is_empty() {
             break;
         }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now() || !delivery.can_settle() && all_read) {
-            return Ok(Backfilled::CutShort);
+        if deadline.is_some_and(|deadline| deadline <= Instant::now() || !delivery.can_settle() && !reading) {
+            break;
         }
-        let may_read = !all_read && delivery.has_room();
+        let may_read = reading && delivery.has_room();
         tokio::select! {
             biased;
             requested = shutdown.requested(), if deadline.is_none() => deadline = Some(requested),
             settled = delivery.next() => settled?,
-            row = backlog.next(), if may_read => {
+            row = rows.next(), if may_read => {
                 // What has arrived already leaves as one batch.
                 let mut next = Some(row);
                 while let Some(row) = next.take() {
@@ -61,20 +72,27 @@ pub(super) async fn publish_backlog(
                         break;
                     };
                     match mapper.message(row) {
-                        Ok(message) => delivery.push(message),
+                        Ok(mut message) => {
+                            if purpose == Purpose::Replay {
+                                message.mark_replayed();
+                            }
+                            delivery.push(message);
+                        }
                         Err(invalid) => match options.on_invalid {
                             OnInvalid::Halt => return Err(Fault::InvalidRow(invalid)),
                         },
                     }
-                    rows += 1;
+                    read += 1;
                     if delivery.has_room() {
-                        next = backlog.next().now_or_never();
+                        next = rows.next().now_or_never();
                     }
                 }
             }
             () = sleep_until(deadline) => {}
         }
     }
-    tracing::info!(source = report.name(), rows, "the backlog is confirmed");
-    Ok(Backfilled::Done(backlog.finish().await?))
+    let confirmed = read - delivery.ledger().len() as u64;
+    let complete = all_read && delivery.ledger().is_empty();
+    tracing::info!(source = report.name(), confirmed, complete, "rows of the table are confirmed");
+    Ok(Published { confirmed, complete })
 }

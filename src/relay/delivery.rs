@@ -175,7 +175,7 @@ impl<'a> Delivery<'a> {
         self.report.nacked(nacked);
         self.report.returned(returned);
         self.report_in_flight();
-        let Progress { confirmed, position } = self.ledger.progress();
+        let Progress { confirmed, position, .. } = self.ledger.progress();
         if let Some(confirmed) = confirmed {
             self.report.confirmed_position(confirmed.lsn(), position);
         }

@@ -4,12 +4,11 @@ use std::{error::Error, fmt::Write as _, time::Duration};
 
 use crate::{
     admin::Side,
-    ledger::Progress,
     outbox::{InvalidRow, MappingError},
-    position::Lsn,
     postgres::{
-        backlog::BacklogError, catalog::CatalogError, error::ConnectError, pgoutput::DecodeError,
-        preflight::Check, replication::ReplicationError,
+        backlog::BacklogError, catalog::CatalogError, continuity::Gap, error::ConnectError,
+        pgoutput::DecodeError, preflight::Check, replication::ReplicationError, slot_record::EvidenceError,
+        snapshot::SnapshotError,
     },
     rabbitmq::BrokerError,
 };
@@ -66,33 +65,21 @@ pub enum Fault {
         /// The limit.
         after: Duration,
     },
-    /// The slot was there, and is not any more.
+    /// Rows of the table could not be read.
+    #[error(transparent)]
+    Snapshot(Box<SnapshotError>),
+    /// The slot is lost, gone, or not the one that was there before.
     #[error(
-        "slot \"{slot}\" is gone though this process has seen it: rows committed after {} may not have been \
-         published. It is not made anew silently; find out who dropped it, publish what is missing from the table, \
-         then start outboxd again",
-        after(.progress)
+        "slot \"{slot}\" {gap}. No new slot is made silently: `outboxd recover --source {source_name}` makes one and publishes \
+         the rows that the table still has"
     )]
-    SlotGone {
+    Gap {
         /// Its name.
         slot: String,
-        /// The last that is known to be settled.
-        progress: Progress,
-    },
-    /// The server has removed WAL that the slot needs.
-    #[error(
-        "slot \"{slot}\" is lost: the server has removed WAL that it needs ({why}); rows committed after {} may not have \
-         been published. Publish what is missing from the table, then drop the slot with `outboxd teardown` and start \
-         again; a larger max_slot_wal_keep_size keeps it from happening again",
-        .confirmed_flush.map_or("an unknown position".to_owned(), |lsn| lsn.to_string())
-    )]
-    SlotLost {
-        /// Its name.
-        slot: String,
-        /// What PostgreSQL says about it.
-        why: String,
-        /// What the slot had confirmed.
-        confirmed_flush: Option<Lsn>,
+        /// The source's name.
+        source_name: String,
+        /// What happened, and from where on rows may be missing.
+        gap: Box<Gap>,
     },
     /// The table does not have what the configuration asks for.
     #[error(transparent)]
@@ -109,6 +96,8 @@ pub enum Verdict {
     Again,
     /// Going on would lose or repeat something, or come to the same: stop until a restart.
     Halt,
+    /// The same, but `outboxd recover` can mend it from outside: stop, and look now and then.
+    HaltUntilRecovered,
 }
 
 impl Fault {
@@ -121,6 +110,7 @@ impl Fault {
             | Fault::Connect(_)
             | Fault::Catalog(_)
             | Fault::Backlog(_)
+            | Fault::Snapshot(_)
             | Fault::Broker(_)
             | Fault::Decode(_)
             | Fault::Protocol(_)
@@ -130,9 +120,8 @@ impl Fault {
             | Fault::ConnectTimeout { .. } => Verdict::Again,
             // What is wrong with a database can be mended while we wait.
             Fault::Preflight(_) => Verdict::Again,
-            Fault::SlotGone { .. } | Fault::SlotLost { .. } | Fault::Mapping(_) | Fault::InvalidRow(_) => {
-                Verdict::Halt
-            }
+            Fault::Gap { .. } => Verdict::HaltUntilRecovered,
+            Fault::Mapping(_) | Fault::InvalidRow(_) => Verdict::Halt,
         }
     }
 
@@ -168,12 +157,20 @@ macro_rules! boxed {
     };
 }
 
-boxed!(Replication(ReplicationError), Connect(ConnectError), Backlog(BacklogError), Broker(BrokerError));
+boxed!(
+    Replication(ReplicationError),
+    Connect(ConnectError),
+    Backlog(BacklogError),
+    Snapshot(SnapshotError),
+    Broker(BrokerError)
+);
 
-fn after(progress: &Progress) -> String {
-    match progress.confirmed {
-        Some(confirmed) => confirmed.lsn().to_string(),
-        None => "the start".to_owned(),
+impl From<EvidenceError> for Fault {
+    fn from(error: EvidenceError) -> Self {
+        match error {
+            EvidenceError::Catalog(error) => error.into(),
+            EvidenceError::Replication(error) => error.into(),
+        }
     }
 }
 
@@ -186,7 +183,7 @@ fn failures(checks: &[Check]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::position::Position;
+    use crate::position::{Lsn, Position};
 
     #[test]
     fn a_message_that_amqp_cannot_carry_halts_and_is_not_tried_for_ever() {

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! supervisor   connect, acquire the slot or stand by, run, back off, drain
-//!   backfill   rows older than the slot           \
+//!   backfill   rows of the table                  \
 //!   pipeline   the replication stream              > Delivery (ledger and publisher) -> broker
+//! recovery     a new slot in place of a lost one  \
+//! replay       rows published again                > backfill, on request
 //! fault        what went wrong, and the verdict: again, or halt
 //! ```
 
@@ -14,10 +16,14 @@ mod delivery;
 mod fault;
 mod monitor;
 mod pipeline;
+mod recovery;
+mod replay;
 mod streamed_table;
 mod supervisor;
 
 pub use fault::{Fault, Verdict};
+pub use recovery::{Recovered, RecoveryError, recover};
+pub use replay::{Replayed, replay};
 use streamed_table::StreamedTable;
 pub use supervisor::{Ended, Source, supervise};
 

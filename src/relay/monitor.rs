@@ -1,23 +1,29 @@
 //! Watches one source's server from the outside, on an SQL connection of its own: for metrics and status, and to notice a
-//! shutdown.
+//! shutdown. On the same connection it writes down, now and then, how far the slot is confirmed.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 
 use crate::{
     admin::Reporter,
     postgres::{
         SourceDatabase,
         catalog::{self, CatalogError},
-        endpoint::Endpoint,
         error::ConnectError,
+        slot_record::{self, Confirmed},
     },
 };
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Sooner after a failure: it may be the server's shutdown.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// How often, at most, the slot's record is written while messages are confirmed: it makes WAL.
+const RECORD_INTERVAL: Duration = Duration::from_secs(60);
 /// SQLSTATE of "the database system is shutting down", and of "starting up".
 const CANNOT_CONNECT_NOW: &str = "57P03";
 
@@ -25,14 +31,29 @@ const CANNOT_CONNECT_NOW: &str = "57P03";
 pub(super) struct Monitor {
     task: JoinHandle<()>,
     server_ending: Arc<Notify>,
+    confirmed: watch::Sender<Option<Confirmed>>,
 }
 
 impl Monitor {
-    pub(super) fn start(database: &SourceDatabase, report: &Reporter) -> Self {
+    /// `holder` is the name that the slot's record is written under.
+    pub(super) fn start(database: &SourceDatabase, holder: &str, report: &Reporter) -> Self {
         let server_ending = Arc::new(Notify::new());
-        let task =
-            watch(database.endpoint.clone(), database.slot.clone(), report.clone(), server_ending.clone());
-        Self { task: tokio::spawn(task), server_ending }
+        let (sender, confirmed) = watch::channel(None);
+        let watched = Watched {
+            database: database.clone(),
+            holder: holder.to_owned(),
+            report: report.clone(),
+            server_ending: server_ending.clone(),
+            confirmed,
+            recorded: None,
+            recorded_at: Instant::now(),
+        };
+        Self { task: tokio::spawn(watched.run()), server_ending, confirmed: sender }
+    }
+
+    /// How far the slot is confirmed now.
+    pub(super) fn confirmed(&self, now: Confirmed) {
+        self.confirmed.send_replace(Some(now));
     }
 
     /// Waits until the server shuts down. A fast shutdown waits for walsenders until all WAL is confirmed, and tells
@@ -49,35 +70,67 @@ impl Drop for Monitor {
     }
 }
 
-async fn watch(endpoint: Endpoint, slot: String, report: Reporter, server_ending: Arc<Notify>) {
-    loop {
-        let Err(error) = report_slot(&endpoint, &slot, &report).await;
-        if matches!(&error, Unwatched::Connect(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW)) {
-            server_ending.notify_one();
+struct Watched {
+    database: SourceDatabase,
+    holder: String,
+    report: Reporter,
+    server_ending: Arc<Notify>,
+    confirmed: watch::Receiver<Option<Confirmed>>,
+    /// What the record was last written for, and when.
+    recorded: Option<Confirmed>,
+    recorded_at: Instant,
+}
+
+impl Watched {
+    async fn run(mut self) {
+        loop {
+            let Err(error) = self.watch().await;
+            if matches!(&error, Unwatched::Connect(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW)) {
+                self.server_ending.notify_one();
+            }
+            let source = self.report.name();
+            tracing::debug!(source, %error, "the slot could not be looked at; trying again");
+            tokio::time::sleep(AFTER_FAILURE).await;
         }
-        tracing::debug!(source = report.name(), %error, "the slot could not be looked at; trying again");
-        tokio::time::sleep(AFTER_FAILURE).await;
+    }
+
+    async fn watch(&mut self) -> Result<std::convert::Infallible, Unwatched> {
+        let client = self.database.endpoint.connect_sql("outboxd monitor").await?;
+        loop {
+            if let Some(progress) = catalog::slot_progress(&client, &self.database.slot).await? {
+                let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
+                // Asked of the server: what the stream has brought so far says little while nobody reads it.
+                self.report.lag(progress.lag_bytes);
+                self.report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
+            }
+            self.record(&client).await;
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = closed(&client) => {}
+            }
+        }
+    }
+
+    async fn record(&mut self, client: &tokio_postgres::Client) {
+        let Some(now) = *self.confirmed.borrow() else { return };
+        if !is_due(now, self.recorded, self.recorded_at.elapsed()) {
+            return;
+        }
+        match slot_record::note(client, &self.database, &self.holder, now).await {
+            Ok(()) => self.recorded = Some(now),
+            Err(error) => {
+                let source = self.report.name();
+                tracing::warn!(source, %error, "the slot's record could not be written; trying again in a minute");
+            }
+        }
+        self.recorded_at = Instant::now();
     }
 }
 
-async fn report_slot(
-    endpoint: &Endpoint,
-    slot: &str,
-    report: &Reporter,
-) -> Result<std::convert::Infallible, Unwatched> {
-    let client = endpoint.connect_sql("outboxd monitor").await?;
-    loop {
-        if let Some(progress) = catalog::slot_progress(&client, slot).await? {
-            let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
-            // Asked of the server: what the stream has brought so far says little while nobody reads it.
-            report.lag(progress.lag_bytes);
-            report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
-        }
-        tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
-            () = closed(&client) => {}
-        }
-    }
+/// Only another row's confirm makes the record due: writing it moves the slot's position too, and an idle database would
+/// never come to rest.
+fn is_due(now: Confirmed, recorded: Option<Confirmed>, since: Duration) -> bool {
+    now.position != recorded.and_then(|recorded| recorded.position) && since >= RECORD_INTERVAL
 }
 
 /// Waits until the connection is closed, so that a shutdown is noticed at once.
@@ -94,4 +147,30 @@ enum Unwatched {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{Lsn, Position};
+
+    #[test]
+    fn the_record_is_due_after_a_minute_with_another_row_and_never_while_idle() {
+        let at = |flush, row: Option<u64>| Confirmed {
+            flush: Lsn(flush),
+            position: row.map(|row| Position { commit_lsn: Lsn(row), index: 0 }),
+            until: None,
+        };
+        let (soon, late) = (RECORD_INTERVAL / 2, RECORD_INTERVAL * 100);
+        for (now, recorded, since, due) in [
+            (at(200, None), None, late, false),
+            (at(200, Some(150)), None, soon, false),
+            (at(200, Some(150)), None, late, true),
+            (at(900, Some(150)), Some(at(200, Some(150))), late, false),
+            (at(900, Some(800)), Some(at(200, Some(150))), late, true),
+            (at(900, Some(800)), Some(at(200, Some(150))), soon, false),
+        ] {
+            assert_eq!(is_due(now, recorded, since), due, "{now:?} {recorded:?} {since:?}");
+        }
+    }
 }

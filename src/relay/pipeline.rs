@@ -21,6 +21,7 @@ use crate::{
     postgres::{
         pgoutput::{self, PgOutput, Relation, Tuple},
         replication::{ReplicationEvent, ReplicationStream},
+        slot_record::Confirmed,
     },
 };
 
@@ -117,7 +118,7 @@ impl<'a> Pipeline<'a> {
             if let Some(drained) = self.intake_ended()? {
                 return Ok(drained);
             }
-            self.report_status().await?;
+            self.report_status(monitor).await?;
             let may_read = self.may_read();
             self.server_fell_silent(may_read)?;
             let wake = self.next_wake();
@@ -268,12 +269,12 @@ impl<'a> Pipeline<'a> {
 
     /// Tells PostgreSQL the confirmed position: when it asks, after progress but not more often than
     /// `status_interval`, and in any case well within `wal_sender_timeout`.
-    async fn report_status(&mut self) -> Result<(), Fault> {
+    async fn report_status(&mut self, monitor: &Monitor) -> Result<(), Fault> {
         let now = Instant::now();
         if !self.reply_requested && now < self.next_status() {
             return Ok(());
         }
-        let Progress { confirmed, position } = self.progress();
+        let Progress { confirmed, position, committed_at } = self.progress();
         // Without progress the server is asked for a sign of life, see `server_fell_silent`.
         self.stream.send_status(confirmed, !self.progressed()).await?;
         self.reported = confirmed;
@@ -282,6 +283,7 @@ impl<'a> Pipeline<'a> {
         if let Some(confirmed) = confirmed {
             // Also an idle slot advances.
             self.report.confirmed_position(confirmed.lsn(), position);
+            monitor.confirmed(Confirmed { flush: confirmed.lsn(), position, until: committed_at });
             // While nobody reads, only the monitor knows how far the server is.
             if self.may_read() {
                 self.report.lag(self.server_end.bytes_since(confirmed.lsn()));

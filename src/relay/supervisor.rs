@@ -5,9 +5,11 @@
 
 use std::{pin::pin, time::Duration};
 
+use tokio_postgres::Client;
+
 use super::{
     BacklogPolicy, Fault, RelayOptions, Shutdown, StreamedTable, Verdict,
-    backfill::{Backfilled, publish_backlog},
+    backfill::{Purpose, publish_rows},
     backoff::Backoff,
     delivery::Delivery,
     monitor::Monitor,
@@ -16,14 +18,17 @@ use super::{
 use crate::{
     admin::{Reporter, Side, SourceState},
     ledger::{ConfirmedLsn, Progress},
-    outbox::Mapping,
+    outbox::{Mapping, Timestamp},
     position::Lsn,
     postgres::{
         SourceDatabase,
         backlog::{Backlog, BacklogError},
         catalog::{self, CatalogError, Facts, TableFacts},
+        continuity::{Evidence, Memory},
         preflight,
         replication::{ReplicationConnection, ReplicationError, ReplicationStream, SystemIdentity},
+        slot_record::{self, Confirmed, SlotRecord},
+        snapshot::Selection,
     },
     rabbitmq::{BrokerOptions, publisher::Publisher},
 };
@@ -53,14 +58,17 @@ pub enum Ended {
 }
 
 /// What one attempt leaves to the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     /// The server that `progress` speaks of. Another one, or another timeline of it, makes `progress` worthless:
     /// then the slot alone decides.
     server: Option<(String, u32)>,
     progress: Progress,
-    /// The slot was there: should it be gone later, rows may be lost, and a new one must not be made silently.
-    slot_seen: bool,
+    /// The name under which this process holds slots.
+    holder: String,
+    /// The slot as it was there: should it be gone later, or another, rows may be lost, and a new one must not be made
+    /// silently.
+    slot: Option<Memory>,
     /// The last attempt had the slot, or its backlog.
     was_connected: bool,
     /// Whose connection was lost since, and not made anew yet.
@@ -70,13 +78,20 @@ struct Known {
 /// How often a standby asks for the slot. Half a second keeps the takeover well within two.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often a source that halted for its slot looks whether somebody has mended it.
+const RECOVERY_INTERVAL: Duration = Duration::from_secs(3);
+
+/// How long the last word to the slot's record may take. It is not needed for safety: without it a slot that is made anew
+/// while nobody looks cannot be told from the old one.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long the way to the slot may take. Each connection has a limit of its own; this is for a server that takes
 /// connections and then hangs, or that waits for a lock.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Relays one source until `shutdown`; returns only then.
 pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown) -> Ended {
-    let mut known = Known::default();
+    let mut known = Known::new();
     let mut backoff = Backoff::new(source.relay.backoff_min, source.relay.backoff_max);
     loop {
         let before = known.progress;
@@ -97,6 +112,15 @@ pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown)
                 tokio::select! {
                     _ = shutdown.requested() => return Ended::Drained,
                     () = tokio::time::sleep(backoff.next()) => {}
+                }
+            }
+            Verdict::HaltUntilRecovered => {
+                report.state(SourceState::Halted, fault.explain());
+                // Whatever slot is made now, it alone says where to go on.
+                known.progress = Progress::default();
+                tokio::select! {
+                    _ = shutdown.requested() => return Ended::Drained,
+                    () = tokio::time::sleep(RECOVERY_INTERVAL) => {}
                 }
             }
             Verdict::Halt => {
@@ -121,12 +145,16 @@ struct Connected {
     connection: ReplicationConnection,
     publisher: Publisher,
     table: TableFacts,
-    slot_exists: bool,
+    evidence: Evidence,
 }
 
 /// A slot of one's own: streaming from it, or about to be made from the backlog.
 enum Acquired {
-    Stream(Streaming),
+    Stream {
+        streaming: Streaming,
+        /// The slot is new, and was made at that time.
+        made: Option<Timestamp>,
+    },
     Backlog(Box<Backlog>),
 }
 
@@ -139,18 +167,18 @@ struct Streaming {
 impl Attempt<'_> {
     async fn run(&self, known: &mut Known, shutdown: &mut Shutdown) -> Result<Ended, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
-        let Connected { connection, publisher, table, slot_exists } = tokio::select! {
+        let Connected { connection, publisher, table, mut evidence } = tokio::select! {
             _ = shutdown.requested() => return Ok(Ended::Drained),
             connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(known)) => {
                 connected.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??
             }
         };
-        let monitor = Monitor::start(database, self.report);
+        let monitor = Monitor::start(database, &known.holder, self.report);
         let mut delivery = Delivery::new(publisher, known.progress, relay, self.report);
 
         let acquired = {
             let from = known.progress.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
-            let mut acquire = pin!(self.acquire(connection, slot_exists, from));
+            let mut acquire = pin!(self.acquire(connection, &mut evidence, known.slot.as_ref(), from));
             loop {
                 tokio::select! {
                     biased;
@@ -168,26 +196,25 @@ impl Attempt<'_> {
         if let Some(side) = known.lost.take() {
             self.report.reconnected(side);
         }
-        let Streaming { stream, flushed } = match acquired {
-            Acquired::Stream(streaming) => {
-                known.slot_seen = true;
-                streaming
-            }
-            Acquired::Backlog(backlog) => {
-                let backfill =
-                    publish_backlog(*backlog, &mut delivery, mapping, relay, self.report, shutdown);
-                match backfill.await? {
-                    Backfilled::Done(connection) => {
-                        known.slot_seen = true;
-                        self.start(connection, Lsn::ZERO).await.map_err(|(_, error)| error)?
-                    }
-                    Backfilled::CutShort => {
-                        delivery.close().await;
-                        return Ok(Ended::Undrained);
-                    }
+        let (Streaming { stream, flushed }, made) = match acquired {
+            Acquired::Stream { streaming, made } => (streaming, made),
+            Acquired::Backlog(mut backlog) => {
+                let rows = &mut backlog.rows;
+                let taken_at = rows.taken_at();
+                let published =
+                    publish_rows(rows, Purpose::Slot, &mut delivery, mapping, relay, self.report, shutdown);
+                if !published.await?.complete {
+                    delivery.close().await;
+                    return Ok(Ended::Undrained);
                 }
+                let connection = backlog.finish().await?;
+                let started = self.start(connection, Lsn::ZERO).await;
+                (started.map_err(|(_, error)| error)?, Some(taken_at))
             }
         };
+        tokio::time::timeout(CONNECT_TIMEOUT, self.claim(known, &mut evidence, flushed, made))
+            .await
+            .map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??;
 
         // The slot may be ahead of us, when another instance had it; and at first the server's keepalives are behind the
         // slot, because decoding begins at its restart_lsn. Neither may take what we report back to before the slot: we
@@ -199,18 +226,21 @@ impl Attempt<'_> {
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
         let drained = match pipeline.run(shutdown, &monitor).await {
             Err(fault) if fault.verdict() == Verdict::Again => {
-                known.progress = pipeline.abandon(fault.side()).await;
+                known.advance(pipeline.abandon(fault.side()).await);
                 return Err(fault);
             }
             drained => drained,
         };
-        known.progress = pipeline.progress();
-        if let Err(fault) = pipeline.close().await {
-            tracing::warn!(
-                source = self.source.name,
-                "the links did not close in order: {}",
-                fault.explain()
-            );
+        known.advance(pipeline.progress());
+        match pipeline.close().await {
+            Ok(()) => self.release(known).await,
+            Err(fault) => {
+                tracing::warn!(
+                    source = self.source.name,
+                    "the links did not close in order: {}",
+                    fault.explain()
+                );
+            }
         }
         match drained? {
             Drained::Clean => Ok(Ended::Drained),
@@ -230,33 +260,113 @@ impl Attempt<'_> {
         let Source { name, database, mapping, broker, .. } = self.source;
         let sql = database.endpoint.connect_sql(&self.application_name()).await?;
         let facts = Facts::read(&sql, &database.table, &database.publication).await?;
-        let slot = facts.slots.iter().find(|slot| slot.name == database.slot);
-        let slot_exists = slot.is_some();
-        if let Some(lost) = slot.filter(|slot| slot.is_lost()) {
-            let why = lost.invalidation.as_deref().unwrap_or("max_slot_wal_keep_size was exceeded");
-            return Err(Fault::SlotLost {
-                slot: database.slot.clone(),
-                why: why.to_owned(),
-                confirmed_flush: lost.confirmed_flush,
-            });
-        }
-        if known.slot_seen && !slot_exists {
-            return Err(Fault::SlotGone { slot: database.slot.clone(), progress: known.progress });
-        }
         let checks = preflight::checks(database, &mapping.columns, &facts);
-        let Some(table) = facts.table.filter(|_| checks.iter().all(|check| check.failure().is_none())) else {
+        let failed = |slot_too: bool| {
+            let mut failures = checks.iter().filter(|check| check.failure().is_some());
+            failures.any(|check| slot_too || check.name != preflight::SLOT)
+        };
+        if failed(false) {
+            return Err(Fault::Preflight(checks));
+        }
+        let mut connection = self.replication_connection().await?;
+        let remembered = known.slot.as_ref();
+        let timeline = remembered.map(|slot| slot.timeline);
+        let evidence = Evidence::gather(&sql, &mut connection, database, timeline).await?;
+        self.judge(&sql, &evidence, remembered).await?;
+        let Some(table) = facts.table.filter(|_| !failed(true)) else {
             return Err(Fault::Preflight(checks));
         };
-        known.slot_seen |= slot_exists;
+        known.meet(&evidence, name);
         // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
         if facts.publication.is_none() {
             catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
             tracing::info!(source = name, publication = database.publication, "created the publication");
         }
-        let mut connection = self.replication_connection().await?;
-        known.meet(connection.identify_system().await?, name);
+        if !facts.records.exists {
+            slot_record::create_table(&sql, database).await?;
+        }
         let publisher = Publisher::connect(broker, &self.application_name(), self.number).await?;
-        Ok(Connected { connection, publisher, table, slot_exists })
+        Ok(Connected { connection, publisher, table, evidence })
+    }
+
+    /// Whether the slot may be used. A gap is written down: what proves it may be nothing but this process's memory.
+    async fn judge(
+        &self,
+        sql: &Client,
+        evidence: &Evidence,
+        remembered: Option<&Memory>,
+    ) -> Result<(), Fault> {
+        let Source { name, database, .. } = self.source;
+        let gap = match evidence.judge(remembered) {
+            Ok(_) => return Ok(()),
+            Err(gap) => gap,
+        };
+        // Without a record there is nothing to mark: teardown may have removed it, and this is a standby that was left.
+        if let Some(record) = evidence.record.as_ref().filter(|record| record.gap.is_none()) {
+            let marked = record.marked(&gap, remembered);
+            if let Err(error) = slot_record::mark(sql, database, record.version, &marked).await {
+                let error = Fault::from(error).explain();
+                tracing::warn!(source = name, "the gap could not be written down: {error}");
+            }
+        }
+        Err(Fault::Gap { slot: database.slot.clone(), source_name: name.clone(), gap: Box::new(gap) })
+    }
+
+    /// Writes down that the slot is ours, before it is moved; not before looking once more whether it is the right one,
+    /// as a standby may have waited for days. `made`: the slot is new, and how old the rows are that it begins with.
+    async fn claim(
+        &self,
+        known: &mut Known,
+        evidence: &mut Evidence,
+        flushed: Option<Lsn>,
+        made: Option<Timestamp>,
+    ) -> Result<(), Fault> {
+        let database = &self.source.database;
+        let sql = database.endpoint.connect_sql(&self.application_name()).await?;
+        evidence.look_again(&sql, database).await?;
+        self.judge(&sql, evidence, known.slot.as_ref()).await?;
+        let before = evidence.record.as_ref();
+        let seen = known.slot.as_ref().map_or(0, |slot| slot.version);
+        let SystemIdentity { system_id, timeline, .. } = evidence.server.clone();
+        let confirmed = flushed.max(before.map(|record| record.confirmed_flush));
+        let record = SlotRecord {
+            system_id: system_id.clone(),
+            timeline,
+            confirmed_flush: confirmed.unwrap_or(Lsn::ZERO),
+            confirmed_until: made.or(before.and_then(|record| record.confirmed_until)),
+            holder: Some(known.holder.clone()),
+            gap: None,
+            version: before.map_or(0, |record| record.version).max(seen) + 1,
+        };
+        // Ours already, by an earlier attempt: nothing new, and no WAL for it.
+        let ours = before.is_some_and(|before| before.holder == record.holder && before.timeline == timeline);
+        let version = if ours { seen } else { record.version };
+        if !ours {
+            slot_record::write(&sql, database, &record).await?;
+        }
+        let holder = known.holder.clone();
+        known.slot = Some(Memory { holder, system_id, timeline, confirmed, version });
+        Ok(())
+    }
+
+    /// Writes down where exactly the slot was left.
+    async fn release(&self, known: &Known) {
+        let Source { name, database, .. } = self.source;
+        let Progress { confirmed: Some(confirmed), position, committed_at } = known.progress else { return };
+        let last = Confirmed { flush: confirmed.lsn(), position, until: committed_at };
+        let release = async {
+            let sql = database.endpoint.connect_sql(&self.application_name()).await?;
+            Ok::<_, Fault>(slot_record::release(&sql, database, &known.holder, last).await?)
+        };
+        let failed = match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
+            Ok(Ok(())) => return,
+            Ok(Err(fault)) => fault.explain(),
+            Err(_) => format!("no answer within {} s", RELEASE_TIMEOUT.as_secs()),
+        };
+        tracing::warn!(
+            source = name,
+            "the slot's record does not say that the slot was left in order: {failed}"
+        );
     }
 
     /// Shown in `pg_stat_activity` and in RabbitMQ's management.
@@ -268,12 +378,14 @@ impl Attempt<'_> {
     async fn acquire(
         &self,
         mut connection: ReplicationConnection,
-        mut slot_exists: bool,
+        evidence: &mut Evidence,
+        remembered: Option<&Memory>,
         from: Lsn,
     ) -> Result<Acquired, Fault> {
+        let mut slot_exists = evidence.slot.is_some();
         loop {
             if !slot_exists {
-                match self.make_slot(connection).await {
+                match self.make_slot(connection, evidence, remembered).await {
                     Ok(acquired) => return Ok(acquired),
                     Err(Fault::Backlog(error)) => match *error {
                         BacklogError::AlreadyThere(_) => slot_exists = true,
@@ -286,7 +398,7 @@ impl Attempt<'_> {
                 continue;
             }
             connection = match self.start(connection, from).await {
-                Ok(stream) => return Ok(Acquired::Stream(stream)),
+                Ok(streaming) => return Ok(Acquired::Stream { streaming, made: None }),
                 Err((Some(connection), error)) if error.sqlstate() == Some(OBJECT_IN_USE) => {
                     let holder = error.server().map_or_else(String::new, |server| server.message.clone());
                     self.stand_by(format!("another instance has the slot: {holder}")).await;
@@ -317,21 +429,31 @@ impl Attempt<'_> {
         Ok(Streaming { stream, flushed })
     }
 
-    async fn make_slot(&self, connection: ReplicationConnection) -> Result<Acquired, Fault> {
+    async fn make_slot(
+        &self,
+        connection: ReplicationConnection,
+        evidence: &mut Evidence,
+        remembered: Option<&Memory>,
+    ) -> Result<Acquired, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
         let sql = database.endpoint.connect_sql(&self.application_name()).await?;
+        // Another instance may have had a slot and lost it while we stood by.
+        evidence.look_again(&sql, database).await?;
+        self.judge(&sql, evidence, remembered).await?;
         match relay.backlog {
             BacklogPolicy::Publish => {
-                let backlog = Backlog::begin(connection, sql, database, &mapping.columns).await?;
+                let all = Selection::default();
+                let backlog = Backlog::begin(connection, sql, database, &mapping.columns, &all).await?;
                 Ok(Acquired::Backlog(Box::new(backlog)))
             }
             BacklogPolicy::Skip => {
+                let made = Some(Timestamp::now());
                 match catalog::create_slot(&sql, &database.slot).await {
                     Ok(()) | Err(CatalogError::SlotExists(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
                 let streaming = self.start(connection, Lsn::ZERO).await.map_err(|(_, error)| error)?;
-                Ok(Acquired::Stream(streaming))
+                Ok(Acquired::Stream { streaming, made })
             }
         }
     }
@@ -341,16 +463,36 @@ impl Attempt<'_> {
 const OBJECT_IN_USE: &str = "55006";
 
 impl Known {
-    /// Compares the server with the one that progress was made with.
-    fn meet(&mut self, server: SystemIdentity, source: &str) {
+    fn new() -> Self {
+        Self {
+            server: None,
+            progress: Progress::default(),
+            holder: format!("{:032x}", fastrand::u128(..)),
+            slot: None,
+            was_connected: false,
+            lost: None,
+        }
+    }
+
+    /// Takes in how far an attempt came.
+    fn advance(&mut self, progress: Progress) {
+        self.progress = progress;
+        if let Some(slot) = &mut self.slot {
+            slot.confirmed = progress.confirmed.map(ConfirmedLsn::lsn).max(slot.confirmed);
+        }
+    }
+
+    /// Compares the server with the one that progress was made with. Whether its slot may be used has been judged.
+    fn meet(&mut self, evidence: &Evidence, source: &str) {
+        let server = &evidence.server;
         let end = server.xlogpos;
-        let server = (server.system_id, server.timeline);
+        let identity = (server.system_id.clone(), server.timeline);
         if let Some(before) = &self.server
-            && *before != server
+            && *before != identity
         {
             tracing::warn!(
                 source,
-                "the server is another one, or was promoted (system identifier, timeline: {before:?}, now {server:?}); \
+                "the server is another one, or was promoted (system identifier, timeline: {before:?}, now {identity:?}); \
                  going on from what its slot says"
             );
             self.progress = Progress::default();
@@ -365,7 +507,13 @@ impl Known {
             );
             self.progress = Progress::default();
         }
-        self.server = Some(server);
+        if evidence.slot.is_some() && self.slot.is_none() {
+            let (holder, system_id) = (self.holder.clone(), server.system_id.clone());
+            let version = evidence.record.as_ref().map_or(0, |record| record.version);
+            let timeline = server.timeline;
+            self.slot = Some(Memory { holder, system_id, timeline, confirmed: None, version });
+        }
+        self.server = Some(identity);
     }
 }
 
@@ -374,8 +522,10 @@ mod tests {
     use super::*;
     use crate::ledger::{Ledger, Limits, Ordering};
 
-    fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SystemIdentity {
-        SystemIdentity { system_id: system_id.to_owned(), timeline, xlogpos: Lsn(xlogpos), database: None }
+    fn server(system_id: &str, timeline: u32, xlogpos: u64) -> Evidence {
+        let system_id = system_id.to_owned();
+        let server = SystemIdentity { system_id, timeline, xlogpos: Lsn(xlogpos), database: None };
+        Evidence { server, history: Vec::new(), record: None, slot: None }
     }
 
     /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
@@ -384,7 +534,7 @@ mod tests {
         let mut ledger = Ledger::new(Ordering::PerAggregate, limits, Progress::default());
         ledger.reached(Lsn(100));
         let server = Some(("A".to_owned(), 1));
-        Known { server, progress: ledger.progress(), slot_seen: true, ..Known::default() }
+        Known { server, progress: ledger.progress(), ..Known::new() }
     }
 
     #[test]
@@ -393,16 +543,15 @@ mod tests {
             [(server("A", 1, 100), true), (server("B", 1, 900), false), (server("A", 2, 900), false)]
         {
             let mut known = known();
-            known.meet(server.clone(), "orders");
+            known.meet(&server, "orders");
             assert_eq!(known.progress.confirmed.is_some(), holds, "{server:?}");
-            assert!(known.slot_seen);
         }
     }
 
     #[test]
     fn a_server_set_back_to_an_older_copy_of_itself_does_not_lose_what_it_writes_next() {
         let mut known = known();
-        known.meet(server("A", 1, 99), "orders");
+        known.meet(&server("A", 1, 99), "orders");
         assert_eq!(known.progress, Progress::default());
     }
 }

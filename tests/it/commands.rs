@@ -8,29 +8,16 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::{
-    stage::{PATIENCE, Stage},
+    stage::{self, PATIENCE, Said, Stage},
     support::{Daemon, Postgres, PostgresOptions, ports::Port, shared_postgres, shared_rabbitmq, unique},
 };
 
 /// Begins every password here, and must never be printed.
 const SECRET: &str = "s3cret";
 
-struct Said {
-    status: i32,
-    stdout: String,
-    stderr: String,
-}
-
 /// Runs a command to its end.
 async fn say(daemon: &Daemon, arguments: &[&str]) -> Said {
-    let output = daemon.command(arguments).await;
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    let said = Said {
-        status: output.status.code().expect("not killed"),
-        stdout: text(output.stdout),
-        stderr: text(output.stderr),
-    };
-    println!("$ outboxd {}\n{}{}[{}]", arguments.join(" "), said.stdout, said.stderr, said.status);
+    let said = stage::say(daemon, arguments).await;
     for printed in [&said.stdout, &said.stderr] {
         assert!(!printed.contains(SECRET), "a password is shown");
     }
@@ -163,7 +150,9 @@ async fn setup_makes_everything_once_and_teardown_removes_it() {
     assert!(daemon.sigterm(PATIENCE).await.success());
     for outcome in ["dropped", "was not there"] {
         let said = say(&daemon, &["teardown", "--source", "orders"]).await;
-        let expected = format!("slot {slot}: {outcome}\npublication outboxd_orders: {outcome}\n");
+        let expected = format!(
+            "slot {slot}: {outcome}\nrecord of slot {slot}: {outcome}\npublication outboxd_orders: {outcome}\n"
+        );
         assert_eq!((said.status, said.stdout), (0, expected));
     }
     let said = say(&daemon, &["teardown", "--source", "order"]).await;
@@ -289,8 +278,12 @@ async fn each_fault_of_a_database_comes_with_what_mends_it() {
         }
         sql(database, &format!("SELECT pg_drop_replication_slot('{slot}')")).await;
     }
-    let cure = check(&(stage.config() + "\npostgres.create = false")).await.failed("slot", "does not exist");
-    sql(&client, &cure).await;
+    let said = check(&(stage.config() + "\npostgres.create = false")).await;
+    for (name, what) in
+        [("slot", "does not exist"), ("records of slots", "does not exist, and postgres.create is false")]
+    {
+        sql(&client, &said.failed(name, what)).await;
+    }
     passes(&(stage.config() + "\npostgres.create = false")).await;
     sql(&client, &format!("SELECT pg_drop_replication_slot('{slot}')")).await;
 
@@ -308,7 +301,8 @@ async fn each_fault_of_a_database_comes_with_what_mends_it() {
     let replicate = said.failed("replication privilege", "may not replicate");
     assert_eq!(said.failed("replication connection", "42501"), replicate);
     let select = said.failed("table privileges", "may not read");
-    for cure in [replicate, select] {
+    let records = said.failed("records of slots", "may not read and write outboxd_state");
+    for cure in [replicate, select, records] {
         sql(&client, &cure).await;
     }
     passes(&as_role).await;
@@ -329,7 +323,7 @@ async fn each_fault_of_a_server_comes_with_what_mends_it() {
             "host all locked 127.0.0.1/32 scram-sha-256".to_owned(),
             "host all banned 127.0.0.1/32 reject".to_owned(),
         ],
-        certificate: None,
+        ..Default::default()
     })
     .await;
     let stage = with_secret(Stage::on("server", &server, shared_rabbitmq().await).await);
@@ -384,7 +378,7 @@ async fn each_fault_of_a_server_comes_with_what_mends_it() {
     sql(&client, "CHECKPOINT").await;
     let daemon = Daemon::prepare(&stage.config());
     let cure = say(&daemon, &["check"]).await.failed("slot", "is lost: the server has removed WAL");
-    assert!(cure.contains("outboxd teardown"), "{cure}");
+    assert!(cure.contains("outboxd recover"), "{cure}");
     assert!(say(&daemon, &["status"]).await.stdout.contains("the slot is lost"));
     let said = say(&daemon, &["teardown", "--source", "orders"]).await;
     assert!(said.stdout.contains(&format!("slot {slot}: dropped")));

@@ -7,12 +7,13 @@ use outboxd::{
     position::Lsn,
     postgres::{
         SourceDatabase, TableName,
-        backlog::{Backlog, BacklogError, BacklogOrder, create_slot_if_table_is_empty},
+        backlog::{Backlog, BacklogError, create_slot_if_table_is_empty},
         catalog::{self, CatalogError, Facts, Held, TableKind},
         endpoint::Endpoint,
         pgoutput::{PgOutput, decode},
         preflight::{self, Check, Verdict},
         replication::{ReplicationConnection, ReplicationEvent},
+        snapshot::{RowOrder, Selection},
     },
 };
 use tokio_postgres::Client;
@@ -51,7 +52,7 @@ fn columns() -> ColumnNames {
 async fn begin(database: &SourceDatabase) -> Result<Backlog, BacklogError> {
     let replication = ReplicationConnection::connect(database, "test").await.unwrap();
     let client = database.endpoint.connect_sql("test").await.unwrap();
-    Backlog::begin(replication, client, database, &columns()).await
+    Backlog::begin(replication, client, database, &columns(), &Selection::default()).await
 }
 
 async fn publish(database: &SourceDatabase, client: &Client, kind: TableKind) {
@@ -104,14 +105,14 @@ async fn backlog_and_stream_together_are_every_row_once() {
     while !client.query_one(&has_rows, &[]).await.unwrap().get::<_, bool>(0) {}
 
     let mut backlog = begin(&database).await.unwrap();
-    assert_eq!(backlog.order(), BacklogOrder::Sequence);
-    let width = backlog.columns().len();
-    let place = backlog.columns().iter().position(|column| column.name == "aggregateid").unwrap();
+    assert_eq!(backlog.rows.order(), RowOrder::Sequence);
+    let width = backlog.rows.columns().len();
+    let place = backlog.rows.columns().iter().position(|column| column.name == "aggregateid").unwrap();
     assert_eq!(width, 7, "neither the dropped nor the generated column");
     let mut seen = Vec::new();
     let mut last = None;
     let mut text = Vec::new();
-    while let Some(row) = backlog.next().await.unwrap() {
+    while let Some(row) = backlog.rows.next().await.unwrap() {
         assert!(last < Some(row.position), "{last:?} then {:?}", row.position);
         assert!(row.position.commit_lsn < backlog.consistent_point());
         last = Some(row.position);
@@ -163,7 +164,7 @@ async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
     client.batch_execute(r#"INSERT INTO "out""box" DEFAULT VALUES"#).await.unwrap();
 
     let mut first = begin(&database).await.unwrap();
-    assert!(first.next().await.unwrap().is_some());
+    assert!(first.rows.next().await.unwrap().is_some());
     assert!(matches!(begin(&database).await, Err(BacklogError::Busy(_))));
     drop(first);
     slot_is_gone(&client, &format!("{}_backlog", database.slot)).await;
@@ -174,7 +175,7 @@ async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
     slot_is_gone(&client, &format!("{}_backlog", database.slot)).await;
 
     let mut second = begin(&database).await.unwrap();
-    while second.next().await.unwrap().is_some() {}
+    while second.rows.next().await.unwrap().is_some() {}
     let connection = second.finish().await.unwrap();
     assert!(matches!(begin(&database).await, Err(BacklogError::AlreadyThere(_))));
     slot_is_gone(&client, &format!("{}_backlog", database.slot)).await;
@@ -210,7 +211,9 @@ async fn reading_the_backlog_survives_dropped_futures() {
     let mut backlog = begin(&database).await.unwrap();
     let mut rows = 0;
     loop {
-        let Ok(row) = tokio::time::timeout(Duration::from_micros(20), backlog.next()).await else { continue };
+        let Ok(row) = tokio::time::timeout(Duration::from_micros(20), backlog.rows.next()).await else {
+            continue;
+        };
         let Some(row) = row.unwrap() else { break };
         assert_eq!(row.position.index, rows);
         assert_eq!(row.values[2].as_deref(), Some(rows.to_string().as_bytes()));
@@ -251,7 +254,7 @@ async fn inheritance_and_partitions() {
     client.batch_execute(r#"INSERT INTO heir (seq) VALUES (1)"#).await.unwrap();
     let held = facts(&database, &client).await.publication.unwrap();
     assert_eq!((held.held, held.other_tables), (Held::AsItself, 0));
-    assert!(begin(&database).await.unwrap().next().await.unwrap().is_none());
+    assert!(begin(&database).await.unwrap().rows.next().await.unwrap().is_none());
 
     let (database, client) = self::database(
         r#"CREATE TABLE "out""box" (id int, aggregatetype text, aggregateid text, type text, payload json, created_at date)
@@ -274,9 +277,9 @@ async fn inheritance_and_partitions() {
     let held = facts(&database, &client).await.publication.unwrap();
     assert_eq!((held.held, held.other_tables, held.via_partition_root), (Held::AsItself, 0, true));
     let mut backlog = begin(&database).await.unwrap();
-    assert_eq!(backlog.order(), BacklogOrder::CreatedAt);
-    assert!(backlog.next().await.unwrap().is_some() && backlog.next().await.unwrap().is_some());
-    assert!(backlog.next().await.unwrap().is_none());
+    assert_eq!(backlog.rows.order(), RowOrder::CreatedAt);
+    assert!(backlog.rows.next().await.unwrap().is_some() && backlog.rows.next().await.unwrap().is_some());
+    assert!(backlog.rows.next().await.unwrap().is_none());
     catalog::drop_publication(&client, &database.publication).await.unwrap();
     publish(&database, &client, TableKind::Partitioned).await;
     assert_eq!(facts(&database, &client).await.publication.unwrap().held, Held::AsItself);
@@ -291,9 +294,9 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
     // Nothing there, and nothing may be created.
     database.create = false;
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
-    let (publication, slot) = (cure(&checks, "publication"), cure(&checks, "slot"));
-    client.batch_execute(publication).await.unwrap();
-    client.batch_execute(slot).await.unwrap();
+    for missing in ["publication", "records of slots", "slot"] {
+        client.batch_execute(cure(&checks, missing)).await.unwrap();
+    }
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
     assert!(checks.iter().all(|check| check.failure().is_none()), "the cures cure: {checks:#?}");
 

@@ -4,6 +4,7 @@
 
 mod backlog;
 mod commands;
+mod continuity;
 mod database;
 mod delivery;
 mod inbox;
@@ -13,8 +14,10 @@ mod order;
 mod outage;
 mod proxy;
 mod publisher;
+mod recover;
 mod recovery;
 mod refusal;
+mod replay;
 mod scale;
 mod slot;
 mod stage;

@@ -219,12 +219,17 @@ impl Stage {
 /// A daemon that is alive, whatever its sources are.
 pub(crate) async fn alive(config: &str) -> Daemon {
     let daemon = Daemon::start(config);
+    until_alive(&daemon).await;
+    daemon
+}
+
+/// Waits until the daemon answers.
+pub(crate) async fn until_alive(daemon: &Daemon) {
     let deadline = std::time::Instant::now() + PATIENCE;
     while http::get(daemon.admin_port(), "/healthz").await.is_err() {
         assert!(std::time::Instant::now() < deadline, "the daemon is not alive: {}", daemon.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    daemon
 }
 
 /// What `/status` says of a source.
@@ -255,4 +260,26 @@ pub(crate) async fn until(
 pub(crate) async fn until_state(daemon: &Daemon, name: &str, state: &str) -> String {
     let shown = until(daemon, name, |shown| shown["state"] == state).await;
     shown["reason"].as_str().expect("a reason").to_owned()
+}
+
+/// What a command said, and how it ended.
+pub(crate) struct Said {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<std::process::Output> for Said {
+    fn from(output: std::process::Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        let status = output.status.code().expect("not killed");
+        Said { status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) async fn say(daemon: &Daemon, arguments: &[&str]) -> Said {
+    let said = Said::from(daemon.command(arguments).await);
+    println!("$ outboxd {}\n{}{}[{}]", arguments.join(" "), said.stdout, said.stderr, said.status);
+    said
 }

@@ -35,6 +35,7 @@ async fn postgres_connections_of_every_kind() {
             hba("hostssl", "encrypted", "trust"),
             hba("hostnossl", "encrypted", "reject"),
         ],
+        ..Default::default()
     })
     .await;
     let mut stage = Stage::on("tls", &postgres, shared_rabbitmq().await).await;

@@ -198,3 +198,26 @@ async fn rebuilds_beside_a_running_service_neither_lose_nor_stop_anything() {
     let expected: Vec<(i64, &str)> = orders.iter().map(|order| (*order, "APPROVED")).collect();
     history_shows(&shop, customer, &expected).await;
 }
+
+#[tokio::test]
+async fn a_view_that_was_lost_with_its_events_comes_back_by_a_replay() {
+    let shop = shop("replay").await;
+    let customer = shop.customer("10").await;
+    let orders = [shop.order(customer, "6").await, shop.order(customer, "6").await];
+    let expected = [(orders[0], "APPROVED"), (orders[1], "REJECTED")];
+    let before = history_shows(&shop, customer, &expected).await;
+    let (client, connection) =
+        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("TRUNCATE orders, customers, events, streams").await.unwrap();
+    for source in ["orders", "customers"] {
+        let output = shop.relay.command(&["replay", "--source", source]).await;
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(history_shows(&shop, customer, &expected).await, before);
+    // Those who book things have taken no notice.
+    let next = shop.order(customer, "4").await;
+    assert_eq!(settled(&shop, next).await.0, "APPROVED");
+    let last = shop.order(customer, "0.01").await;
+    assert_eq!(settled(&shop, last).await.0, "REJECTED");
+}

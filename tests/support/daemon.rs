@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::{
     fs,
     path::PathBuf,
-    process::{ExitStatus, Output},
+    process::{ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -76,14 +76,22 @@ impl Daemon {
 
     /// Runs another command of the same configuration to its end: `&["check"]`.
     pub async fn command(&self, arguments: &[&str]) -> Output {
+        self.begin_command(arguments).wait_with_output().await.expect("the command ends")
+    }
+
+    /// Begins another command, for a test that does something to it. Killed when dropped.
+    pub fn begin_command(&self, arguments: &[&str]) -> tokio::process::Child {
         let mut command = tokio::process::Command::new(process::executable("outboxd"));
         command
             .arg("--config")
             .arg(self.config_file())
             .args(arguments)
             .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true);
-        command.output().await.expect("the daemon's executable runs")
+        command.spawn().expect("the daemon's executable runs")
     }
 
     /// Waits until `/readyz` answers 200.

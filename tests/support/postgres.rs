@@ -31,6 +31,8 @@ pub struct PostgresOptions {
     pub hba: Vec<String>,
     /// Certificate chain and private key, both PEM: the server then speaks TLS to those who ask.
     pub certificate: Option<(String, String)>,
+    /// A system of its own: the other servers are copies of one, and have one system identifier.
+    pub own_system: bool,
 }
 
 /// A server of our own. Ends, and its data with it, when dropped or when this process ends.
@@ -150,6 +152,54 @@ impl Postgres {
         self.start_again().await;
     }
 
+    /// Copies the data of a stopped server to a place that goes with the server.
+    pub async fn back_up(&self, name: &str) -> PathBuf {
+        assert!(self.process.lock().await.is_none(), "the server has not been stopped");
+        let backup = self.folder.join(name);
+        checked(Command::new("cp").args(["-a", "--reflink=auto"]).arg(self.data_dir()).arg(&backup));
+        backup
+    }
+
+    /// Puts a backup in the place of a stopped server's data.
+    pub async fn put_back(&self, backup: &Path) {
+        assert!(self.process.lock().await.is_none(), "the server has not been stopped");
+        fs::remove_dir_all(self.data_dir()).expect("data removed");
+        checked(Command::new("cp").args(["-a", "--reflink=auto"]).arg(backup).arg(self.data_dir()));
+    }
+
+    /// Removes the slots of a stopped server: pg_basebackup does not copy them.
+    pub fn forget_slots(&self) {
+        for slot in fs::read_dir(self.data_dir().join("pg_replslot")).expect("a folder of slots") {
+            fs::remove_dir_all(slot.expect("a slot").path()).expect("slot removed");
+        }
+    }
+
+    /// Has a stopped server go on on a timeline of its own at its next start, as after a promotion.
+    pub fn branch_off(&self) {
+        let signal = self.data_dir().join("recovery.signal");
+        fs::write(&signal, "").expect("signal written");
+        give_to_server_user(&signal);
+        let settings = self.data_dir().join("postgresql.auto.conf");
+        let text = fs::read_to_string(&settings).expect("settings")
+            + "restore_command = 'false'\nhot_standby = off\n";
+        fs::write(settings, text).expect("settings written");
+    }
+
+    /// Carries a database over to another server, as `pg_dump` writes it.
+    pub async fn dump_into(&self, database: &str, other: &Postgres) {
+        let dump = self.folder.join("dump.sql");
+        let tool = |name: &str, url: String| {
+            let mut command = as_server_user(&bin_dir().join(name));
+            command.arg("--dbname").arg(url).arg("--file").arg(&dump);
+            command
+        };
+        fs::write(&dump, "").expect("dump written");
+        give_to_server_user(&dump);
+        checked(&mut tool("pg_dump", self.url(database)));
+        other.create_database(database).await;
+        checked(tool("psql", other.url(database)).args(["--quiet", "--set", "ON_ERROR_STOP=1"]));
+    }
+
     async fn stop_by(&self, signal: &str) {
         let Some(mut process) = self.process.lock().await.take() else { return };
         process.signal(signal);
@@ -175,7 +225,11 @@ impl Postgres {
         let socket_folder = socket_folder(&folder, port.number());
         fs::create_dir_all(&socket_folder).expect("folder for the socket");
         let server = Self { folder, socket_folder, port, process: Mutex::new(None) };
-        checked(Command::new("cp").args(["-a", "--reflink=auto"]).arg(template()).arg(server.data_dir()));
+        if options.own_system {
+            init(&server.folder, &server.data_dir());
+        } else {
+            checked(Command::new("cp").args(["-a", "--reflink=auto"]).arg(template()).arg(server.data_dir()));
+        }
         server.configure(&options);
         for path in [server.data_dir(), server.socket_folder.clone()] {
             give_to_server_user(&path);
@@ -250,23 +304,22 @@ fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
         let folder = run::folder("initdb");
-        give_to_server_user(&folder);
         let data = folder.join("data");
-        checked(
-            as_server_user(&bin_dir().join("initdb"))
-                .args([
-                    "--username=postgres",
-                    "--auth=trust",
-                    "--encoding=UTF8",
-                    "--locale=C.UTF-8",
-                    "--no-sync",
-                ])
-                .arg("-D")
-                .arg(&data)
-                .current_dir(&folder),
-        );
+        init(&folder, &data);
         data
     })
+}
+
+/// Makes a data folder within `folder`.
+fn init(folder: &Path, data: &Path) {
+    give_to_server_user(folder);
+    checked(
+        as_server_user(&bin_dir().join("initdb"))
+            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
+            .arg("-D")
+            .arg(data)
+            .current_dir(folder),
+    );
 }
 
 /// The newest server on this machine.

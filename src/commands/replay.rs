@@ -1,0 +1,29 @@
+//! `outboxd replay`: publishes rows again that are still in the table.
+
+use super::{Failure, answer, source, stop::stoppable};
+use crate::{
+    admin::Board,
+    cli::Replay,
+    postgres::snapshot::Selection,
+    relay::{self, Replayed},
+    settings::Settings,
+};
+
+pub(super) async fn run(settings: Settings, options: &Replay) -> Result<(), Failure> {
+    let source = source(&settings, &options.source)?;
+    let report = Board::new().reporter(&source.name);
+    let selection = Selection { since: options.since, aggregate: options.aggregate.clone() };
+    let replaying = stoppable(settings.drain_timeout, async |shutdown| {
+        relay::replay(&source, &selection, &report, shutdown).await
+    });
+    let Replayed { rows, complete, order } =
+        replaying.await?.map_err(|fault| Failure::Runtime(fault.explain()))?;
+    answer(&format!("rows published again and confirmed: {rows} (order: {order})\n"))?;
+    if complete {
+        return Ok(());
+    }
+    Err(Failure::Runtime(format!(
+        "ended before all rows were published again: only the first {rows} are confirmed; copies of the next ones may have \
+         been sent"
+    )))
+}

@@ -1,0 +1,278 @@
+//! Whether a slot is the one that was there before: a pure function from what is recorded, what is remembered and what
+//! the server says to a verdict.
+//!
+//! PostgreSQL gives a slot no identity but its name. What tells an old slot from a new one of the same name is where it
+//! stands. A slot moves only as far as its consumer confirms, so one that stands beyond everything that was ever confirmed
+//! is another one, or somebody moved it: a new slot begins behind all WAL that existed when it was made. How far was
+//! confirmed is known exactly to the process that did it, and to everybody after a release in good order.
+//!
+//! On a new timeline the promotion tells: a slot that came along with the replica stands before the place where the old
+//! timeline was left, one that was made afterwards stands behind it.
+//!
+//! What is not told apart: a slot that was made anew after its holder was killed and before another one took it. See
+//! ARCHITECTURE.md.
+
+use std::fmt;
+
+use super::{catalog::SlotFacts, replication::SystemIdentity, slot_record::SlotRecord};
+use crate::{outbox::Timestamp, position::Lsn};
+
+/// What the database and the server say.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    /// The server. Its end of WAL is read after the record: one that was written meanwhile must not look like one from
+    /// the future.
+    pub server: SystemIdentity,
+    /// Earlier timelines of the server with the places where they were left. May be empty when nothing is known of any.
+    pub history: Vec<(u32, Lsn)>,
+    /// What was written down.
+    pub record: Option<SlotRecord>,
+    /// The slot that is there.
+    pub slot: Option<SlotFacts>,
+}
+
+/// What this process knows by itself of the slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The name under which this process holds slots.
+    pub holder: String,
+    /// The server that it has seen the slot on.
+    pub system_id: String,
+    /// That server's timeline.
+    pub timeline: u32,
+    /// The most that this process can have told the server to be confirmed; `None` when it never had the slot.
+    pub confirmed: Option<Lsn>,
+    /// The version of the record that it has last seen or written.
+    pub version: i64,
+}
+
+/// What a slot is that may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continuity {
+    /// There is none and there never was: it is to be made, after the backlog.
+    First,
+    /// There is one of which nothing is written down: it was made by hand, or by an earlier version.
+    Adopted,
+    /// It is the one that was there before.
+    Same,
+}
+
+/// Rows may be missing: between what was confirmed and what a slot from now on would send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// What happened.
+    pub cause: Cause,
+    /// The last position that is known to be confirmed: rows that committed after it may be missing.
+    pub confirmed: Option<Lsn>,
+    /// When the last message that is known to be confirmed was committed.
+    pub until: Option<Timestamp>,
+}
+
+/// How a slot came to be of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The server removed WAL that it needs.
+    Lost {
+        /// PostgreSQL's own words.
+        why: String,
+    },
+    /// It is not there, on the server where it was.
+    Gone,
+    /// It is not there, on a server that was promoted since.
+    LeftBehind {
+        /// The timeline that had it.
+        had: u32,
+        /// The server's timeline.
+        has: u32,
+    },
+    /// The server is not the one that had it.
+    OtherSystem {
+        /// The system identifier that had it.
+        had: String,
+        /// The server's.
+        has: String,
+    },
+    /// The server is in an older state than one that was seen before.
+    SetBack {
+        /// Where its WAL ends.
+        end: Lsn,
+    },
+    /// There is one of that name, and it is another.
+    MadeAnew {
+        /// Where it stands.
+        at: Option<Lsn>,
+    },
+    /// What was found before, in the words of then.
+    Recorded(String),
+}
+
+/// What is known of the slot as it was.
+struct Known<'a> {
+    system_id: &'a str,
+    timeline: u32,
+    /// At least so far it is confirmed.
+    confirmed: Option<Lsn>,
+    /// No further has it been confirmed.
+    at_most: Option<Lsn>,
+    /// The database holds an older record than this process knows.
+    outdated: bool,
+}
+
+impl Evidence {
+    /// The verdict. A gap is never closed by going on, nor by time: one that was recorded stays one.
+    ///
+    /// # Errors
+    /// The gap.
+    pub fn judge(&self, memory: Option<&Memory>) -> Result<Continuity, Gap> {
+        let verdict = self.judge_present(memory)?;
+        match &self.record {
+            Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) => Err(Gap {
+                cause: Cause::Recorded(gap.clone()),
+                confirmed: Some(*confirmed_flush).filter(|confirmed| *confirmed > Lsn::ZERO),
+                until: *confirmed_until,
+            }),
+            _ => Ok(verdict),
+        }
+    }
+
+    fn judge_present(&self, memory: Option<&Memory>) -> Result<Continuity, Gap> {
+        let slot = self.slot.as_ref();
+        let until = self.record.as_ref().and_then(|record| record.confirmed_until);
+        let gap = |cause, confirmed| Err(Gap { cause, confirmed, until });
+        let lost = slot.filter(|slot| slot.is_lost()).map(|slot| Cause::Lost {
+            why: slot
+                .invalidation
+                .clone()
+                .unwrap_or_else(|| "max_slot_wal_keep_size was exceeded".to_owned()),
+        });
+        let flush = slot.and_then(|slot| slot.confirmed_flush);
+
+        let Some(known) = self.known(memory) else {
+            return match (slot, lost) {
+                (None, _) => Ok(Continuity::First),
+                (Some(_), None) => Ok(Continuity::Adopted),
+                (Some(_), Some(lost)) => gap(lost, flush),
+            };
+        };
+        let server = &self.server;
+        if server.system_id != known.system_id {
+            let (had, has) = (known.system_id.to_owned(), server.system_id.clone());
+            return gap(Cause::OtherSystem { had, has }, known.confirmed);
+        }
+        let promoted = server.timeline > known.timeline;
+        let behind = known.confirmed.is_some_and(|confirmed| server.xlogpos < confirmed);
+        if server.timeline < known.timeline || !promoted && (behind || known.outdated) {
+            return gap(Cause::SetBack { end: server.xlogpos }, known.confirmed);
+        }
+        let Some(_) = slot else {
+            let (had, has) = (known.timeline, server.timeline);
+            let cause = if promoted { Cause::LeftBehind { had, has } } else { Cause::Gone };
+            return gap(cause, known.confirmed);
+        };
+        if let Some(lost) = lost {
+            return gap(lost, flush.max(known.confirmed));
+        }
+        let at_most = if promoted { Some(self.left(known.timeline)) } else { known.at_most };
+        if at_most.is_some_and(|at_most| flush > Some(at_most)) {
+            return gap(Cause::MadeAnew { at: flush }, known.confirmed);
+        }
+        Ok(Continuity::Same)
+    }
+
+    /// What is known from the newest source: this process, as long as nobody has written to the record since; then the
+    /// record.
+    fn known<'a>(&'a self, memory: Option<&'a Memory>) -> Option<Known<'a>> {
+        let record = self.record.as_ref();
+        let outdated = |memory: &Memory| record.is_some_and(|record| record.version < memory.version);
+        let ours = |memory: &Memory| {
+            record.is_none_or(|record| record.holder.as_deref() == Some(memory.holder.as_str()))
+        };
+        if let Some(memory) = memory.filter(|memory| ours(memory) || outdated(memory)) {
+            let Memory { system_id, timeline, confirmed, .. } = memory;
+            // The record may be ahead of what is remembered: written when the slot was acquired, just before a fault.
+            let confirmed = (*confirmed).max(record.map(|record| record.confirmed_flush));
+            let outdated = outdated(memory);
+            return Some(Known { system_id, timeline: *timeline, confirmed, at_most: confirmed, outdated });
+        }
+        record.map(|record| {
+            let confirmed = Some(record.confirmed_flush);
+            let at_most = confirmed.filter(|_| record.holder.is_none());
+            Known {
+                system_id: &record.system_id,
+                timeline: record.timeline,
+                confirmed,
+                at_most,
+                outdated: false,
+            }
+        })
+    }
+
+    /// Where the server's history left a timeline; zero, which no slot can stand before, if it was never on it.
+    fn left(&self, timeline: u32) -> Lsn {
+        self.history.iter().find(|(earlier, _)| *earlier == timeline).map_or(Lsn::ZERO, |(_, left)| *left)
+    }
+}
+
+impl SlotRecord {
+    /// As it is to be marked with a gap, so that whoever looks next finds it too.
+    pub fn marked(&self, gap: &Gap, memory: Option<&Memory>) -> SlotRecord {
+        let seen = memory.map_or(0, |memory| memory.version).max(self.version);
+        SlotRecord {
+            confirmed_flush: gap.confirmed.unwrap_or(self.confirmed_flush),
+            holder: None,
+            gap: Some(gap.cause.to_string()),
+            version: seen + 1,
+            ..self.clone()
+        }
+    }
+}
+
+/// A sentence without the slot's name, which goes before: what happened, and from where on rows may be missing.
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; rows committed after ", self.cause)?;
+        match self.confirmed {
+            Some(confirmed) => write!(f, "{confirmed}")?,
+            None => f.write_str("an unknown position")?,
+        }
+        if let Some(until) = self.until {
+            write!(f, " (a message committed at {until} is confirmed)")?;
+        }
+        f.write_str(" may not have been published")
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Lost { why } => write!(
+                f,
+                "is lost: the server has removed WAL that it needs ({why}; a larger max_slot_wal_keep_size keeps that from \
+                 happening again)"
+            ),
+            Cause::Gone => f.write_str("is gone: somebody dropped it"),
+            Cause::LeftBehind { had, has } => write!(
+                f,
+                "is gone: the server went from timeline {had} to {has}, promoted or restored from a backup, and the slot \
+                 did not come along"
+            ),
+            Cause::OtherSystem { had, has } => write!(
+                f,
+                "was on another server: the database came here by a dump or an upgrade (system identifier {had} then, {has} now)"
+            ),
+            Cause::SetBack { end } => write!(
+                f,
+                "is on a server that was set back to an older state, where WAL ends at {end} and more had been confirmed"
+            ),
+            Cause::MadeAnew { at: Some(at) } => write!(
+                f,
+                "is not the one that was there: it stands at {at}, where the other never was, so somebody made it anew or moved it"
+            ),
+            Cause::Recorded(words) => f.write_str(words),
+            Cause::MadeAnew { at: None } => f.write_str("is not the one that was there"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SystemIdentity {
+    SystemIdentity { system_id: system_id.to_owned(), timeline, xlogpos: Lsn(xlogpos), database: None }
+}
+
+fn slot(confirmed_flush: u64) -> Option<SlotFacts> {
+    Some(SlotFacts {
+        name: "outboxd_orders".into(),
+        plugin: Some("pgoutput".into()),
+        database: Some("orders".into()),
+        temporary: false,
+        active_pid: None,
+        confirmed_flush: Some(Lsn(confirmed_flush)),
+        restart_lsn: Some(Lsn(1)),
+        wal_status: Some("reserved".into()),
+        invalidation: None,
+        two_phase: false,
+        failover: false,
+        retained_bytes: 0,
+        lag_bytes: 0,
+        current: Lsn(1000),
+    })
+}
+
+fn lost(confirmed_flush: u64) -> Option<SlotFacts> {
+    slot(confirmed_flush).map(|slot| SlotFacts { wal_status: Some("lost".into()), ..slot })
+}
+
+/// Written down on timeline 1 of system A, at 100.
+fn record(holder: Option<&str>) -> Option<SlotRecord> {
+    Some(SlotRecord {
+        system_id: "A".into(),
+        timeline: 1,
+        confirmed_flush: Lsn(100),
+        confirmed_until: Some(Timestamp(0)),
+        holder: holder.map(str::to_owned),
+        gap: None,
+        version: 7,
+    })
+}
+
+/// What the process "me" knows, that has confirmed up to 300 on timeline 1 of system A.
+fn memory() -> Memory {
+    Memory { holder: "me".into(), system_id: "A".into(), timeline: 1, confirmed: Some(Lsn(300)), version: 7 }
+}
+
+fn evidence(record: Option<SlotRecord>, server: SystemIdentity, slot: Option<SlotFacts>) -> Evidence {
+    Evidence { server, history: vec![(1, Lsn(500))], record, slot }
+}
+
+fn cause(evidence: &Evidence, memory: Option<&Memory>) -> Cause {
+    evidence.judge(memory).unwrap_err().cause
+}
+
+#[test]
+fn nothing_known_is_a_beginning() {
+    let here = || server("A", 1, 1000);
+    assert_eq!(evidence(None, here(), None).judge(None), Ok(Continuity::First));
+    assert_eq!(evidence(None, here(), slot(700)).judge(None), Ok(Continuity::Adopted));
+    let gap = evidence(None, here(), lost(70)).judge(None).unwrap_err();
+    assert!(matches!(gap.cause, Cause::Lost { .. }));
+    assert_eq!(gap.confirmed, Some(Lsn(70)));
+}
+
+/// What may be confirmed beyond the record decides how far the slot may stand.
+#[test]
+fn a_slot_is_the_same_as_long_as_it_stands_where_it_can_have_come_to() {
+    let at = |flush, holder| evidence(record(holder), server("A", 1, 1000), slot(flush));
+    let me = memory();
+    for (found, memory, same) in [
+        // Released at 100: exactly there, or further back after a crash of the server.
+        (at(100, None), None, true),
+        (at(90, None), None, true),
+        (at(101, None), None, false),
+        // Held by a process that is not there any more: nobody knows how far it came.
+        (at(100, Some("other")), None, true),
+        (at(900, Some("other")), None, true),
+        // Held by ourselves: up to what we confirmed.
+        (at(300, Some("me")), Some(&me), true),
+        (at(301, Some("me")), Some(&me), false),
+        // Another had it since, or made it anew with `recover`: the record knows better than we do.
+        (at(900, Some("other")), Some(&me), true),
+        (at(100, None), Some(&me), true),
+        (at(250, None), Some(&me), false),
+    ] {
+        let verdict = found.judge(memory);
+        match same {
+            true => assert_eq!(verdict, Ok(Continuity::Same), "{found:?}"),
+            false => assert!(matches!(verdict.unwrap_err().cause, Cause::MadeAnew { .. }), "{found:?}"),
+        }
+    }
+}
+
+/// The record is written when a slot is acquired; a fault just after that must not make it look like another one.
+#[test]
+fn what_was_acquired_last_counts_although_nothing_was_confirmed_since() {
+    let earlier = Memory { confirmed: Some(Lsn(50)), ..memory() };
+    let found = evidence(record(Some("me")), server("A", 1, 1000), slot(100));
+    assert_eq!(found.judge(Some(&earlier)), Ok(Continuity::Same));
+}
+
+#[test]
+fn a_slot_that_is_not_there_is_a_gap_from_the_last_known_position() {
+    let gone = evidence(record(Some("me")), server("A", 1, 1000), None);
+    let gap = gone.judge(None).unwrap_err();
+    assert_eq!(gap, Gap { cause: Cause::Gone, confirmed: Some(Lsn(100)), until: Some(Timestamp(0)) });
+    assert_eq!(gone.judge(Some(&memory())).unwrap_err().confirmed, Some(Lsn(300)));
+    let text = gap.to_string();
+    assert!(text.contains("after 0/64 (a message committed at 1970-01-01T00:00:00.000Z"), "{text}");
+    // The row is gone too, as after a backup that is older than it: this process still knows.
+    let bare = evidence(None, server("A", 1, 1000), None);
+    assert_eq!(cause(&bare, Some(&memory())), Cause::Gone);
+    // Seen only, never had.
+    let seen = Memory { confirmed: None, ..memory() };
+    let gap = bare.judge(Some(&seen)).unwrap_err();
+    assert_eq!(gap.confirmed, None);
+    assert!(gap.to_string().contains("after an unknown position"));
+}
+
+#[test]
+fn a_lost_slot_knows_best_how_far_it_came() {
+    let gap = evidence(record(Some("other")), server("A", 1, 1000), lost(170)).judge(None).unwrap_err();
+    assert!(matches!(gap.cause, Cause::Lost { .. }));
+    assert_eq!(gap.confirmed, Some(Lsn(170)));
+}
+
+#[test]
+fn after_a_promotion_the_place_where_the_timeline_was_left_decides() {
+    let on = |timeline, flush: Option<u64>| {
+        evidence(record(Some("other")), server("A", timeline, 1000), flush.and_then(slot))
+    };
+    assert_eq!(on(2, Some(500)).judge(None), Ok(Continuity::Same), "it came along");
+    assert_eq!(cause(&on(2, Some(501)), None), Cause::MadeAnew { at: Some(Lsn(501)) });
+    assert_eq!(cause(&on(2, None), None), Cause::LeftBehind { had: 1, has: 2 });
+    // A replica that was behind: its WAL ends before what was confirmed.
+    let late = evidence(record(Some("me")), server("A", 2, 200), slot(90));
+    assert_eq!(late.judge(Some(&memory())), Ok(Continuity::Same));
+    // A branch that never was on the timeline of the slot.
+    let foreign = Evidence { history: vec![(3, Lsn(900))], ..on(4, Some(50)) };
+    assert!(matches!(cause(&foreign, None), Cause::MadeAnew { .. }));
+}
+
+#[test]
+fn another_system_and_an_older_state_are_gaps_with_and_without_a_slot() {
+    for slot in [slot(50), None] {
+        let elsewhere = evidence(record(None), server("B", 1, 1000), slot.clone());
+        assert_eq!(cause(&elsewhere, None), Cause::OtherSystem { had: "A".into(), has: "B".into() });
+        let older = evidence(record(Some("me")), server("A", 1, 299), slot.clone());
+        assert_eq!(cause(&older, Some(&memory())), Cause::SetBack { end: Lsn(299) });
+        let promoted = Memory { timeline: 2, ..memory() };
+        let demoted = evidence(record(Some("me")), server("A", 1, 1000), slot);
+        assert_eq!(cause(&demoted, Some(&promoted)), Cause::SetBack { end: Lsn(1000) });
+    }
+}
+
+/// Whatever the older state says by itself, and however much WAL it has written since.
+#[test]
+fn a_record_older_than_the_one_that_was_seen_is_a_server_set_back() {
+    let later = Memory { version: 8, ..memory() };
+    for holder in [None, Some("me"), Some("other")] {
+        let older = evidence(record(holder), server("A", 1, 1000), slot(100));
+        assert_eq!(cause(&older, Some(&later)), Cause::SetBack { end: Lsn(1000) }, "{holder:?}");
+        // A replica that was behind, and was promoted.
+        let promoted = evidence(record(holder), server("A", 2, 1000), slot(100));
+        assert_eq!(promoted.judge(Some(&later)), Ok(Continuity::Same), "{holder:?}");
+    }
+}
+
+/// A gap stays one although what proved it is gone: the process that remembered, or the end of WAL.
+#[test]
+fn a_gap_that_was_found_stays_until_it_is_recovered_from() {
+    let mut found = evidence(record(Some("me")), server("A", 1, 1000), slot(400));
+    let gap = found.judge(Some(&memory())).unwrap_err();
+    assert_eq!(found.judge(None), Ok(Continuity::Same), "nobody else can tell");
+    let marked = found.record.as_ref().unwrap().marked(&gap, Some(&memory()));
+    assert_eq!((marked.confirmed_flush, marked.version, &marked.holder), (Lsn(300), 8, &None));
+    found.record = Some(marked.clone());
+    for flush in [400, 250] {
+        found.slot = slot(flush);
+        for memory in [None, Some(&memory())] {
+            assert_eq!(found.judge(memory).unwrap_err().to_string(), gap.to_string());
+        }
+    }
+    found.record = Some(SlotRecord { gap: None, confirmed_flush: Lsn(400), version: 9, ..marked });
+    assert_eq!(found.judge(Some(&memory())), Ok(Continuity::Same));
+}

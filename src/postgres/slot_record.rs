@@ -1,0 +1,305 @@
+//! The record of a slot, kept in the source's own database: that there is such a slot, on which server, and how far it was
+//! confirmed when that was last written down.
+//!
+//! No offset: where to resume the slot alone says. The record only tells whether the slot is the one that was there before
+//! ([`continuity`](super::continuity) judges), and how large a gap is if it is not. It lies beside the outbox table, so
+//! that whatever happens to the rows happens to it too: a dump, a backup and a replica take it along.
+//!
+//! Writing it makes WAL, so it is written when a slot is acquired and released, and in between at most now and then while
+//! messages are confirmed; an idle database stays idle.
+
+use tokio_postgres::{Client, types::Type};
+
+use super::{
+    SourceDatabase,
+    catalog::{self, CatalogError, SlotFacts, failed},
+    continuity::Evidence,
+    replication::{ReplicationConnection, ReplicationError},
+    sql_text::{identifier, literal},
+};
+use crate::{
+    outbox::Timestamp,
+    position::{Lsn, Position},
+};
+
+/// The table, in the schema of the outbox table; one row for each slot.
+pub const TABLE: &str = "outboxd_state";
+
+/// SQLSTATE `undefined_table`.
+const UNDEFINED_TABLE: &str = "42P01";
+/// SQLSTATEs of what a concurrent CREATE TABLE IF NOT EXISTS may meet: `duplicate_table`, and `unique_violation` in a
+/// catalog.
+const MADE_BY_ANOTHER: [&str; 2] = ["42P07", "23505"];
+
+/// Whoever lost what is not flushed would take an old record for the last word; and who waits for a synchronous standby
+/// waits for ever when that is away.
+const DURABLE: &str = "SET synchronous_commit = local";
+
+/// What is written down of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotRecord {
+    /// System identifier of the server that had the slot.
+    pub system_id: String,
+    /// Its timeline then.
+    pub timeline: u32,
+    /// Everything that commits before is confirmed. Without a holder the slot stands exactly here.
+    pub confirmed_flush: Lsn,
+    /// When the last confirmed message was committed, by the server's clock, or when the slot was made; `None` when
+    /// neither is known.
+    pub confirmed_until: Option<Timestamp>,
+    /// Who has the slot, and may have confirmed more since; `None` after a release in good order.
+    pub holder: Option<String>,
+    /// A gap that somebody found, which stays until it is recovered from: what proved it may not be there for ever.
+    pub gap: Option<String>,
+    /// Grows with every write, so that an older state of the database shows.
+    pub version: i64,
+}
+
+/// How far a slot is confirmed, to be written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// What PostgreSQL is told.
+    pub flush: Lsn,
+    /// The last confirmed row.
+    pub position: Option<Position>,
+    /// When it was committed.
+    pub until: Option<Timestamp>,
+}
+
+fn table(database: &SourceDatabase) -> String {
+    format!("{}.{}", identifier(&database.table.schema), identifier(TABLE))
+}
+
+fn timestamp(time: Option<Timestamp>) -> String {
+    match time {
+        Some(Timestamp(micros)) => format!("timestamptz 'epoch' + {micros} * interval '1 microsecond'"),
+        None => "NULL::timestamptz".to_owned(),
+    }
+}
+
+/// The statement that makes the table.
+pub fn create_table_sql(database: &SourceDatabase) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {} (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, \
+         confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, version bigint NOT NULL, \
+         written_at timestamptz NOT NULL DEFAULT clock_timestamp())",
+        table(database)
+    )
+}
+
+/// The statement that lets the source's role use the table, once somebody else has made it.
+pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
+    format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}", table(database), identifier(role))
+}
+
+/// Makes the table if it is not there.
+pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<(), CatalogError> {
+    match client.batch_execute(&create_table_sql(database)).await {
+        Err(error) if !error.code().is_some_and(|code| MADE_BY_ANOTHER.contains(&code.code())) => {
+            Err(failed("creating the table of slot records")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The slot's record; `None` when there is none, or no table.
+pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<SlotRecord>, CatalogError> {
+    let select = format!(
+        "SELECT system_identifier, timeline, (confirmed_flush - '0/0')::int8, \
+         (extract(epoch FROM confirmed_until) * 1000000)::int8, holder, gap, version FROM {} WHERE slot = $1",
+        table(database)
+    );
+    let row = match client.query_typed_opt(&select, &[(&database.slot, Type::TEXT)]).await {
+        Ok(row) => row,
+        Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => return Ok(None),
+        Err(error) => return Err(failed("reading the slot's record")(error)),
+    };
+    Ok(row.map(|row| SlotRecord {
+        system_id: row.get(0),
+        timeline: u32::try_from(row.get::<_, i64>(1)).unwrap_or_default(),
+        confirmed_flush: Lsn(row.get::<_, i64>(2).cast_unsigned()),
+        confirmed_until: row.get::<_, Option<i64>>(3).map(Timestamp),
+        holder: row.get(4),
+        gap: row.get(5),
+        version: row.get(6),
+    }))
+}
+
+/// Writes the record, whatever was there. For whoever has the slot, or is about to make it.
+pub async fn write(
+    client: &Client,
+    database: &SourceDatabase,
+    record: &SlotRecord,
+) -> Result<(), CatalogError> {
+    let update = "DO UPDATE SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, \
+                  confirmed_flush = excluded.confirmed_flush, confirmed_until = excluded.confirmed_until, \
+                  holder = excluded.holder, gap = excluded.gap, version = excluded.version, \
+                  written_at = clock_timestamp()";
+    insert(client, database, record, update).await
+}
+
+/// Writes the first record of a slot, unless whoever has acquired it by now has done so.
+pub async fn write_first(
+    client: &Client,
+    database: &SourceDatabase,
+    record: &SlotRecord,
+) -> Result<(), CatalogError> {
+    insert(client, database, record, "DO NOTHING").await
+}
+
+async fn insert(
+    client: &Client,
+    database: &SourceDatabase,
+    record: &SlotRecord,
+    if_there: &str,
+) -> Result<(), CatalogError> {
+    let SlotRecord { system_id, timeline, confirmed_flush, confirmed_until, holder, gap, version } = record;
+    let text = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
+    let insert = format!(
+        "{DURABLE}; INSERT INTO {} (slot, system_identifier, timeline, confirmed_flush, confirmed_until, holder, \
+         gap, version) VALUES ({}, {}, {timeline}, '{confirmed_flush}', {}, {}, {}, {version}) ON CONFLICT (slot) {if_there}",
+        table(database),
+        literal(&database.slot),
+        literal(system_id),
+        timestamp(*confirmed_until),
+        text(holder),
+        text(gap),
+    );
+    client.batch_execute(&insert).await.map_err(failed("writing the slot's record"))
+}
+
+/// Writes down a gap that was found when the record was of that version; nothing if it has been written since.
+pub async fn mark(
+    client: &Client,
+    database: &SourceDatabase,
+    version: i64,
+    marked: &SlotRecord,
+) -> Result<(), CatalogError> {
+    let update = format!(
+        "{DURABLE}; UPDATE {} SET confirmed_flush = '{}', holder = NULL, gap = {}, version = {}, \
+         written_at = clock_timestamp() WHERE slot = {} AND version = {version}",
+        table(database),
+        marked.confirmed_flush,
+        marked.gap.as_deref().map_or_else(|| "NULL".to_owned(), literal),
+        marked.version,
+        literal(&database.slot),
+    );
+    client.batch_execute(&update).await.map_err(failed("marking the slot's record"))
+}
+
+/// Writes down how far `holder` has come; nothing if another has taken over.
+pub async fn note(
+    client: &Client,
+    database: &SourceDatabase,
+    holder: &str,
+    confirmed: Confirmed,
+) -> Result<(), CatalogError> {
+    update(client, database, holder, confirmed, "").await
+}
+
+/// Writes down where `holder` has left the slot; nothing if another has taken over.
+pub async fn release(
+    client: &Client,
+    database: &SourceDatabase,
+    holder: &str,
+    confirmed: Confirmed,
+) -> Result<(), CatalogError> {
+    update(client, database, holder, confirmed, "holder = NULL, ").await
+}
+
+async fn update(
+    client: &Client,
+    database: &SourceDatabase,
+    holder: &str,
+    confirmed: Confirmed,
+    more: &str,
+) -> Result<(), CatalogError> {
+    let update = format!(
+        "{DURABLE}; UPDATE {} SET {more}confirmed_flush = '{}', confirmed_until = COALESCE({}, confirmed_until), \
+         version = version + 1, written_at = clock_timestamp() WHERE slot = {} AND holder = {}",
+        table(database),
+        confirmed.flush,
+        timestamp(confirmed.until),
+        literal(&database.slot),
+        literal(holder),
+    );
+    client.batch_execute(&update).await.map_err(failed("writing the slot's record"))
+}
+
+/// Removes the record, so that the next slot of this name is a first one; `false` when there was none.
+pub async fn remove(client: &Client, database: &SourceDatabase) -> Result<bool, CatalogError> {
+    let delete = format!("DELETE FROM {} WHERE slot = $1", table(database));
+    match client.execute_typed(&delete, &[(&database.slot, Type::TEXT)]).await {
+        Ok(rows) => Ok(rows > 0),
+        Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => Ok(false),
+        Err(error) => Err(failed("removing the slot's record")(error)),
+    }
+}
+
+/// Why the evidence could not be gathered.
+#[derive(Debug, thiserror::Error)]
+pub enum EvidenceError {
+    /// SQL failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A replication command failed.
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
+}
+
+impl Evidence {
+    /// Reads the record and the slot, and asks the server who it is. `remembered` is the timeline that this process has
+    /// last seen, if it has seen any.
+    ///
+    /// # Errors
+    /// [`EvidenceError`].
+    pub async fn gather(
+        client: &Client,
+        replication: &mut ReplicationConnection,
+        database: &SourceDatabase,
+        remembered: Option<u32>,
+    ) -> Result<Self, EvidenceError> {
+        let mut server = replication.identify_system().await?;
+        let (record, slot) = consistent(client, database).await?;
+        server.xlogpos = catalog::wal_end(client).await?;
+        let earlier = record.as_ref().map(|record| record.timeline).into_iter().chain(remembered);
+        let history = match earlier.min() {
+            Some(timeline) if timeline < server.timeline => {
+                replication.timeline_history(server.timeline).await?
+            }
+            _ => Vec::new(),
+        };
+        Ok(Self { server, history, record, slot })
+    }
+
+    /// Reads record, slot and the end of WAL again, as time has passed.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub async fn look_again(
+        &mut self,
+        client: &Client,
+        database: &SourceDatabase,
+    ) -> Result<(), CatalogError> {
+        (self.record, self.slot) = consistent(client, database).await?;
+        self.server.xlogpos = catalog::wal_end(client).await?;
+        Ok(())
+    }
+}
+
+/// Record and slot as they were at one time: whoever acquires the slot writes the record before moving the slot, so a
+/// record that stays the same while the slot is read goes with it. Slots are in no snapshot.
+async fn consistent(
+    client: &Client,
+    database: &SourceDatabase,
+) -> Result<(Option<SlotRecord>, Option<SlotFacts>), CatalogError> {
+    let mut record = read(client, database).await?;
+    loop {
+        let slot = catalog::slot_progress(client, &database.slot).await?;
+        let now = read(client, database).await?;
+        if now == record {
+            return Ok((record, slot));
+        }
+        record = now;
+    }
+}

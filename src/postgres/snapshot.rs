@@ -1,0 +1,392 @@
+//! The rows of the outbox table as one snapshot shows them: all, or those that are selected, in the best order that the
+//! table allows. For the backlog, for recovery and for replay.
+//!
+//! A row's [`Position`] has the LSN of the byte before the place in WAL that the snapshot belongs to: every row that
+//! commits later has a commit record that begins there at the earliest, and so sorts behind.
+//!
+//! Memory: rows are fetched from a cursor, a batch at a time, and a batch not yet polled stays in the socket.
+//! tokio-postgres reads ahead of us by what two reads of the socket give (`InnerClient::send` in its `client.rs` makes a channel
+//! of one place for the answer, and `Connection::poll_read` in `connection.rs` stops reading while that is full). The
+//! cursor is there for the end: an abandoned SELECT would be read, by that same loop, to its last row.
+//!
+//! Knows nothing of slots, of messages, of confirms, or of retry policy.
+
+use std::{fmt, ops::Range, pin::Pin, str::FromStr};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
+
+use super::{
+    SourceDatabase, TableName,
+    catalog::{self, CatalogError, TableFacts},
+    error::WireError,
+    sql_text::{identifier, literal},
+};
+use crate::{
+    outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
+    position::{Lsn, Position},
+};
+
+/// Rows of one FETCH: enough to make its round trip cheap, few enough to be read to the end when we are given up.
+const FETCH_ROWS: u32 = 256;
+
+/// No timeout may end a session that waits for the broker. Asking `pg_settings` leaves out those that this version does
+/// not have: `idle_session_timeout` came with 14, `transaction_timeout` with 17.
+pub(super) const NO_TIMEOUTS: &str =
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
+    ('statement_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+
+/// Why rows cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// There is no such table.
+    #[error("table {} does not exist", .0.quoted())]
+    NoTable(TableName),
+    /// The table was altered, rewritten or truncated between the snapshot and our lock: start over.
+    #[error("table {} was altered just when its rows were to be read: start over", .0.quoted())]
+    TableChanged(TableName),
+    /// Rows since a time were asked for.
+    #[error(
+        "table {} has no column for the time of a row (outbox.columns.created_at), which --since needs; leave --since out, \
+         and all rows are published",
+        .0.quoted()
+    )]
+    NoTimes(TableName),
+    /// More rows than a position can number.
+    #[error(
+        "there are more than 2^32 rows: publish with backlog = \"skip\", or delete rows that need no publishing"
+    )]
+    TooManyRows,
+    /// SQL failed.
+    #[error("{doing} failed")]
+    Sql {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        cause: WireError,
+    },
+    /// The catalog could not be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The server's answer is not what was asked for.
+    #[error("{doing}: the server's answer makes no sense: {what}")]
+    Nonsense {
+        /// What was being done.
+        doing: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+pub(super) fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> SnapshotError {
+    move |error| SnapshotError::Sql { doing, cause: error.into() }
+}
+
+/// In what order rows come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowOrder {
+    /// By the sequence column.
+    Sequence,
+    /// By `created_at`, and where that is equal as the rows lie in the table, which is most often as they were inserted.
+    CreatedAt,
+    /// As the rows lie in the table: no promise.
+    None,
+}
+
+impl fmt::Display for RowOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RowOrder::Sequence => "by the sequence column",
+            RowOrder::CreatedAt => "by created_at",
+            RowOrder::None => "none: the table has neither a sequence nor a created_at column",
+        })
+    }
+}
+
+impl RowOrder {
+    fn of(table: &TableFacts, columns: &ColumnNames) -> Self {
+        match () {
+            () if there(table, &columns.sequence).is_some() => RowOrder::Sequence,
+            () if there(table, &columns.created_at).is_some() => RowOrder::CreatedAt,
+            () => RowOrder::None,
+        }
+    }
+
+    fn clause(self, columns: &ColumnNames) -> String {
+        let by = |column: &OptionalColumn| identifier(column.name().unwrap_or_default());
+        match self {
+            RowOrder::Sequence => format!(" ORDER BY {}", by(&columns.sequence)),
+            RowOrder::CreatedAt => format!(" ORDER BY {}, tableoid, ctid", by(&columns.created_at)),
+            RowOrder::None => String::new(),
+        }
+    }
+}
+
+fn there<'a>(table: &TableFacts, column: &'a OptionalColumn) -> Option<&'a str> {
+    column.name().filter(|name| table.column(name).is_some())
+}
+
+/// One aggregate, as `TYPE/ID`. A type has no slash; an id may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aggregate {
+    /// As in the column of aggregate types.
+    pub kind: String,
+    /// As in the column of aggregate ids.
+    pub id: String,
+}
+
+impl FromStr for Aggregate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('/') {
+            Some((kind, id)) if !kind.is_empty() && !id.is_empty() => {
+                Ok(Self { kind: kind.to_owned(), id: id.to_owned() })
+            }
+            _ => Err("not TYPE/ID, such as Order/42"),
+        }
+    }
+}
+
+impl fmt::Display for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind, self.id)
+    }
+}
+
+/// Which rows are wanted; by default all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Those created at that time or later, or at an unknown one.
+    pub since: Option<Timestamp>,
+    /// Those of one aggregate.
+    pub aggregate: Option<Aggregate>,
+}
+
+impl Selection {
+    fn clause(
+        &self,
+        name: &TableName,
+        table: &TableFacts,
+        columns: &ColumnNames,
+    ) -> Result<String, SnapshotError> {
+        let mut conditions = Vec::new();
+        if let Some(Timestamp(micros)) = self.since {
+            let column = there(table, &columns.created_at).map(identifier);
+            let column = column.ok_or_else(|| SnapshotError::NoTimes(name.clone()))?;
+            conditions.push(format!(
+                "({column} >= timestamptz 'epoch' + {micros} * interval '1 microsecond' OR {column} IS NULL)"
+            ));
+        }
+        if let Some(Aggregate { kind, id }) = &self.aggregate {
+            for (column, value) in [(&columns.aggregate_type, kind), (&columns.aggregate_id, id)] {
+                conditions.push(format!("{}::text = {}", identifier(column), literal(value)));
+            }
+        }
+        if conditions.is_empty() {
+            return Ok(String::new());
+        }
+        Ok(format!(" WHERE {}", conditions.join(" AND ")))
+    }
+}
+
+/// The rows of one snapshot.
+pub struct SnapshotRows {
+    /// The transaction that reads; `None` once the last row was read, so that it does not hold back vacuum any longer.
+    reader: Option<Reader>,
+    order: RowOrder,
+    columns: Vec<Column>,
+    point: Lsn,
+    taken_at: Timestamp,
+    rows: u64,
+}
+
+struct Reader {
+    client: Client,
+    /// The FETCH under way.
+    batch: Option<Pin<Box<SimpleQueryStream>>>,
+}
+
+impl SnapshotRows {
+    /// A snapshot of now, without a slot. Takes the connection for itself.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub async fn of_now(
+        client: Client,
+        database: &SourceDatabase,
+        columns: &ColumnNames,
+        selection: &Selection,
+    ) -> Result<Self, SnapshotError> {
+        let name = &database.table;
+        prepare(&client).await?;
+        // The lock first: a transaction's snapshot is that of its first query.
+        let kind = described(&client, name).await?.kind;
+        client
+            .batch_execute(&format!(
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {}{} IN ACCESS SHARE MODE",
+                kind.only(),
+                name.quoted()
+            ))
+            .await
+            .map_err(sql("opening the snapshot"))?;
+        let table = described(&client, name).await?;
+        let point = client
+            .query_typed_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8", &[])
+            .await
+            .map_err(sql("reading the server's position"))?;
+        let point = Lsn(point.get::<_, i64>(0).cast_unsigned());
+        Self::declare(client, name, &table, columns, selection, point).await
+    }
+
+    /// Begins to read in a transaction whose snapshot is that of `point`.
+    pub(super) async fn declare(
+        client: Client,
+        name: &TableName,
+        table: &TableFacts,
+        columns: &ColumnNames,
+        selection: &Selection,
+        point: Lsn,
+    ) -> Result<Self, SnapshotError> {
+        let order = RowOrder::of(table, columns);
+        let list = table.columns.iter().map(|column| identifier(&column.name)).collect::<Vec<_>>().join(", ");
+        client
+            .batch_execute(&format!(
+                "DECLARE outboxd_rows NO SCROLL CURSOR FOR SELECT {list} FROM {}{}{}{}",
+                table.kind.only(),
+                name.quoted(),
+                selection.clause(name, table, columns)?,
+                order.clause(columns),
+            ))
+            .await
+            .map_err(sql("beginning to read the rows"))?;
+        let taken_at = client
+            .query_typed_one("SELECT (extract(epoch FROM transaction_timestamp()) * 1000000)::int8", &[])
+            .await
+            .map_err(sql("reading the server's clock"))?;
+        Ok(Self {
+            reader: Some(Reader { client, batch: None }),
+            order,
+            columns: table.outbox_columns(),
+            point,
+            taken_at: Timestamp(taken_at.get(0)),
+            rows: 0,
+        })
+    }
+
+    /// In what order the rows come.
+    pub fn order(&self) -> RowOrder {
+        self.order
+    }
+
+    /// The columns of the rows, for the mapper to be resolved against.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// The place in WAL that the snapshot belongs to: every row that committed before is in it.
+    pub fn point(&self) -> Lsn {
+        self.point
+    }
+
+    /// When the snapshot was taken, by the server's clock.
+    pub fn taken_at(&self) -> Timestamp {
+        self.taken_at
+    }
+
+    /// Whether the last row has been read.
+    pub fn is_at_end(&self) -> bool {
+        self.reader.is_none()
+    }
+
+    /// The next row; `None` after the last. Cancel-safe: no row is lost with a dropped future.
+    ///
+    /// Must not be asked again after an error.
+    pub async fn next(&mut self) -> Result<Option<OutboxRow>, SnapshotError> {
+        const DOING: &str = "reading the rows";
+        loop {
+            let Some(reader) = &mut self.reader else { return Ok(None) };
+            // simple_query_raw sends before it first waits, if it waits at all, so the batch cannot be asked for twice.
+            let batch = match &mut reader.batch {
+                Some(batch) => batch,
+                none => none.insert(Box::pin(
+                    reader
+                        .client
+                        .simple_query_raw(&format!("FETCH {FETCH_ROWS} FROM outboxd_rows"))
+                        .await
+                        .map_err(sql(DOING))?,
+                )),
+            };
+            match batch.next().await.transpose().map_err(sql(DOING))? {
+                Some(SimpleQueryMessage::Row(row)) => {
+                    let index = u32::try_from(self.rows).map_err(|_| SnapshotError::TooManyRows)?;
+                    let values = values(&row).map_err(sql(DOING))?;
+                    if values.len() != self.columns.len() {
+                        let what = format!("{} values in a row", values.len());
+                        return Err(SnapshotError::Nonsense { doing: DOING, what });
+                    }
+                    self.rows += 1;
+                    return Ok(Some(OutboxRow {
+                        position: Position { commit_lsn: Lsn(self.point.0 - 1), index },
+                        committed_at: self.taken_at,
+                        values,
+                    }));
+                }
+                // A batch that is not full is the last; what ends the connection ends its transaction.
+                Some(SimpleQueryMessage::CommandComplete(rows)) if rows < u64::from(FETCH_ROWS) => {
+                    self.reader = None;
+                }
+                Some(_) => {}
+                None => reader.batch = None,
+            }
+        }
+    }
+}
+
+/// Not being shown all rows is an error under row_security = off, and not a smaller snapshot. A scan that joins another one
+/// halfway (synchronize_seqscans) would begin in the middle of the table.
+pub(super) async fn prepare(client: &Client) -> Result<(), SnapshotError> {
+    client
+        .batch_execute(&format!("{NO_TIMEOUTS}; SET row_security = off; SET synchronize_seqscans = off"))
+        .await
+        .map_err(sql("preparing to read the rows"))
+}
+
+pub(super) async fn described(client: &Client, name: &TableName) -> Result<TableFacts, SnapshotError> {
+    catalog::table(client, name).await?.ok_or_else(|| SnapshotError::NoTable(name.clone()))
+}
+
+/// The values of a row, as slices of one piece of memory: tokio-postgres does not give its own away.
+fn values(row: &SimpleQueryRow) -> Result<Vec<Option<Bytes>>, tokio_postgres::Error> {
+    let texts = (0..row.len()).map(|index| row.try_get(index)).collect::<Result<Vec<_>, _>>()?;
+    let mut buffer = BytesMut::with_capacity(texts.iter().flatten().map(|text| text.len()).sum());
+    let ranges: Vec<Option<Range<usize>>> = texts
+        .into_iter()
+        .map(|text| {
+            text.map(|text| {
+                let start = buffer.len();
+                buffer.extend_from_slice(text.as_bytes());
+                start..buffer.len()
+            })
+        })
+        .collect();
+    let buffer = buffer.freeze();
+    Ok(ranges.into_iter().map(|range| range.map(|range| buffer.slice(range))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aggregate_is_a_type_and_an_id() {
+        let aggregate = |kind: &str, id: &str| Ok(Aggregate { kind: kind.into(), id: id.into() });
+        assert_eq!("Order/42".parse(), aggregate("Order", "42"));
+        assert_eq!("Order/a/b".parse(), aggregate("Order", "a/b"));
+        for bad in ["Order", "Order/", "/42", ""] {
+            assert!(bad.parse::<Aggregate>().is_err(), "{bad}");
+        }
+    }
+}

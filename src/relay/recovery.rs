@@ -1,0 +1,227 @@
+//! `outboxd recover`: a new slot in place of one that is lost, with nothing falling between.
+//!
+//! The same steps as the first backlog: a temporary slot exports a snapshot, the rows of the snapshot are published and
+//! confirmed, and the temporary slot is copied to the permanent one. Before anything is dropped the gap is marked in the
+//! record, and only after the copy the record says that all is well: an instance that looks on takes no slot for the
+//! right one before, and whatever ends us in between leaves a gap that is still named, for the same command again.
+
+use std::time::Duration;
+
+use super::{
+    Fault, Shutdown, Source,
+    backfill::{Purpose, publish_rows},
+    delivery::Delivery,
+};
+use crate::{
+    admin::Reporter,
+    ledger::Progress,
+    outbox::{ColumnNames, Timestamp},
+    position::Lsn,
+    postgres::{
+        backlog::Backlog,
+        catalog::{self, Facts, TableFacts},
+        continuity::{Continuity, Evidence, Gap},
+        preflight,
+        replication::ReplicationConnection,
+        slot_record::{self, SlotRecord},
+        snapshot::{RowOrder, Selection},
+    },
+    rabbitmq::publisher::Publisher,
+};
+
+/// Rows may have been created so long before the last confirmed message was committed, and yet be committed after it: a
+/// transaction may last. More than any transaction that writes messages should; what it costs are copies.
+const MARGIN: Duration = Duration::from_secs(3600);
+
+/// OID of `timestamptz` (`catalog/pg_type.dat`).
+const TIMESTAMPTZ: u32 = 1184;
+
+/// What a recovery did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Where the new slot begins.
+    pub at: Lsn,
+    /// Rows published and confirmed.
+    pub rows: u64,
+    /// Rows created before were left out; `None`: none were.
+    pub since: Option<Timestamp>,
+    /// In what order the rows came.
+    pub order: RowOrder,
+}
+
+/// Why there is no new slot.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// There is nothing to recover from.
+    #[error(
+        "slot {slot} is healthy{}: nothing is missing, `outboxd run` goes on from it; `outboxd replay` publishes rows again \
+         without touching the slot",
+        pid.map(|pid| format!(", and in use by the server process {pid}")).unwrap_or_default()
+    )]
+    Healthy {
+        /// The slot.
+        slot: String,
+        /// Who streams from it.
+        pid: Option<i32>,
+    },
+    /// Asked to end first.
+    #[error(
+        "ended before all rows were confirmed, so there is no new slot yet: run it again, it begins anew"
+    )]
+    CutShort,
+    /// Something failed.
+    #[error("{}; run `outboxd recover` again, it begins anew", .0.explain())]
+    Fault(Box<Fault>),
+}
+
+impl<F: Into<Fault>> From<F> for RecoveryError {
+    fn from(fault: F) -> Self {
+        RecoveryError::Fault(Box::new(fault.into()))
+    }
+}
+
+/// Makes a new slot for `source` and publishes the rows that were created since `since`; without it, since the last
+/// recorded confirm, less one hour, or all if that is not known.
+///
+/// # Errors
+/// [`RecoveryError`]: the new slot is there only without one.
+pub async fn recover(
+    source: &Source,
+    since: Option<Timestamp>,
+    report: &Reporter,
+    mut shutdown: Shutdown,
+) -> Result<Recovered, RecoveryError> {
+    let Source { name, database, mapping, broker, relay } = source;
+    let application_name = format!("outboxd recover {name}");
+    let prepare = async {
+        let sql = database.endpoint.connect_sql(&application_name).await?;
+        let facts = Facts::read(&sql, &database.table, &database.publication).await?;
+        let checks = preflight::checks(database, &mapping.columns, &facts);
+        let existing = facts.slots.iter().find(|slot| slot.name == database.slot);
+        let lost = existing.is_some_and(|slot| slot.is_lost());
+        let failed =
+            |check: &preflight::Check| check.failure().is_some() && !(lost && check.name == preflight::SLOT);
+        let Some(table) = facts.table.filter(|_| !checks.iter().any(failed)) else {
+            return Err(Fault::Preflight(checks).into());
+        };
+        let mut replication = ReplicationConnection::connect(database, &application_name).await?;
+        let evidence = Evidence::gather(&sql, &mut replication, database, None).await?;
+        let cause = match evidence.judge(None) {
+            Err(gap) => {
+                tracing::warn!(source = name, slot = database.slot, "the slot {gap}");
+                Some(gap)
+            }
+            Ok(Continuity::First) => None,
+            Ok(Continuity::Adopted | Continuity::Same) => {
+                let pid = evidence.slot.as_ref().and_then(|slot| slot.active_pid);
+                return Err(RecoveryError::Healthy { slot: database.slot.clone(), pid });
+            }
+        };
+        if facts.publication.is_none() {
+            catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
+        }
+        slot_record::create_table(&sql, database).await?;
+        let publisher = Publisher::connect(broker, &application_name, 0).await?;
+        let marked = marked(&evidence, cause);
+        slot_record::write(&sql, database, &marked).await?;
+        catalog::drop_slot(&sql, &database.slot).await?;
+        let since = since.or_else(|| since_record(marked.confirmed_until, &table, &mapping.columns));
+        let selection = Selection { since, aggregate: None };
+        let reader = database.endpoint.connect_sql(&application_name).await?;
+        tracing::info!(source = name, "making a snapshot, once every transaction that writes now has ended");
+        let backlog = Backlog::begin(replication, reader, database, &mapping.columns, &selection).await?;
+        Ok((evidence.server, marked.version, publisher, backlog, since))
+    };
+    let (server, marked, publisher, mut backlog, since) = tokio::select! {
+        _ = shutdown.requested() => return Err(RecoveryError::CutShort),
+        prepared = prepare => prepared?,
+    };
+
+    let mut delivery = Delivery::new(publisher, Progress::default(), relay, report);
+    let rows = &mut backlog.rows;
+    let published =
+        publish_rows(rows, Purpose::Slot, &mut delivery, mapping, relay, report, &mut shutdown).await;
+    delivery.close().await;
+    let published = published?;
+    if !published.complete {
+        return Err(RecoveryError::CutShort);
+    }
+    let (at, order) = (backlog.consistent_point(), backlog.rows.order());
+    let record = SlotRecord {
+        system_id: server.system_id,
+        timeline: server.timeline,
+        confirmed_flush: at,
+        confirmed_until: Some(backlog.rows.taken_at()),
+        holder: None,
+        gap: None,
+        version: marked + 1,
+    };
+    backlog.finish().await?;
+    let sql = database.endpoint.connect_sql(&application_name).await?;
+    slot_record::write(&sql, database, &record).await?;
+    Ok(Recovered { at, rows: published.confirmed, since, order })
+}
+
+/// The record while the recovery is under way.
+fn marked(evidence: &Evidence, gap: Option<Gap>) -> SlotRecord {
+    let begun = SlotRecord {
+        system_id: evidence.server.system_id.clone(),
+        timeline: evidence.server.timeline,
+        confirmed_flush: Lsn::ZERO,
+        confirmed_until: None,
+        holder: None,
+        gap: Some("was to be made by `outboxd recover`, which did not come to its end".to_owned()),
+        version: 1,
+    };
+    match (gap, &evidence.record) {
+        (Some(gap), Some(record)) => record.marked(&gap, None),
+        (Some(gap), None) => begun.marked(&gap, None),
+        (None, _) => begun,
+    }
+}
+
+/// Where a record lets begin; `None`: with the first row. A `timestamp` without time zone is left alone, for nobody knows
+/// in which zone it was written.
+fn since_record(recorded: Option<Timestamp>, table: &TableFacts, columns: &ColumnNames) -> Option<Timestamp> {
+    let column = table.column(columns.created_at.name()?)?;
+    recorded.filter(|_| column.base_type_oid == TIMESTAMPTZ).map(|recorded| recorded.before(MARGIN))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        outbox::OptionalColumn,
+        postgres::catalog::{ColumnFacts, TableKind},
+    };
+
+    #[test]
+    fn recovery_begins_an_hour_before_the_record_where_the_table_can_tell() {
+        let table = |type_oid| TableFacts {
+            oid: 1,
+            kind: TableKind::Ordinary,
+            logged: true,
+            may_use_schema: true,
+            may_select: true,
+            owned: true,
+            row_security: false,
+            rows_estimate: 0,
+            columns: vec![ColumnFacts {
+                name: "created_at".into(),
+                type_oid,
+                base_type_oid: type_oid,
+                type_name: String::new(),
+                nullable: true,
+            }],
+        };
+        let noon: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        let columns = ColumnNames::default();
+        let since = |recorded, type_oid| since_record(recorded, &table(type_oid), &columns);
+        assert_eq!(since(Some(noon), TIMESTAMPTZ).unwrap().to_string(), "2026-01-31T11:00:00.000Z");
+        assert_eq!(since(None, TIMESTAMPTZ), None);
+        assert_eq!(since(Some(noon), 1114), None, "of an unknown zone");
+        let off = ColumnNames { created_at: OptionalColumn::Off, ..ColumnNames::default() };
+        assert_eq!(since_record(Some(noon), &table(TIMESTAMPTZ), &off), None);
+    }
+}

@@ -155,7 +155,11 @@ async fn watch(database: &str, first: i64, last: i64) -> Outcome<Seen> {
             from += 1;
         }
         if progress.elapsed() > PATIENCE {
-            return Err(format!("{} of {} orders are settled", seen.len(), last - first + 1).into());
+            let missing: Vec<i64> = (first..=last).filter(|id| !seen.contains_key(id)).collect();
+            let look = "SELECT format('%s %s', id, state) FROM orders WHERE id = ANY($1)";
+            let rows = client.query(look, &[&missing]).await?;
+            let there: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            return Err(format!("{database}: not settled: {missing:?}, of which there are {there:?}").into());
         }
         sleep(LOOK_EVERY).await;
     }

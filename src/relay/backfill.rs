@@ -9,32 +9,34 @@ use futures_util::FutureExt;
 
 use super::{
     Fault, OnInvalid, RelayOptions, Shutdown,
+    broker::Publisher,
+    clock::now,
+    database::Backlog,
     delivery::{Delivery, sleep_until},
 };
 use crate::{
     admin::{Reporter, SourceState},
     outbox::Mapping,
-    postgres::{backlog::Backlog, replication::ReplicationConnection},
 };
 
 /// What the end of the backlog leads to.
-pub(super) enum Backfilled {
+pub(super) enum Backfilled<R> {
     /// All confirmed; the slot exists, and streaming goes on from it on this connection.
-    Done(ReplicationConnection),
+    Done(R),
     /// Asked to end before all was confirmed: the next start publishes the backlog again.
     CutShort,
 }
 
 /// Publishes the whole backlog and waits for its confirms. A `shutdown` does not cut it short before its deadline, as
 /// a backlog that is finished need not be repeated.
-pub(super) async fn publish_backlog(
-    mut backlog: Backlog,
-    delivery: &mut Delivery<'_>,
+pub(super) async fn publish_backlog<B: Backlog>(
+    mut backlog: B,
+    delivery: &mut Delivery<'_, impl Publisher>,
     mapping: &Mapping,
     options: &RelayOptions,
     report: &Reporter,
     shutdown: &mut Shutdown,
-) -> Result<Backfilled, Fault> {
+) -> Result<Backfilled<B::Replication>, Fault> {
     delivery.enter(SourceState::Backlog);
     let mapper = mapping.resolve(backlog.columns()).map_err(Fault::Mapping)?;
     tracing::info!(source = report.name(), order = %backlog.order(), "publishing the rows that are older than the slot");
@@ -44,7 +46,7 @@ pub(super) async fn publish_backlog(
         if all_read && delivery.ledger().is_empty() {
             break;
         }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now() || !delivery.can_settle() && all_read) {
+        if deadline.is_some_and(|deadline| deadline <= now() || !delivery.can_settle() && all_read) {
             return Ok(Backfilled::CutShort);
         }
         let may_read = !all_read && delivery.has_room();

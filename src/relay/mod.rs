@@ -5,12 +5,16 @@
 //!   backfill   rows older than the slot           \
 //!   pipeline   the replication stream              > Delivery (ledger and publisher) -> broker
 //! fault        what went wrong, and the verdict: again, or halt
+//! database, broker   what all of these ask of the two servers
 //! ```
 
 use std::time::Duration;
 
 mod backfill;
 mod backoff;
+pub mod broker;
+mod clock;
+pub mod database;
 mod delivery;
 mod fault;
 mod monitor;

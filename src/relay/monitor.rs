@@ -5,14 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, task::JoinHandle};
 
+use super::database::{Database, Sql};
 use crate::{
     admin::Reporter,
-    postgres::{
-        SourceDatabase,
-        catalog::{self, CatalogError},
-        endpoint::Endpoint,
-        error::ConnectError,
-    },
+    postgres::{catalog::CatalogError, error::ConnectError},
 };
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -28,10 +24,9 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    pub(super) fn start(database: &SourceDatabase, report: &Reporter) -> Self {
+    pub(super) fn start(database: &impl Database, report: &Reporter) -> Self {
         let server_ending = Arc::new(Notify::new());
-        let task =
-            watch(database.endpoint.clone(), database.slot.clone(), report.clone(), server_ending.clone());
+        let task = watch(database.clone(), report.clone(), server_ending.clone());
         Self { task: tokio::spawn(task), server_ending }
     }
 
@@ -49,9 +44,9 @@ impl Drop for Monitor {
     }
 }
 
-async fn watch(endpoint: Endpoint, slot: String, report: Reporter, server_ending: Arc<Notify>) {
+async fn watch(database: impl Database, report: Reporter, server_ending: Arc<Notify>) {
     loop {
-        let Err(error) = report_slot(&endpoint, &slot, &report).await;
+        let Err(error) = report_slot(&database, &report).await;
         if matches!(&error, Unwatched::Connect(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW)) {
             server_ending.notify_one();
         }
@@ -61,28 +56,28 @@ async fn watch(endpoint: Endpoint, slot: String, report: Reporter, server_ending
 }
 
 async fn report_slot(
-    endpoint: &Endpoint,
-    slot: &str,
+    database: &impl Database,
     report: &Reporter,
 ) -> Result<std::convert::Infallible, Unwatched> {
-    let client = endpoint.connect_sql("outboxd monitor").await?;
+    let sql = database.connect_sql("outboxd monitor").await?;
     loop {
-        if let Some(progress) = catalog::slot_progress(&client, slot).await? {
+        if let Some(progress) = sql.slot_progress(&database.options().slot).await? {
             let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
             // Asked of the server: what the stream has brought so far says little while nobody reads it.
             report.lag(progress.lag_bytes);
             report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(INTERVAL) => {}
-            () = closed(&client) => {}
+            () = closed(&sql) => {}
         }
     }
 }
 
 /// Waits until the connection is closed, so that a shutdown is noticed at once.
-async fn closed(client: &tokio_postgres::Client) {
-    while !client.is_closed() {
+async fn closed(sql: &impl Sql) {
+    while !sql.is_closed() {
         tokio::time::sleep(AFTER_FAILURE).await;
     }
 }

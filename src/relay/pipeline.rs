@@ -10,6 +10,9 @@ use std::{
 
 use super::{
     Fault, OnInvalid, RelayOptions, Shutdown, StreamedTable,
+    broker::Publisher,
+    clock::now,
+    database::Stream,
     delivery::{CLOSE_TIMEOUT, Delivery, sleep_until},
     monitor::Monitor,
 };
@@ -20,7 +23,7 @@ use crate::{
     position::{Lsn, Position},
     postgres::{
         pgoutput::{self, PgOutput, Relation, Tuple},
-        replication::{ReplicationEvent, ReplicationStream},
+        replication::ReplicationEvent,
     },
 };
 
@@ -58,9 +61,9 @@ enum Intake {
     },
 }
 
-pub(super) struct Pipeline<'a> {
-    stream: ReplicationStream,
-    delivery: Delivery<'a>,
+pub(super) struct Pipeline<'a, S, P> {
+    stream: S,
+    delivery: Delivery<'a, P>,
     mapping: &'a Mapping,
     options: &'a RelayOptions,
     report: &'a Reporter,
@@ -77,10 +80,10 @@ pub(super) struct Pipeline<'a> {
     server_end: Lsn,
 }
 
-impl<'a> Pipeline<'a> {
+impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
     pub(super) fn new(
-        stream: ReplicationStream,
-        delivery: Delivery<'a>,
+        stream: S,
+        delivery: Delivery<'a, P>,
         mapping: &'a Mapping,
         options: &'a RelayOptions,
         report: &'a Reporter,
@@ -97,7 +100,7 @@ impl<'a> Pipeline<'a> {
             transaction: None,
             intake: Intake::Open,
             reported: None,
-            reported_at: Instant::now(),
+            reported_at: now(),
             reply_requested: false,
             listening_since: None,
             server_end: Lsn::ZERO,
@@ -167,7 +170,7 @@ impl<'a> Pipeline<'a> {
             Intake::Halting { deadline, .. } => (deadline, true),
         };
         let settled = between_transactions && !self.delivery.can_settle();
-        if !settled && Instant::now() < deadline {
+        if !settled && now() < deadline {
             return Ok(None);
         }
         match std::mem::replace(&mut self.intake, Intake::Open) {
@@ -259,7 +262,7 @@ impl<'a> Pipeline<'a> {
     }
 
     fn halt(&mut self, fault: Fault) {
-        let mut deadline = Instant::now() + self.options.confirm_timeout;
+        let mut deadline = now() + self.options.confirm_timeout;
         if let Intake::Draining { deadline: drained_by } = self.intake {
             deadline = deadline.min(drained_by);
         }
@@ -269,7 +272,7 @@ impl<'a> Pipeline<'a> {
     /// Tells PostgreSQL the confirmed position: when it asks, after progress but not more often than
     /// `status_interval`, and in any case well within `wal_sender_timeout`.
     async fn report_status(&mut self) -> Result<(), Fault> {
-        let now = Instant::now();
+        let now = now();
         if !self.reply_requested && now < self.next_status() {
             return Ok(());
         }
@@ -307,8 +310,8 @@ impl<'a> Pipeline<'a> {
             self.listening_since = None;
             return Ok(());
         }
-        let since = *self.listening_since.get_or_insert_with(Instant::now);
-        let silent = self.stream.last_heard().into_std().max(since).elapsed();
+        let since = *self.listening_since.get_or_insert_with(now);
+        let silent = now().saturating_duration_since(self.stream.last_heard().into_std().max(since));
         if silent > self.options.server_silence_max {
             return Err(Fault::ServerSilent { for_at_least: silent });
         }

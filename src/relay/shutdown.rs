@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::clock::now;
+
 /// Held by whoever may end the daemon.
 #[derive(Debug)]
 pub struct ShutdownTrigger {
@@ -25,7 +27,7 @@ pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
 impl ShutdownTrigger {
     /// Asks every source to drain within `drain_timeout`.
     pub fn request(&self, drain_timeout: Duration) {
-        self.deadline.send_replace(Some(Instant::now() + drain_timeout));
+        self.deadline.send_replace(Some(now() + drain_timeout));
     }
 }
 

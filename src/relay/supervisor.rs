@@ -9,6 +9,8 @@ use super::{
     BacklogPolicy, Fault, RelayOptions, Shutdown, StreamedTable, Verdict,
     backfill::{Backfilled, publish_backlog},
     backoff::Backoff,
+    broker::Broker,
+    database::{Database, Replication, Sql},
     delivery::Delivery,
     monitor::Monitor,
     pipeline::{Drained, Pipeline},
@@ -20,25 +22,25 @@ use crate::{
     position::Lsn,
     postgres::{
         SourceDatabase,
-        backlog::{Backlog, BacklogError},
-        catalog::{self, CatalogError, Facts, TableFacts},
+        backlog::BacklogError,
+        catalog::{CatalogError, TableFacts},
         preflight,
-        replication::{ReplicationConnection, ReplicationError, ReplicationStream, SystemIdentity},
+        replication::{ReplicationError, SystemIdentity},
     },
-    rabbitmq::{BrokerOptions, publisher::Publisher},
+    rabbitmq::BrokerOptions,
 };
 
-/// Everything one source needs.
+/// Everything one source needs. Where its rows come from is a [`Database`], where its messages go a [`Broker`].
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct Source<D = SourceDatabase, B = BrokerOptions> {
     /// Its name in the configuration.
     pub name: String,
     /// Where rows come from.
-    pub database: SourceDatabase,
+    pub database: D,
     /// How they become messages.
     pub mapping: Mapping,
     /// Where messages go.
-    pub broker: BrokerOptions,
+    pub broker: B,
     /// How they get there.
     pub relay: RelayOptions,
 }
@@ -75,7 +77,11 @@ const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Relays one source until `shutdown`; returns only then.
-pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown) -> Ended {
+pub async fn supervise<D: Database, B: Broker>(
+    source: Source<D, B>,
+    report: Reporter,
+    mut shutdown: Shutdown,
+) -> Ended {
     let mut known = Known::default();
     let mut backoff = Backoff::new(source.relay.backoff_min, source.relay.backoff_max);
     loop {
@@ -95,6 +101,7 @@ pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown)
                     known.lost = Some(fault.side());
                 }
                 tokio::select! {
+                    biased;
                     _ = shutdown.requested() => return Ended::Drained,
                     () = tokio::time::sleep(backoff.next()) => {}
                 }
@@ -109,37 +116,41 @@ pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown)
 }
 
 /// One attempt, from the first connection to the fault that ends it.
-struct Attempt<'a> {
-    source: &'a Source,
+struct Attempt<'a, D, B> {
+    source: &'a Source<D, B>,
     report: &'a Reporter,
     /// Attempts that failed since the last progress.
     number: usize,
 }
 
 /// What an attempt begins with.
-struct Connected {
-    connection: ReplicationConnection,
-    publisher: Publisher,
+struct Connected<R, P> {
+    connection: R,
+    publisher: P,
     table: TableFacts,
     slot_exists: bool,
 }
 
 /// A slot of one's own: streaming from it, or about to be made from the backlog.
-enum Acquired {
-    Stream(Streaming),
-    Backlog(Box<Backlog>),
+enum Acquired<S, B> {
+    Stream(Streaming<S>),
+    Backlog(Box<B>),
 }
 
+/// What a database streams with.
+type StreamOf<D> = <<D as Database>::Replication as Replication>::Stream;
+
 /// The slot's stream, and what the slot had confirmed just before it began.
-struct Streaming {
-    stream: ReplicationStream,
+struct Streaming<S> {
+    stream: S,
     flushed: Option<Lsn>,
 }
 
-impl Attempt<'_> {
+impl<D: Database, B: Broker> Attempt<'_, D, B> {
     async fn run(&self, known: &mut Known, shutdown: &mut Shutdown) -> Result<Ended, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
         let Connected { connection, publisher, table, slot_exists } = tokio::select! {
+            biased;
             _ = shutdown.requested() => return Ok(Ended::Drained),
             connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(known)) => {
                 connected.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??
@@ -195,7 +206,7 @@ impl Attempt<'_> {
         if let Some(flushed) = flushed {
             delivery.ledger_mut().reached(flushed);
         }
-        let table = StreamedTable::new(database.table.clone(), &table);
+        let table = StreamedTable::new(database.options().table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
         let drained = match pipeline.run(shutdown, &monitor).await {
             Err(fault) if fault.verdict() == Verdict::Again => {
@@ -226,10 +237,11 @@ impl Attempt<'_> {
     }
 
     /// Both links, everything that must hold before a slot is touched, and the topology.
-    async fn connect(&self, known: &mut Known) -> Result<Connected, Fault> {
-        let Source { name, database, mapping, broker, .. } = self.source;
-        let sql = database.endpoint.connect_sql(&self.application_name()).await?;
-        let facts = Facts::read(&sql, &database.table, &database.publication).await?;
+    async fn connect(&self, known: &mut Known) -> Result<Connected<D::Replication, B::Publisher>, Fault> {
+        let Source { name, mapping, broker, .. } = self.source;
+        let database = self.source.database.options();
+        let sql = self.source.database.connect_sql(&self.application_name()).await?;
+        let facts = sql.facts(database).await?;
         let slot = facts.slots.iter().find(|slot| slot.name == database.slot);
         let slot_exists = slot.is_some();
         if let Some(lost) = slot.filter(|slot| slot.is_lost()) {
@@ -250,12 +262,12 @@ impl Attempt<'_> {
         known.slot_seen |= slot_exists;
         // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
         if facts.publication.is_none() {
-            catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
+            sql.create_publication(database, table.kind).await?;
             tracing::info!(source = name, publication = database.publication, "created the publication");
         }
         let mut connection = self.replication_connection().await?;
         known.meet(connection.identify_system().await?, name);
-        let publisher = Publisher::connect(broker, &self.application_name(), self.number).await?;
+        let publisher = broker.connect(&self.application_name(), self.number).await?;
         Ok(Connected { connection, publisher, table, slot_exists })
     }
 
@@ -267,10 +279,10 @@ impl Attempt<'_> {
     /// Waits until the slot is ours, as a standby while another instance has it.
     async fn acquire(
         &self,
-        mut connection: ReplicationConnection,
+        mut connection: D::Replication,
         mut slot_exists: bool,
         from: Lsn,
-    ) -> Result<Acquired, Fault> {
+    ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
         loop {
             if !slot_exists {
                 match self.make_slot(connection).await {
@@ -302,31 +314,34 @@ impl Attempt<'_> {
         tokio::time::sleep(STANDBY_INTERVAL).await;
     }
 
-    async fn replication_connection(&self) -> Result<ReplicationConnection, Fault> {
-        Ok(ReplicationConnection::connect(&self.source.database, &self.application_name()).await?)
+    async fn replication_connection(&self) -> Result<D::Replication, Fault> {
+        Ok(self.source.database.connect_replication(&self.application_name()).await?)
     }
 
     async fn start(
         &self,
-        mut connection: ReplicationConnection,
+        mut connection: D::Replication,
         from: Lsn,
-    ) -> Result<Streaming, (Option<ReplicationConnection>, ReplicationError)> {
-        let SourceDatabase { slot, publication, .. } = &self.source.database;
+    ) -> Result<Streaming<StreamOf<D>>, (Option<D::Replication>, ReplicationError)> {
+        let SourceDatabase { slot, publication, .. } = self.source.database.options();
         let flushed = connection.confirmed_flush(slot).await.map_err(|error| (None, error))?;
         let stream = connection.start(slot, publication, from).await?;
         Ok(Streaming { stream, flushed })
     }
 
-    async fn make_slot(&self, connection: ReplicationConnection) -> Result<Acquired, Fault> {
+    async fn make_slot(
+        &self,
+        connection: D::Replication,
+    ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
-        let sql = database.endpoint.connect_sql(&self.application_name()).await?;
+        let sql = database.connect_sql(&self.application_name()).await?;
         match relay.backlog {
             BacklogPolicy::Publish => {
-                let backlog = Backlog::begin(connection, sql, database, &mapping.columns).await?;
+                let backlog = database.begin_backlog(connection, sql, &mapping.columns).await?;
                 Ok(Acquired::Backlog(Box::new(backlog)))
             }
             BacklogPolicy::Skip => {
-                match catalog::create_slot(&sql, &database.slot).await {
+                match sql.create_slot(&database.options().slot).await {
                     Ok(()) | Err(CatalogError::SlotExists(_)) => {}
                     Err(error) => return Err(error.into()),
                 }

@@ -1,0 +1,9 @@
+//! The relay's clock.
+
+use std::time::Instant;
+
+/// The time by the runtime's clock, which is the machine's unless a simulation has stopped it. The relay asks no other
+/// clock what time it is.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

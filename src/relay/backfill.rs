@@ -41,6 +41,8 @@ pub(super) async fn publish_backlog<B: Backlog>(
     let mapper = mapping.resolve(backlog.columns()).map_err(Fault::Mapping)?;
     tracing::info!(source = report.name(), order = %backlog.order(), "publishing the rows that are older than the slot");
     let (mut rows, mut all_read) = (0_u64, false);
+    // What came before it is confirmed first.
+    let mut invalid = None;
     let mut deadline: Option<Instant> = None;
     loop {
         if all_read && delivery.ledger().is_empty() {
@@ -64,8 +66,12 @@ pub(super) async fn publish_backlog<B: Backlog>(
                     };
                     match mapper.message(row) {
                         Ok(message) => delivery.push(message),
-                        Err(invalid) => match options.on_invalid {
-                            OnInvalid::Halt => return Err(Fault::InvalidRow(invalid)),
+                        Err(row) => match options.on_invalid {
+                            OnInvalid::Halt => {
+                                invalid = Some(row);
+                                all_read = true;
+                                break;
+                            }
                         },
                     }
                     rows += 1;
@@ -77,6 +83,13 @@ pub(super) async fn publish_backlog<B: Backlog>(
             () = sleep_until(deadline) => {}
         }
     }
+    if let Some(row) = invalid {
+        return Err(Fault::InvalidRow(row));
+    }
     tracing::info!(source = report.name(), rows, "the backlog is confirmed");
-    Ok(Backfilled::Done(backlog.finish().await?))
+    tokio::select! {
+        biased;
+        connection = backlog.finish() => Ok(Backfilled::Done(connection?)),
+        () = shutdown.overdue() => Ok(Backfilled::CutShort),
+    }
 }

@@ -105,6 +105,12 @@ impl<'a, P: Publisher> Delivery<'a, P> {
         Ok(())
     }
 
+    /// Takes in what the broker says to what it has been sent, and sends nothing more: whoever has the slot now does that.
+    /// Cancel-safe.
+    pub(super) async fn hear_out(&mut self) {
+        while self.ledger.published() > 0 && self.idle().await.is_ok() {}
+    }
+
     fn publish_due(&mut self) {
         let now = now();
         let mut count = 0;

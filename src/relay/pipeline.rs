@@ -39,6 +39,14 @@ pub(super) enum Drained {
     },
 }
 
+/// What a pipeline that was given up leaves to the next one.
+pub(super) struct Left {
+    /// How far everything is settled.
+    pub(super) progress: Progress,
+    /// There are messages that may be with the broker and are not confirmed.
+    pub(super) unconfirmed: bool,
+}
+
 /// The transaction whose rows are arriving.
 struct Transaction {
     commit_lsn: Lsn,
@@ -51,14 +59,9 @@ struct Transaction {
 enum Intake {
     Open,
     /// Asked to end: the transaction under way is finished, so that a clean restart repeats nothing.
-    Draining {
-        deadline: Instant,
-    },
+    Draining,
     /// A row cannot become a message: what came before it is still confirmed, then the source halts.
-    Halting {
-        fault: Fault,
-        deadline: Instant,
-    },
+    Halting(Fault),
 }
 
 pub(super) struct Pipeline<'a, S, P> {
@@ -71,6 +74,8 @@ pub(super) struct Pipeline<'a, S, P> {
     mapper: Option<Arc<Mapper>>,
     transaction: Option<Transaction>,
     intake: Intake,
+    /// Asked to end, by this time at the latest.
+    deadline: Option<Instant>,
     /// What PostgreSQL was told last, and when.
     reported: Option<ConfirmedLsn>,
     reported_at: Instant,
@@ -99,6 +104,7 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
             mapper: None,
             transaction: None,
             intake: Intake::Open,
+            deadline: None,
             reported: None,
             reported_at: now(),
             reply_requested: false,
@@ -107,9 +113,14 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
         }
     }
 
-    /// How far everything is settled.
-    pub(super) fn progress(&self) -> Progress {
+    fn progress(&self) -> Progress {
         self.delivery.ledger().progress()
+    }
+
+    /// What is left when it ends now.
+    pub(super) fn left(&self) -> Left {
+        let unconfirmed = self.delivery.can_settle() || self.is_mid_transaction();
+        Left { progress: self.progress(), unconfirmed }
     }
 
     /// Streams until `shutdown`, then drains. After a fault the pipeline is of no more use but for
@@ -128,8 +139,11 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
             // last, as it only bounds the wait and every turn of the loop looks at the clock anyway.
             tokio::select! {
                 biased;
-                deadline = shutdown.requested(), if matches!(self.intake, Intake::Open) => {
-                    self.intake = Intake::Draining { deadline };
+                deadline = shutdown.requested(), if self.deadline.is_none() => {
+                    self.deadline = Some(deadline);
+                    if matches!(self.intake, Intake::Open) {
+                        self.intake = Intake::Draining;
+                    }
                 }
                 settled = self.delivery.next() => settled?,
                 event = self.stream.next(), if may_read => {
@@ -156,25 +170,33 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
     fn may_read(&self) -> bool {
         let wanted = match self.intake {
             Intake::Open => true,
-            Intake::Draining { .. } => self.transaction.is_some(),
-            Intake::Halting { .. } => false,
+            Intake::Draining => self.is_mid_transaction(),
+            Intake::Halting(_) => false,
         };
         wanted && self.delivery.has_room()
     }
 
+    /// Whether the rest of a transaction is still to come: of the one whose rows are arriving, or of one that an earlier
+    /// connection left settled in part, and of which nothing has arrived yet.
+    fn is_mid_transaction(&self) -> bool {
+        let ledger = self.delivery.ledger();
+        self.transaction.is_some() || ledger.is_empty() && ledger.progress().is_mid_transaction()
+    }
+
     /// Whether the loop is done: `Ok(Some)` after a drain, `Err` when it was halting.
     fn intake_ended(&mut self) -> Result<Option<Drained>, Fault> {
-        let (deadline, between_transactions) = match self.intake {
+        let settled = match self.intake {
             Intake::Open => return Ok(None),
-            Intake::Draining { deadline } => (deadline, self.transaction.is_none()),
-            Intake::Halting { deadline, .. } => (deadline, true),
+            Intake::Draining => !self.is_mid_transaction() && !self.delivery.can_settle(),
+            // Also what needs help from outside, such as a queue, unless there is no time to wait for it.
+            Intake::Halting(_) if self.deadline.is_none() => self.delivery.ledger().is_empty(),
+            Intake::Halting(_) => !self.delivery.can_settle(),
         };
-        let settled = between_transactions && !self.delivery.can_settle();
-        if !settled && now() < deadline {
+        if !settled && self.deadline.is_none_or(|deadline| now() < deadline) {
             return Ok(None);
         }
         match std::mem::replace(&mut self.intake, Intake::Open) {
-            Intake::Halting { fault, .. } => Err(fault),
+            Intake::Halting(fault) => Err(fault),
             _ if settled => Ok(Some(Drained::Clean)),
             _ => Ok(Some(Drained::TimedOut { unconfirmed: self.delivery.ledger().len() })),
         }
@@ -237,7 +259,7 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
         };
         let Some(mapper) = self.mapper.clone() else {
             // The relation could not be mapped, and the source is halting.
-            return if matches!(self.intake, Intake::Halting { .. }) {
+            return if matches!(self.intake, Intake::Halting(_)) {
                 Ok(())
             } else {
                 Err(Fault::Protocol("a row before the description of its table"))
@@ -262,11 +284,7 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
     }
 
     fn halt(&mut self, fault: Fault) {
-        let mut deadline = now() + self.options.confirm_timeout;
-        if let Intake::Draining { deadline: drained_by } = self.intake {
-            deadline = deadline.min(drained_by);
-        }
-        self.intake = Intake::Halting { fault, deadline };
+        self.intake = Intake::Halting(fault);
     }
 
     /// Tells PostgreSQL the confirmed position: when it asks, after progress but not more often than
@@ -319,26 +337,20 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
     }
 
     fn next_wake(&self) -> Instant {
-        match &self.intake {
-            Intake::Open => self.next_status(),
-            Intake::Draining { deadline } | Intake::Halting { deadline, .. } => {
-                self.next_status().min(*deadline)
-            }
-        }
+        let next_status = self.next_status();
+        self.deadline.map_or(next_status, |deadline| next_status.min(deadline))
     }
 
     /// Gives up after one side failed, so that the next attempt repeats as little as can be: the broker is heard out on
     /// what it already has, PostgreSQL learns what is confirmed and has the slot free at once. Each, if it still
     /// answers, within [`CLOSE_TIMEOUT`].
-    pub(super) async fn abandon(mut self, failed: Side) -> Progress {
+    pub(super) async fn abandon(mut self, failed: Side) -> Left {
         if failed == Side::Postgres {
-            let hear_out =
-                async { while self.delivery.can_settle() && self.delivery.next().await.is_ok() {} };
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, hear_out).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.delivery.hear_out()).await;
         }
-        let progress = self.progress();
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.finish(progress.confirmed)).await;
-        progress
+        let left = self.left();
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.finish(left.progress.confirmed)).await;
+        left
     }
 
     /// Ends both connections in good order: when this returns `Ok`, PostgreSQL has taken in the confirmed position.

@@ -43,4 +43,10 @@ impl Shutdown {
             None => std::future::pending().await,
         }
     }
+
+    /// Waits until the end is requested and the time for draining is over. Cancel-safe.
+    pub(super) async fn overdue(&mut self) {
+        let deadline = self.requested().await;
+        tokio::time::sleep_until(deadline.into()).await;
+    }
 }

@@ -13,7 +13,7 @@ use super::{
     database::{Database, Replication, Sql},
     delivery::Delivery,
     monitor::Monitor,
-    pipeline::{Drained, Pipeline},
+    pipeline::{Drained, Left, Pipeline},
 };
 use crate::{
     admin::{Reporter, Side, SourceState},
@@ -50,7 +50,8 @@ pub struct Source<D = SourceDatabase, B = BrokerOptions> {
 pub enum Ended {
     /// Nothing is left in flight.
     Drained,
-    /// The drain timeout passed first: what was unconfirmed will be published again.
+    /// The drain timeout passed first, or a connection was lost and not made anew: what was unconfirmed will be published
+    /// again.
     Undrained,
 }
 
@@ -67,6 +68,9 @@ struct Known {
     was_connected: bool,
     /// Whose connection was lost since, and not made anew yet.
     lost: Option<Side>,
+    /// The last attempt that had the slot left messages behind that may be with the broker and are not confirmed: whoever
+    /// has the slot next publishes them again.
+    unconfirmed: bool,
 }
 
 /// How often a standby asks for the slot. Half a second keeps the takeover well within two.
@@ -102,14 +106,14 @@ pub async fn supervise<D: Database, B: Broker>(
                 }
                 tokio::select! {
                     biased;
-                    _ = shutdown.requested() => return Ended::Drained,
+                    _ = shutdown.requested() => return known.ended(),
                     () = tokio::time::sleep(backoff.next()) => {}
                 }
             }
             Verdict::Halt => {
                 report.state(SourceState::Halted, fault.explain());
                 shutdown.requested().await;
-                return Ended::Drained;
+                return known.ended();
             }
         }
     }
@@ -151,7 +155,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let Source { database, mapping, relay, .. } = self.source;
         let Connected { connection, publisher, table, slot_exists } = tokio::select! {
             biased;
-            _ = shutdown.requested() => return Ok(Ended::Drained),
+            _ = shutdown.requested() => return Ok(known.ended()),
             connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(known)) => {
                 connected.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??
             }
@@ -161,13 +165,14 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
 
         let acquired = {
             let from = known.progress.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
-            let mut acquire = pin!(self.acquire(connection, slot_exists, from));
+            let server = known.server.clone();
+            let mut acquire = pin!(self.acquire(connection, slot_exists, from, server));
             loop {
                 tokio::select! {
                     biased;
                     _ = shutdown.requested() => {
                         delivery.close().await;
-                        return Ok(Ended::Drained);
+                        return Ok(known.ended());
                     }
                     acquired = &mut acquire => break acquired?,
                     // Nothing is in flight yet: this only notices a broker that goes away while standing by.
@@ -187,10 +192,19 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             Acquired::Backlog(backlog) => {
                 let backfill =
                     publish_backlog(*backlog, &mut delivery, mapping, relay, self.report, shutdown);
+                known.unconfirmed = true;
                 match backfill.await? {
                     Backfilled::Done(connection) => {
                         known.slot_seen = true;
-                        self.start(connection, Lsn::ZERO).await.map_err(|(_, error)| error)?
+                        known.unconfirmed = false;
+                        tokio::select! {
+                            biased;
+                            started = self.start(connection, Lsn::ZERO) => started.map_err(|(_, error)| error)?,
+                            () = shutdown.overdue() => {
+                                delivery.close().await;
+                                return Ok(Ended::Drained);
+                            }
+                        }
                     }
                     Backfilled::CutShort => {
                         delivery.close().await;
@@ -210,12 +224,12 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
         let drained = match pipeline.run(shutdown, &monitor).await {
             Err(fault) if fault.verdict() == Verdict::Again => {
-                known.progress = pipeline.abandon(fault.side()).await;
+                known.keep(pipeline.abandon(fault.side()).await);
                 return Err(fault);
             }
             drained => drained,
         };
-        known.progress = pipeline.progress();
+        known.keep(pipeline.left());
         if let Err(fault) = pipeline.close().await {
             tracing::warn!(
                 source = self.source.name,
@@ -282,6 +296,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         mut connection: D::Replication,
         mut slot_exists: bool,
         from: Lsn,
+        server: Option<(String, u32)>,
     ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
         loop {
             if !slot_exists {
@@ -295,6 +310,10 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                     Err(fault) => return Err(fault),
                 }
                 connection = self.replication_connection().await?;
+                // What is known is known of the server that this attempt has met.
+                if server != Some(connection.identify_system().await?.names()) {
+                    return Err(Fault::ServerChanged);
+                }
                 continue;
             }
             connection = match self.start(connection, from).await {
@@ -356,10 +375,20 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
 const OBJECT_IN_USE: &str = "55006";
 
 impl Known {
+    fn keep(&mut self, Left { progress, unconfirmed }: Left) {
+        self.progress = progress;
+        self.unconfirmed = unconfirmed;
+    }
+
+    /// What to say of an end that comes while there is no connection.
+    fn ended(&self) -> Ended {
+        if self.unconfirmed { Ended::Undrained } else { Ended::Drained }
+    }
+
     /// Compares the server with the one that progress was made with.
     fn meet(&mut self, server: SystemIdentity, source: &str) {
         let end = server.xlogpos;
-        let server = (server.system_id, server.timeline);
+        let server = server.names();
         if let Some(before) = &self.server
             && *before != server
         {
@@ -371,12 +400,11 @@ impl Known {
             self.progress = Progress::default();
         }
         // A copy of the data directory was put back: same names, another history.
-        if let Some(confirmed) = self.progress.confirmed.filter(|confirmed| confirmed.lsn() > end) {
+        if let Some(beyond) = self.progress.reaches().filter(|settled| *settled > end) {
             tracing::warn!(
                 source,
-                "the server's WAL ends at {end}, before {} which was confirmed already: it was set back to an older \
-                 state; going on from what its slot says",
-                confirmed.lsn()
+                "the server's WAL ends at {end}, before {beyond} which was confirmed already: it was set back to an older \
+                 state; going on from what its slot says"
             );
             self.progress = Progress::default();
         }
@@ -386,11 +414,31 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
     use super::*;
-    use crate::ledger::{Ledger, Limits, Ordering};
+    use crate::{
+        ledger::{Ledger, Limits, Ordering},
+        outbox::{AggregateKey, Message, Timestamp},
+        position::Position,
+    };
 
     fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SystemIdentity {
         SystemIdentity { system_id: system_id.to_owned(), timeline, xlogpos: Lsn(xlogpos), database: None }
+    }
+
+    fn message(position: Position) -> Message {
+        Message {
+            position,
+            committed_at: Timestamp(0),
+            aggregate: AggregateKey(1),
+            exchange: String::new(),
+            routing_key: String::new(),
+            message_id: String::new(),
+            event_type: String::new(),
+            content_type: "".into(),
+            headers: Vec::new(),
+            body: bytes::Bytes::new(),
+        }
     }
 
     /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
@@ -418,6 +466,23 @@ mod tests {
     fn a_server_set_back_to_an_older_copy_of_itself_does_not_lose_what_it_writes_next() {
         let mut known = known();
         known.meet(server("A", 1, 99), "orders");
+        assert_eq!(known.progress, Progress::default());
+    }
+
+    /// The rows that it writes next have positions that were settled before, in a history that is gone.
+    #[test]
+    fn a_server_set_back_to_before_a_half_confirmed_transaction_does_not_lose_what_it_writes_next() {
+        let limits = Limits { messages: 10, bytes: 1 << 20 };
+        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, known().progress);
+        for index in 0..2 {
+            ledger.push(message(Position { commit_lsn: Lsn(200), index }));
+        }
+        let (tag, _) = ledger.publish_next(std::time::Instant::now()).expect("one may go");
+        ledger.settle(tag);
+        let mut known = Known { progress: ledger.progress(), ..known() };
+        known.meet(server("A", 1, 300), "orders");
+        assert!(known.progress.position.is_some());
+        known.meet(server("A", 1, 150), "orders");
         assert_eq!(known.progress, Progress::default());
     }
 }

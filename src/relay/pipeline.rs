@@ -119,8 +119,8 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
 
     /// What is left when it ends now.
     pub(super) fn left(&self) -> Left {
-        let unconfirmed = self.delivery.can_settle() || self.is_mid_transaction();
-        Left { progress: self.progress(), unconfirmed }
+        let progress = self.progress();
+        Left { progress, unconfirmed: self.delivery.can_settle() || progress.is_mid_transaction() }
     }
 
     /// Streams until `shutdown`, then drains. After a fault the pipeline is of no more use but for

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Changes one thing in the product at a time, in a copy of it, and expects the simulation to break a promise. A line that is no
-# longer there fails as well, so that this list cannot go stale. Needs only what `cargo test` needs.
+# longer there fails as well, so that this list cannot go stale. Builds apart from the product: cargo takes the copy for it.
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -26,7 +26,7 @@ mutate() {
         }
         { print }' "$root/$2" > "$copy/$2"
     log=$copy/$1.log
-    if (cd "$copy" && FIRST_SEED=${FIRST_SEED:-1} SEEDS=${SEEDS:-2000} CARGO_TARGET_DIR="$root/target" \
+    if (cd "$copy" && FIRST_SEED=${FIRST_SEED:-1} SEEDS=${SEEDS:-2000} CARGO_TARGET_DIR="$copy/target" \
         cargo test --locked --test simulation -- every_promise_holds_under_every_seed) > "$log" 2>&1; then
         echo "$1: SURVIVED"
         failed=1

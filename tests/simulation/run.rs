@@ -334,18 +334,27 @@ impl Run {
         });
     }
 
-    /// A copy of the server takes its place. Nothing is written before every process has met it: a server with the same
-    /// identity whose WAL has grown beyond what was confirmed cannot be told from the one before.
+    /// A copy of the server takes its place. If it has the same identity, nothing is written before every process has met
+    /// it: once its WAL has grown beyond what was confirmed it cannot be told from the one before.
     pub(crate) async fn put_back(&mut self, changed: impl FnOnce(&mut DataDirectory)) {
         let Some(mut data) = self.copies.pop_back() else { return };
         self.copies.clear();
-        changed(&mut data);
-        self.world.change(|state| {
+        let recognisable = self.world.change(|state| {
             // Identities are never used twice.
-            data.system_id = data.system_id.max(state.postgres.data.system_id);
-            data.timeline = data.timeline.max(state.postgres.data.timeline);
+            data.system_id = state.postgres.data.system_id;
+            data.timeline = state.postgres.data.timeline;
+            changed(&mut data);
+            let identity = |data: &DataDirectory| (data.system_id, data.timeline);
+            let before = identity(&state.postgres.data);
             state.replace_data(data);
+            identity(&state.postgres.data) != before
         });
+        // Another identity is seen however much is written meanwhile.
+        if recognisable {
+            for _ in 0..self.world.look(|state| state.rng.u8(0..20)) {
+                self.write();
+            }
+        }
         for _ in 0..3_000 {
             let unmet = |process: &Process| {
                 self.world.look(|state| {

@@ -67,7 +67,10 @@ fn every_promise_holds_under_every_seed() {
     });
     let sums = sums.into_inner().unwrap();
     if let Some((number, seed, violation)) = failed.into_inner().unwrap() {
-        panic!("seed {seed}, number {} of this run: {violation}\nrepeat it with: SEED={seed} make simulate", number + 1);
+        panic!(
+            "seed {seed}, number {} of this run: {violation}\nrepeat it with: SEED={seed} make simulate",
+            number + 1
+        );
     }
     println!(
         "{} seeds in {:.1} s: {} deliveries, of which {} duplicates",

@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test lint bench prerequisites clean
+.PHONY: help demo demo-relay test simulate mutations lint bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -18,6 +18,13 @@ demo-relay: prerequisites ## outboxd alone: rows become messages, kill -9 in mid
 
 test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes
 	$(CARGO) test --locked
+
+simulate: ## 100,000 simulated runs, each from one seed (SEEDS=n: so many; SEED=n: repeats one, with a trace)
+	SEEDS=$${SEEDS:-100000} CARGO_PROFILE_DEV_OPT_LEVEL=2 \
+		$(CARGO) test --locked --test simulation -- --nocapture every_promise_holds_under_every_seed
+
+mutations: ## changes one line of the product at a time, in a copy, and expects the simulation to notice
+	tests/mutations.sh
 
 lint: ## formatting, clippy and the documentation's links, warnings being errors
 	$(CARGO) fmt --check

@@ -41,6 +41,24 @@ pub struct Progress {
     pub committed_at: Option<Timestamp>,
 }
 
+impl Progress {
+    /// How far WAL has to reach for this to be true. A server whose WAL ends before is not the one, or was set back.
+    pub fn reaches(&self) -> Option<Lsn> {
+        let confirmed = self.confirmed.map(ConfirmedLsn::lsn);
+        // At least one byte of the commit record.
+        let settled = self.position.map(|position| Lsn(position.commit_lsn.0 + 1));
+        confirmed.max(settled)
+    }
+
+    /// Rows of a transaction are settled, and the whole of it is not. Only this process knows: to PostgreSQL the
+    /// transaction is unconfirmed, and it will be sent again from its beginning.
+    pub fn is_mid_transaction(&self) -> bool {
+        let confirmed = self.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
+        // A commit record's end, which is what gets confirmed, lies behind its beginning.
+        self.position.is_some_and(|position| position.commit_lsn >= confirmed)
+    }
+}
+
 /// Names one message between ledger and publisher. Ascending in commit order; a message that is published again
 /// keeps its tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -26,6 +26,8 @@ pub mod shutdown;
 
 mod backoff;
 
+mod clock;
+
 pub mod outbox;
 
 pub mod ledger;

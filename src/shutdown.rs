@@ -10,6 +10,8 @@ use tokio::{
     sync::watch,
 };
 
+use crate::clock::now;
+
 /// Held by whoever may end the program.
 #[derive(Debug)]
 pub struct ShutdownTrigger {
@@ -31,7 +33,7 @@ pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
 impl ShutdownTrigger {
     /// Asks every task to drain within `drain_timeout`.
     pub fn request(&self, drain_timeout: Duration) {
-        self.deadline.send_replace(Some(Instant::now() + drain_timeout));
+        self.deadline.send_replace(Some(now() + drain_timeout));
     }
 }
 
@@ -46,6 +48,12 @@ impl Shutdown {
             Some(deadline) => deadline,
             None => std::future::pending().await,
         }
+    }
+
+    /// Waits until the end is requested and the time for draining is over. Cancel-safe.
+    pub(crate) async fn overdue(&mut self) {
+        let deadline = self.requested().await;
+        tokio::time::sleep_until(deadline.into()).await;
     }
 }
 

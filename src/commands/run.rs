@@ -57,7 +57,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Runtime(format!(
-        "not everything was confirmed within drain_timeout_s: {}; what was in flight will be published again",
+        "not everything was confirmed (drain_timeout_s passed, or a connection was lost): {}; what was in flight will be published again",
         undrained.join(", ")
     )))
 }

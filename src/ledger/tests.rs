@@ -73,6 +73,24 @@ fn a_transaction_settled_in_part_moves_the_position_but_not_the_lsn() {
 }
 
 #[test]
+fn progress_tells_the_middle_of_a_transaction_from_the_place_between_two() {
+    let now = Instant::now();
+    let mut ledger = ledger(Ordering::Pipelined);
+    assert!(!ledger.progress().is_mid_transaction());
+    // One commit record may begin where another ends.
+    for (commit_lsn, end_lsn) in [(10, 20), (20, 30)] {
+        ledger.push(message(commit_lsn, 0, 1));
+        ledger.push(message(commit_lsn, 1, 2));
+        ledger.reached(Lsn(end_lsn));
+    }
+    for (tag, mid_transaction) in [(0, true), (1, false), (2, true), (3, false)] {
+        publish_all(&mut ledger, now);
+        ledger.settle(PublishTag(tag));
+        assert_eq!(ledger.progress().is_mid_transaction(), mid_transaction, "{tag}");
+    }
+}
+
+#[test]
 fn an_idle_ledger_follows_the_keepalives_and_never_goes_back() {
     let mut ledger = ledger(Ordering::PerAggregate);
     ledger.reached(Lsn(100));

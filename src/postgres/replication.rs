@@ -49,6 +49,13 @@ pub struct SystemIdentity {
     pub database: Option<String>,
 }
 
+impl SystemIdentity {
+    /// What tells this server and its history from any other: system identifier and timeline.
+    pub fn names(self) -> (String, u32) {
+        (self.system_id, self.timeline)
+    }
+}
+
 /// One event of the copy stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplicationEvent {

@@ -8,12 +8,14 @@ use futures_util::FutureExt;
 
 use super::{
     Fault, OnInvalid, RelayOptions, Shutdown,
+    broker::Publisher,
+    database::{Backlog, Rows},
     delivery::{Delivery, sleep_until},
 };
 use crate::{
     admin::{Reporter, SourceState},
+    clock::now,
     outbox::Mapping,
-    postgres::snapshot::SnapshotRows,
 };
 
 /// What the rows are published for.
@@ -35,11 +37,47 @@ pub(super) struct Published {
     pub(super) complete: bool,
 }
 
+/// What the end of a backlog leads to.
+pub(super) enum Backfilled<R> {
+    /// All confirmed; the slot exists, and streaming can go on from it on this connection.
+    Done {
+        /// The connection.
+        connection: R,
+        /// So many rows.
+        rows: u64,
+    },
+    /// Asked to end before all was confirmed: the next start publishes the backlog again.
+    CutShort,
+}
+
+/// Publishes the whole backlog, waits for its confirms, and makes the slot.
+pub(super) async fn publish_backlog<B: Backlog>(
+    mut backlog: B,
+    delivery: &mut Delivery<'_, impl Publisher>,
+    mapping: &Mapping,
+    options: &RelayOptions,
+    report: &Reporter,
+    shutdown: &mut Shutdown,
+) -> Result<Backfilled<B::Replication>, Fault> {
+    let rows = backlog.rows();
+    let published = publish_rows(rows, Purpose::Slot, delivery, mapping, options, report, shutdown).await?;
+    if !published.complete {
+        return Ok(Backfilled::CutShort);
+    }
+    tokio::select! {
+        biased;
+        connection = backlog.finish() => {
+            Ok(Backfilled::Done { connection: connection?, rows: published.confirmed })
+        }
+        () = shutdown.overdue() => Ok(Backfilled::CutShort),
+    }
+}
+
 /// Publishes all rows and waits for their confirms, or for `shutdown`.
 pub(super) async fn publish_rows(
-    rows: &mut SnapshotRows,
+    rows: &mut impl Rows,
     purpose: Purpose,
-    delivery: &mut Delivery<'_>,
+    delivery: &mut Delivery<'_, impl Publisher>,
     mapping: &Mapping,
     options: &RelayOptions,
     report: &Reporter,
@@ -49,13 +87,15 @@ pub(super) async fn publish_rows(
     let mapper = mapping.resolve(rows.columns()).map_err(Fault::Mapping)?;
     tracing::info!(source = report.name(), order = %rows.order(), "publishing rows of the table");
     let (mut read, mut all_read) = (0_u64, false);
+    // What came before it is confirmed first.
+    let mut invalid = None;
     let mut deadline: Option<Instant> = None;
     loop {
         let reading = !all_read && (deadline.is_none() || purpose == Purpose::Slot);
         if !reading && delivery.ledger().is_empty() {
             break;
         }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now() || !delivery.can_settle() && !reading) {
+        if deadline.is_some_and(|deadline| deadline <= now() || !delivery.can_settle() && !reading) {
             break;
         }
         let may_read = reading && delivery.has_room();
@@ -78,8 +118,12 @@ pub(super) async fn publish_rows(
                             }
                             delivery.push(message);
                         }
-                        Err(invalid) => match options.on_invalid {
-                            OnInvalid::Halt => return Err(Fault::InvalidRow(invalid)),
+                        Err(row) => match options.on_invalid {
+                            OnInvalid::Halt => {
+                                invalid = Some(row);
+                                all_read = true;
+                                break;
+                            }
                         },
                     }
                     read += 1;
@@ -91,8 +135,14 @@ pub(super) async fn publish_rows(
             () = sleep_until(deadline) => {}
         }
     }
+    let settled = delivery.ledger().is_empty();
+    if let Some(row) = invalid
+        && settled
+    {
+        return Err(Fault::InvalidRow(row));
+    }
     let confirmed = read - delivery.ledger().len() as u64;
-    let complete = all_read && delivery.ledger().is_empty();
+    let complete = all_read && settled;
     tracing::info!(source = report.name(), confirmed, complete, "rows of the table are confirmed");
     Ok(Published { confirmed, complete })
 }

@@ -4,18 +4,19 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Fault, OnUnroutable, RelayOptions, backoff};
+use super::{Fault, OnUnroutable, RelayOptions, backoff, broker::Publisher};
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
+    clock::now,
     ledger::{Ledger, Limits, Progress, PublishTag, Refusal},
     outbox::{Message, Timestamp},
-    rabbitmq::publisher::{Outcome, Publisher, PublisherEvent},
+    rabbitmq::publisher::{Outcome, PublisherEvent},
 };
 
 /// Owns everything that is on its way to the broker.
-pub(super) struct Delivery<'a> {
+pub(super) struct Delivery<'a, P> {
     ledger: Ledger,
-    publisher: Publisher,
+    publisher: P,
     options: &'a RelayOptions,
     report: &'a Reporter,
     /// The state to show while nothing is wrong.
@@ -26,9 +27,9 @@ pub(super) struct Delivery<'a> {
     patience_from: Instant,
 }
 
-impl<'a> Delivery<'a> {
+impl<'a, P: Publisher> Delivery<'a, P> {
     pub(super) fn new(
-        publisher: Publisher,
+        publisher: P,
         progress: Progress,
         options: &'a RelayOptions,
         report: &'a Reporter,
@@ -44,7 +45,7 @@ impl<'a> Delivery<'a> {
             report,
             healthy: SourceState::Connecting,
             blocked: None,
-            patience_from: Instant::now(),
+            patience_from: now(),
         }
     }
 
@@ -91,7 +92,7 @@ impl<'a> Delivery<'a> {
             () = sleep_until(wake) => {}
         }
         match self.confirm_deadline() {
-            Some(deadline) if deadline <= Instant::now() => {
+            Some(deadline) if deadline <= now() => {
                 Err(Fault::ConfirmTimeout { after: self.options.confirm_timeout })
             }
             _ => Ok(()),
@@ -105,8 +106,14 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
+    /// Takes in what the broker says to what it has been sent, and sends nothing more: whoever has the slot now does that.
+    /// Cancel-safe.
+    pub(super) async fn hear_out(&mut self) {
+        while self.ledger.published() > 0 && self.idle().await.is_ok() {}
+    }
+
     fn publish_due(&mut self) {
-        let now = Instant::now();
+        let now = now();
         let mut count = 0;
         while let Some((tag, message)) = self.ledger.publish_next(now) {
             self.publisher.publish(tag, message);
@@ -142,7 +149,7 @@ impl<'a> Delivery<'a> {
             PublisherEvent::Blocked { reason } => self.blocked = Some(reason),
             PublisherEvent::Unblocked => {
                 self.blocked = None;
-                self.patience_from = Instant::now();
+                self.patience_from = now();
             }
         }
         self.show_state();
@@ -183,7 +190,7 @@ impl<'a> Delivery<'a> {
 
     fn refuse(&mut self, tag: PublishTag, why: Refusal) {
         let RelayOptions { backoff_min, backoff_max, .. } = *self.options;
-        let again_at = |refusals| Instant::now() + backoff::delay(backoff_min, backoff_max, refusals);
+        let again_at = |refusals| now() + backoff::delay(backoff_min, backoff_max, refusals);
         self.ledger.refuse(tag, why, again_at);
     }
 

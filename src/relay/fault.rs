@@ -55,6 +55,9 @@ pub enum Fault {
     /// PostgreSQL is shutting down, which waits for whoever streams to confirm everything.
     #[error("PostgreSQL is shutting down")]
     ServerEnding,
+    /// A standby's new connection leads somewhere else than its first.
+    #[error("PostgreSQL is another server than a moment ago, or was promoted: looking at it anew")]
+    ServerChanged,
     /// The servers answer, but not to everything that has to be done before streaming.
     #[error(
         "connecting and looking around took longer than {} s: see what PostgreSQL is waiting for (pg_stat_activity, \
@@ -117,6 +120,7 @@ impl Fault {
             | Fault::ConfirmTimeout { .. }
             | Fault::ServerSilent { .. }
             | Fault::ServerEnding
+            | Fault::ServerChanged
             | Fault::ConnectTimeout { .. } => Verdict::Again,
             // What is wrong with a database can be mended while we wait.
             Fault::Preflight(_) => Verdict::Again,

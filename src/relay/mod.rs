@@ -7,11 +7,14 @@
 //! recovery     a new slot in place of a lost one  \
 //! replay       rows published again                > backfill, on request
 //! fault        what went wrong, and the verdict: again, or halt
+//! database, broker   what all of these ask of the two servers
 //! ```
 
 use std::time::Duration;
 
 mod backfill;
+pub mod broker;
+pub mod database;
 mod delivery;
 mod fault;
 mod monitor;

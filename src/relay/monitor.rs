@@ -9,14 +9,10 @@ use tokio::{
     time::Instant,
 };
 
+use super::database::{Database, Sql};
 use crate::{
     admin::Reporter,
-    postgres::{
-        SourceDatabase,
-        catalog::{self, CatalogError},
-        error::ConnectError,
-        slot_record::{self, Confirmed},
-    },
+    postgres::{catalog::CatalogError, error::ConnectError, slot_record::Confirmed},
 };
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -36,7 +32,7 @@ pub(super) struct Monitor {
 
 impl Monitor {
     /// `holder` is the name that the slot's record is written under.
-    pub(super) fn start(database: &SourceDatabase, holder: &str, report: &Reporter) -> Self {
+    pub(super) fn start(database: &impl Database, holder: &str, report: &Reporter) -> Self {
         let server_ending = Arc::new(Notify::new());
         let (sender, confirmed) = watch::channel(None);
         let watched = Watched {
@@ -70,8 +66,8 @@ impl Drop for Monitor {
     }
 }
 
-struct Watched {
-    database: SourceDatabase,
+struct Watched<D> {
+    database: D,
     holder: String,
     report: Reporter,
     server_ending: Arc<Notify>,
@@ -81,7 +77,7 @@ struct Watched {
     recorded_at: Instant,
 }
 
-impl Watched {
+impl<D: Database> Watched<D> {
     async fn run(mut self) {
         loop {
             let Err(error) = self.watch().await;
@@ -95,28 +91,29 @@ impl Watched {
     }
 
     async fn watch(&mut self) -> Result<std::convert::Infallible, Unwatched> {
-        let client = self.database.endpoint.connect_sql("outboxd monitor").await?;
+        let sql = self.database.connect_sql("outboxd monitor").await?;
         loop {
-            if let Some(progress) = catalog::slot_progress(&client, &self.database.slot).await? {
+            if let Some(progress) = sql.slot_progress(&self.database.options().slot).await? {
                 let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
                 // Asked of the server: what the stream has brought so far says little while nobody reads it.
                 self.report.lag(progress.lag_bytes);
                 self.report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
             }
-            self.record(&client).await;
+            self.record(&sql).await;
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(INTERVAL) => {}
-                () = closed(&client) => {}
+                () = closed(&sql) => {}
             }
         }
     }
 
-    async fn record(&mut self, client: &tokio_postgres::Client) {
+    async fn record(&mut self, sql: &D::Sql) {
         let Some(now) = *self.confirmed.borrow() else { return };
         if !is_due(now, self.recorded, self.recorded_at.elapsed()) {
             return;
         }
-        match slot_record::note(client, &self.database, &self.holder, now).await {
+        match sql.note_record(self.database.options(), &self.holder, now).await {
             Ok(()) => self.recorded = Some(now),
             Err(error) => {
                 let source = self.report.name();
@@ -134,8 +131,8 @@ fn is_due(now: Confirmed, recorded: Option<Confirmed>, since: Duration) -> bool 
 }
 
 /// Waits until the connection is closed, so that a shutdown is noticed at once.
-async fn closed(client: &tokio_postgres::Client) {
-    while !client.is_closed() {
+async fn closed(sql: &impl Sql) {
+    while !sql.is_closed() {
         tokio::time::sleep(AFTER_FAILURE).await;
     }
 }

@@ -10,17 +10,20 @@ use std::{
 
 use super::{
     Fault, OnInvalid, RelayOptions, Shutdown, StreamedTable,
+    broker::Publisher,
+    database::Stream,
     delivery::{CLOSE_TIMEOUT, Delivery, sleep_until},
     monitor::Monitor,
 };
 use crate::{
     admin::{Reporter, Side, SourceState},
+    clock::now,
     ledger::{ConfirmedLsn, Progress},
     outbox::{Mapper, Mapping, OutboxRow, Timestamp},
     position::{Lsn, Position},
     postgres::{
         pgoutput::{self, PgOutput, Relation, Tuple},
-        replication::{ReplicationEvent, ReplicationStream},
+        replication::ReplicationEvent,
         slot_record::Confirmed,
     },
 };
@@ -37,6 +40,14 @@ pub(super) enum Drained {
     },
 }
 
+/// What a pipeline that was given up leaves to the next one.
+pub(super) struct Left {
+    /// How far everything is settled.
+    pub(super) progress: Progress,
+    /// There are messages that may be with the broker and are not confirmed.
+    pub(super) unconfirmed: bool,
+}
+
 /// The transaction whose rows are arriving.
 struct Transaction {
     commit_lsn: Lsn,
@@ -49,19 +60,14 @@ struct Transaction {
 enum Intake {
     Open,
     /// Asked to end: the transaction under way is finished, so that a clean restart repeats nothing.
-    Draining {
-        deadline: Instant,
-    },
+    Draining,
     /// A row cannot become a message: what came before it is still confirmed, then the source halts.
-    Halting {
-        fault: Fault,
-        deadline: Instant,
-    },
+    Halting(Fault),
 }
 
-pub(super) struct Pipeline<'a> {
-    stream: ReplicationStream,
-    delivery: Delivery<'a>,
+pub(super) struct Pipeline<'a, S, P> {
+    stream: S,
+    delivery: Delivery<'a, P>,
     mapping: &'a Mapping,
     options: &'a RelayOptions,
     report: &'a Reporter,
@@ -69,6 +75,8 @@ pub(super) struct Pipeline<'a> {
     mapper: Option<Arc<Mapper>>,
     transaction: Option<Transaction>,
     intake: Intake,
+    /// Asked to end, by this time at the latest.
+    deadline: Option<Instant>,
     /// What PostgreSQL was told last, and when.
     reported: Option<ConfirmedLsn>,
     reported_at: Instant,
@@ -78,10 +86,10 @@ pub(super) struct Pipeline<'a> {
     server_end: Lsn,
 }
 
-impl<'a> Pipeline<'a> {
+impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
     pub(super) fn new(
-        stream: ReplicationStream,
-        delivery: Delivery<'a>,
+        stream: S,
+        delivery: Delivery<'a, P>,
         mapping: &'a Mapping,
         options: &'a RelayOptions,
         report: &'a Reporter,
@@ -97,17 +105,23 @@ impl<'a> Pipeline<'a> {
             mapper: None,
             transaction: None,
             intake: Intake::Open,
+            deadline: None,
             reported: None,
-            reported_at: Instant::now(),
+            reported_at: now(),
             reply_requested: false,
             listening_since: None,
             server_end: Lsn::ZERO,
         }
     }
 
-    /// How far everything is settled.
-    pub(super) fn progress(&self) -> Progress {
+    fn progress(&self) -> Progress {
         self.delivery.ledger().progress()
+    }
+
+    /// What is left when it ends now.
+    pub(super) fn left(&self) -> Left {
+        let progress = self.progress();
+        Left { progress, unconfirmed: self.delivery.can_settle() || progress.is_mid_transaction() }
     }
 
     /// Streams until `shutdown`, then drains. After a fault the pipeline is of no more use but for
@@ -126,8 +140,11 @@ impl<'a> Pipeline<'a> {
             // last, as it only bounds the wait and every turn of the loop looks at the clock anyway.
             tokio::select! {
                 biased;
-                deadline = shutdown.requested(), if matches!(self.intake, Intake::Open) => {
-                    self.intake = Intake::Draining { deadline };
+                deadline = shutdown.requested(), if self.deadline.is_none() => {
+                    self.deadline = Some(deadline);
+                    if matches!(self.intake, Intake::Open) {
+                        self.intake = Intake::Draining;
+                    }
                 }
                 settled = self.delivery.next() => settled?,
                 event = self.stream.next(), if may_read => {
@@ -154,25 +171,33 @@ impl<'a> Pipeline<'a> {
     fn may_read(&self) -> bool {
         let wanted = match self.intake {
             Intake::Open => true,
-            Intake::Draining { .. } => self.transaction.is_some(),
-            Intake::Halting { .. } => false,
+            Intake::Draining => self.is_mid_transaction(),
+            Intake::Halting(_) => false,
         };
         wanted && self.delivery.has_room()
     }
 
+    /// Whether the rest of a transaction is still to come: of the one whose rows are arriving, or of one that an earlier
+    /// connection left settled in part, and of which nothing has arrived yet.
+    fn is_mid_transaction(&self) -> bool {
+        let ledger = self.delivery.ledger();
+        self.transaction.is_some() || ledger.is_empty() && ledger.progress().is_mid_transaction()
+    }
+
     /// Whether the loop is done: `Ok(Some)` after a drain, `Err` when it was halting.
     fn intake_ended(&mut self) -> Result<Option<Drained>, Fault> {
-        let (deadline, between_transactions) = match self.intake {
+        let settled = match self.intake {
             Intake::Open => return Ok(None),
-            Intake::Draining { deadline } => (deadline, self.transaction.is_none()),
-            Intake::Halting { deadline, .. } => (deadline, true),
+            Intake::Draining => !self.is_mid_transaction() && !self.delivery.can_settle(),
+            // Also what needs help from outside, such as a queue, unless there is no time to wait for it.
+            Intake::Halting(_) if self.deadline.is_none() => self.delivery.ledger().is_empty(),
+            Intake::Halting(_) => !self.delivery.can_settle(),
         };
-        let settled = between_transactions && !self.delivery.can_settle();
-        if !settled && Instant::now() < deadline {
+        if !settled && self.deadline.is_none_or(|deadline| now() < deadline) {
             return Ok(None);
         }
         match std::mem::replace(&mut self.intake, Intake::Open) {
-            Intake::Halting { fault, .. } => Err(fault),
+            Intake::Halting(fault) => Err(fault),
             _ if settled => Ok(Some(Drained::Clean)),
             _ => Ok(Some(Drained::TimedOut { unconfirmed: self.delivery.ledger().len() })),
         }
@@ -235,7 +260,7 @@ impl<'a> Pipeline<'a> {
         };
         let Some(mapper) = self.mapper.clone() else {
             // The relation could not be mapped, and the source is halting.
-            return if matches!(self.intake, Intake::Halting { .. }) {
+            return if matches!(self.intake, Intake::Halting(_)) {
                 Ok(())
             } else {
                 Err(Fault::Protocol("a row before the description of its table"))
@@ -260,17 +285,13 @@ impl<'a> Pipeline<'a> {
     }
 
     fn halt(&mut self, fault: Fault) {
-        let mut deadline = Instant::now() + self.options.confirm_timeout;
-        if let Intake::Draining { deadline: drained_by } = self.intake {
-            deadline = deadline.min(drained_by);
-        }
-        self.intake = Intake::Halting { fault, deadline };
+        self.intake = Intake::Halting(fault);
     }
 
     /// Tells PostgreSQL the confirmed position: when it asks, after progress but not more often than
     /// `status_interval`, and in any case well within `wal_sender_timeout`.
     async fn report_status(&mut self, monitor: &Monitor) -> Result<(), Fault> {
-        let now = Instant::now();
+        let now = now();
         if !self.reply_requested && now < self.next_status() {
             return Ok(());
         }
@@ -309,8 +330,8 @@ impl<'a> Pipeline<'a> {
             self.listening_since = None;
             return Ok(());
         }
-        let since = *self.listening_since.get_or_insert_with(Instant::now);
-        let silent = self.stream.last_heard().into_std().max(since).elapsed();
+        let since = *self.listening_since.get_or_insert_with(now);
+        let silent = now().saturating_duration_since(self.stream.last_heard().into_std().max(since));
         if silent > self.options.server_silence_max {
             return Err(Fault::ServerSilent { for_at_least: silent });
         }
@@ -318,26 +339,20 @@ impl<'a> Pipeline<'a> {
     }
 
     fn next_wake(&self) -> Instant {
-        match &self.intake {
-            Intake::Open => self.next_status(),
-            Intake::Draining { deadline } | Intake::Halting { deadline, .. } => {
-                self.next_status().min(*deadline)
-            }
-        }
+        let next_status = self.next_status();
+        self.deadline.map_or(next_status, |deadline| next_status.min(deadline))
     }
 
     /// Gives up after one side failed, so that the next attempt repeats as little as can be: the broker is heard out on
     /// what it already has, PostgreSQL learns what is confirmed and has the slot free at once. Each, if it still
     /// answers, within [`CLOSE_TIMEOUT`].
-    pub(super) async fn abandon(mut self, failed: Side) -> Progress {
+    pub(super) async fn abandon(mut self, failed: Side) -> Left {
         if failed == Side::Postgres {
-            let hear_out =
-                async { while self.delivery.can_settle() && self.delivery.next().await.is_ok() {} };
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, hear_out).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.delivery.hear_out()).await;
         }
-        let progress = self.progress();
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.finish(progress.confirmed)).await;
-        progress
+        let left = self.left();
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.finish(left.progress.confirmed)).await;
+        left
     }
 
     /// Ends both connections in good order: when this returns `Ok`, PostgreSQL has taken in the confirmed position.

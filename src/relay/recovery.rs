@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::{
     Fault, Shutdown, Source,
-    backfill::{Purpose, publish_rows},
+    backfill::{Backfilled, publish_backlog},
+    broker::Broker,
+    database::{Backlog, Database, Rows, Sql},
     delivery::Delivery,
 };
 use crate::{
@@ -18,15 +20,12 @@ use crate::{
     outbox::{ColumnNames, Timestamp},
     position::Lsn,
     postgres::{
-        backlog::Backlog,
-        catalog::{self, Facts, TableFacts},
+        catalog::TableFacts,
         continuity::{Continuity, Evidence, Gap},
         preflight,
-        replication::ReplicationConnection,
-        slot_record::{self, SlotRecord},
+        slot_record::SlotRecord,
         snapshot::{RowOrder, Selection},
     },
-    rabbitmq::publisher::Publisher,
 };
 
 /// Rows may have been created so long before the last confirmed message was committed, and yet be committed after it: a
@@ -85,17 +84,18 @@ impl<F: Into<Fault>> From<F> for RecoveryError {
 ///
 /// # Errors
 /// [`RecoveryError`]: the new slot is there only without one.
-pub async fn recover(
-    source: &Source,
+pub async fn recover<D: Database, B: Broker>(
+    source: &Source<D, B>,
     since: Option<Timestamp>,
     report: &Reporter,
     mut shutdown: Shutdown,
 ) -> Result<Recovered, RecoveryError> {
-    let Source { name, database, mapping, broker, relay } = source;
+    let Source { name, database: server, mapping, broker, relay } = source;
+    let database = server.options();
     let application_name = format!("outboxd recover {name}");
     let prepare = async {
-        let sql = database.endpoint.connect_sql(&application_name).await?;
-        let facts = Facts::read(&sql, &database.table, &database.publication).await?;
+        let sql = server.connect_sql(&application_name).await?;
+        let facts = sql.facts(database).await?;
         let checks = preflight::checks(database, &mapping.columns, &facts);
         let existing = facts.slots.iter().find(|slot| slot.name == database.slot);
         let lost = existing.is_some_and(|slot| slot.is_lost());
@@ -104,8 +104,8 @@ pub async fn recover(
         let Some(table) = facts.table.filter(|_| !checks.iter().any(failed)) else {
             return Err(Fault::Preflight(checks).into());
         };
-        let mut replication = ReplicationConnection::connect(database, &application_name).await?;
-        let evidence = Evidence::gather(&sql, &mut replication, database, None).await?;
+        let mut replication = server.connect_replication(&application_name).await?;
+        let evidence = server.evidence(&sql, &mut replication, None).await?;
         let cause = match evidence.judge(None) {
             Err(gap) => {
                 tracing::warn!(source = name, slot = database.slot, "the slot {gap}");
@@ -118,48 +118,45 @@ pub async fn recover(
             }
         };
         if facts.publication.is_none() {
-            catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
+            sql.create_publication(database, table.kind).await?;
         }
-        slot_record::create_table(&sql, database).await?;
-        let publisher = Publisher::connect(broker, &application_name, 0).await?;
+        sql.create_records(database).await?;
+        let publisher = broker.connect(&application_name, 0).await?;
         let marked = marked(&evidence, cause);
-        slot_record::write(&sql, database, &marked).await?;
-        catalog::drop_slot(&sql, &database.slot).await?;
+        sql.write_record(database, &marked).await?;
+        sql.drop_slot(&database.slot).await?;
         let since = since.or_else(|| since_record(marked.confirmed_until, &table, &mapping.columns));
         let selection = Selection { since, aggregate: None };
-        let reader = database.endpoint.connect_sql(&application_name).await?;
+        let reader = server.connect_sql(&application_name).await?;
         tracing::info!(source = name, "making a snapshot, once every transaction that writes now has ended");
-        let backlog = Backlog::begin(replication, reader, database, &mapping.columns, &selection).await?;
+        let backlog = server.begin_backlog(replication, reader, &mapping.columns, &selection).await?;
         Ok((evidence.server, marked.version, publisher, backlog, since))
     };
-    let (server, marked, publisher, mut backlog, since) = tokio::select! {
+    let (identity, marked, publisher, mut backlog, since) = tokio::select! {
+        biased;
         _ = shutdown.requested() => return Err(RecoveryError::CutShort),
         prepared = prepare => prepared?,
     };
 
+    let (at, order, taken_at) =
+        (backlog.consistent_point(), backlog.rows().order(), backlog.rows().taken_at());
     let mut delivery = Delivery::new(publisher, Progress::default(), relay, report);
-    let rows = &mut backlog.rows;
-    let published =
-        publish_rows(rows, Purpose::Slot, &mut delivery, mapping, relay, report, &mut shutdown).await;
+    let published = publish_backlog(backlog, &mut delivery, mapping, relay, report, &mut shutdown).await;
     delivery.close().await;
-    let published = published?;
-    if !published.complete {
-        return Err(RecoveryError::CutShort);
-    }
-    let (at, order) = (backlog.consistent_point(), backlog.rows.order());
+    let Backfilled::Done { rows, .. } = published? else { return Err(RecoveryError::CutShort) };
+    let (system_id, timeline) = identity.names();
     let record = SlotRecord {
-        system_id: server.system_id,
-        timeline: server.timeline,
+        system_id,
+        timeline,
         confirmed_flush: at,
-        confirmed_until: Some(backlog.rows.taken_at()),
+        confirmed_until: Some(taken_at),
         holder: None,
         gap: None,
         version: marked + 1,
     };
-    backlog.finish().await?;
-    let sql = database.endpoint.connect_sql(&application_name).await?;
-    slot_record::write(&sql, database, &record).await?;
-    Ok(Recovered { at, rows: published.confirmed, since, order })
+    let sql = server.connect_sql(&application_name).await?;
+    sql.write_record(database, &record).await?;
+    Ok(Recovered { at, rows, since, order })
 }
 
 /// The record while the recovery is under way.

@@ -5,15 +5,15 @@
 
 use std::{pin::pin, time::Duration};
 
-use tokio_postgres::Client;
-
 use super::{
     BacklogPolicy, Fault, RelayOptions, Shutdown, StreamedTable, Verdict,
-    backfill::{Purpose, publish_rows},
+    backfill::{Backfilled, publish_backlog},
     backoff::Backoff,
+    broker::Broker,
+    database::{Backlog, Database, Replication, Rows, Sql},
     delivery::Delivery,
     monitor::Monitor,
-    pipeline::{Drained, Pipeline},
+    pipeline::{Drained, Left, Pipeline},
 };
 use crate::{
     admin::{Reporter, Side, SourceState},
@@ -22,28 +22,28 @@ use crate::{
     position::Lsn,
     postgres::{
         SourceDatabase,
-        backlog::{Backlog, BacklogError},
-        catalog::{self, CatalogError, Facts, TableFacts},
+        backlog::BacklogError,
+        catalog::{CatalogError, TableFacts},
         continuity::{Evidence, Memory},
         preflight,
-        replication::{ReplicationConnection, ReplicationError, ReplicationStream, SystemIdentity},
-        slot_record::{self, Confirmed, SlotRecord},
+        replication::ReplicationError,
+        slot_record::{Confirmed, SlotRecord},
         snapshot::Selection,
     },
-    rabbitmq::{BrokerOptions, publisher::Publisher},
+    rabbitmq::BrokerOptions,
 };
 
-/// Everything one source needs.
+/// Everything one source needs. Where its rows come from is a [`Database`], where its messages go a [`Broker`].
 #[derive(Clone, Debug)]
-pub struct Source {
+pub struct Source<D = SourceDatabase, B = BrokerOptions> {
     /// Its name in the configuration.
     pub name: String,
     /// Where rows come from.
-    pub database: SourceDatabase,
+    pub database: D,
     /// How they become messages.
     pub mapping: Mapping,
     /// Where messages go.
-    pub broker: BrokerOptions,
+    pub broker: B,
     /// How they get there.
     pub relay: RelayOptions,
 }
@@ -53,7 +53,8 @@ pub struct Source {
 pub enum Ended {
     /// Nothing is left in flight.
     Drained,
-    /// The drain timeout passed first: what was unconfirmed will be published again.
+    /// The drain timeout passed first, or a connection was lost and not made anew: what was unconfirmed will be published
+    /// again.
     Undrained,
 }
 
@@ -73,6 +74,9 @@ struct Known {
     was_connected: bool,
     /// Whose connection was lost since, and not made anew yet.
     lost: Option<Side>,
+    /// The last attempt that had the slot left messages behind that may be with the broker and are not confirmed: whoever
+    /// has the slot next publishes them again.
+    unconfirmed: bool,
 }
 
 /// How often a standby asks for the slot. Half a second keeps the takeover well within two.
@@ -90,7 +94,11 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Relays one source until `shutdown`; returns only then.
-pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown) -> Ended {
+pub async fn supervise<D: Database, B: Broker>(
+    source: Source<D, B>,
+    report: Reporter,
+    mut shutdown: Shutdown,
+) -> Ended {
     let mut known = Known::new();
     let mut backoff = Backoff::new(source.relay.backoff_min, source.relay.backoff_max);
     loop {
@@ -110,7 +118,8 @@ pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown)
                     known.lost = Some(fault.side());
                 }
                 tokio::select! {
-                    _ = shutdown.requested() => return Ended::Drained,
+                    biased;
+                    _ = shutdown.requested() => return known.ended(),
                     () = tokio::time::sleep(backoff.next()) => {}
                 }
             }
@@ -119,56 +128,61 @@ pub async fn supervise(source: Source, report: Reporter, mut shutdown: Shutdown)
                 // Whatever slot is made now, it alone says where to go on.
                 known.progress = Progress::default();
                 tokio::select! {
-                    _ = shutdown.requested() => return Ended::Drained,
+                    biased;
+                    _ = shutdown.requested() => return known.ended(),
                     () = tokio::time::sleep(RECOVERY_INTERVAL) => {}
                 }
             }
             Verdict::Halt => {
                 report.state(SourceState::Halted, fault.explain());
                 shutdown.requested().await;
-                return Ended::Drained;
+                return known.ended();
             }
         }
     }
 }
 
 /// One attempt, from the first connection to the fault that ends it.
-struct Attempt<'a> {
-    source: &'a Source,
+struct Attempt<'a, D, B> {
+    source: &'a Source<D, B>,
     report: &'a Reporter,
     /// Attempts that failed since the last progress.
     number: usize,
 }
 
 /// What an attempt begins with.
-struct Connected {
-    connection: ReplicationConnection,
-    publisher: Publisher,
+struct Connected<R, P> {
+    connection: R,
+    publisher: P,
     table: TableFacts,
     evidence: Evidence,
 }
 
 /// A slot of one's own: streaming from it, or about to be made from the backlog.
-enum Acquired {
+enum Acquired<S, B> {
     Stream {
-        streaming: Streaming,
+        streaming: Streaming<S>,
         /// The slot is new, and was made at that time.
         made: Option<Timestamp>,
     },
-    Backlog(Box<Backlog>),
+    Backlog(Box<B>),
 }
 
+/// What a database streams with.
+type StreamOf<D> = <<D as Database>::Replication as Replication>::Stream;
+
 /// The slot's stream, and what the slot had confirmed just before it began.
-struct Streaming {
-    stream: ReplicationStream,
+struct Streaming<S> {
+    stream: S,
     flushed: Option<Lsn>,
 }
 
-impl Attempt<'_> {
+impl<D: Database, B: Broker> Attempt<'_, D, B> {
     async fn run(&self, known: &mut Known, shutdown: &mut Shutdown) -> Result<Ended, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
         let Connected { connection, publisher, table, mut evidence } = tokio::select! {
-            _ = shutdown.requested() => return Ok(Ended::Drained),
+            biased;
+            _ = shutdown.requested() => return Ok(known.ended()),
             connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(known)) => {
                 connected.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??
             }
@@ -184,7 +198,7 @@ impl Attempt<'_> {
                     biased;
                     _ = shutdown.requested() => {
                         delivery.close().await;
-                        return Ok(Ended::Drained);
+                        return Ok(known.ended());
                     }
                     acquired = &mut acquire => break acquired?,
                     // Nothing is in flight yet: this only notices a broker that goes away while standing by.
@@ -196,25 +210,36 @@ impl Attempt<'_> {
         if let Some(side) = known.lost.take() {
             self.report.reconnected(side);
         }
-        let (Streaming { stream, flushed }, made) = match acquired {
-            Acquired::Stream { streaming, made } => (streaming, made),
-            Acquired::Backlog(mut backlog) => {
-                let rows = &mut backlog.rows;
-                let taken_at = rows.taken_at();
-                let published =
-                    publish_rows(rows, Purpose::Slot, &mut delivery, mapping, relay, self.report, shutdown);
-                if !published.await?.complete {
-                    delivery.close().await;
-                    return Ok(Ended::Undrained);
+        let mut deadline = shutdown.clone();
+        let begin = async {
+            let (streaming, made) = match acquired {
+                Acquired::Stream { streaming, made } => (streaming, made),
+                Acquired::Backlog(mut backlog) => {
+                    let taken_at = backlog.rows().taken_at();
+                    known.unconfirmed = true;
+                    let backfill =
+                        publish_backlog(*backlog, &mut delivery, mapping, relay, self.report, shutdown);
+                    let Backfilled::Done { connection, .. } = backfill.await? else { return Ok(None) };
+                    known.unconfirmed = false;
+                    let started = self.start(connection, Lsn::ZERO).await;
+                    (started.map_err(|(_, error)| error)?, Some(taken_at))
                 }
-                let connection = backlog.finish().await?;
-                let started = self.start(connection, Lsn::ZERO).await;
-                (started.map_err(|(_, error)| error)?, Some(taken_at))
-            }
+            };
+            let claim = self.claim(known, &mut evidence, streaming.flushed, made);
+            tokio::time::timeout(CONNECT_TIMEOUT, claim)
+                .await
+                .map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??;
+            Ok::<_, Fault>(Some(streaming))
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, self.claim(known, &mut evidence, flushed, made))
-            .await
-            .map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??;
+        let begun = tokio::select! {
+            biased;
+            begun = begin => begun?,
+            () = deadline.overdue() => None,
+        };
+        let Some(Streaming { stream, flushed }) = begun else {
+            delivery.close().await;
+            return Ok(known.ended());
+        };
 
         // The slot may be ahead of us, when another instance had it; and at first the server's keepalives are behind the
         // slot, because decoding begins at its restart_lsn. Neither may take what we report back to before the slot: we
@@ -222,16 +247,16 @@ impl Attempt<'_> {
         if let Some(flushed) = flushed {
             delivery.ledger_mut().reached(flushed);
         }
-        let table = StreamedTable::new(database.table.clone(), &table);
+        let table = StreamedTable::new(database.options().table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
         let drained = match pipeline.run(shutdown, &monitor).await {
             Err(fault) if fault.verdict() == Verdict::Again => {
-                known.advance(pipeline.abandon(fault.side()).await);
+                known.keep(pipeline.abandon(fault.side()).await);
                 return Err(fault);
             }
             drained => drained,
         };
-        known.advance(pipeline.progress());
+        known.keep(pipeline.left());
         match pipeline.close().await {
             Ok(()) => self.release(known).await,
             Err(fault) => {
@@ -256,10 +281,11 @@ impl Attempt<'_> {
     }
 
     /// Both links, everything that must hold before a slot is touched, and the topology.
-    async fn connect(&self, known: &mut Known) -> Result<Connected, Fault> {
-        let Source { name, database, mapping, broker, .. } = self.source;
-        let sql = database.endpoint.connect_sql(&self.application_name()).await?;
-        let facts = Facts::read(&sql, &database.table, &database.publication).await?;
+    async fn connect(&self, known: &mut Known) -> Result<Connected<D::Replication, B::Publisher>, Fault> {
+        let Source { name, mapping, broker, .. } = self.source;
+        let database = self.source.database.options();
+        let sql = self.source.database.connect_sql(&self.application_name()).await?;
+        let facts = sql.facts(database).await?;
         let checks = preflight::checks(database, &mapping.columns, &facts);
         let failed = |slot_too: bool| {
             let mut failures = checks.iter().filter(|check| check.failure().is_some());
@@ -271,7 +297,7 @@ impl Attempt<'_> {
         let mut connection = self.replication_connection().await?;
         let remembered = known.slot.as_ref();
         let timeline = remembered.map(|slot| slot.timeline);
-        let evidence = Evidence::gather(&sql, &mut connection, database, timeline).await?;
+        let evidence = self.source.database.evidence(&sql, &mut connection, timeline).await?;
         self.judge(&sql, &evidence, remembered).await?;
         let Some(table) = facts.table.filter(|_| !failed(true)) else {
             return Err(Fault::Preflight(checks));
@@ -279,24 +305,25 @@ impl Attempt<'_> {
         known.meet(&evidence, name);
         // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
         if facts.publication.is_none() {
-            catalog::create_publication(&sql, &database.publication, &database.table, table.kind).await?;
+            sql.create_publication(database, table.kind).await?;
             tracing::info!(source = name, publication = database.publication, "created the publication");
         }
         if !facts.records.exists {
-            slot_record::create_table(&sql, database).await?;
+            sql.create_records(database).await?;
         }
-        let publisher = Publisher::connect(broker, &self.application_name(), self.number).await?;
+        let publisher = broker.connect(&self.application_name(), self.number).await?;
         Ok(Connected { connection, publisher, table, evidence })
     }
 
     /// Whether the slot may be used. A gap is written down: what proves it may be nothing but this process's memory.
     async fn judge(
         &self,
-        sql: &Client,
+        sql: &D::Sql,
         evidence: &Evidence,
         remembered: Option<&Memory>,
     ) -> Result<(), Fault> {
-        let Source { name, database, .. } = self.source;
+        let Source { name, .. } = self.source;
+        let database = self.source.database.options();
         let gap = match evidence.judge(remembered) {
             Ok(_) => return Ok(()),
             Err(gap) => gap,
@@ -304,7 +331,7 @@ impl Attempt<'_> {
         // Without a record there is nothing to mark: teardown may have removed it, and this is a standby that was left.
         if let Some(record) = evidence.record.as_ref().filter(|record| record.gap.is_none()) {
             let marked = record.marked(&gap, remembered);
-            if let Err(error) = slot_record::mark(sql, database, record.version, &marked).await {
+            if let Err(error) = sql.mark_record(database, record.version, &marked).await {
                 let error = Fault::from(error).explain();
                 tracing::warn!(source = name, "the gap could not be written down: {error}");
             }
@@ -322,12 +349,12 @@ impl Attempt<'_> {
         made: Option<Timestamp>,
     ) -> Result<(), Fault> {
         let database = &self.source.database;
-        let sql = database.endpoint.connect_sql(&self.application_name()).await?;
-        evidence.look_again(&sql, database).await?;
+        let sql = database.connect_sql(&self.application_name()).await?;
+        database.look_again(&sql, evidence).await?;
         self.judge(&sql, evidence, known.slot.as_ref()).await?;
         let before = evidence.record.as_ref();
         let seen = known.slot.as_ref().map_or(0, |slot| slot.version);
-        let SystemIdentity { system_id, timeline, .. } = evidence.server.clone();
+        let (system_id, timeline) = evidence.server.clone().names();
         let confirmed = flushed.max(before.map(|record| record.confirmed_flush));
         let record = SlotRecord {
             system_id: system_id.clone(),
@@ -342,7 +369,7 @@ impl Attempt<'_> {
         let ours = before.is_some_and(|before| before.holder == record.holder && before.timeline == timeline);
         let version = if ours { seen } else { record.version };
         if !ours {
-            slot_record::write(&sql, database, &record).await?;
+            sql.write_record(database.options(), &record).await?;
         }
         let holder = known.holder.clone();
         known.slot = Some(Memory { holder, system_id, timeline, confirmed, version });
@@ -355,8 +382,8 @@ impl Attempt<'_> {
         let Progress { confirmed: Some(confirmed), position, committed_at } = known.progress else { return };
         let last = Confirmed { flush: confirmed.lsn(), position, until: committed_at };
         let release = async {
-            let sql = database.endpoint.connect_sql(&self.application_name()).await?;
-            Ok::<_, Fault>(slot_record::release(&sql, database, &known.holder, last).await?)
+            let sql = database.connect_sql(&self.application_name()).await?;
+            Ok::<_, Fault>(sql.release_record(database.options(), &known.holder, last).await?)
         };
         let failed = match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
             Ok(Ok(())) => return,
@@ -377,11 +404,11 @@ impl Attempt<'_> {
     /// Waits until the slot is ours, as a standby while another instance has it.
     async fn acquire(
         &self,
-        mut connection: ReplicationConnection,
+        mut connection: D::Replication,
         evidence: &mut Evidence,
         remembered: Option<&Memory>,
         from: Lsn,
-    ) -> Result<Acquired, Fault> {
+    ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
         let mut slot_exists = evidence.slot.is_some();
         loop {
             if !slot_exists {
@@ -395,6 +422,10 @@ impl Attempt<'_> {
                     Err(fault) => return Err(fault),
                 }
                 connection = self.replication_connection().await?;
+                // What is known is known of the server that this attempt has met.
+                if evidence.server.clone().names() != connection.identify_system().await?.names() {
+                    return Err(Fault::ServerChanged);
+                }
                 continue;
             }
             connection = match self.start(connection, from).await {
@@ -414,16 +445,16 @@ impl Attempt<'_> {
         tokio::time::sleep(STANDBY_INTERVAL).await;
     }
 
-    async fn replication_connection(&self) -> Result<ReplicationConnection, Fault> {
-        Ok(ReplicationConnection::connect(&self.source.database, &self.application_name()).await?)
+    async fn replication_connection(&self) -> Result<D::Replication, Fault> {
+        Ok(self.source.database.connect_replication(&self.application_name()).await?)
     }
 
     async fn start(
         &self,
-        mut connection: ReplicationConnection,
+        mut connection: D::Replication,
         from: Lsn,
-    ) -> Result<Streaming, (Option<ReplicationConnection>, ReplicationError)> {
-        let SourceDatabase { slot, publication, .. } = &self.source.database;
+    ) -> Result<Streaming<StreamOf<D>>, (Option<D::Replication>, ReplicationError)> {
+        let SourceDatabase { slot, publication, .. } = self.source.database.options();
         let flushed = connection.confirmed_flush(slot).await.map_err(|error| (None, error))?;
         let stream = connection.start(slot, publication, from).await?;
         Ok(Streaming { stream, flushed })
@@ -431,24 +462,24 @@ impl Attempt<'_> {
 
     async fn make_slot(
         &self,
-        connection: ReplicationConnection,
+        connection: D::Replication,
         evidence: &mut Evidence,
         remembered: Option<&Memory>,
-    ) -> Result<Acquired, Fault> {
+    ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
-        let sql = database.endpoint.connect_sql(&self.application_name()).await?;
+        let sql = database.connect_sql(&self.application_name()).await?;
         // Another instance may have had a slot and lost it while we stood by.
-        evidence.look_again(&sql, database).await?;
+        database.look_again(&sql, evidence).await?;
         self.judge(&sql, evidence, remembered).await?;
         match relay.backlog {
             BacklogPolicy::Publish => {
                 let all = Selection::default();
-                let backlog = Backlog::begin(connection, sql, database, &mapping.columns, &all).await?;
+                let backlog = database.begin_backlog(connection, sql, &mapping.columns, &all).await?;
                 Ok(Acquired::Backlog(Box::new(backlog)))
             }
             BacklogPolicy::Skip => {
                 let made = Some(Timestamp::now());
-                match catalog::create_slot(&sql, &database.slot).await {
+                match sql.create_slot(&database.options().slot).await {
                     Ok(()) | Err(CatalogError::SlotExists(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -471,61 +502,86 @@ impl Known {
             slot: None,
             was_connected: false,
             lost: None,
+            unconfirmed: false,
         }
     }
 
     /// Takes in how far an attempt came.
-    fn advance(&mut self, progress: Progress) {
+    fn keep(&mut self, Left { progress, unconfirmed }: Left) {
         self.progress = progress;
+        self.unconfirmed = unconfirmed;
         if let Some(slot) = &mut self.slot {
             slot.confirmed = progress.confirmed.map(ConfirmedLsn::lsn).max(slot.confirmed);
         }
     }
 
+    /// What to say of an end that comes while there is no connection.
+    fn ended(&self) -> Ended {
+        if self.unconfirmed { Ended::Undrained } else { Ended::Drained }
+    }
+
     /// Compares the server with the one that progress was made with. Whether its slot may be used has been judged.
     fn meet(&mut self, evidence: &Evidence, source: &str) {
-        let server = &evidence.server;
-        let end = server.xlogpos;
-        let identity = (server.system_id.clone(), server.timeline);
+        let end = evidence.server.xlogpos;
+        let server = evidence.server.clone().names();
         if let Some(before) = &self.server
-            && *before != identity
+            && *before != server
         {
             tracing::warn!(
                 source,
-                "the server is another one, or was promoted (system identifier, timeline: {before:?}, now {identity:?}); \
+                "the server is another one, or was promoted (system identifier, timeline: {before:?}, now {server:?}); \
                  going on from what its slot says"
             );
             self.progress = Progress::default();
         }
         // A copy of the data directory was put back: same names, another history.
-        if let Some(confirmed) = self.progress.confirmed.filter(|confirmed| confirmed.lsn() > end) {
+        if let Some(beyond) = self.progress.reaches().filter(|settled| *settled > end) {
             tracing::warn!(
                 source,
-                "the server's WAL ends at {end}, before {} which was confirmed already: it was set back to an older \
-                 state; going on from what its slot says",
-                confirmed.lsn()
+                "the server's WAL ends at {end}, before {beyond} which was confirmed already: it was set back to an older \
+                 state; going on from what its slot says"
             );
             self.progress = Progress::default();
         }
         if evidence.slot.is_some() && self.slot.is_none() {
-            let (holder, system_id) = (self.holder.clone(), server.system_id.clone());
+            let (holder, (system_id, timeline)) = (self.holder.clone(), server.clone());
             let version = evidence.record.as_ref().map_or(0, |record| record.version);
-            let timeline = server.timeline;
             self.slot = Some(Memory { holder, system_id, timeline, confirmed: None, version });
         }
-        self.server = Some(identity);
+        self.server = Some(server);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
     use super::*;
-    use crate::ledger::{Ledger, Limits, Ordering};
+    use crate::{
+        ledger::{Ledger, Limits, Ordering},
+        outbox::{AggregateKey, Message, Timestamp},
+        position::Position,
+        postgres::replication::SystemIdentity,
+    };
 
     fn server(system_id: &str, timeline: u32, xlogpos: u64) -> Evidence {
         let system_id = system_id.to_owned();
         let server = SystemIdentity { system_id, timeline, xlogpos: Lsn(xlogpos), database: None };
         Evidence { server, history: Vec::new(), record: None, slot: None }
+    }
+
+    fn message(position: Position) -> Message {
+        Message {
+            position,
+            committed_at: Timestamp(0),
+            aggregate: AggregateKey(1),
+            exchange: String::new(),
+            routing_key: String::new(),
+            message_id: String::new(),
+            event_type: String::new(),
+            content_type: "".into(),
+            headers: Vec::new(),
+            body: bytes::Bytes::new(),
+        }
     }
 
     /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
@@ -552,6 +608,23 @@ mod tests {
     fn a_server_set_back_to_an_older_copy_of_itself_does_not_lose_what_it_writes_next() {
         let mut known = known();
         known.meet(&server("A", 1, 99), "orders");
+        assert_eq!(known.progress, Progress::default());
+    }
+
+    /// The rows that it writes next have positions that were settled before, in a history that is gone.
+    #[test]
+    fn a_server_set_back_to_before_a_half_confirmed_transaction_does_not_lose_what_it_writes_next() {
+        let limits = Limits { messages: 10, bytes: 1 << 20 };
+        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, known().progress);
+        for index in 0..2 {
+            ledger.push(message(Position { commit_lsn: Lsn(200), index }));
+        }
+        let (tag, _) = ledger.publish_next(std::time::Instant::now()).expect("one may go");
+        ledger.settle(tag);
+        let mut known = Known { progress: ledger.progress(), ..known() };
+        known.meet(&server("A", 1, 300), "orders");
+        assert!(known.progress.position.is_some());
+        known.meet(&server("A", 1, 150), "orders");
         assert_eq!(known.progress, Progress::default());
     }
 }

@@ -1,0 +1,63 @@
+//! What the relay asks of a broker, and that RabbitMQ answers it. See [`database`](super::database) for why.
+
+use std::sync::Arc;
+
+use crate::{
+    ledger::PublishTag,
+    outbox::Message,
+    rabbitmq::{
+        BrokerError, BrokerOptions,
+        publisher::{self, PublisherEvent},
+    },
+};
+
+/// A broker that can be reached.
+pub trait Broker: Clone + Send + Sync + 'static {
+    /// A connection that publishes.
+    type Publisher: Publisher;
+
+    /// Connects, and declares the subscriptions' topology.
+    fn connect(
+        &self,
+        connection_name: &str,
+        attempt: usize,
+    ) -> impl Future<Output = Result<Self::Publisher, BrokerError>> + Send;
+}
+
+/// A connection that publishes, with confirms.
+pub trait Publisher: Send {
+    /// Takes a message over; frames leave in the order of these calls, when [`next`](Self::next) is polled.
+    fn publish(&mut self, tag: PublishTag, message: Arc<Message>);
+
+    /// Sends, and gives what the broker says. Cancel-safe. Pends for ever while there is nothing to do.
+    fn next(&mut self) -> impl Future<Output = Result<PublisherEvent, BrokerError>> + Send;
+
+    /// Closes the connection in good order.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+impl Broker for BrokerOptions {
+    type Publisher = publisher::Publisher;
+
+    async fn connect(
+        &self,
+        connection_name: &str,
+        attempt: usize,
+    ) -> Result<publisher::Publisher, BrokerError> {
+        publisher::Publisher::connect(self, connection_name, attempt).await
+    }
+}
+
+impl Publisher for publisher::Publisher {
+    fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {
+        self.publish(tag, message);
+    }
+
+    async fn next(&mut self) -> Result<PublisherEvent, BrokerError> {
+        self.next().await
+    }
+
+    async fn close(self) {
+        self.close().await;
+    }
+}

@@ -1,0 +1,411 @@
+//! What the relay asks of a database, and that PostgreSQL answers it.
+//!
+//! The room `postgres` answers in production, a simulated server in `tests/simulation`; which one is known when the relay
+//! is compiled for it, so the seam costs nothing. An implementation keeps the promises of the function of
+//! [`postgres`](crate::postgres) that answers in production, see below: what is cancel-safe, what comes back after which
+//! error.
+
+use tokio::time::Instant;
+
+use crate::{
+    ledger::ConfirmedLsn,
+    outbox::{Column, ColumnNames, OutboxRow, Timestamp},
+    position::Lsn,
+    postgres::{
+        SourceDatabase,
+        backlog::{self, BacklogError},
+        catalog::{self, CatalogError, Facts, SlotFacts, TableKind},
+        continuity::Evidence,
+        error::ConnectError,
+        replication::{
+            ReplicationConnection, ReplicationError, ReplicationEvent, ReplicationStream, SystemIdentity,
+        },
+        slot_record::{self, Confirmed, EvidenceError, SlotRecord},
+        snapshot::{RowOrder, Selection, SnapshotError, SnapshotRows},
+    },
+};
+
+/// A database that can be reached.
+pub trait Database: Clone + Send + Sync + 'static {
+    /// A connection for plain SQL.
+    type Sql: Sql;
+    /// A connection for replication commands.
+    type Replication: Replication;
+    /// Rows that are older than the slot.
+    type Backlog: Backlog<Replication = Self::Replication>;
+
+    /// The names of slot, publication and table, and what else the configuration says.
+    fn options(&self) -> &SourceDatabase;
+
+    /// Connects for plain SQL.
+    fn connect_sql(
+        &self,
+        application_name: &str,
+    ) -> impl Future<Output = Result<Self::Sql, ConnectError>> + Send;
+
+    /// Connects for replication.
+    fn connect_replication(
+        &self,
+        application_name: &str,
+    ) -> impl Future<Output = Result<Self::Replication, ReplicationError>> + Send;
+
+    /// Makes the temporary slot and opens its snapshot.
+    fn begin_backlog(
+        &self,
+        replication: Self::Replication,
+        sql: Self::Sql,
+        columns: &ColumnNames,
+        selection: &Selection,
+    ) -> impl Future<Output = Result<Self::Backlog, BacklogError>> + Send;
+
+    /// What tells whether the slot is the one that was there before.
+    fn evidence(
+        &self,
+        sql: &Self::Sql,
+        replication: &mut Self::Replication,
+        remembered: Option<u32>,
+    ) -> impl Future<Output = Result<Evidence, EvidenceError>> + Send;
+
+    /// The same again of the server that the evidence is of.
+    fn look_again(
+        &self,
+        sql: &Self::Sql,
+        evidence: &mut Evidence,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+}
+
+/// A connection for plain SQL.
+pub trait Sql: Send + Sync {
+    /// Everything that a source's start looks at.
+    fn facts(&self, database: &SourceDatabase) -> impl Future<Output = Result<Facts, CatalogError>> + Send;
+
+    /// Makes the publication; `false` when there was one of that name already.
+    fn create_publication(
+        &self,
+        database: &SourceDatabase,
+        kind: TableKind,
+    ) -> impl Future<Output = Result<bool, CatalogError>> + Send;
+
+    /// Makes the permanent slot at once.
+    fn create_slot(&self, slot: &str) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Drops a slot; `false` when there was none.
+    fn drop_slot(&self, slot: &str) -> impl Future<Output = Result<bool, CatalogError>> + Send;
+
+    /// Makes the table of slot records.
+    fn create_records(
+        &self,
+        database: &SourceDatabase,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Writes the slot's record, whatever was there.
+    fn write_record(
+        &self,
+        database: &SourceDatabase,
+        record: &SlotRecord,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Writes down a gap, unless the record was written since.
+    fn mark_record(
+        &self,
+        database: &SourceDatabase,
+        version: i64,
+        marked: &SlotRecord,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Writes down how far `holder` has come, unless another has taken over.
+    fn note_record(
+        &self,
+        database: &SourceDatabase,
+        holder: &str,
+        confirmed: Confirmed,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Writes down where `holder` has left the slot, unless another has taken over.
+    fn release_record(
+        &self,
+        database: &SourceDatabase,
+        holder: &str,
+        confirmed: Confirmed,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// One slot; `None` when there is no such slot.
+    fn slot_progress(
+        &self,
+        slot: &str,
+    ) -> impl Future<Output = Result<Option<SlotFacts>, CatalogError>> + Send;
+
+    /// The connection is gone.
+    fn is_closed(&self) -> bool;
+}
+
+/// A connection in replication mode that does not stream yet.
+pub trait Replication: Sized + Send {
+    /// What it becomes.
+    type Stream: Stream;
+
+    /// Who the server is, and on which timeline.
+    fn identify_system(&mut self) -> impl Future<Output = Result<SystemIdentity, ReplicationError>> + Send;
+
+    /// What a slot has confirmed; `None` when there is no such slot.
+    fn confirmed_flush(
+        &mut self,
+        slot: &str,
+    ) -> impl Future<Output = Result<Option<Lsn>, ReplicationError>> + Send;
+
+    /// Begins streaming. When the server refused, the connection comes back.
+    fn start(
+        self,
+        slot: &str,
+        publication: &str,
+        from: Lsn,
+    ) -> impl Future<Output = Result<Self::Stream, (Option<Self>, ReplicationError)>> + Send;
+}
+
+/// A connection that streams.
+pub trait Stream: Send {
+    /// The next event. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Result<ReplicationEvent, ReplicationError>> + Send;
+
+    /// The next event if one has already been received.
+    fn next_ready(&mut self) -> Result<Option<ReplicationEvent>, ReplicationError>;
+
+    /// When the server was last heard.
+    fn last_heard(&self) -> Instant;
+
+    /// Tells the server how far everything is confirmed. Never waits for the server. Cancel-safe.
+    fn send_status(
+        &mut self,
+        confirmed: Option<ConfirmedLsn>,
+        reply_requested: bool,
+    ) -> impl Future<Output = Result<(), ReplicationError>> + Send;
+
+    /// Ends the stream; when this returns `Ok`, the server has taken in the position and given the slot free.
+    fn finish(
+        self,
+        confirmed: Option<ConfirmedLsn>,
+    ) -> impl Future<Output = Result<(), ReplicationError>> + Send;
+}
+
+/// Rows of a snapshot, and the temporary slot that begins where it ends.
+pub trait Backlog: Send {
+    /// The connection that comes back at the end.
+    type Replication;
+    /// The rows.
+    type Rows: Rows;
+
+    /// The rows, to be read to the end.
+    fn rows(&mut self) -> &mut Self::Rows;
+
+    /// Where the stream goes on.
+    fn consistent_point(&self) -> Lsn;
+
+    /// Makes the permanent slot.
+    fn finish(self) -> impl Future<Output = Result<Self::Replication, BacklogError>> + Send;
+}
+
+/// Rows of a snapshot.
+pub trait Rows: Send {
+    /// In what order the rows come.
+    fn order(&self) -> RowOrder;
+
+    /// The columns of the rows.
+    fn columns(&self) -> &[Column];
+
+    /// When the snapshot was taken, by the server's clock.
+    fn taken_at(&self) -> Timestamp;
+
+    /// The next row; `None` after the last. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Result<Option<OutboxRow>, SnapshotError>> + Send;
+}
+
+impl Database for SourceDatabase {
+    type Sql = tokio_postgres::Client;
+    type Replication = ReplicationConnection;
+    type Backlog = backlog::Backlog;
+
+    fn options(&self) -> &SourceDatabase {
+        self
+    }
+
+    async fn connect_sql(&self, application_name: &str) -> Result<Self::Sql, ConnectError> {
+        self.endpoint.connect_sql(application_name).await
+    }
+
+    async fn connect_replication(
+        &self,
+        application_name: &str,
+    ) -> Result<Self::Replication, ReplicationError> {
+        ReplicationConnection::connect(self, application_name).await
+    }
+
+    async fn begin_backlog(
+        &self,
+        replication: Self::Replication,
+        sql: Self::Sql,
+        columns: &ColumnNames,
+        selection: &Selection,
+    ) -> Result<Self::Backlog, BacklogError> {
+        backlog::Backlog::begin(replication, sql, self, columns, selection).await
+    }
+
+    async fn evidence(
+        &self,
+        sql: &Self::Sql,
+        replication: &mut Self::Replication,
+        remembered: Option<u32>,
+    ) -> Result<Evidence, EvidenceError> {
+        Evidence::gather(sql, replication, self, remembered).await
+    }
+
+    async fn look_again(&self, sql: &Self::Sql, evidence: &mut Evidence) -> Result<(), CatalogError> {
+        evidence.look_again(sql, self).await
+    }
+}
+
+impl Sql for tokio_postgres::Client {
+    async fn facts(&self, database: &SourceDatabase) -> Result<Facts, CatalogError> {
+        Facts::read(self, &database.table, &database.publication).await
+    }
+
+    async fn create_publication(
+        &self,
+        database: &SourceDatabase,
+        kind: TableKind,
+    ) -> Result<bool, CatalogError> {
+        catalog::create_publication(self, &database.publication, &database.table, kind).await
+    }
+
+    async fn create_slot(&self, slot: &str) -> Result<(), CatalogError> {
+        catalog::create_slot(self, slot).await
+    }
+
+    async fn drop_slot(&self, slot: &str) -> Result<bool, CatalogError> {
+        catalog::drop_slot(self, slot).await
+    }
+
+    async fn create_records(&self, database: &SourceDatabase) -> Result<(), CatalogError> {
+        slot_record::create_table(self, database).await
+    }
+
+    async fn write_record(&self, database: &SourceDatabase, record: &SlotRecord) -> Result<(), CatalogError> {
+        slot_record::write(self, database, record).await
+    }
+
+    async fn mark_record(
+        &self,
+        database: &SourceDatabase,
+        version: i64,
+        marked: &SlotRecord,
+    ) -> Result<(), CatalogError> {
+        slot_record::mark(self, database, version, marked).await
+    }
+
+    async fn note_record(
+        &self,
+        database: &SourceDatabase,
+        holder: &str,
+        confirmed: Confirmed,
+    ) -> Result<(), CatalogError> {
+        slot_record::note(self, database, holder, confirmed).await
+    }
+
+    async fn release_record(
+        &self,
+        database: &SourceDatabase,
+        holder: &str,
+        confirmed: Confirmed,
+    ) -> Result<(), CatalogError> {
+        slot_record::release(self, database, holder, confirmed).await
+    }
+
+    async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {
+        catalog::slot_progress(self, slot).await
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed()
+    }
+}
+
+impl Replication for ReplicationConnection {
+    type Stream = ReplicationStream;
+
+    async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> {
+        self.identify_system().await
+    }
+
+    async fn confirmed_flush(&mut self, slot: &str) -> Result<Option<Lsn>, ReplicationError> {
+        self.confirmed_flush(slot).await
+    }
+
+    async fn start(
+        self,
+        slot: &str,
+        publication: &str,
+        from: Lsn,
+    ) -> Result<ReplicationStream, (Option<Self>, ReplicationError)> {
+        self.start(slot, publication, from).await
+    }
+}
+
+impl Stream for ReplicationStream {
+    async fn next(&mut self) -> Result<ReplicationEvent, ReplicationError> {
+        self.next().await
+    }
+
+    fn next_ready(&mut self) -> Result<Option<ReplicationEvent>, ReplicationError> {
+        self.next_ready()
+    }
+
+    fn last_heard(&self) -> Instant {
+        self.last_heard()
+    }
+
+    async fn send_status(
+        &mut self,
+        confirmed: Option<ConfirmedLsn>,
+        reply_requested: bool,
+    ) -> Result<(), ReplicationError> {
+        self.send_status(confirmed, reply_requested).await
+    }
+
+    async fn finish(self, confirmed: Option<ConfirmedLsn>) -> Result<(), ReplicationError> {
+        self.finish(confirmed).await
+    }
+}
+
+impl Backlog for backlog::Backlog {
+    type Replication = ReplicationConnection;
+    type Rows = SnapshotRows;
+
+    fn rows(&mut self) -> &mut SnapshotRows {
+        &mut self.rows
+    }
+
+    fn consistent_point(&self) -> Lsn {
+        self.consistent_point()
+    }
+
+    async fn finish(self) -> Result<ReplicationConnection, BacklogError> {
+        self.finish().await
+    }
+}
+
+impl Rows for SnapshotRows {
+    fn order(&self) -> RowOrder {
+        self.order()
+    }
+
+    fn columns(&self) -> &[Column] {
+        self.columns()
+    }
+
+    fn taken_at(&self) -> Timestamp {
+        self.taken_at()
+    }
+
+    async fn next(&mut self) -> Result<Option<OutboxRow>, SnapshotError> {
+        self.next().await
+    }
+}

@@ -1,0 +1,71 @@
+#!/bin/sh
+# Changes one thing in the product at a time, in a copy of it, and expects the simulation to break a promise. A line that is no
+# longer there fails as well, so that this list cannot go stale. Builds apart from the product: cargo takes the copy for it.
+set -eu
+cd "$(dirname "$0")/.."
+root=$PWD
+copy=$root/target/mutations
+failed=0
+
+# NAME FILE FROM TO: literal text that occurs once in FILE.
+mutate() {
+    rm -rf "$copy/src" "$copy/tests"
+    mkdir -p "$copy/tests"
+    cp -r "$root/src" "$copy/src"
+    cp -r "$root/tests/simulation" "$copy/tests/simulation"
+    cp "$root/Cargo.lock" "$copy/"
+    sed '/^\[\[example\]\]/,/^$/d; /^\[\[bench\]\]/,/^$/d' "$root/Cargo.toml" > "$copy/Cargo.toml"
+    if [ "$(grep -cF -- "$3" "$copy/$2")" != 1 ]; then
+        echo "$1: '$3' does not occur once in $2"
+        failed=1
+        return
+    fi
+    FROM=$3 TO=$4 awk '
+        (at = index($0, ENVIRON["FROM"])) {
+            $0 = substr($0, 1, at - 1) ENVIRON["TO"] substr($0, at + length(ENVIRON["FROM"]))
+        }
+        { print }' "$root/$2" > "$copy/$2"
+    log=$copy/$1.log
+    if (cd "$copy" && FIRST_SEED=${FIRST_SEED:-1} SEEDS=${SEEDS:-2000} CARGO_TARGET_DIR="$copy/target" \
+        cargo test --locked --test simulation -- every_promise_holds_under_every_seed) > "$log" 2>&1; then
+        echo "$1: SURVIVED"
+        failed=1
+    elif grep -q '^seed ' "$log"; then
+        echo "$1: caught by $(grep -m1 '^seed ' "$log")"
+    else
+        echo "$1: was not built, see $log"
+        failed=1
+    fi
+}
+
+mutate acknowledge-unsettled src/ledger.rs \
+    'Some(last) => last.reached = last.reached.max(Some(lsn)),' 'Some(_) => self.advance(lsn),'
+mutate settle-out-of-order src/ledger.rs \
+    'while let Some(Entry { state: State::Settled, .. }) = self.entries.front() {' 'while self.entries.iter().any(|e| matches!(e.state, State::Settled)) {'
+mutate no-gate src/ledger.rs \
+    'if self.ordering == Ordering::PerAggregate && ' 'if false && '
+mutate skip-a-row-on-resume src/ledger.rs \
+    'self.progress.position.is_some_and(|settled| position <= settled)' 'self.progress.position.is_some_and(|settled| position.commit_lsn <= settled.commit_lsn)'
+mutate repeat-settled-rows src/ledger.rs \
+    'self.progress.position.is_some_and(|settled| position <= settled)' 'self.progress.position.is_some_and(|settled| position < settled)'
+mutate unlimited-bytes src/ledger.rs \
+    ' && self.bytes < self.limits.bytes' ''
+mutate one-message-too-many src/ledger.rs \
+    'self.entries.len() < self.limits.messages' 'self.entries.len() <= self.limits.messages'
+mutate count-a-return-as-delivered src/relay/delivery.rs \
+    'OnUnroutable::Halt => self.refuse(tag, Refusal::Unroutable),' 'OnUnroutable::Halt => self.drop_unroutable(tag),'
+mutate keepalive-within-a-transaction src/relay/pipeline.rs \
+    'if self.transaction.is_none() {' 'if true {'
+mutate forget-to-tell-postgresql src/relay/pipeline.rs \
+    'if self.progressed() { self.options.status_interval } else' 'if false { self.options.status_interval } else'
+mutate drain-within-a-transaction src/relay/pipeline.rs \
+    'Intake::Draining => !self.is_mid_transaction() && ' 'Intake::Draining => '
+mutate publish-while-heard-out src/relay/pipeline.rs \
+    'self.delivery.hear_out()).await' 'async { while self.delivery.can_settle() && self.delivery.next().await.is_ok() {} }).await'
+mutate trust-a-promoted-server src/relay/supervisor.rs \
+    '&& *before != server' '&& before.0 != server.0'
+mutate trust-a-server-set-back src/relay/supervisor.rs \
+    'self.progress.reaches().filter(|settled| *settled > end)' 'self.progress.reaches().filter(|_| false && end == Lsn::ZERO)'
+mutate take-the-slot-back src/relay/supervisor.rs \
+    'delivery.ledger_mut().reached(flushed);' 'let _ = flushed;'
+exit $failed

@@ -1,0 +1,326 @@
+//! A RabbitMQ broker, as far as a publisher can tell: it routes, stores, confirms late and in any order, nacks, returns, blocks,
+//! forgets to answer, and goes away.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use outboxd::{
+    ledger::PublishTag,
+    outbox::Message,
+    rabbitmq::{
+        BrokerError, Endpoint,
+        publisher::{Outcome, PublisherEvent},
+    },
+    relay::broker::{Broker as Reachable, Publisher},
+};
+use tokio::time::Instant;
+
+use crate::{
+    sabotage::Sabotage,
+    wal::RowId,
+    world::{Link, Said, State, World},
+};
+
+type ConnectionId = u64;
+
+#[derive(Default)]
+pub(crate) struct Broker {
+    pub(crate) down: bool,
+    /// A memory or disk alarm: nothing is taken from publishers.
+    pub(crate) alarm: bool,
+    /// Exchange, queue and binding are there. A broker that was replaced has none of it until they are declared.
+    pub(crate) declared: bool,
+    /// Somebody has unbound the queue.
+    pub(crate) unbound: bool,
+    /// It has a bad time: it nacks much, or is slow.
+    pub(crate) trouble: bool,
+    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    /// On the way, by when they arrive; no two of a connection overtake.
+    arrivals: BTreeMap<(Instant, u64), Arrival>,
+    last_connection: ConnectionId,
+    last_arrival: u64,
+}
+
+struct Arrival {
+    connection: ConnectionId,
+    row: RowId,
+    /// Which of the connection's publishes.
+    serial: u64,
+}
+
+pub(crate) struct Connection {
+    pub(crate) process: u64,
+    pub(crate) link: Link,
+    /// In the order of publishing; told ones are taken out.
+    unanswered: VecDeque<Sent>,
+    last_serial: u64,
+    arrives_after: Instant,
+    blocked_told: bool,
+}
+
+struct Sent {
+    serial: u64,
+    tag: PublishTag,
+    row: RowId,
+    bytes: usize,
+    answer: Option<(Instant, Outcome)>,
+}
+
+impl State {
+    /// Takes in what has arrived at the broker by now.
+    pub(crate) fn arrive(&mut self) {
+        let now = self.now();
+        while !self.broker.alarm
+            && !self.broker.down
+            && let Some(next) = self.broker.arrivals.first_entry()
+            && next.key().0 <= now
+        {
+            let arrival = next.remove();
+            self.take_in(&arrival, now);
+        }
+    }
+
+    fn take_in(&mut self, &Arrival { connection, row, serial }: &Arrival, now: Instant) {
+        let routed = self.broker.declared && !self.broker.unbound;
+        let nack_one_in = if self.broker.trouble { 3 } else { self.scenario.nack_one_in };
+        let nacked = routed && self.one_in(nack_one_in);
+        // A nacked message may be in some of the queues all the same.
+        if routed && (!nacked || self.one_in(3)) {
+            self.oracle.delivered(row);
+        }
+        let outcome = match (routed, nacked) {
+            (false, _) => {
+                self.oracle.unroutable(row);
+                Outcome::Returned { reply_code: 312, reply_text: "NO_ROUTE".to_owned() }
+            }
+            (true, true) => {
+                self.oracle.nacked(row);
+                Outcome::Nacked
+            }
+            (true, false) => Outcome::Confirmed,
+        };
+        self.note(|| format!("broker: row {row} {outcome:?}"));
+        let slow = if self.broker.trouble { 20 } else { 1 };
+        let after = self.millis(0..=self.scenario.confirm_ms * slow);
+        let mute = !self.peace && self.one_in(self.scenario.mute_one_in);
+        let began = self.began;
+        let quantum = self.scenario.confirm_quantum_ms;
+        if let Some(connection) = self.broker.connections.get_mut(&connection)
+            && let Some(sent) = connection.unanswered.iter_mut().find(|sent| sent.serial == serial)
+            && !mute
+        {
+            // Several at once: the broker answers when it has written to disk.
+            let at = (now + after).duration_since(began).as_millis() as u64;
+            let at = began + Duration::from_millis(at.next_multiple_of(quantum));
+            sent.answer = Some((at.max(now), outcome));
+        }
+    }
+
+    /// Ends a connection: of what was on its way, the first part arrives.
+    pub(crate) fn cut_broker_connection(&mut self, id: ConnectionId) {
+        let now = self.now();
+        let Some(connection) = self.broker.connections.get_mut(&id) else { return };
+        connection.link = Link::Cut;
+        for sent in &mut connection.unanswered {
+            sent.answer.take_if(|(at, _)| *at > now);
+        }
+        self.drop_arrivals(id);
+    }
+
+    fn drop_arrivals(&mut self, id: ConnectionId) {
+        let on_its_way: Vec<_> = self
+            .broker
+            .arrivals
+            .iter()
+            .filter(|(_, arrival)| arrival.connection == id)
+            .map(|(key, _)| *key)
+            .collect();
+        let lost_from = self.rng.usize(0..=on_its_way.len());
+        for key in &on_its_way[lost_from..] {
+            self.broker.arrivals.remove(key);
+        }
+    }
+
+    pub(crate) fn cut_all_broker_connections(&mut self) {
+        for id in self.broker.connections.keys().copied().collect::<Vec<_>>() {
+            self.cut_broker_connection(id);
+        }
+    }
+
+    fn send(&mut self, id: ConnectionId, tag: PublishTag, message: &Message) {
+        let latency = self.millis(0..=self.scenario.publish_ms);
+        let now = self.now();
+        let row: RowId = message.message_id.parse().unwrap_or(RowId::MAX);
+        let Some(connection) = self.broker.connections.get_mut(&id) else { return };
+        let process = connection.process;
+        let hung = connection.link != Link::Up;
+        connection.last_serial += 1;
+        let serial = connection.last_serial;
+        connection.unanswered.push_back(Sent { serial, tag, row, bytes: message.size(), answer: None });
+        connection.arrives_after = connection.arrives_after.max(now + latency);
+        let arrives = connection.arrives_after;
+        let unanswered: Vec<_> = connection.unanswered.iter().map(|sent| (sent.row, sent.bytes)).collect();
+        if !hung {
+            self.broker.last_arrival += 1;
+            let key = (arrives, self.broker.last_arrival);
+            self.broker.arrivals.insert(key, Arrival { connection: id, row, serial });
+        }
+        self.published(process, id, row, &unanswered);
+    }
+
+    fn answers(&mut self, id: ConnectionId) -> Said<Result<PublisherEvent, BrokerError>> {
+        let now = self.now();
+        let (alarm, sabotage) = (self.broker.alarm, self.scenario.sabotage);
+        let dropping = self.scenario.drops_unroutable();
+        let gone = || BrokerError::ConnectionClosed {
+            at: AT.clone(),
+            code: 320,
+            text: "CONNECTION_FORCED".to_owned(),
+        };
+        let Some(connection) = self.broker.connections.get_mut(&id) else { return Said::This(Err(gone())) };
+        let process = connection.process;
+        if !matches!(connection.link, Link::Hung(_)) {
+            let mut outcomes = Vec::new();
+            let mut last_confirmed = None;
+            connection.unanswered.retain(|sent| match &sent.answer {
+                Some((at, outcome)) if *at <= now => {
+                    outcomes.push((sent.tag, outcome.clone(), sent.row));
+                    if *outcome == Outcome::Confirmed {
+                        last_confirmed = Some(sent.serial);
+                    }
+                    false
+                }
+                _ => true,
+            });
+            if sabotage == Some(Sabotage::ConfirmTakesThoseBefore)
+                && let Some(last) = last_confirmed
+            {
+                connection.unanswered.retain(|sent| {
+                    let swept = sent.serial < last;
+                    if swept {
+                        outcomes.push((sent.tag, Outcome::Confirmed, RowId::MAX));
+                    }
+                    !swept
+                });
+            }
+            if !outcomes.is_empty() {
+                for (_, outcome, row) in &outcomes {
+                    match outcome {
+                        Outcome::Confirmed => self.oracle.told_confirmed(process, id, *row, now),
+                        Outcome::Returned { .. } if dropping => self.oracle.dropped(process, id, *row, now),
+                        Outcome::Returned { .. } => self.oracle.returned(process, *row),
+                        Outcome::Nacked => self.oracle.told_nacked(process, *row),
+                    }
+                }
+                let outcomes = outcomes.into_iter().map(|(tag, outcome, _)| (tag, outcome)).collect();
+                return Said::This(Ok(PublisherEvent::Outcomes(outcomes)));
+            }
+        }
+        match connection.link {
+            Link::Cut => return Said::This(Err(gone())),
+            // No heartbeat.
+            Link::Hung(since) => {
+                let until = since + self.scenario.heartbeat * 2;
+                if until > now {
+                    return Said::NothingBefore(Some(until));
+                }
+                connection.link = Link::Cut;
+                return Said::This(Err(gone()));
+            }
+            Link::Up => {}
+        }
+        let published = !connection.unanswered.is_empty();
+        if alarm != connection.blocked_told && (published || !alarm) {
+            connection.blocked_told = alarm;
+            return Said::This(Ok(if alarm {
+                PublisherEvent::Blocked { reason: "low on memory".to_owned() }
+            } else {
+                PublisherEvent::Unblocked
+            }));
+        }
+        let answer = connection.unanswered.iter().filter_map(|sent| Some(sent.answer.as_ref()?.0)).min();
+        let arrival = self.broker.arrivals.first_key_value().map(|((at, _), _)| *at).filter(|_| !alarm);
+        Said::NothingBefore([answer, arrival].into_iter().flatten().filter(|at| *at > now).min())
+    }
+}
+
+static AT: LazyLock<Endpoint> = LazyLock::new(|| {
+    Endpoint::parse("amqp://outboxd@simulated:5672", Duration::from_secs(10)).expect("it is a URL")
+});
+
+/// The broker, as one process reaches it.
+#[derive(Clone)]
+pub(crate) struct SimulatedBroker {
+    pub(crate) world: World,
+    pub(crate) process: u64,
+}
+
+/// Closed when dropped.
+pub(crate) struct SimulatedPublisher {
+    world: World,
+    id: ConnectionId,
+    waiting: VecDeque<(PublishTag, Arc<Message>)>,
+}
+
+impl Drop for SimulatedPublisher {
+    fn drop(&mut self) {
+        self.world.change(|state| {
+            state.cut_broker_connection(self.id);
+            state.broker.connections.remove(&self.id);
+        });
+    }
+}
+
+impl Reachable for SimulatedBroker {
+    type Publisher = SimulatedPublisher;
+
+    async fn connect(&self, _: &str, attempt: usize) -> Result<SimulatedPublisher, BrokerError> {
+        self.world.pause(0..=self.world.look(|state| state.scenario.connect_ms)).await;
+        let id = self.world.change(|state| {
+            if state.broker.down {
+                return Err(BrokerError::TimedOut { at: AT.clone(), after: Duration::from_secs(1) });
+            }
+            state.broker.last_connection += 1;
+            let id = state.broker.last_connection;
+            let forgets = state.scenario.sabotage == Some(Sabotage::DeclareOnlyAtFirst);
+            if !forgets || (attempt == 0 && id == 1) {
+                state.broker.declared = true;
+            }
+            let connection = Connection {
+                process: self.process,
+                link: Link::Up,
+                unanswered: VecDeque::new(),
+                last_serial: 0,
+                arrives_after: state.now(),
+                blocked_told: false,
+            };
+            state.broker.connections.insert(id, connection);
+            Ok(id)
+        })?;
+        Ok(SimulatedPublisher { world: self.world.clone(), id, waiting: VecDeque::new() })
+    }
+}
+
+impl Publisher for SimulatedPublisher {
+    fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {
+        self.waiting.push_back((tag, message));
+    }
+
+    async fn next(&mut self) -> Result<PublisherEvent, BrokerError> {
+        let id = self.id;
+        let waiting = std::mem::take(&mut self.waiting);
+        self.world.look(|state| {
+            for (tag, message) in waiting {
+                state.send(id, tag, &message);
+            }
+        });
+        self.world.hear(|state| state.answers(id)).await
+    }
+
+    async fn close(self) {
+        self.world.pause(0..=5).await;
+    }
+}

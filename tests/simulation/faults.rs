@@ -1,0 +1,189 @@
+//! What goes wrong, one thing at a time. Most of it gets well again by itself, a random while later.
+
+use crate::{
+    postgres::{DataDirectory, Mode},
+    run::Run,
+    world::{Link, State},
+};
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Connections to PostgreSQL break.
+    PostgresCut,
+    /// Connections to PostgreSQL fall silent.
+    PostgresHangs,
+    /// The server crashes and comes back; the slot forgets what was confirmed since the last checkpoint.
+    PostgresCrashes,
+    /// A fast shutdown, which waits for walsenders; then the server comes back.
+    PostgresStops,
+    /// A copy of the server takes over that lacks the last transactions, on the next timeline.
+    Failover,
+    /// A copy of the data directory is put back.
+    SetBack,
+    /// Another cluster with the same data: another system identifier.
+    OtherSystem,
+    /// Connections to the broker break.
+    BrokerCut,
+    /// Connections to the broker fall silent.
+    BrokerHangs,
+    /// The broker is away for a while.
+    BrokerDown,
+    /// The broker takes nothing for a while.
+    BrokerBlocked,
+    /// An empty broker takes the place of the broker.
+    BrokerReplaced,
+    /// The queue is unbound for a while.
+    QueueGone,
+    /// The broker nacks and is slow for a while.
+    BrokerTrouble,
+    /// kill -9, and a new start.
+    ProcessCrashes,
+    /// SIGTERM with time to drain, and a new start.
+    ProcessEnds,
+    /// SIGTERM with little time to drain, and a new start.
+    ProcessEndsInHaste,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Fault; 17] = [
+        Fault::PostgresCut,
+        Fault::PostgresHangs,
+        Fault::PostgresCrashes,
+        Fault::PostgresStops,
+        Fault::Failover,
+        Fault::SetBack,
+        Fault::OtherSystem,
+        Fault::BrokerCut,
+        Fault::BrokerHangs,
+        Fault::BrokerDown,
+        Fault::BrokerBlocked,
+        Fault::BrokerReplaced,
+        Fault::QueueGone,
+        Fault::BrokerTrouble,
+        Fault::ProcessCrashes,
+        Fault::ProcessEnds,
+        Fault::ProcessEndsInHaste,
+    ];
+
+    pub(crate) async fn happen(self, run: &mut Run) {
+        run.world.look(|state| state.note(|| format!("*** {self:?}")));
+        let world = run.world.clone();
+        match self {
+            Fault::PostgresCut => world.change(|state| {
+                for id in state.some(|state| state.postgres.sessions.keys().copied().collect()) {
+                    state.end_session(id);
+                }
+            }),
+            Fault::PostgresHangs => world.change(|state| {
+                let now = state.now();
+                for id in state.some(|state| state.postgres.sessions.keys().copied().collect()) {
+                    if let Some(session) = state.postgres.sessions.get_mut(&id).filter(|s| s.link == Link::Up)
+                    {
+                        session.link = Link::Hung(now);
+                    }
+                }
+            }),
+            Fault::PostgresCrashes => {
+                world.change(|state| {
+                    state.postgres.mode = Mode::Down;
+                    state.end_all_sessions();
+                    if let Some(slot) = &mut state.postgres.data.slot {
+                        slot.confirmed_flush = slot.persisted;
+                        state.oracle.slot_forgot();
+                    }
+                });
+                world.pause(0..=2_000).await;
+                world.change(|state| state.postgres.mode = Mode::Up);
+            }
+            Fault::PostgresStops => {
+                world.change(|state| {
+                    state.postgres.mode = Mode::Ending;
+                    let streams = state.postgres.active;
+                    for id in state.postgres.sessions.keys().copied().collect::<Vec<_>>() {
+                        if Some(id) != streams {
+                            state.end_session(id);
+                        }
+                    }
+                });
+                // It waits for its walsenders, and an administrator not for ever.
+                for _ in 0..40 {
+                    world.pause(50..=50).await;
+                    if world.look(|state| state.postgres.active.is_none()) {
+                        break;
+                    }
+                }
+                world.change(|state| {
+                    state.postgres.mode = Mode::Down;
+                    state.end_all_sessions();
+                });
+                world.pause(0..=2_000).await;
+                world.change(|state| state.postgres.mode = Mode::Up);
+            }
+            Fault::Failover => run.put_back(DataDirectory::promote).await,
+            Fault::SetBack => run.put_back(|_| ()).await,
+            Fault::OtherSystem => run.put_back(|data| data.system_id += 1).await,
+            Fault::BrokerCut => world.change(|state| {
+                for id in state.some(|state| state.broker.connections.keys().copied().collect()) {
+                    state.cut_broker_connection(id);
+                }
+            }),
+            Fault::BrokerHangs => world.change(|state| {
+                let now = state.now();
+                for id in state.some(|state| state.broker.connections.keys().copied().collect()) {
+                    if let Some(connection) =
+                        state.broker.connections.get_mut(&id).filter(|connection| connection.link == Link::Up)
+                    {
+                        connection.link = Link::Hung(now);
+                    }
+                }
+            }),
+            Fault::BrokerDown => {
+                world.change(|state| {
+                    state.broker.down = true;
+                    state.cut_all_broker_connections();
+                });
+                run.mend(3_000, |state| state.broker.down = false);
+            }
+            Fault::BrokerBlocked => {
+                world.change(|state| state.broker.alarm = true);
+                run.mend(3_000, |state| state.broker.alarm = false);
+            }
+            Fault::BrokerReplaced => world.change(|state| {
+                state.cut_all_broker_connections();
+                state.broker.declared = false;
+            }),
+            Fault::QueueGone => {
+                world.change(|state| state.broker.unbound = true);
+                run.mend(2_000, |state| state.broker.unbound = false);
+            }
+            Fault::BrokerTrouble => {
+                world.change(|state| state.broker.trouble = true);
+                run.mend(2_000, |state| state.broker.trouble = false);
+            }
+            Fault::ProcessCrashes => run.crash().await,
+            Fault::ProcessEnds => run.end(30_000).await,
+            Fault::ProcessEndsInHaste => run.end(300).await,
+        }
+    }
+}
+
+impl State {
+    /// All of these, or each with a chance of one half.
+    fn some(&mut self, of: impl FnOnce(&Self) -> Vec<u64>) -> Vec<u64> {
+        let all = of(self);
+        if self.rng.bool() {
+            return all;
+        }
+        all.into_iter().filter(|_| self.rng.bool()).collect()
+    }
+
+    /// Puts a copy of the data directory in place of what is there.
+    pub(crate) fn replace_data(&mut self, data: DataDirectory) {
+        self.end_all_sessions();
+        self.postgres.data = data;
+        self.postgres.judged.clear();
+        let Self { oracle, postgres, .. } = self;
+        oracle.history_changed(&postgres.data);
+    }
+}

@@ -1,0 +1,128 @@
+//! The relay in a simulated world: the real supervisor, pipeline, backlog, ledger and decoder between a simulated PostgreSQL
+//! and a simulated RabbitMQ, in paused time. Every choice comes from one seed, so a failure can be repeated:
+//!
+//! ```text
+//! make simulate            many seeds on all cores
+//! SEED=n make simulate     one, with a trace
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod broker;
+mod faults;
+mod oracle;
+mod postgres;
+mod run;
+mod sabotage;
+mod scenario;
+mod wal;
+mod world;
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use run::{Sums, simulate};
+use sabotage::Sabotage;
+use scenario::Scenario;
+
+fn from_environment(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
+}
+
+#[test]
+fn every_promise_holds_under_every_seed() {
+    if let Some(seed) = from_environment("SEED") {
+        return repeat(seed);
+    }
+    let first = from_environment("FIRST_SEED").unwrap_or_else(|| fastrand::u64(..1 << 48));
+    let count = from_environment("SEEDS").unwrap_or(2_000);
+    let began = Instant::now();
+    println!("{count} seeds from {first}");
+    let next = AtomicU64::new(0);
+    let sums = Mutex::new(Sums::default());
+    let failed = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count || failed.lock().unwrap().is_some() {
+                        return;
+                    }
+                    let seed = first + number;
+                    let report = simulate(Scenario::new(seed, None), false);
+                    sums.lock().unwrap().add(&report);
+                    if let Some(violation) = report.violation {
+                        failed.lock().unwrap().get_or_insert((number, seed, violation));
+                    }
+                }
+            });
+        }
+    });
+    let sums = sums.into_inner().unwrap();
+    if let Some((number, seed, violation)) = failed.into_inner().unwrap() {
+        panic!(
+            "seed {seed}, number {} of this run: {violation}\nrepeat it with: SEED={seed} make simulate",
+            number + 1
+        );
+    }
+    println!(
+        "{} seeds in {:.1} s: {} deliveries, of which {} duplicates",
+        sums.seeds,
+        began.elapsed().as_secs_f64(),
+        sums.deliveries,
+        sums.duplicates
+    );
+}
+
+fn repeat(seed: u64) {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).without_time().with_test_writer().init();
+    let report = simulate(Scenario::new(seed, None), true);
+    for line in &report.trace {
+        println!("{line}");
+    }
+    assert_eq!(report.violation, None, "seed {seed}");
+}
+
+#[test]
+fn a_seed_is_the_same_simulation_every_time() {
+    for seed in 0..20 {
+        let trace = || simulate(Scenario::new(seed, None), true).trace;
+        let (first, second) = (trace(), trace());
+        for (number, (one, other)) in first.iter().zip(&second).enumerate() {
+            assert_eq!(one, other, "seed {seed}, line {number}");
+        }
+        assert_eq!(first.len(), second.len());
+    }
+}
+
+/// The number of the first seed that the sabotage breaks a promise under.
+fn caught(sabotage: Sabotage, within: u64) {
+    for seed in 0..within {
+        if let Some(violation) = simulate(Scenario::new(seed, Some(sabotage)), false).violation {
+            println!("{sabotage:?} is caught by seed {seed}: {violation}");
+            return;
+        }
+    }
+    panic!("{sabotage:?} is not caught by {within} seeds");
+}
+
+#[test]
+fn the_oracle_catches_what_a_relay_could_do_wrong() {
+    for sabotage in [
+        Sabotage::AcknowledgeReceived,
+        Sabotage::ConfirmTakesThoseBefore,
+        Sabotage::NoGate,
+        Sabotage::SkipOnResume,
+        Sabotage::DeclareOnlyAtFirst,
+        Sabotage::HoldTwice,
+    ] {
+        caught(sabotage, 500);
+    }
+}

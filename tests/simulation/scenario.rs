@@ -1,0 +1,109 @@
+//! What a seed means: how the relay is configured, how fast the servers are, and what goes wrong.
+
+use std::time::Duration;
+
+use outboxd::relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions};
+
+use crate::{faults::Fault, sabotage::Sabotage};
+
+pub(crate) struct Scenario {
+    pub(crate) seed: u64,
+    pub(crate) relay: RelayOptions,
+    pub(crate) sabotage: Option<Sabotage>,
+
+    // The service that writes.
+    pub(crate) backlog: u32,
+    pub(crate) transactions: u32,
+    pub(crate) rows_max: u32,
+    pub(crate) aggregates: u8,
+    pub(crate) payload_max: u16,
+    pub(crate) between_writes_ms: u64,
+    /// One row is written that cannot become a message.
+    pub(crate) invalid: bool,
+
+    // PostgreSQL.
+    pub(crate) wal_sender_timeout: Duration,
+    pub(crate) status_latency_ms: u64,
+    pub(crate) connect_ms: u64,
+    pub(crate) stall_one_in: u32,
+    pub(crate) stall_ms: u64,
+    /// Transactions that have no row of the publication are sent, as before PostgreSQL 15.
+    pub(crate) empty_transactions: bool,
+
+    // RabbitMQ.
+    pub(crate) publish_ms: u64,
+    pub(crate) confirm_ms: u64,
+    pub(crate) confirm_quantum_ms: u64,
+    pub(crate) nack_one_in: u32,
+    /// A confirm never comes.
+    pub(crate) mute_one_in: u32,
+    pub(crate) heartbeat: Duration,
+
+    // What goes wrong.
+    pub(crate) instances: u32,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) between_faults_ms: u64,
+}
+
+impl Scenario {
+    pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut one_in = |n: u32| rng.u32(0..n) == 0;
+        let (pipelined, drop, skip, calm, slow) = (one_in(3), one_in(3), one_in(8), one_in(10), one_in(6));
+        let (invalid, stalls, nacks, mutes) = (one_in(30), one_in(4), one_in(3), one_in(4));
+        let (few_bytes, two_instances, empty_transactions) = (one_in(4), one_in(4), one_in(4));
+        let (backlog, large) = (one_in(2), one_in(4));
+        let pick = |rng: &mut fastrand::Rng, values: &[u64]| values[rng.usize(0..values.len())];
+        let in_flight_max = pick(&mut rng, &[1, 2, 3, 5, 8, 13, 40, 1000]) as usize;
+        let wal_sender_timeout = Duration::from_millis(pick(&mut rng, &[1_000, 2_000, 6_000]));
+        let kinds: Vec<Fault> = Fault::ALL.into_iter().filter(|_| rng.u32(0..3) == 0).collect();
+        Self {
+            seed,
+            relay: RelayOptions {
+                ordering: if pipelined { Ordering::Pipelined } else { Ordering::PerAggregate },
+                in_flight_max,
+                in_flight_bytes_max: if few_bytes {
+                    pick(&mut rng, &[1, 1_000, 4_000]) as usize
+                } else {
+                    1 << 24
+                },
+                on_unroutable: if drop { OnUnroutable::Drop } else { OnUnroutable::Halt },
+                on_invalid: OnInvalid::Halt,
+                backlog: if skip { BacklogPolicy::Skip } else { BacklogPolicy::Publish },
+                confirm_timeout: Duration::from_millis(pick(&mut rng, &[500, 2_000, 10_000])),
+                backoff_min: Duration::from_millis(pick(&mut rng, &[10, 100])),
+                backoff_max: Duration::from_millis(pick(&mut rng, &[200, 1_000])),
+                status_interval: Duration::from_millis(100),
+                keepalive_interval: wal_sender_timeout / 3,
+                server_silence_max: wal_sender_timeout * 2,
+            },
+            sabotage,
+            backlog: if backlog { rng.u32(0..20) } else { 0 },
+            transactions: rng.u32(5..60),
+            rows_max: if large { 12 } else { 3 },
+            aggregates: pick(&mut rng, &[1, 2, 4, 10]) as u8,
+            payload_max: if few_bytes { 800 } else { 20 },
+            between_writes_ms: pick(&mut rng, &[1, 20, 150]),
+            invalid,
+            wal_sender_timeout,
+            status_latency_ms: pick(&mut rng, &[0, 5, 20]),
+            connect_ms: pick(&mut rng, &[0, 5, 50, 500]),
+            stall_one_in: if stalls { pick(&mut rng, &[5, 50]) as u32 } else { 0 },
+            stall_ms: pick(&mut rng, &[5, 50, 800]),
+            empty_transactions,
+            publish_ms: pick(&mut rng, &[0, 2, 20]),
+            confirm_ms: if slow { 200 } else { pick(&mut rng, &[0, 3, 30]) },
+            confirm_quantum_ms: pick(&mut rng, &[1, 1, 10, 40]),
+            nack_one_in: if nacks { pick(&mut rng, &[4, 20]) as u32 } else { 0 },
+            mute_one_in: if mutes { 100 } else { 0 },
+            heartbeat: Duration::from_millis(pick(&mut rng, &[1_000, 5_000])),
+            instances: if two_instances { 2 } else { 1 },
+            faults: if calm { Vec::new() } else { kinds },
+            between_faults_ms: pick(&mut rng, &[30, 200, 1_000]),
+        }
+    }
+
+    pub(crate) fn drops_unroutable(&self) -> bool {
+        self.relay.on_unroutable == OnUnroutable::Drop
+    }
+}

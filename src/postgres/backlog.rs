@@ -9,7 +9,7 @@
 //! The temporary slot's name is fixed, which makes it the lock that keeps a second instance out.
 //! The publication must exist before [`Backlog::begin`]: a slot cannot decode with one that was made after it.
 //!
-//! The rows are those of [`snapshot`](super::snapshot), for which the consistent point is the place of the snapshot: a
+//! The rows are those of [`snapshot`], for which the consistent point is the place of the snapshot: a
 //! commit record may begin there, and every streamed row must sort behind the backlog.
 //!
 //! Knows nothing of messages, of confirms, or of retry policy.

@@ -23,8 +23,6 @@ async fn channel(url: &str) -> (Connection, Channel) {
 
 /// Publishes to a queue directly and waits for the confirm.
 pub(crate) async fn publish(url: &str, queue: &str, message: ByHand<'_>) {
-    let (connection, channel) = channel(url).await;
-    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let mut headers = FieldTable::default();
     headers.insert("by".into(), AMQPValue::LongString("hand".into()));
     let mut properties = BasicProperties::default().with_headers(headers);
@@ -34,13 +32,10 @@ pub(crate) async fn publish(url: &str, queue: &str, message: ByHand<'_>) {
     if let Some(event_type) = message.event_type {
         properties = properties.with_type(event_type.into());
     }
-    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-    let published = channel.basic_publish("".into(), queue.into(), options, message.body, properties).await;
-    assert_eq!(published.unwrap().await.unwrap(), Confirmation::Ack(None));
-    connection.close(200, "published".into()).await.unwrap();
+    publish_as(url, queue, properties, message.body).await;
 }
 
-/// Publishes with these properties as they are; gives up on a broker's refusal.
+/// As [`publish`], with properties of the test's own.
 pub(crate) async fn publish_as(url: &str, queue: &str, properties: BasicProperties, body: &[u8]) {
     let (connection, channel) = channel(url).await;
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();

@@ -6,7 +6,7 @@ use tokio_postgres::NoTls;
 
 use crate::{
     eventually, history_shows, settled, shop,
-    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Shop, shared_rabbitmq},
+    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Shop, http, shared_rabbitmq},
 };
 
 /// Everything that is settled is booked once: reserved credit equals approved totals, and the view equals the orders.
@@ -159,4 +159,40 @@ async fn a_message_waits_in_place_while_the_database_refuses_and_the_order_is_ke
     assert_eq!(settled(&shop, second).await.0, "REJECTED");
     let dead = "inbox_messages_total{outcome=\"dead\",queue=\"customer-service.orders\"}";
     assert_eq!(shop.customers.metric(dead).await, None, "nothing was put aside");
+}
+
+/// PostgreSQL decodes a transaction before it shows its rows to others. A commit that waits for a synchronous standby makes that
+/// moment as long as one likes; a busy machine makes it long enough to be seen.
+#[tokio::test]
+async fn an_answer_that_overtakes_the_order_it_is_about_waits_for_it() {
+    let local = vec![("synchronous_commit".to_owned(), "local".to_owned())];
+    let postgres = Postgres::start(PostgresOptions { settings: local, ..Default::default() }).await;
+    let mut shop = Shop::open("overtaken", &postgres, shared_rabbitmq().await).await;
+    let customer = shop.customer("10").await;
+    let admin = postgres.client("postgres").await;
+    let orders = shop.databases[0].rsplit('/').next().unwrap();
+    let waits_for_standby = format!("ALTER DATABASE {orders} SET synchronous_commit = 'on'");
+    admin.batch_execute(&waits_for_standby).await.unwrap();
+    assert!(shop.orders.sigterm(crate::PATIENCE).await.success());
+    shop.orders.start_again();
+    shop.orders.wait_ready(crate::PATIENCE).await;
+
+    admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let port = shop.orders.port();
+    let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": 10}}}}"#);
+    let placing =
+        tokio::spawn(async move { http::request(hyper::Method::POST, port, "/orders", &[], body).await });
+    let looks = format!(
+        "SELECT FROM pg_stat_activity WHERE datname = '{orders}' AND wait_event = 'transactionid' AND query LIKE 'INSERT%'"
+    );
+    eventually("the answer waits for its order", async || admin.query_opt(&looks, &[]).await.unwrap()).await;
+    assert!(!placing.is_finished(), "the order is being committed");
+
+    admin.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let (status, answer) = placing.await.unwrap().unwrap();
+    assert_eq!(status.as_u16(), 201, "{answer}");
+    let order = serde_json::from_str::<serde_json::Value>(&answer).unwrap()["orderId"].as_i64().unwrap();
+    assert_eq!(settled(&shop, order).await.0, "APPROVED");
 }

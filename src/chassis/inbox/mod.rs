@@ -45,7 +45,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Brings the message's effect about, inside `transaction`, which also notes the message's id.
     fn handle(
         &self,
-        transaction: &Transaction<'_>,
+        transaction: &mut Transaction<'_>,
         message: &Message,
     ) -> impl Future<Output = Result<(), HandlingError>> + Send;
 }
@@ -147,14 +147,14 @@ pub async fn apply_once<H: Handler>(
     message: &Message,
     handler: &H,
 ) -> Result<Outcome, HandlingError> {
-    let transaction = client.transaction().await?;
+    let mut transaction = client.transaction().await?;
     let note = "INSERT INTO inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     let is_new = transaction.execute(note, &[&consumer, &message.id]).await? == 1;
     let is_wanted = is_new || message.replayed && H::TAKES_REPLAYS;
     if !is_wanted {
         return Ok(Outcome::Duplicate);
     }
-    handler.handle(&transaction, message).await?;
+    handler.handle(&mut transaction, message).await?;
     transaction.commit().await?;
     Ok(Outcome::Handled)
 }

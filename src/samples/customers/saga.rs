@@ -11,7 +11,11 @@ use crate::{
 pub(super) struct Saga;
 
 impl Handler for Saga {
-    async fn handle(&self, transaction: &Transaction<'_>, message: &Message) -> Result<(), HandlingError> {
+    async fn handle(
+        &self,
+        transaction: &mut Transaction<'_>,
+        message: &Message,
+    ) -> Result<(), HandlingError> {
         match message.event_type.as_str() {
             ORDER_CREATED => {
                 let OrderEvent { order_id, order_details, .. } = message.json()?;

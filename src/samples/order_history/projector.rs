@@ -16,7 +16,11 @@ impl Handler for Projector {
     /// The view is the same however often an event is applied, and a replay is how one that was lost comes back.
     const TAKES_REPLAYS: bool = true;
 
-    async fn handle(&self, transaction: &Transaction<'_>, message: &Message) -> Result<(), HandlingError> {
+    async fn handle(
+        &self,
+        transaction: &mut Transaction<'_>,
+        message: &Message,
+    ) -> Result<(), HandlingError> {
         let change = Change::of(&message.event_type, &message.body)?;
         // First of all: a rebuild under way holds this table, and nothing of the view may be locked while it is waited for.
         let retain =

@@ -14,11 +14,19 @@ use crate::{
 pub(super) struct Saga;
 
 impl Handler for Saga {
-    async fn handle(&self, transaction: &Transaction<'_>, message: &Message) -> Result<(), HandlingError> {
+    async fn handle(
+        &self,
+        transaction: &mut Transaction<'_>,
+        message: &Message,
+    ) -> Result<(), HandlingError> {
         let step =
             Step::caused_by(&message.event_type).ok_or_else(|| HandlingError::unknown_event(message))?;
         let CreditDecision { order_id, .. } = message.json()?;
-        match store::take(transaction, &message.trace, order_id, step).await? {
+        let mut taken = store::take(transaction, &message.trace, order_id, step).await?;
+        if taken == Taken::NoOrder && store::is_there_by_now(transaction, order_id).await? {
+            taken = store::take(transaction, &message.trace, order_id, step).await?;
+        }
+        match taken {
             Taken::Yes(order) => tracing::info!(order_id, state = order.state, "settled"),
             Taken::No(order) => tracing::info!(order_id, state = order.state, "was settled before"),
             Taken::NoOrder => return Err(HandlingError::Permanent(format!("there is no order {order_id}"))),

@@ -89,6 +89,23 @@ pub(super) async fn take(
     Ok(Taken::Yes(Order { id, state: state.name().to_owned(), rejection_reason: reason.map(str::to_owned) }))
 }
 
+/// Waits for the order's own transaction, should it not have ended; says whether the order is there now.
+///
+/// An event may overtake the transaction that caused it: PostgreSQL decodes a transaction as soon as its commit is in the WAL, and
+/// shows its rows to others a moment later (or, with a synchronous standby, when that has answered). A SELECT does not see such a row, but
+/// an INSERT with its key waits to learn whether it conflicts. Nothing is inserted in the end.
+pub(super) async fn is_there_by_now(
+    transaction: &mut Transaction<'_>,
+    id: i64,
+) -> Result<bool, DatabaseError> {
+    let attempt = transaction.transaction().await?;
+    let insert = "INSERT INTO orders (id, customer_id, total) OVERRIDING SYSTEM VALUE VALUES ($1, 0, 1) \
+                  ON CONFLICT DO NOTHING";
+    let inserted = attempt.execute(insert, &[&id]).await?;
+    attempt.rollback().await?;
+    Ok(inserted == 0)
+}
+
 /// One order.
 pub(super) async fn find(client: &impl GenericClient, id: i64) -> Result<Option<Order>, DatabaseError> {
     let select = "SELECT id, state, rejection_reason FROM orders WHERE id = $1";

@@ -1,6 +1,6 @@
 //! One service's life: its tables, its queues, its HTTP endpoints, and an end in good order.
 
-use std::{future::IntoFuture, sync::Arc, time::Duration};
+use std::{future::IntoFuture, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
@@ -61,7 +61,7 @@ impl Service {
             broker: self.settings.broker.clone(),
             prefetch: self.settings.prefetch,
             database: self.database.clone(),
-            handler: Arc::new(handler),
+            handler,
             metrics: self.metrics.clone(),
             progress,
         };

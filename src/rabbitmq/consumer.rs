@@ -3,7 +3,7 @@
 //! Knows nothing of what a message means or of when to try again. A [`Consumer`] that gave an error is finished; the broker
 //! delivers again, in the same order, whatever it had not acknowledged.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -42,7 +42,7 @@ pub struct Consumer {
     channel: Channel,
     deliveries: lapin::Consumer,
     /// Taken out of `deliveries`, and not given out yet.
-    ahead: VecDeque<LapinDelivery>,
+    ahead: Option<LapinDelivery>,
     queue: ShortString,
 }
 
@@ -85,7 +85,7 @@ impl Consumer {
             )
             .await
             .map_err(failed)?;
-        Ok(Self { connection, at, channel, deliveries, ahead: VecDeque::new(), queue })
+        Ok(Self { connection, at, channel, deliveries, ahead: None, queue })
     }
 
     /// The next message. Cancel-safe.
@@ -94,7 +94,7 @@ impl Consumer {
     ///
     /// When the connection is gone, or the broker ended the consumer, for instance because the queue was deleted.
     pub async fn next(&mut self) -> Result<Delivery, BrokerError> {
-        if let Some(inner) = self.ahead.pop_front() {
+        if let Some(inner) = self.ahead.take() {
             return Ok(Delivery { inner });
         }
         match self.deliveries.next().await {
@@ -106,12 +106,12 @@ impl Consumer {
 
     /// Whether a message is there already, so that [`next`](Self::next) does not have to wait.
     pub fn has_next(&mut self) -> bool {
-        if self.ahead.is_empty()
+        if self.ahead.is_none()
             && let Some(Some(Ok(inner))) = self.deliveries.next().now_or_never()
         {
-            self.ahead.push_back(inner);
+            self.ahead = Some(inner);
         }
-        !self.ahead.is_empty()
+        self.ahead.is_some()
     }
 
     /// The broker may forget the message.

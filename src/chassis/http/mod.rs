@@ -16,7 +16,7 @@ use axum::{
     routing::get,
 };
 use tokio::sync::watch;
-use utoipa::openapi::{InfoBuilder, OpenApiBuilder};
+use utoipa::openapi::InfoBuilder;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use body::{Body, required};
@@ -38,9 +38,7 @@ pub(super) fn router(
     is_ready: watch::Receiver<bool>,
 ) -> Router {
     let (api, mut description) = api.split_for_parts();
-    let info = InfoBuilder::new().title(name).version(env!("CARGO_PKG_VERSION")).build();
-    description.merge(OpenApiBuilder::new().info(info.clone()).build());
-    description.info = info;
+    description.info = InfoBuilder::new().title(name).version(env!("CARGO_PKG_VERSION")).build();
     let text = {
         let metrics = metrics.clone();
         async move || ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], metrics.text())

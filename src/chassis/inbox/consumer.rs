@@ -1,9 +1,6 @@
 //! The loop around a queue: one message at a time, in the queue's order, each settled before the next.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tracing::Instrument;
@@ -57,7 +54,7 @@ pub(in crate::chassis) struct Inbox<H> {
     pub(in crate::chassis) broker: BrokerOptions,
     pub(in crate::chassis) prefetch: u16,
     pub(in crate::chassis) database: Database,
-    pub(in crate::chassis) handler: Arc<H>,
+    pub(in crate::chassis) handler: H,
     pub(in crate::chassis) metrics: Metrics,
     pub(in crate::chassis) progress: watch::Sender<Progress>,
 }
@@ -203,7 +200,7 @@ impl<H: Handler> Inbox<H> {
 
     async fn apply(&self, message: &Message) -> Result<Outcome, HandlingError> {
         let mut connection = self.database.connection().await?;
-        apply_once(&mut connection, &self.subscription.queue, message, &*self.handler).await
+        apply_once(&mut connection, &self.subscription.queue, message, &self.handler).await
     }
 }
 

@@ -577,7 +577,6 @@ impl Database for SimulatedDatabase {
         let history = replication.0.ask(left).await.map_err(command_failed)?;
         let mut evidence = Evidence { server, history, record: None, slot: None };
         self.look_again(sql, &mut evidence).await?;
-        self.world.look(|state| state.postgres.judged.push(self.process));
         Ok(evidence)
     }
 
@@ -590,6 +589,8 @@ impl Database for SimulatedDatabase {
             .await?;
         evidence.server.xlogpos =
             sql.run("reading the end of WAL", |state| Lsn(state.postgres.data.wal_end)).await?;
+        // A standby whose connection broke may meet the server here, before it takes the slot, rather than in `evidence`.
+        self.world.look(|state| state.postgres.judged.push(self.process));
         Ok(())
     }
 }

@@ -32,8 +32,8 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
     let dropped = catalog::drop_slot(&client, &database.slot).await.map_err(runtime)?;
     answer(&line("slot", &database.slot, dropped))?;
     // Or the next slot of this name would be a gap.
-    let removed = slot_record::remove(&client, database).await.map_err(runtime)?;
-    answer(&line("record of slot", &database.slot, removed))?;
+    let forgotten = slot_record::tear_down(&client, database).await.map_err(runtime)?;
+    answer(&line("record of slot", &database.slot, forgotten))?;
 
     if let Some(PublicationFacts { all_tables, other_tables, .. }) = facts.publication
         && (all_tables || other_tables > 0)

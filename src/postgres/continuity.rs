@@ -102,6 +102,10 @@ pub enum Cause {
         /// Where it stands.
         at: Option<Lsn>,
     },
+    /// Nothing is written down of it any more.
+    Unrecorded,
+    /// It was torn down on purpose, and this process was left.
+    TornDown,
     /// What was found before, in the words of then.
     Recorded(String),
 }
@@ -114,24 +118,24 @@ struct Known<'a> {
     confirmed: Option<Lsn>,
     /// No further has it been confirmed.
     at_most: Option<Lsn>,
-    /// The database holds an older record than this process knows.
+    /// The database holds an older record than this process knows, or none.
     outdated: bool,
 }
 
 impl Evidence {
-    /// The verdict. A gap is never closed by going on, nor by time: one that was recorded stays one.
+    /// The verdict. A gap is never closed by going on, nor by time: one that was recorded stays one, and whatever happened to
+    /// the slot since does not hide where it began.
     ///
     /// # Errors
     /// The gap.
     pub fn judge(&self, memory: Option<&Memory>) -> Result<Continuity, Gap> {
-        let verdict = self.judge_present(memory)?;
         match &self.record {
             Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) => Err(Gap {
                 cause: Cause::Recorded(gap.clone()),
                 confirmed: Some(*confirmed_flush).filter(|confirmed| *confirmed > Lsn::ZERO),
                 until: *confirmed_until,
             }),
-            _ => Ok(verdict),
+            _ => self.judge_present(memory),
         }
     }
 
@@ -162,7 +166,12 @@ impl Evidence {
         let promoted = server.timeline > known.timeline;
         let behind = known.confirmed.is_some_and(|confirmed| server.xlogpos < confirmed);
         if server.timeline < known.timeline || !promoted && (behind || known.outdated) {
-            return gap(Cause::SetBack { end: server.xlogpos }, known.confirmed);
+            let only_unrecorded = self.record.is_none() && !behind && server.timeline == known.timeline;
+            let set_back = Cause::SetBack { end: server.xlogpos };
+            return gap(if only_unrecorded { Cause::Unrecorded } else { set_back }, known.confirmed);
+        }
+        if self.record.as_ref().is_some_and(SlotRecord::is_torn_down) {
+            return gap(Cause::TornDown, known.confirmed);
         }
         let Some(_) = slot else {
             let (had, has) = (known.timeline, server.timeline);
@@ -180,12 +189,14 @@ impl Evidence {
     }
 
     /// What is known from the newest source: this process, as long as nobody has written to the record since; then the
-    /// record.
+    /// record. Of a slot that was torn down only a process that was left knows anything.
     fn known<'a>(&'a self, memory: Option<&'a Memory>) -> Option<Known<'a>> {
         let record = self.record.as_ref();
-        let outdated = |memory: &Memory| record.is_some_and(|record| record.version < memory.version);
+        let outdated = |memory: &Memory| record.map_or(0, |record| record.version) < memory.version;
         let ours = |memory: &Memory| {
-            record.is_none_or(|record| record.holder.as_deref() == Some(memory.holder.as_str()))
+            record.is_none_or(|record| {
+                record.holder.as_deref() == Some(memory.holder.as_str()) || record.is_torn_down()
+            })
         };
         if let Some(memory) = memory.filter(|memory| ours(memory) || outdated(memory)) {
             let Memory { system_id, timeline, confirmed, .. } = memory;
@@ -194,7 +205,7 @@ impl Evidence {
             let outdated = outdated(memory);
             return Some(Known { system_id, timeline: *timeline, confirmed, at_most: confirmed, outdated });
         }
-        record.map(|record| {
+        record.filter(|record| !record.is_torn_down()).map(|record| {
             let confirmed = Some(record.confirmed_flush);
             let at_most = confirmed.filter(|_| record.holder.is_none());
             Known {
@@ -213,16 +224,33 @@ impl Evidence {
     }
 }
 
-impl SlotRecord {
-    /// As it is to be marked with a gap, so that whoever looks next finds it too.
+impl Evidence {
+    /// The record with a gap that has to be written down, so that whoever looks next finds it too; `None` when it is
+    /// written down already, or nothing is missing to anybody else.
+    pub fn to_be_marked(&self, gap: &Gap, memory: Option<&Memory>) -> Option<SlotRecord> {
+        let is_marked = self.record.as_ref().is_some_and(|record| record.gap.is_some());
+        (!is_marked && gap.cause != Cause::TornDown).then(|| self.marked(gap, memory))
+    }
+
+    /// The record with a gap, whatever is written down.
     pub fn marked(&self, gap: &Gap, memory: Option<&Memory>) -> SlotRecord {
-        let seen = memory.map_or(0, |memory| memory.version).max(self.version);
+        let record = self.record.as_ref();
+        let seen = memory.map(|memory| memory.version).max(record.map(|record| record.version));
+        let (system_id, timeline) = match record {
+            Some(record) => (record.system_id.clone(), record.timeline),
+            None => self.server.clone().names(),
+        };
         SlotRecord {
-            confirmed_flush: gap.confirmed.unwrap_or(self.confirmed_flush),
+            system_id,
+            timeline,
+            confirmed_flush: gap
+                .confirmed
+                .or(record.map(|record| record.confirmed_flush))
+                .unwrap_or(Lsn::ZERO),
+            confirmed_until: record.and_then(|record| record.confirmed_until),
             holder: None,
             gap: Some(gap.cause.to_string()),
-            version: seen + 1,
-            ..self.clone()
+            version: seen.unwrap_or(0) + 1,
         }
     }
 }
@@ -267,6 +295,13 @@ impl fmt::Display for Cause {
             Cause::MadeAnew { at: Some(at) } => write!(
                 f,
                 "is not the one that was there: it stands at {at}, where the other never was, so somebody made it anew or moved it"
+            ),
+            Cause::Unrecorded => f.write_str(
+                "has no record any more in outboxd_state: the database was set back to an older state, or somebody removed \
+                 the record while outboxd ran",
+            ),
+            Cause::TornDown => f.write_str(
+                "was removed by `outboxd teardown` while this process ran, which begins afresh when it is started again",
             ),
             Cause::Recorded(words) => f.write_str(words),
             Cause::MadeAnew { at: None } => f.write_str("is not the one that was there"),

@@ -25,6 +25,10 @@ use crate::{
 /// The table, in the schema of the outbox table; one row for each slot.
 pub const TABLE: &str = "outboxd_state";
 
+/// [`SlotRecord::is_torn_down`], of the row that is there.
+const TORN_DOWN: &str =
+    "outboxd_state.confirmed_flush = '0/0' AND outboxd_state.holder IS NULL AND outboxd_state.gap IS NULL";
+
 /// SQLSTATE `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
 /// SQLSTATEs of what a concurrent CREATE TABLE IF NOT EXISTS may meet: `duplicate_table`, and `unique_violation` in a
@@ -51,8 +55,16 @@ pub struct SlotRecord {
     pub holder: Option<String>,
     /// A gap that somebody found, which stays until it is recovered from: what proved it may not be there for ever.
     pub gap: Option<String>,
-    /// Grows with every write, so that an older state of the database shows.
+    /// Grows with every write, a teardown's too, so that an older state of the database shows.
     pub version: i64,
+}
+
+impl SlotRecord {
+    /// Of no slot: nothing is confirmed, nobody holds it, and no gap was found. `outboxd teardown` leaves it so; a slot
+    /// that is there has confirmed something, if only what was before it.
+    pub fn is_torn_down(&self) -> bool {
+        self.confirmed_flush == Lsn::ZERO && self.holder.is_none() && self.gap.is_none()
+    }
 }
 
 /// How far a slot is confirmed, to be written down.
@@ -138,13 +150,19 @@ pub async fn write(
     insert(client, database, record, update).await
 }
 
-/// Writes the first record of a slot, unless whoever has acquired it by now has done so.
+/// Writes the first record of a slot, unless whoever has acquired it by now has done so; also the first after a teardown.
 pub async fn write_first(
     client: &Client,
     database: &SourceDatabase,
     record: &SlotRecord,
 ) -> Result<(), CatalogError> {
-    insert(client, database, record, "DO NOTHING").await
+    let update = format!(
+        "DO UPDATE SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, \
+         confirmed_flush = excluded.confirmed_flush, confirmed_until = excluded.confirmed_until, \
+         version = {TABLE}.version + 1, written_at = clock_timestamp() \
+         WHERE {TORN_DOWN}"
+    );
+    insert(client, database, record, &update).await
 }
 
 async fn insert(
@@ -168,13 +186,18 @@ async fn insert(
     client.batch_execute(&insert).await.map_err(failed("writing the slot's record"))
 }
 
-/// Writes down a gap that was found when the record was of that version; nothing if it has been written since.
+/// Writes down a gap that was found when the record was of version `found`, or when there was none; nothing if it has been
+/// written since.
 pub async fn mark(
     client: &Client,
     database: &SourceDatabase,
-    version: i64,
+    found: Option<i64>,
     marked: &SlotRecord,
 ) -> Result<(), CatalogError> {
+    let Some(version) = found else {
+        create_table(client, database).await?;
+        return insert(client, database, marked, "DO NOTHING").await;
+    };
     let update = format!(
         "{DURABLE}; UPDATE {} SET confirmed_flush = '{}', holder = NULL, gap = {}, version = {}, \
          written_at = clock_timestamp() WHERE slot = {} AND version = {version}",
@@ -226,13 +249,20 @@ async fn update(
     client.batch_execute(&update).await.map_err(failed("writing the slot's record"))
 }
 
-/// Removes the record, so that the next slot of this name is a first one; `false` when there was none.
-pub async fn remove(client: &Client, database: &SourceDatabase) -> Result<bool, CatalogError> {
-    let delete = format!("DELETE FROM {} WHERE slot = $1", table(database));
-    match client.execute_typed(&delete, &[(&database.slot, Type::TEXT)]).await {
+/// Writes down that there is no slot any more, on purpose: the next one of this name is a first one; `false` when there was
+/// no record. The row stays: were it gone, a process that remembers the slot could not tell a teardown from an older
+/// state of the database.
+pub async fn tear_down(client: &Client, database: &SourceDatabase) -> Result<bool, CatalogError> {
+    let update = format!(
+        "UPDATE {} SET confirmed_flush = '0/0', confirmed_until = NULL, holder = NULL, gap = NULL, \
+         version = version + 1, written_at = clock_timestamp() \
+         WHERE slot = $1 AND NOT ({TORN_DOWN})",
+        table(database)
+    );
+    match client.execute_typed(&update, &[(&database.slot, Type::TEXT)]).await {
         Ok(rows) => Ok(rows > 0),
         Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => Ok(false),
-        Err(error) => Err(failed("removing the slot's record")(error)),
+        Err(error) => Err(failed("clearing the slot's record")(error)),
     }
 }
 

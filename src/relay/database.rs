@@ -105,11 +105,11 @@ pub trait Sql: Send + Sync {
         record: &SlotRecord,
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
 
-    /// Writes down a gap, unless the record was written since.
+    /// Writes down a gap, unless the record was written since it was found of that version, or not found.
     fn mark_record(
         &self,
         database: &SourceDatabase,
-        version: i64,
+        found: Option<i64>,
         marked: &SlotRecord,
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
 
@@ -295,10 +295,10 @@ impl Sql for tokio_postgres::Client {
     async fn mark_record(
         &self,
         database: &SourceDatabase,
-        version: i64,
+        found: Option<i64>,
         marked: &SlotRecord,
     ) -> Result<(), CatalogError> {
-        slot_record::mark(self, database, version, marked).await
+        slot_record::mark(self, database, found, marked).await
     }
 
     async fn note_record(

@@ -21,7 +21,7 @@ use crate::{
     position::Lsn,
     postgres::{
         catalog::TableFacts,
-        continuity::{Continuity, Evidence, Gap},
+        continuity::{Cause, Continuity, Evidence, Gap},
         preflight,
         slot_record::SlotRecord,
         snapshot::{RowOrder, Selection},
@@ -161,20 +161,11 @@ pub async fn recover<D: Database, B: Broker>(
 
 /// The record while the recovery is under way.
 fn marked(evidence: &Evidence, gap: Option<Gap>) -> SlotRecord {
-    let begun = SlotRecord {
-        system_id: evidence.server.system_id.clone(),
-        timeline: evidence.server.timeline,
-        confirmed_flush: Lsn::ZERO,
-        confirmed_until: None,
-        holder: None,
-        gap: Some("was to be made by `outboxd recover`, which did not come to its end".to_owned()),
-        version: 1,
+    let begun = || {
+        let words = "was to be made by `outboxd recover`, which did not come to its end".to_owned();
+        Gap { cause: Cause::Recorded(words), confirmed: None, until: None }
     };
-    match (gap, &evidence.record) {
-        (Some(gap), Some(record)) => record.marked(&gap, None),
-        (Some(gap), None) => begun.marked(&gap, None),
-        (None, _) => begun,
-    }
+    evidence.marked(&gap.unwrap_or_else(begun), None)
 }
 
 /// Where a record lets begin; `None`: with the first row. A `timestamp` without time zone is left alone, for nobody knows

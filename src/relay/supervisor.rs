@@ -328,10 +328,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             Ok(_) => return Ok(()),
             Err(gap) => gap,
         };
-        // Without a record there is nothing to mark: teardown may have removed it, and this is a standby that was left.
-        if let Some(record) = evidence.record.as_ref().filter(|record| record.gap.is_none()) {
-            let marked = record.marked(&gap, remembered);
-            if let Err(error) = sql.mark_record(database, record.version, &marked).await {
+        if let Some(marked) = evidence.to_be_marked(&gap, remembered) {
+            let found = evidence.record.as_ref().map(|record| record.version);
+            if let Err(error) = sql.mark_record(database, found, &marked).await {
                 let error = Fault::from(error).explain();
                 tracing::warn!(source = name, "the gap could not be written down: {error}");
             }
@@ -367,12 +366,13 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         };
         // Ours already, by an earlier attempt: nothing new, and no WAL for it.
         let ours = before.is_some_and(|before| before.holder == record.holder && before.timeline == timeline);
-        let version = if ours { seen } else { record.version };
+        // Before it is written, for a connection that is lost then does not tell whether it was.
+        let holder = known.holder.clone();
+        let memory = known.slot.insert(Memory { holder, system_id, timeline, confirmed, version: seen });
         if !ours {
             sql.write_record(database.options(), &record).await?;
+            memory.version = record.version;
         }
-        let holder = known.holder.clone();
-        known.slot = Some(Memory { holder, system_id, timeline, confirmed, version });
         Ok(())
     }
 

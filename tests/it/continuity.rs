@@ -260,6 +260,58 @@ async fn a_server_set_back_under_a_running_outboxd_halts_although_it_has_a_slot(
     eventually("the stream goes on", async || stage.oracle.received_count() > received).await;
 }
 
+/// To nobody else the slot looks wrong: it has no record, like one that was made by hand.
+#[tokio::test]
+async fn a_server_set_back_to_before_the_first_record_halts_until_recovered() {
+    let server = server(&[]).await;
+    let mut stage = on("unrecorded", &server).await;
+    let mut daemon = relayed(&mut stage).await;
+    assert!(daemon.sigterm(PATIENCE).await.success());
+    stage.sql("DELETE FROM outboxd_state").await;
+    server.stop_fast().await;
+    let backup = server.back_up("unrecorded").await;
+    server.start_again().await;
+    daemon.start_again();
+    daemon.wait_ready(PATIENCE).await;
+    stage.write().await;
+    assert!(stage.verdict().await.lost.is_empty());
+    server.kill9().await;
+    server.put_back(&backup).await;
+    server.start_again().await;
+    halts(&daemon, &stage, "set back to an older state").await;
+    // What only that process could know has been written down.
+    daemon.restart().await;
+    halts(&daemon, &stage, "set back to an older state").await;
+    assert_eq!(say(&daemon, &["recover", "--source", "orders"]).await.status, 0);
+    until_state(&daemon, "orders", "streaming").await;
+    let received = stage.oracle.received_count();
+    stage.write_row("after", 1, "OrderCreated").await;
+    eventually("the stream goes on", async || stage.oracle.received_count() > received).await;
+}
+
+/// It neither undoes the teardown nor takes the next slot for a wrong one.
+#[tokio::test]
+async fn a_process_left_by_a_teardown_waits_and_goes_on_with_the_slot_that_setup_makes() {
+    let mut stage = Stage::shared("torn_down").await;
+    stage.source = "backlog = \"skip\"".to_owned();
+    let daemon = relayed(&mut stage).await;
+    daemon.suspend();
+    let terminate =
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active";
+    stage.client().await.execute(terminate, &[&stage.slot()]).await.unwrap();
+    eventually("it is torn down", async || {
+        say(&daemon, &["teardown", "--source", "orders"]).await.status == 0
+    })
+    .await;
+    daemon.resume();
+    halts(&daemon, &stage, "was removed by `outboxd teardown`").await;
+    assert!(!has_slot(&stage.client().await, &stage.slot()).await);
+    assert_eq!(say(&daemon, &["setup"]).await.status, 0);
+    until_state(&daemon, "orders", "streaming").await;
+    stage.write_row("after", 1, "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+}
+
 /// The record comes with the dump, and no slot does.
 #[tokio::test]
 async fn a_dump_in_another_server_halts_and_a_slot_made_there_does_not_help() {

@@ -19,10 +19,28 @@ pub(crate) enum Fault {
     PostgresStops,
     /// A copy of the server takes over that lacks the last transactions, on the next timeline.
     Failover,
+    /// The same, and the slot did not come along.
+    FailoverWithoutSlot,
     /// A copy of the data directory is put back.
     SetBack,
+    /// A backup is put back, which has no slots.
+    SetBackWithoutSlot,
     /// Another cluster with the same data: another system identifier.
     OtherSystem,
+    /// The same, from a dump.
+    OtherSystemWithoutSlot,
+    /// Somebody drops the slot under whoever uses it.
+    SlotDropped,
+    /// Somebody drops the slot while outboxd is stopped.
+    SlotDroppedWhileStopped,
+    /// Somebody drops the slot under whoever uses it, and makes it anew.
+    SlotMadeAnew,
+    /// The same while outboxd is stopped.
+    SlotMadeAnewWhileStopped,
+    /// The server removes WAL that the slot needs: `wal_status = lost`.
+    SlotLost,
+    /// `outboxd teardown` while outboxd runs.
+    TornDown,
     /// Connections to the broker break.
     BrokerCut,
     /// Connections to the broker fall silent.
@@ -46,14 +64,23 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 17] = [
+    pub(crate) const ALL: [Fault; 26] = [
         Fault::PostgresCut,
         Fault::PostgresHangs,
         Fault::PostgresCrashes,
         Fault::PostgresStops,
         Fault::Failover,
+        Fault::FailoverWithoutSlot,
         Fault::SetBack,
+        Fault::SetBackWithoutSlot,
         Fault::OtherSystem,
+        Fault::OtherSystemWithoutSlot,
+        Fault::SlotDropped,
+        Fault::SlotDroppedWhileStopped,
+        Fault::SlotMadeAnew,
+        Fault::SlotMadeAnewWhileStopped,
+        Fault::SlotLost,
+        Fault::TornDown,
         Fault::BrokerCut,
         Fault::BrokerHangs,
         Fault::BrokerDown,
@@ -121,8 +148,31 @@ impl Fault {
                 world.change(|state| state.postgres.mode = Mode::Up);
             }
             Fault::Failover => run.put_back(DataDirectory::promote).await,
+            Fault::FailoverWithoutSlot => {
+                let promote = |data: &mut DataDirectory| {
+                    data.promote();
+                    data.leave_slot("the slot did not come along");
+                };
+                run.put_back(promote).await;
+            }
             Fault::SetBack => run.put_back(|_| ()).await,
+            Fault::SetBackWithoutSlot => run.put_back(|data| data.leave_slot("is gone")).await,
             Fault::OtherSystem => run.put_back(|data| data.system_id += 1).await,
+            Fault::OtherSystemWithoutSlot => {
+                let elsewhere = |data: &mut DataDirectory| {
+                    data.system_id += 1;
+                    data.leave_slot("was on another server");
+                };
+                run.put_back(elsewhere).await;
+            }
+            Fault::SlotDropped => {
+                world.change(|state| state.drop_slot());
+            }
+            Fault::SlotDroppedWhileStopped => run.lose_slot_while_stopped(false).await,
+            Fault::SlotMadeAnew => run.make_slot_anew().await,
+            Fault::SlotMadeAnewWhileStopped => run.lose_slot_while_stopped(true).await,
+            Fault::SlotLost => world.change(State::lose_slot),
+            Fault::TornDown => world.change(State::tear_down),
             Fault::BrokerCut => world.change(|state| {
                 for id in state.some(|state| state.broker.connections.keys().copied().collect()) {
                     state.cut_broker_connection(id);

@@ -110,11 +110,9 @@ fn a_slot_that_is_not_there_is_a_gap_from_the_last_known_position() {
     assert_eq!(gone.judge(Some(&memory())).unwrap_err().confirmed, Some(Lsn(300)));
     let text = gap.to_string();
     assert!(text.contains("after 0/64 (a message committed at 1970-01-01T00:00:00.000Z"), "{text}");
-    // The row is gone too, as after a backup that is older than it: this process still knows.
+    // Seen only, before its first record.
+    let seen = Memory { confirmed: None, version: 0, ..memory() };
     let bare = evidence(None, server("A", 1, 1000), None);
-    assert_eq!(cause(&bare, Some(&memory())), Cause::Gone);
-    // Seen only, never had.
-    let seen = Memory { confirmed: None, ..memory() };
     let gap = bare.judge(Some(&seen)).unwrap_err();
     assert_eq!(gap.confirmed, None);
     assert!(gap.to_string().contains("after an unknown position"));
@@ -175,15 +173,64 @@ fn a_gap_that_was_found_stays_until_it_is_recovered_from() {
     let mut found = evidence(record(Some("me")), server("A", 1, 1000), slot(400));
     let gap = found.judge(Some(&memory())).unwrap_err();
     assert_eq!(found.judge(None), Ok(Continuity::Same), "nobody else can tell");
-    let marked = found.record.as_ref().unwrap().marked(&gap, Some(&memory()));
+    let marked = found.to_be_marked(&gap, Some(&memory())).unwrap();
     assert_eq!((marked.confirmed_flush, marked.version, &marked.holder), (Lsn(300), 8, &None));
     found.record = Some(marked.clone());
-    for flush in [400, 250] {
-        found.slot = slot(flush);
+    for slot in [slot(400), slot(250), lost(70), None] {
+        found.slot = slot;
         for memory in [None, Some(&memory())] {
             assert_eq!(found.judge(memory).unwrap_err().to_string(), gap.to_string());
         }
     }
     found.record = Some(SlotRecord { gap: None, confirmed_flush: Lsn(400), version: 9, ..marked });
     assert_eq!(found.judge(Some(&memory())), Ok(Continuity::Same));
+}
+
+/// As when a copy of the server is put back that is older than the first record. Nobody but this process can tell, so it
+/// writes the gap down where there was no record.
+#[test]
+fn a_record_that_is_gone_is_a_gap_and_is_written_down_although_the_slot_looks_right() {
+    for slot in [slot(100), slot(900), None] {
+        let bare = evidence(None, server("A", 1, 1000), slot.clone());
+        let gap = bare.judge(Some(&memory())).unwrap_err();
+        assert_eq!((&gap.cause, gap.confirmed), (&Cause::Unrecorded, Some(Lsn(300))), "{slot:?}");
+        let marked = bare.to_be_marked(&gap, Some(&memory())).unwrap();
+        assert_eq!((marked.system_id.as_str(), marked.timeline, marked.version), ("A", 1, 8));
+        let found = Evidence { record: Some(marked), ..bare };
+        for memory in [None, Some(&memory())] {
+            assert!(found.judge(memory).is_err(), "{slot:?}");
+        }
+        assert_eq!(found.to_be_marked(&gap, None), None, "once is enough");
+    }
+    let older = evidence(None, server("A", 1, 299), slot(100));
+    assert_eq!(cause(&older, Some(&memory())), Cause::SetBack { end: Lsn(299) });
+}
+
+#[test]
+fn after_a_teardown_everything_begins_afresh_except_in_a_process_that_was_left() {
+    let torn_down = |version| {
+        record(None).map(|record| SlotRecord {
+            confirmed_flush: Lsn::ZERO,
+            confirmed_until: None,
+            version,
+            ..record
+        })
+    };
+    let here = |record, slot| evidence(record, server("A", 1, 1000), slot);
+    assert_eq!(here(torn_down(8), None).judge(None), Ok(Continuity::First));
+    assert_eq!(here(torn_down(8), slot(900)).judge(None), Ok(Continuity::Adopted));
+    for slot in [slot(900), None] {
+        let left = here(torn_down(8), slot);
+        let gap = left.judge(Some(&memory())).unwrap_err();
+        assert_eq!(gap.cause, Cause::TornDown);
+        assert_eq!(left.to_be_marked(&gap, Some(&memory())), None, "nothing is missing to the next slot");
+    }
+    // Somebody has made the next slot: it goes on from there.
+    let next = record(None).map(|record| SlotRecord { confirmed_flush: Lsn(900), version: 9, ..record });
+    assert_eq!(here(next, slot(900)).judge(Some(&memory())), Ok(Continuity::Same));
+    // An older state, in which there was none.
+    let older = here(torn_down(6), None);
+    let gap = older.judge(Some(&memory())).unwrap_err();
+    assert_eq!(gap.cause, Cause::SetBack { end: Lsn(1000) });
+    assert!(older.to_be_marked(&gap, Some(&memory())).is_some());
 }

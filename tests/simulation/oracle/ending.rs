@@ -71,6 +71,7 @@ impl State {
         match &data.slot {
             // What stands before the invalid row is delivered, and the source halts there.
             _ if invalid => None,
+            _ if !data.gap.is_empty() => Some(format!("the slot {}", data.gap.join(", "))),
             None => Some("there is no slot".to_owned()),
             Some(slot) if slot.confirmed_flush < data.wal_end => {
                 Some(format!("the slot is at {}, the WAL ends at {}", slot.confirmed_flush, data.wal_end))

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod ending;
+mod gap;
 mod slot;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -31,6 +32,10 @@ pub(crate) struct Oracle {
     settled_before: usize,
     /// Rows that a clean end left confirmed: nobody may repeat them.
     sealed: HashSet<RowId>,
+    /// Causes of a gap that there have been.
+    gaps: HashSet<&'static str>,
+    /// Processes that run `outboxd recover`.
+    pub(crate) recovering: HashSet<u64>,
     pub(crate) duplicates: u64,
     pub(crate) deliveries: u64,
 }
@@ -110,6 +115,8 @@ impl Oracle {
             epoch: 0,
             settled_before: 0,
             sealed: HashSet::new(),
+            gaps: HashSet::from(["which did not come to its end"]),
+            recovering: HashSet::new(),
             duplicates: 0,
             deliveries: 0,
         }

@@ -11,6 +11,7 @@ use crate::{
 impl State {
     /// PostgreSQL is told a position: every row before it has to be confirmed, or dropped by policy.
     pub(crate) fn acknowledged(&mut self, process: u64, lsn: u64) {
+        self.acknowledged_over_gap(process, lsn);
         let oracle = &mut self.oracle;
         while let Some(transaction) = self.postgres.data.transactions.get(oracle.settled_before)
             && transaction.commit_lsn < lsn
@@ -31,7 +32,9 @@ impl State {
 
     /// The slot is made when all of the backlog is settled.
     pub(crate) fn slot_made_at(&mut self, process: u64, consistent_point: u64) {
+        let gap = std::mem::take(&mut self.postgres.data.gap);
         self.acknowledged(process, consistent_point);
+        self.postgres.data.gap = gap;
     }
 
     /// The bound on duplicates: a crash now would repeat what is in flight, and of what was confirmed no more than the last

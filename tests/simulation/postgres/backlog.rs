@@ -94,7 +94,9 @@ impl Backlog for SimulatedBacklog {
                 return Err(BacklogError::AlreadyThere("slot".to_owned()));
             }
             state.slot_made_at(process, point);
-            state.postgres.data.slot = Some(Slot { confirmed_flush: point, persisted: point });
+            state.slot_is_made_by(process);
+            state.postgres.data.slot = Some(Slot::at(point));
+            state.postgres.data.gap.clear();
             state.postgres.backlog = None;
             // Before this process streams, another may be faster.
             let now = state.now();

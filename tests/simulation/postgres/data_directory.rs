@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outboxd::postgres::slot_record::SlotRecord;
+use outboxd::{position::Lsn, postgres::slot_record::SlotRecord};
 
 use crate::wal::Transaction;
 
@@ -19,7 +19,12 @@ pub(crate) struct DataDirectory {
     /// There is a table of slot records.
     pub(super) records: bool,
     pub(crate) record: Option<SlotRecord>,
+    /// Who has written its holder.
+    pub(super) recorded_by: u64,
     pub(crate) slot: Option<Slot>,
+    /// What has become of the slot since it was the right one, in words that whoever halts for it may use. Rows are missing
+    /// from it as long as there are any.
+    pub(crate) gap: Vec<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -27,6 +32,8 @@ pub(crate) struct Slot {
     pub(crate) confirmed_flush: u64,
     /// What a crash leaves of it.
     pub(crate) persisted: u64,
+    /// WAL that it needs has been removed.
+    pub(super) lost: bool,
 }
 
 impl Default for DataDirectory {
@@ -40,7 +47,9 @@ impl Default for DataDirectory {
             publication: false,
             records: false,
             record: None,
+            recorded_by: 0,
             slot: None,
+            gap: Vec::new(),
         }
     }
 }
@@ -50,6 +59,41 @@ impl DataDirectory {
     pub(crate) fn promote(&mut self) {
         self.history.push((self.timeline, self.wal_end));
         self.timeline += 1;
+    }
+
+    /// No slot is in a backup, and none came along with this replica or dump.
+    pub(crate) fn leave_slot(&mut self, what: &'static str) {
+        let is_known = self.record.as_ref().is_some_and(|record| !record.is_torn_down());
+        if self.slot.take().is_some() && is_known {
+            self.gap.push(what);
+        }
+    }
+
+    /// Who has the slot, according to its record.
+    pub(crate) fn holder_process(&self) -> Option<u64> {
+        self.record.as_ref()?.holder.as_ref().map(|_| self.recorded_by)
+    }
+
+    pub(crate) fn has_marked_gap(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.gap.is_some())
+    }
+
+    /// The record says where exactly the slot was left.
+    pub(crate) fn is_released(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.holder.is_none() && record.gap.is_none())
+    }
+
+    pub(super) fn tear_down_record(&mut self) {
+        if let Some(record) = self.record.clone() {
+            self.write_record(SlotRecord {
+                confirmed_flush: Lsn::ZERO,
+                confirmed_until: None,
+                holder: None,
+                gap: None,
+                version: record.version + 1,
+                ..record
+            });
+        }
     }
 
     /// Writes the slot's record, which makes WAL.

@@ -10,6 +10,7 @@ mod database;
 mod facts;
 mod replication;
 mod session;
+mod slot;
 mod sql;
 mod stream;
 mod walsender;

@@ -53,6 +53,10 @@ impl Replication for SimulatedReplication {
             let Some(slot) = &state.postgres.data.slot else {
                 return Err(server_error("ERROR", "42704", "replication slot does not exist"));
             };
+            if slot.lost {
+                let message = "can no longer get changes from replication slot";
+                return Err(server_error("ERROR", "55000", message));
+            }
             // A server that sends more than it was asked for is borne, too.
             let flushed = slot.confirmed_flush;
             let from = if state.one_in(5) { flushed } else { from.0.max(flushed) };

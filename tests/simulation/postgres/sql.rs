@@ -63,12 +63,15 @@ impl Sql for SimulatedSql {
     }
 
     async fn create_slot(&self, slot: &str) -> Result<(), CatalogError> {
+        let process = self.0.process;
         self.run("creating the slot", |state| {
             let data = &mut state.postgres.data;
             if data.slot.is_some() {
                 return Err(CatalogError::SlotExists(slot.to_owned()));
             }
-            data.slot = Some(Slot { confirmed_flush: data.wal_end, persisted: data.wal_end });
+            data.slot = Some(Slot::at(data.wal_end));
+            state.slot_is_made_by(process);
+            let data = &state.postgres.data;
             // What was committed before is not for the relay.
             for row in data.transactions.iter().flat_map(|transaction| &transaction.rows) {
                 state.oracle.exempt(row.id);
@@ -96,18 +99,23 @@ impl Sql for SimulatedSql {
     }
 
     async fn write_record(&self, _: &SourceDatabase, record: &SlotRecord) -> Result<(), CatalogError> {
-        self.run("writing the slot's record", |state| state.postgres.data.write_record(record.clone())).await
+        let process = self.0.process;
+        self.run("writing the slot's record", |state| {
+            state.postgres.data.recorded_by = process;
+            state.postgres.data.write_record(record.clone());
+        })
+        .await
     }
 
     async fn mark_record(
         &self,
         _: &SourceDatabase,
-        version: i64,
+        found: Option<i64>,
         marked: &SlotRecord,
     ) -> Result<(), CatalogError> {
         self.run("marking the slot's record", |state| {
             let data = &mut state.postgres.data;
-            if data.record.as_ref().is_some_and(|record| record.version == version) {
+            if data.record.as_ref().map(|record| record.version) == found {
                 data.write_record(marked.clone());
             }
         })

@@ -117,7 +117,10 @@ impl State {
         if let Some((event, carries)) = streaming.queue.pop_front() {
             match carries {
                 Carries::Nothing => {}
-                Carries::Row(row) => self.oracle.handed_out(process, id, row),
+                Carries::Row(row) => {
+                    self.oracle.handed_out(process, id, row);
+                    self.read_over_gap(process, row);
+                }
                 Carries::Commit { commit_lsn, end_lsn } => {
                     streaming.commits.insert(commit_lsn, now);
                     streaming.sent = end_lsn;

@@ -4,6 +4,7 @@ mod process;
 mod put_back;
 mod recovery;
 mod service;
+mod slot_fate;
 
 use std::{
     collections::VecDeque,
@@ -180,10 +181,8 @@ impl Run {
             for process in processes {
                 state.slot_must_keep_up(process);
             }
-            // Not from between the making of the slot and its first record: whoever remembers the slot halts on such a copy, and
-            // to `outboxd recover`, which remembers nothing, its slot is one that was made by hand.
-            let recorded = state.postgres.data.slot.is_some() && state.postgres.data.record.is_some();
-            (state.one_in(4) && recorded).then(|| state.postgres.data.clone())
+            let has_slot = state.postgres.data.slot.is_some();
+            (state.one_in(4) && has_slot).then(|| state.postgres.data.clone())
         });
         self.copies.extend(copy);
         if self.copies.len() > 3 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outboxd::{
-    admin::{Board, SourceState},
+    admin::{Board, SourceState, SourceStatus},
     relay::{Ended, Ordering, Source, supervise},
     shutdown::{ShutdownTrigger, shutdown},
 };
@@ -22,11 +22,15 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn is_halted(&self, why: &str) -> bool {
-        self.board
-            .status()
-            .sources
-            .iter()
-            .any(|source| source.state == SourceState::Halted && source.reason.contains(why))
+        self.halted(why).is_some()
+    }
+
+    /// What it says it has halted for, if it is this.
+    pub(super) fn halted(&self, why: &str) -> Option<String> {
+        let sources = self.board.status().sources;
+        let halted =
+            |source: &SourceStatus| source.state == SourceState::Halted && source.reason.contains(why);
+        sources.into_iter().find(halted).map(|source| source.reason)
     }
 }
 
@@ -75,6 +79,12 @@ impl Run {
 
     /// kill -9, and a new start.
     pub(crate) async fn crash(&mut self) {
+        self.kill().await;
+        self.world.pause(0..=500).await;
+        self.start();
+    }
+
+    pub(super) async fn kill(&mut self) {
         let process = self.take_one();
         self.world.look(|state| {
             state.slot_must_keep_up(process.id);
@@ -82,8 +92,6 @@ impl Run {
         });
         process.task.abort();
         let _ = process.task.await;
-        self.world.pause(0..=500).await;
-        self.start();
     }
 
     /// SIGTERM, and a new start.

@@ -21,6 +21,14 @@ impl Run {
             changed(&mut data);
             let identity = |data: &DataDirectory| (data.system_id, data.timeline);
             let before = identity(&state.postgres.data);
+            state.oracle.may_halt_for(&data.gap);
+            state.oracle.may_halt_for(&["set back to an older state"]);
+            if data.system_id != state.postgres.data.system_id {
+                state.oracle.may_halt_for(&["was on another server"]);
+            }
+            if data.timeline != state.postgres.data.timeline {
+                state.oracle.may_halt_for(&["the slot did not come along"]);
+            }
             state.replace_data(data);
             identity(&state.postgres.data) != before
         });

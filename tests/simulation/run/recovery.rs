@@ -10,13 +10,22 @@ impl Run {
     /// `outboxd recover`, by somebody who sees that an instance has halted for its slot. Some are killed, or asked to end: the
     /// gap stays, and the next one begins anew.
     pub(super) async fn recover(&mut self) {
-        if !self.processes.iter().any(|process| process.is_halted(GAP)) {
+        let slot = &self.options.slot;
+        let halted: Vec<(u64, String)> =
+            self.processes.iter().filter_map(|process| Some((process.id, process.halted(GAP)?))).collect();
+        self.world.look(|state| {
+            halted.iter().for_each(|(process, reason)| state.oracle.halted_for(*process, slot, reason));
+        });
+        if halted.is_empty() {
             return;
         }
         let (id, source) = self.source();
         let (trigger, shutdown) = shutdown();
         let report = Board::new().reporter("orders");
-        self.world.look(|state| state.note(|| format!("process {id} recovers")));
+        self.world.look(|state| {
+            state.oracle.recovering.insert(id);
+            state.note(|| format!("process {id} recovers"));
+        });
         let mut task = tokio::spawn(async move { recover(&source, None, &report, shutdown).await });
         let limit = self.world.look(|state| {
             let ends_early = !state.peace && state.one_in(3);

@@ -1,0 +1,38 @@
+//! What becomes of a slot that is not the one that was there: nothing goes over the gap, and its reason is named.
+
+use super::Oracle;
+use crate::{wal::RowId, world::State};
+
+impl Oracle {
+    /// What a halted source may say of the slot: what has happened to it in this run, or to the server.
+    pub(crate) fn halted_for(&mut self, process: u64, slot: &str, reason: &str) {
+        let happened = self.gaps.iter().copied().any(|cause| reason.contains(cause));
+        let named = reason.contains(slot) && reason.contains("rows committed after ");
+        if !happened || !named {
+            self.violated(format!("process {process} halts, and names no gap that there is: {reason}"));
+        }
+    }
+
+    /// This may be what a source halts for.
+    pub(crate) fn may_halt_for(&mut self, causes: &[&'static str]) {
+        self.gaps.extend(causes);
+    }
+}
+
+impl State {
+    /// Nothing is read from a slot that is another one.
+    pub(crate) fn read_over_gap(&mut self, process: u64, row: RowId) {
+        let gap = self.postgres.data.gap.join(", ");
+        if !gap.is_empty() {
+            self.oracle.violated(format!("process {process} reads row {row} from a slot that {gap}"));
+        }
+    }
+
+    /// Nothing is acknowledged there either: the gap would be closed.
+    pub(super) fn acknowledged_over_gap(&mut self, process: u64, lsn: u64) {
+        let gap = self.postgres.data.gap.join(", ");
+        if !gap.is_empty() && lsn > 0 {
+            self.oracle.violated(format!("process {process} acknowledges {lsn} to a slot that {gap}"));
+        }
+    }
+}

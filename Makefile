@@ -19,8 +19,8 @@ demo-relay: prerequisites ## outboxd alone: rows become messages, kill -9 in mid
 test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes
 	$(CARGO) test --locked
 
-simulate: ## 100,000 simulated runs, each from one seed (SEEDS=n: so many; SEED=n: repeats one, with a trace)
-	SEEDS=$${SEEDS:-100000} CARGO_PROFILE_DEV_OPT_LEVEL=2 \
+simulate: ## 100,000 simulated runs, each from one seed (SEEDS=n: so many; FIRST_SEED=n: from there; SEED=n: one, with a trace)
+	SEEDS=$${SEEDS:-100000} FIRST_SEED=$${FIRST_SEED:-$$(date +%s)000000} CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 		$(CARGO) test --locked --test simulation -- --nocapture every_promise_holds_under_every_seed
 
 mutations: ## changes one line of the product at a time, in a copy, and expects the simulation to notice

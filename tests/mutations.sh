@@ -68,4 +68,16 @@ mutate trust-a-server-set-back src/relay/supervisor.rs \
     'self.progress.reaches().filter(|settled| *settled > end)' 'self.progress.reaches().filter(|_| false && end == Lsn::ZERO)'
 mutate take-the-slot-back src/relay/supervisor.rs \
     'delivery.ledger_mut().reached(flushed);' 'let _ = flushed;'
+mutate make-a-slot-silently src/postgres/continuity.rs \
+    'return gap(cause, known.confirmed);' 'let _ = cause; return Ok(Continuity::First);'
+mutate take-a-slot-made-anew src/postgres/continuity.rs \
+    'if at_most.is_some_and(|at_most| flush > Some(at_most)) {' 'if at_most.is_some_and(|_| false) {'
+mutate forget-a-recorded-gap src/postgres/continuity.rs \
+    'Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) => Err(Gap {' 'Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) if false => Err(Gap {'
+mutate trust-a-server-without-record src/postgres/continuity.rs \
+    'record.map_or(0, |record| record.version) < memory.version' 'record.is_some_and(|record| record.version < memory.version)'
+mutate overlook-a-teardown src/postgres/continuity.rs \
+    'if self.record.as_ref().is_some_and(SlotRecord::is_torn_down) {' 'if false {'
+mutate keep-a-gap-to-oneself src/relay/supervisor.rs \
+    'evidence.to_be_marked(&gap, remembered) {' 'evidence.to_be_marked(&gap, remembered).filter(|_| false) {'
 exit $failed

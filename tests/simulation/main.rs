@@ -2,7 +2,8 @@
 //! and a simulated RabbitMQ, in paused time. Every choice comes from one seed, so a failure can be repeated:
 //!
 //! ```text
-//! make simulate            many seeds on all cores
+//! make test                2,000 seeds from 0: the same for everybody, so that a change is judged by what it changes
+//! make simulate            100,000 seeds that nobody has tried, from the clock
 //! SEED=n make simulate     one, with a trace
 //! ```
 
@@ -27,7 +28,6 @@ use std::{
 };
 
 use run::{Sums, simulate};
-use sabotage::Sabotage;
 use scenario::Scenario;
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -40,7 +40,7 @@ fn every_promise_holds_under_every_seed() {
     if let Some(seed) = from_environment("SEED") {
         return repeat(seed);
     }
-    let first = from_environment("FIRST_SEED").unwrap_or_else(|| fastrand::u64(..1 << 48));
+    let first = from_environment("FIRST_SEED").unwrap_or(0);
     let count = from_environment("SEEDS").unwrap_or(2_000);
     let began = Instant::now();
     println!("{count} seeds from {first}");
@@ -99,30 +99,5 @@ fn a_seed_is_the_same_simulation_every_time() {
             assert_eq!(one, other, "seed {seed}, line {number}");
         }
         assert_eq!(first.len(), second.len());
-    }
-}
-
-/// The number of the first seed that the sabotage breaks a promise under.
-fn caught(sabotage: Sabotage, within: u64) {
-    for seed in 0..within {
-        if let Some(violation) = simulate(Scenario::new(seed, Some(sabotage)), false).violation {
-            println!("{sabotage:?} is caught by seed {seed}: {violation}");
-            return;
-        }
-    }
-    panic!("{sabotage:?} is not caught by {within} seeds");
-}
-
-#[test]
-fn the_oracle_catches_what_a_relay_could_do_wrong() {
-    for sabotage in [
-        Sabotage::AcknowledgeReceived,
-        Sabotage::ConfirmTakesThoseBefore,
-        Sabotage::NoGate,
-        Sabotage::SkipOnResume,
-        Sabotage::DeclareOnlyAtFirst,
-        Sabotage::HoldTwice,
-    ] {
-        caught(sabotage, 500);
     }
 }

@@ -1,5 +1,8 @@
 //! Faults of the relay itself, done at the seam, so that the oracle can show that it bites without a switch in the product.
-//! `tests/mutations.sh` changes the product's own code, in a copy.
+//! Each has a test that says within how many seeds it is caught. `tests/mutations.sh` changes the product's own code, in a
+//! copy.
+
+use crate::{run::simulate, scenario::Scenario};
 
 /// What a relay could do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,4 +19,53 @@ pub(crate) enum Sabotage {
     DeclareOnlyAtFirst,
     /// Twice the messages that `in_flight_max` allows are held.
     HoldTwice,
+    /// The slot's record is not read, so that a slot that is gone looks like one that never was.
+    ForgetRecord,
+}
+
+/// Some seed breaks a promise under the sabotage.
+fn is_caught(sabotage: Sabotage) {
+    const WITHIN: u64 = 500;
+    for seed in 0..WITHIN {
+        if let Some(violation) = simulate(Scenario::new(seed, Some(sabotage)), false).violation {
+            println!("{sabotage:?} is caught by seed {seed}: {violation}");
+            return;
+        }
+    }
+    panic!("{sabotage:?} is not caught by {WITHIN} seeds");
+}
+
+#[test]
+fn a_relay_that_acknowledges_early_is_caught() {
+    is_caught(Sabotage::AcknowledgeReceived);
+}
+
+#[test]
+fn a_relay_that_takes_confirms_out_of_order_is_caught() {
+    is_caught(Sabotage::ConfirmTakesThoseBefore);
+}
+
+#[test]
+fn a_relay_that_drops_the_gate_is_caught() {
+    is_caught(Sabotage::NoGate);
+}
+
+#[test]
+fn a_relay_that_skips_a_row_on_resume_is_caught() {
+    is_caught(Sabotage::SkipOnResume);
+}
+
+#[test]
+fn a_relay_that_forgets_the_topology_is_caught() {
+    is_caught(Sabotage::DeclareOnlyAtFirst);
+}
+
+#[test]
+fn a_relay_that_exceeds_its_memory_is_caught() {
+    is_caught(Sabotage::HoldTwice);
+}
+
+#[test]
+fn a_relay_that_makes_a_slot_silently_is_caught() {
+    is_caught(Sabotage::ForgetRecord);
 }

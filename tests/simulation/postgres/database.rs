@@ -19,7 +19,10 @@ use super::{
     replication::SimulatedReplication,
     sql::SimulatedSql,
 };
-use crate::world::{State, World};
+use crate::{
+    sabotage::Sabotage,
+    world::{State, World},
+};
 
 /// The server, as one process reaches it.
 #[derive(Clone)]
@@ -81,7 +84,9 @@ impl Database for SimulatedDatabase {
         let slot = &self.options.slot;
         (evidence.record, evidence.slot) = sql
             .run("reading the slot's record", |state| {
-                (state.postgres.data.record.clone(), slot_facts(state, slot))
+                let forgets = state.scenario.sabotage == Some(Sabotage::ForgetRecord);
+                let record = state.postgres.data.record.clone().filter(|_| !forgets);
+                (record, slot_facts(state, slot))
             })
             .await?;
         evidence.server.xlogpos =

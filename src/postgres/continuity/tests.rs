@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::outbox::Timestamp;
 
 fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SystemIdentity {
     SystemIdentity { system_id: system_id.to_owned(), timeline, xlogpos: Lsn(xlogpos), database: None }

@@ -1,0 +1,112 @@
+//! A gap: what happened to a slot, and from where on rows may be missing.
+
+use std::fmt;
+
+use crate::{outbox::Timestamp, position::Lsn};
+
+/// Rows may be missing: between what was confirmed and what a slot from now on would send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// What happened.
+    pub cause: Cause,
+    /// The last position that is known to be confirmed: rows that committed after it may be missing.
+    pub confirmed: Option<Lsn>,
+    /// When the last message that is known to be confirmed was committed.
+    pub until: Option<Timestamp>,
+}
+
+/// How a slot came to be of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The server removed WAL that it needs.
+    Lost {
+        /// PostgreSQL's own words.
+        why: String,
+    },
+    /// It is not there, on the server where it was.
+    Gone,
+    /// It is not there, on a server that was promoted since.
+    LeftBehind {
+        /// The timeline that had it.
+        had: u32,
+        /// The server's timeline.
+        has: u32,
+    },
+    /// The server is not the one that had it.
+    OtherSystem {
+        /// The system identifier that had it.
+        had: String,
+        /// The server's.
+        has: String,
+    },
+    /// The server is in an older state than one that was seen before.
+    SetBack {
+        /// Where its WAL ends.
+        end: Lsn,
+    },
+    /// There is one of that name, and it is another.
+    MadeAnew {
+        /// Where it stands.
+        at: Option<Lsn>,
+    },
+    /// Nothing is written down of it any more.
+    Unrecorded,
+    /// It was torn down on purpose, and this process was left.
+    TornDown,
+    /// What was found before, in the words of then.
+    Recorded(String),
+}
+
+/// A sentence without the slot's name, which goes before: what happened, and from where on rows may be missing.
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; rows committed after ", self.cause)?;
+        match self.confirmed {
+            Some(confirmed) => write!(f, "{confirmed}")?,
+            None => f.write_str("an unknown position")?,
+        }
+        if let Some(until) = self.until {
+            write!(f, " (a message committed at {until} is confirmed)")?;
+        }
+        f.write_str(" may not have been published")
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Lost { why } => write!(
+                f,
+                "is lost: the server has removed WAL that it needs ({why}; a larger max_slot_wal_keep_size keeps that from \
+                 happening again)"
+            ),
+            Cause::Gone => f.write_str("is gone: somebody dropped it"),
+            Cause::LeftBehind { had, has } => write!(
+                f,
+                "is gone: the server went from timeline {had} to {has}, promoted or restored from a backup, and the slot \
+                 did not come along"
+            ),
+            Cause::OtherSystem { had, has } => write!(
+                f,
+                "was on another server: the database came here by a dump or an upgrade (system identifier {had} then, {has} now)"
+            ),
+            Cause::SetBack { end } => write!(
+                f,
+                "is on a server that was set back to an older state, where WAL ends at {end} and more had been confirmed"
+            ),
+            Cause::MadeAnew { at: Some(at) } => write!(
+                f,
+                "is not the one that was there: it stands at {at}, where the other never was, so somebody made it anew or moved it"
+            ),
+            Cause::Unrecorded => f.write_str(
+                "has no record any more in outboxd_state: the database was set back to an older state, or somebody removed \
+                 the record while outboxd ran",
+            ),
+            Cause::TornDown => f.write_str(
+                "was removed by `outboxd teardown` while this process ran, which begins afresh when it is started again",
+            ),
+            Cause::Recorded(words) => f.write_str(words),
+            Cause::MadeAnew { at: None } => f.write_str("is not the one that was there"),
+        }
+    }
+}

@@ -43,10 +43,12 @@ pub(crate) enum Fault {
     ProcessEnds,
     /// SIGTERM with little time to drain, and a new start.
     ProcessEndsInHaste,
+    /// SIGSTOP, and SIGCONT a while later.
+    ProcessFreezes,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 17] = [
+    pub(crate) const ALL: [Fault; 18] = [
         Fault::PostgresCut,
         Fault::PostgresHangs,
         Fault::PostgresCrashes,
@@ -64,6 +66,7 @@ impl Fault {
         Fault::ProcessCrashes,
         Fault::ProcessEnds,
         Fault::ProcessEndsInHaste,
+        Fault::ProcessFreezes,
     ];
 
     pub(crate) async fn happen(self, run: &mut Run) {
@@ -129,13 +132,8 @@ impl Fault {
                 }
             }),
             Fault::BrokerHangs => world.change(|state| {
-                let now = state.now();
                 for id in state.some(|state| state.broker.connections.keys().copied().collect()) {
-                    if let Some(connection) =
-                        state.broker.connections.get_mut(&id).filter(|connection| connection.link == Link::Up)
-                    {
-                        connection.link = Link::Hung(now);
-                    }
+                    state.hang_broker_connection(id);
                 }
             }),
             Fault::BrokerDown => {
@@ -164,6 +162,7 @@ impl Fault {
             Fault::ProcessCrashes => run.crash().await,
             Fault::ProcessEnds => run.end(30_000).await,
             Fault::ProcessEndsInHaste => run.end(300).await,
+            Fault::ProcessFreezes => run.freeze_one(),
         }
     }
 }

@@ -10,6 +10,7 @@
 
 mod broker;
 mod faults;
+mod fence;
 mod oracle;
 mod postgres;
 mod run;
@@ -122,6 +123,7 @@ fn the_oracle_catches_what_a_relay_could_do_wrong() {
         Sabotage::SkipOnResume,
         Sabotage::DeclareOnlyAtFirst,
         Sabotage::HoldTwice,
+        Sabotage::NoFence,
     ] {
         caught(sabotage, 500);
     }

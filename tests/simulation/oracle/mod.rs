@@ -31,6 +31,10 @@ pub(crate) struct Oracle {
     settled_before: usize,
     /// Rows that a clean end left confirmed: nobody may repeat them.
     sealed: HashSet<RowId>,
+    /// By fence: the connection whose message was accepted last.
+    publishing: HashMap<String, u64>,
+    /// Connections behind which another one has published.
+    superseded: HashSet<u64>,
     pub(crate) duplicates: u64,
     pub(crate) deliveries: u64,
 }
@@ -79,6 +83,8 @@ struct ProcessSeen {
     has_slot: bool,
     /// When it lost the slot, and knew.
     left: Option<Instant>,
+    frozen: bool,
+    thawed: Option<Instant>,
     identity: Option<(u32, u32)>,
     session: SessionId,
     /// Of the session.
@@ -110,6 +116,8 @@ impl Oracle {
             epoch: 0,
             settled_before: 0,
             sealed: HashSet::new(),
+            publishing: HashMap::new(),
+            superseded: HashSet::new(),
             duplicates: 0,
             deliveries: 0,
         }
@@ -182,7 +190,20 @@ impl Oracle {
     pub(crate) fn left_slot(&mut self, process: u64, knows: Option<Instant>) {
         let process = self.process(process);
         process.has_slot = false;
-        process.left = knows;
+        process.left = knows.filter(|_| !process.frozen);
+    }
+
+    /// A frozen process notices nothing, and is not to blame for what it does not do.
+    pub(crate) fn frozen(&mut self, process: u64) {
+        let process = self.process(process);
+        process.frozen = true;
+        process.left = None;
+    }
+
+    pub(crate) fn thawed(&mut self, process: u64, now: Instant) {
+        let process = self.process(process);
+        process.frozen = false;
+        process.thawed = Some(now);
     }
 
     pub(crate) fn session_began(&mut self, process: u64, session: SessionId) {

@@ -68,4 +68,6 @@ mutate trust-a-server-set-back src/relay/supervisor.rs \
     'self.progress.reaches().filter(|settled| *settled > end)' 'self.progress.reaches().filter(|_| false && end == Lsn::ZERO)'
 mutate take-the-slot-back src/relay/supervisor.rs \
     'delivery.ledger_mut().reached(flushed);' 'let _ = flushed;'
+mutate publish-without-a-fence src/relay/supervisor.rs \
+    'delivery.fence(&fence_queue(&database.options().slot, &evidence.server.system_id));' ''
 exit $failed

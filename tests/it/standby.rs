@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     recovery::{IN_FLIGHT_MAX, kill_9},
-    stage::{PATIENCE, Stage, eventually, say, source, until, until_state},
+    stage::{PATIENCE, Stage, alive, eventually, say, source, until, until_alive, until_state},
     support::{Daemon, Direction, Proxy, RabbitMq, RabbitMqOptions, shared_postgres, shared_rabbitmq},
     trace::Trace,
 };
@@ -51,8 +51,9 @@ impl Pair {
         let login =
             |config: String, user| config.replace("guest:guest", &format!("{user}_{}:secret", stage.name));
         let first = Daemon::start(&login(stage.config_through(&postgres, &broker), "first"));
+        until_alive(&first).await;
         until_state(&first, "orders", "streaming").await;
-        let second = Daemon::start(&login(stage.config(), "second"));
+        let second = alive(&login(stage.config(), "second")).await;
         let reason = until_state(&second, "orders", "standby").await;
         assert!(reason.contains("another instance has the slot"), "{reason}");
         assert_eq!(second.readyz().await.0, 200);
@@ -72,8 +73,10 @@ impl Pair {
 
     /// Hands the slot back to the first, in good order.
     async fn hand_back(&mut self) {
-        self.second.restart().await;
+        assert!(self.second.sigterm(PATIENCE).await.success());
         until_state(&self.first, "orders", "streaming").await;
+        self.second.start_again();
+        until_alive(&self.second).await;
         until_state(&self.second, "orders", "standby").await;
     }
 }
@@ -154,6 +157,7 @@ async fn a_killed_leader_is_followed_at_once() {
         pair.first.kill9().await;
         took.push(pair.second_publishes(killed).await);
         pair.first.start_again();
+        until_alive(&pair.first).await;
         until_state(&pair.first, "orders", "standby").await;
         pair.hand_back().await;
     }
@@ -311,6 +315,7 @@ async fn a_broker_restarts_under_two_instances() {
     let writing = stage.keep_writing();
     stage.receive_more(FLOW).await;
     broker.restart().await;
+    eventually("one streams and the other stands by", async || one_streams(&first, &second).await).await;
     stage.receive_more(FLOW).await;
     broker.kill9().await;
     broker.start_again().await;

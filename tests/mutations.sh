@@ -80,4 +80,6 @@ mutate overlook-a-teardown src/postgres/continuity.rs \
     'if self.record.as_ref().is_some_and(SlotRecord::is_torn_down) {' 'if false {'
 mutate keep-a-gap-to-oneself src/relay/supervisor.rs \
     'evidence.to_be_marked(&gap, remembered) {' 'evidence.to_be_marked(&gap, remembered).filter(|_| false) {'
+mutate publish-without-a-fence src/relay/supervisor.rs \
+    'delivery.fence(&fence_queue(&database.options().slot, &evidence.server.system_id));' ''
 exit $failed

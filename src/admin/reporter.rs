@@ -28,7 +28,7 @@ pub enum SourceState {
     Backlog,
     /// Relaying what commits.
     Streaming,
-    /// Another instance has the slot; this one waits to take over.
+    /// Another instance has the slot, or its connection to the broker still lives; this one waits to take over.
     Standby,
     /// The broker accepts no messages (memory or disk alarm).
     Blocked,
@@ -117,6 +117,7 @@ struct Live {
     slot_retained_bytes: Option<u64>,
     slot_wal_status: Option<String>,
     oldest: Option<Unconfirmed>,
+    unfenced: Option<String>,
 }
 
 impl Reporter {
@@ -134,6 +135,7 @@ impl Reporter {
             slot_retained_bytes: None,
             slot_wal_status: None,
             oldest: None,
+            unfenced: None,
         };
         Reporter(Arc::new(Inner { name: name.to_owned(), metrics, live: Mutex::new(live) }))
     }
@@ -249,6 +251,15 @@ impl Reporter {
         live.reason.clone_from(&reason);
         drop(live);
         self.log(from, state, &reason);
+    }
+
+    /// Nothing but the slot keeps instances apart, because of `reason`. Logged as a warning, once for each reason.
+    pub fn unfenced(&self, reason: String) {
+        let mut live = self.live();
+        if live.unfenced.as_ref() != Some(&reason) {
+            tracing::warn!(source = %self.0.name, "{reason}");
+            live.unfenced = Some(reason);
+        }
     }
 
     fn log(&self, from: SourceState, to: SourceState, reason: &str) {

@@ -11,6 +11,7 @@ use crate::{
     cli::Check,
     postgres,
     rabbitmq::{self, BrokerOptions},
+    relay::fence_queue,
     settings::{Settings, Source},
 };
 
@@ -32,7 +33,10 @@ pub(super) async fn online(settings: &Settings) -> Vec<Section> {
         let checks = postgres::inspection::inspect(database, mapping, APPLICATION_NAME).await;
         Section::new(title(name, source), checks)
     });
-    let broker = rabbitmq::inspection::inspect(&settings.broker, APPLICATION_NAME);
+    // Under a name that no instance takes: what is asked is whether the user may.
+    let fences: Vec<_> =
+        settings.sources.values().map(|source| fence_queue(&source.database.slot, "check")).collect();
+    let broker = rabbitmq::inspection::inspect(&settings.broker, APPLICATION_NAME, &fences);
     let (mut sections, broker) = join(join_all(sources), broker).await;
     sections.push(Section::new(BROKER, broker));
     sections

@@ -45,6 +45,9 @@ impl From<inspection::Check> for Line {
     fn from(check: inspection::Check) -> Self {
         let verdict = match check.finding {
             Ok(finding) => Verdict::Passed(finding),
+            Err(inspection::Problem { what, cure }) if check.optional => {
+                Verdict::Warning(Problem { what, cure })
+            }
             Err(inspection::Problem { what, cure }) => Verdict::Failed(Problem { what, cure }),
         };
         Self { name: check.name, verdict }

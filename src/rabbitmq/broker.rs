@@ -88,7 +88,7 @@ impl BrokerOptions {
 
 /// An open connection, and what the broker says of it as a whole.
 pub(super) struct Broker {
-    pub(super) connection: Connection,
+    pub(super) connection: Arc<Connection>,
     pub(super) events: BoxStream<'static, Event>,
     pub(super) at: Endpoint,
 }
@@ -168,7 +168,7 @@ async fn open(
         tokio::time::timeout(timeout, connecting).await.map_err(|_| timed_out())?.map_err(refused)?;
     // Events are dropped while nobody listens; an earlier loss is noticed when the first channel is opened.
     let events = connection.events_listener().boxed();
-    Ok(Broker { connection, events, at: at.clone() })
+    Ok(Broker { connection: Arc::new(connection), events, at: at.clone() })
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

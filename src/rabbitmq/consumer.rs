@@ -3,7 +3,7 @@
 //! Knows nothing of what a message means or of when to try again. A [`Consumer`] that gave an error is finished; the broker
 //! delivers again, in the same order, whatever it had not acknowledged.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -37,7 +37,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that consumes one queue.
 pub struct Consumer {
-    connection: Connection,
+    connection: Arc<Connection>,
     at: Endpoint,
     channel: Channel,
     deliveries: lapin::Consumer,

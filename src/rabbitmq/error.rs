@@ -14,6 +14,7 @@ use crate::position::Position;
 pub(super) mod reply {
     pub(in crate::rabbitmq) const ACCESS_REFUSED: u16 = 403;
     pub(in crate::rabbitmq) const NOT_FOUND: u16 = 404;
+    pub(in crate::rabbitmq) const RESOURCE_LOCKED: u16 = 405;
     pub(in crate::rabbitmq) const PRECONDITION_FAILED: u16 = 406;
     pub(in crate::rabbitmq) const COMMAND_INVALID: u16 = 503;
     pub(in crate::rabbitmq) const NOT_ALLOWED: u16 = 530;

@@ -7,6 +7,7 @@ use super::{
     broker::{Broker, BrokerOptions},
     endpoint::Endpoint,
     error::{BrokerError, DeclareError, DeclareFault},
+    fence,
     topology::{Declaration, ExchangeType, Failure, plan},
 };
 
@@ -17,6 +18,8 @@ pub struct Check {
     pub name: String,
     /// What was found.
     pub finding: Result<String, Problem>,
+    /// A problem does not keep `run` from working.
+    pub optional: bool,
 }
 
 /// What is the matter, and what mends it.
@@ -28,9 +31,9 @@ pub struct Problem {
     pub cure: String,
 }
 
-/// Connects, looks at every exchange and queue of the subscriptions, and closes the connection.
-pub async fn inspect(options: &BrokerOptions, connection_name: &str) -> Vec<Check> {
-    each(options, connection_name, async |broker, declaration| {
+/// Connects, looks at every exchange and queue of the subscriptions, tries the fences, and closes the connection.
+pub async fn inspect(options: &BrokerOptions, connection_name: &str, fences: &[String]) -> Vec<Check> {
+    each(options, connection_name, fences, async |broker, declaration| {
         look(&broker.connection, &broker.at, declaration, options.declare).await
     })
     .await
@@ -38,7 +41,7 @@ pub async fn inspect(options: &BrokerOptions, connection_name: &str) -> Vec<Chec
 
 /// Connects, declares what the subscriptions need whatever `declare` says, and closes the connection.
 pub async fn establish(options: &BrokerOptions, connection_name: &str) -> Vec<Check> {
-    each(options, connection_name, async |broker, declaration| {
+    each(options, connection_name, &[], async |broker, declaration| {
         let was_there = on_fresh_channel(&broker.connection, declaration, false).await.is_ok();
         match on_fresh_channel(&broker.connection, declaration, true).await {
             Ok(()) => Ok(match declaration {
@@ -61,23 +64,29 @@ pub fn validate_tls(options: &BrokerOptions) -> Check {
         Ok(None) => Ok("no URL asks for it".to_owned()),
         Err(error) => Err(error.into()),
     };
-    Check { name: "TLS".to_owned(), finding }
+    Check { name: "TLS".to_owned(), finding, optional: false }
 }
 
 async fn each(
     options: &BrokerOptions,
     connection_name: &str,
+    fences: &[String],
     treat: impl AsyncFn(&Broker, &Declaration) -> Result<String, Problem>,
 ) -> Vec<Check> {
     let name = "RabbitMQ".to_owned();
     let broker = match Broker::connect(options, connection_name, 0).await {
         Ok(broker) => broker,
-        Err(error) => return vec![Check { name, finding: Err(Problem::from(error)) }],
+        Err(error) => return vec![Check { name, finding: Err(Problem::from(error)), optional: false }],
     };
-    let mut checks = vec![Check { name, finding: Ok(format!("connected to {}", broker.at)) }];
+    let mut checks =
+        vec![Check { name, finding: Ok(format!("connected to {}", broker.at)), optional: false }];
     for declaration in plan(&options.subscriptions) {
         let finding = treat(&broker, &declaration).await;
-        checks.push(Check { name: declaration.object(), finding });
+        checks.push(Check { name: declaration.object(), finding, optional: false });
+    }
+    for queue in fences {
+        let finding = try_fence(&broker, queue).await;
+        checks.push(Check { name: format!("queue '{queue}'"), finding, optional: true });
     }
     broker.close().await;
     checks
@@ -117,6 +126,20 @@ async fn look(
         Ok(()) => Ok("is there, as configured".to_owned()),
         Err(failure) => Err(failure.at(at).into()),
     }
+}
+
+/// Whether this user may have a fence. The queue goes with the connection.
+async fn try_fence(broker: &Broker, queue: &str) -> Result<String, Problem> {
+    let Err(error) = fence::declare(broker.connection.clone(), queue.to_owned()).await else {
+        return Ok("may be declared: of several instances only one publishes".to_owned());
+    };
+    Err(Problem {
+        what: format!(
+            "may not be declared, so an instance that hangs may publish beside its successor: {error}"
+        ),
+        cure: r"grant the user configure on ^outboxd\.publisher\. too (rabbitmqctl set_permissions)"
+            .to_owned(),
+    })
 }
 
 /// A declare that fails closes its channel, so each has its own.

@@ -1,6 +1,6 @@
 //! Everything that knows RabbitMQ and lapin. Knows nothing of PostgreSQL, of what a row is, or of when to try again.
 //!
-//! [`broker`] reaches a broker; [`publisher`] sends messages and tells what became of each; [`consumer`] takes them from
+//! [`broker`] reaches a broker; [`publisher`] sends messages and tells what became of each, behind a [`Fence`] when asked to; [`consumer`] takes them from
 //! a queue, for the services in [`crate::samples`]; [`topology`] says what a durable subscription needs and declares it; [`inspection`] compares that with what is there and changes nothing.
 //! [`encoding`] and the attribution of returned messages are pure. Recovery lives elsewhere and is crash-only: a publisher
 //! that failed once is dropped, and lapin's own recovery stays off.
@@ -12,6 +12,7 @@ mod drain;
 pub mod encoding;
 mod endpoint;
 mod error;
+mod fence;
 pub mod inspection;
 pub mod publisher;
 mod tls;
@@ -20,3 +21,4 @@ pub mod topology;
 pub use broker::BrokerOptions;
 pub use endpoint::{Endpoint, InvalidUrl};
 pub use error::{BrokerError, DeclareError, DeclareFault};
+pub use fence::Fence;

@@ -23,9 +23,10 @@ use super::{
     drain::drain_ready,
     encoding::{self, Encoded},
     error::DeclareError,
-    topology::{self, Declaration},
+    fence,
+    topology::{self, Declaration, Failure},
 };
-pub use super::{broker::BrokerOptions, error::BrokerError};
+pub use super::{broker::BrokerOptions, error::BrokerError, fence::Fence};
 use crate::{ledger::PublishTag, outbox::Message};
 
 /// What became of one publish.
@@ -57,6 +58,8 @@ pub enum PublisherEvent {
     },
     /// The broker takes messages again.
     Unblocked,
+    /// What became of asking for a fence. Nothing is sent before it is held or denied.
+    Fence(Fence),
 }
 
 /// One connection with a channel in confirm mode for messages, and a second channel for declares: a declare that fails
@@ -70,6 +73,8 @@ pub struct Publisher {
     known_exchanges: HashSet<String>,
     /// A front message's exchange, on its way to be known.
     declaring: Option<Declaring>,
+    /// Nothing is sent until this has its answer.
+    fencing: Option<fence::Asking>,
     /// Handed over, not yet given to lapin: nothing of it may have been sent.
     waiting: VecDeque<(PublishTag, Arc<Message>)>,
     /// Given to lapin, not yet confirmed. First polled in the order of pushing, which is when lapin queues the frames.
@@ -116,11 +121,18 @@ impl Publisher {
             declare: options.declare,
             known_exchanges,
             declaring: None,
+            fencing: None,
             waiting: VecDeque::new(),
             sending: FuturesUnordered::new(),
             attribution: Attribution::default(),
             failure: None,
         })
+    }
+
+    /// Asks for a fence, the exclusive queue `queue`, as soon as [`next`](Self::next) is polled, and holds back whatever is to
+    /// be published until that tells [`Fence::Held`] or [`Fence::Denied`].
+    pub fn fence(&mut self, queue: &str) {
+        self.fencing = Some(fence::Asking::new(self.broker.connection.clone(), queue));
     }
 
     /// Takes a message over for publishing; nothing is sent until [`next`](Self::next) is polled. Frames leave in the
@@ -146,6 +158,9 @@ impl Publisher {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<PublisherEvent, BrokerError>> {
         loop {
+            if let Some(answer) = self.take_fence(cx) {
+                return Poll::Ready(Ok(PublisherEvent::Fence(answer)));
+            }
             if self.failure.is_none()
                 && let Err(error) = self.admit(cx)
             {
@@ -190,8 +205,33 @@ impl Publisher {
         self.failure.as_ref().filter(|error| !is_of_one_message(error) || self.sending.is_empty())
     }
 
+    /// News of the fence.
+    fn take_fence(&mut self, cx: &mut Context<'_>) -> Option<Fence> {
+        let Poll::Ready(answer) = self.fencing.as_mut()?.poll(cx) else { return None };
+        match answer {
+            Ok(busy @ Fence::Busy { .. }) => return Some(busy),
+            Ok(answer) => {
+                self.fencing = None;
+                return Some(answer);
+            }
+            Err(Failure::Declare(error)) => {
+                let at = self.broker.at.clone();
+                self.failure.get_or_insert(BrokerError::Declare { at, error });
+            }
+            Err(Failure::Connection(source)) => {
+                let lost = self.lost(source);
+                self.failure.get_or_insert(lost);
+            }
+        }
+        self.fencing = None;
+        None
+    }
+
     /// Gives waiting messages to lapin, from the front, until one needs an exchange that is not known yet.
     fn admit(&mut self, cx: &mut Context<'_>) -> Result<(), BrokerError> {
+        if self.fencing.is_some() {
+            return Ok(());
+        }
         loop {
             if let Some(declaring) = &mut self.declaring {
                 let Poll::Ready(declared) = declaring.declared.poll_unpin(cx) else { return Ok(()) };
@@ -289,6 +329,10 @@ impl Publisher {
         let only_declares = connected && self.messages.status().connected();
         if only_declares && self.declaring.is_some() {
             // The declare itself fails with this error, and knows which exchange it was.
+            return;
+        }
+        if only_declares && self.declares.status().connected() {
+            // A fence was asked for, on a channel of its own, and whoever asked has the answer.
             return;
         }
         self.failure.get_or_insert_with(|| BrokerError::after_open(&self.broker.at, error));

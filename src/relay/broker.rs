@@ -26,6 +26,10 @@ pub trait Broker: Clone + Send + Sync + 'static {
 
 /// A connection that publishes, with confirms.
 pub trait Publisher: Send {
+    /// Asks for the exclusive right to publish, known to the broker by `queue`; nothing goes out until
+    /// [`PublisherEvent::Fence`] tells that it is held, or denied.
+    fn fence(&mut self, queue: &str);
+
     /// Takes a message over; frames leave in the order of these calls, when [`next`](Self::next) is polled.
     fn publish(&mut self, tag: PublishTag, message: Arc<Message>);
 
@@ -49,6 +53,10 @@ impl Broker for BrokerOptions {
 }
 
 impl Publisher for publisher::Publisher {
+    fn fence(&mut self, queue: &str) {
+        self.fence(queue);
+    }
+
     fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {
         self.publish(tag, message);
     }

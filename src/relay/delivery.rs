@@ -4,13 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Fault, OnUnroutable, RelayOptions, backoff, broker::Publisher};
+use super::{Fault, OnUnroutable, RelayOptions, backoff, broker::Publisher, fence};
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
     clock::now,
     ledger::{Ledger, Limits, Progress, PublishTag, Refusal},
     outbox::{Message, Timestamp},
-    rabbitmq::publisher::{Outcome, PublisherEvent},
+    rabbitmq::publisher::{Fence, Outcome, PublisherEvent},
 };
 
 /// Owns everything that is on its way to the broker.
@@ -21,6 +21,8 @@ pub(super) struct Delivery<'a, P> {
     report: &'a Reporter,
     /// The state to show while nothing is wrong.
     healthy: SourceState,
+    /// Another instance may publish: why, as soon as it is known.
+    fenced_off: Option<String>,
     /// What the broker gave as its reason to block the connection.
     blocked: Option<String>,
     /// Confirm deadlines count from here at the earliest: a blocked broker confirms nothing, and that is not its silence.
@@ -44,9 +46,17 @@ impl<'a, P: Publisher> Delivery<'a, P> {
             options,
             report,
             healthy: SourceState::Connecting,
+            fenced_off: None,
             blocked: None,
             patience_from: now(),
         }
+    }
+
+    /// Takes the fence `queue`. Until it is ours, or known not to be for this user, no message is taken in and none goes
+    /// out.
+    pub(super) fn fence(&mut self, queue: &str) {
+        self.fenced_off = Some(String::new());
+        self.publisher.fence(queue);
     }
 
     /// From now on `state` is shown while nothing is wrong.
@@ -57,7 +67,7 @@ impl<'a, P: Publisher> Delivery<'a, P> {
 
     /// Whether another message can be taken; when not, the caller stops reading.
     pub(super) fn has_room(&self) -> bool {
-        self.ledger.has_room() && self.blocked.is_none()
+        self.ledger.has_room() && self.blocked.is_none() && self.fenced_off.is_none()
     }
 
     /// Takes a message in, behind all others. It goes out when [`next`](Self::next) is polled.
@@ -146,6 +156,7 @@ impl<'a, P: Publisher> Delivery<'a, P> {
     fn take(&mut self, event: PublisherEvent) {
         match event {
             PublisherEvent::Outcomes(outcomes) => self.settle(outcomes),
+            PublisherEvent::Fence(answer) => self.take_fence(answer),
             PublisherEvent::Blocked { reason } => self.blocked = Some(reason),
             PublisherEvent::Unblocked => {
                 self.blocked = None;
@@ -153,6 +164,17 @@ impl<'a, P: Publisher> Delivery<'a, P> {
             }
         }
         self.show_state();
+    }
+
+    fn take_fence(&mut self, answer: Fence) {
+        self.fenced_off = match answer {
+            Fence::Held => None,
+            Fence::Busy { text } => Some(fence::busy(&text)),
+            Fence::Denied { text } => {
+                self.report.unfenced(fence::denied(&text));
+                None
+            }
+        };
     }
 
     fn settle(&mut self, outcomes: Vec<(PublishTag, Outcome)>) {
@@ -207,7 +229,12 @@ impl<'a, P: Publisher> Delivery<'a, P> {
     }
 
     fn show_state(&self) {
-        if let Some(reason) = &self.blocked {
+        if let Some(reason) = &self.fenced_off {
+            // Not while nothing is known: that takes one question to the broker.
+            if !reason.is_empty() {
+                self.report.state(SourceState::Standby, reason);
+            }
+        } else if let Some(reason) = &self.blocked {
             let reason =
                 format!("the broker blocks publishers: {reason}; goes on by itself when it unblocks");
             self.report.state(SourceState::Blocked, &reason);

@@ -6,6 +6,7 @@
 //!   pipeline   the replication stream              > Delivery (ledger and publisher) -> broker
 //! recovery     a new slot in place of a lost one  \
 //! replay       rows published again                > backfill, on request
+//! fence        of several instances one publishes
 //! fault        what went wrong, and the verdict: again, or halt
 //! database, broker   what all of these ask of the two servers
 //! ```
@@ -17,6 +18,7 @@ pub mod broker;
 pub mod database;
 mod delivery;
 mod fault;
+mod fence;
 mod monitor;
 mod pipeline;
 mod recovery;
@@ -25,6 +27,7 @@ mod streamed_table;
 mod supervisor;
 
 pub use fault::{Fault, Verdict};
+pub use fence::fence_queue;
 pub use recovery::{Recovered, RecoveryError, recover};
 pub use replay::{Replayed, replay};
 use streamed_table::StreamedTable;

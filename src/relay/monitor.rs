@@ -1,8 +1,9 @@
 //! Watches one source's server from the outside, on an SQL connection of its own: for metrics and status, and to notice a
-//! shutdown. On the same connection it writes down, now and then, how far the slot is confirmed.
+//! shutdown, or a silence that the stream cannot tell while nobody reads it. On the same connection it writes down, now and then, how far the slot is confirmed.
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -16,6 +17,8 @@ use crate::{
 };
 
 const INTERVAL: Duration = Duration::from_secs(5);
+/// So many looks, at least, in the time that a server may be silent.
+const LOOKS_IN_SILENCE: u32 = 4;
 /// Sooner after a failure: it may be the server's shutdown.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// How often, at most, the slot's record is written while messages are confirmed: it makes WAL.
@@ -28,13 +31,21 @@ pub(super) struct Monitor {
     task: JoinHandle<()>,
     server_ending: Arc<Notify>,
     confirmed: watch::Sender<Option<Confirmed>>,
+    heard: watch::Receiver<Instant>,
+    silence_max: Duration,
 }
 
 impl Monitor {
-    /// `holder` is the name that the slot's record is written under.
-    pub(super) fn start(database: &impl Database, holder: &str, report: &Reporter) -> Self {
+    /// `holder` is the name that the slot's record is written under. The server may be silent for `silence_max`.
+    pub(super) fn start(
+        database: &impl Database,
+        holder: &str,
+        report: &Reporter,
+        silence_max: Duration,
+    ) -> Self {
         let server_ending = Arc::new(Notify::new());
         let (sender, confirmed) = watch::channel(None);
+        let (hears, heard) = watch::channel(Instant::now());
         let watched = Watched {
             database: database.clone(),
             holder: holder.to_owned(),
@@ -43,8 +54,10 @@ impl Monitor {
             confirmed,
             recorded: None,
             recorded_at: Instant::now(),
+            hears,
+            silence_max,
         };
-        Self { task: tokio::spawn(watched.run()), server_ending, confirmed: sender }
+        Self { task: tokio::spawn(watched.run()), server_ending, confirmed: sender, heard, silence_max }
     }
 
     /// How far the slot is confirmed now.
@@ -57,6 +70,21 @@ impl Monitor {
     /// by our own status updates. Cancel-safe.
     pub(super) async fn server_ending(&self) {
         self.server_ending.notified().await;
+    }
+}
+
+/// What the monitor hears of the server.
+impl Monitor {
+    /// Waits until the server has been silent for `silence_max`, although it was asked something all the time; says how
+    /// long. Cancel-safe.
+    pub(super) async fn server_silent(&self) -> Duration {
+        loop {
+            let heard = *self.heard.borrow();
+            tokio::time::sleep_until(heard + self.silence_max).await;
+            if *self.heard.borrow() == heard {
+                return heard.elapsed();
+            }
+        }
     }
 }
 
@@ -75,12 +103,17 @@ struct Watched<D> {
     /// What the record was last written for, and when.
     recorded: Option<Confirmed>,
     recorded_at: Instant,
+    hears: watch::Sender<Instant>,
+    silence_max: Duration,
 }
 
 impl<D: Database> Watched<D> {
     async fn run(mut self) {
         loop {
             let Err(error) = self.watch().await;
+            if error.sqlstate().is_some() {
+                self.heard();
+            }
             if matches!(&error, Unwatched::Connect(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW)) {
                 self.server_ending.notify_one();
             }
@@ -91,21 +124,30 @@ impl<D: Database> Watched<D> {
     }
 
     async fn watch(&mut self) -> Result<std::convert::Infallible, Unwatched> {
-        let sql = self.database.connect_sql("outboxd monitor").await?;
+        let limit = self.silence_max;
+        let sql = within(limit, self.database.connect_sql("outboxd monitor")).await?;
+        self.heard();
         loop {
-            if let Some(progress) = sql.slot_progress(&self.database.options().slot).await? {
+            let progress = within(limit, sql.slot_progress(&self.database.options().slot)).await?;
+            self.heard();
+            if let Some(progress) = progress {
                 let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
                 // Asked of the server: what the stream has brought so far says little while nobody reads it.
                 self.report.lag(progress.lag_bytes);
                 self.report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
             }
-            self.record(&sql).await;
+            // Whoever locks the record's row does not make the server silent.
+            within(limit, self.record(&sql).map(Ok::<_, CatalogError>)).await?;
             tokio::select! {
                 biased;
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(INTERVAL.min(limit / LOOKS_IN_SILENCE)) => {}
                 () = closed(&sql) => {}
             }
         }
+    }
+
+    fn heard(&self) {
+        self.hears.send_replace(Instant::now());
     }
 
     async fn record(&mut self, sql: &D::Sql) {
@@ -122,6 +164,13 @@ impl<D: Database> Watched<D> {
         }
         self.recorded_at = Instant::now();
     }
+}
+
+async fn within<T, E: Into<Unwatched>>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, Unwatched> {
+    tokio::time::timeout(limit, answer).await.map_err(|_| Unwatched::NoAnswer(limit))?.map_err(Into::into)
 }
 
 /// Only another row's confirm makes the record due: writing it moves the slot's position too, and an idle database would
@@ -144,6 +193,19 @@ enum Unwatched {
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    #[error("no answer within {} ms", .0.as_millis())]
+    NoAnswer(Duration),
+}
+
+impl Unwatched {
+    /// SQLSTATE, where the server sent one: also a refusal is an answer.
+    fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Unwatched::Connect(error) => error.sqlstate(),
+            Unwatched::Catalog(error) => error.sqlstate(),
+            Unwatched::NoAnswer(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]

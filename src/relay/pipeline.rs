@@ -152,6 +152,11 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
                     self.take_what_is_ready()?;
                 }
                 () = monitor.server_ending() => return Err(Fault::ServerEnding),
+                // Whoever does not read, because the broker takes nothing, hears no silence either; and must not keep the
+                // fence from an instance that has the slot by now.
+                for_at_least = monitor.server_silent(), if !may_read => {
+                    return Err(Fault::ServerSilent { for_at_least });
+                }
                 () = sleep_until(Some(wake)) => {}
             }
         }
@@ -351,7 +356,10 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.delivery.hear_out()).await;
         }
         let left = self.left();
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.finish(left.progress.confirmed)).await;
+        let Self { stream, delivery, .. } = self;
+        // And the fence with it: an instance that has the slot already need not wait for our goodbye to PostgreSQL.
+        drop(delivery);
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.finish(left.progress.confirmed)).await;
         left
     }
 

@@ -13,6 +13,7 @@ use super::{
     broker::Broker,
     database::{Backlog, Database, Rows, Sql},
     delivery::Delivery,
+    fence_queue,
 };
 use crate::{
     admin::Reporter,
@@ -141,6 +142,8 @@ pub async fn recover<D: Database, B: Broker>(
     let (at, order, taken_at) =
         (backlog.consistent_point(), backlog.rows().order(), backlog.rows().taken_at());
     let mut delivery = Delivery::new(publisher, Progress::default(), relay, report);
+    // The instance that had the slot may hang, and still hold messages.
+    delivery.fence(&fence_queue(&database.slot, &identity.system_id));
     let published = publish_backlog(backlog, &mut delivery, mapping, relay, report, &mut shutdown).await;
     delivery.close().await;
     let Backfilled::Done { rows, .. } = published? else { return Err(RecoveryError::CutShort) };

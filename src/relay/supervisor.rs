@@ -12,6 +12,7 @@ use super::{
     broker::Broker,
     database::{Backlog, Database, Replication, Rows, Sql},
     delivery::Delivery,
+    fence_queue,
     monitor::Monitor,
     pipeline::{Drained, Left, Pipeline},
 };
@@ -187,7 +188,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 connected.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??
             }
         };
-        let monitor = Monitor::start(database, &known.holder, self.report);
+        let monitor = Monitor::start(database, &known.holder, self.report, relay.server_silence_max);
         let mut delivery = Delivery::new(publisher, known.progress, relay, self.report);
 
         let acquired = {
@@ -201,6 +202,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                         return Ok(known.ended());
                     }
                     acquired = &mut acquire => break acquired?,
+                    for_at_least = monitor.server_silent() => return Err(Fault::ServerSilent { for_at_least }),
                     // Nothing is in flight yet: this only notices a broker that goes away while standing by.
                     idle = delivery.idle() => idle?,
                 }
@@ -210,6 +212,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         if let Some(side) = known.lost.take() {
             self.report.reconnected(side);
         }
+        // After the slot, so that whoever merely waits asks one server and not two, and never holds what another needs.
+        delivery.fence(&fence_queue(&database.options().slot, &evidence.server.system_id));
         let mut deadline = shutdown.clone();
         let begin = async {
             let (streaming, made) = match acquired {
@@ -234,6 +238,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let begun = tokio::select! {
             biased;
             begun = begin => begun?,
+            // Nobody listens on the connection that holds the temporary slot, and a row that does not come is no error.
+            for_at_least = monitor.server_silent() => return Err(Fault::ServerSilent { for_at_least }),
             () = deadline.overdue() => None,
         };
         let Some(Streaming { stream, flushed }) = begun else {

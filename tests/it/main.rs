@@ -21,7 +21,9 @@ mod replay;
 mod scale;
 mod slot;
 mod stage;
+mod standby;
 #[path = "../support/mod.rs"]
 mod support;
 mod tables;
 mod tls;
+mod trace;

@@ -481,10 +481,10 @@ async fn subscriptions_are_declared_and_declared_again() {
     let subscriptions = vec![plain, parts, log];
     let options = BrokerOptions { subscriptions: subscriptions.clone(), ..broker.options() };
 
-    let missing = inspect(&options, "outboxd check").await;
+    let missing = inspect(&options, "outboxd check", &[]).await;
     assert!(missing.iter().all(|check| check.finding.is_ok()), "{missing:#?}");
     let verify_only = BrokerOptions { declare: false, ..options.clone() };
-    let problems = inspect(&verify_only, "outboxd check").await;
+    let problems = inspect(&verify_only, "outboxd check", &[]).await;
     let wrong = problems.iter().filter(|check| check.finding.is_err()).count();
     assert_eq!(wrong, 10, "2 exchanges, 6 queues, 2 dead letter queues: {problems:#?}");
 
@@ -517,7 +517,7 @@ async fn subscriptions_are_declared_and_declared_again() {
     assert_eq!(seen.len(), 50);
     assert!(used > 1, "all in one partition");
     for options in [&options, &verify_only] {
-        let checks = inspect(options, "outboxd check").await;
+        let checks = inspect(options, "outboxd check", &[]).await;
         assert!(checks.iter().all(|check| check.finding.is_ok()), "{checks:#?}");
     }
 }
@@ -532,12 +532,12 @@ async fn inspection_finds_every_difference_in_one_go_and_creates_nothing() {
     queue(&channel, &queue_name, &[("x-max-length", AMQPValue::LongLongInt(5))]).await;
     let subscriptions = vec![subscription(&queue_name, &events)];
     let options = BrokerOptions { subscriptions, ..broker.options() };
-    let checks = inspect(&options, "outboxd check").await;
+    let checks = inspect(&options, "outboxd check", &[]).await;
     let problems: Vec<_> = checks.iter().filter_map(|check| check.finding.as_ref().err()).collect();
     assert_eq!(problems.len(), 2, "{checks:#?}");
     assert!(problems[0].what.contains(&events) && problems[1].what.contains(&queue_name), "{problems:#?}");
     let verify_only = BrokerOptions { declare: false, ..options.clone() };
-    let checks = inspect(&verify_only, "outboxd check").await;
+    let checks = inspect(&verify_only, "outboxd check", &[]).await;
     let dead = checks.iter().find(|check| check.name.contains(".dead")).unwrap();
     assert!(dead.finding.is_err(), "it was not created by the first inspection");
 

@@ -5,38 +5,9 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use crate::{
-    stage::{PATIENCE, Stage, eventually, source, until},
-    support::{Daemon, shared_postgres, unique},
+    stage::{PATIENCE, Stage, eventually, until},
+    support::{shared_postgres, unique},
 };
-
-#[tokio::test]
-async fn of_two_instances_started_at_once_one_publishes_the_backlog() {
-    let mut stage = Stage::shared("two").await;
-    stage.workload.transactions = 800;
-    stage.write().await;
-    stage.source = "delivery.in_flight_max = 32".to_owned();
-    stage.consume().await;
-    let mut daemons = [Daemon::start(&stage.config()), Daemon::start(&stage.config())];
-    for daemon in &mut daemons {
-        daemon.wait_ready(PATIENCE).await;
-    }
-    stage.verdict().await.assert_delivered(0);
-    let [one, other] = &daemons;
-    eventually("one streams and the other stands by", async || {
-        let mut states = [source(one, "orders").await, source(other, "orders").await]
-            .map(|source| source["state"].as_str().unwrap_or_default().to_owned());
-        states.sort();
-        states == ["standby", "streaming"]
-    })
-    .await;
-
-    // The one that waited does not publish the backlog when its turn comes.
-    let leader = usize::from(source(other, "orders").await["state"] == "streaming");
-    daemons[leader].kill9().await;
-    until(&daemons[1 - leader], "orders", |shown| shown["state"] == "streaming").await;
-    stage.write_row("late", 1, "OrderCreated").await;
-    stage.verdict().await.assert_delivered(0);
-}
 
 #[tokio::test]
 async fn a_slot_that_is_gone_is_not_made_anew() {

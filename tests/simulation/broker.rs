@@ -19,12 +19,13 @@ use outboxd::{
 use tokio::time::Instant;
 
 use crate::{
+    fence::FenceOf,
     sabotage::Sabotage,
     wal::RowId,
     world::{Link, Said, State, World},
 };
 
-type ConnectionId = u64;
+pub(crate) type ConnectionId = u64;
 
 #[derive(Default)]
 pub(crate) struct Broker {
@@ -38,17 +39,21 @@ pub(crate) struct Broker {
     /// It has a bad time: it nacks much, or is slow.
     pub(crate) trouble: bool,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    /// Exclusive queues, and whose they are.
+    pub(crate) fences: BTreeMap<String, ConnectionId>,
     /// On the way, by when they arrive; no two of a connection overtake.
-    arrivals: BTreeMap<(Instant, u64), Arrival>,
+    pub(crate) arrivals: BTreeMap<(Instant, u64), Arrival>,
     last_connection: ConnectionId,
     last_arrival: u64,
 }
 
-struct Arrival {
-    connection: ConnectionId,
+pub(crate) struct Arrival {
+    pub(crate) connection: ConnectionId,
     row: RowId,
     /// Which of the connection's publishes.
     serial: u64,
+    /// The fence that the connection had.
+    fence: Option<String>,
 }
 
 pub(crate) struct Connection {
@@ -59,6 +64,11 @@ pub(crate) struct Connection {
     last_serial: u64,
     arrives_after: Instant,
     blocked_told: bool,
+    pub(crate) fence: FenceOf,
+    /// The client is silent: then the broker closes the connection.
+    pub(crate) silent_until: Option<Instant>,
+    /// The client has dropped it, and the broker does not know.
+    pub(crate) abandoned: bool,
 }
 
 struct Sent {
@@ -73,17 +83,19 @@ impl State {
     /// Takes in what has arrived at the broker by now.
     pub(crate) fn arrive(&mut self) {
         let now = self.now();
+        self.miss_heartbeats(now);
         while !self.broker.alarm
             && !self.broker.down
             && let Some(next) = self.broker.arrivals.first_entry()
             && next.key().0 <= now
         {
             let arrival = next.remove();
-            self.take_in(&arrival, now);
+            self.take_in(arrival, now);
         }
     }
 
-    fn take_in(&mut self, &Arrival { connection, row, serial }: &Arrival, now: Instant) {
+    fn take_in(&mut self, Arrival { connection, row, serial, fence }: Arrival, now: Instant) {
+        self.accepted(connection, fence.as_deref());
         let routed = self.broker.declared && !self.broker.unbound;
         let nack_one_in = if self.broker.trouble { 3 } else { self.scenario.nack_one_in };
         let nacked = routed && self.one_in(nack_one_in);
@@ -130,7 +142,7 @@ impl State {
         self.drop_arrivals(id);
     }
 
-    fn drop_arrivals(&mut self, id: ConnectionId) {
+    pub(crate) fn drop_arrivals(&mut self, id: ConnectionId) {
         let on_its_way: Vec<_> = self
             .broker
             .arrivals
@@ -157,6 +169,7 @@ impl State {
         let Some(connection) = self.broker.connections.get_mut(&id) else { return };
         let process = connection.process;
         let hung = connection.link != Link::Up;
+        let fence = connection.fence.name();
         connection.last_serial += 1;
         let serial = connection.last_serial;
         connection.unanswered.push_back(Sent { serial, tag, row, bytes: message.size(), answer: None });
@@ -166,7 +179,7 @@ impl State {
         if !hung {
             self.broker.last_arrival += 1;
             let key = (arrives, self.broker.last_arrival);
-            self.broker.arrivals.insert(key, Arrival { connection: id, row, serial });
+            self.broker.arrivals.insert(key, Arrival { connection: id, row, serial, fence });
         }
         self.published(process, id, row, &unanswered);
     }
@@ -182,6 +195,15 @@ impl State {
         };
         let Some(connection) = self.broker.connections.get_mut(&id) else { return Said::This(Err(gone())) };
         let process = connection.process;
+        if connection.link == Link::Up
+            && let Some(said) = self.take_fence(id)
+        {
+            return match said {
+                Said::This(answer) => Said::This(Ok(PublisherEvent::Fence(answer))),
+                Said::NothingBefore(at) => Said::NothingBefore(at),
+            };
+        }
+        let Some(connection) = self.broker.connections.get_mut(&id) else { return Said::This(Err(gone())) };
         if !matches!(connection.link, Link::Hung(_)) {
             let mut outcomes = Vec::new();
             let mut last_confirmed = None;
@@ -268,8 +290,16 @@ pub(crate) struct SimulatedPublisher {
 impl Drop for SimulatedPublisher {
     fn drop(&mut self) {
         self.world.change(|state| {
-            state.cut_broker_connection(self.id);
-            state.broker.connections.remove(&self.id);
+            match state.broker.connections.get_mut(&self.id) {
+                // Its end does not hear the goodbye.
+                Some(connection) if connection.silent_until.is_some() && connection.link != Link::Cut => {
+                    connection.abandoned = true;
+                }
+                _ => {
+                    state.cut_broker_connection(self.id);
+                    state.broker.connections.remove(&self.id);
+                }
+            }
         });
     }
 }
@@ -296,6 +326,9 @@ impl Reachable for SimulatedBroker {
                 last_serial: 0,
                 arrives_after: state.now(),
                 blocked_told: false,
+                fence: FenceOf::Nothing,
+                silent_until: None,
+                abandoned: false,
             };
             state.broker.connections.insert(id, connection);
             Ok(id)
@@ -305,6 +338,14 @@ impl Reachable for SimulatedBroker {
 }
 
 impl Publisher for SimulatedPublisher {
+    fn fence(&mut self, queue: &str) {
+        self.world.look(|state| {
+            if let Some(connection) = state.broker.connections.get_mut(&self.id) {
+                connection.fence = FenceOf::Asks { queue: queue.to_owned(), told_busy: false };
+            }
+        });
+    }
+
     fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {
         self.waiting.push_back((tag, message));
     }

@@ -61,10 +61,12 @@ pub(crate) enum Fault {
     ProcessEnds,
     /// SIGTERM with little time to drain, and a new start.
     ProcessEndsInHaste,
+    /// SIGSTOP, and SIGCONT a while later.
+    ProcessFreezes,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 26] = [
+    pub(crate) const ALL: [Fault; 27] = [
         Fault::PostgresCut,
         Fault::PostgresHangs,
         Fault::PostgresCrashes,
@@ -91,6 +93,7 @@ impl Fault {
         Fault::ProcessCrashes,
         Fault::ProcessEnds,
         Fault::ProcessEndsInHaste,
+        Fault::ProcessFreezes,
     ];
 
     pub(crate) async fn happen(self, run: &mut Run) {
@@ -179,13 +182,8 @@ impl Fault {
                 }
             }),
             Fault::BrokerHangs => world.change(|state| {
-                let now = state.now();
                 for id in state.some(|state| state.broker.connections.keys().copied().collect()) {
-                    if let Some(connection) =
-                        state.broker.connections.get_mut(&id).filter(|connection| connection.link == Link::Up)
-                    {
-                        connection.link = Link::Hung(now);
-                    }
+                    state.hang_broker_connection(id);
                 }
             }),
             Fault::BrokerDown => {
@@ -214,6 +212,7 @@ impl Fault {
             Fault::ProcessCrashes => run.crash().await,
             Fault::ProcessEnds => run.end(30_000).await,
             Fault::ProcessEndsInHaste => run.end(300).await,
+            Fault::ProcessFreezes => run.freeze_one(),
         }
     }
 }

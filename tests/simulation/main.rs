@@ -11,6 +11,7 @@
 
 mod broker;
 mod faults;
+mod fence;
 mod oracle;
 mod postgres;
 mod run;

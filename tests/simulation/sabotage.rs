@@ -21,6 +21,8 @@ pub(crate) enum Sabotage {
     HoldTwice,
     /// The slot's record is not read, so that a slot that is gone looks like one that never was.
     ForgetRecord,
+    /// Everybody gets the fence.
+    NoFence,
 }
 
 /// Some seed breaks a promise under the sabotage.
@@ -68,4 +70,9 @@ fn a_relay_that_exceeds_its_memory_is_caught() {
 #[test]
 fn a_relay_that_makes_a_slot_silently_is_caught() {
     is_caught(Sabotage::ForgetRecord);
+}
+
+#[test]
+fn a_relay_that_publishes_without_the_fence_is_caught() {
+    is_caught(Sabotage::NoFence);
 }

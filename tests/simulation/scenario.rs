@@ -38,6 +38,8 @@ pub(crate) struct Scenario {
     /// A confirm never comes.
     pub(crate) mute_one_in: u32,
     pub(crate) heartbeat: Duration,
+    /// The user has no right to the fence, so instances may publish at the same time.
+    pub(crate) unfenced: bool,
 
     // What goes wrong.
     pub(crate) instances: u32,
@@ -52,7 +54,7 @@ impl Scenario {
         let (pipelined, drop, skip, calm, slow) = (one_in(3), one_in(3), one_in(8), one_in(10), one_in(6));
         let (invalid, stalls, nacks, mutes) = (one_in(30), one_in(4), one_in(3), one_in(4));
         let (few_bytes, two_instances, empty_transactions) = (one_in(4), one_in(4), one_in(4));
-        let (backlog, large) = (one_in(2), one_in(4));
+        let (backlog, large, unfenced) = (one_in(2), one_in(4), one_in(10));
         let pick = |rng: &mut fastrand::Rng, values: &[u64]| values[rng.usize(0..values.len())];
         let in_flight_max = pick(&mut rng, &[1, 2, 3, 5, 8, 13, 40, 1000]) as usize;
         let wal_sender_timeout = Duration::from_millis(pick(&mut rng, &[1_000, 2_000, 6_000]));
@@ -97,6 +99,7 @@ impl Scenario {
             nack_one_in: if nacks { pick(&mut rng, &[4, 20]) as u32 } else { 0 },
             mute_one_in: if mutes { 100 } else { 0 },
             heartbeat: Duration::from_millis(pick(&mut rng, &[1_000, 5_000])),
+            unfenced: unfenced && sabotage.is_none(),
             instances: if two_instances { 2 } else { 1 },
             faults: if calm { Vec::new() } else { kinds },
             between_faults_ms: pick(&mut rng, &[30, 200, 1_000]),

@@ -1,8 +1,10 @@
 //! Everything of one simulation that is not the product: two servers, an oracle, one source of chance and one clock.
 
 use std::{
+    collections::BTreeMap,
     ops::RangeInclusive,
     sync::{Arc, Mutex},
+    task::Waker,
     time::Duration,
 };
 
@@ -26,6 +28,8 @@ pub(crate) struct State {
     pub(crate) postgres: Server,
     pub(crate) broker: Broker,
     pub(crate) oracle: Oracle,
+    /// Processes that were stopped, and what lets them go on.
+    pub(crate) frozen: BTreeMap<u64, Option<Waker>>,
     pub(crate) began: Instant,
     /// Nothing goes wrong any more.
     pub(crate) peace: bool,
@@ -57,6 +61,7 @@ impl World {
             postgres: Server::default(),
             broker: Broker::default(),
             oracle: Oracle::new(&scenario),
+            frozen: BTreeMap::new(),
             scenario,
             began: Instant::now(),
             peace: false,

@@ -14,6 +14,9 @@ use lapin::{
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
+/// How long a node may take to answer a new connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+
 /// A running consumer; stops when dropped, and its queue stays.
 #[derive(Debug)]
 pub struct Consumer {
@@ -79,7 +82,11 @@ async fn consume(url: &str, queue: &str, oracle: &Oracle) -> Result<(), lapin::E
 }
 
 async fn connect(url: &str) -> Result<(Connection, Channel), lapin::Error> {
-    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    // A node that is going down may take a connection and never answer.
+    let connecting = Connection::connect(url, ConnectionProperties::default());
+    let connection = tokio::time::timeout(CONNECT_LIMIT, connecting)
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?;
     let channel = connection.create_channel().await?;
     Ok((connection, channel))
 }

@@ -75,6 +75,25 @@ impl Oracle {
 }
 
 impl State {
+    /// Two instances never publish at the same time: of two connections with one fence, the messages of the second begin
+    /// where those of the first end.
+    pub(crate) fn accepted(&mut self, connection: u64, fence: Option<&str>) {
+        if self.scenario.unfenced {
+            return;
+        }
+        let oracle = &mut self.oracle;
+        let Some(fence) = fence else {
+            return oracle.violated(format!("connection {connection} publishes without a fence"));
+        };
+        match oracle.publishing.insert(fence.to_owned(), connection) {
+            Some(before) if before != connection => drop(oracle.superseded.insert(before)),
+            _ => {}
+        }
+        if oracle.superseded.contains(&connection) {
+            oracle.violated(format!("connection {connection} publishes although another took over from it"));
+        }
+    }
+
     /// A message is handed to the broker.
     pub(crate) fn published(
         &mut self,

@@ -36,6 +36,10 @@ pub(crate) struct Oracle {
     gaps: HashSet<&'static str>,
     /// Processes that run `outboxd recover`.
     pub(crate) recovering: HashSet<u64>,
+    /// By fence: the connection whose message was accepted last.
+    publishing: HashMap<String, u64>,
+    /// Connections behind which another one has published.
+    superseded: HashSet<u64>,
     pub(crate) duplicates: u64,
     pub(crate) deliveries: u64,
 }
@@ -84,6 +88,8 @@ struct ProcessSeen {
     has_slot: bool,
     /// When it lost the slot, and knew.
     left: Option<Instant>,
+    frozen: bool,
+    thawed: Option<Instant>,
     identity: Option<(u32, u32)>,
     session: SessionId,
     /// Of the session.
@@ -117,6 +123,8 @@ impl Oracle {
             sealed: HashSet::new(),
             gaps: HashSet::from(["which did not come to its end"]),
             recovering: HashSet::new(),
+            publishing: HashMap::new(),
+            superseded: HashSet::new(),
             duplicates: 0,
             deliveries: 0,
         }
@@ -189,7 +197,20 @@ impl Oracle {
     pub(crate) fn left_slot(&mut self, process: u64, knows: Option<Instant>) {
         let process = self.process(process);
         process.has_slot = false;
-        process.left = knows;
+        process.left = knows.filter(|_| !process.frozen);
+    }
+
+    /// A frozen process notices nothing, and is not to blame for what it does not do.
+    pub(crate) fn frozen(&mut self, process: u64) {
+        let process = self.process(process);
+        process.frozen = true;
+        process.left = None;
+    }
+
+    pub(crate) fn thawed(&mut self, process: u64, now: Instant) {
+        let process = self.process(process);
+        process.frozen = false;
+        process.thawed = Some(now);
     }
 
     pub(crate) fn session_began(&mut self, process: u64, session: SessionId) {

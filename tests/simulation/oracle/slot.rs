@@ -59,6 +59,9 @@ impl State {
         let heard = streaming.commits.get(&behind.commit_lsn).is_some_and(|at| *at < by);
         let oracle = &self.oracle;
         let Some(seen) = oracle.processes.get(&process) else { return };
+        if seen.frozen || seen.thawed.is_some_and(|thawed| thawed >= by) {
+            return;
+        }
         let settled = |id: &RowId| {
             let last = oracle.rows.get(id).and_then(|row| row.settled.iter().rfind(|s| s.by == process));
             last.is_some_and(|last| last.at < by) && seen.done.get(id) == Some(&seen.epoch)

@@ -1,5 +1,6 @@
 //! One simulation: a service that writes, instances of outboxd that come and go, faults, and then peace.
 
+mod freezing;
 mod process;
 mod put_back;
 mod recovery;

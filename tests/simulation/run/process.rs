@@ -9,7 +9,7 @@ use outboxd::{
 };
 use tokio::task::JoinHandle;
 
-use super::Run;
+use super::{Run, freezing::while_not_frozen};
 use crate::{broker::SimulatedBroker, postgres::SimulatedDatabase, sabotage::Sabotage};
 
 /// An instance of outboxd: a place where a process runs, most of the time.
@@ -67,7 +67,8 @@ impl Run {
         let (id, source) = self.source();
         let (trigger, shutdown) = shutdown();
         let board = Board::new();
-        let task = tokio::spawn(supervise(source, board.reporter("orders"), shutdown));
+        let supervised = supervise(source, board.reporter("orders"), shutdown);
+        let task = tokio::spawn(while_not_frozen(self.world.clone(), id, supervised));
         self.processes.push(Process { id, board, trigger, task });
         self.world.look(|state| state.note(|| format!("process {id} starts")));
     }

@@ -1,0 +1,28 @@
+//! Who may publish: the name of a source's fence, and what to say of it. What a fence is, the room `rabbitmq` knows.
+//!
+//! The slot alone keeps two instances from streaming, but not from publishing: one that was frozen, or cut off from
+//! PostgreSQL, has lost the slot and may yet send what it holds. The fence is taken after the slot and before the first
+//! publish, and given up with the connection to the broker.
+
+/// The fence of whoever relays from `slot`.
+///
+/// `server` is the system identifier: services may share a virtual host and name their slots alike, on PostgreSQL servers of
+/// their own. A promoted replica has the identifier of its primary, so failover does not let two instances publish.
+pub fn fence_queue(slot: &str, server: &str) -> String {
+    format!("outboxd.publisher.{slot}.{server}")
+}
+
+pub(super) fn busy(text: &str) -> String {
+    format!(
+        "the slot is ours, and another instance's connection to RabbitMQ is not gone yet ({text}); publishing begins when the \
+         broker has ended it, after three missed heartbeats at the latest; if it stays, an instance there hangs: see \
+         `rabbitmqctl list_queues name owner_pid`"
+    )
+}
+
+pub(super) fn denied(text: &str) -> String {
+    format!(
+        "publishing without a fence ({text}): an instance that was frozen or cut off may go on to publish for a moment after \
+         another took over; grant the user configure on ^outboxd\\.publisher\\. (rabbitmqctl set_permissions)"
+    )
+}

@@ -1,0 +1,120 @@
+//! Exclusive queues, and connections whose clients are silent: whoever has a fence keeps it until the broker ends his
+//! connection, and has taken in everything that came on it.
+
+use std::time::Duration;
+
+use outboxd::rabbitmq::Fence;
+use tokio::time::Instant;
+
+use crate::{
+    broker::{Connection, ConnectionId},
+    sabotage::Sabotage,
+    world::{Link, Said, State},
+};
+
+/// What a connection has to do with a fence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FenceOf {
+    Nothing,
+    Asks { queue: String, told_busy: bool },
+    Has(String),
+    Denied,
+}
+
+/// How often a client asks for a fence that it cannot have.
+const FENCE_RETRY: Duration = Duration::from_millis(200);
+
+impl FenceOf {
+    pub(crate) fn name(&self) -> Option<String> {
+        match self {
+            FenceOf::Has(queue) => Some(queue.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    /// The broker gives up connections whose clients are silent. A client that hears nothing does not hear of that.
+    pub(crate) fn miss_heartbeats(&mut self, now: Instant) {
+        let connections = &self.broker.connections;
+        let silent: Vec<_> = connections
+            .iter()
+            .filter(|(_, connection)| connection.silent_until.is_some_and(|until| until <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in silent {
+            self.note(|| format!("broker: connection {id} missed its heartbeats"));
+            self.drop_arrivals(id);
+            self.broker.fences.retain(|_, holder| *holder != id);
+            let Some(connection) = self.broker.connections.get_mut(&id) else { continue };
+            connection.silent_until = None;
+            if connection.link == Link::Up {
+                connection.link = Link::Cut;
+            }
+            if connection.abandoned {
+                self.broker.connections.remove(&id);
+            }
+        }
+    }
+
+    /// From now on nothing comes from the client; the broker notices after two to three heartbeats.
+    fn fall_silent(&mut self, id: ConnectionId) {
+        let heartbeat = self.scenario.heartbeat;
+        let until = self.now() + heartbeat * 2 + self.rng.u32(0..=1000) * heartbeat / 1000;
+        if let Some(connection) = self.broker.connections.get_mut(&id) {
+            connection.silent_until.get_or_insert(until);
+        }
+    }
+
+    /// Nothing passes any more, in either direction.
+    pub(crate) fn hang_broker_connection(&mut self, id: ConnectionId) {
+        let now = self.now();
+        if let Some(connection) = self.broker.connections.get_mut(&id)
+            && connection.link == Link::Up
+        {
+            connection.link = Link::Hung(now);
+            self.fall_silent(id);
+        }
+    }
+
+    /// The process sends nothing, not even heartbeats, or does so again.
+    pub(crate) fn broker_hears(&mut self, process: u64, hears: bool) {
+        let of_process = |(id, connection): (&ConnectionId, &Connection)| {
+            (connection.process == process && connection.link == Link::Up).then_some(*id)
+        };
+        for id in self.broker.connections.iter().filter_map(of_process).collect::<Vec<_>>() {
+            if !hears {
+                self.fall_silent(id);
+            } else if let Some(connection) = self.broker.connections.get_mut(&id) {
+                connection.silent_until = None;
+            }
+        }
+    }
+
+    /// queue.declare of an exclusive queue. It goes with its connection, after everything that the connection has sent.
+    pub(crate) fn take_fence(&mut self, id: ConnectionId) -> Option<Said<Fence>> {
+        let connection = self.broker.connections.get_mut(&id)?;
+        let FenceOf::Asks { queue, told_busy } = &mut connection.fence else { return None };
+        let (queue, told) = (queue.clone(), std::mem::replace(told_busy, true));
+        if self.scenario.unfenced {
+            connection.fence = FenceOf::Denied;
+            return Some(Said::This(Fence::Denied { text: "ACCESS_REFUSED".to_owned() }));
+        }
+        let busy = self.broker.fences.get(&queue).is_some_and(|holder| {
+            let lives = self.broker.connections.get(holder).is_some_and(|holder| holder.link != Link::Cut);
+            lives || self.broker.arrivals.values().any(|arrival| arrival.connection == *holder)
+        });
+        if busy && self.scenario.sabotage != Some(Sabotage::NoFence) {
+            return Some(match told {
+                false => Said::This(Fence::Busy { text: "RESOURCE_LOCKED".to_owned() }),
+                true => Said::NothingBefore(Some(self.now() + FENCE_RETRY)),
+            });
+        }
+        self.note(|| format!("broker: connection {id} has {queue}"));
+        self.broker.fences.insert(queue.clone(), id);
+        if let Some(connection) = self.broker.connections.get_mut(&id) {
+            connection.fence = FenceOf::Has(queue);
+        }
+        Some(Said::This(Fence::Held))
+    }
+}

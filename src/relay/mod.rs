@@ -6,6 +6,7 @@
 //!   pipeline   the replication stream              > Delivery (ledger and publisher) -> broker
 //! recovery     a new slot in place of a lost one  \
 //! replay       rows published again                > backfill, on request
+//! monitor, cleanup   beside the stream: how far the slot is; confirmed rows go from the table
 //! fault        what went wrong, and the verdict: again, or halt
 //! database, broker   what all of these ask of the two servers
 //! ```
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 mod backfill;
 pub mod broker;
+mod cleanup;
 pub mod database;
 mod delivery;
 mod fault;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use crate::{
-    stage::{PATIENCE, Stage, alive, eventually, say, source, until, until_state},
+    stage::{PATIENCE, Stage, alive, eventually, say, until, until_state},
     support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq},
 };
 
@@ -30,28 +30,50 @@ async fn deleted(daemon: &Daemon) -> usize {
     daemon.count("orders", "rows_deleted_total").await
 }
 
-fn insert(payload: &str, more: &str) -> String {
+fn insert(payload: &str) -> String {
     format!(
-        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', 'a', 'OrderCreated', '{payload}'){more}"
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', 'a', 'OrderCreated', '{payload}')"
     )
 }
 
-/// Waits until the clean-up has seen what is in the table now, and has had every chance to do wrong: the position that it
-/// waits for is asked for after its search, so rows that commit after this are of a later search. A row of a table that the
-/// stream knows nothing of would say it no better.
-async fn until_searched(client: &Client, daemon: &Daemon) {
-    let searches = async || {
-        let sql = "SELECT state_change::text FROM pg_stat_activity \
-                   WHERE application_name = 'outboxd cleanup orders' AND datname = current_database()";
-        client.query_opt(sql, &[]).await.unwrap().map(|row| row.get::<_, Option<String>>(0))
-    };
-    let before = searches().await;
+/// What the clean-up has the server do, or did last, and whether it has a pause.
+async fn cleaner(client: &Client) -> Option<(String, bool, String)> {
+    let sql = "SELECT query, state = 'idle', state_change::text FROM pg_stat_activity \
+               WHERE application_name = 'outboxd cleanup orders' AND datname = current_database()";
+    let row = client.query_opt(sql, &[]).await.unwrap()?;
+    Some((row.try_get(0).ok()?, row.try_get(1).ok()?, row.try_get(2).ok()?))
+}
+
+/// Waits until the clean-up has looked through the table again.
+async fn until_searched(client: &Client) {
+    let before = cleaner(client).await;
     eventually("the clean-up has looked at the table", async || {
-        assert_eq!(source(daemon, "orders").await["name"], "orders");
-        let now = searches().await;
+        let now = cleaner(client).await;
         now.is_some() && now != before
     })
     .await;
+}
+
+/// Waits until the clean-up has found rows and waits for their confirm, which does not come; then until PostgreSQL has been
+/// told the position twice again, with new WAL before, so that whatever passes has passed.
+async fn until_it_waits_in_vain(client: &Client) {
+    // It has looked at the publication, which comes last before it waits.
+    let waits = async || {
+        cleaner(client).await.is_some_and(|(query, idle, _)| idle && query.contains("pg_publication"))
+    };
+    eventually("rows are found", waits).await;
+    for _ in 0..2 {
+        client
+            .batch_execute("CREATE TABLE busy AS SELECT n FROM generate_series(1, 1000) n; DROP TABLE busy")
+            .await
+            .unwrap();
+        let told = "SELECT reply_time::text FROM pg_stat_replication \
+                    WHERE pid IN (SELECT active_pid FROM pg_replication_slots WHERE database = current_database())";
+        let told = async || client.query_one(told, &[]).await.unwrap().get::<_, String>(0);
+        let before = told().await;
+        eventually("PostgreSQL is told", async || told().await != before).await;
+    }
+    assert!(waits().await, "{:?}", cleaner(client).await);
 }
 
 #[tokio::test]
@@ -85,10 +107,7 @@ async fn rows_stay_while_the_position_is_held_and_go_when_it_passes() {
     stage.write_row("held", 1, "OrderChanged").await;
     stage.write_row("behind", 1, "OrderCreated").await;
     until_state(&daemon, "orders", "halted").await;
-    until_searched(&client, &daemon).await;
-    // WAL goes on; what is confirmed does not.
-    client.batch_execute("CREATE TABLE busy AS SELECT n FROM generate_series(1, 1000) n").await.unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until_it_waits_in_vain(&client).await;
     assert_eq!((count(&client, "outbox").await, deleted(&daemon).await), (2, 1));
 
     stage.bind("OrderChanged").await;
@@ -117,7 +136,7 @@ async fn the_retention_keeps_young_rows_and_rows_without_a_time() {
         client.batch_execute(&row).await.unwrap();
     }
     eventually("the old rows are gone", async || deleted(&daemon).await == 2).await;
-    until_searched(&client, &daemon).await;
+    until_searched(&client).await;
     let left = client.query("SELECT payload::text FROM outbox ORDER BY seq", &[]).await.unwrap();
     assert_eq!(left.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["2", "3"]);
 }
@@ -138,7 +157,6 @@ async fn a_row_that_is_old_and_commits_late_stays_until_it_is_confirmed() {
     .await
     .unwrap();
     let client = stage.client().await;
-    client.batch_execute("ALTER TABLE outbox_aggregates ADD seen int").await.unwrap();
     for _ in 0..3 {
         client
             .batch_execute(
@@ -151,8 +169,7 @@ async fn a_row_that_is_old_and_commits_late_stays_until_it_is_confirmed() {
     }
     open.commit().await.unwrap();
     until_state(&daemon, "orders", "halted").await;
-    until_searched(&client, &daemon).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    until_it_waits_in_vain(&client).await;
     assert_eq!(count(&client, "outbox").await, 1);
     stage.bind("OrderChanged").await;
     until_count(&client, "outbox", 0).await;
@@ -162,7 +179,7 @@ async fn a_row_that_is_old_and_commits_late_stays_until_it_is_confirmed() {
 /// place in WAL that the slot had confirmed by then; the row's commit must be before it, and its message must have arrived.
 #[tokio::test]
 async fn kill_9_under_load_removes_nothing_that_is_not_confirmed() {
-    let mut stage = cleaning("clean-kill").await;
+    let mut stage = cleaning("clean_kill").await;
     stage.workload.pause = Duration::from_millis(3);
     stage.source += "delivery.in_flight_max = 64\n";
     let slot = stage.slot();
@@ -219,21 +236,19 @@ async fn removed_ids(client: &Client) -> Vec<String> {
 /// either: what we hold, we hold for milliseconds.
 #[tokio::test]
 async fn nobody_is_waited_for() {
-    let mut stage = cleaning("held-rows").await;
-    stage.consume().await;
+    let mut stage = cleaning("held_rows").await;
     let daemon = stage.relay().await;
     let (mut holder, mut writer, client) = (stage.client().await, stage.client().await, stage.client().await);
-    // Held before it is seen, so that it stays.
+    // Nothing is routable yet, so the rows are there to be held.
+    let rows = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
+                SELECT 'Order', n::text, 'OrderCreated', '1' FROM generate_series(1, 500) n";
+    client.batch_execute(rows).await.unwrap();
     let held = holder.transaction().await.unwrap();
-    held.batch_execute("LOCK TABLE outbox IN ROW EXCLUSIVE MODE").await.unwrap();
-    client.batch_execute("INSERT INTO outbox (aggregatetype, aggregateid, type, payload) SELECT 'Order', n::text, 'OrderCreated', '1' FROM generate_series(1, 500) n").await.unwrap();
-    let id: String = held
-        .query_one("SELECT id::text FROM outbox ORDER BY seq LIMIT 1 FOR UPDATE", &[])
-        .await
-        .unwrap()
-        .get(0);
+    let hold = "SELECT id::text FROM outbox ORDER BY seq LIMIT 1 FOR UPDATE";
+    let id: String = held.query_one(hold, &[]).await.unwrap().get(0);
     let open = writer.transaction().await.unwrap();
-    open.batch_execute(&insert("2", "")).await.unwrap();
+    open.batch_execute(&insert("2")).await.unwrap();
+    stage.consume().await;
     until_count(&client, "outbox", 1).await;
     let left: String = client.query_one("SELECT id::text FROM outbox", &[]).await.unwrap().get(0);
     assert_eq!(left, id);
@@ -248,7 +263,7 @@ async fn nobody_is_waited_for() {
 #[tokio::test]
 async fn tables_of_any_name_and_key_are_cleaned() {
     for (name, columns) in
-        [("quoted", r#""The Id" int, PRIMARY KEY ("The Id", "SEQ")"#), ("no-key", r#""The Id" int"#)]
+        [("quoted", r#""The Id" int, PRIMARY KEY ("The Id", "SEQ")"#), ("no_key", r#""The Id" int"#)]
     {
         let mut stage = cleaning(name).await;
         let table = r#""My ""Schema"."Out.Box; --""#;
@@ -279,7 +294,7 @@ async fn tables_of_any_name_and_key_are_cleaned() {
 /// A place in one partition is a place in every other, too.
 #[tokio::test]
 async fn of_a_partitioned_table_the_row_in_the_right_partition_goes() {
-    let mut stage = cleaning("clean-parts").await;
+    let mut stage = cleaning("clean_parts").await;
     stage.source += "cleanup.retention_s = 3600\n";
     stage
         .sql(
@@ -307,7 +322,7 @@ async fn of_a_partitioned_table_the_row_in_the_right_partition_goes() {
     inbox.bodies(6).await;
     let client = stage.client().await;
     until_count(&client, "outbox WHERE payload = 'goes'", 0).await;
-    until_searched(&client, &daemon).await;
+    until_searched(&client).await;
     assert_eq!((count(&client, "outbox").await, deleted(&daemon).await), (3, 3));
 }
 
@@ -364,7 +379,7 @@ async fn a_table_that_is_not_published_any_more_keeps_its_rows() {
     stage.consume().await;
     let daemon = stage.relay().await;
     let client = stage.client().await;
-    client.batch_execute(&insert("1", "")).await.unwrap();
+    client.batch_execute(&insert("1")).await.unwrap();
     until_count(&client, "outbox", 0).await;
     let slot = stage.slot();
     client
@@ -374,7 +389,7 @@ async fn a_table_that_is_not_published_any_more_keeps_its_rows() {
         )
         .await
         .unwrap();
-    client.batch_execute(&insert("2", "")).await.unwrap();
+    client.batch_execute(&insert("2")).await.unwrap();
     eventually("somebody is told", async || daemon.log().contains("does not hold the table")).await;
     // The position is beyond the row, which was never published.
     let end = "SELECT (pg_current_wal_lsn() - '0/0')::bigint";
@@ -390,14 +405,14 @@ async fn a_table_that_is_not_published_any_more_keeps_its_rows() {
 
 #[tokio::test]
 async fn a_standby_removes_nothing() {
-    let mut stage = cleaning("clean-standby").await;
+    let mut stage = cleaning("clean_standby").await;
     stage.consume().await;
     let mut leader = stage.relay().await;
     let standby = stage.relay().await;
     until_state(&standby, "orders", "standby").await;
     let client = stage.client().await;
     for _ in 0..3 {
-        client.batch_execute(&insert("1", "")).await.unwrap();
+        client.batch_execute(&insert("1")).await.unwrap();
         until_count(&client, "outbox", 0).await;
         let cleaners = "SELECT count(*) FROM pg_stat_activity \
                         WHERE application_name LIKE 'outboxd cleanup%' AND datname = current_database()";
@@ -406,7 +421,7 @@ async fn a_standby_removes_nothing() {
     assert_eq!((deleted(&leader).await, deleted(&standby).await), (3, 0));
     leader.kill9().await;
     until_state(&standby, "orders", "streaming").await;
-    client.batch_execute(&insert("1", "")).await.unwrap();
+    client.batch_execute(&insert("1")).await.unwrap();
     until_count(&client, "outbox", 0).await;
     assert_eq!(deleted(&standby).await, 1);
 }
@@ -416,7 +431,7 @@ async fn a_standby_removes_nothing() {
 async fn a_large_backlog_goes_in_small_batches() {
     const ROWS: i64 = 100_000;
     let postgres = Postgres::start(PostgresOptions::default()).await;
-    let mut stage = Stage::on("clean-large", &postgres, shared_rabbitmq().await).await;
+    let mut stage = Stage::on("clean_large", &postgres, shared_rabbitmq().await).await;
     stage.consume().await;
     stage
         .sql(

@@ -73,11 +73,12 @@ fn every_promise_holds_under_every_seed() {
         );
     }
     println!(
-        "{} seeds in {:.1} s: {} deliveries, of which {} duplicates",
+        "{} seeds in {:.1} s: {} deliveries, of which {} duplicates; {} rows removed",
         sums.seeds,
         began.elapsed().as_secs_f64(),
         sums.deliveries,
-        sums.duplicates
+        sums.duplicates,
+        sums.removals
     );
 }
 
@@ -122,6 +123,7 @@ fn the_oracle_catches_what_a_relay_could_do_wrong() {
         Sabotage::SkipOnResume,
         Sabotage::DeclareOnlyAtFirst,
         Sabotage::HoldTwice,
+        Sabotage::RemoveAtOnce,
     ] {
         caught(sabotage, 500);
     }

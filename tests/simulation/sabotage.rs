@@ -14,6 +14,8 @@ pub(crate) enum Sabotage {
     SkipOnResume,
     /// Exchange, queue and binding are declared by the first connection only.
     DeclareOnlyAtFirst,
+    /// Rows are removed as soon as they are seen.
+    RemoveAtOnce,
     /// Twice the messages that `in_flight_max` allows are held.
     HoldTwice,
 }

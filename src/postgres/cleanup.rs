@@ -119,10 +119,12 @@ pub struct Seen {
 
 /// For a connection of its own. Removing again what a crash of the server brought back costs less than a flush for each
 /// batch. Nobody is to wait for us long, neither those who queue behind us for a lock nor VACUUM for an old snapshot. A scan
-/// that joins another one halfway (`synchronize_seqscans`) would make OFFSET mean something else each time.
+/// that joins another one halfway (`synchronize_seqscans`) would make OFFSET mean something else each time. And the planner,
+/// which knows little of `ctid`, would read all partitions to find a thousand rows whose places are known, for a hash join.
 const SESSION: &str = "SET synchronous_commit = off; SET lock_timeout = '1s'; SET statement_timeout = '30s';
     SET default_transaction_isolation = 'read committed'; SET synchronize_seqscans = off; SET row_security = off;
-    SET max_parallel_workers_per_gather = 0; SET jit = off; SET idle_in_transaction_session_timeout = 0";
+    SET enable_hashjoin = off; SET enable_mergejoin = off; SET max_parallel_workers_per_gather = 0; SET jit = off;
+    SET idle_in_transaction_session_timeout = 0";
 
 impl Statements {
     /// Looks at the table, and makes the connection ready for its statements.

@@ -154,14 +154,14 @@ fn bad_configuration_exits_with_78_and_tells_every_problem_at_once() {
         // Out of range, contradicting each other, not available.
         (
             GOOD.replace("url = \"amqp", "heartbeat_s = 0\nurls = [\"amqp://h\"]\nurl = \"amqp")
-                + "backlog = \"maybe\"\ncleanup.mode = \"delete\"\noutbox.preset = \"debezium\"\n\
+                + "backlog = \"maybe\"\ncleanup.retention_s = 5\noutbox.preset = \"debezium\"\n\
                    message.exchange = \"{nothing}\"\ndelivery.backoff_min_ms = 20000\n",
             &[],
             &[
                 "rabbitmq.heartbeat_s: must be between 1 and 3600, is 0; ",
                 "rabbitmq.urls: contradicts url; give one of the two",
                 "sources.a.backlog: \"maybe\" is unknown; set \"publish\" or \"skip\"",
-                "sources.a.cleanup.mode: \"delete\" is not available in this version; set \"none\"",
+                "sources.a.cleanup.retention_s: has no effect: cleanup.mode is \"none\"; ",
                 "sources.a.outbox.preset: \"debezium\" is not available in this version; set \"standard\"",
                 "sources.a.message.exchange: unknown placeholder {nothing} at character 1; ",
                 "sources.a.delivery.backoff_max_ms: is less than backoff_min_ms; ",

@@ -62,6 +62,8 @@ mutate drain-within-a-transaction src/relay/pipeline.rs \
     'Intake::Draining => !self.is_mid_transaction() && ' 'Intake::Draining => '
 mutate publish-while-heard-out src/relay/pipeline.rs \
     'self.delivery.hear_out()).await' 'async { while self.delivery.can_settle() && self.delivery.next().await.is_ok() {} }).await'
+mutate remove-what-is-not-confirmed src/relay/cleanup.rs \
+    'self.wait_until_confirmed(&sql, seen.committed_before).await?;' 'self.wait_until_confirmed(&sql, Lsn::ZERO).await?;'
 mutate trust-a-promoted-server src/relay/supervisor.rs \
     '&& *before != server' '&& before.0 != server.0'
 mutate trust-a-server-set-back src/relay/supervisor.rs \

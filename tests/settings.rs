@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use outboxd::{
     outbox::OptionalColumn,
+    postgres::cleanup::Cleanup,
     rabbitmq::topology::QueueType,
     relay::{BacklogPolicy, OnUnroutable, Ordering},
     settings::{Settings, SettingsError, load, load_with},
@@ -107,6 +108,16 @@ fn every_kind_of_value_arrives() {
     assert_eq!(log.binding_keys, ["#"]);
     assert_eq!((work.queue_type, work.partitions, work.dead_letter), (QueueType::Quorum, 4, true));
     assert_eq!(work.binding_keys, ["a", "b"]);
+}
+
+#[test]
+fn confirmed_rows_stay_unless_they_are_to_go() {
+    let cleanup = |more| read(&with(more), &[]).unwrap().sources["orders"].database.cleanup;
+    let retention = |seconds| Some(Cleanup { retention: Duration::from_secs(seconds) });
+    assert_eq!(cleanup(""), None);
+    assert_eq!(cleanup("cleanup.mode = \"none\""), None);
+    assert_eq!(cleanup("cleanup.mode = \"delete\""), retention(0));
+    assert_eq!(cleanup("cleanup = { mode = \"delete\", retention_s = 86400 }"), retention(86_400));
 }
 
 #[test]
@@ -212,8 +223,12 @@ fn each_mistake_has_its_message() {
         ("delivery.backoff_max_ms = 99", "delivery.backoff_max_ms: is less than backoff_min_ms"),
         ("delivery.status_interval_ms = 6000", "is more than half of postgres.wal_sender_timeout_ms (10000)"),
         (
-            "cleanup.mode = \"delete\"",
-            "cleanup.mode: \"delete\" is not available in this version; set \"none\"",
+            "cleanup.mode = \"delete\"\nbacklog = \"skip\"",
+            "cleanup.mode: \"delete\" would remove the rows that backlog = \"skip\" leaves unpublished",
+        ),
+        (
+            "cleanup = { mode = \"delete\", retention_s = 1 }\noutbox.columns.created_at = \"\"",
+            "cleanup.retention_s: needs the time of a row, though outbox.columns.created_at is \"\"",
         ),
         ("cleanup.retention_s = 5", "cleanup.retention_s: has no effect"),
         ("[sources.Bad]", "sources.Bad: is no valid source name"),

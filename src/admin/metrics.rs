@@ -24,6 +24,7 @@ pub(super) struct Metrics {
     nacked: IntCounterVec,
     parked: IntCounterVec,
     ignored: IntCounterVec,
+    deleted: IntCounterVec,
     commit_to_confirm: HistogramVec,
     in_flight: IntGaugeVec,
     slot_retained: IntGaugeVec,
@@ -41,6 +42,7 @@ pub(super) struct SourceMetrics {
     pub(super) nacked: IntCounter,
     pub(super) parked: IntCounter,
     pub(super) ignored: IntCounter,
+    pub(super) deleted: IntCounter,
     pub(super) commit_to_confirm: Histogram,
     pub(super) in_flight: IntGauge,
     pub(super) slot_retained: KnownLater,
@@ -76,6 +78,7 @@ impl Metrics {
                 "outboxd_rows_ignored_total",
                 "Changes of the outbox table that are not inserts",
             ),
+            deleted: counter("outboxd_rows_deleted_total", "Confirmed rows that clean-up has removed"),
             commit_to_confirm: added(
                 &registry,
                 HistogramVec::new(
@@ -123,6 +126,7 @@ impl Metrics {
             nacked: counter(&self.nacked),
             parked: counter(&self.parked),
             ignored: counter(&self.ignored),
+            deleted: counter(&self.deleted),
             commit_to_confirm: self.commit_to_confirm.with_label_values(&[name]),
             in_flight: self.in_flight.with_label_values(&[name]),
             slot_retained: KnownLater { family: self.slot_retained.clone(), source: name.to_owned() },
@@ -216,6 +220,7 @@ mod tests {
             "outboxd_messages_nacked_total{source=\"orders\"} 0",
             "outboxd_messages_parked_total{source=\"orders\"} 0",
             "outboxd_rows_ignored_total{source=\"orders\"} 0",
+            "outboxd_rows_deleted_total{source=\"orders\"} 0",
             "outboxd_commit_to_confirm_seconds_count{source=\"orders\"} 0",
             "outboxd_in_flight_messages{source=\"orders\"} 0",
             "outboxd_reconnects_total{side=\"postgres\",source=\"orders\"} 0",
@@ -241,6 +246,7 @@ mod tests {
         orders.nacked(4);
         orders.parked(5);
         orders.ignored(6);
+        orders.deleted(8);
         orders.in_flight(7);
         orders.in_flight(6);
         orders.reconnected(Side::Postgres);
@@ -254,6 +260,7 @@ mod tests {
             "outboxd_messages_nacked_total{source=\"orders\"} 4",
             "outboxd_messages_parked_total{source=\"orders\"} 5",
             "outboxd_rows_ignored_total{source=\"orders\"} 6",
+            "outboxd_rows_deleted_total{source=\"orders\"} 8",
             "outboxd_in_flight_messages{source=\"orders\"} 6",
             "outboxd_reconnects_total{side=\"postgres\",source=\"orders\"} 1",
             "outboxd_reconnects_total{side=\"rabbitmq\",source=\"orders\"} 0",

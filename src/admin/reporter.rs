@@ -175,6 +175,11 @@ impl Reporter {
         self.0.metrics.ignored.inc_by(n);
     }
 
+    /// `n` confirmed rows were removed from the outbox table.
+    pub fn deleted(&self, n: u64) {
+        self.0.metrics.deleted.inc_by(n);
+    }
+
     /// `n` messages are published and not yet confirmed.
     pub fn in_flight(&self, n: usize) {
         self.0.metrics.in_flight.set(saturated(n as u64));
@@ -303,6 +308,7 @@ impl Reporter {
             nacked: metrics.nacked.get(),
             parked: metrics.parked.get(),
             ignored: metrics.ignored.get(),
+            deleted: metrics.deleted.get(),
             reconnects: Reconnects {
                 postgres: metrics.reconnects_postgres.get(),
                 rabbitmq: metrics.reconnects_rabbitmq.get(),

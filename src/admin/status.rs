@@ -55,6 +55,8 @@ pub struct SourceStatus {
     pub parked: u64,
     /// Changes of the outbox table that are not inserts.
     pub ignored: u64,
+    /// Confirmed rows that clean-up has removed.
+    pub deleted: u64,
     /// Connections made anew after a loss.
     pub reconnects: Reconnects,
     /// The last reason for which the source was connecting, blocked or halted, also when it has recovered since.
@@ -165,6 +167,7 @@ mod tests {
         orders.nacked(2);
         orders.parked(3);
         orders.ignored(6);
+        orders.deleted(8);
         orders.in_flight(3);
         orders.lag(4096);
         orders.slot(Some(8192), "extended");
@@ -189,7 +192,7 @@ mod tests {
                 "confirmed_lsn": "16/B374D850", "position": "00000016B374D848-00000001",
                 "lag_bytes": 4096, "lag_seconds": 0.0, "oldest_unconfirmed_seconds": null,
                 "slot_retained_bytes": 8192, "slot_wal_status": "extended", "in_flight": 3,
-                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "parked": 3, "ignored": 6,
+                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "parked": 3, "ignored": 6, "deleted": 8,
                 "reconnects": { "postgres": 0, "rabbitmq": 1 }, "last_error": "disk alarm",
             })
         );

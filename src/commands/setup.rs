@@ -176,7 +176,7 @@ fn scripts(settings: &Settings) -> String {
             BacklogPolicy::Publish | BacklogPolicy::Skip => SlotMaker::Script,
         };
         text += &comment(&format!("==== {}: run this there, as a superuser ====", title(name, source)));
-        text += &dba_script::script(&source.database, slot);
+        text += &dba_script::script(&source.database, &source.mapping.columns, slot);
         text.push('\n');
     }
     let needed = topology::plan(&settings.broker.subscriptions);

@@ -189,6 +189,9 @@ pub struct TableFacts {
     pub may_use_schema: bool,
     /// The role has SELECT on the table, which the backlog needs.
     pub may_select: bool,
+    /// The role has DELETE on the table, and UPDATE on some column of it, without which nobody may lock a row: what removing
+    /// confirmed rows takes.
+    pub may_remove: bool,
     /// The role is, or is a member of, its owner, which CREATE PUBLICATION needs.
     pub owned: bool,
     /// Row security applies to the role: the backlog would not see all rows.
@@ -233,7 +236,8 @@ pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFact
         .query_typed_opt(
             "SELECT c.oid, c.relkind::text, c.relpersistence = 'p', has_schema_privilege(n.oid, 'USAGE'),
                     has_table_privilege(c.oid, 'SELECT'), pg_has_role(c.relowner, 'USAGE'),
-                    row_security_active(c.oid), c.reltuples::int8
+                    row_security_active(c.oid), c.reltuples::int8,
+                    has_table_privilege(c.oid, 'DELETE') AND has_any_column_privilege(c.oid, 'UPDATE')
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
             &[(&name.schema, Type::TEXT), (&name.table, Type::TEXT)],
@@ -267,6 +271,7 @@ pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFact
         logged: row.get(2),
         may_use_schema: row.get(3),
         may_select: row.get(4),
+        may_remove: row.get(8),
         owned: row.get(5),
         row_security: row.get(6),
         rows_estimate: row.get(7),

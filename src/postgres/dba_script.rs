@@ -4,9 +4,10 @@
 use super::{
     SourceDatabase,
     catalog::{TableKind, create_publication_sql, create_slot_sql},
-    slot_record,
+    cleanup, slot_record,
     sql_text::identifier,
 };
+use crate::outbox::ColumnNames;
 
 /// In place of the password, which is not for us to choose.
 const PASSWORD: &str = "CHANGE ME";
@@ -21,7 +22,7 @@ pub enum SlotMaker {
 }
 
 /// The script. Valid as it stands for an ordinary table; the statement for a partitioned one is in a comment.
-pub fn script(database: &SourceDatabase, slot: SlotMaker) -> String {
+pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker) -> String {
     let role = identifier(database.endpoint.user());
     let name = identifier(database.endpoint.database());
     let table = database.table.quoted();
@@ -48,6 +49,7 @@ pub fn script(database: &SourceDatabase, slot: SlotMaker) -> String {
          GRANT CONNECT ON DATABASE {name} TO {role};\n\
          GRANT USAGE ON SCHEMA {schema} TO {role};\n\
          GRANT SELECT ON {table} TO {role};\n\
+         {remove}\
          \n\
          -- The publication: before the slot, and by the table's owner or a superuser.\n\
          {ordinary}\n\
@@ -59,6 +61,9 @@ pub fn script(database: &SourceDatabase, slot: SlotMaker) -> String {
          {grant};\n\
          \n\
          {create_slot}",
+        remove = database.cleanup.map_or_else(String::new, |_| {
+            cleanup::grant_sql(database, columns, database.endpoint.user()) + ";\n"
+        }),
         schema = identifier(&database.table.schema),
         ordinary = publication(TableKind::Ordinary),
         partitioned = comment(&publication(TableKind::Partitioned)),
@@ -87,10 +92,11 @@ mod tests {
             publication: "two\nlines".into(),
             create: true,
             table: TableName { schema: "Bestell-Dienst".into(), table: "outbox".into() },
+            cleanup: None,
             wal_sender_timeout: Duration::from_secs(10),
         };
-        let statements = |slot| {
-            let script = script(&database, slot);
+        let statements = |database: &SourceDatabase, slot| {
+            let script = script(database, &ColumnNames::default(), slot);
             assert!(!script.contains("s3cret"), "{script}");
             script
                 .lines()
@@ -106,8 +112,15 @@ CREATE PUBLICATION "two
 lines" FOR TABLE ONLY "Bestell-Dienst"."outbox" WITH (publish = 'insert');
 CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_state" (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, version bigint NOT NULL, written_at timestamptz NOT NULL DEFAULT clock_timestamp());
 GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "order""s";"#;
-        assert_eq!(statements(SlotMaker::Run), without_slot);
+        assert_eq!(statements(&database, SlotMaker::Run), without_slot);
         let slot = "SELECT pg_create_logical_replication_slot('outboxd_orders', 'pgoutput');";
-        assert_eq!(statements(SlotMaker::Script), format!("{without_slot}\n{slot}"));
+        assert_eq!(statements(&database, SlotMaker::Script), format!("{without_slot}\n{slot}"));
+
+        let cleanup = Some(cleanup::Cleanup { retention: Duration::ZERO });
+        let removing = statements(&SourceDatabase { cleanup, ..database }, SlotMaker::Run);
+        assert!(
+            removing.contains(r#"GRANT DELETE, UPDATE ("id") ON "Bestell-Dienst"."outbox" TO "order""s";"#),
+            "{removing}"
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod backlog;
 pub mod catalog;
+pub mod cleanup;
 mod connect;
 mod connection_string;
 pub mod continuity;
@@ -50,6 +51,8 @@ pub struct SourceDatabase {
     pub create: bool,
     /// The outbox table.
     pub table: TableName,
+    /// Removing its confirmed rows; `None`: they stay.
+    pub cleanup: Option<cleanup::Cleanup>,
     /// Sent as `wal_sender_timeout` of the replication connection: how long a vanished client keeps the slot.
     pub wal_sender_timeout: std::time::Duration,
 }

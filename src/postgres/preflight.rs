@@ -11,6 +11,7 @@ use super::{
         ColumnFacts, Facts, Held, PublicationFacts, RecordTableFacts, ServerFacts, SlotFacts, TableFacts,
         TableKind, create_publication_sql, create_slot_sql,
     },
+    cleanup::{self, Cleanup},
     slot_record,
     sql_text::identifier,
 };
@@ -94,6 +95,7 @@ pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -
         Some(table) => checks.extend(outbox_table(&database.table, columns, table, &facts.server)),
     }
     checks.push(publication(database, facts));
+    checks.extend(cleanup(database, columns, facts));
     checks.push(records(database, facts));
     checks.push(match slot {
         Some(slot) => existing_slot(slot, &facts.server),
@@ -396,6 +398,45 @@ fn publication(database: &SourceDatabase, facts: &Facts) -> Check {
             format!("one for outboxd alone costs the server less: DROP PUBLICATION {name}; {create};"),
         )
     }
+}
+
+/// Whether confirmed rows can be removed. Never a failure: a table that grows is no reason to relay nothing.
+fn cleanup(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Option<Check> {
+    const NAME: &str = "cleanup";
+    let (Cleanup { retention }, table) = (database.cleanup?, facts.table.as_ref()?);
+    let quoted = database.table.quoted();
+    let created_at = columns.created_at.name().filter(|name| table.column(name).is_some());
+    Some(if !table.may_remove {
+        let role = &facts.server.role;
+        Check::warning(
+            NAME,
+            format!("role {role} may not remove rows of {quoted}, so all of them stay"),
+            format!("{};", cleanup::grant_sql(database, columns, role)),
+        )
+    } else if !retention.is_zero() && created_at.is_none() {
+        Check::warning(
+            NAME,
+            format!(
+                "{quoted} has no column for the time of a row, which cleanup.retention_s needs, so all rows stay"
+            ),
+            format!(
+                "ALTER TABLE {quoted} ADD COLUMN created_at timestamptz NOT NULL DEFAULT clock_timestamp(); or set \
+                 outbox.columns.created_at, or cleanup.retention_s = 0"
+            ),
+        )
+    } else if let Some(why) = facts.publication.as_ref().and_then(|facts| cleanup::unpublished(Some(facts))) {
+        Check::warning(
+            NAME,
+            format!(
+                "publication {} {why}, and a row that was not published is not removed, so all rows stay",
+                identifier(&database.publication)
+            ),
+            "have it publish all inserts of the table, or set cleanup.mode = \"none\"",
+        )
+    } else {
+        let seconds = retention.as_secs();
+        Check::passed(NAME, format!("confirmed rows of {quoted} are removed when they are {seconds} s old"))
+    })
 }
 
 /// The table of slot records. With the outbox table's schema missing there is no place for it, and the table's check fails.

@@ -15,6 +15,7 @@ use crate::{
         SourceDatabase,
         backlog::{self, BacklogError},
         catalog::{self, CatalogError, Facts, SlotFacts, TableKind},
+        cleanup::{self, Cleanup, CleanupError, Seen, SeenRow, Statements},
         continuity::Evidence,
         error::ConnectError,
         replication::{
@@ -134,6 +135,30 @@ pub trait Sql: Send + Sync {
         &self,
         slot: &str,
     ) -> impl Future<Output = Result<Option<SlotFacts>, CatalogError>> + Send;
+
+    /// The statements that remove confirmed rows, on a connection that is then good for nothing else.
+    fn prepare_cleanup(
+        &self,
+        database: &SourceDatabase,
+        cleanup: Cleanup,
+        columns: &ColumnNames,
+    ) -> impl Future<Output = Result<Statements, CleanupError>> + Send;
+
+    /// Rows that are there and old enough, and a position that all of them were committed before.
+    fn search_rows(
+        &self,
+        database: &SourceDatabase,
+        statements: &Statements,
+        limit: usize,
+        skip: usize,
+    ) -> impl Future<Output = Result<Seen, CleanupError>> + Send;
+
+    /// Removes rows, as far as they are still the same; how many that were.
+    fn remove_rows(
+        &self,
+        statements: &Statements,
+        rows: &[SeenRow],
+    ) -> impl Future<Output = Result<u64, CleanupError>> + Send;
 
     /// The connection is gone.
     fn is_closed(&self) -> bool;
@@ -321,6 +346,29 @@ impl Sql for tokio_postgres::Client {
 
     async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {
         catalog::slot_progress(self, slot).await
+    }
+
+    async fn prepare_cleanup(
+        &self,
+        database: &SourceDatabase,
+        cleanup: Cleanup,
+        columns: &ColumnNames,
+    ) -> Result<Statements, CleanupError> {
+        Statements::prepare(self, database, cleanup, columns).await
+    }
+
+    async fn search_rows(
+        &self,
+        database: &SourceDatabase,
+        statements: &Statements,
+        limit: usize,
+        skip: usize,
+    ) -> Result<Seen, CleanupError> {
+        cleanup::search(self, database, statements, limit, skip).await
+    }
+
+    async fn remove_rows(&self, statements: &Statements, rows: &[SeenRow]) -> Result<u64, CleanupError> {
+        cleanup::remove(self, statements, rows).await
     }
 
     fn is_closed(&self) -> bool {

@@ -7,6 +7,7 @@
 //! recovery     a new slot in place of a lost one  \
 //! replay       rows published again                > backfill, on request
 //! fence        of several instances one publishes
+//! monitor, cleanup   beside the stream: how far the slot is; confirmed rows go from the table
 //! fault        what went wrong, and the verdict: again, or halt
 //! database, broker   what all of these ask of the two servers
 //! ```
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 mod backfill;
 pub mod broker;
+mod cleanup;
 pub mod database;
 mod delivery;
 mod fault;

@@ -65,6 +65,11 @@ impl Monitor {
         self.confirmed.send_replace(Some(now));
     }
 
+    /// To follow how far the slot is confirmed: what the server was told.
+    pub(super) fn follow(&self) -> watch::Receiver<Option<Confirmed>> {
+        self.confirmed.subscribe()
+    }
+
     /// Waits until the server shuts down. A fast shutdown waits for walsenders until all WAL is confirmed, and tells
     /// them nothing (`WalSndDone`, walsender.c): with a broker that takes nothing it would wait for ever, kept alive
     /// by our own status updates. Cancel-safe.

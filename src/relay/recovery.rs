@@ -195,6 +195,7 @@ mod tests {
             logged: true,
             may_use_schema: true,
             may_select: true,
+            may_remove: true,
             owned: true,
             row_security: false,
             rows_estimate: 0,

@@ -10,6 +10,7 @@ use super::{
     backfill::{Backfilled, publish_backlog},
     backoff::Backoff,
     broker::Broker,
+    cleanup::Cleanup,
     database::{Backlog, Database, Replication, Rows, Sql},
     delivery::Delivery,
     fence_queue,
@@ -255,7 +256,10 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         }
         let table = StreamedTable::new(database.options().table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
-        let drained = match pipeline.run(shutdown, &monitor).await {
+        let cleanup = Cleanup::start(database, &mapping.columns, monitor.follow(), self.report);
+        let ended = pipeline.run(shutdown, &monitor).await;
+        drop(cleanup);
+        let drained = match ended {
             Err(fault) if fault.verdict() == Verdict::Again => {
                 known.keep(pipeline.abandon(fault.side()).await);
                 return Err(fault);

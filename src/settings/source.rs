@@ -9,7 +9,7 @@ use crate::{
         ColumnNames, Mapping, OptionalColumn, Placeholder, RESERVED_HEADERS, ROUTING_HEADERS,
         SHORT_STRING_BYTES_MAX, Template,
     },
-    postgres::{SourceDatabase, TableName, endpoint::Endpoint},
+    postgres::{SourceDatabase, TableName, cleanup::Cleanup, endpoint::Endpoint},
     relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions},
 };
 
@@ -25,14 +25,16 @@ pub(super) fn read(name: &str, mut section: Section<'_>, confirm_timeout: Durati
     let backlog = section
         .choice("backlog", &[("publish", Some(BacklogPolicy::Publish)), ("skip", Some(BacklogPolicy::Skip))]);
     let (table, columns) = outbox(section.section("outbox"));
+    let created_at = &columns.created_at.clone();
     let database = database(name, section.section("postgres"), table);
     let mut delivery = section.section("delivery");
     let message_bytes_max = delivery.count("message_bytes_max", 1..=MESSAGE_BYTES_MAX, 16_777_216);
     let relay = relay(delivery, backlog, confirm_timeout, database.as_ref());
     let mapping = mapping(name, section.section("message"), columns, message_bytes_max);
-    cleanup(section.section("cleanup"));
+    let cleanup = cleanup(section.section("cleanup"), backlog, created_at);
     section.finish();
-    Some(Source { database: database?, mapping: mapping?, relay: relay? })
+    let database = SourceDatabase { cleanup, ..database? };
+    Some(Source { database, mapping: mapping?, relay: relay? })
 }
 
 fn database(source: &str, mut section: Section<'_>, table: Option<TableName>) -> Option<SourceDatabase> {
@@ -68,6 +70,7 @@ fn database(source: &str, mut section: Section<'_>, table: Option<TableName>) ->
         publication: publication?,
         create,
         table: table?,
+        cleanup: None,
         wal_sender_timeout,
     })
 }
@@ -238,15 +241,37 @@ fn relay(
     })
 }
 
-/// Nothing of it is available yet, but its keys are part of the contract.
-fn cleanup(mut section: Section<'_>) {
-    section.choice("mode", &[("none", Some(())), ("delete", None)]);
-    if section.seconds("retention_s", 0..=3_155_760_000, 0) > Duration::ZERO {
+/// `None` also when a problem was reported.
+fn cleanup(
+    mut section: Section<'_>,
+    backlog: Option<BacklogPolicy>,
+    created_at: &OptionalColumn,
+) -> Option<Cleanup> {
+    let delete = section.choice("mode", &[("none", Some(false)), ("delete", Some(true))]);
+    let retention = section.seconds("retention_s", 0..=3_155_760_000, 0);
+    let retained = !retention.is_zero();
+    if delete == Some(false) && retained {
         section.problem(
             "retention_s",
             "has no effect: cleanup.mode is \"none\"",
             "set 0, or leave the key out",
         );
     }
+    if delete == Some(true) && retained && *created_at == OptionalColumn::Off {
+        section.problem(
+            "retention_s",
+            "needs the time of a row, though outbox.columns.created_at is \"\"",
+            "name the column, or set 0",
+        );
+    }
+    if delete == Some(true) && backlog == Some(BacklogPolicy::Skip) {
+        section.problem(
+            "mode",
+            "\"delete\" would remove the rows that backlog = \"skip\" leaves unpublished",
+            "remove those rows yourself and set backlog = \"publish\", which means nothing once the slot is there; or set \
+             \"none\"",
+        );
+    }
     section.finish();
+    delete?.then_some(Cleanup { retention })
 }

@@ -31,6 +31,7 @@ async fn database(ddl: &str) -> (SourceDatabase, Client) {
         publication: "out\"box".into(),
         create: true,
         table: TableName { schema: "public".into(), table: "out\"box".into() },
+        cleanup: None,
         wal_sender_timeout: Duration::from_secs(30),
     };
     let client = database.endpoint.connect_sql("test").await.unwrap();

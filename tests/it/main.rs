@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backlog;
+mod cleanup;
 mod commands;
 mod continuity;
 mod database;

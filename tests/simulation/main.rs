@@ -74,11 +74,12 @@ fn every_promise_holds_under_every_seed() {
         );
     }
     println!(
-        "{} seeds in {:.1} s: {} deliveries, of which {} duplicates",
+        "{} seeds in {:.1} s: {} deliveries, of which {} duplicates; {} rows removed",
         sums.seeds,
         began.elapsed().as_secs_f64(),
         sums.deliveries,
-        sums.duplicates
+        sums.duplicates,
+        sums.removals
     );
 }
 

@@ -17,6 +17,8 @@ pub(crate) enum Sabotage {
     SkipOnResume,
     /// Exchange, queue and binding are declared by the first connection only.
     DeclareOnlyAtFirst,
+    /// Rows are removed as soon as they are seen.
+    RemoveAtOnce,
     /// Twice the messages that `in_flight_max` allows are held.
     HoldTwice,
     /// The slot's record is not read, so that a slot that is gone looks like one that never was.
@@ -75,4 +77,9 @@ fn a_relay_that_makes_a_slot_silently_is_caught() {
 #[test]
 fn a_relay_that_publishes_without_the_fence_is_caught() {
     is_caught(Sabotage::NoFence);
+}
+
+#[test]
+fn a_relay_that_removes_rows_before_they_are_confirmed_is_caught() {
+    is_caught(Sabotage::RemoveAtOnce);
 }

@@ -9,6 +9,8 @@ use crate::{faults::Fault, sabotage::Sabotage};
 pub(crate) struct Scenario {
     pub(crate) seed: u64,
     pub(crate) relay: RelayOptions,
+    /// Confirmed rows are removed.
+    pub(crate) cleanup: bool,
     pub(crate) sabotage: Option<Sabotage>,
 
     // The service that writes.
@@ -103,6 +105,8 @@ impl Scenario {
             instances: if two_instances { 2 } else { 1 },
             faults: if calm { Vec::new() } else { kinds },
             between_faults_ms: pick(&mut rng, &[30, 200, 1_000]),
+            // The configuration refuses it together with `skip`.
+            cleanup: rng.u32(0..2) == 0 && !skip,
         }
     }
 

@@ -107,6 +107,11 @@ impl Oracle {
         records.received.iter().map(|message| message.id.as_str()).collect::<HashSet<_>>().len()
     }
 
+    /// Whether the message of a row has arrived.
+    pub fn has_received(&self, id: &str) -> bool {
+        self.lock().received.iter().any(|message| message.id == id)
+    }
+
     /// Whether every committed row has arrived.
     pub fn is_complete(&self) -> bool {
         let records = self.lock();

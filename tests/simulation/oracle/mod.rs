@@ -42,6 +42,7 @@ pub(crate) struct Oracle {
     superseded: HashSet<u64>,
     pub(crate) duplicates: u64,
     pub(crate) deliveries: u64,
+    pub(crate) removals: u64,
 }
 
 #[derive(Default)]
@@ -127,6 +128,7 @@ impl Oracle {
             superseded: HashSet::new(),
             duplicates: 0,
             deliveries: 0,
+            removals: 0,
         }
     }
 
@@ -154,6 +156,14 @@ impl Oracle {
     /// A row from before the slot, with `backlog = "skip"`.
     pub(crate) fn exempt(&mut self, row: RowId) {
         self.row(row).exempt = true;
+    }
+
+    /// No row goes before its message is confirmed, or dropped by policy.
+    pub(crate) fn removed(&mut self, row: RowId) {
+        if self.row(row).settled.is_empty() {
+            self.violated(format!("row {row} was removed, and nobody was told that the broker has it"));
+        }
+        self.removals += 1;
     }
 
     /// The server has another history now.

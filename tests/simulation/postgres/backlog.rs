@@ -54,7 +54,7 @@ impl SimulatedBacklog {
                 }
                 state.postgres.backlog = Some(id);
                 let data = &state.postgres.data;
-                let rows: VecDeque<Row> = data.transactions.iter().flat_map(|t| t.rows.clone()).collect();
+                let rows: VecDeque<Row> = data.table().cloned().collect();
                 let consistent_point = data.wal_end;
                 state.oracle.got_slot(process);
                 let count = rows.len();

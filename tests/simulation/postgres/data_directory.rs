@@ -1,10 +1,10 @@
 //! What a server has on disk.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use outboxd::{position::Lsn, postgres::slot_record::SlotRecord};
 
-use crate::wal::Transaction;
+use crate::wal::{Row, RowId, Transaction};
 
 /// What is in the data directory, and goes where a copy of it goes.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub(crate) struct DataDirectory {
     pub(crate) timeline: u32,
     pub(crate) wal_end: u64,
     pub(crate) transactions: Vec<Arc<Transaction>>,
+    /// Rows that clean-up has removed from the table; they are still in WAL.
+    removed: BTreeSet<RowId>,
     /// Earlier timelines, and where they were left.
     pub(super) history: Vec<(u32, u64)>,
     pub(super) publication: bool,
@@ -43,6 +45,7 @@ impl Default for DataDirectory {
             timeline: 1,
             wal_end: 1_000,
             transactions: Vec::new(),
+            removed: BTreeSet::new(),
             history: Vec::new(),
             publication: false,
             records: false,
@@ -94,6 +97,22 @@ impl DataDirectory {
                 ..record
             });
         }
+    }
+
+    /// The rows that are in the table, in commit order.
+    pub(super) fn table(&self) -> impl Iterator<Item = &Row> {
+        let rows = self.transactions.iter().flat_map(|transaction| &transaction.rows);
+        rows.filter(|row| !self.removed.contains(&row.id))
+    }
+
+    /// Removes a row from the table, which makes WAL; `false` when it is not there.
+    pub(super) fn remove(&mut self, row: RowId) -> bool {
+        let there = self.table().any(|one| one.id == row);
+        if there {
+            self.removed.insert(row);
+            self.wal_end += 60;
+        }
+        there
     }
 
     /// Writes the slot's record, which makes WAL.

@@ -42,6 +42,7 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
             logged: true,
             may_use_schema: true,
             may_select: true,
+            may_remove: true,
             owned: true,
             row_security: false,
             rows_estimate: 0,

@@ -1,9 +1,12 @@
 //! A connection for plain SQL.
 
 use outboxd::{
+    outbox::ColumnNames,
+    position::Lsn,
     postgres::{
         SourceDatabase,
         catalog::{CatalogError, Facts, SlotFacts, TableKind},
+        cleanup::{Cleanup, CleanupError, Seen, SeenRow, Statements},
         slot_record::{Confirmed, SlotRecord},
     },
     relay::database::Sql,
@@ -14,7 +17,11 @@ use super::{
     connection::Connection,
     facts::{facts, slot_facts},
 };
-use crate::world::{Link, State};
+use crate::{
+    sabotage::Sabotage,
+    wal::OUTBOX,
+    world::{Link, State},
+};
 
 pub(crate) struct SimulatedSql(pub(super) Connection);
 
@@ -142,6 +149,50 @@ impl Sql for SimulatedSql {
 
     async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {
         self.run("reading the slot", |state| slot_facts(state, slot)).await
+    }
+
+    async fn prepare_cleanup(
+        &self,
+        _: &SourceDatabase,
+        _: Cleanup,
+        _: &ColumnNames,
+    ) -> Result<Statements, CleanupError> {
+        Ok(Statements::default())
+    }
+
+    async fn search_rows(
+        &self,
+        _: &SourceDatabase,
+        _: &Statements,
+        limit: usize,
+        skip: usize,
+    ) -> Result<Seen, CleanupError> {
+        let seen = |state: &mut State| {
+            let rows = state.postgres.data.table().skip(skip).take(limit);
+            rows.map(|row| SeenRow { table: OUTBOX, place: row.id.to_string(), transaction: String::new() })
+                .collect()
+        };
+        let rows = self.run("looking for rows to remove", seen).await?;
+        let end = |state: &mut State| match state.scenario.sabotage {
+            Some(Sabotage::RemoveAtOnce) => Lsn::ZERO,
+            _ => Lsn(state.postgres.data.wal_end),
+        };
+        Ok(Seen { rows, committed_before: self.run("reading the end of WAL", end).await? })
+    }
+
+    async fn remove_rows(&self, _: &Statements, rows: &[SeenRow]) -> Result<u64, CleanupError> {
+        let removed = self.run("removing confirmed rows", |state| {
+            let rows = rows.iter().map(|row| row.place.parse().expect("a row's number"));
+            rows.filter(|row| {
+                let removed = state.postgres.data.remove(*row);
+                if removed {
+                    state.oracle.removed(*row);
+                }
+                removed
+            })
+            .count()
+        });
+        Ok(removed.await? as u64)
     }
 
     fn is_closed(&self) -> bool {

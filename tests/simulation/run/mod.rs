@@ -15,7 +15,7 @@ use std::{
 
 use outboxd::{
     outbox::{ColumnNames, Mapping},
-    postgres::{SourceDatabase, TableName, endpoint::Endpoint},
+    postgres::{SourceDatabase, TableName, cleanup::Cleanup, endpoint::Endpoint},
 };
 use tokio::time::Instant;
 
@@ -35,6 +35,7 @@ pub(crate) struct Report {
     pub(crate) violation: Option<String>,
     pub(crate) deliveries: u64,
     pub(crate) duplicates: u64,
+    pub(crate) removals: u64,
     pub(crate) trace: Vec<String>,
 }
 
@@ -56,6 +57,7 @@ pub(crate) fn simulate(scenario: Scenario, trace: bool) -> Report {
             violation: found,
             deliveries: state.oracle.deliveries,
             duplicates: state.oracle.duplicates,
+            removals: state.oracle.removals,
             trace: state.trace.take().unwrap_or_default(),
         })
     })
@@ -83,6 +85,7 @@ impl Run {
             publication: "outboxd_orders".to_owned(),
             create: true,
             table: TableName { schema: "public".to_owned(), table: "outbox".to_owned() },
+            cleanup: scenario.cleanup.then_some(Cleanup { retention: Duration::ZERO }),
             wal_sender_timeout: scenario.wal_sender_timeout,
         };
         let mapping = Mapping {
@@ -207,6 +210,7 @@ pub(crate) struct Sums {
     pub(crate) seeds: u64,
     pub(crate) deliveries: u64,
     pub(crate) duplicates: u64,
+    pub(crate) removals: u64,
 }
 
 impl Sums {
@@ -214,5 +218,6 @@ impl Sums {
         self.seeds += 1;
         self.deliveries += report.deliveries;
         self.duplicates += report.duplicates;
+        self.removals += report.removals;
     }
 }

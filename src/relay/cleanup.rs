@@ -1,0 +1,205 @@
+//! Removes the rows of one source whose messages are confirmed, beside the stream, on an SQL connection of its own.
+//!
+//! The rule: a row goes only after everything that commits before a position is confirmed, and the row was seen before the
+//! server was asked for that position (`postgres/cleanup.rs` says why that is enough). Two must agree that it is confirmed. This
+//! process, by its ledger: a slot that somebody dropped and made anew says nothing. And the slot, on the very connection
+//! that the rows are removed on: after a failover the stream may still be thought alive while new connections lead elsewhere.
+//!
+//! The pace: at once again while there is much to do, and never more than half of the time of one server process. Whatever
+//! fails is a warning; the stream never waits for any of this.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+
+use super::database::{Database, Sql};
+use crate::{
+    admin::Reporter,
+    failure,
+    outbox::ColumnNames,
+    position::Lsn,
+    postgres::{
+        catalog::CatalogError,
+        cleanup::{self, CleanupError, SeenRow, Statements},
+        error::ConnectError,
+        slot_record::Confirmed,
+    },
+};
+
+/// Rows of one search: enough that several thousand rows a second need few searches and waits, and no more than a megabyte.
+const SEARCH_ROWS: usize = 10_000;
+/// Rows of one transaction: it takes milliseconds.
+const BATCH_ROWS: usize = 1000;
+/// Between two searches, when there is little to remove.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Times as long as a search took is the pause after it: in a large table without an index that helps, it may be long.
+const PAUSE_FACTOR: u32 = 20;
+/// After a failure, which somebody has to mend most often.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// A failure that lasts is said again so often.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// Rows that were found longer ago are looked for again. Far less than the server takes to use a transaction number again,
+/// which is part of a row's name.
+const SEEN_MAX: Duration = Duration::from_secs(60);
+/// The slot takes in what it is told within milliseconds.
+const SLOT_INTERVAL: Duration = Duration::from_millis(50);
+/// A slot that has not taken it in by then is another one.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Ends when dropped. What the server is at then, it finishes: that was allowed before.
+pub(super) struct Cleanup(JoinHandle<()>);
+
+impl Cleanup {
+    /// For as long as the slot is streamed from; `None` when rows are to stay. `confirmed` is what the server was told.
+    pub(super) fn start<D: Database>(
+        database: &D,
+        columns: &ColumnNames,
+        confirmed: watch::Receiver<Option<Confirmed>>,
+        report: &Reporter,
+    ) -> Option<Self> {
+        let cleaner = Cleaner {
+            cleanup: database.options().cleanup?,
+            database: database.clone(),
+            columns: columns.clone(),
+            confirmed,
+            report: report.clone(),
+            warned_at: None,
+        };
+        Some(Self(tokio::spawn(cleaner.run())))
+    }
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Cleaner<D> {
+    cleanup: cleanup::Cleanup,
+    database: D,
+    columns: ColumnNames,
+    confirmed: watch::Receiver<Option<Confirmed>>,
+    report: Reporter,
+    /// When somebody was last told that something is wrong.
+    warned_at: Option<Instant>,
+}
+
+/// What became of the rows that a search found.
+#[derive(Default)]
+struct Outcome {
+    removed: usize,
+    /// Why a batch stayed, which does not keep the next one from going.
+    refused: Option<CleanupError>,
+}
+
+impl<D: Database> Cleaner<D> {
+    async fn run(mut self) {
+        loop {
+            // Rows that were seen are forgotten with the connection: the next one may lead to another server.
+            let Err(error) = self.clean().await;
+            self.warn(&error);
+            tokio::time::sleep(AFTER_FAILURE).await;
+        }
+    }
+
+    async fn clean(&mut self) -> Result<std::convert::Infallible, Uncleaned> {
+        let sql = self.database.connect_sql(&format!("outboxd cleanup {}", self.report.name())).await?;
+        let statements = sql.prepare_cleanup(self.database.options(), self.cleanup, &self.columns).await?;
+        // Rows that were found and stayed, because somebody holds or keeps them, must not hide those behind them.
+        let mut stayed = 0;
+        loop {
+            let begun = Instant::now();
+            let seen = sql.search_rows(self.database.options(), &statements, SEARCH_ROWS, stayed).await?;
+            let took = begun.elapsed();
+            let mut outcome = Outcome::default();
+            if !seen.rows.is_empty() {
+                self.wait_until_confirmed(&sql, seen.committed_before).await?;
+                if begun.elapsed() > SEEN_MAX {
+                    continue;
+                }
+                outcome = self.remove(&sql, &statements, &seen.rows).await?;
+            }
+            let there_is_more = seen.rows.len() == SEARCH_ROWS;
+            stayed = if there_is_more { stayed + seen.rows.len() - outcome.removed } else { 0 };
+            if let Some(refused) = outcome.refused {
+                self.warn(&refused.into());
+                tokio::time::sleep(AFTER_FAILURE).await;
+            } else if !there_is_more || outcome.removed == 0 {
+                tokio::time::sleep(PAUSE.max(took * PAUSE_FACTOR)).await;
+            }
+        }
+    }
+
+    /// Waits, as long as it takes, until everything that commits before `position` is confirmed.
+    async fn wait_until_confirmed(&mut self, sql: &D::Sql, position: Lsn) -> Result<(), Uncleaned> {
+        let passed = |now: &Option<Confirmed>| now.is_some_and(|now| now.flush >= position);
+        if self.confirmed.wait_for(passed).await.is_err() {
+            // The stream has ended, and this task is about to.
+            std::future::pending::<()>().await;
+        }
+        let since = Instant::now();
+        let slot = &self.database.options().slot;
+        while sql.slot_progress(slot).await?.and_then(|slot| slot.confirmed_flush) < Some(position) {
+            if since.elapsed() > SLOT_TIMEOUT {
+                return Err(CleanupError::OtherServer { slot: slot.clone() }.into());
+            }
+            tokio::time::sleep(SLOT_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    async fn remove(
+        &self,
+        sql: &D::Sql,
+        statements: &Statements,
+        rows: &[SeenRow],
+    ) -> Result<Outcome, Uncleaned> {
+        let mut outcome = Outcome::default();
+        for batch in rows.chunks(BATCH_ROWS) {
+            let begun = Instant::now();
+            match sql.remove_rows(statements, batch).await {
+                Ok(removed) => {
+                    self.report.deleted(removed);
+                    outcome.removed += usize::try_from(removed).unwrap_or(batch.len());
+                }
+                Err(error) if sql.is_closed() => return Err(error.into()),
+                Err(error) => outcome.refused = Some(error),
+            }
+            tokio::time::sleep(begun.elapsed()).await;
+        }
+        Ok(outcome)
+    }
+
+    fn warn(&mut self, error: &Uncleaned) {
+        let source = self.report.name();
+        let why = failure::chain(error);
+        let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+        if self.warned_at.is_some_and(|at| at.elapsed() < WARNING_INTERVAL) {
+            tracing::debug!(source, "confirmed rows stay in the table: {why}{hint}");
+            return;
+        }
+        tracing::warn!(source, "confirmed rows stay in the table: {why}{hint}; relaying goes on");
+        self.warned_at = Some(Instant::now());
+    }
+}
+
+/// Why nothing is removed.
+#[derive(Debug, thiserror::Error)]
+enum Uncleaned {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Cleanup(#[from] CleanupError),
+}
+
+impl Uncleaned {
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Uncleaned::Cleanup(error) => error.hint(),
+            Uncleaned::Connect(_) | Uncleaned::Catalog(_) => None,
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! Clean-up: rows go once their messages are confirmed, never before, and nobody notices.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use crate::{
+    stage::{PATIENCE, Stage, alive, eventually, say, until, until_state},
+    support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq},
+};
+
+const DELETE: &str = "cleanup.mode = \"delete\"\n";
+
+async fn cleaning(test: &str) -> Stage {
+    let mut stage = Stage::shared(test).await;
+    stage.source = DELETE.to_owned();
+    stage
+}
+
+async fn count(client: &Client, table: &str) -> i64 {
+    client.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await.unwrap().get(0)
+}
+
+async fn until_count(client: &Client, table: &str, rows: i64) {
+    eventually(&format!("{rows} rows are left in {table}"), async || count(client, table).await == rows)
+        .await;
+}
+
+async fn deleted(daemon: &Daemon) -> usize {
+    daemon.count("orders", "rows_deleted_total").await
+}
+
+fn insert(payload: &str) -> String {
+    format!(
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', 'a', 'OrderCreated', '{payload}')"
+    )
+}
+
+/// What the clean-up has the server do, or did last, and whether it has a pause.
+async fn cleaner(client: &Client) -> Option<(String, bool, String)> {
+    let sql = "SELECT query, state = 'idle', state_change::text FROM pg_stat_activity \
+               WHERE application_name = 'outboxd cleanup orders' AND datname = current_database()";
+    let row = client.query_opt(sql, &[]).await.unwrap()?;
+    Some((row.try_get(0).ok()?, row.try_get(1).ok()?, row.try_get(2).ok()?))
+}
+
+/// Waits until the clean-up has looked through the table again.
+async fn until_searched(client: &Client) {
+    let before = cleaner(client).await;
+    eventually("the clean-up has looked at the table", async || {
+        let now = cleaner(client).await;
+        now.is_some() && now != before
+    })
+    .await;
+}
+
+/// Waits until the clean-up has found rows and waits for their confirm, which does not come; then until PostgreSQL has been
+/// told the position twice again, with new WAL before, so that whatever passes has passed.
+async fn until_it_waits_in_vain(client: &Client) {
+    // It has looked at the publication, which comes last before it waits.
+    let waits = async || {
+        cleaner(client).await.is_some_and(|(query, idle, _)| idle && query.contains("pg_publication"))
+    };
+    eventually("rows are found", waits).await;
+    for _ in 0..2 {
+        client
+            .batch_execute("CREATE TABLE busy AS SELECT n FROM generate_series(1, 1000) n; DROP TABLE busy")
+            .await
+            .unwrap();
+        let told = "SELECT reply_time::text FROM pg_stat_replication \
+                    WHERE pid IN (SELECT active_pid FROM pg_replication_slots WHERE database = current_database())";
+        let told = async || client.query_one(told, &[]).await.unwrap().get::<_, String>(0);
+        let before = told().await;
+        eventually("PostgreSQL is told", async || told().await != before).await;
+    }
+    assert!(waits().await, "{:?}", cleaner(client).await);
+}
+
+#[tokio::test]
+async fn rows_go_once_they_are_confirmed() {
+    let mut stage = cleaning("clean").await;
+    stage.consume().await;
+    stage.workload.transactions = 100;
+    stage.write().await;
+    let mut daemon = stage.relay().await;
+    stage.write_row("late", 1, "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+    let client = stage.client().await;
+    until_count(&client, "outbox", 0).await;
+    // Removed by us, each once; a moment later it is counted.
+    let committed = stage.oracle.committed_count();
+    let shown = until(&daemon, "orders", |shown| shown["deleted"].as_u64() == Some(committed as u64)).await;
+    assert_eq!(shown["ignored"], 0, "a delete is not published");
+    assert!(daemon.sigterm(PATIENCE).await.success());
+}
+
+/// An unroutable message holds the position. What is behind it and before it in commit order tells where it stands.
+#[tokio::test]
+async fn rows_stay_while_the_position_is_held_and_go_when_it_passes() {
+    let mut stage = cleaning("held").await;
+    stage.consume_only("OrderCreated").await;
+    let daemon = stage.relay().await;
+    let client = stage.client().await;
+    stage.write_row("before", 1, "OrderCreated").await;
+    until_count(&client, "outbox", 0).await;
+
+    stage.write_row("held", 1, "OrderChanged").await;
+    stage.write_row("behind", 1, "OrderCreated").await;
+    until_state(&daemon, "orders", "halted").await;
+    until_it_waits_in_vain(&client).await;
+    assert_eq!((count(&client, "outbox").await, deleted(&daemon).await), (2, 1));
+
+    stage.bind("OrderChanged").await;
+    stage.verdict().await.assert_delivered(0);
+    until_count(&client, "outbox", 0).await;
+}
+
+#[tokio::test]
+async fn the_retention_keeps_young_rows_and_rows_without_a_time() {
+    let mut stage = cleaning("retention").await;
+    stage.source += "cleanup.retention_s = 3600\n";
+    stage.consume().await;
+    stage.sql("ALTER TABLE outbox ALTER created_at DROP NOT NULL").await;
+    let daemon = stage.relay().await;
+    let client = stage.client().await;
+    for (payload, created_at) in [
+        ("1", "now() - interval '61 minutes'"),
+        ("2", "now() - interval '59 minutes'"),
+        ("3", "NULL"),
+        ("4", "now() - interval '1 day'"),
+    ] {
+        let row = format!(
+            "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, created_at) \
+             VALUES ('Order', 'a', 'OrderCreated', '{payload}', {created_at})"
+        );
+        client.batch_execute(&row).await.unwrap();
+    }
+    eventually("the old rows are gone", async || deleted(&daemon).await == 2).await;
+    until_searched(&client).await;
+    let left = client.query("SELECT payload::text FROM outbox ORDER BY seq", &[]).await.unwrap();
+    assert_eq!(left.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["2", "3"]);
+}
+
+/// Its rows are the oldest of the table by every column, and commit last; the stream is far beyond their places in WAL.
+#[tokio::test]
+async fn a_row_that_is_old_and_commits_late_stays_until_it_is_confirmed() {
+    let mut stage = cleaning("late").await;
+    stage.source += "cleanup.retention_s = 60\n";
+    stage.consume_only("OrderCreated").await;
+    let daemon = stage.relay().await;
+    let mut writer = stage.client().await;
+    let open = writer.transaction().await.unwrap();
+    open.batch_execute(
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, created_at) \
+         VALUES ('Order', 'late', 'OrderChanged', '1', now() - interval '1 day')",
+    )
+    .await
+    .unwrap();
+    let client = stage.client().await;
+    for _ in 0..3 {
+        client
+            .batch_execute(
+                "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, created_at) \
+                 SELECT 'Order', n::text, 'OrderCreated', '1', now() - interval '1 day' FROM generate_series(1, 100) n",
+            )
+            .await
+            .unwrap();
+        until_count(&client, "outbox", 0).await;
+    }
+    open.commit().await.unwrap();
+    until_state(&daemon, "orders", "halted").await;
+    until_it_waits_in_vain(&client).await;
+    assert_eq!(count(&client, "outbox").await, 1);
+    stage.bind("OrderChanged").await;
+    until_count(&client, "outbox", 0).await;
+}
+
+/// Killed again and again in the middle of removing and of confirming. Every delete leaves a copy of its row, with the
+/// place in WAL that the slot had confirmed by then; the row's commit must be before it, and its message must have arrived.
+#[tokio::test]
+async fn kill_9_under_load_removes_nothing_that_is_not_confirmed() {
+    let mut stage = cleaning("clean_kill").await;
+    stage.workload.pause = Duration::from_millis(3);
+    stage.source += "delivery.in_flight_max = 64\n";
+    let slot = stage.slot();
+    stage
+        .sql(&format!(
+            "CREATE TABLE removed (id uuid PRIMARY KEY, at timestamptz DEFAULT clock_timestamp(), confirmed pg_lsn);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO removed SELECT OLD.id, clock_timestamp(), confirmed_flush_lsn
+                 FROM pg_replication_slots WHERE slot_name = '{slot}';
+                 RETURN NULL; END $$;
+             CREATE TRIGGER note AFTER DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION note()"
+        ))
+        .await;
+    stage.consume().await;
+    let mut daemon = stage.relay().await;
+    let writing = stage.keep_writing();
+    let client = stage.client().await;
+    for kill in 1..=6 {
+        let before = count(&client, "removed").await;
+        stage.receive_more(200).await;
+        eventually("more rows are removed", async || count(&client, "removed").await > before).await;
+        // At another moment of its round each time.
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..400))).await;
+        daemon.kill9().await;
+        // What a killed process had the server remove, it removes; nothing after that.
+        eventually("the server is done with it", async || {
+            let sql = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'outboxd cleanup%' AND datname = current_database()";
+            client.execute(sql, &[]).await.unwrap() == 0
+        })
+        .await;
+        let (removed, arrived) = (removed_ids(&client).await, stage.oracle.distinct_count());
+        println!("kill {kill}: {} rows removed, {arrived} messages arrived", removed.len());
+        // A message that was confirmed is in the queue, and the consumer gets to it without the daemon.
+        eventually("what was removed has arrived", async || {
+            removed.iter().all(|id| stage.oracle.has_received(id))
+        })
+        .await;
+        daemon.start_again();
+    }
+    daemon.wait_ready(PATIENCE).await;
+    writing.stop().await;
+    assert!(stage.verdict().await.keeps_promises());
+    until_count(&client, "outbox", 0).await;
+    assert_eq!(count(&client, "removed").await as usize, stage.oracle.committed_count());
+    assert!(daemon.sigterm(PATIENCE).await.success());
+}
+
+async fn removed_ids(client: &Client) -> Vec<String> {
+    let rows = client.query("SELECT id::text FROM removed", &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// A row that somebody holds is passed over, and an open transaction with a new row is not waited for. Nobody waits for us
+/// either: what we hold, we hold for milliseconds.
+#[tokio::test]
+async fn nobody_is_waited_for() {
+    let mut stage = cleaning("held_rows").await;
+    let daemon = stage.relay().await;
+    let (mut holder, mut writer, client) = (stage.client().await, stage.client().await, stage.client().await);
+    // Nothing is routable yet, so the rows are there to be held.
+    let rows = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
+                SELECT 'Order', n::text, 'OrderCreated', '1' FROM generate_series(1, 500) n";
+    client.batch_execute(rows).await.unwrap();
+    let held = holder.transaction().await.unwrap();
+    let hold = "SELECT id::text FROM outbox ORDER BY seq LIMIT 1 FOR UPDATE";
+    let id: String = held.query_one(hold, &[]).await.unwrap().get(0);
+    let open = writer.transaction().await.unwrap();
+    open.batch_execute(&insert("2")).await.unwrap();
+    stage.consume().await;
+    until_count(&client, "outbox", 1).await;
+    let left: String = client.query_one("SELECT id::text FROM outbox", &[]).await.unwrap().get(0);
+    assert_eq!(left, id);
+    held.rollback().await.unwrap();
+    until_count(&client, "outbox", 0).await;
+    open.commit().await.unwrap();
+    eventually("all of them are counted", async || deleted(&daemon).await == 501).await;
+    assert!(!daemon.log().contains("stay in the table"), "{}", daemon.log());
+}
+
+/// Names that must be quoted, a key of two columns, no key at all, ids that are all alike.
+#[tokio::test]
+async fn tables_of_any_name_and_key_are_cleaned() {
+    for (name, columns) in
+        [("quoted", r#""The Id" int, PRIMARY KEY ("The Id", "SEQ")"#), ("no_key", r#""The Id" int"#)]
+    {
+        let mut stage = cleaning(name).await;
+        let table = r#""My ""Schema"."Out.Box; --""#;
+        stage
+            .sql(&format!(
+                r#"DROP TABLE outbox; CREATE SCHEMA "My ""Schema";
+                CREATE TABLE {table} ("Type" text, "agg""id" text, "select" text, "Pay load" text, "At ""Time" timestamp DEFAULT now() - interval '1 day',
+                    "SEQ" bigint GENERATED ALWAYS AS IDENTITY, {columns})"#
+            ))
+            .await;
+        stage.source += r#"cleanup.retention_s = 1
+            outbox.table = '"My ""Schema"."Out.Box; --"'
+            outbox.columns = { id = "The Id", aggregate_type = "Type", aggregate_id = 'agg"id', event_type = "select", payload = "Pay load", sequence = "SEQ", created_at = 'At "Time' }
+            "#;
+        let mut inbox = stage.inbox(&["Order.events"]).await;
+        let daemon = stage.relay().await;
+        stage
+            .sql(&format!(
+                r#"INSERT INTO {table} ("Type", "agg""id", "select", "Pay load", "The Id") SELECT 'Order', n::text, 'E', n::text, 7 FROM generate_series(1, 3) n"#
+            ))
+            .await;
+        assert_eq!(inbox.bodies(3).await.len(), 3);
+        until_count(&stage.client().await, table, 0).await;
+        drop(daemon);
+    }
+}
+
+/// A place in one partition is a place in every other, too.
+#[tokio::test]
+async fn of_a_partitioned_table_the_row_in_the_right_partition_goes() {
+    let mut stage = cleaning("clean_parts").await;
+    stage.source += "cleanup.retention_s = 3600\n";
+    stage
+        .sql(
+            "DROP TABLE outbox;
+             CREATE TABLE outbox (id int, aggregatetype text DEFAULT 'Order', aggregateid text DEFAULT 'a', type text DEFAULT 'E',
+                payload text, created_at timestamptz) PARTITION BY RANGE (id);
+             CREATE TABLE p0 PARTITION OF outbox FOR VALUES FROM (0) TO (100) PARTITION BY LIST (id);
+             CREATE TABLE p0a PARTITION OF p0 FOR VALUES IN (0);
+             CREATE TABLE p0b PARTITION OF p0 DEFAULT;
+             CREATE TABLE p1 (payload text, created_at timestamptz, type text DEFAULT 'E', aggregateid text DEFAULT 'a',
+                aggregatetype text DEFAULT 'Order', id int);
+             ALTER TABLE outbox ATTACH PARTITION p1 FOR VALUES FROM (100) TO (200)",
+        )
+        .await;
+    let mut inbox = stage.inbox(&["Order.events"]).await;
+    let daemon = stage.relay().await;
+    // One transaction, so that places and transactions agree, and only the partition tells the rows apart.
+    stage
+        .sql(
+            "INSERT INTO outbox (id, payload, created_at) VALUES
+                (0, 'stays', now()), (1, 'goes', now() - interval '2 hours'), (100, 'stays', now()),
+                (0, 'goes', now() - interval '2 hours'), (2, 'stays', now()), (101, 'goes', now() - interval '2 hours')",
+        )
+        .await;
+    inbox.bodies(6).await;
+    let client = stage.client().await;
+    until_count(&client, "outbox WHERE payload = 'goes'", 0).await;
+    until_searched(&client).await;
+    assert_eq!((count(&client, "outbox").await, deleted(&daemon).await), (3, 3));
+}
+
+/// Whoever may not remove rows, or is not let, relays all the same.
+#[tokio::test]
+async fn what_keeps_rows_is_said_and_does_not_keep_messages() {
+    let mut stage = cleaning("kept").await;
+    let role = stage.name.clone();
+    stage
+        .sql(&format!(
+            "CREATE ROLE \"{role}\" LOGIN REPLICATION; GRANT SELECT ON outbox TO \"{role}\";
+             GRANT CREATE ON SCHEMA public TO \"{role}\";
+             CREATE PUBLICATION \"outboxd_orders\" FOR TABLE outbox WITH (publish = 'insert')"
+        ))
+        .await;
+    let owner = std::mem::take(&mut stage.postgres_url);
+    stage.postgres_url = owner.replace("postgres@", &format!("{role}@"));
+    let config = stage.config();
+    stage.postgres_url = owner;
+    stage.consume().await;
+    let mut daemon = alive(&config).await;
+    daemon.wait_ready(PATIENCE).await;
+    stage.write_row("a", 1, "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+    eventually("somebody is told", async || daemon.log().contains("permission denied")).await;
+    assert!(daemon.log().contains("`outboxd check` prints the GRANT that is missing"), "{}", daemon.log());
+    let check = say(&daemon, &["check"]).await;
+    assert_eq!(check.status, 0);
+    let grant = format!("GRANT DELETE, UPDATE (\"id\") ON \"public\".\"outbox\" TO \"{role}\"");
+    assert!(check.stdout.contains(&format!("{grant};")), "{}", check.stdout);
+
+    // A row that a foreign key keeps.
+    stage
+        .sql("CREATE TABLE refers (id uuid REFERENCES outbox); INSERT INTO refers SELECT id FROM outbox")
+        .await;
+    stage.sql(&grant).await;
+    assert!(say(&daemon, &["check"]).await.stdout.contains("OK       cleanup"));
+    let client = stage.client().await;
+    let log_before = daemon.log().len();
+    stage.write_row("a", 2, "OrderChanged").await;
+    stage.verdict().await.assert_delivered(0);
+    daemon.restart().await;
+    eventually("somebody is told again", async || daemon.log()[log_before..].contains("foreign key")).await;
+    assert!(daemon.log()[log_before..].contains("ON DELETE CASCADE"), "{}", daemon.log());
+    assert_eq!(count(&client, "outbox").await, 2);
+    client.batch_execute("DROP TABLE refers").await.unwrap();
+    until_count(&client, "outbox", 0).await;
+}
+
+/// A table of the same name that is not published would lose its rows.
+#[tokio::test]
+async fn a_table_that_is_not_published_any_more_keeps_its_rows() {
+    let mut stage = cleaning("unpublished").await;
+    stage.consume().await;
+    let daemon = stage.relay().await;
+    let client = stage.client().await;
+    client.batch_execute(&insert("1")).await.unwrap();
+    until_count(&client, "outbox", 0).await;
+    let slot = stage.slot();
+    client
+        .batch_execute(
+            "BEGIN; ALTER TABLE outbox RENAME TO outbox_before; \
+             CREATE TABLE outbox (LIKE outbox_before INCLUDING ALL); COMMIT",
+        )
+        .await
+        .unwrap();
+    client.batch_execute(&insert("2")).await.unwrap();
+    eventually("somebody is told", async || daemon.log().contains("does not hold the table")).await;
+    // The position is beyond the row, which was never published.
+    let end = "SELECT (pg_current_wal_lsn() - '0/0')::bigint";
+    let end: i64 = client.query_one(end, &[]).await.unwrap().get(0);
+    let passed =
+        "SELECT confirmed_flush_lsn - '0/0' >= $1::bigint FROM pg_replication_slots WHERE slot_name = $2";
+    eventually("the slot has passed it", async || {
+        client.query_one(passed, &[&end, &slot]).await.unwrap().get::<_, bool>(0)
+    })
+    .await;
+    assert_eq!(count(&client, "outbox").await, 1);
+}
+
+#[tokio::test]
+async fn a_standby_removes_nothing() {
+    let mut stage = cleaning("clean_standby").await;
+    stage.consume().await;
+    let mut leader = stage.relay().await;
+    let standby = stage.relay().await;
+    until_state(&standby, "orders", "standby").await;
+    let client = stage.client().await;
+    for _ in 0..3 {
+        client.batch_execute(&insert("1")).await.unwrap();
+        until_count(&client, "outbox", 0).await;
+        let cleaners = "SELECT count(*) FROM pg_stat_activity \
+                        WHERE application_name LIKE 'outboxd cleanup%' AND datname = current_database()";
+        assert_eq!(client.query_one(cleaners, &[]).await.unwrap().get::<_, i64>(0), 1);
+    }
+    assert_eq!((deleted(&leader).await, deleted(&standby).await), (3, 0));
+    leader.kill9().await;
+    until_state(&standby, "orders", "streaming").await;
+    client.batch_execute(&insert("1")).await.unwrap();
+    until_count(&client, "outbox", 0).await;
+    assert_eq!(deleted(&standby).await, 1);
+}
+
+/// In transactions of a bounded number of rows, while others write. Says how fast. The rows are older than a slot that was
+/// made by hand, and so count as published.
+#[tokio::test]
+async fn a_large_backlog_goes_in_small_batches() {
+    const ROWS: i64 = 100_000;
+    let postgres = Postgres::start(PostgresOptions::default()).await;
+    let mut stage = Stage::on("clean_large", &postgres, shared_rabbitmq().await).await;
+    stage.consume().await;
+    stage
+        .sql(&format!(
+            "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
+                 SELECT 'Order', n::text, 'OrderCreated', '1' FROM generate_series(1, {ROWS}) n;
+             CREATE TABLE batches (rows bigint);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO batches SELECT count(*) FROM gone; RETURN NULL; END $$;
+             CREATE TRIGGER note AFTER DELETE ON outbox REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION note();
+             CREATE PUBLICATION outboxd_orders FOR TABLE outbox WITH (publish = 'insert')"
+        ))
+        .await;
+    let client = stage.client().await;
+    let slot = format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", stage.slot());
+    client.batch_execute(&slot).await.unwrap();
+    stage.source = DELETE.to_owned();
+    let daemon = stage.relay().await;
+    let writing = stage.keep_writing();
+    eventually("it has begun", async || count(&client, "batches").await > 0).await;
+    let (begun, first) = (Instant::now(), deleted(&daemon).await);
+    eventually("they are gone", async || deleted(&daemon).await >= ROWS as usize).await;
+    let took = begun.elapsed();
+    writing.stop().await;
+    println!("{:.0} rows removed a second", (ROWS as usize - first) as f64 / took.as_secs_f64());
+    stage.verdict().await.assert_delivered(0);
+    until_count(&client, "outbox", 0).await;
+    let largest: i64 = client.query_one("SELECT max(rows) FROM batches", &[]).await.unwrap().get(0);
+    println!("largest batch: {largest}");
+    assert!(largest <= 1000, "{largest} rows in one transaction");
+}

@@ -53,6 +53,8 @@ pub struct SourceStatus {
     pub nacked: u64,
     /// Messages that policy put aside.
     pub parked: u64,
+    /// Rows in the table of parked ones, whenever they were put there; `null` when there is no such table.
+    pub parked_rows: Option<u64>,
     /// Changes of the outbox table that are not inserts.
     pub ignored: u64,
     /// Connections made anew after a loss.
@@ -146,6 +148,7 @@ mod tests {
             "oldest_unconfirmed_seconds",
             "slot_retained_bytes",
             "slot_wal_status",
+            "parked_rows",
             "last_error",
         ] {
             assert_eq!(source[unknown], Value::Null, "{unknown}");
@@ -164,6 +167,7 @@ mod tests {
         orders.returned(1);
         orders.nacked(2);
         orders.parked(3);
+        orders.parked_rows(Some(9));
         orders.ignored(6);
         orders.in_flight(3);
         orders.lag(4096);
@@ -189,7 +193,7 @@ mod tests {
                 "confirmed_lsn": "16/B374D850", "position": "00000016B374D848-00000001",
                 "lag_bytes": 4096, "lag_seconds": 0.0, "oldest_unconfirmed_seconds": null,
                 "slot_retained_bytes": 8192, "slot_wal_status": "extended", "in_flight": 3,
-                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "parked": 3, "ignored": 6,
+                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "parked": 3, "parked_rows": 9, "ignored": 6,
                 "reconnects": { "postgres": 0, "rabbitmq": 1 }, "last_error": "disk alarm",
             })
         );

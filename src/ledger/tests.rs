@@ -33,7 +33,7 @@ fn confirmed(ledger: &Ledger) -> Option<u64> {
 }
 
 fn publish_all(ledger: &mut Ledger, now: Instant) -> Vec<u64> {
-    std::iter::from_fn(|| ledger.publish_next(now)).map(|(tag, _)| tag.0).collect()
+    std::iter::from_fn(|| ledger.next_due(now)).map(|(tag, _)| tag.0).collect()
 }
 
 #[test]

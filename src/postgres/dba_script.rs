@@ -4,7 +4,7 @@
 use super::{
     SourceDatabase,
     catalog::{TableKind, create_publication_sql, create_slot_sql},
-    slot_record,
+    parked_table, slot_record,
     sql_text::identifier,
 };
 
@@ -38,6 +38,16 @@ pub fn script(database: &SourceDatabase, slot: SlotMaker) -> String {
             comment(&create_slot)
         ),
     };
+    let parked = if database.parks {
+        format!(
+            "-- What policy puts aside (delivery.on_unroutable, delivery.on_invalid), until `outboxd parked` requeues or \
+             discards it.\n{};\n{};\n\n",
+            parked_table::create_table_sql(database),
+            parked_table::grant_sql(database, database.endpoint.user()),
+        )
+    } else {
+        String::new()
+    };
     format!(
         "-- The server, once, with a restart (as far as it is not so):\n\
          --   ALTER SYSTEM SET wal_level = logical;\n\
@@ -58,6 +68,7 @@ pub fn script(database: &SourceDatabase, slot: SlotMaker) -> String {
          {records};\n\
          {grant};\n\
          \n\
+         {parked}\
          {create_slot}",
         schema = identifier(&database.table.schema),
         ordinary = publication(TableKind::Ordinary),
@@ -87,10 +98,11 @@ mod tests {
             publication: "two\nlines".into(),
             create: true,
             table: TableName { schema: "Bestell-Dienst".into(), table: "outbox".into() },
+            parks: false,
             wal_sender_timeout: Duration::from_secs(10),
         };
-        let statements = |slot| {
-            let script = script(&database, slot);
+        let statements = |database: &SourceDatabase, slot| {
+            let script = script(database, slot);
             assert!(!script.contains("s3cret"), "{script}");
             script
                 .lines()
@@ -106,8 +118,15 @@ CREATE PUBLICATION "two
 lines" FOR TABLE ONLY "Bestell-Dienst"."outbox" WITH (publish = 'insert');
 CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_state" (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, version bigint NOT NULL, written_at timestamptz NOT NULL DEFAULT clock_timestamp());
 GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "order""s";"#;
-        assert_eq!(statements(SlotMaker::Run), without_slot);
+        assert_eq!(statements(&database, SlotMaker::Run), without_slot);
         let slot = "SELECT pg_create_logical_replication_slot('outboxd_orders', 'pgoutput');";
-        assert_eq!(statements(SlotMaker::Script), format!("{without_slot}\n{slot}"));
+        assert_eq!(statements(&database, SlotMaker::Script), format!("{without_slot}\n{slot}"));
+        let parks = statements(&SourceDatabase { parks: true, ..database }, SlotMaker::Run);
+        let more: Vec<&str> = parks.strip_prefix(without_slot).unwrap().trim().lines().collect();
+        assert!(more[0].starts_with(r#"CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_parked" (slot text"#));
+        assert_eq!(
+            more[1..],
+            [r#"GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_parked" TO "order""s";"#]
+        );
     }
 }

@@ -170,6 +170,7 @@ mod tests {
             publication: "p".into(),
             create: true,
             table: TableName { schema: "public".into(), table: "outbox".into() },
+            parks: false,
             wal_sender_timeout: Duration::from_secs(10),
         }
     }

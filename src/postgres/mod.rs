@@ -12,6 +12,7 @@ pub mod error;
 mod hostile;
 pub mod inspection;
 mod login;
+pub mod parked_table;
 pub mod pgoutput;
 pub mod preflight;
 pub mod replication;
@@ -50,6 +51,8 @@ pub struct SourceDatabase {
     pub create: bool,
     /// The outbox table.
     pub table: TableName,
+    /// Policy may put rows aside, so there must be a table for them.
+    pub parks: bool,
     /// Sent as `wal_sender_timeout` of the replication connection: how long a vanished client keeps the slot.
     pub wal_sender_timeout: std::time::Duration,
 }

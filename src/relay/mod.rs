@@ -6,6 +6,7 @@
 //!   pipeline   the replication stream              > Delivery (ledger and publisher) -> broker
 //! recovery     a new slot in place of a lost one  \
 //! replay       rows published again                > backfill, on request
+//! parker       rows put aside by policy
 //! fault        what went wrong, and the verdict: again, or halt
 //! database, broker   what all of these ask of the two servers
 //! ```
@@ -18,6 +19,7 @@ pub mod database;
 mod delivery;
 mod fault;
 mod monitor;
+mod parker;
 mod pipeline;
 mod recovery;
 mod replay;
@@ -25,6 +27,7 @@ mod streamed_table;
 mod supervisor;
 
 pub use fault::{Fault, Verdict};
+pub use parker::ParkError;
 pub use recovery::{Recovered, RecoveryError, recover};
 pub use replay::{Replayed, replay};
 use streamed_table::StreamedTable;
@@ -38,6 +41,8 @@ use crate::{backoff, shutdown::Shutdown};
 pub enum OnUnroutable {
     /// Hold everything and try again until a route appears.
     Halt,
+    /// Put its row aside, and go on.
+    Park,
     /// Log it, count it, and go on.
     Drop,
 }
@@ -47,6 +52,10 @@ pub enum OnUnroutable {
 pub enum OnInvalid {
     /// Confirm what came before it, then halt.
     Halt,
+    /// Put it aside, and go on.
+    Park,
+    /// Log it, and go on. Only for a replay, whose rows are still in the table.
+    LeaveOut,
 }
 
 /// What to do with the rows that are older than the slot.
@@ -86,4 +95,11 @@ pub struct RelayOptions {
     /// PostgreSQL may be silent for so long, although it is asked for a sign of life with each status, before its
     /// connection is given up.
     pub server_silence_max: Duration,
+}
+
+impl RelayOptions {
+    /// Policy may put rows aside, so a message's row has to be kept beside it.
+    pub fn parks(&self) -> bool {
+        self.on_unroutable == OnUnroutable::Park || self.on_invalid == OnInvalid::Park
+    }
 }

@@ -99,11 +99,22 @@ impl<D: Database> Watched<D> {
                 self.report.lag(progress.lag_bytes);
                 self.report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
             }
+            self.count_parked(&sql).await;
             self.record(&sql).await;
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = closed(&sql) => {}
+            }
+        }
+    }
+
+    async fn count_parked(&self, sql: &D::Sql) {
+        match sql.count_parked(self.database.options()).await {
+            Ok(rows) => self.report.parked_rows(rows),
+            Err(error) => {
+                let source = self.report.name();
+                tracing::debug!(source, %error, "the parked rows could not be counted; trying again");
             }
         }
     }

@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    Fault, OnInvalid, RelayOptions, Shutdown, StreamedTable,
+    Fault, RelayOptions, Shutdown, StreamedTable,
     broker::Publisher,
-    database::Stream,
+    database::{Database, Replication, Stream},
     delivery::{CLOSE_TIMEOUT, Delivery, sleep_until},
     monitor::Monitor,
 };
@@ -65,9 +65,12 @@ enum Intake {
     Halting(Fault),
 }
 
-pub(super) struct Pipeline<'a, S, P> {
-    stream: S,
-    delivery: Delivery<'a, P>,
+/// What a database streams with.
+pub(super) type StreamOf<D> = <<D as Database>::Replication as Replication>::Stream;
+
+pub(super) struct Pipeline<'a, D: Database, P> {
+    stream: StreamOf<D>,
+    delivery: Delivery<'a, D, P>,
     mapping: &'a Mapping,
     options: &'a RelayOptions,
     report: &'a Reporter,
@@ -86,10 +89,10 @@ pub(super) struct Pipeline<'a, S, P> {
     server_end: Lsn,
 }
 
-impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
+impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     pub(super) fn new(
-        stream: S,
-        delivery: Delivery<'a, P>,
+        stream: StreamOf<D>,
+        delivery: Delivery<'a, D, P>,
         mapping: &'a Mapping,
         options: &'a RelayOptions,
         report: &'a Reporter,
@@ -275,11 +278,8 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
             return Err(Fault::Protocol("an inserted value that is not text"));
         };
         let row = OutboxRow { position, committed_at: transaction.committed_at, values };
-        match mapper.message(row) {
-            Ok(message) => self.delivery.push(message),
-            Err(invalid) => match self.options.on_invalid {
-                OnInvalid::Halt => self.halt(Fault::InvalidRow(invalid)),
-            },
+        if let Err(invalid) = self.delivery.take_row(&mapper, row, false) {
+            self.halt(Fault::InvalidRow(invalid));
         }
         Ok(())
     }

@@ -1,0 +1,143 @@
+//! What the broker sees: order, limits, the gate, and no more repetition than there must be.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Oracle, ProcessSeen, Settled};
+use crate::{wal::RowId, world::State};
+
+impl Oracle {
+    /// Nothing uncommitted is ever delivered, and rows of an aggregate are first delivered in commit order.
+    pub(crate) fn delivered(&mut self, row: RowId) {
+        let Some(seen) = self.rows.get_mut(&row) else {
+            return self.violated(format!("row {row} was delivered and never committed"));
+        };
+        seen.delivered += 1;
+        self.deliveries += 1;
+        if seen.delivered > 1 {
+            self.duplicates += 1;
+            return;
+        }
+        if !seen.live {
+            return;
+        }
+        let aggregate = seen.aggregate;
+        for before in self.aggregates[&aggregate].iter().take_while(|before| **before != row) {
+            let before_seen = &self.rows[before];
+            let missing =
+                before_seen.live && !before_seen.exempt && !before_seen.dropped && before_seen.delivered == 0;
+            let traded = !self.per_aggregate && before_seen.refused;
+            if missing && !traded {
+                let what = format!("aggregate {aggregate}: row {row} was delivered before row {before}");
+                return self.violated(what);
+            }
+        }
+    }
+
+    pub(crate) fn nacked(&mut self, row: RowId) {
+        self.row(row).refused = true;
+    }
+
+    pub(crate) fn unroutable(&mut self, row: RowId) {
+        self.row(row).refused = true;
+    }
+
+    pub(crate) fn returned(&mut self, process: u64, row: RowId) {
+        self.row(row).returned_last = true;
+        self.process(process).in_flight.remove(&row);
+    }
+
+    pub(crate) fn told_nacked(&mut self, process: u64, row: RowId) {
+        self.process(process).in_flight.remove(&row);
+    }
+
+    pub(crate) fn dropped(&mut self, process: u64, connection: u64, row: RowId, now: Instant) {
+        self.row(row).dropped = true;
+        self.told_confirmed(process, connection, row, now);
+    }
+
+    pub(crate) fn told_confirmed(&mut self, process: u64, connection: u64, row: RowId, now: Instant) {
+        let seen = self.row(row);
+        seen.settled.push(Settled { by: process, at: now });
+        seen.told_on = Some(connection);
+        seen.returned_last = false;
+        let ProcessSeen { handed, held, told, done, in_flight, epoch, settled_to, .. } =
+            self.process(process);
+        in_flight.remove(&row);
+        told.insert(row);
+        held.advance(|row| told.contains(row));
+        *settled_to = held.rows[..held.settled].last().copied().unwrap_or(0).max(*settled_to);
+        let before = handed.settled;
+        handed.advance(|row| told.contains(row) || done.get(row) == Some(epoch));
+        done.extend(handed.rows[before..handed.settled].iter().map(|row| (*row, *epoch)));
+    }
+}
+
+impl State {
+    /// A message is handed to the broker.
+    pub(crate) fn published(
+        &mut self,
+        process: u64,
+        connection: u64,
+        row: RowId,
+        unanswered: &[(RowId, usize)],
+    ) {
+        let now = self.now();
+        self.note(|| format!("process {process} publishes row {row}"));
+        // While it does not read, it finds out with its next status update.
+        let notices = self.scenario.relay.keepalive_interval + Duration::from_millis(10);
+        let oracle = &mut self.oracle;
+        let (epoch, per_aggregate) = (oracle.epoch, oracle.per_aggregate);
+        let Some(seen) = oracle.rows.get(&row) else {
+            return oracle.violated(format!("row {row} was published and never committed"));
+        };
+        let aggregate = seen.aggregate;
+        let told_here = seen.told_on == Some(connection);
+
+        // Limits hold.
+        let count = unanswered.len();
+        let bytes: usize = unanswered.iter().map(|(_, bytes)| bytes).sum();
+        let largest = unanswered.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+        if count > oracle.in_flight_max {
+            let max = oracle.in_flight_max;
+            oracle.violated(format!("{count} messages in flight, in_flight_max is {max}"));
+        }
+        // One message more is accepted, so that a large one can pass.
+        if bytes - largest >= oracle.in_flight_bytes_max {
+            let max = oracle.in_flight_bytes_max;
+            oracle.violated(format!("{bytes} bytes in flight, in_flight_bytes_max is {max}"));
+        }
+
+        // The gate: one message of an aggregate at a time.
+        let beside = unanswered.iter().map(|(other, _)| *other).find(|other| {
+            *other != row && oracle.rows.get(other).is_some_and(|other| other.aggregate == aggregate)
+        });
+        if let (true, Some(other)) = (per_aggregate, beside) {
+            oracle
+                .violated(format!("rows {other} and {row} of aggregate {aggregate} are in flight together"));
+        }
+
+        // What a process knows to be settled it does not repeat, nor what a clean end has left behind.
+        if told_here {
+            oracle.violated(format!("row {row} is published again on the connection that confirmed it"));
+        }
+        // Whoever has not noticed yet that the slot is another's does not know of that end.
+        let has_slot = oracle.processes.get(&process).is_some_and(|seen| seen.has_slot);
+        if has_slot && oracle.sealed.contains(&row) {
+            oracle.violated(format!("row {row} is repeated after a clean restart"));
+        }
+        let seen = oracle.process(process);
+        seen.in_flight.insert(row, connection);
+        let (done, had_slot) = (seen.done.get(&row) == Some(&epoch), seen.had_slot);
+        let late = seen.left.is_some_and(|left| left + notices < now);
+        if done {
+            oracle.violated(format!("process {process} repeats row {row}, which it knows to be settled"));
+        }
+
+        // Of several instances only one publishes.
+        if !had_slot || late {
+            oracle.violated(format!("process {process} publishes row {row} and has no slot"));
+        }
+    }
+}

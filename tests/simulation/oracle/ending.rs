@@ -1,0 +1,81 @@
+//! How a process ends, and how every run does.
+
+use outboxd::relay::Ended;
+
+use super::Oracle;
+use crate::{
+    wal::{Row, RowId},
+    world::State,
+};
+
+impl Oracle {
+    pub(crate) fn asked_to_end(&mut self, process: u64) {
+        self.process(process).asked_to_end = true;
+    }
+
+    /// The server has taken in a process's last position.
+    pub(crate) fn finished(&mut self, process: u64) {
+        let process = self.process(process);
+        process.finished = process.asked_to_end;
+    }
+}
+
+impl State {
+    /// A process has ended by itself. A clean end leaves nothing that the next start would repeat.
+    pub(crate) fn ended(&mut self, process: u64, ended: Ended) {
+        let Some(slot) = &self.postgres.data.slot else { return };
+        let flushed = slot.confirmed_flush;
+        let oracle = &mut self.oracle;
+        let Some(seen) = oracle.processes.get(&process) else { return };
+        let halted = oracle.rows.values().any(|row| row.live && (row.returned_last || row.invalid));
+        if ended != Ended::Drained || !seen.finished || halted {
+            return;
+        }
+        // What the process knows, or would have learned on this connection. What was in flight when an earlier one was lost is
+        // repeated whether there is a restart or not.
+        let concerns = |id: &RowId| {
+            seen.told.contains(id)
+                || seen.in_flight.contains_key(id)
+                || seen.epoch == oracle.epoch && seen.done.get(id) == Some(&seen.epoch)
+        };
+        let mut sealed = Vec::new();
+        for transaction in &self.postgres.data.transactions {
+            let covered = transaction.commit_lsn < flushed;
+            for Row { id, .. } in &transaction.rows {
+                let delivered = oracle.rows.get(id).is_some_and(|row| row.delivered > 0);
+                if delivered && covered {
+                    sealed.push(*id);
+                } else if delivered && concerns(id) {
+                    let what = format!("process {process} drained, and the next start repeats row {id}");
+                    return oracle.violated(what);
+                }
+            }
+        }
+        oracle.sealed.extend(sealed);
+    }
+
+    /// What is missing from the end that every run must come to; `None` when nothing is.
+    pub(crate) fn unfinished(&self) -> Option<String> {
+        let data = &self.postgres.data;
+        let mut invalid = false;
+        for row in data.transactions.iter().flat_map(|transaction| &transaction.rows) {
+            let seen = self.oracle.rows.get(&row.id)?;
+            if row.invalid && !seen.exempt {
+                invalid = true;
+                break;
+            }
+            if seen.delivered == 0 && !seen.dropped && !seen.exempt {
+                return Some(format!("row {} is not delivered", row.id));
+            }
+        }
+        match &data.slot {
+            // What stands before the invalid row is delivered, and the source halts there.
+            _ if invalid => None,
+            None => Some("there is no slot".to_owned()),
+            Some(slot) if slot.confirmed_flush < data.wal_end => {
+                Some(format!("the slot is at {}, the WAL ends at {}", slot.confirmed_flush, data.wal_end))
+            }
+            Some(_) => None,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Watches everything and knows what must hold. See the checks; each says what the product promises.
+
+mod delivery;
+mod ending;
+mod slot;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use outboxd::relay::Ordering;
+use tokio::time::Instant;
+
+use crate::{
+    postgres::{DataDirectory, SessionId},
+    scenario::Scenario,
+    wal::{RowId, Transaction},
+};
+
+pub(crate) struct Oracle {
+    /// The first promise that was broken.
+    pub(crate) violation: Option<String>,
+    rows: HashMap<RowId, RowSeen>,
+    /// Rows by aggregate, in commit order.
+    aggregates: BTreeMap<u8, Vec<RowId>>,
+    processes: BTreeMap<u64, ProcessSeen>,
+    per_aggregate: bool,
+    in_flight_max: usize,
+    in_flight_bytes_max: usize,
+    /// Counts the histories that the server had: a copy put back begins another one.
+    epoch: u32,
+    /// Transactions of this history before this one are known to be settled.
+    settled_before: usize,
+    /// Rows that a clean end left confirmed: nobody may repeat them.
+    sealed: HashSet<RowId>,
+    pub(crate) duplicates: u64,
+    pub(crate) deliveries: u64,
+}
+
+#[derive(Default)]
+struct RowSeen {
+    aggregate: u8,
+    /// In the server's history; a row that was lost with a copy put back is not.
+    live: bool,
+    invalid: bool,
+    exempt: bool,
+    delivered: u32,
+    dropped: bool,
+    /// Nacked or returned, at least once.
+    refused: bool,
+    returned_last: bool,
+    /// Each time that a process was told that the broker has it, or dropped it.
+    settled: Vec<Settled>,
+    /// On which connection that was last.
+    told_on: Option<u64>,
+}
+
+struct Settled {
+    by: u64,
+    at: Instant,
+}
+
+/// Rows, and how many of them are settled without a gap.
+#[derive(Default)]
+struct InOrder {
+    rows: Vec<RowId>,
+    settled: usize,
+}
+
+impl InOrder {
+    fn advance(&mut self, mut is_settled: impl FnMut(&RowId) -> bool) {
+        while self.rows.get(self.settled).is_some_and(&mut is_settled) {
+            self.settled += 1;
+        }
+    }
+}
+
+#[derive(Default)]
+struct ProcessSeen {
+    had_slot: bool,
+    has_slot: bool,
+    /// When it lost the slot, and knew.
+    left: Option<Instant>,
+    identity: Option<(u32, u32)>,
+    session: SessionId,
+    /// Of the session.
+    epoch: u32,
+    /// The rows of the session.
+    handed: InOrder,
+    /// Those that it holds until they are settled.
+    held: InOrder,
+    /// The last row that was settled so.
+    settled_to: RowId,
+    told: HashSet<RowId>,
+    /// Rows that this process knows to be settled, in which epoch.
+    done: HashMap<RowId, u32>,
+    in_flight: HashMap<RowId, u64>,
+    asked_to_end: bool,
+    finished: bool,
+}
+
+impl Oracle {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        Self {
+            violation: None,
+            rows: HashMap::new(),
+            aggregates: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            per_aggregate: scenario.relay.ordering == Ordering::PerAggregate,
+            in_flight_max: scenario.relay.in_flight_max,
+            in_flight_bytes_max: scenario.relay.in_flight_bytes_max,
+            epoch: 0,
+            settled_before: 0,
+            sealed: HashSet::new(),
+            duplicates: 0,
+            deliveries: 0,
+        }
+    }
+
+    pub(crate) fn violated(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    fn row(&mut self, row: RowId) -> &mut RowSeen {
+        self.rows.entry(row).or_default()
+    }
+
+    fn process(&mut self, process: u64) -> &mut ProcessSeen {
+        self.processes.entry(process).or_default()
+    }
+
+    pub(crate) fn committed(&mut self, transaction: &Transaction) {
+        for row in &transaction.rows {
+            let seen =
+                RowSeen { aggregate: row.aggregate, live: true, invalid: row.invalid, ..RowSeen::default() };
+            self.rows.insert(row.id, seen);
+            self.aggregates.entry(row.aggregate).or_default().push(row.id);
+        }
+    }
+
+    /// A row from before the slot, with `backlog = "skip"`.
+    pub(crate) fn exempt(&mut self, row: RowId) {
+        self.row(row).exempt = true;
+    }
+
+    /// The server has another history now.
+    pub(crate) fn history_changed(&mut self, data: &DataDirectory) {
+        self.epoch += 1;
+        self.settled_before = 0;
+        self.sealed.clear();
+        let live: HashSet<RowId> =
+            data.transactions.iter().flat_map(|transaction| &transaction.rows).map(|row| row.id).collect();
+        for (id, row) in &mut self.rows {
+            row.live = live.contains(id);
+        }
+    }
+
+    /// The server crashed, and the slot may be behind what it was.
+    pub(crate) fn slot_forgot(&mut self) {
+        self.sealed.clear();
+    }
+
+    // What the database sees.
+
+    pub(crate) fn identified(&mut self, process: u64, identity: (u32, u32)) {
+        let process = self.process(process);
+        if process.identity.replace(identity).is_some_and(|before| before != identity) {
+            process.done.clear();
+        }
+    }
+
+    pub(crate) fn got_slot(&mut self, process: u64) {
+        let others =
+            self.processes.iter().filter(|(other, seen)| **other != process && seen.has_slot).count();
+        if others > 0 {
+            self.violated(format!("process {process} has the slot, and so has another"));
+        }
+        let process = self.process(process);
+        process.had_slot = true;
+        process.has_slot = true;
+        process.left = None;
+    }
+
+    pub(crate) fn left_slot(&mut self, process: u64, knows: Option<Instant>) {
+        let process = self.process(process);
+        process.has_slot = false;
+        process.left = knows;
+    }
+
+    pub(crate) fn session_began(&mut self, process: u64, session: SessionId) {
+        let epoch = self.epoch;
+        let process = self.process(process);
+        process.epoch = epoch;
+        process.session = session;
+        process.handed = InOrder::default();
+        process.held = InOrder::default();
+        process.told.clear();
+        process.in_flight.clear();
+    }
+
+    /// Only a process that has streamed remembers anything of a server.
+    pub(crate) fn has_streamed(&self, process: u64) -> bool {
+        self.processes.get(&process).is_some_and(|seen| seen.session != 0)
+    }
+
+    /// Memory is bounded: nothing is read while `in_flight_max` messages are held.
+    pub(crate) fn handed_out(&mut self, process: u64, session: SessionId, row: RowId) {
+        let max = self.in_flight_max;
+        let seen = self.process(process);
+        if seen.session != session {
+            return;
+        }
+        seen.handed.rows.push(row);
+        // What is not behind the last row that the process knows to be settled it may skip. Rows are numbered as they commit.
+        if row <= seen.settled_to {
+            return;
+        }
+        let held = seen.held.rows.len() - seen.held.settled;
+        seen.held.rows.push(row);
+        if held >= max {
+            self.violated(format!(
+                "row {row} was read while {held} messages were held, in_flight_max is {max}"
+            ));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What PostgreSQL is told: nothing too early, and nothing too late.
+
+use std::time::Duration;
+
+use crate::{
+    postgres::Mode,
+    wal::RowId,
+    world::{Link, State},
+};
+
+impl State {
+    /// PostgreSQL is told a position: every row before it has to be confirmed, or dropped by policy.
+    pub(crate) fn acknowledged(&mut self, process: u64, lsn: u64) {
+        let oracle = &mut self.oracle;
+        while let Some(transaction) = self.postgres.data.transactions.get(oracle.settled_before)
+            && transaction.commit_lsn < lsn
+        {
+            for row in &transaction.rows {
+                let seen = oracle.row(row.id);
+                if seen.settled.is_empty() && !seen.exempt {
+                    let what = format!(
+                        "process {process} acknowledged {lsn}, but row {} of {} is not settled",
+                        row.id, transaction.commit_lsn
+                    );
+                    return oracle.violated(what);
+                }
+            }
+            oracle.settled_before += 1;
+        }
+    }
+
+    /// The slot is made when all of the backlog is settled.
+    pub(crate) fn slot_made_at(&mut self, process: u64, consistent_point: u64) {
+        self.acknowledged(process, consistent_point);
+    }
+
+    /// The bound on duplicates: a crash now would repeat what is in flight, and of what was confirmed no more than the last
+    /// 100 ms, or the rows of a transaction that is not complete. So the slot is that close behind.
+    pub(crate) fn slot_must_keep_up(&mut self, process: u64) {
+        let allowed =
+            self.scenario.relay.status_interval + Duration::from_millis(self.scenario.status_latency_ms + 10);
+        let Some(by) = self.now().checked_sub(allowed) else { return };
+        let server = &self.postgres;
+        let (Some(slot), Mode::Up) = (&server.data.slot, server.mode) else { return };
+        let session = server.active.and_then(|id| server.sessions.get(&id));
+        let Some(session) = session.filter(|s| s.process == process && s.link == Link::Up) else { return };
+        let Some(streaming) = session.streaming.as_ref().filter(|streaming| streaming.since < by) else {
+            return;
+        };
+        let transactions = &server.data.transactions;
+        let next = transactions.partition_point(|transaction| transaction.commit_lsn < slot.confirmed_flush);
+        let Some(behind) = transactions[next..].iter().find(|transaction| !transaction.rows.is_empty())
+        else {
+            return;
+        };
+        let heard = streaming.commits.get(&behind.commit_lsn).is_some_and(|at| *at < by);
+        let oracle = &self.oracle;
+        let Some(seen) = oracle.processes.get(&process) else { return };
+        let settled = |id: &RowId| {
+            let last = oracle.rows.get(id).and_then(|row| row.settled.iter().rfind(|s| s.by == process));
+            last.is_some_and(|last| last.at < by) && seen.done.get(id) == Some(&seen.epoch)
+        };
+        if heard && behind.rows.iter().all(|row| settled(&row.id)) {
+            let (at, commit_lsn) = (slot.confirmed_flush, behind.commit_lsn);
+            let what =
+                format!("the slot is still at {at} though {commit_lsn} is settled for more than {allowed:?}");
+            self.oracle.violated(what);
+        }
+    }
+}

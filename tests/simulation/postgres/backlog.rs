@@ -1,0 +1,135 @@
+//! Rows that are older than the slot: a temporary slot and its snapshot.
+
+use std::collections::VecDeque;
+
+use outboxd::{
+    outbox::{Column, OutboxRow, Timestamp},
+    position::{Lsn, Position},
+    postgres::{
+        backlog::BacklogError,
+        snapshot::{RowOrder, SnapshotError},
+    },
+    relay::database::{Backlog, Rows},
+};
+
+use super::{SessionId, Slot, connection::closed, replication::SimulatedReplication, sql::SimulatedSql};
+use crate::{
+    wal::{COLUMNS, Row, TEXT},
+    world::{Link, World},
+};
+
+pub(crate) struct SimulatedBacklog {
+    replication: SimulatedReplication,
+    rows: SimulatedRows,
+}
+
+pub(crate) struct SimulatedRows {
+    world: World,
+    /// Whose loss is noticed.
+    session: SessionId,
+    columns: Vec<Column>,
+    rows: VecDeque<Row>,
+    consistent_point: u64,
+    read: u32,
+}
+
+impl SimulatedBacklog {
+    /// Makes the temporary slot and its snapshot.
+    pub(super) async fn begin(
+        replication: SimulatedReplication,
+        sql: SimulatedSql,
+        slot: &str,
+    ) -> Result<Self, BacklogError> {
+        let failed = |cause| SnapshotError::Sql { doing: "making the temporary slot", cause };
+        sql.0.ask(|_| ()).await.map_err(failed)?;
+        let (id, process) = (replication.0.id, replication.0.process);
+        let (consistent_point, rows) = replication
+            .0
+            .ask(|state| {
+                if state.postgres.backlog.is_some() {
+                    return Err(BacklogError::Busy(slot.to_owned()));
+                }
+                if state.postgres.data.slot.is_some() {
+                    return Err(BacklogError::AlreadyThere(slot.to_owned()));
+                }
+                state.postgres.backlog = Some(id);
+                let data = &state.postgres.data;
+                let rows: VecDeque<Row> = data.transactions.iter().flat_map(|t| t.rows.clone()).collect();
+                let consistent_point = data.wal_end;
+                state.oracle.got_slot(process);
+                let count = rows.len();
+                state.note(|| {
+                    format!(
+                        "postgres: process {process} has a backlog of {count} rows before {consistent_point}"
+                    )
+                });
+                Ok((consistent_point, rows))
+            })
+            .await
+            .map_err(failed)??;
+        let columns = COLUMNS.map(|name| Column { name: name.to_owned(), type_oid: TEXT }).to_vec();
+        let (world, session) = (replication.0.world.clone(), id);
+        let rows = SimulatedRows { world, session, columns, rows, consistent_point, read: 0 };
+        Ok(SimulatedBacklog { replication, rows })
+    }
+}
+
+impl Backlog for SimulatedBacklog {
+    type Replication = SimulatedReplication;
+    type Rows = SimulatedRows;
+
+    fn rows(&mut self) -> &mut SimulatedRows {
+        &mut self.rows
+    }
+
+    fn consistent_point(&self) -> Lsn {
+        Lsn(self.rows.consistent_point)
+    }
+
+    async fn finish(self) -> Result<SimulatedReplication, BacklogError> {
+        let point = self.rows.consistent_point;
+        let process = self.replication.0.process;
+        let made = self.replication.0.ask(|state| {
+            if state.postgres.data.slot.is_some() {
+                return Err(BacklogError::AlreadyThere("slot".to_owned()));
+            }
+            state.slot_made_at(process, point);
+            state.postgres.data.slot = Some(Slot { confirmed_flush: point, persisted: point });
+            state.postgres.backlog = None;
+            // Before this process streams, another may be faster.
+            let now = state.now();
+            state.oracle.left_slot(process, Some(now));
+            state.note(|| format!("postgres: process {process} made the slot at {point}"));
+            Ok(())
+        });
+        made.await.map_err(|cause| SnapshotError::Sql { doing: "making the permanent slot", cause })??;
+        Ok(self.replication)
+    }
+}
+
+impl Rows for SimulatedRows {
+    fn order(&self) -> RowOrder {
+        RowOrder::Sequence
+    }
+
+    fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    fn taken_at(&self) -> Timestamp {
+        Timestamp(0)
+    }
+
+    async fn next(&mut self) -> Result<Option<OutboxRow>, SnapshotError> {
+        if self.world.look(|state| state.link(self.session)) == Link::Cut {
+            return Err(SnapshotError::Sql { doing: "reading the backlog", cause: closed() });
+        }
+        if self.read % 16 == 7 {
+            self.world.pause(0..=3).await;
+        }
+        let Some(row) = self.rows.pop_front() else { return Ok(None) };
+        let position = Position { commit_lsn: Lsn(self.consistent_point - 1), index: self.read };
+        self.read += 1;
+        Ok(Some(OutboxRow { position, committed_at: Timestamp(0), values: row.values() }))
+    }
+}

@@ -1,0 +1,93 @@
+//! The server, as one process reaches it.
+
+use std::sync::Arc;
+
+use outboxd::{
+    outbox::ColumnNames,
+    position::Lsn,
+    postgres::{
+        SourceDatabase, backlog::BacklogError, catalog::CatalogError, continuity::Evidence,
+        error::ConnectError, replication::ReplicationError, slot_record::EvidenceError, snapshot::Selection,
+    },
+    relay::database::{Database, Replication},
+};
+
+use super::{
+    backlog::SimulatedBacklog,
+    connection::{Connection, command_failed},
+    facts::slot_facts,
+    replication::SimulatedReplication,
+    sql::SimulatedSql,
+};
+use crate::world::{State, World};
+
+/// The server, as one process reaches it.
+#[derive(Clone)]
+pub(crate) struct SimulatedDatabase {
+    pub(crate) world: World,
+    pub(crate) process: u64,
+    pub(crate) options: Arc<SourceDatabase>,
+}
+
+impl Database for SimulatedDatabase {
+    type Sql = SimulatedSql;
+    type Replication = SimulatedReplication;
+    type Backlog = SimulatedBacklog;
+
+    fn options(&self) -> &SourceDatabase {
+        &self.options
+    }
+
+    async fn connect_sql(&self, _: &str) -> Result<SimulatedSql, ConnectError> {
+        let connection = Connection::open(&self.world, self.process).await;
+        connection.map(SimulatedSql).map_err(|cause| ConnectError {
+            host: "simulated".to_owned(),
+            cause,
+            earlier: Vec::new(),
+        })
+    }
+
+    async fn connect_replication(&self, _: &str) -> Result<SimulatedReplication, ReplicationError> {
+        Ok(SimulatedReplication(self.connect_sql("").await?.0))
+    }
+
+    async fn begin_backlog(
+        &self,
+        replication: SimulatedReplication,
+        sql: SimulatedSql,
+        _: &ColumnNames,
+        _: &Selection,
+    ) -> Result<SimulatedBacklog, BacklogError> {
+        SimulatedBacklog::begin(replication, sql, &self.options.slot).await
+    }
+
+    async fn evidence(
+        &self,
+        sql: &SimulatedSql,
+        replication: &mut SimulatedReplication,
+        _: Option<u32>,
+    ) -> Result<Evidence, EvidenceError> {
+        let server = replication.identify_system().await?;
+        let left = |state: &mut State| {
+            state.postgres.data.history.iter().map(|(timeline, left)| (*timeline, Lsn(*left))).collect()
+        };
+        let history = replication.0.ask(left).await.map_err(command_failed)?;
+        let mut evidence = Evidence { server, history, record: None, slot: None };
+        self.look_again(sql, &mut evidence).await?;
+        Ok(evidence)
+    }
+
+    async fn look_again(&self, sql: &SimulatedSql, evidence: &mut Evidence) -> Result<(), CatalogError> {
+        let slot = &self.options.slot;
+        (evidence.record, evidence.slot) = sql
+            .run("reading the slot's record", |state| {
+                (state.postgres.data.record.clone(), slot_facts(state, slot))
+            })
+            .await?;
+        evidence.server.xlogpos =
+            sql.run("reading the end of WAL", |state| Lsn(state.postgres.data.wal_end)).await?;
+        // A standby whose connection broke may meet the server here, before it takes the slot, rather than in `evidence`.
+        self.world.look(|state| state.postgres.judged.push(self.process));
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! What the catalog says.
+
+use outboxd::{
+    position::Lsn,
+    postgres::catalog::{
+        ColumnFacts, Facts, Held, PublicationFacts, RecordTableFacts, ServerFacts, SlotFacts, TableFacts,
+        TableKind,
+    },
+};
+
+use crate::{
+    wal::{COLUMNS, OUTBOX, TEXT},
+    world::State,
+};
+
+pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
+    let text = |name: &str| ColumnFacts {
+        name: name.to_owned(),
+        type_oid: TEXT,
+        base_type_oid: TEXT,
+        type_name: "text".to_owned(),
+        nullable: true,
+    };
+    Facts {
+        server: ServerFacts {
+            version: 170_000,
+            wal_level: "logical".to_owned(),
+            database: "orders".to_owned(),
+            encoding: "UTF8".to_owned(),
+            role: "outboxd".to_owned(),
+            may_replicate: true,
+            may_create: true,
+            in_recovery: false,
+            slots_max: 10,
+            slots_used: 1,
+            wal_senders_max: 10,
+            wal_senders_used: 1,
+        },
+        table: Some(TableFacts {
+            oid: OUTBOX,
+            kind: TableKind::Ordinary,
+            logged: true,
+            may_use_schema: true,
+            may_select: true,
+            owned: true,
+            row_security: false,
+            rows_estimate: 0,
+            columns: COLUMNS.map(text).to_vec(),
+        }),
+        publication: state.postgres.data.publication.then(|| PublicationFacts {
+            all_tables: false,
+            insert: true,
+            more_operations: Vec::new(),
+            via_partition_root: false,
+            held: Held::AsItself,
+            row_filter: None,
+            columns_left_out: Vec::new(),
+            other_tables: 0,
+        }),
+        records: RecordTableFacts { exists: state.postgres.data.records, may_use: true, may_create: true },
+        slots: slot_facts(state, slot).into_iter().collect(),
+    }
+}
+
+pub(super) fn slot_facts(state: &mut State, name: &str) -> Option<SlotFacts> {
+    let server = &state.postgres;
+    let slot = server.data.slot.as_ref()?;
+    Some(SlotFacts {
+        name: name.to_owned(),
+        plugin: Some("pgoutput".to_owned()),
+        database: Some("orders".to_owned()),
+        temporary: false,
+        active_pid: server.active.map(|id| id as i32),
+        confirmed_flush: Some(Lsn(slot.confirmed_flush)),
+        restart_lsn: Some(Lsn(slot.confirmed_flush)),
+        wal_status: Some("reserved".to_owned()),
+        invalidation: None,
+        two_phase: false,
+        failover: false,
+        retained_bytes: server.data.wal_end.saturating_sub(slot.confirmed_flush),
+        lag_bytes: server.data.wal_end.saturating_sub(slot.confirmed_flush),
+        current: Lsn(server.data.wal_end),
+    })
+}

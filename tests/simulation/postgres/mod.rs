@@ -1,0 +1,57 @@
+//! A PostgreSQL server, as far as a logical replication client can tell. Hostile where the protocol allows it: it sends what
+//! was sent before, says keepalives from behind the slot, forgets in a crash what a slot had confirmed since a checkpoint.
+
+#![allow(clippy::result_large_err)] // They are the product's, which boxes them one level higher.
+
+mod backlog;
+mod connection;
+mod data_directory;
+mod database;
+mod facts;
+mod replication;
+mod session;
+mod sql;
+mod stream;
+mod walsender;
+
+use std::collections::BTreeMap;
+
+pub(crate) use data_directory::{DataDirectory, Slot};
+pub(crate) use database::SimulatedDatabase;
+pub(crate) use session::{Session, SessionId};
+
+/// How a server meets who connects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mode {
+    #[default]
+    Up,
+    Down,
+    /// Fast shutdown: no new connections, and walsenders stay until all is confirmed.
+    Ending,
+}
+
+pub(crate) struct Server {
+    pub(crate) mode: Mode,
+    pub(crate) data: DataDirectory,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
+    last_session: SessionId,
+    /// Who streams from the slot, and who holds the temporary one.
+    pub(crate) active: Option<SessionId>,
+    pub(crate) backlog: Option<SessionId>,
+    /// Processes that have looked at the server, and at the end of its WAL, since it was put back to an older state.
+    pub(crate) judged: Vec<u64>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Up,
+            data: DataDirectory::default(),
+            sessions: BTreeMap::new(),
+            last_session: 0,
+            active: None,
+            backlog: None,
+            judged: Vec::new(),
+        }
+    }
+}

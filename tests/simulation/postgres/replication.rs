@@ -1,0 +1,79 @@
+//! A connection in replication mode that does not stream yet.
+
+use outboxd::{
+    position::Lsn,
+    postgres::replication::{ReplicationError, SystemIdentity},
+    relay::database::Replication,
+};
+
+use super::{
+    connection::{Connection, command_failed, server_error},
+    stream::SimulatedStream,
+    walsender::Streaming,
+};
+use crate::world::State;
+
+pub(crate) struct SimulatedReplication(pub(super) Connection);
+
+impl Replication for SimulatedReplication {
+    type Stream = SimulatedStream;
+
+    async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> {
+        let process = self.0.process;
+        let identify = |state: &mut State| {
+            let data = &state.postgres.data;
+            state.oracle.identified(process, (data.system_id, data.timeline));
+            SystemIdentity {
+                system_id: data.system_id.to_string(),
+                timeline: data.timeline,
+                xlogpos: Lsn(data.wal_end),
+                database: Some("orders".to_owned()),
+            }
+        };
+        self.0.ask(identify).await.map_err(command_failed)
+    }
+
+    async fn confirmed_flush(&mut self, _: &str) -> Result<Option<Lsn>, ReplicationError> {
+        let flushed =
+            |state: &mut State| state.postgres.data.slot.as_ref().map(|slot| Lsn(slot.confirmed_flush));
+        self.0.ask(flushed).await.map_err(command_failed)
+    }
+
+    async fn start(
+        self,
+        _: &str,
+        _: &str,
+        from: Lsn,
+    ) -> Result<SimulatedStream, (Option<Self>, ReplicationError)> {
+        let (id, process) = (self.0.id, self.0.process);
+        let start = |state: &mut State| {
+            if state.postgres.active.is_some() {
+                return Err(server_error("ERROR", "55006", "replication slot is active"));
+            }
+            let Some(slot) = &state.postgres.data.slot else {
+                return Err(server_error("ERROR", "42704", "replication slot does not exist"));
+            };
+            // A server that sends more than it was asked for is borne, too.
+            let flushed = slot.confirmed_flush;
+            let from = if state.one_in(5) { flushed } else { from.0.max(flushed) };
+            let now = state.now();
+            let next = state.postgres.data.transactions.partition_point(|t| t.commit_lsn < from);
+            let streaming = Streaming::new(next, from, now);
+            state.postgres.active = Some(id);
+            if let Some(session) = state.postgres.sessions.get_mut(&id) {
+                session.streaming = Some(streaming);
+            }
+            state.oracle.got_slot(process);
+            state.oracle.session_began(process, id);
+            state.note(|| {
+                format!("postgres: process {process} streams from {from}, the slot is at {flushed}")
+            });
+            Ok(())
+        };
+        match self.0.ask(start).await {
+            Ok(Ok(())) => Ok(SimulatedStream::new(self.0)),
+            Ok(Err(refused)) => Err((Some(self), command_failed(refused))),
+            Err(broken) => Err((None, command_failed(broken))),
+        }
+    }
+}

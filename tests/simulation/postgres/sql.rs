@@ -1,0 +1,142 @@
+//! A connection for plain SQL.
+
+use outboxd::{
+    postgres::{
+        SourceDatabase,
+        catalog::{CatalogError, Facts, SlotFacts, TableKind},
+        slot_record::{Confirmed, SlotRecord},
+    },
+    relay::database::Sql,
+};
+
+use super::{
+    Slot,
+    connection::Connection,
+    facts::{facts, slot_facts},
+};
+use crate::world::{Link, State};
+
+pub(crate) struct SimulatedSql(pub(super) Connection);
+
+impl SimulatedSql {
+    pub(super) async fn run<T>(
+        &self,
+        doing: &'static str,
+        answer: impl FnMut(&mut State) -> T,
+    ) -> Result<T, CatalogError> {
+        self.0.ask(answer).await.map_err(|cause| CatalogError::Statement { doing, cause })
+    }
+
+    async fn update_record(
+        &self,
+        holder: &str,
+        confirmed: Confirmed,
+        from_now_on: Option<&str>,
+    ) -> Result<(), CatalogError> {
+        self.run("writing the slot's record", |state| {
+            let data = &mut state.postgres.data;
+            let record = data.record.clone();
+            if let Some(record) = record.filter(|record| record.holder.as_deref() == Some(holder)) {
+                data.write_record(SlotRecord {
+                    confirmed_flush: confirmed.flush,
+                    confirmed_until: confirmed.until.or(record.confirmed_until),
+                    holder: from_now_on.map(str::to_owned),
+                    version: record.version + 1,
+                    ..record
+                });
+            }
+        })
+        .await
+    }
+}
+
+impl Sql for SimulatedSql {
+    async fn facts(&self, database: &SourceDatabase) -> Result<Facts, CatalogError> {
+        self.run("reading the catalog", |state| facts(state, &database.slot)).await
+    }
+
+    async fn create_publication(&self, _: &SourceDatabase, _: TableKind) -> Result<bool, CatalogError> {
+        self.run("creating the publication", |state| {
+            !std::mem::replace(&mut state.postgres.data.publication, true)
+        })
+        .await
+    }
+
+    async fn create_slot(&self, slot: &str) -> Result<(), CatalogError> {
+        self.run("creating the slot", |state| {
+            let data = &mut state.postgres.data;
+            if data.slot.is_some() {
+                return Err(CatalogError::SlotExists(slot.to_owned()));
+            }
+            data.slot = Some(Slot { confirmed_flush: data.wal_end, persisted: data.wal_end });
+            // What was committed before is not for the relay.
+            for row in data.transactions.iter().flat_map(|transaction| &transaction.rows) {
+                state.oracle.exempt(row.id);
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    async fn drop_slot(&self, slot: &str) -> Result<bool, CatalogError> {
+        self.run("dropping the slot", |state| {
+            let active = state.postgres.active.map(|id| id as i32);
+            if active.is_some() {
+                return Err(CatalogError::SlotInUse { slot: slot.to_owned(), pid: active });
+            }
+            // What it had confirmed will be published again, on purpose.
+            state.oracle.slot_forgot();
+            Ok(state.postgres.data.slot.take().is_some())
+        })
+        .await?
+    }
+
+    async fn create_records(&self, _: &SourceDatabase) -> Result<(), CatalogError> {
+        self.run("creating the table of slot records", |state| state.postgres.data.records = true).await
+    }
+
+    async fn write_record(&self, _: &SourceDatabase, record: &SlotRecord) -> Result<(), CatalogError> {
+        self.run("writing the slot's record", |state| state.postgres.data.write_record(record.clone())).await
+    }
+
+    async fn mark_record(
+        &self,
+        _: &SourceDatabase,
+        version: i64,
+        marked: &SlotRecord,
+    ) -> Result<(), CatalogError> {
+        self.run("marking the slot's record", |state| {
+            let data = &mut state.postgres.data;
+            if data.record.as_ref().is_some_and(|record| record.version == version) {
+                data.write_record(marked.clone());
+            }
+        })
+        .await
+    }
+
+    async fn note_record(
+        &self,
+        _: &SourceDatabase,
+        holder: &str,
+        confirmed: Confirmed,
+    ) -> Result<(), CatalogError> {
+        self.update_record(holder, confirmed, Some(holder)).await
+    }
+
+    async fn release_record(
+        &self,
+        _: &SourceDatabase,
+        holder: &str,
+        confirmed: Confirmed,
+    ) -> Result<(), CatalogError> {
+        self.update_record(holder, confirmed, None).await
+    }
+
+    async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {
+        self.run("reading the slot", |state| slot_facts(state, slot)).await
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.world.look(|state| state.link(self.0.id) == Link::Cut)
+    }
+}

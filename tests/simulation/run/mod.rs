@@ -1,0 +1,218 @@
+//! One simulation: a service that writes, instances of outboxd that come and go, faults, and then peace.
+
+mod process;
+mod put_back;
+mod recovery;
+mod service;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use outboxd::{
+    outbox::{ColumnNames, Mapping},
+    postgres::{SourceDatabase, TableName, endpoint::Endpoint},
+};
+use tokio::time::Instant;
+
+use self::process::Process;
+use crate::{
+    postgres::DataDirectory,
+    scenario::Scenario,
+    wal::{Row, RowId},
+    world::World,
+};
+
+/// How long after the last fault everything has to be delivered. A silent connection alone may take a minute.
+const PEACE: Duration = Duration::from_secs(400);
+
+/// What came of a simulation.
+pub(crate) struct Report {
+    pub(crate) violation: Option<String>,
+    pub(crate) deliveries: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) trace: Vec<String>,
+}
+
+pub(crate) fn simulate(scenario: Scenario, trace: bool) -> Report {
+    // The relay's jitter.
+    fastrand::seed(scenario.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O can be built");
+    runtime.block_on(async {
+        let mut run = Run::new(Arc::new(scenario), trace);
+        let found = match run.live().await {
+            Ok(()) => run.world.look(|state| state.oracle.violation.take()),
+            Err(violation) => Some(violation),
+        };
+        run.world.look(|state| Report {
+            violation: found,
+            deliveries: state.oracle.deliveries,
+            duplicates: state.oracle.duplicates,
+            trace: state.trace.take().unwrap_or_default(),
+        })
+    })
+}
+
+pub(crate) struct Run {
+    pub(crate) world: World,
+    scenario: Arc<Scenario>,
+    processes: Vec<Process>,
+    last_process: u64,
+    last_row: RowId,
+    /// Copies of the data directory, for bad times.
+    copies: VecDeque<DataDirectory>,
+    options: Arc<SourceDatabase>,
+    mapping: Mapping,
+}
+
+impl Run {
+    fn new(scenario: Arc<Scenario>, trace: bool) -> Self {
+        static ENDPOINT: LazyLock<Endpoint> =
+            LazyLock::new(|| Endpoint::parse("postgresql://outboxd@simulated/orders").expect("it is a URL"));
+        let options = SourceDatabase {
+            endpoint: ENDPOINT.clone(),
+            slot: "outboxd_orders".to_owned(),
+            publication: "outboxd_orders".to_owned(),
+            create: true,
+            table: TableName { schema: "public".to_owned(), table: "outbox".to_owned() },
+            wal_sender_timeout: scenario.wal_sender_timeout,
+        };
+        let mapping = Mapping {
+            source: "orders".to_owned(),
+            columns: ColumnNames::default(),
+            exchange: "{aggregate_type}.events".parse().expect("a template"),
+            routing_key: "{event_type}".parse().expect("a template"),
+            headers: Vec::new(),
+            content_type: None,
+            message_bytes_max: 1 << 20,
+        };
+        Self {
+            world: World::new(scenario.clone(), trace),
+            scenario,
+            processes: Vec::new(),
+            last_process: 0,
+            last_row: 0,
+            copies: VecDeque::new(),
+            options: Arc::new(options),
+            mapping,
+        }
+    }
+
+    async fn live(&mut self) -> Result<(), String> {
+        for _ in 0..self.scenario.backlog {
+            self.write();
+        }
+        for _ in 0..self.scenario.instances {
+            self.start();
+            self.world.pause(0..=300).await;
+        }
+        let mut next_fault = Instant::now() + Duration::from_millis(self.scenario.between_faults_ms);
+        for written in 0..self.scenario.transactions {
+            self.write();
+            if self.scenario.invalid && written == self.scenario.transactions / 2 {
+                self.write_rows(vec![Row { id: 0, aggregate: 0, payload_bytes: 1, invalid: true }]);
+            }
+            self.look_around();
+            self.recover().await;
+            self.world.pause(0..=self.scenario.between_writes_ms).await;
+            if next_fault <= Instant::now()
+                && let Some(fault) = self.world.look(|state| {
+                    let faults = &state.scenario.faults;
+                    (!faults.is_empty()).then(|| faults[state.rng.usize(0..faults.len())])
+                })
+            {
+                fault.happen(self).await;
+                let between = self.scenario.between_faults_ms;
+                next_fault = Instant::now() + self.world.look(|state| state.millis(0..=between * 2));
+            }
+            self.check()?;
+        }
+        self.find_peace().await?;
+        for _ in 0..self.processes.len() {
+            self.end_for_good().await;
+        }
+        self.check()?;
+        // And a last start finds nothing to do.
+        self.start();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.world.look(|state| state.oracle.violation.take()).map_or(Ok(()), Err)
+    }
+
+    /// Faults stop, and everything is delivered: the run ends.
+    async fn find_peace(&mut self) -> Result<(), String> {
+        self.world.change(|state| {
+            state.note(|| "*** peace".to_owned());
+            state.peace = true;
+        });
+        let deadline = Instant::now() + PEACE;
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            self.recover().await;
+            self.check()?;
+            match self.world.look(|state| state.unfinished()) {
+                None => return Ok(()),
+                Some(missing) if deadline <= Instant::now() => {
+                    return Err(format!("{PEACE:?} after the last fault {missing}"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// What somebody does who is not after anything: other tables' WAL, a copy of the server, a look at the slot.
+    fn look_around(&mut self) {
+        let copy = self.world.change(|state| {
+            if state.one_in(3) {
+                state.postgres.data.wal_end += state.rng.u64(1..500);
+            }
+            let processes: Vec<u64> =
+                state.postgres.sessions.values().map(|session| session.process).collect();
+            for process in processes {
+                state.slot_must_keep_up(process);
+            }
+            // Not from between the making of the slot and its first record: whoever remembers the slot halts on such a copy, and
+            // to `outboxd recover`, which remembers nothing, its slot is one that was made by hand.
+            let recorded = state.postgres.data.slot.is_some() && state.postgres.data.record.is_some();
+            (state.one_in(4) && recorded).then(|| state.postgres.data.clone())
+        });
+        self.copies.extend(copy);
+        if self.copies.len() > 3 {
+            self.copies.pop_front();
+        }
+    }
+
+    /// A while from now, something gets well.
+    pub(crate) fn mend(&self, within_ms: u64, how: impl FnOnce(&mut crate::world::State) + Send + 'static) {
+        let world = self.world.clone();
+        tokio::spawn(async move {
+            world.pause(0..=within_ms).await;
+            world.change(how);
+        });
+    }
+}
+
+/// Sums of many simulations.
+#[derive(Default)]
+pub(crate) struct Sums {
+    pub(crate) seeds: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) duplicates: u64,
+}
+
+impl Sums {
+    pub(crate) fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.deliveries += report.deliveries;
+        self.duplicates += report.duplicates;
+    }
+}

@@ -1,0 +1,123 @@
+//! Instances of outboxd, which come and go.
+
+use std::time::Duration;
+
+use outboxd::{
+    admin::{Board, SourceState},
+    relay::{Ended, Ordering, Source, supervise},
+    shutdown::{ShutdownTrigger, shutdown},
+};
+use tokio::task::JoinHandle;
+
+use super::Run;
+use crate::{broker::SimulatedBroker, postgres::SimulatedDatabase, sabotage::Sabotage};
+
+/// An instance of outboxd: a place where a process runs, most of the time.
+pub(super) struct Process {
+    pub(super) id: u64,
+    board: Board,
+    trigger: ShutdownTrigger,
+    task: JoinHandle<Ended>,
+}
+
+impl Process {
+    pub(super) fn is_halted(&self, why: &str) -> bool {
+        self.board
+            .status()
+            .sources
+            .iter()
+            .any(|source| source.state == SourceState::Halted && source.reason.contains(why))
+    }
+}
+
+/// What somebody reads who is to start an instance again, or to run `outboxd recover`.
+pub(super) const INVALID_ROW: &str = "cannot become";
+pub(super) const GAP: &str = "outboxd recover";
+
+impl Run {
+    /// What a new process is started with, and its number.
+    pub(super) fn source(&mut self) -> (u64, Source<SimulatedDatabase, SimulatedBroker>) {
+        self.last_process += 1;
+        let id = self.last_process;
+        let mut relay = self.scenario.relay.clone();
+        match self.scenario.sabotage {
+            Some(Sabotage::NoGate) => relay.ordering = Ordering::Pipelined,
+            Some(Sabotage::HoldTwice) => relay.in_flight_max *= 2,
+            _ => {}
+        }
+        let source = Source {
+            name: "orders".to_owned(),
+            database: SimulatedDatabase {
+                world: self.world.clone(),
+                process: id,
+                options: self.options.clone(),
+            },
+            mapping: self.mapping.clone(),
+            broker: SimulatedBroker { world: self.world.clone(), process: id },
+            relay,
+        };
+        (id, source)
+    }
+
+    pub(super) fn start(&mut self) {
+        let (id, source) = self.source();
+        let (trigger, shutdown) = shutdown();
+        let board = Board::new();
+        let task = tokio::spawn(supervise(source, board.reporter("orders"), shutdown));
+        self.processes.push(Process { id, board, trigger, task });
+        self.world.look(|state| state.note(|| format!("process {id} starts")));
+    }
+
+    pub(super) fn take_one(&mut self) -> Process {
+        let index = self.world.look(|state| state.rng.usize(0..self.processes.len()));
+        self.processes.remove(index)
+    }
+
+    /// kill -9, and a new start.
+    pub(crate) async fn crash(&mut self) {
+        let process = self.take_one();
+        self.world.look(|state| {
+            state.slot_must_keep_up(process.id);
+            state.note(|| format!("process {} is killed", process.id));
+        });
+        process.task.abort();
+        let _ = process.task.await;
+        self.world.pause(0..=500).await;
+        self.start();
+    }
+
+    /// SIGTERM, and a new start.
+    pub(crate) async fn end(&mut self, drain_timeout_ms: u64) {
+        let process = self.take_one();
+        self.terminate(process, Duration::from_millis(drain_timeout_ms)).await;
+        self.world.pause(0..=500).await;
+        self.start();
+    }
+
+    pub(super) async fn end_for_good(&mut self) {
+        let process = self.take_one();
+        self.terminate(process, Duration::from_secs(30)).await;
+    }
+
+    pub(super) async fn terminate(&mut self, process: Process, drain_timeout: Duration) {
+        let id = process.id;
+        self.world.look(|state| {
+            state.oracle.asked_to_end(id);
+            state.note(|| format!("process {id} is asked to end"));
+        });
+        process.trigger.request(drain_timeout);
+        let limit = drain_timeout + Duration::from_secs(60);
+        match tokio::time::timeout(limit, process.task).await {
+            Ok(Ok(ended)) => self.world.look(|state| {
+                state.note(|| format!("process {id} ends: {ended:?}"));
+                state.ended(id, ended);
+            }),
+            Ok(Err(error)) => {
+                self.world.look(|state| state.oracle.violated(format!("process {id}: {error}")))
+            }
+            Err(_) => self
+                .world
+                .look(|state| state.oracle.violated(format!("process {id} does not end within {limit:?}"))),
+        }
+    }
+}

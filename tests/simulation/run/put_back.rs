@@ -1,0 +1,52 @@
+//! A copy of the server that takes its place.
+
+use std::time::Duration;
+
+use super::{
+    Run,
+    process::{INVALID_ROW, Process},
+};
+use crate::postgres::DataDirectory;
+
+impl Run {
+    /// A copy of the server takes its place. If it has the same identity, nothing is written before every process has met
+    /// it: once its WAL has grown beyond what was confirmed it cannot be told from the one before.
+    pub(crate) async fn put_back(&mut self, changed: impl FnOnce(&mut DataDirectory)) {
+        let Some(mut data) = self.copies.pop_back() else { return };
+        self.copies.clear();
+        let recognisable = self.world.change(|state| {
+            // Identities are never used twice.
+            data.system_id = state.postgres.data.system_id;
+            data.timeline = state.postgres.data.timeline;
+            changed(&mut data);
+            let identity = |data: &DataDirectory| (data.system_id, data.timeline);
+            let before = identity(&state.postgres.data);
+            state.replace_data(data);
+            identity(&state.postgres.data) != before
+        });
+        // Another identity is seen however much is written meanwhile.
+        if recognisable {
+            for _ in 0..self.world.look(|state| state.rng.u8(0..20)) {
+                self.write();
+            }
+        }
+        for _ in 0..3_000 {
+            let unmet = |process: &Process| {
+                self.world.look(|state| {
+                    !state.postgres.judged.contains(&process.id) && state.oracle.has_streamed(process.id)
+                })
+            };
+            let Some(one) = self.processes.iter().position(unmet) else { return };
+            // An instance that halted at an invalid row waits for somebody to start it again.
+            if self.processes[one].is_halted(INVALID_ROW) {
+                let process = self.processes.remove(one);
+                self.terminate(process, Duration::from_secs(1)).await;
+                self.start();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.world.look(|state| {
+            state.oracle.violated("a process never met the server that was put back".to_owned())
+        });
+    }
+}

@@ -144,8 +144,12 @@ pub enum Due {
 #[derive(Debug)]
 enum State {
     Waiting,
-    Published { at: Instant },
-    Refused { again_at: Instant },
+    Published {
+        at: Instant,
+    },
+    Refused {
+        again_at: Instant,
+    },
     /// On its way to where policy puts it aside.
     Parking,
     Settled,

@@ -142,7 +142,8 @@ impl ParkReason {
     /// No queue is bound for the message.
     pub fn unroutable(message: &Message) -> Self {
         let Message { exchange, routing_key, .. } = message;
-        let text = format!("no queue is bound to exchange '{exchange}' for routing key '{routing_key}'; bind one");
+        let text =
+            format!("no queue is bound to exchange '{exchange}' for routing key '{routing_key}'; bind one");
         Self { cause: ParkCause::Unroutable, text, route: Some(Route::of(message)) }
     }
 
@@ -198,7 +199,10 @@ mod tests {
         assert!(row.size() > large.len());
         let outline = row.outline();
         assert_eq!((outline.message_id.as_deref(), outline.aggregate_type), (Some("1"), None));
-        assert_eq!((outline.aggregate_id.as_deref(), outline.event_type.as_deref()), (Some("\u{FFFD}\0"), Some("")));
+        assert_eq!(
+            (outline.aggregate_id.as_deref(), outline.event_type.as_deref()),
+            (Some("\u{FFFD}\0"), Some(""))
+        );
         assert_eq!(row.aggregate(), None, "it names none");
         assert_eq!(kept(&values[..1]).outline().event_type, None, "a row with too few values");
     }

@@ -123,7 +123,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "ord
         assert_eq!(statements(&database, SlotMaker::Script), format!("{without_slot}\n{slot}"));
         let parks = statements(&SourceDatabase { parks: true, ..database }, SlotMaker::Run);
         let more: Vec<&str> = parks.strip_prefix(without_slot).unwrap().trim().lines().collect();
-        assert!(more[0].starts_with(r#"CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_parked" (slot text"#));
+        assert!(
+            more[0].starts_with(r#"CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_parked" (slot text"#)
+        );
         assert_eq!(
             more[1..],
             [r#"GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_parked" TO "order""s";"#]

@@ -12,6 +12,7 @@ pub mod error;
 mod hostile;
 pub mod inspection;
 mod login;
+pub mod parked_rows;
 pub mod parked_table;
 pub mod pgoutput;
 pub mod preflight;

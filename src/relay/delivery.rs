@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    Fault, OnInvalid, OnUnroutable, RelayOptions, backoff, broker::Publisher, database::Database, parker::Parker,
+    Fault, OnInvalid, OnUnroutable, RelayOptions, backoff, broker::Publisher, database::Database,
+    parker::Parker,
 };
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
@@ -77,7 +78,12 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     /// Takes a row in, behind all others: its message goes out when [`next`](Self::next) is polled, with a mark if it is a
     /// replay's. A row that no message can be made of is put aside in its turn, or comes back, as policy says.
-    pub(super) fn take_row(&mut self, mapper: &Mapper, row: OutboxRow, replayed: bool) -> Result<(), InvalidRow> {
+    pub(super) fn take_row(
+        &mut self,
+        mapper: &Mapper,
+        row: OutboxRow,
+        replayed: bool,
+    ) -> Result<(), InvalidRow> {
         let kept = self.options.parks().then(|| mapper.keep(row.clone()));
         let row = kept.as_ref().map_or(row, |kept| kept.row().clone());
         let policy = self.options.on_invalid;
@@ -193,7 +199,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     fn take(&mut self, event: Result<PublisherEvent, BrokerError>) -> Result<(), Fault> {
         let event = match event {
-            Err(BrokerError::Unsendable { position, reason }) if self.options.on_invalid != OnInvalid::Halt => {
+            Err(BrokerError::Unsendable { position, reason })
+                if self.options.on_invalid != OnInvalid::Halt =>
+            {
                 self.give_up_unsendable(position, reason);
                 return Ok(());
             }

@@ -7,6 +7,7 @@
 //! recovery     a new slot in place of a lost one  \
 //! replay       rows published again                > backfill, on request
 //! parker       rows put aside by policy
+//! parked       those rows published again, or discarded, on request
 //! fault        what went wrong, and the verdict: again, or halt
 //! database, broker   what all of these ask of the two servers
 //! ```
@@ -19,6 +20,7 @@ pub mod database;
 mod delivery;
 mod fault;
 mod monitor;
+pub mod parked;
 mod parker;
 mod pipeline;
 mod recovery;

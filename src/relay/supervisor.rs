@@ -216,8 +216,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 Acquired::Backlog(mut backlog) => {
                     let taken_at = backlog.rows().taken_at();
                     known.unconfirmed = true;
-                    let backfill =
-                        publish_backlog(*backlog, &mut delivery, mapping, self.report, shutdown);
+                    let backfill = publish_backlog(*backlog, &mut delivery, mapping, self.report, shutdown);
                     let Backfilled::Done { connection, .. } = backfill.await? else { return Ok(None) };
                     known.unconfirmed = false;
                     let started = self.start(connection, Lsn::ZERO).await;

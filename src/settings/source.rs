@@ -210,8 +210,8 @@ fn relay(
             ("drop", Some(OnUnroutable::Drop)),
         ],
     );
-    let on_invalid = section
-        .choice("on_invalid", &[("halt", Some(OnInvalid::Halt)), ("park", Some(OnInvalid::Park))]);
+    let on_invalid =
+        section.choice("on_invalid", &[("halt", Some(OnInvalid::Halt)), ("park", Some(OnInvalid::Park))]);
     let backoff_min = section.milliseconds("backoff_min_ms", 1..=600_000, 100);
     let backoff_max = section.milliseconds("backoff_max_ms", 1..=3_600_000, 10_000);
     if backoff_max < backoff_min {

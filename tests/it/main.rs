@@ -12,6 +12,7 @@ mod message;
 mod nodes;
 mod order;
 mod outage;
+mod parked;
 mod proxy;
 mod publisher;
 mod recover;

@@ -40,6 +40,8 @@ pub struct Progress {
     pub position: Option<Position>,
     /// When that row's transaction committed.
     pub committed_at: Option<Timestamp>,
+    /// Rows that were parked stand before this place in WAL.
+    pub parked_before: Option<Lsn>,
 }
 
 impl Progress {
@@ -48,7 +50,7 @@ impl Progress {
         let confirmed = self.confirmed.map(ConfirmedLsn::lsn);
         // At least one byte of the commit record.
         let settled = self.position.map(|position| Lsn(position.commit_lsn.0 + 1));
-        confirmed.max(settled)
+        confirmed.max(settled).max(self.parked_before)
     }
 
     /// Rows of a transaction are settled, and the whole of it is not. Only this process knows: to PostgreSQL the
@@ -336,15 +338,16 @@ impl Ledger {
         (message, row)
     }
 
-    /// A row is parked for good.
+    /// A row is parked for good, in WAL before `lsn`: a server whose WAL ends there does not have it.
     ///
     /// # Panics
     /// When it was not parking, which is our own bug.
-    pub fn parked(&mut self, tag: PublishTag) {
+    pub fn parked(&mut self, tag: PublishTag, lsn: Lsn) {
         match self.entry(tag).map(|entry| &entry.state) {
             Some(State::Parking) => self.parking -= 1,
             other => panic!("{tag:?} is parked, and was not parking but {other:?}"),
         }
+        self.progress.parked_before = self.progress.parked_before.max(Some(lsn));
         self.settle_taken(tag);
     }
 

@@ -12,10 +12,13 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase,
-    catalog::{CatalogError, failed, made},
+    catalog::{self, CatalogError, failed, made},
     sql_text::{identifier, literal},
 };
-use crate::outbox::{Outline, ParkReason, ParkedRow};
+use crate::{
+    outbox::{Outline, ParkReason, ParkedRow},
+    position::Lsn,
+};
 
 /// The table, in the schema of the outbox table.
 pub const TABLE: &str = "outboxd_parked";
@@ -50,18 +53,20 @@ pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<
     made(client, "creating the table of parked rows", &create_table_sql(database)).await
 }
 
-/// Puts rows aside, all or none. A row that is there already, from before a crash, is as good.
+/// Puts rows aside, all or none, and gives a place in WAL behind them. A row that is there already, from before a crash, is as
+/// good.
 pub async fn store(
     client: &Client,
     database: &SourceDatabase,
     rows: &[Arc<ParkedRow>],
-) -> Result<(), CatalogError> {
+) -> Result<Lsn, CatalogError> {
     const DOING: &str = "writing into the table of parked rows";
     client.batch_execute(&format!("{DURABLE}; BEGIN")).await.map_err(failed(DOING))?;
     for row in rows {
         insert(client, database, row).await?;
     }
-    client.batch_execute("COMMIT").await.map_err(failed(DOING))
+    client.batch_execute("COMMIT").await.map_err(failed(DOING))?;
+    catalog::wal_end(client).await
 }
 
 async fn insert(client: &Client, database: &SourceDatabase, parked: &ParkedRow) -> Result<(), CatalogError> {

@@ -138,12 +138,13 @@ pub trait Sql: Send + Sync {
         database: &SourceDatabase,
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
 
-    /// Puts rows aside, all or none; when this returns `Ok` they are there for good. Rows that are there already are as good.
+    /// Puts rows aside, all or none; when this returns `Ok` they are there for good, in WAL before the place that it gives. Rows
+    /// that are there already are as good.
     fn park(
         &self,
         database: &SourceDatabase,
         rows: &[Arc<ParkedRow>],
-    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+    ) -> impl Future<Output = Result<Lsn, CatalogError>> + Send;
 
     /// How many rows are parked; `None` when that cannot be seen.
     fn count_parked(
@@ -345,7 +346,7 @@ impl Sql for tokio_postgres::Client {
         parked_table::create_table(self, database).await
     }
 
-    async fn park(&self, database: &SourceDatabase, rows: &[Arc<ParkedRow>]) -> Result<(), CatalogError> {
+    async fn park(&self, database: &SourceDatabase, rows: &[Arc<ParkedRow>]) -> Result<Lsn, CatalogError> {
         parked_table::store(self, database, rows).await
     }
 

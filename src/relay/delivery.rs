@@ -8,8 +8,10 @@ use std::{
 };
 
 use super::{
-    Fault, OnInvalid, OnUnroutable, RelayOptions, backoff, broker::Publisher, database::Database,
-    parker::Parker,
+    Fault, OnInvalid, OnUnroutable, RelayOptions, backoff,
+    broker::Publisher,
+    database::Database,
+    parker::{Batch, Parker},
 };
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
@@ -139,7 +141,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         tokio::select! {
             biased;
             event = self.publisher.next() => self.take(event)?,
-            parked = self.parker.next() => self.settle_parked(parked?),
+            parked = self.parker.next() => self.settle_parked(&parked?),
             () = sleep_until(wake) => {}
         }
         match self.confirm_deadline() {
@@ -283,9 +285,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         self.parker.park(tag, Arc::new(ParkedRow { kept, reason }));
     }
 
-    fn settle_parked(&mut self, rows: Vec<(PublishTag, Arc<ParkedRow>)>) {
-        for (tag, row) in &rows {
-            self.ledger.parked(*tag);
+    fn settle_parked(&mut self, Batch { rows, before }: &Batch) {
+        for (tag, row) in rows {
+            self.ledger.parked(*tag, *before);
             log_parked(self.report.name(), row);
         }
         self.report.parked(rows.len() as u64);

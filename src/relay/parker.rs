@@ -12,6 +12,7 @@ use super::{
 use crate::{
     ledger::PublishTag,
     outbox::ParkedRow,
+    position::Lsn,
     postgres::{catalog::CatalogError, error::ConnectError},
 };
 
@@ -39,7 +40,15 @@ pub enum ParkError {
 }
 
 /// A row on its way, and its place in the ledger.
-pub(super) type Parking = (PublishTag, Arc<ParkedRow>);
+type Parking = (PublishTag, Arc<ParkedRow>);
+
+/// Rows that are parked for good.
+pub(super) struct Batch {
+    /// The rows, and their places in the ledger.
+    pub(super) rows: Vec<Parking>,
+    /// They stand in WAL before this place.
+    pub(super) before: Lsn,
+}
 
 /// Has a connection of its own for as long as there is something to put aside.
 pub(super) struct Parker<D: Database> {
@@ -52,7 +61,7 @@ pub(super) struct Parker<D: Database> {
 /// A batch on its way.
 struct Storing<C> {
     rows: Vec<Parking>,
-    stored: BoxFuture<'static, Result<C, ParkError>>,
+    stored: BoxFuture<'static, Result<(C, Lsn), ParkError>>,
 }
 
 impl<D: Database> Parker<D> {
@@ -67,23 +76,20 @@ impl<D: Database> Parker<D> {
 
     /// The next rows that are parked for good. Cancel-safe. Pends for ever while there is nothing to do. After a fault it is
     /// of no more use.
-    pub(super) async fn next(&mut self) -> Result<Vec<Parking>, Fault> {
-        if self.storing.is_none() {
-            if self.waiting.is_empty() {
-                std::future::pending::<()>().await;
-            }
+    pub(super) async fn next(&mut self) -> Result<Batch, Fault> {
+        if self.storing.is_none() && !self.waiting.is_empty() {
             self.storing = Some(self.batch(None));
         }
-        let Some(storing) = &mut self.storing else { return Ok(Vec::new()) };
+        let Some(storing) = &mut self.storing else { return std::future::pending().await };
         let stored = (&mut storing.stored).await;
         let rows = std::mem::take(&mut storing.rows);
         self.storing = None;
         match stored {
-            Ok(connection) => {
+            Ok((connection, before)) => {
                 if !self.waiting.is_empty() {
                     self.storing = Some(self.batch(Some(connection)));
                 }
-                Ok(rows)
+                Ok(Batch { rows, before })
             }
             Err(cause) => Err(Fault::NotParked { rows: rows.len(), cause: Box::new(cause) }),
         }
@@ -104,14 +110,14 @@ async fn store<D: Database>(
     connection: Option<D::Sql>,
     application_name: String,
     rows: Vec<Arc<ParkedRow>>,
-) -> Result<D::Sql, ParkError> {
+) -> Result<(D::Sql, Lsn), ParkError> {
     let store = async {
         let sql = match connection {
             Some(sql) => sql,
             None => database.connect_sql(&application_name).await?,
         };
-        sql.park(database.options(), &rows).await?;
-        Ok(sql)
+        let before = sql.park(database.options(), &rows).await?;
+        Ok((sql, before))
     };
     tokio::time::timeout(PARK_TIMEOUT, store).await.unwrap_or(Err(ParkError::TimedOut))
 }

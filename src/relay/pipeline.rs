@@ -295,7 +295,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         if !self.reply_requested && now < self.next_status() {
             return Ok(());
         }
-        let Progress { confirmed, position, committed_at } = self.progress();
+        let Progress { confirmed, position, committed_at, .. } = self.progress();
         // Without progress the server is asked for a sign of life, see `server_fell_silent`.
         self.stream.send_status(confirmed, !self.progressed()).await?;
         self.reported = confirmed;

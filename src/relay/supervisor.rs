@@ -380,7 +380,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     /// Writes down where exactly the slot was left.
     async fn release(&self, known: &Known) {
         let Source { name, database, .. } = self.source;
-        let Progress { confirmed: Some(confirmed), position, committed_at } = known.progress else { return };
+        let Progress { confirmed: Some(confirmed), position, committed_at, .. } = known.progress else {
+            return;
+        };
         let last = Confirmed { flush: confirmed.lsn(), position, until: committed_at };
         let release = async {
             let sql = database.connect_sql(&self.application_name()).await?;

@@ -122,6 +122,7 @@ fn the_oracle_catches_what_a_relay_could_do_wrong() {
         Sabotage::SkipOnResume,
         Sabotage::DeclareOnlyAtFirst,
         Sabotage::HoldTwice,
+        Sabotage::ForgetParked,
     ] {
         caught(sabotage, 500);
     }

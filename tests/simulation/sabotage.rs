@@ -16,4 +16,6 @@ pub(crate) enum Sabotage {
     DeclareOnlyAtFirst,
     /// Twice the messages that `in_flight_max` allows are held.
     HoldTwice,
+    /// A row counts as parked before it is in the table.
+    ForgetParked,
 }

@@ -1,10 +1,10 @@
 //! What a server has on disk.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use outboxd::postgres::slot_record::SlotRecord;
 
-use crate::wal::Transaction;
+use crate::wal::{RowId, Transaction};
 
 /// What is in the data directory, and goes where a copy of it goes.
 #[derive(Clone, Debug)]
@@ -19,6 +19,9 @@ pub(crate) struct DataDirectory {
     /// There is a table of slot records.
     pub(super) records: bool,
     pub(crate) record: Option<SlotRecord>,
+    /// There is a table of parked rows.
+    pub(super) parks: bool,
+    pub(crate) parked: BTreeSet<RowId>,
     pub(crate) slot: Option<Slot>,
 }
 
@@ -40,6 +43,8 @@ impl Default for DataDirectory {
             publication: false,
             records: false,
             record: None,
+            parks: false,
+            parked: BTreeSet::new(),
             slot: None,
         }
     }
@@ -50,6 +55,13 @@ impl DataDirectory {
     pub(crate) fn promote(&mut self) {
         self.history.push((self.timeline, self.wal_end));
         self.timeline += 1;
+    }
+
+    /// Writes a row into the table of parked ones, which makes WAL; nothing if it is there.
+    pub(super) fn park(&mut self, row: RowId) {
+        if self.parked.insert(row) {
+            self.wal_end += 160;
+        }
     }
 
     /// Writes the slot's record, which makes WAL.

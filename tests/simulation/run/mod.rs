@@ -81,6 +81,7 @@ impl Run {
             publication: "outboxd_orders".to_owned(),
             create: true,
             table: TableName { schema: "public".to_owned(), table: "outbox".to_owned() },
+            parks: scenario.relay.parks(),
             wal_sender_timeout: scenario.wal_sender_timeout,
         };
         let mapping = Mapping {

@@ -61,11 +61,17 @@ mutate forget-to-tell-postgresql src/relay/pipeline.rs \
 mutate drain-within-a-transaction src/relay/pipeline.rs \
     'Intake::Draining => !self.is_mid_transaction() && ' 'Intake::Draining => '
 mutate publish-while-heard-out src/relay/pipeline.rs \
-    'self.delivery.hear_out()).await' 'async { while self.delivery.can_settle() && self.delivery.next().await.is_ok() {} }).await'
+    'heard = self.delivery.idle() => if heard.is_err() { return },' 'heard = self.delivery.next() => if heard.is_err() { return },'
 mutate trust-a-promoted-server src/relay/supervisor.rs \
     '&& *before != server' '&& before.0 != server.0'
 mutate trust-a-server-set-back src/relay/supervisor.rs \
     'self.progress.reaches().filter(|settled| *settled > end)' 'self.progress.reaches().filter(|_| false && end == Lsn::ZERO)'
 mutate take-the-slot-back src/relay/supervisor.rs \
     'delivery.ledger_mut().reached(flushed);' 'let _ = flushed;'
+mutate settle-before-parked src/relay/delivery.rs \
+    'self.park(tag, row, ParkReason::unroutable(&message));' '{ let _ = (row, &message); self.ledger.parked(tag, crate::position::Lsn::ZERO); }'
+mutate store-nothing src/relay/parker.rs \
+    'let before = sql.park(database.options(), &rows).await?;' 'let before = sql.park(database.options(), &rows[..0]).await?;'
+mutate trust-a-server-that-lacks-a-parked-row src/ledger.rs \
+    '.max(self.parked_before)' ''
 exit $failed

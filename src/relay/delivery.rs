@@ -152,16 +152,10 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         }
     }
 
-    /// Notices a broker that goes away while nothing is published yet. Never returns `Ok` but after such news.
+    /// Takes in what the broker says, and sends nothing. Pends for ever while it says nothing. Cancel-safe.
     pub(super) async fn idle(&mut self) -> Result<(), Fault> {
         let event = self.publisher.next().await;
         self.take(event)
-    }
-
-    /// Takes in what the broker says to what it has been sent, and sends nothing more: whoever has the slot now does that.
-    /// Cancel-safe.
-    pub(super) async fn hear_out(&mut self) {
-        while self.ledger.published() > 0 && self.idle().await.is_ok() {}
     }
 
     fn send_due(&mut self) {

@@ -348,11 +348,30 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     /// answers, within [`CLOSE_TIMEOUT`].
     pub(super) async fn abandon(mut self, failed: Side) -> Left {
         if failed == Side::Postgres {
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.delivery.hear_out()).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.hear_out()).await;
         }
         let left = self.left();
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.finish(left.progress.confirmed)).await;
         left
+    }
+
+    /// Takes in what the broker says to what it has been sent, and sends nothing more: whoever has the slot now does that.
+    /// PostgreSQL, as long as it listens, hears of the progress: not every fault is the stream's.
+    async fn hear_out(&mut self) {
+        let mut listens = true;
+        while self.delivery.ledger().published() > 0 {
+            let next_status = listens.then(|| self.next_status());
+            tokio::select! {
+                biased;
+                heard = self.delivery.idle() => if heard.is_err() { return },
+                () = sleep_until(next_status) => {
+                    let confirmed = self.progress().confirmed;
+                    listens = self.stream.send_status(confirmed, false).await.is_ok();
+                    self.reported = confirmed;
+                    self.reported_at = now();
+                }
+            }
+        }
     }
 
     /// Ends both connections in good order: when this returns `Ok`, PostgreSQL has taken in the confirmed position.

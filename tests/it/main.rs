@@ -19,6 +19,7 @@ mod recover;
 mod recovery;
 mod refusal;
 mod replay;
+mod requeue;
 mod scale;
 mod slot;
 mod stage;

@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use crate::{
-    stage::{PATIENCE, Stage, eventually, until, until_alive, until_state},
+    stage::{PATIENCE, Stage, eventually, say, until, until_alive, until_state},
     support::Daemon,
 };
 
@@ -128,6 +128,43 @@ async fn rows_that_cannot_become_messages_are_parked_from_the_stream_and_from_th
         assert!(cause == "invalid" && reason.contains(expected), "{expected}: {reason}");
     }
     assert_eq!(daemon.count("orders", "messages_parked_total").await, 6);
+    assert_eq!(daemon.readyz().await.0, 200);
+
+    // They are in the table still, so a replay leaves them out.
+    let said = say(&daemon, &["replay", "--source", "orders"]).await;
+    assert!(said.status == 0 && said.stdout.contains("confirmed: 4 "), "{}", said.stdout);
+    assert!(said.stdout.contains("(the log has each): 6\n"), "{}", said.stdout);
+    assert_eq!(parked_rows(&stage.client().await).await.len(), 6);
+}
+
+/// A content header cannot be split over frames, and the connection's are small.
+#[tokio::test]
+async fn a_message_that_amqp_cannot_carry_is_parked_and_the_publisher_goes_on_behind_it() {
+    let mut stage = Stage::shared("park_unsendable").await;
+    stage.source = PARK.to_owned();
+    stage.amqp_url += "?frame_max=8192";
+    stage.consume().await;
+    let unsendable = "INSERT INTO outbox (aggregatetype, aggregateid, type, headers)
+                      SELECT 'Order', 'u' || n, 'OrderCreated', jsonb_build_object('h', repeat('x', 10000))
+                      FROM generate_series(1, 5) n";
+    stage.sql(unsendable).await;
+    stage.write_row("a", 1, "OrderCreated").await;
+    let daemon = stage.relay().await;
+    stage.sql(unsendable).await;
+    for sequence in 2..=5 {
+        stage.write_row("a", sequence, "OrderCreated").await;
+        stage.sql(unsendable).await;
+    }
+    stage.write_row("u1", 1, "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+    until_parked(&stage, 30).await;
+    until_confirmed(&stage).await;
+    let rows = parked_rows(&stage.client().await).await;
+    for (_, cause, reason) in &rows {
+        assert!(cause == "invalid" && reason.contains("frame_max is 8192"), "{reason}");
+    }
+    assert_eq!(rows.len(), 30);
+    assert_eq!(daemon.reconnects("orders", "rabbitmq").await, 0);
     assert_eq!(daemon.readyz().await.0, 200);
 }
 

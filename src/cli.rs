@@ -103,10 +103,18 @@ pub enum Command {
     /// exits with 1.
     Replay(Replay),
 
+    /// See to the messages that policy put aside
+    ///
+    /// With delivery.on_unroutable = "park" or delivery.on_invalid = "park" a row that cannot be published is put into the
+    /// table outboxd_parked of its source's database, and what follows it goes on. There it stays until it is requeued or
+    /// discarded.
+    #[command(subcommand)]
+    Parked(Parked),
+
     /// Show what the running daemon does
     ///
     /// Asks the admin endpoint of the daemon that uses the same configuration file, and prints for every source its
-    /// state, position, lag, the WAL that its slot holds back, and the messages in flight and parked. When no daemon
+    /// state, position, lag, the WAL that its slot holds back, the messages in flight, and the rows parked. When no daemon
     /// answers, prints what the databases know of the slots, and exits with 1.
     Status(Status),
 
@@ -166,6 +174,81 @@ pub struct Replay {
     /// Only rows of this aggregate, e.g. Order/42
     #[arg(long, value_name = "TYPE/ID")]
     pub aggregate: Option<Aggregate>,
+}
+
+/// What can be done about parked messages.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Parked {
+    /// List them, in commit order
+    ///
+    /// With position, message id, aggregate, event type, why and when each was parked. Payloads are not shown: they are in
+    /// the table outboxd_parked, column column_values.
+    List(ListParked),
+
+    /// Publish them again, in commit order, with the configuration as it is now
+    ///
+    /// With the same message_id and outbox-position. A row leaves the table after its confirm; one that still cannot be
+    /// published stays, and so do the later ones of its aggregate. A row that may have been overtaken by later ones of its
+    /// aggregate stays as well, and the line says why: the outbox table has later rows, no longer has this one, or has no
+    /// column that tells. --out-of-order publishes it all the same, for consumers that can bear it. Nobody should write
+    /// rows of that aggregate meanwhile. May run while outboxd runs. Exits with 1 when anything stays.
+    Requeue(RequeueParked),
+
+    /// Remove them for good, unpublished
+    Discard(DiscardParked),
+}
+
+/// Options of `parked list`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct ListParked {
+    /// The source, by its name in the configuration file
+    #[arg(long, value_name = "NAME")]
+    pub source: String,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `parked requeue`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct RequeueParked {
+    /// The source, by its name in the configuration file
+    #[arg(long, value_name = "NAME")]
+    pub source: String,
+
+    /// Which ones.
+    #[command(flatten)]
+    pub chosen: Chosen,
+
+    /// Also those that later messages of their aggregate may have overtaken
+    #[arg(long)]
+    pub out_of_order: bool,
+}
+
+/// Options of `parked discard`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct DiscardParked {
+    /// The source, by its name in the configuration file
+    #[arg(long, value_name = "NAME")]
+    pub source: String,
+
+    /// Which ones.
+    #[command(flatten)]
+    pub chosen: Chosen,
+}
+
+/// Which parked messages a command is for.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[group(required = true, multiple = false)]
+pub struct Chosen {
+    /// Message ids or positions, as `parked list` shows them
+    #[arg(value_name = "ID")]
+    pub names: Vec<String>,
+
+    /// All that are parked
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// Options of `status`.
@@ -238,6 +321,18 @@ mod tests {
         }
         assert!(parse(&["recover", "--source", "orders"]).is_ok());
         assert!(parse(&["recover"]).is_err() && parse(&["replay"]).is_err());
+    }
+
+    #[test]
+    fn requeue_and_discard_never_guess_which() {
+        for command in ["requeue", "discard"] {
+            let parse = |more: &[&str]| {
+                let arguments = [&["outboxd", "parked", command, "--source", "orders"], more].concat();
+                Cli::try_parse_from(arguments)
+            };
+            assert!(parse(&["--all"]).is_ok() && parse(&["1", "00000000019A2F48-00000000"]).is_ok());
+            assert!(parse(&[]).is_err() && parse(&["--all", "1"]).is_err());
+        }
     }
 
     #[test]

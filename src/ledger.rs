@@ -1,7 +1,8 @@
 //! The ledger: every message of one source that is not settled yet, in commit order.
 //!
 //! A message is *waiting* until the gate lets it pass, *published* while the broker has it and has not answered,
-//! *refused* when the broker nacked or returned it, and *settled* once confirmed (or given up by policy). Only the
+//! *refused* when the broker nacked or returned it, *parking* while policy puts its row aside, and *settled* once confirmed,
+//! parked, or given up by policy. A row that no message can be made of takes its turn among them and is parked. Only the
 //! contiguous settled prefix moves the position, so a confirm that overtakes an earlier one changes nothing yet.
 //!
 //! Pure: no I/O, no clock (time is passed in), no knowledge of the wire or of lapin.
@@ -13,11 +14,11 @@ use std::{
 };
 
 use crate::{
-    outbox::{AggregateKey, Message, Timestamp},
+    outbox::{AggregateKey, KeptRow, Message, ParkedRow, Timestamp},
     position::{Lsn, Position},
 };
 
-/// Proof that everything up to this LSN is settled: each message confirmed by the broker, or given up by policy.
+/// Proof that everything up to this LSN is settled: each message confirmed by the broker, its row parked, or given up by policy.
 ///
 /// Only the ledger makes one, so acknowledging to PostgreSQL what was merely received does not compile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +40,8 @@ pub struct Progress {
     pub position: Option<Position>,
     /// When that row's transaction committed.
     pub committed_at: Option<Timestamp>,
+    /// Rows that were parked stand before this place in WAL.
+    pub parked_before: Option<Lsn>,
 }
 
 impl Progress {
@@ -47,7 +50,7 @@ impl Progress {
         let confirmed = self.confirmed.map(ConfirmedLsn::lsn);
         // At least one byte of the commit record.
         let settled = self.position.map(|position| Lsn(position.commit_lsn.0 + 1));
-        confirmed.max(settled)
+        confirmed.max(settled).max(self.parked_before)
     }
 
     /// Rows of a transaction are settled, and the whole of it is not. Only this process knows: to PostgreSQL the
@@ -91,22 +94,78 @@ pub enum Refusal {
     Unroutable,
 }
 
+/// What a row takes its place in the ledger for.
+#[derive(Debug)]
+enum Item {
+    /// To be published. The row is there when policy may put it aside.
+    Message { message: Arc<Message>, kept: Option<Arc<KeptRow>> },
+    /// To be parked, as no message can be made of it.
+    Invalid(Arc<ParkedRow>),
+}
+
+impl Item {
+    fn position(&self) -> Position {
+        match self {
+            Item::Message { message, .. } => message.position,
+            Item::Invalid(row) => row.kept.row().position,
+        }
+    }
+
+    fn committed_at(&self) -> Timestamp {
+        match self {
+            Item::Message { message, .. } => message.committed_at,
+            Item::Invalid(row) => row.kept.row().committed_at,
+        }
+    }
+
+    /// `None`: a row that does not name its aggregate.
+    fn aggregate(&self) -> Option<AggregateKey> {
+        match self {
+            Item::Message { message, .. } => Some(message.aggregate),
+            Item::Invalid(row) => row.kept.aggregate(),
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Item::Message { message, kept } => message.size() + kept.as_ref().map_or(0, |row| row.size()),
+            Item::Invalid(row) => row.kept.size(),
+        }
+    }
+}
+
+/// What the caller must do with an entry whose turn it is.
+#[derive(Clone, Debug)]
+pub enum Due {
+    /// Publish it, and tell the broker's answer.
+    Publish(Arc<Message>),
+    /// Put it aside, and say when that is done.
+    Park(Arc<ParkedRow>),
+}
+
 #[derive(Debug)]
 enum State {
     Waiting,
-    Published { at: Instant },
-    Refused { again_at: Instant },
+    Published {
+        at: Instant,
+    },
+    Refused {
+        again_at: Instant,
+    },
+    /// On its way to where policy puts it aside.
+    Parking,
     Settled,
 }
 
 #[derive(Debug)]
 struct Entry {
-    message: Arc<Message>,
+    item: Item,
     size: usize,
     state: State,
     /// With this message settled, everything up to here is.
     reached: Option<Lsn>,
-    first_published: Option<Instant>,
+    /// When it was first published, or its parking began.
+    first_out: Option<Instant>,
     /// How often the broker refused it.
     refusals: u32,
     /// It was returned, and nothing else goes out before it gets through.
@@ -123,11 +182,12 @@ pub struct Ledger {
     first_tag: u64,
     /// Index of the first waiting entry: all before it have been published at least once.
     waiting_from: usize,
-    /// Aggregates with a message published or refused. Stays empty when pipelined.
+    /// Aggregates with a message published, refused or parking. Stays empty when pipelined.
     occupied: HashSet<AggregateKey>,
     bytes: usize,
     published: usize,
     refused: usize,
+    parking: usize,
     /// Messages that were refused at least once, settled ones not counted.
     troubled: usize,
     unroutable: usize,
@@ -147,6 +207,7 @@ impl Ledger {
             bytes: 0,
             published: 0,
             refused: 0,
+            parking: 0,
             troubled: 0,
             unroutable: 0,
             progress,
@@ -165,14 +226,28 @@ impl Ledger {
 
     /// Takes in a message, behind all others.
     pub fn push(&mut self, message: Message) {
-        let size = message.size();
+        self.take_in(Item::Message { message: Arc::new(message), kept: None });
+    }
+
+    /// Takes in a message, behind all others, and keeps its row, so that it can be parked.
+    pub fn push_kept(&mut self, message: Message, row: KeptRow) {
+        self.take_in(Item::Message { message: Arc::new(message), kept: Some(Arc::new(row)) });
+    }
+
+    /// Takes in a row that no message can be made of, behind all others; it is parked when its turn comes.
+    pub fn push_invalid(&mut self, row: ParkedRow) {
+        self.take_in(Item::Invalid(Arc::new(row)));
+    }
+
+    fn take_in(&mut self, item: Item) {
+        let size = item.size();
         self.bytes += size;
         self.entries.push_back(Entry {
-            message: Arc::new(message),
+            item,
             size,
             state: State::Waiting,
             reached: None,
-            first_published: None,
+            first_out: None,
             refusals: 0,
             unroutable: false,
         });
@@ -187,19 +262,29 @@ impl Ledger {
         }
     }
 
-    /// The next message that may go out at `now`, which the caller must publish: refused ones whose time has come
-    /// before any other, then waiting ones in commit order. A message whose aggregate is occupied holds back
+    /// The next one that may go out at `now`, and what the caller must do with it: refused ones whose time has come
+    /// before any other, then waiting ones in commit order. One whose aggregate is occupied holds back
     /// everything behind it, so that commit order stays total.
-    pub fn publish_next(&mut self, now: Instant) -> Option<(PublishTag, Arc<Message>)> {
+    pub fn next_due(&mut self, now: Instant) -> Option<(PublishTag, Due)> {
         let index = match self.due_again(now) {
             Some(index) => index,
             None => self.pass_gate()?,
         };
         let entry = &mut self.entries[index];
-        entry.state = State::Published { at: now };
-        entry.first_published.get_or_insert(now);
-        self.published += 1;
-        Some((PublishTag(self.first_tag + index as u64), Arc::clone(&entry.message)))
+        entry.first_out.get_or_insert(now);
+        let due = match &entry.item {
+            Item::Message { message, .. } => {
+                entry.state = State::Published { at: now };
+                self.published += 1;
+                Due::Publish(Arc::clone(message))
+            }
+            Item::Invalid(row) => {
+                entry.state = State::Parking;
+                self.parking += 1;
+                Due::Park(Arc::clone(row))
+            }
+        };
+        Some((PublishTag(self.first_tag + index as u64), due))
     }
 
     fn due_again(&mut self, now: Instant) -> Option<usize> {
@@ -218,7 +303,10 @@ impl Ledger {
         }
         let index = self.waiting_from;
         let entry = self.entries.get(index)?;
-        if self.ordering == Ordering::PerAggregate && !self.occupied.insert(entry.message.aggregate) {
+        if self.ordering == Ordering::PerAggregate
+            && let Some(aggregate) = entry.item.aggregate()
+            && !self.occupied.insert(aggregate)
+        {
             return None;
         }
         self.waiting_from += 1;
@@ -230,15 +318,50 @@ impl Ledger {
     /// # Panics
     /// When the message is not published: the publisher answered twice, which is our own bug.
     pub fn settle(&mut self, tag: PublishTag) -> Arc<Message> {
-        let entry = self.take_published(tag);
+        let (message, _) = self.take_published(tag);
+        self.settle_taken(tag);
+        message
+    }
+
+    /// Policy puts a published message aside: its row is parking from now on, and its aggregate stays occupied.
+    ///
+    /// # Panics
+    /// As [`settle`](Self::settle), and when the row was not kept.
+    pub fn park(&mut self, tag: PublishTag) -> (Arc<Message>, Arc<KeptRow>) {
+        let (message, entry) = self.take_published(tag);
+        entry.state = State::Parking;
+        let Item::Message { kept: Some(row), .. } = &entry.item else {
+            panic!("{tag:?} is to be parked, and its row was not kept")
+        };
+        let row = Arc::clone(row);
+        self.parking += 1;
+        (message, row)
+    }
+
+    /// A row is parked for good, in WAL before `lsn`: a server whose WAL ends there does not have it.
+    ///
+    /// # Panics
+    /// When it was not parking, which is our own bug.
+    pub fn parked(&mut self, tag: PublishTag, lsn: Lsn) {
+        match self.entry(tag).map(|entry| &entry.state) {
+            Some(State::Parking) => self.parking -= 1,
+            other => panic!("{tag:?} is parked, and was not parking but {other:?}"),
+        }
+        self.progress.parked_before = self.progress.parked_before.max(Some(lsn));
+        self.settle_taken(tag);
+    }
+
+    fn settle_taken(&mut self, tag: PublishTag) {
+        let Some(entry) = self.entry(tag) else { return };
         entry.state = State::Settled;
         let (refused, unroutable) = (entry.refusals > 0, entry.unroutable);
-        let message = Arc::clone(&entry.message);
+        let aggregate = entry.item.aggregate();
         self.troubled -= usize::from(refused);
         self.unroutable -= usize::from(unroutable);
-        self.occupied.remove(&message.aggregate);
+        if let Some(aggregate) = aggregate {
+            self.occupied.remove(&aggregate);
+        }
         self.pop_settled();
-        message
     }
 
     /// The broker refused a message: it is published again at the time that `again_at` gives for the number of
@@ -247,7 +370,7 @@ impl Ledger {
     /// # Panics
     /// As [`settle`](Self::settle).
     pub fn refuse(&mut self, tag: PublishTag, why: Refusal, again_at: impl FnOnce(u32) -> Instant) {
-        let entry = self.take_published(tag);
+        let (_, entry) = self.take_published(tag);
         entry.refusals += 1;
         entry.state = State::Refused { again_at: again_at(entry.refusals) };
         let newly_troubled = entry.refusals == 1;
@@ -258,16 +381,32 @@ impl Ledger {
         self.unroutable += usize::from(newly_unroutable);
     }
 
-    fn take_published(&mut self, tag: PublishTag) -> &mut Entry {
+    fn entry(&mut self, tag: PublishTag) -> Option<&mut Entry> {
+        let index = tag.0.checked_sub(self.first_tag)?;
+        self.entries.get_mut(index as usize)
+    }
+
+    fn take_published(&mut self, tag: PublishTag) -> (Arc<Message>, &mut Entry) {
         let index = tag.0.checked_sub(self.first_tag).map(|index| index as usize);
-        let entry = index.and_then(|index| self.entries.get_mut(index));
-        match entry {
-            Some(entry) if matches!(entry.state, State::Published { .. }) => {
+        match index.and_then(|index| self.entries.get_mut(index)) {
+            Some(entry @ Entry { state: State::Published { .. }, .. }) => {
+                let Item::Message { message, .. } = &entry.item else {
+                    unreachable!("only messages are published")
+                };
                 self.published -= 1;
-                entry
+                (Arc::clone(message), entry)
             }
             other => panic!("outcome for {tag:?}, which is not published but {:?}", other.map(|e| &e.state)),
         }
+    }
+
+    /// The published message of this position, if there is one.
+    pub fn published_at(&self, position: Position) -> Option<PublishTag> {
+        let is_it = |entry: &Entry| {
+            matches!(entry.state, State::Published { .. }) && entry.item.position() == position
+        };
+        let index = self.entries.iter().position(is_it)?;
+        Some(PublishTag(self.first_tag + index as u64))
     }
 
     fn pop_settled(&mut self) {
@@ -276,8 +415,8 @@ impl Ledger {
             self.first_tag += 1;
             self.waiting_from -= 1;
             self.bytes -= entry.size;
-            self.progress.position = Some(entry.message.position);
-            self.progress.committed_at = Some(entry.message.committed_at);
+            self.progress.position = Some(entry.item.position());
+            self.progress.committed_at = Some(entry.item.committed_at());
             if let Some(lsn) = entry.reached {
                 self.advance(lsn);
             }
@@ -295,12 +434,12 @@ impl Ledger {
         self.progress
     }
 
-    /// Nothing is waiting, published or refused.
+    /// Nothing is waiting, published, refused or parking.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Messages held, whatever their state.
+    /// Messages and rows held, whatever their state.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -310,12 +449,20 @@ impl Ledger {
         self.published
     }
 
+    /// Rows that are on their way to where policy puts them aside.
+    pub fn parking(&self) -> usize {
+        self.parking
+    }
+
     /// The first unroutable message that holds everything up, if one does.
     pub fn halted_by(&self) -> Option<&Message> {
         if self.unroutable == 0 {
             return None;
         }
-        self.entries.iter().find(|entry| entry.unroutable).map(|entry| entry.message.as_ref())
+        self.entries.iter().find(|entry| entry.unroutable).and_then(|entry| match &entry.item {
+            Item::Message { message, .. } => Some(message.as_ref()),
+            Item::Invalid(_) => None,
+        })
     }
 
     /// When the earliest refused message is due again.
@@ -330,10 +477,11 @@ impl Ledger {
         self.entries.iter().filter_map(again).min()
     }
 
-    /// The oldest message that was published and is not settled, and when it was first published.
-    pub fn oldest_unconfirmed(&self) -> Option<(&Message, Instant)> {
+    /// Of the oldest message that was published and is not settled (or row that is parking): when it was committed, and when
+    /// it was first published.
+    pub fn oldest_unconfirmed(&self) -> Option<(Timestamp, Instant)> {
         let oldest = self.entries.front()?;
-        Some((&oldest.message, oldest.first_published?))
+        Some((oldest.item.committed_at(), oldest.first_out?))
     }
 
     /// When the message that has waited longest for the broker's answer was published.

@@ -62,6 +62,27 @@ impl fmt::Display for Position {
     }
 }
 
+/// The text is not of the form `00000000019A2F48-00000000`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a position such as 00000000019A2F48-00000000")]
+pub struct ParsePositionError(String);
+
+impl FromStr for Position {
+    type Err = ParsePositionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let (lsn, index) = text.split_once('-')?;
+            let commit_lsn = Lsn(u64::from_str_radix(lsn, 16).ok()?);
+            Some(Position { commit_lsn, index: u32::from_str_radix(index, 16).ok()? })
+        };
+        // Leading zeros, upper case, no sign: it is its own text.
+        parse()
+            .filter(|position: &Position| position.to_string() == text)
+            .ok_or_else(|| ParsePositionError(text.to_owned()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +113,11 @@ mod tests {
             assert!(pair[0].to_string() < pair[1].to_string());
         }
         assert_eq!(ordered[2].to_string(), "0000000000000100-00000000");
+        for position in ordered {
+            assert_eq!(position.to_string().parse(), Ok(position));
+        }
+        for bad in ["", "-", "100-0", "0000000000000100-0000000a", "+000000000000100-00000000"] {
+            assert!(bad.parse::<Position>().is_err(), "{bad} must not parse");
+        }
     }
 }

@@ -64,6 +64,7 @@ mutate publish-while-heard-out src/relay/pipeline.rs \
     'self.delivery.hear_out()).await' 'async { while self.delivery.can_settle() && self.delivery.next().await.is_ok() {} }).await'
 mutate remove-what-is-not-confirmed src/relay/cleanup.rs \
     'self.wait_until_confirmed(&sql, seen.committed_before).await?;' 'self.wait_until_confirmed(&sql, Lsn::ZERO).await?;'
+    'heard = self.delivery.idle() => if heard.is_err() { return },' 'heard = self.delivery.next() => if heard.is_err() { return },'
 mutate trust-a-promoted-server src/relay/supervisor.rs \
     '&& *before != server' '&& before.0 != server.0'
 mutate trust-a-server-set-back src/relay/supervisor.rs \
@@ -84,4 +85,10 @@ mutate keep-a-gap-to-oneself src/relay/supervisor.rs \
     'evidence.to_be_marked(&gap, remembered) {' 'evidence.to_be_marked(&gap, remembered).filter(|_| false) {'
 mutate publish-without-a-fence src/relay/supervisor.rs \
     'delivery.fence(&fence_queue(&database.options().slot, &evidence.server.system_id));' ''
+mutate settle-before-parked src/relay/delivery.rs \
+    'self.park(tag, row, ParkReason::unroutable(&message));' '{ let _ = (row, &message); self.ledger.parked(tag, crate::position::Lsn::ZERO); }'
+mutate store-nothing src/relay/parker.rs \
+    'let before = sql.park(database.options(), &rows).await?;' 'let before = sql.park(database.options(), &rows[..0]).await?;'
+mutate trust-a-server-that-lacks-a-parked-row src/ledger.rs \
+    '.max(self.parked_before)' ''
 exit $failed

@@ -165,7 +165,7 @@ fn every_problem_is_found_in_one_go() {
         [sources.orders]
         postgres.slt = "x"
         delivery.in_flight_max = 0
-        delivery.on_unroutable = "park"
+        delivery.on_unroutable = "perk"
         "#,
         &[("OUTBOXD__SOURCES__ORDERS__DELIVERY__BACKOFF_MIN_MS", "soon")],
     );
@@ -175,7 +175,7 @@ fn every_problem_is_found_in_one_go() {
         "outboxd.toml: rabbitmq.heartbeat_s: must be a whole number, is text; write a whole number",
         "outboxd.toml: sources.orders.postgres.slt: unknown key; did you mean slot?",
         "outboxd.toml: sources.orders.delivery.in_flight_max: must be between 1 and 1000000, is 0; set for instance 4096, the default",
-        "outboxd.toml: sources.orders.delivery.on_unroutable: \"park\" is not available in this version; set \"halt\" or \"drop\"",
+        "outboxd.toml: sources.orders.delivery.on_unroutable: \"perk\" is unknown; set \"halt\" or \"park\" or \"drop\"",
         "OUTBOXD__SOURCES__ORDERS__DELIVERY__BACKOFF_MIN_MS: sources.orders.delivery.backoff_min_ms: is not a whole number; set for instance 100, the default",
     ] {
         assert!(found.iter().any(|line| line == expected), "{expected}\nis not in\n{}", found.join("\n"));
@@ -217,7 +217,10 @@ fn each_mistake_has_its_message() {
             "message.exchange = \"{header:x}\"\noutbox.columns.headers = \"\"",
             "message.exchange: uses {header:NAME} though outbox.columns.headers is \"\"",
         ),
-        ("delivery.on_invalid = \"park\"", "delivery.on_invalid: \"park\" is not available in this version"),
+        (
+            "delivery.on_invalid = \"drop\"",
+            "delivery.on_invalid: \"drop\" is unknown; set \"halt\" or \"park\"",
+        ),
         ("delivery.in_flight_max = -1", "must be between 1 and 1000000, is -1"),
         ("delivery.in_flight_max = 1.5", "must be a whole number, is a fraction"),
         ("delivery.backoff_max_ms = 99", "delivery.backoff_max_ms: is less than backoff_min_ms"),

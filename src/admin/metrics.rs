@@ -23,6 +23,7 @@ pub(super) struct Metrics {
     returned: IntCounterVec,
     nacked: IntCounterVec,
     parked: IntCounterVec,
+    parked_rows: IntGaugeVec,
     ignored: IntCounterVec,
     deleted: IntCounterVec,
     commit_to_confirm: HistogramVec,
@@ -41,6 +42,7 @@ pub(super) struct SourceMetrics {
     pub(super) returned: IntCounter,
     pub(super) nacked: IntCounter,
     pub(super) parked: IntCounter,
+    pub(super) parked_rows: KnownLater,
     pub(super) ignored: IntCounter,
     pub(super) deleted: IntCounter,
     pub(super) commit_to_confirm: Histogram,
@@ -74,6 +76,7 @@ impl Metrics {
                 "Messages that the broker refused (nack); sent again",
             ),
             parked: counter("outboxd_messages_parked_total", "Messages that policy put aside"),
+            parked_rows: gauge("outboxd_parked_rows", "Rows in the table outboxd_parked"),
             ignored: counter(
                 "outboxd_rows_ignored_total",
                 "Changes of the outbox table that are not inserts",
@@ -125,6 +128,7 @@ impl Metrics {
             returned: counter(&self.returned),
             nacked: counter(&self.nacked),
             parked: counter(&self.parked),
+            parked_rows: KnownLater { family: self.parked_rows.clone(), source: name.to_owned() },
             ignored: counter(&self.ignored),
             deleted: counter(&self.deleted),
             commit_to_confirm: self.commit_to_confirm.with_label_values(&[name]),
@@ -293,10 +297,14 @@ mod tests {
     fn an_unknown_lag_is_absent_not_zero() {
         let board = Board::new();
         let orders = board.reporter("orders");
-        for name in ["outboxd_lag_bytes", "outboxd_slot_retained_bytes"] {
+        for name in ["outboxd_lag_bytes", "outboxd_slot_retained_bytes", "outboxd_parked_rows"] {
             assert!(!board.metrics().contains(name), "{name}");
         }
         orders.lag(0);
+        orders.parked_rows(Some(3));
+        assert!(has(&board.metrics(), "outboxd_parked_rows{source=\"orders\"} 3"));
+        orders.parked_rows(None);
+        assert!(!board.metrics().contains("outboxd_parked_rows{"), "there is no such table any more");
         orders.slot(Some(1 << 40), "reserved");
         assert!(has(&board.metrics(), "outboxd_lag_bytes{source=\"orders\"} 0"));
         assert!(has(&board.metrics(), "outboxd_slot_retained_bytes{source=\"orders\"} 1099511627776"));

@@ -116,6 +116,7 @@ struct Live {
     lag_bytes: Option<u64>,
     slot_retained_bytes: Option<u64>,
     slot_wal_status: Option<String>,
+    parked_rows: Option<u64>,
     oldest: Option<Unconfirmed>,
     unfenced: Option<String>,
 }
@@ -134,6 +135,7 @@ impl Reporter {
             lag_bytes: None,
             slot_retained_bytes: None,
             slot_wal_status: None,
+            parked_rows: None,
             oldest: None,
             unfenced: None,
         };
@@ -168,6 +170,15 @@ impl Reporter {
     /// Policy put `n` messages aside.
     pub fn parked(&self, n: u64) {
         self.0.metrics.parked.inc_by(n);
+    }
+
+    /// So many rows are in the table of parked ones; `None` when there is no such table.
+    pub fn parked_rows(&self, rows: Option<u64>) {
+        match rows {
+            Some(rows) => self.0.metrics.parked_rows.set(rows),
+            None => self.0.metrics.parked_rows.clear(),
+        }
+        self.live().parked_rows = rows;
     }
 
     /// `n` changes of the outbox table were not inserts.
@@ -307,6 +318,7 @@ impl Reporter {
             returned: metrics.returned.get(),
             nacked: metrics.nacked.get(),
             parked: metrics.parked.get(),
+            parked_rows: live.parked_rows,
             ignored: metrics.ignored.get(),
             deleted: metrics.deleted.get(),
             reconnects: Reconnects {

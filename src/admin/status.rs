@@ -53,6 +53,8 @@ pub struct SourceStatus {
     pub nacked: u64,
     /// Messages that policy put aside.
     pub parked: u64,
+    /// Rows in the table of parked ones, whenever they were put there; `null` when there is no such table.
+    pub parked_rows: Option<u64>,
     /// Changes of the outbox table that are not inserts.
     pub ignored: u64,
     /// Confirmed rows that clean-up has removed.
@@ -148,6 +150,7 @@ mod tests {
             "oldest_unconfirmed_seconds",
             "slot_retained_bytes",
             "slot_wal_status",
+            "parked_rows",
             "last_error",
         ] {
             assert_eq!(source[unknown], Value::Null, "{unknown}");
@@ -166,6 +169,7 @@ mod tests {
         orders.returned(1);
         orders.nacked(2);
         orders.parked(3);
+        orders.parked_rows(Some(9));
         orders.ignored(6);
         orders.deleted(8);
         orders.in_flight(3);
@@ -192,7 +196,7 @@ mod tests {
                 "confirmed_lsn": "16/B374D850", "position": "00000016B374D848-00000001",
                 "lag_bytes": 4096, "lag_seconds": 0.0, "oldest_unconfirmed_seconds": null,
                 "slot_retained_bytes": 8192, "slot_wal_status": "extended", "in_flight": 3,
-                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "parked": 3, "ignored": 6, "deleted": 8,
+                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "parked": 3, "parked_rows": 9, "ignored": 6, "deleted": 8,
                 "reconnects": { "postgres": 0, "rabbitmq": 1 }, "last_error": "disk alarm",
             })
         );

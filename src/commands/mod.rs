@@ -4,6 +4,7 @@
 
 mod check;
 mod checklist;
+mod parked;
 mod recover;
 mod replay;
 mod run;
@@ -37,6 +38,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Teardown(options) => teardown::run(settings(&cli)?, options).await,
         Command::Recover(options) => recover::run(settings(&cli)?, options).await,
         Command::Replay(options) => replay::run(settings(&cli)?, options).await,
+        Command::Parked(what) => parked::run(settings(&cli)?, what).await,
         Command::Status(options) => status::run(settings(&cli)?, options).await,
         Command::Schema(options) => schema::run(options),
     }

@@ -16,9 +16,12 @@ pub(super) async fn run(settings: Settings, options: &Replay) -> Result<(), Fail
     let replaying = stoppable(settings.drain_timeout, async |shutdown| {
         relay::replay(&source, &selection, &report, shutdown).await
     });
-    let Replayed { rows, complete, order } =
+    let Replayed { rows, left_out, complete, order } =
         replaying.await?.map_err(|fault| Failure::Runtime(fault.explain()))?;
     answer(&format!("rows published again and confirmed: {rows} (order: {order})\n"))?;
+    if left_out > 0 {
+        answer(&format!("rows left out, as they cannot be published (the log has each): {left_out}\n"))?;
+    }
     if complete {
         return Ok(());
     }

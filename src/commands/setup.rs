@@ -19,6 +19,7 @@ use crate::{
         catalog::{self, CatalogError, TableFacts},
         continuity::Evidence,
         dba_script::{self, SlotMaker, comment},
+        parked_table,
         replication::ReplicationConnection,
         slot_record::{self, SlotRecord},
         snapshot::SnapshotError,
@@ -74,7 +75,24 @@ async fn create(source: &Source, may_run_create: bool) -> Vec<Line> {
         Err(error) => return vec![Line::error("publication", &*error)],
     };
     let made = slot(source, may_run_create).await;
-    vec![publication, made.unwrap_or_else(|error| Line::error("slot", &*error))]
+    let mut lines = vec![publication, made.unwrap_or_else(|error| Line::error("slot", &*error))];
+    if database.parks {
+        let made = parked(database).await;
+        lines.push(made.unwrap_or_else(|error| Line::error(PARKED, &*error)));
+    }
+    lines
+}
+
+const PARKED: &str = "parked messages";
+
+/// The table for rows that policy puts aside.
+async fn parked(database: &SourceDatabase) -> Step {
+    let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
+    let there = catalog::own_table(&client, &database.table.schema, parked_table::TABLE).await?.exists;
+    if !there {
+        parked_table::create_table(&client, database).await?;
+    }
+    Ok(Line::passed(PARKED, outcome(parked_table::TABLE, !there)))
 }
 
 /// Writes down that there is a slot now, which nobody has had yet.

@@ -11,6 +11,7 @@ use crate::{
     postgres::{
         SourceDatabase,
         catalog::{self, SlotFacts},
+        parked_table,
     },
     settings::Settings,
 };
@@ -34,11 +35,13 @@ struct Slot {
     slot_wal_status: Option<String>,
     /// The server process that streams to somebody.
     slot_active_pid: Option<i32>,
+    /// Rows in the table of parked ones.
+    parked_rows: Option<u64>,
     /// What there is to say: why nothing is known, or who may be using the slot.
     note: String,
 }
 
-const COLUMNS: [Column<Slot>; 8] = [
+const COLUMNS: [Column<Slot>; 9] = [
     ("SOURCE", false, |slot| slot.name.clone()),
     ("SLOT", false, |slot| slot.slot.clone()),
     ("CONFIRMED", false, |slot| slot.confirmed_lsn.clone().unwrap_or_else(unknown)),
@@ -46,6 +49,7 @@ const COLUMNS: [Column<Slot>; 8] = [
     ("RETAINED", true, |slot| slot.slot_retained_bytes.map_or_else(unknown, size)),
     ("WAL", false, |slot| slot.slot_wal_status.clone().unwrap_or_else(unknown)),
     ("PID", true, |slot| slot.slot_active_pid.map_or_else(unknown, |pid| pid.to_string())),
+    ("PARKED", true, |slot| slot.parked_rows.map_or_else(unknown, |rows| rows.to_string())),
     ("NOTE", false, |slot| one_line(&slot.note)),
 ];
 
@@ -56,8 +60,10 @@ impl Slots {
             let database = &source.database;
             let found = Slot { name: name.clone(), slot: database.slot.clone(), ..Slot::default() };
             match progress(database).await {
-                Ok(Some(facts)) => found.with(facts),
-                Ok(None) => Slot { note: "there is no such slot: see `outboxd check`".into(), ..found },
+                Ok((Some(facts), parked_rows)) => Slot { parked_rows, ..found.with(facts) },
+                Ok((None, parked_rows)) => {
+                    Slot { note: "there is no such slot: see `outboxd check`".into(), parked_rows, ..found }
+                }
                 Err(error) => Slot { note: chain(&*error), ..found },
             }
         });
@@ -73,9 +79,13 @@ impl Slots {
     }
 }
 
-async fn progress(database: &SourceDatabase) -> Result<Option<SlotFacts>, Box<dyn std::error::Error>> {
+/// The slot, and how many rows are parked.
+async fn progress(
+    database: &SourceDatabase,
+) -> Result<(Option<SlotFacts>, Option<u64>), Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql("outboxd status").await?;
-    Ok(catalog::slot_progress(&client, &database.slot).await?)
+    let slot = catalog::slot_progress(&client, &database.slot).await?;
+    Ok((slot, parked_table::count(&client, database).await?))
 }
 
 impl Slot {

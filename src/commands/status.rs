@@ -106,7 +106,7 @@ const COLUMNS: [Column<SourceStatus>; 9] = [
     ("LAG S", true, |source| source.lag_seconds.map_or_else(unknown, |lag| format!("{lag:.1}"))),
     ("RETAINED", true, |source| source.slot_retained_bytes.map_or_else(unknown, size)),
     ("IN FLIGHT", true, |source| source.in_flight.to_string()),
-    ("PARKED", true, |source| source.parked.to_string()),
+    ("PARKED", true, |source| source.parked_rows.map_or_else(unknown, |rows| rows.to_string())),
     ("REASON", false, |source| one_line(&source.reason)),
 ];
 
@@ -131,14 +131,15 @@ mod tests {
         orders.confirmed_position(Lsn(0x16_B374_D848), None);
         orders.lag(2048);
         orders.in_flight(12);
+        orders.parked_rows(Some(3));
         orders.state(SourceState::Streaming, "connected");
         board.reporter("customer-service").state(SourceState::Halted, "slot lost:\n  see the manual");
         assert_eq!(
             table(&COLUMNS, &board.status().sources),
             "\
 SOURCE            STATE      POSITION         LAG  LAG S  RETAINED  IN FLIGHT  PARKED  REASON
-customer-service  halted     -                  -      -         -          0       0  slot lost: see the manual
-orders            streaming  16/B374D848  2.0 KiB    0.0         -         12       0  connected
+customer-service  halted     -                  -      -         -          0       -  slot lost: see the manual
+orders            streaming  16/B374D848  2.0 KiB    0.0         -         12       3  connected
 "
         );
     }

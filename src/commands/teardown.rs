@@ -1,5 +1,5 @@
 //! `outboxd teardown`: drops one source's slot and publication and forgets that there was a slot; touches nothing that is
-//! somebody else's.
+//! somebody else's. Messages that are parked stay: they were never published, and nobody has discarded them.
 
 use super::{Failure, answer, source};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     postgres::{
         backlog::temporary_name,
         catalog::{self, CatalogError, Facts, PublicationFacts, SlotFacts},
-        slot_record,
+        parked_table, slot_record,
     },
     settings::Settings,
 };
@@ -34,6 +34,12 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
     // Or the next slot of this name would be a gap.
     let forgotten = slot_record::tear_down(&client, database).await.map_err(runtime)?;
     answer(&line("record of slot", &database.slot, forgotten))?;
+    if let Some(rows @ 1..) = parked_table::count(&client, database).await.map_err(runtime)? {
+        answer(&format!(
+            "parked messages: {rows} stay in {}; `outboxd parked` lists, requeues or discards them\n",
+            parked_table::TABLE
+        ))?;
+    }
 
     if let Some(PublicationFacts { all_tables, other_tables, .. }) = facts.publication
         && (all_tables || other_tables > 0)

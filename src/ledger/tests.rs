@@ -33,7 +33,7 @@ fn confirmed(ledger: &Ledger) -> Option<u64> {
 }
 
 fn publish_all(ledger: &mut Ledger, now: Instant) -> Vec<u64> {
-    std::iter::from_fn(|| ledger.publish_next(now)).map(|(tag, _)| tag.0).collect()
+    std::iter::from_fn(|| ledger.next_due(now)).map(|(tag, _)| tag.0).collect()
 }
 
 #[test]
@@ -209,6 +209,92 @@ fn room_ends_by_count_or_by_bytes_and_one_large_message_always_fits() {
     ledger.push(message(10, 1, 1));
     ledger.push(message(10, 2, 1));
     assert!(!ledger.has_room());
+}
+
+fn parked_row(commit_lsn: u64, index: u32, aggregate: Option<&str>) -> ParkedRow {
+    use crate::outbox::{Column, ColumnNames, InvalidReason, InvalidRow, Mapping, OutboxRow, ParkReason};
+    let names = ["id", "aggregatetype", "aggregateid", "type", "payload"];
+    let columns = names.map(|name| Column { name: name.into(), type_oid: 25 });
+    let mapping = Mapping {
+        source: "orders".into(),
+        columns: ColumnNames::default(),
+        exchange: "x".parse().unwrap(),
+        routing_key: "x".parse().unwrap(),
+        headers: Vec::new(),
+        content_type: None,
+        message_bytes_max: 1,
+    };
+    let position = Position { commit_lsn: Lsn(commit_lsn), index };
+    let values = [Some("1"), Some("Order"), aggregate, None, None];
+    let values = values.map(|value| value.map(|value| value.to_owned().into())).to_vec();
+    let row = OutboxRow { position, committed_at: Timestamp(0), values };
+    let kept = Arc::new(mapping.resolve(&columns).unwrap().keep(row));
+    let invalid = InvalidRow { position, id: None, reason: InvalidReason::HeadersTooLarge };
+    ParkedRow { kept, reason: ParkReason::invalid(&invalid) }
+}
+
+#[test]
+fn a_parked_message_holds_its_aggregate_and_the_position_until_it_is_stored() {
+    let now = Instant::now();
+    let mut ledger = ledger(Ordering::PerAggregate);
+    let kept = || Arc::unwrap_or_clone(parked_row(10, 0, Some("7")).kept);
+    ledger.push_kept(message(10, 0, 7), kept());
+    ledger.push(message(10, 1, 8));
+    ledger.push(message(10, 2, 7));
+    ledger.reached(Lsn(15));
+    assert_eq!(publish_all(&mut ledger, now), [0, 1]);
+    let at = Position { commit_lsn: Lsn(10), index: 0 };
+    assert_eq!(ledger.published_at(at), Some(PublishTag(0)));
+    ledger.park(PublishTag(0));
+    assert_eq!((ledger.published_at(at), ledger.published(), ledger.parking()), (None, 1, 1));
+    ledger.settle(PublishTag(1));
+    assert_eq!(publish_all(&mut ledger, now), [0; 0], "its aggregate's next one waits");
+    assert_eq!((ledger.progress(), ledger.is_empty()), (Progress::default(), false));
+    ledger.parked(PublishTag(0), Lsn(400));
+    assert_eq!(ledger.progress().position, Some(Position { index: 1, ..at }));
+    assert_eq!(publish_all(&mut ledger, now), [2]);
+    ledger.settle(PublishTag(2));
+    assert_eq!((confirmed(&ledger), ledger.is_empty()), (Some(15), true));
+    assert_eq!(
+        ledger.progress().reaches(),
+        Some(Lsn(400)),
+        "a server whose WAL ends before does not have it"
+    );
+}
+
+#[test]
+fn an_invalid_row_takes_its_turn_and_is_parked() {
+    let now = Instant::now();
+    let mut ledger = ledger(Ordering::PerAggregate);
+    ledger.push(message(10, 0, AggregateKey::new("Order", "7").0));
+    ledger.push_invalid(parked_row(10, 1, None));
+    ledger.push_invalid(parked_row(10, 2, Some("7")));
+    ledger.push(message(10, 3, 8));
+    ledger.reached(Lsn(15));
+    assert!(matches!(ledger.next_due(now), Some((PublishTag(0), Due::Publish(_)))));
+    assert!(
+        matches!(ledger.next_due(now), Some((PublishTag(1), Due::Park(_)))),
+        "it has no aggregate to wait for"
+    );
+    assert!(ledger.next_due(now).is_none());
+    ledger.settle(PublishTag(0));
+    assert!(matches!(ledger.next_due(now), Some((PublishTag(2), Due::Park(_)))));
+    assert_eq!(publish_all(&mut ledger, now), [3]);
+    for (tag, lsn) in [(3, None), (2, None), (1, Some(15))] {
+        match tag {
+            3 => drop(ledger.settle(PublishTag(3))),
+            _ => ledger.parked(PublishTag(tag), Lsn(1)),
+        }
+        assert_eq!(confirmed(&ledger), lsn, "{tag}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "was not parking")]
+fn a_row_that_is_parked_twice_is_our_bug() {
+    let mut ledger = ledger(Ordering::Pipelined);
+    ledger.push_invalid(parked_row(10, 0, None));
+    ledger.parked(PublishTag(0), Lsn(1));
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Builds the message of a row. Runs for every row: nothing here looks a column up by its name.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
-    AggregateKey, HEADERS_BYTES_MAX, HeaderValue, InvalidReason, InvalidRow, Message, OutboxRow, Placeholder,
-    RESERVED_HEADERS, ROUTING_HEADERS, SHORT_STRING_BYTES_MAX,
+    AggregateKey, HEADERS_BYTES_MAX, HeaderValue, InvalidReason, InvalidRow, KeptColumns, KeptRow, Message,
+    OutboxRow, Placeholder, RESERVED_HEADERS, ROUTING_HEADERS, SHORT_STRING_BYTES_MAX,
     message::header_bytes,
     row_headers::{HeadersError, RowHeaders},
 };
@@ -37,6 +37,7 @@ pub struct Mapper {
     pub(super) configured: Vec<(String, Rendering)>,
     pub(super) content_type: Option<String>,
     pub(super) message_bytes_max: usize,
+    pub(super) kept: Arc<KeptColumns>,
 }
 
 /// What the type of the payload column says of its bytes.
@@ -88,6 +89,11 @@ impl Mapper {
             let id = id.and_then(|id| str::from_utf8(id).ok()).map(str::to_owned);
             InvalidRow { position: row.position, id, reason }
         })
+    }
+
+    /// Keeps a row beside its message, so that it can be put aside. Its values must be those of the columns resolved against.
+    pub fn keep(&self, row: OutboxRow) -> KeptRow {
+        KeptRow::new(Arc::clone(&self.kept), row)
     }
 
     fn build(&self, row: &OutboxRow) -> Result<Message, InvalidReason> {

@@ -1,9 +1,9 @@
 //! Preset `standard`: which column becomes which part of the message, and whether the table has it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{
-    Column, Mapper, Placeholder, RESERVED_HEADERS, ROUTING_HEADERS, Template,
+    Column, KeptColumns, Mapper, Placeholder, RESERVED_HEADERS, ROUTING_HEADERS, Template,
     mapper::{PayloadKind, Piece, Rendering},
     nearest,
     template::Part,
@@ -183,6 +183,13 @@ impl Mapping {
             configured,
             content_type: self.content_type.clone(),
             message_bytes_max: self.message_bytes_max,
+            kept: Arc::new(KeptColumns {
+                columns: columns.to_vec(),
+                id,
+                aggregate_type,
+                aggregate_id,
+                event_type,
+            }),
         })
     }
 }

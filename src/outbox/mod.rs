@@ -9,6 +9,7 @@ mod mapper;
 mod mapping;
 mod message;
 mod nearest;
+mod parked;
 mod row;
 mod row_headers;
 mod template;
@@ -22,6 +23,7 @@ pub use message::{
     SHORT_STRING_BYTES_MAX,
 };
 pub(crate) use nearest::nearest;
+pub use parked::{KeptColumns, KeptRow, Outline, ParkCause, ParkReason, ParkedRow, Route};
 pub use row::{Column, OutboxRow};
 pub use template::{Placeholder, Template, TemplateError};
 pub use timestamp::{ParseTimestampError, Timestamp};

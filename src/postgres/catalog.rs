@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Row, types::Type};
 use super::{
     TableName,
     error::WireError,
-    slot_record,
+    parked_table, slot_record,
     sql_text::{identifier, literal},
 };
 use crate::{outbox::Column, position::Lsn};
@@ -74,8 +74,10 @@ pub struct Facts {
     pub table: Option<TableFacts>,
     /// The publication; `None` when there is no such publication.
     pub publication: Option<PublicationFacts>,
-    /// The table of slot records.
-    pub records: RecordTableFacts,
+    /// The table of slot records ([`slot_record`]).
+    pub records: OwnTableFacts,
+    /// The table of parked rows ([`parked_table`]).
+    pub parked: OwnTableFacts,
     /// All slots of the server, of whatever database.
     pub slots: Vec<SlotFacts>,
 }
@@ -87,7 +89,8 @@ impl Facts {
             server: server(client).await?,
             table: self::table(client, table).await?,
             publication: self::publication(client, publication, table).await?,
-            records: record_table(client, &table.schema).await?,
+            records: own_table(client, &table.schema, slot_record::TABLE).await?,
+            parked: own_table(client, &table.schema, parked_table::TABLE).await?,
             slots: slots(client).await?,
         })
     }
@@ -288,9 +291,9 @@ pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFact
     }))
 }
 
-/// The table of slot records ([`slot_record`]).
+/// A table that outboxd writes, in the schema of the outbox table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RecordTableFacts {
+pub struct OwnTableFacts {
     /// It is there.
     pub exists: bool,
     /// The role may read and write it.
@@ -299,8 +302,8 @@ pub struct RecordTableFacts {
     pub may_create: bool,
 }
 
-/// Reads the [`RecordTableFacts`] of a schema.
-pub async fn record_table(client: &Client, schema: &str) -> Result<RecordTableFacts, CatalogError> {
+/// Reads the [`OwnTableFacts`] of the table of that name in a schema.
+pub async fn own_table(client: &Client, schema: &str, name: &str) -> Result<OwnTableFacts, CatalogError> {
     let row = client
         .query_typed_opt(
             "SELECT c.oid IS NOT NULL, has_schema_privilege(n.oid, 'USAGE')
@@ -309,11 +312,11 @@ pub async fn record_table(client: &Client, schema: &str) -> Result<RecordTableFa
                     has_schema_privilege(n.oid, 'CREATE')
              FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = $2
              WHERE n.nspname = $1",
-            &[(&schema, Type::TEXT), (&slot_record::TABLE, Type::TEXT)],
+            &[(&schema, Type::TEXT), (&name, Type::TEXT)],
         )
         .await
-        .map_err(failed("reading the description of the table of slot records"))?;
-    Ok(row.map_or_else(RecordTableFacts::default, |row| RecordTableFacts {
+        .map_err(failed("reading the description of a table of outboxd's own"))?;
+    Ok(row.map_or_else(OwnTableFacts::default, |row| OwnTableFacts {
         exists: row.get(0),
         may_use: row.get(1),
         may_create: row.get(2),
@@ -443,6 +446,20 @@ async fn execute(client: &Client, doing: &'static str, sql: &str, idle: &str) ->
         Ok(()) => Ok(true),
         Err(error) if error.code().is_some_and(|code| code.code() == idle) => Ok(false),
         Err(error) => Err(failed(doing)(error)),
+    }
+}
+
+/// SQLSTATEs of what a concurrent CREATE TABLE IF NOT EXISTS may meet: `duplicate_table`, and `unique_violation` in a
+/// catalog.
+const MADE_BY_ANOTHER: [&str; 2] = ["42P07", "23505"];
+
+/// Runs CREATE TABLE IF NOT EXISTS.
+pub(super) async fn made(client: &Client, doing: &'static str, create: &str) -> Result<(), CatalogError> {
+    match client.batch_execute(create).await {
+        Err(error) if !error.code().is_some_and(|code| MADE_BY_ANOTHER.contains(&code.code())) => {
+            Err(failed(doing)(error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{
     SourceDatabase,
     catalog::{TableKind, create_publication_sql, create_slot_sql},
-    cleanup, slot_record,
+    cleanup, parked_table, slot_record,
     sql_text::identifier,
 };
 use crate::outbox::ColumnNames;
@@ -39,6 +39,16 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
             comment(&create_slot)
         ),
     };
+    let parked = if database.parks {
+        format!(
+            "-- What policy puts aside (delivery.on_unroutable, delivery.on_invalid), until `outboxd parked` requeues or \
+             discards it.\n{};\n{};\n\n",
+            parked_table::create_table_sql(database),
+            parked_table::grant_sql(database, database.endpoint.user()),
+        )
+    } else {
+        String::new()
+    };
     format!(
         "-- The server, once, with a restart (as far as it is not so):\n\
          --   ALTER SYSTEM SET wal_level = logical;\n\
@@ -60,6 +70,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
          {records};\n\
          {grant};\n\
          \n\
+         {parked}\
          {create_slot}",
         remove = database.cleanup.map_or_else(String::new, |_| {
             cleanup::grant_sql(database, columns, database.endpoint.user()) + ";\n"
@@ -93,6 +104,7 @@ mod tests {
             create: true,
             table: TableName { schema: "Bestell-Dienst".into(), table: "outbox".into() },
             cleanup: None,
+            parks: false,
             wal_sender_timeout: Duration::from_secs(10),
         };
         let statements = |database: &SourceDatabase, slot| {
@@ -117,10 +129,20 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "ord
         assert_eq!(statements(&database, SlotMaker::Script), format!("{without_slot}\n{slot}"));
 
         let cleanup = Some(cleanup::Cleanup { retention: Duration::ZERO });
-        let removing = statements(&SourceDatabase { cleanup, ..database }, SlotMaker::Run);
+        let removing = statements(&SourceDatabase { cleanup, ..database.clone() }, SlotMaker::Run);
         assert!(
             removing.contains(r#"GRANT DELETE, UPDATE ("id") ON "Bestell-Dienst"."outbox" TO "order""s";"#),
             "{removing}"
+        );
+
+        let parks = statements(&SourceDatabase { parks: true, ..database }, SlotMaker::Run);
+        let more: Vec<&str> = parks.strip_prefix(without_slot).unwrap().trim().lines().collect();
+        assert!(
+            more[0].starts_with(r#"CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_parked" (slot text"#)
+        );
+        assert_eq!(
+            more[1..],
+            [r#"GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_parked" TO "order""s";"#]
         );
     }
 }

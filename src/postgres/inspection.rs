@@ -171,6 +171,7 @@ mod tests {
             create: true,
             table: TableName { schema: "public".into(), table: "outbox".into() },
             cleanup: None,
+            parks: false,
             wal_sender_timeout: Duration::from_secs(10),
         }
     }

@@ -13,6 +13,8 @@ pub mod error;
 mod hostile;
 pub mod inspection;
 mod login;
+pub mod parked_rows;
+pub mod parked_table;
 pub mod pgoutput;
 pub mod preflight;
 pub mod replication;
@@ -53,6 +55,8 @@ pub struct SourceDatabase {
     pub table: TableName,
     /// Removing its confirmed rows; `None`: they stay.
     pub cleanup: Option<cleanup::Cleanup>,
+    /// Policy may put rows aside, so there must be a table for them.
+    pub parks: bool,
     /// Sent as `wal_sender_timeout` of the replication connection: how long a vanished client keeps the slot.
     pub wal_sender_timeout: std::time::Duration,
 }

@@ -8,11 +8,11 @@ use std::fmt;
 use super::{
     SourceDatabase, TableName,
     catalog::{
-        ColumnFacts, Facts, Held, PublicationFacts, RecordTableFacts, ServerFacts, SlotFacts, TableFacts,
+        ColumnFacts, Facts, Held, OwnTableFacts, PublicationFacts, ServerFacts, SlotFacts, TableFacts,
         TableKind, create_publication_sql, create_slot_sql,
     },
     cleanup::{self, Cleanup},
-    slot_record,
+    parked_table, slot_record,
     sql_text::identifier,
 };
 use crate::outbox::{ColumnNames, OptionalColumn};
@@ -97,6 +97,7 @@ pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -
     checks.push(publication(database, facts));
     checks.extend(cleanup(database, columns, facts));
     checks.push(records(database, facts));
+    checks.extend(database.parks.then(|| parked(database, facts)));
     checks.push(match slot {
         Some(slot) => existing_slot(slot, &facts.server),
         None => missing_slot(database),
@@ -441,22 +442,56 @@ fn cleanup(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> O
 
 /// The table of slot records. With the outbox table's schema missing there is no place for it, and the table's check fails.
 fn records(database: &SourceDatabase, facts: &Facts) -> Check {
-    const NAME: &str = "records of slots";
+    own_table(
+        database,
+        facts,
+        &OwnTable {
+            check: "records of slots",
+            table: slot_record::TABLE,
+            create: slot_record::create_table_sql(database),
+            grant: slot_record::grant_sql(database, &facts.server.role),
+            facts: facts.records,
+        },
+    )
+}
+
+fn parked(database: &SourceDatabase, facts: &Facts) -> Check {
+    own_table(
+        database,
+        facts,
+        &OwnTable {
+            check: "parked messages",
+            table: parked_table::TABLE,
+            create: parked_table::create_table_sql(database),
+            grant: parked_table::grant_sql(database, &facts.server.role),
+            facts: facts.parked,
+        },
+    )
+}
+
+/// A table that outboxd writes, and the statements that somebody else may make it with.
+struct OwnTable {
+    check: &'static str,
+    table: &'static str,
+    create: String,
+    grant: String,
+    facts: OwnTableFacts,
+}
+
+/// With the outbox table's schema missing there is no place for a table beside it, and the outbox table's check fails.
+fn own_table(database: &SourceDatabase, facts: &Facts, own: &OwnTable) -> Check {
+    let OwnTable { check, table, create, grant, facts: OwnTableFacts { exists, may_use, may_create } } = own;
     let role = &facts.server.role;
-    let table = slot_record::TABLE;
-    let create = slot_record::create_table_sql(database);
-    let grant = slot_record::grant_sql(database, role);
-    let RecordTableFacts { exists, may_use, may_create } = facts.records;
-    match (exists, database.create) {
-        (true, _) if may_use => Check::passed(NAME, format!("{table} is there")),
+    match (*exists, database.create) {
+        (true, _) if *may_use => Check::passed(check, format!("{table} is there")),
         (true, _) => {
-            Check::failed(NAME, format!("role {role} may not read and write {table}"), format!("{grant};"))
+            Check::failed(check, format!("role {role} may not read and write {table}"), format!("{grant};"))
         }
-        (false, true) if may_create || facts.table.is_none() => {
-            Check::passed(NAME, format!("{table} will be created"))
+        (false, true) if *may_create || facts.table.is_none() => {
+            Check::passed(check, format!("{table} will be created"))
         }
         (false, true) => Check::failed(
-            NAME,
+            check,
             format!(
                 "{table} does not exist, and role {role} may not create it in schema {}",
                 database.table.schema
@@ -464,7 +499,7 @@ fn records(database: &SourceDatabase, facts: &Facts) -> Check {
             format!("{create}; {grant};"),
         ),
         (false, false) => Check::failed(
-            NAME,
+            check,
             format!("{table} does not exist, and postgres.create is false"),
             format!("{create}; {grant};"),
         ),

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase,
-    catalog::{self, CatalogError, SlotFacts, failed},
+    catalog::{self, CatalogError, SlotFacts, failed, made},
     continuity::Evidence,
     replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
@@ -31,9 +31,6 @@ const TORN_DOWN: &str =
 
 /// SQLSTATE `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
-/// SQLSTATEs of what a concurrent CREATE TABLE IF NOT EXISTS may meet: `duplicate_table`, and `unique_violation` in a
-/// catalog.
-const MADE_BY_ANOTHER: [&str; 2] = ["42P07", "23505"];
 
 /// Whoever lost what is not flushed would take an old record for the last word; and who waits for a synchronous standby
 /// waits for ever when that is away.
@@ -106,12 +103,7 @@ pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
 
 /// Makes the table if it is not there.
 pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<(), CatalogError> {
-    match client.batch_execute(&create_table_sql(database)).await {
-        Err(error) if !error.code().is_some_and(|code| MADE_BY_ANOTHER.contains(&code.code())) => {
-            Err(failed("creating the table of slot records")(error))
-        }
-        _ => Ok(()),
-    }
+    made(client, "creating the table of slot records", &create_table_sql(database)).await
 }
 
 /// The slot's record; `None` when there is none, or no table.

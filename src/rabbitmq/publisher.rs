@@ -1,7 +1,8 @@
 //! Publishing with confirms, `mandatory` and persistence: what was handed over, what was sent, what became of it.
 //!
 //! Knows nothing of aggregates, of order across failures, or of when to send a message again. A [`Publisher`] that gave an
-//! error is finished; whatever it had not told an outcome for is to be published again by another.
+//! error is finished; whatever it had not told an outcome for is to be published again by another. One error is of a single
+//! message ([`BrokerError::Unsendable`]): whoever goes on after it has given that message up.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -146,7 +147,8 @@ impl Publisher {
     /// Drives sending, declares of exchanges on first use, and confirms.
     ///
     /// Cancel-safe: dropping the future loses nothing. Pends for ever while there is nothing to do and the connection is
-    /// well. After an error every further call gives the same error.
+    /// well. After an error every further call gives the same error; after [`BrokerError::Unsendable`] it goes on behind that
+    /// message, which nothing was sent of.
     pub async fn next(&mut self) -> Result<PublisherEvent, BrokerError> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -174,8 +176,9 @@ impl Publisher {
             if !outcomes.is_empty() {
                 return Poll::Ready(Ok(PublisherEvent::Outcomes(outcomes)));
             }
-            if let Some(failure) = self.failure_to_tell() {
-                return Poll::Ready(Err(failure.clone()));
+            if let Some(failure) = self.failure_to_tell().cloned() {
+                self.failure.take_if(|failure| matches!(failure, BrokerError::Unsendable { .. }));
+                return Poll::Ready(Err(failure));
             }
             match self.broker.events.poll_next_unpin(cx) {
                 Poll::Pending => return Poll::Pending,

@@ -7,9 +7,9 @@ use std::time::Instant;
 use futures_util::FutureExt;
 
 use super::{
-    Fault, OnInvalid, RelayOptions, Shutdown,
+    Fault, Shutdown,
     broker::Publisher,
-    database::{Backlog, Rows},
+    database::{Backlog, Database, Rows},
     delivery::{Delivery, sleep_until},
 };
 use crate::{
@@ -53,14 +53,13 @@ pub(super) enum Backfilled<R> {
 /// Publishes the whole backlog, waits for its confirms, and makes the slot.
 pub(super) async fn publish_backlog<B: Backlog>(
     mut backlog: B,
-    delivery: &mut Delivery<'_, impl Publisher>,
+    delivery: &mut Delivery<'_, impl Database, impl Publisher>,
     mapping: &Mapping,
-    options: &RelayOptions,
     report: &Reporter,
     shutdown: &mut Shutdown,
 ) -> Result<Backfilled<B::Replication>, Fault> {
     let rows = backlog.rows();
-    let published = publish_rows(rows, Purpose::Slot, delivery, mapping, options, report, shutdown).await?;
+    let published = publish_rows(rows, Purpose::Slot, delivery, mapping, report, shutdown).await?;
     if !published.complete {
         return Ok(Backfilled::CutShort);
     }
@@ -77,9 +76,8 @@ pub(super) async fn publish_backlog<B: Backlog>(
 pub(super) async fn publish_rows(
     rows: &mut impl Rows,
     purpose: Purpose,
-    delivery: &mut Delivery<'_, impl Publisher>,
+    delivery: &mut Delivery<'_, impl Database, impl Publisher>,
     mapping: &Mapping,
-    options: &RelayOptions,
     report: &Reporter,
     shutdown: &mut Shutdown,
 ) -> Result<Published, Fault> {
@@ -111,20 +109,10 @@ pub(super) async fn publish_rows(
                         all_read = true;
                         break;
                     };
-                    match mapper.message(row) {
-                        Ok(mut message) => {
-                            if purpose == Purpose::Replay {
-                                message.mark_replayed();
-                            }
-                            delivery.push(message);
-                        }
-                        Err(row) => match options.on_invalid {
-                            OnInvalid::Halt => {
-                                invalid = Some(row);
-                                all_read = true;
-                                break;
-                            }
-                        },
+                    if let Err(row) = delivery.take_row(&mapper, row, purpose == Purpose::Replay) {
+                        invalid = Some(row);
+                        all_read = true;
+                        break;
                     }
                     read += 1;
                     if delivery.has_room() {

@@ -5,11 +5,13 @@
 //! [`postgres`](crate::postgres) that answers in production, see below: what is cancel-safe, what comes back after which
 //! error.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::{
     ledger::ConfirmedLsn,
-    outbox::{Column, ColumnNames, OutboxRow, Timestamp},
+    outbox::{Column, ColumnNames, OutboxRow, ParkedRow, Timestamp},
     position::Lsn,
     postgres::{
         SourceDatabase,
@@ -18,6 +20,7 @@ use crate::{
         cleanup::{self, Cleanup, CleanupError, Seen, SeenRow, Statements},
         continuity::Evidence,
         error::ConnectError,
+        parked_table,
         replication::{
             ReplicationConnection, ReplicationError, ReplicationEvent, ReplicationStream, SystemIdentity,
         },
@@ -129,6 +132,26 @@ pub trait Sql: Send + Sync {
         holder: &str,
         confirmed: Confirmed,
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Makes the table of parked rows.
+    fn create_parked(
+        &self,
+        database: &SourceDatabase,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Puts rows aside, all or none; when this returns `Ok` they are there for good, in WAL before the place that it gives. Rows
+    /// that are there already are as good.
+    fn park(
+        &self,
+        database: &SourceDatabase,
+        rows: &[Arc<ParkedRow>],
+    ) -> impl Future<Output = Result<Lsn, CatalogError>> + Send;
+
+    /// How many rows are parked; `None` when that cannot be seen.
+    fn count_parked(
+        &self,
+        database: &SourceDatabase,
+    ) -> impl Future<Output = Result<Option<u64>, CatalogError>> + Send;
 
     /// One slot; `None` when there is no such slot.
     fn slot_progress(
@@ -342,6 +365,18 @@ impl Sql for tokio_postgres::Client {
         confirmed: Confirmed,
     ) -> Result<(), CatalogError> {
         slot_record::release(self, database, holder, confirmed).await
+    }
+
+    async fn create_parked(&self, database: &SourceDatabase) -> Result<(), CatalogError> {
+        parked_table::create_table(self, database).await
+    }
+
+    async fn park(&self, database: &SourceDatabase, rows: &[Arc<ParkedRow>]) -> Result<Lsn, CatalogError> {
+        parked_table::store(self, database, rows).await
+    }
+
+    async fn count_parked(&self, database: &SourceDatabase) -> Result<Option<u64>, CatalogError> {
+        parked_table::count(self, database).await
     }
 
     async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {

@@ -1,22 +1,38 @@
-//! The outgoing half of a source: ledger and publisher, and what policy does with the broker's answers.
+//! The outgoing half of a source: ledger, publisher and parker, and what policy does with the broker's answers.
 //!
 //! Knows nothing of where rows come from: the backlog and the stream both end here.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::{Fault, OnUnroutable, RelayOptions, backoff, broker::Publisher, fence};
+use super::{
+    Fault, OnInvalid, OnUnroutable, RelayOptions, backoff,
+    broker::Publisher,
+    database::Database,
+    fence,
+    parker::{Batch, Parker},
+};
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
     clock::now,
-    ledger::{Ledger, Limits, Progress, PublishTag, Refusal},
-    outbox::{Message, Timestamp},
-    rabbitmq::publisher::{Fence, Outcome, PublisherEvent},
+    ledger::{Due, Ledger, Limits, Progress, PublishTag, Refusal},
+    outbox::{InvalidRow, KeptRow, Mapper, OutboxRow, ParkReason, ParkedRow, Timestamp},
+    position::Position,
+    rabbitmq::{
+        BrokerError,
+        publisher::{Fence, Outcome, PublisherEvent},
+    },
 };
 
 /// Owns everything that is on its way to the broker.
-pub(super) struct Delivery<'a, P> {
+pub(super) struct Delivery<'a, D: Database, P> {
     ledger: Ledger,
     publisher: P,
+    parker: Parker<D>,
+    /// Rows that policy gave up.
+    left_out: u64,
     options: &'a RelayOptions,
     report: &'a Reporter,
     /// The state to show while nothing is wrong.
@@ -29,12 +45,13 @@ pub(super) struct Delivery<'a, P> {
     patience_from: Instant,
 }
 
-impl<'a, P: Publisher> Delivery<'a, P> {
+impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     pub(super) fn new(
         publisher: P,
         progress: Progress,
         options: &'a RelayOptions,
         report: &'a Reporter,
+        parker: Parker<D>,
     ) -> Self {
         // What an earlier connection had in flight is not any more.
         report.in_flight(0);
@@ -43,6 +60,8 @@ impl<'a, P: Publisher> Delivery<'a, P> {
         Self {
             ledger: Ledger::new(options.ordering, limits, progress),
             publisher,
+            parker,
+            left_out: 0,
             options,
             report,
             healthy: SourceState::Connecting,
@@ -70,9 +89,43 @@ impl<'a, P: Publisher> Delivery<'a, P> {
         self.ledger.has_room() && self.blocked.is_none() && self.fenced_off.is_none()
     }
 
-    /// Takes a message in, behind all others. It goes out when [`next`](Self::next) is polled.
-    pub(super) fn push(&mut self, message: Message) {
-        self.ledger.push(message);
+    /// Takes a row in, behind all others: its message goes out when [`next`](Self::next) is polled, with a mark if it is a
+    /// replay's. A row that no message can be made of is put aside in its turn, or comes back, as policy says.
+    pub(super) fn take_row(
+        &mut self,
+        mapper: &Mapper,
+        row: OutboxRow,
+        replayed: bool,
+    ) -> Result<(), InvalidRow> {
+        let kept = self.options.parks().then(|| mapper.keep(row.clone()));
+        let row = kept.as_ref().map_or(row, |kept| kept.row().clone());
+        let policy = self.options.on_invalid;
+        match (mapper.message(row), kept) {
+            (Ok(mut message), kept) => {
+                if replayed {
+                    message.mark_replayed();
+                }
+                match kept {
+                    Some(kept) => self.ledger.push_kept(message, kept),
+                    None => self.ledger.push(message),
+                }
+            }
+            (Err(invalid), Some(kept)) if policy == OnInvalid::Park => {
+                let reason = ParkReason::invalid(&invalid);
+                self.ledger.push_invalid(ParkedRow { kept: Arc::new(kept), reason });
+            }
+            (Err(invalid), _) if policy == OnInvalid::LeaveOut => {
+                self.left_out += 1;
+                tracing::warn!(source = self.report.name(), "left out: {invalid}");
+            }
+            (Err(invalid), _) => return Err(invalid),
+        }
+        Ok(())
+    }
+
+    /// How many rows were given up: returned or invalid ones, neither published nor parked.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     pub(super) fn ledger(&self) -> &Ledger {
@@ -86,19 +139,20 @@ impl<'a, P: Publisher> Delivery<'a, P> {
     /// Whether anything in here can still settle without help from outside.
     pub(super) fn can_settle(&self) -> bool {
         match self.ledger.halted_by() {
-            Some(_) => self.ledger.published() > 0,
+            Some(_) => self.ledger.published() + self.ledger.parking() > 0,
             None => !self.ledger.is_empty(),
         }
     }
 
-    /// Publishes what may go, then waits for one event: answers of the broker, or a time that has come. Pends for
-    /// ever while there is nothing to wait for. Cancel-safe.
+    /// Sends off what may go, then waits for one event: answers of the broker, rows that are parked, or a time that has
+    /// come. Pends for ever while there is nothing to wait for. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<(), Fault> {
-        self.publish_due();
+        self.send_due();
         let wake = [self.confirm_deadline(), self.ledger.next_again()].into_iter().flatten().min();
         tokio::select! {
             biased;
-            event = self.publisher.next() => self.take(event?),
+            event = self.publisher.next() => self.take(event)?,
+            parked = self.parker.next() => self.settle_parked(&parked?),
             () = sleep_until(wake) => {}
         }
         match self.confirm_deadline() {
@@ -109,25 +163,23 @@ impl<'a, P: Publisher> Delivery<'a, P> {
         }
     }
 
-    /// Notices a broker that goes away while nothing is published yet. Never returns `Ok` but after such news.
+    /// Takes in what the broker says, and sends nothing. Pends for ever while it says nothing. Cancel-safe.
     pub(super) async fn idle(&mut self) -> Result<(), Fault> {
-        let event = self.publisher.next().await?;
-        self.take(event);
-        Ok(())
+        let event = self.publisher.next().await;
+        self.take(event)
     }
 
-    /// Takes in what the broker says to what it has been sent, and sends nothing more: whoever has the slot now does that.
-    /// Cancel-safe.
-    pub(super) async fn hear_out(&mut self) {
-        while self.ledger.published() > 0 && self.idle().await.is_ok() {}
-    }
-
-    fn publish_due(&mut self) {
+    fn send_due(&mut self) {
         let now = now();
         let mut count = 0;
-        while let Some((tag, message)) = self.ledger.publish_next(now) {
-            self.publisher.publish(tag, message);
-            count += 1;
+        while let Some((tag, due)) = self.ledger.next_due(now) {
+            match due {
+                Due::Publish(message) => {
+                    self.publisher.publish(tag, message);
+                    count += 1;
+                }
+                Due::Park(row) => self.parker.park(tag, row),
+            }
         }
         if count > 0 {
             self.report.published(count);
@@ -138,10 +190,9 @@ impl<'a, P: Publisher> Delivery<'a, P> {
     fn report_in_flight(&self) {
         self.report.in_flight(self.ledger.published());
         self.report.oldest_unconfirmed(
-            self.ledger.oldest_unconfirmed().map(|(message, published)| Unconfirmed {
-                committed: message.committed_at.into(),
-                published,
-            }),
+            self.ledger
+                .oldest_unconfirmed()
+                .map(|(committed_at, published)| Unconfirmed { committed: committed_at.into(), published }),
         );
     }
 
@@ -153,7 +204,16 @@ impl<'a, P: Publisher> Delivery<'a, P> {
         Some(oldest.max(self.patience_from) + self.options.confirm_timeout)
     }
 
-    fn take(&mut self, event: PublisherEvent) {
+    fn take(&mut self, event: Result<PublisherEvent, BrokerError>) -> Result<(), Fault> {
+        let event = match event {
+            Err(BrokerError::Unsendable { position, reason })
+                if self.options.on_invalid != OnInvalid::Halt =>
+            {
+                self.give_up_unsendable(position, reason);
+                return Ok(());
+            }
+            event => event?,
+        };
         match event {
             PublisherEvent::Outcomes(outcomes) => self.settle(outcomes),
             PublisherEvent::Fence(answer) => self.take_fence(answer),
@@ -164,6 +224,7 @@ impl<'a, P: Publisher> Delivery<'a, P> {
             }
         }
         self.show_state();
+        Ok(())
     }
 
     fn take_fence(&mut self, answer: Fence) {
@@ -195,6 +256,10 @@ impl<'a, P: Publisher> Delivery<'a, P> {
                     returned += 1;
                     match self.options.on_unroutable {
                         OnUnroutable::Halt => self.refuse(tag, Refusal::Unroutable),
+                        OnUnroutable::Park => {
+                            let (message, row) = self.ledger.park(tag);
+                            self.park(tag, row, ParkReason::unroutable(&message));
+                        }
                         OnUnroutable::Drop => self.drop_unroutable(tag),
                     }
                 }
@@ -203,6 +268,10 @@ impl<'a, P: Publisher> Delivery<'a, P> {
         self.report.confirmed(confirmed);
         self.report.nacked(nacked);
         self.report.returned(returned);
+        self.report_progress();
+    }
+
+    fn report_progress(&self) {
         self.report_in_flight();
         let Progress { confirmed, position, .. } = self.ledger.progress();
         if let Some(confirmed) = confirmed {
@@ -216,7 +285,35 @@ impl<'a, P: Publisher> Delivery<'a, P> {
         self.ledger.refuse(tag, why, again_at);
     }
 
+    /// The publisher goes on behind it.
+    fn give_up_unsendable(&mut self, position: Position, reason: String) {
+        let Some(tag) = self.ledger.published_at(position) else { return };
+        if self.options.on_invalid == OnInvalid::Park {
+            let (message, row) = self.ledger.park(tag);
+            self.park(tag, row, ParkReason::unsendable(&message, reason));
+        } else {
+            self.left_out += 1;
+            self.ledger.settle(tag);
+            tracing::warn!(source = self.report.name(), %position, "left out: {reason}");
+        }
+    }
+
+    fn park(&mut self, tag: PublishTag, kept: Arc<KeptRow>, reason: ParkReason) {
+        self.parker.park(tag, Arc::new(ParkedRow { kept, reason }));
+    }
+
+    fn settle_parked(&mut self, Batch { rows, before }: &Batch) {
+        for (tag, row) in rows {
+            self.ledger.parked(*tag, *before);
+            log_parked(self.report.name(), row);
+        }
+        self.report.parked(rows.len() as u64);
+        self.report_progress();
+        self.show_state();
+    }
+
     fn drop_unroutable(&mut self, tag: PublishTag) {
+        self.left_out += 1;
         let message = self.ledger.settle(tag);
         tracing::warn!(
             source = self.report.name(),
@@ -241,7 +338,7 @@ impl<'a, P: Publisher> Delivery<'a, P> {
         } else if let Some(message) = self.ledger.halted_by() {
             let reason = format!(
                 "message {} at {} is unroutable: no queue is bound to exchange '{}' for routing key '{}'; bind one and \
-                 it goes on by itself, or set delivery.on_unroutable = \"drop\"",
+                 it goes on by itself, or set delivery.on_unroutable = \"park\" or \"drop\" and restart",
                 message.message_id, message.position, message.exchange, message.routing_key
             );
             self.report.state(SourceState::Halted, &reason);
@@ -254,6 +351,20 @@ impl<'a, P: Publisher> Delivery<'a, P> {
     pub(super) async fn close(self) {
         self.publisher.close().await;
     }
+}
+
+fn log_parked(source: &str, ParkedRow { kept, reason }: &ParkedRow) {
+    let outline = kept.outline();
+    tracing::warn!(
+        source,
+        message_id = outline.message_id,
+        aggregate_type = outline.aggregate_type,
+        aggregate_id = outline.aggregate_id,
+        position = %kept.row().position,
+        cause = %reason.cause,
+        "parked a message: {}; `outboxd parked` lists, requeues or discards it",
+        reason.text
+    );
 }
 
 /// Waits until `deadline`, or for ever.

@@ -2,6 +2,7 @@
 
 use std::{error::Error, fmt::Write as _, time::Duration};
 
+use super::ParkError;
 use crate::{
     admin::Side,
     outbox::{InvalidRow, MappingError},
@@ -90,6 +91,18 @@ pub enum Fault {
     /// A row that cannot become a message.
     #[error(transparent)]
     InvalidRow(InvalidRow),
+    /// Rows that policy puts aside could not be.
+    #[error(
+        "{rows} rows cannot be put into the table outboxd_parked, and nothing behind them is acknowledged until they can; \
+         `outboxd check` tells what it lacks"
+    )]
+    NotParked {
+        /// How many.
+        rows: usize,
+        /// Why.
+        #[source]
+        cause: Box<ParkError>,
+    },
 }
 
 /// What to do about a fault.
@@ -121,7 +134,8 @@ impl Fault {
             | Fault::ServerSilent { .. }
             | Fault::ServerEnding
             | Fault::ServerChanged
-            | Fault::ConnectTimeout { .. } => Verdict::Again,
+            | Fault::ConnectTimeout { .. }
+            | Fault::NotParked { .. } => Verdict::Again,
             // What is wrong with a database can be mended while we wait.
             Fault::Preflight(_) => Verdict::Again,
             Fault::Gap { .. } => Verdict::HaltUntilRecovered,

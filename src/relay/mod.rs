@@ -8,6 +8,8 @@
 //! replay       rows published again                > backfill, on request
 //! fence        of several instances one publishes
 //! monitor, cleanup   beside the stream: how far the slot is; confirmed rows go from the table
+//! parker       rows put aside by policy
+//! parked       those rows published again, or discarded, on request
 //! fault        what went wrong, and the verdict: again, or halt
 //! database, broker   what all of these ask of the two servers
 //! ```
@@ -22,6 +24,8 @@ mod delivery;
 mod fault;
 mod fence;
 mod monitor;
+pub mod parked;
+mod parker;
 mod pipeline;
 mod recovery;
 mod replay;
@@ -30,6 +34,7 @@ mod supervisor;
 
 pub use fault::{Fault, Verdict};
 pub use fence::fence_queue;
+pub use parker::ParkError;
 pub use recovery::{Recovered, RecoveryError, recover};
 pub use replay::{Replayed, replay};
 use streamed_table::StreamedTable;
@@ -43,6 +48,8 @@ use crate::{backoff, shutdown::Shutdown};
 pub enum OnUnroutable {
     /// Hold everything and try again until a route appears.
     Halt,
+    /// Put its row aside, and go on.
+    Park,
     /// Log it, count it, and go on.
     Drop,
 }
@@ -52,6 +59,10 @@ pub enum OnUnroutable {
 pub enum OnInvalid {
     /// Confirm what came before it, then halt.
     Halt,
+    /// Put it aside, and go on.
+    Park,
+    /// Log it, and go on. Only for a replay, whose rows are still in the table.
+    LeaveOut,
 }
 
 /// What to do with the rows that are older than the slot.
@@ -91,4 +102,11 @@ pub struct RelayOptions {
     /// PostgreSQL may be silent for so long, although it is asked for a sign of life with each status, before its
     /// connection is given up.
     pub server_silence_max: Duration,
+}
+
+impl RelayOptions {
+    /// Policy may put rows aside, so a message's row has to be kept beside it.
+    pub fn parks(&self) -> bool {
+        self.on_unroutable == OnUnroutable::Park || self.on_invalid == OnInvalid::Park
+    }
 }

@@ -141,6 +141,7 @@ impl<D: Database> Watched<D> {
                 self.report.lag(progress.lag_bytes);
                 self.report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
             }
+            within(limit, self.count_parked(&sql).map(Ok::<_, CatalogError>)).await?;
             // Whoever locks the record's row does not make the server silent.
             within(limit, self.record(&sql).map(Ok::<_, CatalogError>)).await?;
             tokio::select! {
@@ -153,6 +154,16 @@ impl<D: Database> Watched<D> {
 
     fn heard(&self) {
         self.hears.send_replace(Instant::now());
+    }
+
+    async fn count_parked(&self, sql: &D::Sql) {
+        match sql.count_parked(self.database.options()).await {
+            Ok(rows) => self.report.parked_rows(rows),
+            Err(error) => {
+                let source = self.report.name();
+                tracing::debug!(source, %error, "the parked rows could not be counted; trying again");
+            }
+        }
     }
 
     async fn record(&mut self, sql: &D::Sql) {

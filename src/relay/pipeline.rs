@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
-    Fault, OnInvalid, RelayOptions, Shutdown, StreamedTable,
+    Fault, RelayOptions, Shutdown, StreamedTable,
     broker::Publisher,
-    database::Stream,
+    database::{Database, Replication, Stream},
     delivery::{CLOSE_TIMEOUT, Delivery, sleep_until},
     monitor::Monitor,
 };
@@ -65,9 +65,12 @@ enum Intake {
     Halting(Fault),
 }
 
-pub(super) struct Pipeline<'a, S, P> {
-    stream: S,
-    delivery: Delivery<'a, P>,
+/// What a database streams with.
+pub(super) type StreamOf<D> = <<D as Database>::Replication as Replication>::Stream;
+
+pub(super) struct Pipeline<'a, D: Database, P> {
+    stream: StreamOf<D>,
+    delivery: Delivery<'a, D, P>,
     mapping: &'a Mapping,
     options: &'a RelayOptions,
     report: &'a Reporter,
@@ -86,10 +89,10 @@ pub(super) struct Pipeline<'a, S, P> {
     server_end: Lsn,
 }
 
-impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
+impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     pub(super) fn new(
-        stream: S,
-        delivery: Delivery<'a, P>,
+        stream: StreamOf<D>,
+        delivery: Delivery<'a, D, P>,
         mapping: &'a Mapping,
         options: &'a RelayOptions,
         report: &'a Reporter,
@@ -280,11 +283,8 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
             return Err(Fault::Protocol("an inserted value that is not text"));
         };
         let row = OutboxRow { position, committed_at: transaction.committed_at, values };
-        match mapper.message(row) {
-            Ok(message) => self.delivery.push(message),
-            Err(invalid) => match self.options.on_invalid {
-                OnInvalid::Halt => self.halt(Fault::InvalidRow(invalid)),
-            },
+        if let Err(invalid) = self.delivery.take_row(&mapper, row, false) {
+            self.halt(Fault::InvalidRow(invalid));
         }
         Ok(())
     }
@@ -300,7 +300,7 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
         if !self.reply_requested && now < self.next_status() {
             return Ok(());
         }
-        let Progress { confirmed, position, committed_at } = self.progress();
+        let Progress { confirmed, position, committed_at, .. } = self.progress();
         // Without progress the server is asked for a sign of life, see `server_fell_silent`.
         self.stream.send_status(confirmed, !self.progressed()).await?;
         self.reported = confirmed;
@@ -353,7 +353,7 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
     /// answers, within [`CLOSE_TIMEOUT`].
     pub(super) async fn abandon(mut self, failed: Side) -> Left {
         if failed == Side::Postgres {
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.delivery.hear_out()).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.hear_out()).await;
         }
         let left = self.left();
         let Self { stream, delivery, .. } = self;
@@ -361,6 +361,25 @@ impl<'a, S: Stream, P: Publisher> Pipeline<'a, S, P> {
         drop(delivery);
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.finish(left.progress.confirmed)).await;
         left
+    }
+
+    /// Takes in what the broker says to what it has been sent, and sends nothing more: whoever has the slot now does that.
+    /// PostgreSQL, as long as it listens, hears of the progress: not every fault is the stream's.
+    async fn hear_out(&mut self) {
+        let mut listens = true;
+        while self.delivery.ledger().published() > 0 {
+            let next_status = listens.then(|| self.next_status());
+            tokio::select! {
+                biased;
+                heard = self.delivery.idle() => if heard.is_err() { return },
+                () = sleep_until(next_status) => {
+                    let confirmed = self.progress().confirmed;
+                    listens = self.stream.send_status(confirmed, false).await.is_ok();
+                    self.reported = confirmed;
+                    self.reported_at = now();
+                }
+            }
+        }
     }
 
     /// Ends both connections in good order: when this returns `Ok`, PostgreSQL has taken in the confirmed position.

@@ -14,6 +14,7 @@ use super::{
     database::{Backlog, Database, Rows, Sql},
     delivery::Delivery,
     fence_queue,
+    parker::Parker,
 };
 use crate::{
     admin::Reporter,
@@ -122,6 +123,9 @@ pub async fn recover<D: Database, B: Broker>(
             sql.create_publication(database, table.kind).await?;
         }
         sql.create_records(database).await?;
+        if database.parks && !facts.parked.exists {
+            sql.create_parked(database).await?;
+        }
         let publisher = broker.connect(&application_name, 0).await?;
         let marked = marked(&evidence, cause);
         sql.write_record(database, &marked).await?;
@@ -141,10 +145,11 @@ pub async fn recover<D: Database, B: Broker>(
 
     let (at, order, taken_at) =
         (backlog.consistent_point(), backlog.rows().order(), backlog.rows().taken_at());
-    let mut delivery = Delivery::new(publisher, Progress::default(), relay, report);
+    let parker = Parker::new(server, application_name.clone());
+    let mut delivery = Delivery::new(publisher, Progress::default(), relay, report, parker);
     // The instance that had the slot may hang, and still hold messages.
     delivery.fence(&fence_queue(&database.slot, &identity.system_id));
-    let published = publish_backlog(backlog, &mut delivery, mapping, relay, report, &mut shutdown).await;
+    let published = publish_backlog(backlog, &mut delivery, mapping, report, &mut shutdown).await;
     delivery.close().await;
     let Backfilled::Done { rows, .. } = published? else { return Err(RecoveryError::CutShort) };
     let (system_id, timeline) = identity.names();

@@ -1,11 +1,13 @@
 //! `outboxd replay`: rows that are still in the table, published again and marked, from one snapshot. Touches no slot, so
 //! it may run beside the relay; what it publishes of an aggregate is in order by itself, and in no order with what the
-//! relay publishes of the same aggregate meanwhile.
+//! relay publishes of the same aggregate meanwhile. Nothing is parked: what cannot be published is still in the table, and is
+//! left out.
 
 use super::{
-    Fault, Shutdown, Source,
+    Fault, OnInvalid, OnUnroutable, RelayOptions, Shutdown, Source,
     backfill::{Purpose, publish_rows},
     delivery::Delivery,
+    parker::Parker,
 };
 use crate::{
     admin::Reporter,
@@ -17,8 +19,10 @@ use crate::{
 /// What a replay did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replayed {
-    /// So many rows, the first ones in order, are published and confirmed.
+    /// So many rows, the first ones in order, are published and confirmed, but for those left out.
     pub rows: u64,
+    /// So many of the first ones were left out: no message can be made of them, or no queue is bound for it.
+    pub left_out: u64,
     /// These were all; otherwise it was asked to end.
     pub complete: bool,
     /// In what order they came.
@@ -45,15 +49,32 @@ pub async fn replay(
     };
     let (publisher, mut rows) = tokio::select! {
         _ = shutdown.requested() => {
-            return Ok(Replayed { rows: 0, complete: false, order: RowOrder::None });
+            return Ok(Replayed { rows: 0, left_out: 0, complete: false, order: RowOrder::None });
         }
         prepared = prepare => prepared?,
     };
     let order = rows.order();
-    let mut delivery = Delivery::new(publisher, Progress::default(), relay, report);
+    let relay = leaving_out(relay);
+    let parker = Parker::new(database, application_name);
+    let mut delivery = Delivery::new(publisher, Progress::default(), &relay, report, parker);
     let published =
-        publish_rows(&mut rows, Purpose::Replay, &mut delivery, mapping, relay, report, &mut shutdown).await;
+        publish_rows(&mut rows, Purpose::Replay, &mut delivery, mapping, report, &mut shutdown).await;
+    let left_out = delivery.left_out();
     delivery.close().await;
     let published = published?;
-    Ok(Replayed { rows: published.confirmed, complete: published.complete, order })
+    let rows = published.confirmed.saturating_sub(left_out);
+    Ok(Replayed { rows, left_out, complete: published.complete, order })
+}
+
+/// What would be parked is left out.
+fn leaving_out(relay: &RelayOptions) -> RelayOptions {
+    let on_unroutable = match relay.on_unroutable {
+        OnUnroutable::Park => OnUnroutable::Drop,
+        policy => policy,
+    };
+    let on_invalid = match relay.on_invalid {
+        OnInvalid::Park => OnInvalid::LeaveOut,
+        policy => policy,
+    };
+    RelayOptions { on_unroutable, on_invalid, ..relay.clone() }
 }

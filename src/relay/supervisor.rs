@@ -15,7 +15,8 @@ use super::{
     delivery::Delivery,
     fence_queue,
     monitor::Monitor,
-    pipeline::{Drained, Left, Pipeline},
+    parker::Parker,
+    pipeline::{Drained, Left, Pipeline, StreamOf},
 };
 use crate::{
     admin::{Reporter, Side, SourceState},
@@ -170,9 +171,6 @@ enum Acquired<S, B> {
     Backlog(Box<B>),
 }
 
-/// What a database streams with.
-type StreamOf<D> = <<D as Database>::Replication as Replication>::Stream;
-
 /// The slot's stream, and what the slot had confirmed just before it began.
 struct Streaming<S> {
     stream: S,
@@ -190,7 +188,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             }
         };
         let monitor = Monitor::start(database, &known.holder, self.report, relay.server_silence_max);
-        let mut delivery = Delivery::new(publisher, known.progress, relay, self.report);
+        let parker = Parker::new(database, self.application_name());
+        let mut delivery = Delivery::new(publisher, known.progress, relay, self.report, parker);
 
         let acquired = {
             let from = known.progress.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
@@ -222,8 +221,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 Acquired::Backlog(mut backlog) => {
                     let taken_at = backlog.rows().taken_at();
                     known.unconfirmed = true;
-                    let backfill =
-                        publish_backlog(*backlog, &mut delivery, mapping, relay, self.report, shutdown);
+                    let backfill = publish_backlog(*backlog, &mut delivery, mapping, self.report, shutdown);
                     let Backfilled::Done { connection, .. } = backfill.await? else { return Ok(None) };
                     known.unconfirmed = false;
                     let started = self.start(connection, Lsn::ZERO).await;
@@ -321,6 +319,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         if !facts.records.exists {
             sql.create_records(database).await?;
         }
+        if database.parks && !facts.parked.exists {
+            sql.create_parked(database).await?;
+        }
         let publisher = broker.connect(&self.application_name(), self.number).await?;
         Ok(Connected { connection, publisher, table, evidence })
     }
@@ -389,7 +390,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     /// Writes down where exactly the slot was left.
     async fn release(&self, known: &Known) {
         let Source { name, database, .. } = self.source;
-        let Progress { confirmed: Some(confirmed), position, committed_at } = known.progress else { return };
+        let Progress { confirmed: Some(confirmed), position, committed_at, .. } = known.progress else {
+            return;
+        };
         let last = Confirmed { flush: confirmed.lsn(), position, until: committed_at };
         let release = async {
             let sql = database.connect_sql(&self.application_name()).await?;
@@ -629,7 +632,7 @@ mod tests {
         for index in 0..2 {
             ledger.push(message(Position { commit_lsn: Lsn(200), index }));
         }
-        let (tag, _) = ledger.publish_next(std::time::Instant::now()).expect("one may go");
+        let (tag, _) = ledger.next_due(std::time::Instant::now()).expect("one may go");
         ledger.settle(tag);
         let mut known = Known { progress: ledger.progress(), ..known() };
         known.meet(&server("A", 1, 300), "orders");

@@ -26,11 +26,14 @@ pub(super) fn read(name: &str, mut section: Section<'_>, confirm_timeout: Durati
         .choice("backlog", &[("publish", Some(BacklogPolicy::Publish)), ("skip", Some(BacklogPolicy::Skip))]);
     let (table, columns) = outbox(section.section("outbox"));
     let created_at = &columns.created_at.clone();
-    let database = database(name, section.section("postgres"), table);
+    let mut database = database(name, section.section("postgres"), table);
     let mut delivery = section.section("delivery");
     let message_bytes_max = delivery.count("message_bytes_max", 1..=MESSAGE_BYTES_MAX, 16_777_216);
     let relay = relay(delivery, backlog, confirm_timeout, database.as_ref());
     let mapping = mapping(name, section.section("message"), columns, message_bytes_max);
+    if let (Some(database), Some(relay)) = (&mut database, &relay) {
+        database.parks = relay.parks();
+    }
     let cleanup = cleanup(section.section("cleanup"), backlog, created_at);
     section.finish();
     let database = SourceDatabase { cleanup, ..database? };
@@ -71,6 +74,7 @@ fn database(source: &str, mut section: Section<'_>, table: Option<TableName>) ->
         create,
         table: table?,
         cleanup: None,
+        parks: false,
         wal_sender_timeout,
     })
 }
@@ -203,9 +207,14 @@ fn relay(
     let in_flight_bytes_max = section.count("in_flight_bytes_max", 65_536..=(1 << 36), 16_777_216);
     let on_unroutable = section.choice(
         "on_unroutable",
-        &[("halt", Some(OnUnroutable::Halt)), ("drop", Some(OnUnroutable::Drop)), ("park", None)],
+        &[
+            ("halt", Some(OnUnroutable::Halt)),
+            ("park", Some(OnUnroutable::Park)),
+            ("drop", Some(OnUnroutable::Drop)),
+        ],
     );
-    let on_invalid = section.choice("on_invalid", &[("halt", Some(OnInvalid::Halt)), ("park", None)]);
+    let on_invalid =
+        section.choice("on_invalid", &[("halt", Some(OnInvalid::Halt)), ("park", Some(OnInvalid::Park))]);
     let backoff_min = section.milliseconds("backoff_min_ms", 1..=600_000, 100);
     let backoff_max = section.milliseconds("backoff_max_ms", 1..=3_600_000, 10_000);
     if backoff_max < backoff_min {

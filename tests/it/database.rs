@@ -26,6 +26,7 @@ async fn database(ddl: &str) -> (SourceDatabase, Client) {
     let name = unique("db");
     let url = server.create_database(&name).await;
     let database = SourceDatabase {
+        parks: false,
         endpoint: Endpoint::parse(&url).unwrap(),
         slot: format!("{}_slot", name.replace('-', "_")),
         publication: "out\"box".into(),

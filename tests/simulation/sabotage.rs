@@ -25,6 +25,8 @@ pub(crate) enum Sabotage {
     ForgetRecord,
     /// Everybody gets the fence.
     NoFence,
+    /// A row counts as parked before it is in the table.
+    ForgetParked,
 }
 
 /// Some seed breaks a promise under the sabotage.
@@ -82,4 +84,9 @@ fn a_relay_that_publishes_without_the_fence_is_caught() {
 #[test]
 fn a_relay_that_removes_rows_before_they_are_confirmed_is_caught() {
     is_caught(Sabotage::RemoveAtOnce);
+}
+
+#[test]
+fn a_relay_that_forgets_what_it_parks_is_caught() {
+    is_caught(Sabotage::ForgetParked);
 }

@@ -20,7 +20,7 @@ pub(crate) struct Scenario {
     pub(crate) aggregates: u8,
     pub(crate) payload_max: u16,
     pub(crate) between_writes_ms: u64,
-    /// One row is written that cannot become a message.
+    /// One row is written that cannot become a message, and halts its source.
     pub(crate) invalid: bool,
 
     // PostgreSQL.
@@ -57,6 +57,7 @@ impl Scenario {
         let (invalid, stalls, nacks, mutes) = (one_in(30), one_in(4), one_in(3), one_in(4));
         let (few_bytes, two_instances, empty_transactions) = (one_in(4), one_in(4), one_in(4));
         let (backlog, large, unfenced) = (one_in(2), one_in(4), one_in(10));
+        let (park_unroutable, park_invalid) = (one_in(2), one_in(4));
         let pick = |rng: &mut fastrand::Rng, values: &[u64]| values[rng.usize(0..values.len())];
         let in_flight_max = pick(&mut rng, &[1, 2, 3, 5, 8, 13, 40, 1000]) as usize;
         let wal_sender_timeout = Duration::from_millis(pick(&mut rng, &[1_000, 2_000, 6_000]));
@@ -71,8 +72,12 @@ impl Scenario {
                 } else {
                     1 << 24
                 },
-                on_unroutable: if drop { OnUnroutable::Drop } else { OnUnroutable::Halt },
-                on_invalid: OnInvalid::Halt,
+                on_unroutable: match (drop, park_unroutable) {
+                    (true, _) => OnUnroutable::Drop,
+                    (false, true) => OnUnroutable::Park,
+                    (false, false) => OnUnroutable::Halt,
+                },
+                on_invalid: if park_invalid { OnInvalid::Park } else { OnInvalid::Halt },
                 backlog: if skip { BacklogPolicy::Skip } else { BacklogPolicy::Publish },
                 confirm_timeout: Duration::from_millis(pick(&mut rng, &[500, 2_000, 10_000])),
                 backoff_min: Duration::from_millis(pick(&mut rng, &[10, 100])),
@@ -88,7 +93,7 @@ impl Scenario {
             aggregates: pick(&mut rng, &[1, 2, 4, 10]) as u8,
             payload_max: if few_bytes { 800 } else { 20 },
             between_writes_ms: pick(&mut rng, &[1, 20, 150]),
-            invalid,
+            invalid: invalid && !park_invalid,
             wal_sender_timeout,
             status_latency_ms: pick(&mut rng, &[0, 5, 20]),
             connect_ms: pick(&mut rng, &[0, 5, 50, 500]),
@@ -108,6 +113,11 @@ impl Scenario {
             // The configuration refuses it together with `skip`.
             cleanup: rng.u32(0..2) == 0 && !skip,
         }
+    }
+
+    /// Rows that cannot become messages are written all the time.
+    pub(crate) fn parks_invalid(&self) -> bool {
+        self.relay.on_invalid == OnInvalid::Park
     }
 
     pub(crate) fn drops_unroutable(&self) -> bool {

@@ -25,9 +25,9 @@ impl Oracle {
         let aggregate = seen.aggregate;
         for before in self.aggregates[&aggregate].iter().take_while(|before| **before != row) {
             let before_seen = &self.rows[before];
-            let missing =
-                before_seen.live && !before_seen.exempt && !before_seen.dropped && before_seen.delivered == 0;
-            let traded = !self.per_aggregate && before_seen.refused;
+            let put_aside = before_seen.exempt || before_seen.dropped || before_seen.parked;
+            let missing = before_seen.live && !put_aside && before_seen.delivered == 0;
+            let traded = !self.per_aggregate && (before_seen.refused || before_seen.invalid);
             if missing && !traded {
                 let what = format!("aggregate {aggregate}: row {row} was delivered before row {before}");
                 return self.violated(what);
@@ -58,9 +58,13 @@ impl Oracle {
     }
 
     pub(crate) fn told_confirmed(&mut self, process: u64, connection: u64, row: RowId, now: Instant) {
+        self.row(row).told_on = Some(connection);
+        self.told_settled(process, row, now);
+    }
+
+    fn told_settled(&mut self, process: u64, row: RowId, now: Instant) {
         let seen = self.row(row);
         seen.settled.push(Settled { by: process, at: now });
-        seen.told_on = Some(connection);
         seen.returned_last = false;
         let ProcessSeen { handed, held, told, done, in_flight, epoch, settled_to, .. } =
             self.process(process);
@@ -92,6 +96,14 @@ impl State {
         if oracle.superseded.contains(&connection) {
             oracle.violated(format!("connection {connection} publishes although another took over from it"));
         }
+    }
+
+    /// A process hears that a row is parked.
+    pub(crate) fn told_parked(&mut self, process: u64, row: RowId) {
+        let now = self.now();
+        self.note(|| format!("process {process} has parked row {row}"));
+        self.oracle.row(row).parked = true;
+        self.oracle.told_settled(process, row, now);
     }
 
     /// A message is handed to the broker.

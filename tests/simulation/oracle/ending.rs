@@ -27,7 +27,8 @@ impl State {
         let flushed = slot.confirmed_flush;
         let oracle = &mut self.oracle;
         let Some(seen) = oracle.processes.get(&process) else { return };
-        let halted = oracle.rows.values().any(|row| row.live && (row.returned_last || row.invalid));
+        let halted =
+            oracle.rows.values().any(|row| row.live && (row.returned_last || row.invalid && !row.parked));
         if ended != Ended::Drained || !seen.finished || halted {
             return;
         }
@@ -60,12 +61,13 @@ impl State {
         let mut invalid = false;
         for row in data.transactions.iter().flat_map(|transaction| &transaction.rows) {
             let seen = self.oracle.rows.get(&row.id)?;
-            if row.invalid && !seen.exempt {
+            if row.invalid && !seen.exempt && !self.scenario.parks_invalid() {
                 invalid = true;
                 break;
             }
-            if seen.delivered == 0 && !seen.dropped && !seen.exempt {
-                return Some(format!("row {} is not delivered", row.id));
+            let parked = data.parked.contains(&row.id);
+            if seen.delivered == 0 && !seen.dropped && !seen.exempt && !parked {
+                return Some(format!("row {} is neither delivered nor parked", row.id));
             }
         }
         match &data.slot {

@@ -54,10 +54,12 @@ struct RowSeen {
     exempt: bool,
     delivered: u32,
     dropped: bool,
+    /// Some process was told that it is in the table of parked rows.
+    parked: bool,
     /// Nacked or returned, at least once.
     refused: bool,
     returned_last: bool,
-    /// Each time that a process was told that the broker has it, or dropped it.
+    /// Each time that a process was told that the broker has it, or that it is parked, or dropped it.
     settled: Vec<Settled>,
     /// On which connection that was last.
     told_on: Option<u64>,
@@ -175,6 +177,7 @@ impl Oracle {
             data.transactions.iter().flat_map(|transaction| &transaction.rows).map(|row| row.id).collect();
         for (id, row) in &mut self.rows {
             row.live = live.contains(id);
+            row.parked &= data.parked.contains(id);
         }
     }
 

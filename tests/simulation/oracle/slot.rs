@@ -9,11 +9,13 @@ use crate::{
 };
 
 impl State {
-    /// PostgreSQL is told a position: every row before it has to be confirmed, or dropped by policy.
+    /// PostgreSQL is told a position: every row before it has to be confirmed, parked, or dropped by policy; and it is with the
+    /// broker, or in the table of parked rows.
     pub(crate) fn acknowledged(&mut self, process: u64, lsn: u64) {
         self.acknowledged_over_gap(process, lsn);
         let oracle = &mut self.oracle;
-        while let Some(transaction) = self.postgres.data.transactions.get(oracle.settled_before)
+        let data = &self.postgres.data;
+        while let Some(transaction) = data.transactions.get(oracle.settled_before)
             && transaction.commit_lsn < lsn
         {
             for row in &transaction.rows {
@@ -22,6 +24,14 @@ impl State {
                     let what = format!(
                         "process {process} acknowledged {lsn}, but row {} of {} is not settled",
                         row.id, transaction.commit_lsn
+                    );
+                    return oracle.violated(what);
+                }
+                let somewhere = seen.delivered > 0 || data.parked.contains(&row.id);
+                if !somewhere && !seen.dropped && !seen.exempt {
+                    let what = format!(
+                        "process {process} acknowledged {lsn}, but row {} is neither delivered nor parked",
+                        row.id
                     );
                     return oracle.violated(what);
                 }

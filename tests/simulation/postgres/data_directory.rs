@@ -23,6 +23,9 @@ pub(crate) struct DataDirectory {
     pub(crate) record: Option<SlotRecord>,
     /// Who has written its holder.
     pub(super) recorded_by: u64,
+    /// There is a table of parked rows.
+    pub(super) parks: bool,
+    pub(crate) parked: BTreeSet<RowId>,
     pub(crate) slot: Option<Slot>,
     /// What has become of the slot since it was the right one, in words that whoever halts for it may use. Rows are missing
     /// from it as long as there are any.
@@ -51,6 +54,8 @@ impl Default for DataDirectory {
             records: false,
             record: None,
             recorded_by: 0,
+            parks: false,
+            parked: BTreeSet::new(),
             slot: None,
             gap: Vec::new(),
         }
@@ -113,6 +118,13 @@ impl DataDirectory {
             self.wal_end += 60;
         }
         there
+    }
+
+    /// Writes a row into the table of parked ones, which makes WAL; nothing if it is there.
+    pub(super) fn park(&mut self, row: RowId) {
+        if self.parked.insert(row) {
+            self.wal_end += 160;
+        }
     }
 
     /// Writes the slot's record, which makes WAL.

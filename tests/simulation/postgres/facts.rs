@@ -3,7 +3,7 @@
 use outboxd::{
     position::Lsn,
     postgres::catalog::{
-        ColumnFacts, Facts, Held, PublicationFacts, RecordTableFacts, ServerFacts, SlotFacts, TableFacts,
+        ColumnFacts, Facts, Held, OwnTableFacts, PublicationFacts, ServerFacts, SlotFacts, TableFacts,
         TableKind,
     },
 };
@@ -58,7 +58,8 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
             columns_left_out: Vec::new(),
             other_tables: 0,
         }),
-        records: RecordTableFacts { exists: state.postgres.data.records, may_use: true, may_create: true },
+        records: OwnTableFacts { exists: state.postgres.data.records, may_use: true, may_create: true },
+        parked: OwnTableFacts { exists: state.postgres.data.parks, may_use: true, may_create: true },
         slots: slot_facts(state, slot).into_iter().collect(),
     }
 }

@@ -1,7 +1,9 @@
 //! A connection for plain SQL.
 
+use std::sync::Arc;
+
 use outboxd::{
-    outbox::ColumnNames,
+    outbox::{ColumnNames, ParkedRow},
     position::Lsn,
     postgres::{
         SourceDatabase,
@@ -14,12 +16,12 @@ use outboxd::{
 
 use super::{
     Slot,
-    connection::Connection,
+    connection::{Connection, server_error},
     facts::{facts, slot_facts},
 };
 use crate::{
     sabotage::Sabotage,
-    wal::OUTBOX,
+    wal::{OUTBOX, RowId},
     world::{Link, State},
 };
 
@@ -103,6 +105,35 @@ impl Sql for SimulatedSql {
 
     async fn create_records(&self, _: &SourceDatabase) -> Result<(), CatalogError> {
         self.run("creating the table of slot records", |state| state.postgres.data.records = true).await
+    }
+
+    async fn create_parked(&self, _: &SourceDatabase) -> Result<(), CatalogError> {
+        self.run("creating the table of parked rows", |state| state.postgres.data.parks = true).await
+    }
+
+    async fn park(&self, _: &SourceDatabase, rows: &[Arc<ParkedRow>]) -> Result<Lsn, CatalogError> {
+        const DOING: &str = "writing into the table of parked rows";
+        let id = |row: &Arc<ParkedRow>| row.kept.outline().message_id?.parse::<RowId>().ok();
+        let ids: Vec<RowId> = rows.iter().filter_map(id).collect();
+        let process = self.0.process;
+        self.run(DOING, |state| {
+            if !state.peace && state.one_in(8) {
+                let cause = server_error("ERROR", "53100", "No space left on device");
+                return Err(CatalogError::Statement { doing: DOING, cause });
+            }
+            for id in &ids {
+                if state.scenario.sabotage != Some(Sabotage::ForgetParked) {
+                    state.postgres.data.park(*id);
+                }
+                state.told_parked(process, *id);
+            }
+            Ok(Lsn(state.postgres.data.wal_end))
+        })
+        .await?
+    }
+
+    async fn count_parked(&self, _: &SourceDatabase) -> Result<Option<u64>, CatalogError> {
+        self.run("counting the parked rows", |state| Some(state.postgres.data.parked.len() as u64)).await
     }
 
     async fn write_record(&self, _: &SourceDatabase, record: &SlotRecord) -> Result<(), CatalogError> {

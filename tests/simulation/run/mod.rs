@@ -86,6 +86,7 @@ impl Run {
             create: true,
             table: TableName { schema: "public".to_owned(), table: "outbox".to_owned() },
             cleanup: scenario.cleanup.then_some(Cleanup { retention: Duration::ZERO }),
+            parks: scenario.relay.parks(),
             wal_sender_timeout: scenario.wal_sender_timeout,
         };
         let mapping = Mapping {

@@ -18,7 +18,7 @@ impl Run {
                 id: 0,
                 aggregate: state.rng.u8(0..scenario.aggregates),
                 payload_bytes: state.rng.u16(0..=scenario.payload_max),
-                invalid: false,
+                invalid: scenario.parks_invalid() && state.one_in(15),
             });
             (rows.collect::<Vec<_>>(), state.rng.u8(0..10) == 0)
         });

@@ -1,0 +1,209 @@
+//! Rows that policy puts aside: a row as it came, kept for as long as that may happen, and what is written down of it.
+
+use std::{fmt, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{AggregateKey, Column, InvalidRow, Message, OutboxRow};
+
+/// Values up to which copying costs next to nothing. A slice would keep alive everything that came with it.
+const COPIED_BELOW: usize = 16 * 1024;
+
+/// The columns of kept rows, and which of them have a meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptColumns {
+    /// All of them, in the order of the values.
+    pub columns: Vec<Column>,
+    pub(super) id: usize,
+    pub(super) aggregate_type: usize,
+    pub(super) aggregate_id: usize,
+    pub(super) event_type: usize,
+}
+
+/// A row as it came, kept so that it can be put aside, and published again later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptRow {
+    columns: Arc<KeptColumns>,
+    row: OutboxRow,
+}
+
+/// What tells a row from others, as far as it can be read: text that is not UTF-8 has replacement characters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outline {
+    /// The id.
+    pub message_id: Option<String>,
+    /// The aggregate's type.
+    pub aggregate_type: Option<String>,
+    /// The aggregate's id.
+    pub aggregate_id: Option<String>,
+    /// The event's type.
+    pub event_type: Option<String>,
+}
+
+impl KeptRow {
+    /// Takes small values out of the buffer that they were received in.
+    pub(super) fn new(columns: Arc<KeptColumns>, mut row: OutboxRow) -> Self {
+        let is_small = |value: &&mut Bytes| value.len() < COPIED_BELOW;
+        let small = row.values.iter().flatten().map(Bytes::len).filter(|length| *length < COPIED_BELOW).sum();
+        let mut buffer = BytesMut::with_capacity(small);
+        for value in row.values.iter_mut().flatten().filter(is_small) {
+            buffer.extend_from_slice(value);
+            *value = buffer.split().freeze();
+        }
+        Self { columns, row }
+    }
+
+    /// Its columns.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns.columns
+    }
+
+    /// The row itself.
+    pub fn row(&self) -> &OutboxRow {
+        &self.row
+    }
+
+    /// Bytes of memory it holds on to, near enough to bound it. A large body is counted here and with its message.
+    pub fn size(&self) -> usize {
+        let values = &self.row.values;
+        size_of::<Self>()
+            + values.len() * size_of::<Option<Bytes>>()
+            + values.iter().flatten().map(Bytes::len).sum::<usize>()
+    }
+
+    /// What tells it from other rows.
+    pub fn outline(&self) -> Outline {
+        let KeptColumns { id, aggregate_type, aggregate_id, event_type, .. } = *self.columns;
+        let text = |index: usize| {
+            let value = self.row.values.get(index)?.as_ref()?;
+            Some(String::from_utf8_lossy(value).into_owned())
+        };
+        Outline {
+            message_id: text(id),
+            aggregate_type: text(aggregate_type),
+            aggregate_id: text(aggregate_id),
+            event_type: text(event_type),
+        }
+    }
+
+    /// Its aggregate, when it names one.
+    pub fn aggregate(&self) -> Option<AggregateKey> {
+        let Outline { aggregate_type, aggregate_id, .. } = self.outline();
+        Some(AggregateKey::new(&aggregate_type?, &aggregate_id?))
+    }
+}
+
+/// Which policy puts a row aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParkCause {
+    /// No queue is bound for its message: `delivery.on_unroutable`.
+    Unroutable,
+    /// It cannot become a message, or AMQP cannot carry that: `delivery.on_invalid`.
+    Invalid,
+}
+
+impl ParkCause {
+    /// The word used in the table, in logs and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ParkCause::Unroutable => "unroutable",
+            ParkCause::Invalid => "invalid",
+        }
+    }
+}
+
+impl fmt::Display for ParkCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Where a message was to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The exchange.
+    pub exchange: String,
+    /// The routing key.
+    pub routing_key: String,
+}
+
+/// Why a row is put aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkReason {
+    /// The policy.
+    pub cause: ParkCause,
+    /// In words, with the cure. Never shows a payload.
+    pub text: String,
+    /// Where the message was to go; `None` when there was none.
+    pub route: Option<Route>,
+}
+
+impl ParkReason {
+    /// No queue is bound for the message.
+    pub fn unroutable(message: &Message) -> Self {
+        let Message { exchange, routing_key, .. } = message;
+        let text =
+            format!("no queue is bound to exchange '{exchange}' for routing key '{routing_key}'; bind one");
+        Self { cause: ParkCause::Unroutable, text, route: Some(Route::of(message)) }
+    }
+
+    /// No message can be made of the row.
+    pub fn invalid(row: &InvalidRow) -> Self {
+        Self { cause: ParkCause::Invalid, text: row.reason.to_string(), route: None }
+    }
+
+    /// AMQP cannot carry the message.
+    pub fn unsendable(message: &Message, reason: String) -> Self {
+        Self { cause: ParkCause::Invalid, text: reason, route: Some(Route::of(message)) }
+    }
+}
+
+impl Route {
+    fn of(message: &Message) -> Self {
+        Self { exchange: message.exchange.clone(), routing_key: message.routing_key.clone() }
+    }
+}
+
+/// A row that is put aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedRow {
+    /// Everything that is needed to publish it again.
+    pub kept: Arc<KeptRow>,
+    /// Why it was not published.
+    pub reason: ParkReason,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        outbox::Timestamp,
+        position::{Lsn, Position},
+    };
+
+    fn kept(values: &[Option<&[u8]>]) -> KeptRow {
+        let names = ["id", "aggregatetype", "aggregateid", "type", "payload"];
+        let columns = names.map(|name| Column { name: name.to_owned(), type_oid: 25 }).to_vec();
+        let columns = KeptColumns { columns, id: 0, aggregate_type: 1, aggregate_id: 2, event_type: 3 };
+        let values = values.iter().map(|value| value.map(Bytes::copy_from_slice)).collect();
+        let position = Position { commit_lsn: Lsn(1), index: 0 };
+        KeptRow::new(Arc::new(columns), OutboxRow { position, committed_at: Timestamp(0), values })
+    }
+
+    #[test]
+    fn a_kept_row_has_the_same_values_and_an_outline_whatever_they_are() {
+        let large = vec![b'x'; COPIED_BELOW];
+        let values: [Option<&[u8]>; 5] = [Some(b"1"), None, Some(b"\xFF\x00"), Some(b""), Some(&large)];
+        let row = kept(&values);
+        assert_eq!(row.row().values.iter().map(|value| value.as_deref()).collect::<Vec<_>>(), values);
+        assert!(row.size() > large.len());
+        let outline = row.outline();
+        assert_eq!((outline.message_id.as_deref(), outline.aggregate_type), (Some("1"), None));
+        assert_eq!(
+            (outline.aggregate_id.as_deref(), outline.event_type.as_deref()),
+            (Some("\u{FFFD}\0"), Some(""))
+        );
+        assert_eq!(row.aggregate(), None, "it names none");
+        assert_eq!(kept(&values[..1]).outline().event_type, None, "a row with too few values");
+    }
+}

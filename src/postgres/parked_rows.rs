@@ -1,0 +1,251 @@
+//! What the table of parked rows holds, for whoever looks after it: which rows, a row with its values, its end; and whether
+//! later rows of its aggregate may have overtaken it.
+
+use tokio_postgres::{Client, Row, types::Type};
+
+use super::{
+    SourceDatabase,
+    catalog::{self, CatalogError, failed},
+    parked_table::{TABLE, table},
+    sql_text::{identifier, literal},
+};
+use crate::{
+    outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, ParkReason, Timestamp},
+    position::Position,
+};
+
+/// SQLSTATE `undefined_table`.
+const UNDEFINED_TABLE: &str = "42P01";
+
+/// A parked row without its values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedEntry {
+    /// Its place in commit order.
+    pub position: Position,
+    /// `unroutable` or `invalid`.
+    pub cause: String,
+    /// In words.
+    pub reason: String,
+    /// The id, as far as it can be read; so are the next three.
+    pub message_id: Option<String>,
+    /// The aggregate's type.
+    pub aggregate_type: Option<String>,
+    /// The aggregate's id.
+    pub aggregate_id: Option<String>,
+    /// The event's type.
+    pub event_type: Option<String>,
+    /// Where its message was to go.
+    pub exchange: Option<String>,
+    /// See `exchange`.
+    pub routing_key: Option<String>,
+    /// When its transaction was committed.
+    pub committed_at: Timestamp,
+    /// When it was parked.
+    pub parked_at: Timestamp,
+}
+
+impl ParkedEntry {
+    /// Type and id of its aggregate, when both are known.
+    pub fn aggregate(&self) -> Option<(&str, &str)> {
+        self.aggregate_type.as_deref().zip(self.aggregate_id.as_deref())
+    }
+}
+
+/// A parked row as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedValues {
+    /// The columns that the table had then.
+    pub columns: Vec<Column>,
+    /// The row.
+    pub row: OutboxRow,
+}
+
+/// Keeps every other command on the parked rows of this source away, for as long as the connection lasts; `false` when there
+/// is one already.
+pub async fn lock(client: &Client, database: &SourceDatabase) -> Result<bool, CatalogError> {
+    let lock = "SELECT pg_try_advisory_lock(hashtext($1), hashtext($2))";
+    let row = client
+        .query_typed_one(lock, &[(&TABLE, Type::TEXT), (&database.slot, Type::TEXT)])
+        .await
+        .map_err(failed("locking the parked rows"))?;
+    Ok(row.get(0))
+}
+
+/// Every parked row of the source, in the order of their positions; none when there is no table.
+pub async fn list(client: &Client, database: &SourceDatabase) -> Result<Vec<ParkedEntry>, CatalogError> {
+    const DOING: &str = "reading the parked rows";
+    let select = format!(
+        "SELECT position, cause, reason, message_id, aggregate_type, aggregate_id, event_type, exchange, routing_key, \
+         (extract(epoch FROM committed_at) * 1000000)::int8, (extract(epoch FROM parked_at) * 1000000)::int8 \
+         FROM {} WHERE slot = $1 ORDER BY position",
+        table(database)
+    );
+    let rows = match client.query_typed(&select, &[(&database.slot, Type::TEXT)]).await {
+        Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => {
+            return Ok(Vec::new());
+        }
+        rows => rows.map_err(failed(DOING))?,
+    };
+    rows.iter().map(entry).collect()
+}
+
+fn entry(row: &Row) -> Result<ParkedEntry, CatalogError> {
+    let position: &str = row.get(0);
+    let nonsense =
+        |what| CatalogError::Nonsense { doing: "reading the parked rows", what: format!("position {what}") };
+    Ok(ParkedEntry {
+        position: position.parse().map_err(|_| nonsense(position))?,
+        cause: row.get(1),
+        reason: row.get(2),
+        message_id: row.get(3),
+        aggregate_type: row.get(4),
+        aggregate_id: row.get(5),
+        event_type: row.get(6),
+        exchange: row.get(7),
+        routing_key: row.get(8),
+        committed_at: Timestamp(row.get(9)),
+        parked_at: Timestamp(row.get(10)),
+    })
+}
+
+/// A parked row with its values; `None` when it is parked no longer.
+pub async fn load(
+    client: &Client,
+    database: &SourceDatabase,
+    parked: &ParkedEntry,
+) -> Result<Option<ParkedValues>, CatalogError> {
+    let select = format!(
+        "SELECT column_names, column_types, column_values FROM {} WHERE slot = $1 AND position = $2",
+        table(database)
+    );
+    let position = parked.position.to_string();
+    let row = client
+        .query_typed_opt(&select, &[(&database.slot, Type::TEXT), (&position, Type::TEXT)])
+        .await
+        .map_err(failed("reading a parked row"))?;
+    let Some(row) = row else { return Ok(None) };
+    let (names, types): (Vec<String>, Vec<u32>) = (row.get(0), row.get(1));
+    let values: Vec<Option<Vec<u8>>> = row.get(2);
+    let columns = names.into_iter().zip(types).map(|(name, type_oid)| Column { name, type_oid }).collect();
+    let values = values.into_iter().map(|value| value.map(Into::into)).collect();
+    let row = OutboxRow { position: parked.position, committed_at: parked.committed_at, values };
+    Ok(Some(ParkedValues { columns, row }))
+}
+
+/// Removes a parked row; `false` when there was none.
+pub async fn remove(
+    client: &Client,
+    database: &SourceDatabase,
+    position: Position,
+) -> Result<bool, CatalogError> {
+    let delete = format!("DELETE FROM {} WHERE slot = $1 AND position = $2", table(database));
+    let position = position.to_string();
+    let removed = client
+        .execute_typed(&delete, &[(&database.slot, Type::TEXT), (&position, Type::TEXT)])
+        .await
+        .map_err(failed("removing a parked row"))?;
+    Ok(removed > 0)
+}
+
+/// Writes down why a row stays parked.
+pub async fn stays(
+    client: &Client,
+    database: &SourceDatabase,
+    position: Position,
+    ParkReason { cause, text, route }: &ParkReason,
+) -> Result<(), CatalogError> {
+    let update = format!(
+        "UPDATE {} SET cause = $3, reason = $4, exchange = $5, routing_key = $6 WHERE slot = $1 AND position = $2",
+        table(database)
+    );
+    let (exchange, routing_key) =
+        route.as_ref().map(|route| (route.exchange.as_str(), route.routing_key.as_str())).unzip();
+    let position = position.to_string();
+    client
+        .execute_typed(
+            &update,
+            &[
+                (&database.slot, Type::TEXT),
+                (&position, Type::TEXT),
+                (&cause.as_str(), Type::TEXT),
+                (text, Type::TEXT),
+                (&exchange, Type::TEXT),
+                (&routing_key, Type::TEXT),
+            ],
+        )
+        .await
+        .map_err(failed("writing why a row stays parked"))?;
+    Ok(())
+}
+
+/// Why a parked row may have been overtaken by a later one of its aggregate; `None` when it has not been: the outbox table
+/// still has the row itself, and no later one of its aggregate but parked ones.
+pub async fn overtaken(
+    client: &Client,
+    database: &SourceDatabase,
+    names: &ColumnNames,
+    parked: &ParkedEntry,
+    values: &ParkedValues,
+) -> Result<Option<String>, CatalogError> {
+    const DOING: &str = "looking for later rows of a parked row's aggregate";
+    let (Some((aggregate_type, aggregate_id)), Some(id)) = (parked.aggregate(), &parked.message_id) else {
+        return Ok(Some("the row does not name its id and its aggregate".to_owned()));
+    };
+    let outbox = database.table.quoted();
+    let Some(facts) = catalog::table(client, &database.table).await? else {
+        return Ok(Some(format!("there is no table {outbox}")));
+    };
+    let value_of = |name: &str| {
+        let index = values.columns.iter().position(|column| column.name == name)?;
+        let value = values.row.values.get(index)?.as_deref()?;
+        str::from_utf8(value).ok()
+    };
+    // Of two rows created at the same time either may be the later one.
+    let later = [(&names.sequence, ">"), (&names.created_at, ">=")].into_iter().find_map(
+        |(column, operator): (&OptionalColumn, _)| {
+            let column = facts.column(column.name()?)?;
+            let value = value_of(&column.name)?;
+            Some(format!(
+                "o.{} {operator} {}::{}",
+                identifier(&column.name),
+                literal(value),
+                column.type_name
+            ))
+        },
+    );
+    let Some(later) = later else {
+        return Ok(Some(
+            "the table has neither a sequence nor a created_at column that would tell which rows are later"
+                .to_owned(),
+        ));
+    };
+    let find = format!(
+        "SELECT EXISTS (SELECT FROM {outbox} o WHERE o.{id}::text = $1),
+                (SELECT o.{id}::text FROM {outbox} o
+                 WHERE o.{kind}::text = $2 AND o.{aggregate}::text = $3 AND {later} AND o.{id}::text <> $1
+                 AND NOT EXISTS (SELECT FROM {parked} p WHERE p.slot = $4 AND p.message_id = o.{id}::text) LIMIT 1)",
+        id = identifier(&names.id),
+        kind = identifier(&names.aggregate_type),
+        aggregate = identifier(&names.aggregate_id),
+        parked = table(database),
+    );
+    let found = client
+        .query_typed_one(
+            &find,
+            &[
+                (id, Type::TEXT),
+                (&aggregate_type, Type::TEXT),
+                (&aggregate_id, Type::TEXT),
+                (&database.slot, Type::TEXT),
+            ],
+        )
+        .await
+        .map_err(failed(DOING))?;
+    Ok(match (found.get(0), found.get::<_, Option<String>>(1)) {
+        (_, Some(later)) => Some(format!("{outbox} has a later row of its aggregate, id '{later}'")),
+        (false, None) => {
+            Some(format!("{outbox} no longer has the row, so later ones may have been removed, too"))
+        }
+        (true, None) => None,
+    })
+}

@@ -1,0 +1,274 @@
+//! `outboxd parked requeue` and `discard`: parked rows are removed, or published again with the configuration as it is now, in the order of their positions.
+//!
+//! One at a time: a row leaves the table after its confirm, and before the next one is published. What still cannot go stays, and
+//! so do the later ones of its aggregate. Touches no slot, and may run beside the relay; so whether a row keeps its place in the
+//! order of its aggregate is looked up in the outbox table just before it is published.
+
+use std::{collections::HashSet, sync::Arc};
+
+use futures_util::FutureExt;
+use tokio_postgres::Client;
+
+use super::{Fault, Shutdown, Source};
+use crate::{
+    ledger::PublishTag,
+    outbox::{Message, ParkCause, ParkReason},
+    position::Position,
+    postgres::{
+        catalog::CatalogError,
+        parked_rows::{self, ParkedEntry, ParkedValues},
+    },
+    rabbitmq::{
+        BrokerError,
+        publisher::{Outcome, Publisher, PublisherEvent},
+    },
+};
+
+/// Which parked rows are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selected {
+    /// Every one of the source.
+    All,
+    /// Those of these message ids or positions.
+    Named(Vec<String>),
+}
+
+/// What became of a row that was to be requeued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Published, confirmed, and parked no longer.
+    Requeued,
+    /// Parked as before, for this reason.
+    Stays(String),
+}
+
+/// Why parked rows could not be seen to.
+#[derive(Debug, thiserror::Error)]
+pub enum ParkedError {
+    /// The same is being done already.
+    #[error(
+        "somebody else is requeueing or discarding parked rows of this source: wait until that has ended"
+    )]
+    Busy,
+    /// What was named is not there.
+    #[error("not parked: {}; `outboxd parked list` shows what is", .0.join(", "))]
+    NotParked(Vec<String>),
+    /// A row is published, and is still in the table.
+    #[error(
+        "the row at {position} is published and confirmed, but could not be removed from the table: requeueing it again sends a copy with the same message_id"
+    )]
+    NotRemoved {
+        /// Where it stands.
+        position: Position,
+        /// Why.
+        #[source]
+        cause: CatalogError,
+    },
+    /// Something failed.
+    #[error("{}; rows that are not named above as requeued or discarded stay parked", .0.explain())]
+    Fault(Box<Fault>),
+}
+
+impl<F: Into<Fault>> From<F> for ParkedError {
+    fn from(fault: F) -> Self {
+        ParkedError::Fault(Box::new(fault.into()))
+    }
+}
+
+impl Selected {
+    fn has(&self, entry: &ParkedEntry) -> bool {
+        match self {
+            Selected::All => true,
+            Selected::Named(names) => names.iter().any(|name| is_named(entry, name)),
+        }
+    }
+
+    fn find<'a>(&self, entries: &'a [ParkedEntry]) -> Result<Vec<&'a ParkedEntry>, ParkedError> {
+        if let Selected::Named(names) = self {
+            let unknown = names.iter().filter(|name| !entries.iter().any(|entry| is_named(entry, name)));
+            let unknown: Vec<String> = unknown.cloned().collect();
+            if !unknown.is_empty() {
+                return Err(ParkedError::NotParked(unknown));
+            }
+        }
+        Ok(entries.iter().filter(|entry| self.has(entry)).collect())
+    }
+}
+
+fn is_named(entry: &ParkedEntry, name: &str) -> bool {
+    entry.message_id.as_deref() == Some(name) || entry.position.to_string() == name
+}
+
+async fn connect(source: &Source) -> Result<Client, ParkedError> {
+    let sql = source.database.endpoint.connect_sql(&application_name(source)).await?;
+    if parked_rows::lock(&sql, &source.database).await? { Ok(sql) } else { Err(ParkedError::Busy) }
+}
+
+fn application_name(source: &Source) -> String {
+    format!("outboxd parked {}", source.name)
+}
+
+/// Removes parked rows for good, and tells each.
+///
+/// # Errors
+/// [`ParkedError`]; what was told before it is removed.
+pub async fn discard(
+    source: &Source,
+    selected: &Selected,
+    mut tell: impl FnMut(&ParkedEntry),
+) -> Result<(), ParkedError> {
+    let sql = connect(source).await?;
+    let entries = parked_rows::list(&sql, &source.database).await?;
+    for entry in selected.find(&entries)? {
+        if parked_rows::remove(&sql, &source.database, entry.position).await? {
+            tell(entry);
+        }
+    }
+    Ok(())
+}
+
+/// Publishes parked rows again and tells what became of each, until `shutdown`. A row that may have been overtaken by a later
+/// one of its aggregate stays, unless `out_of_order`.
+///
+/// # Errors
+/// [`ParkedError`]; what was told before it is true.
+pub async fn requeue(
+    source: &Source,
+    selected: &Selected,
+    out_of_order: bool,
+    mut shutdown: Shutdown,
+    mut tell: impl FnMut(&ParkedEntry, &Fate),
+) -> Result<(), ParkedError> {
+    let sql = connect(source).await?;
+    let entries = parked_rows::list(&sql, &source.database).await?;
+    if selected.find(&entries)?.is_empty() {
+        return Ok(());
+    }
+    let publisher = Publisher::connect(&source.broker, &application_name(source), 0).await?;
+    let mut requeueing = Requeueing { source, sql, publisher, out_of_order, published: 0 };
+    // Of these aggregates an earlier row stays parked: it was not selected, or cannot go.
+    let (mut passed_over, mut stuck) = (HashSet::new(), HashSet::new());
+    for entry in &entries {
+        if !selected.has(entry) {
+            passed_over.extend(entry.aggregate());
+            continue;
+        }
+        if shutdown.requested().now_or_never().is_some() {
+            break;
+        }
+        let is_in = |aggregates: &HashSet<_>| {
+            entry.aggregate().is_some_and(|aggregate| aggregates.contains(&aggregate))
+        };
+        let fate = if is_in(&stuck) {
+            Fate::Stays("an earlier row of its aggregate stays parked".to_owned())
+        } else if !out_of_order && is_in(&passed_over) {
+            refused("an earlier row of its aggregate is parked, and is not to be requeued")
+        } else {
+            requeueing.row(entry).await?
+        };
+        if matches!(fate, Fate::Stays(_)) {
+            stuck.extend(entry.aggregate());
+        }
+        tell(entry, &fate);
+    }
+    requeueing.publisher.close().await;
+    Ok(())
+}
+
+fn refused(why: &str) -> Fate {
+    Fate::Stays(format!("it would not be in order: {why}; --out-of-order publishes it all the same"))
+}
+
+struct Requeueing<'a> {
+    source: &'a Source,
+    sql: Client,
+    publisher: Publisher,
+    out_of_order: bool,
+    published: u64,
+}
+
+impl Requeueing<'_> {
+    async fn row(&mut self, entry: &ParkedEntry) -> Result<Fate, ParkedError> {
+        let Source { database, mapping, .. } = self.source;
+        let Some(values) = parked_rows::load(&self.sql, database, entry).await? else {
+            return Ok(Fate::Stays("it is not parked any more".to_owned()));
+        };
+        let message = match self.message(&values) {
+            Ok(message) => Arc::new(message),
+            Err(reason) => return self.stays(entry, reason).await,
+        };
+        if !self.out_of_order
+            && let Some(why) =
+                parked_rows::overtaken(&self.sql, database, &mapping.columns, entry, &values).await?
+        {
+            return Ok(refused(&why));
+        }
+        match self.publish(Arc::clone(&message)).await? {
+            Published::Confirmed => {
+                let cause = |cause| ParkedError::NotRemoved { position: entry.position, cause };
+                parked_rows::remove(&self.sql, database, entry.position).await.map_err(cause)?;
+                Ok(Fate::Requeued)
+            }
+            Published::Returned => self.stays(entry, ParkReason::unroutable(&message)).await,
+            Published::Unsendable(reason) => {
+                self.stays(entry, ParkReason::unsendable(&message, reason)).await
+            }
+            Published::Nacked => {
+                Ok(Fate::Stays("the broker refused it (nack): requeue it again later".to_owned()))
+            }
+        }
+    }
+
+    /// With the columns that the table had then, and the mapping as it is now.
+    fn message(&self, values: &ParkedValues) -> Result<Message, ParkReason> {
+        let mapper = self.source.mapping.resolve(&values.columns).map_err(|error| ParkReason {
+            cause: ParkCause::Invalid,
+            text: error.to_string(),
+            route: None,
+        })?;
+        mapper.message(values.row.clone()).map_err(|invalid| ParkReason::invalid(&invalid))
+    }
+
+    async fn stays(&self, entry: &ParkedEntry, reason: ParkReason) -> Result<Fate, ParkedError> {
+        parked_rows::stays(&self.sql, &self.source.database, entry.position, &reason).await?;
+        Ok(Fate::Stays(reason.text))
+    }
+
+    async fn publish(&mut self, message: Arc<Message>) -> Result<Published, ParkedError> {
+        self.publisher.publish(PublishTag(self.published), message);
+        self.published += 1;
+        let after = self.source.relay.confirm_timeout;
+        let answered = tokio::time::timeout(after, answer(&mut self.publisher)).await;
+        Ok(answered.map_err(|_| Fault::ConfirmTimeout { after })??)
+    }
+}
+
+/// What became of the one message that is on its way.
+enum Published {
+    Confirmed,
+    Returned,
+    Nacked,
+    Unsendable(String),
+}
+
+async fn answer(publisher: &mut Publisher) -> Result<Published, BrokerError> {
+    loop {
+        let outcome = match publisher.next().await {
+            Ok(PublisherEvent::Outcomes(outcomes)) => outcomes.into_iter().next(),
+            Ok(PublisherEvent::Blocked { reason }) => {
+                tracing::warn!(reason, "the broker blocks publishers: waiting");
+                None
+            }
+            // No fence is asked for: this runs beside the relay, and only one of its kind at a time.
+            Ok(PublisherEvent::Unblocked | PublisherEvent::Fence(_)) => None,
+            Err(BrokerError::Unsendable { reason, .. }) => return Ok(Published::Unsendable(reason)),
+            Err(error) => return Err(error),
+        };
+        match outcome {
+            Some((_, Outcome::Confirmed)) => return Ok(Published::Confirmed),
+            Some((_, Outcome::Returned { .. })) => return Ok(Published::Returned),
+            Some((_, Outcome::Nacked)) => return Ok(Published::Nacked),
+            None => {}
+        }
+    }
+}

@@ -154,7 +154,9 @@ pub enum BrokerError {
         queue: String,
     },
     /// A message that AMQP cannot carry.
-    #[error("the message at {position} cannot be sent: {reason}; correct the row or shorten its headers")]
+    #[error(
+        "the message at {position} cannot be sent: {reason}; shorten the headers of such rows; with delivery.on_invalid = \"park\" they are put aside"
+    )]
     Unsendable {
         /// Which row.
         position: Position,

@@ -89,7 +89,7 @@ pub enum Fault {
     #[error(transparent)]
     Mapping(MappingError),
     /// A row that cannot become a message.
-    #[error(transparent)]
+    #[error("{0}; with delivery.on_invalid = \"park\" such a row is put aside: set it and restart outboxd")]
     InvalidRow(InvalidRow),
     /// Rows that policy puts aside could not be.
     #[error(

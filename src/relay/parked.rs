@@ -53,6 +53,9 @@ pub enum ParkedError {
     /// What was named is not there.
     #[error("not parked: {}; `outboxd parked list` shows what is", .0.join(", "))]
     NotParked(Vec<String>),
+    /// Asked to end first.
+    #[error("ended before all rows were seen to; those that are not named above stay parked")]
+    CutShort,
     /// A row is published, and is still in the table.
     #[error(
         "the row at {position} is published and confirmed, but could not be removed from the table: requeueing it again sends a copy with the same message_id"
@@ -127,7 +130,7 @@ pub async fn discard(
     Ok(())
 }
 
-/// Publishes parked rows again and tells what became of each, until `shutdown`. A row that may have been overtaken by a later
+/// Publishes parked rows again and tells what became of each; on `shutdown`, waits for the one that is on its way. A row that may have been overtaken by a later
 /// one of its aggregate stays, unless `out_of_order`.
 ///
 /// # Errors
@@ -154,7 +157,8 @@ pub async fn requeue(
             continue;
         }
         if shutdown.requested().now_or_never().is_some() {
-            break;
+            requeueing.publisher.close().await;
+            return Err(ParkedError::CutShort);
         }
         let is_in = |aggregates: &HashSet<_>| {
             entry.aggregate().is_some_and(|aggregate| aggregates.contains(&aggregate))

@@ -92,7 +92,7 @@ async fn a_row_that_was_or_may_have_been_overtaken_is_requeued_only_on_request()
     until_parked(&stage, 2).await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
     let later = write_unseen(&stage, "a", "Two").await;
-    assert_eq!(ids(&receive(&mut inbox, 1).await), [later.clone()]);
+    assert_eq!(ids(&receive(&mut inbox, 1).await), std::slice::from_ref(&later));
 
     let said = parked(&daemon, &["requeue", &first]).await;
     assert!(said.status == 1 && said.stdout.contains("has a later row of its aggregate"), "{}", said.stdout);

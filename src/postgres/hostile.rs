@@ -131,6 +131,27 @@ async fn an_announced_length_takes_no_memory_by_itself() {
 }
 
 #[tokio::test]
+async fn an_error_of_megabytes_is_cut_to_what_can_be_shown() {
+    // Ends in the middle of a character.
+    let words = "x".repeat(1999) + &"é".repeat(1 << 20);
+    let refusal = [b"SERROR\0CXX000\0M", words.as_bytes(), b"\0\0"].concat();
+    for kind in ["replication", "sql"] {
+        let mut answer = READY.to_vec();
+        answer.extend(message(b'E', &refusal));
+        answer.extend(message(b'Z', b"I"));
+        let address = server(answer, false).await;
+        let error = match kind {
+            "sql" => {
+                WireError::from(sql(address).await.unwrap().batch_execute("SELECT 1").await.unwrap_err())
+            }
+            _ => replication(address, "").await.unwrap().next_frame().await.unwrap_err(),
+        };
+        let shown = error.to_string();
+        assert!(shown.ends_with("xxx... (2099151 bytes)") && shown.len() < 2100, "{kind}: {shown}");
+    }
+}
+
+#[tokio::test]
 async fn a_password_in_clear_text_is_given_to_nobody_over_plain_tcp() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

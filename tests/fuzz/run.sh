@@ -1,14 +1,16 @@
 #!/bin/sh
-# Fuzzes each target, or $TARGET, for $SECONDS (60), beginning with its corpus; stops at the first input that breaks a
-# promise and leaves it in artifacts/. What was found on the way is kept in target/corpus until MERGE=1 puts what adds
-# coverage into corpus/.
+# run.sh SECONDS [TARGET...]: fuzzes each target, or all four, for that long, beginning with its corpus; stops at the
+# first input that breaks a promise and leaves it in artifacts/. What is found on the way stays in target/corpus; with
+# MERGE=1 nothing is fuzzed, and of that what adds coverage goes into corpus/, the smallest first.
 #
 # libFuzzer on the stable toolchain: the flags are those that cargo-fuzz sets, without a sanitizer, which would take a
 # nightly one and find little in a program that has no unsafe code.
 set -eu
 cd "$(dirname "$0")"
-targets=${TARGET:-pgoutput mapping template configuration}
-seconds=${SECONDS:-60}
+seconds=$1
+shift
+[ $# -gt 0 ] || set -- pgoutput mapping template configuration
+command -v c++ >/dev/null || { echo "libFuzzer needs a C++ compiler: apt-get install g++" >&2; exit 1; }
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 cp ../../Cargo.lock Cargo.lock
@@ -18,13 +20,14 @@ RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-s
 	cargo build --release --bins --target "$host"
 
 mkdir -p artifacts
-for target in $targets; do
+for target in "$@"; do
 	fuzzer="target/$host/release/$target"
-	mkdir -p "target/corpus/$target"
+	found="target/corpus/$target"
+	mkdir -p "$found"
 	if [ "${MERGE:-}" ]; then
-		"$fuzzer" -merge=1 -max_len=20000 "corpus/$target" "target/corpus/$target"
+		"$fuzzer" -merge=1 -max_len=20000 "corpus/$target" "$found"
 	else
-		"$fuzzer" -max_total_time="$seconds" -max_len=20000 -timeout=10 -print_final_stats=1 \
-			-artifact_prefix="artifacts/$target-" "target/corpus/$target" "corpus/$target" </dev/null
+		"$fuzzer" -max_total_time="$seconds" -max_len=20000 -timeout=20 -print_final_stats=1 \
+			-artifact_prefix="artifacts/$target-" "$found" "corpus/$target" </dev/null
 	fi
 done

@@ -5,6 +5,8 @@
 
 use std::{fs, panic, path::Path};
 
+// A crate of its own when it is fuzzed.
+#[allow(unreachable_pub)]
 #[path = "fuzz/src/lib.rs"]
 mod targets;
 

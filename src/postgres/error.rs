@@ -210,16 +210,17 @@ impl WireError {
     }
 
     /// Sorts an I/O error of an open connection: rustls hides its own errors inside `io::Error`, a peer that vanishes
-    /// without TLS's close message is an end of file like any other, and a refused clear text password comes back
-    /// through the socket.
+    /// without TLS's close message is an end of file like any other, and what `SqlSocket` refuses comes back through
+    /// the socket.
     pub(super) fn from_io(doing: &'static str, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return WireError::Closed { mid_message: false };
         }
+        let source = match source.downcast::<WireError>() {
+            Ok(refused) => return refused,
+            Err(source) => source,
+        };
         match source.get_ref() {
-            Some(inner) if inner.is::<AuthenticationError>() => {
-                WireError::Authentication(AuthenticationError::ClearTextRefused)
-            }
             Some(inner) => match inner.downcast_ref::<rustls::Error>() {
                 Some(tls) => WireError::Tls { hint: super::tls::hint(tls), source },
                 None => WireError::Io { doing, source },

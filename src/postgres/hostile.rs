@@ -106,8 +106,11 @@ async fn before_login_no_long_message_is_waited_for() {
     for length in [LOGIN_MESSAGE_BYTES_MAX + 1, 0x7FFF_FFFF] {
         let mut announcement = vec![b'N'];
         announcement.extend(u32::try_from(length).unwrap().to_be_bytes());
-        let error = replication(server(announcement, false).await, "").await.unwrap_err();
-        assert!(error.to_string().contains(&length.to_string()), "{error}");
+        let address = server(announcement, false).await;
+        for error in [replication(address, "").await.unwrap_err(), sql(address).await.err().unwrap()] {
+            assert!(matches!(error, WireError::Protocol(_)), "{error:?}");
+            assert!(error.to_string().contains(&length.to_string()), "{error}");
+        }
     }
 }
 
@@ -118,6 +121,13 @@ async fn an_announced_length_takes_no_memory_by_itself() {
     let mut wire = replication(server(answer, false).await, "").await.unwrap();
     let error = wire.next_frame().await.unwrap_err();
     assert!(matches!(error, WireError::Protocol(_)), "{error:?}");
+
+    let mut answer = READY.to_vec();
+    answer.extend(message(b'S', b"a\0b\0"));
+    answer.extend([b'D', 0x7F, 0xFF, 0xFF, 0xFF]);
+    let client = sql(server(answer, false).await).await.unwrap();
+    let error = WireError::from(client.batch_execute("SELECT 1").await.unwrap_err());
+    assert!(matches!(&error, WireError::Protocol(text) if text.contains("2147483647")), "{error:?}");
 
     // As long as a message may be, but only its beginning ever comes.
     let mut answer = READY.to_vec();

@@ -48,13 +48,13 @@ async fn tell(stage: &Stage, daemon: &Daemon, liar: &Liar, lies: Vec<Said>) {
         let shown: String = shown.chars().take(100).collect();
         liar.tell(Some(Lie { in_place_of, then }));
         let deadline = std::time::Instant::now() + PATIENCE;
-        let place = format!("127.0.0.1:{}", liar.port);
         loop {
             sequence += 1;
             stage.write_row("a", sequence, "OrderCreated").await;
             let source = crate::stage::source(daemon, "orders").await;
-            let reason = source["reason"].as_str().unwrap_or_default().to_owned();
-            if liar.told() >= 2 && reason.contains(expected) && reason.contains(&place) {
+            // It may have come as far as streaming again since.
+            let reason = source["last_error"].as_str().unwrap_or_default().to_owned();
+            if liar.told() >= 2 && reason.contains(expected) {
                 let (status, text) = daemon.readyz().await;
                 assert!(status == 200 || text.len() < 10_000, "{shown}: {} bytes in /readyz", text.len());
                 assert!(reason.len() < 5_000, "{shown}: a reason of {} bytes", reason.len());
@@ -109,19 +109,19 @@ async fn a_postgresql_that_lies_at_any_step() {
 
     // R: authentication, S: a parameter, Z: ready for a command, T and D: a result of SQL, W and d: the copy stream.
     let lies = vec![
-        (&b"R"[..], Then::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), ""),
-        (b"R", Then::Say(postgres(b'R', 0x7FFF_FFFF, b"")), ""),
-        (b"R", Then::Say(postgres(b'R', 0xFFFF_FFFF, b"")), ""),
-        (b"R", Then::Say(error_response(16 << 20)), ""),
+        (&b"R"[..], Then::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), "is this a PostgreSQL port?"),
+        (b"R", Then::Say(postgres(b'R', 0x7FFF_FFFF, b"")), "announces 2147483647 bytes"),
+        (b"R", Then::Say(postgres(b'R', 0xFFFF_FFFF, b"")), "announces 4294967295 bytes"),
+        (b"R", Then::Say(error_response(16 << 20)), "message 'E' announces 16777235 bytes"),
         // The same step of SASL for ever, or notices.
         (b"R", Then::Babble(postgres(b'R', 8, &[0, 0, 0, 11])), ""),
         (b"R", Then::Babble(postgres(b'N', 11, b"Mhello\0")), ""),
         (b"R", Then::Stop, ""),
-        (b"R", Then::FallSilent, ""),
+        (b"R", Then::FallSilent, "no connection within 2 s"),
         (b"S", Then::Stop, ""),
         (b"Z", Then::Stop, ""),
         (b"Z", Then::Say(postgres(b'Z', 3, b"")), ""),
-        (b"T", Then::Stop, ""),
+        (b"T", Then::Stop, "the server closed the connection"),
         (b"D", Then::Stop, ""),
         (b"D", Then::Say(postgres(b'D', 0x7FFF_FFFF, b"")), ""),
         (b"D", Then::Say(postgres(b'D', 0xFFFF_FFFF, b"")), ""),
@@ -165,30 +165,34 @@ async fn a_broker_that_lies_at_any_step() {
 
     let ack = |tag: u64, multiple: u8| method(1, 60, 80, &[&tag.to_be_bytes()[..], &[multiple]].concat());
     let lies = vec![
-        (START, Then::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), ""),
-        (START, Then::Say(b"AMQP\0\x01\0\0".to_vec()), ""),
-        (START, Then::Say(frame(1, 0, 0x7FFF_FFFF, b"", 0xCE)), ""),
-        (START, Then::Say(frame(1, 0, 4, &[0, 10, 0, 10], 0)), ""),
-        (START, Then::Say(method(0, 10, 50, &close("not today"))), ""),
-        (START, Then::Babble(frame(8, 0, 0, b"", 0xCE)), ""),
-        (START, Then::Stop, ""),
-        (START, Then::FallSilent, ""),
-        (TUNE, Then::Stop, ""),
-        (TUNE, Then::FallSilent, ""),
-        (TUNE, Then::Say(method(0, 10, 50, &close("not today"))), ""),
+        (
+            START,
+            Then::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+            "broke off the handshake: failed to parse",
+        ),
+        (START, Then::Say(b"AMQP\0\x01\0\0".to_vec()), "the server only supports AMQP 1.0.0"),
+        (START, Then::Say(frame(1, 0, 0x7FFF_FFFF, b"", 0xCE)), "did not answer within 1500 ms"),
+        (START, Then::Say(frame(1, 0, 4, &[0, 10, 0, 10], 0)), "broke off the handshake: failed to parse"),
+        (START, Then::Say(method(0, 10, 50, &close("not today"))), "closed the connection: 541 not today"),
+        (START, Then::Babble(frame(8, 0, 0, b"", 0xCE)), "did not answer within 1500 ms"),
+        (START, Then::Stop, "broke off the handshake"),
+        (START, Then::FallSilent, "did not answer within 1500 ms"),
+        (TUNE, Then::Stop, "broke off the handshake"),
+        (TUNE, Then::FallSilent, "did not answer within 1500 ms"),
+        (TUNE, Then::Say(method(0, 10, 50, &close("enough"))), "closed the connection: 541 enough"),
         // Every limit is the largest, then the smallest.
-        (TUNE, Then::Say(method(0, 10, 30, &[0xFF; 8])), ""),
-        (OPEN_OK, Then::Say(method(0, 99, 99, b"")), ""),
-        (OPEN_OK, Then::Stop, ""),
-        (CHANNEL_OPEN_OK, Then::Stop, ""),
-        (CHANNEL_OPEN_OK, Then::FallSilent, ""),
-        (CHANNEL_OPEN_OK, Then::Say(method(1, 20, 40, &close("no channel"))), ""),
-        (DECLARE_OK, Then::Stop, ""),
-        (DECLARE_OK, Then::Say(method(1, 85, 11, b"")), ""),
-        (SELECT_OK, Then::Stop, ""),
-        (SELECT_OK, Then::FallSilent, ""),
-        (ACK, Then::Stop, ""),
-        (ACK, Then::FallSilent, ""),
+        (TUNE, Then::Say(method(0, 10, 30, &[0xFF; 8])), "did not answer within 1500 ms"),
+        (OPEN_OK, Then::Say(method(0, 99, 99, b"")), "broke off the handshake: failed to parse"),
+        (OPEN_OK, Then::Stop, "broke off the handshake"),
+        (CHANNEL_OPEN_OK, Then::Stop, "connection aborted"),
+        (CHANNEL_OPEN_OK, Then::FallSilent, "no heartbeat received"),
+        (CHANNEL_OPEN_OK, Then::Say(method(1, 20, 40, &close("no channel"))), "invalid channel state"),
+        (DECLARE_OK, Then::Stop, "connection aborted"),
+        (DECLARE_OK, Then::Say(method(1, 85, 11, b"")), "unexpected confirm select-ok"),
+        (SELECT_OK, Then::Stop, "connection aborted"),
+        (SELECT_OK, Then::FallSilent, "no heartbeat received"),
+        (ACK, Then::Stop, "connection aborted"),
+        (ACK, Then::FallSilent, "the broker confirmed nothing for 1500 ms"),
         (ACK, Then::Say(vec![0xFF; 4096]), ""),
         (ACK, Then::Say(frame(1, 1, 0x7FFF_FFFF, b"", 0xCE)), ""),
         (ACK, Then::Say(frame(1, 1, 13, &[0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0], 0)), ""),

@@ -98,11 +98,15 @@ const REFUSED: [(&str, &str, &str, &str); 9] = [
     ("no-json", "text", "'{\"a\": '", "does not hold valid JSON"),
 ];
 
+fn table_of(source: &str) -> String {
+    format!("of_{}", source.replace('-', "_"))
+}
+
 #[tokio::test]
 async fn every_shape_of_json_becomes_headers_or_halts_with_a_reason() {
     let mut stage = Stage::shared("shapes").await;
     for (name, column, ..) in REFUSED {
-        let (table, slot) = (name.replace('-', "_"), stage.slot());
+        let (table, slot) = (table_of(name), stage.slot());
         stage
             .sql(&format!(
                 "CREATE TABLE {table} (LIKE outbox INCLUDING ALL); ALTER TABLE {table} ALTER headers TYPE {column} USING NULL"
@@ -163,7 +167,7 @@ async fn every_shape_of_json_becomes_headers_or_halts_with_a_reason() {
         }
     }
     for (name, _, value, expected) in REFUSED {
-        let table = name.replace('-', "_");
+        let table = table_of(name);
         stage
             .sql(&format!(
                 "INSERT INTO {table} (aggregatetype, aggregateid, type, headers) VALUES ('Order', 'a', 'E', {value})"

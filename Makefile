@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test simulate mutations lint bench prerequisites clean
+.PHONY: help demo demo-relay test simulate mutations fuzz lint bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -25,6 +25,9 @@ simulate: ## 100,000 simulated runs, each from one seed (SEEDS=n: so many; FIRST
 
 mutations: ## changes one line of the product at a time, in a copy, and expects the simulation to notice
 	tests/mutations.sh
+
+fuzz: ## ever new bytes for decoder, mapping, templates and configuration (TARGET=one; SECONDS=each, 60; MERGE=1: keeps the finds)
+	tests/fuzz/run.sh "$(or $(SECONDS),60)" $(TARGET)
 
 lint: ## formatting, clippy and the documentation's links, warnings being errors
 	$(CARGO) fmt --check

@@ -199,6 +199,10 @@ fn each_mistake_has_its_message() {
             "postgres.password_file = \"/no/such/file\"",
             "password_file: /no/such/file cannot be read: No such file",
         ),
+        (
+            "postgres.password_file = \"/dev/zero\"",
+            "password_file: /dev/zero cannot be read: it is larger than 1 MiB",
+        ),
         ("postgres.create = \"yes\"", "postgres.create: must be true or false, is text"),
         ("outbox.table = \"a.b.c\"", "outbox.table: 'a.b.c' is no table name"),
         ("outbox.preset = \"debezium\"", "\"debezium\" is not available in this version; set \"standard\""),

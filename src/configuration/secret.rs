@@ -36,7 +36,7 @@ impl Section<'_> {
     fn content_of(&mut self, key: &str) -> Option<String> {
         let key = format!("{key}_file");
         let file = self.filled_text(&key)?;
-        let content = match std::fs::read_to_string(&file) {
+        let content = match super::text_of(file.as_ref()) {
             Ok(content) => content,
             Err(error) => {
                 let cure = "name a file that this program's user can read";

@@ -61,10 +61,29 @@ fn header_value(json: &str) -> Result<HeaderValue, HeadersError> {
 fn number(json: &str) -> HeaderValue {
     let exact = || HeaderValue::Text(json.to_owned());
     if json.contains(['.', 'e', 'E']) {
-        json.parse().ok().filter(|double: &f64| double.is_finite()).map_or_else(exact, HeaderValue::Double)
+        let double =
+            json.parse().ok().filter(|double: &f64| significant(json) == significant(&format!("{double:e}")));
+        double.map_or_else(exact, HeaderValue::Double)
     } else {
         json.parse().map_or_else(|_| exact(), HeaderValue::Integer)
     }
+}
+
+/// A decimal number's digits without the zeros around them, and the power of ten of the last one: the same for `1.50`
+/// and `15e-1`. The sign is left out.
+fn significant(number: &str) -> (String, i64) {
+    let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = [whole.trim_start_matches('-'), fraction].concat();
+    let kept = digits.trim_end_matches('0');
+    let kept_digits = kept.trim_start_matches('0').to_owned();
+    if kept_digits.is_empty() {
+        return (kept_digits, 0);
+    }
+    // An exponent too large for this is of no double.
+    let exponent = exponent.parse::<i64>().unwrap_or(i64::MAX / 2);
+    let places = digits.len() as i64 - kept.len() as i64 - fraction.len() as i64;
+    (kept_digits, exponent + places)
 }
 
 fn string(json: &str) -> Result<String, HeadersError> {
@@ -100,6 +119,16 @@ mod tests {
             ("1.0", Double(1.0)),
             ("-2e3", Double(-2000.0)),
             ("1e400", Text("1e400".into())),
+            ("1e-400", Text("1e-400".into())),
+            ("1e99999999999999999999", Text("1e99999999999999999999".into())),
+            ("0e5", Double(0.0)),
+            ("1.50", Double(1.5)),
+            ("100.0e-2", Double(1.0)),
+            ("0.30000000000000004", Double(0.30000000000000004)),
+            ("5e-324", Double(5e-324)),
+            // A double would be 12345678901234568, and 0.1 with other digits behind it.
+            ("12345678901234567.89", Text("12345678901234567.89".into())),
+            ("0.1000000000000000000001", Text("0.1000000000000000000001".into())),
             ("[]", Text("[]".into())),
             (r#"[1, {"b": null}]"#, Text(r#"[1, {"b": null}]"#.into())),
             (r#"{"n": 12345678901234567890.10}"#, Text(r#"{"n": 12345678901234567890.10}"#.into())),

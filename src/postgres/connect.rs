@@ -1,28 +1,20 @@
 //! Opens connections: tries the hosts in order, each within its time, and fixes the session settings that both kinds
 //! of connections share, so that a value reads the same whether it came by replication or by SQL.
 
-use std::{
-    borrow::Cow,
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{borrow::Cow, net::SocketAddr, time::Duration};
 
-use postgres_protocol::message::backend::{AUTHENTICATION_TAG, DATA_ROW_TAG, READY_FOR_QUERY_TAG};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use postgres_protocol::message::backend::{DATA_ROW_TAG, READY_FOR_QUERY_TAG};
 use tokio_postgres::{
     Client, SimpleQueryMessage,
     config::{SslMode, SslNegotiation, TargetSessionAttrs},
-    tls::{ChannelBinding, TlsConnect, TlsStream},
 };
 
 use super::{
     endpoint::{Address, Endpoint, Target},
-    error::{AuthenticationError, ConnectError, WireError},
+    error::{ConnectError, WireError},
     login::{self, Credentials},
     socket::Socket,
+    sql_socket::{Negotiated, SqlSocket},
     wire::Wire,
 };
 
@@ -224,93 +216,5 @@ async fn is_read_only(wire: &mut Wire) -> Result<bool, WireError> {
             READY_FOR_QUERY_TAG => return Ok(read_only),
             _ => {}
         }
-    }
-}
-
-/// AuthenticationCleartextPassword, whole.
-const CLEAR_TEXT_REQUEST: [u8; 9] = [AUTHENTICATION_TAG, 0, 0, 0, 8, 0, 0, 0, 3];
-
-/// The socket as tokio-postgres sees it: TLS is done, and its channel binding is known.
-///
-/// tokio-postgres would send a password in clear text to anybody who asks. It acts on such a request only when that is the first
-/// message, so looking at the first nine bytes on an unencrypted connection is enough to refuse.
-struct SqlSocket {
-    socket: Socket,
-    /// The first bytes of the server, as long as they look like [`CLEAR_TEXT_REQUEST`]; `None` when it does not matter.
-    matched: Option<usize>,
-}
-
-impl SqlSocket {
-    fn new(socket: Socket) -> Self {
-        let matched = (!socket.is_private()).then_some(0);
-        SqlSocket { socket, matched }
-    }
-
-    fn watch(&mut self, received: &[u8]) -> io::Result<()> {
-        for byte in received {
-            match self.matched {
-                Some(matched) if CLEAR_TEXT_REQUEST[matched] == *byte => self.matched = Some(matched + 1),
-                _ => self.matched = None,
-            }
-            match self.matched {
-                None => break,
-                Some(matched) if matched == CLEAR_TEXT_REQUEST.len() => {
-                    return Err(io::Error::other(AuthenticationError::ClearTextRefused));
-                }
-                Some(_) => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-impl AsyncRead for SqlSocket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
-        Poll::Ready(match self.matched {
-            None => Ok(()),
-            Some(_) => self.watch(&buffer.filled()[before..]),
-        })
-    }
-}
-
-impl AsyncWrite for SqlSocket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
-    }
-}
-
-impl TlsStream for SqlSocket {
-    fn channel_binding(&self) -> ChannelBinding {
-        match self.socket.server_end_point() {
-            Some(hash) => ChannelBinding::tls_server_end_point(hash),
-            None => ChannelBinding::none(),
-        }
-    }
-}
-
-/// Passes the socket on: there is nothing left to negotiate.
-struct Negotiated;
-
-impl TlsConnect<SqlSocket> for Negotiated {
-    type Stream = SqlSocket;
-    type Error = io::Error;
-    type Future = std::future::Ready<io::Result<SqlSocket>>;
-
-    fn connect(self, socket: SqlSocket) -> Self::Future {
-        std::future::ready(Ok(socket))
     }
 }

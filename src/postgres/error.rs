@@ -9,6 +9,9 @@ use std::{fmt, io, time::Duration};
 
 use super::endpoint::EndpointError;
 
+/// Most bytes that are kept of each text that a server says: they are shown in logs, `/readyz` and `/status`.
+const TEXT_BYTES_MAX: usize = 2000;
+
 /// An `ErrorResponse` of the server (manual, "Error and Notice Message Fields").
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerError {
@@ -26,11 +29,12 @@ pub struct ServerError {
 
 impl ServerError {
     /// Reads the fields of an ErrorResponse or NoticeResponse. Total: what is not UTF-8 is replaced, and fields
-    /// that end early leave the rest empty, because half an error message is worth more than none.
+    /// that end early leave the rest empty, because half an error message is worth more than none. For the same
+    /// reason a text that is too long for a log is cut.
     pub(super) fn from_fields(mut fields: ErrorFields<'_>) -> Self {
         let mut error = ServerError::default();
         while let Ok(Some(field)) = fields.next() {
-            let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
+            let text = cut(&String::from_utf8_lossy(field.value_bytes()));
             match field.type_() {
                 b'S' if error.severity.is_empty() => error.severity = text,
                 // 'V' is the severity that is never translated.
@@ -49,13 +53,19 @@ impl ServerError {
 impl From<&tokio_postgres::error::DbError> for ServerError {
     fn from(error: &tokio_postgres::error::DbError) -> Self {
         ServerError {
-            severity: error.severity().to_owned(),
-            code: error.code().code().to_owned(),
-            message: error.message().to_owned(),
-            detail: error.detail().map(str::to_owned),
-            hint: error.hint().map(str::to_owned),
+            severity: cut(error.severity()),
+            code: cut(error.code().code()),
+            message: cut(error.message()),
+            detail: error.detail().map(cut),
+            hint: error.hint().map(cut),
         }
     }
+}
+
+/// The text, or as much of it as can be shown.
+fn cut(text: &str) -> String {
+    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    if end == text.len() { text.to_owned() } else { format!("{}... ({} bytes)", &text[..end], text.len()) }
 }
 
 impl fmt::Display for ServerError {
@@ -200,16 +210,17 @@ impl WireError {
     }
 
     /// Sorts an I/O error of an open connection: rustls hides its own errors inside `io::Error`, a peer that vanishes
-    /// without TLS's close message is an end of file like any other, and a refused clear text password comes back
-    /// through the socket.
+    /// without TLS's close message is an end of file like any other, and what `SqlSocket` refuses comes back through
+    /// the socket.
     pub(super) fn from_io(doing: &'static str, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return WireError::Closed { mid_message: false };
         }
+        let source = match source.downcast::<WireError>() {
+            Ok(refused) => return refused,
+            Err(source) => source,
+        };
         match source.get_ref() {
-            Some(inner) if inner.is::<AuthenticationError>() => {
-                WireError::Authentication(AuthenticationError::ClearTextRefused)
-            }
             Some(inner) => match inner.downcast_ref::<rustls::Error>() {
                 Some(tls) => WireError::Tls { hint: super::tls::hint(tls), source },
                 None => WireError::Io { doing, source },

@@ -106,8 +106,11 @@ async fn before_login_no_long_message_is_waited_for() {
     for length in [LOGIN_MESSAGE_BYTES_MAX + 1, 0x7FFF_FFFF] {
         let mut announcement = vec![b'N'];
         announcement.extend(u32::try_from(length).unwrap().to_be_bytes());
-        let error = replication(server(announcement, false).await, "").await.unwrap_err();
-        assert!(error.to_string().contains(&length.to_string()), "{error}");
+        let address = server(announcement, false).await;
+        for error in [replication(address, "").await.unwrap_err(), sql(address).await.err().unwrap()] {
+            assert!(matches!(error, WireError::Protocol(_)), "{error:?}");
+            assert!(error.to_string().contains(&length.to_string()), "{error}");
+        }
     }
 }
 
@@ -119,6 +122,13 @@ async fn an_announced_length_takes_no_memory_by_itself() {
     let error = wire.next_frame().await.unwrap_err();
     assert!(matches!(error, WireError::Protocol(_)), "{error:?}");
 
+    let mut answer = READY.to_vec();
+    answer.extend(message(b'S', b"a\0b\0"));
+    answer.extend([b'D', 0x7F, 0xFF, 0xFF, 0xFF]);
+    let client = sql(server(answer, false).await).await.unwrap();
+    let error = WireError::from(client.batch_execute("SELECT 1").await.unwrap_err());
+    assert!(matches!(&error, WireError::Protocol(text) if text.contains("2147483647")), "{error:?}");
+
     // As long as a message may be, but only its beginning ever comes.
     let mut answer = READY.to_vec();
     answer.push(b'd');
@@ -128,6 +138,27 @@ async fn an_announced_length_takes_no_memory_by_itself() {
     let error = wire.next_frame().await.unwrap_err();
     assert!(matches!(error, WireError::Closed { mid_message: true }), "{error:?}");
     assert!(wire.input_capacity() < 2_000_000, "{}", wire.input_capacity());
+}
+
+#[tokio::test]
+async fn an_error_of_megabytes_is_cut_to_what_can_be_shown() {
+    // Ends in the middle of a character.
+    let words = "x".repeat(1999) + &"é".repeat(1 << 20);
+    let refusal = [b"SERROR\0CXX000\0M", words.as_bytes(), b"\0\0"].concat();
+    for kind in ["replication", "sql"] {
+        let mut answer = READY.to_vec();
+        answer.extend(message(b'E', &refusal));
+        answer.extend(message(b'Z', b"I"));
+        let address = server(answer, false).await;
+        let error = match kind {
+            "sql" => {
+                WireError::from(sql(address).await.unwrap().batch_execute("SELECT 1").await.unwrap_err())
+            }
+            _ => replication(address, "").await.unwrap().next_frame().await.unwrap_err(),
+        };
+        let shown = error.to_string();
+        assert!(shown.ends_with("xxx... (2099151 bytes)") && shown.len() < 2100, "{kind}: {shown}");
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ pub mod replication;
 pub mod slot_record;
 pub mod snapshot;
 mod socket;
+mod sql_socket;
 mod sql_text;
 mod tls;
 mod wire;

@@ -42,7 +42,7 @@ const ROOM_BYTES_MIN: usize = 8 << 10;
 /// A frame grew the buffer beyond this: it is given back as soon as it is empty.
 const BLOCK_BYTES_KEPT: usize = 1 << 20;
 
-const TAG_AND_LENGTH: usize = 5;
+pub(super) const TAG_AND_LENGTH: usize = 5;
 
 /// A server's end of a conversation.
 #[derive(Debug)]
@@ -96,6 +96,17 @@ impl Frame {
 
 fn name_of(tag: u8) -> String {
     format!("message '{}'", tag.escape_ascii())
+}
+
+/// Refuses a length that no PostgreSQL server would announce.
+pub(super) fn check_length(tag: u8, length: usize, max: usize) -> Result<(), WireError> {
+    if length <= max {
+        return Ok(());
+    }
+    Err(WireError::protocol(format!(
+        "{} announces {length} bytes where at most {max} may come: is this a PostgreSQL port?",
+        name_of(tag)
+    )))
 }
 
 impl Wire {
@@ -196,13 +207,7 @@ impl Wire {
         let header = Header::parse(&self.input).map_err(|error| WireError::protocol(error.to_string()))?;
         let Some(header) = header else { return Ok(None) };
         let length = usize::try_from(header.len()).unwrap_or(usize::MAX);
-        if length > self.message_bytes_max {
-            return Err(WireError::protocol(format!(
-                "{} announces {length} bytes where at most {} may come: is this a PostgreSQL port?",
-                name_of(header.tag()),
-                self.message_bytes_max
-            )));
-        }
+        check_length(header.tag(), length, self.message_bytes_max)?;
         Ok(Some((header.tag(), length + 1)))
     }
 

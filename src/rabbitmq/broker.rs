@@ -9,6 +9,7 @@ use lapin::{
 };
 
 use super::{
+    abandon::Attempt,
     endpoint::Endpoint,
     error::{BrokerError, protocol_error, reply},
     tls,
@@ -147,25 +148,38 @@ async fn open(
     let timed_out = || BrokerError::TimedOut { at: at.clone(), after: timeout };
 
     let tls = tls.filter(|_| at.is_tls());
-    // lapin runs this on its own thread, which a timeout out here would not end: so it has one of its own.
-    let transport = async move |uri: AMQPUri, runtime| {
-        let host = uri.authority.host;
-        let stream = async {
-            let addresses: Vec<SocketAddr> =
-                tokio::net::lookup_host((host.clone(), uri.authority.port)).await?.collect();
-            AsyncTcpStream::connect(&runtime, addresses).await
-        };
-        let stream = within(timeout, stream).await.map_err(TransportFailure::tcp)?;
-        let Some(tls) = &tls else { return Ok(stream) };
-        let stream = within(timeout, stream.into_rustls(tls, &host)).await.map_err(TransportFailure::tls)?;
-        Ok(stream)
-    };
+    let attempt = Attempt::default();
+    let socket = attempt.socket();
     let connecting = async {
         let runtime = lapin::runtime::default_runtime()?;
-        Connection::connector(at.uri().clone(), runtime, transport, properties).await
+        let uri = at.uri().clone();
+        // lapin runs this on its own thread, which a timeout out here would not end: so it has one of its own.
+        Connection::connector(
+            uri,
+            runtime,
+            async move |uri: AMQPUri, runtime| {
+                let host = uri.authority.host;
+                let stream = async {
+                    let addresses: Vec<SocketAddr> =
+                        tokio::net::lookup_host((host.clone(), uri.authority.port)).await?.collect();
+                    AsyncTcpStream::connect(&runtime, addresses).await
+                };
+                let stream = within(timeout, stream).await.map_err(TransportFailure::tcp)?;
+                if let AsyncTcpStream::Plain(plain) = &stream {
+                    socket.is(plain.get_ref()).map_err(TransportFailure::tcp)?;
+                }
+                let Some(tls) = &tls else { return Ok(stream) };
+                let stream =
+                    within(timeout, stream.into_rustls(tls, &host)).await.map_err(TransportFailure::tls)?;
+                Ok(stream)
+            },
+            properties,
+        )
+        .await
     };
     let connection =
         tokio::time::timeout(timeout, connecting).await.map_err(|_| timed_out())?.map_err(refused)?;
+    attempt.succeeded();
     // Events are dropped while nobody listens; an earlier loss is noticed when the first channel is opened.
     let events = connection.events_listener().boxed();
     Ok(Broker { connection: Arc::new(connection), events, at: at.clone() })

@@ -5,6 +5,7 @@
 //! [`encoding`] and the attribution of returned messages are pure. Recovery lives elsewhere and is crash-only: a publisher
 //! that failed once is dropped, and lapin's own recovery stays off.
 
+mod abandon;
 mod attribution;
 pub mod broker;
 pub mod consumer;

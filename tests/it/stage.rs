@@ -198,12 +198,17 @@ impl Stage {
 
     /// The daemon's configuration with proxies between it and its nodes.
     pub(crate) fn config_through(&self, postgres: &Proxy, broker: &Proxy) -> String {
+        self.config_through_ports(postgres.port(), broker.port())
+    }
+
+    /// The daemon's configuration with something that listens on these ports between it and its nodes.
+    pub(crate) fn config_through_ports(&self, postgres: u16, broker: u16) -> String {
         let port_of = |url: &str| {
             let authority = url.split("//").nth(1).and_then(|rest| rest.split('/').next());
             authority.and_then(|authority| authority.rsplit(':').next()).expect("a port").to_owned()
         };
-        let through = |config: String, url: &str, proxy: &Proxy| {
-            config.replace(&format!(":{}/", port_of(url)), &format!(":{}/", proxy.port()))
+        let through = |config: String, url: &str, port: u16| {
+            config.replace(&format!(":{}/", port_of(url)), &format!(":{port}/"))
         };
         through(through(self.config(), &self.postgres_url, postgres), &self.amqp_url, broker)
     }

@@ -1,0 +1,153 @@
+//! What lies between a [`Socket`] and tokio-postgres: it looks at what a server says before tokio-postgres believes it.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use postgres_protocol::message::backend::{AUTHENTICATION_TAG, READY_FOR_QUERY_TAG};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+
+use super::{
+    error::{AuthenticationError, WireError},
+    socket::Socket,
+    wire::{self, LOGIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, TAG_AND_LENGTH},
+};
+
+/// AuthenticationCleartextPassword, whole.
+const CLEAR_TEXT_REQUEST: [u8; 9] = [AUTHENTICATION_TAG, 0, 0, 0, 8, 0, 0, 0, 3];
+
+/// The socket as tokio-postgres sees it: TLS is done, and its channel binding is known.
+///
+/// tokio-postgres would send a password in clear text to anybody who asks. It acts on such a request only when that is the first
+/// message, so looking at the first nine bytes on an unencrypted connection is enough to refuse.
+///
+/// It would also set aside whatever length a server announces, and wait for that much: at a port that speaks another
+/// protocol, more than a gigabyte. So lengths are looked at, too.
+pub(super) struct SqlSocket {
+    socket: Socket,
+    /// The first bytes of the server, as long as they look like [`CLEAR_TEXT_REQUEST`]; `None` when it does not matter.
+    matched: Option<usize>,
+    lengths: Lengths,
+}
+
+impl SqlSocket {
+    pub(super) fn new(socket: Socket) -> Self {
+        let matched = (!socket.is_private()).then_some(0);
+        SqlSocket { socket, matched, lengths: Lengths::default() }
+    }
+
+    fn watch(&mut self, received: &[u8]) -> io::Result<()> {
+        for byte in received {
+            match self.matched {
+                Some(matched) if CLEAR_TEXT_REQUEST[matched] == *byte => self.matched = Some(matched + 1),
+                _ => self.matched = None,
+            }
+            match self.matched {
+                None => break,
+                Some(matched) if matched == CLEAR_TEXT_REQUEST.len() => {
+                    return Err(io::Error::other(WireError::from(AuthenticationError::ClearTextRefused)));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Follows the server's messages from one to the next.
+#[derive(Default)]
+struct Lengths {
+    /// Tag and length of the message that begins, as far as they have come.
+    header: [u8; TAG_AND_LENGTH],
+    filled: usize,
+    /// Bytes that are still to come of the message that has begun.
+    rest: usize,
+    logged_in: bool,
+}
+
+impl Lengths {
+    fn follow(&mut self, mut received: &[u8]) -> io::Result<()> {
+        while let [byte, after @ ..] = received {
+            if self.rest > 0 {
+                let passed = self.rest.min(received.len());
+                self.rest -= passed;
+                received = &received[passed..];
+                continue;
+            }
+            self.header[self.filled] = *byte;
+            self.filled += 1;
+            received = after;
+            if self.filled == TAG_AND_LENGTH {
+                self.filled = 0;
+                self.begin()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        let [tag, length @ ..] = self.header;
+        // A length below 4 is an error to tokio-postgres.
+        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        let max = if self.logged_in { MESSAGE_BYTES_MAX } else { LOGIN_MESSAGE_BYTES_MAX };
+        wire::check_length(tag, length, max).map_err(io::Error::other)?;
+        self.logged_in |= tag == READY_FOR_QUERY_TAG;
+        self.rest = length.saturating_sub(4);
+        Ok(())
+    }
+}
+
+impl AsyncRead for SqlSocket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
+        let received = &buffer.filled()[before..];
+        if self.matched.is_some() {
+            self.watch(received)?;
+        }
+        Poll::Ready(self.lengths.follow(received))
+    }
+}
+
+impl AsyncWrite for SqlSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl TlsStream for SqlSocket {
+    fn channel_binding(&self) -> ChannelBinding {
+        match self.socket.server_end_point() {
+            Some(hash) => ChannelBinding::tls_server_end_point(hash),
+            None => ChannelBinding::none(),
+        }
+    }
+}
+
+/// Passes the socket on: there is nothing left to negotiate.
+pub(super) struct Negotiated;
+
+impl TlsConnect<SqlSocket> for Negotiated {
+    type Stream = SqlSocket;
+    type Error = io::Error;
+    type Future = std::future::Ready<io::Result<SqlSocket>>;
+
+    fn connect(self, socket: SqlSocket) -> Self::Future {
+        std::future::ready(Ok(socket))
+    }
+}

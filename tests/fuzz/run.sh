@@ -1,0 +1,33 @@
+#!/bin/sh
+# run.sh SECONDS [TARGET...]: fuzzes each target, or all four, for that long, beginning with its corpus; stops at the
+# first input that breaks a promise and leaves it in artifacts/. What is found on the way stays in target/corpus; with
+# MERGE=1 nothing is fuzzed, and of that what adds coverage goes into corpus/, the smallest first.
+#
+# libFuzzer on the stable toolchain: the flags are those that cargo-fuzz sets, without a sanitizer, which would take a
+# nightly one and find little in a program that has no unsafe code.
+set -eu
+cd "$(dirname "$0")"
+seconds=$1
+shift
+[ $# -gt 0 ] || set -- pgoutput mapping template configuration
+command -v c++ >/dev/null || { echo "libFuzzer needs a C++ compiler: apt-get install g++" >&2; exit 1; }
+
+host=$(rustc -vV | sed -n 's/^host: //p')
+cp ../../Cargo.lock Cargo.lock
+RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4 \
+-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+-Cllvm-args=-sanitizer-coverage-trace-compares" \
+	cargo build --release --bins --target "$host"
+
+mkdir -p artifacts
+for target in "$@"; do
+	fuzzer="target/$host/release/$target"
+	found="target/corpus/$target"
+	mkdir -p "$found"
+	if [ "${MERGE:-}" ]; then
+		"$fuzzer" -merge=1 -max_len=20000 "corpus/$target" "$found"
+	else
+		"$fuzzer" -max_total_time="$seconds" -max_len=20000 -timeout=20 -print_final_stats=1 \
+			-artifact_prefix="artifacts/$target-" "$found" "corpus/$target" </dev/null
+	fi
+done

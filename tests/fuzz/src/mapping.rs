@@ -1,0 +1,200 @@
+//! Any row gives a message within AMQP's limits or a reason: what is reserved is outboxd's, header names are unique, the
+//! content header has the size that was told, texts are unchanged, and no reason shows the payload.
+//!
+//! An input is text by parts, with a zero byte between them, which no text of PostgreSQL can hold: the payload's type
+//! and the limit, the columns' names, the templates of exchange and routing key, configured headers (`name=template`,
+//! one on a line), and the row's values, `\N` for NULL.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use outboxd::{
+    outbox::{
+        Column, ColumnNames, HEADERS_BYTES_MAX, HeaderValue, Mapping, Message, OutboxRow, RESERVED_HEADERS,
+        SHORT_STRING_BYTES_MAX, Template, Timestamp,
+    },
+    position::{Lsn, Position},
+    rabbitmq::encoding::header_frame_size,
+};
+
+const POSITION: Position = Position { commit_lsn: Lsn(0x16_B374_D848), index: 10 };
+const COMMITTED_AT: Timestamp = Timestamp(1_700_000_000_999_999);
+/// Stands for a payload that nobody but the consumer may see.
+const SECRET: &[u8] = b"hunter2";
+
+/// See the module.
+pub fn holds(input: &[u8]) {
+    let mut parts = input.split(|byte| *byte == 0);
+    let Some((mapping, columns)) = table(&mut parts) else { return };
+    let value = |text: &[u8]| (text != b"\\N").then(|| Bytes::copy_from_slice(text));
+    let row =
+        OutboxRow { position: POSITION, committed_at: COMMITTED_AT, values: parts.map(value).collect() };
+    let values = row.values.clone();
+    let mapper = match mapping.resolve(&columns) {
+        Ok(mapper) => mapper,
+        Err(error) => return assert!(!error.missing.is_empty() && !error.to_string().is_empty()),
+    };
+    let value_of = |name: &str| {
+        let index = columns.iter().position(|column| column.name == name)?;
+        values.get(index)?.as_deref()
+    };
+    match mapper.message(row) {
+        Ok(message) => check(message, &mapping, &columns, value_of),
+        Err(invalid) => {
+            let payload_only = count(input, SECRET) == count(value_of("payload").unwrap_or_default(), SECRET);
+            let shown = format!("{invalid} {invalid:?}");
+            assert!(!payload_only || count(shown.as_bytes(), SECRET) == 0, "{shown}");
+        }
+    }
+}
+
+/// What precedes the row; `None` if the configuration would not have let it through.
+fn table<'a>(parts: &mut impl Iterator<Item = &'a [u8]>) -> Option<(Mapping, Vec<Column>)> {
+    let mut text = || parts.next().and_then(|part| str::from_utf8(part).ok());
+    let (kind, limit) = text()?.split_once(' ')?;
+    let payload_type = match kind {
+        "json" => 114,
+        "jsonb" => 3802,
+        "bytea" => 17,
+        _ => 25,
+    };
+    let columns = text()?.split(' ').map(|name| Column {
+        name: name.to_owned(),
+        type_oid: if name == "payload" { payload_type } else { 25 },
+    });
+    let columns = columns.collect();
+    let template = |text: &str| text.parse::<Template>().ok();
+    let mapping = Mapping {
+        source: "orders".into(),
+        columns: ColumnNames::default(),
+        exchange: template(text()?)?,
+        routing_key: template(text()?)?,
+        headers: text()?
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .filter_map(|(name, text)| Some((name.to_owned(), template(text)?)))
+            .collect(),
+        content_type: None,
+        message_bytes_max: limit.parse().ok()?,
+    };
+    Some((mapping, columns))
+}
+
+fn check<'a>(
+    mut message: Message,
+    mapping: &Mapping,
+    columns: &[Column],
+    value_of: impl Fn(&str) -> Option<&'a [u8]>,
+) {
+    let text_of = |name: &str| str::from_utf8(value_of(name).expect("not NULL")).expect("UTF-8");
+    assert_eq!((&*message.message_id, &*message.event_type), (text_of("id"), text_of("type")));
+    for text in [&*message.exchange, &message.routing_key, &message.message_id, &message.event_type] {
+        assert!(text.len() <= SHORT_STRING_BYTES_MAX, "{text}");
+    }
+
+    let payload = value_of("payload").unwrap_or_default();
+    match columns.iter().find(|column| column.name == "payload") {
+        Some(Column { type_oid: 17, .. }) if !payload.is_empty() => {
+            let hex: String = message.body.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(format!("\\x{hex}"), String::from_utf8_lossy(payload).to_ascii_lowercase());
+        }
+        _ => assert_eq!(message.body, payload),
+    }
+    assert!(message.body.len() <= mapping.message_bytes_max);
+
+    let own = [
+        ("aggregate-type", text_of("aggregatetype")),
+        ("aggregate-id", text_of("aggregateid")),
+        ("event-type", text_of("type")),
+        ("outbox-source", "orders"),
+        ("outbox-position", "00000016B374D848-0000000A"),
+    ];
+    for ((name, value), (expected_name, expected)) in message.headers.iter().zip(own) {
+        assert_eq!((&**name, value), (expected_name, &HeaderValue::Text(expected.to_owned())));
+    }
+    let names: BTreeSet<&str> = message.headers.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names.len(), message.headers.len(), "a header twice: {:?}", message.headers);
+    assert!(names.iter().all(|name| name.len() <= SHORT_STRING_BYTES_MAX));
+    assert!(!names.contains("CC") && !names.contains("BCC") && !names.contains("outbox-replayed"));
+    check_row_headers(&message, mapping, value_of("headers"));
+
+    assert_eq!(header_frame_size(&message), 8 + content_header(&message).len());
+    let told = message.content_header_bytes();
+    message.mark_replayed();
+    assert_eq!(told, content_header(&message).len(), "with room for outbox-replayed");
+    assert!(told <= HEADERS_BYTES_MAX);
+}
+
+/// Every member of the row's headers object is there, with its value, unless its name is taken.
+fn check_row_headers(message: &Message, mapping: &Mapping, headers: Option<&[u8]>) {
+    use serde_json::Value;
+    // Beyond 128 levels, or with a number like 1e400, serde_json cannot serve as a second opinion.
+    let Ok(Value::Object(members)) = serde_json::from_slice(headers.unwrap_or(b"null")) else { return };
+    for (name, expected) in &members {
+        if RESERVED_HEADERS.contains(&&**name) || mapping.headers.iter().any(|(taken, _)| taken == name) {
+            continue;
+        }
+        let (_, found) =
+            message.headers.iter().find(|(found, _)| found == name).expect("every member is there");
+        let same = match (expected, found) {
+            (Value::Null, HeaderValue::Null) => true,
+            (Value::Bool(expected), HeaderValue::Boolean(found)) => expected == found,
+            (Value::String(expected), HeaderValue::Text(found)) => expected == found,
+            (Value::Number(expected), HeaderValue::Integer(found)) => {
+                expected.as_i64() == Some(*found) || (*found == 0 && expected.as_f64() == Some(0.0))
+            }
+            (Value::Number(expected), HeaderValue::Double(found)) => {
+                expected.as_f64().is_some_and(|expected| (expected - found).abs() <= found.abs() * 1e-15)
+            }
+            (Value::Number(_), HeaderValue::Text(found)) => found.parse::<f64>().is_ok(),
+            (Value::Array(_) | Value::Object(_), HeaderValue::Text(found)) => {
+                serde_json::from_str::<Value>(found).is_ok_and(|found| found == *expected)
+            }
+            _ => false,
+        };
+        assert!(same, "{name}: {expected} became {found:?}");
+    }
+}
+
+/// The payload of the content header frame, encoded after AMQP 0-9-1, sections 2.3.5.2 and 4.2.5.
+fn content_header(message: &Message) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend([0, 60, 0, 0]);
+    out.extend((message.body.len() as u64).to_be_bytes());
+    // content_type, headers, delivery_mode, message_id, timestamp, type, app_id
+    out.extend(0b1011_0000_1110_1000_u16.to_be_bytes());
+    short(&mut out, &message.content_type);
+    let mut table = Vec::new();
+    for (name, value) in &message.headers {
+        short(&mut table, name);
+        match value {
+            HeaderValue::Text(text) => long(&mut table, b"S", text.as_bytes()),
+            HeaderValue::Integer(integer) => table.extend([&b"l"[..], &integer.to_be_bytes()].concat()),
+            HeaderValue::Double(double) => table.extend([&b"d"[..], &double.to_be_bytes()].concat()),
+            HeaderValue::Boolean(boolean) => table.extend([b't', u8::from(*boolean)]),
+            HeaderValue::Null => table.push(b'V'),
+        }
+    }
+    long(&mut out, b"", &table);
+    out.push(2);
+    short(&mut out, &message.message_id);
+    out.extend((message.committed_at.0 / 1_000_000).to_be_bytes());
+    short(&mut out, &message.event_type);
+    short(&mut out, "outboxd");
+    out
+}
+
+fn short(out: &mut Vec<u8>, text: &str) {
+    out.push(u8::try_from(text.len()).expect("a short string"));
+    out.extend(text.as_bytes());
+}
+
+fn long(out: &mut Vec<u8>, kind: &[u8], bytes: &[u8]) {
+    out.extend(kind);
+    out.extend(u32::try_from(bytes.len()).expect("a long string").to_be_bytes());
+    out.extend(bytes);
+}
+
+fn count(text: &[u8], word: &[u8]) -> usize {
+    text.windows(word.len()).filter(|window| *window == word).count()
+}

@@ -1,0 +1,46 @@
+//! The inputs that `make fuzz` began with and those that it found worth keeping: what must hold for any bytes holds for
+//! these, in every run of the tests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{fs, panic, path::Path};
+
+// A crate of its own when it is fuzzed.
+#[allow(unreachable_pub)]
+#[path = "fuzz/src/lib.rs"]
+mod targets;
+
+/// Runs a target over its corpus; names the input that breaks it.
+fn replay(target: &str, holds: fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+    let mut inputs = 0;
+    for entry in fs::read_dir(&corpus).unwrap() {
+        let input = entry.unwrap().path();
+        let bytes = fs::read(&input).unwrap();
+        if panic::catch_unwind(|| holds(&bytes)).is_err() {
+            panic!("{} breaks {target}", input.display());
+        }
+        inputs += 1;
+    }
+    assert!(inputs > 10, "only {inputs} inputs in {}", corpus.display());
+}
+
+#[test]
+fn pgoutput() {
+    replay("pgoutput", targets::pgoutput::holds);
+}
+
+#[test]
+fn mapping() {
+    replay("mapping", targets::mapping::holds);
+}
+
+#[test]
+fn template() {
+    replay("template", targets::template::holds);
+}
+
+#[test]
+fn configuration() {
+    replay("configuration", targets::configuration::holds);
+}

@@ -1,0 +1,227 @@
+//! Servers that lie, at every step of their protocols: PostgreSQL and RabbitMQ behind a [`Liar`]. Whatever they say, the
+//! daemon names it and tries again, in bounded memory, ends at once when it is told to, and delivers everything once
+//! they have come to their senses.
+
+use std::time::Duration;
+
+use crate::{
+    liar::{Liar, Lie, Protocol, Then},
+    stage::{PATIENCE, Stage, alive, until},
+    support::{Daemon, shared_postgres, shared_rabbitmq},
+};
+
+/// A lie, by the kind of the message that it takes the place of, and what the daemon says of it.
+type Said = (&'static [u8], Then, &'static str);
+
+/// A PostgreSQL message whose length says what it likes.
+fn postgres(tag: u8, length: u32, payload: &[u8]) -> Vec<u8> {
+    [&[tag], &length.to_be_bytes()[..], payload].concat()
+}
+
+/// An AMQP frame whose size and end say what they like.
+fn frame(kind: u8, channel: u16, size: u32, payload: &[u8], end: u8) -> Vec<u8> {
+    [&[kind], &channel.to_be_bytes()[..], &size.to_be_bytes(), payload, &[end]].concat()
+}
+
+fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
+    let payload = [&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat();
+    frame(1, channel, u32::try_from(payload.len()).unwrap(), &payload, 0xCE)
+}
+
+/// `close-ok` is owed for it: reply code, short text, class and method.
+fn close(text: &str) -> Vec<u8> {
+    let text = [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    [&541_u16.to_be_bytes()[..], &text, &[0; 4]].concat()
+}
+
+/// An ErrorResponse with a message of so many bytes.
+fn error_response(bytes: usize) -> Vec<u8> {
+    let fields = [b"SFATAL\0CXX000\0M", "x".repeat(bytes).as_bytes(), b"\0\0"].concat();
+    postgres(b'E', u32::try_from(fields.len() + 4).unwrap(), &fields)
+}
+
+/// Tells each lie until the daemon has met it twice and says what is expected; rows are written all the while.
+async fn tell(stage: &Stage, daemon: &Daemon, liar: &Liar, lies: Vec<Said>) {
+    let mut sequence = 0;
+    for (in_place_of, then, expected) in lies {
+        let shown = format!("{then:?} in place of {in_place_of:?}");
+        let shown: String = shown.chars().take(100).collect();
+        liar.tell(Some(Lie { in_place_of, then }));
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            sequence += 1;
+            stage.write_row("a", sequence, "OrderCreated").await;
+            let source = crate::stage::source(daemon, "orders").await;
+            // It may have come as far as streaming again since.
+            let reason = source["last_error"].as_str().unwrap_or_default().to_owned();
+            if liar.told() >= 2 && reason.contains(expected) {
+                let (status, text) = daemon.readyz().await;
+                assert!(status == 200 || text.len() < 10_000, "{shown}: {} bytes in /readyz", text.len());
+                assert!(reason.len() < 5_000, "{shown}: a reason of {} bytes", reason.len());
+                println!("{shown}\n    {}", reason.chars().take(300).collect::<String>());
+                break;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{shown}: met {} times, expected {expected}, found {}",
+                liar.told(),
+                source.to_string().chars().take(1000).collect::<String>()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// All is well again; nothing is lost, and the lies have cost no memory. Then one more, and SIGTERM.
+async fn come_to_senses(stage: &mut Stage, daemon: &mut Daemon, liar: &Liar, last: Lie) {
+    liar.tell(None);
+    until(daemon, "orders", |shown| shown["state"] == "streaming").await;
+    let verdict = stage.verdict().await;
+    assert!(verdict.keeps_promises(), "{verdict}");
+    let peak = daemon.memory_peak_mb();
+    println!("peak memory of the daemon: {peak} MB");
+    assert!(peak < 100, "{peak} MB");
+
+    liar.tell(Some(last));
+    crate::stage::eventually("the last lie is told", async || liar.told() > 0).await;
+    // Well below what the daemon would wait for an answer.
+    daemon.sigterm(Duration::from_secs(30)).await;
+}
+
+fn impatient(stage: &mut Stage) {
+    stage.source = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n\
+                    delivery.status_interval_ms = 50\npostgres.wal_sender_timeout_ms = 1000"
+        .into();
+    stage.rabbitmq = "connect_timeout_ms = 1500\nconfirm_timeout_ms = 1500\nheartbeat_s = 1".into();
+}
+
+#[tokio::test]
+async fn a_postgresql_that_lies_at_any_step() {
+    let mut stage = Stage::shared("liar").await;
+    impatient(&mut stage);
+    let liar = Liar::before(shared_postgres().await.port(), Protocol::Postgres).await;
+    stage.consume().await;
+    let config = stage.config_through_ports(liar.port, shared_rabbitmq().await.port());
+    let mut daemon =
+        alive(&config.replace("\"\npostgres.slot", "?sslmode=disable&connect_timeout=2\"\npostgres.slot"))
+            .await;
+    until(&daemon, "orders", |shown| shown["state"] == "streaming").await;
+
+    // R: authentication, S: a parameter, Z: ready for a command, T and D: a result of SQL, W and d: the copy stream.
+    let lies = vec![
+        (&b"R"[..], Then::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), "is this a PostgreSQL port?"),
+        (b"R", Then::Say(postgres(b'R', 0x7FFF_FFFF, b"")), "announces 2147483647 bytes"),
+        (b"R", Then::Say(postgres(b'R', 0xFFFF_FFFF, b"")), "announces 4294967295 bytes"),
+        (b"R", Then::Say(error_response(16 << 20)), "message 'E' announces 16777235 bytes"),
+        // The same step of SASL for ever, or notices.
+        (b"R", Then::Babble(postgres(b'R', 8, &[0, 0, 0, 11])), ""),
+        (b"R", Then::Babble(postgres(b'N', 11, b"Mhello\0")), ""),
+        (b"R", Then::Stop, ""),
+        (b"R", Then::FallSilent, "no connection within 2 s"),
+        (b"S", Then::Stop, ""),
+        (b"Z", Then::Stop, ""),
+        (b"Z", Then::Say(postgres(b'Z', 3, b"")), ""),
+        (b"T", Then::Stop, "the server closed the connection"),
+        (b"D", Then::Stop, ""),
+        (b"D", Then::Say(postgres(b'D', 0x7FFF_FFFF, b"")), ""),
+        (b"D", Then::Say(postgres(b'D', 0xFFFF_FFFF, b"")), ""),
+        (b"D", Then::Say(vec![0xFF; 4096]), ""),
+        (b"D", Then::Say(error_response(8 << 20)), ""),
+        (b"W", Then::Stop, ""),
+        (b"W", Then::Say(error_response(8 << 20)), ""),
+        (b"d", Then::Stop, ""),
+        (b"d", Then::FallSilent, ""),
+        (b"d", Then::Say(vec![0; 64]), ""),
+        (b"d", Then::Say(postgres(b'd', 0x7FFF_FFFF, b"")), ""),
+        (b"d", Then::Say(postgres(b'd', 0x8000_0000, b"")), ""),
+        (b"d", Then::Say(postgres(b'd', 0x3FFF_FFFF, b"w")), ""),
+        (b"d", Then::Say(postgres(b'd', 6, b"??")), ""),
+        (b"d", Then::Say(postgres(b'd', 29, b"w\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0")), ""),
+        (b"d", Then::Say(postgres(b'd', 31, b"w\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0I?")), ""),
+        (b"d", Then::Say(error_response(8 << 20)), ""),
+        (b"d", Then::Say(postgres(b'Z', 5, b"I")), ""),
+        (b"d", Then::Say(postgres(b'c', 4, b"")), ""),
+    ];
+    tell(&stage, &daemon, &liar, lies).await;
+    come_to_senses(&mut stage, &mut daemon, &liar, Lie { in_place_of: b"R", then: Then::FallSilent }).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_lies_at_any_step() {
+    const START: &[u8] = &[0, 10, 0, 10];
+    const TUNE: &[u8] = &[0, 10, 0, 30];
+    const OPEN_OK: &[u8] = &[0, 10, 0, 41];
+    const CHANNEL_OPEN_OK: &[u8] = &[0, 20, 0, 11];
+    const DECLARE_OK: &[u8] = &[0, 40, 0, 11];
+    const SELECT_OK: &[u8] = &[0, 85, 0, 11];
+    const ACK: &[u8] = &[0, 60, 0, 80];
+    let mut stage = Stage::shared("liar").await;
+    impatient(&mut stage);
+    let liar = Liar::before(shared_rabbitmq().await.port(), Protocol::Amqp).await;
+    stage.consume().await;
+    let config = stage.config_through_ports(shared_postgres().await.port(), liar.port);
+    let mut daemon = alive(&config).await;
+    until(&daemon, "orders", |shown| shown["state"] == "streaming").await;
+
+    let ack = |tag: u64, multiple: u8| method(1, 60, 80, &[&tag.to_be_bytes()[..], &[multiple]].concat());
+    let lies = vec![
+        (
+            START,
+            Then::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+            "broke off the handshake: failed to parse",
+        ),
+        (START, Then::Say(b"AMQP\0\x01\0\0".to_vec()), "the server only supports AMQP 1.0.0"),
+        (START, Then::Say(frame(1, 0, 0x7FFF_FFFF, b"", 0xCE)), "did not answer within 1500 ms"),
+        (START, Then::Say(frame(1, 0, 4, &[0, 10, 0, 10], 0)), "broke off the handshake: failed to parse"),
+        (START, Then::Say(method(0, 10, 50, &close("not today"))), "closed the connection: 541 not today"),
+        (START, Then::Babble(frame(8, 0, 0, b"", 0xCE)), "did not answer within 1500 ms"),
+        (START, Then::Stop, "broke off the handshake"),
+        (START, Then::FallSilent, "did not answer within 1500 ms"),
+        (TUNE, Then::Stop, "broke off the handshake"),
+        (TUNE, Then::FallSilent, "did not answer within 1500 ms"),
+        (TUNE, Then::Say(method(0, 10, 50, &close("enough"))), "closed the connection: 541 enough"),
+        // Every limit is the largest, then the smallest.
+        (TUNE, Then::Say(method(0, 10, 30, &[0xFF; 8])), "did not answer within 1500 ms"),
+        (OPEN_OK, Then::Say(method(0, 99, 99, b"")), "broke off the handshake: failed to parse"),
+        (OPEN_OK, Then::Stop, "broke off the handshake"),
+        (CHANNEL_OPEN_OK, Then::Stop, "connection aborted"),
+        (CHANNEL_OPEN_OK, Then::FallSilent, "no heartbeat received"),
+        (CHANNEL_OPEN_OK, Then::Say(method(1, 20, 40, &close("no channel"))), "invalid channel state"),
+        (DECLARE_OK, Then::Stop, "connection aborted"),
+        (DECLARE_OK, Then::Say(method(1, 85, 11, b"")), "unexpected confirm select-ok"),
+        (SELECT_OK, Then::Stop, "connection aborted"),
+        (SELECT_OK, Then::FallSilent, "no heartbeat received"),
+        (ACK, Then::Stop, "connection aborted"),
+        (ACK, Then::FallSilent, "the broker confirmed nothing for 1500 ms"),
+        (ACK, Then::Say(vec![0xFF; 4096]), ""),
+        (ACK, Then::Say(frame(1, 1, 0x7FFF_FFFF, b"", 0xCE)), ""),
+        (ACK, Then::Say(frame(1, 1, 13, &[0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0], 0)), ""),
+        (ACK, Then::Say(ack(1 << 40, 0)), ""),
+        (ACK, Then::Say(method(1, 20, 40, &close("in the middle"))), ""),
+        (ACK, Then::Say(method(0, 10, 50, &close("in the middle"))), ""),
+        (ACK, Then::Say(method(7, 60, 80, &[0; 9])), ""),
+    ];
+    tell(&stage, &daemon, &liar, lies).await;
+    come_to_senses(&mut stage, &mut daemon, &liar, Lie { in_place_of: START, then: Then::FallSilent }).await;
+}
+
+/// lapin connects on a thread that a timeout does not end: each attempt at such a peer once left a thread, a socket and
+/// 2 MiB behind.
+#[tokio::test]
+async fn a_broker_that_says_nothing_costs_neither_threads_nor_sockets() {
+    let mut stage = Stage::shared("mute").await;
+    stage.source = "delivery.backoff_min_ms = 1\ndelivery.backoff_max_ms = 5".into();
+    stage.rabbitmq = "connect_timeout_ms = 100".into();
+    let liar = Liar::before(shared_rabbitmq().await.port(), Protocol::Amqp).await;
+    liar.tell(Some(Lie { in_place_of: &[0, 10, 0, 10], then: Then::FallSilent }));
+    let daemon = alive(&stage.config_through_ports(shared_postgres().await.port(), liar.port)).await;
+    let held = |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", daemon.pid())).unwrap().count();
+    crate::stage::eventually("many attempts", async || liar.told() >= 60).await;
+    let (threads, files) = (held("task"), held("fd"));
+    println!(
+        "after {} attempts: {threads} threads, {files} open files, {} MB",
+        liar.told(),
+        daemon.memory_peak_mb()
+    );
+    assert!(threads < 30 && files < 50, "{threads} threads, {files} open files");
+}

@@ -1,0 +1,147 @@
+//! A proxy to a node that understands where a message begins and ends: it passes messages on up to a certain one, and
+//! then lies. So a server can be made to stop, to babble or to be silent at any step of its protocol.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
+    sync::watch,
+};
+
+/// How messages are framed, and where it stands what kind of message one is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Protocol {
+    /// Tag, then a length that counts itself (manual, "Message Formats").
+    Postgres,
+    /// Type, channel, size, payload, end; a method's payload begins with class and method (AMQP 0-9-1, 2.3.5).
+    Amqp,
+}
+
+impl Protocol {
+    /// Bytes of the message that `bytes` begins with, and its kind; `None` while too little of it is there.
+    fn message(self, bytes: &[u8]) -> Option<(usize, &[u8])> {
+        let number =
+            |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().unwrap()) as usize);
+        let (length, kind) = match self {
+            Self::Postgres => (1 + number(1)?, 0..1),
+            Self::Amqp if *bytes.first()? == 1 => (7 + number(3)? + 1, 7..11),
+            Self::Amqp => (7 + number(3)? + 1, 0..1),
+        };
+        (bytes.len() >= length).then(|| (length, &bytes[kind]))
+    }
+}
+
+/// What is done in place of the first message of a kind.
+#[derive(Clone, Debug)]
+pub(crate) struct Lie {
+    pub(crate) in_place_of: &'static [u8],
+    pub(crate) then: Then,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Then {
+    /// Half of the message, and an end.
+    Stop,
+    /// Half of the message, and nothing more.
+    FallSilent,
+    /// These bytes, and nothing more.
+    Say(Vec<u8>),
+    /// These bytes, again and again.
+    Babble(Vec<u8>),
+}
+
+/// The proxy. Its connections end when what it is told to do changes.
+pub(crate) struct Liar {
+    pub(crate) port: u16,
+    lie: watch::Sender<Option<Lie>>,
+    told: Arc<AtomicUsize>,
+}
+
+impl Liar {
+    /// A proxy that is honest so far.
+    pub(crate) async fn before(server_port: u16, protocol: Protocol) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (lie, orders) = watch::channel(None);
+        let told = Arc::new(AtomicUsize::new(0));
+        let count = told.clone();
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let (mut orders, count) = (orders.clone(), count.clone());
+                let lie = orders.borrow_and_update().clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = orders.changed() => {}
+                        () = serve(client, server_port, protocol, lie, &count) => {}
+                    }
+                });
+            }
+        });
+        Self { port, lie, told }
+    }
+
+    /// From now on, on new connections; old ones end.
+    pub(crate) fn tell(&self, lie: Option<Lie>) {
+        self.told.store(0, Ordering::SeqCst);
+        self.lie.send_replace(lie);
+    }
+
+    /// How often the lie has been told.
+    pub(crate) fn told(&self) -> usize {
+        self.told.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(client: TcpStream, port: u16, protocol: Protocol, lie: Option<Lie>, told: &AtomicUsize) {
+    let Ok(server) = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await else { return };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let upward = async { drop(tokio::io::copy(&mut from_client, &mut to_server).await) };
+    let downward = async {
+        let Some(lie) = lie else {
+            drop(tokio::io::copy(&mut from_server, &mut to_client).await);
+            return;
+        };
+        let mut held = Vec::new();
+        while from_server.read_buf(&mut held).await.is_ok_and(|bytes| bytes > 0) {
+            while let Some((length, kind)) = protocol.message(&held) {
+                if kind == lie.in_place_of {
+                    told.fetch_add(1, Ordering::SeqCst);
+                    return speak(&mut to_client, lie.then, &held[..length / 2]).await;
+                }
+                if to_client.write_all(&held[..length]).await.is_err() {
+                    return;
+                }
+                held.drain(..length);
+            }
+        }
+    };
+    // Whichever side ends, ends both.
+    tokio::select! {
+        () = upward => {}
+        () = downward => {}
+    }
+}
+
+async fn speak(to_client: &mut OwnedWriteHalf, then: Then, half: &[u8]) {
+    match then {
+        Then::Stop => drop(to_client.write_all(half).await),
+        Then::FallSilent => {
+            let _ = to_client.write_all(half).await;
+            std::future::pending().await
+        }
+        Then::Say(bytes) => {
+            let _ = to_client.write_all(&bytes).await;
+            std::future::pending().await
+        }
+        Then::Babble(bytes) => while to_client.write_all(&bytes).await.is_ok() {},
+    }
+}

@@ -172,7 +172,8 @@ impl Run {
         sleep(Duration::from_millis(500)).await;
 
         let duplicates = self.witness.arrivals().duplicates - duplicates_before;
-        let duplicates_max = self.duplicates_max(round, self.watch.totals().reconnects - reconnects_before);
+        let reconnects = self.watch.totals().reconnects - reconnects_before;
+        let duplicates_max = self.duplicates_max(round, reconnects);
         let outcome = Outcome {
             name: round.name(),
             faults: round.strikes().count(),
@@ -272,7 +273,9 @@ impl Run {
         if let Err(failure) = self.end_in_good_order(&client).await {
             report.failures.push(failure);
         }
-        let (witness, service) = (self.witness.arrivals(), self.service.arrivals());
+        // Taken, not locked: the consumers go on.
+        let [witness, service] =
+            [&self.witness, &self.service].map(|consumer| std::mem::take(&mut *consumer.arrivals()));
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         report.sums = Sums {
             transactions: load(&written.committed),
@@ -295,7 +298,7 @@ impl Run {
 
     /// The slot follows, and the instances drain.
     async fn end_in_good_order(&self, client: &tokio_postgres::Client) -> Result<(), String> {
-        self.world.settled().await?;
+        let leader = self.world.set_standby(false).await?;
         let wal_end: String =
             client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.expect("asked").get(0);
         let follows = "SELECT confirmed_flush_lsn >= $1::text::pg_lsn FROM pg_replication_slots";
@@ -306,16 +309,8 @@ impl Run {
             }
             sleep(Duration::from_millis(50)).await;
         }
-        for instance in self.world.instances.iter() {
-            let mut daemon = instance.daemon.lock().await;
-            if daemon.is_wanted() {
-                let status = daemon.sigterm(PATIENCE).await;
-                if !status.success() {
-                    return Err(format!("in the end an instance exits with {status}"));
-                }
-            }
-        }
-        Ok(())
+        let status = self.world.instances[leader].daemon.lock().await.sigterm(PATIENCE).await;
+        if status.success() { Ok(()) } else { Err(format!("in the end outboxd exits with {status}")) }
     }
 }
 

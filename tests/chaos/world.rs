@@ -121,10 +121,9 @@ impl World {
         match (wanted, other.is_wanted()) {
             (true, false) => other.start_again(),
             (false, true) => {
-                let status = other.sigterm(PATIENCE).await;
-                if !status.success() {
-                    return Err(format!("a standby that is asked to end does so with {status}"));
-                }
+                // One that lost the slot with messages in flight says so by its exit status, though another has
+                // published them since.
+                other.sigterm(PATIENCE).await;
             }
             _ => return Ok(leader),
         }

@@ -99,7 +99,7 @@ fn disturb(link: &Proxy, trouble: Trouble, dice: u64) {
         Trouble::Cut => link.cut(),
         Trouble::CutInMessage => {
             let direction = if dice & 1 == 0 { Direction::ToServer } else { Direction::ToClient };
-            link.cut_after(direction, 1 + (dice >> 1) % 5_000);
+            link.cut_after(direction, 1 + (dice >> 1) % 500);
         }
         Trouble::Refused => link.refuse(),
         Trouble::Stalled => link.stall(),

@@ -21,7 +21,15 @@ pub(crate) struct Outcome {
     pub(crate) faults: usize,
     pub(crate) recovery: Duration,
     pub(crate) duplicates: u64,
-    pub(crate) duplicates_max: u64,
+    pub(crate) allowed: Allowed,
+}
+
+/// How many duplicates the promise allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allowed {
+    pub(crate) duplicates: u64,
+    /// PostgreSQL was killed, and whoever knew how far its slot had been confirmed did not get the slot again.
+    pub(crate) slot_set_back: bool,
 }
 
 /// Where and with what it ran.
@@ -138,7 +146,8 @@ impl Report {
                     (sums.unlike as usize + self.witness.altered.len()).to_string(),
                 ),
                 ("duplicates published", format!("{} ({})", sums.duplicates, self.share(sums.duplicates))),
-                ("most duplicates after one fault", self.worst()),
+                ("most duplicates after one round", self.worst(false)),
+                ("the same where a killed PostgreSQL had forgotten where the slot stood", self.worst(true)),
                 ("delivered again by the broker to a service", sums.redelivered.to_string()),
                 ("most in flight", totals.in_flight_peak.to_string()),
                 ("most confirmed in a second", totals.rate_peak.to_string()),
@@ -174,12 +183,13 @@ impl Report {
         Ok(())
     }
 
-    fn worst(&self) -> String {
-        match self.outcomes.iter().max_by_key(|outcome| outcome.duplicates) {
+    fn worst(&self, slot_set_back: bool) -> String {
+        let outcomes = self.outcomes.iter().filter(|outcome| outcome.allowed.slot_set_back == slot_set_back);
+        match outcomes.max_by_key(|outcome| outcome.duplicates) {
             Some(worst) => {
-                format!("{} of {} allowed ({})", worst.duplicates, worst.duplicates_max, worst.name)
+                format!("{} of {} allowed ({})", worst.duplicates, worst.allowed.duplicates, worst.name)
             }
-            None => "0".to_owned(),
+            None => "no such round".to_owned(),
         }
     }
 

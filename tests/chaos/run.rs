@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     plan::{Plan, Round, Strike},
     queues::{self, Consumer},
-    report::{Outcome, Report, Setting, Sums},
+    report::{Allowed, Outcome, Report, Setting, Sums},
     verdict::{Verdict, judge},
     watch::Watch,
     world::{IN_FLIGHT_MAX, PATIENCE, World},
@@ -124,12 +124,14 @@ impl Run {
             let minutes = self.began.elapsed().as_secs_f64() / 60.0;
             match result {
                 Ok(outcome) => {
-                    let Outcome { name, recovery, duplicates, duplicates_max, .. } = &outcome;
+                    let Outcome { name, recovery, duplicates, allowed, .. } = &outcome;
                     let rows = self.witness.arrivals().distinct;
                     println!(
-                        "{minutes:5.1} min  {number:4}  {:6.2} s to recover, {duplicates:4} duplicates of {duplicates_max} \
-                         allowed, {rows} rows: {name}",
-                        recovery.as_secs_f64()
+                        "{minutes:5.1} min  {number:4}  {:6.2} s to recover, {duplicates:4} duplicates of {} allowed, \
+                         {rows} rows: {name}{}",
+                        recovery.as_secs_f64(),
+                        allowed.duplicates,
+                        if round.standby { " [standby]" } else { "" }
                     );
                     self.outcomes.lock().expect("outcomes").push(outcome);
                 }
@@ -173,14 +175,9 @@ impl Run {
 
         let duplicates = self.witness.arrivals().duplicates - duplicates_before;
         let reconnects = self.watch.totals().reconnects - reconnects_before;
-        let duplicates_max = self.duplicates_max(round, reconnects);
-        let outcome = Outcome {
-            name: round.name(),
-            faults: round.strikes().count(),
-            recovery,
-            duplicates,
-            duplicates_max,
-        };
+        let allowed = self.allowed(round, reconnects);
+        let outcome =
+            Outcome { name: round.name(), faults: round.strikes().count(), recovery, duplicates, allowed };
         match self.broken_promise(&outcome) {
             Some(broken) => Err(broken),
             None => Ok(outcome),
@@ -209,7 +206,7 @@ impl Run {
     /// confirmed in the last 100 ms (a second, as the machine is busy) and the beginning of a transaction that was not
     /// whole. A server that is killed forgets some seconds of its slot's position, which the process that has the slot
     /// knows: only when that one is lost, too, or another gets the slot, are those seconds repeated.
-    fn duplicates_max(&self, round: &Round, reconnects: u64) -> u64 {
+    fn allowed(&self, round: &Round, reconnects: u64) -> Allowed {
         let totals = self.watch.totals().clone();
         let lossy = round.strikes().filter(|strike| !strike.kind.fault.repeats_nothing()).count() as u64;
         let process_lost =
@@ -217,9 +214,10 @@ impl Run {
         let slot_set_back =
             process_lost && round.strikes().any(|strike| strike.kind.fault.forgets_slot_position());
         let rate = totals.confirmed / self.began.elapsed().as_secs().max(1);
-        (reconnects + lossy) * IN_FLIGHT_MAX
+        let duplicates = (reconnects + lossy) * IN_FLIGHT_MAX
             + if process_lost { totals.rate_peak + ROWS_MAX as u64 } else { 0 }
-            + if slot_set_back { rate * SLOT_SAVED_EVERY_S + totals.rate_peak } else { 0 }
+            + if slot_set_back { rate * SLOT_SAVED_EVERY_S + totals.rate_peak } else { 0 };
+        Allowed { duplicates, slot_set_back }
     }
 
     fn broken_promise(&self, outcome: &Outcome) -> Option<String> {
@@ -237,8 +235,11 @@ impl Run {
         if witness.missing > 0 {
             return Some(format!("{} rows overtaken or lost: {}", witness.missing, few(&witness.gaps())));
         }
-        if outcome.duplicates > outcome.duplicates_max {
-            return Some(format!("{} duplicates, {} allowed", outcome.duplicates, outcome.duplicates_max));
+        if outcome.duplicates > outcome.allowed.duplicates {
+            return Some(format!(
+                "{} duplicates, {} allowed",
+                outcome.duplicates, outcome.allowed.duplicates
+            ));
         }
         let totals = self.watch.totals();
         if totals.memory_peak_mb > MEMORY_MAX_MB {

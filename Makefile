@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test simulate mutations fuzz lint bench prerequisites clean
+.PHONY: help demo demo-relay test chaos simulate mutations fuzz lint bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -18,6 +18,10 @@ demo-relay: prerequisites ## outboxd alone: rows become messages, kill -9 in mid
 
 test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes
 	$(CARGO) test --locked
+
+chaos: prerequisites ## an hour of faults on real nodes, drawn from a seed (CHAOS_MINUTES=n: so long; SEED=n: the same choices)
+	CHAOS_MINUTES=$${CHAOS_MINUTES:-60} \
+		$(CARGO) test --release --locked --test chaos -- --nocapture every_promise_holds_through_every_fault
 
 simulate: ## 100,000 simulated runs, each from one seed (SEEDS=n: so many; FIRST_SEED=n: from there; SEED=n: one, with a trace)
 	SEEDS=$${SEEDS:-100000} FIRST_SEED=$${FIRST_SEED:-$$(date +%s)000000} CARGO_PROFILE_DEV_OPT_LEVEL=2 \

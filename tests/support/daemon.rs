@@ -9,7 +9,7 @@ use super::{
 use serde_json::Value;
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -20,6 +20,8 @@ pub struct Daemon {
     folder: PathBuf,
     admin: Port,
     process: Option<Process>,
+    /// Variables of its next life.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -32,7 +34,12 @@ impl Daemon {
 
     /// As [`Daemon::start`], without starting it: for `check` or `setup` first.
     pub fn prepare(config: &str) -> Self {
-        let daemon = Self { folder: run::folder("outboxd"), admin: Port::reserve(), process: None };
+        let daemon = Self {
+            folder: run::folder("outboxd"),
+            admin: Port::reserve(),
+            process: None,
+            environment: Vec::new(),
+        };
         // Behind the rest, which may begin with keys of the top level.
         let admin = format!("\n[admin]\nlisten = \"127.0.0.1:{}\"\n", daemon.admin.number());
         fs::write(daemon.config_file(), config.to_owned() + &admin).expect("configuration written");
@@ -66,12 +73,28 @@ impl Daemon {
         peak.and_then(|kb| kb.trim().parse::<u64>().ok()).expect("a peak in kB") / 1024
     }
 
+    /// Whether it was started and nobody has stopped it.
+    pub fn is_wanted(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// How it ended by itself, when it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(Process::ended)
+    }
+
     /// Starts it again after an end.
     pub fn start_again(&mut self) {
+        self.start_again_logging_to(&self.log_file());
+    }
+
+    /// As [`Daemon::start_again`], with its output going elsewhere: to `/dev/full`.
+    pub fn start_again_logging_to(&mut self, log: &Path) {
         assert!(self.process.is_none(), "the daemon has not been stopped");
         let mut command = process::command(process::executable("outboxd"));
         command.arg("--config").arg(self.config_file()).arg("run");
-        self.process = Some(Process::spawn(command, &self.folder, &self.log_file()));
+        command.envs(self.environment.iter().cloned());
+        self.process = Some(Process::spawn(command, &self.folder, log));
     }
 
     /// Runs another command of the same configuration to its end: `&["check"]`.
@@ -190,7 +213,8 @@ impl Daemon {
         self.process.as_ref().expect("the daemon runs")
     }
 
-    fn log_file(&self) -> PathBuf {
+    /// Where its output goes.
+    pub fn log_file(&self) -> PathBuf {
         self.folder.join("log")
     }
 

@@ -33,6 +33,8 @@ pub struct PostgresOptions {
     pub certificate: Option<(String, String)>,
     /// A system of its own: the other servers are copies of one, and have one system identifier.
     pub own_system: bool,
+    /// Variables of its processes.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A server of our own. Ends, and its data with it, when dropped or when this process ends.
@@ -41,6 +43,7 @@ pub struct Postgres {
     folder: PathBuf,
     socket_folder: PathBuf,
     port: Port,
+    environment: Vec<(String, String)>,
     process: Mutex<Option<Process>>,
 }
 
@@ -129,7 +132,7 @@ impl Postgres {
         let mut running = self.process.lock().await;
         assert!(running.is_none(), "the server has not been stopped");
         let mut command = as_server_user(&bin_dir().join("postgres"));
-        command.arg("-D").arg(self.data_dir());
+        command.arg("-D").arg(self.data_dir()).envs(self.environment.iter().cloned());
         let mut process = Process::spawn(command, &self.folder, &self.log());
         let deadline = Instant::now() + START_LIMIT;
         while !self.says_ready(process.pid()) {
@@ -224,7 +227,8 @@ impl Postgres {
         let port = Port::reserve();
         let socket_folder = socket_folder(&folder, port.number());
         fs::create_dir_all(&socket_folder).expect("folder for the socket");
-        let server = Self { folder, socket_folder, port, process: Mutex::new(None) };
+        let environment = options.environment.clone();
+        let server = Self { folder, socket_folder, port, environment, process: Mutex::new(None) };
         if options.own_system {
             init(&server.folder, &server.data_dir());
         } else {

@@ -33,6 +33,8 @@ pub struct RabbitMqOptions {
     pub settings: Vec<String>,
     /// Certificate chain and private key, both PEM: the node then also listens with TLS, on [`RabbitMq::tls_port`].
     pub certificate: Option<(String, String)>,
+    /// Variables of the node's processes.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A node of our own. Ends, and its data with it, when dropped or when this process ends.
@@ -45,6 +47,7 @@ pub struct RabbitMq {
     management: Port,
     distribution: Port,
     epmd_port: Port,
+    environment: Vec<(String, String)>,
     node: Mutex<Option<Process>>,
     /// Names the node's distribution port to `rabbitmqctl`; serves all lives of the node.
     epmd: Mutex<Option<Process>>,
@@ -179,6 +182,16 @@ impl RabbitMq {
         }
     }
 
+    /// Freezes it: it keeps its connections and does nothing.
+    pub async fn suspend(&self) {
+        self.node.lock().await.as_ref().expect("the node runs").signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub async fn resume(&self) {
+        self.node.lock().await.as_ref().expect("the node runs").signal("CONT");
+    }
+
     /// Starts it again after a stop, on the same ports and data.
     pub async fn start_again(&self) {
         let mut running = self.node.lock().await;
@@ -189,6 +202,7 @@ impl RabbitMq {
         // instead of staying as its parent.
         command.arg("-noinput").env("RABBITMQ_ALLOW_INPUT", "1");
         self.set_environment(&mut command);
+        command.envs(self.environment.iter().cloned());
         let mut node = Process::spawn(command, &self.folder, &self.log());
         let deadline = Instant::now() + START_LIMIT;
         while let Err(reason) = self.answers().await {
@@ -253,6 +267,7 @@ impl RabbitMq {
             management: Port::reserve(),
             distribution: Port::reserve(),
             epmd_port: Port::reserve(),
+            environment: options.environment.clone(),
             node: Mutex::new(None),
             epmd: Mutex::new(None),
         };

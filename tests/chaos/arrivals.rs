@@ -1,0 +1,138 @@
+//! What has arrived at a queue, kept small enough for an hour of it: of each aggregate the messages by their number.
+//!
+//! The numbers of an aggregate's committed rows have no gap, because a writer that rolls back rolls the number back too. So
+//! most of what could be wrong shows while messages come in; what was committed is asked of the table in the end.
+
+use std::collections::HashMap;
+
+/// A message as it was delivered.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    /// The outbox row's id, a UUID.
+    pub(crate) id: u128,
+    pub(crate) aggregate: String,
+    /// Which of its aggregate's rows it is, from 1.
+    pub(crate) sequence: u64,
+    pub(crate) position: Position,
+    /// The first bytes of the body's SHA-256.
+    pub(crate) digest: u64,
+    /// The broker says that it delivers it again.
+    pub(crate) redelivered: bool,
+}
+
+/// `outbox-position`: commit LSN and row within the transaction.
+pub(crate) type Position = (u64, u32);
+
+/// A message's first delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct First {
+    pub(crate) id: u128,
+    pub(crate) position: Position,
+    pub(crate) digest: u64,
+}
+
+/// Everything that has arrived at one queue.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    aggregates: HashMap<String, Vec<Option<First>>>,
+    /// Different messages.
+    pub(crate) distinct: u64,
+    /// Numbers that are not there although a higher one of the aggregate is.
+    pub(crate) missing: u64,
+    /// Copies that were published again.
+    pub(crate) duplicates: u64,
+    /// Copies that the broker delivered again.
+    pub(crate) redelivered: u64,
+    /// First deliveries out of commit order.
+    pub(crate) out_of_order: Vec<String>,
+    /// Copies that are not like the first, and what cannot be read.
+    pub(crate) unlike: Vec<String>,
+}
+
+impl Arrivals {
+    /// Writes a delivery down, in order of arrival.
+    pub(crate) fn add(&mut self, message: Message) {
+        let firsts = self.aggregates.entry(message.aggregate.clone()).or_default();
+        let index = message.sequence.saturating_sub(1) as usize;
+        let this = First { id: message.id, position: message.position, digest: message.digest };
+        match firsts.get_mut(index) {
+            Some(Some(first)) => {
+                if *first != this {
+                    self.unlike.push(format!("{message:?} was first {first:?}"));
+                }
+                match message.redelivered {
+                    true => self.redelivered += 1,
+                    false => self.duplicates += 1,
+                }
+                return;
+            }
+            Some(late) => {
+                *late = Some(this);
+                self.missing -= 1;
+                self.out_of_order.push(format!("{message:?} after number {}", firsts.len()));
+            }
+            None => {
+                self.missing += (index - firsts.len()) as u64;
+                firsts.resize(index, None);
+                firsts.push(Some(this));
+            }
+        }
+        self.distinct += 1;
+    }
+
+    /// What came of a row, if anything.
+    pub(crate) fn first(&self, aggregate: &str, sequence: u64) -> Option<First> {
+        *self.aggregates.get(aggregate)?.get(sequence.checked_sub(1)? as usize)?
+    }
+
+    /// Numbers that have not arrived though a higher one has; a few, to read.
+    pub(crate) fn gaps(&self) -> Vec<String> {
+        let holes = self.aggregates.iter().flat_map(|(aggregate, firsts)| {
+            let holes = firsts.iter().enumerate().filter(|(_, first)| first.is_none());
+            holes.map(move |(index, _)| format!("{aggregate} number {} of {}", index + 1, firsts.len()))
+        });
+        holes.take(10).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn message(aggregate: &str, sequence: u64) -> Message {
+        let id = u128::from(sequence) << 64 | u128::from(aggregate.as_bytes()[0]);
+        let (aggregate, position) = (aggregate.to_owned(), (sequence, 0));
+        Message { id, aggregate, sequence, position, digest: 7, redelivered: false }
+    }
+
+    pub(crate) fn arrivals(messages: &[(&str, u64)]) -> Arrivals {
+        let mut arrivals = Arrivals::default();
+        messages.iter().for_each(|(aggregate, sequence)| arrivals.add(message(aggregate, *sequence)));
+        arrivals
+    }
+
+    #[test]
+    fn order_counts_within_an_aggregate_only() {
+        let found = arrivals(&[("a", 1), ("b", 1), ("b", 2), ("a", 2)]);
+        assert_eq!((found.distinct, found.missing, found.duplicates), (4, 0, 0));
+        assert!(found.out_of_order.is_empty());
+    }
+
+    #[test]
+    fn a_gap_is_missing_until_it_is_filled_and_then_out_of_order() {
+        let mut found = arrivals(&[("a", 1), ("a", 3)]);
+        assert_eq!((found.missing, found.gaps()), (1, vec!["a number 2 of 3".to_owned()]));
+        found.add(message("a", 2));
+        assert_eq!((found.distinct, found.missing, found.out_of_order.len()), (3, 0, 1));
+    }
+
+    #[test]
+    fn a_copy_is_published_or_delivered_again_and_must_be_like_the_first() {
+        let mut found = arrivals(&[("a", 1), ("a", 2), ("a", 1)]);
+        found.add(Message { redelivered: true, ..message("a", 2) });
+        assert_eq!((found.distinct, found.duplicates, found.redelivered), (2, 1, 1));
+        assert!(found.out_of_order.is_empty() && found.unlike.is_empty());
+        found.add(Message { digest: 8, ..message("a", 2) });
+        assert_eq!(found.unlike.len(), 1);
+    }
+}

@@ -1,0 +1,141 @@
+//! What goes wrong: a table.
+
+use std::ops::RangeInclusive;
+
+use Fault::{
+    BrokerClock, BrokerKilled, BrokerLink, BrokerRestarted, BrokerSuspended, ConnectionsClosed, DiskAlarm,
+    MemoryAlarm, PostgresClock, PostgresKilled, PostgresLink, PostgresStoppedFast, PostgresStoppedImmediate,
+    QueueDeleted, RelayClock, RelayKilled, RelayLogFull, RelayRestarted, RelaySuspended, WalsenderTerminated,
+};
+use Subject::{Broker, Postgres, Relay};
+use Trouble::{Cut, CutInMessage, Refused, Slow, Stalled, StalledAnswers, Throttled};
+
+/// One kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    RelayKilled,
+    RelayRestarted,
+    RelaySuspended,
+    RelayLogFull,
+    RelayClock,
+    PostgresKilled,
+    PostgresStoppedFast,
+    PostgresStoppedImmediate,
+    PostgresClock,
+    WalsenderTerminated,
+    BrokerKilled,
+    BrokerRestarted,
+    BrokerSuspended,
+    BrokerClock,
+    ConnectionsClosed,
+    MemoryAlarm,
+    DiskAlarm,
+    QueueDeleted,
+    PostgresLink(Trouble),
+    BrokerLink(Trouble),
+}
+
+/// What a network does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    Cut,
+    CutInMessage,
+    Refused,
+    Stalled,
+    StalledAnswers,
+    Slow,
+    Throttled,
+}
+
+/// What a fault needs to itself: two at a time have different subjects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Relay,
+    Postgres,
+    Broker,
+    PostgresLink,
+    BrokerLink,
+}
+
+/// A line of the table.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    pub(crate) fault: Fault,
+    pub(crate) name: &'static str,
+    pub(crate) subject: Subject,
+    /// For how long it lasts, in milliseconds; 0 is a fault without duration, whose recovery counts from its start.
+    pub(crate) lasts_ms: RangeInclusive<u64>,
+}
+
+const fn kind(fault: Fault, subject: Subject, lasts_ms: RangeInclusive<u64>, name: &'static str) -> Kind {
+    Kind { fault, name, subject, lasts_ms }
+}
+
+const fn postgres_link(trouble: Trouble, lasts_ms: RangeInclusive<u64>, name: &'static str) -> Kind {
+    kind(PostgresLink(trouble), Subject::PostgresLink, lasts_ms, name)
+}
+
+const fn broker_link(trouble: Trouble, lasts_ms: RangeInclusive<u64>, name: &'static str) -> Kind {
+    kind(BrokerLink(trouble), Subject::BrokerLink, lasts_ms, name)
+}
+
+/// Longer than some of the time limits of [`crate::world`], shorter than others.
+const SILENCE_MS: RangeInclusive<u64> = 500..=9_000;
+
+/// All of them.
+pub(crate) static FAULTS: [Kind; 32] = [
+    kind(RelayKilled, Relay, 0..=1_500, "outboxd: kill -9"),
+    kind(RelayRestarted, Relay, 0..=1_500, "outboxd: SIGTERM, then started"),
+    kind(RelaySuspended, Relay, SILENCE_MS, "outboxd: SIGSTOP, then SIGCONT"),
+    kind(RelayLogFull, Relay, 500..=3_000, "outboxd: disk full at its log"),
+    kind(RelayClock, Relay, 1_000..=5_000, "outboxd: clock jumps there and back"),
+    kind(PostgresKilled, Postgres, 0..=2_000, "PostgreSQL: kill -9"),
+    kind(PostgresStoppedFast, Postgres, 0..=2_000, "PostgreSQL: stopped (fast), then started"),
+    kind(PostgresStoppedImmediate, Postgres, 0..=2_000, "PostgreSQL: stopped (immediate), then started"),
+    kind(PostgresClock, Postgres, 1_000..=5_000, "PostgreSQL: clock jumps there and back"),
+    kind(WalsenderTerminated, Postgres, 0..=0, "PostgreSQL: walsender terminated"),
+    kind(BrokerKilled, Broker, 0..=2_000, "RabbitMQ: kill -9"),
+    kind(BrokerRestarted, Broker, 0..=2_000, "RabbitMQ: stopped, then started"),
+    kind(BrokerSuspended, Broker, SILENCE_MS, "RabbitMQ: SIGSTOP, then SIGCONT"),
+    kind(BrokerClock, Broker, 1_000..=5_000, "RabbitMQ: clock jumps there and back"),
+    kind(ConnectionsClosed, Broker, 0..=0, "RabbitMQ: closes all connections"),
+    kind(MemoryAlarm, Broker, 2_000..=6_000, "RabbitMQ: memory alarm"),
+    kind(DiskAlarm, Broker, 2_000..=6_000, "RabbitMQ: disk alarm"),
+    kind(QueueDeleted, Broker, 500..=5_000, "RabbitMQ: queue deleted and made again"),
+    postgres_link(Cut, 0..=0, "link to PostgreSQL: cut"),
+    postgres_link(CutInMessage, 1_000..=1_000, "link to PostgreSQL: cut in mid-message"),
+    postgres_link(Refused, 500..=5_000, "link to PostgreSQL: refused"),
+    postgres_link(Stalled, SILENCE_MS, "link to PostgreSQL: stalled"),
+    postgres_link(StalledAnswers, SILENCE_MS, "link to PostgreSQL: stalled towards outboxd"),
+    postgres_link(Slow, 1_000..=6_000, "link to PostgreSQL: slow"),
+    postgres_link(Throttled, 1_000..=6_000, "link to PostgreSQL: throttled"),
+    broker_link(Cut, 0..=0, "link to RabbitMQ: cut"),
+    broker_link(CutInMessage, 1_000..=1_000, "link to RabbitMQ: cut in mid-message"),
+    broker_link(Refused, 500..=5_000, "link to RabbitMQ: refused"),
+    broker_link(Stalled, SILENCE_MS, "link to RabbitMQ: stalled"),
+    broker_link(StalledAnswers, SILENCE_MS, "link to RabbitMQ: stalled towards outboxd"),
+    broker_link(Slow, 1_000..=6_000, "link to RabbitMQ: slow"),
+    broker_link(Throttled, 1_000..=6_000, "link to RabbitMQ: throttled"),
+];
+
+impl Fault {
+    /// It needs a clock that can jump.
+    pub(crate) fn is_clock(self) -> bool {
+        matches!(self, RelayClock | PostgresClock | BrokerClock)
+    }
+
+    /// The instance that leads is gone, and a standby, if there is one, has to take over.
+    pub(crate) fn ends_leader(self) -> bool {
+        matches!(self, RelayKilled | RelayRestarted)
+    }
+
+    /// Nothing is lost that is not known to somebody who stays, unless a connection is lost, too.
+    pub(crate) fn repeats_nothing(self) -> bool {
+        matches!(self, RelayRestarted | RelayLogFull | QueueDeleted) || self.is_clock()
+    }
+
+    /// PostgreSQL starts from what it had on disk: the slot from when it was last saved.
+    pub(crate) fn forgets_slot_position(self) -> bool {
+        matches!(self, PostgresKilled | PostgresStoppedImmediate)
+    }
+}

@@ -1,0 +1,63 @@
+//! Chaos on real nodes: the real outboxd between a real PostgreSQL and a real RabbitMQ, all of which get killed, stopped,
+//! frozen, cut off and misled about the time while services write; and a verdict on every row.
+//!
+//! ```text
+//! make chaos                     an hour
+//! CHAOS_MINUTES=5 make chaos     five minutes
+//! SEED=n make chaos              the same choices again
+//! ```
+//!
+//! One seed decides what is written and which faults come, in which order, for how long. What they meet is decided by the
+//! machine, so a run cannot be repeated exactly: a failure keeps the logs.
+//!
+//! Read [`plan`] and [`faults`] for what happens, [`queues`] for how it is observed, [`verdict`] for what is judged.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod arrivals;
+mod clock;
+mod faults;
+mod plan;
+mod queues;
+mod report;
+mod run;
+mod strike;
+#[path = "../support/mod.rs"]
+mod support;
+mod verdict;
+mod watch;
+mod world;
+mod writers;
+
+use std::{env, fs, path::Path, time::Duration};
+
+use run::Extent;
+
+/// In `make test`: few, and drawn anew each time, so that every run adds something.
+const SHORT: Extent = Extent::Rounds(6);
+
+fn number(name: &str) -> Option<u64> {
+    let value = env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_promise_holds_through_every_fault() {
+    let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..1 << 48));
+    let extent =
+        number("CHAOS_MINUTES").map_or(SHORT, |minutes| Extent::Time(Duration::from_secs(60 * minutes)));
+    println!("seed {seed}, {extent:?}");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("chaos");
+    let logs = folder.join(format!("logs-of-seed-{seed}"));
+    let report = run::run(seed, extent, &logs).await;
+    let file = folder.join("report.md");
+    fs::create_dir_all(&folder).expect("folder made");
+    fs::write(&file, report.to_string()).expect("report written");
+    println!("\n{report}\nwritten to {}", file.display());
+    assert!(
+        report.failures.is_empty(),
+        "seed {seed}: {}\nthe logs are in {}; the same choices again: SEED={seed} make chaos",
+        report.failures.join("\n"),
+        logs.display()
+    );
+}

@@ -1,0 +1,242 @@
+//! The queues, and the consumers that write down what arrives.
+//!
+//! | queue | gets | for |
+//! | --- | --- | --- |
+//! | `witness`, a stream | everything | the truth about what was published: each copy has an offset of its own, and reading takes nothing away |
+//! | `service`, quorum | what is not fragile | what a service sees, with late acknowledgements and what the broker delivers again |
+//! | `fragile`, classic | what is fragile | to be deleted |
+//!
+//! `witness` is bound by both keys. While `fragile` is gone, `witness` is bound by one, so fragile rows are unroutable and
+//! none is lost with the deleted queue: the witness has what was in it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use lapin::{
+    Channel, Connection, ConnectionProperties, ExchangeKind,
+    message::Delivery,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
+        QueueDeclareOptions, QueueDeleteOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
+
+use crate::{
+    arrivals::{Arrivals, Message},
+    verdict::parse_id,
+};
+
+/// Event types, which are the routing keys.
+pub(crate) const STEADY: &str = "Steady";
+pub(crate) const FRAGILE: &str = "Fragile";
+
+const EXCHANGE: &str = "Order.events";
+const WITNESS: &str = "witness";
+const SERVICE: &str = "service";
+const FRAGILE_QUEUE: &str = "fragile";
+
+/// A consumer at work; it connects anew for as long as it lives.
+pub(crate) struct Consumer {
+    arrivals: Arc<Mutex<Arrivals>>,
+    task: JoinHandle<()>,
+}
+
+impl Consumer {
+    /// What has arrived so far.
+    pub(crate) fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Declares everything. Quorum queues and streams of this broker lose their registration when it is killed within half a
+/// second of it, so this takes two.
+pub(crate) async fn declare(url: &str) -> Result<(), lapin::Error> {
+    let (connection, channel) = connect(url).await?;
+    let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, durable, FieldTable::default()).await?;
+    queue(&channel, WITNESS, &[("x-queue-type", text("stream"))], STEADY).await?;
+    queue(&channel, SERVICE, &[("x-queue-type", text("quorum"))], STEADY).await?;
+    connection.close(200, "declared".into()).await?;
+    make_fragile(url).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    Ok(())
+}
+
+/// Makes fragile rows routable: the witness comes first, so that it misses none.
+pub(crate) async fn make_fragile(url: &str) -> Result<(), lapin::Error> {
+    let (connection, channel) = connect(url).await?;
+    bind(&channel, WITNESS, FRAGILE).await?;
+    // Nobody reads it.
+    queue(&channel, FRAGILE_QUEUE, &[("x-max-length", AMQPValue::LongInt(1000))], FRAGILE).await?;
+    connection.close(200, "made".into()).await
+}
+
+/// Deletes the fragile queue with what is in it; then the witness gets no fragile rows either.
+pub(crate) async fn delete_fragile(url: &str) -> Result<(), lapin::Error> {
+    let (connection, channel) = connect(url).await?;
+    channel.queue_delete(FRAGILE_QUEUE.into(), QueueDeleteOptions::default()).await?;
+    let [queue, exchange, key] = [WITNESS, EXCHANGE, FRAGILE].map(Into::into);
+    channel.queue_unbind(queue, exchange, key, FieldTable::default()).await?;
+    connection.close(200, "deleted".into()).await
+}
+
+async fn queue(
+    channel: &Channel,
+    name: &str,
+    arguments: &[(&str, AMQPValue)],
+    key: &str,
+) -> Result<(), lapin::Error> {
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(name.into(), durable, table(arguments)).await?;
+    bind(channel, name, key).await
+}
+
+async fn bind(channel: &Channel, queue: &str, key: &str) -> Result<(), lapin::Error> {
+    let [queue, exchange, key] = [queue, EXCHANGE, key].map(Into::into);
+    channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default()).await
+}
+
+/// Reads the stream from its beginning, each offset once.
+pub(crate) fn witness(url: &str) -> Consumer {
+    let arrivals = Arc::<Mutex<Arrivals>>::default();
+    let (url, shared) = (url.to_owned(), arrivals.clone());
+    let task = tokio::spawn(async move {
+        let mut next = 0;
+        loop {
+            let _lost = read_stream(&url, &mut next, &shared).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    Consumer { arrivals, task }
+}
+
+async fn read_stream(url: &str, next: &mut i64, arrivals: &Mutex<Arrivals>) -> Result<(), lapin::Error> {
+    let (_connection, channel) = connect(url).await?;
+    channel.basic_qos(1000, BasicQosOptions::default()).await?;
+    let from = table(&[("x-stream-offset", AMQPValue::LongLongInt(*next))]);
+    let options = BasicConsumeOptions::default();
+    let mut deliveries = channel.basic_consume(WITNESS.into(), "".into(), options, from).await?;
+    while let Some(delivery) = deliveries.next().await {
+        let delivery = delivery?;
+        let offset = integer(&delivery, "x-stream-offset").expect("a stream tells its offsets");
+        // A stream is read from the beginning of the chunk that holds the offset.
+        if offset >= *next {
+            *next = offset + 1;
+            note(arrivals, &delivery);
+        }
+        delivery.ack(BasicAckOptions::default()).await?;
+    }
+    Ok(())
+}
+
+/// Consumes as a service does, and acknowledges late: many at once, or when nothing comes for a moment.
+pub(crate) fn service(url: &str) -> Consumer {
+    let arrivals = Arc::<Mutex<Arrivals>>::default();
+    let (url, shared) = (url.to_owned(), arrivals.clone());
+    let task = tokio::spawn(async move {
+        loop {
+            let _lost = consume_late(&url, &shared).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    Consumer { arrivals, task }
+}
+
+async fn consume_late(url: &str, arrivals: &Mutex<Arrivals>) -> Result<(), lapin::Error> {
+    const UNACKNOWLEDGED_MAX: usize = 50;
+    let (_connection, channel) = connect(url).await?;
+    channel.basic_qos(100, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let none = FieldTable::default();
+    let mut deliveries = channel.basic_consume(SERVICE.into(), "".into(), options, none).await?;
+    let mut unacknowledged = Vec::new();
+    loop {
+        match tokio::time::timeout(Duration::from_millis(100), deliveries.next()).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(delivery)) => {
+                let delivery = delivery?;
+                note(arrivals, &delivery);
+                unacknowledged.push(delivery);
+                if unacknowledged.len() < UNACKNOWLEDGED_MAX {
+                    continue;
+                }
+            }
+            Err(_idle) => {}
+        }
+        if let Some(last) = unacknowledged.drain(..).next_back() {
+            last.ack(BasicAckOptions { multiple: true }).await?;
+        }
+    }
+}
+
+fn note(arrivals: &Mutex<Arrivals>, delivery: &Delivery) {
+    let mut arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+    match message(delivery) {
+        Some(message) => arrivals.add(message),
+        None => arrivals.unlike.push(format!("no message of ours: {:?}", delivery.properties)),
+    }
+}
+
+/// Nothing when something is missing that every message has.
+fn message(delivery: &Delivery) -> Option<Message> {
+    let position = string(delivery, "outbox-position")?;
+    let (commit, index) = position.split_once('-')?;
+    let digest = Sha256::digest(&delivery.data);
+    Some(Message {
+        id: parse_id(delivery.properties.message_id().as_ref()?.as_str()),
+        aggregate: string(delivery, "aggregate-id")?,
+        sequence: integer(delivery, "sequence").filter(|number| *number > 0)? as u64,
+        position: (u64::from_str_radix(commit, 16).ok()?, u32::from_str_radix(index, 16).ok()?),
+        digest: u64::from_be_bytes(digest.first_chunk::<8>().copied()?),
+        redelivered: delivery.redelivered,
+    })
+}
+
+fn header<'a>(delivery: &'a Delivery, name: &str) -> Option<&'a AMQPValue> {
+    delivery.properties.headers().as_ref()?.inner().get(name)
+}
+
+fn string(delivery: &Delivery, name: &str) -> Option<String> {
+    match header(delivery, name)? {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+fn integer(delivery: &Delivery, name: &str) -> Option<i64> {
+    match header(delivery, name)? {
+        AMQPValue::LongLongInt(number) => Some(*number),
+        AMQPValue::LongInt(number) => Some(i64::from(*number)),
+        _ => None,
+    }
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in entries {
+        table.insert((*name).into(), value.clone());
+    }
+    table
+}
+
+async fn connect(url: &str) -> Result<(Connection, Channel), lapin::Error> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    Ok((connection, channel))
+}

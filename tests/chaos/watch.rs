@@ -1,0 +1,121 @@
+//! Looks on while everything breaks: what the instances count, the memory they take, whether one ended by itself.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::task::JoinHandle;
+
+use crate::{
+    support::http,
+    world::{INSTANCES, Instance, SOURCE},
+};
+
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// Sums over all lives of all instances; what one counted in its last moments before a kill is not in them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) published: u64,
+    pub(crate) confirmed: u64,
+    pub(crate) reconnects: u64,
+    pub(crate) in_flight_peak: u64,
+    /// Messages confirmed in a second, at most.
+    pub(crate) rate_peak: u64,
+    pub(crate) memory_peak_mb: u64,
+    /// Instances that ended although nobody had ended them.
+    pub(crate) deaths: Vec<String>,
+}
+
+/// The looking on; ends when dropped.
+pub(crate) struct Watch {
+    totals: Arc<Mutex<Totals>>,
+    task: JoinHandle<()>,
+}
+
+impl Watch {
+    pub(crate) fn start(instances: Arc<[Instance; INSTANCES]>) -> Self {
+        let totals = Arc::<Mutex<Totals>>::default();
+        let shared = totals.clone();
+        let task = tokio::spawn(async move {
+            let mut before = [Counters::default(); INSTANCES];
+            loop {
+                for (instance, before) in instances.iter().zip(&mut before) {
+                    look(instance, before, &shared).await;
+                }
+                tokio::time::sleep(INTERVAL).await;
+            }
+        });
+        Self { totals, task }
+    }
+
+    pub(crate) fn totals(&self) -> MutexGuard<'_, Totals> {
+        lock(&self.totals)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What an instance said last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    at: Option<Instant>,
+    published: u64,
+    confirmed: u64,
+    reconnects: u64,
+}
+
+async fn look(instance: &Instance, before: &mut Counters, totals: &Mutex<Totals>) {
+    // Somebody else has it while it is started or ended.
+    if let Ok(mut daemon) = instance.daemon.try_lock() {
+        match daemon.ended() {
+            Some(status) => {
+                let death = format!("an instance ended by itself: {status}");
+                let deaths = &mut lock(totals).deaths;
+                if !deaths.contains(&death) {
+                    deaths.push(death);
+                }
+            }
+            None if daemon.is_wanted() => {
+                let peak = daemon.memory_peak_mb();
+                let mut totals = lock(totals);
+                totals.memory_peak_mb = totals.memory_peak_mb.max(peak);
+            }
+            None => return,
+        }
+    }
+    let asked = http::get(instance.admin_port, "/metrics");
+    let Ok(Ok((_, metrics))) = tokio::time::timeout(Duration::from_secs(1), asked).await else { return };
+    let value = |name: &str| {
+        let sum = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+        metrics.lines().filter(|line| line.starts_with(name)).filter_map(sum).sum::<f64>() as u64
+    };
+    let of_source = |name: &str| value(&format!("outboxd_{name}{{source=\"{SOURCE}\"}}"));
+    let now = Counters {
+        at: Some(Instant::now()),
+        published: of_source("messages_published_total"),
+        confirmed: of_source("messages_confirmed_total"),
+        reconnects: value("outboxd_reconnects_total{"),
+    };
+    // A new life counts from 0.
+    let more = |now: u64, before: u64| if now >= before { now - before } else { now };
+    let confirmed = more(now.confirmed, before.confirmed);
+    let mut totals = lock(totals);
+    totals.published += more(now.published, before.published);
+    totals.confirmed += confirmed;
+    totals.reconnects += more(now.reconnects, before.reconnects);
+    totals.in_flight_peak = totals.in_flight_peak.max(of_source("in_flight_messages"));
+    if let Some(elapsed) = before.at.map(|at| at.elapsed().as_secs_f64()).filter(|elapsed| *elapsed > 0.1) {
+        totals.rate_peak = totals.rate_peak.max((confirmed as f64 / elapsed) as u64);
+    }
+    *before = now;
+}
+
+fn lock(totals: &Mutex<Totals>) -> MutexGuard<'_, Totals> {
+    totals.lock().unwrap_or_else(PoisonError::into_inner)
+}

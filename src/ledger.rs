@@ -7,11 +7,16 @@
 //!
 //! Pure: no I/O, no clock (time is passed in), no knowledge of the wire or of lapin.
 
+mod item;
+
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
     time::Instant,
 };
+
+pub use item::Due;
+use item::Item;
 
 use crate::{
     outbox::{AggregateKey, KeptRow, Message, ParkedRow, Timestamp},
@@ -92,55 +97,6 @@ pub enum Refusal {
     Nacked,
     /// No queue is bound for it (`basic.return`). Nothing else is published until it gets through.
     Unroutable,
-}
-
-/// What a row takes its place in the ledger for.
-#[derive(Debug)]
-enum Item {
-    /// To be published. The row is there when policy may put it aside.
-    Message { message: Arc<Message>, kept: Option<Arc<KeptRow>> },
-    /// To be parked, as no message can be made of it.
-    Invalid(Arc<ParkedRow>),
-}
-
-impl Item {
-    fn position(&self) -> Position {
-        match self {
-            Item::Message { message, .. } => message.position,
-            Item::Invalid(row) => row.kept.row().position,
-        }
-    }
-
-    fn committed_at(&self) -> Timestamp {
-        match self {
-            Item::Message { message, .. } => message.committed_at,
-            Item::Invalid(row) => row.kept.row().committed_at,
-        }
-    }
-
-    /// `None`: a row that does not name its aggregate.
-    fn aggregate(&self) -> Option<AggregateKey> {
-        match self {
-            Item::Message { message, .. } => Some(message.aggregate),
-            Item::Invalid(row) => row.kept.aggregate(),
-        }
-    }
-
-    fn size(&self) -> usize {
-        match self {
-            Item::Message { message, kept } => message.size() + kept.as_ref().map_or(0, |row| row.size()),
-            Item::Invalid(row) => row.kept.size(),
-        }
-    }
-}
-
-/// What the caller must do with an entry whose turn it is.
-#[derive(Clone, Debug)]
-pub enum Due {
-    /// Publish it, and tell the broker's answer.
-    Publish(Arc<Message>),
-    /// Put it aside, and say when that is done.
-    Park(Arc<ParkedRow>),
 }
 
 #[derive(Debug)]

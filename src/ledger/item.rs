@@ -1,0 +1,57 @@
+//! What an entry of the ledger is about, and what its caller must do when its turn has come.
+
+use std::sync::Arc;
+
+use crate::{
+    outbox::{AggregateKey, KeptRow, Message, ParkedRow, Timestamp},
+    position::Position,
+};
+
+/// What a row takes its place in the ledger for.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// To be published. The row is there when policy may put it aside.
+    Message { message: Arc<Message>, kept: Option<Arc<KeptRow>> },
+    /// To be parked, as no message can be made of it.
+    Invalid(Arc<ParkedRow>),
+}
+
+impl Item {
+    pub(super) fn position(&self) -> Position {
+        match self {
+            Item::Message { message, .. } => message.position,
+            Item::Invalid(row) => row.kept.row().position,
+        }
+    }
+
+    pub(super) fn committed_at(&self) -> Timestamp {
+        match self {
+            Item::Message { message, .. } => message.committed_at,
+            Item::Invalid(row) => row.kept.row().committed_at,
+        }
+    }
+
+    /// `None`: a row that does not name its aggregate.
+    pub(super) fn aggregate(&self) -> Option<AggregateKey> {
+        match self {
+            Item::Message { message, .. } => Some(message.aggregate),
+            Item::Invalid(row) => row.kept.aggregate(),
+        }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Item::Message { message, kept } => message.size() + kept.as_ref().map_or(0, |row| row.size()),
+            Item::Invalid(row) => row.kept.size(),
+        }
+    }
+}
+
+/// What the caller must do with an entry whose turn it is.
+#[derive(Clone, Debug)]
+pub enum Due {
+    /// Publish it, and tell the broker's answer.
+    Publish(Arc<Message>),
+    /// Put it aside, and say when that is done.
+    Park(Arc<ParkedRow>),
+}

@@ -75,12 +75,14 @@ mutate make-a-slot-silently src/postgres/continuity.rs \
     'return gap(cause, known.confirmed);' 'let _ = cause; return Ok(Continuity::First);'
 mutate take-a-slot-made-anew src/postgres/continuity.rs \
     'if at_most.is_some_and(|at_most| flush > Some(at_most)) {' 'if at_most.is_some_and(|_| false) {'
+mutate overlook-a-slot-made-anew-before-a-promotion src/postgres/continuity.rs \
+    'known.at_most.into_iter().chain(left).min()' 'left.or(known.at_most)'
 mutate forget-a-recorded-gap src/postgres/continuity.rs \
     'Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) => Err(Gap {' 'Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) if false => Err(Gap {'
 mutate trust-a-server-without-record src/postgres/continuity.rs \
     'record.map_or(0, |record| record.version) < memory.version' 'record.is_some_and(|record| record.version < memory.version)'
 mutate overlook-a-teardown src/postgres/continuity.rs \
-    'if self.record.as_ref().is_some_and(SlotRecord::is_torn_down) {' 'if false {'
+    'let torn_down = self.record.as_ref().is_some_and(SlotRecord::is_torn_down);' 'let torn_down = false;'
 mutate keep-a-gap-to-oneself src/relay/supervisor.rs \
     'evidence.to_be_marked(&gap, remembered) {' 'evidence.to_be_marked(&gap, remembered).filter(|_| false) {'
 mutate publish-without-a-fence src/relay/supervisor.rs \

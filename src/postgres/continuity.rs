@@ -119,18 +119,26 @@ impl Evidence {
             let set_back = Cause::SetBack { end: server.xlogpos };
             return gap(if only_unrecorded { Cause::Unrecorded } else { set_back }, known.confirmed);
         }
-        if self.record.as_ref().is_some_and(SlotRecord::is_torn_down) {
-            return gap(Cause::TornDown, known.confirmed);
-        }
+        let torn_down = self.record.as_ref().is_some_and(SlotRecord::is_torn_down);
         let Some(_) = slot else {
             let (had, has) = (known.timeline, server.timeline);
-            let cause = if promoted { Cause::LeftBehind { had, has } } else { Cause::Gone };
+            let cause = match (torn_down, promoted) {
+                (true, _) => Cause::TornDown,
+                (false, true) => Cause::LeftBehind { had, has },
+                (false, false) => Cause::Gone,
+            };
             return gap(cause, known.confirmed);
         };
         if let Some(lost) = lost {
             return gap(lost, flush.max(known.confirmed));
         }
-        let at_most = if promoted { Some(self.left(known.timeline)) } else { known.at_most };
+        // It was made after the teardown, by somebody who wants it.
+        if torn_down {
+            return Ok(Continuity::Adopted);
+        }
+        // One that was made anew before the promotion came along, too.
+        let left = promoted.then(|| self.left(known.timeline));
+        let at_most = known.at_most.into_iter().chain(left).min();
         if at_most.is_some_and(|at_most| flush > Some(at_most)) {
             return gap(Cause::MadeAnew { at: flush }, known.confirmed);
         }

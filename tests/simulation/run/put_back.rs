@@ -27,7 +27,9 @@ impl Run {
                 state.oracle.may_halt_for(&["was on another server"]);
             }
             if data.timeline != state.postgres.data.timeline {
-                state.oracle.may_halt_for(&["the slot did not come along"]);
+                // The latter when a process remembers a timeline that the copy never was on.
+                let causes = ["the slot did not come along", "is not the one that was there"];
+                state.oracle.may_halt_for(&causes);
             }
             state.replace_data(data);
             identity(&state.postgres.data) != before

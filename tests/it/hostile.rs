@@ -29,9 +29,9 @@ fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
 }
 
 /// `close-ok` is owed for it: reply code, short text, class and method.
-fn close(text: &str) -> Vec<u8> {
+fn close(code: u16, text: &str) -> Vec<u8> {
     let text = [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    [&541_u16.to_be_bytes()[..], &text, &[0; 4]].concat()
+    [&code.to_be_bytes()[..], &text, &[0; 4]].concat()
 }
 
 /// An ErrorResponse with a message of so many bytes.
@@ -83,7 +83,6 @@ async fn come_to_senses(stage: &mut Stage, daemon: &mut Daemon, liar: &Liar, las
 
     liar.tell(Some(last));
     crate::stage::eventually("the last lie is told", async || liar.told() > 0).await;
-    // Well below what the daemon would wait for an answer.
     daemon.sigterm(Duration::from_secs(30)).await;
 }
 
@@ -150,7 +149,8 @@ async fn a_postgresql_that_lies_at_any_step() {
         (b"d", Then::Say(postgres(b'c', 4, b"")), "the server ended the replication stream"),
     ];
     tell(&stage, &daemon, &liar, lies).await;
-    come_to_senses(&mut stage, &mut daemon, &liar, Lie { in_place_of: b"R", then: Then::FallSilent }).await;
+    // The answer to a query, for which it would wait a minute.
+    come_to_senses(&mut stage, &mut daemon, &liar, Lie { in_place_of: b"T", then: Then::FallSilent }).await;
 }
 
 #[tokio::test]
@@ -180,34 +180,42 @@ async fn a_broker_that_lies_at_any_step() {
         (START, Then::Say(b"AMQP\0\x01\0\0".to_vec()), "the server only supports AMQP 1.0.0"),
         (START, Then::Say(frame(1, 0, 0x7FFF_FFFF, b"", 0xCE)), "did not answer within 1500 ms"),
         (START, Then::Say(frame(1, 0, 4, &[0, 10, 0, 10], 0)), "broke off the handshake: failed to parse"),
-        (START, Then::Say(method(0, 10, 50, &close("not today"))), "closed the connection: 541 not today"),
+        (
+            START,
+            Then::Say(method(0, 10, 50, &close(541, "not today"))),
+            "closed the connection: 541 not today",
+        ),
         (START, Then::Babble(frame(8, 0, 0, b"", 0xCE)), "did not answer within 1500 ms"),
         (START, Then::Stop, "broke off the handshake"),
         (START, Then::FallSilent, "did not answer within 1500 ms"),
         (TUNE, Then::Stop, "broke off the handshake"),
         (TUNE, Then::FallSilent, "did not answer within 1500 ms"),
-        (TUNE, Then::Say(method(0, 10, 50, &close("enough"))), "closed the connection: 541 enough"),
+        (TUNE, Then::Say(method(0, 10, 50, &close(541, "enough"))), "closed the connection: 541 enough"),
         // Every limit is the largest, then the smallest.
         (TUNE, Then::Say(method(0, 10, 30, &[0xFF; 8])), "did not answer within 1500 ms"),
         (OPEN_OK, Then::Say(method(0, 99, 99, b"")), "broke off the handshake: failed to parse"),
         (OPEN_OK, Then::Stop, "broke off the handshake"),
         (CHANNEL_OPEN_OK, Then::Stop, "connection aborted"),
         (CHANNEL_OPEN_OK, Then::FallSilent, "no heartbeat received"),
-        (CHANNEL_OPEN_OK, Then::Say(method(1, 20, 40, &close("no channel"))), "invalid channel state"),
+        (CHANNEL_OPEN_OK, Then::Say(method(1, 20, 40, &close(406, "no channel"))), "invalid channel state"),
         (DECLARE_OK, Then::Stop, "connection aborted"),
         (DECLARE_OK, Then::Say(method(1, 85, 11, b"")), "unexpected confirm select-ok"),
         (SELECT_OK, Then::Stop, "connection aborted"),
         (SELECT_OK, Then::FallSilent, "no heartbeat received"),
         (ACK, Then::Stop, "connection aborted"),
         (ACK, Then::FallSilent, "the broker confirmed nothing for 1500 ms"),
-        (ACK, Then::Say(vec![0xFF; 4096]), ""),
+        (ACK, Then::Say(vec![0xFF; 4096]), "failed to parse"),
         (ACK, Then::Say(frame(1, 1, 0x7FFF_FFFF, b"", 0xCE)), "the broker confirmed nothing"),
         (ACK, Then::Say(frame(1, 1, 13, &[0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0], 0)), "failed to parse"),
         (ACK, Then::Say(ack(1 << 40, 0)), "invalid ack received"),
-        (ACK, Then::Say(method(1, 20, 40, &close("in the middle"))), "closed the channel: 541 in the middle"),
         (
             ACK,
-            Then::Say(method(0, 10, 50, &close("in the middle"))),
+            Then::Say(method(1, 20, 40, &close(406, "in the middle"))),
+            "closed the channel: 406 in the middle",
+        ),
+        (
+            ACK,
+            Then::Say(method(0, 10, 50, &close(541, "in the middle"))),
             "closed the connection: 541 in the middle",
         ),
         (ACK, Then::Say(method(7, 60, 80, &[0; 9])), "invalid channel: 7"),

@@ -45,8 +45,21 @@ impl Endpoint {
             async move {
                 let (client, connection) = config.connect_raw(SqlSocket::new(socket), Negotiated).await?;
                 tokio::spawn(async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(error = &error as &dyn std::error::Error, "an SQL connection ended");
+                    match connection.await.map_err(WireError::from) {
+                        Ok(()) => {}
+                        // The client only hears that the connection is closed.
+                        Err(WireError::Protocol(problem)) => {
+                            tracing::warn!(
+                                problem,
+                                "an SQL connection ended: PostgreSQL sent what outboxd cannot read"
+                            );
+                        }
+                        Err(error) => {
+                            tracing::debug!(
+                                error = &error as &dyn std::error::Error,
+                                "an SQL connection ended"
+                            );
+                        }
                     }
                 });
                 if wanted != TargetSessionAttrs::Any {

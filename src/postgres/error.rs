@@ -255,6 +255,10 @@ impl From<tokio_postgres::Error> for WireError {
             return WireError::Sql(error);
         }
         match error.into_source().map(|source| source.downcast::<io::Error>()) {
+            // Said by tokio-util's `Decoder::decode_eof`.
+            Some(Ok(source)) if source.to_string() == "bytes remaining on stream" => {
+                WireError::Closed { mid_message: true }
+            }
             Some(Ok(source)) => WireError::from_io("talking to the server", *source),
             Some(Err(other)) => WireError::protocol(other.to_string()),
             None => WireError::Closed { mid_message: false },

@@ -25,7 +25,7 @@ for target in "$@"; do
 	found="target/corpus/$target"
 	mkdir -p "$found"
 	if [ "${MERGE:-}" ]; then
-		"$fuzzer" -merge=1 -max_len=20000 "corpus/$target" "$found"
+		"$fuzzer" -set_cover_merge=1 -use_counters=0 -max_len=20000 "corpus/$target" "$found"
 	else
 		"$fuzzer" -max_total_time="$seconds" -max_len=20000 -timeout=20 -print_final_stats=1 \
 			-artifact_prefix="artifacts/$target-" "$found" "corpus/$target" </dev/null

@@ -29,9 +29,9 @@ fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
 }
 
 /// `close-ok` is owed for it: reply code, short text, class and method.
-fn close(text: &str) -> Vec<u8> {
+fn close(code: u16, text: &str) -> Vec<u8> {
     let text = [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    [&541_u16.to_be_bytes()[..], &text, &[0; 4]].concat()
+    [&code.to_be_bytes()[..], &text, &[0; 4]].concat()
 }
 
 /// An ErrorResponse with a message of so many bytes.
@@ -44,8 +44,7 @@ fn error_response(bytes: usize) -> Vec<u8> {
 async fn tell(stage: &Stage, daemon: &Daemon, liar: &Liar, lies: Vec<Said>) {
     let mut sequence = 0;
     for (in_place_of, then, expected) in lies {
-        let shown = format!("{then:?} in place of {in_place_of:?}");
-        let shown: String = shown.chars().take(100).collect();
+        let shown = format!("{then} in place of {}", in_place_of.escape_ascii());
         liar.tell(Some(Lie { in_place_of, then }));
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
@@ -58,7 +57,7 @@ async fn tell(stage: &Stage, daemon: &Daemon, liar: &Liar, lies: Vec<Said>) {
                 let (status, text) = daemon.readyz().await;
                 assert!(status == 200 || text.len() < 10_000, "{shown}: {} bytes in /readyz", text.len());
                 assert!(reason.len() < 5_000, "{shown}: a reason of {} bytes", reason.len());
-                println!("{shown}\n    {}", reason.chars().take(300).collect::<String>());
+                println!("{shown}:\n    {}", reason.chars().take(300).collect::<String>());
                 break;
             }
             assert!(
@@ -84,7 +83,6 @@ async fn come_to_senses(stage: &mut Stage, daemon: &mut Daemon, liar: &Liar, las
 
     liar.tell(Some(last));
     crate::stage::eventually("the last lie is told", async || liar.told() > 0).await;
-    // Well below what the daemon would wait for an answer.
     daemon.sigterm(Duration::from_secs(30)).await;
 }
 
@@ -112,38 +110,47 @@ async fn a_postgresql_that_lies_at_any_step() {
         (&b"R"[..], Then::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), "is this a PostgreSQL port?"),
         (b"R", Then::Say(postgres(b'R', 0x7FFF_FFFF, b"")), "announces 2147483647 bytes"),
         (b"R", Then::Say(postgres(b'R', 0xFFFF_FFFF, b"")), "announces 4294967295 bytes"),
-        (b"R", Then::Say(error_response(16 << 20)), "message 'E' announces 16777235 bytes"),
+        (b"R", Then::Say(error_response(16 << 20)), "message 'E' announces 16777237 bytes"),
         // The same step of SASL for ever, or notices.
-        (b"R", Then::Babble(postgres(b'R', 8, &[0, 0, 0, 11])), ""),
-        (b"R", Then::Babble(postgres(b'N', 11, b"Mhello\0")), ""),
-        (b"R", Then::Stop, ""),
+        (b"R", Then::Babble(postgres(b'R', 8, &[0, 0, 0, 11])), "unexpected message from server"),
+        (b"R", Then::Babble(postgres(b'N', 11, b"Mhello\0")), "unexpected message from server"),
+        (b"R", Then::Stop, "in the middle of a message"),
         (b"R", Then::FallSilent, "no connection within 2 s"),
-        (b"S", Then::Stop, ""),
-        (b"Z", Then::Stop, ""),
-        (b"Z", Then::Say(postgres(b'Z', 3, b"")), ""),
+        (b"S", Then::Stop, "in the middle of a message"),
+        (b"Z", Then::Stop, "in the middle of a message"),
+        (b"Z", Then::Say(postgres(b'Z', 3, b"")), "header length < 4"),
         (b"T", Then::Stop, "the server closed the connection"),
-        (b"D", Then::Stop, ""),
-        (b"D", Then::Say(postgres(b'D', 0x7FFF_FFFF, b"")), ""),
-        (b"D", Then::Say(postgres(b'D', 0xFFFF_FFFF, b"")), ""),
-        (b"D", Then::Say(vec![0xFF; 4096]), ""),
-        (b"D", Then::Say(error_response(8 << 20)), ""),
-        (b"W", Then::Stop, ""),
-        (b"W", Then::Say(error_response(8 << 20)), ""),
-        (b"d", Then::Stop, ""),
-        (b"d", Then::FallSilent, ""),
-        (b"d", Then::Say(vec![0; 64]), ""),
-        (b"d", Then::Say(postgres(b'd', 0x7FFF_FFFF, b"")), ""),
-        (b"d", Then::Say(postgres(b'd', 0x8000_0000, b"")), ""),
-        (b"d", Then::Say(postgres(b'd', 0x3FFF_FFFF, b"w")), ""),
-        (b"d", Then::Say(postgres(b'd', 6, b"??")), ""),
-        (b"d", Then::Say(postgres(b'd', 29, b"w\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0")), ""),
-        (b"d", Then::Say(postgres(b'd', 31, b"w\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0I?")), ""),
-        (b"d", Then::Say(error_response(8 << 20)), ""),
-        (b"d", Then::Say(postgres(b'Z', 5, b"I")), ""),
-        (b"d", Then::Say(postgres(b'c', 4, b"")), ""),
+        (b"D", Then::Stop, "the server closed the connection"),
+        (b"D", Then::Say(postgres(b'D', 0x7FFF_FFFF, b"")), "the server closed the connection"),
+        (b"D", Then::Say(postgres(b'D', 0xFFFF_FFFF, b"")), "the server closed the connection"),
+        (b"D", Then::Say(vec![0xFF; 4096]), "the server closed the connection"),
+        (b"D", Then::Say(error_response(8 << 20)), "... (8388608 bytes)"),
+        (b"W", Then::Stop, "in the middle of a message"),
+        (b"W", Then::Say(error_response(8 << 20)), "... (8388608 bytes)"),
+        (b"d", Then::Stop, "the replication stream broke"),
+        (b"d", Then::FallSilent, "PostgreSQL has been silent"),
+        (b"d", Then::Say(vec![0; 64]), "header length < 4"),
+        (b"d", Then::Say(postgres(b'd', 0x7FFF_FFFF, b"")), "announces 2147483647 bytes"),
+        (b"d", Then::Say(postgres(b'd', 0x8000_0000, b"")), "header length < 4"),
+        (b"d", Then::Say(postgres(b'd', 0x3FFF_FFFF, b"w")), "PostgreSQL has been silent"),
+        (b"d", Then::Say(postgres(b'd', 6, b"??")), "neither XLogData nor a keepalive"),
+        (
+            b"d",
+            Then::Say(postgres(b'd', 29, b"w\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0")),
+            "expected a message kind at byte 0",
+        ),
+        (
+            b"d",
+            Then::Say(postgres(b'd', 31, b"w\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0I?")),
+            "expected relation OID at byte 1",
+        ),
+        (b"d", Then::Say(error_response(8 << 20)), "... (8388608 bytes)"),
+        (b"d", Then::Say(postgres(b'Z', 5, b"I")), "message 'Z' while streaming"),
+        (b"d", Then::Say(postgres(b'c', 4, b"")), "the server ended the replication stream"),
     ];
     tell(&stage, &daemon, &liar, lies).await;
-    come_to_senses(&mut stage, &mut daemon, &liar, Lie { in_place_of: b"R", then: Then::FallSilent }).await;
+    // The answer to a query, for which it would wait a minute.
+    come_to_senses(&mut stage, &mut daemon, &liar, Lie { in_place_of: b"T", then: Then::FallSilent }).await;
 }
 
 #[tokio::test]
@@ -173,33 +180,45 @@ async fn a_broker_that_lies_at_any_step() {
         (START, Then::Say(b"AMQP\0\x01\0\0".to_vec()), "the server only supports AMQP 1.0.0"),
         (START, Then::Say(frame(1, 0, 0x7FFF_FFFF, b"", 0xCE)), "did not answer within 1500 ms"),
         (START, Then::Say(frame(1, 0, 4, &[0, 10, 0, 10], 0)), "broke off the handshake: failed to parse"),
-        (START, Then::Say(method(0, 10, 50, &close("not today"))), "closed the connection: 541 not today"),
+        (
+            START,
+            Then::Say(method(0, 10, 50, &close(541, "not today"))),
+            "closed the connection: 541 not today",
+        ),
         (START, Then::Babble(frame(8, 0, 0, b"", 0xCE)), "did not answer within 1500 ms"),
         (START, Then::Stop, "broke off the handshake"),
         (START, Then::FallSilent, "did not answer within 1500 ms"),
         (TUNE, Then::Stop, "broke off the handshake"),
         (TUNE, Then::FallSilent, "did not answer within 1500 ms"),
-        (TUNE, Then::Say(method(0, 10, 50, &close("enough"))), "closed the connection: 541 enough"),
+        (TUNE, Then::Say(method(0, 10, 50, &close(541, "enough"))), "closed the connection: 541 enough"),
         // Every limit is the largest, then the smallest.
         (TUNE, Then::Say(method(0, 10, 30, &[0xFF; 8])), "did not answer within 1500 ms"),
         (OPEN_OK, Then::Say(method(0, 99, 99, b"")), "broke off the handshake: failed to parse"),
         (OPEN_OK, Then::Stop, "broke off the handshake"),
         (CHANNEL_OPEN_OK, Then::Stop, "connection aborted"),
         (CHANNEL_OPEN_OK, Then::FallSilent, "no heartbeat received"),
-        (CHANNEL_OPEN_OK, Then::Say(method(1, 20, 40, &close("no channel"))), "invalid channel state"),
+        (CHANNEL_OPEN_OK, Then::Say(method(1, 20, 40, &close(406, "no channel"))), "invalid channel state"),
         (DECLARE_OK, Then::Stop, "connection aborted"),
         (DECLARE_OK, Then::Say(method(1, 85, 11, b"")), "unexpected confirm select-ok"),
         (SELECT_OK, Then::Stop, "connection aborted"),
         (SELECT_OK, Then::FallSilent, "no heartbeat received"),
         (ACK, Then::Stop, "connection aborted"),
         (ACK, Then::FallSilent, "the broker confirmed nothing for 1500 ms"),
-        (ACK, Then::Say(vec![0xFF; 4096]), ""),
-        (ACK, Then::Say(frame(1, 1, 0x7FFF_FFFF, b"", 0xCE)), ""),
-        (ACK, Then::Say(frame(1, 1, 13, &[0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0], 0)), ""),
-        (ACK, Then::Say(ack(1 << 40, 0)), ""),
-        (ACK, Then::Say(method(1, 20, 40, &close("in the middle"))), ""),
-        (ACK, Then::Say(method(0, 10, 50, &close("in the middle"))), ""),
-        (ACK, Then::Say(method(7, 60, 80, &[0; 9])), ""),
+        (ACK, Then::Say(vec![0xFF; 4096]), "failed to parse"),
+        (ACK, Then::Say(frame(1, 1, 0x7FFF_FFFF, b"", 0xCE)), "the broker confirmed nothing"),
+        (ACK, Then::Say(frame(1, 1, 13, &[0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0], 0)), "failed to parse"),
+        (ACK, Then::Say(ack(1 << 40, 0)), "invalid ack received"),
+        (
+            ACK,
+            Then::Say(method(1, 20, 40, &close(406, "in the middle"))),
+            "closed the channel: 406 in the middle",
+        ),
+        (
+            ACK,
+            Then::Say(method(0, 10, 50, &close(541, "in the middle"))),
+            "closed the connection: 541 in the middle",
+        ),
+        (ACK, Then::Say(method(7, 60, 80, &[0; 9])), "invalid channel: 7"),
     ];
     tell(&stage, &daemon, &liar, lies).await;
     come_to_senses(&mut stage, &mut daemon, &liar, Lie { in_place_of: START, then: Then::FallSilent }).await;

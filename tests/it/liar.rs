@@ -2,6 +2,7 @@
 //! then lies. So a server can be made to stop, to babble or to be silent at any step of its protocol.
 
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -39,13 +40,13 @@ impl Protocol {
 }
 
 /// What is done in place of the first message of a kind.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Lie {
     pub(crate) in_place_of: &'static [u8],
     pub(crate) then: Then,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Then {
     /// Half of the message, and an end.
     Stop,
@@ -55,6 +56,18 @@ pub(crate) enum Then {
     Say(Vec<u8>),
     /// These bytes, again and again.
     Babble(Vec<u8>),
+}
+
+impl fmt::Display for Then {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let begin = |bytes: &[u8]| bytes[..bytes.len().min(40)].escape_ascii().to_string();
+        match self {
+            Self::Stop => f.write_str("an end in mid-message"),
+            Self::FallSilent => f.write_str("silence in mid-message"),
+            Self::Say(bytes) => write!(f, "{} bytes '{}'", bytes.len(), begin(bytes)),
+            Self::Babble(bytes) => write!(f, "'{}' for ever", begin(bytes)),
+        }
+    }
 }
 
 /// The proxy. Its connections end when what it is told to do changes.

@@ -90,7 +90,8 @@ impl fmt::Display for Report {
 impl Report {
     fn setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Setting { seed, began, postgres, rabbitmq, clocks } = &self.setting;
-        let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+        let assertions = if cfg!(debug_assertions) { "on" } else { "off" };
+        let level = option_env!("CARGO_PROFILE_DEV_OPT_LEVEL").unwrap_or("0");
         let minutes = self.took.as_secs_f64() / 60.0;
         rows(
             f,
@@ -99,7 +100,13 @@ impl Report {
                 ("began", began.clone()),
                 ("seed", seed.to_string()),
                 ("duration under faults", format!("{minutes:.1} minutes")),
-                ("outboxd", format!("{} ({build} build)", env!("CARGO_PKG_VERSION"))),
+                (
+                    "outboxd",
+                    format!(
+                        "{}, opt-level {level}, debug assertions {assertions}",
+                        env!("CARGO_PKG_VERSION")
+                    ),
+                ),
                 ("PostgreSQL, RabbitMQ", format!("{postgres}, {rabbitmq}")),
                 ("machine", machine()),
                 ("`[rabbitmq]`", settings(RABBITMQ)),

@@ -134,8 +134,9 @@ impl Fault {
         matches!(self, RelayRestarted | RelayLogFull | QueueDeleted) || self.is_clock()
     }
 
-    /// PostgreSQL starts from what it had on disk: the slot from when it was last saved.
+    /// PostgreSQL starts with the slot as it was last saved. Before version 17 a shutdown in good order does not save it
+    /// either, when nothing but its confirmed position has changed.
     pub(crate) fn forgets_slot_position(self) -> bool {
-        matches!(self, PostgresKilled | PostgresStoppedImmediate)
+        matches!(self, PostgresKilled | PostgresStoppedImmediate | PostgresStoppedFast)
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allowed {
     pub(crate) duplicates: u64,
-    /// PostgreSQL was killed, and whoever knew how far its slot had been confirmed did not get the slot again.
+    /// PostgreSQL was restarted, and whoever knew how far its slot had been confirmed did not get the slot again.
     pub(crate) slot_set_back: bool,
 }
 
@@ -154,7 +154,10 @@ impl Report {
                 ),
                 ("duplicates published", format!("{} ({})", sums.duplicates, self.share(sums.duplicates))),
                 ("most duplicates after one round", self.worst(false)),
-                ("the same where a killed PostgreSQL had forgotten where the slot stood", self.worst(true)),
+                (
+                    "the same where a restarted PostgreSQL had forgotten how far its slot was confirmed",
+                    self.worst(true),
+                ),
                 ("delivered again by the broker to a service", sums.redelivered.to_string()),
                 ("most in flight", totals.in_flight_peak.to_string()),
                 ("most confirmed in a second", totals.rate_peak.to_string()),

@@ -22,8 +22,8 @@ use crate::{
 const MEMORY_MAX_MB: u64 = 120;
 
 /// PostgreSQL saves a slot's position when its `restart_lsn` moves, for which the background writer logs something every
-/// 15 s, and at checkpoints; one that is killed forgets what came after. Twice that is allowed.
-const SLOT_SAVED_EVERY_S: u64 = 30;
+/// 15 s, and at checkpoints; one that restarts has forgotten what came after. Twice that is allowed.
+const SLOT_SAVED_EVERY: Duration = Duration::from_secs(30);
 
 /// When a run is over.
 #[derive(Clone, Copy, Debug)]
@@ -147,6 +147,7 @@ impl Run {
         sleep(Duration::from_millis(round.calm_ms)).await;
         let leader = self.world.set_standby(round.standby).await?;
         let duplicates_before = self.witness.arrivals().duplicates;
+        let recent = self.watch.confirmed_within(SLOT_SAVED_EVERY);
         let reconnects_before = self.watch.totals().reconnects;
 
         self.world.begin(&round.first, leader).await;
@@ -175,7 +176,7 @@ impl Run {
 
         let duplicates = self.witness.arrivals().duplicates - duplicates_before;
         let reconnects = self.watch.totals().reconnects - reconnects_before;
-        let allowed = self.allowed(round, reconnects);
+        let allowed = self.allowed(round, reconnects, recent);
         let outcome =
             Outcome { name: round.name(), faults: round.strikes().count(), recovery, duplicates, allowed };
         match self.broken_promise(&outcome) {
@@ -204,19 +205,18 @@ impl Run {
 
     /// What the promise allows: what was in flight, for each lost connection; after the loss of a process also what was
     /// confirmed in the last 100 ms (a second, as the machine is busy) and the beginning of a transaction that was not
-    /// whole. A server that is killed forgets some seconds of its slot's position, which the process that has the slot
+    /// whole. A server that restarts has forgotten some seconds of its slot's position, which the process that has the slot
     /// knows: only when that one is lost, too, or another gets the slot, are those seconds repeated.
-    fn allowed(&self, round: &Round, reconnects: u64) -> Allowed {
+    fn allowed(&self, round: &Round, reconnects: u64, recent: u64) -> Allowed {
         let totals = self.watch.totals().clone();
         let lossy = round.strikes().filter(|strike| !strike.kind.fault.repeats_nothing()).count() as u64;
         let process_lost =
             lossy > 0 && (round.standby || round.strikes().any(|strike| strike.kind.fault.ends_leader()));
         let slot_set_back =
             process_lost && round.strikes().any(|strike| strike.kind.fault.forgets_slot_position());
-        let rate = totals.confirmed / self.began.elapsed().as_secs().max(1);
         let duplicates = (reconnects + lossy) * IN_FLIGHT_MAX
             + if process_lost { totals.rate_peak + ROWS_MAX as u64 } else { 0 }
-            + if slot_set_back { rate * SLOT_SAVED_EVERY_S + totals.rate_peak } else { 0 };
+            + if slot_set_back { recent + totals.rate_peak } else { 0 };
         Allowed { duplicates, slot_set_back }
     }
 

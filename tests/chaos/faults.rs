@@ -129,6 +129,11 @@ impl Fault {
         matches!(self, RelayKilled | RelayRestarted)
     }
 
+    /// A process with its memory is gone.
+    pub(crate) fn ends_process(self) -> bool {
+        self.ends_leader() || self == RelayLogFull
+    }
+
     /// Nothing is lost that is not known to somebody who stays, unless a connection is lost, too.
     pub(crate) fn repeats_nothing(self) -> bool {
         matches!(self, RelayRestarted | RelayLogFull | QueueDeleted) || self.is_clock()

@@ -20,8 +20,8 @@ test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes
 	$(CARGO) test --locked
 
 chaos: prerequisites ## an hour of faults on real nodes, drawn from a seed (CHAOS_MINUTES=n: so long; SEED=n: the same choices)
-	CHAOS_MINUTES=$${CHAOS_MINUTES:-60} \
-		$(CARGO) test --release --locked --test chaos -- --nocapture every_promise_holds_through_every_fault
+	CHAOS_MINUTES=$${CHAOS_MINUTES:-60} CARGO_PROFILE_DEV_OPT_LEVEL=2 \
+		$(CARGO) test --locked --test chaos -- --nocapture every_promise_holds_through_every_fault
 
 simulate: ## 100,000 simulated runs, each from one seed (SEEDS=n: so many; FIRST_SEED=n: from there; SEED=n: one, with a trace)
 	SEEDS=$${SEEDS:-100000} FIRST_SEED=$${FIRST_SEED:-$$(date +%s)000000} CARGO_PROFILE_DEV_OPT_LEVEL=2 \

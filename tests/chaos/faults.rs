@@ -129,13 +129,19 @@ impl Fault {
         matches!(self, RelayKilled | RelayRestarted)
     }
 
+    /// A process with its memory is gone.
+    pub(crate) fn ends_process(self) -> bool {
+        self.ends_leader() || self == RelayLogFull
+    }
+
     /// Nothing is lost that is not known to somebody who stays, unless a connection is lost, too.
     pub(crate) fn repeats_nothing(self) -> bool {
         matches!(self, RelayRestarted | RelayLogFull | QueueDeleted) || self.is_clock()
     }
 
-    /// PostgreSQL starts from what it had on disk: the slot from when it was last saved.
+    /// PostgreSQL starts with the slot as it was last saved. Before version 17 a shutdown in good order does not save it
+    /// either, when nothing but its confirmed position has changed.
     pub(crate) fn forgets_slot_position(self) -> bool {
-        matches!(self, PostgresKilled | PostgresStoppedImmediate)
+        matches!(self, PostgresKilled | PostgresStoppedImmediate | PostgresStoppedFast)
     }
 }

@@ -16,8 +16,10 @@
 
 mod arrivals;
 mod clock;
+mod conclusion;
 mod faults;
 mod plan;
+mod promises;
 mod queues;
 mod report;
 mod run;

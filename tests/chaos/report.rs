@@ -28,7 +28,7 @@ pub(crate) struct Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allowed {
     pub(crate) duplicates: u64,
-    /// PostgreSQL was killed, and whoever knew how far its slot had been confirmed did not get the slot again.
+    /// PostgreSQL was restarted, and whoever knew how far its slot had been confirmed did not get the slot again.
     pub(crate) slot_set_back: bool,
 }
 
@@ -90,7 +90,8 @@ impl fmt::Display for Report {
 impl Report {
     fn setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Setting { seed, began, postgres, rabbitmq, clocks } = &self.setting;
-        let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+        let assertions = if cfg!(debug_assertions) { "on" } else { "off" };
+        let level = option_env!("CARGO_PROFILE_DEV_OPT_LEVEL").unwrap_or("0");
         let minutes = self.took.as_secs_f64() / 60.0;
         rows(
             f,
@@ -99,7 +100,13 @@ impl Report {
                 ("began", began.clone()),
                 ("seed", seed.to_string()),
                 ("duration under faults", format!("{minutes:.1} minutes")),
-                ("outboxd", format!("{} ({build} build)", env!("CARGO_PKG_VERSION"))),
+                (
+                    "outboxd",
+                    format!(
+                        "{}, opt-level {level}, debug assertions {assertions}",
+                        env!("CARGO_PKG_VERSION")
+                    ),
+                ),
                 ("PostgreSQL, RabbitMQ", format!("{postgres}, {rabbitmq}")),
                 ("machine", machine()),
                 ("`[rabbitmq]`", settings(RABBITMQ)),
@@ -147,7 +154,10 @@ impl Report {
                 ),
                 ("duplicates published", format!("{} ({})", sums.duplicates, self.share(sums.duplicates))),
                 ("most duplicates after one round", self.worst(false)),
-                ("the same where a killed PostgreSQL had forgotten where the slot stood", self.worst(true)),
+                (
+                    "the same where a restarted PostgreSQL had forgotten how far its slot was confirmed",
+                    self.worst(true),
+                ),
                 ("delivered again by the broker to a service", sums.redelivered.to_string()),
                 ("most in flight", totals.in_flight_peak.to_string()),
                 ("most confirmed in a second", totals.rate_peak.to_string()),

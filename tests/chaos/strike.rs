@@ -17,16 +17,18 @@ const NO_DISK: [&str; 2] = ["set_disk_free_limit", "100000GB"];
 const DISK: [&str; 2] = ["set_disk_free_limit", "50MB"];
 
 impl World {
-    /// Begins a fault; `leader` is the instance that it hits, where it hits one.
-    pub(crate) async fn begin(&self, strike: &Strike, leader: usize) {
+    /// Begins a fault; `leader` is the instance that it hits, where it hits one. An error when that does not end as it
+    /// should in peace.
+    pub(crate) async fn begin(&self, strike: &Strike, leader: usize) -> Result<(), String> {
         let hit = &self.instances[leader];
         match strike.kind.fault {
             Fault::RelayKilled => hit.daemon.lock().await.kill9().await,
-            Fault::RelayRestarted => hit.end().await,
+            Fault::RelayRestarted => hit.end().await?,
             Fault::RelaySuspended => hit.daemon.lock().await.suspend(),
             Fault::RelayLogFull => {
-                hit.end().await;
+                let ended = hit.end().await;
                 hit.daemon.lock().await.start_again_logging_to("/dev/full".as_ref());
+                ended?;
             }
             Fault::RelayClock | Fault::PostgresClock | Fault::BrokerClock => {
                 let jump = JUMPS_S[(strike.dice % JUMPS_S.len() as u64) as usize];
@@ -49,6 +51,7 @@ impl World {
             Fault::PostgresLink(trouble) => disturb(&hit.to_postgres, trouble, strike.dice),
             Fault::BrokerLink(trouble) => disturb(&hit.to_broker, trouble, strike.dice),
         }
+        Ok(())
     }
 
     /// Ends it; nothing to do for a fault without duration.
@@ -58,7 +61,8 @@ impl World {
             Fault::RelayKilled | Fault::RelayRestarted => hit.daemon.lock().await.start_again(),
             Fault::RelaySuspended => hit.daemon.lock().await.resume(),
             Fault::RelayLogFull => {
-                hit.end().await;
+                // Something else may be broken by now.
+                let _undrained = hit.end().await;
                 hit.daemon.lock().await.start_again();
             }
             Fault::RelayClock | Fault::PostgresClock | Fault::BrokerClock => self.jump(strike.kind.fault, 0),
@@ -88,9 +92,10 @@ impl World {
 }
 
 impl Instance {
-    /// Asks it to end and waits; what it could not drain because something else is broken, its successor repeats.
-    async fn end(&self) {
-        self.daemon.lock().await.sigterm(PATIENCE).await;
+    /// Asks it to end and waits until it has drained. What it cannot drain its successor repeats.
+    async fn end(&self) -> Result<(), String> {
+        let status = self.daemon.lock().await.sigterm(PATIENCE).await;
+        if status.success() { Ok(()) } else { Err(format!("outboxd, asked to end, does so with {status}")) }
     }
 }
 

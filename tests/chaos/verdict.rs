@@ -131,13 +131,14 @@ pub(crate) fn parse_id(text: &str) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrivals::tests::{arrivals, message};
+    use crate::arrivals::{
+        Message,
+        tests::{arrivals, message},
+    };
 
     fn row(aggregate: &str, sequence: u64) -> Row {
-        let message = message(aggregate, sequence);
-        let Row { id, digest, .. } =
-            Row { id: message.id, aggregate: String::new(), sequence, digest: message.digest, inserted: 0 };
-        Row { id, aggregate: aggregate.to_owned(), sequence, digest, inserted: sequence as i64 }
+        let Message { id, aggregate, digest, .. } = message(aggregate, sequence);
+        Row { id, aggregate, sequence, digest, inserted: sequence as i64 }
     }
 
     fn verdict_on(rows: &[Row], arrivals: &Arrivals) -> Verdict {
@@ -168,7 +169,7 @@ mod tests {
     fn a_transaction_keeps_its_insert_order_across_aggregates() {
         let mut found = Arrivals::default();
         for (aggregate, index) in [("a", 0), ("b", 1)] {
-            found.add(crate::arrivals::Message { position: (9, index), ..message(aggregate, 1) });
+            found.add(Message { position: (9, index), ..message(aggregate, 1) });
         }
         let rows = |a, b| [Row { inserted: a, ..row("a", 1) }, Row { inserted: b, ..row("b", 1) }];
         assert!(verdict_on(&rows(1, 2), &found).transaction_out_of_order.is_empty());

@@ -26,6 +26,8 @@ pub(crate) struct Totals {
     pub(crate) memory_peak_mb: u64,
     /// Instances that ended although nobody had ended them.
     pub(crate) deaths: Vec<String>,
+    /// When how many had been confirmed.
+    history: Vec<(Instant, u64)>,
 }
 
 /// The looking on; ends when dropped.
@@ -48,6 +50,13 @@ impl Watch {
             }
         });
         Self { totals, task }
+    }
+
+    /// How many messages were confirmed in the time that has just passed.
+    pub(crate) fn confirmed_within(&self, time: Duration) -> u64 {
+        let totals = self.totals();
+        let before = totals.history.iter().rev().find(|(at, _)| at.elapsed() > time);
+        totals.confirmed - before.map_or(0, |(_, confirmed)| *confirmed)
     }
 
     pub(crate) fn totals(&self) -> MutexGuard<'_, Totals> {
@@ -108,6 +117,8 @@ async fn look(instance: &Instance, before: &mut Counters, totals: &Mutex<Totals>
     let mut totals = lock(totals);
     totals.published += more(now.published, before.published);
     totals.confirmed += confirmed;
+    let reached = (Instant::now(), totals.confirmed);
+    totals.history.push(reached);
     totals.reconnects += more(now.reconnects, before.reconnects);
     totals.in_flight_peak = totals.in_flight_peak.max(of_source("in_flight_messages"));
     if let Some(elapsed) = before.at.map(|at| at.elapsed().as_secs_f64()).filter(|elapsed| *elapsed > 0.1) {

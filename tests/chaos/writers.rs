@@ -132,18 +132,15 @@ impl Writer {
     async fn run(mut self, stopped: Arc<AtomicBool>) {
         let mut client = connect(&self.url).await;
         while !stopped.load(Ordering::Relaxed) {
-            let written = self.written.clone();
-            let counter = match self.transaction(&mut client).await {
-                Ok(End::Committed) => &written.committed,
-                Ok(End::RolledBack) => &written.rolled_back,
-                Ok(End::Unknown) => &written.unknown,
-                Err(_) => &written.broken,
+            let end = self.transaction(&mut client).await;
+            let counter = match &end {
+                Ok(End::Committed) => &self.written.committed,
+                Ok(End::RolledBack) => &self.written.rolled_back,
+                Ok(End::Unknown) => &self.written.unknown,
+                Err(_) => &self.written.broken,
             };
             counter.fetch_add(1, Ordering::Relaxed);
-            if client.is_closed()
-                || std::ptr::eq(counter, &written.unknown)
-                || std::ptr::eq(counter, &written.broken)
-            {
+            if !matches!(end, Ok(End::Committed | End::RolledBack)) {
                 client = connect(&self.url).await;
             }
             tokio::time::sleep(Duration::from_millis(self.random.u64(0..500))).await;

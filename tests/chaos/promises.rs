@@ -1,0 +1,66 @@
+//! What must hold after each round.
+
+use std::time::Duration;
+
+use crate::{
+    plan::Round,
+    report::{Allowed, Outcome},
+    run::Run,
+    world::IN_FLIGHT_MAX,
+    writers::ROWS_MAX,
+};
+
+/// Of an instance, whatever happens: in flight are at most 16 MB, and batches of rows, frames and confirms come on top.
+const MEMORY_MAX_MB: u64 = 120;
+
+/// PostgreSQL saves a slot's position when its `restart_lsn` moves, for which the background writer logs something every
+/// 15 s, and at checkpoints; one that restarts has forgotten what came after. Twice that is allowed.
+pub(crate) const SLOT_SAVED_EVERY: Duration = Duration::from_secs(30);
+
+impl Run {
+    /// What the promise allows: what was in flight, for each lost connection; after the loss of a process also what was
+    /// confirmed in the last 100 ms (a second, as the machine is busy) and the beginning of a transaction that was not
+    /// whole. A server that restarts has forgotten some seconds of its slot's position, which the process that has the slot
+    /// knows: only when that one is lost, too, or another gets the slot, are those seconds repeated.
+    pub(crate) fn allowed(&self, round: &Round, reconnects: u64, recent: u64) -> Allowed {
+        let rate_peak = self.watch.totals().rate_peak;
+        let lossy = round.strikes().filter(|strike| !strike.kind.fault.repeats_nothing()).count() as u64;
+        let process_lost =
+            lossy > 0 && (round.standby || round.strikes().any(|strike| strike.kind.fault.ends_process()));
+        let slot_set_back =
+            process_lost && round.strikes().any(|strike| strike.kind.fault.forgets_slot_position());
+        let duplicates = (reconnects + lossy) * IN_FLIGHT_MAX
+            + if process_lost { rate_peak + ROWS_MAX as u64 } else { 0 }
+            + if slot_set_back { recent + rate_peak } else { 0 };
+        Allowed { duplicates, slot_set_back }
+    }
+
+    /// The first promise that is broken, if one is.
+    pub(crate) fn broken_promise(&self, outcome: &Outcome) -> Option<String> {
+        let few = |sentences: &[String]| sentences.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
+        for (queue, consumer) in [("witness", &self.witness), ("service", &self.service)] {
+            let arrivals = consumer.arrivals();
+            if !arrivals.out_of_order.is_empty() {
+                return Some(format!("out of order at {queue}: {}", few(&arrivals.out_of_order)));
+            }
+            if !arrivals.unlike.is_empty() {
+                return Some(format!("unlike at {queue}: {}", few(&arrivals.unlike)));
+            }
+        }
+        let witness = self.witness.arrivals();
+        if witness.missing > 0 {
+            return Some(format!("{} rows overtaken or lost: {}", witness.missing, few(&witness.gaps())));
+        }
+        if outcome.duplicates > outcome.allowed.duplicates {
+            return Some(format!(
+                "{} duplicates, {} allowed",
+                outcome.duplicates, outcome.allowed.duplicates
+            ));
+        }
+        let totals = self.watch.totals();
+        if totals.memory_peak_mb > MEMORY_MAX_MB {
+            return Some(format!("an instance took {} MB of memory", totals.memory_peak_mb));
+        }
+        totals.deaths.first().cloned()
+    }
+}

@@ -155,7 +155,15 @@ impl Evidence {
                 record.holder.as_deref() == Some(memory.holder.as_str()) || record.is_torn_down()
             })
         };
-        if let Some(memory) = memory.filter(|memory| ours(memory) || outdated(memory)) {
+        // A replica that was behind was promoted: what it has written down goes with its slot, and what this process remembers
+        // since has not happened there.
+        let superseded = |memory: &Memory| {
+            self.server.timeline > memory.timeline
+                && outdated(memory)
+                && record.is_some_and(|record| !record.is_torn_down())
+        };
+        let counts = |memory: &&Memory| (ours(memory) || outdated(memory)) && !superseded(memory);
+        if let Some(memory) = memory.filter(counts) {
             let Memory { system_id, timeline, confirmed, .. } = memory;
             // The record may be ahead of what is remembered: written when the slot was acquired, just before a fault.
             let confirmed = (*confirmed).max(record.map(|record| record.confirmed_flush));

@@ -140,6 +140,9 @@ fn after_a_promotion_the_place_where_the_timeline_was_left_decides() {
     // Made anew before the promotion: it came along, and is another one all the same.
     let anew = evidence(record(None), server("A", 2, 1000), slot(400));
     assert_eq!(cause(&anew, None), Cause::MadeAnew { at: Some(Lsn(400)) });
+    // So does one in a replica that was behind, where what this process confirmed since has not happened.
+    let later = Memory { version: 9, confirmed: Some(Lsn(450)), ..memory() };
+    assert_eq!(cause(&anew, Some(&later)), Cause::MadeAnew { at: Some(Lsn(400)) });
     // A branch that never was on the timeline of the slot.
     let foreign = Evidence { history: vec![(3, Lsn(900))], ..on(4, Some(50)) };
     assert!(matches!(cause(&foreign, None), Cause::MadeAnew { .. }));
@@ -186,6 +189,7 @@ fn a_gap_that_was_found_stays_until_it_is_recovered_from() {
             assert_eq!(found.judge(memory).unwrap_err().to_string(), gap.to_string());
         }
     }
+    found.slot = slot(400);
     found.record = Some(SlotRecord { gap: None, confirmed_flush: Lsn(400), version: 9, ..marked });
     assert_eq!(found.judge(Some(&memory())), Ok(Continuity::Same));
 }

@@ -23,6 +23,10 @@ impl Run {
             let before = identity(&state.postgres.data);
             state.oracle.may_halt_for(&data.gap);
             state.oracle.may_halt_for(&["set back to an older state"]);
+            // To whoever is at claiming the slot just then, and takes the server for the one that it has met.
+            if data.slot.is_none() {
+                state.oracle.may_halt_for(&["is gone"]);
+            }
             if data.system_id != state.postgres.data.system_id {
                 state.oracle.may_halt_for(&["was on another server"]);
             }

@@ -159,7 +159,7 @@ impl Instance {
     fn prepare(postgres: u16, broker: u16, environment: Vec<(String, String)>) -> Self {
         let (to_postgres, to_broker) = (Proxy::start(postgres), Proxy::start(broker));
         let config = format!(
-            "drain_timeout_s = 5\n\
+            "drain_timeout_s = 20\n\
              [rabbitmq]\nurl = \"amqp://guest:guest@127.0.0.1:{}/{DATABASE}\"\n{RABBITMQ}\n\
              [sources.{SOURCE}]\npostgres.url = \"postgresql://postgres@127.0.0.1:{}/{DATABASE}\"\n\
              delivery.in_flight_max = {IN_FLIGHT_MAX}\n{DELIVERY}\n",

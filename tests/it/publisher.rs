@@ -110,7 +110,7 @@ async fn disturbed() -> &'static Disturbed {
             let node = RabbitMq::start(RabbitMqOptions {
                 settings: settings.map(|setting| format!("ssl_options.{setting}")).into(),
                 certificate: Some((chain, key)),
-                ..RabbitMqOptions::default()
+                ..Default::default()
             })
             .await;
             Disturbed { node, authority }

@@ -56,6 +56,16 @@ impl SystemIdentity {
     }
 }
 
+/// What is asked just before streaming begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BeforeStream {
+    /// The server process at the other end, `active_pid` of the slot that it streams from. Asked of the server, because
+    /// what a pooler tells at login is its own.
+    pub pid: i32,
+    /// What the slot has confirmed; `None` when there is no such slot.
+    pub confirmed_flush: Option<Lsn>,
+}
+
 /// One event of the copy stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplicationEvent {
@@ -189,21 +199,28 @@ impl ReplicationConnection {
         }
     }
 
-    /// What a slot has confirmed; `None` when there is no such slot.
+    /// Who this connection is to the server, and what a slot has confirmed.
     ///
     /// # Errors
     /// [`ReplicationError::Command`].
-    pub async fn confirmed_flush(&mut self, slot: &str) -> Result<Option<Lsn>, ReplicationError> {
+    pub async fn before_stream(&mut self, slot: &str) -> Result<BeforeStream, ReplicationError> {
         let sql = format!(
-            "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}",
+            "SELECT pg_backend_pid(), (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {})",
             literal(slot)
         );
         let rows = self.query(&sql).await?;
-        let Some(Some(lsn)) = rows.first().and_then(|row| row.first()) else { return Ok(None) };
-        let lsn = lsn
-            .parse()
-            .map_err(|_| ReplicationError::unexpected_answer("SELECT confirmed_flush_lsn", "an LSN"))?;
-        Ok(Some(lsn))
+        let unexpected =
+            || ReplicationError::unexpected_answer("SELECT pg_backend_pid()", "a number and an LSN");
+        let Some([Some(pid), confirmed_flush]) = rows.first().map(Vec::as_slice) else {
+            return Err(unexpected());
+        };
+        Ok(BeforeStream {
+            pid: pid.parse().map_err(|_| unexpected())?,
+            confirmed_flush: confirmed_flush
+                .as_ref()
+                .map(|lsn| lsn.parse().map_err(|_| unexpected()))
+                .transpose()?,
+        })
     }
 
     /// Begins streaming a logical slot with pgoutput, protocol version 1. `from` is where to begin if the slot is not

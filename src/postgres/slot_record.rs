@@ -8,7 +8,7 @@
 //! Writing it makes WAL, so it is written when a slot is acquired and released, and in between at most now and then while
 //! messages are confirmed; an idle database stays idle.
 
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{Client, SimpleQueryMessage, types::Type};
 
 use super::{
     SourceDatabase,
@@ -135,11 +135,23 @@ pub async fn write(
     database: &SourceDatabase,
     record: &SlotRecord,
 ) -> Result<(), CatalogError> {
-    let update = "DO UPDATE SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, \
-                  confirmed_flush = excluded.confirmed_flush, confirmed_until = excluded.confirmed_until, \
-                  holder = excluded.holder, gap = excluded.gap, version = excluded.version, \
-                  written_at = clock_timestamp()";
-    insert(client, database, record, update).await
+    insert(client, database, record, "true", OVERWRITE).await?;
+    Ok(())
+}
+
+/// Writes the record for whoever streams from the slot as server process `pid`; `false`, and nothing is written, when that
+/// is no longer so. An instance that was frozen just after it had got the slot must not put its name over its successor's.
+pub async fn claim(
+    client: &Client,
+    database: &SourceDatabase,
+    record: &SlotRecord,
+    pid: i32,
+) -> Result<bool, CatalogError> {
+    let streams = format!(
+        "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {} AND active_pid = {pid})",
+        literal(&database.slot)
+    );
+    insert(client, database, record, &streams, OVERWRITE).await
 }
 
 /// Writes the first record of a slot, unless whoever has acquired it by now has done so; also the first after a teardown.
@@ -154,20 +166,29 @@ pub async fn write_first(
          version = {TABLE}.version + 1, written_at = clock_timestamp() \
          WHERE {TORN_DOWN}"
     );
-    insert(client, database, record, &update).await
+    insert(client, database, record, "true", &update).await?;
+    Ok(())
 }
 
+const OVERWRITE: &str = "DO UPDATE SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, \
+                         confirmed_flush = excluded.confirmed_flush, confirmed_until = excluded.confirmed_until, \
+                         holder = excluded.holder, gap = excluded.gap, version = excluded.version, \
+                         written_at = clock_timestamp()";
+
+/// Whether something was written: nothing unless `condition`, and where a record is, what `if_there` says.
 async fn insert(
     client: &Client,
     database: &SourceDatabase,
     record: &SlotRecord,
+    condition: &str,
     if_there: &str,
-) -> Result<(), CatalogError> {
+) -> Result<bool, CatalogError> {
     let SlotRecord { system_id, timeline, confirmed_flush, confirmed_until, holder, gap, version } = record;
     let text = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
     let insert = format!(
         "{DURABLE}; INSERT INTO {} (slot, system_identifier, timeline, confirmed_flush, confirmed_until, holder, \
-         gap, version) VALUES ({}, {}, {timeline}, '{confirmed_flush}', {}, {}, {}, {version}) ON CONFLICT (slot) {if_there}",
+         gap, version) SELECT {}, {}, {timeline}, pg_lsn '{confirmed_flush}', {}::timestamptz, {}, {}, {version} WHERE {condition} \
+         ON CONFLICT (slot) {if_there}",
         table(database),
         literal(&database.slot),
         literal(system_id),
@@ -175,7 +196,10 @@ async fn insert(
         text(holder),
         text(gap),
     );
-    client.batch_execute(&insert).await.map_err(failed("writing the slot's record"))
+    let answers = client.simple_query(&insert).await.map_err(failed("writing the slot's record"))?;
+    let written =
+        answers.last().is_some_and(|answer| matches!(answer, SimpleQueryMessage::CommandComplete(1..)));
+    Ok(written)
 }
 
 /// Writes down a gap that was found when the record was of version `found`, or when there was none; nothing if it has been
@@ -188,7 +212,7 @@ pub async fn mark(
 ) -> Result<(), CatalogError> {
     let Some(version) = found else {
         create_table(client, database).await?;
-        return insert(client, database, marked, "DO NOTHING").await;
+        return insert(client, database, marked, "true", "DO NOTHING").await.map(drop);
     };
     let update = format!(
         "{DURABLE}; UPDATE {} SET confirmed_flush = '{}', holder = NULL, gap = {}, version = {}, \

@@ -22,7 +22,8 @@ use crate::{
         error::ConnectError,
         parked_table,
         replication::{
-            ReplicationConnection, ReplicationError, ReplicationEvent, ReplicationStream, SystemIdentity,
+            BeforeStream, ReplicationConnection, ReplicationError, ReplicationEvent, ReplicationStream,
+            SystemIdentity,
         },
         slot_record::{self, Confirmed, EvidenceError, SlotRecord},
         snapshot::{RowOrder, Selection, SnapshotError, SnapshotRows},
@@ -108,6 +109,15 @@ pub trait Sql: Send + Sync {
         database: &SourceDatabase,
         record: &SlotRecord,
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Writes the slot's record for whoever streams from the slot as server process `pid`; `false`, and nothing is written,
+    /// when somebody else does by now.
+    fn claim_record(
+        &self,
+        database: &SourceDatabase,
+        record: &SlotRecord,
+        pid: i32,
+    ) -> impl Future<Output = Result<bool, CatalogError>> + Send;
 
     /// Writes down a gap, unless the record was written since it was found of that version, or not found.
     fn mark_record(
@@ -195,11 +205,11 @@ pub trait Replication: Sized + Send {
     /// Who the server is, and on which timeline.
     fn identify_system(&mut self) -> impl Future<Output = Result<SystemIdentity, ReplicationError>> + Send;
 
-    /// What a slot has confirmed; `None` when there is no such slot.
-    fn confirmed_flush(
+    /// Who this connection is to the server, and what a slot has confirmed.
+    fn before_stream(
         &mut self,
         slot: &str,
-    ) -> impl Future<Output = Result<Option<Lsn>, ReplicationError>> + Send;
+    ) -> impl Future<Output = Result<BeforeStream, ReplicationError>> + Send;
 
     /// Begins streaming. When the server refused, the connection comes back.
     fn start(
@@ -340,6 +350,15 @@ impl Sql for tokio_postgres::Client {
         slot_record::write(self, database, record).await
     }
 
+    async fn claim_record(
+        &self,
+        database: &SourceDatabase,
+        record: &SlotRecord,
+        pid: i32,
+    ) -> Result<bool, CatalogError> {
+        slot_record::claim(self, database, record, pid).await
+    }
+
     async fn mark_record(
         &self,
         database: &SourceDatabase,
@@ -418,8 +437,8 @@ impl Replication for ReplicationConnection {
         self.identify_system().await
     }
 
-    async fn confirmed_flush(&mut self, slot: &str) -> Result<Option<Lsn>, ReplicationError> {
-        self.confirmed_flush(slot).await
+    async fn before_stream(&mut self, slot: &str) -> Result<BeforeStream, ReplicationError> {
+        self.before_stream(slot).await
     }
 
     async fn start(

@@ -59,6 +59,12 @@ pub enum Fault {
     /// A standby's new connection leads somewhere else than its first.
     #[error("PostgreSQL is another server than a moment ago, or was promoted: looking at it anew")]
     ServerChanged,
+    /// We hung, or were frozen, just after we had got the slot.
+    #[error("slot \"{slot}\" was ours and has been given to another instance meanwhile: asking for it anew")]
+    SlotTaken {
+        /// Its name.
+        slot: String,
+    },
     /// The servers answer, but not to everything that has to be done before streaming.
     #[error(
         "connecting and looking around took longer than {} s: see what PostgreSQL is waiting for (pg_stat_activity, \
@@ -134,6 +140,7 @@ impl Fault {
             | Fault::ServerSilent { .. }
             | Fault::ServerEnding
             | Fault::ServerChanged
+            | Fault::SlotTaken { .. }
             | Fault::ConnectTimeout { .. }
             | Fault::NotParked { .. } => Verdict::Again,
             // What is wrong with a database can be mended while we wait.

@@ -29,7 +29,7 @@ use crate::{
         catalog::{CatalogError, TableFacts},
         continuity::{Evidence, Memory},
         preflight,
-        replication::ReplicationError,
+        replication::{BeforeStream, ReplicationError},
         slot_record::{Confirmed, SlotRecord},
         snapshot::Selection,
     },
@@ -171,10 +171,10 @@ enum Acquired<S, B> {
     Backlog(Box<B>),
 }
 
-/// The slot's stream, and what the slot had confirmed just before it began.
+/// The slot's stream, and what was asked just before it began.
 struct Streaming<S> {
     stream: S,
-    flushed: Option<Lsn>,
+    before: BeforeStream,
 }
 
 impl<D: Database, B: Broker> Attempt<'_, D, B> {
@@ -228,7 +228,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                     (started.map_err(|(_, error)| error)?, Some(taken_at))
                 }
             };
-            let claim = self.claim(known, &mut evidence, streaming.flushed, made);
+            let claim = self.claim(known, &mut evidence, streaming.before, made);
             tokio::time::timeout(CONNECT_TIMEOUT, claim)
                 .await
                 .map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??;
@@ -241,7 +241,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             for_at_least = monitor.server_silent() => return Err(Fault::ServerSilent { for_at_least }),
             () = deadline.overdue() => None,
         };
-        let Some(Streaming { stream, flushed }) = begun else {
+        let Some(Streaming { stream, before }) = begun else {
             delivery.close().await;
             return Ok(known.ended());
         };
@@ -249,7 +249,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         // The slot may be ahead of us, when another instance had it; and at first the server's keepalives are behind the
         // slot, because decoding begins at its restart_lsn. Neither may take what we report back to before the slot: we
         // do not count on the server to refuse it (LogicalConfirmReceivedLocation, logical.c).
-        if let Some(flushed) = flushed {
+        if let Some(flushed) = before.confirmed_flush {
             delivery.ledger_mut().reached(flushed);
         }
         let table = StreamedTable::new(database.options().table.clone(), &table);
@@ -355,7 +355,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         &self,
         known: &mut Known,
         evidence: &mut Evidence,
-        flushed: Option<Lsn>,
+        stream: BeforeStream,
         made: Option<Timestamp>,
     ) -> Result<(), Fault> {
         let database = &self.source.database;
@@ -365,7 +365,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let before = evidence.record.as_ref();
         let seen = known.slot.as_ref().map_or(0, |slot| slot.version);
         let (system_id, timeline) = evidence.server.clone().names();
-        let confirmed = flushed.max(before.map(|record| record.confirmed_flush));
+        let confirmed = stream.confirmed_flush.max(before.map(|record| record.confirmed_flush));
         let record = SlotRecord {
             system_id: system_id.clone(),
             timeline,
@@ -381,7 +381,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let holder = known.holder.clone();
         let memory = known.slot.insert(Memory { holder, system_id, timeline, confirmed, version: seen });
         if !ours {
-            sql.write_record(database.options(), &record).await?;
+            if !sql.claim_record(database.options(), &record, stream.pid).await? {
+                return Err(Fault::SlotTaken { slot: database.options().slot.clone() });
+            }
             memory.version = record.version;
         }
         Ok(())
@@ -468,9 +470,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         from: Lsn,
     ) -> Result<Streaming<StreamOf<D>>, (Option<D::Replication>, ReplicationError)> {
         let SourceDatabase { slot, publication, .. } = self.source.database.options();
-        let flushed = connection.confirmed_flush(slot).await.map_err(|error| (None, error))?;
+        let before = connection.before_stream(slot).await.map_err(|error| (None, error))?;
         let stream = connection.start(slot, publication, from).await?;
-        Ok(Streaming { stream, flushed })
+        Ok(Streaming { stream, before })
     }
 
     async fn make_slot(

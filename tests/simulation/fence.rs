@@ -80,7 +80,8 @@ impl State {
     /// The process sends nothing, not even heartbeats, or does so again.
     pub(crate) fn broker_hears(&mut self, process: u64, hears: bool) {
         let of_process = |(id, connection): (&ConnectionId, &Connection)| {
-            (connection.process == process && connection.link == Link::Up).then_some(*id)
+            (connection.process == process && connection.link == Link::Up && !connection.abandoned)
+                .then_some(*id)
         };
         for id in self.broker.connections.iter().filter_map(of_process).collect::<Vec<_>>() {
             if !hears {

@@ -25,7 +25,7 @@ impl Oracle {
         let aggregate = seen.aggregate;
         for before in self.aggregates[&aggregate].iter().take_while(|before| **before != row) {
             let before_seen = &self.rows[before];
-            let put_aside = before_seen.exempt || before_seen.dropped || before_seen.parked;
+            let put_aside = before_seen.exempt || before_seen.dropped || before_seen.was_parked;
             let missing = before_seen.live && !put_aside && before_seen.delivered == 0;
             let traded = !self.per_aggregate && (before_seen.refused || before_seen.invalid);
             if missing && !traded {
@@ -102,7 +102,8 @@ impl State {
     pub(crate) fn told_parked(&mut self, process: u64, row: RowId) {
         let now = self.now();
         self.note(|| format!("process {process} has parked row {row}"));
-        self.oracle.row(row).parked = true;
+        let seen = self.oracle.row(row);
+        (seen.parked, seen.was_parked) = (true, true);
         self.oracle.told_settled(process, row, now);
     }
 

@@ -56,6 +56,8 @@ struct RowSeen {
     dropped: bool,
     /// Some process was told that it is in the table of parked rows.
     parked: bool,
+    /// It was once, though perhaps in a history that is gone: what follows it in its aggregate has been let go.
+    was_parked: bool,
     /// Nacked or returned, at least once.
     refused: bool,
     returned_last: bool,

@@ -2,7 +2,7 @@
 
 use outboxd::{
     position::Lsn,
-    postgres::replication::{ReplicationError, SystemIdentity},
+    postgres::replication::{BeforeStream, ReplicationError, SystemIdentity},
     relay::database::Replication,
 };
 
@@ -33,10 +33,11 @@ impl Replication for SimulatedReplication {
         self.0.ask(identify).await.map_err(command_failed)
     }
 
-    async fn confirmed_flush(&mut self, _: &str) -> Result<Option<Lsn>, ReplicationError> {
+    async fn before_stream(&mut self, _: &str) -> Result<BeforeStream, ReplicationError> {
         let flushed =
             |state: &mut State| state.postgres.data.slot.as_ref().map(|slot| Lsn(slot.confirmed_flush));
-        self.0.ask(flushed).await.map_err(command_failed)
+        let confirmed_flush = self.0.ask(flushed).await.map_err(command_failed)?;
+        Ok(BeforeStream { pid: self.0.id as i32, confirmed_flush })
     }
 
     async fn start(

@@ -145,6 +145,24 @@ impl Sql for SimulatedSql {
         .await
     }
 
+    async fn claim_record(
+        &self,
+        _: &SourceDatabase,
+        record: &SlotRecord,
+        pid: i32,
+    ) -> Result<bool, CatalogError> {
+        let process = self.0.process;
+        self.run("writing the slot's record", |state| {
+            let streams = state.postgres.active.is_some_and(|active| active as i32 == pid);
+            if streams {
+                state.postgres.data.recorded_by = process;
+                state.postgres.data.write_record(record.clone());
+            }
+            streams
+        })
+        .await
+    }
+
     async fn mark_record(
         &self,
         _: &SourceDatabase,

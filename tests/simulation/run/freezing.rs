@@ -38,7 +38,7 @@ impl State {
         self.oracle.frozen(process);
     }
 
-    fn thaw(&mut self, process: u64) {
+    pub(super) fn thaw(&mut self, process: u64) {
         let Some(waker) = self.frozen.remove(&process) else { return };
         self.note(|| format!("process {process} goes on"));
         self.broker_hears(process, true);

@@ -90,6 +90,8 @@ impl Run {
         self.world.look(|state| {
             state.slot_must_keep_up(process.id);
             state.note(|| format!("process {} is killed", process.id));
+            // Its kernel closes what a frozen process has, too.
+            state.thaw(process.id);
         });
         process.task.abort();
         let _ = process.task.await;

@@ -187,7 +187,7 @@ async fn insert(
     let text = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
     let insert = format!(
         "{DURABLE}; INSERT INTO {} (slot, system_identifier, timeline, confirmed_flush, confirmed_until, holder, \
-         gap, version) SELECT {}, {}, {timeline}, pg_lsn '{confirmed_flush}', {}::timestamptz, {}, {}, {version} WHERE {condition} \
+         gap, version) SELECT {}, {}, {timeline}, pg_lsn '{confirmed_flush}', {}, {}, {}, {version} WHERE {condition} \
          ON CONFLICT (slot) {if_there}",
         table(database),
         literal(&database.slot),

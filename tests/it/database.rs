@@ -13,6 +13,7 @@ use outboxd::{
         pgoutput::{PgOutput, decode},
         preflight::{self, Check, Verdict},
         replication::{ReplicationConnection, ReplicationEvent},
+        slot_record::{self, SlotRecord},
         snapshot::{RowOrder, Selection},
     },
 };
@@ -244,6 +245,36 @@ async fn setup_makes_the_slot_only_for_an_empty_table() {
     assert!(slot.confirmed_flush.unwrap() <= slot.current && slot.retained_bytes >= slot.lag_bytes);
     assert!(matches!(create().await, Err(BacklogError::AlreadyThere(_))));
     assert!(matches!(catalog::create_slot(&client, &database.slot).await, Err(CatalogError::SlotExists(_))));
+    catalog::drop_slot(&client, &database.slot).await.unwrap();
+}
+
+/// An instance that was frozen when it had just got the slot, and has lost it, does not put its name over its successor's.
+#[tokio::test]
+async fn the_record_is_claimed_only_by_whoever_streams() {
+    let (database, client) = database(STANDARD).await;
+    publish(&database, &client, TableKind::Ordinary).await;
+    slot_record::create_table(&client, &database).await.unwrap();
+    catalog::create_slot(&client, &database.slot).await.unwrap();
+    let mut replication = ReplicationConnection::connect(&database, "test").await.unwrap();
+    let ours = replication.before_stream(&database.slot).await.unwrap();
+    let claimed = async |pid| {
+        let record = SlotRecord {
+            system_id: "1".into(),
+            timeline: 1,
+            confirmed_flush: ours.confirmed_flush.unwrap(),
+            confirmed_until: None,
+            holder: Some("a name".into()),
+            gap: None,
+            version: 1,
+        };
+        slot_record::claim(&client, &database, &record, pid).await.unwrap()
+    };
+    assert!(!claimed(ours.pid).await, "nobody streams yet");
+    let stream = replication.start(&database.slot, &database.publication, Lsn::ZERO).await;
+    let stream = stream.map_err(|(_, error)| error).unwrap();
+    assert!(!claimed(ours.pid + 1).await, "somebody else streams");
+    assert!(claimed(ours.pid).await);
+    stream.finish(None).await.unwrap();
     catalog::drop_slot(&client, &database.slot).await.unwrap();
 }
 

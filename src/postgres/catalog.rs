@@ -5,6 +5,8 @@
 //! which is NULL where the column is missing, so that there is one query for all versions.
 //! Passes no judgement ([`preflight`](super::preflight) does) and knows no configuration.
 
+use std::time::Duration;
+
 use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
@@ -541,6 +543,13 @@ pub async fn slots(client: &Client) -> Result<Vec<SlotFacts>, CatalogError> {
     let sql = format!("{SLOTS} ORDER BY s.slot_name");
     let rows = client.query_typed(&sql, &[]).await.map_err(failed("reading the replication slots"))?;
     Ok(rows.iter().map(slot_facts).collect())
+}
+
+/// From now on the server refuses what takes longer on this connection, or waits longer for a lock.
+pub async fn limit_statements(client: &Client, to: Duration) -> Result<(), CatalogError> {
+    let ms = to.as_millis().max(1);
+    let limit = format!("SET statement_timeout = {ms}; SET lock_timeout = {ms}");
+    client.batch_execute(&limit).await.map_err(failed("limiting how long statements may take"))
 }
 
 /// One slot: what the monitor asks every few seconds. One round trip; `None` when there is no such slot.

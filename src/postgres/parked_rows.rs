@@ -191,6 +191,11 @@ pub async fn overtaken(
     let (Some((aggregate_type, aggregate_id)), Some(id)) = (parked.aggregate(), &parked.message_id) else {
         return Ok(Some("the row does not name its id and its aggregate".to_owned()));
     };
+    if database.cleanup.is_some() {
+        return Ok(Some(
+            "clean-up removes rows, so later ones of its aggregate may be gone from the table".to_owned(),
+        ));
+    }
     let outbox = database.table.quoted();
     let Some(facts) = catalog::table(client, &database.table).await? else {
         return Ok(Some(format!("there is no table {outbox}")));
@@ -219,11 +224,12 @@ pub async fn overtaken(
                 .to_owned(),
         ));
     };
+    // format() gives what the type's output function gives, as pgoutput does; a cast would strip the blanks of char(n).
     let find = format!(
-        "SELECT EXISTS (SELECT FROM {outbox} o WHERE o.{id}::text = $1),
-                (SELECT o.{id}::text FROM {outbox} o
-                 WHERE o.{kind}::text = $2 AND o.{aggregate}::text = $3 AND {later} AND o.{id}::text <> $1
-                 AND NOT EXISTS (SELECT FROM {parked} p WHERE p.slot = $4 AND p.message_id = o.{id}::text) LIMIT 1)",
+        "SELECT EXISTS (SELECT FROM {outbox} o WHERE format('%s', o.{id}) = $1),
+                (SELECT format('%s', o.{id}) FROM {outbox} o
+                 WHERE format('%s', o.{kind}) = $2 AND format('%s', o.{aggregate}) = $3 AND {later} AND format('%s', o.{id}) <> $1
+                 AND NOT EXISTS (SELECT FROM {parked} p WHERE p.slot = $4 AND p.message_id = format('%s', o.{id})) LIMIT 1)",
         id = identifier(&names.id),
         kind = identifier(&names.aggregate_type),
         aggregate = identifier(&names.aggregate_id),

@@ -151,7 +151,8 @@ pub async fn claim(
         "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {} AND active_pid = {pid})",
         literal(&database.slot)
     );
-    insert(client, database, record, &streams, OVERWRITE).await
+    // Once more under the row's lock, for which the statement may have waited.
+    insert(client, database, record, &streams, &format!("{OVERWRITE} WHERE {streams}")).await
 }
 
 /// Writes the first record of a slot, unless whoever has acquired it by now has done so; also the first after a teardown.

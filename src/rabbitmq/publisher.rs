@@ -169,7 +169,7 @@ impl Publisher {
                 self.failure = Some(error);
             }
             if let Err(error) = self.take_confirms(cx) {
-                self.failure.get_or_insert(error);
+                self.fail(error);
             }
             // Also after a failure: what was confirmed before it need not be sent again.
             let outcomes = self.attribution.settle();
@@ -196,6 +196,13 @@ impl Publisher {
                     self.failure = Some(BrokerError::after_open(&self.broker.at, closed.into()));
                 }
             }
+        }
+    }
+
+    /// The first failure counts; but one message that cannot be sent does not hide that the connection is gone.
+    fn fail(&mut self, error: BrokerError) {
+        if matches!(self.failure, None | Some(BrokerError::Unsendable { .. })) {
+            self.failure = Some(error);
         }
     }
 
@@ -338,7 +345,7 @@ impl Publisher {
             // A fence was asked for, on a channel of its own, and whoever asked has the answer.
             return;
         }
-        self.failure.get_or_insert_with(|| BrokerError::after_open(&self.broker.at, error));
+        self.fail(BrokerError::after_open(&self.broker.at, error));
     }
 
     fn undeclared(&mut self, exchange: &str, source: lapin::Error) -> BrokerError {

@@ -172,9 +172,20 @@ fn plan_one(subscription: &Subscription) -> Vec<Declaration> {
     plan
 }
 
-/// Whether an exchange is the broker's own: the default exchange and `amq.*`, which nobody may declare.
+/// Whether an exchange is the broker's own: the default exchange and those that every virtual host has. Nobody may declare
+/// another `amq.*`, which the broker then says by name (403); publishing to one unknown would cost the channel each time.
 pub(super) fn is_predeclared(exchange: &str) -> bool {
-    exchange.is_empty() || exchange.starts_with("amq.")
+    const OWN: [&str; 8] = [
+        "",
+        "amq.direct",
+        "amq.fanout",
+        "amq.headers",
+        "amq.match",
+        "amq.topic",
+        "amq.rabbitmq.trace",
+        "amq.rabbitmq.event",
+    ];
+    OWN.contains(&exchange)
 }
 
 /// What went wrong, before it is known at which broker.

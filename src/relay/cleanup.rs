@@ -40,7 +40,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(10);
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Rows that were found longer ago are looked for again. Far less than the server takes to use a transaction number again,
 /// which is part of a row's name.
-const SEEN_MAX: Duration = Duration::from_secs(60);
+const SEEN_MAX: Duration = Duration::from_secs(3600);
 /// The slot takes in what it is told within milliseconds.
 const SLOT_INTERVAL: Duration = Duration::from_millis(50);
 /// A slot that has not taken it in by then is another one.
@@ -64,6 +64,7 @@ impl Cleanup {
             confirmed,
             report: report.clone(),
             warned_at: None,
+            searching_since: None,
         };
         Some(Self(tokio::spawn(cleaner.run())))
     }
@@ -83,6 +84,8 @@ struct Cleaner<D> {
     report: Reporter,
     /// When somebody was last told that something is wrong.
     warned_at: Option<Instant>,
+    /// Since when a search is under way.
+    searching_since: Option<Instant>,
 }
 
 /// What became of the rows that a search found.
@@ -99,7 +102,9 @@ impl<D: Database> Cleaner<D> {
             // Rows that were seen are forgotten with the connection: the next one may lead to another server.
             let Err(error) = self.clean().await;
             self.warn(&error);
-            tokio::time::sleep(AFTER_FAILURE).await;
+            // A search that was too long is as much of a burden as one that came to its end.
+            let took = self.searching_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            tokio::time::sleep(AFTER_FAILURE.max(took * PAUSE_FACTOR)).await;
         }
     }
 
@@ -110,7 +115,9 @@ impl<D: Database> Cleaner<D> {
         let mut stayed = 0;
         loop {
             let begun = Instant::now();
+            self.searching_since = Some(begun);
             let seen = sql.search_rows(self.database.options(), &statements, SEARCH_ROWS, stayed).await?;
+            self.searching_since = None;
             let took = begun.elapsed();
             let mut outcome = Outcome::default();
             if !seen.rows.is_empty() {

@@ -5,7 +5,7 @@
 //! [`postgres`](crate::postgres) that answers in production, see below: what is cancel-safe, what comes back after which
 //! error.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -102,6 +102,9 @@ pub trait Sql: Send + Sync {
         &self,
         database: &SourceDatabase,
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// From now on the server refuses what takes longer, or waits longer for a lock.
+    fn limit_statements(&self, to: Duration) -> impl Future<Output = Result<(), CatalogError>> + Send;
 
     /// Writes the slot's record, whatever was there.
     fn write_record(
@@ -344,6 +347,10 @@ impl Sql for tokio_postgres::Client {
 
     async fn create_records(&self, database: &SourceDatabase) -> Result<(), CatalogError> {
         slot_record::create_table(self, database).await
+    }
+
+    async fn limit_statements(&self, to: Duration) -> Result<(), CatalogError> {
+        catalog::limit_statements(self, to).await
     }
 
     async fn write_record(&self, database: &SourceDatabase, record: &SlotRecord) -> Result<(), CatalogError> {

@@ -100,7 +100,7 @@ pub enum Fault {
     /// Rows that policy puts aside could not be.
     #[error(
         "{rows} rows cannot be put into the table outboxd_parked, and nothing behind them is acknowledged until they can; \
-         `outboxd check` tells what it lacks"
+         if it lacks something, `outboxd check` has the statement"
     )]
     NotParked {
         /// How many.

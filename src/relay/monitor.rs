@@ -131,6 +131,8 @@ impl<D: Database> Watched<D> {
     async fn watch(&mut self) -> Result<std::convert::Infallible, Unwatched> {
         let limit = self.silence_max;
         let sql = within(limit, self.database.connect_sql("outboxd monitor")).await?;
+        // So that a server that is merely slow, or a lock that somebody holds, is answered with a refusal, and is no silence.
+        within(limit, sql.limit_statements(limit / LOOKS_IN_SILENCE)).await?;
         self.heard();
         loop {
             let progress = within(limit, sql.slot_progress(&self.database.options().slot)).await?;
@@ -142,8 +144,9 @@ impl<D: Database> Watched<D> {
                 self.report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
             }
             within(limit, self.count_parked(&sql).map(Ok::<_, CatalogError>)).await?;
-            // Whoever locks the record's row does not make the server silent.
+            self.heard();
             within(limit, self.record(&sql).map(Ok::<_, CatalogError>)).await?;
+            self.heard();
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(INTERVAL.min(limit / LOOKS_IN_SILENCE)) => {}

@@ -11,7 +11,7 @@ use super::{
     backoff::Backoff,
     broker::Broker,
     cleanup::Cleanup,
-    database::{Backlog, Database, Replication, Rows, Sql},
+    database::{Backlog, Database, Replication, Rows, Sql, Stream},
     delivery::Delivery,
     fence_queue,
     monitor::Monitor,
@@ -216,7 +216,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         delivery.fence(&fence_queue(&database.options().slot, &evidence.server.system_id));
         let mut deadline = shutdown.clone();
         let begin = async {
-            let (streaming, made) = match acquired {
+            let (mut streaming, made) = match acquired {
                 Acquired::Stream { streaming, made } => (streaming, made),
                 Acquired::Backlog(mut backlog) => {
                     let taken_at = backlog.rows().taken_at();
@@ -229,9 +229,20 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 }
             };
             let claim = self.claim(known, &mut evidence, streaming.before, made);
-            tokio::time::timeout(CONNECT_TIMEOUT, claim)
-                .await
-                .map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??;
+            let mut claim = pin!(tokio::time::timeout(CONNECT_TIMEOUT, claim));
+            loop {
+                tokio::select! {
+                    biased;
+                    claimed = &mut claim => {
+                        claimed.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??;
+                        break;
+                    }
+                    // Nobody reads yet, and a first host that does not answer may take as long as wal_sender_timeout.
+                    () = tokio::time::sleep(relay.keepalive_interval) => {
+                        streaming.stream.send_status(None, false).await?;
+                    }
+                }
+            }
             Ok::<_, Fault>(Some(streaming))
         };
         let begun = tokio::select! {

@@ -1,6 +1,6 @@
 //! A connection for plain SQL.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use outboxd::{
     outbox::{ColumnNames, ParkedRow},
@@ -134,6 +134,10 @@ impl Sql for SimulatedSql {
 
     async fn count_parked(&self, _: &SourceDatabase) -> Result<Option<u64>, CatalogError> {
         self.run("counting the parked rows", |state| Some(state.postgres.data.parked.len() as u64)).await
+    }
+
+    async fn limit_statements(&self, _: Duration) -> Result<(), CatalogError> {
+        self.run("limiting statements", |_| ()).await
     }
 
     async fn write_record(&self, _: &SourceDatabase, record: &SlotRecord) -> Result<(), CatalogError> {

@@ -60,7 +60,8 @@ fn nothing_else_holds_the_secret(file: &[u8], environment: &BTreeMap<String, Str
     let environment_is_clean = environment.iter().all(|(name, value)| {
         let key = name.strip_prefix("OUTBOXD__").unwrap_or_default().to_lowercase();
         let path: Vec<&str> = key.split("__").collect();
-        count(name) == 0 && count(value) == secrets(&path, &Value::from(value.as_str()))
+        // Names are shown, and the keys they stand for in lower case.
+        count(&name.to_lowercase()) == 0 && count(value) == secrets(&path, &Value::from(value.as_str()))
     });
     file_is_clean && environment_is_clean
 }

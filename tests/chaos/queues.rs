@@ -176,7 +176,12 @@ async fn consume_late(url: &str, arrivals: &Mutex<Arrivals>) -> Result<(), lapin
             Err(_idle) => {}
         }
         if let Some(last) = unacknowledged.drain(..).next_back() {
-            last.ack(BasicAckOptions { multiple: true }).await?;
+            // On a connection that is going down this may never return.
+            let acknowledged = last.ack(BasicAckOptions { multiple: true });
+            match tokio::time::timeout(Duration::from_secs(5), acknowledged).await {
+                Ok(done) => done?,
+                Err(_hung) => return Ok(()),
+            };
         }
     }
 }

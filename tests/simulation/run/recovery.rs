@@ -6,6 +6,9 @@ use outboxd::{admin::Board, relay::recover, shutdown::shutdown};
 
 use super::{Run, process::GAP};
 
+/// Everything that may hold a recovery up gets well sooner.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 impl Run {
     /// `outboxd recover`, by somebody who sees that an instance has halted for its slot. Some are killed, or asked to end: the
     /// gap stays, and the next one begins anew.
@@ -32,7 +35,14 @@ impl Run {
             ends_early.then(|| (state.millis(0..=300), state.rng.bool()))
         });
         let ended = match limit {
-            None => task.await,
+            None => match tokio::time::timeout(PATIENCE, &mut task).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    task.abort();
+                    let what = format!("process {id} recovers for more than {} s", PATIENCE.as_secs());
+                    return self.world.look(|state| state.oracle.violated(what));
+                }
+            },
             Some((limit, kill)) => match tokio::time::timeout(limit, &mut task).await {
                 Ok(ended) => ended,
                 Err(_) if kill => {

@@ -97,8 +97,12 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         row: OutboxRow,
         replayed: bool,
     ) -> Result<(), InvalidRow> {
-        let kept = self.options.parks().then(|| mapper.keep(row.clone()));
-        let row = kept.as_ref().map_or(row, |kept| kept.row().clone());
+        let (row, kept) = if self.options.parks() {
+            let kept = mapper.keep(row);
+            (kept.row().clone(), Some(kept))
+        } else {
+            (row, None)
+        };
         let policy = self.options.on_invalid;
         match (mapper.message(row), kept) {
             (Ok(mut message), kept) => {

@@ -253,8 +253,13 @@ async fn a_server_set_back_under_a_running_outboxd_halts_although_it_has_a_slot(
     stage.sql("CREATE TABLE more_wal AS SELECT generate_series(1, 20000)").await;
     daemon.restart().await;
     halts(&daemon, &stage, "was set back to an older state").await;
-    assert_eq!(say(&daemon, &["recover", "--source", "orders"]).await.status, 0);
-    until_state(&daemon, "orders", "streaming").await;
+    recovers_and_goes_on(&daemon, &stage).await;
+}
+
+/// `outboxd recover` mends it, and the daemon streams again by itself.
+async fn recovers_and_goes_on(daemon: &Daemon, stage: &Stage) {
+    assert_eq!(say(daemon, &["recover", "--source", "orders"]).await.status, 0);
+    until_state(daemon, "orders", "streaming").await;
     let received = stage.oracle.received_count();
     stage.write_row("after", 1, "OrderCreated").await;
     eventually("the stream goes on", async || stage.oracle.received_count() > received).await;
@@ -282,11 +287,7 @@ async fn a_server_set_back_to_before_the_first_record_halts_until_recovered() {
     // What only that process could know has been written down.
     daemon.restart().await;
     halts(&daemon, &stage, "set back to an older state").await;
-    assert_eq!(say(&daemon, &["recover", "--source", "orders"]).await.status, 0);
-    until_state(&daemon, "orders", "streaming").await;
-    let received = stage.oracle.received_count();
-    stage.write_row("after", 1, "OrderCreated").await;
-    eventually("the stream goes on", async || stage.oracle.received_count() > received).await;
+    recovers_and_goes_on(&daemon, &stage).await;
 }
 
 /// It neither undoes the teardown nor takes the next slot for a wrong one.

@@ -18,6 +18,8 @@ use super::{
 
 /// How long a connection may take to close in good order before it is simply dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// One answer may take so long; a quorum queue is declared within seconds also by a busy cluster.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How to reach the broker. Debug hides users and passwords.
 #[derive(Clone)]
@@ -132,6 +134,18 @@ pub(super) async fn close(connection: &Connection) {
     let closing = connection.close(200, "OK".into());
     // There is nothing left to do about a connection that will not close.
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
+}
+
+/// Waits for one answer of the broker, at most [`ANSWER_TIMEOUT`].
+///
+/// A silent peer is the heartbeat's business. This is for what is lost on the way within this process: an answer that is awaited
+/// while its connection dies may never be told so.
+pub(super) async fn answered<T>(answer: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+    let timed_out = || {
+        let text = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| Err(timed_out().into()))
 }
 
 async fn open(

@@ -17,7 +17,7 @@ use lapin::{
 };
 
 use super::{
-    broker::{self, Broker, BrokerOptions},
+    broker::{self, Broker, BrokerOptions, answered},
     endpoint::Endpoint,
     error::BrokerError,
     topology::{self, Subscription, short},
@@ -32,8 +32,8 @@ const REASON_CHARS_MAX: usize = 1000;
 const HEADERS_BYTES_MAX: usize = super::endpoint::FRAME_MAX as usize / 2;
 /// Headers by which a publisher addresses more queues (RabbitMQ's sender-selected distribution).
 const ADDRESSES: [&str; 2] = ["CC", "BCC"];
-/// The broker may take this long over one answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// While nothing comes, the connection is looked at so often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A connection that consumes one queue.
 pub struct Consumer {
@@ -68,23 +68,21 @@ impl Consumer {
         // Whether the broker blocks publishers does not concern a consumer.
         let Broker { connection, at, events: _ } = Broker::connect(options, name, attempt).await?;
         let failed = |source| BrokerError::after_open(&at, source);
-        let channel = connection.create_channel().await.map_err(failed)?;
+        let channel = answered(connection.create_channel()).await.map_err(failed)?;
         topology::declare(&channel, std::slice::from_ref(subscription), options.declare)
             .await
             .map_err(|failure| failure.at(&at))?;
         // For what is buried.
-        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
-        channel.basic_qos(prefetch, BasicQosOptions::default()).await.map_err(failed)?;
+        answered(channel.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;
+        answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await.map_err(failed)?;
         let queue = short(&subscription.queue).map_err(failed)?;
-        let deliveries = channel
-            .basic_consume(
-                queue.clone(),
-                ShortString::default(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
-            .await
-            .map_err(failed)?;
+        let consuming = channel.basic_consume(
+            queue.clone(),
+            ShortString::default(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        let deliveries = answered(consuming).await.map_err(failed)?;
         Ok(Self { connection, at, channel, deliveries, ahead: None, queue })
     }
 
@@ -97,7 +95,15 @@ impl Consumer {
         if let Some(inner) = self.ahead.take() {
             return Ok(Delivery { inner });
         }
-        match self.deliveries.next().await {
+        let next = loop {
+            // A lost connection ends the stream; this is for the one that forgot to.
+            match tokio::time::timeout(LOOK_INTERVAL, self.deliveries.next()).await {
+                Ok(next) => break next,
+                Err(_) if self.connection.status().connected() => {}
+                Err(_) => break None,
+            }
+        };
+        match next {
             Some(Ok(inner)) => Ok(Delivery { inner }),
             Some(Err(source)) => Err(self.failed(source)),
             None => Err(BrokerError::ConsumerEnded { at: self.at.clone(), queue: self.queue.to_string() }),
@@ -155,10 +161,7 @@ impl Consumer {
     }
 
     async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
-        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
-            Ok(answer) => answer.map_err(|source| self.failed(source)),
-            Err(_) => Err(BrokerError::TimedOut { at: self.at.clone(), after: ANSWER_TIMEOUT }),
-        }
+        answered(answer).await.map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: lapin::Error) -> BrokerError {

@@ -20,7 +20,7 @@ use lapin::{
 
 use super::{
     attribution::{Attribution, Return, Serial},
-    broker::Broker,
+    broker::{Broker, answered},
     drain::drain_ready,
     encoding::{self, Encoded},
     error::DeclareError,
@@ -102,9 +102,9 @@ impl Publisher {
     ) -> Result<Self, BrokerError> {
         let broker = Broker::connect(options, connection_name, attempt).await?;
         let failed = |source| BrokerError::after_open(&broker.at, source);
-        let messages = broker.connection.create_channel().await.map_err(failed)?;
-        messages.confirm_select(ConfirmSelectOptions::default()).await.map_err(failed)?;
-        let declares = broker.connection.create_channel().await.map_err(failed)?;
+        let messages = answered(broker.connection.create_channel()).await.map_err(failed)?;
+        answered(messages.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;
+        let declares = answered(broker.connection.create_channel()).await.map_err(failed)?;
         topology::declare(&declares, &options.subscriptions, options.declare)
             .await
             .map_err(|error| error.at(&broker.at))?;

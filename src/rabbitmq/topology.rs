@@ -11,6 +11,7 @@ use lapin::{
 };
 
 use super::{
+    broker::answered,
     endpoint::Endpoint,
     error::{BrokerError, DeclareError},
 };
@@ -214,7 +215,7 @@ pub(super) async fn declare(
     declare: bool,
 ) -> Result<(), Failure> {
     for declaration in plan(subscriptions) {
-        declaration.apply(channel, declare).await.map_err(|source| declaration.failure(source))?;
+        answered(declaration.apply(channel, declare)).await.map_err(|source| declaration.failure(source))?;
     }
     Ok(())
 }

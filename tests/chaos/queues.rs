@@ -14,13 +14,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt;
 use lapin::{
-    Channel, Connection, ConnectionProperties, ExchangeKind,
+    Channel, ExchangeKind,
     message::Delivery,
     options::{
-        BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
-        QueueDeclareOptions, QueueDeleteOptions,
+        BasicAckOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -29,6 +27,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     arrivals::{Arrivals, Message},
+    support::consumer::{Reading, answered, connect},
     verdict::parse_id,
 };
 
@@ -65,10 +64,12 @@ impl Drop for Consumer {
 pub(crate) async fn declare(url: &str) -> Result<(), lapin::Error> {
     let (connection, channel) = connect(url).await?;
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, durable, FieldTable::default()).await?;
+    let declaring =
+        channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, durable, FieldTable::default());
+    answered(declaring).await?;
     queue(&channel, WITNESS, &[("x-queue-type", text("stream"))], STEADY).await?;
     queue(&channel, SERVICE, &[("x-queue-type", text("quorum"))], STEADY).await?;
-    connection.close(200, "declared".into()).await?;
+    answered(connection.close(200, "declared".into())).await?;
     make_fragile(url).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     Ok(())
@@ -80,16 +81,16 @@ pub(crate) async fn make_fragile(url: &str) -> Result<(), lapin::Error> {
     bind(&channel, WITNESS, FRAGILE).await?;
     // Nobody reads it.
     queue(&channel, FRAGILE_QUEUE, &[("x-max-length", AMQPValue::LongInt(1000))], FRAGILE).await?;
-    connection.close(200, "made".into()).await
+    answered(connection.close(200, "made".into())).await
 }
 
 /// Deletes the fragile queue with what is in it; then the witness gets no fragile rows either.
 pub(crate) async fn delete_fragile(url: &str) -> Result<(), lapin::Error> {
     let (connection, channel) = connect(url).await?;
-    channel.queue_delete(FRAGILE_QUEUE.into(), QueueDeleteOptions::default()).await?;
+    answered(channel.queue_delete(FRAGILE_QUEUE.into(), QueueDeleteOptions::default())).await?;
     let [queue, exchange, key] = [WITNESS, EXCHANGE, FRAGILE].map(Into::into);
-    channel.queue_unbind(queue, exchange, key, FieldTable::default()).await?;
-    connection.close(200, "deleted".into()).await
+    answered(channel.queue_unbind(queue, exchange, key, FieldTable::default())).await?;
+    answered(connection.close(200, "deleted".into())).await
 }
 
 async fn queue(
@@ -99,13 +100,15 @@ async fn queue(
     key: &str,
 ) -> Result<(), lapin::Error> {
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-    channel.queue_declare(name.into(), durable, table(arguments)).await?;
+    answered(channel.queue_declare(name.into(), durable, table(arguments))).await?;
     bind(channel, name, key).await
 }
 
 async fn bind(channel: &Channel, queue: &str, key: &str) -> Result<(), lapin::Error> {
     let [queue, exchange, key] = [queue, EXCHANGE, key].map(Into::into);
-    channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default()).await
+    let binding =
+        channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default());
+    answered(binding).await
 }
 
 /// Reads the stream from its beginning, each offset once.
@@ -123,20 +126,16 @@ pub(crate) fn witness(url: &str) -> Consumer {
 }
 
 async fn read_stream(url: &str, next: &mut i64, arrivals: &Mutex<Arrivals>) -> Result<(), lapin::Error> {
-    let (_connection, channel) = connect(url).await?;
-    channel.basic_qos(1000, BasicQosOptions::default()).await?;
     let from = table(&[("x-stream-offset", AMQPValue::LongLongInt(*next))]);
-    let options = BasicConsumeOptions::default();
-    let mut deliveries = channel.basic_consume(WITNESS.into(), "".into(), options, from).await?;
-    while let Some(delivery) = deliveries.next().await {
-        let delivery = delivery?;
+    let mut reading = Reading::open(url, WITNESS, 1000, from).await?;
+    while let Some(delivery) = reading.next().await? {
         let offset = integer(&delivery, "x-stream-offset").expect("a stream tells its offsets");
         // A stream is read from the beginning of the chunk that holds the offset.
         if offset >= *next {
             *next = offset + 1;
             note(arrivals, &delivery);
         }
-        delivery.ack(BasicAckOptions::default()).await?;
+        answered(delivery.ack(BasicAckOptions::default())).await?;
     }
     Ok(())
 }
@@ -156,17 +155,12 @@ pub(crate) fn service(url: &str) -> Consumer {
 
 async fn consume_late(url: &str, arrivals: &Mutex<Arrivals>) -> Result<(), lapin::Error> {
     const UNACKNOWLEDGED_MAX: usize = 50;
-    let (_connection, channel) = connect(url).await?;
-    channel.basic_qos(100, BasicQosOptions::default()).await?;
-    let options = BasicConsumeOptions::default();
-    let none = FieldTable::default();
-    let mut deliveries = channel.basic_consume(SERVICE.into(), "".into(), options, none).await?;
+    let mut reading = Reading::open(url, SERVICE, 100, FieldTable::default()).await?;
     let mut unacknowledged = Vec::new();
     loop {
-        match tokio::time::timeout(Duration::from_millis(100), deliveries.next()).await {
-            Ok(None) => return Ok(()),
-            Ok(Some(delivery)) => {
-                let delivery = delivery?;
+        match tokio::time::timeout(Duration::from_millis(100), reading.next()).await {
+            Ok(next) => {
+                let Some(delivery) = next? else { return Ok(()) };
                 note(arrivals, &delivery);
                 unacknowledged.push(delivery);
                 if unacknowledged.len() < UNACKNOWLEDGED_MAX {
@@ -176,12 +170,7 @@ async fn consume_late(url: &str, arrivals: &Mutex<Arrivals>) -> Result<(), lapin
             Err(_idle) => {}
         }
         if let Some(last) = unacknowledged.drain(..).next_back() {
-            // On a connection that is going down this may never return.
-            let acknowledged = last.ack(BasicAckOptions { multiple: true });
-            match tokio::time::timeout(Duration::from_secs(5), acknowledged).await {
-                Ok(done) => done?,
-                Err(_hung) => return Ok(()),
-            };
+            answered(last.ack(BasicAckOptions { multiple: true })).await?;
         }
     }
 }
@@ -238,10 +227,4 @@ fn table(entries: &[(&str, AMQPValue)]) -> FieldTable {
         table.insert((*name).into(), value.clone());
     }
     table
-}
-
-async fn connect(url: &str) -> Result<(Connection, Channel), lapin::Error> {
-    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
-    Ok((connection, channel))
 }

@@ -160,12 +160,14 @@ impl Run {
                 over = Instant::now();
             }
         }
-        self.probe().await?;
+        let probe = self.probe().await?;
+        self.arrives(probe, "witness", &self.witness).await?;
         let recovery = over.elapsed();
         for strike in round.strikes().filter(is_taken_over) {
             self.world.end(strike, leader).await;
         }
         self.world.settled().await?;
+        self.arrives(probe, "service", &self.service).await?;
         // For the watch to have seen the last reconnect.
         sleep(Duration::from_millis(500)).await;
 
@@ -180,16 +182,19 @@ impl Run {
         }
     }
 
-    /// Commits a row and waits until it has arrived.
-    async fn probe(&self) -> Result<(), String> {
-        let number = timeout(PATIENCE, writers::probe(&self.world.postgres_url))
-            .await
-            .map_err(|_| "PostgreSQL takes no row".to_owned())?;
+    /// Commits a row, and says its number.
+    async fn probe(&self) -> Result<u64, String> {
+        let probing = writers::probe(&self.world.postgres_url);
+        timeout(PATIENCE, probing).await.map_err(|_| "PostgreSQL takes no row".to_owned())
+    }
+
+    /// Waits until that row has come to the consumer of `queue`.
+    async fn arrives(&self, probe: u64, queue: &str, consumer: &Consumer) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
-        while self.witness.arrivals().first(PROBE, number).is_none() {
+        while consumer.arrivals().first(PROBE, probe).is_none() {
             if Instant::now() > deadline {
                 return Err(format!(
-                    "a row committed after the fault has not arrived within {PATIENCE:?}\n{}",
+                    "a row committed after the fault has not come out of {queue} within {PATIENCE:?}\n{}",
                     self.world.shown().await
                 ));
             }

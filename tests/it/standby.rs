@@ -305,7 +305,8 @@ async fn a_leader_that_is_cut_off_from_postgresql_while_it_holds_all_it_may_make
     assert!(reason.contains("silent"), "{reason}");
     until_state(&pair.second, "orders", "halted").await;
     pair.stage.consume().await;
-    assert!(pair.stage.verdict().await.keeps_promises());
+    // The queue may be bound while messages are on their way: then the first of them are refused, and not the last.
+    assert!(pair.stage.verdict().await.of_each_aggregate().keeps_promises());
     pair.postgres.resume();
     until_state(&pair.first, "orders", "standby").await;
     pair.trace.assert_one_at_a_time();

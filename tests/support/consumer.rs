@@ -14,8 +14,10 @@ use lapin::{
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// How long a node may take to answer a new connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+/// How long a node may take over one answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// While nothing comes, the connection is looked at so often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A running consumer; stops when dropped, and its queue stays.
 #[derive(Debug)]
@@ -33,8 +35,9 @@ impl Consumer {
         let oracle = oracle.clone();
         let task = tokio::spawn(async move {
             loop {
-                if let Err(error) = consume(&url, &queue, &oracle).await {
-                    println!("consumer: {error}; connecting again");
+                match consume(&url, &queue, &oracle).await {
+                    Ok(()) => println!("consumer: no more deliveries; connecting again"),
+                    Err(error) => println!("consumer: {error}; connecting again"),
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -57,38 +60,74 @@ pub async fn bind(url: &str, exchange: &str, queue: &str, binding_key: &str) {
 async fn declare(url: &str, exchange: &str, queue: &str, binding_key: &str) -> Result<(), lapin::Error> {
     let (connection, channel) = connect(url).await?;
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    channel.exchange_declare(exchange.into(), ExchangeKind::Topic, durable, FieldTable::default()).await?;
+    let declaring =
+        channel.exchange_declare(exchange.into(), ExchangeKind::Topic, durable, FieldTable::default());
+    answered(declaring).await?;
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-    channel.queue_declare(queue.into(), durable, FieldTable::default()).await?;
+    answered(channel.queue_declare(queue.into(), durable, FieldTable::default())).await?;
     let options = QueueBindOptions::default();
-    channel
-        .queue_bind(queue.into(), exchange.into(), binding_key.into(), options, FieldTable::default())
-        .await?;
-    connection.close(200, "declared".into()).await
+    let binding =
+        channel.queue_bind(queue.into(), exchange.into(), binding_key.into(), options, FieldTable::default());
+    answered(binding).await?;
+    answered(connection.close(200, "declared".into())).await
 }
 
 async fn consume(url: &str, queue: &str, oracle: &Oracle) -> Result<(), lapin::Error> {
-    let (_connection, channel) = connect(url).await?;
-    channel.basic_qos(100, BasicQosOptions::default()).await?;
-    let options = BasicConsumeOptions::default();
-    let mut deliveries =
-        channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-    while let Some(delivery) = deliveries.next().await {
-        let delivery = delivery?;
+    let mut reading = Reading::open(url, queue, 100, FieldTable::default()).await?;
+    while let Some(delivery) = reading.next().await? {
         oracle.received(received(&delivery));
-        delivery.ack(BasicAckOptions::default()).await?;
+        answered(delivery.ack(BasicAckOptions::default())).await?;
     }
     Ok(())
 }
 
-async fn connect(url: &str) -> Result<(Connection, Channel), lapin::Error> {
+/// A connection that consumes one queue, and notices when it is lost.
+pub struct Reading {
+    connection: Connection,
+    deliveries: lapin::Consumer,
+}
+
+impl Reading {
+    /// Connects and consumes, with at most `prefetch` messages ahead of their acknowledgements.
+    pub async fn open(
+        url: &str,
+        queue: &str,
+        prefetch: u16,
+        arguments: FieldTable,
+    ) -> Result<Self, lapin::Error> {
+        let (connection, channel) = connect(url).await?;
+        answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        let options = BasicConsumeOptions::default();
+        let consuming = channel.basic_consume(queue.into(), "".into(), options, arguments);
+        let deliveries = answered(consuming).await?;
+        Ok(Self { connection, deliveries })
+    }
+
+    /// The next message; nothing when there will be none. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Option<Delivery>, lapin::Error> {
+        loop {
+            match tokio::time::timeout(LOOK_INTERVAL, self.deliveries.next()).await {
+                Ok(delivery) => return delivery.transpose(),
+                Err(_idle) if self.connection.status().connected() => {}
+                Err(_lost) => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Connects, and opens a channel.
+pub async fn connect(url: &str) -> Result<(Connection, Channel), lapin::Error> {
     // A node that is going down may take a connection and never answer.
-    let connecting = Connection::connect(url, ConnectionProperties::default());
-    let connection = tokio::time::timeout(CONNECT_LIMIT, connecting)
-        .await
-        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?;
-    let channel = connection.create_channel().await?;
+    let connection = answered(Connection::connect(url, ConnectionProperties::default())).await?;
+    let channel = answered(connection.create_channel()).await?;
     Ok((connection, channel))
+}
+
+/// Bounds an answer: one that is awaited while its connection dies may never be told so.
+pub async fn answered<T>(answer: impl Future<Output = Result<T, lapin::Error>>) -> Result<T, lapin::Error> {
+    tokio::time::timeout(ANSWER_LIMIT, answer)
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
 
 /// A message as the oracle wants it; what is missing is empty, and the oracle will say so.

@@ -3,7 +3,10 @@
 //! Knows nothing of what a message means or of when to try again. A [`Consumer`] that gave an error is finished; the broker
 //! delivers again, in the same order, whatever it had not acknowledged.
 
-use std::{sync::Arc, time::Duration};
+mod abandon;
+mod connect;
+
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -17,11 +20,13 @@ use lapin::{
 };
 
 use super::{
-    broker::{self, Broker, BrokerOptions, answered},
+    broker::BrokerOptions,
+    connection,
     endpoint::Endpoint,
     error::BrokerError,
     topology::{self, Subscription, short},
 };
+use connect::answered;
 
 /// Header of a buried message: why it is in `<queue>.dead`.
 pub const REASON_HEADER: &str = "dead-letter-reason";
@@ -37,7 +42,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A connection that consumes one queue.
 pub struct Consumer {
-    connection: Arc<Connection>,
+    connection: Connection,
     at: Endpoint,
     channel: Channel,
     deliveries: lapin::Consumer,
@@ -65,17 +70,14 @@ impl Consumer {
         prefetch: u16,
         attempt: usize,
     ) -> Result<Self, BrokerError> {
-        // Whether the broker blocks publishers does not concern a consumer.
-        let Broker { connection, at, events: _ } = Broker::connect(options, name, attempt).await?;
+        declare(options, subscription, name, attempt).await?;
+        let (connection, at) = connect::connect(options, name, attempt).await?;
         let failed = |source| BrokerError::after_open(&at, source);
         let channel = answered(connection.create_channel()).await.map_err(failed)?;
-        topology::declare(&channel, std::slice::from_ref(subscription), options.declare)
-            .await
-            .map_err(|failure| failure.at(&at))?;
         // For what is buried.
         answered(channel.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;
         answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await.map_err(failed)?;
-        let queue = short(&subscription.queue).map_err(failed)?;
+        let queue = short(&subscription.queue).map_err(|error| failed(error.into()))?;
         let consuming = channel.basic_consume(
             queue.clone(),
             ShortString::default(),
@@ -157,7 +159,7 @@ impl Consumer {
 
     /// Closes the connection in good order. What is not acknowledged goes back to its place in the queue.
     pub async fn close(self) {
-        broker::close(&self.connection).await;
+        connect::close(&self.connection).await;
     }
 
     async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
@@ -203,6 +205,21 @@ impl Delivery {
     pub fn body(&self) -> &[u8] {
         &self.inner.data
     }
+}
+
+/// On a connection of its own, which is closed again.
+async fn declare(
+    options: &BrokerOptions,
+    subscription: &Subscription,
+    name: &str,
+    attempt: usize,
+) -> Result<(), BrokerError> {
+    const CHANNEL: connection::ChannelId = 1;
+    let mut connection = connection::Connection::connect(options, name, attempt).await?;
+    connection.open_channel(CHANNEL).await?;
+    topology::declare(&mut connection, CHANNEL, std::slice::from_ref(subscription), options.declare).await?;
+    connection.close().await;
+    Ok(())
 }
 
 /// The message's properties but for those that concern its way and not itself: who sent it (`user_id`, which the broker compares with

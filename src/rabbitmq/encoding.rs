@@ -1,10 +1,11 @@
-//! From [`Message`] to AMQP's own terms: exchange, routing key and basic properties. Pure and total.
+//! From [`Message`] to the frames that publish it. Pure and total.
 
-use lapin::{
-    BasicProperties,
-    types::{AMQPValue, FieldTable, ShortString},
-};
+use std::io::Write;
 
+use amq_protocol::protocol::basic::AMQPProperties;
+use bytes::BufMut;
+
+use super::link::FRAME_OVERHEAD_BYTES;
 use crate::{
     outbox::{HeaderValue, Message},
     position::{Lsn, Position},
@@ -19,18 +20,18 @@ pub const POSITION_HEADER: &str = "outbox-position";
 /// (AMQP 0-9-1 specification, 2.3.5.2). [`header_frame_size`] of a message must not be above this.
 pub const HEADER_FRAME_MAX: usize = super::endpoint::FRAME_MAX as usize;
 
+/// Frame types and the octet that ends a frame (specification, 4.2.3).
+const FRAME_METHOD: u8 = 1;
+const FRAME_HEADER: u8 = 2;
+const FRAME_BODY: u8 = 3;
+const FRAME_END: u8 = 0xCE;
+/// The class `basic`, and its method `publish`.
+const BASIC: u16 = 60;
+const PUBLISH: u16 = 40;
 /// Value of the property `app_id`.
 const APP_ID: &str = "outboxd";
 /// `delivery_mode` of a message that the broker writes to disk.
 const PERSISTENT: u8 = 2;
-
-/// A message as lapin takes it; the body stays where it is.
-#[derive(Debug)]
-pub(super) struct Encoded {
-    pub(super) exchange: ShortString,
-    pub(super) routing_key: ShortString,
-    pub(super) properties: BasicProperties,
-}
 
 /// A text of the message is longer than an AMQP short string may be. The mapping should not have let it through.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,28 +41,141 @@ pub struct TooLong {
     length: usize,
 }
 
-/// Encodes everything but the body. `outbox-position` is set from the message's position whatever its headers say.
-pub(super) fn encode(message: &Message) -> Result<Encoded, TooLong> {
-    let mut headers = FieldTable::default();
-    for (name, value) in &message.headers {
-        headers.insert(short("header name", name)?, field(value));
+/// Appends the frames that publish a message: method, content header, and as many of the body as it takes (AMQP 0-9-1
+/// specification, 4.2.6). `outbox-position` is set from the message's position whatever its headers say. After an error `out` is as it
+/// was.
+pub(super) fn put_publish(
+    message: &Message,
+    channel: u16,
+    frame_bytes_max: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), TooLong> {
+    let start = out.len();
+    let put = put_method(message, channel, out).and_then(|()| put_header(message, channel, out));
+    if put.is_err() {
+        out.truncate(start);
+        return put;
     }
-    let position = AMQPValue::LongString(message.position.to_string().into());
-    headers.insert(short("header name", POSITION_HEADER)?, position);
+    for part in message.body.chunks(frame_bytes_max - FRAME_OVERHEAD_BYTES) {
+        let frame = begin(FRAME_BODY, channel, out);
+        out.extend_from_slice(part);
+        end(frame, out);
+    }
+    Ok(())
+}
 
-    let properties = BasicProperties::default()
-        .with_message_id(short("message_id", &message.message_id)?)
-        .with_type(short("type", &message.event_type)?)
-        .with_content_type(short("content_type", &message.content_type)?)
-        .with_app_id(short("app_id", APP_ID)?)
-        .with_delivery_mode(PERSISTENT)
-        .with_timestamp(seconds(message.committed_at.0))
-        .with_headers(headers);
-    Ok(Encoded {
-        exchange: short("exchange", &message.exchange)?,
-        routing_key: short("routing key", &message.routing_key)?,
-        properties,
-    })
+/// `basic.publish`.
+fn put_method(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), TooLong> {
+    const MANDATORY: u8 = 1;
+    const RESERVED: u16 = 0;
+    let frame = begin(FRAME_METHOD, channel, out);
+    out.put_u16(BASIC);
+    out.put_u16(PUBLISH);
+    out.put_u16(RESERVED);
+    put_short("exchange", &message.exchange, out)?;
+    put_short("routing key", &message.routing_key, out)?;
+    out.put_u8(MANDATORY);
+    end(frame, out);
+    Ok(())
+}
+
+/// The properties, in the order of their flags.
+fn put_header(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), TooLong> {
+    const WEIGHT: u16 = 0;
+    const CONTENT_TYPE: u16 = 1 << 15;
+    const HEADERS: u16 = 1 << 13;
+    const DELIVERY_MODE: u16 = 1 << 12;
+    const MESSAGE_ID: u16 = 1 << 7;
+    const TIMESTAMP: u16 = 1 << 6;
+    const TYPE: u16 = 1 << 5;
+    const APP: u16 = 1 << 3;
+    let frame = begin(FRAME_HEADER, channel, out);
+    out.put_u16(BASIC);
+    out.put_u16(WEIGHT);
+    out.put_u64(message.body.len() as u64);
+    out.put_u16(CONTENT_TYPE | HEADERS | DELIVERY_MODE | MESSAGE_ID | TIMESTAMP | TYPE | APP);
+    put_short("content_type", &message.content_type, out)?;
+    put_headers(message, out)?;
+    out.put_u8(PERSISTENT);
+    put_short("message_id", &message.message_id, out)?;
+    out.put_u64(seconds(message.committed_at.0));
+    put_short("type", &message.event_type, out)?;
+    put_short("app_id", APP_ID, out)?;
+    end(frame, out);
+    Ok(())
+}
+
+/// The table `headers` (4.2.5.5).
+fn put_headers(message: &Message, out: &mut Vec<u8>) -> Result<(), TooLong> {
+    let length = Length::begin(out);
+    for (name, value) in message.headers.iter().filter(|(name, _)| name != POSITION_HEADER) {
+        put_short("header name", name, out)?;
+        match value {
+            HeaderValue::Text(text) => {
+                out.put_u8(b'S');
+                out.put_u32(text.len() as u32);
+                out.extend_from_slice(text.as_bytes());
+            }
+            HeaderValue::Integer(integer) => {
+                out.put_u8(b'l');
+                out.put_i64(*integer);
+            }
+            HeaderValue::Double(double) => {
+                out.put_u8(b'd');
+                out.put_f64(*double);
+            }
+            HeaderValue::Boolean(boolean) => {
+                out.put_u8(b't');
+                out.put_u8(u8::from(*boolean));
+            }
+            HeaderValue::Null => out.put_u8(b'V'),
+        }
+    }
+    put_short("header name", POSITION_HEADER, out)?;
+    out.put_u8(b'S');
+    let text = Length::begin(out);
+    // A vector takes everything.
+    let _ = write!(out, "{}", message.position);
+    text.end(out);
+    length.end(out);
+    Ok(())
+}
+
+/// Begins a frame; its length is not known yet.
+fn begin(kind: u8, channel: u16, out: &mut Vec<u8>) -> Length {
+    out.put_u8(kind);
+    out.put_u16(channel);
+    Length::begin(out)
+}
+
+fn end(frame: Length, out: &mut Vec<u8>) {
+    frame.end(out);
+    out.put_u8(FRAME_END);
+}
+
+/// Four octets that say how long what follows them is.
+struct Length {
+    at: usize,
+}
+
+impl Length {
+    fn begin(out: &mut Vec<u8>) -> Self {
+        let at = out.len();
+        out.put_u32(0);
+        Self { at }
+    }
+
+    fn end(self, out: &mut [u8]) {
+        let length = (out.len() - self.at - 4) as u32;
+        out[self.at..self.at + 4].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+fn put_short(part: &'static str, text: &str, out: &mut Vec<u8>) -> Result<(), TooLong> {
+    let length = u8::try_from(text.len()).map_err(|_| TooLong { part, length: text.len() })?;
+    out.put_u8(length);
+    out.extend_from_slice(text.as_bytes());
+    Ok(())
 }
 
 /// Bytes of the content header frame that a message is sent with, frame overhead included.
@@ -100,7 +214,7 @@ pub fn header_frame_size(message: &Message) -> usize {
 }
 
 /// The position of a message that the broker handed back; `None` when it is none of ours.
-pub(super) fn position_of(properties: &BasicProperties) -> Option<Position> {
+pub(super) fn position_of(properties: &AMQPProperties) -> Option<Position> {
     let header = properties.headers().as_ref()?.inner().get(POSITION_HEADER)?.as_long_string()?;
     parse_position(header.as_bytes())
 }
@@ -119,20 +233,6 @@ fn parse_position(text: &[u8]) -> Option<Position> {
     })
 }
 
-fn short(part: &'static str, text: &str) -> Result<ShortString, TooLong> {
-    ShortString::try_new(text).map_err(|_| TooLong { part, length: text.len() })
-}
-
-fn field(value: &HeaderValue) -> AMQPValue {
-    match value {
-        HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
-        HeaderValue::Integer(integer) => AMQPValue::LongLongInt(*integer),
-        HeaderValue::Double(double) => AMQPValue::Double(*double),
-        HeaderValue::Boolean(boolean) => AMQPValue::Boolean(*boolean),
-        HeaderValue::Null => AMQPValue::Void,
-    }
-}
-
 /// AMQP's timestamp is unsigned: what was committed before 1970 was committed at 0.
 fn seconds(microseconds: i64) -> u64 {
     u64::try_from(microseconds.div_euclid(1_000_000)).unwrap_or(0)
@@ -141,8 +241,11 @@ fn seconds(microseconds: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use std::io::Cursor;
-
+    use amq_protocol::{
+        frame::{AMQPFrame, parsing::parse_frame},
+        protocol::{AMQPClass, basic},
+        types::AMQPValue,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -173,6 +276,52 @@ mod tests {
         ]
     }
 
+    const FRAME_BYTES: usize = 4096;
+
+    /// The frames of a message, read back by somebody else's parser.
+    fn frames(message: &Message) -> Vec<AMQPFrame> {
+        let mut out = Vec::new();
+        put_publish(message, 1, FRAME_BYTES, &mut out).unwrap();
+        let (mut rest, mut frames) = (&out[..], Vec::new());
+        while !rest.is_empty() {
+            let (left, frame) = parse_frame(rest).expect("a whole frame");
+            (rest, frames) = (left, [frames, vec![frame]].concat());
+        }
+        frames
+    }
+
+    fn publish_and_properties(message: &Message) -> (basic::Publish, AMQPProperties) {
+        match &frames(message)[..2] {
+            [
+                AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(publish))),
+                AMQPFrame::Header(1, header),
+            ] => {
+                assert_eq!((header.class_id, header.body_size), (60, message.body.len() as u64));
+                (publish.clone(), header.properties.clone())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_body_takes_as_many_frames_as_it_needs() {
+        let payload = FRAME_BYTES - FRAME_OVERHEAD_BYTES;
+        for bytes in [0, 1, payload - 1, payload, payload + 1, 3 * payload] {
+            let body: Vec<u8> = (0..bytes).map(|n| n as u8).collect();
+            let message = Message { body: body.clone().into(), ..message(Vec::new()) };
+            let bodies: Vec<Vec<u8>> = frames(&message)
+                .into_iter()
+                .skip(2)
+                .map(|frame| match frame {
+                    AMQPFrame::Body(1, part) => part,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(bodies.len(), bytes.div_ceil(payload));
+            assert_eq!(bodies.concat(), body);
+        }
+    }
+
     #[test]
     fn properties_are_those_of_the_contract() {
         let headers = vec![
@@ -180,10 +329,10 @@ mod tests {
             ("retries".to_owned(), HeaderValue::Integer(-3)),
             (POSITION_HEADER.to_owned(), HeaderValue::Text("a forged one".into())),
         ];
-        let encoded = encode(&message(headers)).unwrap();
-        let properties = &encoded.properties;
-        assert_eq!(encoded.exchange.as_str(), "Order.events");
-        assert_eq!(encoded.routing_key.as_str(), "OrderCreated");
+        let (publish, properties) = publish_and_properties(&message(headers));
+        assert_eq!(publish.exchange.as_str(), "Order.events");
+        assert_eq!(publish.routing_key.as_str(), "OrderCreated");
+        assert!(publish.mandatory && !publish.immediate);
         assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "5e1f");
         assert_eq!(properties.kind().as_ref().unwrap().as_str(), "OrderCreated");
         assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/json");
@@ -206,7 +355,9 @@ mod tests {
         ] {
             let mut message = message(Vec::new());
             change(&mut message);
-            assert_eq!(encode(&message).unwrap_err().length, 256);
+            let mut out = b"before".to_vec();
+            assert_eq!(put_publish(&message, 1, FRAME_BYTES, &mut out).unwrap_err().length, 256);
+            assert_eq!(out, b"before");
         }
     }
 
@@ -232,7 +383,7 @@ mod tests {
         fn a_position_survives_the_way_there_and_back(lsn: u64, index: u32) {
             let mut message = message(Vec::new());
             message.position = Position { commit_lsn: Lsn(lsn), index };
-            prop_assert_eq!(position_of(&encode(&message).unwrap().properties), Some(message.position));
+            prop_assert_eq!(position_of(&publish_and_properties(&message).1), Some(message.position));
         }
 
         #[test]
@@ -240,14 +391,22 @@ mod tests {
             headers in proptest::collection::btree_map("[a-z-]{1,40}", header_value(), 0..20),
         ) {
             let message = message(headers.into_iter().collect());
-            let properties = encode(&message).unwrap().properties;
-            let mut buffer = vec![0; 65536];
-            let buffer = Cursor::new(buffer.as_mut_slice());
-            let written = lapin::protocol::basic::gen_properties(&properties)(buffer.into());
-            let written = written.expect("64 KiB are enough");
-            let properties_size = usize::try_from(written.position).unwrap();
-            // 2 of the 14 bytes before the properties are the flags, which lapin counts among them.
-            prop_assert_eq!(header_frame_size(&message), 8 + 12 + properties_size);
+            let mut out = Vec::new();
+            put_header(&message, 1, &mut out).unwrap();
+            prop_assert_eq!(header_frame_size(&message), out.len());
+            let (_, properties) = publish_and_properties(&message);
+            let table = properties.headers().as_ref().unwrap().inner();
+            prop_assert_eq!(table.len(), message.headers.len() + 1);
+            for (name, value) in &message.headers {
+                let expected = match value {
+                    HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
+                    HeaderValue::Integer(integer) => AMQPValue::LongLongInt(*integer),
+                    HeaderValue::Double(double) => AMQPValue::Double(*double),
+                    HeaderValue::Boolean(boolean) => AMQPValue::Boolean(*boolean),
+                    HeaderValue::Null => AMQPValue::Void,
+                };
+                prop_assert_eq!(&table[&**name], &expected, "{}", name);
+            }
         }
     }
 }

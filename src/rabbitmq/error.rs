@@ -20,6 +20,21 @@ pub(super) mod reply {
     pub(in crate::rabbitmq) const NOT_ALLOWED: u16 = 530;
 }
 
+/// Why the broker closed a channel or a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// AMQP reply code.
+    pub(super) code: u16,
+    /// The broker's own words.
+    pub(super) text: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: u16, text: impl fmt::Display) -> Self {
+        Self { code, text: text.to_string() }
+    }
+}
+
 /// Why there is no publisher, or no longer one.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -176,6 +191,14 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// The verdict when none of the URLs could be used.
+    pub(super) fn of_all(mut tried: Vec<Self>) -> Self {
+        match tried.len() {
+            1 => tried.remove(0),
+            _ => Self::NoneUsable { tried },
+        }
+    }
+
     /// The verdict on an error of lapin's once the connection was open.
     pub(super) fn after_open(at: &Endpoint, source: lapin::Error) -> Self {
         let at = at.clone();
@@ -226,18 +249,16 @@ pub enum DeclareFault {
 }
 
 impl DeclareError {
-    /// The verdict on an error of lapin's while `object` was declared. `None`: that was not what went wrong.
-    pub(super) fn new(object: String, source: &lapin::Error) -> Option<Self> {
-        let error = protocol_error(source)?;
-        let fault = match error.get_id() {
+    /// The verdict on the channel's end while `object` was declared.
+    pub(super) fn new(object: String, Refusal { code, text }: Refusal) -> Self {
+        let fault = match code {
             reply::NOT_FOUND => DeclareFault::Missing,
             reply::PRECONDITION_FAILED => DeclareFault::Different,
             reply::ACCESS_REFUSED => DeclareFault::Refused,
             reply::COMMAND_INVALID => DeclareFault::NoPlugin,
-            _ if source.is_amqp_soft_error() => DeclareFault::Failed,
-            _ => return None,
+            _ => DeclareFault::Failed,
         };
-        Some(Self { object, fault, text: error.get_message().to_string() })
+        Self { object, fault, text }
     }
 
     /// What is the matter.

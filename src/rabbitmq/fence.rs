@@ -6,23 +6,25 @@
 //! the one before is gone, and with it every frame that a frozen process, a kernel or a network may still hold.
 
 use std::{
-    sync::Arc,
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
-use lapin::{
-    Connection,
-    options::QueueDeclareOptions,
+use amq_protocol::{
+    protocol::{AMQPClass, queue},
     types::{AMQPValue, FieldTable},
 };
+use tokio::time::{Sleep, sleep};
 
 use super::{
-    error::{DeclareError, protocol_error, reply},
-    topology::{Failure, short},
+    connection::{CallError, ChannelId, Connection, Loss, open_channel},
+    error::{BrokerError, DeclareError, Refusal, reply},
+    topology::short,
 };
 
+/// A channel of its own, as a refusal closes it.
+const CHANNEL: ChannelId = 3;
 /// How often a fence that another connection has is asked for. Each time the broker logs a channel that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -45,62 +47,89 @@ pub enum Fence {
 
 /// A fence that is being asked for.
 pub(super) struct Asking {
-    connection: Arc<Connection>,
     queue: String,
-    declared: BoxFuture<'static, lapin::Result<()>>,
+    state: State,
     told_busy: bool,
 }
 
+enum State {
+    /// The channel is to be opened.
+    ToOpen,
+    /// An answer is awaited.
+    Asked,
+    /// Somebody else has it: for so long.
+    Waiting(Pin<Box<Sleep>>),
+}
+
 impl Asking {
-    pub(super) fn new(connection: Arc<Connection>, queue: &str) -> Self {
-        let queue = queue.to_owned();
-        let declared = declare(connection.clone(), queue.clone()).boxed();
-        Self { connection, queue, declared, told_busy: false }
+    pub(super) fn new(queue: &str) -> Self {
+        Self { queue: queue.to_owned(), state: State::ToOpen, told_busy: false }
     }
 
-    /// Asks, and asks again while the fence is another's, which is told once. To be dropped after any other answer.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Fence, Failure>> {
-        loop {
-            let Poll::Ready(declared) = self.declared.poll_unpin(cx) else { return Poll::Pending };
-            let Err(error) = declared else { return Poll::Ready(Ok(Fence::Held)) };
-            let (code, text) = match protocol_error(&error) {
-                Some(refusal) => (refusal.get_id(), refusal.get_message().to_string()),
-                None => return Poll::Ready(Err(Failure::Connection(error))),
-            };
-            match code {
-                reply::RESOURCE_LOCKED => {
-                    let (connection, queue) = (self.connection.clone(), self.queue.clone());
-                    self.declared = async move {
-                        tokio::time::sleep(RETRY_INTERVAL).await;
-                        declare(connection, queue).await
-                    }
-                    .boxed();
-                    if !std::mem::replace(&mut self.told_busy, true) {
-                        return Poll::Ready(Ok(Fence::Busy { text }));
-                    }
-                }
-                reply::ACCESS_REFUSED => return Poll::Ready(Ok(Fence::Denied { text })),
-                _ => {
-                    let object = format!("queue '{}'", self.queue);
-                    return Poll::Ready(Err(match DeclareError::new(object, &error) {
-                        Some(refused) => Failure::Declare(refused),
-                        None => Failure::Connection(error),
-                    }));
-                }
+    /// Asks, when it is time to.
+    pub(super) fn poll_ask(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Result<(), Loss> {
+        if let State::Waiting(wait) = &mut self.state {
+            match wait.as_mut().poll(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(()) => self.state = State::ToOpen,
             }
+        }
+        if let State::ToOpen = self.state {
+            connection.ask(CHANNEL, open_channel())?;
+            self.state = State::Asked;
+        }
+        Ok(())
+    }
+
+    /// Whether an answer on that channel is to what was asked here.
+    pub(super) fn is_on(&self, channel: ChannelId) -> bool {
+        channel == CHANNEL
+    }
+
+    /// The channel is open, or the fence is held, which is told.
+    pub(super) fn answered(
+        &mut self,
+        answer: &AMQPClass,
+        connection: &mut Connection,
+    ) -> Result<Option<Fence>, Loss> {
+        if let AMQPClass::Queue(_) = answer {
+            return Ok(Some(Fence::Held));
+        }
+        let declare = declare(&self.queue).map_err(Loss::Broken)?;
+        connection.ask(CHANNEL, declare)?;
+        Ok(None)
+    }
+
+    /// The broker refused. A fence that is another's is asked for again, and that is told once.
+    pub(super) fn refused(&mut self, Refusal { code, text }: Refusal) -> Result<Option<Fence>, DeclareError> {
+        match code {
+            reply::RESOURCE_LOCKED => {
+                self.state = State::Waiting(Box::pin(sleep(RETRY_INTERVAL)));
+                let told_before = std::mem::replace(&mut self.told_busy, true);
+                Ok((!told_before).then_some(Fence::Busy { text }))
+            }
+            reply::ACCESS_REFUSED => Ok(Some(Fence::Denied { text })),
+            _ => Err(DeclareError::new(format!("queue '{}'", self.queue), Refusal { code, text })),
         }
     }
 }
 
-/// On a channel of its own, as a refusal closes it. Classic, whatever the virtual host's default is: no other type can
-/// be exclusive.
-pub(super) async fn declare(connection: Arc<Connection>, queue: String) -> lapin::Result<()> {
-    let channel = connection.create_channel().await?;
-    let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
+/// Takes a fence, for as long as the connection lasts.
+pub(super) async fn take(connection: &mut Connection, queue: &str) -> Result<(), BrokerError> {
+    connection.open_channel(CHANNEL).await?;
+    let declared = match declare(queue) {
+        Ok(declare) => connection.call(CHANNEL, declare).await,
+        Err(error) => Err(CallError::Lost(Loss::Broken(error))),
+    };
+    declared.map_err(|error| error.at(connection.at()))?;
+    // The queue belongs to the connection, not to the channel.
+    connection.close_channel(CHANNEL).await
+}
+
+/// Classic, whatever the virtual host's default is: no other type can be exclusive.
+fn declare(queue: &str) -> std::io::Result<AMQPClass> {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
-    channel.queue_declare(short(&queue)?, options, arguments).await?;
-    // The queue belongs to the connection, not to the channel; one that cannot be closed is closed with the connection.
-    let _ = channel.close(200, "OK".into()).await;
-    Ok(())
+    let declare = queue::Declare { queue: short(queue)?, exclusive: true, arguments, ..Default::default() };
+    Ok(AMQPClass::Queue(queue::AMQPMethod::Declare(declare)))
 }

@@ -1,15 +1,16 @@
 //! Compares what a configuration needs with what the broker has, finds every problem in one go, and creates nothing
 //! unless asked to.
 
-use lapin::{Channel, Connection};
-
 use super::{
-    broker::{Broker, BrokerOptions},
-    endpoint::Endpoint,
+    broker::BrokerOptions,
+    connection::{ChannelId, Connection},
     error::{BrokerError, DeclareError, DeclareFault},
     fence,
-    topology::{Declaration, ExchangeType, Failure, plan},
+    topology::{Declaration, ExchangeType, plan},
 };
+
+/// A declare that fails closes its channel, so it is opened anew for each.
+const CHANNEL: ChannelId = 1;
 
 /// One thing looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,32 +34,30 @@ pub struct Problem {
 
 /// Connects, looks at every exchange and queue of the subscriptions, tries the fences, and closes the connection.
 pub async fn inspect(options: &BrokerOptions, connection_name: &str, fences: &[String]) -> Vec<Check> {
-    each(options, connection_name, fences, async |broker, declaration| {
-        look(&broker.connection, &broker.at, declaration, options.declare).await
+    each(options, connection_name, fences, async |connection, declaration| {
+        look(connection, declaration, options.declare).await
     })
     .await
 }
 
 /// Connects, declares what the subscriptions need whatever `declare` says, and closes the connection.
 pub async fn establish(options: &BrokerOptions, connection_name: &str) -> Vec<Check> {
-    each(options, connection_name, &[], async |broker, declaration| {
-        let was_there = on_fresh_channel(&broker.connection, declaration, false).await.is_ok();
-        match on_fresh_channel(&broker.connection, declaration, true).await {
-            Ok(()) => Ok(match declaration {
-                Declaration::Binding { .. } => "is there",
-                _ if was_there => "was there",
-                _ => "created",
-            }
-            .to_owned()),
-            Err(failure) => Err(failure.at(&broker.at).into()),
+    each(options, connection_name, &[], async |connection, declaration| {
+        let was_there = on_fresh_channel(connection, declaration, false).await.is_ok();
+        on_fresh_channel(connection, declaration, true).await?;
+        Ok(match declaration {
+            Declaration::Binding { .. } => "is there",
+            _ if was_there => "was there",
+            _ => "created",
         }
+        .to_owned())
     })
     .await
 }
 
 /// Reads the certificates and the key, without a connection.
 pub fn validate_tls(options: &BrokerOptions) -> Check {
-    let connector = options.endpoints().and_then(|endpoints| options.tls_connector(&endpoints));
+    let connector = options.tls_config();
     let finding = match connector {
         Ok(Some(_)) => Ok("certificates and key can be used".to_owned()),
         Ok(None) => Ok("no URL asks for it".to_owned()),
@@ -71,24 +70,24 @@ async fn each(
     options: &BrokerOptions,
     connection_name: &str,
     fences: &[String],
-    treat: impl AsyncFn(&Broker, &Declaration) -> Result<String, Problem>,
+    treat: impl AsyncFn(&mut Connection, &Declaration) -> Result<String, Problem>,
 ) -> Vec<Check> {
     let name = "RabbitMQ".to_owned();
-    let broker = match Broker::connect(options, connection_name, 0).await {
-        Ok(broker) => broker,
+    let mut connection = match Connection::connect(options, connection_name, 0).await {
+        Ok(connection) => connection,
         Err(error) => return vec![Check { name, finding: Err(Problem::from(error)), optional: false }],
     };
     let mut checks =
-        vec![Check { name, finding: Ok(format!("connected to {}", broker.at)), optional: false }];
+        vec![Check { name, finding: Ok(format!("connected to {}", connection.at())), optional: false }];
     for declaration in plan(&options.subscriptions) {
-        let finding = treat(&broker, &declaration).await;
+        let finding = treat(&mut connection, &declaration).await;
         checks.push(Check { name: declaration.object(), finding, optional: false });
     }
     for queue in fences {
-        let finding = try_fence(&broker, queue).await;
+        let finding = try_fence(&mut connection, queue).await;
         checks.push(Check { name: format!("queue '{queue}'"), finding, optional: true });
     }
-    broker.close().await;
+    connection.close().await;
     checks
 }
 
@@ -96,8 +95,7 @@ async fn each(
 /// changes nothing (AMQP 0-9-1 reference, queue.declare "equivalent"); it needs the right to configure, though, and is
 /// of no interest when nothing is to be declared.
 async fn look(
-    connection: &Connection,
-    at: &Endpoint,
+    connection: &mut Connection,
     declaration: &Declaration,
     declare: bool,
 ) -> Result<String, Problem> {
@@ -112,7 +110,9 @@ async fn look(
     match on_fresh_channel(connection, declaration, false).await {
         Ok(()) if !declare => return Ok("is there (rabbitmq.declare = false: not compared)".to_owned()),
         Ok(()) => {}
-        Err(Failure::Declare(DeclareError { fault: DeclareFault::Missing, .. })) if declare => {
+        Err(BrokerError::Declare { error: DeclareError { fault: DeclareFault::Missing, .. }, .. })
+            if declare =>
+        {
             return Ok(match declaration {
                 Declaration::Exchange { kind: ExchangeType::ConsistentHash, .. } => {
                     "missing; run and setup will declare it, with the plugin rabbitmq_consistent_hash_exchange".to_owned()
@@ -120,17 +120,15 @@ async fn look(
                 _ => "missing; run and setup will declare it".to_owned(),
             });
         }
-        Err(failure) => return Err(failure.at(at).into()),
+        Err(error) => return Err(error.into()),
     }
-    match on_fresh_channel(connection, declaration, true).await {
-        Ok(()) => Ok("is there, as configured".to_owned()),
-        Err(failure) => Err(failure.at(at).into()),
-    }
+    on_fresh_channel(connection, declaration, true).await?;
+    Ok("is there, as configured".to_owned())
 }
 
 /// Whether this user may have a fence. The queue goes with the connection.
-async fn try_fence(broker: &Broker, queue: &str) -> Result<String, Problem> {
-    let Err(error) = fence::declare(broker.connection.clone(), queue.to_owned()).await else {
+async fn try_fence(connection: &mut Connection, queue: &str) -> Result<String, Problem> {
+    let Err(error) = fence::take(connection, queue).await else {
         return Ok("may be declared: of several instances only one publishes".to_owned());
     };
     Err(Problem {
@@ -142,19 +140,14 @@ async fn try_fence(broker: &Broker, queue: &str) -> Result<String, Problem> {
     })
 }
 
-/// A declare that fails closes its channel, so each has its own.
 async fn on_fresh_channel(
-    connection: &Connection,
+    connection: &mut Connection,
     declaration: &Declaration,
     create: bool,
-) -> Result<(), Failure> {
-    let channel: Channel = connection.create_channel().await.map_err(Failure::Connection)?;
-    let applied = declaration.apply(&channel, create).await;
-    if applied.is_ok() {
-        // One that cannot be closed is closed with the connection.
-        let _ = channel.close(200, "OK".into()).await;
-    }
-    applied.map_err(|source| declaration.failure(source))
+) -> Result<(), BrokerError> {
+    connection.open_channel(CHANNEL).await?;
+    declaration.apply(connection, CHANNEL, create).await?;
+    connection.close_channel(CHANNEL).await
 }
 
 impl From<BrokerError> for Problem {

@@ -5,16 +5,18 @@
 //! [`encoding`] and the attribution of returned messages are pure. Recovery lives elsewhere and is crash-only: a publisher
 //! that failed once is dropped, and lapin's own recovery stays off.
 
-mod abandon;
-mod attribution;
 pub mod broker;
+mod confirms;
+mod connection;
 pub mod consumer;
-mod drain;
+mod dial;
 pub mod encoding;
 mod endpoint;
 mod error;
 mod fence;
+mod handshake;
 pub mod inspection;
+mod link;
 pub mod publisher;
 mod tls;
 pub mod topology;

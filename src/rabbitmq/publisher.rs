@@ -7,28 +7,33 @@
 use std::{
     collections::{HashSet, VecDeque},
     future::poll_fn,
+    io,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use lapin::{
-    Channel, Confirmation, ConnectionState, ErrorKind, Event,
-    message::BasicReturnMessage,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
+use amq_protocol::protocol::{
+    AMQPClass,
+    confirm::{AMQPMethod, Select},
 };
 
-use super::{
-    attribution::{Attribution, Return, Serial},
-    broker::{Broker, answered},
-    drain::drain_ready,
-    encoding::{self, Encoded},
-    error::DeclareError,
-    fence,
-    topology::{self, Declaration, Failure},
-};
 pub use super::{broker::BrokerOptions, error::BrokerError, fence::Fence};
+use super::{
+    confirms::{Confirms, NotInFlight},
+    connection::{CallError, ChannelId, Connection, Event, Loss},
+    encoding,
+    error::Refusal,
+    fence::Asking,
+    topology::{self, Declaration},
+};
 use crate::{ledger::PublishTag, outbox::Message};
+
+/// The channel of all messages, in confirm mode.
+const MESSAGES: ChannelId = 1;
+/// Exchanges are declared here: a declare that fails closes its channel, and must not take messages along.
+const DECLARES: ChannelId = 2;
+/// So much is encoded ahead of the socket. What a message takes is counted once, in the ledger; this comes on top.
+const AHEAD_BYTES: usize = 128 << 10;
 
 /// What became of one publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,33 +68,25 @@ pub enum PublisherEvent {
     Fence(Fence),
 }
 
-/// One connection with a channel in confirm mode for messages, and a second channel for declares: a declare that fails
-/// closes its channel, and must not take messages along.
+/// One connection that publishes.
 pub struct Publisher {
-    broker: Broker,
-    messages: Channel,
-    declares: Channel,
+    connection: Connection,
     declare: bool,
     /// Exchanges that this connection has declared or found.
     known_exchanges: HashSet<String>,
     /// A front message's exchange, on its way to be known.
-    declaring: Option<Declaring>,
+    declaring: Option<String>,
     /// Nothing is sent until this has its answer.
-    fencing: Option<fence::Asking>,
-    /// Handed over, not yet given to lapin: nothing of it may have been sent.
+    fencing: Option<Asking>,
+    /// Handed over, nothing sent of it.
     waiting: VecDeque<(PublishTag, Arc<Message>)>,
-    /// Given to lapin, not yet confirmed. First polled in the order of pushing, which is when lapin queues the frames.
-    sending: FuturesUnordered<BoxFuture<'static, Sent>>,
-    attribution: Attribution,
-    /// Told by `next` when there are no outcomes left to tell; nothing is sent after it.
+    confirms: Confirms,
+    /// Heard, to be told once the outcomes before it are.
+    news: VecDeque<PublisherEvent>,
+    /// Told by `next` when there is nothing left to tell; nothing is sent after it.
     failure: Option<BrokerError>,
-}
-
-type Sent = (Serial, lapin::Result<Confirmation>);
-
-struct Declaring {
-    exchange: String,
-    declared: BoxFuture<'static, lapin::Result<()>>,
+    /// There is nothing more to hear.
+    is_lost: bool,
 }
 
 impl Publisher {
@@ -100,14 +97,13 @@ impl Publisher {
         connection_name: &str,
         attempt: usize,
     ) -> Result<Self, BrokerError> {
-        let broker = Broker::connect(options, connection_name, attempt).await?;
-        let failed = |source| BrokerError::after_open(&broker.at, source);
-        let messages = answered(broker.connection.create_channel()).await.map_err(failed)?;
-        answered(messages.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;
-        let declares = answered(broker.connection.create_channel()).await.map_err(failed)?;
-        topology::declare(&declares, &options.subscriptions, options.declare)
-            .await
-            .map_err(|error| error.at(&broker.at))?;
+        let mut connection = Connection::connect(options, connection_name, attempt).await?;
+        connection.open_channel(MESSAGES).await?;
+        let select = AMQPClass::Confirm(AMQPMethod::Select(Select { nowait: false }));
+        let selected = connection.call(MESSAGES, select).await;
+        selected.map_err(|error| error.at(connection.at()))?;
+        connection.open_channel(DECLARES).await?;
+        topology::declare(&mut connection, DECLARES, &options.subscriptions, options.declare).await?;
         let known_exchanges = topology::plan(&options.subscriptions)
             .into_iter()
             .filter_map(|declaration| match declaration {
@@ -116,24 +112,23 @@ impl Publisher {
             })
             .collect();
         Ok(Self {
-            broker,
-            messages,
-            declares,
+            connection,
             declare: options.declare,
             known_exchanges,
             declaring: None,
             fencing: None,
             waiting: VecDeque::new(),
-            sending: FuturesUnordered::new(),
-            attribution: Attribution::default(),
+            confirms: Confirms::default(),
+            news: VecDeque::new(),
             failure: None,
+            is_lost: false,
         })
     }
 
     /// Asks for a fence, the exclusive queue `queue`, as soon as [`next`](Self::next) is polled, and holds back whatever is to
     /// be published until that tells [`Fence::Held`] or [`Fence::Denied`].
     pub fn fence(&mut self, queue: &str) {
-        self.fencing = Some(fence::Asking::new(self.broker.connection.clone(), queue));
+        self.fencing = Some(Asking::new(queue));
     }
 
     /// Takes a message over for publishing; nothing is sent until [`next`](Self::next) is polled. Frames leave in the
@@ -155,46 +150,31 @@ impl Publisher {
 
     /// Closes the connection in good order, within a few seconds. What is unconfirmed by then stays unknown.
     pub async fn close(self) {
-        self.broker.close().await;
+        self.connection.close().await;
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<PublisherEvent, BrokerError>> {
         loop {
-            if let Some(answer) = self.take_fence(cx) {
-                return Poll::Ready(Ok(PublisherEvent::Fence(answer)));
-            }
             if self.failure.is_none()
                 && let Err(error) = self.admit(cx)
             {
                 self.failure = Some(error);
             }
-            if let Err(error) = self.take_confirms(cx) {
-                self.fail(error);
-            }
+            self.hear(cx);
             // Also after a failure: what was confirmed before it need not be sent again.
-            let outcomes = self.attribution.settle();
+            let outcomes = self.confirms.take_outcomes();
             if !outcomes.is_empty() {
                 return Poll::Ready(Ok(PublisherEvent::Outcomes(outcomes)));
+            }
+            if let Some(news) = self.news.pop_front() {
+                return Poll::Ready(Ok(news));
             }
             if let Some(failure) = self.failure_to_tell().cloned() {
                 self.failure.take_if(|failure| matches!(failure, BrokerError::Unsendable { .. }));
                 return Poll::Ready(Err(failure));
             }
-            match self.broker.events.poll_next_unpin(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Event::ConnectionBlocked(reason))) => {
-                    return Poll::Ready(Ok(PublisherEvent::Blocked { reason }));
-                }
-                Poll::Ready(Some(Event::ConnectionUnblocked)) => {
-                    return Poll::Ready(Ok(PublisherEvent::Unblocked));
-                }
-                Poll::Ready(Some(Event::Error(error))) => self.on_error_event(error),
-                Poll::Ready(Some(_)) => {}
-                // Not before the connection itself is dropped, for it holds the sending side.
-                Poll::Ready(None) => {
-                    let closed = ErrorKind::InvalidConnectionState(ConnectionState::Closed);
-                    self.failure = Some(BrokerError::after_open(&self.broker.at, closed.into()));
-                }
+            if self.failure.is_some() || !self.may_send() {
+                return Poll::Pending;
             }
         }
     }
@@ -206,174 +186,154 @@ impl Publisher {
         }
     }
 
+    fn lose(&mut self, loss: Loss) {
+        self.is_lost = true;
+        let error = loss.at(self.connection.at());
+        self.fail(error);
+    }
+
     /// A message that cannot be sent does not harm those before it: they are heard out first, or else they would be sent
     /// twice. Should the connection fail meanwhile, so do they, and the wait is over.
     fn failure_to_tell(&self) -> Option<&BrokerError> {
         let is_of_one_message = |error: &&BrokerError| {
             matches!(error, BrokerError::Declare { .. } | BrokerError::Unsendable { .. })
         };
-        self.failure.as_ref().filter(|error| !is_of_one_message(error) || self.sending.is_empty())
+        self.failure.as_ref().filter(|error| !is_of_one_message(error) || self.confirms.is_empty())
     }
 
-    /// News of the fence.
-    fn take_fence(&mut self, cx: &mut Context<'_>) -> Option<Fence> {
-        let Poll::Ready(answer) = self.fencing.as_mut()?.poll(cx) else { return None };
-        match answer {
-            Ok(busy @ Fence::Busy { .. }) => return Some(busy),
-            Ok(answer) => {
-                self.fencing = None;
-                return Some(answer);
-            }
-            Err(Failure::Declare(error)) => {
-                let at = self.broker.at.clone();
-                self.failure.get_or_insert(BrokerError::Declare { at, error });
-            }
-            Err(Failure::Connection(source)) => {
-                let lost = self.lost(source);
-                self.failure.get_or_insert(lost);
-            }
-        }
-        self.fencing = None;
-        None
+    /// Whether a waiting message can be encoded now.
+    fn may_send(&mut self) -> bool {
+        self.fencing.is_none()
+            && self.declaring.is_none()
+            && !self.waiting.is_empty()
+            && self.connection.link().output().len() < AHEAD_BYTES
     }
 
-    /// Gives waiting messages to lapin, from the front, until one needs an exchange that is not known yet.
+    /// Encodes waiting messages, from the front, until one needs an exchange that is not known yet.
     fn admit(&mut self, cx: &mut Context<'_>) -> Result<(), BrokerError> {
-        if self.fencing.is_some() {
-            return Ok(());
+        if let Some(fencing) = &mut self.fencing {
+            let asked = fencing.poll_ask(&mut self.connection, cx);
+            asked.map_err(|loss| loss.at(self.connection.at()))?;
         }
-        loop {
-            if let Some(declaring) = &mut self.declaring {
-                let Poll::Ready(declared) = declaring.declared.poll_unpin(cx) else { return Ok(()) };
-                let exchange = std::mem::take(&mut declaring.exchange);
-                self.declaring = None;
-                declared.map_err(|source| self.undeclared(&exchange, source))?;
-                self.known_exchanges.insert(exchange);
-            }
-            let Some((_, message)) = self.waiting.front() else { return Ok(()) };
+        while self.may_send() {
+            let Some((tag, message)) = self.waiting.pop_front() else { return Ok(()) };
             if !topology::is_predeclared(&message.exchange)
                 && !self.known_exchanges.contains(&message.exchange)
             {
-                self.declaring = Some(self.start_declaring(message.exchange.clone()));
-                continue;
+                self.declaring = Some(message.exchange.clone());
+                let asked = self.ask_for_exchange(&message.exchange);
+                self.waiting.push_front((tag, message));
+                return asked.map_err(|loss| loss.at(self.connection.at()));
             }
-            if let Some((tag, message)) = self.waiting.pop_front() {
-                self.send(tag, message)?;
-            }
+            self.send(tag, &message)?;
         }
-    }
-
-    fn start_declaring(&self, exchange: String) -> Declaring {
-        let (channel, declare) = (self.declares.clone(), self.declare);
-        let declaration = Declaration::topic_exchange(&exchange);
-        let declared = async move { declaration.apply(&channel, declare).await }.boxed();
-        Declaring { exchange, declared }
-    }
-
-    fn send(&mut self, tag: PublishTag, message: Arc<Message>) -> Result<(), BrokerError> {
-        let unsendable = |reason| BrokerError::Unsendable { position: message.position, reason };
-        let frame_max = self.broker.connection.configuration().frame_max();
-        let header = encoding::header_frame_size(&message);
-        if header > usize::try_from(frame_max).unwrap_or(usize::MAX) {
-            let reason = format!(
-                "its properties and headers take {header} bytes, the connection's frame_max is {frame_max}"
-            );
-            return Err(unsendable(reason));
-        }
-        let encoded = encoding::encode(&message).map_err(|error| unsendable(error.to_string()))?;
-        let serial = self.attribution.sent(tag, message.position);
-        let channel = self.messages.clone();
-        self.sending.push(
-            async move {
-                let Encoded { exchange, routing_key, properties } = encoded;
-                let options = BasicPublishOptions { mandatory: true, immediate: false };
-                let sent =
-                    channel.basic_publish(exchange, routing_key, options, &message.body, properties).await;
-                let confirmation = match sent {
-                    Ok(confirm) => confirm.await,
-                    Err(error) => Err(error),
-                };
-                (serial, confirmation)
-            }
-            .boxed(),
-        );
         Ok(())
     }
 
-    /// Takes every confirm that is ready, which is what [`Attribution::settle`] relies on.
-    fn take_confirms(&mut self, cx: &Context<'_>) -> Result<(), BrokerError> {
-        let mut failure = None;
-        for (serial, confirmation) in drain_ready(&mut self.sending, cx) {
-            let taken = match confirmation {
-                Ok(confirmation) => self.take_confirmation(serial, confirmation),
-                Err(source) if failure.is_none() => Err(self.lost(source)),
-                Err(_) => Ok(()),
-            };
-            failure = failure.or(taken.err());
-        }
-        failure.map_or(Ok(()), Err)
+    fn ask_for_exchange(&mut self, exchange: &str) -> Result<(), Loss> {
+        let method = Declaration::topic_exchange(exchange).method(self.declare).map_err(Loss::Broken)?;
+        method.map_or(Ok(()), |method| self.connection.ask(DECLARES, method))
     }
 
-    fn take_confirmation(&mut self, serial: Serial, confirmation: Confirmation) -> Result<(), BrokerError> {
-        let (ack, carried) = match confirmation {
-            Confirmation::Ack(carried) => (true, carried),
-            Confirmation::Nack(carried) => (false, carried),
-            Confirmation::NotRequested => unreachable!("the channel is in confirm mode"),
-        };
-        let at = &self.broker.at;
-        let unexpected = |what| BrokerError::UnexpectedReturn { at: at.clone(), what };
-        let carried = match carried {
-            None => None,
-            Some(message) => Some(read_return(&message).ok_or_else(|| {
-                unexpected(format!("exchange '{}', without a position", message.delivery.exchange))
-            })?),
-        };
-        self.attribution
-            .confirmed(serial, ack, carried)
-            .map_err(|error| unexpected(format!("position {}", error.0)))
+    fn send(&mut self, tag: PublishTag, message: &Message) -> Result<(), BrokerError> {
+        let unsendable = |reason| BrokerError::Unsendable { position: message.position, reason };
+        let link = self.connection.link();
+        let (frame_bytes_max, header) = (link.frame_bytes_max(), encoding::header_frame_size(message));
+        if header > frame_bytes_max {
+            let reason = format!(
+                "its properties and headers take {header} bytes, the connection's frame_max is {frame_bytes_max}"
+            );
+            return Err(unsendable(reason));
+        }
+        encoding::put_publish(message, MESSAGES, frame_bytes_max, link.output())
+            .map_err(|error| unsendable(error.to_string()))?;
+        self.confirms.sent(tag, message.position);
+        Ok(())
     }
 
-    /// A channel or the whole connection failed. What is in flight fails with it, but when nothing is, only this tells.
-    fn on_error_event(&mut self, error: lapin::Error) {
-        let connected = self.broker.connection.status().connected();
-        let only_declares = connected && self.messages.status().connected();
-        if only_declares && self.declaring.is_some() {
-            // The declare itself fails with this error, and knows which exchange it was.
-            return;
-        }
-        if only_declares && self.declares.status().connected() {
-            // A fence was asked for, on a channel of its own, and whoever asked has the answer.
-            return;
-        }
-        self.fail(BrokerError::after_open(&self.broker.at, error));
-    }
-
-    fn undeclared(&mut self, exchange: &str, source: lapin::Error) -> BrokerError {
-        let object = Declaration::topic_exchange(exchange).object();
-        match DeclareError::new(object, &source) {
-            Some(error) => BrokerError::Declare { at: self.broker.at.clone(), error },
-            None => self.lost(source),
-        }
-    }
-
-    /// lapin may fail a call merely because the channel is no longer open; the event then knows why.
-    fn lost(&mut self, source: lapin::Error) -> BrokerError {
-        let mut cause = source;
-        while !cause.is_amqp_error()
-            && let Some(Some(event)) = self.broker.events.next().now_or_never()
-        {
-            if let Event::Error(error) = event {
-                cause = error;
+    /// Takes in all that has arrived.
+    fn hear(&mut self, cx: &mut Context<'_>) {
+        while !self.is_lost {
+            match self.connection.poll_event(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(event)) => {
+                    if let Err(loss) = self.take(event) {
+                        self.lose(loss);
+                    }
+                }
+                Poll::Ready(Err(loss)) => self.lose(loss),
             }
         }
-        BrokerError::after_open(&self.broker.at, cause)
     }
-}
 
-fn read_return(message: &BasicReturnMessage) -> Option<Return> {
-    Some(Return {
-        position: encoding::position_of(&message.delivery.properties)?,
-        reply_code: message.reply_code,
-        reply_text: message.reply_text.to_string(),
-    })
+    fn take(&mut self, event: Event) -> Result<(), Loss> {
+        match event {
+            Event::Confirmed { delivery_tag, multiple, ack } => {
+                if let Err(unknown) = self.confirms.confirmed(delivery_tag, multiple, ack) {
+                    self.distrust(unknown);
+                }
+            }
+            Event::Returned { reply_code, reply_text, exchange, properties } => {
+                match encoding::position_of(&properties) {
+                    Some(position) => {
+                        if let Err(unknown) = self.confirms.returned(position, reply_code, reply_text) {
+                            self.distrust(unknown);
+                        }
+                    }
+                    None => self.unexpected_return(format!("exchange '{exchange}', without a position")),
+                }
+            }
+            Event::Blocked { reason } => self.news.push_back(PublisherEvent::Blocked { reason }),
+            Event::Unblocked => self.news.push_back(PublisherEvent::Unblocked),
+            Event::Answer { channel: DECLARES, .. } => {
+                self.known_exchanges.extend(self.declaring.take());
+            }
+            Event::Answer { channel, method } => {
+                if let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.is_on(channel)) {
+                    let answer = fencing.answered(&method, &mut self.connection)?;
+                    self.take_fence(answer);
+                }
+            }
+            Event::ChannelClosed { channel, refusal } => self.take_refusal(channel, refusal),
+        }
+        Ok(())
+    }
+
+    fn take_fence(&mut self, answer: Option<Fence>) {
+        let Some(answer) = answer else { return };
+        if !matches!(answer, Fence::Busy { .. }) {
+            self.fencing = None;
+        }
+        self.news.push_back(PublisherEvent::Fence(answer));
+    }
+
+    fn take_refusal(&mut self, channel: ChannelId, refusal: Refusal) {
+        let at = self.connection.at().clone();
+        if let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.is_on(channel)) {
+            match fencing.refused(refusal) {
+                Ok(answer) => self.take_fence(answer),
+                Err(error) => self.fail(BrokerError::Declare { at, error }),
+            }
+        } else if channel == DECLARES
+            && let Some(exchange) = self.declaring.take()
+        {
+            self.fail(Declaration::topic_exchange(&exchange).refused(refusal, &at));
+        } else {
+            self.fail(CallError::Refused(refusal).at(&at));
+        }
+    }
+
+    fn distrust(&mut self, unknown: NotInFlight) {
+        match unknown {
+            NotInFlight::Position(position) => self.unexpected_return(format!("position {position}")),
+            NotInFlight::DeliveryTag(tag) => {
+                let text = format!("the broker confirms publish number {tag}, which is not in flight");
+                self.lose(Loss::Broken(io::Error::new(io::ErrorKind::InvalidData, text)));
+            }
+        }
+    }
+
+    fn unexpected_return(&mut self, what: String) {
+        self.fail(BrokerError::UnexpectedReturn { at: self.connection.at().clone(), what });
+    }
 }

@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use lapin::tcp::RustlsConnector;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -39,16 +38,16 @@ pub enum CertificateError {
     Setup(#[source] rustls::Error),
 }
 
-/// Builds what upgrades a TCP stream to TLS. With `ca_file` only its CAs are trusted, otherwise the platform's.
-pub(super) fn connector(
+/// How TLS is done. With `ca_file` only its CAs are trusted, otherwise the platform's.
+pub(super) fn client_config(
     ca_file: Option<&Path>,
     client_cert: Option<(&Path, &Path)>,
-) -> Result<RustlsConnector, CertificateError> {
+) -> Result<ClientConfig, CertificateError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(CertificateError::Setup)?
         .with_root_certificates(roots(ca_file)?);
-    let config = match client_cert {
+    Ok(match client_cert {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
             let chain = certificates("a client certificate", certificate)?;
@@ -56,8 +55,7 @@ pub(super) fn connector(
                 .map_err(|error| unusable("a private key", key, error.to_string()))?;
             builder.with_client_auth_cert(chain, key).map_err(CertificateError::Identity)?
         }
-    };
-    Ok(RustlsConnector::from(config))
+    })
 }
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, CertificateError> {
@@ -106,7 +104,7 @@ mod tests {
         let empty = dir.path().join("empty.pem");
         std::fs::write(&empty, "no certificate in here\n").unwrap();
         for path in [empty.as_path(), Path::new("/nonexistent/ca.pem")] {
-            let error = connector(Some(path), None).err().unwrap().to_string();
+            let error = client_config(Some(path), None).err().unwrap().to_string();
             assert!(error.contains(&path.display().to_string()), "{error}");
         }
     }

@@ -2,18 +2,17 @@
 //!
 //! [`plan`] is pure and knows every name and argument; `declare` carries it out. Nothing here deletes or unbinds.
 
-use std::fmt;
+use std::{fmt, io};
 
-use lapin::{
-    Channel, ExchangeKind,
-    options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
+use amq_protocol::{
+    protocol::{AMQPClass, exchange, queue},
     types::{AMQPValue, FieldTable, ShortString},
 };
 
 use super::{
-    broker::answered,
+    connection::{CallError, ChannelId, Connection, Loss},
     endpoint::Endpoint,
-    error::{BrokerError, DeclareError},
+    error::{BrokerError, DeclareError, Refusal, reply},
 };
 
 /// Header by which a partitioned subscription spreads messages over its queues.
@@ -189,33 +188,18 @@ pub(super) fn is_predeclared(exchange: &str) -> bool {
     OWN.contains(&exchange)
 }
 
-/// What went wrong, before it is known at which broker.
-#[derive(Debug)]
-pub(super) enum Failure {
-    Declare(DeclareError),
-    Connection(lapin::Error),
-}
-
-impl Failure {
-    pub(super) fn at(self, at: &Endpoint) -> BrokerError {
-        match self {
-            Self::Declare(error) => BrokerError::Declare { at: at.clone(), error },
-            Self::Connection(source) => BrokerError::after_open(at, source),
-        }
-    }
-}
-
 /// Declares what the subscriptions need; with `declare` false only verifies that exchanges and queues are there, by passive
 /// declares, which compare no arguments, and takes the bindings on trust: AMQP 0-9-1 has no way to ask for them.
 ///
 /// The first failure ends it, and closes the channel.
 pub(super) async fn declare(
-    channel: &Channel,
+    connection: &mut Connection,
+    channel: ChannelId,
     subscriptions: &[Subscription],
     declare: bool,
-) -> Result<(), Failure> {
+) -> Result<(), BrokerError> {
     for declaration in plan(subscriptions) {
-        answered(declaration.apply(channel, declare)).await.map_err(|source| declaration.failure(source))?;
+        declaration.apply(connection, channel, declare).await?;
     }
     Ok(())
 }
@@ -237,45 +221,97 @@ impl Declaration {
         }
     }
 
-    pub(super) fn failure(&self, source: lapin::Error) -> Failure {
-        match DeclareError::new(self.object(), &source) {
-            Some(error) => Failure::Declare(error),
-            None => Failure::Connection(source),
+    /// Declares it, or with `create` false looks whether it is there. A binding is then left alone.
+    pub(super) async fn apply(
+        &self,
+        connection: &mut Connection,
+        channel: ChannelId,
+        create: bool,
+    ) -> Result<(), BrokerError> {
+        match self.method(create) {
+            Ok(Some(method)) => match connection.call(channel, method).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(self.failure(error, connection.at())),
+            },
+            Ok(None) => Ok(()),
+            Err(error) => Err(Loss::Broken(error).at(connection.at())),
         }
     }
 
-    /// Declares it, or with `create` false looks whether it is there. A binding is then left alone.
-    pub(super) async fn apply(&self, channel: &Channel, create: bool) -> lapin::Result<()> {
-        match self {
-            Self::Exchange { name, kind } => {
-                let options =
-                    ExchangeDeclareOptions { passive: !create, durable: true, ..Default::default() };
-                let kind_name = ExchangeKind::Custom(kind.name().to_owned());
-                channel.exchange_declare(short(name)?, kind_name, options, kind.arguments()).await
+    /// What is the matter when it could not be declared.
+    fn failure(&self, error: CallError, at: &Endpoint) -> BrokerError {
+        match error {
+            CallError::Refused(refusal) => self.refused(refusal, at),
+            // An exchange type that it does not know is a reason for the broker to close the whole connection.
+            CallError::Lost(Loss::Closed(refusal)) if refusal.code == reply::COMMAND_INVALID => {
+                self.refused(refusal, at)
             }
-            Self::Queue { name, arguments } => {
-                let options = QueueDeclareOptions { passive: !create, durable: true, ..Default::default() };
-                let mut table = FieldTable::default();
+            error => error.at(at),
+        }
+    }
+
+    /// What is the matter when the broker closed the channel for it.
+    pub(super) fn refused(&self, refusal: Refusal, at: &Endpoint) -> BrokerError {
+        BrokerError::Declare { at: at.clone(), error: DeclareError::new(self.object(), refusal) }
+    }
+
+    /// What to ask for; nothing when there is no way to ask.
+    pub(super) fn method(&self, create: bool) -> io::Result<Option<AMQPClass>> {
+        let arguments = self.arguments()?;
+        Ok(Some(match self {
+            Self::Exchange { name, kind } => {
+                AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
+                    exchange: short(name)?,
+                    kind: kind.name().into(),
+                    passive: !create,
+                    durable: true,
+                    arguments,
+                    ..Default::default()
+                }))
+            }
+            Self::Queue { name, .. } => AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+                queue: short(name)?,
+                passive: !create,
+                durable: true,
+                arguments,
+                ..Default::default()
+            })),
+            Self::Binding { .. } if !create => return Ok(None),
+            Self::Binding { destination: Destination::Queue(name), source, key } => {
+                AMQPClass::Queue(queue::AMQPMethod::Bind(queue::Bind {
+                    queue: short(name)?,
+                    exchange: short(source)?,
+                    routing_key: short(key)?,
+                    nowait: false,
+                    arguments,
+                }))
+            }
+            Self::Binding { destination: Destination::Exchange(name), source, key } => {
+                AMQPClass::Exchange(exchange::AMQPMethod::Bind(exchange::Bind {
+                    destination: short(name)?,
+                    source: short(source)?,
+                    routing_key: short(key)?,
+                    nowait: false,
+                    arguments,
+                }))
+            }
+        }))
+    }
+
+    fn arguments(&self) -> io::Result<FieldTable> {
+        let mut table = FieldTable::default();
+        match self {
+            Self::Exchange { kind: ExchangeType::ConsistentHash, .. } => {
+                table.insert("hash-header".into(), AMQPValue::LongString(HASH_HEADER.into()));
+            }
+            Self::Queue { arguments, .. } => {
                 for (name, value) in arguments {
                     table.insert(short(name)?, value.field());
                 }
-                channel.queue_declare(short(name)?, options, table).await.map(drop)
             }
-            Self::Binding { .. } if !create => Ok(()),
-            Self::Binding { destination, source, key } => {
-                let (source, key, arguments) = (short(source)?, short(key)?, FieldTable::default());
-                match destination {
-                    Destination::Queue(queue) => {
-                        let options = QueueBindOptions::default();
-                        channel.queue_bind(short(queue)?, source, key, options, arguments).await
-                    }
-                    Destination::Exchange(exchange) => {
-                        let options = ExchangeBindOptions::default();
-                        channel.exchange_bind(short(exchange)?, source, key, options, arguments).await
-                    }
-                }
-            }
+            Self::Exchange { .. } | Self::Binding { .. } => {}
         }
+        Ok(table)
     }
 }
 
@@ -285,14 +321,6 @@ impl ExchangeType {
             Self::Topic => "topic",
             Self::ConsistentHash => CONSISTENT_HASH,
         }
-    }
-
-    fn arguments(self) -> FieldTable {
-        let mut arguments = FieldTable::default();
-        if self == Self::ConsistentHash {
-            arguments.insert("hash-header".into(), AMQPValue::LongString(HASH_HEADER.into()));
-        }
-        arguments
     }
 }
 
@@ -305,9 +333,9 @@ impl Argument {
     }
 }
 
-/// lapin's own conversion panics on more than 255 bytes.
-pub(super) fn short(text: &str) -> lapin::Result<ShortString> {
-    ShortString::try_new(text).map_err(|error| std::io::Error::other(error).into())
+/// The codec's own conversion panics on more than 255 bytes.
+pub(super) fn short(text: &str) -> io::Result<ShortString> {
+    ShortString::try_new(text).map_err(io::Error::other)
 }
 
 impl fmt::Display for Declaration {

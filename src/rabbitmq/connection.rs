@@ -1,0 +1,273 @@
+//! An open connection: channels, calls and their answers, and what the broker says unasked.
+//!
+//! Not lapin's: what is published goes from the relay's own task straight into the socket's buffer, and confirms come back the same
+//! way. See "Publishing without lapin" in ARCHITECTURE.md for what that saves and costs. The codec is lapin's own crate.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use amq_protocol::{
+    frame::AMQPFrame,
+    protocol::{
+        AMQPClass,
+        basic::{self, AMQPProperties},
+        channel,
+        connection::{self, AMQPMethod},
+    },
+};
+use rustls::ClientConfig;
+use tokio::time::timeout;
+
+use super::{
+    broker::BrokerOptions,
+    dial::dial,
+    endpoint::Endpoint,
+    error::{BrokerError, Refusal},
+    handshake,
+    link::Link,
+};
+
+/// Numbers a channel of a connection, from 1.
+pub(super) type ChannelId = u16;
+
+/// One answer may take so long; a quorum queue is declared within seconds also by a busy cluster.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection may take to close in good order before it is simply dropped.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to one broker. After a [`Loss`] it is of no more use.
+pub(super) struct Connection {
+    link: Link,
+    at: Endpoint,
+    /// Came while an answer was awaited.
+    early: VecDeque<Event>,
+    /// A message is being handed back: its content follows.
+    returning: Option<basic::Return>,
+}
+
+/// What the broker says.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The answer to what was last asked on that channel.
+    Answer { channel: ChannelId, method: AMQPClass },
+    /// The broker closed the channel. Its number may be opened again.
+    ChannelClosed { channel: ChannelId, refusal: Refusal },
+    /// Publishes are confirmed: that one, or all up to it.
+    Confirmed { delivery_tag: u64, multiple: bool, ack: bool },
+    /// A `mandatory` message that no queue is bound for. Its confirm is still to come.
+    Returned { reply_code: u16, reply_text: String, exchange: String, properties: AMQPProperties },
+    /// The broker takes nothing any more.
+    Blocked { reason: String },
+    /// The broker takes messages again.
+    Unblocked,
+}
+
+/// Why a connection is no more.
+#[derive(Debug)]
+pub(super) enum Loss {
+    /// The broker closed it and said why.
+    Closed(Refusal),
+    /// It is gone, or speaks no AMQP.
+    Broken(io::Error),
+}
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// The broker closed the channel instead.
+    Refused(Refusal),
+    /// The connection is lost.
+    Lost(Loss),
+}
+
+impl Connection {
+    /// Connects to the first URL that can be used, beginning with number `attempt` (modulo their number).
+    /// `name` is shown by RabbitMQ's management and in its log.
+    pub(super) async fn connect(
+        options: &BrokerOptions,
+        name: &str,
+        attempt: usize,
+    ) -> Result<Self, BrokerError> {
+        let tls = options.tls_config()?.map(Arc::new);
+        let mut tried = Vec::new();
+        for at in options.rotated(attempt)? {
+            match Self::open(options, &at, tls.as_ref(), name).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => tried.push(error),
+            }
+        }
+        Err(BrokerError::of_all(tried))
+    }
+
+    async fn open(
+        options: &BrokerOptions,
+        at: &Endpoint,
+        tls: Option<&Arc<ClientConfig>>,
+        name: &str,
+    ) -> Result<Self, BrokerError> {
+        let after = options.connect_timeout;
+        let opening = async {
+            let mut link = Link::new(dial(at, tls).await?);
+            handshake::open(&mut link, at, name).await?;
+            Ok(Self { link, at: at.clone(), early: VecDeque::new(), returning: None })
+        };
+        timeout(after, opening).await.unwrap_or_else(|_| Err(BrokerError::TimedOut { at: at.clone(), after }))
+    }
+
+    pub(super) fn at(&self) -> &Endpoint {
+        &self.at
+    }
+
+    /// Frames to be sent are appended here, whole.
+    pub(super) fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    /// Asks something on a channel. The answer is an [`Event`] of that channel.
+    pub(super) fn ask(&mut self, channel: ChannelId, method: AMQPClass) -> Result<(), Loss> {
+        self.link.put(&AMQPFrame::Method(channel, method)).map_err(Loss::Broken)
+    }
+
+    /// Asks, and waits for the answer; what else comes meanwhile is told later.
+    pub(super) async fn call(
+        &mut self,
+        channel: ChannelId,
+        method: AMQPClass,
+    ) -> Result<AMQPClass, CallError> {
+        self.ask(channel, method).map_err(CallError::Lost)?;
+        let answer = poll_fn(|cx| self.poll_answer(cx, channel));
+        timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| {
+            let text = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+            Err(CallError::Lost(Loss::Broken(io::Error::new(io::ErrorKind::TimedOut, text))))
+        })
+    }
+
+    /// Opens a channel.
+    pub(super) async fn open_channel(&mut self, channel: ChannelId) -> Result<(), BrokerError> {
+        let opened = self.call(channel, open_channel()).await;
+        opened.map(drop).map_err(|error| error.at(&self.at))
+    }
+
+    /// Closes a channel, so that its number can be opened again.
+    pub(super) async fn close_channel(&mut self, channel: ChannelId) -> Result<(), BrokerError> {
+        let close = channel::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
+        let closed = self.call(channel, AMQPClass::Channel(channel::AMQPMethod::Close(close))).await;
+        closed.map(drop).map_err(|error| error.at(&self.at))
+    }
+
+    /// What the broker says next; writes what is queued. Nothing is lost when it is not polled again.
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Loss>> {
+        match self.early.pop_front() {
+            Some(event) => Poll::Ready(Ok(event)),
+            None => self.poll_link(cx),
+        }
+    }
+
+    /// Closes the connection in good order, or not, if that takes too long.
+    pub(super) async fn close(mut self) {
+        let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
+        let closing = self.call(0, AMQPClass::Connection(AMQPMethod::Close(close)));
+        // There is nothing left to do about a connection that will not close.
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>, asked: ChannelId) -> Poll<Result<AMQPClass, CallError>> {
+        loop {
+            match ready!(self.poll_link(cx)).map_err(CallError::Lost)? {
+                Event::Answer { channel, method } if channel == asked => return Poll::Ready(Ok(method)),
+                Event::ChannelClosed { channel, refusal } if channel == asked => {
+                    return Poll::Ready(Err(CallError::Refused(refusal)));
+                }
+                event => self.early.push_back(event),
+            }
+        }
+    }
+
+    fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Loss>> {
+        loop {
+            let frame = ready!(self.link.poll_frame(cx)).map_err(Loss::Broken)?;
+            match self.take(frame) {
+                Ok(None) => {}
+                Ok(Some(event)) => return Poll::Ready(Ok(event)),
+                Err(loss) => {
+                    // Our close-ok, if it still goes: without it the broker logs a client that vanished.
+                    let _ = self.link.poll_flush(cx);
+                    return Poll::Ready(Err(loss));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, frame: AMQPFrame) -> Result<Option<Event>, Loss> {
+        Ok(Some(match frame {
+            AMQPFrame::Method(0, AMQPClass::Connection(method)) => match method {
+                AMQPMethod::Close(close) => {
+                    self.ask(0, AMQPClass::Connection(AMQPMethod::CloseOk(connection::CloseOk {})))?;
+                    return Err(Loss::Closed(Refusal::new(close.reply_code, close.reply_text)));
+                }
+                AMQPMethod::Blocked(blocked) => Event::Blocked { reason: blocked.reason.to_string() },
+                AMQPMethod::Unblocked(_) => Event::Unblocked,
+                method => Event::Answer { channel: 0, method: AMQPClass::Connection(method) },
+            },
+            AMQPFrame::Method(channel, AMQPClass::Channel(channel::AMQPMethod::Close(close))) => {
+                self.ask(channel, AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {})))?;
+                let refusal = Refusal::new(close.reply_code, close.reply_text);
+                Event::ChannelClosed { channel, refusal }
+            }
+            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) => {
+                Event::Confirmed { delivery_tag: ack.delivery_tag, multiple: ack.multiple, ack: true }
+            }
+            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Nack(nack))) => {
+                Event::Confirmed { delivery_tag: nack.delivery_tag, multiple: nack.multiple, ack: false }
+            }
+            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Return(returning))) => {
+                self.returning = Some(returning);
+                return Ok(None);
+            }
+            AMQPFrame::Header(_, header) => match self.returning.take() {
+                Some(returned) => Event::Returned {
+                    reply_code: returned.reply_code,
+                    reply_text: returned.reply_text.to_string(),
+                    exchange: returned.exchange.to_string(),
+                    properties: header.properties,
+                },
+                None => return Ok(None),
+            },
+            AMQPFrame::Method(channel, method) => Event::Answer { channel, method },
+            // The body of a returned message: we still have it.
+            _ => return Ok(None),
+        }))
+    }
+}
+
+/// `channel.open`.
+pub(super) fn open_channel() -> AMQPClass {
+    AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))
+}
+
+impl Loss {
+    pub(super) fn at(self, at: &Endpoint) -> BrokerError {
+        let at = at.clone();
+        match self {
+            Self::Closed(Refusal { code, text }) => BrokerError::ConnectionClosed { at, code, text },
+            Self::Broken(error) => BrokerError::Lost { at, source: error.into() },
+        }
+    }
+}
+
+impl CallError {
+    pub(super) fn at(self, at: &Endpoint) -> BrokerError {
+        match self {
+            Self::Refused(Refusal { code, text }) => {
+                BrokerError::ChannelClosed { at: at.clone(), code, text }
+            }
+            Self::Lost(loss) => loss.at(at),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! From an endpoint to a byte stream: TCP, and TLS when the URL asks for it.
+
+use std::{io, sync::Arc};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::{endpoint::Endpoint, error::BrokerError, link::Stream};
+
+/// Connects, and does TLS if `at` asks for it.
+pub(super) async fn dial(
+    at: &Endpoint,
+    tls: Option<&Arc<ClientConfig>>,
+) -> Result<Box<dyn Stream>, BrokerError> {
+    let unreachable = |error: io::Error| BrokerError::Unreachable { at: at.clone(), source: error.into() };
+    let stream = TcpStream::connect((at.host(), at.port())).await.map_err(unreachable)?;
+    // Whole batches are written at once; what is left over must not wait for the broker's acknowledgement of the rest.
+    stream.set_nodelay(true).map_err(unreachable)?;
+    let Some(tls) = tls.filter(|_| at.is_tls()) else { return Ok(Box::new(stream)) };
+    let failed = |error: io::Error| BrokerError::Tls { at: at.clone(), source: error.into() };
+    let name = ServerName::try_from(at.host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;
+    let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(failed)?;
+    Ok(Box::new(stream))
+}

@@ -1,0 +1,215 @@
+//! Frames over a socket: AMQP's framing and heartbeats (AMQP 0-9-1 specification, 2.3.5 and 4.2.7), and nothing of what methods
+//! mean.
+//!
+//! Reading and writing are one pump: whoever waits for the broker also writes what is queued, as much at a time as there is.
+//! Dropping a future of this module loses nothing.
+
+use std::{
+    io, mem,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use amq_protocol::frame::{AMQPFrame, gen_frame, parsing::parse_frame};
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    time::{Instant, Sleep, sleep_until},
+};
+
+/// What a link runs over: TCP, or TLS over it.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Type, channel and size.
+const HEADER_BYTES: usize = 7;
+/// What a frame takes beside its payload: the header, and the octet that ends it.
+pub(super) const FRAME_OVERHEAD_BYTES: usize = HEADER_BYTES + 1;
+/// A frame of type 8 on channel 0 without payload.
+const HEARTBEAT: [u8; FRAME_OVERHEAD_BYTES] = [8, 0, 0, 0, 0, 0, 0, 0xCE];
+/// No frame is longer before the two sides have agreed on less; the broker's first one lists what it can.
+const FRAME_BYTES_MAX: usize = 128 << 10;
+/// One read. A confirm takes 21 bytes, and many share one.
+const READ_BYTES: usize = 16 << 10;
+/// A burst that made the output longer is over: it is given back as soon as it is empty.
+const OUTPUT_BYTES_KEPT: usize = 256 << 10;
+
+/// The broker, as a sequence of frames each way.
+pub(super) struct Link {
+    stream: Box<dyn Stream>,
+    input: BytesMut,
+    output: Vec<u8>,
+    /// So much of `output` is written.
+    written: usize,
+    frame_bytes_max: usize,
+    heartbeat: Option<Heartbeat>,
+    last_heard: Instant,
+    last_said: Instant,
+}
+
+/// Both sides say something at least this often, or are given up after two such times (4.2.7).
+struct Heartbeat {
+    interval: Duration,
+    /// When to look whether that is so. Moves when it fires, not with every frame.
+    look: Pin<Box<Sleep>>,
+}
+
+impl Link {
+    pub(super) fn new(stream: Box<dyn Stream>) -> Self {
+        let now = Instant::now();
+        Self {
+            stream,
+            input: BytesMut::new(),
+            output: Vec::new(),
+            written: 0,
+            frame_bytes_max: FRAME_BYTES_MAX,
+            heartbeat: None,
+            last_heard: now,
+            last_said: now,
+        }
+    }
+
+    /// What the two sides agreed on; no heartbeat when `interval` is zero.
+    pub(super) fn tuned(&mut self, frame_bytes_max: usize, interval: Duration) {
+        self.frame_bytes_max = frame_bytes_max;
+        self.heartbeat = (!interval.is_zero())
+            .then(|| Heartbeat { interval, look: Box::pin(sleep_until(Instant::now() + interval / 2)) });
+    }
+
+    /// The largest frame that may be sent, its overhead included.
+    pub(super) fn frame_bytes_max(&self) -> usize {
+        self.frame_bytes_max
+    }
+
+    /// The buffer to append whole frames to; they are written by whoever waits next.
+    pub(super) fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Appends a frame.
+    ///
+    /// # Errors
+    ///
+    /// The frame cannot be written down, as when a table is longer than its length field can say; what was queued is gone, too.
+    pub(super) fn put(&mut self, frame: &AMQPFrame) -> io::Result<()> {
+        match gen_frame(frame)(mem::take(&mut self.output).into()) {
+            Ok(written) => {
+                self.output = written.into_inner().0;
+                Ok(())
+            }
+            Err(error) => Err(io::Error::other(format!("a frame cannot be written: {error:?}"))),
+        }
+    }
+
+    /// The next frame; writes what is queued. A heartbeat is dealt with here.
+    ///
+    /// # Errors
+    ///
+    /// The connection is lost, the broker is silent for two heartbeats, or what comes is not AMQP.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<AMQPFrame>> {
+        loop {
+            while let Some(frame) = self.take_frame()? {
+                if !matches!(frame, AMQPFrame::Heartbeat) {
+                    return Poll::Ready(Ok(frame));
+                }
+            }
+            self.keep_alive(cx)?;
+            // Not before reading: what the broker said last tells more than that it takes nothing any more.
+            let unwritable = match self.poll_flush(cx) {
+                Poll::Ready(Err(error)) => Some(error),
+                Poll::Ready(Ok(())) | Poll::Pending => None,
+            };
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => match unwritable {
+                    Some(error) => return Poll::Ready(Err(error)),
+                    None => return Poll::Pending,
+                },
+            }
+        }
+    }
+
+    /// Writes all that is queued.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.output.len() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.output[self.written..])? {
+                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(bytes) => {
+                    self.written += bytes;
+                    self.last_said = Instant::now();
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.written > 0 {
+            self.written = 0;
+            self.output.clear();
+            if self.output.capacity() > OUTPUT_BYTES_KEPT {
+                self.output = Vec::new();
+            }
+        }
+        // TLS has a buffer of its own.
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.input.reserve(READ_BYTES);
+        let reading = pin!(self.stream.read_buf(&mut self.input));
+        Poll::Ready(match ready!(reading.poll(cx))? {
+            0 => Err(io::ErrorKind::ConnectionAborted.into()),
+            _ => {
+                self.last_heard = Instant::now();
+                Ok(())
+            }
+        })
+    }
+
+    fn take_frame(&mut self) -> io::Result<Option<AMQPFrame>> {
+        let Some(header) = self.input.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let [kind, .., a, b, c, d] = *header;
+        if kind == b'A' {
+            return Err(not_amqp("the broker answers with a protocol header: it does not speak AMQP 0-9-1"));
+        }
+        let length = FRAME_OVERHEAD_BYTES + u32::from_be_bytes([a, b, c, d]) as usize;
+        if length > self.frame_bytes_max {
+            return Err(not_amqp(format!(
+                "a frame of {length} bytes where at most {} may come",
+                self.frame_bytes_max
+            )));
+        }
+        if self.input.len() < length {
+            return Ok(None);
+        }
+        let bytes = self.input.split_to(length);
+        match parse_frame(&bytes[..]) {
+            Ok((_, frame)) => Ok(Some(frame)),
+            Err(_) => Err(not_amqp(format!("a frame of type {kind} that cannot be read"))),
+        }
+    }
+
+    /// Says that we are here, and notices when the broker is not.
+    fn keep_alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(heartbeat) = &mut self.heartbeat else { return Ok(()) };
+        while heartbeat.look.as_mut().poll(cx).is_ready() {
+            let (now, interval) = (Instant::now(), heartbeat.interval);
+            heartbeat.look.as_mut().reset(now + interval / 2);
+            let silent = now.saturating_duration_since(self.last_heard);
+            if silent > 2 * interval {
+                let text = format!("nothing heard for {:.1} s, not even a heartbeat", silent.as_secs_f32());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            // While the broker takes nothing, what waits for it is sign of life enough.
+            if self.output.is_empty() && now.saturating_duration_since(self.last_said) >= interval / 2 {
+                self.output.extend_from_slice(&HEARTBEAT);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_amqp(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.into())
+}

@@ -69,12 +69,4 @@ impl BrokerOptions {
         });
         Ok(config.transpose()?)
     }
-
-    /// Every URL, in the order in which attempt number `attempt` is to try them.
-    pub(super) fn rotated(&self, attempt: usize) -> Result<Vec<Endpoint>, BrokerError> {
-        let mut endpoints = self.endpoints()?;
-        let first = attempt % endpoints.len();
-        endpoints.rotate_left(first);
-        Ok(endpoints)
-    }
 }

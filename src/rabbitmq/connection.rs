@@ -95,14 +95,20 @@ impl Connection {
         attempt: usize,
     ) -> Result<Self, BrokerError> {
         let tls = options.tls_config()?.map(Arc::new);
+        let mut endpoints = options.endpoints()?;
+        let first = attempt % endpoints.len();
+        endpoints.rotate_left(first);
         let mut tried = Vec::new();
-        for at in options.rotated(attempt)? {
+        for at in endpoints {
             match Self::open(options, &at, tls.as_ref(), name).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => tried.push(error),
             }
         }
-        Err(BrokerError::of_all(tried))
+        Err(match tried.len() {
+            1 => tried.remove(0),
+            _ => BrokerError::NoneUsable { tried },
+        })
     }
 
     async fn open(

@@ -70,8 +70,8 @@ impl Consumer {
         prefetch: u16,
         attempt: usize,
     ) -> Result<Self, BrokerError> {
-        declare(options, subscription, name, attempt).await?;
-        let (connection, at) = connect::connect(options, name, attempt).await?;
+        let at = declare(options, subscription, name, attempt).await?;
+        let connection = connect::connect(options, &at, name).await?;
         let failed = |source| BrokerError::after_open(&at, source);
         let channel = answered(connection.create_channel()).await.map_err(failed)?;
         // For what is buried.
@@ -207,19 +207,20 @@ impl Delivery {
     }
 }
 
-/// On a connection of its own, which is closed again.
+/// On a connection of its own, which is closed again. Says which of the brokers it was.
 async fn declare(
     options: &BrokerOptions,
     subscription: &Subscription,
     name: &str,
     attempt: usize,
-) -> Result<(), BrokerError> {
+) -> Result<Endpoint, BrokerError> {
     const CHANNEL: connection::ChannelId = 1;
     let mut connection = connection::Connection::connect(options, name, attempt).await?;
     connection.open_channel(CHANNEL).await?;
     topology::declare(&mut connection, CHANNEL, std::slice::from_ref(subscription), options.declare).await?;
+    let at = connection.at().clone();
     connection.close().await;
-    Ok(())
+    Ok(at)
 }
 
 /// The message's properties but for those that concern its way and not itself: who sent it (`user_id`, which the broker compares with

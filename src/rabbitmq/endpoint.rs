@@ -6,8 +6,8 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 
 /// Largest AMQP frame in bytes that is asked for unless the URL's `frame_max` says otherwise.
 ///
-/// lapin allots 32 frames each way to a connection and its ring buffers touch all of it in time: 1 MiB here,
-/// where RabbitMQ's default of 131072 would cost 4 MiB each way.
+/// lapin, which consumes, allots 32 frames each way to a connection and touches all of it in time: 1 MiB here, where
+/// RabbitMQ's default of 131072 would cost 4 MiB each way.
 pub(super) const FRAME_MAX: u32 = 32 * 1024;
 
 /// One broker's address. Displayed as `host:port/vhost`, never with user or password.
@@ -66,7 +66,7 @@ impl Endpoint {
         self.uri.authority.port
     }
 
-    /// For lapin. Holds the password.
+    /// Holds the password.
     pub(super) fn uri(&self) -> &AMQPUri {
         &self.uri
     }

@@ -105,7 +105,7 @@ pub enum BrokerError {
     Handshake {
         /// Which broker.
         at: Endpoint,
-        /// What lapin said.
+        /// What broke it off.
         source: lapin::Error,
     },
     /// Several URLs, and none of them did.
@@ -147,7 +147,7 @@ pub enum BrokerError {
     Lost {
         /// Which broker.
         at: Endpoint,
-        /// What lapin noticed.
+        /// What was noticed.
         source: lapin::Error,
     },
     /// The broker ended a consumer: its queue was deleted, or the queue's node went away.
@@ -191,14 +191,6 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
-    /// The verdict when none of the URLs could be used.
-    pub(super) fn of_all(mut tried: Vec<Self>) -> Self {
-        match tried.len() {
-            1 => tried.remove(0),
-            _ => Self::NoneUsable { tried },
-        }
-    }
-
     /// The verdict on an error of lapin's once the connection was open.
     pub(super) fn after_open(at: &Endpoint, source: lapin::Error) -> Self {
         let at = at.clone();

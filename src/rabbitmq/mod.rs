@@ -1,9 +1,11 @@
-//! Everything that knows RabbitMQ and lapin. Knows nothing of PostgreSQL, of what a row is, or of when to try again.
+//! Everything that knows RabbitMQ. Knows nothing of PostgreSQL, of what a row is, or of when to try again.
 //!
-//! [`broker`] reaches a broker; [`publisher`] sends messages and tells what became of each, behind a [`Fence`] when asked to; [`consumer`] takes them from
-//! a queue, for the services in [`crate::samples`]; [`topology`] says what a durable subscription needs and declares it; [`inspection`] compares that with what is there and changes nothing.
-//! [`encoding`] and the attribution of returned messages are pure. Recovery lives elsewhere and is crash-only: a publisher
-//! that failed once is dropped, and lapin's own recovery stays off.
+//! [`publisher`] sends messages and tells what became of each, behind a [`Fence`] when asked to. It stands on a connection of our own:
+//! `dial` gets a byte stream, `link` makes frames of it, `handshake` logs in, `connection` has channels, calls and events. [`topology`]
+//! says what a durable subscription needs and declares it; [`inspection`] compares that with what is there. [`consumer`], for the
+//! services in [`crate::samples`], takes messages from a queue: there lapin does all but the declares.
+//!
+//! [`encoding`] and `confirms` are pure. Recovery lives elsewhere and is crash-only: what failed once is dropped.
 
 pub mod broker;
 mod confirms;

@@ -11,7 +11,7 @@ use super::{
     Fault, OnInvalid, OnUnroutable, RelayOptions, backoff,
     broker::Publisher,
     database::Database,
-    fence,
+    fence::Fencing,
     parker::{Batch, Parker},
 };
 use crate::{
@@ -37,8 +37,7 @@ pub(super) struct Delivery<'a, D: Database, P> {
     report: &'a Reporter,
     /// The state to show while nothing is wrong.
     healthy: SourceState,
-    /// Another instance may publish: why, as soon as it is known.
-    fenced_off: Option<String>,
+    fencing: Fencing,
     /// What the broker gave as its reason to block the connection.
     blocked: Option<String>,
     /// Confirm deadlines count from here at the earliest: a blocked broker confirms nothing, and that is not its silence.
@@ -65,7 +64,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             options,
             report,
             healthy: SourceState::Connecting,
-            fenced_off: None,
+            fencing: Fencing::Open,
             blocked: None,
             patience_from: now(),
         }
@@ -74,7 +73,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     /// Takes the fence `queue`. Until it is ours, or known not to be for this user, no message is taken in and none goes
     /// out.
     pub(super) fn fence(&mut self, queue: &str) {
-        self.fenced_off = Some(String::new());
+        self.fencing = Fencing::Asked;
         self.publisher.fence(queue);
     }
 
@@ -86,7 +85,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     /// Whether another message can be taken; when not, the caller stops reading.
     pub(super) fn has_room(&self) -> bool {
-        self.ledger.has_room() && self.blocked.is_none() && self.fenced_off.is_none()
+        self.ledger.has_room() && self.blocked.is_none() && matches!(self.fencing, Fencing::Open)
     }
 
     /// Takes a row in, behind all others: its message goes out when [`next`](Self::next) is polled, with a mark if it is a
@@ -156,7 +155,10 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         tokio::select! {
             biased;
             event = self.publisher.next() => self.take(event)?,
-            parked = self.parker.next() => self.settle_parked(&parked?),
+            parked = self.parker.next() => match parked {
+                Some(batch) => self.settle_parked(&batch),
+                None => self.show_state(),
+            },
             () = sleep_until(wake) => {}
         }
         match self.confirm_deadline() {
@@ -232,14 +234,11 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     fn take_fence(&mut self, answer: Fence) {
-        self.fenced_off = match answer {
-            Fence::Held => None,
-            Fence::Busy { text } => Some(fence::busy(&text)),
-            Fence::Denied { text } => {
-                self.report.unfenced(fence::denied(&text));
-                None
-            }
-        };
+        let (fencing, unfenced) = Fencing::answered(answer);
+        self.fencing = fencing;
+        if let Some(reason) = unfenced {
+            self.report.unfenced(reason);
+        }
     }
 
     fn settle(&mut self, outcomes: Vec<(PublishTag, Outcome)>) {
@@ -330,12 +329,12 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     fn show_state(&self) {
-        if let Some(reason) = &self.fenced_off {
-            // Not while nothing is known: that takes one question to the broker.
-            if !reason.is_empty() {
-                self.report.state(SourceState::Standby, reason);
-            }
-        } else if let Some(reason) = &self.blocked {
+        match &self.fencing {
+            Fencing::Asked => return,
+            Fencing::Busy(reason) => return self.report.state(SourceState::Standby, reason),
+            Fencing::Open => {}
+        }
+        if let Some(reason) = &self.blocked {
             let reason =
                 format!("the broker blocks publishers: {reason}; goes on by itself when it unblocks");
             self.report.state(SourceState::Blocked, &reason);
@@ -346,6 +345,8 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 message.message_id, message.position, message.exchange, message.routing_key
             );
             self.report.state(SourceState::Halted, &reason);
+        } else if let Some(reason) = self.parker.stuck() {
+            self.report.state(SourceState::Halted, reason);
         } else {
             self.report.state(self.healthy, "");
         }

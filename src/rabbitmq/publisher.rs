@@ -136,6 +136,19 @@ impl Publisher {
         self.fencing = Some(fence::Asking::new(self.broker.connection.clone(), queue));
     }
 
+    /// Whether a message fits into the frames of this connection; else why not, in words that show no payload. Whoever takes
+    /// over what does not fit gets [`BrokerError::Unsendable`].
+    pub fn check(&self, message: &Message) -> Result<(), String> {
+        let frame_max = self.broker.connection.configuration().frame_max();
+        let header = encoding::header_frame_size(message);
+        if header > usize::try_from(frame_max).unwrap_or(usize::MAX) {
+            return Err(format!(
+                "its properties and headers take {header} bytes, the connection's frame_max is {frame_max}"
+            ));
+        }
+        Ok(())
+    }
+
     /// Takes a message over for publishing; nothing is sent until [`next`](Self::next) is polled. Frames leave in the
     /// order of these calls. Nothing here limits how many are taken: that is the ledger's part.
     ///
@@ -272,14 +285,7 @@ impl Publisher {
 
     fn send(&mut self, tag: PublishTag, message: Arc<Message>) -> Result<(), BrokerError> {
         let unsendable = |reason| BrokerError::Unsendable { position: message.position, reason };
-        let frame_max = self.broker.connection.configuration().frame_max();
-        let header = encoding::header_frame_size(&message);
-        if header > usize::try_from(frame_max).unwrap_or(usize::MAX) {
-            let reason = format!(
-                "its properties and headers take {header} bytes, the connection's frame_max is {frame_max}"
-            );
-            return Err(unsendable(reason));
-        }
+        self.check(&message).map_err(unsendable)?;
         let encoded = encoding::encode(&message).map_err(|error| unsendable(error.to_string()))?;
         let serial = self.attribution.sent(tag, message.position);
         let channel = self.messages.clone();

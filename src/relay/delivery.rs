@@ -18,12 +18,10 @@ use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
     clock::now,
     ledger::{Due, Ledger, Limits, Progress, PublishTag, Refusal},
-    outbox::{InvalidRow, KeptRow, Mapper, OutboxRow, ParkReason, ParkedRow, Timestamp},
-    position::Position,
-    rabbitmq::{
-        BrokerError,
-        publisher::{Fence, Outcome, PublisherEvent},
+    outbox::{
+        InvalidReason, InvalidRow, KeptRow, Mapper, Message, OutboxRow, ParkReason, ParkedRow, Timestamp,
     },
+    rabbitmq::publisher::{Fence, Outcome, PublisherEvent},
 };
 
 /// Owns everything that is on its way to the broker.
@@ -103,7 +101,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             (row, None)
         };
         let policy = self.options.on_invalid;
-        match (mapper.message(row), kept) {
+        match (self.message(mapper, row), kept) {
             (Ok(mut message), kept) => {
                 if replayed {
                     message.mark_replayed();
@@ -124,6 +122,18 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             (Err(invalid), _) => return Err(invalid),
         }
         Ok(())
+    }
+
+    fn message(&self, mapper: &Mapper, row: OutboxRow) -> Result<Message, InvalidRow> {
+        let message = mapper.message(row)?;
+        match self.publisher.check(&message) {
+            Ok(()) => Ok(message),
+            Err(reason) => Err(InvalidRow {
+                position: message.position,
+                id: Some(message.message_id),
+                reason: InvalidReason::Unsendable { reason },
+            }),
+        }
     }
 
     /// How many rows were given up: returned or invalid ones, neither published nor parked.
@@ -154,7 +164,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         let wake = [self.confirm_deadline(), self.ledger.next_again()].into_iter().flatten().min();
         tokio::select! {
             biased;
-            event = self.publisher.next() => self.take(event)?,
+            event = self.publisher.next() => self.take(event?),
             parked = self.parker.next() => match parked {
                 Some(batch) => self.settle_parked(&batch),
                 None => self.show_state(),
@@ -171,8 +181,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     /// Takes in what the broker says, and sends nothing. Pends for ever while it says nothing. Cancel-safe.
     pub(super) async fn idle(&mut self) -> Result<(), Fault> {
-        let event = self.publisher.next().await;
-        self.take(event)
+        let event = self.publisher.next().await?;
+        self.take(event);
+        Ok(())
     }
 
     fn send_due(&mut self) {
@@ -210,16 +221,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         Some(oldest.max(self.patience_from) + self.options.confirm_timeout)
     }
 
-    fn take(&mut self, event: Result<PublisherEvent, BrokerError>) -> Result<(), Fault> {
-        let event = match event {
-            Err(BrokerError::Unsendable { position, reason })
-                if self.options.on_invalid != OnInvalid::Halt =>
-            {
-                self.give_up_unsendable(position, reason);
-                return Ok(());
-            }
-            event => event?,
-        };
+    fn take(&mut self, event: PublisherEvent) {
         match event {
             PublisherEvent::Outcomes(outcomes) => self.settle(outcomes),
             PublisherEvent::Fence(answer) => self.take_fence(answer),
@@ -230,7 +232,6 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             }
         }
         self.show_state();
-        Ok(())
     }
 
     fn take_fence(&mut self, answer: Fence) {
@@ -286,19 +287,6 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         let RelayOptions { backoff_min, backoff_max, .. } = *self.options;
         let again_at = |refusals| now() + backoff::delay(backoff_min, backoff_max, refusals);
         self.ledger.refuse(tag, why, again_at);
-    }
-
-    /// The publisher goes on behind it.
-    fn give_up_unsendable(&mut self, position: Position, reason: String) {
-        let Some(tag) = self.ledger.published_at(position) else { return };
-        if self.options.on_invalid == OnInvalid::Park {
-            let (message, row) = self.ledger.park(tag);
-            self.park(tag, row, ParkReason::unsendable(&message, reason));
-        } else {
-            self.left_out += 1;
-            self.ledger.settle(tag);
-            tracing::warn!(source = self.report.name(), %position, "left out: {reason}");
-        }
     }
 
     fn park(&mut self, tag: PublishTag, kept: Arc<KeptRow>, reason: ParkReason) {

@@ -2,8 +2,8 @@
 //!
 //! It lies beside the outbox table, so that whatever happens to the rows happens to it too. A row is known by its slot and its
 //! position, so one that is parked again after a crash is the same. Its values stand there as bytes, in the order of its
-//! columns: text output may be no text in the database's encoding. What else is written beside them is spelled so that the
-//! database can hold it ([`parked_text`](super::parked_text)).
+//! columns: text output may be no text in the database's encoding. Why a row is parked, and where it was to go, is spelled
+//! so that the database can hold it (`parked_text.rs`).
 //!
 //! Knows nothing of why a row is parked, nor of when its position may be acknowledged: after [`store`] has returned.
 
@@ -18,7 +18,7 @@ use super::{
     sql_text::{identifier, literal},
 };
 use crate::{
-    outbox::{ParkReason, ParkedRow},
+    outbox::{Outline, ParkReason, ParkedRow},
     position::Lsn,
 };
 
@@ -102,8 +102,8 @@ async fn insert(
     spelling: Spelling,
 ) -> Result<(), CatalogError> {
     let row = parked.kept.row();
-    let outline = parked.kept.outline();
-    let spelled = |text: &Option<String>| text.as_deref().map(|text| spelling.write(text).into_owned());
+    // These came out of this database, so it can hold them.
+    let Outline { message_id, aggregate_type, aggregate_id, event_type } = parked.kept.outline();
     let reason = Reason::new(&parked.reason, spelling);
     let position = row.position.to_string();
     let columns = parked.kept.columns();
@@ -131,10 +131,10 @@ async fn insert(
                 (&position, Type::TEXT),
                 (&reason.cause, Type::TEXT),
                 (&reason.text, Type::TEXT),
-                (&spelled(&outline.message_id), Type::TEXT),
-                (&spelled(&outline.aggregate_type), Type::TEXT),
-                (&spelled(&outline.aggregate_id), Type::TEXT),
-                (&spelled(&outline.event_type), Type::TEXT),
+                (&message_id, Type::TEXT),
+                (&aggregate_type, Type::TEXT),
+                (&aggregate_id, Type::TEXT),
+                (&event_type, Type::TEXT),
                 (&reason.exchange, Type::TEXT),
                 (&reason.routing_key, Type::TEXT),
                 (&row.committed_at.0, Type::INT8),

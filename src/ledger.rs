@@ -356,15 +356,6 @@ impl Ledger {
         }
     }
 
-    /// The published message of this position, if there is one.
-    pub fn published_at(&self, position: Position) -> Option<PublishTag> {
-        let is_it = |entry: &Entry| {
-            matches!(entry.state, State::Published { .. }) && entry.item.position() == position
-        };
-        let index = self.entries.iter().position(is_it)?;
-        Some(PublishTag(self.first_tag + index as u64))
-    }
-
     fn pop_settled(&mut self) {
         while let Some(Entry { state: State::Settled, .. }) = self.entries.front() {
             let Some(entry) = self.entries.pop_front() else { break };

@@ -91,6 +91,8 @@ mutate settle-before-parked src/relay/delivery.rs \
     'self.park(tag, row, ParkReason::unroutable(&message));' '{ let _ = (row, &message); self.ledger.parked(tag, crate::position::Lsn::ZERO); }'
 mutate store-nothing src/relay/parker.rs \
     'let before = sql.park(database.options(), &rows).await?;' 'let before = sql.park(database.options(), &rows[..0]).await?;'
+mutate forget-what-could-not-be-stored src/relay/parker.rs \
+    'self.work = Work::Resting { until: now() + self.backoff.next() };' 'self.batch.clear(); self.work = Work::Resting { until: now() + self.backoff.next() };'
 mutate trust-a-server-that-lacks-a-parked-row src/ledger.rs \
     '.max(self.parked_before)' ''
 exit $failed

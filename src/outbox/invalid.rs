@@ -55,6 +55,11 @@ pub enum InvalidReason {
     },
     /// Properties and headers do not fit in one frame: more than [`HEADERS_BYTES_MAX`].
     HeadersTooLarge,
+    /// AMQP cannot carry the message on a connection with these limits.
+    Unsendable {
+        /// What does not fit.
+        reason: String,
+    },
     /// The headers column holds text that is not JSON, or a string in it has an invalid escape.
     HeadersNotJson {
         /// The column.
@@ -126,6 +131,9 @@ impl fmt::Display for InvalidReason {
                 "properties and headers need more than the {HEADERS_BYTES_MAX} bytes that one AMQP frame holds for \
                  certain; move content from the headers to the payload"
             ),
+            InvalidReason::Unsendable { reason } => {
+                write!(f, "{reason}; move content from the headers to the payload, or raise that limit")
+            }
             InvalidReason::HeadersNotJson { column } => {
                 write!(f, "column \"{column}\" does not hold valid JSON; give it type jsonb")
             }

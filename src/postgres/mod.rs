@@ -15,6 +15,7 @@ pub mod inspection;
 mod login;
 pub mod parked_rows;
 pub mod parked_table;
+mod parked_text;
 pub mod pgoutput;
 pub mod preflight;
 pub mod replication;

@@ -6,7 +6,8 @@ use tokio_postgres::{Client, Row, types::Type};
 use super::{
     SourceDatabase,
     catalog::{self, CatalogError, failed},
-    parked_table::{TABLE, table},
+    parked_table::{Reason, TABLE, table},
+    parked_text::{self, Spelling},
     sql_text::{identifier, literal},
 };
 use crate::{
@@ -93,16 +94,17 @@ fn entry(row: &Row) -> Result<ParkedEntry, CatalogError> {
     let position: &str = row.get(0);
     let nonsense =
         |what| CatalogError::Nonsense { doing: "reading the parked rows", what: format!("position {what}") };
+    let text = |column: usize| row.get::<_, Option<&str>>(column).map(parked_text::read);
     Ok(ParkedEntry {
         position: position.parse().map_err(|_| nonsense(position))?,
         cause: row.get(1),
-        reason: row.get(2),
+        reason: parked_text::read(row.get(2)),
         message_id: row.get(3),
         aggregate_type: row.get(4),
         aggregate_id: row.get(5),
         event_type: row.get(6),
-        exchange: row.get(7),
-        routing_key: row.get(8),
+        exchange: text(7),
+        routing_key: text(8),
         committed_at: Timestamp(row.get(9)),
         parked_at: Timestamp(row.get(10)),
     })
@@ -152,14 +154,26 @@ pub async fn stays(
     client: &Client,
     database: &SourceDatabase,
     position: Position,
-    ParkReason { cause, text, route }: &ParkReason,
+    reason: &ParkReason,
+) -> Result<(), CatalogError> {
+    match stays_spelled(client, database, position, &Reason::new(reason, Spelling::Plain)).await {
+        Err(error) if parked_text::cannot_be_held(&error) => {
+            stays_spelled(client, database, position, &Reason::new(reason, Spelling::Ascii)).await
+        }
+        written => written,
+    }
+}
+
+async fn stays_spelled(
+    client: &Client,
+    database: &SourceDatabase,
+    position: Position,
+    Reason { cause, text, exchange, routing_key }: &Reason,
 ) -> Result<(), CatalogError> {
     let update = format!(
         "UPDATE {} SET cause = $3, reason = $4, exchange = $5, routing_key = $6 WHERE slot = $1 AND position = $2",
         table(database)
     );
-    let (exchange, routing_key) =
-        route.as_ref().map(|route| (route.exchange.as_str(), route.routing_key.as_str())).unzip();
     let position = position.to_string();
     client
         .execute_typed(
@@ -167,10 +181,10 @@ pub async fn stays(
             &[
                 (&database.slot, Type::TEXT),
                 (&position, Type::TEXT),
-                (&cause.as_str(), Type::TEXT),
+                (cause, Type::TEXT),
                 (text, Type::TEXT),
-                (&exchange, Type::TEXT),
-                (&routing_key, Type::TEXT),
+                (exchange, Type::TEXT),
+                (routing_key, Type::TEXT),
             ],
         )
         .await

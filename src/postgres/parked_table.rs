@@ -2,7 +2,8 @@
 //!
 //! It lies beside the outbox table, so that whatever happens to the rows happens to it too. A row is known by its slot and its
 //! position, so one that is parked again after a crash is the same. Its values stand there as bytes, in the order of its
-//! columns: text output may be no text in the database's encoding.
+//! columns: text output may be no text in the database's encoding. Why a row is parked, and where it was to go, is spelled
+//! so that the database can hold it (`parked_text.rs`).
 //!
 //! Knows nothing of why a row is parked, nor of when its position may be acknowledged: after [`store`] has returned.
 
@@ -13,6 +14,7 @@ use tokio_postgres::{Client, types::Type};
 use super::{
     SourceDatabase,
     catalog::{self, CatalogError, failed, made},
+    parked_text::{self, Spelling},
     sql_text::{identifier, literal},
 };
 use crate::{
@@ -25,7 +27,12 @@ pub const TABLE: &str = "outboxd_parked";
 
 /// A parked row is acknowledged to PostgreSQL as a published one is, so it must be as durable as the service's own commits,
 /// whatever the role or the database says: synchronous standbys included.
-const DURABLE: &str = "SET synchronous_commit = on";
+///
+/// The limits are for the inserts: the server itself ends what takes longer, so that nothing is left behind there which
+/// would hold up, or be held up by, the next try. A commit has none, as a statement's timer stops before it
+/// (`finish_xact_command`, postgres.c); it waits for as long as its standbys are away.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; \
+                     SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '20s'";
 
 pub(super) fn table(database: &SourceDatabase) -> String {
     format!("{}.{}", identifier(&database.table.schema), identifier(TABLE))
@@ -54,59 +61,82 @@ pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<
 }
 
 /// Puts rows aside, all or none, and gives a place in WAL behind them. A row that is there already, from before a crash, is as
-/// good.
+/// good. Refused within half a minute for each row if it cannot be done, but as long as a synchronous standby is away, it waits.
+///
+/// # Errors
+/// The server's; the connection is then good for nothing else.
 pub async fn store(
     client: &Client,
     database: &SourceDatabase,
     rows: &[Arc<ParkedRow>],
 ) -> Result<Lsn, CatalogError> {
-    const DOING: &str = "writing into the table of parked rows";
-    client.batch_execute(&format!("{DURABLE}; BEGIN")).await.map_err(failed(DOING))?;
-    for row in rows {
-        insert(client, database, row).await?;
+    match store_spelled(client, database, rows, Spelling::Plain).await {
+        Err(error) if parked_text::cannot_be_held(&error) => {
+            client.batch_execute("ROLLBACK").await.map_err(failed(DOING))?;
+            store_spelled(client, database, rows, Spelling::Ascii).await?;
+        }
+        stored => stored?,
     }
-    client.batch_execute("COMMIT").await.map_err(failed(DOING))?;
     catalog::wal_end(client).await
 }
 
-async fn insert(client: &Client, database: &SourceDatabase, parked: &ParkedRow) -> Result<(), CatalogError> {
-    const DOING: &str = "writing into the table of parked rows";
+const DOING: &str = "writing into the table of parked rows";
+
+async fn store_spelled(
+    client: &Client,
+    database: &SourceDatabase,
+    rows: &[Arc<ParkedRow>],
+    spelling: Spelling,
+) -> Result<(), CatalogError> {
+    client.batch_execute(BEGIN).await.map_err(failed(DOING))?;
+    for row in rows {
+        insert(client, database, row, spelling).await?;
+    }
+    client.batch_execute("COMMIT").await.map_err(failed(DOING))
+}
+
+async fn insert(
+    client: &Client,
+    database: &SourceDatabase,
+    parked: &ParkedRow,
+    spelling: Spelling,
+) -> Result<(), CatalogError> {
     let row = parked.kept.row();
+    // These came out of this database, so it can hold them.
     let Outline { message_id, aggregate_type, aggregate_id, event_type } = parked.kept.outline();
-    let ParkReason { cause, text, route } = &parked.reason;
-    let (exchange, routing_key) =
-        route.as_ref().map(|route| (route.exchange.as_str(), route.routing_key.as_str())).unzip();
+    let reason = Reason::new(&parked.reason, spelling);
     let position = row.position.to_string();
     let columns = parked.kept.columns();
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let types: Vec<u32> = columns.iter().map(|column| column.type_oid).collect();
     let values: Vec<Option<&[u8]>> = row.values.iter().map(|value| value.as_deref()).collect();
     // A position that is taken must be taken by the same row: in a database that was put together from others it may not be.
+    // The row is updated, to what it is, for two reasons: unlike a SELECT, that sees one which another session has committed
+    // since this statement began; and it makes WAL, so that the commit waits for standbys that the row may not have reached, as
+    // that session may have been ended while it waited for them.
     let insert = format!(
-        "WITH added AS (
-             INSERT INTO {table} (slot, position, cause, reason, message_id, aggregate_type, aggregate_id, event_type,
-                                  exchange, routing_key, committed_at, column_names, column_types, column_values)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, timestamptz 'epoch' + $11 * interval '1 microsecond',
-                     $12, $13, $14)
-             ON CONFLICT (slot, position) DO NOTHING RETURNING 1)
-         SELECT EXISTS (SELECT FROM added)
-             OR EXISTS (SELECT FROM {table} WHERE slot = $1 AND position = $2 AND column_values = $14)",
+        "INSERT INTO {table} AS parked (slot, position, cause, reason, message_id, aggregate_type, aggregate_id, event_type,
+                                        exchange, routing_key, committed_at, column_names, column_types, column_values)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, timestamptz 'epoch' + $11 * interval '1 microsecond',
+                 $12, $13, $14)
+         ON CONFLICT (slot, position) DO UPDATE SET reason = parked.reason
+             WHERE parked.column_values = excluded.column_values",
         table = table(database)
     );
-    let is_there = client
-        .query_typed_one(
+    let written = client
+        .execute_typed(
             &insert,
             &[
                 (&database.slot, Type::TEXT),
                 (&position, Type::TEXT),
-                (&cause.as_str(), Type::TEXT),
-                (text, Type::TEXT),
+                (&reason.cause, Type::TEXT),
+                (&reason.text, Type::TEXT),
                 (&message_id, Type::TEXT),
                 (&aggregate_type, Type::TEXT),
                 (&aggregate_id, Type::TEXT),
                 (&event_type, Type::TEXT),
-                (&exchange, Type::TEXT),
-                (&routing_key, Type::TEXT),
+                (&reason.exchange, Type::TEXT),
+                (&reason.routing_key, Type::TEXT),
                 (&row.committed_at.0, Type::INT8),
                 (&names, Type::TEXT_ARRAY),
                 (&types, Type::OID_ARRAY),
@@ -115,7 +145,7 @@ async fn insert(client: &Client, database: &SourceDatabase, parked: &ParkedRow) 
         )
         .await
         .map_err(failed(DOING))?;
-    if is_there.get(0) {
+    if written == 1 {
         return Ok(());
     }
     let what = format!(
@@ -123,6 +153,23 @@ async fn insert(client: &Client, database: &SourceDatabase, parked: &ParkedRow) 
         database.slot
     );
     Err(CatalogError::Nonsense { doing: DOING, what })
+}
+
+/// Why a row is parked, as it is written into the table.
+pub(super) struct Reason {
+    pub(super) cause: &'static str,
+    pub(super) text: String,
+    pub(super) exchange: Option<String>,
+    pub(super) routing_key: Option<String>,
+}
+
+impl Reason {
+    pub(super) fn new(ParkReason { cause, text, route }: &ParkReason, spelling: Spelling) -> Self {
+        let spelled = |text: &str| spelling.write(text).into_owned();
+        let (exchange, routing_key) =
+            route.as_ref().map(|route| (spelled(&route.exchange), spelled(&route.routing_key))).unzip();
+        Self { cause: cause.as_str(), text: spelled(text), exchange, routing_key }
+    }
 }
 
 /// How many rows are parked; `None` when there is no table, or the role may not read it.

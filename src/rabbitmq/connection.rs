@@ -130,9 +130,14 @@ impl Connection {
         &self.at
     }
 
+    /// The largest frame that may be sent, its overhead included.
+    pub(super) fn frame_bytes_max(&self) -> usize {
+        self.link.frame_bytes_max()
+    }
+
     /// Frames to be sent are appended here, whole.
-    pub(super) fn link(&mut self) -> &mut Link {
-        &mut self.link
+    pub(super) fn output(&mut self) -> &mut Vec<u8> {
+        self.link.output()
     }
 
     /// Asks something on a channel. The answer is an [`Event`] of that channel.

@@ -131,6 +131,18 @@ impl Publisher {
         self.fencing = Some(Asking::new(queue));
     }
 
+    /// Whether a message fits into the frames of this connection; else why not, in words that show no payload. Whoever takes
+    /// over what does not fit gets [`BrokerError::Unsendable`].
+    pub fn check(&self, message: &Message) -> Result<(), String> {
+        let (frame_max, header) = (self.connection.frame_bytes_max(), encoding::header_frame_size(message));
+        if header > frame_max {
+            return Err(format!(
+                "its properties and headers take {header} bytes, the connection's frame_max is {frame_max}"
+            ));
+        }
+        Ok(())
+    }
+
     /// Takes a message over for publishing; nothing is sent until [`next`](Self::next) is polled. Frames leave in the
     /// order of these calls. Nothing here limits how many are taken: that is the ledger's part.
     ///
@@ -206,7 +218,7 @@ impl Publisher {
         self.fencing.is_none()
             && self.declaring.is_none()
             && !self.waiting.is_empty()
-            && self.connection.link().output().len() < AHEAD_BYTES
+            && self.connection.output().len() < AHEAD_BYTES
     }
 
     /// Encodes waiting messages, from the front, until one needs an exchange that is not known yet.
@@ -237,15 +249,9 @@ impl Publisher {
 
     fn send(&mut self, tag: PublishTag, message: &Message) -> Result<(), BrokerError> {
         let unsendable = |reason| BrokerError::Unsendable { position: message.position, reason };
-        let link = self.connection.link();
-        let (frame_bytes_max, header) = (link.frame_bytes_max(), encoding::header_frame_size(message));
-        if header > frame_bytes_max {
-            let reason = format!(
-                "its properties and headers take {header} bytes, the connection's frame_max is {frame_bytes_max}"
-            );
-            return Err(unsendable(reason));
-        }
-        encoding::put_publish(message, MESSAGES, frame_bytes_max, link.output())
+        self.check(message).map_err(unsendable)?;
+        let frame_bytes_max = self.connection.frame_bytes_max();
+        encoding::put_publish(message, MESSAGES, frame_bytes_max, self.connection.output())
             .map_err(|error| unsendable(error.to_string()))?;
         self.confirms.sent(tag, message.position);
         Ok(())

@@ -30,6 +30,9 @@ pub trait Publisher: Send {
     /// [`PublisherEvent::Fence`] tells that it is held, or denied.
     fn fence(&mut self, queue: &str);
 
+    /// Whether a message fits into the frames of this connection; else why not.
+    fn check(&self, message: &Message) -> Result<(), String>;
+
     /// Takes a message over; frames leave in the order of these calls, when [`next`](Self::next) is polled.
     fn publish(&mut self, tag: PublishTag, message: Arc<Message>);
 
@@ -55,6 +58,10 @@ impl Broker for BrokerOptions {
 impl Publisher for publisher::Publisher {
     fn fence(&mut self, queue: &str) {
         self.fence(queue);
+    }
+
+    fn check(&self, message: &Message) -> Result<(), String> {
+        self.check(message)
     }
 
     fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {

@@ -153,7 +153,8 @@ pub trait Sql: Send + Sync {
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
 
     /// Puts rows aside, all or none; when this returns `Ok` they are there for good, in WAL before the place that it gives. Rows
-    /// that are there already are as good.
+    /// that are there already are as good. The server ends what takes long, but for the commit. After an error the connection
+    /// is good for nothing else.
     fn park(
         &self,
         database: &SourceDatabase,

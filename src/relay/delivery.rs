@@ -11,19 +11,17 @@ use super::{
     Fault, OnInvalid, OnUnroutable, RelayOptions, backoff,
     broker::Publisher,
     database::Database,
-    fence,
+    fence::Fencing,
     parker::{Batch, Parker},
 };
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
     clock::now,
     ledger::{Due, Ledger, Limits, Progress, PublishTag, Refusal},
-    outbox::{InvalidRow, KeptRow, Mapper, OutboxRow, ParkReason, ParkedRow, Timestamp},
-    position::Position,
-    rabbitmq::{
-        BrokerError,
-        publisher::{Fence, Outcome, PublisherEvent},
+    outbox::{
+        InvalidReason, InvalidRow, KeptRow, Mapper, Message, OutboxRow, ParkReason, ParkedRow, Timestamp,
     },
+    rabbitmq::publisher::{Fence, Outcome, PublisherEvent},
 };
 
 /// Owns everything that is on its way to the broker.
@@ -37,8 +35,7 @@ pub(super) struct Delivery<'a, D: Database, P> {
     report: &'a Reporter,
     /// The state to show while nothing is wrong.
     healthy: SourceState,
-    /// Another instance may publish: why, as soon as it is known.
-    fenced_off: Option<String>,
+    fencing: Fencing,
     /// What the broker gave as its reason to block the connection.
     blocked: Option<String>,
     /// Confirm deadlines count from here at the earliest: a blocked broker confirms nothing, and that is not its silence.
@@ -65,7 +62,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             options,
             report,
             healthy: SourceState::Connecting,
-            fenced_off: None,
+            fencing: Fencing::Open,
             blocked: None,
             patience_from: now(),
         }
@@ -74,7 +71,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     /// Takes the fence `queue`. Until it is ours, or known not to be for this user, no message is taken in and none goes
     /// out.
     pub(super) fn fence(&mut self, queue: &str) {
-        self.fenced_off = Some(String::new());
+        self.fencing = Fencing::Asked;
         self.publisher.fence(queue);
     }
 
@@ -86,7 +83,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     /// Whether another message can be taken; when not, the caller stops reading.
     pub(super) fn has_room(&self) -> bool {
-        self.ledger.has_room() && self.blocked.is_none() && self.fenced_off.is_none()
+        self.ledger.has_room() && self.blocked.is_none() && matches!(self.fencing, Fencing::Open)
     }
 
     /// Takes a row in, behind all others: its message goes out when [`next`](Self::next) is polled, with a mark if it is a
@@ -104,7 +101,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             (row, None)
         };
         let policy = self.options.on_invalid;
-        match (mapper.message(row), kept) {
+        match (self.message(mapper, row), kept) {
             (Ok(mut message), kept) => {
                 if replayed {
                     message.mark_replayed();
@@ -125,6 +122,18 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             (Err(invalid), _) => return Err(invalid),
         }
         Ok(())
+    }
+
+    fn message(&self, mapper: &Mapper, row: OutboxRow) -> Result<Message, InvalidRow> {
+        let message = mapper.message(row)?;
+        match self.publisher.check(&message) {
+            Ok(()) => Ok(message),
+            Err(reason) => Err(InvalidRow {
+                position: message.position,
+                id: Some(message.message_id),
+                reason: InvalidReason::Unsendable { reason },
+            }),
+        }
     }
 
     /// How many rows were given up: returned or invalid ones, neither published nor parked.
@@ -155,8 +164,11 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         let wake = [self.confirm_deadline(), self.ledger.next_again()].into_iter().flatten().min();
         tokio::select! {
             biased;
-            event = self.publisher.next() => self.take(event)?,
-            parked = self.parker.next() => self.settle_parked(&parked?),
+            event = self.publisher.next() => self.take(event?),
+            parked = self.parker.next() => match parked {
+                Some(batch) => self.settle_parked(&batch),
+                None => self.show_state(),
+            },
             () = sleep_until(wake) => {}
         }
         match self.confirm_deadline() {
@@ -169,8 +181,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     /// Takes in what the broker says, and sends nothing. Pends for ever while it says nothing. Cancel-safe.
     pub(super) async fn idle(&mut self) -> Result<(), Fault> {
-        let event = self.publisher.next().await;
-        self.take(event)
+        let event = self.publisher.next().await?;
+        self.take(event);
+        Ok(())
     }
 
     fn send_due(&mut self) {
@@ -208,16 +221,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         Some(oldest.max(self.patience_from) + self.options.confirm_timeout)
     }
 
-    fn take(&mut self, event: Result<PublisherEvent, BrokerError>) -> Result<(), Fault> {
-        let event = match event {
-            Err(BrokerError::Unsendable { position, reason })
-                if self.options.on_invalid != OnInvalid::Halt =>
-            {
-                self.give_up_unsendable(position, reason);
-                return Ok(());
-            }
-            event => event?,
-        };
+    fn take(&mut self, event: PublisherEvent) {
         match event {
             PublisherEvent::Outcomes(outcomes) => self.settle(outcomes),
             PublisherEvent::Fence(answer) => self.take_fence(answer),
@@ -228,18 +232,14 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             }
         }
         self.show_state();
-        Ok(())
     }
 
     fn take_fence(&mut self, answer: Fence) {
-        self.fenced_off = match answer {
-            Fence::Held => None,
-            Fence::Busy { text } => Some(fence::busy(&text)),
-            Fence::Denied { text } => {
-                self.report.unfenced(fence::denied(&text));
-                None
-            }
-        };
+        let (fencing, unfenced) = Fencing::answered(answer);
+        self.fencing = fencing;
+        if let Some(reason) = unfenced {
+            self.report.unfenced(reason);
+        }
     }
 
     fn settle(&mut self, outcomes: Vec<(PublishTag, Outcome)>) {
@@ -289,19 +289,6 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         self.ledger.refuse(tag, why, again_at);
     }
 
-    /// The publisher goes on behind it.
-    fn give_up_unsendable(&mut self, position: Position, reason: String) {
-        let Some(tag) = self.ledger.published_at(position) else { return };
-        if self.options.on_invalid == OnInvalid::Park {
-            let (message, row) = self.ledger.park(tag);
-            self.park(tag, row, ParkReason::unsendable(&message, reason));
-        } else {
-            self.left_out += 1;
-            self.ledger.settle(tag);
-            tracing::warn!(source = self.report.name(), %position, "left out: {reason}");
-        }
-    }
-
     fn park(&mut self, tag: PublishTag, kept: Arc<KeptRow>, reason: ParkReason) {
         self.parker.park(tag, Arc::new(ParkedRow { kept, reason }));
     }
@@ -330,12 +317,12 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     fn show_state(&self) {
-        if let Some(reason) = &self.fenced_off {
-            // Not while nothing is known: that takes one question to the broker.
-            if !reason.is_empty() {
-                self.report.state(SourceState::Standby, reason);
-            }
-        } else if let Some(reason) = &self.blocked {
+        match &self.fencing {
+            Fencing::Asked => return,
+            Fencing::Busy(reason) => return self.report.state(SourceState::Standby, reason),
+            Fencing::Open => {}
+        }
+        if let Some(reason) = &self.blocked {
             let reason =
                 format!("the broker blocks publishers: {reason}; goes on by itself when it unblocks");
             self.report.state(SourceState::Blocked, &reason);
@@ -346,6 +333,8 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 message.message_id, message.position, message.exchange, message.routing_key
             );
             self.report.state(SourceState::Halted, &reason);
+        } else if let Some(reason) = self.parker.stuck() {
+            self.report.state(SourceState::Halted, reason);
         } else {
             self.report.state(self.healthy, "");
         }

@@ -2,7 +2,6 @@
 
 use std::{error::Error, fmt::Write as _, time::Duration};
 
-use super::ParkError;
 use crate::{
     admin::Side,
     outbox::{InvalidRow, MappingError},
@@ -97,18 +96,6 @@ pub enum Fault {
     /// A row that cannot become a message.
     #[error("{0}; with delivery.on_invalid = \"park\" such a row is put aside: set it and restart outboxd")]
     InvalidRow(InvalidRow),
-    /// Rows that policy puts aside could not be.
-    #[error(
-        "{rows} rows cannot be put into the table outboxd_parked, and nothing behind them is acknowledged until they can; \
-         if it lacks something, `outboxd check` has the statement"
-    )]
-    NotParked {
-        /// How many.
-        rows: usize,
-        /// Why.
-        #[source]
-        cause: Box<ParkError>,
-    },
 }
 
 /// What to do about a fault.
@@ -141,8 +128,7 @@ impl Fault {
             | Fault::ServerEnding
             | Fault::ServerChanged
             | Fault::SlotTaken { .. }
-            | Fault::ConnectTimeout { .. }
-            | Fault::NotParked { .. } => Verdict::Again,
+            | Fault::ConnectTimeout { .. } => Verdict::Again,
             // What is wrong with a database can be mended while we wait.
             Fault::Preflight(_) => Verdict::Again,
             Fault::Gap { .. } => Verdict::HaltUntilRecovered,

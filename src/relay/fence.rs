@@ -4,6 +4,8 @@
 //! PostgreSQL, has lost the slot and may yet send what it holds. The fence is taken after the slot and before the first
 //! publish, and given up with the connection to the broker.
 
+use crate::rabbitmq::publisher::Fence;
+
 /// The fence of whoever relays from `slot`.
 ///
 /// `server` is the system identifier: services may share a virtual host and name their slots alike, on PostgreSQL servers of
@@ -12,7 +14,28 @@ pub fn fence_queue(slot: &str, server: &str) -> String {
     format!("outboxd.publisher.{slot}.{server}")
 }
 
-pub(super) fn busy(text: &str) -> String {
+/// How the question for the fence stands.
+pub(super) enum Fencing {
+    /// Nothing is in the way: not asked yet, ours, or not for this user.
+    Open,
+    /// Asked. Nothing to show: it takes one question to the broker.
+    Asked,
+    /// Another instance has it: why that is so, and what to do.
+    Busy(String),
+}
+
+impl Fencing {
+    /// After what the broker said; gives the reason for a warning when there will be no fence.
+    pub(super) fn answered(answer: Fence) -> (Self, Option<String>) {
+        match answer {
+            Fence::Held => (Fencing::Open, None),
+            Fence::Busy { text } => (Fencing::Busy(busy(&text)), None),
+            Fence::Denied { text } => (Fencing::Open, Some(denied(&text))),
+        }
+    }
+}
+
+fn busy(text: &str) -> String {
     format!(
         "the slot is ours, and another instance's connection to RabbitMQ is not gone yet ({text}); publishing begins when the \
          broker has ended it, after three missed heartbeats at the latest; if it stays, an instance there hangs: see \
@@ -20,7 +43,7 @@ pub(super) fn busy(text: &str) -> String {
     )
 }
 
-pub(super) fn denied(text: &str) -> String {
+fn denied(text: &str) -> String {
     format!(
         "publishing without a fence ({text}): an instance that was frozen or cut off may go on to publish for a moment after \
          another took over; grant the user configure on ^outboxd\\.publisher\\. (rabbitmqctl set_permissions)"

@@ -34,7 +34,6 @@ mod supervisor;
 
 pub use fault::{Fault, Verdict};
 pub use fence::fence_queue;
-pub use parker::ParkError;
 pub use recovery::{Recovered, RecoveryError, recover};
 pub use replay::{Replayed, replay};
 use streamed_table::StreamedTable;

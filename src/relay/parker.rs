@@ -1,43 +1,51 @@
 //! Puts rows aside for [`Delivery`](super::delivery::Delivery), without holding the loop up: rows gather while a batch is on
 //! its way. How many is bounded by the ledger, where each has its place until it is parked.
+//!
+//! A batch that cannot be stored is tried again until it can, whatever the cause, and nothing else ends for it: the stream and
+//! the broker's connection are well, and a new attempt would publish again what is confirmed behind the rows. That holds for a
+//! connection that cannot be made, too: should the server be gone, the stream and the monitor find that out, and end the attempt.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
-    Fault,
+    Fault, RelayOptions,
     database::{Database, Sql},
+    delivery::sleep_until,
 };
-use crate::{
-    ledger::PublishTag,
-    outbox::ParkedRow,
-    position::Lsn,
-    postgres::{catalog::CatalogError, error::ConnectError},
-};
+use crate::{backoff::Backoff, clock::now, ledger::PublishTag, outbox::ParkedRow, position::Lsn};
 
-/// Rows of one transaction.
+/// Rows of one transaction, at most.
 const BATCH_ROWS: usize = 100;
 
-/// How long a batch may take: somebody may have locked the table, or a synchronous standby may be away.
-const PARK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of one transaction; a row that is larger has one of its own.
+const BATCH_BYTES: usize = 1 << 20;
 
-/// Why rows could not be put aside.
-#[derive(Debug, thiserror::Error)]
-pub enum ParkError {
-    /// No SQL connection.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The table does not take them.
-    #[error(transparent)]
-    Table(#[from] CatalogError),
-    /// No answer.
-    #[error(
-        "no answer within {} s: see what PostgreSQL is waiting for (pg_stat_activity, application_name outboxd...)",
-        PARK_TIMEOUT.as_secs()
-    )]
-    TimedOut,
-}
+/// How long a batch may be on its way before the source says so. It is not given up then: what takes the server too long it
+/// ends itself ([`Sql::park`]), but for a commit, which waits for a synchronous standby; left behind, that would hold up the next.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to do, by the first characters of the server's SQLSTATE (manual, appendix "PostgreSQL Error Codes").
+const CURES: [(&str, &str); 7] = [
+    (
+        "25006",
+        "the connection leads to a server that takes no writes: with several hosts, set target_session_attrs=read-write",
+    ),
+    ("42501", "`outboxd check` has the statement that grants what is missing"),
+    (
+        "42",
+        "outboxd_parked is not as outboxd makes it: `outboxd check` and `outboxd setup --print-sql` have the statements",
+    ),
+    ("53100", "make room on PostgreSQL's disk"),
+    ("55P03", "somebody keeps outboxd_parked locked: pg_locks shows who, end that transaction"),
+    ("57014", "see what PostgreSQL is waiting for (pg_stat_activity, application_name outboxd...)"),
+    ("", "see PostgreSQL's log"),
+];
 
 /// A row on its way, and its place in the ledger.
 type Parking = (PublishTag, Arc<ParkedRow>);
@@ -54,19 +62,38 @@ pub(super) struct Batch {
 pub(super) struct Parker<D: Database> {
     database: D,
     application_name: String,
+    backoff: Backoff,
     waiting: VecDeque<Parking>,
-    storing: Option<Storing<D::Sql>>,
+    /// The rows that are to be stored first, all or none.
+    batch: Vec<Parking>,
+    work: Work<D::Sql>,
+    stuck: Option<String>,
 }
 
-/// A batch on its way.
-struct Storing<C> {
-    rows: Vec<Parking>,
-    stored: BoxFuture<'static, Result<(C, Lsn), ParkError>>,
+enum Work<C> {
+    /// Nothing is on its way. The connection, if there is one still.
+    Idle(Option<C>),
+    /// The batch is on its way.
+    Storing {
+        stored: BoxFuture<'static, Result<(C, Lsn), Fault>>,
+        /// When to say that it takes long, unless that is said.
+        overdue: Option<Instant>,
+    },
+    /// The batch was not stored; again at that time.
+    Resting { until: Instant },
 }
 
 impl<D: Database> Parker<D> {
-    pub(super) fn new(database: &D, application_name: String) -> Self {
-        Self { database: database.clone(), application_name, waiting: VecDeque::new(), storing: None }
+    pub(super) fn new(database: &D, application_name: String, options: &RelayOptions) -> Self {
+        Self {
+            database: database.clone(),
+            application_name,
+            backoff: Backoff::new(options.backoff_min, options.backoff_max),
+            waiting: VecDeque::new(),
+            batch: Vec::new(),
+            work: Work::Idle(None),
+            stuck: None,
+        }
     }
 
     /// Takes a row over; it is on its way when [`next`](Self::next) is polled.
@@ -74,34 +101,111 @@ impl<D: Database> Parker<D> {
         self.waiting.push_back((tag, row));
     }
 
-    /// The next rows that are parked for good. Cancel-safe. Pends for ever while there is nothing to do. After a fault it is
-    /// of no more use.
-    pub(super) async fn next(&mut self) -> Result<Batch, Fault> {
-        if self.storing.is_none() && !self.waiting.is_empty() {
-            self.storing = Some(self.batch(None));
-        }
-        let Some(storing) = &mut self.storing else { return std::future::pending().await };
-        let stored = (&mut storing.stored).await;
-        let rows = std::mem::take(&mut storing.rows);
-        self.storing = None;
-        match stored {
-            Ok((connection, before)) => {
-                if !self.waiting.is_empty() {
-                    self.storing = Some(self.batch(Some(connection)));
+    /// Why rows cannot be put aside now, and what to do; `None` while they can.
+    pub(super) fn stuck(&self) -> Option<&str> {
+        self.stuck.as_deref()
+    }
+
+    /// The next rows that are parked for good; `None` when there is something new to say of why they are not, see
+    /// [`stuck`](Self::stuck). Cancel-safe. Pends for ever while there is nothing to do.
+    pub(super) async fn next(&mut self) -> Option<Batch> {
+        loop {
+            match &mut self.work {
+                Work::Idle(connection) => {
+                    let connection = connection.take();
+                    if !self.begin(connection) {
+                        std::future::pending::<()>().await;
+                    }
                 }
-                Ok(Batch { rows, before })
+                Work::Resting { until } => {
+                    sleep_until(Some(*until)).await;
+                    self.work = Work::Idle(None);
+                }
+                Work::Storing { stored, overdue } => {
+                    let stored = tokio::select! {
+                        biased;
+                        stored = stored => stored,
+                        () = sleep_until(*overdue) => {
+                            *overdue = None;
+                            self.stuck = Some(self.explain(&no_answer()));
+                            return None;
+                        }
+                    };
+                    return self.take(stored);
+                }
             }
-            Err(cause) => Err(Fault::NotParked { rows: rows.len(), cause: Box::new(cause) }),
         }
     }
 
-    fn batch(&mut self, connection: Option<D::Sql>) -> Storing<D::Sql> {
-        let count = self.waiting.len().min(BATCH_ROWS);
-        let rows: Vec<Parking> = self.waiting.drain(..count).collect();
-        let parked = rows.iter().map(|(_, row)| Arc::clone(row)).collect();
-        let stored = store(self.database.clone(), connection, self.application_name.clone(), parked).boxed();
-        Storing { rows, stored }
+    /// Sends the next batch on its way; `false` when there is nothing to park.
+    fn begin(&mut self, connection: Option<D::Sql>) -> bool {
+        if self.batch.is_empty() {
+            let count = batch(self.waiting.iter().map(|(_, row)| row.kept.size()));
+            self.batch = self.waiting.drain(..count).collect();
+        }
+        if self.batch.is_empty() {
+            return false;
+        }
+        let rows = self.batch.iter().map(|(_, row)| Arc::clone(row)).collect();
+        let stored = store(self.database.clone(), connection, self.application_name.clone(), rows).boxed();
+        self.work = Work::Storing { stored, overdue: Some(now() + PATIENCE) };
+        true
     }
+
+    fn take(&mut self, stored: Result<(D::Sql, Lsn), Fault>) -> Option<Batch> {
+        match stored {
+            Ok((connection, before)) => {
+                self.work = Work::Idle((!self.waiting.is_empty()).then_some(connection));
+                self.stuck = None;
+                self.backoff.reset();
+                Some(Batch { rows: std::mem::take(&mut self.batch), before })
+            }
+            Err(fault) => {
+                self.work = Work::Resting { until: now() + self.backoff.next() };
+                self.stuck = Some(self.explain(&because(&fault)));
+                None
+            }
+        }
+    }
+
+    /// Stays the same for as long as the cause does.
+    fn explain(&self, why: &str) -> String {
+        let count = self.batch.len();
+        let first =
+            self.batch.first().map(|(_, row)| row.kept.row().position.to_string()).unwrap_or_default();
+        format!(
+            "cannot park {count} messages, the first at {first}: {why}. Nothing from there on is acknowledged to PostgreSQL \
+             before they are parked; goes on by itself"
+        )
+    }
+}
+
+fn no_answer() -> String {
+    format!(
+        "no answer within {} s; see what PostgreSQL is waiting for (pg_stat_activity, application_name outboxd...): a \
+         synchronous standby may be away",
+        PATIENCE.as_secs()
+    )
+}
+
+/// The cause, and what to do, when the server said anything to go by.
+fn because(fault: &Fault) -> String {
+    let sqlstate = match fault {
+        Fault::Connect(error) => error.sqlstate(),
+        Fault::Catalog(error) => error.sqlstate(),
+        _ => None,
+    };
+    let cure = sqlstate.and_then(|code| CURES.iter().find(|(prefix, _)| code.starts_with(prefix)));
+    fault.explain() + &cure.map(|(_, cure)| format!("; {cure}")).unwrap_or_default()
+}
+
+/// How many of the first rows go together.
+fn batch(sizes: impl Iterator<Item = usize>) -> usize {
+    let together = sizes.take(BATCH_ROWS).scan(0, |bytes, size| {
+        *bytes += size;
+        Some(*bytes)
+    });
+    together.enumerate().take_while(|(index, bytes)| *index == 0 || *bytes <= BATCH_BYTES).count()
 }
 
 /// Gives the connection back, for the next batch.
@@ -110,14 +214,39 @@ async fn store<D: Database>(
     connection: Option<D::Sql>,
     application_name: String,
     rows: Vec<Arc<ParkedRow>>,
-) -> Result<(D::Sql, Lsn), ParkError> {
-    let store = async {
-        let sql = match connection {
-            Some(sql) => sql,
-            None => database.connect_sql(&application_name).await?,
-        };
-        let before = sql.park(database.options(), &rows).await?;
-        Ok((sql, before))
+) -> Result<(D::Sql, Lsn), Fault> {
+    let sql = match connection {
+        Some(sql) => sql,
+        None => database.connect_sql(&application_name).await?,
     };
-    tokio::time::timeout(PARK_TIMEOUT, store).await.unwrap_or(Err(ParkError::TimedOut))
+    let before = sql.park(database.options(), &rows).await?;
+    Ok((sql, before))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_ends_by_count_or_by_bytes_and_one_large_row_always_fits() {
+        for (sizes, expected) in [
+            (vec![], 0),
+            (vec![1; 3], 3),
+            (vec![1; 1_000], BATCH_ROWS),
+            (vec![BATCH_BYTES * 10, 1, 1], 1),
+            (vec![1, BATCH_BYTES, 1], 1),
+            (vec![BATCH_BYTES / 2, BATCH_BYTES / 2, 1], 2),
+        ] {
+            assert_eq!(batch(sizes.into_iter()), expected);
+        }
+    }
+
+    #[test]
+    fn every_refusal_comes_with_what_to_do() {
+        assert_eq!(CURES.last().map(|(prefix, _)| *prefix), Some(""), "whatever it is");
+        let more_special = |(index, (prefix, _)): (usize, &(&str, &str))| {
+            CURES[..index].iter().all(|(before, _)| !prefix.starts_with(before))
+        };
+        assert!(CURES.iter().enumerate().all(more_special), "one of them is never found");
+    }
 }

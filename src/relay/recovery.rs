@@ -145,7 +145,7 @@ pub async fn recover<D: Database, B: Broker>(
 
     let (at, order, taken_at) =
         (backlog.consistent_point(), backlog.rows().order(), backlog.rows().taken_at());
-    let parker = Parker::new(server, application_name.clone());
+    let parker = Parker::new(server, application_name.clone(), relay);
     let mut delivery = Delivery::new(publisher, Progress::default(), relay, report, parker);
     // The instance that had the slot may hang, and still hold messages.
     delivery.fence(&fence_queue(&database.slot, &identity.system_id));

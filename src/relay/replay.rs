@@ -55,7 +55,7 @@ pub async fn replay(
     };
     let order = rows.order();
     let relay = leaving_out(relay);
-    let parker = Parker::new(database, application_name);
+    let parker = Parker::new(database, application_name, &relay);
     let mut delivery = Delivery::new(publisher, Progress::default(), &relay, report, parker);
     let published =
         publish_rows(&mut rows, Purpose::Replay, &mut delivery, mapping, report, &mut shutdown).await;

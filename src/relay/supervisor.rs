@@ -188,7 +188,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             }
         };
         let monitor = Monitor::start(database, &known.holder, self.report, relay.server_silence_max);
-        let parker = Parker::new(database, self.application_name());
+        let parker = Parker::new(database, self.application_name(), relay);
         let mut delivery = Delivery::new(publisher, known.progress, relay, self.report, parker);
 
         let acquired = {

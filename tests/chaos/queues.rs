@@ -10,6 +10,7 @@
 //! none is lost with the deleted queue: the witness has what was in it.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -111,28 +112,51 @@ async fn bind(channel: &Channel, queue: &str, key: &str) -> Result<(), lapin::Er
     answered(binding).await
 }
 
-/// Reads the stream from its beginning, each offset once.
+/// Reads the stream from its beginning, each message once.
 pub(crate) fn witness(url: &str) -> Consumer {
     let arrivals = Arc::<Mutex<Arrivals>>::default();
     let (url, shared) = (url.to_owned(), arrivals.clone());
     let task = tokio::spawn(async move {
-        let mut next = 0;
+        let mut read = Read::default();
         loop {
-            let _lost = read_stream(&url, &mut next, &shared).await;
+            let _lost = read_stream(&url, &mut read, &shared).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
     Consumer { arrivals, task }
 }
 
-async fn read_stream(url: &str, next: &mut i64, arrivals: &Mutex<Arrivals>) -> Result<(), lapin::Error> {
-    let from = table(&[("x-stream-offset", AMQPValue::LongLongInt(*next))]);
+/// The ids of what was read of the stream last, by offset. A stream is not synced to disk: a broker that restarts may have lost
+/// its tail, and then gives the offsets out again, to other messages. So a new connection begins this much earlier.
+#[derive(Default)]
+struct Read(BTreeMap<i64, Option<u128>>);
+
+impl Read {
+    const KEPT: usize = 5_000;
+
+    fn from(&self) -> i64 {
+        self.0.keys().next().copied().unwrap_or_default()
+    }
+
+    /// Whether the message `id` at that offset is new.
+    fn is_new(&mut self, offset: i64, id: Option<u128>) -> bool {
+        let before = self.0.insert(offset, id);
+        if self.0.len() > Self::KEPT {
+            self.0.pop_first();
+        }
+        if before.is_some_and(|before| before != id) {
+            println!("the stream gives offset {offset} out again: it has lost its tail");
+        }
+        before != Some(id)
+    }
+}
+
+async fn read_stream(url: &str, read: &mut Read, arrivals: &Mutex<Arrivals>) -> Result<(), lapin::Error> {
+    let from = table(&[("x-stream-offset", AMQPValue::LongLongInt(read.from()))]);
     let mut reading = Reading::open(url, WITNESS, 1000, from).await?;
     while let Some(delivery) = reading.next().await? {
         let offset = integer(&delivery, "x-stream-offset").expect("a stream tells its offsets");
-        // A stream is read from the beginning of the chunk that holds the offset.
-        if offset >= *next {
-            *next = offset + 1;
+        if read.is_new(offset, message(&delivery).map(|message| message.id)) {
             note(arrivals, &delivery);
         }
         answered(delivery.ack(BasicAckOptions::default())).await?;

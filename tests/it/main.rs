@@ -17,6 +17,8 @@ mod nodes;
 mod order;
 mod outage;
 mod parked;
+mod parked_table;
+mod parking_fails;
 mod proxy;
 mod publisher;
 mod recover;

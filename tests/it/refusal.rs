@@ -6,8 +6,8 @@ use hyper::Method;
 use serde_json::json;
 
 use crate::{
-    stage::{PATIENCE, Stage, eventually, source, until},
-    support::shared_rabbitmq,
+    stage::{Stage, eventually, source, until, until_alive},
+    support::{Daemon, shared_rabbitmq},
 };
 
 #[tokio::test]
@@ -97,10 +97,7 @@ async fn an_unroutable_message_is_dropped_and_counted_where_that_is_wanted() {
     stage.consume_only("OrderChanged").await;
     let mut daemon = stage.relay().await;
     stage.write_row("a", 1, "OrderChanged").await;
-    // The oracle does not get to know the row that is to be dropped.
-    let insert = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
-                  VALUES ('Order', 'a', 'OrderCreated', '{\"secret\": \"hidden\"}')";
-    stage.client().await.batch_execute(insert).await.unwrap();
+    stage.write_unseen("a", "OrderCreated").await;
     stage.write_row("a", 2, "OrderChanged").await;
     stage.verdict().await.assert_delivered(0);
     assert_eq!(daemon.count("orders", "messages_returned_total").await, 1);
@@ -109,13 +106,30 @@ async fn an_unroutable_message_is_dropped_and_counted_where_that_is_wanted() {
     assert!(daemon.log().contains("dropped an unroutable message"));
     assert!(!daemon.log().contains("hidden"));
 
-    // It is given up for good: its position is confirmed.
-    assert!(daemon.sigterm(PATIENCE).await.success());
-    daemon.start_again();
-    daemon.wait_ready(PATIENCE).await;
-    stage.write_row("a", 3, "OrderChanged").await;
+    stage.is_settled_for_good(&mut daemon).await;
+}
+
+/// A content header cannot be split over frames, and the connection's are small.
+#[tokio::test]
+async fn a_message_that_amqp_cannot_carry_halts_behind_an_unroutable_one_that_still_goes_out() {
+    let mut stage = Stage::shared("unsendable").await;
+    stage.source = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 100".to_owned();
+    stage.amqp_url += "?frame_max=8192";
+    stage.consume_only("OrderChanged").await;
+    stage.write_row("a", 1, "OrderCreated").await;
+    let unsendable = "INSERT INTO outbox (aggregatetype, aggregateid, type, headers)
+                      VALUES ('Order', 'u', 'OrderChanged', jsonb_build_object('h', repeat('x', 10000)))";
+    stage.sql(unsendable).await;
+    stage.write_unseen("b", "OrderChanged").await;
+    let daemon = Daemon::start(&stage.config());
+    until_alive(&daemon).await;
+    until(&daemon, "orders", |shown| shown["reason"].to_string().contains("no queue is bound")).await;
+    stage.bind("OrderCreated").await;
+    let halted =
+        until(&daemon, "orders", |shown| shown["reason"].to_string().contains("frame_max is 8192")).await;
+    assert_eq!(halted["state"], "halted");
     stage.verdict().await.assert_delivered(0);
-    assert_eq!(daemon.count("orders", "messages_returned_total").await, 0);
+    assert_eq!(daemon.count("orders", "messages_confirmed_total").await, 1, "and nothing behind it");
 }
 
 #[tokio::test]

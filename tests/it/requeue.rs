@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     inbox::{Inbox, text, text_header},
-    parked::{PARK, parked_rows, until_parked, write_unseen},
+    parked::{PARK, parked_rows, until_parked},
     stage::{PATIENCE, Said, Stage, eventually, say, until, until_alive, until_state},
     support::{Daemon, Direction, Proxy, unique},
 };
@@ -44,7 +44,7 @@ async fn parked_rows_of_an_aggregate_go_out_in_order_once_they_can_and_stay_toge
     let daemon = stage.relay().await;
     let mut expected = Vec::new();
     for (aggregate, event_type) in [("a", "One"), ("b", "Two"), ("a", "Three"), ("a", "Four")] {
-        expected.push(write_unseen(&stage, aggregate, event_type).await);
+        expected.push(stage.write_unseen(aggregate, event_type).await);
     }
     until_parked(&stage, 4).await;
     let shown = listed(&daemon).await;
@@ -87,11 +87,11 @@ async fn parked_rows_of_an_aggregate_go_out_in_order_once_they_can_and_stay_toge
 async fn a_row_that_was_or_may_have_been_overtaken_is_requeued_only_on_request() {
     let stage = nobody_bound("overtaken").await;
     let mut daemon = stage.relay().await;
-    let first = write_unseen(&stage, "a", "One").await;
-    let other = write_unseen(&stage, "b", "One").await;
+    let first = stage.write_unseen("a", "One").await;
+    let other = stage.write_unseen("b", "One").await;
     until_parked(&stage, 2).await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let later = write_unseen(&stage, "a", "Two").await;
+    let later = stage.write_unseen("a", "Two").await;
     assert_eq!(ids(&receive(&mut inbox, 1).await), std::slice::from_ref(&later));
 
     let said = parked(&daemon, &["requeue", &first]).await;
@@ -122,7 +122,7 @@ async fn discard_removes_what_is_named_and_two_commands_do_not_meet() {
     let stage = nobody_bound("discard").await;
     let daemon = stage.relay().await;
     for (aggregate, event_type) in [("a", "One"), ("a", "Two"), ("b", "Three")] {
-        write_unseen(&stage, aggregate, event_type).await;
+        stage.write_unseen(aggregate, event_type).await;
     }
     until_parked(&stage, 3).await;
     let shown = listed(&daemon).await;
@@ -209,7 +209,7 @@ async fn a_requeue_that_is_killed_loses_nothing() {
     let daemon = stage.relay().await;
     let mut expected = Vec::new();
     for number in 0..20 {
-        expected.push(write_unseen(&stage, "a", &format!("Type{number}")).await);
+        expected.push(stage.write_unseen("a", &format!("Type{number}")).await);
     }
     until_parked(&stage, expected.len()).await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
@@ -243,7 +243,7 @@ async fn a_halted_source_says_why_everywhere_and_parks_after_a_restart_with_that
     let mut daemon = stage.relay().await;
     stage.write_row("a", 1, "OrderChanged").await;
     stage.verdict().await.assert_delivered(0);
-    let id = write_unseen(&stage, "a", "OrderCreated").await;
+    let id = stage.write_unseen("a", "OrderCreated").await;
     let reason = until_state(&daemon, "orders", "halted").await;
     for part in [&*id, "bind one and it goes on by itself", "\"park\""] {
         assert!(reason.contains(part), "{part}: {reason}");
@@ -314,17 +314,19 @@ async fn the_printed_role_may_park_and_what_it_lacks_is_told_with_a_cure() {
     until(&daemon, "orders", |shown| shown["reason"].to_string().contains("may not read and write")).await;
     stage.sql(&grant).await;
     daemon.wait_ready(PATIENCE).await;
-    write_unseen(&stage, "a", "One").await;
+    stage.write_unseen("a", "One").await;
     until_parked(&stage, 1).await;
 
     // Taken away while running.
     stage.sql(&format!("REVOKE INSERT ON outboxd_parked FROM \"{role}\"")).await;
-    write_unseen(&stage, "a", "Two").await;
-    until(&daemon, "orders", |shown| shown["reason"].to_string().contains("outboxd_parked")).await;
+    stage.write_unseen("a", "Two").await;
+    let reason = until_state(&daemon, "orders", "halted").await;
+    assert!(reason.contains("42501") && reason.contains("`outboxd check` has the statement"), "{reason}");
     assert_eq!(daemon.readyz().await.0, 503);
     stage.sql(&grant).await;
     until_parked(&stage, 2).await;
     assert!(daemon.log().contains("permission denied"), "{}", daemon.log());
+    assert_eq!(daemon.reconnects("orders", "postgres").await, 0);
     let _inbox = stage.inbox(&["Order.events"]).await;
     assert_eq!(parked(&daemon, &["requeue", "--all"]).await.status, 0);
     assert!(daemon.sigterm(PATIENCE).await.success());

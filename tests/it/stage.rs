@@ -161,6 +161,26 @@ impl Stage {
         self.write_transaction(&format!("SELECT '{aggregate}', '{event_type}', {sequence}::bigint")).await;
     }
 
+    /// Commits a row that the oracle does not get to know, and gives its id.
+    pub(crate) async fn write_unseen(&self, aggregate: &str, event_type: &str) -> String {
+        let insert = format!(
+            "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
+             VALUES ('Order', '{aggregate}', '{event_type}', '{{\"secret\": \"hidden\"}}') RETURNING id::text"
+        );
+        self.client().await.query_one(&insert, &[]).await.expect("a row written").get(0)
+    }
+
+    /// Restarts the daemon: a message that came back and was put aside, or given up, does not come again, and aggregate `a`
+    /// goes on with its third.
+    pub(crate) async fn is_settled_for_good(&self, daemon: &mut Daemon) {
+        assert!(daemon.sigterm(PATIENCE).await.success());
+        daemon.start_again();
+        daemon.wait_ready(PATIENCE).await;
+        self.write_row("a", 3, "OrderChanged").await;
+        self.verdict().await.assert_delivered(0);
+        assert_eq!(daemon.count("orders", "messages_returned_total").await, 0);
+    }
+
     /// Commits one transaction of so many rows, of many aggregates.
     pub(crate) async fn write_large(&self, rows: usize) {
         let rows =

@@ -346,6 +346,10 @@ impl Publisher for SimulatedPublisher {
         });
     }
 
+    fn check(&self, _: &Message) -> Result<(), String> {
+        Ok(())
+    }
+
     fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {
         self.waiting.push_back((tag, message));
     }

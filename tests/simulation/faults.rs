@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     SlotLost,
     /// `outboxd teardown` while outboxd runs.
     TornDown,
+    /// The table of parked rows takes nothing for a while.
+    ParkingFails,
     /// Connections to the broker break.
     BrokerCut,
     /// Connections to the broker fall silent.
@@ -66,6 +68,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// Those of every scenario; `ParkingFails` is for one that parks.
     pub(crate) const ALL: [Fault; 27] = [
         Fault::PostgresCut,
         Fault::PostgresHangs,
@@ -176,6 +179,10 @@ impl Fault {
             Fault::SlotMadeAnewWhileStopped => run.lose_slot_while_stopped(true).await,
             Fault::SlotLost => world.change(State::lose_slot),
             Fault::TornDown => world.change(State::tear_down),
+            Fault::ParkingFails => {
+                world.change(|state| state.postgres.parks_nothing = true);
+                run.mend(60_000, |state| state.postgres.parks_nothing = false);
+            }
             Fault::BrokerCut => world.change(|state| {
                 for id in state.some(|state| state.broker.connections.keys().copied().collect()) {
                     state.cut_broker_connection(id);

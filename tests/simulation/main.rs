@@ -13,6 +13,7 @@ mod broker;
 mod faults;
 mod fence;
 mod oracle;
+mod parking;
 mod postgres;
 mod run;
 mod sabotage;

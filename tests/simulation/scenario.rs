@@ -62,7 +62,7 @@ impl Scenario {
         let in_flight_max = pick(&mut rng, &[1, 2, 3, 5, 8, 13, 40, 1000]) as usize;
         let wal_sender_timeout = Duration::from_millis(pick(&mut rng, &[1_000, 2_000, 6_000]));
         let kinds: Vec<Fault> = Fault::ALL.into_iter().filter(|_| rng.u32(0..3) == 0).collect();
-        Self {
+        let mut scenario = Self {
             seed,
             relay: RelayOptions {
                 ordering: if pipelined { Ordering::Pipelined } else { Ordering::PerAggregate },
@@ -112,7 +112,12 @@ impl Scenario {
             between_faults_ms: pick(&mut rng, &[30, 200, 1_000]),
             // The configuration refuses it together with `skip`.
             cleanup: rng.u32(0..2) == 0 && !skip,
+        };
+        // Drawn last, so that older seeds keep their meaning.
+        if scenario.relay.parks() && !scenario.faults.is_empty() && rng.u32(0..3) == 0 {
+            scenario.faults.push(Fault::ParkingFails);
         }
+        scenario
     }
 
     /// Rows that cannot become messages are written all the time.

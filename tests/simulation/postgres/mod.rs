@@ -41,6 +41,10 @@ pub(crate) struct Server {
     pub(crate) backlog: Option<SessionId>,
     /// Processes that have looked at the server, and at the end of its WAL, since it was put back to an older state.
     pub(crate) judged: Vec<u64>,
+    /// The table of parked rows takes nothing.
+    pub(crate) parks_nothing: bool,
+    /// How often a batch of rows was not parked for it.
+    pub(crate) parks_refused: u64,
 }
 
 impl Default for Server {
@@ -53,6 +57,8 @@ impl Default for Server {
             active: None,
             backlog: None,
             judged: Vec::new(),
+            parks_nothing: false,
+            parks_refused: 0,
         }
     }
 }

@@ -16,7 +16,7 @@ use outboxd::{
 
 use super::{
     Slot,
-    connection::{Connection, server_error},
+    connection::{Connection, closed, server_error},
     facts::{facts, slot_facts},
 };
 use crate::{
@@ -117,15 +117,24 @@ impl Sql for SimulatedSql {
         let ids: Vec<RowId> = rows.iter().filter_map(id).collect();
         let process = self.0.process;
         self.run(DOING, |state| {
-            if !state.peace && state.one_in(8) {
-                let cause = server_error("ERROR", "53100", "No space left on device");
-                return Err(CatalogError::Statement { doing: DOING, cause });
+            let failed = |cause| Err(CatalogError::Statement { doing: DOING, cause });
+            if state.postgres.parks_nothing || !state.peace && state.one_in(8) {
+                state.postgres.parks_refused += 1;
+                return failed(server_error("ERROR", "53100", "No space left on device"));
             }
+            let unheard = !state.peace && state.one_in(16);
             for id in &ids {
+                if unheard {
+                    state.postgres.data.park(*id);
+                    continue;
+                }
                 if state.scenario.sabotage != Some(Sabotage::ForgetParked) {
                     state.postgres.data.park(*id);
                 }
                 state.told_parked(process, *id);
+            }
+            if unheard {
+                return failed(closed());
             }
             Ok(Lsn(state.postgres.data.wal_end))
         })

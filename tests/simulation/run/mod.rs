@@ -36,6 +36,7 @@ pub(crate) struct Report {
     pub(crate) deliveries: u64,
     pub(crate) duplicates: u64,
     pub(crate) removals: u64,
+    pub(crate) parks_refused: u64,
     pub(crate) trace: Vec<String>,
 }
 
@@ -58,6 +59,7 @@ pub(crate) fn simulate(scenario: Scenario, trace: bool) -> Report {
             deliveries: state.oracle.deliveries,
             duplicates: state.oracle.duplicates,
             removals: state.oracle.removals,
+            parks_refused: state.postgres.parks_refused,
             trace: state.trace.take().unwrap_or_default(),
         })
     })

@@ -140,6 +140,10 @@ impl Read {
 
     /// Whether the message `id` at that offset is new.
     fn is_new(&mut self, offset: i64, id: Option<u128>) -> bool {
+        // Reading begins with the chunk that holds the offset.
+        if offset < self.from() {
+            return false;
+        }
         let before = self.0.insert(offset, id);
         if self.0.len() > Self::KEPT {
             self.0.pop_first();

@@ -59,7 +59,7 @@ pub(super) enum Event {
     /// The broker closed the channel. Its number may be opened again.
     ChannelClosed { channel: ChannelId, refusal: Refusal },
     /// Publishes are confirmed: that one, or all up to it.
-    Confirmed { delivery_tag: u64, multiple: bool, ack: bool },
+    Confirmed { channel: ChannelId, delivery_tag: u64, multiple: bool, ack: bool },
     /// A `mandatory` message that no queue is bound for. Its confirm is still to come.
     Returned { reply_code: u16, reply_text: String, exchange: String, properties: AMQPProperties },
     /// The broker takes nothing any more.
@@ -141,8 +141,8 @@ impl Connection {
     }
 
     /// Asks something on a channel. The answer is an [`Event`] of that channel.
-    pub(super) fn ask(&mut self, channel: ChannelId, method: AMQPClass) -> Result<(), Loss> {
-        self.link.put(&AMQPFrame::Method(channel, method)).map_err(Loss::Broken)
+    pub(super) fn ask(&mut self, channel: ChannelId, method: &AMQPClass) -> Result<(), Loss> {
+        self.link.put(&AMQPFrame::Method(channel, method.clone())).map_err(Loss::Broken)
     }
 
     /// Asks, and waits for the answer; what else comes meanwhile is told later.
@@ -151,8 +151,8 @@ impl Connection {
         channel: ChannelId,
         method: AMQPClass,
     ) -> Result<AMQPClass, CallError> {
-        self.ask(channel, method).map_err(CallError::Lost)?;
-        let answer = poll_fn(|cx| self.poll_answer(cx, channel));
+        self.ask(channel, &method).map_err(CallError::Lost)?;
+        let answer = poll_fn(|cx| self.poll_answer(cx, channel, &method));
         timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| {
             let text = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
             Err(CallError::Lost(Loss::Broken(io::Error::new(io::ErrorKind::TimedOut, text))))
@@ -188,11 +188,21 @@ impl Connection {
         let _ = timeout(CLOSE_TIMEOUT, closing).await;
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>, asked: ChannelId) -> Poll<Result<AMQPClass, CallError>> {
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked_on: ChannelId,
+        asked: &AMQPClass,
+    ) -> Poll<Result<AMQPClass, CallError>> {
         loop {
             match ready!(self.poll_link(cx)).map_err(CallError::Lost)? {
-                Event::Answer { channel, method } if channel == asked => return Poll::Ready(Ok(method)),
-                Event::ChannelClosed { channel, refusal } if channel == asked => {
+                Event::Answer { channel, method } if channel == asked_on && is_answer(&method, asked) => {
+                    return Poll::Ready(Ok(method));
+                }
+                Event::Answer { channel, method } => {
+                    return Poll::Ready(Err(CallError::Lost(unasked(channel, &method))));
+                }
+                Event::ChannelClosed { channel, refusal } if channel == asked_on => {
                     return Poll::Ready(Err(CallError::Refused(refusal)));
                 }
                 event => self.early.push_back(event),
@@ -219,7 +229,7 @@ impl Connection {
         Ok(Some(match frame {
             AMQPFrame::Method(0, AMQPClass::Connection(method)) => match method {
                 AMQPMethod::Close(close) => {
-                    self.ask(0, AMQPClass::Connection(AMQPMethod::CloseOk(connection::CloseOk {})))?;
+                    self.ask(0, &AMQPClass::Connection(AMQPMethod::CloseOk(connection::CloseOk {})))?;
                     return Err(Loss::Closed(Refusal::new(close.reply_code, close.reply_text)));
                 }
                 AMQPMethod::Blocked(blocked) => Event::Blocked { reason: blocked.reason.to_string() },
@@ -227,16 +237,22 @@ impl Connection {
                 method => Event::Answer { channel: 0, method: AMQPClass::Connection(method) },
             },
             AMQPFrame::Method(channel, AMQPClass::Channel(channel::AMQPMethod::Close(close))) => {
-                self.ask(channel, AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {})))?;
+                self.ask(channel, &AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {})))?;
                 let refusal = Refusal::new(close.reply_code, close.reply_text);
                 Event::ChannelClosed { channel, refusal }
             }
-            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) => {
-                Event::Confirmed { delivery_tag: ack.delivery_tag, multiple: ack.multiple, ack: true }
-            }
-            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Nack(nack))) => {
-                Event::Confirmed { delivery_tag: nack.delivery_tag, multiple: nack.multiple, ack: false }
-            }
+            AMQPFrame::Method(channel, AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) => Event::Confirmed {
+                channel,
+                delivery_tag: ack.delivery_tag,
+                multiple: ack.multiple,
+                ack: true,
+            },
+            AMQPFrame::Method(channel, AMQPClass::Basic(basic::AMQPMethod::Nack(nack))) => Event::Confirmed {
+                channel,
+                delivery_tag: nack.delivery_tag,
+                multiple: nack.multiple,
+                ack: false,
+            },
             AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Return(returning))) => {
                 self.returning = Some(returning);
                 return Ok(None);
@@ -255,6 +271,19 @@ impl Connection {
             _ => return Ok(None),
         }))
     }
+}
+
+/// Whether a method is the answer to another: in AMQP 0-9-1 its number is the next one of the same class.
+pub(super) fn is_answer(method: &AMQPClass, asked: &AMQPClass) -> bool {
+    method.get_amqp_class_id() == asked.get_amqp_class_id()
+        && method.get_amqp_method_id() == asked.get_amqp_method_id() + 1
+}
+
+/// The broker answers what nobody has asked.
+pub(super) fn unasked(channel: ChannelId, method: &AMQPClass) -> Loss {
+    let (class, method) = (method.get_amqp_class_id(), method.get_amqp_method_id());
+    let text = format!("method {class}.{method} on channel {channel} is no answer to anything");
+    Loss::Broken(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
 /// `channel.open`.

@@ -1,6 +1,6 @@
 //! What can go wrong with a broker, told apart by what is to be done about it. Texts hold no user and no password.
 
-use std::{fmt, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use lapin::{ErrorKind, protocol::AMQPError};
 
@@ -18,6 +18,23 @@ pub(super) mod reply {
     pub(in crate::rabbitmq) const PRECONDITION_FAILED: u16 = 406;
     pub(in crate::rabbitmq) const COMMAND_INVALID: u16 = 503;
     pub(in crate::rabbitmq) const NOT_ALLOWED: u16 = 530;
+}
+
+/// What went wrong below.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Cause(Arc<dyn std::error::Error + Send + Sync>);
+
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl From<lapin::Error> for Cause {
+    fn from(error: lapin::Error) -> Self {
+        Self(Arc::new(error))
+    }
 }
 
 /// Why the broker closed a channel or a connection.
@@ -55,7 +72,7 @@ pub enum BrokerError {
         /// Which broker.
         at: Endpoint,
         /// What the operating system said.
-        source: lapin::Error,
+        source: Cause,
     },
     /// No connection within `rabbitmq.connect_timeout_ms`.
     #[error("RabbitMQ at {at} did not answer within {} ms; check host and port, and whether the node is overloaded", after.as_millis())]
@@ -74,7 +91,7 @@ pub enum BrokerError {
         /// Which broker.
         at: Endpoint,
         /// What rustls said.
-        source: lapin::Error,
+        source: Cause,
     },
     /// The broker does not accept user and password.
     #[error(
@@ -106,7 +123,7 @@ pub enum BrokerError {
         /// Which broker.
         at: Endpoint,
         /// What broke it off.
-        source: lapin::Error,
+        source: Cause,
     },
     /// Several URLs, and none of them did.
     #[error("no RabbitMQ node could be used: {}", Joined(tried))]
@@ -148,7 +165,7 @@ pub enum BrokerError {
         /// Which broker.
         at: Endpoint,
         /// What was noticed.
-        source: lapin::Error,
+        source: Cause,
     },
     /// The broker ended a consumer: its queue was deleted, or the queue's node went away.
     #[error("RabbitMQ at {at} ended the consumer of queue '{queue}'; it was deleted, or its node went away")]
@@ -201,7 +218,7 @@ impl BrokerError {
             Some(error) => {
                 Self::ConnectionClosed { at, code: error.get_id(), text: error.get_message().to_string() }
             }
-            None => Self::Lost { at, source },
+            None => Self::Lost { at, source: source.into() },
         }
     }
 }

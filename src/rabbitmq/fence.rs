@@ -18,7 +18,7 @@ use amq_protocol::{
 use tokio::time::{Sleep, sleep};
 
 use super::{
-    connection::{CallError, ChannelId, Connection, Loss, open_channel},
+    connection::{CallError, ChannelId, Connection, Loss, is_answer, open_channel, unasked},
     error::{BrokerError, DeclareError, Refusal, reply},
     topology::short,
 };
@@ -75,7 +75,7 @@ impl Asking {
             }
         }
         if let State::ToOpen = self.state {
-            connection.ask(CHANNEL, open_channel())?;
+            connection.ask(CHANNEL, &open_channel())?;
             self.state = State::Asked;
         }
         Ok(())
@@ -92,12 +92,12 @@ impl Asking {
         answer: &AMQPClass,
         connection: &mut Connection,
     ) -> Result<Option<Fence>, Loss> {
-        if let AMQPClass::Queue(_) = answer {
-            return Ok(Some(Fence::Held));
-        }
         let declare = declare(&self.queue).map_err(Loss::Broken)?;
-        connection.ask(CHANNEL, declare)?;
-        Ok(None)
+        match answer {
+            opened if is_answer(opened, &open_channel()) => connection.ask(CHANNEL, &declare).map(|()| None),
+            declared if is_answer(declared, &declare) => Ok(Some(Fence::Held)),
+            other => Err(unasked(CHANNEL, other)),
+        }
     }
 
     /// The broker refused. A fence that is another's is asked for again, and that is told once.

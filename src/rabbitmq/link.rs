@@ -27,6 +27,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 const HEADER_BYTES: usize = 7;
 /// What a frame takes beside its payload: the header, and the octet that ends it.
 pub(super) const FRAME_OVERHEAD_BYTES: usize = HEADER_BYTES + 1;
+/// Method, content header, content body, heartbeat.
+const FRAME_TYPES: [u8; 4] = [1, 2, 3, 8];
 /// A frame of type 8 on channel 0 without payload.
 const HEARTBEAT: [u8; FRAME_OVERHEAD_BYTES] = [8, 0, 0, 0, 0, 0, 0, 0xCE];
 /// No frame is longer before the two sides have agreed on less; the broker's first one lists what it can.
@@ -169,11 +171,19 @@ impl Link {
 
     fn take_frame(&mut self) -> io::Result<Option<AMQPFrame>> {
         let Some(header) = self.input.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
-        let [kind, .., a, b, c, d] = *header;
-        if kind == b'A' {
-            return Err(not_amqp("the broker answers with a protocol header: it does not speak AMQP 0-9-1"));
+        let [kind, _, _, length @ ..] = *header;
+        match kind {
+            b'A' => {
+                return Err(not_amqp("the broker answers that it speaks another version of AMQP than 0-9-1"));
+            }
+            kind if !FRAME_TYPES.contains(&kind) => {
+                return Err(not_amqp(format!(
+                    "what comes is not AMQP 0-9-1, which has no frame of type {kind}"
+                )));
+            }
+            _ => {}
         }
-        let length = FRAME_OVERHEAD_BYTES + u32::from_be_bytes([a, b, c, d]) as usize;
+        let length = FRAME_OVERHEAD_BYTES + u32::from_be_bytes(length) as usize;
         if length > self.frame_bytes_max {
             return Err(not_amqp(format!(
                 "a frame of {length} bytes where at most {} may come",
@@ -186,7 +196,7 @@ impl Link {
         let bytes = self.input.split_to(length);
         match parse_frame(&bytes[..]) {
             Ok((_, frame)) => Ok(Some(frame)),
-            Err(_) => Err(not_amqp(format!("a frame of type {kind} that cannot be read"))),
+            Err(_) => Err(not_amqp(format!("a frame of type {kind} and {length} bytes that cannot be read"))),
         }
     }
 

@@ -20,7 +20,7 @@ use amq_protocol::protocol::{
 pub use super::{broker::BrokerOptions, error::BrokerError, fence::Fence};
 use super::{
     confirms::{Confirms, NotInFlight},
-    connection::{CallError, ChannelId, Connection, Event, Loss},
+    connection::{CallError, ChannelId, Connection, Event, Loss, unasked},
     encoding,
     error::Refusal,
     fence::Asking,
@@ -244,7 +244,7 @@ impl Publisher {
 
     fn ask_for_exchange(&mut self, exchange: &str) -> Result<(), Loss> {
         let method = Declaration::topic_exchange(exchange).method(self.declare).map_err(Loss::Broken)?;
-        method.map_or(Ok(()), |method| self.connection.ask(DECLARES, method))
+        method.map_or(Ok(()), |method| self.connection.ask(DECLARES, &method))
     }
 
     fn send(&mut self, tag: PublishTag, message: &Message) -> Result<(), BrokerError> {
@@ -274,7 +274,7 @@ impl Publisher {
 
     fn take(&mut self, event: Event) -> Result<(), Loss> {
         match event {
-            Event::Confirmed { delivery_tag, multiple, ack } => {
+            Event::Confirmed { channel: MESSAGES, delivery_tag, multiple, ack } => {
                 if let Err(unknown) = self.confirms.confirmed(delivery_tag, multiple, ack) {
                     self.distrust(unknown);
                 }
@@ -291,14 +291,18 @@ impl Publisher {
             }
             Event::Blocked { reason } => self.news.push_back(PublisherEvent::Blocked { reason }),
             Event::Unblocked => self.news.push_back(PublisherEvent::Unblocked),
-            Event::Answer { channel: DECLARES, .. } => {
+            Event::Confirmed { channel, .. } => return Err(nobody_publishes_on(channel)),
+            Event::Answer { channel: DECLARES, method: AMQPClass::Exchange(_) }
+                if self.declaring.is_some() =>
+            {
                 self.known_exchanges.extend(self.declaring.take());
             }
             Event::Answer { channel, method } => {
-                if let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.is_on(channel)) {
-                    let answer = fencing.answered(&method, &mut self.connection)?;
-                    self.take_fence(answer);
-                }
+                let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.is_on(channel)) else {
+                    return Err(unasked(channel, &method));
+                };
+                let answer = fencing.answered(&method, &mut self.connection)?;
+                self.take_fence(answer);
             }
             Event::ChannelClosed { channel, refusal } => self.take_refusal(channel, refusal),
         }
@@ -342,4 +346,9 @@ impl Publisher {
     fn unexpected_return(&mut self, what: String) {
         self.fail(BrokerError::UnexpectedReturn { at: self.connection.at().clone(), what });
     }
+}
+
+fn nobody_publishes_on(channel: ChannelId) -> Loss {
+    let text = format!("a confirm on channel {channel}, on which nothing is published");
+    Loss::Broken(io::Error::new(io::ErrorKind::InvalidData, text))
 }

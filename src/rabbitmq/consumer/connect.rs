@@ -61,7 +61,7 @@ pub(super) async fn connect(
     let connection = tokio::time::timeout(after, connecting)
         .await
         .map_err(|_| BrokerError::TimedOut { at: at.clone(), after })?
-        .map_err(|source| BrokerError::Handshake { at: at.clone(), source })?;
+        .map_err(|source| BrokerError::Handshake { at: at.clone(), source: source.into() })?;
     attempt.succeeded();
     Ok(connection)
 }

@@ -3,8 +3,8 @@
 
 use super::{
     SourceDatabase,
-    catalog::{TableKind, create_publication_sql, create_slot_sql},
-    cleanup, parked_table, slot_record,
+    catalog::{TableKind, create_slot_sql},
+    cleanup, parked_table, publication, slot_record,
     sql_text::identifier,
 };
 use crate::outbox::ColumnNames;
@@ -26,7 +26,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
     let role = identifier(database.endpoint.user());
     let name = identifier(database.endpoint.database());
     let table = database.table.quoted();
-    let publication = |kind| create_publication_sql(&database.publication, &database.table, kind) + ";";
+    let publication = |kind| publication::create_sql(&database.publication, &database.table, kind) + ";";
     let create_slot = create_slot_sql(&database.slot) + ";";
     let create_slot = match slot {
         SlotMaker::Script => format!(

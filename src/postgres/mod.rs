@@ -17,6 +17,7 @@ pub mod parked_rows;
 pub mod parked_table;
 pub mod pgoutput;
 pub mod preflight;
+pub mod publication;
 pub mod replication;
 pub mod slot_record;
 pub mod snapshot;

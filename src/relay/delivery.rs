@@ -31,6 +31,8 @@ pub(super) struct Delivery<'a, D: Database, P> {
     ledger: Ledger,
     publisher: P,
     parker: Parker<D>,
+    /// Rows that policy put aside.
+    parked: u64,
     /// Rows that policy gave up.
     left_out: u64,
     options: &'a RelayOptions,
@@ -61,6 +63,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             ledger: Ledger::new(options.ordering, limits, progress),
             publisher,
             parker,
+            parked: 0,
             left_out: 0,
             options,
             report,
@@ -125,6 +128,11 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             (Err(invalid), _) => return Err(invalid),
         }
         Ok(())
+    }
+
+    /// How many rows were put aside, for good.
+    pub(super) fn parked(&self) -> u64 {
+        self.parked
     }
 
     /// How many rows were given up: returned or invalid ones, neither published nor parked.
@@ -311,6 +319,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             self.ledger.parked(*tag, *before);
             log_parked(self.report.name(), row);
         }
+        self.parked += rows.len() as u64;
         self.report.parked(rows.len() as u64);
         self.report_progress();
         self.show_state();

@@ -154,6 +154,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                     self.take(event?)?;
                     self.take_what_is_ready()?;
                 }
+                // Whatever comes from now on, rows are missing from it.
+                gap = monitor.passed_over() => return Err(Fault::gap(monitor.slot(), self.report.name(), gap)),
                 () = monitor.server_ending() => return Err(Fault::ServerEnding),
                 // Whoever does not read, because the broker takes nothing, hears no silence either; and must not keep the
                 // fence from an instance that has the slot by now.

@@ -8,10 +8,11 @@ use outboxd::{
     postgres::{
         SourceDatabase, TableName,
         backlog::{Backlog, BacklogError, create_slot_if_table_is_empty},
-        catalog::{self, CatalogError, Facts, Held, TableKind},
+        catalog::{self, CatalogError, Facts, TableKind},
         endpoint::Endpoint,
         pgoutput::{PgOutput, decode},
         preflight::{self, Check, Verdict},
+        publication::{self, Held},
         replication::{ReplicationConnection, ReplicationEvent},
         slot_record::{self, SlotRecord},
         snapshot::{RowOrder, Selection},
@@ -59,7 +60,7 @@ async fn begin(database: &SourceDatabase) -> Result<Backlog, BacklogError> {
 }
 
 async fn publish(database: &SourceDatabase, client: &Client, kind: TableKind) {
-    assert!(catalog::create_publication(client, &database.publication, &database.table, kind).await.unwrap());
+    assert!(publication::create(client, &database.publication, &database.table, kind).await.unwrap());
 }
 
 async fn facts(database: &SourceDatabase, client: &Client) -> Facts {
@@ -198,8 +199,8 @@ async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
         }
     }
     assert!(!catalog::drop_slot(&client, &database.slot).await.unwrap());
-    assert!(catalog::drop_publication(&client, &database.publication).await.unwrap());
-    assert!(!catalog::drop_publication(&client, &database.publication).await.unwrap());
+    assert!(publication::drop(&client, &database.publication).await.unwrap());
+    assert!(!publication::drop(&client, &database.publication).await.unwrap());
 }
 
 /// More rows than a FETCH brings, an exact multiple of it, and futures dropped all the time.
@@ -265,6 +266,8 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
             confirmed_until: None,
             holder: Some("a name".into()),
             gap: None,
+            published_by: None,
+            unaccounted: None,
             version: 1,
         };
         slot_record::claim(&client, &database, &record, pid).await.unwrap()
@@ -313,7 +316,7 @@ async fn inheritance_and_partitions() {
     assert_eq!(backlog.rows.order(), RowOrder::CreatedAt);
     assert!(backlog.rows.next().await.unwrap().is_some() && backlog.rows.next().await.unwrap().is_some());
     assert!(backlog.rows.next().await.unwrap().is_none());
-    catalog::drop_publication(&client, &database.publication).await.unwrap();
+    publication::drop(&client, &database.publication).await.unwrap();
     publish(&database, &client, TableKind::Partitioned).await;
     assert_eq!(facts(&database, &client).await.publication.unwrap().held, Held::AsItself);
 }

@@ -7,9 +7,10 @@ use outboxd::{
     position::Lsn,
     postgres::{
         SourceDatabase, backlog::BacklogError, catalog::CatalogError, continuity::Evidence,
-        error::ConnectError, replication::ReplicationError, slot_record::EvidenceError, snapshot::Selection,
+        error::ConnectError, publication::Publishing, replication::ReplicationError,
+        slot_record::EvidenceError, snapshot::Selection,
     },
-    relay::database::{Database, Replication},
+    relay::database::{Database, Replication, Sql},
 };
 
 use super::{
@@ -75,7 +76,14 @@ impl Database for SimulatedDatabase {
             state.postgres.data.history.iter().map(|(timeline, left)| (*timeline, Lsn(*left))).collect()
         };
         let history = replication.0.ask(left).await.map_err(command_failed)?;
-        let mut evidence = Evidence { server, history, record: None, slot: None };
+        let mut evidence = Evidence {
+            server,
+            history,
+            record: None,
+            slot: None,
+            publishing: Publishing::NoTable,
+            published_before: None,
+        };
         self.look_again(sql, &mut evidence).await?;
         Ok(evidence)
     }
@@ -91,6 +99,8 @@ impl Database for SimulatedDatabase {
             .await?;
         evidence.server.xlogpos =
             sql.run("reading the end of WAL", |state| Lsn(state.postgres.data.wal_end)).await?;
+        evidence.published_before = evidence.publishing.by();
+        evidence.publishing = sql.publishing(&self.options).await?;
         // A standby whose connection broke may meet the server here, before it takes the slot, rather than in `evidence`.
         self.world.look(|state| state.postgres.judged.push(self.process));
         Ok(())

@@ -60,7 +60,7 @@ impl State {
         self.end_stream();
         let data = &mut self.postgres.data;
         data.slot = None;
-        data.publication = false;
+        data.publication = None;
         data.gap.clear();
         data.tear_down_record();
         self.oracle.may_halt_for(&["was removed by `outboxd teardown`"]);

@@ -18,6 +18,7 @@ mod order;
 mod outage;
 mod parked;
 mod proxy;
+mod publication;
 mod publisher;
 mod recover;
 mod recovery;

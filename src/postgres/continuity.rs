@@ -178,8 +178,9 @@ impl Evidence {
             Publishing::Not(why) => return Some(Cause::Unpublished(why)),
             Publishing::NoTable => return None,
         };
-        let mut before = known.into_iter().chain(self.published_before);
-        before.any(|before| before.entry != now.entry).then_some(Cause::PublishedAnew)
+        // What was seen earlier says nothing against what is written down: another may have recovered meanwhile.
+        let before = known.or(self.published_before);
+        before.is_some_and(|before| before.entry != now.entry).then_some(Cause::PublishedAnew)
     }
 
     /// What is known from the newest source: this process, as long as nobody has written to the record since; then the

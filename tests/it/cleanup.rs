@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 use crate::{
-    stage::{PATIENCE, Stage, alive, eventually, say, until, until_state},
+    stage::{PATIENCE, Stage, alive, eventually, say, until, until_alive, until_state},
     support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq},
 };
 
@@ -394,6 +394,7 @@ async fn a_table_that_is_not_published_any_more_keeps_its_rows() {
     // Also to whoever puts it right by hand, and starts anew.
     client.batch_execute("ALTER PUBLICATION outboxd_orders SET TABLE ONLY outbox").await.unwrap();
     daemon.restart().await;
+    until_alive(&daemon).await;
     let reason = until_state(&daemon, "orders", "halted").await;
     assert!(reason.contains("does not hold the table"), "{reason}");
     assert_eq!(count(&client, "outbox").await, 1);
@@ -428,6 +429,7 @@ async fn rows_that_were_there_before_a_slot_made_by_hand_stay_until_somebody_has
     assert_eq!(daemon.metric("outboxd_cleanup_off{source=\"orders\"}").await, Some(1.0));
     assert!(daemon.log().contains("clean-up is off: "), "{}", daemon.log());
     daemon.restart().await;
+    daemon.wait_ready(PATIENCE).await;
     until(&daemon, "orders", |shown| shown["cleanup_off"].is_string()).await;
     let cleaners = "SELECT count(*) FROM pg_stat_activity \
                     WHERE application_name LIKE 'outboxd cleanup%' AND datname = current_database()";
@@ -437,6 +439,7 @@ async fn rows_that_were_there_before_a_slot_made_by_hand_stay_until_somebody_has
     // Whoever removes them has seen to them.
     client.batch_execute("DELETE FROM outbox").await.unwrap();
     daemon.restart().await;
+    daemon.wait_ready(PATIENCE).await;
     stage.write_row("a", 2, "OrderCreated").await;
     stage.verdict().await.assert_delivered(0);
     until_count(&client, "outbox", 0).await;
@@ -578,6 +581,7 @@ async fn a_large_backlog_goes_in_small_batches() {
     let mut daemon = stage.relay().await;
     stage.sql("UPDATE outboxd_state SET unaccounted = NULL").await;
     daemon.restart().await;
+    daemon.wait_ready(PATIENCE).await;
     let writing = stage.keep_writing();
     eventually("it has begun", async || count(&client, "batches").await > 0).await;
     let (begun, first) = (Instant::now(), deleted(&daemon).await);

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     SlotMadeAnewWhileStopped,
     /// The server removes WAL that the slot needs: `wal_status = lost`.
     SlotLost,
+    /// Somebody drops the publication and makes it anew while outboxd is stopped.
+    PublicationMadeAnewWhileStopped,
     /// `outboxd teardown` while outboxd runs.
     TornDown,
     /// Connections to the broker break.
@@ -66,7 +68,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 27] = [
+    pub(crate) const ALL: [Fault; 28] = [
         Fault::PostgresCut,
         Fault::PostgresHangs,
         Fault::PostgresCrashes,
@@ -82,6 +84,7 @@ impl Fault {
         Fault::SlotMadeAnew,
         Fault::SlotMadeAnewWhileStopped,
         Fault::SlotLost,
+        Fault::PublicationMadeAnewWhileStopped,
         Fault::TornDown,
         Fault::BrokerCut,
         Fault::BrokerHangs,
@@ -175,6 +178,7 @@ impl Fault {
             Fault::SlotMadeAnew => run.make_slot_anew().await,
             Fault::SlotMadeAnewWhileStopped => run.lose_slot_while_stopped(true).await,
             Fault::SlotLost => world.change(State::lose_slot),
+            Fault::PublicationMadeAnewWhileStopped => run.make_publication_anew_while_stopped().await,
             Fault::TornDown => world.change(State::tear_down),
             Fault::BrokerCut => world.change(|state| {
                 for id in state.some(|state| state.broker.connections.keys().copied().collect()) {

@@ -292,6 +292,9 @@ fn a_table_taken_out_of_the_publication_and_put_back_is_a_gap_to_who_knows_how_i
     // Between two looks of one attempt.
     let before = Evidence { published_before: Some(PUBLISHED_BY), ..published(Publishing::By(anew), None) };
     assert_eq!(cause(&before, None), Cause::PublishedAnew);
+    let recovered = record(None).map(|record| SlotRecord { published_by: Some(anew), ..record });
+    let by_another = Evidence { record: recovered, ..before.clone() };
+    assert_eq!(by_another.judge(None), Ok(Continuity::Same), "who has waited through a recovery");
     let no_slot = Evidence { slot: None, ..before };
     assert_eq!(no_slot.judge(None), Ok(Continuity::First));
 

@@ -15,7 +15,13 @@ pub(super) fn missing(database: &SourceDatabase) -> Check {
         Check::failed(
             SLOT,
             format!("{} does not exist, and postgres.create is false", database.slot),
-            format!("{};", create_slot_sql(&database.slot)),
+            match database.cleanup {
+                None => format!("{};", create_slot_sql(&database.slot)),
+                Some(_) => format!(
+                    "{}; -- if the table has rows by then, clean-up removes nothing until somebody has looked after them",
+                    create_slot_sql(&database.slot)
+                ),
+            },
         )
     }
 }

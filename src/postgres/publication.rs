@@ -13,6 +13,8 @@ use tokio_postgres::{Client, types::Type};
 use super::{
     SourceDatabase, TableName,
     catalog::{CatalogError, TableKind, execute, failed},
+    error::ServerError,
+    replication::ReplicationError,
     sql_text::identifier,
 };
 
@@ -247,6 +249,15 @@ pub async fn create(
     kind: TableKind,
 ) -> Result<bool, CatalogError> {
     execute(client, "creating the publication", &create_sql(name, table, kind), "42710").await
+}
+
+impl SourceDatabase {
+    /// The server refused to send what was written while the publication did not exist (`get_publication_by_name`: up to
+    /// version 17 an ERROR with SQLSTATE `undefined_object` that names it).
+    pub fn is_unpublished(&self, error: &ReplicationError) -> bool {
+        let names_it = |error: &ServerError| error.message.contains(&format!("\"{}\"", self.publication));
+        error.server().is_some_and(|error| error.code == "42704" && names_it(error))
+    }
 }
 
 /// The statement that puts the table into a publication that does not hold it.

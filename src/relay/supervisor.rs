@@ -27,9 +27,9 @@ use crate::{
         SourceDatabase,
         backlog::BacklogError,
         catalog::{CatalogError, TableFacts, TableKind},
-        continuity::{Evidence, Gap, Memory},
+        continuity::{Cause, Evidence, Gap, Memory},
         preflight,
-        publication::PublishedBy,
+        publication::{PublishedBy, Publishing},
         replication::{BeforeStream, ReplicationError},
         slot_record::{Confirmed, LEFT_OUT, SlotRecord},
         snapshot::Selection,
@@ -280,7 +280,13 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             monitor.expect(Published { by, confirmed, until });
         }
         let cleanup = Cleanup::start(database, &mapping.columns, monitor.follow(), self.report, ground);
-        let ended = pipeline.run(shutdown, &monitor).await;
+        let ended = match pipeline.run(shutdown, &monitor).await {
+            Err(Fault::Replication(error)) if database.options().is_unpublished(&error) => {
+                let progress = pipeline.left().progress;
+                Err(self.explain_unpublished(error, &mut evidence, known.slot.as_ref(), progress).await)
+            }
+            ended => ended,
+        };
         drop(cleanup);
         if let Err(Fault::Gap { gap, .. }) = &ended {
             self.mark_found(gap, &mut evidence, known.slot.as_ref()).await;
@@ -386,6 +392,34 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         }
     }
 
+    /// Up to version 17 the server refuses to send what was written while there was no publication. It would do so for ever, also if
+    /// there is one by now: a gap.
+    async fn explain_unpublished(
+        &self,
+        error: Box<ReplicationError>,
+        evidence: &mut Evidence,
+        remembered: Option<&Memory>,
+        progress: Progress,
+    ) -> Fault {
+        let Source { name, database, .. } = self.source;
+        let look = async {
+            let sql = database.connect_sql(&self.application_name()).await?;
+            Ok::<_, Fault>(database.look_again(&sql, evidence).await?)
+        };
+        let Ok(Ok(())) = tokio::time::timeout(RELEASE_TIMEOUT, look).await else {
+            return Fault::Replication(error);
+        };
+        let cause = match evidence.publishing {
+            Publishing::Not(why) => Cause::Unpublished(why),
+            Publishing::By(_) | Publishing::NoTable => Cause::PublishedAnew,
+        };
+        let confirmed = progress.confirmed.map(ConfirmedLsn::lsn);
+        let confirmed = confirmed.max(remembered.and_then(|slot| slot.confirmed));
+        let recorded = evidence.record.as_ref().and_then(|record| record.confirmed_until);
+        let gap = Gap { cause, confirmed, until: progress.committed_at.or(recorded) };
+        Fault::gap(&database.options().slot, name, gap)
+    }
+
     /// Writes down a gap that was found while streaming. Should that fail, the next attempt finds it too, but knows less well
     /// where it begins.
     async fn mark_found(&self, gap: &Gap, evidence: &mut Evidence, remembered: Option<&Memory>) {
@@ -420,7 +454,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let seen = known.slot.as_ref().map_or(0, |slot| slot.version);
         let (system_id, timeline) = evidence.server.clone().names();
         let confirmed = stream.confirmed_flush.max(before.map(|record| record.confirmed_flush));
-        let published_by = evidence.publishing.by();
+        // Of a table that was renamed a moment ago what was known stays true.
+        let published_by = evidence.publishing.by().or(before.and_then(|record| record.published_by));
         let mut unaccounted = unaccounted(before, made, published_by);
         // What is not there need not be accounted for.
         if unaccounted.is_some() && sql.table_is_empty(database.options(), kind).await? {
@@ -674,10 +709,7 @@ mod tests {
         ledger::{Ledger, Limits, Ordering},
         outbox::{AggregateKey, Message, Timestamp},
         position::Position,
-        postgres::{
-            publication::{Publishing, Unpublished},
-            replication::SystemIdentity,
-        },
+        postgres::{publication::Unpublished, replication::SystemIdentity},
     };
 
     fn server(system_id: &str, timeline: u32, xlogpos: u64) -> Evidence {

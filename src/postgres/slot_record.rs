@@ -14,7 +14,7 @@ use super::{
     SourceDatabase,
     catalog::{self, CatalogError, SlotFacts, failed, made},
     continuity::Evidence,
-    publication::{self, PublishedBy},
+    publication::{self, PublishedBy, Publishing},
     replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
 };
@@ -331,7 +331,7 @@ impl Evidence {
         remembered: Option<u32>,
     ) -> Result<Self, EvidenceError> {
         let mut server = replication.identify_system().await?;
-        let (record, slot) = consistent(client, database).await?;
+        let (record, slot, publishing) = consistent(client, database).await?;
         server.xlogpos = catalog::wal_end(client).await?;
         let earlier = record.as_ref().map(|record| record.timeline).into_iter().chain(remembered);
         let history = match earlier.min() {
@@ -340,7 +340,6 @@ impl Evidence {
             }
             _ => Vec::new(),
         };
-        let publishing = publication::publishing(client, database).await?;
         Ok(Self { server, history, record, slot, publishing, published_before: None })
     }
 
@@ -353,26 +352,27 @@ impl Evidence {
         client: &Client,
         database: &SourceDatabase,
     ) -> Result<(), CatalogError> {
-        (self.record, self.slot) = consistent(client, database).await?;
-        self.server.xlogpos = catalog::wal_end(client).await?;
         self.published_before = self.publishing.by();
-        self.publishing = publication::publishing(client, database).await?;
+        (self.record, self.slot, self.publishing) = consistent(client, database).await?;
+        self.server.xlogpos = catalog::wal_end(client).await?;
         Ok(())
     }
 }
 
-/// Record and slot as they were at one time: whoever acquires the slot writes the record before moving the slot, so a
-/// record that stays the same while the slot is read goes with it. Slots are in no snapshot.
+/// Record, slot and publication as they were at one time: whoever acquires the slot writes the record before moving the slot,
+/// and whoever tears all down clears it before dropping the publication; so a record that stays the same while the others are
+/// read goes with them. Slots are in no snapshot.
 async fn consistent(
     client: &Client,
     database: &SourceDatabase,
-) -> Result<(Option<SlotRecord>, Option<SlotFacts>), CatalogError> {
+) -> Result<(Option<SlotRecord>, Option<SlotFacts>, Publishing), CatalogError> {
     let mut record = read(client, database).await?;
     loop {
         let slot = catalog::slot_progress(client, &database.slot).await?;
+        let publishing = publication::publishing(client, database).await?;
         let now = read(client, database).await?;
         if now == record {
-            return Ok((record, slot));
+            return Ok((record, slot, publishing));
         }
         record = now;
     }

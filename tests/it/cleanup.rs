@@ -532,6 +532,34 @@ async fn an_index_on_the_time_leads_to_the_old_rows() {
     eventually("all of them are counted", async || deleted(&daemon).await == 1500).await;
 }
 
+/// It is found again with another connection, and nobody relays less meanwhile.
+#[tokio::test]
+async fn a_clean_up_that_loses_its_connection_or_its_table_goes_on_when_it_has_it_again() {
+    let mut stage = cleaning("again").await;
+    stage.consume().await;
+    let daemon = stage.relay().await;
+    let client = stage.client().await;
+    until_searched(&client).await;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE application_name = 'outboxd cleanup orders' AND datname = current_database()";
+    assert_eq!(client.execute(end, &[]).await.unwrap(), 1);
+    eventually("somebody is told", async || daemon.log().contains("stay in the table")).await;
+    stage.write_row("a", 1, "OrderCreated").await;
+    until_count(&client, "outbox", 0).await;
+
+    // A row of a renamed table is published as before, and stays until the table can be found.
+    client.batch_execute("ALTER TABLE outbox RENAME TO elsewhere").await.unwrap();
+    stage.workload.table = "elsewhere".to_owned();
+    stage.write_row("a", 2, "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+    until_searched(&client).await;
+    assert_eq!(count(&client, "elsewhere").await, 1);
+    client.batch_execute("ALTER TABLE elsewhere RENAME TO outbox").await.unwrap();
+    until_count(&client, "outbox", 0).await;
+    let shown = until(&daemon, "orders", |shown| shown["deleted"] == 2).await;
+    assert_eq!((&shown["state"], &shown["reconnects"]["postgres"]), (&"streaming".into(), &0.into()));
+}
+
 #[tokio::test]
 async fn a_standby_removes_nothing() {
     let mut stage = cleaning("clean_standby").await;

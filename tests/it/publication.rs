@@ -74,6 +74,23 @@ async fn a_table_put_back_into_the_publication_between_two_looks_leaves_a_gap() 
     halts_until_recovered(&stage, &daemon, "taken out of the publication and put back").await;
 }
 
+/// Whoever watches the publication has a connection that may be lost like any other.
+#[tokio::test]
+async fn a_monitor_that_was_cut_off_looks_again_and_notices() {
+    let (stage, daemon) = relayed("cut_monitor").await;
+    let client = stage.client().await;
+    let monitor =
+        "FROM pg_stat_activity WHERE application_name = 'outboxd monitor' AND datname = current_database()";
+    let end = format!("SELECT pg_terminate_backend(pid) {monitor}");
+    assert_eq!(client.execute(&end, &[]).await.unwrap(), 1);
+    let pid = format!("SELECT pid {monitor}");
+    eventually("it looks again", async || client.execute(&pid, &[]).await.unwrap() == 1).await;
+    assert_eq!(daemon.reconnects("orders", "postgres").await, 0, "the stream is another connection");
+    client.batch_execute("ALTER PUBLICATION outboxd_orders DROP TABLE outbox").await.unwrap();
+    stage.write_row("in the gap", 1, "OrderCreated").await;
+    halts_until_recovered(&stage, &daemon, "the publication does not hold the table").await;
+}
+
 #[tokio::test]
 async fn a_publication_made_anew_while_outboxd_is_stopped_leaves_a_gap() {
     let (stage, mut daemon) = relayed("anew").await;

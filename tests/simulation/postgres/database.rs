@@ -10,13 +10,13 @@ use outboxd::{
         error::ConnectError, publication::Publishing, replication::ReplicationError,
         slot_record::EvidenceError, snapshot::Selection,
     },
-    relay::database::{Database, Replication, Sql},
+    relay::database::{Database, Replication},
 };
 
 use super::{
     backlog::SimulatedBacklog,
     connection::{Connection, command_failed},
-    facts::slot_facts,
+    facts::{publishing, slot_facts},
     replication::SimulatedReplication,
     sql::SimulatedSql,
 };
@@ -90,17 +90,16 @@ impl Database for SimulatedDatabase {
 
     async fn look_again(&self, sql: &SimulatedSql, evidence: &mut Evidence) -> Result<(), CatalogError> {
         let slot = &self.options.slot;
-        (evidence.record, evidence.slot) = sql
+        evidence.published_before = evidence.publishing.by();
+        (evidence.record, evidence.slot, evidence.publishing) = sql
             .run("reading the slot's record", |state| {
                 let forgets = state.scenario.sabotage == Some(Sabotage::ForgetRecord);
                 let record = state.postgres.data.record.clone().filter(|_| !forgets);
-                (record, slot_facts(state, slot))
+                (record, slot_facts(state, slot), publishing(state))
             })
             .await?;
         evidence.server.xlogpos =
             sql.run("reading the end of WAL", |state| Lsn(state.postgres.data.wal_end)).await?;
-        evidence.published_before = evidence.publishing.by();
-        evidence.publishing = sql.publishing(&self.options).await?;
         // A standby whose connection broke may meet the server here, before it takes the slot, rather than in `evidence`.
         self.world.look(|state| state.postgres.judged.push(self.process));
         Ok(())

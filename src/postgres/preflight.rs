@@ -88,12 +88,12 @@ pub const PUBLICATION: &str = "publication";
 /// Everything that `run` needs of the database, in the order in which it would miss it.
 pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Vec<Check> {
     let there = facts.slots.iter().any(|slot| slot.name == database.slot);
-    all(database, columns, facts, if there { Missing::IsGap } else { Missing::IsMade })
+    all(database, columns, facts, if there { Missing::Gap } else { Missing::Made })
 }
 
 /// The same of what `recover` needs, which makes the publication whole.
 pub fn recovery_checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Vec<Check> {
-    all(database, columns, facts, Missing::IsMended)
+    all(database, columns, facts, Missing::Mended)
 }
 
 fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing: Missing) -> Vec<Check> {

@@ -22,6 +22,7 @@ use crate::{
     outbox::{Mapper, Mapping, OutboxRow, Timestamp},
     position::{Lsn, Position},
     postgres::{
+        continuity::{Cause, Gap},
         pgoutput::{self, PgOutput, Relation, Tuple},
         replication::ReplicationEvent,
         slot_record::Confirmed,
@@ -125,6 +126,13 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     pub(super) fn left(&self) -> Left {
         let progress = self.progress();
         Left { progress, unconfirmed: self.delivery.can_settle() || progress.is_mid_transaction() }
+    }
+
+    /// Up to version 17 the server refuses to send what was written while there was no publication. It does so for ever, also if
+    /// there is one by now: a gap behind everything that was confirmed.
+    pub(super) fn refused(&self) -> Gap {
+        let Progress { confirmed, committed_at, .. } = self.progress();
+        Gap { cause: Cause::PublishedAnew, confirmed: confirmed.map(ConfirmedLsn::lsn), until: committed_at }
     }
 
     /// Streams until `shutdown`, then drains. After a fault the pipeline is of no more use but for

@@ -27,9 +27,9 @@ use crate::{
         SourceDatabase,
         backlog::BacklogError,
         catalog::{CatalogError, TableFacts, TableKind},
-        continuity::{Cause, Evidence, Gap, Memory},
+        continuity::{Evidence, Gap, Memory},
         preflight,
-        publication::{PublishedBy, Publishing},
+        publication::PublishedBy,
         replication::{BeforeStream, ReplicationError},
         slot_record::{Confirmed, LEFT_OUT, SlotRecord},
         snapshot::Selection,
@@ -282,15 +282,15 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let cleanup = Cleanup::start(database, &mapping.columns, monitor.follow(), self.report, ground);
         let ended = match pipeline.run(shutdown, &monitor).await {
             Err(Fault::Replication(error)) if database.options().is_unpublished(&error) => {
-                let progress = pipeline.left().progress;
-                Err(self.explain_unpublished(error, &mut evidence, known.slot.as_ref(), progress).await)
+                tracing::warn!(source = self.source.name, %error, "the server refuses to send what is older than the publication");
+                Err(self.passed_over(pipeline.refused(), &mut evidence, known.slot.as_ref()).await)
+            }
+            Err(Fault::Gap { gap, .. }) => {
+                Err(self.passed_over(*gap, &mut evidence, known.slot.as_ref()).await)
             }
             ended => ended,
         };
         drop(cleanup);
-        if let Err(Fault::Gap { gap, .. }) = &ended {
-            self.mark_found(gap, &mut evidence, known.slot.as_ref()).await;
-        }
         let drained = match ended {
             Err(fault) if fault.verdict() == Verdict::Again => {
                 known.keep(pipeline.abandon(fault.side()).await);
@@ -392,47 +392,28 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         }
     }
 
-    /// Up to version 17 the server refuses to send what was written while there was no publication. It would do so for ever, also if
-    /// there is one by now: a gap.
-    async fn explain_unpublished(
-        &self,
-        error: Box<ReplicationError>,
-        evidence: &mut Evidence,
-        remembered: Option<&Memory>,
-        progress: Progress,
-    ) -> Fault {
+    /// Writes down that the stream passes rows over, from where `found` says. If the slot is not there any more, or was torn down,
+    /// that is the reason, and not the publication that went with it. Should the look fail, the next attempt finds all this, but
+    /// knows less well where a gap begins.
+    async fn passed_over(&self, found: Gap, evidence: &mut Evidence, remembered: Option<&Memory>) -> Fault {
         let Source { name, database, .. } = self.source;
         let look = async {
             let sql = database.connect_sql(&self.application_name()).await?;
-            Ok::<_, Fault>(database.look_again(&sql, evidence).await?)
-        };
-        let Ok(Ok(())) = tokio::time::timeout(RELEASE_TIMEOUT, look).await else {
-            return Fault::Replication(error);
-        };
-        let cause = match evidence.publishing {
-            Publishing::Not(why) => Cause::Unpublished(why),
-            Publishing::By(_) | Publishing::NoTable => Cause::PublishedAnew,
-        };
-        let confirmed = progress.confirmed.map(ConfirmedLsn::lsn);
-        let confirmed = confirmed.max(remembered.and_then(|slot| slot.confirmed));
-        let recorded = evidence.record.as_ref().and_then(|record| record.confirmed_until);
-        let gap = Gap { cause, confirmed, until: progress.committed_at.or(recorded) };
-        Fault::gap(&database.options().slot, name, gap)
-    }
-
-    /// Writes down a gap that was found while streaming. Should that fail, the next attempt finds it too, but knows less well
-    /// where it begins.
-    async fn mark_found(&self, gap: &Gap, evidence: &mut Evidence, remembered: Option<&Memory>) {
-        let database = &self.source.database;
-        let mark = async {
-            let sql = database.connect_sql(&self.application_name()).await?;
             database.look_again(&sql, evidence).await?;
-            self.mark(&sql, evidence, gap, remembered).await;
-            Ok::<_, Fault>(())
+            let found =
+                Gap { confirmed: found.confirmed.or(remembered.and_then(|slot| slot.confirmed)), ..found };
+            let gap = match evidence.judge(remembered) {
+                Err(judged) if !judged.cause.is_of_the_publication() => judged,
+                Err(judged) => Gap { cause: judged.cause, ..found },
+                Ok(_) => found,
+            };
+            self.mark(&sql, evidence, &gap, remembered).await;
+            Ok::<_, Fault>(gap)
         };
-        if let Ok(Err(fault)) = tokio::time::timeout(RELEASE_TIMEOUT, mark).await {
-            let source = &self.source.name;
-            tracing::warn!(source, "the gap could not be written down: {}", fault.explain());
+        match tokio::time::timeout(RELEASE_TIMEOUT, look).await {
+            Ok(Ok(gap)) => Fault::gap(&database.options().slot, name, gap),
+            Ok(Err(fault)) => fault,
+            Err(_) => Fault::ConnectTimeout { after: RELEASE_TIMEOUT },
         }
     }
 
@@ -709,7 +690,10 @@ mod tests {
         ledger::{Ledger, Limits, Ordering},
         outbox::{AggregateKey, Message, Timestamp},
         position::Position,
-        postgres::{publication::Unpublished, replication::SystemIdentity},
+        postgres::{
+            publication::{Publishing, Unpublished},
+            replication::SystemIdentity,
+        },
     };
 
     fn server(system_id: &str, timeline: u32, xlogpos: u64) -> Evidence {

@@ -61,6 +61,13 @@ pub enum Cause {
     Recorded(String),
 }
 
+impl Cause {
+    /// The slot is what it was, and rows were passed over.
+    pub fn is_of_the_publication(&self) -> bool {
+        matches!(self, Cause::Unpublished(_) | Cause::PublishedAnew)
+    }
+}
+
 /// A sentence without the slot's name, which goes before: what happened, and from where on rows may be missing.
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

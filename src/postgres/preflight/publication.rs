@@ -15,11 +15,11 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
     /// It is made, for there is no slot yet.
-    IsMade,
+    Made,
     /// It is made, and so is a new slot.
-    IsMended,
+    Mended,
     /// A slot that is there has passed rows over.
-    IsGap,
+    Gap,
 }
 
 const RECOVER: &str = "`outboxd recover` makes it whole, and publishes the rows that the table still has";
@@ -27,10 +27,10 @@ const RECOVER: &str = "`outboxd recover` makes it whole, and publishes the rows 
 /// What can be altered by hand while there is a slot, but is a gap all the same.
 fn altered_by_hand(missing: Missing, alter: String) -> String {
     match missing {
-        Missing::IsGap => {
+        Missing::Gap => {
             format!("{alter} and then `outboxd recover`, which publishes what was not sent meanwhile")
         }
-        Missing::IsMade | Missing::IsMended => alter,
+        Missing::Made | Missing::Mended => alter,
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) 
     let owned = facts.table.as_ref().is_none_or(|table| table.owned);
     let Some(publication) = &facts.publication else {
         return match database.create {
-            _ if missing == Missing::IsGap => Check::failed(
+            _ if missing == Missing::Gap => Check::failed(
                 PUBLICATION,
                 format!("{name} does not exist, so what is written now is never sent"),
                 RECOVER,
@@ -87,16 +87,16 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) 
         }
         Held::No => {
             return match missing {
-                Missing::IsGap => Check::failed(PUBLICATION, not_held, RECOVER),
-                Missing::IsMended if publication.owned && owned => {
+                Missing::Gap => Check::failed(PUBLICATION, not_held, RECOVER),
+                Missing::Mended if publication.owned && owned => {
                     Check::passed(PUBLICATION, format!("{table} will be put into {name}"))
                 }
-                Missing::IsMended => Check::failed(
+                Missing::Mended => Check::failed(
                     PUBLICATION,
                     not_held,
                     format!("as the owner of both: {add}; and then `outboxd recover` again"),
                 ),
-                Missing::IsMade => Check::failed(PUBLICATION, not_held, format!("{add};")),
+                Missing::Made => Check::failed(PUBLICATION, not_held, format!("{add};")),
             };
         }
         // What is published as partitions comes under their names, and would be taken for rows of other tables.
@@ -135,10 +135,10 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) 
             PUBLICATION,
             format!("{name} {}", more.join("; ")),
             match missing {
-                Missing::IsMade => {
+                Missing::Made => {
                     format!("one for outboxd alone costs the server less: DROP PUBLICATION {name}; {create};")
                 }
-                Missing::IsGap | Missing::IsMended => {
+                Missing::Gap | Missing::Mended => {
                     "one for outboxd alone costs the server less; but as there is a \
                      slot, another publication is a gap, and takes `outboxd recover`"
                         .to_owned()

@@ -283,9 +283,11 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let ended = match pipeline.run(shutdown, &monitor).await {
             Err(Fault::Replication(error)) if database.options().is_unpublished(&error) => {
                 tracing::warn!(source = self.source.name, %error, "the server refuses to send what is older than the publication");
+                known.keep(pipeline.left());
                 Err(self.passed_over(pipeline.refused(), &mut evidence, known.slot.as_ref()).await)
             }
             Err(Fault::Gap { gap, .. }) => {
+                known.keep(pipeline.left());
                 Err(self.passed_over(*gap, &mut evidence, known.slot.as_ref()).await)
             }
             ended => ended,

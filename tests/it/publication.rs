@@ -189,24 +189,6 @@ async fn a_slot_made_by_hand_before_the_publication_has_a_gap() {
     halts_until_recovered(&stage, &daemon, "the publication does not exist").await;
 }
 
-/// Also when both were made by hand before outboxd came, where the server says that something is missing: before version 18 it
-/// does.
-#[tokio::test]
-async fn a_slot_that_is_older_than_its_publication_has_a_gap() {
-    let mut stage = Stage::shared("older_slot").await;
-    stage.consume().await;
-    let version = "SELECT current_setting('server_version_num')::int";
-    let version: i32 = stage.client().await.query_one(version, &[]).await.unwrap().get(0);
-    if version >= 180_000 {
-        return;
-    }
-    stage.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", stage.slot())).await;
-    stage.write_row("in the gap", 1, "OrderCreated").await;
-    stage.sql(PUBLISH).await;
-    let daemon = alive(&stage.config()).await;
-    halts_until_recovered(&stage, &daemon, "the publication is not the one that was there").await;
-}
-
 /// Nothing was there: that is a beginning, and no gap.
 #[tokio::test]
 async fn a_first_start_makes_the_publication_and_so_does_one_after_a_teardown() {

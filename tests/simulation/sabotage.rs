@@ -31,7 +31,7 @@ pub(crate) enum Sabotage {
 
 /// Some seed breaks a promise under the sabotage.
 fn is_caught(sabotage: Sabotage) {
-    const WITHIN: u64 = 1000;
+    const WITHIN: u64 = 500;
     for seed in 0..WITHIN {
         if let Some(violation) = simulate(Scenario::new(seed, Some(sabotage)), false).violation {
             println!("{sabotage:?} is caught by seed {seed}: {violation}");

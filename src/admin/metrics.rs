@@ -26,6 +26,7 @@ pub(super) struct Metrics {
     parked_rows: IntGaugeVec,
     ignored: IntCounterVec,
     deleted: IntCounterVec,
+    cleanup_off: IntGaugeVec,
     commit_to_confirm: HistogramVec,
     in_flight: IntGaugeVec,
     slot_retained: IntGaugeVec,
@@ -45,6 +46,7 @@ pub(super) struct SourceMetrics {
     pub(super) parked_rows: KnownLater,
     pub(super) ignored: IntCounter,
     pub(super) deleted: IntCounter,
+    pub(super) cleanup_off: IntGauge,
     pub(super) commit_to_confirm: Histogram,
     pub(super) in_flight: IntGauge,
     pub(super) slot_retained: KnownLater,
@@ -82,6 +84,10 @@ impl Metrics {
                 "Changes of the outbox table that are not inserts",
             ),
             deleted: counter("outboxd_rows_deleted_total", "Confirmed rows that clean-up has removed"),
+            cleanup_off: gauge(
+                "outboxd_cleanup_off",
+                "1 while clean-up removes nothing because the table may hold rows that were never published",
+            ),
             commit_to_confirm: added(
                 &registry,
                 HistogramVec::new(
@@ -131,6 +137,7 @@ impl Metrics {
             parked_rows: KnownLater { family: self.parked_rows.clone(), source: name.to_owned() },
             ignored: counter(&self.ignored),
             deleted: counter(&self.deleted),
+            cleanup_off: self.cleanup_off.with_label_values(&[name]),
             commit_to_confirm: self.commit_to_confirm.with_label_values(&[name]),
             in_flight: self.in_flight.with_label_values(&[name]),
             slot_retained: KnownLater { family: self.slot_retained.clone(), source: name.to_owned() },
@@ -225,6 +232,7 @@ mod tests {
             "outboxd_messages_parked_total{source=\"orders\"} 0",
             "outboxd_rows_ignored_total{source=\"orders\"} 0",
             "outboxd_rows_deleted_total{source=\"orders\"} 0",
+            "outboxd_cleanup_off{source=\"orders\"} 0",
             "outboxd_commit_to_confirm_seconds_count{source=\"orders\"} 0",
             "outboxd_in_flight_messages{source=\"orders\"} 0",
             "outboxd_reconnects_total{side=\"postgres\",source=\"orders\"} 0",
@@ -251,6 +259,7 @@ mod tests {
         orders.parked(5);
         orders.ignored(6);
         orders.deleted(8);
+        orders.cleanup_off(Some("an old row".to_owned()));
         orders.in_flight(7);
         orders.in_flight(6);
         orders.reconnected(Side::Postgres);
@@ -265,6 +274,7 @@ mod tests {
             "outboxd_messages_parked_total{source=\"orders\"} 5",
             "outboxd_rows_ignored_total{source=\"orders\"} 6",
             "outboxd_rows_deleted_total{source=\"orders\"} 8",
+            "outboxd_cleanup_off{source=\"orders\"} 1",
             "outboxd_in_flight_messages{source=\"orders\"} 6",
             "outboxd_reconnects_total{side=\"postgres\",source=\"orders\"} 1",
             "outboxd_reconnects_total{side=\"rabbitmq\",source=\"orders\"} 0",

@@ -119,6 +119,7 @@ struct Live {
     parked_rows: Option<u64>,
     oldest: Option<Unconfirmed>,
     unfenced: Option<String>,
+    cleanup_off: Option<String>,
 }
 
 impl Reporter {
@@ -138,6 +139,7 @@ impl Reporter {
             parked_rows: None,
             oldest: None,
             unfenced: None,
+            cleanup_off: None,
         };
         Reporter(Arc::new(Inner { name: name.to_owned(), metrics, live: Mutex::new(live) }))
     }
@@ -278,6 +280,19 @@ impl Reporter {
         }
     }
 
+    /// Clean-up removes nothing until somebody has seen to it, because of `why`; `None`: nothing keeps it from its work. Logged as
+    /// a warning, once for each reason.
+    pub fn cleanup_off(&self, why: Option<String>) {
+        let mut live = self.live();
+        if let Some(why) = &why
+            && live.cleanup_off.as_ref() != Some(why)
+        {
+            tracing::warn!(source = %self.0.name, "clean-up is off: {why}; relaying goes on");
+        }
+        self.0.metrics.cleanup_off.set(i64::from(why.is_some()));
+        live.cleanup_off = why;
+    }
+
     fn log(&self, from: SourceState, to: SourceState, reason: &str) {
         macro_rules! changed {
             ($level:ident) => {
@@ -321,6 +336,7 @@ impl Reporter {
             parked_rows: live.parked_rows,
             ignored: metrics.ignored.get(),
             deleted: metrics.deleted.get(),
+            cleanup_off: live.cleanup_off.clone(),
             reconnects: Reconnects {
                 postgres: metrics.reconnects_postgres.get(),
                 rabbitmq: metrics.reconnects_rabbitmq.get(),

@@ -59,6 +59,8 @@ pub struct SourceStatus {
     pub ignored: u64,
     /// Confirmed rows that clean-up has removed.
     pub deleted: u64,
+    /// Why clean-up removes nothing until somebody has seen to it; `null` when it does, or is not configured.
+    pub cleanup_off: Option<String>,
     /// Connections made anew after a loss.
     pub reconnects: Reconnects,
     /// The last reason for which the source was connecting, blocked or halted, also when it has recovered since.
@@ -151,6 +153,7 @@ mod tests {
             "slot_retained_bytes",
             "slot_wal_status",
             "parked_rows",
+            "cleanup_off",
             "last_error",
         ] {
             assert_eq!(source[unknown], Value::Null, "{unknown}");
@@ -172,6 +175,7 @@ mod tests {
         orders.parked_rows(Some(9));
         orders.ignored(6);
         orders.deleted(8);
+        orders.cleanup_off(Some("older rows".to_owned()));
         orders.in_flight(3);
         orders.lag(4096);
         orders.slot(Some(8192), "extended");
@@ -196,7 +200,7 @@ mod tests {
                 "confirmed_lsn": "16/B374D850", "position": "00000016B374D848-00000001",
                 "lag_bytes": 4096, "lag_seconds": 0.0, "oldest_unconfirmed_seconds": null,
                 "slot_retained_bytes": 8192, "slot_wal_status": "extended", "in_flight": 3,
-                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "parked": 3, "parked_rows": 9, "ignored": 6, "deleted": 8,
+                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "parked": 3, "parked_rows": 9, "ignored": 6, "deleted": 8, "cleanup_off": "older rows",
                 "reconnects": { "postgres": 0, "rabbitmq": 1 }, "last_error": "disk alarm",
             })
         );

@@ -4,7 +4,7 @@ use super::{Failure, answer, source, stop::stoppable};
 use crate::{
     admin::Board,
     cli::Recover,
-    relay::{self, Recovered},
+    relay::{self, Backfill, Recovered},
     settings::Settings,
 };
 
@@ -26,8 +26,21 @@ fn text(slot: &str, recovered: &Recovered) -> String {
         Some(since) => format!("created since {since}"),
         None => "all that the table has".to_owned(),
     };
+    let Backfill { confirmed, parked, dropped } = rows;
+    let set_aside = [
+        (parked, "rows parked (`outboxd parked` lists, requeues or discards them)"),
+        (
+            dropped,
+            "rows given up as unroutable (delivery.on_unroutable = \"drop\"), neither confirmed nor parked",
+        ),
+    ];
+    let set_aside: String = set_aside
+        .into_iter()
+        .filter(|(count, _)| **count > 0)
+        .map(|(count, what)| format!("{what}: {count}\n"))
+        .collect();
     format!(
-        "rows published and confirmed: {rows} ({which}; order: {order})\n\
+        "rows published and confirmed: {confirmed} ({which}; order: {order})\n{set_aside}\
          slot {slot}: made at {at}; a running outboxd goes on with it by itself\n\
          Some of the rows may have been published before: such copies carry the same message_id.\n"
     )

@@ -16,10 +16,10 @@ use crate::{
     postgres::{
         SourceDatabase,
         backlog::{self, BacklogError},
-        catalog::{self, CatalogError, TableFacts},
+        catalog::{self, CatalogError, TableFacts, TableKind},
         continuity::Evidence,
         dba_script::{self, SlotMaker, comment},
-        parked_table,
+        parked_table, publication,
         replication::ReplicationConnection,
         slot_record::{self, SlotRecord},
         snapshot::SnapshotError,
@@ -95,11 +95,16 @@ async fn parked(database: &SourceDatabase) -> Step {
     Ok(Line::passed(PARKED, outcome(parked_table::TABLE, !there)))
 }
 
-/// Writes down that there is a slot now, which nobody has had yet.
-async fn record(database: &SourceDatabase, made: Timestamp) -> Result<(), Box<dyn std::error::Error>> {
+/// Writes down that there is a slot now, which nobody has had yet. A table that had no rows then has none unpublished.
+async fn record(
+    database: &SourceDatabase,
+    made: Timestamp,
+    empty: bool,
+) -> Result<(), Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
     let mut replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
-    let Evidence { server, slot, .. } = Evidence::gather(&client, &mut replication, database, None).await?;
+    let evidence = Evidence::gather(&client, &mut replication, database, None).await?;
+    let Evidence { server, slot, publishing, .. } = evidence;
     // Whoever dropped it meanwhile is followed by the first slot.
     let Some(confirmed_flush) = slot.and_then(|slot| slot.confirmed_flush) else { return Ok(()) };
     let record = SlotRecord {
@@ -109,6 +114,8 @@ async fn record(database: &SourceDatabase, made: Timestamp) -> Result<(), Box<dy
         confirmed_until: Some(made),
         holder: None,
         gap: None,
+        published_by: publishing.by(),
+        unaccounted: (!empty).then(|| slot_record::LEFT_OUT.to_owned()),
         version: 1,
     };
     Ok(slot_record::write_first(&client, database, &record).await?)
@@ -119,16 +126,24 @@ type Step = Result<Line, Box<dyn std::error::Error>>;
 /// Made before the slot: when WAL is decoded, the publication is looked up as it was at that time.
 async fn publication(database: &SourceDatabase) -> Step {
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
-    let SourceDatabase { publication, table, .. } = database;
-    let kind = match catalog::table(&client, table).await? {
-        Some(TableFacts { kind, .. }) => kind,
-        None => return Err(Box::new(SnapshotError::NoTable(table.clone()))),
-    };
-    let created = match catalog::publication(&client, publication, table).await? {
+    let SourceDatabase { publication: name, table, .. } = database;
+    let kind = kind(&client, database).await?;
+    let created = match publication::facts(&client, name, table).await? {
         Some(_) => false,
-        None => catalog::create_publication(&client, publication, table, kind).await?,
+        // Nothing is mended here under a slot that is there: the checks before have said what that takes.
+        None => publication::create(&client, name, table, kind).await?,
     };
-    Ok(Line::passed("publication", outcome(publication, created)))
+    Ok(Line::passed("publication", outcome(name, created)))
+}
+
+async fn kind(
+    client: &tokio_postgres::Client,
+    database: &SourceDatabase,
+) -> Result<TableKind, Box<dyn std::error::Error>> {
+    match catalog::table(client, &database.table).await? {
+        Some(TableFacts { kind, .. }) => Ok(kind),
+        None => Err(Box::new(SnapshotError::NoTable(database.table.clone()))),
+    }
 }
 
 async fn slot(source: &Source, may_run_create: bool) -> Step {
@@ -145,7 +160,9 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     match source.relay.backlog {
         BacklogPolicy::Skip => match catalog::create_slot(&client, name).await {
             Ok(()) => {
-                record(database, made).await?;
+                let kind = kind(&client, database).await?;
+                let empty = catalog::is_empty(&client, &database.table, kind).await?;
+                record(database, made, empty).await?;
                 Ok(Line::passed(NAME, outcome(name, true)))
             }
             Err(CatalogError::SlotExists(_)) => Ok(Line::passed(NAME, outcome(name, false))),
@@ -155,7 +172,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
             let replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
             Ok(match backlog::create_slot_if_table_is_empty(replication, client, database).await {
                 Ok(true) => {
-                    record(database, made).await?;
+                    record(database, made, true).await?;
                     Line::passed(NAME, outcome(name, true))
                 }
                 Ok(false) if may_run_create => Line::passed(

@@ -107,8 +107,16 @@ const COLUMNS: [Column<SourceStatus>; 9] = [
     ("RETAINED", true, |source| source.slot_retained_bytes.map_or_else(unknown, size)),
     ("IN FLIGHT", true, |source| source.in_flight.to_string()),
     ("PARKED", true, |source| source.parked_rows.map_or_else(unknown, |rows| rows.to_string())),
-    ("REASON", false, |source| one_line(&source.reason)),
+    ("REASON", false, |source| one_line(&reason(source))),
 ];
+
+/// Why it is in its state; and where nothing is to be said of that, what else is not as configured.
+fn reason(source: &SourceStatus) -> String {
+    match &source.cleanup_off {
+        Some(why) if source.reason.is_empty() => format!("clean-up is off: {why}"),
+        _ => source.reason.clone(),
+    }
+}
 
 #[cfg(test)]
 mod tests {

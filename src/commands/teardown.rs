@@ -6,8 +6,10 @@ use crate::{
     cli::Teardown,
     postgres::{
         backlog::temporary_name,
-        catalog::{self, CatalogError, Facts, PublicationFacts, SlotFacts},
-        parked_table, slot_record,
+        catalog::{self, CatalogError, Facts, SlotFacts},
+        parked_table,
+        publication::{self, PublicationFacts},
+        slot_record,
     },
     settings::Settings,
 };
@@ -49,7 +51,7 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
             database.publication
         ));
     }
-    let dropped = catalog::drop_publication(&client, &database.publication).await.map_err(runtime)?;
+    let dropped = publication::drop(&client, &database.publication).await.map_err(runtime)?;
     answer(&line("publication", &database.publication, dropped))
 }
 

@@ -1,5 +1,5 @@
-//! What a server knows of itself, of the outbox table, of publications and of slots: facts, read by plain SQL, and the few
-//! statements that make or drop a publication or a slot.
+//! What a server knows of itself, of the outbox table and of slots: facts, read by plain SQL, and the few statements that make
+//! or drop a slot. Publications have a file of their own ([`publication`]).
 //!
 //! Works with PostgreSQL 13 to 18. A catalog column that only later versions have is read through `to_jsonb(row) ->> 'column'`,
 //! which is NULL where the column is missing, so that there is one query for all versions.
@@ -12,8 +12,10 @@ use tokio_postgres::{Client, Row, types::Type};
 use super::{
     TableName,
     error::WireError,
-    parked_table, slot_record,
-    sql_text::{identifier, literal},
+    parked_table,
+    publication::{self, PublicationFacts},
+    slot_record,
+    sql_text::literal,
 };
 use crate::{outbox::Column, position::Lsn};
 
@@ -90,7 +92,7 @@ impl Facts {
         Ok(Facts {
             server: server(client).await?,
             table: self::table(client, table).await?,
-            publication: self::publication(client, publication, table).await?,
+            publication: publication::facts(client, publication, table).await?,
             records: own_table(client, &table.schema, slot_record::TABLE).await?,
             parked: own_table(client, &table.schema, parked_table::TABLE).await?,
             slots: slots(client).await?,
@@ -293,6 +295,17 @@ pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFact
     }))
 }
 
+/// Whether the table has no row that can be seen.
+///
+/// # Errors
+/// [`CatalogError`].
+pub async fn is_empty(client: &Client, name: &TableName, kind: TableKind) -> Result<bool, CatalogError> {
+    let sql = format!("SELECT NOT EXISTS (SELECT FROM {}{})", kind.only(), name.quoted());
+    let row =
+        client.query_typed_one(&sql, &[]).await.map_err(failed("looking whether the table is empty"))?;
+    Ok(row.get(0))
+}
+
 /// A table that outboxd writes, in the schema of the outbox table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnTableFacts {
@@ -325,125 +338,13 @@ pub async fn own_table(client: &Client, schema: &str, name: &str) -> Result<OwnT
     }))
 }
 
-/// How a publication holds a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
-    /// Not at all.
-    No,
-    /// Its rows are sent as its own.
-    AsItself,
-    /// A partitioned table whose rows are sent as those of the partitions.
-    AsPartitions,
-}
-
-/// A publication, seen from the outbox table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublicationFacts {
-    /// FOR ALL TABLES.
-    pub all_tables: bool,
-    /// Publishes INSERT.
-    pub insert: bool,
-    /// What else it publishes: `update`, `delete`, `truncate`.
-    pub more_operations: Vec<&'static str>,
-    /// `publish_via_partition_root`.
-    pub via_partition_root: bool,
-    /// How it holds the outbox table.
-    pub held: Held,
-    /// The outbox table's row filter (15 and later).
-    pub row_filter: Option<String>,
-    /// Columns of the outbox table that a column list leaves out (15 and later).
-    pub columns_left_out: Vec<String>,
-    /// How many other tables it holds, partitions of the outbox table not counted.
-    pub other_tables: i64,
-}
-
-/// Reads the [`PublicationFacts`]; `None` when there is no such publication.
-pub async fn publication(
-    client: &Client,
-    name: &str,
-    table: &TableName,
-) -> Result<Option<PublicationFacts>, CatalogError> {
-    // The view pg_publication_tables knows of FOR ALL TABLES, of schemas and of partitions. A partitioned table without
-    // partitions is in it only under publish_via_partition_root, hence the look at pg_publication_rel.
-    // A row filter or a column list of a partition that is published for itself matters no less.
-    let row = client
-        .query_typed_opt(
-            "WITH p AS (SELECT * FROM pg_publication WHERE pubname = $1),
-                  outbox AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                             WHERE n.nspname = $2 AND c.relname = $3),
-                  held AS (SELECT c.oid, to_jsonb(t) AS facts
-                           FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
-                           JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
-                           WHERE t.pubname = $1),
-                  family AS (SELECT oid FROM outbox
-                             UNION SELECT relid::oid FROM outbox, pg_partition_tree(outbox.oid::regclass)),
-                  ours AS (SELECT facts FROM held WHERE oid IN (SELECT oid FROM family))
-             SELECT p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot,
-                    EXISTS (SELECT FROM held WHERE oid IN (SELECT oid FROM outbox)),
-                    EXISTS (SELECT FROM ours)
-                    OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid IN (SELECT oid FROM outbox)),
-                    (SELECT min(facts ->> 'rowfilter') FROM ours),
-                    ARRAY (SELECT DISTINCT a.attname::text FROM ours, outbox, pg_attribute a
-                           WHERE a.attrelid = outbox.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-                           AND jsonb_typeof(facts -> 'attnames') = 'array' AND NOT facts -> 'attnames' ? a.attname::text),
-                    (SELECT count(*) FROM held WHERE oid NOT IN (SELECT oid FROM family))
-             FROM p",
-            &[(&name, Type::TEXT), (&table.schema, Type::TEXT), (&table.table, Type::TEXT)],
-        )
-        .await
-        .map_err(failed("reading the publication"))?;
-    Ok(row.map(|row| PublicationFacts {
-        all_tables: row.get(0),
-        insert: row.get(1),
-        more_operations: [(2, "update"), (3, "delete"), (4, "truncate")]
-            .into_iter()
-            .filter_map(|(index, name)| row.get::<_, bool>(index).then_some(name))
-            .collect(),
-        via_partition_root: row.get(5),
-        held: match (row.get(6), row.get(7)) {
-            (true, _) => Held::AsItself,
-            (false, true) => Held::AsPartitions,
-            (false, false) => Held::No,
-        },
-        row_filter: row.get(8),
-        columns_left_out: row.get(9),
-        other_tables: row.get(10),
-    }))
-}
-
-/// The statement that makes the publication: inserts, this one table; a partitioned one under its own name, because
-/// its partitions come and go and may differ in the order of their columns.
-pub fn create_publication_sql(name: &str, table: &TableName, kind: TableKind) -> String {
-    let via_root = match kind {
-        TableKind::Partitioned => ", publish_via_partition_root = true",
-        TableKind::Ordinary | TableKind::Other => "",
-    };
-    format!(
-        "CREATE PUBLICATION {} FOR TABLE {}{} WITH (publish = 'insert'{via_root})",
-        identifier(name),
-        kind.only(),
-        table.quoted(),
-    )
-}
-
-/// Makes the publication; `false` when there was one of that name already.
-pub async fn create_publication(
-    client: &Client,
-    name: &str,
-    table: &TableName,
-    kind: TableKind,
-) -> Result<bool, CatalogError> {
-    execute(client, "creating the publication", &create_publication_sql(name, table, kind), "42710").await
-}
-
-/// Drops the publication; `false` when there was none.
-pub async fn drop_publication(client: &Client, name: &str) -> Result<bool, CatalogError> {
-    execute(client, "dropping the publication", &format!("DROP PUBLICATION {}", identifier(name)), "42704")
-        .await
-}
-
 /// Runs a statement; `false` when the server answers with the SQLSTATE that says: nothing to do.
-async fn execute(client: &Client, doing: &'static str, sql: &str, idle: &str) -> Result<bool, CatalogError> {
+pub(super) async fn execute(
+    client: &Client,
+    doing: &'static str,
+    sql: &str,
+    idle: &str,
+) -> Result<bool, CatalogError> {
     match client.batch_execute(sql).await {
         Ok(()) => Ok(true),
         Err(error) if error.code().is_some_and(|code| code.code() == idle) => Ok(false),

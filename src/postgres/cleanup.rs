@@ -9,6 +9,12 @@
 //! the transaction that wrote it (`tableoid`, `ctid`, `xmin`): whatever lies there then is of a transaction that was
 //! committed when it was seen. No key is needed.
 //!
+//! All that holds for rows that get into the stream. So whoever removes rows says by what the table was published when the
+//! slot was taken, and if it is another at the end of a search, nothing more is removed.
+//!
+//! A pass goes through the table block by block and reads each block once, however many rows were removed before it and are
+//! not vacuumed yet. Only where an index on `created_at` leads to the old rows it goes by that.
+//!
 //! Knows nothing of pace, and does not wait for a confirm: [`relay`](crate::relay) does.
 
 use std::time::Duration;
@@ -17,7 +23,8 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase, TableName,
-    catalog::{self, CatalogError, PublicationFacts, failed},
+    catalog::{self, CatalogError, TableFacts, failed},
+    publication::{self, Held, PublicationFacts, PublishedBy, Publishing},
     sql_text::identifier,
 };
 use crate::{outbox::ColumnNames, position::Lsn};
@@ -38,15 +45,18 @@ pub enum CleanupError {
     /// A retention was asked for.
     #[error("table {} {NO_TIMES}", .0.quoted())]
     NoTimes(TableName),
+    /// A retention was asked for, and the times do not say when.
+    #[error("table {} {NO_ZONE}", .0.quoted())]
+    NoZone(TableName),
     /// There may be rows that were never published.
-    #[error("publication {publication} {why}, so rows of {} may be unpublished: nothing is removed until it does", table.quoted())]
+    #[error("publication {publication} {why}, so rows of {} may be unpublished", table.quoted())]
     NotPublished {
         /// The publication's name.
         publication: String,
         /// The outbox table.
         table: TableName,
         /// What it does not do.
-        why: &'static str,
+        why: String,
     },
     /// The server has the slot elsewhere than we do.
     #[error(
@@ -62,6 +72,11 @@ pub enum CleanupError {
 }
 
 impl CleanupError {
+    /// Going on needs somebody's word: rows may lie in the table that were never published.
+    pub fn is_final(&self) -> bool {
+        matches!(self, CleanupError::NotPublished { .. })
+    }
+
     /// What to do about it, as far as the error itself does not say. SQLSTATEs are those of the manual's appendix
     /// "PostgreSQL Error Codes".
     pub fn hint(&self) -> Option<&'static str> {
@@ -79,8 +94,32 @@ impl CleanupError {
 }
 
 /// What a table without a time of its rows lacks.
-pub(super) const NO_TIMES: &str = "has no column for the time of a row (outbox.columns.created_at), which cleanup.retention_s needs: \
-     add it, or set cleanup.retention_s = 0";
+const NO_TIMES: &str =
+    "has no column for the time of a row (outbox.columns.created_at), which cleanup.retention_s needs";
+
+/// What a table lacks whose times are without time zone.
+const NO_ZONE: &str = "has times without time zone (outbox.columns.created_at), and nobody knows in which zone they \
+     were written: cleanup.retention_s needs timestamptz";
+
+/// OID of `timestamptz` (`catalog/pg_type.dat`).
+const TIMESTAMPTZ: u32 = 1184;
+
+/// The column that says how old a row is, for a retention.
+///
+/// # Errors
+/// There is none, or it does not tell.
+pub(super) fn time_column<'a>(
+    name: &TableName,
+    table: &'a TableFacts,
+    columns: &ColumnNames,
+) -> Result<&'a str, CleanupError> {
+    let column = columns.created_at.name().and_then(|column| table.column(column));
+    match column {
+        None => Err(CleanupError::NoTimes(name.clone())),
+        Some(column) if column.base_type_oid != TIMESTAMPTZ => Err(CleanupError::NoZone(name.clone())),
+        Some(column) => Ok(&column.name),
+    }
+}
 
 /// The statement that lets a role remove rows. To lock a row takes UPDATE on one column, whichever.
 pub fn grant_sql(database: &SourceDatabase, columns: &ColumnNames, role: &str) -> String {
@@ -91,11 +130,63 @@ pub fn grant_sql(database: &SourceDatabase, columns: &ColumnNames, role: &str) -
 /// The statements for one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statements {
-    /// Finds rows that are old enough; LIMIT and OFFSET follow.
+    /// Finds rows that are old enough; the end of the statement is [`Walk`]'s.
     pub search: String,
+    /// How a pass goes through the table.
+    pub walk: Walk,
     /// Removes rows that were found.
     pub remove: String,
+    /// By what the table is published as long as rows may go.
+    pub published_by: Option<PublishedBy>,
 }
+
+/// How a pass goes through the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Walk {
+    /// Over the rows that an index on `created_at` leads to; or over all, in PostgreSQL 13, which cannot begin in the middle
+    /// of a table. Rows that stayed are stepped over.
+    #[default]
+    Rows,
+    /// By block numbers, so many at a time in each partition. A partition cannot be asked by itself: who may read the table
+    /// need not have the right to read its partitions.
+    Blocks(u32),
+}
+
+/// How far a pass through the table has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pass {
+    /// It is about to begin; or has come to the end, which is the same.
+    #[default]
+    Begin,
+    /// So many rows were seen and have stayed.
+    Rows(usize),
+    /// The blocks before `next` were seen, and the table had `end` of them when the pass began.
+    Blocks {
+        /// The first that was not.
+        next: u32,
+        /// What was added since is for the next pass.
+        end: u32,
+    },
+}
+
+impl Pass {
+    /// The same after so many of the rows that were seen were removed.
+    pub fn after_removing(self, rows: usize) -> Self {
+        match self {
+            Pass::Rows(stayed) => Pass::Rows(stayed.saturating_sub(rows)),
+            other => other,
+        }
+    }
+}
+
+/// Rows of one search in [`Walk::Rows`]: enough that several thousand rows a second need few searches and waits, and no more
+/// than a megabyte.
+const SEARCH_ROWS: usize = 10_000;
+/// Blocks of one search, of all partitions together: about as many rows, and at most 291 in each of 8 kB
+/// (`MaxHeapTuplesPerPage`).
+const SEARCH_BLOCKS: u32 = 128;
+/// The first version that can scan a range of blocks (TID Range Scan).
+const BLOCK_RANGES_SINCE: i32 = 140_000;
 
 /// A row that was there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +206,8 @@ pub struct Seen {
     pub rows: Vec<SeenRow>,
     /// Each of their transactions committed before this position.
     pub committed_before: Lsn,
+    /// Where the next search goes on.
+    pub then: Pass,
 }
 
 /// For a connection of its own. Removing again what a crash of the server brought back costs less than a flush for each
@@ -136,22 +229,40 @@ impl Statements {
         database: &SourceDatabase,
         cleanup: Cleanup,
         columns: &ColumnNames,
+        published_by: PublishedBy,
     ) -> Result<Self, CleanupError> {
         client.batch_execute(SESSION).await.map_err(failed("preparing to remove confirmed rows"))?;
         let name = &database.table;
         let facts = catalog::table(client, name).await?;
         let facts = facts.ok_or_else(|| CleanupError::NoTable(name.clone()))?;
-        let created_at = columns.created_at.name().filter(|column| facts.column(column).is_some());
-        let old_enough = match (cleanup.retention.as_secs(), created_at) {
-            (0, _) => String::new(),
-            (seconds, Some(column)) => {
-                format!(" WHERE {} < now() - {seconds} * interval '1 second'", identifier(column))
-            }
-            (_, None) => return Err(CleanupError::NoTimes(name.clone())),
+        let publication = publication::facts(client, &database.publication, name).await?;
+        if let Some(why) = unpublished(publication.as_ref()) {
+            return Err(not_published(database, why));
+        }
+        let created_at = match cleanup.retention.as_secs() {
+            0 => None,
+            seconds => Some((time_column(name, &facts, columns)?, seconds)),
         };
+        let old_enough = created_at.map_or_else(
+            || "true".to_owned(),
+            |(column, seconds)| format!("{} < now() - {seconds} * interval '1 second'", identifier(column)),
+        );
+        let layout = Layout::read(client, &facts, created_at.map(|(column, _)| column)).await?;
+        let by_index = created_at.filter(|_| layout.indexed).map(|(column, _)| identifier(column));
+        let walk = match &by_index {
+            None if layout.version >= BLOCK_RANGES_SINCE => {
+                Walk::Blocks((SEARCH_BLOCKS / layout.tables.max(1)).max(1))
+            }
+            _ => Walk::Rows,
+        };
+        let order = by_index.map_or_else(String::new, |column| format!(" ORDER BY {column}"));
         let (only, table) = (facts.kind.only(), name.quoted());
         Ok(Self {
-            search: format!("SELECT tableoid, ctid::text, xmin::text FROM {only}{table}{old_enough}"),
+            search: format!(
+                "SELECT tableoid, ctid::text, xmin::text FROM {only}{table} WHERE {old_enough}{order}"
+            ),
+            walk,
+            published_by: Some(published_by),
             // Rows that somebody holds stay for the next search.
             remove: format!(
                 "WITH chosen AS (
@@ -166,8 +277,78 @@ impl Statements {
     }
 }
 
-/// Rows that are there now and old enough: the first `limit` behind the first `skip`. Somebody may have meddled with the
-/// publication, and then a row may be there whose message never will be; so that is looked at, too.
+/// How the table lies on disk.
+struct Layout {
+    /// `server_version_num`.
+    version: i32,
+    /// It and its partitions.
+    tables: u32,
+    /// An index begins with the time of a row.
+    indexed: bool,
+}
+
+impl Layout {
+    async fn read(
+        client: &Client,
+        table: &TableFacts,
+        created_at: Option<&str>,
+    ) -> Result<Self, CatalogError> {
+        let row = client
+            .query_typed_one(
+                "SELECT current_setting('server_version_num')::int4, (SELECT count(*) FROM pg_partition_tree($1) WHERE isleaf),
+                        EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                                WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL AND a.attname = $2)",
+                &[(&table.oid, Type::OID), (&created_at, Type::TEXT)],
+            )
+            .await
+            .map_err(failed("looking how the table lies on disk"))?;
+        let tables = u32::try_from(row.get::<_, i64>(1)).unwrap_or(u32::MAX);
+        Ok(Self { version: row.get(0), tables, indexed: row.get(2) })
+    }
+}
+
+impl Statements {
+    /// The statement of the next search, when the table has so many blocks, and where the one after it goes on if this one
+    /// finds so many rows.
+    pub fn next_search(&self, pass: Pass, blocks: u32) -> (String, impl Fn(usize) -> Pass + use<>) {
+        let (skip, next, end) = match pass {
+            Pass::Begin => (0, 0, blocks),
+            Pass::Rows(skip) => (skip, 0, 0),
+            Pass::Blocks { next, end } => (0, next, end),
+        };
+        let search = &self.search;
+        let (sql, walk) = match self.walk {
+            Walk::Rows => (format!("{search} LIMIT {SEARCH_ROWS} OFFSET {skip}"), None),
+            Walk::Blocks(at_a_time) => {
+                let until = next.saturating_add(at_a_time);
+                let sql = format!("{search} AND ctid >= '({next},0)' AND ctid < '({until},0)'");
+                (sql, Some(if until < end { Pass::Blocks { next: until, end } } else { Pass::Begin }))
+            }
+        };
+        let then = move |found: usize| match walk {
+            Some(then) => then,
+            None if found == SEARCH_ROWS => Pass::Rows(skip + found),
+            None => Pass::Begin,
+        };
+        (sql, then)
+    }
+}
+
+/// Blocks of the largest of the table's partitions, or of the table.
+async fn blocks(client: &Client, table: &TableName) -> Result<u32, CatalogError> {
+    let row = client
+        .query_typed_one(
+            "SELECT COALESCE(max(pg_relation_size(family.oid::regclass)), 0) / current_setting('block_size')::int8
+             FROM (SELECT $1::regclass::oid UNION SELECT relid::oid FROM pg_partition_tree($1::regclass)) family (oid)",
+            &[(&table.quoted(), Type::TEXT)],
+        )
+        .await
+        .map_err(failed("looking how large the table is"))?;
+    Ok(u32::try_from(row.get::<_, i64>(0)).unwrap_or(u32::MAX))
+}
+
+/// Rows that are there now and old enough, from where a pass has come to. Somebody may have meddled with the publication, and
+/// then a row may be there whose message never will be; so that is looked at, too.
 ///
 /// # Errors
 /// [`CleanupError`].
@@ -175,11 +356,14 @@ pub async fn search(
     client: &Client,
     database: &SourceDatabase,
     statements: &Statements,
-    limit: usize,
-    skip: usize,
+    pass: Pass,
 ) -> Result<Seen, CleanupError> {
     const DOING: &str = "looking for rows to remove";
-    let search = format!("{} LIMIT {limit} OFFSET {skip}", statements.search);
+    let blocks = match pass {
+        Pass::Begin => blocks(client, &database.table).await?,
+        _ => 0,
+    };
+    let (search, then) = statements.next_search(pass, blocks);
     let rows = client.query_typed(&search, &[]).await.map_err(failed(DOING))?;
     let rows: Vec<SeenRow> = rows
         .iter()
@@ -191,13 +375,22 @@ pub async fn search(
         .await
         .map_err(failed(DOING))?;
     if !rows.is_empty() {
-        let publication = catalog::publication(client, &database.publication, &database.table).await?;
-        if let Some(why) = unpublished(publication.as_ref()) {
-            let (publication, table) = (identifier(&database.publication), database.table.clone());
-            return Err(CleanupError::NotPublished { publication, table, why });
+        match publication::publishing(client, database).await? {
+            Publishing::By(by) if statements.published_by == Some(by) => {}
+            Publishing::By(_) => {
+                return Err(not_published(database, "was altered, or the table was not in it for a time"));
+            }
+            Publishing::Not(why) => return Err(not_published(database, why)),
+            Publishing::NoTable => return Err(CleanupError::NoTable(database.table.clone())),
         }
     }
-    Ok(Seen { rows, committed_before: Lsn(end.get::<_, i64>(0).cast_unsigned()) })
+    let then = then(rows.len());
+    Ok(Seen { rows, committed_before: Lsn(end.get::<_, i64>(0).cast_unsigned()), then })
+}
+
+fn not_published(database: &SourceDatabase, why: impl ToString) -> CleanupError {
+    let (publication, table) = (identifier(&database.publication), database.table.clone());
+    CleanupError::NotPublished { publication, table, why: why.to_string() }
 }
 
 /// Why a row of the table may have no message.
@@ -205,7 +398,7 @@ pub(super) fn unpublished(publication: Option<&PublicationFacts>) -> Option<&'st
     match publication {
         None => Some("does not exist"),
         Some(facts) if !facts.insert => Some("does not publish inserts"),
-        Some(facts) if facts.held != catalog::Held::AsItself => Some("does not hold the table"),
+        Some(facts) if facts.held != Held::AsItself => Some("does not hold the table"),
         Some(facts) if facts.row_filter.is_some() => Some("publishes only some rows"),
         Some(_) => None,
     }

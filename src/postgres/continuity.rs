@@ -9,6 +9,9 @@
 //! On a new timeline the promotion tells: a slot that came along with the replica stands before the place where the old
 //! timeline was left, one that was made afterwards stands behind it.
 //!
+//! A slot may stay the same and yet pass rows over: those that were written while the publication did not hold the table. By
+//! what the table is published is therefore part of what must be as it was.
+//!
 //! What is not told apart: a slot that was made anew before the next instance took it, when its holder did not release it.
 //! See ARCHITECTURE.md.
 
@@ -16,7 +19,12 @@ mod gap;
 
 pub use gap::{Cause, Gap};
 
-use super::{catalog::SlotFacts, replication::SystemIdentity, slot_record::SlotRecord};
+use super::{
+    catalog::SlotFacts,
+    publication::{PublishedBy, Publishing},
+    replication::SystemIdentity,
+    slot_record::SlotRecord,
+};
 use crate::position::Lsn;
 
 /// What the database and the server say.
@@ -31,6 +39,10 @@ pub struct Evidence {
     pub record: Option<SlotRecord>,
     /// The slot that is there.
     pub slot: Option<SlotFacts>,
+    /// Whether the table's inserts get into the stream.
+    pub publishing: Publishing,
+    /// By what they did at the last look before this one.
+    pub published_before: Option<PublishedBy>,
 }
 
 /// What this process knows by itself of the slot.
@@ -44,6 +56,8 @@ pub struct Memory {
     pub timeline: u32,
     /// The most that this process can have told the server to be confirmed; `None` when it never had the slot.
     pub confirmed: Option<Lsn>,
+    /// By what the table was published when it last looked.
+    pub published_by: Option<PublishedBy>,
     /// The version of the record that it has last seen or written.
     pub version: i64,
 }
@@ -67,6 +81,8 @@ struct Known<'a> {
     confirmed: Option<Lsn>,
     /// No further has it been confirmed.
     at_most: Option<Lsn>,
+    /// By what the table was published.
+    published_by: Option<PublishedBy>,
     /// The database holds an older record than this process knows, or none.
     outdated: bool,
 }
@@ -103,7 +119,10 @@ impl Evidence {
         let Some(known) = self.known(memory) else {
             return match (slot, lost) {
                 (None, _) => Ok(Continuity::First),
-                (Some(_), None) => Ok(Continuity::Adopted),
+                (Some(_), None) => match self.passed_over(None) {
+                    None => Ok(Continuity::Adopted),
+                    Some(cause) => gap(cause, flush),
+                },
                 (Some(_), Some(lost)) => gap(lost, flush),
             };
         };
@@ -134,7 +153,10 @@ impl Evidence {
         }
         // It was made after the teardown, by somebody who wants it.
         if torn_down {
-            return Ok(Continuity::Adopted);
+            return match self.passed_over(None) {
+                None => Ok(Continuity::Adopted),
+                Some(cause) => gap(cause, flush),
+            };
         }
         // One that was made anew before the promotion came along, too.
         let left = promoted.then(|| self.left(known.timeline));
@@ -142,7 +164,23 @@ impl Evidence {
         if at_most.is_some_and(|at_most| flush > Some(at_most)) {
             return gap(Cause::MadeAnew { at: flush }, known.confirmed);
         }
-        Ok(Continuity::Same)
+        match self.passed_over(known.published_by) {
+            None => Ok(Continuity::Same),
+            Some(cause) => gap(cause, known.confirmed.or(flush)),
+        }
+    }
+
+    /// Why the slot, right as it is, may have passed rows over: they are not published now, or not by what they were. A table
+    /// that is not there under its name passes nothing over, and is missed elsewhere.
+    fn passed_over(&self, known: Option<PublishedBy>) -> Option<Cause> {
+        let now = match self.publishing {
+            Publishing::By(now) => now,
+            Publishing::Not(why) => return Some(Cause::Unpublished(why)),
+            Publishing::NoTable => return None,
+        };
+        // What was seen earlier says nothing against what is written down: another may have recovered meanwhile.
+        let before = known.or(self.published_before);
+        before.is_some_and(|before| before.entry != now.entry).then_some(Cause::PublishedAnew)
     }
 
     /// What is known from the newest source: this process, as long as nobody has written to the record since; then the
@@ -164,11 +202,17 @@ impl Evidence {
         };
         let counts = |memory: &&Memory| (ours(memory) || outdated(memory)) && !superseded(memory);
         if let Some(memory) = memory.filter(counts) {
-            let Memory { system_id, timeline, confirmed, .. } = memory;
+            let Memory { system_id, timeline, confirmed, published_by, .. } = memory;
             // The record may be ahead of what is remembered: written when the slot was acquired, just before a fault.
             let confirmed = (*confirmed).max(record.map(|record| record.confirmed_flush));
-            let outdated = outdated(memory);
-            return Some(Known { system_id, timeline: *timeline, confirmed, at_most: confirmed, outdated });
+            return Some(Known {
+                system_id,
+                timeline: *timeline,
+                confirmed,
+                at_most: confirmed,
+                published_by: *published_by,
+                outdated: outdated(memory),
+            });
         }
         record.filter(|record| !record.is_torn_down()).map(|record| {
             let confirmed = Some(record.confirmed_flush);
@@ -178,6 +222,7 @@ impl Evidence {
                 timeline: record.timeline,
                 confirmed,
                 at_most,
+                published_by: record.published_by,
                 outdated: false,
             }
         })
@@ -215,6 +260,8 @@ impl Evidence {
             confirmed_until: record.and_then(|record| record.confirmed_until),
             holder: None,
             gap: Some(gap.cause.to_string()),
+            published_by: record.and_then(|record| record.published_by),
+            unaccounted: record.and_then(|record| record.unaccounted.clone()),
             version: seen.unwrap_or(0) + 1,
         }
     }

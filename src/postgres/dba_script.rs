@@ -3,8 +3,8 @@
 
 use super::{
     SourceDatabase,
-    catalog::{TableKind, create_publication_sql, create_slot_sql},
-    cleanup, parked_table, slot_record,
+    catalog::{TableKind, create_slot_sql},
+    cleanup, parked_table, publication, slot_record,
     sql_text::identifier,
 };
 use crate::outbox::ColumnNames;
@@ -26,16 +26,25 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
     let role = identifier(database.endpoint.user());
     let name = identifier(database.endpoint.database());
     let table = database.table.quoted();
-    let publication = |kind| create_publication_sql(&database.publication, &database.table, kind) + ";";
+    let publication = |kind| publication::create_sql(&database.publication, &database.table, kind) + ";";
     let create_slot = create_slot_sql(&database.slot) + ";";
+    let kept = if database.cleanup.is_some() {
+        format!(
+            "-- If the table has rows when `run` first takes a slot that was made here, clean-up (cleanup.mode = \"delete\") removes\n\
+             -- nothing, as they may never have been published, until you have looked after them and say so:\n{}",
+            comment(&(slot_record::account_sql(database) + ";"))
+        )
+    } else {
+        String::new()
+    };
     let create_slot = match slot {
         SlotMaker::Script => format!(
             "-- The slot. Rows that are in the table before it are not published. Waits for the transactions that write now.\n\
-             {create_slot}\n"
+             {kept}{create_slot}\n"
         ),
         SlotMaker::Run => format!(
             "-- The slot is made by `run`, after it has published the rows that are in the table by then (backlog = \"publish\").\n\
-             -- Make it here only if those rows are not to be published:\n{}",
+             -- Make it here only if those rows are not to be published:\n{kept}{}",
             comment(&create_slot)
         ),
     };
@@ -122,7 +131,7 @@ GRANT USAGE ON SCHEMA "Bestell-Dienst" TO "order""s";
 GRANT SELECT ON "Bestell-Dienst"."outbox" TO "order""s";
 CREATE PUBLICATION "two
 lines" FOR TABLE ONLY "Bestell-Dienst"."outbox" WITH (publish = 'insert');
-CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_state" (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, version bigint NOT NULL, written_at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_state" (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, published_by text, unaccounted text, version bigint NOT NULL, written_at timestamptz NOT NULL DEFAULT clock_timestamp());
 GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "order""s";"#;
         assert_eq!(statements(&database, SlotMaker::Run), without_slot);
         let slot = "SELECT pg_create_logical_replication_slot('outboxd_orders', 'pgoutput');";
@@ -134,6 +143,11 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "ord
             removing.contains(r#"GRANT DELETE, UPDATE ("id") ON "Bestell-Dienst"."outbox" TO "order""s";"#),
             "{removing}"
         );
+
+        for maker in [SlotMaker::Run, SlotMaker::Script] {
+            let said = |database| script(database, &ColumnNames::default(), maker).contains("clean-up (");
+            assert!(!said(&database) && said(&SourceDatabase { cleanup, ..database.clone() }));
+        }
 
         let parks = statements(&SourceDatabase { parks: true, ..database }, SlotMaker::Run);
         let more: Vec<&str> = parks.strip_prefix(without_slot).unwrap().trim().lines().collect();

@@ -11,7 +11,7 @@ use super::{
     error::{AuthenticationError, Chain, ConnectError, WireError},
     preflight::{self, Check},
     replication::{ReplicationConnection, ReplicationError, SystemIdentity},
-    slot_record::EvidenceError,
+    slot_record::{self, EvidenceError, SlotRecord},
     sql_text::identifier,
 };
 use crate::outbox::{Column, Mapping, MissingColumn};
@@ -45,6 +45,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             let server = format!("system {system_id}, timeline {timeline}, WAL at {xlogpos}");
             checks.push(Check::passed(REPLICATION, server));
             checks.push(continuity(mapping, &database.slot, &evidence));
+            checks.extend(database.cleanup.and_then(|_| unpublished_rows(database, &evidence)));
         }
         Err(EvidenceError::Replication(ReplicationError::Connect(error))) => {
             checks.push(unreachable(REPLICATION, database, &error));
@@ -72,6 +73,34 @@ fn continuity(mapping: &Mapping, slot: &str, evidence: &Evidence) -> Check {
             ),
         ),
     }
+}
+
+/// Whether clean-up may take what is in the table for published.
+fn unpublished_rows(database: &SourceDatabase, evidence: &Evidence) -> Option<Check> {
+    const NAME: &str = "unpublished rows";
+    let record = evidence.record.as_ref().filter(|record| !record.is_torn_down());
+    let altered = record.is_some_and(|record| {
+        record.published_by.zip(evidence.publishing.by()).is_some_and(|(before, now)| before != now)
+    });
+    let why = match (record, &evidence.slot) {
+        (None, Some(_)) => {
+            "outboxd has not made the slot, so rows that are in the table when it begins may be older than it"
+        }
+        (None, None) => return None,
+        (Some(SlotRecord { unaccounted: Some(why), .. }), _) => why,
+        (Some(_), _) if altered => {
+            "the publication was altered, and may have published no inserts for a time"
+        }
+        (Some(_), _) => return None,
+    };
+    Some(Check::warning(
+        NAME,
+        format!("{why}; clean-up removes nothing before somebody has looked after them"),
+        format!(
+            "when you have, and `run` has begun: {}; then restart outboxd",
+            slot_record::account_sql(database)
+        ),
+    ))
 }
 
 fn unreadable(error: &CatalogError) -> Check {

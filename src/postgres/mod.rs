@@ -18,6 +18,7 @@ pub mod parked_table;
 mod parked_text;
 pub mod pgoutput;
 pub mod preflight;
+pub mod publication;
 pub mod replication;
 pub mod slot_record;
 pub mod snapshot;

@@ -14,6 +14,7 @@ use super::{
     SourceDatabase,
     catalog::{self, CatalogError, SlotFacts, failed, made},
     continuity::Evidence,
+    publication::{self, PublishedBy, Publishing},
     replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
 };
@@ -28,6 +29,9 @@ pub const TABLE: &str = "outboxd_state";
 /// [`SlotRecord::is_torn_down`], of the row that is there.
 const TORN_DOWN: &str =
     "outboxd_state.confirmed_flush = '0/0' AND outboxd_state.holder IS NULL AND outboxd_state.gap IS NULL";
+
+/// [`SlotRecord::unaccounted`] of a slot that was made while the table had rows, with `backlog = "skip"`.
+pub const LEFT_OUT: &str = "the table had rows when the slot was made, which backlog = \"skip\" left out";
 
 /// SQLSTATE `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
@@ -52,6 +56,11 @@ pub struct SlotRecord {
     pub holder: Option<String>,
     /// A gap that somebody found, which stays until it is recovered from: what proved it may not be there for ever.
     pub gap: Option<String>,
+    /// By what the outbox table is published; `None` when that is not known.
+    pub published_by: Option<PublishedBy>,
+    /// Why the table may hold rows that were never published although no gap speaks of them, such as rows that are older than
+    /// a slot made by hand. While it is set, clean-up removes nothing.
+    pub unaccounted: Option<String>,
     /// Grows with every write, a teardown's too, so that an older state of the database shows.
     pub version: i64,
 }
@@ -90,10 +99,16 @@ fn timestamp(time: Option<Timestamp>) -> String {
 pub fn create_table_sql(database: &SourceDatabase) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, \
-         confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, version bigint NOT NULL, \
+         confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, published_by text, unaccounted text, version bigint NOT NULL, \
          written_at timestamptz NOT NULL DEFAULT clock_timestamp())",
         table(database)
     )
+}
+
+/// The statement by which somebody says that every row of the table is published, or need not be: what
+/// [`unaccounted`](SlotRecord::unaccounted) speaks of is seen to.
+pub fn account_sql(database: &SourceDatabase) -> String {
+    format!("UPDATE {} SET unaccounted = NULL WHERE slot = {}", table(database), literal(&database.slot))
 }
 
 /// The statement that lets the source's role use the table, once somebody else has made it.
@@ -110,7 +125,8 @@ pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<
 pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<SlotRecord>, CatalogError> {
     let select = format!(
         "SELECT system_identifier, timeline, (confirmed_flush - '0/0')::int8, \
-         (extract(epoch FROM confirmed_until) * 1000000)::int8, holder, gap, version FROM {} WHERE slot = $1",
+         (extract(epoch FROM confirmed_until) * 1000000)::int8, holder, gap, version, published_by, \
+         unaccounted FROM {} WHERE slot = $1",
         table(database)
     );
     let row = match client.query_typed_opt(&select, &[(&database.slot, Type::TEXT)]).await {
@@ -125,6 +141,8 @@ pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<S
         confirmed_until: row.get::<_, Option<i64>>(3).map(Timestamp),
         holder: row.get(4),
         gap: row.get(5),
+        published_by: row.get::<_, Option<&str>>(7).and_then(|by| by.parse().ok()),
+        unaccounted: row.get(8),
         version: row.get(6),
     }))
 }
@@ -164,7 +182,7 @@ pub async fn write_first(
     let update = format!(
         "DO UPDATE SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, \
          confirmed_flush = excluded.confirmed_flush, confirmed_until = excluded.confirmed_until, \
-         version = {TABLE}.version + 1, written_at = clock_timestamp() \
+         published_by = excluded.published_by, unaccounted = excluded.unaccounted, version = {TABLE}.version + 1, written_at = clock_timestamp() \
          WHERE {TORN_DOWN}"
     );
     insert(client, database, record, "true", &update).await?;
@@ -173,7 +191,8 @@ pub async fn write_first(
 
 const OVERWRITE: &str = "DO UPDATE SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, \
                          confirmed_flush = excluded.confirmed_flush, confirmed_until = excluded.confirmed_until, \
-                         holder = excluded.holder, gap = excluded.gap, version = excluded.version, \
+                         holder = excluded.holder, gap = excluded.gap, published_by = excluded.published_by, \
+                         unaccounted = excluded.unaccounted, version = excluded.version, \
                          written_at = clock_timestamp()";
 
 /// Whether something was written: nothing unless `condition`, and where a record is, what `if_there` says.
@@ -184,11 +203,14 @@ async fn insert(
     condition: &str,
     if_there: &str,
 ) -> Result<bool, CatalogError> {
-    let SlotRecord { system_id, timeline, confirmed_flush, confirmed_until, holder, gap, version } = record;
+    let SlotRecord { system_id, timeline, confirmed_flush, confirmed_until, holder, gap, version, .. } =
+        record;
+    let published_by = record.published_by.map(|by| by.to_string());
     let text = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
     let insert = format!(
         "{DURABLE}; INSERT INTO {} (slot, system_identifier, timeline, confirmed_flush, confirmed_until, holder, \
-         gap, version) SELECT {}, {}, {timeline}, pg_lsn '{confirmed_flush}', {}, {}, {}, {version} WHERE {condition} \
+         gap, published_by, unaccounted, version) SELECT {}, {}, {timeline}, pg_lsn '{confirmed_flush}', {}, {}, {}, {}, {}, \
+         {version} WHERE {condition} \
          ON CONFLICT (slot) {if_there}",
         table(database),
         literal(&database.slot),
@@ -196,6 +218,8 @@ async fn insert(
         timestamp(*confirmed_until),
         text(holder),
         text(gap),
+        text(&published_by),
+        text(&record.unaccounted),
     );
     let answers = client.simple_query(&insert).await.map_err(failed("writing the slot's record"))?;
     let written =
@@ -272,7 +296,7 @@ async fn update(
 pub async fn tear_down(client: &Client, database: &SourceDatabase) -> Result<bool, CatalogError> {
     let update = format!(
         "UPDATE {} SET confirmed_flush = '0/0', confirmed_until = NULL, holder = NULL, gap = NULL, \
-         version = version + 1, written_at = clock_timestamp() \
+         published_by = NULL, unaccounted = NULL, version = version + 1, written_at = clock_timestamp() \
          WHERE slot = $1 AND NOT ({TORN_DOWN})",
         table(database)
     );
@@ -307,7 +331,7 @@ impl Evidence {
         remembered: Option<u32>,
     ) -> Result<Self, EvidenceError> {
         let mut server = replication.identify_system().await?;
-        let (record, slot) = consistent(client, database).await?;
+        let (record, slot, publishing) = consistent(client, database).await?;
         server.xlogpos = catalog::wal_end(client).await?;
         let earlier = record.as_ref().map(|record| record.timeline).into_iter().chain(remembered);
         let history = match earlier.min() {
@@ -316,10 +340,10 @@ impl Evidence {
             }
             _ => Vec::new(),
         };
-        Ok(Self { server, history, record, slot })
+        Ok(Self { server, history, record, slot, publishing, published_before: None })
     }
 
-    /// Reads record, slot and the end of WAL again, as time has passed.
+    /// Reads record, slot, publication and the end of WAL again, as time has passed.
     ///
     /// # Errors
     /// As [`read`].
@@ -328,24 +352,27 @@ impl Evidence {
         client: &Client,
         database: &SourceDatabase,
     ) -> Result<(), CatalogError> {
-        (self.record, self.slot) = consistent(client, database).await?;
+        self.published_before = self.publishing.by();
+        (self.record, self.slot, self.publishing) = consistent(client, database).await?;
         self.server.xlogpos = catalog::wal_end(client).await?;
         Ok(())
     }
 }
 
-/// Record and slot as they were at one time: whoever acquires the slot writes the record before moving the slot, so a
-/// record that stays the same while the slot is read goes with it. Slots are in no snapshot.
+/// Record, slot and publication as they were at one time: whoever acquires the slot writes the record before moving the slot,
+/// and whoever tears all down clears it before dropping the publication; so a record that stays the same while the others are
+/// read goes with them. Slots are in no snapshot.
 async fn consistent(
     client: &Client,
     database: &SourceDatabase,
-) -> Result<(Option<SlotRecord>, Option<SlotFacts>), CatalogError> {
+) -> Result<(Option<SlotRecord>, Option<SlotFacts>, Publishing), CatalogError> {
     let mut record = read(client, database).await?;
     loop {
         let slot = catalog::slot_progress(client, &database.slot).await?;
+        let publishing = publication::publishing(client, database).await?;
         let now = read(client, database).await?;
         if now == record {
-            return Ok((record, slot));
+            return Ok((record, slot, publishing));
         }
         record = now;
     }

@@ -61,7 +61,7 @@ pub(super) enum Event {
     /// Publishes are confirmed: that one, or all up to it.
     Confirmed { channel: ChannelId, delivery_tag: u64, multiple: bool, ack: bool },
     /// A `mandatory` message that no queue is bound for. Its confirm is still to come.
-    Returned { reply_code: u16, reply_text: String, exchange: String, properties: AMQPProperties },
+    Returned { reply_code: u16, reply_text: String, exchange: String, properties: Box<AMQPProperties> },
     /// The broker takes nothing any more.
     Blocked { reason: String },
     /// The broker takes messages again.
@@ -262,7 +262,7 @@ impl Connection {
                     reply_code: returned.reply_code,
                     reply_text: returned.reply_text.to_string(),
                     exchange: returned.exchange.to_string(),
-                    properties: header.properties,
+                    properties: Box::new(header.properties),
                 },
                 None => return Ok(None),
             },

@@ -31,10 +31,21 @@ pub(super) enum Purpose {
 /// How far the rows came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Published {
-    /// So many, the first ones in order, are confirmed.
-    pub(super) confirmed: u64,
+    /// So many, the first ones in order, are confirmed, or put aside or given up as policy says.
+    pub(super) settled: u64,
     /// There are no others.
     pub(super) complete: bool,
+}
+
+/// What became of rows that are all settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backfill {
+    /// Published, and confirmed by the broker.
+    pub confirmed: u64,
+    /// Put aside, as policy says.
+    pub parked: u64,
+    /// Given up, as policy says: unroutable, or no messages.
+    pub dropped: u64,
 }
 
 /// What the end of a backlog leads to.
@@ -43,8 +54,8 @@ pub(super) enum Backfilled<R> {
     Done {
         /// The connection.
         connection: R,
-        /// So many rows.
-        rows: u64,
+        /// What became of the rows.
+        rows: Backfill,
     },
     /// Asked to end before all was confirmed: the next start publishes the backlog again.
     CutShort,
@@ -63,10 +74,12 @@ pub(super) async fn publish_backlog<B: Backlog>(
     if !published.complete {
         return Ok(Backfilled::CutShort);
     }
+    let (parked, dropped) = (delivery.parked(), delivery.left_out());
+    let rows = Backfill { confirmed: published.settled.saturating_sub(parked + dropped), parked, dropped };
     tokio::select! {
         biased;
         connection = backlog.finish() => {
-            Ok(Backfilled::Done { connection: connection?, rows: published.confirmed })
+            Ok(Backfilled::Done { connection: connection?, rows })
         }
         () = shutdown.overdue() => Ok(Backfilled::CutShort),
     }
@@ -129,8 +142,17 @@ pub(super) async fn publish_rows(
     {
         return Err(Fault::InvalidRow(row));
     }
-    let confirmed = read - delivery.ledger().len() as u64;
+    let done = read - delivery.ledger().len() as u64;
     let complete = all_read && settled;
-    tracing::info!(source = report.name(), confirmed, complete, "rows of the table are confirmed");
-    Ok(Published { confirmed, complete })
+    let (parked, dropped) = (delivery.parked(), delivery.left_out());
+    let confirmed = done.saturating_sub(parked + dropped);
+    tracing::info!(
+        source = report.name(),
+        confirmed,
+        parked,
+        dropped,
+        complete,
+        "rows of the table are settled"
+    );
+    Ok(Published { settled: done, complete })
 }

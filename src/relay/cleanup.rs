@@ -5,6 +5,9 @@
 //! process, by its ledger: a slot that somebody dropped and made anew says nothing. And the slot, on the very connection
 //! that the rows are removed on: after a failover the stream may still be thought alive while new connections lead elsewhere.
 //!
+//! And nothing is removed that may not have been published at all. Where the slot's record says that there may be such rows
+//! nobody begins; and whoever sees that the table is not published as it was when the slot was taken stops for good.
+//!
 //! The pace: at once again while there is much to do, and never more than half of the time of one server process. Whatever
 //! fails is a warning; the stream never waits for any of this.
 
@@ -20,19 +23,18 @@ use crate::{
     position::Lsn,
     postgres::{
         catalog::CatalogError,
-        cleanup::{self, CleanupError, SeenRow, Statements},
+        cleanup::{self, CleanupError, Pass, SeenRow, Statements},
         error::ConnectError,
-        slot_record::Confirmed,
+        publication::PublishedBy,
+        slot_record::{self, Confirmed},
     },
 };
 
-/// Rows of one search: enough that several thousand rows a second need few searches and waits, and no more than a megabyte.
-const SEARCH_ROWS: usize = 10_000;
 /// Rows of one transaction: it takes milliseconds.
 const BATCH_ROWS: usize = 1000;
-/// Between two searches, when there is little to remove.
+/// Between two passes through the table.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Times as long as a search took is the pause after it: in a large table without an index that helps, it may be long.
+/// Times as long as a search took is the pause after it, when it led to nothing.
 const PAUSE_FACTOR: u32 = 20;
 /// After a failure, which somebody has to mend most often.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
@@ -46,6 +48,15 @@ const SLOT_INTERVAL: Duration = Duration::from_millis(50);
 /// A slot that has not taken it in by then is another one.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Whether every row that is before the confirmed position was published.
+#[derive(Clone, Debug)]
+pub(super) enum Ground {
+    /// It was, by this.
+    Firm(PublishedBy),
+    /// It may not have been: why.
+    Doubtful(String),
+}
+
 /// Ends when dropped. What the server is at then, it finishes: that was allowed before.
 pub(super) struct Cleanup(JoinHandle<()>);
 
@@ -56,9 +67,23 @@ impl Cleanup {
         columns: &ColumnNames,
         confirmed: watch::Receiver<Option<Confirmed>>,
         report: &Reporter,
+        ground: Ground,
     ) -> Option<Self> {
+        let cleanup = database.options().cleanup?;
+        let published_by = match ground {
+            Ground::Firm(published_by) => published_by,
+            Ground::Doubtful(why) => {
+                let word = slot_record::account_sql(database.options());
+                report.cleanup_off(Some(format!(
+                    "{why}; when you have seen to such rows, say so with {word}; and restart outboxd"
+                )));
+                return None;
+            }
+        };
+        report.cleanup_off(None);
         let cleaner = Cleaner {
-            cleanup: database.options().cleanup?,
+            cleanup,
+            published_by,
             database: database.clone(),
             columns: columns.clone(),
             confirmed,
@@ -78,6 +103,7 @@ impl Drop for Cleanup {
 
 struct Cleaner<D> {
     cleanup: cleanup::Cleanup,
+    published_by: PublishedBy,
     database: D,
     columns: ColumnNames,
     confirmed: watch::Receiver<Option<Confirmed>>,
@@ -101,6 +127,12 @@ impl<D: Database> Cleaner<D> {
         loop {
             // Rows that were seen are forgotten with the connection: the next one may lead to another server.
             let Err(error) = self.clean().await;
+            if let Uncleaned::Cleanup(error) = &error
+                && error.is_final()
+            {
+                self.report.cleanup_off(Some(format!("{error}; restart outboxd when it is mended")));
+                return;
+            }
             self.warn(&error);
             // A search that was too long is as much of a burden as one that came to its end.
             let took = self.searching_since.take().map_or(Duration::ZERO, |since| since.elapsed());
@@ -110,13 +142,14 @@ impl<D: Database> Cleaner<D> {
 
     async fn clean(&mut self) -> Result<std::convert::Infallible, Uncleaned> {
         let sql = self.database.connect_sql(&format!("outboxd cleanup {}", self.report.name())).await?;
-        let statements = sql.prepare_cleanup(self.database.options(), self.cleanup, &self.columns).await?;
-        // Rows that were found and stayed, because somebody holds or keeps them, must not hide those behind them.
-        let mut stayed = 0;
+        let options = self.database.options();
+        let statements = sql.prepare_cleanup(options, self.cleanup, &self.columns, self.published_by);
+        let statements = statements.await?;
+        let mut pass = Pass::default();
         loop {
             let begun = Instant::now();
             self.searching_since = Some(begun);
-            let seen = sql.search_rows(self.database.options(), &statements, SEARCH_ROWS, stayed).await?;
+            let seen = sql.search_rows(self.database.options(), &statements, pass).await?;
             self.searching_since = None;
             let took = begun.elapsed();
             let mut outcome = Outcome::default();
@@ -127,13 +160,13 @@ impl<D: Database> Cleaner<D> {
                 }
                 outcome = self.remove(&sql, &statements, &seen.rows).await?;
             }
-            let there_is_more = seen.rows.len() == SEARCH_ROWS;
-            stayed = if there_is_more { stayed + seen.rows.len() - outcome.removed } else { 0 };
+            pass = seen.then.after_removing(outcome.removed);
+            let least = if pass == Pass::Begin { PAUSE } else { Duration::ZERO };
             if let Some(refused) = outcome.refused {
                 self.warn(&refused.into());
                 tokio::time::sleep(AFTER_FAILURE).await;
-            } else if !there_is_more || outcome.removed == 0 {
-                tokio::time::sleep(PAUSE.max(took * PAUSE_FACTOR)).await;
+            } else if pass == Pass::Begin || outcome.removed == 0 {
+                tokio::time::sleep(least.max(took * PAUSE_FACTOR)).await;
             }
         }
     }

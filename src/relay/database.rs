@@ -17,10 +17,11 @@ use crate::{
         SourceDatabase,
         backlog::{self, BacklogError},
         catalog::{self, CatalogError, Facts, SlotFacts, TableKind},
-        cleanup::{self, Cleanup, CleanupError, Seen, SeenRow, Statements},
+        cleanup::{self, Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
         continuity::Evidence,
         error::ConnectError,
         parked_table,
+        publication::{self, PublishedBy, Publishing},
         replication::{
             BeforeStream, ReplicationConnection, ReplicationError, ReplicationEvent, ReplicationStream,
             SystemIdentity,
@@ -84,8 +85,21 @@ pub trait Sql: Send + Sync {
     /// Everything that a source's start looks at.
     fn facts(&self, database: &SourceDatabase) -> impl Future<Output = Result<Facts, CatalogError>> + Send;
 
-    /// Makes the publication; `false` when there was one of that name already.
-    fn create_publication(
+    /// Makes the publication if it is missing, and puts the table in if it is not held.
+    fn mend_publication(
+        &self,
+        database: &SourceDatabase,
+        kind: TableKind,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Whether the table's inserts get into the stream, and by what.
+    fn publishing(
+        &self,
+        database: &SourceDatabase,
+    ) -> impl Future<Output = Result<Publishing, CatalogError>> + Send;
+
+    /// Whether the table has no row that can be seen.
+    fn table_is_empty(
         &self,
         database: &SourceDatabase,
         kind: TableKind,
@@ -173,12 +187,14 @@ pub trait Sql: Send + Sync {
         slot: &str,
     ) -> impl Future<Output = Result<Option<SlotFacts>, CatalogError>> + Send;
 
-    /// The statements that remove confirmed rows, on a connection that is then good for nothing else.
+    /// The statements that remove confirmed rows, as long as the table is published by this, on a connection that is then good
+    /// for nothing else.
     fn prepare_cleanup(
         &self,
         database: &SourceDatabase,
         cleanup: Cleanup,
         columns: &ColumnNames,
+        published_by: PublishedBy,
     ) -> impl Future<Output = Result<Statements, CleanupError>> + Send;
 
     /// Rows that are there and old enough, and a position that all of them were committed before.
@@ -186,8 +202,7 @@ pub trait Sql: Send + Sync {
         &self,
         database: &SourceDatabase,
         statements: &Statements,
-        limit: usize,
-        skip: usize,
+        pass: Pass,
     ) -> impl Future<Output = Result<Seen, CleanupError>> + Send;
 
     /// Removes rows, as far as they are still the same; how many that were.
@@ -330,12 +345,16 @@ impl Sql for tokio_postgres::Client {
         Facts::read(self, &database.table, &database.publication).await
     }
 
-    async fn create_publication(
-        &self,
-        database: &SourceDatabase,
-        kind: TableKind,
-    ) -> Result<bool, CatalogError> {
-        catalog::create_publication(self, &database.publication, &database.table, kind).await
+    async fn mend_publication(&self, database: &SourceDatabase, kind: TableKind) -> Result<(), CatalogError> {
+        publication::mend(self, database, kind).await
+    }
+
+    async fn publishing(&self, database: &SourceDatabase) -> Result<Publishing, CatalogError> {
+        publication::publishing(self, database).await
+    }
+
+    async fn table_is_empty(&self, database: &SourceDatabase, kind: TableKind) -> Result<bool, CatalogError> {
+        catalog::is_empty(self, &database.table, kind).await
     }
 
     async fn create_slot(&self, slot: &str) -> Result<(), CatalogError> {
@@ -415,18 +434,18 @@ impl Sql for tokio_postgres::Client {
         database: &SourceDatabase,
         cleanup: Cleanup,
         columns: &ColumnNames,
+        published_by: PublishedBy,
     ) -> Result<Statements, CleanupError> {
-        Statements::prepare(self, database, cleanup, columns).await
+        Statements::prepare(self, database, cleanup, columns, published_by).await
     }
 
     async fn search_rows(
         &self,
         database: &SourceDatabase,
         statements: &Statements,
-        limit: usize,
-        skip: usize,
+        pass: Pass,
     ) -> Result<Seen, CleanupError> {
-        cleanup::search(self, database, statements, limit, skip).await
+        cleanup::search(self, database, statements, pass).await
     }
 
     async fn remove_rows(&self, statements: &Statements, rows: &[SeenRow]) -> Result<u64, CleanupError> {

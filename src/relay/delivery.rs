@@ -29,6 +29,8 @@ pub(super) struct Delivery<'a, D: Database, P> {
     ledger: Ledger,
     publisher: P,
     parker: Parker<D>,
+    /// Rows that policy put aside.
+    parked: u64,
     /// Rows that policy gave up.
     left_out: u64,
     options: &'a RelayOptions,
@@ -58,6 +60,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             ledger: Ledger::new(options.ordering, limits, progress),
             publisher,
             parker,
+            parked: 0,
             left_out: 0,
             options,
             report,
@@ -134,6 +137,11 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 reason: InvalidReason::Unsendable { reason },
             }),
         }
+    }
+
+    /// How many rows were put aside, for good.
+    pub(super) fn parked(&self) -> u64 {
+        self.parked
     }
 
     /// How many rows were given up: returned or invalid ones, neither published nor parked.
@@ -298,6 +306,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             self.ledger.parked(*tag, *before);
             log_parked(self.report.name(), row);
         }
+        self.parked += rows.len() as u64;
         self.report.parked(rows.len() as u64);
         self.report_progress();
         self.show_state();

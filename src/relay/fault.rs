@@ -58,6 +58,9 @@ pub enum Fault {
     /// A standby's new connection leads somewhere else than its first.
     #[error("PostgreSQL is another server than a moment ago, or was promoted: looking at it anew")]
     ServerChanged,
+    /// Without a slot there is no gap, but one that is made now would pass rows over.
+    #[error("the publication was dropped or altered a moment ago: looking at it anew before a slot is made")]
+    PublicationGone,
     /// We hung, or were frozen, just after we had got the slot.
     #[error("slot \"{slot}\" was ours and has been given to another instance meanwhile: asking for it anew")]
     SlotTaken {
@@ -77,7 +80,7 @@ pub enum Fault {
     /// Rows of the table could not be read.
     #[error(transparent)]
     Snapshot(Box<SnapshotError>),
-    /// The slot is lost, gone, or not the one that was there before.
+    /// The slot is lost, gone, not the one that was there before, or has passed rows over.
     #[error(
         "slot \"{slot}\" {gap}. No new slot is made silently: `outboxd recover --source {source_name}` makes one and publishes \
          the rows that the table still has"
@@ -110,6 +113,11 @@ pub enum Verdict {
 }
 
 impl Fault {
+    /// The slot of a source cannot be gone on with.
+    pub(super) fn gap(slot: &str, source_name: &str, gap: Gap) -> Self {
+        Fault::Gap { slot: slot.to_owned(), source_name: source_name.to_owned(), gap: Box::new(gap) }
+    }
+
     /// Retry or stop: the one place that decides.
     pub fn verdict(&self) -> Verdict {
         match self {
@@ -127,6 +135,7 @@ impl Fault {
             | Fault::ServerSilent { .. }
             | Fault::ServerEnding
             | Fault::ServerChanged
+            | Fault::PublicationGone
             | Fault::SlotTaken { .. }
             | Fault::ConnectTimeout { .. } => Verdict::Again,
             // What is wrong with a database can be mended while we wait.

@@ -32,6 +32,7 @@ mod replay;
 mod streamed_table;
 mod supervisor;
 
+pub use backfill::Backfill;
 pub use fault::{Fault, Verdict};
 pub use fence::fence_queue;
 pub use recovery::{Recovered, RecoveryError, recover};

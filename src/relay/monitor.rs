@@ -1,5 +1,6 @@
 //! Watches one source's server from the outside, on an SQL connection of its own: for metrics and status, and to notice a
-//! shutdown, or a silence that the stream cannot tell while nobody reads it. On the same connection it writes down, now and then, how far the slot is confirmed.
+//! shutdown, a silence that the stream cannot tell while nobody reads it, or a publication that passes rows over, of which the
+//! stream says nothing. On the same connection it writes down, now and then, how far the slot is confirmed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +14,15 @@ use tokio::{
 use super::database::{Database, Sql};
 use crate::{
     admin::Reporter,
-    postgres::{catalog::CatalogError, error::ConnectError, slot_record::Confirmed},
+    outbox::Timestamp,
+    position::Lsn,
+    postgres::{
+        catalog::CatalogError,
+        continuity::{Cause, Gap},
+        error::ConnectError,
+        publication::{PublishedBy, Publishing},
+        slot_record::Confirmed,
+    },
 };
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -26,9 +35,23 @@ const RECORD_INTERVAL: Duration = Duration::from_secs(60);
 /// SQLSTATE of "the database system is shutting down", and of "starting up".
 const CANNOT_CONNECT_NOW: &str = "57P03";
 
+/// What was true when it was last seen to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Published {
+    /// By what the outbox table is published.
+    pub(super) by: PublishedBy,
+    /// Everything that commits before was confirmed by then, so nothing of it is missing.
+    pub(super) confirmed: Option<Lsn>,
+    /// When the last message that was confirmed by then was committed.
+    pub(super) until: Option<Timestamp>,
+}
+
 /// Ends when dropped.
 pub(super) struct Monitor {
     task: JoinHandle<()>,
+    slot: String,
+    published: watch::Sender<Option<Published>>,
+    gap: watch::Receiver<Option<Gap>>,
     server_ending: Arc<Notify>,
     confirmed: watch::Sender<Option<Confirmed>>,
     heard: watch::Receiver<Instant>,
@@ -46,18 +69,46 @@ impl Monitor {
         let server_ending = Arc::new(Notify::new());
         let (sender, confirmed) = watch::channel(None);
         let (hears, heard) = watch::channel(Instant::now());
+        let (expects, published) = watch::channel(None);
+        let (finds, gap) = watch::channel(None);
         let watched = Watched {
             database: database.clone(),
             holder: holder.to_owned(),
             report: report.clone(),
             server_ending: server_ending.clone(),
             confirmed,
+            published,
+            last_published: None,
+            finds,
             recorded: None,
             recorded_at: Instant::now(),
             hears,
             silence_max,
         };
-        Self { task: tokio::spawn(watched.run()), server_ending, confirmed: sender, heard, silence_max }
+        let slot = database.options().slot.clone();
+        let task = tokio::spawn(watched.run());
+        Self { task, slot, published: expects, gap, server_ending, confirmed: sender, heard, silence_max }
+    }
+
+    /// The slot that is watched.
+    pub(super) fn slot(&self) -> &str {
+        &self.slot
+    }
+
+    /// From now on the table is to be published by this.
+    pub(super) fn expect(&self, published: Published) {
+        self.published.send_replace(Some(published));
+    }
+
+    /// Waits until the table is not published any more by what it was, or was not for a time. Cancel-safe.
+    pub(super) async fn passed_over(&self) -> Gap {
+        let mut gap = self.gap.clone();
+        let found = gap.wait_for(Option::is_some).await.ok().and_then(|gap| gap.clone());
+        match found {
+            Some(gap) => gap,
+            // The monitor is about to be dropped.
+            None => std::future::pending().await,
+        }
     }
 
     /// How far the slot is confirmed now.
@@ -105,6 +156,11 @@ struct Watched<D> {
     report: Reporter,
     server_ending: Arc<Notify>,
     confirmed: watch::Receiver<Option<Confirmed>>,
+    /// What is to be so.
+    published: watch::Receiver<Option<Published>>,
+    /// What was so.
+    last_published: Option<Published>,
+    finds: watch::Sender<Option<Gap>>,
     /// What the record was last written for, and when.
     recorded: Option<Confirmed>,
     recorded_at: Instant,
@@ -143,6 +199,9 @@ impl<D: Database> Watched<D> {
                 self.report.lag(progress.lag_bytes);
                 self.report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
             }
+            // Before the record is written, which must not speak of what came after a gap.
+            within(limit, self.look_at_publication(&sql)).await?;
+            self.heard();
             within(limit, self.count_parked(&sql).map(Ok::<_, CatalogError>)).await?;
             self.heard();
             within(limit, self.record(&sql).map(Ok::<_, CatalogError>)).await?;
@@ -157,6 +216,39 @@ impl<D: Database> Watched<D> {
 
     fn heard(&self) {
         self.hears.send_replace(Instant::now());
+    }
+
+    async fn look_at_publication(&mut self, sql: &D::Sql) -> Result<(), CatalogError> {
+        let Some(expected) = *self.published.borrow() else { return Ok(()) };
+        let last = self.last_published.unwrap_or(expected);
+        // What is confirmed before the look was published, if the look finds all well.
+        let confirmed = *self.confirmed.borrow();
+        let cause = match sql.publishing(self.database.options()).await? {
+            Publishing::By(by) if by.entry == expected.by.entry => {
+                if by != last.by {
+                    let source = self.report.name();
+                    tracing::warn!(
+                        source,
+                        "the publication was altered: if it published no inserts for a time, the rows of that time are \
+                         missing, and `outboxd replay` publishes them"
+                    );
+                }
+                self.last_published = Some(match confirmed {
+                    Some(Confirmed { flush, until, .. }) => {
+                        Published { by, confirmed: Some(flush), until: until.or(last.until) }
+                    }
+                    None => Published { by, ..last },
+                });
+                return Ok(());
+            }
+            Publishing::By(_) => Cause::PublishedAnew,
+            Publishing::Not(why) => Cause::Unpublished(why),
+            // Renamed, perhaps, and then it is still published.
+            Publishing::NoTable => return Ok(()),
+        };
+        let Published { confirmed, until, .. } = last;
+        self.finds.send_replace(Some(Gap { cause, confirmed, until }));
+        Ok(())
     }
 
     async fn count_parked(&self, sql: &D::Sql) {

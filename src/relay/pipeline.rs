@@ -22,6 +22,7 @@ use crate::{
     outbox::{Mapper, Mapping, OutboxRow, Timestamp},
     position::{Lsn, Position},
     postgres::{
+        continuity::{Cause, Gap},
         pgoutput::{self, PgOutput, Relation, Tuple},
         replication::ReplicationEvent,
         slot_record::Confirmed,
@@ -127,6 +128,13 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         Left { progress, unconfirmed: self.delivery.can_settle() || progress.is_mid_transaction() }
     }
 
+    /// Up to version 17 the server refuses to send what was written while there was no publication. It does so for ever, also if
+    /// there is one by now: a gap behind everything that was confirmed.
+    pub(super) fn refused(&self) -> Gap {
+        let Progress { confirmed, committed_at, .. } = self.progress();
+        Gap { cause: Cause::PublishedAnew, confirmed: confirmed.map(ConfirmedLsn::lsn), until: committed_at }
+    }
+
     /// Streams until `shutdown`, then drains. After a fault the pipeline is of no more use but for
     /// [`abandon`](Self::abandon) or [`close`](Self::close).
     pub(super) async fn run(&mut self, shutdown: &mut Shutdown, monitor: &Monitor) -> Result<Drained, Fault> {
@@ -154,6 +162,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                     self.take(event?)?;
                     self.take_what_is_ready()?;
                 }
+                // Whatever comes from now on, rows are missing from it.
+                gap = monitor.passed_over() => return Err(Fault::gap(monitor.slot(), self.report.name(), gap)),
                 () = monitor.server_ending() => return Err(Fault::ServerEnding),
                 // Whoever does not read, because the broker takes nothing, hears no silence either; and must not keep the
                 // fence from an instance that has the slot by now.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{
     Fault, Shutdown, Source,
-    backfill::{Backfilled, publish_backlog},
+    backfill::{Backfill, Backfilled, publish_backlog},
     broker::Broker,
     database::{Backlog, Database, Rows, Sql},
     delivery::Delivery,
@@ -42,8 +42,8 @@ const TIMESTAMPTZ: u32 = 1184;
 pub struct Recovered {
     /// Where the new slot begins.
     pub at: Lsn,
-    /// Rows published and confirmed.
-    pub rows: u64,
+    /// What became of the rows.
+    pub rows: Backfill,
     /// Rows created before were left out; `None`: none were.
     pub since: Option<Timestamp>,
     /// In what order the rows came.
@@ -98,7 +98,7 @@ pub async fn recover<D: Database, B: Broker>(
     let prepare = async {
         let sql = server.connect_sql(&application_name).await?;
         let facts = sql.facts(database).await?;
-        let checks = preflight::checks(database, &mapping.columns, &facts);
+        let checks = preflight::recovery_checks(database, &mapping.columns, &facts);
         let existing = facts.slots.iter().find(|slot| slot.name == database.slot);
         let lost = existing.is_some_and(|slot| slot.is_lost());
         let failed =
@@ -107,7 +107,7 @@ pub async fn recover<D: Database, B: Broker>(
             return Err(Fault::Preflight(checks).into());
         };
         let mut replication = server.connect_replication(&application_name).await?;
-        let evidence = server.evidence(&sql, &mut replication, None).await?;
+        let mut evidence = server.evidence(&sql, &mut replication, None).await?;
         let cause = match evidence.judge(None) {
             Err(gap) => {
                 tracing::warn!(source = name, slot = database.slot, "the slot {gap}");
@@ -119,9 +119,7 @@ pub async fn recover<D: Database, B: Broker>(
                 return Err(RecoveryError::Healthy { slot: database.slot.clone(), pid });
             }
         };
-        if facts.publication.is_none() {
-            sql.create_publication(database, table.kind).await?;
-        }
+        sql.mend_publication(database, table.kind).await?;
         sql.create_records(database).await?;
         if database.parks && !facts.parked.exists {
             sql.create_parked(database).await?;
@@ -130,14 +128,31 @@ pub async fn recover<D: Database, B: Broker>(
         let marked = marked(&evidence, cause);
         sql.write_record(database, &marked).await?;
         sql.drop_slot(&database.slot).await?;
+        // Whatever is altered from now on is a gap again to whoever takes the new slot.
+        server.look_again(&sql, &mut evidence).await?;
+        let Some(published_by) = evidence.publishing.by() else {
+            return Err(Fault::PublicationGone.into());
+        };
+        let unaccounted = unaccounted(since, marked.unaccounted.as_deref());
         let since = since.or_else(|| since_record(marked.confirmed_until, &table, &mapping.columns));
+        // All rows are published, so all are accounted for.
+        let unaccounted = unaccounted.filter(|_| since.is_some());
         let selection = Selection { since, aggregate: None };
         let reader = server.connect_sql(&application_name).await?;
         tracing::info!(source = name, "making a snapshot, once every transaction that writes now has ended");
         let backlog = server.begin_backlog(replication, reader, &mapping.columns, &selection).await?;
-        Ok((evidence.server, marked.version, publisher, backlog, since))
+        let record = SlotRecord {
+            confirmed_until: None,
+            holder: None,
+            gap: None,
+            published_by: Some(published_by),
+            unaccounted,
+            version: marked.version + 1,
+            ..marked
+        };
+        Ok((evidence.server, record, publisher, backlog, since))
     };
-    let (identity, marked, publisher, mut backlog, since) = tokio::select! {
+    let (identity, record, publisher, mut backlog, since) = tokio::select! {
         biased;
         _ = shutdown.requested() => return Err(RecoveryError::CutShort),
         prepared = prepare => prepared?,
@@ -153,15 +168,8 @@ pub async fn recover<D: Database, B: Broker>(
     delivery.close().await;
     let Backfilled::Done { rows, .. } = published? else { return Err(RecoveryError::CutShort) };
     let (system_id, timeline) = identity.names();
-    let record = SlotRecord {
-        system_id,
-        timeline,
-        confirmed_flush: at,
-        confirmed_until: Some(taken_at),
-        holder: None,
-        gap: None,
-        version: marked + 1,
-    };
+    let record =
+        SlotRecord { system_id, timeline, confirmed_flush: at, confirmed_until: Some(taken_at), ..record };
     let sql = server.connect_sql(&application_name).await?;
     sql.write_record(database, &record).await?;
     Ok(Recovered { at, rows, since, order })
@@ -174,6 +182,14 @@ fn marked(evidence: &Evidence, gap: Option<Gap>) -> SlotRecord {
         Gap { cause: Cause::Recorded(words), confirmed: None, until: None }
     };
     evidence.marked(&gap.unwrap_or_else(begun), None)
+}
+
+/// What clean-up has to leave alone afterwards, unless all rows are published: what it had to before, and what somebody chose to
+/// leave out.
+fn unaccounted(chosen: Option<Timestamp>, before: Option<&str>) -> Option<String> {
+    let chosen =
+        chosen.map(|since| format!("`outboxd recover --since {since}` left out the rows created before"));
+    before.map(str::to_owned).or(chosen)
 }
 
 /// Where a record lets begin; `None`: with the first row. A `timestamp` without time zone is left alone, for nobody knows

@@ -62,7 +62,7 @@ pub async fn replay(
     let left_out = delivery.left_out();
     delivery.close().await;
     let published = published?;
-    let rows = published.confirmed.saturating_sub(left_out);
+    let rows = published.settled.saturating_sub(left_out);
     Ok(Replayed { rows, left_out, complete: published.complete, order })
 }
 

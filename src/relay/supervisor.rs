@@ -10,11 +10,11 @@ use super::{
     backfill::{Backfilled, publish_backlog},
     backoff::Backoff,
     broker::Broker,
-    cleanup::Cleanup,
+    cleanup::{Cleanup, Ground},
     database::{Backlog, Database, Replication, Rows, Sql, Stream},
     delivery::Delivery,
     fence_queue,
-    monitor::Monitor,
+    monitor::{Monitor, Published},
     parker::Parker,
     pipeline::{Drained, Left, Pipeline, StreamOf},
 };
@@ -26,11 +26,12 @@ use crate::{
     postgres::{
         SourceDatabase,
         backlog::BacklogError,
-        catalog::{CatalogError, TableFacts},
-        continuity::{Evidence, Memory},
+        catalog::{CatalogError, TableFacts, TableKind},
+        continuity::{Evidence, Gap, Memory},
         preflight,
+        publication::PublishedBy,
         replication::{BeforeStream, ReplicationError},
-        slot_record::{Confirmed, SlotRecord},
+        slot_record::{Confirmed, LEFT_OUT, SlotRecord},
         snapshot::Selection,
     },
     rabbitmq::BrokerOptions,
@@ -165,10 +166,19 @@ struct Connected<R, P> {
 enum Acquired<S, B> {
     Stream {
         streaming: Streaming<S>,
-        /// The slot is new, and was made at that time.
-        made: Option<Timestamp>,
+        /// The slot is new.
+        made: Option<Made>,
     },
     Backlog(Box<B>),
+}
+
+/// How a new slot was made.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    /// Rows from then on are its own.
+    at: Timestamp,
+    /// The rows before were published.
+    after_backlog: bool,
 }
 
 /// The slot's stream, and what was asked just before it began.
@@ -225,25 +235,25 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                     let Backfilled::Done { connection, .. } = backfill.await? else { return Ok(None) };
                     known.unconfirmed = false;
                     let started = self.start(connection, Lsn::ZERO).await;
-                    (started.map_err(|(_, error)| error)?, Some(taken_at))
+                    let made = Made { at: taken_at, after_backlog: true };
+                    (started.map_err(|(_, error)| error)?, Some(made))
                 }
             };
-            let claim = self.claim(known, &mut evidence, streaming.before, made);
+            let claim = self.claim(known, &mut evidence, streaming.before, made, table.kind);
             let mut claim = pin!(tokio::time::timeout(CONNECT_TIMEOUT, claim));
-            loop {
+            let ground = loop {
                 tokio::select! {
                     biased;
                     claimed = &mut claim => {
-                        claimed.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??;
-                        break;
+                        break claimed.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??;
                     }
                     // Nobody reads yet, and a first host that does not answer may take as long as wal_sender_timeout.
                     () = tokio::time::sleep(relay.keepalive_interval) => {
                         streaming.stream.send_status(None, false).await?;
                     }
                 }
-            }
-            Ok::<_, Fault>(Some(streaming))
+            };
+            Ok::<_, Fault>(Some((streaming, ground)))
         };
         let begun = tokio::select! {
             biased;
@@ -252,7 +262,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             for_at_least = monitor.server_silent() => return Err(Fault::ServerSilent { for_at_least }),
             () = deadline.overdue() => None,
         };
-        let Some(Streaming { stream, before }) = begun else {
+        let Some((Streaming { stream, before }, ground)) = begun else {
             delivery.close().await;
             return Ok(known.ended());
         };
@@ -265,8 +275,23 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         }
         let table = StreamedTable::new(database.options().table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
-        let cleanup = Cleanup::start(database, &mapping.columns, monitor.follow(), self.report);
-        let ended = pipeline.run(shutdown, &monitor).await;
+        if let Some(Memory { published_by: Some(by), confirmed, .. }) = known.slot {
+            let until = evidence.record.as_ref().and_then(|record| record.confirmed_until);
+            monitor.expect(Published { by, confirmed, until });
+        }
+        let cleanup = Cleanup::start(database, &mapping.columns, monitor.follow(), self.report, ground);
+        let ended = match pipeline.run(shutdown, &monitor).await {
+            Err(Fault::Replication(error)) if database.options().is_unpublished(&error) => {
+                tracing::warn!(source = self.source.name, %error, "the server refuses to send what is older than the publication");
+                known.keep(pipeline.left());
+                Err(self.passed_over(pipeline.refused(), &mut evidence, known.slot.as_ref()).await)
+            }
+            Err(Fault::Gap { gap, .. }) => {
+                known.keep(pipeline.left());
+                Err(self.passed_over(*gap, &mut evidence, known.slot.as_ref()).await)
+            }
+            ended => ended,
+        };
         drop(cleanup);
         let drained = match ended {
             Err(fault) if fault.verdict() == Verdict::Again => {
@@ -306,26 +331,28 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let sql = self.source.database.connect_sql(&self.application_name()).await?;
         let facts = sql.facts(database).await?;
         let checks = preflight::checks(database, &mapping.columns, &facts);
-        let failed = |slot_too: bool| {
+        // What is wrong with the slot, or with what feeds it, may be a gap, which is judged first.
+        let failed = |besides: &[&str]| {
             let mut failures = checks.iter().filter(|check| check.failure().is_some());
-            failures.any(|check| slot_too || check.name != preflight::SLOT)
+            failures.any(|check| !besides.contains(&check.name))
         };
-        if failed(false) {
+        if failed(&[preflight::SLOT, preflight::PUBLICATION]) {
             return Err(Fault::Preflight(checks));
         }
         let mut connection = self.replication_connection().await?;
         let remembered = known.slot.as_ref();
         let timeline = remembered.map(|slot| slot.timeline);
-        let evidence = self.source.database.evidence(&sql, &mut connection, timeline).await?;
+        let mut evidence = self.source.database.evidence(&sql, &mut connection, timeline).await?;
         self.judge(&sql, &evidence, remembered).await?;
-        let Some(table) = facts.table.filter(|_| !failed(true)) else {
+        let Some(table) = facts.table.filter(|_| !failed(&[])) else {
             return Err(Fault::Preflight(checks));
         };
         known.meet(&evidence, name);
         // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
-        if facts.publication.is_none() {
-            sql.create_publication(database, table.kind).await?;
+        if facts.publication.is_none() && evidence.slot.is_none() {
+            sql.mend_publication(database, table.kind).await?;
             tracing::info!(source = name, publication = database.publication, "created the publication");
+            self.source.database.look_again(&sql, &mut evidence).await?;
         }
         if !facts.records.exists {
             sql.create_records(database).await?;
@@ -350,25 +377,58 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             Ok(_) => return Ok(()),
             Err(gap) => gap,
         };
-        if let Some(marked) = evidence.to_be_marked(&gap, remembered) {
+        self.mark(sql, evidence, &gap, remembered).await;
+        Err(Fault::gap(&database.slot, name, gap))
+    }
+
+    /// Writes a gap down, as far as that can be done.
+    async fn mark(&self, sql: &D::Sql, evidence: &Evidence, gap: &Gap, remembered: Option<&Memory>) {
+        let Source { name, .. } = self.source;
+        let database = self.source.database.options();
+        if let Some(marked) = evidence.to_be_marked(gap, remembered) {
             let found = evidence.record.as_ref().map(|record| record.version);
             if let Err(error) = sql.mark_record(database, found, &marked).await {
                 let error = Fault::from(error).explain();
                 tracing::warn!(source = name, "the gap could not be written down: {error}");
             }
         }
-        Err(Fault::Gap { slot: database.slot.clone(), source_name: name.clone(), gap: Box::new(gap) })
+    }
+
+    /// Writes down that the stream passes rows over, from where `found` says. If the slot is not there any more, or was torn down,
+    /// that is the reason, and not the publication that went with it. Should the look fail, the next attempt finds all this, but
+    /// knows less well where a gap begins.
+    async fn passed_over(&self, found: Gap, evidence: &mut Evidence, remembered: Option<&Memory>) -> Fault {
+        let Source { name, database, .. } = self.source;
+        let look = async {
+            let sql = database.connect_sql(&self.application_name()).await?;
+            database.look_again(&sql, evidence).await?;
+            let found =
+                Gap { confirmed: found.confirmed.or(remembered.and_then(|slot| slot.confirmed)), ..found };
+            let gap = match evidence.judge(remembered) {
+                Err(judged) if !judged.cause.is_of_the_publication() => judged,
+                Err(judged) => Gap { cause: judged.cause, ..found },
+                Ok(_) => found,
+            };
+            self.mark(&sql, evidence, &gap, remembered).await;
+            Ok::<_, Fault>(gap)
+        };
+        match tokio::time::timeout(RELEASE_TIMEOUT, look).await {
+            Ok(Ok(gap)) => Fault::gap(&database.options().slot, name, gap),
+            Ok(Err(fault)) => fault,
+            Err(_) => Fault::ConnectTimeout { after: RELEASE_TIMEOUT },
+        }
     }
 
     /// Writes down that the slot is ours, before it is moved; not before looking once more whether it is the right one,
-    /// as a standby may have waited for days. `made`: the slot is new, and how old the rows are that it begins with.
+    /// as a standby may have waited for days. `made`: the slot is new. Says whether every row before it was published.
     async fn claim(
         &self,
         known: &mut Known,
         evidence: &mut Evidence,
         stream: BeforeStream,
-        made: Option<Timestamp>,
-    ) -> Result<(), Fault> {
+        made: Option<Made>,
+        kind: TableKind,
+    ) -> Result<Ground, Fault> {
         let database = &self.source.database;
         let sql = database.connect_sql(&self.application_name()).await?;
         database.look_again(&sql, evidence).await?;
@@ -377,27 +437,46 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let seen = known.slot.as_ref().map_or(0, |slot| slot.version);
         let (system_id, timeline) = evidence.server.clone().names();
         let confirmed = stream.confirmed_flush.max(before.map(|record| record.confirmed_flush));
+        // Of a table that was renamed a moment ago what was known stays true.
+        let published_by = evidence.publishing.by().or(before.and_then(|record| record.published_by));
+        let mut unaccounted = unaccounted(before, made, published_by);
+        // What is not there need not be accounted for.
+        if unaccounted.is_some() && sql.table_is_empty(database.options(), kind).await? {
+            unaccounted = None;
+        }
         let record = SlotRecord {
             system_id: system_id.clone(),
             timeline,
             confirmed_flush: confirmed.unwrap_or(Lsn::ZERO),
-            confirmed_until: made.or(before.and_then(|record| record.confirmed_until)),
+            confirmed_until: made.map(|made| made.at).or(before.and_then(|record| record.confirmed_until)),
             holder: Some(known.holder.clone()),
             gap: None,
+            published_by,
+            unaccounted,
             version: before.map_or(0, |record| record.version).max(seen) + 1,
         };
         // Ours already, by an earlier attempt: nothing new, and no WAL for it.
-        let ours = before.is_some_and(|before| before.holder == record.holder && before.timeline == timeline);
+        let ours = before.is_some_and(|before| {
+            let SlotRecord { holder, published_by, unaccounted, .. } = &record;
+            (&before.holder, before.timeline) == (holder, timeline)
+                && (&before.published_by, &before.unaccounted) == (published_by, unaccounted)
+        });
         // Before it is written, for a connection that is lost then does not tell whether it was.
         let holder = known.holder.clone();
-        let memory = known.slot.insert(Memory { holder, system_id, timeline, confirmed, version: seen });
+        let memory =
+            known.slot.insert(Memory { holder, system_id, timeline, confirmed, published_by, version: seen });
         if !ours {
             if !sql.claim_record(database.options(), &record, stream.pid).await? {
                 return Err(Fault::SlotTaken { slot: database.options().slot.clone() });
             }
             memory.version = record.version;
         }
-        Ok(())
+        Ok(match (record.unaccounted, published_by) {
+            (None, Some(published_by)) => Ground::Firm(published_by),
+            (why, _) => {
+                Ground::Doubtful(why.unwrap_or_else(|| "the table cannot be found under its name".into()))
+            }
+        })
     }
 
     /// Writes down where exactly the slot was left.
@@ -497,6 +576,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         // Another instance may have had a slot and lost it while we stood by.
         database.look_again(&sql, evidence).await?;
         self.judge(&sql, evidence, remembered).await?;
+        if evidence.slot.is_none() && evidence.publishing.by().is_none() {
+            return Err(Fault::PublicationGone);
+        }
         match relay.backlog {
             BacklogPolicy::Publish => {
                 let all = Selection::default();
@@ -504,7 +586,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 Ok(Acquired::Backlog(Box::new(backlog)))
             }
             BacklogPolicy::Skip => {
-                let made = Some(Timestamp::now());
+                let made = Some(Made { at: Timestamp::now(), after_backlog: false });
                 match sql.create_slot(&database.options().slot).await {
                     Ok(()) | Err(CatalogError::SlotExists(_)) => {}
                     Err(error) => return Err(error.into()),
@@ -514,6 +596,29 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             }
         }
     }
+}
+
+/// Why the table may hold rows that were never published although the slot is right.
+fn unaccounted(
+    before: Option<&SlotRecord>,
+    made: Option<Made>,
+    published_by: Option<PublishedBy>,
+) -> Option<String> {
+    let why = match before.filter(|record| !record.is_torn_down()) {
+        Some(SlotRecord { unaccounted: Some(why), .. }) => return Some(why.clone()),
+        Some(SlotRecord { published_by: Some(before), .. }) if Some(*before) != published_by => {
+            "the publication was altered, and may have published no inserts for a time"
+        }
+        Some(_) => return None,
+        None => match made {
+            Some(Made { after_backlog: true, .. }) => return None,
+            Some(_) => LEFT_OUT,
+            None => {
+                "the table had rows when a slot was found that outboxd had not made, and they may be older than it"
+            }
+        },
+    };
+    Some(why.to_owned())
 }
 
 /// SQLSTATE of "replication slot is active".
@@ -572,7 +677,8 @@ impl Known {
         if evidence.slot.is_some() && self.slot.is_none() {
             let (holder, (system_id, timeline)) = (self.holder.clone(), server.clone());
             let version = evidence.record.as_ref().map_or(0, |record| record.version);
-            self.slot = Some(Memory { holder, system_id, timeline, confirmed: None, version });
+            let published_by = evidence.publishing.by();
+            self.slot = Some(Memory { holder, system_id, timeline, confirmed: None, published_by, version });
         }
         self.server = Some(server);
     }
@@ -586,13 +692,17 @@ mod tests {
         ledger::{Ledger, Limits, Ordering},
         outbox::{AggregateKey, Message, Timestamp},
         position::Position,
-        postgres::replication::SystemIdentity,
+        postgres::{
+            publication::{Publishing, Unpublished},
+            replication::SystemIdentity,
+        },
     };
 
     fn server(system_id: &str, timeline: u32, xlogpos: u64) -> Evidence {
         let system_id = system_id.to_owned();
         let server = SystemIdentity { system_id, timeline, xlogpos: Lsn(xlogpos), database: None };
-        Evidence { server, history: Vec::new(), record: None, slot: None }
+        let publishing = Publishing::Not(Unpublished::Missing);
+        Evidence { server, history: Vec::new(), record: None, slot: None, publishing, published_before: None }
     }
 
     fn message(position: Position) -> Message {

@@ -20,6 +20,7 @@ mod parked;
 mod parked_table;
 mod parking_fails;
 mod proxy;
+mod publication;
 mod publisher;
 mod recover;
 mod recovery;

@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     SlotMadeAnewWhileStopped,
     /// The server removes WAL that the slot needs: `wal_status = lost`.
     SlotLost,
+    /// Somebody drops the publication and makes it anew while outboxd is stopped.
+    PublicationMadeAnewWhileStopped,
     /// `outboxd teardown` while outboxd runs.
     TornDown,
     /// The table of parked rows takes nothing for a while.
@@ -68,7 +70,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Those of every scenario; `ParkingFails` is for one that parks.
+    /// The older ones; the others are drawn apart, so that a seed keeps its meaning.
     pub(crate) const ALL: [Fault; 27] = [
         Fault::PostgresCut,
         Fault::PostgresHangs,
@@ -178,6 +180,7 @@ impl Fault {
             Fault::SlotMadeAnew => run.make_slot_anew().await,
             Fault::SlotMadeAnewWhileStopped => run.lose_slot_while_stopped(true).await,
             Fault::SlotLost => world.change(State::lose_slot),
+            Fault::PublicationMadeAnewWhileStopped => run.make_publication_anew_while_stopped().await,
             Fault::TornDown => world.change(State::tear_down),
             Fault::ParkingFails => {
                 world.change(|state| state.postgres.parks_nothing = true);

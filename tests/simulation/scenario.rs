@@ -117,6 +117,9 @@ impl Scenario {
         if scenario.relay.parks() && !scenario.faults.is_empty() && rng.u32(0..3) == 0 {
             scenario.faults.push(Fault::ParkingFails);
         }
+        if !scenario.faults.is_empty() && rng.u32(0..3) == 0 {
+            scenario.faults.push(Fault::PublicationMadeAnewWhileStopped);
+        }
         scenario
     }
 

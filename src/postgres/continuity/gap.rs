@@ -1,8 +1,8 @@
-//! A gap: what happened to a slot, and from where on rows may be missing.
+//! A gap: what happened to a slot or to what it is fed by, and from where on rows may be missing.
 
 use std::fmt;
 
-use crate::{outbox::Timestamp, position::Lsn};
+use crate::{outbox::Timestamp, position::Lsn, postgres::publication::Unpublished};
 
 /// Rows may be missing: between what was confirmed and what a slot from now on would send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,12 +49,23 @@ pub enum Cause {
         /// Where it stands.
         at: Option<Lsn>,
     },
+    /// It passes the table's rows over.
+    Unpublished(Unpublished),
+    /// It passed rows over for a time, between two looks or while nobody looked.
+    PublishedAnew,
     /// Nothing is written down of it any more.
     Unrecorded,
     /// It was torn down on purpose, and this process was left.
     TornDown,
     /// What was found before, in the words of then.
     Recorded(String),
+}
+
+impl Cause {
+    /// The slot is what it was, and rows were passed over.
+    pub fn is_of_the_publication(&self) -> bool {
+        matches!(self, Cause::Unpublished(_) | Cause::PublishedAnew)
+    }
 }
 
 /// A sentence without the slot's name, which goes before: what happened, and from where on rows may be missing.
@@ -97,6 +108,11 @@ impl fmt::Display for Cause {
             Cause::MadeAnew { at: Some(at) } => write!(
                 f,
                 "is not the one that was there: it stands at {at}, where the other never was, so somebody made it anew or moved it"
+            ),
+            Cause::Unpublished(why) => write!(f, "has passed over what was written last: the publication {why}"),
+            Cause::PublishedAnew => f.write_str(
+                "may have passed rows over: the table was taken out of the publication and put back, or the publication is not \
+                 the one that was there",
             ),
             Cause::Unrecorded => f.write_str(
                 "has no record any more in outboxd_state: the database was set back to an older state, or somebody removed \

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::outbox::Timestamp;
+use crate::{outbox::Timestamp, postgres::publication::Unpublished};
 
 fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SystemIdentity {
     SystemIdentity { system_id: system_id.to_owned(), timeline, xlogpos: Lsn(xlogpos), database: None }
@@ -39,17 +39,29 @@ fn record(holder: Option<&str>) -> Option<SlotRecord> {
         confirmed_until: Some(Timestamp(0)),
         holder: holder.map(str::to_owned),
         gap: None,
+        published_by: Some(PUBLISHED_BY),
+        unaccounted: None,
         version: 7,
     })
 }
 
+const PUBLISHED_BY: PublishedBy = PublishedBy { entry: 16_400, altered_by: 700 };
+
 /// What the process "me" knows, that has confirmed up to 300 on timeline 1 of system A.
 fn memory() -> Memory {
-    Memory { holder: "me".into(), system_id: "A".into(), timeline: 1, confirmed: Some(Lsn(300)), version: 7 }
+    Memory {
+        holder: "me".into(),
+        system_id: "A".into(),
+        timeline: 1,
+        confirmed: Some(Lsn(300)),
+        published_by: Some(PUBLISHED_BY),
+        version: 7,
+    }
 }
 
 fn evidence(record: Option<SlotRecord>, server: SystemIdentity, slot: Option<SlotFacts>) -> Evidence {
-    Evidence { server, history: vec![(1, Lsn(500))], record, slot }
+    let publishing = Publishing::By(PUBLISHED_BY);
+    Evidence { server, history: vec![(1, Lsn(500))], record, slot, publishing, published_before: None }
 }
 
 fn cause(evidence: &Evidence, memory: Option<&Memory>) -> Cause {
@@ -240,4 +252,55 @@ fn after_a_teardown_everything_begins_afresh_except_in_a_process_that_was_left()
     let gap = older.judge(Some(&memory())).unwrap_err();
     assert_eq!(gap.cause, Cause::SetBack { end: Lsn(1000) });
     assert!(older.to_be_marked(&gap, Some(&memory())).is_some());
+}
+
+/// To whoever has a slot, and not before: the publication of a first slot is made before it.
+#[test]
+fn a_slot_whose_publication_is_missing_has_a_gap_and_no_slot_has_none() {
+    let here = || server("A", 1, 1000);
+    for why in [Unpublished::Missing, Unpublished::NotHeld, Unpublished::NoInserts, Unpublished::AsPartitions]
+    {
+        let unpublished =
+            |record, slot| Evidence { publishing: Publishing::Not(why), ..evidence(record, here(), slot) };
+        assert_eq!(unpublished(None, None).judge(None), Ok(Continuity::First));
+        let adopted = unpublished(None, slot(150)).judge(None).unwrap_err();
+        assert_eq!((adopted.cause, adopted.confirmed), (Cause::Unpublished(why), Some(Lsn(150))));
+        let ours = unpublished(record(None), slot(100)).judge(None).unwrap_err();
+        assert_eq!((ours.cause, ours.confirmed), (Cause::Unpublished(why), Some(Lsn(100))));
+        let found = unpublished(record(Some("me")), slot(250)).judge(Some(&memory())).unwrap_err();
+        assert_eq!((found.cause, found.confirmed), (Cause::Unpublished(why), Some(Lsn(300))));
+        let torn_down = record(None).map(|record| SlotRecord { confirmed_flush: Lsn::ZERO, ..record });
+        let made_since = unpublished(torn_down, slot(150));
+        assert_eq!(cause(&made_since, None), Cause::Unpublished(why));
+        // What happened to the slot itself comes first: the same command mends both.
+        assert_eq!(cause(&unpublished(record(None), None), None), Cause::Gone);
+    }
+}
+
+#[test]
+fn a_table_taken_out_of_the_publication_and_put_back_is_a_gap_to_who_knows_how_it_was() {
+    let anew = PublishedBy { entry: 16_500, ..PUBLISHED_BY };
+    let published =
+        |publishing, record| Evidence { publishing, ..evidence(record, server("A", 1, 1000), slot(100)) };
+    let put_back = published(Publishing::By(anew), record(None));
+    assert_eq!(cause(&put_back, None), Cause::PublishedAnew);
+    assert!(put_back.judge(None).unwrap_err().to_string().contains("taken out of the publication"));
+    let remembers = published(Publishing::By(anew), record(Some("me")));
+    assert_eq!(cause(&remembers, Some(&memory())), Cause::PublishedAnew);
+    let nothing_known = record(None).map(|record| SlotRecord { published_by: None, ..record });
+    assert_eq!(published(Publishing::By(anew), nothing_known.clone()).judge(None), Ok(Continuity::Same));
+    // Between two looks of one attempt.
+    let before = Evidence { published_before: Some(PUBLISHED_BY), ..published(Publishing::By(anew), None) };
+    assert_eq!(cause(&before, None), Cause::PublishedAnew);
+    let recovered = record(None).map(|record| SlotRecord { published_by: Some(anew), ..record });
+    let by_another = Evidence { record: recovered, ..before.clone() };
+    assert_eq!(by_another.judge(None), Ok(Continuity::Same), "who has waited through a recovery");
+    let no_slot = Evidence { slot: None, ..before };
+    assert_eq!(no_slot.judge(None), Ok(Continuity::First));
+
+    // Whoever alters the publication itself most often takes nothing out of it, and who renames the table does not either.
+    let altered = PublishedBy { altered_by: 900, ..PUBLISHED_BY };
+    for harmless in [Publishing::By(altered), Publishing::NoTable] {
+        assert_eq!(published(harmless, record(None)).judge(None), Ok(Continuity::Same));
+    }
 }

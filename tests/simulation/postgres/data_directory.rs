@@ -17,7 +17,8 @@ pub(crate) struct DataDirectory {
     removed: BTreeSet<RowId>,
     /// Earlier timelines, and where they were left.
     pub(super) history: Vec<(u32, u64)>,
-    pub(super) publication: bool,
+    /// The entry that puts the table into the publication, if there is one.
+    pub(super) publication: Option<u32>,
     /// There is a table of slot records.
     pub(super) records: bool,
     pub(crate) record: Option<SlotRecord>,
@@ -50,7 +51,7 @@ impl Default for DataDirectory {
             transactions: Vec::new(),
             removed: BTreeSet::new(),
             history: Vec::new(),
-            publication: false,
+            publication: None,
             records: false,
             record: None,
             recorded_by: 0,
@@ -98,9 +99,19 @@ impl DataDirectory {
                 confirmed_until: None,
                 holder: None,
                 gap: None,
+                published_by: None,
+                unaccounted: None,
                 version: record.version + 1,
                 ..record
             });
+        }
+    }
+
+    /// Makes the publication, if there is none; another entry each time.
+    pub(super) fn publish(&mut self) {
+        if self.publication.is_none() {
+            self.wal_end += 60;
+            self.publication = Some(self.wal_end as u32);
         }
     }
 

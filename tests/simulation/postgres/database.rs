@@ -7,7 +7,8 @@ use outboxd::{
     position::Lsn,
     postgres::{
         SourceDatabase, backlog::BacklogError, catalog::CatalogError, continuity::Evidence,
-        error::ConnectError, replication::ReplicationError, slot_record::EvidenceError, snapshot::Selection,
+        error::ConnectError, publication::Publishing, replication::ReplicationError,
+        slot_record::EvidenceError, snapshot::Selection,
     },
     relay::database::{Database, Replication},
 };
@@ -15,7 +16,7 @@ use outboxd::{
 use super::{
     backlog::SimulatedBacklog,
     connection::{Connection, command_failed},
-    facts::slot_facts,
+    facts::{publishing, slot_facts},
     replication::SimulatedReplication,
     sql::SimulatedSql,
 };
@@ -75,18 +76,26 @@ impl Database for SimulatedDatabase {
             state.postgres.data.history.iter().map(|(timeline, left)| (*timeline, Lsn(*left))).collect()
         };
         let history = replication.0.ask(left).await.map_err(command_failed)?;
-        let mut evidence = Evidence { server, history, record: None, slot: None };
+        let mut evidence = Evidence {
+            server,
+            history,
+            record: None,
+            slot: None,
+            publishing: Publishing::NoTable,
+            published_before: None,
+        };
         self.look_again(sql, &mut evidence).await?;
         Ok(evidence)
     }
 
     async fn look_again(&self, sql: &SimulatedSql, evidence: &mut Evidence) -> Result<(), CatalogError> {
         let slot = &self.options.slot;
-        (evidence.record, evidence.slot) = sql
+        evidence.published_before = evidence.publishing.by();
+        (evidence.record, evidence.slot, evidence.publishing) = sql
             .run("reading the slot's record", |state| {
                 let forgets = state.scenario.sabotage == Some(Sabotage::ForgetRecord);
                 let record = state.postgres.data.record.clone().filter(|_| !forgets);
-                (record, slot_facts(state, slot))
+                (record, slot_facts(state, slot), publishing(state))
             })
             .await?;
         evidence.server.xlogpos =

@@ -2,9 +2,9 @@
 
 use outboxd::{
     position::Lsn,
-    postgres::catalog::{
-        ColumnFacts, Facts, Held, OwnTableFacts, PublicationFacts, ServerFacts, SlotFacts, TableFacts,
-        TableKind,
+    postgres::{
+        catalog::{ColumnFacts, Facts, OwnTableFacts, ServerFacts, SlotFacts, TableFacts, TableKind},
+        publication::{Held, PublicationFacts, PublishedBy, Publishing, Unpublished},
     },
 };
 
@@ -48,7 +48,8 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
             rows_estimate: 0,
             columns: COLUMNS.map(text).to_vec(),
         }),
-        publication: state.postgres.data.publication.then(|| PublicationFacts {
+        publication: state.postgres.data.publication.map(|_| PublicationFacts {
+            owned: true,
             all_tables: false,
             insert: true,
             more_operations: Vec::new(),
@@ -83,4 +84,11 @@ pub(super) fn slot_facts(state: &mut State, name: &str) -> Option<SlotFacts> {
         lag_bytes: server.data.wal_end.saturating_sub(slot.confirmed_flush),
         current: Lsn(server.data.wal_end),
     })
+}
+
+pub(super) fn publishing(state: &mut State) -> Publishing {
+    match state.postgres.data.publication {
+        Some(entry) => Publishing::By(PublishedBy { entry, altered_by: 1 }),
+        None => Publishing::Not(Unpublished::Missing),
+    }
 }

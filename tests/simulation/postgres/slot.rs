@@ -38,6 +38,20 @@ impl State {
         self.note(|| format!("postgres: somebody makes the slot anew at {at}"));
     }
 
+    /// The slot stays as it is, and has passed over what was written meanwhile.
+    pub(crate) fn make_publication_anew(&mut self) {
+        const CAUSE: &str = "taken out of the publication and put back";
+        if !self.has_recorded_slot() {
+            return;
+        }
+        let data = &mut self.postgres.data;
+        data.publication = None;
+        data.publish();
+        data.gap.push(CAUSE);
+        self.oracle.may_halt_for(&[CAUSE]);
+        self.note(|| "postgres: somebody makes the publication anew".to_owned());
+    }
+
     /// The server removes WAL that the slot needs.
     pub(crate) fn lose_slot(&mut self) {
         if !self.has_recorded_slot() {
@@ -60,7 +74,7 @@ impl State {
         self.end_stream();
         let data = &mut self.postgres.data;
         data.slot = None;
-        data.publication = false;
+        data.publication = None;
         data.gap.clear();
         data.tear_down_record();
         self.oracle.may_halt_for(&["was removed by `outboxd teardown`"]);

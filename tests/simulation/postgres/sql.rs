@@ -8,7 +8,8 @@ use outboxd::{
     postgres::{
         SourceDatabase,
         catalog::{CatalogError, Facts, SlotFacts, TableKind},
-        cleanup::{Cleanup, CleanupError, Seen, SeenRow, Statements},
+        cleanup::{Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
+        publication::{PublishedBy, Publishing},
         slot_record::{Confirmed, SlotRecord},
     },
     relay::database::Sql,
@@ -17,7 +18,7 @@ use outboxd::{
 use super::{
     Slot,
     connection::{Connection, closed, server_error},
-    facts::{facts, slot_facts},
+    facts::{facts, publishing, slot_facts},
 };
 use crate::{
     sabotage::Sabotage,
@@ -64,11 +65,16 @@ impl Sql for SimulatedSql {
         self.run("reading the catalog", |state| facts(state, &database.slot)).await
     }
 
-    async fn create_publication(&self, _: &SourceDatabase, _: TableKind) -> Result<bool, CatalogError> {
-        self.run("creating the publication", |state| {
-            !std::mem::replace(&mut state.postgres.data.publication, true)
-        })
-        .await
+    async fn mend_publication(&self, _: &SourceDatabase, _: TableKind) -> Result<(), CatalogError> {
+        self.run("creating the publication", |state| state.postgres.data.publish()).await
+    }
+
+    async fn publishing(&self, _: &SourceDatabase) -> Result<Publishing, CatalogError> {
+        self.run("looking at the publication", publishing).await
+    }
+
+    async fn table_is_empty(&self, _: &SourceDatabase, _: TableKind) -> Result<bool, CatalogError> {
+        self.run("looking for a row", |state| state.postgres.data.table().next().is_none()).await
     }
 
     async fn create_slot(&self, slot: &str) -> Result<(), CatalogError> {
@@ -218,6 +224,7 @@ impl Sql for SimulatedSql {
         _: &SourceDatabase,
         _: Cleanup,
         _: &ColumnNames,
+        _: PublishedBy,
     ) -> Result<Statements, CleanupError> {
         Ok(Statements::default())
     }
@@ -226,20 +233,22 @@ impl Sql for SimulatedSql {
         &self,
         _: &SourceDatabase,
         _: &Statements,
-        limit: usize,
-        skip: usize,
+        pass: Pass,
     ) -> Result<Seen, CleanupError> {
+        const ROWS: usize = 100;
+        let skip = if let Pass::Rows(stayed) = pass { stayed } else { 0 };
         let seen = |state: &mut State| {
-            let rows = state.postgres.data.table().skip(skip).take(limit);
+            let rows = state.postgres.data.table().skip(skip).take(ROWS);
             rows.map(|row| SeenRow { table: OUTBOX, place: row.id.to_string(), transaction: String::new() })
                 .collect()
         };
-        let rows = self.run("looking for rows to remove", seen).await?;
+        let rows: Vec<SeenRow> = self.run("looking for rows to remove", seen).await?;
+        let then = if rows.len() == ROWS { Pass::Rows(skip + ROWS) } else { Pass::Begin };
         let end = |state: &mut State| match state.scenario.sabotage {
             Some(Sabotage::RemoveAtOnce) => Lsn::ZERO,
             _ => Lsn(state.postgres.data.wal_end),
         };
-        Ok(Seen { rows, committed_before: self.run("reading the end of WAL", end).await? })
+        Ok(Seen { rows, committed_before: self.run("reading the end of WAL", end).await?, then })
     }
 
     async fn remove_rows(&self, _: &Statements, rows: &[SeenRow]) -> Result<u64, CleanupError> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Run;
+use crate::world::State;
 
 impl Run {
     /// Drops the slot under whoever uses it, and makes it anew behind what is written meanwhile. Only while its holder lives, and
@@ -47,6 +48,24 @@ impl Run {
                 }
             });
         }
+        for _ in 0..instances {
+            self.start();
+        }
+    }
+
+    /// Rows are written while there is none, and the slot passes over them.
+    pub(crate) async fn make_publication_anew_while_stopped(&mut self) {
+        let instances = self.processes.len();
+        for _ in 0..instances {
+            if self.world.look(|state| state.rng.bool()) {
+                self.kill().await;
+            } else {
+                self.end_for_good().await;
+            }
+        }
+        self.world.pause(0..=100).await;
+        self.write_some();
+        self.world.change(State::make_publication_anew);
         for _ in 0..instances {
             self.start();
         }

@@ -1,0 +1,149 @@
+//! The publication. One that is missing, or does not hold the table, is made or mended where nothing is lost by that: before
+//! there is a slot, or by `recover`. To a slot that is there it is a gap.
+
+use super::{
+    super::{
+        SourceDatabase,
+        catalog::{Facts, TableKind},
+        publication::{Held, PublicationFacts, add_table_sql, create_sql},
+        sql_text::identifier,
+    },
+    Check, PUBLICATION,
+};
+
+/// What a missing publication means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It is made, for there is no slot yet.
+    Made,
+    /// It is made, and so is a new slot.
+    Mended,
+    /// A slot that is there has passed rows over.
+    Gap,
+}
+
+const RECOVER: &str = "`outboxd recover` makes it whole, and publishes the rows that the table still has";
+
+/// What can be altered by hand while there is a slot, but is a gap all the same.
+fn altered_by_hand(missing: Missing, alter: String) -> String {
+    match missing {
+        Missing::Gap => {
+            format!("{alter} and then `outboxd recover`, which publishes what was not sent meanwhile")
+        }
+        Missing::Made | Missing::Mended => alter,
+    }
+}
+
+pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) -> Check {
+    let kind = facts.table.as_ref().map_or(TableKind::Ordinary, |table| table.kind);
+    let create = create_sql(&database.publication, &database.table, kind);
+    let name = identifier(&database.publication);
+    let table = database.table.quoted();
+    // Of a table that is missing nobody is the owner; it fails its own check.
+    let owned = facts.table.as_ref().is_none_or(|table| table.owned);
+    let Some(publication) = &facts.publication else {
+        return match database.create {
+            _ if missing == Missing::Gap => Check::failed(
+                PUBLICATION,
+                format!("{name} does not exist, so what is written now is never sent"),
+                RECOVER,
+            ),
+            true if facts.server.may_create && owned => {
+                Check::passed(PUBLICATION, format!("{name} will be created"))
+            }
+            true => Check::failed(
+                PUBLICATION,
+                format!(
+                    "{name} does not exist, and role {} may not create it: that takes CREATE on the database and the \
+                    ownership of the table",
+                    facts.server.role
+                ),
+                format!("as the table's owner: {create};"),
+            ),
+            false => Check::failed(
+                PUBLICATION,
+                format!("{name} does not exist, and postgres.create is false"),
+                format!("{create};"),
+            ),
+        };
+    };
+    let PublicationFacts { all_tables, insert, held, row_filter, columns_left_out, .. } = publication;
+    if !insert {
+        return Check::failed(
+            PUBLICATION,
+            format!("{name} does not publish inserts"),
+            altered_by_hand(missing, format!("ALTER PUBLICATION {name} SET (publish = 'insert');")),
+        );
+    }
+    let add = add_table_sql(&database.publication, &database.table, kind);
+    let not_held = format!("{name} does not hold {table}");
+    match held {
+        Held::No if *all_tables => {
+            return Check::failed(
+                PUBLICATION,
+                format!("{name} holds all tables, but not {table}"),
+                "an unlogged, temporary or foreign table cannot be published: see the check of the table",
+            );
+        }
+        Held::No => {
+            return match missing {
+                Missing::Gap => Check::failed(PUBLICATION, not_held, RECOVER),
+                Missing::Mended if publication.owned && owned => {
+                    Check::passed(PUBLICATION, format!("{table} will be put into {name}"))
+                }
+                Missing::Mended => Check::failed(
+                    PUBLICATION,
+                    not_held,
+                    format!("as the owner of both: {add}; and then `outboxd recover` again"),
+                ),
+                Missing::Made => Check::failed(PUBLICATION, not_held, format!("{add};")),
+            };
+        }
+        // What is published as partitions comes under their names, and would be taken for rows of other tables.
+        Held::AsPartitions => {
+            let alter = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
+            return Check::failed(
+                PUBLICATION,
+                format!("{name} publishes {table} as its partitions"),
+                altered_by_hand(missing, alter),
+            );
+        }
+        Held::AsItself => {}
+    }
+    if !columns_left_out.is_empty() {
+        return Check::failed(
+            PUBLICATION,
+            format!("{name} leaves out columns of {table}: {}", columns_left_out.join(", ")),
+            altered_by_hand(missing, format!("ALTER PUBLICATION {name} SET TABLE {}{table};", kind.only())),
+        );
+    }
+    let mut more = Vec::new();
+    if let Some(filter) = row_filter {
+        more.push(format!("publishes only rows WHERE {filter}, and the backlog is not filtered"));
+    }
+    match publication.other_tables {
+        0 => {}
+        others => more.push(format!("holds {others} other tables, whose rows are ignored")),
+    }
+    if !publication.more_operations.is_empty() {
+        more.push(format!("publishes {} too, which is ignored", publication.more_operations.join(", ")));
+    }
+    if more.is_empty() {
+        Check::passed(PUBLICATION, format!("{name} publishes inserts of {table}"))
+    } else {
+        Check::warning(
+            PUBLICATION,
+            format!("{name} {}", more.join("; ")),
+            match missing {
+                Missing::Made => {
+                    format!("one for outboxd alone costs the server less: DROP PUBLICATION {name}; {create};")
+                }
+                Missing::Gap | Missing::Mended => {
+                    "one for outboxd alone costs the server less; but as there is a \
+                     slot, another publication is a gap, and takes `outboxd recover`"
+                        .to_owned()
+                }
+            },
+        )
+    }
+}

@@ -1,0 +1,83 @@
+//! The server, and what the role may do on it.
+
+use super::{
+    super::{catalog::ServerFacts, sql_text::identifier},
+    Check,
+};
+
+pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let version = server.version / 10_000;
+    checks.push(if version < 13 {
+        Check::failed("version", format!("PostgreSQL {version} is too old"), "upgrade to 13 or later")
+    } else {
+        Check::passed("version", format!("PostgreSQL {version}"))
+    });
+    checks.push(if server.in_recovery {
+        Check::failed(
+            "primary",
+            "the server is a standby",
+            "connect to the primary; with several hosts in \
+            postgres.url, target_session_attrs=read-write finds it",
+        )
+    } else {
+        Check::passed("primary", "the server is not in recovery")
+    });
+    checks.push(if server.wal_level == "logical" {
+        Check::passed("wal_level", "logical")
+    } else {
+        Check::failed(
+            "wal_level",
+            format!("wal_level is {}", server.wal_level),
+            "ALTER SYSTEM SET wal_level = logical; then restart the server",
+        )
+    });
+    checks.push(if server.may_replicate {
+        Check::passed("replication privilege", format!("role {} may replicate", server.role))
+    } else {
+        Check::failed(
+            "replication privilege",
+            format!("role {} may not replicate", server.role),
+            format!("ALTER ROLE {} REPLICATION;", identifier(&server.role)),
+        )
+    });
+    checks.push(if server.encoding == "SQL_ASCII" {
+        Check::warning(
+            "encoding",
+            "the database's encoding is SQL_ASCII, so the server does not know what its text \
+            means: a row that is not UTF-8 cannot become a message",
+            "use a database whose encoding is UTF8",
+        )
+    } else {
+        Check::passed("encoding", server.encoding.clone())
+    });
+    // Publishing a backlog takes a temporary slot beside the permanent one.
+    let slots_free = i64::from(server.slots_max) - server.slots_used;
+    checks.push(match slots_free {
+        free if !slot_needed || free >= 2 => Check::passed("free slots", format!("{} of {}", free.max(0), server.slots_max)),
+        free => Check::failed("free slots",
+            format!("{} of {} are free, and two are needed to begin", free.max(0), server.slots_max),
+            format!("ALTER SYSTEM SET max_replication_slots = {}; then restart the server; or drop a slot that nobody uses",
+                server.slots_used + 2)),
+    });
+    checks.push(if i64::from(server.wal_senders_max) > server.wal_senders_used {
+        Check::passed(
+            "free walsenders",
+            format!(
+                "{} of {}",
+                i64::from(server.wal_senders_max) - server.wal_senders_used,
+                server.wal_senders_max
+            ),
+        )
+    } else {
+        Check::failed(
+            "free walsenders",
+            format!("all {} are at work", server.wal_senders_max),
+            format!(
+                "ALTER SYSTEM SET max_wal_senders = {}; then restart the server",
+                server.wal_senders_used + 2
+            ),
+        )
+    });
+    checks
+}

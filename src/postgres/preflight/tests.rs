@@ -1,0 +1,114 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+use crate::{
+    position::Lsn,
+    postgres::catalog::{ServerFacts, SlotFacts},
+};
+
+fn good_server() -> ServerFacts {
+    ServerFacts {
+        version: 150_014,
+        wal_level: "logical".into(),
+        database: "orders".into(),
+        encoding: "UTF8".into(),
+        role: "outboxd".into(),
+        may_replicate: true,
+        may_create: true,
+        in_recovery: false,
+        slots_max: 10,
+        slots_used: 8,
+        wal_senders_max: 10,
+        wal_senders_used: 9,
+    }
+}
+
+fn good_slot() -> SlotFacts {
+    SlotFacts {
+        name: "outboxd_orders".into(),
+        plugin: Some("pgoutput".into()),
+        database: Some("orders".into()),
+        temporary: false,
+        active_pid: None,
+        confirmed_flush: Some(Lsn(90)),
+        restart_lsn: Some(Lsn(50)),
+        wal_status: Some("reserved".into()),
+        invalidation: None,
+        two_phase: false,
+        failover: false,
+        retained_bytes: 50,
+        lag_bytes: 10,
+        current: Lsn(100),
+    }
+}
+
+/// The one check that failed, and nothing else.
+fn only_failure(facts: &ServerFacts) -> (&'static str, String) {
+    let failed: Vec<_> =
+        server::checks(facts, true).into_iter().filter(|check| check.failure().is_some()).collect();
+    let [check] = failed.as_slice() else { panic!("{failed:?}") };
+    (check.name, check.failure().unwrap().cure.clone())
+}
+
+#[test]
+fn each_fault_of_a_server_fails_its_own_check() {
+    assert!(
+        server::checks(&good_server(), true).iter().all(|check| matches!(check.verdict, Verdict::Passed(_)))
+    );
+    for (facts, check, cure) in [
+        (ServerFacts { version: 120_018, ..good_server() }, "version", "13"),
+        (ServerFacts { in_recovery: true, ..good_server() }, "primary", "target_session_attrs"),
+        (ServerFacts { wal_level: "replica".into(), ..good_server() }, "wal_level", "ALTER SYSTEM"),
+        (
+            ServerFacts { may_replicate: false, ..good_server() },
+            "replication privilege",
+            "ALTER ROLE \"outboxd\" REPLICATION",
+        ),
+        (ServerFacts { slots_used: 9, ..good_server() }, "free slots", "max_replication_slots = 11"),
+        (ServerFacts { wal_senders_used: 10, ..good_server() }, "free walsenders", "max_wal_senders"),
+    ] {
+        let (failed, advice) = only_failure(&facts);
+        assert_eq!(failed, check);
+        assert!(advice.contains(cure), "{check}: {advice}");
+    }
+    let full = ServerFacts { slots_used: 10, ..good_server() };
+    assert!(
+        server::checks(&full, false).iter().all(|check| check.failure().is_none()),
+        "ours is among the ten"
+    );
+}
+
+#[test]
+fn a_slot_that_cannot_serve_fails_and_one_in_use_does_not() {
+    let verdict = |slot: SlotFacts| slot::existing(&slot, &good_server()).verdict;
+    assert!(matches!(verdict(good_slot()), Verdict::Passed(_)));
+    assert!(matches!(verdict(SlotFacts { active_pid: Some(7), ..good_slot() }), Verdict::Passed(_)));
+    for (slot, what) in [
+        (SlotFacts { plugin: None, database: None, ..good_slot() }, "physical"),
+        (SlotFacts { plugin: Some("wal2json".into()), ..good_slot() }, "wal2json"),
+        (SlotFacts { database: Some("users".into()), ..good_slot() }, "users"),
+        (SlotFacts { wal_status: Some("lost".into()), ..good_slot() }, "after 0/5A have not been published"),
+        (SlotFacts { invalidation: Some("idle_timeout".into()), ..good_slot() }, "idle_timeout"),
+        (SlotFacts { two_phase: true, ..good_slot() }, "prepared"),
+    ] {
+        let Verdict::Failed(problem) = verdict(slot) else { panic!("{what}") };
+        assert!(problem.what.contains(what), "{}", problem.what);
+    }
+    let late = SlotFacts { wal_status: Some("unreserved".into()), ..good_slot() };
+    assert!(matches!(verdict(late), Verdict::Warning(_)));
+}
+
+#[test]
+fn slots_that_nobody_uses_and_that_hold_wal_are_a_warning() {
+    let other =
+        |active_pid, restart_lsn| SlotFacts { name: "old".into(), active_pid, restart_lsn, ..good_slot() };
+    for (slot, warns) in [
+        (good_slot(), false),
+        (other(Some(1), Some(Lsn(1))), false),
+        (other(None, None), false),
+        (other(None, Some(Lsn(1))), true),
+    ] {
+        let check = slot::idle("outboxd_orders", std::slice::from_ref(&slot));
+        assert_eq!(matches!(check.verdict, Verdict::Warning(_)), warns, "{slot:?}");
+    }
+}

@@ -42,9 +42,13 @@ pub struct TooLong {
 }
 
 /// Appends the frames that publish a message: method, content header, and as many of the body as it takes (AMQP 0-9-1
-/// specification, 4.2.6). `outbox-position` is set from the message's position whatever its headers say. After an error `out` is as it
-/// was.
-pub(super) fn put_publish(
+/// specification, 4.2.6), none longer than `frame_bytes_max`; whether the header fits tells [`header_frame_size`]. `outbox-position` is set
+/// from the message's position whatever its headers say.
+///
+/// # Errors
+///
+/// Something that AMQP limits to 255 bytes is longer. `out` is as it was.
+pub fn put_publish(
     message: &Message,
     channel: u16,
     frame_bytes_max: usize,

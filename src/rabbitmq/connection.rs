@@ -126,6 +126,14 @@ impl Connection {
         timeout(after, opening).await.unwrap_or_else(|_| Err(BrokerError::TimedOut { at: at.clone(), after }))
     }
 
+    /// A connection that is open already.
+    #[cfg(test)]
+    #[allow(clippy::expect_used)]
+    pub(super) fn over(stream: Box<dyn super::link::Stream>) -> Self {
+        let at = Endpoint::parse("amqp://localhost", Duration::ZERO).expect("a URL");
+        Self { link: Link::new(stream), at, early: VecDeque::new(), returning: None }
+    }
+
     pub(super) fn at(&self) -> &Endpoint {
         &self.at
     }

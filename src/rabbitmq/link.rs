@@ -117,19 +117,22 @@ impl Link {
                     return Poll::Ready(Ok(frame));
                 }
             }
-            self.keep_alive(cx)?;
             // Not before reading: what the broker said last tells more than that it takes nothing any more.
             let unwritable = match self.poll_flush(cx) {
                 Poll::Ready(Err(error)) => Some(error),
                 Poll::Ready(Ok(())) | Poll::Pending => None,
             };
             match self.poll_read(cx) {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => continue,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => match unwritable {
-                    Some(error) => return Poll::Ready(Err(error)),
-                    None => return Poll::Pending,
-                },
+                Poll::Pending => {}
+            }
+            if let Some(error) = unwritable {
+                return Poll::Ready(Err(error));
+            }
+            // Only now: whoever was stopped for a while finds what came meanwhile, and must not take it for silence.
+            if !self.keep_alive(cx)? {
+                return Poll::Pending;
             }
         }
     }
@@ -200,9 +203,10 @@ impl Link {
         }
     }
 
-    /// Says that we are here, and notices when the broker is not.
-    fn keep_alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let Some(heartbeat) = &mut self.heartbeat else { return Ok(()) };
+    /// Says that we are here, and notices when the broker is not. Whether there is a heartbeat to be sent.
+    fn keep_alive(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let Some(heartbeat) = &mut self.heartbeat else { return Ok(false) };
+        let mut is_due = false;
         while heartbeat.look.as_mut().poll(cx).is_ready() {
             let (now, interval) = (Instant::now(), heartbeat.interval);
             heartbeat.look.as_mut().reset(now + interval / 2);
@@ -211,12 +215,14 @@ impl Link {
                 let text = format!("nothing heard for {:.1} s, not even a heartbeat", silent.as_secs_f32());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
-            // While the broker takes nothing, what waits for it is sign of life enough.
-            if self.output.is_empty() && now.saturating_duration_since(self.last_said) >= interval / 2 {
-                self.output.extend_from_slice(&HEARTBEAT);
-            }
+            is_due = now.saturating_duration_since(self.last_said) >= interval / 2;
         }
-        Ok(())
+        // While the broker takes nothing, what waits for it is sign of life enough.
+        let says = is_due && self.output.is_empty();
+        if says {
+            self.output.extend_from_slice(&HEARTBEAT);
+        }
+        Ok(says)
     }
 }
 

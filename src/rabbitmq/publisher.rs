@@ -85,7 +85,7 @@ pub struct Publisher {
     news: VecDeque<PublisherEvent>,
     /// Told by `next` when there is nothing left to tell; nothing is sent after it.
     failure: Option<BrokerError>,
-    /// There is nothing more to hear.
+    /// What is in flight will not be answered any more.
     is_lost: bool,
 }
 
@@ -198,19 +198,20 @@ impl Publisher {
         }
     }
 
-    fn lose(&mut self, loss: Loss) {
+    /// Nothing more is to be heard, or to be believed.
+    fn lose(&mut self, error: BrokerError) {
         self.is_lost = true;
-        let error = loss.at(self.connection.at());
         self.fail(error);
     }
 
     /// A message that cannot be sent does not harm those before it: they are heard out first, or else they would be sent
-    /// twice. Should the connection fail meanwhile, so do they, and the wait is over.
+    /// twice.
     fn failure_to_tell(&self) -> Option<&BrokerError> {
         let is_of_one_message = |error: &&BrokerError| {
             matches!(error, BrokerError::Declare { .. } | BrokerError::Unsendable { .. })
         };
-        self.failure.as_ref().filter(|error| !is_of_one_message(error) || self.confirms.is_empty())
+        let heard_out = self.is_lost || self.confirms.is_empty();
+        self.failure.as_ref().filter(|error| heard_out || !is_of_one_message(error))
     }
 
     /// Whether a waiting message can be encoded now.
@@ -264,10 +265,10 @@ impl Publisher {
                 Poll::Pending => return,
                 Poll::Ready(Ok(event)) => {
                     if let Err(loss) = self.take(event) {
-                        self.lose(loss);
+                        self.lose(loss.at(self.connection.at()));
                     }
                 }
-                Poll::Ready(Err(loss)) => self.lose(loss),
+                Poll::Ready(Err(loss)) => self.lose(loss.at(self.connection.at())),
             }
         }
     }
@@ -329,7 +330,7 @@ impl Publisher {
         {
             self.fail(Declaration::topic_exchange(&exchange).refused(refusal, &at));
         } else {
-            self.fail(CallError::Refused(refusal).at(&at));
+            self.lose(CallError::Refused(refusal).at(&at));
         }
     }
 
@@ -338,17 +339,84 @@ impl Publisher {
             NotInFlight::Position(position) => self.unexpected_return(format!("position {position}")),
             NotInFlight::DeliveryTag(tag) => {
                 let text = format!("the broker confirms publish number {tag}, which is not in flight");
-                self.lose(Loss::Broken(io::Error::new(io::ErrorKind::InvalidData, text)));
+                let loss = Loss::Broken(io::Error::new(io::ErrorKind::InvalidData, text));
+                self.lose(loss.at(self.connection.at()));
             }
         }
     }
 
     fn unexpected_return(&mut self, what: String) {
-        self.fail(BrokerError::UnexpectedReturn { at: self.connection.at().clone(), what });
+        self.lose(BrokerError::UnexpectedReturn { at: self.connection.at().clone(), what });
     }
 }
 
 fn nobody_publishes_on(channel: ChannelId) -> Loss {
     let text = format!("a confirm on channel {channel}, on which nothing is published");
     Loss::Broken(io::Error::new(io::ErrorKind::InvalidData, text))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use amq_protocol::{frame::AMQPFrame, protocol::channel};
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::{
+        outbox::{AggregateKey, Timestamp},
+        position::{Lsn, Position},
+    };
+
+    fn message(number: u64, exchange: &str) -> Arc<Message> {
+        Arc::new(Message {
+            position: Position { commit_lsn: Lsn(number), index: 0 },
+            committed_at: Timestamp(0),
+            aggregate: AggregateKey(number),
+            exchange: exchange.into(),
+            routing_key: String::new(),
+            message_id: number.to_string(),
+            event_type: String::new(),
+            content_type: "text/plain".into(),
+            headers: Vec::new(),
+            body: bytes::Bytes::from_static(b"x"),
+        })
+    }
+
+    /// What is in flight can then not be heard out.
+    #[tokio::test]
+    async fn an_exchange_that_is_refused_is_told_also_when_the_connection_is_lost_meanwhile() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let mut publisher = Publisher {
+            connection: Connection::over(Box::new(ours)),
+            declare: true,
+            known_exchanges: HashSet::from(["known".to_owned()]),
+            declaring: None,
+            fencing: None,
+            waiting: VecDeque::new(),
+            confirms: Confirms::default(),
+            news: VecDeque::new(),
+            failure: None,
+            is_lost: false,
+        };
+        publisher.publish(PublishTag(1), message(1, "known"));
+        publisher.publish(PublishTag(2), message(2, "another"));
+        let close = channel::Close {
+            reply_code: 406,
+            reply_text: "of another type".into(),
+            class_id: 40,
+            method_id: 10,
+        };
+        let refused = AMQPFrame::Method(DECLARES, AMQPClass::Channel(channel::AMQPMethod::Close(close)));
+        let mut broker = crate::rabbitmq::link::Link::new(Box::new(tokio::io::empty()));
+        broker.put(&refused).unwrap();
+        let broker_says = broker.output().clone();
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), publisher.next());
+        assert!(waits.await.is_err(), "nothing is said yet");
+        theirs.write_all(&broker_says).await.unwrap();
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), publisher.next());
+        assert!(waits.await.is_err(), "the first message may still be confirmed");
+        drop(theirs);
+        let told = tokio::time::timeout(std::time::Duration::from_secs(10), publisher.next()).await.unwrap();
+        assert!(matches!(told, Err(BrokerError::Declare { .. })), "{told:?}");
+    }
 }

@@ -1,0 +1,123 @@
+//! How fast a backlog in WAL becomes messages: throughput as a share of what the broker can do, CPU per message, peak memory, and
+//! how long the first message takes.
+
+use crate::{
+    backlog::Backlog,
+    ceilings,
+    contender::Contender,
+    figures::{Column, Table},
+    stage::Stage,
+    usage,
+};
+use std::time::{Duration, Instant};
+
+/// How often the queue is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// A relay that makes no progress for so long will not make any.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const COLUMNS: &[Column] = &[
+    Column { name: "share of ceiling", decimals: 2 },
+    Column { name: "msg/s", decimals: 0 },
+    Column { name: "CPU us/message", decimals: 1 },
+    Column { name: "without start-up", decimals: 1 },
+    Column { name: "peak RSS MB", decimals: 1 },
+    Column { name: "first after ms", decimals: 0 },
+];
+
+/// What one drain showed.
+struct Drain {
+    per_second: f64,
+    cpu_us: f64,
+    cpu_us_without_start: f64,
+    peak_mb: f64,
+    first_ms: f64,
+}
+
+/// Drains the same rows by each contender in turn, the broker's ceiling measured before and after each.
+pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Vec<Table> {
+    let backlog = Backlog::default();
+    let mut raw = Table::new(
+        format!("Ceilings: {} single-row transactions, {}-byte payload", backlog.rows, backlog.payload_bytes),
+        &[Column { name: "per second", decimals: 0 }],
+    );
+    let mut drains = Table::new(
+        format!(
+            "Drain of {} single-row transactions over 10,000 random aggregates, {}-byte payload, one quorum queue",
+            backlog.rows, backlog.payload_bytes
+        ),
+        COLUMNS,
+    );
+    ceilings::prepare_decoding(stage).await;
+    for contender in contenders.iter() {
+        contender.prepare().await;
+    }
+    for round in 0..rounds as usize {
+        backlog.write(&stage.client).await;
+        raw.add("decoding alone", &[ceilings::decoding(stage, backlog.rows).await]);
+        let mut ceiling = broker(stage, &backlog).await;
+        raw.add("broker alone", &[ceiling]);
+        for turn in 0..contenders.len() {
+            // Nobody always comes first.
+            let contender = &mut contenders[(turn + round) % contenders.len()];
+            let drained = drain(stage, contender, backlog.rows).await;
+            let after = broker(stage, &backlog).await;
+            raw.add("broker alone", &[after]);
+            let ceiling_then = (ceiling + after) / 2.0;
+            ceiling = after;
+            let samples = [
+                drained.per_second / ceiling_then,
+                drained.per_second,
+                drained.cpu_us,
+                drained.cpu_us_without_start,
+                drained.peak_mb,
+                drained.first_ms,
+            ];
+            drains.add(&contender.name, &samples);
+            println!("round {}: {}", round + 1, drains.last_as_text(&contender.name));
+        }
+        stage.clear().await;
+    }
+    vec![raw, drains]
+}
+
+async fn broker(stage: &Stage, backlog: &Backlog) -> f64 {
+    let _queue = stage.fresh_queue().await;
+    ceilings::broker(stage, backlog.rows, backlog.payload_bytes as usize).await
+}
+
+async fn drain(stage: &Stage, contender: &mut Contender, rows: u32) -> Drain {
+    let queue = stage.fresh_queue().await;
+    let begun = Instant::now();
+    contender.start();
+    let pid = contender.pid();
+    let mut first = None;
+    let (mut last, mut progress) = (0, Instant::now());
+    let ended = loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let count = queue.count().await;
+        let now = Instant::now();
+        if count > 0 && first.is_none() {
+            first = Some((now, count, usage::cpu(pid).expect("it runs")));
+        }
+        if count >= rows {
+            break now;
+        }
+        if count > last {
+            (last, progress) = (count, now);
+        }
+        assert!(progress.elapsed() < PATIENCE, "{} is stuck at {last} of {rows} rows", contender.name);
+    };
+    let cpu = usage::cpu(pid).expect("it runs");
+    let peak_mb = usage::peak_mb(pid).expect("it runs");
+    contender.stop().await;
+    let (first, before, cpu_before) = first.expect("seen before the end");
+    let rest = f64::from(rows.saturating_sub(before).max(1));
+    Drain {
+        per_second: rest / (ended - first).as_secs_f64(),
+        cpu_us: cpu.as_secs_f64() * 1e6 / f64::from(rows),
+        cpu_us_without_start: (cpu - cpu_before).as_secs_f64() * 1e6 / rest,
+        peak_mb,
+        first_ms: (first - begun).as_secs_f64() * 1e3,
+    }
+}

@@ -1,0 +1,64 @@
+//! The private nodes, the database with its outbox table, and the virtual host: what every relay is measured on.
+
+use crate::{
+    backlog,
+    queue::Queue,
+    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions},
+};
+use tokio_postgres::Client;
+
+/// Name of the database.
+pub const DATABASE: &str = "bench";
+/// Name of the virtual host.
+pub const VHOST: &str = "bench";
+
+/// What every relay is measured on.
+pub struct Stage {
+    /// The server with the outbox.
+    pub postgres: Postgres,
+    /// The broker.
+    pub broker: RabbitMq,
+    /// A connection to the database.
+    pub client: Client,
+}
+
+impl Stage {
+    /// Starts the nodes and creates database, table and virtual host.
+    pub async fn open() -> Self {
+        let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let server = PostgresOptions {
+            // No checkpoint in the middle of a drain that another one was spared.
+            settings: vec![setting("shared_buffers", "256MB"), setting("max_wal_size", "8GB")],
+            ..Default::default()
+        };
+        // A million messages may lie in a queue without an alarm.
+        let settings = vec!["vm_memory_high_watermark.absolute = 6GB".to_owned()];
+        let broker = RabbitMqOptions { settings, ..Default::default() };
+        let (postgres, broker) = tokio::join!(Postgres::start(server), RabbitMq::start(broker));
+        postgres.create_database(DATABASE).await;
+        broker.create_vhost(VHOST).await;
+        let client = postgres.client(DATABASE).await;
+        backlog::create_table(&client, "outbox").await;
+        Self { postgres, broker, client }
+    }
+
+    /// The database's connection string.
+    pub fn postgres_url(&self) -> String {
+        self.postgres.url(DATABASE)
+    }
+
+    /// The virtual host's.
+    pub fn amqp_url(&self) -> String {
+        self.broker.url(VHOST)
+    }
+
+    /// An empty quorum queue, bound for everything.
+    pub async fn fresh_queue(&self) -> Queue {
+        Queue::fresh(&self.amqp_url(), "quorum").await
+    }
+
+    /// Empties the outbox, and has the server write its dirty pages now rather than in the next measurement.
+    pub async fn clear(&self) {
+        self.client.batch_execute("TRUNCATE outbox; CHECKPOINT").await.expect("outbox emptied");
+    }
+}

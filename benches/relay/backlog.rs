@@ -15,13 +15,13 @@ pub enum Aggregates {
 /// What is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Backlog {
-    /// Rows in all, numbered from 1 in commit order: `n` of the payload.
+    /// Rows in all, numbered from 1 in commit order: `n` of the payload; `a` is the aggregate.
     pub rows: u32,
     /// Rows of each transaction.
     pub per_transaction: u32,
     /// Whose events they are.
     pub aggregates: Aggregates,
-    /// Length of the payload as text, 40 at least.
+    /// Length of the payload as text, 60 at least.
     pub payload_bytes: u32,
 }
 
@@ -51,11 +51,13 @@ impl Backlog {
                  -- Incompressible enough for TOAST to store what a real payload of this size would take.
                  filler text := (SELECT string_agg(md5(n::text), '') FROM generate_series(0, {payload_bytes} / 32) n);
                  head text;
+                 aggregate text;
              BEGIN
                  FOR n IN 1..{rows} LOOP
-                     head := '{{\"n\": ' || n || ', \"filler\": \"';
+                     aggregate := ({aggregate})::bigint;
+                     head := '{{\"n\": ' || n || ', \"a\": \"' || aggregate || '\", \"filler\": \"';
                      INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
-                     VALUES ('Order', ({aggregate})::bigint::text, 'OrderCreated',
+                     VALUES ('Order', aggregate, 'OrderCreated',
                              (head || left(filler, {payload_bytes} - 2 - length(head)) || '\"}}')::jsonb);
                      IF n % {per_transaction} = 0 THEN COMMIT; END IF;
                  END LOOP;

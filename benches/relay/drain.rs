@@ -106,7 +106,12 @@ async fn drain(stage: &Stage, contender: &mut Contender, rows: u32) -> Drain {
         if count > last {
             (last, progress) = (count, now);
         }
-        assert!(progress.elapsed() < PATIENCE, "{} is stuck at {last} of {rows} rows", contender.name);
+        assert!(
+            progress.elapsed() < PATIENCE,
+            "{} is stuck at {last} of {rows} rows:\n{}",
+            contender.name,
+            contender.log_tail()
+        );
     };
     let cpu = usage::cpu(pid).expect("it runs");
     let peak_mb = usage::peak_mb(pid).expect("it runs");

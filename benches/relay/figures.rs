@@ -31,6 +31,15 @@ struct Row {
     samples: Vec<Vec<f64>>,
 }
 
+/// A line of a picture.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Series {
+    /// What it shows.
+    pub name: String,
+    /// Its points, from left to right.
+    pub points: Vec<(f64, f64)>,
+}
+
 /// The middle of some samples, and how far they lie apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {

@@ -1,24 +1,37 @@
 //! How fast the relay is, and what it costs, on private nodes and beside the raw ceilings of the same run. `make bench` runs it.
 //!
 //! Every figure is a ratio, or stands beside what it has to be compared with: absolute ones drift with the machine.
+//! `drain`, `latency`, `memory`, `start`, `takeover`, `kill` and `growth` each measure one subject and give tables; `report`
+//! keeps them. Whoever is measured is a `Contender`, and seen through the queue it publishes to.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod amqp;
+mod arrivals;
 mod backlog;
 mod ceilings;
 mod contender;
 mod drain;
 mod figures;
+mod kill;
+mod latency;
+mod memory;
+mod peer;
+mod pictures;
 mod plan;
 mod queue;
+mod report;
 mod stage;
+mod start;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+mod takeover;
 mod usage;
 
 use contender::Contender;
+use peer::{PEERS, Peer};
 use plan::Plan;
+use report::Section;
 use stage::Stage;
 use std::process::ExitCode;
 
@@ -37,16 +50,39 @@ async fn main() -> ExitCode {
     };
     for subject in &plan.subjects {
         println!("# {subject}, {} rounds", plan.rounds);
-        // Nodes of its own: what one subject leaves behind is no burden to the next.
-        let stage = Stage::open().await;
-        let mut relays = ["pipelined", "per-aggregate"].map(|ordering| Contender::outboxd(&stage, ordering));
-        let tables = match *subject {
-            "drain" => drain::run(&stage, &mut relays, plan.rounds).await,
-            other => unreachable!("{other} is not in the plan"),
-        };
-        for table in &tables {
-            println!("\n## {}\n\n{}", table.title, table.as_markdown());
-        }
+        let section = measure(subject, &plan).await;
+        section.print();
+        report::record(subject, section, plan.rounds).expect("figures recorded");
     }
     ExitCode::SUCCESS
+}
+
+/// Measures one subject on nodes of its own: what another left behind is no burden to it.
+async fn measure(subject: &str, plan: &Plan) -> Section {
+    let stage = Stage::open().await;
+    let mut relays: Vec<Contender> =
+        ["pipelined", "per-aggregate"].map(|ordering| Contender::outboxd(&stage, ordering)).into();
+    relays.extend(peers(&stage, plan).await);
+    let (tables, series) = match subject {
+        "drain" => (drain::run(&stage, &mut relays, plan.rounds).await, Vec::new()),
+        "latency" => latency::run(&stage, &mut relays, plan.rounds).await,
+        "memory" => memory::run(&stage, plan.rounds).await,
+        "start" => (start::run(&stage, &mut relays, plan.rounds).await, Vec::new()),
+        "takeover" => (takeover::run(&stage, plan.rounds).await, Vec::new()),
+        "kill" => (kill::run(&stage, &mut relays, plan.rounds).await, Vec::new()),
+        other => unreachable!("{other} is not in the plan"),
+    };
+    Section::of(&stage, plan, subject, tables, series).await
+}
+
+/// Those that can be fetched; of the others it is said why.
+async fn peers(stage: &Stage, plan: &Plan) -> Vec<Contender> {
+    let mut there = Vec::new();
+    for (folder, settings, name) in PEERS.iter().filter(|peer| plan.wants_peer(peer.0)) {
+        match Peer::fetch(stage, folder, settings, name).await {
+            Ok(peer) => there.push(Contender::peer(peer)),
+            Err(reason) => println!("{name} is left out: {reason}"),
+        }
+    }
+    there
 }

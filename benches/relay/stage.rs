@@ -57,6 +57,15 @@ impl Stage {
         Queue::fresh(&self.amqp_url(), "quorum").await
     }
 
+    /// Writes one row with that number.
+    pub async fn write_one(&self, n: u32) {
+        let insert = format!(
+            "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
+             VALUES ('Order', '1', 'OrderCreated', '{{\"n\": {n}, \"a\": \"1\"}}')"
+        );
+        self.client.batch_execute(&insert).await.expect("row written");
+    }
+
     /// Empties the outbox, and has the server write its dirty pages now rather than in the next measurement.
     pub async fn clear(&self) {
         self.client.batch_execute("TRUNCATE outbox; CHECKPOINT").await.expect("outbox emptied");

@@ -1,0 +1,137 @@
+//! What is left of a run: tables on standard output, `benches/results/latest.json`, pictures, and `benches/RESULTS.md`.
+//!
+//! The JSON has one section for each subject, replaced when the subject is measured again; everything else is made from it.
+
+use crate::{
+    figures::{Series, Table},
+    pictures,
+    plan::{Plan, ROUNDS_RECORDED, SUBJECTS},
+    stage::Stage,
+};
+use hyper::Method;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// One subject, measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Section {
+    /// The command that measures it again.
+    command: String,
+    /// Day, in UTC.
+    date: String,
+    /// The state of the sources, as `git describe` names it.
+    revision: String,
+    /// Versions of the nodes, and what the machine is.
+    setting: String,
+    /// What was measured.
+    pub tables: Vec<Table>,
+    /// What the pictures show.
+    #[serde(default)]
+    pub series: Vec<Series>,
+}
+
+/// All sections, by subject.
+pub type Results = BTreeMap<String, Section>;
+
+impl Section {
+    /// What was measured on this stage, with how and when.
+    pub async fn of(
+        stage: &Stage,
+        plan: &Plan,
+        subject: &str,
+        tables: Vec<Table>,
+        series: Vec<Series>,
+    ) -> Self {
+        let overview = stage.broker.api(Method::GET, "/api/overview", serde_json::Value::Null).await;
+        let server: String =
+            stage.client.query_one("SHOW server_version", &[]).await.expect("a version").get(0);
+        let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let setting = format!(
+            "PostgreSQL {}, RabbitMQ {} on Erlang {}, {} x {}; load average {} at the end",
+            server.split(' ').next().unwrap_or_default(),
+            overview["rabbitmq_version"].as_str().unwrap_or("?"),
+            overview["erlang_version"].as_str().unwrap_or("?"),
+            processors.lines().filter(|line| line.starts_with("processor")).count(),
+            model.map_or("unknown CPU", |(_, name)| name),
+            load.split(' ').next().unwrap_or("?"),
+        );
+        let peers = plan.peers.as_ref().map(|peers| format!(" PEERS={peers}")).unwrap_or_default();
+        Self {
+            command: format!("make bench ONLY={subject} ROUNDS={}{peers}", plan.rounds),
+            date: said_by("date", &["-u", "+%Y-%m-%d"]),
+            revision: said_by("git", &["describe", "--always", "--dirty"]),
+            setting,
+            tables,
+            series,
+        }
+    }
+
+    /// For whoever watches.
+    pub fn print(&self) {
+        for table in &self.tables {
+            println!("\n## {}\n\n{}", table.title, table.as_markdown());
+        }
+    }
+}
+
+/// Puts a section into `benches/results`, when there were rounds enough for it to stand, and makes the rest anew.
+pub fn record(subject: &str, section: Section, rounds: u32) -> std::io::Result<()> {
+    if rounds < ROUNDS_RECORDED {
+        println!("Not recorded: {rounds} rounds are for looking, {ROUNDS_RECORDED} for figures.");
+        return Ok(());
+    }
+    let folder = benches().join("results");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("latest.json");
+    let mut results: Results = match fs::read(&file) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Results::new(),
+        Err(error) => return Err(error),
+    };
+    results.insert(subject.to_owned(), section);
+    fs::write(&file, serde_json::to_string_pretty(&results)? + "\n")?;
+    let mut drawn = Vec::new();
+    for (name, svg) in pictures::draw(&results) {
+        fs::write(folder.join(name), svg)?;
+        drawn.push(name);
+    }
+    fs::write(benches().join("RESULTS.md"), as_markdown(&results, &drawn))
+}
+
+fn as_markdown(results: &Results, pictures: &[&str]) -> String {
+    let mut text = INTRODUCTION.to_owned();
+    for (subject, tells) in SUBJECTS {
+        let Some(section) = results.get(*subject) else { continue };
+        let _ = write!(
+            text,
+            "\n## {subject}: {tells}\n\n`{}`, {}, outboxd {}. {}.\n",
+            section.command, section.date, section.revision, section.setting
+        );
+        for picture in pictures.iter().filter(|picture| picture.starts_with(subject)) {
+            let _ = writeln!(text, "\n![{subject}](results/{picture})");
+        }
+        for table in &section.tables {
+            let _ = write!(text, "\n### {}\n\n{}", table.title, table.as_markdown());
+        }
+    }
+    text
+}
+
+const INTRODUCTION: &str = include_str!("../results.md");
+
+fn benches() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches")
+}
+
+fn said_by(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+}

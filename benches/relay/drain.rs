@@ -48,10 +48,8 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
         ),
         COLUMNS,
     );
+    prepare(stage, contenders).await;
     ceilings::prepare_decoding(stage).await;
-    for contender in contenders.iter() {
-        contender.prepare().await;
-    }
     for round in 0..rounds as usize {
         backlog.write(&stage.client).await;
         raw.add("decoding alone", &[ceilings::decoding(stage, backlog.rows).await]);
@@ -79,6 +77,19 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
         stage.clear().await;
     }
     vec![raw, drains]
+}
+
+/// Sets all of them up and has each drain a few rows unmeasured, so that in the end each slot stands at the end of WAL.
+pub async fn prepare(stage: &Stage, contenders: &mut [Contender]) {
+    for contender in contenders.iter() {
+        contender.prepare().await;
+    }
+    let few = Backlog { rows: 1_000, ..Default::default() };
+    few.write(&stage.client).await;
+    for contender in contenders.iter_mut() {
+        drain(stage, contender, few.rows).await;
+    }
+    stage.clear().await;
 }
 
 async fn broker(stage: &Stage, backlog: &Backlog) -> f64 {

@@ -4,6 +4,7 @@ use crate::{
     arrivals::Arrivals,
     backlog::Backlog,
     contender::Contender,
+    drain,
     figures::{Column, Table},
     queue::Queue,
     stage::Stage,
@@ -32,9 +33,7 @@ const COLUMNS: &[Column] = &[
 pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Vec<Table> {
     let title = format!("kill -9 in the middle of a drain of {ROWS}, and a new start");
     let mut table = Table::new(title, COLUMNS);
-    for contender in contenders.iter() {
-        contender.prepare().await;
-    }
+    drain::prepare(stage, contenders).await;
     for _ in 0..rounds {
         Backlog { rows: ROWS, ..Default::default() }.write(&stage.client).await;
         for contender in contenders.iter_mut() {

@@ -23,10 +23,9 @@ const FETCH_LIMIT: Duration = Duration::from_secs(600);
 /// Every peer, in its usual and in its best settings: folder, settings, what its rows are called.
 pub const PEERS: &[(&str, &str, &str)] = &[
     ("polling", "usual", "polling loop"),
-    ("debezium-server", "usual", "Debezium Server, defaults"),
+    ("polling", "best", "polling loop, tuned"),
+    ("debezium-server", "usual", "Debezium Server"),
     ("debezium-server", "best", "Debezium Server, tuned"),
-    ("pg-transactional-outbox", "usual", "pg-transactional-outbox, defaults"),
-    ("pg-transactional-outbox", "best", "pg-transactional-outbox, tuned"),
 ];
 
 /// A peer, fetched and ready to be started.

@@ -39,7 +39,10 @@ impl Stage {
         broker.create_vhost(VHOST).await;
         let client = postgres.client(DATABASE).await;
         backlog::create_table(&client, "outbox").await;
-        Self { postgres, broker, client }
+        let stage = Self { postgres, broker, client };
+        // Whoever is set up may want to publish already.
+        stage.fresh_queue().await;
+        stage
     }
 
     /// The database's connection string.

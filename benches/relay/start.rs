@@ -3,6 +3,7 @@
 use crate::{
     arrivals::Arrivals,
     contender::Contender,
+    drain,
     figures::{Column, Table},
     stage::Stage,
 };
@@ -15,9 +16,7 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
     let columns = [Column { name: "ms", decimals: 0 }];
     let mut table =
         Table::new("Start of the process to the consumer's first message, one row waiting", &columns);
-    for contender in contenders.iter() {
-        contender.prepare().await;
-    }
+    drain::prepare(stage, contenders).await;
     for _ in 0..rounds {
         for contender in contenders.iter_mut() {
             let _queue = stage.fresh_queue().await;

@@ -1,6 +1,10 @@
 //! Who is measured: outboxd in its two orderings, and the peers. All are programs that are started, watched and killed alike.
 
-use crate::{peer::Peer, stage::Stage, support::Daemon};
+use crate::{
+    peer::Peer,
+    stage::{OUTBOX, Stage},
+    support::Daemon,
+};
 use std::time::Duration;
 
 /// A graceful end may take as long as a drain timeout.
@@ -45,6 +49,14 @@ impl Contender {
     /// A peer that could be fetched.
     pub fn peer(peer: Peer) -> Self {
         Self { name: peer.name().to_owned(), program: Program::Peer(peer) }
+    }
+
+    /// The table that its service writes to.
+    pub fn table(&self) -> &'static str {
+        match &self.program {
+            Program::Outboxd(_) => OUTBOX,
+            Program::Peer(peer) => peer.table(),
+        }
     }
 
     /// Has it create its slot, before there are rows.

@@ -6,7 +6,7 @@ use crate::{
     ceilings,
     contender::Contender,
     figures::{Column, Table},
-    stage::Stage,
+    stage::{OUTBOX, Stage},
     usage,
 };
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
             drains.add(&contender.name, &samples);
             println!("round {}: {}", round + 1, drains.last_as_text(&contender.name));
         }
-        stage.clear().await;
+        stage.clear(OUTBOX).await;
     }
     vec![raw, drains]
 }
@@ -89,7 +89,7 @@ pub async fn prepare(stage: &Stage, contenders: &mut [Contender]) {
     for contender in contenders.iter_mut() {
         drain(stage, contender, few.rows).await;
     }
-    stage.clear().await;
+    stage.clear(OUTBOX).await;
 }
 
 async fn broker(stage: &Stage, backlog: &Backlog) -> f64 {
@@ -98,6 +98,7 @@ async fn broker(stage: &Stage, backlog: &Backlog) -> f64 {
 }
 
 async fn drain(stage: &Stage, contender: &mut Contender, rows: u32) -> Drain {
+    stage.fill(contender.table()).await;
     let queue = stage.fresh_queue().await;
     let begun = Instant::now();
     contender.start();

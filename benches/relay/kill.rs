@@ -7,7 +7,7 @@ use crate::{
     drain,
     figures::{Column, Table},
     queue::Queue,
-    stage::Stage,
+    stage::{OUTBOX, Stage},
 };
 use std::{
     collections::HashMap,
@@ -37,6 +37,7 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
     for _ in 0..rounds {
         Backlog { rows: ROWS, ..Default::default() }.write(&stage.client).await;
         for contender in contenders.iter_mut() {
+            stage.fill(contender.table()).await;
             let queue = stage.fresh_queue().await;
             contender.start();
             wait(&queue, contender, |count, _| count >= KILL_AT).await;
@@ -48,7 +49,7 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
             table.add(&contender.name, &verdict);
             println!("{}", table.last_as_text(&contender.name));
         }
-        stage.clear().await;
+        stage.clear(OUTBOX).await;
     }
     vec![table]
 }

@@ -70,7 +70,7 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> (V
             let contender = &mut contenders[(turn + round) % contenders.len()];
             let latencies = measure(stage, Some(contender)).await;
             add(&mut table, &contender.name, &latencies, floor, &mut all);
-            stage.clear().await;
+            stage.clear(contender.table()).await;
         }
     }
     let series = all.into_iter().map(|(name, latencies)| distribution(name, latencies)).collect();
@@ -135,7 +135,7 @@ async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Latencies 
     contender.start();
     // Its slot has the events of the others' turns as well; the probe comes behind them.
     let probe = PROBES + fastrand::u32(..1_000_000);
-    stage.write_one(probe).await;
+    stage.write_one(contender.table(), probe).await;
     loop {
         match arrivals.next(START_LIMIT).await {
             Some(arrival) if arrival.n == probe => break,
@@ -147,7 +147,7 @@ async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Latencies 
     let before = usage::cpu(pid).expect("it runs");
     let begun = Instant::now();
     let writing = async {
-        write(stage, &service, "outbox", false).await;
+        write(stage, &service, contender.table(), false).await;
         (usage::cpu(pid).expect("it runs") - before).as_secs_f64() * 1e3 / begun.elapsed().as_secs_f64()
     };
     let (sorted, cpu_ms_per_s) = tokio::join!(collect(&mut arrivals, &service, total), writing);

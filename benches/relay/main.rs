@@ -78,10 +78,10 @@ async fn measure(subject: &str, plan: &Plan) -> Section {
 /// Those that can be fetched; of the others it is said why.
 async fn peers(stage: &Stage, plan: &Plan) -> Vec<Contender> {
     let mut there = Vec::new();
-    for (folder, settings, name) in PEERS.iter().filter(|peer| plan.wants_peer(peer.0)) {
-        match Peer::fetch(stage, folder, settings, name).await {
+    for entry in PEERS.iter().filter(|entry| plan.wants_peer(entry.folder)) {
+        match Peer::fetch(stage, entry).await {
             Ok(peer) => there.push(Contender::peer(peer)),
-            Err(reason) => println!("{name} is left out: {reason}"),
+            Err(reason) => println!("{} is left out: {reason}", entry.folder),
         }
     }
     there

@@ -5,7 +5,7 @@ use crate::{
     contender::Contender,
     figures::{Column, Series, Table},
     queue::Queue,
-    stage::Stage,
+    stage::{OUTBOX, Stage},
     usage,
 };
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ pub async fn run(stage: &Stage, rounds: u32) -> (Vec<Table>, Vec<Series>) {
             watch.until(Some((&queue, backlog.rows)), PATIENCE).await;
             note(name, watch);
             contender.stop().await;
-            stage.clear().await;
+            stage.clear(OUTBOX).await;
         }
 
         let backlog = Backlog::default();
@@ -99,7 +99,7 @@ pub async fn run(stage: &Stage, rounds: u32) -> (Vec<Table>, Vec<Series>) {
         watch.until(Some((&queue, backlog.rows)), PATIENCE).await;
         note("broker down for 20 s, then draining 100,000", watch);
         contender.stop().await;
-        stage.clear().await;
+        stage.clear(OUTBOX).await;
     }
     (vec![table], series)
 }

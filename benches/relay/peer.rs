@@ -20,17 +20,27 @@ use tokio::process::Command;
 /// An archive of 700 MB is the largest.
 const FETCH_LIMIT: Duration = Duration::from_secs(600);
 
-/// Every peer, in its usual and in its best settings: folder, settings, what its rows are called.
-pub const PEERS: &[(&str, &str, &str)] = &[
-    ("polling", "usual", "polling loop"),
-    ("polling", "best", "polling loop, tuned"),
-    ("debezium-server", "usual", "Debezium Server"),
-    ("debezium-server", "best", "Debezium Server, tuned"),
+/// A peer in certain settings.
+pub struct Entry {
+    /// Its folder in `benches/peers`.
+    pub folder: &'static str,
+    settings: &'static str,
+    name: &'static str,
+    /// The table that its service writes to: another one where the relay removes rows, or wants other columns.
+    table: &'static str,
+}
+
+/// Every peer, in its usual and in its best settings.
+pub const PEERS: &[Entry] = &[
+    Entry { folder: "polling", settings: "usual", name: "polling loop", table: "outbox_polled" },
+    Entry { folder: "polling", settings: "best", name: "polling loop, tuned", table: "outbox_polled" },
+    Entry { folder: "debezium-server", settings: "usual", name: "Debezium Server", table: "outbox" },
+    Entry { folder: "debezium-server", settings: "best", name: "Debezium Server, tuned", table: "outbox" },
 ];
 
 /// A peer, fetched and ready to be started.
 pub struct Peer {
-    name: String,
+    entry: &'static Entry,
     script: PathBuf,
     folder: PathBuf,
     environment: Vec<(&'static str, String)>,
@@ -39,7 +49,8 @@ pub struct Peer {
 
 impl Peer {
     /// Fetches what is not there yet. The error is what the script said.
-    pub async fn fetch(stage: &Stage, folder: &str, settings: &str, name: &str) -> Result<Self, String> {
+    pub async fn fetch(stage: &Stage, entry: &'static Entry) -> Result<Self, String> {
+        let Entry { folder, settings, name, table } = *entry;
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let script = package.join("benches/peers").join(folder).join("relay.sh");
         let environment = vec![
@@ -53,10 +64,10 @@ impl Peer {
             ("AMQP_HOST", "127.0.0.1".to_owned()),
             ("AMQP_PORT", stage.broker.port().to_string()),
             ("AMQP_VHOST", VHOST.to_owned()),
+            ("OUTBOX", table.to_owned()),
             ("EXCHANGE", EXCHANGE.to_owned()),
         ];
-        let peer =
-            Self { name: name.to_owned(), script, folder: run::folder(folder), environment, process: None };
+        let peer = Self { entry, script, folder: run::folder(folder), environment, process: None };
         let output = tokio::time::timeout(FETCH_LIMIT, peer.command("fetch").output()).await;
         match output {
             Err(_) => Err(format!("{name} was not fetched within {FETCH_LIMIT:?}")),
@@ -69,8 +80,13 @@ impl Peer {
     }
 
     /// What its rows are called.
-    pub fn name(&self) -> &str {
-        &self.name
+    pub fn name(&self) -> &'static str {
+        self.entry.name
+    }
+
+    /// The table that its service writes to.
+    pub fn table(&self) -> &'static str {
+        self.entry.table
     }
 
     /// Makes what it needs in the database, before there are rows.
@@ -80,7 +96,7 @@ impl Peer {
 
     /// Starts it.
     pub fn start(&mut self) {
-        assert!(self.process.is_none(), "{} runs", self.name);
+        assert!(self.process.is_none(), "{} runs", self.name());
         let mut command = process::command(&self.script);
         command.arg("run").envs(self.environment.iter().cloned());
         self.process = Some(Process::spawn(command, &self.folder, &self.log_file()));

@@ -9,6 +9,8 @@ use tokio_postgres::Client;
 
 /// Name of the database.
 pub const DATABASE: &str = "bench";
+/// The outbox table.
+pub const OUTBOX: &str = "outbox";
 /// Name of the virtual host.
 pub const VHOST: &str = "bench";
 
@@ -38,7 +40,7 @@ impl Stage {
         postgres.create_database(DATABASE).await;
         broker.create_vhost(VHOST).await;
         let client = postgres.client(DATABASE).await;
-        backlog::create_table(&client, "outbox").await;
+        backlog::create_table(&client, OUTBOX).await;
         let stage = Self { postgres, broker, client };
         // Whoever is set up may want to publish already.
         stage.fresh_queue().await;
@@ -61,16 +63,32 @@ impl Stage {
     }
 
     /// Writes one row with that number.
-    pub async fn write_one(&self, n: u32) {
+    pub async fn write_one(&self, table: &str, n: u32) {
         let insert = format!(
-            "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
+            "INSERT INTO {table} (aggregatetype, aggregateid, type, payload) \
              VALUES ('Order', '1', 'OrderCreated', '{{\"n\": {n}, \"a\": \"1\"}}')"
         );
         self.client.batch_execute(&insert).await.expect("row written");
     }
 
-    /// Empties the outbox, and has the server write its dirty pages now rather than in the next measurement.
-    pub async fn clear(&self) {
-        self.client.batch_execute("TRUNCATE outbox; CHECKPOINT").await.expect("outbox emptied");
+    /// Gives a contender with a table of its own what is in the outbox; no slot but its own sees it.
+    pub async fn fill(&self, table: &str) {
+        if table == OUTBOX {
+            return;
+        }
+        let copy = format!(
+            "TRUNCATE {table};
+             INSERT INTO {table} (id, aggregatetype, aggregateid, type, payload)
+             SELECT id, aggregatetype, aggregateid, type, payload FROM {OUTBOX} ORDER BY seq;
+             ANALYZE {table}"
+        );
+        self.client.batch_execute(&copy).await.expect("rows copied");
+    }
+
+    /// Empties a table, and has the server write its dirty pages now rather than in the next measurement.
+    pub async fn clear(&self, table: &str) {
+        for statement in [format!("TRUNCATE {table}"), "CHECKPOINT".to_owned()] {
+            self.client.batch_execute(&statement).await.expect("table emptied");
+        }
     }
 }

@@ -21,7 +21,7 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
         for contender in contenders.iter_mut() {
             let _queue = stage.fresh_queue().await;
             let mut arrivals = Arrivals::of(&stage.amqp_url()).await;
-            stage.write_one(1).await;
+            stage.write_one(contender.table(), 1).await;
             let begun = Instant::now();
             contender.start();
             let first = arrivals.next(PATIENCE).await;
@@ -32,7 +32,7 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
             // The others have the row in their slots as well, so each starts with the same amount or less.
             while arrivals.next(Duration::from_millis(500)).await.is_some() {}
             contender.stop().await;
-            stage.clear().await;
+            stage.clear(contender.table()).await;
         }
     }
     vec![table]

@@ -5,7 +5,7 @@ use crate::{
     arrivals::Arrivals,
     contender::Contender,
     figures::{Column, Table},
-    stage::Stage,
+    stage::{OUTBOX, Stage},
 };
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub async fn run(stage: &Stage, rounds: u32) -> Vec<Table> {
     let mut arrivals = Arrivals::of(&stage.amqp_url()).await;
     let mut n = 1;
     pair[0].start();
-    stage.write_one(n).await;
+    stage.write_one(OUTBOX, n).await;
     wait_for(&mut arrivals, n).await;
     for round in 0..rounds as usize {
         let [streams, standby] = [round % 2, (round + 1) % 2];
@@ -34,13 +34,13 @@ pub async fn run(stage: &Stage, rounds: u32) -> Vec<Table> {
         let until = Instant::now() + SETTLED;
         while Instant::now() < until {
             n += 1;
-            stage.write_one(n).await;
+            stage.write_one(OUTBOX, n).await;
             tokio::time::sleep(EVERY).await;
         }
         pair[streams].kill9().await;
         let killed = Instant::now();
         n += 1;
-        stage.write_one(n).await;
+        stage.write_one(OUTBOX, n).await;
         let took = wait_for(&mut arrivals, n).await - killed;
         table.add("outboxd", &[took.as_secs_f64() * 1e3]);
         println!("{}", table.last_as_text("outboxd"));

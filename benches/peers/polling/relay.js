@@ -4,7 +4,7 @@ const amqp = require('amqplib');
 
 const batch = Number(process.env.BATCH ?? 1000);
 const idleMs = Number(process.env.IDLE_MS ?? 100);
-const { AMQP_HOST, AMQP_PORT, AMQP_VHOST, EXCHANGE } = process.env;
+const { AMQP_HOST, AMQP_PORT, AMQP_VHOST, EXCHANGE, OUTBOX } = process.env;
 
 async function main() {
   const database = new Client();
@@ -19,7 +19,7 @@ async function main() {
     await database.query('BEGIN');
     const { rows } = await database.query({
       name: 'take',
-      text: `SELECT id, aggregatetype, aggregateid, type, payload::text FROM outbox
+      text: `SELECT id, aggregatetype, aggregateid, type, payload::text FROM ${OUTBOX}
              ORDER BY seq LIMIT $1 FOR UPDATE SKIP LOCKED`,
       values: [batch],
     });
@@ -40,7 +40,7 @@ async function main() {
     await channel.waitForConfirms();
     await database.query({
       name: 'delete',
-      text: 'DELETE FROM outbox WHERE id = ANY($1)',
+      text: `DELETE FROM ${OUTBOX} WHERE id = ANY($1)`,
       values: [rows.map((row) => row.id)],
     });
     await database.query('COMMIT');

@@ -12,7 +12,8 @@ fetch)
     cd "$PEER_HOME" && npm install --silent --no-audit --no-fund >&2
     ;;
 prepare)
-    psql -qc 'CREATE INDEX IF NOT EXISTS outbox_seq ON outbox (seq)'
+    psql -qc "CREATE TABLE IF NOT EXISTS $OUTBOX (LIKE outbox INCLUDING ALL);
+              CREATE INDEX IF NOT EXISTS ${OUTBOX}_seq ON $OUTBOX (seq)"
     ;;
 run)
     if [ "$PEER_SETTINGS" = best ]; then export BATCH=4000 IDLE_MS=10; fi

@@ -3,7 +3,7 @@
 use crate::{
     peer::Peer,
     stage::{OUTBOX, Stage},
-    support::Daemon,
+    support::{Daemon, http},
 };
 use std::time::Duration;
 
@@ -25,25 +25,19 @@ enum Program {
 impl Contender {
     /// outboxd with an ordering and nothing else but its defaults.
     pub fn outboxd(stage: &Stage, ordering: &str) -> Self {
-        let name = format!("outboxd, {ordering}");
-        Self::outboxd_with(&name, &stage.postgres_url(), &stage.amqp_url(), ordering, "")
-    }
-
-    /// As [`Contender::outboxd`], with connections that may lead elsewhere, and further lines of `[sources.bench]`.
-    pub fn outboxd_with(
-        name: &str,
-        postgres_url: &str,
-        amqp_url: &str,
-        ordering: &str,
-        source: &str,
-    ) -> Self {
         let slot = format!("outboxd_{}", ordering.replace('-', "_"));
         let config = format!(
-            "[rabbitmq]\nurl = \"{amqp_url}\"\n\
-             [sources.bench]\npostgres.url = \"{postgres_url}\"\npostgres.slot = \"{slot}\"\n\
-             postgres.publication = \"{slot}\"\ndelivery.ordering = \"{ordering}\"\n{source}\n"
+            "[rabbitmq]\nurl = \"{}\"\n[sources.bench]\npostgres.url = \"{}\"\npostgres.slot = \"{slot}\"\n\
+             postgres.publication = \"{slot}\"\ndelivery.ordering = \"{ordering}\"\n",
+            stage.amqp_url(),
+            stage.postgres_url()
         );
-        Self { name: name.to_owned(), program: Program::Outboxd(Daemon::prepare(&config)) }
+        Self::configured(&format!("outboxd, {ordering}"), &config)
+    }
+
+    /// outboxd with a configuration, all but `[admin]`.
+    pub fn configured(name: &str, config: &str) -> Self {
+        Self { name: name.to_owned(), program: Program::Outboxd(Daemon::prepare(config)) }
     }
 
     /// A peer that could be fetched.
@@ -56,6 +50,14 @@ impl Contender {
         match &self.program {
             Program::Outboxd(_) => OUTBOX,
             Program::Peer(peer) => peer.table(),
+        }
+    }
+
+    /// How many of a backlog's rows it is given.
+    pub fn rows_of(&self, backlog: u32) -> u32 {
+        match &self.program {
+            Program::Outboxd(_) => backlog,
+            Program::Peer(peer) => backlog.min(peer.rows_max()),
         }
     }
 
@@ -83,6 +85,15 @@ impl Contender {
             Program::Outboxd(daemon) => daemon.pid(),
             Program::Peer(peer) => peer.pid(),
         }
+    }
+
+    /// Messages that outboxd says are confirmed, of all its sources; 0 while it does not answer yet.
+    pub async fn confirmed(&self) -> f64 {
+        let Program::Outboxd(daemon) = &self.program else { return 0.0 };
+        let Ok((_, metrics)) = http::get(daemon.admin_port(), "/metrics").await else { return 0.0 };
+        let series =
+            metrics.lines().filter_map(|line| line.strip_prefix("outboxd_messages_confirmed_total{"));
+        series.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
     }
 
     /// Asks it to end, and waits.

@@ -98,7 +98,8 @@ async fn broker(stage: &Stage, backlog: &Backlog) -> f64 {
 }
 
 async fn drain(stage: &Stage, contender: &mut Contender, rows: u32) -> Drain {
-    stage.fill(contender.table()).await;
+    let rows = contender.rows_of(rows);
+    stage.fill(contender.table(), rows).await;
     let queue = stage.fresh_queue().await;
     let begun = Instant::now();
     contender.start();

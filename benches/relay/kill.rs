@@ -15,8 +15,6 @@ use std::{
 };
 
 const ROWS: u32 = 50_000;
-/// With so many in the queue the relay is at full speed.
-const KILL_AT: u32 = 20_000;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Nothing new for so long, with all rows there: the relay is done.
 const QUIET: Duration = Duration::from_secs(3);
@@ -37,15 +35,17 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
     for _ in 0..rounds {
         Backlog { rows: ROWS, ..Default::default() }.write(&stage.client).await;
         for contender in contenders.iter_mut() {
-            stage.fill(contender.table()).await;
+            let rows = contender.rows_of(ROWS);
+            stage.fill(contender.table(), rows).await;
             let queue = stage.fresh_queue().await;
             contender.start();
-            wait(&queue, contender, |count, _| count >= KILL_AT).await;
+            // At full speed.
+            wait(&queue, contender, |count, _| count >= rows / 5 * 2).await;
             contender.kill9().await;
             contender.start();
-            let count = wait(&queue, contender, |count, unchanged| count >= ROWS && unchanged >= QUIET).await;
+            let count = wait(&queue, contender, |count, unchanged| count >= rows && unchanged >= QUIET).await;
             contender.stop().await;
-            let verdict = judge(stage, count.max(queue.count().await)).await;
+            let verdict = judge(stage, rows, count.max(queue.count().await)).await;
             table.add(&contender.name, &verdict);
             println!("{}", table.last_as_text(&contender.name));
         }
@@ -74,9 +74,9 @@ async fn wait(queue: &Queue, contender: &Contender, enough: impl Fn(u32, Duratio
 }
 
 /// Reads the whole queue: rows that are not there, messages that came again, first copies behind a later row of their aggregate.
-async fn judge(stage: &Stage, messages: u32) -> [f64; 3] {
+async fn judge(stage: &Stage, rows: u32, messages: u32) -> [f64; 3] {
     let mut arrivals = Arrivals::of(&stage.amqp_url()).await;
-    let mut copies = vec![0u32; ROWS as usize + 1];
+    let mut copies = vec![0u32; rows as usize + 1];
     let (mut latest, mut disorder) = (HashMap::<u32, u32>::new(), 0);
     for _ in 0..messages {
         let arrival = arrivals.next(PATIENCE).await.expect("the queue gives what it counted");

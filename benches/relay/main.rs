@@ -11,8 +11,10 @@ mod arrivals;
 mod backlog;
 mod ceilings;
 mod contender;
+mod distance;
 mod drain;
 mod figures;
+mod growth;
 mod kill;
 mod latency;
 mod memory;
@@ -70,6 +72,7 @@ async fn measure(subject: &str, plan: &Plan) -> Section {
         "start" => (start::run(&stage, &mut relays, plan.rounds).await, Vec::new()),
         "takeover" => (takeover::run(&stage, plan.rounds).await, Vec::new()),
         "kill" => (kill::run(&stage, &mut relays, plan.rounds).await, Vec::new()),
+        "growth" => (growth::run(&stage, plan.rounds).await, Vec::new()),
         other => unreachable!("{other} is not in the plan"),
     };
     Section::of(&stage, plan, subject, tables, series).await

@@ -28,14 +28,56 @@ pub struct Entry {
     name: &'static str,
     /// The table that its service writes to: another one where the relay removes rows, or wants other columns.
     table: &'static str,
+    /// The most rows of a backlog it is given: enough for a figure, also where 100,000 would take minutes.
+    rows_max: u32,
 }
+
+const ALL: u32 = u32::MAX;
 
 /// Every peer, in its usual and in its best settings.
 pub const PEERS: &[Entry] = &[
-    Entry { folder: "polling", settings: "usual", name: "polling loop", table: "outbox_polled" },
-    Entry { folder: "polling", settings: "best", name: "polling loop, tuned", table: "outbox_polled" },
-    Entry { folder: "debezium-server", settings: "usual", name: "Debezium Server", table: "outbox" },
-    Entry { folder: "debezium-server", settings: "best", name: "Debezium Server, tuned", table: "outbox" },
+    Entry {
+        folder: "polling",
+        settings: "usual",
+        name: "polling loop",
+        table: "outbox_polled",
+        rows_max: ALL,
+    },
+    Entry {
+        folder: "polling",
+        settings: "best",
+        name: "polling loop, tuned",
+        table: "outbox_polled",
+        rows_max: ALL,
+    },
+    Entry {
+        folder: "debezium-server",
+        settings: "usual",
+        name: "Debezium Server",
+        table: "outbox",
+        rows_max: ALL,
+    },
+    Entry {
+        folder: "debezium-server",
+        settings: "best",
+        name: "Debezium Server, tuned",
+        table: "outbox",
+        rows_max: ALL,
+    },
+    Entry {
+        folder: "pg-transactional-outbox",
+        settings: "usual",
+        name: "pg-transactional-outbox",
+        table: "outbox_passed_on",
+        rows_max: 10_000,
+    },
+    Entry {
+        folder: "pg-transactional-outbox",
+        settings: "best",
+        name: "pg-transactional-outbox, tuned",
+        table: "outbox_passed_on_too",
+        rows_max: 10_000,
+    },
 ];
 
 /// A peer, fetched and ready to be started.
@@ -50,7 +92,7 @@ pub struct Peer {
 impl Peer {
     /// Fetches what is not there yet. The error is what the script said.
     pub async fn fetch(stage: &Stage, entry: &'static Entry) -> Result<Self, String> {
-        let Entry { folder, settings, name, table } = *entry;
+        let Entry { folder, settings, name, table, .. } = *entry;
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let script = package.join("benches/peers").join(folder).join("relay.sh");
         let environment = vec![
@@ -119,6 +161,11 @@ impl Peer {
         let mut process = self.process.take().expect("it runs");
         process.signal("KILL");
         process.wait_or_kill(Duration::from_secs(10)).await;
+    }
+
+    /// The most rows of a backlog it is given.
+    pub fn rows_max(&self) -> u32 {
+        self.entry.rows_max
     }
 
     /// What it has printed.

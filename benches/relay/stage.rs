@@ -72,14 +72,14 @@ impl Stage {
     }
 
     /// Gives a contender with a table of its own what is in the outbox; no slot but its own sees it.
-    pub async fn fill(&self, table: &str) {
+    pub async fn fill(&self, table: &str, rows: u32) {
         if table == OUTBOX {
             return;
         }
         let copy = format!(
             "TRUNCATE {table};
              INSERT INTO {table} (id, aggregatetype, aggregateid, type, payload)
-             SELECT id, aggregatetype, aggregateid, type, payload FROM {OUTBOX} ORDER BY seq;
+             SELECT id, aggregatetype, aggregateid, type, payload FROM {OUTBOX} ORDER BY seq LIMIT {rows};
              ANALYZE {table}"
         );
         self.client.batch_execute(&copy).await.expect("rows copied");

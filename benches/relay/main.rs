@@ -51,8 +51,8 @@ async fn main() -> ExitCode {
         }
     };
     for subject in &plan.subjects {
-        println!("# {subject}, {} rounds", plan.rounds);
-        let section = measure(subject, &plan).await;
+        println!("# {}, rounds: {}", subject.name, plan.rounds);
+        let section = measure(subject.name, &plan).await;
         section.print();
         report::record(subject, section, plan.rounds).expect("figures recorded");
     }

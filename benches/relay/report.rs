@@ -5,7 +5,7 @@
 use crate::{
     figures::{Series, Table},
     pictures,
-    plan::{Plan, ROUNDS_RECORDED, SUBJECTS},
+    plan::{Plan, SUBJECTS, Subject},
     stage::Stage,
 };
 use hyper::Method;
@@ -83,9 +83,9 @@ impl Section {
 }
 
 /// Puts a section into `benches/results`, when there were rounds enough for it to stand, and makes the rest anew.
-pub fn record(subject: &str, section: Section, rounds: u32) -> std::io::Result<()> {
-    if rounds < ROUNDS_RECORDED {
-        println!("Not recorded: {rounds} rounds are for looking, {ROUNDS_RECORDED} for figures.");
+pub fn record(subject: &Subject, section: Section, rounds: u32) -> std::io::Result<()> {
+    if rounds < subject.rounds {
+        println!("Not recorded: {rounds} rounds are for looking, {} for figures.", subject.rounds);
         return Ok(());
     }
     let folder = benches().join("results");
@@ -96,7 +96,7 @@ pub fn record(subject: &str, section: Section, rounds: u32) -> std::io::Result<(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Results::new(),
         Err(error) => return Err(error),
     };
-    results.insert(subject.to_owned(), section);
+    results.insert(subject.name.to_owned(), section);
     fs::write(&file, serde_json::to_string_pretty(&results)? + "\n")?;
     let mut drawn = Vec::new();
     for (name, svg) in pictures::draw(&results) {
@@ -108,7 +108,7 @@ pub fn record(subject: &str, section: Section, rounds: u32) -> std::io::Result<(
 
 fn as_markdown(results: &Results, pictures: &[&str]) -> String {
     let mut text = INTRODUCTION.to_owned();
-    for (subject, tells) in SUBJECTS {
+    for Subject { name: subject, tells, .. } in SUBJECTS {
         let Some(section) = results.get(*subject) else { continue };
         let _ = write!(
             text,

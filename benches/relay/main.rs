@@ -54,7 +54,7 @@ async fn main() -> ExitCode {
         println!("# {}, rounds: {}", subject.name, plan.rounds);
         let section = measure(subject.name, &plan).await;
         section.print();
-        report::record(subject, section, plan.rounds).expect("figures recorded");
+        report::record(subject, section, &plan).expect("figures recorded");
     }
     ExitCode::SUCCESS
 }

@@ -44,6 +44,8 @@ pub struct Plan {
     pub subjects: Vec<&'static Subject>,
     /// How often each measurement is repeated, in alternation.
     pub rounds: u32,
+    /// Record figures of too few rounds as well, marked as preliminary.
+    pub record: bool,
     /// Measure the peers too: all, or the one of this folder.
     pub peers: Option<String>,
 }
@@ -51,10 +53,12 @@ pub struct Plan {
 impl Plan {
     /// Reads the program's arguments; none asks for nothing, as when `cargo bench` runs every bench there is.
     pub fn from_arguments() -> Result<Option<Self>, String> {
-        let mut plan = Self { subjects: Vec::new(), rounds: ROUNDS, peers: None };
+        let mut plan = Self { subjects: Vec::new(), rounds: ROUNDS, record: false, peers: None };
         for argument in std::env::args().skip(1) {
             if argument == "--bench" {
                 // Cargo's own.
+            } else if argument == "--record" {
+                plan.record = true;
             } else if let Some(peers) = argument.strip_prefix("--peers=") {
                 plan.peers = Some(peers.to_owned());
             } else if argument == "all" {
@@ -77,7 +81,8 @@ impl Plan {
 
     /// How the program is used.
     pub fn usage() -> String {
-        let mut text = "make bench [ONLY=\"SUBJECT ...\"] [ROUNDS=n] [PEERS=all]\nsubjects:\n".to_owned();
+        let mut text =
+            "make bench [ONLY=\"SUBJECT ...\"] [ROUNDS=n] [PEERS=all] [RECORD=1]\nsubjects:\n".to_owned();
         for Subject { name, tells, .. } in SUBJECTS {
             text += &format!("  {name:<12}{tells}\n");
         }

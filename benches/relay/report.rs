@@ -23,6 +23,8 @@ use std::{
 pub struct Section {
     /// The command that measures it again.
     command: String,
+    /// How often everything was repeated.
+    rounds: u32,
     /// Day, in UTC.
     date: String,
     /// The state of the sources, as `git describe` names it.
@@ -66,6 +68,7 @@ impl Section {
         let peers = plan.peers.as_ref().map(|peers| format!(" PEERS={peers}")).unwrap_or_default();
         Self {
             command: format!("make bench ONLY={subject} ROUNDS={}{peers}", plan.rounds),
+            rounds: plan.rounds,
             date: said_by("date", &["-u", "+%Y-%m-%d"]),
             revision: said_by("git", &["describe", "--always", "--dirty"]),
             setting,
@@ -83,9 +86,9 @@ impl Section {
 }
 
 /// Puts a section into `benches/results`, when there were rounds enough for it to stand, and makes the rest anew.
-pub fn record(subject: &Subject, section: Section, rounds: u32) -> std::io::Result<()> {
-    if rounds < subject.rounds {
-        println!("Not recorded: {rounds} rounds are for looking, {} for figures.", subject.rounds);
+pub fn record(subject: &Subject, section: Section, plan: &Plan) -> std::io::Result<()> {
+    if plan.rounds < subject.rounds && !plan.record {
+        println!("Not recorded: {} rounds are for looking, {} for figures.", plan.rounds, subject.rounds);
         return Ok(());
     }
     let folder = benches().join("results");
@@ -108,13 +111,20 @@ pub fn record(subject: &Subject, section: Section, rounds: u32) -> std::io::Resu
 
 fn as_markdown(results: &Results, pictures: &[&str]) -> String {
     let mut text = INTRODUCTION.to_owned();
-    for Subject { name: subject, tells, .. } in SUBJECTS {
+    for Subject { name: subject, tells, rounds } in SUBJECTS {
         let Some(section) = results.get(*subject) else { continue };
         let _ = write!(
             text,
             "\n## {subject}: {tells}\n\n`{}`, {}, outboxd {}. {}.\n",
             section.command, section.date, section.revision, section.setting
         );
+        if section.rounds < *rounds {
+            let _ = writeln!(
+                text,
+                "\nPreliminary: {} rounds, of the {rounds} that a figure should have.",
+                section.rounds
+            );
+        }
         for picture in pictures.iter().filter(|picture| picture.starts_with(subject)) {
             let _ = writeln!(text, "\n![{subject}](results/{picture})");
         }

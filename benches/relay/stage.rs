@@ -5,6 +5,7 @@ use crate::{
     queue::Queue,
     support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions},
 };
+use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
 /// Name of the database.
@@ -83,6 +84,16 @@ impl Stage {
              ANALYZE {table}"
         );
         self.client.batch_execute(&copy).await.expect("rows copied");
+    }
+
+    /// Waits until the server has noticed that whoever had a slot is gone.
+    pub async fn slots_are_free(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
+        while self.client.query_one(active, &[]).await.expect("slots").get::<_, i64>(0) > 0 {
+            assert!(Instant::now() < deadline, "a slot is still in use");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Empties a table, and has the server write its dirty pages now rather than in the next measurement.

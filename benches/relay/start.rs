@@ -22,6 +22,7 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
             let _queue = stage.fresh_queue().await;
             let mut arrivals = Arrivals::of(&stage.amqp_url()).await;
             stage.write_one(contender.table(), 1).await;
+            stage.slots_are_free().await;
             let begun = Instant::now();
             contender.start();
             let first = arrivals.next(PATIENCE).await;

@@ -62,13 +62,16 @@ impl Contender {
     }
 
     /// Has it create its slot, before there are rows.
-    pub async fn prepare(&self) {
+    pub async fn prepare(&self) -> Result<(), String> {
         let output = match &self.program {
             Program::Outboxd(daemon) => daemon.command(&["setup"]).await,
             Program::Peer(peer) => peer.prepare().await,
         };
+        if output.status.success() {
+            return Ok(());
+        }
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{} cannot be set up: {said}", self.name);
+        Err(format!("{} cannot be set up: {}", self.name, said.trim()))
     }
 
     /// Starts it, without waiting for anything.

@@ -210,7 +210,7 @@ async fn drain(stage: &Stage, case: &Case) -> [f64; 4] {
         }
     }
     let mut contender = Contender::configured(&case.name, &config);
-    contender.prepare().await;
+    contender.prepare().await.expect("outboxd is set up");
 
     let mut queues = vec![Queue::fresh(&stage.amqp_url(), case.queue_kind).await];
     for number in 1..case.queues {

@@ -28,10 +28,10 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// Kills each contender in turn, `rounds` times.
-pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Vec<Table> {
+pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) -> Vec<Table> {
     let title = format!("kill -9 in the middle of a drain of {ROWS}, and a new start");
     let mut table = Table::new(title, COLUMNS);
-    drain::prepare(stage, contenders).await;
+    table.notes = drain::prepare(stage, contenders).await;
     for _ in 0..rounds {
         Backlog { rows: ROWS, ..Default::default() }.write(&stage.client).await;
         for contender in contenders.iter_mut() {

@@ -54,22 +54,29 @@ const COLUMNS: &[Column] = &[
 ];
 
 /// Measures all, in turn, `rounds` times.
-pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> (Vec<Table>, Vec<Series>) {
+pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) -> (Vec<Table>, Vec<Series>) {
     let title = format!(
         "Commit to consumer at {PER_SECOND} events/s, one event a transaction, {WRITERS} connections"
     );
     let mut table = Table::new(title, COLUMNS);
     let mut all: Vec<(String, Vec<f64>)> = Vec::new();
     backlog::create_table(&stage.client, UNWATCHED_TABLE).await;
-    drain::prepare(stage, contenders).await;
+    table.notes = drain::prepare(stage, contenders).await;
     for round in 0..rounds as usize {
-        let direct = measure(stage, None).await;
+        let direct = measure(stage, None).await.expect("nothing but the nodes");
         let floor = [direct.at(0.5), direct.at(0.99)];
         add(&mut table, DIRECTLY, &direct, floor, &mut all);
         for turn in 0..contenders.len() {
-            let contender = &mut contenders[(turn + round) % contenders.len()];
-            let latencies = measure(stage, Some(contender)).await;
-            add(&mut table, &contender.name, &latencies, floor, &mut all);
+            let next = (turn + round) % contenders.len();
+            let contender = &mut contenders[next];
+            match measure(stage, Some(contender)).await {
+                Ok(latencies) => add(&mut table, &contender.name, &latencies, floor, &mut all),
+                Err(problem) => {
+                    println!("{problem}:\n{}", contender.log_tail());
+                    contender.kill9().await;
+                    table.notes.push(format!("Round {}: {problem}", round + 1));
+                }
+            }
             stage.clear(contender.table()).await;
         }
     }
@@ -122,7 +129,7 @@ fn distribution(name: String, mut latencies: Vec<f64>) -> Series {
     Series { name, points: points.collect() }
 }
 
-async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Latencies {
+async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Result<Latencies, String> {
     let _queue = stage.fresh_queue().await;
     let mut arrivals = Arrivals::of(&stage.amqp_url()).await;
     let total = WARM_UP + COUNTED;
@@ -130,7 +137,7 @@ async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Latencies 
     let Some(contender) = contender else {
         let writing = write(stage, &service, UNWATCHED_TABLE, true);
         let (sorted, ()) = tokio::join!(collect(&mut arrivals, &service, total), writing);
-        return Latencies { sorted, cpu_ms_per_s: f64::NAN };
+        return Ok(Latencies { sorted, cpu_ms_per_s: f64::NAN });
     };
     contender.start();
     // Its slot has the events of the others' turns as well; the probe comes behind them.
@@ -140,19 +147,21 @@ async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Latencies 
         match arrivals.next(START_LIMIT).await {
             Some(arrival) if arrival.n == probe => break,
             Some(_) => {}
-            None => panic!("{} publishes nothing:\n{}", contender.name, contender.log_tail()),
+            None => return Err(format!("{} publishes nothing", contender.name)),
         }
     }
     let pid = contender.pid();
-    let before = usage::cpu(pid).expect("it runs");
+    let ended = || format!("{} ended by itself", contender.name);
+    let before = usage::cpu(pid).ok_or_else(ended)?;
     let begun = Instant::now();
     let writing = async {
         write(stage, &service, contender.table(), false).await;
-        (usage::cpu(pid).expect("it runs") - before).as_secs_f64() * 1e3 / begun.elapsed().as_secs_f64()
+        usage::cpu(pid).map(|cpu| (cpu - before).as_secs_f64() * 1e3 / begun.elapsed().as_secs_f64())
     };
     let (sorted, cpu_ms_per_s) = tokio::join!(collect(&mut arrivals, &service, total), writing);
+    let cpu_ms_per_s = cpu_ms_per_s.ok_or_else(ended)?;
     contender.stop().await;
-    Latencies { sorted, cpu_ms_per_s }
+    Ok(Latencies { sorted, cpu_ms_per_s })
 }
 
 /// Waits for all events and gives what the counted ones took.

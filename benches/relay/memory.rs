@@ -57,7 +57,7 @@ impl Watch {
 pub async fn run(stage: &Stage, rounds: u32) -> (Vec<Table>, Vec<Series>) {
     let mut table = Table::new("Memory of outboxd, default settings", COLUMNS);
     let mut contender = Contender::outboxd(stage, "per-aggregate");
-    contender.prepare().await;
+    contender.prepare().await.expect("outboxd is set up");
     let one = Backlog { rows: 1_000_000, per_transaction: 1_000_000, ..Default::default() };
     let mut series = Vec::new();
     for _ in 0..rounds {

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Starts each contender in turn, `rounds` times.
-pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Vec<Table> {
+pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) -> Vec<Table> {
     let columns = [Column { name: "ms", decimals: 0 }];
     let mut table =
         Table::new("Start of the process to the consumer's first message, one row waiting", &columns);
-    drain::prepare(stage, contenders).await;
+    table.notes = drain::prepare(stage, contenders).await;
     for _ in 0..rounds {
         for contender in contenders.iter_mut() {
             let _queue = stage.fresh_queue().await;
@@ -25,9 +25,12 @@ pub async fn run(stage: &Stage, contenders: &mut [Contender], rounds: u32) -> Ve
             stage.slots_are_free().await;
             let begun = Instant::now();
             contender.start();
-            let first = arrivals.next(PATIENCE).await;
-            let first = first
-                .unwrap_or_else(|| panic!("{} publishes nothing:\n{}", contender.name, contender.log_tail()));
+            let Some(first) = arrivals.next(PATIENCE).await else {
+                println!("{}", contender.log_tail());
+                table.notes.push(format!("{} published nothing within {PATIENCE:?}", contender.name));
+                contender.kill9().await;
+                continue;
+            };
             table.add(&contender.name, &[(first.at - begun).as_secs_f64() * 1e3]);
             println!("{}", table.last_as_text(&contender.name));
             // The others have the row in their slots as well, so each starts with the same amount or less.

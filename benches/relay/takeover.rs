@@ -21,7 +21,7 @@ pub async fn run(stage: &Stage, rounds: u32) -> Vec<Table> {
     let title = "kill -9 of the instance that streams to the first message of its standby";
     let mut table = Table::new(title, &columns);
     let mut pair = [(); 2].map(|()| Contender::outboxd(stage, "per-aggregate"));
-    pair[0].prepare().await;
+    pair[0].prepare().await.expect("outboxd is set up");
     let _queue = stage.fresh_queue().await;
     let mut arrivals = Arrivals::of(&stage.amqp_url()).await;
     let mut n = 1;

@@ -28,6 +28,7 @@ mod start;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 mod takeover;
+mod targets;
 mod usage;
 
 use contender::Contender;
@@ -50,6 +51,9 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if plan.write {
+        report::write(&report::recorded().expect("figures read")).expect("figures written");
+    }
     for subject in &plan.subjects {
         println!("# {}, rounds: {}", subject.name, plan.rounds);
         let section = measure(subject.name, &plan).await;

@@ -46,6 +46,8 @@ pub struct Plan {
     pub rounds: u32,
     /// Record figures of too few rounds as well, marked as preliminary.
     pub record: bool,
+    /// Measure nothing, but write what is made from the recorded figures anew.
+    pub write: bool,
     /// Measure the peers too: all, or the one of this folder.
     pub peers: Option<String>,
 }
@@ -53,10 +55,13 @@ pub struct Plan {
 impl Plan {
     /// Reads the program's arguments; none asks for nothing, as when `cargo bench` runs every bench there is.
     pub fn from_arguments() -> Result<Option<Self>, String> {
-        let mut plan = Self { subjects: Vec::new(), rounds: ROUNDS, record: false, peers: None };
+        let mut plan =
+            Self { subjects: Vec::new(), rounds: ROUNDS, record: false, write: false, peers: None };
         for argument in std::env::args().skip(1) {
             if argument == "--bench" {
                 // Cargo's own.
+            } else if argument == "write" {
+                plan.write = true;
             } else if argument == "--record" {
                 plan.record = true;
             } else if let Some(peers) = argument.strip_prefix("--peers=") {
@@ -71,7 +76,7 @@ impl Plan {
                 return Err(format!("{argument:?} is nothing that can be measured"));
             }
         }
-        Ok(Some(plan).filter(|plan| !plan.subjects.is_empty() && plan.rounds > 0))
+        Ok(Some(plan).filter(|plan| plan.write || !plan.subjects.is_empty() && plan.rounds > 0))
     }
 
     /// Whether the peer of that folder is measured.
@@ -86,6 +91,7 @@ impl Plan {
         for Subject { name, tells, .. } in SUBJECTS {
             text += &format!("  {name:<12}{tells}\n");
         }
+        text += "  write       nothing new: RESULTS.md and pictures from results/latest.json\n";
         text
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     pictures,
     plan::{Plan, SUBJECTS, Subject},
     stage::Stage,
+    targets,
 };
 use hyper::Method;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,8 @@ pub struct Section {
     #[serde(default)]
     pub series: Vec<Series>,
 }
+
+const LATEST: &str = "results/latest.json";
 
 /// All sections, by subject.
 pub type Results = BTreeMap<String, Section>;
@@ -91,26 +94,34 @@ pub fn record(subject: &Subject, section: Section, plan: &Plan) -> std::io::Resu
         println!("Not recorded: {} rounds are for looking, {} for figures.", plan.rounds, subject.rounds);
         return Ok(());
     }
-    let folder = benches().join("results");
-    fs::create_dir_all(&folder)?;
-    let file = folder.join("latest.json");
-    let mut results: Results = match fs::read(&file) {
-        Ok(bytes) => serde_json::from_slice(&bytes)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Results::new(),
-        Err(error) => return Err(error),
-    };
+    let mut results = recorded()?;
     results.insert(subject.name.to_owned(), section);
-    fs::write(&file, serde_json::to_string_pretty(&results)? + "\n")?;
+    fs::create_dir_all(benches().join("results"))?;
+    fs::write(benches().join(LATEST), serde_json::to_string_pretty(&results)? + "\n")?;
+    write(&results)
+}
+
+/// What is recorded so far.
+pub fn recorded() -> std::io::Result<Results> {
+    match fs::read(benches().join(LATEST)) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Results::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes the pictures and `RESULTS.md`.
+pub fn write(results: &Results) -> std::io::Result<()> {
     let mut drawn = Vec::new();
-    for (name, svg) in pictures::draw(&results) {
-        fs::write(folder.join(name), svg)?;
+    for (name, svg) in pictures::draw(results) {
+        fs::write(benches().join("results").join(name), svg)?;
         drawn.push(name);
     }
-    fs::write(benches().join("RESULTS.md"), as_markdown(&results, &drawn))
+    fs::write(benches().join("RESULTS.md"), as_markdown(results, &drawn))
 }
 
 fn as_markdown(results: &Results, pictures: &[&str]) -> String {
-    let mut text = INTRODUCTION.to_owned();
+    let mut text = format!("{INTRODUCTION}\n## Targets\n\n{}", targets::as_markdown(results));
     for Subject { name: subject, tells, rounds } in SUBJECTS {
         let Some(section) = results.get(*subject) else { continue };
         let _ = write!(

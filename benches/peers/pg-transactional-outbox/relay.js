@@ -1,9 +1,9 @@
 // The library's replication listener, as its manual sets it up, with a handler that publishes and waits for the confirm.
-// usual: one message after the other. best: one after the other within an aggregate, and without the two counters that
-// guard against poisonous messages, which cost an UPDATE each.
+// usual: one message after the other. best: ten at a time, and without the two counters that guard against poisonous
+// messages, which cost an UPDATE each.
 const {
   createReplicationMutexConcurrencyController,
-  createReplicationSegmentMutexConcurrencyController,
+  createReplicationSemaphoreConcurrencyController,
   initializeReplicationMessageListener,
 } = require('pg-transactional-outbox');
 const amqp = require('amqplib');
@@ -53,7 +53,7 @@ async function main() {
     trace: quiet, silent: quiet,
   };
   const concurrencyStrategy = best
-    ? createReplicationSegmentMutexConcurrencyController()
+    ? createReplicationSemaphoreConcurrencyController(10)
     : createReplicationMutexConcurrencyController();
   const [shutdown] = initializeReplicationMessageListener(config, handler, logger, { concurrencyStrategy });
   process.on('SIGTERM', async () => {

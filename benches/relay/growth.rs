@@ -1,5 +1,5 @@
 //! What happens to throughput, CPU per message and memory when something grows: sources, backlog, payload, transactions,
-//! aggregates, queues, distance. `GROWTH="sources payload"` measures some of them only.
+//! aggregates, queues, distance.
 
 use crate::{
     backlog::{self, Aggregates, Backlog},
@@ -52,137 +52,98 @@ impl Case {
     }
 }
 
-/// Measures every case of every dimension, `rounds` times.
-pub async fn run(stage: &Stage, rounds: u32) -> Vec<Table> {
-    let wanted = std::env::var("GROWTH").unwrap_or_default();
-    let dimensions = dimensions().into_iter();
-    let dimensions = dimensions
-        .filter(|(name, ..)| wanted.is_empty() || wanted.split_whitespace().any(|want| want == *name));
-    let mut tables = Vec::new();
-    for (name, title, cases) in dimensions {
-        let mut table = Table::new(format!("{name}: {title}"), COLUMNS);
-        for _ in 0..rounds {
-            for case in &cases {
-                let samples = drain(stage, case).await;
-                table.add(&case.name, &samples);
-                println!("{name}: {}", table.last_as_text(&case.name));
-            }
+/// Measures every case of one dimension, `rounds` times.
+pub async fn run(stage: &Stage, dimension: &str, rounds: u32) -> Vec<Table> {
+    let mut table = Table::new(dimension, COLUMNS);
+    for _ in 0..rounds {
+        for case in cases(dimension) {
+            let samples = drain(stage, &case).await;
+            table.add(&case.name, &samples);
+            println!("{}", table.last_as_text(&case.name));
         }
-        tables.push(table);
     }
-    tables
+    vec![table]
 }
 
-fn dimensions() -> Vec<(&'static str, &'static str, Vec<Case>)> {
+fn cases(dimension: &str) -> Vec<Case> {
     let orderings = ["per-aggregate", "pipelined"];
     let ms = Duration::from_millis;
     let backlog_max = std::env::var("BACKLOG_MAX").ok().and_then(|max| max.parse().ok()).unwrap_or(1_000_000);
     let rows = |rows, per_transaction| Backlog { rows, per_transaction, ..Default::default() };
-    vec![
-        (
-            "sources",
-            "in one process, each its own database; 100,000 rows in all",
-            [1, 4, 16, 32]
-                .map(|sources| Case {
-                    sources,
-                    backlog: rows(100_000 / sources, 1),
-                    ..Case::named(format!("{sources} sources"))
-                })
-                .into(),
-        ),
-        (
-            "backlog",
-            "rows waiting when outboxd starts",
-            [10_000, 100_000, 1_000_000, 10_000_000]
-                .into_iter()
-                .filter(|count| *count <= backlog_max)
-                .map(|count| Case { backlog: rows(count, 1), ..Case::named(format!("{count} rows")) })
-                .collect(),
-        ),
-        (
-            "payload",
-            "bytes of each row",
-            [(100, 50_000), (1_000, 50_000), (10_000, 10_000), (100_000, 1_000), (1_000_000, 100)]
-                .map(|(payload_bytes, rows)| Case {
-                    backlog: Backlog { rows, payload_bytes, ..Default::default() },
-                    ..Case::named(format!("{payload_bytes} bytes"))
-                })
-                .into(),
-        ),
-        (
-            "transactions",
-            "rows of each transaction",
+    match dimension {
+        "sources" => [1, 4, 16, 32]
+            .map(|sources| Case {
+                sources,
+                backlog: rows(100_000 / sources, 1),
+                ..Case::named(format!("{sources} sources"))
+            })
+            .into(),
+        "backlog" => [10_000, 100_000, 1_000_000, 10_000_000]
+            .into_iter()
+            .filter(|count| *count <= backlog_max)
+            .map(|count| Case { backlog: rows(count, 1), ..Case::named(format!("{count} rows")) })
+            .collect(),
+        "payload" => [(100, 50_000), (1_000, 50_000), (10_000, 10_000), (100_000, 1_000), (1_000_000, 100)]
+            .map(|(payload_bytes, rows)| Case {
+                backlog: Backlog { rows, payload_bytes, ..Default::default() },
+                ..Case::named(format!("{payload_bytes} bytes"))
+            })
+            .into(),
+        "transactions" => {
             [(1, 100_000), (10, 100_000), (1_000, 100_000), (100_000, 100_000), (1_000_000, 1_000_000)]
                 .map(|(each, all)| Case {
                     backlog: rows(all, each),
                     ..Case::named(format!("{each} rows each"))
                 })
-                .into(),
-        ),
-        (
-            "aggregates",
-            "how many share the rows, in both orderings",
-            orderings
-                .into_iter()
-                .flat_map(|ordering| {
-                    let kinds = [
-                        ("1", Aggregates::Uniform(1)),
-                        ("10", Aggregates::Uniform(10)),
-                        ("10,000", Aggregates::Uniform(10_000)),
-                        ("Zipf over 10,000", Aggregates::Zipf(10_000)),
-                    ];
-                    kinds.map(|(name, aggregates)| Case {
-                        ordering,
-                        backlog: Backlog { rows: 20_000, aggregates, ..Default::default() },
-                        ..Case::named(format!("{ordering}, {name}"))
-                    })
+                .into()
+        }
+        "aggregates" => orderings
+            .into_iter()
+            .flat_map(|ordering| {
+                let kinds = [
+                    ("1", Aggregates::Uniform(1)),
+                    ("10", Aggregates::Uniform(10)),
+                    ("10,000", Aggregates::Uniform(10_000)),
+                    ("Zipf over 10,000", Aggregates::Zipf(10_000)),
+                ];
+                kinds.map(|(name, aggregates)| Case {
+                    ordering,
+                    backlog: Backlog { rows: 20_000, aggregates, ..Default::default() },
+                    ..Case::named(format!("{ordering}, {name}"))
                 })
-                .collect(),
-        ),
-        (
-            "queues",
-            "bound, each of which gets every message",
-            [1, 4, 16].map(|queues| Case { queues, ..Case::named(format!("{queues} queues")) }).into(),
-        ),
-        (
-            "kinds",
-            "of queue",
-            ["classic", "quorum", "stream"]
-                .map(|queue_kind| Case { queue_kind, ..Case::named(queue_kind) })
-                .into(),
-        ),
-        (
-            "distance",
-            "round-trip time to the nodes, in_flight_max at its default",
-            orderings
-                .into_iter()
-                .flat_map(|ordering| {
-                    let ways = [(0, 0), (0, 1), (0, 10), (0, 50), (1, 0), (10, 0), (50, 0), (10, 10)];
-                    ways.map(|(postgres, broker)| Case {
-                        ordering,
-                        to_postgres: ms(postgres),
-                        to_broker: ms(broker),
-                        ..Case::named(format!("{ordering}, PostgreSQL {postgres} ms, broker {broker} ms"))
-                    })
+            })
+            .collect(),
+        "queues" => {
+            [1, 4, 16].map(|queues| Case { queues, ..Case::named(format!("{queues} queues")) }).into()
+        }
+        "kinds" => ["classic", "quorum", "stream"]
+            .map(|queue_kind| Case { queue_kind, ..Case::named(queue_kind) })
+            .into(),
+        "distance" => orderings
+            .into_iter()
+            .flat_map(|ordering| {
+                let ways = [(0, 0), (0, 1), (0, 10), (0, 50), (1, 0), (10, 0), (50, 0), (10, 10)];
+                ways.map(|(postgres, broker)| Case {
+                    ordering,
+                    to_postgres: ms(postgres),
+                    to_broker: ms(broker),
+                    ..Case::named(format!("{ordering}, PostgreSQL {postgres} ms, broker {broker} ms"))
                 })
-                .collect(),
-        ),
-        (
-            "window",
-            "in_flight_max at 10 ms to the broker",
-            orderings
-                .into_iter()
-                .flat_map(|ordering| {
-                    [64, 256, 1024, 4096, 16_384, 65_536].map(|max| Case {
-                        ordering,
-                        to_broker: ms(10),
-                        in_flight_max: Some(max),
-                        ..Case::named(format!("{ordering}, {max} in flight"))
-                    })
+            })
+            .collect(),
+        "window" => orderings
+            .into_iter()
+            .flat_map(|ordering| {
+                [64, 256, 1024, 4096, 16_384, 65_536].map(|max| Case {
+                    ordering,
+                    to_broker: ms(10),
+                    in_flight_max: Some(max),
+                    ..Case::named(format!("{ordering}, {max} in flight"))
                 })
-                .collect(),
-        ),
-    ]
+            })
+            .collect(),
+        other => unreachable!("{other} is no dimension"),
+    }
 }
 
 async fn drain(stage: &Stage, case: &Case) -> [f64; 4] {

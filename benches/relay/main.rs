@@ -1,7 +1,7 @@
 //! How fast the relay is, and what it costs, on private nodes and beside the raw ceilings of the same run. `make bench` runs it.
 //!
 //! Every figure is a ratio, or stands beside what it has to be compared with: absolute ones drift with the machine.
-//! `drain`, `latency`, `memory`, `start`, `takeover`, `kill` and `growth` each measure one subject and give tables; `report`
+//! `drain`, `latency`, `memory`, `start`, `takeover`, `kill` and `growth` measure and give tables; `report`
 //! keeps them. Whoever is measured is a `Contender`, and seen through the queue it publishes to.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
@@ -76,8 +76,7 @@ async fn measure(subject: &str, plan: &Plan) -> Section {
         "start" => (start::run(&stage, &mut relays, plan.rounds).await, Vec::new()),
         "takeover" => (takeover::run(&stage, plan.rounds).await, Vec::new()),
         "kill" => (kill::run(&stage, &mut relays, plan.rounds).await, Vec::new()),
-        "growth" => (growth::run(&stage, plan.rounds).await, Vec::new()),
-        other => unreachable!("{other} is not in the plan"),
+        dimension => (growth::run(&stage, dimension, plan.rounds).await, Vec::new()),
     };
     Section::of(&stage, plan, subject, tables, series).await
 }

@@ -11,10 +11,17 @@ pub struct Subject {
     pub tells: &'static str,
     /// With fewer rounds its figures are printed and not recorded.
     pub rounds: u32,
+    /// One of those that `growth` stands for.
+    pub of_growth: bool,
 }
 
 const fn subject(name: &'static str, tells: &'static str) -> Subject {
-    Subject { name, tells, rounds: ROUNDS }
+    Subject { name, tells, rounds: ROUNDS, of_growth: false }
+}
+
+/// Its cases are compared with one another more than with themselves.
+const fn growth(name: &'static str, tells: &'static str) -> Subject {
+    Subject { name, tells, rounds: 1, of_growth: true }
 }
 
 /// Everything that can be measured, in the order in which it is, with what it tells.
@@ -31,11 +38,15 @@ pub const SUBJECTS: &[Subject] = &[
     subject("start", "start to first message with one row waiting"),
     subject("takeover", "kill -9 to the first message of a standby"),
     subject("kill", "lost, duplicated, out of order after a kill -9 in the middle of a drain"),
-    // Fifty cases, compared with one another more than with themselves.
-    Subject {
-        rounds: 1,
-        ..subject("growth", "sources, backlogs, payloads, transactions, aggregates, queues, distance")
-    },
+    growth("sources", "how many in one process, each its own database; 100,000 rows in all"),
+    growth("backlog", "rows waiting when outboxd starts (10,000,000 with BACKLOG_MAX=10000000)"),
+    growth("payload", "bytes of each row"),
+    growth("transactions", "rows of each transaction"),
+    growth("aggregates", "how many share the rows, in both orderings"),
+    growth("queues", "bound, each of which gets every message"),
+    growth("kinds", "of queue"),
+    growth("distance", "round-trip time to the nodes, with in_flight_max at its default"),
+    growth("window", "in_flight_max at 10 ms to the broker"),
 ];
 
 /// What is to be measured.
@@ -68,6 +79,8 @@ impl Plan {
                 plan.peers = Some(peers.to_owned());
             } else if argument == "all" {
                 plan.subjects = SUBJECTS.iter().collect();
+            } else if argument == "growth" {
+                plan.subjects.extend(SUBJECTS.iter().filter(|subject| subject.of_growth));
             } else if let Some(rounds) = argument.strip_prefix("--rounds=") {
                 plan.rounds = rounds.parse().map_err(|error| format!("--rounds={rounds}: {error}"))?;
             } else if let Some(subject) = SUBJECTS.iter().find(|subject| subject.name == argument) {
@@ -91,6 +104,7 @@ impl Plan {
         for Subject { name, tells, .. } in SUBJECTS {
             text += &format!("  {name:<12}{tells}\n");
         }
+        text += "  growth      all from sources to window\n";
         text += "  write       nothing new: RESULTS.md and pictures from results/latest.json\n";
         text
     }

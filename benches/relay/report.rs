@@ -122,7 +122,7 @@ pub fn write(results: &Results) -> std::io::Result<()> {
 
 fn as_markdown(results: &Results, pictures: &[&str]) -> String {
     let mut text = format!("{INTRODUCTION}\n## Targets\n\n{}", targets::as_markdown(results));
-    for Subject { name: subject, tells, rounds } in SUBJECTS {
+    for Subject { name: subject, tells, rounds, .. } in SUBJECTS {
         let Some(section) = results.get(*subject) else { continue };
         let _ = write!(
             text,
@@ -146,7 +146,7 @@ fn as_markdown(results: &Results, pictures: &[&str]) -> String {
     text
 }
 
-const INTRODUCTION: &str = include_str!("../results.md");
+const INTRODUCTION: &str = include_str!("introduction.md");
 
 fn benches() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("benches")

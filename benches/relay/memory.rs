@@ -97,7 +97,7 @@ pub async fn run(stage: &Stage, rounds: u32) -> (Vec<Table>, Vec<Series>) {
         stage.broker.start_again().await;
         let queue = Queue::existing(&stage.amqp_url()).await;
         watch.until(Some((&queue, backlog.rows)), PATIENCE).await;
-        note("broker down for 20 s, then draining 100,000", watch);
+        note("broker away, then draining 100,000", watch);
         contender.stop().await;
         stage.clear(OUTBOX).await;
     }

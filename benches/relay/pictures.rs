@@ -7,8 +7,10 @@ use crate::{
 use std::fmt::Write;
 
 const WIDTH: f64 = 860.0;
-const COLOURS: &[&str] =
-    &["#1f6feb", "#d1480f", "#2da44e", "#8250df", "#bf8700", "#6e7781", "#cf222e", "#0a7f8c"];
+const COLOURS: &[&str] = &[
+    "#6e7781", "#1f6feb", "#2da44e", "#8250df", "#bf8700", "#d1480f", "#cf222e", "#0a7f8c", "#e85aad",
+    "#5c4b3a", "#24292f",
+];
 
 /// Every picture that there are figures for: file name and content.
 pub fn draw(results: &Results) -> Vec<(&'static str, String)> {
@@ -65,7 +67,7 @@ fn bar_chart(title: &str, bars: &[(String, Spread)]) -> String {
     for (at, (name, spread)) in bars.iter().enumerate() {
         let y = 45.0 + STEP * at as f64;
         let [low, middle, high] = [spread.min, spread.median, spread.max].map(|value| LEFT + value * scale);
-        let colour = COLOURS[at.min(COLOURS.len() - 1)];
+        let colour = COLOURS[at % COLOURS.len()];
         text(&mut svg, LEFT - 8.0, y + 14.0, "end", name);
         let (width, centre, cap) = (middle - LEFT, y + 10.0, y + 6.0);
         let _ = writeln!(

@@ -132,7 +132,7 @@ fn as_markdown(results: &Results, pictures: &[&str]) -> String {
         if section.rounds < *rounds {
             let _ = writeln!(
                 text,
-                "\nPreliminary: {} rounds, of the {rounds} that a figure should have.",
+                "\nPreliminary: {} of the {rounds} rounds that a figure should have, on a machine that was busy with other things.",
                 section.rounds
             );
         }

@@ -21,7 +21,7 @@ const TARGETS: &[Target] = &[
     ("memory", "idle", "peak MB", AtMost(12.0), 1),
     ("memory", "draining 100,000 transactions", "peak MB", AtMost(25.0), 1),
     ("memory", "one transaction of 1,000,000 rows", "peak MB", AtMost(25.0), 1),
-    ("memory", "broker down for 20 s, then draining 100,000", "peak MB", AtMost(25.0), 1),
+    ("memory", "broker away, then draining 100,000", "peak MB", AtMost(25.0), 1),
     ("latency", "outboxd, per-aggregate", "p50 ratio", AtMost(1.5), 2),
     ("latency", "outboxd, per-aggregate", "p99 ratio", AtMost(3.0), 2),
     ("start", "outboxd, per-aggregate", "ms", AtMost(150.0), 0),

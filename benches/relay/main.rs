@@ -33,7 +33,7 @@ mod usage;
 
 use contender::Contender;
 use peer::{PEERS, Peer};
-use plan::Plan;
+use plan::{Plan, Subject};
 use report::Section;
 use stage::Stage;
 use std::process::ExitCode;
@@ -55,8 +55,8 @@ async fn main() -> ExitCode {
         report::write(&report::recorded().expect("figures read")).expect("figures written");
     }
     for subject in &plan.subjects {
-        println!("# {}, rounds: {}", subject.name, plan.rounds);
-        let section = measure(subject.name, &plan).await;
+        println!("# {}, rounds: {}", subject.name, plan.rounds_of(subject));
+        let section = measure(subject, &plan).await;
         section.print();
         report::record(subject, section, &plan).expect("figures recorded");
     }
@@ -64,19 +64,20 @@ async fn main() -> ExitCode {
 }
 
 /// Measures one subject on nodes of its own: what another left behind is no burden to it.
-async fn measure(subject: &str, plan: &Plan) -> Section {
+async fn measure(subject: &Subject, plan: &Plan) -> Section {
+    let rounds = plan.rounds_of(subject);
     let stage = Stage::open().await;
     let mut relays: Vec<Contender> =
         ["pipelined", "per-aggregate"].map(|ordering| Contender::outboxd(&stage, ordering)).into();
     relays.extend(peers(&stage, plan).await);
-    let (tables, series) = match subject {
-        "drain" => (drain::run(&stage, &mut relays, plan.rounds).await, Vec::new()),
-        "latency" => latency::run(&stage, &mut relays, plan.rounds).await,
-        "memory" => memory::run(&stage, plan.rounds).await,
-        "start" => (start::run(&stage, &mut relays, plan.rounds).await, Vec::new()),
-        "takeover" => (takeover::run(&stage, plan.rounds).await, Vec::new()),
-        "kill" => (kill::run(&stage, &mut relays, plan.rounds).await, Vec::new()),
-        dimension => (growth::run(&stage, dimension, plan.rounds).await, Vec::new()),
+    let (tables, series) = match subject.name {
+        "drain" => (drain::run(&stage, &mut relays, rounds).await, Vec::new()),
+        "latency" => latency::run(&stage, &mut relays, rounds).await,
+        "memory" => memory::run(&stage, rounds).await,
+        "start" => (start::run(&stage, &mut relays, rounds).await, Vec::new()),
+        "takeover" => (takeover::run(&stage, rounds).await, Vec::new()),
+        "kill" => (kill::run(&stage, &mut relays, rounds).await, Vec::new()),
+        dimension => (growth::run(&stage, dimension, rounds).await, Vec::new()),
     };
     Section::of(&stage, plan, subject, tables, series).await
 }

@@ -53,8 +53,8 @@ pub const SUBJECTS: &[Subject] = &[
 pub struct Plan {
     /// Some of [`SUBJECTS`].
     pub subjects: Vec<&'static Subject>,
-    /// How often each measurement is repeated, in alternation.
-    pub rounds: u32,
+    /// How often each measurement is repeated, in alternation, when it is not as often as its subject needs.
+    rounds: Option<u32>,
     /// Record figures of too few rounds as well, marked as preliminary.
     pub record: bool,
     /// Measure nothing, but write what is made from the recorded figures anew.
@@ -66,8 +66,7 @@ pub struct Plan {
 impl Plan {
     /// Reads the program's arguments; none asks for nothing, as when `cargo bench` runs every bench there is.
     pub fn from_arguments() -> Result<Option<Self>, String> {
-        let mut plan =
-            Self { subjects: Vec::new(), rounds: ROUNDS, record: false, write: false, peers: None };
+        let mut plan = Self { subjects: Vec::new(), rounds: None, record: false, write: false, peers: None };
         for argument in std::env::args().skip(1) {
             if argument == "--bench" {
                 // Cargo's own.
@@ -82,14 +81,20 @@ impl Plan {
             } else if argument == "growth" {
                 plan.subjects.extend(SUBJECTS.iter().filter(|subject| subject.of_growth));
             } else if let Some(rounds) = argument.strip_prefix("--rounds=") {
-                plan.rounds = rounds.parse().map_err(|error| format!("--rounds={rounds}: {error}"))?;
+                let rounds = rounds.parse().map_err(|error| format!("--rounds={rounds}: {error}"))?;
+                plan.rounds = Some(rounds);
             } else if let Some(subject) = SUBJECTS.iter().find(|subject| subject.name == argument) {
                 plan.subjects.push(subject);
             } else {
                 return Err(format!("{argument:?} is nothing that can be measured"));
             }
         }
-        Ok(Some(plan).filter(|plan| plan.write || !plan.subjects.is_empty() && plan.rounds > 0))
+        Ok(Some(plan).filter(|plan| plan.write || !plan.subjects.is_empty()))
+    }
+
+    /// How often a subject is measured.
+    pub fn rounds_of(&self, subject: &Subject) -> u32 {
+        self.rounds.unwrap_or(subject.rounds).max(1)
     }
 
     /// Whether the peer of that folder is measured.

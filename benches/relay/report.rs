@@ -49,7 +49,7 @@ impl Section {
     pub async fn of(
         stage: &Stage,
         plan: &Plan,
-        subject: &str,
+        subject: &Subject,
         tables: Vec<Table>,
         series: Vec<Series>,
     ) -> Self {
@@ -70,8 +70,8 @@ impl Section {
         );
         let peers = plan.peers.as_ref().map(|peers| format!(" PEERS={peers}")).unwrap_or_default();
         Self {
-            command: format!("make bench ONLY={subject} ROUNDS={}{peers}", plan.rounds),
-            rounds: plan.rounds,
+            command: format!("make bench ONLY={} ROUNDS={}{peers}", subject.name, plan.rounds_of(subject)),
+            rounds: plan.rounds_of(subject),
             date: said_by("date", &["-u", "+%Y-%m-%d"]),
             revision: said_by("git", &["describe", "--always", "--dirty"]),
             setting,
@@ -90,8 +90,9 @@ impl Section {
 
 /// Puts a section into `benches/results`, when there were rounds enough for it to stand, and makes the rest anew.
 pub fn record(subject: &Subject, section: Section, plan: &Plan) -> std::io::Result<()> {
-    if plan.rounds < subject.rounds && !plan.record {
-        println!("Not recorded: {} rounds are for looking, {} for figures.", plan.rounds, subject.rounds);
+    let rounds = plan.rounds_of(subject);
+    if rounds < subject.rounds && !plan.record {
+        println!("Not recorded: {rounds} rounds are for looking, {} for figures.", subject.rounds);
         return Ok(());
     }
     let mut results = recorded()?;

@@ -26,9 +26,9 @@ const TARGETS: &[Target] = &[
     ("latency", "outboxd, per-aggregate", "p99 ratio", AtMost(3.0), 2),
     ("start", "outboxd, per-aggregate", "ms", AtMost(150.0), 0),
     ("takeover", "outboxd", "ms", AtMost(2000.0), 0),
-    // What may be in flight; the 100 ms of confirmed traffic come on top.
-    ("kill", "outboxd, pipelined", "duplicates", AtMost(4096.0), 0),
-    ("kill", "outboxd, per-aggregate", "duplicates", AtMost(4096.0), 0),
+    // 4,096 in flight, and 100 ms of confirmed traffic, counted as only 10,000 messages a second.
+    ("kill", "outboxd, pipelined", "duplicates", AtMost(5096.0), 0),
+    ("kill", "outboxd, per-aggregate", "duplicates", AtMost(5096.0), 0),
 ];
 
 /// The targets that there are figures for, as a table.

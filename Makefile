@@ -38,8 +38,8 @@ lint: ## formatting, clippy and the documentation's links, warnings being errors
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
-bench: prerequisites ## how fast it is, on this machine
-	$(CARGO) bench --locked
+bench: prerequisites ## how fast it is beside the raw ceilings, on private nodes (ONLY=drain: one subject; ROUNDS=n: so often; PEERS=all: others too)
+	$(CARGO) bench --locked --bench relay -- $(or $(ONLY),all) $(if $(ROUNDS),--rounds=$(ROUNDS)) $(if $(PEERS),--peers=$(PEERS)) $(if $(RECORD),--record)
 
 prerequisites: ## install what is missing: a C linker, PostgreSQL, RabbitMQ (Debian's packages; starts no service)
 	@tests/install.sh

@@ -326,8 +326,8 @@ fn init(folder: &Path, data: &Path) {
     );
 }
 
-/// The newest server on this machine.
-fn bin_dir() -> &'static Path {
+/// The programs of the newest server on this machine.
+pub fn bin_dir() -> &'static Path {
     static BIN_DIR: OnceLock<PathBuf> = OnceLock::new();
     BIN_DIR.get_or_init(|| {
         let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

@@ -1,0 +1,86 @@
+//! Rows for the outbox, written by the server itself, so that the writing is as fast as it gets and costs us nothing.
+
+use tokio_postgres::Client;
+
+/// How often each aggregate comes.
+#[derive(Clone, Copy, Debug)]
+pub enum Aggregates {
+    /// Each of so many equally often.
+    Uniform(u32),
+    /// Of so many, the first most often: its share falls with its number (Zipf with exponent 1, continuous).
+    #[allow(dead_code)]
+    Zipf(u32),
+}
+
+/// What is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Backlog {
+    /// Rows in all, numbered from 1 in commit order: `n` of the payload; `a` is the aggregate.
+    pub rows: u32,
+    /// Rows of each transaction.
+    pub per_transaction: u32,
+    /// Whose events they are.
+    pub aggregates: Aggregates,
+    /// Length of the payload as text, 60 at least.
+    pub payload_bytes: u32,
+}
+
+impl Default for Backlog {
+    /// The backlog of every figure that says nothing else.
+    fn default() -> Self {
+        Self {
+            rows: 100_000,
+            per_transaction: 1,
+            aggregates: Aggregates::Uniform(10_000),
+            payload_bytes: 300,
+        }
+    }
+}
+
+impl Backlog {
+    /// Writes it. The table has been made by [`create_table`].
+    pub async fn write(&self, client: &Client) {
+        let aggregate = match self.aggregates {
+            Aggregates::Uniform(count) => format!("1 + floor(random() * {count})"),
+            Aggregates::Zipf(count) => format!("floor(power({}, random()))", count + 1),
+        };
+        let Self { rows, per_transaction, payload_bytes, .. } = self;
+        let write = format!(
+            "DO $$
+             DECLARE
+                 -- Incompressible enough for TOAST to store what a real payload of this size would take.
+                 filler text := (SELECT string_agg(md5(n::text), '') FROM generate_series(0, {payload_bytes} / 32) n);
+                 head text;
+                 aggregate text;
+             BEGIN
+                 FOR n IN 1..{rows} LOOP
+                     aggregate := ({aggregate})::bigint;
+                     head := '{{\"n\": ' || n || ', \"a\": \"' || aggregate || '\", \"filler\": \"';
+                     INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
+                     VALUES ('Order', aggregate, 'OrderCreated',
+                             (head || left(filler, {payload_bytes} - 2 - length(head)) || '\"}}')::jsonb);
+                     IF n % {per_transaction} = 0 THEN COMMIT; END IF;
+                 END LOOP;
+                 COMMIT;
+             END $$"
+        );
+        client.batch_execute("SET synchronous_commit = off").await.expect("faster commits");
+        client.batch_execute(&write).await.expect("backlog written");
+    }
+}
+
+/// Creates the outbox table: the one of README.md.
+pub async fn create_table(client: &Client, table: &str) {
+    let create = format!(
+        "CREATE TABLE {table} (
+             id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+             aggregatetype text NOT NULL,
+             aggregateid text NOT NULL,
+             type text NOT NULL,
+             payload jsonb,
+             headers jsonb,
+             seq bigint GENERATED ALWAYS AS IDENTITY,
+             created_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+    );
+    client.batch_execute(&create).await.expect("table created");
+}

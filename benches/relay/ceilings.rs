@@ -1,0 +1,141 @@
+//! What the nodes can do with nobody between them: PostgreSQL decoding alone, and RabbitMQ confirming alone.
+
+use crate::{
+    amqp::{self, Publisher},
+    queue::EXCHANGE,
+    stage::{DATABASE, Stage, VHOST},
+    support::postgres,
+};
+use std::{
+    collections::HashSet,
+    sync::{Condvar, Mutex},
+    time::{Duration, Instant},
+};
+use tokio::process::Command;
+
+const SLOT: &str = "ceiling";
+/// Unconfirmed messages at most: as many as the relay allows itself by default.
+const WINDOW: u64 = 4096;
+/// As much goes to the kernel at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Creates the publication and the slot that [`decoding`] reads; before the rows are written.
+pub async fn prepare_decoding(stage: &Stage) {
+    let publication = format!("CREATE PUBLICATION {SLOT} FOR TABLE outbox WITH (publish = 'insert')");
+    stage.client.batch_execute(&publication).await.expect("publication created");
+    let slot = format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')");
+    stage.client.batch_execute(&slot).await.expect("slot created");
+}
+
+/// Rows a second that `pg_recvlogical` gets out of pgoutput and throws away: from its start to its end.
+pub async fn decoding(stage: &Stage, rows: u32) -> f64 {
+    let end: String =
+        stage.client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.expect("position").get(0);
+    let begun = Instant::now();
+    let mut program = Command::new(postgres::bin_dir().join("pg_recvlogical"));
+    program
+        .args(["--dbname", &stage.postgres.url(DATABASE), "--slot", SLOT, "--start", "--no-loop"])
+        .args(["--endpos", &end, "--file", "/dev/null", "--fsync-interval", "0"])
+        .args(["--option", "proto_version=1", "--option", &format!("publication_names={SLOT}")])
+        .kill_on_drop(true);
+    let status = tokio::time::timeout(LIMIT, program.status()).await.expect("decoded in time");
+    assert!(status.expect("pg_recvlogical runs").success(), "pg_recvlogical failed");
+    f64::from(rows) / begun.elapsed().as_secs_f64()
+}
+
+/// Messages a second that the broker confirms into one fresh queue, from the first frame to the last confirm: encoded beforehand, written
+/// in large pieces, so that the client costs next to nothing.
+pub async fn broker(stage: &Stage, messages: u32, payload_bytes: usize) -> f64 {
+    let port = stage.broker.port();
+    tokio::task::spawn_blocking(move || publish(port, messages, payload_bytes))
+        .await
+        .expect("no panic")
+        .expect("the broker takes the messages")
+}
+
+fn publish(port: u16, messages: u32, payload_bytes: usize) -> std::io::Result<f64> {
+    let body = vec![b'x'; payload_bytes];
+    let frames: Vec<Vec<u8>> =
+        (0..messages).map(|n| amqp::message(EXCHANGE, "OrderCreated", n % 10_000, &body)).collect();
+    let mut publisher = Publisher::connect(port, VHOST)?;
+    let mut reader = publisher.reader()?;
+    let confirmed = Confirmed::default();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let heard = scope.spawn(|| {
+            while confirmed.count() < u64::from(messages) {
+                let (tag, multiple) = reader.next_ack().inspect_err(|_| confirmed.end())?;
+                confirmed.ack(tag, multiple);
+            }
+            Ok(())
+        });
+        let mut sent = 0;
+        while sent < frames.len() {
+            let free = WINDOW - (sent as u64 - confirmed.wait_for_room(sent as u64));
+            let (mut chunk, last) = (Vec::with_capacity(CHUNK_BYTES), frames.len().min(sent + free as usize));
+            while sent < last && chunk.len() < CHUNK_BYTES {
+                chunk.extend(&frames[sent]);
+                sent += 1;
+            }
+            publisher.send(&chunk)?;
+        }
+        heard.join().expect("no panic")
+    })
+    .map(|()| f64::from(messages) / begun.elapsed().as_secs_f64())
+}
+
+/// How many messages are confirmed, told from one thread to the other.
+#[derive(Default)]
+struct Confirmed {
+    state: Mutex<Tags>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Tags {
+    /// All up to here.
+    up_to: u64,
+    /// And these, which came alone.
+    beyond: HashSet<u64>,
+    /// Nothing further comes.
+    ended: bool,
+}
+
+impl Confirmed {
+    fn count(&self) -> u64 {
+        let tags = self.state.lock().expect("no panic");
+        tags.up_to + tags.beyond.len() as u64
+    }
+
+    fn ack(&self, tag: u64, multiple: bool) {
+        let mut tags = self.state.lock().expect("no panic");
+        if multiple {
+            tags.up_to = tags.up_to.max(tag);
+            tags.beyond.retain(|beyond| *beyond > tag);
+        } else {
+            tags.beyond.insert(tag);
+        }
+        loop {
+            let next = tags.up_to + 1;
+            if !tags.beyond.remove(&next) {
+                break;
+            }
+            tags.up_to = next;
+        }
+        self.changed.notify_one();
+    }
+
+    fn end(&self) {
+        self.state.lock().expect("no panic").ended = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits until fewer than the window are unconfirmed of `sent`; returns how many are confirmed.
+    fn wait_for_room(&self, sent: u64) -> u64 {
+        let full = |tags: &mut Tags| !tags.ended && sent - tags.up_to - tags.beyond.len() as u64 >= WINDOW;
+        let tags = self.changed.wait_while(self.state.lock().expect("no panic"), full).expect("no panic");
+        assert!(!tags.ended, "the broker confirms no more");
+        tags.up_to + tags.beyond.len() as u64
+    }
+}

@@ -1,0 +1,179 @@
+//! How fast a backlog in WAL becomes messages: throughput as a share of what the broker can do, CPU per message, peak memory, and
+//! how long the first message takes.
+
+use crate::{
+    backlog::Backlog,
+    ceilings,
+    contender::Contender,
+    figures::{Column, Table},
+    queue::Queue,
+    stage::{OUTBOX, Stage},
+    usage,
+};
+use std::time::{Duration, Instant};
+
+/// How often the queue is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// A relay that makes no progress for so long will not make any.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const COLUMNS: &[Column] = &[
+    Column { name: "share of ceiling", decimals: 2 },
+    Column { name: "msg/s", decimals: 0 },
+    Column { name: "CPU us/message", decimals: 1 },
+    Column { name: "without start-up", decimals: 1 },
+    Column { name: "peak RSS MB", decimals: 1 },
+    Column { name: "first after ms", decimals: 0 },
+];
+
+/// What one drain showed.
+struct Drain {
+    per_second: f64,
+    cpu_us: f64,
+    cpu_us_without_start: f64,
+    peak_mb: f64,
+    first_ms: f64,
+}
+
+impl Drain {
+    const NOT_MEASURED: Self = Self {
+        per_second: f64::NAN,
+        cpu_us: f64::NAN,
+        cpu_us_without_start: f64::NAN,
+        peak_mb: f64::NAN,
+        first_ms: f64::NAN,
+    };
+}
+
+/// Drains the same rows by each contender in turn, the broker's ceiling measured before and after each.
+pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) -> Vec<Table> {
+    let backlog = Backlog::default();
+    let mut raw = Table::new(
+        format!("Ceilings: {} single-row transactions, {}-byte payload", backlog.rows, backlog.payload_bytes),
+        &[Column { name: "per second", decimals: 0 }],
+    );
+    let mut drains = Table::new(
+        format!(
+            "Drain of {} single-row transactions over 10,000 random aggregates, {}-byte payload, one quorum queue",
+            backlog.rows, backlog.payload_bytes
+        ),
+        COLUMNS,
+    );
+    drains.notes = prepare(stage, contenders).await;
+    ceilings::prepare_decoding(stage).await;
+    for round in 0..rounds as usize {
+        backlog.write(&stage.client).await;
+        raw.add("decoding alone", &[ceilings::decoding(stage, backlog.rows).await]);
+        let mut ceiling = broker(stage, &backlog).await;
+        raw.add("broker alone", &[ceiling]);
+        for turn in 0..contenders.len() {
+            // Nobody always comes first.
+            let next = (turn + round) % contenders.len();
+            let contender = &mut contenders[next];
+            let drained = drain(stage, contender, backlog.rows).await;
+            let drained = drained.unwrap_or_else(|problem| {
+                println!("{problem}");
+                drains.notes.push(format!("Round {}: {problem}", round + 1));
+                Drain::NOT_MEASURED
+            });
+            let after = broker(stage, &backlog).await;
+            raw.add("broker alone", &[after]);
+            let ceiling_then = (ceiling + after) / 2.0;
+            ceiling = after;
+            let samples: [f64; 6] = [
+                drained.per_second / ceiling_then,
+                drained.per_second,
+                drained.cpu_us,
+                drained.cpu_us_without_start,
+                drained.peak_mb,
+                drained.first_ms,
+            ];
+            drains.add(&contender.name, &samples);
+            println!("round {}: {}", round + 1, drains.last_as_text(&contender.name));
+        }
+        stage.clear(OUTBOX).await;
+    }
+    vec![raw, drains]
+}
+
+/// Sets all of them up and has each drain a few rows unmeasured, so that in the end each slot stands at the end of WAL. Who
+/// cannot do that is left out, and it is said why.
+pub async fn prepare(stage: &Stage, contenders: &mut Vec<Contender>) -> Vec<String> {
+    let (mut able, mut problems) = (Vec::new(), Vec::new());
+    for contender in contenders.drain(..) {
+        match contender.prepare().await {
+            Ok(()) => able.push(contender),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let few = Backlog { rows: 1_000, ..Default::default() };
+    few.write(&stage.client).await;
+    for mut contender in able {
+        match drain(stage, &mut contender, few.rows).await {
+            Ok(_) => contenders.push(contender),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    stage.clear(OUTBOX).await;
+    for problem in &problems {
+        println!("left out: {problem}");
+    }
+    problems
+}
+
+async fn broker(stage: &Stage, backlog: &Backlog) -> f64 {
+    let _queue = stage.fresh_queue().await;
+    ceilings::broker(stage, backlog.rows, backlog.payload_bytes as usize).await
+}
+
+async fn drain(stage: &Stage, contender: &mut Contender, rows: u32) -> Result<Drain, String> {
+    let rows = contender.rows_of(rows);
+    stage.fill(contender.table(), rows).await;
+    let queue = stage.fresh_queue().await;
+    let begun = Instant::now();
+    contender.start();
+    let drained = watch(contender, &queue, begun, rows).await;
+    match &drained {
+        Ok(_) => contender.stop().await,
+        Err(problem) => {
+            println!("{problem}:\n{}", contender.log_tail());
+            contender.kill9().await;
+        }
+    }
+    drained
+}
+
+async fn watch(contender: &Contender, queue: &Queue, begun: Instant, rows: u32) -> Result<Drain, String> {
+    let pid = contender.pid();
+    let ended = || format!("{} ended by itself", contender.name);
+    let mut first = None;
+    let (mut last, mut progress) = (0, begun);
+    let done = loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let count = queue.count().await;
+        let now = Instant::now();
+        if count > 0 && first.is_none() {
+            first = Some((now, count, usage::cpu(pid).ok_or_else(ended)?));
+        }
+        if count >= rows {
+            break now;
+        }
+        if count > last {
+            (last, progress) = (count, now);
+        }
+        if progress.elapsed() > PATIENCE {
+            return Err(format!("{} is stuck at {last} of {rows} rows", contender.name));
+        }
+    };
+    let cpu = usage::cpu(pid).ok_or_else(ended)?;
+    let peak_mb = usage::peak_mb(pid).ok_or_else(ended)?;
+    let (first, before, cpu_before) = first.expect("seen before the end");
+    let rest = f64::from(rows.saturating_sub(before).max(1));
+    Ok(Drain {
+        per_second: rest / (done - first).as_secs_f64(),
+        cpu_us: cpu.as_secs_f64() * 1e6 / f64::from(rows),
+        cpu_us_without_start: (cpu - cpu_before).as_secs_f64() * 1e6 / rest,
+        peak_mb,
+        first_ms: (first - begun).as_secs_f64() * 1e3,
+    })
+}

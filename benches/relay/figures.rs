@@ -1,0 +1,152 @@
+//! What was measured: tables of samples, one a round, shown by their median and their spread.
+
+use serde::{Deserialize, Serialize};
+use std::fmt::Write;
+
+/// What a column of a table holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Its heading, with the unit.
+    pub name: &'static str,
+    /// Digits behind the point that mean something.
+    pub decimals: usize,
+}
+
+/// Rows of samples.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Table {
+    /// What was measured.
+    pub title: String,
+    columns: Vec<(String, usize)>,
+    rows: Vec<Row>,
+    /// What a reader has to know.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Row {
+    name: String,
+    /// For each column its samples, in the order of the rounds.
+    samples: Vec<Vec<f64>>,
+}
+
+/// A line of a picture.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Series {
+    /// What it shows.
+    pub name: String,
+    /// Its points, from left to right.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// The middle of some samples, and how far they lie apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    /// Of an even number the mean of the two in the middle.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of no samples there is none.
+    pub fn of(samples: &[f64]) -> Option<Self> {
+        let mut sorted: Vec<f64> = samples.iter().copied().filter(|sample| sample.is_finite()).collect();
+        sorted.sort_by(f64::total_cmp);
+        let (min, max) = (*sorted.first()?, *sorted.last()?);
+        let middle = sorted.len() / 2;
+        let median =
+            if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
+        Some(Self { median, min, max })
+    }
+}
+
+impl Table {
+    /// A table without rows.
+    pub fn new(title: impl Into<String>, columns: &[Column]) -> Self {
+        let columns = columns.iter().map(|column| (column.name.to_owned(), column.decimals)).collect();
+        Self { title: title.into(), columns, rows: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Adds one sample for each column to a row, which is made when it is not there. What was not measured is NaN.
+    pub fn add(&mut self, row: &str, samples: &[f64]) {
+        assert_eq!(samples.len(), self.columns.len(), "one sample for each column");
+        let at = self.rows.iter().position(|known| known.name == row).unwrap_or_else(|| {
+            let samples = vec![Vec::new(); self.columns.len()];
+            self.rows.push(Row { name: row.to_owned(), samples });
+            self.rows.len() - 1
+        });
+        for (column, sample) in self.rows[at].samples.iter_mut().zip(samples) {
+            if sample.is_finite() {
+                column.push(*sample);
+            }
+        }
+    }
+
+    /// Names of the rows, and the spread of one column's samples.
+    pub fn column(&self, name: &str) -> Vec<(&str, Spread)> {
+        let Some(at) = self.columns.iter().position(|(known, _)| known == name) else { return Vec::new() };
+        let spread = |row: &'_ Row| Spread::of(&row.samples[at]);
+        self.rows.iter().filter_map(|row| Some((row.name.as_str(), spread(row)?))).collect()
+    }
+
+    /// The latest samples of a row, for whoever watches.
+    pub fn last_as_text(&self, row: &str) -> String {
+        let mut text = row.to_owned();
+        for known in self.rows.iter().filter(|known| known.name == row) {
+            for ((name, decimals), samples) in self.columns.iter().zip(&known.samples) {
+                if let Some(last) = samples.last() {
+                    let _ = write!(text, ", {name} {}", grouped(*last, *decimals));
+                }
+            }
+        }
+        text
+    }
+
+    /// The table as Markdown, which is also how it is printed: `median (min-max)` in each cell, of one sample itself.
+    pub fn as_markdown(&self) -> String {
+        let mut grid: Vec<Vec<String>> =
+            vec![std::iter::once(String::new()).chain(self.columns.iter().map(|c| c.0.clone())).collect()];
+        for row in &self.rows {
+            let cells = self.columns.iter().zip(&row.samples).map(|((_, decimals), s)| cell(s, *decimals));
+            grid.push(std::iter::once(row.name.clone()).chain(cells).collect());
+        }
+        let width = |column: usize| grid.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..grid[0].len()).map(width).collect();
+        let rule: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
+        grid.insert(1, rule);
+        let mut text = String::new();
+        for row in &grid {
+            let padded = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            let _ = writeln!(text, "| {} |", padded.collect::<Vec<_>>().join(" | "));
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "\n{note}");
+        }
+        text
+    }
+}
+
+fn cell(samples: &[f64], decimals: usize) -> String {
+    let Some(spread) = Spread::of(samples) else { return "-".to_owned() };
+    let [median, min, max] = [spread.median, spread.min, spread.max].map(|value| grouped(value, decimals));
+    if samples.len() == 1 { median } else { format!("{median} ({min}-{max})") }
+}
+
+/// 12345.67 as `12,345.7`.
+pub fn grouped(value: f64, decimals: usize) -> String {
+    let text = format!("{:.decimals$}", value.abs());
+    let (whole, fraction) =
+        text.split_once('.').map_or((text.as_str(), ""), |(whole, _)| (whole, &text[whole.len()..]));
+    let mut grouped = String::new();
+    for (at, digit) in whole.chars().enumerate() {
+        if at > 0 && (whole.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    format!("{}{grouped}{fraction}", if value < 0.0 { "-" } else { "" })
+}

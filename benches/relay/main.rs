@@ -1,0 +1,95 @@
+//! How fast the relay is, and what it costs, on private nodes and beside the raw ceilings of the same run. `make bench` runs it.
+//!
+//! Every figure is a ratio, or stands beside what it has to be compared with: absolute ones drift with the machine.
+//! `drain`, `latency`, `memory`, `start`, `takeover`, `kill` and `growth` measure and give tables; `report`
+//! keeps them. Whoever is measured is a `Contender`, and seen through the queue it publishes to.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+mod amqp;
+mod arrivals;
+mod backlog;
+mod ceilings;
+mod contender;
+mod distance;
+mod drain;
+mod figures;
+mod growth;
+mod kill;
+mod latency;
+mod memory;
+mod peer;
+mod pictures;
+mod plan;
+mod queue;
+mod report;
+mod stage;
+mod start;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+mod takeover;
+mod targets;
+mod usage;
+
+use contender::Contender;
+use peer::{PEERS, Peer};
+use plan::{Plan, Subject};
+use report::Section;
+use stage::Stage;
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let plan = match Plan::from_arguments() {
+        Ok(Some(plan)) => plan,
+        Ok(None) => {
+            println!("{}", Plan::usage());
+            return ExitCode::SUCCESS;
+        }
+        Err(problem) => {
+            eprintln!("{problem}\n{}", Plan::usage());
+            return ExitCode::from(2);
+        }
+    };
+    if plan.write {
+        report::write(&report::recorded().expect("figures read")).expect("figures written");
+    }
+    for subject in &plan.subjects {
+        println!("# {}, rounds: {}", subject.name, plan.rounds_of(subject));
+        let section = measure(subject, &plan).await;
+        section.print();
+        report::record(subject, section, &plan).expect("figures recorded");
+    }
+    ExitCode::SUCCESS
+}
+
+/// Measures one subject on nodes of its own: what another left behind is no burden to it.
+async fn measure(subject: &Subject, plan: &Plan) -> Section {
+    let rounds = plan.rounds_of(subject);
+    let stage = Stage::open().await;
+    let mut relays: Vec<Contender> =
+        ["pipelined", "per-aggregate"].map(|ordering| Contender::outboxd(&stage, ordering)).into();
+    relays.extend(peers(&stage, plan).await);
+    let (tables, series) = match subject.name {
+        "drain" => (drain::run(&stage, &mut relays, rounds).await, Vec::new()),
+        "latency" => latency::run(&stage, &mut relays, rounds).await,
+        "memory" => memory::run(&stage, rounds).await,
+        "start" => (start::run(&stage, &mut relays, rounds).await, Vec::new()),
+        "takeover" => (takeover::run(&stage, rounds).await, Vec::new()),
+        "kill" => (kill::run(&stage, &mut relays, rounds).await, Vec::new()),
+        dimension => (growth::run(&stage, dimension, rounds).await, Vec::new()),
+    };
+    Section::of(&stage, plan, subject, tables, series).await
+}
+
+/// Those that can be fetched; of the others it is said why.
+async fn peers(stage: &Stage, plan: &Plan) -> Vec<Contender> {
+    let mut there = Vec::new();
+    for entry in PEERS.iter().filter(|entry| plan.wants_peer(entry.folder)) {
+        match Peer::fetch(stage, entry).await {
+            Ok(peer) => there.push(Contender::peer(peer)),
+            Err(reason) => println!("{} is left out: {reason}", entry.folder),
+        }
+    }
+    there
+}

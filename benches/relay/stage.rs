@@ -1,0 +1,105 @@
+//! The private nodes, the database with its outbox table, and the virtual host: what every relay is measured on.
+
+use crate::{
+    backlog,
+    queue::Queue,
+    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions},
+};
+use std::time::{Duration, Instant};
+use tokio_postgres::Client;
+
+/// Name of the database.
+pub const DATABASE: &str = "bench";
+/// The outbox table.
+pub const OUTBOX: &str = "outbox";
+/// Name of the virtual host.
+pub const VHOST: &str = "bench";
+
+/// What every relay is measured on.
+pub struct Stage {
+    /// The server with the outbox.
+    pub postgres: Postgres,
+    /// The broker.
+    pub broker: RabbitMq,
+    /// A connection to the database.
+    pub client: Client,
+}
+
+impl Stage {
+    /// Starts the nodes and creates database, table and virtual host.
+    pub async fn open() -> Self {
+        let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let server = PostgresOptions {
+            // No checkpoint in the middle of a drain that another one was spared.
+            settings: vec![setting("shared_buffers", "256MB"), setting("max_wal_size", "8GB")],
+            ..Default::default()
+        };
+        // A million messages may lie in a queue without an alarm.
+        let settings = vec!["vm_memory_high_watermark.absolute = 6GB".to_owned()];
+        let broker = RabbitMqOptions { settings, ..Default::default() };
+        let (postgres, broker) = tokio::join!(Postgres::start(server), RabbitMq::start(broker));
+        postgres.create_database(DATABASE).await;
+        broker.create_vhost(VHOST).await;
+        let client = postgres.client(DATABASE).await;
+        backlog::create_table(&client, OUTBOX).await;
+        let stage = Self { postgres, broker, client };
+        // Whoever is set up may want to publish already.
+        stage.fresh_queue().await;
+        stage
+    }
+
+    /// The database's connection string.
+    pub fn postgres_url(&self) -> String {
+        self.postgres.url(DATABASE)
+    }
+
+    /// The virtual host's.
+    pub fn amqp_url(&self) -> String {
+        self.broker.url(VHOST)
+    }
+
+    /// An empty quorum queue, bound for everything.
+    pub async fn fresh_queue(&self) -> Queue {
+        Queue::fresh(&self.amqp_url(), "quorum").await
+    }
+
+    /// Writes one row with that number.
+    pub async fn write_one(&self, table: &str, n: u32) {
+        let insert = format!(
+            "INSERT INTO {table} (aggregatetype, aggregateid, type, payload) \
+             VALUES ('Order', '1', 'OrderCreated', '{{\"n\": {n}, \"a\": \"1\"}}')"
+        );
+        self.client.batch_execute(&insert).await.expect("row written");
+    }
+
+    /// Gives a contender with a table of its own what is in the outbox; no slot but its own sees it.
+    pub async fn fill(&self, table: &str, rows: u32) {
+        if table == OUTBOX {
+            return;
+        }
+        let copy = format!(
+            "TRUNCATE {table};
+             INSERT INTO {table} (id, aggregatetype, aggregateid, type, payload)
+             SELECT id, aggregatetype, aggregateid, type, payload FROM {OUTBOX} ORDER BY seq LIMIT {rows};
+             ANALYZE {table}"
+        );
+        self.client.batch_execute(&copy).await.expect("rows copied");
+    }
+
+    /// Waits until the server has noticed that whoever had a slot is gone.
+    pub async fn slots_are_free(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
+        while self.client.query_one(active, &[]).await.expect("slots").get::<_, i64>(0) > 0 {
+            assert!(Instant::now() < deadline, "a slot is still in use");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Empties a table, and has the server write its dirty pages now rather than in the next measurement.
+    pub async fn clear(&self, table: &str) {
+        for statement in [format!("TRUNCATE {table}"), "CHECKPOINT".to_owned()] {
+            self.client.batch_execute(&statement).await.expect("table emptied");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What a process costs, from proc(5): CPU time and resident memory.
+
+use std::{fs, time::Duration};
+
+/// The kernel counts CPU time in hundredths of a second, whatever it schedules by (USER_HZ of time(7)).
+const TICK: Duration = Duration::from_millis(10);
+
+/// User and system time of the process so far, all its threads together.
+pub fn cpu(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = stat.rsplit_once(") ")?.1;
+    let ticks = after_name.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().unwrap_or(0)).sum();
+    Some(TICK * ticks)
+}
+
+/// Resident memory now, in MB.
+pub fn resident_mb(pid: u32) -> Option<f64> {
+    status_mb(pid, "VmRSS:")
+}
+
+/// The most resident memory the process ever had, in MB.
+pub fn peak_mb(pid: u32) -> Option<f64> {
+    status_mb(pid, "VmHWM:")
+}
+
+fn status_mb(pid: u32, field: &str) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kib = status.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"))?;
+    kib.trim().parse::<f64>().ok().map(|kib| kib / 1024.0)
+}

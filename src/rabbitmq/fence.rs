@@ -7,7 +7,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -66,19 +66,21 @@ impl Asking {
         Self { queue: queue.to_owned(), state: State::ToOpen, told_busy: false }
     }
 
-    /// Asks, when it is time to.
-    pub(super) fn poll_ask(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Result<(), Loss> {
-        if let State::Waiting(wait) = &mut self.state {
-            match wait.as_mut().poll(cx) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(()) => self.state = State::ToOpen,
-            }
-        }
+    /// Asks, if it is time to.
+    pub(super) fn ask(&mut self, connection: &mut Connection) -> Result<(), Loss> {
         if let State::ToOpen = self.state {
             connection.ask(CHANNEL, &open_channel())?;
             self.state = State::Asked;
         }
         Ok(())
+    }
+
+    /// Ready when it is time to ask again.
+    pub(super) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let State::Waiting(wait) = &mut self.state else { return Poll::Pending };
+        ready!(wait.as_mut().poll(cx));
+        self.state = State::ToOpen;
+        Poll::Ready(())
     }
 
     /// Whether an answer on that channel is to what was asked here.

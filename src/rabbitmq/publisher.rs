@@ -168,7 +168,7 @@ impl Publisher {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<PublisherEvent, BrokerError>> {
         loop {
             if self.failure.is_none()
-                && let Err(error) = self.admit(cx)
+                && let Err(error) = self.admit()
             {
                 self.failure = Some(error);
             }
@@ -185,7 +185,8 @@ impl Publisher {
                 self.failure.take_if(|failure| matches!(failure, BrokerError::Unsendable { .. }));
                 return Poll::Ready(Err(failure));
             }
-            if self.failure.is_some() || !self.may_send() {
+            let waited = self.fencing.as_mut().is_some_and(|fencing| fencing.poll_wait(cx).is_ready());
+            if self.failure.is_some() || !(waited || self.may_send()) {
                 return Poll::Pending;
             }
         }
@@ -223,9 +224,9 @@ impl Publisher {
     }
 
     /// Encodes waiting messages, from the front, until one needs an exchange that is not known yet.
-    fn admit(&mut self, cx: &mut Context<'_>) -> Result<(), BrokerError> {
+    fn admit(&mut self) -> Result<(), BrokerError> {
         if let Some(fencing) = &mut self.fencing {
-            let asked = fencing.poll_ask(&mut self.connection, cx);
+            let asked = fencing.ask(&mut self.connection);
             asked.map_err(|loss| loss.at(self.connection.at()))?;
         }
         while self.may_send() {
@@ -357,11 +358,16 @@ fn nobody_publishes_on(channel: ChannelId) -> Loss {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-    use amq_protocol::{frame::AMQPFrame, protocol::channel};
-    use tokio::io::AsyncWriteExt;
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::time::Duration;
 
-    use super::*;
+    use amq_protocol::{
+        frame::AMQPFrame,
+        protocol::{channel, queue},
+    };
+    use tokio::io::{AsyncWrite, AsyncWriteExt, DuplexStream};
+
+    use super::{super::link::Link, *};
     use crate::{
         outbox::{AggregateKey, Timestamp},
         position::{Lsn, Position},
@@ -382,11 +388,10 @@ mod tests {
         })
     }
 
-    /// What is in flight can then not be heard out.
-    #[tokio::test]
-    async fn an_exchange_that_is_refused_is_told_also_when_the_connection_is_lost_meanwhile() {
-        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
-        let mut publisher = Publisher {
+    /// A publisher, and the other end of its connection.
+    fn publisher() -> (Publisher, DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let publisher = Publisher {
             connection: Connection::over(Box::new(ours)),
             declare: true,
             known_exchanges: HashSet::from(["known".to_owned()]),
@@ -398,25 +403,83 @@ mod tests {
             failure: None,
             is_lost: false,
         };
+        (publisher, theirs)
+    }
+
+    async fn say(broker: &mut (impl AsyncWrite + Unpin), channel: ChannelId, method: AMQPClass) {
+        let mut link = Link::new(Box::new(tokio::io::empty()));
+        link.put(&AMQPFrame::Method(channel, method)).unwrap();
+        broker.write_all(link.output()).await.unwrap();
+    }
+
+    fn closed(reply_code: u16) -> AMQPClass {
+        let reply_text = "because".into();
+        let close = channel::Close { reply_code, reply_text, class_id: 0, method_id: 0 };
+        AMQPClass::Channel(channel::AMQPMethod::Close(close))
+    }
+
+    async fn next(publisher: &mut Publisher) -> Result<PublisherEvent, BrokerError> {
+        tokio::time::timeout(Duration::from_secs(10), publisher.next()).await.expect("an event")
+    }
+
+    async fn is_quiet(publisher: &mut Publisher) -> bool {
+        tokio::time::timeout(Duration::from_millis(50), publisher.next()).await.is_err()
+    }
+
+    /// What is in flight can then not be heard out.
+    #[tokio::test]
+    async fn an_exchange_that_is_refused_is_told_also_when_the_connection_is_lost_meanwhile() {
+        let (mut publisher, mut broker) = publisher();
         publisher.publish(PublishTag(1), message(1, "known"));
         publisher.publish(PublishTag(2), message(2, "another"));
-        let close = channel::Close {
-            reply_code: 406,
-            reply_text: "of another type".into(),
-            class_id: 40,
-            method_id: 10,
-        };
-        let refused = AMQPFrame::Method(DECLARES, AMQPClass::Channel(channel::AMQPMethod::Close(close)));
-        let mut broker = crate::rabbitmq::link::Link::new(Box::new(tokio::io::empty()));
-        broker.put(&refused).unwrap();
-        let broker_says = broker.output().clone();
-        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), publisher.next());
-        assert!(waits.await.is_err(), "nothing is said yet");
-        theirs.write_all(&broker_says).await.unwrap();
-        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), publisher.next());
-        assert!(waits.await.is_err(), "the first message may still be confirmed");
-        drop(theirs);
-        let told = tokio::time::timeout(std::time::Duration::from_secs(10), publisher.next()).await.unwrap();
+        assert!(is_quiet(&mut publisher).await);
+        say(&mut broker, DECLARES, closed(406)).await;
+        assert!(is_quiet(&mut publisher).await, "the first message may still be confirmed");
+        drop(broker);
+        let told = next(&mut publisher).await;
         assert!(matches!(told, Err(BrokerError::Declare { .. })), "{told:?}");
+    }
+
+    /// Only the first refusal is told, and nothing else need happen before the next question.
+    #[tokio::test]
+    async fn a_fence_that_another_has_is_asked_for_again_and_again() {
+        const FENCE: ChannelId = 3;
+        let (mut publisher, broker) = publisher();
+        publisher.fence("outboxd.publisher.test");
+        let (hears, mut says) = tokio::io::split(broker);
+        let answers = async {
+            let mut link = Link::new(Box::new(tokio::io::join(hears, tokio::io::empty())));
+            let mut refusals = 0;
+            loop {
+                let asked = poll_fn(|cx| link.poll_frame(cx)).await.unwrap();
+                let answer = match asked {
+                    AMQPFrame::Method(FENCE, AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
+                        AMQPClass::Channel(channel::AMQPMethod::OpenOk(channel::OpenOk {}))
+                    }
+                    AMQPFrame::Method(FENCE, AMQPClass::Queue(_)) if refusals < 3 => {
+                        refusals += 1;
+                        closed(405)
+                    }
+                    AMQPFrame::Method(FENCE, AMQPClass::Queue(_)) => {
+                        let held =
+                            queue::DeclareOk { queue: "q".into(), message_count: 0, consumer_count: 0 };
+                        AMQPClass::Queue(queue::AMQPMethod::DeclareOk(held))
+                    }
+                    _ => continue,
+                };
+                say(&mut says, FENCE, answer).await;
+            }
+        };
+        let told = async { [next(&mut publisher).await.unwrap(), next(&mut publisher).await.unwrap()] };
+        tokio::select! {
+            told = told => assert!(
+                matches!(
+                    told,
+                    [PublisherEvent::Fence(Fence::Busy { .. }), PublisherEvent::Fence(Fence::Held)]
+                ),
+                "{told:?}"
+            ),
+            () = answers => {}
+        }
     }
 }

@@ -111,9 +111,13 @@ impl Publisher {
                 _ => None,
             })
             .collect();
-        Ok(Self {
+        Ok(Self::over(connection, options.declare, known_exchanges))
+    }
+
+    fn over(connection: Connection, declare: bool, known_exchanges: HashSet<String>) -> Self {
+        Self {
             connection,
-            declare: options.declare,
+            declare,
             known_exchanges,
             declaring: None,
             fencing: None,
@@ -122,7 +126,7 @@ impl Publisher {
             news: VecDeque::new(),
             failure: None,
             is_lost: false,
-        })
+        }
     }
 
     /// Asks for a fence, the exclusive queue `queue`, as soon as [`next`](Self::next) is polled, and holds back whatever is to
@@ -391,18 +395,8 @@ mod tests {
     /// A publisher, and the other end of its connection.
     fn publisher() -> (Publisher, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
-        let publisher = Publisher {
-            connection: Connection::over(Box::new(ours)),
-            declare: true,
-            known_exchanges: HashSet::from(["known".to_owned()]),
-            declaring: None,
-            fencing: None,
-            waiting: VecDeque::new(),
-            confirms: Confirms::default(),
-            news: VecDeque::new(),
-            failure: None,
-            is_lost: false,
-        };
+        let known = HashSet::from(["known".to_owned()]);
+        let publisher = Publisher::over(Connection::over(Box::new(ours)), true, known);
         (publisher, theirs)
     }
 

@@ -2,15 +2,18 @@
 //!
 //! | queue | gets | for |
 //! | --- | --- | --- |
-//! | `witness`, a stream | everything | the truth about what was published: each copy has an offset of its own, and reading takes nothing away |
+//! | `witness`, quorum | everything | the truth about what was published; acknowledged at once, so that the broker delivers little again |
 //! | `service`, quorum | what is not fragile | what a service sees, with late acknowledgements and what the broker delivers again |
 //! | `fragile`, classic | what is fragile | to be deleted |
 //!
 //! `witness` is bound by both keys. While `fragile` is gone, `witness` is bound by one, so fragile rows are unroutable and
 //! none is lost with the deleted queue: the witness has what was in it.
+//!
+//! The witness was a stream once, in which each copy has an offset of its own. But RabbitMQ 3.10 confirms messages that a stream
+//! does not have, when they are published while the stream's writer still starts after the broker's own restart; the
+//! quorum queue beside it had every one of them.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -60,7 +63,7 @@ impl Drop for Consumer {
     }
 }
 
-/// Declares everything. Quorum queues and streams of this broker lose their registration when it is killed within half a
+/// Declares everything. Quorum queues of this broker lose their registration when it is killed within half a
 /// second of it, so this takes two.
 pub(crate) async fn declare(url: &str) -> Result<(), lapin::Error> {
     let (connection, channel) = connect(url).await?;
@@ -68,7 +71,7 @@ pub(crate) async fn declare(url: &str) -> Result<(), lapin::Error> {
     let declaring =
         channel.exchange_declare(EXCHANGE.into(), ExchangeKind::Topic, durable, FieldTable::default());
     answered(declaring).await?;
-    queue(&channel, WITNESS, &[("x-queue-type", text("stream"))], STEADY).await?;
+    queue(&channel, WITNESS, &[("x-queue-type", text("quorum"))], STEADY).await?;
     queue(&channel, SERVICE, &[("x-queue-type", text("quorum"))], STEADY).await?;
     answered(connection.close(200, "declared".into())).await?;
     make_fragile(url).await?;
@@ -112,78 +115,35 @@ async fn bind(channel: &Channel, queue: &str, key: &str) -> Result<(), lapin::Er
     answered(binding).await
 }
 
-/// Reads the stream from its beginning, each message once.
+/// Writes down everything, and acknowledges at once.
 pub(crate) fn witness(url: &str) -> Consumer {
-    let arrivals = Arc::<Mutex<Arrivals>>::default();
-    let (url, shared) = (url.to_owned(), arrivals.clone());
-    let task = tokio::spawn(async move {
-        let mut read = Read::default();
-        loop {
-            let _lost = read_stream(&url, &mut read, &shared).await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
-    Consumer { arrivals, task }
-}
-
-/// The ids of what was read of the stream last, by offset. A stream is not synced to disk: a broker that restarts may have lost
-/// its tail, and then gives the offsets out again, to other messages. So a new connection begins this much earlier.
-#[derive(Default)]
-struct Read(BTreeMap<i64, Option<u128>>);
-
-impl Read {
-    const KEPT: usize = 5_000;
-
-    fn from(&self) -> i64 {
-        self.0.keys().next().copied().unwrap_or_default()
-    }
-
-    /// Whether the message `id` at that offset is new.
-    fn is_new(&mut self, offset: i64, id: Option<u128>) -> bool {
-        // Reading begins with the chunk that holds the offset.
-        if offset < self.from() {
-            return false;
-        }
-        let before = self.0.insert(offset, id);
-        if self.0.len() > Self::KEPT {
-            self.0.pop_first();
-        }
-        if before.is_some_and(|before| before != id) {
-            println!("the stream gives offset {offset} out again: it has lost its tail");
-        }
-        before != Some(id)
-    }
-}
-
-async fn read_stream(url: &str, read: &mut Read, arrivals: &Mutex<Arrivals>) -> Result<(), lapin::Error> {
-    let from = table(&[("x-stream-offset", AMQPValue::LongLongInt(read.from()))]);
-    let mut reading = Reading::open(url, WITNESS, 1000, from).await?;
-    while let Some(delivery) = reading.next().await? {
-        let offset = integer(&delivery, "x-stream-offset").expect("a stream tells its offsets");
-        if read.is_new(offset, message(&delivery).map(|message| message.id)) {
-            note(arrivals, &delivery);
-        }
-        answered(delivery.ack(BasicAckOptions::default())).await?;
-    }
-    Ok(())
+    consumer(url, WITNESS, 1)
 }
 
 /// Consumes as a service does, and acknowledges late: many at once, or when nothing comes for a moment.
 pub(crate) fn service(url: &str) -> Consumer {
+    consumer(url, SERVICE, 50)
+}
+
+fn consumer(url: &str, queue: &'static str, unacknowledged_max: usize) -> Consumer {
     let arrivals = Arc::<Mutex<Arrivals>>::default();
     let (url, shared) = (url.to_owned(), arrivals.clone());
     let task = tokio::spawn(async move {
         loop {
-            let _lost = consume_late(&url, &shared).await;
+            let _lost = consume(&url, queue, unacknowledged_max, &shared).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
     Consumer { arrivals, task }
 }
 
-async fn consume_late(url: &str, arrivals: &Mutex<Arrivals>) -> Result<(), lapin::Error> {
-    const UNACKNOWLEDGED_MAX: usize = 50;
-    let mut reading = Reading::open(url, SERVICE, 100, FieldTable::default()).await?;
+async fn consume(
+    url: &str,
+    queue: &str,
+    unacknowledged_max: usize,
+    arrivals: &Mutex<Arrivals>,
+) -> Result<(), lapin::Error> {
+    let mut reading = Reading::open(url, queue, 100, FieldTable::default()).await?;
     let mut unacknowledged = Vec::new();
     loop {
         match tokio::time::timeout(Duration::from_millis(100), reading.next()).await {
@@ -191,7 +151,7 @@ async fn consume_late(url: &str, arrivals: &Mutex<Arrivals>) -> Result<(), lapin
                 let Some(delivery) = next? else { return Ok(()) };
                 note(arrivals, &delivery);
                 unacknowledged.push(delivery);
-                if unacknowledged.len() < UNACKNOWLEDGED_MAX {
+                if unacknowledged.len() < unacknowledged_max {
                     continue;
                 }
             }

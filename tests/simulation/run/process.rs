@@ -25,6 +25,13 @@ impl Process {
         self.halted(why).is_some()
     }
 
+    /// What it says of itself.
+    pub(super) fn shown(&self) -> String {
+        let sources = self.board.status().sources;
+        let shown = sources.iter().map(|source| format!("{:?}: {}", source.state, source.reason));
+        format!("process {} is {}", self.id, shown.collect::<String>())
+    }
+
     /// What it says it has halted for, if it is this.
     pub(super) fn halted(&self, why: &str) -> Option<String> {
         let sources = self.board.status().sources;

@@ -52,15 +52,21 @@ impl Run {
             };
             let Some(one) = self.processes.iter().position(unmet) else { return };
             // An instance that halted at an invalid row waits for somebody to start it again.
-            if self.processes[one].is_halted(INVALID_ROW) {
-                let process = self.processes.remove(one);
-                self.terminate(process, Duration::from_secs(1)).await;
-                self.start();
-            }
+            let id = self.processes[one].id;
+            self.start_again_where(|process| process.id == id && process.is_halted(INVALID_ROW)).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         self.world.look(|state| {
             state.oracle.violated("a process never met the server that was put back".to_owned())
         });
+    }
+
+    /// Ends such instances, and starts others.
+    pub(super) async fn start_again_where(&mut self, such: impl Fn(&Process) -> bool) {
+        while let Some(one) = self.processes.iter().position(&such) {
+            let process = self.processes.remove(one);
+            self.terminate(process, Duration::from_secs(1)).await;
+            self.start();
+        }
     }
 }

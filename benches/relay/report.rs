@@ -133,7 +133,7 @@ fn as_markdown(results: &Results, pictures: &[&str]) -> String {
         if section.rounds < *rounds {
             let _ = writeln!(
                 text,
-                "\nPreliminary: {} of the {rounds} rounds that a figure should have, on a machine that was busy with other things.",
+                "\nPreliminary: {} of the {rounds} rounds that a figure should have.",
                 section.rounds
             );
         }

@@ -68,19 +68,3 @@ impl Backlog {
         client.batch_execute(&write).await.expect("backlog written");
     }
 }
-
-/// Creates the outbox table: the one of README.md.
-pub async fn create_table(client: &Client, table: &str) {
-    let create = format!(
-        "CREATE TABLE {table} (
-             id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
-             aggregatetype text NOT NULL,
-             aggregateid text NOT NULL,
-             type text NOT NULL,
-             payload jsonb,
-             headers jsonb,
-             seq bigint GENERATED ALWAYS AS IDENTITY,
-             created_at timestamptz NOT NULL DEFAULT clock_timestamp())"
-    );
-    client.batch_execute(&create).await.expect("table created");
-}

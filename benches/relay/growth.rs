@@ -2,13 +2,13 @@
 //! aggregates, queues, distance.
 
 use crate::{
-    backlog::{self, Aggregates, Backlog},
+    backlog::{Aggregates, Backlog},
     contender::Contender,
     distance::Distance,
     figures::{Column, Table},
     queue::Queue,
     stage::{DATABASE, OUTBOX, Stage, VHOST},
-    support::unique,
+    support::{create_outbox, unique},
     usage,
 };
 use std::time::{Duration, Instant};
@@ -151,7 +151,7 @@ async fn drain(stage: &Stage, case: &Case) -> [f64; 4] {
     for _ in 1..case.sources {
         let name = unique("growth");
         stage.postgres.create_database(&name).await;
-        backlog::create_table(&stage.postgres.client(&name).await, OUTBOX).await;
+        create_outbox(&stage.postgres.client(&name).await, OUTBOX).await;
         databases.push(name);
     }
     let far_postgres = Distance::to(stage.postgres.port(), case.to_postgres);

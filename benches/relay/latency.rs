@@ -5,12 +5,12 @@
 
 use crate::{
     arrivals::Arrivals,
-    backlog,
     contender::Contender,
     drain,
     figures::{Column, Series, Table},
     queue::EXCHANGE,
     stage::Stage,
+    support::create_outbox,
     usage,
 };
 use lapin::{
@@ -60,7 +60,7 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
     );
     let mut table = Table::new(title, COLUMNS);
     let mut all: Vec<(String, Vec<f64>)> = Vec::new();
-    backlog::create_table(&stage.client, UNWATCHED_TABLE).await;
+    create_outbox(&stage.client, UNWATCHED_TABLE).await;
     table.notes = drain::prepare(stage, contenders).await;
     for round in 0..rounds as usize {
         let direct = measure(stage, None).await.expect("nothing but the nodes");

@@ -1,9 +1,8 @@
 //! The private nodes, the database with its outbox table, and the virtual host: what every relay is measured on.
 
 use crate::{
-    backlog,
     queue::Queue,
-    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions},
+    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, create_outbox},
 };
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -41,7 +40,7 @@ impl Stage {
         postgres.create_database(DATABASE).await;
         broker.create_vhost(VHOST).await;
         let client = postgres.client(DATABASE).await;
-        backlog::create_table(&client, OUTBOX).await;
+        create_outbox(&client, OUTBOX).await;
         let stage = Self { postgres, broker, client };
         // Whoever is set up may want to publish already.
         stage.fresh_queue().await;

@@ -28,7 +28,7 @@ use super::{
     broker::BrokerOptions,
     dial::dial,
     endpoint::Endpoint,
-    error::{BrokerError, Refusal},
+    error::{BrokerError, Loss, Refusal},
     handshake,
     link::Link,
 };
@@ -66,15 +66,6 @@ pub(super) enum Event {
     Blocked { reason: String },
     /// The broker takes messages again.
     Unblocked,
-}
-
-/// Why a connection is no more.
-#[derive(Debug)]
-pub(super) enum Loss {
-    /// The broker closed it and said why.
-    Closed(Refusal),
-    /// It is gone, or speaks no AMQP.
-    Broken(io::Error),
 }
 
 /// Why a call has no answer.
@@ -290,23 +281,12 @@ pub(super) fn is_answer(method: &AMQPClass, asked: &AMQPClass) -> bool {
 /// The broker answers what nobody has asked.
 pub(super) fn unasked(channel: ChannelId, method: &AMQPClass) -> Loss {
     let (class, method) = (method.get_amqp_class_id(), method.get_amqp_method_id());
-    let text = format!("method {class}.{method} on channel {channel} is no answer to anything");
-    Loss::Broken(io::Error::new(io::ErrorKind::InvalidData, text))
+    Loss::violation(format!("method {class}.{method} on channel {channel} is no answer to anything"))
 }
 
 /// `channel.open`.
 pub(super) fn open_channel() -> AMQPClass {
     AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))
-}
-
-impl Loss {
-    pub(super) fn at(self, at: &Endpoint) -> BrokerError {
-        let at = at.clone();
-        match self {
-            Self::Closed(Refusal { code, text }) => BrokerError::ConnectionClosed { at, code, text },
-            Self::Broken(error) => BrokerError::Lost { at, source: error.into() },
-        }
-    }
 }
 
 impl CallError {

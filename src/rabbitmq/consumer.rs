@@ -6,7 +6,7 @@
 mod abandon;
 mod connect;
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -102,7 +102,10 @@ impl Consumer {
             match tokio::time::timeout(LOOK_INTERVAL, self.deliveries.next()).await {
                 Ok(next) => break next,
                 Err(_) if self.connection.status().connected() => {}
-                Err(_) => break None,
+                Err(_) => {
+                    let closed = io::Error::from(io::ErrorKind::ConnectionAborted);
+                    return Err(BrokerError::Lost { at: self.at.clone(), source: closed.into() });
+                }
             }
         };
         match next {

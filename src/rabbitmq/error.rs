@@ -52,6 +52,30 @@ impl Refusal {
     }
 }
 
+/// Why a connection is no more.
+#[derive(Debug)]
+pub(super) enum Loss {
+    /// The broker closed it and said why.
+    Closed(Refusal),
+    /// It is gone, or speaks no AMQP.
+    Broken(io::Error),
+}
+
+impl Loss {
+    /// What comes breaks the rules of AMQP 0-9-1.
+    pub(super) fn violation(text: impl Into<String>) -> Self {
+        Self::Broken(io::Error::new(io::ErrorKind::InvalidData, text.into()))
+    }
+
+    pub(super) fn at(self, at: &Endpoint) -> BrokerError {
+        let at = at.clone();
+        match self {
+            Self::Closed(Refusal { code, text }) => BrokerError::ConnectionClosed { at, code, text },
+            Self::Broken(error) => BrokerError::Lost { at, source: error.into() },
+        }
+    }
+}
+
 /// Why there is no publisher, or no longer one.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {

@@ -18,8 +18,8 @@ use amq_protocol::{
 use tokio::time::{Sleep, sleep};
 
 use super::{
-    connection::{CallError, ChannelId, Connection, Loss, is_answer, open_channel, unasked},
-    error::{BrokerError, DeclareError, Refusal, reply},
+    connection::{CallError, ChannelId, Connection, is_answer, open_channel, unasked},
+    error::{BrokerError, DeclareError, Loss, Refusal, reply},
     topology::short,
 };
 

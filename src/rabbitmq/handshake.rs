@@ -1,6 +1,6 @@
 //! From a byte stream to an open connection: versions, login, limits, vhost (AMQP 0-9-1 specification, 2.2.4).
 
-use std::{future::poll_fn, io, time::Duration};
+use std::{future::poll_fn, time::Duration};
 
 use amq_protocol::{
     auth::Credentials,
@@ -14,7 +14,7 @@ use amq_protocol::{
 
 use super::{
     endpoint::Endpoint,
-    error::{BrokerError, reply},
+    error::{BrokerError, Loss, Refusal, reply},
     link::Link,
     topology::short,
 };
@@ -31,33 +31,23 @@ const CAPABILITIES: [&str; 5] = [
 
 /// Logs in and opens the vhost. `name` is shown by RabbitMQ's management and in its log.
 pub(super) async fn open(link: &mut Link, at: &Endpoint, name: &str) -> Result<(), BrokerError> {
-    let broken = |error: io::Error| BrokerError::Handshake { at: at.clone(), source: error.into() };
-    converse(link, at, name).await.map_err(|failure| match failure {
-        Failure::Broken(error) => broken(error),
-        Failure::Closed { code, text } => {
-            let at = at.clone();
-            match code {
-                reply::ACCESS_REFUSED => BrokerError::LoginRefused { at, text },
-                reply::NOT_ALLOWED => BrokerError::VhostRefused { at, text },
-                code => BrokerError::ConnectionClosed { at, code, text },
+    converse(link, at, name).await.map_err(|loss| {
+        let at = at.clone();
+        match loss {
+            Loss::Broken(error) => BrokerError::Handshake { at, source: error.into() },
+            Loss::Closed(Refusal { code: reply::ACCESS_REFUSED, text }) => {
+                BrokerError::LoginRefused { at, text }
             }
+            Loss::Closed(Refusal { code: reply::NOT_ALLOWED, text }) => {
+                BrokerError::VhostRefused { at, text }
+            }
+            Loss::Closed(Refusal { code, text }) => BrokerError::ConnectionClosed { at, code, text },
         }
     })
 }
 
-enum Failure {
-    Broken(io::Error),
-    Closed { code: u16, text: String },
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Broken(error)
-    }
-}
-
-async fn converse(link: &mut Link, at: &Endpoint, name: &str) -> Result<(), Failure> {
-    link.put(&AMQPFrame::ProtocolHeader(ProtocolVersion::amqp_0_9_1()))?;
+async fn converse(link: &mut Link, at: &Endpoint, name: &str) -> Result<(), Loss> {
+    link.put(&AMQPFrame::ProtocolHeader(ProtocolVersion::amqp_0_9_1())).map_err(Loss::Broken)?;
     let AMQPMethod::Start(_) = answer(link).await? else { return Err(unexpected("connection.start")) };
 
     let uri = at.uri();
@@ -78,7 +68,7 @@ async fn converse(link: &mut Link, at: &Endpoint, name: &str) -> Result<(), Fail
     let heartbeat = Duration::from_secs(agreed.heartbeat.into());
     let frame_max = if agreed.frame_max == 0 { u32::MAX } else { agreed.frame_max };
     link.tuned(usize::try_from(frame_max).unwrap_or(usize::MAX), heartbeat);
-    put(link, AMQPMethod::Open(Open { virtual_host: short(&uri.vhost).map_err(io::Error::other)? }))?;
+    put(link, AMQPMethod::Open(Open { virtual_host: short(&uri.vhost).map_err(Loss::Broken)? }))?;
     match answer(link).await? {
         AMQPMethod::OpenOk(_) => Ok(()),
         _ => Err(unexpected("connection.open-ok")),
@@ -113,24 +103,23 @@ fn client_properties(name: &str) -> FieldTable {
     properties
 }
 
-fn put(link: &mut Link, method: AMQPMethod) -> io::Result<()> {
-    link.put(&AMQPFrame::Method(0, AMQPClass::Connection(method)))
+fn put(link: &mut Link, method: AMQPMethod) -> Result<(), Loss> {
+    link.put(&AMQPFrame::Method(0, AMQPClass::Connection(method))).map_err(Loss::Broken)
 }
 
-async fn answer(link: &mut Link) -> Result<AMQPMethod, Failure> {
-    match poll_fn(|cx| link.poll_frame(cx)).await? {
+async fn answer(link: &mut Link) -> Result<AMQPMethod, Loss> {
+    match poll_fn(|cx| link.poll_frame(cx)).await.map_err(Loss::Broken)? {
         AMQPFrame::Method(0, AMQPClass::Connection(AMQPMethod::Close(close))) => {
             put(link, AMQPMethod::CloseOk(CloseOk {}))?;
             // The broker logs who leaves without this; that it does not take it any more changes nothing.
             let _ = poll_fn(|cx| link.poll_flush(cx)).await;
-            Err(Failure::Closed { code: close.reply_code, text: close.reply_text.to_string() })
+            Err(Loss::Closed(Refusal::new(close.reply_code, close.reply_text)))
         }
         AMQPFrame::Method(0, AMQPClass::Connection(method)) => Ok(method),
         _ => Err(unexpected("a method of the connection")),
     }
 }
 
-fn unexpected(wanted: &str) -> Failure {
-    let text = format!("something else where {wanted} must come");
-    Failure::Broken(io::Error::new(io::ErrorKind::InvalidData, text))
+fn unexpected(wanted: &str) -> Loss {
+    Loss::violation(format!("something else where {wanted} must come"))
 }

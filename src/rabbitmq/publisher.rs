@@ -7,7 +7,6 @@
 use std::{
     collections::{HashSet, VecDeque},
     future::poll_fn,
-    io,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -20,9 +19,9 @@ use amq_protocol::protocol::{
 pub use super::{broker::BrokerOptions, error::BrokerError, fence::Fence};
 use super::{
     confirms::{Confirms, NotInFlight},
-    connection::{CallError, ChannelId, Connection, Event, Loss, unasked},
+    connection::{CallError, ChannelId, Connection, Event, unasked},
     encoding,
-    error::Refusal,
+    error::{Loss, Refusal},
     fence::Asking,
     topology::{self, Declaration},
 };
@@ -297,7 +296,10 @@ impl Publisher {
             }
             Event::Blocked { reason } => self.news.push_back(PublisherEvent::Blocked { reason }),
             Event::Unblocked => self.news.push_back(PublisherEvent::Unblocked),
-            Event::Confirmed { channel, .. } => return Err(nobody_publishes_on(channel)),
+            Event::Confirmed { channel, .. } => {
+                let text = format!("a confirm on channel {channel}, on which nothing is published");
+                return Err(Loss::violation(text));
+            }
             Event::Answer { channel: DECLARES, method: AMQPClass::Exchange(_) }
                 if self.declaring.is_some() =>
             {
@@ -344,8 +346,7 @@ impl Publisher {
             NotInFlight::Position(position) => self.unexpected_return(format!("position {position}")),
             NotInFlight::DeliveryTag(tag) => {
                 let text = format!("the broker confirms publish number {tag}, which is not in flight");
-                let loss = Loss::Broken(io::Error::new(io::ErrorKind::InvalidData, text));
-                self.lose(loss.at(self.connection.at()));
+                self.lose(Loss::violation(text).at(self.connection.at()));
             }
         }
     }
@@ -353,11 +354,6 @@ impl Publisher {
     fn unexpected_return(&mut self, what: String) {
         self.lose(BrokerError::UnexpectedReturn { at: self.connection.at().clone(), what });
     }
-}
-
-fn nobody_publishes_on(channel: ChannelId) -> Loss {
-    let text = format!("a confirm on channel {channel}, on which nothing is published");
-    Loss::Broken(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use amq_protocol::{
 };
 
 use super::{
-    connection::{CallError, ChannelId, Connection, Loss},
+    connection::{CallError, ChannelId, Connection},
     endpoint::Endpoint,
-    error::{BrokerError, DeclareError, Refusal, reply},
+    error::{BrokerError, DeclareError, Loss, Refusal, reply},
 };
 
 /// Header by which a partitioned subscription spreads messages over its queues.

@@ -338,10 +338,7 @@ async fn what_keeps_rows_is_said_and_does_not_keep_messages() {
              CREATE PUBLICATION \"outboxd_orders\" FOR TABLE outbox WITH (publish = 'insert')"
         ))
         .await;
-    let owner = std::mem::take(&mut stage.postgres_url);
-    stage.postgres_url = owner.replace("postgres@", &format!("{role}@"));
-    let config = stage.config();
-    stage.postgres_url = owner;
+    let config = stage.config_as(&role);
     stage.consume().await;
     let mut daemon = alive(&config).await;
     daemon.wait_ready(PATIENCE).await;

@@ -212,10 +212,7 @@ async fn a_role_that_may_not_mend_the_publication_is_told_who_may() {
              GRANT CREATE ON SCHEMA public TO \"{role}\"; {PUBLISH}"
         ))
         .await;
-    let owner = std::mem::take(&mut stage.postgres_url);
-    stage.postgres_url = owner.replace("postgres@", &format!("{role}@"));
-    let config = stage.config();
-    stage.postgres_url = owner;
+    let config = stage.config_as(&role);
     stage.consume().await;
     let mut daemon = alive(&config).await;
     daemon.wait_ready(PATIENCE).await;

@@ -137,6 +137,11 @@ impl Stage {
         )
     }
 
+    /// The daemon's configuration with another role at PostgreSQL.
+    pub(crate) fn config_as(&self, role: &str) -> String {
+        self.config().replace("//postgres@", &format!("//{role}@"))
+    }
+
     /// A daemon that is streaming.
     pub(crate) async fn relay(&self) -> Daemon {
         let mut daemon = Daemon::start(&self.config());

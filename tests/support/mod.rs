@@ -35,4 +35,4 @@ pub use rabbitmq::{RabbitMq, RabbitMqOptions, shared_rabbitmq};
 pub use run::unique;
 pub use service::Service;
 pub use shop::Shop;
-pub use workload::Workload;
+pub use workload::{Workload, create_outbox};

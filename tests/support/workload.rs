@@ -57,21 +57,29 @@ impl Default for Workload {
     }
 }
 
+/// Creates an outbox table: the one of README.md.
+pub async fn create_outbox(client: &Client, table: &str) {
+    let create = format!(
+        "CREATE TABLE {table} (
+             id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+             aggregatetype text NOT NULL,
+             aggregateid text NOT NULL,
+             type text NOT NULL,
+             payload jsonb,
+             headers jsonb,
+             seq bigint GENERATED ALWAYS AS IDENTITY,
+             created_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+    );
+    client.batch_execute(&create).await.expect("table created");
+}
+
 impl Workload {
     /// Creates the tables.
     pub async fn create_tables(&self, client: &Client) {
         let table = &self.table;
+        create_outbox(client, table).await;
         let create = format!(
-            "CREATE TABLE {table} (
-                 id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
-                 aggregatetype text NOT NULL,
-                 aggregateid text NOT NULL,
-                 type text NOT NULL,
-                 payload jsonb,
-                 headers jsonb,
-                 seq bigint GENERATED ALWAYS AS IDENTITY,
-                 created_at timestamptz NOT NULL DEFAULT clock_timestamp());
-             CREATE TABLE {table}_aggregates (id text PRIMARY KEY, version bigint NOT NULL DEFAULT 0);
+            "CREATE TABLE {table}_aggregates (id text PRIMARY KEY, version bigint NOT NULL DEFAULT 0);
              INSERT INTO {table}_aggregates (id) SELECT 'a' || n FROM generate_series(1, {}) n",
             self.aggregates
         );

@@ -5,12 +5,16 @@
 //! parked, or given up by policy. A row that no message can be made of takes its turn among them and is parked. Only the
 //! contiguous settled prefix moves the position, so a confirm that overtakes an earlier one changes nothing yet.
 //!
-//! Pure: no I/O, no clock (time is passed in), no knowledge of the wire or of lapin.
+//! The gate lets a message pass when everything of its aggregate that stands before it is settled. What waits there holds
+//! nothing of other aggregates up.
+//!
+//! Pure: no I/O, no clock (time is passed in), no knowledge of the wire.
 
 mod item;
 
 use std::{
-    collections::{HashSet, VecDeque},
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
     sync::Arc,
     time::Instant,
 };
@@ -36,7 +40,7 @@ impl ConfirmedLsn {
     }
 }
 
-/// How far a source is settled: what a new connection goes on from.
+/// How far a source is settled without a gap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Everything up to here is settled. Always the end of a transaction or a place between two.
@@ -50,20 +54,31 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// How far WAL has to reach for this to be true. A server whose WAL ends before is not the one, or was set back.
-    pub fn reaches(&self) -> Option<Lsn> {
-        let confirmed = self.confirmed.map(ConfirmedLsn::lsn);
-        // At least one byte of the commit record.
-        let settled = self.position.map(|position| Lsn(position.commit_lsn.0 + 1));
-        confirmed.max(settled).max(self.parked_before)
-    }
-
     /// Rows of a transaction are settled, and the whole of it is not. Only this process knows: to PostgreSQL the
     /// transaction is unconfirmed, and it will be sent again from its beginning.
     pub fn is_mid_transaction(&self) -> bool {
         let confirmed = self.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
         // A commit record's end, which is what gets confirmed, lies behind its beginning.
         self.position.is_some_and(|position| position.commit_lsn >= confirmed)
+    }
+}
+
+/// All that is known to be settled: what a new connection goes on from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Everything up to here.
+    pub progress: Progress,
+    /// And rows beyond, whose messages were confirmed before others that had gone out earlier.
+    pub ahead: BTreeSet<Position>,
+}
+
+impl Settled {
+    /// How far WAL has to reach for this to be true. A server whose WAL ends before is not the one, or was set back.
+    pub fn reaches(&self) -> Option<Lsn> {
+        let Progress { confirmed, position, parked_before, .. } = self.progress;
+        // At least one byte of the commit record.
+        let settled = position.max(self.ahead.last().copied()).map(|row| Lsn(row.commit_lsn.0 + 1));
+        confirmed.map(ConfirmedLsn::lsn).max(settled).max(parked_before)
     }
 }
 
@@ -126,6 +141,8 @@ struct Entry {
     refusals: u32,
     /// It was returned, and nothing else goes out before it gets through.
     unroutable: bool,
+    /// The next one of its aggregate, which waits for this one to settle.
+    next_of_aggregate: Option<u64>,
 }
 
 /// See the module's description.
@@ -136,37 +153,41 @@ pub struct Ledger {
     entries: VecDeque<Entry>,
     /// Tag of `entries[0]`; the others follow without a gap.
     first_tag: u64,
-    /// Index of the first waiting entry: all before it have been published at least once.
-    waiting_from: usize,
-    /// Aggregates with a message published, refused or parking. Stays empty when pipelined.
-    occupied: HashSet<AggregateKey>,
+    /// Tags of those that wait and may go out, lowest first.
+    ready: BinaryHeap<Reverse<u64>>,
+    /// Of each aggregate that has something in here the last tag: the next one has to wait for it. Stays empty when
+    /// pipelined.
+    last_of: HashMap<AggregateKey, u64>,
+    /// In the order in which they went out; answered ones are taken from the front.
+    published_at: VecDeque<(u64, Instant)>,
     bytes: usize,
     published: usize,
     refused: usize,
     parking: usize,
-    /// Messages that were refused at least once, settled ones not counted.
-    troubled: usize,
     unroutable: usize,
     progress: Progress,
+    /// Rows that were settled on an earlier connection, and have not come by again yet.
+    ahead: BTreeSet<Position>,
 }
 
 impl Ledger {
-    /// An empty ledger that goes on from `progress`.
-    pub fn new(ordering: Ordering, limits: Limits, progress: Progress) -> Self {
+    /// An empty ledger that goes on from what is settled.
+    pub fn new(ordering: Ordering, limits: Limits, Settled { progress, ahead }: Settled) -> Self {
         Self {
             ordering,
             limits,
             entries: VecDeque::new(),
             first_tag: 0,
-            waiting_from: 0,
-            occupied: HashSet::new(),
+            ready: BinaryHeap::new(),
+            last_of: HashMap::new(),
+            published_at: VecDeque::new(),
             bytes: 0,
             published: 0,
             refused: 0,
             parking: 0,
-            troubled: 0,
             unroutable: 0,
             progress,
+            ahead,
         }
     }
 
@@ -175,9 +196,20 @@ impl Ledger {
         self.entries.len() < self.limits.messages && self.bytes < self.limits.bytes
     }
 
-    /// Whether a row was settled before this ledger began, that is by an earlier connection of the same process.
-    pub fn is_settled_already(&self, position: Position) -> bool {
+    /// Takes a row's place, behind all others, when it was settled on an earlier connection of the same process; there is
+    /// nothing to push then.
+    pub fn push_settled(&mut self, position: Position, committed_at: Timestamp) -> bool {
+        if self.ahead.remove(&position) {
+            self.take_in(Item::Settled { position, committed_at });
+            self.pop_settled();
+            return true;
+        }
         self.progress.position.is_some_and(|settled| position <= settled)
+    }
+
+    /// Whether rows that were settled on an earlier connection are still to come by.
+    pub fn expects_settled(&self) -> bool {
+        !self.ahead.is_empty()
     }
 
     /// Takes in a message, behind all others.
@@ -196,22 +228,38 @@ impl Ledger {
     }
 
     fn take_in(&mut self, item: Item) {
+        let tag = self.first_tag + self.entries.len() as u64;
+        let settled = matches!(item, Item::Settled { .. });
+        let before = match (self.ordering, item.aggregate()) {
+            (Ordering::PerAggregate, Some(aggregate)) => self.last_of.insert(aggregate, tag),
+            _ => None,
+        };
+        match before.and_then(|before| self.entry(before)) {
+            Some(before) => before.next_of_aggregate = Some(tag),
+            None if settled => {}
+            None => self.ready.push(Reverse(tag)),
+        }
         let size = item.size();
         self.bytes += size;
         self.entries.push_back(Entry {
             item,
             size,
-            state: State::Waiting,
+            state: if settled { State::Settled } else { State::Waiting },
             reached: None,
             first_out: None,
             refusals: 0,
             unroutable: false,
+            next_of_aggregate: None,
         });
     }
 
     /// Every row that commits before `lsn` has been pushed, or was settled before: the end of a transaction, what a
     /// keepalive between two transactions says, or what the slot had confirmed when it became ours. Settling everything pushed so far now settles everything up to `lsn`.
     pub fn reached(&mut self, lsn: Lsn) {
+        if !self.ahead.is_empty() {
+            // Whatever another instance went past in the meantime does not come by any more.
+            self.ahead = self.ahead.split_off(&Position { commit_lsn: lsn, index: 0 });
+        }
         match self.entries.back_mut() {
             Some(last) => last.reached = last.reached.max(Some(lsn)),
             None => self.advance(lsn),
@@ -219,54 +267,48 @@ impl Ledger {
     }
 
     /// The next one that may go out at `now`, and what the caller must do with it: refused ones whose time has come
-    /// before any other, then waiting ones in commit order. One whose aggregate is occupied holds back
-    /// everything behind it, so that commit order stays total.
+    /// before any other, then those that the gate lets pass, in commit order.
     pub fn next_due(&mut self, now: Instant) -> Option<(PublishTag, Due)> {
-        let index = match self.due_again(now) {
-            Some(index) => index,
+        let tag = match self.due_again(now) {
+            Some(tag) => tag,
             None => self.pass_gate()?,
         };
-        let entry = &mut self.entries[index];
+        let entry = self.entry(tag)?;
         entry.first_out.get_or_insert(now);
         let due = match &entry.item {
             Item::Message { message, .. } => {
+                let due = Due::Publish(Arc::clone(message));
                 entry.state = State::Published { at: now };
                 self.published += 1;
-                Due::Publish(Arc::clone(message))
+                self.published_at.push_back((tag, now));
+                due
             }
             Item::Invalid(row) => {
+                let due = Due::Park(Arc::clone(row));
                 entry.state = State::Parking;
                 self.parking += 1;
-                Due::Park(Arc::clone(row))
+                due
             }
+            Item::Settled { .. } => unreachable!("what is settled is neither refused nor ready"),
         };
-        Some((PublishTag(self.first_tag + index as u64), due))
+        Some((PublishTag(tag), due))
     }
 
-    fn due_again(&mut self, now: Instant) -> Option<usize> {
+    fn due_again(&mut self, now: Instant) -> Option<u64> {
         if self.refused == 0 {
             return None;
         }
         let due = |entry: &Entry| matches!(entry.state, State::Refused { again_at } if again_at <= now);
         let index = self.entries.iter().position(due)?;
         self.refused -= 1;
-        Some(index)
+        Some(self.first_tag + index as u64)
     }
 
-    fn pass_gate(&mut self) -> Option<usize> {
+    fn pass_gate(&mut self) -> Option<u64> {
         if self.unroutable > 0 {
             return None;
         }
-        let index = self.waiting_from;
-        let entry = self.entries.get(index)?;
-        if self.ordering == Ordering::PerAggregate
-            && let Some(aggregate) = entry.item.aggregate()
-            && !self.occupied.insert(aggregate)
-        {
-            return None;
-        }
-        self.waiting_from += 1;
-        Some(index)
+        self.ready.pop().map(|Reverse(tag)| tag)
     }
 
     /// The broker confirmed a message, or policy gave it up. Returns it, so that the caller can measure.
@@ -291,6 +333,7 @@ impl Ledger {
         };
         let row = Arc::clone(row);
         self.parking += 1;
+        self.forget_answered();
         (message, row)
     }
 
@@ -299,7 +342,7 @@ impl Ledger {
     /// # Panics
     /// When it was not parking, which is our own bug.
     pub fn parked(&mut self, tag: PublishTag, lsn: Lsn) {
-        match self.entry(tag).map(|entry| &entry.state) {
+        match self.entry(tag.0).map(|entry| &entry.state) {
             Some(State::Parking) => self.parking -= 1,
             other => panic!("{tag:?} is parked, and was not parking but {other:?}"),
         }
@@ -308,15 +351,23 @@ impl Ledger {
     }
 
     fn settle_taken(&mut self, tag: PublishTag) {
-        let Some(entry) = self.entry(tag) else { return };
-        entry.state = State::Settled;
-        let (refused, unroutable) = (entry.refusals > 0, entry.unroutable);
+        let Some(entry) = self.entry(tag.0) else { return };
         let aggregate = entry.item.aggregate();
-        self.troubled -= usize::from(refused);
+        entry.state = State::Settled;
+        // What it took up is free now; only its place is kept until the prefix has come here.
+        entry.item =
+            Item::Settled { position: entry.item.position(), committed_at: entry.item.committed_at() };
+        let size = std::mem::take(&mut entry.size);
+        let unroutable = std::mem::take(&mut entry.unroutable);
+        let next = entry.next_of_aggregate;
+        self.bytes -= size;
         self.unroutable -= usize::from(unroutable);
-        if let Some(aggregate) = aggregate {
-            self.occupied.remove(&aggregate);
+        match (next, aggregate) {
+            (Some(next), _) => self.ready.push(Reverse(next)),
+            (None, Some(aggregate)) => drop(self.last_of.remove(&aggregate)),
+            (None, None) => {}
         }
+        self.forget_answered();
         self.pop_settled();
     }
 
@@ -329,16 +380,15 @@ impl Ledger {
         let (_, entry) = self.take_published(tag);
         entry.refusals += 1;
         entry.state = State::Refused { again_at: again_at(entry.refusals) };
-        let newly_troubled = entry.refusals == 1;
         let newly_unroutable = why == Refusal::Unroutable && !entry.unroutable;
         entry.unroutable |= newly_unroutable;
         self.refused += 1;
-        self.troubled += usize::from(newly_troubled);
         self.unroutable += usize::from(newly_unroutable);
+        self.forget_answered();
     }
 
-    fn entry(&mut self, tag: PublishTag) -> Option<&mut Entry> {
-        let index = tag.0.checked_sub(self.first_tag)?;
+    fn entry(&mut self, tag: u64) -> Option<&mut Entry> {
+        let index = tag.checked_sub(self.first_tag)?;
         self.entries.get_mut(index as usize)
     }
 
@@ -360,8 +410,6 @@ impl Ledger {
         while let Some(Entry { state: State::Settled, .. }) = self.entries.front() {
             let Some(entry) = self.entries.pop_front() else { break };
             self.first_tag += 1;
-            self.waiting_from -= 1;
-            self.bytes -= entry.size;
             self.progress.position = Some(entry.item.position());
             self.progress.committed_at = Some(entry.item.committed_at());
             if let Some(lsn) = entry.reached {
@@ -379,6 +427,13 @@ impl Ledger {
     /// How far the contiguous settled prefix reaches.
     pub fn progress(&self) -> Progress {
         self.progress
+    }
+
+    /// All that is settled, for the ledger of the next connection.
+    pub fn settled(&self) -> Settled {
+        let held = self.entries.iter().filter(|entry| matches!(entry.state, State::Settled));
+        let ahead = held.map(|entry| entry.item.position()).chain(self.ahead.iter().copied()).collect();
+        Settled { progress: self.progress, ahead }
     }
 
     /// Nothing is waiting, published, refused or parking.
@@ -408,7 +463,7 @@ impl Ledger {
         }
         self.entries.iter().find(|entry| entry.unroutable).and_then(|entry| match &entry.item {
             Item::Message { message, .. } => Some(message.as_ref()),
-            Item::Invalid(_) => None,
+            Item::Invalid(_) | Item::Settled { .. } => None,
         })
     }
 
@@ -433,15 +488,17 @@ impl Ledger {
 
     /// When the message that has waited longest for the broker's answer was published.
     pub fn oldest_published(&self) -> Option<Instant> {
-        if self.published == 0 {
-            return None;
+        self.published_at.front().map(|(_, at)| *at)
+    }
+
+    /// Keeps the front of `published_at` one that is not answered.
+    fn forget_answered(&mut self) {
+        while let Some(&(tag, published_at)) = self.published_at.front() {
+            match self.entry(tag).map(|entry| &entry.state) {
+                Some(State::Published { at }) if *at == published_at => return,
+                _ => drop(self.published_at.pop_front()),
+            }
         }
-        let mut published = self.entries.iter().filter_map(|entry| match entry.state {
-            State::Published { at } => Some(at),
-            _ => None,
-        });
-        // Messages go out in order, so the first is the oldest, unless one was published again.
-        if self.troubled == 0 { published.next() } else { published.min() }
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) enum Item {
     Message { message: Arc<Message>, kept: Option<Arc<KeptRow>> },
     /// To be parked, as no message can be made of it.
     Invalid(Arc<ParkedRow>),
+    /// Nothing any more. Only the place counts.
+    Settled { position: Position, committed_at: Timestamp },
 }
 
 impl Item {
@@ -21,6 +23,7 @@ impl Item {
         match self {
             Item::Message { message, .. } => message.position,
             Item::Invalid(row) => row.kept.row().position,
+            Item::Settled { position, .. } => *position,
         }
     }
 
@@ -28,14 +31,16 @@ impl Item {
         match self {
             Item::Message { message, .. } => message.committed_at,
             Item::Invalid(row) => row.kept.row().committed_at,
+            Item::Settled { committed_at, .. } => *committed_at,
         }
     }
 
-    /// `None`: a row that does not name its aggregate.
+    /// `None`: a row that does not name its aggregate, or waits for nothing.
     pub(super) fn aggregate(&self) -> Option<AggregateKey> {
         match self {
             Item::Message { message, .. } => Some(message.aggregate),
             Item::Invalid(row) => row.kept.aggregate(),
+            Item::Settled { .. } => None,
         }
     }
 
@@ -43,6 +48,7 @@ impl Item {
         match self {
             Item::Message { message, kept } => message.size() + kept.as_ref().map_or(0, |row| row.size()),
             Item::Invalid(row) => row.kept.size(),
+            Item::Settled { .. } => 0,
         }
     }
 }

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use proptest::prelude::*;
 
@@ -25,7 +25,7 @@ fn message(commit_lsn: u64, index: u32, aggregate: u64) -> Message {
 const ROOMY: Limits = Limits { messages: 1000, bytes: 1 << 20 };
 
 fn ledger(ordering: Ordering) -> Ledger {
-    Ledger::new(ordering, ROOMY, Progress::default())
+    Ledger::new(ordering, ROOMY, Settled::default())
 }
 
 fn confirmed(ledger: &Ledger) -> Option<u64> {
@@ -66,10 +66,11 @@ fn a_transaction_settled_in_part_moves_the_position_but_not_the_lsn() {
     let progress = ledger.progress();
     assert_eq!(progress.position, Some(Position { commit_lsn: Lsn(10), index: 0 }));
 
-    let resumed = Ledger::new(Ordering::Pipelined, ROOMY, progress);
-    assert!(resumed.is_settled_already(Position { commit_lsn: Lsn(10), index: 0 }));
-    assert!(!resumed.is_settled_already(Position { commit_lsn: Lsn(10), index: 1 }));
-    assert!(!resumed.is_settled_already(Position { commit_lsn: Lsn(11), index: 0 }));
+    let mut resumed = Ledger::new(Ordering::Pipelined, ROOMY, ledger.settled());
+    for (commit_lsn, index, settled) in [(10, 0, true), (10, 1, false), (11, 0, false)] {
+        let position = Position { commit_lsn: Lsn(commit_lsn), index };
+        assert_eq!(resumed.push_settled(position, Timestamp(0)), settled, "{position}");
+    }
 }
 
 #[test]
@@ -139,17 +140,82 @@ fn a_keepalive_behind_a_message_counts_when_that_message_is_settled() {
 }
 
 #[test]
-fn the_gate_holds_an_occupied_aggregate_and_everything_behind_it() {
+fn the_gate_holds_an_aggregate_while_its_last_one_is_out_and_no_other() {
     let now = Instant::now();
     let mut ledger = ledger(Ordering::PerAggregate);
-    for (index, aggregate) in [7, 8, 7, 9].into_iter().enumerate() {
+    for (index, aggregate) in [7, 8, 7, 9, 7].into_iter().enumerate() {
         ledger.push(message(10, index as u32, aggregate));
     }
-    assert_eq!(publish_all(&mut ledger, now), [0, 1], "9 is free, but stands behind the second 7");
+    assert_eq!(publish_all(&mut ledger, now), [0, 1, 3]);
     ledger.settle(PublishTag(1));
     assert_eq!(publish_all(&mut ledger, now), [0; 0]);
     ledger.settle(PublishTag(0));
-    assert_eq!(publish_all(&mut ledger, now), [2, 3]);
+    ledger.push(message(20, 0, 7));
+    assert_eq!(publish_all(&mut ledger, now), [2]);
+    ledger.push(message(20, 1, 8));
+    assert_eq!(publish_all(&mut ledger, now), [5 + 1], "8 is free again");
+    ledger.settle(PublishTag(2));
+    assert_eq!(publish_all(&mut ledger, now), [4]);
+}
+
+#[test]
+fn what_was_settled_ahead_of_others_is_not_taken_in_again_after_a_reconnect() {
+    let now = Instant::now();
+    let at = |lsn| Position { commit_lsn: Lsn(lsn), index: 0 };
+    let mut first = ledger(Ordering::PerAggregate);
+    for (lsn, aggregate) in [(10, 7), (20, 8), (30, 7)] {
+        first.push(message(lsn, 0, aggregate));
+        first.reached(Lsn(lsn + 5));
+    }
+    assert_eq!(publish_all(&mut first, now), [0, 1]);
+    first.settle(PublishTag(1));
+    let settled = first.settled();
+    assert_eq!((settled.progress, settled.reaches()), (Progress::default(), Some(Lsn(21))));
+
+    let mut second = Ledger::new(Ordering::PerAggregate, ROOMY, settled);
+    assert!(!second.push_settled(at(10), Timestamp(0)));
+    second.push(message(10, 0, 7));
+    second.reached(Lsn(15));
+    assert!(second.expects_settled(), "an end here would repeat it");
+    assert!(second.push_settled(at(20), Timestamp(0)));
+    second.reached(Lsn(25));
+    assert!(!second.expects_settled());
+    assert_eq!(second.settled(), Settled { ahead: [at(20)].into(), ..Settled::default() }, "still ahead");
+    assert_eq!(publish_all(&mut second, now), [0]);
+    second.settle(PublishTag(0));
+    assert_eq!((confirmed(&second), second.progress().position), (Some(25), Some(at(20))));
+    assert!(second.is_empty() && second.settled().ahead.is_empty());
+}
+
+#[test]
+fn what_another_instance_went_past_is_not_waited_for() {
+    let ahead = [20, 30].map(|lsn| Position { commit_lsn: Lsn(lsn), index: 0 }).into();
+    let mut ledger = Ledger::new(Ordering::PerAggregate, ROOMY, Settled { ahead, ..Settled::default() });
+    ledger.reached(Lsn(30));
+    assert!(ledger.expects_settled(), "its commit record may begin where the confirmed one ended");
+    ledger.reached(Lsn(31));
+    assert!(!ledger.expects_settled());
+}
+
+#[test]
+fn the_confirm_deadline_counts_from_whatever_went_out_first_and_is_unanswered() {
+    let start = Instant::now();
+    let at = |second| start + Duration::from_secs(second);
+    let mut ledger = ledger(Ordering::PerAggregate);
+    for (index, aggregate) in [7, 7, 8].into_iter().enumerate() {
+        ledger.push(message(10, index as u32, aggregate));
+    }
+    assert_eq!(publish_all(&mut ledger, at(0)), [0, 2]);
+    ledger.settle(PublishTag(0));
+    assert_eq!(publish_all(&mut ledger, at(1)), [1]);
+    assert_eq!(ledger.oldest_published(), Some(at(0)), "the one behind it went out before");
+    ledger.refuse(PublishTag(2), Refusal::Nacked, |_| at(2));
+    assert_eq!(ledger.oldest_published(), Some(at(1)));
+    assert_eq!(publish_all(&mut ledger, at(2)), [2]);
+    ledger.settle(PublishTag(1));
+    assert_eq!(ledger.oldest_published(), Some(at(2)));
+    ledger.settle(PublishTag(2));
+    assert_eq!(ledger.oldest_published(), None);
 }
 
 #[test]
@@ -199,7 +265,7 @@ fn nothing_else_goes_out_while_a_message_is_unroutable_not_even_while_it_is_trie
 #[test]
 fn room_ends_by_count_or_by_bytes_and_one_large_message_always_fits() {
     let limits = Limits { messages: 2, bytes: 1000 };
-    let mut ledger = Ledger::new(Ordering::Pipelined, limits, Progress::default());
+    let mut ledger = Ledger::new(Ordering::Pipelined, limits, Settled::default());
     assert!(ledger.has_room());
     ledger.push(Message { body: vec![0; 5000].into(), ..message(10, 0, 1) });
     assert!(!ledger.has_room());
@@ -254,11 +320,7 @@ fn a_parked_message_holds_its_aggregate_and_the_position_until_it_is_stored() {
     assert_eq!(publish_all(&mut ledger, now), [2]);
     ledger.settle(PublishTag(2));
     assert_eq!((confirmed(&ledger), ledger.is_empty()), (Some(15), true));
-    assert_eq!(
-        ledger.progress().reaches(),
-        Some(Lsn(400)),
-        "a server whose WAL ends before does not have it"
-    );
+    assert_eq!(ledger.settled().reaches(), Some(Lsn(400)), "a server whose WAL ends before does not have it");
 }
 
 #[test]
@@ -275,10 +337,9 @@ fn an_invalid_row_takes_its_turn_and_is_parked() {
         matches!(ledger.next_due(now), Some((PublishTag(1), Due::Park(_)))),
         "it has no aggregate to wait for"
     );
-    assert!(ledger.next_due(now).is_none());
+    assert_eq!(publish_all(&mut ledger, now), [3]);
     ledger.settle(PublishTag(0));
     assert!(matches!(ledger.next_due(now), Some((PublishTag(2), Due::Park(_)))));
-    assert_eq!(publish_all(&mut ledger, now), [3]);
     for (tag, lsn) in [(3, None), (2, None), (1, Some(15))] {
         match tag {
             3 => drop(ledger.settle(PublishTag(3))),
@@ -340,6 +401,7 @@ proptest! {
         let mut first_published: Vec<u64> = Vec::new();
         let mut last_confirmed = 0;
         for step in steps {
+            let published = matches!(step, Step::Publish);
             match step {
                 Step::Row { aggregate } => {
                     ledger.push(message(lsn, index, aggregate));
@@ -372,10 +434,17 @@ proptest! {
                 Step::Settle(_) | Step::Refuse(..) => {}
             }
             prop_assert_eq!(ledger.published(), out.len());
-            prop_assert!(first_published.windows(2).all(|pair| pair[0] < pair[1]), "commit order");
-            if ordering == Ordering::PerAggregate {
+            let mut last = HashMap::new();
+            for &tag in &first_published {
+                let before = last.insert(if pipelined { 0 } else { rows[tag as usize].1 }, tag);
+                prop_assert!(before < Some(tag), "commit order");
+            }
+            if !pipelined {
                 let aggregates: HashSet<_> = out.iter().map(|&tag| rows[tag as usize].1).collect();
                 prop_assert_eq!(aggregates.len(), out.len(), "one message out per aggregate");
+                let unsettled = (0..rows.len()).filter(|&tag| !settled.contains(&(tag as u64)));
+                let unsettled: HashSet<_> = unsettled.map(|tag| rows[tag].1).collect();
+                prop_assert!(!published || ledger.halted_by().is_some() || aggregates == unsettled, "nothing held up");
             }
             let confirmed = confirmed(&ledger).unwrap_or(0);
             prop_assert!(confirmed >= last_confirmed);
@@ -384,13 +453,30 @@ proptest! {
                 prop_assert!(*commit_lsn >= confirmed || settled.contains(&(tag as u64)));
             }
         }
+        // A new connection: whatever is not confirmed comes again, and what is settled is not taken in.
+        let mut next = Ledger::new(ordering, ROOMY, ledger.settled());
+        let mut taken = Vec::new();
+        let mut index = 0;
+        for (tag, (commit_lsn, aggregate)) in rows.iter().enumerate() {
+            index = if tag > 0 && rows[tag - 1].0 == *commit_lsn { index + 1 } else { 0 };
+            let position = Position { commit_lsn: Lsn(*commit_lsn), index };
+            if *commit_lsn >= last_confirmed && !next.push_settled(position, Timestamp(0)) {
+                next.push(message(*commit_lsn, index, *aggregate));
+                taken.push(tag as u64);
+            }
+        }
+        prop_assert!(!next.expects_settled());
+        let unsettled = (0..rows.len() as u64).filter(|tag| !settled.contains(tag));
+        prop_assert_eq!(taken, unsettled.collect::<Vec<_>>());
         // Answer everything that is left: all must come out settled.
+        let mut ledger = next;
+        let mut out = Vec::new();
         loop {
             out.extend(publish_all(&mut ledger, now));
             let Some(tag) = out.pop() else { break };
             ledger.settle(PublishTag(tag));
         }
-        prop_assert!(ledger.is_empty());
+        prop_assert!(ledger.is_empty() && ledger.settled().ahead.is_empty());
         prop_assert_eq!(ledger.progress().position.map(|position| position.index as usize + 1),
             (!rows.is_empty()).then(|| rows.iter().filter(|row| row.0 == rows[rows.len() - 1].0).count()));
     }

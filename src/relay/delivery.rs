@@ -17,7 +17,7 @@ use super::{
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
     clock::now,
-    ledger::{Due, Ledger, Limits, Progress, PublishTag, Refusal},
+    ledger::{Due, Ledger, Limits, Progress, PublishTag, Refusal, Settled},
     outbox::{
         InvalidReason, InvalidRow, KeptRow, Mapper, Message, OutboxRow, ParkReason, ParkedRow, Timestamp,
     },
@@ -47,7 +47,7 @@ pub(super) struct Delivery<'a, D: Database, P> {
 impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     pub(super) fn new(
         publisher: P,
-        progress: Progress,
+        settled: Settled,
         options: &'a RelayOptions,
         report: &'a Reporter,
         parker: Parker<D>,
@@ -57,7 +57,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         report.oldest_unconfirmed(None);
         let limits = Limits { messages: options.in_flight_max, bytes: options.in_flight_bytes_max };
         Self {
-            ledger: Ledger::new(options.ordering, limits, progress),
+            ledger: Ledger::new(options.ordering, limits, settled),
             publisher,
             parker,
             parked: 0,

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     admin::{Reporter, Side, SourceState},
     clock::now,
-    ledger::{ConfirmedLsn, Progress},
+    ledger::{ConfirmedLsn, Progress, Settled},
     outbox::{Mapper, Mapping, OutboxRow, Timestamp},
     position::{Lsn, Position},
     postgres::{
@@ -43,8 +43,7 @@ pub(super) enum Drained {
 
 /// What a pipeline that was given up leaves to the next one.
 pub(super) struct Left {
-    /// How far everything is settled.
-    pub(super) progress: Progress,
+    pub(super) settled: Settled,
     /// There are messages that may be with the broker and are not confirmed.
     pub(super) unconfirmed: bool,
 }
@@ -124,8 +123,10 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
 
     /// What is left when it ends now.
     pub(super) fn left(&self) -> Left {
-        let progress = self.progress();
-        Left { progress, unconfirmed: self.delivery.can_settle() || progress.is_mid_transaction() }
+        let ledger = self.delivery.ledger();
+        let settled = ledger.settled();
+        let half_done = settled.progress.is_mid_transaction() || !settled.ahead.is_empty();
+        Left { settled, unconfirmed: self.delivery.can_settle() || half_done }
     }
 
     /// Up to version 17 the server refuses to send what was written while there was no publication. It does so for ever, also if
@@ -189,24 +190,27 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     fn may_read(&self) -> bool {
         let wanted = match self.intake {
             Intake::Open => true,
-            Intake::Draining => self.is_mid_transaction(),
+            Intake::Draining => self.is_in_the_middle(),
             Intake::Halting(_) => false,
         };
         wanted && self.delivery.has_room()
     }
 
-    /// Whether the rest of a transaction is still to come: of the one whose rows are arriving, or of one that an earlier
-    /// connection left settled in part, and of which nothing has arrived yet.
-    fn is_mid_transaction(&self) -> bool {
+    /// Whether an end right here would have rows repeated that are settled: the transaction whose rows are arriving is not
+    /// complete, or one is not that an earlier connection left settled in part, or rows that were settled ahead of others
+    /// have not come by again.
+    fn is_in_the_middle(&self) -> bool {
         let ledger = self.delivery.ledger();
-        self.transaction.is_some() || ledger.is_empty() && ledger.progress().is_mid_transaction()
+        self.transaction.is_some()
+            || ledger.expects_settled()
+            || ledger.is_empty() && ledger.progress().is_mid_transaction()
     }
 
     /// Whether the loop is done: `Ok(Some)` after a drain, `Err` when it was halting.
     fn intake_ended(&mut self) -> Result<Option<Drained>, Fault> {
         let settled = match self.intake {
             Intake::Open => return Ok(None),
-            Intake::Draining => !self.is_mid_transaction() && !self.delivery.can_settle(),
+            Intake::Draining => !self.is_in_the_middle() && !self.delivery.can_settle(),
             // Also what needs help from outside, such as a queue, unless there is no time to wait for it.
             Intake::Halting(_) if self.deadline.is_none() => self.delivery.ledger().is_empty(),
             Intake::Halting(_) => !self.delivery.can_settle(),
@@ -286,13 +290,14 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         };
         let position = Position { commit_lsn: transaction.commit_lsn, index: transaction.next_index };
         transaction.next_index += 1;
-        if self.delivery.ledger().is_settled_already(position) {
+        let committed_at = transaction.committed_at;
+        if self.delivery.ledger_mut().push_settled(position, committed_at) {
             return Ok(());
         }
         let Some(values) = tuple.into_text() else {
             return Err(Fault::Protocol("an inserted value that is not text"));
         };
-        let row = OutboxRow { position, committed_at: transaction.committed_at, values };
+        let row = OutboxRow { position, committed_at, values };
         if let Err(invalid) = self.delivery.take_row(&mapper, row, false) {
             self.halt(Fault::InvalidRow(invalid));
         }
@@ -369,7 +374,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         let Self { stream, delivery, .. } = self;
         // And the fence with it: an instance that has the slot already need not wait for our goodbye to PostgreSQL.
         drop(delivery);
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.finish(left.progress.confirmed)).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.finish(left.settled.progress.confirmed)).await;
         left
     }
 

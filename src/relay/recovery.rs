@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     admin::Reporter,
-    ledger::Progress,
+    ledger::Settled,
     outbox::{ColumnNames, Timestamp},
     position::Lsn,
     postgres::{
@@ -161,7 +161,7 @@ pub async fn recover<D: Database, B: Broker>(
     let (at, order, taken_at) =
         (backlog.consistent_point(), backlog.rows().order(), backlog.rows().taken_at());
     let parker = Parker::new(server, application_name.clone(), relay);
-    let mut delivery = Delivery::new(publisher, Progress::default(), relay, report, parker);
+    let mut delivery = Delivery::new(publisher, Settled::default(), relay, report, parker);
     // The instance that had the slot may hang, and still hold messages.
     delivery.fence(&fence_queue(&database.slot, &identity.system_id));
     let published = publish_backlog(backlog, &mut delivery, mapping, report, &mut shutdown).await;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     admin::Reporter,
-    ledger::Progress,
+    ledger::Settled,
     postgres::snapshot::{RowOrder, Selection, SnapshotRows},
     rabbitmq::publisher::Publisher,
 };
@@ -56,7 +56,7 @@ pub async fn replay(
     let order = rows.order();
     let relay = leaving_out(relay);
     let parker = Parker::new(database, application_name, &relay);
-    let mut delivery = Delivery::new(publisher, Progress::default(), &relay, report, parker);
+    let mut delivery = Delivery::new(publisher, Settled::default(), &relay, report, parker);
     let published =
         publish_rows(&mut rows, Purpose::Replay, &mut delivery, mapping, report, &mut shutdown).await;
     let left_out = delivery.left_out();

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     admin::{Reporter, Side, SourceState},
-    ledger::{ConfirmedLsn, Progress},
+    ledger::{ConfirmedLsn, Progress, Settled},
     outbox::{Mapping, Timestamp},
     position::Lsn,
     postgres::{
@@ -65,10 +65,10 @@ pub enum Ended {
 /// What one attempt leaves to the next.
 #[derive(Debug)]
 struct Known {
-    /// The server that `progress` speaks of. Another one, or another timeline of it, makes `progress` worthless:
+    /// The server that `settled` speaks of. Another one, or another timeline of it, makes `settled` worthless:
     /// then the slot alone decides.
     server: Option<(String, u32)>,
-    progress: Progress,
+    settled: Settled,
     /// The name under which this process holds slots.
     holder: String,
     /// The slot as it was there: should it be gone later, or another, rows may be lost, and a new one must not be made
@@ -106,13 +106,13 @@ pub async fn supervise<D: Database, B: Broker>(
     let mut known = Known::new();
     let mut backoff = Backoff::new(source.relay.backoff_min, source.relay.backoff_max);
     loop {
-        let before = known.progress;
+        let before = known.settled.progress;
         let attempt = Attempt { source: &source, report: &report, number: backoff.attempts() as usize };
         let fault = match attempt.run(&mut known, &mut shutdown).await {
             Ok(ended) => return ended,
             Err(fault) => fault,
         };
-        if known.progress != before {
+        if known.settled.progress != before {
             backoff.reset();
         }
         match fault.verdict() {
@@ -130,7 +130,7 @@ pub async fn supervise<D: Database, B: Broker>(
             Verdict::HaltUntilRecovered => {
                 report.state(SourceState::Halted, fault.explain());
                 // Whatever slot is made now, it alone says where to go on.
-                known.progress = Progress::default();
+                known.settled = Settled::default();
                 tokio::select! {
                     biased;
                     _ = shutdown.requested() => return known.ended(),
@@ -199,10 +199,10 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         };
         let monitor = Monitor::start(database, &known.holder, self.report, relay.server_silence_max);
         let parker = Parker::new(database, self.application_name(), relay);
-        let mut delivery = Delivery::new(publisher, known.progress, relay, self.report, parker);
+        let mut delivery = Delivery::new(publisher, known.settled.clone(), relay, self.report, parker);
 
         let acquired = {
-            let from = known.progress.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
+            let from = known.settled.progress.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
             let mut acquire = pin!(self.acquire(connection, &mut evidence, known.slot.as_ref(), from));
             loop {
                 tokio::select! {
@@ -482,7 +482,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     /// Writes down where exactly the slot was left.
     async fn release(&self, known: &Known) {
         let Source { name, database, .. } = self.source;
-        let Progress { confirmed: Some(confirmed), position, committed_at, .. } = known.progress else {
+        let Progress { confirmed: Some(confirmed), position, committed_at, .. } = known.settled.progress
+        else {
             return;
         };
         let last = Confirmed { flush: confirmed.lsn(), position, until: committed_at };
@@ -628,7 +629,7 @@ impl Known {
     fn new() -> Self {
         Self {
             server: None,
-            progress: Progress::default(),
+            settled: Settled::default(),
             holder: format!("{:032x}", fastrand::u128(..)),
             slot: None,
             was_connected: false,
@@ -638,8 +639,9 @@ impl Known {
     }
 
     /// Takes in how far an attempt came.
-    fn keep(&mut self, Left { progress, unconfirmed }: Left) {
-        self.progress = progress;
+    fn keep(&mut self, Left { settled, unconfirmed }: Left) {
+        let progress = settled.progress;
+        self.settled = settled;
         self.unconfirmed = unconfirmed;
         if let Some(slot) = &mut self.slot {
             slot.confirmed = progress.confirmed.map(ConfirmedLsn::lsn).max(slot.confirmed);
@@ -663,16 +665,16 @@ impl Known {
                 "the server is another one, or was promoted (system identifier, timeline: {before:?}, now {server:?}); \
                  going on from what its slot says"
             );
-            self.progress = Progress::default();
+            self.settled = Settled::default();
         }
         // A copy of the data directory was put back: same names, another history.
-        if let Some(beyond) = self.progress.reaches().filter(|settled| *settled > end) {
+        if let Some(beyond) = self.settled.reaches().filter(|settled| *settled > end) {
             tracing::warn!(
                 source,
                 "the server's WAL ends at {end}, before {beyond} which was confirmed already: it was set back to an older \
                  state; going on from what its slot says"
             );
-            self.progress = Progress::default();
+            self.settled = Settled::default();
         }
         if evidence.slot.is_some() && self.slot.is_none() {
             let (holder, (system_id, timeline)) = (self.holder.clone(), server.clone());
@@ -723,10 +725,10 @@ mod tests {
     /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
     fn known() -> Known {
         let limits = Limits { messages: 1, bytes: 1 };
-        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, Progress::default());
+        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, Settled::default());
         ledger.reached(Lsn(100));
         let server = Some(("A".to_owned(), 1));
-        Known { server, progress: ledger.progress(), ..Known::new() }
+        Known { server, settled: ledger.settled(), ..Known::new() }
     }
 
     #[test]
@@ -736,7 +738,7 @@ mod tests {
         {
             let mut known = known();
             known.meet(&server, "orders");
-            assert_eq!(known.progress.confirmed.is_some(), holds, "{server:?}");
+            assert_eq!(known.settled.progress.confirmed.is_some(), holds, "{server:?}");
         }
     }
 
@@ -744,23 +746,23 @@ mod tests {
     fn a_server_set_back_to_an_older_copy_of_itself_does_not_lose_what_it_writes_next() {
         let mut known = known();
         known.meet(&server("A", 1, 99), "orders");
-        assert_eq!(known.progress, Progress::default());
+        assert_eq!(known.settled, Settled::default());
     }
 
     /// The rows that it writes next have positions that were settled before, in a history that is gone.
     #[test]
     fn a_server_set_back_to_before_a_half_confirmed_transaction_does_not_lose_what_it_writes_next() {
         let limits = Limits { messages: 10, bytes: 1 << 20 };
-        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, known().progress);
+        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, known().settled);
         for index in 0..2 {
             ledger.push(message(Position { commit_lsn: Lsn(200), index }));
         }
         let (tag, _) = ledger.next_due(std::time::Instant::now()).expect("one may go");
         ledger.settle(tag);
-        let mut known = Known { progress: ledger.progress(), ..known() };
+        let mut known = Known { settled: ledger.settled(), ..known() };
         known.meet(&server("A", 1, 300), "orders");
-        assert!(known.progress.position.is_some());
+        assert!(known.settled.progress.position.is_some());
         known.meet(&server("A", 1, 150), "orders");
-        assert_eq!(known.progress, Progress::default());
+        assert_eq!(known.settled, Settled::default());
     }
 }

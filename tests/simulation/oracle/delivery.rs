@@ -72,9 +72,10 @@ impl Oracle {
         told.insert(row);
         held.advance(|row| told.contains(row));
         *settled_to = held.rows[..held.settled].last().copied().unwrap_or(0).max(*settled_to);
-        let before = handed.settled;
-        handed.advance(|row| told.contains(row) || done.get(row) == Some(epoch));
-        done.extend(handed.rows[before..handed.settled].iter().map(|row| (*row, *epoch)));
+        // Of the stream it remembers each, also one that was settled ahead of others; a backlog begins anew.
+        if handed.contains(&row) {
+            done.insert(row, *epoch);
+        }
     }
 }
 

@@ -100,7 +100,7 @@ struct ProcessSeen {
     /// Of the session.
     epoch: u32,
     /// The rows of the session.
-    handed: InOrder,
+    handed: HashSet<RowId>,
     /// Those that it holds until they are settled.
     held: InOrder,
     /// The last row that was settled so.
@@ -233,7 +233,7 @@ impl Oracle {
         let process = self.process(process);
         process.epoch = epoch;
         process.session = session;
-        process.handed = InOrder::default();
+        process.handed.clear();
         process.held = InOrder::default();
         process.told.clear();
         process.in_flight.clear();
@@ -251,9 +251,9 @@ impl Oracle {
         if seen.session != session {
             return;
         }
-        seen.handed.rows.push(row);
-        // What is not behind the last row that the process knows to be settled it may skip. Rows are numbered as they commit.
-        if row <= seen.settled_to {
+        seen.handed.insert(row);
+        // What the process knows to be settled it may skip. Rows are numbered as they commit.
+        if row <= seen.settled_to || seen.done.contains_key(&row) {
             return;
         }
         let held = seen.held.rows.len() - seen.held.settled;

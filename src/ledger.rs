@@ -5,8 +5,8 @@
 //! parked, or given up by policy. A row that no message can be made of takes its turn among them and is parked. Only the
 //! contiguous settled prefix moves the position, so a confirm that overtakes an earlier one changes nothing yet.
 //!
-//! The gate lets a message pass when everything of its aggregate that stands before it is settled. What waits there holds
-//! nothing of other aggregates up.
+//! The gate lets a message pass when everything of its aggregate that stands before it is settled, and everything of its
+//! transaction that stands before it is out. What waits there holds no other transaction up.
 //!
 //! Pure: no I/O, no clock (time is passed in), no knowledge of the wire.
 
@@ -143,6 +143,17 @@ struct Entry {
     unroutable: bool,
     /// The next one of its aggregate, which waits for this one to settle.
     next_of_aggregate: Option<u64>,
+    /// For how many it waits: for its aggregate's previous one to settle, for its transaction's previous one to go out.
+    waits_for: u8,
+}
+
+impl Entry {
+    /// Whether `next`, which stands right behind it, has to wait for it to go out.
+    fn leads(&self, next: &Item) -> bool {
+        matches!(self.state, State::Waiting)
+            && !matches!(next, Item::Settled { .. })
+            && self.item.position().commit_lsn == next.position().commit_lsn
+    }
 }
 
 /// See the module's description.
@@ -234,10 +245,13 @@ impl Ledger {
             (Ordering::PerAggregate, Some(aggregate)) => self.last_of.insert(aggregate, tag),
             _ => None,
         };
-        match before.and_then(|before| self.entry(before)) {
-            Some(before) => before.next_of_aggregate = Some(tag),
-            None if settled => {}
-            None => self.ready.push(Reverse(tag)),
+        let mut waits_for = u8::from(self.entries.back().is_some_and(|last| last.leads(&item)));
+        if let Some(before) = before.and_then(|before| self.entry(before)) {
+            before.next_of_aggregate = Some(tag);
+            waits_for += 1;
+        }
+        if waits_for == 0 && !settled {
+            self.ready.push(Reverse(tag));
         }
         let size = item.size();
         self.bytes += size;
@@ -250,7 +264,17 @@ impl Ledger {
             refusals: 0,
             unroutable: false,
             next_of_aggregate: None,
+            waits_for,
         });
+    }
+
+    /// One thing less for `tag` to wait for.
+    fn release(&mut self, tag: u64) {
+        let Some(entry) = self.entry(tag) else { return };
+        entry.waits_for -= 1;
+        if entry.waits_for == 0 {
+            self.ready.push(Reverse(tag));
+        }
     }
 
     /// Every row that commits before `lsn` has been pushed, or was settled before: the end of a transaction, what a
@@ -273,6 +297,7 @@ impl Ledger {
             Some(tag) => tag,
             None => self.pass_gate()?,
         };
+        self.lead_out(tag);
         let entry = self.entry(tag)?;
         entry.first_out.get_or_insert(now);
         let due = match &entry.item {
@@ -292,6 +317,16 @@ impl Ledger {
             Item::Settled { .. } => unreachable!("what is settled is neither refused nor ready"),
         };
         Some((PublishTag(tag), due))
+    }
+
+    /// Its transaction's next one need not wait for it any longer.
+    fn lead_out(&mut self, tag: u64) {
+        let index = (tag - self.first_tag) as usize;
+        if let (Some(entry), Some(next)) = (self.entries.get(index), self.entries.get(index + 1))
+            && entry.leads(&next.item)
+        {
+            self.release(tag + 1);
+        }
     }
 
     fn due_again(&mut self, now: Instant) -> Option<u64> {
@@ -363,7 +398,7 @@ impl Ledger {
         self.bytes -= size;
         self.unroutable -= usize::from(unroutable);
         match (next, aggregate) {
-            (Some(next), _) => self.ready.push(Reverse(next)),
+            (Some(next), _) => self.release(next),
             (None, Some(aggregate)) => drop(self.last_of.remove(&aggregate)),
             (None, None) => {}
         }

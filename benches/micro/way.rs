@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use outboxd::{
-    ledger::{Due, Ledger, Limits, Ordering, Progress},
+    ledger::{Due, Ledger, Limits, Ordering, Settled},
     outbox::{Column, ColumnNames, Mapper, Mapping, Message, OutboxRow, Timestamp},
     position::{Lsn, Position},
     postgres::pgoutput::{self, PgOutput},
@@ -74,7 +74,7 @@ pub(crate) fn message(mapper: &Mapper, insert: Bytes, commit: u64) -> Message {
 
 /// A ledger with a window of so many messages.
 pub(crate) fn ledger(ordering: Ordering, messages: usize) -> Ledger {
-    Ledger::new(ordering, Limits { messages, bytes: 64 << 20 }, Progress::default())
+    Ledger::new(ordering, Limits { messages, bytes: 64 << 20 }, Settled::default())
 }
 
 /// Takes a message in, lets it out, and settles it: its window is one.

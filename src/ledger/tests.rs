@@ -143,19 +143,39 @@ fn a_keepalive_behind_a_message_counts_when_that_message_is_settled() {
 fn the_gate_holds_an_aggregate_while_its_last_one_is_out_and_no_other() {
     let now = Instant::now();
     let mut ledger = ledger(Ordering::PerAggregate);
-    for (index, aggregate) in [7, 8, 7, 9, 7].into_iter().enumerate() {
-        ledger.push(message(10, index as u32, aggregate));
+    for (lsn, aggregate) in [(10, 7), (20, 8), (30, 7), (40, 9), (50, 7)] {
+        ledger.push(message(lsn, 0, aggregate));
     }
     assert_eq!(publish_all(&mut ledger, now), [0, 1, 3]);
     ledger.settle(PublishTag(1));
     assert_eq!(publish_all(&mut ledger, now), [0; 0]);
     ledger.settle(PublishTag(0));
-    ledger.push(message(20, 0, 7));
+    ledger.push(message(60, 0, 7));
     assert_eq!(publish_all(&mut ledger, now), [2]);
-    ledger.push(message(20, 1, 8));
-    assert_eq!(publish_all(&mut ledger, now), [5 + 1], "8 is free again");
+    ledger.push(message(70, 0, 8));
+    assert_eq!(publish_all(&mut ledger, now), [6], "8 is free again");
     ledger.settle(PublishTag(2));
     assert_eq!(publish_all(&mut ledger, now), [4]);
+}
+
+#[test]
+fn a_transaction_goes_out_in_insert_order_and_its_next_row_waits_with_the_one_before() {
+    let now = Instant::now();
+    let mut ledger = ledger(Ordering::PerAggregate);
+    for (lsn, index, aggregate) in [(10, 0, 7), (20, 0, 7), (20, 1, 8), (20, 2, 7), (30, 0, 9), (30, 1, 8)] {
+        ledger.push(message(lsn, index, aggregate));
+    }
+    assert_eq!(
+        publish_all(&mut ledger, now),
+        [0, 4],
+        "8 stands behind 7 in its transaction, and again in the next one"
+    );
+    ledger.settle(PublishTag(0));
+    assert_eq!(publish_all(&mut ledger, now), [1, 2]);
+    ledger.settle(PublishTag(2));
+    assert_eq!(publish_all(&mut ledger, now), [5]);
+    ledger.settle(PublishTag(1));
+    assert_eq!(publish_all(&mut ledger, now), [3]);
 }
 
 #[test]
@@ -202,8 +222,8 @@ fn the_confirm_deadline_counts_from_whatever_went_out_first_and_is_unanswered() 
     let start = Instant::now();
     let at = |second| start + Duration::from_secs(second);
     let mut ledger = ledger(Ordering::PerAggregate);
-    for (index, aggregate) in [7, 7, 8].into_iter().enumerate() {
-        ledger.push(message(10, index as u32, aggregate));
+    for (lsn, aggregate) in [(10, 7), (20, 7), (30, 8)] {
+        ledger.push(message(lsn, 0, aggregate));
     }
     assert_eq!(publish_all(&mut ledger, at(0)), [0, 2]);
     ledger.settle(PublishTag(0));
@@ -337,9 +357,9 @@ fn an_invalid_row_takes_its_turn_and_is_parked() {
         matches!(ledger.next_due(now), Some((PublishTag(1), Due::Park(_)))),
         "it has no aggregate to wait for"
     );
-    assert_eq!(publish_all(&mut ledger, now), [3]);
     ledger.settle(PublishTag(0));
     assert!(matches!(ledger.next_due(now), Some((PublishTag(2), Due::Park(_)))));
+    assert_eq!(publish_all(&mut ledger, now), [3]);
     for (tag, lsn) in [(3, None), (2, None), (1, Some(15))] {
         match tag {
             3 => drop(ledger.settle(PublishTag(3))),
@@ -436,15 +456,23 @@ proptest! {
             prop_assert_eq!(ledger.published(), out.len());
             let mut last = HashMap::new();
             for &tag in &first_published {
-                let before = last.insert(if pipelined { 0 } else { rows[tag as usize].1 }, tag);
-                prop_assert!(before < Some(tag), "commit order");
+                let (lsn, aggregate) = rows[tag as usize];
+                for what in [("transaction", lsn), ("aggregate", aggregate), ("all", 0)] {
+                    let before = last.insert(what, tag);
+                    prop_assert!(before < Some(tag) || what.0 == "all" && !pipelined, "order of {what:?}");
+                }
             }
             if !pipelined {
                 let aggregates: HashSet<_> = out.iter().map(|&tag| rows[tag as usize].1).collect();
                 prop_assert_eq!(aggregates.len(), out.len(), "one message out per aggregate");
                 let unsettled = (0..rows.len()).filter(|&tag| !settled.contains(&(tag as u64)));
                 let unsettled: HashSet<_> = unsettled.map(|tag| rows[tag].1).collect();
-                prop_assert!(!published || ledger.halted_by().is_some() || aggregates == unsettled, "nothing held up");
+                // Held up by nothing but its own aggregate and transaction.
+                let alone = unsettled.iter().find(|aggregate| {
+                    let first = (0..rows.len()).find(|&tag| rows[tag].1 == **aggregate && !settled.contains(&(tag as u64)));
+                    first.is_some_and(|tag| tag == 0 || rows[tag - 1].0 != rows[tag].0) && !aggregates.contains(aggregate)
+                });
+                prop_assert!(!published || ledger.halted_by().is_some() || alone.is_none(), "{alone:?} is held up");
             }
             let confirmed = confirmed(&ledger).unwrap_or(0);
             prop_assert!(confirmed >= last_confirmed);

@@ -76,7 +76,7 @@ pub struct Verdict {
     pub out_of_order: Vec<String>,
     /// First deliveries of a transaction out of insert order.
     pub transaction_out_of_order: Vec<String>,
-    /// First deliveries whose position is not above the one before.
+    /// First deliveries whose position is not above the one before of its aggregate.
     pub position_fell: Vec<String>,
 }
 
@@ -150,7 +150,7 @@ impl Oracle {
         let mut first_of: HashMap<&str, &Received> = HashMap::new();
         let mut last_of_aggregate: HashMap<&str, &Committed> = HashMap::new();
         let mut last_of_transaction: HashMap<u64, &Committed> = HashMap::new();
-        let mut last_position = "";
+        let mut last_position: HashMap<&str, &str> = HashMap::new();
         for message in &records.received {
             if let Some(first) = first_of.get(message.id.as_str()) {
                 verdict.copy(first, message);
@@ -164,10 +164,11 @@ impl Oracle {
             if message.aggregate != row.aggregate || !same_body(&message.body, &row.body) {
                 verdict.altered.push(format!("{message:?} was committed as {row:?}"));
             }
-            if message.position.as_str() <= last_position {
-                verdict.position_fell.push(format!("{} after {last_position}", message.position));
+            if let Some(before) = last_position.insert(&row.aggregate, &message.position)
+                && before >= message.position.as_str()
+            {
+                verdict.position_fell.push(format!("{} after {before}", message.position));
             }
-            last_position = &message.position;
             if let Some(before) = last_of_aggregate.insert(&row.aggregate, row)
                 && before.sequence >= row.sequence
             {
@@ -214,7 +215,7 @@ impl Verdict {
     /// Leaves out what does not hold where messages were refused: those of other aggregates may overtake a refused one, also
     /// within its transaction.
     pub fn of_each_aggregate(self) -> Self {
-        Self { position_fell: vec![], transaction_out_of_order: vec![], ..self }
+        Self { transaction_out_of_order: vec![], ..self }
     }
 
     fn copy(&mut self, first: &Received, copy: &Received) {

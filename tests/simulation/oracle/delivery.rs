@@ -22,7 +22,17 @@ impl Oracle {
         if !seen.live {
             return;
         }
-        let aggregate = seen.aggregate;
+        let (aggregate, transaction) = (seen.aggregate, seen.transaction);
+        // Also beside rows of other aggregates, until one is refused.
+        let overtaken = (transaction..row).find(|before| {
+            self.rows.get(before).is_some_and(|before| {
+                let put_aside = before.exempt || before.invalid || before.refused;
+                before.live && !put_aside && before.delivered == 0
+            })
+        });
+        if let Some(before) = overtaken {
+            return self.violated(format!("row {row} was delivered before row {before} of its transaction"));
+        }
         for before in self.aggregates[&aggregate].iter().take_while(|before| **before != row) {
             let before_seen = &self.rows[before];
             let put_aside = before_seen.exempt || before_seen.dropped || before_seen.was_parked;

@@ -48,6 +48,8 @@ pub(crate) struct Oracle {
 #[derive(Default)]
 struct RowSeen {
     aggregate: u8,
+    /// The first row of its transaction; they are numbered in insert order.
+    transaction: RowId,
     /// In the server's history; a row that was lost with a copy put back is not.
     live: bool,
     invalid: bool,
@@ -149,9 +151,15 @@ impl Oracle {
     }
 
     pub(crate) fn committed(&mut self, transaction: &Transaction) {
+        let first = transaction.rows.first().map_or(0, |row| row.id);
         for row in &transaction.rows {
-            let seen =
-                RowSeen { aggregate: row.aggregate, live: true, invalid: row.invalid, ..RowSeen::default() };
+            let seen = RowSeen {
+                aggregate: row.aggregate,
+                transaction: first,
+                live: true,
+                invalid: row.invalid,
+                ..RowSeen::default()
+            };
             self.rows.insert(row.id, seen);
             self.aggregates.entry(row.aggregate).or_default().push(row.id);
         }

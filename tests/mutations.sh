@@ -65,11 +65,11 @@ mutate publish-while-heard-out src/relay/pipeline.rs \
 mutate remove-what-is-not-confirmed src/relay/cleanup.rs \
     'self.wait_until_confirmed(&sql, seen.committed_before).await?;' 'self.wait_until_confirmed(&sql, Lsn::ZERO).await?;'
     'heard = self.delivery.idle() => if heard.is_err() { return },' 'heard = self.delivery.next() => if heard.is_err() { return },'
-mutate trust-a-promoted-server src/relay/supervisor.rs \
+mutate trust-a-promoted-server src/relay/supervisor/known.rs \
     '&& *before != server' '&& before.0 != server.0'
-mutate trust-a-server-set-back src/relay/supervisor.rs \
+mutate trust-a-server-set-back src/relay/supervisor/known.rs \
     'self.progress.reaches().filter(|settled| *settled > end)' 'self.progress.reaches().filter(|_| false && end == Lsn::ZERO)'
-mutate take-the-slot-back src/relay/supervisor.rs \
+mutate take-the-slot-back src/relay/supervisor/attempt.rs \
     'delivery.ledger_mut().reached(flushed);' 'let _ = flushed;'
 mutate make-a-slot-silently src/postgres/continuity.rs \
     'return gap(cause, known.confirmed);' 'let _ = cause; return Ok(Continuity::First);'
@@ -83,9 +83,9 @@ mutate trust-a-server-without-record src/postgres/continuity.rs \
     'record.map_or(0, |record| record.version) < memory.version' 'record.is_some_and(|record| record.version < memory.version)'
 mutate overlook-a-teardown src/postgres/continuity.rs \
     'let torn_down = self.record.as_ref().is_some_and(SlotRecord::is_torn_down);' 'let torn_down = false;'
-mutate keep-a-gap-to-oneself src/relay/supervisor.rs \
+mutate keep-a-gap-to-oneself src/relay/supervisor/gap.rs \
     'evidence.to_be_marked(&gap, remembered) {' 'evidence.to_be_marked(&gap, remembered).filter(|_| false) {'
-mutate publish-without-a-fence src/relay/supervisor.rs \
+mutate publish-without-a-fence src/relay/supervisor/attempt.rs \
     'delivery.fence(&fence_queue(&database.options().slot, &evidence.server.system_id));' ''
 mutate settle-before-parked src/relay/delivery.rs \
     'self.park(tag, row, ParkReason::unroutable(&message));' '{ let _ = (row, &message); self.ledger.parked(tag, crate::position::Lsn::ZERO); }'

@@ -1,0 +1,171 @@
+//! What one attempt leaves to the next: all that outlives a lost connection.
+
+use super::Ended;
+use crate::{
+    admin::Side,
+    ledger::{ConfirmedLsn, Progress},
+    postgres::continuity::{Evidence, Memory},
+    relay::pipeline::Left,
+};
+
+/// What one attempt leaves to the next.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// The server that `progress` speaks of. Another one, or another timeline of it, makes `progress` worthless:
+    /// then the slot alone decides.
+    pub(super) server: Option<(String, u32)>,
+    pub(super) progress: Progress,
+    /// The name under which this process holds slots.
+    pub(super) holder: String,
+    /// The slot as it was there: should it be gone later, or another, rows may be lost, and a new one must not be made
+    /// silently.
+    pub(super) slot: Option<Memory>,
+    /// The last attempt had the slot, or its backlog.
+    pub(super) was_connected: bool,
+    /// Whose connection was lost since, and not made anew yet.
+    pub(super) lost: Option<Side>,
+    /// The last attempt that had the slot left messages behind that may be with the broker and are not confirmed: whoever
+    /// has the slot next publishes them again.
+    pub(super) unconfirmed: bool,
+}
+
+impl Known {
+    pub(super) fn new() -> Self {
+        Self {
+            server: None,
+            progress: Progress::default(),
+            holder: format!("{:032x}", fastrand::u128(..)),
+            slot: None,
+            was_connected: false,
+            lost: None,
+            unconfirmed: false,
+        }
+    }
+
+    /// Takes in how far an attempt came.
+    pub(super) fn keep(&mut self, Left { progress, unconfirmed }: Left) {
+        self.progress = progress;
+        self.unconfirmed = unconfirmed;
+        if let Some(slot) = &mut self.slot {
+            slot.confirmed = progress.confirmed.map(ConfirmedLsn::lsn).max(slot.confirmed);
+        }
+    }
+
+    /// What to say of an end that comes while there is no connection.
+    pub(super) fn ended(&self) -> Ended {
+        if self.unconfirmed { Ended::Undrained } else { Ended::Drained }
+    }
+
+    /// Compares the server with the one that progress was made with. Whether its slot may be used has been judged.
+    pub(super) fn meet(&mut self, evidence: &Evidence, source: &str) {
+        let end = evidence.server.xlogpos;
+        let server = evidence.server.clone().names();
+        if let Some(before) = &self.server
+            && *before != server
+        {
+            tracing::warn!(
+                source,
+                "the server is another one, or was promoted (system identifier, timeline: {before:?}, now {server:?}); \
+                 going on from what its slot says"
+            );
+            self.progress = Progress::default();
+        }
+        // A copy of the data directory was put back: same names, another history.
+        if let Some(beyond) = self.progress.reaches().filter(|settled| *settled > end) {
+            tracing::warn!(
+                source,
+                "the server's WAL ends at {end}, before {beyond} which was confirmed already: it was set back to an older \
+                 state; going on from what its slot says"
+            );
+            self.progress = Progress::default();
+        }
+        if evidence.slot.is_some() && self.slot.is_none() {
+            let (holder, (system_id, timeline)) = (self.holder.clone(), server.clone());
+            let version = evidence.record.as_ref().map_or(0, |record| record.version);
+            let published_by = evidence.publishing.by();
+            self.slot = Some(Memory { holder, system_id, timeline, confirmed: None, published_by, version });
+        }
+        self.server = Some(server);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::expect_used)]
+    use super::*;
+    use crate::{
+        ledger::{Ledger, Limits, Ordering},
+        outbox::{AggregateKey, Message, Timestamp},
+        position::{Lsn, Position},
+        postgres::{
+            publication::{Publishing, Unpublished},
+            replication::SystemIdentity,
+        },
+    };
+
+    fn server(system_id: &str, timeline: u32, xlogpos: u64) -> Evidence {
+        let system_id = system_id.to_owned();
+        let server = SystemIdentity { system_id, timeline, xlogpos: Lsn(xlogpos), database: None };
+        let publishing = Publishing::Not(Unpublished::Missing);
+        Evidence { server, history: Vec::new(), record: None, slot: None, publishing, published_before: None }
+    }
+
+    fn message(position: Position) -> Message {
+        Message {
+            position,
+            committed_at: Timestamp(0),
+            aggregate: AggregateKey(1),
+            exchange: String::new(),
+            routing_key: String::new(),
+            message_id: String::new(),
+            event_type: String::new(),
+            content_type: "".into(),
+            headers: Vec::new(),
+            body: bytes::Bytes::new(),
+        }
+    }
+
+    /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
+    fn known() -> Known {
+        let limits = Limits { messages: 1, bytes: 1 };
+        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, Progress::default());
+        ledger.reached(Lsn(100));
+        let server = Some(("A".to_owned(), 1));
+        Known { server, progress: ledger.progress(), ..Known::new() }
+    }
+
+    #[test]
+    fn progress_holds_on_the_same_server_and_not_on_another_nor_after_a_promotion() {
+        for (server, holds) in
+            [(server("A", 1, 100), true), (server("B", 1, 900), false), (server("A", 2, 900), false)]
+        {
+            let mut known = known();
+            known.meet(&server, "orders");
+            assert_eq!(known.progress.confirmed.is_some(), holds, "{server:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_set_back_to_an_older_copy_of_itself_does_not_lose_what_it_writes_next() {
+        let mut known = known();
+        known.meet(&server("A", 1, 99), "orders");
+        assert_eq!(known.progress, Progress::default());
+    }
+
+    /// The rows that it writes next have positions that were settled before, in a history that is gone.
+    #[test]
+    fn a_server_set_back_to_before_a_half_confirmed_transaction_does_not_lose_what_it_writes_next() {
+        let limits = Limits { messages: 10, bytes: 1 << 20 };
+        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, known().progress);
+        for index in 0..2 {
+            ledger.push(message(Position { commit_lsn: Lsn(200), index }));
+        }
+        let (tag, _) = ledger.next_due(std::time::Instant::now()).expect("one may go");
+        ledger.settle(tag);
+        let mut known = Known { progress: ledger.progress(), ..known() };
+        known.meet(&server("A", 1, 300), "orders");
+        assert!(known.progress.position.is_some());
+        known.meet(&server("A", 1, 150), "orders");
+        assert_eq!(known.progress, Progress::default());
+    }
+}

@@ -49,10 +49,10 @@ pub struct Source<D = SourceDatabase, B = BrokerOptions> {
 /// How a source ended after it was asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Nothing is left in flight.
+    /// Nothing is left in flight, or another instance has had the slot since, and with it whatever was.
     Drained,
     /// The drain timeout passed first, or a connection was lost and not made anew: what was unconfirmed will be published
-    /// again.
+    /// again, by whoever has the slot next.
     Undrained,
 }
 

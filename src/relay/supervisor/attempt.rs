@@ -70,16 +70,18 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             loop {
                 tokio::select! {
                     biased;
-                    _ = shutdown.requested() => {
-                        delivery.close().await;
-                        return Ok(known.ended());
-                    }
-                    acquired = &mut acquire => break acquired?,
+                    _ = shutdown.requested() => break None,
+                    acquired = &mut acquire => break Some(acquired?),
                     for_at_least = monitor.server_silent() => return Err(Fault::ServerSilent { for_at_least }),
                     // Nothing is in flight yet: this only notices a broker that goes away while standing by.
                     idle = delivery.idle() => idle?,
                 }
             }
+        };
+        let Some(acquired) = acquired else {
+            delivery.close().await;
+            self.look_for_a_successor(known, &mut evidence).await;
+            return Ok(known.ended());
         };
         known.was_connected = true;
         if let Some(side) = known.lost.take() {

@@ -86,6 +86,24 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         })
     }
 
+    /// Looks, if there is need to, whether another instance has had the slot since an attempt left messages unconfirmed.
+    pub(super) async fn look_for_a_successor(&self, known: &mut Known, evidence: &mut Evidence) {
+        if !known.unconfirmed {
+            return;
+        }
+        let database = &self.source.database;
+        let look = async {
+            let sql = database.connect_sql(&self.application_name()).await?;
+            Ok::<_, Fault>(database.look_again(&sql, evidence).await?)
+        };
+        // Who cannot look knows of no successor.
+        if let Ok(Ok(())) = tokio::time::timeout(RELEASE_TIMEOUT, look).await
+            && evidence.judge(known.slot.as_ref()).is_ok()
+        {
+            known.leave_to_successor(evidence.record.as_ref());
+        }
+    }
+
     /// Writes down where exactly the slot was left.
     pub(super) async fn release(&self, known: &Known) {
         let Source { name, database, .. } = self.source;

@@ -4,7 +4,10 @@ use super::Ended;
 use crate::{
     admin::Side,
     ledger::{ConfirmedLsn, Progress},
-    postgres::continuity::{Evidence, Memory},
+    postgres::{
+        continuity::{Evidence, Memory},
+        slot_record::SlotRecord,
+    },
     relay::pipeline::Left,
 };
 
@@ -25,7 +28,7 @@ pub(super) struct Known {
     /// Whose connection was lost since, and not made anew yet.
     pub(super) lost: Option<Side>,
     /// The last attempt that had the slot left messages behind that may be with the broker and are not confirmed: whoever
-    /// has the slot next publishes them again.
+    /// has the slot next publishes them again, and nobody has had it since.
     pub(super) unconfirmed: bool,
 }
 
@@ -51,12 +54,22 @@ impl Known {
         }
     }
 
+    /// What an attempt left unconfirmed is taken over by whoever has had the slot since, as its record says: that instance began
+    /// where the slot was confirmed.
+    pub(super) fn leave_to_successor(&mut self, record: Option<&SlotRecord>) {
+        let has_successor = record.is_some_and(|record| {
+            record.holder.as_ref() != Some(&self.holder) && record.gap.is_none() && !record.is_torn_down()
+        });
+        self.unconfirmed &= !has_successor;
+    }
+
     /// What to say of an end that comes while there is no connection.
     pub(super) fn ended(&self) -> Ended {
         if self.unconfirmed { Ended::Undrained } else { Ended::Drained }
     }
 
-    /// Compares the server with the one that progress was made with. Whether its slot may be used has been judged.
+    /// Compares the server with the one that progress was made with, and the slot's holder with us. Whether the slot may be used
+    /// has been judged.
     pub(super) fn meet(&mut self, evidence: &Evidence, source: &str) {
         let end = evidence.server.xlogpos;
         let server = evidence.server.clone().names();
@@ -86,6 +99,7 @@ impl Known {
             self.slot = Some(Memory { holder, system_id, timeline, confirmed: None, published_by, version });
         }
         self.server = Some(server);
+        self.leave_to_successor(evidence.record.as_ref());
     }
 }
 
@@ -142,6 +156,34 @@ mod tests {
             let mut known = known();
             known.meet(&server, "orders");
             assert_eq!(known.progress.confirmed.is_some(), holds, "{server:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unconfirmed_stays_ours_until_another_has_had_the_slot() {
+        let (ours, another) = (known().holder, Some("another".to_owned()));
+        let record = |holder, gap: Option<&str>, flush| SlotRecord {
+            system_id: "A".to_owned(),
+            timeline: 1,
+            confirmed_flush: Lsn(flush),
+            confirmed_until: None,
+            holder,
+            gap: gap.map(str::to_owned),
+            published_by: None,
+            unaccounted: None,
+            version: 1,
+        };
+        for (what, record, stays) in [
+            ("no record", None, true),
+            ("its own", Some(record(Some(ours.clone()), None, 100)), true),
+            ("another's", Some(record(another, None, 100)), false),
+            ("released by another", Some(record(None, None, 100)), false),
+            ("a gap", Some(record(None, Some("is gone"), 100)), true),
+            ("torn down", Some(record(None, None, 0)), true),
+        ] {
+            let mut known = Known { holder: ours.clone(), unconfirmed: true, ..known() };
+            known.leave_to_successor(record.as_ref());
+            assert_eq!(known.ended() == Ended::Undrained, stays, "{what}");
         }
     }
 

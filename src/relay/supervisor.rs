@@ -13,9 +13,13 @@
 
 use std::time::Duration;
 
-use super::{RelayOptions, Shutdown, Verdict, backoff::Backoff, broker::Broker, database::Database};
+use super::{
+    RelayOptions, Shutdown, Verdict, backoff::Backoff, broker::Broker, database::Database,
+    delivery::sleep_until, monitor::look_on,
+};
 use crate::{
     admin::{Reporter, SourceState},
+    clock::now,
     ledger::Progress,
     outbox::Mapping,
     postgres::SourceDatabase,
@@ -77,33 +81,31 @@ pub async fn supervise<D: Database, B: Broker>(
         if known.progress != before {
             backoff.reset();
         }
-        match fault.verdict() {
+        let wait = match fault.verdict() {
             Verdict::Again => {
                 report.state(SourceState::Connecting, fault.explain());
                 if std::mem::take(&mut known.was_connected) {
                     known.lost = Some(fault.side());
                 }
-                tokio::select! {
-                    biased;
-                    _ = shutdown.requested() => return known.ended(),
-                    () = tokio::time::sleep(backoff.next()) => {}
-                }
+                Some(backoff.next())
             }
             Verdict::HaltUntilRecovered => {
                 report.state(SourceState::Halted, fault.explain());
                 // Whatever slot is made now, it alone says where to go on.
                 known.progress = Progress::default();
-                tokio::select! {
-                    biased;
-                    _ = shutdown.requested() => return known.ended(),
-                    () = tokio::time::sleep(RECOVERY_INTERVAL) => {}
-                }
+                Some(RECOVERY_INTERVAL)
             }
             Verdict::Halt => {
                 report.state(SourceState::Halted, fault.explain());
-                shutdown.requested().await;
-                return known.ended();
+                None
             }
+        };
+        let next_attempt = wait.map(|wait| now() + wait);
+        tokio::select! {
+            biased;
+            _ = shutdown.requested() => return known.ended(),
+            () = sleep_until(next_attempt) => {}
+            never = look_on(&source.database, &report) => match never {},
         }
     }
 }

@@ -51,7 +51,7 @@ mutate forget-what-was-settled-ahead src/ledger.rs \
 mutate drain-before-what-was-settled-ahead-has-come src/relay/pipeline.rs \
     '|| ledger.expects_settled()' ''
 mutate trust-a-server-that-lacks-what-was-settled-ahead src/ledger.rs \
-    'let settled = position.max(self.ahead.last().copied())' 'let settled = position'
+    'position.max(self.ahead.last().copied()).map' 'position.map'
 mutate skip-a-row-on-resume src/ledger.rs \
     'self.progress.position.is_some_and(|settled| position <= settled)' 'self.progress.position.is_some_and(|settled| position.commit_lsn <= settled.commit_lsn)'
 mutate repeat-settled-rows src/ledger.rs \
@@ -67,17 +67,16 @@ mutate keepalive-within-a-transaction src/relay/pipeline.rs \
 mutate forget-to-tell-postgresql src/relay/pipeline.rs \
     'if self.progressed() { self.options.status_interval } else' 'if false { self.options.status_interval } else'
 mutate drain-within-a-transaction src/relay/pipeline.rs \
-    'Intake::Draining => !self.is_mid_transaction() && ' 'Intake::Draining => '
+    'Intake::Draining => !self.is_in_the_middle() && ' 'Intake::Draining => '
 mutate publish-while-heard-out src/relay/pipeline.rs \
-    'self.delivery.hear_out()).await' 'async { while self.delivery.can_settle() && self.delivery.next().await.is_ok() {} }).await'
+    'heard = self.delivery.idle() => if heard.is_err() { return },' 'heard = self.delivery.next() => if heard.is_err() { return },'
 mutate remove-what-is-not-confirmed src/relay/cleanup.rs \
     'self.wait_until_confirmed(&sql, seen.committed_before).await?;' 'self.wait_until_confirmed(&sql, Lsn::ZERO).await?;'
-    'heard = self.delivery.idle() => if heard.is_err() { return },' 'heard = self.delivery.next() => if heard.is_err() { return },'
-mutate trust-a-promoted-server src/relay/supervisor.rs \
+mutate trust-a-promoted-server src/relay/supervisor/known.rs \
     '&& *before != server' '&& before.0 != server.0'
-mutate trust-a-server-set-back src/relay/supervisor.rs \
-    'self.progress.reaches().filter(|settled| *settled > end)' 'self.progress.reaches().filter(|_| false && end == Lsn::ZERO)'
-mutate take-the-slot-back src/relay/supervisor.rs \
+mutate trust-a-server-set-back src/relay/supervisor/known.rs \
+    'self.settled.reaches().filter(|settled| *settled > end)' 'self.settled.reaches().filter(|_| false && end == Lsn::ZERO)'
+mutate take-the-slot-back src/relay/supervisor/attempt.rs \
     'delivery.ledger_mut().reached(flushed);' 'let _ = flushed;'
 mutate make-a-slot-silently src/postgres/continuity.rs \
     'return gap(cause, known.confirmed);' 'let _ = cause; return Ok(Continuity::First);'
@@ -91,9 +90,9 @@ mutate trust-a-server-without-record src/postgres/continuity.rs \
     'record.map_or(0, |record| record.version) < memory.version' 'record.is_some_and(|record| record.version < memory.version)'
 mutate overlook-a-teardown src/postgres/continuity.rs \
     'let torn_down = self.record.as_ref().is_some_and(SlotRecord::is_torn_down);' 'let torn_down = false;'
-mutate keep-a-gap-to-oneself src/relay/supervisor.rs \
-    'evidence.to_be_marked(&gap, remembered) {' 'evidence.to_be_marked(&gap, remembered).filter(|_| false) {'
-mutate publish-without-a-fence src/relay/supervisor.rs \
+mutate keep-a-gap-to-oneself src/relay/supervisor/gap.rs \
+    'evidence.to_be_marked(gap, remembered) {' 'evidence.to_be_marked(gap, remembered).filter(|_| false) {'
+mutate publish-without-a-fence src/relay/supervisor/attempt.rs \
     'delivery.fence(&fence_queue(&database.options().slot, &evidence.server.system_id));' ''
 mutate settle-before-parked src/relay/delivery.rs \
     'self.park(tag, row, ParkReason::unroutable(&message));' '{ let _ = (row, &message); self.ledger.parked(tag, crate::position::Lsn::ZERO); }'

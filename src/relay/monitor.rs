@@ -1,6 +1,8 @@
 //! Watches one source's server from the outside, on an SQL connection of its own: for metrics and status, and to notice a
 //! shutdown, a silence that the stream cannot tell while nobody reads it, or a publication that passes rows over, of which the
 //! stream says nothing. On the same connection it writes down, now and then, how far the slot is confirmed.
+//!
+//! It lives as long as an attempt; metrics and status are kept true by [`look_on`] while there is none.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,6 +12,10 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
+
+mod between_attempts;
+
+pub(super) use between_attempts::look_on;
 
 use super::database::{Database, Sql};
 use crate::{
@@ -191,14 +197,8 @@ impl<D: Database> Watched<D> {
         within(limit, sql.limit_statements(limit / LOOKS_IN_SILENCE)).await?;
         self.heard();
         loop {
-            let progress = within(limit, sql.slot_progress(&self.database.options().slot)).await?;
+            within(limit, show_slot(&sql, &self.database.options().slot, &self.report)).await?;
             self.heard();
-            if let Some(progress) = progress {
-                let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
-                // Asked of the server: what the stream has brought so far says little while nobody reads it.
-                self.report.lag(progress.lag_bytes);
-                self.report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
-            }
             // Before the record is written, which must not speak of what came after a gap.
             within(limit, self.look_at_publication(&sql)).await?;
             self.heard();
@@ -275,6 +275,16 @@ impl<D: Database> Watched<D> {
         }
         self.recorded_at = Instant::now();
     }
+}
+
+/// Asked of the server: what the stream has brought so far says little while nobody reads it.
+async fn show_slot(sql: &impl Sql, slot: &str, report: &Reporter) -> Result<(), CatalogError> {
+    if let Some(progress) = sql.slot_progress(slot).await? {
+        let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
+        report.lag(progress.lag_bytes);
+        report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
+    }
+    Ok(())
 }
 
 async fn within<T, E: Into<Unwatched>>(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    stage::{PATIENCE, Stage, eventually, source, until},
+    stage::{PATIENCE, Stage, eventually, source, until, until_alive, until_state},
     support::{
         Daemon, Direction, Postgres, PostgresOptions, Proxy, RabbitMq, RabbitMqOptions, shared_postgres,
         shared_rabbitmq,
@@ -233,4 +233,53 @@ async fn a_postgresql_can_shut_down_while_nothing_can_be_confirmed() {
     stage.consume().await;
     assert!(stage.verdict().await.keeps_promises());
     assert!(daemon.sigterm(PATIENCE).await.success());
+}
+
+/// Just then an operator has to see how much WAL the slot holds back; also of a daemon that has not met the broker yet, and of a
+/// source that is halted.
+#[tokio::test]
+async fn the_wal_that_a_slot_holds_back_is_shown_while_the_broker_is_down_and_while_the_source_is_halted() {
+    let broker = RabbitMq::start(RabbitMqOptions::default()).await;
+    let mut stage = Stage::on("gauges", shared_postgres().await, &broker).await;
+    stage.consume().await;
+    let mut daemon = stage.relay().await;
+    broker.stop().await;
+    until(&daemon, "orders", |shown| shown["state"] == "connecting").await;
+    wal_is_seen_to_grow(&stage, &daemon, 1).await;
+
+    daemon.kill9().await;
+    daemon.start_again();
+    until_alive(&daemon).await;
+    wal_is_seen_to_grow(&stage, &daemon, 2).await;
+
+    broker.start_again().await;
+    daemon.wait_ready(PATIENCE).await;
+    // No message can be made of it, which halts.
+    stage
+        .sql("INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('Order', 'a', repeat('t', 300))")
+        .await;
+    until_state(&daemon, "orders", "halted").await;
+    // What was held back before is confirmed, and that is seen.
+    eventually("the slot is seen anew", async || daemon.metric(LAG).await < Some(GROWTH)).await;
+    wal_is_seen_to_grow(&stage, &daemon, 3).await;
+}
+
+const RETAINED: &str = "outboxd_slot_retained_bytes{source=\"orders\"}";
+const LAG: &str = "outboxd_lag_bytes{source=\"orders\"}";
+/// Bytes.
+const GROWTH: f64 = 1_000_000.0;
+
+/// Writes a row of a megabyte, and waits until the slot holds back so much more.
+async fn wal_is_seen_to_grow(stage: &Stage, daemon: &Daemon, sequence: i64) {
+    eventually("the slot is seen", async || daemon.metric(RETAINED).await.is_some()).await;
+    let shown = async || [daemon.metric(RETAINED).await.unwrap(), daemon.metric(LAG).await.unwrap()];
+    let before = shown().await;
+    stage.sql("CREATE TABLE IF NOT EXISTS noise (bytes text); ALTER TABLE noise ALTER bytes SET STORAGE EXTERNAL").await;
+    stage.sql("INSERT INTO noise SELECT repeat('x', 1000000)").await;
+    stage.write_row("wal", sequence, "OrderCreated").await;
+    eventually("the WAL is seen to grow", async || {
+        let now = shown().await;
+        now.iter().zip(before).all(|(now, before)| *now >= before + GROWTH)
+    })
+    .await;
 }

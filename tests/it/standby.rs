@@ -290,6 +290,31 @@ async fn a_leader_that_is_cut_off_makes_way() {
     pair.trace.assert_one_at_a_time();
 }
 
+/// What it had in flight is the successor's, and with that the end of whoever merely stands by is one in good order.
+#[tokio::test]
+async fn a_standby_that_lost_the_slot_with_messages_in_flight_has_nothing_left_to_drain() {
+    let mut pair = pair("lostit", 1).await;
+    pair.stage.consume().await;
+    let writing = pair.stage.keep_writing();
+    pair.stage.receive_more(FLOW).await;
+    // First the broker's answers, so that there is something unconfirmed when the slot is lost.
+    pair.broker.stall_only(Direction::ToClient);
+    let in_flight = async || pair.first.count("orders", "in_flight_messages").await;
+    eventually("messages are in flight", async || in_flight().await > 0).await;
+    let cut = Instant::now();
+    pair.postgres.stall();
+    pair.second_publishes(cut).await;
+    pair.postgres.resume();
+    pair.broker.resume();
+    until_state(&pair.first, "orders", "standby").await;
+    let status = pair.first.sigterm(PATIENCE).await;
+    assert!(status.success(), "{status}: {}", pair.first.log());
+    pair.stage.receive_more(FLOW).await;
+    writing.stop().await;
+    assert!(pair.stage.verdict().await.keeps_promises());
+    pair.trace.assert_one_at_a_time();
+}
+
 /// It does not read, so it hears no silence; and yet it must not keep the fence for ever.
 #[tokio::test]
 async fn a_leader_that_is_cut_off_from_postgresql_while_it_holds_all_it_may_makes_way() {

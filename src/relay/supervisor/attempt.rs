@@ -1,0 +1,240 @@
+//! One attempt: connect, acquire the slot, publish what is older than it, stream, and end in as good an order as can be.
+
+use std::{pin::pin, time::Duration};
+
+use super::{
+    Ended, Source,
+    acquire::{Acquired, Made, Streaming},
+    known::Known,
+};
+use crate::{
+    admin::Reporter,
+    ledger::ConfirmedLsn,
+    position::Lsn,
+    postgres::{
+        catalog::TableFacts,
+        continuity::{Evidence, Memory},
+        preflight,
+    },
+    relay::{
+        Fault, Shutdown, StreamedTable, Verdict,
+        backfill::{Backfilled, publish_backlog},
+        broker::Broker,
+        cleanup::Cleanup,
+        database::{Backlog, Database, Rows, Sql, Stream},
+        delivery::Delivery,
+        fence_queue,
+        monitor::{Monitor, Published},
+        parker::Parker,
+        pipeline::{Drained, Pipeline},
+    },
+};
+
+/// From the first connection to the fault that ends it.
+pub(super) struct Attempt<'a, D, B> {
+    pub(super) source: &'a Source<D, B>,
+    pub(super) report: &'a Reporter,
+    /// Attempts that failed since the last progress.
+    pub(super) number: usize,
+}
+
+/// What an attempt begins with.
+struct Connected<R, P> {
+    connection: R,
+    publisher: P,
+    table: TableFacts,
+    evidence: Evidence,
+}
+
+/// How long the way to the slot may take. Each connection has a limit of its own; this is for a server that takes
+/// connections and then hangs, or that waits for a lock.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl<D: Database, B: Broker> Attempt<'_, D, B> {
+    pub(super) async fn run(&self, known: &mut Known, shutdown: &mut Shutdown) -> Result<Ended, Fault> {
+        let Source { database, mapping, relay, .. } = self.source;
+        let Connected { connection, publisher, table, mut evidence } = tokio::select! {
+            biased;
+            _ = shutdown.requested() => return Ok(known.ended()),
+            connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(known)) => {
+                connected.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??
+            }
+        };
+        let monitor = Monitor::start(database, &known.holder, self.report, relay.server_silence_max);
+        let parker = Parker::new(database, self.application_name(), relay);
+        let mut delivery = Delivery::new(publisher, known.settled.clone(), relay, self.report, parker);
+
+        let acquired = {
+            let from = known.settled.progress.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
+            let mut acquire = pin!(self.acquire(connection, &mut evidence, known.slot.as_ref(), from));
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = shutdown.requested() => break None,
+                    acquired = &mut acquire => break Some(acquired?),
+                    for_at_least = monitor.server_silent() => return Err(Fault::ServerSilent { for_at_least }),
+                    // Nothing is in flight yet: this only notices a broker that goes away while standing by.
+                    idle = delivery.idle() => idle?,
+                }
+            }
+        };
+        let Some(acquired) = acquired else {
+            delivery.close().await;
+            self.look_for_a_successor(known, &mut evidence).await;
+            return Ok(known.ended());
+        };
+        known.was_connected = true;
+        if let Some(side) = known.lost.take() {
+            self.report.reconnected(side);
+        }
+        // After the slot, so that whoever merely waits asks one server and not two, and never holds what another needs.
+        delivery.fence(&fence_queue(&database.options().slot, &evidence.server.system_id));
+        let mut deadline = shutdown.clone();
+        let begin = async {
+            let (mut streaming, made) = match acquired {
+                Acquired::Stream { streaming, made } => (streaming, made),
+                Acquired::Backlog(mut backlog) => {
+                    let taken_at = backlog.rows().taken_at();
+                    known.unconfirmed = true;
+                    let backfill = publish_backlog(*backlog, &mut delivery, mapping, self.report, shutdown);
+                    let Backfilled::Done { connection, .. } = backfill.await? else { return Ok(None) };
+                    known.unconfirmed = false;
+                    let started = self.start(connection, Lsn::ZERO).await;
+                    let made = Made { at: taken_at, after_backlog: true };
+                    (started.map_err(|(_, error)| error)?, Some(made))
+                }
+            };
+            let claim = self.claim(known, &mut evidence, streaming.before, made, table.kind);
+            let mut claim = pin!(tokio::time::timeout(CONNECT_TIMEOUT, claim));
+            let ground = loop {
+                tokio::select! {
+                    biased;
+                    claimed = &mut claim => {
+                        break claimed.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??;
+                    }
+                    // Nobody reads yet, and a first host that does not answer may take as long as wal_sender_timeout.
+                    () = tokio::time::sleep(relay.keepalive_interval) => {
+                        streaming.stream.send_status(None, false).await?;
+                    }
+                }
+            };
+            Ok::<_, Fault>(Some((streaming, ground)))
+        };
+        let begun = tokio::select! {
+            biased;
+            begun = begin => begun?,
+            // Nobody listens on the connection that holds the temporary slot, and a row that does not come is no error.
+            for_at_least = monitor.server_silent() => return Err(Fault::ServerSilent { for_at_least }),
+            () = deadline.overdue() => None,
+        };
+        let Some((Streaming { stream, before }, ground)) = begun else {
+            delivery.close().await;
+            return Ok(known.ended());
+        };
+
+        // The slot may be ahead of us, when another instance had it; and at first the server's keepalives are behind the
+        // slot, because decoding begins at its restart_lsn. Neither may take what we report back to before the slot: we
+        // do not count on the server to refuse it (LogicalConfirmReceivedLocation, logical.c).
+        if let Some(flushed) = before.confirmed_flush {
+            delivery.ledger_mut().reached(flushed);
+        }
+        let table = StreamedTable::new(database.options().table.clone(), &table);
+        let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
+        if let Some(Memory { published_by: Some(by), confirmed, .. }) = known.slot {
+            let until = evidence.record.as_ref().and_then(|record| record.confirmed_until);
+            monitor.expect(Published { by, confirmed, until });
+        }
+        let cleanup = Cleanup::start(database, &mapping.columns, monitor.follow(), self.report, ground);
+        let ended = match pipeline.run(shutdown, &monitor).await {
+            Err(Fault::Replication(error)) if database.options().is_unpublished(&error) => {
+                tracing::warn!(source = self.source.name, %error, "the server refuses to send what is older than the publication");
+                known.keep(pipeline.left());
+                Err(self.passed_over(pipeline.refused(), &mut evidence, known.slot.as_ref()).await)
+            }
+            Err(Fault::Gap { gap, .. }) => {
+                known.keep(pipeline.left());
+                Err(self.passed_over(*gap, &mut evidence, known.slot.as_ref()).await)
+            }
+            ended => ended,
+        };
+        drop(cleanup);
+        let drained = match ended {
+            Err(fault) if fault.verdict() == Verdict::Again => {
+                known.keep(pipeline.abandon(fault.side()).await);
+                return Err(fault);
+            }
+            drained => drained,
+        };
+        known.keep(pipeline.left());
+        match pipeline.close().await {
+            Ok(()) => self.release(known).await,
+            Err(fault) => {
+                tracing::warn!(
+                    source = self.source.name,
+                    "the links did not close in order: {}",
+                    fault.explain()
+                );
+            }
+        }
+        match drained? {
+            Drained::Clean => Ok(Ended::Drained),
+            Drained::TimedOut { unconfirmed } => {
+                tracing::error!(
+                    source = self.source.name,
+                    unconfirmed,
+                    "drain_timeout_s passed; the unconfirmed messages will be published again"
+                );
+                Ok(Ended::Undrained)
+            }
+        }
+    }
+
+    /// Both links, everything that must hold before a slot is touched, and the topology.
+    async fn connect(&self, known: &mut Known) -> Result<Connected<D::Replication, B::Publisher>, Fault> {
+        let Source { name, mapping, broker, .. } = self.source;
+        let database = self.source.database.options();
+        let sql = self.source.database.connect_sql(&self.application_name()).await?;
+        let facts = sql.facts(database).await?;
+        let checks = preflight::checks(database, &mapping.columns, &facts);
+        // What is wrong with the slot, or with what feeds it, may be a gap, which is judged first.
+        let failed = |besides: &[&str]| {
+            let mut failures = checks.iter().filter(|check| check.failure().is_some());
+            failures.any(|check| !besides.contains(&check.name))
+        };
+        if failed(&[preflight::SLOT, preflight::PUBLICATION]) {
+            return Err(Fault::Preflight(checks));
+        }
+        let mut connection = self.replication_connection().await?;
+        let remembered = known.slot.as_ref();
+        let timeline = remembered.map(|slot| slot.timeline);
+        let mut evidence = self.source.database.evidence(&sql, &mut connection, timeline).await?;
+        self.judge(&sql, &evidence, remembered).await?;
+        let Some(table) = facts.table.filter(|_| !failed(&[])) else {
+            return Err(Fault::Preflight(checks));
+        };
+        known.meet(&evidence, name);
+        // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
+        if facts.publication.is_none() && evidence.slot.is_none() {
+            sql.mend_publication(database, table.kind).await?;
+            tracing::info!(source = name, publication = database.publication, "created the publication");
+            self.source.database.look_again(&sql, &mut evidence).await?;
+        }
+        if !facts.records.exists {
+            sql.create_records(database).await?;
+        }
+        if database.parks && !facts.parked.exists {
+            sql.create_parked(database).await?;
+        }
+        let publisher = broker.connect(&self.application_name(), self.number).await?;
+        Ok(Connected { connection, publisher, table, evidence })
+    }
+
+    pub(super) async fn replication_connection(&self) -> Result<D::Replication, Fault> {
+        Ok(self.source.database.connect_replication(&self.application_name()).await?)
+    }
+
+    /// Shown in `pg_stat_activity` and in RabbitMQ's management.
+    pub(super) fn application_name(&self) -> String {
+        format!("outboxd {}", self.source.name)
+    }
+}

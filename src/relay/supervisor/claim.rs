@@ -1,0 +1,152 @@
+//! What an attempt writes into the slot's record: that the slot is its own, and where it has left it.
+
+use std::time::Duration;
+
+use super::{acquire::Made, attempt::Attempt, known::Known};
+use crate::{
+    ledger::Progress,
+    position::Lsn,
+    postgres::{
+        catalog::TableKind,
+        continuity::{Evidence, Memory},
+        publication::PublishedBy,
+        replication::BeforeStream,
+        slot_record::{Confirmed, LEFT_OUT, SlotRecord},
+    },
+    relay::{
+        Fault, Source,
+        broker::Broker,
+        cleanup::Ground,
+        database::{Database, Sql},
+    },
+};
+
+/// How long the last word to the slot's record may take. It is not needed for safety: without it a slot that is made anew
+/// while nobody looks cannot be told from the old one.
+pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl<D: Database, B: Broker> Attempt<'_, D, B> {
+    /// Writes down that the slot is ours, before it is moved; not before looking once more whether it is the right one,
+    /// as a standby may have waited for days. `made`: the slot is new. Says whether every row before it was published.
+    pub(super) async fn claim(
+        &self,
+        known: &mut Known,
+        evidence: &mut Evidence,
+        stream: BeforeStream,
+        made: Option<Made>,
+        kind: TableKind,
+    ) -> Result<Ground, Fault> {
+        let database = &self.source.database;
+        let sql = database.connect_sql(&self.application_name()).await?;
+        database.look_again(&sql, evidence).await?;
+        self.judge(&sql, evidence, known.slot.as_ref()).await?;
+        let before = evidence.record.as_ref();
+        let seen = known.slot.as_ref().map_or(0, |slot| slot.version);
+        let (system_id, timeline) = evidence.server.clone().names();
+        let confirmed = stream.confirmed_flush.max(before.map(|record| record.confirmed_flush));
+        // Of a table that was renamed a moment ago what was known stays true.
+        let published_by = evidence.publishing.by().or(before.and_then(|record| record.published_by));
+        let mut unaccounted = unaccounted(before, made, published_by);
+        // What is not there need not be accounted for.
+        if unaccounted.is_some() && sql.table_is_empty(database.options(), kind).await? {
+            unaccounted = None;
+        }
+        let record = SlotRecord {
+            system_id: system_id.clone(),
+            timeline,
+            confirmed_flush: confirmed.unwrap_or(Lsn::ZERO),
+            confirmed_until: made.map(|made| made.at).or(before.and_then(|record| record.confirmed_until)),
+            holder: Some(known.holder.clone()),
+            gap: None,
+            published_by,
+            unaccounted,
+            version: before.map_or(0, |record| record.version).max(seen) + 1,
+        };
+        // Ours already, by an earlier attempt: nothing new, and no WAL for it.
+        let ours = before.is_some_and(|before| {
+            let SlotRecord { holder, published_by, unaccounted, .. } = &record;
+            (&before.holder, before.timeline) == (holder, timeline)
+                && (&before.published_by, &before.unaccounted) == (published_by, unaccounted)
+        });
+        // Before it is written, for a connection that is lost then does not tell whether it was.
+        let holder = known.holder.clone();
+        let memory =
+            known.slot.insert(Memory { holder, system_id, timeline, confirmed, published_by, version: seen });
+        if !ours {
+            if !sql.claim_record(database.options(), &record, stream.pid).await? {
+                return Err(Fault::SlotTaken { slot: database.options().slot.clone() });
+            }
+            memory.version = record.version;
+        }
+        Ok(match (record.unaccounted, published_by) {
+            (None, Some(published_by)) => Ground::Firm(published_by),
+            (why, _) => {
+                Ground::Doubtful(why.unwrap_or_else(|| "the table cannot be found under its name".into()))
+            }
+        })
+    }
+
+    /// Looks, if there is need to, whether another instance has had the slot since an attempt left messages unconfirmed.
+    pub(super) async fn look_for_a_successor(&self, known: &mut Known, evidence: &mut Evidence) {
+        if !known.unconfirmed {
+            return;
+        }
+        let database = &self.source.database;
+        let look = async {
+            let sql = database.connect_sql(&self.application_name()).await?;
+            Ok::<_, Fault>(database.look_again(&sql, evidence).await?)
+        };
+        // Who cannot look knows of no successor.
+        if let Ok(Ok(())) = tokio::time::timeout(RELEASE_TIMEOUT, look).await
+            && evidence.judge(known.slot.as_ref()).is_ok()
+        {
+            known.leave_to_successor(evidence.record.as_ref());
+        }
+    }
+
+    /// Writes down where exactly the slot was left.
+    pub(super) async fn release(&self, known: &Known) {
+        let Source { name, database, .. } = self.source;
+        let Progress { confirmed: Some(confirmed), position, committed_at, .. } = known.settled.progress
+        else {
+            return;
+        };
+        let last = Confirmed { flush: confirmed.lsn(), position, until: committed_at };
+        let release = async {
+            let sql = database.connect_sql(&self.application_name()).await?;
+            Ok::<_, Fault>(sql.release_record(database.options(), &known.holder, last).await?)
+        };
+        let failed = match tokio::time::timeout(RELEASE_TIMEOUT, release).await {
+            Ok(Ok(())) => return,
+            Ok(Err(fault)) => fault.explain(),
+            Err(_) => format!("no answer within {} s", RELEASE_TIMEOUT.as_secs()),
+        };
+        tracing::warn!(
+            source = name,
+            "the slot's record does not say that the slot was left in order: {failed}"
+        );
+    }
+}
+
+/// Why the table may hold rows that were never published although the slot is right.
+fn unaccounted(
+    before: Option<&SlotRecord>,
+    made: Option<Made>,
+    published_by: Option<PublishedBy>,
+) -> Option<String> {
+    let why = match before.filter(|record| !record.is_torn_down()) {
+        Some(SlotRecord { unaccounted: Some(why), .. }) => return Some(why.clone()),
+        Some(SlotRecord { published_by: Some(before), .. }) if Some(*before) != published_by => {
+            "the publication was altered, and may have published no inserts for a time"
+        }
+        Some(_) => return None,
+        None => match made {
+            Some(Made { after_backlog: true, .. }) => return None,
+            Some(_) => LEFT_OUT,
+            None => {
+                "the table had rows when a slot was found that outboxd had not made, and they may be older than it"
+            }
+        },
+    };
+    Some(why.to_owned())
+}

@@ -1,0 +1,214 @@
+//! What one attempt leaves to the next: all that outlives a lost connection.
+
+use super::Ended;
+use crate::{
+    admin::Side,
+    ledger::{ConfirmedLsn, Settled},
+    postgres::{
+        continuity::{Evidence, Memory},
+        slot_record::SlotRecord,
+    },
+    relay::pipeline::Left,
+};
+
+/// What one attempt leaves to the next.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// The server that `settled` speaks of. Another one, or another timeline of it, makes `settled` worthless:
+    /// then the slot alone decides.
+    pub(super) server: Option<(String, u32)>,
+    pub(super) settled: Settled,
+    /// The name under which this process holds slots.
+    pub(super) holder: String,
+    /// The slot as it was there: should it be gone later, or another, rows may be lost, and a new one must not be made
+    /// silently.
+    pub(super) slot: Option<Memory>,
+    /// The last attempt had the slot, or its backlog.
+    pub(super) was_connected: bool,
+    /// Whose connection was lost since, and not made anew yet.
+    pub(super) lost: Option<Side>,
+    /// The last attempt that had the slot left messages behind that may be with the broker and are not confirmed: whoever
+    /// has the slot next publishes them again, and nobody has had it since.
+    pub(super) unconfirmed: bool,
+}
+
+impl Known {
+    pub(super) fn new() -> Self {
+        Self {
+            server: None,
+            settled: Settled::default(),
+            holder: format!("{:032x}", fastrand::u128(..)),
+            slot: None,
+            was_connected: false,
+            lost: None,
+            unconfirmed: false,
+        }
+    }
+
+    /// Takes in how far an attempt came.
+    pub(super) fn keep(&mut self, Left { settled, unconfirmed }: Left) {
+        let progress = settled.progress;
+        self.settled = settled;
+        self.unconfirmed = unconfirmed;
+        if let Some(slot) = &mut self.slot {
+            slot.confirmed = progress.confirmed.map(ConfirmedLsn::lsn).max(slot.confirmed);
+        }
+    }
+
+    /// What an attempt left unconfirmed is taken over by whoever has had the slot since, as its record says: that instance began
+    /// where the slot was confirmed.
+    pub(super) fn leave_to_successor(&mut self, record: Option<&SlotRecord>) {
+        let has_successor = record.is_some_and(|record| {
+            record.holder.as_ref() != Some(&self.holder) && record.gap.is_none() && !record.is_torn_down()
+        });
+        self.unconfirmed &= !has_successor;
+    }
+
+    /// What to say of an end that comes while there is no connection.
+    pub(super) fn ended(&self) -> Ended {
+        if self.unconfirmed { Ended::Undrained } else { Ended::Drained }
+    }
+
+    /// Compares the server with the one that progress was made with, and the slot's holder with us. Whether the slot may be used
+    /// has been judged.
+    pub(super) fn meet(&mut self, evidence: &Evidence, source: &str) {
+        let end = evidence.server.xlogpos;
+        let server = evidence.server.clone().names();
+        if let Some(before) = &self.server
+            && *before != server
+        {
+            tracing::warn!(
+                source,
+                "the server is another one, or was promoted (system identifier, timeline: {before:?}, now {server:?}); \
+                 going on from what its slot says"
+            );
+            self.settled = Settled::default();
+        }
+        // A copy of the data directory was put back: same names, another history.
+        if let Some(beyond) = self.settled.reaches().filter(|settled| *settled > end) {
+            tracing::warn!(
+                source,
+                "the server's WAL ends at {end}, before {beyond} which was confirmed already: it was set back to an older \
+                 state; going on from what its slot says"
+            );
+            self.settled = Settled::default();
+        }
+        if evidence.slot.is_some() && self.slot.is_none() {
+            let (holder, (system_id, timeline)) = (self.holder.clone(), server.clone());
+            let version = evidence.record.as_ref().map_or(0, |record| record.version);
+            let published_by = evidence.publishing.by();
+            self.slot = Some(Memory { holder, system_id, timeline, confirmed: None, published_by, version });
+        }
+        self.server = Some(server);
+        self.leave_to_successor(evidence.record.as_ref());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::expect_used)]
+    use super::*;
+    use crate::{
+        ledger::{Ledger, Limits, Ordering},
+        outbox::{AggregateKey, Message, Timestamp},
+        position::{Lsn, Position},
+        postgres::{
+            publication::{Publishing, Unpublished},
+            replication::SystemIdentity,
+        },
+    };
+
+    fn server(system_id: &str, timeline: u32, xlogpos: u64) -> Evidence {
+        let system_id = system_id.to_owned();
+        let server = SystemIdentity { system_id, timeline, xlogpos: Lsn(xlogpos), database: None };
+        let publishing = Publishing::Not(Unpublished::Missing);
+        Evidence { server, history: Vec::new(), record: None, slot: None, publishing, published_before: None }
+    }
+
+    fn message(position: Position) -> Message {
+        Message {
+            position,
+            committed_at: Timestamp(0),
+            aggregate: AggregateKey(1),
+            exchange: String::new(),
+            routing_key: String::new(),
+            message_id: String::new(),
+            event_type: String::new(),
+            content_type: "".into(),
+            headers: Vec::new(),
+            body: bytes::Bytes::new(),
+        }
+    }
+
+    /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
+    fn known() -> Known {
+        let limits = Limits { messages: 1, bytes: 1 };
+        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, Settled::default());
+        ledger.reached(Lsn(100));
+        let server = Some(("A".to_owned(), 1));
+        Known { server, settled: ledger.settled(), ..Known::new() }
+    }
+
+    #[test]
+    fn progress_holds_on_the_same_server_and_not_on_another_nor_after_a_promotion() {
+        for (server, holds) in
+            [(server("A", 1, 100), true), (server("B", 1, 900), false), (server("A", 2, 900), false)]
+        {
+            let mut known = known();
+            known.meet(&server, "orders");
+            assert_eq!(known.settled.progress.confirmed.is_some(), holds, "{server:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unconfirmed_stays_ours_until_another_has_had_the_slot() {
+        let (ours, another) = (known().holder, Some("another".to_owned()));
+        let record = |holder, gap: Option<&str>, flush| SlotRecord {
+            system_id: "A".to_owned(),
+            timeline: 1,
+            confirmed_flush: Lsn(flush),
+            confirmed_until: None,
+            holder,
+            gap: gap.map(str::to_owned),
+            published_by: None,
+            unaccounted: None,
+            version: 1,
+        };
+        for (what, record, stays) in [
+            ("no record", None, true),
+            ("its own", Some(record(Some(ours.clone()), None, 100)), true),
+            ("another's", Some(record(another, None, 100)), false),
+            ("released by another", Some(record(None, None, 100)), false),
+            ("a gap", Some(record(None, Some("is gone"), 100)), true),
+            ("torn down", Some(record(None, None, 0)), true),
+        ] {
+            let mut known = Known { holder: ours.clone(), unconfirmed: true, ..known() };
+            known.leave_to_successor(record.as_ref());
+            assert_eq!(known.ended() == Ended::Undrained, stays, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_server_set_back_to_an_older_copy_of_itself_does_not_lose_what_it_writes_next() {
+        let mut known = known();
+        known.meet(&server("A", 1, 99), "orders");
+        assert_eq!(known.settled, Settled::default());
+    }
+
+    /// The rows that it writes next have positions that were settled before, in a history that is gone.
+    #[test]
+    fn a_server_set_back_to_before_a_half_confirmed_transaction_does_not_lose_what_it_writes_next() {
+        let limits = Limits { messages: 10, bytes: 1 << 20 };
+        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, known().settled);
+        for index in 0..2 {
+            ledger.push(message(Position { commit_lsn: Lsn(200), index }));
+        }
+        let (tag, _) = ledger.next_due(std::time::Instant::now()).expect("one may go");
+        ledger.settle(tag);
+        let mut known = Known { settled: ledger.settled(), ..known() };
+        known.meet(&server("A", 1, 300), "orders");
+        assert!(known.settled.progress.position.is_some());
+        known.meet(&server("A", 1, 150), "orders");
+        assert_eq!(known.settled, Settled::default());
+    }
+}

@@ -1,14 +1,18 @@
 #!/bin/sh
 # Changes one thing in the product at a time, in a copy of it, and expects the simulation to break a promise. A line that is no
 # longer there fails as well, so that this list cannot go stale. Builds apart from the product: cargo takes the copy for it.
+#   ONLY=no-gate tests/mutations.sh     this one alone
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
 copy=$root/target/mutations
 failed=0
+tried=0
 
 # NAME FILE FROM TO: literal text that occurs once in FILE.
 mutate() {
+    [ "${ONLY:-$1}" = "$1" ] || return 0
+    tried=$((tried + 1))
     rm -rf "$copy/src" "$copy/tests"
     mkdir -p "$copy/tests"
     cp -r "$root/src" "$copy/src"
@@ -102,4 +106,8 @@ mutate forget-what-could-not-be-stored src/relay/parker.rs \
     'self.work = Work::Resting { until: now() + self.backoff.next() };' 'self.batch.clear(); self.work = Work::Resting { until: now() + self.backoff.next() };'
 mutate trust-a-server-that-lacks-a-parked-row src/ledger.rs \
     '.max(self.parked_before)' ''
+if [ "$tried" = 0 ]; then
+    echo "there is no mutation called $ONLY"
+    exit 2
+fi
 exit $failed

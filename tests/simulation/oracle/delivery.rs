@@ -182,5 +182,8 @@ impl State {
         if !had_slot || late {
             oracle.violated(format!("process {process} publishes row {row} and has no slot"));
         }
+        if has_slot && oracle.recovered_by_another(process) {
+            oracle.violated(format!("process {process} publishes row {row} while another recovers the slot"));
+        }
     }
 }

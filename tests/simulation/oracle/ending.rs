@@ -62,7 +62,8 @@ impl State {
         for row in data.transactions.iter().flat_map(|transaction| &transaction.rows) {
             let seen = self.oracle.rows.get(&row.id)?;
             // One that was there before the slot and is skipped stands in the way of `recover`, which publishes the table.
-            let stands_in_the_way = !seen.exempt || !data.gap.is_empty();
+            let recovers = !data.gap.is_empty() || data.has_marked_gap();
+            let stands_in_the_way = !seen.exempt || recovers;
             if row.invalid && stands_in_the_way && !self.scenario.parks_invalid() {
                 invalid = true;
                 break;

@@ -22,17 +22,25 @@ impl Oracle {
 impl State {
     /// Nothing is read from a slot that is another one.
     pub(crate) fn read_over_gap(&mut self, process: u64, row: RowId) {
-        let gap = self.postgres.data.gap.join(", ");
-        if !gap.is_empty() {
-            self.oracle.violated(format!("process {process} reads row {row} from a slot that {gap}"));
+        if let Some(what) = self.must_be_left_alone(process) {
+            self.oracle.violated(format!("process {process} reads row {row} from a slot that {what}"));
         }
     }
 
     /// Nothing is acknowledged there either: the gap would be closed.
     pub(super) fn acknowledged_over_gap(&mut self, process: u64, lsn: u64) {
-        let gap = self.postgres.data.gap.join(", ");
-        if !gap.is_empty() && lsn > 0 {
-            self.oracle.violated(format!("process {process} acknowledges {lsn} to a slot that {gap}"));
+        if let Some(what) = self.must_be_left_alone(process).filter(|_| lsn > 0) {
+            self.oracle.violated(format!("process {process} acknowledges {lsn} to a slot that {what}"));
         }
+    }
+
+    /// Why nobody, or not this process, may use the slot that there is.
+    fn must_be_left_alone(&self, process: u64) -> Option<String> {
+        let gap = &self.postgres.data.gap;
+        if !gap.is_empty() {
+            return Some(gap.join(", "));
+        }
+        let recovered = self.oracle.recovered_by_another(process);
+        recovered.then(|| "is being made by `outboxd recover`".to_owned())
     }
 }

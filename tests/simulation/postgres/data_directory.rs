@@ -72,10 +72,19 @@ impl DataDirectory {
 
     /// No slot is in a backup, and none came along with this replica or dump.
     pub(crate) fn leave_slot(&mut self, what: &'static str) {
-        let is_known = self.record.as_ref().is_some_and(|record| !record.is_torn_down());
-        if self.slot.take().is_some() && is_known {
+        if self.slot.take().is_some() && self.has_recorded_slot() {
             self.gap.push(what);
         }
+    }
+
+    /// Whoever starts knows that there is to be a slot.
+    pub(crate) fn has_recorded_slot(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| !record.is_torn_down())
+    }
+
+    /// Somebody removed the publication, or nobody has made it yet.
+    pub(crate) fn is_unpublished(&self) -> bool {
+        self.publication.is_none()
     }
 
     /// Who has the slot, according to its record.

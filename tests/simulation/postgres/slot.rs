@@ -83,7 +83,7 @@ impl State {
     /// There is a slot, and whoever starts knows that there is to be one.
     fn has_recorded_slot(&self) -> bool {
         let data = &self.postgres.data;
-        data.slot.is_some() && data.record.as_ref().is_some_and(|record| !record.is_torn_down())
+        data.slot.is_some() && data.has_recorded_slot()
     }
 
     fn end_stream(&mut self) {

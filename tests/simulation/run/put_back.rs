@@ -27,6 +27,14 @@ impl Run {
             if data.slot.is_none() {
                 state.oracle.may_halt_for(&["is gone"]);
             }
+            // To this server there never was one: who remembers nothing makes the first, and to who remembers it is another.
+            if data.slot.is_none() && !data.has_recorded_slot() {
+                state.oracle.may_halt_for(&["is not the one that was there"]);
+            }
+            // Who was told of that by the server before looks for a better reason at this one.
+            if state.postgres.data.is_unpublished() {
+                state.oracle.may_halt_for(&["the publication does not exist"]);
+            }
             if data.system_id != state.postgres.data.system_id {
                 state.oracle.may_halt_for(&["was on another server"]);
             }

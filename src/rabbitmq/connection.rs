@@ -56,6 +56,8 @@ pub(super) struct Connection {
 pub(super) enum Event {
     /// The answer to what was last asked on that channel.
     Answer { channel: ChannelId, method: AMQPClass },
+    /// The broker ended a consumer: its queue is gone.
+    ConsumerEnded { consumer_tag: String },
     /// The broker closed the channel. Its number may be opened again.
     ChannelClosed { channel: ChannelId, refusal: Refusal },
     /// Publishes are confirmed: that one, or all up to it.
@@ -252,6 +254,11 @@ impl Connection {
                 multiple: nack.multiple,
                 ack: false,
             },
+            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel))) => {
+                Event::ConsumerEnded { consumer_tag: cancel.consumer_tag.to_string() }
+            }
+            // Whoever consumes here wants to know of the queue's end; what somebody puts into it is of no interest.
+            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Deliver(_))) => return Ok(None),
             AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Return(returning))) => {
                 self.returning = Some(returning);
                 return Ok(None);

@@ -199,6 +199,17 @@ pub enum BrokerError {
         /// The queue.
         queue: String,
     },
+    /// Somebody took the fence away, while we held it.
+    #[error(
+        "queue '{queue}' at RabbitMQ at {at} was deleted, which keeps other instances from publishing; outboxd makes it anew; exempt \
+         ^outboxd\\.publisher\\. from whatever removes queues"
+    )]
+    FenceGone {
+        /// Which broker.
+        at: Endpoint,
+        /// The queue.
+        queue: String,
+    },
     /// A message that was to be put aside was not taken by the queue for such messages.
     #[error(
         "RabbitMQ at {at} did not take a message for queue '{queue}'; check that the queue is there and not full"

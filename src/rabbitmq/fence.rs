@@ -12,7 +12,7 @@ use std::{
 };
 
 use amq_protocol::{
-    protocol::{AMQPClass, queue},
+    protocol::{AMQPClass, basic, queue},
     types::{AMQPValue, FieldTable},
 };
 use tokio::time::{Sleep, sleep};
@@ -57,6 +57,8 @@ enum State {
     ToOpen,
     /// An answer is awaited.
     Asked,
+    /// Ours; whether its end will be told is awaited.
+    Declared,
     /// Somebody else has it: for so long.
     Waiting(Pin<Box<Sleep>>),
 }
@@ -97,7 +99,11 @@ impl Asking {
         let declare = declare(&self.queue).map_err(Loss::Broken)?;
         match answer {
             opened if is_answer(opened, &open_channel()) => connection.ask(CHANNEL, &declare).map(|()| None),
-            declared if is_answer(declared, &declare) => Ok(Some(Fence::Held)),
+            declared if is_answer(declared, &declare) => {
+                self.state = State::Declared;
+                connection.ask(CHANNEL, &consume(&self.queue).map_err(Loss::Broken)?).map(|()| None)
+            }
+            AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(_)) => Ok(Some(Fence::Held)),
             other => Err(unasked(CHANNEL, other)),
         }
     }
@@ -105,6 +111,13 @@ impl Asking {
     /// The broker refused. A fence that is another's is asked for again, and that is told once.
     pub(super) fn refused(&mut self, Refusal { code, text }: Refusal) -> Result<Option<Fence>, DeclareError> {
         match code {
+            // It is ours, but this user may not read it: nobody will tell if it is deleted.
+            reply::ACCESS_REFUSED if matches!(self.state, State::Declared) => Ok(Some(Fence::Held)),
+            // Deleted already.
+            reply::NOT_FOUND if matches!(self.state, State::Declared) => {
+                self.state = State::ToOpen;
+                Ok(None)
+            }
             reply::RESOURCE_LOCKED => {
                 self.state = State::Waiting(Box::pin(sleep(RETRY_INTERVAL)));
                 let told_before = std::mem::replace(&mut self.told_busy, true);
@@ -134,4 +147,12 @@ fn declare(queue: &str) -> std::io::Result<AMQPClass> {
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
     let declare = queue::Declare { queue: short(queue)?, exclusive: true, arguments, ..Default::default() };
     Ok(AMQPClass::Queue(queue::AMQPMethod::Declare(declare)))
+}
+
+/// A consumer of the fence, whose tag is its name. It is told when the queue is deleted under way, and a policy's `expires` removes
+/// no queue that has one.
+fn consume(queue: &str) -> std::io::Result<AMQPClass> {
+    let (queue, consumer_tag) = (short(queue)?, short(queue)?);
+    let consume = basic::Consume { queue, consumer_tag, no_ack: true, ..Default::default() };
+    Ok(AMQPClass::Basic(basic::AMQPMethod::Consume(consume)))
 }

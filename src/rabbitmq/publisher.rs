@@ -312,6 +312,10 @@ impl Publisher {
                 let answer = fencing.answered(&method, &mut self.connection)?;
                 self.take_fence(answer);
             }
+            // The only queue that is consumed from here.
+            Event::ConsumerEnded { consumer_tag: queue } => {
+                self.lose(BrokerError::FenceGone { at: self.connection.at().clone(), queue });
+            }
             Event::ChannelClosed { channel, refusal } => self.take_refusal(channel, refusal),
         }
         Ok(())
@@ -363,7 +367,7 @@ mod tests {
 
     use amq_protocol::{
         frame::AMQPFrame,
-        protocol::{channel, queue},
+        protocol::{basic, channel, queue},
     };
     use tokio::io::{AsyncWrite, AsyncWriteExt, DuplexStream};
 
@@ -454,6 +458,10 @@ mod tests {
                         let held =
                             queue::DeclareOk { queue: "q".into(), message_count: 0, consumer_count: 0 };
                         AMQPClass::Queue(queue::AMQPMethod::DeclareOk(held))
+                    }
+                    AMQPFrame::Method(FENCE, AMQPClass::Basic(basic::AMQPMethod::Consume(consume))) => {
+                        let watched = basic::ConsumeOk { consumer_tag: consume.consumer_tag };
+                        AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(watched))
                     }
                     _ => continue,
                 };

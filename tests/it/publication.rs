@@ -189,6 +189,22 @@ async fn a_slot_made_by_hand_before_the_publication_has_a_gap() {
     halts_until_recovered(&stage, &daemon, "the publication does not exist").await;
 }
 
+/// Up to version 17 the server refuses to send what was written before the publication was there, and does so for ever.
+#[tokio::test]
+async fn a_slot_made_by_hand_before_a_publication_made_by_hand_has_a_gap_as_soon_as_the_server_refuses() {
+    let mut stage = Stage::shared("both_hand").await;
+    let version = "SELECT current_setting('server_version_num')::int4";
+    if stage.client().await.query_one(version, &[]).await.unwrap().get::<_, i32>(0) >= 180_000 {
+        return println!("this server passes such rows over without a word");
+    }
+    stage.consume().await;
+    stage.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", stage.slot())).await;
+    stage.write_row("in the gap", 1, "OrderCreated").await;
+    stage.sql(PUBLISH).await;
+    let daemon = alive(&stage.config()).await;
+    halts_until_recovered(&stage, &daemon, "younger than the rows").await;
+}
+
 /// Nothing was there: that is a beginning, and no gap.
 #[tokio::test]
 async fn a_first_start_makes_the_publication_and_so_does_one_after_a_teardown() {

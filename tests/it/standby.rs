@@ -228,6 +228,44 @@ async fn a_leader_that_goes_on_before_the_broker_gave_it_up_is_waited_for() {
     pair.trace.assert_one_at_a_time();
 }
 
+/// By hand, or by whatever sweeps queues.
+#[tokio::test]
+async fn a_fence_that_is_deleted_under_way_is_taken_anew() {
+    let mut pair = pair("swept", 10).await;
+    pair.stage.consume().await;
+    let node = shared_rabbitmq().await;
+    let fences = async || -> Vec<String> {
+        let listed = node.ctl(&["list_queues", "-q", "-p", &pair.stage.name, "name", "pid"]).await;
+        listed.lines().filter(|line| line.starts_with("outboxd.publisher.")).map(str::to_owned).collect()
+    };
+    let before = fences().await;
+    assert_eq!(before.len(), 1, "{before:?}");
+    let queue = before[0].split_whitespace().next().unwrap();
+    // What somebody puts into it harms nothing.
+    let put = format!(
+        "rabbit_basic:publish(rabbit_misc:r(<<\"{0}\">>, exchange, <<>>), <<\"{queue}\">>, [], <<\"x\">>).",
+        pair.stage.name
+    );
+    println!("{}", node.eval(&put).await);
+    pair.stage.write_row("before", 1, "OrderCreated").await;
+    let delete = format!(
+        "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{}\">>, queue, <<\"{queue}\">>)), \
+         rabbit_amqqueue:delete(Q, false, false, <<\"test\">>).",
+        pair.stage.name
+    );
+    println!("{}", node.eval(&delete).await);
+    eventually("the fence is taken anew", async || {
+        let now = fences().await;
+        now.len() == 1 && now != before
+    })
+    .await;
+    let log = pair.first.log() + &pair.second.log();
+    assert!(log.contains("was deleted, which keeps other instances from publishing"), "{log}");
+    pair.stage.write_row("after", 1, "OrderCreated").await;
+    assert!(pair.stage.verdict().await.keeps_promises());
+    pair.trace.assert_one_at_a_time();
+}
+
 /// The same without the right to the fence: this shows that the trace sees what must not be.
 #[tokio::test]
 async fn without_a_fence_two_publish_at_the_same_time() {

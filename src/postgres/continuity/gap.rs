@@ -112,7 +112,7 @@ impl fmt::Display for Cause {
             Cause::Unpublished(why) => write!(f, "has passed over what was written last: the publication {why}"),
             Cause::PublishedAnew => f.write_str(
                 "may have passed rows over: the table was taken out of the publication and put back, or the publication is not \
-                 the one that was there",
+                 the one that was there, or is younger than the rows",
             ),
             Cause::Unrecorded => f.write_str(
                 "has no record any more in outboxd_state: the database was set back to an older state, or somebody removed \

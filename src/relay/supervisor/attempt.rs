@@ -104,21 +104,29 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                     (started.map_err(|(_, error)| error)?, Some(made))
                 }
             };
-            let claim = self.claim(known, &mut evidence, streaming.before, made, table.kind);
-            let mut claim = pin!(tokio::time::timeout(CONNECT_TIMEOUT, claim));
-            let ground = loop {
-                tokio::select! {
-                    biased;
-                    claimed = &mut claim => {
-                        break claimed.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??;
-                    }
-                    // Nobody reads yet, and a first host that does not answer may take as long as wal_sender_timeout.
-                    () = tokio::time::sleep(relay.keepalive_interval) => {
-                        streaming.stream.send_status(None, false).await?;
+            let claimed = {
+                let claim = self.claim(known, &mut evidence, streaming.before, made, table.kind);
+                let mut claim = pin!(tokio::time::timeout(CONNECT_TIMEOUT, claim));
+                loop {
+                    tokio::select! {
+                        biased;
+                        claimed = &mut claim => {
+                            break claimed.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })?;
+                        }
+                        // Nobody reads yet, and a first host that does not answer may take as long as wal_sender_timeout.
+                        () = tokio::time::sleep(relay.keepalive_interval) => {
+                            streaming.stream.send_status(None, false).await?;
+                        }
                     }
                 }
             };
-            Ok::<_, Fault>(Some((streaming, ground)))
+            match claimed {
+                Ok(ground) => Ok(Some((streaming, ground))),
+                Err(taken @ Fault::SlotTaken { .. }) => {
+                    Err(self.refused_before_claim(taken, streaming, &mut evidence, known.slot.as_ref()).await)
+                }
+                Err(fault) => Err(fault),
+            }
         };
         let begun = tokio::select! {
             biased;

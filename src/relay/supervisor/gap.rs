@@ -1,12 +1,13 @@
 //! A slot that rows may be missing behind: judged, and written down.
 
-use super::{attempt::Attempt, claim::RELEASE_TIMEOUT};
+use super::{acquire::Streaming, attempt::Attempt, claim::RELEASE_TIMEOUT};
 use crate::{
-    postgres::continuity::{Evidence, Gap, Memory},
+    postgres::continuity::{Cause, Evidence, Gap, Memory},
     relay::{
         Fault, Source,
         broker::Broker,
-        database::{Database, Sql},
+        database::{Database, Sql, Stream},
+        pipeline::StreamOf,
     },
 };
 
@@ -38,6 +39,32 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 let error = Fault::from(error).explain();
                 tracing::warn!(source = name, "the gap could not be written down: {error}");
             }
+        }
+    }
+
+    /// The slot was not ours any more when it was to be claimed. Up to version 17 that may be because the server has refused by then to
+    /// send what is older than the publication, which the stream says: a gap behind everything that was confirmed.
+    pub(super) async fn refused_before_claim(
+        &self,
+        taken: Fault,
+        Streaming { mut stream, before }: Streaming<StreamOf<D>>,
+        evidence: &mut Evidence,
+        remembered: Option<&Memory>,
+    ) -> Fault {
+        let end = async {
+            loop {
+                if let Err(error) = stream.next().await {
+                    return error;
+                }
+            }
+        };
+        match tokio::time::timeout(RELEASE_TIMEOUT, end).await {
+            Ok(error) if self.source.database.options().is_unpublished(&error) => {
+                let found =
+                    Gap { cause: Cause::PublishedAnew, confirmed: before.confirmed_flush, until: None };
+                self.passed_over(found, evidence, remembered).await
+            }
+            _ => taken,
         }
     }
 

@@ -68,8 +68,6 @@ pub(super) struct Parker<D: Database> {
     batch: Vec<Parking>,
     work: Work<D::Sql>,
     stuck: Option<String>,
-    /// The server's WAL reaches at least so far: what was parked stands before.
-    reached: Lsn,
 }
 
 enum Work<C> {
@@ -95,7 +93,6 @@ impl<D: Database> Parker<D> {
             batch: Vec::new(),
             work: Work::Idle(None),
             stuck: None,
-            reached: Lsn::ZERO,
         }
     }
 
@@ -149,11 +146,8 @@ impl<D: Database> Parker<D> {
         if self.batch.is_empty() {
             return false;
         }
-        let rows: Vec<_> = self.batch.iter().map(|(_, row)| Arc::clone(row)).collect();
-        let read = rows.iter().map(|row| row.kept.row().position.commit_lsn).max();
-        self.reached = self.reached.max(read.unwrap_or(Lsn::ZERO));
-        let (database, application_name) = (self.database.clone(), self.application_name.clone());
-        let stored = store(database, connection, application_name, rows, self.reached).boxed();
+        let rows = self.batch.iter().map(|(_, row)| Arc::clone(row)).collect();
+        let stored = store(self.database.clone(), connection, self.application_name.clone(), rows).boxed();
         self.work = Work::Storing { stored, overdue: Some(now() + PATIENCE) };
         true
     }
@@ -164,7 +158,6 @@ impl<D: Database> Parker<D> {
                 self.work = Work::Idle((!self.waiting.is_empty()).then_some(connection));
                 self.stuck = None;
                 self.backoff.reset();
-                self.reached = self.reached.max(before);
                 Some(Batch { rows: std::mem::take(&mut self.batch), before })
             }
             Err(fault) => {
@@ -216,26 +209,15 @@ fn batch(sizes: impl Iterator<Item = usize>) -> usize {
 }
 
 /// Gives the connection back, for the next batch.
-///
-/// A new connection may lead to a server that was set back to before `reached`, or to another one, and lacks what was parked
-/// already. Who looks at it for the next attempt tells it by the end of its WAL, which a row that is written now would move on.
 async fn store<D: Database>(
     database: D,
     connection: Option<D::Sql>,
     application_name: String,
     rows: Vec<Arc<ParkedRow>>,
-    reached: Lsn,
 ) -> Result<(D::Sql, Lsn), Fault> {
     let sql = match connection {
         Some(sql) => sql,
-        None => {
-            let sql = database.connect_sql(&application_name).await?;
-            let slot = sql.slot_progress(&database.options().slot).await?;
-            if slot.is_some_and(|slot| slot.current < reached) {
-                return Err(Fault::ServerChanged);
-            }
-            sql
-        }
+        None => database.connect_sql(&application_name).await?,
     };
     let before = sql.park(database.options(), &rows).await?;
     Ok((sql, before))

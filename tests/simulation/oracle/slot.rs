@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    postgres::Mode,
-    wal::RowId,
-    world::{Link, State},
-};
+use crate::{postgres::Mode, wal::RowId, world::State};
 
 impl State {
     /// PostgreSQL is told a position: every row before it has to be confirmed, parked, or dropped by policy; and it is with the
@@ -56,7 +52,7 @@ impl State {
         let server = &self.postgres;
         let (Some(slot), Mode::Up) = (&server.data.slot, server.mode) else { return };
         let session = server.active.and_then(|id| server.sessions.get(&id));
-        let Some(session) = session.filter(|s| s.process == process && s.link == Link::Up) else { return };
+        let Some(session) = session.filter(|s| s.process == process && s.has_client()) else { return };
         let Some(streaming) = session.streaming.as_ref().filter(|streaming| streaming.since < by) else {
             return;
         };

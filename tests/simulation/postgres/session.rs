@@ -18,6 +18,13 @@ pub(crate) struct Session {
     pub(crate) streaming: Option<Streaming>,
 }
 
+impl Session {
+    /// Its client is there and can be reached.
+    pub(crate) fn has_client(&self) -> bool {
+        self.link == Link::Up && self.closes_at.is_none()
+    }
+}
+
 impl State {
     /// What the server does by itself.
     pub(crate) fn reap(&mut self) {

@@ -464,6 +464,13 @@ impl Ledger {
         self.progress
     }
 
+    /// How far WAL reaches at least on the server that all of this is from.
+    pub fn read_to(&self) -> Lsn {
+        let Progress { confirmed, parked_before, .. } = self.progress;
+        let last = self.entries.back().map(|entry| entry.item.position().commit_lsn);
+        confirmed.map(ConfirmedLsn::lsn).max(parked_before).max(last).unwrap_or(Lsn::ZERO)
+    }
+
     /// All that is settled, for the ledger of the next connection.
     pub fn settled(&self) -> Settled {
         let held = self.entries.iter().filter(|entry| matches!(entry.state, State::Settled));

@@ -169,11 +169,12 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     /// come. Pends for ever while there is nothing to wait for. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<(), Fault> {
         self.send_due();
+        let read_to = self.ledger.read_to();
         let wake = [self.confirm_deadline(), self.ledger.next_again()].into_iter().flatten().min();
         tokio::select! {
             biased;
             event = self.publisher.next() => self.take(event?),
-            parked = self.parker.next() => match parked {
+            parked = self.parker.next(read_to) => match parked? {
                 Some(batch) => self.settle_parked(&batch),
                 None => self.show_state(),
             },

@@ -4,6 +4,7 @@
 //! A batch that cannot be stored is tried again until it can, whatever the cause, and nothing else ends for it: the stream and
 //! the broker's connection are well, and a new attempt would publish again what is confirmed behind the rows. That holds for a
 //! connection that cannot be made, too: should the server be gone, the stream and the monitor find that out, and end the attempt.
+//! Only one that leads to another server than the rows came from ends it right here.
 
 use std::{
     collections::VecDeque,
@@ -107,13 +108,17 @@ impl<D: Database> Parker<D> {
     }
 
     /// The next rows that are parked for good; `None` when there is something new to say of why they are not, see
-    /// [`stuck`](Self::stuck). Cancel-safe. Pends for ever while there is nothing to do.
-    pub(super) async fn next(&mut self) -> Option<Batch> {
+    /// [`stuck`](Self::stuck). The rows come from a server whose WAL reaches to `read_to` at least. Cancel-safe. Pends for ever
+    /// while there is nothing to do.
+    ///
+    /// # Errors
+    /// [`Fault::ServerChanged`] when that is not the server that answers now.
+    pub(super) async fn next(&mut self, read_to: Lsn) -> Result<Option<Batch>, Fault> {
         loop {
             match &mut self.work {
                 Work::Idle(connection) => {
                     let connection = connection.take();
-                    if !self.begin(connection) {
+                    if !self.begin(connection, read_to) {
                         std::future::pending::<()>().await;
                     }
                 }
@@ -128,7 +133,7 @@ impl<D: Database> Parker<D> {
                         () = sleep_until(*overdue) => {
                             *overdue = None;
                             self.stuck = Some(self.explain(&no_answer()));
-                            return None;
+                            return Ok(None);
                         }
                     };
                     return self.take(stored);
@@ -138,7 +143,7 @@ impl<D: Database> Parker<D> {
     }
 
     /// Sends the next batch on its way; `false` when there is nothing to park.
-    fn begin(&mut self, connection: Option<D::Sql>) -> bool {
+    fn begin(&mut self, connection: Option<D::Sql>, read_to: Lsn) -> bool {
         if self.batch.is_empty() {
             let count = batch(self.waiting.iter().map(|(_, row)| row.kept.size()));
             self.batch = self.waiting.drain(..count).collect();
@@ -147,23 +152,25 @@ impl<D: Database> Parker<D> {
             return false;
         }
         let rows = self.batch.iter().map(|(_, row)| Arc::clone(row)).collect();
-        let stored = store(self.database.clone(), connection, self.application_name.clone(), rows).boxed();
+        let (database, application_name) = (self.database.clone(), self.application_name.clone());
+        let stored = store(database, connection, application_name, rows, read_to).boxed();
         self.work = Work::Storing { stored, overdue: Some(now() + PATIENCE) };
         true
     }
 
-    fn take(&mut self, stored: Result<(D::Sql, Lsn), Fault>) -> Option<Batch> {
+    fn take(&mut self, stored: Result<(D::Sql, Lsn), Fault>) -> Result<Option<Batch>, Fault> {
         match stored {
             Ok((connection, before)) => {
                 self.work = Work::Idle((!self.waiting.is_empty()).then_some(connection));
                 self.stuck = None;
                 self.backoff.reset();
-                Some(Batch { rows: std::mem::take(&mut self.batch), before })
+                Ok(Some(Batch { rows: std::mem::take(&mut self.batch), before }))
             }
+            Err(Fault::ServerChanged) => Err(Fault::ServerChanged),
             Err(fault) => {
                 self.work = Work::Resting { until: now() + self.backoff.next() };
                 self.stuck = Some(self.explain(&because(&fault)));
-                None
+                Ok(None)
             }
         }
     }
@@ -209,15 +216,26 @@ fn batch(sizes: impl Iterator<Item = usize>) -> usize {
 }
 
 /// Gives the connection back, for the next batch.
+///
+/// A new one may lead to a server that was set back, or to another one. The next attempt tells that by the end of its WAL, which
+/// rows that are written here would move on; so this looks first.
 async fn store<D: Database>(
     database: D,
     connection: Option<D::Sql>,
     application_name: String,
     rows: Vec<Arc<ParkedRow>>,
+    read_to: Lsn,
 ) -> Result<(D::Sql, Lsn), Fault> {
     let sql = match connection {
         Some(sql) => sql,
-        None => database.connect_sql(&application_name).await?,
+        None => {
+            let sql = database.connect_sql(&application_name).await?;
+            let slot = sql.slot_progress(&database.options().slot).await?;
+            if slot.is_some_and(|slot| slot.current < read_to) {
+                return Err(Fault::ServerChanged);
+            }
+            sql
+        }
     };
     let before = sql.park(database.options(), &rows).await?;
     Ok((sql, before))

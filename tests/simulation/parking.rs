@@ -35,3 +35,17 @@ fn a_park_that_fails_repeats_nothing_and_is_done_in_the_end() {
     println!("{refused} refused");
     assert!(refused > 1_000, "{refused}");
 }
+
+/// What tells such a server is the end of its WAL, which a row that is parked there would move on.
+#[test]
+fn nothing_is_parked_on_a_server_set_back_before_somebody_has_looked_at_it() {
+    for seed in 0..400 {
+        let scenario = Scenario {
+            faults: vec![Fault::SetBack, Fault::QueueGone],
+            between_faults_ms: 200,
+            connect_ms: 5,
+            ..parking_fails(seed)
+        };
+        assert_eq!(simulate(scenario, false).violation, None, "seed {seed}");
+    }
+}

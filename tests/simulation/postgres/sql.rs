@@ -129,7 +129,6 @@ impl Sql for SimulatedSql {
                 return failed(server_error("ERROR", "53100", "No space left on device"));
             }
             let unheard = !state.peace && state.one_in(16);
-            let wal_end = state.postgres.data.wal_end;
             for id in &ids {
                 if unheard {
                     state.postgres.data.park(*id);
@@ -139,10 +138,6 @@ impl Sql for SimulatedSql {
                     state.postgres.data.park(*id);
                 }
                 state.told_parked(process, *id);
-            }
-            // A server that was set back, and then has more WAL than was parked before anybody has looked at it, cannot be told.
-            if !state.postgres.judged.contains(&process) {
-                state.postgres.data.wal_end = wal_end;
             }
             if unheard {
                 return failed(closed());

@@ -131,11 +131,13 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 Ok(Acquired::Backlog(Box::new(backlog)))
             }
             BacklogPolicy::Skip => {
-                let made = Some(Made { at: Timestamp::now(), after_backlog: false });
-                match sql.create_slot(&database.options().slot).await {
-                    Ok(()) | Err(CatalogError::SlotExists(_)) => {}
+                let at = Timestamp::now();
+                let made = match sql.create_slot(&database.options().slot).await {
+                    Ok(()) => Some(Made { at, after_backlog: false }),
+                    // Another one was faster, and knows more of it.
+                    Err(CatalogError::SlotExists(_)) => None,
                     Err(error) => return Err(error.into()),
-                }
+                };
                 let streaming = self.start(connection, Lsn::ZERO).await.map_err(|(_, error)| error)?;
                 Ok(Acquired::Stream { streaming, made })
             }

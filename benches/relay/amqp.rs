@@ -112,7 +112,13 @@ impl Reader {
 }
 
 /// One message as frames: persistent, mandatory, JSON, with the headers `aggregate-type` and `aggregate-id`.
-pub fn message(exchange: &str, routing_key: &str, aggregate: u32, body: &[u8]) -> Vec<u8> {
+pub fn message(
+    exchange: &str,
+    routing_key: &str,
+    aggregate: u32,
+    body: &[u8],
+    like_outboxd: bool,
+) -> Vec<u8> {
     let mut frames = Vec::with_capacity(body.len() + 200);
     let mut publish = vec![0, 0];
     short_string(&mut publish, exchange);
@@ -120,8 +126,18 @@ pub fn message(exchange: &str, routing_key: &str, aggregate: u32, body: &[u8]) -
     publish.push(1); // mandatory
     method_frame(&mut frames, 1, BASIC, 40, &publish);
 
+    let aggregate = aggregate.to_string();
     let mut headers = Vec::new();
-    for (name, value) in [("aggregate-type", "Order"), ("aggregate-id", &aggregate.to_string())] {
+    for (name, value) in [
+        ("aggregate-type", "Order"),
+        ("aggregate-id", &aggregate),
+        ("event-type", routing_key),
+        ("outbox-source", "bench"),
+        ("outbox-position", "0000000000000000-00000000"),
+    ]
+    .into_iter()
+    .take(if like_outboxd { 5 } else { 2 })
+    {
         short_string(&mut headers, name);
         headers.push(b'S');
         long_string(&mut headers, value.as_bytes());
@@ -130,10 +146,18 @@ pub fn message(exchange: &str, routing_key: &str, aggregate: u32, body: &[u8]) -
     properties.extend(BASIC.to_be_bytes());
     properties.extend([0, 0]);
     properties.extend((body.len() as u64).to_be_bytes());
-    properties.extend(0b1011_0000_0000_0000u16.to_be_bytes()); // content type, headers, delivery mode
+    // Content type, headers, delivery mode; and message id, timestamp, type, application.
+    let few = 0b1011_0000_0000_0000u16;
+    properties.extend(if like_outboxd { few | 0b1110_1000 } else { few }.to_be_bytes());
     short_string(&mut properties, "application/json");
     long_string(&mut properties, &headers);
     properties.push(2); // persistent
+    if like_outboxd {
+        short_string(&mut properties, "00000000-0000-0000-0000-000000000000");
+        properties.extend(0u64.to_be_bytes());
+        short_string(&mut properties, routing_key);
+        short_string(&mut properties, "outboxd");
+    }
     frame(&mut frames, HEADER, 1, &properties);
     frame(&mut frames, BODY, 1, body);
     frames

@@ -46,18 +46,22 @@ pub async fn decoding(stage: &Stage, rows: u32) -> f64 {
 
 /// Messages a second that the broker confirms into one fresh queue, from the first frame to the last confirm: encoded beforehand, written
 /// in large pieces, so that the client costs next to nothing.
-pub async fn broker(stage: &Stage, messages: u32, payload_bytes: usize) -> f64 {
+///
+/// `like_outboxd`: with the properties and headers that the relay's messages have, which are as long as the payload; else with a content
+/// type and two headers.
+pub async fn broker(stage: &Stage, messages: u32, payload_bytes: usize, like_outboxd: bool) -> f64 {
     let port = stage.broker.port();
-    tokio::task::spawn_blocking(move || publish(port, messages, payload_bytes))
+    tokio::task::spawn_blocking(move || publish(port, messages, payload_bytes, like_outboxd))
         .await
         .expect("no panic")
         .expect("the broker takes the messages")
 }
 
-fn publish(port: u16, messages: u32, payload_bytes: usize) -> std::io::Result<f64> {
+fn publish(port: u16, messages: u32, payload_bytes: usize, like_outboxd: bool) -> std::io::Result<f64> {
     let body = vec![b'x'; payload_bytes];
-    let frames: Vec<Vec<u8>> =
-        (0..messages).map(|n| amqp::message(EXCHANGE, "OrderCreated", n % 10_000, &body)).collect();
+    let frames: Vec<Vec<u8>> = (0..messages)
+        .map(|n| amqp::message(EXCHANGE, "OrderCreated", n % 10_000, &body, like_outboxd))
+        .collect();
     let mut publisher = Publisher::connect(port, VHOST)?;
     let mut reader = publisher.reader()?;
     let confirmed = Confirmed::default();

@@ -64,7 +64,8 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
     for round in 0..rounds as usize {
         backlog.write(&stage.client).await;
         raw.add("decoding alone", &[ceilings::decoding(stage, backlog.rows).await]);
-        let mut ceiling = broker(stage, &backlog).await;
+        raw.add("broker alone, all of outboxd's headers", &[broker(stage, &backlog, true).await]);
+        let mut ceiling = broker(stage, &backlog, false).await;
         raw.add("broker alone", &[ceiling]);
         for turn in 0..contenders.len() {
             // Nobody always comes first.
@@ -76,7 +77,7 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
                 drains.notes.push(format!("Round {}: {problem}", round + 1));
                 Drain::NOT_MEASURED
             });
-            let after = broker(stage, &backlog).await;
+            let after = broker(stage, &backlog, false).await;
             raw.add("broker alone", &[after]);
             let ceiling_then = (ceiling + after) / 2.0;
             ceiling = after;
@@ -121,9 +122,9 @@ pub async fn prepare(stage: &Stage, contenders: &mut Vec<Contender>) -> Vec<Stri
     problems
 }
 
-async fn broker(stage: &Stage, backlog: &Backlog) -> f64 {
+async fn broker(stage: &Stage, backlog: &Backlog, like_outboxd: bool) -> f64 {
     let _queue = stage.fresh_queue().await;
-    ceilings::broker(stage, backlog.rows, backlog.payload_bytes as usize).await
+    ceilings::broker(stage, backlog.rows, backlog.payload_bytes as usize, like_outboxd).await
 }
 
 async fn drain(stage: &Stage, contender: &mut Contender, rows: u32) -> Result<Drain, String> {

@@ -27,8 +27,8 @@ Environment:
 
 /// Relays committed rows of PostgreSQL outbox tables to RabbitMQ.
 ///
-/// Each committed row of an outbox table becomes one message, published in commit order and with publisher confirms.
-/// PostgreSQL is told that a position is flushed only after every message up to it is confirmed.
+/// Each committed row of an outbox table becomes one message, published in the commit order of its aggregate and with publisher
+/// confirms. PostgreSQL is told that a position is flushed only after every message up to it is confirmed.
 #[derive(Clone, Debug, PartialEq, Parser)]
 #[command(name = "outboxd", version, after_help = EXIT_STATUS)]
 pub struct Cli {

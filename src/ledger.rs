@@ -120,9 +120,7 @@ enum State {
     Published {
         at: Instant,
     },
-    Refused {
-        again_at: Instant,
-    },
+    Refused,
     /// On its way to where policy puts it aside.
     Parking,
     Settled,
@@ -173,7 +171,8 @@ pub struct Ledger {
     published_at: VecDeque<(u64, Instant)>,
     bytes: usize,
     published: usize,
-    refused: usize,
+    /// When each that is refused is due again, and its tag.
+    refused: BTreeSet<(Instant, u64)>,
     parking: usize,
     unroutable: usize,
     progress: Progress,
@@ -194,7 +193,7 @@ impl Ledger {
             published_at: VecDeque::new(),
             bytes: 0,
             published: 0,
-            refused: 0,
+            refused: BTreeSet::new(),
             parking: 0,
             unroutable: 0,
             progress,
@@ -330,13 +329,11 @@ impl Ledger {
     }
 
     fn due_again(&mut self, now: Instant) -> Option<u64> {
-        if self.refused == 0 {
+        let (again_at, _) = *self.refused.first()?;
+        if again_at > now {
             return None;
         }
-        let due = |entry: &Entry| matches!(entry.state, State::Refused { again_at } if again_at <= now);
-        let index = self.entries.iter().position(due)?;
-        self.refused -= 1;
-        Some(self.first_tag + index as u64)
+        self.refused.pop_first().map(|(_, tag)| tag)
     }
 
     fn pass_gate(&mut self) -> Option<u64> {
@@ -414,10 +411,11 @@ impl Ledger {
     pub fn refuse(&mut self, tag: PublishTag, why: Refusal, again_at: impl FnOnce(u32) -> Instant) {
         let (_, entry) = self.take_published(tag);
         entry.refusals += 1;
-        entry.state = State::Refused { again_at: again_at(entry.refusals) };
+        entry.state = State::Refused;
+        let again_at = again_at(entry.refusals);
         let newly_unroutable = why == Refusal::Unroutable && !entry.unroutable;
         entry.unroutable |= newly_unroutable;
-        self.refused += 1;
+        self.refused.insert((again_at, tag.0));
         self.unroutable += usize::from(newly_unroutable);
         self.forget_answered();
     }
@@ -467,8 +465,9 @@ impl Ledger {
     /// How far WAL reaches at least on the server that all of this is from.
     pub fn read_to(&self) -> Lsn {
         let Progress { confirmed, parked_before, .. } = self.progress;
-        let last = self.entries.back().map(|entry| entry.item.position().commit_lsn);
-        confirmed.map(ConfirmedLsn::lsn).max(parked_before).max(last).unwrap_or(Lsn::ZERO)
+        let read = self.entries.back().map(|entry| entry.item.position()).max(self.ahead.last().copied());
+        let read = read.map(|position| position.commit_lsn);
+        confirmed.map(ConfirmedLsn::lsn).max(parked_before).max(read).unwrap_or(Lsn::ZERO)
     }
 
     /// All that is settled, for the ledger of the next connection.
@@ -511,14 +510,7 @@ impl Ledger {
 
     /// When the earliest refused message is due again.
     pub fn next_again(&self) -> Option<Instant> {
-        if self.refused == 0 {
-            return None;
-        }
-        let again = |entry: &Entry| match entry.state {
-            State::Refused { again_at } => Some(again_at),
-            _ => None,
-        };
-        self.entries.iter().filter_map(again).min()
+        self.refused.first().map(|(again_at, _)| *again_at)
     }
 
     /// Of the oldest message that was published and is not settled (or row that is parking): when it was committed, and when

@@ -1,4 +1,4 @@
-//! outboxd relays committed rows of PostgreSQL outbox tables to RabbitMQ, in commit order, with publisher confirms.
+//! outboxd relays committed rows of PostgreSQL outbox tables to RabbitMQ, in commit order per aggregate, with publisher confirms.
 //!
 //! The spine, one source at a time, owned by one task:
 //!

@@ -47,8 +47,8 @@ pub(super) struct Connection {
     at: Endpoint,
     /// Came while an answer was awaited.
     early: VecDeque<Event>,
-    /// A message is being handed back: its content follows.
-    returning: Option<basic::Return>,
+    /// A message is being handed back on that channel: its content follows.
+    returning: Option<(ChannelId, basic::Return)>,
 }
 
 /// What the broker says.
@@ -259,12 +259,12 @@ impl Connection {
             }
             // Whoever consumes here wants to know of the queue's end; what somebody puts into it is of no interest.
             AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Deliver(_))) => return Ok(None),
-            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Return(returning))) => {
-                self.returning = Some(returning);
+            AMQPFrame::Method(channel, AMQPClass::Basic(basic::AMQPMethod::Return(returning))) => {
+                self.returning = Some((channel, returning));
                 return Ok(None);
             }
-            AMQPFrame::Header(_, header) => match self.returning.take() {
-                Some(returned) => Event::Returned {
+            AMQPFrame::Header(channel, header) => match self.returning.take_if(|(on, _)| *on == channel) {
+                Some((_, returned)) => Event::Returned {
                     reply_code: returned.reply_code,
                     reply_text: returned.reply_text.to_string(),
                     exchange: returned.exchange.to_string(),

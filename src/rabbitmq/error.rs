@@ -201,7 +201,7 @@ pub enum BrokerError {
     },
     /// Somebody took the fence away, while we held it.
     #[error(
-        "queue '{queue}' at RabbitMQ at {at} was deleted, which keeps other instances from publishing; outboxd makes it anew; exempt \
+        "queue '{queue}' at RabbitMQ at {at} was deleted, which keeps other instances from publishing; `run` makes it anew; exempt \
          ^outboxd\\.publisher\\. from whatever removes queues"
     )]
     FenceGone {

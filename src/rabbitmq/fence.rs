@@ -38,6 +38,11 @@ pub enum Fence {
         /// The broker's own words, which name the queue.
         text: String,
     },
+    /// It is ours, but the user has no right to read the queue, so nobody will tell if it is deleted.
+    Unwatched {
+        /// The broker's own words, which name the queue and the user.
+        text: String,
+    },
     /// The user has no right to configure the queue, so there is no fence.
     Denied {
         /// The broker's own words, which name the queue and the user.
@@ -111,11 +116,12 @@ impl Asking {
     /// The broker refused. A fence that is another's is asked for again, and that is told once.
     pub(super) fn refused(&mut self, Refusal { code, text }: Refusal) -> Result<Option<Fence>, DeclareError> {
         match code {
-            // It is ours, but this user may not read it: nobody will tell if it is deleted.
-            reply::ACCESS_REFUSED if matches!(self.state, State::Declared) => Ok(Some(Fence::Held)),
+            reply::ACCESS_REFUSED if matches!(self.state, State::Declared) => {
+                Ok(Some(Fence::Unwatched { text }))
+            }
             // Deleted already.
             reply::NOT_FOUND if matches!(self.state, State::Declared) => {
-                self.state = State::ToOpen;
+                self.state = State::Waiting(Box::pin(sleep(RETRY_INTERVAL)));
                 Ok(None)
             }
             reply::RESOURCE_LOCKED => {
@@ -129,14 +135,16 @@ impl Asking {
     }
 }
 
-/// Takes a fence, for as long as the connection lasts.
+/// Takes a fence, for as long as the connection lasts, and begins to watch it.
 pub(super) async fn take(connection: &mut Connection, queue: &str) -> Result<(), BrokerError> {
     connection.open_channel(CHANNEL).await?;
-    let declared = match declare(queue) {
-        Ok(declare) => connection.call(CHANNEL, declare).await,
-        Err(error) => Err(CallError::Lost(Loss::Broken(error))),
-    };
-    declared.map_err(|error| error.at(connection.at()))?;
+    for ask in [declare, consume] {
+        let answered = match ask(queue) {
+            Ok(ask) => connection.call(CHANNEL, ask).await,
+            Err(error) => Err(CallError::Lost(Loss::Broken(error))),
+        };
+        answered.map_err(|error| error.at(connection.at()))?;
+    }
     // The queue belongs to the connection, not to the channel.
     connection.close_channel(CHANNEL).await
 }

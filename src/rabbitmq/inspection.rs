@@ -133,9 +133,9 @@ async fn try_fence(connection: &mut Connection, queue: &str) -> Result<String, P
     };
     Err(Problem {
         what: format!(
-            "may not be declared, so an instance that hangs may publish beside its successor: {error}"
+            "may not be declared and read, so an instance that hangs may publish beside its successor: {error}"
         ),
-        cure: r"grant the user configure on ^outboxd\.publisher\. too (rabbitmqctl set_permissions)"
+        cure: r"grant the user configure and read on ^outboxd\.publisher\. too (rabbitmqctl set_permissions)"
             .to_owned(),
     })
 }

@@ -30,6 +30,7 @@ impl Fencing {
         match answer {
             Fence::Held => (Fencing::Open, None),
             Fence::Busy { text } => (Fencing::Busy(busy(&text)), None),
+            Fence::Unwatched { text } => (Fencing::Open, Some(unwatched(&text))),
             Fence::Denied { text } => (Fencing::Open, Some(denied(&text))),
         }
     }
@@ -43,9 +44,19 @@ fn busy(text: &str) -> String {
     )
 }
 
+fn unwatched(text: &str) -> String {
+    format!(
+        "nobody tells if the fence is deleted ({text}): an instance that was frozen may then go on to publish for a moment \
+         after another took over; {GRANT}"
+    )
+}
+
 fn denied(text: &str) -> String {
     format!(
         "publishing without a fence ({text}): an instance that was frozen or cut off may go on to publish for a moment after \
-         another took over; grant the user configure on ^outboxd\\.publisher\\. (rabbitmqctl set_permissions)"
+         another took over; {GRANT}"
     )
 }
+
+const GRANT: &str =
+    "grant the user configure and read on ^outboxd\\.publisher\\. (rabbitmqctl set_permissions)";

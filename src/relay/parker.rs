@@ -166,7 +166,10 @@ impl<D: Database> Parker<D> {
                 self.backoff.reset();
                 Ok(Some(Batch { rows: std::mem::take(&mut self.batch), before }))
             }
-            Err(Fault::ServerChanged) => Err(Fault::ServerChanged),
+            Err(Fault::ServerChanged) => {
+                self.work = Work::Idle(None);
+                Err(Fault::ServerChanged)
+            }
             Err(fault) => {
                 self.work = Work::Resting { until: now() + self.backoff.next() };
                 self.stuck = Some(self.explain(&because(&fault)));

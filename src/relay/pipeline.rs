@@ -32,12 +32,12 @@ use crate::{
 /// How a pipeline came to an end that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
-    /// Everything published was confirmed, and PostgreSQL has taken in the position.
+    /// Nothing that was published will be published again, and PostgreSQL has taken in the position.
     Clean,
-    /// The drain timeout passed first: this many messages were unconfirmed and will be published again.
-    TimedOut {
-        /// Messages in flight.
-        unconfirmed: usize,
+    /// The drain timeout passed first, or messages are confirmed behind one that is unroutable.
+    Unfinished {
+        /// As many will be published again, at most.
+        messages: usize,
     },
 }
 
@@ -220,8 +220,12 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         }
         match std::mem::replace(&mut self.intake, Intake::Open) {
             Intake::Halting(fault) => Err(fault),
-            _ if settled => Ok(Some(Drained::Clean)),
-            _ => Ok(Some(Drained::TimedOut { unconfirmed: self.delivery.ledger().len() })),
+            _ => {
+                let ledger = self.delivery.ledger();
+                let ahead = ledger.settled().ahead.len();
+                let unfinished = Drained::Unfinished { messages: ahead.max(ledger.len()) };
+                Ok(Some(if settled && ahead == 0 { Drained::Clean } else { unfinished }))
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use hyper::Method;
 use serde_json::json;
 
 use crate::{
-    stage::{Stage, eventually, source, until, until_alive},
+    stage::{PATIENCE, Stage, eventually, source, until, until_alive},
     support::{Daemon, shared_rabbitmq},
 };
 
@@ -88,6 +88,35 @@ async fn an_unroutable_message_holds_everything_until_a_queue_is_bound() {
     for side in ["postgres", "rabbitmq"] {
         assert_eq!(daemon.reconnects("orders", side).await, 0, "{side}");
     }
+}
+
+/// They are confirmed, and to PostgreSQL they are not: it can be told no position beyond the unroutable one.
+#[tokio::test]
+async fn a_drain_says_that_what_is_confirmed_behind_an_unroutable_message_will_come_again() {
+    let mut stage = Stage::shared("behind").await;
+    stage.consume_only("OrderChanged").await;
+    let mut daemon = stage.relay().await;
+    stage.write_row("a", 1, "OrderChanged").await;
+    stage.verdict().await.assert_delivered(0);
+    assert!(daemon.sigterm(PATIENCE).await.success());
+
+    stage.write_row("b", 1, "OrderCreated").await;
+    for number in 0..300 {
+        stage.write_row(&format!("c{number}"), 1, "OrderChanged").await;
+    }
+    let mut daemon = stage.relay().await;
+    until(&daemon, "orders", |shown| shown["state"] == "halted" && shown["in_flight"] == 0).await;
+    let confirmed = daemon.count("orders", "messages_confirmed_total").await;
+    assert!(confirmed > 0, "all 300 were held back by one that is none of theirs");
+    assert_eq!(daemon.sigterm(PATIENCE).await.code(), Some(1));
+    assert!(daemon.log().contains("confirmed behind one that is unroutable"), "{}", daemon.log());
+
+    stage.bind("OrderCreated").await;
+    let mut daemon = stage.relay().await;
+    let verdict = stage.verdict().await;
+    verdict.assert_delivered(confirmed);
+    assert_eq!(verdict.duplicates, confirmed);
+    assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
 #[tokio::test]

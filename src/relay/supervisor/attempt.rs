@@ -186,11 +186,12 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         }
         match drained? {
             Drained::Clean => Ok(Ended::Drained),
-            Drained::TimedOut { unconfirmed } => {
+            Drained::Unfinished { messages } => {
                 tracing::error!(
                     source = self.source.name,
-                    unconfirmed,
-                    "drain_timeout_s passed; the unconfirmed messages will be published again"
+                    messages,
+                    "drain_timeout_s passed, or messages are confirmed behind one that is unroutable; these will be published \
+                     again"
                 );
                 Ok(Ended::Undrained)
             }

@@ -54,7 +54,7 @@ mutate forget-what-was-settled-ahead src/ledger.rs \
     'Settled { progress: self.progress, ahead }' 'let _: BTreeSet<Position> = ahead; Settled { progress: self.progress, ahead: BTreeSet::new() }'
 mutate drain-before-what-was-settled-ahead-has-come src/relay/pipeline.rs \
     '|| ledger.expects_settled()' ''
-mutate trust-a-server-that-lacks-what-was-settled-ahead src/ledger.rs \
+mutate trust-a-server-that-lacks-what-was-settled-ahead src/ledger/progress.rs \
     'position.max(self.ahead.last().copied()).map' 'position.map'
 mutate skip-a-row-on-resume src/ledger.rs \
     'self.progress.position.is_some_and(|settled| position <= settled)' 'self.progress.position.is_some_and(|settled| position.commit_lsn <= settled.commit_lsn)'
@@ -104,8 +104,8 @@ mutate store-nothing src/relay/parker.rs \
     'let before = sql.park(database.options(), &rows).await?;' 'let before = sql.park(database.options(), &rows[..0]).await?;'
 mutate forget-what-could-not-be-stored src/relay/parker.rs \
     'self.work = Work::Resting { until: now() + self.backoff.next() };' 'self.batch.clear(); self.work = Work::Resting { until: now() + self.backoff.next() };'
-mutate trust-a-server-that-lacks-a-parked-row src/ledger.rs \
-    '.max(self.parked_before)' ''
+mutate trust-a-server-that-lacks-a-parked-row src/ledger/progress.rs \
+    'confirmed.map(ConfirmedLsn::lsn).max(settled).max(parked_before)' 'confirmed.map(ConfirmedLsn::lsn).max(settled.filter(|_| parked_before >= Some(Lsn::ZERO)))'
 if [ "$tried" = 0 ]; then
     echo "there is no mutation called $ONLY"
     exit 2

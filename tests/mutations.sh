@@ -105,7 +105,7 @@ mutate store-nothing src/relay/parker.rs \
 mutate forget-what-could-not-be-stored src/relay/parker.rs \
     'self.work = Work::Resting { until: now() + self.backoff.next() };' 'self.batch.clear(); self.work = Work::Resting { until: now() + self.backoff.next() };'
 mutate trust-a-server-that-lacks-a-parked-row src/ledger/progress.rs \
-    'confirmed.map(ConfirmedLsn::lsn).max(settled).max(parked_before)' 'confirmed.map(ConfirmedLsn::lsn).max(settled.filter(|_| parked_before >= Some(Lsn::ZERO)))'
+    'confirmed.map(ConfirmedLsn::lsn).max(settled).max(parked_before)' '{ let _ = parked_before; confirmed.map(ConfirmedLsn::lsn).max(settled) }'
 if [ "$tried" = 0 ]; then
     echo "there is no mutation called $ONLY"
     exit 2

@@ -56,6 +56,7 @@ pub(super) struct Published {
 pub(super) struct Monitor {
     task: JoinHandle<()>,
     slot: String,
+    walsender: watch::Sender<Option<i32>>,
     published: watch::Sender<Option<Published>>,
     gap: watch::Receiver<Option<Gap>>,
     server_ending: Arc<Notify>,
@@ -75,6 +76,7 @@ impl Monitor {
         let server_ending = Arc::new(Notify::new());
         let (sender, confirmed) = watch::channel(None);
         let (hears, heard) = watch::channel(Instant::now());
+        let (names, walsender) = watch::channel(None);
         let (expects, published) = watch::channel(None);
         let (finds, gap) = watch::channel(None);
         let watched = Watched {
@@ -83,6 +85,8 @@ impl Monitor {
             report: report.clone(),
             server_ending: server_ending.clone(),
             confirmed,
+            walsender,
+            is_elsewhere: false,
             published,
             last_published: None,
             finds,
@@ -93,12 +97,28 @@ impl Monitor {
         };
         let slot = database.options().slot.clone();
         let task = tokio::spawn(watched.run());
-        Self { task, slot, published: expects, gap, server_ending, confirmed: sender, heard, silence_max }
+        Self {
+            task,
+            slot,
+            walsender: names,
+            published: expects,
+            gap,
+            server_ending,
+            confirmed: sender,
+            heard,
+            silence_max,
+        }
     }
 
     /// The slot that is watched.
     pub(super) fn slot(&self) -> &str {
         &self.slot
+    }
+
+    /// From now on the slot is streamed from by the server process `pid`, and only a server where that is so is heard: after a
+    /// failover another one answers at the same address, and the old one says nothing of its end.
+    pub(super) fn streams_by(&self, pid: i32) {
+        self.walsender.send_replace(Some(pid));
     }
 
     /// From now on the table is to be published by this.
@@ -162,6 +182,9 @@ struct Watched<D> {
     report: Reporter,
     server_ending: Arc<Notify>,
     confirmed: watch::Receiver<Option<Confirmed>>,
+    walsender: watch::Receiver<Option<i32>>,
+    /// Somebody else streams from the slot, or nobody.
+    is_elsewhere: bool,
     /// What is to be so.
     published: watch::Receiver<Option<Published>>,
     /// What was so.
@@ -197,7 +220,9 @@ impl<D: Database> Watched<D> {
         within(limit, sql.limit_statements(limit / LOOKS_IN_SILENCE)).await?;
         self.heard();
         loop {
-            within(limit, show_slot(&sql, &self.database.options().slot, &self.report)).await?;
+            let active_pid =
+                within(limit, show_slot(&sql, &self.database.options().slot, &self.report)).await?;
+            self.is_elsewhere = self.walsender.borrow().is_some_and(|pid| active_pid != Some(pid));
             self.heard();
             // Before the record is written, which must not speak of what came after a gap.
             within(limit, self.look_at_publication(&sql)).await?;
@@ -215,7 +240,9 @@ impl<D: Database> Watched<D> {
     }
 
     fn heard(&self) {
-        self.hears.send_replace(Instant::now());
+        if !self.is_elsewhere {
+            self.hears.send_replace(Instant::now());
+        }
     }
 
     async fn look_at_publication(&mut self, sql: &D::Sql) -> Result<(), CatalogError> {
@@ -277,14 +304,14 @@ impl<D: Database> Watched<D> {
     }
 }
 
-/// Asked of the server: what the stream has brought so far says little while nobody reads it.
-async fn show_slot(sql: &impl Sql, slot: &str, report: &Reporter) -> Result<(), CatalogError> {
-    if let Some(progress) = sql.slot_progress(slot).await? {
-        let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
-        report.lag(progress.lag_bytes);
-        report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
-    }
-    Ok(())
+/// Asked of the server: what the stream has brought so far says little while nobody reads it. Gives the server process that
+/// streams from the slot.
+async fn show_slot(sql: &impl Sql, slot: &str, report: &Reporter) -> Result<Option<i32>, CatalogError> {
+    let Some(progress) = sql.slot_progress(slot).await? else { return Ok(None) };
+    let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
+    report.lag(progress.lag_bytes);
+    report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
+    Ok(progress.active_pid)
 }
 
 async fn within<T, E: Into<Unwatched>>(

@@ -97,7 +97,8 @@ fn repeat(seed: u64) {
 /// point.
 #[test]
 fn what_broke_a_promise_once_breaks_none_any_more() {
-    const SEEDS: [u64; 8] = [
+    const SEEDS: [u64; 9] = [
+        1795370849069058,
         // While one process recovers, another makes the slot, and finds the gap before it uses it.
         1795362442037462,
         // Rows are parked on a server that was set back, before anybody has looked at it.

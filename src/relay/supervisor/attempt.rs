@@ -146,6 +146,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         if let Some(flushed) = before.confirmed_flush {
             delivery.ledger_mut().reached(flushed);
         }
+        monitor.streams_by(before.pid);
         let table = StreamedTable::new(database.options().table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
         if let Some(Memory { published_by: Some(by), confirmed, .. }) = known.slot {

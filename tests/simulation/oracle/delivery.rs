@@ -172,10 +172,18 @@ impl State {
         }
         let seen = oracle.process(process);
         seen.in_flight.insert(row, connection);
+        let stream_broke = seen.stream_broke;
         let (done, had_slot) = (seen.done.get(&row) == Some(&epoch), seen.had_slot);
         let late = seen.left.is_some_and(|left| left + notices < now);
         if done {
             oracle.violated(format!("process {process} repeats row {row}, which it knows to be settled"));
+        }
+
+        // Another instance may have the slot by now.
+        if stream_broke {
+            oracle.violated(format!(
+                "process {process} publishes row {row} and knows that its stream has broken"
+            ));
         }
 
         // Of several instances only one publishes.

@@ -97,6 +97,8 @@ struct ProcessSeen {
     has_slot: bool,
     /// When it lost the slot, and knew.
     left: Option<Instant>,
+    /// It was told that its stream broke, and has not begun again.
+    stream_broke: bool,
     frozen: bool,
     thawed: Option<Instant>,
     identity: Option<(u32, u32)>,
@@ -201,8 +203,13 @@ impl Oracle {
 
     // What the database sees.
 
+    pub(crate) fn heard_of_the_end(&mut self, process: u64) {
+        self.process(process).stream_broke = true;
+    }
+
     pub(crate) fn identified(&mut self, process: u64, identity: (u32, u32)) {
         let process = self.process(process);
+        process.stream_broke = false;
         if process.identity.replace(identity).is_some_and(|before| before != identity) {
             process.done.clear();
         }

@@ -62,7 +62,11 @@ impl Stream for SimulatedStream {
     async fn next(&mut self) -> Result<ReplicationEvent, ReplicationError> {
         loop {
             let id = self.connection.id;
-            let event = self.connection.world.hear(|state| state.stream(id)).await?;
+            let heard = self.connection.world.hear(|state| state.stream(id)).await;
+            let event = heard.inspect_err(|_| {
+                let process = self.connection.process;
+                self.connection.world.look(|state| state.oracle.heard_of_the_end(process));
+            })?;
             if self.took(&event) {
                 return Ok(event);
             }

@@ -161,7 +161,9 @@ impl Ledger {
             self.pop_settled();
             return true;
         }
-        self.progress.position.is_some_and(|settled| position <= settled)
+        let is_confirmed =
+            self.progress.confirmed.is_some_and(|confirmed| position.commit_lsn < confirmed.lsn());
+        is_confirmed || self.progress.position.is_some_and(|settled| position <= settled)
     }
 
     /// Whether rows that were settled on an earlier connection are still to come by.

@@ -208,6 +208,16 @@ fn what_was_settled_ahead_of_others_is_not_taken_in_again_after_a_reconnect() {
 }
 
 #[test]
+fn what_a_server_sends_from_before_the_confirmed_lsn_is_not_taken_in() {
+    let mut ledger = ledger(Ordering::PerAggregate);
+    ledger.reached(Lsn(30));
+    for (commit_lsn, settled) in [(20, true), (30, false)] {
+        let position = Position { commit_lsn: Lsn(commit_lsn), index: 0 };
+        assert_eq!(ledger.push_settled(position, Timestamp(0)), settled, "{position}");
+    }
+}
+
+#[test]
 fn what_another_instance_went_past_is_not_waited_for() {
     let ahead = [20, 30].map(|lsn| Position { commit_lsn: Lsn(lsn), index: 0 }).into();
     let mut ledger = Ledger::new(Ordering::PerAggregate, ROOMY, Settled { ahead, ..Settled::default() });

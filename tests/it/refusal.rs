@@ -104,7 +104,8 @@ async fn a_drain_says_that_what_is_confirmed_behind_an_unroutable_message_will_c
     for number in 0..300 {
         stage.write_row(&format!("c{number}"), 1, "OrderChanged").await;
     }
-    let mut daemon = stage.relay().await;
+    let mut daemon = Daemon::start(&stage.config());
+    until_alive(&daemon).await;
     until(&daemon, "orders", |shown| shown["state"] == "halted" && shown["in_flight"] == 0).await;
     let confirmed = daemon.count("orders", "messages_confirmed_total").await;
     assert!(confirmed > 0, "all 300 were held back by one that is none of theirs");

@@ -116,6 +116,11 @@ impl DataDirectory {
         }
     }
 
+    /// The table is in the publication by another entry than there.
+    pub(crate) fn publishes_otherwise_than(&self, other: &Self) -> bool {
+        self.publication != other.publication
+    }
+
     /// Makes the publication, if there is none; another entry each time.
     pub(super) fn publish(&mut self) {
         if self.publication.is_none() {

@@ -31,6 +31,10 @@ impl Run {
             if data.slot.is_none() && !data.has_recorded_slot() {
                 state.oracle.may_halt_for(&["is not the one that was there"]);
             }
+            // Made before a teardown, which the copy knows nothing of.
+            if data.publishes_otherwise_than(&state.postgres.data) {
+                state.oracle.may_halt_for(&["the publication is not the one that was there"]);
+            }
             // Who was told of that by the server before looks for a better reason at this one.
             if state.postgres.data.is_unpublished() {
                 state.oracle.may_halt_for(&["the publication does not exist"]);

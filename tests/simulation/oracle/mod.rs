@@ -271,6 +271,12 @@ impl Oracle {
         process.in_flight.clear();
     }
 
+    /// The server may send others all the same, which the process leaves out.
+    pub(crate) fn asked_for_rows_after(&mut self, process: u64, row: RowId) {
+        let process = self.process(process);
+        process.settled_to = process.settled_to.max(row);
+    }
+
     /// Only a process that has streamed remembers anything of a server.
     pub(crate) fn has_streamed(&self, process: u64) -> bool {
         self.processes.get(&process).is_some_and(|seen| seen.session != 0)

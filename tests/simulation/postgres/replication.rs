@@ -60,8 +60,11 @@ impl Replication for SimulatedReplication {
             }
             // A server that sends more than it was asked for is borne, too.
             let flushed = slot.confirmed_flush;
-            let from = if state.one_in(5) { flushed } else { from.0.max(flushed) };
+            let asked = from.0;
+            let from = if state.one_in(5) { flushed } else { asked.max(flushed) };
             let now = state.now();
+            let before = state.postgres.data.transactions.iter().take_while(|t| t.commit_lsn < asked);
+            let skips = before.flat_map(|t| &t.rows).map(|row| row.id).max();
             let next = state.postgres.data.transactions.partition_point(|t| t.commit_lsn < from);
             let streaming = Streaming::new(next, from, now);
             state.postgres.active = Some(id);
@@ -70,6 +73,7 @@ impl Replication for SimulatedReplication {
             }
             state.oracle.got_slot(process);
             state.oracle.session_began(process, id);
+            state.oracle.asked_for_rows_after(process, skips.unwrap_or(0));
             state.note(|| {
                 format!("postgres: process {process} streams from {from}, the slot is at {flushed}")
             });

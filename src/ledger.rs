@@ -153,8 +153,8 @@ impl Ledger {
         self.entries.len() < self.limits.messages && self.bytes < self.limits.bytes
     }
 
-    /// Takes a row's place, behind all others, when it was settled on an earlier connection of the same process; there is
-    /// nothing to push then.
+    /// Whether a row is settled already, by an earlier connection of the same process or before the confirmed LSN: then there
+    /// is nothing to push. One that was settled ahead of others takes its place behind all that was pushed.
     pub fn push_settled(&mut self, position: Position, committed_at: Timestamp) -> bool {
         if self.ahead.remove(&position) {
             self.take_in(Item::Settled { position, committed_at });

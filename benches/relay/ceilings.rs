@@ -47,8 +47,7 @@ pub async fn decoding(stage: &Stage, rows: u32) -> f64 {
 /// Messages a second that the broker confirms into one fresh queue, from the first frame to the last confirm: encoded beforehand, written
 /// in large pieces, so that the client costs next to nothing.
 ///
-/// `like_outboxd`: with the properties and headers that the relay's messages have, which are as long as the payload; else with a content
-/// type and two headers.
+/// `like_outboxd`: with all properties and headers that the relay's messages have; else with a content type and two headers.
 pub async fn broker(stage: &Stage, messages: u32, payload_bytes: usize, like_outboxd: bool) -> f64 {
     let port = stage.broker.port();
     tokio::task::spawn_blocking(move || publish(port, messages, payload_bytes, like_outboxd))

@@ -20,7 +20,8 @@ use super::{
 };
 
 /// What this client understands of RabbitMQ's extensions (<https://www.rabbitmq.com/docs/connections#capabilities>).
-/// `consumer_cancel_notify`: who consumes from a queue, such as a fence, is told when it is deleted. `authentication_failure_close`: a refused login is told, and not just a socket that is closed.
+/// `consumer_cancel_notify`: who consumes from a queue, such as a fence, is told when it is deleted.
+/// `authentication_failure_close`: a refused login is told, and not just a socket that is closed.
 const CAPABILITIES: [&str; 6] = [
     "publisher_confirms",
     "exchange_exchange_bindings",

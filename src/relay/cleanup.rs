@@ -38,7 +38,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 const PAUSE_FACTOR: u32 = 20;
 /// After a failure, which somebody has to mend most often.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
-/// A failure that lasts is said again so often.
+/// A failure that lasts is said again so often; another one at once.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Rows that were found longer ago are looked for again. Far less than the server takes to use a transaction number again,
 /// which is part of a row's name.
@@ -88,7 +88,7 @@ impl Cleanup {
             columns: columns.clone(),
             confirmed,
             report: report.clone(),
-            warned_at: None,
+            warned: None,
             searching_since: None,
         };
         Some(Self(tokio::spawn(cleaner.run())))
@@ -108,8 +108,8 @@ struct Cleaner<D> {
     columns: ColumnNames,
     confirmed: watch::Receiver<Option<Confirmed>>,
     report: Reporter,
-    /// When somebody was last told that something is wrong.
-    warned_at: Option<Instant>,
+    /// What somebody was last told is wrong, and when.
+    warned: Option<(String, Instant)>,
     /// Since when a search is under way.
     searching_since: Option<Instant>,
 }
@@ -213,14 +213,14 @@ impl<D: Database> Cleaner<D> {
 
     fn warn(&mut self, error: &Uncleaned) {
         let source = self.report.name();
-        let why = failure::chain(error);
         let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-        if self.warned_at.is_some_and(|at| at.elapsed() < WARNING_INTERVAL) {
-            tracing::debug!(source, "confirmed rows stay in the table: {why}{hint}");
+        let why = failure::chain(error) + &hint;
+        if self.warned.as_ref().is_some_and(|(told, at)| *told == why && at.elapsed() < WARNING_INTERVAL) {
+            tracing::debug!(source, "confirmed rows stay in the table: {why}");
             return;
         }
-        tracing::warn!(source, "confirmed rows stay in the table: {why}{hint}; relaying goes on");
-        self.warned_at = Some(Instant::now());
+        tracing::warn!(source, "confirmed rows stay in the table: {why}; relaying goes on");
+        self.warned = Some((why, Instant::now()));
     }
 }
 

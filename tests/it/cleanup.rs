@@ -549,7 +549,7 @@ async fn a_clean_up_that_loses_its_connection_or_its_table_goes_on_when_it_has_i
     stage.workload.table = "elsewhere".to_owned();
     stage.write_row("a", 2, "OrderCreated").await;
     stage.verdict().await.assert_delivered(0);
-    until_searched(&client).await;
+    eventually("somebody is told", async || daemon.log().contains("does not exist (any more)")).await;
     assert_eq!(count(&client, "elsewhere").await, 1);
     client.batch_execute("ALTER TABLE elsewhere RENAME TO outbox").await.unwrap();
     until_count(&client, "outbox", 0).await;

@@ -248,6 +248,7 @@ async fn a_fence_that_is_deleted_under_way_is_taken_anew() {
     );
     println!("{}", node.eval(&put).await);
     pair.stage.write_row("before", 1, "OrderCreated").await;
+    eventually("the first row arrives", async || pair.stage.oracle.distinct_count() == 1).await;
     let delete = format!(
         "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{}\">>, queue, <<\"{queue}\">>)), \
          rabbit_amqqueue:delete(Q, false, false, <<\"test\">>).",

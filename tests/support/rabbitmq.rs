@@ -288,8 +288,9 @@ impl RabbitMq {
             format!("listeners.tcp.1 = 127.0.0.1:{}", self.port()),
             "management.tcp.ip = 127.0.0.1".to_owned(),
             format!("management.tcp.port = {}", self.management.number()),
-            // Of this machine's memory a small part, and whatever is free on its disk is enough.
-            "vm_memory_high_watermark.absolute = 1GB".to_owned(),
+            // Far above what a node of tests needs: quorum queues may hold several write-ahead logs of 512 MiB in memory, and an alarm
+            // would hold up all that share the node. Whatever is free on the disk is enough.
+            "vm_memory_high_watermark.absolute = 3GB".to_owned(),
             "disk_free_limit.absolute = 50MB".to_owned(),
             "log.console = true".to_owned(),
             "log.console.level = info".to_owned(),

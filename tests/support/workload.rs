@@ -2,6 +2,7 @@
 
 use super::oracle::{Committed, Oracle};
 use fastrand::Rng;
+use outboxd::outbox::ddl::OUTBOX_STANDARD;
 use std::{
     collections::BTreeSet,
     sync::{
@@ -57,19 +58,9 @@ impl Default for Workload {
     }
 }
 
-/// Creates an outbox table: the one of README.md.
+/// Creates an outbox table: the one that `outboxd schema` prints.
 pub async fn create_outbox(client: &Client, table: &str) {
-    let create = format!(
-        "CREATE TABLE {table} (
-             id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
-             aggregatetype text NOT NULL,
-             aggregateid text NOT NULL,
-             type text NOT NULL,
-             payload jsonb,
-             headers jsonb,
-             seq bigint GENERATED ALWAYS AS IDENTITY,
-             created_at timestamptz NOT NULL DEFAULT clock_timestamp())"
-    );
+    let create = OUTBOX_STANDARD.replace("CREATE TABLE outbox (", &format!("CREATE TABLE {table} ("));
     client.batch_execute(&create).await.expect("table created");
 }
 

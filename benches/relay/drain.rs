@@ -62,9 +62,12 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
     drains.notes = prepare(stage, contenders).await;
     ceilings::prepare_decoding(stage).await;
     for round in 0..rounds as usize {
+        drains.notes.extend(catch_up(stage, contenders).await);
+        ceilings::catch_up(stage).await;
         backlog.write(&stage.client).await;
         raw.add("decoding alone", &[ceilings::decoding(stage, backlog.rows).await]);
         raw.add("broker alone, all of outboxd's headers", &[broker(stage, &backlog, true).await]);
+        raw.add("the same while the rows are decoded beside it", &[both(stage, &backlog).await]);
         let mut ceiling = broker(stage, &backlog, false).await;
         raw.add("broker alone", &[ceiling]);
         for turn in 0..contenders.len() {
@@ -97,34 +100,48 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
     vec![raw, drains]
 }
 
-/// Sets all of them up and has each drain a few rows unmeasured, so that in the end each slot stands at the end of WAL. Who
-/// cannot do that is left out, and it is said why.
+/// Sets all of them up and has each drain a few rows unmeasured. Who cannot do that is left out, and it is said why.
 pub async fn prepare(stage: &Stage, contenders: &mut Vec<Contender>) -> Vec<String> {
-    let (mut able, mut problems) = (Vec::new(), Vec::new());
-    for contender in contenders.drain(..) {
+    let mut problems = Vec::new();
+    for contender in std::mem::take(contenders) {
         match contender.prepare().await {
-            Ok(()) => able.push(contender),
-            Err(problem) => problems.push(problem),
+            Ok(()) => contenders.push(contender),
+            Err(problem) => problems.push(left_out(problem)),
         }
     }
+    problems.extend(catch_up(stage, contenders).await);
+    problems
+}
+
+/// Has each drain a few rows unmeasured, so that its slot stands at the end of WAL: what the others did to their tables is not
+/// decoded at its expense. Who cannot is left out.
+async fn catch_up(stage: &Stage, contenders: &mut Vec<Contender>) -> Vec<String> {
     let few = Backlog { rows: 1_000, ..Default::default() };
     few.write(&stage.client).await;
-    for mut contender in able {
+    let mut problems = Vec::new();
+    for mut contender in std::mem::take(contenders) {
         match drain(stage, &mut contender, few.rows).await {
             Ok(_) => contenders.push(contender),
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(left_out(problem)),
         }
     }
     stage.clear(OUTBOX).await;
-    for problem in &problems {
-        println!("left out: {problem}");
-    }
     problems
+}
+
+fn left_out(problem: String) -> String {
+    println!("left out: {problem}");
+    problem
 }
 
 async fn broker(stage: &Stage, backlog: &Backlog, like_outboxd: bool) -> f64 {
     let _queue = stage.fresh_queue().await;
     ceilings::broker(stage, backlog.rows, backlog.payload_bytes as usize, like_outboxd).await
+}
+
+async fn both(stage: &Stage, backlog: &Backlog) -> f64 {
+    let _queue = stage.fresh_queue().await;
+    ceilings::both(stage, backlog.rows, backlog.payload_bytes as usize).await
 }
 
 async fn drain(stage: &Stage, contender: &mut Contender, rows: u32) -> Result<Drain, String> {

@@ -150,7 +150,17 @@ impl Ledger {
 
     /// Whether another message may be pushed. When not, the caller stops reading.
     pub fn has_room(&self) -> bool {
-        self.entries.len() < self.limits.messages && self.bytes < self.limits.bytes
+        self.holds_less_than(self.limits)
+    }
+
+    /// Whether it holds less than so much, by both counts.
+    pub fn holds_less_than(&self, limits: Limits) -> bool {
+        self.entries.len() < limits.messages && self.bytes < limits.bytes
+    }
+
+    /// How much it may hold.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Whether a row is settled already, by an earlier connection of the same process or before the confirmed LSN: then there

@@ -8,18 +8,7 @@ use super::*;
 use crate::outbox::Timestamp;
 
 fn message(commit_lsn: u64, index: u32, aggregate: u64) -> Message {
-    Message {
-        position: Position { commit_lsn: Lsn(commit_lsn), index },
-        committed_at: Timestamp(0),
-        aggregate: AggregateKey(aggregate),
-        exchange: Default::default(),
-        routing_key: Default::default(),
-        message_id: Default::default(),
-        event_type: Default::default(),
-        content_type: Default::default(),
-        headers: Vec::new(),
-        body: Default::default(),
-    }
+    Message::empty(Position { commit_lsn: Lsn(commit_lsn), index }, AggregateKey(aggregate))
 }
 
 const ROOMY: Limits = Limits { messages: 1000, bytes: 1 << 20 };

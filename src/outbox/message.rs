@@ -102,6 +102,25 @@ pub struct Message {
     pub body: Bytes,
 }
 
+#[cfg(test)]
+impl Message {
+    /// One of which only the place and the aggregate matter.
+    pub(crate) fn empty(position: Position, aggregate: AggregateKey) -> Self {
+        Self {
+            position,
+            committed_at: Timestamp(0),
+            aggregate,
+            exchange: String::new(),
+            routing_key: String::new(),
+            message_id: String::new(),
+            event_type: String::new(),
+            content_type: "".into(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+        }
+    }
+}
+
 impl Message {
     /// Bytes of memory this message holds on to while it is in flight, near enough to bound it.
     pub fn size(&self) -> usize {

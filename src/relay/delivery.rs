@@ -13,6 +13,7 @@ use super::{
     database::Database,
     fence::Fencing,
     parker::{Batch, Parker},
+    window::Place,
 };
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
@@ -27,6 +28,7 @@ use crate::{
 /// Owns everything that is on its way to the broker.
 pub(super) struct Delivery<'a, D: Database, P> {
     ledger: Ledger,
+    place: Place,
     publisher: P,
     parker: Parker<D>,
     /// Rows that policy put aside.
@@ -58,6 +60,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         let limits = Limits { messages: options.in_flight_max, bytes: options.in_flight_bytes_max };
         Self {
             ledger: Ledger::new(options.ordering, limits, settled),
+            place: options.window.place(),
             publisher,
             parker,
             parked: 0,
@@ -86,7 +89,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     /// Whether another message can be taken; when not, the caller stops reading.
     pub(super) fn has_room(&self) -> bool {
-        self.ledger.has_room() && self.blocked.is_none() && matches!(self.fencing, Fencing::Open)
+        self.place.has_room(&self.ledger) && self.blocked.is_none() && matches!(self.fencing, Fencing::Open)
     }
 
     /// Takes a row in, behind all others: its message goes out when [`next`](Self::next) is polled, with a mark if it is a
@@ -196,6 +199,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     fn send_due(&mut self) {
+        self.place.note(&self.ledger);
         let now = now();
         let mut count = 0;
         while let Some((tag, due)) = self.ledger.next_due(now) {

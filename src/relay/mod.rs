@@ -11,6 +11,7 @@
 //! parker       rows put aside by policy
 //! parked       those rows published again, or discarded, on request
 //! fault        what went wrong, and the verdict: again, or halt
+//! window       the sources of a process share it
 //! database, broker   what all of these ask of the two servers
 //! ```
 
@@ -31,6 +32,7 @@ mod recovery;
 mod replay;
 mod streamed_table;
 mod supervisor;
+mod window;
 
 pub use backfill::Backfill;
 pub use fault::{Fault, Verdict};
@@ -39,6 +41,7 @@ pub use recovery::{Recovered, RecoveryError, recover};
 pub use replay::{Replayed, replay};
 use streamed_table::StreamedTable;
 pub use supervisor::{Ended, Source, supervise};
+pub use window::SharedWindow;
 
 pub use crate::ledger::Ordering;
 use crate::{backoff, shutdown::Shutdown};
@@ -83,6 +86,8 @@ pub struct RelayOptions {
     pub in_flight_max: usize,
     /// Bytes held at once.
     pub in_flight_bytes_max: usize,
+    /// With whom: the sources of the process.
+    pub window: SharedWindow,
     /// Policy for returned messages.
     pub on_unroutable: OnUnroutable,
     /// Policy for rows that cannot become messages.

@@ -20,7 +20,7 @@ use crate::{
     outbox::Mapping,
     postgres::SourceDatabase,
     rabbitmq::publisher::BrokerOptions,
-    relay::RelayOptions,
+    relay::{RelayOptions, SharedWindow},
 };
 
 /// Variables of the environment that begin so override the file; `__` stands for the dot between keys.
@@ -91,13 +91,14 @@ fn settings(mut root: Section<'_>) -> Option<Settings> {
 
     let mut sections = root.section("sources");
     let mut sources = BTreeMap::new();
+    let window = SharedWindow::default();
     let names = sections.names();
     if names.is_empty() {
         root.problem("sources", "there is no source", "add a section [sources.NAME] with postgres.url");
     }
     for name in names {
         let section = sections.named_section(&name, "<source>");
-        if let Some(source) = source::read(&name, section, broker.confirm_timeout) {
+        if let Some(source) = source::read(&name, section, broker.confirm_timeout, &window) {
             sources.insert(name, source);
         }
     }

@@ -10,14 +10,19 @@ use crate::{
         SHORT_STRING_BYTES_MAX, Template,
     },
     postgres::{SourceDatabase, TableName, cleanup::Cleanup, endpoint::Endpoint},
-    relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions},
+    relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions, SharedWindow},
 };
 
 /// Largest message that RabbitMQ can be configured to take (`max_message_size`).
 const MESSAGE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 /// Reads one source; `None` means that a problem was reported.
-pub(super) fn read(name: &str, mut section: Section<'_>, confirm_timeout: Duration) -> Option<Source> {
+pub(super) fn read(
+    name: &str,
+    mut section: Section<'_>,
+    confirm_timeout: Duration,
+    window: &SharedWindow,
+) -> Option<Source> {
     if let Err((what, cure)) = names::source(name) {
         section.complain(what, cure);
         return None;
@@ -29,7 +34,7 @@ pub(super) fn read(name: &str, mut section: Section<'_>, confirm_timeout: Durati
     let mut database = database(name, section.section("postgres"), table);
     let mut delivery = section.section("delivery");
     let message_bytes_max = delivery.count("message_bytes_max", 1..=MESSAGE_BYTES_MAX, 16_777_216);
-    let relay = relay(delivery, backlog, confirm_timeout, database.as_ref());
+    let relay = relay(delivery, backlog, confirm_timeout, database.as_ref(), window);
     let mapping = mapping(name, section.section("message"), columns, message_bytes_max);
     if let (Some(database), Some(relay)) = (&mut database, &relay) {
         database.parks = relay.parks();
@@ -198,6 +203,7 @@ fn relay(
     backlog: Option<BacklogPolicy>,
     confirm_timeout: Duration,
     database: Option<&SourceDatabase>,
+    window: &SharedWindow,
 ) -> Option<RelayOptions> {
     let ordering = section.choice(
         "ordering",
@@ -237,6 +243,7 @@ fn relay(
         ordering: ordering?,
         in_flight_max,
         in_flight_bytes_max,
+        window: window.clone(),
         on_unroutable: on_unroutable?,
         on_invalid: on_invalid?,
         backlog: backlog?,

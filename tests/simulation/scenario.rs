@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outboxd::relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions};
+use outboxd::relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions, SharedWindow};
 
 use crate::{faults::Fault, sabotage::Sabotage};
 
@@ -72,6 +72,7 @@ impl Scenario {
                 } else {
                     1 << 24
                 },
+                window: SharedWindow::default(),
                 on_unroutable: match (drop, park_unroutable) {
                     (true, _) => OnUnroutable::Drop,
                     (false, true) => OnUnroutable::Park,

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::{
         ledger::{Ledger, Limits, Ordering},
-        outbox::{AggregateKey, Message, Timestamp},
+        outbox::{AggregateKey, Message},
         position::{Lsn, Position},
         postgres::{
             publication::{Publishing, Unpublished},
@@ -123,21 +123,6 @@ mod tests {
         let server = SystemIdentity { system_id, timeline, xlogpos: Lsn(xlogpos), database: None };
         let publishing = Publishing::Not(Unpublished::Missing);
         Evidence { server, history: Vec::new(), record: None, slot: None, publishing, published_before: None }
-    }
-
-    fn message(position: Position) -> Message {
-        Message {
-            position,
-            committed_at: Timestamp(0),
-            aggregate: AggregateKey(1),
-            exchange: String::new(),
-            routing_key: String::new(),
-            message_id: String::new(),
-            event_type: String::new(),
-            content_type: "".into(),
-            headers: Vec::new(),
-            body: bytes::Bytes::new(),
-        }
     }
 
     /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
@@ -201,7 +186,7 @@ mod tests {
         let limits = Limits { messages: 10, bytes: 1 << 20 };
         let mut ledger = Ledger::new(Ordering::PerAggregate, limits, known().settled);
         for index in 0..2 {
-            ledger.push(message(Position { commit_lsn: Lsn(200), index }));
+            ledger.push(Message::empty(Position { commit_lsn: Lsn(200), index }, AggregateKey(1)));
         }
         let (tag, _) = ledger.next_due(std::time::Instant::now()).expect("one may go");
         ledger.settle(tag);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outboxd::{
     admin::{Board, SourceState, SourceStatus},
-    relay::{Ended, Ordering, Source, supervise},
+    relay::{Ended, Ordering, SharedWindow, Source, supervise},
     shutdown::{ShutdownTrigger, shutdown},
 };
 use tokio::task::JoinHandle;
@@ -51,6 +51,7 @@ impl Run {
         self.last_process += 1;
         let id = self.last_process;
         let mut relay = self.scenario.relay.clone();
+        relay.window = SharedWindow::default();
         match self.scenario.sabotage {
             Some(Sabotage::NoGate) => relay.ordering = Ordering::Pipelined,
             Some(Sabotage::HoldTwice) => relay.in_flight_max *= 2,

@@ -36,6 +36,8 @@ const WRITERS: u32 = 16;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A relay must have started by then.
 const START_LIMIT: Duration = Duration::from_secs(90);
+/// Nothing for so long: what came before has come.
+const QUIET: Duration = Duration::from_millis(500);
 /// Numbers from here on are no events, but show that a relay has come to the end of WAL.
 const PROBES: u32 = 1_000_000;
 /// What the service's events are written to when it publishes itself.
@@ -140,7 +142,8 @@ async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Result<Lat
         return Ok(Latencies { sorted, cpu_ms_per_s: f64::NAN });
     };
     contender.start();
-    // Its slot has the events of the others' turns as well; the probe comes behind them.
+    // Its slot has the events of the others' turns as well. The probe comes behind them, but for a few that wait for another of
+    // their aggregate; and none may be taken for one of this turn.
     let probe = PROBES + fastrand::u32(..1_000_000);
     stage.write_one(contender.table(), probe).await;
     loop {
@@ -150,6 +153,7 @@ async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Result<Lat
             None => return Err(format!("{} publishes nothing", contender.name)),
         }
     }
+    while arrivals.next(QUIET).await.is_some() {}
     let pid = contender.pid();
     let ended = || format!("{} ended by itself", contender.name);
     let before = usage::cpu(pid).ok_or_else(ended)?;

@@ -52,6 +52,9 @@ pub struct Limits {
     pub bytes: usize,
 }
 
+/// How full a ledger is at its limit.
+pub const WHOLE: usize = 1 << 16;
+
 /// Why the broker refused a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -158,9 +161,10 @@ impl Ledger {
         self.entries.len() < limits.messages && self.bytes < limits.bytes
     }
 
-    /// How much it may hold.
-    pub fn limits(&self) -> Limits {
-        self.limits
+    /// How full it is, by whichever count is more, rounded up: [`WHOLE`] at its limit.
+    pub fn fill(&self) -> usize {
+        let of = |held: usize, limit: usize| held.saturating_mul(WHOLE).div_ceil(limit.max(1));
+        of(self.entries.len(), self.limits.messages).max(of(self.bytes, self.limits.bytes))
     }
 
     /// Whether a row is settled already, by an earlier connection of the same process or before the confirmed LSN: then there

@@ -14,52 +14,35 @@ use std::{
 use tokio::process::Command;
 
 const PUBLICATION: &str = "ceiling";
-/// Reads WAL while nothing else happens.
-const ALONE: &str = "ceiling_alone";
-/// Reads it while the broker is at work.
-const BESIDE: &str = "ceiling_beside";
+const SLOT: &str = "ceiling";
 /// Unconfirmed messages at most: as many as the relay allows itself by default.
 const WINDOW: u64 = 4096;
 /// As much goes to the kernel at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Creates the publication and the slots that WAL is decoded with; before the rows are written.
+/// Creates the publication and the slot that WAL is decoded with; before the rows are written.
 pub async fn prepare_decoding(stage: &Stage) {
     let publication = format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE outbox WITH (publish = 'insert')");
     stage.client.batch_execute(&publication).await.expect("publication created");
-    for slot in [ALONE, BESIDE] {
-        let slot = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
-        stage.client.batch_execute(&slot).await.expect("slot created");
-    }
+    let slot = format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')");
+    stage.client.batch_execute(&slot).await.expect("slot created");
 }
 
-/// Has their slots stand at the end of WAL.
+/// Has the slot stand at the end of WAL.
 pub async fn catch_up(stage: &Stage) {
-    for slot in [ALONE, BESIDE] {
-        let advance = format!("SELECT pg_replication_slot_advance('{slot}', pg_current_wal_lsn())");
-        stage.client.batch_execute(&advance).await.expect("slot advanced");
-    }
+    let advance = format!("SELECT pg_replication_slot_advance('{SLOT}', pg_current_wal_lsn())");
+    stage.client.batch_execute(&advance).await.expect("slot advanced");
 }
 
 /// Rows a second that `pg_recvlogical` gets out of pgoutput and throws away: from its start to its end.
 pub async fn decoding(stage: &Stage, rows: u32) -> f64 {
-    decode(stage, ALONE, rows).await
-}
-
-/// Messages a second that the broker confirms while the same rows are decoded beside it, and nobody carries them from here to
-/// there: what a relay that cost nothing would reach on this machine.
-pub async fn both(stage: &Stage, rows: u32, payload_bytes: usize) -> f64 {
-    tokio::join!(decode(stage, BESIDE, rows), broker(stage, rows, payload_bytes, true)).1
-}
-
-async fn decode(stage: &Stage, slot: &str, rows: u32) -> f64 {
     let end: String =
         stage.client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.expect("position").get(0);
     let begun = Instant::now();
     let mut program = Command::new(postgres::bin_dir().join("pg_recvlogical"));
     program
-        .args(["--dbname", &stage.postgres.url(DATABASE), "--slot", slot, "--start", "--no-loop"])
+        .args(["--dbname", &stage.postgres.url(DATABASE), "--slot", SLOT, "--start", "--no-loop"])
         .args(["--endpos", &end, "--file", "/dev/null", "--fsync-interval", "0"])
         .args(["--option", "proto_version=1", "--option", &format!("publication_names={PUBLICATION}")])
         .kill_on_drop(true);

@@ -7,7 +7,7 @@ use crate::{
     contender::Contender,
     figures::{Column, Table},
     queue::Queue,
-    stage::{OUTBOX, Stage},
+    stage::{NodesCpu, OUTBOX, Stage},
     usage,
 };
 use std::time::{Duration, Instant};
@@ -22,8 +22,16 @@ const COLUMNS: &[Column] = &[
     Column { name: "msg/s", decimals: 0 },
     Column { name: "CPU us/message", decimals: 1 },
     Column { name: "without start-up", decimals: 1 },
+    Column { name: "server's", decimals: 1 },
+    Column { name: "broker's", decimals: 1 },
     Column { name: "peak RSS MB", decimals: 1 },
     Column { name: "first after ms", decimals: 0 },
+];
+
+const CEILINGS: &[Column] = &[
+    Column { name: "per second", decimals: 0 },
+    Column { name: "server's CPU us", decimals: 1 },
+    Column { name: "broker's", decimals: 1 },
 ];
 
 /// What one drain showed.
@@ -31,6 +39,8 @@ struct Drain {
     per_second: f64,
     cpu_us: f64,
     cpu_us_without_start: f64,
+    /// Of server and broker.
+    nodes_us: [f64; 2],
     peak_mb: f64,
     first_ms: f64,
 }
@@ -40,6 +50,7 @@ impl Drain {
         per_second: f64::NAN,
         cpu_us: f64::NAN,
         cpu_us_without_start: f64::NAN,
+        nodes_us: [f64::NAN; 2],
         peak_mb: f64::NAN,
         first_ms: f64::NAN,
     };
@@ -50,7 +61,7 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
     let backlog = Backlog::default();
     let mut raw = Table::new(
         format!("Ceilings: {} single-row transactions, {}-byte payload", backlog.rows, backlog.payload_bytes),
-        &[Column { name: "per second", decimals: 0 }],
+        CEILINGS,
     );
     let mut drains = Table::new(
         format!(
@@ -69,11 +80,10 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
         }
         ceilings::catch_up(stage).await;
         backlog.write(&stage.client).await;
-        raw.add("decoding alone", &[ceilings::decoding(stage, backlog.rows).await]);
-        raw.add("broker alone, all of outboxd's headers", &[broker(stage, &backlog, true).await]);
-        raw.add("the same while the rows are decoded beside it", &[both(stage, &backlog).await]);
+        raw.add("decoding alone", &decoding(stage, &backlog).await);
+        raw.add("broker alone, all of outboxd's headers", &broker(stage, &backlog, true).await);
         let mut ceiling = broker(stage, &backlog, false).await;
-        raw.add("broker alone", &[ceiling]);
+        raw.add("broker alone", &ceiling);
         for turn in 0..contenders.len() {
             // Nobody always comes first.
             let next = (turn + round) % contenders.len();
@@ -85,14 +95,17 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
                 Drain::NOT_MEASURED
             });
             let after = broker(stage, &backlog, false).await;
-            raw.add("broker alone", &[after]);
-            let ceiling_then = (ceiling + after) / 2.0;
+            raw.add("broker alone", &after);
+            let ceiling_then = (ceiling[0] + after[0]) / 2.0;
             ceiling = after;
-            let samples: [f64; 6] = [
+            let [server_us, broker_us] = drained.nodes_us;
+            let samples: [f64; 8] = [
                 drained.per_second / ceiling_then,
                 drained.per_second,
                 drained.cpu_us,
                 drained.cpu_us_without_start,
+                server_us,
+                broker_us,
                 drained.peak_mb,
                 drained.first_ms,
             ];
@@ -138,14 +151,22 @@ fn left_out(problem: String) -> String {
     problem
 }
 
-async fn broker(stage: &Stage, backlog: &Backlog, like_outboxd: bool) -> f64 {
-    let _queue = stage.fresh_queue().await;
-    ceilings::broker(stage, backlog.rows, backlog.payload_bytes as usize, like_outboxd).await
+/// Rows decoded a second, and what each costs server and broker.
+async fn decoding(stage: &Stage, backlog: &Backlog) -> [f64; 3] {
+    let before = stage.cpu().await;
+    let per_second = ceilings::decoding(stage, backlog.rows).await;
+    let [server_us, broker_us] = stage.cpu().await.us_each(&before, backlog.rows);
+    [per_second, server_us, broker_us]
 }
 
-async fn both(stage: &Stage, backlog: &Backlog) -> f64 {
+/// Messages confirmed a second, and what each costs server and broker.
+async fn broker(stage: &Stage, backlog: &Backlog, like_outboxd: bool) -> [f64; 3] {
     let _queue = stage.fresh_queue().await;
-    ceilings::both(stage, backlog.rows, backlog.payload_bytes as usize).await
+    let before = stage.cpu().await;
+    let per_second =
+        ceilings::broker(stage, backlog.rows, backlog.payload_bytes as usize, like_outboxd).await;
+    let [server_us, broker_us] = stage.cpu().await.us_each(&before, backlog.rows);
+    [per_second, server_us, broker_us]
 }
 
 async fn drain(stage: &Stage, contender: &mut Contender, rows: u32) -> Result<Drain, String> {
@@ -153,8 +174,9 @@ async fn drain(stage: &Stage, contender: &mut Contender, rows: u32) -> Result<Dr
     stage.fill(contender.table(), rows).await;
     let queue = stage.fresh_queue().await;
     let begun = Instant::now();
+    let before = stage.cpu().await;
     contender.start();
-    let drained = watch(contender, &queue, begun, rows).await;
+    let drained = watch(stage, contender, &queue, (begun, before), rows).await;
     match &drained {
         Ok(_) => contender.stop().await,
         Err(problem) => {
@@ -165,7 +187,13 @@ async fn drain(stage: &Stage, contender: &mut Contender, rows: u32) -> Result<Dr
     drained
 }
 
-async fn watch(contender: &Contender, queue: &Queue, begun: Instant, rows: u32) -> Result<Drain, String> {
+async fn watch(
+    stage: &Stage,
+    contender: &Contender,
+    queue: &Queue,
+    (begun, nodes): (Instant, NodesCpu),
+    rows: u32,
+) -> Result<Drain, String> {
     let pid = contender.pid();
     let ended = || format!("{} ended by itself", contender.name);
     let mut first = None;
@@ -195,6 +223,7 @@ async fn watch(contender: &Contender, queue: &Queue, begun: Instant, rows: u32) 
         per_second: rest / (done - first).as_secs_f64(),
         cpu_us: cpu.as_secs_f64() * 1e6 / f64::from(rows),
         cpu_us_without_start: (cpu - cpu_before).as_secs_f64() * 1e6 / rest,
+        nodes_us: stage.cpu().await.us_each(&nodes, rows),
         peak_mb,
         first_ms: (first - begun).as_secs_f64() * 1e3,
     })

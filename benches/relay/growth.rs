@@ -13,13 +13,16 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// So much of a drain has passed when all sources have long been connected.
+const UNDER_WAY: f64 = 0.25;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const COLUMNS: &[Column] = &[
     Column { name: "msg/s", decimals: 0 },
     Column { name: "MB/s", decimals: 1 },
     Column { name: "CPU us/message", decimals: 1 },
+    Column { name: "under way", decimals: 1 },
     Column { name: "peak RSS MB", decimals: 1 },
 ];
 
@@ -74,7 +77,7 @@ fn cases(dimension: &str) -> Vec<Case> {
         "sources" => [1, 4, 16, 32]
             .map(|sources| Case {
                 sources,
-                backlog: rows(100_000 / sources, 1),
+                backlog: rows(320_000 / sources, 1),
                 ..Case::named(format!("{sources} sources"))
             })
             .into(),
@@ -146,7 +149,7 @@ fn cases(dimension: &str) -> Vec<Case> {
     }
 }
 
-async fn drain(stage: &Stage, case: &Case) -> [f64; 4] {
+async fn drain(stage: &Stage, case: &Case) -> [f64; 5] {
     let mut databases = vec![DATABASE.to_owned()];
     for _ in 1..case.sources {
         let name = unique("growth");
@@ -181,7 +184,7 @@ async fn drain(stage: &Stage, case: &Case) -> [f64; 4] {
     for database in &databases {
         case.backlog.write(&stage.postgres.client(database).await).await;
     }
-    let samples = watch(&mut contender, case).await;
+    let samples = watch(&mut contender, case, &queues[0]).await;
     for queue in queues {
         queue.delete().await;
     }
@@ -196,30 +199,44 @@ async fn drain(stage: &Stage, case: &Case) -> [f64; 4] {
     samples
 }
 
-/// Confirmed messages are counted by outboxd: of a stream the broker does not tell how much is in it.
-async fn watch(contender: &mut Contender, case: &Case) -> [f64; 4] {
+/// Messages are counted in the queue: to be asked costs outboxd CPU, the more the more sources it has. Only of a stream the
+/// broker does not tell how much is in it.
+async fn watch(contender: &mut Contender, case: &Case, queue: &Queue) -> [f64; 5] {
     let rows = f64::from(case.backlog.rows * case.sources);
     contender.start();
-    let (mut first, mut last, mut progress) = (None, 0.0, Instant::now());
+    let cpu = |contender: &Contender| usage::cpu(contender.pid()).expect("it runs").as_secs_f64();
+    let (mut first, mut under_way, mut last, mut progress) = (None, None, 0.0, Instant::now());
     let ended = loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let confirmed = contender.confirmed().await;
+        let count = match case.queue_kind {
+            "stream" => contender.confirmed().await,
+            _ => f64::from(queue.count().await),
+        };
         let now = Instant::now();
-        if confirmed > last {
-            first.get_or_insert((now, confirmed));
-            (last, progress) = (confirmed, now);
+        if count > last {
+            first.get_or_insert((now, count));
+            (last, progress) = (count, now);
         }
-        if confirmed >= rows {
+        if count > rows * UNDER_WAY {
+            under_way.get_or_insert_with(|| (count, cpu(contender)));
+        }
+        if count >= rows {
             break now;
         }
         assert!(progress.elapsed() < PATIENCE, "{} is stuck:\n{}", case.name, contender.log_tail());
     };
-    let cpu = usage::cpu(contender.pid()).expect("it runs");
+    let all = cpu(contender);
     let peak_mb = usage::peak_mb(contender.pid()).expect("it runs");
     contender.stop().await;
     let (begun, before) = first.expect("seen before the end");
-    let elapsed = (ended - begun).as_secs_f64();
-    let per_second = if elapsed > 0.0 { (rows - before) / elapsed } else { f64::NAN };
-    let mb_per_second = per_second * f64::from(case.backlog.payload_bytes) / 1e6;
-    [per_second, mb_per_second, cpu.as_secs_f64() * 1e6 / rows, peak_mb]
+    let per_second = (rows - before) / (ended - begun).as_secs_f64();
+    let (before, cpu_before) = under_way.expect("seen before the end");
+    let under_way = (all - cpu_before) / (rows - before);
+    [
+        per_second,
+        per_second * f64::from(case.backlog.payload_bytes) / 1e6,
+        all * 1e6 / rows,
+        under_way * 1e6,
+        peak_mb,
+    ]
 }

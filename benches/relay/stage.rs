@@ -3,6 +3,7 @@
 use crate::{
     queue::Queue,
     support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, create_outbox},
+    usage,
 };
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
@@ -22,6 +23,23 @@ pub struct Stage {
     pub broker: RabbitMq,
     /// A connection to the database.
     pub client: Client,
+}
+
+/// CPU time of the nodes, user and system.
+#[derive(Clone, Copy, Debug)]
+pub struct NodesCpu {
+    /// PostgreSQL, all its processes.
+    pub server: Duration,
+    /// RabbitMQ.
+    pub broker: Duration,
+}
+
+impl NodesCpu {
+    /// Microseconds for each of `count` since `earlier`: the server's, the broker's.
+    pub fn us_each(&self, earlier: &Self, count: u32) -> [f64; 2] {
+        [self.server.saturating_sub(earlier.server), self.broker.saturating_sub(earlier.broker)]
+            .map(|time| time.as_secs_f64() * 1e6 / f64::from(count))
+    }
 }
 
 impl Stage {
@@ -55,6 +73,15 @@ impl Stage {
     /// The virtual host's.
     pub fn amqp_url(&self) -> String {
         self.broker.url(VHOST)
+    }
+
+    /// The CPU time that server and broker have taken so far.
+    pub async fn cpu(&self) -> NodesCpu {
+        let (server, broker) = (self.postgres.pid().await, self.broker.pid().await);
+        NodesCpu {
+            server: usage::cpu_of_family(server).expect("the server runs"),
+            broker: usage::cpu(broker).expect("the broker runs"),
+        }
     }
 
     /// An empty quorum queue, bound for everything.

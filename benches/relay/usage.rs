@@ -1,5 +1,6 @@
 //! What a process costs, from proc(5): CPU time and resident memory.
 
+use crate::support::process::children;
 use std::{fs, time::Duration};
 
 /// The kernel counts CPU time in hundredths of a second, whatever it schedules by (USER_HZ of time(7)).
@@ -7,10 +8,22 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// User and system time of the process so far, all its threads together.
 pub fn cpu(pid: u32) -> Option<Duration> {
+    ticks(pid, 2)
+}
+
+/// The same of a process and all its children, also of those that have ended.
+pub fn cpu_of_family(pid: u32) -> Option<Duration> {
+    // A child that ends between the two readings counts twice; those that are measured do not.
+    let of_children = children(pid).into_iter().filter_map(cpu).sum::<Duration>();
+    Some(ticks(pid, 4)? + of_children)
+}
+
+/// User and system time, then the same of the children that were waited for.
+fn ticks(pid: u32, fields: usize) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after_name = stat.rsplit_once(") ")?.1;
-    let ticks = after_name.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().unwrap_or(0)).sum();
-    Some(TICK * ticks)
+    let counts = after_name.split(' ').skip(11).take(fields);
+    Some(TICK * counts.map(|field| field.parse::<u32>().unwrap_or(0)).sum())
 }
 
 /// Resident memory now, in MB.

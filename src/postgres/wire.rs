@@ -34,8 +34,9 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 30;
 /// Nor any before login is complete, when we do not know yet who is talking.
 pub(super) const LOGIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// One block of the input buffer. Frames handed out keep their block alive, and a block serves many frames.
-const BLOCK_BYTES: usize = 128 << 10;
+/// One block of the input buffer. Frames handed out keep their block alive, and a block serves many frames. Larger ones save
+/// few system calls, and each source has a few.
+const BLOCK_BYTES: usize = 64 << 10;
 /// A block with less room than this is left behind for a new one: small enough to waste little, and large enough that
 /// a slow trickle of small frames still shares one block.
 const ROOM_BYTES_MIN: usize = 8 << 10;
@@ -249,9 +250,12 @@ impl Wire {
             Some((_, length)) => length.saturating_sub(self.input.len()),
             None => 0,
         };
-        let room = self.input.capacity() - self.input.len();
+        let filled = self.input.len();
+        let room = self.input.capacity() - filled;
         if room < ROOM_BYTES_MIN || (room < missing && room < BLOCK_BYTES) {
-            self.input.reserve(BLOCK_BYTES.max(missing.min(self.input.len())));
+            // What is left of a block counts: a block whose other frames are all done with is then used again, not doubled.
+            let rest_of_block = BLOCK_BYTES.saturating_sub(filled).max(ROOM_BYTES_MIN);
+            self.input.reserve(rest_of_block.max(missing.min(filled)));
         }
         Ok(())
     }

@@ -31,8 +31,9 @@ use crate::{ledger::PublishTag, outbox::Message};
 const MESSAGES: ChannelId = 1;
 /// Exchanges are declared here: a declare that fails closes its channel, and must not take messages along.
 const DECLARES: ChannelId = 2;
-/// So much is encoded ahead of the socket. What a message takes is counted once, in the ledger; this comes on top.
-const AHEAD_BYTES: usize = 128 << 10;
+/// So much is encoded ahead of the socket. What a message takes is counted once, in the ledger; this comes on top. With the message
+/// that goes beyond it, a small one fits into 64 KiB.
+const AHEAD_BYTES: usize = 60 << 10;
 
 /// What became of one publish.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,32 +1,39 @@
-//! The windows that the sources of one process share.
+//! The window that the sources of one process share.
 //!
 //! One source needs the whole of its window to keep a distant broker busy; many need no more together, and if each filled its
-//! own, memory would grow with their number. Whoever holds more than a few messages therefore counts, and gets its part. The
-//! few are everybody's: nobody waits for another, and a source that is stuck with a full window takes nothing from the
-//! others but one part.
+//! own, memory would grow with their number. Whoever holds more than a few messages therefore counts, and gets its part.
+//!
+//! A source that is stuck with a full window keeps it. So that it cannot keep the others waiting, a little of its part is everybody's
+//! own, whatever the others hold.
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use crate::ledger::{Ledger, Limits};
+use crate::ledger::{Ledger, Limits, WHOLE};
 
 /// What a source may hold however many others there are.
-const OWN: Limits = Limits { messages: 64, bytes: 65_536 };
+const FEW: Limits = Limits { messages: 64, bytes: 65_536 };
+/// This share of its part a source may hold however much the others do.
+const OWN: usize = 4;
 
-/// So many whole windows all sources hold together. With fewer, 32 sources would send and be answered a few messages at a time,
-/// which costs more CPU than the memory is worth: `make bench ONLY=sources`.
-const WINDOWS: usize = 4;
-
-/// How many sources of a process hold more than a few messages. Clones count together.
+/// What the sources of a process hold of their windows. Clones count together.
 #[derive(Clone, Debug, Default)]
-pub struct SharedWindow(Arc<AtomicUsize>);
+pub struct SharedWindow(Arc<Held>);
+
+#[derive(Debug, Default)]
+struct Held {
+    /// How many hold more than a few messages.
+    sources: AtomicUsize,
+    /// What these hold, each by the [`Ledger::fill`] of its own window.
+    fill: AtomicUsize,
+}
 
 impl SharedWindow {
     /// The place of a source that holds nothing yet.
     pub(super) fn place(&self) -> Place {
-        Place { window: self.clone(), counted: false }
+        Place { window: self.clone(), noted: None }
     }
 }
 
@@ -34,37 +41,46 @@ impl SharedWindow {
 #[derive(Debug)]
 pub(super) struct Place {
     window: SharedWindow,
-    counted: bool,
+    /// What it holds, when that counts.
+    noted: Option<usize>,
 }
 
 impl Place {
     /// Takes note of what the source holds.
     pub(super) fn note(&mut self, ledger: &Ledger) {
-        self.count(!ledger.holds_less_than(OWN));
+        self.count((!ledger.holds_less_than(FEW)).then(|| ledger.fill()));
     }
 
-    /// Whether the source may hold more. What its ledger may hold is its window when nobody else has any of it.
+    /// Whether the source may hold more.
     pub(super) fn has_room(&self, ledger: &Ledger) -> bool {
-        let whole = ledger.limits();
-        let sources = self.window.0.load(Ordering::Relaxed) + usize::from(!self.counted);
-        let part =
-            Limits { messages: whole.messages * WINDOWS / sources, bytes: whole.bytes * WINDOWS / sources };
-        ledger.has_room() && (ledger.holds_less_than(part) || ledger.holds_less_than(OWN))
+        ledger.has_room() && (ledger.holds_less_than(FEW) || self.is_left_room(ledger.fill()))
     }
 
-    fn count(&mut self, counted: bool) {
-        match (self.counted, counted) {
-            (false, true) => drop(self.window.0.fetch_add(1, Ordering::Relaxed)),
-            (true, false) => drop(self.window.0.fetch_sub(1, Ordering::Relaxed)),
+    /// Whether a source that holds `mine` has not had its part, and the others have left it over.
+    fn is_left_room(&self, mine: usize) -> bool {
+        let Held { sources, fill } = &*self.window.0;
+        let sources = sources.load(Relaxed) + usize::from(self.noted.is_none());
+        let others = fill.load(Relaxed).saturating_sub(self.noted.unwrap_or_default());
+        let part = WHOLE / sources;
+        mine < part / OWN || mine < part && mine + others < WHOLE
+    }
+
+    fn count(&mut self, holds: Option<usize>) {
+        let Held { sources, fill } = &*self.window.0;
+        match (self.noted, holds) {
+            (None, Some(_)) => drop(sources.fetch_add(1, Relaxed)),
+            (Some(_), None) => drop(sources.fetch_sub(1, Relaxed)),
             _ => {}
         }
-        self.counted = counted;
+        fill.fetch_add(holds.unwrap_or_default(), Relaxed);
+        fill.fetch_sub(self.noted.unwrap_or_default(), Relaxed);
+        self.noted = holds;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.count(false);
+        self.count(None);
     }
 }
 
@@ -77,7 +93,7 @@ mod tests {
         position::{Lsn, Position},
     };
 
-    /// A source that holds `messages`.
+    /// A source that holds so many of at most 1,000 messages.
     struct Source(Place, Ledger);
 
     impl Source {
@@ -103,28 +119,48 @@ mod tests {
     }
 
     #[test]
-    fn four_sources_have_a_whole_window_each_and_eight_a_half() {
+    fn a_source_alone_has_the_whole_window_and_two_a_half_each() {
         let window = SharedWindow::default();
-        let mut first = Source::of(&window, 999);
-        let three: Vec<Source> = (0..3).map(|_| Source::of(&window, 999)).collect();
-        assert!(first.has_room() && three.iter().all(Source::has_room));
-        let four: Vec<Source> = (0..4).map(|_| Source::of(&window, 499)).collect();
+        let mut first = Source::of(&window, 499);
+        assert!(Source::of(&window, 0).has_room());
+        first.take(500);
+        assert!(first.has_room());
+        let second = Source::of(&window, 100);
         assert!(!first.has_room(), "it has more than a half");
-        assert!(four.iter().all(Source::has_room));
-        drop(four);
+        drop(second);
         assert!(first.has_room());
         first.take(1);
-        assert!(!first.has_room());
+        assert!(!first.has_room(), "it is full");
+    }
+
+    #[test]
+    fn all_together_hold_no_more_than_one_window() {
+        let window = SharedWindow::default();
+        let first = Source::of(&window, 700);
+        let mut second = Source::of(&window, 299);
+        assert!(second.has_room());
+        second.take(1);
+        assert!(!second.has_room(), "the first has not given up yet what is beyond its half");
+        drop(first);
+        assert!(second.has_room());
+    }
+
+    #[test]
+    fn whoever_is_stuck_with_a_full_window_leaves_the_others_a_quarter_of_their_part() {
+        let window = SharedWindow::default();
+        let _stuck = Source::of(&window, 1000);
+        let mut second = Source::of(&window, 124);
+        assert!(second.has_room());
+        second.take(1);
+        assert!(!second.has_room());
     }
 
     #[test]
     fn a_few_messages_are_nobodys_part_and_go_in_however_many_hold_more() {
         let window = SharedWindow::default();
-        let first = Source::of(&window, 999);
         let few: Vec<Source> = (0..100).map(|_| Source::of(&window, 63)).collect();
-        assert!(first.has_room());
+        assert!(Source::of(&window, 999).has_room());
         let many: Vec<Source> = (0..100).map(|_| Source::of(&window, 64)).collect();
-        assert!(!first.has_room());
         assert!(few.iter().all(Source::has_room));
         assert!(!many.iter().any(Source::has_room));
     }

@@ -210,7 +210,7 @@ fn relay(
         &[("per-aggregate", Some(Ordering::PerAggregate)), ("pipelined", Some(Ordering::Pipelined))],
     );
     let in_flight_max = section.count("in_flight_max", 1..=1_000_000, 4096);
-    let in_flight_bytes_max = section.count("in_flight_bytes_max", 65_536..=(1 << 36), 16_777_216);
+    let in_flight_bytes_max = section.count("in_flight_bytes_max", 65_536..=(1 << 36), 8 << 20);
     let on_unroutable = section.choice(
         "on_unroutable",
         &[

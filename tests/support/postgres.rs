@@ -103,6 +103,11 @@ impl Postgres {
         client
     }
 
+    /// The postmaster.
+    pub async fn pid(&self) -> u32 {
+        self.process.lock().await.as_ref().expect("the server runs").pid()
+    }
+
     /// Ends it as `pg_ctl stop -m fast` does: clients are cut off, everything is written.
     pub async fn stop_fast(&self) {
         self.stop_by("INT").await;

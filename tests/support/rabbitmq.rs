@@ -163,6 +163,11 @@ impl RabbitMq {
         said
     }
 
+    /// The node's process.
+    pub async fn pid(&self) -> u32 {
+        self.node.lock().await.as_ref().expect("the node runs").pid()
+    }
+
     /// Ends it in the regular way.
     pub async fn stop(&self) {
         let Some(mut node) = self.node.lock().await.take() else { return };

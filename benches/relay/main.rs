@@ -55,6 +55,10 @@ async fn main() -> ExitCode {
         report::write(&report::recorded().expect("figures read")).expect("figures written");
     }
     for subject in &plan.subjects {
+        if plan.lacks_peers(subject) {
+            println!("# {} is left out: no PEERS", subject.name);
+            continue;
+        }
         println!("# {}, rounds: {}", subject.name, plan.rounds_of(subject));
         let section = measure(subject, &plan).await;
         section.print();
@@ -69,9 +73,9 @@ async fn measure(subject: &Subject, plan: &Plan) -> Section {
     let stage = Stage::open().await;
     let mut relays: Vec<Contender> =
         ["pipelined", "per-aggregate"].map(|ordering| Contender::outboxd(&stage, ordering)).into();
-    relays.extend(peers(&stage, plan).await);
+    relays.extend(peers(&stage, plan, subject).await);
     let (tables, series) = match subject.name {
-        "drain" => (drain::run(&stage, &mut relays, rounds).await, Vec::new()),
+        "drain" | "peers" => (drain::run(&stage, &mut relays, rounds).await, Vec::new()),
         "latency" => latency::run(&stage, &mut relays, rounds).await,
         "memory" => memory::run(&stage, rounds).await,
         "start" => (start::run(&stage, &mut relays, rounds).await, Vec::new()),
@@ -83,9 +87,9 @@ async fn measure(subject: &Subject, plan: &Plan) -> Section {
 }
 
 /// Those that can be fetched; of the others it is said why.
-async fn peers(stage: &Stage, plan: &Plan) -> Vec<Contender> {
+async fn peers(stage: &Stage, plan: &Plan, subject: &Subject) -> Vec<Contender> {
     let mut there = Vec::new();
-    for entry in PEERS.iter().filter(|entry| plan.wants_peer(entry.folder)) {
+    for entry in PEERS.iter().filter(|entry| plan.wants_peer(subject, entry.folder)) {
         match Peer::fetch(stage, entry).await {
             Ok(peer) => there.push(Contender::peer(peer)),
             Err(reason) => println!("{} is left out: {reason}", entry.folder),

@@ -15,14 +15,14 @@ const COLOURS: &[&str] = &[
 /// Every picture that there are figures for: file name and content.
 pub fn draw(results: &Results) -> Vec<(&'static str, String)> {
     let mut drawn = Vec::new();
-    if let Some(section) = results.get("drain") {
+    if let Some(section) = results.get("peers") {
         let column = |table: &Table, name| -> Vec<(String, Spread)> {
             table.column(name).into_iter().map(|(row, spread)| (row.to_owned(), spread)).collect()
         };
         let mut bars = column(&section.tables[0], "per second");
         bars.extend(column(&section.tables[1], "msg/s"));
         drawn.push((
-            "drain.svg",
+            "peers.svg",
             bar_chart("Drain of 100,000 rows into a quorum queue, messages per second", &bars),
         ));
     }

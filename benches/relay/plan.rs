@@ -27,6 +27,7 @@ const fn growth(name: &'static str, tells: &'static str) -> Subject {
 /// Everything that can be measured, in the order in which it is, with what it tells.
 pub const SUBJECTS: &[Subject] = &[
     subject("drain", "raw ceilings, then throughput, CPU per message and peak memory of a drain"),
+    subject("peers", "the same drain beside all peers (with PEERS=all)"),
     subject(
         "latency",
         "commit to consumer at 500 events/s, beside a service that publishes after its commit",
@@ -38,7 +39,7 @@ pub const SUBJECTS: &[Subject] = &[
     subject("start", "start to first message with one row waiting"),
     subject("takeover", "kill -9 to the first message of a standby"),
     subject("kill", "lost, duplicated, out of order after a kill -9 in the middle of a drain"),
-    growth("sources", "how many in one process, each its own database; 100,000 rows in all"),
+    growth("sources", "how many in one process, each its own database; 320,000 rows in all"),
     growth("backlog", "rows waiting when outboxd starts (10,000,000 with BACKLOG_MAX=10000000)"),
     growth("payload", "bytes of each row"),
     growth("transactions", "rows of each transaction"),
@@ -98,8 +99,15 @@ impl Plan {
     }
 
     /// Whether the peer of that folder is measured.
-    pub fn wants_peer(&self, folder: &str) -> bool {
-        self.peers.as_ref().is_some_and(|peers| peers == "all" || peers == folder)
+    pub fn wants_peer(&self, subject: &Subject, folder: &str) -> bool {
+        // What peers write to their own tables is WAL that every slot of the server reads.
+        let alone = subject.name == "drain";
+        !alone && self.peers.as_ref().is_some_and(|peers| peers == "all" || peers == folder)
+    }
+
+    /// Whether a subject is nothing without peers, and there are none.
+    pub fn lacks_peers(&self, subject: &Subject) -> bool {
+        subject.name == "peers" && self.peers.is_none()
     }
 
     /// How the program is used.

@@ -153,18 +153,20 @@ fn left_out(problem: String) -> String {
 
 /// Rows decoded a second, and what each costs server and broker.
 async fn decoding(stage: &Stage, backlog: &Backlog) -> [f64; 3] {
-    let before = stage.cpu().await;
-    let per_second = ceilings::decoding(stage, backlog.rows).await;
-    let [server_us, broker_us] = stage.cpu().await.us_each(&before, backlog.rows);
-    [per_second, server_us, broker_us]
+    with_cpu(stage, backlog, ceilings::decoding(stage, backlog.rows)).await
 }
 
 /// Messages confirmed a second, and what each costs server and broker.
 async fn broker(stage: &Stage, backlog: &Backlog, like_outboxd: bool) -> [f64; 3] {
     let _queue = stage.fresh_queue().await;
+    let publishing = ceilings::broker(stage, backlog.rows, backlog.payload_bytes as usize, like_outboxd);
+    with_cpu(stage, backlog, publishing).await
+}
+
+/// A ceiling, and what each row of the backlog costs server and broker meanwhile.
+async fn with_cpu(stage: &Stage, backlog: &Backlog, ceiling: impl Future<Output = f64>) -> [f64; 3] {
     let before = stage.cpu().await;
-    let per_second =
-        ceilings::broker(stage, backlog.rows, backlog.payload_bytes as usize, like_outboxd).await;
+    let per_second = ceiling.await;
     let [server_us, broker_us] = stage.cpu().await.us_each(&before, backlog.rows);
     [per_second, server_us, broker_us]
 }

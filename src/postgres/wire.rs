@@ -246,11 +246,11 @@ impl Wire {
         if self.input.is_empty() && self.input.capacity() > BLOCK_BYTES_KEPT {
             self.input = BytesMut::new();
         }
+        let filled = self.input.len();
         let missing = match self.announced()? {
-            Some((_, length)) => length.saturating_sub(self.input.len()),
+            Some((_, length)) => length.saturating_sub(filled),
             None => 0,
         };
-        let filled = self.input.len();
         let room = self.input.capacity() - filled;
         if room < ROOM_BYTES_MIN || (room < missing && room < BLOCK_BYTES) {
             // What is left of a block counts: a block whose other frames are all done with is then used again, not doubled.

@@ -15,8 +15,8 @@ use crate::ledger::{Ledger, Limits, WHOLE};
 
 /// What a source may hold however many others there are.
 const FEW: Limits = Limits { messages: 64, bytes: 65_536 };
-/// This share of its part a source may hold however much the others do.
-const OWN: usize = 4;
+/// One in so many of its part is a source's own, however much the others hold.
+const OWN_IN: usize = 4;
 
 /// What the sources of a process hold of their windows. Clones count together.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +62,7 @@ impl Place {
         let sources = sources.load(Relaxed) + usize::from(self.noted.is_none());
         let others = fill.load(Relaxed).saturating_sub(self.noted.unwrap_or_default());
         let part = WHOLE / sources;
-        mine < part / OWN || mine < part && mine + others < WHOLE
+        mine < part / OWN_IN || mine < part && mine + others < WHOLE
     }
 
     fn count(&mut self, holds: Option<usize>) {

@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test chaos simulate mutations fuzz lint bench prerequisites clean
+.PHONY: help demo demo-relay test test-debian chaos simulate mutations fuzz lint bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -18,6 +18,9 @@ demo-relay: prerequisites ## outboxd alone: rows become messages, kill -9 in mid
 
 test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes
 	$(CARGO) test --locked
+
+test-debian: ## demo and tests in a bare Debian, as root: needs debootstrap (SUITE=bookworm or trixie, the default; TARGETS="demo": only that)
+	tests/debian.sh "$(or $(SUITE),trixie)" $(TARGETS)
 
 chaos: prerequisites ## an hour of faults on real nodes, drawn from a seed (CHAOS_MINUTES=n: so long; SEED=n: the same choices)
 	CHAOS_MINUTES=$${CHAOS_MINUTES:-60} CARGO_PROFILE_DEV_OPT_LEVEL=2 \

@@ -5,6 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use hyper::Method;
+use serde_json::json;
+
 use crate::{
     recovery::{IN_FLIGHT_MAX, kill_9},
     stage::{PATIENCE, Stage, alive, eventually, say, source, until, until_alive, until_state},
@@ -242,11 +245,10 @@ async fn a_fence_that_is_deleted_under_way_is_taken_anew() {
     assert_eq!(before.len(), 1, "{before:?}");
     let queue = before[0].split_whitespace().next().unwrap();
     // What somebody puts into it harms nothing.
-    let put = format!(
-        "rabbit_basic:publish(rabbit_misc:r(<<\"{0}\">>, exchange, <<>>), <<\"{queue}\">>, [], <<\"x\">>).",
-        pair.stage.name
-    );
-    println!("{}", node.eval(&put).await);
+    let path = format!("/api/exchanges/{}/amq.default/publish", pair.stage.name);
+    let message =
+        json!({ "routing_key": queue, "payload": "x", "payload_encoding": "string", "properties": {} });
+    assert_eq!(node.api(Method::POST, &path, message).await["routed"], true);
     pair.stage.write_row("before", 1, "OrderCreated").await;
     eventually("the first row arrives", async || pair.stage.oracle.distinct_count() == 1).await;
     let delete = format!(

@@ -6,18 +6,23 @@ use lapin::{ErrorKind, protocol::AMQPError};
 
 use super::{
     endpoint::{Endpoint, InvalidUrl},
+    refusal::{self, Reason},
     tls::CertificateError,
 };
 use crate::position::Position;
 
 /// AMQP reply codes, as in the specification's table of constants.
 pub(super) mod reply {
+    pub(in crate::rabbitmq) const CONNECTION_FORCED: u16 = 320;
     pub(in crate::rabbitmq) const ACCESS_REFUSED: u16 = 403;
     pub(in crate::rabbitmq) const NOT_FOUND: u16 = 404;
     pub(in crate::rabbitmq) const RESOURCE_LOCKED: u16 = 405;
     pub(in crate::rabbitmq) const PRECONDITION_FAILED: u16 = 406;
+    pub(in crate::rabbitmq) const FRAME_ERROR: u16 = 501;
     pub(in crate::rabbitmq) const COMMAND_INVALID: u16 = 503;
+    pub(in crate::rabbitmq) const RESOURCE_ERROR: u16 = 506;
     pub(in crate::rabbitmq) const NOT_ALLOWED: u16 = 530;
+    pub(in crate::rabbitmq) const INTERNAL_ERROR: u16 = 541;
 }
 
 /// What went wrong below.
@@ -118,25 +123,43 @@ pub enum BrokerError {
         source: Cause,
     },
     /// The broker does not accept user and password.
-    #[error(
-        "RabbitMQ at {at} refuses the login: {text}; check user and password (the user guest may log in from localhost only)"
-    )]
+    #[error("RabbitMQ at {at} refuses the login: {text}; {}", refusal::cure(reply::ACCESS_REFUSED, text))]
     LoginRefused {
         /// Which broker.
         at: Endpoint,
         /// The broker's own words.
         text: String,
     },
-    /// The vhost is missing, or not for this user, or full.
-    #[error(
-        "RabbitMQ at {at} refuses the vhost: {text}; create it (rabbitmqctl add_vhost), grant it (rabbitmqctl \
-         set_permissions), or correct the URL's path, in which the vhost / is written %2f"
-    )]
+    /// The vhost is missing, or not for this user.
+    #[error("RabbitMQ at {at} refuses the vhost: {text}; {}", refusal::cure(reply::NOT_ALLOWED, text))]
     VhostRefused {
         /// Which broker.
         at: Endpoint,
         /// The broker's own words.
         text: String,
+    },
+    /// A limit, or something else than login and vhost, keeps the connection from being opened.
+    #[error("RabbitMQ at {at} refuses the connection: {code} {text}; {}", refusal::cure(*code, text))]
+    ConnectionRefused {
+        /// Which broker.
+        at: Endpoint,
+        /// AMQP reply code, for instance 530 when a limit of connections is reached.
+        code: u16,
+        /// The broker's own words.
+        text: String,
+    },
+    /// A connection may have fewer channels than are needed.
+    #[error(
+        "RabbitMQ at {at} allows {channel_max} channels a connection, and {needed} are needed; raise channel_max in \
+         rabbitmq.conf to {needed} or more, and remove it from the URL"
+    )]
+    TooFewChannels {
+        /// Which broker.
+        at: Endpoint,
+        /// As many as both sides agreed on.
+        channel_max: u16,
+        /// As many as there have to be.
+        needed: u16,
     },
     /// The connection broke off before it was open.
     #[error(
@@ -164,7 +187,7 @@ pub enum BrokerError {
         error: DeclareError,
     },
     /// The broker closed the publishing channel; everything in flight has to be sent again.
-    #[error("RabbitMQ at {at} closed the channel: {code} {text}")]
+    #[error("RabbitMQ at {at} closed the channel: {code} {text}; {}", refusal::cure(*code, text))]
     ChannelClosed {
         /// Which broker.
         at: Endpoint,
@@ -174,7 +197,7 @@ pub enum BrokerError {
         text: String,
     },
     /// The broker closed the connection and said why.
-    #[error("RabbitMQ at {at} closed the connection: {code} {text}")]
+    #[error("RabbitMQ at {at} closed the connection: {code} {text}; {}", refusal::cure(*code, text))]
     ConnectionClosed {
         /// Which broker.
         at: Endpoint,
@@ -272,70 +295,39 @@ pub struct DeclareError {
     /// What was to be declared, for instance `queue 'customer-service.orders'`.
     pub object: String,
     /// Why it failed.
-    pub fault: DeclareFault,
+    pub reason: Reason,
+    /// AMQP reply code.
+    pub code: u16,
     /// The broker's own words.
     pub text: String,
-}
-
-/// The ways in which a declare fails, by AMQP reply code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeclareFault {
-    /// 404: it is not there (a passive declare), or what it refers to is not.
-    Missing,
-    /// 406: it is there with another type or other arguments.
-    Different,
-    /// 403: the user may not, or the name is reserved.
-    Refused,
-    /// 503: the broker does not know the exchange type `x-consistent-hash`.
-    NoPlugin,
-    /// Anything else.
-    Failed,
 }
 
 impl DeclareError {
     /// The verdict on the channel's end while `object` was declared.
     pub(super) fn new(object: String, Refusal { code, text }: Refusal) -> Self {
-        let fault = match code {
-            reply::NOT_FOUND => DeclareFault::Missing,
-            reply::PRECONDITION_FAILED => DeclareFault::Different,
-            reply::ACCESS_REFUSED => DeclareFault::Refused,
-            reply::COMMAND_INVALID => DeclareFault::NoPlugin,
-            _ => DeclareFault::Failed,
-        };
-        Self { object, fault, text }
+        Self { object, reason: refusal::reason(code, &text), code, text }
     }
 
     /// What is the matter.
     pub fn what(&self) -> String {
-        let Self { object, fault, text } = self;
-        match fault {
-            DeclareFault::Missing => format!("{object} is missing: {text}"),
-            DeclareFault::Different => format!("{object} exists, but differently: {text}"),
-            DeclareFault::Refused => format!("{object} may not be declared: {text}"),
-            DeclareFault::NoPlugin => format!("{object} is of a type that the broker does not know: {text}"),
-            DeclareFault::Failed => format!("{object} cannot be declared: {text}"),
-        }
+        let Self { object, code, text, .. } = self;
+        format!("{object} {}: {text}", refusal::means(*code, text))
     }
 
     /// What to do about it.
     pub fn cure(&self) -> String {
         let Self { object, .. } = self;
-        let is_queue = object.starts_with("queue");
-        match self.fault {
-            DeclareFault::Missing => "create it, or set rabbitmq.declare = true".to_owned(),
-            DeclareFault::Different if is_queue => {
+        match self.reason {
+            Reason::Different if object.starts_with("queue") => {
                 format!("drain and delete {object}, or change its subscription to what it is, or rename the subscription's queue")
             }
-            DeclareFault::Different => {
+            Reason::Different => {
                 format!("delete or rename {object}, or change message.exchange, or set rabbitmq.declare = false to use it as it is")
             }
-            DeclareFault::Refused => "grant the user configure, write and read on it (rabbitmqctl set_permissions), or create it \
-                 as an administrator and set rabbitmq.declare = false; names that begin with amq. are the broker's"
-                .to_owned(),
-            DeclareFault::NoPlugin => {
+            Reason::UnknownExchangeType if object.contains("x-consistent-hash") => {
                 "run rabbitmq-plugins enable rabbitmq_consistent_hash_exchange on every node, or set partitions = 1".to_owned()
             }
-            DeclareFault::Failed => "see the broker's log".to_owned(),
+            _ => refusal::cure(self.code, &self.text),
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::{Sleep, sleep};
 use super::{
     connection::{CallError, ChannelId, Connection, is_answer, open_channel, unasked},
     error::{BrokerError, DeclareError, Loss, Refusal, reply},
+    refusal::{self, Reason},
     topology::short,
 };
 
@@ -43,10 +44,12 @@ pub enum Fence {
         /// The broker's own words, which name the queue and the user.
         text: String,
     },
-    /// The user has no right to configure the queue, so there is no fence.
+    /// The user has no right to configure the queue, or a limit of queues is reached, so there is no fence.
     Denied {
-        /// The broker's own words, which name the queue and the user.
+        /// The broker's own words, which name the queue, and the user or the limit.
         text: String,
+        /// What to do for a fence.
+        cure: String,
     },
 }
 
@@ -129,9 +132,23 @@ impl Asking {
                 let told_before = std::mem::replace(&mut self.told_busy, true);
                 Ok((!told_before).then_some(Fence::Busy { text }))
             }
-            reply::ACCESS_REFUSED => Ok(Some(Fence::Denied { text })),
+            _ if matches!(refusal::reason(code, &text), Reason::Permission | Reason::QueueLimit) => {
+                let cure = cure(code, &text);
+                Ok(Some(Fence::Denied { text, cure }))
+            }
             _ => Err(DeclareError::new(format!("queue '{}'", self.queue), Refusal { code, text })),
         }
+    }
+}
+
+/// What makes a fence possible that the broker has refused.
+pub(super) fn cure(code: u16, text: &str) -> String {
+    match refusal::reason(code, text) {
+        Reason::Permission => {
+            r"grant the user configure and read on ^outboxd\.publisher\. too (rabbitmqctl set_permissions)"
+                .to_owned()
+        }
+        _ => refusal::cure(code, text),
     }
 }
 

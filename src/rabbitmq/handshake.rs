@@ -16,6 +16,7 @@ use super::{
     endpoint::Endpoint,
     error::{BrokerError, Loss, Refusal, reply},
     link::Link,
+    refusal::{self, Reason},
     topology::short,
 };
 
@@ -31,24 +32,36 @@ const CAPABILITIES: [&str; 6] = [
     "authentication_failure_close",
 ];
 
+/// So many channels a connection has to have: for messages, for declares, and for the fence.
+const CHANNELS: u16 = 3;
+
 /// Logs in and opens the vhost. `name` is shown by RabbitMQ's management and in its log.
+///
+/// # Errors
+///
+/// Also when the broker, or the URL, allows fewer channels than are needed: to open one more would end the connection.
 pub(super) async fn open(link: &mut Link, at: &Endpoint, name: &str) -> Result<(), BrokerError> {
-    converse(link, at, name).await.map_err(|loss| {
+    let channel_max = converse(link, at, name).await.map_err(|loss| {
         let at = at.clone();
         match loss {
             Loss::Broken(error) => BrokerError::Handshake { at, source: error.into() },
             Loss::Closed(Refusal { code: reply::ACCESS_REFUSED, text }) => {
                 BrokerError::LoginRefused { at, text }
             }
-            Loss::Closed(Refusal { code: reply::NOT_ALLOWED, text }) => {
-                BrokerError::VhostRefused { at, text }
-            }
-            Loss::Closed(Refusal { code, text }) => BrokerError::ConnectionClosed { at, code, text },
+            Loss::Closed(Refusal { code, text }) => match refusal::reason(code, &text) {
+                Reason::NoVhost | Reason::VhostAccess => BrokerError::VhostRefused { at, text },
+                _ => BrokerError::ConnectionRefused { at, code, text },
+            },
         }
-    })
+    })?;
+    match channel_max {
+        1..CHANNELS => Err(BrokerError::TooFewChannels { at: at.clone(), channel_max, needed: CHANNELS }),
+        _ => Ok(()),
+    }
 }
 
-async fn converse(link: &mut Link, at: &Endpoint, name: &str) -> Result<(), Loss> {
+/// The greatest number of channels that both sides agreed on; 0 is no limit.
+async fn converse(link: &mut Link, at: &Endpoint, name: &str) -> Result<u16, Loss> {
     link.put(&AMQPFrame::ProtocolHeader(ProtocolVersion::amqp_0_9_1())).map_err(Loss::Broken)?;
     let AMQPMethod::Start(_) = answer(link).await? else { return Err(unexpected("connection.start")) };
 
@@ -72,7 +85,7 @@ async fn converse(link: &mut Link, at: &Endpoint, name: &str) -> Result<(), Loss
     link.tuned(usize::try_from(frame_max).unwrap_or(usize::MAX), heartbeat);
     put(link, AMQPMethod::Open(Open { virtual_host: short(&uri.vhost).map_err(Loss::Broken)? }))?;
     match answer(link).await? {
-        AMQPMethod::OpenOk(_) => Ok(()),
+        AMQPMethod::OpenOk(_) => Ok(agreed.channel_max),
         _ => Err(unexpected("connection.open-ok")),
     }
 }

@@ -4,8 +4,9 @@
 use super::{
     broker::BrokerOptions,
     connection::{ChannelId, Connection},
-    error::{BrokerError, DeclareError, DeclareFault},
+    error::{BrokerError, DeclareError},
     fence,
+    refusal::Reason,
     topology::{Declaration, ExchangeType, plan},
 };
 
@@ -110,9 +111,7 @@ async fn look(
     match on_fresh_channel(connection, declaration, false).await {
         Ok(()) if !declare => return Ok("is there (rabbitmq.declare = false: not compared)".to_owned()),
         Ok(()) => {}
-        Err(BrokerError::Declare { error: DeclareError { fault: DeclareFault::Missing, .. }, .. })
-            if declare =>
-        {
+        Err(BrokerError::Declare { error: DeclareError { reason: Reason::Missing, .. }, .. }) if declare => {
             return Ok(match declaration {
                 Declaration::Exchange { kind: ExchangeType::ConsistentHash, .. } => {
                     "missing; run and setup will declare it, with the plugin rabbitmq_consistent_hash_exchange".to_owned()
@@ -131,13 +130,14 @@ async fn try_fence(connection: &mut Connection, queue: &str) -> Result<String, P
     let Err(error) = fence::take(connection, queue).await else {
         return Ok("may be declared: of several instances only one publishes".to_owned());
     };
-    Err(Problem {
-        what: format!(
-            "may not be declared and read, so an instance that hangs may publish beside its successor: {error}"
-        ),
-        cure: r"grant the user configure and read on ^outboxd\.publisher\. too (rabbitmqctl set_permissions)"
-            .to_owned(),
-    })
+    let (why, cure) = match &error {
+        BrokerError::ChannelClosed { code, text, .. } => (text.clone(), fence::cure(*code, text)),
+        error => (error.to_string(), "see the broker's log".to_owned()),
+    };
+    let what = format!(
+        "may not be declared and read, so an instance that hangs may publish beside its successor: {why}"
+    );
+    Err(Problem { what, cure })
 }
 
 async fn on_fresh_channel(

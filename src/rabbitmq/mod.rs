@@ -1,7 +1,8 @@
 //! Everything that knows RabbitMQ. Knows nothing of PostgreSQL, of what a row is, or of when to try again.
 //!
 //! [`publisher`] sends messages and tells what became of each, behind a [`Fence`] when asked to. It stands on a connection of our own:
-//! `dial` gets a byte stream, `link` makes frames of it, `handshake` logs in, `connection` has channels, calls and events. [`topology`]
+//! `dial` gets a byte stream, `link` makes frames of it, `handshake` logs in, `connection` has channels, calls and events. `refusal` tells
+//! apart why the broker refuses, and knows the cure. [`topology`]
 //! says what a durable subscription needs and declares it; [`inspection`] compares that with what is there. [`consumer`], for the
 //! services in [`crate::samples`], takes messages from a queue: there lapin does all but the declares.
 //!
@@ -20,10 +21,13 @@ mod handshake;
 pub mod inspection;
 mod link;
 pub mod publisher;
+mod rabbitmqctl;
+mod refusal;
 mod tls;
 pub mod topology;
 
 pub use broker::BrokerOptions;
 pub use endpoint::{Endpoint, InvalidUrl};
-pub use error::{BrokerError, DeclareError, DeclareFault};
+pub use error::{BrokerError, DeclareError};
 pub use fence::Fence;
+pub use refusal::{Reason, reason};

@@ -242,8 +242,10 @@ impl Declaration {
     fn failure(&self, error: CallError, at: &Endpoint) -> BrokerError {
         match error {
             CallError::Refused(refusal) => self.refused(refusal, at),
-            // An exchange type that it does not know is a reason for the broker to close the whole connection.
-            CallError::Lost(Loss::Closed(refusal)) if refusal.code == reply::COMMAND_INVALID => {
+            // An exchange type that it does not know, or a failure inside it, is a reason for the broker to close the whole connection.
+            CallError::Lost(Loss::Closed(refusal))
+                if matches!(refusal.code, reply::COMMAND_INVALID | reply::INTERNAL_ERROR) =>
+            {
                 self.refused(refusal, at)
             }
             error => error.at(at),

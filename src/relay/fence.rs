@@ -31,7 +31,7 @@ impl Fencing {
             Fence::Held => (Fencing::Open, None),
             Fence::Busy { text } => (Fencing::Busy(busy(&text)), None),
             Fence::Unwatched { text } => (Fencing::Open, Some(unwatched(&text))),
-            Fence::Denied { text } => (Fencing::Open, Some(denied(&text))),
+            Fence::Denied { text, cure } => (Fencing::Open, Some(denied(&text, &cure))),
         }
     }
 }
@@ -51,10 +51,10 @@ fn unwatched(text: &str) -> String {
     )
 }
 
-fn denied(text: &str) -> String {
+fn denied(text: &str, cure: &str) -> String {
     format!(
         "publishing without a fence ({text}): an instance that was frozen or cut off may go on to publish for a moment after \
-         another took over; {GRANT}"
+         another took over; {cure}"
     )
 }
 

@@ -18,7 +18,7 @@ use outboxd::{
     outbox::{AggregateKey, HeaderValue, Message, Timestamp},
     position::{Lsn, Position},
     rabbitmq::{
-        BrokerError, BrokerOptions, DeclareFault,
+        BrokerError, BrokerOptions, Reason,
         inspection::inspect,
         publisher::{Outcome, Publisher, PublisherEvent},
         topology::{QueueType, Subscription},
@@ -395,7 +395,7 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
     assert!(outcomes.values().all(|outcome| matches!(outcome, Outcome::Returned { .. })), "nothing is bound");
     let failure = error(&mut publisher).await;
     let BrokerError::Declare { error: declare, .. } = &failure else { panic!("{failure}") };
-    assert_eq!(declare.fault, DeclareFault::Different);
+    assert_eq!(declare.reason, Reason::Different);
     assert!(failure.to_string().contains(&taken) && declare.cure().contains("message.exchange"), "{failure}");
 
     // Used as it is when nothing is to be declared.
@@ -404,7 +404,7 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
     publisher.publish(PublishTag(2), message(2, &unique("missing"), "k"));
     let failure = error(&mut publisher).await;
     let BrokerError::Declare { error: declare, .. } = &failure else { panic!("{failure}") };
-    assert_eq!(declare.fault, DeclareFault::Missing, "{failure}");
+    assert_eq!(declare.reason, Reason::Missing, "{failure}");
 }
 
 #[tokio::test]
@@ -544,7 +544,7 @@ async fn inspection_finds_every_difference_in_one_go_and_creates_nothing() {
 
     let error = connect_error(&options).await;
     assert!(
-        matches!(&error, BrokerError::Declare { error, .. } if error.fault == DeclareFault::Different),
+        matches!(&error, BrokerError::Declare { error, .. } if error.reason == Reason::Different),
         "{error}"
     );
 }
@@ -578,7 +578,7 @@ async fn a_missing_plugin_is_named() {
     broker.node.ctl(&["eval", &format!("rabbit_registry:register({TYPE}, {module}).")]).await;
     let error = connected.err().unwrap();
     assert!(
-        matches!(&error, BrokerError::Declare { error, .. } if error.fault == DeclareFault::NoPlugin),
+        matches!(&error, BrokerError::Declare { error, .. } if error.reason == Reason::UnknownExchangeType),
         "{error:?}"
     );
     assert!(

@@ -99,7 +99,10 @@ impl State {
         let (queue, told) = (queue.clone(), std::mem::replace(told_busy, true));
         if self.scenario.unfenced {
             connection.fence = FenceOf::Denied;
-            return Some(Said::This(Fence::Denied { text: "ACCESS_REFUSED".to_owned() }));
+            return Some(Said::This(Fence::Denied {
+                text: "ACCESS_REFUSED".to_owned(),
+                cure: "grant it".to_owned(),
+            }));
         }
         let busy = self.broker.fences.get(&queue).is_some_and(|holder| {
             let lives = self.broker.connections.get(holder).is_some_and(|holder| holder.link != Link::Cut);

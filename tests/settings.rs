@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use outboxd::{
     outbox::OptionalColumn,
     postgres::cleanup::Cleanup,
-    rabbitmq::topology::QueueType,
+    rabbitmq::topology::{Argument, QueueType},
     relay::{BacklogPolicy, OnUnroutable, Ordering},
     settings::{Settings, SettingsError, load, load_with},
 };
@@ -263,6 +263,201 @@ fn each_mistake_has_its_message() {
         (
             "[sources.copy]\npostgres.url = \"postgresql://outboxd@localhost/other\"\npostgres.slot = \"outboxd_orders\"",
             "sources.orders.postgres.slot: another source on this server already uses the slot \"outboxd_orders\"",
+        ),
+    ] {
+        let found = problems(&with(lines), &[]);
+        assert!(found.iter().any(|line| line.contains(expected)), "{lines}\ngives {found:#?}");
+    }
+}
+
+#[test]
+fn arguments_keep_their_types() {
+    let settings = read(
+        &with(
+            r#"
+            [[exchanges]]
+            name = "Order.events"
+            type = "x-delayed-message"
+            arguments = { "x-delayed-type" = "topic", "alternate-exchange" = "lost" }
+            [[exchanges]]
+            name = "volatile"
+            type = "fanout"
+            durable = false
+            mandatory = false
+            [[exchanges]]
+            name = "amq.topic"
+            mandatory = false
+            [[subscriptions]]
+            queue = "q"
+            exchange = "Order.events"
+            queue_type = "classic"
+            arguments = { "x-message-ttl" = 60000, "x-text" = "60000", "x-flag" = true, "x-double" = 1.5, "x-list" = [1, "a"], "x-table" = { b = 2, a = { c = "1" } } }
+            [[subscriptions]]
+            queue = "own-target"
+            exchange = "volatile"
+            arguments = { "x-dead-letter-exchange" = "dlx", "x-queue-type" = "quorum", "x-single-active-consumer" = true }
+            [[subscriptions]]
+            queue = "both"
+            exchange = "volatile"
+            single_active_consumer = false
+            arguments = { "x-delivery-limit" = -1, "x-single-active-consumer" = false }
+            "#,
+        ),
+        &[],
+    )
+    .unwrap();
+    let text = |text: &str| Argument::Text(text.into());
+    let named = |name: &str, value| (name.to_owned(), value);
+    let [delayed, volatile, own] = &settings.broker.exchanges[..] else { panic!("three exchanges") };
+    assert_eq!((&*delayed.kind, delayed.durable, delayed.mandatory), ("x-delayed-message", true, false));
+    assert_eq!(
+        delayed.arguments,
+        [named("alternate-exchange", text("lost")), named("x-delayed-type", text("topic"))]
+    );
+    assert_eq!((&*volatile.kind, volatile.durable, volatile.mandatory), ("fanout", false, false));
+    assert!(!own.mandatory);
+    let [q, own_target, both] = &settings.broker.subscriptions[..] else { panic!("three subscriptions") };
+    let inner = Argument::Table(vec![named("c", text("1"))]);
+    assert_eq!(
+        q.arguments,
+        [
+            named("x-double", Argument::Double(1.5)),
+            named("x-flag", Argument::Boolean(true)),
+            named("x-list", Argument::List(vec![Argument::Integer(1), text("a")])),
+            named("x-message-ttl", Argument::Integer(60000)),
+            named("x-table", Argument::Table(vec![named("a", inner), named("b", Argument::Integer(2))])),
+            named("x-text", text("60000")),
+        ]
+    );
+    assert!(q.dead_letter && !own_target.dead_letter && both.dead_letter);
+    assert_eq!(
+        own_target.arguments,
+        [named("x-dead-letter-exchange", text("dlx"))],
+        "the others repeat keys"
+    );
+    assert_eq!(both.arguments.len(), 2, "false is not the same to RabbitMQ as left out");
+}
+
+#[test]
+fn an_argument_that_contradicts_a_key_is_named_with_the_key() {
+    for (lines, expected) in [
+        ("arguments = 5", "subscriptions[0].arguments: must be a table, is a whole number"),
+        (
+            "arguments = { a = inf }",
+            "subscriptions[0].arguments.a: must be text, true or false, a number of 64 bits",
+        ),
+        (
+            "arguments = { \"x-queue-type\" = \"classic\" }",
+            "subscriptions[0].arguments.x-queue-type: contradicts queue_type, which is \"quorum\"",
+        ),
+        (
+            "arguments = { \"x-single-active-consumer\" = false }",
+            "arguments.x-single-active-consumer: contradicts single_active_consumer, which is true",
+        ),
+        (
+            "dead_letter = true\narguments = { \"x-dead-letter-exchange\" = \"dlx\" }",
+            "arguments.x-dead-letter-exchange: contradicts dead_letter = true",
+        ),
+        (
+            "arguments = { \"x-dead-letter-routing-key\" = \"k\" }",
+            "arguments.x-dead-letter-routing-key: contradicts dead_letter = true",
+        ),
+        (
+            "dead_letter = false\narguments = { \"x-dead-letter-routing-key\" = \"k\" }",
+            "arguments.x-dead-letter-routing-key: is refused by RabbitMQ without x-dead-letter-exchange",
+        ),
+        (
+            "arguments = { \"x-max-priority\" = 10 }",
+            "arguments.x-max-priority: is refused by RabbitMQ for queue_type \"quorum\"; leave it out, or set queue_type to \"classic\"",
+        ),
+        (
+            "queue_type = \"stream\"\narguments = { \"x-message-ttl\" = 10 }",
+            "arguments.x-message-ttl: is refused by RabbitMQ for queue_type \"stream\"",
+        ),
+    ] {
+        let subscription = format!("[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\n{lines}");
+        let found = problems(&with(&subscription), &[]);
+        assert!(found.iter().any(|line| line.contains(expected)), "{lines}\ngives {found:#?}");
+    }
+}
+
+#[test]
+fn exchanges_are_checked_with_those_who_use_them() {
+    for (lines, expected) in [
+        ("[[exchanges]]\ntype = \"topic\"", "exchanges[0].name: is missing"),
+        ("[[exchanges]]\nname = \"amq.own\"", "exchanges[0].name: begins with amq."),
+        (
+            "[[exchanges]]\nname = \"amq.topic\"\ntype = \"topic\"",
+            "exchanges[0].type: has no effect: RabbitMQ itself declares",
+        ),
+        ("[[exchanges]]\nname = \"e\"\ntype = \"\"", "exchanges[0].type: must have 1 to 255 bytes, has 0"),
+        ("[[exchanges]]\nname = \"e\"\ninternal = true", "exchanges[0].internal: unknown key"),
+        (
+            "[[exchanges]]\nname = \"e\"\n[[exchanges]]\nname = \"e\"",
+            "exchanges[1].name: two entries describe the exchange \"e\"",
+        ),
+        (
+            "[[exchanges]]\nname = \"e\"\ntype = \"x-delayed-message\"",
+            "exchanges[0].arguments: lacks x-delayed-type",
+        ),
+        (
+            "[[exchanges]]\nname = \"e\"\ntype = \"x-delayed-message\"\nmandatory = true\narguments = { x-delayed-type = \"topic\" }",
+            "exchanges[0].mandatory: cannot be true for type \"x-delayed-message\"",
+        ),
+        (
+            "[[exchanges]]\nname = \"e\"\ntype = \"headers\"\n[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nbinding_keys = [\"a\"]",
+            "subscriptions[0].binding_keys: has no effect: exchange \"e\" of type \"headers\" compares headers",
+        ),
+        (
+            "[[exchanges]]\nname = \"e\"\ntype = \"fanout\"\n[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nbinding_keys = [\"a\"]",
+            "subscriptions[0].binding_keys: has no effect",
+        ),
+        (
+            "[[exchanges]]\nname = \"e\"\ntype = \"direct\"\n[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"",
+            "subscriptions[0].binding_keys: is missing",
+        ),
+        (
+            "[[exchanges]]\nname = \"e\"\ntype = \"x-consistent-hash\"\n[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"",
+            "subscriptions[0].binding_keys: must be numbers",
+        ),
+        (
+            "[[exchanges]]\nname = \"q\"\n[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\npartitions = 2",
+            "subscriptions[0].queue: the exchange \"q\" before the partitions",
+        ),
+    ] {
+        let found = problems(&with(lines), &[]);
+        assert!(found.iter().any(|line| line.contains(expected)), "{lines}\ngives {found:#?}");
+    }
+    for variable in ["OUTBOXD__EXCHANGES__0__NAME", "OUTBOXD__SUBSCRIPTIONS__0__ARGUMENTS__X"] {
+        let found = problems(MINIMAL, &[(variable, "5")]);
+        assert!(found.iter().any(|line| line.contains("must be an array of tables")), "{found:#?}");
+    }
+}
+
+#[test]
+fn properties_are_templates_and_literals_are_tried_out() {
+    let settings = read(&with("message = { id = \"{source}-{id}\", priority = \"7\", type = \"\", properties_from_headers = true }"), &[]).unwrap();
+    let mapping = &settings.sources["orders"].mapping;
+    assert_eq!((mapping.properties.len(), mapping.properties_from_headers), (2, true));
+    for (lines, expected) in [
+        (
+            "message.priority = \"high\"",
+            "message.priority: the property priority must be a whole number from 0 to 255; correct",
+        ),
+        ("message.priority = 7", "message.priority: must be text, is a whole number"),
+        (
+            "message.expiration_ms = \"60s\"",
+            "message.expiration_ms: the property expiration_ms must be a whole number of milliseconds",
+        ),
+        (
+            "message.reply_to = \"amq.rabbitmq.reply-to\"",
+            "message.reply_to: the property reply_to must be another",
+        ),
+        ("message.expiration = \"5\"", "message.expiration: unknown key; did you mean expiration_ms?"),
+        ("message.id = \"{uuid}\"", "message.id: unknown placeholder"),
+        (
+            "message.properties_from_headers = true\noutbox.columns.headers = \"\"",
+            "message.properties_from_headers: is of no use",
         ),
     ] {
         let found = problems(&with(lines), &[]);

@@ -23,9 +23,12 @@ pub(crate) fn mapper() -> Mapper {
     let mapping = Mapping {
         source: "orders".into(),
         columns: ColumnNames::default(),
+        id: "{id}".parse().expect("a template"),
         exchange: "{aggregate_type}.events".parse().expect("a template"),
         routing_key: "{event_type}".parse().expect("a template"),
         headers: vec![],
+        properties: Vec::new(),
+        properties_from_headers: false,
         content_type: None,
         message_bytes_max: 1 << 20,
     };
@@ -84,7 +87,7 @@ pub(crate) fn settle(ledger: &mut Ledger, message: Message, now: Instant, out: &
     ledger.reached(Lsn(commit + 1));
     while let Some((tag, due)) = ledger.next_due(now) {
         let Due::Publish(message) = due else { panic!("nothing is parked") };
-        encoding::put_publish(&message, 1, FRAME_BYTES_MAX, out).expect("it fits");
+        encoding::put_publish(&message, true, 1, FRAME_BYTES_MAX, out).expect("it fits");
         ledger.settle(tag);
     }
 }

@@ -57,6 +57,7 @@ impl Service {
                 partitions: 1,
                 single_active_consumer: true,
                 dead_letter: true,
+                arguments: Vec::new(),
             },
             broker: self.settings.broker.clone(),
             prefetch: self.settings.prefetch,

@@ -96,6 +96,7 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
         connect_timeout: CONNECT_TIMEOUT,
         ca_file: None,
         client_cert: None,
+        exchanges: Vec::new(),
         subscriptions: Vec::new(),
     };
     Some(Settings {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cli::Check,
-    postgres,
+    postgres::inspection::{self, Inspection},
     rabbitmq::{self, BrokerOptions},
     relay::fence_queue,
     settings::{Settings, Source},
@@ -28,18 +28,33 @@ pub(super) async fn run(settings: Settings, options: &Check) -> Result<(), Failu
 
 /// Looks at all of them at the same time: what cannot be reached takes its whole connect timeout.
 pub(super) async fn online(settings: &Settings) -> Vec<Section> {
-    let sources = settings.sources.iter().map(async |(name, source)| {
+    let sources = settings.sources.values().map(async |source| {
         let Source { database, mapping, .. } = source;
-        let checks = postgres::inspection::inspect(database, mapping, APPLICATION_NAME).await;
-        Section::new(title(name, source), checks)
+        inspection::inspect(database, mapping, APPLICATION_NAME).await
     });
     // Under a name that no instance takes: what is asked is whether the user may.
     let fences: Vec<_> =
         settings.sources.values().map(|source| fence_queue(&source.database.slot, "check")).collect();
     let broker = rabbitmq::inspection::inspect(&settings.broker, APPLICATION_NAME, &fences);
-    let (mut sections, broker) = join(join_all(sources), broker).await;
+    let (inspected, broker) = join(join_all(sources), broker).await;
+    let mut sections = of_sources(settings, inspected);
     sections.push(Section::new(BROKER, broker));
     sections
+}
+
+fn of_sources(settings: &Settings, inspected: Vec<Inspection>) -> Vec<Section> {
+    let numbers: Vec<_> = inspected.iter().map(|source| source.ids_are_numbers).collect();
+    let sources = settings.sources.iter().zip(inspected);
+    let sections = sources.map(|((name, source), Inspection { mut checks, ids_are_numbers })| {
+        let id = &source.mapping.id;
+        let others = settings.sources.iter().zip(&numbers).filter(|((other, its), numbers)| {
+            **numbers == Some(true) && *other != name && its.mapping.id == *id
+        });
+        let others: Vec<_> = others.map(|((other, _), _)| &**other).collect();
+        checks.extend(ids_are_numbers.map(|numbers| inspection::message_ids(numbers, &others)));
+        Section::new(title(name, source), checks)
+    });
+    sections.collect()
 }
 
 /// The file has been read, or we would not be here; what is left are the files that it names.
@@ -61,7 +76,8 @@ fn offline(settings: &Settings) -> Vec<Section> {
 }
 
 fn subscriptions(broker: &BrokerOptions) -> String {
-    format!("valid, {} subscriptions", broker.subscriptions.len())
+    let BrokerOptions { exchanges, subscriptions, .. } = broker;
+    format!("valid, {} exchanges, {} subscriptions", exchanges.len(), subscriptions.len())
 }
 
 /// The section that is nobody's source.

@@ -214,7 +214,7 @@ fn scripts(settings: &Settings) -> String {
         text += &dba_script::script(&source.database, &source.mapping.columns, slot);
         text.push('\n');
     }
-    let needed = topology::plan(&settings.broker.subscriptions);
+    let needed = topology::plan(&settings.broker.exchanges, &settings.broker.subscriptions);
     if !needed.is_empty() {
         let by = if settings.broker.declare { "`run` declares it" } else { "`outboxd setup` declares it" };
         text += &comment(&format!("==== {BROKER}: {by} ===="));

@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod documentation;
+mod literal;
 mod problem;
 mod reader;
 mod secret;
@@ -18,6 +19,7 @@ use std::{
     path::Path,
 };
 
+pub(crate) use literal::Literal;
 pub use problem::{Origin, Problem, SettingsError};
 use reader::Report;
 pub(crate) use reader::{Complaint, Section};

@@ -107,7 +107,7 @@ impl<'r> Section<'r> {
         self.values.keys().cloned().collect()
     }
 
-    fn take(&mut self, key: &str, default: Option<String>) -> Option<Value> {
+    pub(super) fn take(&mut self, key: &str, default: Option<String>) -> Option<Value> {
         self.report.borrow_mut().known.insert(format!("{}{key}", self.pattern), default);
         self.asked_for.push(key.to_owned());
         self.values.remove(key)
@@ -335,7 +335,7 @@ impl<'r> Section<'r> {
     }
 
     /// Names kinds only, for the value may be a secret.
-    fn wrong_kind(&self, key: &str, wanted: &str, found: &ValueKind) {
+    pub(super) fn wrong_kind(&self, key: &str, wanted: &str, found: &ValueKind) {
         let found = match found {
             ValueKind::Nil => "nothing",
             ValueKind::Boolean(_) => "true or false",

@@ -303,9 +303,12 @@ fn parked_row(commit_lsn: u64, index: u32, aggregate: Option<&str>) -> ParkedRow
     let mapping = Mapping {
         source: "orders".into(),
         columns: ColumnNames::default(),
+        id: "{id}".parse().unwrap(),
         exchange: "x".parse().unwrap(),
         routing_key: "x".parse().unwrap(),
         headers: Vec::new(),
+        properties: Vec::new(),
+        properties_from_headers: false,
         content_type: None,
         message_bytes_max: 1,
     };

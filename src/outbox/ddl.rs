@@ -29,14 +29,19 @@ CREATE TABLE outbox (
 /// What a consumer notes handled messages in.
 pub const INBOX: &str = "\
 -- Inbox: makes a consumer idempotent. In the transaction that handles a message, first
---   INSERT INTO inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING
+--   INSERT INTO inbox (consumer, source, message_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
 -- No row inserted means that the message was handled before: acknowledge it and do nothing else.
 CREATE TABLE inbox (
   consumer    text NOT NULL,                                       -- who handled it, e.g. the queue's name
+  source      text NOT NULL DEFAULT '',                            -- the header outbox-source: another outbox may have the same ids
   message_id  text NOT NULL,                                       -- the message's message_id property
   received_at timestamptz NOT NULL DEFAULT clock_timestamp(),      -- to delete old rows by
-  PRIMARY KEY (consumer, message_id)
+  PRIMARY KEY (consumer, source, message_id)
 );
+
+-- An inbox of outboxd 0.1.0 has no source. Stop its consumers, name the source that its rows came from, and run:
+-- ALTER TABLE inbox ADD COLUMN source text NOT NULL DEFAULT 'orders';
+-- ALTER TABLE inbox ALTER COLUMN source SET DEFAULT '', DROP CONSTRAINT inbox_pkey, ADD PRIMARY KEY (consumer, source, message_id);
 
 -- Keep rows for longer than a message can be repeated, then delete them:
 -- CREATE INDEX inbox_received_at ON inbox (received_at);

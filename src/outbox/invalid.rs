@@ -27,9 +27,9 @@ pub enum InvalidReason {
         /// The column.
         column: String,
     },
-    /// A value of a template for exchange or routing key is NULL, or not among the row's headers.
+    /// A value of a template for id, exchange or routing key is NULL, or not among the row's headers.
     MissingValue {
-        /// `exchange` or `routing key`.
+        /// `id`, `exchange` or `routing key`.
         part: &'static str,
         /// The placeholder, as written in the template.
         placeholder: String,
@@ -74,6 +74,13 @@ pub enum InvalidReason {
     RoutingHeader {
         /// The header.
         name: String,
+    },
+    /// A property has a value that it cannot have.
+    Property {
+        /// Its key below `message`.
+        property: &'static str,
+        /// What it may be.
+        wanted: &'static str,
     },
     /// A bytea value is not in the hex output format.
     ByteaNotHex {
@@ -143,6 +150,11 @@ impl fmt::Display for InvalidReason {
             InvalidReason::RoutingHeader { name } => write!(
                 f,
                 "header \"{name}\" has a meaning of its own in RabbitMQ (further routing keys) and cannot be sent; rename it"
+            ),
+            InvalidReason::Property { property, wanted } => write!(
+                f,
+                "the property {property} must be {wanted}; correct what writes the value, or change message.{property} (or the \
+                 header {property}, with message.properties_from_headers)"
             ),
             InvalidReason::ByteaNotHex { column } => write!(
                 f,

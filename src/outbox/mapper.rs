@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     AggregateKey, HEADERS_BYTES_MAX, HeaderValue, InvalidReason, InvalidRow, KeptColumns, KeptRow, Message,
-    OutboxRow, Placeholder, RESERVED_HEADERS, ROUTING_HEADERS, SHORT_STRING_BYTES_MAX,
+    OutboxRow, Placeholder, Properties, Property, RESERVED_HEADERS, ROUTING_HEADERS, SHORT_STRING_BYTES_MAX,
     message::header_bytes,
     row_headers::{HeadersError, RowHeaders},
 };
@@ -32,9 +32,13 @@ pub struct Mapper {
     pub(super) payload: usize,
     pub(super) payload_kind: PayloadKind,
     pub(super) headers: Option<usize>,
+    /// `None`: the id column as it is.
+    pub(super) message_id: Option<Rendering>,
     pub(super) exchange: Rendering,
     pub(super) routing_key: Rendering,
     pub(super) configured: Vec<(String, Rendering)>,
+    pub(super) properties: Vec<(Property, Rendering)>,
+    pub(super) properties_from_headers: bool,
     pub(super) content_type: Option<String>,
     pub(super) message_bytes_max: usize,
     pub(super) kept: Arc<KeptColumns>,
@@ -104,7 +108,10 @@ impl Mapper {
         let row_headers = self.row_headers(row)?;
         let aggregate_type = self.required(row, self.aggregate_type)?;
         let aggregate_id = self.required(row, self.aggregate_id)?;
-        let message_id = short("message_id", self.required(row, self.id)?.to_owned())?;
+        let message_id = match &self.message_id {
+            None => short("message_id", self.required(row, self.id)?.to_owned())?,
+            Some(rendering) => self.route("id", rendering, row, &row_headers)?,
+        };
         let event_type = short("event type", self.required(row, self.event_type)?.to_owned())?;
         let exchange = self.route("exchange", &self.exchange, row, &row_headers)?;
         let routing_key = self.route("routing key", &self.routing_key, row, &row_headers)?;
@@ -125,8 +132,12 @@ impl Mapper {
                 headers.push(name.clone(), HeaderValue::Text(value))?;
             }
         }
+        let properties = self.properties(row, &row_headers)?;
         for header in row_headers.into_values() {
             let (name, value) = header.map_err(|error| self.headers_error(error))?;
+            if self.properties_from_headers && Property::named(&name).is_some() {
+                continue;
+            }
             if ROUTING_HEADERS.contains(&&*name) {
                 return Err(InvalidReason::RoutingHeader { name });
             }
@@ -145,12 +156,43 @@ impl Mapper {
             event_type,
             content_type,
             headers: headers.list,
+            properties,
             body: self.body(row)?,
         };
         if message.content_header_bytes() > HEADERS_BYTES_MAX {
             return Err(InvalidReason::HeadersTooLarge);
         }
         Ok(message)
+    }
+
+    /// What the templates give, else what the row's headers do; `None` when that is nothing.
+    fn properties(
+        &self,
+        row: &OutboxRow,
+        row_headers: &RowHeaders<'_>,
+    ) -> Result<Option<Box<Properties>>, InvalidReason> {
+        if self.properties.is_empty() && !self.properties_from_headers {
+            return Ok(None);
+        }
+        let mut properties = Properties::default();
+        for property in Property::ALL {
+            let template = self.properties.iter().find(|(of, _)| *of == property);
+            let mut value = None;
+            if let Some((_, rendering)) = template {
+                value = match self.render(rendering, row, row_headers)? {
+                    Rendered::Text(text) => Some(text),
+                    Rendered::Missing(_) => Some(String::new()),
+                };
+            }
+            if self.properties_from_headers && value.as_ref().is_none_or(String::is_empty) {
+                let header = row_headers.text(property.key()).map_err(|error| self.headers_error(error))?;
+                value = header.or(value);
+            }
+            if let Some(value) = value {
+                properties.set(property, value)?;
+            }
+        }
+        Ok((properties != Properties::default()).then(|| Box::new(properties)))
     }
 
     /// The payload's bytes as PostgreSQL gave them, also if they are not UTF-8: what they mean is the consumer's affair.

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    Column, KeptColumns, Mapper, Placeholder, RESERVED_HEADERS, ROUTING_HEADERS, Template,
+    Column, KeptColumns, Mapper, Placeholder, Property, RESERVED_HEADERS, ROUTING_HEADERS, Template,
     mapper::{PayloadKind, Piece, Rendering},
     nearest,
     template::Part,
@@ -33,7 +33,7 @@ impl OptionalColumn {
 /// Names of the columns that have a meaning, as stored in `pg_attribute` (no quotes, case counts).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnNames {
-    /// Becomes `message_id`.
+    /// Becomes `message_id`, unless `message.id` says otherwise.
     pub id: String,
     /// With the aggregate's id, what order is kept by.
     pub aggregate_type: String,
@@ -74,12 +74,18 @@ pub struct Mapping {
     pub source: String,
     /// `outbox.columns`
     pub columns: ColumnNames,
+    /// `message.id`
+    pub id: Template,
     /// `message.exchange`
     pub exchange: Template,
     /// `message.routing_key`
     pub routing_key: Template,
     /// `message.headers`, in the order they are sent.
     pub headers: Vec<(String, Template)>,
+    /// `message.priority` and the others, none twice.
+    pub properties: Vec<(Property, Template)>,
+    /// `message.properties_from_headers`: a row's header that has the key of a property sets it, and is not sent as a header.
+    pub properties_from_headers: bool,
     /// `message.content_type`; `None`: by the payload column's type.
     pub content_type: Option<String>,
     /// `delivery.message_bytes_max`: largest body in bytes.
@@ -134,7 +140,23 @@ impl fmt::Display for MappingError {
 
 impl std::error::Error for MappingError {}
 
+/// Type OIDs of smallint, integer, bigint and numeric (`pg_type.dat`).
+const NUMBERS: [u32; 4] = [21, 23, 20, 1700];
+
 impl Mapping {
+    /// Whether ids of messages are made of nothing but numbers of this table, as of a `bigint` key: another table has the same
+    /// ones.
+    pub fn ids_are_numbers(&self, columns: &[Column]) -> bool {
+        let is_number = |name: &str| {
+            columns.iter().any(|column| column.name == name && NUMBERS.contains(&column.type_oid))
+        };
+        self.id.placeholders().all(|placeholder| match placeholder {
+            Placeholder::Id => is_number(&self.columns.id),
+            Placeholder::Column(name) => is_number(name),
+            _ => false,
+        })
+    }
+
     /// Resolves every name against `columns`.
     ///
     /// # Errors
@@ -151,6 +173,11 @@ impl Mapping {
         let headers = resolver.optional(&names.headers, "outbox.columns.headers");
         resolver.optional(&names.sequence, "outbox.columns.sequence");
         resolver.optional(&names.created_at, "outbox.columns.created_at");
+        let message_id = match self.id.parts() {
+            // As good as always, and the column is looked at all the same.
+            [Part::Placeholder(Placeholder::Id)] => None,
+            _ => Some(resolver.rendering(&self.id)),
+        };
         let exchange = resolver.rendering(&self.exchange);
         let routing_key = resolver.rendering(&self.routing_key);
         let mut configured: Vec<(String, Rendering)> = Vec::new();
@@ -163,6 +190,10 @@ impl Mapping {
                 configured.push((name.clone(), resolver.rendering(template)));
             }
         }
+
+        let properties = self.properties.iter();
+        let properties = properties.map(|(property, template)| (*property, resolver.rendering(template)));
+        let properties = properties.collect();
 
         let names = || columns.iter().map(|column| column.name.clone()).collect();
         if !resolver.missing.is_empty() {
@@ -178,9 +209,12 @@ impl Mapping {
             payload,
             payload_kind: PayloadKind::of(columns[payload].type_oid),
             headers,
+            message_id,
             exchange,
             routing_key,
             configured,
+            properties,
+            properties_from_headers: self.properties_from_headers,
             content_type: self.content_type.clone(),
             message_bytes_max: self.message_bytes_max,
             kept: Arc::new(KeptColumns {

@@ -7,11 +7,14 @@ use std::{
 
 use bytes::Bytes;
 
-use super::Timestamp;
+use super::{Properties, Timestamp};
 use crate::position::Position;
 
 /// Marks a message that was published on request, and may have been before.
 const REPLAYED_HEADER: &str = "outbox-replayed";
+
+/// Property `app_id` of a message that says nothing else.
+const APP_ID: &str = "outboxd";
 
 /// Headers that outboxd itself sets, or sets on replay; neither configuration nor a row can override them.
 pub const RESERVED_HEADERS: [&str; 6] =
@@ -92,12 +95,14 @@ pub struct Message {
     pub routing_key: String,
     /// Property `message_id`.
     pub message_id: String,
-    /// Property `type`.
+    /// Property `type`, unless `properties` has another.
     pub event_type: String,
     /// Property `content_type`.
     pub content_type: Cow<'static, str>,
     /// All headers, reserved ones first, none twice.
     pub headers: Vec<(Cow<'static, str>, HeaderValue)>,
+    /// Properties that only some messages have.
+    pub properties: Option<Box<Properties>>,
     /// The payload column's bytes, unchanged; empty for NULL.
     pub body: Bytes,
 }
@@ -116,6 +121,7 @@ impl Message {
             event_type: String::new(),
             content_type: "".into(),
             headers: Vec::new(),
+            properties: None,
             body: Bytes::new(),
         }
     }
@@ -135,7 +141,34 @@ impl Message {
             + self.event_type.len()
             + self.content_type.len()
             + self.headers.iter().map(header).sum::<usize>()
+            + self.properties.as_ref().map_or(0, |own| size_of::<Properties>() + own.text_bytes())
             + self.body.len()
+    }
+
+    /// Property `type`; `None`: it has none.
+    pub fn kind(&self) -> Option<&str> {
+        let own = self.properties.as_ref().and_then(|own| own.kind.as_deref());
+        own.map_or(Some(&*self.event_type), |kind| (!kind.is_empty()).then_some(kind))
+    }
+
+    /// Property `app_id`; `None`: it has none.
+    pub fn app_id(&self) -> Option<&str> {
+        let own = self.properties.as_ref().and_then(|own| own.app_id.as_deref());
+        own.map_or(Some(APP_ID), |app| (!app.is_empty()).then_some(app))
+    }
+
+    /// Every property that it has as an AMQP short string.
+    pub fn short_properties(&self) -> impl Iterator<Item = &str> {
+        let own = self.properties.as_deref();
+        let own = own.map(|own| {
+            [&own.content_encoding, &own.correlation_id, &own.reply_to, &own.expiration]
+                .into_iter()
+                .filter_map(|text| text.as_deref())
+        });
+        [Some(&*self.content_type), Some(&*self.message_id), self.kind(), self.app_id()]
+            .into_iter()
+            .flatten()
+            .chain(own.into_iter().flatten())
     }
 
     /// Adds `outbox-replayed: true`, for which [`content_header_bytes`](Self::content_header_bytes) leaves room.
@@ -148,16 +181,11 @@ impl Message {
     pub fn content_header_bytes(&self) -> usize {
         let short = |text: &str| 1 + text.len();
         // class 2, weight 2, body size 8, property flags 2; delivery_mode 1, timestamp 8.
-        let fixed = 14 + 9 + short("outboxd");
+        let fixed = 14 + 9;
         let replayed = short(REPLAYED_HEADER) + 2;
         let headers = self.headers.iter().map(|(name, value)| header_bytes(name, value)).sum::<usize>();
-        fixed
-            + short(&self.content_type)
-            + short(&self.message_id)
-            + short(&self.event_type)
-            + 4
-            + headers
-            + replayed
+        let priority = usize::from(self.properties.as_ref().is_some_and(|own| own.priority.is_some()));
+        fixed + self.short_properties().map(short).sum::<usize>() + priority + 4 + headers + replayed
     }
 }
 

@@ -10,6 +10,7 @@ mod mapping;
 mod message;
 mod nearest;
 mod parked;
+mod properties;
 mod row;
 mod row_headers;
 mod template;
@@ -24,6 +25,7 @@ pub use message::{
 };
 pub(crate) use nearest::nearest;
 pub use parked::{KeptColumns, KeptRow, Outline, ParkCause, ParkReason, ParkedRow, Route};
+pub use properties::{Properties, Property};
 pub use row::{Column, OutboxRow};
 pub use template::{Placeholder, Template, TemplateError};
 pub use timestamp::{ParseTimestampError, Timestamp};

@@ -19,18 +19,32 @@ use crate::outbox::{Column, Mapping, MissingColumn};
 const CONNECTION: &str = "connection";
 const REPLICATION: &str = "replication connection";
 
+/// What came of looking at one source.
+pub struct Inspection {
+    /// Everything that was looked at.
+    pub checks: Vec<Check>,
+    /// Whether ids of messages are numbers of the table, see [`Mapping::ids_are_numbers`]; `None` when that could not be seen.
+    pub ids_are_numbers: Option<bool>,
+}
+
 /// Connects in both ways and closes both connections. A database that cannot be reached gives one check, which failed.
-pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_name: &str) -> Vec<Check> {
+pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_name: &str) -> Inspection {
+    let mut ids_are_numbers = None;
     let client = match database.endpoint.connect_sql(application_name).await {
         Ok(client) => client,
-        Err(error) => return vec![unreachable(CONNECTION, database, &error)],
+        Err(error) => {
+            return Inspection { checks: vec![unreachable(CONNECTION, database, &error)], ids_are_numbers };
+        }
     };
     let mut checks =
         vec![Check::passed(CONNECTION, format!("as role {}", identifier(database.endpoint.user())))];
     match Facts::read(&client, &database.table, &database.publication).await {
         Ok(facts) => {
             checks.extend(preflight::checks(database, &mapping.columns, &facts));
-            checks.extend(facts.table.map(|table| templates(mapping, &table.outbox_columns())));
+            if let Some(columns) = facts.table.map(|table| table.outbox_columns()) {
+                checks.push(templates(mapping, &columns));
+                ids_are_numbers = Some(mapping.ids_are_numbers(&columns));
+            }
         }
         Err(error) => checks.push(unreadable(&error)),
     }
@@ -54,7 +68,30 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             checks.push(Check::failed(REPLICATION, Chain(&error).to_string(), "see the server's log"));
         }
     }
-    checks
+    Inspection { checks, ids_are_numbers }
+}
+
+/// Whether the ids of a source's messages tell them from those of the `others`, sources that have numbers for ids, too.
+pub fn message_ids(ids_are_numbers: bool, others: &[&str]) -> Check {
+    const NAME: &str = "message ids";
+    match (ids_are_numbers, others) {
+        (false, _) => Check::passed(NAME, "are not mere numbers of the table"),
+        (true, []) => Check::passed(
+            NAME,
+            "are numbers, unique in this table only: an inbox that takes messages of another outbox, too, needs outbox-source in \
+             its key",
+        ),
+        (true, others) => Check::warning(
+            NAME,
+            format!(
+                "are numbers, as those of {}: both send the same ones, and an inbox without outbox-source in its key takes the \
+                 second message for a copy of the first and drops it",
+                others.join(", ")
+            ),
+            "consumers of both need (source, message_id) as the key (`outboxd schema` prints it); or set message.id = \
+             \"{source}-{id}\", which changes the ids of copies that are sent again",
+        ),
+    }
 }
 
 /// Whether the slot is the one that was there before.
@@ -181,7 +218,7 @@ fn templates(mapping: &Mapping, columns: &[Column]) -> Check {
     Check::failed(
         NAME,
         format!("the table lacks {}", missing.join(", ")),
-        "correct message.exchange, message.routing_key or message.headers, or add the column",
+        "correct the templates below message, or add the column",
     )
 }
 

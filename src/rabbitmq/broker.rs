@@ -4,7 +4,12 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use rustls::ClientConfig;
 
-use super::{endpoint::Endpoint, error::BrokerError, tls, topology::Subscription};
+use super::{
+    endpoint::Endpoint,
+    error::BrokerError,
+    tls,
+    topology::{Exchange, Subscription},
+};
 
 /// How to reach the broker. Debug hides users and passwords.
 #[derive(Clone)]
@@ -22,6 +27,8 @@ pub struct BrokerOptions {
     pub ca_file: Option<PathBuf>,
     /// PEM client certificate (with its chain) and PEM key (PKCS#8, PKCS#1 or SEC1, not encrypted).
     pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// Exchanges that are not durable topics without arguments, declared before anything is published.
+    pub exchanges: Vec<Exchange>,
     /// Durable subscriptions, declared before anything is published.
     pub subscriptions: Vec<Subscription>,
 }
@@ -42,6 +49,7 @@ impl fmt::Debug for BrokerOptions {
             .field("connect_timeout", &self.connect_timeout)
             .field("ca_file", &self.ca_file)
             .field("client_cert", &self.client_cert)
+            .field("exchanges", &self.exchanges)
             .field("subscriptions", &self.subscriptions)
             .finish()
     }

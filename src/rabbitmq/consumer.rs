@@ -220,7 +220,7 @@ async fn declare(
     const CHANNEL: connection::ChannelId = 1;
     let mut connection = connection::Connection::connect(options, name, attempt).await?;
     connection.open_channel(CHANNEL).await?;
-    topology::declare(&mut connection, CHANNEL, std::slice::from_ref(subscription), options.declare).await?;
+    topology::declare(&mut connection, CHANNEL, options, std::slice::from_ref(subscription)).await?;
     let at = connection.at().clone();
     connection.close().await;
     Ok(at)

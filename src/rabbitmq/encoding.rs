@@ -7,7 +7,7 @@ use bytes::BufMut;
 
 use super::link::FRAME_OVERHEAD_BYTES;
 use crate::{
-    outbox::{HeaderValue, Message},
+    outbox::{HeaderValue, Message, Properties},
     position::{Lsn, Position},
 };
 
@@ -28,8 +28,6 @@ const FRAME_END: u8 = 0xCE;
 /// The class `basic`, and its method `publish`.
 const BASIC: u16 = 60;
 const PUBLISH: u16 = 40;
-/// Value of the property `app_id`.
-const APP_ID: &str = "outboxd";
 /// `delivery_mode` of a message that the broker writes to disk.
 const PERSISTENT: u8 = 2;
 
@@ -43,19 +41,20 @@ pub struct TooLong {
 
 /// Appends the frames that publish a message: method, content header, and as many of the body as it takes (AMQP 0-9-1
 /// specification, 4.2.6), none longer than `frame_bytes_max`; whether the header fits tells [`header_frame_size`]. `outbox-position` is set
-/// from the message's position whatever its headers say.
+/// from the message's position whatever its headers say. A message that is `mandatory` comes back when no queue is bound for it.
 ///
 /// # Errors
 ///
 /// Something that AMQP limits to 255 bytes is longer. `out` is as it was.
 pub fn put_publish(
     message: &Message,
+    mandatory: bool,
     channel: u16,
     frame_bytes_max: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), TooLong> {
     let start = out.len();
-    let put = put_method(message, channel, out).and_then(|()| put_header(message, channel, out));
+    let put = put_method(message, mandatory, channel, out).and_then(|()| put_header(message, channel, out));
     if put.is_err() {
         out.truncate(start);
         return put;
@@ -69,8 +68,7 @@ pub fn put_publish(
 }
 
 /// `basic.publish`.
-fn put_method(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), TooLong> {
-    const MANDATORY: u8 = 1;
+fn put_method(message: &Message, mandatory: bool, channel: u16, out: &mut Vec<u8>) -> Result<(), TooLong> {
     const RESERVED: u16 = 0;
     let frame = begin(FRAME_METHOD, channel, out);
     out.put_u16(BASIC);
@@ -78,7 +76,8 @@ fn put_method(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), 
     out.put_u16(RESERVED);
     put_short("exchange", &message.exchange, out)?;
     put_short("routing key", &message.routing_key, out)?;
-    out.put_u8(MANDATORY);
+    // The first bit; the second is `immediate`.
+    out.put_u8(u8::from(mandatory));
     end(frame, out);
     Ok(())
 }
@@ -87,24 +86,50 @@ fn put_method(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), 
 fn put_header(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), TooLong> {
     const WEIGHT: u16 = 0;
     const CONTENT_TYPE: u16 = 1 << 15;
+    const CONTENT_ENCODING: u16 = 1 << 14;
     const HEADERS: u16 = 1 << 13;
     const DELIVERY_MODE: u16 = 1 << 12;
+    const PRIORITY: u16 = 1 << 11;
+    const CORRELATION_ID: u16 = 1 << 10;
+    const REPLY_TO: u16 = 1 << 9;
+    const EXPIRATION: u16 = 1 << 8;
     const MESSAGE_ID: u16 = 1 << 7;
     const TIMESTAMP: u16 = 1 << 6;
     const TYPE: u16 = 1 << 5;
     const APP: u16 = 1 << 3;
+    let none = Properties::default();
+    let own = message.properties.as_deref().unwrap_or(&none);
     let frame = begin(FRAME_HEADER, channel, out);
     out.put_u16(BASIC);
     out.put_u16(WEIGHT);
     out.put_u64(message.body.len() as u64);
-    out.put_u16(CONTENT_TYPE | HEADERS | DELIVERY_MODE | MESSAGE_ID | TIMESTAMP | TYPE | APP);
-    put_short("content_type", &message.content_type, out)?;
+    // Known only when all of them are written.
+    let flags = out.len();
+    out.put_u16(0);
+    let mut set = HEADERS | DELIVERY_MODE | TIMESTAMP;
+    let mut text = |flag, part, text: Option<&str>, out: &mut Vec<u8>| {
+        let Some(text) = text else { return Ok(()) };
+        set |= flag;
+        put_short(part, text, out)
+    };
+    text(CONTENT_TYPE, "content_type", Some(&message.content_type), out)?;
+    text(CONTENT_ENCODING, "content_encoding", own.content_encoding.as_deref(), out)?;
     put_headers(message, out)?;
     out.put_u8(PERSISTENT);
-    put_short("message_id", &message.message_id, out)?;
+    if let Some(priority) = own.priority {
+        out.put_u8(priority);
+    }
+    text(CORRELATION_ID, "correlation_id", own.correlation_id.as_deref(), out)?;
+    text(REPLY_TO, "reply_to", own.reply_to.as_deref(), out)?;
+    text(EXPIRATION, "expiration", own.expiration.as_deref(), out)?;
+    text(MESSAGE_ID, "message_id", Some(&message.message_id), out)?;
     out.put_u64(seconds(message.committed_at.0));
-    put_short("type", &message.event_type, out)?;
-    put_short("app_id", APP_ID, out)?;
+    text(TYPE, "type", message.kind(), out)?;
+    text(APP, "app_id", message.app_id(), out)?;
+    if own.priority.is_some() {
+        set |= PRIORITY;
+    }
+    out[flags..flags + 2].copy_from_slice(&set.to_be_bytes());
     end(frame, out);
     Ok(())
 }
@@ -187,8 +212,8 @@ fn put_short(part: &'static str, text: &str, out: &mut Vec<u8>) -> Result<(), To
 pub fn header_frame_size(message: &Message) -> usize {
     /// Frame type, channel, size and end (8); class, weight, body size and property flags (14).
     const FRAME: usize = 8 + 14;
-    /// Length prefixes of content_type, message_id, type and app_id; delivery_mode; timestamp.
-    const FIXED: usize = 4 + 1 + 8 + APP_ID.len();
+    /// delivery_mode; timestamp.
+    const FIXED: usize = 1 + 8;
     const POSITION_TEXT: usize = 16 + 1 + 8;
     const TABLE: usize = 4;
 
@@ -212,9 +237,8 @@ pub fn header_frame_size(message: &Message) -> usize {
         + TABLE
         + entry(POSITION_HEADER.len(), 4 + POSITION_TEXT)
         + headers
-        + message.content_type.len()
-        + message.message_id.len()
-        + message.event_type.len()
+        + message.short_properties().map(|text| 1 + text.len()).sum::<usize>()
+        + usize::from(message.properties.as_ref().is_some_and(|own| own.priority.is_some()))
 }
 
 /// The position of a message that the broker handed back; `None` when it is none of ours.
@@ -266,6 +290,7 @@ mod tests {
             event_type: "OrderCreated".into(),
             content_type: "application/json".into(),
             headers: headers.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+            properties: None,
             body: bytes::Bytes::from_static(b"{}"),
         }
     }
@@ -280,12 +305,28 @@ mod tests {
         ]
     }
 
+    fn properties() -> impl Strategy<Value = Option<Properties>> {
+        let text = || proptest::option::of(".{0,60}");
+        let properties = (text(), proptest::option::of(any::<u8>()), text(), text(), text(), text(), text());
+        proptest::option::of(properties.prop_map(
+            |(content_encoding, priority, correlation_id, reply_to, expiration, kind, app_id)| Properties {
+                content_encoding,
+                priority,
+                correlation_id,
+                reply_to,
+                expiration,
+                kind,
+                app_id,
+            },
+        ))
+    }
+
     const FRAME_BYTES: usize = 4096;
 
     /// The frames of a message, read back by somebody else's parser.
     fn frames(message: &Message) -> Vec<AMQPFrame> {
         let mut out = Vec::new();
-        put_publish(message, 1, FRAME_BYTES, &mut out).unwrap();
+        put_publish(message, true, 1, FRAME_BYTES, &mut out).unwrap();
         let (mut rest, mut frames) = (&out[..], Vec::new());
         while !rest.is_empty() {
             let (left, frame) = parse_frame(rest).expect("a whole frame");
@@ -350,6 +391,19 @@ mod tests {
     }
 
     #[test]
+    fn a_message_is_mandatory_unless_its_exchange_is_described_otherwise() {
+        for mandatory in [true, false] {
+            let mut out = Vec::new();
+            put_publish(&message(Vec::new()), mandatory, 1, FRAME_BYTES, &mut out).unwrap();
+            let (_, frame) = parse_frame(&out[..]).unwrap();
+            let AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Publish(publish))) = frame else {
+                panic!("{frame:?}")
+            };
+            assert_eq!((publish.mandatory, publish.immediate), (mandatory, false));
+        }
+    }
+
+    #[test]
     fn a_text_too_long_for_amqp_is_an_error_and_no_panic() {
         for change in [
             |m: &mut Message| m.exchange = "x".repeat(256),
@@ -360,7 +414,7 @@ mod tests {
             let mut message = message(Vec::new());
             change(&mut message);
             let mut out = b"before".to_vec();
-            assert_eq!(put_publish(&message, 1, FRAME_BYTES, &mut out).unwrap_err().length, 256);
+            assert_eq!(put_publish(&message, true, 1, FRAME_BYTES, &mut out).unwrap_err().length, 256);
             assert_eq!(out, b"before");
         }
     }
@@ -393,12 +447,31 @@ mod tests {
         #[test]
         fn the_header_frame_has_the_size_that_is_told(
             headers in proptest::collection::btree_map("[a-z-]{1,40}", header_value(), 0..20),
+            own in properties(),
         ) {
-            let message = message(headers.into_iter().collect());
+            let mut message = message(headers.into_iter().collect());
+            message.properties = own.clone().map(Box::new);
             let mut out = Vec::new();
             put_header(&message, 1, &mut out).unwrap();
             prop_assert_eq!(header_frame_size(&message), out.len());
             let (_, properties) = publish_and_properties(&message);
+            let own = own.unwrap_or_default();
+            let text = |text: &Option<amq_protocol::types::ShortString>| {
+                text.as_ref().map(|text| text.as_str().to_owned())
+            };
+            prop_assert_eq!(text(properties.content_encoding()), own.content_encoding);
+            prop_assert_eq!(*properties.priority(), own.priority);
+            prop_assert_eq!(text(properties.correlation_id()), own.correlation_id);
+            prop_assert_eq!(text(properties.reply_to()), own.reply_to);
+            prop_assert_eq!(text(properties.expiration()), own.expiration);
+            let or_default = |own: Option<String>, default: &str| {
+                Some(own.unwrap_or_else(|| default.to_owned())).filter(|text| !text.is_empty())
+            };
+            prop_assert_eq!(text(properties.kind()), or_default(own.kind, "OrderCreated"));
+            prop_assert_eq!(text(properties.app_id()), or_default(own.app_id, "outboxd"));
+            prop_assert_eq!(text(properties.message_id()), Some("5e1f".to_owned()));
+            prop_assert_eq!((*properties.delivery_mode(), properties.user_id()), (Some(2), &None));
+            prop_assert_eq!(*properties.timestamp(), Some(1_700_000_000));
             let table = properties.headers().as_ref().unwrap().inner();
             prop_assert_eq!(table.len(), message.headers.len() + 1);
             for (name, value) in &message.headers {

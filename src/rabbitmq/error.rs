@@ -322,7 +322,10 @@ impl DeclareError {
                 format!("drain and delete {object}, or change its subscription to what it is, or rename the subscription's queue")
             }
             Reason::Different => {
-                format!("delete or rename {object}, or change message.exchange, or set rabbitmq.declare = false to use it as it is")
+                format!(
+                    "describe {object} in [[exchanges]] as it is, or delete or rename it, or change message.exchange, or set \
+                     rabbitmq.declare = false to use it as it is"
+                )
             }
             Reason::UnknownExchangeType if object.contains("x-consistent-hash") => {
                 "run rabbitmq-plugins enable rabbitmq_consistent_hash_exchange on every node, or set partitions = 1".to_owned()

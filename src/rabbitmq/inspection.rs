@@ -7,7 +7,7 @@ use super::{
     error::{BrokerError, DeclareError},
     fence,
     refusal::Reason,
-    topology::{Declaration, ExchangeType, plan},
+    topology::{CONSISTENT_HASH, DELAYED_MESSAGE, Declaration, Exchange, plan},
 };
 
 /// A declare that fails closes its channel, so it is opened anew for each.
@@ -33,15 +33,27 @@ pub struct Problem {
     pub cure: String,
 }
 
-/// Connects, looks at every exchange and queue of the subscriptions, tries the fences, and closes the connection.
+/// Connects, looks at every exchange and queue that is configured, tries the fences, and closes the connection.
 pub async fn inspect(options: &BrokerOptions, connection_name: &str, fences: &[String]) -> Vec<Check> {
-    each(options, connection_name, fences, async |connection, declaration| {
+    let looked = each(options, connection_name, fences, async |connection, declaration| {
         look(connection, declaration, options.declare).await
-    })
-    .await
+    });
+    let mut checks = looked.await;
+    checks.extend(options.exchanges.iter().filter(|exchange| !exchange.mandatory).map(given_up));
+    checks
 }
 
-/// Connects, declares what the subscriptions need whatever `declare` says, and closes the connection.
+/// What a message that is not `mandatory` goes without.
+fn given_up(Exchange { name, kind, .. }: &Exchange) -> Check {
+    let why = if kind == DELAYED_MESSAGE { ", as RabbitMQ returns what it delays" } else { "" };
+    let finding = format!(
+        "published without `mandatory`{why}: a message that no queue is bound for is lost and counts as confirmed; \
+         delivery.on_unroutable has no effect"
+    );
+    Check { name: format!("messages to exchange '{name}'"), finding: Ok(finding), optional: false }
+}
+
+/// Connects, declares what is configured whatever `declare` says, and closes the connection.
 pub async fn establish(options: &BrokerOptions, connection_name: &str) -> Vec<Check> {
     each(options, connection_name, &[], async |connection, declaration| {
         let was_there = on_fresh_channel(connection, declaration, false).await.is_ok();
@@ -80,7 +92,7 @@ async fn each(
     };
     let mut checks =
         vec![Check { name, finding: Ok(format!("connected to {}", connection.at())), optional: false }];
-    for declaration in plan(&options.subscriptions) {
+    for declaration in plan(&options.exchanges, &options.subscriptions) {
         let finding = treat(&mut connection, &declaration).await;
         checks.push(Check { name: declaration.object(), finding, optional: false });
     }
@@ -112,17 +124,29 @@ async fn look(
         Ok(()) if !declare => return Ok("is there (rabbitmq.declare = false: not compared)".to_owned()),
         Ok(()) => {}
         Err(BrokerError::Declare { error: DeclareError { reason: Reason::Missing, .. }, .. }) if declare => {
-            return Ok(match declaration {
-                Declaration::Exchange { kind: ExchangeType::ConsistentHash, .. } => {
-                    "missing; run and setup will declare it, with the plugin rabbitmq_consistent_hash_exchange".to_owned()
-                }
-                _ => "missing; run and setup will declare it".to_owned(),
-            });
+            let plugin = match declaration {
+                Declaration::Exchange { kind, .. } => plugin(kind),
+                _ => None,
+            };
+            let plugin = plugin.map(|plugin| format!(", with the plugin {plugin}")).unwrap_or_default();
+            return Ok(format!("missing; run and setup will declare it{plugin}"));
         }
         Err(error) => return Err(error.into()),
     }
     on_fresh_channel(connection, declaration, true).await?;
-    Ok("is there, as configured".to_owned())
+    Ok(match &declaration.uncompared()[..] {
+        [] => "is there, as configured".to_owned(),
+        names => format!("is there, as configured; RabbitMQ does not compare {}", names.join(", ")),
+    })
+}
+
+/// The plugin that an exchange type comes with.
+fn plugin(kind: &str) -> Option<&'static str> {
+    match kind {
+        CONSISTENT_HASH => Some("rabbitmq_consistent_hash_exchange"),
+        DELAYED_MESSAGE => Some("rabbitmq_delayed_message_exchange"),
+        _ => None,
+    }
 }
 
 /// Whether this user may have a fence. The queue goes with the connection.

@@ -1,4 +1,4 @@
-//! Publishing with confirms, `mandatory` and persistence: what was handed over, what was sent, what became of it.
+//! Publishing with confirms, persistence and, unless an exchange is described otherwise, `mandatory`: what was handed over, what was sent, what became of it.
 //!
 //! Knows nothing of aggregates, of order across failures, or of when to send a message again. A [`Publisher`] that gave an
 //! error is finished; whatever it had not told an outcome for is to be published again by another. One error is of a single
@@ -74,6 +74,8 @@ pub struct Publisher {
     declare: bool,
     /// Exchanges that this connection has declared or found.
     known_exchanges: HashSet<String>,
+    /// Exchanges whose messages go without `mandatory`.
+    optional: HashSet<String>,
     /// A front message's exchange, on its way to be known.
     declaring: Option<String>,
     /// Nothing is sent until this has its answer.
@@ -103,15 +105,17 @@ impl Publisher {
         let selected = connection.call(MESSAGES, select).await;
         selected.map_err(|error| error.at(connection.at()))?;
         connection.open_channel(DECLARES).await?;
-        topology::declare(&mut connection, DECLARES, &options.subscriptions, options.declare).await?;
-        let known_exchanges = topology::plan(&options.subscriptions)
+        topology::declare(&mut connection, DECLARES, options, &options.subscriptions).await?;
+        let known_exchanges = topology::plan(&options.exchanges, &options.subscriptions)
             .into_iter()
             .filter_map(|declaration| match declaration {
                 Declaration::Exchange { name, .. } => Some(name),
                 _ => None,
             })
             .collect();
-        Ok(Self::over(connection, options.declare, known_exchanges))
+        let optional = options.exchanges.iter().filter(|exchange| !exchange.mandatory);
+        let optional = optional.map(|exchange| exchange.name.clone()).collect();
+        Ok(Self { optional, ..Self::over(connection, options.declare, known_exchanges) })
     }
 
     fn over(connection: Connection, declare: bool, known_exchanges: HashSet<String>) -> Self {
@@ -119,6 +123,7 @@ impl Publisher {
             connection,
             declare,
             known_exchanges,
+            optional: HashSet::new(),
             declaring: None,
             fencing: None,
             waiting: VecDeque::new(),
@@ -257,7 +262,8 @@ impl Publisher {
         let unsendable = |reason| BrokerError::Unsendable { position: message.position, reason };
         self.check(message).map_err(unsendable)?;
         let frame_bytes_max = self.connection.frame_bytes_max();
-        encoding::put_publish(message, MESSAGES, frame_bytes_max, self.connection.output())
+        let mandatory = self.optional.is_empty() || !self.optional.contains(&message.exchange);
+        encoding::put_publish(message, mandatory, MESSAGES, frame_bytes_max, self.connection.output())
             .map_err(|error| unsendable(error.to_string()))?;
         self.confirms.sent(tag, message.position);
         Ok(())
@@ -389,6 +395,7 @@ mod tests {
             event_type: String::new(),
             content_type: "text/plain".into(),
             headers: Vec::new(),
+            properties: None,
             body: bytes::Bytes::from_static(b"x"),
         })
     }

@@ -2,14 +2,19 @@
 //!
 //! [`plan`] is pure and knows every name and argument; `declare` carries it out. Nothing here deletes or unbinds.
 
+mod argument;
+
 use std::{fmt, io};
 
 use amq_protocol::{
     protocol::{AMQPClass, exchange, queue},
-    types::{AMQPValue, FieldTable, ShortString},
+    types::ShortString,
 };
 
+pub use argument::Argument;
+
 use super::{
+    broker::BrokerOptions,
     connection::{CallError, ChannelId, Connection},
     endpoint::Endpoint,
     error::{BrokerError, DeclareError, Loss, Refusal, reply},
@@ -17,8 +22,14 @@ use super::{
 
 /// Header by which a partitioned subscription spreads messages over its queues.
 const HASH_HEADER: &str = "aggregate-id";
+/// The type of an exchange that no entry of `[[exchanges]]` describes.
+const TOPIC: &str = "topic";
 /// Exchange type of the plugin `rabbitmq_consistent_hash_exchange`.
-const CONSISTENT_HASH: &str = "x-consistent-hash";
+pub const CONSISTENT_HASH: &str = "x-consistent-hash";
+/// Exchange type of the plugin `rabbitmq_delayed_message_exchange`. It returns what it delays, and delivers it all the same.
+pub const DELAYED_MESSAGE: &str = "x-delayed-message";
+/// Of an exchange's arguments the only one that the broker compares with what is there.
+const ALTERNATE_EXCHANGE: &str = "alternate-exchange";
 /// Routing key with which a queue is bound to a consistent-hash exchange: its share of the ring.
 const EQUAL_SHARE: &str = "1";
 
@@ -34,7 +45,8 @@ pub enum QueueType {
 }
 
 impl QueueType {
-    fn name(self) -> &'static str {
+    /// The value of `x-queue-type`.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Quorum => "quorum",
             Self::Classic => "classic",
@@ -44,11 +56,11 @@ impl QueueType {
 }
 
 /// A durable subscription: `[[subscriptions]]` of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Subscription {
     /// Name of the queue; of the hash exchange and the prefix of the queues when there are partitions.
     pub queue: String,
-    /// Topic exchange that messages are published to.
+    /// Exchange that messages are published to; a durable topic, unless an [`Exchange`] describes it.
     pub exchange: String,
     /// Binding keys from the exchange.
     pub binding_keys: Vec<String>,
@@ -61,24 +73,45 @@ pub struct Subscription {
     pub single_active_consumer: bool,
     /// Whether rejected messages go to `<queue>.dead`, a queue of the same type. Not for streams.
     pub dead_letter: bool,
+    /// Further arguments of the queue, or of each of its partitions, in the order of their names. The dead-letter queue has none.
+    pub arguments: Vec<(String, Argument)>,
+}
+
+/// An exchange that is described: `[[exchanges]]` of the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange {
+    /// Its name.
+    pub name: String,
+    /// Its type, as the broker calls it.
+    pub kind: String,
+    /// Whether it survives a restart of the broker.
+    pub durable: bool,
+    /// Whether the broker returns a message that no queue is bound for.
+    pub mandatory: bool,
+    /// Its arguments, in the order of their names.
+    pub arguments: Vec<(String, Argument)>,
 }
 
 /// One thing to declare. Displayed as one line of `setup`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Declaration {
-    /// A durable exchange.
+    /// An exchange.
     Exchange {
         /// Its name.
         name: String,
-        /// Topic, or consistent hash on `aggregate-id`.
-        kind: ExchangeType,
+        /// Its type.
+        kind: String,
+        /// Whether it survives a restart of the broker.
+        durable: bool,
+        /// Its optional arguments.
+        arguments: Vec<(String, Argument)>,
     },
     /// A durable queue.
     Queue {
         /// Its name.
         name: String,
         /// Its optional arguments, as [`plan`] sets them.
-        arguments: Vec<(&'static str, Argument)>,
+        arguments: Vec<(String, Argument)>,
     },
     /// A binding of an exchange or queue to an exchange.
     Binding {
@@ -91,24 +124,6 @@ pub enum Declaration {
     },
 }
 
-/// Types of the exchanges that are declared here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExchangeType {
-    /// `topic`.
-    Topic,
-    /// `x-consistent-hash`, of the plugin `rabbitmq_consistent_hash_exchange`.
-    ConsistentHash,
-}
-
-/// An optional argument of a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Argument {
-    /// AMQP long string.
-    Text(String),
-    /// AMQP boolean.
-    Boolean(bool),
-}
-
 /// What a binding leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
@@ -118,11 +133,12 @@ pub enum Destination {
     Exchange(String),
 }
 
-/// Everything that the subscriptions need, in an order in which it can be declared, nothing twice.
-pub fn plan(subscriptions: &[Subscription]) -> Vec<Declaration> {
-    let mut plan = Vec::new();
+/// Everything that the exchanges and subscriptions need, in an order in which it can be declared, nothing twice.
+pub fn plan(exchanges: &[Exchange], subscriptions: &[Subscription]) -> Vec<Declaration> {
+    let described = exchanges.iter().filter(|exchange| !is_predeclared(&exchange.name));
+    let mut plan: Vec<_> = described.map(Declaration::exchange).collect();
     for subscription in subscriptions {
-        for declaration in plan_one(subscription) {
+        for declaration in plan_one(exchanges, subscription) {
             if !plan.contains(&declaration) {
                 plan.push(declaration);
             }
@@ -131,25 +147,29 @@ pub fn plan(subscriptions: &[Subscription]) -> Vec<Declaration> {
     plan
 }
 
-fn plan_one(subscription: &Subscription) -> Vec<Declaration> {
+/// Everything that one subscription needs, the exchange that it is bound to included.
+pub(super) fn plan_one(exchanges: &[Exchange], subscription: &Subscription) -> Vec<Declaration> {
     let Subscription { queue, exchange, binding_keys, queue_type, partitions, .. } = subscription;
     let keeps_one_by_one = *queue_type != QueueType::Stream;
     let mut plan = Vec::new();
     if !is_predeclared(exchange) {
-        plan.push(Declaration::topic_exchange(exchange));
+        let described = exchanges.iter().find(|described| described.name == *exchange);
+        plan.push(described.map_or_else(|| Declaration::topic_exchange(exchange), Declaration::exchange));
     }
 
-    let mut arguments = vec![("x-queue-type", Argument::Text(queue_type.name().to_owned()))];
+    let text = |name: &str, text: &str| (name.to_owned(), Argument::Text(text.to_owned()));
+    let mut arguments = vec![text("x-queue-type", queue_type.name())];
     if subscription.dead_letter && keeps_one_by_one {
         let dead = format!("{queue}.dead");
         plan.push(Declaration::Queue { name: dead.clone(), arguments: arguments.clone() });
         // The default exchange routes to the queue that the routing key names.
-        arguments.push(("x-dead-letter-exchange", Argument::Text(String::new())));
-        arguments.push(("x-dead-letter-routing-key", Argument::Text(dead)));
+        arguments.push(text("x-dead-letter-exchange", ""));
+        arguments.push(text("x-dead-letter-routing-key", &dead));
     }
     if subscription.single_active_consumer && keeps_one_by_one {
-        arguments.push(("x-single-active-consumer", Argument::Boolean(true)));
+        arguments.push(("x-single-active-consumer".to_owned(), Argument::Boolean(true)));
     }
+    arguments.extend(subscription.arguments.iter().cloned());
 
     let bind = |destination: Destination, source: &str, key: &str| Declaration::Binding {
         destination,
@@ -157,7 +177,12 @@ fn plan_one(subscription: &Subscription) -> Vec<Declaration> {
         key: key.to_owned(),
     };
     let entrance = if *partitions > 1 {
-        plan.push(Declaration::Exchange { name: queue.clone(), kind: ExchangeType::ConsistentHash });
+        plan.push(Declaration::Exchange {
+            name: queue.clone(),
+            kind: CONSISTENT_HASH.to_owned(),
+            durable: true,
+            arguments: vec![text("hash-header", HASH_HEADER)],
+        });
         for number in 0..*partitions {
             let name = format!("{queue}-{number}");
             plan.push(Declaration::Queue { name: name.clone(), arguments: arguments.clone() });
@@ -174,7 +199,7 @@ fn plan_one(subscription: &Subscription) -> Vec<Declaration> {
 
 /// Whether an exchange is the broker's own: the default exchange and those that every virtual host has. Nobody may declare
 /// another `amq.*`, which the broker then says by name (403); publishing to one unknown would cost the channel each time.
-pub(super) fn is_predeclared(exchange: &str) -> bool {
+pub fn is_predeclared(exchange: &str) -> bool {
     const OWN: [&str; 8] = [
         "",
         "amq.direct",
@@ -188,18 +213,19 @@ pub(super) fn is_predeclared(exchange: &str) -> bool {
     OWN.contains(&exchange)
 }
 
-/// Declares what the subscriptions need; with `declare` false only verifies that exchanges and queues are there, by passive
-/// declares, which compare no arguments, and takes the bindings on trust: AMQP 0-9-1 has no way to ask for them.
+/// Declares what the exchanges and `subscriptions` need; without [`BrokerOptions::declare`] only verifies that exchanges and
+/// queues are there, by passive declares, which compare no arguments, and takes the bindings on trust: AMQP 0-9-1 has no way to
+/// ask for them.
 ///
 /// The first failure ends it, and closes the channel.
 pub(super) async fn declare(
     connection: &mut Connection,
     channel: ChannelId,
+    options: &BrokerOptions,
     subscriptions: &[Subscription],
-    declare: bool,
 ) -> Result<(), BrokerError> {
-    for declaration in plan(subscriptions) {
-        declaration.apply(connection, channel, declare).await?;
+    for declaration in plan(&options.exchanges, subscriptions) {
+        declaration.apply(connection, channel, options.declare).await?;
     }
     Ok(())
 }
@@ -207,13 +233,28 @@ pub(super) async fn declare(
 impl Declaration {
     /// A durable exchange of type `topic`.
     pub(super) fn topic_exchange(name: &str) -> Self {
-        Self::Exchange { name: name.to_owned(), kind: ExchangeType::Topic }
+        Self::Exchange { name: name.to_owned(), kind: TOPIC.to_owned(), durable: true, arguments: Vec::new() }
+    }
+
+    fn exchange(Exchange { name, kind, durable, arguments, .. }: &Exchange) -> Self {
+        Self::Exchange {
+            name: name.clone(),
+            kind: kind.clone(),
+            durable: *durable,
+            arguments: arguments.clone(),
+        }
+    }
+
+    /// Names of the arguments that the broker does not compare with those of an exchange that is there.
+    pub(super) fn uncompared(&self) -> Vec<&str> {
+        let Self::Exchange { arguments, .. } = self else { return Vec::new() };
+        arguments.iter().map(|(name, _)| &**name).filter(|name| *name != ALTERNATE_EXCHANGE).collect()
     }
 
     /// What to call it in an error: kind and name, without its arguments.
     pub fn object(&self) -> String {
         match self {
-            Self::Exchange { name, kind } => format!("exchange '{name}' ({})", kind.name()),
+            Self::Exchange { name, kind, .. } => format!("exchange '{name}' ({kind})"),
             Self::Queue { name, .. } => format!("queue '{name}'"),
             Self::Binding { destination, source, key } => {
                 format!("binding of {destination} to exchange '{source}' by key '{key}'")
@@ -259,23 +300,22 @@ impl Declaration {
 
     /// What to ask for; nothing when there is no way to ask.
     pub(super) fn method(&self, create: bool) -> io::Result<Option<AMQPClass>> {
-        let arguments = self.arguments()?;
         Ok(Some(match self {
-            Self::Exchange { name, kind } => {
+            Self::Exchange { name, kind, durable, arguments } => {
                 AMQPClass::Exchange(exchange::AMQPMethod::Declare(exchange::Declare {
                     exchange: short(name)?,
-                    kind: kind.name().into(),
+                    kind: short(kind)?,
                     passive: !create,
-                    durable: true,
-                    arguments,
+                    durable: *durable,
+                    arguments: argument::table(arguments)?,
                     ..Default::default()
                 }))
             }
-            Self::Queue { name, .. } => AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
+            Self::Queue { name, arguments } => AMQPClass::Queue(queue::AMQPMethod::Declare(queue::Declare {
                 queue: short(name)?,
                 passive: !create,
                 durable: true,
-                arguments,
+                arguments: argument::table(arguments)?,
                 ..Default::default()
             })),
             Self::Binding { .. } if !create => return Ok(None),
@@ -284,8 +324,7 @@ impl Declaration {
                     queue: short(name)?,
                     exchange: short(source)?,
                     routing_key: short(key)?,
-                    nowait: false,
-                    arguments,
+                    ..Default::default()
                 }))
             }
             Self::Binding { destination: Destination::Exchange(name), source, key } => {
@@ -293,45 +332,10 @@ impl Declaration {
                     destination: short(name)?,
                     source: short(source)?,
                     routing_key: short(key)?,
-                    nowait: false,
-                    arguments,
+                    ..Default::default()
                 }))
             }
         }))
-    }
-
-    fn arguments(&self) -> io::Result<FieldTable> {
-        let mut table = FieldTable::default();
-        match self {
-            Self::Exchange { kind: ExchangeType::ConsistentHash, .. } => {
-                table.insert("hash-header".into(), AMQPValue::LongString(HASH_HEADER.into()));
-            }
-            Self::Queue { arguments, .. } => {
-                for (name, value) in arguments {
-                    table.insert(short(name)?, value.field());
-                }
-            }
-            Self::Exchange { .. } | Self::Binding { .. } => {}
-        }
-        Ok(table)
-    }
-}
-
-impl ExchangeType {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Topic => "topic",
-            Self::ConsistentHash => CONSISTENT_HASH,
-        }
-    }
-}
-
-impl Argument {
-    fn field(&self) -> AMQPValue {
-        match self {
-            Self::Text(text) => AMQPValue::LongString(text.as_str().into()),
-            Self::Boolean(boolean) => AMQPValue::Boolean(*boolean),
-        }
     }
 }
 
@@ -342,30 +346,22 @@ pub(super) fn short(text: &str) -> io::Result<ShortString> {
 
 impl fmt::Display for Declaration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, arguments: &[(String, Argument)]| {
+            arguments.iter().try_for_each(|(name, value)| write!(f, ", {name}={value}"))
+        };
         match self {
-            Self::Exchange { name, kind: ExchangeType::Topic } => {
-                write!(f, "exchange {name}: topic, durable")
-            }
-            Self::Exchange { name, kind: ExchangeType::ConsistentHash } => {
-                write!(f, "exchange {name}: {CONSISTENT_HASH}, durable, hash-header={HASH_HEADER}")
+            Self::Exchange { name, kind, durable, arguments } => {
+                let durable = if *durable { "durable" } else { "gone after a restart of the broker" };
+                write!(f, "exchange {name}: {kind}, {durable}")?;
+                list(f, arguments)
             }
             Self::Queue { name, arguments } => {
                 write!(f, "queue {name}: durable")?;
-                arguments.iter().try_for_each(|(name, value)| write!(f, ", {name}={value}"))
+                list(f, arguments)
             }
             Self::Binding { destination, source, key } => {
                 write!(f, "binding {source} -> {destination}: {key}")
             }
-        }
-    }
-}
-
-impl fmt::Display for Argument {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) if text.is_empty() => write!(f, "\"\""),
-            Self::Text(text) => f.write_str(text),
-            Self::Boolean(boolean) => write!(f, "{boolean}"),
         }
     }
 }

@@ -1,23 +1,14 @@
-//! `[rabbitmq]` and `[[subscriptions]]`.
+//! `[rabbitmq]`, with what `[[exchanges]]` and `[[subscriptions]]` say beside it.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use lapin::uri::{AMQPScheme, AMQPUri};
 
+use super::{exchanges, subscriptions};
 use crate::configuration::{Complaint, Section};
-use crate::{
-    outbox::SHORT_STRING_BYTES_MAX,
-    rabbitmq::{
-        publisher::BrokerOptions,
-        topology::{QueueType, Subscription},
-    },
-};
+use crate::rabbitmq::publisher::BrokerOptions;
 
-/// What is appended to a queue's name: `.dead`, or a partition's number; room for both is left.
-const QUEUE_SUFFIX_BYTES_MAX: usize = 15;
-const PARTITIONS_MAX: u64 = 1024;
-
-/// What `[rabbitmq]` and `[[subscriptions]]` say.
+/// What the three of them say.
 pub(super) struct Broker {
     pub(super) options: BrokerOptions,
     /// Waited for by the relay, not by the publisher.
@@ -51,6 +42,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
         }
     }
     rabbitmq.finish();
+    let exchanges = exchanges::read(root);
     let options = BrokerOptions {
         urls: uris.iter().map(AMQPUri::to_string).collect(),
         declare,
@@ -58,7 +50,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
         connect_timeout,
         ca_file,
         client_cert: cert.zip(key),
-        subscriptions: subscriptions(root),
+        subscriptions: subscriptions::read(root, &exchanges),
+        exchanges,
     };
     Broker { options, confirm_timeout }
 }
@@ -138,101 +131,4 @@ fn readable_file(section: &mut Section<'_>, key: &str) -> Option<PathBuf> {
         section.problem(key, what, "name a PEM file that outboxd's user can read");
     }
     Some(file)
-}
-
-fn subscriptions(root: &mut Section<'_>) -> Vec<Subscription> {
-    let mut queues = BTreeSet::new();
-    let mut subscriptions = Vec::new();
-    for mut section in root.sections("subscriptions") {
-        let subscription = subscription(&mut section);
-        if let Some(subscription) = subscription {
-            for queue in queues_of(&subscription) {
-                if queues.contains(&queue) {
-                    section.problem(
-                        "queue",
-                        format!("two subscriptions use the queue \"{queue}\""),
-                        "rename one",
-                    );
-                    break;
-                }
-                queues.insert(queue);
-            }
-            subscriptions.push(subscription);
-        }
-        section.finish();
-    }
-    subscriptions
-}
-
-/// Every queue that a subscription declares.
-fn queues_of(subscription: &Subscription) -> Vec<String> {
-    let queue = &subscription.queue;
-    let mut queues = match subscription.partitions {
-        1 => vec![queue.clone()],
-        partitions => (0..partitions).map(|i| format!("{queue}-{i}")).collect(),
-    };
-    if subscription.dead_letter {
-        queues.push(format!("{queue}.dead"));
-    }
-    queues
-}
-
-fn subscription(section: &mut Section<'_>) -> Option<Subscription> {
-    let required = |section: &mut Section<'_>, key: &str, bytes_max: usize| {
-        if !section.has(key) {
-            section.problem(key, "is missing", "give it a name");
-        }
-        let name = section.filled_text(key)?;
-        if name.len() > bytes_max {
-            section.problem(key, format!("is longer than {bytes_max} bytes"), "choose a shorter name");
-        }
-        Some(name)
-    };
-    let queue = required(section, "queue", SHORT_STRING_BYTES_MAX - QUEUE_SUFFIX_BYTES_MAX);
-    if queue.as_ref().is_some_and(|queue| queue.starts_with("amq.")) {
-        section.problem("queue", "begins with amq., which RabbitMQ keeps for itself", "choose another name");
-    }
-    let exchange = required(section, "exchange", SHORT_STRING_BYTES_MAX);
-    let binding_keys = section.texts("binding_keys").unwrap_or_else(|| vec!["#".to_owned()]);
-    if binding_keys.is_empty() {
-        section.problem("binding_keys", "is empty", "list at least one key; \"#\" binds everything");
-    }
-    if binding_keys.iter().any(|key| key.len() > SHORT_STRING_BYTES_MAX) {
-        let what = format!("holds a key of more than {SHORT_STRING_BYTES_MAX} bytes");
-        section.problem("binding_keys", what, "shorten it");
-    }
-    let kinds = [
-        ("quorum", Some(QueueType::Quorum)),
-        ("classic", Some(QueueType::Classic)),
-        ("stream", Some(QueueType::Stream)),
-    ];
-    let queue_type = section.choice("queue_type", &kinds);
-    let partitions = section.number("partitions", 1..=PARTITIONS_MAX, 1);
-    let stream = queue_type == Some(QueueType::Stream);
-    let single_active_consumer = section.flag("single_active_consumer", !stream);
-    let dead_letter = section.flag("dead_letter", !stream);
-    if stream {
-        for (key, asked_for) in [
-            ("partitions", partitions > 1),
-            ("single_active_consumer", single_active_consumer),
-            ("dead_letter", dead_letter),
-        ] {
-            if asked_for {
-                section.problem(
-                    key,
-                    "does not go with queue_type \"stream\"",
-                    "leave it out, or use \"quorum\"",
-                );
-            }
-        }
-    }
-    Some(Subscription {
-        queue: queue?,
-        exchange: exchange?,
-        binding_keys,
-        queue_type: queue_type?,
-        partitions: u32::try_from(partitions).unwrap_or(u32::MAX),
-        single_active_consumer,
-        dead_letter,
-    })
 }

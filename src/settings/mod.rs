@@ -3,9 +3,12 @@
 //! Knows the names, ranges and defaults of all keys; `config/outboxd.toml` documents them, and a test holds the two
 //! together. Opens no connection.
 
+mod arguments;
 mod broker;
+mod exchanges;
 mod names;
 mod source;
+mod subscriptions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -6,7 +6,7 @@ use super::{Source, names};
 use crate::{
     configuration::{Complaint, Section},
     outbox::{
-        ColumnNames, Mapping, OptionalColumn, Placeholder, RESERVED_HEADERS, ROUTING_HEADERS,
+        ColumnNames, Mapping, OptionalColumn, Placeholder, Property, RESERVED_HEADERS, ROUTING_HEADERS,
         SHORT_STRING_BYTES_MAX, Template,
     },
     postgres::{SourceDatabase, TableName, cleanup::Cleanup, endpoint::Endpoint},
@@ -131,6 +131,7 @@ fn mapping(
     message_bytes_max: usize,
 ) -> Option<Mapping> {
     let headers_off = columns.headers == OptionalColumn::Off;
+    let id = section.parsed("id", Some("{id}"), |text| short(text, headers_off));
     let exchange =
         section.parsed("exchange", Some("{aggregate_type}.events"), |text| short(text, headers_off));
     let routing_key = section.parsed("routing_key", Some("{event_type}"), |text| short(text, headers_off));
@@ -152,16 +153,46 @@ fn mapping(
         }
     }
     given.finish();
+    let properties = Property::ALL.into_iter().filter_map(|property| {
+        let template =
+            section.parsed(property.key(), None, |text| property_template(property, text, headers_off));
+        template.map(|template| (property, template))
+    });
+    let properties = properties.collect();
+    let properties_from_headers = section.flag("properties_from_headers", false);
+    if properties_from_headers && headers_off {
+        section.problem(
+            "properties_from_headers",
+            "is of no use: outbox.columns.headers is \"\"",
+            "name the headers column, or leave the key out",
+        );
+    }
     section.finish();
     Some(Mapping {
         source: source.to_owned(),
         columns,
+        id: id?,
         exchange: exchange?,
         routing_key: routing_key?,
         headers,
+        properties,
+        properties_from_headers,
         content_type,
         message_bytes_max,
     })
+}
+
+/// A template for a property; one without placeholders is tried out at once.
+fn property_template(property: Property, text: &str, headers_off: bool) -> Result<Template, Complaint> {
+    let template = short(text, headers_off)?;
+    if template.placeholders().next().is_none() {
+        property.accepts(text).map_err(|reason| {
+            let reason = reason.to_string();
+            let what = reason.split_once("; ").map_or(&*reason, |(what, _)| what);
+            (what.to_owned(), "correct the value".to_owned())
+        })?;
+    }
+    Ok(template)
 }
 
 fn header_problem(name: &str) -> Option<String> {

@@ -8,6 +8,7 @@ mod commands;
 mod continuity;
 mod database;
 mod delivery;
+mod exchanges;
 mod hostile;
 mod hostile_rows;
 mod inbox;

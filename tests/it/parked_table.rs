@@ -40,9 +40,12 @@ fn row(aggregate: &str) -> Arc<ParkedRow> {
     let mapping = Mapping {
         source: "orders".into(),
         columns: ColumnNames::default(),
+        id: "{id}".parse().unwrap(),
         exchange: "e".parse().unwrap(),
         routing_key: "k".parse().unwrap(),
         headers: Vec::new(),
+        properties: Vec::new(),
+        properties_from_headers: false,
         content_type: None,
         message_bytes_max: 1000,
     };

@@ -70,6 +70,7 @@ impl Broker {
             connect_timeout: Duration::from_secs(10),
             ca_file: None,
             client_cert: None,
+            exchanges: Vec::new(),
             subscriptions: Vec::new(),
         }
     }
@@ -140,6 +141,7 @@ fn message(number: u64, exchange: &str, routing_key: &str) -> Arc<Message> {
             ("aggregate-id".into(), HeaderValue::Text(format!("a{}", number % 50))),
             ("number".into(), HeaderValue::Integer(i64::try_from(number).unwrap())),
         ],
+        properties: None,
         body: format!("{{\"n\":{number}}}").into(),
     })
 }
@@ -213,6 +215,7 @@ fn subscription(queue: &str, exchange: &str) -> Subscription {
         partitions: 1,
         single_active_consumer: true,
         dead_letter: true,
+        arguments: Vec::new(),
     }
 }
 
@@ -460,6 +463,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_given_up() {
         connect_timeout: Duration::from_millis(300),
         ca_file: None,
         client_cert: None,
+        exchanges: Vec::new(),
         subscriptions: Vec::new(),
     };
     let begun = Instant::now();

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lapin::{Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable};
 use tokio::task::JoinHandle;
 
 use crate::inbox::Inbox;
@@ -213,6 +214,16 @@ impl Stage {
             transaction,
             index,
         }));
+    }
+
+    /// How many messages wait in a queue.
+    pub(crate) async fn messages_in(&self, queue: &str) -> u32 {
+        let connection =
+            Connection::connect(&self.amqp_url, ConnectionProperties::default()).await.expect("connected");
+        let channel = connection.create_channel().await.expect("a channel");
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
+        declared.expect("the queue is there").message_count()
     }
 
     /// Waits until so many messages arrived that had not arrived before.

@@ -19,9 +19,12 @@ fn mapping() -> Mapping {
     Mapping {
         source: "orders".into(),
         columns: ColumnNames::default(),
+        id: template("{id}"),
         exchange: template("{aggregate_type}.events"),
         routing_key: template("{event_type}"),
         headers: vec![],
+        properties: Vec::new(),
+        properties_from_headers: false,
         content_type: None,
         message_bytes_max: 1000,
     }
@@ -173,6 +176,108 @@ fn reserved_headers_win_over_configured_ones_and_those_over_the_rows() {
     assert!(message.headers.iter().all(|(_, value)| *value != text("lie")));
     assert_eq!(header(&message, "tenant"), Some(&text("acme")));
     assert_eq!(header(&message, "outbox-replayed"), None);
+}
+
+#[test]
+fn the_id_is_a_template() {
+    let mapping = Mapping { id: template("{source}-{id}"), ..mapping() };
+    assert_eq!(map(&mapping, valid()).unwrap().message_id, "orders-id-1");
+    let missing = map(&mapping, with(0, None)).unwrap_err();
+    assert_eq!(missing, InvalidReason::MissingValue { part: "id", placeholder: "{id}".into() });
+    assert!(missing.to_string().ends_with("or change message.id"), "{missing}");
+    let of_another_column = Mapping { id: template("{column:tenant}"), ..mapping };
+    assert_eq!(map(&of_another_column, with(0, None)).unwrap().message_id, "acme");
+}
+
+#[test]
+fn ids_of_numbers_are_told_from_others() {
+    let columns =
+        |id| vec![Column { name: "id".into(), type_oid: id }, Column { name: "number".into(), type_oid: 20 }];
+    for (id, type_oid, expected) in [
+        ("{id}", 20, true),
+        ("{id}", 1700, true),
+        ("{id}", UUID, false),
+        ("{id}", TEXT, false),
+        ("orders-{id}", 23, true),
+        ("{source}-{id}", 20, false),
+        ("{column:number}", UUID, true),
+        ("{aggregate_id}", 20, false),
+    ] {
+        let mapping = Mapping { id: template(id), ..mapping() };
+        assert_eq!(mapping.ids_are_numbers(&columns(type_oid)), expected, "{id} of type {type_oid}");
+    }
+}
+
+#[test]
+fn properties_come_from_templates_and_are_left_out_without_a_value() {
+    let own = |text: &str| {
+        let all = Property::ALL.into_iter();
+        let templates = all.map(|property| (property, template(&text.replace('*', property.key()))));
+        Mapping { properties: templates.collect(), ..mapping() }
+    };
+    let headers = br#"{"priority": 7, "expiration_ms": "060000", "correlation_id": "c", "reply_to": "r",
+        "content_encoding": "gzip", "type": "t", "app_id": "a"}"#;
+    let expected = Properties {
+        priority: Some(7),
+        expiration: Some("60000".into()),
+        correlation_id: Some("c".into()),
+        reply_to: Some("r".into()),
+        content_encoding: Some("gzip".into()),
+        kind: Some("t".into()),
+        app_id: Some("a".into()),
+    };
+    let message = map(&own("{header:*}"), with(5, Some(headers))).unwrap();
+    assert_eq!(message.properties.as_deref(), Some(&expected));
+    assert_eq!((message.kind(), message.app_id(), &*message.event_type), (Some("t"), Some("a"), "Created"));
+    assert_eq!(header(&message, "priority"), Some(&HeaderValue::Integer(7)), "it is a header, too");
+    assert_eq!(header(&message, "event-type"), Some(&text("Created")));
+
+    for nothing in [own("{header:*}"), own("")] {
+        let message = map(&nothing, valid()).unwrap();
+        assert_eq!((message.kind(), message.app_id()), (None, None));
+        let left =
+            Properties { kind: Some(String::new()), app_id: Some(String::new()), ..Properties::default() };
+        assert_eq!(message.properties.as_deref(), Some(&left));
+    }
+    let message = map(&mapping(), valid()).unwrap();
+    assert_eq!(
+        (message.kind(), message.app_id(), message.properties.is_none()),
+        (Some("Created"), Some("outboxd"), true)
+    );
+}
+
+#[test]
+fn a_value_that_is_none_of_the_propertys_makes_the_row_invalid() {
+    let priority = vec![(Property::Priority, template("{column:tenant}"))];
+    let mapping = Mapping { properties: priority, ..mapping() };
+    let invalid = map(&mapping, valid()).unwrap_err();
+    assert!(matches!(invalid, InvalidReason::Property { property: "priority", .. }), "{invalid}");
+    assert!(
+        invalid.to_string().contains("from 0 to 255") && !invalid.to_string().contains("acme"),
+        "{invalid}"
+    );
+    assert_eq!(map(&mapping, with(6, Some(b"9"))).unwrap().properties.unwrap().priority, Some(9));
+    assert!(map(&mapping, with(6, None)).unwrap().properties.is_none());
+}
+
+#[test]
+fn the_rows_headers_set_properties_where_no_template_does_and_are_not_sent_then() {
+    let mut mapping = Mapping { properties_from_headers: true, ..mapping() };
+    mapping.properties = vec![(Property::CorrelationId, template("{column:tenant}"))];
+    let headers = Some(&br#"{"priority": 200, "correlation_id": "lie", "type": "t", "app_id": "", "reply_to": null, "h": 1}"#[..]);
+    let message = map(&mapping, with(5, headers)).unwrap();
+    let own = message.properties.as_deref().unwrap();
+    assert_eq!(
+        (own.priority, own.correlation_id.as_deref(), own.reply_to.as_deref()),
+        (Some(200), Some("acme"), None)
+    );
+    assert_eq!((message.kind(), message.app_id()), (Some("t"), None));
+    let sent: Vec<_> = message.headers.iter().skip(5).map(|(name, _)| &**name).collect();
+    assert_eq!(sent, ["h"]);
+    let mut without = with(5, headers);
+    without.values[6] = None;
+    assert_eq!(map(&mapping, without).unwrap().properties.unwrap().correlation_id.as_deref(), Some("lie"));
+    assert!(map(&mapping, with(5, Some(br#"{"expiration_ms": 1.5}"#))).is_err());
 }
 
 #[test]
@@ -332,7 +437,10 @@ proptest! {
         let values: Vec<_> = values.into_iter().map(|value| value.map(Bytes::from)).collect();
         let payload = values[4].clone().unwrap_or_default();
         let row = OutboxRow { position: POSITION, committed_at: Timestamp(0), values };
-        if let Ok(message) = map(&mapping(), row) {
+        let properties = Property::ALL.map(|property| (property, template("{column:tenant}")));
+        let mapping = Mapping { properties: properties.into(), properties_from_headers: true, ..mapping() };
+        if let Ok(message) = map(&mapping, row) {
+            prop_assert!(message.short_properties().all(|text| text.len() <= 255));
             prop_assert!(message.exchange.len() <= 255 && message.message_id.len() <= 255);
             prop_assert_eq!(message.body, payload);
         }

@@ -3,15 +3,16 @@
 //!
 //! An input is text by parts, with a zero byte between them, which no text of PostgreSQL can hold: the payload's type
 //! and the limit, the columns' names, the templates of exchange and routing key, configured headers (`name=template`,
-//! one on a line), and the row's values, `\N` for NULL.
+//! one on a line; `message.KEY=template` for the id or a property, `message.properties_from_headers=`), and the row's values,
+//! `\N` for NULL.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use outboxd::{
     outbox::{
-        Column, ColumnNames, HEADERS_BYTES_MAX, HeaderValue, Mapping, Message, OutboxRow, RESERVED_HEADERS,
-        SHORT_STRING_BYTES_MAX, Template, Timestamp,
+        Column, ColumnNames, HEADERS_BYTES_MAX, HeaderValue, Mapping, Message, OutboxRow, Property,
+        RESERVED_HEADERS, SHORT_STRING_BYTES_MAX, Template, Timestamp,
     },
     position::{Lsn, Position},
     rabbitmq::encoding::header_frame_size,
@@ -64,16 +65,27 @@ fn table<'a>(parts: &mut impl Iterator<Item = &'a [u8]>) -> Option<(Mapping, Vec
     });
     let columns = columns.collect();
     let template = |text: &str| text.parse::<Template>().ok();
+    let (exchange, routing_key) = (template(text()?)?, template(text()?)?);
+    let (mut id, mut headers, mut properties) = (template("{id}")?, Vec::new(), Vec::new());
+    let mut properties_from_headers = false;
+    for (name, text) in text()?.lines().filter_map(|line| line.split_once('=')) {
+        let Some(template) = template(text) else { continue };
+        match name.strip_prefix("message.") {
+            Some("id") => id = template,
+            Some("properties_from_headers") => properties_from_headers = true,
+            Some(key) => properties.extend(Property::named(key).map(|property| (property, template))),
+            None => headers.push((name.to_owned(), template)),
+        }
+    }
     let mapping = Mapping {
         source: "orders".into(),
         columns: ColumnNames::default(),
-        exchange: template(text()?)?,
-        routing_key: template(text()?)?,
-        headers: text()?
-            .lines()
-            .filter_map(|line| line.split_once('='))
-            .filter_map(|(name, text)| Some((name.to_owned(), template(text)?)))
-            .collect(),
+        id,
+        exchange,
+        routing_key,
+        headers,
+        properties,
+        properties_from_headers,
         content_type: None,
         message_bytes_max: limit.parse().ok()?,
     };
@@ -87,8 +99,12 @@ fn check<'a>(
     value_of: impl Fn(&str) -> Option<&'a [u8]>,
 ) {
     let text_of = |name: &str| str::from_utf8(value_of(name).expect("not NULL")).expect("UTF-8");
-    assert_eq!((&*message.message_id, &*message.event_type), (text_of("id"), text_of("type")));
-    for text in [&*message.exchange, &message.routing_key, &message.message_id, &message.event_type] {
+    assert_eq!(&*message.event_type, text_of("type"));
+    if "{id}".parse::<Template>().is_ok_and(|id| id == mapping.id) {
+        assert_eq!(&*message.message_id, text_of("id"));
+    }
+    let route = [&*message.exchange, &message.routing_key, &message.event_type];
+    for text in route.into_iter().chain(message.short_properties()) {
         assert!(text.len() <= SHORT_STRING_BYTES_MAX, "{text}");
     }
 
@@ -134,6 +150,10 @@ fn check_row_headers(message: &Message, mapping: &Mapping, headers: Option<&[u8]
         if RESERVED_HEADERS.contains(&&**name) || mapping.headers.iter().any(|(taken, _)| taken == name) {
             continue;
         }
+        if mapping.properties_from_headers && Property::named(name).is_some() {
+            assert!(!message.headers.iter().any(|(sent, _)| sent == name), "{name} is sent as a header, too");
+            continue;
+        }
         let (_, found) =
             message.headers.iter().find(|(found, _)| found == name).expect("every member is there");
         let same = match (expected, found) {
@@ -161,9 +181,28 @@ fn content_header(message: &Message) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend([0, 60, 0, 0]);
     out.extend((message.body.len() as u64).to_be_bytes());
-    // content_type, headers, delivery_mode, message_id, timestamp, type, app_id
-    out.extend(0b1011_0000_1110_1000_u16.to_be_bytes());
+    let own = message.properties.as_deref().cloned().unwrap_or_default();
+    let kind = own.kind.unwrap_or_else(|| message.event_type.clone());
+    let app = own.app_id.unwrap_or_else(|| "outboxd".to_owned());
+    let is_set = [
+        true, // content_type
+        own.content_encoding.is_some(),
+        true, // headers
+        true, // delivery_mode
+        own.priority.is_some(),
+        own.correlation_id.is_some(),
+        own.reply_to.is_some(),
+        own.expiration.is_some(),
+        true, // message_id
+        true, // timestamp
+        message.kind().is_some(),
+        false, // user_id
+        !app.is_empty(),
+    ];
+    let flags = (0..).zip(is_set).map(|(bit, is_set)| u16::from(is_set) << (15 - bit)).sum::<u16>();
+    out.extend(flags.to_be_bytes());
     short(&mut out, &message.content_type);
+    own.content_encoding.iter().for_each(|text| short(&mut out, text));
     let mut table = Vec::new();
     for (name, value) in &message.headers {
         short(&mut table, name);
@@ -177,10 +216,18 @@ fn content_header(message: &Message) -> Vec<u8> {
     }
     long(&mut out, b"", &table);
     out.push(2);
+    out.extend(own.priority);
+    own.correlation_id.iter().for_each(|text| short(&mut out, text));
+    own.reply_to.iter().for_each(|text| short(&mut out, text));
+    own.expiration.iter().for_each(|text| short(&mut out, text));
     short(&mut out, &message.message_id);
     out.extend((message.committed_at.0 / 1_000_000).to_be_bytes());
-    short(&mut out, &message.event_type);
-    short(&mut out, "outboxd");
+    if message.kind().is_some() {
+        short(&mut out, &kind);
+    }
+    if !app.is_empty() {
+        short(&mut out, &app);
+    }
     out
 }
 

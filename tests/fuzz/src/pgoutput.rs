@@ -57,9 +57,12 @@ fn mapping() -> Mapping {
     Mapping {
         source: "fuzz".into(),
         columns: ColumnNames::default(),
+        id: literal("{id}"),
         exchange: literal("{aggregate_type}.events"),
         routing_key: literal("{event_type}"),
         headers: Vec::new(),
+        properties: Vec::new(),
+        properties_from_headers: false,
         content_type: None,
         message_bytes_max: 1000,
     }

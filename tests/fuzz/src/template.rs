@@ -58,9 +58,12 @@ fn rendered(template: &Template, headers: &str) -> Option<String> {
     let mapping = Mapping {
         source: SOURCE.into(),
         columns: ColumnNames::default(),
+        id: "{id}".parse().expect("a template"),
         exchange: "e".parse().expect("a template"),
         routing_key: "r".parse().expect("a template"),
         headers: vec![("rendered".into(), template.clone())],
+        properties: Vec::new(),
+        properties_from_headers: false,
         content_type: None,
         message_bytes_max: 1000,
     };

@@ -94,9 +94,12 @@ impl Run {
         let mapping = Mapping {
             source: "orders".to_owned(),
             columns: ColumnNames::default(),
+            id: "{id}".parse().expect("a template"),
             exchange: "{aggregate_type}.events".parse().expect("a template"),
             routing_key: "{event_type}".parse().expect("a template"),
             headers: Vec::new(),
+            properties: Vec::new(),
+            properties_from_headers: false,
             content_type: None,
             message_bytes_max: 1 << 20,
         };

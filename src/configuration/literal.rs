@@ -1,0 +1,64 @@
+//! Values whose type is the user's to choose, such as the optional arguments of a queue.
+
+use config::{Value, ValueKind};
+
+use super::reader::Section;
+
+/// A value as the file has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Literal {
+    Text(String),
+    Flag(bool),
+    Integer(i64),
+    Fraction(f64),
+    List(Vec<Literal>),
+    /// In the order of the names.
+    Table(Vec<(String, Literal)>),
+}
+
+impl Section<'_> {
+    /// A table of any names and values, in the order of the names; empty when it is not there.
+    pub(crate) fn literals(&mut self, key: &str) -> Vec<(String, Literal)> {
+        let Some(value) = self.take(key, None) else { return Vec::new() };
+        match value.kind {
+            ValueKind::Table(_) => match self.literal(key, value) {
+                Some(Literal::Table(members)) => members,
+                _ => Vec::new(),
+            },
+            other => {
+                self.wrong_kind(key, "a table", &other);
+                Vec::new()
+            }
+        }
+    }
+
+    /// `None` when a problem was noted.
+    fn literal(&self, key: &str, value: Value) -> Option<Literal> {
+        Some(match value.kind {
+            ValueKind::String(text) => Literal::Text(text),
+            ValueKind::Boolean(flag) => Literal::Flag(flag),
+            ValueKind::I64(number) => Literal::Integer(number),
+            ValueKind::Float(number) if number.is_finite() => Literal::Fraction(number),
+            ValueKind::Array(items) => {
+                let items = items.into_iter().enumerate();
+                let items: Option<_> =
+                    items.map(|(i, item)| self.literal(&format!("{key}[{i}]"), item)).collect();
+                Literal::List(items?)
+            }
+            ValueKind::Table(table) => {
+                let mut members: Vec<_> = table.into_iter().collect();
+                members.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+                let members = members.into_iter().map(|(name, value)| {
+                    let literal = self.literal(&format!("{key}.{name}"), value);
+                    literal.map(|literal| (name, literal))
+                });
+                Literal::Table(members.collect::<Option<_>>()?)
+            }
+            other => {
+                let wanted = "text, true or false, a number of 64 bits, a list or a table";
+                self.wrong_kind(key, wanted, &other);
+                return None;
+            }
+        })
+    }
+}

@@ -1,0 +1,202 @@
+//! AMQP properties that a row may set: their keys, which values they take, and where the values come from.
+
+use super::{InvalidReason, SHORT_STRING_BYTES_MAX};
+
+/// RabbitMQ's limit for a time to live would be another with each version; ten years are within all of them.
+const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
+/// RabbitMQ closes the channel of a publisher that uses this as `reply_to` and does not consume from it ("fast reply consumer does
+/// not exist"). A relay cannot.
+const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// What a message has beside the properties that every message has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// Property `content_encoding`.
+    pub content_encoding: Option<String>,
+    /// Property `priority`.
+    pub priority: Option<u8>,
+    /// Property `correlation_id`.
+    pub correlation_id: Option<String>,
+    /// Property `reply_to`.
+    pub reply_to: Option<String>,
+    /// Property `expiration`: milliseconds in decimal digits.
+    pub expiration: Option<String>,
+    /// Property `type` in place of the event type; empty: a message without that property.
+    pub kind: Option<String>,
+    /// Property `app_id` in place of `outboxd`; empty: a message without that property.
+    pub app_id: Option<String>,
+}
+
+/// A property by the name that its template has in the configuration, and its header in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Property {
+    /// `priority`
+    Priority,
+    /// `expiration_ms`, sent as `expiration`.
+    ExpirationMs,
+    /// `correlation_id`
+    CorrelationId,
+    /// `reply_to`
+    ReplyTo,
+    /// `content_encoding`
+    ContentEncoding,
+    /// `type`
+    Type,
+    /// `app_id`
+    AppId,
+}
+
+impl Property {
+    /// Every one.
+    pub const ALL: [Property; 7] = [
+        Property::Priority,
+        Property::ExpirationMs,
+        Property::CorrelationId,
+        Property::ReplyTo,
+        Property::ContentEncoding,
+        Property::Type,
+        Property::AppId,
+    ];
+
+    /// The key below `message`, and the header of a row that sets it.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Property::Priority => "priority",
+            Property::ExpirationMs => "expiration_ms",
+            Property::CorrelationId => "correlation_id",
+            Property::ReplyTo => "reply_to",
+            Property::ContentEncoding => "content_encoding",
+            Property::Type => "type",
+            Property::AppId => "app_id",
+        }
+    }
+
+    /// Whether it can have this value.
+    ///
+    /// # Errors
+    ///
+    /// Says what it may be.
+    pub fn accepts(self, value: &str) -> Result<(), InvalidReason> {
+        Properties::default().set(self, value.to_owned())
+    }
+
+    /// The one that a row's header of this name sets.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|property| property.key() == name)
+    }
+}
+
+impl Properties {
+    /// Sets a property; an empty value leaves it out.
+    ///
+    /// # Errors
+    ///
+    /// The value is none of that property's.
+    pub(super) fn set(&mut self, property: Property, value: String) -> Result<(), InvalidReason> {
+        let invalid = |wanted| InvalidReason::Property { property: property.key(), wanted };
+        match property {
+            // These two have a default, so that they are left out must be said.
+            Property::Type => self.kind = Some(short(property, value)?),
+            Property::AppId => self.app_id = Some(short(property, value)?),
+            _ if value.is_empty() => {}
+            Property::Priority => {
+                let priority = digits(&value).and_then(|number| u8::try_from(number).ok());
+                self.priority = Some(priority.ok_or_else(|| invalid("a whole number from 0 to 255"))?);
+            }
+            Property::ExpirationMs => {
+                let wanted = "a whole number of milliseconds without unit, at most ten years";
+                let milliseconds = digits(&value).filter(|number| *number <= EXPIRATION_MS_MAX);
+                self.expiration = Some(milliseconds.ok_or_else(|| invalid(wanted))?.to_string());
+            }
+            Property::ReplyTo if value == DIRECT_REPLY_TO => {
+                return Err(invalid(
+                    "another than amq.rabbitmq.reply-to, which RabbitMQ takes from no relay",
+                ));
+            }
+            Property::CorrelationId => self.correlation_id = Some(short(property, value)?),
+            Property::ReplyTo => self.reply_to = Some(short(property, value)?),
+            Property::ContentEncoding => self.content_encoding = Some(short(property, value)?),
+        }
+        Ok(())
+    }
+
+    /// Bytes of its texts.
+    pub(super) fn text_bytes(&self) -> usize {
+        let Self { content_encoding, priority: _, correlation_id, reply_to, expiration, kind, app_id } = self;
+        [content_encoding, correlation_id, reply_to, expiration, kind, app_id]
+            .into_iter()
+            .flatten()
+            .map(String::len)
+            .sum()
+    }
+}
+
+/// A decimal number without sign, as PostgreSQL writes it and JSON does.
+fn digits(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+fn short(property: Property, text: String) -> Result<String, InvalidReason> {
+    if text.len() > SHORT_STRING_BYTES_MAX {
+        return Err(InvalidReason::TooLong { part: property.key(), bytes: text.len() });
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn set(property: Property, value: &str) -> Result<Properties, InvalidReason> {
+        let mut properties = Properties::default();
+        properties.set(property, value.to_owned()).map(|()| properties)
+    }
+
+    #[test]
+    fn a_number_is_a_number_or_the_row_is_invalid() {
+        for (value, expected) in [("0", Some(0)), ("255", Some(255)), ("007", Some(7))] {
+            assert_eq!(set(Property::Priority, value).unwrap().priority, expected);
+        }
+        for bad in ["256", "-1", "+1", "1.0", "1e1", " 1", "high", "\u{661}", "99999999999999999999"] {
+            assert!(set(Property::Priority, bad).is_err(), "{bad}");
+        }
+        for (value, expected) in [("0", "0"), ("060000", "60000"), ("315360000000", "315360000000")] {
+            assert_eq!(set(Property::ExpirationMs, value).unwrap().expiration.as_deref(), Some(expected));
+        }
+        for bad in ["315360000001", "1s", "60 000", "-5", "+5", "1.5", "soon"] {
+            assert!(set(Property::ExpirationMs, bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_empty_value_leaves_the_property_out() {
+        for property in Property::ALL {
+            let properties = set(property, "").unwrap();
+            let emptied = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
+            assert!(emptied(&properties.kind) && emptied(&properties.app_id), "{property:?}");
+            assert_eq!(Properties { kind: None, app_id: None, ..properties }, Properties::default());
+        }
+    }
+
+    #[test]
+    fn a_text_has_255_bytes_at_most() {
+        for property in [
+            Property::CorrelationId,
+            Property::ReplyTo,
+            Property::ContentEncoding,
+            Property::Type,
+            Property::AppId,
+        ] {
+            assert!(set(property, &"x".repeat(255)).is_ok());
+            let part = property.key();
+            assert_eq!(set(property, &"x".repeat(256)), Err(InvalidReason::TooLong { part, bytes: 256 }));
+        }
+    }
+
+    #[test]
+    fn the_pseudo_queue_that_would_cost_the_channel_is_refused() {
+        assert!(set(Property::ReplyTo, "amq.rabbitmq.reply-to").is_err());
+        assert!(set(Property::ReplyTo, "amq.rabbitmq.reply-to.g1h2AA5yZXBseUA4Nw==").is_ok());
+    }
+}

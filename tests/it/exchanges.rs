@@ -152,7 +152,7 @@ async fn properties_of_the_row_are_the_same_from_stream_replay_and_requeue() {
                VALUES ('Order', '1', 'E', '{}', '{\"correlation_id\": \"of-header\", \"h\": 1}', 7, 3, 86400000)";
     // Nobody is bound: it is parked, and comes by requeue.
     stage.sql(row).await;
-    until(&daemon, "orders", |shown| shown["parked_rows"] == 1).await;
+    until(&daemon, "orders", |shown| shown["parked"] == 1).await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
     assert_eq!(say(&daemon, &["parked", "requeue", "--source", "orders", "--all"]).await.status, 0);
     assert_properties(&inbox.next().await);
@@ -163,7 +163,7 @@ async fn properties_of_the_row_are_the_same_from_stream_replay_and_requeue() {
 
     // No such priority: the row is named, and is no message.
     stage.sql(&row.replace("7, 3, 86400000", "8, 256, 5")).await;
-    until(&daemon, "orders", |shown| shown["parked_rows"] == 1).await;
+    until(&daemon, "orders", |shown| shown["parked"] == 2).await;
     let listed = say(&daemon, &["parked", "list", "--source", "orders"]).await;
     assert!(
         listed.stdout.contains("the property priority must be a whole number from 0 to 255"),

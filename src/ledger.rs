@@ -240,8 +240,8 @@ impl Ledger {
     }
 
     /// Every row that commits before `lsn` has been pushed, or was settled before: the end of a transaction, what a
-    /// keepalive between two transactions says, or what the slot had confirmed when it became ours. Settling everything pushed
-    /// so far now settles everything up to `lsn`.
+    /// keepalive between two transactions says, or what the slot (or its record) had confirmed when it became ours. Settling
+    /// everything pushed so far now settles everything up to `lsn`.
     pub fn reached(&mut self, lsn: Lsn) {
         if !self.ahead.is_empty() {
             // Whatever another instance went past in the meantime does not come by any more.

@@ -95,6 +95,8 @@ mutate overlook-a-slot-made-anew-before-a-promotion src/postgres/continuity.rs \
     'known.at_most.into_iter().chain(left).min()' 'left.or(known.at_most)'
 mutate forget-a-recorded-gap src/postgres/continuity.rs \
     'Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) => Err(Gap {' 'Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) if false => Err(Gap {'
+mutate trust-a-record-from-a-dump src/postgres/continuity.rs \
+    'record.as_written && record.gap.is_none()' 'record.gap.is_none()'
 mutate trust-a-server-without-record src/postgres/continuity.rs \
     'record.map_or(0, |record| record.version) < memory.version' 'record.is_some_and(|record| record.version < memory.version)'
 mutate overlook-a-teardown src/postgres/continuity.rs \

@@ -117,6 +117,7 @@ async fn record(
         published_by: publishing.by(),
         unaccounted: (!empty).then(|| slot_record::LEFT_OUT.to_owned()),
         version: 1,
+        as_written: true,
     };
     Ok(slot_record::write_first(&client, database, &record).await?)
 }

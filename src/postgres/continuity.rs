@@ -14,6 +14,8 @@
 //!
 //! What is not told apart: a slot that was made anew before the next instance took it, when its holder did not release it.
 //! See ARCHITECTURE.md.
+//!
+//! The slot that is the same may have been set back by a crash of its server. Then the record knows how far it had come.
 
 mod gap;
 
@@ -183,6 +185,21 @@ impl Evidence {
         before.is_some_and(|before| before.entry != now.entry).then_some(Cause::PublishedAnew)
     }
 
+    /// How far the record has the slot confirmed, where that can be relied on: the slot itself said so once, in the history that
+    /// this server has, and at most a crash has made it forget. Only for a slot that was [judged](Self::judge) to be right.
+    ///
+    /// A record of another system or timeline speaks of another history, in which other rows may have had these positions. So
+    /// may one that was not written on this server but brought here, by a dump that is newer than the server's state. A gap
+    /// and a teardown leave nothing to rely on.
+    pub fn settled(&self) -> Option<Lsn> {
+        let record = self.record.as_ref().filter(|record| record.as_written && record.gap.is_none())?;
+        let here = (record.system_id.as_str(), record.timeline)
+            == (self.server.system_id.as_str(), self.server.timeline);
+        let settled = record.confirmed_flush;
+        (here && self.slot.is_some() && !record.is_torn_down() && settled <= self.server.xlogpos)
+            .then_some(settled)
+    }
+
     /// What is known from the newest source: this process, as long as nobody has written to the record since; then the
     /// record. Of a slot that was torn down only a process that was left knows anything.
     fn known<'a>(&'a self, memory: Option<&'a Memory>) -> Option<Known<'a>> {
@@ -263,6 +280,7 @@ impl Evidence {
             published_by: record.and_then(|record| record.published_by),
             unaccounted: record.and_then(|record| record.unaccounted.clone()),
             version: seen.unwrap_or(0) + 1,
+            as_written: true,
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The record of a slot, kept in the source's own database: that there is such a slot, on which server, and how far it was
 //! confirmed when that was last written down.
 //!
-//! No offset: where to resume the slot alone says. The record only tells whether the slot is the one that was there before
-//! ([`continuity`](super::continuity) judges), and how large a gap is if it is not. It lies beside the outbox table, so
-//! that whatever happens to the rows happens to it too: a dump, a backup and a replica take it along.
+//! The record tells whether the slot is the one that was there before ([`continuity`](super::continuity) judges), and how
+//! large a gap is if it is not. It lies beside the outbox table, so that whatever happens to the rows happens to it too: a
+//! dump, a backup and a replica take it along.
 //!
-//! Writing it makes WAL, so it is written when a slot is acquired and released, and in between at most now and then while
-//! messages are confirmed; an idle database stays idle.
+//! The record also keeps the slot's own position: a PostgreSQL that crashes forgets positions which the slot had confirmed.
+//! So while messages are confirmed, the slot's holder copies that position into the record once a second. A copy never says
+//! more than the slot itself says on that server at that time. [`Evidence::settled`] decides whether to use it.
+//!
+//! Writing makes WAL. An idle database stays idle: nothing is written unless another row was confirmed.
 
 use tokio_postgres::{Client, SimpleQueryMessage, types::Type};
 
@@ -36,8 +39,8 @@ pub const LEFT_OUT: &str = "the table had rows when the slot was made, which bac
 /// SQLSTATE `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
 
-/// Whoever lost what is not flushed would take an old record for the last word; and who waits for a synchronous standby
-/// waits for ever when that is away.
+/// A record that a crash takes away would leave an older one as the last word. A commit that waits for a synchronous standby
+/// would wait for ever while the standby is away.
 const DURABLE: &str = "SET synchronous_commit = local";
 
 /// What is written down of a slot.
@@ -47,7 +50,8 @@ pub struct SlotRecord {
     pub system_id: String,
     /// Its timeline then.
     pub timeline: u32,
-    /// Everything that commits before is confirmed. Without a holder the slot stands exactly here.
+    /// Everything that commits before is confirmed. Without a holder the slot stands exactly here, unless the server crashed
+    /// and forgot.
     pub confirmed_flush: Lsn,
     /// When the last confirmed message was committed, by the server's clock, or when the slot was made; `None` when
     /// neither is known.
@@ -63,6 +67,9 @@ pub struct SlotRecord {
     pub unaccounted: Option<String>,
     /// Grows with every write, a teardown's too, so that an older state of the database shows.
     pub version: i64,
+    /// The row is as outboxd wrote it on this server: no dump and no hand has put it there, and 0.1.0 has not written it.
+    /// Not written; the row's version and its `xmin` tell, see [`next_version`].
+    pub as_written: bool,
 }
 
 impl SlotRecord {
@@ -82,6 +89,16 @@ pub struct Confirmed {
     pub position: Option<Position>,
     /// When it was committed.
     pub until: Option<Timestamp>,
+}
+
+/// The low half of a version.
+const LOW: u32 = u32::MAX;
+
+/// The version after `version`, both as SQL. The high half counts; the low half names the transaction that writes, inverted.
+/// A row that a dump, a subscription or a hand puts into the table has another `xmin`. So has one that 0.1.0 writes: its next
+/// version is the old one plus 1, which names an earlier transaction, as the number is inverted.
+fn next_version(version: &str) -> String {
+    format!("(((({version}) >> 32) + 1) << 32) | (~ pg_current_xact_id()::text::bigint & {LOW})")
 }
 
 fn table(database: &SourceDatabase) -> String {
@@ -126,7 +143,7 @@ pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<S
     let select = format!(
         "SELECT system_identifier, timeline, (confirmed_flush - '0/0')::int8, \
          (extract(epoch FROM confirmed_until) * 1000000)::int8, holder, gap, version, published_by, \
-         unaccounted FROM {} WHERE slot = $1",
+         unaccounted, (version & {LOW}) = (~ xmin::text::bigint & {LOW}) FROM {} WHERE slot = $1",
         table(database)
     );
     let row = match client.query_typed_opt(&select, &[(&database.slot, Type::TEXT)]).await {
@@ -144,6 +161,7 @@ pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<S
         published_by: row.get::<_, Option<&str>>(7).and_then(|by| by.parse().ok()),
         unaccounted: row.get(8),
         version: row.get(6),
+        as_written: row.get(9),
     }))
 }
 
@@ -182,8 +200,9 @@ pub async fn write_first(
     let update = format!(
         "DO UPDATE SET system_identifier = excluded.system_identifier, timeline = excluded.timeline, \
          confirmed_flush = excluded.confirmed_flush, confirmed_until = excluded.confirmed_until, \
-         published_by = excluded.published_by, unaccounted = excluded.unaccounted, version = {TABLE}.version + 1, written_at = clock_timestamp() \
-         WHERE {TORN_DOWN}"
+         published_by = excluded.published_by, unaccounted = excluded.unaccounted, version = {}, written_at = clock_timestamp() \
+         WHERE {TORN_DOWN}",
+        next_version(&format!("{TABLE}.version"))
     );
     insert(client, database, record, "true", &update).await?;
     Ok(())
@@ -203,8 +222,9 @@ async fn insert(
     condition: &str,
     if_there: &str,
 ) -> Result<bool, CatalogError> {
-    let SlotRecord { system_id, timeline, confirmed_flush, confirmed_until, holder, gap, version, .. } =
-        record;
+    let SlotRecord { system_id, timeline, confirmed_flush, confirmed_until, holder, gap, .. } = record;
+    // At least the record's own, which is greater than the one that it follows.
+    let version = next_version(&record.version.to_string());
     let published_by = record.published_by.map(|by| by.to_string());
     let text = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
     let insert = format!(
@@ -251,13 +271,14 @@ pub async fn mark(
     client.batch_execute(&update).await.map_err(failed("marking the slot's record"))
 }
 
-/// Writes down how far `holder` has come; nothing if another has taken over.
+/// Copies the slot's position into the record, but none beyond `confirmed`; nothing if another has taken over. `true` when the
+/// record says `confirmed` now. The slot may still be on its way there.
 pub async fn note(
     client: &Client,
     database: &SourceDatabase,
     holder: &str,
     confirmed: Confirmed,
-) -> Result<(), CatalogError> {
+) -> Result<bool, CatalogError> {
     update(client, database, holder, confirmed, "").await
 }
 
@@ -268,26 +289,32 @@ pub async fn release(
     holder: &str,
     confirmed: Confirmed,
 ) -> Result<(), CatalogError> {
-    update(client, database, holder, confirmed, "holder = NULL, ").await
+    update(client, database, holder, confirmed, "holder = NULL, ").await.map(drop)
 }
 
+/// No more than the slot says, by the same server in the same statement: after a failover this connection may lead to another
+/// server than the stream. And never back, which also keeps a position that is not to be trusted from becoming one that is.
 async fn update(
     client: &Client,
     database: &SourceDatabase,
     holder: &str,
-    confirmed: Confirmed,
+    Confirmed { flush, until, .. }: Confirmed,
     more: &str,
-) -> Result<(), CatalogError> {
+) -> Result<bool, CatalogError> {
     let update = format!(
-        "{DURABLE}; UPDATE {} SET {more}confirmed_flush = '{}', confirmed_until = COALESCE({}, confirmed_until), \
-         version = version + 1, written_at = clock_timestamp() WHERE slot = {} AND holder = {}",
+        "{DURABLE}; UPDATE {} SET {more}confirmed_flush = LEAST('{flush}', s.confirmed_flush_lsn), \
+         confirmed_until = COALESCE({}, confirmed_until), version = {}, written_at = clock_timestamp() \
+         FROM pg_replication_slots s WHERE {TABLE}.slot = {slot} AND holder = {} AND s.slot_name = {slot} \
+         AND LEAST('{flush}', s.confirmed_flush_lsn) >= confirmed_flush AND s.confirmed_flush_lsn IS NOT NULL \
+         RETURNING confirmed_flush = '{flush}'",
         table(database),
-        confirmed.flush,
-        timestamp(confirmed.until),
-        literal(&database.slot),
+        timestamp(until),
+        next_version("version"),
         literal(holder),
+        slot = literal(&database.slot),
     );
-    client.batch_execute(&update).await.map_err(failed("writing the slot's record"))
+    let answers = client.simple_query(&update).await.map_err(failed("writing the slot's record"))?;
+    Ok(answers.iter().any(|answer| matches!(answer, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"))))
 }
 
 /// Writes down that there is no slot any more, on purpose: the next one of this name is a first one; `false` when there was

@@ -144,13 +144,14 @@ pub trait Sql: Send + Sync {
         marked: &SlotRecord,
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
 
-    /// Writes down how far `holder` has come, unless another has taken over.
+    /// Copies the slot's position into the record, but none beyond `confirmed`, unless another has taken over; whether the record
+    /// says `confirmed` now.
     fn note_record(
         &self,
         database: &SourceDatabase,
         holder: &str,
         confirmed: Confirmed,
-    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
+    ) -> impl Future<Output = Result<bool, CatalogError>> + Send;
 
     /// Writes down where `holder` has left the slot, unless another has taken over.
     fn release_record(
@@ -400,7 +401,7 @@ impl Sql for tokio_postgres::Client {
         database: &SourceDatabase,
         holder: &str,
         confirmed: Confirmed,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<bool, CatalogError> {
         slot_record::note(self, database, holder, confirmed).await
     }
 

@@ -36,8 +36,11 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const LOOKS_IN_SILENCE: u32 = 4;
 /// Sooner after a failure: it may be the server's shutdown.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
-/// How often, at most, the slot's record is written while messages are confirmed: it makes WAL.
-const RECORD_INTERVAL: Duration = Duration::from_secs(60);
+/// How often, at most, the slot's position is copied into its record while messages are confirmed: that makes WAL. So much
+/// traffic is repeated when PostgreSQL crashes and another process than before gets the slot.
+const RECORD_INTERVAL: Duration = Duration::from_secs(1);
+/// The next try after the record could not be written.
+const RECORD_AGAIN: Duration = Duration::from_secs(10);
 /// SQLSTATE of "the database system is shutting down", and of "starting up".
 const CANNOT_CONNECT_NOW: &str = "57P03";
 
@@ -91,7 +94,7 @@ impl Monitor {
             last_published: None,
             finds,
             recorded: None,
-            recorded_at: Instant::now(),
+            record_next: Instant::now() + RECORD_INTERVAL,
             hears,
             silence_max,
         };
@@ -190,9 +193,10 @@ struct Watched<D> {
     /// What was so.
     last_published: Option<Published>,
     finds: watch::Sender<Option<Gap>>,
-    /// What the record was last written for, and when.
+    /// What the record was last written for.
     recorded: Option<Confirmed>,
-    recorded_at: Instant,
+    /// When it may be written again.
+    record_next: Instant,
     hears: watch::Sender<Instant>,
     silence_max: Duration,
 }
@@ -224,18 +228,39 @@ impl<D: Database> Watched<D> {
                 within(limit, show_slot(&sql, &self.database.options().slot, &self.report)).await?;
             self.is_elsewhere = self.walsender.borrow().is_some_and(|pid| active_pid != Some(pid));
             self.heard();
-            // Before the record is written, which must not speak of what came after a gap.
             within(limit, self.look_at_publication(&sql)).await?;
             self.heard();
             within(limit, self.count_parked(&sql).map(Ok::<_, CatalogError>)).await?;
             self.heard();
-            within(limit, self.record(&sql).map(Ok::<_, CatalogError>)).await?;
-            self.heard();
+            let next_look = Instant::now() + INTERVAL.min(limit / LOOKS_IN_SILENCE);
             tokio::select! {
                 biased;
-                () = tokio::time::sleep(INTERVAL.min(limit / LOOKS_IN_SILENCE)) => {}
                 () = closed(&sql) => {}
+                recorded = self.record_until(next_look, &sql) => recorded?,
             }
+        }
+    }
+
+    /// Writes the record whenever it is due, and looks at the publication before each time: the record must not speak of what
+    /// came after a gap.
+    async fn record_until(&mut self, end: Instant, sql: &D::Sql) -> Result<(), Unwatched> {
+        let limit = self.silence_max;
+        loop {
+            let confirmed = *self.confirmed.borrow();
+            if let Some(now) = confirmed.filter(|now| self.is_record_due(*now)) {
+                within(limit, self.look_at_publication(sql)).await?;
+                self.heard();
+                if self.finds.borrow().is_none() {
+                    within(limit, self.record(sql, now).map(Ok::<_, CatalogError>)).await?;
+                    self.heard();
+                }
+            }
+            let now = Instant::now();
+            if now >= end {
+                return Ok(());
+            }
+            // Looked at so often, as nobody says when another row is confirmed.
+            tokio::time::sleep_until(end.min(now + RECORD_INTERVAL)).await;
         }
     }
 
@@ -288,19 +313,32 @@ impl<D: Database> Watched<D> {
         }
     }
 
-    async fn record(&mut self, sql: &D::Sql) {
-        let Some(now) = *self.confirmed.borrow() else { return };
-        if !is_due(now, self.recorded, self.recorded_at.elapsed()) {
+    fn is_record_due(&self, now: Confirmed) -> bool {
+        is_news(now, self.recorded) && self.record_next <= Instant::now()
+    }
+
+    async fn record(&mut self, sql: &D::Sql, now: Confirmed) {
+        let noted = sql.note_record(self.database.options(), &self.holder, now).await;
+        if noted.is_err() && sql.is_closed() {
+            // The next connection tries at once.
             return;
         }
-        match sql.note_record(self.database.options(), &self.holder, now).await {
-            Ok(()) => self.recorded = Some(now),
-            Err(error) => {
-                let source = self.report.name();
-                tracing::warn!(source, %error, "the slot's record could not be written; trying again in a minute");
-            }
+        // The server may not have taken in yet what it was told just now.
+        if let Ok(true) = noted {
+            self.recorded = Some(now);
         }
-        self.recorded_at = Instant::now();
+        let pause = if noted.is_ok() { RECORD_INTERVAL } else { RECORD_AGAIN };
+        self.record_next = Instant::now() + pause;
+        if let Err(error) = noted {
+            let source = self.report.name();
+            tracing::warn!(
+                source,
+                %error,
+                "the slot's record in outboxd_state could not be written, trying again in {} s; should PostgreSQL crash \
+                 before, another instance may repeat what was confirmed since the last write",
+                RECORD_AGAIN.as_secs()
+            );
+        }
     }
 }
 
@@ -321,10 +359,10 @@ async fn within<T, E: Into<Unwatched>>(
     tokio::time::timeout(limit, answer).await.map_err(|_| Unwatched::NoAnswer(limit))?.map_err(Into::into)
 }
 
-/// Only another row's confirm makes the record due: writing it moves the slot's position too, and an idle database would
-/// never come to rest.
-fn is_due(now: Confirmed, recorded: Option<Confirmed>, since: Duration) -> bool {
-    now.position != recorded.and_then(|recorded| recorded.position) && since >= RECORD_INTERVAL
+/// Only another row's confirm is worth a write: writing moves the slot's position too, and an idle database would never come
+/// to rest.
+fn is_news(now: Confirmed, recorded: Option<Confirmed>) -> bool {
+    now.position != recorded.and_then(|recorded| recorded.position)
 }
 
 /// Waits until the connection is closed, so that a shutdown is noticed at once.
@@ -362,22 +400,19 @@ mod tests {
     use crate::position::{Lsn, Position};
 
     #[test]
-    fn the_record_is_due_after_a_minute_with_another_row_and_never_while_idle() {
+    fn the_record_is_written_for_another_row_and_never_while_idle() {
         let at = |flush, row: Option<u64>| Confirmed {
             flush: Lsn(flush),
             position: row.map(|row| Position { commit_lsn: Lsn(row), index: 0 }),
             until: None,
         };
-        let (soon, late) = (RECORD_INTERVAL / 2, RECORD_INTERVAL * 100);
-        for (now, recorded, since, due) in [
-            (at(200, None), None, late, false),
-            (at(200, Some(150)), None, soon, false),
-            (at(200, Some(150)), None, late, true),
-            (at(900, Some(150)), Some(at(200, Some(150))), late, false),
-            (at(900, Some(800)), Some(at(200, Some(150))), late, true),
-            (at(900, Some(800)), Some(at(200, Some(150))), soon, false),
+        for (now, recorded, due) in [
+            (at(200, None), None, false),
+            (at(200, Some(150)), None, true),
+            (at(900, Some(150)), Some(at(200, Some(150))), false),
+            (at(900, Some(800)), Some(at(200, Some(150))), true),
         ] {
-            assert_eq!(is_due(now, recorded, since), due, "{now:?} {recorded:?} {since:?}");
+            assert_eq!(is_news(now, recorded), due, "{now:?} {recorded:?}");
         }
     }
 }

@@ -13,15 +13,15 @@ use crate::{
 /// Of an instance, whatever happens: in flight are at most 16 MB, and batches of rows, frames and confirms come on top.
 const MEMORY_MAX_MB: u64 = 120;
 
-/// PostgreSQL saves a slot's position when its `restart_lsn` moves, for which the background writer logs something every
-/// 15 s, and at checkpoints; one that restarts has forgotten what came after. Twice that is allowed.
-pub(crate) const SLOT_SAVED_EVERY: Duration = Duration::from_secs(30);
+/// A server that restarts has forgotten how far its slot was confirmed. The slot's record is written once a second; five are
+/// allowed, as the machine is busy and a second fault may hold the write up.
+pub(crate) const RECORD_BEHIND: Duration = Duration::from_secs(5);
 
 impl Run {
     /// What the promise allows: what was in flight, for each lost connection; after the loss of a process also what was
     /// confirmed in the last 100 ms (a second, as the machine is busy) and the beginning of a transaction that was not
-    /// whole. A server that restarts has forgotten some seconds of its slot's position, which the process that has the slot
-    /// knows: only when that one is lost, too, or another gets the slot, are those seconds repeated.
+    /// whole. Of what a server that restarts has forgotten the process that has the slot repeats nothing; when that one is
+    /// lost, too, or another gets the slot, what the slot's record does not say yet is repeated.
     pub(crate) fn allowed(&self, round: &Round, reconnects: u64, recent: u64) -> Allowed {
         let rate_peak = self.watch.totals().rate_peak;
         let lossy = round.strikes().filter(|strike| !strike.kind.fault.repeats_nothing()).count() as u64;

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     plan::{Plan, Round, Strike},
-    promises::SLOT_SAVED_EVERY,
+    promises::RECORD_BEHIND,
     queues::{self, Consumer},
     report::{Outcome, Report, Setting, Sums},
     verdict::Verdict,
@@ -141,7 +141,7 @@ impl Run {
         sleep(Duration::from_millis(round.calm_ms)).await;
         let leader = self.world.set_standby(round.standby).await?;
         let duplicates_before = self.witness.arrivals().duplicates;
-        let recent = self.watch.confirmed_within(SLOT_SAVED_EVERY);
+        let recent = self.watch.confirmed_within(RECORD_BEHIND);
         let reconnects_before = self.watch.totals().reconnects;
 
         self.world.begin(&round.first, leader).await?;

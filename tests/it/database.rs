@@ -15,7 +15,7 @@ use outboxd::{
         preflight::{self, Check, Verdict},
         publication::{self, Held, Publishing, Unpublished},
         replication::{ReplicationConnection, ReplicationEvent},
-        slot_record::{self, SlotRecord},
+        slot_record::{self, Confirmed, SlotRecord},
         snapshot::{RowOrder, Selection},
     },
 };
@@ -270,6 +270,7 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
             published_by: None,
             unaccounted: None,
             version: 1,
+            as_written: true,
         };
         slot_record::claim(&client, &database, &record, pid).await.unwrap()
     };
@@ -280,6 +281,68 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
     assert!(claimed(ours.pid).await);
     stream.finish(None).await.unwrap();
     catalog::drop_slot(&client, &database.slot).await.unwrap();
+}
+
+/// What the record says of the slot's position is no more than the slot says, and is to be relied on only as outboxd wrote it.
+#[tokio::test]
+async fn a_record_says_what_the_slot_says_and_shows_when_something_else_wrote_it() {
+    let (database, client) = database(STANDARD).await;
+    publish(&database, &client, TableKind::Ordinary).await;
+    slot_record::create_table(&client, &database).await.unwrap();
+    catalog::create_slot(&client, &database.slot).await.unwrap();
+    let read = async || slot_record::read(&client, &database).await.unwrap().unwrap();
+    let flush =
+        catalog::slot_progress(&client, &database.slot).await.unwrap().unwrap().confirmed_flush.unwrap();
+    let record = SlotRecord {
+        system_id: "1".into(),
+        timeline: 1,
+        confirmed_flush: Lsn(flush.0 - 100),
+        confirmed_until: None,
+        holder: Some("a name".into()),
+        gap: None,
+        published_by: None,
+        unaccounted: None,
+        version: 1,
+        as_written: true,
+    };
+    slot_record::write(&client, &database, &record).await.unwrap();
+    let mut before = read().await;
+    assert!(before.as_written && before.version > record.version, "{before:?}");
+
+    let note = async |holder, flush| {
+        let confirmed = Confirmed { flush, position: None, until: None };
+        slot_record::note(&client, &database, holder, confirmed).await.unwrap()
+    };
+    assert!(!note("another", flush).await);
+    assert!(!note("a name", Lsn(flush.0 - 200)).await, "never back");
+    assert_eq!(read().await, before);
+    for (told, is_all) in [(Lsn(flush.0 - 50), true), (Lsn(flush.0 + 50), false), (flush, true)] {
+        assert_eq!(note("a name", told).await, is_all);
+        let now = read().await;
+        assert_eq!(now.confirmed_flush, told.min(flush));
+        assert!(now.as_written && now.version > before.version, "{now:?}");
+        before = now;
+    }
+
+    // A dump, a hand, and version 0.1.0.
+    let copy = "CREATE TABLE copy AS SELECT * FROM outboxd_state; DELETE FROM outboxd_state; \
+                INSERT INTO outboxd_state SELECT * FROM copy";
+    let hand = "UPDATE outboxd_state SET unaccounted = NULL";
+    let earlier = "UPDATE outboxd_state SET version = version + 1";
+    for other in [copy, hand, earlier] {
+        client.batch_execute(other).await.unwrap();
+        assert!(!read().await.as_written, "{other}");
+        assert!(note("a name", flush).await);
+        assert!(read().await.as_written);
+    }
+    client.batch_execute("VACUUM (FREEZE, FULL) outboxd_state").await.unwrap();
+    assert!(read().await.as_written);
+
+    catalog::drop_slot(&client, &database.slot).await.unwrap();
+    assert!(!note("a name", flush).await, "there is no slot to say anything");
+    let confirmed = Confirmed { flush, position: None, until: None };
+    slot_record::release(&client, &database, "a name", confirmed).await.unwrap();
+    assert_eq!(read().await.holder.as_deref(), Some("a name"));
 }
 
 /// Rows of tables that inherit from the outbox are not outbox rows; partitions are.

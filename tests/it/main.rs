@@ -9,6 +9,7 @@ mod continuity;
 mod database;
 mod delivery;
 mod exchanges;
+mod forgotten;
 mod hostile;
 mod hostile_rows;
 mod inbox;

@@ -13,7 +13,7 @@ pub(crate) enum Fault {
     PostgresCut,
     /// Connections to PostgreSQL fall silent.
     PostgresHangs,
-    /// The server crashes and comes back; the slot forgets what was confirmed since the last checkpoint.
+    /// The server crashes and comes back; the slot forgets what was confirmed since it was last saved.
     PostgresCrashes,
     /// A fast shutdown, which waits for walsenders; then the server comes back.
     PostgresStops,
@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     FailoverWithoutSlot,
     /// A copy of the data directory is put back.
     SetBack,
+    /// The same while outboxd is stopped, and the slot's record is loaded from a dump that is newer than the copy.
+    RestoredWithNewerRecord,
     /// A backup is put back, which has no slots.
     SetBackWithoutSlot,
     /// Another cluster with the same data: another system identifier.
@@ -112,6 +114,7 @@ impl Fault {
             }),
             Fault::PostgresHangs => world.change(|state| {
                 let now = state.now();
+                state.postgres.hung_at = Some(now);
                 for id in state.some(|state| state.postgres.sessions.keys().copied().collect()) {
                     if let Some(session) = state.postgres.sessions.get_mut(&id).filter(|s| s.link == Link::Up)
                     {
@@ -121,12 +124,10 @@ impl Fault {
             }),
             Fault::PostgresCrashes => {
                 world.change(|state| {
+                    state.record_must_keep_up();
                     state.postgres.mode = Mode::Down;
                     state.end_all_sessions();
-                    if let Some(slot) = &mut state.postgres.data.slot {
-                        slot.confirmed_flush = slot.persisted;
-                        state.oracle.slot_forgot();
-                    }
+                    state.slot_forgets();
                 });
                 world.pause(0..=2_000).await;
                 world.change(|state| state.postgres.mode = Mode::Up);
@@ -151,6 +152,9 @@ impl Fault {
                 world.change(|state| {
                     state.postgres.mode = Mode::Down;
                     state.end_all_sessions();
+                    if state.scenario.slot_unsaved_at_stop {
+                        state.slot_forgets();
+                    }
                 });
                 world.pause(0..=2_000).await;
                 world.change(|state| state.postgres.mode = Mode::Up);
@@ -164,6 +168,7 @@ impl Fault {
                 run.put_back(promote).await;
             }
             Fault::SetBack => run.put_back(|_| ()).await,
+            Fault::RestoredWithNewerRecord => run.restore_with_newer_record().await,
             Fault::SetBackWithoutSlot => run.put_back(|data| data.leave_slot("is gone")).await,
             Fault::OtherSystem => run.put_back(|data| data.system_id += 1).await,
             Fault::OtherSystemWithoutSlot => {

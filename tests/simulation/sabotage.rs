@@ -27,6 +27,12 @@ pub(crate) enum Sabotage {
     NoFence,
     /// A row counts as parked before it is in the table.
     ForgetParked,
+    /// The slot's position is not copied into its record.
+    RecordSeldom,
+    /// A successor takes the slot's word although its record knows better.
+    DistrustRecord,
+    /// A successor believes a record that this server has not written.
+    TrustAnyRecord,
 }
 
 /// Some seed breaks a promise under the sabotage.
@@ -106,4 +112,31 @@ fn a_relay_that_removes_rows_before_they_are_confirmed_is_caught() {
 #[test]
 fn a_relay_that_forgets_what_it_parks_is_caught() {
     is_caught(Sabotage::ForgetParked);
+}
+
+/// The scenario of a server that crashes, never saves its slot, and is written to for some seconds.
+fn forgetful(scenario: &mut Scenario) {
+    scenario.faults = vec![Fault::PostgresCrashes, Fault::ProcessCrashes];
+    scenario.instances = 2;
+    scenario.slot_saved_one_in = 0;
+    scenario.transactions = 60;
+    scenario.between_writes_ms = 150;
+    scenario.between_faults_ms = 1_000;
+}
+
+#[test]
+fn a_relay_that_writes_its_record_seldom_is_caught() {
+    is_caught_in(Sabotage::RecordSeldom, forgetful);
+}
+
+#[test]
+fn a_relay_that_ignores_the_record_is_caught() {
+    is_caught_in(Sabotage::DistrustRecord, forgetful);
+}
+
+#[test]
+fn a_relay_that_trusts_a_record_from_elsewhere_is_caught() {
+    is_caught_in(Sabotage::TrustAnyRecord, |scenario| {
+        scenario.faults = vec![Fault::RestoredWithNewerRecord];
+    });
 }

@@ -31,6 +31,10 @@ pub(crate) struct Scenario {
     pub(crate) stall_ms: u64,
     /// Transactions that have no row of the publication are sent, as before PostgreSQL 15.
     pub(crate) empty_transactions: bool,
+    /// Of so many status updates one gets the slot saved; 0: none, as while a transaction stays open for long.
+    pub(crate) slot_saved_one_in: u32,
+    /// Not even a shutdown in good order saves the slot, as before PostgreSQL 17.
+    pub(crate) slot_unsaved_at_stop: bool,
 
     // RabbitMQ.
     pub(crate) publish_ms: u64,
@@ -101,6 +105,8 @@ impl Scenario {
             stall_one_in: if stalls { pick(&mut rng, &[5, 50]) as u32 } else { 0 },
             stall_ms: pick(&mut rng, &[5, 50, 800]),
             empty_transactions,
+            slot_saved_one_in: 0,
+            slot_unsaved_at_stop: false,
             publish_ms: pick(&mut rng, &[0, 2, 20]),
             confirm_ms: if slow { 200 } else { pick(&mut rng, &[0, 3, 30]) },
             confirm_quantum_ms: pick(&mut rng, &[1, 1, 10, 40]),
@@ -121,6 +127,11 @@ impl Scenario {
         if !scenario.faults.is_empty() && rng.u32(0..3) == 0 {
             scenario.faults.push(Fault::PublicationMadeAnewWhileStopped);
         }
+        if !scenario.faults.is_empty() && rng.u32(0..4) == 0 {
+            scenario.faults.push(Fault::RestoredWithNewerRecord);
+        }
+        scenario.slot_saved_one_in = pick(&mut rng, &[4, 50, 0]) as u32;
+        scenario.slot_unsaved_at_stop = rng.bool();
         scenario
     }
 

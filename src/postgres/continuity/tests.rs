@@ -42,6 +42,7 @@ fn record(holder: Option<&str>) -> Option<SlotRecord> {
         published_by: Some(PUBLISHED_BY),
         unaccounted: None,
         version: 7,
+        as_written: true,
     })
 }
 
@@ -303,4 +304,37 @@ fn a_table_taken_out_of_the_publication_and_put_back_is_a_gap_to_who_knows_how_i
     for harmless in [Publishing::By(altered), Publishing::NoTable] {
         assert_eq!(published(harmless, record(None)).judge(None), Ok(Continuity::Same));
     }
+}
+
+/// A PostgreSQL that crashed has forgotten how far its slot was confirmed; the record has not.
+#[test]
+fn the_record_counts_only_where_this_server_has_written_it_for_this_slot() {
+    let here = || server("A", 1, 1000);
+    let changed = |change: fn(&mut SlotRecord)| {
+        record(Some("other")).map(|mut record| {
+            change(&mut record);
+            record
+        })
+    };
+    let there = || changed(|_| ());
+    let counts = |record, server, slot| evidence(record, server, slot).settled();
+    assert_eq!(counts(there(), here(), slot(70)), Some(Lsn(100)));
+    assert_eq!(
+        counts(record(None), here(), slot(70)),
+        Some(Lsn(100)),
+        "released, and then the server crashed"
+    );
+    for (what, settled) in [
+        ("another timeline", counts(there(), server("A", 2, 1000), slot(70))),
+        ("another system", counts(there(), server("B", 1, 1000), slot(70))),
+        ("a server that does not reach so far", counts(there(), server("A", 1, 99), slot(70))),
+        ("no slot", counts(there(), here(), None)),
+        ("from a dump", counts(changed(|record| record.as_written = false), here(), slot(70))),
+        ("a gap", counts(changed(|record| record.gap = Some("is gone".into())), here(), slot(70))),
+        ("no record", counts(None, here(), slot(70))),
+    ] {
+        assert_eq!(settled, None, "{what}");
+    }
+    let torn_down = record(None).map(|record| SlotRecord { confirmed_flush: Lsn::ZERO, ..record });
+    assert_eq!(counts(torn_down, here(), slot(70)), None);
 }

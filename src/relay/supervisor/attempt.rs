@@ -65,7 +65,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let mut delivery = Delivery::new(publisher, known.settled.clone(), relay, self.report, parker);
 
         let acquired = {
-            let from = known.settled.progress.confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
+            // Spares the server sending what is settled. A standby waits with what it has seen at first, which stays true.
+            let ours = known.settled.progress.confirmed.map(ConfirmedLsn::lsn);
+            let from = ours.max(evidence.settled()).unwrap_or(Lsn::ZERO);
             let mut acquire = pin!(self.acquire(connection, &mut evidence, known.slot.as_ref(), from));
             loop {
                 tokio::select! {
@@ -145,6 +147,11 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         // do not count on the server to refuse it (LogicalConfirmReceivedLocation, logical.c).
         if let Some(flushed) = before.confirmed_flush {
             delivery.ledger_mut().reached(flushed);
+        }
+        // A server that crashed has forgotten how far its slot was confirmed. The record, read again when the slot was ours,
+        // has it but for the last second.
+        if let Some(settled) = evidence.settled() {
+            delivery.ledger_mut().reached(settled);
         }
         monitor.streams_by(before.pid);
         let table = StreamedTable::new(database.options().table.clone(), &table);

@@ -43,7 +43,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let before = evidence.record.as_ref();
         let seen = known.slot.as_ref().map_or(0, |slot| slot.version);
         let (system_id, timeline) = evidence.server.clone().names();
-        let confirmed = stream.confirmed_flush.max(before.map(|record| record.confirmed_flush));
+        // What may not be relied on is not written anew: then it could be.
+        let confirmed = stream.confirmed_flush.max(evidence.settled());
         // Of a table that was renamed a moment ago what was known stays true.
         let published_by = evidence.publishing.by().or(before.and_then(|record| record.published_by));
         let mut unaccounted = unaccounted(before, made, published_by);
@@ -61,6 +62,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             published_by,
             unaccounted,
             version: before.map_or(0, |record| record.version).max(seen) + 1,
+            as_written: true,
         };
         // Ours already, by an earlier attempt: nothing new, and no WAL for it.
         let ours = before.is_some_and(|before| {

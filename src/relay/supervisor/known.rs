@@ -158,6 +158,7 @@ mod tests {
             published_by: None,
             unaccounted: None,
             version: 1,
+            as_written: true,
         };
         for (what, record, stays) in [
             ("no record", None, true),

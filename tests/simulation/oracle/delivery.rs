@@ -168,7 +168,9 @@ impl State {
         // Whoever has not noticed yet that the slot is another's does not know of that end.
         let has_slot = oracle.processes.get(&process).is_some_and(|seen| seen.has_slot);
         if has_slot && oracle.sealed.contains(&row) {
-            oracle.violated(format!("row {row} is repeated after a clean restart"));
+            oracle.violated(format!(
+                "row {row} is repeated, which a clean end or the slot's record left settled"
+            ));
         }
         let seen = oracle.process(process);
         seen.in_flight.insert(row, connection);

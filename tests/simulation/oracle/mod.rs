@@ -30,7 +30,7 @@ pub(crate) struct Oracle {
     epoch: u32,
     /// Transactions of this history before this one are known to be settled.
     settled_before: usize,
-    /// Rows that a clean end left confirmed: nobody may repeat them.
+    /// Rows that a clean end left confirmed, or a crash of the server, in the slot on disk or in its record: nobody may repeat them.
     sealed: HashSet<RowId>,
     /// Causes of a gap that there have been.
     gaps: HashSet<&'static str>,
@@ -196,9 +196,17 @@ impl Oracle {
         }
     }
 
-    /// The server crashed, and the slot may be behind what it was.
+    /// The slot may be behind what it was, or gone.
     pub(crate) fn slot_forgot(&mut self) {
         self.sealed.clear();
+    }
+
+    /// Whoever has the slot next repeats nothing of what lies before this place.
+    pub(crate) fn settled_for_good(&mut self, data: &DataDirectory, before: u64) {
+        let settled = data.transactions.iter().take_while(|transaction| transaction.commit_lsn < before);
+        let rows = settled.flat_map(|transaction| &transaction.rows).map(|row| row.id);
+        let delivered = |row: &RowId| self.rows.get(row).is_some_and(|row| row.delivered > 0);
+        self.sealed = rows.filter(delivered).collect();
     }
 
     // What the database sees.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{postgres::Mode, wal::RowId, world::State};
+use crate::{postgres::Mode, scenario::Scenario, wal::RowId, world::State};
 
 impl State {
     /// PostgreSQL is told a position: every row before it has to be confirmed, parked, or dropped by policy; and it is with the
@@ -48,16 +48,40 @@ impl State {
     pub(crate) fn slot_must_keep_up(&mut self, process: u64) {
         let allowed =
             self.scenario.relay.status_interval + Duration::from_millis(self.scenario.status_latency_ms + 10);
+        let Some(at) = self.postgres.data.slot.as_ref().map(|slot| slot.confirmed_flush) else { return };
+        self.must_keep_up("the slot", at, process, allowed);
+    }
+
+    /// The same bound when PostgreSQL crashes now, whoever has the slot next: what is on disk is about a second behind. A
+    /// connection that was cut is made anew in that time, one that hangs not at once.
+    pub(crate) fn record_must_keep_up(&mut self) {
+        let Scenario { relay, status_latency_ms, connect_ms, .. } = &*self.scenario;
+        let after_a_cut = Duration::from_millis(600 + connect_ms);
+        let slot_behind = relay.status_interval * 2 + Duration::from_millis(status_latency_ms + 10);
+        let allowed = Duration::from_secs(1) + slot_behind + after_a_cut;
+        let hangs = relay.server_silence_max * 2 + allowed;
+        let data = &self.postgres.data;
+        if self.postgres.hung_at.is_some_and(|at| at.elapsed() < hangs) || !data.gap.is_empty() {
+            return;
+        }
+        let streams = self.postgres.active.and_then(|id| self.postgres.sessions.get(&id));
+        let (Some(process), Some(at)) = (streams.map(|s| s.process), data.settled_for_good()) else { return };
+        if data.holder_process() == Some(process) {
+            self.must_keep_up("what a crash leaves of it", at, process, allowed);
+        }
+    }
+
+    fn must_keep_up(&mut self, what: &str, at: u64, process: u64, allowed: Duration) {
         let Some(by) = self.now().checked_sub(allowed) else { return };
         let server = &self.postgres;
-        let (Some(slot), Mode::Up) = (&server.data.slot, server.mode) else { return };
+        let Mode::Up = server.mode else { return };
         let session = server.active.and_then(|id| server.sessions.get(&id));
         let Some(session) = session.filter(|s| s.process == process && s.has_client()) else { return };
         let Some(streaming) = session.streaming.as_ref().filter(|streaming| streaming.since < by) else {
             return;
         };
         let transactions = &server.data.transactions;
-        let next = transactions.partition_point(|transaction| transaction.commit_lsn < slot.confirmed_flush);
+        let next = transactions.partition_point(|transaction| transaction.commit_lsn < at);
         let Some(behind) = transactions[next..].iter().find(|transaction| !transaction.rows.is_empty())
         else {
             return;
@@ -73,9 +97,9 @@ impl State {
             last.is_some_and(|last| last.at < by) && seen.done.get(id) == Some(&seen.epoch)
         };
         if heard && behind.rows.iter().all(|row| settled(&row.id)) {
-            let (at, commit_lsn) = (slot.confirmed_flush, behind.commit_lsn);
+            let commit_lsn = behind.commit_lsn;
             let what =
-                format!("the slot is still at {at} though {commit_lsn} is settled for more than {allowed:?}");
+                format!("{what} is still at {at} though {commit_lsn} is settled for more than {allowed:?}");
             self.oracle.violated(what);
         }
     }

@@ -96,6 +96,17 @@ impl DataDirectory {
         self.record.as_ref().is_some_and(|record| record.gap.is_some())
     }
 
+    /// How far the slot is settled by what a crash leaves: the slot on disk, and its record where that is of this server.
+    pub(crate) fn settled_for_good(&self) -> Option<u64> {
+        let slot = self.slot.as_ref()?;
+        let record = self.record.as_ref().filter(|record| {
+            let here = (record.system_id.as_str(), record.timeline)
+                == (self.system_id.to_string().as_str(), self.timeline);
+            here && record.as_written && record.gap.is_none()
+        });
+        Some(record.map_or(0, |record| record.confirmed_flush.0).max(slot.persisted))
+    }
+
     /// The record says where exactly the slot was left.
     pub(crate) fn is_released(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.holder.is_none() && record.gap.is_none())
@@ -154,7 +165,7 @@ impl DataDirectory {
 
     /// Writes the slot's record, which makes WAL.
     pub(super) fn write_record(&mut self, record: SlotRecord) {
-        self.record = Some(record);
+        self.record = Some(SlotRecord { as_written: true, ..record });
         self.wal_end += 120;
     }
 }

@@ -93,8 +93,13 @@ impl Database for SimulatedDatabase {
         evidence.published_before = evidence.publishing.by();
         (evidence.record, evidence.slot, evidence.publishing) = sql
             .run("reading the slot's record", |state| {
-                let forgets = state.scenario.sabotage == Some(Sabotage::ForgetRecord);
-                let record = state.postgres.data.record.clone().filter(|_| !forgets);
+                let sabotage = state.scenario.sabotage;
+                let forgets = sabotage == Some(Sabotage::ForgetRecord);
+                let mut record = state.postgres.data.record.clone().filter(|_| !forgets);
+                if let Some(record) = &mut record {
+                    record.as_written &= sabotage != Some(Sabotage::DistrustRecord);
+                    record.as_written |= sabotage == Some(Sabotage::TrustAnyRecord);
+                }
                 (record, slot_facts(state, slot), publishing(state))
             })
             .await?;

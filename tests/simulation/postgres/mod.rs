@@ -1,5 +1,6 @@
 //! A PostgreSQL server, as far as a logical replication client can tell. Hostile where the protocol allows it: it sends what
-//! was sent before, says keepalives from behind the slot, forgets in a crash what a slot had confirmed since a checkpoint.
+//! was sent before, says keepalives from behind the slot, and forgets in a crash what a slot has confirmed since it was made, or
+//! since a moment of the server's choice.
 
 #![allow(clippy::result_large_err)] // They are the product's, which boxes them one level higher.
 
@@ -16,6 +17,8 @@ mod stream;
 mod walsender;
 
 use std::collections::BTreeMap;
+
+use tokio::time::Instant;
 
 pub(crate) use data_directory::{DataDirectory, Slot};
 pub(crate) use database::SimulatedDatabase;
@@ -41,6 +44,8 @@ pub(crate) struct Server {
     pub(crate) backlog: Option<SessionId>,
     /// Processes that have looked at the server, and at the end of its WAL, since it was put back to an older state.
     pub(crate) judged: Vec<u64>,
+    /// When connections last fell silent.
+    pub(crate) hung_at: Option<Instant>,
     /// The table of parked rows takes nothing.
     pub(crate) parks_nothing: bool,
     /// How often a batch of rows was not parked for it.
@@ -57,6 +62,7 @@ impl Default for Server {
             active: None,
             backlog: None,
             judged: Vec::new(),
+            hung_at: None,
             parks_nothing: false,
             parks_refused: 0,
         }

@@ -86,6 +86,16 @@ impl State {
         data.slot.is_some() && data.has_recorded_slot()
     }
 
+    /// A crash sets the slot back to what is on disk. What its record has beyond is repeated by nobody all the same.
+    pub(crate) fn slot_forgets(&mut self) {
+        self.oracle.slot_forgot();
+        let settled = self.postgres.data.settled_for_good();
+        if let (Some(slot), Some(settled)) = (&mut self.postgres.data.slot, settled) {
+            slot.confirmed_flush = slot.persisted;
+            self.oracle.settled_for_good(&self.postgres.data, settled);
+        }
+    }
+
     fn end_stream(&mut self) {
         if let Some(active) = self.postgres.active {
             self.end_session(active);

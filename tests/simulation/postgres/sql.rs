@@ -42,19 +42,22 @@ impl SimulatedSql {
         holder: &str,
         confirmed: Confirmed,
         from_now_on: Option<&str>,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<bool, CatalogError> {
         self.run("writing the slot's record", |state| {
             let data = &mut state.postgres.data;
-            let record = data.record.clone();
-            if let Some(record) = record.filter(|record| record.holder.as_deref() == Some(holder)) {
-                data.write_record(SlotRecord {
-                    confirmed_flush: confirmed.flush,
-                    confirmed_until: confirmed.until.or(record.confirmed_until),
-                    holder: from_now_on.map(str::to_owned),
-                    version: record.version + 1,
-                    ..record
-                });
+            let (Some(record), Some(slot)) = (data.record.clone(), &data.slot) else { return false };
+            let flush = confirmed.flush.min(Lsn(slot.confirmed_flush));
+            if record.holder.as_deref() != Some(holder) || flush < record.confirmed_flush {
+                return false;
             }
+            data.write_record(SlotRecord {
+                confirmed_flush: flush,
+                confirmed_until: confirmed.until.or(record.confirmed_until),
+                holder: from_now_on.map(str::to_owned),
+                version: record.version + 1,
+                ..record
+            });
+            flush == confirmed.flush
         })
         .await
     }
@@ -202,7 +205,10 @@ impl Sql for SimulatedSql {
         _: &SourceDatabase,
         holder: &str,
         confirmed: Confirmed,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<bool, CatalogError> {
+        if self.0.world.look(|state| state.scenario.sabotage == Some(Sabotage::RecordSeldom)) {
+            return Ok(true);
+        }
         self.update_record(holder, confirmed, Some(holder)).await
     }
 
@@ -212,7 +218,7 @@ impl Sql for SimulatedSql {
         holder: &str,
         confirmed: Confirmed,
     ) -> Result<(), CatalogError> {
-        self.update_record(holder, confirmed, None).await
+        self.update_record(holder, confirmed, None).await.map(drop)
     }
 
     async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {

@@ -59,7 +59,7 @@ impl State {
 
     /// LogicalConfirmReceivedLocation: the server believes its client, also when it goes back.
     fn confirm(&mut self, lsn: u64) {
-        let persist = self.one_in(4);
+        let persist = self.one_in(self.scenario.slot_saved_one_in);
         let Some(slot) = &mut self.postgres.data.slot else { return };
         if lsn == 0 {
             return;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use outboxd::postgres::slot_record::SlotRecord;
+
 use super::{
     Run,
     process::{INVALID_ROW, Process},
@@ -12,9 +14,35 @@ impl Run {
     /// A copy of the server takes its place. If it has the same identity, nothing is written before every process has met
     /// it: once its WAL has grown beyond what was confirmed it cannot be told from the one before.
     pub(crate) async fn put_back(&mut self, changed: impl FnOnce(&mut DataDirectory)) {
-        let Some(mut data) = self.copies.pop_back() else { return };
+        let Some(data) = self.copies.pop_back() else { return };
+        let recognisable = self.replace(data, changed);
+        // Another identity is seen however much is written meanwhile.
+        if recognisable {
+            for _ in 0..self.world.look(|state| state.rng.u8(0..20)) {
+                self.write();
+            }
+        }
+        for _ in 0..3_000 {
+            let unmet = |process: &Process| {
+                self.world.look(|state| {
+                    !state.postgres.judged.contains(&process.id) && state.oracle.has_streamed(process.id)
+                })
+            };
+            let Some(one) = self.processes.iter().position(unmet) else { return };
+            // An instance that halted at an invalid row waits for somebody to start it again.
+            let id = self.processes[one].id;
+            self.start_again_where(|process| process.id == id && process.is_halted(INVALID_ROW)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.world.look(|state| {
+            state.oracle.violated("a process never met the server that was put back".to_owned())
+        });
+    }
+
+    /// Puts a copy in the server's place, and says whether it can be told from the server by its identity.
+    fn replace(&mut self, mut data: DataDirectory, changed: impl FnOnce(&mut DataDirectory)) -> bool {
         self.copies.clear();
-        let recognisable = self.world.change(|state| {
+        self.world.change(|state| {
             // Identities are never used twice.
             data.system_id = state.postgres.data.system_id;
             data.timeline = state.postgres.data.timeline;
@@ -49,28 +77,35 @@ impl Run {
             }
             state.replace_data(data);
             identity(&state.postgres.data) != before
+        })
+    }
+
+    /// Somebody stops outboxd, puts an older copy of the server back (the snapshot of a disk), and loads a dump over it that is
+    /// newer: the slot is the old one, and its record speaks of positions which other rows have by now. The rest of the dump does
+    /// not matter.
+    pub(crate) async fn restore_with_newer_record(&mut self) {
+        let record = self.world.look(|state| {
+            let data = &state.postgres.data;
+            let fine = data.gap.is_empty() && data.has_recorded_slot() && !data.has_marked_gap();
+            data.record.clone().filter(|_| fine)
         });
-        // Another identity is seen however much is written meanwhile.
-        if recognisable {
-            for _ in 0..self.world.look(|state| state.rng.u8(0..20)) {
-                self.write();
+        let copy = self.copies.pop_back().filter(|copy| copy.gap.is_empty() && copy.has_recorded_slot());
+        let (Some(record), Some(copy)) = (record, copy) else { return };
+        let instances = self.processes.len();
+        for _ in 0..instances {
+            self.kill().await;
+        }
+        let settled = record.confirmed_flush.0;
+        self.replace(copy, |data| data.record = Some(SlotRecord { as_written: false, ..record }));
+        for _ in 0..50 {
+            if self.world.look(|state| state.postgres.data.wal_end > settled) {
+                break;
             }
+            self.write();
         }
-        for _ in 0..3_000 {
-            let unmet = |process: &Process| {
-                self.world.look(|state| {
-                    !state.postgres.judged.contains(&process.id) && state.oracle.has_streamed(process.id)
-                })
-            };
-            let Some(one) = self.processes.iter().position(unmet) else { return };
-            // An instance that halted at an invalid row waits for somebody to start it again.
-            let id = self.processes[one].id;
-            self.start_again_where(|process| process.id == id && process.is_halted(INVALID_ROW)).await;
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        for _ in 0..instances {
+            self.start();
         }
-        self.world.look(|state| {
-            state.oracle.violated("a process never met the server that was put back".to_owned())
-        });
     }
 
     /// Ends such instances, and starts others.

@@ -14,7 +14,7 @@ pub const CONFIG_DEFAULT: &str = "/etc/outboxd/outboxd.toml";
 
 const EXIT_STATUS: &str = "\
 Exit status:
-   0  done, or drained after SIGTERM or SIGINT
+   0  done, or drained after SIGTERM, SIGINT or SIGQUIT
    1  failed at run time
    2  bad command line
   78  bad configuration; starting again without changing it is of no use
@@ -57,10 +57,11 @@ impl Cli {
 /// What `outboxd` can do.
 #[derive(Clone, Debug, PartialEq, Subcommand)]
 pub enum Command {
-    /// Relay until SIGTERM or SIGINT
+    /// Relay until SIGTERM, SIGINT or SIGQUIT
     ///
-    /// Relays every source of the configuration file and serves the admin endpoints. On SIGTERM or SIGINT it stops
-    /// reading, waits for outstanding confirms, reports the final position to PostgreSQL and exits with 0.
+    /// Relays every source of the configuration file and serves the admin endpoints. On SIGTERM, SIGINT or SIGQUIT it stops
+    /// reading, waits for outstanding confirms, reports the final position to PostgreSQL and exits with 0. A second one ends it
+    /// at once. Any other signal is logged and ignored; SIGHUP does not reload in this version.
     Run,
 
     /// Verify the configuration and everything `run` needs

@@ -1,13 +1,20 @@
 //! Logs: where they go, how they look, and which are worth an operator's time.
 //!
-//! They go to stderr, stdout being for what a command answers. Knows no room of the product. Libraries that log through
+//! They go to stderr, stdout being for what a command answers. A stderr that nobody reads stops neither a relay nor a service:
+//! `lines` has what waits for it. Knows no room of the product. Libraries that log through
 //! the `log` crate (tokio-postgres, rustls) are not heard at all: what happens to a connection is in the error that
 //! they return.
 
+mod lines;
+
 use clap::ValueEnum;
+use lines::{ToStderr, lines};
+use prometheus::IntCounter;
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     env,
     io::{self, IsTerminal},
+    panic::{self, PanicHookInfo},
 };
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
@@ -58,7 +65,7 @@ pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
     let value = env::var_os(VARIABLE).unwrap_or_default();
     let levels = levels(&value.to_string_lossy())?;
     // A stderr that is gone must not end the relay: without this, a failed write is reported by `eprintln!`, which panics.
-    let lines = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
+    let lines = fmt::layer().with_writer(ToStderr).log_internal_errors(false);
     let lines = match format {
         LogFormat::Pretty => {
             let coloured =
@@ -67,7 +74,32 @@ pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
         }
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).with_ansi(false).boxed(),
     };
-    Ok(tracing_subscriber::registry().with(lines.with_filter(levels)).try_init()?)
+    tracing_subscriber::registry().with(lines.with_filter(levels)).try_init()?;
+    // The standard library's own hook writes to stderr itself, and waits for it.
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Says `last_words`, if there are any, and waits for stderr to take what was logged: two seconds at most.
+pub fn finish(last_words: Option<&str>) {
+    if let Some(words) = last_words {
+        lines().push(format!("{words}\n").as_bytes());
+    }
+    lines().flush();
+}
+
+/// Counts the log lines that stderr did not take.
+pub fn lost_lines() -> &'static IntCounter {
+    &lines::LOST
+}
+
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let text = panic.to_string().replace('\n', " ");
+    let backtrace = Backtrace::capture();
+    match backtrace.status() {
+        BacktraceStatus::Captured => tracing::error!(%backtrace, "{text}"),
+        _ => tracing::error!("{text}"),
+    }
 }
 
 /// Empty means the default. [`SILENT`] libraries are added unless they are named.

@@ -4,6 +4,7 @@
 //! (lag, retained WAL) are absent instead of 0: an unknown lag must not look like no lag.
 
 use super::reporter::SourceState;
+use crate::telemetry;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,
@@ -200,6 +201,7 @@ fn describe_process(registry: &Registry, started: SystemTime) {
         IntGauge::new("process_start_time_seconds", "Start of the process, in seconds since the Unix epoch");
     let since_epoch = started.duration_since(UNIX_EPOCH).unwrap_or_default();
     added(registry, start).set(saturated(since_epoch.as_secs()));
+    added(registry, Ok(telemetry::lost_lines().clone()));
 }
 
 /// Registers a family. Names, labels and buckets are constants of this file, so a failure is a mistake in it.

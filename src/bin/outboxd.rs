@@ -6,10 +6,7 @@ use outboxd::{
     commands::{self, Failure},
     telemetry,
 };
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 /// Every message is a few small allocations that another thread may free: with the C library's allocator they are a third
 /// of the daemon's work.
@@ -17,14 +14,10 @@ use std::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match outboxd(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // Nowhere is left to say that stderr is gone; the exit status still tells.
-            let _ = writeln!(io::stderr(), "outboxd: {failure}");
-            ExitCode::from(failure.exit_status())
-        }
-    }
+    let ended = outboxd(Cli::parse());
+    // Nowhere is left to say that stderr is gone; the exit status still tells.
+    telemetry::finish(ended.as_ref().err().map(|failure| format!("outboxd: {failure}")).as_deref());
+    ended.err().map_or(ExitCode::SUCCESS, |failure| ExitCode::from(failure.exit_status()))
 }
 
 fn outboxd(cli: Cli) -> Result<(), Failure> {

@@ -1,16 +1,13 @@
 //! What every service's command line has in common, and its way from there to an exit status.
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
 use super::settings::{self, Settings};
 use crate::{
     failure::Failure,
+    shutdown::OtherSignals,
     telemetry::{self, LogFormat},
 };
 
@@ -25,6 +22,8 @@ Environment (each goes before the same key of the file; a key KEY may also be gi
   DATABASE_CONNECTIONS_MAX  connections to the database
   DRAIN_TIMEOUT_S           how long requests and messages under way may take after SIGTERM
   OUTBOXD_LOG               log levels, for instance warn,outboxd::chassis=debug
+
+Signals: SIGTERM, SIGINT and SIGQUIT drain and end; a second one ends at once; any other is logged and ignored
 
 HTTP, beside the service's own paths: /healthz, /readyz, /metrics (Prometheus), /openapi.json
 
@@ -61,14 +60,12 @@ where
         })
         .and_then(|settings| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.map_err(|error| Failure::runtime(&error))?.block_on(run(settings))
+            runtime.map_err(|error| Failure::runtime(&error))?.block_on(async {
+                let _others = OtherSignals::listen().map_err(|error| Failure::runtime(&error))?;
+                run(settings).await
+            })
         });
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // Nowhere is left to say that stderr is gone; the exit status still tells.
-            let _ = writeln!(io::stderr(), "{name}: {failure}");
-            ExitCode::from(failure.exit_status())
-        }
-    }
+    // Nowhere is left to say that stderr is gone; the exit status still tells.
+    telemetry::finish(ended.as_ref().err().map(|failure| format!("{name}: {failure}")).as_deref());
+    ended.err().map_or(ExitCode::SUCCESS, |failure| ExitCode::from(failure.exit_status()))
 }

@@ -7,6 +7,7 @@ use prometheus::{
 };
 
 use super::inbox::Outcome;
+use crate::telemetry;
 
 /// Counters of requests and messages. Clones count together.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        registered(&registry, telemetry::lost_lines().clone())?;
         let request = &["method", "path"];
         Ok(Self {
             requests: registered(

@@ -23,23 +23,27 @@ use crate::{
     outbox::nearest,
     relay::Source,
     settings::{self, Settings},
+    shutdown::OtherSignals,
 };
 use std::{
     env,
     io::{self, Write},
 };
+use stop::until_stopped;
 
 /// Does what the command line asks for.
 pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
+    // First of all: from here on no signal ends the process without a line.
+    let _others = OtherSignals::listen().map_err(|error| Failure::runtime(&error))?;
     match &cli.command {
         Command::Run => run::run(settings(&cli)?).await,
-        Command::Check(options) => check::run(settings(&cli)?, options).await,
-        Command::Setup(options) => setup::run(settings(&cli)?, options).await,
-        Command::Teardown(options) => teardown::run(settings(&cli)?, options).await,
+        Command::Check(options) => until_stopped(check::run(settings(&cli)?, options)).await,
+        Command::Setup(options) => until_stopped(setup::run(settings(&cli)?, options)).await,
+        Command::Teardown(options) => until_stopped(teardown::run(settings(&cli)?, options)).await,
         Command::Recover(options) => recover::run(settings(&cli)?, options).await,
         Command::Replay(options) => replay::run(settings(&cli)?, options).await,
         Command::Parked(what) => parked::run(settings(&cli)?, what).await,
-        Command::Status(options) => status::run(settings(&cli)?, options).await,
+        Command::Status(options) => until_stopped(status::run(settings(&cli)?, options)).await,
         Command::Schema(options) => schema::run(options),
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     Failure, answer, source,
-    stop::stoppable,
+    stop::{stoppable, until_stopped},
     table::{Column, one_line, table, unknown},
 };
 use crate::{
@@ -18,9 +18,9 @@ const APPLICATION_NAME: &str = "outboxd parked";
 
 pub(super) async fn run(settings: Settings, what: &Parked) -> Result<(), Failure> {
     match what {
-        Parked::List(options) => list(&settings, options).await,
+        Parked::List(options) => until_stopped(list(&settings, options)).await,
         Parked::Requeue(options) => requeue(&settings, options).await,
-        Parked::Discard(options) => discard(&settings, options).await,
+        Parked::Discard(options) => until_stopped(discard(&settings, options)).await,
     }
 }
 

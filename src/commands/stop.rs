@@ -1,4 +1,4 @@
-//! A command that can be stopped: it drains first.
+//! How a command is stopped: one that publishes drains first, any other ends at once.
 
 use std::time::Duration;
 
@@ -28,5 +28,16 @@ pub(super) async fn stoppable<T>(
         _ = stop.next() => {
             Err(Failure::Runtime("ended by a second signal before everything was confirmed".to_owned()))
         }
+    }
+}
+
+/// Runs a job to its end, or to the first signal. For jobs that may be cut anywhere and run again.
+pub(super) async fn until_stopped(job: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
+    tokio::select! {
+        done = job => done,
+        signal = stop.next() => Err(Failure::Runtime(format!(
+            "ended by {signal} before it was done; run it again: it does what is left"
+        ))),
     }
 }

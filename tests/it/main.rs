@@ -30,9 +30,11 @@ mod refusal;
 mod replay;
 mod requeue;
 mod scale;
+mod signals;
 mod slot;
 mod stage;
 mod standby;
+mod stderr;
 #[path = "../support/mod.rs"]
 mod support;
 mod tables;

@@ -23,6 +23,7 @@ pub mod rabbitmq;
 pub mod run;
 pub mod service;
 pub mod shop;
+pub mod unread;
 pub mod workload;
 
 pub use certs::Authority;
@@ -35,4 +36,5 @@ pub use rabbitmq::{RabbitMq, RabbitMqOptions, shared_rabbitmq};
 pub use run::unique;
 pub use service::Service;
 pub use shop::Shop;
+pub use unread::UnreadPipe;
 pub use workload::{Workload, create_outbox};

@@ -10,7 +10,7 @@ use hyper::{Method, Response};
 use serde_json::Value;
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Output},
     time::{Duration, Instant},
 };
@@ -65,13 +65,18 @@ impl Service {
 
     /// Starts it again after an end. Does not wait for it.
     pub fn start_again(&mut self) {
+        self.start_again_logging_to(&self.log_file());
+    }
+
+    /// As [`start_again`](Self::start_again), with its output going elsewhere.
+    pub fn start_again_logging_to(&mut self, log: &Path) {
         assert!(self.process.is_none(), "{} has not been stopped", self.program);
         let mut command = process::command(process::executable(self.program));
         command
             .args(["--log-format", "json"])
             .args(&self.arguments)
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
-        self.process = Some(Process::spawn(command, &self.folder, &self.log_file()));
+        self.process = Some(Process::spawn(command, &self.folder, log));
     }
 
     /// Runs another command of the same environment to its end: `&["rebuild"]`.

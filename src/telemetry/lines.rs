@@ -1,0 +1,262 @@
+//! Lines on their way to stderr. A thread writes them, so that a stderr that nobody reads holds up nothing but this thread.
+//!
+//! The queue is bounded. A caller waits a moment for room, because a reader may merely be slow; after that stderr counts as
+//! stuck, and lines are lost at once until it has taken everything that waited. Lost lines are counted, and said when stderr
+//! takes lines again.
+
+use std::{
+    cell::Cell,
+    io::{self, Write},
+    mem,
+    sync::{
+        Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use prometheus::IntCounter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Bytes that wait at most; the thread has at most as many in hand.
+const BYTES_MAX: usize = 1024 * 1024;
+/// How long a caller waits for room, once, before stderr counts as stuck.
+const ROOM_PATIENCE: Duration = Duration::from_millis(200);
+/// How long the program's end waits for stderr to take the last lines.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+/// Before another attempt at a stderr that somebody has made non-blocking.
+const WOULD_BLOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Lines that never reached stderr.
+pub(super) static LOST: LazyLock<IntCounter> = LazyLock::new(|| {
+    // The name is valid and has no label, so nothing can fail; a bare default would have no name.
+    #[allow(clippy::expect_used)]
+    IntCounter::new("log_lines_lost_total", "Log lines that stderr did not take").expect("a valid name")
+});
+
+thread_local! {
+    /// Whether this is the thread that writes: its own lines do not wait for itself.
+    static WRITES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The queue, and who waits at it.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    state: Mutex<State>,
+    arrived: Condvar,
+    /// Room was made, or everything is written.
+    taken: Condvar,
+    /// There is no thread: whoever has a line writes it.
+    direct: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Complete lines.
+    waiting: Vec<u8>,
+    /// Whether the thread has lines in hand.
+    writing: bool,
+    /// Whether stderr has not made room in time, and has not caught up since.
+    stuck: bool,
+    /// Lines that were lost since that was last said.
+    lost: u64,
+}
+
+/// The process's only queue. Its thread starts with the first use.
+pub(super) fn lines() -> &'static Lines {
+    static LINES: LazyLock<&'static Lines> = LazyLock::new(|| {
+        let lines: &'static Lines = Box::leak(Box::default());
+        let thread = thread::Builder::new().name("stderr".to_owned());
+        let started = thread.spawn(|| {
+            WRITES.set(true);
+            lines.write_on(&mut write_whole)
+        });
+        lines.direct.store(started.is_err(), Ordering::Relaxed);
+        lines
+    });
+    &LINES
+}
+
+impl Lines {
+    /// Queues one line, or counts it as lost.
+    pub(super) fn push(&self, line: &[u8]) {
+        if self.direct.load(Ordering::Relaxed) {
+            let _ = write_whole(line);
+            return;
+        }
+        let is_full =
+            |state: &State| !state.waiting.is_empty() && state.waiting.len() + line.len() > BYTES_MAX;
+        let mut state = self.lock();
+        if is_full(&state) && !state.stuck {
+            let waited = self.taken.wait_timeout_while(state, ROOM_PATIENCE, |state| is_full(state));
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            state.stuck = is_full(&state);
+        }
+        if is_full(&state) {
+            state.lost += 1;
+            LOST.inc();
+            return;
+        }
+        state.waiting.extend_from_slice(line);
+        self.arrived.notify_one();
+    }
+
+    /// Waits until everything is written, at most [`END_PATIENCE`].
+    pub(super) fn flush(&self) {
+        let is_written = |state: &mut State| state.waiting.is_empty() && !state.writing;
+        let waited = self.taken.wait_timeout_while(self.lock(), END_PATIENCE, |state| !is_written(state));
+        drop(waited);
+    }
+
+    /// The thread's work.
+    fn write_on(&self, write: &mut impl FnMut(&[u8]) -> io::Result<()>) -> ! {
+        let mut works = true;
+        loop {
+            works = self.write_waiting(write, works);
+        }
+    }
+
+    /// Says what was lost, or waits for lines and writes them. `works`: stderr took the last line. Gives the same for the next time.
+    fn write_waiting(&self, write: &mut impl FnMut(&[u8]) -> io::Result<()>, works: bool) -> bool {
+        let mut state = self.lock();
+        state.writing = false;
+        self.taken.notify_all();
+        if state.waiting.is_empty() {
+            state.stuck = false;
+            if state.lost > 0 && works {
+                let lost = mem::take(&mut state.lost);
+                state.writing = true;
+                drop(state);
+                tracing::warn!(
+                    lost,
+                    "log lines were lost here: stderr was not read, or could not be written to; messages are not concerned"
+                );
+                return works;
+            }
+            let waited = self.arrived.wait_while(state, |state| state.waiting.is_empty());
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        let waiting = mem::take(&mut state.waiting);
+        state.writing = true;
+        drop(state);
+        self.taken.notify_all();
+        let mut works = works;
+        let mut lost = 0;
+        for line in waiting.split_inclusive(|byte| *byte == b'\n') {
+            works = write(line).is_ok();
+            lost += u64::from(!works);
+        }
+        LOST.inc_by(lost);
+        self.lock().lost += lost;
+        works
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes to stderr, for as long as that takes.
+fn write_whole(mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match io::stderr().write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(WOULD_BLOCK_PAUSE),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// One line's way into the queue.
+pub(super) struct Line;
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match WRITES.get() {
+            true => write_whole(line)?,
+            false => lines().push(line),
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Gives each event a [`Line`].
+pub(super) struct ToStderr;
+
+impl MakeWriter<'_> for ToStderr {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const LINE: &[u8] = &[b'x'; 1023];
+
+    fn fill(lines: &Lines) -> usize {
+        let mut line = LINE.to_vec();
+        line.push(b'\n');
+        let count = BYTES_MAX / line.len();
+        for _ in 0..count {
+            lines.push(&line);
+        }
+        count
+    }
+
+    #[test]
+    fn a_full_queue_waits_once_and_then_loses_lines_and_counts_them() {
+        let lines = Lines::default();
+        fill(&lines);
+        assert_eq!(lines.lock().lost, 0);
+        for _ in 0..10_000 {
+            lines.push(b"more\n");
+        }
+        assert_eq!(lines.lock().lost, 10_000, "waiting for each would take half an hour");
+        assert!(lines.lock().waiting.len() <= BYTES_MAX);
+    }
+
+    #[test]
+    fn what_waits_is_written_line_by_line_in_order_and_the_loss_is_said_once() {
+        let lines = Lines::default();
+        let count = fill(&lines);
+        lines.push(b"lost\n");
+        let mut written = Vec::new();
+        let works = lines.write_waiting(
+            &mut |line| {
+                written.push(line.to_vec());
+                Ok(())
+            },
+            true,
+        );
+        assert!(works && written.len() == count && written.iter().all(|line| line.ends_with(b"x\n")));
+        assert_eq!(lines.lock().lost, 1);
+        lines.write_waiting(&mut |_| Ok(()), works);
+        assert!(lines.lock().lost == 0 && !lines.lock().stuck);
+    }
+
+    #[test]
+    fn a_broken_stderr_is_told_of_its_losses_only_when_it_works_again() {
+        let lines = Lines::default();
+        lines.push(b"one\ntwo\n");
+        let works = lines.write_waiting(&mut |_| Err(io::ErrorKind::StorageFull.into()), true);
+        assert!(!works && lines.lock().lost == 2);
+        lines.push(b"three\n");
+        let works = lines.write_waiting(&mut |_| Ok(()), works);
+        assert!(works && lines.lock().lost == 2);
+        lines.write_waiting(&mut |_| Ok(()), works);
+        assert_eq!(lines.lock().lost, 0);
+    }
+}

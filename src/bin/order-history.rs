@@ -34,7 +34,8 @@ enum Command {
     /// Drop the view and make it anew
     ///
     /// From the events that the service has retained, in one transaction: readers see the old view until the new one is
-    /// complete, and a running service waits for it.
+    /// complete, and a running service waits for it. Tables that were dropped are made first. When no event is retained, the
+    /// view stays as it is, and the exit status is 1: `outboxd replay` of both sources then brings the events back.
     Rebuild,
 }
 
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 async fn rebuilt(settings: Settings) -> Result<(), Failure> {
-    let applied = rebuild(settings).await?;
-    writeln!(io::stdout(), "the view has been made anew from {applied} events")
+    let rebuilt = rebuild(settings).await?;
+    writeln!(io::stdout(), "{rebuilt}")
         .map_err(|error| Failure::Runtime(format!("cannot write to stdout: {error}")))
 }

@@ -1,6 +1,6 @@
 //! Creates a service's tables, and changes them from one version to the next, when it starts.
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 
 use super::database::DatabaseError;
 use crate::outbox::ddl;
@@ -11,29 +11,64 @@ const LOCK: i64 = 0x6f75_7462_6f78;
 /// The chassis's own tables, each with its script. A service may have made one beforehand, with `outboxd schema`.
 const OWN: [(&str, &str); 2] = [("outbox", ddl::OUTBOX_STANDARD), ("inbox", ddl::INBOX)];
 
-/// Makes the chassis's tables if they are not there, and applies what has not been applied yet of `migrations`: scripts that are
-/// never changed once they have been released. All or nothing.
-///
-/// # Errors
-///
-/// Nothing has changed then.
-pub async fn migrate(client: &mut Client, migrations: &[&str]) -> Result<(), DatabaseError> {
-    let transaction = client.transaction().await?;
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
-    for (table, script) in OWN {
-        let is_there = transaction.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await?;
-        if !is_there.get::<_, bool>(0) {
-            transaction.batch_execute(script).await?;
+/// A service's own tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Schema {
+    /// Scripts, one for each version, never changed in effect once they have been released.
+    pub migrations: &'static [&'static str],
+    /// Tables whose content comes from elsewhere, so that they may be dropped. They are made anew, empty, by all scripts, which
+    /// therefore leave alone what is there (`IF NOT EXISTS`). A table that is not listed holds what nobody else has.
+    pub derived: &'static [&'static str],
+}
+
+impl Schema {
+    /// Makes the chassis's tables if they are not there, and applies the scripts that have not been applied yet. All or nothing.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has changed then.
+    pub async fn migrate(&self, client: &mut Client) -> Result<(), DatabaseError> {
+        let transaction = client.transaction().await?;
+        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+        for (table, script) in OWN {
+            if !exists(&transaction, table).await? {
+                transaction.batch_execute(script).await?;
+            }
         }
+        let versions = "CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY)";
+        transaction.batch_execute(versions).await?;
+        let select = "SELECT coalesce(max(version), 0) FROM schema_version";
+        let mut applied: i64 = transaction.query_one(select, &[]).await?.get(0);
+        let missing = self.missing(&transaction).await?;
+        if applied > 0 && !missing.is_empty() {
+            let tables = missing.join(", ");
+            tracing::warn!(
+                tables,
+                "tables were dropped, and are made anew, empty; their content has to be made anew as well"
+            );
+            transaction.execute("DELETE FROM schema_version", &[]).await?;
+            applied = 0;
+        }
+        for (version, script) in (1_i64..).zip(self.migrations).filter(|(version, _)| *version > applied) {
+            transaction.batch_execute(script).await?;
+            transaction.execute("INSERT INTO schema_version VALUES ($1)", &[&version]).await?;
+            tracing::info!(version, "the database schema has been brought up to this version");
+        }
+        Ok(transaction.commit().await?)
     }
-    let versions = "CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY)";
-    transaction.batch_execute(versions).await?;
-    let applied = transaction.query_one("SELECT coalesce(max(version), 0) FROM schema_version", &[]).await?;
-    let applied: i64 = applied.get(0);
-    for (version, script) in (1_i64..).zip(migrations).filter(|(version, _)| *version > applied) {
-        transaction.batch_execute(script).await?;
-        transaction.execute("INSERT INTO schema_version VALUES ($1)", &[&version]).await?;
-        tracing::info!(version, "the database schema has been brought up to this version");
+
+    /// The derived tables that are not there.
+    async fn missing(&self, transaction: &Transaction<'_>) -> Result<Vec<&'static str>, DatabaseError> {
+        let mut missing = Vec::new();
+        for table in self.derived {
+            if !exists(transaction, table).await? {
+                missing.push(*table);
+            }
+        }
+        Ok(missing)
     }
-    Ok(transaction.commit().await?)
+}
+
+async fn exists(transaction: &Transaction<'_>, table: &str) -> Result<bool, DatabaseError> {
+    Ok(transaction.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await?.get(0))
 }

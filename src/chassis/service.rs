@@ -1,6 +1,6 @@
 //! One service's life: its tables, its queues, its HTTP endpoints, and an end in good order.
 
-use std::{future::IntoFuture, time::Duration};
+use std::time::Duration;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
@@ -11,7 +11,7 @@ use super::{
     http,
     inbox::{self, Handler, Inbox, Progress, ProgressReader},
     metrics::Metrics,
-    schema,
+    schema::Schema,
     settings::Settings,
 };
 use crate::{
@@ -71,13 +71,13 @@ impl Service {
     }
 }
 
-/// Runs a service until SIGTERM or SIGINT. `migrations` are its own tables; `assemble` names its queues and gives its API.
+/// Runs a service until SIGTERM, SIGINT or SIGQUIT. `schema` has its own tables; `assemble` names its queues and gives its API.
 ///
 /// A database or broker that cannot be reached is waited for, at the start as well as later. Until there are tables, requests
 /// are answered with 503.
 pub async fn run(
     settings: Settings,
-    migrations: &[&str],
+    schema: &Schema,
     assemble: impl FnOnce(&mut Service) -> OpenApiRouter,
 ) -> Result<(), Failure> {
     // Taken before anything is changed, so that an address in use is found at once.
@@ -88,7 +88,7 @@ pub async fn run(
         ))
     })?;
     let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
-    let (trigger, mut ended) = shutdown();
+    let (trigger, ended) = shutdown();
     let mut service = Service {
         database: Database::new(settings.database.clone(), settings.name, settings.database_connections_max)
             .map_err(|error| Failure::runtime(&error))?,
@@ -101,13 +101,13 @@ pub async fn run(
     let Service { settings, metrics, consumers, database, .. } = service;
     let (ready, is_ready) = watch::channel(false);
     let router = http::router(settings.name, api, metrics, is_ready);
-    let answering = axum::serve(listener, router).with_graceful_shutdown(async move {
-        ended.requested().await;
-    });
-    let mut answering = tokio::spawn(answering.into_future());
+    let mut answering = tokio::spawn(http::serve(listener, router, ended));
     tokio::select! {
-        () = prepared(&database, migrations) => {}
-        _ = stop.next() => return Ok(()),
+        () = prepared(&database, schema) => {}
+        signal = stop.next() => {
+            tracing::info!(signal, "ended before the database was ready");
+            return Ok(());
+        }
     }
     ready.send_replace(true);
     let mut consumers: JoinSet<()> = consumers.into_iter().collect();
@@ -143,12 +143,12 @@ pub async fn run(
 }
 
 /// Waits for the database, and brings its tables up to date.
-async fn prepared(database: &Database, migrations: &[&str]) {
+async fn prepared(database: &Database, schema: &Schema) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
         let migrated = async {
             let mut connection = database.connection().await?;
-            schema::migrate(&mut connection, migrations).await
+            schema.migrate(&mut connection).await
         };
         let Err(error): Result<(), DatabaseError> = migrated.await else { return };
         let wait = backoff.next();

@@ -110,6 +110,24 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
     })
 }
 
+/// A text of the room `rabbitmq`, whose cures name outboxd's keys, with the keys that a service has.
+pub(super) fn in_own_keys(text: &str) -> String {
+    const WORDS: [(&str, &str); 11] = [
+        (", or change its subscription to what it is, or rename the subscription's queue", ""),
+        (", or change message.exchange", ""),
+        (", or set partitions = 1", ""),
+        (" (arguments, queue_type)", ""),
+        (" as `outboxd setup --print-rabbitmqctl` prints it", " as the service's configuration file says"),
+        (": outboxd needs one connection a source", ""),
+        (": outboxd needs three channels a source", ""),
+        ("outboxd connects again by itself", "the service connects again by itself"),
+        ("rabbitmq.declare", "amqp_declare"),
+        ("rabbitmq.url", "amqp_url"),
+        ("rabbitmq.tls_", "amqp_tls_"),
+    ];
+    WORDS.iter().fold(text.to_owned(), |text, (outboxds, own)| text.replace(outboxds, own))
+}
+
 fn required(root: &mut Section<'_>, key: &str, example: &str) -> Option<String> {
     let given = root.has(key) || root.has(&format!("{key}_file"));
     if !given {
@@ -134,6 +152,50 @@ mod tests {
         ] {
             let known = documentation::check(file, |root| settings(root, "a-service", listen));
             assert_eq!(known, KEYS.len());
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_broker_names_keys_that_a_service_has() {
+        use crate::rabbitmq::{BrokerError, DeclareError, reason};
+        let invalid = rabbitmq::Endpoint::parse("http://h", HEARTBEAT).unwrap_err();
+        let mut texts = vec![BrokerError::from(invalid).to_string(), BrokerError::NoUrl.to_string()];
+        for object in ["queue 'q'", "exchange 'e'", "binding of queue 'q' to exchange 'e'"] {
+            for (code, words) in [
+                (403, "access to queue 'q' in vhost '/' refused for user 'u'"),
+                (403, "something else"),
+                (404, "no queue 'q' in vhost '/'"),
+                (405, "cannot obtain exclusive access to locked queue"),
+                (406, "inequivalent arg 'type' for exchange 'e' in vhost '/'"),
+                (406, "cannot declare queue 'q': queue limit in vhost '/' (1) is reached"),
+                (406, "invalid arg 'x-queue-type'"),
+                (503, "unknown exchange type 'x-consistent-hash'"),
+                (530, "vhost v not found"),
+                (530, "connection refused for user 'u': user connection limit (1) is reached"),
+                (
+                    530,
+                    "number of channels opened for user 'u' has reached the maximum allowed user limit of (1)",
+                ),
+                (320, "Closed via management plugin"),
+            ] {
+                let (object, text) = (object.to_owned(), words.to_owned());
+                let error = DeclareError { object, reason: reason(code, words), code, text };
+                texts.push(error.to_string());
+            }
+        }
+        for text in texts {
+            let own = in_own_keys(&text);
+            // outboxd's keys have a dot in them, and the service has no subscriptions to configure.
+            let own = own.replace("rabbitmq.conf", "");
+            for foreign in
+                ["rabbitmq.", "message.", "delivery.", "sources.", "subscription", "partitions", "outboxd"]
+            {
+                assert!(!own.contains(foreign), "{own}");
+            }
+            let named = own.split(|c: char| c != '_' && !c.is_ascii_lowercase());
+            for key in named.filter(|word| word.starts_with("amqp_")) {
+                assert!(KEYS.contains(&key), "there is no key {key}: {own}");
+            }
         }
     }
 

@@ -1,8 +1,10 @@
 //! The published language: what the services tell each other. Nothing else of one service is known to another.
+//!
+//! What an event cannot mean, such as a negative total, it cannot say: reading it fails, and each consumer puts it aside.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
-use super::money::Money;
+use super::money::{self, Money};
 
 /// Aggregate type of the orders' events.
 pub const ORDER: &str = "Order";
@@ -45,7 +47,8 @@ pub struct OrderEvent {
 pub struct OrderDetails {
     /// Who ordered; may be unknown to the customer service.
     pub customer_id: i64,
-    /// What it costs.
+    /// What it costs: more than zero.
+    #[serde(deserialize_with = "money::positive")]
     pub order_total: Money,
 }
 
@@ -65,9 +68,11 @@ pub enum RejectionReason {
 pub struct CustomerCreated {
     /// The customer.
     pub customer_id: i64,
-    /// Its name.
+    /// Its name, which [`name_problem`] has nothing against.
+    #[serde(deserialize_with = "name")]
     pub name: String,
-    /// What its approved orders may cost together.
+    /// What its approved orders may cost together: zero or more.
+    #[serde(deserialize_with = "money::not_negative")]
     pub credit_limit: Money,
 }
 
@@ -89,4 +94,23 @@ impl RejectionReason {
             Self::UnknownCustomer => "UNKNOWN_CUSTOMER",
         }
     }
+}
+
+/// A customer's name has so many characters at most.
+const NAME_MAX: usize = 200;
+
+/// Why a text is no customer's name, if it is none.
+pub fn name_problem(name: &str) -> Option<String> {
+    if name.trim().is_empty() {
+        return Some("name is empty".to_owned());
+    }
+    if name.chars().count() > NAME_MAX {
+        return Some(format!("name is longer than {NAME_MAX} characters"));
+    }
+    name.chars().any(char::is_control).then(|| "name has control characters".to_owned())
+}
+
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    name_problem(&name).map_or(Ok(name), |problem| Err(D::Error::custom(problem)))
 }

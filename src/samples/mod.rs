@@ -16,3 +16,4 @@ pub mod events;
 pub mod money;
 pub mod order_history;
 pub mod orders;
+mod repeated_id;

@@ -162,12 +162,41 @@ impl<'a> FromSql<'a> for Money {
     accepts!(NUMERIC);
 }
 
-/// How the API's description shows it.
+/// For a field that holds more than nothing.
+///
+/// # Errors
+///
+/// When it holds anything else.
+pub fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
+    let money = Money::deserialize(deserializer)?;
+    money.is_positive().then_some(money).ok_or_else(|| D::Error::custom("amount must be more than zero"))
+}
+
+/// For a field that holds nothing or more.
+///
+/// # Errors
+///
+/// When it holds less.
+pub fn not_negative<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
+    let money = Money::deserialize(deserializer)?;
+    (!money.is_negative()).then_some(money).ok_or_else(|| D::Error::custom("amount must not be negative"))
+}
+
+/// How the API's description shows what an order costs.
 #[derive(ToSchema)]
-#[schema(as = Money)]
-pub struct MoneySchema {
-    /// An exact decimal number: at most 10^12, at most four digits after the point.
-    #[schema(value_type = f64, example = 12.34)]
+#[schema(as = OrderTotal)]
+pub struct OrderTotalSchema {
+    /// An exact decimal number: more than zero, at most 10^12, at most four digits after the point.
+    #[schema(value_type = f64, exclusive_minimum = 0, maximum = 1_000_000_000_000_u64, multiple_of = 0.0001, example = 12.34)]
+    pub amount: (),
+}
+
+/// How the API's description shows a credit limit.
+#[derive(ToSchema)]
+#[schema(as = CreditLimit)]
+pub struct CreditLimitSchema {
+    /// An exact decimal number: zero or more, at most 10^12, at most four digits after the point.
+    #[schema(value_type = f64, minimum = 0, maximum = 1_000_000_000_000_u64, multiple_of = 0.0001, example = 1000.00)]
     pub amount: (),
 }
 

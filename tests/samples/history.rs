@@ -221,3 +221,95 @@ async fn a_view_that_was_lost_with_its_events_comes_back_by_a_replay() {
     let last = shop.order(customer, "0.01").await;
     assert_eq!(settled(&shop, last).await.0, "REJECTED");
 }
+
+#[tokio::test]
+async fn a_view_whose_tables_were_dropped_is_made_anew_from_retained_events() {
+    let shop = shop("dropped").await;
+    let customer = shop.customer("10").await;
+    let orders = [shop.order(customer, "6").await, shop.order(customer, "6").await];
+    let expected = [(orders[0], "APPROVED"), (orders[1], "REJECTED")];
+    let before = history_shows(&shop, customer, &expected).await;
+    let (client, connection) =
+        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    // One that an earlier version took, and that this one cannot apply.
+    let bad = "INSERT INTO events (message_id, event_type, body) VALUES ('bad', 'OrderCreated', $1)";
+    let body = format!(
+        r#"{{"orderId": 1, "orderDetails": {{"customerId": {customer}, "orderTotal": {{"amount": -1}}}}}}"#
+    );
+    client.execute(bad, &[&body.as_bytes()]).await.unwrap();
+    client.batch_execute("DROP TABLE orders, customers").await.unwrap();
+
+    let output = shop.history.command(&["rebuild"]).await;
+    assert!(output.status.success(), "{output:?}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        stdout.contains("from 5 events") && stdout.contains("make no sense (the log has each): 1"),
+        "{stdout}"
+    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("amount must be more than zero"), "{output:?}");
+    assert_eq!(history_shows(&shop, customer, &expected).await, before);
+    // The service has run all the time, and goes on.
+    let next = shop.order(customer, "4").await;
+    history_shows(&shop, customer, &[expected[0], expected[1], (next, "APPROVED")]).await;
+}
+
+#[tokio::test]
+async fn a_view_that_was_dropped_with_its_events_says_so_and_comes_back_by_a_replay() {
+    let mut shop = shop("dropped_whole").await;
+    let customer = shop.customer("10").await;
+    let orders = [shop.order(customer, "6").await, shop.order(customer, "6").await];
+    let expected = [(orders[0], "APPROVED"), (orders[1], "REJECTED")];
+    let before = history_shows(&shop, customer, &expected).await;
+    let (client, connection) =
+        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+
+    // Without its events alone, the view stays.
+    client.batch_execute("DROP TABLE events").await.unwrap();
+    let refused = async |history: &crate::support::Service| {
+        let output = history.command(&["rebuild"]).await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        for part in ["the view is as it was", "no event is retained", "outboxd replay --source orders"] {
+            assert!(stderr.contains(part), "no {part} in {stderr}");
+        }
+    };
+    refused(&shop.history).await;
+    assert_eq!(history_shows(&shop, customer, &expected).await, before);
+
+    assert!(shop.history.sigterm(crate::PATIENCE).await.success());
+    client.batch_execute("DROP TABLE orders, customers, events, streams").await.unwrap();
+    refused(&shop.history).await;
+    client.batch_execute("DROP TABLE orders, customers, events, streams").await.unwrap();
+    shop.history.start_again();
+    shop.history.wait_ready(crate::PATIENCE).await;
+    let (status, _) = shop.history.get(&format!("/customers/{customer}/orderhistory")).await;
+    assert_eq!(status, 404, "there is nothing in it");
+    assert!(shop.history.log().contains("tables were dropped, and are made anew, empty"));
+    for source in ["orders", "customers"] {
+        let output = shop.relay.command(&["replay", "--source", source]).await;
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(history_shows(&shop, customer, &expected).await, before);
+    let output = shop.history.command(&["rebuild"]).await;
+    assert!(String::from_utf8_lossy(&output.stdout).contains("from 5 events"), "{output:?}");
+    assert_eq!(history_shows(&shop, customer, &expected).await, before);
+}
+
+#[tokio::test]
+async fn a_rebuild_from_some_of_the_events_says_what_is_gone() {
+    let shop = shop("partly").await;
+    let customer = shop.customer("10").await;
+    let orders = [shop.order(customer, "4").await, shop.order(customer, "4").await];
+    history_shows(&shop, customer, &[(orders[0], "APPROVED"), (orders[1], "APPROVED")]).await;
+    let (client, connection) =
+        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let forget = "DELETE FROM events WHERE convert_from(body, 'UTF8')::jsonb ->> 'orderId' = $1::text";
+    client.execute(forget, &[&orders[0].to_string()]).await.unwrap();
+    let output = shop.history.command(&["rebuild"]).await;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && stdout.contains("no retained event tells of: 1;"), "{output:?}");
+    history_shows(&shop, customer, &[(orders[1], "APPROVED")]).await;
+}

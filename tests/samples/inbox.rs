@@ -53,7 +53,7 @@ async fn what_nobody_understands_is_put_aside_with_its_reason_and_the_flow_goes_
             )),
             "order-history.customers" => cases.push((
                 ByHand { id: Some("h"), event_type: Some(own_event), body: nul.as_bytes() },
-                "SQLSTATE 22021",
+                "name has control characters",
             )),
             _ => {}
         }
@@ -194,4 +194,49 @@ async fn an_end_that_comes_before_its_beginning_reserves_nothing() {
     }
     let next = shop.order(customer, "10").await;
     assert_eq!(settled(shop, next).await.0, "APPROVED");
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_true_is_put_aside_and_changes_nothing() {
+    let shop = shop("impossible").await;
+    let customer = shop.customer("10").await;
+    history_shows(&shop, customer, &[]).await;
+    let order = |event_type: &'static str, amount: &str, reason: &str| {
+        let body = format!(
+            r#"{{"orderId": 77, "orderDetails": {{"customerId": {customer}, "orderTotal": {{"amount": {amount}}}}}{reason}}}"#
+        );
+        (event_type, body)
+    };
+    let known = |name: &str, amount: &str| {
+        let body =
+            format!(r#"{{"customerId": 78, "name": "{name}", "creditLimit": {{"amount": {amount}}}}}"#);
+        ("CustomerCreated", body)
+    };
+    let why = r#", "rejectionReason": "UNKNOWN_CUSTOMER""#;
+    let [customers, orders, view] = [QUEUES[3], QUEUES[0], QUEUES[2]];
+    for (queue, (event_type, body), reason) in [
+        (view, order("OrderCreated", "-5", ""), "amount must be more than zero"),
+        (view, order("OrderApproved", "0", ""), "amount must be more than zero"),
+        (view, order("OrderCreated", "1000000000001", ""), "amount is more than 1000000000000"),
+        (view, order("OrderRejected", "5", ""), "without a rejectionReason"),
+        (view, order("OrderApproved", "5", why), "with a rejectionReason"),
+        (orders, order("OrderCreated", "-5", ""), "amount must be more than zero"),
+        (orders, order("OrderCancelled", "-5", ""), "amount must be more than zero"),
+        (customers, known("Ada", "-1"), "amount must not be negative"),
+        (customers, known("Ada", "1e13"), "amount is more than 1000000000000"),
+        (customers, known(" ", "1"), "name is empty"),
+        (customers, known(&"a".repeat(201), "1"), "name is longer than 200 characters"),
+    ] {
+        let id = unique("impossible");
+        let message = ByHand { id: Some(&id), event_type: Some(event_type), body: body.as_bytes() };
+        publish(&shop.amqp_url, queue, message).await;
+        let dead = format!("{queue}.dead");
+        let what = format!("{body} is in {dead}");
+        let buried = eventually(&what, async || take(&shop.amqp_url, &dead).await).await;
+        let why = header(&buried, "dead-letter-reason").unwrap_or_default();
+        assert!(why.contains(reason), "{body}: {why}");
+    }
+    an_order_still_goes_through(&shop).await;
+    history_shows(&shop, customer, &[]).await;
+    assert_eq!(shop.history.get("/customers/78/orderhistory").await.0, 404);
 }

@@ -4,13 +4,16 @@
 
 mod bad_input;
 mod broker;
+mod connections;
 mod faults;
 mod history;
 mod inbox;
 mod instances;
 mod operation;
 mod projector;
+mod repeated_id;
 mod saga;
+mod signals;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -75,6 +75,66 @@ async fn each_describes_what_it_answers() {
     }
 }
 
+/// The statuses that a caller has to tell apart are described each, and parameters and amounts with their limits.
+#[tokio::test]
+async fn what_is_refused_is_described() {
+    let shop = shared_shop().await;
+    for (service, method, path, status) in [
+        (&shop.orders, Method::GET, ["/orders/x", "/orders/{id}"], 400),
+        (&shop.orders, Method::GET, ["/orders/0", "/orders/{id}"], 404),
+        (&shop.orders, Method::GET, ["/orders?limit=", "/orders"], 400),
+        (&shop.orders, Method::GET, ["/orders?after=", "/orders"], 400),
+        (&shop.orders, Method::POST, ["/orders", "/orders"], 400),
+        (&shop.orders, Method::POST, ["/orders/x/cancel", "/orders/{id}/cancel"], 400),
+        (&shop.orders, Method::POST, ["/orders/0/cancel", "/orders/{id}/cancel"], 404),
+        (&shop.customers, Method::GET, ["/customers/x", "/customers/{id}"], 400),
+        (&shop.customers, Method::GET, ["/customers/0", "/customers/{id}"], 404),
+        (&shop.customers, Method::GET, ["/customers?limit=10001", "/customers"], 400),
+        (&shop.customers, Method::POST, ["/customers", "/customers"], 400),
+        (&shop.history, Method::GET, ["/customers/x/orderhistory", "/customers/{id}/orderhistory"], 400),
+        (
+            &shop.history,
+            Method::GET,
+            ["/customers/0/orderhistory?state=LOST", "/customers/{id}/orderhistory"],
+            400,
+        ),
+        (&shop.history, Method::GET, ["/customers/0/orderhistory", "/customers/{id}/orderhistory"], 404),
+    ] {
+        let (answered, answer) = service.ask(method.clone(), path[0], String::new()).await;
+        assert_eq!(answered, status, "{method} {}: {answer}", path[0]);
+        let api = service.get("/openapi.json").await.1;
+        let operation = &api["paths"][path[1]][method.as_str().to_lowercase()];
+        assert!(operation["responses"][status.to_string()].is_object(), "{method} {}: {operation}", path[1]);
+        assert!(operation["responses"]["default"].is_object(), "{operation}");
+        let parameters = operation["parameters"].as_array().into_iter().flatten();
+        for parameter in parameters {
+            let schema = &parameter["schema"];
+            match parameter["name"].as_str().unwrap() {
+                "limit" => assert_eq!(
+                    (&schema["type"], &schema["minimum"], &schema["maximum"]),
+                    (&"integer".into(), &1.into(), &10_000.into()),
+                    "{parameter}"
+                ),
+                "after" | "id" => assert_eq!(schema["type"], "integer", "{parameter}"),
+                "state" => assert_eq!(schema["enum"].as_array().map(Vec::len), Some(4), "{parameter}"),
+                other => panic!("{other}: {parameter}"),
+            }
+        }
+    }
+    for (service, schema, limit, value) in [
+        (&shop.orders, "OrderTotal", "exclusiveMinimum", 0.0),
+        (&shop.orders, "OrderTotal", "maximum", 1e12),
+        (&shop.customers, "CreditLimit", "minimum", 0.0),
+        (&shop.customers, "CreditLimit", "maximum", 1e12),
+        (&shop.history, "OrderTotal", "exclusiveMinimum", 0.0),
+    ] {
+        let api = service.get("/openapi.json").await.1;
+        let amount = &api["components"]["schemas"][schema]["properties"]["amount"];
+        assert_eq!(amount[limit].as_f64(), Some(value), "{amount}");
+        assert_eq!(amount["multipleOf"].as_f64(), Some(0.0001), "{amount}");
+    }
+}
+
 #[tokio::test]
 async fn one_identifier_leads_through_all_services_and_their_logs() {
     let shop = shop("trace").await;

@@ -1,12 +1,18 @@
 //! A request's body: JSON of a known shape, or a refusal that names the field.
 
+use std::time::Duration;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, Request},
 };
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::ApiError;
+
+/// From a request's head to the last byte of its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The body as JSON, whatever its content type says.
 #[derive(Clone, Copy, Debug)]
@@ -16,11 +22,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            match rejection.status().as_u16() {
-                413 => ApiError::too_large("the body is too large"),
-                _ => ApiError::invalid("", format!("the body cannot be read: {}", rejection.body_text())),
-            }
+        let received = timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await.map_err(|_| {
+            ApiError::too_slow(format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs()))
+        })?;
+        let bytes = received.map_err(|rejection| match rejection.status().as_u16() {
+            413 => ApiError::too_large("the body is too large"),
+            _ => ApiError::invalid("", format!("the body cannot be read: {}", rejection.body_text())),
         })?;
         object(&bytes).map(Self).map_err(|(path, error)| {
             // A path says something only of JSON that is none of the known shape.

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    http::{Method, StatusCode},
+    http::{HeaderValue, Method, StatusCode, header::CONNECTION},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -52,6 +52,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error, None)
     }
 
+    /// 408. What is left of the request is not waited for.
+    pub(super) fn too_slow(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, error, None)
+    }
+
     /// 413.
     pub(super) fn too_large(error: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, None)
@@ -82,6 +87,10 @@ impl From<tokio_postgres::Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let mut response = (self.status, Json(self.body)).into_response();
+        if self.status == StatusCode::REQUEST_TIMEOUT {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 }

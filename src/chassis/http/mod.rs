@@ -6,6 +6,7 @@ mod id;
 mod observe;
 mod page;
 mod query;
+mod serve;
 
 use axum::{
     Json, Router,
@@ -24,6 +25,7 @@ pub use error::{ApiError, ErrorBody};
 pub use id::Id;
 pub use page::{Page, PageQuery, next_page};
 pub use query::Query;
+pub(super) use serve::serve;
 
 use super::metrics::Metrics;
 

@@ -25,9 +25,11 @@ pub struct Page {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// At most so many entries: 1 to 10000, which is also the default.
+    /// At most so many entries.
+    #[param(value_type = i64, required = false, minimum = 1, maximum = 10_000, default = 10_000)]
     limit: Option<String>,
     /// Only entries with a greater id than this.
+    #[param(value_type = i64, required = false)]
     after: Option<String>,
 }
 

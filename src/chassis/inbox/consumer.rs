@@ -11,6 +11,7 @@ use crate::{
     chassis::{
         database::Database,
         metrics::Metrics,
+        settings::in_own_keys,
         trace::{self, TraceContext},
     },
     rabbitmq::{
@@ -71,7 +72,8 @@ pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdow
         inbox.progress.send_replace(Progress::default());
         let Err(error) = ended else { return };
         let wait = backoff.next();
-        tracing::warn!(queue, %error, "not consuming; connecting again in {} ms", wait.as_millis());
+        let error = in_own_keys(&error.to_string());
+        tracing::warn!(queue, error, "not consuming; connecting again in {} ms", wait.as_millis());
         tokio::select! {
             _ = shutdown.requested() => return,
             () = tokio::time::sleep(wait) => {}

@@ -18,13 +18,10 @@ use crate::{
         trace::TraceContext,
     },
     samples::{
-        events::CustomerCreated,
-        money::{Money, MoneySchema},
+        events::{CustomerCreated, name_problem},
+        money::{CreditLimitSchema, Money},
     },
 };
-
-/// In characters.
-const NAME_MAX: usize = 200;
 
 pub(super) fn routes(database: Database) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(find)).with_state(database)
@@ -33,11 +30,17 @@ pub(super) fn routes(database: Database) -> OpenApiRouter {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct CreateCustomer {
-    /// 1 to 200 characters, no control characters.
-    #[schema(required, nullable = false, min_length = 1, max_length = 200)]
+    /// 1 to 200 characters, not all blank, no control characters.
+    #[schema(
+        required,
+        nullable = false,
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: Option<String>,
     /// What approved orders may cost together: zero or more.
-    #[schema(value_type = MoneySchema)]
+    #[schema(value_type = CreditLimitSchema)]
     credit_limit: Option<Money>,
 }
 
@@ -52,7 +55,7 @@ struct CustomerId {
 struct CustomerView {
     customer_id: i64,
     name: String,
-    #[schema(value_type = MoneySchema)]
+    #[schema(value_type = CreditLimitSchema)]
     credit_limit: Money,
 }
 
@@ -64,14 +67,8 @@ struct Customers {
 impl CreateCustomer {
     fn valid(self) -> Result<(String, Money), ApiError> {
         let name = required("name", self.name)?;
-        if name.trim().is_empty() {
-            return Err(ApiError::invalid("name", "name is empty"));
-        }
-        if name.chars().count() > NAME_MAX {
-            return Err(ApiError::invalid("name", format!("name is longer than {NAME_MAX} characters")));
-        }
-        if name.chars().any(char::is_control) {
-            return Err(ApiError::invalid("name", "name has control characters"));
+        if let Some(problem) = name_problem(&name) {
+            return Err(ApiError::invalid("name", problem));
         }
         let credit_limit = required("creditLimit", self.credit_limit)?;
         if credit_limit.is_negative() {
@@ -84,7 +81,8 @@ impl CreateCustomer {
 /// Create a customer
 #[utoipa::path(post, path = "/customers", request_body = CreateCustomer, responses(
     (status = 201, body = CustomerId, headers(("Location" = String))),
-    (status = "4XX", body = ErrorBody)
+    (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
+    (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
 async fn create(
     State(database): State<Database>,
@@ -103,7 +101,8 @@ async fn create(
 /// List customers
 #[utoipa::path(get, path = "/customers", params(PageQuery), responses(
     (status = 200, body = Customers, headers(("Link" = String))),
-    (status = "4XX", body = ErrorBody)
+    (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
+    (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
 async fn list(State(database): State<Database>, page: Page) -> Result<impl IntoResponse, ApiError> {
     let customers = store::list(&*database.connection().await?, page).await?;
@@ -115,7 +114,9 @@ async fn list(State(database): State<Database>, page: Page) -> Result<impl IntoR
 /// Look a customer up
 #[utoipa::path(get, path = "/customers/{id}", params(("id" = i64, Path)), responses(
     (status = 200, body = CustomerView),
-    (status = 404, body = ErrorBody)
+    (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
+    (status = 404, body = ErrorBody, description = "There is no such customer"),
+    (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
 async fn find(State(database): State<Database>, Id(id): Id) -> Result<Json<CustomerView>, ApiError> {
     let customer = store::find(&*database.connection().await?, id).await?;

@@ -19,9 +19,9 @@ pub const QUEUE: &str = "customer-service.orders";
 /// Where it listens unless configured otherwise.
 pub const LISTEN: &str = "127.0.0.1:8082";
 
-/// Runs it until SIGTERM or SIGINT.
+/// Runs it until SIGTERM, SIGINT or SIGQUIT.
 pub async fn run(settings: Settings) -> Result<(), Failure> {
-    chassis::run(settings, store::MIGRATIONS, |service| {
+    chassis::run(settings, &store::SCHEMA, |service| {
         service.consume(QUEUE, ORDER, &[ORDER_CREATED, ORDER_CANCELLED], saga::Saga);
         api::routes(service.database().clone())
     })

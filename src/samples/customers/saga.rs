@@ -2,10 +2,13 @@
 
 use tokio_postgres::Transaction;
 
-use super::store;
+use super::store::{self, Releasing, Reserving};
 use crate::{
     chassis::inbox::{Handler, HandlingError, Message},
-    samples::events::{ORDER_CANCELLED, ORDER_CREATED, OrderEvent},
+    samples::{
+        events::{ORDER_CANCELLED, ORDER_CREATED, OrderEvent},
+        repeated_id,
+    },
 };
 
 pub(super) struct Saga;
@@ -19,13 +22,34 @@ impl Handler for Saga {
         match message.event_type.as_str() {
             ORDER_CREATED => {
                 let OrderEvent { order_id, order_details, .. } = message.json()?;
-                let decision = store::reserve(transaction, &message.trace, order_id, &order_details).await?;
-                tracing::info!(order_id, customer_id = order_details.customer_id, ?decision, "decided");
+                let customer_id = order_details.customer_id;
+                match store::reserve(transaction, &message.trace, order_id, &order_details).await? {
+                    Reserving::Decided(decision) => {
+                        tracing::info!(order_id, customer_id, ?decision, "decided")
+                    }
+                    Reserving::Again(decision) if message.replayed => {
+                        tracing::info!(order_id, customer_id, ?decision, "was decided before");
+                    }
+                    Reserving::Again(decision) => tracing::warn!(
+                        order_id,
+                        customer_id,
+                        ?decision,
+                        "was decided before, by another message; the decision is told again, and no credit moves: a copy \
+                         under another id, or an order id that came again"
+                    ),
+                    Reserving::OtherOrder => return Err(repeated_id::of_order(order_id)),
+                }
             }
             ORDER_CANCELLED => {
                 let OrderEvent { order_id, order_details, .. } = message.json()?;
-                let released = store::release(transaction, order_id, &order_details).await?;
-                tracing::info!(order_id, customer_id = order_details.customer_id, released, "cancelled");
+                let customer_id = order_details.customer_id;
+                match store::release(transaction, order_id, &order_details).await? {
+                    Releasing::OtherOrder => return Err(repeated_id::of_order(order_id)),
+                    releasing => {
+                        let released = releasing == Releasing::Released;
+                        tracing::info!(order_id, customer_id, released, "cancelled");
+                    }
+                }
             }
             _ => return Err(HandlingError::unknown_event(message)),
         }

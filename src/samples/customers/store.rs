@@ -7,6 +7,7 @@ use crate::{
         database::DatabaseError,
         http::Page,
         outbox::{self, Event},
+        schema::Schema,
         trace::TraceContext,
     },
     samples::{
@@ -22,7 +23,10 @@ use crate::{
 ///
 /// `credit` has one row for each order that was ever decided on. It outlives the reservation, so that an event that comes
 /// again, or late, finds its order decided.
-pub(super) const MIGRATIONS: &[&str] = &["
+///
+/// Ids begin at the time at which the table was made, in microseconds since 1970: those of a database that is made anew are
+/// none that other services remember.
+const MIGRATIONS: &[&str] = &["
 CREATE TABLE customers (
   id           bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
   name         text NOT NULL,
@@ -36,7 +40,10 @@ CREATE TABLE credit (
   amount      numeric(17, 4) NOT NULL CHECK (amount > 0),
   state       text NOT NULL CHECK (state IN ('RESERVED', 'REFUSED', 'RELEASED'))
 );
+SELECT setval(pg_get_serial_sequence('customers', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
 "];
+
+pub(super) const SCHEMA: Schema = Schema { migrations: MIGRATIONS, derived: &[] };
 
 /// What became of an order's credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +51,31 @@ pub(super) enum Decision {
     Reserved,
     Insufficient,
     UnknownCustomer,
-    /// It was decided on before, and nothing has changed.
-    DecidedBefore,
+    /// It was reserved, or never decided on, and the order has ended since.
+    Released,
+}
+
+/// What came of an event about an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reserving {
+    /// The order is decided on now.
+    Decided(Decision),
+    /// The order was decided on before, by another message: so is a copy under another id, and so is an order whose id came again.
+    /// Whoever waits for the decision gets it again.
+    Again(Decision),
+    /// Another order of that id was decided on before.
+    OtherOrder,
+}
+
+/// What came of an order's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Releasing {
+    /// What was reserved is free again.
+    Released,
+    /// Nothing was reserved.
+    Nothing,
+    /// What is reserved is another order's, of the same id.
+    OtherOrder,
 }
 
 /// Creates a customer; gives its id.
@@ -72,7 +102,7 @@ pub(super) async fn reserve(
     trace: &TraceContext,
     order_id: i64,
     order: &OrderDetails,
-) -> Result<Decision, DatabaseError> {
+) -> Result<Reserving, DatabaseError> {
     let &OrderDetails { customer_id, order_total } = order;
     let lock = "SELECT credit_limit - reserved >= $2 FROM customers WHERE id = $1 FOR UPDATE";
     let fits = transaction.query_opt(lock, &[&customer_id, &order_total]).await?.map(|row| row.get(0));
@@ -83,41 +113,79 @@ pub(super) async fn reserve(
     };
     let insert = "INSERT INTO credit (order_id, customer_id, amount, state) VALUES ($1, $2, $3, $4) \
                   ON CONFLICT DO NOTHING";
-    if transaction.execute(insert, &[&order_id, &customer_id, &order_total, &state]).await? == 0 {
-        return Ok(Decision::DecidedBefore);
-    }
-    if decision == Decision::Reserved {
+    let reserving =
+        match transaction.execute(insert, &[&order_id, &customer_id, &order_total, &state]).await? {
+            0 => decided_before(transaction, order_id, order, fits.is_some()).await?,
+            _ => Reserving::Decided(decision),
+        };
+    if reserving == Reserving::Decided(Decision::Reserved) {
         let update = "UPDATE customers SET reserved = reserved + $2 WHERE id = $1";
         transaction.execute(update, &[&customer_id, &order_total]).await?;
     }
-    if let Some(event_type) = decision.event_type() {
+    let event_type = match reserving {
+        Reserving::Decided(decision) | Reserving::Again(decision) => decision.event_type(),
+        Reserving::OtherOrder => None,
+    };
+    if let Some(event_type) = event_type {
         let payload = CreditDecision { customer_id, order_id };
         let event = Event { aggregate_type: CUSTOMER, aggregate_id: customer_id, event_type, payload };
         outbox::append(transaction, trace, &event).await?;
     }
-    Ok(decision)
+    Ok(reserving)
 }
 
-/// Gives back what is reserved for an order; says whether anything was.
+/// The decision on an order that has its row in `credit`.
+async fn decided_before(
+    transaction: &Transaction<'_>,
+    order_id: i64,
+    order: &OrderDetails,
+    customer_is_known: bool,
+) -> Result<Reserving, DatabaseError> {
+    let select = "SELECT customer_id, amount, state FROM credit WHERE order_id = $1";
+    let row = transaction.query_one(select, &[&order_id]).await?;
+    if !is_of(&row, order) {
+        return Ok(Reserving::OtherOrder);
+    }
+    Ok(Reserving::Again(match row.get("state") {
+        "RESERVED" => Decision::Reserved,
+        "RELEASED" => Decision::Released,
+        _ if customer_is_known => Decision::Insufficient,
+        _ => Decision::UnknownCustomer,
+    }))
+}
+
+/// Whether a row of `credit` is that of this order, and not of another with the same id.
+fn is_of(row: &Row, order: &OrderDetails) -> bool {
+    let (customer_id, amount): (i64, Money) = (row.get("customer_id"), row.get("amount"));
+    (customer_id, amount) == (order.customer_id, order.order_total)
+}
+
+/// Gives back what is reserved for an order.
 ///
 /// An order that was not decided on is so from now on: its creation, should it come behind its end, reserves nothing.
 pub(super) async fn release(
     transaction: &Transaction<'_>,
     order_id: i64,
     order: &OrderDetails,
-) -> Result<bool, DatabaseError> {
+) -> Result<Releasing, DatabaseError> {
     let insert = "INSERT INTO credit (order_id, customer_id, amount, state) VALUES ($1, $2, $3, 'RELEASED') \
                   ON CONFLICT DO NOTHING";
     if transaction.execute(insert, &[&order_id, &order.customer_id, &order.order_total]).await? == 1 {
-        return Ok(false);
+        return Ok(Releasing::Nothing);
     }
-    let update = "UPDATE credit SET state = 'RELEASED' WHERE order_id = $1 AND state = 'RESERVED' \
-                  RETURNING customer_id, amount";
-    let Some(row) = transaction.query_opt(update, &[&order_id]).await? else { return Ok(false) };
-    let (customer_id, amount): (i64, Money) = (row.get(0), row.get(1));
+    let select = "SELECT customer_id, amount, state FROM credit WHERE order_id = $1 FOR UPDATE";
+    let row = transaction.query_one(select, &[&order_id]).await?;
+    if !is_of(&row, order) {
+        return Ok(Releasing::OtherOrder);
+    }
+    if row.get::<_, &str>("state") != "RESERVED" {
+        return Ok(Releasing::Nothing);
+    }
+    let update = "UPDATE credit SET state = 'RELEASED' WHERE order_id = $1";
+    transaction.execute(update, &[&order_id]).await?;
     let update = "UPDATE customers SET reserved = reserved - $2 WHERE id = $1";
-    transaction.execute(update, &[&customer_id, &amount]).await?;
-    Ok(true)
+    transaction.execute(update, &[&order.customer_id, &order.order_total]).await?;
+    Ok(Releasing::Released)
 }
 
 /// One customer.
@@ -152,7 +220,7 @@ impl Decision {
             Self::Reserved => Some(CREDIT_RESERVED),
             Self::Insufficient => Some(CREDIT_RESERVATION_FAILED),
             Self::UnknownCustomer => Some(CUSTOMER_VALIDATION_FAILED),
-            Self::DecidedBefore => None,
+            Self::Released => None,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     },
     samples::{
         events::RejectionReason,
-        money::{Money, MoneySchema},
+        money::{CreditLimitSchema, Money, OrderTotalSchema},
     },
 };
 
@@ -40,7 +40,7 @@ pub(super) fn routes(database: Database, streams: Vec<(&'static str, ProgressRea
 struct OrderHistory {
     customer_id: i64,
     name: String,
-    #[schema(value_type = MoneySchema)]
+    #[schema(value_type = CreditLimitSchema)]
     credit_limit: Money,
     orders: Vec<Order>,
 }
@@ -51,7 +51,7 @@ struct Order {
     order_id: i64,
     #[schema(value_type = view::State)]
     state: String,
-    #[schema(value_type = MoneySchema)]
+    #[schema(value_type = OrderTotalSchema)]
     order_total: Money,
     #[schema(value_type = Option<RejectionReason>)]
     rejection_reason: Option<String>,
@@ -60,7 +60,8 @@ struct Order {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Filter {
-    /// Only orders in this state: PENDING, APPROVED, REJECTED or CANCELLED.
+    /// Only orders in this state.
+    #[param(value_type = view::State, inline, required = false)]
     state: Option<String>,
 }
 
@@ -69,7 +70,9 @@ struct Filter {
 /// Ordered by id. A customer is known as soon as its CustomerCreated has come.
 #[utoipa::path(get, path = "/customers/{id}/orderhistory", params(("id" = i64, Path), Filter, PageQuery), responses(
     (status = 200, body = OrderHistory, headers(("Link" = String))),
-    (status = "4XX", body = ErrorBody)
+    (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
+    (status = 404, body = ErrorBody, description = "No CustomerCreated of this customer has come yet"),
+    (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
 async fn history(
     State(Sources { database, .. }): State<Sources>,
@@ -134,7 +137,7 @@ struct StreamLag {
 }
 
 /// How far the view is behind
-#[utoipa::path(get, path = "/lag", responses((status = 200, body = Lag), (status = "5XX", body = ErrorBody)))]
+#[utoipa::path(get, path = "/lag", responses((status = 200, body = Lag), (status = "default", body = ErrorBody, description = "Any failure")))]
 async fn lag(State(Sources { database, streams }): State<Sources>) -> Result<Json<Lag>, ApiError> {
     let select = "SELECT stream, source, position, committed_at FROM streams";
     let applied = database.connection().await?.query(select, &[]).await?;

@@ -9,13 +9,13 @@ pub mod projector;
 mod rebuild;
 mod view;
 
-pub use rebuild::rebuild;
+pub use rebuild::{Rebuilt, rebuild};
 
 use super::events::{
     CUSTOMER, CUSTOMER_CREATED, ORDER, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED, ORDER_REJECTED,
 };
 use crate::{
-    chassis::{self, database::DatabaseError, schema, settings::Settings},
+    chassis::{self, database::DatabaseError, settings::Settings},
     failure::Failure,
 };
 use projector::Projector;
@@ -27,7 +27,7 @@ use tokio_postgres::Client;
 ///
 /// Nothing has changed then.
 pub async fn migrate(client: &mut Client) -> Result<(), DatabaseError> {
-    schema::migrate(client, view::MIGRATIONS).await
+    view::SCHEMA.migrate(client).await
 }
 
 /// Its name.
@@ -39,9 +39,9 @@ pub const CUSTOMERS_QUEUE: &str = "order-history.customers";
 /// Where it listens unless configured otherwise.
 pub const LISTEN: &str = "127.0.0.1:8083";
 
-/// Runs it until SIGTERM or SIGINT.
+/// Runs it until SIGTERM, SIGINT or SIGQUIT.
 pub async fn run(settings: Settings) -> Result<(), Failure> {
-    chassis::run(settings, view::MIGRATIONS, |service| {
+    chassis::run(settings, &view::SCHEMA, |service| {
         let orders = [ORDER_CREATED, ORDER_APPROVED, ORDER_REJECTED, ORDER_CANCELLED];
         let orders = service.consume(ORDERS_QUEUE, ORDER, &orders, Projector { stream: ORDER });
         let customers = [CUSTOMER_CREATED];

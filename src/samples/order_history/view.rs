@@ -1,16 +1,19 @@
 //! What an event does to the view. However often the events come, and however the two streams are interleaved, the view in the
 //! end is the same.
 
-use tokio_postgres::Transaction;
+use tokio_postgres::{Row, Transaction};
 
 use crate::{
     chassis::{
-        database::DatabaseError,
         inbox::{HandlingError, payload},
+        schema::Schema,
     },
-    samples::events::{
-        CUSTOMER_CREATED, CustomerCreated, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED, ORDER_REJECTED,
-        OrderEvent, RejectionReason,
+    samples::{
+        events::{
+            CUSTOMER_CREATED, CustomerCreated, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED,
+            ORDER_REJECTED, OrderEvent, RejectionReason,
+        },
+        repeated_id,
     },
 };
 
@@ -18,13 +21,13 @@ use crate::{
 /// event has come.
 ///
 /// `events` retains every event for `rebuild`, and `streams` how far each stream has come. Positions compare byte by byte.
-pub(super) const MIGRATIONS: &[&str] = &["
-CREATE TABLE customers (
+const MIGRATIONS: &[&str] = &["
+CREATE TABLE IF NOT EXISTS customers (
   id           bigint PRIMARY KEY,
   name         text NOT NULL,
   credit_limit numeric(17, 4) NOT NULL
 );
-CREATE TABLE orders (
+CREATE TABLE IF NOT EXISTS orders (
   id               bigint PRIMARY KEY,
   customer_id      bigint NOT NULL,
   total            numeric(17, 4) NOT NULL,
@@ -32,20 +35,24 @@ CREATE TABLE orders (
   state_rank       smallint NOT NULL,
   rejection_reason text
 );
-CREATE INDEX orders_of_customer ON orders (customer_id, id);
-CREATE TABLE events (
+CREATE INDEX IF NOT EXISTS orders_of_customer ON orders (customer_id, id);
+CREATE TABLE IF NOT EXISTS events (
   seq        bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
   message_id text NOT NULL UNIQUE,
   event_type text NOT NULL,
   body       bytea NOT NULL
 );
-CREATE TABLE streams (
+CREATE TABLE IF NOT EXISTS streams (
   stream       text PRIMARY KEY,
   source       text NOT NULL,
   position     text COLLATE \"C\" NOT NULL,
   committed_at bigint
 );
 "];
+
+/// All of it comes from the two streams, so all of it may be dropped.
+pub(super) const SCHEMA: Schema =
+    Schema { migrations: MIGRATIONS, derived: &["customers", "orders", "events", "streams"] };
 
 /// Where an order stands, as far as events have told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
@@ -108,30 +115,59 @@ impl Change {
         }
         let state = State::after(event_type)
             .ok_or_else(|| HandlingError::Permanent(format!("unknown event type '{event_type}'")))?;
-        payload(event_type, body).map(|event| Self::Order(event, state))
+        let event: OrderEvent = payload(event_type, body)?;
+        match (state == State::Rejected, event.rejection_reason) {
+            (true, None) => Err(contradictory(event_type, "without a rejectionReason")),
+            (false, Some(_)) => Err(contradictory(event_type, "with a rejectionReason")),
+            _ => Ok(Self::Order(event, state)),
+        }
     }
 
     /// Changes the view, unless it is as far or further already.
-    pub(super) async fn apply(&self, transaction: &Transaction<'_>) -> Result<(), DatabaseError> {
+    ///
+    /// # Errors
+    ///
+    /// Permanent also when the view has another customer or order of that id.
+    pub(super) async fn apply(&self, transaction: &Transaction<'_>) -> Result<(), HandlingError> {
         match self {
             Self::Customer(CustomerCreated { customer_id, name, credit_limit }) => {
                 let insert = "INSERT INTO customers (id, name, credit_limit) VALUES ($1, $2, $3) \
                               ON CONFLICT DO NOTHING";
-                transaction.execute(insert, &[customer_id, name, credit_limit]).await?;
+                let inserted = transaction.execute(insert, &[customer_id, name, credit_limit]).await?;
+                let same = "SELECT name = $2 AND credit_limit = $3 FROM customers WHERE id = $1";
+                if inserted == 0
+                    && !is_same(transaction.query_one(same, &[customer_id, name, credit_limit]).await?)
+                {
+                    return Err(repeated_id::of_customer(*customer_id));
+                }
             }
             Self::Order(OrderEvent { order_id, order_details, rejection_reason }, state) => {
                 let upsert = "INSERT INTO orders (id, customer_id, total, state, state_rank, rejection_reason) \
                               VALUES ($1, $2, $3, $4, $5, $6) \
                               ON CONFLICT (id) DO UPDATE SET state = excluded.state, \
                                 state_rank = excluded.state_rank, rejection_reason = excluded.rejection_reason \
-                              WHERE orders.state_rank < excluded.state_rank";
+                              WHERE orders.state_rank < excluded.state_rank \
+                                AND orders.customer_id = excluded.customer_id AND orders.total = excluded.total";
                 let (customer, total) = (&order_details.customer_id, &order_details.order_total);
                 let reason = rejection_reason.map(RejectionReason::name);
-                transaction
+                let changed = transaction
                     .execute(upsert, &[order_id, customer, total, &state.name(), &state.rank(), &reason])
                     .await?;
+                let same = "SELECT customer_id = $2 AND total = $3 FROM orders WHERE id = $1";
+                if changed == 0 && !is_same(transaction.query_one(same, &[order_id, customer, total]).await?)
+                {
+                    return Err(repeated_id::of_order(*order_id));
+                }
             }
         }
         Ok(())
     }
+}
+
+fn is_same(row: Row) -> bool {
+    row.get(0)
+}
+
+fn contradictory(event_type: &str, what: &str) -> HandlingError {
+    HandlingError::Permanent(format!("the body is no valid {event_type}: {what}"))
 }

@@ -22,7 +22,7 @@ use crate::{
     },
     samples::{
         events::{OrderDetails, RejectionReason},
-        money::{Money, MoneySchema},
+        money::{Money, OrderTotalSchema},
     },
 };
 
@@ -41,7 +41,7 @@ struct PlaceOrder {
     #[schema(required, nullable = false)]
     customer_id: Option<i64>,
     /// What it costs: more than zero.
-    #[schema(value_type = MoneySchema)]
+    #[schema(value_type = OrderTotalSchema)]
     order_total: Option<Money>,
 }
 
@@ -82,7 +82,8 @@ impl PlaceOrder {
 /// It is PENDING until the customer service has decided.
 #[utoipa::path(post, path = "/orders", request_body = PlaceOrder, responses(
     (status = 201, body = OrderPlaced, headers(("Location" = String))),
-    (status = "4XX", body = ErrorBody)
+    (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
+    (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
 async fn place(
     State(database): State<Database>,
@@ -101,7 +102,8 @@ async fn place(
 /// List orders
 #[utoipa::path(get, path = "/orders", params(PageQuery), responses(
     (status = 200, body = Orders, headers(("Link" = String))),
-    (status = "4XX", body = ErrorBody)
+    (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
+    (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
 async fn list(State(database): State<Database>, page: Page) -> Result<impl IntoResponse, ApiError> {
     let orders = store::list(&*database.connection().await?, page).await?;
@@ -112,7 +114,9 @@ async fn list(State(database): State<Database>, page: Page) -> Result<impl IntoR
 /// Look an order up
 #[utoipa::path(get, path = "/orders/{id}", params(("id" = i64, Path)), responses(
     (status = 200, body = OrderView),
-    (status = 404, body = ErrorBody)
+    (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
+    (status = 404, body = ErrorBody, description = "There is no such order"),
+    (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
 async fn find(State(database): State<Database>, Id(id): Id) -> Result<Json<OrderView>, ApiError> {
     let order = store::find(&*database.connection().await?, id).await?;
@@ -124,8 +128,10 @@ async fn find(State(database): State<Database>, Id(id): Id) -> Result<Json<Order
 /// Its customer's credit is given back.
 #[utoipa::path(post, path = "/orders/{id}/cancel", params(("id" = i64, Path)), responses(
     (status = 200, body = OrderView),
-    (status = 404, body = ErrorBody),
-    (status = 409, body = ErrorBody, description = "The order is not APPROVED")
+    (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
+    (status = 404, body = ErrorBody, description = "There is no such order"),
+    (status = 409, body = ErrorBody, description = "The order is not APPROVED"),
+    (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
 async fn cancel(
     State(database): State<Database>,

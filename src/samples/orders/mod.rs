@@ -21,9 +21,9 @@ pub const QUEUE: &str = "order-service.customers";
 /// Where it listens unless configured otherwise.
 pub const LISTEN: &str = "127.0.0.1:8081";
 
-/// Runs it until SIGTERM or SIGINT.
+/// Runs it until SIGTERM, SIGINT or SIGQUIT.
 pub async fn run(settings: Settings) -> Result<(), Failure> {
-    chassis::run(settings, store::MIGRATIONS, |service| {
+    chassis::run(settings, &store::SCHEMA, |service| {
         let decisions = [CREDIT_RESERVED, CREDIT_RESERVATION_FAILED, CUSTOMER_VALIDATION_FAILED];
         service.consume(QUEUE, CUSTOMER, &decisions, saga::Saga);
         api::routes(service.database().clone())

@@ -8,12 +8,15 @@ use crate::{
         database::DatabaseError,
         http::Page,
         outbox::{self, Event},
+        schema::Schema,
         trace::TraceContext,
     },
     samples::events::{ORDER, ORDER_CREATED, OrderDetails, OrderEvent},
 };
 
-pub(super) const MIGRATIONS: &[&str] = &["
+/// Ids begin at the time at which the table was made, in microseconds since 1970: those of a database that is made anew are
+/// none that other services remember.
+const MIGRATIONS: &[&str] = &["
 CREATE TABLE orders (
   id               bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
   customer_id      bigint NOT NULL,
@@ -22,7 +25,10 @@ CREATE TABLE orders (
   rejection_reason text CHECK (rejection_reason IN ('INSUFFICIENT_CREDIT', 'UNKNOWN_CUSTOMER')),
   CHECK ((state = 'REJECTED') = (rejection_reason IS NOT NULL))
 );
+SELECT setval(pg_get_serial_sequence('orders', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
 "];
+
+pub(super) const SCHEMA: Schema = Schema { migrations: MIGRATIONS, derived: &[] };
 
 /// An order, as far as callers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use super::{
         screen::Screen,
     },
     stage::Stage,
+    support::Service,
 };
 use std::time::Duration;
 
@@ -39,6 +40,12 @@ pub(crate) async fn stay(screen: Screen, stage: &mut Stage) -> Outcome<()> {
         "Everything stays up until Ctrl-C",
         "Place orders by hand, and see below which events come of it.",
     );
+    let first = async |service: &Service, list: &str, id: &str| {
+        let (_, answer) = service.get(&format!("/{list}?limit=1")).await;
+        answer[list][0][id].to_string()
+    };
+    let order = first(&stage.shop.orders, "orders", "orderId").await;
+    let customer = first(&stage.shop.customers, "customers", "customerId").await;
     let [orders, customers, history] =
         stage.services().map(|(_, service)| format!("http://127.0.0.1:{}", service.port()));
     for (name, call) in [
@@ -48,11 +55,13 @@ pub(crate) async fn stay(screen: Screen, stage: &mut Stage) -> Outcome<()> {
         ),
         (
             "new order",
-            format!(r#"{orders}/orders -d '{{"customerId": 1, "orderTotal": {{"amount": 12.34}}}}'"#),
+            format!(
+                r#"{orders}/orders -d '{{"customerId": {customer}, "orderTotal": {{"amount": 12.34}}}}'"#
+            ),
         ),
-        ("its state", format!("{orders}/orders/1")),
-        ("cancel", format!("-X POST {orders}/orders/1/cancel")),
-        ("history", format!("'{history}/customers/1/orderhistory?state=APPROVED'")),
+        ("its state", format!("{orders}/orders/{order}")),
+        ("cancel", format!("-X POST {orders}/orders/{order}/cancel")),
+        ("history", format!("'{history}/customers/{customer}/orderhistory?state=APPROVED'")),
         ("how far it is", format!("{history}/lag")),
         ("metrics", format!("{orders}/metrics")),
     ] {

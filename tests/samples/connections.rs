@@ -1,0 +1,76 @@
+//! Clients that send half of something, send nothing, or do not read: they are cut, and nobody else waits for them.
+
+use std::net::Ipv4Addr;
+
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{settled, shop};
+
+async fn half_sent(port: u16, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+/// What comes until the service closes the connection.
+async fn answer(mut stream: TcpStream) -> String {
+    let mut text = Vec::new();
+    timeout(crate::PATIENCE, stream.read_to_end(&mut text)).await.expect("the connection is cut").unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+const HALF_BODY: &str = "POST /orders HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"customerId\"";
+
+#[tokio::test]
+async fn half_sent_requests_are_cut_and_hold_up_nobody() {
+    let shop = shop("half_sent").await;
+    let customer = shop.customer("10").await;
+    let port = shop.orders.port();
+    let bodies = join_all((0..600).map(|_| half_sent(port, HALF_BODY))).await;
+    let heads = join_all((0..20).map(|_| half_sent(port, "GET /orders HTTP/1.1\r\nhost:"))).await;
+    let silent = join_all((0..20).map(|_| half_sent(port, ""))).await;
+    let elsewhere = HALF_BODY.replace("/orders", "/nowhere");
+    let elsewhere = join_all((0..20).map(|_| half_sent(port, &elsewhere))).await;
+    let order = shop.order(customer, "10").await;
+    assert_eq!(settled(&shop, order).await.0, "APPROVED");
+
+    for answer in join_all(bodies.into_iter().map(answer)).await {
+        let lower = answer.to_lowercase();
+        assert!(lower.starts_with("http/1.1 408 ") && lower.contains("connection: close"), "{answer}");
+        assert!(answer.contains("\"error\":\"the body did not arrive within 10 s\""), "{answer}");
+    }
+    for answer in join_all(elsewhere.into_iter().map(answer)).await {
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    }
+    for answer in join_all(heads.into_iter().chain(silent).map(answer)).await {
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    }
+    let next = shop.order(customer, "0.01").await;
+    assert_eq!(settled(&shop, next).await.0, "REJECTED");
+}
+
+#[tokio::test]
+async fn clients_that_ask_for_nothing_do_not_hold_up_the_end() {
+    let mut shop = shop("idle_clients").await;
+    let port = shop.orders.port();
+    let fresh = half_sent(port, "").await;
+    let half_head = half_sent(port, "GET /orders HTTP/1.1\r\n").await;
+    let mut idle = half_sent(port, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    // Behind that, a half-sent body is waited for, and answered, within drain_timeout_s.
+    let half_body = half_sent(port, HALF_BODY).await;
+    shop.orders.get("/orders").await;
+    let half_body = tokio::spawn(answer(half_body));
+    assert!(shop.orders.sigterm(crate::PATIENCE).await.success(), "{}", shop.orders.log());
+    assert!(half_body.await.unwrap().starts_with("HTTP/1.1 408 "));
+    for stream in [fresh, half_head] {
+        assert_eq!(answer(stream).await, "");
+    }
+}

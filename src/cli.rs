@@ -1,6 +1,10 @@
 //! The command line: what can be asked of `outboxd`. Parses and explains; does nothing.
 
-use crate::{outbox::Timestamp, postgres::snapshot::Aggregate, telemetry::LogFormat};
+use crate::{
+    outbox::{ParseSinceError, Timestamp},
+    postgres::snapshot::Aggregate,
+    telemetry::LogFormat,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{
     ffi::OsString,
@@ -21,7 +25,8 @@ Exit status:
 
 Environment:
   OUTBOXD_CONFIG          configuration file, when --config is not given
-  OUTBOXD__SECTION__KEY   overrides one key, e.g. OUTBOXD__SOURCES__ORDERS__POSTGRES__URL
+  OUTBOXD__SECTION__KEY   overrides one key, e.g. OUTBOXD__SOURCES__ORDERS__POSTGRES__URL; such variables alone are
+                          enough when neither --config nor OUTBOXD_CONFIG names a file and the default one is missing
   OUTBOXD_LOG             log levels, e.g. info,outboxd::relay=debug [default: info]
                           lapin, amq_protocol, async_rs, tcp_stream and hyper are silent unless named";
 
@@ -46,6 +51,11 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// Whether `--config` or `$OUTBOXD_CONFIG` (passed in as `variable`) names the configuration file.
+    pub fn names_config_file(&self, variable: Option<OsString>) -> bool {
+        self.config.is_some() || variable.is_some_and(|value| !value.is_empty())
+    }
+
     /// The configuration file: `--config`, else `$OUTBOXD_CONFIG` (passed in as `variable`) unless it is empty, else the
     /// default.
     pub fn config_file(&self, variable: Option<OsString>) -> PathBuf {
@@ -149,6 +159,11 @@ pub struct Teardown {
     pub source: String,
 }
 
+/// Counted from this machine's clock.
+fn since(text: &str) -> Result<Timestamp, ParseSinceError> {
+    Timestamp::parse_since(text, Timestamp::now())
+}
+
 /// Options of `recover`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Recover {
@@ -156,8 +171,9 @@ pub struct Recover {
     #[arg(long, value_name = "NAME")]
     pub source: String,
 
-    /// Only rows created since this time of RFC 3339, e.g. 2026-01-31T08:05:09Z; needs the column created_at
-    #[arg(long, value_name = "TIME")]
+    /// Only rows created since then: 90s, 15m, 1h, 2d or 1w ago, a date (its beginning in UTC), or a time with its zone such as
+    /// 2026-01-31T08:05:09Z. Needs the column created_at, and outbox.created_at_zone where that has no time zone
+    #[arg(long, value_name = "TIME", value_parser = since)]
     pub since: Option<Timestamp>,
 }
 
@@ -168,8 +184,9 @@ pub struct Replay {
     #[arg(long, value_name = "NAME")]
     pub source: String,
 
-    /// Only rows created since this time of RFC 3339, e.g. 2026-01-31T08:05:09Z; needs the column created_at
-    #[arg(long, value_name = "TIME")]
+    /// Only rows created since then: 90s, 15m, 1h, 2d or 1w ago, a date (its beginning in UTC), or a time with its zone such as
+    /// 2026-01-31T08:05:09Z. Needs the column created_at, and outbox.created_at_zone where that has no time zone
+    #[arg(long, value_name = "TIME", value_parser = since)]
     pub since: Option<Timestamp>,
 
     /// Only rows of this aggregate, e.g. Order/42

@@ -28,6 +28,8 @@ mod backoff;
 
 mod clock;
 
+pub mod secret;
+
 pub mod outbox;
 
 pub mod ledger;

@@ -24,7 +24,7 @@ fn read(text: &str, environment: &[(&str, &str)]) -> Result<Settings, SettingsEr
     let file = directory.path().join("outboxd.toml");
     std::fs::write(&file, text).unwrap();
     let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-    load_with(&file, &environment)
+    load_with(Some(&file), &environment)
 }
 
 /// The problems, one a line, without the directory of the file.
@@ -42,7 +42,7 @@ fn with(lines: &str) -> String {
 
 #[test]
 fn the_documented_file_works_as_it_stands() {
-    let settings = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/outboxd.toml")).unwrap();
+    let settings = load(Some(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/outboxd.toml"))).unwrap();
     assert_eq!(settings.admin_listen, Some("127.0.0.1:9464".parse().unwrap()));
     assert_eq!(settings.drain_timeout, Duration::from_secs(30));
     assert_eq!(settings.sources.keys().collect::<Vec<_>>(), ["orders"]);
@@ -155,6 +155,81 @@ fn everything_may_come_from_the_environment() {
 }
 
 #[test]
+fn without_a_file_the_environment_alone_will_do_and_gives_subscriptions_too() {
+    let read = |variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| (format!("OUTBOXD__{name}"), value.to_string()));
+        load_with(None, &variables.collect())
+    };
+    let sources = [
+        ("RABBITMQ__URL", "amqp://mq"),
+        ("SOURCES__ORDERS__POSTGRES__URL", "postgresql://outboxd@db/orders"),
+    ];
+    let subscriptions = [
+        ("SUBSCRIPTIONS__10__QUEUE", "late"),
+        ("SUBSCRIPTIONS__10__EXCHANGE", "Order.events"),
+        ("SUBSCRIPTIONS__2__QUEUE", "early"),
+        ("SUBSCRIPTIONS__2__EXCHANGE", "Order.events"),
+        ("SUBSCRIPTIONS__2__BINDING_KEYS", "a, b"),
+        ("SUBSCRIPTIONS__2__PARTITIONS", "4"),
+    ];
+    let settings = read(&[&sources[..], &subscriptions].concat()).unwrap();
+    let [early, late] = &settings.broker.subscriptions[..] else { panic!("two subscriptions") };
+    assert_eq!((&*early.queue, early.partitions, &*late.queue), ("early", 4, "late"));
+    assert_eq!(early.binding_keys, ["a", "b"]);
+    let error =
+        read(&[&sources[..], &subscriptions[..1], &[("SUBSCRIPTIONS__2__QUEUE", "")]].concat()).unwrap_err();
+    let text = error.to_string();
+    for expected in [
+        "OUTBOXD__SUBSCRIPTIONS__10__EXCHANGE: subscriptions[10].exchange: is missing",
+        "OUTBOXD__SUBSCRIPTIONS__2__QUEUE: subscriptions[2].queue: is empty",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in {text}");
+    }
+    let text = read(&[]).unwrap_err().to_string();
+    assert!(text.contains("OUTBOXD__RABBITMQ__URL: rabbitmq.url: is missing"), "{text}");
+    assert!(text.contains("OUTBOXD__SOURCES: sources: there is no source"), "{text}");
+}
+
+#[test]
+fn the_environment_overrides_and_adds_to_the_subscriptions_of_the_file() {
+    let text = with(
+        "[[subscriptions]]\nqueue = \"a\"\nexchange = \"e\"\n[[subscriptions]]\nqueue = \"b\"\nexchange = \"e\"",
+    );
+    let settings = read(
+        &text,
+        &[
+            ("OUTBOXD__SUBSCRIPTIONS__1__QUEUE", "c"),
+            ("OUTBOXD__SUBSCRIPTIONS__2__QUEUE", "d"),
+            ("OUTBOXD__SUBSCRIPTIONS__2__EXCHANGE", "f"),
+        ],
+    )
+    .unwrap();
+    let shown: Vec<_> = settings.broker.subscriptions.iter().map(|s| (&*s.queue, &*s.exchange)).collect();
+    assert_eq!(shown, [("a", "e"), ("c", "e"), ("d", "f")]);
+}
+
+#[test]
+fn an_invalid_source_name_hides_no_other_problem_of_its_section() {
+    let found = problems(
+        &with(
+            "[sources.Bad]\npostgres.slt = \"x\"\ndelivery.in_flight_max = 0\nbacklog = \"all\"\nmessage.exchange = \"{typ}\"",
+        ),
+        &[],
+    );
+    for expected in [
+        "sources.Bad: is no valid source name",
+        "sources.Bad.postgres.slt: unknown key",
+        "sources.Bad.postgres.url: is missing",
+        "sources.Bad.delivery.in_flight_max: must be between",
+        "sources.Bad.backlog: \"all\" is unknown",
+        "sources.Bad.message.exchange: unknown placeholder",
+    ] {
+        assert!(found.iter().any(|line| line.contains(expected)), "{expected} is not in {found:#?}");
+    }
+    assert_eq!(found.len(), 6, "{found:#?}");
+}
+
+#[test]
 fn every_problem_is_found_in_one_go() {
     let found = problems(
         r#"
@@ -205,6 +280,11 @@ fn each_mistake_has_its_message() {
         ),
         ("postgres.create = \"yes\"", "postgres.create: must be true or false, is text"),
         ("outbox.table = \"a.b.c\"", "outbox.table: 'a.b.c' is no table name"),
+        ("outbox.unpublished = \"\"", "outbox.unpublished: is empty"),
+        (
+            "outbox.created_at_zone = \"my zone\"",
+            "outbox.created_at_zone: \"my zone\" is no name of a time zone",
+        ),
         ("outbox.preset = \"debezium\"", "\"debezium\" is not available in this version; set \"standard\""),
         ("outbox.columns = { id = \"\" }", "outbox.columns.id: \"\" is no valid name"),
         ("outbox.columns = { ids = \"x\" }", "outbox.columns.ids: unknown key; did you mean id?"),
@@ -551,7 +631,7 @@ fn no_error_shows_a_secret() {
 
 #[test]
 fn a_file_that_cannot_be_used_is_a_problem_like_any_other() {
-    let error = load_with(Path::new("/no/such/outboxd.toml"), &BTreeMap::new()).unwrap_err();
+    let error = load_with(Some(Path::new("/no/such/outboxd.toml")), &BTreeMap::new()).unwrap_err();
     assert!(error.to_string().starts_with("/no/such/outboxd.toml: cannot be read: No such file"), "{error}");
     let found = problems("\n\n[rabbitmq\n", &[]);
     assert_eq!(found.len(), 1);

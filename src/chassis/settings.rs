@@ -74,14 +74,15 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
             "write host:port, for instance \"0.0.0.0:8080\"".into(),
         )),
     });
-    let database = required(&mut root, "database_url", "postgresql://user:password@host:5432/database")
-        .and_then(|url| {
-            let parsed =
-                Endpoint::parse(&url).and_then(|endpoint| endpoint.validate_tls().map(|()| endpoint));
-            parsed.map_err(|error| root.problem("database_url", error.to_string(), "correct the URL")).ok()
-        });
+    required(&mut root, "database_url", "postgresql://user:password@host:5432/database");
+    let database = root.rotating_secret("database_url").and_then(|url| {
+        let parsed =
+            Endpoint::read(url, None).and_then(|endpoint| endpoint.validate_tls().map(|()| endpoint));
+        parsed.map_err(|error| root.problem("database_url", error.to_string(), "correct the URL")).ok()
+    });
     let database_connections_max = root.count("database_connections_max", 1..=1000, 8);
-    let url = required(&mut root, "amqp_url", "amqp://user:password@host:5672/%2f").filter(|url| {
+    required(&mut root, "amqp_url", "amqp://user:password@host:5672/%2f");
+    let url = root.secret("amqp_url").filter(|url| {
         let parsed = rabbitmq::Endpoint::parse(url, HEARTBEAT);
         parsed.map_err(|error| root.problem("amqp_url", error.to_string(), "correct the URL")).is_ok()
     });
@@ -128,12 +129,11 @@ pub(super) fn in_own_keys(text: &str) -> String {
     WORDS.iter().fold(text.to_owned(), |text, (outboxds, own)| text.replace(outboxds, own))
 }
 
-fn required(root: &mut Section<'_>, key: &str, example: &str) -> Option<String> {
+fn required(root: &mut Section<'_>, key: &str, example: &str) {
     let given = root.has(key) || root.has(&format!("{key}_file"));
     if !given {
         root.problem(key, "is missing", format!("set it to for instance \"{example}\""));
     }
-    root.secret(key)
 }
 
 #[cfg(test)]

@@ -66,13 +66,22 @@ fn offline(settings: &Settings) -> Vec<Section> {
                 Line::failed("TLS", super::chain(&error), "correct postgres.url, or the file it names")
             }
         };
-        Section::new(title(name, source), [Line::passed("configuration", "valid"), tls])
+        Section::new(title(name, source), [Line::passed("configuration", configuration(source)), tls])
     });
     let broker = [
         Line::passed("configuration", subscriptions(&settings.broker)),
         rabbitmq::inspection::validate_tls(&settings.broker).into(),
     ];
     sources.chain([Section::new(BROKER, broker)]).collect()
+}
+
+fn configuration(source: &Source) -> String {
+    let files: Vec<String> =
+        source.database.endpoint.files().iter().map(|file| file.display().to_string()).collect();
+    match files.as_slice() {
+        [] => "valid".to_owned(),
+        files => format!("valid; read for every connection: {}", files.join(" and ")),
+    }
 }
 
 fn subscriptions(broker: &BrokerOptions) -> String {

@@ -49,8 +49,12 @@ pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
 }
 
 fn settings(cli: &Cli) -> Result<Settings, Failure> {
-    let file = cli.config_file(env::var_os(crate::cli::CONFIG_VARIABLE));
-    settings::load(&file).map_err(|error| Failure::Configuration(error.to_string()))
+    let variable = env::var_os(crate::cli::CONFIG_VARIABLE);
+    let file = cli.config_file(variable.clone());
+    // The default file may be missing where the environment says everything; a file that somebody named may not.
+    let named = cli.names_config_file(variable);
+    let file = (named || file.exists() || !settings::environment_says_something()).then_some(file);
+    settings::load(file.as_deref()).map_err(|error| Failure::Configuration(error.to_string()))
 }
 
 /// The source that `--source` names, ready for the relay.

@@ -4,6 +4,7 @@ use super::{Failure, answer, source, stop::stoppable};
 use crate::{
     admin::Board,
     cli::Recover,
+    postgres::SourceDatabase,
     relay::{self, Backfill, Recovered},
     settings::Settings,
 };
@@ -17,14 +18,17 @@ pub(super) async fn run(settings: Settings, options: &Recover) -> Result<(), Fai
         relay::recover(&source, options.since, &report, shutdown).await
     });
     let recovered = recovering.await?.map_err(|error| Failure::Runtime(error.to_string()))?;
-    answer(&text(&source.database.slot, &recovered))
+    answer(&text(&source.database, &recovered))
 }
 
-fn text(slot: &str, recovered: &Recovered) -> String {
+fn text(database: &SourceDatabase, recovered: &Recovered) -> String {
+    let slot = &database.slot;
     let Recovered { at, rows, since, order } = recovered;
+    let let_through =
+        database.rows.unpublished.as_ref().map_or("", |_| " and outbox.unpublished lets through");
     let which = match since {
-        Some(since) => format!("created since {since}"),
-        None => "all that the table has".to_owned(),
+        Some(since) => format!("created since {since}{let_through}"),
+        None => format!("all that the table has{let_through}"),
     };
     let Backfill { confirmed, parked, dropped } = rows;
     let set_aside = [

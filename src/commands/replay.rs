@@ -4,7 +4,7 @@ use super::{Failure, answer, source, stop::stoppable};
 use crate::{
     admin::Board,
     cli::Replay,
-    postgres::snapshot::Selection,
+    postgres::{SourceDatabase, snapshot::Selection},
     relay::{self, Replayed},
     settings::Settings,
 };
@@ -18,7 +18,11 @@ pub(super) async fn run(settings: Settings, options: &Replay) -> Result<(), Fail
     });
     let Replayed { rows, left_out, complete, order } =
         replaying.await?.map_err(|fault| Failure::Runtime(fault.explain()))?;
-    answer(&format!("rows published again and confirmed: {rows} (order: {order})\n"))?;
+    let since = options.since.map(|since| format!("created since {since}; ")).unwrap_or_default();
+    answer(&format!("rows published again and confirmed: {rows} ({since}order: {order})\n"))?;
+    if rows + left_out == 0 && complete {
+        answer(&nothing(options, &source.database))?;
+    }
     if left_out > 0 {
         answer(&format!("rows left out, as they cannot be published (the log has each): {left_out}\n"))?;
     }
@@ -29,4 +33,18 @@ pub(super) async fn run(settings: Settings, options: &Replay) -> Result<(), Fail
         "ended before all rows were published again: only the first {rows} are confirmed; copies of the next ones may have \
          been sent"
     )))
+}
+
+/// Why nothing was published.
+fn nothing(options: &Replay, database: &SourceDatabase) -> String {
+    let table = &database.table;
+    let since = options.since.map(|since| format!(" created since {since}")).unwrap_or_default();
+    let condition =
+        database.rows.unpublished.as_ref().map_or("", |_| " that outbox.unpublished lets through");
+    match &options.aggregate {
+        Some(aggregate) => format!(
+            "table {table} has no row of aggregate {aggregate}{since}{condition}; type and id are compared letter by letter\n"
+        ),
+        None => format!("table {table} has no row{since}{condition}\n"),
+    }
 }

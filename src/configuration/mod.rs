@@ -11,13 +11,7 @@ mod reader;
 mod secret;
 mod tree;
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
+use std::{cell::RefCell, collections::BTreeMap, path::Path};
 
 pub(crate) use literal::Literal;
 pub use problem::{Origin, Problem, SettingsError};
@@ -33,18 +27,6 @@ pub struct Origins<'a> {
     pub prefix: &'static str,
     /// The environment; variables without the prefix are ignored.
     pub environment: &'a BTreeMap<String, String>,
-}
-
-/// More than any configuration has; `/dev/zero` has no end.
-const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// The text of a file.
-fn text_of(file: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    if File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
-    }
-    Ok(text)
 }
 
 /// The variables of this process that `wanted` picks by name.

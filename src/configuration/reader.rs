@@ -37,7 +37,10 @@ impl Report {
     fn origin(&self, key_path: &str, from_environment: bool) -> Origin {
         match &self.file {
             Some(file) if !from_environment => Origin::File(file.clone()),
-            _ => Origin::Variable(format!("{}{}", self.prefix, key_path.replace('.', "__").to_uppercase())),
+            _ => {
+                let name = key_path.replace(['.', '['], "__").replace(']', "").to_uppercase();
+                Origin::Variable(format!("{}{name}", self.prefix))
+            }
         }
     }
 }
@@ -137,7 +140,8 @@ impl<'r> Section<'r> {
     pub(crate) fn sections(&mut self, key: &str) -> Vec<Section<'r>> {
         self.asked_for.push(key.to_owned());
         let items = match self.values.remove(key).map(|value| value.kind) {
-            Some(ValueKind::Array(items)) => items,
+            Some(ValueKind::Array(items)) => items.into_iter().enumerate().collect(),
+            Some(ValueKind::Table(table)) if tree::is_numbered(&table) => tree::in_order(table),
             None => Vec::new(),
             Some(other) => {
                 self.wrong_kind(key, "an array of tables", &other);
@@ -145,7 +149,7 @@ impl<'r> Section<'r> {
             }
         };
         let mut sections = Vec::new();
-        for (i, item) in items.into_iter().enumerate() {
+        for (i, item) in items {
             let name = format!("{key}[{i}]");
             match item.kind {
                 ValueKind::Table(table) => sections.push(Section::new(

@@ -1,13 +1,22 @@
 //! Values that may come from a file of their own: `X_file` beside `X`.
 
 use super::reader::Section;
+use crate::secret::{Secret, SecretError};
 
 impl Section<'_> {
+    /// The secret `key`, or the file that `<key>_file` names, whose content can be read now and is read again for every use.
+    pub(crate) fn rotating_secret(&mut self, key: &str) -> Option<Secret> {
+        self.refuse_both(key, &format!("{key}_file"));
+        let direct = self.filled_text(key).map(Secret::Text);
+        let from_file = self.file_of(key).map(|(secret, _)| secret);
+        direct.or(from_file)
+    }
+
     /// The secret `key`, or the content of the file that `<key>_file` names, without the newline at its end.
     pub(crate) fn secret(&mut self, key: &str) -> Option<String> {
         self.refuse_both(key, &format!("{key}_file"));
         let direct = self.filled_text(key);
-        let from_file = self.content_of(key);
+        let from_file = self.file_of(key).map(|(_, content)| content);
         direct.or(from_file)
     }
 
@@ -17,7 +26,7 @@ impl Section<'_> {
         let direct = self.texts(key);
         let lines =
             |text: String| text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
-        let from_file = self.content_of(key).map(lines);
+        let from_file = self.file_of(key).map(|(_, content)| lines(content));
         direct.or(from_file)
     }
 
@@ -33,22 +42,15 @@ impl Section<'_> {
         }
     }
 
-    fn content_of(&mut self, key: &str) -> Option<String> {
+    fn file_of(&mut self, key: &str) -> Option<(Secret, String)> {
         let key = format!("{key}_file");
         let file = self.filled_text(&key)?;
-        let content = match super::text_of(file.as_ref()) {
-            Ok(content) => content,
-            Err(error) => {
-                let cure = "name a file that this program's user can read";
-                self.problem(&key, format!("{file} cannot be read: {error}"), cure);
-                return None;
-            }
+        let cure = |error: &SecretError| match error {
+            SecretError::Unreadable { .. } => "name a file that this program's user can read",
+            SecretError::Empty(_) => "write the value into it",
         };
-        let content = content.trim_end_matches(['\n', '\r']);
-        if content.is_empty() {
-            self.problem(&key, format!("{file} is empty"), "write the value into it");
-            return None;
-        }
-        Some(content.to_owned())
+        Secret::of_file(file.as_ref())
+            .map_err(|error| self.problem(&key, error.to_string(), cure(&error)))
+            .ok()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use config::{Config, Environment, File, FileFormat, Source, Value};
+use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
 use super::{Origin, Origins, Problem};
 
@@ -14,7 +14,7 @@ pub(crate) fn read(origins: &Origins<'_>) -> Result<BTreeMap<String, Value>, Pro
         what,
         cure: cure.to_owned(),
     };
-    let text = origins.file.map_or(Ok(String::new()), super::text_of).map_err(|error| {
+    let text = origins.file.map_or(Ok(String::new()), crate::secret::text_of).map_err(|error| {
         problem(
             format!("cannot be read: {error}"),
             "name the file with --config; /dev/null will do when the environment says everything",
@@ -25,13 +25,60 @@ pub(crate) fn read(origins: &Origins<'_>) -> Result<BTreeMap<String, Value>, Pro
         .iter()
         .filter_map(|(name, value)| Some((name.strip_prefix(origins.prefix)?.to_owned(), value.clone())));
     let environment = Environment::default().separator("__").source(Some(ours.collect()));
-    Config::builder()
-        .add_source(File::from_str(&text, FileFormat::Toml))
-        .add_source(environment)
-        .build()
-        .and_then(|config| config.collect())
-        .map(|values| values.into_iter().collect())
-        .map_err(|error| problem(without_excerpt(&error.to_string()), "correct the TOML there"))
+    let collected = |source: Config| source.collect();
+    let file =
+        Config::builder().add_source(File::from_str(&text, FileFormat::Toml)).build().and_then(collected);
+    let file =
+        file.map_err(|error| problem(without_excerpt(&error.to_string()), "correct the TOML there"))?;
+    let environment = Config::builder().add_source(environment).build().and_then(collected);
+    let environment = environment.map_err(|error| {
+        let what = format!("the variables that begin with {} cannot be read: {error}", origins.prefix);
+        problem(what, "correct their names: a key, two underscores for each dot")
+    })?;
+    let mut values = Value::new(None, ValueKind::Table(file));
+    lay_over(&mut values, Value::new(None, ValueKind::Table(environment)));
+    match values.kind {
+        ValueKind::Table(values) => Ok(values.into_iter().collect()),
+        _ => Ok(BTreeMap::new()),
+    }
+}
+
+/// Puts the values of `over` in place of those of `under`, table by table. `SUBSCRIPTIONS__0__QUEUE` is a key of the first
+/// table of an array; a number beyond the last one adds a table.
+fn lay_over(under: &mut Value, over: Value) {
+    let origin = over.origin().map(str::to_owned);
+    match (&mut under.kind, over.kind) {
+        (ValueKind::Table(under), ValueKind::Table(over)) => {
+            for (key, value) in over {
+                match under.get_mut(&key) {
+                    Some(there) => lay_over(there, value),
+                    None => drop(under.insert(key, value)),
+                }
+            }
+        }
+        (ValueKind::Array(items), ValueKind::Table(over)) if is_numbered(&over) => {
+            for (number, value) in in_order(over) {
+                match items.get_mut(number) {
+                    Some(there) => lay_over(there, value),
+                    None => items.push(value),
+                }
+            }
+        }
+        (_, kind) => *under = Value::new(origin.as_ref(), kind),
+    }
+}
+
+/// Whether a table stands for an array, as the environment writes one.
+pub(super) fn is_numbered(table: &Map<String, Value>) -> bool {
+    !table.is_empty() && table.keys().all(|key| key.parse::<usize>().is_ok())
+}
+
+/// The tables of such an array with their numbers, in the order of these.
+pub(super) fn in_order(table: Map<String, Value>) -> Vec<(usize, Value)> {
+    let numbered = table.into_iter().filter_map(|(key, value)| Some((key.parse().ok()?, value)));
+    let mut items: Vec<(usize, Value)> = numbered.collect();
+    items.sort_by_key(|(number, _)| *number);
+    items
 }
 
 /// Whether the environment gave this value; the file's values have no origin, being parsed from text.

@@ -28,4 +28,4 @@ pub use parked::{KeptColumns, KeptRow, Outline, ParkCause, ParkReason, ParkedRow
 pub use properties::{Properties, Property};
 pub use row::{Column, OutboxRow};
 pub use template::{Placeholder, Template, TemplateError};
-pub use timestamp::{ParseTimestampError, Timestamp};
+pub use timestamp::{ParseSinceError, ParseTimestampError, Timestamp};

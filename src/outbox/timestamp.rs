@@ -73,6 +73,50 @@ impl FromStr for Timestamp {
     }
 }
 
+/// The text says no point in time that can be counted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseSinceError {
+    /// A time without its zone.
+    #[error("a time needs its zone: append Z for UTC, or an offset such as +01:00 (2026-01-31T08:05:09Z)")]
+    NoZone,
+    /// Something else.
+    #[error(
+        "not a time: write 90s, 15m, 1h, 2d or 1w for so long ago, a date such as 2026-01-31 for its beginning in UTC, or a \
+         time such as 2026-01-31T08:05:09Z or 2026-01-31T09:05:09+01:00"
+    )]
+    NoTime,
+}
+
+impl Timestamp {
+    /// A time of RFC 3339, a date (its beginning in UTC), or how long before `now`: `90s`, `15m`, `1h`, `2d`, `1w`.
+    ///
+    /// # Errors
+    /// [`ParseSinceError`].
+    pub fn parse_since(text: &str, now: Timestamp) -> Result<Self, ParseSinceError> {
+        let text = text.trim();
+        if let Some(time) = parse(text.as_bytes()).or_else(|| parse(format!("{text}T00:00:00Z").as_bytes())) {
+            return Ok(time);
+        }
+        if parse(format!("{text}Z").as_bytes()).is_some() {
+            return Err(ParseSinceError::NoZone);
+        }
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let seconds = match unit.trim_start() {
+            "s" => 1,
+            "m" | "min" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            "w" => 7 * 86_400,
+            _ => return Err(ParseSinceError::NoTime),
+        };
+        let number: u64 = number.parse().map_err(|_| ParseSinceError::NoTime)?;
+        number
+            .checked_mul(seconds)
+            .map(|seconds| now.before(Duration::from_secs(seconds)))
+            .ok_or(ParseSinceError::NoTime)
+    }
+}
+
 fn parse(text: &[u8]) -> Option<Timestamp> {
     let (date_time, mut rest) = text.split_at_checked(19)?;
     let number = |from: usize, to: usize| digits(date_time.get(from..to)?);
@@ -178,6 +222,40 @@ mod tests {
             "2026-01-31T08:05:0\u{e9}Z",
         ] {
             assert_eq!(bad.parse::<Timestamp>(), Err(ParseTimestampError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn since_is_a_time_a_date_or_so_long_ago() {
+        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        for (text, shown) in [
+            ("1h", "2026-01-31T11:00:00.000Z"),
+            ("90s", "2026-01-31T11:58:30.000Z"),
+            ("15 min", "2026-01-31T11:45:00.000Z"),
+            ("2d", "2026-01-29T12:00:00.000Z"),
+            ("1w", "2026-01-24T12:00:00.000Z"),
+            ("0s", "2026-01-31T12:00:00.000Z"),
+            ("2026-01-30", "2026-01-30T00:00:00.000Z"),
+            ("2026-01-31T09:05:09+01:00", "2026-01-31T08:05:09.000Z"),
+        ] {
+            assert_eq!(Timestamp::parse_since(text, now).unwrap().to_string(), shown, "{text}");
+        }
+        for text in ["2026-01-31T08:05:09", "2026-01-31 08:05:09.5"] {
+            assert_eq!(Timestamp::parse_since(text, now), Err(ParseSinceError::NoZone), "{text}");
+        }
+        for text in [
+            "",
+            "yesterday",
+            "h",
+            "5",
+            "1y",
+            "-1h",
+            "1.5h",
+            "2026-02-30",
+            "99999999999999999999w",
+            "9223372036854775807w",
+        ] {
+            assert_eq!(Timestamp::parse_since(text, now), Err(ParseSinceError::NoTime), "{text}");
         }
     }
 

@@ -130,7 +130,8 @@ impl Backlog {
         if shape_now.first().and_then(|row| row.first()) != Some(&shape_before) {
             return Err(SnapshotError::TableChanged(name.clone()).into());
         }
-        let rows = SnapshotRows::declare(client, name, &table, columns, selection, consistent_point).await?;
+        let rows =
+            SnapshotRows::declare(client, database, &table, columns, selection, consistent_point).await?;
         Ok(Backlog { rows, replication, slot: database.slot.clone(), temporary })
     }
 

@@ -215,6 +215,11 @@ impl TableFacts {
         self.columns.iter().map(|c| Column { name: c.name.clone(), type_oid: c.base_type_oid }).collect()
     }
 
+    /// The column whose values a sequence counts up one by one as rows are inserted: the best order that a table can give.
+    pub fn numbered_column(&self) -> Option<&ColumnFacts> {
+        self.columns.iter().find(|column| column.sequence_cache == Some(1) && !column.nullable)
+    }
+
     /// The column of this name.
     pub fn column(&self, name: &str) -> Option<&ColumnFacts> {
         self.columns.iter().find(|column| column.name == name)
@@ -234,6 +239,11 @@ pub struct ColumnFacts {
     pub type_name: String,
     /// It may be NULL.
     pub nullable: bool,
+    /// Its default, as SQL writes it.
+    pub default: Option<String>,
+    /// A sequence numbers its rows upwards, as an identity column or by the default: so many values each session draws at a
+    /// time (CACHE).
+    pub sequence_cache: Option<i64>,
 }
 
 /// Reads the [`TableFacts`]; `None` when there is no such table.
@@ -255,13 +265,23 @@ pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFact
     let oid: u32 = row.get(0);
     let columns = client
         .query_typed(
+            // A sequence is the column's own (identity, serial), or its default depends on it.
             "WITH RECURSIVE base(attnum, oid, typbasetype) AS (
                  SELECT a.attnum, t.oid, t.typbasetype FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                  WHERE a.attrelid = $1
                  UNION ALL
                  SELECT b.attnum, t.oid, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typbasetype)
-             SELECT a.attname::text, a.atttypid, b.oid, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull
+             SELECT a.attname::text, a.atttypid, b.oid, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull,
+                    pg_get_expr(d.adbin, d.adrelid),
+                    (SELECT min(s.seqcache) FROM pg_sequence s WHERE s.seqincrement > 0 AND NOT s.seqcycle
+                     AND (a.attidentity <> '' OR d.oid IS NOT NULL) AND s.seqrelid IN (
+                         SELECT o.objid FROM pg_depend o WHERE o.classid = 'pg_class'::regclass AND o.deptype = 'i'
+                         AND o.refclassid = 'pg_class'::regclass AND o.refobjid = a.attrelid AND o.refobjsubid = a.attnum
+                         UNION ALL
+                         SELECT o.refobjid FROM pg_depend o WHERE o.classid = 'pg_attrdef'::regclass AND o.objid = d.oid
+                         AND o.refclassid = 'pg_class'::regclass))
              FROM pg_attribute a JOIN base b ON b.attnum = a.attnum AND b.typbasetype = 0
+             LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
              WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
              ORDER BY a.attnum",
             &[(&oid, Type::OID)],
@@ -290,6 +310,8 @@ pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFact
                 base_type_oid: column.get(2),
                 type_name: column.get(3),
                 nullable: column.get(4),
+                default: column.get(5),
+                sequence_cache: column.get(6),
             })
             .collect(),
     }))

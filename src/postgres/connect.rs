@@ -1,49 +1,87 @@
 //! Opens connections: tries the hosts in order, each within its time, and fixes the session settings that both kinds
 //! of connections share, so that a value reads the same whether it came by replication or by SQL.
 
-use std::{borrow::Cow, net::SocketAddr, time::Duration};
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use postgres_protocol::message::backend::{DATA_ROW_TAG, READY_FOR_QUERY_TAG};
 use tokio_postgres::{
     Client, SimpleQueryMessage,
-    config::{SslMode, SslNegotiation, TargetSessionAttrs},
+    config::{SslMode, SslNegotiation},
 };
 
 use super::{
-    endpoint::{Address, Endpoint, Target},
-    error::{ConnectError, WireError},
+    endpoint::{Address, Endpoint, SessionWanted, Target},
+    error::{AuthenticationError, ConnectError, WireError},
     login::{self, Credentials},
     socket::Socket,
     sql_socket::{Negotiated, SqlSocket},
+    tls::{TlsMode, TlsOptions},
     wire::Wire,
 };
 
 /// Session settings of every connection; text of values depends on them (manual, "Locale and Formatting").
 const SETTINGS: &str = "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3 \
                         -c bytea_output=hex";
-/// `on` in a read-only session and on every hot standby.
-const READ_ONLY_QUERY: &str = "SHOW transaction_read_only";
+
+/// SQLSTATE `invalid_authorization_specification`, which `pg_hba.conf` refuses with.
+const REFUSED: &str = "28000";
 
 impl Endpoint {
     /// Opens an ordinary SQL connection. Its driver task is spawned and ends with the client.
     ///
     /// The session has DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 3 and bytea_output hex.
-    /// An `application_name` in the connection string goes before the one given here.
+    /// An `application_name` in the connection string goes before the one given here. Files with the connection string or the
+    /// password are read first.
     ///
     /// # Errors
     /// When no host gave a session that `target_session_attrs` allows; names every host tried.
     pub async fn connect_sql(&self, application_name: &str) -> Result<Client, ConnectError> {
+        self.as_it_is_now()?.open_sql(application_name).await
+    }
+
+    /// Opens a connection in replication mode (manual, "Streaming Replication Protocol"): `replication=database`, with
+    /// the settings of [`Self::connect_sql`] and this `wal_sender_timeout`.
+    pub(super) async fn connect_replication(
+        &self,
+        application_name: &str,
+        wal_sender_timeout: Duration,
+    ) -> Result<Wire, ConnectError> {
+        self.as_it_is_now()?.open_replication(application_name, wal_sender_timeout).await
+    }
+
+    fn as_it_is_now(&self) -> Result<Endpoint, ConnectError> {
+        self.now().map_err(|error| ConnectError {
+            host: self.describe(),
+            cause: error.into(),
+            earlier: Vec::new(),
+        })
+    }
+
+    async fn open_sql(&self, application_name: &str) -> Result<Client, ConnectError> {
         let mut config = self.config().clone();
         config.application_name(self.application_name(application_name));
         config.options(options(self.config().get_options(), ""));
         // TLS is done already when tokio-postgres gets the socket. `Direct` keeps it from asking the server again, and
         // `Require` makes it ask us for the channel binding.
         config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
-        let wanted = config.get_target_session_attrs();
-        self.first_host(|socket| {
-            let config = config.clone();
+        let (wanted, methods) = (self.session_wanted(), self.login_methods());
+        self.first_host(|socket, password| {
+            let mut config = config.clone();
+            if let Some(password) = password {
+                config.password(password);
+            }
             async move {
-                let (client, connection) = config.connect_raw(SqlSocket::new(socket), Negotiated).await?;
+                let (client, connection) =
+                    config.connect_raw(SqlSocket::new(socket, methods), Negotiated).await?;
+                // A server reports it at once; one in which it differs has not heard our settings.
+                if let Some(zone) = connection.parameter("TimeZone").filter(|zone| *zone != "UTC") {
+                    return Err(WireError::SettingsDropped(zone.to_owned()));
+                }
                 tokio::spawn(async move {
                     match connection.await.map_err(WireError::from) {
                         Ok(()) => {}
@@ -62,11 +100,12 @@ impl Endpoint {
                         }
                     }
                 });
-                if wanted != TargetSessionAttrs::Any {
-                    let read_only = client.simple_query(READ_ONLY_QUERY).await?.iter().any(
-                        |message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("on")),
+                if let Some(query) = query_of(wanted) {
+                    let answer = client.simple_query(query).await?;
+                    let unsuitable = answer.iter().any(
+                        |message| matches!(message, SimpleQueryMessage::Row(row) if is_true(row.get(0))),
                     );
-                    check_session(wanted, read_only)?;
+                    check_session(wanted, unsuitable)?;
                 }
                 Ok(client)
             }
@@ -74,9 +113,7 @@ impl Endpoint {
         .await
     }
 
-    /// Opens a connection in replication mode (manual, "Streaming Replication Protocol"): `replication=database`, with
-    /// the settings of [`Self::connect_sql`] and this `wal_sender_timeout`.
-    pub(super) async fn connect_replication(
+    async fn open_replication(
         &self,
         application_name: &str,
         wal_sender_timeout: Duration,
@@ -89,7 +126,7 @@ impl Endpoint {
         );
         let options = options(config.get_options(), &more);
         let application_name = self.application_name(application_name);
-        self.first_host(|socket| {
+        self.first_host(|socket, password| {
             let parameters = [
                 ("replication", "database"),
                 ("database", self.database()),
@@ -97,16 +134,17 @@ impl Endpoint {
                 ("client_encoding", "UTF8"),
                 ("options", options.as_str()),
             ];
-            let credentials = Credentials {
-                user: self.user(),
-                password: config.get_password(),
-                channel_binding: config.get_channel_binding(),
-            };
             async move {
+                let credentials = Credentials {
+                    user: self.user(),
+                    password: password.as_deref(),
+                    channel_binding: config.get_channel_binding(),
+                    methods: self.login_methods(),
+                };
                 let mut wire = login::login(socket, credentials, &parameters).await?;
-                let wanted = config.get_target_session_attrs();
-                if wanted != TargetSessionAttrs::Any {
-                    check_session(wanted, is_read_only(&mut wire).await?)?;
+                let wanted = self.session_wanted();
+                if let Some(query) = query_of(wanted) {
+                    check_session(wanted, ask(&mut wire, query).await?)?;
                 }
                 Ok(wire)
             }
@@ -120,17 +158,16 @@ impl Endpoint {
 
     /// Tries every host, and every address of each, until `session` succeeds on one. Each has `connect_timeout` for
     /// everything together.
-    async fn first_host<T, F>(&self, session: impl Fn(Socket) -> F) -> Result<T, ConnectError>
+    async fn first_host<T, F>(
+        &self,
+        session: impl Fn(Socket, Option<Vec<u8>>) -> F,
+    ) -> Result<T, ConnectError>
     where
         F: Future<Output = Result<T, WireError>>,
     {
         let limit = self.connect_timeout();
         let mut failures = Vec::new();
-        let mut targets = self.targets();
-        if self.in_random_order() {
-            fastrand::shuffle(&mut targets);
-        }
-        for target in &targets {
+        for target in &self.targets() {
             let mut places = match within(limit, places(target)).await {
                 Ok(places) => places,
                 Err(error) => {
@@ -142,10 +179,12 @@ impl Endpoint {
                 fastrand::shuffle(&mut places);
             }
             for place in places {
-                let attempt = async { session(self.open(target, place).await?).await };
-                match within(limit, attempt).await {
+                match self.first_mode(target, place, &session).await {
                     Ok(session) => return Ok(session),
-                    Err(error) => failures.push((name(target, place).into_owned(), error)),
+                    Err(errors) => {
+                        let name = name(target, place);
+                        failures.extend(errors.into_iter().map(|error| (name.to_string(), error)));
+                    }
                 }
             }
         }
@@ -155,10 +194,59 @@ impl Endpoint {
         Err(ConnectError { host, cause, earlier: failures })
     }
 
-    async fn open(&self, target: &Target, place: Place) -> Result<Socket, WireError> {
+    /// Tries one place as `sslmode` says. As in libpq, `allow` and `prefer` go on to the other way when `pg_hba.conf` refuses
+    /// the first one. (libpq does after any refusal, and so tries a wrong password twice.)
+    async fn first_mode<T, F>(
+        &self,
+        target: &Target,
+        place: Place,
+        session: &impl Fn(Socket, Option<Vec<u8>>) -> F,
+    ) -> Result<T, Vec<WireError>>
+    where
+        F: Future<Output = Result<T, WireError>>,
+    {
+        let limit = self.connect_timeout();
+        let password = self.password_for(target);
+        let mut errors: Vec<WireError> = Vec::new();
+        for mode in self.tls().mode.attempts() {
+            let encrypted = AtomicBool::new(false);
+            let attempt = async {
+                let socket = self.open(target, place, *mode).await?;
+                encrypted.store(socket.is_encrypted(), Ordering::Relaxed);
+                session(socket, password.as_ref().ok().cloned()).await
+            };
+            let error = match within(limit, attempt).await {
+                Ok(session) => return Ok(session),
+                Err(error) => error,
+            };
+            let encrypted = encrypted.load(Ordering::Relaxed);
+            let error = match (error, &password) {
+                (WireError::Authentication(AuthenticationError::PasswordMissing), Err(Some(why))) => {
+                    AuthenticationError::PasswordFile(why.clone()).into()
+                }
+                (error, _) => error.explained(encrypted),
+            };
+            // The other way changes nothing on a Unix socket, nor where the server has no TLS.
+            let other_way = matches!(place, Place::Tcp(_)) && encrypted == (*mode == TlsMode::Prefer);
+            let again = error.sqlstate() == Some(REFUSED) && other_way;
+            // The refusal of the first way tells more than that there is no other.
+            let said = matches!(error, WireError::TlsNotOffered) && !errors.is_empty()
+                || errors.iter().any(|earlier| earlier.to_string() == error.to_string());
+            if !said {
+                errors.push(error);
+            }
+            if !again {
+                break;
+            }
+        }
+        Err(errors)
+    }
+
+    async fn open(&self, target: &Target, place: Place, mode: TlsMode) -> Result<Socket, WireError> {
         match (&target.address, place) {
             (_, Place::Tcp(address)) => {
-                Socket::open_tcp(address, &target.server_name, self.config(), self.tls()).await
+                let tls = TlsOptions { mode, ..self.tls().clone() };
+                Socket::open_tcp(address, &target.server_name, self.config(), &tls).await
             }
             (Address::Unix(directory), Place::Unix) => Socket::open_unix(directory, target.port).await,
             (Address::Tcp(_), Place::Unix) => Err(WireError::protocol("a host name in place of a directory")),
@@ -205,28 +293,46 @@ fn options(given: Option<&str>, more: &str) -> String {
     [given.unwrap_or_default(), SETTINGS, more].join(" ").trim().to_owned()
 }
 
-fn check_session(wanted: TargetSessionAttrs, read_only: bool) -> Result<(), WireError> {
-    match (wanted, read_only) {
-        (TargetSessionAttrs::ReadWrite, true) => {
+/// The question whose answer `on` or `t` makes a session unsuitable.
+fn query_of(wanted: SessionWanted) -> Option<&'static str> {
+    match wanted {
+        SessionWanted::Any => None,
+        // `on` in a read-only session and on every hot standby.
+        SessionWanted::ReadWrite => Some("SHOW transaction_read_only"),
+        SessionWanted::Primary => Some("SELECT pg_catalog.pg_is_in_recovery()"),
+    }
+}
+
+fn is_true(value: Option<&str>) -> bool {
+    matches!(value, Some("on" | "t"))
+}
+
+fn check_session(wanted: SessionWanted, unsuitable: bool) -> Result<(), WireError> {
+    match wanted {
+        SessionWanted::ReadWrite if unsuitable => {
             Err(WireError::SessionNotSuitable { found: "read-only", wanted: "read-write" })
         }
-        (TargetSessionAttrs::ReadOnly, false) => {
-            Err(WireError::SessionNotSuitable { found: "read-write", wanted: "read-only" })
+        SessionWanted::Primary if unsuitable => {
+            Err(WireError::SessionNotSuitable { found: "a standby", wanted: "primary" })
         }
         _ => Ok(()),
     }
 }
 
-async fn is_read_only(wire: &mut Wire) -> Result<bool, WireError> {
-    postgres_protocol::message::frontend::query(READ_ONLY_QUERY, wire.output())
+/// Whether the answer to a question is `on` or `t`.
+async fn ask(wire: &mut Wire, query: &str) -> Result<bool, WireError> {
+    postgres_protocol::message::frontend::query(query, wire.output())
         .map_err(|error| WireError::protocol(error.to_string()))?;
-    let mut read_only = false;
+    let mut answer = false;
     loop {
         let frame = wire.next_frame().await?;
         match frame.tag() {
             // One column, its length, its text: the row of a one-column result ends with the value.
-            DATA_ROW_TAG => read_only = frame.payload().ends_with(b"\0\0\0\x02on"),
-            READY_FOR_QUERY_TAG => return Ok(read_only),
+            DATA_ROW_TAG => {
+                let row = frame.payload();
+                answer = row.ends_with(b"\0\0\0\x02on") || row.ends_with(b"\0\0\0\x01t");
+            }
+            READY_FOR_QUERY_TAG => return Ok(answer),
             _ => {}
         }
     }

@@ -1,114 +1,121 @@
-//! Takes out of a connection string what `tokio_postgres::Config` does not know, or reads in another unit than libpq.
+//! The two syntaxes of a connection string (manual, "Connection Strings") as a list of options.
 //!
-//! Knows the two syntaxes (manual, "Connection Strings"). What an option means is `endpoint`'s and `tls`'s business.
+//! What an option means is the business of `connection_options` and `endpoint`.
 //! No error repeats a piece of the text other than something that looks like an option's name: any piece of a
 //! mistyped connection string may be part of a password.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 use std::collections::BTreeMap;
 
 use super::endpoint::EndpointError;
 
-/// Taken out, because `Config` does not know them (`ssl*`), names one differently (`keepalives_count`), cannot say
-/// whether it was given (`keepalives_idle`), or reads seconds where libpq means milliseconds (`tcp_user_timeout`).
-const TAKEN: [&str; 7] = [
-    "sslmode",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "keepalives_idle",
-    "keepalives_count",
-    "tcp_user_timeout",
-];
+/// Options by name; of several with one name the last one wins, as in libpq.
+pub(super) type Options = BTreeMap<String, String>;
 
-/// A connection string in two parts.
-#[derive(Debug)]
-pub(super) struct Split {
-    /// For `Config`.
-    pub(super) rest: String,
-    /// The options of `TAKEN` that were given; the last one wins, as in libpq.
-    pub(super) taken: BTreeMap<String, String>,
-}
-
-/// Splits `text`, URL or key=value.
-pub(super) fn split(text: &str) -> Result<Split, EndpointError> {
+/// Reads a URL or key=value pairs.
+pub(super) fn parse(text: &str) -> Result<Options, EndpointError> {
     let text = text.trim();
     for scheme in ["postgresql://", "postgres://"] {
         if let Some(rest) = text.strip_prefix(scheme) {
-            return split_url(scheme, rest);
+            return parse_url(rest);
         }
     }
     let head = text.split(['=', '\'', '@']).next().unwrap_or_default();
     if head.contains("://") {
-        return Err(EndpointError::Syntax("a URL must begin with postgresql:// or postgres://".to_owned()));
+        return Err(EndpointError::Syntax("a URL must begin with postgresql:// or postgres://"));
     }
-    split_pairs(text)
+    parse_pairs(text)
 }
 
-fn split_url(scheme: &str, rest: &str) -> Result<Split, EndpointError> {
+fn parse_url(rest: &str) -> Result<Options, EndpointError> {
     let end = rest.len();
     let (at, slash, question) =
         (rest.find('@'), rest.find('/').unwrap_or(end), rest.find('?').unwrap_or(end));
     // An '@' behind both the first '/' and the first '?' belongs to an option's value, not to user:password@.
-    let authority = match at {
-        Some(at) if at < slash || at < question => at + 1,
-        _ => 0,
+    let (credentials, rest) = match at {
+        Some(at) if at < slash || at < question => (&rest[..at], &rest[at + 1..]),
+        _ => ("", rest),
     };
-    let (head, query) = match rest[authority..].split_once('?') {
-        Some((head, query)) => (&rest[..authority + head.len()], query),
-        None => (rest, ""),
-    };
-    if head[authority..].split('/').next().is_some_and(|hosts| hosts.contains('@')) {
+    let (head, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (hosts, database) = head.split_once('/').unwrap_or((head, ""));
+    if hosts.contains('@') {
         return Err(EndpointError::Syntax(
-            "there are two '@' before the path: write an '@' of user or password as %40".to_owned(),
+            "there are two '@' before the path: write an '@' of user or password as %40",
         ));
     }
-    let mut kept = Vec::new();
-    let mut taken = BTreeMap::new();
-    for option in query.split('&').filter(|option| !option.is_empty()) {
-        let (name, value) = option
-            .split_once('=')
-            .ok_or_else(|| EndpointError::Syntax("an option after '?' has no '='".to_owned()))?;
-        let name = checked_name(name)?;
-        let value = percent_decode_str(value)
-            .decode_utf8()
-            .map_err(|_| EndpointError::Syntax(format!("the value of {name} is not UTF-8")))?;
-        if TAKEN.contains(&name) {
-            taken.insert(name.to_owned(), value.into_owned());
-        } else {
-            // Encoded again: Config looks for user:password@ up to the first '@' of the whole URL.
-            const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b',').remove(b'-').remove(b'_').remove(b'.');
-            kept.push(format!("{name}={}", utf8_percent_encode(&value, KEPT)));
+    let mut options = Options::new();
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    for (name, value) in [("user", user), ("password", password), ("dbname", database)] {
+        if !value.is_empty() {
+            options.insert(name.to_owned(), decoded(name, value)?);
         }
     }
-    let separator = if kept.is_empty() { "" } else { "?" };
-    Ok(Split { rest: format!("{scheme}{head}{separator}{}", kept.join("&")), taken })
+    options.extend(hosts_and_ports(hosts)?);
+    for option in query.split('&').filter(|option| !option.is_empty()) {
+        let (name, value) =
+            option.split_once('=').ok_or(EndpointError::Syntax("an option after '?' has no '='"))?;
+        let (name, value) = (checked_name(name)?, decoded(name, value)?);
+        // As JDBC's URLs have it; libpq reads it, too.
+        match (name, value.as_str()) {
+            ("ssl", "true") => options.insert("sslmode".to_owned(), "require".to_owned()),
+            _ => options.insert(name.to_owned(), value),
+        };
+    }
+    Ok(options)
 }
 
-fn split_pairs(text: &str) -> Result<Split, EndpointError> {
-    let mut rest = String::new();
-    let mut taken = BTreeMap::new();
+/// `host:port,[address]:port` as the options `host` and `port`.
+fn hosts_and_ports(text: &str) -> Result<Options, EndpointError> {
+    let (mut hosts, mut ports) = (Vec::new(), Vec::new());
+    for place in text.split(',').filter(|_| !text.is_empty()) {
+        let (host, port) = match place.strip_prefix('[') {
+            Some(rest) => match rest.split_once(']') {
+                Some((host, "")) => (host, ""),
+                Some((host, port)) => (
+                    host,
+                    port.strip_prefix(':')
+                        .ok_or(EndpointError::Syntax("after ']' only a port may follow"))?,
+                ),
+                None => return Err(EndpointError::Syntax("a '[' before an IPv6 address has no ']'")),
+            },
+            None if place.matches(':').count() > 1 => {
+                return Err(EndpointError::Syntax("an IPv6 address must stand in brackets: [::1]:5432"));
+            }
+            None => place.split_once(':').unwrap_or((place, "")),
+        };
+        hosts.push(decoded("host", host)?);
+        ports.push(decoded("port", port)?);
+    }
+    let mut options = Options::new();
+    for (name, values) in [("host", hosts), ("port", ports)] {
+        if values.iter().any(|value| !value.is_empty()) {
+            options.insert(name.to_owned(), values.join(","));
+        }
+    }
+    Ok(options)
+}
+
+fn decoded(name: &str, text: &str) -> Result<String, EndpointError> {
+    match percent_decode_str(text).decode_utf8() {
+        Ok(value) if !value.contains('\0') => Ok(value.into_owned()),
+        _ => Err(EndpointError::NotText(name.to_owned())),
+    }
+}
+
+fn parse_pairs(text: &str) -> Result<Options, EndpointError> {
+    let mut options = Options::new();
     let mut text = text.trim_start();
     while !text.is_empty() {
-        let (name, after) = text.split_once('=').ok_or_else(|| {
-            EndpointError::Syntax(
-                "expected option=value pairs, or a URL that begins with postgresql://".to_owned(),
-            )
-        })?;
+        let (name, after) = text.split_once('=').ok_or(EndpointError::Syntax(
+            "expected option=value pairs, or a URL that begins with postgresql://",
+        ))?;
         let name = checked_name(name.trim_end())?;
-        let (value, after) = value(after.trim_start())
-            .ok_or_else(|| EndpointError::Syntax(format!("the value of {name} has no closing quote")))?;
-        if TAKEN.contains(&name) {
-            taken.insert(name.to_owned(), value);
-        } else {
-            rest.push_str(name);
-            rest.push_str("='");
-            rest.push_str(&value.replace('\\', r"\\").replace('\'', r"\'"));
-            rest.push_str("' ");
-        }
+        let (value, after) =
+            value(after.trim_start()).ok_or_else(|| EndpointError::NoClosingQuote(name.to_owned()))?;
+        options.insert(name.to_owned(), value);
         text = after.trim_start();
     }
-    Ok(Split { rest, taken })
+    Ok(options)
 }
 
 /// One value, quoted or up to the next blank, and what follows it. `None`: the quote is not closed.
@@ -130,7 +137,8 @@ fn value(text: &str) -> Option<(String, &str)> {
     (!quoted).then_some((value, ""))
 }
 
-fn checked_name(name: &str) -> Result<&str, EndpointError> {
+/// The name, if it may be that of an option.
+pub(super) fn checked_name(name: &str) -> Result<&str, EndpointError> {
     let plausible =
         !name.is_empty() && name.len() <= 32 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     if plausible {
@@ -138,8 +146,7 @@ fn checked_name(name: &str) -> Result<&str, EndpointError> {
     } else {
         Err(EndpointError::Syntax(
             "something that is not an option's name stands where one is expected: quote values that hold blanks, \
-             and percent-encode special characters in URLs"
-                .to_owned(),
+             and percent-encode special characters in URLs",
         ))
     }
 }
@@ -148,47 +155,67 @@ fn checked_name(name: &str) -> Result<&str, EndpointError> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
     use proptest::prelude::*;
 
-    fn taken(text: &str, name: &str) -> Option<String> {
-        split(text).unwrap().taken.get(name).cloned()
+    fn read(text: &str) -> Vec<(String, String)> {
+        parse(text).unwrap_or_else(|error| panic!("{text}: {error}")).into_iter().collect()
+    }
+
+    fn options(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
-    fn takes_its_options_out_of_a_url_and_leaves_the_rest() {
-        let split =
-            split("postgresql://u:p%40w@h1:1,h2:2/db?sslmode=verify-full&application_name=a%20b&sslrootcert=/ca%26.pem")
-                .unwrap();
-        assert_eq!(split.rest, "postgresql://u:p%40w@h1:1,h2:2/db?application_name=a%20b");
-        assert_eq!(split.taken["sslmode"], "verify-full");
-        assert_eq!(split.taken["sslrootcert"], "/ca&.pem");
-    }
-
-    #[test]
-    fn an_at_sign_in_an_option_is_not_taken_for_credentials() {
-        let split = split("postgresql://h/db?user=me@corp&sslcert=/a@b.pem").unwrap();
-        assert_eq!(split.taken["sslcert"], "/a@b.pem");
-        let config: tokio_postgres::Config = split.rest.parse().unwrap();
-        assert_eq!(config.get_user(), Some("me@corp"));
-        assert_eq!(config.get_dbname(), Some("db"));
-    }
-
-    #[test]
-    fn a_password_may_hold_a_question_mark_or_a_slash() {
-        for text in ["postgres://u:p?w@h/db?sslmode=require", "postgres://u:p/w@h/db?sslmode=require"] {
-            assert_eq!(taken(text, "sslmode").as_deref(), Some("require"), "{text}");
+    fn urls_come_apart() {
+        for (text, expected) in [
+            (
+                "postgresql://u:p%40w@h1:1,h2:2/d%20b?sslmode=verify-full&application_name=a%20b&sslrootcert=/ca%26.pem",
+                options(&[
+                    ("application_name", "a b"),
+                    ("dbname", "d b"),
+                    ("host", "h1,h2"),
+                    ("password", "p@w"),
+                    ("port", "1,2"),
+                    ("sslmode", "verify-full"),
+                    ("sslrootcert", "/ca&.pem"),
+                    ("user", "u"),
+                ]),
+            ),
+            ("postgres://", options(&[])),
+            ("postgres://h1,h2:7", options(&[("host", "h1,h2"), ("port", ",7")])),
+            ("postgres://[::1]:7,[fe80::1]", options(&[("host", "::1,fe80::1"), ("port", "7,")])),
+            ("postgresql:///db?host=/run/pg", options(&[("dbname", "db"), ("host", "/run/pg")])),
+            ("postgresql://%2Frun%2Fpg/db", options(&[("dbname", "db"), ("host", "/run/pg")])),
+            ("postgresql://h?ssl=true", options(&[("host", "h"), ("sslmode", "require")])),
+            // The last one wins.
+            ("postgresql://a@h?user=b", options(&[("host", "h"), ("user", "b")])),
+            // An '@' in an option is none before a host, and a password may hold '?' and '/'.
+            (
+                "postgresql://h/db?user=me@corp&sslcert=/a@b.pem",
+                options(&[("dbname", "db"), ("host", "h"), ("sslcert", "/a@b.pem"), ("user", "me@corp")]),
+            ),
+            (
+                "postgres://u:p?w@h/db",
+                options(&[("dbname", "db"), ("host", "h"), ("password", "p?w"), ("user", "u")]),
+            ),
+            ("postgres://u:p/w@h", options(&[("host", "h"), ("password", "p/w"), ("user", "u")])),
+        ] {
+            assert_eq!(read(text), expected, "{text}");
         }
     }
 
     #[test]
-    fn takes_its_options_out_of_pairs_and_leaves_the_rest() {
-        let split =
-            split(r" host = h sslkey='/my key' password='a\'b\\c' sslcert=/x\ y  dbname='' ").unwrap();
-        assert_eq!(split.taken["sslkey"], "/my key");
-        assert_eq!(split.taken["sslcert"], "/x y");
-        let config: tokio_postgres::Config = split.rest.parse().unwrap();
-        assert_eq!(config.get_password(), Some(br"a'b\c".as_slice()));
-        assert_eq!(config.get_dbname(), Some(""));
+    fn pairs_come_apart() {
+        let text = r" host = h sslkey='/my key' password='a\'b\\c' sslcert=/x\ y  dbname='' ";
+        let expected = [
+            ("dbname", ""),
+            ("host", "h"),
+            ("password", r"a'b\c"),
+            ("sslcert", "/x y"),
+            ("sslkey", "/my key"),
+        ];
+        assert_eq!(read(text), options(&expected));
     }
 
     #[test]
@@ -201,25 +228,28 @@ mod tests {
             "mysql://u:seCret@h/db",
             "postgres://u:p@h/db?seCret",
             "postgres://u:p@h/db?seCret=1",
+            "postgres://u:p@[seCret/db",
+            "postgres://u:p@a:b:seCret/db",
+            "postgres://u:%ffseCret@h/db",
             "jdbc:postgresql://h/db?password=seCret",
         ] {
-            let error = split(text).expect_err(text);
+            let error = parse(text).expect_err(text);
             assert!(!format!("{error} {error:?}").contains("Cret"), "{text}: {error}");
         }
     }
 
     proptest! {
         #[test]
-        fn never_panics(text in "(postgres://)?[a-z:@/?&='\\\\ %,é]{0,40}") {
-            let _ = split(&text);
+        fn never_panics(text in "(postgres://)?[a-z:@/?&='\\\\ %,é\\[\\]]{0,40}") {
+            let _ = parse(&text);
         }
 
         #[test]
         fn any_value_survives_in_both_syntaxes(value in "\\PC{1,20}") {
             let quoted = value.replace('\\', r"\\").replace('\'', r"\'");
-            prop_assert_eq!(taken(&format!("host=h sslkey='{quoted}' user=u"), "sslkey"), Some(value.clone()));
+            prop_assert_eq!(&parse(&format!("host=h sslkey='{quoted}' user=u")).unwrap()["sslkey"], &value);
             let encoded = utf8_percent_encode(&value, NON_ALPHANUMERIC);
-            prop_assert_eq!(taken(&format!("postgres://u@h?a=b&sslkey={encoded}"), "sslkey"), Some(value));
+            prop_assert_eq!(&parse(&format!("postgres://u@h?a=b&sslkey={encoded}")).unwrap()["sslkey"], &value);
         }
     }
 }

@@ -112,6 +112,7 @@ mod tests {
             publication: "two\nlines".into(),
             create: true,
             table: TableName { schema: "Bestell-Dienst".into(), table: "outbox".into() },
+            rows: Default::default(),
             cleanup: None,
             parks: false,
             wal_sender_timeout: Duration::from_secs(10),

@@ -1,19 +1,26 @@
-//! A connection string, parsed once at start: where the database is, who we are there, and how TLS is to be done.
+//! A connection string: where the database is, who we are there, and how TLS is to be done.
 //!
-//! Hosts, user and the rest are `tokio_postgres::Config`'s; the TLS options that it does not know are ours. Opening
-//! connections is `connect`'s business. No form of [`Endpoint`] or [`EndpointError`] shows the password.
+//! [`Endpoint`] keeps the string, or the file that it stands in, and is made anew from it for every connection: passwords and
+//! tokens that somebody rotates are used without a restart. Opening connections is `connect`'s business. No form of
+//! [`Endpoint`] or [`EndpointError`] shows the password.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration};
-
-use tokio_postgres::{
-    Config,
-    config::{Host, LoadBalanceHosts, SslNegotiation},
+use std::{
+    fmt,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
 };
+
+use tokio_postgres::{Config, config::ChannelBinding};
 
 use super::{
-    connection_string,
-    tls::{Roots, TlsMode, TlsOptions},
+    connection_options,
+    connection_string::{self, Options},
+    login_methods::LoginMethods,
+    password_file, service_file,
+    tls::{Roots, TlsMode, TlsOptions, TlsVersions},
 };
+use crate::secret::{Secret, SecretError};
 
 /// Time for one address: TCP, TLS and login together, when `connect_timeout` does not say otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,8 +37,18 @@ const PORT: u16 = 5432;
 /// Hosts, user, password, database and TLS of one PostgreSQL database.
 #[derive(Clone)]
 pub struct Endpoint {
+    /// What all of the rest was made from, and is made from again for every connection.
+    url: Secret,
+    /// Put in place of the string's.
+    password: Option<Secret>,
+    /// User, password, database, options and keepalives; neither hosts nor TLS.
     config: Config,
+    targets: Vec<Target>,
+    random_order: bool,
+    session: SessionWanted,
     tls: TlsOptions,
+    login_methods: LoginMethods,
+    password_file: Option<PathBuf>,
 }
 
 /// Why a connection string, or a file that it names, cannot be used.
@@ -39,7 +56,24 @@ pub struct Endpoint {
 pub enum EndpointError {
     /// The text is neither a URL nor key=value pairs.
     #[error("the connection string cannot be read: {0}")]
-    Syntax(String),
+    Syntax(&'static str),
+    /// A value has bytes that are no text.
+    #[error("the connection string cannot be read: the value of {0} is not UTF-8")]
+    NotText(String),
+    /// A quoted value does not end.
+    #[error("the connection string cannot be read: the value of {0} has no closing quote")]
+    NoClosingQuote(String),
+    /// libpq has no such option.
+    #[error(
+        "the connection string has an unknown option {option}{}",
+        meant.as_ref().map(|meant| format!(": did you mean {meant}?")).unwrap_or_default()
+    )]
+    Unknown {
+        /// The option.
+        option: String,
+        /// The nearest known one.
+        meant: Option<String>,
+    },
     /// An option has a value that it cannot have.
     #[error("the connection string's {option} must be {expected}")]
     Value {
@@ -47,6 +81,14 @@ pub enum EndpointError {
         option: &'static str,
         /// What it may be.
         expected: &'static str,
+    },
+    /// An option of libpq asks for what outboxd does not do.
+    #[error("the connection string's {option} cannot be honoured: {instead}")]
+    Refused {
+        /// The option.
+        option: &'static str,
+        /// Why, and what to do instead.
+        instead: &'static str,
     },
     /// Something indispensable is not there.
     #[error("the connection string names no {what}: {cure}")]
@@ -59,6 +101,22 @@ pub enum EndpointError {
     /// Two options contradict each other.
     #[error("the connection string contradicts itself: {0}")]
     Contradiction(&'static str),
+    /// The service cannot be looked up.
+    #[error("the connection string's service {service} cannot be used: {problem}")]
+    Service {
+        /// Its name.
+        service: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The file of the connection string or of the password cannot be used.
+    #[error("the file of the {what}: {source}; it is read for every connection")]
+    Secret {
+        /// `connection string` or `password`.
+        what: &'static str,
+        /// The file, and what is wrong with it.
+        source: SecretError,
+    },
     /// A file of certificates or keys cannot be used.
     #[error("{option} = {}: {problem}", path.display())]
     File {
@@ -100,61 +158,95 @@ pub(super) enum Address {
     Unix(PathBuf),
 }
 
+/// `target_session_attrs`, as far as outboxd can work with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SessionWanted {
+    Any,
+    ReadWrite,
+    Primary,
+}
+
 impl Endpoint {
-    /// Parses a `postgresql://` or `postgres://` URL, or libpq's key=value pairs (manual, "Connection Strings").
+    /// Reads a connection string, a `postgresql://` or `postgres://` URL or libpq's key=value pairs (manual, "Connection
+    /// Strings"), and the password that goes in its place. What comes from a file is read again for every connection.
     ///
-    /// Several hosts are tried in order. `sslmode` is `disable`, `prefer` (the default), `require`, `verify-ca` or
-    /// `verify-full`; `sslrootcert` is a file or `system`. The user must be named; the database is by default the user's name.
-    /// Opens no file and no connection.
+    /// Several hosts are tried in order. The user must be named; the database is by default the user's name. All options of libpq
+    /// are known: `connection_options` has those that are refused. `service` is looked up; no other file is opened, and no
+    /// connection.
     ///
     /// # Errors
     /// Names the option, never its value.
-    pub fn parse(text: &str) -> Result<Self, EndpointError> {
-        let split = connection_string::split(text)?;
-        let mut config: Config =
-            split.rest.parse().map_err(|error| EndpointError::Syntax(text_of(&error)))?;
-
-        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(EndpointError::Missing {
-                what: "host",
-                cure: "write postgresql://USER@HOST/DATABASE, or host=/run/postgresql for a Unix socket",
-            });
+    pub fn read(url: Secret, password: Option<Secret>) -> Result<Self, EndpointError> {
+        let of = |what| move |source| EndpointError::Secret { what, source };
+        let text = url.read().map_err(of("connection string"))?;
+        let password_text = password.as_ref().map(Secret::read).transpose().map_err(of("password"))?;
+        let mut options = connection_options::checked(connection_string::parse(&text)?)?;
+        if options.contains_key("service") {
+            options = connection_options::checked(service_file::completed(options)?)?;
         }
-        if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.is_empty())) {
-            return Err(EndpointError::Value { option: "host", expected: "a list without empty names" });
-        }
-        let (hosts, addresses) = (config.get_hosts().len(), config.get_hostaddrs().len());
-        if hosts > 0 && addresses > 0 && hosts != addresses {
-            return Err(EndpointError::Value { option: "hostaddr", expected: "one address for each host" });
-        }
-        if config.get_ports().len() > 1 && config.get_ports().len() != hosts.max(addresses) {
-            return Err(EndpointError::Value { option: "port", expected: "one port, or one for each host" });
-        }
-        let user = match config.get_user() {
-            Some(user) if !user.is_empty() => user.to_owned(),
-            _ => {
-                return Err(EndpointError::Missing {
-                    what: "user",
-                    cure: "write postgresql://USER@HOST/DATABASE, or user=USER",
-                });
-            }
-        };
-        if config.get_dbname().is_none_or(str::is_empty) {
-            config.dbname(user);
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        set_keepalives(&mut config, &split.taken)?;
-        let tls = tls_options(&split.taken, config.get_ssl_negotiation() == SslNegotiation::Direct)?;
-        Ok(Endpoint { config, tls })
+        options.extend(password_text.map(|password| ("password".to_owned(), password)));
+        Self::made_from(url, password, &options)
     }
 
-    /// The same endpoint with this password, for passwords that come from a file.
-    #[must_use]
-    pub fn with_password(mut self, password: String) -> Self {
-        self.config.password(password);
-        self
+    /// As [`Self::read`], from text.
+    ///
+    /// # Errors
+    /// See [`Self::read`].
+    pub fn parse(text: &str) -> Result<Self, EndpointError> {
+        Self::read(Secret::Text(text.to_owned()), None)
+    }
+
+    fn made_from(url: Secret, password: Option<Secret>, options: &Options) -> Result<Self, EndpointError> {
+        let text = |name: &str| options.get(name).map(String::as_str);
+        let targets = targets(options)?;
+        let Some(user) = text("user") else {
+            return Err(EndpointError::Missing {
+                what: "user",
+                cure: "write postgresql://USER@HOST/DATABASE, or user=USER",
+            });
+        };
+        let mut config = Config::new();
+        config.user(user).dbname(text("dbname").unwrap_or(user));
+        if let Some(password) = text("password") {
+            config.password(password);
+        }
+        if let Some(options) = text("options") {
+            config.options(options);
+        }
+        if let Some(name) = text("application_name") {
+            config.application_name(name);
+        }
+        config.channel_binding(match text("channel_binding") {
+            Some("disable") => ChannelBinding::Disable,
+            Some("require") => ChannelBinding::Require,
+            _ => ChannelBinding::Prefer,
+        });
+        set_times(&mut config, options)?;
+        Ok(Endpoint {
+            url,
+            password,
+            config,
+            targets,
+            random_order: text("load_balance_hosts") == Some("random"),
+            session: match text("target_session_attrs") {
+                Some("read-write") => SessionWanted::ReadWrite,
+                Some("primary") => SessionWanted::Primary,
+                _ => SessionWanted::Any,
+            },
+            tls: tls_options(options)?,
+            login_methods: connection_options::login_methods(options)?,
+            password_file: password_file::path(text("passfile")),
+        })
+    }
+
+    /// The endpoint as the files say it now.
+    pub(super) fn now(&self) -> Result<Self, EndpointError> {
+        Self::read(self.url.clone(), self.password.clone())
+    }
+
+    /// The files that are read for every connection, and whose content is the connection string or the password.
+    pub fn files(&self) -> Vec<&Path> {
+        [Some(&self.url), self.password.as_ref()].into_iter().flatten().filter_map(Secret::file).collect()
     }
 
     /// Reads and checks the files of `sslrootcert`, `sslcert` and `sslkey`, or finds the platform's root certificates.
@@ -168,7 +260,7 @@ impl Endpoint {
 
     /// `host:port,host:port/database`, as shown in logs: without user and password.
     pub fn describe(&self) -> String {
-        let places: Vec<String> = self.targets().iter().map(Target::to_string).collect();
+        let places: Vec<String> = self.targets.iter().map(Target::to_string).collect();
         format!("{}/{}", places.join(","), self.database())
     }
 
@@ -194,38 +286,40 @@ impl Endpoint {
         self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
 
-    /// The places to try, in the configured order (`load_balance_hosts=random` is applied by the caller).
+    /// The places to try, in the configured order or, with `load_balance_hosts=random`, in any.
     pub(super) fn targets(&self) -> Vec<Target> {
-        let (hosts, addresses) = (self.config.get_hosts(), self.config.get_hostaddrs());
-        let ports = self.config.get_ports();
-        (0..hosts.len().max(addresses.len()))
-            .map(|index| {
-                let port = ports.get(index).or(ports.first()).copied().unwrap_or(PORT);
-                target(hosts.get(index), addresses.get(index), port)
-            })
-            .collect()
+        let mut targets = self.targets.clone();
+        if self.random_order {
+            fastrand::shuffle(&mut targets);
+        }
+        targets
     }
 
     pub(super) fn in_random_order(&self) -> bool {
-        self.config.get_load_balance_hosts() == LoadBalanceHosts::Random
+        self.random_order
     }
-}
 
-fn target(host: Option<&Host>, address: Option<&IpAddr>, port: u16) -> Target {
-    let address = address.map(IpAddr::to_string);
-    match (host, address) {
-        (Some(Host::Unix(directory)), None) => {
-            Target { address: Address::Unix(directory.clone()), port, server_name: String::new() }
+    pub(super) fn session_wanted(&self) -> SessionWanted {
+        self.session
+    }
+
+    pub(super) fn login_methods(&self) -> LoginMethods {
+        self.login_methods
+    }
+
+    /// The password for a target: the given one, else that of the password file; else why there is none.
+    pub(super) fn password_for(&self, target: &Target) -> Result<Vec<u8>, Option<String>> {
+        if let Some(password) = self.config.get_password() {
+            return Ok(password.to_owned());
         }
-        (Some(Host::Tcp(name)), address) => Target {
-            address: Address::Tcp(address.unwrap_or_else(|| name.clone())),
-            port,
-            server_name: name.clone(),
-        },
-        (_, address) => {
-            let address = address.unwrap_or_default();
-            Target { server_name: address.clone(), address: Address::Tcp(address), port }
-        }
+        let file = self.password_file.as_deref().ok_or(None)?;
+        let host = match &target.address {
+            Address::Tcp(_) => &target.server_name,
+            Address::Unix(directory) => &directory.display().to_string(),
+        };
+        let (database, user) = (self.database(), self.user());
+        let login = password_file::Login { host, port: target.port, database, user };
+        password_file::password(file, &login).map(String::into_bytes).map_err(Some)
     }
 }
 
@@ -257,74 +351,135 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// `Config`'s own words; it names options and never repeats values.
-fn text_of(error: &tokio_postgres::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+/// One target for each host, or for each address where there are no hosts.
+fn targets(options: &Options) -> Result<Vec<Target>, EndpointError> {
+    let list = |name: &str| -> Vec<&str> {
+        options.get(name).map(|text| text.split(',').map(str::trim).collect()).unwrap_or_default()
+    };
+    let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+    if hosts.is_empty() && addresses.is_empty() {
+        return Err(EndpointError::Missing {
+            what: "host",
+            cure: "write postgresql://USER@HOST/DATABASE, or host=/run/postgresql for a Unix socket",
+        });
+    }
+    if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
+        return Err(EndpointError::Value { option: "hostaddr", expected: "one address for each host" });
+    }
+    let count = hosts.len().max(addresses.len());
+    if ports.len() > 1 && ports.len() != count {
+        return Err(EndpointError::Value { option: "port", expected: "one port, or one for each host" });
+    }
+    (0..count)
+        .map(|index| {
+            let given = |list: &[&'_ str]| list.get(index).copied().unwrap_or_default().to_owned();
+            let port = match ports.get(index).or(ports.first()) {
+                None | Some(&"") => PORT,
+                Some(port) => match port.parse() {
+                    Ok(port) if port > 0 => port,
+                    _ => return Err(EndpointError::Value { option: "port", expected: "from 1 to 65535" }),
+                },
+            };
+            target(given(&hosts), given(&addresses), port)
+        })
+        .collect()
 }
 
-fn set_keepalives(config: &mut Config, taken: &BTreeMap<String, String>) -> Result<(), EndpointError> {
-    let number = |option: &'static str| match taken.get(option) {
+fn target(host: String, address: String, port: u16) -> Result<Target, EndpointError> {
+    if !address.is_empty() && address.parse::<IpAddr>().is_err() {
+        return Err(EndpointError::Value {
+            option: "hostaddr",
+            expected: "IP addresses; names belong into host",
+        });
+    }
+    match (host.as_str(), address.is_empty()) {
+        ("", true) => Err(EndpointError::Value { option: "host", expected: "a list without empty names" }),
+        ("", false) => Ok(Target { server_name: address.clone(), address: Address::Tcp(address), port }),
+        (name, true) if name.starts_with('/') => {
+            Ok(Target { address: Address::Unix(name.into()), port, server_name: String::new() })
+        }
+        (name, true) if name.starts_with('@') => Err(EndpointError::Value {
+            option: "host",
+            expected: "a name, an address or the directory of a Unix socket; abstract sockets are not supported",
+        }),
+        (_, true) => Ok(Target { address: Address::Tcp(host.clone()), port, server_name: host }),
+        (_, false) => Ok(Target { address: Address::Tcp(address), port, server_name: host }),
+    }
+}
+
+/// Limits and keepalives. Zero and less mean, as in libpq, that the default holds; outboxd's are shorter than the system's.
+fn set_times(config: &mut Config, options: &Options) -> Result<(), EndpointError> {
+    let number = |option: &'static str| match options.get(option).map(|text| text.trim().parse::<i64>()) {
         None => Ok(None),
-        Some(text) => text
-            .parse::<u32>()
-            .map(Some)
-            .map_err(|_| EndpointError::Value { option, expected: "a whole number" }),
+        Some(Ok(number)) => Ok(u32::try_from(number).ok().filter(|number| *number > 0)),
+        Some(Err(_)) => Err(EndpointError::Value { option, expected: "a whole number" }),
     };
-    let idle = number("keepalives_idle")?.map(|seconds| Duration::from_secs(seconds.into()));
-    config.keepalives_idle(idle.filter(|idle| !idle.is_zero()).unwrap_or(KEEPALIVE_IDLE));
-    if config.get_keepalives_interval().is_none() {
-        config.keepalives_interval(KEEPALIVE_INTERVAL);
-    }
-    if let Some(count) = number("keepalives_count")? {
-        config.keepalives_retries(count);
-    } else if config.get_keepalives_retries().is_none() {
-        config.keepalives_retries(KEEPALIVE_RETRIES);
-    }
+    let seconds = |option| {
+        let number = number(option)?;
+        Ok::<_, EndpointError>(number.map(|seconds| Duration::from_secs(seconds.into())))
+    };
+    config.connect_timeout(seconds("connect_timeout")?.unwrap_or(CONNECT_TIMEOUT));
+    config.keepalives(options.get("keepalives").is_none_or(|text| text != "0"));
+    config.keepalives_idle(seconds("keepalives_idle")?.unwrap_or(KEEPALIVE_IDLE));
+    config.keepalives_interval(seconds("keepalives_interval")?.unwrap_or(KEEPALIVE_INTERVAL));
+    config.keepalives_retries(number("keepalives_count")?.unwrap_or(KEEPALIVE_RETRIES));
     let user_timeout = number("tcp_user_timeout")?.map(|millis| Duration::from_millis(millis.into()));
     config.tcp_user_timeout(user_timeout.unwrap_or(TCP_USER_TIMEOUT));
     Ok(())
 }
 
-fn tls_options(taken: &BTreeMap<String, String>, direct: bool) -> Result<TlsOptions, EndpointError> {
-    let path = |option: &str| taken.get(option).filter(|text| !text.is_empty()).map(PathBuf::from);
-    let roots = path("sslrootcert").map(|path| match path.to_str() {
-        Some("system") => Roots::Platform,
-        _ => Roots::File(path),
+fn tls_options(options: &Options) -> Result<TlsOptions, EndpointError> {
+    let text = |name: &str| options.get(name).map(String::as_str);
+    let direct = text("sslnegotiation") == Some("direct");
+    let roots = text("sslrootcert").map(|path| match path {
+        "system" => Roots::Platform,
+        path => Roots::File(path.into()),
     });
-    let mode = match taken.get("sslmode") {
-        Some(text) => TlsMode::parse(text).ok_or(EndpointError::Value {
-            option: "sslmode",
-            expected: "disable, prefer, require, verify-ca or verify-full",
-        })?,
+    let mode = match text("sslmode").and_then(TlsMode::parse) {
+        Some(mode) => mode,
         // libpq's rule for `system`: roots that vouch for the whole world are of use only with the name checked.
         None if roots == Some(Roots::Platform) => TlsMode::VerifyFull,
         None => TlsMode::Prefer,
     };
     let mode = match (mode, &roots) {
-        (TlsMode::Prefer | TlsMode::Require | TlsMode::VerifyCa, Some(Roots::Platform)) => {
+        (TlsMode::Allow | TlsMode::Prefer | TlsMode::Require | TlsMode::VerifyCa, Some(Roots::Platform)) => {
             return Err(EndpointError::Contradiction(
                 "sslrootcert=system trusts every public authority, so it needs sslmode=verify-full",
             ));
         }
-        (TlsMode::Prefer, Some(Roots::File(_))) => {
+        (TlsMode::Allow | TlsMode::Prefer, Some(Roots::File(_))) => {
             return Err(EndpointError::Contradiction(
-                "sslrootcert is given but sslmode=prefer, the default, verifies nothing: write sslmode=verify-full",
+                "sslrootcert is given but sslmode=prefer, the default, and sslmode=allow verify nothing: write \
+                 sslmode=verify-full",
             ));
         }
         (TlsMode::Require, Some(Roots::File(_))) => TlsMode::VerifyCa,
         _ => mode,
     };
-    if direct && matches!(mode, TlsMode::Disable | TlsMode::Prefer) {
+    if direct && matches!(mode, TlsMode::Disable | TlsMode::Allow | TlsMode::Prefer) {
         return Err(EndpointError::Contradiction(
             "sslnegotiation=direct needs sslmode=require, verify-ca or verify-full",
         ));
     }
-    let client = match (path("sslcert"), path("sslkey")) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
+    let versions = match (text("ssl_min_protocol_version"), text("ssl_max_protocol_version")) {
+        (Some(min), Some(max))
+            if min.eq_ignore_ascii_case("TLSv1.3") && max.eq_ignore_ascii_case("TLSv1.2") =>
+        {
+            return Err(EndpointError::Contradiction(
+                "ssl_min_protocol_version is higher than ssl_max_protocol_version",
+            ));
+        }
+        (Some(min), _) if min.eq_ignore_ascii_case("TLSv1.3") => TlsVersions::Only13,
+        (_, Some(max)) if max.eq_ignore_ascii_case("TLSv1.2") => TlsVersions::Only12,
+        _ => TlsVersions::Both,
+    };
+    let client = match (text("sslcert"), text("sslkey")) {
+        (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
         (None, None) => None,
         _ => return Err(EndpointError::Contradiction("sslcert and sslkey must be given together")),
     };
-    Ok(TlsOptions { mode, roots, client, direct })
+    let client = client.filter(|_| text("sslcertmode") != Some("disable"));
+    Ok(TlsOptions { mode, roots, client, direct, names_server: text("sslsni") != Some("0"), versions })
 }
 
 #[cfg(test)]
@@ -345,7 +500,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(url.config, pairs.config);
-        assert_eq!(url.tls, pairs.tls);
+        assert_eq!((&url.tls, &url.targets), (&pairs.tls, &pairs.targets));
         assert_eq!(url.describe(), "h1:5433,h2:5432/db");
     }
 
@@ -372,6 +527,7 @@ mod tests {
         assert_eq!(targets("postgresql:///db?user=u&host=/run/pg"), ["/run/pg:5432"]);
         assert_eq!(targets("postgresql://u@[::1]:7/db"), ["[::1]:7"]);
         assert_eq!(targets("hostaddr=127.0.0.1 user=u"), ["127.0.0.1:5432"]);
+        assert_eq!(targets("host=a,b hostaddr=,::1 port=1,2 user=u"), ["a:1", "b:2"]);
         let endpoint = Endpoint::parse("host=db.example hostaddr=10.0.0.1 user=u").unwrap();
         assert_eq!(endpoint.targets()[0].server_name, "db.example");
         assert_eq!(endpoint.targets()[0].address, Address::Tcp("10.0.0.1".to_owned()));
@@ -388,7 +544,21 @@ mod tests {
             ("host=h1,h2 port=1,2,3 user=u", "port must be"),
             ("host=h port=70000 user=u", "port"),
             ("host=h user=u sslmode=verify", "verify-full"),
-            ("host=h user=u sslmode=allow", "sslmode must be"),
+            ("host=h user=u sslmode=allow sslrootcert=/ca.pem", "sslmode=verify-full"),
+            ("host=@abstract user=u", "host must be"),
+            ("host=h hostaddr=db.example user=u", "hostaddr must be IP addresses"),
+            ("host=h,i hostaddr=10.0.0.1 user=u", "one address for each host"),
+            ("host=h user=u port=0", "port must be"),
+            ("host=h user=u target_session_attrs=standby", "target_session_attrs must be any, read-write"),
+            (
+                "host=h user=u ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2",
+                "is higher than",
+            ),
+            ("host=h user=u require_auth=oauth", "require_auth must be"),
+            (
+                "host=h user=u service=no_such_service servicefile=/no/such",
+                "service no_such_service cannot be used",
+            ),
             ("host=h user=u colour=red", "colour"),
             ("host=h user=u sslcert=/c.pem", "together"),
             ("host=h user=u sslrootcert=/ca.pem", "sslmode=verify-full"),
@@ -407,12 +577,62 @@ mod tests {
         assert_eq!(mode("host=h user=u sslmode=require"), Ok(TlsMode::Require));
         assert_eq!(mode("host=h user=u sslmode=require sslrootcert=/ca.pem"), Ok(TlsMode::VerifyCa));
         assert_eq!(mode("host=h user=u sslrootcert=system"), Ok(TlsMode::VerifyFull));
+        assert_eq!(mode("host=h user=u sslmode=allow"), Ok(TlsMode::Allow));
+        assert_eq!(mode("postgresql://u@h?ssl=true"), Ok(TlsMode::Require));
+        let tls = |text: &str| Endpoint::parse(&format!("host=h user=u {text}")).unwrap().tls;
+        assert!(tls("").names_server && !tls("sslsni=0").names_server);
+        assert_eq!(tls("ssl_min_protocol_version=TLSv1.3").versions, TlsVersions::Only13);
+        assert_eq!(tls("ssl_min_protocol_version=TLSv1.1").versions, TlsVersions::Both);
+        assert_eq!(tls("sslcert=/c sslkey=/k sslcertmode=disable").client, None);
+    }
+
+    #[test]
+    fn a_string_and_a_password_in_files_are_read_for_every_connection() {
+        let file = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            file
+        };
+        let (url, password) = (file("postgresql://v-1:old@h/db\n"), file("tOp\n"));
+        let secret = |file: &tempfile::NamedTempFile| Secret::File(file.path().to_owned());
+        let endpoint = Endpoint::read(secret(&url), None).unwrap();
+        let with_password = Endpoint::read(secret(&url), Some(secret(&password))).unwrap();
+        assert_eq!(with_password.files(), [url.path(), password.path()]);
+        std::fs::write(url.path(), "postgresql://v-2:new@h/db\n").unwrap();
+        std::fs::write(password.path(), "nExt").unwrap();
+        let (now, with) = (endpoint.now().unwrap(), with_password.now().unwrap());
+        assert_eq!((now.user(), now.config.get_password()), ("v-2", Some(b"new".as_slice())));
+        assert_eq!((with.user(), with.config.get_password()), ("v-2", Some(b"nExt".as_slice())));
+        std::fs::write(password.path(), "").unwrap();
+        let error = with_password.now().unwrap_err().to_string();
+        let path = password.path().display().to_string();
+        assert!(error.contains("the file of the password") && error.contains(&path), "{error}");
+        std::fs::write(url.path(), "hunter2").unwrap();
+        let error = format!("{:?}", endpoint.now().unwrap_err());
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_password_file_serves_where_no_password_is_given() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "h:5432:db:u:s3cret\n/run/pg:*:*:*:local\n").unwrap();
+        std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o600)).unwrap();
+        let password = |text: &str| {
+            let endpoint = Endpoint::parse(&format!("{text} passfile='{}'", file.path().display())).unwrap();
+            endpoint.password_for(&endpoint.targets()[0])
+        };
+        assert_eq!(password("host=h hostaddr=10.0.0.1 user=u dbname=db"), Ok(b"s3cret".to_vec()));
+        assert_eq!(password("host=/run/pg user=u"), Ok(b"local".to_vec()));
+        assert_eq!(password("host=h user=u dbname=db password=given"), Ok(b"given".to_vec()));
+        assert!(password("host=i user=u").unwrap_err().unwrap().contains("no line for i:5432:u:u"));
     }
 
     #[test]
     fn the_password_is_never_shown() {
+        let password = Some(Secret::Text("tOpSeCret".to_owned()));
         let endpoint =
-            Endpoint::parse("postgresql://u:seCret@h/db").unwrap().with_password("tOpSeCret".to_owned());
+            Endpoint::read(Secret::Text("postgresql://u:seCret@h/db".to_owned()), password).unwrap();
         let shown = format!("{endpoint} {endpoint:?} {}", endpoint.describe());
         assert!(!shown.contains("eCret"), "{shown}");
         assert_eq!(endpoint.config.get_password(), Some(b"tOpSeCret".as_slice()));

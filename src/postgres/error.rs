@@ -12,6 +12,10 @@ use super::endpoint::EndpointError;
 /// Most bytes that are kept of each text that a server says: they are shown in logs, `/readyz` and `/status`.
 const TEXT_BYTES_MAX: usize = 2000;
 
+/// What to do about a pooler.
+pub(super) const POOLER_CURE: &str = "a pooler passes no replication on and keeps no session: connect to PostgreSQL directly, with \
+                                      the server's own host and port";
+
 /// An `ErrorResponse` of the server (manual, "Error and Notice Message Fields").
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerError {
@@ -47,6 +51,31 @@ impl ServerError {
             }
         }
         error
+    }
+
+    /// Whether a connection pooler says this in PostgreSQL's place: PgBouncer, and those that took its words over, refuse the
+    /// startup parameters `replication` and `options`; RDS Proxy refuses `options`.
+    pub fn is_of_pooler(&self) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        message.starts_with("unsupported startup parameter")
+            || message.starts_with("unsupported options startup parameter")
+            || message.contains("rds proxy")
+    }
+
+    /// The next step after a refused login, where the server's words alone do not tell.
+    fn own_hint(&self, encrypted: bool) -> Option<&'static str> {
+        match (self.code.as_str(), encrypted) {
+            _ if self.is_of_pooler() => Some(POOLER_CURE),
+            ("28000", true) if self.message.contains("pg_hba.conf") => Some(
+                "let this role in by a line of pg_hba.conf that begins with host or hostssl; where it has only a hostnossl \
+                 line, set sslmode=disable",
+            ),
+            ("28000", false) if self.message.contains("pg_hba.conf") => Some(
+                "let this role in by a line of pg_hba.conf that begins with host or hostnossl; where it has only a hostssl \
+                 line, set sslmode=verify-full",
+            ),
+            _ => None,
+        }
     }
 }
 
@@ -91,6 +120,15 @@ pub enum AuthenticationError {
         "the server asks for a password and none is configured: put it into the URL or into a password file"
     )]
     PasswordMissing,
+    /// The server asks for a password, and the password file has none for it.
+    #[error("the server asks for a password and none is configured: {0}")]
+    PasswordFile(String),
+    /// `require_auth` does not list how the server wants to have it.
+    #[error(
+        "the server asks for {0}, which require_auth in the connection string does not allow: correct pg_hba.conf, or \
+         require_auth"
+    )]
+    MethodNotAllowed(&'static str),
     /// The server asks for the password itself on an unencrypted TCP connection, where anybody could read it.
     #[error(
         "the server asks for the password in clear text over an unencrypted connection, which is refused: \
@@ -181,11 +219,17 @@ pub enum WireError {
     /// The server works but is not one that `target_session_attrs` asks for.
     #[error("the server is {found} and target_session_attrs={wanted}")]
     SessionNotSuitable {
-        /// `read-only` or `read-write`.
+        /// `read-only` or `a standby`.
         found: &'static str,
-        /// `read-write` or `read-only`.
+        /// `read-write` or `primary`.
         wanted: &'static str,
     },
+    /// Somebody between us and the server has dropped the settings of the session.
+    #[error(
+        "the session has TimeZone {0} though UTC was asked for: a connection pooler that drops the settings of a session stands \
+         between; {POOLER_CURE}"
+    )]
+    SettingsDropped(String),
     /// An SQL connection failed in a way that tokio-postgres does not tell apart.
     #[error("the SQL connection failed")]
     Sql(#[source] tokio_postgres::Error),
@@ -203,6 +247,16 @@ impl WireError {
             WireError::Server(error) => Some(error),
             _ => None,
         }
+    }
+
+    /// With the next step where the server names none: a pooler in its place, or encryption that `pg_hba.conf` refuses.
+    pub(super) fn explained(mut self, encrypted: bool) -> Self {
+        if let WireError::Server(server) = &mut self
+            && server.hint.is_none()
+        {
+            server.hint = server.own_hint(encrypted).map(str::to_owned);
+        }
+        self
     }
 
     pub(super) fn protocol(what: impl Into<String>) -> Self {

@@ -222,6 +222,51 @@ async fn methods_that_we_do_not_speak_are_named() {
 }
 
 #[tokio::test]
+async fn a_pooler_in_place_of_the_server_is_recognised_by_its_words() {
+    for words in [
+        "unsupported startup parameter: replication",
+        "Unsupported startup parameter: options",
+        "unsupported startup parameter in options: intervalstyle",
+        "Feature not supported: RDS Proxy currently doesn't support command-line options.",
+    ] {
+        let refusal = [b"SFATAL\0C08P01\0M", words.as_bytes(), b"\0\0"].concat();
+        let address = server(message(b'E', &refusal), false).await;
+        for error in [replication(address, "").await.unwrap_err(), sql(address).await.err().unwrap()] {
+            let text = error.to_string();
+            assert!(text.contains(words) && text.contains("connect to PostgreSQL directly"), "{text}");
+        }
+    }
+    // One that passes the login on, and drops the settings that came with it.
+    let mut answer = message(b'R', &[0; 4]);
+    answer.extend(message(b'S', b"TimeZone\0America/New_York\0"));
+    answer.extend(message(b'Z', b"I"));
+    let error = sql(server(answer, false).await).await.err().unwrap().to_string();
+    assert!(
+        error.contains("America/New_York") && error.contains("connect to PostgreSQL directly"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_login_that_require_auth_does_not_list_is_refused_at_the_first_word() {
+    for (code, allowed, named) in
+        [(0, "scram-sha-256", "none"), (5, "!md5", "md5"), (3, "md5,scram-sha-256", "password")]
+    {
+        let address = server(message(b'R', &[0, 0, 0, code]), false).await;
+        let option = format!("&require_auth={allowed}");
+        let text = format!("postgresql://u:pw@127.0.0.1:{}/db?sslmode=disable{option}", address.port());
+        let by_sql = Endpoint::parse(&text).unwrap().connect_sql("test").await.unwrap_err().cause;
+        for error in [replication(address, &option).await.unwrap_err(), by_sql] {
+            let refused = AuthenticationError::MethodNotAllowed(named).to_string();
+            assert!(
+                matches!(&error, WireError::Authentication(error) if error.to_string() == refused),
+                "{error:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_skips_its_half_of_scram_is_not_believed() {
     let mut answer = message(b'R', b"\0\0\0\x0ASCRAM-SHA-256\0\0");
     answer.extend(message(b'R', &[0; 4]));

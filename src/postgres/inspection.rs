@@ -6,18 +6,22 @@
 
 use super::{
     SourceDatabase,
-    catalog::{CatalogError, Facts},
+    catalog::{CatalogError, Facts, TableFacts},
     continuity::{Continuity, Evidence},
     error::{AuthenticationError, Chain, ConnectError, WireError},
     preflight::{self, Check},
     replication::{ReplicationConnection, ReplicationError, SystemIdentity},
     slot_record::{self, EvidenceError, SlotRecord},
+    snapshot::{self, RowRules},
     sql_text::identifier,
 };
-use crate::outbox::{Column, Mapping, MissingColumn};
+use crate::outbox::{Column, ColumnNames, Mapping, MissingColumn};
+use tokio_postgres::Client;
 
 const CONNECTION: &str = "connection";
 const REPLICATION: &str = "replication connection";
+/// The cure for a pooler in PostgreSQL's place.
+const POOLER: &str = "put the server's own host and port into postgres.url, not those of a pooler";
 
 /// What came of looking at one source.
 pub struct Inspection {
@@ -36,14 +40,15 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             return Inspection { checks: vec![unreachable(CONNECTION, database, &error)], ids_are_numbers };
         }
     };
-    let mut checks =
-        vec![Check::passed(CONNECTION, format!("as role {}", identifier(database.endpoint.user())))];
+    let mut checks = vec![Check::passed(CONNECTION, as_role(database))];
     match Facts::read(&client, &database.table, &database.publication).await {
         Ok(facts) => {
             checks.extend(preflight::checks(database, &mapping.columns, &facts));
-            if let Some(columns) = facts.table.map(|table| table.outbox_columns()) {
+            if let Some(table) = &facts.table {
+                let columns = table.outbox_columns();
                 checks.push(templates(mapping, &columns));
                 ids_are_numbers = Some(mapping.ids_are_numbers(&columns));
+                checks.extend(rules(&client, database, table, &mapping.columns).await);
             }
         }
         Err(error) => checks.push(unreadable(&error)),
@@ -92,6 +97,48 @@ pub fn message_ids(ids_are_numbers: bool, others: &[&str]) -> Check {
              \"{source}-{id}\", which changes the ids of copies that are sent again",
         ),
     }
+}
+
+/// Whether the server takes the condition and the zone of the configuration.
+async fn rules(
+    client: &Client,
+    database: &SourceDatabase,
+    table: &TableFacts,
+    columns: &ColumnNames,
+) -> Option<Check> {
+    const NAME: &str = "selection of rows";
+    let RowRules { unpublished, created_at_zone } = &database.rows;
+    let given = [
+        unpublished.as_ref().map(|_| "outbox.unpublished"),
+        created_at_zone.as_ref().map(|_| "outbox.created_at_zone"),
+    ];
+    let given = given.into_iter().flatten().collect::<Vec<_>>().join(" and ");
+    if given.is_empty() {
+        return None;
+    }
+    Some(match snapshot::try_rules(client, database, table, columns).await {
+        Ok(()) => Check::passed(NAME, format!("the server takes {given}")),
+        Err(error) => Check::failed(
+            NAME,
+            Chain(&error).to_string(),
+            format!("correct {given}: an SQL condition on the table's columns, a zone of pg_timezone_names"),
+        ),
+    })
+}
+
+fn as_role(database: &SourceDatabase) -> String {
+    let role = format!("as role {}", identifier(database.endpoint.user()));
+    match file_names(database) {
+        None => role,
+        Some(files) => format!("{role}; read for every connection: {files}"),
+    }
+}
+
+/// The files that hold the connection string and the password.
+fn file_names(database: &SourceDatabase) -> Option<String> {
+    let files: Vec<String> =
+        database.endpoint.files().iter().map(|file| file.display().to_string()).collect();
+    (!files.is_empty()).then(|| files.join(" and "))
 }
 
 /// Whether the slot is the one that was there before.
@@ -156,11 +203,17 @@ fn unreachable(name: &'static str, database: &SourceDatabase, error: &ConnectErr
 fn cure(name: &'static str, database: &SourceDatabase, cause: &WireError) -> String {
     let role = identifier(database.endpoint.user());
     let in_database = identifier(database.endpoint.database());
+    let files = match file_names(database) {
+        None => " in postgres.url, postgres.password or the password file".to_owned(),
+        Some(files) => format!(" in {files}, which outboxd reads for every connection"),
+    };
     let cure = match cause {
+        WireError::Server(server) if server.is_of_pooler() => POOLER,
+        WireError::SettingsDropped(_) => POOLER,
         WireError::Server(server) => match (server.code.as_str(), name) {
             ("28P01", _) => {
                 return format!(
-                    "correct postgres.url or postgres.password; or ALTER ROLE {role} PASSWORD '...';"
+                    "correct the user or the password{files}; or ALTER ROLE {role} PASSWORD '...';"
                 );
             }
             ("28000", _) => {
@@ -189,8 +242,11 @@ fn cure(name: &'static str, database: &SourceDatabase, cause: &WireError) -> Str
             "correct sslmode, sslrootcert, sslcert or sslkey in postgres.url, or the server's certificate"
         }
         WireError::Endpoint(_) => "correct postgres.url, or the file it names",
-        WireError::Authentication(AuthenticationError::PasswordMissing) => {
-            "set postgres.password or postgres.password_file"
+        WireError::Authentication(
+            AuthenticationError::PasswordMissing | AuthenticationError::PasswordFile(_),
+        ) => "set postgres.password or postgres.password_file, or correct the password file",
+        WireError::Authentication(AuthenticationError::MethodNotAllowed(_)) => {
+            "correct the method in pg_hba.conf, or require_auth in postgres.url"
         }
         WireError::Authentication(_) => "correct the password, or the method in pg_hba.conf",
         WireError::SessionNotSuitable { .. } => {
@@ -236,6 +292,7 @@ mod tests {
             publication: "p".into(),
             create: true,
             table: TableName { schema: "public".into(), table: "outbox".into() },
+            rows: Default::default(),
             cleanup: None,
             parks: false,
             wal_sender_timeout: Duration::from_secs(10),

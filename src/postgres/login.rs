@@ -18,6 +18,7 @@ use tokio_postgres::config;
 
 use super::{
     error::{AuthenticationError, WireError},
+    login_methods::LoginMethods,
     socket::Socket,
     wire::{Frame, Wire},
 };
@@ -31,6 +32,7 @@ pub(super) struct Credentials<'a> {
     pub(super) user: &'a str,
     pub(super) password: Option<&'a [u8]>,
     pub(super) channel_binding: config::ChannelBinding,
+    pub(super) methods: LoginMethods,
 }
 
 /// Logs in; `parameters` are those of the startup message besides `user`.
@@ -62,7 +64,7 @@ async fn authenticate(wire: &mut Wire, credentials: Credentials<'_>) -> Result<(
         config::ChannelBinding::Require => Err(AuthenticationError::ChannelBindingMissing(what)),
         _ => Ok(()),
     };
-    match request(wire).await? {
+    match first_request(wire, credentials.methods).await? {
         Message::AuthenticationOk => {
             return Ok(without_binding("the server asks for no authentication")?);
         }
@@ -89,9 +91,23 @@ async fn authenticate(wire: &mut Wire, credentials: Credentials<'_>) -> Result<(
     }
 }
 
+/// The first message of the authentication dialogue, if it asks for what `methods` accept.
+async fn first_request(wire: &mut Wire, methods: LoginMethods) -> Result<Message, WireError> {
+    let frame = wire.next_frame().await?;
+    if frame.tag() == AUTHENTICATION_TAG
+        && let Some(code) = code(&frame)
+    {
+        methods.accepts(code).map_err(AuthenticationError::MethodNotAllowed)?;
+    }
+    read(frame)
+}
+
 /// The next message of the authentication dialogue.
 async fn request(wire: &mut Wire) -> Result<Message, WireError> {
-    let frame = wire.next_frame().await?;
+    read(wire.next_frame().await?)
+}
+
+fn read(frame: Frame) -> Result<Message, WireError> {
     if frame.tag() != AUTHENTICATION_TAG {
         return Err(frame.unexpected("authenticating: is this a PostgreSQL port?"));
     }

@@ -4,6 +4,7 @@ pub mod backlog;
 pub mod catalog;
 pub mod cleanup;
 mod connect;
+mod connection_options;
 mod connection_string;
 pub mod continuity;
 pub mod dba_script;
@@ -13,13 +14,16 @@ pub mod error;
 mod hostile;
 pub mod inspection;
 mod login;
+mod login_methods;
 pub mod parked_rows;
 pub mod parked_table;
 mod parked_text;
+mod password_file;
 pub mod pgoutput;
 pub mod preflight;
 pub mod publication;
 pub mod replication;
+mod service_file;
 pub mod slot_record;
 pub mod snapshot;
 mod socket;
@@ -56,6 +60,8 @@ pub struct SourceDatabase {
     pub create: bool,
     /// The outbox table.
     pub table: TableName,
+    /// What the configuration says of its rows.
+    pub rows: snapshot::RowRules,
     /// Removing its confirmed rows; `None`: they stay.
     pub cleanup: Option<cleanup::Cleanup>,
     /// Policy may put rows aside, so there must be a table for them.

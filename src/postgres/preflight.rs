@@ -105,7 +105,9 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
             format!("{} does not exist in database {}", database.table.quoted(), facts.server.database),
             "`outboxd schema` prints the statement that makes it; or set outbox.table",
         )),
-        Some(table) => checks.extend(table::checks(&database.table, columns, table, &facts.server)),
+        Some(table) => {
+            checks.extend(table::checks(&database.table, columns, table, &facts.server, &database.rows))
+        }
     }
     checks.push(publication::check(database, facts, missing));
     checks.extend(cleanup::check(database, columns, facts));

@@ -19,7 +19,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStre
 
 use super::{
     SourceDatabase, TableName,
-    catalog::{self, CatalogError, TableFacts},
+    catalog::{self, CatalogError, ColumnFacts, TableFacts},
     error::WireError,
     sql_text::{identifier, literal},
 };
@@ -53,6 +53,19 @@ pub enum SnapshotError {
         .0.quoted()
     )]
     NoTimes(TableName),
+    /// Rows since a time were asked for, and the times do not say when.
+    #[error(
+        "table {} has times without time zone (outbox.columns.created_at), and nobody knows in which zone they were written, \
+         which --since needs: set outbox.created_at_zone, for instance to \"America/New_York\"; or leave --since out, and all \
+         rows are published",
+        .0.quoted()
+    )]
+    NoZone(TableName),
+    /// The condition or the zone of the configuration does not work.
+    #[error(
+        "the rows cannot be selected as outbox.unpublished or outbox.created_at_zone says; correct the key"
+    )]
+    Rules(#[source] WireError),
     /// More rows than a position can number.
     #[error(
         "there are more than 2^32 rows: publish with backlog = \"skip\", or delete rows that need no publishing"
@@ -84,12 +97,26 @@ pub(super) fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> 
     move |error| SnapshotError::Sql { doing, cause: error.into() }
 }
 
+/// OID of `timestamptz` (`catalog/pg_type.dat`).
+pub const TIMESTAMPTZ: u32 = 1184;
+
+/// What the configuration says of the rows of the table, whatever they are read for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RowRules {
+    /// `outbox.unpublished`: an SQL condition. Rows for which it is false were published before outboxd came, and are left out.
+    /// Where it is neither true nor false, a row is published.
+    pub unpublished: Option<String>,
+    /// `outbox.created_at_zone`: the time zone of a `created_at` without one.
+    pub created_at_zone: Option<String>,
+}
+
 /// In what order rows come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
-    /// By the sequence column.
+    /// By the sequence column; rows without a value first, by `created_at`.
     Sequence,
-    /// By `created_at`, and where that is equal as the rows lie in the table, which is most often as they were inserted.
+    /// By `created_at`, rows without one first; where that is equal by a column that a sequence numbers, or else as the rows lie
+    /// in the table, which is most often as they were inserted.
     CreatedAt,
     /// As the rows lie in the table: no promise.
     None,
@@ -114,13 +141,23 @@ impl RowOrder {
         }
     }
 
-    fn clause(self, columns: &ColumnNames) -> String {
-        let by = |column: &OptionalColumn| identifier(column.name().unwrap_or_default());
-        match self {
-            RowOrder::Sequence => format!(" ORDER BY {}", by(&columns.sequence)),
-            RowOrder::CreatedAt => format!(" ORDER BY {}, tableoid, ctid", by(&columns.created_at)),
-            RowOrder::None => String::new(),
-        }
+    fn clause(self, table: &TableFacts, columns: &ColumnNames) -> String {
+        let column = |column: &OptionalColumn| column.name().and_then(|name| table.column(name));
+        // Only where there may be any: an index serves the order that says nothing of NULL.
+        let by = |column: &ColumnFacts| {
+            format!("{}{}, ", identifier(&column.name), if column.nullable { " NULLS FIRST" } else { "" })
+        };
+        let sequence = column(&columns.sequence).filter(|_| self == RowOrder::Sequence);
+        let (first, then) = match (self, sequence) {
+            (RowOrder::None, _) => return String::new(),
+            (_, Some(sequence)) if !sequence.nullable => {
+                return format!(" ORDER BY {}", identifier(&sequence.name));
+            }
+            (_, Some(sequence)) => (Some(sequence), column(&columns.created_at)),
+            (_, None) => (column(&columns.created_at), table.numbered_column()),
+        };
+        let terms: String = first.into_iter().chain(then).map(by).collect();
+        format!(" ORDER BY {terms}tableoid, ctid")
     }
 }
 
@@ -166,20 +203,43 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// Whether the table can tell which rows are selected.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoTimes`] and [`SnapshotError::NoZone`].
+    pub fn validate(
+        &self,
+        database: &SourceDatabase,
+        table: &TableFacts,
+        columns: &ColumnNames,
+    ) -> Result<(), SnapshotError> {
+        self.clause(database, table, columns).map(drop)
+    }
+
     fn clause(
         &self,
-        name: &TableName,
+        database: &SourceDatabase,
         table: &TableFacts,
         columns: &ColumnNames,
     ) -> Result<String, SnapshotError> {
+        let (name, RowRules { unpublished, created_at_zone }) = (&database.table, &database.rows);
         let mut conditions = Vec::new();
         if let Some(Timestamp(micros)) = self.since {
-            let column = there(table, &columns.created_at).map(identifier);
+            let column = columns.created_at.name().and_then(|name| table.column(name));
             let column = column.ok_or_else(|| SnapshotError::NoTimes(name.clone()))?;
+            let quoted = identifier(&column.name);
+            // An hour that the clocks repeat counts as its second passage, so no row of it is left out.
+            let time = match created_at_zone {
+                _ if column.base_type_oid == TIMESTAMPTZ => quoted.clone(),
+                Some(zone) => format!("{quoted} AT TIME ZONE {}", literal(zone)),
+                None => return Err(SnapshotError::NoZone(name.clone())),
+            };
             conditions.push(format!(
-                "({column} >= timestamptz 'epoch' + {micros} * interval '1 microsecond' OR {column} IS NULL)"
+                "({time} >= timestamptz 'epoch' + {micros} * interval '1 microsecond' OR {quoted} IS NULL)"
             ));
         }
+        // On lines of its own, for it may end in a comment.
+        conditions.extend(unpublished.as_ref().map(|condition| format!("((\n{condition}\n) IS NOT FALSE)")));
         if let Some(Aggregate { kind, id }) = &self.aggregate {
             for (column, value) in [(&columns.aggregate_type, kind), (&columns.aggregate_id, id)] {
                 conditions.push(format!("{}::text = {}", identifier(column), literal(value)));
@@ -238,28 +298,26 @@ impl SnapshotRows {
             .await
             .map_err(sql("reading the server's position"))?;
         let point = Lsn(point.get::<_, i64>(0).cast_unsigned());
-        Self::declare(client, name, &table, columns, selection, point).await
+        Self::declare(client, database, &table, columns, selection, point).await
     }
 
     /// Begins to read in a transaction whose snapshot is that of `point`.
     pub(super) async fn declare(
         client: Client,
-        name: &TableName,
+        database: &SourceDatabase,
         table: &TableFacts,
         columns: &ColumnNames,
         selection: &Selection,
         point: Lsn,
     ) -> Result<Self, SnapshotError> {
         let order = RowOrder::of(table, columns);
-        let list = table.columns.iter().map(|column| identifier(&column.name)).collect::<Vec<_>>().join(", ");
+        let select = select(database, table, columns, selection)?;
+        if database.rows != RowRules::default() {
+            // One statement, and no more: what an operator wrote must not end it and begin another.
+            client.prepare(&select).await.map_err(|error| SnapshotError::Rules(error.into()))?;
+        }
         client
-            .batch_execute(&format!(
-                "DECLARE outboxd_rows NO SCROLL CURSOR FOR SELECT {list} FROM {}{}{}{}",
-                table.kind.only(),
-                name.quoted(),
-                selection.clause(name, table, columns)?,
-                order.clause(columns),
-            ))
+            .batch_execute(&format!("DECLARE outboxd_rows NO SCROLL CURSOR FOR {select}"))
             .await
             .map_err(sql("beginning to read the rows"))?;
         let taken_at = client
@@ -345,6 +403,42 @@ impl SnapshotRows {
     }
 }
 
+/// The statement that reads the selected rows in their order.
+fn select(
+    database: &SourceDatabase,
+    table: &TableFacts,
+    columns: &ColumnNames,
+    selection: &Selection,
+) -> Result<String, SnapshotError> {
+    let list = table.columns.iter().map(|column| identifier(&column.name)).collect::<Vec<_>>().join(", ");
+    Ok(format!(
+        "SELECT {list} FROM {}{}{}{}",
+        table.kind.only(),
+        database.table.quoted(),
+        selection.clause(database, table, columns)?,
+        RowOrder::of(table, columns).clause(table, columns),
+    ))
+}
+
+/// For `check`: has the server plan what would be read, with the rules that the configuration gives. Reads no row.
+pub(super) async fn try_rules(
+    client: &Client,
+    database: &SourceDatabase,
+    table: &TableFacts,
+    columns: &ColumnNames,
+) -> Result<(), SnapshotError> {
+    let since = database.rows.created_at_zone.as_ref().and(there(table, &columns.created_at));
+    let selection = Selection { since: since.map(|_| Timestamp(0)), aggregate: None };
+    let select = select(database, table, columns, &selection)?;
+    let rules = |error: tokio_postgres::Error| SnapshotError::Rules(error.into());
+    client.prepare(&select).await.map_err(rules)?;
+    if let Some(zone) = &database.rows.created_at_zone {
+        // The plan of a query does not look a zone up.
+        client.batch_execute(&format!("SELECT now() AT TIME ZONE {}", literal(zone))).await.map_err(rules)?;
+    }
+    client.batch_execute(&format!("EXPLAIN {select}")).await.map_err(rules)
+}
+
 /// Not being shown all rows is an error under row_security = off, and not a smaller snapshot. A scan that joins another one
 /// halfway (synchronize_seqscans) would begin in the middle of the table.
 pub(super) async fn prepare(client: &Client) -> Result<(), SnapshotError> {
@@ -379,6 +473,58 @@ fn values(row: &SimpleQueryRow) -> Result<Vec<Option<Bytes>>, tokio_postgres::Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::catalog::TableKind;
+
+    fn table(columns: &[(&str, u32, bool, Option<i64>)]) -> TableFacts {
+        TableFacts {
+            oid: 1,
+            kind: TableKind::Ordinary,
+            logged: true,
+            may_use_schema: true,
+            may_select: true,
+            may_remove: true,
+            owned: true,
+            row_security: false,
+            rows_estimate: 0,
+            columns: columns
+                .iter()
+                .map(|(name, type_oid, nullable, sequence_cache)| ColumnFacts {
+                    name: (*name).to_owned(),
+                    type_oid: *type_oid,
+                    base_type_oid: *type_oid,
+                    type_name: String::new(),
+                    nullable: *nullable,
+                    default: None,
+                    sequence_cache: *sequence_cache,
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn rows_without_a_value_come_first_and_ties_are_broken_by_what_counts_rows() {
+        let id = ("id", 20, false, Some(1));
+        for (columns, expected) in [
+            (&[id, ("seq", 20, false, None)][..], " ORDER BY \"seq\""),
+            (
+                &[id, ("seq", 20, true, None), ("created_at", TIMESTAMPTZ, true, None)],
+                " ORDER BY \"seq\" NULLS FIRST, \"created_at\" NULLS FIRST, tableoid, ctid",
+            ),
+            (&[("seq", 20, true, None)], " ORDER BY \"seq\" NULLS FIRST, tableoid, ctid"),
+            (
+                &[id, ("created_at", TIMESTAMPTZ, false, None)],
+                " ORDER BY \"created_at\", \"id\", tableoid, ctid",
+            ),
+            (
+                &[("id", 20, false, Some(50)), ("created_at", TIMESTAMPTZ, true, None)],
+                " ORDER BY \"created_at\" NULLS FIRST, tableoid, ctid",
+            ),
+            (&[id], ""),
+        ] {
+            let (table, names) = (table(columns), ColumnNames::default());
+            assert_eq!(RowOrder::of(&table, &names).clause(&table, &names), expected);
+        }
+    }
 
     #[test]
     fn an_aggregate_is_a_type_and_an_id() {

@@ -71,6 +71,11 @@ impl Socket {
         !matches!(self, Socket::Tcp(_))
     }
 
+    /// Whether TLS is at work.
+    pub(super) fn is_encrypted(&self) -> bool {
+        matches!(self, Socket::Tls(_))
+    }
+
     /// The hash that SCRAM-SHA-256-PLUS binds to; `None` without TLS, or when the server's certificate allows none.
     pub(super) fn server_end_point(&self) -> Option<Vec<u8>> {
         match self {

@@ -12,48 +12,55 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::{
     error::{AuthenticationError, WireError},
+    login_methods::LoginMethods,
     socket::Socket,
     wire::{self, LOGIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, TAG_AND_LENGTH},
 };
 
-/// AuthenticationCleartextPassword, whole.
-const CLEAR_TEXT_REQUEST: [u8; 9] = [AUTHENTICATION_TAG, 0, 0, 0, 8, 0, 0, 0, 3];
+/// Code of AuthenticationCleartextPassword.
+const CLEAR_TEXT_PASSWORD: i32 = 3;
+/// Tag, length and code of an authentication message.
+const REQUEST_BYTES: usize = TAG_AND_LENGTH + 4;
 
 /// The socket as tokio-postgres sees it: TLS is done, and its channel binding is known.
 ///
-/// tokio-postgres would send a password in clear text to anybody who asks. It acts on such a request only when that is the first
-/// message, so looking at the first nine bytes on an unencrypted connection is enough to refuse.
+/// tokio-postgres would log in by any method, and send a password in clear text to anybody who asks. It acts on such a request
+/// only when that is the first message, so looking at the first nine bytes is enough to refuse.
 ///
 /// It would also set aside whatever length a server announces, and wait for that much: at a port that speaks another
 /// protocol, more than a gigabyte. So lengths are looked at, too.
 pub(super) struct SqlSocket {
     socket: Socket,
-    /// The first bytes of the server, as long as they look like [`CLEAR_TEXT_REQUEST`]; `None` when it does not matter.
-    matched: Option<usize>,
+    methods: LoginMethods,
+    /// The first bytes of the server, until they are enough; `None` from then on.
+    first: Option<Vec<u8>>,
     lengths: Lengths,
 }
 
 impl SqlSocket {
-    pub(super) fn new(socket: Socket) -> Self {
-        let matched = (!socket.is_private()).then_some(0);
-        SqlSocket { socket, matched, lengths: Lengths::default() }
+    pub(super) fn new(socket: Socket, methods: LoginMethods) -> Self {
+        SqlSocket { socket, methods, first: Some(Vec::new()), lengths: Lengths::default() }
     }
 
     fn watch(&mut self, received: &[u8]) -> io::Result<()> {
-        for byte in received {
-            match self.matched {
-                Some(matched) if CLEAR_TEXT_REQUEST[matched] == *byte => self.matched = Some(matched + 1),
-                _ => self.matched = None,
-            }
-            match self.matched {
-                None => break,
-                Some(matched) if matched == CLEAR_TEXT_REQUEST.len() => {
-                    return Err(io::Error::other(WireError::from(AuthenticationError::ClearTextRefused)));
-                }
-                Some(_) => {}
-            }
+        let Some(first) = &mut self.first else { return Ok(()) };
+        let missing = REQUEST_BYTES.saturating_sub(first.len());
+        first.extend_from_slice(&received[..received.len().min(missing)]);
+        if first.first().is_some_and(|tag| *tag != AUTHENTICATION_TAG) {
+            self.first = None;
+            return Ok(());
         }
-        Ok(())
+        let Some((_, code)) = first.split_first_chunk::<TAG_AND_LENGTH>() else { return Ok(()) };
+        let Some(code) = code.first_chunk().map(|code| i32::from_be_bytes(*code)) else { return Ok(()) };
+        self.first = None;
+        let refusal = match self.methods.accepts(code) {
+            Err(method) => AuthenticationError::MethodNotAllowed(method),
+            Ok(()) if code == CLEAR_TEXT_PASSWORD && !self.socket.is_private() => {
+                AuthenticationError::ClearTextRefused
+            }
+            Ok(()) => return Ok(()),
+        };
+        Err(io::Error::other(WireError::from(refusal)))
     }
 }
 
@@ -109,7 +116,7 @@ impl AsyncRead for SqlSocket {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
         let received = &buffer.filled()[before..];
-        if self.matched.is_some() {
+        if self.first.is_some() {
             self.watch(received)?;
         }
         Poll::Ready(self.lengths.follow(received))

@@ -5,6 +5,7 @@
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    SupportedProtocolVersion,
     client::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
@@ -15,6 +16,7 @@ use rustls::{
         pem::{self, PemObject},
     },
     server::ParsedCertificate,
+    version::{TLS12, TLS13},
 };
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use std::{
@@ -35,12 +37,14 @@ use x509_cert::{
 
 use super::endpoint::EndpointError;
 
-/// `sslmode` (manual, "SSL Mode Descriptions"), less `allow`.
+/// `sslmode` (manual, "SSL Mode Descriptions").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TlsMode {
     /// No TLS.
     Disable,
-    /// TLS when the server offers it, nothing verified.
+    /// TLS when the server refuses an unencrypted login, nothing verified.
+    Allow,
+    /// TLS when the server offers it, nothing verified; no TLS when it refuses an encrypted login.
     Prefer,
     /// TLS, nothing verified.
     Require,
@@ -54,12 +58,48 @@ impl TlsMode {
     pub(super) fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "disable" => TlsMode::Disable,
+            "allow" => TlsMode::Allow,
             "prefer" => TlsMode::Prefer,
             "require" => TlsMode::Require,
             "verify-ca" => TlsMode::VerifyCa,
             "verify-full" => TlsMode::VerifyFull,
             _ => return None,
         })
+    }
+
+    /// What is tried one after the other, while `pg_hba.conf` refuses it.
+    pub(super) fn attempts(self) -> &'static [TlsMode] {
+        match self {
+            TlsMode::Disable => &[TlsMode::Disable],
+            TlsMode::Allow => &[TlsMode::Disable, TlsMode::Require],
+            TlsMode::Prefer => &[TlsMode::Prefer, TlsMode::Disable],
+            TlsMode::Require => &[TlsMode::Require],
+            TlsMode::VerifyCa => &[TlsMode::VerifyCa],
+            TlsMode::VerifyFull => &[TlsMode::VerifyFull],
+        }
+    }
+}
+
+/// `ssl_min_protocol_version` and `ssl_max_protocol_version`, of the versions that rustls has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TlsVersions {
+    /// TLS 1.2 and 1.3.
+    Both,
+    /// TLS 1.2.
+    Only12,
+    /// TLS 1.3.
+    Only13,
+}
+
+static BOTH: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+
+impl TlsVersions {
+    fn of_rustls(self) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            TlsVersions::Both => &BOTH,
+            TlsVersions::Only12 => &BOTH[..1],
+            TlsVersions::Only13 => &BOTH[1..],
+        }
     }
 }
 
@@ -82,6 +122,9 @@ pub(super) struct TlsOptions {
     pub(super) client: Option<(PathBuf, PathBuf)>,
     /// `sslnegotiation=direct`: the handshake begins at once, without SSLRequest (PostgreSQL 17 and later).
     pub(super) direct: bool,
+    /// `sslsni`: the handshake names the host, in clear.
+    pub(super) names_server: bool,
+    pub(super) versions: TlsVersions,
 }
 
 impl TlsOptions {
@@ -89,7 +132,7 @@ impl TlsOptions {
     pub(super) fn client_config(&self) -> Result<Option<Arc<ClientConfig>>, EndpointError> {
         let name_checked = match self.mode {
             TlsMode::Disable => return Ok(None),
-            TlsMode::Prefer | TlsMode::Require => None,
+            TlsMode::Allow | TlsMode::Prefer | TlsMode::Require => None,
             TlsMode::VerifyCa => Some(false),
             TlsMode::VerifyFull => Some(true),
         };
@@ -97,7 +140,7 @@ impl TlsOptions {
         let provider = Arc::new(ring::default_provider());
         let verifier = Verifier { trust, algorithms: provider.signature_verification_algorithms };
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
+            .with_protocol_versions(self.versions.of_rustls())?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match &self.client {
@@ -120,6 +163,7 @@ impl TlsOptions {
                 })?
             }
         };
+        config.enable_sni = self.names_server;
         if self.direct {
             // Without it a server refuses a handshake that no SSLRequest announced (manual, "SSL Session Encryption").
             config.alpn_protocols = vec![b"postgresql".to_vec()];

@@ -26,16 +26,13 @@ use crate::{
         continuity::{Cause, Continuity, Evidence, Gap},
         preflight,
         slot_record::SlotRecord,
-        snapshot::{RowOrder, Selection},
+        snapshot::{RowOrder, Selection, TIMESTAMPTZ},
     },
 };
 
 /// Rows may have been created so long before the last confirmed message was committed, and yet be committed after it: a
 /// transaction may last. More than any transaction that writes messages should; what it costs are copies.
 const MARGIN: Duration = Duration::from_secs(3600);
-
-/// OID of `timestamptz` (`catalog/pg_type.dat`).
-const TIMESTAMPTZ: u32 = 1184;
 
 /// What a recovery did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +103,8 @@ pub async fn recover<D: Database, B: Broker>(
         let Some(table) = facts.table.filter(|_| !checks.iter().any(failed)) else {
             return Err(Fault::Preflight(checks).into());
         };
+        // Before anything is changed.
+        Selection { since, aggregate: None }.validate(database, &table, &mapping.columns)?;
         let mut replication = server.connect_replication(&application_name).await?;
         let mut evidence = server.evidence(&sql, &mut replication, None).await?;
         let cause = match evidence.judge(None) {
@@ -134,7 +133,8 @@ pub async fn recover<D: Database, B: Broker>(
             return Err(Fault::PublicationGone.into());
         };
         let unaccounted = unaccounted(since, marked.unaccounted.as_deref());
-        let since = since.or_else(|| since_record(marked.confirmed_until, &table, &mapping.columns));
+        let zone = database.rows.created_at_zone.as_deref();
+        let since = since.or_else(|| since_record(marked.confirmed_until, &table, &mapping.columns, zone));
         // All rows are published, so all are accounted for.
         let unaccounted = unaccounted.filter(|_| since.is_some());
         let selection = Selection { since, aggregate: None };
@@ -192,11 +192,17 @@ fn unaccounted(chosen: Option<Timestamp>, before: Option<&str>) -> Option<String
     before.map(str::to_owned).or(chosen)
 }
 
-/// Where a record lets begin; `None`: with the first row. A `timestamp` without time zone is left alone, for nobody knows
-/// in which zone it was written.
-fn since_record(recorded: Option<Timestamp>, table: &TableFacts, columns: &ColumnNames) -> Option<Timestamp> {
+/// Where a record lets begin; `None`: with the first row. A `timestamp` without time zone is left alone, unless
+/// the configuration says in which zone it was written.
+fn since_record(
+    recorded: Option<Timestamp>,
+    table: &TableFacts,
+    columns: &ColumnNames,
+    zone: Option<&str>,
+) -> Option<Timestamp> {
     let column = table.column(columns.created_at.name()?)?;
-    recorded.filter(|_| column.base_type_oid == TIMESTAMPTZ).map(|recorded| recorded.before(MARGIN))
+    let known = column.base_type_oid == TIMESTAMPTZ || zone.is_some();
+    recorded.filter(|_| known).map(|recorded| recorded.before(MARGIN))
 }
 
 #[cfg(test)]
@@ -226,15 +232,20 @@ mod tests {
                 base_type_oid: type_oid,
                 type_name: String::new(),
                 nullable: true,
+                default: None,
+                sequence_cache: None,
             }],
         };
         let noon: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
         let columns = ColumnNames::default();
-        let since = |recorded, type_oid| since_record(recorded, &table(type_oid), &columns);
+        let zone = Some("America/New_York");
+        let since = |recorded, type_oid| since_record(recorded, &table(type_oid), &columns, None);
         assert_eq!(since(Some(noon), TIMESTAMPTZ).unwrap().to_string(), "2026-01-31T11:00:00.000Z");
         assert_eq!(since(None, TIMESTAMPTZ), None);
         assert_eq!(since(Some(noon), 1114), None, "of an unknown zone");
         let off = ColumnNames { created_at: OptionalColumn::Off, ..ColumnNames::default() };
-        assert_eq!(since_record(Some(noon), &table(TIMESTAMPTZ), &off), None);
+        assert_eq!(since_record(Some(noon), &table(TIMESTAMPTZ), &off, None), None);
+        let stated = since_record(Some(noon), &table(1114), &columns, zone).unwrap();
+        assert_eq!(stated.to_string(), "2026-01-31T11:00:00.000Z");
     }
 }

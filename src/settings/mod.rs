@@ -53,12 +53,18 @@ pub struct Source {
     pub relay: RelayOptions,
 }
 
-/// Reads `file`, overridden by the variables of this process that begin with [`ENVIRONMENT_PREFIX`].
+/// Whether the environment of this process has a variable that begins with [`ENVIRONMENT_PREFIX`].
+pub fn environment_says_something() -> bool {
+    let (environment, problems) = configuration::environment(|name| name.starts_with(ENVIRONMENT_PREFIX));
+    !environment.is_empty() || !problems.is_empty()
+}
+
+/// Reads `file`, if there is one, overridden by the variables of this process that begin with [`ENVIRONMENT_PREFIX`].
 ///
 /// # Errors
 ///
 /// Every problem in one go, each with file or variable, key and cure. None shows a secret.
-pub fn load(file: &Path) -> Result<Settings, SettingsError> {
+pub fn load(file: Option<&Path>) -> Result<Settings, SettingsError> {
     let (environment, mut problems) = configuration::environment(|name| name.starts_with(ENVIRONMENT_PREFIX));
     match load_with(file, &environment) {
         Ok(settings) if problems.is_empty() => Ok(settings),
@@ -75,8 +81,11 @@ pub fn load(file: &Path) -> Result<Settings, SettingsError> {
 /// # Errors
 ///
 /// See [`load`].
-pub fn load_with(file: &Path, environment: &BTreeMap<String, String>) -> Result<Settings, SettingsError> {
-    configuration::take(&Origins { file: Some(file), prefix: ENVIRONMENT_PREFIX, environment }, settings)
+pub fn load_with(
+    file: Option<&Path>,
+    environment: &BTreeMap<String, String>,
+) -> Result<Settings, SettingsError> {
+    configuration::take(&Origins { file, prefix: ENVIRONMENT_PREFIX, environment }, settings)
 }
 
 /// `None` means that a problem was reported; a value may come with problems, too.

@@ -36,6 +36,16 @@ pub(super) fn identifier(name: &str) -> Result<String, Complaint> {
     Err((what, format!("use 1 to {IDENTIFIER_BYTES_MAX} bytes")))
 }
 
+/// A time zone (manual, "Time Zones"); whether the server knows it, only the server can say.
+pub(super) fn time_zone(name: &str) -> Result<String, Complaint> {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'/' | b'+' | b'-' | b':');
+    if (1..=IDENTIFIER_BYTES_MAX).contains(&name.len()) && name.bytes().all(valid) {
+        return Ok(name.to_owned());
+    }
+    let what = format!("\"{name}\" is no name of a time zone");
+    Err((what, "write for instance \"America/New_York\" or \"UTC\"".to_owned()))
+}
+
 /// `schema.table` or `table`; parts in double quotes are taken as they are, others in lower case, as in SQL.
 pub(super) fn table(text: &str) -> Result<TableName, Complaint> {
     let complaint = || {

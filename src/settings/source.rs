@@ -9,7 +9,7 @@ use crate::{
         ColumnNames, Mapping, OptionalColumn, Placeholder, Property, RESERVED_HEADERS, ROUTING_HEADERS,
         SHORT_STRING_BYTES_MAX, Template,
     },
-    postgres::{SourceDatabase, TableName, cleanup::Cleanup, endpoint::Endpoint},
+    postgres::{SourceDatabase, TableName, cleanup::Cleanup, endpoint::Endpoint, snapshot::RowRules},
     relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions, SharedWindow},
 };
 
@@ -23,15 +23,17 @@ pub(super) fn read(
     confirm_timeout: Duration,
     window: &SharedWindow,
 ) -> Option<Source> {
-    if let Err((what, cure)) = names::source(name) {
+    let valid = names::source(name);
+    if let Err((what, cure)) = &valid {
         section.complain(what, cure);
-        return None;
     }
+    // The rest is looked at all the same, under a name that gives a valid slot.
+    let name = if valid.is_ok() { name } else { "source" };
     let backlog = section
         .choice("backlog", &[("publish", Some(BacklogPolicy::Publish)), ("skip", Some(BacklogPolicy::Skip))]);
-    let (table, columns) = outbox(section.section("outbox"));
+    let (table, columns, rows) = outbox(section.section("outbox"));
     let created_at = &columns.created_at.clone();
-    let mut database = database(name, section.section("postgres"), table);
+    let mut database = database(name, section.section("postgres"), table, rows);
     let mut delivery = section.section("delivery");
     let message_bytes_max = delivery.count("message_bytes_max", 1..=MESSAGE_BYTES_MAX, 16_777_216);
     let relay = relay(delivery, backlog, confirm_timeout, database.as_ref(), window);
@@ -41,11 +43,17 @@ pub(super) fn read(
     }
     let cleanup = cleanup(section.section("cleanup"), backlog, created_at);
     section.finish();
+    valid.ok()?;
     let database = SourceDatabase { cleanup, ..database? };
     Some(Source { database, mapping: mapping?, relay: relay? })
 }
 
-fn database(source: &str, mut section: Section<'_>, table: Option<TableName>) -> Option<SourceDatabase> {
+fn database(
+    source: &str,
+    mut section: Section<'_>,
+    table: Option<TableName>,
+    rows: RowRules,
+) -> Option<SourceDatabase> {
     if !section.has("url") && !section.has("url_file") {
         section.problem(
             "url",
@@ -54,18 +62,14 @@ fn database(source: &str, mut section: Section<'_>, table: Option<TableName>) ->
         );
     }
     let url_key = if section.has("url") { "url" } else { "url_file" };
-    let url = section.secret("url");
-    let password = section.secret("password");
+    let url = section.rotating_secret("url");
+    let password = section.rotating_secret("password");
     let endpoint = url.and_then(|url| {
-        let endpoint = Endpoint::parse(&url).map_err(|error| {
+        let endpoint = Endpoint::read(url, password).map_err(|error| {
             section.problem(url_key, error.to_string(), "correct the connection string");
         });
         endpoint.ok()
     });
-    let endpoint = match (endpoint, password) {
-        (Some(endpoint), Some(password)) => Some(endpoint.with_password(password)),
-        (endpoint, _) => endpoint,
-    };
     let default = format!("outboxd_{}", source.replace('-', "_"));
     let slot = section.parsed("slot", Some(&default), names::slot);
     let publication = section.parsed("publication", Some(&default), names::identifier);
@@ -78,13 +82,14 @@ fn database(source: &str, mut section: Section<'_>, table: Option<TableName>) ->
         publication: publication?,
         create,
         table: table?,
+        rows,
         cleanup: None,
         parks: false,
         wal_sender_timeout,
     })
 }
 
-fn outbox(mut section: Section<'_>) -> (Option<TableName>, ColumnNames) {
+fn outbox(mut section: Section<'_>) -> (Option<TableName>, ColumnNames, RowRules) {
     let table = section.parsed("table", Some("public.outbox"), names::table);
     section.choice(
         "preset",
@@ -120,8 +125,12 @@ fn outbox(mut section: Section<'_>) -> (Option<TableName>, ColumnNames) {
         }
     }
     given.finish();
+    let rows = RowRules {
+        unpublished: section.filled_text("unpublished"),
+        created_at_zone: section.parsed("created_at_zone", None, names::time_zone),
+    };
     section.finish();
-    (table, columns)
+    (table, columns, rows)
 }
 
 fn mapping(

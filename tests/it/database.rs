@@ -35,6 +35,7 @@ async fn database(ddl: &str) -> (SourceDatabase, Client) {
         publication: "out\"box".into(),
         create: true,
         table: TableName { schema: "public".into(), table: "out\"box".into() },
+        rows: Default::default(),
         cleanup: None,
         wal_sender_timeout: Duration::from_secs(30),
     };

@@ -5,6 +5,7 @@
 mod backlog;
 mod cleanup;
 mod commands;
+mod connections;
 mod continuity;
 mod database;
 mod delivery;
@@ -29,7 +30,9 @@ mod recovery;
 mod refusal;
 mod replay;
 mod requeue;
+mod row_order;
 mod scale;
+mod secrets;
 mod signals;
 mod slot;
 mod stage;

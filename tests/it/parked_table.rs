@@ -25,6 +25,7 @@ async fn parking(server: &Postgres) -> (SourceDatabase, Client, i32) {
         publication: "outbox".into(),
         create: true,
         table: TableName { schema: "public".into(), table: "outbox".into() },
+        rows: Default::default(),
         cleanup: None,
         wal_sender_timeout: Duration::from_secs(30),
     };

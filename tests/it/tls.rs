@@ -147,7 +147,6 @@ async fn postgres_connections_of_every_kind() {
         ("no-bearer", at("bearer", ip, "sslmode=require"), "valid client certificate"),
         ("alien-bearer", at("bearer", ip, &alien_bearer), "TLS failed"),
         ("misnamed-bearer", at("bearer", ip, &misnamed_bearer), "certificate authentication failed"),
-        ("read-only", at("postgres", ip, "target_session_attrs=read-only"), "read-only"),
         ("all-dead", format!("postgresql://postgres@{ip}:{dead},{ip}:{dead}/{name}"), "refused"),
     ];
     let urls = good.iter().map(|(name, url)| (name, url)).chain(bad.iter().map(|(name, url, _)| (name, url)));

@@ -20,7 +20,7 @@ pub struct Daemon {
     folder: PathBuf,
     admin: Port,
     process: Option<Process>,
-    /// Variables of its next life.
+    /// Variables of its next life, and of its other commands.
     pub environment: Vec<(String, String)>,
 }
 
@@ -109,6 +109,7 @@ impl Daemon {
             .arg("--config")
             .arg(self.config_file())
             .args(arguments)
+            .envs(self.environment.iter().cloned())
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

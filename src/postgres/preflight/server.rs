@@ -18,7 +18,7 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
             "primary",
             "the server is a standby",
             "connect to the primary; with several hosts in \
-            postgres.url, target_session_attrs=read-write finds it",
+            postgres.url, target_session_attrs=primary finds it",
         )
     } else {
         Check::passed("primary", "the server is not in recovery")

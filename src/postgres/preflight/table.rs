@@ -4,6 +4,7 @@ use super::{
     super::{
         TableName,
         catalog::{ColumnFacts, ServerFacts, TableFacts, TableKind},
+        snapshot::{RowRules, TIMESTAMPTZ},
         sql_text::identifier,
     },
     Check,
@@ -15,6 +16,7 @@ pub(super) fn checks(
     columns: &ColumnNames,
     table: &TableFacts,
     server: &ServerFacts,
+    rows: &RowRules,
 ) -> Vec<Check> {
     let quoted = name.quoted();
     let role = identifier(&server.role);
@@ -53,21 +55,115 @@ pub(super) fn checks(
         Check::passed("table privileges", format!("role {} may read {quoted}", server.role))
     });
     checks.extend(roles(columns).into_iter().filter_map(|role| column(&role, table)));
-    let present = |column: &OptionalColumn| column.name().is_some_and(|name| table.column(name).is_some());
-    checks.push(if present(&columns.sequence) || present(&columns.created_at) {
-        Check::passed(
-            "backlog order",
-            if present(&columns.sequence) { "by the sequence column" } else { "by created_at" },
-        )
-    } else {
-        Check::warning(
-            "backlog order",
-            "the table has neither a sequence nor a created_at column: rows that were there \
-            before the slot are published in no promised order",
-            format!("ALTER TABLE {quoted} ADD COLUMN seq bigint GENERATED ALWAYS AS IDENTITY;"),
-        )
-    });
+    checks.push(order(&quoted, columns, table));
+    checks.extend(zone(columns, table, rows));
     checks
+}
+
+/// Functions whose value stays the same for a whole transaction, or for a whole statement.
+const ONE_TIME: [&str; 5] =
+    ["now()", "current_timestamp", "localtimestamp", "transaction_timestamp()", "statement_timestamp()"];
+
+/// In what order rows are read from the table, and which column would give a better one.
+fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
+    const NAME: &str = "backlog order";
+    let of = |column: &OptionalColumn| column.name().and_then(|name| table.column(name));
+    let better = match table.numbered_column() {
+        Some(column) => format!(
+            "set outbox.columns.sequence = \"{}\": a sequence counts it up as rows are inserted",
+            column.name
+        ),
+        None => format!("ALTER TABLE {quoted} ADD COLUMN seq bigint GENERATED ALWAYS AS IDENTITY;"),
+    };
+    if let Some(ColumnFacts { name, nullable, sequence_cache, .. }) = of(&columns.sequence) {
+        return match (nullable, sequence_cache) {
+            (true, _) => Check::warning(
+                NAME,
+                format!(
+                    "by the sequence column {name}, which may be NULL: backlog, recovery and replay send rows without a value \
+                     first, {}",
+                    of(&columns.created_at).map_or("as they lie in the table", |_| "by created_at")
+                ),
+                format!(
+                    "number those rows in the order in which they were written, then ALTER TABLE {quoted} ALTER COLUMN {} SET NOT \
+                     NULL;",
+                    identifier(name)
+                ),
+            ),
+            (_, Some(cache)) if *cache > 1 => Check::warning(
+                NAME,
+                format!(
+                    "by the sequence column {name}, of which each session draws {cache} values at a time: backlog, recovery and \
+                     replay may send rows of one aggregate in another order than they were written"
+                ),
+                "ALTER SEQUENCE ... CACHE 1; for the sequence of this column",
+            ),
+            _ => Check::passed(NAME, format!("by the sequence column {name}")),
+        };
+    }
+    let Some(ColumnFacts { name, nullable, default, .. }) = of(&columns.created_at) else {
+        return Check::warning(
+            NAME,
+            "the table has neither a sequence nor a created_at column: rows that were there before the slot are published in no \
+             promised order",
+            better,
+        );
+    };
+    let default = default.as_deref().unwrap_or_default();
+    if ONE_TIME.iter().any(|one| default.to_ascii_lowercase().contains(one)) {
+        return Check::warning(
+            NAME,
+            format!(
+                "by {name}, whose default {default} is the time at which a transaction or a statement began: backlog, recovery and \
+                 replay may send rows of one aggregate in another order than they were committed"
+            ),
+            match table.numbered_column() {
+                Some(_) => better,
+                None => format!(
+                    "{better} or, for rows from now on, ALTER TABLE {quoted} ALTER COLUMN {} SET DEFAULT clock_timestamp();",
+                    identifier(name)
+                ),
+            },
+        );
+    }
+    if *nullable {
+        return Check::warning(
+            NAME,
+            format!(
+                "by {name}, which may be NULL: backlog, recovery and replay send rows without a time first"
+            ),
+            better,
+        );
+    }
+    Check::passed(NAME, format!("by {name}"))
+}
+
+/// Whether `created_at` and the zone of the configuration go together.
+fn zone(columns: &ColumnNames, table: &TableFacts, rows: &RowRules) -> Option<Check> {
+    const NAME: &str = "time zone";
+    let column = columns.created_at.name().and_then(|name| table.column(name))?;
+    let name = &column.name;
+    match (&rows.created_at_zone, column.base_type_oid == TIMESTAMPTZ) {
+        (None, true) => None,
+        (Some(zone), false) => Some(Check::passed(NAME, format!("{name} is read as {zone}"))),
+        (Some(_), true) => Some(Check::warning(
+            NAME,
+            format!(
+                "{name} is {}, which has its zone: outbox.created_at_zone has no effect",
+                column.type_name
+            ),
+            "leave outbox.created_at_zone out",
+        )),
+        (None, false) => Some(Check::warning(
+            NAME,
+            format!(
+                "{name} is {}: nobody knows in which zone its times were written, so --since of `recover` and `replay` is refused, \
+                 and `recover` alone publishes all rows",
+                column.type_name
+            ),
+            "set outbox.created_at_zone, for instance to \"America/New_York\"; or make the column timestamptz",
+        )),
+    }
 }
 
 /// OIDs of built-in types (`catalog/pg_type.dat`) with the names SQL has for them.

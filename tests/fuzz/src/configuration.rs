@@ -27,7 +27,7 @@ pub fn holds(input: &[u8]) {
 
     let loaded = FILE.with_borrow(|path| {
         std::fs::write(path, file).expect("written");
-        load_with(path, &environment)
+        load_with(Some(path), &environment)
     });
     let shown = match loaded {
         Ok(settings) => {

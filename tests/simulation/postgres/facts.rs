@@ -20,6 +20,8 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
         base_type_oid: TEXT,
         type_name: "text".to_owned(),
         nullable: true,
+        default: None,
+        sequence_cache: None,
     };
     Facts {
         server: ServerFacts {

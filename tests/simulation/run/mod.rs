@@ -87,6 +87,7 @@ impl Run {
             publication: "outboxd_orders".to_owned(),
             create: true,
             table: TableName { schema: "public".to_owned(), table: "outbox".to_owned() },
+            rows: Default::default(),
             cleanup: scenario.cleanup.then_some(Cleanup { retention: Duration::ZERO }),
             parks: scenario.relay.parks(),
             wal_sender_timeout: scenario.wal_sender_timeout,

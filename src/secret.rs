@@ -1,0 +1,124 @@
+//! A value that is given as it is, or by a file that is read again whenever the value is needed: a password that somebody
+//! rotates, a token that ends.
+//!
+//! Knows files and no key of any configuration. No form of [`Secret`] or [`SecretError`] shows a value.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+/// More than any configuration or secret has; `/dev/zero` has no end.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A value, or the file that holds it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// The value.
+    Text(String),
+    /// The file with the value, which is read for every use.
+    File(PathBuf),
+}
+
+/// Why a file gives no value.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's error.
+        source: io::Error,
+    },
+    /// The file has no text.
+    #[error("{} is empty", .0.display())]
+    Empty(PathBuf),
+}
+
+impl Secret {
+    /// The value of a file, and the secret to keep. What a pipe says can be read only once, so it is kept as text.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    pub fn of_file(path: &Path) -> Result<(Self, String), SecretError> {
+        let text = content(path)?;
+        let lasting = std::fs::metadata(path).is_ok_and(|facts| facts.is_file());
+        let secret = if lasting { Secret::File(path.to_owned()) } else { Secret::Text(text.clone()) };
+        Ok((secret, text))
+    }
+
+    /// The value as it is now, without the newline at the end of a file.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    pub fn read(&self) -> Result<String, SecretError> {
+        match self {
+            Secret::Text(text) => Ok(text.clone()),
+            Secret::File(path) => content(path),
+        }
+    }
+
+    /// The file that is read for every use.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Secret::Text(_) => None,
+            Secret::File(path) => Some(path),
+        }
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Secret::Text(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Secret::Text(_) => f.write_str("Text(..)"),
+            Secret::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+fn content(path: &Path) -> Result<String, SecretError> {
+    let text = text_of(path).map_err(|source| SecretError::Unreadable { path: path.to_owned(), source })?;
+    match text.trim_end_matches(['\n', '\r']) {
+        "" => Err(SecretError::Empty(path.to_owned())),
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// The text of a file.
+pub(crate) fn text_of(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    if File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_again_and_its_value_is_not_shown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2\n").unwrap();
+        let (secret, text) = Secret::of_file(file.path()).unwrap();
+        assert_eq!(text, "hunter2");
+        std::fs::write(file.path(), "hunter3\r\n").unwrap();
+        assert_eq!(secret.read().unwrap(), "hunter3");
+        std::fs::write(file.path(), "\n").unwrap();
+        let error = secret.read().unwrap_err();
+        assert!(error.to_string().ends_with("is empty"), "{error}");
+        let shown = format!("{secret:?} {:?}", Secret::from("hunter4".to_owned()));
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+}

@@ -62,6 +62,8 @@ pub enum Refusal {
     Nacked,
     /// No queue is bound for it (`basic.return`). Nothing else is published until it gets through.
     Unroutable,
+    /// No queue took it, though one should have; whether that is still so is being looked at.
+    LookedInto,
 }
 
 #[derive(Debug)]
@@ -382,6 +384,15 @@ impl Ledger {
         self.refused.insert((again_at, tag.0));
         self.unroutable += usize::from(newly_unroutable);
         self.forget_answered();
+    }
+
+    /// The message that is published under this tag.
+    pub fn published_message(&self, tag: PublishTag) -> Option<&Message> {
+        let index = tag.0.checked_sub(self.first_tag)?;
+        match &self.entries.get(index as usize)?.item {
+            Item::Message { message, .. } => Some(message),
+            _ => None,
+        }
     }
 
     fn entry(&mut self, tag: u64) -> Option<&mut Entry> {

@@ -3,7 +3,7 @@
 //! Label values are looked up when a source is added, never for a message. Gauges whose value is not known yet
 //! (lag, retained WAL) are absent instead of 0: an unknown lag must not look like no lag.
 
-use super::reporter::SourceState;
+use super::{reporter::SourceState, subscriptions::SubscriptionReporter};
 use crate::telemetry;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -148,6 +148,22 @@ impl Metrics {
             states: SourceState::ALL
                 .map(|state| (state, self.state.with_label_values(&[name, state.as_str()]))),
         }
+    }
+
+    /// The reporter of the subscriptions' queues, with families of their own: no source has them.
+    pub(super) fn subscriptions(&self) -> SubscriptionReporter {
+        let recreated = Opts::new(
+            "outboxd_subscription_queue_recreated_total",
+            "How often the queue of a subscription was gone and was declared anew",
+        );
+        let missing = Opts::new(
+            "outboxd_subscription_queue_missing",
+            "1 while the queue of a subscription is not there or not bound",
+        );
+        SubscriptionReporter::new(
+            added(&self.registry, IntCounterVec::new(recreated, &["queue"])),
+            added(&self.registry, IntGaugeVec::new(missing, &["queue"])),
+        )
     }
 
     pub(super) fn render(&self) -> String {

@@ -10,10 +10,12 @@ mod metrics;
 mod reporter;
 mod server;
 mod status;
+mod subscriptions;
 
 pub use reporter::{Reporter, Side, SourceState, Unconfirmed};
 pub use server::{AdminError, bind, serve};
 pub use status::{Readiness, Reconnects, SourceStatus, Status};
+pub use subscriptions::{SubscriptionReporter, SubscriptionStatus};
 
 use metrics::Metrics;
 use std::{
@@ -32,17 +34,16 @@ struct Inner {
     metrics: Metrics,
     /// By name, so that every answer lists the sources in the same order.
     sources: Mutex<BTreeMap<String, Reporter>>,
+    subscriptions: SubscriptionReporter,
 }
 
 impl Board {
     /// A board without sources; the process counts as started now.
     #[expect(clippy::new_without_default, reason = "reads the clock: two defaults would not be equal")]
     pub fn new() -> Board {
-        Board(Arc::new(Inner {
-            started: Instant::now(),
-            metrics: Metrics::new(SystemTime::now()),
-            sources: Mutex::default(),
-        }))
+        let metrics = Metrics::new(SystemTime::now());
+        let subscriptions = metrics.subscriptions();
+        Board(Arc::new(Inner { started: Instant::now(), metrics, sources: Mutex::default(), subscriptions }))
     }
 
     /// The reporter of the source `name`, which the endpoints show from now on, as [`SourceState::Connecting`].
@@ -55,14 +56,19 @@ impl Board {
         reporter.clone()
     }
 
+    /// The reporter of the subscriptions' queues.
+    pub fn subscriptions(&self) -> SubscriptionReporter {
+        self.0.subscriptions.clone()
+    }
+
     /// The Prometheus text format, version 0.0.4.
     pub fn metrics(&self) -> String {
         self.0.metrics.render()
     }
 
-    /// Whether every source is streaming or standing by, and which are not.
+    /// Whether every source is streaming or standing by, and every subscription has its queues; and which have not.
     pub fn readiness(&self) -> Readiness {
-        Readiness::of(&self.status().sources)
+        Readiness::of(&self.status())
     }
 
     /// Everything at once, sources by name.
@@ -71,6 +77,7 @@ impl Board {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.0.started.elapsed().as_secs(),
             sources: self.sources().values().map(Reporter::status).collect(),
+            subscriptions: self.0.subscriptions.status(),
         }
     }
 

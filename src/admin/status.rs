@@ -1,6 +1,6 @@
 //! The answers as values: the `/status` document, also read by `outboxd status`, and the verdict of `/readyz`.
 
-use super::reporter::SourceState;
+use super::{reporter::SourceState, subscriptions::SubscriptionStatus};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -13,6 +13,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// By name.
     pub sources: Vec<SourceStatus>,
+    /// The queues of subscriptions, by name, since they were looked at.
+    #[serde(default)]
+    pub subscriptions: Vec<SubscriptionStatus>,
 }
 
 /// One source. What is not known, or not known yet, is `null`. Counters count since the daemon started.
@@ -76,24 +79,25 @@ pub struct Reconnects {
     pub rabbitmq: u64,
 }
 
-/// The verdict of `/readyz`. Its text is the body: `ready`, or one line for each source that is not.
+/// The verdict of `/readyz`. Its text is the body: `ready`, or one line for each source that is not, and for each queue of a
+/// subscription that gets no messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness(Vec<String>);
 
 impl Readiness {
-    pub(super) fn of(sources: &[SourceStatus]) -> Readiness {
+    pub(super) fn of(Status { sources, subscriptions, .. }: &Status) -> Readiness {
+        let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         let unready = sources.iter().filter(|source| !source.state.is_ready());
-        Readiness(
-            unready
-                .map(|source| {
-                    let reason = source.reason.split_whitespace().collect::<Vec<_>>().join(" ");
-                    format!("{}: {} since {}: {reason}", source.name, source.state, source.since)
-                })
-                .collect(),
-        )
+        let unready = unready.map(|source| {
+            format!("{}: {} since {}: {}", source.name, source.state, source.since, line(&source.reason))
+        });
+        let missing = subscriptions.iter().filter_map(|SubscriptionStatus { queue, missing, .. }| {
+            Some(format!("subscription {queue}: gets no messages: {}", line(missing.as_deref()?)))
+        });
+        Readiness(unready.chain(missing).collect())
     }
 
-    /// Every source is streaming or standing by.
+    /// Every source is streaming or standing by, and every subscription has its queues.
     pub fn is_ready(&self) -> bool {
         self.0.is_empty()
     }

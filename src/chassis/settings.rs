@@ -99,6 +99,7 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
         client_cert: None,
         exchanges: Vec::new(),
         subscriptions: Vec::new(),
+        watch: rabbitmq::subscriptions::SubscriptionWatch::default(),
     };
     Some(Settings {
         name,

@@ -7,6 +7,7 @@ use tokio::task::{Id, JoinSet};
 use super::Failure;
 use crate::{
     admin::{self, Board, SourceState},
+    rabbitmq::subscriptions::SubscriptionWatch,
     relay::{self, Ended, Source},
     settings::{self, Settings},
     shutdown::{Shutdown, StopSignals, shutdown},
@@ -21,13 +22,16 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     };
     let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
     let (trigger, shutdown) = shutdown();
+    let mut broker = settings.broker;
+    broker.watch = SubscriptionWatch::new(&broker);
+    let watching = broker.watch.is_active().then(|| {
+        let watching = relay::watch_subscriptions(broker.clone(), board.subscriptions(), shutdown.clone());
+        tokio::spawn(watching)
+    });
     let mut sources = Sources::new(board.clone(), shutdown);
     for (name, source) in settings.sources {
         let settings::Source { database, mapping, relay } = source;
-        sources.start(
-            Source { name, database, mapping, broker: settings.broker.clone(), relay },
-            Duration::ZERO,
-        );
+        sources.start(Source { name, database, mapping, broker: broker.clone(), relay }, Duration::ZERO);
     }
     let (admin_end, admin_ended) = tokio::sync::oneshot::channel::<()>();
     let admin = admin.map(|listener| {
@@ -49,6 +53,10 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         _ = stop.next() => return Err(Failure::Runtime("ended by a second signal before everything was confirmed".to_owned())),
     };
     drop(admin_end);
+    if let Some(watching) = watching {
+        // Nothing depends on its goodbye to the broker.
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, watching).await;
+    }
     if let Some(admin) = admin {
         let _ = admin.await;
     }
@@ -69,6 +77,9 @@ struct Sources {
     tasks: JoinSet<Ended>,
     running: HashMap<Id, Source>,
 }
+
+/// How long a goodbye may take that nothing depends on.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A source that ended by our own bug starts over from its slot, but not in a tight loop.
 const AFTER_PANIC: Duration = Duration::from_secs(5);

@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use super::{
     endpoint::Endpoint,
     error::BrokerError,
+    subscriptions::SubscriptionWatch,
     tls,
     topology::{Exchange, Subscription},
 };
@@ -31,6 +32,8 @@ pub struct BrokerOptions {
     pub exchanges: Vec<Exchange>,
     /// Durable subscriptions, declared before anything is published.
     pub subscriptions: Vec<Subscription>,
+    /// What this process watches of them.
+    pub watch: SubscriptionWatch,
 }
 
 impl fmt::Debug for BrokerOptions {

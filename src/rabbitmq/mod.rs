@@ -3,7 +3,8 @@
 //! [`publisher`] sends messages and tells what became of each, behind a [`Fence`] when asked to. It stands on a connection of our own:
 //! `dial` gets a byte stream, `link` makes frames of it, `handshake` logs in, `connection` has channels, calls and events. `refusal` tells
 //! apart why the broker refuses, and knows the cure. [`topology`]
-//! says what a durable subscription needs and declares it; [`inspection`] compares that with what is there. [`consumer`], for the
+//! says what a durable subscription needs and declares it; [`inspection`] compares that with what is there, and
+//! [`subscriptions`] looks at it again while outboxd runs. [`consumer`], for the
 //! services in [`crate::samples`], takes messages from a queue: there lapin does all but the declares.
 //!
 //! [`encoding`] and `confirms` are pure. Recovery lives elsewhere and is crash-only: what failed once is dropped.
@@ -23,6 +24,7 @@ mod link;
 pub mod publisher;
 mod rabbitmqctl;
 mod refusal;
+pub mod subscriptions;
 mod tls;
 pub mod topology;
 

@@ -105,6 +105,7 @@ impl Publisher {
         let selected = connection.call(MESSAGES, select).await;
         selected.map_err(|error| error.at(connection.at()))?;
         connection.open_channel(DECLARES).await?;
+        options.watch.note_lost(&mut connection, DECLARES).await?;
         topology::declare(&mut connection, DECLARES, options, &options.subscriptions).await?;
         let known_exchanges = topology::plan(&options.exchanges, &options.subscriptions)
             .into_iter()

@@ -8,6 +8,7 @@ use crate::{
     rabbitmq::{
         BrokerError, BrokerOptions,
         publisher::{self, PublisherEvent},
+        subscriptions::SubscriptionWatch,
     },
 };
 
@@ -22,6 +23,11 @@ pub trait Broker: Clone + Send + Sync + 'static {
         connection_name: &str,
         attempt: usize,
     ) -> impl Future<Output = Result<Self::Publisher, BrokerError>> + Send;
+
+    /// What is watched of the subscriptions.
+    fn watch(&self) -> SubscriptionWatch {
+        SubscriptionWatch::default()
+    }
 }
 
 /// A connection that publishes, with confirms.
@@ -52,6 +58,10 @@ impl Broker for BrokerOptions {
         attempt: usize,
     ) -> Result<publisher::Publisher, BrokerError> {
         publisher::Publisher::connect(self, connection_name, attempt).await
+    }
+
+    fn watch(&self) -> SubscriptionWatch {
+        self.watch.clone()
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     database::Database,
     fence::Fencing,
     parker::{Batch, Parker},
+    subscriptions::Returns,
     window::Place,
 };
 use crate::{
@@ -22,7 +23,10 @@ use crate::{
     outbox::{
         InvalidReason, InvalidRow, KeptRow, Mapper, Message, OutboxRow, ParkReason, ParkedRow, Timestamp,
     },
-    rabbitmq::publisher::{Fence, Outcome, PublisherEvent},
+    rabbitmq::{
+        publisher::{Fence, Outcome, PublisherEvent},
+        subscriptions::SubscriptionWatch,
+    },
 };
 
 /// Owns everything that is on its way to the broker.
@@ -31,6 +35,7 @@ pub(super) struct Delivery<'a, D: Database, P> {
     place: Place,
     publisher: P,
     parker: Parker<D>,
+    returns: Returns,
     /// Rows that policy put aside.
     parked: u64,
     /// Rows that policy gave up.
@@ -63,6 +68,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             place: options.window.place(),
             publisher,
             parker,
+            returns: Returns::default(),
             parked: 0,
             left_out: 0,
             options,
@@ -72,6 +78,11 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             blocked: None,
             patience_from: now(),
         }
+    }
+
+    /// From now on a message that comes back though a subscription should have got it is looked into before policy has it.
+    pub(super) fn watch(&mut self, subscriptions: SubscriptionWatch) {
+        self.returns = Returns::new(subscriptions);
     }
 
     /// Takes the fence `queue`. Until it is ours, or known not to be for this user, no message is taken in and none goes
@@ -262,6 +273,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             match outcome {
                 Outcome::Confirmed => {
                     confirmed += 1;
+                    self.returns.forget(tag);
                     let message = self.ledger.settle(tag);
                     self.report.commit_to_confirm(now.since(message.committed_at));
                 }
@@ -271,6 +283,14 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 }
                 Outcome::Returned { .. } => {
                     returned += 1;
+                    if self
+                        .ledger
+                        .published_message(tag)
+                        .is_some_and(|message| self.returns.sends_again(tag, message))
+                    {
+                        self.refuse(tag, Refusal::LookedInto);
+                        continue;
+                    }
                     match self.options.on_unroutable {
                         OnUnroutable::Halt => self.refuse(tag, Refusal::Unroutable),
                         OnUnroutable::Park => {

@@ -11,6 +11,7 @@
 //! parker       rows put aside by policy
 //! parked       those rows published again, or discarded, on request
 //! fault        what went wrong, and the verdict: again, or halt
+//! subscriptions   one task for all sources: whether their queues are still there
 //! window       the sources of a process share it
 //! database, broker   what all of these ask of the two servers
 //! ```
@@ -31,6 +32,7 @@ mod pipeline;
 mod recovery;
 mod replay;
 mod streamed_table;
+mod subscriptions;
 mod supervisor;
 mod window;
 
@@ -40,6 +42,7 @@ pub use fence::fence_queue;
 pub use recovery::{Recovered, RecoveryError, recover};
 pub use replay::{Replayed, replay};
 use streamed_table::StreamedTable;
+pub use subscriptions::watch_subscriptions;
 pub use supervisor::{Ended, Source, supervise};
 pub use window::SharedWindow;
 

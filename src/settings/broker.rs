@@ -6,7 +6,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 
 use super::{exchanges, subscriptions};
 use crate::configuration::{Complaint, Section};
-use crate::rabbitmq::publisher::BrokerOptions;
+use crate::rabbitmq::{publisher::BrokerOptions, subscriptions::SubscriptionWatch};
 
 /// What the three of them say.
 pub(super) struct Broker {
@@ -51,6 +51,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
         ca_file,
         client_cert: cert.zip(key),
         subscriptions: subscriptions::read(root, &exchanges),
+        watch: SubscriptionWatch::default(),
         exchanges,
     };
     Broker { options, confirm_timeout }

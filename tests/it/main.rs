@@ -38,6 +38,7 @@ mod slot;
 mod stage;
 mod standby;
 mod stderr;
+mod subscriptions;
 #[path = "../support/mod.rs"]
 mod support;
 mod tables;

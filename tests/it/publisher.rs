@@ -21,6 +21,7 @@ use outboxd::{
         BrokerError, BrokerOptions, Reason,
         inspection::inspect,
         publisher::{Outcome, Publisher, PublisherEvent},
+        subscriptions::SubscriptionWatch,
         topology::{QueueType, Subscription},
     },
 };
@@ -72,6 +73,7 @@ impl Broker {
             client_cert: None,
             exchanges: Vec::new(),
             subscriptions: Vec::new(),
+            watch: SubscriptionWatch::default(),
         }
     }
 
@@ -465,6 +467,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_given_up() {
         client_cert: None,
         exchanges: Vec::new(),
         subscriptions: Vec::new(),
+        watch: SubscriptionWatch::default(),
     };
     let begun = Instant::now();
     assert!(matches!(connect_error(&options).await, BrokerError::TimedOut { .. }));

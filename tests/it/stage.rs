@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lapin::{Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable};
+use lapin::{
+    Connection, ConnectionProperties,
+    options::{QueueDeclareOptions, QueueDeleteOptions},
+    types::FieldTable,
+};
 use tokio::task::JoinHandle;
 
 use crate::inbox::Inbox;
@@ -214,6 +218,14 @@ impl Stage {
             transaction,
             index,
         }));
+    }
+
+    /// Deletes a queue, as somebody does by mistake.
+    pub(crate) async fn delete_queue(&self, queue: &str) {
+        let connection =
+            Connection::connect(&self.amqp_url, ConnectionProperties::default()).await.expect("connected");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
     }
 
     /// How many messages wait in a queue.

@@ -63,6 +63,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let monitor = Monitor::start(database, &known.holder, self.report, relay.server_silence_max);
         let parker = Parker::new(database, self.application_name(), relay);
         let mut delivery = Delivery::new(publisher, known.settled.clone(), relay, self.report, parker);
+        delivery.watch(self.source.broker.watch());
 
         let acquired = {
             // Spares the server sending what is settled. A standby waits with what it has seen at first, which stays true.

@@ -1,0 +1,381 @@
+//! Subscriptions after they have been declared: whether their queues are still there, and which messages they should have got.
+//!
+//! [`SubscriptionWatch`] is how a source that had a message returned asks for a look; [`Look`] is the connection that looks. When to
+//! look, and whom to tell, is decided elsewhere.
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    broker::BrokerOptions,
+    connection::{ChannelId, Connection},
+    error::{BrokerError, DeclareError},
+    refusal::Reason,
+    topology::{Declaration, Subscription, plan_one},
+};
+
+/// The channel of a look.
+const CHANNEL: ChannelId = 1;
+
+/// What the sources of a process and its look at the subscriptions tell each other. Clones share it; the default watches nothing.
+#[derive(Clone, Debug, Default)]
+pub struct SubscriptionWatch(Option<Arc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    routes: Vec<Route>,
+    /// How often a look was asked for.
+    asked: watch::Sender<u64>,
+    /// So many of these are answered.
+    answered: AtomicU64,
+    queues: Mutex<Queues>,
+}
+
+/// What is known of the queues.
+#[derive(Debug, Default)]
+struct Queues {
+    /// When each was last there.
+    seen: BTreeMap<String, SystemTime>,
+    /// Those that were gone and are declared anew, with the time at which they were last there; not told yet.
+    lost: Vec<(String, SystemTime)>,
+}
+
+/// Which messages a subscription gets.
+#[derive(Debug)]
+struct Route {
+    exchange: String,
+    kind: String,
+    keys: Vec<String>,
+}
+
+impl SubscriptionWatch {
+    /// Watches the subscriptions, if there are any.
+    pub fn new(options: &BrokerOptions) -> Self {
+        let kind = |name: &str| {
+            let described = options.exchanges.iter().find(|described| described.name == name);
+            let predeclared = match name {
+                "amq.direct" => "direct",
+                "amq.fanout" => "fanout",
+                "amq.headers" | "amq.match" => "headers",
+                _ => "topic",
+            };
+            described.map_or(predeclared, |described| &described.kind).to_owned()
+        };
+        let routes = options.subscriptions.iter().map(|Subscription { exchange, binding_keys, .. }| Route {
+            exchange: exchange.clone(),
+            kind: kind(exchange),
+            keys: binding_keys.clone(),
+        });
+        let routes: Vec<_> = routes.collect();
+        Self((!routes.is_empty()).then(|| {
+            let (asked, _) = watch::channel(0);
+            Arc::new(Shared { routes, asked, answered: AtomicU64::new(0), queues: Mutex::default() })
+        }))
+    }
+
+    /// Whether there is anything to watch.
+    pub fn is_active(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether a queue of a subscription should have got a message.
+    pub fn expects(&self, exchange: &str, routing_key: &str) -> bool {
+        let routes = self.0.iter().flat_map(|shared| &shared.routes);
+        routes.filter(|route| route.exchange == exchange).any(|route| route.takes(routing_key))
+    }
+
+    /// Asks for a look; gives the number of the question.
+    pub fn ask(&self) -> u64 {
+        let Some(shared) = &self.0 else { return 0 };
+        shared.asked.send_modify(|asked| *asked += 1);
+        *shared.asked.borrow()
+    }
+
+    /// The last question that was answered, by a look that began after it.
+    pub fn answered(&self) -> u64 {
+        self.0.as_ref().map_or(0, |shared| shared.answered.load(Ordering::Acquire))
+    }
+
+    /// The last question so far.
+    pub fn asked(&self) -> u64 {
+        self.0.as_ref().map_or(0, |shared| *shared.asked.borrow())
+    }
+
+    /// Ready when a question is not answered. Cancel-safe.
+    pub async fn until_asked(&self) {
+        let Some(shared) = &self.0 else { return std::future::pending().await };
+        let mut asked = shared.asked.subscribe();
+        // It ends only with the sender, which is ours.
+        let _ = asked.wait_for(|asked| *asked > self.answered()).await;
+    }
+
+    /// A look that began after question `number` has ended.
+    pub fn answer(&self, number: u64) {
+        if let Some(shared) = &self.0 {
+            shared.answered.store(number, Ordering::Release);
+        }
+    }
+
+    /// Queues that were gone and are declared anew, with the time at which they were last there. Each is told once.
+    pub fn take_lost(&self) -> Vec<(String, SystemTime)> {
+        self.queues().map(|mut queues| std::mem::take(&mut queues.lost)).unwrap_or_default()
+    }
+
+    fn seen(&self, queue: &str) {
+        if let Some(mut queues) = self.queues() {
+            queues.seen.insert(queue.to_owned(), SystemTime::now());
+        }
+    }
+
+    /// One that was never seen is new, and not lost.
+    fn lost(&self, queue: &str) {
+        if let Some(mut queues) = self.queues()
+            && let Some(last) = queues.seen.remove(queue)
+        {
+            queues.lost.push((queue.to_owned(), last));
+        }
+    }
+
+    fn queues(&self) -> Option<MutexGuard<'_, Queues>> {
+        Some(self.0.as_ref()?.queues.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Before a connection declares everything anew: notes queues that were there and are gone.
+    pub(super) async fn note_lost(
+        &self,
+        connection: &mut Connection,
+        channel: ChannelId,
+    ) -> Result<(), BrokerError> {
+        let seen: Vec<_> =
+            self.queues().map(|queues| queues.seen.keys().cloned().collect()).unwrap_or_default();
+        for name in seen {
+            let queue = Declaration::Queue { name, arguments: Vec::new() };
+            let Err(error) = queue.apply(connection, channel, false).await else { continue };
+            let BrokerError::Declare { error, .. } = error else { return Err(error) };
+            if let (Declaration::Queue { name, .. }, Reason::Missing) = (&queue, error.reason) {
+                self.lost(name);
+            }
+            connection.open_channel(channel).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Route {
+    fn takes(&self, routing_key: &str) -> bool {
+        match &*self.kind {
+            "topic" => self.keys.iter().any(|key| topic_takes(key, routing_key)),
+            "direct" => self.keys.iter().any(|key| key == routing_key),
+            "fanout" | "headers" | "x-consistent-hash" => true,
+            // How another type routes is not known here.
+            _ => false,
+        }
+    }
+}
+
+/// Whether a topic exchange routes a message by this binding key: `*` stands for one word, `#` for any number.
+fn topic_takes(binding: &str, key: &str) -> bool {
+    let words = |text| if str::is_empty(text) { Vec::new() } else { text.split('.').collect::<Vec<_>>() };
+    let key = words(key);
+    // Whether what was looked at of the binding can take the first so many words of the key.
+    let mut takes = vec![false; key.len() + 1];
+    takes[0] = true;
+    for part in words(binding) {
+        let mut next = vec![false; key.len() + 1];
+        if part == "#" {
+            let first = takes.iter().position(|takes| *takes);
+            next[first.unwrap_or(key.len() + 1).min(key.len() + 1)..].fill(true);
+        } else {
+            for (index, word) in key.iter().enumerate() {
+                next[index + 1] = takes[index] && (part == "*" || part == *word);
+            }
+        }
+        takes = next;
+    }
+    takes[key.len()]
+}
+
+/// What a look found of one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueueState {
+    /// It is there.
+    Present,
+    /// It was not, and is declared anew and bound.
+    DeclaredAnew,
+    /// It gets no messages, and this is why, with the cure.
+    Missing(String),
+    /// It cannot be looked at, and this is why.
+    Unknown(String),
+}
+
+/// A connection that looks at the queues of subscriptions.
+pub struct Look {
+    connection: Connection,
+    is_open: bool,
+}
+
+impl Look {
+    /// Connects. `attempt` rotates the URLs; `name` is shown by RabbitMQ's management.
+    pub async fn connect(options: &BrokerOptions, name: &str, attempt: usize) -> Result<Self, BrokerError> {
+        let connection = Connection::connect(options, name, attempt).await?;
+        Ok(Self { connection, is_open: false })
+    }
+
+    /// Looks at every queue of the subscriptions by passive declares. With [`BrokerOptions::declare`], declares those anew that
+    /// are gone, and every binding.
+    ///
+    /// # Errors
+    ///
+    /// The connection is lost.
+    pub async fn look(&mut self, options: &BrokerOptions) -> Result<Vec<(String, QueueState)>, BrokerError> {
+        let mut states = Vec::new();
+        for subscription in &options.subscriptions {
+            let plan = plan_one(&options.exchanges, subscription);
+            self.look_at(options, &plan, &mut states).await?;
+        }
+        for (queue, state) in &states {
+            match state {
+                QueueState::Present => options.watch.seen(queue),
+                QueueState::DeclaredAnew => {
+                    options.watch.lost(queue);
+                    options.watch.seen(queue);
+                }
+                QueueState::Missing(_) | QueueState::Unknown(_) => {}
+            }
+        }
+        Ok(states)
+    }
+
+    async fn look_at(
+        &mut self,
+        options: &BrokerOptions,
+        plan: &[Declaration],
+        states: &mut Vec<(String, QueueState)>,
+    ) -> Result<(), BrokerError> {
+        let first = states.len();
+        let is_queue = |declaration: &&Declaration| matches!(declaration, Declaration::Queue { .. });
+        let mut gone = Vec::new();
+        for declaration in plan.iter().filter(is_queue) {
+            let state = match self.apply(declaration, false).await? {
+                Ok(()) => QueueState::Present,
+                Err(error) if error.reason == Reason::Missing => {
+                    gone.push(declaration);
+                    QueueState::Missing(error.to_string())
+                }
+                Err(error) => QueueState::Unknown(error.to_string()),
+            };
+            if let Declaration::Queue { name, .. } = declaration {
+                states.push((name.clone(), state));
+            }
+        }
+        if !options.declare {
+            return Ok(());
+        }
+        let is_binding = |declaration: &&Declaration| matches!(declaration, Declaration::Binding { .. });
+        let mut unbound = !gone.is_empty();
+        if !unbound {
+            for declaration in plan.iter().filter(is_binding) {
+                unbound |= self.apply(declaration, true).await?.is_err();
+            }
+        }
+        if !unbound {
+            return Ok(());
+        }
+        for declaration in plan {
+            if is_queue(&declaration) && !gone.contains(&declaration) {
+                continue;
+            }
+            let done = self.apply(declaration, true).await?;
+            let of_queue = |(name, _): &&mut (String, QueueState)| match declaration {
+                Declaration::Queue { name: queue, .. } => queue == name,
+                _ => done.is_err(),
+            };
+            for (_, state) in states[first..].iter_mut().filter(of_queue) {
+                *state = match &done {
+                    Ok(()) => QueueState::DeclaredAnew,
+                    Err(error) => QueueState::Missing(error.to_string()),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    /// A refusal closes only the channel, which is opened again when it is needed.
+    async fn apply(
+        &mut self,
+        declaration: &Declaration,
+        create: bool,
+    ) -> Result<Result<(), DeclareError>, BrokerError> {
+        if !self.is_open {
+            self.connection.open_channel(CHANNEL).await?;
+            self.is_open = true;
+        }
+        match declaration.apply(&mut self.connection, CHANNEL, create).await {
+            Ok(()) => Ok(Ok(())),
+            Err(BrokerError::Declare { error, .. }) => {
+                self.is_open = false;
+                Ok(Err(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps the connection alive; ends when it is lost.
+    pub async fn idle(&mut self) -> BrokerError {
+        loop {
+            let heard = poll_fn(|cx| self.connection.poll_event(cx)).await;
+            if let Err(loss) = heard {
+                return loss.at(self.connection.at());
+            }
+        }
+    }
+
+    /// Closes the connection in good order.
+    pub async fn close(self) {
+        self.connection.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binding_key_takes_the_keys_that_rabbitmq_would_give_it() {
+        for (binding, key, expected) in [
+            ("#", "", true),
+            ("#", "a.b", true),
+            ("", "", true),
+            ("", "a", false),
+            ("a", "a", true),
+            ("a", "a.b", false),
+            ("a.*", "a.b", true),
+            ("a.*", "a", false),
+            ("a.#", "a", true),
+            ("a.#.d", "a.b.c.d", true),
+            ("a.#.d", "a.b.c", false),
+            ("#.b.#", "a.b", true),
+            ("#.*", "", false),
+            ("*.*", "a.", true),
+            ("OrderCreated", "OrderCreated", true),
+        ] {
+            assert_eq!(topic_takes(binding, key), expected, "{binding} {key}");
+        }
+    }
+
+    #[test]
+    fn a_watch_without_subscriptions_expects_nothing() {
+        let watch = SubscriptionWatch::default();
+        assert!(!watch.is_active() && !watch.expects("e", "k"));
+        assert_eq!((watch.ask(), watch.answered()), (0, 0));
+    }
+}

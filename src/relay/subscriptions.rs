@@ -1,0 +1,169 @@
+//! Subscriptions while outboxd runs: a look at their queues now and then, and at once when a message comes back that one of them
+//! should have got.
+//!
+//! Subscriptions belong to the process and not to a source, so there is one task for all sources. It has a connection of its own:
+//! a queue that is gone closes the channel that asks for it, and no message may be on that.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{Shutdown, delivery::sleep_until};
+use crate::{
+    admin::SubscriptionReporter,
+    backoff::Backoff,
+    clock::now,
+    ledger::PublishTag,
+    outbox::{Message, Timestamp},
+    rabbitmq::{
+        BrokerError, BrokerOptions,
+        subscriptions::{Look, QueueState, SubscriptionWatch},
+    },
+};
+
+/// How often the queues are looked at when nobody asks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+/// At least so long between two looks, however many messages come back.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// How long a message that came back waits for a look before policy has it.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Shown in RabbitMQ's management.
+const CONNECTION_NAME: &str = "outboxd subscriptions";
+
+/// Looks at the subscriptions of `options` until `shutdown`, declares anew what is gone, and says what was lost.
+pub async fn watch_subscriptions(
+    options: BrokerOptions,
+    report: SubscriptionReporter,
+    mut shutdown: Shutdown,
+) {
+    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+    let mut told = false;
+    loop {
+        let attempt = backoff.attempts() as usize;
+        let connected = tokio::select! {
+            biased;
+            _ = shutdown.requested() => return,
+            connected = Look::connect(&options, CONNECTION_NAME, attempt) => connected,
+        };
+        let lost = match connected {
+            Ok(mut look) => tokio::select! {
+                biased;
+                _ = shutdown.requested() => return look.close().await,
+                lost = keep_looking(&mut look, &options, &report, || {
+                    backoff.reset();
+                    told = false;
+                }) => lost,
+            },
+            Err(error) => error,
+        };
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(error = %lost, "the queues of subscriptions cannot be looked at; trying again");
+        }
+        let wait = now() + backoff.next();
+        tokio::select! {
+            biased;
+            _ = shutdown.requested() => return,
+            () = sleep_until(Some(wait)) => {}
+        }
+    }
+}
+
+/// Looks now and again, until the connection is lost.
+async fn keep_looking(
+    look: &mut Look,
+    options: &BrokerOptions,
+    report: &SubscriptionReporter,
+    mut looked: impl FnMut(),
+) -> BrokerError {
+    loop {
+        let question = options.watch.asked();
+        match look.look(options).await {
+            Ok(states) => take(&options.watch, report, states),
+            Err(lost) => return lost,
+        }
+        looked();
+        options.watch.answer(question);
+        let (pause, next) = (now() + LOOK_PAUSE, now() + LOOK_INTERVAL);
+        let asked = async {
+            sleep_until(Some(pause)).await;
+            options.watch.until_asked().await;
+        };
+        tokio::select! {
+            biased;
+            lost = look.idle() => return lost,
+            () = asked => {}
+            () = sleep_until(Some(next)) => {}
+        }
+    }
+}
+
+fn take(watch: &SubscriptionWatch, report: &SubscriptionReporter, states: Vec<(String, QueueState)>) {
+    for (queue, last_seen) in watch.take_lost() {
+        let since = Timestamp::from(last_seen).to_string();
+        report.recreated(&queue, SystemTime::now());
+        tracing::error!(
+            queue,
+            last_seen = since,
+            "the queue of a subscription was deleted: RabbitMQ dropped the messages that it held, and what was published since then \
+             did not reach it; it is declared anew. `outboxd replay --source NAME --since {since}` publishes rows again that the \
+             outbox table still has"
+        );
+    }
+    for (queue, state) in states {
+        match state {
+            QueueState::Present | QueueState::DeclaredAnew => report.present(&queue),
+            QueueState::Missing(reason) => report.missing(&queue, reason),
+            QueueState::Unknown(reason) => tracing::debug!(queue, reason, "a queue cannot be looked at"),
+        }
+    }
+}
+
+/// Messages of one source that came back though a subscription should have got them.
+#[derive(Default)]
+pub(super) struct Returns {
+    watch: SubscriptionWatch,
+    looked_into: HashMap<PublishTag, LookedInto>,
+}
+
+struct LookedInto {
+    question: u64,
+    since: Instant,
+    /// The look had ended when it was sent the last time.
+    was_answered: bool,
+}
+
+impl Returns {
+    pub(super) fn new(watch: SubscriptionWatch) -> Self {
+        Self { watch, looked_into: HashMap::new() }
+    }
+
+    /// Whether to send a returned message again, because the subscriptions are being looked at; otherwise policy has it.
+    pub(super) fn sends_again(&mut self, tag: PublishTag, message: &Message) -> bool {
+        if !self.watch.expects(&message.exchange, &message.routing_key) {
+            return false;
+        }
+        let answered = self.watch.answered();
+        let Some(looked_into) = self.looked_into.get_mut(&tag) else {
+            let question = self.watch.ask();
+            self.looked_into.insert(tag, LookedInto { question, since: now(), was_answered: false });
+            return true;
+        };
+        let is_patient = now().saturating_duration_since(looked_into.since) < LOOK_PATIENCE;
+        if looked_into.was_answered || !is_patient {
+            self.looked_into.remove(&tag);
+            return false;
+        }
+        looked_into.was_answered = answered >= looked_into.question;
+        true
+    }
+
+    /// A message got through, or policy has it.
+    pub(super) fn forget(&mut self, tag: PublishTag) {
+        if !self.looked_into.is_empty() {
+            self.looked_into.remove(&tag);
+        }
+    }
+}

@@ -22,7 +22,7 @@ test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes
 test-debian: ## demo and tests in a bare Debian, as root: needs debootstrap (SUITE=bookworm or trixie, the default; TARGETS="demo": only that)
 	tests/debian.sh "$(or $(SUITE),trixie)" $(TARGETS)
 
-chaos: prerequisites ## an hour of faults on real nodes, drawn from a seed (CHAOS_MINUTES=n: so long; SEED=n: the same choices)
+chaos: prerequisites ## an hour of faults on real nodes, drawn from a seed (CHAOS_MINUTES=n: so long; SEED=n: the same choices; ONLY=word: such faults)
 	CHAOS_MINUTES=$${CHAOS_MINUTES:-60} CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 		$(CARGO) test --locked --test chaos -- --nocapture every_promise_holds_through_every_fault
 

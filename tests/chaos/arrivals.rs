@@ -41,6 +41,8 @@ pub(crate) struct Arrivals {
     pub(crate) missing: u64,
     /// Copies that were published again.
     pub(crate) duplicates: u64,
+    /// How many of these each row has had since [`begin_round`](Self::begin_round).
+    copies: HashMap<(String, u64), u64>,
     /// Copies that the broker delivered again.
     pub(crate) redelivered: u64,
     /// First deliveries out of commit order.
@@ -60,9 +62,11 @@ impl Arrivals {
                 if *first != this {
                     self.unlike.push(format!("{message:?} was first {first:?}"));
                 }
-                match message.redelivered {
-                    true => self.redelivered += 1,
-                    false => self.duplicates += 1,
+                if message.redelivered {
+                    self.redelivered += 1;
+                } else {
+                    self.duplicates += 1;
+                    *self.copies.entry((message.aggregate, message.sequence)).or_default() += 1;
                 }
                 return;
             }
@@ -78,6 +82,16 @@ impl Arrivals {
             }
         }
         self.distinct += 1;
+    }
+
+    /// From here on the copies of each row are counted anew.
+    pub(crate) fn begin_round(&mut self) {
+        self.copies.clear();
+    }
+
+    /// The most copies that one row has had in this round.
+    pub(crate) fn most_copies(&self) -> u64 {
+        self.copies.values().copied().max().unwrap_or(0)
     }
 
     /// What came of a row, if anything.
@@ -131,6 +145,11 @@ pub(crate) mod tests {
         let mut found = arrivals(&[("a", 1), ("a", 2), ("a", 1)]);
         found.add(Message { redelivered: true, ..message("a", 2) });
         assert_eq!((found.distinct, found.duplicates, found.redelivered), (2, 1, 1));
+        assert_eq!(found.most_copies(), 1);
+        found.add(message("a", 1));
+        assert_eq!(found.most_copies(), 2);
+        found.begin_round();
+        assert_eq!(found.most_copies(), 0);
         assert!(found.out_of_order.is_empty() && found.unlike.is_empty());
         found.add(Message { digest: 8, ..message("a", 2) });
         assert_eq!(found.unlike.len(), 1);

@@ -30,7 +30,8 @@ impl Run {
             client.query_one(&sql, &[]).await.expect("rows counted").get::<_, i64>(0) as u64
         };
         let steady = format!("type = '{}'", queues::STEADY);
-        let (rows, steady_rows) = (count("true").await, count(&steady).await);
+        let witnessed = format!("type <> '{}'", queues::SOLE_TYPE);
+        let (rows, steady_rows) = (count(&witnessed).await, count(&steady).await);
         let arrived = || {
             let (witness, service) = (self.witness.arrivals().distinct, self.service.arrivals().distinct);
             witness >= rows && service >= steady_rows
@@ -61,7 +62,7 @@ impl Run {
         };
         report.totals = self.watch.totals().clone();
         (report.witness, report.service) =
-            tokio::join!(judge(&client, "true", &witness), judge(&client, &steady, &service));
+            tokio::join!(judge(&client, &witnessed, &witness), judge(&client, &steady, &service));
         for (queue, verdict) in [("witness", &report.witness), ("service", &report.service)] {
             report.failures.extend(verdict.failure().map(|failure| format!("{queue}: {failure}")));
         }

@@ -3,9 +3,11 @@
 use std::ops::RangeInclusive;
 
 use Fault::{
-    BrokerClock, BrokerKilled, BrokerLink, BrokerRestarted, BrokerSuspended, ConnectionsClosed, DiskAlarm,
-    MemoryAlarm, PostgresClock, PostgresKilled, PostgresLink, PostgresStoppedFast, PostgresStoppedImmediate,
-    QueueDeleted, RelayClock, RelayKilled, RelayLogFull, RelayRestarted, RelaySuspended, WalsenderTerminated,
+    BrokerClock, BrokerKilled, BrokerLink, BrokerPassword, BrokerRestarted, BrokerSuspended,
+    ConnectionsClosed, DiskAlarm, MemoryAlarm, PostgresClock, PostgresKilled, PostgresLink, PostgresPassword,
+    PostgresStoppedFast, PostgresStoppedImmediate, QueueDeleted, QueueFull, RelayClock, RelayKilled,
+    RelayLogFull, RelayRestarted, RelaySuspended, RowRefused, SoleSubscriptionDeleted, SubscriptionDeleted,
+    WalsenderTerminated,
 };
 use Subject::{Broker, Postgres, Relay};
 use Trouble::{Cut, CutInMessage, Refused, Slow, Stalled, StalledAnswers, Throttled};
@@ -22,6 +24,7 @@ pub(crate) enum Fault {
     PostgresStoppedFast,
     PostgresStoppedImmediate,
     PostgresClock,
+    PostgresPassword,
     WalsenderTerminated,
     BrokerKilled,
     BrokerRestarted,
@@ -30,7 +33,15 @@ pub(crate) enum Fault {
     ConnectionsClosed,
     MemoryAlarm,
     DiskAlarm,
+    BrokerPassword,
+    #[expect(dead_code, reason = "its kind joins the table with what outboxd does about it")]
+    RowRefused,
+    #[expect(dead_code, reason = "its kind joins the table with what outboxd does about it")]
+    QueueFull,
     QueueDeleted,
+    #[expect(dead_code, reason = "its kind joins the table with what outboxd does about it")]
+    SubscriptionDeleted,
+    SoleSubscriptionDeleted,
     PostgresLink(Trouble),
     BrokerLink(Trouble),
 }
@@ -82,8 +93,11 @@ const fn broker_link(trouble: Trouble, lasts_ms: RangeInclusive<u64>, name: &'st
 /// Longer than some of the time limits of [`crate::world`], shorter than others.
 const SILENCE_MS: RangeInclusive<u64> = 500..=9_000;
 
+/// Long enough for rows of every kind to meet it, and for several attempts to be refused.
+const STATE_MS: RangeInclusive<u64> = 2_000..=8_000;
+
 /// All of them.
-pub(crate) static FAULTS: [Kind; 32] = [
+pub(crate) static FAULTS: [Kind; 34] = [
     kind(RelayKilled, Relay, 0..=1_500, "outboxd: kill -9"),
     kind(RelayRestarted, Relay, 0..=1_500, "outboxd: SIGTERM, then started"),
     kind(RelaySuspended, Relay, SILENCE_MS, "outboxd: SIGSTOP, then SIGCONT"),
@@ -93,6 +107,7 @@ pub(crate) static FAULTS: [Kind; 32] = [
     kind(PostgresStoppedFast, Postgres, 0..=2_000, "PostgreSQL: stopped (fast), then started"),
     kind(PostgresStoppedImmediate, Postgres, 0..=2_000, "PostgreSQL: stopped (immediate), then started"),
     kind(PostgresClock, Postgres, 1_000..=5_000, "PostgreSQL: clock jumps there and back"),
+    kind(PostgresPassword, Postgres, STATE_MS, "PostgreSQL: password changed, then changed back"),
     kind(WalsenderTerminated, Postgres, 0..=0, "PostgreSQL: walsender terminated"),
     kind(BrokerKilled, Broker, 0..=2_000, "RabbitMQ: kill -9"),
     kind(BrokerRestarted, Broker, 0..=2_000, "RabbitMQ: stopped, then started"),
@@ -101,6 +116,7 @@ pub(crate) static FAULTS: [Kind; 32] = [
     kind(ConnectionsClosed, Broker, 0..=0, "RabbitMQ: closes all connections"),
     kind(MemoryAlarm, Broker, 2_000..=6_000, "RabbitMQ: memory alarm"),
     kind(DiskAlarm, Broker, 2_000..=6_000, "RabbitMQ: disk alarm"),
+    kind(BrokerPassword, Broker, STATE_MS, "RabbitMQ: password changed, then changed back"),
     kind(QueueDeleted, Broker, 500..=5_000, "RabbitMQ: queue deleted and made again"),
     postgres_link(Cut, 0..=0, "link to PostgreSQL: cut"),
     postgres_link(CutInMessage, 1_000..=1_000, "link to PostgreSQL: cut in mid-message"),
@@ -134,9 +150,30 @@ impl Fault {
         self.ends_leader() || self == RelayLogFull
     }
 
-    /// Nothing is lost that is not known to somebody who stays, unless a connection is lost, too.
+    /// Nothing is lost that is not known to somebody who stays, unless a connection is lost, too. What a full queue costs is counted
+    /// for itself.
     pub(crate) fn repeats_nothing(self) -> bool {
-        matches!(self, RelayRestarted | RelayLogFull | QueueDeleted) || self.is_clock()
+        let loses_no_connection = matches!(
+            self,
+            RelayRestarted
+                | RelayLogFull
+                | QueueFull
+                | QueueDeleted
+                | SubscriptionDeleted
+                | SoleSubscriptionDeleted
+        );
+        loses_no_connection || self.is_clock()
+    }
+
+    /// The words of the reason that `/status` has to give while it lasts.
+    pub(crate) fn reason(self) -> Option<&'static str> {
+        match self {
+            PostgresPassword => Some("password authentication failed"),
+            BrokerPassword => Some("refuses the login"),
+            RowRefused => Some("topic"),
+            QueueFull => Some("nack"),
+            _ => None,
+        }
     }
 
     /// PostgreSQL starts with the slot as it was last saved. Before version 17 a shutdown in good order does not save it

@@ -5,6 +5,7 @@
 //! make chaos                     an hour
 //! CHAOS_MINUTES=5 make chaos     five minutes
 //! SEED=n make chaos              the same choices again
+//! ONLY=password make chaos       only faults whose name contains that
 //! ```
 //!
 //! One seed decides what is written and which faults come, in which order, for how long. What they meet is decided by the
@@ -52,10 +53,11 @@ async fn every_promise_holds_through_every_fault() {
         Extent::Rounds(_) => 1,
         Extent::Time(_) => fastrand::u64(..1 << 48),
     });
+    let only = env::var("ONLY").unwrap_or_default();
     println!("seed {seed}, {extent:?}");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("chaos");
     let logs = folder.join(format!("logs-of-seed-{seed}"));
-    let report = run::run(seed, extent, &logs).await;
+    let report = run::run(seed, &only, extent, &logs).await;
     let file = folder.join("report.md");
     fs::create_dir_all(&folder).expect("folder made");
     fs::write(&file, report.to_string()).expect("report written");

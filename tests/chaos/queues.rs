@@ -4,7 +4,9 @@
 //! | --- | --- | --- |
 //! | `witness`, quorum | everything | the truth about what was published; acknowledged at once, so that the broker delivers little again |
 //! | `service`, quorum | what is not fragile | what a service sees, with late acknowledgements and what the broker delivers again |
-//! | `fragile`, classic | what is fragile | to be deleted |
+//! | `fragile`, classic | what is fragile | to be deleted, and to be full |
+//! | `subscribed`, classic | what is steady | a subscription of outboxd's, beside other queues; to be deleted, and declared again by outboxd |
+//! | `sole`, classic | rows of that type | the same, with no other queue beside it |
 //!
 //! `witness` is bound by both keys. While `fragile` is gone, `witness` is bound by one, so fragile rows are unroutable and
 //! none is lost with the deleted queue: the witness has what was in it.
@@ -39,10 +41,33 @@ use crate::{
 pub(crate) const STEADY: &str = "Steady";
 pub(crate) const FRAGILE: &str = "Fragile";
 
-const EXCHANGE: &str = "Order.events";
+/// Of the rows that are for [`SOLE`] alone.
+pub(crate) const SOLE_TYPE: &str = "Sole";
+
+pub(crate) const EXCHANGE: &str = "Order.events";
 const WITNESS: &str = "witness";
 const SERVICE: &str = "service";
-const FRAGILE_QUEUE: &str = "fragile";
+pub(crate) const FRAGILE_QUEUE: &str = "fragile";
+pub(crate) const SUBSCRIBED: &str = "subscribed";
+/// The queue's name, and its rows' aggregate.
+pub(crate) const SOLE: &str = "sole";
+
+/// The routing keys of a subscription of outboxd's.
+pub(crate) fn keys_of(subscription: &str) -> &'static [&'static str] {
+    if subscription == SOLE { &[SOLE_TYPE] } else { &[STEADY] }
+}
+
+/// outboxd's subscriptions, as its configuration has them.
+pub(crate) fn subscriptions() -> String {
+    let one = |queue| {
+        let keys = keys_of(queue);
+        format!(
+            "[[subscriptions]]\nqueue = \"{queue}\"\nexchange = \"{EXCHANGE}\"\nbinding_keys = {keys:?}\n\
+             queue_type = \"classic\"\nsingle_active_consumer = false\ndead_letter = false\n"
+        )
+    };
+    [SUBSCRIBED, SOLE].map(one).concat()
+}
 
 /// A consumer at work; it connects anew for as long as it lives.
 pub(crate) struct Consumer {
@@ -95,6 +120,22 @@ pub(crate) async fn delete_fragile(url: &str) -> Result<(), lapin::Error> {
     let [queue, exchange, key] = [WITNESS, EXCHANGE, FRAGILE].map(Into::into);
     answered(channel.queue_unbind(queue, exchange, key, FieldTable::default())).await?;
     answered(connection.close(200, "deleted".into())).await
+}
+
+/// Deletes a queue with what is in it.
+pub(crate) async fn delete(url: &str, queue: &str) -> Result<(), lapin::Error> {
+    let (connection, channel) = connect(url).await?;
+    answered(channel.queue_delete(queue.into(), QueueDeleteOptions::default())).await?;
+    answered(connection.close(200, "deleted".into())).await
+}
+
+/// How many messages are in a queue; an error when there is none of that name.
+pub(crate) async fn depth(url: &str, queue: &str) -> Result<u32, lapin::Error> {
+    let (connection, channel) = connect(url).await?;
+    let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+    let declared = answered(channel.queue_declare(queue.into(), passive, FieldTable::default())).await;
+    answered(connection.close(200, "asked".into())).await?;
+    Ok(declared?.message_count())
 }
 
 async fn queue(

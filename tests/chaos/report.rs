@@ -36,6 +36,8 @@ pub(crate) struct Allowed {
 #[derive(Debug, Default)]
 pub(crate) struct Setting {
     pub(crate) seed: u64,
+    /// Only faults whose name contains this.
+    pub(crate) only: String,
     pub(crate) began: String,
     pub(crate) postgres: String,
     pub(crate) rabbitmq: String,
@@ -89,7 +91,7 @@ impl fmt::Display for Report {
 
 impl Report {
     fn setting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Setting { seed, began, postgres, rabbitmq, clocks } = &self.setting;
+        let Setting { seed, only, began, postgres, rabbitmq, clocks } = &self.setting;
         let assertions = if cfg!(debug_assertions) { "on" } else { "off" };
         let level = option_env!("CARGO_PROFILE_DEV_OPT_LEVEL").unwrap_or("0");
         let minutes = self.took.as_secs_f64() / 60.0;
@@ -115,6 +117,7 @@ impl Report {
                     settings(&format!("delivery.in_flight_max = {IN_FLIGHT_MAX}\n{DELIVERY}")),
                 ),
                 ("writers", format!("{WRITERS}, transactions of 1 to {ROWS_MAX} rows")),
+                ("faults", if only.is_empty() { "all".to_owned() } else { format!("those with \"{only}\"") }),
                 ("clock jumps", if *clocks { "yes" } else { "left out: no C compiler" }.to_owned()),
             ],
         )

@@ -54,9 +54,9 @@ pub(crate) struct Run {
 }
 
 /// Runs to the end, or to the first broken promise; then the logs are in `logs`.
-pub(crate) async fn run(seed: u64, extent: Extent, logs: &Path) -> Report {
+pub(crate) async fn run(seed: u64, only: &str, extent: Extent, logs: &Path) -> Report {
     let world = World::create().await;
-    let setting = setting(seed, &world).await;
+    let setting = setting(seed, only, &world).await;
     let writers = Writers::start(&world.postgres_url, seed);
     let run = Arc::new(Run {
         watch: Watch::start(world.instances.clone()),
@@ -67,9 +67,10 @@ pub(crate) async fn run(seed: u64, extent: Extent, logs: &Path) -> Report {
         outcomes: Mutex::default(),
     });
     // A task of its own, so that a panic leaves the logs behind, too.
+    let plan = Plan::new(seed, only, extent.calm_ms_max());
     let rounds = tokio::spawn({
         let run = run.clone();
-        async move { run.rounds(seed, extent).await }
+        async move { run.rounds(plan, extent).await }
     });
     let mut failures = Vec::new();
     let broken = match rounds.await {
@@ -105,8 +106,7 @@ pub(crate) async fn run(seed: u64, extent: Extent, logs: &Path) -> Report {
 }
 
 impl Run {
-    async fn rounds(&self, seed: u64, extent: Extent) -> Result<(), String> {
-        let mut plan = Plan::new(seed, extent.calm_ms_max());
+    async fn rounds(&self, mut plan: Plan, extent: Extent) -> Result<(), String> {
         let mut number = 0;
         while !extent.is_over(number, self.began.elapsed()) {
             let round = plan.next().expect("a plan has no end");
@@ -141,6 +141,7 @@ impl Run {
         sleep(Duration::from_millis(round.calm_ms)).await;
         let leader = self.world.set_standby(round.standby).await?;
         let duplicates_before = self.witness.arrivals().duplicates;
+        self.witness.arrivals().begin_round();
         let recent = self.watch.confirmed_within(RECORD_BEHIND);
         let reconnects_before = self.watch.totals().reconnects;
 
@@ -149,6 +150,10 @@ impl Run {
             sleep(Duration::from_millis(*after_ms)).await;
             // In the middle of the first, a drain may fail.
             let _undrained = self.world.begin(second, leader).await;
+        }
+        // Another fault beside it may be what is said.
+        if round.second.is_none() {
+            self.world.says(round.first.kind.fault).await?;
         }
         let mut over = Instant::now();
         // A leader that is gone is started again once its standby has taken over.
@@ -162,6 +167,9 @@ impl Run {
         }
         let probe = self.probe().await?;
         self.arrives(probe, "witness", &self.witness).await?;
+        for strike in round.strikes() {
+            self.world.mended(strike.kind.fault).await?;
+        }
         let recovery = over.elapsed();
         for strike in round.strikes().filter(is_taken_over) {
             self.world.end(strike, leader).await;
@@ -176,7 +184,7 @@ impl Run {
         let allowed = self.allowed(round, reconnects, recent);
         let outcome =
             Outcome { name: round.name(), faults: round.strikes().count(), recovery, duplicates, allowed };
-        match self.broken_promise(&outcome) {
+        match self.broken_promise(round, &outcome) {
             Some(broken) => Err(broken),
             None => Ok(outcome),
         }
@@ -204,13 +212,14 @@ impl Run {
     }
 }
 
-async fn setting(seed: u64, world: &World) -> Setting {
+async fn setting(seed: u64, only: &str, world: &World) -> Setting {
     let sql = "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI \"UTC\"'), current_setting('server_version')";
     let row = world.client().await.query_one(sql, &[]).await.expect("asked");
     let overview = world.broker.api(hyper::Method::GET, "/api/overview", serde_json::Value::Null).await;
     let version = |name: &str| overview[name].as_str().unwrap_or("?").to_owned();
     Setting {
         seed,
+        only: only.to_owned(),
         began: row.get(0),
         postgres: row.get(1),
         rabbitmq: format!("{} on Erlang {}", version("rabbitmq_version"), version("erlang_version")),

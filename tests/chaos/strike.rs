@@ -1,11 +1,18 @@
 //! Does what a fault is, and mends it.
 
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
 use crate::{
     faults::{Fault, Trouble},
     plan::Strike,
-    queues,
+    queues::{self, FRAGILE},
     support::{Direction, Proxy},
-    world::{Instance, PATIENCE, World},
+    world::{DATABASE, Instance, PASSWORD, PATIENCE, RELAY, World},
+    writers,
 };
 
 /// How far a clock jumps, in seconds.
@@ -37,6 +44,13 @@ impl World {
             Fault::PostgresKilled => self.postgres.kill9().await,
             Fault::PostgresStoppedFast => self.postgres.stop_fast().await,
             Fault::PostgresStoppedImmediate => self.postgres.stop_immediate().await,
+            Fault::PostgresPassword => {
+                self.set_postgres_password("another").await;
+                let sql = format!(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{RELAY}'"
+                );
+                self.client().await.execute(&sql, &[]).await.expect("connections terminated");
+            }
             Fault::WalsenderTerminated => {
                 let sql = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active";
                 self.client().await.execute(sql, &[]).await.expect("walsender terminated");
@@ -47,7 +61,24 @@ impl World {
             Fault::ConnectionsClosed => self.broker.close_all_connections().await,
             Fault::MemoryAlarm => drop(self.broker.ctl(&NO_MEMORY).await),
             Fault::DiskAlarm => drop(self.broker.ctl(&NO_DISK).await),
+            Fault::BrokerPassword => {
+                self.broker.create_user(RELAY, "another").await;
+                self.close_relay_connections().await;
+            }
+            Fault::RowRefused => {
+                self.broker
+                    .allow_topics(RELAY, DATABASE, queues::EXCHANGE, &format!("^(?!{FRAGILE}$)"))
+                    .await;
+                // A channel remembers what was allowed.
+                self.close_relay_connections().await;
+            }
+            Fault::QueueFull => {
+                let full = json!({ "max-length": 1, "overflow": "reject-publish" });
+                self.broker.set_policy(DATABASE, queues::FRAGILE_QUEUE, full).await;
+            }
             Fault::QueueDeleted => queues::delete_fragile(&self.amqp_url).await.expect("queue deleted"),
+            Fault::SubscriptionDeleted => self.delete_queue(queues::SUBSCRIBED).await,
+            Fault::SoleSubscriptionDeleted => self.delete_queue(queues::SOLE).await,
             Fault::PostgresLink(trouble) => disturb(&hit.to_postgres, trouble, strike.dice),
             Fault::BrokerLink(trouble) => disturb(&hit.to_broker, trouble, strike.dice),
         }
@@ -71,13 +102,88 @@ impl World {
             }
             Fault::BrokerKilled | Fault::BrokerRestarted => self.broker.start_again().await,
             Fault::BrokerSuspended => self.broker.resume().await,
+            Fault::PostgresPassword => self.set_postgres_password(PASSWORD).await,
+            Fault::BrokerPassword => self.broker.create_user(RELAY, PASSWORD).await,
+            Fault::RowRefused => self.broker.allow_all_topics(RELAY, DATABASE).await,
+            Fault::QueueFull => self.broker.clear_policy(DATABASE, queues::FRAGILE_QUEUE).await,
             Fault::MemoryAlarm => drop(self.broker.ctl(&MEMORY).await),
             Fault::DiskAlarm => drop(self.broker.ctl(&DISK).await),
             Fault::QueueDeleted => queues::make_fragile(&self.amqp_url).await.expect("queue made"),
             Fault::PostgresLink(_) => hit.to_postgres.resume(),
             Fault::BrokerLink(_) => hit.to_broker.resume(),
-            Fault::WalsenderTerminated | Fault::ConnectionsClosed => {}
+            Fault::WalsenderTerminated
+            | Fault::ConnectionsClosed
+            | Fault::SubscriptionDeleted
+            | Fault::SoleSubscriptionDeleted => {}
         }
+    }
+
+    /// Waits until an instance says what is wrong, where it has to.
+    pub(crate) async fn says(&self, fault: Fault) -> Result<(), String> {
+        let Some(words) = fault.reason() else { return Ok(()) };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for instance in self.instances.iter() {
+                let shown = instance.shown().await.unwrap_or_default();
+                if shown["reason"].as_str().is_some_and(|reason| reason.contains(words)) {
+                    return Ok(());
+                }
+            }
+            self.pause(deadline, &format!("no instance gives a reason with \"{words}\"")).await?;
+        }
+    }
+
+    /// Waits until outboxd has mended by itself what nobody else does: it declares its subscriptions again.
+    pub(crate) async fn mended(&self, fault: Fault) -> Result<(), String> {
+        let queue = match fault {
+            Fault::SubscriptionDeleted => queues::SUBSCRIBED,
+            Fault::SoleSubscriptionDeleted => {
+                // Without that queue it is unroutable.
+                writers::commit_one(&self.postgres_url, queues::SOLE, queues::SOLE_TYPE).await;
+                queues::SOLE
+            }
+            _ => return Ok(()),
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while self.bound_keys(queue).await != queues::keys_of(queue) {
+            self.pause(deadline, &format!("queue '{queue}' is not declared and bound again")).await?;
+        }
+        if fault == Fault::SoleSubscriptionDeleted {
+            while queues::depth(&self.amqp_url, queue).await.unwrap_or(0) == 0 {
+                self.pause(deadline, &format!("the row for queue '{queue}' has not come there")).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pause(&self, deadline: Instant, otherwise: &str) -> Result<(), String> {
+        if Instant::now() > deadline {
+            return Err(format!("{otherwise} within {PATIENCE:?}\n{}", self.shown().await));
+        }
+        sleep(Duration::from_millis(50)).await;
+        Ok(())
+    }
+
+    async fn bound_keys(&self, queue: &str) -> Vec<String> {
+        let bindings = self.broker.api(Method::GET, &format!("/api/bindings/{DATABASE}"), Value::Null).await;
+        let bindings = bindings.as_array().cloned().unwrap_or_default();
+        let of_queue =
+            |binding: &&Value| binding["destination"] == queue && binding["source"] == queues::EXCHANGE;
+        let key = |binding: &Value| binding["routing_key"].as_str().map(str::to_owned);
+        bindings.iter().filter(of_queue).filter_map(key).collect()
+    }
+
+    async fn delete_queue(&self, queue: &str) {
+        queues::delete(&self.amqp_url, queue).await.expect("queue deleted");
+    }
+
+    async fn close_relay_connections(&self) {
+        self.broker.ctl(&["close_all_user_connections", RELAY, "closed by a test"]).await;
+    }
+
+    async fn set_postgres_password(&self, password: &str) {
+        let sql = format!("ALTER ROLE {RELAY} PASSWORD '{password}'");
+        self.client().await.batch_execute(&sql).await.expect("password changed");
     }
 
     fn jump(&self, fault: Fault, seconds: i64) {
@@ -111,7 +217,7 @@ fn disturb(link: &Proxy, trouble: Trouble, dice: u64) {
         Trouble::StalledAnswers => link.stall_only(Direction::ToClient),
         Trouble::Slow => {
             for direction in [Direction::ToServer, Direction::ToClient] {
-                link.delay(direction, std::time::Duration::from_millis(20 + dice % 280));
+                link.delay(direction, Duration::from_millis(20 + dice % 280));
             }
         }
         Trouble::Throttled => link.throttle(10_000 + dice % 90_000),

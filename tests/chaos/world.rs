@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
 use crate::{
     clock::Clock,
     queues,
-    support::{Daemon, Postgres, PostgresOptions, Proxy, RabbitMq, RabbitMqOptions, http},
+    support::{Daemon, Postgres, PostgresOptions, Proxy, RabbitMq, RabbitMqOptions, http, run},
     writers,
 };
 
@@ -28,7 +28,11 @@ pub(crate) const DELIVERY: &str = "postgres.wal_sender_timeout_ms = 4000\ndelive
 
 /// Long enough for a busy machine; whoever needs it all has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-const DATABASE: &str = "chaos";
+/// Of the database and the virtual host.
+pub(crate) const DATABASE: &str = "chaos";
+/// The user of outboxd at both servers, and its password while nobody has changed it.
+pub(crate) const RELAY: &str = "relay";
+pub(crate) const PASSWORD: &str = "of the relay";
 
 /// One instance of outboxd.
 pub(crate) struct Instance {
@@ -61,14 +65,24 @@ impl World {
         let environment = |clock: fn(&Clocks) -> &Clock| {
             clocks.as_ref().map(|clocks| clock(clocks).environment()).unwrap_or_default()
         };
-        let postgres =
-            PostgresOptions { environment: environment(|clocks| &clocks.postgres), ..Default::default() };
+        let postgres = PostgresOptions {
+            environment: environment(|clocks| &clocks.postgres),
+            hba: vec![format!("host all {RELAY} 127.0.0.1/32 scram-sha-256")],
+            ..Default::default()
+        };
         let broker =
             RabbitMqOptions { environment: environment(|clocks| &clocks.broker), ..Default::default() };
         let (postgres, broker) = tokio::join!(Postgres::start(postgres), RabbitMq::start(broker));
         let postgres_url = postgres.create_database(DATABASE).await;
-        writers::create_tables(&writers::connect(&postgres_url).await).await;
+        let client = writers::connect(&postgres_url).await;
+        writers::create_tables(&client).await;
+        let role = format!("CREATE ROLE {RELAY} LOGIN SUPERUSER PASSWORD '{PASSWORD}'");
+        client.batch_execute(&role).await.expect("role created");
         let amqp_url = broker.create_vhost(DATABASE).await;
+        broker.create_user(RELAY, PASSWORD).await;
+        broker.allow(RELAY, DATABASE, [".*"; 3]).await;
+        // Nobody reads it.
+        broker.set_policy(DATABASE, queues::SUBSCRIBED, json!({ "max-length": 1000 })).await;
         queues::declare(&amqp_url).await.expect("queues declared");
         let instances = Arc::new(std::array::from_fn(|_| {
             Instance::prepare(postgres.port(), broker.port(), environment(|clocks| &clocks.relay))
@@ -158,13 +172,19 @@ impl World {
 impl Instance {
     fn prepare(postgres: u16, broker: u16, environment: Vec<(String, String)>) -> Self {
         let (to_postgres, to_broker) = (Proxy::start(postgres), Proxy::start(broker));
+        let secret = run::folder("secret").join("password");
+        fs::write(&secret, PASSWORD).expect("password written");
+        let secret = secret.display();
         let config = format!(
             "drain_timeout_s = 20\n\
-             [rabbitmq]\nurl = \"amqp://guest:guest@127.0.0.1:{}/{DATABASE}\"\n{RABBITMQ}\n\
-             [sources.{SOURCE}]\npostgres.url = \"postgresql://postgres@127.0.0.1:{}/{DATABASE}\"\n\
-             delivery.in_flight_max = {IN_FLIGHT_MAX}\n{DELIVERY}\n",
+             [rabbitmq]\nurl = \"amqp://127.0.0.1:{}/{DATABASE}\"\nusername = \"{RELAY}\"\n\
+             password_file = \"{secret}\"\n{RABBITMQ}\n\
+             [sources.{SOURCE}]\npostgres.url = \"postgresql://{RELAY}@127.0.0.1:{}/{DATABASE}\"\n\
+             postgres.password_file = \"{secret}\"\n\
+             delivery.in_flight_max = {IN_FLIGHT_MAX}\n{DELIVERY}\n{}",
             to_broker.port(),
-            to_postgres.port()
+            to_postgres.port(),
+            queues::subscriptions()
         );
         let mut daemon = Daemon::prepare(&config);
         daemon.environment = environment;

@@ -17,7 +17,7 @@ use fastrand::Rng;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Error, NoTls, Transaction};
 
-use crate::queues::{FRAGILE, STEADY};
+use crate::queues::{FRAGILE, SOLE, STEADY};
 
 pub(crate) const WRITERS: u64 = 4;
 pub(crate) const ROWS_MAX: usize = 300;
@@ -82,24 +82,30 @@ pub(crate) async fn create_tables(client: &Client) {
              payload jsonb, headers jsonb, seq bigint GENERATED ALWAYS AS IDENTITY,
              created_at timestamptz NOT NULL DEFAULT clock_timestamp());
          CREATE TABLE aggregates (id text PRIMARY KEY, version bigint NOT NULL DEFAULT 0);
-         INSERT INTO aggregates (id) SELECT 'a' || n FROM generate_series(1, {AGGREGATES}) n UNION SELECT '{PROBE}'"
+         INSERT INTO aggregates (id) SELECT 'a' || n FROM generate_series(1, {AGGREGATES}) n
+             UNION VALUES ('{PROBE}'), ('{SOLE}')"
     );
     client.batch_execute(&statements).await.expect("tables created");
 }
 
-/// Commits one row of the probe's aggregate and returns its number; tries until the server takes it.
+/// Commits one row of the probe's aggregate and returns its number.
 pub(crate) async fn probe(url: &str) -> u64 {
+    commit_one(url, PROBE, STEADY).await
+}
+
+/// Commits one row and returns its number; tries until the server takes it.
+pub(crate) async fn commit_one(url: &str, aggregate: &str, event_type: &'static str) -> u64 {
     let mut random = Rng::new();
     loop {
         let mut client = connect(url).await;
-        let row = Draft { aggregate: PROBE.to_owned(), event_type: STEADY, body_bytes: 20 };
+        let row = Draft { aggregate: aggregate.to_owned(), event_type, body_bytes: 20 };
         let attempt = async {
             let transaction = client.transaction().await?;
             let mut numbers = lock(&transaction, std::slice::from_ref(&row)).await?;
             insert(&transaction, &[row], &mut numbers, &mut random).await?;
             update(&transaction, &numbers).await?;
             transaction.commit().await?;
-            Ok::<_, Error>(numbers[PROBE] as u64)
+            Ok::<_, Error>(numbers[aggregate] as u64)
         };
         if let Ok(number) = attempt.await {
             return number;

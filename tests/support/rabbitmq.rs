@@ -117,6 +117,29 @@ impl RabbitMq {
         self.api(Method::PUT, &path, rights).await;
     }
 
+    /// Allows a user only those routing keys at a topic exchange that match a pattern.
+    pub async fn allow_topics(&self, user: &str, vhost: &str, exchange: &str, write: &str) {
+        let rights = json!({ "exchange": exchange, "write": write, "read": ".*" });
+        self.api(Method::PUT, &topic_permissions(user, vhost), rights).await;
+    }
+
+    /// Allows a user all routing keys again.
+    pub async fn allow_all_topics(&self, user: &str, vhost: &str) {
+        self.api(Method::DELETE, &topic_permissions(user, vhost), Value::Null).await;
+    }
+
+    /// Sets a policy for a queue, which is called as the queue.
+    pub async fn set_policy(&self, vhost: &str, queue: &str, definition: Value) {
+        let policy =
+            json!({ "pattern": format!("^{queue}$"), "definition": definition, "apply-to": "queues" });
+        self.api(Method::PUT, &policy_path(vhost, queue), policy).await;
+    }
+
+    /// Clears that policy.
+    pub async fn clear_policy(&self, vhost: &str, queue: &str) {
+        self.api(Method::DELETE, &policy_path(vhost, queue), Value::Null).await;
+    }
+
     /// Raises the memory alarm: connections that publish get `connection.blocked` and are not read any more.
     pub async fn block(&self) {
         self.eval("rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []}).").await;
@@ -376,6 +399,14 @@ fn bin_dir() -> &'static Path {
         process::first_existing(of_versions.chain([PathBuf::from("/usr/lib/rabbitmq/bin")]))
             .expect("no RabbitMQ below /usr/lib/rabbitmq; `make prerequisites` installs it")
     })
+}
+
+fn topic_permissions(user: &str, vhost: &str) -> String {
+    format!("/api/topic-permissions/{}/{}", percent_encoded(vhost), percent_encoded(user))
+}
+
+fn policy_path(vhost: &str, name: &str) -> String {
+    format!("/api/policies/{}/{}", percent_encoded(vhost), percent_encoded(name))
 }
 
 /// For a segment of a path: everything but letters and digits is written as `%XX`.

@@ -508,9 +508,12 @@ fn exchanges_are_checked_with_those_who_use_them() {
         let found = problems(&with(lines), &[]);
         assert!(found.iter().any(|line| line.contains(expected)), "{lines}\ngives {found:#?}");
     }
-    for variable in ["OUTBOXD__EXCHANGES__0__NAME", "OUTBOXD__SUBSCRIPTIONS__0__ARGUMENTS__X"] {
-        let found = problems(MINIMAL, &[(variable, "5")]);
-        assert!(found.iter().any(|line| line.contains("must be an array of tables")), "{found:#?}");
+    // The environment has nothing but text, and text it stays.
+    let subscription = "[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nqueue_type = \"classic\"";
+    let variable = ("OUTBOXD__SUBSCRIPTIONS__0__ARGUMENTS__X", "5");
+    if let Ok(settings) = read(&with(subscription), &[variable]) {
+        let arguments = settings.broker.subscriptions.iter().flat_map(|subscription| &subscription.arguments);
+        assert!(arguments.into_iter().all(|(_, value)| *value == Argument::Text("5".into())));
     }
 }
 

@@ -85,7 +85,8 @@ pub enum Command {
     ///
     /// Creates what is missing and leaves alone what is there, so it can be repeated. Creates nothing when a check fails.
     /// postgres.create = false and rabbitmq.declare = false concern `run`, not this. With backlog = "publish" a table
-    /// that has rows gets its slot from `run`, which publishes them first.
+    /// that has rows gets its slot from `run`, which publishes them first. Neither `run` nor `setup` removes a binding: a
+    /// key that was taken out of binding_keys stays bound until --unbind removes it.
     Setup(Setup),
 
     /// Drop one source's slot and publication
@@ -144,11 +145,26 @@ pub struct Check {
 }
 
 /// Options of `setup`.
-#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct Setup {
     /// Print the statements for a DBA, and a least-privilege role, and do nothing
     #[arg(long)]
     pub print_sql: bool,
+
+    /// Print the rabbitmqctl commands for an administrator, and do nothing
+    ///
+    /// They make virtual host and user, and grant the rights that the configuration needs and no more: regular expressions
+    /// for configure, write and read, and the routing keys of each topic exchange that is known. With
+    /// rabbitmq.declare = false no right to declare is among them. The user is that of rabbitmq.url.
+    #[arg(long, conflicts_with = "print_sql")]
+    pub print_rabbitmqctl: bool,
+
+    /// Remove a binding that the configuration no longer has, and do nothing else
+    ///
+    /// The key has to be out of the subscription's binding_keys. `rabbitmqctl list_bindings` lists what is bound. For a
+    /// subscription with partitions QUEUE is its name in the configuration.
+    #[arg(long, num_args = 3, value_names = ["EXCHANGE", "QUEUE", "KEY"], conflicts_with_all = ["print_sql", "print_rabbitmqctl"])]
+    pub unbind: Option<Vec<String>>,
 }
 
 /// Options of `teardown`.

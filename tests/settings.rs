@@ -557,7 +557,17 @@ fn broker_urls_are_checked_without_being_shown() {
         ("url = \"amqp:u:hunter2@h\"", "rabbitmq.url: does not begin with"),
         ("url = \"amqp://u:hunter2@h:port\"", "rabbitmq.url: is not a valid URL"),
         ("url = \"amqp://u:hunter2@\"", "rabbitmq.url: names no host"),
-        ("url = \"amqp://u:hunter2@[::1]\"", "rabbitmq.url: has an IPv6 address"),
+        (
+            "url = \"amqp://u:hunter2@[::1\"",
+            "rabbitmq.url: has brackets around something else than an IPv6 address",
+        ),
+        (
+            "url = \"amqp://u:p@h1/%2f,amqp://u:hunter2@h2/%2f\"",
+            "rabbitmq.url: holds more than one URL; give each",
+        ),
+        ("url = \"amqp://u:p@h1/%2f,u:hunter2@h2/%2f\"", "rabbitmq.url: holds an @ or # behind the host"),
+        ("url = \"amqp://u:hunter2@h1,h2/%2f\"", "rabbitmq.url: names more than one host"),
+        ("url = \"amqp://u:hunter2@h/%2f?channel_max=1\"", "rabbitmq.url: allows fewer channels"),
         ("url = \"amqp://u:hunter2@h/\"", "names a virtual host without a name"),
         ("url = 17", "rabbitmq.url: must be text, is a whole number"),
         ("urls = [\"amqp://a\", \"b:hunter2\"]", "rabbitmq.urls: does not begin with"),

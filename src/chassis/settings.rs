@@ -84,7 +84,7 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
     required(&mut root, "amqp_url", "amqp://user:password@host:5672/%2f");
     let url = root.secret("amqp_url").filter(|url| {
         let parsed = rabbitmq::Endpoint::parse(url, HEARTBEAT);
-        parsed.map_err(|error| root.problem("amqp_url", error.to_string(), "correct the URL")).is_ok()
+        parsed.map_err(|error| root.problem("amqp_url", error.what, error.cure)).is_ok()
     });
     let declare = root.flag("amqp_declare", true);
     let prefetch = root.number("amqp_prefetch", 1..=u64::from(u16::MAX), 64);
@@ -222,6 +222,14 @@ mod tests {
             [database, ("AMQP_URL", "http://u:s3cret@mq"), ("LISTEN", "8080"), ("AMQP_PREFETCH", "many")];
         let text = load(&wrong).unwrap_err().to_string();
         assert!(["AMQP_URL", "LISTEN", "AMQP_PREFETCH"].iter().all(|name| text.contains(name)), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
+
+        let several = [
+            ("DATABASE_URL", "postgresql://a:s3cret@h1/db,postgresql://b:s3cret@h2/db"),
+            ("AMQP_URL", "amqp://a:s3cret@h1/%2f,amqp://b:s3cret@h2/%2f"),
+        ];
+        let text = load(&several).unwrap_err().to_string();
+        assert!(["DATABASE_URL", "AMQP_URL"].iter().all(|name| text.contains(name)), "{text}");
         assert!(!text.contains("s3cret"), "{text}");
     }
 }

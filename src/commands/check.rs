@@ -9,8 +9,12 @@ use super::{
 };
 use crate::{
     cli::Check,
+    outbox::{Mapping, Template},
     postgres::inspection::{self, Inspection},
-    rabbitmq::{self, BrokerOptions},
+    rabbitmq::{
+        self, BrokerOptions,
+        publishing::{Pattern, Publishing},
+    },
     relay::fence_queue,
     settings::{Settings, Source},
 };
@@ -35,7 +39,8 @@ pub(super) async fn online(settings: &Settings) -> Vec<Section> {
     // Under a name that no instance takes: what is asked is whether the user may.
     let fences: Vec<_> =
         settings.sources.values().map(|source| fence_queue(&source.database.slot, "check")).collect();
-    let broker = rabbitmq::inspection::inspect(&settings.broker, APPLICATION_NAME, &fences);
+    let publishing: Vec<_> = settings.sources.values().map(|source| publishing(&source.mapping)).collect();
+    let broker = rabbitmq::inspection::inspect(&settings.broker, APPLICATION_NAME, &publishing, &fences);
     let (inspected, broker) = join(join_all(sources), broker).await;
     let mut sections = of_sources(settings, inspected);
     sections.push(Section::new(BROKER, broker));
@@ -87,6 +92,16 @@ fn configuration(source: &Source) -> String {
 fn subscriptions(broker: &BrokerOptions) -> String {
     let BrokerOptions { exchanges, subscriptions, .. } = broker;
     format!("valid, {} exchanges, {} subscriptions", exchanges.len(), subscriptions.len())
+}
+
+/// What a source publishes, as far as its configuration tells.
+pub(super) fn publishing(mapping: &Mapping) -> Publishing {
+    let pattern = |template: &Template| Pattern::new(template.pieces(&mapping.source));
+    Publishing {
+        exchange: pattern(&mapping.exchange),
+        routing_key: pattern(&mapping.routing_key),
+        message_bytes_max: mapping.message_bytes_max,
+    }
 }
 
 /// The section that is nobody's source.

@@ -24,8 +24,8 @@ use crate::{
         slot_record::{self, SlotRecord},
         snapshot::SnapshotError,
     },
-    rabbitmq::{self, topology},
-    relay::BacklogPolicy,
+    rabbitmq::{self, publishing::Pattern, rabbitmqctl, topology},
+    relay::{BacklogPolicy, fence_queue},
     settings::{Settings, Source},
 };
 
@@ -34,6 +34,16 @@ const APPLICATION_NAME: &str = "outboxd setup";
 pub(super) async fn run(mut settings: Settings, options: &Setup) -> Result<(), Failure> {
     if options.print_sql {
         return answer(&scripts(&settings));
+    }
+    if options.print_rabbitmqctl {
+        return answer(&administration(&settings)?);
+    }
+    if let Some([exchange, queue, key]) = options.unbind.as_deref() {
+        let broker = &settings.broker;
+        let unbound = rabbitmq::inspection::unbind(broker, APPLICATION_NAME, exchange, queue, key).await;
+        let sections = [Section::new(BROKER, unbound)];
+        answer(&sections[0].to_string())?;
+        return conclusion(&sections).1;
     }
     let may_run_create: HashSet<String> = settings
         .sources
@@ -203,6 +213,16 @@ fn outcome(name: &str, created: bool) -> String {
     format!("{name} {}", if created { "created" } else { "was there" })
 }
 
+/// What `--print-rabbitmqctl` prints.
+fn administration(settings: &Settings) -> Result<String, Failure> {
+    let sources = settings.sources.values();
+    let publishing: Vec<_> = sources.clone().map(|source| check::publishing(&source.mapping)).collect();
+    let fence = |source: &Source| Pattern::new([Some(&*fence_queue(&source.database.slot, "")), None]);
+    let fences: Vec<_> = sources.map(fence).collect();
+    rabbitmqctl::commands(&settings.broker, &publishing, &fences)
+        .map_err(|error| Failure::Runtime(error.to_string()))
+}
+
 /// What `--print-sql` prints: statements for each source's database, and the broker's side as comments.
 fn scripts(settings: &Settings) -> String {
     let mut text = String::new();
@@ -220,6 +240,7 @@ fn scripts(settings: &Settings) -> String {
         let by = if settings.broker.declare { "`run` declares it" } else { "`outboxd setup` declares it" };
         text += &comment(&format!("==== {BROKER}: {by} ===="));
         text.extend(needed.iter().map(|declaration| comment(&declaration.to_string())));
+        text += &comment("`outboxd setup --print-rabbitmqctl` prints the rights that this takes");
     }
     text
 }

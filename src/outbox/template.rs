@@ -138,6 +138,15 @@ impl Template {
             .filter_map(|part| if let Part::Placeholder(found) = part { Some(found) } else { None })
     }
 
+    /// Its pieces for a source: literal text, the source's own name included, or `None` for what each row decides.
+    pub fn pieces<'t>(&'t self, source: &'t str) -> impl Iterator<Item = Option<&'t str>> {
+        self.parts.iter().map(move |part| match part {
+            Part::Literal(text) => Some(text.as_str()),
+            Part::Placeholder(Placeholder::Source) => Some(source),
+            Part::Placeholder(_) => None,
+        })
+    }
+
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }

@@ -12,6 +12,9 @@ use super::endpoint::EndpointError;
 /// Options by name; of several with one name the last one wins, as in libpq.
 pub(super) type Options = BTreeMap<String, String>;
 
+/// Shown in logs: what was meant as another option must not end up in them.
+const SHOWN: [&str; 5] = ["host", "hostaddr", "port", "dbname", "user"];
+
 /// Reads a URL or key=value pairs.
 pub(super) fn parse(text: &str) -> Result<Options, EndpointError> {
     let text = text.trim();
@@ -41,6 +44,13 @@ fn parse_url(rest: &str) -> Result<Options, EndpointError> {
     if hosts.contains('@') {
         return Err(EndpointError::Syntax(
             "there are two '@' before the path: write an '@' of user or password as %40",
+        ));
+    }
+    // Shown as the database's name.
+    if database.contains(['/', '@', ',']) {
+        return Err(EndpointError::Syntax(
+            "the path holds a '/', ',' or '@': give one URL (it may list several hosts: host1,host2/database), and write these \
+             characters of user, password or database as %2F, %2C and %40",
         ));
     }
     let mut options = Options::new();
@@ -110,8 +120,14 @@ fn parse_pairs(text: &str) -> Result<Options, EndpointError> {
             "expected option=value pairs, or a URL that begins with postgresql://",
         ))?;
         let name = checked_name(name.trim_end())?;
-        let (value, after) =
-            value(after.trim_start()).ok_or_else(|| EndpointError::NoClosingQuote(name.to_owned()))?;
+        let after = after.trim_start();
+        let quoted = after.starts_with('\'');
+        let (value, after) = value(after).ok_or_else(|| EndpointError::NoClosingQuote(name.to_owned()))?;
+        if SHOWN.contains(&name) && !quoted && value.contains('=') {
+            return Err(EndpointError::Syntax(
+                "a host, port, database or user holds a '=': separate options by blanks, and quote a value that has one",
+            ));
+        }
         options.insert(name.to_owned(), value);
         text = after.trim_start();
     }
@@ -232,6 +248,12 @@ mod tests {
             "postgres://u:p@a:b:seCret/db",
             "postgres://u:%ffseCret@h/db",
             "jdbc:postgresql://h/db?password=seCret",
+            "postgres://u:p@h1/db,postgres://u:seCret@h2/db",
+            "postgres://u:p@h1/db,u:seCret@h2",
+            "postgres://u:p@h1,postgres://u:seCret@h2/db",
+            "postgres://u:p@ss/seCret@h/db",
+            "host=h;password=seCret",
+            "host=h dbname=db;password=seCret",
         ] {
             let error = parse(text).expect_err(text);
             assert!(!format!("{error} {error:?}").contains("Cret"), "{text}: {error}");

@@ -19,6 +19,7 @@ use amq_protocol::{
         basic::{self, AMQPProperties},
         channel,
         connection::{self, AMQPMethod},
+        exchange,
     },
 };
 use rustls::ClientConfig;
@@ -49,6 +50,8 @@ pub(super) struct Connection {
     early: VecDeque<Event>,
     /// A message is being handed back on that channel: its content follows.
     returning: Option<(ChannelId, basic::Return)>,
+    /// Of no more use.
+    is_lost: bool,
 }
 
 /// What the broker says.
@@ -114,7 +117,7 @@ impl Connection {
         let opening = async {
             let mut link = Link::new(dial(at, tls).await?);
             handshake::open(&mut link, at, name).await?;
-            Ok(Self { link, at: at.clone(), early: VecDeque::new(), returning: None })
+            Ok(Self { link, at: at.clone(), early: VecDeque::new(), returning: None, is_lost: false })
         };
         timeout(after, opening).await.unwrap_or_else(|_| Err(BrokerError::TimedOut { at: at.clone(), after }))
     }
@@ -124,11 +127,24 @@ impl Connection {
     #[allow(clippy::expect_used)]
     pub(super) fn over(stream: Box<dyn super::link::Stream>) -> Self {
         let at = Endpoint::parse("amqp://localhost", Duration::ZERO).expect("a URL");
-        Self { link: Link::new(stream), at, early: VecDeque::new(), returning: None }
+        Self { link: Link::new(stream), at, early: VecDeque::new(), returning: None, is_lost: false }
     }
 
     pub(super) fn at(&self) -> &Endpoint {
         &self.at
+    }
+
+    /// Whether nothing more can be asked on it.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// Why the broker takes no messages on it, if it has said so while an answer was awaited.
+    pub(super) fn blocked(&self) -> Option<&str> {
+        self.early.iter().rev().find_map(|event| match event {
+            Event::Blocked { reason } => Some(reason.as_str()),
+            _ => None,
+        })
     }
 
     /// The largest frame that may be sent, its overhead included.
@@ -143,7 +159,12 @@ impl Connection {
 
     /// Asks something on a channel. The answer is an [`Event`] of that channel.
     pub(super) fn ask(&mut self, channel: ChannelId, method: &AMQPClass) -> Result<(), Loss> {
-        self.link.put(&AMQPFrame::Method(channel, method.clone())).map_err(Loss::Broken)
+        self.put(&AMQPFrame::Method(channel, method.clone()))
+    }
+
+    /// Appends a frame to what is to be sent.
+    pub(super) fn put(&mut self, frame: &AMQPFrame) -> Result<(), Loss> {
+        self.link.put(frame).map_err(Loss::Broken)
     }
 
     /// Asks, and waits for the answer; what else comes meanwhile is told later.
@@ -154,7 +175,10 @@ impl Connection {
     ) -> Result<AMQPClass, CallError> {
         self.ask(channel, &method).map_err(CallError::Lost)?;
         let answer = poll_fn(|cx| self.poll_answer(cx, channel, &method));
-        timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| {
+        let answered = timeout(ANSWER_TIMEOUT, answer).await;
+        answered.unwrap_or_else(|_| {
+            // What comes late would be taken for the answer to something else.
+            self.is_lost = true;
             let text = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
             Err(CallError::Lost(Loss::Broken(io::Error::new(io::ErrorKind::TimedOut, text))))
         })
@@ -213,13 +237,20 @@ impl Connection {
 
     fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Loss>> {
         loop {
-            let frame = ready!(self.link.poll_frame(cx)).map_err(Loss::Broken)?;
+            let frame = match ready!(self.link.poll_frame(cx)) {
+                Ok(frame) => frame,
+                Err(error) => {
+                    self.is_lost = true;
+                    return Poll::Ready(Err(Loss::Broken(error)));
+                }
+            };
             match self.take(frame) {
                 Ok(None) => {}
                 Ok(Some(event)) => return Poll::Ready(Ok(event)),
                 Err(loss) => {
                     // Our close-ok, if it still goes: without it the broker logs a client that vanished.
                     let _ = self.link.poll_flush(cx);
+                    self.is_lost = true;
                     return Poll::Ready(Err(loss));
                 }
             }
@@ -279,10 +310,15 @@ impl Connection {
     }
 }
 
-/// Whether a method is the answer to another: in AMQP 0-9-1 its number is the next one of the same class.
+/// Whether a method is the answer to another: in AMQP 0-9-1 its number is the next one of the same class, except that RabbitMQ's
+/// `exchange.unbind` (40) is answered by 51.
 pub(super) fn is_answer(method: &AMQPClass, asked: &AMQPClass) -> bool {
+    let step = match asked {
+        AMQPClass::Exchange(exchange::AMQPMethod::Unbind(_)) => 11,
+        _ => 1,
+    };
     method.get_amqp_class_id() == asked.get_amqp_class_id()
-        && method.get_amqp_method_id() == asked.get_amqp_method_id() + 1
+        && method.get_amqp_method_id() == asked.get_amqp_method_id() + step
 }
 
 /// The broker answers what nobody has asked.

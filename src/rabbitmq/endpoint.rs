@@ -1,8 +1,10 @@
 //! An AMQP URL, resolved: where to connect, as whom, and with which limits. Shown without user and password.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::Ipv6Addr, sync::Arc, time::Duration};
 
 use lapin::uri::{AMQPScheme, AMQPUri};
+
+use super::handshake::CHANNELS;
 
 /// Largest AMQP frame in bytes that is asked for unless the URL's `frame_max` says otherwise.
 ///
@@ -17,43 +19,66 @@ pub struct Endpoint {
     uri: Arc<AMQPUri>,
 }
 
-/// A text that is not an AMQP URL. The text itself is not repeated: it may hold a password.
+/// A text that is not an AMQP URL. No part of the text is repeated: any may belong to a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "not an AMQP URL ({reason}); write amqp://user:password@host:5672/vhost or amqps://..., with the vhost / as %2f"
-)]
+#[error("{what}; {cure}")]
 pub struct InvalidUrl {
-    reason: &'static str,
+    /// What is wrong, to follow the name of the key.
+    pub what: &'static str,
+    /// What to write.
+    pub cure: &'static str,
 }
+
+const EXAMPLE: &str = "write amqp://user:password@host:5672/%2f";
 
 impl Endpoint {
     /// Reads a URL as <https://www.rabbitmq.com/docs/uri-spec> has it, query parameters `frame_max`, `heartbeat`,
     /// `channel_max` and `auth_mechanism` included; what it leaves open is set from `FRAME_MAX` and `heartbeat`.
+    ///
+    /// # Errors
+    ///
+    /// Also for what that page allows, but what is rather a mistake: a part that ends up in another place than it was meant for, such
+    /// as a second URL in the path, would be shown in logs.
     pub fn parse(url: &str, heartbeat: Duration) -> Result<Self, InvalidUrl> {
-        let scheme_known = ["amqp://", "amqps://"].iter().any(|scheme| url.starts_with(scheme));
-        if !scheme_known {
-            return Err(InvalidUrl { reason: "it does not start with amqp:// or amqps://" });
-        }
-        // lapin's reasons may repeat the URL, so none of them is passed on.
-        let mut uri: AMQPUri =
-            url.parse().map_err(|_: String| InvalidUrl { reason: "it cannot be parsed" })?;
-        if let Some(host) = bracketed_host(url) {
-            uri.authority.host = host.to_owned();
-        }
-        if uri.authority.host.is_empty() {
-            return Err(InvalidUrl { reason: "it names no host" });
-        }
-        if uri.vhost.len() > 255 {
-            return Err(InvalidUrl { reason: "its vhost is longer than 255 bytes" });
-        }
+        let mut uri = parsed(url)?;
         uri.query.frame_max.get_or_insert(FRAME_MAX);
         uri.query.heartbeat.get_or_insert(whole_seconds(heartbeat));
         Ok(Self { uri: Arc::new(uri) })
     }
 
+    /// The URL with user and password put in, where they are given apart.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn with_login(
+        url: &str,
+        username: Option<&str>,
+        password: Option<&str>,
+    ) -> Result<String, InvalidUrl> {
+        let mut uri = parsed(url)?;
+        let user = &mut uri.authority.userinfo;
+        user.username = username.unwrap_or(&user.username).to_owned();
+        user.password = password.unwrap_or(&user.password).to_owned();
+        if uri.authority.host.contains(':') {
+            uri.authority.host = format!("[{}]", uri.authority.host);
+        }
+        Ok(uri.to_string())
+    }
+
     /// Whether the URL asks for TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.uri.scheme == AMQPScheme::AMQPS
+    }
+
+    /// Who logs in.
+    pub(super) fn user(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+
+    /// The virtual host.
+    pub(super) fn vhost(&self) -> &str {
+        &self.uri.vhost
     }
 
     /// Host name or IP address, without brackets.
@@ -88,11 +113,89 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// The host between brackets, for an IPv6 address. amq-protocol-uri drops such a host and connects to `localhost`.
-fn bracketed_host(url: &str) -> Option<&str> {
-    let authority = url.split_once("://")?.1.split(['/', '?', '#']).next()?;
+fn parsed(url: &str) -> Result<AMQPUri, InvalidUrl> {
+    let rest = ["amqp://", "amqps://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    let rest = rest.ok_or(InvalidUrl { what: "does not begin with amqp:// or amqps://", cure: EXAMPLE })?;
+    let address = ipv6_address(plain(rest)?)?;
+    // Its reasons may repeat the URL, so none of them is passed on.
+    let mut uri: AMQPUri = url.parse().map_err(|_: String| InvalidUrl {
+        what: "is not a valid URL",
+        cure: "write amqp://user:password@host:5672/%2f, with special characters in user and password as %XX",
+    })?;
+    // The parser drops an IPv6 address and would have us connect to `localhost`.
+    if let Some(address) = address {
+        uri.authority.host = address.to_string();
+    }
+    if uri.vhost.is_empty() {
+        return Err(InvalidUrl {
+            what: "ends in a slash, which names a virtual host without a name",
+            cure: "append %2f for the default virtual host, or remove the slash",
+        });
+    }
+    if uri.vhost.len() > 255 {
+        return Err(InvalidUrl {
+            what: "names a virtual host of more than 255 bytes",
+            cure: "correct its path",
+        });
+    }
+    if uri.query.channel_max.is_some_and(|channels| (1..CHANNELS).contains(&channels)) {
+        return Err(InvalidUrl {
+            what: "allows fewer channels than the three that are needed",
+            cure: "leave channel_max out, or set it to 3 or more",
+        });
+    }
+    Ok(uri)
+}
+
+/// Refuses what is not plainly one URL, and gives its host as it is written.
+fn plain(rest: &str) -> Result<&str, InvalidUrl> {
+    let refuse = |what, cure| Err(InvalidUrl { what, cure });
+    if rest.contains("://") {
+        return refuse(
+            "holds more than one URL",
+            "give each broker a URL of its own (rabbitmq.urls is a list of them)",
+        );
+    }
+    if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return refuse(
+            "holds a blank",
+            "write %20 for a blank that belongs to user, password or virtual host",
+        );
+    }
+    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if behind.contains(['@', '#']) {
+        return refuse(
+            "holds an @ or # behind the host",
+            "write @ / ? # in user, password and virtual host as %40 %2F %3F %23",
+        );
+    }
+    if behind.split('?').next().unwrap_or_default().matches('/').count() > 1 {
+        return refuse(
+            "has a path of more than one part",
+            "write a / of the virtual host as %2f, and each broker's URL apart (rabbitmq.urls is a list of them)",
+        );
+    }
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    host.strip_prefix('[')?.split_once(']').map(|(address, _)| address)
+    if host.is_empty() || host.starts_with(':') {
+        return refuse("names no host", EXAMPLE);
+    }
+    if host.contains([',', ';']) {
+        return refuse(
+            "names more than one host",
+            "give each broker a URL of its own (rabbitmq.urls is a list of them)",
+        );
+    }
+    Ok(host)
+}
+
+/// The address between brackets.
+fn ipv6_address(host: &str) -> Result<Option<Ipv6Addr>, InvalidUrl> {
+    let Some(bracketed) = host.strip_prefix('[') else { return Ok(None) };
+    let address = bracketed.split_once(']').and_then(|(address, _)| address.parse().ok());
+    address.map(Some).ok_or(InvalidUrl {
+        what: "has brackets around something else than an IPv6 address",
+        cure: "write for instance amqp://user:password@[2001:db8::1]:5672/%2f, without a zone",
+    })
 }
 
 /// AMQP counts heartbeats in whole seconds and takes 0 for none, so a fraction is rounded up.
@@ -138,9 +241,43 @@ mod tests {
 
     #[test]
     fn a_bad_url_is_refused_without_repeating_it() {
-        for bad in ["", "mq:5672", "http://u:s3cret@h", "amqp:u:s3cret@h", "amqp://u:s3cret@h:99999/"] {
+        for bad in [
+            "",
+            "mq:5672",
+            "http://u:s3cret@h",
+            "amqp:u:s3cret@h",
+            "amqp://u:s3cret@h:99999/",
+            "amqp://a:s3cret@h1/%2f,amqp://a:s3cret@h2/%2f",
+            "amqp://a:s3cret@h1,amqp://a:s3cret@h2",
+            "amqp://a:s3cret@h1/%2f amqp://a:s3cret@h2/%2f",
+            "amqp://a:s3cret@h1/%2f,a:s3cret@h2/%2f",
+            "amqp://a:s3cret@h1,h2/%2f",
+            "amqp://h1/%2f?heartbeat=1,amqp://a:s3cret@h2",
+            // A password that holds what ends the host.
+            "amqp://user:12/s3cret@h",
+            "amqp://user:12#s3cret@h/%2f",
+            "amqp://user:12?s3cret@h/%2f",
+            "amqp://h/a/s3cret",
+            "amqp://u:p@[s3cret]/",
+            "amqp://u:s3cret@[fe80::1%25eth0]/%2f",
+            "amqp://u:s3cret@h/%2f?channel_max=2",
+        ] {
             let error = Endpoint::parse(bad, HEARTBEAT).unwrap_err();
             assert!(!format!("{error}{error:?}").contains("s3cret"), "{error}");
+            assert_eq!(Endpoint::with_login(bad, None, None).unwrap_err(), error);
+        }
+    }
+
+    #[test]
+    fn a_login_given_apart_is_put_in_and_everything_else_stays() {
+        for (url, expected) in [
+            ("amqp://mq", "amqp://shop:p%2Fw@mq:5672/%2F"),
+            ("amqps://a:b@[2001:db8::1]/shop%2feu", "amqps://shop:p%2Fw@[2001:db8::1]:5671/shop%2Feu"),
+        ] {
+            let url = Endpoint::with_login(url, Some("shop"), Some("p/w")).unwrap();
+            assert_eq!(url, expected);
+            let endpoint = Endpoint::parse(&url, HEARTBEAT).unwrap();
+            assert_eq!((endpoint.user(), &*endpoint.uri().authority.userinfo.password), ("shop", "p/w"));
         }
     }
 }

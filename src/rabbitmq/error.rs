@@ -85,7 +85,7 @@ impl Loss {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
     /// A URL in the configuration is none.
-    #[error("rabbitmq.url: {0}")]
+    #[error("the URL of RabbitMQ {0}")]
     InvalidUrl(#[from] InvalidUrl),
     /// No URL is configured.
     #[error("rabbitmq.url is missing; set it to amqp://user:password@host:5672/%2f")]

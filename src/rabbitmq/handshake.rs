@@ -33,7 +33,7 @@ const CAPABILITIES: [&str; 6] = [
 ];
 
 /// So many channels a connection has to have: for messages, for declares, and for the fence.
-const CHANNELS: u16 = 3;
+pub(super) const CHANNELS: u16 = 3;
 
 /// Logs in and opens the vhost. `name` is shown by RabbitMQ's management and in its log.
 ///

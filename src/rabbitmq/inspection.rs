@@ -3,15 +3,20 @@
 
 use super::{
     broker::BrokerOptions,
-    connection::{ChannelId, Connection},
-    error::{BrokerError, DeclareError},
-    fence,
-    refusal::Reason,
-    topology::{CONSISTENT_HASH, DELAYED_MESSAGE, Declaration, Exchange, plan},
+    connection::{CallError, ChannelId, Connection},
+    error::{BrokerError, DeclareError, Refusal},
+    fence, probe,
+    publishing::Publishing,
+    refusal::{self, Reason},
+    topology::{CONSISTENT_HASH, DELAYED_MESSAGE, Declaration, Destination, Exchange, is_predeclared, plan},
 };
 
 /// A declare that fails closes its channel, so it is opened anew for each.
 const CHANNEL: ChannelId = 1;
+/// A message of this size is sent to learn whether the broker takes one of `delivery.message_bytes_max`.
+const SENT_BYTES_MAX: usize = 64 << 20;
+/// Stands for what a row decides.
+const SAMPLE: &str = "outboxd-check";
 
 /// One thing looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +38,23 @@ pub struct Problem {
     pub cure: String,
 }
 
-/// Connects, looks at every exchange and queue that is configured, tries the fences, and closes the connection.
-pub async fn inspect(options: &BrokerOptions, connection_name: &str, fences: &[String]) -> Vec<Check> {
-    let looked = each(options, connection_name, fences, async |connection, declaration| {
-        look(connection, declaration, options.declare).await
-    });
-    let mut checks = looked.await;
+/// Connects and looks at everything that `run` needs of the broker: every exchange and queue that is configured, room for those that
+/// are missing, the fences, and whether what the sources publish would be taken. Closes the connection.
+pub async fn inspect(
+    options: &BrokerOptions,
+    connection_name: &str,
+    publishing: &[Publishing],
+    fences: &[String],
+) -> Vec<Check> {
+    let mut inspection = match Inspection::begin(options, connection_name).await {
+        Ok(inspection) => inspection,
+        Err(check) => return vec![check],
+    };
+    inspection.look_at_topology(publishing).await;
+    inspection.try_queues(fences).await;
+    inspection.try_fences(fences).await;
+    inspection.try_publishing(publishing).await;
+    let mut checks = inspection.finish().await;
     checks.extend(options.exchanges.iter().filter(|exchange| !exchange.mandatory).map(given_up));
     checks
 }
@@ -55,17 +71,59 @@ fn given_up(Exchange { name, kind, .. }: &Exchange) -> Check {
 
 /// Connects, declares what is configured whatever `declare` says, and closes the connection.
 pub async fn establish(options: &BrokerOptions, connection_name: &str) -> Vec<Check> {
-    each(options, connection_name, &[], async |connection, declaration| {
-        let was_there = on_fresh_channel(connection, declaration, false).await.is_ok();
-        on_fresh_channel(connection, declaration, true).await?;
-        Ok(match declaration {
-            Declaration::Binding { .. } => "is there",
-            _ if was_there => "was there",
-            _ => "created",
+    let mut inspection = match Inspection::begin(options, connection_name).await {
+        Ok(inspection) => inspection,
+        Err(check) => return vec![check],
+    };
+    for declaration in plan(&options.exchanges, &options.subscriptions) {
+        let finding = inspection.establish(&declaration).await.map_err(Problem::from);
+        inspection.note(declaration.object(), finding).await;
+    }
+    inspection.finish().await
+}
+
+/// Removes the binding of a queue, or of a partitioned subscription's exchange, that the configuration no longer has: neither `run`
+/// nor `setup` unbinds anything by itself.
+pub async fn unbind(
+    options: &BrokerOptions,
+    connection_name: &str,
+    exchange: &str,
+    queue: &str,
+    key: &str,
+) -> Vec<Check> {
+    let planned = plan(&options.exchanges, &options.subscriptions);
+    let is_exchange = planned.iter().any(
+        |declaration| matches!(declaration, Declaration::Exchange { name, kind, .. } if name == queue && kind == CONSISTENT_HASH),
+    );
+    let destination = if is_exchange {
+        Destination::Exchange(queue.to_owned())
+    } else {
+        Destination::Queue(queue.to_owned())
+    };
+    let binding = Declaration::Binding {
+        destination: destination.clone(),
+        source: exchange.to_owned(),
+        key: key.to_owned(),
+    };
+    if planned.contains(&binding) {
+        let what = "is in the configuration: `run` would bind it again".to_owned();
+        let cure =
+            format!("remove \"{key}\" from binding_keys of that subscription first, and restart outboxd");
+        return vec![Check { name: binding.object(), finding: Err(Problem { what, cure }), optional: false }];
+    }
+    let mut inspection = match Inspection::begin(options, connection_name).await {
+        Ok(inspection) => inspection,
+        Err(check) => return vec![check],
+    };
+    let unbound = probe::unbind(&mut inspection.connection, &destination, exchange, key).await;
+    let finding = match unbound {
+        Ok(()) => {
+            Ok("is not there, or no longer: events with that key reach it by other bindings only".to_owned())
         }
-        .to_owned())
-    })
-    .await
+        Err(error) => Err(probe::failure(binding.object(), error, &inspection.connection).into()),
+    };
+    inspection.note(binding.object(), finding).await;
+    inspection.finish().await
 }
 
 /// Reads the certificates and the key, without a connection.
@@ -79,65 +137,307 @@ pub fn validate_tls(options: &BrokerOptions) -> Check {
     Check { name: "TLS".to_owned(), finding, optional: false }
 }
 
-async fn each(
-    options: &BrokerOptions,
-    connection_name: &str,
-    fences: &[String],
-    treat: impl AsyncFn(&mut Connection, &Declaration) -> Result<String, Problem>,
-) -> Vec<Check> {
-    let name = "RabbitMQ".to_owned();
-    let mut connection = match Connection::connect(options, connection_name, 0).await {
-        Ok(connection) => connection,
-        Err(error) => return vec![Check { name, finding: Err(Problem::from(error)), optional: false }],
-    };
-    let mut checks =
-        vec![Check { name, finding: Ok(format!("connected to {}", connection.at())), optional: false }];
-    for declaration in plan(&options.exchanges, &options.subscriptions) {
-        let finding = treat(&mut connection, &declaration).await;
-        checks.push(Check { name: declaration.object(), finding, optional: false });
-    }
-    for queue in fences {
-        let finding = try_fence(&mut connection, queue).await;
-        checks.push(Check { name: format!("queue '{queue}'"), finding, optional: true });
-    }
-    connection.close().await;
-    checks
+/// A connection to ask on, and what was found so far.
+struct Inspection<'o> {
+    options: &'o BrokerOptions,
+    name: &'o str,
+    connection: Connection,
+    checks: Vec<Check>,
+    /// Queues that are missing and may be declared.
+    missing_queues: usize,
 }
 
-/// A passive declare tells whether it is there, but compares nothing. To declare what is there once more does compare, and
-/// changes nothing (AMQP 0-9-1 reference, queue.declare "equivalent"); it needs the right to configure, though, and is
-/// of no interest when nothing is to be declared.
-async fn look(
-    connection: &mut Connection,
-    declaration: &Declaration,
-    declare: bool,
-) -> Result<String, Problem> {
-    if let Declaration::Binding { .. } = declaration {
-        return Ok(match declare {
-            true => "will be declared (AMQP cannot tell whether it is there)".to_owned(),
-            false => {
-                "not verified: AMQP cannot tell whether it is there; see rabbitmqctl list_bindings".to_owned()
+impl<'o> Inspection<'o> {
+    async fn begin(options: &'o BrokerOptions, name: &'o str) -> Result<Self, Check> {
+        let check = |finding| Check { name: "RabbitMQ".to_owned(), finding, optional: false };
+        match Connection::connect(options, name, 0).await {
+            Ok(connection) => {
+                let checks = vec![check(Ok(format!("connected to {}", connection.at())))];
+                Ok(Self { options, name, connection, checks, missing_queues: 0 })
             }
-        });
-    }
-    match on_fresh_channel(connection, declaration, false).await {
-        Ok(()) if !declare => return Ok("is there (rabbitmq.declare = false: not compared)".to_owned()),
-        Ok(()) => {}
-        Err(BrokerError::Declare { error: DeclareError { reason: Reason::Missing, .. }, .. }) if declare => {
-            let plugin = match declaration {
-                Declaration::Exchange { kind, .. } => plugin(kind),
-                _ => None,
-            };
-            let plugin = plugin.map(|plugin| format!(", with the plugin {plugin}")).unwrap_or_default();
-            return Ok(format!("missing; run and setup will declare it{plugin}"));
+            Err(error) => Err(check(Err(error.into()))),
         }
-        Err(error) => return Err(error.into()),
     }
-    on_fresh_channel(connection, declaration, true).await?;
-    Ok(match &declaration.uncompared()[..] {
-        [] => "is there, as configured".to_owned(),
-        names => format!("is there, as configured; RabbitMQ does not compare {}", names.join(", ")),
-    })
+
+    async fn finish(self) -> Vec<Check> {
+        self.connection.close().await;
+        self.checks
+    }
+
+    async fn note(&mut self, name: String, finding: Result<String, Problem>) {
+        self.add(Check { name, finding, optional: false }).await;
+    }
+
+    async fn warn(&mut self, name: String, finding: Result<String, Problem>) {
+        self.add(Check { name, finding, optional: true }).await;
+    }
+
+    /// The broker ends the connection for some of what is asked; the rest is asked on a new one.
+    async fn add(&mut self, check: Check) {
+        self.checks.push(check);
+        if self.connection.is_lost()
+            && let Ok(connection) = Connection::connect(self.options, self.name, 0).await
+        {
+            self.connection = connection;
+        }
+    }
+
+    /// Whether something is wrong with an exchange, whatever its type.
+    fn has_failed(&self, exchange: &str) -> bool {
+        let begins = format!("exchange '{exchange}' (");
+        self.checks.iter().any(|check| check.name.starts_with(&begins) && check.finding.is_err())
+    }
+
+    async fn establish(&mut self, declaration: &Declaration) -> Result<String, BrokerError> {
+        let connection = &mut self.connection;
+        let was_there = on_fresh_channel(connection, declaration, false).await.is_ok();
+        on_fresh_channel(connection, declaration, true).await?;
+        Ok(match declaration {
+            Declaration::Binding { .. } => "is there",
+            _ if was_there => "was there",
+            _ => "created",
+        }
+        .to_owned())
+    }
+
+    /// What is configured, and the exchanges that `message.exchange` names.
+    async fn look_at_topology(&mut self, publishing: &[Publishing]) {
+        let mut needed = plan(&self.options.exchanges, &self.options.subscriptions);
+        for exchange in publishing.iter().filter_map(|publishing| publishing.exchange.text()) {
+            let is_needed = |declaration: &Declaration| matches!(declaration, Declaration::Exchange { name, .. } if name == exchange);
+            if !is_predeclared(exchange) && !needed.iter().any(is_needed) {
+                needed.push(Declaration::topic_exchange(exchange));
+            }
+        }
+        for declaration in needed {
+            let finding = self.look(&declaration).await.map_err(Problem::from);
+            self.note(declaration.object(), finding).await;
+        }
+        if !self.options.subscriptions.is_empty() {
+            let finding = "binding keys that were removed from the configuration stay bound (AMQP cannot list them): see `rabbitmqctl \
+                           list_bindings`, and unbind with `outboxd setup --unbind EXCHANGE QUEUE KEY`";
+            self.note("other bindings".to_owned(), Ok(finding.to_owned())).await;
+        }
+    }
+
+    /// A passive declare tells whether it is there, but compares nothing. To declare what is there once more does compare, and
+    /// changes nothing (AMQP 0-9-1 reference, queue.declare "equivalent"); it needs the right to configure, though, and is
+    /// of no interest when nothing is to be declared.
+    async fn look(&mut self, declaration: &Declaration) -> Result<String, BrokerError> {
+        let (connection, declare) = (&mut self.connection, self.options.declare);
+        if let Declaration::Binding { destination, source, .. } = declaration {
+            return match declare {
+                true => match probe::bind(connection, destination, source).await {
+                    Err(CallError::Refused(refusal)) if is_of_topic(&refusal) => {
+                        Ok("will be declared, unless this user's topic permissions are against it".to_owned())
+                    }
+                    Err(error) => Err(probe::failure(declaration.object(), error, connection)),
+                    Ok(()) => Ok("will be declared (AMQP cannot tell whether it is there)".to_owned()),
+                },
+                false => {
+                    Ok("not verified: AMQP cannot tell whether it is there; see rabbitmqctl list_bindings"
+                        .to_owned())
+                }
+            };
+        }
+        match on_fresh_channel(connection, declaration, false).await {
+            Ok(()) if !declare => return Ok("is there (rabbitmq.declare = false: not compared)".to_owned()),
+            Ok(()) => {}
+            Err(BrokerError::Declare { error: DeclareError { reason: Reason::Missing, .. }, .. })
+                if declare =>
+            {
+                probe::declare(connection, declaration).await?;
+                if let Declaration::Queue { .. } = declaration {
+                    self.missing_queues += 1;
+                }
+                let plugin = match declaration {
+                    Declaration::Exchange { kind, .. } => plugin(kind),
+                    _ => None,
+                };
+                let plugin = plugin.map(|plugin| format!(", with the plugin {plugin}")).unwrap_or_default();
+                return Ok(format!("missing; run and setup will declare it{plugin}"));
+            }
+            Err(error) => return Err(error),
+        }
+        on_fresh_channel(connection, declaration, true).await?;
+        Ok(match &declaration.uncompared()[..] {
+            [] => "is there, as configured".to_owned(),
+            names => format!("is there, as configured; RabbitMQ does not compare {}", names.join(", ")),
+        })
+    }
+
+    /// Whether the virtual host has room for the queues that are missing: so many exclusive ones are taken until the end.
+    async fn try_queues(&mut self, fences: &[String]) {
+        let (Some(fence), missing) = (fences.first(), self.missing_queues) else { return };
+        for number in 0..missing {
+            let taken = fence::take(&mut self.connection, &format!("{fence}-{number}")).await;
+            let Err(BrokerError::ChannelClosed { code, text, .. }) = taken else { continue };
+            if refusal::reason(code, &text) == Reason::QueueLimit {
+                let what = format!("{missing} are missing, and there is room for {number}: {text}");
+                let cure = refusal::cure(code, &text);
+                return self.note("room for queues".to_owned(), Err(Problem { what, cure })).await;
+            }
+            // Without the right to a fence, which is said below, nothing can be tried.
+            return;
+        }
+    }
+
+    /// Whether this user may have the fences. The queues go with the connection.
+    async fn try_fences(&mut self, fences: &[String]) {
+        for queue in fences {
+            let finding = match fence::take(&mut self.connection, queue).await {
+                Ok(()) => Ok("may be declared: of several instances only one publishes".to_owned()),
+                Err(error) => {
+                    let (why, cure) = match &error {
+                        BrokerError::ChannelClosed { code, text, .. } => {
+                            (text.clone(), fence::cure(*code, text))
+                        }
+                        error => (error.to_string(), "see the broker's log".to_owned()),
+                    };
+                    let what = format!(
+                        "may not be declared and read, so an instance that hangs may publish beside its successor: {why}"
+                    );
+                    Err(Problem { what, cure })
+                }
+            };
+            self.warn(format!("queue '{queue}'"), finding).await;
+        }
+    }
+
+    /// Whether what the sources publish would be taken, as far as it is known without a row.
+    async fn try_publishing(&mut self, publishing: &[Publishing]) {
+        let options = self.options;
+        let subscriptions = &options.subscriptions;
+        let mut tried = Vec::new();
+        for source in publishing {
+            for exchange in source.exchanges(options) {
+                let keys = source.keys(exchange, subscriptions);
+                if !tried.contains(&(exchange, keys.clone())) && !self.has_failed(exchange) {
+                    let keys: Vec<&str> = keys.iter().copied().collect();
+                    self.try_exchange(exchange, &source.routing_key.filled(SAMPLE), &keys).await;
+                }
+                tried.push((exchange, keys));
+            }
+            if source.exchanges(options).is_empty() {
+                self.try_unnamed(source).await;
+            }
+        }
+        if let Some(bytes) = publishing.iter().map(|source| source.message_bytes_max).max() {
+            self.try_size(bytes).await;
+        }
+    }
+
+    /// An exchange whose name is known, with the routing keys that are known.
+    async fn try_exchange(&mut self, exchange: &str, sample: &str, keys: &[&str]) {
+        let name = match exchange {
+            "" => "publishing to the default exchange".to_owned(),
+            exchange => format!("publishing to exchange '{exchange}'"),
+        };
+        let unknown = [sample];
+        for key in if keys.is_empty() { &unknown } else { keys } {
+            match probe::publish(&mut self.connection, exchange, key, 0).await {
+                Ok(()) => {}
+                Err(CallError::Refused(refusal)) => match refusal::reason(refusal.code, &refusal.text) {
+                    Reason::Missing if self.options.declare => {}
+                    Reason::TopicPermission if keys.is_empty() => {
+                        let what = format!(
+                            "this user's topic permissions allow some routing keys only, and which ones rows have is not known \
+                             here: {}",
+                            refusal.text
+                        );
+                        let cure = "make sure that they allow every key that message.routing_key may give"
+                            .to_owned();
+                        return self.warn(name, Err(Problem { what, cure })).await;
+                    }
+                    _ => {
+                        let error = DeclareError::new("the exchange".to_owned(), refusal);
+                        let problem = Problem { what: error.what(), cure: error.cure() };
+                        return self.note(name, Err(problem)).await;
+                    }
+                },
+                Err(CallError::Lost(_)) => return self.note_untried(name).await,
+            }
+        }
+        let finding = match keys {
+            [] => "this user may publish to it".to_owned(),
+            keys => {
+                format!("this user may publish to it, by the keys that are known here: {}", keys.join(", "))
+            }
+        };
+        self.note(name, Ok(finding)).await;
+    }
+
+    /// Exchanges that rows name, and no subscription.
+    async fn try_unnamed(&mut self, source: &Publishing) {
+        let name = format!("publishing to exchanges '{}'", source.exchange);
+        let exchange = source.exchange.filled(SAMPLE);
+        let declared = match self.options.declare {
+            true => probe::declare(&mut self.connection, &Declaration::topic_exchange(&exchange)).await,
+            false => Ok(()),
+        };
+        let refused = match declared {
+            Err(BrokerError::Declare { error, .. }) => Some(error),
+            Err(_) => return self.note_untried(name).await,
+            Ok(()) => {
+                match probe::publish(&mut self.connection, &exchange, &source.routing_key.filled(SAMPLE), 0)
+                    .await
+                {
+                    Err(CallError::Refused(refusal)) => {
+                        Some(DeclareError::new(format!("exchange '{exchange}'"), refusal))
+                    }
+                    Err(CallError::Lost(_)) => return self.note_untried(name).await,
+                    Ok(()) => None,
+                }
+            }
+        };
+        let finding = match refused
+            .filter(|error| !matches!(error.reason, Reason::Missing | Reason::TopicPermission))
+        {
+            None => Ok("rows name them: none is known here, and one of that form would be taken".to_owned()),
+            Some(error) => Err(Problem {
+                what: format!("rows name them, and none is known here; one of that form, {}", error.what()),
+                cure: error.cure(),
+            }),
+        };
+        self.warn(name, finding).await;
+    }
+
+    /// Whether the broker takes messages as large as the configuration lets them be.
+    async fn try_size(&mut self, bytes: usize) {
+        let name = "message size".to_owned();
+        let sent = bytes.min(SENT_BYTES_MAX);
+        // A message that is too large is refused before anything else; that is not known of the default exchange's other refusals.
+        let answered = probe::publish(&mut self.connection, "", probe::UNUSED_KEY, sent).await;
+        let finding = match answered {
+            Err(CallError::Lost(_)) => return self.note_untried(name).await,
+            Err(CallError::Refused(Refusal { code, text }))
+                if refusal::reason(code, &text) == Reason::MessageTooLarge =>
+            {
+                Err(Problem {
+                    what: format!("delivery.message_bytes_max is {bytes}, and the broker takes less: {text}"),
+                    cure: refusal::cure(code, &text),
+                })
+            }
+            _ if sent < bytes => Ok(format!(
+                "the broker takes {sent} bytes; delivery.message_bytes_max is {bytes}, which was not tried"
+            )),
+            _ => Ok(format!("the broker takes {bytes} bytes (delivery.message_bytes_max)")),
+        };
+        self.note(name, finding).await;
+    }
+
+    /// The connection ended, or the broker takes no messages now.
+    async fn note_untried(&mut self, name: String) {
+        let what = match self.connection.blocked() {
+            Some(reason) => format!("could not be tried: the broker takes no messages now ({reason})"),
+            None => {
+                "could not be tried: the connection was lost, or the broker did not answer in time".to_owned()
+            }
+        };
+        let cure = "see the broker's alarms and log (rabbitmq-diagnostics alarms), and repeat the command"
+            .to_owned();
+        self.warn(name, Err(Problem { what, cure })).await;
+    }
 }
 
 /// The plugin that an exchange type comes with.
@@ -149,19 +449,8 @@ fn plugin(kind: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether this user may have a fence. The queue goes with the connection.
-async fn try_fence(connection: &mut Connection, queue: &str) -> Result<String, Problem> {
-    let Err(error) = fence::take(connection, queue).await else {
-        return Ok("may be declared: of several instances only one publishes".to_owned());
-    };
-    let (why, cure) = match &error {
-        BrokerError::ChannelClosed { code, text, .. } => (text.clone(), fence::cure(*code, text)),
-        error => (error.to_string(), "see the broker's log".to_owned()),
-    };
-    let what = format!(
-        "may not be declared and read, so an instance that hangs may publish beside its successor: {why}"
-    );
-    Err(Problem { what, cure })
+fn is_of_topic(refusal: &Refusal) -> bool {
+    refusal::reason(refusal.code, &refusal.text) == Reason::TopicPermission
 }
 
 async fn on_fresh_channel(

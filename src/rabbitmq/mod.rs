@@ -4,7 +4,8 @@
 //! `dial` gets a byte stream, `link` makes frames of it, `handshake` logs in, `connection` has channels, calls and events. `refusal` tells
 //! apart why the broker refuses, and knows the cure. [`topology`]
 //! says what a durable subscription needs and declares it; [`inspection`] compares that with what is there, and
-//! [`subscriptions`] looks at it again while outboxd runs. [`consumer`], for the
+//! [`subscriptions`] looks at it again while outboxd runs. `probe` finds out what the user may do, and [`rabbitmqctl`] prints what an
+//! administrator grants. [`consumer`], for the
 //! services in [`crate::samples`], takes messages from a queue: there lapin does all but the declares.
 //!
 //! [`encoding`] and `confirms` are pure. Recovery lives elsewhere and is crash-only: what failed once is dropped.
@@ -21,8 +22,10 @@ mod fence;
 mod handshake;
 pub mod inspection;
 mod link;
+mod probe;
 pub mod publisher;
-mod rabbitmqctl;
+pub mod publishing;
+pub mod rabbitmqctl;
 mod refusal;
 pub mod subscriptions;
 mod tls;

@@ -23,7 +23,7 @@ use super::{
 /// Header by which a partitioned subscription spreads messages over its queues.
 const HASH_HEADER: &str = "aggregate-id";
 /// The type of an exchange that no entry of `[[exchanges]]` describes.
-const TOPIC: &str = "topic";
+pub(super) const TOPIC: &str = "topic";
 /// Exchange type of the plugin `rabbitmq_consistent_hash_exchange`.
 pub const CONSISTENT_HASH: &str = "x-consistent-hash";
 /// Exchange type of the plugin `rabbitmq_delayed_message_exchange`. It returns what it delays, and delivers it all the same.
@@ -280,7 +280,7 @@ impl Declaration {
     }
 
     /// What is the matter when it could not be declared.
-    fn failure(&self, error: CallError, at: &Endpoint) -> BrokerError {
+    pub(super) fn failure(&self, error: CallError, at: &Endpoint) -> BrokerError {
         match error {
             CallError::Refused(refusal) => self.refused(refusal, at),
             // An exchange type that it does not know, or a failure inside it, is a reason for the broker to close the whole connection.

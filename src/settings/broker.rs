@@ -2,11 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use lapin::uri::{AMQPScheme, AMQPUri};
-
 use super::{exchanges, subscriptions};
-use crate::configuration::{Complaint, Section};
-use crate::rabbitmq::{publisher::BrokerOptions, subscriptions::SubscriptionWatch};
+use crate::{
+    configuration::Section,
+    rabbitmq::{Endpoint, publisher::BrokerOptions, subscriptions::SubscriptionWatch},
+};
 
 /// What the three of them say.
 pub(super) struct Broker {
@@ -21,7 +21,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
     let heartbeat = rabbitmq.seconds("heartbeat_s", 1..=3600, 10);
     let connect_timeout = rabbitmq.milliseconds("connect_timeout_ms", 100..=600_000, 5000);
     let confirm_timeout = rabbitmq.milliseconds("confirm_timeout_ms", 100..=3_600_000, 30_000);
-    let uris = uris(&mut rabbitmq);
+    let urls = urls(&mut rabbitmq);
     let ca_file = readable_file(&mut rabbitmq, "tls_ca_file");
     let (has_cert, has_key) = (rabbitmq.has("tls_cert_file"), rabbitmq.has("tls_key_file"));
     let cert = readable_file(&mut rabbitmq, "tls_cert_file");
@@ -31,9 +31,9 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
             if has_cert { ("tls_cert_file", "tls_key_file") } else { ("tls_key_file", "tls_cert_file") };
         rabbitmq.problem(there, format!("is of no use without {missing}"), "give both, or neither");
     }
-    let encrypted = uris.iter().any(|uri| uri.scheme == AMQPScheme::AMQPS);
+    let encrypted = urls.iter().any(|url| url.starts_with("amqps://"));
     for (key, given) in [("tls_ca_file", ca_file.is_some()), ("tls_cert_file", cert.is_some())] {
-        if given && !encrypted && !uris.is_empty() {
+        if given && !encrypted && !urls.is_empty() {
             rabbitmq.problem(
                 key,
                 "has no effect: no URL begins with amqps://",
@@ -44,7 +44,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
     rabbitmq.finish();
     let exchanges = exchanges::read(root);
     let options = BrokerOptions {
-        urls: uris.iter().map(AMQPUri::to_string).collect(),
+        urls,
         declare,
         heartbeat,
         connect_timeout,
@@ -58,7 +58,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
 }
 
 /// The URLs with user and password put in where they are given apart.
-fn uris(rabbitmq: &mut Section<'_>) -> Vec<AMQPUri> {
+fn urls(rabbitmq: &mut Section<'_>) -> Vec<String> {
     let given = |rabbitmq: &Section<'_>, key: &str| rabbitmq.has(key) || rabbitmq.has(&format!("{key}_file"));
     let (one, many) = (given(rabbitmq, "url"), given(rabbitmq, "urls"));
     if one && many {
@@ -76,53 +76,14 @@ fn uris(rabbitmq: &mut Section<'_>) -> Vec<AMQPUri> {
     let username = rabbitmq.filled_text("username");
     let password = rabbitmq.secret("password");
 
-    let mut uris = Vec::new();
+    let mut whole = Vec::new();
     for url in url.into_iter().chain(urls.unwrap_or_default()) {
-        match uri(&url) {
-            Ok(mut uri) => {
-                let user = &mut uri.authority.userinfo;
-                user.username = username.clone().unwrap_or_else(|| user.username.clone());
-                user.password = password.clone().unwrap_or_else(|| user.password.clone());
-                uris.push(uri);
-            }
-            Err((what, cure)) => rabbitmq.problem(origin, what, cure),
+        match Endpoint::with_login(&url, username.as_deref(), password.as_deref()) {
+            Ok(url) => whole.push(url),
+            Err(error) => rabbitmq.problem(origin, error.what, error.cure),
         }
     }
-    uris
-}
-
-/// Parses a URL; complains without showing any of it.
-fn uri(url: &str) -> Result<AMQPUri, Complaint> {
-    let complaint = |what: &str, cure: &str| Err((what.to_owned(), cure.to_owned()));
-    let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "amqp" | "amqps"))
-    else {
-        return complaint(
-            "does not begin with amqp:// or amqps://",
-            "write amqp://user:password@host:5672/%2f",
-        );
-    };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    if host.is_empty() || host.starts_with(':') {
-        return complaint("names no host", "write amqp://user:password@host:5672/%2f");
-    }
-    // lapin would connect to localhost instead.
-    if host.starts_with('[') {
-        return complaint("has an IPv6 address as its host", "use a host name for it");
-    }
-    let Ok(uri) = url.parse::<AMQPUri>() else {
-        return complaint(
-            "is not a valid URL",
-            "write amqp://user:password@host:5672/%2f, with special characters in user and password as %XX",
-        );
-    };
-    if uri.vhost.is_empty() {
-        return complaint(
-            "ends in a slash, which names a virtual host without a name",
-            "append %2f for the default virtual host, or remove the slash",
-        );
-    }
-    Ok(uri)
+    whole
 }
 
 fn readable_file(section: &mut Section<'_>, key: &str) -> Option<PathBuf> {

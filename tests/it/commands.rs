@@ -449,7 +449,7 @@ async fn each_fault_of_the_broker_comes_with_what_mends_it() {
 
     node.allow(&user, &stage.name, ["", ".*", ".*"]).await;
     assert_eq!(say(&Daemon::prepare(&guest), &["setup"]).await.status, 0);
-    assert!(check(&config).await.failed(&queue, "may not be declared").contains("configure"));
+    assert!(check(&config).await.failed(&queue, "is closed to this user").contains("configure"));
     let client = stage.client().await;
     sql(&client, &format!("SELECT pg_drop_replication_slot('{}')", stage.slot())).await;
     node.delete_user(&user).await;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backlog;
+mod can_publish;
 mod cleanup;
 mod commands;
 mod connections;
@@ -15,6 +16,7 @@ mod hostile;
 mod hostile_rows;
 mod inbox;
 mod liar;
+mod limits;
 mod message;
 mod nodes;
 mod order;

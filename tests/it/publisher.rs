@@ -19,8 +19,10 @@ use outboxd::{
     position::{Lsn, Position},
     rabbitmq::{
         BrokerError, BrokerOptions, Reason,
+        consumer::Consumer,
         inspection::inspect,
         publisher::{Outcome, Publisher, PublisherEvent},
+        publishing::{Pattern, Publishing},
         subscriptions::SubscriptionWatch,
         topology::{QueueType, Subscription},
     },
@@ -489,10 +491,10 @@ async fn subscriptions_are_declared_and_declared_again() {
     let subscriptions = vec![plain, parts, log];
     let options = BrokerOptions { subscriptions: subscriptions.clone(), ..broker.options() };
 
-    let missing = inspect(&options, "outboxd check", &[]).await;
+    let missing = inspect(&options, "outboxd check", &[], &[]).await;
     assert!(missing.iter().all(|check| check.finding.is_ok()), "{missing:#?}");
     let verify_only = BrokerOptions { declare: false, ..options.clone() };
-    let problems = inspect(&verify_only, "outboxd check", &[]).await;
+    let problems = inspect(&verify_only, "outboxd check", &[], &[]).await;
     let wrong = problems.iter().filter(|check| check.finding.is_err()).count();
     assert_eq!(wrong, 10, "2 exchanges, 6 queues, 2 dead letter queues: {problems:#?}");
 
@@ -525,7 +527,7 @@ async fn subscriptions_are_declared_and_declared_again() {
     assert_eq!(seen.len(), 50);
     assert!(used > 1, "all in one partition");
     for options in [&options, &verify_only] {
-        let checks = inspect(options, "outboxd check", &[]).await;
+        let checks = inspect(options, "outboxd check", &[], &[]).await;
         assert!(checks.iter().all(|check| check.finding.is_ok()), "{checks:#?}");
     }
 }
@@ -540,12 +542,12 @@ async fn inspection_finds_every_difference_in_one_go_and_creates_nothing() {
     queue(&channel, &queue_name, &[("x-max-length", AMQPValue::LongLongInt(5))]).await;
     let subscriptions = vec![subscription(&queue_name, &events)];
     let options = BrokerOptions { subscriptions, ..broker.options() };
-    let checks = inspect(&options, "outboxd check", &[]).await;
+    let checks = inspect(&options, "outboxd check", &[], &[]).await;
     let problems: Vec<_> = checks.iter().filter_map(|check| check.finding.as_ref().err()).collect();
     assert_eq!(problems.len(), 2, "{checks:#?}");
     assert!(problems[0].what.contains(&events) && problems[1].what.contains(&queue_name), "{problems:#?}");
     let verify_only = BrokerOptions { declare: false, ..options.clone() };
-    let checks = inspect(&verify_only, "outboxd check", &[]).await;
+    let checks = inspect(&verify_only, "outboxd check", &[], &[]).await;
     let dead = checks.iter().find(|check| check.name.contains(".dead")).unwrap();
     assert!(dead.finding.is_err(), "it was not created by the first inspection");
 
@@ -592,6 +594,88 @@ async fn a_missing_plugin_is_named() {
         error.to_string().contains("rabbitmq-plugins enable rabbitmq_consistent_hash_exchange"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn too_few_channels_are_refused_by_name() {
+    let (broker, _alone) = Broker::alone().await;
+    let set = async |channels: u16| {
+        broker.node.ctl(&["eval", &format!("application:set_env(rabbit, channel_max, {channels}).")]).await
+    };
+    let queue = unique("channels");
+    let mut seen = Vec::new();
+    for channels in [1, 2, 3] {
+        set(channels).await;
+        let published = Publisher::connect(&broker.options(), "outboxd test", 0).await.map(drop);
+        let subscription = subscription(&queue, &unique("events"));
+        let consumed = Consumer::connect(&broker.options(), &subscription, "a service", 1, 0).await.map(drop);
+        seen.push((channels, published, consumed));
+    }
+    set(2047).await;
+    for (channels, published, consumed) in seen {
+        for result in [published, consumed] {
+            match result {
+                Ok(()) => assert_eq!(channels, 3),
+                Err(error @ BrokerError::TooFewChannels { .. }) => {
+                    assert!(channels < 3 && error.to_string().contains("raise channel_max"), "{error}");
+                }
+                Err(error) => panic!("{channels}: {error}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_ipv6_address_will_do_for_publisher_and_consumer() {
+    let broker = Broker::shared().await;
+    let Ok(listener) = tokio::net::TcpListener::bind("[::1]:0").await else {
+        println!("this machine has no IPv6");
+        return;
+    };
+    let address = broker.url.split_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
+    let url = broker.url_with(&address, &listener.local_addr().unwrap().to_string());
+    assert!(url.contains("@[::1]:"), "{url}");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = tokio::net::TcpStream::connect(&address).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    let options = BrokerOptions { urls: vec![url], ..broker.options() };
+    let subscription = subscription(&unique("ipv6"), &unique("events"));
+    let mut consumer = Consumer::connect(&options, &subscription, "a service", 1, 0).await.unwrap();
+    let mut publisher = broker.publisher(&options).await;
+    publisher.publish(PublishTag(1), message(1, &subscription.exchange, "k"));
+    assert_eq!(outcomes(&mut publisher, 1).await[&1], Outcome::Confirmed);
+    timeout(PATIENCE, consumer.next()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn check_finds_that_the_broker_takes_smaller_messages_than_the_configuration() {
+    let (broker, _alone) = Broker::alone().await;
+    let publishing = Publishing {
+        exchange: Pattern::new([None]),
+        routing_key: Pattern::new([None]),
+        message_bytes_max: 2 << 20,
+    };
+    let looked = async |limit: u32| {
+        let setting = format!("application:set_env(rabbit, max_message_size, {limit}).");
+        broker.node.ctl(&["eval", &setting]).await;
+        let checks =
+            inspect(&broker.options(), "outboxd check", std::slice::from_ref(&publishing), &[]).await;
+        checks.into_iter().find(|check| check.name == "message size").expect("it is looked at")
+    };
+    let (small, large) = (looked(1 << 20).await, looked(128 << 20).await);
+    let problem = small.finding.unwrap_err();
+    assert!(
+        problem.what.contains("message_bytes_max is 2097152") && problem.what.contains("1048576"),
+        "{problem:?}"
+    );
+    assert!(
+        problem.cure.contains("delivery.message_bytes_max") && problem.cure.contains("max_message_size"),
+        "{problem:?}"
+    );
+    assert!(large.finding.unwrap().contains("2097152"));
 }
 
 /// Forwards to the broker until it is told to stop: then it stalls, or cuts.

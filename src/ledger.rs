@@ -5,13 +5,19 @@
 //! parked, or given up by policy. A row that no message can be made of takes its turn among them and is parked. Only the
 //! contiguous settled prefix moves the position, so a confirm that overtakes an earlier one changes nothing yet.
 //!
+//! What was published and is given back unanswered, as the broker has closed its channel, is waiting again: it may be with the broker.
+//! One of those messages may be the reason, so that they go out as suspects, see `suspects.rs`. Messages that were nacked
+//! take turns, see `nacks.rs`.
+//!
 //! The gate lets a message pass when everything of its aggregate that stands before it is settled, and everything of its
 //! transaction that stands before it is out. What waits there holds no other transaction up.
 //!
 //! Pure: no I/O, no clock (time is passed in), no knowledge of the wire.
 
 mod item;
+mod nacks;
 mod progress;
+mod suspects;
 
 use std::{
     cmp::Reverse,
@@ -22,10 +28,14 @@ use std::{
 
 pub use item::Due;
 use item::Item;
+pub use nacks::Nacked;
+use nacks::{Nacks, Verdict};
 pub use progress::{ConfirmedLsn, Progress, Settled};
 
+use suspects::{Forbidden, Suspects};
+
 use crate::{
-    outbox::{AggregateKey, KeptRow, Message, ParkedRow, Timestamp},
+    outbox::{AggregateKey, KeptRow, Message, ParkedRow, Route, Timestamp},
     position::{Lsn, Position},
 };
 
@@ -58,8 +68,10 @@ pub const WHOLE: usize = 1 << 16;
 /// Why the broker refused a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It could not store the message (`basic.nack`).
+    /// It could not store the message (`basic.nack`). Those of one exchange and routing key take turns.
     Nacked,
+    /// It closes the channel for the message, or refuses its exchange. Nothing behind it is published until it gets through.
+    Forbidden,
     /// No queue is bound for it (`basic.return`). Nothing else is published until it gets through.
     Unroutable,
     /// No queue took it, though one should have; whether that is still so is being looked at.
@@ -91,6 +103,8 @@ struct Entry {
     refusals: u32,
     /// It was returned, and nothing else goes out before it gets through.
     unroutable: bool,
+    /// It was nacked, and it is its turn to be tried again.
+    in_turn: bool,
     /// The next one of its aggregate, which waits for this one to settle.
     next_of_aggregate: Option<u64>,
     /// For how many it waits: for its aggregate's previous one to settle, for its transaction's previous one to go out.
@@ -101,9 +115,19 @@ impl Entry {
     /// Whether `next`, which stands right behind it, has to wait for it to go out.
     fn leads(&self, next: &Item) -> bool {
         matches!(self.state, State::Waiting)
+            && self.first_out.is_none()
             && !matches!(next, Item::Settled { .. })
             && self.item.position().commit_lsn == next.position().commit_lsn
     }
+}
+
+/// A message that was on its way until now.
+struct Outgoing {
+    message: Arc<Message>,
+    /// When it was published.
+    at: Instant,
+    /// It had been nacked before, and it was its turn.
+    in_turn: bool,
 }
 
 /// See the module's description.
@@ -123,8 +147,13 @@ pub struct Ledger {
     published_at: VecDeque<(u64, Instant)>,
     bytes: usize,
     published: usize,
-    /// When each that is refused is due again, and its tag.
+    /// When each that is to be tried again is due, and its tag.
     refused: BTreeSet<(Instant, u64)>,
+    nacks: Nacks,
+    suspects: Suspects,
+    forbidden: Forbidden,
+    /// The latest time at which a message was published that is confirmed.
+    answered_to: Option<Instant>,
     parking: usize,
     unroutable: usize,
     progress: Progress,
@@ -146,6 +175,10 @@ impl Ledger {
             bytes: 0,
             published: 0,
             refused: BTreeSet::new(),
+            nacks: Nacks::default(),
+            suspects: Suspects::default(),
+            forbidden: Forbidden::default(),
+            answered_to: None,
             parking: 0,
             unroutable: 0,
             progress,
@@ -227,6 +260,7 @@ impl Ledger {
             first_out: None,
             refusals: 0,
             unroutable: false,
+            in_turn: false,
             next_of_aggregate: None,
             waits_for,
         });
@@ -255,13 +289,10 @@ impl Ledger {
         }
     }
 
-    /// The next one that may go out at `now`, and what the caller must do with it: refused ones whose time has come
-    /// before any other, then those that the gate lets pass, in commit order.
+    /// The next one that may go out at `now`, and what the caller must do with it: a forbidden one whose time has come, alone;
+    /// then suspects; refused ones whose time has come; then those that the gate lets pass, in commit order.
     pub fn next_due(&mut self, now: Instant) -> Option<(PublishTag, Due)> {
-        let tag = match self.due_again(now) {
-            Some(tag) => tag,
-            None => self.pass_gate()?,
-        };
+        let tag = self.next_tag(now)?;
         self.lead_out(tag);
         let entry = self.entry(tag)?;
         entry.first_out.get_or_insert(now);
@@ -294,6 +325,32 @@ impl Ledger {
         }
     }
 
+    fn next_tag(&mut self, now: Instant) -> Option<u64> {
+        if self.forbidden.is_out() {
+            return None;
+        }
+        if self.forbidden.is_due(now) {
+            // Alone: should the channel be closed again, nothing else has to be repeated.
+            return if self.published == 0 { self.forbidden.send() } else { None };
+        }
+        if self.has_suspects() {
+            return self.suspects.next(self.published);
+        }
+        if self.suspects.are_out() {
+            return None;
+        }
+        self.due_again(now).or_else(|| self.pass_gate())
+    }
+
+    /// Whether a suspect waits that may go out, which all others wait for.
+    fn has_suspects(&self) -> bool {
+        self.suspects.first().is_some_and(|tag| self.is_not_behind_forbidden(tag))
+    }
+
+    fn is_not_behind_forbidden(&self, tag: u64) -> bool {
+        self.forbidden.first().is_none_or(|forbidden| tag < forbidden)
+    }
+
     fn due_again(&mut self, now: Instant) -> Option<u64> {
         let (again_at, _) = *self.refused.first()?;
         if again_at > now {
@@ -306,6 +363,10 @@ impl Ledger {
         if self.unroutable > 0 {
             return None;
         }
+        let &Reverse(tag) = self.ready.peek()?;
+        if !self.is_not_behind_forbidden(tag) {
+            return None;
+        }
         self.ready.pop().map(|Reverse(tag)| tag)
     }
 
@@ -314,9 +375,11 @@ impl Ledger {
     /// # Panics
     /// When the message is not published: the publisher answered twice, which is our own bug.
     pub fn settle(&mut self, tag: PublishTag) -> Arc<Message> {
-        let (message, _) = self.take_published(tag);
+        let answered = self.take_published(tag);
+        self.answered_to = self.answered_to.max(Some(answered.at));
+        self.end_turn(&answered);
         self.settle_taken(tag);
-        message
+        answered.message
     }
 
     /// Policy puts a published message aside: its row is parking from now on, and its aggregate stays occupied.
@@ -324,15 +387,16 @@ impl Ledger {
     /// # Panics
     /// As [`settle`](Self::settle), and when the row was not kept.
     pub fn park(&mut self, tag: PublishTag) -> (Arc<Message>, Arc<KeptRow>) {
-        let (message, entry) = self.take_published(tag);
-        entry.state = State::Parking;
-        let Item::Message { kept: Some(row), .. } = &entry.item else {
+        let answered = self.take_published(tag);
+        self.end_turn(&answered);
+        let Some(Entry { state, item: Item::Message { kept: Some(row), .. }, .. }) = self.entry(tag.0) else {
             panic!("{tag:?} is to be parked, and its row was not kept")
         };
+        *state = State::Parking;
         let row = Arc::clone(row);
         self.parking += 1;
         self.forget_answered();
-        (message, row)
+        (answered.message, row)
     }
 
     /// A row is parked for good, in WAL before `lsn`: a server whose WAL ends there does not have it.
@@ -369,20 +433,31 @@ impl Ledger {
         self.pop_settled();
     }
 
-    /// The broker refused a message: it is published again at the time that `again_at` gives for the number of
-    /// refusals so far, this one included.
+    /// The broker refused a message: it is published again, not before the time that `again_at` gives for the number of refusals
+    /// so far, this one included.
     ///
     /// # Panics
     /// As [`settle`](Self::settle).
     pub fn refuse(&mut self, tag: PublishTag, why: Refusal, again_at: impl FnOnce(u32) -> Instant) {
-        let (_, entry) = self.take_published(tag);
+        if why == Refusal::Nacked {
+            self.nack(tag, u32::MAX, again_at);
+            return;
+        }
+        let answered = self.take_published(tag);
+        self.end_turn(&answered);
+        let Some(entry) = self.entry(tag.0) else { return };
         entry.refusals += 1;
         entry.state = State::Refused;
         let again_at = again_at(entry.refusals);
-        let newly_unroutable = why == Refusal::Unroutable && !entry.unroutable;
-        entry.unroutable |= newly_unroutable;
-        self.refused.insert((again_at, tag.0));
-        self.unroutable += usize::from(newly_unroutable);
+        match why {
+            Refusal::Forbidden => self.forbidden.refused(tag.0, again_at),
+            Refusal::Unroutable | Refusal::LookedInto | Refusal::Nacked => {
+                let newly_unroutable = why == Refusal::Unroutable && !entry.unroutable;
+                entry.unroutable |= newly_unroutable;
+                self.unroutable += usize::from(newly_unroutable);
+                self.refused.insert((again_at, tag.0));
+            }
+        }
         self.forget_answered();
     }
 
@@ -395,22 +470,144 @@ impl Ledger {
         }
     }
 
+    /// The broker nacked a message. Messages of one exchange and routing key take turns; `again_at` gives the time of the next
+    /// turn after so many that were in vain. When there were `failures_max` in a row, gives those that wait for their turn: the
+    /// caller must have each [put aside](Self::park_nacked).
+    ///
+    /// # Panics
+    /// As [`settle`](Self::settle).
+    pub fn nack(
+        &mut self,
+        tag: PublishTag,
+        failures_max: u32,
+        again_at: impl FnOnce(u32) -> Instant,
+    ) -> Vec<PublishTag> {
+        let Outgoing { message, at, in_turn } = self.take_published(tag);
+        if let Some(entry) = self.entry(tag.0) {
+            entry.state = State::Refused;
+        }
+        let route = Route::of(&message);
+        let verdict = self.nacks.nacked(route, tag.0, in_turn, at, failures_max, again_at);
+        self.forget_answered();
+        match verdict {
+            Verdict::Again(due) => {
+                self.take_turns(due);
+                Vec::new()
+            }
+            Verdict::GivenUp(tags) => tags.into_iter().map(PublishTag).collect(),
+        }
+    }
+
+    fn take_turns(&mut self, due: nacks::Due) {
+        for (again_at, tag) in due {
+            if let Some(entry) = self.entry(tag) {
+                entry.in_turn = true;
+                self.refused.insert((again_at, tag));
+            }
+        }
+    }
+
+    /// Policy puts a message aside that was nacked too often, see [`nack`](Self::nack).
+    ///
+    /// # Panics
+    /// When the message does not wait after a nack, or its row was not kept: our own bugs.
+    pub fn park_nacked(&mut self, tag: PublishTag) -> (Arc<Message>, Arc<KeptRow>) {
+        match self.entry(tag.0) {
+            Some(entry @ Entry { state: State::Refused, .. }) => {
+                let Item::Message { message, kept: Some(row) } = &entry.item else {
+                    panic!("{tag:?} is to be parked, and its row was not kept")
+                };
+                let parked = (Arc::clone(message), Arc::clone(row));
+                entry.state = State::Parking;
+                self.parking += 1;
+                parked
+            }
+            other => panic!("{tag:?} is to be parked, and was not nacked but {:?}", other.map(|e| &e.state)),
+        }
+    }
+
+    /// The broker closed the channel for one of the messages that were sent on it, `sent`, of which it has answered none;
+    /// `unsent` were handed to the publisher, and nothing was sent of them. All are waiting again, unless one alone was sent: then
+    /// that is the guilty one. It stays published, and the caller says what becomes of it.
+    pub fn channel_closed(&mut self, sent: &[PublishTag], unsent: &[PublishTag]) -> Option<PublishTag> {
+        self.give_back(unsent);
+        if let [guilty] = sent {
+            return Some(*guilty);
+        }
+        let sent: Vec<u64> = sent.iter().map(|tag| tag.0).collect();
+        self.suspects.accuse(&sent);
+        for tag in sent {
+            self.take_back(tag);
+        }
+        self.forget_answered();
+        None
+    }
+
+    /// Nothing was sent of these: they wait again.
+    pub fn give_back(&mut self, unsent: &[PublishTag]) {
+        for PublishTag(tag) in unsent {
+            let was_forbidden = self.forbidden.answered(*tag);
+            let was_suspect = self.suspects.is_out(*tag);
+            self.suspects.answered(*tag);
+            let Some(at) = self.take_back(*tag) else { continue };
+            if was_forbidden {
+                self.forbidden.refused(*tag, at);
+            } else if was_suspect {
+                self.suspects.again(*tag);
+            } else if self.entry(*tag).is_some_and(|entry| entry.unroutable) {
+                self.refused.insert((at, *tag));
+            } else {
+                self.ready.push(Reverse(*tag));
+            }
+        }
+        self.forget_answered();
+    }
+
+    /// A published one waits again. Gives when it was published.
+    fn take_back(&mut self, tag: u64) -> Option<Instant> {
+        let entry = self.entry(tag)?;
+        let State::Published { at } = entry.state else { return None };
+        entry.state = State::Waiting;
+        let in_turn = std::mem::take(&mut entry.in_turn);
+        let route = match &entry.item {
+            Item::Message { message, .. } if in_turn => Some(Route::of(message)),
+            _ => None,
+        };
+        self.published -= 1;
+        if let Some(route) = route {
+            let due = self.nacks.left(&route);
+            self.take_turns(due);
+        }
+        Some(at)
+    }
+
     fn entry(&mut self, tag: u64) -> Option<&mut Entry> {
         let index = tag.checked_sub(self.first_tag)?;
         self.entries.get_mut(index as usize)
     }
 
-    fn take_published(&mut self, tag: PublishTag) -> (Arc<Message>, &mut Entry) {
+    /// The broker has answered a message.
+    fn take_published(&mut self, tag: PublishTag) -> Outgoing {
         let index = tag.0.checked_sub(self.first_tag).map(|index| index as usize);
         match index.and_then(|index| self.entries.get_mut(index)) {
-            Some(entry @ Entry { state: State::Published { .. }, .. }) => {
-                let Item::Message { message, .. } = &entry.item else {
+            Some(Entry { state: State::Published { at }, item, in_turn, .. }) => {
+                let Item::Message { message, .. } = item else {
                     unreachable!("only messages are published")
                 };
                 self.published -= 1;
-                (Arc::clone(message), entry)
+                self.suspects.answered(tag.0);
+                self.forbidden.answered(tag.0);
+                Outgoing { message: Arc::clone(message), at: *at, in_turn: std::mem::take(in_turn) }
             }
             other => panic!("outcome for {tag:?}, which is not published but {:?}", other.map(|e| &e.state)),
+        }
+    }
+
+    /// A message that is settled, parking, or refused for another reason needs no turn any more.
+    fn end_turn(&mut self, Outgoing { message, in_turn, .. }: &Outgoing) {
+        if *in_turn {
+            let due = self.nacks.got_through(&Route::of(message));
+            self.take_turns(due);
         }
     }
 
@@ -472,6 +669,13 @@ impl Ledger {
         self.parking
     }
 
+    /// Messages that were handed to the broker, and neither settled nor put aside: published ones, and those that are to be tried
+    /// again.
+    pub fn in_flight(&self) -> usize {
+        let again = self.refused.len() + self.nacks.waiting();
+        self.published + again + self.suspects.waiting() + self.forbidden.waiting()
+    }
+
     /// The first unroutable message that holds everything up, if one does.
     pub fn halted_by(&self) -> Option<&Message> {
         if self.unroutable == 0 {
@@ -483,9 +687,28 @@ impl Ledger {
         })
     }
 
-    /// When the earliest refused message is due again.
-    pub fn next_again(&self) -> Option<Instant> {
-        self.refused.first().map(|(again_at, _)| *again_at)
+    /// The first message that the broker is known to refuse, and that holds up everything behind it.
+    pub fn forbidden(&self) -> Option<PublishTag> {
+        self.forbidden.first().map(PublishTag)
+    }
+
+    /// What waits after a nack; `None` when nothing does.
+    pub fn nacked(&self) -> Option<Nacked<'_>> {
+        self.nacks.shown()
+    }
+
+    /// When the next message that is to be tried again is due, as far as time alone decides.
+    pub fn next_again(&self, now: Instant) -> Option<Instant> {
+        if self.forbidden.is_out() {
+            return None;
+        }
+        if self.forbidden.is_due(now) {
+            return self.forbidden.next_again().filter(|_| self.published == 0);
+        }
+        let refused = self.refused.first().map(|(again_at, _)| *again_at);
+        // Others wait for their answers.
+        let refused = refused.filter(|_| !self.has_suspects() && !self.suspects.are_out());
+        refused.into_iter().chain(self.forbidden.next_again()).min()
     }
 
     /// Of the oldest message that was published and is not settled (or row that is parking): when it was committed, and when
@@ -498,6 +721,32 @@ impl Ledger {
     /// When the message that has waited longest for the broker's answer was published.
     pub fn oldest_published(&self) -> Option<Instant> {
         self.published_at.front().map(|(_, at)| *at)
+    }
+
+    /// The message that has waited longest for the broker's answer.
+    pub fn longest_unanswered(&self) -> Option<&Message> {
+        let &(tag, _) = self.published_at.front()?;
+        self.message(PublishTag(tag)).map(AsRef::as_ref)
+    }
+
+    /// Whether a message was confirmed that was published no earlier than the one that has waited longest for its answer.
+    pub fn is_overtaken(&self) -> bool {
+        self.oldest_published().is_some_and(|oldest| self.answered_to >= Some(oldest))
+    }
+
+    /// Where the messages stand that the broker has not answered yet.
+    pub fn unanswered(&self) -> BTreeSet<Position> {
+        let published = self.entries.iter().filter(|entry| matches!(entry.state, State::Published { .. }));
+        published.map(|entry| entry.item.position()).collect()
+    }
+
+    /// A message that is not settled.
+    pub fn message(&self, PublishTag(tag): PublishTag) -> Option<&Arc<Message>> {
+        let index = tag.checked_sub(self.first_tag)?;
+        match &self.entries.get(index as usize)?.item {
+            Item::Message { message, .. } => Some(message),
+            Item::Invalid(_) | Item::Settled { .. } => None,
+        }
     }
 
     /// Keeps the front of `published_at` one that is not answered.

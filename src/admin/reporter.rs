@@ -30,7 +30,7 @@ pub enum SourceState {
     Streaming,
     /// Another instance has the slot, or its connection to the broker still lives; this one waits to take over.
     Standby,
-    /// The broker accepts no messages (memory or disk alarm).
+    /// The broker accepts no messages (memory or disk alarm), or a queue does not take or confirm some of them.
     Blocked,
     /// Stopped until somebody does what the reason says.
     Halted,
@@ -117,6 +117,7 @@ struct Live {
     slot_retained_bytes: Option<u64>,
     slot_wal_status: Option<String>,
     parked_rows: Option<u64>,
+    nacked_since: Option<Timestamp>,
     oldest: Option<Unconfirmed>,
     unfenced: Option<String>,
     cleanup_off: Option<String>,
@@ -137,6 +138,7 @@ impl Reporter {
             slot_retained_bytes: None,
             slot_wal_status: None,
             parked_rows: None,
+            nacked_since: None,
             oldest: None,
             unfenced: None,
             cleanup_off: None,
@@ -169,6 +171,17 @@ impl Reporter {
         self.0.metrics.nacked.inc_by(n);
     }
 
+    /// So many messages wait after a nack, since then; `None`: none.
+    pub fn nacked_waiting(&self, waiting: Option<(usize, Timestamp)>) {
+        let metrics = &self.0.metrics;
+        metrics.nacked_waiting.set(saturated(waiting.map_or(0, |(messages, _)| messages) as u64));
+        match waiting {
+            Some((_, since)) => metrics.nacked_since.set(u64::try_from(since.0 / 1_000_000).unwrap_or(0)),
+            None => metrics.nacked_since.clear(),
+        }
+        self.live().nacked_since = waiting.map(|(_, since)| since);
+    }
+
     /// Policy put `n` messages aside.
     pub fn parked(&self, n: u64) {
         self.0.metrics.parked.inc_by(n);
@@ -193,7 +206,8 @@ impl Reporter {
         self.0.metrics.deleted.inc_by(n);
     }
 
-    /// `n` messages are published and not yet confirmed.
+    /// `n` messages were handed to the broker and are neither confirmed nor put aside; those that it refused and that are to be
+    /// sent again are among them.
     pub fn in_flight(&self, n: usize) {
         self.0.metrics.in_flight.set(saturated(n as u64));
     }
@@ -271,6 +285,19 @@ impl Reporter {
         self.log(from, state, &reason);
     }
 
+    /// As [`state`](Self::state), for a reason whose figures change all the time: only the change of the state is logged.
+    pub fn state_with_figures(&self, state: SourceState, reason: String) {
+        let mut live = self.live();
+        if live.state != state {
+            drop(live);
+            return self.state(state, reason);
+        }
+        if state.is_trouble() {
+            live.last_error = Some(reason.clone());
+        }
+        live.reason = reason;
+    }
+
     /// Nothing but the slot keeps instances apart, because of `reason`. Logged as a warning, once for each reason.
     pub fn unfenced(&self, reason: String) {
         let mut live = self.live();
@@ -332,6 +359,8 @@ impl Reporter {
             confirmed: metrics.confirmed.get(),
             returned: metrics.returned.get(),
             nacked: metrics.nacked.get(),
+            nacked_waiting: u64::try_from(metrics.nacked_waiting.get()).unwrap_or_default(),
+            nacked_since: live.nacked_since.map(|since| since.to_string()),
             parked: metrics.parked.get(),
             parked_rows: live.parked_rows,
             ignored: metrics.ignored.get(),

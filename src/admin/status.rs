@@ -44,7 +44,7 @@ pub struct SourceStatus {
     pub slot_retained_bytes: Option<u64>,
     /// `pg_replication_slots.wal_status`.
     pub slot_wal_status: Option<String>,
-    /// Messages published and not yet confirmed.
+    /// Messages handed to the broker and neither confirmed nor put aside, with those that it refused and that are sent again.
     pub in_flight: u64,
     /// Messages sent to the broker, repeats included.
     pub published: u64,
@@ -54,6 +54,12 @@ pub struct SourceStatus {
     pub returned: u64,
     /// Messages that the broker nacked.
     pub nacked: u64,
+    /// Messages that wait to be sent again after a nack.
+    #[serde(default)]
+    pub nacked_waiting: u64,
+    /// Since when some do; RFC 3339, UTC. `null` when none does.
+    #[serde(default)]
+    pub nacked_since: Option<String>,
     /// Messages that policy put aside.
     pub parked: u64,
     /// Rows in the table of parked ones, whenever they were put there; `null` when there is no such table.
@@ -204,7 +210,7 @@ mod tests {
                 "confirmed_lsn": "16/B374D850", "position": "00000016B374D848-00000001",
                 "lag_bytes": 4096, "lag_seconds": 0.0, "oldest_unconfirmed_seconds": null,
                 "slot_retained_bytes": 8192, "slot_wal_status": "extended", "in_flight": 3,
-                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "parked": 3, "parked_rows": 9, "ignored": 6, "deleted": 8, "cleanup_off": "older rows",
+                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "nacked_waiting": 0, "nacked_since": null, "parked": 3, "parked_rows": 9, "ignored": 6, "deleted": 8, "cleanup_off": "older rows",
                 "reconnects": { "postgres": 0, "rabbitmq": 1 }, "last_error": "disk alarm",
             })
         );

@@ -250,7 +250,7 @@ fn a_nacked_message_keeps_its_aggregate_occupied_and_goes_out_again_when_due() {
         later
     });
     assert_eq!(publish_all(&mut ledger, now), [0; 0]);
-    assert_eq!(ledger.next_again(), Some(later));
+    assert_eq!(ledger.next_again(now), Some(later));
     assert_eq!(ledger.oldest_published(), None);
     assert_eq!(publish_all(&mut ledger, later), [0]);
     assert_eq!(ledger.oldest_published(), Some(later));
@@ -279,6 +279,144 @@ fn nothing_else_goes_out_while_a_message_is_unroutable_not_even_while_it_is_trie
     ledger.settle(PublishTag(0));
     assert!(ledger.halted_by().is_none());
     assert_eq!(publish_all(&mut ledger, now), [2]);
+}
+
+/// A broker that closes the channel for some messages, and confirms nothing of what was published together with one.
+fn find(guilty: &[u64], messages: u64) -> (Vec<u64>, HashMap<u64, u32>) {
+    let now = Instant::now();
+    let mut ledger = ledger(Ordering::PerAggregate);
+    for number in 0..messages {
+        ledger.push(message(10, number as u32, number));
+    }
+    let (mut found, mut accepted) = (Vec::new(), HashMap::new());
+    while !ledger.is_empty() {
+        let sent = publish_all(&mut ledger, now);
+        assert!(!sent.is_empty(), "stuck after {found:?}");
+        let stands = sent.iter().position(|tag| guilty.contains(tag));
+        for tag in &sent[..stands.unwrap_or(sent.len())] {
+            *accepted.entry(*tag).or_default() += 1;
+        }
+        let sent: Vec<PublishTag> = sent.into_iter().map(PublishTag).collect();
+        match stands {
+            None => sent.into_iter().for_each(|tag| drop(ledger.settle(tag))),
+            Some(_) => {
+                if let Some(PublishTag(tag)) = ledger.channel_closed(&sent, &[]) {
+                    found.push(tag);
+                    ledger.settle(PublishTag(tag));
+                }
+            }
+        }
+    }
+    (found, accepted)
+}
+
+#[test]
+fn whoever_costs_the_channel_is_found_and_nobody_is_sent_more_than_three_times() {
+    for guilty in [vec![0], vec![1], vec![15], vec![16], vec![500], vec![3, 4, 499], vec![7, 30, 31, 32, 400]] {
+        let (found, accepted) = find(&guilty, 501);
+        assert_eq!(found, guilty);
+        assert_eq!(accepted.len(), 501 - guilty.len(), "{guilty:?}");
+        assert!(accepted.values().all(|copies| *copies <= 3), "{guilty:?}: {accepted:?}");
+    }
+    let (found, accepted) = find(&[0], 1);
+    assert_eq!((found, accepted.len()), (vec![0], 0));
+}
+
+#[test]
+fn a_refused_message_is_tried_again_alone_and_what_stands_before_it_goes_out() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(1);
+    let mut ledger = ledger(Ordering::PerAggregate);
+    for (index, aggregate) in [7, 8, 7, 9].into_iter().enumerate() {
+        ledger.push(message(10 + index as u64, 0, aggregate));
+    }
+    assert_eq!(publish_all(&mut ledger, now), [0, 1, 3]);
+    ledger.settle(PublishTag(1));
+    ledger.give_back(&[PublishTag(3)]);
+    ledger.refuse(PublishTag(0), Refusal::Nacked, |_| later);
+    assert_eq!(publish_all(&mut ledger, now), [3]);
+    assert_eq!(ledger.channel_closed(&[PublishTag(3)], &[]), Some(PublishTag(3)));
+    ledger.refuse(PublishTag(3), Refusal::Forbidden, |_| later);
+    ledger.push(message(20, 0, 10));
+    assert_eq!((ledger.forbidden(), ledger.in_flight()), (Some(PublishTag(3)), 2));
+    assert_eq!(publish_all(&mut ledger, now), [0; 0]);
+    assert_eq!(publish_all(&mut ledger, later), [3], "alone");
+    assert_eq!(ledger.next_again(later), None);
+    assert_eq!(ledger.channel_closed(&[PublishTag(3)], &[]), Some(PublishTag(3)));
+    ledger.refuse(PublishTag(3), Refusal::Forbidden, |refusals| later + Duration::from_secs(refusals.into()));
+    assert_eq!(publish_all(&mut ledger, later), [0]);
+    ledger.settle(PublishTag(0));
+    assert_eq!(publish_all(&mut ledger, later), [2], "what stands before it, and not what stands behind");
+    assert_eq!(publish_all(&mut ledger, later + Duration::from_secs(9)), [0; 0]);
+    ledger.settle(PublishTag(2));
+    assert_eq!(publish_all(&mut ledger, later + Duration::from_secs(9)), [3]);
+    ledger.settle(PublishTag(3));
+    assert_eq!(publish_all(&mut ledger, later), [4]);
+}
+
+/// One nack costs the other queues of the exchange a copy.
+#[test]
+fn nacked_messages_of_one_key_take_turns_and_get_through_ever_more_at_a_time() {
+    let mut now = Instant::now();
+    let mut ledger = ledger(Ordering::PerAggregate);
+    for number in 0..100 {
+        ledger.push(message(10, number, number.into()));
+    }
+    let wait = |failures: u32| Duration::from_millis(100 << failures.min(6));
+    let mut failures = 0;
+    for tag in publish_all(&mut ledger, now) {
+        ledger.refuse(PublishTag(tag), Refusal::Nacked, |failed| now + wait(failed));
+    }
+    let mut tried: Vec<u64> = Vec::new();
+    for _ in 0..150 {
+        now += wait(6);
+        let sent = publish_all(&mut ledger, now);
+        assert_eq!(sent.len(), 1, "one at a time");
+        tried.extend(&sent);
+        ledger.refuse(PublishTag(sent[0]), Refusal::Nacked, |failed| {
+            failures = failed;
+            now + wait(failed)
+        });
+    }
+    assert_eq!(failures, 151);
+    assert_eq!(tried[..100].iter().collect::<HashSet<_>>().len(), 100, "in turns");
+    assert_eq!(ledger.nacked().map(|nacked| nacked.messages), Some(100));
+    now += wait(6);
+    let mut lots = Vec::new();
+    while !ledger.is_empty() {
+        let sent = publish_all(&mut ledger, now);
+        lots.push(sent.len());
+        for tag in sent {
+            ledger.settle(PublishTag(tag));
+        }
+    }
+    assert_eq!(lots, [1, 2, 4, 8, 16, 32, 37]);
+    assert_eq!(ledger.nacked(), None);
+}
+
+#[test]
+fn a_key_whose_turns_are_all_in_vain_is_given_up_and_no_other() {
+    let now = Instant::now();
+    let mut ledger = ledger(Ordering::PerAggregate);
+    for (number, key) in ["full", "full", "other"].into_iter().enumerate() {
+        let kept = parked_row(10, number as u32, None).kept;
+        let message = Message { routing_key: key.into(), ..message(10, number as u32, number as u64) };
+        ledger.push_kept(message, Arc::unwrap_or_clone(kept));
+    }
+    publish_all(&mut ledger, now);
+    assert_eq!(ledger.nack(PublishTag(2), 3, |_| now), []);
+    assert_eq!(ledger.nack(PublishTag(0), 3, |_| now), []);
+    assert_eq!(ledger.nack(PublishTag(1), 3, |_| now), []);
+    assert_eq!(publish_all(&mut ledger, now), [0, 2]);
+    assert_eq!(ledger.nack(PublishTag(0), 3, |_| now), []);
+    assert_eq!(publish_all(&mut ledger, now), [1]);
+    assert_eq!(ledger.nack(PublishTag(1), 3, |_| now), [0, 1].map(PublishTag));
+    for tag in [0, 1] {
+        ledger.park_nacked(PublishTag(tag));
+        ledger.parked(PublishTag(tag), Lsn(50));
+    }
+    ledger.settle(PublishTag(2));
+    assert!(ledger.is_empty() && ledger.nacked().is_none());
 }
 
 #[test]
@@ -395,6 +533,8 @@ enum Step {
     Publish,
     Settle(prop::sample::Index),
     Refuse(prop::sample::Index, bool),
+    /// The broker closes the channel.
+    Close,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -404,6 +544,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => Just(Step::Publish),
         4 => any::<prop::sample::Index>().prop_map(Step::Settle),
         1 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(i, nack)| Step::Refuse(i, nack)),
+        1 => Just(Step::Close),
     ];
     prop::collection::vec(step, 1..300)
 }
@@ -422,13 +563,23 @@ proptest! {
         let mut settled = HashSet::new();
         let mut first_published: Vec<u64> = Vec::new();
         let mut last_confirmed = 0;
+        // From then on suspects and refused messages hold others up.
+        let mut closed = false;
         for step in steps {
             let published = matches!(step, Step::Publish);
             match step {
                 Step::Row { aggregate } => {
-                    ledger.push(message(lsn, index, aggregate));
+                    ledger.push(Message { routing_key: aggregate.to_string(), ..message(lsn, index, aggregate) });
                     rows.push((lsn, aggregate));
                     index += 1;
+                }
+                Step::Close => {
+                    closed = true;
+                    let sent: Vec<PublishTag> = out.drain(..).map(PublishTag).collect();
+                    if let Some(guilty) = ledger.channel_closed(&sent, &[]) {
+                        prop_assert_eq!(&sent, &[guilty]);
+                        ledger.refuse(guilty, Refusal::Forbidden, |_| now);
+                    }
                 }
                 Step::Commit => {
                     ledger.reached(Lsn(lsn + 5));
@@ -474,7 +625,7 @@ proptest! {
                     let first = (0..rows.len()).find(|&tag| rows[tag].1 == **aggregate && !settled.contains(&(tag as u64)));
                     first.is_some_and(|tag| tag == 0 || rows[tag - 1].0 != rows[tag].0) && !aggregates.contains(aggregate)
                 });
-                prop_assert!(!published || ledger.halted_by().is_some() || alone.is_none(), "{alone:?} is held up");
+                prop_assert!(!published || closed || ledger.halted_by().is_some() || alone.is_none(), "{alone:?} is held up");
             }
             let confirmed = confirmed(&ledger).unwrap_or(0);
             prop_assert!(confirmed >= last_confirmed);
@@ -496,6 +647,13 @@ proptest! {
             }
         }
         prop_assert!(!next.expects_settled());
+        // Nothing is stuck: when the broker confirms everything, everything is settled.
+        loop {
+            out.extend(publish_all(&mut ledger, now));
+            let Some(tag) = out.pop() else { break };
+            ledger.settle(PublishTag(tag));
+        }
+        prop_assert!(ledger.is_empty() && ledger.in_flight() == 0, "{ledger:?}");
         let unsettled = (0..rows.len() as u64).filter(|tag| !settled.contains(tag));
         prop_assert_eq!(taken, unsettled.collect::<Vec<_>>());
         // Answer everything that is left: all must come out settled.

@@ -100,6 +100,10 @@ pub enum ParkCause {
     Unroutable,
     /// It cannot become a message, or AMQP cannot carry that: `delivery.on_invalid`.
     Invalid,
+    /// The broker does not take its message, whatever is tried: `delivery.on_invalid`.
+    Refused,
+    /// A queue has not taken its message for too long: `delivery.on_nack`.
+    Nacked,
 }
 
 impl ParkCause {
@@ -108,6 +112,8 @@ impl ParkCause {
         match self {
             ParkCause::Unroutable => "unroutable",
             ParkCause::Invalid => "invalid",
+            ParkCause::Refused => "refused",
+            ParkCause::Nacked => "nacked",
         }
     }
 }
@@ -119,7 +125,7 @@ impl fmt::Display for ParkCause {
 }
 
 /// Where a message was to go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The exchange.
     pub exchange: String,
@@ -152,6 +158,21 @@ impl ParkReason {
         Self { cause: ParkCause::Invalid, text: row.reason.to_string(), route: None }
     }
 
+    /// The broker refuses the message, for these reasons.
+    pub fn refused(message: &Message, why: String) -> Self {
+        Self { cause: ParkCause::Refused, text: why, route: Some(Route::of(message)) }
+    }
+
+    /// A queue that the message is routed to has not taken it for too long.
+    pub fn nacked(message: &Message) -> Self {
+        let Message { exchange, routing_key, .. } = message;
+        let text = format!(
+            "RabbitMQ nacked it again and again: a queue bound to exchange '{exchange}' for routing key '{routing_key}' does not \
+             take it; see whether one is full (x-max-length with overflow reject-publish); other queues may have it"
+        );
+        Self { cause: ParkCause::Nacked, text, route: Some(Route::of(message)) }
+    }
+
     /// AMQP cannot carry the message.
     pub fn unsendable(message: &Message, reason: String) -> Self {
         Self { cause: ParkCause::Invalid, text: reason, route: Some(Route::of(message)) }
@@ -159,7 +180,8 @@ impl ParkReason {
 }
 
 impl Route {
-    fn of(message: &Message) -> Self {
+    /// Where a message is to go.
+    pub fn of(message: &Message) -> Self {
         Self { exchange: message.exchange.clone(), routing_key: message.routing_key.clone() }
     }
 }

@@ -98,6 +98,12 @@ impl Confirms {
         Ok(())
     }
 
+    /// The channel is closed, and another will number its publishes from 1. Gives those that have no outcome, in publish order.
+    pub(super) fn close(&mut self) -> Vec<PublishTag> {
+        self.first = 1;
+        self.sent.drain(..).filter(|sent| !sent.settled).map(|sent| sent.tag).collect()
+    }
+
     /// The outcomes since the last call, in publish order.
     pub(super) fn take_outcomes(&mut self) -> Vec<(PublishTag, Outcome)> {
         self.outcomes.sort_unstable_by_key(|(delivery_tag, ..)| *delivery_tag);
@@ -165,6 +171,18 @@ mod tests {
                 (PublishTag(3), Outcome::Confirmed),
             ]
         );
+    }
+
+    #[test]
+    fn a_closed_channel_gives_back_what_has_no_outcome_and_the_next_one_begins_at_one() {
+        let mut confirms = sent(4);
+        confirms.confirmed(3, false, true).unwrap();
+        confirms.confirmed(1, false, true).unwrap();
+        assert_eq!(confirms.close(), [2, 4].map(PublishTag));
+        assert_eq!(confirms.take_outcomes(), [1, 3].map(|tag| (PublishTag(tag), Outcome::Confirmed)));
+        confirms.sent(PublishTag(2), position(2));
+        confirms.confirmed(1, false, true).unwrap();
+        assert_eq!(confirms.take_outcomes(), [(PublishTag(2), Outcome::Confirmed)]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Knows nothing of aggregates, of order across failures, or of when to send a message again. A [`Publisher`] that gave an
 //! error is finished; whatever it had not told an outcome for is to be published again by another. One error is of a single
-//! message ([`BrokerError::Unsendable`]): whoever goes on after it has given that message up.
+//! message ([`BrokerError::Unsendable`]): whoever goes on after it has given that message up. A message that the broker does not
+//! take costs the channel and not the connection: the publisher opens it again and gives back what has no outcome.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -19,10 +20,11 @@ use amq_protocol::protocol::{
 pub use super::{broker::BrokerOptions, error::BrokerError, fence::Fence};
 use super::{
     confirms::{Confirms, NotInFlight},
-    connection::{CallError, ChannelId, Connection, Event, unasked},
+    connection::{CallError, ChannelId, Connection, Event, is_answer, open_channel, unasked},
     encoding,
-    error::{Loss, Refusal},
+    error::{DeclareError, Loss, Refusal, reply},
     fence::Asking,
+    refused::Refused,
     topology::{self, Declaration},
 };
 use crate::{ledger::PublishTag, outbox::Message};
@@ -66,12 +68,44 @@ pub enum PublisherEvent {
     Unblocked,
     /// What became of asking for a fence. Nothing is sent before it is held or denied.
     Fence(Fence),
+    /// The broker closed the channel for a message and does not say which. Nothing of what was handed over and has no outcome
+    /// will be answered: it has to be handed over again.
+    ChannelClosed {
+        /// Why.
+        refused: Refused,
+        /// Sent, in that order, and it may be with the broker. Never empty.
+        sent: Vec<PublishTag>,
+        /// Nothing was sent of these.
+        unsent: Vec<PublishTag>,
+    },
+    /// The exchange of the first of these messages is not there, or may not be declared. Nothing was sent of any of them, and they
+    /// have to be handed over again; what was sent before will be answered.
+    ExchangeRefused {
+        /// Why.
+        refused: Refused,
+        /// In the order in which they were handed over. Never empty.
+        unsent: Vec<PublishTag>,
+    },
+}
+
+/// A channel that the broker may close, and that is then opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Channel {
+    Open,
+    /// The answer to `channel.open` is awaited.
+    Opening,
+    /// The answer to `confirm.select` is awaited.
+    Selecting,
 }
 
 /// One connection that publishes.
 pub struct Publisher {
     connection: Connection,
     declare: bool,
+    /// That of all messages.
+    messages: Channel,
+    /// That of declares.
+    declares: Channel,
     /// Exchanges that this connection has declared or found.
     known_exchanges: HashSet<String>,
     /// Exchanges whose messages go without `mandatory`.
@@ -101,8 +135,7 @@ impl Publisher {
     ) -> Result<Self, BrokerError> {
         let mut connection = Connection::connect(options, connection_name, attempt).await?;
         connection.open_channel(MESSAGES).await?;
-        let select = AMQPClass::Confirm(AMQPMethod::Select(Select { nowait: false }));
-        let selected = connection.call(MESSAGES, select).await;
+        let selected = connection.call(MESSAGES, select_confirms()).await;
         selected.map_err(|error| error.at(connection.at()))?;
         connection.open_channel(DECLARES).await?;
         options.watch.note_lost(&mut connection, DECLARES).await?;
@@ -123,6 +156,8 @@ impl Publisher {
         Self {
             connection,
             declare,
+            messages: Channel::Open,
+            declares: Channel::Open,
             known_exchanges,
             optional: HashSet::new(),
             declaring: None,
@@ -218,9 +253,7 @@ impl Publisher {
     /// A message that cannot be sent does not harm those before it: they are heard out first, or else they would be sent
     /// twice.
     fn failure_to_tell(&self) -> Option<&BrokerError> {
-        let is_of_one_message = |error: &&BrokerError| {
-            matches!(error, BrokerError::Declare { .. } | BrokerError::Unsendable { .. })
-        };
+        let is_of_one_message = |error: &&BrokerError| matches!(error, BrokerError::Unsendable { .. });
         let heard_out = self.is_lost || self.confirms.is_empty();
         self.failure.as_ref().filter(|error| heard_out || !is_of_one_message(error))
     }
@@ -228,6 +261,8 @@ impl Publisher {
     /// Whether a waiting message can be encoded now.
     fn may_send(&mut self) -> bool {
         self.fencing.is_none()
+            && self.messages == Channel::Open
+            && self.declares == Channel::Open
             && self.declaring.is_none()
             && !self.waiting.is_empty()
             && self.connection.output().len() < AHEAD_BYTES
@@ -313,6 +348,22 @@ impl Publisher {
             {
                 self.known_exchanges.extend(self.declaring.take());
             }
+            Event::Answer { channel: MESSAGES, method }
+                if self.messages == Channel::Opening && is_answer(&method, &open_channel()) =>
+            {
+                self.messages = Channel::Selecting;
+                self.connection.ask(MESSAGES, &select_confirms())?;
+            }
+            Event::Answer { channel: MESSAGES, method }
+                if self.messages == Channel::Selecting && is_answer(&method, &select_confirms()) =>
+            {
+                self.messages = Channel::Open;
+            }
+            Event::Answer { channel: DECLARES, method }
+                if self.declares == Channel::Opening && is_answer(&method, &open_channel()) =>
+            {
+                self.declares = Channel::Open;
+            }
             Event::Answer { channel, method } => {
                 let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.is_on(channel)) else {
                     return Err(unasked(channel, &method));
@@ -324,7 +375,7 @@ impl Publisher {
             Event::ConsumerEnded { consumer_tag: queue } => {
                 self.lose(BrokerError::FenceGone { at: self.connection.at().clone(), queue });
             }
-            Event::ChannelClosed { channel, refusal } => self.take_refusal(channel, refusal),
+            Event::ChannelClosed { channel, refusal } => return self.take_refusal(channel, refusal),
         }
         Ok(())
     }
@@ -337,7 +388,7 @@ impl Publisher {
         self.news.push_back(PublisherEvent::Fence(answer));
     }
 
-    fn take_refusal(&mut self, channel: ChannelId, refusal: Refusal) {
+    fn take_refusal(&mut self, channel: ChannelId, refusal: Refusal) -> Result<(), Loss> {
         let at = self.connection.at().clone();
         if let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.is_on(channel)) {
             match fencing.refused(refusal) {
@@ -347,10 +398,36 @@ impl Publisher {
         } else if channel == DECLARES
             && let Some(exchange) = self.declaring.take()
         {
-            self.fail(Declaration::topic_exchange(&exchange).refused(refusal, &at));
+            self.declares = Channel::Opening;
+            self.connection.ask(DECLARES, &open_channel())?;
+            // What was handed over may have been given back meanwhile: whoever needs the exchange next asks again.
+            if self.waiting.front().is_some_and(|(_, message)| message.exchange == exchange) {
+                let object = Declaration::topic_exchange(&exchange).object();
+                let refused = Refused::Exchange(DeclareError::new(object, refusal));
+                let unsent = self.take_waiting();
+                self.news.push_back(PublisherEvent::ExchangeRefused { refused, unsent });
+            }
+        } else if channel == MESSAGES && self.messages == Channel::Open && self.is_of_a_message(&refusal) {
+            self.messages = Channel::Opening;
+            self.connection.ask(MESSAGES, &open_channel())?;
+            let Refusal { code, text } = refusal;
+            let (sent, unsent) = (self.confirms.close(), self.take_waiting());
+            let refused = Refused::Publish { code, text };
+            self.news.push_back(PublisherEvent::ChannelClosed { refused, sent, unsent });
         } else {
             self.lose(CallError::Refused(refusal).at(&at));
         }
+        Ok(())
+    }
+
+    /// Whether the channel can have been closed for one message. An exchange that is gone under way (404) has taken its bindings
+    /// along: then a new connection declares all of the topology.
+    fn is_of_a_message(&self, refusal: &Refusal) -> bool {
+        refusal.code != reply::NOT_FOUND && !self.confirms.is_empty()
+    }
+
+    fn take_waiting(&mut self) -> Vec<PublishTag> {
+        self.waiting.drain(..).map(|(tag, _)| tag).collect()
     }
 
     fn distrust(&mut self, unknown: NotInFlight) {
@@ -368,6 +445,11 @@ impl Publisher {
     }
 }
 
+/// `confirm.select`.
+fn select_confirms() -> AMQPClass {
+    AMQPClass::Confirm(AMQPMethod::Select(Select { nowait: false }))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -375,7 +457,7 @@ mod tests {
 
     use amq_protocol::{
         frame::AMQPFrame,
-        protocol::{basic, channel, queue},
+        protocol::{basic, channel, confirm, queue},
     };
     use tokio::io::{AsyncWrite, AsyncWriteExt, DuplexStream};
 
@@ -421,6 +503,15 @@ mod tests {
         AMQPClass::Channel(channel::AMQPMethod::Close(close))
     }
 
+    fn opened() -> AMQPClass {
+        AMQPClass::Channel(channel::AMQPMethod::OpenOk(channel::OpenOk {}))
+    }
+
+    async fn confirm(broker: &mut (impl AsyncWrite + Unpin), delivery_tag: u64) {
+        let ack = basic::Ack { delivery_tag, multiple: false };
+        say(broker, MESSAGES, AMQPClass::Basic(basic::AMQPMethod::Ack(ack))).await;
+    }
+
     async fn next(publisher: &mut Publisher) -> Result<PublisherEvent, BrokerError> {
         tokio::time::timeout(Duration::from_secs(10), publisher.next()).await.expect("an event")
     }
@@ -429,18 +520,69 @@ mod tests {
         tokio::time::timeout(Duration::from_millis(50), publisher.next()).await.is_err()
     }
 
-    /// What is in flight can then not be heard out.
     #[tokio::test]
-    async fn an_exchange_that_is_refused_is_told_also_when_the_connection_is_lost_meanwhile() {
+    async fn an_exchange_that_is_refused_gives_back_what_was_not_sent_and_the_connection_goes_on() {
         let (mut publisher, mut broker) = publisher();
         publisher.publish(PublishTag(1), message(1, "known"));
         publisher.publish(PublishTag(2), message(2, "another"));
+        publisher.publish(PublishTag(3), message(3, "known"));
         assert!(is_quiet(&mut publisher).await);
         say(&mut broker, DECLARES, closed(406)).await;
-        assert!(is_quiet(&mut publisher).await, "the first message may still be confirmed");
-        drop(broker);
+        match next(&mut publisher).await.unwrap() {
+            PublisherEvent::ExchangeRefused { refused: Refused::Exchange(error), unsent } => {
+                assert!(error.object.contains("'another'"), "{error}");
+                assert_eq!(unsent, [2, 3].map(PublishTag));
+            }
+            other => panic!("{other:?}"),
+        }
+        confirm(&mut broker, 1).await;
+        assert!(matches!(next(&mut publisher).await.unwrap(), PublisherEvent::Outcomes(_)));
+        publisher.publish(PublishTag(3), message(3, "known"));
+        assert!(is_quiet(&mut publisher).await);
+        say(&mut broker, DECLARES, opened()).await;
+        assert!(is_quiet(&mut publisher).await);
+        confirm(&mut broker, 2).await;
+        assert!(matches!(next(&mut publisher).await.unwrap(), PublisherEvent::Outcomes(_)));
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_is_closed_for_a_message_is_opened_again_and_gives_back_what_has_no_outcome() {
+        let (mut publisher, mut broker) = publisher();
+        for number in 1..=3 {
+            publisher.publish(PublishTag(number), message(number, "known"));
+        }
+        assert!(is_quiet(&mut publisher).await);
+        confirm(&mut broker, 2).await;
+        say(&mut broker, MESSAGES, closed(403)).await;
+        let told = next(&mut publisher).await.unwrap();
+        assert!(
+            matches!(&told, PublisherEvent::Outcomes(told) if told[..] == [(PublishTag(2), Outcome::Confirmed)]),
+            "what was confirmed before is told before: {told:?}"
+        );
+        match next(&mut publisher).await.unwrap() {
+            PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 403, .. }, sent, unsent } => {
+                assert_eq!((sent, unsent), (vec![PublishTag(1), PublishTag(3)], Vec::new()));
+            }
+            other => panic!("{other:?}"),
+        }
+        publisher.publish(PublishTag(1), message(1, "known"));
+        assert!(is_quiet(&mut publisher).await, "nothing is sent before the channel is open");
+        say(&mut broker, MESSAGES, opened()).await;
+        let selected = AMQPClass::Confirm(AMQPMethod::SelectOk(confirm::SelectOk {}));
+        say(&mut broker, MESSAGES, selected).await;
+        assert!(is_quiet(&mut publisher).await);
+        confirm(&mut broker, 1).await;
+        let told = next(&mut publisher).await.unwrap();
+        assert!(
+            matches!(&told, PublisherEvent::Outcomes(told) if told[..] == [(PublishTag(1), Outcome::Confirmed)]),
+            "its numbers begin anew: {told:?}"
+        );
+        // And an exchange that is gone takes the connection along.
+        publisher.publish(PublishTag(3), message(3, "known"));
+        assert!(is_quiet(&mut publisher).await);
+        say(&mut broker, MESSAGES, closed(404)).await;
         let told = next(&mut publisher).await;
-        assert!(matches!(told, Err(BrokerError::Declare { .. })), "{told:?}");
+        assert!(matches!(told, Err(BrokerError::ChannelClosed { code: 404, .. })), "{told:?}");
     }
 
     /// Only the first refusal is told, and nothing else need happen before the next question.

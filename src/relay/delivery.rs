@@ -3,15 +3,17 @@
 //! Knows nothing of where rows come from: the backlog and the stream both end here.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    Fault, OnInvalid, OnUnroutable, RelayOptions, backoff,
+    Fault, OnInvalid, OnNack, OnUnroutable, RelayOptions, backoff,
     broker::Publisher,
     database::Database,
     fence::Fencing,
+    mishap::{self, NackWatch, Stalled},
     parker::{Batch, Parker},
     subscriptions::Returns,
     window::Place,
@@ -24,10 +26,18 @@ use crate::{
         InvalidReason, InvalidRow, KeptRow, Mapper, Message, OutboxRow, ParkReason, ParkedRow, Timestamp,
     },
     rabbitmq::{
+        Refused,
         publisher::{Fence, Outcome, PublisherEvent},
         subscriptions::SubscriptionWatch,
     },
 };
+
+/// With `delivery.on_nack = "park"`: turns of an exchange and routing key that are in vain, one after the other, before its messages
+/// are parked.
+const NACKS_BEFORE_PARKING: u32 = 8;
+
+/// A confirm that takes longer than this part of `confirm_timeout`, while others are confirmed, is told of.
+const STALLED_AFTER: u32 = 3;
 
 /// Owns everything that is on its way to the broker.
 pub(super) struct Delivery<'a, D: Database, P> {
@@ -47,6 +57,11 @@ pub(super) struct Delivery<'a, D: Database, P> {
     fencing: Fencing,
     /// What the broker gave as its reason to block the connection.
     blocked: Option<String>,
+    /// Why the broker does not take these.
+    refused: BTreeMap<PublishTag, String>,
+    nacks: NackWatch,
+    /// Messages that cost an earlier connection their confirms.
+    stalled: Option<Stalled>,
     /// Confirm deadlines count from here at the earliest: a blocked broker confirms nothing, and that is not its silence.
     patience_from: Instant,
 }
@@ -61,6 +76,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     ) -> Self {
         // What an earlier connection had in flight is not any more.
         report.in_flight(0);
+        report.nacked_waiting(None);
         report.oldest_unconfirmed(None);
         let limits = Limits { messages: options.in_flight_max, bytes: options.in_flight_bytes_max };
         Self {
@@ -76,6 +92,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             healthy: SourceState::Connecting,
             fencing: Fencing::Open,
             blocked: None,
+            refused: BTreeMap::new(),
+            nacks: NackWatch::default(),
+            stalled: None,
             patience_from: now(),
         }
     }
@@ -90,6 +109,12 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     pub(super) fn fence(&mut self, queue: &str) {
         self.fencing = Fencing::Asked;
         self.publisher.fence(queue);
+    }
+
+    /// These were not confirmed on an earlier connection: patience with them is longer, and until they are settled the source
+    /// says so.
+    pub(super) fn expect(&mut self, stalled: Option<Stalled>) {
+        self.stalled = stalled;
     }
 
     /// From now on `state` is shown while nothing is wrong.
@@ -173,9 +198,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     /// Whether anything in here can still settle without help from outside.
     pub(super) fn can_settle(&self) -> bool {
-        match self.ledger.halted_by() {
-            Some(_) => self.ledger.published() + self.ledger.parking() > 0,
-            None => !self.ledger.is_empty(),
+        match (self.ledger.halted_by(), self.ledger.forbidden()) {
+            (None, None) => !self.ledger.is_empty(),
+            _ => self.ledger.published() + self.ledger.parking() > 0,
         }
     }
 
@@ -184,7 +209,8 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     pub(super) async fn next(&mut self) -> Result<(), Fault> {
         self.send_due();
         let read_to = self.ledger.read_to();
-        let wake = [self.confirm_deadline(), self.ledger.next_again()].into_iter().flatten().min();
+        let wake = [self.confirm_deadline(), self.stall_deadline(), self.ledger.next_again(now())];
+        let wake = wake.into_iter().flatten().min();
         tokio::select! {
             biased;
             event = self.publisher.next() => self.take(event?),
@@ -192,11 +218,14 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 Some(batch) => self.settle_parked(&batch),
                 None => self.show_state(),
             },
-            () = sleep_until(wake) => {}
+            () = sleep_until(wake) => self.show_state(),
         }
         match self.confirm_deadline() {
             Some(deadline) if deadline <= now() => {
-                Err(Fault::ConfirmTimeout { after: self.options.confirm_timeout })
+                let after = self.patience();
+                let stalled = self.ledger.longest_unanswered();
+                let what = stalled.map(|message| mishap::unconfirmed(message, self.ledger.is_overtaken()));
+                Err(Fault::ConfirmTimeout { after, what })
             }
             _ => Ok(()),
         }
@@ -229,7 +258,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     fn report_in_flight(&self) {
-        self.report.in_flight(self.ledger.published());
+        self.report.in_flight(self.ledger.in_flight());
         self.report.oldest_unconfirmed(
             self.ledger
                 .oldest_unconfirmed()
@@ -242,13 +271,50 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             return None;
         }
         let oldest = self.ledger.oldest_published()?;
-        Some(oldest.max(self.patience_from) + self.options.confirm_timeout)
+        Some(oldest.max(self.patience_from) + self.patience())
+    }
+
+    /// How long the answer may take that is awaited longest.
+    fn patience(&self) -> Duration {
+        let RelayOptions { confirm_timeout, .. } = *self.options;
+        let position = self.ledger.longest_unanswered().map(|message| message.position);
+        let stalled = self.stalled.as_ref().filter(|stalled| position.is_some_and(|at| stalled.has(at)));
+        stalled.map_or(confirm_timeout, |stalled| stalled.patience(confirm_timeout))
+    }
+
+    /// When to say that a confirm does not come, unless that is past.
+    fn stall_deadline(&self) -> Option<Instant> {
+        self.stalls_from().filter(|from| self.ledger.is_overtaken() && *from > now())
+    }
+
+    fn stalls_from(&self) -> Option<Instant> {
+        let oldest = self.ledger.oldest_published().filter(|_| self.blocked.is_none())?;
+        Some(oldest.max(self.patience_from) + self.options.confirm_timeout / STALLED_AFTER)
+    }
+
+    /// A confirm that does not come, in words.
+    fn stall(&self) -> Option<String> {
+        let message = self.ledger.longest_unanswered()?;
+        let stalls_now = self.ledger.is_overtaken() && self.stalls_from().is_some_and(|from| from <= now());
+        if stalls_now {
+            return Some(mishap::unconfirmed(message, true));
+        }
+        None
     }
 
     fn take(&mut self, event: PublisherEvent) {
         match event {
             PublisherEvent::Outcomes(outcomes) => self.settle(outcomes),
             PublisherEvent::Fence(answer) => self.take_fence(answer),
+            PublisherEvent::ChannelClosed { refused, sent, unsent } => {
+                self.channel_closed(refused, &sent, &unsent);
+            }
+            PublisherEvent::ExchangeRefused { refused, unsent } => {
+                if let [first, behind @ ..] = &unsent[..] {
+                    self.ledger.give_back(behind);
+                    self.take_refused(*first, &refused);
+                }
+            }
             PublisherEvent::Blocked { reason } => self.blocked = Some(reason),
             PublisherEvent::Unblocked => {
                 self.blocked = None;
@@ -266,10 +332,56 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         }
     }
 
+    fn channel_closed(&mut self, refused: Refused, sent: &[PublishTag], unsent: &[PublishTag]) {
+        match self.ledger.channel_closed(sent, unsent) {
+            Some(guilty) => self.take_refused(guilty, &refused),
+            None => {
+                let Refused::Publish { code, text } = refused else { return };
+                tracing::warn!(
+                    source = self.report.name(),
+                    messages = sent.len(),
+                    code,
+                    text,
+                    "RabbitMQ closed the channel for one of these messages and does not say which: they are sent again a few at a time, \
+                     to find it"
+                );
+            }
+        }
+        self.report_in_flight();
+    }
+
+    /// The broker does not take a message, and policy says what becomes of it.
+    fn take_refused(&mut self, tag: PublishTag, refused: &Refused) {
+        match self.options.on_invalid {
+            OnInvalid::Halt => {
+                let reason = self.ledger.message(tag).map(|message| mishap::refused(message, refused));
+                self.refused.insert(tag, reason.unwrap_or_default());
+                self.refuse(tag, Refusal::Forbidden);
+            }
+            OnInvalid::Park => {
+                let (message, row) = self.ledger.park(tag);
+                self.park(tag, row, ParkReason::refused(&message, refused.explain(&message)));
+            }
+            OnInvalid::LeaveOut => {
+                self.left_out += 1;
+                let message = self.ledger.settle(tag);
+                tracing::warn!(
+                    source = self.report.name(),
+                    message_id = message.message_id,
+                    position = %message.position,
+                    "left out: {}",
+                    refused.explain(&message)
+                );
+            }
+        }
+        self.report_progress();
+    }
+
     fn settle(&mut self, outcomes: Vec<(PublishTag, Outcome)>) {
         let now = Timestamp::now();
         let (mut confirmed, mut nacked, mut returned) = (0, 0, 0);
         for (tag, outcome) in outcomes {
+            self.refused.remove(&tag);
             match outcome {
                 Outcome::Confirmed => {
                     confirmed += 1;
@@ -279,7 +391,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 }
                 Outcome::Nacked => {
                     nacked += 1;
-                    self.refuse(tag, Refusal::Nacked);
+                    self.take_nack(tag);
                 }
                 Outcome::Returned { .. } => {
                     returned += 1;
@@ -302,10 +414,24 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 }
             }
         }
+        self.forget_stalled();
         self.report.confirmed(confirmed);
         self.report.nacked(nacked);
         self.report.returned(returned);
+        if self.nacks.is_on() || self.ledger.nacked().is_some() {
+            self.report.nacked_waiting(self.nacks.look(self.ledger.nacked()));
+        }
         self.report_progress();
+    }
+
+    fn take_nack(&mut self, tag: PublishTag) {
+        let RelayOptions { backoff_min, backoff_max, on_nack, .. } = *self.options;
+        let failures_max = if on_nack == OnNack::Park { NACKS_BEFORE_PARKING } else { u32::MAX };
+        let again_at = |failures| now() + backoff::delay(backoff_min, backoff_max, failures);
+        for given_up in self.ledger.nack(tag, failures_max, again_at) {
+            let (message, row) = self.ledger.park_nacked(given_up);
+            self.park(given_up, row, ParkReason::nacked(&message));
+        }
     }
 
     fn report_progress(&self) {
@@ -313,6 +439,12 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         let Progress { confirmed, position, .. } = self.ledger.progress();
         if let Some(confirmed) = confirmed {
             self.report.confirmed_position(confirmed.lsn(), position);
+        }
+    }
+
+    fn forget_stalled(&mut self) {
+        if let Some(stalled) = self.stalled.take() {
+            self.stalled = stalled.without(&self.ledger.settled());
         }
     }
 
@@ -360,18 +492,27 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             let reason =
                 format!("the broker blocks publishers: {reason}; goes on by itself when it unblocks");
             self.report.state(SourceState::Blocked, &reason);
+        } else if let Some(reason) = self.ledger.forbidden().and_then(|tag| self.refused.get(&tag)) {
+            self.report.state(SourceState::Halted, reason);
         } else if let Some(message) = self.ledger.halted_by() {
-            let reason = format!(
-                "message {} at {} is unroutable: no queue is bound to exchange '{}' for routing key '{}'; bind one and \
-                 it goes on by itself, or set delivery.on_unroutable = \"park\" or \"drop\" and restart",
-                message.message_id, message.position, message.exchange, message.routing_key
-            );
-            self.report.state(SourceState::Halted, &reason);
+            self.report.state(SourceState::Halted, mishap::unroutable(message));
         } else if let Some(reason) = self.parker.stuck() {
             self.report.state(SourceState::Halted, reason);
+        } else if let Some(reason) = self.stall() {
+            self.report.state(SourceState::Blocked, reason);
+        } else if let Some(reason) = self.nacks.reason(&self.ledger, self.options.backoff_max) {
+            // Its figures change all the time.
+            self.report.state_with_figures(SourceState::Blocked, reason);
+        } else if let Some(stalled) = &self.stalled {
+            self.report.state(SourceState::Blocked, stalled.reason.as_str());
         } else {
             self.report.state(self.healthy, "");
         }
+    }
+
+    /// What a drain that came to no end was waiting for.
+    pub(super) fn undrained(&self) -> String {
+        mishap::undrained(&self.ledger)
     }
 
     /// Closes the connection to the broker in good order.

@@ -41,10 +41,16 @@ pub enum Fault {
     #[error("unexpected from PostgreSQL: {0}; please report it")]
     Protocol(&'static str),
     /// The broker owes an answer for too long.
-    #[error("the broker confirmed nothing for {} ms (rabbitmq.confirm_timeout_ms)", after.as_millis())]
+    #[error(
+        "{} ms without a confirm (rabbitmq.confirm_timeout_ms, longer each time): {}",
+        after.as_millis(),
+        what.as_deref().unwrap_or("the broker confirms nothing")
+    )]
     ConfirmTimeout {
         /// The limit.
         after: Duration,
+        /// Which message, and what may be the matter.
+        what: Option<String>,
     },
     /// PostgreSQL does not answer although it was asked to.
     #[error("PostgreSQL has been silent for {} ms: it hangs, or the link is cut", for_at_least.as_millis())]

@@ -10,6 +10,7 @@
 //! monitor, cleanup   beside the stream: how far the slot is; confirmed rows go from the table
 //! parker       rows put aside by policy
 //! parked       those rows published again, or discarded, on request
+//! mishap       what holds messages up while both links are well, in words
 //! fault        what went wrong, and the verdict: again, or halt
 //! subscriptions   one task for all sources: whether their queues are still there
 //! window       the sources of a process share it
@@ -25,6 +26,7 @@ pub mod database;
 mod delivery;
 mod fault;
 mod fence;
+mod mishap;
 mod monitor;
 pub mod parked;
 mod parker;
@@ -60,7 +62,7 @@ pub enum OnUnroutable {
     Drop,
 }
 
-/// What to do with a row that cannot become a message.
+/// What to do with a row that cannot become a message, or whose message the broker refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnInvalid {
     /// Confirm what came before it, then halt.
@@ -69,6 +71,15 @@ pub enum OnInvalid {
     Park,
     /// Log it, and go on. Only for a replay, whose rows are still in the table.
     LeaveOut,
+}
+
+/// What to do with a message that a queue does not take (`basic.nack`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnNack {
+    /// Send it again until it gets through.
+    Wait,
+    /// When nothing of its exchange and routing key gets through for a while, put its row aside, and go on.
+    Park,
 }
 
 /// What to do with the rows that are older than the slot.
@@ -93,8 +104,10 @@ pub struct RelayOptions {
     pub window: SharedWindow,
     /// Policy for returned messages.
     pub on_unroutable: OnUnroutable,
-    /// Policy for rows that cannot become messages.
+    /// Policy for rows that cannot become messages, and for messages that the broker refuses.
     pub on_invalid: OnInvalid,
+    /// Policy for nacked messages.
+    pub on_nack: OnNack,
     /// Policy for rows older than the slot.
     pub backlog: BacklogPolicy,
     /// How long the broker may owe an answer before its connection is given up.
@@ -115,6 +128,8 @@ pub struct RelayOptions {
 impl RelayOptions {
     /// Policy may put rows aside, so a message's row has to be kept beside it.
     pub fn parks(&self) -> bool {
-        self.on_unroutable == OnUnroutable::Park || self.on_invalid == OnInvalid::Park
+        self.on_unroutable == OnUnroutable::Park
+            || self.on_invalid == OnInvalid::Park
+            || self.on_nack == OnNack::Park
     }
 }

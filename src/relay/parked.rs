@@ -19,7 +19,7 @@ use crate::{
         parked_rows::{self, ParkedEntry, ParkedValues},
     },
     rabbitmq::{
-        BrokerError,
+        BrokerError, Refused,
         publisher::{Outcome, Publisher, PublisherEvent},
     },
 };
@@ -217,6 +217,9 @@ impl Requeueing<'_> {
             Published::Unsendable(reason) => {
                 self.stays(entry, ParkReason::unsendable(&message, reason)).await
             }
+            Published::Refused(refused) => {
+                self.stays(entry, ParkReason::refused(&message, refused.explain(&message))).await
+            }
             Published::Nacked => {
                 Ok(Fate::Stays("the broker refused it (nack): requeue it again later".to_owned()))
             }
@@ -243,7 +246,7 @@ impl Requeueing<'_> {
         self.published += 1;
         let after = self.source.relay.confirm_timeout;
         let answered = tokio::time::timeout(after, answer(&mut self.publisher)).await;
-        Ok(answered.map_err(|_| Fault::ConfirmTimeout { after })??)
+        Ok(answered.map_err(|_| Fault::ConfirmTimeout { after, what: None })??)
     }
 }
 
@@ -253,6 +256,7 @@ enum Published {
     Returned,
     Nacked,
     Unsendable(String),
+    Refused(Refused),
 }
 
 async fn answer(publisher: &mut Publisher) -> Result<Published, BrokerError> {
@@ -263,6 +267,11 @@ async fn answer(publisher: &mut Publisher) -> Result<Published, BrokerError> {
                 tracing::warn!(reason, "the broker blocks publishers: waiting");
                 None
             }
+            // It is the only one that is on its way.
+            Ok(
+                PublisherEvent::ChannelClosed { refused, .. }
+                | PublisherEvent::ExchangeRefused { refused, .. },
+            ) => return Ok(Published::Refused(refused)),
             // No fence is asked for: this runs beside the relay, and only one of its kind at a time.
             Ok(PublisherEvent::Unblocked | PublisherEvent::Fence(_)) => None,
             Err(BrokerError::Unsendable { reason, .. }) => return Ok(Published::Unsendable(reason)),

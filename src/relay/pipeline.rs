@@ -4,6 +4,7 @@
 //! and TCP carries the backpressure to PostgreSQL; status updates go on, so that `wal_sender_timeout` stays away.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -30,14 +31,16 @@ use crate::{
 };
 
 /// How a pipeline came to an end that was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Drained {
     /// Nothing that was published will be published again, and PostgreSQL has taken in the position.
     Clean,
-    /// The drain timeout passed first, or messages are confirmed behind one that is unroutable.
+    /// The drain timeout passed first, or messages are confirmed behind one that is unroutable or refused.
     Unfinished {
         /// As many will be published again, at most.
         messages: usize,
+        /// What held it up.
+        why: String,
     },
 }
 
@@ -46,6 +49,8 @@ pub(super) struct Left {
     pub(super) settled: Settled,
     /// There are messages that may be with the broker and are not confirmed.
     pub(super) unconfirmed: bool,
+    /// Those that the broker has not answered.
+    pub(super) unanswered: BTreeSet<Position>,
 }
 
 /// The transaction whose rows are arriving.
@@ -126,7 +131,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         let ledger = self.delivery.ledger();
         let settled = ledger.settled();
         let half_done = settled.progress.is_mid_transaction() || !settled.ahead.is_empty();
-        Left { settled, unconfirmed: self.delivery.can_settle() || half_done }
+        let unanswered = ledger.unanswered();
+        Left { settled, unconfirmed: self.delivery.can_settle() || half_done, unanswered }
     }
 
     /// Up to version 17 the server refuses to send what was written while there was no publication. It does so for ever, also if
@@ -223,7 +229,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             _ => {
                 let ledger = self.delivery.ledger();
                 let ahead = ledger.settled().ahead.len();
-                let unfinished = Drained::Unfinished { messages: ahead.max(ledger.len()) };
+                let why = self.delivery.undrained();
+                let unfinished = Drained::Unfinished { messages: ahead.max(ledger.len()), why };
                 Ok(Some(if settled && ahead == 0 { Drained::Clean } else { unfinished }))
             }
         }

@@ -4,7 +4,7 @@
 //! left out.
 
 use super::{
-    Fault, OnInvalid, OnUnroutable, RelayOptions, Shutdown, Source,
+    Fault, OnInvalid, OnNack, OnUnroutable, RelayOptions, Shutdown, Source,
     backfill::{Purpose, publish_rows},
     delivery::Delivery,
     parker::Parker,
@@ -76,5 +76,5 @@ fn leaving_out(relay: &RelayOptions) -> RelayOptions {
         OnInvalid::Park => OnInvalid::LeaveOut,
         policy => policy,
     };
-    RelayOptions { on_unroutable, on_invalid, ..relay.clone() }
+    RelayOptions { on_unroutable, on_invalid, on_nack: OnNack::Wait, ..relay.clone() }
 }

@@ -10,7 +10,7 @@ use crate::{
         SHORT_STRING_BYTES_MAX, Template,
     },
     postgres::{SourceDatabase, TableName, cleanup::Cleanup, endpoint::Endpoint, snapshot::RowRules},
-    relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions, SharedWindow},
+    relay::{BacklogPolicy, OnInvalid, OnNack, OnUnroutable, Ordering, RelayOptions, SharedWindow},
 };
 
 /// Largest message that RabbitMQ can be configured to take (`max_message_size`).
@@ -261,6 +261,7 @@ fn relay(
     );
     let on_invalid =
         section.choice("on_invalid", &[("halt", Some(OnInvalid::Halt)), ("park", Some(OnInvalid::Park))]);
+    let on_nack = section.choice("on_nack", &[("wait", Some(OnNack::Wait)), ("park", Some(OnNack::Park))]);
     let backoff_min = section.milliseconds("backoff_min_ms", 1..=600_000, 100);
     let backoff_max = section.milliseconds("backoff_max_ms", 1..=3_600_000, 10_000);
     if backoff_max < backoff_min {
@@ -286,6 +287,7 @@ fn relay(
         window: window.clone(),
         on_unroutable: on_unroutable?,
         on_invalid: on_invalid?,
+        on_nack: on_nack?,
         backlog: backlog?,
         confirm_timeout,
         backoff_min,

@@ -18,7 +18,7 @@ use outboxd::{
     outbox::{AggregateKey, HeaderValue, Message, Timestamp},
     position::{Lsn, Position},
     rabbitmq::{
-        BrokerError, BrokerOptions, Reason,
+        BrokerError, BrokerOptions, DeclareError, Reason, Refused,
         consumer::Consumer,
         inspection::inspect,
         publisher::{Outcome, Publisher, PublisherEvent},
@@ -400,18 +400,34 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
     // What comes before is heard out first: it need not be sent again.
     let outcomes = outcomes(&mut publisher, 500).await;
     assert!(outcomes.values().all(|outcome| matches!(outcome, Outcome::Returned { .. })), "nothing is bound");
-    let failure = error(&mut publisher).await;
-    let BrokerError::Declare { error: declare, .. } = &failure else { panic!("{failure}") };
-    assert_eq!(declare.reason, Reason::Different);
-    assert!(failure.to_string().contains(&taken) && declare.cure().contains("message.exchange"), "{failure}");
+    let failure = exchange_refused(&mut publisher, &[500]).await;
+    assert_eq!(failure.reason, Reason::Different);
+    assert!(failure.to_string().contains(&taken) && failure.cure().contains("message.exchange"), "{failure}");
+    // The connection goes on.
+    publisher.publish(PublishTag(501), message(501, &good, "k"));
+    assert!(matches!(next(&mut publisher).await.unwrap(), PublisherEvent::Outcomes(_)));
 
     // Used as it is when nothing is to be declared.
     let mut publisher = broker.publisher(&BrokerOptions { declare: false, ..broker.options() }).await;
     publisher.publish(PublishTag(1), message(1, &taken, "k"));
     publisher.publish(PublishTag(2), message(2, &unique("missing"), "k"));
-    let failure = error(&mut publisher).await;
-    let BrokerError::Declare { error: declare, .. } = &failure else { panic!("{failure}") };
-    assert_eq!(declare.reason, Reason::Missing, "{failure}");
+    publisher.publish(PublishTag(3), message(3, &taken, "k"));
+    let failure = exchange_refused(&mut publisher, &[2, 3]).await;
+    assert_eq!(failure.reason, Reason::Missing, "{failure}");
+}
+
+/// Why an exchange was refused, and that these messages came back for it. What was sent before may be answered first.
+async fn exchange_refused(publisher: &mut Publisher, unsent: &[u64]) -> DeclareError {
+    loop {
+        match next(publisher).await.unwrap() {
+            PublisherEvent::Outcomes(_) => {}
+            PublisherEvent::ExchangeRefused { refused: Refused::Exchange(error), unsent: given_back } => {
+                assert_eq!(given_back, unsent.iter().copied().map(PublishTag).collect::<Vec<_>>());
+                return error;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outboxd::relay::{BacklogPolicy, OnInvalid, OnUnroutable, Ordering, RelayOptions, SharedWindow};
+use outboxd::relay::{BacklogPolicy, OnInvalid, OnNack, OnUnroutable, Ordering, RelayOptions, SharedWindow};
 
 use crate::{faults::Fault, sabotage::Sabotage};
 
@@ -83,6 +83,7 @@ impl Scenario {
                     (false, false) => OnUnroutable::Halt,
                 },
                 on_invalid: if park_invalid { OnInvalid::Park } else { OnInvalid::Halt },
+                on_nack: OnNack::Wait,
                 backlog: if skip { BacklogPolicy::Skip } else { BacklogPolicy::Publish },
                 confirm_timeout: Duration::from_millis(pick(&mut rng, &[500, 2_000, 10_000])),
                 backoff_min: Duration::from_millis(pick(&mut rng, &[10, 100])),

@@ -65,6 +65,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let mut delivery = Delivery::new(publisher, known.settled.clone(), relay, self.report, parker);
         delivery.watch(self.source.broker.watch());
 
+        delivery.expect(known.stalled.clone());
+
         let acquired = {
             // Spares the server sending what is settled. A standby waits with what it has seen at first, which stays true.
             let ours = known.settled.progress.confirmed.map(ConfirmedLsn::lsn);
@@ -100,8 +102,15 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                     let taken_at = backlog.rows().taken_at();
                     known.unconfirmed = true;
                     let backfill = publish_backlog(*backlog, &mut delivery, mapping, self.report, shutdown);
-                    let Backfilled::Done { connection, .. } = backfill.await? else { return Ok(None) };
+                    let backfilled = backfill.await;
+                    // The next one publishes all of it again.
+                    if let Err(Fault::ConfirmTimeout { what: Some(what), .. }) = &backfilled {
+                        known.stalls(None, what.clone());
+                    }
+                    let Backfilled::Done { connection, .. } = backfilled? else { return Ok(None) };
                     known.unconfirmed = false;
+                    known.stalled = None;
+                    delivery.expect(None);
                     let started = self.start(connection, Lsn::ZERO).await;
                     let made = Made { at: taken_at, after_backlog: true };
                     (started.map_err(|(_, error)| error)?, Some(made))
@@ -177,7 +186,11 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         drop(cleanup);
         let drained = match ended {
             Err(fault) if fault.verdict() == Verdict::Again => {
-                known.keep(pipeline.abandon(fault.side()).await);
+                let left = pipeline.abandon(fault.side()).await;
+                if let Fault::ConfirmTimeout { what: Some(what), .. } = &fault {
+                    known.stalls(Some(left.unanswered.clone()), what.clone());
+                }
+                known.keep(left);
                 return Err(fault);
             }
             drained => drained,
@@ -195,12 +208,11 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         }
         match drained? {
             Drained::Clean => Ok(Ended::Drained),
-            Drained::Unfinished { messages } => {
+            Drained::Unfinished { messages, why } => {
                 tracing::error!(
                     source = self.source.name,
                     messages,
-                    "drain_timeout_s passed, or messages are confirmed behind one that is unroutable; these will be published \
-                     again"
+                    "not everything could be confirmed: {why}; these messages will be published again"
                 );
                 Ok(Ended::Undrained)
             }

@@ -1,14 +1,17 @@
 //! What one attempt leaves to the next: all that outlives a lost connection.
 
+use std::collections::BTreeSet;
+
 use super::Ended;
 use crate::{
     admin::Side,
     ledger::{ConfirmedLsn, Settled},
+    position::Position,
     postgres::{
         continuity::{Evidence, Memory},
         slot_record::SlotRecord,
     },
-    relay::pipeline::Left,
+    relay::{mishap::Stalled, pipeline::Left},
 };
 
 /// What one attempt leaves to the next.
@@ -30,6 +33,8 @@ pub(super) struct Known {
     /// The last attempt that had the slot left messages behind that may be with the broker and are not confirmed: whoever
     /// has the slot next publishes them again, and nobody has had it since.
     pub(super) unconfirmed: bool,
+    /// Messages whose confirms did not come in time.
+    pub(super) stalled: Option<Stalled>,
 }
 
 impl Known {
@@ -42,12 +47,19 @@ impl Known {
             was_connected: false,
             lost: None,
             unconfirmed: false,
+            stalled: None,
         }
     }
 
+    /// The broker did not confirm these in time; `None`: rows of a backlog.
+    pub(super) fn stalls(&mut self, positions: Option<BTreeSet<Position>>, reason: String) {
+        self.stalled = Some(Stalled::again(self.stalled.take(), positions, reason));
+    }
+
     /// Takes in how far an attempt came.
-    pub(super) fn keep(&mut self, Left { settled, unconfirmed }: Left) {
+    pub(super) fn keep(&mut self, Left { settled, unconfirmed, .. }: Left) {
         let progress = settled.progress;
+        self.stalled = self.stalled.take().and_then(|stalled| stalled.without(&settled));
         self.settled = settled;
         self.unconfirmed = unconfirmed;
         if let Some(slot) = &mut self.slot {

@@ -591,9 +591,7 @@ impl Ledger {
         let index = tag.0.checked_sub(self.first_tag).map(|index| index as usize);
         match index.and_then(|index| self.entries.get_mut(index)) {
             Some(Entry { state: State::Published { at }, item, in_turn, .. }) => {
-                let Item::Message { message, .. } = item else {
-                    unreachable!("only messages are published")
-                };
+                let Item::Message { message, .. } = item else { unreachable!("only messages are published") };
                 self.published -= 1;
                 self.suspects.answered(tag.0);
                 self.forbidden.answered(tag.0);

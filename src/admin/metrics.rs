@@ -112,7 +112,10 @@ impl Metrics {
                     &["source"],
                 ),
             ),
-            in_flight: gauge("outboxd_in_flight_messages", "Messages handed to the broker and neither confirmed nor put aside"),
+            in_flight: gauge(
+                "outboxd_in_flight_messages",
+                "Messages handed to the broker and neither confirmed nor put aside",
+            ),
             slot_retained: gauge("outboxd_slot_retained_bytes", "WAL that the replication slot holds back"),
             lag: gauge("outboxd_lag_bytes", "WAL from the confirmed position to the server's end of WAL"),
             reconnects: added(

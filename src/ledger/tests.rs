@@ -312,7 +312,8 @@ fn find(guilty: &[u64], messages: u64) -> (Vec<u64>, HashMap<u64, u32>) {
 
 #[test]
 fn whoever_costs_the_channel_is_found_and_nobody_is_sent_more_than_three_times() {
-    for guilty in [vec![0], vec![1], vec![15], vec![16], vec![500], vec![3, 4, 499], vec![7, 30, 31, 32, 400]] {
+    for guilty in [vec![0], vec![1], vec![15], vec![16], vec![500], vec![3, 4, 499], vec![7, 30, 31, 32, 400]]
+    {
         let (found, accepted) = find(&guilty, 501);
         assert_eq!(found, guilty);
         assert_eq!(accepted.len(), 501 - guilty.len(), "{guilty:?}");
@@ -528,7 +529,9 @@ fn an_outcome_for_a_message_that_is_not_published_is_our_bug() {
 /// What happens next in a generated history; indexes choose among what is possible.
 #[derive(Clone, Debug)]
 enum Step {
-    Row { aggregate: u64 },
+    Row {
+        aggregate: u64,
+    },
     Commit,
     Publish,
     Settle(prop::sample::Index),

@@ -168,7 +168,8 @@ impl ParkReason {
         let Message { exchange, routing_key, .. } = message;
         let text = format!(
             "RabbitMQ nacked it again and again: a queue bound to exchange '{exchange}' for routing key '{routing_key}' does not \
-             take it; see whether one is full (x-max-length with overflow reject-publish); other queues may have it"
+             take it; see whether one is full (x-max-length with overflow reject-publish) or has no leader (rabbitmq-queues quorum_status); \
+             other queues may have it"
         );
         Self { cause: ParkCause::Nacked, text, route: Some(Route::of(message)) }
     }

@@ -13,7 +13,7 @@ use super::{
     broker::Publisher,
     database::Database,
     fence::Fencing,
-    mishap::{self, NackWatch, Stalled},
+    mishap::{self, NackWatch, Overdue, Stalled},
     parker::{Batch, Parker},
     subscriptions::Returns,
     window::Place,
@@ -223,8 +223,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         match self.confirm_deadline() {
             Some(deadline) if deadline <= now() => {
                 let after = self.patience();
-                let stalled = self.ledger.longest_unanswered();
-                let what = stalled.map(|message| mishap::unconfirmed(message, self.ledger.is_overtaken()));
+                let what = Overdue::of(&self.ledger);
                 Err(Fault::ConfirmTimeout { after, what })
             }
             _ => Ok(()),
@@ -503,8 +502,8 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         } else if let Some(reason) = self.nacks.reason(&self.ledger, self.options.backoff_max) {
             // Its figures change all the time.
             self.report.state_with_figures(SourceState::Blocked, reason);
-        } else if let Some(stalled) = &self.stalled {
-            self.report.state(SourceState::Blocked, stalled.reason.as_str());
+        } else if let Some(reason) = self.stalled.as_ref().and_then(Stalled::reason) {
+            self.report.state(SourceState::Blocked, reason);
         } else {
             self.report.state(self.healthy, "");
         }

@@ -2,6 +2,7 @@
 
 use std::{error::Error, fmt::Write as _, time::Duration};
 
+use super::mishap::Overdue;
 use crate::{
     admin::Side,
     outbox::{InvalidRow, MappingError},
@@ -41,16 +42,12 @@ pub enum Fault {
     #[error("unexpected from PostgreSQL: {0}; please report it")]
     Protocol(&'static str),
     /// The broker owes an answer for too long.
-    #[error(
-        "{} ms without a confirm (rabbitmq.confirm_timeout_ms, longer each time): {}",
-        after.as_millis(),
-        what.as_deref().unwrap_or("the broker confirms nothing")
-    )]
+    #[error("{what} ({} ms, rabbitmq.confirm_timeout_ms and longer each time)", after.as_millis())]
     ConfirmTimeout {
         /// The limit.
         after: Duration,
         /// Which message, and what may be the matter.
-        what: Option<String>,
+        what: Overdue,
     },
     /// PostgreSQL does not answer although it was asked to.
     #[error("PostgreSQL has been silent for {} ms: it hangs, or the link is cut", for_at_least.as_millis())]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -25,17 +26,29 @@ pub(super) struct Stalled {
     pub(super) times: u32,
     /// What the last fault said.
     pub(super) reason: String,
+    /// Others were confirmed meanwhile, so that the broker as a whole is not to blame.
+    pub(super) are_overtaken: bool,
 }
 
 impl Stalled {
     /// The same messages, or others, were not confirmed in time.
-    pub(super) fn again(before: Option<Self>, positions: Option<BTreeSet<Position>>, reason: String) -> Self {
+    pub(super) fn again(
+        before: Option<Self>,
+        positions: Option<BTreeSet<Position>>,
+        unconfirmed: Overdue,
+    ) -> Self {
+        let Overdue { what: reason, is_overtaken: are_overtaken } = unconfirmed;
         let is_the_same = |before: &Self| match (&before.positions, &positions) {
             (Some(before), Some(positions)) => !before.is_disjoint(positions),
             (before, positions) => before.is_none() == positions.is_none(),
         };
         let times = before.filter(is_the_same).map_or(0, |before| before.times).saturating_add(1);
-        Self { positions, times, reason }
+        Self { positions, times, reason, are_overtaken }
+    }
+
+    /// What to say while they are not settled. A single loss of everything tells nothing of these messages.
+    pub(super) fn reason(&self) -> Option<&str> {
+        (self.are_overtaken || self.times > 1).then_some(self.reason.as_str())
     }
 
     /// Whether this message is one of them.
@@ -57,6 +70,31 @@ impl Stalled {
     /// that patience costs nothing, and each connection that is given up costs a copy of each.
     pub(super) fn patience(&self, confirm_timeout: Duration) -> Duration {
         confirm_timeout.saturating_mul(1 << self.times.min(16))
+    }
+}
+
+/// A confirm that did not come in time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overdue {
+    what: String,
+    is_overtaken: bool,
+}
+
+impl Overdue {
+    /// The one that was awaited longest.
+    pub(super) fn of(ledger: &Ledger) -> Self {
+        let is_overtaken = ledger.is_overtaken();
+        let message = ledger.longest_unanswered();
+        Self {
+            what: message.map(|message| unconfirmed(message, is_overtaken)).unwrap_or_default(),
+            is_overtaken,
+        }
+    }
+}
+
+impl fmt::Display for Overdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.what.is_empty() { "the broker confirmed nothing" } else { &self.what })
     }
 }
 
@@ -88,13 +126,19 @@ pub(super) fn unroutable(message: &Message) -> String {
 /// A confirm that does not come. `is_overtaken`: others that were published no earlier have theirs.
 pub(super) fn unconfirmed(message: &Message, is_overtaken: bool) -> String {
     let Message { exchange, routing_key, .. } = message;
-    let others = if is_overtaken { "while others are confirmed" } else { "nor does anything else" };
-    format!(
-        "{} gets no confirm, {others}: a queue bound to exchange '{exchange}' for routing key '{routing_key}' confirms nothing. A \
-         quorum queue without a leader, as a majority of its nodes is down? `rabbitmq-queues quorum_status QUEUE` shows it; the \
-         source goes on by itself when the queue answers",
-        shown(message)
-    )
+    let cause = format!(
+        "a queue bound to exchange '{exchange}' for routing key '{routing_key}' confirms nothing. A quorum queue without a leader, as a \
+         majority of its nodes is down? `rabbitmq-queues quorum_status QUEUE` shows it; the source goes on by itself when the queue \
+         answers"
+    );
+    if is_overtaken {
+        format!("{} gets no confirm, while others are confirmed: {cause}", shown(message))
+    } else {
+        format!(
+            "the broker confirmed nothing: it hangs, or the link is cut; or, as to {}, {cause}",
+            shown(message)
+        )
+    }
 }
 
 /// Messages that wait after a nack, once that has lasted.
@@ -139,7 +183,8 @@ impl NackWatch {
         Some(format!(
             "RabbitMQ nacks {messages} messages since {at}, for exchange '{exchange}' and routing key '{key}'{more}: a queue bound for \
              it does not take them. See whether one is full (rabbitmqctl list_queues name messages arguments policy; x-max-length \
-             with overflow reject-publish), and drain it or raise its limit. Other messages go on; these are sent again, one of a \
+             with overflow reject-publish), and drain it or raise its limit; or whether a quorum queue has no leader (rabbitmq-queues \
+             quorum_status QUEUE). Other messages go on; these are sent again, one of a \
              key at least every {} ms, until the queue takes them; with delivery.on_nack = \"park\" they are put aside",
             backoff_max.as_millis()
         ))
@@ -151,10 +196,13 @@ pub(super) fn undrained(ledger: &Ledger) -> String {
     if let Some(message) = ledger.forbidden().and_then(|tag| ledger.message(tag)) {
         format!("{} is refused by RabbitMQ, and others wait or are confirmed behind it", shown(message))
     } else if let Some(message) = ledger.halted_by() {
-        format!("{} is unroutable, and others wait or are confirmed behind one that is unroutable", shown(message))
+        format!(
+            "{} is unroutable, and others wait or are confirmed behind one that is unroutable",
+            shown(message)
+        )
     } else if let Some(Nacked { messages, route, .. }) = ledger.nacked() {
         format!(
-            "RabbitMQ nacks {messages} messages (exchange '{}', routing key '{}'): a queue that is full rejects them",
+            "RabbitMQ nacks {messages} messages (exchange '{}', routing key '{}'): a queue is full and rejects them, or has no leader",
             route.exchange, route.routing_key
         )
     } else if ledger.parking() > 0 {
@@ -179,10 +227,13 @@ mod tests {
     #[test]
     fn patience_doubles_for_a_message_that_stays_unconfirmed_and_for_no_other() {
         let timeout = Duration::from_secs(30);
-        let first = Stalled::again(None, positions(&[1, 2]), String::new());
-        let second = Stalled::again(Some(first.clone()), positions(&[2, 3]), String::new());
-        let another = Stalled::again(Some(second.clone()), positions(&[9]), String::new());
-        assert_eq!([&first, &second, &another].map(|stalled| stalled.patience(timeout).as_secs()), [60, 120, 60]);
+        let first = Stalled::again(None, positions(&[1, 2]), Overdue::default());
+        let second = Stalled::again(Some(first.clone()), positions(&[2, 3]), Overdue::default());
+        let another = Stalled::again(Some(second.clone()), positions(&[9]), Overdue::default());
+        assert_eq!(
+            [&first, &second, &another].map(|stalled| stalled.patience(timeout).as_secs()),
+            [60, 120, 60]
+        );
         assert!(second.has(Position { commit_lsn: Lsn(3), index: 0 }));
         let progress = crate::ledger::Progress {
             position: Some(Position { commit_lsn: Lsn(2), index: 0 }),

@@ -41,6 +41,7 @@ mod window;
 pub use backfill::Backfill;
 pub use fault::{Fault, Verdict};
 pub use fence::fence_queue;
+pub use mishap::Overdue;
 pub use recovery::{Recovered, RecoveryError, recover};
 pub use replay::{Replayed, replay};
 use streamed_table::StreamedTable;

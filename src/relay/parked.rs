@@ -9,7 +9,7 @@ use std::{collections::HashSet, sync::Arc};
 use futures_util::FutureExt;
 use tokio_postgres::Client;
 
-use super::{Fault, Shutdown, Source};
+use super::{Fault, Shutdown, Source, mishap::Overdue};
 use crate::{
     ledger::PublishTag,
     outbox::{Message, ParkCause, ParkReason},
@@ -246,7 +246,7 @@ impl Requeueing<'_> {
         self.published += 1;
         let after = self.source.relay.confirm_timeout;
         let answered = tokio::time::timeout(after, answer(&mut self.publisher)).await;
-        Ok(answered.map_err(|_| Fault::ConfirmTimeout { after, what: None })??)
+        Ok(answered.map_err(|_| Fault::ConfirmTimeout { after, what: Overdue::default() })??)
     }
 }
 

@@ -104,7 +104,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                     let backfill = publish_backlog(*backlog, &mut delivery, mapping, self.report, shutdown);
                     let backfilled = backfill.await;
                     // The next one publishes all of it again.
-                    if let Err(Fault::ConfirmTimeout { what: Some(what), .. }) = &backfilled {
+                    if let Err(Fault::ConfirmTimeout { what, .. }) = &backfilled {
                         known.stalls(None, what.clone());
                     }
                     let Backfilled::Done { connection, .. } = backfilled? else { return Ok(None) };
@@ -187,7 +187,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let drained = match ended {
             Err(fault) if fault.verdict() == Verdict::Again => {
                 let left = pipeline.abandon(fault.side()).await;
-                if let Fault::ConfirmTimeout { what: Some(what), .. } = &fault {
+                if let Fault::ConfirmTimeout { what, .. } = &fault {
                     known.stalls(Some(left.unanswered.clone()), what.clone());
                 }
                 known.keep(left);

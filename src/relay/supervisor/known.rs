@@ -11,7 +11,10 @@ use crate::{
         continuity::{Evidence, Memory},
         slot_record::SlotRecord,
     },
-    relay::{mishap::Stalled, pipeline::Left},
+    relay::{
+        mishap::{Overdue, Stalled},
+        pipeline::Left,
+    },
 };
 
 /// What one attempt leaves to the next.
@@ -52,8 +55,8 @@ impl Known {
     }
 
     /// The broker did not confirm these in time; `None`: rows of a backlog.
-    pub(super) fn stalls(&mut self, positions: Option<BTreeSet<Position>>, reason: String) {
-        self.stalled = Some(Stalled::again(self.stalled.take(), positions, reason));
+    pub(super) fn stalls(&mut self, positions: Option<BTreeSet<Position>>, what: Overdue) {
+        self.stalled = Some(Stalled::again(self.stalled.take(), positions, what));
     }
 
     /// Takes in how far an attempt came.

@@ -113,6 +113,14 @@ mutate forget-what-could-not-be-stored src/relay/parker.rs \
     'self.work = Work::Resting { until: now() + self.backoff.next() };' 'self.batch.clear(); self.work = Work::Resting { until: now() + self.backoff.next() };'
 mutate trust-a-server-that-lacks-a-parked-row src/ledger/progress.rs \
     'confirmed.map(ConfirmedLsn::lsn).max(settled).max(parked_before)' '{ let _ = parked_before; confirmed.map(ConfirmedLsn::lsn).max(settled) }'
+mutate suspects-all-at-once src/ledger/suspects.rs \
+    '(published < LOT).then' '(published < usize::MAX).then'
+mutate send-beside-a-suspect src/ledger.rs \
+    'if self.suspects.are_out() {' 'if false {'
+mutate send-behind-a-refused-message src/ledger.rs \
+    'self.forbidden.first().is_none_or(|forbidden| tag < forbidden)' 'true'
+mutate try-all-nacked-at-once src/ledger/nacks.rs \
+    '(0, _) => 1,' '(0, _) => LOT_MAX,'
 if [ "$tried" = 0 ]; then
     echo "there is no mutation called $ONLY"
     exit 2

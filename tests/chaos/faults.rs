@@ -34,12 +34,9 @@ pub(crate) enum Fault {
     MemoryAlarm,
     DiskAlarm,
     BrokerPassword,
-    #[expect(dead_code, reason = "its kind joins the table with what outboxd does about it")]
     RowRefused,
-    #[expect(dead_code, reason = "its kind joins the table with what outboxd does about it")]
     QueueFull,
     QueueDeleted,
-    #[expect(dead_code, reason = "its kind joins the table with what outboxd does about it")]
     SubscriptionDeleted,
     SoleSubscriptionDeleted,
     PostgresLink(Trouble),
@@ -97,7 +94,7 @@ const SILENCE_MS: RangeInclusive<u64> = 500..=9_000;
 const STATE_MS: RangeInclusive<u64> = 2_000..=8_000;
 
 /// All of them.
-pub(crate) static FAULTS: [Kind; 34] = [
+pub(crate) static FAULTS: [Kind; 38] = [
     kind(RelayKilled, Relay, 0..=1_500, "outboxd: kill -9"),
     kind(RelayRestarted, Relay, 0..=1_500, "outboxd: SIGTERM, then started"),
     kind(RelaySuspended, Relay, SILENCE_MS, "outboxd: SIGSTOP, then SIGCONT"),
@@ -117,7 +114,11 @@ pub(crate) static FAULTS: [Kind; 34] = [
     kind(MemoryAlarm, Broker, 2_000..=6_000, "RabbitMQ: memory alarm"),
     kind(DiskAlarm, Broker, 2_000..=6_000, "RabbitMQ: disk alarm"),
     kind(BrokerPassword, Broker, STATE_MS, "RabbitMQ: password changed, then changed back"),
+    kind(RowRefused, Broker, STATE_MS, "RabbitMQ: permission for one event type taken away, then given back"),
+    kind(QueueFull, Broker, STATE_MS, "RabbitMQ: queue full, rejects what is published"),
     kind(QueueDeleted, Broker, 500..=5_000, "RabbitMQ: queue deleted and made again"),
+    kind(SubscriptionDeleted, Broker, 0..=0, "RabbitMQ: a subscription's queue deleted, beside others"),
+    kind(SoleSubscriptionDeleted, Broker, 0..=0, "RabbitMQ: a subscription's queue deleted, the only one"),
     postgres_link(Cut, 0..=0, "link to PostgreSQL: cut"),
     postgres_link(CutInMessage, 1_000..=1_000, "link to PostgreSQL: cut in mid-message"),
     postgres_link(Refused, 500..=5_000, "link to PostgreSQL: refused"),

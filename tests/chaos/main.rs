@@ -38,6 +38,8 @@ use run::Extent;
 
 /// In `make test`.
 const SHORT: Extent = Extent::Rounds(6);
+/// Its seed draws a refused row and a full queue alone, two faults at a time, a standby, and a restart of each server.
+const SHORT_SEED: u64 = 161;
 
 fn number(name: &str) -> Option<u64> {
     let value = env::var(name).ok()?;
@@ -50,7 +52,7 @@ async fn every_promise_holds_through_every_fault() {
         number("CHAOS_MINUTES").map_or(SHORT, |minutes| Extent::Time(Duration::from_secs(60 * minutes)));
     // The short run's choices stay the same, so that a change is judged by what it changes; the long one's are new each time.
     let seed = number("SEED").unwrap_or_else(|| match extent {
-        Extent::Rounds(_) => 1,
+        Extent::Rounds(_) => SHORT_SEED,
         Extent::Time(_) => fastrand::u64(..1 << 48),
     });
     let only = env::var("ONLY").unwrap_or_default();

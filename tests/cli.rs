@@ -43,6 +43,23 @@ fn every_command_explains_itself() {
 }
 
 #[test]
+fn variables_alone_are_enough_when_nobody_names_a_file() {
+    let check = |arguments: &[&str]| {
+        let mut command = outboxd(arguments);
+        command.env("OUTBOXD__RABBITMQ__URL", "amqp://mq");
+        command.env("OUTBOXD__SOURCES__ORDERS__POSTGRES__URL", "postgresql://outboxd@db/orders");
+        command.env("OUTBOXD__SUBSCRIPTIONS__0__QUEUE", "orders");
+        command.env("OUTBOXD__SUBSCRIPTIONS__0__EXCHANGE", "Order.events");
+        command
+    };
+    let output = check(&["check", "--offline"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 subscriptions"), "{output:?}");
+    let named = check(&["--config", "/no/such/file", "check", "--offline"]).output().unwrap();
+    assert_eq!(named.status.code(), Some(78), "a file that is named must be there: {named:?}");
+}
+
+#[test]
 fn version_is_that_of_the_package() {
     let (status, stdout, _) = run(&["--version"]);
     assert_eq!((status, stdout), (0, concat!("outboxd ", env!("CARGO_PKG_VERSION"), "\n").to_owned()));

@@ -5,7 +5,7 @@ use std::{net::ToSocketAddrs, path::Path, time::Duration};
 use crate::{
     configuration::{self, Origins, Section, SettingsError},
     postgres::endpoint::Endpoint,
-    rabbitmq::{self, BrokerOptions},
+    rabbitmq::{self, BrokerOptions, RotatingUrls},
 };
 
 /// The keys, which in capital letters are the environment's variables.
@@ -82,7 +82,10 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
     });
     let database_connections_max = root.count("database_connections_max", 1..=1000, 8);
     required(&mut root, "amqp_url", "amqp://user:password@host:5672/%2f");
-    let url = root.secret("amqp_url").filter(|url| {
+    let url = root.rotating_secret("amqp_url");
+    let from_file = url.clone().filter(|url| url.file().is_some());
+    let rotating = from_file.map(|urls| RotatingUrls { urls, username: None, password: None });
+    let url = url.and_then(|url| url.read().ok()).filter(|url| {
         let parsed = rabbitmq::Endpoint::parse(url, HEARTBEAT);
         parsed.map_err(|error| root.problem("amqp_url", error.what, error.cure)).is_ok()
     });
@@ -92,6 +95,7 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
     root.finish();
     let broker = BrokerOptions {
         urls: vec![url?],
+        rotating,
         declare,
         heartbeat: HEARTBEAT,
         connect_timeout: CONNECT_TIMEOUT,

@@ -43,6 +43,10 @@ pub(super) async fn online(settings: &Settings) -> Vec<Section> {
     let broker = rabbitmq::inspection::inspect(&settings.broker, APPLICATION_NAME, &publishing, &fences);
     let (inspected, broker) = join(join_all(sources), broker).await;
     let mut sections = of_sources(settings, inspected);
+    let mut broker: Vec<Line> = broker.into_iter().map(Line::from).collect();
+    if let files @ [_, ..] = settings.broker.files().as_slice() {
+        broker.push(Line::passed("login", format!("read for every connection: {}", files.join(" and "))));
+    }
     sections.push(Section::new(BROKER, broker));
     sections
 }
@@ -74,18 +78,25 @@ fn offline(settings: &Settings) -> Vec<Section> {
         Section::new(title(name, source), [Line::passed("configuration", configuration(source)), tls])
     });
     let broker = [
-        Line::passed("configuration", subscriptions(&settings.broker)),
+        Line::passed(
+            "configuration",
+            subscriptions(&settings.broker) + &read_for_every_connection(&settings.broker.files()),
+        ),
         rabbitmq::inspection::validate_tls(&settings.broker).into(),
     ];
     sources.chain([Section::new(BROKER, broker)]).collect()
 }
 
 fn configuration(source: &Source) -> String {
-    let files: Vec<String> =
-        source.database.endpoint.files().iter().map(|file| file.display().to_string()).collect();
-    match files.as_slice() {
-        [] => "valid".to_owned(),
-        files => format!("valid; read for every connection: {}", files.join(" and ")),
+    let files = source.database.endpoint.files();
+    let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    "valid".to_owned() + &read_for_every_connection(&files)
+}
+
+fn read_for_every_connection(files: &[String]) -> String {
+    match files {
+        [] => String::new(),
+        files => format!("; read for every connection: {}", files.join(" and ")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use config::{Value, ValueKind};
 
-use super::reader::Section;
+use super::{reader::Section, tree};
 
 /// A value as the file has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +34,14 @@ impl Section<'_> {
 
     /// `None` when a problem was noted.
     fn literal(&self, key: &str, value: Value) -> Option<Literal> {
+        let from_environment = tree::is_from_environment(&value);
         Some(match value.kind {
+            // The environment has only text: what reads as a number or as true or false is meant so.
+            ValueKind::String(text) if from_environment => match (text.parse(), text.parse()) {
+                (Ok(number), _) => Literal::Integer(number),
+                (_, Ok(flag)) => Literal::Flag(flag),
+                _ => Literal::Text(text),
+            },
             ValueKind::String(text) => Literal::Text(text),
             ValueKind::Boolean(flag) => Literal::Flag(flag),
             ValueKind::I64(number) => Literal::Integer(number),

@@ -8,25 +8,15 @@ impl Section<'_> {
     pub(crate) fn rotating_secret(&mut self, key: &str) -> Option<Secret> {
         self.refuse_both(key, &format!("{key}_file"));
         let direct = self.filled_text(key).map(Secret::Text);
-        let from_file = self.file_of(key).map(|(secret, _)| secret);
+        let from_file = self.file_of(key);
         direct.or(from_file)
     }
 
-    /// The secret `key`, or the content of the file that `<key>_file` names, without the newline at its end.
-    pub(crate) fn secret(&mut self, key: &str) -> Option<String> {
+    /// As `rotating_secret`, for a list: one entry a line.
+    pub(crate) fn rotating_secrets(&mut self, key: &str) -> Option<Secret> {
         self.refuse_both(key, &format!("{key}_file"));
-        let direct = self.filled_text(key);
-        let from_file = self.file_of(key).map(|(_, content)| content);
-        direct.or(from_file)
-    }
-
-    /// As `secret`, for a list: the file holds one entry on a line.
-    pub(crate) fn secrets(&mut self, key: &str) -> Option<Vec<String>> {
-        self.refuse_both(key, &format!("{key}_file"));
-        let direct = self.texts(key);
-        let lines =
-            |text: String| text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
-        let from_file = self.file_of(key).map(|(_, content)| lines(content));
+        let direct = self.texts(key).map(|entries| Secret::Text(entries.join("\n")));
+        let from_file = self.file_of(key);
         direct.or(from_file)
     }
 
@@ -42,7 +32,7 @@ impl Section<'_> {
         }
     }
 
-    fn file_of(&mut self, key: &str) -> Option<(Secret, String)> {
+    fn file_of(&mut self, key: &str) -> Option<Secret> {
         let key = format!("{key}_file");
         let file = self.filled_text(&key)?;
         let cure = |error: &SecretError| match error {
@@ -50,6 +40,7 @@ impl Section<'_> {
             SecretError::Empty(_) => "write the value into it",
         };
         Secret::of_file(file.as_ref())
+            .map(|(secret, _)| secret)
             .map_err(|error| self.problem(&key, error.to_string(), cure(&error)))
             .ok()
     }

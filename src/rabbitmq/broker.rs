@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use super::{
     endpoint::Endpoint,
     error::BrokerError,
+    rotating_urls::RotatingUrls,
     subscriptions::SubscriptionWatch,
     tls,
     topology::{Exchange, Subscription},
@@ -17,6 +18,8 @@ use super::{
 pub struct BrokerOptions {
     /// Tried in turn, starting from a different one at each attempt. `amqp://` or `amqps://`, password included.
     pub urls: Vec<String>,
+    /// The same from files, which go before what they were when the configuration was read.
+    pub rotating: Option<RotatingUrls>,
     /// Declare exchanges, queues and bindings; otherwise only verify that they are there.
     pub declare: bool,
     /// AMQP heartbeat, rounded up to whole seconds; the broker's is used when it is shorter. A peer that is silent
@@ -64,9 +67,18 @@ impl BrokerOptions {
         if self.urls.is_empty() {
             return Err(BrokerError::NoUrl);
         }
+        let urls = match &self.rotating {
+            Some(rotating) => &rotating.read()?,
+            None => &self.urls,
+        };
         let endpoints: Result<Vec<_>, _> =
-            self.urls.iter().map(|url| Endpoint::parse(url, self.heartbeat)).collect();
+            urls.iter().map(|url| Endpoint::parse(url, self.heartbeat)).collect();
         Ok(endpoints?)
+    }
+
+    /// The files with URLs or the password, which are read for every connection.
+    pub fn files(&self) -> Vec<String> {
+        self.rotating.iter().flat_map(RotatingUrls::files).collect()
     }
 
     /// How TLS is done; `None` when no URL asks for it.

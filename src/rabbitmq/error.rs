@@ -4,6 +4,8 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 use lapin::{ErrorKind, protocol::AMQPError};
 
+use crate::secret::SecretError;
+
 use super::{
     endpoint::{Endpoint, InvalidUrl},
     refusal::{self, Reason},
@@ -81,12 +83,21 @@ impl Loss {
     }
 }
 
+impl From<SecretError> for BrokerError {
+    fn from(error: SecretError) -> Self {
+        BrokerError::Secret(error.to_string())
+    }
+}
+
 /// Why there is no publisher, or no longer one.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BrokerError {
     /// A URL in the configuration is none.
     #[error("the URL of RabbitMQ {0}")]
     InvalidUrl(#[from] InvalidUrl),
+    /// The file of the URLs or of the password cannot be used now.
+    #[error("the file of RabbitMQ's URL or password: {0}; it is read for every connection")]
+    Secret(String),
     /// No URL is configured.
     #[error("rabbitmq.url is missing; set it to amqp://user:password@host:5672/%2f")]
     NoUrl,

@@ -222,6 +222,7 @@ mod tests {
             arguments: Vec::new(),
         };
         let mut options = BrokerOptions {
+            rotating: None,
             urls: vec![
                 "amqp://shop:s3cret@h1/my%20shop".to_owned(),
                 "amqp://shop:s3cret@h2/my%20shop".to_owned(),

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{exchanges, subscriptions};
 use crate::{
     configuration::Section,
-    rabbitmq::{Endpoint, publisher::BrokerOptions, subscriptions::SubscriptionWatch},
+    rabbitmq::{Endpoint, RotatingUrls, publisher::BrokerOptions, subscriptions::SubscriptionWatch},
 };
 
 /// What the three of them say.
@@ -21,7 +21,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
     let heartbeat = rabbitmq.seconds("heartbeat_s", 1..=3600, 10);
     let connect_timeout = rabbitmq.milliseconds("connect_timeout_ms", 100..=600_000, 5000);
     let confirm_timeout = rabbitmq.milliseconds("confirm_timeout_ms", 100..=3_600_000, 30_000);
-    let urls = urls(&mut rabbitmq);
+    let (urls, rotating) = urls(&mut rabbitmq);
     let ca_file = readable_file(&mut rabbitmq, "tls_ca_file");
     let (has_cert, has_key) = (rabbitmq.has("tls_cert_file"), rabbitmq.has("tls_key_file"));
     let cert = readable_file(&mut rabbitmq, "tls_cert_file");
@@ -45,6 +45,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
     let exchanges = exchanges::read(root);
     let options = BrokerOptions {
         urls,
+        rotating,
         declare,
         heartbeat,
         connect_timeout,
@@ -57,8 +58,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
     Broker { options, confirm_timeout }
 }
 
-/// The URLs with user and password put in where they are given apart.
-fn urls(rabbitmq: &mut Section<'_>) -> Vec<String> {
+/// The URLs with user and password put in where they are given apart, and the files that they come from.
+fn urls(rabbitmq: &mut Section<'_>) -> (Vec<String>, Option<RotatingUrls>) {
     let given = |rabbitmq: &Section<'_>, key: &str| rabbitmq.has(key) || rabbitmq.has(&format!("{key}_file"));
     let (one, many) = (given(rabbitmq, "url"), given(rabbitmq, "urls"));
     if one && many {
@@ -68,22 +69,30 @@ fn urls(rabbitmq: &mut Section<'_>) -> Vec<String> {
         rabbitmq.problem("url", "is missing", "set it to for instance \"amqp://user@host:5672/%2f\"");
     }
     let origin = if one { "url" } else { "urls" };
-    let url = rabbitmq.secret("url");
-    let urls = rabbitmq.secrets("urls");
-    if !one && urls.as_ref().is_some_and(Vec::is_empty) {
+    let url = rabbitmq.rotating_secret("url");
+    let urls = rabbitmq.rotating_secrets("urls");
+    let username = rabbitmq.filled_text("username");
+    let password = rabbitmq.rotating_secret("password");
+    let Some(urls) = url.or(urls) else { return (Vec::new(), None) };
+    let from_files = RotatingUrls { urls, username, password };
+    // They could be read just now; a file that vanishes meanwhile is the first connection's to say.
+    let text = from_files.urls.read().unwrap_or_default();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    if !one && lines.clone().next().is_none() {
         rabbitmq.problem("urls", "is empty", "list at least one URL");
     }
-    let username = rabbitmq.filled_text("username");
-    let password = rabbitmq.secret("password");
+    let password = from_files.password.as_ref().and_then(|password| password.read().ok());
 
     let mut whole = Vec::new();
-    for url in url.into_iter().chain(urls.unwrap_or_default()) {
-        match Endpoint::with_login(&url, username.as_deref(), password.as_deref()) {
+    for url in lines {
+        match Endpoint::with_login(url, from_files.username.as_deref(), password.as_deref()) {
             Ok(url) => whole.push(url),
             Err(error) => rabbitmq.problem(origin, error.what, error.cure),
         }
     }
-    whole
+    let rotates = from_files.files().next().is_some();
+    let rotating = rotates.then_some(from_files);
+    (whole, rotating)
 }
 
 fn readable_file(section: &mut Section<'_>, key: &str) -> Option<PathBuf> {

@@ -67,6 +67,7 @@ impl Broker {
 
     fn options(&self) -> BrokerOptions {
         BrokerOptions {
+            rotating: None,
             urls: vec![self.url.clone()],
             declare: true,
             heartbeat: Duration::from_secs(10),
@@ -477,6 +478,7 @@ async fn nobody_listening_bad_login_and_bad_vhost_are_told_apart_and_hide_the_pa
 async fn a_peer_that_accepts_and_says_nothing_is_given_up() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let options = BrokerOptions {
+        rotating: None,
         urls: vec![format!("amqp://{}/%2f", listener.local_addr().unwrap())],
         declare: true,
         heartbeat: Duration::from_secs(10),

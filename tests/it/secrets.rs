@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use crate::{
     stage::{PATIENCE, Stage, say, source, until, until_state},
-    support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq},
+    support::{Daemon, Postgres, PostgresOptions, shared_postgres, shared_rabbitmq, unique},
 };
 
 /// Begins every password, and stands in no log.
@@ -89,4 +89,44 @@ async fn postgresql_passwords_are_rotated_while_the_sources_stream() {
     fs::remove_file(&url).unwrap();
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert!(said.status == 78 && said.stderr.contains("postgres.url_file"), "{}", said.stderr);
+}
+
+#[tokio::test]
+async fn rabbitmq_passwords_are_rotated_while_the_source_streams() {
+    let node = shared_rabbitmq().await;
+    let mut stage = Stage::on("rotated_mq", shared_postgres().await, node).await;
+    let user = unique("rotating");
+    node.create_user(&user, &format!("{SECRET}-1")).await;
+    node.allow(&user, &stage.name, [".*"; 3]).await;
+    let files = Files::new();
+    let password = files.write("password", &format!("{SECRET}-1\n"));
+    let mut inbox = stage.inbox(&["Order.events"]).await;
+    stage.rabbitmq = format!("username = \"{user}\"\npassword_file = \"{}\"", password.display());
+    let mut daemon = stage.relay().await;
+    for said in [say(&daemon, &["check"]).await.stdout, say(&daemon, &["check", "--offline"]).await.stdout] {
+        assert!(said.contains(&format!("read for every connection: {}", password.display())), "{said}");
+    }
+    node.create_user(&user, &format!("{SECRET}-2")).await;
+    node.ctl(&["close_all_user_connections", &user, "rotated"]).await;
+    let refused = until(&daemon, "orders", |shown| {
+        shown["last_error"].as_str().is_some_and(|error| error.contains("refuses the login"))
+    })
+    .await;
+    assert_eq!(refused["state"], "connecting");
+    fs::remove_file(&password).unwrap();
+    let named = format!("{} cannot be read", password.display());
+    until(&daemon, "orders", |shown| {
+        shown["last_error"].as_str().is_some_and(|error| error.contains(&named))
+    })
+    .await;
+    files.write("password", &format!("{SECRET}-2\n"));
+    until_state(&daemon, "orders", "streaming").await;
+    stage
+        .sql("INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', 'a', 'E', '1')")
+        .await;
+    assert_eq!(inbox.bodies(1).await, ["1"]);
+    for shown in [daemon.log(), daemon.status().await.to_string()] {
+        assert!(!shown.contains(SECRET), "{shown}");
+    }
+    assert!(daemon.sigterm(PATIENCE).await.success());
 }

@@ -2,8 +2,8 @@
 
 use clap::Parser;
 use outboxd::{
-    chassis::cli::{self, Options},
-    samples::customers::{LISTEN, NAME, run},
+    chassis::cli::{self, Command, Options},
+    samples::customers::{LISTEN, NAME, QUEUE, run},
 };
 use std::process::ExitCode;
 
@@ -16,8 +16,17 @@ use std::process::ExitCode;
 struct Cli {
     #[command(flatten)]
     options: Options,
+
+    #[command(subcommand)]
+    command: Option<Command>,
 }
 
 fn main() -> ExitCode {
-    cli::start(NAME, LISTEN, Cli::parse().options, run)
+    let Cli { options, command } = Cli::parse();
+    match command {
+        None => cli::start(NAME, LISTEN, options, run),
+        Some(Command::Redrive(redrive)) => {
+            cli::start(NAME, LISTEN, options, async |settings| redrive.run(settings, &[QUEUE]).await)
+        }
+    }
 }

@@ -7,7 +7,7 @@ use outboxd::{
         settings::Settings,
     },
     failure::Failure,
-    samples::order_history::{LISTEN, NAME, rebuild, run},
+    samples::order_history::{CUSTOMERS_QUEUE, LISTEN, NAME, ORDERS_QUEUE, rebuild, run},
 };
 use std::{
     io::{self, Write},
@@ -37,12 +37,18 @@ enum Command {
     /// complete, and a running service waits for it. Tables that were dropped are made first. When no event is retained, the
     /// view stays as it is, and the exit status is 1: `outboxd replay` of both sources then brings the events back.
     Rebuild,
+    #[command(flatten)]
+    OfEveryService(cli::Command),
 }
 
 fn main() -> ExitCode {
     let Cli { options, command } = Cli::parse();
     match command {
         None => cli::start(NAME, LISTEN, options, run),
+        Some(Command::OfEveryService(cli::Command::Redrive(redrive))) => {
+            let queues = [ORDERS_QUEUE, CUSTOMERS_QUEUE];
+            cli::start(NAME, LISTEN, options, async |settings| redrive.run(settings, &queues).await)
+        }
         Some(Command::Rebuild) => cli::start(NAME, LISTEN, options, rebuilt),
     }
 }

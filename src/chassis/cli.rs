@@ -1,10 +1,13 @@
 //! What every service's command line has in common, and its way from there to an exit status.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
-use super::settings::{self, Settings};
+use super::{
+    inbox,
+    settings::{self, Settings},
+};
 use crate::{
     failure::Failure,
     shutdown::OtherSignals,
@@ -17,8 +20,11 @@ Environment (each goes before the same key of the file; a key KEY may also be gi
   DATABASE_URL              postgresql://user:password@host:5432/database
   AMQP_URL                  amqp://user:password@host:5672/%2f
   LISTEN                    host:port of the HTTP endpoints
+  AMQP_URLS                 instead of AMQP_URL: several brokers, separated by commas, tried in turn
+  AMQP_USERNAME, AMQP_PASSWORD, AMQP_TLS_CA_FILE, AMQP_TLS_CERT_FILE, AMQP_TLS_KEY_FILE
   AMQP_DECLARE              false: verify exchanges and queues instead of declaring them
-  AMQP_PREFETCH             messages that the broker sends ahead of their acknowledgements
+  AMQP_PREFETCH             unacknowledged messages at most: the one in hand, and those sent ahead of it
+  INBOX_RETENTION_S         how old rows of the table inbox get; 0 keeps them all
   DATABASE_CONNECTIONS_MAX  connections to the database
   DRAIN_TIMEOUT_S           how long requests and messages under way may take after SIGTERM
   OUTBOXD_LOG               log levels, for instance warn,outboxd::chassis=debug
@@ -39,6 +45,53 @@ pub struct Options {
     /// How logs on stderr look
     #[arg(long, global = true, value_name = "FORMAT", default_value = "pretty")]
     pub log_format: LogFormat,
+}
+
+/// What every service can do beside serving.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Put dead letters back into the queue
+    ///
+    /// The messages of each <queue>.dead go to the end of <queue>, in the order in which they died, whoever put them there: RabbitMQ,
+    /// when their deliveries exceeded the queue's delivery limit, or the service, when it could not handle them. A message that
+    /// fails again comes back with its new reason. The service may be running.
+    Redrive(Redrive),
+}
+
+/// Options of `redrive`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Redrive {
+    /// Of each queue, at most so many messages
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub limit: u32,
+
+    /// Only this queue of the service's
+    #[arg(long, value_name = "QUEUE")]
+    pub queue: Option<String>,
+}
+
+impl Redrive {
+    /// Carries it out for a service that consumes `queues`, and says on stdout what it did.
+    pub async fn run(self, settings: Settings, queues: &[&str]) -> Result<(), Failure> {
+        let wanted: Vec<&str> = queues
+            .iter()
+            .copied()
+            .filter(|&queue| self.queue.as_deref().is_none_or(|only| only == queue))
+            .collect();
+        if wanted.is_empty() {
+            return Err(Failure::CommandLine(format!(
+                "--queue: {} consumes {}",
+                settings.name,
+                queues.join(", ")
+            )));
+        }
+        for redriven in inbox::redrive(&settings, &wanted, self.limit).await? {
+            let inbox::Redriven { queue, moved, left } = redriven;
+            writeln!(std::io::stdout(), "{queue}: {moved} messages put back; {left} left in {queue}.dead")
+                .map_err(|error| Failure::Runtime(format!("cannot write to stdout: {error}")))?;
+        }
+        Ok(())
+    }
 }
 
 /// Sets the logs up, reads the settings of the service called `name`, runs it, and says how it ended.

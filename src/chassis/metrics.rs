@@ -19,6 +19,9 @@ pub(super) struct Metrics {
     message_seconds: HistogramVec,
     retries: IntCounterVec,
     waiting: IntGaugeVec,
+    dead: IntGaugeVec,
+    dead_lettered: IntCounterVec,
+    pruned: IntCounterVec,
     connected: IntGaugeVec,
 }
 
@@ -73,6 +76,30 @@ impl Metrics {
                     &["queue"],
                 )?,
             )?,
+            dead: registered(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("inbox_dead_messages", "Messages that lie in the dead-letter queue"),
+                    &["queue"],
+                )?,
+            )?,
+            dead_lettered: registered(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "inbox_dead_lettered_total",
+                        "Messages that came into the dead-letter queue by another hand: RabbitMQ's, or another instance's",
+                    ),
+                    &["queue"],
+                )?,
+            )?,
+            pruned: registered(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("inbox_pruned_rows_total", "Rows of the inbox removed by retention"),
+                    &["queue"],
+                )?,
+            )?,
             connected: registered(
                 &registry,
                 IntGaugeVec::new(
@@ -102,6 +129,18 @@ impl Metrics {
         self.waiting.with_label_values(&[queue]).set(messages.into());
     }
 
+    pub(super) fn dead(&self, queue: &str, messages: u32) {
+        self.dead.with_label_values(&[queue]).set(messages.into());
+    }
+
+    pub(super) fn dead_lettered(&self, queue: &str, messages: u32) {
+        self.dead_lettered.with_label_values(&[queue]).inc_by(messages.into());
+    }
+
+    pub(super) fn pruned(&self, queue: &str, rows: u64) {
+        self.pruned.with_label_values(&[queue]).inc_by(rows);
+    }
+
     pub(super) fn connected(&self, queue: &str) {
         self.connected.with_label_values(&[queue]).set(1);
     }
@@ -110,6 +149,7 @@ impl Metrics {
         self.connected.with_label_values(&[queue]).set(0);
         // How many wait now, nobody knows. There may be no such series yet.
         let _ = self.waiting.remove_label_values(&[queue]);
+        let _ = self.dead.remove_label_values(&[queue]);
     }
 
     /// In Prometheus's text format.

@@ -10,6 +10,7 @@
 
 pub mod cli;
 pub mod database;
+mod health;
 pub mod http;
 pub mod inbox;
 mod metrics;

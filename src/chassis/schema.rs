@@ -11,6 +11,16 @@ const LOCK: i64 = 0x6f75_7462_6f78;
 /// The chassis's own tables, each with its script. A service may have made one beforehand, with `outboxd schema`.
 const OWN: [(&str, &str); 2] = [("outbox", ddl::OUTBOX_STANDARD), ("inbox", ddl::INBOX)];
 
+/// Makes today's inbox of version 0.1.0's, whose rows did not say which source their message came from.
+const INBOX_OF_0_1_0: &str = "
+ALTER TABLE inbox
+  ADD COLUMN IF NOT EXISTS source text NOT NULL DEFAULT '*',
+  ADD COLUMN IF NOT EXISTS replay text NOT NULL DEFAULT '',
+  DROP CONSTRAINT inbox_pkey,
+  ADD PRIMARY KEY (consumer, source, message_id, replay);
+CREATE INDEX IF NOT EXISTS inbox_age ON inbox (consumer, received_at);
+";
+
 /// A service's own tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Schema {
@@ -22,7 +32,7 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Makes the chassis's tables if they are not there, and applies the scripts that have not been applied yet. All or nothing.
+    /// Makes the chassis's tables if they are not there, brings version 0.1.0's up to date, and applies the scripts that have not been applied yet. All or nothing.
     ///
     /// # Errors
     ///
@@ -34,6 +44,14 @@ impl Schema {
             if !exists(&transaction, table).await? {
                 transaction.batch_execute(script).await?;
             }
+        }
+        let has_replay = "SELECT EXISTS (SELECT FROM pg_attribute \
+                          WHERE attrelid = 'inbox'::regclass AND attname = 'replay')";
+        if !transaction.query_one(has_replay, &[]).await?.get::<_, bool>(0) {
+            transaction.batch_execute(INBOX_OF_0_1_0).await?;
+            tracing::info!(
+                "the inbox of version 0.1.0 has been brought up to date: its key holds the source"
+            );
         }
         let versions = "CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY)";
         transaction.batch_execute(versions).await?;

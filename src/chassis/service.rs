@@ -8,8 +8,9 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::{
     database::{Database, DatabaseError},
+    health::Health,
     http,
-    inbox::{self, Handler, Inbox, Progress, ProgressReader},
+    inbox::{self, Handler, Inbox, Progress, ProgressReader, Retention},
     metrics::Metrics,
     schema::Schema,
     settings::Settings,
@@ -26,6 +27,7 @@ pub struct Service {
     settings: Settings,
     database: Database,
     metrics: Metrics,
+    health: Health,
     shutdown: Shutdown,
     /// To be started when there are tables for them.
     consumers: Vec<BoxFuture<'static, ()>>,
@@ -64,9 +66,20 @@ impl Service {
             database: self.database.clone(),
             handler,
             metrics: self.metrics.clone(),
+            health: self.health.clone(),
             progress,
         };
         self.consumers.push(inbox::consume(inbox, self.shutdown.clone()).boxed());
+        if let Some(age) = self.settings.inbox_retention {
+            let retention = Retention {
+                queue: queue.to_owned(),
+                age,
+                database: self.database.clone(),
+                metrics: self.metrics.clone(),
+                progress: reader.clone(),
+            };
+            self.consumers.push(inbox::retain(retention, self.shutdown.clone()).boxed());
+        }
         reader
     }
 }
@@ -93,14 +106,15 @@ pub async fn run(
         database: Database::new(settings.database.clone(), settings.name, settings.database_connections_max)
             .map_err(|error| Failure::runtime(&error))?,
         metrics: Metrics::new().map_err(|error| Failure::runtime(&error))?,
+        health: Health::default(),
         shutdown: ended.clone(),
         consumers: Vec::new(),
         settings,
     };
     let api = assemble(&mut service);
-    let Service { settings, metrics, consumers, database, .. } = service;
+    let Service { settings, metrics, health, consumers, database, .. } = service;
     let (ready, is_ready) = watch::channel(false);
-    let router = http::router(settings.name, api, metrics, is_ready);
+    let router = http::router(settings.name, api, metrics, is_ready, health);
     let mut answering = tokio::spawn(http::serve(listener, router, ended));
     tokio::select! {
         () = prepared(&database, schema) => {}

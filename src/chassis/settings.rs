@@ -5,19 +5,29 @@ use std::{net::ToSocketAddrs, path::Path, time::Duration};
 use crate::{
     configuration::{self, Origins, Section, SettingsError},
     postgres::endpoint::Endpoint,
-    rabbitmq::{self, BrokerOptions, RotatingUrls},
+    rabbitmq::{self, BrokerOptions},
+    settings::broker::Access,
 };
 
 /// The keys, which in capital letters are the environment's variables.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 18] = [
     "amqp_declare",
+    "amqp_password",
+    "amqp_password_file",
     "amqp_prefetch",
+    "amqp_tls_ca_file",
+    "amqp_tls_cert_file",
+    "amqp_tls_key_file",
     "amqp_url",
     "amqp_url_file",
+    "amqp_urls",
+    "amqp_urls_file",
+    "amqp_username",
     "database_connections_max",
     "database_url",
     "database_url_file",
     "drain_timeout_s",
+    "inbox_retention_s",
     "listen",
 ];
 
@@ -33,10 +43,12 @@ pub struct Settings {
     pub database: Endpoint,
     /// `database_connections_max`: connections to it.
     pub database_connections_max: usize,
-    /// `amqp_url` and `amqp_declare`. Without subscriptions: a service adds its own.
+    /// `amqp_url` or `amqp_urls`, what goes with them, and `amqp_declare`. Without subscriptions: a service adds its own.
     pub broker: BrokerOptions,
-    /// `amqp_prefetch`: messages that the broker sends ahead of their acknowledgements.
+    /// `amqp_prefetch`: unacknowledged messages at most, the one in hand and those sent ahead of it.
     pub prefetch: u16,
+    /// `inbox_retention_s`: how old a row of the inbox gets; `None` keeps all.
+    pub inbox_retention: Option<Duration>,
     /// `listen`: host and port of the HTTP endpoints.
     pub listen: String,
     /// `drain_timeout_s`: how long what is under way may take after SIGTERM.
@@ -81,26 +93,20 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
         parsed.map_err(|error| root.problem("database_url", error.to_string(), "correct the URL")).ok()
     });
     let database_connections_max = root.count("database_connections_max", 1..=1000, 8);
-    required(&mut root, "amqp_url", "amqp://user:password@host:5672/%2f");
-    let url = root.rotating_secret("amqp_url");
-    let from_file = url.clone().filter(|url| url.file().is_some());
-    let rotating = from_file.map(|urls| RotatingUrls { urls, username: None, password: None });
-    let url = url.and_then(|url| url.read().ok()).filter(|url| {
-        let parsed = rabbitmq::Endpoint::parse(url, HEARTBEAT);
-        parsed.map_err(|error| root.problem("amqp_url", error.what, error.cure)).is_ok()
-    });
+    let access = Access::read(&mut root, "amqp_");
     let declare = root.flag("amqp_declare", true);
-    let prefetch = root.number("amqp_prefetch", 1..=u64::from(u16::MAX), 64);
+    let prefetch = root.number("amqp_prefetch", 1..=u64::from(u16::MAX), 1);
+    let inbox_retention = root.seconds("inbox_retention_s", 0..=3_155_760_000, 7 * 24 * 3600);
     let drain_timeout = root.seconds("drain_timeout_s", 1..=3600, 20);
     root.finish();
     let broker = BrokerOptions {
-        urls: vec![url?],
-        rotating,
+        urls: access.urls,
+        rotating: access.rotating,
         declare,
         heartbeat: HEARTBEAT,
         connect_timeout: CONNECT_TIMEOUT,
-        ca_file: None,
-        client_cert: None,
+        ca_file: access.ca_file,
+        client_cert: access.client_cert,
         exchanges: Vec::new(),
         subscriptions: Vec::new(),
         watch: rabbitmq::subscriptions::SubscriptionWatch::default(),
@@ -111,6 +117,7 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
         database_connections_max,
         broker,
         prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
+        inbox_retention: Some(inbox_retention).filter(|age| !age.is_zero()),
         listen: listen?,
         drain_timeout,
     })

@@ -26,23 +26,32 @@ CREATE TABLE outbox (
 -- No REPLICA IDENTITY is needed: only inserts are relayed. gen_random_uuid() is built in since PostgreSQL 13.
 ";
 
-/// What a consumer notes handled messages in.
+/// Where a consumer notes the messages that it has handled.
 pub const INBOX: &str = "\
 -- Inbox: makes a consumer idempotent. In the transaction that handles a message, first
---   INSERT INTO inbox (consumer, source, message_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING
+--   INSERT INTO inbox (consumer, source, message_id, replay) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING
 -- No row inserted means that the message was handled before: acknowledge it and do nothing else.
+--
+-- A replay repeats message_id. A consumer whose effects do not add up takes it in: for a message whose header outbox-replayed
+-- is true, replay is its header outbox-position, which differs from one replay to the next. Any other consumer leaves replay
+-- empty, and a replay is a duplicate; only messages that have no row are then handled. To have some handled again, delete
+-- their rows before the replay.
 CREATE TABLE inbox (
   consumer    text NOT NULL,                                       -- who handled it, e.g. the queue's name
-  source      text NOT NULL DEFAULT '',                            -- the header outbox-source: another outbox may have the same ids
+  source      text NOT NULL DEFAULT '',                            -- header outbox-source: ids of two sources may be equal
   message_id  text NOT NULL,                                       -- the message's message_id property
+  replay      text NOT NULL DEFAULT '',                            -- empty, or the replay that brought it
   received_at timestamptz NOT NULL DEFAULT clock_timestamp(),      -- to delete old rows by
-  PRIMARY KEY (consumer, source, message_id)
+  PRIMARY KEY (consumer, source, message_id, replay)
 );
 
--- An inbox of outboxd 0.1.0 has no source. Stop its consumers, name the source that its rows came from, and run:
--- ALTER TABLE inbox ADD COLUMN source text NOT NULL DEFAULT 'orders';
--- ALTER TABLE inbox ALTER COLUMN source SET DEFAULT '', DROP CONSTRAINT inbox_pkey, ADD PRIMARY KEY (consumer, source, message_id);
+-- An inbox of outboxd 0.1.0 has neither source nor replay. Stop its consumers, name the source that its rows came from, and run:
+-- ALTER TABLE inbox ADD COLUMN source text NOT NULL DEFAULT 'orders', ADD COLUMN replay text NOT NULL DEFAULT '',
+--   DROP CONSTRAINT inbox_pkey, ADD PRIMARY KEY (consumer, source, message_id, replay);
+-- ALTER TABLE inbox ALTER COLUMN source SET DEFAULT '';
 
--- Keep rows for longer than a message can be repeated, then delete them:
--- CREATE INDEX inbox_received_at ON inbox (received_at);
+-- Delete rows that are older than any copy can be (docs/consumers.md), a batch at a time:
+--   DELETE FROM inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM inbox WHERE consumer = $1
+--     AND received_at < clock_timestamp() - interval '7 days' ORDER BY received_at LIMIT 1000 FOR UPDATE SKIP LOCKED))
+CREATE INDEX inbox_age ON inbox (consumer, received_at);
 ";

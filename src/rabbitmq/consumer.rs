@@ -1,22 +1,29 @@
 //! One durable queue, consumed with manual acknowledgements and bounded prefetch.
 //!
+//! RabbitMQ counts a delivery against every message that was sent and not acknowledged when the consumer's connection ends, and
+//! dead-letters a message whose count exceeds the queue's delivery limit (20 by default since RabbitMQ 4). Only a prefetch of 1 keeps
+//! that from messages that are not in hand. A prefetch must not shrink after such an end, either: a quorum queue puts what comes
+//! back behind what came back before, so a consumer that takes back less than was returned changes the order by its own end.
+//!
 //! Knows nothing of what a message means or of when to try again. A [`Consumer`] that gave an error is finished; the broker
 //! delivers again, in the same order, whatever it had not acknowledged.
 
 mod abandon;
 mod connect;
+pub mod dead_letters;
+mod properties;
 
 use std::{io, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection,
+    Channel, Confirmation, Connection,
     message::Delivery as LapinDelivery,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
         QueueDeclareOptions,
     },
-    types::{AMQPValue, FieldTable, LongString, ShortString},
+    types::{AMQPValue, FieldTable, ShortString},
 };
 
 use super::{
@@ -27,16 +34,8 @@ use super::{
     topology::{self, Subscription, short},
 };
 use connect::answered;
+pub use properties::REASON_HEADER;
 
-/// Header of a buried message: why it is in `<queue>.dead`.
-pub const REASON_HEADER: &str = "dead-letter-reason";
-/// A reason longer than this many characters is cut.
-const REASON_CHARS_MAX: usize = 1000;
-/// Headers that are larger are left out of a buried message: with the reason they might not fit into one frame, for which the
-/// broker would close the connection.
-const HEADERS_BYTES_MAX: usize = super::endpoint::FRAME_MAX as usize / 2;
-/// Headers by which a publisher addresses more queues (RabbitMQ's sender-selected distribution).
-const ADDRESSES: [&str; 2] = ["CC", "BCC"];
 /// While nothing comes, the connection is looked at so often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -49,6 +48,17 @@ pub struct Consumer {
     /// Taken out of `deliveries`, and not given out yet.
     ahead: Option<LapinDelivery>,
     queue: ShortString,
+    /// `<queue>.dead`.
+    dead: ShortString,
+}
+
+/// How many messages wait, those already sent to a consumer not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// In the queue.
+    pub queue: u32,
+    /// In `<queue>.dead`.
+    pub dead: u32,
 }
 
 /// A message, not acknowledged yet.
@@ -59,8 +69,7 @@ pub struct Delivery {
 
 impl Consumer {
     /// Connects, declares (or verifies) what the subscription needs, and starts to consume. The broker sends at most
-    /// `prefetch` messages ahead of their acknowledgements. `attempt` rotates the URLs; `name` is shown by RabbitMQ's
-    /// management.
+    /// `prefetch` messages that are not acknowledged. `attempt` rotates the URLs; `name` is shown by RabbitMQ's management.
     ///
     /// The subscription has one partition and, for [`bury`](Self::bury), a dead-letter queue.
     pub async fn connect(
@@ -76,8 +85,10 @@ impl Consumer {
         let channel = answered(connection.create_channel()).await.map_err(failed)?;
         // For what is buried.
         answered(channel.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;
-        answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await.map_err(failed)?;
         let queue = short(&subscription.queue).map_err(|error| failed(error.into()))?;
+        let dead =
+            short(&dead_letters::queue_of(&subscription.queue)).map_err(|error| failed(error.into()))?;
+        answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await.map_err(failed)?;
         let consuming = channel.basic_consume(
             queue.clone(),
             ShortString::default(),
@@ -85,7 +96,7 @@ impl Consumer {
             FieldTable::default(),
         );
         let deliveries = answered(consuming).await.map_err(failed)?;
-        Ok(Self { connection, at, channel, deliveries, ahead: None, queue })
+        Ok(Self { connection, at, channel, deliveries, ahead: None, queue, dead })
     }
 
     /// The next message. Cancel-safe.
@@ -130,34 +141,28 @@ impl Consumer {
         self.answered(delivery.inner.ack(BasicAckOptions::default())).await.map(drop)
     }
 
-    /// Moves the message to `<queue>.dead`, with `reason` in the header [`REASON_HEADER`] and everything else as it was. It is
-    /// acknowledged once the broker has confirmed the copy: a loss in between gives two copies, never none.
+    /// Moves the message to `<queue>.dead`, with `reason` in the header [`REASON_HEADER`] and everything else as it was, but for
+    /// headers that are too large. It is acknowledged once the broker has confirmed the copy: a loss in between gives two
+    /// copies, never none.
     ///
     /// # Errors
     ///
     /// Also when no queue of that name is there to take the copy.
     pub async fn bury(&self, delivery: &Delivery, reason: &str) -> Result<(), BrokerError> {
-        let dead = format!("{}.dead", self.queue);
-        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-        let properties = with_reason(&delivery.inner.properties, reason);
-        let body = &delivery.inner.data;
-        let published = async {
-            self.channel
-                .basic_publish(ShortString::default(), short(&dead)?, options, body, properties)
-                .await?
-                .await
+        let properties =
+            properties::with_reason(&delivery.inner.properties, reason, headers_max(&self.connection));
+        let copy = published(&self.channel, &self.dead, &delivery.inner.data, properties);
+        let Confirmation::Ack(None) = self.answered(copy).await? else {
+            return Err(BrokerError::NotBuried { at: self.at.clone(), queue: self.dead.to_string() });
         };
-        match self.answered(published).await? {
-            Confirmation::Ack(None) => self.ack(delivery).await,
-            _ => Err(BrokerError::NotBuried { at: self.at.clone(), queue: dead }),
-        }
+        self.ack(delivery).await
     }
 
-    /// How many messages wait in the queue, those already sent to a consumer not counted.
-    pub async fn waiting(&self) -> Result<u32, BrokerError> {
-        let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        let queue = self.channel.queue_declare(self.queue.clone(), options, FieldTable::default());
-        self.answered(queue).await.map(|queue| queue.message_count())
+    /// How many messages wait.
+    pub async fn waiting(&self) -> Result<Waiting, BrokerError> {
+        let queue = self.answered(depth(&self.channel, &self.queue)).await?;
+        let dead = self.answered(depth(&self.channel, &self.dead)).await?;
+        Ok(Waiting { queue, dead })
     }
 
     /// Closes the connection in good order. What is not acknowledged goes back to its place in the queue.
@@ -226,40 +231,25 @@ async fn declare(
     Ok(at)
 }
 
-/// The message's properties but for those that concern its way and not itself: who sent it (`user_id`, which the broker compares with
-/// the sender, and that is us now), when to forget it (`expiration`), and where else to put it.
-fn with_reason(properties: &BasicProperties, reason: &str) -> BasicProperties {
-    /// `delivery_mode` of a message that the broker writes to disk.
-    const PERSISTENT: u8 = 2;
-    // The shortest text of a value is not shorter than its bytes.
-    let own = properties.headers().as_ref().filter(|own| format!("{own:?}").len() <= HEADERS_BYTES_MAX);
-    let mut headers = FieldTable::default();
-    for (name, value) in own.into_iter().flat_map(|own| own.inner()) {
-        if !ADDRESSES.contains(&name.as_str()) {
-            headers.insert(name.clone(), value.clone());
-        }
-    }
-    let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-    headers.insert(REASON_HEADER.into(), AMQPValue::LongString(LongString::from(reason)));
-    let mut kept = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
-    type Text =
-        (fn(&BasicProperties) -> &Option<ShortString>, fn(BasicProperties, ShortString) -> BasicProperties);
-    let texts: [Text; 7] = [
-        (BasicProperties::message_id, BasicProperties::with_message_id),
-        (BasicProperties::kind, BasicProperties::with_type),
-        (BasicProperties::content_type, BasicProperties::with_content_type),
-        (BasicProperties::content_encoding, BasicProperties::with_content_encoding),
-        (BasicProperties::correlation_id, BasicProperties::with_correlation_id),
-        (BasicProperties::reply_to, BasicProperties::with_reply_to),
-        (BasicProperties::app_id, BasicProperties::with_app_id),
-    ];
-    for (text, with_text) in texts {
-        if let Some(text) = text(properties) {
-            kept = with_text(kept, text.clone());
-        }
-    }
-    match properties.timestamp() {
-        Some(timestamp) => kept.with_timestamp(*timestamp),
-        None => kept,
-    }
+/// Publishes to a queue by the default exchange, and gives the broker's word on it.
+async fn published(
+    channel: &Channel,
+    queue: &ShortString,
+    body: &[u8],
+    properties: lapin::BasicProperties,
+) -> lapin::Result<Confirmation> {
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    channel.basic_publish(ShortString::default(), queue.clone(), options, body, properties).await?.await
+}
+
+/// How many messages wait in a queue.
+async fn depth(channel: &Channel, queue: &ShortString) -> lapin::Result<u32> {
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    let declared = channel.queue_declare(queue.clone(), options, FieldTable::default()).await?;
+    Ok(declared.message_count())
+}
+
+/// Headers of a copy may take half a frame: with a reason beside them they fit, and so does what the broker adds.
+fn headers_max(connection: &Connection) -> usize {
+    usize::try_from(connection.configuration().frame_max() / 2).unwrap_or(usize::MAX)
 }

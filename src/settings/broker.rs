@@ -21,36 +21,17 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
     let heartbeat = rabbitmq.seconds("heartbeat_s", 1..=3600, 10);
     let connect_timeout = rabbitmq.milliseconds("connect_timeout_ms", 100..=600_000, 5000);
     let confirm_timeout = rabbitmq.milliseconds("confirm_timeout_ms", 100..=3_600_000, 30_000);
-    let (urls, rotating) = urls(&mut rabbitmq);
-    let ca_file = readable_file(&mut rabbitmq, "tls_ca_file");
-    let (has_cert, has_key) = (rabbitmq.has("tls_cert_file"), rabbitmq.has("tls_key_file"));
-    let cert = readable_file(&mut rabbitmq, "tls_cert_file");
-    let key = readable_file(&mut rabbitmq, "tls_key_file");
-    if has_cert != has_key {
-        let (there, missing) =
-            if has_cert { ("tls_cert_file", "tls_key_file") } else { ("tls_key_file", "tls_cert_file") };
-        rabbitmq.problem(there, format!("is of no use without {missing}"), "give both, or neither");
-    }
-    let encrypted = urls.iter().any(|url| url.starts_with("amqps://"));
-    for (key, given) in [("tls_ca_file", ca_file.is_some()), ("tls_cert_file", cert.is_some())] {
-        if given && !encrypted && !urls.is_empty() {
-            rabbitmq.problem(
-                key,
-                "has no effect: no URL begins with amqps://",
-                "use amqps://, or leave the key out",
-            );
-        }
-    }
+    let access = Access::read(&mut rabbitmq, "");
     rabbitmq.finish();
     let exchanges = exchanges::read(root);
     let options = BrokerOptions {
-        urls,
-        rotating,
+        urls: access.urls,
+        rotating: access.rotating,
         declare,
         heartbeat,
         connect_timeout,
-        ca_file,
-        client_cert: cert.zip(key),
+        ca_file: access.ca_file,
+        client_cert: access.client_cert,
         subscriptions: subscriptions::read(root, &exchanges),
         watch: SubscriptionWatch::default(),
         exchanges,
@@ -58,28 +39,65 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
     Broker { options, confirm_timeout }
 }
 
+/// Where the brokers are, and as whom they are reached: the same keys for outboxd and, behind `amqp_`, for each service.
+pub(crate) struct Access {
+    pub(crate) urls: Vec<String>,
+    pub(crate) rotating: Option<RotatingUrls>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) client_cert: Option<(PathBuf, PathBuf)>,
+}
+
+impl Access {
+    /// Reads `url` or `urls`, `username`, `password` and the TLS files, each name behind `prefix`. Without a usable URL a problem is
+    /// noted.
+    pub(crate) fn read(section: &mut Section<'_>, prefix: &str) -> Self {
+        let key = |name: &str| format!("{prefix}{name}");
+        let (urls, rotating) = urls(section, prefix);
+        let [ca_key, cert_key, key_key] = [key("tls_ca_file"), key("tls_cert_file"), key("tls_key_file")];
+        let ca_file = readable_file(section, &ca_key);
+        let (has_cert, has_key) = (section.has(&cert_key), section.has(&key_key));
+        let cert = readable_file(section, &cert_key);
+        let private_key = readable_file(section, &key_key);
+        if has_cert != has_key {
+            let (there, missing) = if has_cert { (&cert_key, &key_key) } else { (&key_key, &cert_key) };
+            section.problem(there, format!("is of no use without {missing}"), "give both, or neither");
+        }
+        let encrypted = urls.iter().any(|url| url.starts_with("amqps://"));
+        for (key, given) in [(&ca_key, ca_file.is_some()), (&cert_key, cert.is_some())] {
+            if given && !encrypted && !urls.is_empty() {
+                let cure = "use amqps://, or leave the key out";
+                section.problem(key, "has no effect: no URL begins with amqps://", cure);
+            }
+        }
+        Self { urls, rotating, ca_file, client_cert: cert.zip(private_key) }
+    }
+}
+
 /// The URLs with user and password put in where they are given apart, and the files that they come from.
-fn urls(rabbitmq: &mut Section<'_>) -> (Vec<String>, Option<RotatingUrls>) {
-    let given = |rabbitmq: &Section<'_>, key: &str| rabbitmq.has(key) || rabbitmq.has(&format!("{key}_file"));
-    let (one, many) = (given(rabbitmq, "url"), given(rabbitmq, "urls"));
+fn urls(section: &mut Section<'_>, prefix: &str) -> (Vec<String>, Option<RotatingUrls>) {
+    let key = |name: &str| format!("{prefix}{name}");
+    let (url_key, urls_key) = (key("url"), key("urls"));
+    let given = |section: &Section<'_>, key: &str| section.has(key) || section.has(&format!("{key}_file"));
+    let (one, many) = (given(section, &url_key), given(section, &urls_key));
     if one && many {
-        rabbitmq.problem("urls", "contradicts url", "give one of the two");
+        section.problem(&urls_key, format!("contradicts {url_key}"), "give one of the two");
     }
     if !one && !many {
-        rabbitmq.problem("url", "is missing", "set it to for instance \"amqp://user@host:5672/%2f\"");
+        let cure = "set it to for instance \"amqp://user@host:5672/%2f\"";
+        section.problem(&url_key, "is missing", cure);
     }
-    let origin = if one { "url" } else { "urls" };
-    let url = rabbitmq.rotating_secret("url");
-    let urls = rabbitmq.rotating_secrets("urls");
-    let username = rabbitmq.filled_text("username");
-    let password = rabbitmq.rotating_secret("password");
+    let origin = if one { &url_key } else { &urls_key };
+    let url = section.rotating_secret(&url_key);
+    let urls = section.rotating_secrets(&urls_key);
+    let username = section.filled_text(&key("username"));
+    let password = section.rotating_secret(&key("password"));
     let Some(urls) = url.or(urls) else { return (Vec::new(), None) };
     let from_files = RotatingUrls { urls, username, password };
     // They could be read just now; a file that vanishes meanwhile is the first connection's to say.
     let text = from_files.urls.read().unwrap_or_default();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     if !one && lines.clone().next().is_none() {
-        rabbitmq.problem("urls", "is empty", "list at least one URL");
+        section.problem(&urls_key, "is empty", "list at least one URL");
     }
     let password = from_files.password.as_ref().and_then(|password| password.read().ok());
 
@@ -87,7 +105,7 @@ fn urls(rabbitmq: &mut Section<'_>) -> (Vec<String>, Option<RotatingUrls>) {
     for url in lines {
         match Endpoint::with_login(url, from_files.username.as_deref(), password.as_deref()) {
             Ok(url) => whole.push(url),
-            Err(error) => rabbitmq.problem(origin, error.what, error.cure),
+            Err(error) => section.problem(origin, error.what, error.cure),
         }
     }
     let rotates = from_files.files().next().is_some();
@@ -99,7 +117,7 @@ fn readable_file(section: &mut Section<'_>, key: &str) -> Option<PathBuf> {
     let file = PathBuf::from(section.filled_text(key)?);
     if let Err(error) = std::fs::File::open(&file) {
         let what = format!("{} cannot be read: {error}", file.display());
-        section.problem(key, what, "name a PEM file that outboxd's user can read");
+        section.problem(key, what, "name a PEM file that this program's user can read");
     }
     Some(file)
 }

@@ -4,7 +4,7 @@
 //! together. Opens no connection.
 
 mod arguments;
-mod broker;
+pub(crate) mod broker;
 mod exchanges;
 mod names;
 mod source;

@@ -3,7 +3,7 @@
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     message::BasicGetMessage,
-    options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions},
+    options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
 
@@ -49,6 +49,40 @@ pub(crate) async fn publish_as(url: &str, queue: &str, properties: BasicProperti
 pub(crate) async fn take(url: &str, queue: &str) -> Option<BasicGetMessage> {
     let (_connection, channel) = channel(url).await;
     channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()
+}
+
+/// Declares a durable queue with these arguments, as somebody did long ago.
+pub(crate) async fn declare(url: &str, queue: &str, arguments: &[(&str, AMQPValue)]) {
+    let (_connection, channel) = channel(url).await;
+    let mut table = FieldTable::default();
+    for (name, value) in arguments {
+        table.insert((*name).into(), value.clone());
+    }
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(queue.into(), options, table).await.unwrap();
+}
+
+/// How many messages wait in a queue, those that a consumer has not counted.
+pub(crate) async fn waiting(url: &str, queue: &str) -> u32 {
+    let (_connection, channel) = channel(url).await;
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
+}
+
+/// Headers of so many bytes and a little more.
+pub(crate) fn large_headers(bytes: usize) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for number in 0..bytes / 100 {
+        headers.insert(format!("h{number}").as_str().into(), AMQPValue::LongString("x".repeat(100).into()));
+    }
+    headers
+}
+
+/// Headers with this one in them.
+pub(crate) fn text_header(name: &str, text: &str) -> FieldTable {
+    let mut headers = FieldTable::default();
+    headers.insert(name.into(), AMQPValue::LongString(text.into()));
+    headers
 }
 
 /// A header's text.

@@ -4,7 +4,9 @@
 
 mod bad_input;
 mod broker;
+mod brokers;
 mod connections;
+mod deliveries;
 mod faults;
 mod history;
 mod inbox;
@@ -12,10 +14,13 @@ mod instances;
 mod operation;
 mod projector;
 mod repeated_id;
+mod replay;
+mod retention;
 mod saga;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;
+mod upgrade;
 
 use serde_json::Value;
 use std::time::{Duration, Instant};

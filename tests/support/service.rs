@@ -136,6 +136,12 @@ impl Service {
         (answer.status().as_u16(), json)
     }
 
+    /// Status and body of a GET, whatever it is.
+    pub async fn get_text(&self, path: &str) -> (u16, String) {
+        let answer = self.send(Method::GET, path, &[], String::new()).await;
+        (answer.status().as_u16(), answer.into_body())
+    }
+
     /// The whole answer to a request.
     pub async fn send(
         &self,

@@ -27,7 +27,7 @@ pub use page::{Page, PageQuery, next_page};
 pub use query::Query;
 pub(super) use serve::serve;
 
-use super::metrics::Metrics;
+use super::{health::Health, metrics::Metrics};
 
 /// Larger than any request here.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -38,6 +38,7 @@ pub(super) fn router(
     api: OpenApiRouter,
     metrics: Metrics,
     is_ready: watch::Receiver<bool>,
+    health: Health,
 ) -> Router {
     let (api, mut description) = api.split_for_parts();
     description.info = InfoBuilder::new().title(name).version(env!("CARGO_PKG_VERSION")).build();
@@ -48,7 +49,7 @@ pub(super) fn router(
     let when_ready = middleware::from_fn_with_state(is_ready, only_when_ready);
     Router::new()
         .merge(api)
-        .route("/readyz", get(async || "ready\n"))
+        .route("/readyz", get(async move || readiness(&health)))
         .route_layer(when_ready)
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(text))
@@ -59,6 +60,10 @@ pub(super) fn router(
         .fallback(async |uri: Uri| ApiError::not_found(format!("there is no {}", uri.path())))
         .layer(middleware::from_fn_with_state(metrics, observe::observe))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+}
+
+fn readiness(health: &Health) -> Result<&'static str, ApiError> {
+    health.reason().map_or(Ok("ready\n"), |reason| Err(ApiError::unavailable(reason)))
 }
 
 async fn only_when_ready(

@@ -5,18 +5,19 @@ use std::time::{Duration, Instant};
 use tokio::{sync::watch, time::MissedTickBehavior};
 use tracing::Instrument;
 
-use super::{Handler, HandlingError, Message, Outcome, apply_once};
+use super::{Handler, HandlingError, Message, Outcome, apply_once, dead_letters::DeadLetters};
 use crate::{
     backoff::Backoff,
     chassis::{
         database::Database,
+        health::Health,
         metrics::Metrics,
         settings::in_own_keys,
         trace::{self, TraceContext},
     },
     rabbitmq::{
         BrokerError, BrokerOptions,
-        consumer::{Consumer, Delivery},
+        consumer::{Consumer, Delivery, dead_letters::queue_of},
         encoding::POSITION_HEADER,
         topology::Subscription,
     },
@@ -28,6 +29,10 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How often the broker is asked how many messages wait.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So many connections that end in a row before a message is settled are no accident: a message does it.
+const STUMBLES_MAX: u32 = 3;
+/// Longer headers than this are none of a relay's, and no key of a table.
+const HEADER_BYTES_MAX: usize = 255;
 
 /// How far a queue has been consumed, as of a moment ago.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,23 +62,39 @@ pub(in crate::chassis) struct Inbox<H> {
     pub(in crate::chassis) database: Database,
     pub(in crate::chassis) handler: H,
     pub(in crate::chassis) metrics: Metrics,
+    pub(in crate::chassis) health: Health,
     pub(in crate::chassis) progress: watch::Sender<Progress>,
+}
+
+/// What one connection leaves to the next.
+struct Course {
+    backoff: Backoff,
+    dead: DeadLetters,
+    /// Connections in a row that consumed and ended before anything was settled.
+    stumbles: u32,
 }
 
 /// Consumes until `shutdown`; the message under way is then settled or left to the next instance. Connections are made anew for
 /// as long as it takes.
 pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdown: Shutdown) {
-    let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
     let queue = inbox.subscription.queue.clone();
+    let backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+    let mut course = Course { backoff, dead: DeadLetters::default(), stumbles: 0 };
     loop {
-        let attempt = backoff.attempts() as usize;
-        let ended = inbox.session(attempt, &mut backoff, &mut shutdown).await;
+        let stumbles = course.stumbles;
+        let ended = inbox.session(&mut course, &mut shutdown).await;
         inbox.metrics.disconnected(&queue);
         inbox.progress.send_replace(Progress::default());
         let Err(error) = ended else { return };
-        let wait = backoff.next();
+        let wait = course.backoff.next();
         let error = in_own_keys(&error.to_string());
-        tracing::warn!(queue, error, "not consuming; connecting again in {} ms", wait.as_millis());
+        if course.stumbles > stumbles && course.stumbles >= STUMBLES_MAX {
+            let reason = stuck(&queue, course.stumbles, &error);
+            tracing::error!(queue, "{reason}; connecting again in {} ms", wait.as_millis());
+            inbox.health.failing(&queue, reason);
+        } else {
+            tracing::warn!(queue, error, "not consuming; connecting again in {} ms", wait.as_millis());
+        }
         tokio::select! {
             _ = shutdown.requested() => return,
             () = tokio::time::sleep(wait) => {}
@@ -81,14 +102,19 @@ pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdow
     }
 }
 
+fn stuck(queue: &str, stumbles: u32, error: &str) -> String {
+    format!(
+        "queue {queue}: its first message has ended {stumbles} connections in a row ({error}), and no message behind it is \
+         handled; RabbitMQ moves the message to {} once its deliveries exceed the queue's delivery limit (20 by default since \
+         RabbitMQ 4; before, set a policy: docs/consumers.md), or take it out of the queue by hand",
+        queue_of(queue)
+    )
+}
+
 impl<H: Handler> Inbox<H> {
     /// One connection's life: `Ok` when the end was asked for.
-    async fn session(
-        &self,
-        attempt: usize,
-        backoff: &mut Backoff,
-        shutdown: &mut Shutdown,
-    ) -> Result<(), BrokerError> {
+    async fn session(&self, course: &mut Course, shutdown: &mut Shutdown) -> Result<(), BrokerError> {
+        let attempt = course.backoff.attempts() as usize;
         let connecting =
             Consumer::connect(&self.broker, &self.subscription, self.name, self.prefetch, attempt);
         let mut consumer = tokio::select! {
@@ -98,6 +124,7 @@ impl<H: Handler> Inbox<H> {
         let queue = &self.subscription.queue;
         tracing::info!(queue, "consuming");
         self.metrics.connected(queue);
+        course.stumbles += 1;
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -110,28 +137,41 @@ impl<H: Handler> Inbox<H> {
                 _ = shutdown.requested() => break,
                 _ = look.tick() => {
                     let waiting = consumer.waiting().await?;
-                    self.metrics.waiting(queue, waiting);
+                    self.metrics.waiting(queue, waiting.queue);
+                    self.metrics.dead(queue, waiting.dead);
+                    self.metrics.dead_lettered(queue, course.dead.seen(queue, waiting.dead));
                     let mut before = None;
-                    self.progress.send_modify(|progress| before = progress.waiting.replace(waiting));
+                    self.progress.send_modify(|progress| before = progress.waiting.replace(waiting.queue));
                     if before.is_some() {
                         // It has lived for a while.
-                        backoff.reset();
+                        self.proceed(course);
                     }
                 }
                 delivery = consumer.next() => {
                     let delivery = delivery?;
                     let head = Head { committed_at: committed_at(&delivery) };
                     self.progress.send_modify(|progress| progress.head = Some(head));
-                    if self.settle(&consumer, &delivery, shutdown).await?.is_none() {
-                        break;
+                    match self.settle(&consumer, &delivery, shutdown).await? {
+                        None => break,
+                        Some(Outcome::Dead) => course.dead.buried(),
+                        Some(_) => {}
                     }
-                    backoff.reset();
+                    self.proceed(course);
                 }
             }
         }
         // What was sent ahead goes back to its place in the queue.
         consumer.close().await;
         Ok(())
+    }
+
+    /// Notes that things go on.
+    fn proceed(&self, course: &mut Course) {
+        course.backoff.reset();
+        if course.stumbles >= STUMBLES_MAX {
+            self.health.working(&self.subscription.queue);
+        }
+        course.stumbles = 0;
     }
 
     /// Handles one message until it can be acknowledged; `None` when the end was asked for before that.
@@ -167,7 +207,7 @@ impl<H: Handler> Inbox<H> {
                 }
                 Err(error) => {
                     consumer.bury(delivery, &error.to_string()).await?;
-                    tracing::error!(%error, "put into {queue}.dead");
+                    tracing::error!(%error, "put into {}", queue_of(queue));
                     Outcome::Dead
                 }
             };
@@ -208,14 +248,21 @@ impl<H: Handler> Inbox<H> {
 
 fn message(delivery: &Delivery, trace: TraceContext) -> Result<Message, HandlingError> {
     let missing = |what: &str, why: &str| HandlingError::Permanent(format!("no {what}: {why}"));
+    let header = |name: &str| match delivery.header(name) {
+        Some(text) if text.len() > HEADER_BYTES_MAX => {
+            let what = format!("the header {name} is longer than {HEADER_BYTES_MAX} bytes");
+            Err(HandlingError::Permanent(what))
+        }
+        text => Ok(text.map(str::to_owned)),
+    };
     let id = delivery.message_id().filter(|id| !id.is_empty());
     let event_type = delivery.event_type();
     Ok(Message {
         id: id.ok_or_else(|| missing("message_id", "copies could not be recognised"))?.to_owned(),
         event_type: event_type.ok_or_else(|| missing("type", "it says what happened"))?.to_owned(),
         body: delivery.body().to_owned(),
-        source: delivery.header("outbox-source").map(str::to_owned),
-        position: delivery.header(POSITION_HEADER).map(str::to_owned),
+        source: header("outbox-source")?,
+        position: header(POSITION_HEADER)?,
         committed_at: committed_at(delivery),
         replayed: delivery.flag("outbox-replayed"),
         trace,

@@ -1,10 +1,12 @@
 //! Effectively once: a message's id and its effect are committed by one transaction.
 //!
 //! The broker delivers at least once. Of the copies of a message, the first that commits has the effect; the others find its
-//! id in the table `inbox` and have none. Two instances that hold the same message at the same time are told apart by that
+//! source and id in the table `inbox` and have none. Two instances that hold the same message at the same time are told apart by that
 //! table's primary key: the second waits for the first's transaction, then sees what became of it.
 
 mod consumer;
+mod dead_letters;
+mod retention;
 
 use std::fmt;
 
@@ -12,6 +14,8 @@ use tokio_postgres::{Client, Transaction};
 
 pub use consumer::{Head, Progress, ProgressReader};
 pub(super) use consumer::{Inbox, consume};
+pub use dead_letters::{Redriven, redrive};
+pub(super) use retention::{Retention, retain};
 
 use super::{database::DatabaseError, trace::TraceContext};
 
@@ -38,8 +42,8 @@ pub struct Message {
 
 /// What a service does with messages.
 pub trait Handler: Send + Sync + 'static {
-    /// Whether a message that was published again on purpose (`outbox-replayed`) is handled although it was handled before.
-    /// Only for effects that do not add up.
+    /// Whether a message that was published again on purpose (`outbox-replayed`) is handled although it was handled before, once
+    /// for each replay. Only for effects that do not add up. Otherwise a replay brings only what was never handled.
     const TAKES_REPLAYS: bool = false;
 
     /// Brings the message's effect about, inside `transaction`, which also notes the message's id.
@@ -83,6 +87,12 @@ impl HandlingError {
 }
 
 impl Message {
+    /// The replay that brought the message: its position, which comes from the replay's own snapshot and so differs from one
+    /// replay to the next. Empty for a message that comes by itself.
+    fn replay(&self) -> &str {
+        if self.replayed { self.position.as_deref().unwrap_or("without a position") } else { "" }
+    }
+
     /// The body as JSON of this kind.
     ///
     /// # Errors
@@ -148,10 +158,13 @@ pub async fn apply_once<H: Handler>(
     handler: &H,
 ) -> Result<Outcome, HandlingError> {
     let mut transaction = client.transaction().await?;
-    let note = "INSERT INTO inbox (consumer, message_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    let is_new = transaction.execute(note, &[&consumer, &message.id]).await? == 1;
-    let is_wanted = is_new || message.replayed && H::TAKES_REPLAYS;
-    if !is_wanted {
+    let source = message.source.as_deref().unwrap_or_default();
+    let replay = if H::TAKES_REPLAYS { message.replay() } else { "" };
+    // Rows that version 0.1.0 wrote stand for every source.
+    let note = "INSERT INTO inbox (consumer, source, message_id, replay) SELECT $1, $2, $3, $4 \
+                WHERE NOT EXISTS (SELECT FROM inbox WHERE (consumer, source, message_id, replay) = ($1, '*', $3, $4)) \
+                ON CONFLICT DO NOTHING";
+    if transaction.execute(note, &[&consumer, &source, &message.id, &replay]).await? == 0 {
         return Ok(Outcome::Duplicate);
     }
     handler.handle(&mut transaction, message).await?;

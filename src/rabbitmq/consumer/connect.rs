@@ -11,6 +11,11 @@ use super::{
     abandon::Attempt,
 };
 
+/// Frames that a consumer asks for at least: RabbitMQ's default, which every publisher may fill with headers. lapin ends the
+/// connection for a larger one. It allots 32 frames each way: 8 MiB, of which it touches what the traffic needs.
+pub(super) const FRAME_MAX: u32 = 128 * 1024;
+/// Frames that a consumer asks for at most, whatever the URL's `frame_max` says: 128 MiB for lapin.
+const FRAME_MAX_LIMIT: u32 = 2 * 1024 * 1024;
 /// How long a connection may take to close in good order before it is simply dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// One answer may take so long.
@@ -27,6 +32,8 @@ pub(super) async fn connect(
         .with_connection_name(LongString::from(name))
         .with_client_property("product".into(), LongString::from(env!("CARGO_PKG_NAME")))
         .with_client_property("version".into(), LongString::from(env!("CARGO_PKG_VERSION")));
+    let mut uri = at.uri().clone();
+    uri.query.frame_max = uri.query.frame_max.map(|asked| asked.clamp(FRAME_MAX, FRAME_MAX_LIMIT));
     let after = options.connect_timeout;
     let tls =
         options.tls_config()?.filter(|_| at.is_tls()).map(|config| Arc::new(RustlsConnector::from(config)));
@@ -36,7 +43,7 @@ pub(super) async fn connect(
         let runtime = lapin::runtime::default_runtime()?;
         // lapin runs this on its own thread, which a timeout out here would not end: so it has one of its own.
         Connection::connector(
-            at.uri().clone(),
+            uri,
             runtime,
             async move |uri: AMQPUri, runtime| {
                 let host = uri.authority.host;

@@ -23,9 +23,10 @@ impl Handler for Projector {
     ) -> Result<(), HandlingError> {
         let change = Change::of(&message.event_type, &message.body)?;
         // First of all: a rebuild under way holds this table, and nothing of the view may be locked while it is waited for.
-        let retain =
-            "INSERT INTO events (message_id, event_type, body) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-        transaction.execute(retain, &[&message.id, &message.event_type, &message.body]).await?;
+        let retain = "INSERT INTO events (source, message_id, event_type, body) VALUES ($1, $2, $3, $4) \
+                      ON CONFLICT DO NOTHING";
+        let source = message.source.as_deref().unwrap_or_default();
+        transaction.execute(retain, &[&source, &message.id, &message.event_type, &message.body]).await?;
         change.apply(transaction).await?;
         if let (Some(source), Some(position)) = (&message.source, &message.position) {
             let note = "INSERT INTO streams (stream, source, position, committed_at) VALUES ($1, $2, $3, $4) \

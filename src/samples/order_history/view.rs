@@ -48,6 +48,9 @@ CREATE TABLE IF NOT EXISTS streams (
   position     text COLLATE \"C\" NOT NULL,
   committed_at bigint
 );
+", "
+ALTER TABLE events ADD COLUMN IF NOT EXISTS source text NOT NULL DEFAULT '', DROP CONSTRAINT IF EXISTS events_message_id_key;
+CREATE UNIQUE INDEX IF NOT EXISTS events_message ON events (source, message_id);
 "];
 
 /// All of it comes from the two streams, so all of it may be dropped.

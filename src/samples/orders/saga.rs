@@ -14,6 +14,9 @@ use crate::{
 pub(super) struct Saga;
 
 impl Handler for Saga {
+    /// Every effect is guarded by state: what was decided stays decided.
+    const TAKES_REPLAYS: bool = true;
+
     async fn handle(
         &self,
         transaction: &mut Transaction<'_>,

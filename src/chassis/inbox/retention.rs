@@ -1,0 +1,74 @@
+//! Rows of the inbox end when no copy of their message can come any more.
+//!
+//! A copy waits in the queue, or a relay has yet to send it. The first is ruled out by looking at the queue, however long the
+//! service was away: nothing is removed unless the queue was just seen empty. The second is what the retention is for.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::{Progress, ProgressReader};
+use crate::{
+    chassis::{
+        database::{Database, DatabaseError},
+        metrics::Metrics,
+    },
+    shutdown::Shutdown,
+};
+
+/// How often old rows are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Rows removed by one statement: so few that it is short, and that few locks are held.
+const BATCH_ROWS: u64 = 1000;
+
+/// The rows of one consumer.
+pub(in crate::chassis) struct Retention {
+    pub(in crate::chassis) queue: String,
+    /// How old a row must be.
+    pub(in crate::chassis) age: Duration,
+    pub(in crate::chassis) database: Database,
+    pub(in crate::chassis) metrics: Metrics,
+    pub(in crate::chassis) progress: ProgressReader,
+}
+
+/// Removes old rows until `shutdown`.
+pub(in crate::chassis) async fn retain(retention: Retention, mut shutdown: Shutdown) {
+    let pruning = async {
+        loop {
+            sleep(LOOK_EVERY).await;
+            if let Err(error) = retention.prune().await {
+                tracing::warn!(queue = retention.queue, %error, "old rows of the inbox stay for now; trying again");
+            }
+        }
+    };
+    tokio::select! {
+        _ = shutdown.requested() => {}
+        () = pruning => {}
+    }
+}
+
+impl Retention {
+    /// Removes every row that is too old, for as long as nothing waits in the queue.
+    async fn prune(&self) -> Result<(), DatabaseError> {
+        let delete = "DELETE FROM inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM inbox WHERE consumer = $1 \
+                      AND received_at < clock_timestamp() - make_interval(secs => $2) \
+                      ORDER BY received_at LIMIT 1000 FOR UPDATE SKIP LOCKED))";
+        while self.has_caught_up() {
+            let begin = Instant::now();
+            let client = self.database.connection().await?;
+            let removed = client.execute(delete, &[&self.queue, &self.age.as_secs_f64()]).await?;
+            drop(client);
+            self.metrics.pruned(&self.queue, removed);
+            if removed < BATCH_ROWS {
+                break;
+            }
+            // The messages' own work goes first.
+            sleep(begin.elapsed()).await;
+        }
+        Ok(())
+    }
+
+    fn has_caught_up(&self) -> bool {
+        matches!(*self.progress.borrow(), Progress { waiting: Some(0), head: None })
+    }
+}

@@ -1,0 +1,76 @@
+//! What lies in a queue's dead-letter queue, and the way back.
+
+use lapin::{
+    Channel, Confirmation, Connection,
+    options::{BasicAckOptions, BasicGetOptions, ConfirmSelectOptions},
+    types::ShortString,
+};
+
+use super::{
+    super::{broker::BrokerOptions, connection, endpoint::Endpoint, error::BrokerError, topology::short},
+    connect::{self, answered},
+    depth, headers_max, properties, published,
+};
+
+/// The dead-letter queue of a queue.
+pub fn queue_of(queue: &str) -> String {
+    format!("{queue}.dead")
+}
+
+/// A connection that puts dead letters back into their queue, the first one first.
+pub struct DeadLetters {
+    connection: Connection,
+    at: Endpoint,
+    channel: Channel,
+    queue: ShortString,
+    dead: ShortString,
+}
+
+impl DeadLetters {
+    /// Connects; declares nothing. `name` is shown by RabbitMQ's management.
+    pub async fn open(options: &BrokerOptions, queue: &str, name: &str) -> Result<Self, BrokerError> {
+        // Says why the broker does not let this user in, which lapin does not.
+        let first = connection::Connection::connect(options, name, 0).await?;
+        let at = first.at().clone();
+        first.close().await;
+        let connection = connect::connect(options, &at, name).await?;
+        let failed = |source| BrokerError::after_open(&at, source);
+        let channel = answered(connection.create_channel()).await.map_err(failed)?;
+        answered(channel.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;
+        let dead = short(&queue_of(queue)).map_err(|error| failed(error.into()))?;
+        let queue = short(queue).map_err(|error| failed(error.into()))?;
+        Ok(Self { connection, at, channel, queue, dead })
+    }
+
+    /// How many there are.
+    pub async fn waiting(&self) -> Result<u32, BrokerError> {
+        self.answered(depth(&self.channel, &self.dead)).await
+    }
+
+    /// Puts the first one to the end of its queue, as it was before it died. It is acknowledged once the broker has confirmed the
+    /// copy: a loss in between gives two copies, never none. `false` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// Also when the queue does not take the copy; the message then stays where it is.
+    pub async fn put_back(&self) -> Result<bool, BrokerError> {
+        let get = self.channel.basic_get(self.dead.clone(), BasicGetOptions::default());
+        let Some(message) = self.answered(get).await? else { return Ok(false) };
+        let properties = properties::put_back(&message.delivery.properties, headers_max(&self.connection));
+        let copy = published(&self.channel, &self.queue, &message.delivery.data, properties);
+        let Confirmation::Ack(None) = self.answered(copy).await? else {
+            return Err(BrokerError::NotBuried { at: self.at.clone(), queue: self.queue.to_string() });
+        };
+        self.answered(message.delivery.ack(BasicAckOptions::default())).await?;
+        Ok(true)
+    }
+
+    /// Closes the connection in good order.
+    pub async fn close(self) {
+        connect::close(&self.connection).await;
+    }
+
+    async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
+        answered(answer).await.map_err(|source| BrokerError::after_open(&self.at, source))
+    }
+}

@@ -1,0 +1,55 @@
+//! How old rows of an inbox get.
+
+use tokio_postgres::{Client, NoTls};
+
+use crate::{eventually, settled, shop};
+
+async fn ids(client: &Client) -> Vec<String> {
+    let select = "SELECT message_id FROM inbox WHERE source = 'test' ORDER BY message_id";
+    client.query(select, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn rows_end_with_their_time_in_batches_and_not_before_the_queue_was_seen_empty() {
+    let mut shop = shop("retention").await;
+    let customer = shop.customer("100").await;
+    let (mut client, connection) = tokio_postgres::connect(&shop.databases[1], NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let (mut holder, connection) = tokio_postgres::connect(&shop.databases[1], NoTls).await.unwrap();
+    tokio::spawn(connection);
+    // More than two batches are a year old, and one row is nearly too old.
+    let rows = "INSERT INTO inbox (consumer, source, message_id, received_at) \
+                SELECT 'customer-service.orders', 'test', 'old-' || n, now() - interval '1 year' FROM generate_series(1, 2500) n \
+                UNION ALL SELECT 'customer-service.orders', 'test', 'young', now() - interval '6 days 23 hours' \
+                UNION ALL SELECT 'somebody else', 'test', 'foreign', now() - interval '1 year'";
+
+    // Something waits: however old the rows are, a copy of their message may be behind it.
+    let lock = holder.transaction().await.unwrap();
+    lock.execute("SELECT FROM customers WHERE id = $1 FOR UPDATE", &[&customer]).await.unwrap();
+    let order = shop.order(customer, "1").await;
+    let waits =
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("a message is in hand", async || client.query_opt(waits, &[]).await.unwrap()).await;
+    client.execute(rows, &[]).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(12)).await;
+    assert_eq!(ids(&client).await.len(), 2502);
+
+    // A row that somebody has locked holds nobody up.
+    let held = client.transaction().await.unwrap();
+    held.execute("SELECT FROM inbox WHERE message_id = 'old-1' FOR UPDATE", &[]).await.unwrap();
+    lock.rollback().await.unwrap();
+    assert_eq!(settled(&shop, order).await.0, "APPROVED");
+    let left = eventually("the old rows are gone", async || {
+        let select = "SELECT message_id FROM inbox WHERE source = 'test' ORDER BY message_id";
+        let left: Vec<String> = held.query(select, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+        (left.len() <= 3).then_some(left)
+    })
+    .await;
+    assert_eq!(left, ["foreign", "old-1", "young"]);
+    held.rollback().await.unwrap();
+    eventually("the last old one, too", async || (ids(&client).await == ["foreign", "young"]).then_some(()))
+        .await;
+    let series = "inbox_pruned_rows_total{queue=\"customer-service.orders\"}";
+    assert_eq!(shop.customers.metric(series).await, Some(2500.0));
+    assert!(shop.customers.sigterm(crate::PATIENCE).await.success());
+}

@@ -87,7 +87,8 @@ fn schema_prints_both_tables_and_needs_no_configuration() {
     assert_eq!((status, stderr.as_str()), (0, ""));
     assert_eq!(run(&["schema", "--preset", "standard"]).1, stdout);
     let statements: Vec<_> = stdout.lines().filter(|line| line.starts_with("CREATE ")).collect();
-    assert_eq!(statements, ["CREATE TABLE outbox (", "CREATE TABLE inbox ("]);
+    let age = "CREATE INDEX inbox_age ON inbox (consumer, received_at);";
+    assert_eq!(statements, ["CREATE TABLE outbox (", "CREATE TABLE inbox (", age]);
     for column in [
         "id",
         "aggregatetype",

@@ -7,7 +7,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    stage::{PATIENCE, Said, Stage, eventually, say, until, until_alive},
+    stage::{PATIENCE, Said, Stage, eventually, say, until_alive, until_state},
     support::{Daemon, RabbitMq, shared_rabbitmq, unique},
 };
 
@@ -72,15 +72,6 @@ impl Said {
         assert!(line.contains(finding), "{line}");
         assert_eq!(self.status == 1, self.stdout.contains("  FAILED "), "{}", self.stdout);
     }
-}
-
-/// Why the source is connecting, once something is in its way.
-async fn reason(daemon: &Daemon) -> String {
-    let is_refused = |shown: &serde_json::Value| {
-        shown["state"] == "connecting"
-            && shown["reason"].as_str().is_some_and(|reason| reason.contains("RabbitMQ"))
-    };
-    until(daemon, "orders", is_refused).await["reason"].to_string()
 }
 
 #[tokio::test]
@@ -275,6 +266,6 @@ async fn what_check_finds_is_what_run_says() {
     assert_eq!(say(&Daemon::prepare(&config), &["check"]).await.status, 1);
     let daemon = Daemon::start(&config);
     until_alive(&daemon).await;
-    let reason = reason(&daemon).await;
+    let reason = until_state(&daemon, "orders", "halted").await;
     assert!(reason.contains("exchange 'fan' (topic) exists, but differently"), "{reason}");
 }

@@ -79,6 +79,7 @@ pub async fn establish(options: &BrokerOptions, connection_name: &str) -> Vec<Ch
         let finding = inspection.establish(&declaration).await.map_err(Problem::from);
         inspection.note(declaration.object(), finding).await;
     }
+    inspection.note_other_bindings().await;
     inspection.finish().await
 }
 
@@ -213,6 +214,11 @@ impl<'o> Inspection<'o> {
             let finding = self.look(&declaration).await.map_err(Problem::from);
             self.note(declaration.object(), finding).await;
         }
+        self.note_other_bindings().await;
+    }
+
+    /// Says what neither `run` nor `setup` does about binding keys that the configuration no longer has.
+    async fn note_other_bindings(&mut self) {
         if !self.options.subscriptions.is_empty() {
             let finding = "binding keys that were removed from the configuration stay bound (AMQP cannot list them): see `rabbitmqctl \
                            list_bindings`, and unbind with `outboxd setup --unbind EXCHANGE QUEUE KEY`";

@@ -301,7 +301,6 @@ impl Ledger {
                 let due = Due::Publish(Arc::clone(message));
                 entry.state = State::Published { at: now };
                 self.published += 1;
-                self.published_at.push_back((tag, now));
                 due
             }
             Item::Invalid(row) => {
@@ -312,6 +311,9 @@ impl Ledger {
             }
             Item::Settled { .. } => unreachable!("what is settled is neither refused nor ready"),
         };
+        if matches!(due, Due::Publish(_)) {
+            self.note_published(tag, now);
+        }
         Some((PublishTag(tag), due))
     }
 
@@ -652,6 +654,11 @@ impl Ledger {
         self.entries.is_empty()
     }
 
+    /// The first message that is not settled, if the first that is held is one.
+    pub fn oldest(&self) -> Option<&Message> {
+        self.message(PublishTag(self.first_tag)).map(AsRef::as_ref)
+    }
+
     /// Messages and rows held, whatever their state.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -672,6 +679,12 @@ impl Ledger {
     pub fn in_flight(&self) -> usize {
         let again = self.refused.len() + self.nacks.waiting();
         self.published + again + self.suspects.waiting() + self.forbidden.waiting()
+    }
+
+    /// Whether messages that are not on their way may be with the broker all the same, and are sent again: it nacked them, which
+    /// other queues took, or it closed their channel.
+    pub fn may_repeat(&self) -> bool {
+        self.suspects.waiting() > 0 || self.nacks.shown().is_some()
     }
 
     /// The first unroutable message that holds everything up, if one does.
@@ -747,13 +760,30 @@ impl Ledger {
         }
     }
 
+    /// Behind one that stays unanswered, others may be answered and tried again for as long as it takes.
+    fn note_published(&mut self, tag: u64, now: Instant) {
+        if self.published_at.len() > 2 * self.entries.len() {
+            let mut noted = std::mem::take(&mut self.published_at);
+            noted.retain(|(tag, at)| self.is_unanswered(*tag, *at));
+            self.published_at = noted;
+        }
+        self.published_at.push_back((tag, now));
+    }
+
+    /// Whether the publish of that time is not answered.
+    fn is_unanswered(&self, tag: u64, published_at: Instant) -> bool {
+        let index = tag.checked_sub(self.first_tag).map(|index| index as usize);
+        let entry = index.and_then(|index| self.entries.get(index));
+        matches!(entry, Some(Entry { state: State::Published { at }, .. }) if *at == published_at)
+    }
+
     /// Keeps the front of `published_at` one that is not answered.
     fn forget_answered(&mut self) {
         while let Some(&(tag, published_at)) = self.published_at.front() {
-            match self.entry(tag).map(|entry| &entry.state) {
-                Some(State::Published { at }) if *at == published_at => return,
-                _ => drop(self.published_at.pop_front()),
+            if self.is_unanswered(tag, published_at) {
+                return;
             }
+            self.published_at.pop_front();
         }
     }
 }

@@ -16,7 +16,7 @@ const LOT: usize = 16;
 /// Suspects, by tag.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
-    /// Waiting, of a lot for which the channel was closed: these go first, one by one.
+    /// Waiting, of a lot for which the channel was closed: these go one by one.
     alone: BTreeSet<u64>,
     /// Waiting, and go in small lots.
     few: BTreeSet<u64>,
@@ -27,7 +27,7 @@ pub(super) struct Suspects {
 impl Suspects {
     /// The first that waits.
     pub(super) fn first(&self) -> Option<u64> {
-        self.alone.first().or_else(|| self.few.first()).copied()
+        self.alone.first().into_iter().chain(self.few.first()).min().copied()
     }
 
     /// How many wait.
@@ -42,11 +42,13 @@ impl Suspects {
 
     /// Takes the next one that may go out beside so many that are on their way.
     pub(super) fn next(&mut self, published: usize) -> Option<u64> {
-        let tag = if self.alone.is_empty() {
-            (published < LOT).then(|| self.few.pop_first())?
-        } else {
-            (published == 0).then(|| self.alone.pop_first())?
-        }?;
+        let tag = self.first()?;
+        let (waiting, limit) =
+            if self.alone.contains(&tag) { (&mut self.alone, 1) } else { (&mut self.few, LOT) };
+        if published >= limit {
+            return None;
+        }
+        waiting.remove(&tag);
         self.out.insert(tag);
         Some(tag)
     }

@@ -355,6 +355,64 @@ fn a_refused_message_is_tried_again_alone_and_what_stands_before_it_goes_out() {
     assert_eq!(publish_all(&mut ledger, later), [4]);
 }
 
+/// A lot behind the refused one had its channel closed, and so had more than a lot before it: neither waits for the other.
+#[test]
+fn what_stands_before_a_refused_message_goes_out_although_suspects_wait_behind_it() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(1);
+    let mut ledger = ledger(Ordering::PerAggregate);
+    // Twenty that wait for the one before them, the guilty one, and one behind it.
+    for number in 0..40 {
+        ledger.push(message(10 + number, 0, number % 20));
+    }
+    ledger.push(message(100, 0, 100));
+    ledger.push(message(101, 0, 101));
+    let sent = publish_all(&mut ledger, now);
+    assert_eq!(sent.len(), 22);
+    for tag in 0..20 {
+        ledger.settle(PublishTag(tag));
+    }
+    assert_eq!(ledger.channel_closed(&[40, 41].map(PublishTag), &[]), None);
+    assert_eq!(publish_all(&mut ledger, now), [40]);
+    assert_eq!(ledger.channel_closed(&[PublishTag(40)], &[]), Some(PublishTag(40)));
+    ledger.refuse(PublishTag(40), Refusal::Forbidden, |_| later);
+    let sent = publish_all(&mut ledger, now);
+    assert_eq!(sent, (20..40).collect::<Vec<_>>());
+    let sent: Vec<_> = sent.into_iter().map(PublishTag).collect();
+    assert_eq!(ledger.channel_closed(&sent, &[]), None);
+    for _ in 0..2 {
+        let sent = publish_all(&mut ledger, now);
+        assert!(!sent.is_empty(), "{ledger:?}");
+        sent.into_iter().for_each(|tag| drop(ledger.settle(PublishTag(tag))));
+    }
+    assert!(ledger.may_repeat(), "one may be with the broker");
+    assert_eq!(publish_all(&mut ledger, now), [0; 0]);
+    assert_eq!(publish_all(&mut ledger, later), [40]);
+    ledger.settle(PublishTag(40));
+    assert_eq!(publish_all(&mut ledger, later), [41]);
+    ledger.settle(PublishTag(41));
+    assert!(ledger.is_empty() && !ledger.may_repeat());
+}
+
+#[test]
+fn what_is_tried_again_behind_an_unanswered_message_is_not_remembered_for_ever() {
+    let mut now = Instant::now();
+    let mut ledger = ledger(Ordering::PerAggregate);
+    ledger.push(message(10, 0, 1));
+    ledger.push(message(20, 0, 2));
+    publish_all(&mut ledger, now);
+    let first = ledger.oldest_published();
+    for _ in 0..1000 {
+        ledger.refuse(PublishTag(1), Refusal::Nacked, |_| now);
+        now += Duration::from_secs(1);
+        assert_eq!(publish_all(&mut ledger, now), [1]);
+    }
+    assert!(ledger.published_at.len() < 10, "{}", ledger.published_at.len());
+    assert_eq!(ledger.oldest_published(), first);
+    ledger.settle(PublishTag(0));
+    assert_eq!(ledger.oldest_published(), Some(now));
+}
+
 /// One nack costs the other queues of the exchange a copy.
 #[test]
 fn nacked_messages_of_one_key_take_turns_and_get_through_ever_more_at_a_time() {

@@ -207,7 +207,7 @@ pub(super) fn undrained(ledger: &Ledger) -> String {
         )
     } else if ledger.parking() > 0 {
         format!("{} rows could not be parked", ledger.parking())
-    } else if let Some(message) = ledger.longest_unanswered() {
+    } else if let Some(message) = ledger.longest_unanswered().or_else(|| ledger.oldest()) {
         format!("{} is not confirmed", shown(message))
     } else {
         "messages are confirmed behind one that is not".to_owned()

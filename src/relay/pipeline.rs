@@ -132,7 +132,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         let settled = ledger.settled();
         let half_done = settled.progress.is_mid_transaction() || !settled.ahead.is_empty();
         let unanswered = ledger.unanswered();
-        Left { settled, unconfirmed: self.delivery.can_settle() || half_done, unanswered }
+        let unconfirmed = self.delivery.can_settle() || half_done || ledger.may_repeat();
+        Left { settled, unconfirmed, unanswered }
     }
 
     /// Up to version 17 the server refuses to send what was written while there was no publication. It does so for ever, also if
@@ -231,7 +232,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                 let ahead = ledger.settled().ahead.len();
                 let why = self.delivery.undrained();
                 let unfinished = Drained::Unfinished { messages: ahead.max(ledger.len()), why };
-                Ok(Some(if settled && ahead == 0 { Drained::Clean } else { unfinished }))
+                let clean = settled && ahead == 0 && !ledger.may_repeat();
+                Ok(Some(if clean { Drained::Clean } else { unfinished }))
             }
         }
     }

@@ -421,9 +421,11 @@ impl Publisher {
     }
 
     /// Whether the channel can have been closed for one message. An exchange that is gone under way (404) has taken its bindings
-    /// along: then a new connection declares all of the topology.
+    /// along: then a new connection declares all of the topology. One of the broker's own nobody can declare: not every broker
+    /// has `amq.rabbitmq.event`.
     fn is_of_a_message(&self, refusal: &Refusal) -> bool {
-        refusal.code != reply::NOT_FOUND && !self.confirms.is_empty()
+        let is_declared_anew = refusal.code == reply::NOT_FOUND && !refusal.text.contains("exchange 'amq.");
+        !is_declared_anew && !self.confirms.is_empty()
     }
 
     fn take_waiting(&mut self) -> Vec<PublishTag> {
@@ -577,7 +579,21 @@ mod tests {
             matches!(&told, PublisherEvent::Outcomes(told) if told[..] == [(PublishTag(1), Outcome::Confirmed)]),
             "its numbers begin anew: {told:?}"
         );
-        // And an exchange that is gone takes the connection along.
+        // The broker's own exchange that it does not have is a matter of the message; any other that is gone takes the connection
+        // along.
+        publisher.publish(PublishTag(2), message(2, "amq.rabbitmq.event"));
+        assert!(is_quiet(&mut publisher).await);
+        let text = "NOT_FOUND - no exchange 'amq.rabbitmq.event' in vhost '/'";
+        let close = channel::Close { reply_code: 404, reply_text: text.into(), class_id: 60, method_id: 40 };
+        say(&mut broker, MESSAGES, AMQPClass::Channel(channel::AMQPMethod::Close(close))).await;
+        let told = next(&mut publisher).await.unwrap();
+        assert!(
+            matches!(told, PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 404, .. }, .. }),
+            "{told:?}"
+        );
+        say(&mut broker, MESSAGES, opened()).await;
+        let selected = AMQPClass::Confirm(AMQPMethod::SelectOk(confirm::SelectOk {}));
+        say(&mut broker, MESSAGES, selected).await;
         publisher.publish(PublishTag(3), message(3, "known"));
         assert!(is_quiet(&mut publisher).await);
         say(&mut broker, MESSAGES, closed(404)).await;

@@ -143,16 +143,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             (row, None)
         };
         let policy = self.options.on_invalid;
-        match (self.message(mapper, row), kept) {
-            (Ok(mut message), kept) => {
-                if replayed {
-                    message.mark_replayed();
-                }
-                match kept {
-                    Some(kept) => self.ledger.push_kept(message, kept),
-                    None => self.ledger.push(message),
-                }
-            }
+        match (self.message(mapper, row, replayed), kept) {
+            (Ok(message), Some(kept)) => self.ledger.push_kept(message, kept),
+            (Ok(message), None) => self.ledger.push(message),
             (Err(invalid), Some(kept)) if policy == OnInvalid::Park => {
                 let reason = ParkReason::invalid(&invalid);
                 self.ledger.push_invalid(ParkedRow { kept: Arc::new(kept), reason });
@@ -166,8 +159,11 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         Ok(())
     }
 
-    fn message(&self, mapper: &Mapper, row: OutboxRow) -> Result<Message, InvalidRow> {
-        let message = mapper.message(row)?;
+    fn message(&self, mapper: &Mapper, row: OutboxRow, replayed: bool) -> Result<Message, InvalidRow> {
+        let mut message = mapper.message(row)?;
+        if replayed {
+            message.mark_replayed();
+        }
         match self.publisher.check(&message) {
             Ok(()) => Ok(message),
             Err(reason) => Err(InvalidRow {
@@ -346,6 +342,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 );
             }
         }
+        self.report_nacked();
         self.report_in_flight();
     }
 
@@ -417,9 +414,6 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         self.report.confirmed(confirmed);
         self.report.nacked(nacked);
         self.report.returned(returned);
-        if self.nacks.is_on() || self.ledger.nacked().is_some() {
-            self.report.nacked_waiting(self.nacks.look(self.ledger.nacked()));
-        }
         self.report_progress();
     }
 
@@ -433,7 +427,14 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         }
     }
 
-    fn report_progress(&self) {
+    fn report_nacked(&mut self) {
+        if self.nacks.is_on() || self.ledger.nacked().is_some() {
+            self.report.nacked_waiting(self.nacks.look(self.ledger.nacked()));
+        }
+    }
+
+    fn report_progress(&mut self) {
+        self.report_nacked();
         self.report_in_flight();
         let Progress { confirmed, position, .. } = self.ledger.progress();
         if let Some(confirmed) = confirmed {
@@ -454,6 +455,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     fn park(&mut self, tag: PublishTag, kept: Arc<KeptRow>, reason: ParkReason) {
+        self.returns.forget(tag);
         self.parker.park(tag, Arc::new(ParkedRow { kept, reason }));
     }
 

@@ -1,4 +1,4 @@
-//! How fast a service drains its queue, by how many messages the broker may send ahead of their acknowledgements.
+//! Speed at which a service drains its queue, by how many messages the broker may send ahead of their acknowledgements.
 //!
 //! `customer-service` finds a queue of orders when it starts, of as many customers as orders or of one. Each round takes a
 //! database and a virtual host of its own; contenders take turns. Command: `cargo bench --bench consume`.

@@ -22,7 +22,7 @@ pub enum Secret {
     File(PathBuf),
 }
 
-/// Why a file gives no value.
+/// Reason why a file gives no value.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be read.

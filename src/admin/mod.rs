@@ -66,7 +66,7 @@ impl Board {
         self.0.metrics.render()
     }
 
-    /// Whether every source is streaming or standing by, and every subscription has its queues; and which have not.
+    /// Readiness: every source is streaming or standing by, and every subscription has its queues. Names those that are not ready.
     pub fn readiness(&self) -> Readiness {
         Readiness::of(&self.status())
     }

@@ -171,7 +171,7 @@ impl Reporter {
         self.0.metrics.nacked.inc_by(n);
     }
 
-    /// So many messages wait after a nack, since then; `None`: none.
+    /// Shows how many messages wait after a nack, and since when; `None`: none.
     pub fn nacked_waiting(&self, waiting: Option<(usize, Timestamp)>) {
         let metrics = &self.0.metrics;
         metrics.nacked_waiting.set(saturated(waiting.map_or(0, |(messages, _)| messages) as u64));

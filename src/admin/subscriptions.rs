@@ -16,11 +16,11 @@ use crate::outbox::Timestamp;
 pub struct SubscriptionStatus {
     /// The queue.
     pub queue: String,
-    /// Why it gets no messages; `null` while it is there.
+    /// Reason why it gets no messages; `null` while it is there.
     pub missing: Option<String>,
-    /// How often it was gone and was declared anew since the daemon started.
+    /// Number of times that it was gone and was declared anew since the daemon started.
     pub recreated: u64,
-    /// When that was last; RFC 3339, UTC.
+    /// Time of the last one; RFC 3339, UTC.
     pub recreated_at: Option<String>,
 }
 

@@ -47,7 +47,7 @@ pub struct Options {
     pub log_format: LogFormat,
 }
 
-/// What every service can do beside serving.
+/// Commands that every service has beside serving.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Put dead letters back into the queue

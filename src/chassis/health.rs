@@ -1,4 +1,4 @@
-//! What keeps a running service from doing its work, for `/readyz`.
+//! Reasons that keep a running service from doing its work, for `/readyz`.
 
 use std::{
     collections::BTreeMap,

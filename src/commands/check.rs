@@ -105,7 +105,7 @@ fn subscriptions(broker: &BrokerOptions) -> String {
     format!("valid, {} exchanges, {} subscriptions", exchanges.len(), subscriptions.len())
 }
 
-/// What a source publishes, as far as its configuration tells.
+/// Exchange and routing key of a source, as far as its configuration tells.
 pub(super) fn publishing(mapping: &Mapping) -> Publishing {
     let pattern = |template: &Template| Pattern::new(template.pieces(&mapping.source));
     Publishing {

@@ -78,7 +78,7 @@ struct Sources {
     running: HashMap<Id, Source>,
 }
 
-/// How long a goodbye may take that nothing depends on.
+/// Limit for a goodbye that nothing depends on.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A source that ended by our own bug starts over from its slot, but not in a tight loop.

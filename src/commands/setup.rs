@@ -213,7 +213,7 @@ fn outcome(name: &str, created: bool) -> String {
     format!("{name} {}", if created { "created" } else { "was there" })
 }
 
-/// What `--print-rabbitmqctl` prints.
+/// Output of `--print-rabbitmqctl`.
 fn administration(settings: &Settings) -> Result<String, Failure> {
     let sources = settings.sources.values();
     let publishing: Vec<_> = sources.clone().map(|source| check::publishing(&source.mapping)).collect();

@@ -1,4 +1,4 @@
-//! How a command is stopped: one that publishes drains first, any other ends at once.
+//! The end of a command by a signal: one that publishes drains first, any other ends at once.
 
 use std::time::Duration;
 

@@ -68,7 +68,7 @@ fn lay_over(under: &mut Value, over: Value) {
     }
 }
 
-/// Whether a table stands for an array, as the environment writes one.
+/// Tells whether a table stands for an array, as the environment writes one.
 pub(super) fn is_numbered(table: &Map<String, Value>) -> bool {
     !table.is_empty() && table.keys().all(|key| key.parse::<usize>().is_ok())
 }

@@ -16,7 +16,7 @@ use crate::outbox::Route;
 /// Messages of one key that may be tried together.
 const LOT_MAX: usize = 1024;
 
-/// What waits after a nack.
+/// Messages that wait after a nack.
 #[derive(Debug, Default)]
 pub(super) struct Nacks {
     routes: HashMap<Route, Turns>,
@@ -39,7 +39,7 @@ struct Turns {
     since: Instant,
 }
 
-/// What waits after a nack, for an operator.
+/// Messages that wait after a nack, for an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nacked<'a> {
     /// Messages, of all keys.
@@ -55,17 +55,17 @@ pub struct Nacked<'a> {
 /// Messages that are due again, and when.
 pub(super) type Due = Vec<(Instant, u64)>;
 
-/// What becomes of messages that are nacked.
+/// Next step for messages that are nacked.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// These are tried again.
+    /// Trying these again.
     Again(Due),
     /// None got through for too long: these are not tried any more.
     GivenUp(Vec<u64>),
 }
 
 impl Nacks {
-    /// How many wait for their turn.
+    /// Number of messages that wait for their turn.
     pub(super) fn waiting(&self) -> usize {
         self.routes.values().map(|turns| turns.waiting.len()).sum()
     }
@@ -137,7 +137,7 @@ impl Nacks {
         }
     }
 
-    /// What waits; `None` when nothing does.
+    /// Summary of what waits; `None` when nothing does.
     pub(super) fn shown(&self) -> Option<Nacked<'_>> {
         let (route, oldest) = self.routes.iter().min_by_key(|(_, turns)| turns.since)?;
         let messages = self.routes.values().map(|turns| turns.waiting.len() + turns.out).sum();

@@ -79,7 +79,7 @@ pub enum InvalidReason {
     Property {
         /// Its key below `message`.
         property: &'static str,
-        /// What it may be.
+        /// Values that it may have.
         wanted: &'static str,
     },
     /// A bytea value is not in the hex output format.

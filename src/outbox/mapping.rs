@@ -144,8 +144,8 @@ impl std::error::Error for MappingError {}
 const NUMBERS: [u32; 4] = [21, 23, 20, 1700];
 
 impl Mapping {
-    /// Whether ids of messages are made of nothing but numbers of this table, as of a `bigint` key: another table has the same
-    /// ones.
+    /// Tells whether ids of messages are made of nothing but numbers of this table, as of a `bigint` key: another table has the
+    /// same ones.
     pub fn ids_are_numbers(&self, columns: &[Column]) -> bool {
         let is_number = |name: &str| {
             columns.iter().any(|column| column.name == name && NUMBERS.contains(&column.type_oid))

@@ -8,7 +8,7 @@ const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
 /// not exist"). A relay cannot.
 const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// What a message has beside the properties that every message has.
+/// AMQP properties of a message beside those that every message has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Properties {
     /// Property `content_encoding`.
@@ -71,7 +71,7 @@ impl Property {
         }
     }
 
-    /// Whether it can have this value.
+    /// Tells whether it can have this value.
     ///
     /// # Errors
     ///

@@ -138,7 +138,7 @@ impl Template {
             .filter_map(|part| if let Part::Placeholder(found) = part { Some(found) } else { None })
     }
 
-    /// Its pieces for a source: literal text, the source's own name included, or `None` for what each row decides.
+    /// Pieces of the template for a source: literal text, the source's own name included, or `None` for what each row decides.
     pub fn pieces<'t>(&'t self, source: &'t str) -> impl Iterator<Item = Option<&'t str>> {
         self.parts.iter().map(move |part| match part {
             Part::Literal(text) => Some(text.as_str()),

@@ -239,7 +239,7 @@ pub struct ColumnFacts {
     pub type_name: String,
     /// It may be NULL.
     pub nullable: bool,
-    /// Its default, as SQL writes it.
+    /// Default of the column, as SQL writes it.
     pub default: Option<String>,
     /// A sequence numbers its rows upwards, as an identity column or by the default: so many values each session draws at a
     /// time (CACHE).

@@ -319,7 +319,7 @@ fn check_session(wanted: SessionWanted, unsuitable: bool) -> Result<(), WireErro
     }
 }
 
-/// Whether the answer to a question is `on` or `t`.
+/// Tells whether the answer to a question is `on` or `t`.
 async fn ask(wire: &mut Wire, query: &str) -> Result<bool, WireError> {
     postgres_protocol::message::frontend::query(query, wire.output())
         .map_err(|error| WireError::protocol(error.to_string()))?;

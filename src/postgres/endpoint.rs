@@ -37,7 +37,7 @@ const PORT: u16 = 5432;
 /// Hosts, user, password, database and TLS of one PostgreSQL database.
 #[derive(Clone)]
 pub struct Endpoint {
-    /// What all of the rest was made from, and is made from again for every connection.
+    /// Source of all the rest, which is made from it again for every connection.
     url: Secret,
     /// Put in place of the string's.
     password: Option<Secret>,
@@ -106,7 +106,7 @@ pub enum EndpointError {
     Service {
         /// Its name.
         service: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
     /// The file of the connection string or of the password cannot be used.

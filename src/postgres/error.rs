@@ -12,7 +12,7 @@ use super::endpoint::EndpointError;
 /// Most bytes that are kept of each text that a server says: they are shown in logs, `/readyz` and `/status`.
 const TEXT_BYTES_MAX: usize = 2000;
 
-/// What to do about a pooler.
+/// Next step when a pooler answers.
 pub(super) const POOLER_CURE: &str = "a pooler passes no replication on and keeps no session: connect to PostgreSQL directly, with \
                                       the server's own host and port";
 
@@ -53,7 +53,7 @@ impl ServerError {
         error
     }
 
-    /// Whether a connection pooler says this in PostgreSQL's place: PgBouncer, and those that took its words over, refuse the
+    /// Tells whether a connection pooler says this in PostgreSQL's place: PgBouncer, and those that took its words over, refuse the
     /// startup parameters `replication` and `options`; RDS Proxy refuses `options`.
     pub fn is_of_pooler(&self) -> bool {
         let message = self.message.to_ascii_lowercase();
@@ -224,7 +224,7 @@ pub enum WireError {
         /// `read-write` or `primary`.
         wanted: &'static str,
     },
-    /// Somebody between us and the server has dropped the settings of the session.
+    /// A pooler between outboxd and the server has dropped the settings of the session.
     #[error(
         "the session has TimeZone {0} though UTC was asked for: a connection pooler that drops the settings of a session stands \
          between; {POOLER_CURE}"

@@ -23,11 +23,11 @@ const REPLICATION: &str = "replication connection";
 /// The cure for a pooler in PostgreSQL's place.
 const POOLER: &str = "put the server's own host and port into postgres.url, not those of a pooler";
 
-/// What came of looking at one source.
+/// Findings about one source.
 pub struct Inspection {
     /// Everything that was looked at.
     pub checks: Vec<Check>,
-    /// Whether ids of messages are numbers of the table, see [`Mapping::ids_are_numbers`]; `None` when that could not be seen.
+    /// Set when ids of messages are numbers of the table, see [`Mapping::ids_are_numbers`]; `None` when that could not be seen.
     pub ids_are_numbers: Option<bool>,
 }
 
@@ -76,7 +76,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
     Inspection { checks, ids_are_numbers }
 }
 
-/// Whether the ids of a source's messages tell them from those of the `others`, sources that have numbers for ids, too.
+/// Check that the ids of a source's messages tell them from those of the `others`, sources that have numbers for ids, too.
 pub fn message_ids(ids_are_numbers: bool, others: &[&str]) -> Check {
     const NAME: &str = "message ids";
     match (ids_are_numbers, others) {
@@ -99,7 +99,7 @@ pub fn message_ids(ids_are_numbers: bool, others: &[&str]) -> Check {
     }
 }
 
-/// Whether the server takes the condition and the zone of the configuration.
+/// Check that the server takes the condition and the zone of the configuration.
 async fn rules(
     client: &Client,
     database: &SourceDatabase,

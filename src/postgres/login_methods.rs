@@ -5,7 +5,7 @@
 const METHODS: [(&str, i32); 6] =
     [("none", 0), ("password", 3), ("md5", 5), ("gss", 7), ("sspi", 9), ("scram-sha-256", 10)];
 
-/// What `require_auth` may be.
+/// Values of `require_auth`.
 pub(super) const EXPECTED: &str =
     "a list of scram-sha-256, md5, password and none, or of the same with a '!' before each";
 
@@ -41,7 +41,7 @@ impl LoginMethods {
         }
     }
 
-    /// Whether the server may begin with this code; the name of the method if it may not.
+    /// Checks the code that the server begins with; gives the name of the method if it is not allowed.
     pub(super) fn accepts(self, code: i32) -> Result<(), &'static str> {
         match METHODS.iter().position(|(_, known)| *known == code) {
             Some(place) if self.0 & (1 << place) != 0 => Ok(()),

@@ -60,7 +60,7 @@ pub struct SourceDatabase {
     pub create: bool,
     /// The outbox table.
     pub table: TableName,
-    /// What the configuration says of its rows.
+    /// Configuration of its rows.
     pub rows: snapshot::RowRules,
     /// Removing its confirmed rows; `None`: they stay.
     pub cleanup: Option<cleanup::Cleanup>,

@@ -100,7 +100,7 @@ pub(super) fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> 
 /// OID of `timestamptz` (`catalog/pg_type.dat`).
 pub const TIMESTAMPTZ: u32 = 1184;
 
-/// What the configuration says of the rows of the table, whatever they are read for.
+/// Configuration of the table's rows, whatever they are read for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowRules {
     /// `outbox.unpublished`: an SQL condition. Rows for which it is false were published before outboxd came, and are left out.
@@ -203,7 +203,7 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Whether the table can tell which rows are selected.
+    /// Tells whether the table can say which rows are selected.
     ///
     /// # Errors
     /// [`SnapshotError::NoTimes`] and [`SnapshotError::NoZone`].

@@ -71,7 +71,7 @@ impl Socket {
         !matches!(self, Socket::Tcp(_))
     }
 
-    /// Whether TLS is at work.
+    /// Tells whether TLS is at work.
     pub(super) fn is_encrypted(&self) -> bool {
         matches!(self, Socket::Tls(_))
     }

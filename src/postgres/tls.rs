@@ -67,7 +67,7 @@ impl TlsMode {
         })
     }
 
-    /// What is tried one after the other, while `pg_hba.conf` refuses it.
+    /// Attempts in their order, each made when `pg_hba.conf` has refused the one before.
     pub(super) fn attempts(self) -> &'static [TlsMode] {
         match self {
             TlsMode::Disable => &[TlsMode::Disable],

@@ -35,7 +35,7 @@ pub struct BrokerOptions {
     pub exchanges: Vec<Exchange>,
     /// Durable subscriptions, declared before anything is published.
     pub subscriptions: Vec<Subscription>,
-    /// What this process watches of them.
+    /// Watch of this process over them.
     pub watch: SubscriptionWatch,
 }
 

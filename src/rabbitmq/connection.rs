@@ -134,12 +134,12 @@ impl Connection {
         &self.at
     }
 
-    /// Whether nothing more can be asked on it.
+    /// Tells whether nothing more can be asked on it.
     pub(super) fn is_lost(&self) -> bool {
         self.is_lost
     }
 
-    /// Why the broker takes no messages on it, if it has said so while an answer was awaited.
+    /// Reason why the broker takes no messages on it, if it has said so while an answer was awaited.
     pub(super) fn blocked(&self) -> Option<&str> {
         self.early.iter().rev().find_map(|event| match event {
             Event::Blocked { reason } => Some(reason.as_str()),
@@ -310,8 +310,8 @@ impl Connection {
     }
 }
 
-/// Whether a method is the answer to another: in AMQP 0-9-1 its number is the next one of the same class, except that RabbitMQ's
-/// `exchange.unbind` (40) is answered by 51.
+/// Tells whether a method is the answer to another: in AMQP 0-9-1 its number is the next one of the same class, except that
+/// RabbitMQ's `exchange.unbind` (40) is answered by 51.
 pub(super) fn is_answer(method: &AMQPClass, asked: &AMQPClass) -> bool {
     let step = match asked {
         AMQPClass::Exchange(exchange::AMQPMethod::Unbind(_)) => 11,

@@ -52,7 +52,7 @@ pub struct Consumer {
     dead: ShortString,
 }
 
-/// How many messages wait, those already sent to a consumer not counted.
+/// Numbers of messages that wait, those already sent to a consumer not counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// In the queue.
@@ -158,7 +158,7 @@ impl Consumer {
         self.ack(delivery).await
     }
 
-    /// How many messages wait.
+    /// Asks how many messages wait.
     pub async fn waiting(&self) -> Result<Waiting, BrokerError> {
         let queue = self.answered(depth(&self.channel, &self.queue)).await?;
         let dead = self.answered(depth(&self.channel, &self.dead)).await?;
@@ -242,7 +242,7 @@ async fn published(
     channel.basic_publish(ShortString::default(), queue.clone(), options, body, properties).await?.await
 }
 
-/// How many messages wait in a queue.
+/// Number of messages that wait in a queue.
 async fn depth(channel: &Channel, queue: &ShortString) -> lapin::Result<u32> {
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
     let declared = channel.queue_declare(queue.clone(), options, FieldTable::default()).await?;

@@ -23,9 +23,9 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {cure}")]
 pub struct InvalidUrl {
-    /// What is wrong, to follow the name of the key.
+    /// The problem, to follow the name of the key.
     pub what: &'static str,
-    /// What to write.
+    /// The cure.
     pub cure: &'static str,
 }
 
@@ -71,7 +71,7 @@ impl Endpoint {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
-    /// Who logs in.
+    /// User that logs in.
     pub(super) fn user(&self) -> &str {
         &self.uri.authority.userinfo.username
     }

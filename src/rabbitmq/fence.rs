@@ -48,7 +48,7 @@ pub enum Fence {
     Denied {
         /// The broker's own words, which name the queue, and the user or the limit.
         text: String,
-        /// What to do for a fence.
+        /// Next step for a fence.
         cure: String,
     },
 }
@@ -141,7 +141,7 @@ impl Asking {
     }
 }
 
-/// What makes a fence possible that the broker has refused.
+/// Cure for a fence that the broker has refused.
 pub(super) fn cure(code: u16, text: &str) -> String {
     match refusal::reason(code, text) {
         Reason::Permission => {

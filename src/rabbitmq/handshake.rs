@@ -32,7 +32,7 @@ const CAPABILITIES: [&str; 6] = [
     "authentication_failure_close",
 ];
 
-/// So many channels a connection has to have: for messages, for declares, and for the fence.
+/// Channels that a connection has to have: for messages, for declares, and for the fence.
 pub(super) const CHANNELS: u16 = 3;
 
 /// Logs in and opens the vhost. `name` is shown by RabbitMQ's management and in its log.

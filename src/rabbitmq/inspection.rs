@@ -59,7 +59,7 @@ pub async fn inspect(
     checks
 }
 
-/// What a message that is not `mandatory` goes without.
+/// Check that says what a message goes without that is not `mandatory`.
 fn given_up(Exchange { name, kind, .. }: &Exchange) -> Check {
     let why = if kind == DELAYED_MESSAGE { ", as RabbitMQ returns what it delays" } else { "" };
     let finding = format!(
@@ -183,7 +183,7 @@ impl<'o> Inspection<'o> {
         }
     }
 
-    /// Whether something is wrong with an exchange, whatever its type.
+    /// Tells whether a check of this exchange has failed, whatever its type.
     fn has_failed(&self, exchange: &str) -> bool {
         let begins = format!("exchange '{exchange}' (");
         self.checks.iter().any(|check| check.name.starts_with(&begins) && check.finding.is_err())
@@ -201,7 +201,7 @@ impl<'o> Inspection<'o> {
         .to_owned())
     }
 
-    /// What is configured, and the exchanges that `message.exchange` names.
+    /// Looks at what is configured, and at the exchanges that `message.exchange` names.
     async fn look_at_topology(&mut self, publishing: &[Publishing]) {
         let mut needed = plan(&self.options.exchanges, &self.options.subscriptions);
         for exchange in publishing.iter().filter_map(|publishing| publishing.exchange.text()) {
@@ -272,7 +272,7 @@ impl<'o> Inspection<'o> {
         })
     }
 
-    /// Whether the virtual host has room for the queues that are missing: so many exclusive ones are taken until the end.
+    /// Looks whether the virtual host has room for the queues that are missing: so many exclusive ones are taken until the end.
     async fn try_queues(&mut self, fences: &[String]) {
         let (Some(fence), missing) = (fences.first(), self.missing_queues) else { return };
         for number in 0..missing {
@@ -288,7 +288,7 @@ impl<'o> Inspection<'o> {
         }
     }
 
-    /// Whether this user may have the fences. The queues go with the connection.
+    /// Looks whether this user may have the fences. The queues go with the connection.
     async fn try_fences(&mut self, fences: &[String]) {
         for queue in fences {
             let finding = match fence::take(&mut self.connection, queue).await {
@@ -310,7 +310,7 @@ impl<'o> Inspection<'o> {
         }
     }
 
-    /// Whether what the sources publish would be taken, as far as it is known without a row.
+    /// Looks whether the broker would take what the sources publish, as far as it is known without a row.
     async fn try_publishing(&mut self, publishing: &[Publishing]) {
         let options = self.options;
         let subscriptions = &options.subscriptions;
@@ -408,7 +408,7 @@ impl<'o> Inspection<'o> {
         self.warn(name, finding).await;
     }
 
-    /// Whether the broker takes messages as large as the configuration lets them be.
+    /// Looks whether the broker takes messages as large as the configuration lets them be.
     async fn try_size(&mut self, bytes: usize) {
         let name = "message size".to_owned();
         let sent = bytes.min(SENT_BYTES_MAX);

@@ -32,8 +32,8 @@ const KEEP_NOT: &str = "x-recent-history-no-store";
 /// A key that nobody binds or publishes with.
 pub(super) const UNUSED_KEY: &str = "outboxd.check.4d8e27c1a0b35f96";
 
-/// Whether a message of `bytes` may be published, which is what RabbitMQ checks before it stores one: its size, the right to write,
-/// that the exchange is there and not internal, the right to the routing key.
+/// Asks whether a message of `bytes` may be published, which is what RabbitMQ checks before it stores one: its size, the right to
+/// write, that the exchange is there and not internal, the right to the routing key.
 ///
 /// The message is published in a transaction and taken back (`tx.rollback`): queues get the messages of a transaction at its commit.
 pub(super) async fn publish(
@@ -69,7 +69,7 @@ fn put_message(connection: &mut Connection, exchange: &str, key: &str, bytes: us
     Ok(())
 }
 
-/// Whether an exchange or queue that is not there could be declared.
+/// Asks whether an exchange or queue that is not there could be declared.
 ///
 /// One argument is made invalid. RabbitMQ looks at arguments after the rights, and after a virtual host's limit of queues (up to
 /// 3.13; later versions check limits last), but before it creates anything.
@@ -97,7 +97,7 @@ pub(super) async fn declare(
     }
 }
 
-/// Whether it is the invalid argument that the broker refuses.
+/// Tells whether it is the invalid argument that the broker refuses.
 fn is_of(refusal: &Refusal, argument: &str) -> bool {
     // Somebody else may have created it by now.
     let expected = [Reason::InvalidArgument, Reason::Different];
@@ -105,8 +105,8 @@ fn is_of(refusal: &Refusal, argument: &str) -> bool {
         && refusal.text.contains(&format!("'{argument}'"))
 }
 
-/// Whether a binding could be made: nothing is unbound that is of use, for nobody binds by that key. RabbitMQ asks for the same
-/// rights as to bind, and for them first.
+/// Asks whether a binding could be made: nothing is unbound that is of use, for nobody binds by that key. RabbitMQ asks for the
+/// same rights as to bind, and for them first.
 pub(super) async fn bind(
     connection: &mut Connection,
     destination: &Destination,

@@ -1,4 +1,4 @@
-//! What a source publishes, as far as it is known before there is a row: exchange and routing key as text with gaps.
+//! The publishing of a source, as far as it is known before there is a row: exchange and routing key as text with gaps.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,7 +11,7 @@ pub struct Pattern {
     pieces: Vec<Option<String>>,
 }
 
-/// What one source publishes.
+/// Exchange, routing key and size of what one source publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publishing {
     /// `message.exchange`
@@ -45,7 +45,7 @@ impl Pattern {
         }
     }
 
-    /// Whether `text` comes of it when the gaps are filled.
+    /// Tells whether `text` comes of it when the gaps are filled.
     pub fn fits(&self, text: &str) -> bool {
         fits(&self.pieces, text)
     }

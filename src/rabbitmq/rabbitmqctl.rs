@@ -41,7 +41,7 @@ impl Names {
     }
 }
 
-/// What a user needs the three rights for.
+/// Names that a user needs each of the three rights for.
 #[derive(Default)]
 struct Rights {
     configure: Names,

@@ -1,4 +1,4 @@
-//! Why RabbitMQ refuses: its reply codes and sentences, each with what it means and what mends it.
+//! RabbitMQ's refusals: its reply codes and sentences, each with what it means and what mends it.
 //!
 //! One table for connecting, declaring, publishing and consuming. The sentences are those of RabbitMQ 3.10 to 4.3; codes say too
 //! little (406 is a difference, a limit, a missing plugin or a message that is too large). What RabbitMQ adds later falls back to
@@ -6,7 +6,7 @@
 
 use super::{error::reply, rabbitmqctl::quoted};
 
-/// Why the broker refused something.
+/// Reason of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// User and password are not accepted.
@@ -242,17 +242,17 @@ static TABLE: &[Row] = &[
 /// Takes what no row of the table has.
 static UNKNOWN: Row = row(0, &[""], Reason::Other, "is refused", "see the broker's log");
 
-/// Why the broker refused, by its reply code and its own words.
+/// Reason of a refusal, by the broker's reply code and its own words.
 pub fn reason(code: u16, text: &str) -> Reason {
     find(code, text).reason
 }
 
-/// What a refusal means, to follow the name of what was refused.
+/// Meaning of a refusal, to follow the name of what was refused.
 pub(super) fn means(code: u16, text: &str) -> &'static str {
     find(code, text).means
 }
 
-/// What mends it, with names from the broker's sentence. Holds no semicolon: in an error's text the cure follows the last one.
+/// Cure of a refusal, with names from the broker's sentence. Holds no semicolon: in an error's text the cure follows the last one.
 pub(super) fn cure(code: u16, text: &str) -> String {
     let mut cure = find(code, text).cure.to_owned();
     for (placeholder, before) in [

@@ -1,4 +1,4 @@
-//! What the broker says when it does not take a message, in an operator's words and with the cure. Shows no payload.
+//! The broker's refusal of a message, in an operator's words and with the cure. Shows no payload.
 
 use super::{
     error::DeclareError,
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::outbox::Message;
 
-/// Why the broker does not take one message: it closed the channel for it, or refused its exchange.
+/// Reason why the broker does not take one message: it closed the channel for it, or refused its exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// The channel was closed.
@@ -21,7 +21,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// What is the matter with the message, and what to do about it.
+    /// Explains what is the matter with the message, and what to do about it.
     pub fn explain(&self, message: &Message) -> String {
         let (code, text) = match self {
             Refused::Publish { code, text } => (*code, text),

@@ -26,21 +26,22 @@ use super::{
 /// The channel of a look.
 const CHANNEL: ChannelId = 1;
 
-/// What the sources of a process and its look at the subscriptions tell each other. Clones share it; the default watches nothing.
+/// Exchange of news between the sources of a process and its look at the subscriptions. Clones share it; the default watches
+/// nothing.
 #[derive(Clone, Debug, Default)]
 pub struct SubscriptionWatch(Option<Arc<Shared>>);
 
 #[derive(Debug)]
 struct Shared {
     routes: Vec<Route>,
-    /// How often a look was asked for.
+    /// Number of looks that were asked for.
     asked: watch::Sender<u64>,
-    /// So many of these are answered.
+    /// Number of them that are answered.
     answered: AtomicU64,
     queues: Mutex<Queues>,
 }
 
-/// What is known of the queues.
+/// Knowledge of the queues.
 #[derive(Debug, Default)]
 struct Queues {
     /// When each was last there.
@@ -82,12 +83,12 @@ impl SubscriptionWatch {
         }))
     }
 
-    /// Whether there is anything to watch.
+    /// Tells whether there is anything to watch.
     pub fn is_active(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Whether a queue of a subscription should have got a message.
+    /// Tells whether a queue of a subscription should have got a message.
     pub fn expects(&self, exchange: &str, routing_key: &str) -> bool {
         let routes = self.0.iter().flat_map(|shared| &shared.routes);
         routes.filter(|route| route.exchange == exchange).any(|route| route.takes(routing_key))
@@ -182,7 +183,7 @@ impl Route {
     }
 }
 
-/// Whether a topic exchange routes a message by this binding key: `*` stands for one word, `#` for any number.
+/// Tells whether a topic exchange routes a message by this binding key: `*` stands for one word, `#` for any number.
 fn topic_takes(binding: &str, key: &str) -> bool {
     let words = |text| if str::is_empty(text) { Vec::new() } else { text.split('.').collect::<Vec<_>>() };
     let key = words(key);
@@ -204,16 +205,16 @@ fn topic_takes(binding: &str, key: &str) -> bool {
     takes[key.len()]
 }
 
-/// What a look found of one queue.
+/// Finding of a look about one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueState {
-    /// It is there.
+    /// The queue is there.
     Present,
-    /// It was not, and is declared anew and bound.
+    /// The queue was gone, and is declared anew and bound.
     DeclaredAnew,
-    /// It gets no messages, and this is why, with the cure.
+    /// The queue gets no messages, for this reason, with the cure.
     Missing(String),
-    /// It cannot be looked at, and this is why.
+    /// The queue cannot be looked at, for this reason.
     Unknown(String),
 }
 

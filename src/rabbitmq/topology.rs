@@ -80,15 +80,15 @@ pub struct Subscription {
 /// An exchange that is described: `[[exchanges]]` of the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
-    /// Its name.
+    /// Name of the exchange.
     pub name: String,
-    /// Its type, as the broker calls it.
+    /// Type of the exchange, as the broker calls it.
     pub kind: String,
     /// Whether it survives a restart of the broker.
     pub durable: bool,
-    /// Whether the broker returns a message that no queue is bound for.
+    /// Set when the broker is to return a message that no queue is bound for.
     pub mandatory: bool,
-    /// Its arguments, in the order of their names.
+    /// Arguments of the exchange, in the order of their names.
     pub arguments: Vec<(String, Argument)>,
 }
 
@@ -99,11 +99,11 @@ pub enum Declaration {
     Exchange {
         /// Its name.
         name: String,
-        /// Its type.
+        /// Type of the exchange.
         kind: String,
         /// Whether it survives a restart of the broker.
         durable: bool,
-        /// Its optional arguments.
+        /// Optional arguments.
         arguments: Vec<(String, Argument)>,
     },
     /// A durable queue.

@@ -24,7 +24,7 @@ pub trait Broker: Clone + Send + Sync + 'static {
         attempt: usize,
     ) -> impl Future<Output = Result<Self::Publisher, BrokerError>> + Send;
 
-    /// What is watched of the subscriptions.
+    /// Watch over the subscriptions.
     fn watch(&self) -> SubscriptionWatch {
         SubscriptionWatch::default()
     }

@@ -63,7 +63,7 @@ pub enum OnUnroutable {
     Drop,
 }
 
-/// What to do with a row that cannot become a message, or whose message the broker refuses.
+/// Policy for a row that cannot become a message, or whose message the broker refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnInvalid {
     /// Confirm what came before it, then halt.
@@ -74,7 +74,7 @@ pub enum OnInvalid {
     LeaveOut,
 }
 
-/// What to do with a message that a queue does not take (`basic.nack`).
+/// Policy for a message that a queue does not take (`basic.nack`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnNack {
     /// Send it again until it gets through.

@@ -36,7 +36,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const LOOKS_IN_SILENCE: u32 = 4;
 /// Sooner after a failure: it may be the server's shutdown.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
-/// How often, at most, the slot's position is copied into its record while messages are confirmed: that makes WAL. So much
+/// Shortest interval at which the slot's position is copied into its record while messages are confirmed: that makes WAL. So much
 /// traffic is repeated when PostgreSQL crashes and another process than before gets the slot.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 /// The next try after the record could not be written.
@@ -193,7 +193,7 @@ struct Watched<D> {
     /// What was so.
     last_published: Option<Published>,
     finds: watch::Sender<Option<Gap>>,
-    /// What the record was last written for.
+    /// Position that the record was last written for.
     recorded: Option<Confirmed>,
     /// When it may be written again.
     record_next: Instant,

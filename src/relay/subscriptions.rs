@@ -22,11 +22,11 @@ use crate::{
     },
 };
 
-/// How often the queues are looked at when nobody asks.
+/// Interval of the looks that nobody asked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 /// At least so long between two looks, however many messages come back.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// How long a message that came back waits for a look before policy has it.
+/// Time that a message that came back waits for a look before policy has it.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ impl Returns {
         Self { watch, looked_into: HashMap::new() }
     }
 
-    /// Whether to send a returned message again, because the subscriptions are being looked at; otherwise policy has it.
+    /// Tells whether to send a returned message again, because the subscriptions are being looked at; otherwise policy has it.
     pub(super) fn sends_again(&mut self, tag: PublishTag, message: &Message) -> bool {
         if !self.watch.expects(&message.exchange, &message.routing_key) {
             return false;

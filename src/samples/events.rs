@@ -47,7 +47,7 @@ pub struct OrderEvent {
 pub struct OrderDetails {
     /// Who ordered; may be unknown to the customer service.
     pub customer_id: i64,
-    /// What it costs: more than zero.
+    /// Price of the order: more than zero.
     #[serde(deserialize_with = "money::positive")]
     pub order_total: Money,
 }
@@ -68,10 +68,10 @@ pub enum RejectionReason {
 pub struct CustomerCreated {
     /// The customer.
     pub customer_id: i64,
-    /// Its name, which [`name_problem`] has nothing against.
+    /// Name of the customer, which [`name_problem`] has nothing against.
     #[serde(deserialize_with = "name")]
     pub name: String,
-    /// What its approved orders may cost together: zero or more.
+    /// Limit of what approved orders may cost together: zero or more.
     #[serde(deserialize_with = "money::not_negative")]
     pub credit_limit: Money,
 }
@@ -99,7 +99,7 @@ impl RejectionReason {
 /// A customer's name has so many characters at most.
 const NAME_MAX: usize = 200;
 
-/// Why a text is no customer's name, if it is none.
+/// Reason why a text is no customer's name, if it is none.
 pub fn name_problem(name: &str) -> Option<String> {
     if name.trim().is_empty() {
         return Some("name is empty".to_owned());

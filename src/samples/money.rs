@@ -182,7 +182,7 @@ pub fn not_negative<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money,
     (!money.is_negative()).then_some(money).ok_or_else(|| D::Error::custom("amount must not be negative"))
 }
 
-/// How the API's description shows what an order costs.
+/// Description of an order's price in the API.
 #[derive(ToSchema)]
 #[schema(as = OrderTotal)]
 pub struct OrderTotalSchema {
@@ -191,7 +191,7 @@ pub struct OrderTotalSchema {
     pub amount: (),
 }
 
-/// How the API's description shows a credit limit.
+/// Description of a credit limit in the API.
 #[derive(ToSchema)]
 #[schema(as = CreditLimit)]
 pub struct CreditLimitSchema {

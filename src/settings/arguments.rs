@@ -57,7 +57,7 @@ fn argument(literal: Literal) -> Argument {
     }
 }
 
-/// What the other keys of a subscription say.
+/// Values of a subscription's other keys.
 pub(super) struct Keys {
     pub(super) queue_type: Option<QueueType>,
     pub(super) single_active_consumer: bool,

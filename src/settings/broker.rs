@@ -8,7 +8,7 @@ use crate::{
     rabbitmq::{Endpoint, RotatingUrls, publisher::BrokerOptions, subscriptions::SubscriptionWatch},
 };
 
-/// What the three of them say.
+/// Values of the three of them.
 pub(super) struct Broker {
     pub(super) options: BrokerOptions,
     /// Waited for by the relay, not by the publisher.

@@ -78,7 +78,7 @@ fn exchange(section: &mut Section<'_>) -> Option<Exchange> {
     Some(Exchange { name, kind: kind?, durable, mandatory: mandatory && !delays, arguments })
 }
 
-/// What is wrong with binding a queue to an exchange of this description by these keys, and the cure. `None` as keys: none are
+/// Problem of binding a queue to an exchange of this description by these keys, and the cure. `None` as keys: none are
 /// given, so that the queue is bound by `#`.
 pub(super) fn unbindable(exchange: &Exchange, keys: Option<&[String]>) -> Option<(String, &'static str)> {
     let delayed_type = exchange.arguments.iter().find(|(name, _)| name == DELAYED_TYPE);

@@ -53,7 +53,7 @@ pub struct Source {
     pub relay: RelayOptions,
 }
 
-/// Whether the environment of this process has a variable that begins with [`ENVIRONMENT_PREFIX`].
+/// Tells whether the environment of this process has a variable that begins with [`ENVIRONMENT_PREFIX`].
 pub fn environment_says_something() -> bool {
     let (environment, problems) = configuration::environment(|name| name.starts_with(ENVIRONMENT_PREFIX));
     !environment.is_empty() || !problems.is_empty()

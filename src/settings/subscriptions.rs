@@ -9,7 +9,7 @@ use crate::{
     rabbitmq::topology::{Exchange, QueueType, Subscription},
 };
 
-/// What is appended to a queue's name: `.dead`, or a partition's number; room for both is left.
+/// Bytes that are appended to a queue's name: `.dead`, or a partition's number; room for both is left.
 const QUEUE_SUFFIX_BYTES_MAX: usize = 15;
 const PARTITIONS_MAX: u64 = 1024;
 

@@ -21,9 +21,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Bytes that wait at most; the thread has at most as many in hand.
 const BYTES_MAX: usize = 1024 * 1024;
-/// How long a caller waits for room, once, before stderr counts as stuck.
+/// Time that a caller waits for room, once, before stderr counts as stuck.
 const ROOM_PATIENCE: Duration = Duration::from_millis(200);
-/// How long the program's end waits for stderr to take the last lines.
+/// Time that the program's end waits for stderr to take the last lines.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Before another attempt at a stderr that somebody has made non-blocking.
 const WOULD_BLOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -36,7 +36,7 @@ pub(super) static LOST: LazyLock<IntCounter> = LazyLock::new(|| {
 });
 
 thread_local! {
-    /// Whether this is the thread that writes: its own lines do not wait for itself.
+    /// Set in the thread that writes: its own lines do not wait for itself.
     static WRITES: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -55,9 +55,9 @@ pub(super) struct Lines {
 struct State {
     /// Complete lines.
     waiting: Vec<u8>,
-    /// Whether the thread has lines in hand.
+    /// Set while the thread has lines in hand.
     writing: bool,
-    /// Whether stderr has not made room in time, and has not caught up since.
+    /// Set when stderr has not made room in time, and has not caught up since.
     stuck: bool,
     /// Lines that were lost since that was last said.
     lost: u64,

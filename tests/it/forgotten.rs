@@ -47,7 +47,7 @@ async fn record_rests(stage: &Stage) {
     panic!("the record is written again and again, though nothing is confirmed");
 }
 
-/// Whether the slot stands before the place that its record names.
+/// Tells whether the slot stands before the place that its record names.
 async fn has_forgotten(stage: &Stage) -> bool {
     let sql = "SELECT s.confirmed_flush_lsn < r.confirmed_flush FROM outboxd_state r JOIN pg_replication_slots s \
                ON s.slot_name = r.slot WHERE r.slot = $1";

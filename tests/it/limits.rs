@@ -12,7 +12,7 @@ async fn limit_vhost(node: &RabbitMq, vhost: &str, name: &str, value: i64) {
     node.api(Method::PUT, &format!("/api/vhost-limits/{vhost}/{name}"), json!({ "value": value })).await;
 }
 
-/// Why the source is connecting, once something is in its way.
+/// Reason why the source is connecting, once something is in its way.
 async fn reason(daemon: &Daemon) -> String {
     let is_refused = |shown: &serde_json::Value| {
         shown["state"] == "connecting"

@@ -86,7 +86,7 @@ async fn a_full_queue_alone_is_said_with_what_waits_for_it_and_a_drain_says_nack
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// It gets every message at once, and then a copy of one message in each wait, however many wait for the full one.
+/// The healthy queue gets every message at once, and then a copy of one message in each wait, however many wait for the full one.
 #[tokio::test]
 async fn a_healthy_queue_beside_a_full_one_gets_every_message_and_is_not_flooded() {
     const ROWS: usize = 200;

@@ -181,7 +181,7 @@ async fn a_row_larger_than_the_brokers_limit_names_both_limits_and_goes_on_when_
     assert_eq!(daemon.readyz().await.0, 200);
 }
 
-/// Its type is another, and a declare of it is refused each time.
+/// The exchange has another type, and a declare of it is refused each time.
 #[tokio::test]
 async fn a_row_whose_exchange_cannot_be_declared_halts_and_does_not_flip() {
     let mut stage = Stage::shared("other_type").await;

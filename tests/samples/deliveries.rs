@@ -1,4 +1,4 @@
-//! What RabbitMQ counts against messages, what it puts aside, and how that comes back.
+//! RabbitMQ's count against messages, the messages that it puts aside, and their way back.
 
 use hyper::Method;
 use lapin::{

@@ -30,7 +30,7 @@ use crate::shutdown::Shutdown;
 
 /// From the end of one answer, or the connection's begin, to the last byte of a request's head: also the life of an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a client may take nothing of its answer.
+/// Time for which a client may take nothing of its answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Beyond this, clients wait in the listener's queue. Below the usual limit of 1024 open files.
 const CONNECTIONS_MAX: usize = 800;

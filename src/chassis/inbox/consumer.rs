@@ -29,7 +29,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How often the broker is asked how many messages wait.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// So many connections that end in a row before a message is settled are no accident: a message does it.
+/// Number of connections that end in a row before a message is settled, from which on a message is taken for the cause.
 const STUMBLES_MAX: u32 = 3;
 /// Longer headers than this are none of a relay's, and no key of a table.
 const HEADER_BYTES_MAX: usize = 255;
@@ -66,7 +66,7 @@ pub(in crate::chassis) struct Inbox<H> {
     pub(in crate::chassis) progress: watch::Sender<Progress>,
 }
 
-/// What one connection leaves to the next.
+/// State that one connection leaves to the next.
 struct Course {
     backoff: Backoff,
     dead: DeadLetters,

@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// What is known of a dead-letter queue.
+/// Knowledge of a dead-letter queue.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetters {
     /// Messages in it as of the last look.
@@ -51,7 +51,7 @@ impl DeadLetters {
     }
 }
 
-/// What became of a queue's dead letters.
+/// Outcome of a redrive for one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redriven {
     /// The queue.

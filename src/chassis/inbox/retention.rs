@@ -16,7 +16,7 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// How often old rows are looked for.
+/// Interval of the look for old rows.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Rows removed by one statement: so few that it is short, and that few locks are held.
 const BATCH_ROWS: u64 = 1000;
@@ -24,7 +24,7 @@ const BATCH_ROWS: u64 = 1000;
 /// The rows of one consumer.
 pub(in crate::chassis) struct Retention {
     pub(in crate::chassis) queue: String,
-    /// How old a row must be.
+    /// Age from which on a row is removed.
     pub(in crate::chassis) age: Duration,
     pub(in crate::chassis) database: Database,
     pub(in crate::chassis) metrics: Metrics,

@@ -138,7 +138,7 @@ fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
     Check::passed(NAME, format!("by {name}"))
 }
 
-/// Whether `created_at` and the zone of the configuration go together.
+/// Check that `created_at` and the zone of the configuration go together.
 fn zone(columns: &ColumnNames, table: &TableFacts, rows: &RowRules) -> Option<Check> {
     const NAME: &str = "time zone";
     let column = columns.created_at.name().and_then(|name| table.column(name))?;

@@ -1,4 +1,4 @@
-//! What lies in a queue's dead-letter queue, and the way back.
+//! Messages in a queue's dead-letter queue, and the way back.
 
 use lapin::{
     Channel, Confirmation, Connection,
@@ -42,7 +42,7 @@ impl DeadLetters {
         Ok(Self { connection, at, channel, queue, dead })
     }
 
-    /// How many there are.
+    /// Number of messages there.
     pub async fn waiting(&self) -> Result<u32, BrokerError> {
         self.answered(depth(&self.channel, &self.dead)).await
     }

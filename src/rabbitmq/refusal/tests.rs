@@ -1,6 +1,6 @@
 use super::*;
 
-/// What RabbitMQ says, version by version where it differs, taken from its source and, in part, from nodes.
+/// Sentences of RabbitMQ, version by version where they differ, taken from its source and, in part, from nodes.
 const SENTENCES: &[(u16, &str, Reason)] = &[
     (
         403,

@@ -51,11 +51,11 @@ pub(super) enum Decision {
     Reserved,
     Insufficient,
     UnknownCustomer,
-    /// It was reserved, or never decided on, and the order has ended since.
+    /// The credit was reserved, or never decided on, and the order has ended since.
     Released,
 }
 
-/// What came of an event about an order.
+/// Outcome of an event about an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reserving {
     /// The order is decided on now.
@@ -67,14 +67,14 @@ pub(super) enum Reserving {
     OtherOrder,
 }
 
-/// What came of an order's end.
+/// Outcome of an order's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Releasing {
-    /// What was reserved is free again.
+    /// The reserved credit is free again.
     Released,
     /// Nothing was reserved.
     Nothing,
-    /// What is reserved is another order's, of the same id.
+    /// The reserved credit is another order's, of the same id.
     OtherOrder,
 }
 
@@ -154,7 +154,7 @@ async fn decided_before(
     }))
 }
 
-/// Whether a row of `credit` is that of this order, and not of another with the same id.
+/// Tells whether a row of `credit` is that of this order, and not of another with the same id.
 fn is_of(row: &Row, order: &OrderDetails) -> bool {
     let (customer_id, amount): (i64, Money) = (row.get("customer_id"), row.get("amount"));
     (customer_id, amount) == (order.customer_id, order.order_total)

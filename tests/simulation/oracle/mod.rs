@@ -201,7 +201,7 @@ impl Oracle {
         self.sealed.clear();
     }
 
-    /// Whoever has the slot next repeats nothing of what lies before this place.
+    /// The next holder of the slot repeats nothing of what lies before this place.
     pub(crate) fn settled_for_good(&mut self, data: &DataDirectory, before: u64) {
         let settled = data.transactions.iter().take_while(|transaction| transaction.commit_lsn < before);
         let rows = settled.flat_map(|transaction| &transaction.rows).map(|row| row.id);

@@ -179,14 +179,14 @@ async fn a_broker_that_lies_at_any_step() {
         (
             START,
             Then::Say(method(0, 10, 50, &close(541, "not today"))),
-            "closed the connection: 541 not today",
+            "refuses the connection: 541 not today",
         ),
         (START, Then::Babble(frame(8, 0, 0, b"", 0xCE)), "did not answer within 1500 ms"),
         (START, Then::Stop, "broke off the handshake"),
         (START, Then::FallSilent, "did not answer within 1500 ms"),
         (TUNE, Then::Stop, "broke off the handshake"),
         (TUNE, Then::FallSilent, "did not answer within 1500 ms"),
-        (TUNE, Then::Say(method(0, 10, 50, &close(541, "enough"))), "closed the connection: 541 enough"),
+        (TUNE, Then::Say(method(0, 10, 50, &close(541, "enough"))), "refuses the connection: 541 enough"),
         // Every limit is the largest, then the smallest.
         (TUNE, Then::Say(method(0, 10, 30, &[0xFF; 8])), "did not answer within 1500 ms"),
         (OPEN_OK, Then::Say(method(0, 99, 99, b"")), "bytes that cannot be read"),
@@ -203,7 +203,8 @@ async fn a_broker_that_lies_at_any_step() {
         (SELECT_OK, Then::Stop, "connection aborted"),
         (SELECT_OK, Then::FallSilent, "not even a heartbeat"),
         (ACK, Then::Stop, "connection aborted"),
-        (ACK, Then::FallSilent, "the broker confirmed nothing for 1500 ms"),
+        // The confirm that does not come is waited for longer each time; heartbeats are not.
+        (ACK, Then::FallSilent, "not even a heartbeat"),
         (ACK, Then::Say(vec![0xFF; 4096]), "no frame of type 255"),
         (ACK, Then::Say(frame(1, 1, 0x7FFF_FFFF, b"", 0xCE)), "a frame of 2147483655 bytes"),
         (
@@ -215,7 +216,7 @@ async fn a_broker_that_lies_at_any_step() {
         (
             ACK,
             Then::Say(method(1, 20, 40, &close(406, "in the middle"))),
-            "closed the channel: 406 in the middle",
+            ": 406 in the middle",
         ),
         (
             ACK,

@@ -213,11 +213,7 @@ async fn a_broker_that_lies_at_any_step() {
             "21 bytes that cannot be read",
         ),
         (ACK, Then::Say(ack(1 << 40, 0)), "publish number 1099511627776, which is not in flight"),
-        (
-            ACK,
-            Then::Say(method(1, 20, 40, &close(406, "in the middle"))),
-            ": 406 in the middle",
-        ),
+        (ACK, Then::Say(method(1, 20, 40, &close(406, "in the middle"))), ": 406 in the middle"),
         (
             ACK,
             Then::Say(method(0, 10, 50, &close(541, "in the middle"))),

@@ -16,7 +16,6 @@ shift
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
 root=$repository/target/debian/$suite
-mirror=${MIRROR:-http://deb.debian.org/debian}
 
 prepare() {
     [ "$(id -u)" = 0 ] || fail "chroot and mounts need root: run it as root; CONTRIBUTING.md has the line for sudo"
@@ -37,7 +36,7 @@ inside() {
     if [ ! -e "$root/complete" ]; then
         rm -rf --one-file-system "$root"
         mkdir -p "$root"
-        debootstrap --variant=minbase --include=ca-certificates,make "$suite" "$root" "$mirror"
+        debootstrap --variant=minbase --include=ca-certificates,make "$suite" "$root" ${MIRROR:+"$MIRROR"}
         touch "$root/complete"
     fi
     cp -L /etc/resolv.conf "$root/etc/resolv.conf"

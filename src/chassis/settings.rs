@@ -68,7 +68,7 @@ pub fn load(
     let known = |variable: &str| KEYS.iter().any(|key| key.to_uppercase() == variable);
     let (environment, mut problems) = configuration::environment(known);
     let origins = Origins { file, prefix: "", environment: &environment };
-    match configuration::take(&origins, |root| settings(root, name, listen)) {
+    match read(&origins, name, listen) {
         Ok(settings) if problems.is_empty() => Ok(settings),
         Ok(_) => Err(SettingsError { problems }),
         Err(error) => {
@@ -76,6 +76,16 @@ pub fn load(
             Err(SettingsError { problems })
         }
     }
+}
+
+fn read(origins: &Origins<'_>, name: &'static str, listen: &'static str) -> Result<Settings, SettingsError> {
+    configuration::take(origins, |root| settings(root, name, listen)).map_err(|mut error| {
+        for problem in &mut error.problems {
+            problem.what = in_own_keys(&problem.what);
+            problem.cure = in_own_keys(&problem.cure);
+        }
+        error
+    })
 }
 
 fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> Option<Settings> {
@@ -217,7 +227,7 @@ mod tests {
             let environment: BTreeMap<String, String> =
                 variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             let origins = Origins { file: None, prefix: "", environment: &environment };
-            configuration::take(&origins, |root| settings(root, "a-service", "127.0.0.1:8081"))
+            read(&origins, "a-service", "127.0.0.1:8081")
         };
         let urls = [("DATABASE_URL", "postgresql://shop:s3cret@db/shop"), ("AMQP_URL", "amqp://mq")];
         let [database, broker] = urls;
@@ -240,7 +250,10 @@ mod tests {
             ("AMQP_URL", "amqp://a:s3cret@h1/%2f,amqp://b:s3cret@h2/%2f"),
         ];
         let text = load(&several).unwrap_err().to_string();
-        assert!(["DATABASE_URL", "AMQP_URL"].iter().all(|name| text.contains(name)), "{text}");
-        assert!(!text.contains("s3cret"), "{text}");
+        assert!(
+            ["DATABASE_URL", "AMQP_URL", "amqp_urls is a list"].iter().all(|name| text.contains(name)),
+            "{text}"
+        );
+        assert!(!text.contains("s3cret") && !text.contains("rabbitmq."), "{text}");
     }
 }

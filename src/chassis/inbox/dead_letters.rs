@@ -1,7 +1,7 @@
 //! Messages in a queue's dead-letter queue: who put them there, and the way back.
 
 use crate::{
-    chassis::settings::Settings,
+    chassis::settings::{Settings, in_own_keys},
     failure::Failure,
     rabbitmq::{
         BrokerError,
@@ -73,6 +73,7 @@ pub async fn redrive(settings: &Settings, queues: &[&str], limit: u32) -> Result
     for &queue in queues {
         let mut moved = 0;
         let left = redrive_one(settings, queue, limit, &mut moved).await.map_err(|error| {
+            let error = in_own_keys(&error.to_string());
             Failure::Runtime(format!(
                 "{moved} messages were put back into {queue}, then: {error}; run it again"
             ))

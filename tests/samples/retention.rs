@@ -10,7 +10,8 @@ async fn ids(client: &Client) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn rows_end_with_their_time_in_batches_and_not_before_the_queue_was_seen_empty() {
+async fn rows_end_with_their_time_in_batches_and_not_before_the_queue_was_seen_empty_and_then_beside_a_busy_one()
+ {
     let mut shop = shop("retention").await;
     let customer = shop.customer("100").await;
     let (mut client, connection) = tokio_postgres::connect(&shop.databases[1], NoTls).await.unwrap();
@@ -23,10 +24,16 @@ async fn rows_end_with_their_time_in_batches_and_not_before_the_queue_was_seen_e
                 UNION ALL SELECT 'customer-service.orders', 'test', 'young', now() - interval '6 days 23 hours' \
                 UNION ALL SELECT 'somebody else', 'test', 'foreign', now() - interval '1 year'";
 
-    // Something waits: however old the rows are, a copy of their message may be behind it.
+    // The service has not seen its queue empty: however old the rows are, a copy of their message may be in it.
+    assert!(shop.customers.sigterm(crate::PATIENCE).await.success());
     let lock = holder.transaction().await.unwrap();
     lock.execute("SELECT FROM customers WHERE id = $1 FOR UPDATE", &[&customer]).await.unwrap();
     let order = shop.order(customer, "1").await;
+    eventually("the message waits", async || {
+        (crate::broker::waiting(&shop.amqp_url, "customer-service.orders").await == 1).then_some(())
+    })
+    .await;
+    shop.customers.start_again();
     let waits =
         "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     eventually("a message is in hand", async || client.query_opt(waits, &[]).await.unwrap()).await;
@@ -51,5 +58,18 @@ async fn rows_end_with_their_time_in_batches_and_not_before_the_queue_was_seen_e
         .await;
     let series = "inbox_pruned_rows_total{queue=\"customer-service.orders\"}";
     assert_eq!(shop.customers.metric(series).await, Some(2500.0));
+
+    // Since then no copy of an old row is in the queue, however busy the service is: a message is in hand all the time.
+    let lock = holder.transaction().await.unwrap();
+    lock.execute("SELECT FROM customers WHERE id = $1 FOR UPDATE", &[&customer]).await.unwrap();
+    shop.order(customer, "1").await;
+    eventually("a message is in hand", async || client.query_opt(waits, &[]).await.unwrap()).await;
+    client
+        .execute("UPDATE inbox SET received_at = now() - interval '1 year' WHERE message_id = 'young'", &[])
+        .await
+        .unwrap();
+    eventually("rows end meanwhile", async || (ids(&client).await == ["foreign"]).then_some(())).await;
+    assert!(client.query_opt(waits, &[]).await.unwrap().is_some(), "the message is still in hand");
+    lock.rollback().await.unwrap();
     assert!(shop.customers.sigterm(crate::PATIENCE).await.success());
 }

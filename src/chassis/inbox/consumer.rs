@@ -41,6 +41,8 @@ pub struct Progress {
     pub waiting: Option<u32>,
     /// The first message that has been delivered and not settled; others may have been delivered behind it.
     pub head: Option<Head>,
+    /// When the queue was last seen empty by this connection: no copy of an older message was in it, or in hand.
+    pub empty_at: Option<Instant>,
 }
 
 /// A message that is being handled, once or again and again.
@@ -125,6 +127,7 @@ impl<H: Handler> Inbox<H> {
         tracing::info!(queue, "consuming");
         self.metrics.connected(queue);
         course.stumbles += 1;
+        let mut empty = None;
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -136,12 +139,21 @@ impl<H: Handler> Inbox<H> {
                 biased;
                 _ = shutdown.requested() => break,
                 _ = look.tick() => {
+                    let begin = Instant::now();
                     let waiting = consumer.waiting().await?;
                     self.metrics.waiting(queue, waiting.queue);
                     self.metrics.dead(queue, waiting.dead);
                     self.metrics.dead_lettered(queue, course.dead.seen(queue, waiting.dead));
+                    // A message that was on its way during a look, and not counted, is settled before the next one.
+                    let is_empty = waiting.queue == 0 && !consumer.has_next();
+                    let empty_before = std::mem::replace(&mut empty, is_empty.then_some(begin));
                     let mut before = None;
-                    self.progress.send_modify(|progress| before = progress.waiting.replace(waiting.queue));
+                    self.progress.send_modify(|progress| {
+                        before = progress.waiting.replace(waiting.queue);
+                        if is_empty && empty_before.is_some() {
+                            progress.empty_at = empty_before;
+                        }
+                    });
                     if before.is_some() {
                         // It has lived for a while.
                         self.proceed(course);

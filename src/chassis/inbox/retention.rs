@@ -1,13 +1,14 @@
 //! Rows of the inbox end when no copy of their message can come any more.
 //!
 //! A copy waits in the queue, or a relay has yet to send it. The first is ruled out by looking at the queue, however long the
-//! service was away: nothing is removed unless the queue was just seen empty. The second is what the retention is for.
+//! service was away: a row is removed only when it was too old at a time at which the queue was seen empty. The second is what
+//! the retention is for. A queue that is empty now and then keeps the inbox small, however busy it is.
 
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::{Progress, ProgressReader};
+use super::ProgressReader;
 use crate::{
     chassis::{
         database::{Database, DatabaseError},
@@ -48,27 +49,24 @@ pub(in crate::chassis) async fn retain(retention: Retention, mut shutdown: Shutd
 }
 
 impl Retention {
-    /// Removes every row that is too old, for as long as nothing waits in the queue.
+    /// Removes every row that was too old when the queue was last seen empty.
     async fn prune(&self) -> Result<(), DatabaseError> {
         let delete = "DELETE FROM inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM inbox WHERE consumer = $1 \
                       AND received_at < clock_timestamp() - make_interval(secs => $2) \
                       ORDER BY received_at LIMIT 1000 FOR UPDATE SKIP LOCKED))";
-        while self.has_caught_up() {
+        let Some(empty_at) = self.progress.borrow().empty_at else { return Ok(()) };
+        loop {
             let begin = Instant::now();
             let client = self.database.connection().await?;
-            let removed = client.execute(delete, &[&self.queue, &self.age.as_secs_f64()]).await?;
+            let age = self.age + empty_at.elapsed();
+            let removed = client.execute(delete, &[&self.queue, &age.as_secs_f64()]).await?;
             drop(client);
             self.metrics.pruned(&self.queue, removed);
             if removed < BATCH_ROWS {
-                break;
+                return Ok(());
             }
             // The messages' own work goes first.
             sleep(begin.elapsed()).await;
         }
-        Ok(())
-    }
-
-    fn has_caught_up(&self) -> bool {
-        matches!(*self.progress.borrow(), Progress { waiting: Some(0), head: None })
     }
 }

@@ -163,7 +163,7 @@ async fn lag(State(Sources { database, streams }): State<Sources>) -> Result<Jso
 fn seconds_behind(progress: Progress, applied: Option<i64>, now: i64) -> Option<i64> {
     let oldest = match progress {
         Progress { waiting: None, .. } => return None,
-        Progress { head: None, waiting: Some(0) } => return Some(0),
+        Progress { head: None, waiting: Some(0), .. } => return Some(0),
         Progress { head: Some(head), .. } => head.committed_at.or(applied),
         Progress { head: None, .. } => applied,
     };
@@ -179,7 +179,7 @@ mod tests {
     fn nobody_is_behind_who_has_nothing_to_do() {
         let at = |waiting, head: Option<Option<i64>>| {
             let head = head.map(|committed_at| Head { committed_at });
-            seconds_behind(Progress { waiting, head }, Some(100), 107)
+            seconds_behind(Progress { waiting, head, empty_at: None }, Some(100), 107)
         };
         assert_eq!(at(Some(0), None), Some(0));
         assert_eq!(at(Some(3), None), Some(7));

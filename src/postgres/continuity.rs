@@ -186,7 +186,8 @@ impl Evidence {
     }
 
     /// Position to which the record has the slot confirmed, where that can be relied on: the slot itself said so once, in the
-    /// history that this server has, and at most a crash has made it forget. Only for a slot that was [judged](Self::judge) to be right.
+    /// history that this server has, and at most a crash has made it forget. Only for a slot that was [judged](Self::judge)
+    /// to be right.
     ///
     /// A record of another system or timeline speaks of another history, in which other rows may have had these positions. So
     /// may one that was not written on this server but brought here, by a dump that is newer than the server's state. A gap

@@ -60,7 +60,7 @@ pub async fn watch_subscriptions(
             Err(error) => error,
         };
         if !std::mem::replace(&mut told, true) {
-            tracing::warn!(error = %lost, "the queues of subscriptions cannot be looked at; trying again");
+            tracing::warn!(error = %lost, "the queues of subscriptions cannot be looked at, so one that is deleted meanwhile goes unnoticed until they can; trying again");
         }
         let wait = now() + backoff.next();
         tokio::select! {

@@ -97,7 +97,12 @@ async fn apply_retained(transaction: &Transaction<'_>) -> Result<Rebuilt, Databa
                 // An earlier version took it. The transaction goes on: no statement has failed.
                 Err(HandlingError::Permanent(reason)) => {
                     let message_id: &str = row.get("message_id");
-                    tracing::warn!(message_id, event_type, reason, "a retained event is left out");
+                    tracing::warn!(
+                        message_id,
+                        event_type,
+                        reason,
+                        "a retained event cannot be applied and is left out of the view; it stays in the table of events"
+                    );
                     rebuilt.left_out += 1;
                 }
                 Err(HandlingError::Database(error)) => return Err(error),

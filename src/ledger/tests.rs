@@ -730,3 +730,108 @@ proptest! {
             (!rows.is_empty()).then(|| rows.iter().filter(|row| row.0 == rows[rows.len() - 1].0).count()));
     }
 }
+
+/// What the broker says next of what is out, and how long what it refuses waits.
+#[derive(Clone, Debug)]
+enum Said {
+    Confirmed,
+    Nacked,
+    Unroutable,
+    LookedInto,
+    Forbidden,
+    /// The channel is closed; nothing was sent of the last so many.
+    Closed {
+        unsent: prop::sample::Index,
+    },
+    /// Nothing was sent of the last so many, and the first of these is refused.
+    ExchangeRefused {
+        unsent: prop::sample::Index,
+    },
+    /// More rows come.
+    Rows,
+    /// Time passes.
+    Nothing,
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    prop_oneof![
+        4 => Just(Said::Confirmed),
+        4 => Just(Said::Nacked),
+        1 => Just(Said::Unroutable),
+        1 => Just(Said::LookedInto),
+        1 => Just(Said::Forbidden),
+        2 => any::<prop::sample::Index>().prop_map(|unsent| Said::Closed { unsent }),
+        1 => any::<prop::sample::Index>().prop_map(|unsent| Said::ExchangeRefused { unsent }),
+        2 => Just(Said::Rows),
+        2 => Just(Said::Nothing),
+    ]
+}
+
+proptest! {
+    /// Whatever the broker has refused, and in whatever order: nobody has to wait who could go, nobody is woken who cannot, and
+    /// when the broker takes everything, everything settles in the end.
+    #[test]
+    fn nothing_that_was_refused_waits_for_ever_or_is_woken_in_vain(
+        said in prop::collection::vec((said(), any::<prop::sample::Index>(), 0..3_u64), 1..200),
+        parks: bool,
+    ) {
+        let mut now = Instant::now();
+        let mut ledger = ledger(Ordering::PerAggregate);
+        let (mut rows, mut out) = (0, Vec::new());
+        let failures_max = if parks { 3 } else { u32::MAX };
+        for (said, choice, wait) in said {
+            let again_at = |_: u32| now + Duration::from_secs(wait);
+            match said {
+                Said::Rows => for _ in 0..20 {
+                    let kept = Arc::unwrap_or_clone(parked_row(10 + rows, 0, None).kept);
+                    let key = (rows % 3).to_string();
+                    ledger.push_kept(Message { routing_key: key, ..message(10 + rows, 0, rows % 25) }, kept);
+                    rows += 1;
+                },
+                Said::Nothing => now += Duration::from_secs(1),
+                _ if out.is_empty() => {}
+                Said::Closed { unsent } => {
+                    // One at least was sent.
+                    let unsent = out.split_off(1 + unsent.index(out.len()));
+                    let sent: Vec<_> = std::mem::take(&mut out);
+                    if let Some(guilty) = ledger.channel_closed(&sent, &unsent) {
+                        ledger.refuse(guilty, Refusal::Forbidden, again_at);
+                    }
+                }
+                Said::ExchangeRefused { unsent } => {
+                    let unsent = out.split_off(unsent.index(out.len()));
+                    ledger.give_back(&unsent[1..]);
+                    ledger.refuse(unsent[0], Refusal::Forbidden, again_at);
+                }
+                said => {
+                    let tag = out.remove(choice.index(out.len()));
+                    match said {
+                        Said::Nacked => for tag in ledger.nack(tag, failures_max, again_at) {
+                            ledger.park_nacked(tag);
+                            ledger.parked(tag, Lsn(1));
+                        },
+                        Said::Unroutable => ledger.refuse(tag, Refusal::Unroutable, again_at),
+                        Said::LookedInto => ledger.refuse(tag, Refusal::LookedInto, again_at),
+                        Said::Forbidden => ledger.refuse(tag, Refusal::Forbidden, again_at),
+                        _ => drop(ledger.settle(tag)),
+                    }
+                }
+            }
+            out.extend(publish_all(&mut ledger, now).into_iter().map(PublishTag));
+            prop_assert_eq!(ledger.published(), out.len());
+            let again = ledger.next_again(now);
+            prop_assert!(again.is_none_or(|again| again > now), "woken in vain: {ledger:?}");
+            prop_assert!(!out.is_empty() || again.is_some() || ledger.is_empty(), "nobody wakes: {ledger:?}");
+            prop_assert!(ledger.in_flight() >= out.len() && ledger.published_at.len() <= 2 * ledger.len() + 2);
+        }
+        while !ledger.is_empty() {
+            match out.pop() {
+                Some(tag) => drop(ledger.settle(tag)),
+                None => now = ledger.next_again(now).expect("a time that wakes"),
+            }
+            out.extend(publish_all(&mut ledger, now).into_iter().map(PublishTag));
+        }
+        prop_assert!(ledger.in_flight() == 0 && !ledger.may_repeat() && ledger.halted_by().is_none());
+        prop_assert!(ledger.forbidden().is_none() && ledger.last_of.is_empty() && ledger.bytes == 0);
+    }
+}

@@ -10,7 +10,7 @@ use crate::{
     rabbitmq::subscriptions::SubscriptionWatch,
     relay::{self, Ended, Source},
     settings::{self, Settings},
-    shutdown::{Shutdown, StopSignals, shutdown},
+    shutdown::{self, Shutdown, StopSignals},
 };
 
 pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
@@ -21,11 +21,13 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         None => None,
     };
     let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
-    let (trigger, shutdown) = shutdown();
+    let (trigger, shutdown) = shutdown::shutdown();
     let mut broker = settings.broker;
     broker.watch = SubscriptionWatch::new(&broker);
+    // Also during the drain: a message that comes back then waits for a look, too.
+    let (stop_watching, watched) = shutdown::shutdown();
     let watching = broker.watch.is_active().then(|| {
-        let watching = relay::watch_subscriptions(broker.clone(), board.subscriptions(), shutdown.clone());
+        let watching = relay::watch_subscriptions(broker.clone(), board.subscriptions(), watched);
         tokio::spawn(watching)
     });
     let mut sources = Sources::new(board.clone(), shutdown);
@@ -53,6 +55,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         _ = stop.next() => return Err(Failure::Runtime("ended by a second signal before everything was confirmed".to_owned())),
     };
     drop(admin_end);
+    stop_watching.request(Duration::ZERO);
     if let Some(watching) = watching {
         // Nothing depends on its goodbye to the broker.
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, watching).await;

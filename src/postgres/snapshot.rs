@@ -282,6 +282,11 @@ impl SnapshotRows {
     ) -> Result<Self, SnapshotError> {
         let name = &database.table;
         prepare(&client).await?;
+        // On an idle server two replays would have the same positions, and a consumer would take the second for a copy of the
+        // first. The message moves the position on; pgoutput sends it to nobody.
+        let mark =
+            "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(false, 'outboxd', '') END";
+        client.batch_execute(mark).await.map_err(sql("marking the snapshot's position"))?;
         // The lock first: a transaction's snapshot is that of its first query.
         let kind = described(&client, name).await?.kind;
         client

@@ -43,7 +43,8 @@ pub struct Message {
 /// What a service does with messages.
 pub trait Handler: Send + Sync + 'static {
     /// Whether a message that was published again on purpose (`outbox-replayed`) is handled although it was handled before, once
-    /// for each replay. Only for effects that do not add up. Otherwise a replay brings only what was never handled.
+    /// for each replay. Only for effects that do not add up. Otherwise a replay brings what has no row in the inbox: what was never
+    /// handled, and what was handled longer ago than `inbox_retention_s`.
     const TAKES_REPLAYS: bool = false;
 
     /// Brings the message's effect about, inside `transaction`, which also notes the message's id.

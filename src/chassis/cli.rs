@@ -52,7 +52,7 @@ pub struct Options {
 pub enum Command {
     /// Put dead letters back into the queue
     ///
-    /// The messages of each <queue>.dead go to the end of <queue>, in the order in which they died, whoever put them there: RabbitMQ,
+    /// The messages of each QUEUE.dead go to the end of QUEUE, in the order in which they died, whoever put them there: RabbitMQ,
     /// when their deliveries exceeded the queue's delivery limit, or the service, when it could not handle them. A message that
     /// fails again comes back with its new reason. The service may be running.
     Redrive(Redrive),

@@ -68,7 +68,7 @@ pub struct SlotRecord {
     /// Grows with every write, a teardown's too, so that an older state of the database shows.
     pub version: i64,
     /// The row is as outboxd wrote it on this server: no dump and no hand has put it there, and 0.1.0 has not written it.
-    /// Not written; the row's version and its `xmin` tell, see [`next_version`].
+    /// Not written; the row's version and its `xmin` tell, see `next_version`.
     pub as_written: bool,
 }
 

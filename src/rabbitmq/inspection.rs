@@ -231,12 +231,9 @@ impl<'o> Inspection<'o> {
     /// of no interest when nothing is to be declared.
     async fn look(&mut self, declaration: &Declaration) -> Result<String, BrokerError> {
         let (connection, declare) = (&mut self.connection, self.options.declare);
-        if let Declaration::Binding { destination, source, .. } = declaration {
+        if let Declaration::Binding { destination, source, key } = declaration {
             return match declare {
-                true => match probe::bind(connection, destination, source).await {
-                    Err(CallError::Refused(refusal)) if is_of_topic(&refusal) => {
-                        Ok("will be declared, unless this user's topic permissions are against it".to_owned())
-                    }
+                true => match probe::bind(connection, destination, source, key).await {
                     Err(error) => Err(probe::failure(declaration.object(), error, connection)),
                     Ok(()) => Ok("will be declared (AMQP cannot tell whether it is there)".to_owned()),
                 },
@@ -453,10 +450,6 @@ fn plugin(kind: &str) -> Option<&'static str> {
         DELAYED_MESSAGE => Some("rabbitmq_delayed_message_exchange"),
         _ => None,
     }
-}
-
-fn is_of_topic(refusal: &Refusal) -> bool {
-    refusal::reason(refusal.code, &refusal.text) == Reason::TopicPermission
 }
 
 async fn on_fresh_channel(

@@ -29,7 +29,7 @@ const BASIC: u16 = 60;
 const BODY_FRAME_BYTES_MAX: usize = 128 << 10;
 /// Of exchanges of the plugin `rabbitmq_recent_history_exchange`, which would keep a copy.
 const KEEP_NOT: &str = "x-recent-history-no-store";
-/// A key that nobody binds or publishes with.
+/// A key that nobody publishes with, and an argument that nobody binds with.
 pub(super) const UNUSED_KEY: &str = "outboxd.check.4d8e27c1a0b35f96";
 
 /// Asks whether a message of `bytes` may be published, which is what RabbitMQ checks before it stores one: its size, the right to
@@ -105,14 +105,17 @@ fn is_of(refusal: &Refusal, argument: &str) -> bool {
         && refusal.text.contains(&format!("'{argument}'"))
 }
 
-/// Asks whether a binding could be made: nothing is unbound that is of use, for nobody binds by that key. RabbitMQ asks for the
-/// same rights as to bind, and for them first.
+/// Asks whether a binding could be made: nothing is unbound that is of use, for nobody binds with that argument, and bindings with
+/// other arguments are other bindings. RabbitMQ asks for the same rights as to bind, that to the key included, and for them first.
 pub(super) async fn bind(
     connection: &mut Connection,
     destination: &Destination,
     source: &str,
+    key: &str,
 ) -> Result<(), CallError> {
-    match unbind(connection, destination, source, UNUSED_KEY).await {
+    let mut arguments = FieldTable::default();
+    arguments.insert(UNUSED_KEY.into(), AMQPValue::Boolean(true));
+    match unbind_with(connection, destination, source, key, arguments).await {
         // Exchange or queue is still to be declared.
         Err(CallError::Refused(refusal))
             if refusal::reason(refusal.code, &refusal.text) == Reason::Missing =>
@@ -130,6 +133,16 @@ pub(super) async fn unbind(
     source: &str,
     key: &str,
 ) -> Result<(), CallError> {
+    unbind_with(connection, destination, source, key, FieldTable::default()).await
+}
+
+async fn unbind_with(
+    connection: &mut Connection,
+    destination: &Destination,
+    source: &str,
+    key: &str,
+    arguments: FieldTable,
+) -> Result<(), CallError> {
     let short = |name: &str| short(name).map_err(|error| CallError::Lost(Loss::Broken(error)));
     let (source, routing_key) = (short(source)?, short(key)?);
     let method = match destination {
@@ -137,14 +150,14 @@ pub(super) async fn unbind(
             queue: short(name)?,
             exchange: source,
             routing_key,
-            arguments: FieldTable::default(),
+            arguments,
         })),
         Destination::Exchange(name) => AMQPClass::Exchange(exchange::AMQPMethod::Unbind(exchange::Unbind {
             destination: short(name)?,
             source,
             routing_key,
             nowait: false,
-            arguments: FieldTable::default(),
+            arguments,
         })),
     };
     connection.call(CHANNEL, open_channel()).await?;

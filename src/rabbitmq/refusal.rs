@@ -274,12 +274,16 @@ fn find(code: u16, text: &str) -> &'static Row {
     TABLE.iter().find(|row| row.code == code && is_said(sentence, row.words)).unwrap_or(&UNKNOWN)
 }
 
-/// The broker's words without the code's name in front (`PRECONDITION_FAILED - `).
+/// The broker's words without the code's name in front (`PRECONDITION_FAILED - `), and without the right that RabbitMQ 4 names
+/// (`write access to exchange ...`, up to 3.13 `access to exchange ...`).
 fn sentence(text: &str) -> &str {
-    match text.split_once(" - ") {
+    let sentence = match text.split_once(" - ") {
         Some((name, sentence)) if name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') => sentence,
         _ => text,
-    }
+    };
+    let rights = ["configure ", "write ", "read "];
+    let named = rights.iter().find_map(|right| sentence.strip_prefix(right));
+    named.filter(|rest| rest.starts_with("access to ")).unwrap_or(sentence)
 }
 
 fn is_said(sentence: &str, words: &[&str]) -> bool {

@@ -17,6 +17,21 @@ const SENTENCES: &[(u16, &str, Reason)] = &[
         "ACCESS_REFUSED - access to topic 'Nope' in exchange topic 'Order.events' in vhost '/' refused for user 'shop'",
         Reason::TopicPermission,
     ),
+    (
+        403,
+        "ACCESS_REFUSED - configure access to queue 'q' in vhost 'v' refused for user 'shop'",
+        Reason::Permission,
+    ),
+    (
+        403,
+        "ACCESS_REFUSED - write access to exchange 'open' in vhost 'v' refused for user 'shop'",
+        Reason::Permission,
+    ),
+    (
+        403,
+        "ACCESS_REFUSED - read access to topic 'Nope' in exchange 'Order.events' in vhost 'v' refused for user 'shop'",
+        Reason::TopicPermission,
+    ),
     (403, "ACCESS_REFUSED - queue name 'amq.q' contains reserved prefix 'amq.*'", Reason::ReservedName),
     (403, "ACCESS_REFUSED - exchange name 'amq.x' contains reserved prefix 'amq.*'", Reason::ReservedName),
     (403, "ACCESS_REFUSED - cannot publish to internal exchange 'x' in vhost '/'", Reason::InternalExchange),

@@ -677,7 +677,10 @@ async fn check_finds_that_the_broker_takes_smaller_messages_than_the_configurati
         message_bytes_max: 2 << 20,
     };
     let looked = async |limit: u32| {
-        let setting = format!("application:set_env(rabbit, max_message_size, {limit}).");
+        // RabbitMQ 4 has read it at its start.
+        let setting = format!(
+            "application:set_env(rabbit, max_message_size, {limit}), persistent_term:put(max_message_size, {limit})."
+        );
         broker.node.ctl(&["eval", &setting]).await;
         let checks =
             inspect(&broker.options(), "outboxd check", std::slice::from_ref(&publishing), &[]).await;

@@ -161,12 +161,12 @@ async fn a_row_larger_than_the_brokers_limit_names_both_limits_and_goes_on_when_
     eventually("what stands before it arrives", async || stage.oracle.received_count() >= 1).await;
     assert_eq!(stage.oracle.received_count(), 1);
     assert_eq!(daemon.reconnects("orders", "rabbitmq").await, 0);
-    broker.eval("application:set_env(rabbit, max_message_size, 16777216).").await;
+    limit(&broker, 16777216).await;
     until_state(&daemon, "orders", "streaming").await;
     eventually("all arrive", async || stage.oracle.received_count() >= 3).await;
     drop(daemon);
 
-    broker.eval("application:set_env(rabbit, max_message_size, 1048576).").await;
+    limit(&broker, 1048576).await;
     let mut stage = Stage::on("large_park", &postgres, &broker).await;
     stage.source = format!("{FAST}delivery.on_invalid = \"park\"\n");
     stage.consume().await;
@@ -216,4 +216,10 @@ async fn a_row_whose_exchange_cannot_be_declared_halts_and_does_not_flip() {
     consumer::bind(&stage.amqp_url, bound, "other", "#").await;
     stage.verdict().await.assert_delivered(0);
     connection.close(200, "done".into()).await.unwrap();
+}
+
+/// RabbitMQ 3 reads the setting for each message, RabbitMQ 4 once at its start.
+async fn limit(broker: &RabbitMq, bytes: u32) {
+    let set = "application:set_env(rabbit, max_message_size, N), persistent_term:put(max_message_size, N).";
+    broker.eval(&set.replace('N', &bytes.to_string())).await;
 }

@@ -209,8 +209,9 @@ static TABLE: &[Row] = &[
          one connection a source"),
     row(reply::NOT_ALLOWED, &["connection refused: node connection limit ("], Reason::NodeConnectionLimit, "needs one more connection than the node may have",
         "raise connection_max in rabbitmq.conf, or close connections that nobody needs"),
+    // RabbitMQ 4.0 names its own node as the user.
     row(reply::NOT_ALLOWED, &["number of channels opened for user '"], Reason::UserChannelLimit, "needs one more channel than the user may have",
-        "raise the user's limit (rabbitmqctl set_user_limits {user} '{\"max-channels\": N}', which replaces the user's other limits): outboxd needs \
+        "raise the user's limit (rabbitmqctl set_user_limits USER '{\"max-channels\": N}', which replaces the user's other limits): outboxd needs \
          three channels a source"),
     row(reply::NOT_ALLOWED, &["number of channels opened on node '"], Reason::NodeChannelLimit, "needs one more channel than the node may have",
         "raise channel_max_per_node in rabbitmq.conf, or close channels that nobody needs"),

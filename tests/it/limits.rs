@@ -105,9 +105,6 @@ async fn limits_of_connections_and_channels_are_not_taken_for_a_missing_vhost() 
     let daemon = alive(&stage.config()).await;
     let reason = reason(&daemon).await;
     assert!(reason.contains("number of channels opened for user"), "{reason}");
-    assert!(
-        reason.contains(&format!("set_user_limits {user} '")) && reason.contains("max-channels"),
-        "{reason}"
-    );
+    assert!(reason.contains("set_user_limits USER '") && reason.contains("max-channels"), "{reason}");
     node.delete_user(&user).await;
 }

@@ -135,6 +135,7 @@ async fn a_row_is_parked_once_a_synchronous_standby_has_it_however_long_that_tak
         .await;
     };
     require("nobody").await;
+    server.commits_wait("postgres").await;
     let rows = [row("a")];
     let storing = parked_table::store(&parker, &database, &rows);
     let mut storing = std::pin::pin!(storing);

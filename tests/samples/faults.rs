@@ -179,14 +179,7 @@ async fn an_answer_that_overtakes_the_order_it_is_about_waits_for_it() {
 
     admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    // The checkpointer makes the setting known, in its own time.
-    let probe = postgres.client(orders).await;
-    let probing = tokio::spawn(async move {
-        while probe.batch_execute("SELECT pg_logical_emit_message(true, 'probe', '')").await.is_ok() {}
-    });
-    let waits = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    eventually("commits wait for the standby", async || admin.query_opt(waits, &[]).await.unwrap()).await;
-    probing.abort();
+    postgres.commits_wait(orders).await;
     let port = shop.orders.port();
     let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": 10}}}}"#);
     let placing =

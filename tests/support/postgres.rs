@@ -93,6 +93,21 @@ impl Postgres {
         self.url(name)
     }
 
+    /// Waits until commits wait for a synchronous standby: after a reload the checkpointer makes the setting known, in its own time.
+    pub async fn commits_wait(&self, database: &str) {
+        let probe = self.client(database).await;
+        let probing = tokio::spawn(async move {
+            let commit = "SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'probe', '')";
+            while probe.batch_execute(commit).await.is_ok() {}
+        });
+        let client = self.client(database).await;
+        let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        while client.query_opt(waiting, &[]).await.expect("the server answers").is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        probing.abort();
+    }
+
     /// A client, driven by a task of the calling runtime.
     pub async fn client(&self, database: &str) -> tokio_postgres::Client {
         let (client, connection) =

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::{
     fence::FenceOf,
+    lasting::{Channel, Lasting, Waiting, row_of},
     sabotage::Sabotage,
     wal::RowId,
     world::{Link, Said, State, World},
@@ -38,6 +39,7 @@ pub(crate) struct Broker {
     pub(crate) unbound: bool,
     /// It has a bad time: it nacks much, or is slow.
     pub(crate) trouble: bool,
+    pub(crate) lasting: Lasting,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     /// Exclusive queues, and whose they are.
     pub(crate) fences: BTreeMap<String, ConnectionId>,
@@ -49,7 +51,8 @@ pub(crate) struct Broker {
 
 pub(crate) struct Arrival {
     pub(crate) connection: ConnectionId,
-    row: RowId,
+    pub(crate) row: RowId,
+    pub(crate) message: Arc<Message>,
     /// Which of the connection's publishes.
     serial: u64,
     /// The fence that the connection had.
@@ -60,9 +63,10 @@ pub(crate) struct Connection {
     pub(crate) process: u64,
     pub(crate) link: Link,
     /// In the order of publishing; told ones are taken out.
-    unanswered: VecDeque<Sent>,
+    pub(crate) unanswered: VecDeque<Sent>,
+    pub(crate) channel: Channel,
     last_serial: u64,
-    arrives_after: Instant,
+    pub(crate) arrives_after: Instant,
     blocked_told: bool,
     pub(crate) fence: FenceOf,
     /// The client is silent: then the broker closes the connection.
@@ -71,12 +75,14 @@ pub(crate) struct Connection {
     pub(crate) abandoned: bool,
 }
 
-struct Sent {
-    serial: u64,
-    tag: PublishTag,
-    row: RowId,
-    bytes: usize,
-    answer: Option<(Instant, Outcome)>,
+pub(crate) struct Sent {
+    pub(crate) serial: u64,
+    pub(crate) tag: PublishTag,
+    pub(crate) row: RowId,
+    pub(crate) message: Arc<Message>,
+    pub(crate) answer: Option<(Instant, Outcome)>,
+    /// Its queue has no leader that would answer.
+    pub(crate) leaderless: bool,
 }
 
 impl State {
@@ -94,13 +100,19 @@ impl State {
         }
     }
 
-    fn take_in(&mut self, Arrival { connection, row, serial, fence }: Arrival, now: Instant) {
-        self.accepted(connection, fence.as_deref());
+    fn take_in(&mut self, arrival: Arrival, now: Instant) {
+        self.accepted(arrival.connection, arrival.fence.as_deref());
+        if self.closes_channel(&arrival, now) {
+            return;
+        }
+        let Arrival { connection, row, serial, message, .. } = arrival;
+        let key = Some(message.routing_key.as_str());
+        let (full, leaderless) = (self.broker.lasting.full == key, self.broker.lasting.leaderless == key);
         let routed = self.broker.declared && !self.broker.unbound;
         let nack_one_in = if self.broker.trouble { 3 } else { self.scenario.nack_one_in };
-        let nacked = routed && self.one_in(nack_one_in);
-        // A nacked message may be in some of the queues all the same.
-        if routed && (!nacked || self.one_in(3)) {
+        let nacked = routed && !leaderless && (self.one_in(nack_one_in) || full);
+        // Queues beside the one that does not take it may have it all the same.
+        if routed && (!(nacked || leaderless) || self.one_in(3)) {
             self.oracle.delivered(row);
         }
         let outcome = match (routed, nacked) {
@@ -114,6 +126,16 @@ impl State {
             }
             (true, false) => Outcome::Confirmed,
         };
+        if routed && leaderless {
+            self.oracle.refused(row);
+            self.note(|| format!("broker: row {row} has no answer"));
+            let connection = self.broker.connections.get_mut(&connection);
+            let mut unanswered = connection.into_iter().flat_map(|connection| &mut connection.unanswered);
+            if let Some(sent) = unanswered.find(|sent| sent.serial == serial) {
+                sent.leaderless = true;
+            }
+            return;
+        }
         self.note(|| format!("broker: row {row} {outcome:?}"));
         let slow = if self.broker.trouble { 20 } else { 1 };
         let after = self.millis(0..=self.scenario.confirm_ms * slow);
@@ -162,32 +184,42 @@ impl State {
         }
     }
 
-    fn send(&mut self, id: ConnectionId, tag: PublishTag, message: &Message) {
+    pub(crate) fn send(
+        &mut self,
+        id: ConnectionId,
+        tag: PublishTag,
+        message: &Arc<Message>,
+        handed_over: Instant,
+    ) {
         let latency = self.millis(0..=self.scenario.publish_ms);
         let now = self.now();
-        let row: RowId = message.message_id.parse().unwrap_or(RowId::MAX);
+        let row = row_of(message);
         let Some(connection) = self.broker.connections.get_mut(&id) else { return };
         let process = connection.process;
-        let hung = connection.link != Link::Up;
+        let lost = connection.link != Link::Up || connection.channel.is_closed();
         let fence = connection.fence.name();
         connection.last_serial += 1;
         let serial = connection.last_serial;
-        connection.unanswered.push_back(Sent { serial, tag, row, bytes: message.size(), answer: None });
+        let sent = Sent { serial, tag, row, message: message.clone(), answer: None, leaderless: false };
+        connection.unanswered.push_back(sent);
         connection.arrives_after = connection.arrives_after.max(now + latency);
         let arrives = connection.arrives_after;
-        let unanswered: Vec<_> = connection.unanswered.iter().map(|sent| (sent.row, sent.bytes)).collect();
-        if !hung {
+        let unanswered: Vec<_> =
+            connection.unanswered.iter().map(|sent| (sent.row, sent.message.size())).collect();
+        if !lost {
             self.broker.last_arrival += 1;
             let key = (arrives, self.broker.last_arrival);
-            self.broker.arrivals.insert(key, Arrival { connection: id, row, serial, fence });
+            let arrival = Arrival { connection: id, row, serial, message: message.clone(), fence };
+            self.broker.arrivals.insert(key, arrival);
         }
-        self.published(process, id, row, &unanswered);
+        self.published(process, id, row, &unanswered, handed_over == now);
     }
 
     fn answers(&mut self, id: ConnectionId) -> Said<Result<PublisherEvent, BrokerError>> {
         let now = self.now();
         let (alarm, sabotage) = (self.broker.alarm, self.scenario.sabotage);
         let dropping = self.scenario.drops_unroutable();
+        let scenario = self.scenario.clone();
         let gone = || BrokerError::ConnectionClosed {
             at: AT.clone(),
             code: 320,
@@ -203,13 +235,19 @@ impl State {
                 Said::NothingBefore(at) => Said::NothingBefore(at),
             };
         }
+        let arrivals_before = self.broker.last_arrival;
+        self.send_waiting(id);
         let Some(connection) = self.broker.connections.get_mut(&id) else { return Said::This(Err(gone())) };
         if !matches!(connection.link, Link::Hung(_)) {
             let mut outcomes = Vec::new();
+            let mut nacked = Vec::new();
             let mut last_confirmed = None;
             connection.unanswered.retain(|sent| match &sent.answer {
                 Some((at, outcome)) if *at <= now => {
                     outcomes.push((sent.tag, outcome.clone(), sent.row));
+                    if *outcome == Outcome::Nacked {
+                        nacked.push((sent.tag, sent.message.clone()));
+                    }
                     if *outcome == Outcome::Confirmed {
                         last_confirmed = Some(sent.serial);
                     }
@@ -230,6 +268,7 @@ impl State {
             }
             if !outcomes.is_empty() {
                 for (_, outcome, row) in &outcomes {
+                    self.oracle.answered(id, *row, outcome, now, &scenario.relay);
                     match outcome {
                         Outcome::Confirmed => self.oracle.told_confirmed(process, id, *row, now),
                         Outcome::Returned { .. } if dropping => self.oracle.dropped(process, id, *row, now),
@@ -237,7 +276,17 @@ impl State {
                         Outcome::Nacked => self.oracle.told_nacked(process, *row),
                     }
                 }
-                let outcomes = outcomes.into_iter().map(|(tag, outcome, _)| (tag, outcome)).collect();
+                let mut outcomes: Vec<_> =
+                    outcomes.into_iter().map(|(tag, outcome, _)| (tag, outcome)).collect();
+                if sabotage == Some(Sabotage::NackedAtOnce) {
+                    outcomes.retain(|(_, outcome)| *outcome != Outcome::Nacked);
+                    for (tag, message) in nacked {
+                        self.send(id, tag, &message, now);
+                    }
+                    if outcomes.is_empty() {
+                        return Said::NothingBefore(Some(now));
+                    }
+                }
                 return Said::This(Ok(PublisherEvent::Outcomes(outcomes)));
             }
         }
@@ -254,6 +303,10 @@ impl State {
             }
             Link::Up => {}
         }
+        if let Some(event) = self.hear_of_channel(id, now) {
+            return Said::This(Ok(event));
+        }
+        let Some(connection) = self.broker.connections.get_mut(&id) else { return Said::This(Err(gone())) };
         let published = !connection.unanswered.is_empty();
         if alarm != connection.blocked_told && (published || !alarm) {
             connection.blocked_told = alarm;
@@ -263,9 +316,14 @@ impl State {
                 PublisherEvent::Unblocked
             }));
         }
+        // What was sent just now may be there already.
+        if self.broker.last_arrival != arrivals_before {
+            return Said::NothingBefore(Some(now));
+        }
         let answer = connection.unanswered.iter().filter_map(|sent| Some(sent.answer.as_ref()?.0)).min();
         let arrival = self.broker.arrivals.first_key_value().map(|((at, _), _)| *at).filter(|_| !alarm);
-        Said::NothingBefore([answer, arrival].into_iter().flatten().filter(|at| *at > now).min())
+        let channel = connection.channel.next();
+        Said::NothingBefore([answer, arrival, channel].into_iter().flatten().filter(|at| *at > now).min())
     }
 }
 
@@ -323,6 +381,7 @@ impl Reachable for SimulatedBroker {
                 process: self.process,
                 link: Link::Up,
                 unanswered: VecDeque::new(),
+                channel: Channel::new(state.now()),
                 last_serial: 0,
                 arrives_after: state.now(),
                 blocked_told: false,
@@ -358,9 +417,12 @@ impl Publisher for SimulatedPublisher {
         let id = self.id;
         let waiting = std::mem::take(&mut self.waiting);
         self.world.look(|state| {
-            for (tag, message) in waiting {
-                state.send(id, tag, &message);
+            if let Some(connection) = state.broker.connections.get_mut(&id) {
+                let handed_over = Instant::now();
+                let waiting = waiting.into_iter().map(|(tag, message)| Waiting { tag, message, handed_over });
+                connection.channel.waiting.extend(waiting);
             }
+            state.send_waiting(id);
         });
         self.world.hear(|state| state.answers(id)).await
     }

@@ -3,7 +3,8 @@
 use crate::{
     postgres::{DataDirectory, Mode},
     run::Run,
-    world::{Link, State},
+    wal::{EXCHANGES, ROUTING_KEYS},
+    world::{Link, State, World},
 };
 
 /// Something that goes wrong.
@@ -61,6 +62,14 @@ pub(crate) enum Fault {
     QueueGone,
     /// The broker nacks and is slow for a while.
     BrokerTrouble,
+    /// The broker closes the channel for messages of one routing key for a while, perhaps a long one.
+    MessagesRefused,
+    /// An exchange cannot be declared for a while.
+    ExchangeRefused,
+    /// A queue is full and rejects for a while.
+    QueueFull,
+    /// A queue has no leader, and confirms nothing for a while.
+    QueueWithoutLeader,
     /// kill -9, and a new start.
     ProcessCrashes,
     /// SIGTERM with time to drain, and a new start.
@@ -102,6 +111,10 @@ impl Fault {
         Fault::ProcessEndsInHaste,
         Fault::ProcessFreezes,
     ];
+
+    /// States of the broker that last.
+    pub(crate) const LASTING: [Fault; 4] =
+        [Fault::MessagesRefused, Fault::ExchangeRefused, Fault::QueueFull, Fault::QueueWithoutLeader];
 
     pub(crate) async fn happen(self, run: &mut Run) {
         run.world.look(|state| state.note(|| format!("*** {self:?}")));
@@ -224,6 +237,27 @@ impl Fault {
                 world.change(|state| state.broker.trouble = true);
                 run.mend(2_000, |state| state.broker.trouble = false);
             }
+            Fault::MessagesRefused => {
+                world.change(|state| state.broker.lasting.refused = Some(state.routing_key()));
+                run.mend(state_lasts(&world), |state| state.broker.lasting.refused = None);
+            }
+            Fault::ExchangeRefused => {
+                world.change(|state| {
+                    let exchange = EXCHANGES[state.rng.usize(0..EXCHANGES.len())];
+                    state.broker.lasting.another_exchange = Some(exchange);
+                    // What a connection has declared stays known to it.
+                    state.cut_all_broker_connections();
+                });
+                run.mend(state_lasts(&world), |state| state.broker.lasting.another_exchange = None);
+            }
+            Fault::QueueFull => {
+                world.change(|state| state.broker.lasting.full = Some(state.routing_key()));
+                run.mend(state_lasts(&world), |state| state.broker.lasting.full = None);
+            }
+            Fault::QueueWithoutLeader => {
+                world.change(|state| state.broker.lasting.leaderless = Some(state.routing_key()));
+                run.mend(state_lasts(&world), State::find_leader);
+            }
             Fault::ProcessCrashes => run.crash().await,
             Fault::ProcessEnds => run.end(30_000).await,
             Fault::ProcessEndsInHaste => run.end(300).await,
@@ -232,7 +266,16 @@ impl Fault {
     }
 }
 
+/// At most so long, in ms: beyond the last write, or only for a moment.
+fn state_lasts(world: &World) -> u64 {
+    world.look(|state| if state.rng.bool() { 60_000 } else { 2_000 })
+}
+
 impl State {
+    fn routing_key(&mut self) -> &'static str {
+        ROUTING_KEYS[self.rng.usize(0..ROUTING_KEYS.len())]
+    }
+
     /// All of these, or each with a chance of one half.
     fn some(&mut self, of: impl FnOnce(&Self) -> Vec<u64>) -> Vec<u64> {
         let all = of(self);

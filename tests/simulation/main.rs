@@ -12,6 +12,8 @@
 mod broker;
 mod faults;
 mod fence;
+mod lasting;
+mod lasting_alone;
 mod oracle;
 mod parking;
 mod postgres;

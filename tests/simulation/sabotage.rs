@@ -31,6 +31,14 @@ pub(crate) enum Sabotage {
     RecordSeldom,
     /// A successor takes the slot's word although its record knows better.
     DistrustRecord,
+    /// The whole window is sent again when a channel was closed for one message.
+    WindowAgain,
+    /// Messages that were handed over and not sent when a channel was closed count as confirmed.
+    UnsentCounts,
+    /// A nacked message is sent again at once.
+    NackedAtOnce,
+    /// Waits between the turns of nacked messages do not grow.
+    NackedWithoutGrowingWaits,
     /// A successor believes a record that this server has not written.
     TrustAnyRecord,
 }
@@ -112,6 +120,26 @@ fn a_relay_that_removes_rows_before_they_are_confirmed_is_caught() {
 #[test]
 fn a_relay_that_forgets_what_it_parks_is_caught() {
     is_caught(Sabotage::ForgetParked);
+}
+
+#[test]
+fn a_relay_that_sends_its_window_again_for_one_message_is_caught() {
+    is_caught_in(Sabotage::WindowAgain, |scenario| scenario.faults = vec![Fault::MessagesRefused]);
+}
+
+#[test]
+fn a_relay_that_forgets_what_was_not_sent_is_caught() {
+    is_caught_in(Sabotage::UnsentCounts, |scenario| scenario.faults = vec![Fault::MessagesRefused]);
+}
+
+#[test]
+fn a_relay_that_sends_nacked_messages_again_at_once_is_caught() {
+    is_caught(Sabotage::NackedAtOnce);
+}
+
+#[test]
+fn a_relay_whose_waits_after_nacks_do_not_grow_is_caught() {
+    is_caught_in(Sabotage::NackedWithoutGrowingWaits, |scenario| scenario.faults = vec![Fault::QueueFull]);
 }
 
 /// The scenario of a server that crashes, never saves its slot, and is written to for some seconds.

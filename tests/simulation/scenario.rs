@@ -133,12 +133,24 @@ impl Scenario {
         }
         scenario.slot_saved_one_in = pick(&mut rng, &[4, 50, 0]) as u32;
         scenario.slot_unsaved_at_stop = rng.bool();
+        if !scenario.faults.is_empty() && rng.u32(0..3) == 0 {
+            let lasting: Vec<_> = Fault::LASTING.into_iter().filter(|_| rng.bool()).collect();
+            scenario.faults.extend(lasting);
+            if rng.u32(0..3) == 0 {
+                scenario.relay.on_nack = OnNack::Park;
+            }
+        }
         scenario
     }
 
     /// Rows that cannot become messages are written all the time.
     pub(crate) fn parks_invalid(&self) -> bool {
         self.relay.on_invalid == OnInvalid::Park
+    }
+
+    /// The broker refuses some messages and not others.
+    pub(crate) fn states_last(&self) -> bool {
+        self.faults.iter().any(|fault| Fault::LASTING.contains(fault))
     }
 
     pub(crate) fn drops_unroutable(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outboxd::{rabbitmq::publisher::Outcome, relay::RelayOptions};
 use tokio::time::Instant;
 
 use super::{Oracle, ProcessSeen, Settled};
@@ -46,7 +47,8 @@ impl Oracle {
     }
 
     pub(crate) fn nacked(&mut self, row: RowId) {
-        self.row(row).refused = true;
+        let row = self.row(row);
+        (row.refused, row.nacked) = (true, true);
     }
 
     pub(crate) fn unroutable(&mut self, row: RowId) {
@@ -56,6 +58,23 @@ impl Oracle {
     pub(crate) fn returned(&mut self, process: u64, row: RowId) {
         self.row(row).returned_last = true;
         self.process(process).in_flight.remove(&row);
+    }
+
+    /// A process hears an outcome.
+    pub(crate) fn answered(
+        &mut self,
+        connection: u64,
+        row: RowId,
+        outcome: &Outcome,
+        now: Instant,
+        options: &RelayOptions,
+    ) {
+        match outcome {
+            _ if row == RowId::MAX => {}
+            Outcome::Nacked => self.takes_turns(connection, row, now, options),
+            Outcome::Returned { .. } => self.ends_turn(connection, row, true, options),
+            Outcome::Confirmed => self.ends_turn(connection, row, false, options),
+        }
     }
 
     pub(crate) fn told_nacked(&mut self, process: u64, row: RowId) {
@@ -125,6 +144,7 @@ impl State {
         connection: u64,
         row: RowId,
         unanswered: &[(RowId, usize)],
+        at_once: bool,
     ) {
         let now = self.now();
         self.note(|| format!("process {process} publishes row {row}"));
@@ -161,6 +181,8 @@ impl State {
                 .violated(format!("rows {other} and {row} of aggregate {aggregate} are in flight together"));
         }
 
+        oracle.sent_again(connection, row, now, &self.scenario.relay);
+
         // What a process knows to be settled it does not repeat, nor what a clean end has left behind.
         if told_here {
             oracle.violated(format!("row {row} is published again on the connection that confirmed it"));
@@ -179,6 +201,11 @@ impl State {
         let late = seen.left.is_some_and(|left| left + notices < now);
         if done {
             oracle.violated(format!("process {process} repeats row {row}, which it knows to be settled"));
+        }
+
+        // What was handed to the publisher before, and only now fits into the socket, the fence guards alone.
+        if !at_once {
+            return;
         }
 
         // Another instance may have the slot by now.

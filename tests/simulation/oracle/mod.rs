@@ -1,5 +1,6 @@
 //! Watches everything and knows what must hold. See the checks; each says what the product promises.
 
+mod again;
 mod delivery;
 mod ending;
 mod gap;
@@ -10,6 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use outboxd::relay::{BacklogPolicy, Ordering};
 use tokio::time::Instant;
 
+use self::again::Again;
 use crate::{
     postgres::{DataDirectory, SessionId},
     scenario::Scenario,
@@ -42,6 +44,8 @@ pub(crate) struct Oracle {
     publishing: HashMap<String, u64>,
     /// Connections behind which another one has published.
     superseded: HashSet<u64>,
+    /// By connection.
+    again: HashMap<u64, Again>,
     pub(crate) duplicates: u64,
     pub(crate) deliveries: u64,
     pub(crate) removals: u64,
@@ -57,6 +61,7 @@ struct RowSeen {
     invalid: bool,
     exempt: bool,
     delivered: u32,
+    sent: u32,
     dropped: bool,
     /// Some process was told that it is in the table of parked rows.
     parked: bool,
@@ -64,6 +69,7 @@ struct RowSeen {
     was_parked: bool,
     /// Nacked or returned, at least once.
     refused: bool,
+    nacked: bool,
     returned_last: bool,
     /// Each time that a process was told that the broker has it, or that it is parked, or dropped it.
     settled: Vec<Settled>,
@@ -137,10 +143,21 @@ impl Oracle {
             skips_backlog: scenario.relay.backlog == BacklogPolicy::Skip,
             publishing: HashMap::new(),
             superseded: HashSet::new(),
+            again: HashMap::new(),
             duplicates: 0,
             deliveries: 0,
             removals: 0,
         }
+    }
+
+    /// How often the message was sent that was sent most, of all or of those that were never refused.
+    pub(crate) fn sent_max(&self, innocent: bool) -> u32 {
+        let rows = self.rows.values().filter(|row| !(innocent && row.refused));
+        rows.map(|row| row.sent).max().unwrap_or(0)
+    }
+
+    pub(crate) fn parked_after_nacks(&self) -> usize {
+        self.rows.values().filter(|row| row.was_parked && row.nacked).count()
     }
 
     pub(crate) fn violated(&mut self, what: String) {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use outboxd::{
+    admin::SourceState,
     outbox::{ColumnNames, Mapping},
     postgres::{SourceDatabase, TableName, cleanup::Cleanup, endpoint::Endpoint},
 };
@@ -37,6 +38,14 @@ pub(crate) struct Report {
     pub(crate) duplicates: u64,
     pub(crate) removals: u64,
     pub(crate) parks_refused: u64,
+    /// Rows with a nack behind them that were parked.
+    pub(crate) parked_after_nacks: usize,
+    /// How often the message was sent that was sent most.
+    pub(crate) sent_max: u32,
+    /// The same, of those that the broker never refused.
+    pub(crate) innocent_sent_max: u32,
+    /// States in which some process was seen.
+    pub(crate) states: Vec<SourceState>,
     pub(crate) trace: Vec<String>,
 }
 
@@ -60,6 +69,10 @@ pub(crate) fn simulate(scenario: Scenario, trace: bool) -> Report {
             duplicates: state.oracle.duplicates,
             removals: state.oracle.removals,
             parks_refused: state.postgres.parks_refused,
+            parked_after_nacks: state.oracle.parked_after_nacks(),
+            sent_max: state.oracle.sent_max(false),
+            innocent_sent_max: state.oracle.sent_max(true),
+            states: std::mem::take(&mut run.states),
             trace: state.trace.take().unwrap_or_default(),
         })
     })
@@ -75,6 +88,7 @@ pub(crate) struct Run {
     copies: VecDeque<DataDirectory>,
     options: Arc<SourceDatabase>,
     mapping: Mapping,
+    states: Vec<SourceState>,
 }
 
 impl Run {
@@ -113,6 +127,7 @@ impl Run {
             copies: VecDeque::new(),
             options: Arc::new(options),
             mapping,
+            states: Vec::new(),
         }
     }
 
@@ -170,6 +185,7 @@ impl Run {
         let mut started_again = false;
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
+            self.see_states();
             self.recover().await;
             self.check()?;
             // One that halted at an invalid row which the server that took over does not have waits for somebody, too.
@@ -190,6 +206,7 @@ impl Run {
 
     /// What somebody does who is not after anything: other tables' WAL, a copy of the server, a look at the slot.
     fn look_around(&mut self) {
+        self.see_states();
         let copy = self.world.change(|state| {
             if state.one_in(3) {
                 state.postgres.data.wal_end += state.rng.u64(1..500);
@@ -206,6 +223,12 @@ impl Run {
         if self.copies.len() > 3 {
             self.copies.pop_front();
         }
+    }
+
+    fn see_states(&mut self) {
+        let seen = self.processes.iter().filter_map(Process::state);
+        self.states.extend(seen);
+        self.states.dedup();
     }
 
     /// A while from now, something gets well.

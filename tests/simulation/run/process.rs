@@ -25,6 +25,10 @@ impl Process {
         self.halted(why).is_some()
     }
 
+    pub(super) fn state(&self) -> Option<SourceState> {
+        self.board.status().sources.first().map(|source| source.state)
+    }
+
     /// What it says of itself.
     pub(super) fn shown(&self) -> String {
         let sources = self.board.status().sources;
@@ -55,6 +59,7 @@ impl Run {
         match self.scenario.sabotage {
             Some(Sabotage::NoGate) => relay.ordering = Ordering::Pipelined,
             Some(Sabotage::HoldTwice) => relay.in_flight_max *= 2,
+            Some(Sabotage::NackedWithoutGrowingWaits) => relay.backoff_max = relay.backoff_min,
             _ => {}
         }
         let source = Source {

@@ -1,0 +1,233 @@
+//! States of the broker that last, each of one routing key or exchange while the others are well: it closes the channel for a
+//! message, refuses an exchange, nacks, or confirms nothing. And a publisher's channel, which is closed and opened again.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use outboxd::{
+    ledger::PublishTag,
+    outbox::Message,
+    rabbitmq::{
+        DeclareError, Refused,
+        publisher::{Outcome, PublisherEvent},
+        reason,
+    },
+};
+use tokio::time::Instant;
+
+use crate::{
+    broker::{Arrival, ConnectionId},
+    sabotage::Sabotage,
+    wal::RowId,
+    world::{Link, State},
+};
+
+/// What lasts.
+#[derive(Default)]
+pub(crate) struct Lasting {
+    /// The user may not publish with this routing key: the channel is closed for it.
+    pub(crate) refused: Option<&'static str>,
+    /// This exchange is there, but of another type.
+    pub(crate) another_exchange: Option<&'static str>,
+    /// The queue of this routing key is full and rejects.
+    pub(crate) full: Option<&'static str>,
+    /// The queue of this routing key has no leader.
+    pub(crate) leaderless: Option<&'static str>,
+}
+
+/// A message that was handed over.
+pub(crate) struct Waiting {
+    pub(crate) tag: PublishTag,
+    pub(crate) message: Arc<Message>,
+    pub(crate) handed_over: Instant,
+}
+
+/// The channel of a connection on which messages are published.
+pub(crate) struct Channel {
+    /// Handed over, and nothing sent of them.
+    pub(crate) waiting: VecDeque<Waiting>,
+    /// The broker has closed it for this row, and the client hears that then.
+    closed: Option<(Instant, RowId)>,
+    /// Nothing is sent before: it is being opened, or the socket is full.
+    sends_from: Instant,
+    /// Exchanges that the connection has declared.
+    known: HashSet<String>,
+    /// The answer to the declare of this exchange comes then.
+    declaring: Option<(Instant, String)>,
+}
+
+impl Channel {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            closed: None,
+            sends_from: now,
+            known: HashSet::new(),
+            declaring: None,
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// When it has something to do.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let sends = (!self.waiting.is_empty() && self.declaring.is_none()).then_some(self.sends_from);
+        let closed = self.closed.as_ref().map(|(at, _)| *at);
+        let declared = self.declaring.as_ref().map(|(at, _)| *at);
+        [sends, closed, declared].into_iter().flatten().min()
+    }
+}
+
+impl State {
+    /// Sends what may be sent of what was handed over.
+    pub(crate) fn send_waiting(&mut self, id: ConnectionId) {
+        let now = self.now();
+        let lasts = self.scenario.states_last();
+        while let Some(connection) = self.broker.connections.get_mut(&id) {
+            let (publish_ms, channel) = (self.scenario.publish_ms, &mut connection.channel);
+            if channel.sends_from > now || channel.declaring.is_some() {
+                return;
+            }
+            let Some(next) = channel.waiting.pop_front() else { return };
+            if lasts && !channel.known.contains(&next.message.exchange) {
+                let exchange = next.message.exchange.clone();
+                channel.waiting.push_front(next);
+                let after = self.millis(0..=publish_ms * 2);
+                if let Some(connection) = self.broker.connections.get_mut(&id) {
+                    connection.channel.declaring = Some((now + after, exchange));
+                }
+                return;
+            }
+            self.send(id, next.tag, &next.message, next.handed_over);
+            if lasts && self.one_in(10) {
+                let after = self.millis(1..=5);
+                if let Some(connection) = self.broker.connections.get_mut(&id) {
+                    connection.channel.sends_from = now + after;
+                }
+            }
+        }
+    }
+
+    /// Closes the channel when the broker refuses the message. What came before it has been taken in, what comes behind it on the
+    /// channel is lost, and no confirm is told any more.
+    pub(crate) fn closes_channel(&mut self, arrival: &Arrival, now: Instant) -> bool {
+        if self.broker.lasting.refused != Some(arrival.message.routing_key.as_str()) {
+            return false;
+        }
+        let &Arrival { connection: id, row, .. } = arrival;
+        self.note(|| format!("broker: closes the channel of connection {id} for row {row}"));
+        self.oracle.refused(row);
+        self.broker.arrivals.retain(|_, other| other.connection != id);
+        let after = self.millis(0..=self.scenario.publish_ms);
+        if let Some(connection) = self.broker.connections.get_mut(&id) {
+            connection.channel.closed = Some((now + after, row));
+            for sent in &mut connection.unanswered {
+                sent.answer.take_if(|(at, _)| *at > now);
+                sent.leaderless = false;
+            }
+        }
+        true
+    }
+
+    /// What a client hears of its channels once it has heard every outcome.
+    pub(crate) fn hear_of_channel(&mut self, id: ConnectionId, now: Instant) -> Option<PublisherEvent> {
+        let opens = now + self.millis_if_states_last(self.scenario.publish_ms * 2);
+        let sabotage = self.scenario.sabotage;
+        let another = self.broker.lasting.another_exchange;
+        let connection = self.broker.connections.get_mut(&id).filter(|c| c.link == Link::Up)?;
+        let (process, channel) = (connection.process, &mut connection.channel);
+        if let Some((_, exchange)) = channel.declaring.take_if(|(at, _)| *at <= now) {
+            if another != Some(exchange.as_str()) {
+                channel.known.insert(exchange);
+                self.send_waiting(id);
+                return None;
+            }
+            channel.sends_from = opens;
+            let first = channel.waiting.front().filter(|first| first.message.exchange == exchange)?;
+            let row = row_of(&first.message);
+            let unsent = channel.waiting.drain(..).map(|waiting| waiting.tag).collect();
+            self.oracle.exchange_refused(process, id, row, now);
+            self.note(|| {
+                format!("process {process} hears that exchange {exchange} is refused, of row {row}")
+            });
+            return Some(PublisherEvent::ExchangeRefused { refused: refused_exchange(&exchange), unsent });
+        }
+        channel.closed.filter(|(at, _)| *at <= now)?;
+        if sabotage == Some(Sabotage::UnsentCounts) && !channel.waiting.is_empty() {
+            let unsent: Vec<_> = channel.waiting.drain(..).collect();
+            for Waiting { message, .. } in &unsent {
+                self.oracle.told_confirmed(process, id, row_of(message), now);
+            }
+            let outcomes = unsent.into_iter().map(|unsent| (unsent.tag, Outcome::Confirmed)).collect();
+            return Some(PublisherEvent::Outcomes(outcomes));
+        }
+        let (_, guilty) = channel.closed.take()?;
+        channel.sends_from = opens;
+        let unsent: Vec<_> = channel.waiting.drain(..).collect();
+        let sent: Vec<_> = connection.unanswered.drain(..).collect();
+        let rows: Vec<RowId> = sent.iter().map(|sent| sent.row).collect();
+        self.note(|| format!("process {process} hears that its channel was closed for one of {rows:?}"));
+        self.oracle.channel_closed(process, id, guilty, &rows, now);
+        if sabotage == Some(Sabotage::WindowAgain) {
+            self.broker.connections.get_mut(&id)?.arrives_after = now + Duration::from_millis(1);
+            for sent in sent {
+                self.send(id, sent.tag, &sent.message, now);
+            }
+            return None;
+        }
+        let sent = sent.into_iter().map(|sent| sent.tag).collect();
+        let unsent = unsent.into_iter().map(|unsent| unsent.tag).collect();
+        Some(PublisherEvent::ChannelClosed { refused: refused_key(), sent, unsent })
+    }
+
+    fn millis_if_states_last(&mut self, at_most: u64) -> Duration {
+        if self.scenario.states_last() { self.millis(0..=at_most) } else { Duration::ZERO }
+    }
+
+    /// The queue has a leader again: it confirms some of what it was sent meanwhile, and has never heard of the rest.
+    pub(crate) fn find_leader(&mut self) {
+        self.broker.lasting.leaderless = None;
+        let now = self.now();
+        for id in self.broker.connections.keys().copied().collect::<Vec<_>>() {
+            let Some(connection) = self.broker.connections.get(&id).filter(|c| c.link == Link::Up) else {
+                continue;
+            };
+            let held: Vec<_> =
+                connection.unanswered.iter().filter(|s| s.leaderless).map(|s| (s.serial, s.row)).collect();
+            for (serial, row) in held {
+                if self.rng.bool() {
+                    continue;
+                }
+                self.oracle.delivered(row);
+                let after = self.millis(0..=self.scenario.confirm_ms);
+                let connection = self.broker.connections.get_mut(&id);
+                if let Some(sent) =
+                    connection.and_then(|c| c.unanswered.iter_mut().find(|sent| sent.serial == serial))
+                {
+                    sent.answer = Some((now + after, Outcome::Confirmed));
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn row_of(message: &Message) -> RowId {
+    message.message_id.parse().unwrap_or(RowId::MAX)
+}
+
+fn refused_key() -> Refused {
+    let text = "ACCESS_REFUSED - access to topic 'Shipped' in exchange topic 'Order.events' in vhost '/' refused for user 'outboxd'";
+    Refused::Publish { code: 403, text: text.to_owned() }
+}
+
+fn refused_exchange(exchange: &str) -> Refused {
+    let (code, text) =
+        (406, format!("PRECONDITION_FAILED - inequivalent arg 'type' for exchange '{exchange}'"));
+    let object = format!("exchange '{exchange}'");
+    Refused::Exchange(DeclareError { object, reason: reason(code, &text), code, text })
+}

@@ -463,15 +463,6 @@ impl Ledger {
         self.forget_answered();
     }
 
-    /// The message that is published under this tag.
-    pub fn published_message(&self, tag: PublishTag) -> Option<&Message> {
-        let index = tag.0.checked_sub(self.first_tag)?;
-        match &self.entries.get(index as usize)?.item {
-            Item::Message { message, .. } => Some(message),
-            _ => None,
-        }
-    }
-
     /// The broker nacked a message. Messages of one exchange and routing key take turns; `again_at` gives the time of the next
     /// turn after so many that were in vain. When there were `failures_max` in a row, gives those that wait for their turn: the
     /// caller must have each [put aside](Self::park_nacked).

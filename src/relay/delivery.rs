@@ -391,10 +391,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 }
                 Outcome::Returned { .. } => {
                     returned += 1;
-                    if self
-                        .ledger
-                        .published_message(tag)
-                        .is_some_and(|message| self.returns.sends_again(tag, message))
+                    if self.ledger.message(tag).is_some_and(|message| self.returns.sends_again(tag, message))
                     {
                         self.refuse(tag, Refusal::LookedInto);
                         continue;

@@ -114,7 +114,9 @@ mutate forget-what-could-not-be-stored src/relay/parker.rs \
 mutate trust-a-server-that-lacks-a-parked-row src/ledger/progress.rs \
     'confirmed.map(ConfirmedLsn::lsn).max(settled).max(parked_before)' '{ let _ = parked_before; confirmed.map(ConfirmedLsn::lsn).max(settled) }'
 mutate suspects-all-at-once src/ledger/suspects.rs \
-    '(published < LOT).then' '(published < usize::MAX).then'
+    'let limit = if goes_alone { 1 } else { LOT };' 'let limit = if goes_alone { 1 } else { usize::MAX };'
+mutate begin-a-lot-beside-the-last-suspect src/ledger/suspects.rs \
+    'published >= limit || self.alone_out.is_some()' 'published >= limit'
 mutate send-beside-a-suspect src/ledger.rs \
     'if self.suspects.are_out() {' 'if false {'
 mutate send-behind-a-refused-message src/ledger.rs \

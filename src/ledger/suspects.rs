@@ -22,6 +22,8 @@ pub(super) struct Suspects {
     few: BTreeSet<u64>,
     /// On their way again.
     out: BTreeSet<u64>,
+    /// Of those the one that went alone. Nothing goes out beside it, also when it is the last of its lot.
+    alone_out: Option<u64>,
 }
 
 impl Suspects {
@@ -43,12 +45,17 @@ impl Suspects {
     /// Takes the next one that may go out beside so many that are on their way.
     pub(super) fn next(&mut self, published: usize) -> Option<u64> {
         let tag = self.first()?;
-        let (waiting, limit) =
-            if self.alone.contains(&tag) { (&mut self.alone, 1) } else { (&mut self.few, LOT) };
-        if published >= limit {
+        let goes_alone = self.alone.contains(&tag);
+        let limit = if goes_alone { 1 } else { LOT };
+        if published >= limit || self.alone_out.is_some() {
             return None;
         }
-        waiting.remove(&tag);
+        if goes_alone {
+            self.alone.remove(&tag);
+            self.alone_out = Some(tag);
+        } else {
+            self.few.remove(&tag);
+        }
         self.out.insert(tag);
         Some(tag)
     }
@@ -56,6 +63,7 @@ impl Suspects {
     /// A message was answered, or is not on its way any more.
     pub(super) fn answered(&mut self, tag: u64) {
         self.out.remove(&tag);
+        self.alone_out.take_if(|alone| *alone == tag);
     }
 
     /// Whether a suspect is on its way.
@@ -73,6 +81,7 @@ impl Suspects {
         // They have been sent as a lot already, or are no more than one.
         let is_a_lot = sent.len() <= LOT;
         self.out.clear();
+        self.alone_out = None;
         if is_a_lot { &mut self.alone } else { &mut self.few }.extend(sent);
     }
 }

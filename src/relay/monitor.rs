@@ -242,12 +242,13 @@ impl<D: Database> Watched<D> {
     }
 
     /// Writes the record whenever it is due, and looks at the publication before each time: the record must not speak of what
-    /// came after a gap.
+    /// came after a gap. A server that the slot is not streamed from gets none: it may be an older copy of the one that is, and each
+    /// write moves its WAL on to where the two cannot be told apart.
     async fn record_until(&mut self, end: Instant, sql: &D::Sql) -> Result<(), Unwatched> {
         let limit = self.silence_max;
         loop {
             let confirmed = *self.confirmed.borrow();
-            if let Some(now) = confirmed.filter(|now| self.is_record_due(*now)) {
+            if let Some(now) = confirmed.filter(|now| !self.is_elsewhere && self.is_record_due(*now)) {
                 within(limit, self.look_at_publication(sql)).await?;
                 self.heard();
                 if self.finds.borrow().is_none() {
@@ -259,8 +260,9 @@ impl<D: Database> Watched<D> {
             if now >= end {
                 return Ok(());
             }
-            // Looked at so often, as nobody says when another row is confirmed.
-            tokio::time::sleep_until(end.min(now + RECORD_INTERVAL)).await;
+            // Looked at so often, as nobody says when another row is confirmed; and not late because a look at the slot came between.
+            let due = if self.record_next > now { self.record_next } else { now + RECORD_INTERVAL };
+            tokio::time::sleep_until(end.min(due)).await;
         }
     }
 

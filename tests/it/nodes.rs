@@ -168,7 +168,10 @@ async fn child_that_starts_nodes() {
 #[tokio::test]
 async fn nothing_is_left_of_a_process_that_ends_in_whatever_way() {
     for signal in ["INT", "KILL"] {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        // Whoever runs the tests in the background of a shell has SIGINT ignored, and so has every child.
+        let mut child = Command::new("env")
+            .arg("--default-signal=INT")
+            .arg(std::env::current_exe().unwrap())
             .args(["nodes::child_that_starts_nodes", "--exact", "--ignored", "--nocapture"])
             .env(CHILD, "1")
             .stdout(Stdio::piped())

@@ -98,7 +98,7 @@ const LOW: u32 = u32::MAX;
 /// A row that a dump, a subscription or a hand puts into the table has another `xmin`. So has one that 0.1.0 writes: its next
 /// version is the old one plus 1, which names an earlier transaction, as the number is inverted.
 fn next_version(version: &str) -> String {
-    format!("(((({version}) >> 32) + 1) << 32) | (~ pg_current_xact_id()::text::bigint & {LOW})")
+    format!("(((({version})::bigint >> 32) + 1) << 32) | (~ pg_current_xact_id()::text::bigint & {LOW})")
 }
 
 fn table(database: &SourceDatabase) -> String {

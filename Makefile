@@ -30,7 +30,7 @@ simulate: ## 100,000 simulated runs, each from one seed (SEEDS=n: so many; FIRST
 	SEEDS=$${SEEDS:-100000} FIRST_SEED=$${FIRST_SEED:-$$(date +%s)000000} CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 		$(CARGO) test --locked --test simulation -- --nocapture every_promise_holds_under_every_seed
 
-mutations: ## changes one line of the product at a time, in a copy, and expects a test to notice (36 builds: an hour; ONLY=name: one)
+mutations: ## changes one line of the product at a time, in a copy, and expects a test to notice (37 builds: more than an hour; ONLY=name: one)
 	tests/mutations.sh
 
 fuzz: ## ever new bytes for decoder, mapping, templates and configuration (TARGET=one; SECONDS=each, 60; MERGE=1: keeps the finds)

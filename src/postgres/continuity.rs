@@ -246,6 +246,11 @@ impl Evidence {
         })
     }
 
+    /// Whether the record says that `holder` has the slot.
+    pub fn is_held_by(&self, holder: &str) -> bool {
+        self.record.as_ref().is_some_and(|record| record.holder.as_deref() == Some(holder))
+    }
+
     /// Where the server's history left a timeline; zero, which no slot can stand before, if it was never on it.
     fn left(&self, timeline: u32) -> Lsn {
         self.history.iter().find(|(earlier, _)| *earlier == timeline).map_or(Lsn::ZERO, |(_, left)| *left)

@@ -62,20 +62,32 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             Ok(error) if self.source.database.options().is_unpublished(&error) => {
                 let found =
                     Gap { cause: Cause::PublishedAnew, confirmed: before.confirmed_flush, until: None };
-                self.passed_over(found, evidence, remembered).await
+                self.look_closer(found, evidence, remembered, None).await
             }
             _ => taken,
         }
     }
 
-    /// Writes down that the stream passes rows over, from where `found` says. If the slot is not there any more, or was torn down,
-    /// that is the reason, and not the publication that went with it. Should the look fail, the next attempt finds all this, but
-    /// knows less well where a gap begins.
+    /// Writes down that the stream of a slot that was claimed passes rows over, from where `found` says.
     pub(super) async fn passed_over(
         &self,
         found: Gap,
         evidence: &mut Evidence,
         remembered: Option<&Memory>,
+    ) -> Fault {
+        let holder = remembered.map(|slot| slot.holder.as_str());
+        self.look_closer(found, evidence, remembered, holder).await
+    }
+
+    /// Writes a gap down. If the slot is not there any more, or was torn down, that is the reason, and not the publication that
+    /// went with it. If the slot's record is not `holder`'s any more, nothing is wrong with the slot of whoever has it now. Should
+    /// the look fail, the next attempt finds all this, but knows less well where a gap begins.
+    async fn look_closer(
+        &self,
+        found: Gap,
+        evidence: &mut Evidence,
+        remembered: Option<&Memory>,
+        holder: Option<&str>,
     ) -> Fault {
         let Source { name, database, .. } = self.source;
         let look = async {
@@ -85,15 +97,17 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 Gap { confirmed: found.confirmed.or(remembered.and_then(|slot| slot.confirmed)), ..found };
             let gap = match evidence.judge(remembered) {
                 Err(judged) if !judged.cause.is_of_the_publication() => judged,
+                _ if holder.is_some_and(|holder| !evidence.is_held_by(holder)) => {
+                    return Ok(Fault::SlotTaken { slot: database.options().slot.clone() });
+                }
                 Err(judged) => Gap { cause: judged.cause, ..found },
                 Ok(_) => found,
             };
             self.mark(&sql, evidence, &gap, remembered).await;
-            Ok::<_, Fault>(gap)
+            Ok::<_, Fault>(Fault::gap(&database.options().slot, name, gap))
         };
         match tokio::time::timeout(RELEASE_TIMEOUT, look).await {
-            Ok(Ok(gap)) => Fault::gap(&database.options().slot, name, gap),
-            Ok(Err(fault)) => fault,
+            Ok(Ok(fault) | Err(fault)) => fault,
             Err(_) => Fault::ConnectTimeout { after: RELEASE_TIMEOUT },
         }
     }

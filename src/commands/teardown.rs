@@ -43,12 +43,11 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
         ))?;
     }
 
-    if let Some(PublicationFacts { all_tables, other_tables, .. }) = facts.publication
-        && (all_tables || other_tables > 0)
-    {
+    if let Some(why) = facts.publication.as_ref().and_then(|found| why_it_stays(found, &facts.server.role)) {
         return answer(&format!(
-            "publication {}: stays, because it holds other tables too; DROP PUBLICATION removes it\n",
-            database.publication
+            "publication {}: stays, because {why}; it holds no WAL back. To remove it: {};\n",
+            database.publication,
+            publication::drop_sql(&database.publication)
         ));
     }
     let dropped = publication::drop(&client, &database.publication).await.map_err(runtime)?;
@@ -64,6 +63,21 @@ fn refuse_foreign(slot: &SlotFacts, database: &str) -> Result<(), Failure> {
         "slot {} is not dropped: it is no pgoutput slot of database {database}, so it is not outboxd's; correct postgres.slot",
         slot.name
     )))
+}
+
+/// A publication that is somebody else's is not dropped. One that a DBA has made stays the DBA's.
+fn why_it_stays(found: &PublicationFacts, role: &str) -> Option<String> {
+    let PublicationFacts { all_tables, other_tables, owned, owner, .. } = found;
+    let mut why = Vec::new();
+    if *all_tables || *other_tables > 0 {
+        why.push("it holds other tables too".to_owned());
+    }
+    if !owned {
+        why.push(format!(
+            "its owner is {owner}, and only the owner or a superuser may drop it, not role {role}"
+        ));
+    }
+    (!why.is_empty()).then(|| why.join(", and "))
 }
 
 fn line(what: &str, name: &str, dropped: bool) -> String {

@@ -378,8 +378,18 @@ pub(super) async fn execute(
 /// catalog.
 const MADE_BY_ANOTHER: [&str; 2] = ["42P07", "23505"];
 
-/// Runs CREATE TABLE IF NOT EXISTS.
-pub(super) async fn made(client: &Client, doing: &'static str, create: &str) -> Result<(), CatalogError> {
+/// Runs CREATE TABLE IF NOT EXISTS for a table of outboxd's own, unless the table is there: the statement takes CREATE on the
+/// schema even then, which the role may well not have.
+pub(super) async fn made(
+    client: &Client,
+    doing: &'static str,
+    schema: &str,
+    name: &str,
+    create: &str,
+) -> Result<(), CatalogError> {
+    if own_table(client, schema, name).await?.exists {
+        return Ok(());
+    }
     match client.batch_execute(create).await {
         Err(error) if !error.code().is_some_and(|code| MADE_BY_ANOTHER.contains(&code.code())) => {
             Err(failed(doing)(error))

@@ -1,11 +1,15 @@
 //! Everything that one source needs of its database, as SQL for somebody who may create it: a role with no more rights
-//! than `run` takes, the publication, the slot. Pure text; what need not be run stands in comments.
+//! than the commands take, the publication, the slot. Pure text; what need not be run stands in comments. It can be run again:
+//! what is there stays as it is.
+//!
+//! The publication belongs to whoever runs the script. Nothing but `teardown` would drop it, and an owner could take
+//! rows out of it unseen.
 
 use super::{
     SourceDatabase,
     catalog::{TableKind, create_slot_sql},
     cleanup, parked_table, publication, slot_record,
-    sql_text::identifier,
+    sql_text::{block, identifier, literal},
 };
 use crate::outbox::ColumnNames;
 
@@ -26,8 +30,17 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
     let role = identifier(database.endpoint.user());
     let name = identifier(database.endpoint.database());
     let table = database.table.quoted();
-    let publication = |kind| publication::create_sql(&database.publication, &database.table, kind) + ";";
-    let create_slot = create_slot_sql(&database.slot) + ";";
+    let publication = |kind| {
+        let create = publication::create_sql(&database.publication, &database.table, kind);
+        let there = format!("SELECT FROM pg_publication WHERE pubname = {}", literal(&database.publication));
+        block(&format!("IF NOT EXISTS ({there}) THEN\n    {create};\n  END IF;"))
+    };
+    // In a statement of its own, outside of a block: the server makes no slot in a transaction that has written.
+    let create_slot = format!(
+        "{} WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {});",
+        create_slot_sql(&database.slot),
+        literal(&database.slot)
+    );
     let kept = if database.cleanup.is_some() {
         format!(
             "-- If the table has rows when `run` first takes a slot that was made here, clean-up (cleanup.mode = \"delete\") removes\n\
@@ -63,14 +76,15 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
          --   ALTER SYSTEM SET wal_level = logical;\n\
          -- pg_hba.conf must let the role into the database by an ordinary line; one for `replication` is not needed.\n\
          \n\
-         -- The role. If there is one already: ALTER ROLE ... LOGIN REPLICATION;\n\
-         CREATE ROLE {role} LOGIN REPLICATION PASSWORD '{PASSWORD}';\n\
+         -- The role. One that is there keeps its password.\n\
+         {make_role}\n\
          GRANT CONNECT ON DATABASE {name} TO {role};\n\
          GRANT USAGE ON SCHEMA {schema} TO {role};\n\
          GRANT SELECT ON {table} TO {role};\n\
          {remove}\
          \n\
-         -- The publication: before the slot, and by the table's owner or a superuser.\n\
+         -- The publication: before the slot, and by the table's owner or a superuser, whose it stays; `outboxd teardown` says how\n\
+         -- to drop it.\n\
          {ordinary}\n\
          -- for a partitioned table instead:\n\
          {partitioned}\
@@ -81,6 +95,12 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
          \n\
          {parked}\
          {create_slot}",
+        make_role = block(&format!(
+            "IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN\n    \
+             CREATE ROLE {role} LOGIN REPLICATION PASSWORD '{PASSWORD}';\n  ELSE\n    \
+             ALTER ROLE {role} LOGIN REPLICATION;\n  END IF;",
+            literal(database.endpoint.user())
+        )),
         remove = database.cleanup.map_or_else(String::new, |_| {
             cleanup::grant_sql(database, columns, database.endpoint.user()) + ";\n"
         }),
@@ -126,16 +146,28 @@ mod tests {
                 .collect::<Vec<_>>()
                 .join("\n")
         };
-        let without_slot = r#"CREATE ROLE "order""s" LOGIN REPLICATION PASSWORD 'CHANGE ME';
+        let without_slot = r#"DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'order"s') THEN
+    CREATE ROLE "order""s" LOGIN REPLICATION PASSWORD 'CHANGE ME';
+  ELSE
+    ALTER ROLE "order""s" LOGIN REPLICATION;
+  END IF;
+END $$;
 GRANT CONNECT ON DATABASE "my-db" TO "order""s";
 GRANT USAGE ON SCHEMA "Bestell-Dienst" TO "order""s";
 GRANT SELECT ON "Bestell-Dienst"."outbox" TO "order""s";
-CREATE PUBLICATION "two
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'two
+lines') THEN
+    CREATE PUBLICATION "two
 lines" FOR TABLE ONLY "Bestell-Dienst"."outbox" WITH (publish = 'insert');
+  END IF;
+END $$;
 CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_state" (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, published_by text, unaccounted text, version bigint NOT NULL, written_at timestamptz NOT NULL DEFAULT clock_timestamp());
 GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "order""s";"#;
         assert_eq!(statements(&database, SlotMaker::Run), without_slot);
-        let slot = "SELECT pg_create_logical_replication_slot('outboxd_orders', 'pgoutput');";
+        let slot = "SELECT pg_create_logical_replication_slot('outboxd_orders', 'pgoutput') WHERE NOT EXISTS (SELECT FROM \
+                    pg_replication_slots WHERE slot_name = 'outboxd_orders');";
         assert_eq!(statements(&database, SlotMaker::Script), format!("{without_slot}\n{slot}"));
 
         let cleanup = Some(cleanup::Cleanup { retention: Duration::ZERO });

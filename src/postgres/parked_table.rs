@@ -57,7 +57,8 @@ pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
 
 /// Makes the table if it is not there.
 pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<(), CatalogError> {
-    made(client, "creating the table of parked rows", &create_table_sql(database)).await
+    let create = create_table_sql(database);
+    made(client, "creating the table of parked rows", &database.table.schema, TABLE, &create).await
 }
 
 /// Puts rows aside, all or none, and gives a place in WAL behind them. A row that is there already, from before a crash, is as

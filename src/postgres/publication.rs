@@ -152,8 +152,10 @@ pub enum Held {
 pub struct PublicationFacts {
     /// FOR ALL TABLES.
     pub all_tables: bool,
-    /// The role is, or is a member of, its owner, which ALTER PUBLICATION needs.
+    /// The role is, or is a member of, its owner, which ALTER PUBLICATION and DROP PUBLICATION need.
     pub owned: bool,
+    /// Its owner.
+    pub owner: String,
     /// Publishes INSERT.
     pub insert: bool,
     /// What else it publishes: `update`, `delete`, `truncate`.
@@ -200,7 +202,7 @@ pub async fn facts(
                            WHERE a.attrelid = outbox.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
                            AND jsonb_typeof(facts -> 'attnames') = 'array' AND NOT facts -> 'attnames' ? a.attname::text),
                     (SELECT count(*) FROM held WHERE oid NOT IN (SELECT oid FROM family)),
-                    pg_has_role(p.pubowner, 'USAGE')
+                    pg_has_role(p.pubowner, 'USAGE'), pg_get_userbyid(p.pubowner)::text
              FROM p",
             &[(&name, Type::TEXT), (&table.schema, Type::TEXT), (&table.table, Type::TEXT)],
         )
@@ -209,6 +211,7 @@ pub async fn facts(
     Ok(row.map(|row| PublicationFacts {
         all_tables: row.get(0),
         owned: row.get(11),
+        owner: row.get(12),
         insert: row.get(1),
         more_operations: [(2, "update"), (3, "delete"), (4, "truncate")]
             .into_iter()
@@ -286,10 +289,14 @@ pub async fn mend(client: &Client, database: &SourceDatabase, kind: TableKind) -
     Ok(())
 }
 
+/// The statement that drops the publication.
+pub fn drop_sql(name: &str) -> String {
+    format!("DROP PUBLICATION {}", identifier(name))
+}
+
 /// Drops the publication; `false` when there was none.
 pub async fn drop(client: &Client, name: &str) -> Result<bool, CatalogError> {
-    execute(client, "dropping the publication", &format!("DROP PUBLICATION {}", identifier(name)), "42704")
-        .await
+    execute(client, "dropping the publication", &drop_sql(name), "42704").await
 }
 
 #[cfg(test)]

@@ -135,7 +135,8 @@ pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
 
 /// Makes the table if it is not there.
 pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<(), CatalogError> {
-    made(client, "creating the table of slot records", &create_table_sql(database)).await
+    let create = create_table_sql(database);
+    made(client, "creating the table of slot records", &database.table.schema, TABLE, &create).await
 }
 
 /// The slot's record; `None` when there is none, or no table.

@@ -14,6 +14,13 @@ pub(super) fn literal(value: &str) -> String {
     if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', r"\\")) } else { format!("'{quoted}'") }
 }
 
+/// An anonymous block of PL/pgSQL (manual, "DO"), with its semicolon.
+pub(super) fn block(statements: &str) -> String {
+    let body = format!(" BEGIN\n  {statements}\nEND ");
+    // A name may hold what would end the quotation.
+    if body.contains("$$") { format!("DO {};", literal(&body)) } else { format!("DO $${body}$$;") }
+}
+
 impl TableName {
     /// The name as it stands in a statement: both parts quoted.
     pub fn quoted(&self) -> String {
@@ -30,6 +37,8 @@ mod tests {
         let table = TableName { schema: "Bestell-Dienst".into(), table: "Aus\"gang".into() };
         assert_eq!(table.quoted(), r#""Bestell-Dienst"."Aus""gang""#);
         assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(block("NULL;"), "DO $$ BEGIN\n  NULL;\nEND $$;");
+        assert_eq!(block("'$$'"), "DO ' BEGIN\n  ''$$''\nEND ';");
         assert_eq!(literal(r"a\'; DROP"), r"E'a\\''; DROP'");
     }
 }

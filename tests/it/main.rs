@@ -26,6 +26,7 @@ mod outage;
 mod parked;
 mod parked_table;
 mod parking_fails;
+mod privilege;
 mod proxy;
 mod publication;
 mod publisher;

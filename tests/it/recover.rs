@@ -12,6 +12,7 @@ const RECOVER: &[&str] = &["recover", "--source", "orders"];
 /// A slot that was there and is not any more, and rows that nobody has published.
 async fn gap(test: &str) -> (Stage, Daemon) {
     let mut stage = Stage::shared(test).await;
+    stage.with_printed_role().await;
     stage.workload.transactions = 100;
     stage.consume().await;
     let mut daemon = stage.relay().await;
@@ -165,6 +166,7 @@ async fn since_leaves_out_older_rows_and_needs_a_time_in_the_table() {
 async fn without_a_record_all_rows_come_and_foreign_slots_stay() {
     let (stage, daemon) = gap("unknown").await;
     stage.sql("DROP TABLE outboxd_state").await;
+    stage.run_printed_sql().await;
     let foreign = format!("SELECT pg_create_physical_replication_slot('{}')", stage.slot());
     stage.sql(&foreign).await;
     let said = say(&daemon, RECOVER).await;

@@ -12,7 +12,8 @@ const REPLAY: &[&str] = &["replay", "--source", "orders"];
 
 /// Rows whose `seq` runs against their place in the table, of two aggregates, a day apart; all of them relayed.
 async fn relayed(test: &str, rows: i64) -> (Stage, Daemon, Inbox) {
-    let stage = Stage::shared(test).await;
+    let mut stage = Stage::shared(test).await;
+    stage.with_printed_role().await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
     let daemon = stage.relay().await;
     stage

@@ -34,6 +34,8 @@ pub(crate) struct Stage {
     pub(crate) source: String,
     /// More of `[rabbitmq]`.
     pub(crate) rabbitmq: String,
+    /// The daemon's role; `None`: the superuser that the test itself is.
+    role: Option<String>,
     consumer: Option<Consumer>,
 }
 
@@ -77,6 +79,7 @@ impl Stage {
             oracle: Oracle::default(),
             source: String::new(),
             rabbitmq: String::new(),
+            role: None,
             consumer: None,
         };
         stage.workload.create_tables(&stage.client().await).await;
@@ -131,7 +134,7 @@ impl Stage {
     }
 
     pub(crate) fn config(&self) -> String {
-        format!(
+        let config = format!(
             "[rabbitmq]\nurl = \"{}\"\n{}\n[sources.orders]\npostgres.url = \"{}\"\n\
              postgres.slot = \"{}\"\n{}\n",
             self.amqp_url,
@@ -139,7 +142,35 @@ impl Stage {
             self.postgres_url,
             self.slot(),
             self.source
-        )
+        );
+        match &self.role {
+            Some(role) => config.replace("//postgres@", &format!("//{role}@")),
+            None => config,
+        }
+    }
+
+    /// From now on the daemon and its commands have the role that `setup --print-sql` makes for the source as it is now, and no
+    /// right that everybody has. psql runs the script, twice, as it stands.
+    pub(crate) async fn with_printed_role(&mut self) {
+        let node = shared_postgres().await;
+        assert!(self.postgres_url.contains(&node.port().to_string()), "the shared server's");
+        self.sql(&format!(
+            "REVOKE ALL ON DATABASE \"{}\" FROM public; REVOKE ALL ON SCHEMA public FROM public; \
+             REVOKE ALL ON ALL TABLES IN SCHEMA public FROM public",
+            self.name
+        ))
+        .await;
+        self.role = Some(format!("role_{}", self.name));
+        for _ in 0..2 {
+            self.run_printed_sql().await;
+        }
+    }
+
+    /// Has a superuser's psql run what `setup --print-sql` prints.
+    pub(crate) async fn run_printed_sql(&self) {
+        let script = Said::from(Daemon::prepare(&self.config()).command(&["setup", "--print-sql"]).await);
+        assert_eq!((script.status, script.stderr.as_str()), (0, ""));
+        shared_postgres().await.psql(&self.name, &script.stdout).await;
     }
 
     /// The daemon's configuration with another role at PostgreSQL.

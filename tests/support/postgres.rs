@@ -223,6 +223,16 @@ impl Postgres {
         checked(tool("psql", other.url(database)).args(["--quiet", "--set", "ON_ERROR_STOP=1"]));
     }
 
+    /// Has psql run a script as a superuser, and stop at the first error.
+    pub async fn psql(&self, database: &str, script: &str) {
+        let file = self.folder.join(format!("{}.sql", super::unique("script")));
+        fs::write(&file, script).expect("script written");
+        give_to_server_user(&file);
+        let mut psql = as_server_user(&bin_dir().join("psql"));
+        psql.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]);
+        checked(psql.arg("--dbname").arg(self.url(database)).arg("--file").arg(file));
+    }
+
     async fn stop_by(&self, signal: &str) {
         let Some(mut process) = self.process.lock().await.take() else { return };
         process.signal(signal);

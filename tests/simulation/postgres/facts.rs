@@ -52,6 +52,7 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
         }),
         publication: state.postgres.data.publication.map(|_| PublicationFacts {
             owned: true,
+            owner: "outboxd".into(),
             all_tables: false,
             insert: true,
             more_operations: Vec::new(),

@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Row, types::Type};
 use super::{
     TableName,
     error::WireError,
+    hosting::Hosting,
     parked_table,
     publication::{self, PublicationFacts},
     slot_record,
@@ -113,8 +114,8 @@ pub struct ServerFacts {
     pub encoding: String,
     /// The role that we are.
     pub role: String,
-    /// It has REPLICATION, or is superuser.
-    pub may_replicate: bool,
+    /// Who runs the server.
+    pub hosting: &'static Hosting,
     /// It may CREATE in the database, which CREATE PUBLICATION needs.
     pub may_create: bool,
     /// The server is a standby.
@@ -135,12 +136,13 @@ pub async fn server(client: &Client) -> Result<ServerFacts, CatalogError> {
     let row = client
         .query_typed_one(
             "SELECT current_setting('server_version_num')::int4, current_setting('wal_level'), d.datname::text,
-                    pg_encoding_to_char(d.encoding)::text, r.rolname::text, r.rolreplication OR r.rolsuper,
+                    pg_encoding_to_char(d.encoding)::text, current_user::text,
+                    ARRAY(SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.rolname = ANY ($1)),
                     has_database_privilege(d.oid, 'CREATE'), pg_is_in_recovery(),
                     current_setting('max_replication_slots')::int4, (SELECT count(*) FROM pg_replication_slots),
                     current_setting('max_wal_senders')::int4, (SELECT count(*) FROM pg_stat_replication)
-             FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user",
-            &[],
+             FROM pg_database d WHERE d.datname = current_database()",
+            &[(&Hosting::markers().collect::<Vec<_>>(), Type::TEXT_ARRAY)],
         )
         .await
         .map_err(failed(DOING))?;
@@ -150,7 +152,7 @@ pub async fn server(client: &Client) -> Result<ServerFacts, CatalogError> {
         database: row.get(2),
         encoding: row.get(3),
         role: row.get(4),
-        may_replicate: row.get(5),
+        hosting: Hosting::of(&row.get::<_, Vec<String>>(5)),
         may_create: row.get(6),
         in_recovery: row.get(7),
         slots_max: row.get(8),

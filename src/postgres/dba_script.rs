@@ -8,7 +8,9 @@
 use super::{
     SourceDatabase,
     catalog::{TableKind, create_slot_sql},
-    cleanup, parked_table, publication, slot_record,
+    cleanup,
+    hosting::Hosting,
+    parked_table, publication, slot_record,
     sql_text::{block, identifier, literal},
 };
 use crate::outbox::ColumnNames;
@@ -74,6 +76,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
     format!(
         "-- The server, once, with a restart (as far as it is not so):\n\
          --   ALTER SYSTEM SET wal_level = logical;\n\
+         {managed}\
          -- pg_hba.conf must let the role into the database by an ordinary line; one for `replication` is not needed.\n\
          \n\
          -- The role. One that is there keeps its password.\n\
@@ -104,12 +107,20 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         remove = database.cleanup.map_or_else(String::new, |_| {
             cleanup::grant_sql(database, columns, database.endpoint.user()) + ";\n"
         }),
+        managed = managed(database.endpoint.user()),
         schema = identifier(&database.table.schema),
         ordinary = publication(TableKind::Ordinary),
         partitioned = comment(&publication(TableKind::Partitioned)),
         records = slot_record::create_table_sql(database),
         grant = slot_record::grant_sql(database, database.endpoint.user()),
     )
+}
+
+/// How managed services give what the script takes a superuser for.
+fn managed(role: &str) -> String {
+    let first = "Where a managed service refuses that, or REPLICATION for the role below, its own way is:";
+    let notes = Hosting::notes(role).map(|note| format!("  {note}"));
+    std::iter::once(first.to_owned()).chain(notes).map(|line| comment(&line)).collect()
 }
 
 /// Text as comment lines, each with its line feed. A quoted name may hold line breaks, which end a comment.

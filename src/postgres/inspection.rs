@@ -9,6 +9,7 @@ use super::{
     catalog::{CatalogError, Facts, TableFacts},
     continuity::{Continuity, Evidence},
     error::{AuthenticationError, Chain, ConnectError, WireError},
+    hosting::Hosting,
     preflight::{self, Check},
     replication::{ReplicationConnection, ReplicationError, SystemIdentity},
     slot_record::{self, EvidenceError, SlotRecord},
@@ -20,6 +21,7 @@ use tokio_postgres::Client;
 
 const CONNECTION: &str = "connection";
 const REPLICATION: &str = "replication connection";
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 /// The cure for a pooler in PostgreSQL's place.
 const POOLER: &str = "put the server's own host and port into postgres.url, not those of a pooler";
 
@@ -34,15 +36,20 @@ pub struct Inspection {
 /// Connects in both ways and closes both connections. A database that cannot be reached gives one check, which failed.
 pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_name: &str) -> Inspection {
     let mut ids_are_numbers = None;
+    let mut hosting = Hosting::own();
     let client = match database.endpoint.connect_sql(application_name).await {
         Ok(client) => client,
         Err(error) => {
-            return Inspection { checks: vec![unreachable(CONNECTION, database, &error)], ids_are_numbers };
+            return Inspection {
+                checks: vec![unreachable(CONNECTION, database, hosting, &error)],
+                ids_are_numbers,
+            };
         }
     };
     let mut checks = vec![Check::passed(CONNECTION, as_role(database))];
     match Facts::read(&client, &database.table, &database.publication).await {
         Ok(facts) => {
+            hosting = facts.server.hosting;
             checks.extend(preflight::checks(database, &mapping.columns, &facts));
             if let Some(table) = &facts.table {
                 let columns = table.outbox_columns();
@@ -67,7 +74,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             checks.extend(database.cleanup.and_then(|_| unpublished_rows(database, &evidence)));
         }
         Err(EvidenceError::Replication(ReplicationError::Connect(error))) => {
-            checks.push(unreachable(REPLICATION, database, &error));
+            checks.push(unreachable(REPLICATION, database, hosting, &error));
         }
         Err(error) => {
             checks.push(Check::failed(REPLICATION, Chain(&error).to_string(), "see the server's log"));
@@ -195,12 +202,32 @@ fn unreadable(error: &CatalogError) -> Check {
     )
 }
 
-fn unreachable(name: &'static str, database: &SourceDatabase, error: &ConnectError) -> Check {
-    Check::failed(name, Chain(error).to_string(), cure(name, database, &error.cause))
+/// The check that fails when the server refuses the role a replication connection, although it took an SQL connection. The
+/// connection is the only proof of the privilege: with Amazon RDS a membership gives it, and `rolreplication` stays false.
+pub fn replication_refused(
+    database: &SourceDatabase,
+    hosting: &Hosting,
+    error: &ReplicationError,
+) -> Option<Check> {
+    match error {
+        ReplicationError::Connect(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
+            Some(unreachable(REPLICATION, database, hosting, error))
+        }
+        _ => None,
+    }
+}
+
+fn unreachable(
+    name: &'static str,
+    database: &SourceDatabase,
+    hosting: &Hosting,
+    error: &ConnectError,
+) -> Check {
+    Check::failed(name, Chain(error).to_string(), cure(name, database, hosting, &error.cause))
 }
 
 /// SQLSTATEs are those of the manual's appendix "PostgreSQL Error Codes".
-fn cure(name: &'static str, database: &SourceDatabase, cause: &WireError) -> String {
+fn cure(name: &'static str, database: &SourceDatabase, hosting: &Hosting, cause: &WireError) -> String {
     let role = identifier(database.endpoint.user());
     let in_database = identifier(database.endpoint.database());
     let files = match file_names(database) {
@@ -225,9 +252,16 @@ fn cure(name: &'static str, database: &SourceDatabase, cause: &WireError) -> Str
             ("3D000", _) => {
                 return format!("correct the database in postgres.url, or CREATE DATABASE {in_database};");
             }
-            ("42501", REPLICATION) => return format!("ALTER ROLE {role} REPLICATION;"),
-            ("42501", _) => return format!("GRANT CONNECT ON DATABASE {in_database} TO {role};"),
-            ("53300", REPLICATION) => "raise max_wal_senders, then restart the server",
+            (INSUFFICIENT_PRIVILEGE, REPLICATION) => {
+                return hosting.grant_replication(database.endpoint.user());
+            }
+            (INSUFFICIENT_PRIVILEGE, _) => {
+                return format!("GRANT CONNECT ON DATABASE {in_database} TO {role};");
+            }
+            ("53300", REPLICATION) => {
+                let raise = hosting.set_parameter("max_wal_senders = 20");
+                return format!("raise max_wal_senders, for instance: {raise}");
+            }
             ("53300", _) => "raise max_connections, or the CONNECTION LIMIT of the role or the database",
             ("57P03", _) => "the server is starting or stopping: try again in a moment",
             _ => "see the server's log",
@@ -313,7 +347,7 @@ mod tests {
             ("XX000", CONNECTION, "log"),
         ] {
             let error = WireError::from(ServerError { code: code.into(), ..ServerError::default() });
-            let cure = cure(name, &database(), &error);
+            let cure = cure(name, &database(), Hosting::own(), &error);
             assert!(cure.contains(expected), "{code}: {cure}");
             assert!(!cure.contains("s3cret"), "{cure}");
         }

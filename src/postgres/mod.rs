@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod error;
 #[cfg(test)]
 mod hostile;
+pub mod hosting;
 pub mod inspection;
 mod login;
 mod login_methods;

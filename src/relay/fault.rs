@@ -7,8 +7,16 @@ use crate::{
     admin::Side,
     outbox::{InvalidRow, MappingError},
     postgres::{
-        backlog::BacklogError, catalog::CatalogError, continuity::Gap, error::ConnectError,
-        pgoutput::DecodeError, preflight::Check, replication::ReplicationError, slot_record::EvidenceError,
+        SourceDatabase,
+        backlog::BacklogError,
+        catalog::{CatalogError, ServerFacts},
+        continuity::Gap,
+        error::ConnectError,
+        inspection,
+        pgoutput::DecodeError,
+        preflight::Check,
+        replication::ReplicationError,
+        slot_record::EvidenceError,
         snapshot::SnapshotError,
     },
     rabbitmq::BrokerError,
@@ -119,6 +127,18 @@ impl Fault {
     /// The slot of a source cannot be gone on with.
     pub(super) fn gap(slot: &str, source_name: &str, gap: Gap) -> Self {
         Fault::Gap { slot: slot.to_owned(), source_name: source_name.to_owned(), gap: Box::new(gap) }
+    }
+
+    /// A server that took an SQL connection gave no replication connection.
+    pub(super) fn no_replication(
+        database: &SourceDatabase,
+        server: &ServerFacts,
+        error: ReplicationError,
+    ) -> Self {
+        match inspection::replication_refused(database, server.hosting, &error) {
+            Some(check) => Fault::Preflight(vec![check]),
+            None => error.into(),
+        }
     }
 
     /// Retry or stop: the one place that decides.

@@ -105,7 +105,9 @@ pub async fn recover<D: Database, B: Broker>(
         };
         // Before anything is changed.
         Selection { since, aggregate: None }.validate(database, &table, &mapping.columns)?;
-        let mut replication = server.connect_replication(&application_name).await?;
+        let replication = server.connect_replication(&application_name).await;
+        let mut replication =
+            replication.map_err(|error| Fault::no_replication(database, &facts.server, error))?;
         let mut evidence = server.evidence(&sql, &mut replication, None).await?;
         let cause = match evidence.judge(None) {
             Err(gap) => {

@@ -298,8 +298,8 @@ async fn each_fault_of_a_database_comes_with_what_mends_it() {
     let cure = check(&as_role).await.failed("connection", "permission denied for database");
     sql(&client, &cure).await;
     let said = check(&as_role).await;
-    let replicate = said.failed("replication privilege", "may not replicate");
-    assert_eq!(said.failed("replication connection", "42501"), replicate);
+    let replicate = said.failed("replication connection", "42501");
+    assert_eq!(replicate, format!("ALTER ROLE \"{role}\" REPLICATION;"));
     let select = said.failed("table privileges", "may not read");
     let records = said.failed("records of slots", "may not read and write outboxd_state");
     for cure in [replicate, select, records] {

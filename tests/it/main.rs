@@ -18,6 +18,7 @@ mod hostile_rows;
 mod inbox;
 mod liar;
 mod limits;
+mod managed;
 mod message;
 mod nacks;
 mod nodes;

@@ -1,9 +1,6 @@
 //! The server, and what the role may do on it.
 
-use super::{
-    super::{catalog::ServerFacts, sql_text::identifier},
-    Check,
-};
+use super::{super::catalog::ServerFacts, Check};
 
 pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -29,16 +26,7 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
         Check::failed(
             "wal_level",
             format!("wal_level is {}", server.wal_level),
-            "ALTER SYSTEM SET wal_level = logical; then restart the server",
-        )
-    });
-    checks.push(if server.may_replicate {
-        Check::passed("replication privilege", format!("role {} may replicate", server.role))
-    } else {
-        Check::failed(
-            "replication privilege",
-            format!("role {} may not replicate", server.role),
-            format!("ALTER ROLE {} REPLICATION;", identifier(&server.role)),
+            server.hosting.set_wal_level(),
         )
     });
     checks.push(if server.encoding == "SQL_ASCII" {
@@ -54,11 +42,17 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
     // Publishing a backlog takes a temporary slot beside the permanent one.
     let slots_free = i64::from(server.slots_max) - server.slots_used;
     checks.push(match slots_free {
-        free if !slot_needed || free >= 2 => Check::passed("free slots", format!("{} of {}", free.max(0), server.slots_max)),
-        free => Check::failed("free slots",
+        free if !slot_needed || free >= 2 => {
+            Check::passed("free slots", format!("{} of {}", free.max(0), server.slots_max))
+        }
+        free => Check::failed(
+            "free slots",
             format!("{} of {} are free, and two are needed to begin", free.max(0), server.slots_max),
-            format!("ALTER SYSTEM SET max_replication_slots = {}; then restart the server; or drop a slot that nobody uses",
-                server.slots_used + 2)),
+            format!(
+                "{}; or drop a slot that nobody uses",
+                server.hosting.set_parameter(&format!("max_replication_slots = {}", server.slots_used + 2))
+            ),
+        ),
     });
     checks.push(if i64::from(server.wal_senders_max) > server.wal_senders_used {
         Check::passed(
@@ -73,10 +67,7 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
         Check::failed(
             "free walsenders",
             format!("all {} are at work", server.wal_senders_max),
-            format!(
-                "ALTER SYSTEM SET max_wal_senders = {}; then restart the server",
-                server.wal_senders_used + 2
-            ),
+            server.hosting.set_parameter(&format!("max_wal_senders = {}", server.wal_senders_used + 2)),
         )
     });
     checks

@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     position::Lsn,
-    postgres::catalog::{ServerFacts, SlotFacts},
+    postgres::{
+        catalog::{ServerFacts, SlotFacts},
+        hosting::Hosting,
+    },
 };
 
 fn good_server() -> ServerFacts {
@@ -13,7 +16,7 @@ fn good_server() -> ServerFacts {
         database: "orders".into(),
         encoding: "UTF8".into(),
         role: "outboxd".into(),
-        may_replicate: true,
+        hosting: Hosting::own(),
         may_create: true,
         in_recovery: false,
         slots_max: 10,
@@ -59,11 +62,6 @@ fn each_fault_of_a_server_fails_its_own_check() {
         (ServerFacts { version: 120_018, ..good_server() }, "version", "13"),
         (ServerFacts { in_recovery: true, ..good_server() }, "primary", "target_session_attrs"),
         (ServerFacts { wal_level: "replica".into(), ..good_server() }, "wal_level", "ALTER SYSTEM"),
-        (
-            ServerFacts { may_replicate: false, ..good_server() },
-            "replication privilege",
-            "ALTER ROLE \"outboxd\" REPLICATION",
-        ),
         (ServerFacts { slots_used: 9, ..good_server() }, "free slots", "max_replication_slots = 11"),
         (ServerFacts { wal_senders_used: 10, ..good_server() }, "free walsenders", "max_wal_senders"),
     ] {

@@ -234,7 +234,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         if failed(&[preflight::SLOT, preflight::PUBLICATION]) {
             return Err(Fault::Preflight(checks));
         }
-        let mut connection = self.replication_connection().await?;
+        let connection = self.source.database.connect_replication(&self.application_name()).await;
+        let mut connection =
+            connection.map_err(|error| Fault::no_replication(database, &facts.server, error))?;
         let remembered = known.slot.as_ref();
         let timeline = remembered.map(|slot| slot.timeline);
         let mut evidence = self.source.database.evidence(&sql, &mut connection, timeline).await?;

@@ -4,6 +4,7 @@ use outboxd::{
     position::Lsn,
     postgres::{
         catalog::{ColumnFacts, Facts, OwnTableFacts, ServerFacts, SlotFacts, TableFacts, TableKind},
+        hosting::Hosting,
         publication::{Held, PublicationFacts, PublishedBy, Publishing, Unpublished},
     },
 };
@@ -30,7 +31,7 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
             database: "orders".to_owned(),
             encoding: "UTF8".to_owned(),
             role: "outboxd".to_owned(),
-            may_replicate: true,
+            hosting: Hosting::own(),
             may_create: true,
             in_recovery: false,
             slots_max: 10,

@@ -25,7 +25,7 @@ use crate::{
         snapshot::SnapshotError,
     },
     rabbitmq::{self, publishing::Pattern, rabbitmqctl, topology},
-    relay::{BacklogPolicy, fence_queue},
+    relay::{BacklogPolicy, fence_queue, told},
     settings::{Settings, Source},
 };
 
@@ -168,20 +168,24 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     }
     let made = Timestamp::now();
     tracing::info!(slot = name, "creating the slot, once every transaction that writes now has ended");
+    let waits = |reason: String| tracing::warn!("{reason}");
     match source.relay.backlog {
-        BacklogPolicy::Skip => match catalog::create_slot(&client, name).await {
-            Ok(()) => {
-                let kind = kind(&client, database).await?;
-                let empty = catalog::is_empty(&client, &database.table, kind).await?;
-                record(database, made, empty).await?;
-                Ok(Line::passed(NAME, outcome(name, true)))
+        BacklogPolicy::Skip => {
+            match told(database, APPLICATION_NAME, catalog::create_slot(&client, name), waits).await {
+                Ok(()) => {
+                    let kind = kind(&client, database).await?;
+                    let empty = catalog::is_empty(&client, &database.table, kind).await?;
+                    record(database, made, empty).await?;
+                    Ok(Line::passed(NAME, outcome(name, true)))
+                }
+                Err(CatalogError::SlotExists(_)) => Ok(Line::passed(NAME, outcome(name, false))),
+                Err(error) => Err(error.into()),
             }
-            Err(CatalogError::SlotExists(_)) => Ok(Line::passed(NAME, outcome(name, false))),
-            Err(error) => Err(error.into()),
-        },
+        }
         BacklogPolicy::Publish => {
             let replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
-            Ok(match backlog::create_slot_if_table_is_empty(replication, client, database).await {
+            let making = backlog::create_slot_if_table_is_empty(replication, client, database);
+            Ok(match told(database, APPLICATION_NAME, making, waits).await {
                 Ok(true) => {
                     record(database, made, true).await?;
                     Line::passed(NAME, outcome(name, true))

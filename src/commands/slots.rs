@@ -12,6 +12,7 @@ use crate::{
         SourceDatabase,
         catalog::{self, SlotFacts},
         parked_table,
+        slot_use::{self, SlotUse},
     },
     settings::Settings,
 };
@@ -60,7 +61,7 @@ impl Slots {
             let database = &source.database;
             let found = Slot { name: name.clone(), slot: database.slot.clone(), ..Slot::default() };
             match progress(database).await {
-                Ok((Some(facts), parked_rows)) => Slot { parked_rows, ..found.with(facts) },
+                Ok((Some((facts, one)), parked_rows)) => Slot { parked_rows, ..found.with(facts, &one) },
                 Ok((None, parked_rows)) => {
                     Slot { note: "there is no such slot: see `outboxd check`".into(), parked_rows, ..found }
                 }
@@ -79,21 +80,27 @@ impl Slots {
     }
 }
 
-/// The slot, and how many rows are parked.
+/// The slot with its use, and how many rows are parked.
 async fn progress(
     database: &SourceDatabase,
-) -> Result<(Option<SlotFacts>, Option<u64>), Box<dyn std::error::Error>> {
+) -> Result<(Option<(SlotFacts, SlotUse)>, Option<u64>), Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql("outboxd status").await?;
     let slot = catalog::slot_progress(&client, &database.slot).await?;
+    let uses = slot_use::read(&client, &database.slot).await?;
+    let slot = slot.zip(uses.into_iter().find(|one| one.slot == database.slot));
     Ok((slot, parked_table::count(&client, database).await?))
 }
 
 impl Slot {
-    fn with(self, facts: SlotFacts) -> Self {
-        let note = match facts.active_pid {
-            Some(_) => "another outboxd streams from it".to_owned(),
-            None if facts.is_lost() => "the slot is lost: see `outboxd check`".to_owned(),
-            None => "nobody streams from it".to_owned(),
+    fn with(self, facts: SlotFacts, one: &SlotUse) -> Self {
+        let SlotUse { database, asked_in, holder, .. } = one;
+        let elsewhere = database.as_ref().filter(|database| *database != asked_in);
+        let note = match (&facts.active_pid, holder) {
+            _ if elsewhere.is_some() => "the slot is another database's: see `outboxd check`".to_owned(),
+            (_, Some(holder)) => format!("in use by {holder}"),
+            (Some(_), None) => "in use".to_owned(),
+            _ if facts.is_lost() => "the slot is lost: see `outboxd check`".to_owned(),
+            _ => "nobody streams from it".to_owned(),
         };
         Self {
             confirmed_lsn: facts.confirmed_flush.map(|lsn| lsn.to_string()),

@@ -21,14 +21,18 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
     let runtime = |error: CatalogError| Failure::runtime(&error);
     let client =
         database.endpoint.connect_sql(APPLICATION_NAME).await.map_err(|error| Failure::runtime(&error))?;
-    let facts = Facts::read(&client, &database.table, &database.publication).await.map_err(runtime)?;
+    let facts = Facts::read(&client, &database.table, &database.publication, &database.slot)
+        .await
+        .map_err(runtime)?;
 
     // The slot first: while it is in use, the publication is needed.
     let ours = [database.slot.clone(), temporary_name(&database.slot)];
     for slot in facts.slots.iter().filter(|slot| ours.contains(&slot.name)) {
         refuse_foreign(slot, &facts.server.database)?;
         if slot.active_pid.is_some() {
-            return Err(runtime(CatalogError::SlotInUse { slot: slot.name.clone(), pid: slot.active_pid }));
+            let uses = facts.slot_uses.iter().find(|one| one.slot == slot.name);
+            let holder = uses.and_then(|one| one.holder.clone()).map(Box::new);
+            return Err(runtime(CatalogError::SlotInUse { slot: slot.name.clone(), holder }));
         }
     }
     let dropped = catalog::drop_slot(&client, &database.slot).await.map_err(runtime)?;

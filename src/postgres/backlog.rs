@@ -101,9 +101,20 @@ impl Backlog {
         snapshot::prepare(&client).await?;
         replication.query(NO_TIMEOUTS).await.map_err(self::replication("switching timeouts off"))?;
         let shape_before = shape_by_sql(&client, name).await?;
+        for setting in catalog::END_WITH_CLIENT {
+            match replication.query(setting).await {
+                Ok(_) => {}
+                // Not every operating system lets a server look; the slot is made all the same.
+                Err(error) if error.sqlstate().is_some() => {
+                    tracing::debug!(%error, "the server does not watch the connection");
+                }
+                Err(error) => return Err(self::replication("having the connection watched")(error)),
+            }
+        }
 
         let (consistent_point, exported) = create_temporary(&mut replication, &temporary).await?;
         // Another instance may have copied its slot and let go of the name just now.
+        // One of another database, too: whoever looks again sees that.
         if catalog::slot_progress(&client, &database.slot).await.map_err(SnapshotError::from)?.is_some() {
             drop_temporary(&mut replication, &temporary).await?;
             return Err(BacklogError::AlreadyThere(database.slot.clone()));

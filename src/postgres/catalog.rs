@@ -7,15 +7,17 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, Row, types::Type};
+use tokio_postgres::{Client, Row, SimpleQueryMessage, types::Type};
 
 use super::{
     TableName,
     error::WireError,
     hosting::Hosting,
+    open_transactions::{self, OpenTransaction},
     parked_table,
     publication::{self, PublicationFacts},
     slot_record,
+    slot_use::{self, Holder, SlotUse},
     sql_text::literal,
 };
 use crate::{outbox::Column, position::Lsn};
@@ -34,14 +36,15 @@ pub enum CatalogError {
     },
     /// Somebody is using the slot.
     #[error(
-        "slot {slot} is in use{}: stop the outboxd that streams from it, then try again",
-        pid.map(|pid| format!(" by the server process {pid}")).unwrap_or_default()
+        "slot {slot} is in use{}: stop {}, then try again",
+        holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default(),
+        if holder.as_ref().is_some_and(|holder| !holder.is_outboxd) { "that program" } else { "the outboxd that streams from it" }
     )]
     SlotInUse {
         /// The slot.
         slot: String,
-        /// The walsender that holds it; unknown when it ended just now.
-        pid: Option<i32>,
+        /// Who holds it; unknown when it ended just now.
+        holder: Option<Box<Holder>>,
     },
     /// There is such a slot already.
     #[error("slot {0} exists already")]
@@ -85,19 +88,38 @@ pub struct Facts {
     pub parked: OwnTableFacts,
     /// All slots of the server, of whatever database.
     pub slots: Vec<SlotFacts>,
+    /// Use of the source's slot and of its temporary slot.
+    pub slot_uses: Vec<SlotUse>,
+    /// Old transactions of all databases, while the source has no slot yet.
+    pub open_transactions: Vec<OpenTransaction>,
 }
 
 impl Facts {
     /// Reads them all.
-    pub async fn read(client: &Client, table: &TableName, publication: &str) -> Result<Self, CatalogError> {
+    pub async fn read(
+        client: &Client,
+        table: &TableName,
+        publication: &str,
+        slot: &str,
+    ) -> Result<Self, CatalogError> {
+        let server = server(client).await?;
+        let slots = slots(client).await?;
+        let has_slot = slots.iter().any(|one| one.name == slot && one.serves(&server.database));
         Ok(Facts {
-            server: server(client).await?,
+            server,
             table: self::table(client, table).await?,
             publication: publication::facts(client, publication, table).await?,
             records: own_table(client, &table.schema, slot_record::TABLE).await?,
             parked: own_table(client, &table.schema, parked_table::TABLE).await?,
-            slots: slots(client).await?,
+            slots,
+            slot_uses: slot_use::read(client, slot).await?,
+            open_transactions: if has_slot { Vec::new() } else { open_transactions::old(client).await? },
         })
+    }
+
+    /// The slot of that name, if the tables of this database can be streamed from it.
+    pub fn slot(&self, name: &str) -> Option<&SlotFacts> {
+        self.slots.iter().find(|slot| slot.name == name && slot.serves(&self.server.database))
     }
 }
 
@@ -362,6 +384,22 @@ pub async fn own_table(client: &Client, schema: &str, name: &str) -> Result<OwnT
     }))
 }
 
+/// The rows of a statement as text, as a replication connection gives them, too.
+pub(super) async fn text_rows(
+    client: &Client,
+    doing: &'static str,
+    sql: &str,
+) -> Result<Vec<Vec<Option<String>>>, CatalogError> {
+    let answers = client.simple_query(sql).await.map_err(failed(doing))?;
+    let rows = answers.iter().filter_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+        }
+        _ => None,
+    });
+    Ok(rows.collect())
+}
+
 /// Runs a statement; `false` when the server answers with the SQLSTATE that says: nothing to do.
 pub(super) async fn execute(
     client: &Client,
@@ -437,6 +475,15 @@ impl SlotFacts {
     /// The WAL that it needs is gone, for good: there is a gap.
     pub fn is_lost(&self) -> bool {
         self.wal_status.as_deref() == Some("lost") || self.invalidation.is_some()
+    }
+
+    /// The tables of that database can be streamed from it: it is a permanent pgoutput slot of that database. One that is still
+    /// being made is none yet, for its maker may give up.
+    pub fn serves(&self, database: &str) -> bool {
+        self.plugin.as_deref() == Some("pgoutput")
+            && self.database.as_deref() == Some(database)
+            && !self.temporary
+            && self.confirmed_flush.is_some()
     }
 }
 
@@ -515,9 +562,27 @@ pub fn create_slot_sql(slot: &str) -> String {
     format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput')", literal(slot))
 }
 
+/// Statements after which the session ends while a statement runs whose client has gone: at once when the client's machine
+/// closes the connection (14 and later), and within a minute when that machine is gone. A session that waits for a transaction
+/// reads nothing, and would otherwise keep the slot's name for as long as it waits.
+///
+/// The server arms its timer when a later statement begins, and keeps it going in replication commands, which arm none
+/// (`start_xact_command` and `ProcessInterrupts`, postgres.c). So something has to run in between; the last one does.
+pub(super) const END_WITH_CLIENT: [&str; 3] = [
+    "SELECT set_config(name, '10', false) FROM pg_settings WHERE name IN ('tcp_keepalives_idle', 'tcp_keepalives_interval')",
+    "SELECT set_config(name, '2000', false) FROM pg_settings WHERE name = 'client_connection_check_interval'",
+    "SELECT set_config(name, '3', false) FROM pg_settings WHERE name = 'tcp_keepalives_count'",
+];
+
 /// Makes the permanent slot at once, for `backlog = "skip"`: what was committed before is not published. Waits for the
 /// transactions that are open now.
 pub async fn create_slot(client: &Client, slot: &str) -> Result<(), CatalogError> {
+    for setting in END_WITH_CLIENT {
+        // Not every operating system lets a server look; the slot is made all the same.
+        if let Err(error) = client.batch_execute(setting).await {
+            tracing::debug!(%error, "the server does not watch the connection");
+        }
+    }
     let made = execute(client, "creating the replication slot", &create_slot_sql(slot), "42710").await?;
     if made { Ok(()) } else { Err(CatalogError::SlotExists(slot.to_owned())) }
 }
@@ -528,8 +593,9 @@ pub async fn drop_slot(client: &Client, slot: &str) -> Result<bool, CatalogError
     match execute(client, "dropping the replication slot", &sql, "42704").await {
         // object_in_use
         Err(error) if error.sqlstate() == Some("55006") => {
-            let pid = slot_progress(client, slot).await?.and_then(|slot| slot.active_pid);
-            Err(CatalogError::SlotInUse { slot: slot.to_owned(), pid })
+            let uses = slot_use::read(client, slot).await?;
+            let holder = uses.into_iter().find(|one| one.slot == slot).and_then(|one| one.holder);
+            Err(CatalogError::SlotInUse { slot: slot.to_owned(), holder: holder.map(Box::new) })
         }
         outcome => outcome,
     }

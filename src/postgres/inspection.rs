@@ -47,7 +47,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
         }
     };
     let mut checks = vec![Check::passed(CONNECTION, as_role(database))];
-    match Facts::read(&client, &database.table, &database.publication).await {
+    match Facts::read(&client, &database.table, &database.publication, &database.slot).await {
         Ok(facts) => {
             hosting = facts.server.hosting;
             checks.extend(preflight::checks(database, &mapping.columns, &facts));

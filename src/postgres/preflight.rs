@@ -14,7 +14,7 @@ use std::fmt;
 
 use publication::Missing;
 
-use super::{SourceDatabase, catalog::Facts};
+use super::{SourceDatabase, catalog::Facts, slot_use::SlotUse};
 use crate::outbox::ColumnNames;
 
 /// One thing that was looked at.
@@ -87,17 +87,24 @@ pub const PUBLICATION: &str = "publication";
 
 /// Everything that `run` needs of the database, in the order in which it would miss it.
 pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Vec<Check> {
-    let there = facts.slots.iter().any(|slot| slot.name == database.slot);
+    let there = facts.slot(&database.slot).is_some();
     all(database, columns, facts, if there { Missing::Gap } else { Missing::Made })
 }
 
-/// The same of what `recover` needs, which makes the publication whole.
+/// Refusal of a slot that somebody else has: another database, or a program that is no outboxd. `None` when the slot is free, or
+/// another instance has it. The temporary slot counts as long as the slot has to be `made`.
+pub fn slot_refusal(database: &SourceDatabase, uses: &[SlotUse], made: bool) -> Option<Check> {
+    slot::refusal(database, uses, made)
+}
+
+/// The same of what `recover` needs, which makes the publication whole and the slot anew.
 pub fn recovery_checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Vec<Check> {
     all(database, columns, facts, Missing::Mended)
 }
 
 fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing: Missing) -> Vec<Check> {
-    let slot = facts.slots.iter().find(|slot| slot.name == database.slot);
+    let slot = facts.slot(&database.slot);
+    let to_be_made = slot.is_none() || missing == Missing::Mended;
     let mut checks = server::checks(&facts.server, slot.is_none());
     match &facts.table {
         None => checks.push(Check::failed(
@@ -113,10 +120,12 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
     checks.extend(cleanup::check(database, columns, facts));
     checks.push(own_tables::records(database, facts));
     checks.extend(database.parks.then(|| own_tables::parked(database, facts)));
-    checks.push(match slot {
-        Some(slot) => slot::existing(slot, &facts.server),
-        None => slot::missing(database),
+    checks.push(match (slot::refusal(database, &facts.slot_uses, to_be_made), slot) {
+        (Some(refusal), _) => refusal,
+        (None, Some(slot)) => slot::existing(slot, &facts.slot_uses),
+        (None, None) => slot::missing(database, &facts.slot_uses),
     });
+    checks.extend(slot.is_none().then(|| slot::open_transactions(&facts.open_transactions)));
     checks.push(slot::idle(&database.slot, &facts.slots));
     checks
 }

@@ -20,6 +20,7 @@ use crate::{
         cleanup::{self, Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
         continuity::Evidence,
         error::ConnectError,
+        open_transactions::{self, OpenTransaction},
         parked_table,
         publication::{self, PublishedBy, Publishing},
         replication::{
@@ -27,6 +28,7 @@ use crate::{
             SystemIdentity,
         },
         slot_record::{self, Confirmed, EvidenceError, SlotRecord},
+        slot_use::SlotUse,
         snapshot::{RowOrder, Selection, SnapshotError, SnapshotRows},
     },
 };
@@ -107,6 +109,12 @@ pub trait Sql: Send + Sync {
 
     /// Makes the permanent slot at once.
     fn create_slot(&self, slot: &str) -> impl Future<Output = Result<(), CatalogError>> + Send;
+
+    /// Transactions that somebody's making of the slot waits for, the oldest first.
+    fn awaited_transactions(
+        &self,
+        slot: &str,
+    ) -> impl Future<Output = Result<Vec<OpenTransaction>, CatalogError>> + Send;
 
     /// Drops a slot; `false` when there was none.
     fn drop_slot(&self, slot: &str) -> impl Future<Output = Result<bool, CatalogError>> + Send;
@@ -224,6 +232,18 @@ pub trait Replication: Sized + Send {
 
     /// Who the server is, and on which timeline.
     fn identify_system(&mut self) -> impl Future<Output = Result<SystemIdentity, ReplicationError>> + Send;
+
+    /// Use of a slot's name and of its temporary slot's.
+    fn slot_uses(
+        &mut self,
+        slot: &str,
+    ) -> impl Future<Output = Result<Vec<SlotUse>, ReplicationError>> + Send;
+
+    /// Transactions that somebody's making of the slot waits for, the oldest first.
+    fn awaited_transactions(
+        &mut self,
+        slot: &str,
+    ) -> impl Future<Output = Result<Vec<OpenTransaction>, ReplicationError>> + Send;
 
     /// Who this connection is to the server, and what a slot has confirmed.
     fn before_stream(
@@ -343,7 +363,7 @@ impl Database for SourceDatabase {
 
 impl Sql for tokio_postgres::Client {
     async fn facts(&self, database: &SourceDatabase) -> Result<Facts, CatalogError> {
-        Facts::read(self, &database.table, &database.publication).await
+        Facts::read(self, &database.table, &database.publication, &database.slot).await
     }
 
     async fn mend_publication(&self, database: &SourceDatabase, kind: TableKind) -> Result<(), CatalogError> {
@@ -360,6 +380,10 @@ impl Sql for tokio_postgres::Client {
 
     async fn create_slot(&self, slot: &str) -> Result<(), CatalogError> {
         catalog::create_slot(self, slot).await
+    }
+
+    async fn awaited_transactions(&self, slot: &str) -> Result<Vec<OpenTransaction>, CatalogError> {
+        open_transactions::awaited(self, slot).await
     }
 
     async fn drop_slot(&self, slot: &str) -> Result<bool, CatalogError> {
@@ -463,6 +487,14 @@ impl Replication for ReplicationConnection {
 
     async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> {
         self.identify_system().await
+    }
+
+    async fn slot_uses(&mut self, slot: &str) -> Result<Vec<SlotUse>, ReplicationError> {
+        self.slot_uses(slot).await
+    }
+
+    async fn awaited_transactions(&mut self, slot: &str) -> Result<Vec<OpenTransaction>, ReplicationError> {
+        self.awaited_transactions(slot).await
     }
 
     async fn before_stream(&mut self, slot: &str) -> Result<BeforeStream, ReplicationError> {

@@ -6,6 +6,7 @@
 //!   pipeline   the replication stream              > Delivery (ledger and publisher) -> broker
 //! recovery     a new slot in place of a lost one  \
 //! replay       rows published again                > backfill, on request
+//! making       whom a slot that is being made waits for
 //! fence        of several instances one publishes
 //! monitor, cleanup   beside the stream: how far the slot is; confirmed rows go from the table
 //! parker       rows put aside by policy
@@ -26,6 +27,7 @@ pub mod database;
 mod delivery;
 mod fault;
 mod fence;
+mod making;
 mod mishap;
 mod monitor;
 pub mod parked;
@@ -41,6 +43,7 @@ mod window;
 pub use backfill::Backfill;
 pub use fault::{Fault, Verdict};
 pub use fence::fence_queue;
+pub use making::told;
 pub use mishap::Overdue;
 pub use recovery::{Recovered, RecoveryError, recover};
 pub use replay::{Replayed, replay};

@@ -23,6 +23,7 @@ use crate::{
     outbox::Timestamp,
     position::Lsn,
     postgres::{
+        SourceDatabase,
         catalog::CatalogError,
         continuity::{Cause, Gap},
         error::ConnectError,
@@ -224,8 +225,7 @@ impl<D: Database> Watched<D> {
         within(limit, sql.limit_statements(limit / LOOKS_IN_SILENCE)).await?;
         self.heard();
         loop {
-            let active_pid =
-                within(limit, show_slot(&sql, &self.database.options().slot, &self.report)).await?;
+            let active_pid = within(limit, show_slot(&sql, self.database.options(), &self.report)).await?;
             self.is_elsewhere = self.walsender.borrow().is_some_and(|pid| active_pid != Some(pid));
             self.heard();
             within(limit, self.look_at_publication(&sql)).await?;
@@ -346,8 +346,16 @@ impl<D: Database> Watched<D> {
 
 /// Asked of the server: what the stream has brought so far says little while nobody reads it. Gives the server process that
 /// streams from the slot.
-async fn show_slot(sql: &impl Sql, slot: &str, report: &Reporter) -> Result<Option<i32>, CatalogError> {
-    let Some(progress) = sql.slot_progress(slot).await? else { return Ok(None) };
+async fn show_slot(
+    sql: &impl Sql,
+    database: &SourceDatabase,
+    report: &Reporter,
+) -> Result<Option<i32>, CatalogError> {
+    let progress = sql.slot_progress(&database.slot).await?;
+    // A slot that only has the name says nothing of this source.
+    let Some(progress) = progress.filter(|slot| slot.serves(database.endpoint.database())) else {
+        return Ok(None);
+    };
     let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
     report.lag(progress.lag_bytes);
     report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));

@@ -11,9 +11,10 @@ use super::{
     Fault, Shutdown, Source,
     backfill::{Backfill, Backfilled, publish_backlog},
     broker::Broker,
-    database::{Backlog, Database, Rows, Sql},
+    database::{Backlog, Database, Replication, Rows, Sql},
     delivery::Delivery,
     fence_queue,
+    making::told,
     parker::Parker,
 };
 use crate::{
@@ -22,10 +23,11 @@ use crate::{
     outbox::{ColumnNames, Timestamp},
     position::Lsn,
     postgres::{
-        catalog::TableFacts,
+        catalog::{SlotFacts, TableFacts},
         continuity::{Cause, Continuity, Evidence, Gap},
         preflight,
         slot_record::SlotRecord,
+        slot_use::Holder,
         snapshot::{RowOrder, Selection, TIMESTAMPTZ},
     },
 };
@@ -54,13 +56,13 @@ pub enum RecoveryError {
     #[error(
         "slot {slot} is healthy{}: nothing is missing, `outboxd run` goes on from it; `outboxd replay` publishes rows again \
          without touching the slot",
-        pid.map(|pid| format!(", and in use by the server process {pid}")).unwrap_or_default()
+        holder.as_ref().map(|holder| format!(", and in use by {holder}")).unwrap_or_default()
     )]
     Healthy {
         /// The slot.
         slot: String,
         /// Who streams from it.
-        pid: Option<i32>,
+        holder: Option<Box<Holder>>,
     },
     /// Asked to end first.
     #[error(
@@ -96,10 +98,12 @@ pub async fn recover<D: Database, B: Broker>(
         let sql = server.connect_sql(&application_name).await?;
         let facts = sql.facts(database).await?;
         let checks = preflight::recovery_checks(database, &mapping.columns, &facts);
-        let existing = facts.slots.iter().find(|slot| slot.name == database.slot);
-        let lost = existing.is_some_and(|slot| slot.is_lost());
-        let failed =
-            |check: &preflight::Check| check.failure().is_some() && !(lost && check.name == preflight::SLOT);
+        let lost = facts.slot(&database.slot).is_some_and(SlotFacts::is_lost);
+        // Somebody else's is not dropped.
+        let refused = preflight::slot_refusal(database, &facts.slot_uses, true).is_some();
+        let failed = |check: &preflight::Check| {
+            check.failure().is_some() && (refused || !lost || check.name != preflight::SLOT)
+        };
         let Some(table) = facts.table.filter(|_| !checks.iter().any(failed)) else {
             return Err(Fault::Preflight(checks).into());
         };
@@ -116,8 +120,11 @@ pub async fn recover<D: Database, B: Broker>(
             }
             Ok(Continuity::First) => None,
             Ok(Continuity::Adopted | Continuity::Same) => {
-                let pid = evidence.slot.as_ref().and_then(|slot| slot.active_pid);
-                return Err(RecoveryError::Healthy { slot: database.slot.clone(), pid });
+                let uses = replication.slot_uses(&database.slot).await?;
+                let holder =
+                    uses.into_iter().find(|one| one.slot == database.slot).and_then(|one| one.holder);
+                let holder = holder.map(Box::new);
+                return Err(RecoveryError::Healthy { slot: database.slot.clone(), holder });
             }
         };
         sql.mend_publication(database, table.kind).await?;
@@ -142,7 +149,10 @@ pub async fn recover<D: Database, B: Broker>(
         let selection = Selection { since, aggregate: None };
         let reader = server.connect_sql(&application_name).await?;
         tracing::info!(source = name, "making a snapshot, once every transaction that writes now has ended");
-        let backlog = server.begin_backlog(replication, reader, &mapping.columns, &selection).await?;
+        let making = server.begin_backlog(replication, reader, &mapping.columns, &selection);
+        let backlog =
+            told(server, &application_name, making, |reason| tracing::warn!(source = name, "{reason}"))
+                .await?;
         let record = SlotRecord {
             confirmed_until: None,
             holder: None,

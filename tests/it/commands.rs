@@ -133,7 +133,7 @@ async fn setup_makes_everything_once_and_teardown_removes_it() {
     daemon.wait_ready(PATIENCE).await;
     let said = say(&daemon, &["check"]).await;
     assert_eq!(said.status, 0, "a slot in use is no fault");
-    said.passed("slot", "in use by process");
+    said.passed("slot", "in use by application \"outboxd orders\"");
     let said = say(&daemon, &["status"]).await;
     assert_eq!(said.status, 0);
     assert!(said.stdout.contains("streaming"));
@@ -263,7 +263,7 @@ async fn each_fault_of_a_database_comes_with_what_mends_it() {
     let physical = format!("SELECT pg_create_physical_replication_slot('{slot}')");
     for (database, harm, what) in [
         (&client, logical("test_decoding"), "plugin test_decoding, not pgoutput"),
-        (&other, logical("pgoutput"), "belongs to database elsewhere"),
+        (&other, logical("pgoutput"), "belongs to database \"elsewhere"),
         (&client, physical, "physical"),
     ] {
         sql(database, &harm).await;

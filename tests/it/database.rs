@@ -66,7 +66,7 @@ async fn publish(database: &SourceDatabase, client: &Client, kind: TableKind) {
 }
 
 async fn facts(database: &SourceDatabase, client: &Client) -> Facts {
-    Facts::read(client, &database.table, &database.publication).await.unwrap()
+    Facts::read(client, &database.table, &database.publication, &database.slot).await.unwrap()
 }
 
 /// Waits for what the server does in its own time, such as to notice that a connection has ended.
@@ -189,7 +189,7 @@ async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
     let stream =
         connection.start(&database.slot, &database.publication, Lsn::ZERO).await.map_err(|e| e.1).unwrap();
     let in_use = catalog::drop_slot(&client, &database.slot).await.unwrap_err();
-    assert!(matches!(in_use, CatalogError::SlotInUse { pid: Some(_), .. }), "{in_use}");
+    assert!(matches!(in_use, CatalogError::SlotInUse { holder: Some(_), .. }), "{in_use}");
     drop(stream);
     for _ in 0..200 {
         match catalog::drop_slot(&client, &database.slot).await {
@@ -587,7 +587,7 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
     catalog::drop_slot(&client, &other).await.unwrap();
 
     let nowhere = TableName { schema: "public".into(), table: "nowhere".into() };
-    let facts = Facts::read(&client, &nowhere, "nobody").await.unwrap();
+    let facts = Facts::read(&client, &nowhere, "nobody", "nobody").await.unwrap();
     assert!(facts.table.is_none() && facts.publication.is_none());
     let missing = SourceDatabase { table: nowhere, ..database };
     assert!(matches!(check(&preflight::checks(&missing, &columns(), &facts), "table"), Verdict::Failed(_)));

@@ -78,7 +78,11 @@ async fn rows_written_without_a_slot_and_during_recovery_all_arrive() {
     // Healthy now, in use and not.
     let said = say(&daemon, RECOVER).await;
     assert_eq!((said.status, said.stdout.as_str()), (1, ""));
-    assert!(said.stderr.contains("is healthy, and in use by the server process"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("is healthy, and in use by application \"outboxd orders\""),
+        "{}",
+        said.stderr
+    );
     assert!(daemon.sigterm(PATIENCE).await.success());
     let said = say(&daemon, RECOVER).await;
     assert!(said.status == 1 && said.stderr.contains("is healthy: nothing is missing"), "{}", said.stderr);

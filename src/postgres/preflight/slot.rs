@@ -3,13 +3,82 @@
 use super::{
     super::{
         SourceDatabase,
-        catalog::{ServerFacts, SlotFacts, create_slot_sql},
+        catalog::{SlotFacts, create_slot_sql},
+        open_transactions::{self, OpenTransaction},
+        slot_use::SlotUse,
     },
     Check, SLOT,
 };
 
-pub(super) fn missing(database: &SourceDatabase) -> Check {
-    if database.create {
+const OTHER: &str = "set postgres.slot to another name";
+
+/// A slot of the name that cannot become ours, or is not given to us.
+pub(super) fn refusal(database: &SourceDatabase, uses: &[SlotUse], to_be_made: bool) -> Option<Check> {
+    let concerns = |one: &&SlotUse| one.slot == database.slot || to_be_made;
+    uses.iter().filter(concerns).find_map(|one| refused(&database.slot, one))
+}
+
+fn refused(ours: &str, one: &SlotUse) -> Option<Check> {
+    let SlotUse { slot, plugin, database, asked_in, holder, .. } = one;
+    let name = if slot == ours {
+        slot.clone()
+    } else {
+        format!("{slot}, the name of the temporary slot by which {ours} is made,")
+    };
+    let held = holder.as_ref().map(|holder| format!(", and is in use by {holder}")).unwrap_or_default();
+    let what = match (plugin, database, holder) {
+        (None, ..) => format!("{name} is a physical slot{held}"),
+        (Some(plugin), ..) if plugin != "pgoutput" => {
+            format!("{name} is a slot of the plugin {plugin}, not pgoutput{held}")
+        }
+        (_, Some(database), _) if database != asked_in => {
+            format!(
+                "{name} belongs to database \"{database}\", not to \"{asked_in}\"{held}; all databases of a server share the names \
+                 of slots"
+            )
+        }
+        (.., Some(holder)) if !holder.is_outboxd => {
+            return Some(Check::failed(
+                SLOT,
+                format!(
+                    "{name} is in use by {holder}, which is no outboxd: nothing is published, and what that program confirms never \
+                     is"
+                ),
+                format!(
+                    "stop that program if outboxd takes its place; otherwise {OTHER}. An outboxd that calls itself otherwise \
+                     (application_name in its postgres.url) is recognised by a name that begins with outboxd"
+                ),
+            ));
+        }
+        _ if one.temporary && slot == ours => {
+            format!("{name} is a temporary slot of another session{held}")
+        }
+        _ if !one.temporary && slot != ours => format!("{name} is a permanent slot's{held}"),
+        _ => return None,
+    };
+    Some(Check::failed(SLOT, what, OTHER))
+}
+
+/// Transactions that the making of the slot would wait for.
+pub(super) fn open_transactions(transactions: &[OpenTransaction]) -> Check {
+    const NAME: &str = "open transactions";
+    if transactions.is_empty() {
+        return Check::passed(NAME, "none that the making of the slot would wait for");
+    }
+    Check::warning(
+        NAME,
+        format!(
+            "the slot is made, and the first message published, only once these have ended, in whatever database they are: {}",
+            open_transactions::named(transactions)
+        ),
+        open_transactions::cure(transactions),
+    )
+}
+
+pub(super) fn missing(database: &SourceDatabase, uses: &[SlotUse]) -> Check {
+    if let Some(holder) = uses.iter().find_map(|one| one.holder.as_ref()) {
+        Check::passed(SLOT, format!("{} is being made by {holder}", database.slot))
+    } else if database.create {
         Check::passed(SLOT, format!("{} will be created", database.slot))
     } else {
         Check::failed(
@@ -26,31 +95,9 @@ pub(super) fn missing(database: &SourceDatabase) -> Check {
     }
 }
 
-pub(super) fn existing(slot: &SlotFacts, server: &ServerFacts) -> Check {
+pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
     const NAME: &str = SLOT;
-    let other = "set postgres.slot to another name";
     let name = &slot.name;
-    match (&slot.plugin, &slot.database) {
-        (None, _) => return Check::failed(NAME, format!("{name} is a physical slot"), other),
-        (Some(plugin), _) if plugin != "pgoutput" => {
-            return Check::failed(
-                NAME,
-                format!("{name} is a slot of the plugin {plugin}, not pgoutput"),
-                other,
-            );
-        }
-        (_, Some(database)) if *database != server.database => {
-            return Check::failed(
-                NAME,
-                format!("{name} belongs to database {database}, not {}", server.database),
-                other,
-            );
-        }
-        _ if slot.temporary => {
-            return Check::failed(NAME, format!("{name} is a temporary slot of another session"), other);
-        }
-        _ => {}
-    }
     if slot.is_lost() {
         let why = slot.invalidation.as_deref().unwrap_or("max_slot_wal_keep_size was exceeded");
         let confirmed = slot
@@ -79,10 +126,11 @@ pub(super) fn existing(slot: &SlotFacts, server: &ServerFacts) -> Check {
         return Check::failed(
             NAME,
             format!("{name} decodes prepared transactions (two_phase), which outboxd does not"),
-            other,
+            OTHER,
         );
     }
-    let active = slot.active_pid.map(|pid| format!(", in use by process {pid}")).unwrap_or_default();
+    let holder = uses.iter().find(|one| one.slot == *name).and_then(|one| one.holder.as_ref());
+    let active = holder.map(|holder| format!(", in use by {holder}")).unwrap_or_default();
     Check::passed(NAME, format!("{name}{active}, {} bytes behind", slot.lag_bytes))
 }
 

@@ -1,11 +1,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::time::Duration;
+
 use super::*;
 use crate::{
     position::Lsn,
     postgres::{
+        TableName,
         catalog::{ServerFacts, SlotFacts},
+        endpoint::Endpoint,
         hosting::Hosting,
+        slot_use::{Address, Holder},
     },
 };
 
@@ -76,15 +81,46 @@ fn each_fault_of_a_server_fails_its_own_check() {
     );
 }
 
+fn database() -> SourceDatabase {
+    SourceDatabase {
+        endpoint: Endpoint::parse("postgresql://me@h/orders").unwrap(),
+        slot: "outboxd_orders".into(),
+        publication: "p".into(),
+        create: true,
+        table: TableName { schema: "public".into(), table: "outbox".into() },
+        rows: Default::default(),
+        cleanup: None,
+        parks: false,
+        wal_sender_timeout: Duration::from_secs(10),
+    }
+}
+
+fn in_use(application: &str) -> SlotUse {
+    SlotUse {
+        slot: "outboxd_orders".into(),
+        plugin: Some("pgoutput".into()),
+        database: Some("orders".into()),
+        asked_in: "orders".into(),
+        temporary: false,
+        is_made: true,
+        active_pid: Some(7),
+        holder: Some(Holder {
+            pid: 7,
+            application: application.into(),
+            user: Some("somebody".into()),
+            address: Address::Ip("10.0.0.7".into()),
+            is_outboxd: application.starts_with("outboxd"),
+        }),
+    }
+}
+
 #[test]
-fn a_slot_that_cannot_serve_fails_and_one_in_use_does_not() {
-    let verdict = |slot: SlotFacts| slot::existing(&slot, &good_server()).verdict;
-    assert!(matches!(verdict(good_slot()), Verdict::Passed(_)));
-    assert!(matches!(verdict(SlotFacts { active_pid: Some(7), ..good_slot() }), Verdict::Passed(_)));
+fn a_slot_that_cannot_serve_fails_and_one_in_use_by_an_outboxd_does_not() {
+    let verdict = |slot: SlotFacts| slot::existing(&slot, &[in_use("outboxd orders")]).verdict;
+    assert!(
+        matches!(verdict(good_slot()), Verdict::Passed(text) if text.contains("in use by application \"outboxd orders\""))
+    );
     for (slot, what) in [
-        (SlotFacts { plugin: None, database: None, ..good_slot() }, "physical"),
-        (SlotFacts { plugin: Some("wal2json".into()), ..good_slot() }, "wal2json"),
-        (SlotFacts { database: Some("users".into()), ..good_slot() }, "users"),
         (SlotFacts { wal_status: Some("lost".into()), ..good_slot() }, "after 0/5A have not been published"),
         (SlotFacts { invalidation: Some("idle_timeout".into()), ..good_slot() }, "idle_timeout"),
         (SlotFacts { two_phase: true, ..good_slot() }, "prepared"),
@@ -94,6 +130,34 @@ fn a_slot_that_cannot_serve_fails_and_one_in_use_does_not() {
     }
     let late = SlotFacts { wal_status: Some("unreserved".into()), ..good_slot() };
     assert!(matches!(verdict(late), Verdict::Warning(_)));
+}
+
+#[test]
+fn a_name_that_somebody_else_has_is_refused_with_whose_it_is() {
+    let ours = || in_use("outboxd orders");
+    let temporary = || SlotUse { slot: "outboxd_orders_backlog".into(), temporary: true, ..ours() };
+    for (one, made, what) in [
+        (SlotUse { plugin: None, database: None, holder: None, ..ours() }, false, "physical"),
+        (SlotUse { plugin: Some("wal2json".into()), ..ours() }, false, "wal2json"),
+        (SlotUse { database: Some("users".into()), ..ours() }, false, "belongs to database \"users\""),
+        (SlotUse { temporary: true, ..ours() }, false, "temporary"),
+        (
+            in_use("Debezium Streaming"),
+            false,
+            "by application \"Debezium Streaming\", user \"somebody\", address 10.0.0.7, server process 7",
+        ),
+        (SlotUse { database: Some("users".into()), ..temporary() }, true, "belongs to database \"users\""),
+        (SlotUse { temporary: false, ..temporary() }, true, "permanent"),
+        (SlotUse { slot: temporary().slot, ..in_use("psql") }, true, "no outboxd"),
+    ] {
+        let refusal = slot_refusal(&database(), std::slice::from_ref(&one), made).unwrap();
+        let problem = refusal.failure().unwrap();
+        assert!(problem.what.contains(what), "{}", problem.what);
+        assert!(problem.cure.contains("set postgres.slot"), "{}", problem.cure);
+    }
+    assert_eq!(slot_refusal(&database(), &[ours(), temporary()], true), None);
+    let elsewhere = SlotUse { database: Some("users".into()), ..temporary() };
+    assert_eq!(slot_refusal(&database(), &[ours(), elsewhere], false), None, "the slot is there already");
 }
 
 #[test]

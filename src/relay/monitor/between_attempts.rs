@@ -27,7 +27,7 @@ async fn look(database: &impl Database, report: &Reporter) -> Result<Infallible,
     // A server that is merely slow should not go on with what nobody waits for any more.
     within(INTERVAL, sql.limit_statements(INTERVAL)).await?;
     loop {
-        within(INTERVAL, show_slot(&sql, &database.options().slot, report)).await?;
+        within(INTERVAL, show_slot(&sql, database.options(), report)).await?;
         tokio::time::sleep(INTERVAL).await;
     }
 }

@@ -12,13 +12,16 @@ use crate::{
         backlog::BacklogError,
         catalog::CatalogError,
         continuity::{Evidence, Memory},
+        open_transactions, preflight,
         replication::{BeforeStream, ReplicationError},
+        slot_use::SlotUse,
         snapshot::Selection,
     },
     relay::{
         BacklogPolicy, Fault, Source,
         broker::Broker,
         database::{Database, Replication, Sql},
+        making::told,
         pipeline::StreamOf,
     },
 };
@@ -55,7 +58,8 @@ const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 const OBJECT_IN_USE: &str = "55006";
 
 impl<D: Database, B: Broker> Attempt<'_, D, B> {
-    /// Waits until the slot is ours, as a standby while another instance has it.
+    /// Waits until the slot is ours, as a standby while another instance has it. Before anything else it looks who has the slot:
+    /// a name that another database or another program has is refused.
     pub(super) async fn acquire(
         &self,
         mut connection: D::Replication,
@@ -63,40 +67,74 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         remembered: Option<&Memory>,
         from: Lsn,
     ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
+        let database = self.source.database.options();
         let mut slot_exists = evidence.slot.is_some();
         loop {
-            if !slot_exists {
-                match self.make_slot(connection, evidence, remembered).await {
-                    Ok(acquired) => return Ok(acquired),
-                    Err(Fault::Backlog(error)) => match *error {
-                        BacklogError::AlreadyThere(_) => slot_exists = true,
-                        BacklogError::Busy(_) => self.stand_by(error.to_string()).await,
-                        _ => return Err(Fault::Backlog(error)),
-                    },
-                    Err(fault) => return Err(fault),
-                }
-                connection = self.replication_connection().await?;
-                // What is known is known of the server that this attempt has met.
-                if evidence.server.clone().names() != connection.identify_system().await?.names() {
-                    return Err(Fault::ServerChanged);
-                }
+            let uses = connection.slot_uses(&database.slot).await?;
+            if let Some(refusal) = preflight::slot_refusal(database, &uses, !slot_exists) {
+                return Err(Fault::Preflight(vec![refusal]));
+            }
+            slot_exists |= uses.iter().any(|one| one.slot == database.slot && one.is_made);
+            let in_use = uses
+                .iter()
+                .find(|one| one.active_pid.is_some() && (one.slot == database.slot || !slot_exists));
+            if let Some(in_use) = in_use {
+                self.stand_by(&mut connection, in_use).await?;
                 continue;
             }
-            connection = match self.start(connection, from).await {
-                Ok(streaming) => return Ok(Acquired::Stream { streaming, made: None }),
-                Err((Some(connection), error)) if error.sqlstate() == Some(OBJECT_IN_USE) => {
-                    let holder = error.server().map_or_else(String::new, |server| server.message.clone());
-                    self.stand_by(format!("another instance has the slot: {holder}")).await;
-                    connection
-                }
-                Err((_, error)) => return Err(error.into()),
-            };
+            if slot_exists {
+                connection = match self.start(connection, from).await {
+                    Ok(streaming) => return Ok(Acquired::Stream { streaming, made: None }),
+                    // Another instance was faster; the next look shows which.
+                    Err((Some(connection), error)) if error.sqlstate() == Some(OBJECT_IN_USE) => connection,
+                    Err((_, error)) => return Err(error.into()),
+                };
+                continue;
+            }
+            match self.make_slot(connection, evidence, remembered).await {
+                Ok(acquired) => return Ok(acquired),
+                Err(Fault::Backlog(error))
+                    if matches!(*error, BacklogError::AlreadyThere(_) | BacklogError::Busy(_)) => {}
+                Err(fault) => return Err(fault),
+            }
+            connection = self.replication_connection().await?;
+            // What is known is known of the server that this attempt has met.
+            if evidence.server.clone().names() != connection.identify_system().await?.names() {
+                return Err(Fault::ServerChanged);
+            }
         }
     }
 
-    async fn stand_by(&self, reason: String) {
-        self.report.state(SourceState::Standby, reason);
+    /// Says why the slot cannot be had now, and waits a moment. A slot whose making waits for other transactions is nobody's yet:
+    /// nothing is published, so whoever waits for it is not ready either.
+    async fn stand_by(&self, connection: &mut D::Replication, in_use: &SlotUse) -> Result<(), Fault> {
+        let SourceDatabase { slot, .. } = self.source.database.options();
+        if let Some(holder) = &in_use.holder {
+            let awaited =
+                if in_use.is_made { Vec::new() } else { connection.awaited_transactions(slot).await? };
+            let (state, reason) = match open_transactions::reason(slot, &awaited) {
+                Some(waits) => (
+                    SourceState::Connecting,
+                    format!(
+                        "{waits}. Another instance makes the slot: {holder}; where there is none, its process was left behind: \
+                         SELECT pg_terminate_backend({});",
+                        holder.pid
+                    ),
+                ),
+                None if in_use.slot == *slot => {
+                    (SourceState::Standby, format!("another instance has the slot: {holder}"))
+                }
+                None => (
+                    SourceState::Standby,
+                    format!(
+                        "another instance is publishing the backlog, and holds the temporary slot: {holder}"
+                    ),
+                ),
+            };
+            self.report.state(state, reason);
+        }
         tokio::time::sleep(STANDBY_INTERVAL).await;
+        Ok(())
     }
 
     pub(super) async fn start(
@@ -117,25 +155,31 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         remembered: Option<&Memory>,
     ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
-        let sql = database.connect_sql(&self.application_name()).await?;
+        let name = self.application_name();
+        let sql = database.connect_sql(&name).await?;
         // Another instance may have had a slot and lost it while we stood by.
         database.look_again(&sql, evidence).await?;
         self.judge(&sql, evidence, remembered).await?;
         if evidence.slot.is_none() && evidence.publishing.by().is_none() {
             return Err(Fault::PublicationGone);
         }
+        let tell = |reason: String| self.report.state(SourceState::Connecting, reason);
         match relay.backlog {
             BacklogPolicy::Publish => {
                 let all = Selection::default();
-                let backlog = database.begin_backlog(connection, sql, &mapping.columns, &all).await?;
+                let making = database.begin_backlog(connection, sql, &mapping.columns, &all);
+                let backlog = told(database, &name, making, tell).await?;
                 Ok(Acquired::Backlog(Box::new(backlog)))
             }
             BacklogPolicy::Skip => {
                 let at = Timestamp::now();
-                let made = match sql.create_slot(&database.options().slot).await {
+                let making = sql.create_slot(&database.options().slot);
+                let made = match told(database, &name, making, tell).await {
                     Ok(()) => Some(Made { at, after_backlog: false }),
                     // Another one was faster, and knows more of it.
-                    Err(CatalogError::SlotExists(_)) => None,
+                    Err(CatalogError::SlotExists(_)) => {
+                        return Err(BacklogError::AlreadyThere(database.options().slot.clone()).into());
+                    }
                     Err(error) => return Err(error.into()),
                 };
                 let streaming = self.start(connection, Lsn::ZERO).await.map_err(|(_, error)| error)?;

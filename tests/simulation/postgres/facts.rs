@@ -3,11 +3,15 @@
 use outboxd::{
     position::Lsn,
     postgres::{
+        backlog::temporary_name,
         catalog::{ColumnFacts, Facts, OwnTableFacts, ServerFacts, SlotFacts, TableFacts, TableKind},
         hosting::Hosting,
         publication::{Held, PublicationFacts, PublishedBy, Publishing, Unpublished},
+        slot_use::{Address, Holder, SlotUse},
     },
 };
+
+use super::SessionId;
 
 use crate::{
     wal::{COLUMNS, OUTBOX, TEXT},
@@ -66,7 +70,33 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
         records: OwnTableFacts { exists: state.postgres.data.records, may_use: true, may_create: true },
         parked: OwnTableFacts { exists: state.postgres.data.parks, may_use: true, may_create: true },
         slots: slot_facts(state, slot).into_iter().collect(),
+        slot_uses: slot_uses(state, slot),
+        open_transactions: Vec::new(),
     }
+}
+
+/// An outboxd has what is in use: there is nobody else.
+pub(super) fn slot_uses(state: &mut State, name: &str) -> Vec<SlotUse> {
+    let server = &state.postgres;
+    let one = |slot: String, temporary, active: Option<SessionId>| SlotUse {
+        slot,
+        plugin: Some("pgoutput".to_owned()),
+        database: Some("orders".to_owned()),
+        asked_in: "orders".to_owned(),
+        temporary,
+        is_made: true,
+        active_pid: active.map(|id| id as i32),
+        holder: active.map(|id| Holder {
+            pid: id as i32,
+            application: "outboxd orders".to_owned(),
+            user: None,
+            address: Address::Hidden,
+            is_outboxd: true,
+        }),
+    };
+    let permanent = server.data.slot.as_ref().map(|_| one(name.to_owned(), false, server.active));
+    let temporary = server.backlog.map(|id| one(temporary_name(name), true, Some(id)));
+    permanent.into_iter().chain(temporary).collect()
 }
 
 pub(super) fn slot_facts(state: &mut State, name: &str) -> Option<SlotFacts> {

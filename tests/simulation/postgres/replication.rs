@@ -2,12 +2,17 @@
 
 use outboxd::{
     position::Lsn,
-    postgres::replication::{BeforeStream, ReplicationError, SystemIdentity},
+    postgres::{
+        open_transactions::OpenTransaction,
+        replication::{BeforeStream, ReplicationError, SystemIdentity},
+        slot_use::SlotUse,
+    },
     relay::database::Replication,
 };
 
 use super::{
     connection::{Connection, command_failed, server_error},
+    facts::slot_uses,
     stream::SimulatedStream,
     walsender::Streaming,
 };
@@ -31,6 +36,14 @@ impl Replication for SimulatedReplication {
             }
         };
         self.0.ask(identify).await.map_err(command_failed)
+    }
+
+    async fn slot_uses(&mut self, slot: &str) -> Result<Vec<SlotUse>, ReplicationError> {
+        self.0.ask(|state| slot_uses(state, slot)).await.map_err(command_failed)
+    }
+
+    async fn awaited_transactions(&mut self, _: &str) -> Result<Vec<OpenTransaction>, ReplicationError> {
+        self.0.ask(|_| Vec::new()).await.map_err(command_failed)
     }
 
     async fn before_stream(&mut self, _: &str) -> Result<BeforeStream, ReplicationError> {

@@ -9,6 +9,7 @@ use outboxd::{
         SourceDatabase,
         catalog::{CatalogError, Facts, SlotFacts, TableKind},
         cleanup::{Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
+        open_transactions::OpenTransaction,
         publication::{PublishedBy, Publishing},
         slot_record::{Confirmed, SlotRecord},
     },
@@ -99,11 +100,14 @@ impl Sql for SimulatedSql {
         .await?
     }
 
+    async fn awaited_transactions(&self, _: &str) -> Result<Vec<OpenTransaction>, CatalogError> {
+        self.run("looking for open transactions", |_| Vec::new()).await
+    }
+
     async fn drop_slot(&self, slot: &str) -> Result<bool, CatalogError> {
         self.run("dropping the slot", |state| {
-            let active = state.postgres.active.map(|id| id as i32);
-            if active.is_some() {
-                return Err(CatalogError::SlotInUse { slot: slot.to_owned(), pid: active });
+            if state.postgres.active.is_some() {
+                return Err(CatalogError::SlotInUse { slot: slot.to_owned(), holder: None });
             }
             // What it had confirmed will be published again, on purpose.
             state.oracle.slot_forgot();

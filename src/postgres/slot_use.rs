@@ -1,0 +1,191 @@
+//! Use of a slot's name: the database that it belongs to, the server process that holds it, and whether that is an outboxd.
+//!
+//! Slots of all databases of a server share one set of names, so a name that is taken says nothing yet. An instance looks
+//! here before it stands by. [`preflight`](super::preflight) judges; nothing here does.
+
+use std::fmt;
+
+use tokio_postgres::Client;
+
+use super::{
+    backlog::temporary_name,
+    catalog::{self, CatalogError},
+    replication::{ReplicationConnection, ReplicationError},
+    sql_text::literal,
+};
+
+/// Beginning of the application name of every outboxd, by which instances recognise one another.
+pub const APPLICATION_PREFIX: &str = "outboxd";
+
+const DOING: &str = "looking who uses the replication slot";
+
+/// A name in use: that of a source's slot, or of the temporary slot by which its first start makes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotUse {
+    /// The name.
+    pub slot: String,
+    /// Output plugin; `None` for a physical slot.
+    pub plugin: Option<String>,
+    /// Database of the slot; `None` for a physical slot.
+    pub database: Option<String>,
+    /// Database that was asked.
+    pub asked_in: String,
+    /// The slot ends with its session.
+    pub temporary: bool,
+    /// Set unless the slot is still being made. A slot that is being made may yet come to nothing.
+    pub is_made: bool,
+    /// Server process that holds the slot.
+    pub active_pid: Option<i32>,
+    /// What is known of that process; `None` when nobody holds the slot, or the process has just ended.
+    pub holder: Option<Holder>,
+}
+
+/// A server process that holds a slot, and the client that it works for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Server process.
+    pub pid: i32,
+    /// Name that the client gives itself.
+    pub application: String,
+    /// Role of the client.
+    pub user: Option<String>,
+    /// Place of the client.
+    pub address: Address,
+    /// The client calls itself outboxd, or as this instance calls itself.
+    pub is_outboxd: bool,
+}
+
+/// Place that a client has connected from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An IP address.
+    Ip(String),
+    /// A Unix socket of the server's machine.
+    UnixSocket,
+    /// Not shown to this role.
+    Hidden,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "application \"{}\", user ", self.application)?;
+        match &self.user {
+            Some(user) => write!(f, "\"{user}\", ")?,
+            None => f.write_str("unknown, ")?,
+        }
+        match &self.address {
+            Address::Ip(address) => write!(f, "address {address}, ")?,
+            Address::UnixSocket => f.write_str("on a Unix socket, ")?,
+            Address::Hidden => f.write_str("address not shown without pg_read_all_stats, ")?,
+        }
+        write!(f, "server process {}", self.pid)
+    }
+}
+
+impl Holder {
+    /// Tells whether a client of that name is an outboxd, to one that calls itself `own`. All instances of a source have one
+    /// configuration, and so the same name where the connection string gives one.
+    pub fn is_outboxd(application: &str, own: &str) -> bool {
+        application.starts_with(APPLICATION_PREFIX) || !application.is_empty() && application == own
+    }
+}
+
+/// Reads the use of a slot's name and of its temporary slot's; a name that is free is left out.
+///
+/// # Errors
+/// [`CatalogError`].
+pub async fn read(client: &Client, slot: &str) -> Result<Vec<SlotUse>, CatalogError> {
+    let rows = catalog::text_rows(client, DOING, &sql(slot)).await?;
+    let nonsense = || CatalogError::Nonsense { doing: DOING, what: format!("{rows:?}") };
+    rows.iter().map(|row| parse(row).ok_or_else(nonsense)).collect()
+}
+
+impl ReplicationConnection {
+    /// Reads the use of a slot's name and of its temporary slot's, as [`read`] does.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Command`].
+    pub async fn slot_uses(&mut self, slot: &str) -> Result<Vec<SlotUse>, ReplicationError> {
+        let rows = self.query(&sql(slot)).await?;
+        let unexpected = || ReplicationError::unexpected_answer(DOING, "a slot and its holder");
+        rows.iter().map(|row| parse(row).ok_or_else(unexpected)).collect()
+    }
+}
+
+/// Application name and role are shown to everybody, the address only to members of `pg_read_all_stats` and of the client's role
+/// (`pg_stat_get_activity`, pgstatfuncs.c). A slot has no confirmed position until it is made.
+fn sql(slot: &str) -> String {
+    format!(
+        "SELECT s.slot_name, s.plugin, s.database, current_database(), s.temporary,
+                s.slot_type = 'physical' OR s.confirmed_flush_lsn IS NOT NULL, s.active_pid,
+                a.pid, a.application_name, current_setting('application_name'), a.usename, host(a.client_addr), a.client_port
+         FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
+         WHERE s.slot_name IN ({}, {})",
+        literal(slot),
+        literal(&temporary_name(slot))
+    )
+}
+
+fn parse(row: &[Option<String>]) -> Option<SlotUse> {
+    let [
+        slot,
+        plugin,
+        database,
+        asked_in,
+        temporary,
+        is_made,
+        active_pid,
+        pid,
+        application,
+        own,
+        user,
+        address,
+        port,
+    ] = row
+    else {
+        return None;
+    };
+    let is = |value: &Option<String>| value.as_deref() == Some("t");
+    let number = |value: &Option<String>| value.as_ref().and_then(|value| value.parse::<i32>().ok());
+    let application = application.clone().unwrap_or_default();
+    let holder = number(pid).map(|pid| Holder {
+        pid,
+        is_outboxd: Holder::is_outboxd(&application, own.as_deref().unwrap_or_default()),
+        application,
+        user: user.clone(),
+        address: match (address, number(port)) {
+            (Some(address), _) => Address::Ip(address.clone()),
+            (None, Some(_)) => Address::UnixSocket,
+            (None, None) => Address::Hidden,
+        },
+    });
+    Some(SlotUse {
+        slot: slot.clone()?,
+        plugin: plugin.clone(),
+        database: database.clone(),
+        asked_in: asked_in.clone()?,
+        temporary: is(temporary),
+        is_made: is(is_made),
+        active_pid: number(active_pid),
+        holder,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outboxd_is_known_by_its_name_and_by_ours() {
+        for (application, own, is) in [
+            ("outboxd orders", "outboxd orders", true),
+            ("outboxd recover orders", "outboxd orders", true),
+            ("billing relay", "billing relay", true),
+            ("Debezium Streaming", "outboxd orders", false),
+            ("pg_recvlogical", "billing relay", false),
+            ("", "", false),
+        ] {
+            assert_eq!(Holder::is_outboxd(application, own), is, "{application} to {own}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The making of a slot, which waits for every transaction that is open when it begins, in whatever database of the server:
+//! while it waits, somebody says for which.
+
+use std::{pin::pin, time::Duration};
+
+use super::database::{Database, Sql};
+use crate::postgres::open_transactions;
+
+/// A making that takes longer waits for somebody.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often somebody looks whom it waits for.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// No look may take longer.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
+/// Runs `making` to its end. While PostgreSQL waits for other transactions meanwhile, `tell` gets the reason, each time that a
+/// look from outside finds some. Cancel-safe where `making` is.
+pub async fn told<T>(
+    database: &impl Database,
+    application_name: &str,
+    making: impl Future<Output = T>,
+    tell: impl Fn(String),
+) -> T {
+    let mut making = pin!(making);
+    let looking = async {
+        tokio::time::sleep(PATIENCE).await;
+        loop {
+            if let Err(error) = look(database, application_name, &tell).await {
+                tracing::debug!(%error, "nobody can see whom the making of the slot waits for; trying again");
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        made = &mut making => made,
+        () = looking => making.await,
+    }
+}
+
+async fn look(
+    database: &impl Database,
+    application_name: &str,
+    tell: &impl Fn(String),
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let sql = tokio::time::timeout(LOOK_MAX, database.connect_sql(application_name)).await??;
+    let slot = &database.options().slot;
+    loop {
+        let awaited = tokio::time::timeout(LOOK_MAX, sql.awaited_transactions(slot)).await??;
+        if let Some(reason) = open_transactions::reason(slot, &awaited) {
+            tell(reason);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}

@@ -34,7 +34,8 @@ pub enum InvalidReason {
         /// The placeholder, as written in the template.
         placeholder: String,
     },
-    /// A text that has to be UTF-8 is not (databases with encoding SQL_ASCII store any bytes).
+    /// A text that has to be UTF-8 is not: a database with encoding SQL_ASCII stores any bytes, and other encodings have
+    /// bytes without a character.
     NotUtf8 {
         /// The column.
         column: String,
@@ -122,7 +123,7 @@ impl fmt::Display for InvalidReason {
                 part.replace(' ', "_")
             ),
             InvalidReason::NotUtf8 { column } => {
-                write!(f, "column \"{column}\" is not valid UTF-8; store UTF-8 text in it")
+                write!(f, "column \"{column}\" holds bytes that have no equivalent in UTF-8")
             }
             InvalidReason::TooLong { part, bytes } => write!(
                 f,

@@ -195,12 +195,16 @@ impl Mapper {
         Ok((properties != Properties::default()).then(|| Box::new(properties)))
     }
 
-    /// The payload's bytes as PostgreSQL gave them, also if they are not UTF-8: what they mean is the consumer's affair.
+    /// The payload's bytes as PostgreSQL gave them.
     fn body(&self, row: &OutboxRow) -> Result<Bytes, InvalidReason> {
         let body = match &row.values[self.payload] {
             None => Bytes::new(),
             Some(value) if self.payload_kind == PayloadKind::Bytea => decode_hex(value)
                 .ok_or_else(|| InvalidReason::ByteaNotHex { column: self.column(self.payload) })?,
+            // A text of which nobody could tell what it says.
+            Some(value) if str::from_utf8(value).is_err() => {
+                return Err(InvalidReason::NotUtf8 { column: self.column(self.payload) });
+            }
             // A slice keeps alive all that was received with it, other tables' rows included, while the message is in
             // flight; a small body is copied, so that what is held is what is counted.
             Some(value) if value.len() < COPIED_BELOW => Bytes::copy_from_slice(value),
@@ -322,7 +326,7 @@ fn short(part: &'static str, text: String) -> Result<String, InvalidReason> {
 }
 
 /// Decodes `\x0aff`. The escape format never begins with `\x`: it doubles a backslash.
-fn decode_hex(text: &[u8]) -> Option<Bytes> {
+pub(crate) fn decode_hex(text: &[u8]) -> Option<Bytes> {
     let (pairs, []) = text.strip_prefix(b"\\x")?.as_chunks::<2>() else { return None };
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     pairs

@@ -18,6 +18,7 @@ mod timestamp;
 
 pub use invalid::{InvalidReason, InvalidRow};
 pub use mapper::Mapper;
+pub(crate) use mapper::decode_hex;
 pub use mapping::{ColumnNames, Mapping, MappingError, MissingColumn, OptionalColumn};
 pub use message::{
     AggregateKey, HEADERS_BYTES_MAX, HeaderValue, Message, RESERVED_HEADERS, ROUTING_HEADERS,

@@ -32,6 +32,7 @@ pub mod snapshot;
 mod socket;
 mod sql_socket;
 mod sql_text;
+mod stored_text;
 mod tls;
 mod wire;
 

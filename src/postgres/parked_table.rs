@@ -103,8 +103,14 @@ async fn insert(
     spelling: Spelling,
 ) -> Result<(), CatalogError> {
     let row = parked.kept.row();
-    // These came out of this database, so it can hold them.
+    // These came out of this database, so it can hold them, but for what stands in place of bytes that are not UTF-8.
     let Outline { message_id, aggregate_type, aggregate_id, event_type } = parked.kept.outline();
+    let readable = |text: Option<String>| match spelling {
+        Spelling::Plain => text,
+        Spelling::Ascii => text.map(|text| text.replace(char::REPLACEMENT_CHARACTER, "?")),
+    };
+    let (message_id, aggregate_type) = (readable(message_id), readable(aggregate_type));
+    let (aggregate_id, event_type) = (readable(aggregate_id), readable(event_type));
     let reason = Reason::new(&parked.reason, spelling);
     let position = row.position.to_string();
     let columns = parked.kept.columns();

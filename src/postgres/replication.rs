@@ -18,8 +18,10 @@ use postgres_protocol::message::{
 use tokio::time::Instant;
 
 use super::{
+    endpoint::Endpoint,
     error::{ConnectError, ServerError, WireError},
     sql_text::{identifier, literal},
+    stored_text::{Encoding, SQL_ASCII, Texts, Translator},
     wire::{Frame, Wire},
 };
 use crate::{ledger::ConfirmedLsn, position::Lsn};
@@ -87,6 +89,16 @@ pub enum ReplicationEvent {
     },
 }
 
+impl ReplicationEvent {
+    /// The texts that are not ASCII.
+    fn texts(&self) -> Texts {
+        match self {
+            ReplicationEvent::WalData { bytes, .. } => Texts::of(bytes),
+            ReplicationEvent::Keepalive { .. } => Texts::default(),
+        }
+    }
+}
+
 /// What went wrong on a replication connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicationError {
@@ -139,9 +151,10 @@ impl ReplicationError {
 }
 
 /// A connection in replication mode (`replication=database`), not yet streaming: can run replication commands and simple SQL.
-#[derive(Debug)]
 pub struct ReplicationConnection {
     wire: Wire,
+    /// Where to ask what a text in the database's encoding means.
+    endpoint: Endpoint,
     /// A command was sent whose answer has not been read to its end, because a caller dropped the future.
     unanswered: bool,
 }
@@ -158,7 +171,7 @@ impl ReplicationConnection {
     ) -> Result<Self, ReplicationError> {
         let wire =
             database.endpoint.connect_replication(application_name, database.wal_sender_timeout).await?;
-        Ok(ReplicationConnection { wire, unanswered: false })
+        Ok(ReplicationConnection { wire, endpoint: database.endpoint.clone(), unanswered: false })
     }
 
     /// Who the server is, and on which timeline.
@@ -235,14 +248,36 @@ impl ReplicationConnection {
         publication: &str,
         from: Lsn,
     ) -> Result<ReplicationStream, (Option<Self>, ReplicationError)> {
+        let translator = match self.text_as_it_is_stored(publication).await {
+            Ok(translator) => translator,
+            Err(error) => return Err((None, error)),
+        };
         let command = start_command(slot, publication, from);
         match self.begin_copy(&command).await {
-            Ok(()) => Ok(ReplicationStream { wire: self.wire, status: None }),
+            Ok(()) => Ok(ReplicationStream { translator, ..ReplicationStream::new(self.wire) }),
             Err(cause) => {
                 let again = matches!(cause, WireError::Server(_)) && !self.unanswered;
                 Err((again.then_some(self), command_failed(&command, cause)))
             }
         }
+    }
+
+    /// Has the server convert no text any more, unless it sends UTF-8 as it is; gives who converts it then. A command
+    /// is not converted either, so a publication whose name is not ASCII takes that the server goes on converting.
+    async fn text_as_it_is_stored(
+        &mut self,
+        publication: &str,
+    ) -> Result<Option<Box<Translator>>, ReplicationError> {
+        let encoding =
+            self.wire.server_encoding().map_or(Encoding::Utf8, |name| Encoding::of(name, &self.endpoint));
+        let translator = match encoding {
+            Encoding::Utf8 => return Ok(None),
+            _ if !publication.is_ascii() => return Ok(None),
+            Encoding::Unknown => None,
+            Encoding::Other(translator) => Some(translator),
+        };
+        self.query(&format!("SET client_encoding = {}", literal(SQL_ASCII))).await?;
+        Ok(translator)
     }
 
     async fn run(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, WireError> {
@@ -324,9 +359,17 @@ pub struct ReplicationStream {
     wire: Wire,
     /// The newest status that is not in the output yet, because an older one is still being written.
     status: Option<(Lsn, bool)>,
+    /// Of a database whose text is in an encoding of its own.
+    translator: Option<Box<Translator>>,
+    /// An event with text that the translator has to ask for.
+    untranslated: Option<(ReplicationEvent, Texts)>,
 }
 
 impl ReplicationStream {
+    fn new(wire: Wire) -> Self {
+        Self { wire, status: None, translator: None, untranslated: None }
+    }
+
     /// The next event. Cancel-safe. Continues writing a status update that the socket did not take at once. An event
     /// already received is returned without a system call.
     ///
@@ -339,6 +382,9 @@ impl ReplicationStream {
         loop {
             if let Some(event) = self.next_ready()? {
                 return Ok(event);
+            }
+            if self.learn().await? {
+                continue;
             }
             poll_fn(|cx| {
                 self.write_status(cx);
@@ -354,10 +400,47 @@ impl ReplicationStream {
     /// # Errors
     /// As [`Self::next`].
     pub fn next_ready(&mut self) -> Result<Option<ReplicationEvent>, ReplicationError> {
+        if self.translator.is_none() {
+            return self.next_as_it_comes();
+        }
+        let next = match self.untranslated.take() {
+            Some(untranslated) => Some(untranslated),
+            None => self.next_as_it_comes()?.map(|event| {
+                let texts = event.texts();
+                (event, texts)
+            }),
+        };
+        let (Some((event, texts)), Some(translator)) = (next, &self.translator) else { return Ok(None) };
+        if let ReplicationEvent::WalData { wal_start, wal_end, bytes } = &event
+            && !texts.is_empty()
+        {
+            if !translator.knows(texts.iter(bytes)) {
+                self.untranslated = Some((event, texts));
+                return Ok(None);
+            }
+            let bytes = texts.replaced(bytes, |text| translator.translate(text));
+            return Ok(Some(ReplicationEvent::WalData { wal_start: *wal_start, wal_end: *wal_end, bytes }));
+        }
+        Ok(Some(event))
+    }
+
+    fn next_as_it_comes(&mut self) -> Result<Option<ReplicationEvent>, ReplicationError> {
         match self.wire.next_frame_ready().map_err(ReplicationError::Stream)? {
             None => Ok(None),
             Some(frame) => event(frame).map(Some),
         }
+    }
+
+    /// Asks for what the translator needs to go on; `false` when it needs nothing.
+    async fn learn(&mut self) -> Result<bool, ReplicationError> {
+        let (Some(translator), Some((ReplicationEvent::WalData { bytes, .. }, texts))) =
+            (&mut self.translator, &self.untranslated)
+        else {
+            return Ok(false);
+        };
+        let learned = translator.learn(texts.iter(bytes)).await;
+        learned.map_err(|cause| command_failed("converting text", cause))?;
+        Ok(true)
     }
 
     /// When bytes last came from the server.
@@ -550,7 +633,7 @@ mod tests {
     async fn a_server_that_does_not_read_holds_nobody_up_and_gets_whole_frames_later() {
         const FRAME_BYTES: usize = 39;
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let mut stream = ReplicationStream { wire: Wire::new(Socket::Unix(ours)), status: None };
+        let mut stream = ReplicationStream::new(Wire::new(Socket::Unix(ours)));
         let newest = 50_000_u64;
         for lsn in 1..=newest {
             stream.send_status_at(Lsn(lsn), lsn == 1).await.unwrap();

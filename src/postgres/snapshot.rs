@@ -22,6 +22,7 @@ use super::{
     catalog::{self, CatalogError, ColumnFacts, TableFacts},
     error::WireError,
     sql_text::{identifier, literal},
+    stored_text::{Encoding, Translator},
 };
 use crate::{
     outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
@@ -261,6 +262,9 @@ pub struct SnapshotRows {
     point: Lsn,
     taken_at: Timestamp,
     rows: u64,
+    encoding: Encoding,
+    /// A row whose text is not translated yet.
+    untranslated: Option<OutboxRow>,
 }
 
 struct Reader {
@@ -316,7 +320,15 @@ impl SnapshotRows {
         point: Lsn,
     ) -> Result<Self, SnapshotError> {
         let order = RowOrder::of(table, columns);
-        let select = select(database, table, columns, selection)?;
+        let row = client
+            .query_typed_one(
+                "SELECT (extract(epoch FROM transaction_timestamp()) * 1000000)::int8, getdatabaseencoding()::text",
+                &[],
+            )
+            .await
+            .map_err(sql("reading the server's clock"))?;
+        let (taken_at, encoding) = (row.get(0), Encoding::of(row.get(1), &database.endpoint));
+        let select = select(database, table, columns, selection, &encoding)?;
         if database.rows != RowRules::default() {
             // One statement, and no more: what an operator wrote must not end it and begin another.
             client.prepare(&select).await.map_err(|error| SnapshotError::Rules(error.into()))?;
@@ -325,17 +337,15 @@ impl SnapshotRows {
             .batch_execute(&format!("DECLARE outboxd_rows NO SCROLL CURSOR FOR {select}"))
             .await
             .map_err(sql("beginning to read the rows"))?;
-        let taken_at = client
-            .query_typed_one("SELECT (extract(epoch FROM transaction_timestamp()) * 1000000)::int8", &[])
-            .await
-            .map_err(sql("reading the server's clock"))?;
         Ok(Self {
             reader: Some(Reader { client, batch: None }),
             order,
             columns: table.outbox_columns(),
             point,
-            taken_at: Timestamp(taken_at.get(0)),
+            taken_at: Timestamp(taken_at),
             rows: 0,
+            encoding,
+            untranslated: None,
         })
     }
 
@@ -370,6 +380,13 @@ impl SnapshotRows {
     pub async fn next(&mut self) -> Result<Option<OutboxRow>, SnapshotError> {
         const DOING: &str = "reading the rows";
         loop {
+            if let (Some(row), Encoding::Other(translator)) = (&self.untranslated, &mut self.encoding) {
+                let texts = row.values.iter().flatten().map(|value| &**value);
+                let doing = "converting text";
+                translator.learn(texts).await.map_err(|cause| SnapshotError::Sql { doing, cause })?;
+                let row = self.untranslated.take();
+                return Ok(row.map(|row| translated(row, translator)));
+            }
             let Some(reader) = &mut self.reader else { return Ok(None) };
             // simple_query_raw sends before it first waits, if it waits at all, so the batch cannot be asked for twice.
             let batch = match &mut reader.batch {
@@ -391,11 +408,19 @@ impl SnapshotRows {
                         return Err(SnapshotError::Nonsense { doing: DOING, what });
                     }
                     self.rows += 1;
-                    return Ok(Some(OutboxRow {
+                    let row = OutboxRow {
                         position: Position { commit_lsn: Lsn(self.point.0 - 1), index },
                         committed_at: self.taken_at,
-                        values,
-                    }));
+                        values: self.encoding.as_stored(values).ok_or_else(|| SnapshotError::Nonsense {
+                            doing: DOING,
+                            what: "a value that is not in the hex format".to_owned(),
+                        })?,
+                    };
+                    if matches!(self.encoding, Encoding::Other(_)) {
+                        self.untranslated = Some(row);
+                        continue;
+                    }
+                    return Ok(Some(row));
                 }
                 // A batch that is not full is the last; what ends the connection ends its transaction.
                 Some(SimpleQueryMessage::CommandComplete(rows)) if rows < u64::from(FETCH_ROWS) => {
@@ -414,8 +439,10 @@ fn select(
     table: &TableFacts,
     columns: &ColumnNames,
     selection: &Selection,
+    encoding: &Encoding,
 ) -> Result<String, SnapshotError> {
-    let list = table.columns.iter().map(|column| identifier(&column.name)).collect::<Vec<_>>().join(", ");
+    let value = |column: &ColumnFacts| encoding.select(&identifier(&column.name));
+    let list = table.columns.iter().map(value).collect::<Vec<_>>().join(", ");
     Ok(format!(
         "SELECT {list} FROM {}{}{}{}",
         table.kind.only(),
@@ -434,7 +461,7 @@ pub(super) async fn try_rules(
 ) -> Result<(), SnapshotError> {
     let since = database.rows.created_at_zone.as_ref().and(there(table, &columns.created_at));
     let selection = Selection { since: since.map(|_| Timestamp(0)), aggregate: None };
-    let select = select(database, table, columns, &selection)?;
+    let select = select(database, table, columns, &selection, &Encoding::Utf8)?;
     let rules = |error: tokio_postgres::Error| SnapshotError::Rules(error.into());
     client.prepare(&select).await.map_err(rules)?;
     if let Some(zone) = &database.rows.created_at_zone {
@@ -455,6 +482,11 @@ pub(super) async fn prepare(client: &Client) -> Result<(), SnapshotError> {
 
 pub(super) async fn described(client: &Client, name: &TableName) -> Result<TableFacts, SnapshotError> {
     catalog::table(client, name).await?.ok_or_else(|| SnapshotError::NoTable(name.clone()))
+}
+
+fn translated(row: OutboxRow, translator: &Translator) -> OutboxRow {
+    let value = |value: Bytes| if value.is_ascii() { value } else { translator.translate(&value).into() };
+    OutboxRow { values: row.values.into_iter().map(|text| text.map(value)).collect(), ..row }
 }
 
 /// The values of a row, as slices of one piece of memory: tokio-postgres does not give its own away.

@@ -55,6 +55,8 @@ pub(super) struct Wire {
     write_error: Option<io::Error>,
     message_bytes_max: usize,
     last_heard: Instant,
+    /// The parameter `server_encoding`, which the server reports at login.
+    server_encoding: Option<String>,
 }
 
 /// One message of the server.
@@ -120,6 +122,7 @@ impl Wire {
             write_error: None,
             message_bytes_max: LOGIN_MESSAGE_BYTES_MAX,
             last_heard: Instant::now(),
+            server_encoding: None,
         }
     }
 
@@ -130,6 +133,11 @@ impl Wire {
 
     pub(super) fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    /// The encoding of the database, when the server has reported it.
+    pub(super) fn server_encoding(&self) -> Option<&str> {
+        self.server_encoding.as_deref()
     }
 
     /// When bytes last came from the server.
@@ -186,8 +194,13 @@ impl Wire {
                         tracing::debug!(notice = %ServerError::from_fields(body.fields()), "PostgreSQL says");
                     }
                 }
-                // Nothing in it concerns us, but it has to be one.
-                PARAMETER_STATUS_TAG => drop(frame.parse()?),
+                PARAMETER_STATUS_TAG => {
+                    if let Message::ParameterStatus(body) = frame.parse()?
+                        && let (Ok("server_encoding"), Ok(encoding)) = (body.name(), body.value())
+                    {
+                        self.server_encoding = Some(encoding.to_owned());
+                    }
+                }
                 NOTIFICATION_RESPONSE_TAG => {}
                 _ => return Ok(Some(frame)),
             }

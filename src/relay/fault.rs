@@ -5,7 +5,7 @@ use std::{error::Error, fmt::Write as _, time::Duration};
 use super::mishap::Overdue;
 use crate::{
     admin::Side,
-    outbox::{InvalidRow, MappingError},
+    outbox::{InvalidReason, InvalidRow, MappingError},
     postgres::{
         SourceDatabase,
         backlog::BacklogError,
@@ -108,7 +108,7 @@ pub enum Fault {
     #[error(transparent)]
     Mapping(MappingError),
     /// A row that cannot become a message.
-    #[error("{0}; with delivery.on_invalid = \"park\" such a row is put aside: set it and restart outboxd")]
+    #[error("{0}{steps}", steps = way_out(&.0.reason))]
     InvalidRow(InvalidRow),
 }
 
@@ -214,6 +214,19 @@ impl From<EvidenceError> for Fault {
             EvidenceError::Catalog(error) => error.into(),
             EvidenceError::Replication(error) => error.into(),
         }
+    }
+}
+
+/// The next steps after a row that cannot become a message.
+fn way_out(reason: &InvalidReason) -> &'static str {
+    match reason {
+        // Whoever corrects the row corrects the table, and not what WAL has of it.
+        InvalidReason::NotUtf8 { .. } => {
+            ". The rows behind it wait. To go on: (1) set delivery.on_invalid = \"park\" and restart outboxd, which puts the row \
+             aside and publishes the rows behind it; (2) have the service write the event again, as a new row with valid text; \
+             (3) remove the parked row with `outboxd parked discard`"
+        }
+        _ => "; with delivery.on_invalid = \"park\" such a row is put aside: set it and restart outboxd",
     }
 }
 

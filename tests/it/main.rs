@@ -11,6 +11,7 @@ mod continuity;
 mod copies;
 mod database;
 mod delivery;
+mod encodings;
 mod exchanges;
 mod forgotten;
 mod holder;

@@ -107,13 +107,18 @@ fn the_body_is_the_payloads_bytes() {
         (JSON, Some(&b"{ \"a\" :1}"[..]), "application/json", &b"{ \"a\" :1}"[..]),
         (JSONB, None, "application/json", b""),
         (TEXT, Some(b"\\x00"), "text/plain", b"\\x00"),
-        // SQL_ASCII databases give any bytes.
-        (TEXT, Some(b"\xff\xfe"), "text/plain", b"\xff\xfe"),
+        (TEXT, Some("ü".as_bytes()), "text/plain", "ü".as_bytes()),
         (BYTEA, Some(b"\\x"), "application/octet-stream", b""),
         (BYTEA, Some(b"\\x00fF5c"), "application/octet-stream", b"\x00\xff\\"),
     ] {
         let message = mapping().resolve(&columns(type_oid)).unwrap().message(with(4, payload)).unwrap();
         assert_eq!((&*message.content_type, &*message.body), (content_type, body), "type {type_oid}");
+    }
+    // SQL_ASCII databases give any bytes; nobody could tell what such a text says.
+    for type_oid in [TEXT, JSON, JSONB] {
+        let mapper = mapping().resolve(&columns(type_oid)).unwrap();
+        let invalid = mapper.message(with(4, Some(b"\xff\xfe"))).unwrap_err();
+        assert_eq!(invalid.reason, InvalidReason::NotUtf8 { column: "payload".into() });
     }
     let configured = Mapping { content_type: Some("application/avro".into()), ..mapping() };
     assert_eq!(map(&configured, valid()).unwrap().content_type, "application/avro");

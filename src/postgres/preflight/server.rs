@@ -37,7 +37,11 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
             "use a database whose encoding is UTF8",
         )
     } else {
-        Check::passed("encoding", server.encoding.clone())
+        let invalid = match server.encoding.as_str() {
+            "UTF8" => "",
+            _ => "; a row with bytes that have no equivalent in UTF-8 is invalid (delivery.on_invalid)",
+        };
+        Check::passed("encoding", server.encoding.clone() + invalid)
     });
     // Publishing a backlog takes a temporary slot beside the permanent one.
     let slots_free = i64::from(server.slots_max) - server.slots_used;

@@ -1,0 +1,326 @@
+//! Text of a database whose encoding is not UTF8, as UTF-8.
+//!
+//! The server could convert what it sends, but ends the stream at the first character without an equivalent, for ever and without a
+//! word of which row that is. So text comes as it is stored, and is converted here, character by character, by what the server says of
+//! each: a table of ours might differ from the server's. A character without an equivalent stays as it is stored. Then the
+//! text is not UTF-8, and its row alone is invalid.
+//!
+//! Knows how long a character is in each encoding that a database may have (manual, "Character Set Support"), and
+//! which parts of a message are text ([`message`]). Knows nothing of what a row means.
+
+mod message;
+
+use std::{collections::HashMap, fmt, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture, future::try_join_all};
+use tokio_postgres::{Client, types::Type};
+
+use super::{endpoint::Endpoint, error::WireError};
+use crate::outbox::decode_hex;
+
+pub(super) use message::Texts;
+
+/// The encoding that outboxd itself uses.
+const UTF8: &str = "UTF8";
+
+/// The encoding of a database that does not know what its bytes mean. As a client's it has the server convert nothing.
+pub(super) const SQL_ASCII: &str = "SQL_ASCII";
+
+/// Shown in `pg_stat_activity`.
+const APPLICATION_NAME: &str = "outboxd encoding";
+
+/// SQLSTATEs `untranslatable_character` and `character_not_in_repertoire`.
+const NO_EQUIVALENT: [&str; 2] = ["22P05", "22021"];
+
+/// A character as it is stored, filled up with zeros, which no text has.
+type Stored = [u8; 4];
+
+/// A character as UTF-8; `None`: it has no equivalent.
+type Utf8 = Option<Box<[u8]>>;
+
+/// Bytes of a character by its first one, which is not ASCII.
+type Width = fn(u8) -> usize;
+
+/// How text of a database comes.
+pub(super) enum Encoding {
+    /// As UTF-8, and so it is sent.
+    Utf8,
+    /// As whatever it is: nobody knows. What is UTF-8 is taken for that.
+    Unknown,
+    /// In another encoding.
+    Other(Box<Translator>),
+}
+
+impl Encoding {
+    /// By the name that the server gives it (`server_encoding`).
+    pub(super) fn of(name: &str, endpoint: &Endpoint) -> Self {
+        match name {
+            UTF8 => Encoding::Utf8,
+            SQL_ASCII => Encoding::Unknown,
+            name => Encoding::Other(Box::new(Translator::new(endpoint.clone(), width(name)))),
+        }
+    }
+}
+
+/// Values that plain SQL reads.
+impl Encoding {
+    /// What a SELECT lists for a column: its text as it is stored, in place of a conversion that may fail. What `format` makes
+    /// of a value is what its type's output function does, as in the stream.
+    pub(super) fn select(&self, column: &str) -> String {
+        match self {
+            Encoding::Utf8 => column.to_owned(),
+            Encoding::Unknown | Encoding::Other(_) => format!(
+                "CASE num_nulls({column}) WHEN 0 THEN convert_to(format('%s', {column}), getdatabaseencoding()) END"
+            ),
+        }
+    }
+
+    /// The values as they are stored, of the text that the server gave for [`select`](Self::select); `None` when it is not that.
+    pub(super) fn as_stored(&self, values: Vec<Option<Bytes>>) -> Option<Vec<Option<Bytes>>> {
+        match self {
+            Encoding::Utf8 => Some(values),
+            Encoding::Unknown | Encoding::Other(_) => values
+                .into_iter()
+                .map(|value| match value {
+                    Some(hex) => decode_hex(&hex).map(Some),
+                    None => Some(None),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The lead bytes 0x8E and 0x8F announce more than the usual two bytes in some encodings (`pg_wchar.h`: SS2, SS3).
+fn width(encoding: &str) -> Width {
+    match encoding {
+        "EUC_JP" | "EUC_JIS_2004" | "EUC_KR" => |lead| if lead == 0x8F { 3 } else { 2 },
+        "EUC_CN" => |_| 2,
+        "EUC_TW" => |lead| match lead {
+            0x8E => 4,
+            0x8F => 3,
+            _ => 2,
+        },
+        _ => |_| 1,
+    }
+}
+
+/// Converts text to UTF-8 by what it has asked the server.
+pub(super) struct Translator {
+    endpoint: Endpoint,
+    width: Width,
+    known: HashMap<Stored, Utf8>,
+    /// Kept while it may be needed again.
+    client: Option<Client>,
+    asking: Option<BoxFuture<'static, Result<Answer, WireError>>>,
+}
+
+struct Answer {
+    client: Client,
+    characters: Vec<(Stored, Utf8)>,
+}
+
+impl fmt::Debug for Translator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Translator").field("known", &self.known.len()).finish_non_exhaustive()
+    }
+}
+
+impl Translator {
+    fn new(endpoint: Endpoint, width: Width) -> Self {
+        Self { endpoint, width, known: HashMap::new(), client: None, asking: None }
+    }
+
+    /// Asks the server for the characters of these texts that are not known yet. Cancel-safe: what was asked is not asked again.
+    ///
+    /// # Errors
+    /// The server cannot be asked.
+    pub(super) async fn learn<'a>(
+        &mut self,
+        texts: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Result<(), WireError> {
+        loop {
+            if self.asking.is_none() {
+                let unknown = self.unknown(texts.clone());
+                if unknown.is_empty() {
+                    return Ok(());
+                }
+                let client = self.client.take().filter(|client| !client.is_closed());
+                self.asking = Some(ask(self.endpoint.clone(), client, unknown).boxed());
+            }
+            let Some(asking) = &mut self.asking else { return Ok(()) };
+            let answer = asking.await;
+            self.asking = None;
+            let Answer { client, characters } = answer?;
+            self.known.extend(characters);
+            // Of an encoding of single bytes all are known by now.
+            self.client = Some(client).filter(|_| !self.is_of_single_bytes());
+        }
+    }
+
+    /// Tells whether no character of these texts has to be asked for.
+    pub(super) fn knows<'a>(&self, mut texts: impl Iterator<Item = &'a [u8]>) -> bool {
+        texts.all(|text| {
+            let mut characters = characters(text, self.width).filter(|character| !character.is_ascii());
+            characters.all(|character| self.known.contains_key(&stored(character)))
+        })
+    }
+
+    fn is_of_single_bytes(&self) -> bool {
+        (0x80..=0xFF).all(|lead| (self.width)(lead) == 1)
+    }
+
+    fn unknown<'a>(&self, texts: impl Iterator<Item = &'a [u8]>) -> Vec<Stored> {
+        let mut unknown: Vec<Stored> = texts
+            .flat_map(|text| characters(text, self.width))
+            .filter(|character| !character.is_ascii())
+            .map(stored)
+            .filter(|character| !self.known.contains_key(character))
+            .collect();
+        if !unknown.is_empty() && self.is_of_single_bytes() {
+            unknown = (0x80..=0xFF).map(|byte| stored(&[byte])).collect();
+        }
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown
+    }
+
+    /// Gives the text as UTF-8. Text with a character that has no equivalent, or that was not learned, is never UTF-8.
+    pub(super) fn translate(&self, text: &[u8]) -> Vec<u8> {
+        let mut translated = Vec::with_capacity(text.len() + text.len() / 2);
+        let mut complete = true;
+        for character in characters(text, self.width) {
+            if character.is_ascii() {
+                translated.extend_from_slice(character);
+                continue;
+            }
+            match self.known.get(&stored(character)) {
+                Some(Some(utf8)) => translated.extend_from_slice(utf8),
+                _ => {
+                    translated.extend_from_slice(character);
+                    complete = false;
+                }
+            }
+        }
+        // Bytes that mean nothing may look like UTF-8 by chance. 0xFF is in no UTF-8.
+        if !complete && str::from_utf8(&translated).is_ok() {
+            translated.push(0xFF);
+        }
+        translated
+    }
+}
+
+/// The characters of a text. One that is cut short by the end is as long as what is left.
+fn characters(text: &[u8], width: Width) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let lead = *rest.first()?;
+        let length = if lead.is_ascii() { 1 } else { width(lead) };
+        let (character, after) = rest.split_at(length.min(rest.len()));
+        rest = after;
+        Some(character)
+    })
+}
+
+fn stored(character: &[u8]) -> Stored {
+    let mut stored = [0; 4];
+    for (to, from) in stored.iter_mut().zip(character) {
+        *to = *from;
+    }
+    stored
+}
+
+fn bytes(stored: &Stored) -> &[u8] {
+    let length = stored.iter().position(|byte| *byte == 0).unwrap_or(stored.len());
+    &stored[..length]
+}
+
+async fn ask(
+    endpoint: Endpoint,
+    client: Option<Client>,
+    characters: Vec<Stored>,
+) -> Result<Answer, WireError> {
+    let limit: Duration = endpoint.connect_timeout();
+    let asking = async {
+        let client = match client {
+            Some(client) => client,
+            None => endpoint.connect_sql(APPLICATION_NAME).await.map_err(|error| error.cause)?,
+        };
+        let texts = match convert(&client, &characters).await? {
+            Some(texts) => texts,
+            // One of them has no equivalent.
+            None => {
+                let each = characters.iter().map(async |character| {
+                    let one = convert(&client, std::slice::from_ref(character)).await?;
+                    Ok::<_, WireError>(one.and_then(|mut texts| texts.pop()).flatten())
+                });
+                try_join_all(each).await?
+            }
+        };
+        let characters = characters.into_iter().zip(texts).collect();
+        Ok(Answer { client, characters })
+    };
+    tokio::time::timeout(limit, asking).await.unwrap_or(Err(WireError::Timeout(limit)))
+}
+
+/// Characters of the database's encoding as UTF-8; `None` when one of them has no equivalent.
+async fn convert(client: &Client, characters: &[Stored]) -> Result<Option<Vec<Utf8>>, WireError> {
+    const CONVERT: &str = "SELECT convert(c, getdatabaseencoding(), 'UTF8') FROM unnest($1) WITH ORDINALITY AS u (c, n) ORDER BY n";
+    let characters: Vec<&[u8]> = characters.iter().map(bytes).collect();
+    match client.query_typed(CONVERT, &[(&characters, Type::BYTEA_ARRAY)]).await {
+        Ok(rows) => {
+            let text = |row: &tokio_postgres::Row| row.get::<_, Option<&[u8]>>(0).map(Box::from);
+            Ok(Some(rows.iter().map(text).collect()))
+        }
+        Err(error) if error.code().is_some_and(|code| NO_EQUIVALENT.contains(&code.code())) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn translator(encoding: &str, known: &[(&[u8], Option<&str>)]) -> Box<Translator> {
+        let endpoint = Endpoint::parse("postgresql://me@h/d").unwrap();
+        let Encoding::Other(mut translator) = Encoding::of(encoding, &endpoint) else { panic!("{encoding}") };
+        let known = known.iter().map(|(from, to)| (stored(from), to.map(|to| to.as_bytes().into())));
+        translator.known.extend(known);
+        translator
+    }
+
+    #[test]
+    fn what_has_no_equivalent_is_never_utf8() {
+        let known: [(&[u8], _); 3] = [(b"\xfc", Some("ü")), (b"\x81", None), (b"\xc3", None)];
+        let translator = translator("WIN1252", &known);
+        for (text, expected) in [
+            (&b"abc"[..], &b"abc"[..]),
+            (b"\xfcber", "über".as_bytes()),
+            (b"\xfc\x81", b"\xc3\xbc\x81"),
+            (b"\xc3\x81", b"\xc3\x81\xff"),
+            (b"\x90", b"\x90"),
+        ] {
+            assert_eq!(translator.translate(text), expected);
+        }
+    }
+
+    #[test]
+    fn a_character_is_as_long_as_its_encoding_says() {
+        for (encoding, text, expected) in [
+            ("WIN1252", &b"a\xfc\x81"[..], vec![1, 1, 1]),
+            ("EUC_JP", b"a\xb0\xa1\x8e\xb1\x8f\xb0\xa1z", vec![1, 2, 2, 3, 1]),
+            ("EUC_TW", b"\x8e\xa2\xa1\xa1\xc4\xe3z", vec![4, 2, 1]),
+            ("EUC_CN", b"\xb0\xa1\x8f", vec![2, 1]),
+        ] {
+            let lengths: Vec<usize> = characters(text, width(encoding)).map(<[u8]>::len).collect();
+            assert_eq!(lengths, expected, "{encoding}");
+        }
+        assert!(
+            translator("WIN1252", &[]).is_of_single_bytes()
+                && !translator("EUC_CN", &[]).is_of_single_bytes()
+        );
+        assert_eq!(translator("LATIN1", &[]).unknown([&b"\xfc"[..]].into_iter()).len(), 128);
+        assert_eq!(translator("EUC_CN", &[]).unknown([&b"\xb0\xa1a\xb0\xa1"[..]].into_iter()).len(), 1);
+    }
+}

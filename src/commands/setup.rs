@@ -151,7 +151,7 @@ async fn kind(
     client: &tokio_postgres::Client,
     database: &SourceDatabase,
 ) -> Result<TableKind, Box<dyn std::error::Error>> {
-    match catalog::table(client, &database.table).await? {
+    match catalog::table(client, &database.table, &database.publication).await? {
         Some(TableFacts { kind, .. }) => Ok(kind),
         None => Err(Box::new(SnapshotError::NoTable(database.table.clone()))),
     }

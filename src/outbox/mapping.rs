@@ -171,8 +171,6 @@ impl Mapping {
         let event_type = resolver.required(&names.event_type, "outbox.columns.event_type");
         let payload = resolver.required(&names.payload, "outbox.columns.payload");
         let headers = resolver.optional(&names.headers, "outbox.columns.headers");
-        resolver.optional(&names.sequence, "outbox.columns.sequence");
-        resolver.optional(&names.created_at, "outbox.columns.created_at");
         let message_id = match self.id.parts() {
             // As good as always, and the column is looked at all the same.
             [Part::Placeholder(Placeholder::Id)] => None,

@@ -17,9 +17,10 @@
 use tokio_postgres::Client;
 
 use super::{
-    SourceDatabase, TableName, catalog,
+    SourceDatabase, TableName,
+    catalog::{self, NO_TIMEOUTS},
     replication::{ReplicationConnection, ReplicationError},
-    snapshot::{self, NO_TIMEOUTS, Selection, SnapshotError, SnapshotRows, sql},
+    snapshot::{self, Selection, SnapshotError, SnapshotRows, sql},
     sql_text::{identifier, literal},
 };
 use crate::{
@@ -97,7 +98,8 @@ impl Backlog {
     ) -> Result<Self, BacklogError> {
         let name = &database.table;
         let temporary = temporary_name(&database.slot);
-        let table = snapshot::described(&client, name).await?;
+        let table = snapshot::described(&client, database).await?;
+        snapshot::may_read(database, &table, columns)?;
         snapshot::prepare(&client).await?;
         replication.query(NO_TIMEOUTS).await.map_err(self::replication("switching timeouts off"))?;
         let shape_before = shape_by_sql(&client, name).await?;
@@ -122,11 +124,9 @@ impl Backlog {
 
         client
             .batch_execute(&format!(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; \
-                 LOCK TABLE {}{} IN ACCESS SHARE MODE",
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; {}",
                 literal(&exported),
-                table.kind.only(),
-                name.quoted()
+                snapshot::lock(name, &table)
             ))
             .await
             .map_err(sql("opening the snapshot"))?;

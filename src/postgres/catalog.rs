@@ -20,7 +20,10 @@ use super::{
     slot_use::{self, Holder, SlotUse},
     sql_text::literal,
 };
-use crate::{outbox::Column, position::Lsn};
+use crate::{
+    outbox::{Column, ColumnNames},
+    position::Lsn,
+};
 
 /// A statement of this room failed.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,15 @@ impl CatalogError {
     }
 }
 
+/// SQLSTATE `insufficient_privilege`.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+/// No timeout of role or database may end a session that waits for transactions or for the broker. Asking `pg_settings` leaves
+/// out those that this version does not have: `idle_session_timeout` came with 14, `transaction_timeout` with 17.
+pub(super) const NO_TIMEOUTS: &str =
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
+    ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
+
 pub(super) fn failed(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> CatalogError {
     move |error| CatalogError::Statement { doing, cause: error.into() }
 }
@@ -107,7 +119,7 @@ impl Facts {
         let has_slot = slots.iter().any(|one| one.name == slot && one.serves(&server.database));
         Ok(Facts {
             server,
-            table: self::table(client, table).await?,
+            table: self::table(client, table, publication).await?,
             publication: publication::facts(client, publication, table).await?,
             records: own_table(client, &table.schema, slot_record::TABLE).await?,
             parked: own_table(client, &table.schema, parked_table::TABLE).await?,
@@ -142,6 +154,8 @@ pub struct ServerFacts {
     pub may_create: bool,
     /// The server is a standby.
     pub in_recovery: bool,
+    /// Transactions of this session are read-only, as on a standby or by `default_transaction_read_only`.
+    pub read_only: bool,
     /// `max_replication_slots`.
     pub slots_max: i32,
     /// Slots that exist.
@@ -162,7 +176,8 @@ pub async fn server(client: &Client) -> Result<ServerFacts, CatalogError> {
                     ARRAY(SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.rolname = ANY ($1)),
                     has_database_privilege(d.oid, 'CREATE'), pg_is_in_recovery(),
                     current_setting('max_replication_slots')::int4, (SELECT count(*) FROM pg_replication_slots),
-                    current_setting('max_wal_senders')::int4, (SELECT count(*) FROM pg_stat_replication)
+                    current_setting('max_wal_senders')::int4, (SELECT count(*) FROM pg_stat_replication),
+                    current_setting('transaction_read_only')::bool
              FROM pg_database d WHERE d.datname = current_database()",
             &[(&Hosting::markers().collect::<Vec<_>>(), Type::TEXT_ARRAY)],
         )
@@ -181,6 +196,7 @@ pub async fn server(client: &Client) -> Result<ServerFacts, CatalogError> {
         slots_used: row.get(9),
         wal_senders_max: row.get(10),
         wal_senders_used: row.get(11),
+        read_only: row.get(12),
     })
 }
 
@@ -218,7 +234,7 @@ pub struct TableFacts {
     pub logged: bool,
     /// The role has USAGE on the schema.
     pub may_use_schema: bool,
-    /// The role has SELECT on the table, which the backlog needs.
+    /// The role has SELECT on the whole table.
     pub may_select: bool,
     /// The role has DELETE on the table, and UPDATE on some column of it, without which nobody may lock a row: what removing
     /// confirmed rows takes.
@@ -229,14 +245,27 @@ pub struct TableFacts {
     pub row_security: bool,
     /// `pg_class.reltuples`: the planner's estimate of the number of rows, negative when unknown.
     pub rows_estimate: i64,
-    /// Its columns by number, without dropped and generated ones: those of a Relation message, in its order.
+    /// Its columns by number, without dropped ones.
     pub columns: Vec<ColumnFacts>,
 }
 
 impl TableFacts {
-    /// The columns as the mapper wants them: a domain counts as the type it is made from.
+    /// The columns that are sent: those of a Relation message, in its order.
+    pub fn sent_columns(&self) -> impl Iterator<Item = &ColumnFacts> {
+        self.columns.iter().filter(|column| column.sent)
+    }
+
+    /// The same as the mapper wants them: a domain counts as the type it is made from.
     pub fn outbox_columns(&self) -> Vec<Column> {
-        self.columns.iter().map(|c| Column { name: c.name.clone(), type_oid: c.base_type_oid }).collect()
+        self.sent_columns().map(|c| Column { name: c.name.clone(), type_oid: c.base_type_oid }).collect()
+    }
+
+    /// Columns that the role may not read, of those that reading rows in their order takes.
+    pub fn unreadable(&self, columns: &ColumnNames) -> Vec<&str> {
+        let order = [columns.sequence.name(), columns.created_at.name()];
+        let is_read = |column: &&ColumnFacts| column.sent || order.contains(&Some(&*column.name));
+        let unreadable = self.columns.iter().filter(is_read).filter(|column| !column.may_select);
+        unreadable.map(|column| &*column.name).collect()
     }
 
     /// The column whose values a sequence counts up one by one as rows are inserted: the best order that a table can give.
@@ -268,10 +297,34 @@ pub struct ColumnFacts {
     /// A sequence numbers its rows upwards, as an identity column or by the default: so many values each session draws at a
     /// time (CACHE).
     pub sequence_cache: Option<i64>,
+    /// Its type, or the type a domain is made from, is one of the string types, whoever made it (`citext`).
+    pub is_string: bool,
+    /// It is a generated column.
+    pub generated: Option<Generated>,
+    /// The publication sends it; where there is no publication, one that outboxd makes would.
+    pub sent: bool,
+    /// The role may read it.
+    pub may_select: bool,
 }
 
-/// Reads the [`TableFacts`]; `None` when there is no such table.
-pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFacts>, CatalogError> {
+/// `pg_attribute.attgenerated`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generated {
+    /// Written to the table.
+    Stored,
+    /// Computed when it is read (18 and later).
+    Virtual,
+}
+
+/// Reads the [`TableFacts`], seen from a publication; `None` when there is no such table.
+///
+/// # Errors
+/// [`CatalogError`].
+pub async fn table(
+    client: &Client,
+    name: &TableName,
+    publication: &str,
+) -> Result<Option<TableFacts>, CatalogError> {
     const DOING: &str = "reading the description of the outbox table";
     let row = client
         .query_typed_opt(
@@ -289,12 +342,16 @@ pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFact
     let oid: u32 = row.get(0);
     let columns = client
         .query_typed(
-            // A sequence is the column's own (identity, serial), or its default depends on it.
-            "WITH RECURSIVE base(attnum, oid, typbasetype) AS (
-                 SELECT a.attnum, t.oid, t.typbasetype FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+            // A sequence is the column's own (identity, serial), or its default depends on it. Before version 18 no generated
+            // column is sent, whatever the view of 15.0 says.
+            "WITH RECURSIVE base(attnum, oid, typbasetype, typcategory) AS (
+                 SELECT a.attnum, t.oid, t.typbasetype, t.typcategory FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                  WHERE a.attrelid = $1
                  UNION ALL
-                 SELECT b.attnum, t.oid, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.typbasetype)
+                 SELECT b.attnum, t.oid, t.typbasetype, t.typcategory FROM base b JOIN pg_type t ON t.oid = b.typbasetype),
+             published AS MATERIALIZED (
+                 SELECT to_jsonb(t) -> 'attnames' AS names FROM pg_publication_tables t
+                 WHERE t.pubname = $2 AND t.schemaname = $3 AND t.tablename = $4)
              SELECT a.attname::text, a.atttypid, b.oid, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull,
                     pg_get_expr(d.adbin, d.adrelid),
                     (SELECT min(s.seqcache) FROM pg_sequence s WHERE s.seqincrement > 0 AND NOT s.seqcycle
@@ -303,12 +360,22 @@ pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFact
                          AND o.refclassid = 'pg_class'::regclass AND o.refobjid = a.attrelid AND o.refobjsubid = a.attnum
                          UNION ALL
                          SELECT o.refobjid FROM pg_depend o WHERE o.classid = 'pg_attrdef'::regclass AND o.objid = d.oid
-                         AND o.refclassid = 'pg_class'::regclass))
+                         AND o.refclassid = 'pg_class'::regclass)),
+                    b.typcategory = 'S', a.attgenerated::text,
+                    COALESCE((SELECT bool_or(names ? a.attname::text) FROM published WHERE jsonb_typeof(names) = 'array'),
+                             a.attgenerated = '')
+                    AND (a.attgenerated = '' OR current_setting('server_version_num')::int4 >= 180000),
+                    has_column_privilege(a.attrelid, a.attnum, 'SELECT')
              FROM pg_attribute a JOIN base b ON b.attnum = a.attnum AND b.typbasetype = 0
              LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-             WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+             WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
              ORDER BY a.attnum",
-            &[(&oid, Type::OID)],
+            &[
+                (&oid, Type::OID),
+                (&publication, Type::TEXT),
+                (&name.schema, Type::TEXT),
+                (&name.table, Type::TEXT),
+            ],
         )
         .await
         .map_err(failed(DOING))?;
@@ -336,20 +403,33 @@ pub async fn table(client: &Client, name: &TableName) -> Result<Option<TableFact
                 nullable: column.get(4),
                 default: column.get(5),
                 sequence_cache: column.get(6),
+                is_string: column.get(7),
+                generated: match column.get(8) {
+                    "" => None,
+                    "v" => Some(Generated::Virtual),
+                    _ => Some(Generated::Stored),
+                },
+                sent: column.get(9),
+                may_select: column.get(10),
             })
             .collect(),
     }))
 }
 
-/// Whether the table has no row that can be seen.
+/// Whether the table is known to have no row. Of a table that the role may not read, or not all rows of, that is not known.
 ///
 /// # Errors
 /// [`CatalogError`].
 pub async fn is_empty(client: &Client, name: &TableName, kind: TableKind) -> Result<bool, CatalogError> {
+    const DOING: &str = "looking whether the table is empty";
+    // Rows that row security hides are then an error, and no empty table.
+    client.batch_execute("SET row_security = off").await.map_err(failed(DOING))?;
     let sql = format!("SELECT NOT EXISTS (SELECT FROM {}{})", kind.only(), name.quoted());
-    let row =
-        client.query_typed_one(&sql, &[]).await.map_err(failed("looking whether the table is empty"))?;
-    Ok(row.get(0))
+    match client.query_typed_one(&sql, &[]).await {
+        Ok(row) => Ok(row.get(0)),
+        Err(error) if error.code().is_some_and(|code| code.code() == INSUFFICIENT_PRIVILEGE) => Ok(false),
+        Err(error) => Err(failed(DOING)(error)),
+    }
 }
 
 /// A table that outboxd writes, in the schema of the outbox table.
@@ -575,8 +655,9 @@ pub(super) const END_WITH_CLIENT: [&str; 3] = [
 ];
 
 /// Makes the permanent slot at once, for `backlog = "skip"`: what was committed before is not published. Waits for the
-/// transactions that are open now.
+/// transactions that are open now, whatever timeouts role and database have.
 pub async fn create_slot(client: &Client, slot: &str) -> Result<(), CatalogError> {
+    client.batch_execute(NO_TIMEOUTS).await.map_err(failed("switching timeouts off"))?;
     for setting in END_WITH_CLIENT {
         // Not every operating system lets a server look; the slot is made all the same.
         if let Err(error) = client.batch_execute(setting).await {

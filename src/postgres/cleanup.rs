@@ -233,7 +233,7 @@ impl Statements {
     ) -> Result<Self, CleanupError> {
         client.batch_execute(SESSION).await.map_err(failed("preparing to remove confirmed rows"))?;
         let name = &database.table;
-        let facts = catalog::table(client, name).await?;
+        let facts = catalog::table(client, name, &database.publication).await?;
         let facts = facts.ok_or_else(|| CleanupError::NoTable(name.clone()))?;
         let publication = publication::facts(client, &database.publication, name).await?;
         if let Some(why) = unpublished(publication.as_ref()) {

@@ -50,7 +50,24 @@ impl ServerError {
                 _ => {}
             }
         }
-        error
+        error.hinted()
+    }
+
+    /// With the next step for what a lock or a read-only session refuses, where the server names none.
+    fn hinted(mut self) -> Self {
+        let hint = match self.code.as_str() {
+            "25006" => {
+                "outboxd writes in this database: ALTER ROLE ... IN DATABASE ... SET default_transaction_read_only = off; for its \
+                 role; or connect to the primary"
+            }
+            "55P03" => {
+                "another session holds a lock that this statement needs: SELECT pid, pg_blocking_pids(pid), query FROM \
+                 pg_stat_activity; shows which"
+            }
+            _ => return self,
+        };
+        self.hint.get_or_insert_with(|| hint.to_owned());
+        self
     }
 
     /// Tells whether a connection pooler says this in PostgreSQL's place: PgBouncer, and those that took its words over, refuse the
@@ -88,6 +105,7 @@ impl From<&tokio_postgres::error::DbError> for ServerError {
             detail: error.detail().map(cut),
             hint: error.hint().map(cut),
         }
+        .hinted()
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     continuity::{Continuity, Evidence},
     error::{AuthenticationError, Chain, ConnectError, WireError},
     hosting::Hosting,
-    preflight::{self, Check},
+    preflight::{self, Check, Problem},
     replication::{ReplicationConnection, ReplicationError, SystemIdentity},
     slot_record::{self, EvidenceError, SlotRecord},
     snapshot::{self, RowRules},
@@ -53,7 +53,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             checks.extend(preflight::checks(database, &mapping.columns, &facts));
             if let Some(table) = &facts.table {
                 let columns = table.outbox_columns();
-                checks.push(templates(mapping, &columns));
+                checks.push(templates(database, mapping, &facts, &columns));
                 ids_are_numbers = Some(mapping.ids_are_numbers(&columns));
                 checks.extend(rules(&client, database, table, &mapping.columns).await);
             }
@@ -114,7 +114,7 @@ async fn rules(
     columns: &ColumnNames,
 ) -> Option<Check> {
     const NAME: &str = "selection of rows";
-    let RowRules { unpublished, created_at_zone } = &database.rows;
+    let RowRules { unpublished, created_at_zone, .. } = &database.rows;
     let given = [
         unpublished.as_ref().map(|_| "outbox.unpublished"),
         created_at_zone.as_ref().map(|_| "outbox.created_at_zone"),
@@ -294,13 +294,20 @@ fn cure(name: &'static str, database: &SourceDatabase, hosting: &Hosting, cause:
 }
 
 /// Whether the columns that templates name are there. The columns of `outbox.columns` have checks of their own.
-fn templates(mapping: &Mapping, columns: &[Column]) -> Check {
+fn templates(database: &SourceDatabase, mapping: &Mapping, facts: &Facts, columns: &[Column]) -> Check {
     const NAME: &str = "templates";
     let missing = match mapping.resolve(columns) {
         Ok(_) => Vec::new(),
         Err(error) => error.missing,
     };
     let of_templates = |missing: &&MissingColumn| !missing.wanted_by.starts_with("outbox.columns.");
+    let unsent = missing.iter().filter(of_templates).find_map(|missing| {
+        let MissingColumn { name, wanted_by, .. } = missing;
+        Some((preflight::unsent(database, &mapping.columns, name, facts)?, wanted_by))
+    });
+    if let Some((Problem { what, cure }, wanted_by)) = unsent {
+        return Check::failed(NAME, format!("{what} ({wanted_by} wants it)"), cure);
+    }
     let missing: Vec<String> = missing.iter().filter(of_templates).map(MissingColumn::to_string).collect();
     if missing.is_empty() {
         return Check::passed(NAME, "their columns are there");

@@ -211,7 +211,7 @@ pub async fn overtaken(
         ));
     }
     let outbox = database.table.quoted();
-    let Some(facts) = catalog::table(client, &database.table).await? else {
+    let Some(facts) = catalog::table(client, &database.table, &database.publication).await? else {
         return Ok(Some(format!("there is no table {outbox}")));
     };
     let value_of = |name: &str| {

@@ -6,6 +6,7 @@
 mod cleanup;
 mod own_tables;
 mod publication;
+mod sent;
 mod server;
 mod slot;
 mod table;
@@ -91,6 +92,18 @@ pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -
     all(database, columns, facts, if there { Missing::Gap } else { Missing::Made })
 }
 
+/// Why a column of the table is not in the stream; `None` if it is, or if there is no such column.
+pub(super) fn unsent(
+    database: &SourceDatabase,
+    columns: &ColumnNames,
+    name: &str,
+    facts: &Facts,
+) -> Option<Problem> {
+    let column = facts.table.as_ref()?.column(name)?;
+    let there = facts.slots.iter().any(|slot| slot.name == database.slot);
+    sent::problem(database, columns, column, facts, if there { Missing::Gap } else { Missing::Made })
+}
+
 /// Refusal of a slot that somebody else has: another database, or a program that is no outboxd. `None` when the slot is free, or
 /// another instance has it. The temporary slot counts as long as the slot has to be `made`.
 pub fn slot_refusal(database: &SourceDatabase, uses: &[SlotUse], made: bool) -> Option<Check> {
@@ -113,7 +126,7 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
             "`outboxd schema` prints the statement that makes it; or set outbox.table",
         )),
         Some(table) => {
-            checks.extend(table::checks(&database.table, columns, table, &facts.server, &database.rows))
+            checks.extend(table::checks(database, columns, table, facts, missing));
         }
     }
     checks.push(publication::check(database, facts, missing));

@@ -166,8 +166,6 @@ pub struct PublicationFacts {
     pub held: Held,
     /// The outbox table's row filter (15 and later).
     pub row_filter: Option<String>,
-    /// Columns of the outbox table that a column list leaves out (15 and later).
-    pub columns_left_out: Vec<String>,
     /// How many other tables it holds, partitions of the outbox table not counted.
     pub other_tables: i64,
 }
@@ -180,7 +178,7 @@ pub async fn facts(
 ) -> Result<Option<PublicationFacts>, CatalogError> {
     // The view pg_publication_tables knows of FOR ALL TABLES, of schemas and of partitions. A partitioned table without
     // partitions is in it only under publish_via_partition_root, hence the look at pg_publication_rel.
-    // A row filter or a column list of a partition that is published for itself matters no less.
+    // A row filter of a partition that is published for itself matters no less.
     let row = client
         .query_typed_opt(
             "WITH p AS (SELECT * FROM pg_publication WHERE pubname = $1),
@@ -198,9 +196,6 @@ pub async fn facts(
                     EXISTS (SELECT FROM ours)
                     OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid IN (SELECT oid FROM outbox)),
                     (SELECT min(facts ->> 'rowfilter') FROM ours),
-                    ARRAY (SELECT DISTINCT a.attname::text FROM ours, outbox, pg_attribute a
-                           WHERE a.attrelid = outbox.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-                           AND jsonb_typeof(facts -> 'attnames') = 'array' AND NOT facts -> 'attnames' ? a.attname::text),
                     (SELECT count(*) FROM held WHERE oid NOT IN (SELECT oid FROM family)),
                     pg_has_role(p.pubowner, 'USAGE'), pg_get_userbyid(p.pubowner)::text
              FROM p",
@@ -210,8 +205,8 @@ pub async fn facts(
         .map_err(failed("reading the publication"))?;
     Ok(row.map(|row| PublicationFacts {
         all_tables: row.get(0),
-        owned: row.get(11),
-        owner: row.get(12),
+        owned: row.get(10),
+        owner: row.get(11),
         insert: row.get(1),
         more_operations: [(2, "update"), (3, "delete"), (4, "truncate")]
             .into_iter()
@@ -224,8 +219,7 @@ pub async fn facts(
             (false, false) => Held::No,
         },
         row_filter: row.get(8),
-        columns_left_out: row.get(9),
-        other_tables: row.get(10),
+        other_tables: row.get(9),
     }))
 }
 

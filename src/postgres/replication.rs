@@ -217,14 +217,16 @@ impl ReplicationConnection {
     /// # Errors
     /// [`ReplicationError::Command`].
     pub async fn before_stream(&mut self, slot: &str) -> Result<BeforeStream, ReplicationError> {
+        // Decoding is done in transactions, each of which lasts as long as nobody reads what it sends.
         let sql = format!(
-            "SELECT pg_backend_pid(), (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {})",
+            "SELECT pg_backend_pid(), (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}),
+                    (SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout')",
             literal(slot)
         );
         let rows = self.query(&sql).await?;
         let unexpected =
             || ReplicationError::unexpected_answer("SELECT pg_backend_pid()", "a number and an LSN");
-        let Some([Some(pid), confirmed_flush]) = rows.first().map(Vec::as_slice) else {
+        let Some([Some(pid), confirmed_flush, ..]) = rows.first().map(Vec::as_slice) else {
             return Err(unexpected());
         };
         Ok(BeforeStream {

@@ -19,7 +19,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStre
 
 use super::{
     SourceDatabase, TableName,
-    catalog::{self, CatalogError, ColumnFacts, TableFacts},
+    catalog::{self, CatalogError, ColumnFacts, NO_TIMEOUTS, TableFacts},
     error::WireError,
     sql_text::{identifier, literal},
     stored_text::{Encoding, Translator},
@@ -31,12 +31,6 @@ use crate::{
 
 /// Rows of one FETCH: enough to make its round trip cheap, few enough to be read to the end when we are given up.
 const FETCH_ROWS: u32 = 256;
-
-/// No timeout may end a session that waits for the broker. Asking `pg_settings` leaves out those that this version does
-/// not have: `idle_session_timeout` came with 14, `transaction_timeout` with 17.
-pub(super) const NO_TIMEOUTS: &str =
-    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
-    ('statement_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
 
 /// Why rows cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +56,24 @@ pub enum SnapshotError {
         .0.quoted()
     )]
     NoZone(TableName),
+    /// The role may not read what a message takes.
+    #[error("the role may not read the columns {columns} of {}: {grant};", table.quoted())]
+    MayNotRead {
+        /// The table.
+        table: TableName,
+        /// Their names.
+        columns: String,
+        /// The statement that lets it.
+        grant: String,
+    },
+    /// The role would not see all rows.
+    #[error("row security hides rows of {} from the role: {cure}", table.quoted())]
+    RowSecurity {
+        /// The table.
+        table: TableName,
+        /// The statement that lets the role see them.
+        cure: String,
+    },
     /// The condition or the zone of the configuration does not work.
     #[error(
         "the rows cannot be selected as outbox.unpublished or outbox.created_at_zone says; correct the key"
@@ -109,6 +121,8 @@ pub struct RowRules {
     pub unpublished: Option<String>,
     /// `outbox.created_at_zone`: the time zone of a `created_at` without one.
     pub created_at_zone: Option<String>,
+    /// `backlog = "skip"`: rows older than the slot are not read.
+    pub skip_backlog: bool,
 }
 
 /// In what order rows come.
@@ -155,10 +169,14 @@ impl RowOrder {
                 return format!(" ORDER BY {}", identifier(&sequence.name));
             }
             (_, Some(sequence)) => (Some(sequence), column(&columns.created_at)),
-            (_, None) => (column(&columns.created_at), table.numbered_column()),
+            (_, None) => {
+                (column(&columns.created_at), table.numbered_column().filter(|column| column.may_select))
+            }
         };
         let terms: String = first.into_iter().chain(then).map(by).collect();
-        format!(" ORDER BY {terms}tableoid, ctid")
+        // A right to some columns is none to these.
+        let terms = terms + if table.may_select { "tableoid, ctid" } else { "" };
+        format!(" ORDER BY {}", terms.trim_end_matches(", "))
     }
 }
 
@@ -223,7 +241,7 @@ impl Selection {
         table: &TableFacts,
         columns: &ColumnNames,
     ) -> Result<String, SnapshotError> {
-        let (name, RowRules { unpublished, created_at_zone }) = (&database.table, &database.rows);
+        let (name, RowRules { unpublished, created_at_zone, .. }) = (&database.table, &database.rows);
         let mut conditions = Vec::new();
         if let Some(Timestamp(micros)) = self.since {
             let column = columns.created_at.name().and_then(|name| table.column(name));
@@ -284,7 +302,6 @@ impl SnapshotRows {
         columns: &ColumnNames,
         selection: &Selection,
     ) -> Result<Self, SnapshotError> {
-        let name = &database.table;
         prepare(&client).await?;
         // On an idle server two replays would have the same positions, and a consumer would take the second for a copy of the
         // first. The message moves the position on; pgoutput sends it to nobody.
@@ -292,16 +309,14 @@ impl SnapshotRows {
             "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(false, 'outboxd', '') END";
         client.batch_execute(mark).await.map_err(sql("marking the snapshot's position"))?;
         // The lock first: a transaction's snapshot is that of its first query.
-        let kind = described(&client, name).await?.kind;
+        let table = described(&client, database).await?;
+        may_read(database, &table, columns)?;
+        let lock = lock(&database.table, &table);
         client
-            .batch_execute(&format!(
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE {}{} IN ACCESS SHARE MODE",
-                kind.only(),
-                name.quoted()
-            ))
+            .batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {lock}"))
             .await
             .map_err(sql("opening the snapshot"))?;
-        let table = described(&client, name).await?;
+        let table = described(&client, database).await?;
         let point = client
             .query_typed_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8", &[])
             .await
@@ -329,7 +344,7 @@ impl SnapshotRows {
             .map_err(sql("reading the server's clock"))?;
         let (taken_at, encoding) = (row.get(0), Encoding::of(row.get(1), &database.endpoint));
         let select = select(database, table, columns, selection, &encoding)?;
-        if database.rows != RowRules::default() {
+        if database.rows.unpublished.is_some() || database.rows.created_at_zone.is_some() {
             // One statement, and no more: what an operator wrote must not end it and begin another.
             client.prepare(&select).await.map_err(|error| SnapshotError::Rules(error.into()))?;
         }
@@ -442,7 +457,7 @@ fn select(
     encoding: &Encoding,
 ) -> Result<String, SnapshotError> {
     let value = |column: &ColumnFacts| encoding.select(&identifier(&column.name));
-    let list = table.columns.iter().map(value).collect::<Vec<_>>().join(", ");
+    let list = table.sent_columns().map(value).collect::<Vec<_>>().join(", ");
     Ok(format!(
         "SELECT {list} FROM {}{}{}{}",
         table.kind.only(),
@@ -480,8 +495,66 @@ pub(super) async fn prepare(client: &Client) -> Result<(), SnapshotError> {
         .map_err(sql("preparing to read the rows"))
 }
 
-pub(super) async fn described(client: &Client, name: &TableName) -> Result<TableFacts, SnapshotError> {
-    catalog::table(client, name).await?.ok_or_else(|| SnapshotError::NoTable(name.clone()))
+pub(super) async fn described(
+    client: &Client,
+    database: &SourceDatabase,
+) -> Result<TableFacts, SnapshotError> {
+    let name = &database.table;
+    let table = catalog::table(client, name, &database.publication).await?;
+    table.ok_or_else(|| SnapshotError::NoTable(name.clone()))
+}
+
+/// The statement that keeps the table as it is until the transaction ends. LOCK TABLE takes a right to the whole table.
+pub(super) fn lock(name: &TableName, table: &TableFacts) -> String {
+    let (only, name) = (table.kind.only(), name.quoted());
+    match table.may_select {
+        true => format!("LOCK TABLE {only}{name} IN ACCESS SHARE MODE"),
+        false => format!("SELECT FROM {only}{name} LIMIT 0"),
+    }
+}
+
+/// Whether the role may read all that is wanted of all rows.
+pub(super) fn may_read(
+    database: &SourceDatabase,
+    table: &TableFacts,
+    columns: &ColumnNames,
+) -> Result<(), SnapshotError> {
+    let (name, role) = (&database.table, database.endpoint.user());
+    let unreadable = table.unreadable(columns);
+    if !unreadable.is_empty() {
+        return Err(SnapshotError::MayNotRead {
+            table: name.clone(),
+            columns: unreadable.join(", "),
+            grant: grant_select_sql(name, table, columns, role),
+        });
+    }
+    if table.row_security {
+        return Err(SnapshotError::RowSecurity { table: name.clone(), cure: see_all_rows_sql(name, role) });
+    }
+    Ok(())
+}
+
+/// The statement that lets a role read rows: all columns, or only those that are wanted where the publication leaves some out.
+pub(super) fn grant_select_sql(
+    name: &TableName,
+    table: &TableFacts,
+    columns: &ColumnNames,
+    role: &str,
+) -> String {
+    let hides = table.columns.iter().any(|column| !column.sent && column.generated.is_none());
+    let unreadable = table.unreadable(columns);
+    let list = unreadable.into_iter().map(identifier).collect::<Vec<_>>().join(", ");
+    let list = if hides && !list.is_empty() { format!(" ({list})") } else { String::new() };
+    format!("GRANT SELECT{list} ON {} TO {}", name.quoted(), identifier(role))
+}
+
+/// The statements of which each lets a role see all rows.
+pub(super) fn see_all_rows_sql(name: &TableName, role: &str) -> String {
+    format!(
+        "ALTER TABLE {} DISABLE ROW LEVEL SECURITY; or ALTER ROLE {} BYPASSRLS;",
+        name.quoted(),
+        identifier(role)
+    )
 }
 
 fn translated(row: OutboxRow, translator: &Translator) -> OutboxRow {
@@ -533,6 +606,10 @@ mod tests {
                     nullable: *nullable,
                     default: None,
                     sequence_cache: *sequence_cache,
+                    is_string: false,
+                    generated: None,
+                    sent: true,
+                    may_select: true,
                 })
                 .collect(),
         }

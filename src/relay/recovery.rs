@@ -246,6 +246,10 @@ mod tests {
                 nullable: true,
                 default: None,
                 sequence_cache: None,
+                is_string: false,
+                generated: None,
+                sent: true,
+                may_select: true,
             }],
         };
         let noon: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();

@@ -32,6 +32,7 @@ pub(super) fn read(
     let backlog = section
         .choice("backlog", &[("publish", Some(BacklogPolicy::Publish)), ("skip", Some(BacklogPolicy::Skip))]);
     let (table, columns, rows) = outbox(section.section("outbox"));
+    let rows = RowRules { skip_backlog: backlog == Some(BacklogPolicy::Skip), ..rows };
     let created_at = &columns.created_at.clone();
     let mut database = database(name, section.section("postgres"), table, rows);
     let mut delivery = section.section("delivery");
@@ -128,6 +129,7 @@ fn outbox(mut section: Section<'_>) -> (Option<TableName>, ColumnNames, RowRules
     let rows = RowRules {
         unpublished: section.filled_text("unpublished"),
         created_at_zone: section.parsed("created_at_zone", None, names::time_zone),
+        skip_backlog: false,
     };
     section.finish();
     (table, columns, rows)

@@ -549,7 +549,7 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
     for (harm, fault) in [
         (r#"ALTER PUBLICATION "out""box" SET (publish = 'update')"#, "publication"),
         (r#"CREATE TABLE other (id int); ALTER PUBLICATION "out""box" SET TABLE other"#, "publication"),
-        (r#"ALTER PUBLICATION "out""box" SET TABLE "out""box" (id, seq)"#, "publication"),
+        (r#"ALTER PUBLICATION "out""box" SET TABLE "out""box" (id, seq)"#, "column payload"),
         (r#"ALTER TABLE "out""box" SET UNLOGGED"#, "table"),
     ] {
         if harm.contains("UNLOGGED") {

@@ -5,6 +5,7 @@
 mod backlog;
 mod can_publish;
 mod cleanup;
+mod columns;
 mod commands;
 mod connections;
 mod continuity;
@@ -40,6 +41,7 @@ mod refusal;
 mod refused_message;
 mod replay;
 mod requeue;
+mod restricted;
 mod row_order;
 mod scale;
 mod secrets;

@@ -28,7 +28,7 @@ fn numbers(range: impl Iterator<Item = u32>) -> Vec<String> {
 }
 
 /// The warning's or the failure's lines.
-fn finding(said: &Said, name: &str) -> String {
+pub(crate) fn finding(said: &Said, name: &str) -> String {
     let mut lines = said.stdout.lines().skip_while(|line| !line.contains(&format!("  {name}  ")));
     lines.by_ref().take(2).collect::<Vec<_>>().join("\n")
 }

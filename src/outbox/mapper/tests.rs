@@ -355,6 +355,8 @@ fn an_invalid_row_shows_where_and_what_next_but_no_payload() {
 fn resolving_names_every_missing_column_and_the_nearest() {
     let mut mapping = mapping();
     mapping.columns.aggregate_type = "aggregate_type".into();
+    mapping.columns.headers = OptionalColumn::Required("meta".into());
+    // Only where rows are read from the table.
     mapping.columns.sequence = OptionalColumn::Required("seq".into());
     mapping.routing_key = template("{aggregate_type}.{column:tennant}");
     let error = mapping.resolve(&columns(JSONB)).unwrap_err();
@@ -364,7 +366,7 @@ fn resolving_names_every_missing_column_and_the_nearest() {
         missing,
         [
             ("aggregate_type", "outbox.columns.aggregate_type", Some("aggregatetype")),
-            ("seq", "outbox.columns.sequence", None),
+            ("meta", "outbox.columns.headers", None),
             ("tennant", "{column:tennant}", Some("tenant")),
         ]
     );

@@ -25,7 +25,7 @@ pub(super) enum Missing {
 const RECOVER: &str = "`outboxd recover` makes it whole, and publishes the rows that the table still has";
 
 /// What can be altered by hand while there is a slot, but is a gap all the same.
-fn altered_by_hand(missing: Missing, alter: String) -> String {
+pub(super) fn altered_by_hand(missing: Missing, alter: String) -> String {
     match missing {
         Missing::Gap => {
             format!("{alter} and then `outboxd recover`, which publishes what was not sent meanwhile")
@@ -67,7 +67,7 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) 
             ),
         };
     };
-    let PublicationFacts { all_tables, insert, held, row_filter, columns_left_out, .. } = publication;
+    let PublicationFacts { all_tables, insert, held, row_filter, .. } = publication;
     if !insert {
         return Check::failed(
             PUBLICATION,
@@ -110,13 +110,6 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) 
         }
         Held::AsItself => {}
     }
-    if !columns_left_out.is_empty() {
-        return Check::failed(
-            PUBLICATION,
-            format!("{name} leaves out columns of {table}: {}", columns_left_out.join(", ")),
-            altered_by_hand(missing, format!("ALTER PUBLICATION {name} SET TABLE {}{table};", kind.only())),
-        );
-    }
     let mut more = Vec::new();
     if let Some(filter) = row_filter {
         more.push(format!("publishes only rows WHERE {filter}, and the backlog is not filtered"));
@@ -129,7 +122,15 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) 
         more.push(format!("publishes {} too, which is ignored", publication.more_operations.join(", ")));
     }
     if more.is_empty() {
-        Check::passed(PUBLICATION, format!("{name} publishes inserts of {table}"))
+        let left_out: Vec<&str> = facts.table.as_ref().map_or_else(Vec::new, |table| {
+            let ordinary = table.columns.iter().filter(|column| column.generated.is_none());
+            ordinary.filter(|column| !column.sent).map(|column| &*column.name).collect()
+        });
+        let without = match left_out.as_slice() {
+            [] => String::new(),
+            names => format!(", without its columns {}", names.join(", ")),
+        };
+        Check::passed(PUBLICATION, format!("{name} publishes inserts of {table}{without}"))
     } else {
         Check::warning(
             PUBLICATION,

@@ -1,6 +1,9 @@
 //! The server, and what the role may do on it.
 
-use super::{super::catalog::ServerFacts, Check};
+use super::{
+    super::{catalog::ServerFacts, sql_text::identifier},
+    Check,
+};
 
 pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -20,6 +23,22 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
     } else {
         Check::passed("primary", "the server is not in recovery")
     });
+    if server.read_only && !server.in_recovery {
+        let (role, database) = (&server.role, &server.database);
+        checks.push(Check::failed(
+            "read-only",
+            format!(
+                "sessions of role {role} in database {database} are read-only (default_transaction_read_only = on): outboxd can \
+                 neither write its records nor make what is missing"
+            ),
+            format!(
+                "BEGIN READ WRITE; ALTER ROLE {} IN DATABASE {} SET default_transaction_read_only = off; COMMIT; which lets outboxd \
+                 write, and nobody else",
+                identifier(role),
+                identifier(database)
+            ),
+        ));
+    }
     checks.push(if server.wal_level == "logical" {
         Check::passed("wal_level", "logical")
     } else {

@@ -2,24 +2,25 @@
 
 use super::{
     super::{
-        TableName,
-        catalog::{ColumnFacts, ServerFacts, TableFacts, TableKind},
-        snapshot::{RowRules, TIMESTAMPTZ},
+        SourceDatabase,
+        catalog::{ColumnFacts, Facts, ServerFacts, TableFacts, TableKind},
+        snapshot::{RowRules, TIMESTAMPTZ, grant_select_sql, see_all_rows_sql},
         sql_text::identifier,
     },
-    Check,
+    Check, Problem,
+    publication::Missing,
+    sent,
 };
 use crate::outbox::{ColumnNames, OptionalColumn};
 
 pub(super) fn checks(
-    name: &TableName,
+    database: &SourceDatabase,
     columns: &ColumnNames,
     table: &TableFacts,
-    server: &ServerFacts,
-    rows: &RowRules,
+    facts: &Facts,
+    missing: Missing,
 ) -> Vec<Check> {
-    let quoted = name.quoted();
-    let role = identifier(&server.role);
+    let quoted = database.table.quoted();
     let mut checks = vec![match table.kind {
         TableKind::Other => {
             Check::failed("table", format!("{quoted} is not a table"), "set outbox.table to a table")
@@ -32,32 +33,51 @@ pub(super) fn checks(
         TableKind::Ordinary => Check::passed("table", quoted.clone()),
         TableKind::Partitioned => Check::passed("table", format!("{quoted}, partitioned")),
     }];
-    let mut missing = Vec::new();
-    if !table.may_use_schema {
-        missing.push(format!("GRANT USAGE ON SCHEMA {} TO {role};", identifier(&name.schema)));
-    }
-    if !table.may_select {
-        missing.push(format!("GRANT SELECT ON {quoted} TO {role};"));
-    }
-    checks.push(if !missing.is_empty() {
-        Check::failed(
-            "table privileges",
-            format!("role {} may not read {quoted}, which the backlog needs", server.role),
-            missing.join(" "),
-        )
-    } else if table.row_security {
-        Check::failed(
-            "table privileges",
-            format!("row security hides rows of {quoted} from role {}", server.role),
-            format!("ALTER TABLE {quoted} DISABLE ROW LEVEL SECURITY; or ALTER ROLE {role} BYPASSRLS;"),
-        )
-    } else {
-        Check::passed("table privileges", format!("role {} may read {quoted}", server.role))
-    });
-    checks.extend(roles(columns).into_iter().filter_map(|role| column(&role, table)));
+    checks.push(privileges(database, columns, table, &facts.server, missing));
+    checks.extend(roles(columns).into_iter().filter_map(|role| {
+        column(&role, table, |column| sent::problem(database, columns, column, facts, missing))
+    }));
     checks.push(order(&quoted, columns, table));
-    checks.extend(zone(columns, table, rows));
+    checks.extend(zone(columns, table, &database.rows));
     checks
+}
+
+/// Whether rows can be read. What streams is sent whatever the role may read: only what is older than the slot, and what
+/// `recover` and `replay` publish, is read from the table.
+fn privileges(
+    database: &SourceDatabase,
+    columns: &ColumnNames,
+    table: &TableFacts,
+    server: &ServerFacts,
+    missing: Missing,
+) -> Check {
+    const NAME: &str = "table privileges";
+    let (name, role) = (&database.table, &server.role);
+    let quoted = name.quoted();
+    let usage = format!("GRANT USAGE ON SCHEMA {} TO {};", identifier(&name.schema), identifier(role));
+    let unreadable = table.unreadable(columns);
+    let select = format!("{};", grant_select_sql(name, table, columns, role));
+    let (what, cure) = if !unreadable.is_empty() {
+        let all = unreadable.len() == table.columns.len();
+        let of = if all { String::new() } else { format!("the columns {} of ", unreadable.join(", ")) };
+        let grants = if table.may_use_schema { select } else { format!("{usage} {select}") };
+        (format!("role {role} may not read {of}{quoted}"), grants)
+    } else if !table.may_use_schema {
+        (format!("role {role} may not use schema {}", name.schema), usage)
+    } else if table.row_security {
+        (format!("row security hides rows of {quoted} from role {role}"), see_all_rows_sql(name, role))
+    } else {
+        return Check::passed(NAME, format!("role {role} may read {quoted}"));
+    };
+    let is_read = missing == Missing::Mended || missing == Missing::Made && !database.rows.skip_backlog;
+    if is_read || !table.may_use_schema {
+        return Check::failed(NAME, format!("{what}, which the backlog needs"), cure);
+    }
+    Check::warning(
+        NAME,
+        format!("{what}: the stream goes on without it, `recover` and `replay` do not"),
+        cure,
+    )
 }
 
 /// Functions whose value stays the same for a whole transaction, or for a whole statement.
@@ -190,13 +210,16 @@ struct ColumnRole<'a> {
     name: Option<&'a str>,
     required: bool,
     types: &'static [(u32, &'static str)],
+    /// Used only where rows are read from the table: no matter whether it is sent.
+    only_read: bool,
 }
 
 fn roles<'a>(columns: &'a ColumnNames) -> [ColumnRole<'a>; 8] {
-    let role = |check, key, name, types| ColumnRole { check, key, name, required: true, types };
+    let role =
+        |check, key, name, types| ColumnRole { check, key, name, required: true, types, only_read: false };
     let optional = |check, key, column: &'a OptionalColumn, types| {
         let required = matches!(column, OptionalColumn::Required(_));
-        ColumnRole { check, key, name: column.name(), required, types }
+        ColumnRole { check, key, name: column.name(), required, types, only_read: key != "headers" }
     };
     [
         role("column id", "id", Some(&*columns.id), types::ANY),
@@ -211,9 +234,13 @@ fn roles<'a>(columns: &'a ColumnNames) -> [ColumnRole<'a>; 8] {
 }
 
 /// `None` for an optional column that the table does not have, or that is switched off.
-fn column(role: &ColumnRole<'_>, table: &TableFacts) -> Option<Check> {
+fn column(
+    role: &ColumnRole<'_>,
+    table: &TableFacts,
+    unsent: impl FnOnce(&ColumnFacts) -> Option<Problem>,
+) -> Option<Check> {
     let name = role.name?;
-    let Some(ColumnFacts { base_type_oid, type_name, .. }) = table.column(name) else {
+    let Some(column @ ColumnFacts { base_type_oid, type_name, is_string, .. }) = table.column(name) else {
         let there = table.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
         return role.required.then(|| {
             Check::failed(
@@ -223,7 +250,20 @@ fn column(role: &ColumnRole<'_>, table: &TableFacts) -> Option<Check> {
             )
         });
     };
-    Some(if role.types.is_empty() || role.types.iter().any(|(oid, _)| oid == base_type_oid) {
+    if !role.only_read
+        && let Some(Problem { what, cure }) = unsent(column)
+    {
+        return Some(match role.required {
+            true => Check::failed(role.check, what, cure),
+            false => Check::warning(
+                role.check,
+                format!("{what}, so it is not used"),
+                format!("set outbox.columns.{} = \"\"; or {cure}", role.key),
+            ),
+        });
+    }
+    let is_text = *is_string && role.types.iter().any(|(_, name)| *name == "text");
+    Some(if role.types.is_empty() || is_text || role.types.iter().any(|(oid, _)| oid == base_type_oid) {
         Check::passed(role.check, format!("{name} {type_name}"))
     } else {
         let allowed = role.types.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");

@@ -24,6 +24,7 @@ fn good_server() -> ServerFacts {
         hosting: Hosting::own(),
         may_create: true,
         in_recovery: false,
+        read_only: false,
         slots_max: 10,
         slots_used: 8,
         wal_senders_max: 10,
@@ -66,6 +67,12 @@ fn each_fault_of_a_server_fails_its_own_check() {
     for (facts, check, cure) in [
         (ServerFacts { version: 120_018, ..good_server() }, "version", "13"),
         (ServerFacts { in_recovery: true, ..good_server() }, "primary", "target_session_attrs"),
+        (
+            ServerFacts { read_only: true, ..good_server() },
+            "read-only",
+            "IN DATABASE \"orders\" SET default_transaction_read_only = off; COMMIT;",
+        ),
+        (ServerFacts { in_recovery: true, read_only: true, ..good_server() }, "primary", "the primary"),
         (ServerFacts { wal_level: "replica".into(), ..good_server() }, "wal_level", "ALTER SYSTEM"),
         (ServerFacts { slots_used: 9, ..good_server() }, "free slots", "max_replication_slots = 11"),
         (ServerFacts { wal_senders_used: 10, ..good_server() }, "free walsenders", "max_wal_senders"),

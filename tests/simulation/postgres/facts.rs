@@ -27,6 +27,10 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
         nullable: true,
         default: None,
         sequence_cache: None,
+        is_string: true,
+        generated: None,
+        sent: true,
+        may_select: true,
     };
     Facts {
         server: ServerFacts {
@@ -38,6 +42,7 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
             hosting: Hosting::own(),
             may_create: true,
             in_recovery: false,
+            read_only: false,
             slots_max: 10,
             slots_used: 1,
             wal_senders_max: 10,
@@ -64,7 +69,6 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
             via_partition_root: false,
             held: Held::AsItself,
             row_filter: None,
-            columns_left_out: Vec::new(),
             other_tables: 0,
         }),
         records: OwnTableFacts { exists: state.postgres.data.records, may_use: true, may_create: true },

@@ -1,0 +1,103 @@
+//! Whether the publication sends a column that a message is made of. One that is generated, or that a column list leaves out,
+//! is in the table and not in the stream.
+
+use super::{
+    super::{
+        SourceDatabase,
+        catalog::{ColumnFacts, Facts, Generated},
+        publication::{PublicationFacts, add_table_sql, create_sql},
+        sql_text::identifier,
+    },
+    Problem,
+    publication::{Missing, altered_by_hand},
+};
+use crate::outbox::ColumnNames;
+
+/// First version that sends stored generated columns.
+const SENDS_GENERATED: i32 = 18;
+
+/// Why a column is not sent; `None` if it is.
+pub(super) fn problem(
+    database: &SourceDatabase,
+    columns: &ColumnNames,
+    column: &ColumnFacts,
+    facts: &Facts,
+    missing: Missing,
+) -> Option<Problem> {
+    if column.sent {
+        return None;
+    }
+    let name = &column.name;
+    let version = facts.server.version / 10_000;
+    let publication = identifier(&database.publication);
+    let table = database.table.quoted();
+    let ordinary = format!(
+        "make it an ordinary column, which whoever writes the row fills: ALTER TABLE {table} ALTER COLUMN {} DROP EXPRESSION;",
+        identifier(name)
+    );
+    let problem = |what, cure| Some(Problem { what, cure });
+    match column.generated {
+        Some(_) if version < SENDS_GENERATED => problem(
+            format!("column {name} is generated, not sent by PostgreSQL {version}"),
+            format!("{ordinary} PostgreSQL {SENDS_GENERATED} can send a stored one"),
+        ),
+        Some(Generated::Virtual) => problem(
+            format!(
+                "column {name} is generated when it is read (VIRTUAL), and no version sends such a column"
+            ),
+            "make it a stored one, or an ordinary column which whoever writes the row fills".to_owned(),
+        ),
+        Some(Generated::Stored) if facts.publication.is_none() => {
+            let create = create_sql(&database.publication, &database.table, facts.table.as_ref()?.kind);
+            let create = create.replace("'insert'", "'insert', publish_generated_columns = stored");
+            problem(
+                format!(
+                    "column {name} is generated, and the publication that outboxd makes sends none of these"
+                ),
+                format!("make the publication yourself, as the table's owner: {create};"),
+            )
+        }
+        Some(Generated::Stored) if !has_column_list(facts) => problem(
+            format!("column {name} is generated, and publication {publication} sends none of these"),
+            altered_by_hand(
+                missing,
+                format!("ALTER PUBLICATION {publication} SET (publish_generated_columns = stored);"),
+            ),
+        ),
+        Some(Generated::Stored) | None => problem(
+            format!("publication {publication} leaves out column {name}, of which messages are made"),
+            altered_by_hand(missing, with_columns(database, columns, column, facts)?),
+        ),
+    }
+}
+
+/// Whether the publication has a list of the table's columns.
+fn has_column_list(facts: &Facts) -> bool {
+    let mut columns = facts.table.iter().flat_map(|table| &table.columns);
+    columns.any(|column| !column.sent && column.generated.is_none())
+}
+
+/// The statements that put all columns into the list that messages are made of, and this one.
+fn with_columns(
+    database: &SourceDatabase,
+    names: &ColumnNames,
+    wanted: &ColumnFacts,
+    facts: &Facts,
+) -> Option<String> {
+    let ColumnNames { id, aggregate_type, aggregate_id, event_type, payload, .. } = names;
+    let needed = [id, aggregate_type, aggregate_id, event_type, payload, &wanted.name];
+    let table = facts.table.as_ref()?;
+    let list = table.columns.iter().filter(|column| column.sent || needed.contains(&&column.name));
+    let list = list.map(|column| identifier(&column.name)).collect::<Vec<_>>().join(", ");
+    let filter = facts.publication.as_ref().and_then(|PublicationFacts { row_filter, .. }| {
+        row_filter.as_ref().map(|filter| format!(" WHERE ({filter})"))
+    });
+    let name = identifier(&database.publication);
+    Some(format!(
+        "BEGIN; ALTER PUBLICATION {name} DROP TABLE {}{}; {} ({list}){}; COMMIT;",
+        table.kind.only(),
+        database.table.quoted(),
+        add_table_sql(&database.publication, &database.table, table.kind),
+        filter.unwrap_or_default()
+    ))
+}

@@ -9,7 +9,11 @@ use super::{
 };
 use crate::{
     cli::{Chosen, DiscardParked, ListParked, Parked, RequeueParked},
-    postgres::parked_rows::{self, ParkedEntry},
+    postgres::{
+        left_behind,
+        parked_rows::{self, ParkedEntry},
+        preflight::Problem,
+    },
     relay::parked::{self, Fate, Selected},
     settings::Settings,
 };
@@ -76,6 +80,10 @@ async fn list(settings: &Settings, options: &ListParked) -> Result<(), Failure> 
     let client =
         database.endpoint.connect_sql(APPLICATION_NAME).await.map_err(|error| Failure::runtime(&error))?;
     let entries = parked_rows::list(&client, database).await.map_err(|error| Failure::runtime(&error))?;
+    let elsewhere = left_behind::parked(&client, database).await.map_err(|error| Failure::runtime(&error))?;
+    if let Some(Problem { what, cure }) = elsewhere {
+        tracing::warn!(source = options.source, "{what}: {cure}");
+    }
     if options.json {
         let shown: Vec<Shown<'_>> = entries.iter().map(Shown::from).collect();
         return answer(&(serde_json::to_string_pretty(&shown).unwrap_or_default() + "\n"));

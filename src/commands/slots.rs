@@ -11,7 +11,8 @@ use crate::{
     postgres::{
         SourceDatabase,
         catalog::{self, SlotFacts},
-        parked_table,
+        left_behind, parked_table,
+        preflight::Problem,
         slot_use::{self, SlotUse},
     },
     settings::Settings,
@@ -60,13 +61,18 @@ impl Slots {
         let sources = settings.sources.iter().map(async |(name, source)| {
             let database = &source.database;
             let found = Slot { name: name.clone(), slot: database.slot.clone(), ..Slot::default() };
-            match progress(database).await {
-                Ok((Some((facts, one)), parked_rows)) => Slot { parked_rows, ..found.with(facts, &one) },
-                Ok((None, parked_rows)) => {
-                    Slot { note: "there is no such slot: see `outboxd check`".into(), parked_rows, ..found }
-                }
-                Err(error) => Slot { note: chain(&*error), ..found },
+            let Progress { slot, parked_rows, left_behind } = match progress(database).await {
+                Ok(progress) => progress,
+                Err(error) => return Slot { note: chain(&*error), ..found },
+            };
+            let mut found = match slot {
+                Some((facts, one)) => found.with(facts, &one),
+                None => Slot { note: "there is no such slot: see `outboxd check`".into(), ..found },
+            };
+            for Problem { what, cure } in left_behind {
+                found.note += &format!("; {what}: {cure}");
             }
+            Slot { parked_rows, ..found }
         });
         Self { daemon, sources: join_all(sources).await }
     }
@@ -80,15 +86,24 @@ impl Slots {
     }
 }
 
-/// The slot with its use, and how many rows are parked.
-async fn progress(
-    database: &SourceDatabase,
-) -> Result<(Option<(SlotFacts, SlotUse)>, Option<u64>), Box<dyn std::error::Error>> {
+/// What a source's database tells.
+struct Progress {
+    slot: Option<(SlotFacts, SlotUse)>,
+    parked_rows: Option<u64>,
+    /// Rows that stayed in another schema.
+    left_behind: Vec<Problem>,
+}
+
+async fn progress(database: &SourceDatabase) -> Result<Progress, Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql("outboxd status").await?;
     let slot = catalog::slot_progress(&client, &database.slot).await?;
     let uses = slot_use::read(&client, &database.slot).await?;
     let slot = slot.zip(uses.into_iter().find(|one| one.slot == database.slot));
-    Ok((slot, parked_table::count(&client, database).await?))
+    Ok(Progress {
+        slot,
+        parked_rows: parked_table::count(&client, database).await?,
+        left_behind: left_behind::problems(&client, database).await?,
+    })
 }
 
 impl Slot {

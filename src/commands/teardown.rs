@@ -8,6 +8,7 @@ use crate::{
         backlog::temporary_name,
         catalog::{self, CatalogError, Facts, SlotFacts},
         parked_table,
+        preflight::Problem,
         publication::{self, PublicationFacts},
         slot_record,
     },
@@ -24,6 +25,12 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
     let facts = Facts::read(&client, &database.table, &database.publication, &database.slot)
         .await
         .map_err(runtime)?;
+
+    // The record would stay behind, and be taken for a gap by whoever makes a slot of this name.
+    if let Some(left) = facts.left_behind.iter().find(|found| found.is_record()) {
+        let Problem { what, cure } = left.problem(database, facts.records, &facts.server.role);
+        return Err(Failure::Runtime(format!("nothing is dropped: {what}: {cure}")));
+    }
 
     // The slot first: while it is in use, the publication is needed.
     let ours = [database.slot.clone(), temporary_name(&database.slot)];

@@ -13,6 +13,7 @@ use super::{
     TableName,
     error::WireError,
     hosting::Hosting,
+    left_behind::{self, LeftBehind},
     open_transactions::{self, OpenTransaction},
     parked_table,
     publication::{self, PublicationFacts},
@@ -98,6 +99,8 @@ pub struct Facts {
     pub records: OwnTableFacts,
     /// The table of parked rows ([`parked_table`]).
     pub parked: OwnTableFacts,
+    /// Record and parked rows of the slot in another schema.
+    pub left_behind: Vec<LeftBehind>,
     /// All slots of the server, of whatever database.
     pub slots: Vec<SlotFacts>,
     /// Use of the source's slot and of its temporary slot.
@@ -116,13 +119,15 @@ impl Facts {
     ) -> Result<Self, CatalogError> {
         let server = server(client).await?;
         let slots = slots(client).await?;
+        let records = own_table(client, &table.schema, slot_record::TABLE).await?;
         let has_slot = slots.iter().any(|one| one.name == slot && one.serves(&server.database));
         Ok(Facts {
             server,
             table: self::table(client, table, publication).await?,
             publication: publication::facts(client, publication, table).await?,
-            records: own_table(client, &table.schema, slot_record::TABLE).await?,
+            records,
             parked: own_table(client, &table.schema, parked_table::TABLE).await?,
+            left_behind: left_behind::find(client, &table.schema, slot, records).await?,
             slots,
             slot_uses: slot_use::read(client, slot).await?,
             open_transactions: if has_slot { Vec::new() } else { open_transactions::old(client).await? },

@@ -14,6 +14,7 @@ pub mod error;
 mod hostile;
 pub mod hosting;
 pub mod inspection;
+pub mod left_behind;
 mod login;
 mod login_methods;
 pub mod open_transactions;

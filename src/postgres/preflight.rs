@@ -60,6 +60,14 @@ impl Check {
         Check { name, verdict: Verdict::Failed(Problem { what: what.into(), cure: cure.into() }) }
     }
 
+    /// What somebody should know, if `run` works all the same.
+    pub fn as_warning(&self) -> Option<&Problem> {
+        match &self.verdict {
+            Verdict::Warning(problem) => Some(problem),
+            Verdict::Passed(_) | Verdict::Failed(_) => None,
+        }
+    }
+
     /// What stops `run`, if this does.
     pub fn failure(&self) -> Option<&Problem> {
         match &self.verdict {
@@ -85,6 +93,9 @@ pub const SLOT: &str = "slot";
 
 /// Name of the check of the publication; what may have happened to it in between is part of that other question.
 pub const PUBLICATION: &str = "publication";
+
+/// Name of the check of parked rows and their table.
+pub const PARKED: &str = "parked messages";
 
 /// Everything that `run` needs of the database, in the order in which it would miss it.
 pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Vec<Check> {
@@ -132,7 +143,7 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
     checks.push(publication::check(database, facts, missing));
     checks.extend(cleanup::check(database, columns, facts));
     checks.push(own_tables::records(database, facts));
-    checks.extend(database.parks.then(|| own_tables::parked(database, facts)));
+    checks.extend(own_tables::parked(database, facts));
     checks.push(match (slot::refusal(database, &facts.slot_uses, to_be_made), slot) {
         (Some(refusal), _) => refusal,
         (None, Some(slot)) => slot::existing(slot, &facts.slot_uses),

@@ -30,7 +30,7 @@ use crate::{
 pub const TABLE: &str = "outboxd_state";
 
 /// [`SlotRecord::is_torn_down`], of the row that is there.
-const TORN_DOWN: &str =
+pub(super) const TORN_DOWN: &str =
     "outboxd_state.confirmed_flush = '0/0' AND outboxd_state.holder IS NULL AND outboxd_state.gap IS NULL";
 
 /// [`SlotRecord::unaccounted`] of a slot that was made while the table had rows, with `backlog = "skip"`.

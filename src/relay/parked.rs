@@ -16,7 +16,9 @@ use crate::{
     position::Position,
     postgres::{
         catalog::CatalogError,
+        left_behind,
         parked_rows::{self, ParkedEntry, ParkedValues},
+        preflight::Problem,
     },
     rabbitmq::{
         BrokerError, Refused,
@@ -53,6 +55,9 @@ pub enum ParkedError {
     /// What was named is not there.
     #[error("not parked: {}; `outboxd parked list` shows what is", .0.join(", "))]
     NotParked(Vec<String>),
+    /// Some rows are parked where this command does not look.
+    #[error("{}: {}", .0.what, .0.cure)]
+    LeftBehind(Problem),
     /// Asked to end first.
     #[error("ended before all rows were seen to; those that are not named above stay parked")]
     CutShort,
@@ -104,6 +109,10 @@ fn is_named(entry: &ParkedEntry, name: &str) -> bool {
 
 async fn connect(source: &Source) -> Result<Client, ParkedError> {
     let sql = source.database.endpoint.connect_sql(&application_name(source)).await?;
+    // An earlier row of the same aggregate may be among them.
+    if let Some(problem) = left_behind::parked(&sql, &source.database).await? {
+        return Err(ParkedError::LeftBehind(problem));
+    }
     if parked_rows::lock(&sql, &source.database).await? { Ok(sql) } else { Err(ParkedError::Busy) }
 }
 

@@ -23,6 +23,7 @@ mod liar;
 mod limits;
 mod managed;
 mod message;
+mod moved;
 mod nacks;
 mod nodes;
 mod open_transactions;

@@ -4,18 +4,33 @@ use super::{
     super::{
         SourceDatabase,
         catalog::{Facts, OwnTableFacts},
+        left_behind::LeftBehind,
         parked_table, slot_record,
     },
-    Check,
+    Check, PARKED, Problem, Verdict,
 };
 
 /// The table of slot records. With the outbox table's schema missing there is no place for it, and the table's check fails.
+/// A record in another schema comes first: with a new one beside it a gap would be forgotten.
 pub(super) fn records(database: &SourceDatabase, facts: &Facts) -> Check {
+    if facts.left_behind.iter().any(LeftBehind::is_record) {
+        let all: Vec<Problem> = facts
+            .left_behind
+            .iter()
+            .map(|found| {
+                let own = if found.is_record() { facts.records } else { facts.parked };
+                found.problem(database, own, &facts.server.role)
+            })
+            .collect();
+        let what = all.first().map(|problem| problem.what.clone()).unwrap_or_default();
+        let cures: Vec<String> = all.into_iter().map(|problem| problem.cure).collect();
+        return Check::failed(RECORDS, what, cures.join(" "));
+    }
     own_table(
         database,
         facts,
         &OwnTable {
-            check: "records of slots",
+            check: RECORDS,
             table: slot_record::TABLE,
             create: slot_record::create_table_sql(database),
             grant: slot_record::grant_sql(database, &facts.server.role),
@@ -24,12 +39,32 @@ pub(super) fn records(database: &SourceDatabase, facts: &Facts) -> Check {
     )
 }
 
-pub(super) fn parked(database: &SourceDatabase, facts: &Facts) -> Check {
+const RECORDS: &str = "records of slots";
+
+/// The table of parked rows, where policy parks; and whatever policy says, rows that are parked in another schema. These keep no
+/// message from being published.
+pub(super) fn parked(database: &SourceDatabase, facts: &Facts) -> Option<Check> {
+    let left = facts.left_behind.iter().find(|found| !found.is_record());
+    let left = left.map(|found| found.problem(database, facts.parked, &facts.server.role));
+    let own = database.parks.then(|| own_parked(database, facts));
+    match left {
+        // The table is missed, and moving them brings it.
+        Some(problem) if database.parks && !facts.parked.exists => {
+            Some(Check { name: PARKED, verdict: Verdict::Failed(problem) })
+        }
+        Some(problem) => own
+            .filter(|own| own.failure().is_some())
+            .or(Some(Check { name: PARKED, verdict: Verdict::Warning(problem) })),
+        None => own,
+    }
+}
+
+fn own_parked(database: &SourceDatabase, facts: &Facts) -> Check {
     own_table(
         database,
         facts,
         &OwnTable {
-            check: "parked messages",
+            check: PARKED,
             table: parked_table::TABLE,
             create: parked_table::create_table_sql(database),
             grant: parked_table::grant_sql(database, &facts.server.role),

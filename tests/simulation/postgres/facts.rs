@@ -73,6 +73,7 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
         }),
         records: OwnTableFacts { exists: state.postgres.data.records, may_use: true, may_create: true },
         parked: OwnTableFacts { exists: state.postgres.data.parks, may_use: true, may_create: true },
+        left_behind: Vec::new(),
         slots: slot_facts(state, slot).into_iter().collect(),
         slot_uses: slot_uses(state, slot),
         open_transactions: Vec::new(),

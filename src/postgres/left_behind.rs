@@ -1,0 +1,162 @@
+//! Rows of a source in tables of outboxd's own that do not lie beside its outbox table: they stayed where they were when
+//! the outbox table was moved to another schema.
+//!
+//! Whose a row is, its slot's name tells, of which a server has one. A table that the role may not read is left out: it
+//! belongs to another source. Nothing is moved here: another outboxd of the source may still write in the old place.
+
+use tokio_postgres::{Client, types::Type};
+
+use super::{
+    SourceDatabase, TableName,
+    catalog::{self, CatalogError, OwnTableFacts, failed},
+    parked_table,
+    preflight::Problem,
+    slot_record,
+    sql_text::{identifier, literal},
+};
+
+/// Rows of the source's slot in a table of another schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftBehind {
+    /// Where they lie.
+    pub place: TableName,
+    /// How many.
+    pub rows: i64,
+    /// Rows of other slots lie there, too.
+    pub is_shared: bool,
+}
+
+const DOING: &str = "looking for rows that were left in another schema";
+
+/// Finds them: the record of `slot`, unless there is one in `schema`, and parked rows.
+pub(super) async fn find(
+    client: &Client,
+    schema: &str,
+    slot: &str,
+    records: OwnTableFacts,
+) -> Result<Vec<LeftBehind>, CatalogError> {
+    let places = client
+        .query_typed(
+            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relname IN ($1, $2) AND c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname <> $3
+             AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+             AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = ANY (
+                  CASE c.relname WHEN $1 THEN '{slot,confirmed_flush,holder,gap}' ELSE '{slot,position,cause,reason}' END::name[])) = 4
+             ORDER BY 2 DESC, 1",
+            &[(&slot_record::TABLE, Type::TEXT), (&parked_table::TABLE, Type::TEXT), (&schema, Type::TEXT)],
+        )
+        .await
+        .map_err(failed(DOING))?;
+    let places: Vec<TableName> =
+        places.iter().map(|row| TableName { schema: row.get(0), table: row.get(1) }).collect();
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let own = TableName { schema: schema.to_owned(), table: slot_record::TABLE.to_owned() };
+    let slot = literal(slot);
+    let live = |place: &TableName| {
+        format!("FROM {} WHERE slot = {slot} AND NOT ({})", place.quoted(), slot_record::TORN_DOWN)
+    };
+    let count = |(index, place): (usize, &TableName)| {
+        let rows = match (place.table == slot_record::TABLE, records.may_use) {
+            (false, _) => format!("(SELECT count(*) FROM {} WHERE slot = {slot})", place.quoted()),
+            (true, false) => format!("(SELECT count(*) {})", live(place)),
+            (true, true) => {
+                format!("(SELECT count(*) {} AND NOT EXISTS (SELECT {}))", live(place), live(&own))
+            }
+        };
+        format!("SELECT {index}, {rows}, EXISTS (SELECT FROM {} WHERE slot <> {slot})", place.quoted())
+    };
+    let counts: Vec<String> = places.iter().enumerate().map(count).collect();
+    let counts = client
+        .query_typed(&(counts.join(" UNION ALL ") + " ORDER BY 1"), &[])
+        .await
+        .map_err(failed(DOING))?;
+    let found = places.into_iter().zip(&counts).map(|(place, row)| LeftBehind {
+        place,
+        rows: row.get(1),
+        is_shared: row.get(2),
+    });
+    Ok(found.filter(|found| found.rows > 0).collect())
+}
+
+impl LeftBehind {
+    /// Tells whether it is the slot's record; otherwise parked rows.
+    pub fn is_record(&self) -> bool {
+        self.place.table == slot_record::TABLE
+    }
+
+    /// What is wrong, and the statements that put the rows beside the outbox table. `own`: the table that lies there.
+    pub fn problem(&self, database: &SourceDatabase, own: OwnTableFacts, role: &str) -> Problem {
+        let SourceDatabase { slot, table, .. } = database;
+        let beside = format!("not beside {}, which was moved", table.quoted());
+        let what = if self.is_record() {
+            format!(
+                "the record of slot {slot} lies in {}, {beside}: without the record a lost slot would go unnoticed. Stop every \
+                 outboxd of this source, then move it",
+                self.place.quoted()
+            )
+        } else {
+            format!(
+                "{} rows of slot {slot} are parked in {}, {beside}: `outboxd parked` cannot see them there. Stop every outboxd of \
+                 this source, then move them",
+                self.rows,
+                self.place.quoted()
+            )
+        };
+        Problem { what, cure: self.move_sql(database, own, role) }
+    }
+
+    fn move_sql(&self, database: &SourceDatabase, own: OwnTableFacts, role: &str) -> String {
+        let from = self.place.quoted();
+        let to = TableName { schema: database.table.schema.clone(), ..self.place.clone() };
+        if !own.exists && !self.is_shared {
+            return format!("ALTER TABLE {from} SET SCHEMA {};", identifier(&to.schema));
+        }
+        let (to, slot) = (to.quoted(), literal(&database.slot));
+        let (create, grant, clear) = if self.is_record() {
+            let clear = format!("DELETE FROM {to} WHERE slot = {slot}; ");
+            (slot_record::create_table_sql(database), slot_record::grant_sql(database, role), clear)
+        } else {
+            let grant = parked_table::grant_sql(database, role);
+            (parked_table::create_table_sql(database), grant, String::new())
+        };
+        let make = if own.exists { String::new() } else { format!("{create}; {grant}; ") };
+        format!(
+            "{make}{clear}WITH moved AS (DELETE FROM {from} WHERE slot = {slot} RETURNING *) INSERT INTO {to} SELECT * FROM moved;"
+        )
+    }
+}
+
+/// Problems of everything that is left behind.
+///
+/// # Errors
+/// [`CatalogError`].
+pub async fn problems(client: &Client, database: &SourceDatabase) -> Result<Vec<Problem>, CatalogError> {
+    Ok(found(client, database).await?.into_iter().map(|(_, problem)| problem).collect())
+}
+
+/// Problem of rows that are parked where nobody looks for them; `None` when there are none.
+///
+/// # Errors
+/// [`CatalogError`].
+pub async fn parked(client: &Client, database: &SourceDatabase) -> Result<Option<Problem>, CatalogError> {
+    let found = found(client, database).await?;
+    Ok(found.into_iter().find(|(found, _)| !found.is_record()).map(|(_, problem)| problem))
+}
+
+async fn found(
+    client: &Client,
+    database: &SourceDatabase,
+) -> Result<Vec<(LeftBehind, Problem)>, CatalogError> {
+    let schema = &database.table.schema;
+    let records = catalog::own_table(client, schema, slot_record::TABLE).await?;
+    let parked = catalog::own_table(client, schema, parked_table::TABLE).await?;
+    let found = find(client, schema, &database.slot, records).await?;
+    let with_problem = |found: LeftBehind| {
+        let own = if found.is_record() { records } else { parked };
+        let problem = found.problem(database, own, database.endpoint.user());
+        (found, problem)
+    };
+    Ok(found.into_iter().map(with_problem).collect())
+}

@@ -47,7 +47,7 @@ pub enum CatalogError {
     SlotInUse {
         /// The slot.
         slot: String,
-        /// Who holds it; unknown when it ended just now.
+        /// Its holder; unknown when that ended just now.
         holder: Option<Box<Holder>>,
     },
     /// There is such a slot already.
@@ -478,7 +478,9 @@ pub(super) async fn text_rows(
     let answers = client.simple_query(sql).await.map_err(failed(doing))?;
     let rows = answers.iter().filter_map(|answer| match answer {
         SimpleQueryMessage::Row(row) => {
-            Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+            // A name of another database may be in that one's encoding, which is not converted.
+            let text = |column| row.try_get(column).ok().flatten().map(str::to_owned);
+            Some((0..row.len()).map(text).collect())
         }
         _ => None,
     });

@@ -25,7 +25,7 @@ const OLD_S: u32 = 5;
 /// A transaction that has written something and has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenTransaction {
-    /// Who could end it.
+    /// Its owner.
     pub of: Owner,
     /// Its begin, or the time of its PREPARE; `None` when that is not shown to this role.
     pub since: Option<String>,
@@ -102,7 +102,7 @@ pub fn cure(transactions: &[OpenTransaction]) -> String {
     format!("commit or roll them back where they were begun, or end them: {}", ends.join(" "))
 }
 
-/// Why a slot is not there yet, in words of a state's reason; `None` when its making waits for nobody.
+/// Reason of a state in which the slot is not there yet; `None` when its making waits for nobody.
 pub fn reason(slot: &str, transactions: &[OpenTransaction]) -> Option<String> {
     (!transactions.is_empty()).then(|| {
         format!(

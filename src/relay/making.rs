@@ -6,13 +6,13 @@ use std::{pin::pin, time::Duration};
 use super::database::{Database, Sql};
 use crate::postgres::open_transactions;
 
-/// A making that takes longer waits for somebody.
+/// Time after which a making is taken for one that waits.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often somebody looks whom it waits for.
+/// Interval between two looks.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// No look may take longer.
+/// Longest time of one look.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// Runs `making` to its end. While PostgreSQL waits for other transactions meanwhile, `tell` gets the reason, each time that a

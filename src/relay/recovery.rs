@@ -61,7 +61,7 @@ pub enum RecoveryError {
     Healthy {
         /// The slot.
         slot: String,
-        /// Who streams from it.
+        /// Its holder.
         holder: Option<Box<Holder>>,
     },
     /// Asked to end first.

@@ -19,9 +19,10 @@ use crate::{
         catalog::{self, CatalogError, TableFacts, TableKind},
         continuity::Evidence,
         dba_script::{self, SlotMaker, comment},
-        parked_table, publication,
+        parked_table, preflight, publication,
         replication::ReplicationConnection,
         slot_record::{self, SlotRecord},
+        slot_use,
         snapshot::SnapshotError,
     },
     rabbitmq::{self, publishing::Pattern, rabbitmqctl, topology},
@@ -164,7 +165,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
     slot_record::create_table(&client, database).await?;
     if catalog::slot_progress(&client, name).await?.is_some() {
-        return Ok(Line::passed(NAME, outcome(name, false)));
+        return taken(database).await;
     }
     let made = Timestamp::now();
     tracing::info!(slot = name, "creating the slot, once every transaction that writes now has ended");
@@ -178,7 +179,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
                     record(database, made, empty).await?;
                     Ok(Line::passed(NAME, outcome(name, true)))
                 }
-                Err(CatalogError::SlotExists(_)) => Ok(Line::passed(NAME, outcome(name, false))),
+                Err(CatalogError::SlotExists(_)) => taken(database).await,
                 Err(error) => Err(error.into()),
             }
         }
@@ -205,12 +206,30 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
                     ),
                     "set postgres.create = true until `run` has done so, or backlog = \"skip\"",
                 ),
-                Err(BacklogError::AlreadyThere(_)) => Line::passed(NAME, outcome(name, false)),
-                Err(busy @ BacklogError::Busy(_)) => Line::passed(NAME, busy.to_string()),
+                Err(BacklogError::AlreadyThere(_) | BacklogError::Busy(_)) => return taken(database).await,
                 Err(error) => return Err(error.into()),
             })
         }
     }
+}
+
+/// Line for a slot that was there, or that somebody else makes at this moment.
+async fn taken(database: &SourceDatabase) -> Step {
+    let name = &database.slot;
+    let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
+    let uses = slot_use::read(&client, name).await?;
+    let is_made = uses.iter().any(|one| one.slot == *name && one.is_made);
+    if let Some(refusal) = preflight::slot_refusal(database, &uses, !is_made) {
+        return Ok(refusal.into());
+    }
+    let maker = uses.iter().find_map(|one| one.holder.as_ref()).filter(|_| !is_made);
+    Ok(Line::passed(
+        preflight::SLOT,
+        match maker {
+            Some(holder) => format!("{name} is being made by {holder}"),
+            None => outcome(name, false),
+        },
+    ))
 }
 
 fn outcome(name: &str, created: bool) -> String {

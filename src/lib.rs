@@ -22,6 +22,8 @@ pub mod position;
 
 pub mod failure;
 
+pub mod remedy;
+
 pub mod shutdown;
 
 mod backoff;

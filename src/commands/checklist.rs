@@ -7,6 +7,7 @@ use super::{Failure, chain, table::one_line};
 use crate::{
     postgres::preflight::{self, Problem, Verdict},
     rabbitmq::inspection,
+    remedy::Remedy,
 };
 
 /// One check, of whichever room.
@@ -21,7 +22,7 @@ impl Line {
     }
 
     pub(super) fn failed(name: &str, what: impl Into<String>, cure: &str) -> Self {
-        let problem = Problem { what: what.into(), cure: cure.to_owned() };
+        let problem = Problem::new(what, Remedy::by_person(cure));
         Self { name: name.to_owned(), verdict: Verdict::Failed(problem) }
     }
 
@@ -46,9 +47,11 @@ impl From<inspection::Check> for Line {
         let verdict = match check.finding {
             Ok(finding) => Verdict::Passed(finding),
             Err(inspection::Problem { what, cure }) if check.optional => {
-                Verdict::Warning(Problem { what, cure })
+                Verdict::Warning(Problem::new(what, Remedy::by_person(cure)))
             }
-            Err(inspection::Problem { what, cure }) => Verdict::Failed(Problem { what, cure }),
+            Err(inspection::Problem { what, cure }) => {
+                Verdict::Failed(Problem::new(what, Remedy::by_person(cure)))
+            }
         };
         Self { name: check.name, verdict }
     }
@@ -87,8 +90,8 @@ impl fmt::Display for Section {
         for Line { name, verdict } in &self.lines {
             let (word, what, cure) = match verdict {
                 Verdict::Passed(detail) => ("OK", detail, None),
-                Verdict::Warning(Problem { what, cure }) => ("warning", what, Some(cure)),
-                Verdict::Failed(Problem { what, cure }) => ("FAILED", what, Some(cure)),
+                Verdict::Warning(Problem { what, cure, .. }) => ("warning", what, Some(cure)),
+                Verdict::Failed(Problem { what, cure, .. }) => ("FAILED", what, Some(cure)),
             };
             writeln!(f, "  {word:<7}  {name:<width$}  {}", one_line(what))?;
             if let Some(cure) = cure {
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn findings_are_aligned_and_cures_stand_below() {
-        let warning = Verdict::Warning(Problem { what: "old".into(), cure: "drop it".into() });
+        let warning = Verdict::Warning(Problem::new("old", Remedy::by_person("drop it")));
         let sections = [Section::new(
             "source orders",
             [

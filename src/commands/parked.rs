@@ -81,7 +81,7 @@ async fn list(settings: &Settings, options: &ListParked) -> Result<(), Failure> 
         database.endpoint.connect_sql(APPLICATION_NAME).await.map_err(|error| Failure::runtime(&error))?;
     let entries = parked_rows::list(&client, database).await.map_err(|error| Failure::runtime(&error))?;
     let elsewhere = left_behind::parked(&client, database).await.map_err(|error| Failure::runtime(&error))?;
-    if let Some(Problem { what, cure }) = elsewhere {
+    if let Some(Problem { what, cure, .. }) = elsewhere {
         tracing::warn!(source = options.source, "{what}: {cure}");
     }
     if options.json {

@@ -69,7 +69,7 @@ impl Slots {
                 Some((facts, one)) => found.with(facts, &one),
                 None => Slot { note: "there is no such slot: see `outboxd check`".into(), ..found },
             };
-            for Problem { what, cure } in left_behind {
+            for Problem { what, cure, .. } in left_behind {
                 found.note += &format!("; {what}: {cure}");
             }
             Slot { parked_rows, ..found }

@@ -28,7 +28,7 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
 
     // The record would stay behind, and be taken for a gap by whoever makes a slot of this name.
     if let Some(left) = facts.left_behind.iter().find(|found| found.is_record()) {
-        let Problem { what, cure } = left.problem(database, facts.records, &facts.server.role);
+        let Problem { what, cure, .. } = left.problem(database, facts.records, &facts.server.role);
         return Err(Failure::Runtime(format!("nothing is dropped: {what}: {cure}")));
     }
 

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     outbox::{ColumnNames, OptionalColumn},
     position::Lsn,
+    remedy::Remedy,
 };
 
 /// SQLSTATE `duplicate_object`.
@@ -63,6 +64,17 @@ pub enum BacklogError {
         /// What is wrong with it.
         what: String,
     },
+}
+
+impl BacklogError {
+    /// What to do about it, where it is known.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            BacklogError::Replication { cause, .. } => cause.remedy(),
+            BacklogError::Snapshot(error) => error.remedy(),
+            _ => None,
+        }
+    }
 }
 
 fn replication(doing: &'static str) -> impl FnOnce(ReplicationError) -> BacklogError {

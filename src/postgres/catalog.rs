@@ -17,13 +17,14 @@ use super::{
     open_transactions::{self, OpenTransaction},
     parked_table,
     publication::{self, PublicationFacts},
-    slot_record,
+    remedy, slot_record,
     slot_use::{self, Holder, SlotUse},
     sql_text::literal,
 };
 use crate::{
     outbox::{Column, ColumnNames},
     position::Lsn,
+    remedy::Remedy,
 };
 
 /// A statement of this room failed.
@@ -64,6 +65,14 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
+    /// What to do about it, where it is known.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            CatalogError::Statement { cause, .. } => remedy::of_statement(cause),
+            _ => None,
+        }
+    }
+
     /// SQLSTATE, where the server sent one.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {

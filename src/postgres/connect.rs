@@ -17,12 +17,15 @@ use tokio_postgres::{
 use super::{
     endpoint::{Address, Endpoint, SessionWanted, Target},
     error::{AuthenticationError, ConnectError, WireError},
+    hosting::Hosting,
     login::{self, Credentials},
+    remedy::{self, ConnectionKind},
     socket::Socket,
     sql_socket::{Negotiated, SqlSocket},
     tls::{TlsMode, TlsOptions},
     wire::Wire,
 };
+use crate::remedy::Mender;
 
 /// Session settings of every connection; text of values depends on them (manual, "Locale and Formatting").
 const SETTINGS: &str = "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3 \
@@ -41,7 +44,7 @@ impl Endpoint {
     /// # Errors
     /// When no host gave a session that `target_session_attrs` allows; names every host tried.
     pub async fn connect_sql(&self, application_name: &str) -> Result<Client, ConnectError> {
-        self.as_it_is_now()?.open_sql(application_name).await
+        self.as_it_is_now(ConnectionKind::Sql)?.open_sql(application_name).await
     }
 
     /// Opens a connection in replication mode (manual, "Streaming Replication Protocol"): `replication=database`, with
@@ -51,14 +54,20 @@ impl Endpoint {
         application_name: &str,
         wal_sender_timeout: Duration,
     ) -> Result<Wire, ConnectError> {
-        self.as_it_is_now()?.open_replication(application_name, wal_sender_timeout).await
+        let now = self.as_it_is_now(ConnectionKind::Replication)?;
+        now.open_replication(application_name, wal_sender_timeout).await
     }
 
-    fn as_it_is_now(&self) -> Result<Endpoint, ConnectError> {
-        self.now().map_err(|error| ConnectError {
-            host: self.describe(),
-            cause: error.into(),
-            earlier: Vec::new(),
+    fn as_it_is_now(&self, kind: ConnectionKind) -> Result<Endpoint, ConnectError> {
+        self.now().map_err(|error| {
+            let cause = error.into();
+            let remedy = remedy::of_connection(kind, self, Hosting::own(), &cause);
+            ConnectError {
+                host: self.describe().into(),
+                cause,
+                earlier: Vec::new(),
+                remedy: Box::new(remedy),
+            }
         })
     }
 
@@ -70,7 +79,7 @@ impl Endpoint {
         // `Require` makes it ask us for the channel binding.
         config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
         let (wanted, methods) = (self.session_wanted(), self.login_methods());
-        self.first_host(|socket, password| {
+        self.first_host(ConnectionKind::Sql, |socket, password| {
             let mut config = config.clone();
             if let Some(password) = password {
                 config.password(password);
@@ -126,7 +135,7 @@ impl Endpoint {
         );
         let options = options(config.get_options(), &more);
         let application_name = self.application_name(application_name);
-        self.first_host(|socket, password| {
+        self.first_host(ConnectionKind::Replication, |socket, password| {
             let parameters = [
                 ("replication", "database"),
                 ("database", self.database()),
@@ -160,21 +169,25 @@ impl Endpoint {
     /// everything together.
     async fn first_host<T, F>(
         &self,
+        kind: ConnectionKind,
         session: impl Fn(Socket, Option<Vec<u8>>) -> F,
     ) -> Result<T, ConnectError>
     where
         F: Future<Output = Result<T, WireError>>,
     {
         let limit = self.connect_timeout();
-        let mut failures = Vec::new();
+        let (mut failures, mut remedies) = (Vec::new(), Vec::new());
+        let remedy = |cause: &WireError| remedy::of_connection(kind, self, Hosting::own(), cause);
         for target in &self.targets() {
             let mut places = match within(limit, places(target)).await {
                 Ok(places) => places,
                 Err(error) => {
+                    remedies.push(remedy(&error));
                     failures.push((target.to_string(), error));
                     continue;
                 }
             };
+            let first = failures.len();
             if self.in_random_order() {
                 fastrand::shuffle(&mut places);
             }
@@ -187,11 +200,22 @@ impl Endpoint {
                     }
                 }
             }
+            // `localhost` may have an address at which nothing listens: what another one says counts for more.
+            let of_target: Vec<_> = failures[first..].iter().map(|(_, cause)| remedy(cause)).collect();
+            let telling = of_target.iter().position(|remedy| remedy.mender == Mender::Person);
+            remedies.extend(of_target.into_iter().nth(telling.unwrap_or(failures.len() - first - 1)));
         }
         let (host, cause) = failures
             .pop()
             .unwrap_or_else(|| (self.describe(), WireError::protocol("the host name has no address")));
-        Err(ConnectError { host, cause, earlier: failures })
+        // The host that has the database may be the one that is away.
+        let passes = remedies.iter().position(|remedy| remedy.mender == Mender::Time);
+        let last = remedies.len().saturating_sub(1);
+        let remedy = match remedies.into_iter().nth(passes.unwrap_or(last)) {
+            Some(remedy) => remedy,
+            None => remedy(&cause),
+        };
+        Err(ConnectError { host: host.into(), cause, earlier: failures, remedy: Box::new(remedy) })
     }
 
     /// Tries one place as `sslmode` says. As in libpq, `allow` and `prefer` go on to the other way when `pg_hba.conf` refuses

@@ -7,7 +7,12 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorFields;
 use std::{fmt, io, time::Duration};
 
-use super::endpoint::EndpointError;
+use super::{
+    endpoint::{Endpoint, EndpointError},
+    hosting::Hosting,
+    remedy::{self, ConnectionKind},
+};
+use crate::remedy::Remedy;
 
 /// Most bytes that are kept of each text that a server says: they are shown in logs, `/readyz` and `/status`.
 const TEXT_BYTES_MAX: usize = 2000;
@@ -342,14 +347,23 @@ impl From<tokio_postgres::Error> for WireError {
 #[derive(Debug)]
 pub struct ConnectError {
     /// The last host tried, as `host:port`.
-    pub host: String,
+    pub host: Box<str>,
     /// What was wrong with it.
     pub cause: WireError,
     /// The hosts and addresses tried before, in order.
     pub earlier: Vec<(String, WireError)>,
+    /// What to do about it.
+    pub remedy: Box<Remedy>,
 }
 
 impl ConnectError {
+    /// The error of a replication connection, with the cure of whoever runs the server, which an SQL connection has told.
+    pub fn hosted(mut self, endpoint: &Endpoint, hosting: &Hosting) -> Self {
+        let kind = ConnectionKind::Replication;
+        self.remedy.cure = remedy::of_connection(kind, endpoint, hosting, &self.cause).cure;
+        self
+    }
+
     /// SQLSTATE, when the last host's server refused.
     pub fn sqlstate(&self) -> Option<&str> {
         self.cause.sqlstate()

@@ -8,9 +8,10 @@ use super::{
     SourceDatabase,
     catalog::{CatalogError, Facts, TableFacts},
     continuity::{Continuity, Evidence},
-    error::{AuthenticationError, Chain, ConnectError, WireError},
+    error::{Chain, ConnectError},
     hosting::Hosting,
-    preflight::{self, Check, Problem},
+    preflight::{self, Check, Problem, Verdict},
+    remedy::file_names,
     replication::{ReplicationConnection, ReplicationError, SystemIdentity},
     slot_record::{self, EvidenceError, SlotRecord},
     snapshot::{self, RowRules},
@@ -21,9 +22,6 @@ use tokio_postgres::Client;
 
 const CONNECTION: &str = "connection";
 const REPLICATION: &str = "replication connection";
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
-/// The cure for a pooler in PostgreSQL's place.
-const POOLER: &str = "put the server's own host and port into postgres.url, not those of a pooler";
 
 /// Findings about one source.
 pub struct Inspection {
@@ -40,10 +38,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
     let client = match database.endpoint.connect_sql(application_name).await {
         Ok(client) => client,
         Err(error) => {
-            return Inspection {
-                checks: vec![unreachable(CONNECTION, database, hosting, &error)],
-                ids_are_numbers,
-            };
+            return Inspection { checks: vec![unreachable(CONNECTION, &error)], ids_are_numbers };
         }
     };
     let mut checks = vec![Check::passed(CONNECTION, as_role(database))];
@@ -74,7 +69,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             checks.extend(database.cleanup.and_then(|_| unpublished_rows(database, &evidence)));
         }
         Err(EvidenceError::Replication(ReplicationError::Connect(error))) => {
-            checks.push(unreachable(REPLICATION, database, hosting, &error));
+            checks.push(unreachable(REPLICATION, &error.hosted(&database.endpoint, hosting)));
         }
         Err(error) => {
             checks.push(Check::failed(REPLICATION, Chain(&error).to_string(), "see the server's log"));
@@ -125,27 +120,16 @@ async fn rules(
     }
     Some(match snapshot::try_rules(client, database, table, columns).await {
         Ok(()) => Check::passed(NAME, format!("the server takes {given}")),
-        Err(error) => Check::failed(
-            NAME,
-            Chain(&error).to_string(),
-            format!("correct {given}: an SQL condition on the table's columns, a zone of pg_timezone_names"),
-        ),
+        Err(error) => Check::failed(NAME, Chain(&error).to_string(), snapshot::RULES_CURE),
     })
 }
 
 fn as_role(database: &SourceDatabase) -> String {
     let role = format!("as role {}", identifier(database.endpoint.user()));
-    match file_names(database) {
+    match file_names(&database.endpoint) {
         None => role,
         Some(files) => format!("{role}; read for every connection: {files}"),
     }
-}
-
-/// The files that hold the connection string and the password.
-fn file_names(database: &SourceDatabase) -> Option<String> {
-    let files: Vec<String> =
-        database.endpoint.files().iter().map(|file| file.display().to_string()).collect();
-    (!files.is_empty()).then(|| files.join(" and "))
 }
 
 /// Whether the slot is the one that was there before.
@@ -202,95 +186,8 @@ fn unreadable(error: &CatalogError) -> Check {
     )
 }
 
-/// The check that fails when the server refuses the role a replication connection, although it took an SQL connection. The
-/// connection is the only proof of the privilege: with Amazon RDS a membership gives it, and `rolreplication` stays false.
-pub fn replication_refused(
-    database: &SourceDatabase,
-    hosting: &Hosting,
-    error: &ReplicationError,
-) -> Option<Check> {
-    match error {
-        ReplicationError::Connect(error) if error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
-            Some(unreachable(REPLICATION, database, hosting, error))
-        }
-        _ => None,
-    }
-}
-
-fn unreachable(
-    name: &'static str,
-    database: &SourceDatabase,
-    hosting: &Hosting,
-    error: &ConnectError,
-) -> Check {
-    Check::failed(name, Chain(error).to_string(), cure(name, database, hosting, &error.cause))
-}
-
-/// SQLSTATEs are those of the manual's appendix "PostgreSQL Error Codes".
-fn cure(name: &'static str, database: &SourceDatabase, hosting: &Hosting, cause: &WireError) -> String {
-    let role = identifier(database.endpoint.user());
-    let in_database = identifier(database.endpoint.database());
-    let files = match file_names(database) {
-        None => " in postgres.url, postgres.password or the password file".to_owned(),
-        Some(files) => format!(" in {files}, which outboxd reads for every connection"),
-    };
-    let cure = match cause {
-        WireError::Server(server) if server.is_of_pooler() => POOLER,
-        WireError::SettingsDropped(_) => POOLER,
-        WireError::Server(server) => match (server.code.as_str(), name) {
-            ("28P01", _) => {
-                return format!(
-                    "correct the user or the password{files}; or ALTER ROLE {role} PASSWORD '...';"
-                );
-            }
-            ("28000", _) => {
-                return format!(
-                    "if role {role} is missing, make it with the statements of `outboxd setup --print-sql`; otherwise let it \
-                     into database {in_database} by a line of pg_hba.conf, then SELECT pg_reload_conf();"
-                );
-            }
-            ("3D000", _) => {
-                return format!("correct the database in postgres.url, or CREATE DATABASE {in_database};");
-            }
-            (INSUFFICIENT_PRIVILEGE, REPLICATION) => {
-                return hosting.grant_replication(database.endpoint.user());
-            }
-            (INSUFFICIENT_PRIVILEGE, _) => {
-                return format!("GRANT CONNECT ON DATABASE {in_database} TO {role};");
-            }
-            ("53300", REPLICATION) => {
-                let raise = hosting.set_parameter("max_wal_senders = 20");
-                return format!("raise max_wal_senders, for instance: {raise}");
-            }
-            ("53300", _) => "raise max_connections, or the CONNECTION LIMIT of the role or the database",
-            ("57P03", _) => "the server is starting or stopping: try again in a moment",
-            _ => "see the server's log",
-        },
-        WireError::Io { doing: "looking up the host name", .. } => "correct the host in postgres.url",
-        WireError::Io { .. } => {
-            "check that PostgreSQL runs there, that it listens on this address and port (listen_addresses, port), and the \
-             firewall"
-        }
-        WireError::Timeout(_) => "check host and port, and whether a firewall drops the packets",
-        WireError::Tls { .. } | WireError::TlsNotOffered => {
-            "correct sslmode, sslrootcert, sslcert or sslkey in postgres.url, or the server's certificate"
-        }
-        WireError::Endpoint(_) => "correct postgres.url, or the file it names",
-        WireError::Authentication(
-            AuthenticationError::PasswordMissing | AuthenticationError::PasswordFile(_),
-        ) => "set postgres.password or postgres.password_file, or correct the password file",
-        WireError::Authentication(AuthenticationError::MethodNotAllowed(_)) => {
-            "correct the method in pg_hba.conf, or require_auth in postgres.url"
-        }
-        WireError::Authentication(_) => "correct the password, or the method in pg_hba.conf",
-        WireError::SessionNotSuitable { .. } => {
-            "list the primary's host in postgres.url too, or remove target_session_attrs"
-        }
-        WireError::Closed { .. } | WireError::Protocol(_) | WireError::Sql(_) => {
-            "check that the port is PostgreSQL's, and see the server's log"
-        }
-    };
-    cure.to_owned()
+fn unreachable(name: &'static str, error: &ConnectError) -> Check {
+    Check { name, verdict: Verdict::Failed(Problem::new(Chain(error).to_string(), (*error.remedy).clone())) }
 }
 
 /// Whether the columns that templates name are there. The columns of `outbox.columns` have checks of their own.
@@ -305,7 +202,7 @@ fn templates(database: &SourceDatabase, mapping: &Mapping, facts: &Facts, column
         let MissingColumn { name, wanted_by, .. } = missing;
         Some((preflight::unsent(database, &mapping.columns, name, facts)?, wanted_by))
     });
-    if let Some((Problem { what, cure }, wanted_by)) = unsent {
+    if let Some((Problem { what, cure, .. }, wanted_by)) = unsent {
         return Check::failed(NAME, format!("{what} ({wanted_by} wants it)"), cure);
     }
     let missing: Vec<String> = missing.iter().filter(of_templates).map(MissingColumn::to_string).collect();
@@ -317,46 +214,4 @@ fn templates(database: &SourceDatabase, mapping: &Mapping, facts: &Facts, column
         format!("the table lacks {}", missing.join(", ")),
         "correct the templates below message, or add the column",
     )
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::postgres::{TableName, endpoint::Endpoint, error::ServerError};
-    use std::time::Duration;
-
-    fn database() -> SourceDatabase {
-        SourceDatabase {
-            endpoint: Endpoint::parse("postgresql://me:s3cret@h/orders").unwrap(),
-            slot: "s".into(),
-            publication: "p".into(),
-            create: true,
-            table: TableName { schema: "public".into(), table: "outbox".into() },
-            rows: Default::default(),
-            cleanup: None,
-            parks: false,
-            wal_sender_timeout: Duration::from_secs(10),
-        }
-    }
-
-    #[test]
-    fn a_refusal_names_the_statement_that_lifts_it() {
-        for (code, name, expected) in [
-            ("28P01", CONNECTION, r#"ALTER ROLE "me" PASSWORD"#),
-            ("28000", CONNECTION, r#"into database "orders" by a line of pg_hba.conf"#),
-            ("3D000", CONNECTION, r#"CREATE DATABASE "orders""#),
-            ("42501", CONNECTION, r#"GRANT CONNECT ON DATABASE "orders" TO "me""#),
-            ("42501", REPLICATION, r#"ALTER ROLE "me" REPLICATION"#),
-            ("53300", CONNECTION, "max_connections"),
-            ("53300", REPLICATION, "max_wal_senders"),
-            ("57P03", CONNECTION, "try again"),
-            ("XX000", CONNECTION, "log"),
-        ] {
-            let error = WireError::from(ServerError { code: code.into(), ..ServerError::default() });
-            let cure = cure(name, &database(), Hosting::own(), &error);
-            assert!(cure.contains(expected), "{code}: {cure}");
-            assert!(!cure.contains("s3cret"), "{cure}");
-        }
-    }
 }

@@ -14,6 +14,7 @@ use super::{
     slot_record,
     sql_text::{identifier, literal},
 };
+use crate::remedy::Remedy;
 
 /// Rows of the source's slot in a table of another schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +105,7 @@ impl LeftBehind {
                 self.place.quoted()
             )
         };
-        Problem { what, cure: self.move_sql(database, own, role) }
+        Problem::new(what, Remedy::by_person(self.move_sql(database, own, role)))
     }
 
     fn move_sql(&self, database: &SourceDatabase, own: OwnTableFacts, role: &str) -> String {

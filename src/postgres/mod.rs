@@ -25,6 +25,7 @@ mod password_file;
 pub mod pgoutput;
 pub mod preflight;
 pub mod publication;
+mod remedy;
 pub mod replication;
 mod service_file;
 pub mod slot_record;

@@ -16,7 +16,10 @@ use std::fmt;
 use publication::Missing;
 
 use super::{SourceDatabase, catalog::Facts, slot_use::SlotUse};
-use crate::outbox::ColumnNames;
+use crate::{
+    outbox::ColumnNames,
+    remedy::{Mender, Remedy},
+};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,15 @@ pub struct Problem {
     pub what: String,
     /// The statement or the act that mends it.
     pub cure: String,
+    /// Who mends it.
+    pub mender: Mender,
+}
+
+impl Problem {
+    /// A problem and its remedy.
+    pub fn new(what: impl Into<String>, Remedy { cure, mender }: Remedy) -> Self {
+        Self { what: what.into(), cure, mender }
+    }
 }
 
 impl Check {
@@ -53,11 +65,21 @@ impl Check {
     }
 
     pub(super) fn warning(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Check { name, verdict: Verdict::Warning(Problem { what: what.into(), cure: cure.into() }) }
+        Check { name, verdict: Verdict::Warning(Problem::new(what, Remedy::by_person(cure))) }
     }
 
+    /// A failure that stays until somebody follows the cure: `run` is `halted` for it.
     pub(super) fn failed(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Check { name, verdict: Verdict::Failed(Problem { what: what.into(), cure: cure.into() }) }
+        Check { name, verdict: Verdict::Failed(Problem::new(what, Remedy::by_person(cure))) }
+    }
+
+    /// A failure that may pass by itself: `run` is `connecting` for it.
+    pub(super) fn failed_for_now(
+        name: &'static str,
+        what: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        Check { name, verdict: Verdict::Failed(Problem::new(what, Remedy::by_time(cure))) }
     }
 
     /// What somebody should know, if `run` works all the same.
@@ -81,8 +103,12 @@ impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.verdict {
             Verdict::Passed(detail) => write!(f, "OK       {}: {detail}", self.name),
-            Verdict::Warning(Problem { what, cure }) => write!(f, "warning  {}: {what}; {cure}", self.name),
-            Verdict::Failed(Problem { what, cure }) => write!(f, "FAILED   {}: {what}; {cure}", self.name),
+            Verdict::Warning(Problem { what, cure, .. }) => {
+                write!(f, "warning  {}: {what}; {cure}", self.name)
+            }
+            Verdict::Failed(Problem { what, cure, .. }) => {
+                write!(f, "FAILED   {}: {what}; {cure}", self.name)
+            }
         }
     }
 }
@@ -126,6 +152,15 @@ pub fn recovery_checks(database: &SourceDatabase, columns: &ColumnNames, facts: 
     all(database, columns, facts, Missing::Mended)
 }
 
+/// Who mends what failed: a person, as soon as one of the failures takes one.
+pub fn mender(checks: &[Check]) -> Mender {
+    let by_person = |problem: &Problem| problem.mender == Mender::Person;
+    match checks.iter().filter_map(Check::failure).any(by_person) {
+        true => Mender::Person,
+        false => Mender::Time,
+    }
+}
+
 fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing: Missing) -> Vec<Check> {
     let slot = facts.slot(&database.slot);
     let to_be_made = slot.is_none() || missing == Missing::Mended;
@@ -140,7 +175,7 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
             checks.extend(table::checks(database, columns, table, facts, missing));
         }
     }
-    checks.push(publication::check(database, facts, missing));
+    checks.extend(publication::check(database, facts, missing));
     checks.extend(cleanup::check(database, columns, facts));
     checks.push(own_tables::records(database, facts));
     checks.extend(own_tables::parked(database, facts));

@@ -20,11 +20,12 @@ use tokio::time::Instant;
 use super::{
     endpoint::Endpoint,
     error::{ConnectError, ServerError, WireError},
+    remedy,
     sql_text::{identifier, literal},
     stored_text::{Encoding, SQL_ASCII, Texts, Translator},
     wire::{Frame, Wire},
 };
-use crate::{ledger::ConfirmedLsn, position::Lsn};
+use crate::{ledger::ConfirmedLsn, position::Lsn, remedy::Remedy};
 
 /// CopyBothResponse, which postgres-protocol does not know (manual, "Message Formats").
 const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
@@ -137,6 +138,14 @@ impl ReplicationError {
         ReplicationError::Command {
             command: command.to_owned(),
             cause: WireError::protocol(format!("the answer is not {expected}")),
+        }
+    }
+
+    /// What to do about it, where it is known.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            ReplicationError::Connect(error) => Some((*error.remedy).clone()),
+            _ => self.cause().and_then(remedy::of_statement),
         }
     }
 

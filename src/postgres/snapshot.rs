@@ -21,12 +21,14 @@ use super::{
     SourceDatabase, TableName,
     catalog::{self, CatalogError, ColumnFacts, NO_TIMEOUTS, TableFacts},
     error::WireError,
+    remedy,
     sql_text::{identifier, literal},
     stored_text::{Encoding, Translator},
 };
 use crate::{
     outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
     position::{Lsn, Position},
+    remedy::Remedy,
 };
 
 /// Rows of one FETCH: enough to make its round trip cheap, few enough to be read to the end when we are given up.
@@ -75,9 +77,7 @@ pub enum SnapshotError {
         cure: String,
     },
     /// The condition or the zone of the configuration does not work.
-    #[error(
-        "the rows cannot be selected as outbox.unpublished or outbox.created_at_zone says; correct the key"
-    )]
+    #[error("the rows cannot be selected as outbox.unpublished or outbox.created_at_zone says")]
     Rules(#[source] WireError),
     /// More rows than a position can number.
     #[error(
@@ -105,6 +105,37 @@ pub enum SnapshotError {
         what: String,
     },
 }
+
+impl SnapshotError {
+    /// What to do about it, where it is known.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            SnapshotError::Rules(_) => Some(Remedy::by_person(RULES_CURE)),
+            SnapshotError::Sql { cause, .. } => remedy::of_statement(cause),
+            SnapshotError::Catalog(error) => error.remedy(),
+            _ => None,
+        }
+    }
+
+    /// What failed while the server computed the condition or the zone for a row, and not for the connection: SQLSTATEs of data
+    /// and of what a function raises.
+    fn of_rules(self, rules: &RowRules) -> Self {
+        let is_computed = |code: &str| ["22", "42", "P0", "38", "2F"].contains(&code.get(..2).unwrap_or(""));
+        match self {
+            SnapshotError::Sql { cause, .. }
+                if *rules != RowRules::default()
+                    && cause.sqlstate().is_some_and(|code| is_computed(code) && code != "42501") =>
+            {
+                SnapshotError::Rules(cause)
+            }
+            other => other,
+        }
+    }
+}
+
+/// Cure of a condition or a zone that does not work, for `check` and `run`.
+pub(super) const RULES_CURE: &str = "correct outbox.unpublished (an SQL condition on the table's columns that fails for no row) or \
+                                     outbox.created_at_zone (a zone of pg_timezone_names), and restart outboxd";
 
 pub(super) fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> SnapshotError {
     move |error| SnapshotError::Sql { doing, cause: error.into() }
@@ -277,6 +308,7 @@ pub struct SnapshotRows {
     reader: Option<Reader>,
     order: RowOrder,
     columns: Vec<Column>,
+    rules: RowRules,
     point: Lsn,
     taken_at: Timestamp,
     rows: u64,
@@ -356,6 +388,7 @@ impl SnapshotRows {
             reader: Some(Reader { client, batch: None }),
             order,
             columns: table.outbox_columns(),
+            rules: database.rows.clone(),
             point,
             taken_at: Timestamp(taken_at),
             rows: 0,
@@ -394,6 +427,7 @@ impl SnapshotRows {
     /// Must not be asked again after an error.
     pub async fn next(&mut self) -> Result<Option<OutboxRow>, SnapshotError> {
         const DOING: &str = "reading the rows";
+        let failed = |error| sql(DOING)(error).of_rules(&self.rules);
         loop {
             if let (Some(row), Encoding::Other(translator)) = (&self.untranslated, &mut self.encoding) {
                 let texts = row.values.iter().flatten().map(|value| &**value);
@@ -411,10 +445,10 @@ impl SnapshotRows {
                         .client
                         .simple_query_raw(&format!("FETCH {FETCH_ROWS} FROM outboxd_rows"))
                         .await
-                        .map_err(sql(DOING))?,
+                        .map_err(&failed)?,
                 )),
             };
-            match batch.next().await.transpose().map_err(sql(DOING))? {
+            match batch.next().await.transpose().map_err(&failed)? {
                 Some(SimpleQueryMessage::Row(row)) => {
                     let index = u32::try_from(self.rows).map_err(|_| SnapshotError::TooManyRows)?;
                     let values = values(&row).map_err(sql(DOING))?;

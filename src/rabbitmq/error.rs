@@ -4,7 +4,7 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 use lapin::{ErrorKind, protocol::AMQPError};
 
-use crate::secret::SecretError;
+use crate::{remedy::Mender, secret::SecretError};
 
 use super::{
     endpoint::{Endpoint, InvalidUrl},
@@ -31,6 +31,14 @@ pub(super) mod reply {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Cause(Arc<dyn std::error::Error + Send + Sync>);
+
+impl Cause {
+    /// Tells a certificate or version that does not do from a connection that broke off.
+    fn is_of_tls(&self) -> bool {
+        let io = self.0.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        io.is_some_and(|inner| inner.is::<rustls::Error>())
+    }
+}
 
 impl From<io::Error> for Cause {
     fn from(error: io::Error) -> Self {
@@ -277,6 +285,26 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
+    /// Who mends it. Its text holds the cure.
+    pub fn mender(&self) -> Mender {
+        match self {
+            Self::InvalidUrl(_)
+            | Self::Secret(_)
+            | Self::NoUrl
+            | Self::Certificates(_)
+            | Self::LoginRefused { .. }
+            | Self::TooFewChannels { .. } => Mender::Person,
+            Self::VhostRefused { text, .. } => refusal::reason(reply::NOT_ALLOWED, text).mender(),
+            Self::ConnectionRefused { code, text, .. } => refusal::reason(*code, text).mender(),
+            Self::Declare { error, .. } => error.reason.mender(),
+            Self::NoneUsable { tried } if tried.iter().all(|error| error.mender() == Mender::Person) => {
+                Mender::Person
+            }
+            Self::Tls { source, .. } if source.is_of_tls() => Mender::Person,
+            _ => Mender::Time,
+        }
+    }
+
     /// The verdict on an error of lapin's once the connection was open.
     pub(super) fn after_open(at: &Endpoint, source: lapin::Error) -> Self {
         let at = at.clone();

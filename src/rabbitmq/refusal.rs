@@ -5,6 +5,7 @@
 //! what its code means. RabbitMQ cuts a text after 255 bytes, so a row goes by the beginning of its sentence wherever it can.
 
 use super::{error::reply, rabbitmqctl::quoted};
+use crate::remedy::Mender;
 
 /// Reason of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,51 @@ pub enum Reason {
     Internal,
     /// Anything else.
     Other,
+}
+
+impl Reason {
+    /// Who mends it.
+    pub fn mender(self) -> Mender {
+        match self {
+            Self::Login
+            | Self::Permission
+            | Self::TopicPermission
+            | Self::ReservedName
+            | Self::InternalExchange
+            | Self::DefaultExchange
+            | Self::Missing
+            | Self::Different
+            | Self::QueueLimit
+            | Self::ExchangeLimit
+            | Self::InvalidArgument
+            | Self::UnknownExchangeType
+            | Self::MessageTooLarge
+            | Self::InvalidMessage
+            | Self::NoVhost
+            | Self::VhostAccess
+            | Self::Negotiation
+            | Self::Mechanism
+            | Self::FeatureDisabled
+            | Self::FrameTooLarge => Mender::Person,
+            // Somebody may close a connection or end a consumer, and a node may come back.
+            Self::ExclusiveConsumer
+            | Self::Unavailable
+            | Self::Locked
+            | Self::AcknowledgementTimeout
+            | Self::VhostDown
+            | Self::VhostConnectionLimit
+            | Self::UserConnectionLimit
+            | Self::NodeConnectionLimit
+            | Self::ChannelLimit
+            | Self::UserChannelLimit
+            | Self::NodeChannelLimit
+            | Self::ConsumerLimit
+            | Self::Ended
+            | Self::NoReplica
+            | Self::Internal
+            | Self::Other => Mender::Time,
+        }
+    }
 }
 
 /// One kind of refusal.

@@ -12,14 +12,14 @@ use crate::{
         catalog::{CatalogError, ServerFacts},
         continuity::Gap,
         error::ConnectError,
-        inspection,
         pgoutput::DecodeError,
-        preflight::Check,
+        preflight::{self, Check},
         replication::ReplicationError,
         slot_record::EvidenceError,
         snapshot::SnapshotError,
     },
     rabbitmq::BrokerError,
+    remedy::{Mender, Remedy},
 };
 
 /// Why a source's attempt ended.
@@ -117,6 +117,8 @@ pub enum Fault {
 pub enum Verdict {
     /// Time or somebody else may mend it: again, with backoff.
     Again,
+    /// Only a person can mend it: say so as `halted`, and try again with backoff, for nobody tells outboxd when it is mended.
+    HaltUntilMended,
     /// Going on would lose or repeat something, or come to the same: stop until a restart.
     Halt,
     /// The same, but `outboxd recover` can mend it from outside: stop, and look now and then.
@@ -135,9 +137,11 @@ impl Fault {
         server: &ServerFacts,
         error: ReplicationError,
     ) -> Self {
-        match inspection::replication_refused(database, server.hosting, &error) {
-            Some(check) => Fault::Preflight(vec![check]),
-            None => error.into(),
+        match error {
+            ReplicationError::Connect(error) => {
+                ReplicationError::Connect(error.hosted(&database.endpoint, server.hosting)).into()
+            }
+            error => error.into(),
         }
     }
 
@@ -146,11 +150,33 @@ impl Fault {
         match self {
             // The row's fault, as with `InvalidRow`.
             Fault::Broker(error) if matches!(**error, BrokerError::Unsendable { .. }) => Verdict::Halt,
-            Fault::Replication(_)
-            | Fault::Connect(_)
-            | Fault::Catalog(_)
-            | Fault::Backlog(_)
-            | Fault::Snapshot(_)
+            Fault::Gap { .. } => Verdict::HaltUntilRecovered,
+            Fault::Mapping(_) | Fault::InvalidRow(_) => Verdict::Halt,
+            _ => match self.mender() {
+                Mender::Time => Verdict::Again,
+                Mender::Person => Verdict::HaltUntilMended,
+            },
+        }
+    }
+
+    /// Who mends it, while it is tried again.
+    fn mender(&self) -> Mender {
+        match self {
+            Fault::Preflight(checks) => preflight::mender(checks),
+            Fault::Broker(error) => error.mender(),
+            _ => self.remedy().map_or(Mender::Time, |remedy| remedy.mender),
+        }
+    }
+
+    /// The cure that its text does not have.
+    fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Fault::Replication(error) => error.remedy(),
+            Fault::Connect(error) => Some((*error.remedy).clone()),
+            Fault::Catalog(error) => error.remedy(),
+            Fault::Backlog(error) => error.remedy(),
+            Fault::Snapshot(error) => error.remedy(),
+            Fault::Preflight(_)
             | Fault::Broker(_)
             | Fault::Decode(_)
             | Fault::Protocol(_)
@@ -160,11 +186,10 @@ impl Fault {
             | Fault::ServerChanged
             | Fault::PublicationGone
             | Fault::SlotTaken { .. }
-            | Fault::ConnectTimeout { .. } => Verdict::Again,
-            // What is wrong with a database can be mended while we wait.
-            Fault::Preflight(_) => Verdict::Again,
-            Fault::Gap { .. } => Verdict::HaltUntilRecovered,
-            Fault::Mapping(_) | Fault::InvalidRow(_) => Verdict::Halt,
+            | Fault::ConnectTimeout { .. }
+            | Fault::Gap { .. }
+            | Fault::Mapping(_)
+            | Fault::InvalidRow(_) => None,
         }
     }
 
@@ -176,8 +201,17 @@ impl Fault {
         }
     }
 
-    /// The error and its causes in one line.
+    /// The error, its causes and the cure in one line.
     pub fn explain(&self) -> String {
+        let mut text = self.with_causes();
+        if let Some(Remedy { cure, .. }) = self.remedy() {
+            let _ = write!(text, "; {cure}");
+        }
+        text
+    }
+
+    /// The error and its causes in one line.
+    pub(super) fn with_causes(&self) -> String {
         let mut text = self.to_string();
         // A broker's error says its causes itself, in front of the cure.
         let mut source = if matches!(self, Fault::Broker(_)) { None } else { self.source() };

@@ -206,7 +206,10 @@ fn because(fault: &Fault) -> String {
         _ => None,
     };
     let cure = sqlstate.and_then(|code| CURES.iter().find(|(prefix, _)| code.starts_with(prefix)));
-    fault.explain() + &cure.map(|(_, cure)| format!("; {cure}")).unwrap_or_default()
+    match cure {
+        Some((_, cure)) => format!("{}; {cure}", fault.with_causes()),
+        None => fault.explain(),
+    }
 }
 
 /// How many of the first rows go together.

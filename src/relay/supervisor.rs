@@ -82,8 +82,12 @@ pub async fn supervise<D: Database, B: Broker>(
             backoff.reset();
         }
         let wait = match fault.verdict() {
-            Verdict::Again => {
-                report.state(SourceState::Connecting, fault.explain());
+            verdict @ (Verdict::Again | Verdict::HaltUntilMended) => {
+                let state = match verdict {
+                    Verdict::HaltUntilMended => SourceState::Halted,
+                    _ => SourceState::Connecting,
+                };
+                report.state(state, fault.explain());
                 if std::mem::take(&mut known.was_connected) {
                     known.lost = Some(fault.side());
                 }

@@ -301,7 +301,7 @@ async fn each_fault_of_a_database_comes_with_what_mends_it() {
     let replicate = said.failed("replication connection", "42501");
     assert_eq!(replicate, format!("ALTER ROLE \"{role}\" REPLICATION;"));
     let select = said.failed("table privileges", "may not read");
-    let records = said.failed("records of slots", "may not read and write outboxd_state");
+    let records = said.failed("records of slots", "may not read and write table outboxd_state");
     for cure in [replicate, select, records] {
         sql(&client, &cure).await;
     }
@@ -333,8 +333,8 @@ async fn each_fault_of_a_server_comes_with_what_mends_it() {
     let client = stage.client().await;
     for (name, what) in [
         ("wal_level", "wal_level is replica"),
-        ("free slots", "1 of 1 are free, and two are needed"),
-        ("free walsenders", "all 0 are at work"),
+        ("free slots", "1 of 1 replication slots is free"),
+        ("free walsenders", "all 0 walsenders are in use"),
     ] {
         let cure = said.failed(name, what);
         let (statement, rest) = cure.split_once(';').expect("a statement");

@@ -12,11 +12,10 @@ async fn limit_vhost(node: &RabbitMq, vhost: &str, name: &str, value: i64) {
     node.api(Method::PUT, &format!("/api/vhost-limits/{vhost}/{name}"), json!({ "value": value })).await;
 }
 
-/// Reason why the source is connecting, once something is in its way.
-async fn reason(daemon: &Daemon) -> String {
+/// Reason why the source is in this state, once something is in its way.
+async fn reason(daemon: &Daemon, state: &str) -> String {
     let is_refused = |shown: &serde_json::Value| {
-        shown["state"] == "connecting"
-            && shown["reason"].as_str().is_some_and(|reason| reason.contains("RabbitMQ"))
+        shown["state"] == state && shown["reason"].as_str().is_some_and(|reason| reason.contains("RabbitMQ"))
     };
     until(daemon, "orders", is_refused).await["reason"].to_string()
 }
@@ -38,7 +37,7 @@ async fn a_queue_limit_is_named_with_the_command_that_raises_it() {
     assert!(said.stdout.contains(&cure), "{}", said.stdout);
 
     let mut daemon = alive(&stage.config()).await;
-    let reason = reason(&daemon).await;
+    let reason = reason(&daemon, "halted").await;
     for part in ["as many queues as it may have", "queue limit in vhost", "max-queues", &cure] {
         assert!(reason.contains(part), "{reason}");
     }
@@ -103,7 +102,7 @@ async fn limits_of_connections_and_channels_are_not_taken_for_a_missing_vhost() 
 
     node.api(Method::PUT, &format!("{of_user}/max-channels"), json!({ "value": 1 })).await;
     let daemon = alive(&stage.config()).await;
-    let reason = reason(&daemon).await;
+    let reason = reason(&daemon, "connecting").await;
     assert!(reason.contains("number of channels opened for user"), "{reason}");
     assert!(reason.contains("set_user_limits USER '") && reason.contains("max-channels"), "{reason}");
     node.delete_user(&user).await;

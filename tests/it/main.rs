@@ -4,6 +4,7 @@
 
 mod backlog;
 mod can_publish;
+mod causes;
 mod cleanup;
 mod columns;
 mod commands;

@@ -61,7 +61,7 @@ async fn postgresql_passwords_are_rotated_while_the_sources_stream() {
             shown["last_error"].as_str().is_some_and(|error| error.contains("password authentication failed"))
         })
         .await;
-        assert_eq!(shown["state"], "connecting");
+        assert_eq!(shown["state"], "halted");
     }
     // A file that is not there for a moment is said, and looked for again.
     fs::remove_file(&password).unwrap();
@@ -112,7 +112,7 @@ async fn rabbitmq_passwords_are_rotated_while_the_source_streams() {
         shown["last_error"].as_str().is_some_and(|error| error.contains("refuses the login"))
     })
     .await;
-    assert_eq!(refused["state"], "connecting");
+    assert_eq!(refused["state"], "halted");
     fs::remove_file(&password).unwrap();
     let named = format!("{} cannot be read", password.display());
     until(&daemon, "orders", |shown| {

@@ -88,23 +88,25 @@ fn own_table(database: &SourceDatabase, facts: &Facts, own: &OwnTable) -> Check 
     let role = &facts.server.role;
     match (*exists, database.create) {
         (true, _) if *may_use => Check::passed(check, format!("{table} is there")),
-        (true, _) => {
-            Check::failed(check, format!("role {role} may not read and write {table}"), format!("{grant};"))
-        }
+        (true, _) => Check::failed(
+            check,
+            format!("role {role} may not read and write table {table}"),
+            format!("{grant};"),
+        ),
         (false, true) if *may_create || facts.table.is_none() => {
             Check::passed(check, format!("{table} will be created"))
         }
         (false, true) => Check::failed(
             check,
             format!(
-                "{table} does not exist, and role {role} may not create it in schema {}",
+                "table {table} does not exist, and role {role} may not create it in schema {}",
                 database.table.schema
             ),
             format!("{create}; {grant};"),
         ),
         (false, false) => Check::failed(
             check,
-            format!("{table} does not exist, and postgres.create is false"),
+            format!("table {table} does not exist, and postgres.create is false"),
             format!("{create}; {grant};"),
         ),
     }

@@ -4,7 +4,7 @@
 use super::{
     super::{
         SourceDatabase,
-        catalog::{Facts, TableKind},
+        catalog::{Facts, TableFacts, TableKind},
         publication::{Held, PublicationFacts, add_table_sql, create_sql},
         sql_text::identifier,
     },
@@ -34,13 +34,23 @@ pub(super) fn altered_by_hand(missing: Missing, alter: String) -> String {
     }
 }
 
-pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) -> Check {
-    let kind = facts.table.as_ref().map_or(TableKind::Ordinary, |table| table.kind);
+/// `None` without the table: whether it is published cannot be told before outbox.table is right.
+pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) -> Option<Check> {
+    let TableFacts { kind, owned, .. } = facts.table.as_ref()?;
+    Some(of_table(database, facts, missing, *kind, *owned))
+}
+
+fn of_table(
+    database: &SourceDatabase,
+    facts: &Facts,
+    missing: Missing,
+    kind: TableKind,
+    owned: bool,
+) -> Check {
     let create = create_sql(&database.publication, &database.table, kind);
-    let name = identifier(&database.publication);
+    let own_name = identifier(&database.publication);
+    let name = format!("publication {own_name}");
     let table = database.table.quoted();
-    // Of a table that is missing nobody is the owner; it fails its own check.
-    let owned = facts.table.as_ref().is_none_or(|table| table.owned);
     let Some(publication) = &facts.publication else {
         return match database.create {
             _ if missing == Missing::Gap => Check::failed(
@@ -72,7 +82,7 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) 
         return Check::failed(
             PUBLICATION,
             format!("{name} does not publish inserts"),
-            altered_by_hand(missing, format!("ALTER PUBLICATION {name} SET (publish = 'insert');")),
+            altered_by_hand(missing, format!("ALTER PUBLICATION {own_name} SET (publish = 'insert');")),
         );
     }
     let add = add_table_sql(&database.publication, &database.table, kind);
@@ -101,7 +111,7 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) 
         }
         // What is published as partitions comes under their names, and would be taken for rows of other tables.
         Held::AsPartitions => {
-            let alter = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
+            let alter = format!("ALTER PUBLICATION {own_name} SET (publish_via_partition_root = true);");
             return Check::failed(
                 PUBLICATION,
                 format!("{name} publishes {table} as its partitions"),
@@ -137,7 +147,9 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) 
             format!("{name} {}", more.join("; ")),
             match missing {
                 Missing::Made => {
-                    format!("one for outboxd alone costs the server less: DROP PUBLICATION {name}; {create};")
+                    format!(
+                        "one for outboxd alone costs the server less: DROP PUBLICATION {own_name}; {create};"
+                    )
                 }
                 Missing::Gap | Missing::Mended => {
                     "one for outboxd alone costs the server less; but as there is a \

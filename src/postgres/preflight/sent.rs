@@ -11,7 +11,7 @@ use super::{
     Problem,
     publication::{Missing, altered_by_hand},
 };
-use crate::outbox::ColumnNames;
+use crate::{outbox::ColumnNames, remedy::Remedy};
 
 /// First version that sends stored generated columns.
 const SENDS_GENERATED: i32 = 18;
@@ -35,7 +35,7 @@ pub(super) fn problem(
         "make it an ordinary column, which whoever writes the row fills: ALTER TABLE {table} ALTER COLUMN {} DROP EXPRESSION;",
         identifier(name)
     );
-    let problem = |what, cure| Some(Problem { what, cure });
+    let problem = |what: String, cure: String| Some(Problem::new(what, Remedy::by_person(cure)));
     match column.generated {
         Some(_) if version < SENDS_GENERATED => problem(
             format!("column {name} is generated, not sent by PostgreSQL {version}"),

@@ -14,7 +14,7 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
         Check::passed("version", format!("PostgreSQL {version}"))
     });
     checks.push(if server.in_recovery {
-        Check::failed(
+        Check::failed_for_now(
             "primary",
             "the server is a standby",
             "connect to the primary; with several hosts in \
@@ -68,9 +68,14 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
         free if !slot_needed || free >= 2 => {
             Check::passed("free slots", format!("{} of {}", free.max(0), server.slots_max))
         }
-        free => Check::failed(
+        free => Check::failed_for_now(
             "free slots",
-            format!("{} of {} are free, and two are needed to begin", free.max(0), server.slots_max),
+            format!(
+                "{} of {} replication slots {} free (max_replication_slots), and a source that starts for the first time needs two",
+                free.max(0),
+                server.slots_max,
+                if free == 1 { "is" } else { "are" }
+            ),
             format!(
                 "{}; or drop a slot that nobody uses",
                 server.hosting.set_parameter(&format!("max_replication_slots = {}", server.slots_used + 2))
@@ -87,9 +92,9 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
             ),
         )
     } else {
-        Check::failed(
+        Check::failed_for_now(
             "free walsenders",
-            format!("all {} are at work", server.wal_senders_max),
+            format!("all {} walsenders are in use (max_wal_senders)", server.wal_senders_max),
             server.hosting.set_parameter(&format!("max_wal_senders = {}", server.wal_senders_used + 2)),
         )
     });

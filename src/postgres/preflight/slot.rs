@@ -21,9 +21,9 @@ pub(super) fn refusal(database: &SourceDatabase, uses: &[SlotUse], to_be_made: b
 fn refused(ours: &str, one: &SlotUse) -> Option<Check> {
     let SlotUse { slot, plugin, database, asked_in, holder, .. } = one;
     let name = if slot == ours {
-        slot.clone()
+        format!("slot {slot}")
     } else {
-        format!("{slot}, the name of the temporary slot by which {ours} is made,")
+        format!("slot {slot}, the name of the temporary slot by which {ours} is made,")
     };
     let held = holder.as_ref().map(|holder| format!(", and is in use by {holder}")).unwrap_or_default();
     let what = match (plugin, database, holder) {
@@ -77,13 +77,13 @@ pub(super) fn open_transactions(transactions: &[OpenTransaction]) -> Check {
 
 pub(super) fn missing(database: &SourceDatabase, uses: &[SlotUse]) -> Check {
     if let Some(holder) = uses.iter().find_map(|one| one.holder.as_ref()) {
-        Check::passed(SLOT, format!("{} is being made by {holder}", database.slot))
+        Check::passed(SLOT, format!("slot {} is being made by {holder}", database.slot))
     } else if database.create {
-        Check::passed(SLOT, format!("{} will be created", database.slot))
+        Check::passed(SLOT, format!("slot {} will be created", database.slot))
     } else {
         Check::failed(
             SLOT,
-            format!("{} does not exist, and postgres.create is false", database.slot),
+            format!("slot {} does not exist, and postgres.create is false", database.slot),
             match database.cleanup {
                 None => format!("{};", create_slot_sql(&database.slot)),
                 Some(_) => format!(
@@ -106,7 +106,7 @@ pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
             .unwrap_or_default();
         return Check::failed(
             NAME,
-            format!("{name} is lost: the server has removed WAL that it needs ({why}).{confirmed}"),
+            format!("slot {name} is lost: the server has removed WAL that it needs ({why}).{confirmed}"),
             "`outboxd recover` makes a new slot and publishes the rows that the table still has; a larger \
              max_slot_wal_keep_size keeps it from happening again",
         );
@@ -115,7 +115,7 @@ pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
         return Check::warning(
             NAME,
             format!(
-                "{name} is about to be lost: it needs {} bytes of WAL, more than \
+                "slot {name} is about to be lost: it needs {} bytes of WAL, more than \
             max_slot_wal_keep_size",
                 slot.retained_bytes
             ),
@@ -125,13 +125,13 @@ pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
     if slot.two_phase {
         return Check::failed(
             NAME,
-            format!("{name} decodes prepared transactions (two_phase), which outboxd does not"),
+            format!("slot {name} decodes prepared transactions (two_phase), which outboxd does not"),
             OTHER,
         );
     }
     let holder = uses.iter().find(|one| one.slot == *name).and_then(|one| one.holder.as_ref());
     let active = holder.map(|holder| format!(", in use by {holder}")).unwrap_or_default();
-    Check::passed(NAME, format!("{name}{active}, {} bytes behind", slot.lag_bytes))
+    Check::passed(NAME, format!("slot {name}{active}, {} bytes behind", slot.lag_bytes))
 }
 
 pub(super) fn idle(ours: &str, slots: &[SlotFacts]) -> Check {

@@ -35,7 +35,7 @@ pub(super) fn checks(
     }];
     checks.push(privileges(database, columns, table, &facts.server, missing));
     checks.extend(roles(columns).into_iter().filter_map(|role| {
-        column(&role, table, |column| sent::problem(database, columns, column, facts, missing))
+        column(&role, &quoted, table, |column| sent::problem(database, columns, column, facts, missing))
     }));
     checks.push(order(&quoted, columns, table));
     checks.extend(zone(columns, table, &database.rows));
@@ -236,6 +236,7 @@ fn roles<'a>(columns: &'a ColumnNames) -> [ColumnRole<'a>; 8] {
 /// `None` for an optional column that the table does not have, or that is switched off.
 fn column(
     role: &ColumnRole<'_>,
+    quoted: &str,
     table: &TableFacts,
     unsent: impl FnOnce(&ColumnFacts) -> Option<Problem>,
 ) -> Option<Check> {
@@ -245,13 +246,13 @@ fn column(
         return role.required.then(|| {
             Check::failed(
                 role.check,
-                format!("the table has no column {name}; it has {there}"),
+                format!("table {quoted} has no column {name}; it has {there}"),
                 format!("set outbox.columns.{}, or add the column", role.key),
             )
         });
     };
     if !role.only_read
-        && let Some(Problem { what, cure }) = unsent(column)
+        && let Some(Problem { what, cure, .. }) = unsent(column)
     {
         return Some(match role.required {
             true => Check::failed(role.check, what, cure),
@@ -269,7 +270,7 @@ fn column(
         let allowed = role.types.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
         Check::failed(
             role.check,
-            format!("column {name} is of type {type_name}, and should be one of {allowed}"),
+            format!("column {name} of table {quoted} is of type {type_name}, and should be one of {allowed}"),
             format!("set outbox.columns.{} to another column, or change its type", role.key),
         )
     })

@@ -185,7 +185,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         };
         drop(cleanup);
         let drained = match ended {
-            Err(fault) if fault.verdict() == Verdict::Again => {
+            Err(fault) if matches!(fault.verdict(), Verdict::Again | Verdict::HaltUntilMended) => {
                 let left = pipeline.abandon(fault.side()).await;
                 if let Fault::ConfirmTimeout { what, .. } = &fault {
                     known.stalls(Some(left.unanswered.clone()), what.clone());
@@ -244,7 +244,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let Some(table) = facts.table.filter(|_| !failed(&[])) else {
             return Err(Fault::Preflight(checks));
         };
-        if let Some(preflight::Problem { what, cure }) = checks
+        if let Some(preflight::Problem { what, cure, .. }) = checks
             .iter()
             .find(|check| check.name == preflight::PARKED && self.number == 0)
             .and_then(preflight::Check::as_warning)

@@ -11,6 +11,7 @@ use outboxd::{
         slot_record::EvidenceError, snapshot::Selection,
     },
     relay::database::{Database, Replication},
+    remedy::Remedy,
 };
 
 use super::{
@@ -45,9 +46,10 @@ impl Database for SimulatedDatabase {
     async fn connect_sql(&self, _: &str) -> Result<SimulatedSql, ConnectError> {
         let connection = Connection::open(&self.world, self.process).await;
         connection.map(SimulatedSql).map_err(|cause| ConnectError {
-            host: "simulated".to_owned(),
+            host: "simulated".into(),
             cause,
             earlier: Vec::new(),
+            remedy: Box::new(Remedy::by_time("wait")),
         })
     }
 

@@ -121,6 +121,7 @@ struct Live {
     oldest: Option<Unconfirmed>,
     unfenced: Option<String>,
     cleanup_off: Option<String>,
+    unpublished_tables: Option<String>,
 }
 
 impl Reporter {
@@ -142,6 +143,7 @@ impl Reporter {
             oldest: None,
             unfenced: None,
             cleanup_off: None,
+            unpublished_tables: None,
         };
         Reporter(Arc::new(Inner { name: name.to_owned(), metrics, live: Mutex::new(live) }))
     }
@@ -320,6 +322,18 @@ impl Reporter {
         live.cleanup_off = why;
     }
 
+    /// Rows may lie in tables that are not published, as `what` says; `None`: there are no such tables. Logged as a warning, once
+    /// for each text.
+    pub fn unpublished_tables(&self, what: Option<String>) {
+        let mut live = self.live();
+        if let Some(what) = &what
+            && live.unpublished_tables.as_ref() != Some(what)
+        {
+            tracing::warn!(source = %self.0.name, "{what}");
+        }
+        live.unpublished_tables = what;
+    }
+
     fn log(&self, from: SourceState, to: SourceState, reason: &str) {
         macro_rules! changed {
             ($level:ident) => {
@@ -366,6 +380,7 @@ impl Reporter {
             ignored: metrics.ignored.get(),
             deleted: metrics.deleted.get(),
             cleanup_off: live.cleanup_off.clone(),
+            unpublished_tables: live.unpublished_tables.clone(),
             reconnects: Reconnects {
                 postgres: metrics.reconnects_postgres.get(),
                 rabbitmq: metrics.reconnects_rabbitmq.get(),

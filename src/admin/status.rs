@@ -70,6 +70,9 @@ pub struct SourceStatus {
     pub deleted: u64,
     /// Why clean-up removes nothing until somebody has seen to it; `null` when it does, or is not configured.
     pub cleanup_off: Option<String>,
+    /// Tables below the outbox table whose rows are never published, and what helps; `null` when there are none.
+    #[serde(default)]
+    pub unpublished_tables: Option<String>,
     /// Connections made anew after a loss.
     pub reconnects: Reconnects,
     /// The last reason for which the source was connecting, blocked or halted, also when it has recovered since.
@@ -164,6 +167,7 @@ mod tests {
             "slot_wal_status",
             "parked_rows",
             "cleanup_off",
+            "unpublished_tables",
             "last_error",
         ] {
             assert_eq!(source[unknown], Value::Null, "{unknown}");
@@ -186,6 +190,7 @@ mod tests {
         orders.ignored(6);
         orders.deleted(8);
         orders.cleanup_off(Some("older rows".to_owned()));
+        orders.unpublished_tables(Some("a child".to_owned()));
         orders.in_flight(3);
         orders.lag(4096);
         orders.slot(Some(8192), "extended");
@@ -210,7 +215,7 @@ mod tests {
                 "confirmed_lsn": "16/B374D850", "position": "00000016B374D848-00000001",
                 "lag_bytes": 4096, "lag_seconds": 0.0, "oldest_unconfirmed_seconds": null,
                 "slot_retained_bytes": 8192, "slot_wal_status": "extended", "in_flight": 3,
-                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "nacked_waiting": 0, "nacked_since": null, "parked": 3, "parked_rows": 9, "ignored": 6, "deleted": 8, "cleanup_off": "older rows",
+                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "nacked_waiting": 0, "nacked_since": null, "parked": 3, "parked_rows": 9, "ignored": 6, "deleted": 8, "cleanup_off": "older rows", "unpublished_tables": "a child",
                 "reconnects": { "postgres": 0, "rabbitmq": 1 }, "last_error": "disk alarm",
             })
         );

@@ -112,9 +112,11 @@ const COLUMNS: [Column<SourceStatus>; 9] = [
 
 /// Why it is in its state; and where nothing is to be said of that, what else is not as configured.
 fn reason(source: &SourceStatus) -> String {
-    match &source.cleanup_off {
-        Some(why) if source.reason.is_empty() => format!("clean-up is off: {why}"),
-        _ => source.reason.clone(),
+    let SourceStatus { reason, unpublished_tables, cleanup_off, .. } = source;
+    match (reason.is_empty(), unpublished_tables, cleanup_off) {
+        (true, Some(what), _) => what.clone(),
+        (true, None, Some(why)) => format!("clean-up is off: {why}"),
+        _ => reason.clone(),
     }
 }
 

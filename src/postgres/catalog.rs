@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage, types::Type};
 use super::{
     TableName,
     error::WireError,
+    family::Family,
     hosting::Hosting,
     left_behind::{self, LeftBehind},
     open_transactions::{self, OpenTransaction},
@@ -102,6 +103,8 @@ pub struct Facts {
     pub server: ServerFacts,
     /// The outbox table; `None` when there is no such table.
     pub table: Option<TableFacts>,
+    /// The tables below it.
+    pub family: Family,
     /// The publication; `None` when there is no such publication.
     pub publication: Option<PublicationFacts>,
     /// The table of slot records ([`slot_record`]).
@@ -133,6 +136,7 @@ impl Facts {
         Ok(Facts {
             server,
             table: self::table(client, table, publication).await?,
+            family: Family::read(client, table).await?,
             publication: publication::facts(client, publication, table).await?,
             records,
             parked: own_table(client, &table.schema, parked_table::TABLE).await?,

@@ -6,7 +6,7 @@
 //! rows out of it unseen.
 
 use super::{
-    SourceDatabase,
+    SourceDatabase, TableName,
     catalog::{TableKind, create_slot_sql},
     cleanup,
     hosting::Hosting,
@@ -91,6 +91,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
          {ordinary}\n\
          -- for a partitioned table instead:\n\
          {partitioned}\
+         {no_heirs}\
          \n\
          -- What outboxd writes down of its slot, to notice when it is lost or replaced.\n\
          {records};\n\
@@ -107,6 +108,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         remove = database.cleanup.map_or_else(String::new, |_| {
             cleanup::grant_sql(database, columns, database.endpoint.user()) + ";\n"
         }),
+        no_heirs = instead_of_heirs(database, columns),
         managed = managed(database.endpoint.user()),
         schema = identifier(&database.table.schema),
         ordinary = publication(TableKind::Ordinary),
@@ -121,6 +123,37 @@ fn managed(role: &str) -> String {
     let first = "Where a managed service refuses that, or REPLICATION for the role below, its own way is:";
     let notes = Hosting::notes(role).map(|note| format!("  {note}"));
     std::iter::once(first.to_owned()).chain(notes).map(|line| comment(&line)).collect()
+}
+
+/// For a table whose rows lie in tables that inherit from it: one that PostgreSQL itself partitions, in its place.
+fn instead_of_heirs(database: &SourceDatabase, columns: &ColumnNames) -> String {
+    let TableName { schema, table } = &database.table;
+    let named = |suffix| TableName { schema: schema.clone(), table: format!("{table}_{suffix}") }.quoted();
+    let (outbox, before, default) = (database.table.quoted(), named("before"), named("default"));
+    let created_at = identifier(columns.created_at.name().unwrap_or("created_at"));
+    let publication = identifier(&database.publication);
+    let publish = block(&format!(
+        "IF EXISTS (SELECT FROM pg_publication WHERE pubname = {}) THEN\n    \
+         ALTER PUBLICATION {publication} SET TABLE {outbox};\n    \
+         ALTER PUBLICATION {publication} SET (publish_via_partition_root = true);\n  END IF;",
+        literal(&database.publication)
+    ));
+    let statements = format!(
+        "BEGIN;\n\
+         ALTER TABLE {outbox} RENAME TO {renamed};\n\
+         CREATE TABLE {outbox} (LIKE {before} INCLUDING DEFAULTS INCLUDING IDENTITY) PARTITION BY RANGE ({created_at});\n\
+         CREATE TABLE {default} PARTITION OF {outbox} DEFAULT;\n\
+         {publish}\n\
+         COMMIT;",
+        renamed = identifier(&format!("{table}_before")),
+    );
+    format!(
+        "-- Rows that lie in tables that inherit from it, as the chunks of a TimescaleDB hypertable do, are never published. In place of\n\
+         -- such a table one that PostgreSQL itself partitions, while nobody writes and outboxd has confirmed everything:\n\
+         {}-- Then the GRANTs above again, partitions ahead of time, and `outboxd recover` if there is a slot. Rows of the tables that\n\
+         -- inherited were never published: those that you insert into the new table are.\n",
+        comment(&statements)
+    )
 }
 
 /// Text as comment lines, each with its line feed. A quoted name may hold line breaks, which end a comment.

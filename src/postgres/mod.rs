@@ -10,6 +10,7 @@ pub mod continuity;
 pub mod dba_script;
 pub mod endpoint;
 pub mod error;
+pub mod family;
 #[cfg(test)]
 mod hostile;
 pub mod hosting;

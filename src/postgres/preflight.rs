@@ -4,6 +4,7 @@
 //! Knows what outboxd needs of PostgreSQL, and the statement that mends what is missing. Reads nothing itself.
 
 mod cleanup;
+mod family;
 mod own_tables;
 mod publication;
 mod sent;
@@ -175,6 +176,8 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
             checks.extend(table::checks(database, columns, table, facts, missing));
         }
     }
+    checks.extend(family::unpublished(facts));
+    checks.extend(family::moves(database, columns, facts));
     checks.extend(publication::check(database, facts, missing));
     checks.extend(cleanup::check(database, columns, facts));
     checks.push(own_tables::records(database, facts));

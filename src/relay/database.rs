@@ -20,6 +20,7 @@ use crate::{
         cleanup::{self, Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
         continuity::Evidence,
         error::ConnectError,
+        family::{self, Unpublished},
         open_transactions::{self, OpenTransaction},
         parked_table,
         publication::{self, PublishedBy, Publishing},
@@ -100,7 +101,13 @@ pub trait Sql: Send + Sync {
         database: &SourceDatabase,
     ) -> impl Future<Output = Result<Publishing, CatalogError>> + Send;
 
-    /// Whether the table has no row that can be seen.
+    /// Tables below the outbox table whose rows are never sent.
+    fn unpublished_tables(
+        &self,
+        database: &SourceDatabase,
+    ) -> impl Future<Output = Result<Option<Unpublished>, CatalogError>> + Send;
+
+    /// Whether the table is known to have no row.
     fn table_is_empty(
         &self,
         database: &SourceDatabase,
@@ -372,6 +379,13 @@ impl Sql for tokio_postgres::Client {
 
     async fn publishing(&self, database: &SourceDatabase) -> Result<Publishing, CatalogError> {
         publication::publishing(self, database).await
+    }
+
+    async fn unpublished_tables(
+        &self,
+        database: &SourceDatabase,
+    ) -> Result<Option<Unpublished>, CatalogError> {
+        family::unpublished(self, &database.table).await
     }
 
     async fn table_is_empty(&self, database: &SourceDatabase, kind: TableKind) -> Result<bool, CatalogError> {

@@ -232,6 +232,8 @@ impl<D: Database> Watched<D> {
             self.heard();
             within(limit, self.count_parked(&sql).map(Ok::<_, CatalogError>)).await?;
             self.heard();
+            within(limit, self.look_for_unpublished(&sql).map(Ok::<_, CatalogError>)).await?;
+            self.heard();
             let next_look = Instant::now() + INTERVAL.min(limit / LOOKS_IN_SILENCE);
             tokio::select! {
                 biased;
@@ -311,6 +313,17 @@ impl<D: Database> Watched<D> {
             Err(error) => {
                 let source = self.report.name();
                 tracing::debug!(source, %error, "the parked rows could not be counted; trying again");
+            }
+        }
+    }
+
+    /// A table that inherits from the outbox table may be made at any time.
+    async fn look_for_unpublished(&self, sql: &D::Sql) {
+        match sql.unpublished_tables(self.database.options()).await {
+            Ok(found) => self.report.unpublished_tables(found.map(|found| found.explain())),
+            Err(error) => {
+                let source = self.report.name();
+                tracing::debug!(source, %error, "tables below the outbox table could not be looked at; trying again");
             }
         }
     }

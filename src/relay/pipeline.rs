@@ -53,12 +53,18 @@ pub(super) struct Left {
     pub(super) unanswered: BTreeSet<Position>,
 }
 
+/// A replication origin whose name begins so is how a session says that the rows it inserts were moved from another partition,
+/// and have been published before.
+const MOVED: &str = "outboxd_moved";
+
 /// The transaction whose rows are arriving.
 struct Transaction {
     commit_lsn: Lsn,
     committed_at: Timestamp,
     /// Index of its next outbox row.
     next_index: u32,
+    /// Whoever wrote it said that it moves rows; so many have come by.
+    moved: Option<u64>,
 }
 
 /// Whether, and why, the loop has stopped taking in new transactions.
@@ -260,13 +266,31 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     fn take_pgoutput(&mut self, message: PgOutput) -> Result<(), Fault> {
         match message {
             PgOutput::Begin { final_lsn, commit_time, .. } => {
-                self.transaction =
-                    Some(Transaction { commit_lsn: final_lsn, committed_at: commit_time, next_index: 0 });
+                self.transaction = Some(Transaction {
+                    commit_lsn: final_lsn,
+                    committed_at: commit_time,
+                    next_index: 0,
+                    moved: None,
+                });
+            }
+            PgOutput::Origin { name, .. } if name.starts_with(MOVED) => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.moved = Some(0);
+                }
             }
             PgOutput::Relation(relation) => self.take_relation(&relation),
             PgOutput::Insert { relation_oid, new } if self.table.is(relation_oid) => self.take_row(new)?,
             PgOutput::Commit { end_lsn, .. } => {
-                self.transaction = None;
+                if let Some(Transaction { commit_lsn, moved: Some(rows @ 1..), .. }) = self.transaction.take()
+                {
+                    let source = self.report.name();
+                    tracing::info!(
+                        source,
+                        rows,
+                        %commit_lsn,
+                        "rows are not published again: they were moved between partitions under a replication origin {MOVED}"
+                    );
+                }
                 self.delivery.ledger_mut().reached(end_lsn);
             }
             PgOutput::Insert { .. }
@@ -301,6 +325,11 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                 Err(Fault::Protocol("a row before the description of its table"))
             };
         };
+        if let Some(rows) = &mut transaction.moved {
+            *rows += 1;
+            self.report.ignored(1);
+            return Ok(());
+        }
         let position = Position { commit_lsn: transaction.commit_lsn, index: transaction.next_index };
         transaction.next_index += 1;
         let committed_at = transaction.committed_at;

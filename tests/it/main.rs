@@ -15,6 +15,7 @@ mod database;
 mod delivery;
 mod encodings;
 mod exchanges;
+mod families;
 mod forgotten;
 mod holder;
 mod hostile;

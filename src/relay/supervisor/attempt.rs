@@ -14,6 +14,7 @@ use crate::{
     postgres::{
         catalog::TableFacts,
         continuity::{Evidence, Memory},
+        family::Unpublished,
         preflight,
     },
     relay::{
@@ -226,6 +227,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let sql = self.source.database.connect_sql(&self.application_name()).await?;
         let facts = sql.facts(database).await?;
         let checks = preflight::checks(database, &mapping.columns, &facts);
+        self.report.unpublished_tables(facts.family.unpublished.as_ref().map(Unpublished::explain));
         // What is wrong with the slot, or with what feeds it, may be a gap, which is judged first.
         let failed = |besides: &[&str]| {
             let mut failures = checks.iter().filter(|check| check.failure().is_some());

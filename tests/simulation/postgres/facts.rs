@@ -5,6 +5,7 @@ use outboxd::{
     postgres::{
         backlog::temporary_name,
         catalog::{ColumnFacts, Facts, OwnTableFacts, ServerFacts, SlotFacts, TableFacts, TableKind},
+        family::Family,
         hosting::Hosting,
         publication::{Held, PublicationFacts, PublishedBy, Publishing, Unpublished},
         slot_use::{Address, Holder, SlotUse},
@@ -60,6 +61,7 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
             rows_estimate: 0,
             columns: COLUMNS.map(text).to_vec(),
         }),
+        family: Family::default(),
         publication: state.postgres.data.publication.map(|_| PublicationFacts {
             owned: true,
             owner: "outboxd".into(),

@@ -9,6 +9,7 @@ use outboxd::{
         SourceDatabase,
         catalog::{CatalogError, Facts, SlotFacts, TableKind},
         cleanup::{Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
+        family::Unpublished,
         open_transactions::OpenTransaction,
         publication::{PublishedBy, Publishing},
         slot_record::{Confirmed, SlotRecord},
@@ -75,6 +76,10 @@ impl Sql for SimulatedSql {
 
     async fn publishing(&self, _: &SourceDatabase) -> Result<Publishing, CatalogError> {
         self.run("looking at the publication", publishing).await
+    }
+
+    async fn unpublished_tables(&self, _: &SourceDatabase) -> Result<Option<Unpublished>, CatalogError> {
+        Ok(None)
     }
 
     async fn table_is_empty(&self, _: &SourceDatabase, _: TableKind) -> Result<bool, CatalogError> {

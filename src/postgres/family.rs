@@ -1,0 +1,185 @@
+//! The tables below the outbox table: partitions, and tables that inherit from it, such as the chunks of a hypertable.
+//!
+//! Rows that lie in such a table are shown by a SELECT from the outbox table, and may yet never be in the stream. Reads only;
+//! [`preflight`](super::preflight) judges.
+
+use std::fmt;
+
+use tokio_postgres::{Client, types::Type};
+
+use super::{
+    TableName,
+    catalog::{CatalogError, failed},
+};
+
+/// So many tables are named.
+const NAMED_MAX: i64 = 3;
+
+/// What lies below the outbox table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Family {
+    /// Tables whose rows are never sent.
+    pub unpublished: Option<Unpublished>,
+    /// Columns that say in which partition a row lies, at every level.
+    pub partition_keys: Vec<String>,
+    /// Default partitions that have rows.
+    pub filled_defaults: Vec<String>,
+}
+
+/// Tables below the outbox table whose rows are never sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unpublished {
+    /// The outbox table, as it stands in a statement.
+    pub table: String,
+    /// What sort of tables.
+    pub sort: Sort,
+    /// How many.
+    pub count: i64,
+    /// Names of some of them.
+    pub names: Vec<String>,
+}
+
+/// Why rows of tables below the outbox table are never sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// The outbox table is a hypertable of TimescaleDB, whose rows all lie in chunks.
+    Chunks,
+    /// They inherit from an ordinary table, and are tables of their own.
+    Heirs,
+    /// They are partitions that are foreign or unlogged, and their rows are not in WAL.
+    NotInWal,
+}
+
+impl fmt::Display for Unpublished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unpublished { table, sort, count, names } = self;
+        let more = if *count > NAMED_MAX { ", ..." } else { "" };
+        let names = names.join(", ") + more;
+        match sort {
+            Sort::Chunks => write!(
+                f,
+                "{table} is a hypertable of TimescaleDB: its rows lie in chunks, which are tables of their own, so no row is published"
+            ),
+            Sort::Heirs => write!(
+                f,
+                "{count} tables inherit from {table} ({names}): rows that lie in them, and not in {table} itself, are not published"
+            ),
+            Sort::NotInWal => write!(
+                f,
+                "{count} partitions of {table} are foreign or unlogged ({names}): their rows are not in WAL, and are not published"
+            ),
+        }
+    }
+}
+
+impl Unpublished {
+    /// What is wrong and what helps, in one text.
+    pub fn explain(&self) -> String {
+        format!("{self}; {}", self.cure())
+    }
+
+    /// What helps.
+    pub fn cure(&self) -> &'static str {
+        match self.sort {
+            Sort::Chunks => {
+                "make it an ordinary table, or one that PostgreSQL itself partitions (PARTITION BY RANGE); `outboxd setup --print-sql` \
+                 prints how"
+            }
+            Sort::Heirs => {
+                "drop the trigger or the rule that puts rows into them, or make it a table that PostgreSQL itself partitions (PARTITION \
+                 BY RANGE); `outboxd setup --print-sql` prints how"
+            }
+            Sort::NotInWal => {
+                "ALTER TABLE ... SET LOGGED; for an unlogged one, and let no row of the outbox lie on a foreign server"
+            }
+        }
+    }
+}
+
+impl Family {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub async fn read(client: &Client, table: &TableName) -> Result<Self, CatalogError> {
+        let unpublished = unpublished(client, table).await?;
+        // The catalog has it that the columns of a key, also those in an expression, depend on the table as a whole.
+        let row = client
+            .query_typed_one(
+                "WITH family AS (SELECT t.relid::oid AS oid, t.parentrelid::oid AS parent
+                                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, pg_partition_tree(c.oid) t
+                                 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'p')
+                 SELECT ARRAY (SELECT DISTINCT a.attname::text
+                               FROM family f JOIN pg_depend d ON d.objid = f.oid AND d.refobjid = f.oid
+                               JOIN pg_attribute a ON a.attrelid = f.oid AND a.attnum = d.objsubid
+                               WHERE d.classid = 'pg_class'::regclass AND d.objsubid > 0
+                               AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid = 0 AND d.deptype = 'i'),
+                        ARRAY (SELECT DISTINCT d.oid::regclass::text
+                               FROM family f JOIN pg_partitioned_table p ON p.partrelid = f.oid JOIN pg_class d ON d.oid = p.partdefid
+                               WHERE pg_stat_get_live_tuples(d.oid) > 0)",
+                &[(&table.schema, Type::TEXT), (&table.table, Type::TEXT)],
+            )
+            .await
+            .map_err(failed("reading the partitions of the outbox table"))?;
+        Ok(Family { unpublished, partition_keys: row.get(0), filled_defaults: row.get(1) })
+    }
+}
+
+/// Looks for tables whose rows are never sent. Cheap, as long as they are not many thousands.
+///
+/// # Errors
+/// [`CatalogError`].
+pub async fn unpublished(client: &Client, table: &TableName) -> Result<Option<Unpublished>, CatalogError> {
+    const DOING: &str = "looking for tables that inherit from the outbox table";
+    let rows = client
+        .query_typed(
+            "WITH RECURSIVE outbox AS (
+                 SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')),
+             below(oid) AS (
+                 SELECT i.inhrelid FROM pg_inherits i JOIN outbox ON i.inhparent = outbox.oid
+                 UNION SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.oid)
+             SELECT outbox.relkind = 'p', format('%I.%I', n.nspname, c.relname), n.nspname = '_timescaledb_internal', count(*) OVER ()
+             FROM outbox, below b JOIN pg_class c ON c.oid = b.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE outbox.relkind = 'r' OR c.relkind = 'f' OR c.relkind = 'r' AND c.relpersistence <> 'p'
+             ORDER BY 2 LIMIT $3",
+            &[(&table.schema, Type::TEXT), (&table.table, Type::TEXT), (&NAMED_MAX, Type::INT8)],
+        )
+        .await
+        .map_err(failed(DOING))?;
+    let found = |sort| Unpublished {
+        table: table.quoted(),
+        sort,
+        count: rows.first().map_or(0, |row| row.get(3)),
+        names: rows.iter().map(|row| row.get(1)).collect(),
+    };
+    if is_hypertable(client, table).await? || rows.iter().any(|row| row.get(2)) {
+        return Ok(Some(found(Sort::Chunks)));
+    }
+    Ok(rows.first().map(|row| found(if row.get(0) { Sort::NotInWal } else { Sort::Heirs })))
+}
+
+/// Whether TimescaleDB has it so, also before the first row makes the first chunk.
+async fn is_hypertable(client: &Client, table: &TableName) -> Result<bool, CatalogError> {
+    const DOING: &str = "looking whether the outbox table is a hypertable";
+    let has_catalog = client
+        .query_typed_opt(
+            "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = '_timescaledb_catalog' AND c.relname = 'hypertable'
+             AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')",
+            &[],
+        )
+        .await
+        .map_err(failed(DOING))?;
+    if has_catalog.is_none() {
+        return Ok(false);
+    }
+    let found = client
+        .query_typed_opt(
+            "SELECT FROM _timescaledb_catalog.hypertable WHERE schema_name = $1 AND table_name = $2",
+            &[(&table.schema, Type::TEXT), (&table.table, Type::TEXT)],
+        )
+        .await
+        .map_err(failed(DOING))?;
+    Ok(found.is_some())
+}

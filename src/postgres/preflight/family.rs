@@ -1,0 +1,74 @@
+//! The tables below the outbox table: whether all rows are sent, and whether rows may move.
+
+use super::{
+    super::{
+        SourceDatabase,
+        catalog::{ColumnFacts, Facts, TableFacts},
+        family::Family,
+    },
+    Check,
+};
+use crate::outbox::ColumnNames;
+
+/// OIDs of date, timestamp and timestamptz (`catalog/pg_type.dat`).
+const TIMES: [u32; 3] = [1082, 1114, 1184];
+
+/// Tables whose rows are never sent.
+pub(super) fn unpublished(facts: &Facts) -> Option<Check> {
+    let unpublished = facts.family.unpublished.as_ref()?;
+    Some(Check::warning("child tables", unpublished.to_string(), unpublished.cure()))
+}
+
+/// Rows that may come to lie in another partition: to the stream the one is deleted and another inserted.
+pub(super) fn moves(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Option<Check> {
+    const NAME: &str = "partitions";
+    let Family { partition_keys, filled_defaults, .. } = &facts.family;
+    let table = facts.table.as_ref().filter(|_| !partition_keys.is_empty())?;
+    let keys = || partition_keys.iter().filter_map(|key| table.column(key));
+    let changing: Vec<&str> =
+        keys().filter(|key| !stays(key, columns)).map(|key| key.name.as_str()).collect();
+    let quoted = database.table.quoted();
+    if !changing.is_empty() {
+        return Some(Check::warning(
+            NAME,
+            format!(
+                "{quoted} is partitioned by {}: an UPDATE of it that moves a row to another partition publishes the row again, with \
+                 another position and after later events",
+                changing.join(", ")
+            ),
+            format!(
+                "partition by a column that is never changed, such as {}; if nothing ever changes {}, all is well",
+                proposal(columns, table),
+                changing.join(", ")
+            ),
+        ));
+    }
+    if !filled_defaults.is_empty() {
+        return Some(Check::warning(
+            NAME,
+            format!(
+                "the default partition {} has rows: whoever moves them to partitions of their own publishes them again",
+                filled_defaults.join(", ")
+            ),
+            "make partitions ahead of time (premake of pg_partman); and before rows are moved, in that session: SELECT \
+             pg_replication_origin_session_setup('outboxd_moved'); see \"Partitions\" in README.md",
+        ));
+    }
+    let keys: Vec<&str> = keys().map(|key| key.name.as_str()).collect();
+    Some(Check::passed(NAME, format!("{quoted} is partitioned by {}", keys.join(", "))))
+}
+
+/// Whether a column of an outbox row keeps its value. A primary key tells nothing: it has all columns of the partition key.
+fn stays(column: &ColumnFacts, columns: &ColumnNames) -> bool {
+    let ColumnNames { id, aggregate_type, aggregate_id, event_type, sequence, created_at, .. } = columns;
+    let parts_of_event = [id, aggregate_type, aggregate_id, event_type];
+    let is_time = TIMES.contains(&column.base_type_oid) && !column.nullable && column.default.is_some();
+    parts_of_event.contains(&&column.name)
+        || [sequence.name(), created_at.name()].contains(&Some(&*column.name))
+        || column.sequence_cache.is_some()
+        || is_time
+}
+
+fn proposal<'a>(columns: &'a ColumnNames, table: &TableFacts) -> &'a str {
+    columns.created_at.name().filter(|name| table.column(name).is_some()).unwrap_or(&columns.id)
+}

@@ -164,15 +164,26 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     let name = &database.slot;
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
     slot_record::create_table(&client, database).await?;
-    if catalog::slot_progress(&client, name).await?.is_some() {
-        return taken(database).await;
+    if let Some(there) = catalog::slot_progress(&client, name).await? {
+        let line = taken(database).await?;
+        let fits = there.serves(database.endpoint.database()) && there.active_pid.is_none();
+        if fits && database.makes_failover(&there) {
+            let mut replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
+            replication.make_failover(name).await?;
+            return Ok(Line::passed(
+                preflight::SLOT,
+                format!("{name} was there, and is a failover slot now"),
+            ));
+        }
+        return Ok(line);
     }
     let made = Timestamp::now();
     tracing::info!(slot = name, "creating the slot, once every transaction that writes now has ended");
     let waits = |reason: String| tracing::warn!("{reason}");
     match source.relay.backlog {
         BacklogPolicy::Skip => {
-            match told(database, APPLICATION_NAME, catalog::create_slot(&client, name), waits).await {
+            let making = catalog::create_slot(&client, name, database.failover);
+            match told(database, APPLICATION_NAME, making, waits).await {
                 Ok(()) => {
                     let kind = kind(&client, database).await?;
                     let empty = catalog::is_empty(&client, &database.table, kind).await?;

@@ -92,10 +92,11 @@ pub struct Backlog {
     replication: ReplicationConnection,
     slot: String,
     temporary: String,
+    failover: bool,
 }
 
 impl Backlog {
-    /// Makes the temporary slot and opens its snapshot. Waits until every transaction that writes now has ended.
+    /// Makes the temporary slot and opens its snapshot; the permanent one is synchronised to standbys if `failover`. Waits until every transaction that writes now has ended.
     ///
     /// Takes both connections for itself; a dropped future or backlog ends them, and the temporary slot with them.
     ///
@@ -107,6 +108,7 @@ impl Backlog {
         database: &SourceDatabase,
         columns: &ColumnNames,
         selection: &Selection,
+        failover: bool,
     ) -> Result<Self, BacklogError> {
         let name = &database.table;
         let temporary = temporary_name(&database.slot);
@@ -155,7 +157,7 @@ impl Backlog {
         }
         let rows =
             SnapshotRows::declare(client, database, &table, columns, selection, consistent_point).await?;
-        Ok(Backlog { rows, replication, slot: database.slot.clone(), temporary })
+        Ok(Backlog { rows, replication, slot: database.slot.clone(), temporary, failover })
     }
 
     /// Where the stream goes on: every row that committed before is in the backlog, every other is not.
@@ -183,6 +185,12 @@ impl Backlog {
             }
             Err(error) => return Err(replication("making the permanent slot")(error)),
         }
+        // A copy is an ordinary slot, whatever its original is. Whoever ends in between leaves one that the next start, which
+        // has the configuration, makes a failover slot.
+        if self.failover {
+            let made = self.replication.make_failover(&self.slot).await;
+            made.map_err(replication("making the slot a failover slot"))?;
+        }
         drop_temporary(&mut self.replication, &self.temporary).await?;
         Ok(self.replication)
     }
@@ -202,7 +210,8 @@ pub async fn create_slot_if_table_is_empty(
     let off = || OptionalColumn::Off;
     let columns = ColumnNames { sequence: off(), created_at: off(), ..ColumnNames::default() };
     let all = Selection::default();
-    let mut backlog = Backlog::begin(replication, client, database, &columns, &all).await?;
+    let mut backlog =
+        Backlog::begin(replication, client, database, &columns, &all, database.failover).await?;
     let empty = backlog.rows.next().await?.is_none();
     if empty {
         backlog.finish().await?;

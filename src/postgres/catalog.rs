@@ -14,6 +14,7 @@ use super::{
     error::WireError,
     family::Family,
     hosting::Hosting,
+    invalidation::Invalidation,
     left_behind::{self, LeftBehind},
     open_transactions::{self, OpenTransaction},
     parked_table,
@@ -182,6 +183,10 @@ pub struct ServerFacts {
     pub wal_senders_max: i32,
     /// Walsenders at work.
     pub wal_senders_used: i64,
+    /// `synchronous_standby_names`.
+    pub synchronous_standby_names: String,
+    /// Names of the standbys that stream now, as far as the role may see them.
+    pub standbys: Vec<String>,
 }
 
 /// Reads the [`ServerFacts`].
@@ -195,7 +200,11 @@ pub async fn server(client: &Client) -> Result<ServerFacts, CatalogError> {
                     has_database_privilege(d.oid, 'CREATE'), pg_is_in_recovery(),
                     current_setting('max_replication_slots')::int4, (SELECT count(*) FROM pg_replication_slots),
                     current_setting('max_wal_senders')::int4, (SELECT count(*) FROM pg_stat_replication),
-                    current_setting('transaction_read_only')::bool
+                    current_setting('transaction_read_only')::bool,
+                    current_setting('synchronous_standby_names'),
+                    ARRAY(SELECT DISTINCT r.application_name FROM pg_stat_replication r
+                          WHERE r.state = 'streaming' AND r.application_name <> '' AND NOT EXISTS
+                              (SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.plugin IS NOT NULL))
              FROM pg_database d WHERE d.datname = current_database()",
             &[(&Hosting::markers().collect::<Vec<_>>(), Type::TEXT_ARRAY)],
         )
@@ -215,6 +224,8 @@ pub async fn server(client: &Client) -> Result<ServerFacts, CatalogError> {
         wal_senders_max: row.get(10),
         wal_senders_used: row.get(11),
         read_only: row.get(12),
+        synchronous_standby_names: row.get(13),
+        standbys: row.get(14),
     })
 }
 
@@ -557,8 +568,12 @@ pub struct SlotFacts {
     pub restart_lsn: Option<Lsn>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
-    /// Why it is invalid (16 says only that it is: `conflicting`; 17 and later say why).
-    pub invalidation: Option<String>,
+    /// Why the WAL or the rows that it needs are gone, for good; `None` while it can be streamed from.
+    pub lost: Option<Invalidation>,
+    /// How long nobody has used it (17 and later).
+    pub unused_for: Option<Duration>,
+    /// The server invalidates it when nobody has used it for so long (`idle_replication_slot_timeout` of 18 and later).
+    pub unused_max: Option<Duration>,
     /// It decodes prepared transactions at PREPARE (14 and later).
     pub two_phase: bool,
     /// It is synchronised to standbys (17 and later).
@@ -574,7 +589,13 @@ pub struct SlotFacts {
 impl SlotFacts {
     /// The WAL that it needs is gone, for good: there is a gap.
     pub fn is_lost(&self) -> bool {
-        self.wal_status.as_deref() == Some("lost") || self.invalidation.is_some()
+        self.lost.is_some()
+    }
+
+    /// Tells whether the server will invalidate it soon unless somebody uses it.
+    pub fn wants_use(&self) -> bool {
+        let (Some(unused_for), Some(unused_max)) = (self.unused_for, self.unused_max) else { return false };
+        self.active_pid.is_none() && !self.is_lost() && unused_for >= unused_max / UNUSED_PART
     }
 
     /// The tables of that database can be streamed from it: it is a permanent pgoutput slot of that database. One that is still
@@ -587,13 +608,17 @@ impl SlotFacts {
     }
 }
 
+/// A slot is used again after this part of the time after which the server would invalidate it.
+const UNUSED_PART: u32 = 4;
+
 /// One query for all versions; LSNs as bytes from `0/0`.
 const SLOTS: &str = "SELECT s.slot_name::text, s.plugin::text, s.database::text, s.temporary, s.active_pid,
             pg_wal_lsn_diff(s.confirmed_flush_lsn, '0/0')::int8, pg_wal_lsn_diff(s.restart_lsn, '0/0')::int8, s.wal_status,
-            COALESCE(to_jsonb(s) ->> 'invalidation_reason',
-                     CASE WHEN to_jsonb(s) ->> 'conflicting' = 'true' THEN 'conflicts with recovery' END),
+            to_jsonb(s) ->> 'invalidation_reason',
             COALESCE((to_jsonb(s) ->> 'two_phase')::bool, false), COALESCE((to_jsonb(s) ->> 'failover')::bool, false),
-            pg_wal_lsn_diff(wal.current, '0/0')::int8
+            pg_wal_lsn_diff(wal.current, '0/0')::int8, COALESCE((to_jsonb(s) ->> 'conflicting')::bool, false),
+            extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::int8,
+            extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval)::int8
      FROM pg_replication_slots s, (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                                                ELSE pg_current_wal_lsn() END AS current) wal";
 
@@ -601,6 +626,11 @@ fn slot_facts(row: &Row) -> SlotFacts {
     let lsn = |index| row.get::<_, Option<i64>>(index).map(|lsn| Lsn(lsn.cast_unsigned()));
     let (confirmed_flush, restart_lsn) = (lsn(5), lsn(6));
     let current = lsn(11).unwrap_or(Lsn::ZERO);
+    let wal_status = row.get::<_, Option<String>>(7);
+    let (reason, conflicting) = (row.get::<_, Option<&str>>(8), row.get(12));
+    let is_lost = wal_status.as_deref() == Some("lost") || reason.is_some() || conflicting;
+    let seconds =
+        |index| row.get::<_, Option<i64>>(index).and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
     let behind = |lsn: Option<Lsn>| lsn.map_or(0, |lsn| current.bytes_since(lsn));
     SlotFacts {
         name: row.get(0),
@@ -610,8 +640,10 @@ fn slot_facts(row: &Row) -> SlotFacts {
         active_pid: row.get(4),
         confirmed_flush,
         restart_lsn,
-        wal_status: row.get(7),
-        invalidation: row.get(8),
+        wal_status,
+        lost: is_lost.then(|| Invalidation::of(reason, conflicting)),
+        unused_for: seconds(13),
+        unused_max: seconds(14).filter(|limit| !limit.is_zero()),
         two_phase: row.get(9),
         failover: row.get(10),
         retained_bytes: behind(restart_lsn),
@@ -657,9 +689,10 @@ pub async fn wal_end(client: &Client) -> Result<Lsn, CatalogError> {
     Ok(Lsn(row.get::<_, Option<i64>>(0).unwrap_or_default().cast_unsigned()))
 }
 
-/// The statement that makes the permanent slot.
-pub fn create_slot_sql(slot: &str) -> String {
-    format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput')", literal(slot))
+/// The statement that makes the permanent slot. `failover` takes PostgreSQL 17.
+pub fn create_slot_sql(slot: &str, failover: bool) -> String {
+    let failover = if failover { ", failover => true" } else { "" };
+    format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput'{failover})", literal(slot))
 }
 
 /// Statements after which the session ends while a statement runs whose client has gone: at once when the client's machine
@@ -676,7 +709,7 @@ pub(super) const END_WITH_CLIENT: [&str; 3] = [
 
 /// Makes the permanent slot at once, for `backlog = "skip"`: what was committed before is not published. Waits for the
 /// transactions that are open now, whatever timeouts role and database have.
-pub async fn create_slot(client: &Client, slot: &str) -> Result<(), CatalogError> {
+pub async fn create_slot(client: &Client, slot: &str, failover: bool) -> Result<(), CatalogError> {
     client.batch_execute(NO_TIMEOUTS).await.map_err(failed("switching timeouts off"))?;
     for setting in END_WITH_CLIENT {
         // Not every operating system lets a server look; the slot is made all the same.
@@ -684,7 +717,8 @@ pub async fn create_slot(client: &Client, slot: &str) -> Result<(), CatalogError
             tracing::debug!(%error, "the server does not watch the connection");
         }
     }
-    let made = execute(client, "creating the replication slot", &create_slot_sql(slot), "42710").await?;
+    let sql = create_slot_sql(slot, failover);
+    let made = execute(client, "creating the replication slot", &sql, "42710").await?;
     if made { Ok(()) } else { Err(CatalogError::SlotExists(slot.to_owned())) }
 }
 

@@ -110,12 +110,7 @@ impl Evidence {
         let slot = self.slot.as_ref();
         let until = self.record.as_ref().and_then(|record| record.confirmed_until);
         let gap = |cause, confirmed| Err(Gap { cause, confirmed, until });
-        let lost = slot.filter(|slot| slot.is_lost()).map(|slot| Cause::Lost {
-            why: slot
-                .invalidation
-                .clone()
-                .unwrap_or_else(|| "max_slot_wal_keep_size was exceeded".to_owned()),
-        });
+        let lost = slot.and_then(|slot| slot.lost.clone()).map(|why| Cause::Lost { why });
         let flush = slot.and_then(|slot| slot.confirmed_flush);
 
         let Some(known) = self.known(memory) else {
@@ -265,6 +260,12 @@ impl Evidence {
         (!is_marked && gap.cause != Cause::TornDown).then(|| self.marked(gap, memory))
     }
 
+    /// Tells whether the slot is, or was when its gap was written down, a failover slot.
+    pub fn is_of_failover_slot(&self) -> bool {
+        let recorded = self.record.as_ref().and_then(|record| record.gap.as_deref());
+        self.slot.as_ref().is_some_and(|slot| slot.failover) || recorded.is_some_and(gap::was_failover)
+    }
+
     /// The record with a gap, whatever is written down.
     pub fn marked(&self, gap: &Gap, memory: Option<&Memory>) -> SlotRecord {
         let record = self.record.as_ref();
@@ -282,7 +283,7 @@ impl Evidence {
                 .unwrap_or(Lsn::ZERO),
             confirmed_until: record.and_then(|record| record.confirmed_until),
             holder: None,
-            gap: Some(gap.cause.to_string()),
+            gap: Some(gap::recorded(&gap.cause, self.slot.as_ref())),
             published_by: record.and_then(|record| record.published_by),
             unaccounted: record.and_then(|record| record.unaccounted.clone()),
             version: seen.unwrap_or(0) + 1,

@@ -40,7 +40,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
     // In a statement of its own, outside of a block: the server makes no slot in a transaction that has written.
     let create_slot = format!(
         "{} WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {});",
-        create_slot_sql(&database.slot),
+        create_slot_sql(&database.slot, database.failover),
         literal(&database.slot)
     );
     let kept = if database.cleanup.is_some() {
@@ -175,6 +175,7 @@ mod tests {
             slot: "outboxd_orders".into(),
             publication: "two\nlines".into(),
             create: true,
+            failover: false,
             table: TableName { schema: "Bestell-Dienst".into(), table: "outbox".into() },
             rows: Default::default(),
             cleanup: None,

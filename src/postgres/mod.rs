@@ -15,6 +15,7 @@ pub mod family;
 mod hostile;
 pub mod hosting;
 pub mod inspection;
+pub mod invalidation;
 pub mod left_behind;
 mod login;
 mod login_methods;
@@ -65,6 +66,8 @@ pub struct SourceDatabase {
     pub publication: String,
     /// Create publication and slot when they are missing; otherwise only verify.
     pub create: bool,
+    /// The slot that outboxd makes is synchronised to standbys (PostgreSQL 17 and later).
+    pub failover: bool,
     /// The outbox table.
     pub table: TableName,
     /// Configuration of its rows.
@@ -75,4 +78,11 @@ pub struct SourceDatabase {
     pub parks: bool,
     /// Sent as `wal_sender_timeout` of the replication connection: how long a vanished client keeps the slot.
     pub wal_sender_timeout: std::time::Duration,
+}
+
+impl SourceDatabase {
+    /// Tells whether whoever gets the slot next makes it a failover slot: the configuration wants one, and lets outboxd make it.
+    pub(crate) fn makes_failover(&self, slot: &catalog::SlotFacts) -> bool {
+        self.failover && self.create && !slot.failover
+    }
 }

@@ -10,6 +10,7 @@ mod publication;
 mod sent;
 mod server;
 mod slot;
+mod synchronous;
 mod table;
 
 use std::fmt;
@@ -166,6 +167,7 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
     let slot = facts.slot(&database.slot);
     let to_be_made = slot.is_none() || missing == Missing::Mended;
     let mut checks = server::checks(&facts.server, slot.is_none());
+    checks.push(synchronous::check(&facts.server));
     match &facts.table {
         None => checks.push(Check::failed(
             "table",
@@ -187,6 +189,7 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
         (None, Some(slot)) => slot::existing(slot, &facts.slot_uses),
         (None, None) => slot::missing(database, &facts.slot_uses),
     });
+    checks.extend(slot::failover(database, slot, &facts.server));
     checks.extend(slot.is_none().then(|| slot::open_transactions(&facts.open_transactions)));
     checks.push(slot::idle(&database.slot, &facts.slots));
     checks

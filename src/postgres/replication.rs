@@ -247,6 +247,14 @@ impl ReplicationConnection {
         })
     }
 
+    /// Has a slot synchronised to standbys from now on (PostgreSQL 17 and later). Nobody may be using it.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Command`].
+    pub async fn make_failover(&mut self, slot: &str) -> Result<(), ReplicationError> {
+        self.query(&format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", identifier(slot))).await.map(drop)
+    }
+
     /// Begins streaming a logical slot with pgoutput, protocol version 1. `from` is where to begin if the slot is not
     /// further already; `Lsn::ZERO` leaves it to the slot.
     ///
@@ -374,11 +382,13 @@ pub struct ReplicationStream {
     translator: Option<Box<Translator>>,
     /// An event with text that the translator has to ask for.
     untranslated: Option<(ReplicationEvent, Texts)>,
+    /// The position that the server was last told to be flushed.
+    flushed: Lsn,
 }
 
 impl ReplicationStream {
     fn new(wire: Wire) -> Self {
-        Self { wire, status: None, translator: None, untranslated: None }
+        Self { wire, status: None, flushed: Lsn::ZERO, translator: None, untranslated: None }
     }
 
     /// The next event. Cancel-safe. Continues writing a status update that the socket did not take at once. An event
@@ -459,8 +469,12 @@ impl ReplicationStream {
         self.wire.last_heard()
     }
 
-    /// Standby status update: written, flushed and applied are all `confirmed`, so the server may forget what is before it.
+    /// Standby status update: everything before `confirmed` is flushed, so the server may forget it.
     /// Without a confirmed position it is a sign of life only: LSN 0 moves nothing (`ProcessStandbyReplyMessage`, walsender.c).
+    ///
+    /// A second update in the same write takes the flushed position back, which leaves the slot where it is. A walsender counts as a
+    /// synchronous standby only while it has such a position (syncrep.c), so outboxd is none, whatever `synchronous_standby_names`
+    /// says, and no commit waits for the broker.
     ///
     /// Never waits: what the socket does not take at once is continued by the next call of this function or of
     /// [`Self::next`], and while it is not taken a newer status replaces an older one. So a server that does not read
@@ -509,13 +523,18 @@ impl ReplicationStream {
         if self.wire.is_flushed()
             && let Some((flushed, reply_requested)) = self.status.take()
         {
-            put_status(self.wire.output(), flushed, reply_requested, SystemTime::now());
+            let now = SystemTime::now();
+            if flushed > self.flushed {
+                self.flushed = flushed;
+                put_status(self.wire.output(), Flushed::At(flushed), false, now);
+            }
+            put_status(self.wire.output(), Flushed::TakenBack(self.flushed), reply_requested, now);
         }
     }
 
     async fn finish_at(mut self, flushed: Option<Lsn>) -> Result<(), WireError> {
         if let Some(flushed) = flushed {
-            put_status(self.wire.output(), flushed, false, SystemTime::now());
+            put_status(self.wire.output(), Flushed::At(flushed), false, SystemTime::now());
         }
         frontend::copy_done(self.wire.output());
         loop {
@@ -561,14 +580,27 @@ fn decode(mut payload: Bytes) -> Option<ReplicationEvent> {
     }
 }
 
+/// What a standby status update says of the flushed position.
+#[derive(Clone, Copy, Debug)]
+enum Flushed {
+    /// The slot moves there.
+    At(Lsn),
+    /// None, after it was told: the slot stays, and `pg_stat_replication` shows the position as written and replayed.
+    TakenBack(Lsn),
+}
+
 /// Standby status update, as CopyData.
-fn put_status(output: &mut BytesMut, flushed: Lsn, reply_requested: bool, now: SystemTime) {
+fn put_status(output: &mut BytesMut, flushed: Flushed, reply_requested: bool, now: SystemTime) {
     const LENGTH: u32 = 4 + 1 + 3 * 8 + 8 + 1;
     output.put_u8(COPY_DATA_TAG);
     output.put_u32(LENGTH);
     output.put_u8(STATUS_UPDATE_TAG);
-    for _written_flushed_applied in 0..3 {
-        output.put_u64(flushed.0);
+    let (written, flushed, applied) = match flushed {
+        Flushed::At(at) => (at, at, at),
+        Flushed::TakenBack(at) => (at, Lsn::ZERO, at),
+    };
+    for position in [written, flushed, applied] {
+        output.put_u64(position.0);
     }
     let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let micros = since_1970.as_micros() as i64 - EPOCH_S as i64 * 1_000_000;
@@ -632,12 +664,18 @@ mod tests {
     fn a_status_update_has_the_layout_of_the_manual() {
         let mut output = BytesMut::new();
         let now = UNIX_EPOCH + Duration::from_secs(EPOCH_S) + Duration::from_micros(7);
-        put_status(&mut output, Lsn(0x0102_0304_0506_0708), true, now);
-        let lsn = [1, 2, 3, 4, 5, 6, 7, 8];
-        let mut expected = vec![b'd', 0, 0, 0, 38, b'r'];
-        expected.extend([lsn, lsn, lsn, [0, 0, 0, 0, 0, 0, 0, 7]].concat());
-        expected.push(1);
-        assert_eq!(output, expected);
+        let (lsn, none) = ([1, 2, 3, 4, 5, 6, 7, 8], [0; 8]);
+        for (flushed, shown) in [
+            (Flushed::At(Lsn(0x0102_0304_0506_0708)), lsn),
+            (Flushed::TakenBack(Lsn(0x0102_0304_0506_0708)), none),
+        ] {
+            output.clear();
+            put_status(&mut output, flushed, true, now);
+            let mut expected = vec![b'd', 0, 0, 0, 38, b'r'];
+            expected.extend([lsn, shown, lsn, [0, 0, 0, 0, 0, 0, 0, 7]].concat());
+            expected.push(1);
+            assert_eq!(output, expected);
+        }
     }
 
     #[tokio::test]
@@ -648,7 +686,7 @@ mod tests {
         let newest = 50_000_u64;
         for lsn in 1..=newest {
             stream.send_status_at(Lsn(lsn), lsn == 1).await.unwrap();
-            assert!(stream.wire.output().len() <= FRAME_BYTES);
+            assert!(stream.wire.output().len() <= 2 * FRAME_BYTES);
         }
         assert!(!stream.wire.is_flushed(), "the socket took everything: the test shows nothing");
 
@@ -657,7 +695,7 @@ mod tests {
             while read
                 .chunks_exact(FRAME_BYTES)
                 .next_back()
-                .is_none_or(|frame| frame[6..14] != newest.to_be_bytes())
+                .is_none_or(|frame| frame[6..14] != newest.to_be_bytes() || frame[14..22] != [0; 8])
             {
                 theirs.read_buf(&mut read).await.unwrap();
             }
@@ -670,10 +708,15 @@ mod tests {
         let mut last = 0;
         for frame in read.chunks(FRAME_BYTES) {
             assert_eq!(frame[..6], [b'd', 0, 0, 0, 38, b'r']);
-            let lsn = u64::from_be_bytes(frame[6..14].try_into().unwrap());
-            assert!(lsn > last, "{lsn} after {last}");
-            assert_eq!(frame[38], u8::from(lsn == 1));
-            last = lsn;
+            let written = u64::from_be_bytes(frame[6..14].try_into().unwrap());
+            let flushed = u64::from_be_bytes(frame[14..22].try_into().unwrap());
+            if flushed == 0 {
+                assert_eq!(written, last, "a position is taken back just after it was told");
+                assert_eq!(frame[38], u8::from(written == 1));
+            } else {
+                assert!(flushed == written && flushed > last, "{flushed} after {last}");
+            }
+            last = written;
         }
         assert_eq!(last, newest);
     }
@@ -681,7 +724,7 @@ mod tests {
     #[test]
     fn a_clock_before_2000_does_not_panic() {
         let mut output = BytesMut::new();
-        put_status(&mut output, Lsn::ZERO, false, UNIX_EPOCH - Duration::from_secs(1));
+        put_status(&mut output, Flushed::At(Lsn::ZERO), false, UNIX_EPOCH - Duration::from_secs(1));
         assert_eq!(output.len(), 39);
     }
 

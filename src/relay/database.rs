@@ -58,13 +58,14 @@ pub trait Database: Clone + Send + Sync + 'static {
         application_name: &str,
     ) -> impl Future<Output = Result<Self::Replication, ReplicationError>> + Send;
 
-    /// Makes the temporary slot and opens its snapshot.
+    /// Makes the temporary slot and opens its snapshot. The permanent slot that follows is synchronised to standbys if `failover`.
     fn begin_backlog(
         &self,
         replication: Self::Replication,
         sql: Self::Sql,
         columns: &ColumnNames,
         selection: &Selection,
+        failover: bool,
     ) -> impl Future<Output = Result<Self::Backlog, BacklogError>> + Send;
 
     /// What tells whether the slot is the one that was there before.
@@ -114,8 +115,12 @@ pub trait Sql: Send + Sync {
         kind: TableKind,
     ) -> impl Future<Output = Result<bool, CatalogError>> + Send;
 
-    /// Makes the permanent slot at once.
-    fn create_slot(&self, slot: &str) -> impl Future<Output = Result<(), CatalogError>> + Send;
+    /// Makes the permanent slot at once, synchronised to standbys if `failover`.
+    fn create_slot(
+        &self,
+        slot: &str,
+        failover: bool,
+    ) -> impl Future<Output = Result<(), CatalogError>> + Send;
 
     /// Transactions that somebody's making of the slot waits for, the oldest first.
     fn awaited_transactions(
@@ -258,6 +263,9 @@ pub trait Replication: Sized + Send {
         slot: &str,
     ) -> impl Future<Output = Result<BeforeStream, ReplicationError>> + Send;
 
+    /// Has the slot synchronised to standbys from now on. Nobody may be using it.
+    fn make_failover(&mut self, slot: &str) -> impl Future<Output = Result<(), ReplicationError>> + Send;
+
     /// Begins streaming. When the server refused, the connection comes back.
     fn start(
         self,
@@ -350,8 +358,9 @@ impl Database for SourceDatabase {
         sql: Self::Sql,
         columns: &ColumnNames,
         selection: &Selection,
+        failover: bool,
     ) -> Result<Self::Backlog, BacklogError> {
-        backlog::Backlog::begin(replication, sql, self, columns, selection).await
+        backlog::Backlog::begin(replication, sql, self, columns, selection, failover).await
     }
 
     async fn evidence(
@@ -392,8 +401,8 @@ impl Sql for tokio_postgres::Client {
         catalog::is_empty(self, &database.table, kind).await
     }
 
-    async fn create_slot(&self, slot: &str) -> Result<(), CatalogError> {
-        catalog::create_slot(self, slot).await
+    async fn create_slot(&self, slot: &str, failover: bool) -> Result<(), CatalogError> {
+        catalog::create_slot(self, slot, failover).await
     }
 
     async fn awaited_transactions(&self, slot: &str) -> Result<Vec<OpenTransaction>, CatalogError> {
@@ -513,6 +522,10 @@ impl Replication for ReplicationConnection {
 
     async fn before_stream(&mut self, slot: &str) -> Result<BeforeStream, ReplicationError> {
         self.before_stream(slot).await
+    }
+
+    async fn make_failover(&mut self, slot: &str) -> Result<(), ReplicationError> {
+        self.make_failover(slot).await
     }
 
     async fn start(

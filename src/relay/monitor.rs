@@ -24,7 +24,7 @@ use crate::{
     position::Lsn,
     postgres::{
         SourceDatabase,
-        catalog::CatalogError,
+        catalog::{CatalogError, SlotFacts},
         continuity::{Cause, Gap},
         error::ConnectError,
         publication::{PublishedBy, Publishing},
@@ -225,7 +225,8 @@ impl<D: Database> Watched<D> {
         within(limit, sql.limit_statements(limit / LOOKS_IN_SILENCE)).await?;
         self.heard();
         loop {
-            let active_pid = within(limit, show_slot(&sql, self.database.options(), &self.report)).await?;
+            let slot = within(limit, show_slot(&sql, self.database.options(), &self.report)).await?;
+            let active_pid = slot.and_then(|slot| slot.active_pid);
             self.is_elsewhere = self.walsender.borrow().is_some_and(|pid| active_pid != Some(pid));
             self.heard();
             within(limit, self.look_at_publication(&sql)).await?;
@@ -357,13 +358,12 @@ impl<D: Database> Watched<D> {
     }
 }
 
-/// Asked of the server: what the stream has brought so far says little while nobody reads it. Gives the server process that
-/// streams from the slot.
+/// Asked of the server: what the stream has brought so far says little while nobody reads it.
 async fn show_slot(
     sql: &impl Sql,
     database: &SourceDatabase,
     report: &Reporter,
-) -> Result<Option<i32>, CatalogError> {
+) -> Result<Option<SlotFacts>, CatalogError> {
     let progress = sql.slot_progress(&database.slot).await?;
     // A slot that only has the name says nothing of this source.
     let Some(progress) = progress.filter(|slot| slot.serves(database.endpoint.database())) else {
@@ -372,7 +372,7 @@ async fn show_slot(
     let retained = progress.restart_lsn.map(|_| progress.retained_bytes);
     report.lag(progress.lag_bytes);
     report.slot(retained, progress.wal_status.as_deref().unwrap_or("unknown"));
-    Ok(progress.active_pid)
+    Ok(Some(progress))
 }
 
 async fn within<T, E: Into<Unwatched>>(

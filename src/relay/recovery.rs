@@ -133,6 +133,7 @@ pub async fn recover<D: Database, B: Broker>(
             sql.create_parked(database).await?;
         }
         let publisher = broker.connect(&application_name, 0).await?;
+        let failover = database.failover || evidence.is_of_failover_slot();
         let marked = marked(&evidence, cause);
         sql.write_record(database, &marked).await?;
         sql.drop_slot(&database.slot).await?;
@@ -149,7 +150,7 @@ pub async fn recover<D: Database, B: Broker>(
         let selection = Selection { since, aggregate: None };
         let reader = server.connect_sql(&application_name).await?;
         tracing::info!(source = name, "making a snapshot, once every transaction that writes now has ended");
-        let making = server.begin_backlog(replication, reader, &mapping.columns, &selection);
+        let making = server.begin_backlog(replication, reader, &mapping.columns, &selection, failover);
         let backlog =
             told(server, &application_name, making, |reason| tracing::warn!(source = name, "{reason}"))
                 .await?;

@@ -81,8 +81,9 @@ pub async fn supervise<D: Database, B: Broker>(
         if known.settled.progress != before {
             backoff.reset();
         }
-        let wait = match fault.verdict() {
-            verdict @ (Verdict::Again | Verdict::HaltUntilMended) => {
+        let verdict = fault.verdict();
+        let wait = match verdict {
+            Verdict::Again | Verdict::HaltUntilMended => {
                 let state = match verdict {
                     Verdict::HaltUntilMended => SourceState::Halted,
                     _ => SourceState::Connecting,
@@ -109,7 +110,7 @@ pub async fn supervise<D: Database, B: Broker>(
             biased;
             _ = shutdown.requested() => return known.ended(),
             () = sleep_until(next_attempt) => {}
-            never = look_on(&source.database, &report) => match never {},
+            never = look_on(&source.database, &report, verdict != Verdict::HaltUntilRecovered) => match never {},
         }
     }
 }

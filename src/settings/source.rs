@@ -75,6 +75,7 @@ fn database(
     let slot = section.parsed("slot", Some(&default), names::slot);
     let publication = section.parsed("publication", Some(&default), names::identifier);
     let create = section.flag("create", true);
+    let failover = section.flag("failover", false);
     let wal_sender_timeout = section.milliseconds("wal_sender_timeout_ms", 1000..=3_600_000, 10_000);
     section.finish();
     Some(SourceDatabase {
@@ -82,6 +83,7 @@ fn database(
         slot: slot?,
         publication: publication?,
         create,
+        failover,
         table: table?,
         rows,
         cleanup: None,

@@ -30,6 +30,7 @@ async fn connect(url: &str) -> Result<String, String> {
         slot: "s".into(),
         publication: "p".into(),
         create: true,
+        failover: false,
         table: TableName { schema: "public".into(), table: "outbox".into() },
         rows: Default::default(),
         cleanup: None,

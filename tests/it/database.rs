@@ -34,6 +34,7 @@ async fn database(ddl: &str) -> (SourceDatabase, Client) {
         slot: format!("{}_slot", name.replace('-', "_")),
         publication: "out\"box".into(),
         create: true,
+        failover: false,
         table: TableName { schema: "public".into(), table: "out\"box".into() },
         rows: Default::default(),
         cleanup: None,
@@ -58,7 +59,7 @@ fn columns() -> ColumnNames {
 async fn begin(database: &SourceDatabase) -> Result<Backlog, BacklogError> {
     let replication = ReplicationConnection::connect(database, "test").await.unwrap();
     let client = database.endpoint.connect_sql("test").await.unwrap();
-    Backlog::begin(replication, client, database, &columns(), &Selection::default()).await
+    Backlog::begin(replication, client, database, &columns(), &Selection::default(), false).await
 }
 
 async fn publish(database: &SourceDatabase, client: &Client, kind: TableKind) {
@@ -247,7 +248,10 @@ async fn setup_makes_the_slot_only_for_an_empty_table() {
     assert_eq!(slot.plugin.as_deref(), Some("pgoutput"));
     assert!(slot.confirmed_flush.unwrap() <= slot.current && slot.retained_bytes >= slot.lag_bytes);
     assert!(matches!(create().await, Err(BacklogError::AlreadyThere(_))));
-    assert!(matches!(catalog::create_slot(&client, &database.slot).await, Err(CatalogError::SlotExists(_))));
+    assert!(matches!(
+        catalog::create_slot(&client, &database.slot, false).await,
+        Err(CatalogError::SlotExists(_))
+    ));
     catalog::drop_slot(&client, &database.slot).await.unwrap();
 }
 
@@ -257,7 +261,7 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
     let (database, client) = database(STANDARD).await;
     publish(&database, &client, TableKind::Ordinary).await;
     slot_record::create_table(&client, &database).await.unwrap();
-    catalog::create_slot(&client, &database.slot).await.unwrap();
+    catalog::create_slot(&client, &database.slot, false).await.unwrap();
     let mut replication = ReplicationConnection::connect(&database, "test").await.unwrap();
     let ours = replication.before_stream(&database.slot).await.unwrap();
     let claimed = async |pid| {
@@ -290,7 +294,7 @@ async fn a_record_says_what_the_slot_says_and_shows_when_something_else_wrote_it
     let (database, client) = database(STANDARD).await;
     publish(&database, &client, TableKind::Ordinary).await;
     slot_record::create_table(&client, &database).await.unwrap();
-    catalog::create_slot(&client, &database.slot).await.unwrap();
+    catalog::create_slot(&client, &database.slot, false).await.unwrap();
     let read = async || slot_record::read(&client, &database).await.unwrap().unwrap();
     let flush =
         catalog::slot_progress(&client, &database.slot).await.unwrap().unwrap().confirmed_flush.unwrap();

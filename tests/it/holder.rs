@@ -91,6 +91,7 @@ async fn hold(stage: &Stage, application: &str) -> ReplicationStream {
         slot: stage.slot(),
         publication: "outboxd_orders".into(),
         create: false,
+        failover: false,
         table: TableName { schema: "public".into(), table: "outbox".into() },
         rows: Default::default(),
         cleanup: None,

@@ -24,6 +24,7 @@ async fn parking(server: &Postgres) -> (SourceDatabase, Client, i32) {
         slot: "slot".into(),
         publication: "outbox".into(),
         create: true,
+        failover: false,
         table: TableName { schema: "public".into(), table: "outbox".into() },
         rows: Default::default(),
         cleanup: None,

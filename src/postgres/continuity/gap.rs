@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use crate::{outbox::Timestamp, position::Lsn, postgres::publication::Unpublished};
+use crate::{
+    outbox::Timestamp,
+    position::Lsn,
+    postgres::{catalog::SlotFacts, invalidation::Invalidation, publication::Unpublished},
+};
 
 /// Rows may be missing: between what was confirmed and what a slot from now on would send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,13 +19,29 @@ pub struct Gap {
     pub until: Option<Timestamp>,
 }
 
+/// Words of a recorded gap that tell that the slot was a failover slot: `recover` makes another one, also when it is cut short and
+/// begins anew without a slot to look at.
+const WAS_FAILOVER: &str = "; it was a failover slot";
+
+/// The words of a gap, for the record.
+pub(super) fn recorded(cause: &Cause, slot: Option<&SlotFacts>) -> String {
+    let words = cause.to_string();
+    let marked = slot.is_some_and(|slot| slot.failover) && !was_failover(&words);
+    if marked { words + WAS_FAILOVER } else { words }
+}
+
+/// Tells whether the words of a recorded gap are of a failover slot.
+pub(super) fn was_failover(recorded: &str) -> bool {
+    recorded.contains(WAS_FAILOVER)
+}
+
 /// How a slot came to be of no use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The server removed WAL that it needs.
+    /// The server has invalidated it.
     Lost {
-        /// PostgreSQL's own words.
-        why: String,
+        /// Why.
+        why: Invalidation,
     },
     /// It is not there, on the server where it was.
     Gone,
@@ -86,11 +106,7 @@ impl fmt::Display for Gap {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Cause::Lost { why } => write!(
-                f,
-                "is lost: the server has removed WAL that it needs ({why}; a larger max_slot_wal_keep_size keeps that from \
-                 happening again)"
-            ),
+            Cause::Lost { why } => write!(f, "is lost: {why} ({})", why.prevention()),
             Cause::Gone => f.write_str("is gone: somebody dropped it"),
             Cause::LeftBehind { had, has } => write!(
                 f,

@@ -1,7 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::{outbox::Timestamp, postgres::publication::Unpublished};
+use crate::{
+    outbox::Timestamp,
+    postgres::{invalidation::Invalidation, publication::Unpublished},
+};
 
 fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SystemIdentity {
     SystemIdentity { system_id: system_id.to_owned(), timeline, xlogpos: Lsn(xlogpos), database: None }
@@ -17,7 +20,9 @@ fn slot(confirmed_flush: u64) -> Option<SlotFacts> {
         confirmed_flush: Some(Lsn(confirmed_flush)),
         restart_lsn: Some(Lsn(1)),
         wal_status: Some("reserved".into()),
-        invalidation: None,
+        lost: None,
+        unused_for: None,
+        unused_max: None,
         two_phase: false,
         failover: false,
         retained_bytes: 0,
@@ -27,7 +32,7 @@ fn slot(confirmed_flush: u64) -> Option<SlotFacts> {
 }
 
 fn lost(confirmed_flush: u64) -> Option<SlotFacts> {
-    slot(confirmed_flush).map(|slot| SlotFacts { wal_status: Some("lost".into()), ..slot })
+    slot(confirmed_flush).map(|slot| SlotFacts { lost: Some(Invalidation::WalRemoved), ..slot })
 }
 
 /// Written down on timeline 1 of system A, at 100.

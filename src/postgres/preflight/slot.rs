@@ -1,11 +1,14 @@
 //! The slot, and those that nobody uses.
 
+use std::time::Duration;
+
 use super::{
     super::{
         SourceDatabase,
-        catalog::{SlotFacts, create_slot_sql},
+        catalog::{ServerFacts, SlotFacts, create_slot_sql},
         open_transactions::{self, OpenTransaction},
         slot_use::SlotUse,
+        sql_text::identifier,
     },
     Check, SLOT,
 };
@@ -85,30 +88,79 @@ pub(super) fn missing(database: &SourceDatabase, uses: &[SlotUse]) -> Check {
             SLOT,
             format!("slot {} does not exist, and postgres.create is false", database.slot),
             match database.cleanup {
-                None => format!("{};", create_slot_sql(&database.slot)),
+                None => format!("{};", create_slot_sql(&database.slot, database.failover)),
                 Some(_) => format!(
                     "{}; -- if the table has rows by then, clean-up removes nothing until somebody has looked after them",
-                    create_slot_sql(&database.slot)
+                    create_slot_sql(&database.slot, database.failover)
                 ),
             },
         )
     }
 }
 
+/// What PostgreSQL has failover slots.
+const FAILOVER_VERSION: i32 = 170_000;
+
+/// `postgres.failover` where the server, or the slot, has none of it.
+pub(super) fn failover(
+    database: &SourceDatabase,
+    slot: Option<&SlotFacts>,
+    server: &ServerFacts,
+) -> Option<Check> {
+    const NAME: &str = "failover";
+    if !database.failover {
+        return None;
+    }
+    if server.version < FAILOVER_VERSION {
+        let version = server.version / 10_000;
+        return Some(Check::failed(
+            NAME,
+            format!(
+                "postgres.failover is true, and PostgreSQL {version} has no failover slots: a promoted standby has no slot"
+            ),
+            "set postgres.failover = false, or upgrade to PostgreSQL 17 or later",
+        ));
+    }
+    Some(match slot {
+        Some(slot) if !slot.failover && (slot.active_pid.is_some() || !database.create) => Check::warning(
+            NAME,
+            format!(
+                "slot {} is no failover slot: a promoted standby has no slot, and rows may be missing",
+                slot.name
+            ),
+            if database.create {
+                "restart outboxd, which makes it one before it streams".to_owned()
+            } else {
+                format!(
+                    "stop outboxd, then: psql \"dbname={} replication=database\" -c 'ALTER_REPLICATION_SLOT {} (FAILOVER true)'",
+                    server.database,
+                    identifier(&slot.name)
+                )
+            },
+        ),
+        Some(slot) if !slot.failover => {
+            Check::passed(NAME, format!("slot {} will be made a failover slot", slot.name))
+        }
+        Some(slot) => Check::passed(NAME, format!("slot {} is a failover slot", slot.name)),
+        None => Check::passed(NAME, "the slot will be a failover slot"),
+    })
+}
+
 pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
     const NAME: &str = SLOT;
     let name = &slot.name;
-    if slot.is_lost() {
-        let why = slot.invalidation.as_deref().unwrap_or("max_slot_wal_keep_size was exceeded");
+    if let Some(why) = &slot.lost {
         let confirmed = slot
             .confirmed_flush
             .map(|lsn| format!(" Rows after {lsn} have not been published."))
             .unwrap_or_default();
         return Check::failed(
             NAME,
-            format!("slot {name} is lost: the server has removed WAL that it needs ({why}).{confirmed}"),
-            "`outboxd recover` makes a new slot and publishes the rows that the table still has; a larger \
-             max_slot_wal_keep_size keeps it from happening again",
+            format!("slot {name} is lost: {why}.{confirmed}"),
+            format!(
+                "`outboxd recover` makes a new slot and publishes the rows that the table still has; {}",
+                why.prevention()
+            ),
         );
     }
     if slot.wal_status.as_deref() == Some("unreserved") {
@@ -129,9 +181,37 @@ pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
             OTHER,
         );
     }
+    if let Some(warning) = unused(slot) {
+        return warning;
+    }
     let holder = uses.iter().find(|one| one.slot == *name).and_then(|one| one.holder.as_ref());
     let active = holder.map(|holder| format!(", in use by {holder}")).unwrap_or_default();
     Check::passed(NAME, format!("slot {name}{active}, {} bytes behind", slot.lag_bytes))
+}
+
+/// The shortest `idle_replication_slot_timeout` that leaves time to notice that outboxd does not run, and to mend it.
+const UNUSED_MAX_LEAST: Duration = Duration::from_secs(24 * 3600);
+
+/// Warns of `idle_replication_slot_timeout`. A running outboxd uses its slot often enough, whatever it waits for.
+fn unused(slot: &SlotFacts) -> Option<Check> {
+    let limit = slot.unused_max?;
+    let unused_for =
+        slot.unused_for.filter(|unused_for| *unused_for >= limit / 2 && slot.active_pid.is_none());
+    let what = match unused_for {
+        Some(unused_for) => format!("nobody has used slot {} for {} s", slot.name, unused_for.as_secs()),
+        None if limit < UNUSED_MAX_LEAST => format!("slot {} may be unused for a short time only", slot.name),
+        None => return None,
+    };
+    Some(Check::warning(
+        SLOT,
+        format!(
+            "{what}: PostgreSQL invalidates a slot that nobody uses for {} s (idle_replication_slot_timeout), and what is not \
+             published by then takes `outboxd recover`",
+            limit.as_secs()
+        ),
+        "have outboxd running, which keeps the slot in use also while RabbitMQ is away; or raise the limit: ALTER SYSTEM SET \
+         idle_replication_slot_timeout = '7d'; SELECT pg_reload_conf();",
+    ))
 }
 
 pub(super) fn idle(ours: &str, slots: &[SlotFacts]) -> Check {

@@ -10,6 +10,7 @@ use crate::{
         catalog::{ServerFacts, SlotFacts},
         endpoint::Endpoint,
         hosting::Hosting,
+        invalidation::Invalidation,
         slot_use::{Address, Holder},
     },
 };
@@ -29,6 +30,8 @@ fn good_server() -> ServerFacts {
         slots_used: 8,
         wal_senders_max: 10,
         wal_senders_used: 9,
+        synchronous_standby_names: String::new(),
+        standbys: Vec::new(),
     }
 }
 
@@ -42,7 +45,9 @@ fn good_slot() -> SlotFacts {
         confirmed_flush: Some(Lsn(90)),
         restart_lsn: Some(Lsn(50)),
         wal_status: Some("reserved".into()),
-        invalidation: None,
+        lost: None,
+        unused_for: None,
+        unused_max: None,
         two_phase: false,
         failover: false,
         retained_bytes: 50,
@@ -94,6 +99,7 @@ fn database() -> SourceDatabase {
         slot: "outboxd_orders".into(),
         publication: "p".into(),
         create: true,
+        failover: false,
         table: TableName { schema: "public".into(), table: "outbox".into() },
         rows: Default::default(),
         cleanup: None,
@@ -128,12 +134,33 @@ fn a_slot_that_cannot_serve_fails_and_one_in_use_by_an_outboxd_does_not() {
         matches!(verdict(good_slot()), Verdict::Passed(text) if text.contains("in use by application \"outboxd orders\""))
     );
     for (slot, what) in [
-        (SlotFacts { wal_status: Some("lost".into()), ..good_slot() }, "after 0/5A have not been published"),
-        (SlotFacts { invalidation: Some("idle_timeout".into()), ..good_slot() }, "idle_timeout"),
+        (
+            SlotFacts { lost: Some(Invalidation::WalRemoved), ..good_slot() },
+            "after 0/5A have not been published",
+        ),
+        (SlotFacts { lost: Some(Invalidation::IdleTimeout), ..good_slot() }, "idle_replication_slot_timeout"),
         (SlotFacts { two_phase: true, ..good_slot() }, "prepared"),
     ] {
         let Verdict::Failed(problem) = verdict(slot) else { panic!("{what}") };
         assert!(problem.what.contains(what), "{}", problem.what);
+    }
+    let day = Duration::from_secs(24 * 3600);
+    for (unused_for, unused_max, active_pid, warns) in [
+        (Some(day / 3), Some(day), None, false),
+        (Some(day / 2), Some(day), None, true),
+        (None, Some(day), Some(7), false),
+        (None, Some(day / 2), Some(7), true),
+        (Some(day), None, None, false),
+    ] {
+        let slot = SlotFacts { unused_for, unused_max, active_pid, ..good_slot() };
+        match verdict(slot) {
+            Verdict::Warning(Problem { what, cure, .. }) if warns => {
+                assert!(what.contains("43200 s"), "{what}");
+                assert!(cure.contains("idle_replication_slot_timeout"), "{cure}");
+            }
+            Verdict::Passed(_) if !warns => {}
+            other => panic!("{unused_for:?} {unused_max:?} {other:?}"),
+        }
     }
     let late = SlotFacts { wal_status: Some("unreserved".into()), ..good_slot() };
     assert!(matches!(verdict(late), Verdict::Warning(_)));

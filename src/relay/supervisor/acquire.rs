@@ -83,6 +83,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 continue;
             }
             if slot_exists {
+                if evidence.slot.as_ref().is_some_and(|slot| database.makes_failover(slot)) {
+                    self.make_failover(&mut connection, evidence).await?;
+                }
                 connection = match self.start(connection, from).await {
                     Ok(streaming) => return Ok(Acquired::Stream { streaming, made: None }),
                     // Another instance was faster; the next look shows which.
@@ -103,6 +106,27 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 return Err(Fault::ServerChanged);
             }
         }
+    }
+
+    /// Makes a failover slot of an ordinary one that nobody uses.
+    async fn make_failover(
+        &self,
+        connection: &mut D::Replication,
+        evidence: &mut Evidence,
+    ) -> Result<(), Fault> {
+        let SourceDatabase { slot, .. } = self.source.database.options();
+        match connection.make_failover(slot).await {
+            Ok(()) => {
+                tracing::info!(source = self.source.name, slot, "the slot is a failover slot from now on")
+            }
+            // Another instance was faster, and has made it one.
+            Err(error) if error.sqlstate() == Some(OBJECT_IN_USE) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(slot) = &mut evidence.slot {
+            slot.failover = true;
+        }
+        Ok(())
     }
 
     /// Says why the slot cannot be had now, and waits a moment. A slot whose making waits for other transactions is nobody's yet:
@@ -167,13 +191,14 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         match relay.backlog {
             BacklogPolicy::Publish => {
                 let all = Selection::default();
-                let making = database.begin_backlog(connection, sql, &mapping.columns, &all);
+                let failover = database.options().failover;
+                let making = database.begin_backlog(connection, sql, &mapping.columns, &all, failover);
                 let backlog = told(database, &name, making, tell).await?;
                 Ok(Acquired::Backlog(Box::new(backlog)))
             }
             BacklogPolicy::Skip => {
                 let at = Timestamp::now();
-                let making = sql.create_slot(&database.options().slot);
+                let making = sql.create_slot(&database.options().slot, database.options().failover);
                 let made = match told(database, &name, making, tell).await {
                     Ok(()) => Some(Made { at, after_backlog: false }),
                     // Another one was faster, and knows more of it.

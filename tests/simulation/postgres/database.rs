@@ -63,6 +63,7 @@ impl Database for SimulatedDatabase {
         sql: SimulatedSql,
         _: &ColumnNames,
         _: &Selection,
+        _: bool,
     ) -> Result<SimulatedBacklog, BacklogError> {
         SimulatedBacklog::begin(replication, sql, &self.options.slot).await
     }

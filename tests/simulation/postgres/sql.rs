@@ -86,7 +86,7 @@ impl Sql for SimulatedSql {
         self.run("looking for a row", |state| state.postgres.data.table().next().is_none()).await
     }
 
-    async fn create_slot(&self, slot: &str) -> Result<(), CatalogError> {
+    async fn create_slot(&self, slot: &str, _: bool) -> Result<(), CatalogError> {
         let process = self.0.process;
         self.run("creating the slot", |state| {
             let data = &mut state.postgres.data;

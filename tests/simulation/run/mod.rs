@@ -100,6 +100,7 @@ impl Run {
             slot: "outboxd_orders".to_owned(),
             publication: "outboxd_orders".to_owned(),
             create: true,
+            failover: false,
             table: TableName { schema: "public".to_owned(), table: "outbox".to_owned() },
             rows: Default::default(),
             cleanup: scenario.cleanup.then_some(Cleanup { retention: Duration::ZERO }),

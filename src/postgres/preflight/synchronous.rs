@@ -1,0 +1,98 @@
+//! `synchronous_standby_names`: whether the server may take outboxd for a standby.
+
+use super::{
+    super::{catalog::ServerFacts, sql_text::literal},
+    Check,
+};
+
+/// What stands for every name.
+const STAR: &str = "*";
+
+/// Warns of a list that outboxd matches. It is no synchronous standby while it streams, but it is one for a moment each time it
+/// confirms a position (`ReplicationStream::send_status`).
+pub(super) fn check(server: &ServerFacts) -> Check {
+    const NAME: &str = "synchronous standbys";
+    let names = &server.synchronous_standby_names;
+    if names.is_empty() {
+        return Check::passed(NAME, "synchronous_standby_names is empty");
+    }
+    let tokens = tokens(names);
+    if !tokens.iter().any(|token| is_star(token)) {
+        return Check::passed(NAME, format!("synchronous_standby_names is {names}"));
+    }
+    let cure = if server.standbys.is_empty() {
+        "put the names of the standbys in the place of *, as in ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (a, b)'; \
+         SELECT pg_reload_conf(); a standby's name is the application_name in its primary_conninfo, and a superuser sees it in \
+         pg_stat_replication"
+            .to_owned()
+    } else {
+        let named = named(&tokens, &server.standbys);
+        format!("ALTER SYSTEM SET synchronous_standby_names = {}; SELECT pg_reload_conf();", literal(&named))
+    };
+    Check::warning(
+        NAME,
+        format!(
+            "synchronous_standby_names is {names}, which also means outboxd: a commit may be acknowledged as replicated because \
+             outboxd has confirmed it, although no standby has it yet; its message then outlives it in a failover"
+        ),
+        cure,
+    )
+}
+
+/// The setting with the standbys' names in place of the star, but those that it has already.
+fn named(tokens: &[&str], standbys: &[String]) -> String {
+    let bare = |token: &str| token.trim_matches('"').replace("\"\"", "\"");
+    let missing = standbys.iter().filter(|standby| !tokens.iter().any(|token| bare(token) == **standby));
+    let quoted: Vec<String> =
+        missing.map(|standby| format!("\"{}\"", standby.replace('"', "\"\""))).collect();
+    let names = quoted.join(", ");
+    let replaced = tokens.iter().map(|token| if is_star(token) { names.as_str() } else { token });
+    replaced.collect::<String>()
+}
+
+fn is_star(token: &str) -> bool {
+    token.trim_matches('"') == STAR
+}
+
+/// Names, keywords, and what stands between them, in their order and complete.
+fn tokens(setting: &str) -> Vec<&str> {
+    let mut tokens = Vec::new();
+    let mut rest = setting;
+    while let Some(first) = rest.chars().next() {
+        let between = |c: char| c.is_whitespace() || matches!(c, ',' | '(' | ')');
+        let end = if first == '"' {
+            rest[1..].find('"').map_or(rest.len(), |end| end + 2)
+        } else if between(first) {
+            first.len_utf8()
+        } else {
+            rest.find(|c| between(c) || c == '"').unwrap_or(rest.len())
+        };
+        let (token, after) = rest.split_at(end);
+        tokens.push(token);
+        rest = after;
+    }
+    tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_gives_way_to_the_names_of_the_standbys() {
+        let standbys = ["a".to_owned(), "b \"c\"".to_owned()];
+        for (setting, expected) in [
+            ("*", r#""a", "b ""c""""#),
+            ("\"*\"", r#""a", "b ""c""""#),
+            ("ANY 1 (*)", r#"ANY 1 ("a", "b ""c""")"#),
+            ("2 (a, *)", r#"2 (a, "b ""c""")"#),
+            ("FIRST 1 (\"a,(*\", *)", r#"FIRST 1 ("a,(*", "a", "b ""c""")"#),
+        ] {
+            assert_eq!(named(&tokens(setting), &standbys), expected);
+        }
+        for setting in ["a, b", "ANY 1 (\"a*\", b)", "", "\"a"] {
+            assert!(!tokens(setting).iter().any(|token| is_star(token)), "{setting}");
+            assert_eq!(tokens(setting).concat(), setting);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Failover slots, of PostgreSQL 17 and later: made as the configuration says, and made again as they were.
+
+use crate::{
+    stage::{PATIENCE, Stage, eventually, say, until_alive, until_state},
+    support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq},
+};
+
+/// A server that removes the WAL of slots which fall behind.
+async fn server() -> Postgres {
+    let settings = vec![("max_slot_wal_keep_size".to_owned(), "1MB".to_owned())];
+    Postgres::start(PostgresOptions { settings, ..PostgresOptions::default() }).await
+}
+
+/// Says so when the server has no failover slots.
+async fn has_failover_slots(server: &Postgres) -> bool {
+    let client = server.client("postgres").await;
+    let sql = "SELECT current_setting('server_version_num')::int4";
+    let version: i32 = client.query_one(sql, &[]).await.unwrap().get(0);
+    if version < 170_000 {
+        println!("skipped: PostgreSQL {} has no failover slots, which came with 17", version / 10_000);
+    }
+    version >= 170_000
+}
+
+impl Stage {
+    /// Whether the slot is a failover slot; `None` when there is no slot.
+    async fn is_failover(&self) -> Option<bool> {
+        let sql = "SELECT failover FROM pg_replication_slots WHERE slot_name = $1";
+        self.client().await.query_opt(sql, &[&self.slot()]).await.unwrap().map(|row| row.get(0))
+    }
+
+    /// Lets the server throw away what the slot needs.
+    async fn lose_slot(&self) {
+        for _ in 0..4 {
+            self.sql("CREATE TABLE bulk AS SELECT generate_series(1, 1000)").await;
+            self.sql("DROP TABLE bulk").await;
+            self.sql("SELECT pg_switch_wal()").await;
+        }
+        self.sql("CHECKPOINT").await;
+    }
+}
+
+#[tokio::test]
+async fn a_failover_slot_that_is_lost_is_recovered_as_a_failover_slot() {
+    let server = server().await;
+    if !has_failover_slots(&server).await {
+        return;
+    }
+    let mut stage = Stage::on("failover", &server, shared_rabbitmq().await).await;
+    stage.consume_only("OrderCreated").await;
+    stage.source = "postgres.failover = true".to_owned();
+    stage.write_row("a", 1, "OrderCreated").await;
+    let mut daemon = stage.relay().await;
+    assert_eq!(stage.is_failover().await, Some(true), "made after the backlog");
+    stage.verdict().await.assert_delivered(0);
+    assert!(daemon.sigterm(PATIENCE).await.success());
+
+    // The slot alone knows what it was; and a recovery that nobody lets come to its end has dropped it.
+    stage.source = String::new();
+    let mut daemon = Daemon::prepare(&stage.config());
+    stage.write_row("a", 2, "OrderChanged").await;
+    stage.lose_slot().await;
+    let mut recovery = daemon.begin_command(&["recover", "--source", "orders"]);
+    eventually("the lost slot is dropped", async || stage.is_failover().await.is_none()).await;
+    recovery.kill().await.unwrap();
+    stage.bind("#").await;
+    // The server may still hold the temporary slot of the one that was killed.
+    eventually("recovered", async || say(&daemon, &["recover", "--source", "orders"]).await.status == 0)
+        .await;
+    assert_eq!(stage.is_failover().await, Some(true));
+    daemon.start_again();
+    daemon.wait_ready(PATIENCE).await;
+
+    // What a gap has found is written down, so a slot that somebody drops then is known, too.
+    daemon.kill9().await;
+    stage.lose_slot().await;
+    daemon.start_again();
+    until_alive(&daemon).await;
+    until_state(&daemon, "orders", "halted").await;
+    stage.sql(&format!("SELECT pg_drop_replication_slot('{}')", stage.slot())).await;
+    assert_eq!(say(&daemon, &["recover", "--source", "orders"]).await.status, 0);
+    assert_eq!(stage.is_failover().await, Some(true));
+    daemon.wait_ready(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn postgres_failover_makes_a_failover_slot_also_of_one_that_is_there() {
+    let server = server().await;
+    let mut stage = Stage::on("ordinary", &server, shared_rabbitmq().await).await;
+    stage.consume().await;
+    let config = |stage: &mut Stage, more: &str| {
+        stage.source = format!("postgres.failover = true\n{more}");
+        stage.config()
+    };
+    if !has_failover_slots(&server).await {
+        // What needs a newer server is refused.
+        let said = say(&Daemon::prepare(&config(&mut stage, "")), &["check"]).await;
+        assert_eq!(said.status, 1);
+        assert!(said.stdout.contains("has no failover slots"));
+        return;
+    }
+    // An ordinary one, by an outboxd that was configured so.
+    let mut daemon = stage.relay().await;
+    assert_eq!(stage.is_failover().await, Some(false));
+    assert!(daemon.sigterm(PATIENCE).await.success());
+    let only_verifies = Daemon::prepare(&config(&mut stage, "postgres.create = false"));
+    let said = say(&only_verifies, &["check"]).await;
+    assert!(said.stdout.contains("is no failover slot") && said.stdout.contains("(FAILOVER true)"));
+    config(&mut stage, "");
+    let mut daemon = stage.relay().await;
+    assert_eq!(stage.is_failover().await, Some(true));
+    stage.write_row("a", 1, "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+    assert!(daemon.sigterm(PATIENCE).await.success());
+
+    for more in ["", "backlog = \"skip\""] {
+        let daemon = Daemon::prepare(&config(&mut stage, more));
+        assert_eq!(say(&daemon, &["teardown", "--source", "orders"]).await.status, 0);
+        stage.sql("TRUNCATE outbox").await;
+        assert_eq!(say(&daemon, &["setup"]).await.status, 0);
+        assert_eq!(stage.is_failover().await, Some(true), "by setup, {more}");
+    }
+}

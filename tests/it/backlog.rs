@@ -82,7 +82,7 @@ async fn five_thousand_rows_come_in_sequence_and_the_stream_behind_them() {
     stage.consume().await;
     stage.workload.transactions = 600;
     stage.workload.pause = Duration::from_millis(10);
-    let (mut daemon, ()) = tokio::join!(stage.relay(), stage.write());
+    let (mut daemon, ()) = tokio::join!(stage.relay_as_printed_role(), stage.write());
     stage.verdict().await.assert_delivered(0);
     assert_eq!(slots(&stage).await, [stage.slot()]);
     let log = daemon.log();
@@ -108,7 +108,7 @@ async fn without_a_sequence_created_at_decides_and_skip_skips() {
         stage.slot()
     );
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage.sql("INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', 'a', 'E', '151')").await;
     let (mut published, mut skipped) = (Vec::new(), Vec::new());
     for _ in 0..152 {

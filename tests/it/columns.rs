@@ -102,7 +102,7 @@ async fn a_generated_payload_is_used_where_it_is_sent_and_said_where_it_is_not()
     let row =
         "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', 'a', 'E', '{}')";
     stage.sql(row).await;
-    let _daemon = stage.relay().await;
+    let _daemon = stage.relay_as_printed_role().await;
     stage.sql(row).await;
     assert_eq!(inbox.bodies(2).await, [r#"{"generated": true}"#; 2]);
 }
@@ -131,7 +131,7 @@ async fn payloads_of_citext_and_of_domains_are_what_they_are_made_of() {
         stage.sql(&insert).await;
         let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
         assert!(said.status == 0 && finding(&said, "column payload").contains(kind), "{}", said.stdout);
-        let _daemon = stage.relay().await;
+        let _daemon = stage.relay_as_printed_role().await;
         stage.sql(&insert).await;
         for _ in 0..2 {
             let message = inbox.next().await;

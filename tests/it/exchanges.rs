@@ -53,7 +53,7 @@ async fn exchanges_of_any_type_are_declared_as_described_and_their_queues_get_wh
         binding_keys = ['1']
         "
     );
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     for (exchange, key) in [
         ("x.direct", "A"),
         ("x.direct", "elsewhere"),
@@ -96,7 +96,7 @@ async fn a_message_to_an_exchange_without_mandatory_is_sent_once_whoever_wants_i
     stage.source = format!(
         "{ROUTED}delivery.backoff_min_ms = 10\n[[exchanges]]\nname = 'optional'\ntype = 'direct'\nmandatory = false\n"
     );
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     for _ in 0..20 {
         insert(&stage, "optional", "nobody", "{}").await;
     }
@@ -147,7 +147,7 @@ async fn properties_of_the_row_are_the_same_from_stream_replay_and_requeue() {
         delivery.on_invalid = 'park'\n\
         delivery.on_unroutable = 'park'\n"
         .to_owned();
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let row = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, headers, number, priority, lifetime_ms) \
                VALUES ('Order', '1', 'E', '{}', '{\"correlation_id\": \"of-header\", \"h\": 1}', 7, 3, 86400000)";
     // Nobody is bound: it is parked, and comes by requeue.

@@ -57,7 +57,7 @@ async fn has_forgotten(stage: &Stage) -> bool {
 #[tokio::test]
 async fn another_process_repeats_nothing_that_a_crash_of_postgresql_made_the_slot_forget() {
     let (server, stage) = stage("forgotten").await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let mut forgotten = false;
     for crash in 1..=3 {
         let pinned = pin(&stage).await;
@@ -87,7 +87,7 @@ async fn a_crash_of_postgresql_under_load_repeats_about_a_second_to_a_standby() 
     const FORGOTTEN: Duration = Duration::from_secs(12);
     let (server, mut stage) = stage("crash").await;
     stage.workload.pause = Duration::from_millis(20);
-    let mut leader = stage.relay().await;
+    let mut leader = stage.relay_as_printed_role().await;
     let standby = Daemon::start(&stage.config());
     until_alive(&standby).await;
     until_state(&standby, "orders", "standby").await;

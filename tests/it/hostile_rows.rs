@@ -20,7 +20,7 @@ async fn payloads_from_nothing_to_sixteen_mebibytes_pass_and_one_more_byte_halts
     let stage = Stage::shared("mebibytes").await;
     stage.sql("ALTER TABLE outbox ALTER payload TYPE bytea USING NULL").await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     // Not UTF-8, wherever it is cut.
     let insert = async |bytes: usize| {
         stage
@@ -52,7 +52,7 @@ async fn ten_thousand_headers_halt_and_as_many_as_fit_arrive() {
     const FIT: usize = 800;
     let stage = Stage::shared("headers").await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let insert = async |headers: usize| {
         stage
             .sql(&format!(
@@ -193,7 +193,7 @@ async fn zero_characters_arrive_where_postgresql_lets_them_in() {
     stage.source =
         "message.routing_key = \"{header:key}\"\nmessage.headers = { copy = \"{header:key}\" }".into();
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage
         .sql(
             "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, headers) \
@@ -225,7 +225,7 @@ async fn all_of_unicode_travels_in_ids_types_keys_headers_and_payloads() {
         }
     }
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let insert = "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, headers) \
                   SELECT p, p, p, p, p, jsonb_build_object(p, p) FROM unnest($1::text[]) WITH ORDINALITY AS _ (p, n) ORDER BY n";
     stage.client().await.execute(insert, &[&pieces]).await.unwrap();

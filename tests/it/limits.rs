@@ -56,7 +56,7 @@ async fn a_source_without_room_for_its_fence_publishes_and_says_so() {
     let node = shared_rabbitmq().await;
     stage.consume().await;
     limit_vhost(node, &stage.name, "max-queues", 1).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderCreated").await;
     stage.verdict().await.assert_delivered(0);
     let log = daemon.log();

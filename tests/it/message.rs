@@ -79,7 +79,7 @@ async fn every_part_is_as_promised_from_the_backlog_and_from_the_stream() {
     };
 
     let before = clock().await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let backlogged = inbox.next().await;
     assert_order(&backlogged, before..=clock().await);
     stage.sql("DELETE FROM outbox").await;
@@ -172,7 +172,7 @@ async fn payloads_of_every_type_are_sent_byte_for_byte() {
         .collect();
     // Once for the backlog, once for the stream.
     stage.sql(&insert).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     for round in ["backlog", "stream"] {
         let mut seen = Vec::new();
         for _ in &expected {
@@ -207,7 +207,7 @@ async fn a_payload_passes_up_to_the_limit_and_halts_above_it() {
     stage.sql("ALTER TABLE outbox ALTER payload TYPE text").await;
     stage.source = format!("delivery.message_bytes_max = {MAX}\n");
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let insert = async |id: &str, bytes: usize| {
         stage
             .sql(&format!(

@@ -93,7 +93,7 @@ async fn a_healthy_queue_beside_a_full_one_gets_every_message_and_is_not_flooded
     let stage = full_queue("full_beside").await;
     bound_queue(&stage.amqp_url, "healthy", "Order.events", "#", &[]).await;
     let healthy = Copies::of(&stage.amqp_url, "healthy").await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write_large(ROWS).await;
     healthy.until(ROWS).await;
     until_blocked(&daemon, ROWS - 1).await;
@@ -133,7 +133,7 @@ async fn what_a_full_queue_does_not_take_is_parked_where_that_is_wanted_and_othe
     bound_queue(&stage.amqp_url, "full", "Order.events", "OrderCreated", &full).await;
     stage.source = format!("{FAST}delivery.on_nack = \"park\"\n");
     stage.consume_only("OrderChanged").await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     for number in 0..4 {
         stage.write_unseen(&format!("f{number}"), "OrderCreated").await;
         stage.write_row("other", number + 1, "OrderChanged").await;

@@ -11,7 +11,7 @@ use crate::{
 async fn three_exchanges_under_conflict(ordering: &str) {
     let mut stage = Stage::shared("order").await;
     stage.source = format!("delivery.ordering = \"{ordering}\"\n");
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let parts = ["Order", "Invoice", "Shipment"].map(|aggregate_type| {
         let workload = Workload {
             aggregate_type: aggregate_type.into(),

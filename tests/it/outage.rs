@@ -43,7 +43,7 @@ async fn a_broker_that_blocks_restarts_or_dies() {
     stage.workload.filler_bytes = 8000;
     stage.workload.pause = Duration::from_millis(20);
     stage.consume().await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let writing = stage.keep_writing();
     stage.receive_more(FLOW).await;
 
@@ -94,7 +94,7 @@ async fn a_postgresql_that_restarts_or_dies_or_ends_our_connections() {
     let mut stage = Stage::on("server", &postgres, shared_rabbitmq().await).await;
     under_load(&mut stage, 2000);
     stage.consume().await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let writing = stage.keep_writing();
     stage.receive_more(FLOW).await;
 
@@ -224,7 +224,7 @@ async fn a_postgresql_can_shut_down_while_nothing_can_be_confirmed() {
     let postgres = Postgres::start(PostgresOptions::default()).await;
     let mut stage = Stage::on("shutdown", &postgres, shared_rabbitmq().await).await;
     stage.workload.transactions = 50;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write().await;
     until(&daemon, "orders", |shown| shown["state"] == "halted").await;
 
@@ -242,7 +242,7 @@ async fn the_wal_that_a_slot_holds_back_is_shown_while_the_broker_is_down_and_wh
     let broker = RabbitMq::start(RabbitMqOptions::default()).await;
     let mut stage = Stage::on("gauges", shared_postgres().await, &broker).await;
     stage.consume().await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     broker.stop().await;
     until(&daemon, "orders", |shown| shown["state"] == "connecting").await;
     wal_is_seen_to_grow(&stage, &daemon, 1).await;

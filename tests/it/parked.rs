@@ -49,7 +49,7 @@ pub(crate) async fn until_confirmed(stage: &Stage) {
 #[tokio::test]
 async fn an_unroutable_message_is_parked_and_what_follows_it_goes_on() {
     let stage = parking("park").await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderChanged").await;
     let id = stage.write_unseen("a", "OrderCreated").await;
     stage.write_row("a", 2, "OrderChanged").await;
@@ -99,7 +99,7 @@ async fn rows_that_cannot_become_messages_are_parked_from_the_stream_and_from_th
     stage.write_row("a", 1, "OrderCreated").await;
     stage.sql(&insert(0)).await;
     stage.write_row("a", 2, "OrderCreated").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     until_parked(&stage, 3).await;
     stage.write_row("a", 3, "OrderCreated").await;
     stage.sql(&insert(1)).await;
@@ -135,7 +135,7 @@ async fn a_message_that_amqp_cannot_carry_is_parked_and_the_publisher_goes_on_be
                       FROM generate_series(1, 5) n";
     stage.sql(unsendable).await;
     stage.write_row("a", 1, "OrderCreated").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage.sql(unsendable).await;
     for sequence in 2..=5 {
         stage.write_row("a", sequence, "OrderCreated").await;
@@ -159,7 +159,7 @@ async fn a_message_that_amqp_cannot_carry_is_parked_and_the_publisher_goes_on_be
 async fn a_row_is_not_acknowledged_before_it_is_parked_and_the_loop_goes_on_meanwhile() {
     let mut stage = parking("park_lock").await;
     stage.source += "postgres.wal_sender_timeout_ms = 2000\n";
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderChanged").await;
     stage.verdict().await.assert_delivered(0);
     let locker = stage.client().await;
@@ -204,7 +204,7 @@ async fn a_kill_between_parking_and_acknowledging_parks_a_row_once() {
     let mut stage = parking("park_kill").await;
     // So the position is told late, and the kill comes before.
     stage.source += "postgres.wal_sender_timeout_ms = 3600000\ndelivery.status_interval_ms = 60000\n";
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let id = stage.write_unseen("a", "OrderCreated").await;
     until_parked(&stage, 1).await;
     daemon.kill9().await;

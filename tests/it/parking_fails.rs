@@ -14,7 +14,7 @@ use crate::{
 async fn a_locked_table_holds_up_what_is_to_be_parked_and_repeats_nothing_that_is_confirmed() {
     let mut stage = parking("park_locked").await;
     stage.source += "postgres.wal_sender_timeout_ms = 2000\ndelivery.in_flight_max = 50000\n";
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderChanged").await;
     stage.verdict().await.assert_delivered(0);
     let client = stage.client().await;
@@ -75,7 +75,7 @@ async fn a_locked_table_holds_up_what_is_to_be_parked_and_repeats_nothing_that_i
 async fn a_window_full_of_rows_that_cannot_be_parked_waits_and_goes_on() {
     let mut stage = parking("park_full").await;
     stage.source += "delivery.in_flight_max = 50\npostgres.wal_sender_timeout_ms = 2000\n";
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.sql("ALTER TABLE outboxd_parked RENAME TO elsewhere").await;
     stage
         .sql(
@@ -113,7 +113,7 @@ async fn texts_that_the_database_cannot_hold_are_parked_listed_and_requeued_as_t
         stage.workload.create_tables(&stage.client().await).await;
         stage.sql("ALTER TABLE outbox ALTER headers TYPE json").await;
         stage.source = format!("{PARK}message.routing_key = \"{{header:key}}\"\n");
-        let daemon = stage.relay().await;
+        let daemon = stage.relay_as_printed_role().await;
         let client = stage.client().await;
         for key in KEYS {
             // In JSON's own escapes, which PostgreSQL does not read.

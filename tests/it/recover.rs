@@ -15,7 +15,7 @@ async fn gap(test: &str) -> (Stage, Daemon) {
     stage.with_printed_role().await;
     stage.workload.transactions = 100;
     stage.consume().await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write().await;
     stage.verdict().await.assert_delivered(0);
     assert!(daemon.sigterm(PATIENCE).await.success());

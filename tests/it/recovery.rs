@@ -52,7 +52,7 @@ async fn kill_9_under_load_loses_nothing_and_repeats_little() {
     stage.workload.pause = Duration::from_millis(5);
     stage.source = format!("delivery.in_flight_max = {IN_FLIGHT_MAX}");
     stage.consume().await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let writing = stage.keep_writing();
     let mut allowed_in_all = 0;
     for kill in 1..=4 {

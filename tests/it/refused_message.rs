@@ -117,7 +117,7 @@ async fn a_message_that_costs_the_channel_is_parked_and_what_follows_goes_on() {
 async fn a_message_refused_in_the_stream_repeats_no_more_and_a_drain_leaves_it_for_the_next_start() {
     let (stage, copies, _) = forbidden_row("forbidden_stream", "").await;
     stage.sql("TRUNCATE outbox").await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     for number in 0..50 {
         stage.write_row(&format!("s{number}"), 1, "Ok").await;
     }
@@ -147,7 +147,7 @@ async fn a_row_larger_than_the_brokers_limit_names_both_limits_and_goes_on_when_
     let mut stage = Stage::on("large", &postgres, &broker).await;
     stage.source = FAST.to_owned();
     stage.consume().await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderCreated").await;
     stage.sql(large).await;
     stage.write_row("b", 1, "OrderCreated").await;
@@ -173,7 +173,7 @@ async fn a_row_larger_than_the_brokers_limit_names_both_limits_and_goes_on_when_
     stage.write_row("a", 1, "OrderCreated").await;
     stage.sql(large).await;
     stage.write_row("b", 1, "OrderCreated").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     until_parked(&stage, 1).await;
     stage.verdict().await.assert_delivered(2);
     let rows = parked_rows(&stage.client().await).await;
@@ -191,7 +191,7 @@ async fn a_row_whose_exchange_cannot_be_declared_halts_and_does_not_flip() {
     let declare = lapin::options::ExchangeDeclareOptions { durable: true, ..Default::default() };
     let kind = lapin::ExchangeKind::Fanout;
     channel.exchange_declare("Other.events".into(), kind, declare, Default::default()).await.unwrap();
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderCreated").await;
     let other = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Other', 'o', 't', '1') \
                  RETURNING id::text";

@@ -15,7 +15,7 @@ async fn relayed(test: &str, rows: i64) -> (Stage, Daemon, Inbox) {
     let mut stage = Stage::shared(test).await;
     stage.with_printed_role().await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage
         .sql(&format!(
             "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, headers, seq, created_at)

@@ -171,7 +171,7 @@ async fn what_a_poller_has_published_is_left_out_and_what_it_has_not_is_not() {
     assert_eq!(inbox.bodies(2).await, ["2", "4"]);
 
     stage.source = "outbox.columns.sequence = \"id\"\noutbox.unpublished = \"published_at IS NULL\"\n".into();
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.sql("INSERT INTO outbox (payload, published_at) VALUES ('5', now()), ('6', NULL)").await;
     assert_eq!(inbox.bodies(4).await, ["2", "4", "5", "6"], "the backlog, and all that is streamed");
     let said = say(&daemon, &["check"]).await;

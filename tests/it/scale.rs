@@ -34,7 +34,7 @@ async fn a_transaction_of_300_000_rows_takes_no_memory() {
         .await
         .unwrap();
 
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let at_rest = daemon.memory_peak_mb();
     stage
         .sql(&format!(

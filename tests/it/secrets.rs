@@ -44,7 +44,7 @@ async fn postgresql_passwords_are_rotated_while_the_sources_stream() {
     );
     stage.source = sources;
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     for said in [say(&daemon, &["check"]).await.stdout, say(&daemon, &["check", "--offline"]).await.stdout] {
         for file in [&password, &url] {
             assert!(said.contains(&format!("read for every connection: {}", file.display())), "{said}");
@@ -102,7 +102,7 @@ async fn rabbitmq_passwords_are_rotated_while_the_source_streams() {
     let password = files.write("password", &format!("{SECRET}-1\n"));
     let mut inbox = stage.inbox(&["Order.events"]).await;
     stage.rabbitmq = format!("username = \"{user}\"\npassword_file = \"{}\"", password.display());
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     for said in [say(&daemon, &["check"]).await.stdout, say(&daemon, &["check", "--offline"]).await.stdout] {
         assert!(said.contains(&format!("read for every connection: {}", password.display())), "{said}");
     }

@@ -45,7 +45,7 @@ async fn streaming_or_standing_by_it_ignores_what_has_no_meaning_and_drains_on_s
     let mut stage = Stage::shared("signals").await;
     stage.workload.transactions = 50;
     stage.consume().await;
-    let mut leader = stage.relay().await;
+    let mut leader = stage.relay_as_printed_role().await;
     let mut standby = alive(&stage.config()).await;
     until_state(&standby, "orders", "standby").await;
     survives_all(&mut leader).await;

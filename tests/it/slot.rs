@@ -14,7 +14,7 @@ async fn a_slot_that_is_gone_is_not_made_anew() {
     let mut stage = Stage::shared("gone").await;
     stage.workload.transactions = 20;
     stage.consume().await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write().await;
     stage.verdict().await.assert_delivered(0);
     let client = stage.client().await;
@@ -51,7 +51,7 @@ async fn a_slot_that_is_gone_is_not_made_anew() {
 async fn an_idle_slot_advances_while_everything_else_is_busy() {
     let mut stage = Stage::shared("idle").await;
     stage.source = "postgres.wal_sender_timeout_ms = 3000".to_owned();
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let postgres = shared_postgres().await;
     let elsewhere = unique("elsewhere");
     postgres.create_database(&elsewhere).await;

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::inbox::Inbox;
 use crate::support::{
     Committed, Consumer, Daemon, Oracle, Postgres, Proxy, RabbitMq, Verdict, Workload, consumer, http,
-    shared_postgres, shared_rabbitmq, unique,
+    postgres::psql, shared_postgres, shared_rabbitmq, unique,
 };
 
 /// Long enough for a busy machine; a test that needs it all has failed.
@@ -152,25 +152,30 @@ impl Stage {
     /// From now on the daemon and its commands have the role that `setup --print-sql` makes for the source as it is now, and no
     /// right that everybody has. psql runs the script, twice, as it stands.
     pub(crate) async fn with_printed_role(&mut self) {
-        let node = shared_postgres().await;
-        assert!(self.postgres_url.contains(&node.port().to_string()), "the shared server's");
         self.sql(&format!(
             "REVOKE ALL ON DATABASE \"{}\" FROM public; REVOKE ALL ON SCHEMA public FROM public; \
              REVOKE ALL ON ALL TABLES IN SCHEMA public FROM public",
             self.name
         ))
         .await;
-        self.role = Some(format!("role_{}", self.name));
+        self.role = Some(self.printed_role());
         for _ in 0..2 {
             self.run_printed_sql().await;
         }
     }
 
-    /// Has a superuser's psql run what `setup --print-sql` prints.
-    pub(crate) async fn run_printed_sql(&self) {
-        let script = Said::from(Daemon::prepare(&self.config()).command(&["setup", "--print-sql"]).await);
+    fn printed_role(&self) -> String {
+        format!("role_{}", self.name)
+    }
+
+    /// Has a superuser's psql run what `setup --print-sql` prints for the printed role; gives the configuration.
+    pub(crate) async fn run_printed_sql(&self) -> String {
+        let config = self.config_as(&self.printed_role());
+        let script = Said::from(Daemon::prepare(&config).command(&["setup", "--print-sql"]).await);
         assert_eq!((script.status, script.stderr.as_str()), (0, ""));
-        shared_postgres().await.psql(&self.name, &script.stdout).await;
+        let url = self.postgres_url.clone();
+        tokio::task::spawn_blocking(move || psql(&url, &script.stdout)).await.expect("the script is run");
+        config
     }
 
     /// The daemon's configuration with another role at PostgreSQL.
@@ -178,9 +183,18 @@ impl Stage {
         self.config().replace("//postgres@", &format!("//{role}@"))
     }
 
-    /// A daemon that is streaming.
+    /// A daemon that is streaming, as a superuser: for what the script does not fit, or what a role without rights could not do.
     pub(crate) async fn relay(&self) -> Daemon {
-        let mut daemon = Daemon::start(&self.config());
+        Self::relay_of(&self.config()).await
+    }
+
+    /// A daemon that is streaming. It and its commands have the role that `setup --print-sql` makes for the source as it is now.
+    pub(crate) async fn relay_as_printed_role(&self) -> Daemon {
+        Self::relay_of(&self.run_printed_sql().await).await
+    }
+
+    async fn relay_of(config: &str) -> Daemon {
+        let mut daemon = Daemon::start(config);
         daemon.wait_ready(PATIENCE).await;
         daemon
     }

@@ -223,16 +223,6 @@ impl Postgres {
         checked(tool("psql", other.url(database)).args(["--quiet", "--set", "ON_ERROR_STOP=1"]));
     }
 
-    /// Has psql run a script as a superuser, and stop at the first error.
-    pub async fn psql(&self, database: &str, script: &str) {
-        let file = self.folder.join(format!("{}.sql", super::unique("script")));
-        fs::write(&file, script).expect("script written");
-        give_to_server_user(&file);
-        let mut psql = as_server_user(&bin_dir().join("psql"));
-        psql.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]);
-        checked(psql.arg("--dbname").arg(self.url(database)).arg("--file").arg(file));
-    }
-
     async fn stop_by(&self, signal: &str) {
         let Some(mut process) = self.process.lock().await.take() else { return };
         process.signal(signal);
@@ -324,6 +314,19 @@ impl Drop for Postgres {
         run::sweep(&self.folder);
         let _ = fs::remove_dir_all(&self.socket_folder);
     }
+}
+
+/// Has psql run a script, and stop at the first error.
+pub fn psql(url: &str, script: &str) {
+    let folder = run::folder("psql");
+    give_to_server_user(&folder);
+    let file = folder.join("script.sql");
+    fs::write(&file, script).expect("script written");
+    give_to_server_user(&file);
+    let mut psql = as_server_user(&bin_dir().join("psql"));
+    psql.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]);
+    checked(psql.arg("--dbname").arg(url).arg("--file").arg(file));
+    run::sweep(&folder);
 }
 
 /// A socket's address holds 107 bytes: `<folder>/.s.PGSQL.<port>`.

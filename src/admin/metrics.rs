@@ -3,7 +3,11 @@
 //! Label values are looked up when a source is added, never for a message. Gauges whose value is not known yet
 //! (lag, retained WAL) are absent instead of 0: an unknown lag must not look like no lag.
 
-use super::{reporter::SourceState, subscriptions::SubscriptionReporter};
+use super::{
+    ages::{Ages, SourceAges},
+    reporter::SourceState,
+    subscriptions::SubscriptionReporter,
+};
 use crate::telemetry;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -34,6 +38,7 @@ pub(super) struct Metrics {
     in_flight: IntGaugeVec,
     slot_retained: IntGaugeVec,
     lag: IntGaugeVec,
+    ages: Ages,
     reconnects: IntCounterVec,
     state: IntGaugeVec,
 }
@@ -56,6 +61,7 @@ pub(super) struct SourceMetrics {
     pub(super) in_flight: IntGauge,
     pub(super) slot_retained: KnownLater,
     pub(super) lag: KnownLater,
+    pub(super) ages: SourceAges,
     pub(super) reconnects_postgres: IntCounter,
     pub(super) reconnects_rabbitmq: IntCounter,
     states: [(SourceState, IntGauge); SourceState::ALL.len()],
@@ -118,6 +124,7 @@ impl Metrics {
             ),
             slot_retained: gauge("outboxd_slot_retained_bytes", "WAL that the replication slot holds back"),
             lag: gauge("outboxd_lag_bytes", "WAL from the confirmed position to the server's end of WAL"),
+            ages: Ages::new(&registry),
             reconnects: added(
                 &registry,
                 IntCounterVec::new(
@@ -160,6 +167,7 @@ impl Metrics {
             in_flight: self.in_flight.with_label_values(&[name]),
             slot_retained: KnownLater { family: self.slot_retained.clone(), source: name.to_owned() },
             lag: KnownLater { family: self.lag.clone(), source: name.to_owned() },
+            ages: self.ages.source(name),
             reconnects_postgres: self.reconnects.with_label_values(&[name, "postgres"]),
             reconnects_rabbitmq: self.reconnects.with_label_values(&[name, "rabbitmq"]),
             states: SourceState::ALL
@@ -239,7 +247,10 @@ fn describe_process(registry: &Registry, started: SystemTime) {
 
 /// Registers a family. Names, labels and buckets are constants of this file, so a failure is a mistake in it.
 #[expect(clippy::expect_used, reason = "fails on our own mistakes only, and then in every test")]
-fn added<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
+pub(super) fn added<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> C {
     let collector = collector.expect("the family's description is valid");
     registry.register(Box::new(collector.clone())).expect("the family's name is used once");
     collector

@@ -6,6 +6,7 @@
 //! Knows how to show what it was told. Does not know PostgreSQL, RabbitMQ or the ledger, asks nobody for anything, and
 //! decides nothing: that a stalled source is not ready is the relay's verdict, given as a [`SourceState`].
 
+mod ages;
 mod metrics;
 mod reporter;
 mod server;
@@ -63,6 +64,7 @@ impl Board {
 
     /// The Prometheus text format, version 0.0.4.
     pub fn metrics(&self) -> String {
+        self.sources().values().for_each(Reporter::set_ages);
         self.0.metrics.render()
     }
 

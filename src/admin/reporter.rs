@@ -119,6 +119,7 @@ struct Live {
     parked_rows: Option<u64>,
     nacked_since: Option<Timestamp>,
     oldest: Option<Unconfirmed>,
+    last_confirm: Option<SystemTime>,
     unfenced: Option<String>,
     cleanup_off: Option<String>,
     unpublished_tables: Option<String>,
@@ -141,6 +142,7 @@ impl Reporter {
             parked_rows: None,
             nacked_since: None,
             oldest: None,
+            last_confirm: None,
             unfenced: None,
             cleanup_off: None,
             unpublished_tables: None,
@@ -161,6 +163,9 @@ impl Reporter {
     /// The broker confirmed `n` messages.
     pub fn confirmed(&self, n: u64) {
         self.0.metrics.confirmed.inc_by(n);
+        if n > 0 {
+            self.live().last_confirm = Some(SystemTime::now());
+        }
     }
 
     /// The broker returned `n` messages as unroutable.
@@ -223,6 +228,13 @@ impl Reporter {
     /// status, so reporting it again is needed only when it is another message.
     pub fn oldest_unconfirmed(&self, oldest: Option<Unconfirmed>) {
         self.live().oldest = oldest;
+    }
+
+    /// The source halts for a row of this commit, and everything before it is confirmed: no message is unconfirmed, and yet the lag
+    /// grows.
+    pub fn stuck_at(&self, committed: Timestamp) {
+        let stuck = Unconfirmed { committed: committed.into(), published: Instant::now() };
+        self.live().oldest = Some(stuck);
     }
 
     /// Every message up to `lsn` is confirmed; `position` is that of the last of them, `None` when `lsn` advanced
@@ -366,6 +378,7 @@ impl Reporter {
             lag_bytes: live.lag_bytes,
             lag_seconds,
             oldest_unconfirmed_seconds: live.oldest.map(|oldest| seconds(oldest.published.elapsed())),
+            last_confirmed_at: live.last_confirm.map(|at| Timestamp::from(at).to_string()),
             slot_retained_bytes: live.slot_retained_bytes,
             slot_wal_status: live.slot_wal_status.clone(),
             in_flight: u64::try_from(metrics.in_flight.get()).unwrap_or_default(),
@@ -387,6 +400,14 @@ impl Reporter {
             },
             last_error: live.last_error.clone(),
         }
+    }
+
+    /// Sets the gauges whose values change by themselves.
+    pub(super) fn set_ages(&self) {
+        let SourceStatus { lag_seconds, oldest_unconfirmed_seconds, slot_wal_status, .. } = self.status();
+        let last_confirm = self.live().last_confirm;
+        let ages = &self.0.metrics.ages;
+        ages.set(lag_seconds, oldest_unconfirmed_seconds, last_confirm, slot_wal_status.as_deref());
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {

@@ -35,11 +35,15 @@ pub struct SourceStatus {
     pub position: Option<String>,
     /// WAL from the confirmed position to the server's end of WAL.
     pub lag_bytes: Option<u64>,
-    /// Age of the oldest unconfirmed message since its commit, by the database's clock. 0 while streaming with nothing
-    /// unconfirmed; `null` when nothing is unconfirmed and the stream is not read.
+    /// Age of the oldest unconfirmed message, or of the row that the source halts for, since its commit, by the database's clock. 0
+    /// while streaming with nothing unconfirmed; `null` when nothing is unconfirmed and the stream is not read.
     pub lag_seconds: Option<f64>,
-    /// Age of the oldest unconfirmed message since it was published; `null` when there is none.
+    /// Age of the oldest unconfirmed message since it was published, or since the source halted for a row of which there is no message;
+    /// `null` when there is none.
     pub oldest_unconfirmed_seconds: Option<f64>,
+    /// When the broker last confirmed a message; RFC 3339, UTC. `null` before the first.
+    #[serde(default)]
+    pub last_confirmed_at: Option<String>,
     /// WAL that the slot holds back.
     pub slot_retained_bytes: Option<u64>,
     /// `pg_replication_slots.wal_status`.
@@ -208,12 +212,14 @@ mod tests {
         );
         let mut source = serde_json::to_value(&status.sources[0]).unwrap();
         source["since"] = json!("then");
+        assert!(source["last_confirmed_at"].is_string());
+        source["last_confirmed_at"] = json!("then");
         assert_eq!(
             source,
             json!({
                 "name": "orders", "state": "streaming", "reason": "alarm cleared", "since": "then",
                 "confirmed_lsn": "16/B374D850", "position": "00000016B374D848-00000001",
-                "lag_bytes": 4096, "lag_seconds": 0.0, "oldest_unconfirmed_seconds": null,
+                "lag_bytes": 4096, "lag_seconds": 0.0, "oldest_unconfirmed_seconds": null, "last_confirmed_at": "then",
                 "slot_retained_bytes": 8192, "slot_wal_status": "extended", "in_flight": 3,
                 "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "nacked_waiting": 0, "nacked_since": null, "parked": 3, "parked_rows": 9, "ignored": 6, "deleted": 8, "cleanup_off": "older rows", "unpublished_tables": "a child",
                 "reconnects": { "postgres": 0, "rabbitmq": 1 }, "last_error": "disk alarm",

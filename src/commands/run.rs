@@ -50,8 +50,9 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         () = sources.watch() => {}
     }
     trigger.request(settings.drain_timeout);
+    let asked = tokio::time::Instant::now();
     let undrained = tokio::select! {
-        undrained = sources.ended() => undrained,
+        undrained = sources.ended(asked + settings.drain_timeout) => undrained,
         _ = stop.next() => return Err(Failure::Runtime("ended by a second signal before everything was confirmed".to_owned())),
     };
     drop(admin_end);
@@ -68,8 +69,8 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Runtime(format!(
-        "not everything was confirmed (drain_timeout_s passed, or a connection was lost): {}; what was in flight will be published again",
-        undrained.join(", ")
+        "not everything was confirmed, and what was in flight will be published again: {}",
+        undrained.join("; ")
     )))
 }
 
@@ -119,8 +120,8 @@ impl Sources {
         }
     }
 
-    /// Waits for all; gives the names of those that could not drain.
-    async fn ended(&mut self) -> Vec<String> {
+    /// Waits for all; gives those that could not drain, and why. They have had until `deadline`.
+    async fn ended(&mut self, deadline: tokio::time::Instant) -> Vec<String> {
         let mut undrained = Vec::new();
         while let Some(ended) = self.tasks.join_next_with_id().await {
             let (id, drained) = match ended {
@@ -128,10 +129,22 @@ impl Sources {
                 Err(error) => (error.id(), false),
             };
             if let (Some(source), false) = (self.running.remove(&id), drained) {
-                undrained.push(source.name);
+                undrained.push(self.why_undrained(&source.name, deadline));
             }
         }
         undrained.sort_unstable();
         undrained
+    }
+
+    /// What the source said last, or else that its time is up, or that it has lost a connection.
+    fn why_undrained(&self, name: &str, deadline: tokio::time::Instant) -> String {
+        let shown = self.board.status().sources.into_iter().find(|source| source.name == name);
+        match shown {
+            Some(source) if !source.reason.is_empty() => {
+                format!("{name} is {}: {}", source.state, source.reason)
+            }
+            _ if tokio::time::Instant::now() >= deadline => format!("{name}: drain_timeout_s passed"),
+            _ => format!("{name}: a connection was lost, or messages are confirmed behind one that is not"),
+        }
     }
 }

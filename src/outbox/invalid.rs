@@ -127,7 +127,8 @@ impl fmt::Display for InvalidReason {
             }
             InvalidReason::TooLong { part, bytes } => write!(
                 f,
-                "the {part} is {bytes} bytes long, AMQP allows {SHORT_STRING_BYTES_MAX}; shorten the value or its template"
+                "the {part} is {bytes} bytes long, AMQP allows {SHORT_STRING_BYTES_MAX}; change its template below message, and have \
+                 the service write shorter values from now on"
             ),
             InvalidReason::BodyTooLarge { bytes, bytes_max } => write!(
                 f,

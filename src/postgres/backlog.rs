@@ -20,7 +20,7 @@ use super::{
     SourceDatabase, TableName,
     catalog::{self, NO_TIMEOUTS},
     replication::{ReplicationConnection, ReplicationError},
-    snapshot::{self, Selection, SnapshotError, SnapshotRows, sql},
+    snapshot::{self, Held, Selection, SnapshotError, SnapshotRows, sql},
     sql_text::{identifier, literal},
 };
 use crate::{
@@ -103,12 +103,24 @@ impl Backlog {
     /// # Errors
     /// [`BacklogError::Busy`] and [`BacklogError::AlreadyThere`] when another instance was faster.
     pub async fn begin(
+        replication: ReplicationConnection,
+        client: Client,
+        database: &SourceDatabase,
+        columns: &ColumnNames,
+        selection: &Selection,
+        failover: bool,
+    ) -> Result<Self, BacklogError> {
+        Self::begin_held(replication, client, database, columns, selection, failover, Held::AsCopy).await
+    }
+
+    async fn begin_held(
         mut replication: ReplicationConnection,
         client: Client,
         database: &SourceDatabase,
         columns: &ColumnNames,
         selection: &Selection,
         failover: bool,
+        held: Held,
     ) -> Result<Self, BacklogError> {
         let name = &database.table;
         let temporary = temporary_name(&database.slot);
@@ -156,7 +168,8 @@ impl Backlog {
             return Err(SnapshotError::TableChanged(name.clone()).into());
         }
         let rows =
-            SnapshotRows::declare(client, database, &table, columns, selection, consistent_point).await?;
+            SnapshotRows::declare(client, database, &table, columns, selection, (consistent_point, held))
+                .await?;
         Ok(Backlog { rows, replication, slot: database.slot.clone(), temporary, failover })
     }
 
@@ -210,8 +223,11 @@ pub async fn create_slot_if_table_is_empty(
     let off = || OptionalColumn::Off;
     let columns = ColumnNames { sequence: off(), created_at: off(), ..ColumnNames::default() };
     let all = Selection::default();
+    // Nor be copied with all the others.
+    let held = Held::ByTransaction;
+    let failover = database.failover;
     let mut backlog =
-        Backlog::begin(replication, client, database, &columns, &all, database.failover).await?;
+        Backlog::begin_held(replication, client, database, &columns, &all, failover, held).await?;
     let empty = backlog.rows.next().await?.is_none();
     if empty {
         backlog.finish().await?;

@@ -7,7 +7,9 @@
 //! Memory: rows are fetched from a cursor, a batch at a time, and a batch not yet polled stays in the socket.
 //! tokio-postgres reads ahead of us by what two reads of the socket give (`InnerClient::send` in its `client.rs` makes a channel
 //! of one place for the answer, and `Connection::poll_read` in `connection.rs` stops reading while that is full). The
-//! cursor is there for the end: an abandoned SELECT would be read, by that same loop, to its last row.
+//! cursor is there for the end: an abandoned SELECT would be read, by that same loop, to its last row. It is WITH HOLD, so that the
+//! server copies the rows at once and the transaction ends: a broker that takes nothing for days neither keeps a migration waiting for
+//! the table, and the application's inserts behind it, nor vacuum from its work.
 //!
 //! Knows nothing of slots, of messages, of confirms, or of retry policy.
 
@@ -15,7 +17,7 @@ use std::{fmt, ops::Range, pin::Pin, str::FromStr};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream, types::Type};
 
 use super::{
     SourceDatabase, TableName,
@@ -123,7 +125,7 @@ impl SnapshotError {
         let is_computed = |code: &str| ["22", "42", "P0", "38", "2F"].contains(&code.get(..2).unwrap_or(""));
         match self {
             SnapshotError::Sql { cause, .. }
-                if *rules != RowRules::default()
+                if (rules.unpublished.is_some() || rules.created_at_zone.is_some())
                     && cause.sqlstate().is_some_and(|code| is_computed(code) && code != "42501") =>
             {
                 SnapshotError::Rules(cause)
@@ -302,9 +304,44 @@ impl Selection {
     }
 }
 
+/// How rows are kept that are not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// As a copy in temporary files of the server, unless the table is too large for that.
+    AsCopy,
+    /// By the open transaction, which locks the table (ACCESS SHARE) and holds vacuum back.
+    ByTransaction,
+}
+
+/// Largest table whose rows are copied. A copy takes as much of the server's disk, at most.
+const COPY_BYTES_MAX: i64 = 8 << 30;
+
+/// Tells whether the rows of the table may be copied, as far as our limit and the server's `temp_file_limit` go.
+async fn fits_into_a_copy(client: &Client, table: &TableFacts) -> Result<bool, SnapshotError> {
+    let row = client
+        .query_typed_one(
+            "SELECT size, size <= LEAST($2, (SELECT CASE WHEN setting::int8 < 0 THEN $2 ELSE setting::int8 * 1024 END
+                                             FROM pg_settings WHERE name = 'temp_file_limit'))
+             FROM (SELECT sum(pg_table_size(oid))::int8 FROM
+                   (SELECT $1 UNION SELECT relid::oid FROM pg_partition_tree($1::regclass)) family (oid)) whole (size)",
+            &[(&table.oid, Type::OID), (&COPY_BYTES_MAX, Type::INT8)],
+        )
+        .await
+        .map_err(sql("asking for the size of the table"))?;
+    let (bytes, fits): (i64, bool) = (row.get(0), row.get(1));
+    if !fits {
+        tracing::warn!(
+            bytes,
+            "the outbox table is too large for a copy of its rows (temp_file_limit, or {COPY_BYTES_MAX} bytes): ALTER TABLE waits, \
+             and vacuum removes nothing, until the last row is read; set a lock_timeout for migrations meanwhile"
+        );
+    }
+    Ok(fits)
+}
+
 /// The rows of one snapshot.
 pub struct SnapshotRows {
-    /// The transaction that reads; `None` once the last row was read, so that it does not hold back vacuum any longer.
+    /// The session that reads; `None` once the last row was read, so that neither a copy nor a transaction stays.
     reader: Option<Reader>,
     order: RowOrder,
     columns: Vec<Column>,
@@ -354,7 +391,7 @@ impl SnapshotRows {
             .await
             .map_err(sql("reading the server's position"))?;
         let point = Lsn(point.get::<_, i64>(0).cast_unsigned());
-        Self::declare(client, database, &table, columns, selection, point).await
+        Self::declare(client, database, &table, columns, selection, (point, Held::AsCopy)).await
     }
 
     /// Begins to read in a transaction whose snapshot is that of `point`.
@@ -364,7 +401,7 @@ impl SnapshotRows {
         table: &TableFacts,
         columns: &ColumnNames,
         selection: &Selection,
-        point: Lsn,
+        (point, held): (Lsn, Held),
     ) -> Result<Self, SnapshotError> {
         let order = RowOrder::of(table, columns);
         let row = client
@@ -380,10 +417,20 @@ impl SnapshotRows {
             // One statement, and no more: what an operator wrote must not end it and begin another.
             client.prepare(&select).await.map_err(|error| SnapshotError::Rules(error.into()))?;
         }
+        let copies = held == Held::AsCopy && fits_into_a_copy(&client, table).await?;
+        let hold = if copies { " WITH HOLD" } else { "" };
         client
-            .batch_execute(&format!("DECLARE outboxd_rows NO SCROLL CURSOR FOR {select}"))
+            .batch_execute(&format!("DECLARE outboxd_rows NO SCROLL CURSOR{hold} FOR {select}"))
             .await
             .map_err(sql("beginning to read the rows"))?;
+        if copies {
+            // The server copies the rows here. Without a transaction nothing is locked and vacuum is not held back, however long the
+            // broker takes.
+            client
+                .batch_execute("COMMIT")
+                .await
+                .map_err(|error| sql("copying the rows")(error).of_rules(&database.rows))?;
+        }
         Ok(Self {
             reader: Some(Reader { client, batch: None }),
             order,

@@ -140,6 +140,7 @@ pub(super) async fn publish_rows(
     if let Some(row) = invalid
         && settled
     {
+        report.stuck_at(rows.taken_at());
         return Err(Fault::InvalidRow(row));
     }
     let done = read - delivery.ledger().len() as u64;

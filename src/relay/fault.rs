@@ -260,7 +260,10 @@ fn way_out(reason: &InvalidReason) -> &'static str {
              aside and publishes the rows behind it; (2) have the service write the event again, as a new row with valid text; \
              (3) remove the parked row with `outboxd parked discard`"
         }
-        _ => "; with delivery.on_invalid = \"park\" such a row is put aside: set it and restart outboxd",
+        _ => {
+            ". WAL keeps the row as it was written: changing or deleting it in the table does not help, unless it was read from the \
+             table for a backlog; with delivery.on_invalid = \"park\" such a row is put aside: set it and restart outboxd"
+        }
     }
 }
 

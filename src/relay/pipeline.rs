@@ -89,6 +89,8 @@ pub(super) struct Pipeline<'a, D: Database, P> {
     mapper: Option<Arc<Mapper>>,
     transaction: Option<Transaction>,
     intake: Intake,
+    /// When the row was committed that the source halts for.
+    stuck_since: Option<Timestamp>,
     /// Asked to end, by this time at the latest.
     deadline: Option<Instant>,
     /// What PostgreSQL was told last, and when.
@@ -119,6 +121,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             mapper: None,
             transaction: None,
             intake: Intake::Open,
+            stuck_since: None,
             deadline: None,
             reported: None,
             reported_at: now(),
@@ -232,7 +235,12 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             return Ok(None);
         }
         match std::mem::replace(&mut self.intake, Intake::Open) {
-            Intake::Halting(fault) => Err(fault),
+            Intake::Halting(fault) => {
+                if let Some(committed_at) = self.stuck_since {
+                    self.report.stuck_at(committed_at);
+                }
+                Err(fault)
+            }
             _ => {
                 let ledger = self.delivery.ledger();
                 let ahead = ledger.settled().ahead.len();
@@ -309,7 +317,10 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         let Some(columns) = self.table.describe(relation) else { return };
         match self.mapping.resolve(&columns) {
             Ok(mapper) => self.mapper = Some(Arc::new(mapper)),
-            Err(error) => self.halt(Fault::Mapping(error)),
+            Err(error) => {
+                self.stuck_since = self.transaction.as_ref().map(|transaction| transaction.committed_at);
+                self.halt(Fault::Mapping(error));
+            }
         }
     }
 
@@ -341,6 +352,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         };
         let row = OutboxRow { position, committed_at, values };
         if let Err(invalid) = self.delivery.take_row(&mapper, row, false) {
+            self.stuck_since = Some(committed_at);
             self.halt(Fault::InvalidRow(invalid));
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     inbox::text_header,
     publisher::Broker,
-    stage::{PATIENCE, Stage, alive, source, until_state},
+    stage::{PATIENCE, Stage, alive, eventually, source, until_state},
     support::{Committed, Daemon, Direction, Proxy, process, shared_postgres},
 };
 
@@ -207,6 +207,14 @@ async fn a_large_backlog_before_a_blocked_and_slow_broker_takes_no_memory() {
     let daemon = alive(&config).await;
     let reason = until_state(&daemon, "orders", "blocked").await;
     assert!(reason.contains("memory"), "{reason}");
+    // Nothing of the table is locked meanwhile, and no snapshot keeps vacuum from its work.
+    let in_transaction = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'outboxd orders'
+                          AND backend_type = 'client backend' AND (state = 'idle in transaction' OR backend_xmin IS NOT NULL)";
+    let client = stage.client().await;
+    eventually("the rows are copied", async || client.query(in_transaction, &[]).await.unwrap().is_empty())
+        .await;
+    stage.sql("SET lock_timeout = '60s'; ALTER TABLE outbox ADD COLUMN note text").await;
+    stage.sql("SET lock_timeout = '60s'; ALTER TABLE outbox DROP COLUMN note").await;
     // Long enough for whatever reads on to have read all of it.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let blocked = daemon.memory_peak_mb();

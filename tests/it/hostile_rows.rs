@@ -76,6 +76,18 @@ async fn ten_thousand_headers_halt_and_as_many_as_fit_arrive() {
     for side in ["postgres", "rabbitmq"] {
         assert_eq!(daemon.reconnects("orders", side).await, 0, "{side}");
     }
+    // Nothing is in flight, and yet the source is behind, ever more.
+    assert!(reason.contains("changing or deleting it in the table does not help"), "{reason}");
+    let shown = source(&daemon, "orders").await;
+    for age in ["lag_seconds", "oldest_unconfirmed_seconds"] {
+        assert!(shown[age].is_number(), "{age}: {shown:#}");
+        assert!(daemon.metric(&format!("outboxd_{age}{{source=\"orders\"}}")).await.is_some(), "{age}");
+    }
+    assert!(shown["last_confirmed_at"].is_string(), "{shown:#}");
+    let confirmed = daemon.metric("outboxd_last_confirm_timestamp_seconds{source=\"orders\"}").await;
+    assert!(confirmed > Some(1e9), "{confirmed:?}");
+    let kept = "outboxd_slot_wal_status{source=\"orders\",wal_status=\"reserved\"}";
+    assert_eq!(daemon.metric(kept).await, Some(1.0));
     // It is still there for whoever starts again, and so is what came behind it.
     assert!(daemon.sigterm(PATIENCE).await.success());
     daemon.start_again();

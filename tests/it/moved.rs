@@ -68,7 +68,7 @@ async fn what_stayed_in_the_old_schema_is_said_by_every_command_and_moved_by_the
     daemon.start_again();
     until_alive(&daemon).await;
     let shown = until(&daemon, "orders", |shown| shown["reason"].to_string().contains("SET SCHEMA")).await;
-    assert_eq!(shown["state"], "connecting");
+    assert_eq!(shown["state"], "halted");
     let shown = say(&daemon, &["status"]).await;
     assert!(shown.stdout.contains(move_both), "{}", shown.stdout);
 

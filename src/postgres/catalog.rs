@@ -493,6 +493,10 @@ pub async fn own_table(client: &Client, schema: &str, name: &str) -> Result<OwnT
     }))
 }
 
+/// Stands for a name that is no UTF-8: all databases of a server list each other's names, and each name is stored in the encoding
+/// of the database where it was given.
+const IN_ANOTHER_ENCODING: &str = "(a name in another encoding)";
+
 /// The rows of a statement as text, as a replication connection gives them, too.
 pub(super) async fn text_rows(
     client: &Client,
@@ -502,8 +506,8 @@ pub(super) async fn text_rows(
     let answers = client.simple_query(sql).await.map_err(failed(doing))?;
     let rows = answers.iter().filter_map(|answer| match answer {
         SimpleQueryMessage::Row(row) => {
-            // A name of another database may be in that one's encoding, which is not converted.
-            let text = |column| row.try_get(column).ok().flatten().map(str::to_owned);
+            let unreadable = |_| Some(IN_ANOTHER_ENCODING);
+            let text = |column| row.try_get(column).unwrap_or_else(unreadable).map(str::to_owned);
             Some((0..row.len()).map(text).collect())
         }
         _ => None,
@@ -635,7 +639,7 @@ fn slot_facts(row: &Row) -> SlotFacts {
     SlotFacts {
         name: row.get(0),
         plugin: row.get(1),
-        database: row.get(2),
+        database: row.try_get(2).unwrap_or_else(|_| Some(IN_ANOTHER_ENCODING.to_owned())),
         temporary: row.get(3),
         active_pid: row.get(4),
         confirmed_flush,

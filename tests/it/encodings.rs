@@ -5,7 +5,7 @@ use crate::{
     inbox::text_header,
     parked::{PARK, parked_rows, until_confirmed, until_parked},
     stage::{PATIENCE, Stage, say, until, until_state},
-    support::{Daemon, shared_postgres, unique},
+    support::{Daemon, postgres::psql, shared_postgres, unique},
 };
 
 /// A source in a database of this encoding.
@@ -126,4 +126,34 @@ async fn bytes_without_an_equivalent_in_utf8_halt_at_their_row_or_park_it() {
         assert!(recovered.status == 0 && recovered.stdout.contains("rows parked"), "{}", recovered.stdout);
         assert_eq!(parked_rows(&client).await.len(), 2, "{encoding}");
     }
+}
+
+/// Every database of a server sees the slots of all of them, and a database may have a name that is no UTF-8.
+#[tokio::test]
+async fn a_slot_of_a_database_whose_name_is_in_another_encoding_stops_nobody() {
+    let latin = stage("LATIN1").await;
+    let name = format!("{}_é", latin.name);
+    let create = format!("CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'");
+    latin.sql(&create).await;
+    let stage = Stage::shared("encoding_neighbour").await;
+    let elsewhere = shared_postgres().await.url(&format!("{}_%E9", latin.name));
+    let make = |slot: &str| {
+        psql(&elsewhere, &format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput');"));
+    };
+    let drop = |slot: &str| psql(&elsewhere, &format!("SELECT pg_drop_replication_slot('{slot}');"));
+
+    let neighbour = unique("neighbour");
+    make(&neighbour);
+    let mut daemon = stage.relay().await;
+    assert_eq!(say(&daemon, &["check"]).await.status, 0);
+    assert!(daemon.sigterm(PATIENCE).await.success());
+    drop(&neighbour);
+
+    // And one of the source's own name.
+    assert_eq!(say(&daemon, &["teardown", "--source", "orders"]).await.status, 0);
+    make(&stage.slot());
+    let said = say(&daemon, &["check"]).await;
+    drop(&stage.slot());
+    assert_eq!(said.status, 1, "{}", said.stdout);
+    assert!(said.stdout.contains("belongs to database \"(a name in another encoding)\""), "{}", said.stdout);
 }

@@ -17,6 +17,7 @@ mod repeated_id;
 mod replay;
 mod retention;
 mod saga;
+mod secrets;
 mod signals;
 #[path = "../support/mod.rs"]
 mod support;

@@ -166,7 +166,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     slot_record::create_table(&client, database).await?;
     if let Some(there) = catalog::slot_progress(&client, name).await? {
         let line = taken(database).await?;
-        let fits = there.serves(database.endpoint.database()) && there.active_pid.is_none();
+        let fits = there.serves() && there.active_pid.is_none();
         if fits && database.makes_failover(&there) {
             let mut replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
             replication.make_failover(name).await?;

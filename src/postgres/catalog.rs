@@ -133,7 +133,7 @@ impl Facts {
         let server = server(client).await?;
         let slots = slots(client).await?;
         let records = own_table(client, &table.schema, slot_record::TABLE).await?;
-        let has_slot = slots.iter().any(|one| one.name == slot && one.serves(&server.database));
+        let has_slot = slots.iter().any(|one| one.name == slot && one.serves());
         Ok(Facts {
             server,
             table: self::table(client, table, publication).await?,
@@ -150,7 +150,7 @@ impl Facts {
 
     /// The slot of that name, if the tables of this database can be streamed from it.
     pub fn slot(&self, name: &str) -> Option<&SlotFacts> {
-        self.slots.iter().find(|slot| slot.name == name && slot.serves(&self.server.database))
+        self.slots.iter().find(|slot| slot.name == name && slot.serves())
     }
 }
 
@@ -562,6 +562,8 @@ pub struct SlotFacts {
     pub plugin: Option<String>,
     /// Its database; `None` for a physical slot.
     pub database: Option<String>,
+    /// It is of the database that was asked, as the server compares: a name reads differently in another encoding.
+    pub here: bool,
     /// It ends with its session.
     pub temporary: bool,
     /// The process that uses it.
@@ -602,11 +604,11 @@ impl SlotFacts {
         self.active_pid.is_none() && !self.is_lost() && unused_for >= unused_max / UNUSED_PART
     }
 
-    /// The tables of that database can be streamed from it: it is a permanent pgoutput slot of that database. One that is still
-    /// being made is none yet, for its maker may give up.
-    pub fn serves(&self, database: &str) -> bool {
+    /// The tables of the database that was asked can be streamed from it: it is a permanent pgoutput slot of that database. One
+    /// that is still being made is none yet, for its maker may give up.
+    pub fn serves(&self) -> bool {
         self.plugin.as_deref() == Some("pgoutput")
-            && self.database.as_deref() == Some(database)
+            && self.here
             && !self.temporary
             && self.confirmed_flush.is_some()
     }
@@ -622,7 +624,8 @@ const SLOTS: &str = "SELECT s.slot_name::text, s.plugin::text, s.database::text,
             COALESCE((to_jsonb(s) ->> 'two_phase')::bool, false), COALESCE((to_jsonb(s) ->> 'failover')::bool, false),
             pg_wal_lsn_diff(wal.current, '0/0')::int8, COALESCE((to_jsonb(s) ->> 'conflicting')::bool, false),
             extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::int8,
-            extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval)::int8
+            extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval)::int8,
+            COALESCE(s.database = current_database(), false)
      FROM pg_replication_slots s, (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                                                ELSE pg_current_wal_lsn() END AS current) wal";
 
@@ -640,6 +643,7 @@ fn slot_facts(row: &Row) -> SlotFacts {
         name: row.get(0),
         plugin: row.get(1),
         database: row.try_get(2).unwrap_or_else(|_| Some(IN_ANOTHER_ENCODING.to_owned())),
+        here: row.get(15),
         temporary: row.get(3),
         active_pid: row.get(4),
         confirmed_flush,

@@ -101,8 +101,11 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
          {create_slot}",
         make_role = block(&format!(
             "IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN\n    \
-             CREATE ROLE {role} LOGIN REPLICATION PASSWORD '{PASSWORD}';\n  ELSE\n    \
-             ALTER ROLE {role} LOGIN REPLICATION;\n  END IF;",
+             CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}';\n  ELSE\n    \
+             ALTER ROLE {role} LOGIN;\n  END IF;\n  \
+             IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication') THEN\n    \
+             GRANT rds_replication TO {role};\n  ELSE\n    \
+             ALTER ROLE {role} REPLICATION;\n  END IF;",
             literal(database.endpoint.user())
         )),
         remove = database.cleanup.map_or_else(String::new, |_| {
@@ -134,7 +137,8 @@ fn instead_of_heirs(database: &SourceDatabase, columns: &ColumnNames) -> String 
     let publication = identifier(&database.publication);
     let publish = block(&format!(
         "IF EXISTS (SELECT FROM pg_publication WHERE pubname = {}) THEN\n    \
-         ALTER PUBLICATION {publication} SET TABLE {outbox};\n    \
+         ALTER PUBLICATION {publication} DROP TABLE ONLY {before};\n    \
+         ALTER PUBLICATION {publication} ADD TABLE {outbox};\n    \
          ALTER PUBLICATION {publication} SET (publish_via_partition_root = true);\n  END IF;",
         literal(&database.publication)
     ));
@@ -150,8 +154,11 @@ fn instead_of_heirs(database: &SourceDatabase, columns: &ColumnNames) -> String 
     format!(
         "-- Rows that lie in tables that inherit from it, as the chunks of a TimescaleDB hypertable do, are never published. In place of\n\
          -- such a table one that PostgreSQL itself partitions, while nobody writes and outboxd has confirmed everything:\n\
-         {}-- Then the GRANTs above again, partitions ahead of time, and `outboxd recover` if there is a slot. Rows of the tables that\n\
-         -- inherited were never published: those that you insert into the new table are.\n",
+         {}-- Then have each identity or serial column go on where the old one stands, for ids that come again are taken for copies:\n\
+         --   SELECT setval(pg_get_serial_sequence(NEW TABLE, COLUMN), (SELECT max(COLUMN) FROM OLD TABLE));\n\
+         -- and give the new table the application's GRANTs, constraints, indexes and triggers, the GRANTs above, and partitions ahead\n\
+         -- of time; `outboxd recover` if there is a slot. Rows of the tables that inherited were never published: those that you\n\
+         -- insert into the new table are.\n",
         comment(&statements)
     )
 }
@@ -193,9 +200,14 @@ mod tests {
         };
         let without_slot = r#"DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'order"s') THEN
-    CREATE ROLE "order""s" LOGIN REPLICATION PASSWORD 'CHANGE ME';
+    CREATE ROLE "order""s" LOGIN PASSWORD 'CHANGE ME';
   ELSE
-    ALTER ROLE "order""s" LOGIN REPLICATION;
+    ALTER ROLE "order""s" LOGIN;
+  END IF;
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication') THEN
+    GRANT rds_replication TO "order""s";
+  ELSE
+    ALTER ROLE "order""s" REPLICATION;
   END IF;
 END $$;
 GRANT CONNECT ON DATABASE "my-db" TO "order""s";

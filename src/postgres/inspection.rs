@@ -14,7 +14,7 @@ use super::{
     remedy::file_names,
     replication::{ReplicationConnection, ReplicationError, SystemIdentity},
     slot_record::{self, EvidenceError, SlotRecord},
-    snapshot::{self, RowRules},
+    snapshot::{self, RowRules, SnapshotError},
     sql_text::identifier,
 };
 use crate::outbox::{Column, ColumnNames, Mapping, MissingColumn};
@@ -120,6 +120,13 @@ async fn rules(
     }
     Some(match snapshot::try_rules(client, database, table, columns).await {
         Ok(()) => Check::passed(NAME, format!("the server takes {given}")),
+        // A right to read, which nothing needs while no row of the table is read.
+        Err(SnapshotError::Rules(cause)) if cause.sqlstate() == Some("42501") => {
+            let check = if database.rows.skip_backlog { Check::warning } else { Check::failed };
+            let what = format!("{given} cannot be tried: {cause}");
+            let role = identifier(database.endpoint.user());
+            check(NAME, what, format!("GRANT SELECT ON {} TO {role};", database.table.quoted()))
+        }
         Err(error) => Check::failed(NAME, Chain(&error).to_string(), snapshot::RULES_CURE),
     })
 }

@@ -98,8 +98,13 @@ pub fn named(transactions: &[OpenTransaction]) -> String {
 
 /// The statements that end them.
 pub fn cure(transactions: &[OpenTransaction]) -> String {
-    let ends: Vec<String> = transactions.iter().take(NAMED_MAX).map(OpenTransaction::end).collect();
-    format!("commit or roll them back where they were begun, or end them: {}", ends.join(" "))
+    // What may have begun just now is on other work by the time that somebody pastes the statement.
+    let old = transactions.iter().take(NAMED_MAX).filter(|one| one.since.is_some());
+    let ends: Vec<String> = old.map(OpenTransaction::end).collect();
+    match ends.as_slice() {
+        [] => "look whether they stay, and commit or roll them back where they were begun".to_owned(),
+        ends => format!("commit or roll them back where they were begun, or end them: {}", ends.join(" ")),
+    }
 }
 
 /// Reason of a state in which the slot is not there yet; `None` when its making waits for nobody.
@@ -212,10 +217,12 @@ mod tests {
         for part in [
             "transactions open since 2026-01-31T08:00:00Z (prepared, gid 'it''s', database \"billing\", user \"app\")",
             "a time not shown without pg_read_all_stats (server process 42, database \"billing\", user \"app\", application \"psql\")",
-            "in database \"billing\": ROLLBACK PREPARED 'it''s'; SELECT pg_terminate_backend(42);",
+            "in database \"billing\": ROLLBACK PREPARED 'it''s';",
         ] {
             assert!(reason.contains(part), "{part}: {reason}");
         }
+        assert!(!reason.contains("pg_terminate_backend"), "it may have begun just now: {reason}");
+        assert!(cure(&[session(42, Some("2026-01-31T08:00:00Z"))]).contains("pg_terminate_backend(42)"));
         assert_eq!(super::reason("outboxd_orders", &[]), None);
     }
 

@@ -166,7 +166,15 @@ pub fn mender(checks: &[Check]) -> Mender {
 fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing: Missing) -> Vec<Check> {
     let slot = facts.slot(&database.slot);
     let to_be_made = slot.is_none() || missing == Missing::Mended;
-    let mut checks = server::checks(&facts.server, slot.is_none());
+    // Publishing rows of the table takes a temporary slot beside the permanent one, which goes before it is made anew.
+    let slots_needed = match (slot, missing) {
+        (None, _) if database.rows.skip_backlog && missing != Missing::Mended => 1,
+        (None, _) => 2,
+        (Some(_), Missing::Mended) => 1,
+        (Some(_), _) => 0,
+    };
+    let writes = to_be_made || !facts.records.exists;
+    let mut checks = server::checks(&facts.server, slots_needed, writes);
     checks.push(synchronous::check(&facts.server));
     match &facts.table {
         None => checks.push(Check::failed(

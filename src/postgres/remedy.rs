@@ -53,8 +53,8 @@ pub(super) fn of_connection(
                 Remedy::by_person(format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
             }
             ("53300", ConnectionKind::Replication) => {
-                let raise = hosting.set_parameter("max_wal_senders = 20");
-                Remedy::by_time(format!("raise max_wal_senders, for instance: {raise}"))
+                let raise = hosting.set_parameter("max_wal_senders = N");
+                Remedy::by_time(format!("raise max_wal_senders, with N above what it is: {raise}"))
             }
             ("53300", ConnectionKind::Sql) => {
                 Remedy::by_time("raise max_connections, or the CONNECTION LIMIT of the role or the database")

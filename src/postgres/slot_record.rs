@@ -359,7 +359,7 @@ impl Evidence {
         remembered: Option<u32>,
     ) -> Result<Self, EvidenceError> {
         let mut server = replication.identify_system().await?;
-        let (record, slot, publishing) = consistent(client, database, server.database.as_deref()).await?;
+        let (record, slot, publishing) = consistent(client, database).await?;
         server.xlogpos = catalog::wal_end(client).await?;
         let earlier = record.as_ref().map(|record| record.timeline).into_iter().chain(remembered);
         let history = match earlier.min() {
@@ -381,8 +381,7 @@ impl Evidence {
         database: &SourceDatabase,
     ) -> Result<(), CatalogError> {
         self.published_before = self.publishing.by();
-        let here = self.server.database.as_deref();
-        (self.record, self.slot, self.publishing) = consistent(client, database, here).await?;
+        (self.record, self.slot, self.publishing) = consistent(client, database).await?;
         self.server.xlogpos = catalog::wal_end(client).await?;
         Ok(())
     }
@@ -390,17 +389,16 @@ impl Evidence {
 
 /// Record, slot and publication as they were at one time: whoever acquires the slot writes the record before moving the slot,
 /// and whoever tears all down clears it before dropping the publication; so a record that stays the same while the others are
-/// read goes with them. Slots are in no snapshot. A slot that is not one of the database `here` is nobody's slot: only its
-/// name is taken.
+/// read goes with them. Slots are in no snapshot. Another database's slot is no slot here: only its name is
+/// taken.
 async fn consistent(
     client: &Client,
     database: &SourceDatabase,
-    here: Option<&str>,
 ) -> Result<(Option<SlotRecord>, Option<SlotFacts>, Publishing), CatalogError> {
     let mut record = read(client, database).await?;
     loop {
         let slot = catalog::slot_progress(client, &database.slot).await?;
-        let slot = slot.filter(|slot| here.is_none_or(|here| slot.serves(here)));
+        let slot = slot.filter(SlotFacts::serves);
         let publishing = publication::publishing(client, database).await?;
         let now = read(client, database).await?;
         if now == record {

@@ -313,14 +313,14 @@ pub(super) enum Held {
     ByTransaction,
 }
 
-/// Largest table whose rows are copied. A copy takes as much of the server's disk, at most.
+/// Largest table whose rows are copied. A copy takes as much of the server's disk, and sorting it as much again.
 const COPY_BYTES_MAX: i64 = 8 << 30;
 
 /// Tells whether the rows of the table may be copied, as far as our limit and the server's `temp_file_limit` go.
 async fn fits_into_a_copy(client: &Client, table: &TableFacts) -> Result<bool, SnapshotError> {
     let row = client
         .query_typed_one(
-            "SELECT size, size <= LEAST($2, (SELECT CASE WHEN setting::int8 < 0 THEN $2 ELSE setting::int8 * 1024 END
+            "SELECT size, size <= LEAST($2, (SELECT CASE WHEN setting::int8 < 0 THEN $2 ELSE setting::int8 * 512 END
                                              FROM pg_settings WHERE name = 'temp_file_limit'))
              FROM (SELECT sum(pg_table_size(oid))::int8 FROM
                    (SELECT $1 UNION SELECT relid::oid FROM pg_partition_tree($1::regclass)) family (oid)) whole (size)",
@@ -332,7 +332,7 @@ async fn fits_into_a_copy(client: &Client, table: &TableFacts) -> Result<bool, S
     if !fits {
         tracing::warn!(
             bytes,
-            "the outbox table is too large for a copy of its rows (temp_file_limit, or {COPY_BYTES_MAX} bytes): ALTER TABLE waits, \
+            "the outbox table is too large for a copy of its rows (half of temp_file_limit, or {COPY_BYTES_MAX} bytes): ALTER TABLE waits, \
              and vacuum removes nothing, until the last row is read; set a lock_timeout for migrations meanwhile"
         );
     }
@@ -632,9 +632,9 @@ pub(super) fn grant_select_sql(
 /// The statements of which each lets a role see all rows.
 pub(super) fn see_all_rows_sql(name: &TableName, role: &str) -> String {
     format!(
-        "ALTER TABLE {} DISABLE ROW LEVEL SECURITY; or ALTER ROLE {} BYPASSRLS;",
-        name.quoted(),
-        identifier(role)
+        "ALTER ROLE {} BYPASSRLS; or, for every role: ALTER TABLE {} DISABLE ROW LEVEL SECURITY;",
+        identifier(role),
+        name.quoted()
     )
 }
 

@@ -366,7 +366,7 @@ async fn show_slot(
 ) -> Result<Option<SlotFacts>, CatalogError> {
     let progress = sql.slot_progress(&database.slot).await?;
     // A slot that only has the name says nothing of this source.
-    let Some(progress) = progress.filter(|slot| slot.serves(database.endpoint.database())) else {
+    let Some(progress) = progress.filter(SlotFacts::serves) else {
         return Ok(None);
     };
     let retained = progress.restart_lsn.map(|_| progress.retained_bytes);

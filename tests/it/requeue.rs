@@ -304,7 +304,7 @@ async fn the_printed_role_may_park_and_what_it_lacks_is_told_with_a_cure() {
     let grant =
         format!("GRANT SELECT, INSERT, UPDATE, DELETE ON \"public\".\"outboxd_parked\" TO \"{role}\";");
     assert!(
-        said.status == 1 && said.stdout.contains("may not read and write outboxd_parked"),
+        said.status == 1 && said.stdout.contains("may not read and write table outboxd_parked"),
         "{}",
         said.stdout
     );

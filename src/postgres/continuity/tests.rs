@@ -15,6 +15,7 @@ fn slot(confirmed_flush: u64) -> Option<SlotFacts> {
         name: "outboxd_orders".into(),
         plugin: Some("pgoutput".into()),
         database: Some("orders".into()),
+        here: true,
         temporary: false,
         active_pid: None,
         confirmed_flush: Some(Lsn(confirmed_flush)),

@@ -5,7 +5,8 @@ use super::{
     Check,
 };
 
-pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
+/// `slots_needed`: as many are to be made at a time. `writes`: something is to be made, a record included.
+pub(super) fn checks(server: &ServerFacts, slots_needed: i64, writes: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     let version = server.version / 10_000;
     checks.push(if version < 13 {
@@ -25,11 +26,12 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
     });
     if server.read_only && !server.in_recovery {
         let (role, database) = (&server.role, &server.database);
-        checks.push(Check::failed(
+        let check = if writes { Check::failed } else { Check::warning };
+        checks.push(check(
             "read-only",
             format!(
                 "sessions of role {role} in database {database} are read-only (default_transaction_read_only = on): outboxd can \
-                 neither write its records nor make what is missing"
+                 neither write its records nor make what is missing; whoever has the slot already goes on"
             ),
             format!(
                 "BEGIN READ WRITE; ALTER ROLE {} IN DATABASE {} SET default_transaction_read_only = off; COMMIT; which lets outboxd \
@@ -65,20 +67,20 @@ pub(super) fn checks(server: &ServerFacts, slot_needed: bool) -> Vec<Check> {
     // Publishing a backlog takes a temporary slot beside the permanent one.
     let slots_free = i64::from(server.slots_max) - server.slots_used;
     checks.push(match slots_free {
-        free if !slot_needed || free >= 2 => {
+        free if free >= slots_needed => {
             Check::passed("free slots", format!("{} of {}", free.max(0), server.slots_max))
         }
         free => Check::failed_for_now(
             "free slots",
             format!(
-                "{} of {} replication slots {} free (max_replication_slots), and a source that starts for the first time needs two",
+                "{} of {} replication slots {} free (max_replication_slots), and {slots_needed} are needed to make the source's",
                 free.max(0),
                 server.slots_max,
                 if free == 1 { "is" } else { "are" }
             ),
             format!(
                 "{}; or drop a slot that nobody uses",
-                server.hosting.set_parameter(&format!("max_replication_slots = {}", server.slots_used + 2))
+                server.hosting.set_parameter(&format!("max_replication_slots = {}", server.slots_used + slots_needed))
             ),
         ),
     });

@@ -209,8 +209,8 @@ fn unused(slot: &SlotFacts) -> Option<Check> {
              published by then takes `outboxd recover`",
             limit.as_secs()
         ),
-        "have outboxd running, which keeps the slot in use also while RabbitMQ is away; or raise the limit: ALTER SYSTEM SET \
-         idle_replication_slot_timeout = '7d'; SELECT pg_reload_conf();",
+        "have outboxd running, which keeps the slot in use also while RabbitMQ is away; or raise idle_replication_slot_timeout \
+         (0 is no limit), which takes a reload and no restart",
     ))
 }
 

@@ -40,6 +40,7 @@ fn good_slot() -> SlotFacts {
         name: "outboxd_orders".into(),
         plugin: Some("pgoutput".into()),
         database: Some("orders".into()),
+        here: true,
         temporary: false,
         active_pid: None,
         confirmed_flush: Some(Lsn(90)),
@@ -59,7 +60,7 @@ fn good_slot() -> SlotFacts {
 /// The one check that failed, and nothing else.
 fn only_failure(facts: &ServerFacts) -> (&'static str, String) {
     let failed: Vec<_> =
-        server::checks(facts, true).into_iter().filter(|check| check.failure().is_some()).collect();
+        server::checks(facts, 2, true).into_iter().filter(|check| check.failure().is_some()).collect();
     let [check] = failed.as_slice() else { panic!("{failed:?}") };
     (check.name, check.failure().unwrap().cure.clone())
 }
@@ -67,7 +68,9 @@ fn only_failure(facts: &ServerFacts) -> (&'static str, String) {
 #[test]
 fn each_fault_of_a_server_fails_its_own_check() {
     assert!(
-        server::checks(&good_server(), true).iter().all(|check| matches!(check.verdict, Verdict::Passed(_)))
+        server::checks(&good_server(), 2, true)
+            .iter()
+            .all(|check| matches!(check.verdict, Verdict::Passed(_)))
     );
     for (facts, check, cure) in [
         (ServerFacts { version: 120_018, ..good_server() }, "version", "13"),
@@ -88,8 +91,14 @@ fn each_fault_of_a_server_fails_its_own_check() {
     }
     let full = ServerFacts { slots_used: 10, ..good_server() };
     assert!(
-        server::checks(&full, false).iter().all(|check| check.failure().is_none()),
+        server::checks(&full, 0, true).iter().all(|check| check.failure().is_none()),
         "ours is among the ten"
+    );
+    let read_only = ServerFacts { read_only: true, ..good_server() };
+    let drains = server::checks(&read_only, 0, false);
+    assert!(
+        drains.iter().all(|check| check.failure().is_none()),
+        "what is there can be streamed: {drains:?}"
     );
 }
 

@@ -116,6 +116,7 @@ pub(super) fn slot_facts(state: &mut State, name: &str) -> Option<SlotFacts> {
         name: name.to_owned(),
         plugin: Some("pgoutput".to_owned()),
         database: Some("orders".to_owned()),
+        here: true,
         temporary: false,
         active_pid: server.active.map(|id| id as i32),
         confirmed_flush: Some(Lsn(slot.confirmed_flush)),

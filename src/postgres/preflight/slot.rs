@@ -152,11 +152,11 @@ pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
     if let Some(why) = &slot.lost {
         let confirmed = slot
             .confirmed_flush
-            .map(|lsn| format!(" Rows after {lsn} have not been published."))
+            .map(|lsn| format!(". Rows after {lsn} have not been published"))
             .unwrap_or_default();
         return Check::failed(
             NAME,
-            format!("slot {name} is lost: {why}.{confirmed}"),
+            format!("slot {name} is lost: {why}{confirmed}"),
             format!(
                 "`outboxd recover` makes a new slot and publishes the rows that the table still has; {}",
                 why.prevention()

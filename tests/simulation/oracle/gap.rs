@@ -7,7 +7,9 @@ impl Oracle {
     /// What a halted source may say of the slot: what has happened to it in this run, or to the server.
     pub(crate) fn halted_for(&mut self, process: u64, slot: &str, reason: &str) {
         let happened = self.gaps.iter().copied().any(|cause| reason.contains(cause));
-        let named = reason.contains(slot) && reason.contains("rows committed after ");
+        // The slot's own check may have found it lost just before everything was torn down.
+        let says_where = ["rows committed after ", "Rows after "].iter().any(|words| reason.contains(words));
+        let named = reason.contains(slot) && says_where;
         if !happened || !named {
             self.violated(format!("process {process} halts, and names no gap that there is: {reason}"));
         }

@@ -85,7 +85,10 @@ impl CatalogError {
 }
 
 /// SQLSTATE `insufficient_privilege`.
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
+pub(super) const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+/// SQLSTATE `object_in_use`: "replication slot is active".
+pub(crate) const OBJECT_IN_USE: &str = "55006";
 
 /// No timeout of role or database may end a session that waits for transactions or for the broker. Asking `pg_settings` leaves
 /// out those that this version does not have: `idle_session_timeout` came with 14, `transaction_timeout` with 17.
@@ -735,7 +738,7 @@ pub async fn drop_slot(client: &Client, slot: &str) -> Result<bool, CatalogError
     let sql = format!("SELECT pg_drop_replication_slot({})", literal(slot));
     match execute(client, "dropping the replication slot", &sql, "42704").await {
         // object_in_use
-        Err(error) if error.sqlstate() == Some("55006") => {
+        Err(error) if error.sqlstate() == Some(OBJECT_IN_USE) => {
             let uses = slot_use::read(client, slot).await?;
             let holder = uses.into_iter().find(|one| one.slot == slot).and_then(|one| one.holder);
             Err(CatalogError::SlotInUse { slot: slot.to_owned(), holder: holder.map(Box::new) })

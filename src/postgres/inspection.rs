@@ -6,7 +6,7 @@
 
 use super::{
     SourceDatabase,
-    catalog::{CatalogError, Facts, TableFacts},
+    catalog::{CatalogError, Facts, INSUFFICIENT_PRIVILEGE, TableFacts},
     continuity::{Continuity, Evidence},
     error::{Chain, ConnectError},
     hosting::Hosting,
@@ -121,7 +121,7 @@ async fn rules(
     Some(match snapshot::try_rules(client, database, table, columns).await {
         Ok(()) => Check::passed(NAME, format!("the server takes {given}")),
         // A right to read, which nothing needs while no row of the table is read.
-        Err(SnapshotError::Rules(cause)) if cause.sqlstate() == Some("42501") => {
+        Err(SnapshotError::Rules(cause)) if cause.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
             let check = if database.rows.skip_backlog { Check::warning } else { Check::failed };
             let what = format!("{given} cannot be tried: {cause}");
             let role = identifier(database.endpoint.user());

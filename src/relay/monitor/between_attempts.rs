@@ -9,12 +9,14 @@ use super::{INTERVAL, Unwatched, show_slot, within};
 use crate::{
     admin::Reporter,
     position::Lsn,
-    postgres::{SourceDatabase, catalog::CatalogError, replication::ReplicationError},
+    postgres::{
+        SourceDatabase,
+        catalog::{CatalogError, OBJECT_IN_USE},
+        replication::ReplicationError,
+    },
     relay::database::{Database, Replication, Sql, Stream},
 };
 
-/// SQLSTATE of "replication slot is active".
-const OBJECT_IN_USE: &str = "55006";
 /// For all hosts together; each has `postgres.connect_timeout_ms`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 

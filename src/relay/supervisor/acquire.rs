@@ -10,7 +10,7 @@ use crate::{
     postgres::{
         SourceDatabase,
         backlog::BacklogError,
-        catalog::CatalogError,
+        catalog::{CatalogError, OBJECT_IN_USE},
         continuity::{Evidence, Memory},
         open_transactions, preflight,
         replication::{BeforeStream, ReplicationError},
@@ -53,9 +53,6 @@ pub(super) struct Streaming<S> {
 
 /// How often a standby asks for the slot. Half a second keeps the takeover well within two.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
-
-/// SQLSTATE of "replication slot is active".
-const OBJECT_IN_USE: &str = "55006";
 
 impl<D: Database, B: Broker> Attempt<'_, D, B> {
     /// Waits until the slot is ours, as a standby while another instance has it. Before anything else it looks who has the slot:

@@ -228,7 +228,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
 async fn taken(database: &SourceDatabase) -> Step {
     let name = &database.slot;
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
-    let uses = slot_use::read(&client, name).await?;
+    let uses = slot_use::read(&client, &database.table.schema, name).await?;
     let is_made = uses.iter().any(|one| one.slot == *name && one.is_made);
     if let Some(refusal) = preflight::slot_refusal(database, &uses, !is_made) {
         return Ok(refusal.into());

@@ -97,7 +97,7 @@ struct Progress {
 async fn progress(database: &SourceDatabase) -> Result<Progress, Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql("outboxd status").await?;
     let slot = catalog::slot_progress(&client, &database.slot).await?;
-    let uses = slot_use::read(&client, &database.slot).await?;
+    let uses = slot_use::read(&client, &database.table.schema, &database.slot).await?;
     let slot = slot.zip(uses.into_iter().find(|one| one.slot == database.slot));
     Ok(Progress {
         slot,
@@ -108,10 +108,11 @@ async fn progress(database: &SourceDatabase) -> Result<Progress, Box<dyn std::er
 
 impl Slot {
     fn with(self, facts: SlotFacts, one: &SlotUse) -> Self {
-        let SlotUse { database, asked_in, holder, .. } = one;
-        let elsewhere = database.as_ref().filter(|database| *database != asked_in);
+        let SlotUse { database, here, holder, .. } = one;
         let note = match (&facts.active_pid, holder) {
-            _ if elsewhere.is_some() => "the slot is another database's: see `outboxd check`".to_owned(),
+            _ if database.is_some() && !here => {
+                "the slot is another database's: see `outboxd check`".to_owned()
+            }
             (_, Some(holder)) => format!("in use by {holder}"),
             (Some(_), None) => "in use".to_owned(),
             _ if facts.is_lost() => "the slot is lost: see `outboxd check`".to_owned(),

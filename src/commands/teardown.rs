@@ -67,7 +67,7 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
 
 /// A name alone is no proof: a slot that lost its way into the configuration may be a standby's.
 fn refuse_foreign(slot: &SlotFacts, database: &str) -> Result<(), Failure> {
-    if slot.plugin.as_deref() == Some("pgoutput") && slot.database.as_deref() == Some(database) {
+    if slot.plugin.as_deref() == Some("pgoutput") && slot.here {
         return Ok(());
     }
     Err(Failure::Runtime(format!(

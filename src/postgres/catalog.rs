@@ -43,9 +43,8 @@ pub enum CatalogError {
     },
     /// Somebody is using the slot.
     #[error(
-        "slot {slot} is in use{}: stop {}, then try again",
-        holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default(),
-        if holder.as_ref().is_some_and(|holder| !holder.is_outboxd) { "that program" } else { "the outboxd that streams from it" }
+        "slot {slot} is in use{}: stop the program that streams from it, then try again",
+        holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default()
     )]
     SlotInUse {
         /// The slot.
@@ -146,7 +145,7 @@ impl Facts {
             parked: own_table(client, &table.schema, parked_table::TABLE).await?,
             left_behind: left_behind::find(client, &table.schema, slot, records).await?,
             slots,
-            slot_uses: slot_use::read(client, slot).await?,
+            slot_uses: slot_use::read(client, &table.schema, slot).await?,
             open_transactions: if has_slot { Vec::new() } else { open_transactions::old(client).await? },
         })
     }
@@ -739,8 +738,7 @@ pub async fn drop_slot(client: &Client, slot: &str) -> Result<bool, CatalogError
     match execute(client, "dropping the replication slot", &sql, "42704").await {
         // object_in_use
         Err(error) if error.sqlstate() == Some(OBJECT_IN_USE) => {
-            let uses = slot_use::read(client, slot).await?;
-            let holder = uses.into_iter().find(|one| one.slot == slot).and_then(|one| one.holder);
+            let holder = slot_use::holder(client, slot).await?;
             Err(CatalogError::SlotInUse { slot: slot.to_owned(), holder: holder.map(Box::new) })
         }
         outcome => outcome,

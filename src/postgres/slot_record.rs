@@ -36,6 +36,10 @@ pub(super) const TORN_DOWN: &str =
 /// [`SlotRecord::unaccounted`] of a slot that was made while the table had rows, with `backlog = "skip"`.
 pub const LEFT_OUT: &str = "the table had rows when the slot was made, which backlog = \"skip\" left out";
 
+/// In the column `holder`, after the holder: before the name by which its sessions go. [`slot_use`](super::slot_use) recognises an
+/// instance by that. 0.1.0 writes none.
+const CALLED: &str = ", application ";
+
 /// SQLSTATE `undefined_table`.
 const UNDEFINED_TABLE: &str = "42P01";
 
@@ -122,6 +126,16 @@ pub fn create_table_sql(database: &SourceDatabase) -> String {
     )
 }
 
+/// The statement that reads by what name the sessions of the slot's holder go.
+pub(super) fn application_sql(schema: &str, slot: &str) -> String {
+    format!(
+        "SELECT split_part(holder, '{CALLED}', 2) FROM {}.{} WHERE slot = {}",
+        identifier(schema),
+        identifier(TABLE),
+        literal(slot)
+    )
+}
+
 /// The statement by which somebody says that every row of the table is published, or need not be: what
 /// [`unaccounted`](SlotRecord::unaccounted) speaks of is seen to.
 pub fn account_sql(database: &SourceDatabase) -> String {
@@ -143,7 +157,7 @@ pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<
 pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<SlotRecord>, CatalogError> {
     let select = format!(
         "SELECT system_identifier, timeline, (confirmed_flush - '0/0')::int8, \
-         (extract(epoch FROM confirmed_until) * 1000000)::int8, holder, gap, version, published_by, \
+         (extract(epoch FROM confirmed_until) * 1000000)::int8, split_part(holder, '{CALLED}', 1), gap, version, published_by, \
          unaccounted, (version & {LOW}) = (~ xmin::text::bigint & {LOW}) FROM {} WHERE slot = $1",
         table(database)
     );
@@ -228,6 +242,8 @@ async fn insert(
     let version = next_version(&record.version.to_string());
     let published_by = record.published_by.map(|by| by.to_string());
     let text = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
+    // As the server shows the name: shortened, and without what it does not take in names.
+    let holder = format!("{} || '{CALLED}' || current_setting('application_name')", text(holder));
     let insert = format!(
         "{DURABLE}; INSERT INTO {} (slot, system_identifier, timeline, confirmed_flush, confirmed_until, holder, \
          gap, published_by, unaccounted, version) SELECT {}, {}, {timeline}, pg_lsn '{confirmed_flush}', {}, {}, {}, {}, {}, \
@@ -237,7 +253,7 @@ async fn insert(
         literal(&database.slot),
         literal(system_id),
         timestamp(*confirmed_until),
-        text(holder),
+        holder,
         text(gap),
         text(&published_by),
         text(&record.unaccounted),
@@ -305,7 +321,7 @@ async fn update(
     let update = format!(
         "{DURABLE}; UPDATE {} SET {more}confirmed_flush = LEAST('{flush}', s.confirmed_flush_lsn), \
          confirmed_until = COALESCE({}, confirmed_until), version = {}, written_at = clock_timestamp() \
-         FROM pg_replication_slots s WHERE {TABLE}.slot = {slot} AND holder = {} AND s.slot_name = {slot} \
+         FROM pg_replication_slots s WHERE {TABLE}.slot = {slot} AND split_part(holder, '{CALLED}', 1) = {} AND s.slot_name = {slot} \
          AND LEAST('{flush}', s.confirmed_flush_lsn) >= confirmed_flush AND s.confirmed_flush_lsn IS NOT NULL \
          RETURNING confirmed_flush = '{flush}'",
         table(database),

@@ -11,6 +11,7 @@ use super::{
     backlog::temporary_name,
     catalog::{self, CatalogError},
     replication::{ReplicationConnection, ReplicationError},
+    slot_record,
     sql_text::literal,
 };
 
@@ -28,10 +29,12 @@ pub struct SlotUse {
     pub plugin: Option<String>,
     /// Database of the slot; `None` for a physical slot.
     pub database: Option<String>,
-    /// Database that was asked.
-    pub asked_in: String,
+    /// The slot is of the database that was asked, as the server compares: a name reads differently in another encoding.
+    pub here: bool,
     /// The slot ends with its session.
     pub temporary: bool,
+    /// The slot is synchronised to standbys (17 and later).
+    pub failover: bool,
     /// Set unless the slot is still being made. A slot that is being made may yet come to nothing.
     pub is_made: bool,
     /// Server process that holds the slot.
@@ -51,7 +54,8 @@ pub struct Holder {
     pub user: Option<String>,
     /// Place of the client.
     pub address: Address,
-    /// The client calls itself outboxd, or as this instance calls itself.
+    /// The client is an outboxd: it calls itself so, or as this instance or the holder in the slot's record calls itself, or it
+    /// holds the temporary slot, which nobody else makes.
     pub is_outboxd: bool,
 }
 
@@ -90,14 +94,44 @@ impl Holder {
     }
 }
 
-/// Reads the use of a slot's name and of its temporary slot's; a name that is free is left out.
+impl SlotUse {
+    /// The program that streams from the slot and is no outboxd. A slot that is being made is nobody's yet.
+    pub fn stranger(&self) -> Option<&Holder> {
+        self.holder.as_ref().filter(|holder| self.is_made && !holder.is_outboxd)
+    }
+}
+
+/// Reads the use of a slot's name and of its temporary slot's; a name that is free is left out. The slot's record is in `schema`.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub async fn read(client: &Client, slot: &str) -> Result<Vec<SlotUse>, CatalogError> {
+pub async fn read(client: &Client, schema: &str, slot: &str) -> Result<Vec<SlotUse>, CatalogError> {
+    let mut uses = read_by_name(client, slot).await?;
+    if uses.iter().any(|one| one.stranger().is_some()) {
+        let recorded = slot_record::application_sql(schema, slot);
+        match catalog::text_rows(client, DOING, &recorded).await {
+            Ok(rows) => recognise(&mut uses, &rows),
+            // No record, or none that the role may read.
+            Err(error) if error.sqlstate().is_some() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(uses)
+}
+
+/// Reads who holds a slot; whether that is an outboxd is told by its name alone.
+///
+/// # Errors
+/// [`CatalogError`].
+pub(super) async fn holder(client: &Client, slot: &str) -> Result<Option<Holder>, CatalogError> {
+    let uses = read_by_name(client, slot).await?;
+    Ok(uses.into_iter().find(|one| one.slot == slot).and_then(|one| one.holder))
+}
+
+async fn read_by_name(client: &Client, slot: &str) -> Result<Vec<SlotUse>, CatalogError> {
     let rows = catalog::text_rows(client, DOING, &sql(slot)).await?;
     let nonsense = || CatalogError::Nonsense { doing: DOING, what: format!("{rows:?}") };
-    rows.iter().map(|row| parse(row).ok_or_else(nonsense)).collect()
+    rows.iter().map(|row| parse(row, slot).ok_or_else(nonsense)).collect()
 }
 
 impl ReplicationConnection {
@@ -105,10 +139,28 @@ impl ReplicationConnection {
     ///
     /// # Errors
     /// [`ReplicationError::Command`].
-    pub async fn slot_uses(&mut self, slot: &str) -> Result<Vec<SlotUse>, ReplicationError> {
+    pub async fn slot_uses(&mut self, schema: &str, slot: &str) -> Result<Vec<SlotUse>, ReplicationError> {
         let rows = self.query(&sql(slot)).await?;
         let unexpected = || ReplicationError::unexpected_answer(DOING, "a slot and its holder");
-        rows.iter().map(|row| parse(row).ok_or_else(unexpected)).collect()
+        let uses = rows.iter().map(|row| parse(row, slot).ok_or_else(unexpected));
+        let mut uses = uses.collect::<Result<Vec<_>, _>>()?;
+        if uses.iter().any(|one| one.stranger().is_some()) {
+            match self.query(&slot_record::application_sql(schema, slot)).await {
+                Ok(rows) => recognise(&mut uses, &rows),
+                Err(error) if error.sqlstate().is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(uses)
+    }
+}
+
+/// An outboxd writes its name into the record before it confirms anything. A program that gets the slot after it has another
+/// name, and the record does not speak of that one.
+fn recognise(uses: &mut [SlotUse], recorded: &[Vec<Option<String>>]) {
+    let Some(Some(recorded)) = recorded.first().and_then(|row| row.first()) else { return };
+    for holder in uses.iter_mut().filter_map(|one| one.holder.as_mut()) {
+        holder.is_outboxd |= !recorded.is_empty() && holder.application == *recorded;
     }
 }
 
@@ -116,8 +168,8 @@ impl ReplicationConnection {
 /// (`pg_stat_get_activity`, pgstatfuncs.c). A slot has no confirmed position until it is made.
 fn sql(slot: &str) -> String {
     format!(
-        "SELECT s.slot_name, s.plugin, s.database, current_database(), s.temporary,
-                s.slot_type = 'physical' OR s.confirmed_flush_lsn IS NOT NULL, s.active_pid,
+        "SELECT s.slot_name, s.plugin, s.database, s.database = current_database(), s.temporary,
+                to_jsonb(s) ->> 'failover' = 'true', s.slot_type = 'physical' OR s.confirmed_flush_lsn IS NOT NULL, s.active_pid,
                 a.pid, a.application_name, current_setting('application_name'), a.usename, host(a.client_addr), a.client_port
          FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid
          WHERE s.slot_name IN ({}, {})",
@@ -126,13 +178,14 @@ fn sql(slot: &str) -> String {
     )
 }
 
-fn parse(row: &[Option<String>]) -> Option<SlotUse> {
+fn parse(row: &[Option<String>], ours: &str) -> Option<SlotUse> {
     let [
         slot,
         plugin,
         database,
-        asked_in,
+        here,
         temporary,
+        failover,
         is_made,
         active_pid,
         pid,
@@ -148,9 +201,11 @@ fn parse(row: &[Option<String>]) -> Option<SlotUse> {
     let is = |value: &Option<String>| value.as_deref() == Some("t");
     let number = |value: &Option<String>| value.as_ref().and_then(|value| value.parse::<i32>().ok());
     let application = application.clone().unwrap_or_default();
+    let slot = slot.clone()?;
+    let makes_ours = is(temporary) && slot != ours;
     let holder = number(pid).map(|pid| Holder {
         pid,
-        is_outboxd: Holder::is_outboxd(&application, own.as_deref().unwrap_or_default()),
+        is_outboxd: makes_ours || Holder::is_outboxd(&application, own.as_deref().unwrap_or_default()),
         application,
         user: user.clone(),
         address: match (address, number(port)) {
@@ -160,11 +215,12 @@ fn parse(row: &[Option<String>]) -> Option<SlotUse> {
         },
     });
     Some(SlotUse {
-        slot: slot.clone()?,
+        slot,
         plugin: plugin.clone(),
         database: database.clone(),
-        asked_in: asked_in.clone()?,
+        here: is(here),
         temporary: is(temporary),
+        failover: is(failover),
         is_made: is(is_made),
         active_pid: number(active_pid),
         holder,

@@ -248,7 +248,7 @@ pub trait Replication: Sized + Send {
     /// Use of a slot's name and of its temporary slot's.
     fn slot_uses(
         &mut self,
-        slot: &str,
+        database: &SourceDatabase,
     ) -> impl Future<Output = Result<Vec<SlotUse>, ReplicationError>> + Send;
 
     /// Transactions that somebody's making of the slot waits for, the oldest first.
@@ -512,8 +512,8 @@ impl Replication for ReplicationConnection {
         self.identify_system().await
     }
 
-    async fn slot_uses(&mut self, slot: &str) -> Result<Vec<SlotUse>, ReplicationError> {
-        self.slot_uses(slot).await
+    async fn slot_uses(&mut self, database: &SourceDatabase) -> Result<Vec<SlotUse>, ReplicationError> {
+        self.slot_uses(&database.table.schema, &database.slot).await
     }
 
     async fn awaited_transactions(&mut self, slot: &str) -> Result<Vec<OpenTransaction>, ReplicationError> {

@@ -120,7 +120,7 @@ pub async fn recover<D: Database, B: Broker>(
             }
             Ok(Continuity::First) => None,
             Ok(Continuity::Adopted | Continuity::Same) => {
-                let uses = replication.slot_uses(&database.slot).await?;
+                let uses = replication.slot_uses(database).await?;
                 let holder =
                     uses.into_iter().find(|one| one.slot == database.slot).and_then(|one| one.holder);
                 let holder = holder.map(Box::new);

@@ -86,6 +86,11 @@ async fn the_temporary_slot_of_another_database_is_not_stood_by_for() {
 
 /// Streams from a stage's slot under another application's name, and confirms nothing.
 async fn hold(stage: &Stage, application: &str) -> ReplicationStream {
+    try_hold(stage, application).await.unwrap()
+}
+
+/// The same; `None` while somebody else has the slot.
+async fn try_hold(stage: &Stage, application: &str) -> Option<ReplicationStream> {
     let database = SourceDatabase {
         endpoint: Endpoint::parse(&stage.postgres_url).unwrap(),
         slot: stage.slot(),
@@ -99,11 +104,7 @@ async fn hold(stage: &Stage, application: &str) -> ReplicationStream {
         wal_sender_timeout: Duration::from_secs(3600),
     };
     let connection = ReplicationConnection::connect(&database, application).await.unwrap();
-    connection
-        .start(&database.slot, &database.publication, Lsn::ZERO)
-        .await
-        .map_err(|(_, error)| error)
-        .unwrap()
+    connection.start(&database.slot, &database.publication, Lsn::ZERO).await.ok()
 }
 
 #[tokio::test]
@@ -176,6 +177,85 @@ async fn instances_with_another_application_name_of_their_own_stand_by_for_one_a
     assert_eq!(standby.readyz().await.0, 200);
 }
 
+/// Configuration of an instance whose sessions go by another name.
+fn named(stage: &Stage, application: &str) -> String {
+    let url = format!("{}?application_name={application}", stage.postgres_url);
+    stage.config().replace(&stage.postgres_url, &url)
+}
+
+/// Before the upgrade the instances are called otherwise than after it.
+#[tokio::test]
+async fn instances_with_different_application_names_stand_by_for_one_another_and_for_no_stranger() {
+    let stage = Stage::shared("two_names").await;
+    // Nobody takes it, so the backlog stays, and with it the temporary slot.
+    stage.write_row("a", 1, "OrderCreated").await;
+    let mut first = alive(&named(&stage, "billing")).await;
+    until_state(&first, "orders", "halted").await;
+    let mut second = alive(&named(&stage, "invoices")).await;
+    let is_standby_for = |shown: &serde_json::Value, application: &str| {
+        let reason = shown["reason"].as_str().unwrap_or_default();
+        shown["state"] == "standby" && reason.contains(&format!("application \"{application}\""))
+    };
+    until(&second, "orders", |shown| is_standby_for(shown, "billing")).await;
+    let _inbox = stage.inbox(&[&format!("{}.events", stage.workload.aggregate_type)]).await;
+    until_state(&first, "orders", "streaming").await;
+
+    // The slot itself, of which the record tells.
+    assert!(second.sigterm(PATIENCE).await.success());
+    second.start_again();
+    until_alive(&second).await;
+    until(&second, "orders", |shown| is_standby_for(shown, "billing")).await;
+    assert_eq!(second.readyz().await.0, 200);
+    let said = say(&second, &["check"]).await;
+    assert!(said.status == 0 && said.stdout.contains("in use by application \"billing\""), "{}", said.stdout);
+
+    first.kill9().await;
+    until_state(&second, "orders", "streaming").await;
+    first.start_again();
+    until_alive(&first).await;
+    until(&first, "orders", |shown| is_standby_for(shown, "invoices")).await;
+    assert_eq!(first.readyz().await.0, 200);
+    assert!(!first.log().contains("no outboxd") && !second.log().contains("no outboxd"));
+
+    // The record still names the one that was killed; a program that comes after it is none.
+    first.suspend();
+    second.kill9().await;
+    let _stranger = loop {
+        if let Some(stranger) = try_hold(&stage, "Debezium Streaming").await {
+            break stranger;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    first.resume();
+    until(&first, "orders", |shown| {
+        let reason = shown["reason"].as_str().unwrap_or_default();
+        shown["state"] != "standby" && reason.contains("application \"Debezium Streaming\"")
+    })
+    .await;
+    assert_eq!(first.readyz().await.0, 503);
+}
+
+/// As `pg_logical_slot_peek_changes` has it.
+#[tokio::test]
+async fn a_person_who_looks_into_the_slot_for_a_moment_halts_nobody() {
+    let stage = Stage::shared("peek").await;
+    let mut daemon = stage.relay().await;
+    assert!(daemon.sigterm(PATIENCE).await.success());
+    let holder = hold(&stage, "psql").await;
+    daemon.start_again();
+    until_alive(&daemon).await;
+    let client = stage.client().await;
+    let looks = "SELECT FROM pg_stat_activity WHERE backend_type = 'walsender' AND datname = current_database() \
+                 AND application_name = 'outboxd orders' AND query LIKE '%outboxd_state%'";
+    eventually("it has looked who has the slot", async || {
+        client.query_opt(looks, &[]).await.unwrap().is_some()
+    })
+    .await;
+    drop(holder);
+    until_state(&daemon, "orders", "streaming").await;
+    assert!(!daemon.log().contains("no outboxd"), "{}", daemon.log());
+}
+
 #[tokio::test]
 async fn a_role_without_rights_sees_which_application_and_user_hold_a_slot() {
     let stage = Stage::shared("seen").await;
@@ -185,7 +265,7 @@ async fn a_role_without_rights_sees_which_application_and_user_hold_a_slot() {
     stage.sql(&format!("CREATE ROLE {role} LOGIN")).await;
     let url = stage.postgres_url.replace("//postgres@", &format!("//{role}@"));
     let client = Endpoint::parse(&url).unwrap().connect_sql("outboxd orders").await.unwrap();
-    let uses = slot_use::read(&client, &stage.slot()).await.unwrap();
+    let uses = slot_use::read(&client, "public", &stage.slot()).await.unwrap();
     let [slot_use::SlotUse { holder: Some(holder), database, .. }] = uses.as_slice() else {
         panic!("{uses:?}")
     };
@@ -194,7 +274,7 @@ async fn a_role_without_rights_sees_which_application_and_user_hold_a_slot() {
     assert_eq!(holder.address, Address::Hidden);
     assert!(!holder.is_outboxd);
     let as_superuser =
-        slot_use::read(&shared_postgres().await.client(&stage.name).await, &stage.slot()).await;
+        slot_use::read(&shared_postgres().await.client(&stage.name).await, "public", &stage.slot()).await;
     assert!(
         matches!(&as_superuser.unwrap()[0].holder.as_ref().unwrap().address, Address::Ip(ip) if ip == "127.0.0.1")
     );

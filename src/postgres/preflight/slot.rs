@@ -22,34 +22,33 @@ pub(super) fn refusal(database: &SourceDatabase, uses: &[SlotUse], to_be_made: b
 }
 
 fn refused(ours: &str, one: &SlotUse) -> Option<Check> {
-    let SlotUse { slot, plugin, database, asked_in, holder, .. } = one;
+    let SlotUse { slot, plugin, database, here, holder, .. } = one;
     let name = if slot == ours {
         format!("slot {slot}")
     } else {
         format!("slot {slot}, the name of the temporary slot by which {ours} is made,")
     };
     let held = holder.as_ref().map(|holder| format!(", and is in use by {holder}")).unwrap_or_default();
-    let what = match (plugin, database, holder) {
+    let what = match (plugin, database, one.stranger()) {
         (None, ..) => format!("{name} is a physical slot{held}"),
         (Some(plugin), ..) if plugin != "pgoutput" => {
             format!("{name} is a slot of the plugin {plugin}, not pgoutput{held}")
         }
-        (_, Some(database), _) if database != asked_in => {
+        (_, Some(database), _) if !here => {
             format!(
-                "{name} belongs to database \"{database}\", not to \"{asked_in}\"{held}; all databases of a server share the names \
-                 of slots"
+                "{name} belongs to database \"{database}\"{held}; all databases of a server share the names of slots"
             )
         }
-        (.., Some(holder)) if !holder.is_outboxd => {
+        (.., Some(stranger)) => {
             return Some(Check::failed(
                 SLOT,
                 format!(
-                    "{name} is in use by {holder}, which is no outboxd: nothing is published, and what that program confirms never \
-                     is"
+                    "{name} is in use by {stranger}, which is no outboxd: nothing is published, and what that program confirms \
+                     never is"
                 ),
                 format!(
-                    "stop that program if outboxd takes its place; otherwise {OTHER}. An outboxd that calls itself otherwise \
-                     (application_name in its postgres.url) is recognised by a name that begins with outboxd"
+                    "stop that program if outboxd takes its place; otherwise {OTHER}. An outboxd 0.1.0 is recognised only by a name \
+                     (application_name in its postgres.url) that begins with outboxd or is this instance's"
                 ),
             ));
         }

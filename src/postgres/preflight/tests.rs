@@ -122,8 +122,9 @@ fn in_use(application: &str) -> SlotUse {
         slot: "outboxd_orders".into(),
         plugin: Some("pgoutput".into()),
         database: Some("orders".into()),
-        asked_in: "orders".into(),
+        here: true,
         temporary: false,
+        failover: false,
         is_made: true,
         active_pid: Some(7),
         holder: Some(Holder {
@@ -182,14 +183,22 @@ fn a_name_that_somebody_else_has_is_refused_with_whose_it_is() {
     for (one, made, what) in [
         (SlotUse { plugin: None, database: None, holder: None, ..ours() }, false, "physical"),
         (SlotUse { plugin: Some("wal2json".into()), ..ours() }, false, "wal2json"),
-        (SlotUse { database: Some("users".into()), ..ours() }, false, "belongs to database \"users\""),
+        (
+            SlotUse { database: Some("users".into()), here: false, ..ours() },
+            false,
+            "belongs to database \"users\"",
+        ),
         (SlotUse { temporary: true, ..ours() }, false, "temporary"),
         (
             in_use("Debezium Streaming"),
             false,
             "by application \"Debezium Streaming\", user \"somebody\", address 10.0.0.7, server process 7",
         ),
-        (SlotUse { database: Some("users".into()), ..temporary() }, true, "belongs to database \"users\""),
+        (
+            SlotUse { database: Some("users".into()), here: false, ..temporary() },
+            true,
+            "belongs to database \"users\"",
+        ),
         (SlotUse { temporary: false, ..temporary() }, true, "permanent"),
         (SlotUse { slot: temporary().slot, ..in_use("psql") }, true, "no outboxd"),
     ] {
@@ -199,7 +208,9 @@ fn a_name_that_somebody_else_has_is_refused_with_whose_it_is() {
         assert!(problem.cure.contains("set postgres.slot"), "{}", problem.cure);
     }
     assert_eq!(slot_refusal(&database(), &[ours(), temporary()], true), None);
-    let elsewhere = SlotUse { database: Some("users".into()), ..temporary() };
+    let being_made = SlotUse { is_made: false, ..in_use("psql") };
+    assert_eq!(slot_refusal(&database(), &[being_made], true), None, "it is nobody's yet");
+    let elsewhere = SlotUse { database: Some("users".into()), here: false, ..temporary() };
     assert_eq!(slot_refusal(&database(), &[ours(), elsewhere], false), None, "the slot is there already");
 }
 

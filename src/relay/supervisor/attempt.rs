@@ -225,7 +225,11 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let Source { name, mapping, broker, .. } = self.source;
         let database = self.source.database.options();
         let sql = self.source.database.connect_sql(&self.application_name()).await?;
-        let facts = sql.facts(database).await?;
+        let mut facts = sql.facts(database).await?;
+        // A program may have the slot for a moment only: `acquire` looks for longer.
+        for one in facts.slot_uses.iter_mut().filter(|one| one.stranger().is_some()) {
+            one.holder = None;
+        }
         let checks = preflight::checks(database, &mapping.columns, &facts);
         self.report.unpublished_tables(facts.family.unpublished.as_ref().map(Unpublished::explain));
         // What is wrong with the slot, or with what feeds it, may be a gap, which is judged first.

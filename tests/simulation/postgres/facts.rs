@@ -92,8 +92,9 @@ pub(super) fn slot_uses(state: &mut State, name: &str) -> Vec<SlotUse> {
         slot,
         plugin: Some("pgoutput".to_owned()),
         database: Some("orders".to_owned()),
-        asked_in: "orders".to_owned(),
+        here: true,
         temporary,
+        failover: false,
         is_made: true,
         active_pid: active.map(|id| id as i32),
         holder: active.map(|id| Holder {

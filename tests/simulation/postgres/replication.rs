@@ -3,6 +3,7 @@
 use outboxd::{
     position::Lsn,
     postgres::{
+        SourceDatabase,
         open_transactions::OpenTransaction,
         replication::{BeforeStream, ReplicationError, SystemIdentity},
         slot_use::SlotUse,
@@ -38,8 +39,8 @@ impl Replication for SimulatedReplication {
         self.0.ask(identify).await.map_err(command_failed)
     }
 
-    async fn slot_uses(&mut self, slot: &str) -> Result<Vec<SlotUse>, ReplicationError> {
-        self.0.ask(|state| slot_uses(state, slot)).await.map_err(command_failed)
+    async fn slot_uses(&mut self, database: &SourceDatabase) -> Result<Vec<SlotUse>, ReplicationError> {
+        self.0.ask(|state| slot_uses(state, &database.slot)).await.map_err(command_failed)
     }
 
     async fn awaited_transactions(&mut self, _: &str) -> Result<Vec<OpenTransaction>, ReplicationError> {

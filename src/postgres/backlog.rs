@@ -129,16 +129,8 @@ impl Backlog {
         snapshot::prepare(&client).await?;
         replication.query(NO_TIMEOUTS).await.map_err(self::replication("switching timeouts off"))?;
         let shape_before = shape_by_sql(&client, name).await?;
-        for setting in catalog::END_WITH_CLIENT {
-            match replication.query(setting).await {
-                Ok(_) => {}
-                // Not every operating system lets a server look; the slot is made all the same.
-                Err(error) if error.sqlstate().is_some() => {
-                    tracing::debug!(%error, "the server does not watch the connection");
-                }
-                Err(error) => return Err(self::replication("having the connection watched")(error)),
-            }
-        }
+        let watched = replication.end_with_client().await;
+        watched.map_err(self::replication("having the connection watched"))?;
 
         let (consistent_point, exported) = create_temporary(&mut replication, &temporary).await?;
         // Another instance may have copied its slot and let go of the name just now.
@@ -198,13 +190,16 @@ impl Backlog {
             }
             Err(error) => return Err(replication("making the permanent slot")(error)),
         }
-        // A copy is an ordinary slot, whatever its original is. Whoever ends in between leaves one that the next start, which
-        // has the configuration, makes a failover slot.
+        // First, so that it holds back no WAL while anything waits.
+        drop_temporary(&mut self.replication, &self.temporary).await?;
+        // A copy is an ordinary slot, whatever its original is. Whoever has the slot next, as the configuration is the same,
+        // makes it a failover slot.
         if self.failover {
             let made = self.replication.make_failover(&self.slot).await;
-            made.map_err(replication("making the slot a failover slot"))?;
+            if !made.map_err(replication("making the slot a failover slot"))? {
+                return Err(BacklogError::AlreadyThere(self.slot));
+            }
         }
-        drop_temporary(&mut self.replication, &self.temporary).await?;
         Ok(self.replication)
     }
 }

@@ -81,8 +81,9 @@ pub struct SourceDatabase {
 }
 
 impl SourceDatabase {
-    /// Tells whether whoever gets the slot next makes it a failover slot: the configuration wants one, and lets outboxd make it.
-    pub(crate) fn makes_failover(&self, slot: &catalog::SlotFacts) -> bool {
-        self.failover && self.create && !slot.failover
+    /// Tells whether whoever gets the slot next makes it a failover slot, unless it is one: the configuration wants one, and lets
+    /// outboxd make it.
+    pub(crate) fn makes_failover(&self, is_failover: bool) -> bool {
+        self.failover && self.create && !is_failover
     }
 }

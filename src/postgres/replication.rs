@@ -6,7 +6,7 @@
 use std::{
     future::poll_fn,
     task::{Context, Poll},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -18,6 +18,7 @@ use postgres_protocol::message::{
 use tokio::time::Instant;
 
 use super::{
+    catalog::END_WITH_CLIENT,
     endpoint::Endpoint,
     error::{ConnectError, ServerError, WireError},
     remedy,
@@ -247,12 +248,35 @@ impl ReplicationConnection {
         })
     }
 
-    /// Has a slot synchronised to standbys from now on (PostgreSQL 17 and later). Nobody may be using it.
+    /// Has the server end this session when its client goes while a command runs. Not every operating system lets a server look.
     ///
     /// # Errors
     /// [`ReplicationError::Command`].
-    pub async fn make_failover(&mut self, slot: &str) -> Result<(), ReplicationError> {
-        self.query(&format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", identifier(slot))).await.map(drop)
+    pub(super) async fn end_with_client(&mut self) -> Result<(), ReplicationError> {
+        for setting in END_WITH_CLIENT {
+            match self.query(setting).await {
+                Ok(_) => {}
+                Err(error) if error.sqlstate().is_some() => {
+                    tracing::debug!(%error, "the server does not watch the connection");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a slot synchronised to standbys from now on (PostgreSQL 17 and later). `false` while another session uses the slot:
+    /// the server would wait for that without limit (`ReplicationSlotAlter`, slot.c). Drop this connection then, which ends the wait.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Command`].
+    pub async fn make_failover(&mut self, slot: &str) -> Result<bool, ReplicationError> {
+        self.end_with_client().await?;
+        let alter = format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", identifier(slot));
+        match tokio::time::timeout(ALTER_TIMEOUT, self.query(&alter)).await {
+            Ok(altered) => altered.map(|_| true),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Begins streaming a logical slot with pgoutput, protocol version 1. `from` is where to begin if the slot is not
@@ -362,6 +386,9 @@ impl ReplicationConnection {
         Ok(())
     }
 }
+
+/// How long a change of a slot may wait for a session that uses the slot.
+const ALTER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The lines of a history file (`timeline.c`): timeline, where it was left, why; separated by tabs. Others are comments.
 fn left_timelines(content: &str) -> Vec<(u32, Lsn)> {

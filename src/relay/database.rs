@@ -263,8 +263,8 @@ pub trait Replication: Sized + Send {
         slot: &str,
     ) -> impl Future<Output = Result<BeforeStream, ReplicationError>> + Send;
 
-    /// Has the slot synchronised to standbys from now on. Nobody may be using it.
-    fn make_failover(&mut self, slot: &str) -> impl Future<Output = Result<(), ReplicationError>> + Send;
+    /// Has the slot synchronised to standbys from now on; `false`, and the connection is of no more use, while somebody uses it.
+    fn make_failover(&mut self, slot: &str) -> impl Future<Output = Result<bool, ReplicationError>> + Send;
 
     /// Begins streaming. When the server refused, the connection comes back.
     fn start(
@@ -524,7 +524,7 @@ impl Replication for ReplicationConnection {
         self.before_stream(slot).await
     }
 
-    async fn make_failover(&mut self, slot: &str) -> Result<(), ReplicationError> {
+    async fn make_failover(&mut self, slot: &str) -> Result<bool, ReplicationError> {
         self.make_failover(slot).await
     }
 

@@ -15,7 +15,7 @@ use tokio::{
 
 mod between_attempts;
 
-pub(super) use between_attempts::look_on;
+pub(super) use between_attempts::{keep_in_use, look_on};
 
 use super::database::{Database, Sql};
 use crate::{

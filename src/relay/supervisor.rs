@@ -14,8 +14,12 @@
 use std::time::Duration;
 
 use super::{
-    RelayOptions, Shutdown, Verdict, backoff::Backoff, broker::Broker, database::Database,
-    delivery::sleep_until, monitor::look_on,
+    RelayOptions, Shutdown, Verdict,
+    backoff::Backoff,
+    broker::Broker,
+    database::Database,
+    delivery::sleep_until,
+    monitor::{keep_in_use, look_on},
 };
 use crate::{
     admin::{Reporter, SourceState},
@@ -106,6 +110,14 @@ pub async fn supervise<D: Database, B: Broker>(
             }
         };
         let next_attempt = wait.map(|wait| now() + wait);
+        // A short wait ends before `look_on` has come so far.
+        if std::mem::take(&mut known.slot_wants_use) && verdict != Verdict::HaltUntilRecovered {
+            tokio::select! {
+                biased;
+                _ = shutdown.requested() => return known.ended(),
+                () = keep_in_use(&source.database, &report) => {}
+            }
+        }
         tokio::select! {
             biased;
             _ = shutdown.requested() => return known.ended(),

@@ -1,7 +1,10 @@
 //! Failover slots, of PostgreSQL 17 and later: made as the configuration says, and made again as they were.
 
+use outboxd::postgres::replication::ReplicationConnection;
+
 use crate::{
-    stage::{PATIENCE, Stage, eventually, say, until_alive, until_state},
+    holder::{database, hold},
+    stage::{PATIENCE, Stage, eventually, say, source, until_alive, until_state},
     support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq},
 };
 
@@ -120,4 +123,43 @@ async fn postgres_failover_makes_a_failover_slot_also_of_one_that_is_there() {
         assert_eq!(say(&daemon, &["setup"]).await.status, 0);
         assert_eq!(stage.is_failover().await, Some(true), "by setup, {more}");
     }
+}
+
+/// The server would wait for the other one without limit, and the one that asks would never say that it stands by.
+#[tokio::test]
+async fn a_slot_that_another_instance_uses_is_made_a_failover_slot_by_nobody_who_waits() {
+    let server = server().await;
+    if !has_failover_slots(&server).await {
+        return;
+    }
+    let mut stage = Stage::on("in_use", &server, shared_rabbitmq().await).await;
+    let mut daemon = stage.relay().await;
+    assert!(daemon.sigterm(PATIENCE).await.success());
+
+    let holder = hold(&stage, "outboxd orders").await;
+    let mut waits = ReplicationConnection::connect(&database(&stage), "waits").await.unwrap();
+    assert!(!tokio::time::timeout(PATIENCE, waits.make_failover(&stage.slot())).await.unwrap().unwrap());
+    drop(waits);
+    let client = stage.client().await;
+    let left = "SELECT FROM pg_stat_activity WHERE application_name = 'waits'";
+    eventually("its session ends with it", async || client.query_opt(left, &[]).await.unwrap().is_none())
+        .await;
+    drop(holder);
+
+    // Two begin at once: one streams, the other stands by, and the slot is a failover slot.
+    stage.source = "postgres.failover = true".to_owned();
+    let daemons = [Daemon::start(&stage.config()), Daemon::start(&stage.config())];
+    for daemon in &daemons {
+        until_alive(daemon).await;
+    }
+    eventually("one streams and one stands by", async || {
+        let mut states = Vec::new();
+        for daemon in &daemons {
+            states.push(source(daemon, "orders").await["state"].as_str().unwrap_or_default().to_owned());
+        }
+        states.sort();
+        states == ["standby", "streaming"]
+    })
+    .await;
+    assert_eq!(stage.is_failover().await, Some(true));
 }

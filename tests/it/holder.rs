@@ -85,13 +85,19 @@ async fn the_temporary_slot_of_another_database_is_not_stood_by_for() {
 }
 
 /// Streams from a stage's slot under another application's name, and confirms nothing.
-async fn hold(stage: &Stage, application: &str) -> ReplicationStream {
+pub(crate) async fn hold(stage: &Stage, application: &str) -> ReplicationStream {
     try_hold(stage, application).await.unwrap()
 }
 
 /// The same; `None` while somebody else has the slot.
 async fn try_hold(stage: &Stage, application: &str) -> Option<ReplicationStream> {
-    let database = SourceDatabase {
+    let database = database(stage);
+    let connection = ReplicationConnection::connect(&database, application).await.unwrap();
+    connection.start(&database.slot, &database.publication, Lsn::ZERO).await.ok()
+}
+
+pub(crate) fn database(stage: &Stage) -> SourceDatabase {
+    SourceDatabase {
         endpoint: Endpoint::parse(&stage.postgres_url).unwrap(),
         slot: stage.slot(),
         publication: "outboxd_orders".into(),
@@ -102,9 +108,7 @@ async fn try_hold(stage: &Stage, application: &str) -> Option<ReplicationStream>
         cleanup: None,
         parks: false,
         wal_sender_timeout: Duration::from_secs(3600),
-    };
-    let connection = ReplicationConnection::connect(&database, application).await.unwrap();
-    connection.start(&database.slot, &database.publication, Lsn::ZERO).await.ok()
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    stage::{PATIENCE, Stage, eventually, say, until_alive, until_state},
+    stage::{PATIENCE, Stage, eventually, say, source, until_alive, until_state},
     support::{Daemon, Postgres, PostgresOptions, Proxy, shared_rabbitmq},
 };
 
@@ -18,26 +18,31 @@ async fn invalidated(stage: &Stage) -> Option<String> {
     client.query_one(sql, &[&stage.slot()]).await.unwrap().get(0)
 }
 
-#[tokio::test]
-async fn a_slot_is_kept_in_use_while_the_broker_is_away_and_lost_while_outboxd_is_stopped() {
+/// A source whose slot is kept in use while the broker is away; `None` where the server has no such timeout.
+async fn kept_in_use(settings: &str) -> Option<(Postgres, Stage, Daemon, [Proxy; 2])> {
     let server = Postgres::start(PostgresOptions::default()).await;
     let client = server.client("postgres").await;
     let known = "SELECT FROM pg_settings WHERE name = 'idle_replication_slot_timeout'";
     if client.query_opt(known, &[]).await.unwrap().is_none() {
         println!("skipped: idle_replication_slot_timeout came with PostgreSQL 18");
-        return;
+        return None;
     }
     let set = format!("ALTER SYSTEM SET idle_replication_slot_timeout = '{}s'", TIMEOUT.as_secs());
     client.batch_execute(&set).await.unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     let node = shared_rabbitmq().await;
     let mut stage = Stage::on("idle", &server, node).await;
+    stage.source = settings.to_owned();
     stage.consume().await;
     let (postgres, broker) = (Proxy::start(server.port()), Proxy::start(node.port()));
     let mut daemon = Daemon::start(&stage.config_through(&postgres, &broker));
     daemon.wait_ready(PATIENCE).await;
     stage.write_row("a", 1, "OrderCreated").await;
-    eventually("the row has arrived", async || stage.oracle.distinct_count() == 1).await;
+    // Confirmed, too: what is in flight when the broker goes may be repeated.
+    eventually("the row is confirmed", async || {
+        stage.oracle.distinct_count() == 1 && !source(&daemon, "orders").await["last_confirmed_at"].is_null()
+    })
+    .await;
 
     broker.refuse();
     until_state(&daemon, "orders", "connecting").await;
@@ -50,6 +55,18 @@ async fn a_slot_is_kept_in_use_while_the_broker_is_away_and_lost_while_outboxd_i
     assert!(daemon.log().contains("used the slot for a moment"));
     broker.resume();
     stage.verdict().await.assert_delivered(0);
+    Some((server, stage, daemon, [postgres, broker]))
+}
+
+/// There is no time then to look at the slot between two of them.
+#[tokio::test]
+async fn a_slot_is_kept_in_use_between_attempts_that_follow_one_another_at_once() {
+    kept_in_use("delivery.backoff_min_ms = 1\ndelivery.backoff_max_ms = 1").await;
+}
+
+#[tokio::test]
+async fn a_slot_is_kept_in_use_while_the_broker_is_away_and_lost_while_outboxd_is_stopped() {
+    let Some((_server, stage, mut daemon, _proxies)) = kept_in_use("").await else { return };
     let said = say(&daemon, &["check"]).await;
     assert_eq!(said.status, 0);
     assert!(said.stdout.contains("a slot that nobody uses for 20 s (idle_replication_slot_timeout)"));

@@ -41,21 +41,29 @@ async fn look(database: &impl Database, report: &Reporter, is_right: bool) -> Re
     loop {
         let slot = within(INTERVAL, show_slot(&sql, database.options(), report)).await?;
         if is_right && slot.is_some_and(|slot| slot.wants_use()) {
-            let used = within(CONNECT_TIMEOUT, use_slot(database).map(Ok::<_, CatalogError>)).await?;
-            let source = report.name();
-            match used {
-                Ok(()) => tracing::info!(
-                    source,
-                    "used the slot for a moment, as idle_replication_slot_timeout would have PostgreSQL invalidate it"
-                ),
-                Err(error) => tracing::warn!(
-                    source,
-                    %error,
-                    "the slot could not be used, and idle_replication_slot_timeout may have PostgreSQL invalidate it"
-                ),
-            }
+            keep_in_use(database, report).await;
         }
         tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Uses the slot for a moment, which wants to be used.
+pub(in crate::relay) async fn keep_in_use(database: &impl Database, report: &Reporter) {
+    let source = report.name();
+    let used = match within(CONNECT_TIMEOUT, use_slot(database).map(Ok::<_, CatalogError>)).await {
+        Ok(used) => used.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match used {
+        Ok(()) => tracing::info!(
+            source,
+            "used the slot for a moment, as idle_replication_slot_timeout would have PostgreSQL invalidate it"
+        ),
+        Err(error) => tracing::warn!(
+            source,
+            error,
+            "the slot could not be used, and idle_replication_slot_timeout may have PostgreSQL invalidate it"
+        ),
     }
 }
 

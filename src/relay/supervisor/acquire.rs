@@ -91,8 +91,16 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 continue;
             }
             if slot_exists {
-                if evidence.slot.as_ref().is_some_and(|slot| database.makes_failover(slot)) {
-                    self.make_failover(&mut connection, evidence).await?;
+                let ours = uses.iter().find(|one| one.slot == database.slot);
+                if ours.is_some_and(|ours| database.makes_failover(ours.failover)) {
+                    if !connection.make_failover(&database.slot).await? {
+                        // Another instance was faster; the next look shows which.
+                        drop(connection);
+                        connection = self.connect_again(evidence).await?;
+                        continue;
+                    }
+                    let (source, slot) = (&self.source.name, &database.slot);
+                    tracing::info!(source, slot, "the slot is a failover slot from now on");
                 }
                 connection = match self.start(connection, from).await {
                     Ok(streaming) => return Ok(Acquired::Stream { streaming, made: None }),
@@ -108,33 +116,18 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                     if matches!(*error, BacklogError::AlreadyThere(_) | BacklogError::Busy(_)) => {}
                 Err(fault) => return Err(fault),
             }
-            connection = self.replication_connection().await?;
-            // What is known is known of the server that this attempt has met.
-            if evidence.server.clone().names() != connection.identify_system().await?.names() {
-                return Err(Fault::ServerChanged);
-            }
+            connection = self.connect_again(evidence).await?;
         }
     }
 
-    /// Makes a failover slot of an ordinary one that nobody uses.
-    async fn make_failover(
-        &self,
-        connection: &mut D::Replication,
-        evidence: &mut Evidence,
-    ) -> Result<(), Fault> {
-        let SourceDatabase { slot, .. } = self.source.database.options();
-        match connection.make_failover(slot).await {
-            Ok(()) => {
-                tracing::info!(source = self.source.name, slot, "the slot is a failover slot from now on")
-            }
-            // Another instance was faster, and has made it one.
-            Err(error) if error.sqlstate() == Some(OBJECT_IN_USE) => {}
-            Err(error) => return Err(error.into()),
+    /// A connection in place of one that is of no more use, to the server that this attempt has met: what is known is known of
+    /// that one.
+    async fn connect_again(&self, evidence: &Evidence) -> Result<D::Replication, Fault> {
+        let mut connection = self.replication_connection().await?;
+        if evidence.server.clone().names() != connection.identify_system().await?.names() {
+            return Err(Fault::ServerChanged);
         }
-        if let Some(slot) = &mut evidence.slot {
-            slot.failover = true;
-        }
-        Ok(())
+        Ok(connection)
     }
 
     /// Says why the slot cannot be had now, and waits a moment. A slot whose making waits for other transactions is nobody's yet:

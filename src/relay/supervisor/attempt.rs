@@ -12,7 +12,7 @@ use crate::{
     ledger::ConfirmedLsn,
     position::Lsn,
     postgres::{
-        catalog::TableFacts,
+        catalog::{SlotFacts, TableFacts},
         continuity::{Evidence, Memory},
         family::Unpublished,
         preflight,
@@ -90,6 +90,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             return Ok(known.ended());
         };
         known.was_connected = true;
+        known.slot_wants_use = false;
         if let Some(side) = known.lost.take() {
             self.report.reconnected(side);
         }
@@ -226,6 +227,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let database = self.source.database.options();
         let sql = self.source.database.connect_sql(&self.application_name()).await?;
         let mut facts = sql.facts(database).await?;
+        known.slot_wants_use = facts.slot(&database.slot).is_some_and(SlotFacts::wants_use);
         // A program may have the slot for a moment only: `acquire` looks for longer.
         for one in facts.slot_uses.iter_mut().filter(|one| one.stranger().is_some()) {
             one.holder = None;

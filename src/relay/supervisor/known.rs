@@ -36,6 +36,8 @@ pub(super) struct Known {
     /// The last attempt that had the slot left messages behind that may be with the broker and are not confirmed: whoever
     /// has the slot next publishes them again, and nobody has had it since.
     pub(super) unconfirmed: bool,
+    /// The last attempt has seen that the server will invalidate the slot unless somebody uses it, and has not used it.
+    pub(super) slot_wants_use: bool,
     /// Messages whose confirms did not come in time.
     pub(super) stalled: Option<Stalled>,
 }
@@ -50,6 +52,7 @@ impl Known {
             was_connected: false,
             lost: None,
             unconfirmed: false,
+            slot_wants_use: false,
             stalled: None,
         }
     }

@@ -54,8 +54,8 @@ impl Replication for SimulatedReplication {
         Ok(BeforeStream { pid: self.0.id as i32, confirmed_flush })
     }
 
-    async fn make_failover(&mut self, _: &str) -> Result<(), ReplicationError> {
-        Ok(())
+    async fn make_failover(&mut self, _: &str) -> Result<bool, ReplicationError> {
+        Ok(true)
     }
 
     async fn start(

@@ -82,7 +82,7 @@ async fn rows_go_once_they_are_confirmed() {
     stage.consume().await;
     stage.workload.transactions = 100;
     stage.write().await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write_row("late", 1, "OrderCreated").await;
     stage.verdict().await.assert_delivered(0);
     let client = stage.client().await;
@@ -99,7 +99,7 @@ async fn rows_go_once_they_are_confirmed() {
 async fn rows_stay_while_the_position_is_held_and_go_when_it_passes() {
     let mut stage = cleaning("held").await;
     stage.consume_only("OrderCreated").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let client = stage.client().await;
     stage.write_row("before", 1, "OrderCreated").await;
     until_count(&client, "outbox", 0).await;
@@ -121,7 +121,7 @@ async fn the_retention_keeps_young_rows_and_rows_without_a_time() {
     stage.source += "cleanup.retention_s = 3600\n";
     stage.consume().await;
     stage.sql("ALTER TABLE outbox ALTER created_at DROP NOT NULL").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let client = stage.client().await;
     for (payload, created_at) in [
         ("1", "now() - interval '61 minutes'"),
@@ -147,7 +147,7 @@ async fn a_row_that_is_old_and_commits_late_stays_until_it_is_confirmed() {
     let mut stage = cleaning("late").await;
     stage.source += "cleanup.retention_s = 60\n";
     stage.consume_only("OrderCreated").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let mut writer = stage.client().await;
     let open = writer.transaction().await.unwrap();
     open.batch_execute(
@@ -186,7 +186,7 @@ async fn kill_9_under_load_removes_nothing_that_is_not_confirmed() {
     stage
         .sql(&format!(
             "CREATE TABLE removed (id uuid PRIMARY KEY, at timestamptz DEFAULT clock_timestamp(), confirmed pg_lsn);
-             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
                  INSERT INTO removed SELECT OLD.id, clock_timestamp(), confirmed_flush_lsn
                  FROM pg_replication_slots WHERE slot_name = '{slot}';
                  RETURN NULL; END $$;
@@ -194,7 +194,7 @@ async fn kill_9_under_load_removes_nothing_that_is_not_confirmed() {
         ))
         .await;
     stage.consume().await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let writing = stage.keep_writing();
     let client = stage.client().await;
     for kill in 1..=6 {
@@ -237,7 +237,7 @@ async fn removed_ids(client: &Client) -> Vec<String> {
 #[tokio::test]
 async fn nobody_is_waited_for() {
     let mut stage = cleaning("held_rows").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let (mut holder, mut writer, client) = (stage.client().await, stage.client().await, stage.client().await);
     // Nothing is routable yet, so the rows are there to be held.
     let rows = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
@@ -279,7 +279,7 @@ async fn tables_of_any_name_and_key_are_cleaned() {
             outbox.columns = { id = "The Id", aggregate_type = "Type", aggregate_id = 'agg"id', event_type = "select", payload = "Pay load", sequence = "SEQ", created_at = 'At "Time' }
             "#;
         let mut inbox = stage.inbox(&["Order.events"]).await;
-        let daemon = stage.relay().await;
+        let daemon = stage.relay_as_printed_role().await;
         stage
             .sql(&format!(
                 r#"INSERT INTO {table} ("Type", "agg""id", "select", "Pay load", "The Id") SELECT 'Order', n::text, 'E', n::text, 7 FROM generate_series(1, 3) n"#
@@ -306,11 +306,13 @@ async fn of_a_partitioned_table_the_row_in_the_right_partition_goes() {
              CREATE TABLE p0b PARTITION OF p0 DEFAULT;
              CREATE TABLE p1 (payload text, created_at timestamptz, type text DEFAULT 'E', aggregateid text DEFAULT 'a',
                 aggregatetype text DEFAULT 'Order', id int);
-             ALTER TABLE outbox ATTACH PARTITION p1 FOR VALUES FROM (100) TO (200)",
+             ALTER TABLE outbox ATTACH PARTITION p1 FOR VALUES FROM (100) TO (200);
+             -- The script's own statement for a partitioned table, which stands in a comment.
+             CREATE PUBLICATION outboxd_orders FOR TABLE outbox WITH (publish = 'insert', publish_via_partition_root = true)",
         )
         .await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     // One transaction, so that places and transactions agree, and only the partition tells the rows apart.
     stage
         .sql(
@@ -374,7 +376,7 @@ async fn what_keeps_rows_is_said_and_does_not_keep_messages() {
 async fn a_table_that_is_not_published_any_more_keeps_its_rows() {
     let mut stage = cleaning("unpublished").await;
     stage.consume().await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let client = stage.client().await;
     client.batch_execute(&insert("1")).await.unwrap();
     until_count(&client, "outbox", 0).await;
@@ -395,7 +397,8 @@ async fn a_table_that_is_not_published_any_more_keeps_its_rows() {
     let reason = until_state(&daemon, "orders", "halted").await;
     assert!(reason.contains("does not hold the table"), "{reason}");
     assert_eq!(count(&client, "outbox").await, 1);
-    // Recovered from, it is published, and then it may go.
+    // Recovered from, it is published, and then it may go. The role has no rights on the new table yet.
+    stage.run_printed_sql().await;
     assert_eq!(say(&daemon, &["recover", "--source", "orders"]).await.status, 0);
     until_count(&client, "outbox", 0).await;
 }
@@ -406,14 +409,10 @@ async fn rows_that_were_there_before_a_slot_made_by_hand_stay_until_somebody_has
     let mut stage = cleaning("by_hand").await;
     stage.consume().await;
     let slot = stage.slot();
-    stage
-        .sql(&format!(
-            "CREATE PUBLICATION outboxd_orders FOR TABLE ONLY outbox WITH (publish = 'insert'); {}",
-            insert("1")
-        ))
-        .await;
+    let config = stage.run_printed_sql().await;
+    stage.sql(&insert("1")).await;
     stage.sql(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")).await;
-    let mut daemon = Daemon::prepare(&stage.config());
+    let mut daemon = Daemon::prepare(&config);
     let said = say(&daemon, &["check"]).await;
     assert!(said.status == 0 && said.stdout.contains("warning  unpublished rows"), "{}", said.stdout);
     daemon.start_again();
@@ -450,7 +449,7 @@ async fn a_slot_made_by_hand_for_an_empty_table_is_cleaned_behind() {
     stage.consume().await;
     stage.sql("CREATE PUBLICATION outboxd_orders FOR TABLE ONLY outbox WITH (publish = 'insert')").await;
     stage.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", stage.slot())).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderCreated").await;
     until_count(&stage.client().await, "outbox", 0).await;
     assert!(!daemon.log().contains("clean-up is off"), "{}", daemon.log());
@@ -464,6 +463,7 @@ async fn rows_that_were_skipped_stay_when_clean_up_is_switched_on_later() {
         stage.consume().await;
         stage.sql(&insert("1")).await;
         stage.source = "backlog = \"skip\"\n".to_owned();
+        // By a superuser: the script would make the slot.
         let mut daemon = Daemon::prepare(&stage.config());
         if made_by_setup {
             assert_eq!(say(&daemon, &["setup"]).await.status, 0);
@@ -473,7 +473,7 @@ async fn rows_that_were_skipped_stay_when_clean_up_is_switched_on_later() {
             assert!(daemon.sigterm(PATIENCE).await.success());
         }
         stage.source = DELETE.to_owned();
-        let mut daemon = stage.relay().await;
+        let mut daemon = stage.relay_as_printed_role().await;
         stage.write_row("a", 1, "OrderCreated").await;
         stage.verdict().await.assert_delivered(0);
         let shown = until(&daemon, "orders", |shown| shown["cleanup_off"].is_string()).await;
@@ -496,7 +496,7 @@ async fn times_without_a_zone_are_no_ground_for_a_retention() {
     stage.source += "cleanup.retention_s = 1\n";
     stage.consume().await;
     stage.sql("ALTER TABLE outbox ALTER created_at TYPE timestamp").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderCreated").await;
     stage.verdict().await.assert_delivered(0);
     eventually("somebody is told", async || daemon.log().contains("without time zone")).await;
@@ -517,7 +517,7 @@ async fn an_index_on_the_time_leads_to_the_old_rows() {
     stage.source += "cleanup.retention_s = 3600\n";
     stage.sql("CREATE INDEX ON outbox (created_at)").await;
     stage.consume().await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let client = stage.client().await;
     let rows = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, created_at) \
                 SELECT 'Order', n::text, 'OrderCreated', '1', now() - n % 2 * interval '1 day' FROM generate_series(1, 3000) n";
@@ -534,7 +534,7 @@ async fn an_index_on_the_time_leads_to_the_old_rows() {
 async fn a_clean_up_that_loses_its_connection_or_its_table_goes_on_when_it_has_it_again() {
     let mut stage = cleaning("again").await;
     stage.consume().await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let client = stage.client().await;
     until_searched(&client).await;
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -561,8 +561,8 @@ async fn a_clean_up_that_loses_its_connection_or_its_table_goes_on_when_it_has_i
 async fn a_standby_removes_nothing() {
     let mut stage = cleaning("clean_standby").await;
     stage.consume().await;
-    let mut leader = stage.relay().await;
-    let standby = stage.relay().await;
+    let mut leader = stage.relay_as_printed_role().await;
+    let standby = stage.relay_as_printed_role().await;
     until_state(&standby, "orders", "standby").await;
     let client = stage.client().await;
     for _ in 0..3 {
@@ -593,7 +593,7 @@ async fn a_large_backlog_goes_in_small_batches() {
             "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
                  SELECT 'Order', n::text, 'OrderCreated', '1' FROM generate_series(1, {ROWS}) n;
              CREATE TABLE batches (rows bigint);
-             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
                  INSERT INTO batches SELECT count(*) FROM gone; RETURN NULL; END $$;
              CREATE TRIGGER note AFTER DELETE ON outbox REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION note();
              CREATE PUBLICATION outboxd_orders FOR TABLE outbox WITH (publish = 'insert')"
@@ -603,7 +603,7 @@ async fn a_large_backlog_goes_in_small_batches() {
     let slot = format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", stage.slot());
     client.batch_execute(&slot).await.unwrap();
     stage.source = DELETE.to_owned();
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.sql("UPDATE outboxd_state SET unaccounted = NULL").await;
     daemon.restart().await;
     daemon.wait_ready(PATIENCE).await;

@@ -6,8 +6,8 @@ use hyper::Method;
 use serde_json::json;
 
 use crate::{
-    stage::{PATIENCE, Stage, eventually, source, until, until_alive},
-    support::{Daemon, shared_rabbitmq},
+    stage::{PATIENCE, Stage, alive, eventually, source, until},
+    support::shared_rabbitmq,
 };
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn nacked_messages_are_sent_again_in_the_order_of_their_aggregates() {
     });
     let path = format!("/api/policies/{}/full", stage.name);
     shared_rabbitmq().await.api(Method::PUT, &path, full).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage.write().await;
     eventually("a full queue refuses", async || daemon.count("orders", "messages_nacked_total").await > 50)
         .await;
@@ -46,7 +46,7 @@ async fn an_unroutable_message_holds_everything_until_a_queue_is_bound() {
     let mut stage = Stage::shared("unroutable").await;
     stage.source = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 100".to_owned();
     stage.consume_only("OrderChanged").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderChanged").await;
     stage.verdict().await.assert_delivered(0);
 
@@ -95,7 +95,7 @@ async fn an_unroutable_message_holds_everything_until_a_queue_is_bound() {
 async fn a_drain_says_that_what_is_confirmed_behind_an_unroutable_message_will_come_again() {
     let mut stage = Stage::shared("behind").await;
     stage.consume_only("OrderChanged").await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderChanged").await;
     stage.verdict().await.assert_delivered(0);
     assert!(daemon.sigterm(PATIENCE).await.success());
@@ -104,8 +104,7 @@ async fn a_drain_says_that_what_is_confirmed_behind_an_unroutable_message_will_c
     for number in 0..300 {
         stage.write_row(&format!("c{number}"), 1, "OrderChanged").await;
     }
-    let mut daemon = Daemon::start(&stage.config());
-    until_alive(&daemon).await;
+    let mut daemon = alive(&stage.run_printed_sql().await).await;
     until(&daemon, "orders", |shown| shown["state"] == "halted" && shown["in_flight"] == 1).await;
     let confirmed = daemon.count("orders", "messages_confirmed_total").await;
     assert!(confirmed > 0, "all 300 were held back by one that is none of theirs");
@@ -113,7 +112,7 @@ async fn a_drain_says_that_what_is_confirmed_behind_an_unroutable_message_will_c
     assert!(daemon.log().contains("confirmed behind one that is unroutable"), "{}", daemon.log());
 
     stage.bind("OrderCreated").await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let verdict = stage.verdict().await;
     verdict.assert_delivered(confirmed);
     assert_eq!(verdict.duplicates, confirmed);
@@ -125,7 +124,7 @@ async fn an_unroutable_message_is_dropped_and_counted_where_that_is_wanted() {
     let mut stage = Stage::shared("drop").await;
     stage.source = "delivery.on_unroutable = \"drop\"".to_owned();
     stage.consume_only("OrderChanged").await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderChanged").await;
     stage.write_unseen("a", "OrderCreated").await;
     stage.write_row("a", 2, "OrderChanged").await;
@@ -151,8 +150,7 @@ async fn a_message_that_amqp_cannot_carry_halts_behind_an_unroutable_one_that_st
                       VALUES ('Order', 'u', 'OrderChanged', jsonb_build_object('h', repeat('x', 10000)))";
     stage.sql(unsendable).await;
     stage.write_unseen("b", "OrderChanged").await;
-    let daemon = Daemon::start(&stage.config());
-    until_alive(&daemon).await;
+    let daemon = alive(&stage.run_printed_sql().await).await;
     until(&daemon, "orders", |shown| shown["reason"].to_string().contains("no queue is bound")).await;
     stage.bind("OrderCreated").await;
     let halted =
@@ -177,12 +175,13 @@ async fn an_invalid_row_halts_its_source_after_what_came_before_it_and_no_other_
         other.workload.transactions = 50;
         other.amqp_url.clone_from(&stage.amqp_url);
         other.consume().await;
-        stage.source = format!(
-            "[sources.invoices]\npostgres.url = \"{}\"\npostgres.slot = \"{}\"",
-            other.postgres_url,
-            other.slot()
-        );
-        let mut daemon = stage.relay().await;
+        // Its publication has the name that the script gives it as a source of its own.
+        other.source = "postgres.publication = \"outboxd_orders\"".to_owned();
+        let invoices = other.run_printed_sql().await;
+        let (_, invoices) = invoices.split_once("[sources.orders]").unwrap();
+        let config = format!("{}[sources.invoices]{invoices}", stage.run_printed_sql().await);
+        let mut daemon = alive(&config).await;
+        daemon.wait_ready(PATIENCE).await;
         stage.write().await;
         let client = stage.client().await;
         // The row before it in its own transaction is published, too.

@@ -13,6 +13,7 @@ use crate::{
 async fn nobody_bound(test: &str) -> Stage {
     let mut stage = Stage::shared(test).await;
     stage.source = PARK.to_owned();
+    stage.with_printed_role().await;
     stage
 }
 
@@ -41,7 +42,7 @@ async fn receive(inbox: &mut Inbox, count: usize) -> Vec<lapin::message::Deliver
 #[tokio::test]
 async fn parked_rows_of_an_aggregate_go_out_in_order_once_they_can_and_stay_together_until_then() {
     let stage = nobody_bound("requeue").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let mut expected = Vec::new();
     for (aggregate, event_type) in [("a", "One"), ("b", "Two"), ("a", "Three"), ("a", "Four")] {
         expected.push(stage.write_unseen(aggregate, event_type).await);
@@ -86,7 +87,7 @@ async fn parked_rows_of_an_aggregate_go_out_in_order_once_they_can_and_stay_toge
 #[tokio::test]
 async fn a_row_that_was_or_may_have_been_overtaken_is_requeued_only_on_request() {
     let stage = nobody_bound("overtaken").await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     let first = stage.write_unseen("a", "One").await;
     let other = stage.write_unseen("b", "One").await;
     until_parked(&stage, 2).await;
@@ -120,7 +121,7 @@ async fn a_row_that_was_or_may_have_been_overtaken_is_requeued_only_on_request()
 #[tokio::test]
 async fn discard_removes_what_is_named_and_two_commands_do_not_meet() {
     let stage = nobody_bound("discard").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     for (aggregate, event_type) in [("a", "One"), ("a", "Two"), ("b", "Three")] {
         stage.write_unseen(aggregate, event_type).await;
     }
@@ -159,7 +160,7 @@ async fn a_requeued_row_has_the_bytes_it_was_committed_with_and_the_configuratio
     let mut stage = nobody_bound("bytes").await;
     stage.source += "delivery.message_bytes_max = 1000\n";
     stage.sql("ALTER TABLE outbox ALTER payload TYPE bytea USING NULL, ADD tenant text").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let odd = "Ünï \\ \" ' \t\u{1F4A9}\u{202E}";
     let insert = format!(
         "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, tenant) VALUES
@@ -206,7 +207,7 @@ async fn a_requeued_row_has_the_bytes_it_was_committed_with_and_the_configuratio
 #[tokio::test]
 async fn a_requeue_that_is_killed_loses_nothing() {
     let stage = nobody_bound("requeue_kill").await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let mut expected = Vec::new();
     for number in 0..20 {
         expected.push(stage.write_unseen("a", &format!("Type{number}")).await);
@@ -240,7 +241,7 @@ async fn a_halted_source_says_why_everywhere_and_parks_after_a_restart_with_that
     let mut stage = Stage::shared("halted_then_parked").await;
     stage.source = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 100\n".to_owned();
     stage.consume_only("OrderChanged").await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderChanged").await;
     stage.verdict().await.assert_delivered(0);
     let id = stage.write_unseen("a", "OrderCreated").await;
@@ -265,6 +266,8 @@ async fn a_halted_source_says_why_everywhere_and_parks_after_a_restart_with_that
             .replace("delivery.backoff_min_ms", "delivery.on_unroutable = \"park\"\ndelivery.backoff_min_ms"),
     )
     .unwrap();
+    stage.source = format!("delivery.on_unroutable = \"park\"\n{}", stage.source);
+    stage.run_printed_sql().await;
     daemon.start_again();
     daemon.wait_ready(PATIENCE).await;
     stage.verdict().await.assert_delivered(0);
@@ -284,8 +287,8 @@ async fn a_halted_source_says_why_everywhere_and_parks_after_a_restart_with_that
 
 #[tokio::test]
 async fn the_printed_role_may_park_and_what_it_lacks_is_told_with_a_cure() {
-    let mut stage = nobody_bound("park_role").await;
-    stage.source += "postgres.create = false\nbacklog = \"skip\"\n";
+    let mut stage = Stage::shared("park_role").await;
+    stage.source = format!("{PARK}postgres.create = false\nbacklog = \"skip\"\n");
     let role = unique("outboxd");
     let superuser = stage.postgres_url.clone();
     stage.postgres_url = superuser.replace("postgres@", &format!("{role}@"));

@@ -164,7 +164,8 @@ impl Stage {
         }
     }
 
-    fn printed_role(&self) -> String {
+    /// Name of the role that [`run_printed_sql`](Self::run_printed_sql) makes.
+    pub(crate) fn printed_role(&self) -> String {
         format!("role_{}", self.name)
     }
 

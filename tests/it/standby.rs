@@ -44,6 +44,7 @@ impl Pair {
         );
         stage.rabbitmq = format!("heartbeat_s = {heartbeat_s}\nconfirm_timeout_ms = 3000");
         change(&mut stage);
+        stage.with_printed_role().await;
         for user in USERS {
             let user = format!("{user}_{}", stage.name);
             node.create_user(&user, "secret").await;
@@ -94,8 +95,8 @@ async fn a_standby_takes_over_from_a_killed_leader_and_from_one_that_drains() {
     stage.workload.pause = Duration::from_millis(5);
     stage.source = format!("delivery.in_flight_max = {IN_FLIGHT_MAX}");
     stage.consume().await;
-    let mut first = stage.relay().await;
-    let mut second = stage.relay().await;
+    let mut first = stage.relay_as_printed_role().await;
+    let mut second = stage.relay_as_printed_role().await;
     let standby = until(&second, "orders", |shown| shown["state"] == "standby").await;
     assert!(standby["reason"].as_str().unwrap().contains("another instance has the slot"), "{standby}");
     assert_eq!(second.readyz().await.0, 200);
@@ -132,7 +133,8 @@ async fn of_two_instances_started_at_once_one_publishes_the_backlog() {
     stage.write().await;
     stage.source = "delivery.in_flight_max = 32".to_owned();
     stage.consume().await;
-    let mut daemons = [Daemon::start(&stage.config()), Daemon::start(&stage.config())];
+    let config = stage.run_printed_sql().await;
+    let mut daemons = [Daemon::start(&config), Daemon::start(&config)];
     for daemon in &mut daemons {
         daemon.wait_ready(PATIENCE).await;
     }
@@ -384,7 +386,7 @@ async fn a_broker_restarts_under_two_instances() {
     let mut stage = Stage::on("both", shared_postgres().await, &broker).await;
     stage.workload.pause = Duration::from_millis(10);
     stage.consume().await;
-    let (first, second) = (stage.relay().await, stage.relay().await);
+    let (first, second) = (stage.relay_as_printed_role().await, stage.relay_as_printed_role().await);
     let writing = stage.keep_writing();
     stage.receive_more(FLOW).await;
     broker.restart().await;

@@ -29,7 +29,7 @@ async fn until_seen(daemon: &Daemon) {
 async fn a_queue_that_is_deleted_is_declared_anew_before_policy_has_its_messages() {
     let mut stage = Stage::shared("deleted").await;
     stage.source = format!("delivery.on_unroutable = \"park\"\n{SUBSCRIBED}");
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     until_seen(&daemon).await;
     stage.write_unseen("a", "OrderCreated").await;
     until(&daemon, "orders", |shown| shown["confirmed"] == 1).await;
@@ -63,7 +63,7 @@ async fn a_deleted_queue_beside_another_is_found_by_the_regular_look() {
     let mut stage = Stage::shared("beside").await;
     stage.source = SUBSCRIBED.to_owned();
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     until_seen(&daemon).await;
     stage.delete_queue("subscribed").await;
     stage.write_unseen("a", "OrderCreated").await;
@@ -81,11 +81,11 @@ async fn a_deleted_queue_beside_another_is_found_by_the_regular_look() {
 async fn a_deleted_queue_that_may_not_be_declared_is_a_reason_not_to_be_ready() {
     let mut stage = Stage::shared("foreign").await;
     stage.source = SUBSCRIBED.to_owned();
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     assert!(daemon.sigterm(PATIENCE).await.success());
     drop(daemon);
     stage.rabbitmq = "declare = false".to_owned();
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     until_seen(&daemon).await;
     stage.delete_queue("subscribed").await;
     stage.write_unseen("a", "OrderCreated").await;

@@ -32,7 +32,7 @@ async fn names_may_hold_quotes_blanks_and_upper_case() {
         "#
     .into();
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     assert_eq!(inbox.bodies(1).await, ["backlog"]);
     stage
         .sql(&format!(
@@ -59,11 +59,13 @@ async fn partitions_come_and_go() {
              CREATE TABLE p0 PARTITION OF outbox FOR VALUES FROM (0) TO (10) PARTITION BY LIST (id);
              CREATE TABLE p0a PARTITION OF p0 FOR VALUES IN (0, 1, 2);
              CREATE TABLE p0b PARTITION OF p0 DEFAULT;
-             INSERT INTO outbox (id, payload) VALUES (5, 'b0'), (0, 'b1')",
+             INSERT INTO outbox (id, payload) VALUES (5, 'b0'), (0, 'b1');
+             -- The script's own statement for a partitioned table, which stands in a comment.
+             CREATE PUBLICATION outboxd_orders FOR TABLE outbox WITH (publish = 'insert', publish_via_partition_root = true)",
         )
         .await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     assert_eq!(inbox.bodies(2).await, ["b0", "b1"]);
     stage
         .sql(
@@ -94,7 +96,7 @@ async fn rows_of_heirs_are_not_mixed_in() {
     let stage = Stage::shared("heirs").await;
     stage.sql(&format!("CREATE TABLE heir () INHERITS (outbox); {HEIR}; {}", insert("outbox", "1"))).await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     assert_eq!(inbox.bodies(1).await, ["1"]);
     stage.sql(&format!("{HEIR}; {}", insert("outbox", "2"))).await;
     assert_eq!(inbox.bodies(1).await, ["2"]);
@@ -110,7 +112,7 @@ async fn an_altered_table_is_followed() {
     stage.source = "message.headers = { extra = \"{column:tenant}\" }\n".into();
     stage.sql("ALTER TABLE outbox ADD tenant text DEFAULT 't0'").await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let daemon = stage.relay().await;
+    let daemon = stage.relay_as_printed_role().await;
     let mut table = "outbox";
     for (n, alter) in [
         "",
@@ -173,7 +175,7 @@ async fn other_changes_and_other_tables_are_ignored_and_counted() {
         .await;
     stage.source = "postgres.publication = \"everything\"\npostgres.create = true\n".into();
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let mut daemon = stage.relay().await;
+    let mut daemon = stage.relay_as_printed_role().await;
     stage.sql("INSERT INTO other SELECT generate_series(1, 100)").await;
     stage.sql(&format!("BEGIN; {}; DELETE FROM outbox; COMMIT", insert("outbox", "1"))).await;
     stage.sql(&insert("outbox", "2")).await;

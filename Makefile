@@ -16,8 +16,9 @@ demo-relay: prerequisites ## outboxd alone: rows become messages, kill -9 in mid
 	$(CARGO) build --release --locked --bins --example demo-relay
 	@$(CARGO) run --quiet --release --locked --example demo-relay
 
-test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes
-	$(CARGO) test --locked
+# A test on real nodes mostly waits for them, so two of them share a core.
+test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes (RUST_TEST_THREADS=n: so many at once)
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} $(CARGO) test --locked
 
 test-debian: ## demo and tests in a bare Debian, as root: needs debootstrap (SUITE=bookworm or trixie, the default; TARGETS="demo": only that)
 	tests/debian.sh "$(or $(SUITE),trixie)" $(TARGETS)

@@ -23,6 +23,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// So long must nothing arrive any more before the oracle is asked.
 const QUIET: Duration = Duration::from_millis(700);
 
+/// What is away comes back within seconds, and need not be waited for longer than that.
+const SOON: &str = "delivery.backoff_max_ms = 1000\n";
+
 pub(crate) struct Stage {
     /// Name of database, vhost and queue.
     pub(crate) name: String,
@@ -136,11 +139,12 @@ impl Stage {
     pub(crate) fn config(&self) -> String {
         let config = format!(
             "[rabbitmq]\nurl = \"{}\"\n{}\n[sources.orders]\npostgres.url = \"{}\"\n\
-             postgres.slot = \"{}\"\n{}\n",
+             postgres.slot = \"{}\"\n{}{}\n",
             self.amqp_url,
             self.rabbitmq,
             self.postgres_url,
             self.slot(),
+            if self.source.contains("delivery.backoff_max_ms") { "" } else { SOON },
             self.source
         );
         match &self.role {

@@ -74,6 +74,14 @@ impl CatalogError {
         }
     }
 
+    /// What to do about it, when rows were to be parked.
+    pub(crate) fn remedy_of_parking(&self) -> Option<Remedy> {
+        match self {
+            CatalogError::Statement { cause, .. } => remedy::of_parking(cause),
+            _ => None,
+        }
+    }
+
     /// SQLSTATE, where the server sent one.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {

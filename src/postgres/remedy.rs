@@ -104,10 +104,36 @@ pub(super) fn of_statement(cause: &WireError) -> Option<Remedy> {
         }
         // undefined_table, invalid_schema_name, undefined_column: the next attempt looks at the catalog.
         "42P01" | "3F000" | "42703" => Some(Remedy::by_time("`outboxd check` says what is missing")),
+        // read_only_sql_transaction
+        "25006" => Some(Remedy::by_time(
+            "the connection leads to a server that takes no writes: with several hosts, set target_session_attrs=read-write",
+        )),
         // disk_full
         "53100" => Some(Remedy::by_time("make room on the disk of the server")),
+        // lock_not_available
+        "55P03" => {
+            Some(Remedy::by_time("somebody keeps the table locked: pg_locks shows who, end that transaction"))
+        }
+        // query_canceled
+        "57014" => Some(Remedy::by_time(
+            "see what PostgreSQL is waiting for (pg_stat_activity, application_name outboxd...)",
+        )),
         _ => None,
     }
+}
+
+/// Remedy of rows that could not be parked.
+pub(super) fn of_parking(cause: &WireError) -> Option<Remedy> {
+    let sqlstate = cause.sqlstate()?;
+    of_statement(cause).or_else(|| {
+        Some(Remedy::by_time(match sqlstate {
+            // Class of statements that do not fit what they are about.
+            code if code.starts_with("42") => {
+                "outboxd_parked is not as outboxd makes it: `outboxd setup --print-sql` has the statement"
+            }
+            _ => "see PostgreSQL's log",
+        }))
+    })
 }
 
 /// The files that hold the connection string and the password.
@@ -128,6 +154,24 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{postgres::error::ServerError, remedy::Mender};
+
+    #[test]
+    fn a_row_that_cannot_be_parked_has_the_cure_of_its_statement_or_one_of_its_own() {
+        for (code, expected) in [
+            ("42501", "`outboxd check` prints the statement"),
+            ("42P01", "`outboxd check` says"),
+            ("42804", "outboxd_parked is not as outboxd makes it"),
+            ("25006", "target_session_attrs=read-write"),
+            ("53100", "disk"),
+            ("55P03", "locked: pg_locks"),
+            ("57014", "pg_stat_activity"),
+            ("XX000", "log"),
+        ] {
+            let error = WireError::from(ServerError { code: code.into(), ..ServerError::default() });
+            let remedy = of_parking(&error).unwrap();
+            assert!(remedy.cure.contains(expected), "{code}: {}", remedy.cure);
+        }
+    }
 
     #[test]
     fn a_refusal_names_the_statement_that_lifts_it_and_whether_somebody_has_to() {

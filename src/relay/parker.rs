@@ -31,23 +31,6 @@ const BATCH_BYTES: usize = 1 << 20;
 /// ends itself ([`Sql::park`]), but for a commit, which waits for a synchronous standby; left behind, that would hold up the next.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What to do, by the first characters of the server's SQLSTATE (manual, appendix "PostgreSQL Error Codes").
-const CURES: [(&str, &str); 7] = [
-    (
-        "25006",
-        "the connection leads to a server that takes no writes: with several hosts, set target_session_attrs=read-write",
-    ),
-    ("42501", "`outboxd check` has the statement that grants what is missing"),
-    (
-        "42",
-        "outboxd_parked is not as outboxd makes it: `outboxd check` and `outboxd setup --print-sql` have the statements",
-    ),
-    ("53100", "make room on PostgreSQL's disk"),
-    ("55P03", "somebody keeps outboxd_parked locked: pg_locks shows who, end that transaction"),
-    ("57014", "see what PostgreSQL is waiting for (pg_stat_activity, application_name outboxd...)"),
-    ("", "see PostgreSQL's log"),
-];
-
 /// A row on its way, and its place in the ledger.
 type Parking = (PublishTag, Arc<ParkedRow>);
 
@@ -198,18 +181,13 @@ fn no_answer() -> String {
     )
 }
 
-/// The cause, and what to do, when the server said anything to go by.
+/// The cause and its cure.
 fn because(fault: &Fault) -> String {
-    let sqlstate = match fault {
-        Fault::Connect(error) => error.sqlstate(),
-        Fault::Catalog(error) => error.sqlstate(),
+    let remedy = match fault {
+        Fault::Catalog(error) => error.remedy_of_parking(),
         _ => None,
     };
-    let cure = sqlstate.and_then(|code| CURES.iter().find(|(prefix, _)| code.starts_with(prefix)));
-    match cure {
-        Some((_, cure)) => format!("{}; {cure}", fault.with_causes()),
-        None => fault.explain(),
-    }
+    remedy.map_or_else(|| fault.explain(), |remedy| format!("{}; {}", fault.with_causes(), remedy.cure))
 }
 
 /// How many of the first rows go together.
@@ -263,14 +241,5 @@ mod tests {
         ] {
             assert_eq!(batch(sizes.into_iter()), expected);
         }
-    }
-
-    #[test]
-    fn every_refusal_comes_with_what_to_do() {
-        assert_eq!(CURES.last().map(|(prefix, _)| *prefix), Some(""), "whatever it is");
-        let more_special = |(index, (prefix, _)): (usize, &(&str, &str))| {
-            CURES[..index].iter().all(|(before, _)| !prefix.starts_with(before))
-        };
-        assert!(CURES.iter().enumerate().all(more_special), "one of them is never found");
     }
 }

@@ -324,7 +324,7 @@ async fn the_printed_role_may_park_and_what_it_lacks_is_told_with_a_cure() {
     stage.sql(&format!("REVOKE INSERT ON outboxd_parked FROM \"{role}\"")).await;
     stage.write_unseen("a", "Two").await;
     let reason = until_state(&daemon, "orders", "halted").await;
-    assert!(reason.contains("42501") && reason.contains("`outboxd check` has the statement"), "{reason}");
+    assert!(reason.contains("42501") && reason.contains("`outboxd check` prints the statement"), "{reason}");
     assert_eq!(daemon.readyz().await.0, 503);
     stage.sql(&grant).await;
     until_parked(&stage, 2).await;

@@ -25,7 +25,7 @@ use super::{
     SourceDatabase, TableName,
     catalog::{self, CatalogError, TableFacts, failed},
     publication::{self, Held, PublicationFacts, PublishedBy, Publishing},
-    sql_text::identifier,
+    sql_text::{identifier, literal},
 };
 use crate::{outbox::ColumnNames, position::Lsn};
 
@@ -83,6 +83,8 @@ impl CleanupError {
         let CleanupError::Catalog(cause) = self else { return None };
         match cause.sqlstate()? {
             "42501" => Some("`outboxd check` prints the GRANT that is missing"),
+            // invalid_parameter_value
+            "22023" => Some("set outbox.created_at_zone to a zone of pg_timezone_names, and restart outboxd"),
             "57014" => Some("with cleanup.retention_s, an index on created_at makes the search short"),
             "55P03" => Some("somebody is altering the table, or holds what a foreign key refers to"),
             code if code.starts_with("23") => Some(
@@ -99,25 +101,51 @@ const NO_TIMES: &str =
 
 /// What a table lacks whose times are without time zone.
 const NO_ZONE: &str = "has times without time zone (outbox.columns.created_at), and nobody knows in which zone they \
-     were written: cleanup.retention_s needs timestamptz";
+     were written: cleanup.retention_s needs outbox.created_at_zone, or timestamptz";
 
 /// OID of `timestamptz` (`catalog/pg_type.dat`).
 const TIMESTAMPTZ: u32 = 1184;
 
 /// The column that says how old a row is, for a retention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimeColumn<'a> {
+    name: &'a str,
+    /// The zone of a column that has none of its own.
+    zone: Option<&'a str>,
+}
+
+/// Finds the [`TimeColumn`].
 ///
 /// # Errors
 /// There is none, or it does not tell.
 pub(super) fn time_column<'a>(
-    name: &TableName,
+    database: &'a SourceDatabase,
     table: &'a TableFacts,
     columns: &ColumnNames,
-) -> Result<&'a str, CleanupError> {
+) -> Result<TimeColumn<'a>, CleanupError> {
     let column = columns.created_at.name().and_then(|column| table.column(column));
-    match column {
-        None => Err(CleanupError::NoTimes(name.clone())),
-        Some(column) if column.base_type_oid != TIMESTAMPTZ => Err(CleanupError::NoZone(name.clone())),
-        Some(column) => Ok(&column.name),
+    let column = column.ok_or_else(|| CleanupError::NoTimes(database.table.clone()))?;
+    let name = column.name.as_str();
+    match &database.rows.created_at_zone {
+        _ if column.base_type_oid == TIMESTAMPTZ => Ok(TimeColumn { name, zone: None }),
+        Some(zone) => Ok(TimeColumn { name, zone: Some(zone) }),
+        None => Err(CleanupError::NoZone(database.table.clone())),
+    }
+}
+
+impl TimeColumn<'_> {
+    /// The condition of a row that is so old.
+    ///
+    /// An hour that the clocks repeat counts as its second passage, so no row goes too early. The second condition is implied by
+    /// the first, but for the server, which finds by it where an index on the column ends: no zone moves its clocks by a day.
+    fn older_than(self, seconds: u64) -> String {
+        let (column, until) = (identifier(self.name), format!("now() - {seconds} * interval '1 second'"));
+        match self.zone.map(literal) {
+            None => format!("{column} < {until}"),
+            Some(zone) => format!(
+                "{column} AT TIME ZONE {zone} < {until} AND {column} < ({until} + interval '1 day') AT TIME ZONE {zone}"
+            ),
+        }
     }
 }
 
@@ -241,14 +269,12 @@ impl Statements {
         }
         let created_at = match cleanup.retention.as_secs() {
             0 => None,
-            seconds => Some((time_column(name, &facts, columns)?, seconds)),
+            seconds => Some((time_column(database, &facts, columns)?, seconds)),
         };
-        let old_enough = created_at.map_or_else(
-            || "true".to_owned(),
-            |(column, seconds)| format!("{} < now() - {seconds} * interval '1 second'", identifier(column)),
-        );
-        let layout = Layout::read(client, &facts, created_at.map(|(column, _)| column)).await?;
-        let by_index = created_at.filter(|_| layout.indexed).map(|(column, _)| identifier(column));
+        let old_enough =
+            created_at.map_or_else(|| "true".to_owned(), |(column, seconds)| column.older_than(seconds));
+        let layout = Layout::read(client, &facts, created_at.map(|(column, _)| column.name)).await?;
+        let by_index = created_at.filter(|_| layout.indexed).map(|(column, _)| identifier(column.name));
         let walk = match &by_index {
             None if layout.version >= BLOCK_RANGES_SINCE => {
                 Walk::Blocks((SEARCH_BLOCKS / layout.tables.max(1)).max(1))

@@ -502,12 +502,42 @@ async fn times_without_a_zone_are_no_ground_for_a_retention() {
     eventually("somebody is told", async || daemon.log().contains("without time zone")).await;
     let said = say(&daemon, &["check"]).await;
     assert!(said.status == 0 && said.stdout.contains("without time zone"), "{}", said.stdout);
+    assert!(said.stdout.contains("set outbox.created_at_zone"), "{}", said.stdout);
     assert!(said.stdout.contains("TYPE timestamptz USING \"created_at\" AT TIME ZONE"), "{}", said.stdout);
     let client = stage.client().await;
     assert_eq!(count(&client, "outbox").await, 1);
     // Mended, the row goes without a restart.
     client.batch_execute("ALTER TABLE outbox ALTER created_at TYPE timestamptz").await.unwrap();
     until_count(&client, "outbox", 0).await;
+}
+
+/// Two rows whose local times differ by an hour less than the retention, in a session of another zone; with and without an index.
+#[tokio::test]
+async fn times_whose_zone_is_stated_are_read_in_that_zone() {
+    for index in ["SELECT 1", "CREATE INDEX ON outbox (created_at)"] {
+        let mut stage = cleaning("zone").await;
+        stage.source += "cleanup.retention_s = 7200\noutbox.created_at_zone = \"America/New_York\"\n";
+        stage.sql(&format!("ALTER TABLE outbox ALTER created_at TYPE timestamp; {index}")).await;
+        stage.sql(&format!("ALTER DATABASE \"{}\" SET timezone = 'Asia/Tokyo'", stage.name)).await;
+        let mut inbox = stage.inbox(&["Order.events"]).await;
+        let daemon = stage.relay_as_printed_role().await;
+        let said = say(&daemon, &["check"]).await;
+        assert!(said.status == 0 && said.stdout.contains("OK       cleanup"), "{}", said.stdout);
+        let client = stage.client().await;
+        for (payload, age) in [("1", "3 hours"), ("2", "1 hour")] {
+            let row = format!(
+                "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, created_at) VALUES \
+                 ('Order', 'a', 'OrderCreated', '{payload}', (now() - interval '{age}') AT TIME ZONE 'America/New_York')"
+            );
+            client.batch_execute(&row).await.unwrap();
+        }
+        assert_eq!(inbox.bodies(2).await, ["1", "2"]);
+        eventually("the old row is gone", async || deleted(&daemon).await == 1).await;
+        until_searched(&client).await;
+        let left = client.query_one("SELECT payload::text FROM outbox", &[]).await.unwrap();
+        assert_eq!(left.get::<_, String>(0), "2");
+        assert!(!daemon.log().contains("stay in the table"), "{}", daemon.log());
+    }
 }
 
 /// Rows that an index leads to go as well.

@@ -16,7 +16,7 @@ pub(super) fn check(database: &SourceDatabase, columns: &ColumnNames, facts: &Fa
     const NAME: &str = "cleanup";
     let (Cleanup { retention }, table) = (database.cleanup?, facts.table.as_ref()?);
     let quoted = database.table.quoted();
-    let time = cleanup::time_column(&database.table, table, columns);
+    let time = cleanup::time_column(database, table, columns);
     Some(if !table.may_remove {
         let role = &facts.server.role;
         Check::warning(
@@ -30,7 +30,8 @@ pub(super) fn check(database: &SourceDatabase, columns: &ColumnNames, facts: &Fa
         let (name, kind) = (columns.created_at.name().unwrap_or("created_at"), "timestamptz");
         let cure = match error {
             CleanupError::NoZone(_) => format!(
-                "ALTER TABLE {quoted} ALTER {} TYPE {kind} USING {} AT TIME ZONE '...';",
+                "set outbox.created_at_zone, for instance to \"America/New_York\"; or ALTER TABLE {quoted} ALTER {} TYPE {kind} \
+                 USING {} AT TIME ZONE '...';",
                 identifier(name),
                 identifier(name)
             ),

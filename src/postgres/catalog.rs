@@ -19,7 +19,7 @@ use super::{
     open_transactions::{self, OpenTransaction},
     parked_table,
     publication::{self, PublicationFacts},
-    remedy, slot_record,
+    recorded_table, remedy, slot_record,
     slot_use::{self, Holder, SlotUse},
     sql_text::literal,
 };
@@ -124,6 +124,8 @@ pub struct Facts {
     pub parked: OwnTableFacts,
     /// Record and parked rows of the slot in another schema.
     pub left_behind: Vec<LeftBehind>,
+    /// The table that the slot's record belongs to, where it is another one.
+    pub recorded_table: Option<TableName>,
     /// All slots of the server, of whatever database.
     pub slots: Vec<SlotFacts>,
     /// Use of the source's slot and of its temporary slot.
@@ -144,6 +146,7 @@ impl Facts {
         let slots = slots(client).await?;
         let records = own_table(client, &table.schema, slot_record::TABLE).await?;
         let has_slot = slots.iter().any(|one| one.name == slot && one.serves());
+        let left_behind = left_behind::find(client, &table.schema, slot, records).await?;
         Ok(Facts {
             server,
             table: self::table(client, table, publication).await?,
@@ -151,7 +154,8 @@ impl Facts {
             publication: publication::facts(client, publication, table).await?,
             records,
             parked: own_table(client, &table.schema, parked_table::TABLE).await?,
-            left_behind: left_behind::find(client, &table.schema, slot, records).await?,
+            recorded_table: recorded_table::find(client, table, slot, records, &left_behind).await?,
+            left_behind,
             slots,
             slot_uses: slot_use::read(client, &table.schema, slot).await?,
             open_transactions: if has_slot { Vec::new() } else { open_transactions::old(client).await? },

@@ -35,6 +35,7 @@ pub struct Inspection {
 pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_name: &str) -> Inspection {
     let mut ids_are_numbers = None;
     let mut hosting = Hosting::own();
+    let mut is_other_table = false;
     let client = match database.endpoint.connect_sql(application_name).await {
         Ok(client) => client,
         Err(error) => {
@@ -45,6 +46,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
     match Facts::read(&client, &database.table, &database.publication, &database.slot).await {
         Ok(facts) => {
             hosting = facts.server.hosting;
+            is_other_table = facts.recorded_table.is_some();
             checks.extend(preflight::checks(database, &mapping.columns, &facts));
             if let Some(table) = &facts.table {
                 let columns = table.outbox_columns();
@@ -65,8 +67,11 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             let SystemIdentity { system_id, timeline, xlogpos, .. } = &evidence.server;
             let server = format!("system {system_id}, timeline {timeline}, WAL at {xlogpos}");
             checks.push(Check::passed(REPLICATION, server));
-            checks.push(continuity(mapping, &database.slot, &evidence));
-            checks.extend(database.cleanup.and_then(|_| unpublished_rows(database, &evidence)));
+            // Of another table than the record's, the record tells nothing.
+            if !is_other_table {
+                checks.push(continuity(mapping, &database.slot, &evidence));
+                checks.extend(database.cleanup.and_then(|_| unpublished_rows(database, &evidence)));
+            }
         }
         Err(EvidenceError::Replication(ReplicationError::Connect(error))) => {
             checks.push(unreachable(REPLICATION, &error.hosted(&database.endpoint, hosting)));

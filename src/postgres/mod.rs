@@ -27,6 +27,7 @@ mod password_file;
 pub mod pgoutput;
 pub mod preflight;
 pub mod publication;
+mod recorded_table;
 mod remedy;
 pub mod replication;
 mod service_file;

@@ -7,6 +7,7 @@ mod cleanup;
 mod family;
 mod own_tables;
 mod publication;
+mod recorded_table;
 mod sent;
 mod server;
 mod slot;
@@ -122,6 +123,9 @@ pub const SLOT: &str = "slot";
 /// Name of the check of the publication; what may have happened to it in between is part of that other question.
 pub const PUBLICATION: &str = "publication";
 
+/// Name of the check that the slot's record belongs to the outbox table.
+pub const RECORDED_TABLE: &str = "table of the slot";
+
 /// Name of the check of parked rows and their table.
 pub const PARKED: &str = "parked messages";
 
@@ -176,22 +180,11 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
     let writes = to_be_made || !facts.records.exists;
     let mut checks = server::checks(&facts.server, slots_needed, writes);
     checks.push(synchronous::check(&facts.server));
-    match &facts.table {
-        None => checks.push(Check::failed(
-            "table",
-            format!("{} does not exist in database {}", database.table.quoted(), facts.server.database),
-            "`outboxd schema` prints the statement that makes it; or set outbox.table",
-        )),
-        Some(table) => {
-            checks.extend(table::checks(database, columns, table, facts, missing));
-        }
+    match recorded_table::check(database, facts) {
+        // A mistake in the file, so nothing else about that table matters.
+        Some(other_table) => checks.push(other_table),
+        None => checks.extend(of_table(database, columns, facts, missing)),
     }
-    checks.extend(family::unpublished(facts));
-    checks.extend(family::moves(database, columns, facts));
-    checks.extend(publication::check(database, facts, missing));
-    checks.extend(cleanup::check(database, columns, facts));
-    checks.push(own_tables::records(database, facts));
-    checks.extend(own_tables::parked(database, facts));
     checks.push(match (slot::refusal(database, &facts.slot_uses, to_be_made), slot) {
         (Some(refusal), _) => refusal,
         (None, Some(slot)) => slot::existing(slot, &facts.slot_uses),
@@ -200,6 +193,25 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
     checks.extend(slot::failover(database, slot, &facts.server));
     checks.extend(slot.is_none().then(|| slot::open_transactions(&facts.open_transactions)));
     checks.push(slot::idle(&database.slot, &facts.slots));
+    checks
+}
+
+/// The outbox table, how it is published, and the tables beside it.
+fn of_table(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing: Missing) -> Vec<Check> {
+    let mut checks = match &facts.table {
+        None => vec![Check::failed(
+            "table",
+            format!("{} does not exist in database {}", database.table.quoted(), facts.server.database),
+            "`outboxd schema` prints the statement that makes it; or set outbox.table",
+        )],
+        Some(table) => table::checks(database, columns, table, facts, missing),
+    };
+    checks.extend(family::unpublished(facts));
+    checks.extend(family::moves(database, columns, facts));
+    checks.extend(publication::check(database, facts, missing));
+    checks.extend(cleanup::check(database, columns, facts));
+    checks.push(own_tables::records(database, facts));
+    checks.extend(own_tables::parked(database, facts));
     checks
 }
 

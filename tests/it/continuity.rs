@@ -387,6 +387,53 @@ async fn setup_records_the_slot_that_it_makes() {
     assert_eq!(said.status, 1, "no new slot by a second setup");
     assert!(said.stdout.contains("is gone"), "{}", said.stdout);
     // Two sources may share the table.
-    let other = stage.config().replace(&stage.slot(), &unique("other").replace('-', "_"));
+    let other = config.replace(&stage.slot(), &unique("other").replace('-', "_"));
     assert_eq!(say(&Daemon::prepare(&other), &["setup"]).await.status, 0);
+}
+
+/// The table exists and the slot is another's: a mistake in the file, and no gap that would stay when it is corrected.
+#[tokio::test]
+async fn another_table_under_the_same_slot_is_refused_and_leaves_no_gap() {
+    let mut stage = Stage::shared("other_table").await;
+    stage
+        .sql(
+            "CREATE TABLE outbox2 (LIKE outbox INCLUDING ALL); CREATE SCHEMA app; CREATE TABLE app.outbox (LIKE outbox INCLUDING ALL)",
+        )
+        .await;
+    let mut daemon = relayed(&mut stage).await;
+    assert!(daemon.sigterm(PATIENCE).await.success());
+    let before = record(&stage).await;
+    let config = std::fs::read_to_string(daemon.config_file()).unwrap();
+    for (table, quoted) in [("outbox2", "\"public\".\"outbox2\""), ("app.outbox", "\"app\".\"outbox\"")] {
+        let mistyped = config.replace("postgres.slot", &format!("outbox.table = \"{table}\"\npostgres.slot"));
+        std::fs::write(daemon.config_file(), mistyped).unwrap();
+        let said = say(&daemon, &["check"]).await;
+        assert_eq!(said.status, 1);
+        for part in [
+            &format!("belongs to table \"public\".\"outbox\", and outbox.table names {quoted}"),
+            "-> set outbox.table to \"public\".\"outbox\"",
+            "`outboxd teardown`",
+        ] {
+            assert!(said.stdout.contains(part), "{part}: {}", said.stdout);
+        }
+        for misleading in ["outboxd recover", "ADD TABLE", "SET SCHEMA", "CREATE TABLE"] {
+            assert!(!said.stdout.contains(misleading), "{misleading}: {}", said.stdout);
+        }
+        for command in [&["setup"][..], &["recover", "--source", "orders"]] {
+            let said = say(&daemon, command).await;
+            assert_eq!(said.status, 1);
+            assert!((said.stdout + &said.stderr).contains("belongs to table"));
+        }
+        daemon.start_again();
+        until_alive(&daemon).await;
+        let reason = until_state(&daemon, "orders", "halted").await;
+        assert!(reason.contains("belongs to table \"public\".\"outbox\""), "{reason}");
+        assert!(daemon.sigterm(PATIENCE).await.success());
+        assert_eq!(record(&stage).await, before);
+    }
+    std::fs::write(daemon.config_file(), config).unwrap();
+    stage.write_row("waiting", 1, "OrderCreated").await;
+    daemon.start_again();
+    daemon.wait_ready(PATIENCE).await;
+    stage.verdict().await.assert_delivered(0);
 }

@@ -239,7 +239,12 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             let mut failures = checks.iter().filter(|check| check.failure().is_some());
             failures.any(|check| !besides.contains(&check.name))
         };
-        if failed(&[preflight::SLOT, preflight::PUBLICATION]) {
+        // Under a process that had the slot, a table of another name was put in its place, which is a gap, too.
+        let judged = match known.slot {
+            Some(_) => &[preflight::SLOT, preflight::PUBLICATION, preflight::RECORDED_TABLE][..],
+            None => &[preflight::SLOT, preflight::PUBLICATION],
+        };
+        if failed(judged) {
             return Err(Fault::Preflight(checks));
         }
         let connection = self.source.database.connect_replication(&self.application_name()).await;

@@ -65,6 +65,7 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
             columns: COLUMNS.map(text).to_vec(),
         }),
         family: Family::default(),
+        recorded_table: None,
         publication: state.postgres.data.publication.map(|_| PublicationFacts {
             owned: true,
             owner: "outboxd".into(),

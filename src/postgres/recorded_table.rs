@@ -1,0 +1,49 @@
+//! The table that a slot's record belongs to, where that is another one than the configuration names.
+//!
+//! The record stores which entry of a publication publishes the outbox table, and that entry names a table. A table that was
+//! renamed or moved keeps its entry, so it is found as the table that it was. An entry of all tables, or of a schema, names none.
+
+use tokio_postgres::{Client, types::Type};
+
+use super::{
+    TableName,
+    catalog::{CatalogError, OwnTableFacts, failed},
+    left_behind::LeftBehind,
+    slot_record,
+};
+
+/// Finds it; `None` where the record belongs to the table `outbox`, or names no table. A record with a gap is left to `recover`.
+pub(super) async fn find(
+    client: &Client,
+    outbox: &TableName,
+    slot: &str,
+    records: OwnTableFacts,
+    left_behind: &[LeftBehind],
+) -> Result<Option<TableName>, CatalogError> {
+    let own = TableName { schema: outbox.schema.clone(), table: slot_record::TABLE.to_owned() };
+    let own = (records.exists && records.may_use).then_some(&own);
+    let elsewhere = left_behind.iter().filter(|found| found.is_record()).map(|found| &found.place);
+    for place in own.into_iter().chain(elsewhere) {
+        // A publication that holds a partitioned table publishes its partitions by the same entry.
+        let select = format!(
+            "SELECT n.nspname::text, held.relname::text
+             FROM {} record JOIN pg_publication_rel entry ON entry.oid::text = split_part(record.published_by, '.', 1)
+             JOIN pg_class held ON held.oid = entry.prrelid JOIN pg_namespace n ON n.oid = held.relnamespace,
+             pg_class outbox JOIN pg_namespace o ON o.oid = outbox.relnamespace
+             WHERE record.slot = $1 AND record.gap IS NULL AND o.nspname = $2 AND outbox.relname = $3 AND held.oid <> outbox.oid
+             AND held.oid NOT IN (SELECT relid FROM pg_partition_ancestors(outbox.oid))",
+            place.quoted()
+        );
+        let row = client
+            .query_typed_opt(
+                &select,
+                &[(&slot, Type::TEXT), (&outbox.schema, Type::TEXT), (&outbox.table, Type::TEXT)],
+            )
+            .await
+            .map_err(failed("looking which table the slot's record belongs to"))?;
+        if let Some(row) = row {
+            return Ok(Some(TableName { schema: row.get(0), table: row.get(1) }));
+        }
+    }
+    Ok(None)
+}

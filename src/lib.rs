@@ -32,6 +32,8 @@ mod clock;
 
 pub mod secret;
 
+mod shell_word;
+
 pub mod outbox;
 
 pub mod ledger;

@@ -54,11 +54,20 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
         ))?;
     }
 
-    if let Some(why) = facts.publication.as_ref().and_then(|found| why_it_stays(found, &facts.server.role)) {
+    if let Some(found) = &facts.publication
+        && let Some(why) = why_it_stays(found, &facts.server.role)
+    {
+        let next = match (found.is_shared(), &facts.table) {
+            (false, _) => format!(". To remove it: {};", publication::drop_sql(&database.publication)),
+            (true, None) => String::new(),
+            (true, Some(table)) => found
+                .drop_table_sql(&database.publication, &database.table, table.kind)
+                .map(|sql| format!(". To take {} out of it: {sql};", database.table.quoted()))
+                .unwrap_or_default(),
+        };
         return answer(&format!(
-            "publication {}: stays, because {why}; it holds no WAL back. To remove it: {};\n",
-            database.publication,
-            publication::drop_sql(&database.publication)
+            "publication {}: stays, because {why}; it holds no WAL back{next}\n",
+            database.publication
         ));
     }
     let dropped = publication::drop(&client, &database.publication).await.map_err(runtime)?;
@@ -78,10 +87,10 @@ fn refuse_foreign(slot: &SlotFacts, database: &str) -> Result<(), Failure> {
 
 /// A publication that is somebody else's is not dropped. One that a DBA has made stays the DBA's.
 fn why_it_stays(found: &PublicationFacts, role: &str) -> Option<String> {
-    let PublicationFacts { all_tables, other_tables, owned, owner, .. } = found;
+    let PublicationFacts { owned, owner, .. } = found;
     let mut why = Vec::new();
-    if *all_tables || *other_tables > 0 {
-        why.push("it holds other tables too".to_owned());
+    if found.is_shared() {
+        why.push("it is for other tables too".to_owned());
     }
     if !owned {
         why.push(format!(

@@ -62,6 +62,12 @@ impl Problem {
     }
 }
 
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.cure)
+    }
+}
+
 impl Check {
     pub(super) fn passed(name: &'static str, detail: impl Into<String>) -> Self {
         Check { name, verdict: Verdict::Passed(detail.into()) }
@@ -126,6 +132,9 @@ pub const PUBLICATION: &str = "publication";
 /// Name of the check that the slot's record belongs to the outbox table.
 pub const RECORDED_TABLE: &str = "table of the slot";
 
+/// Name of the check that the server is no standby.
+const PRIMARY: &str = "primary";
+
 /// Name of the check of parked rows and their table.
 pub const PARKED: &str = "parked messages";
 
@@ -158,13 +167,13 @@ pub fn recovery_checks(database: &SourceDatabase, columns: &ColumnNames, facts: 
     all(database, columns, facts, Missing::Mended)
 }
 
-/// Who mends what failed: a person, as soon as one of the failures takes one.
+/// Who mends what failed: a person, as soon as one of the failures takes one. What a standby lacks, such as the slot, it may have once
+/// it is promoted.
 pub fn mender(checks: &[Check]) -> Mender {
-    let by_person = |problem: &Problem| problem.mender == Mender::Person;
-    match checks.iter().filter_map(Check::failure).any(by_person) {
-        true => Mender::Person,
-        false => Mender::Time,
-    }
+    let failures = || checks.iter().filter_map(|check| Some((check.name, check.failure()?)));
+    let is_standby = failures().any(|(name, _)| name == PRIMARY);
+    let takes_person = failures().any(|(_, problem)| problem.mender == Mender::Person);
+    if takes_person && !is_standby { Mender::Person } else { Mender::Time }
 }
 
 fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing: Missing) -> Vec<Check> {

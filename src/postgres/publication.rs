@@ -168,6 +168,28 @@ pub struct PublicationFacts {
     pub row_filter: Option<String>,
     /// How many other tables it holds, partitions of the outbox table not counted.
     pub other_tables: i64,
+    /// Names the outbox table, and does not hold it as one of all tables or of a schema.
+    pub lists_table: bool,
+    /// Has a list of the outbox table's columns.
+    pub lists_columns: bool,
+}
+
+impl PublicationFacts {
+    /// Tells whether it is for more than the outbox table, now or as soon as there are other tables.
+    pub fn is_shared(&self) -> bool {
+        let holds_unnamed = self.held != Held::No && !self.lists_table;
+        self.all_tables || self.other_tables > 0 || holds_unnamed
+    }
+
+    /// The statement that takes the outbox table out, and leaves all others in; `None` where it is not by name that it is held.
+    pub fn drop_table_sql(&self, name: &str, table: &TableName, kind: TableKind) -> Option<String> {
+        self.lists_table.then(|| drop_table_sql(name, table, kind))
+    }
+}
+
+/// The statement that takes the table out of a publication.
+pub(super) fn drop_table_sql(name: &str, table: &TableName, kind: TableKind) -> String {
+    format!("ALTER PUBLICATION {} DROP TABLE {}{}", identifier(name), kind.only(), table.quoted())
 }
 
 /// Reads the [`PublicationFacts`]; `None` when there is no such publication.
@@ -190,14 +212,16 @@ pub async fn facts(
                            WHERE t.pubname = $1),
                   family AS (SELECT oid FROM outbox
                              UNION SELECT relid::oid FROM outbox, pg_partition_tree(outbox.oid::regclass)),
-                  ours AS (SELECT facts FROM held WHERE oid IN (SELECT oid FROM family))
+                  ours AS (SELECT facts FROM held WHERE oid IN (SELECT oid FROM family)),
+                  named AS (SELECT to_jsonb(r) AS facts FROM pg_publication_rel r
+                            WHERE r.prpubid IN (SELECT oid FROM p) AND r.prrelid IN (SELECT oid FROM outbox))
              SELECT p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot,
                     EXISTS (SELECT FROM held WHERE oid IN (SELECT oid FROM outbox)),
-                    EXISTS (SELECT FROM ours)
-                    OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid IN (SELECT oid FROM outbox)),
+                    EXISTS (SELECT FROM ours) OR EXISTS (SELECT FROM named),
                     (SELECT min(facts ->> 'rowfilter') FROM ours),
                     (SELECT count(*) FROM held WHERE oid NOT IN (SELECT oid FROM family)),
-                    pg_has_role(p.pubowner, 'USAGE'), pg_get_userbyid(p.pubowner)::text
+                    pg_has_role(p.pubowner, 'USAGE'), pg_get_userbyid(p.pubowner)::text, EXISTS (SELECT FROM named),
+                    EXISTS (SELECT FROM named WHERE facts ->> 'prattrs' IS NOT NULL)
              FROM p",
             &[(&name, Type::TEXT), (&table.schema, Type::TEXT), (&table.table, Type::TEXT)],
         )
@@ -220,6 +244,8 @@ pub async fn facts(
         },
         row_filter: row.get(8),
         other_tables: row.get(9),
+        lists_table: row.get(12),
+        lists_columns: row.get(13),
     }))
 }
 

@@ -8,6 +8,7 @@ use super::{
     publishing::{Pattern, Publishing},
     topology::{Argument, CONSISTENT_HASH, Declaration, Destination, TOPIC, is_predeclared, plan},
 };
+use crate::shell_word::quoted;
 
 /// The name by which permissions know the default exchange.
 const DEFAULT_EXCHANGE: &str = "amq.default";
@@ -190,15 +191,6 @@ fn escaped(text: &str) -> String {
         escaped.push(c);
     }
     escaped
-}
-
-/// A word as a POSIX shell takes it, in single quotes where it needs them.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+,".contains(&byte);
-    match !word.is_empty() && word.bytes().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 //! little (406 is a difference, a limit, a missing plugin or a message that is too large). What RabbitMQ adds later falls back to
 //! what its code means. RabbitMQ cuts a text after 255 bytes, so a row goes by the beginning of its sentence wherever it can.
 
-use super::{error::reply, rabbitmqctl::quoted};
+use super::error::reply;
 use crate::remedy::Mender;
+use crate::shell_word::quoted;
 
 /// Reason of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! whatever happened to the publication, outboxd halts, and `recover` publishes what the table still has.
 
 use crate::{
+    row_order::finding,
     stage::{PATIENCE, Stage, alive, eventually, say, until, until_alive, until_state},
     support::Daemon,
 };
@@ -224,6 +225,32 @@ async fn a_slot_made_by_hand_before_a_publication_made_by_hand_has_a_gap_as_soon
     // The script makes the publication, and leaves the slot alone.
     let daemon = alive(&stage.run_printed_sql().await).await;
     halts_until_recovered(&stage, &daemon, "younger than the rows").await;
+}
+
+/// Somebody may read the other tables from it.
+#[tokio::test]
+async fn a_publication_that_holds_other_tables_is_nobodys_to_drop() {
+    let stage = Stage::shared("shared").await;
+    let daemon = Daemon::prepare(&stage.config());
+    stage.sql("CREATE TABLE other (id int); CREATE PUBLICATION outboxd_orders FOR TABLE outbox, other").await;
+    let take_out = r#"ALTER PUBLICATION "outboxd_orders" DROP TABLE ONLY "public"."outbox";"#;
+    let check = async || finding(&say(&daemon, &["check"]).await, "publication");
+    let teardown = async || say(&daemon, &["teardown", "--source", "orders"]).await.stdout;
+    for said in [check().await, teardown().await] {
+        assert!(said.contains("other tables") && !said.contains("DROP PUBLICATION"), "{said}");
+        assert!(said.contains(take_out), "{said}");
+    }
+    assert!(check().await.contains("set postgres.publication to a name of its own"));
+    stage.sql(take_out).await;
+    assert!(!teardown().await.contains("out of it"), "it is out");
+
+    stage.sql("DROP PUBLICATION outboxd_orders; CREATE PUBLICATION outboxd_orders FOR ALL TABLES").await;
+    for said in [check().await, teardown().await] {
+        assert!(said.contains("other tables") && !said.contains("DROP "), "{said}");
+    }
+    stage.sql("DROP PUBLICATION outboxd_orders; CREATE PUBLICATION outboxd_orders FOR TABLE outbox").await;
+    assert!(check().await.contains("DROP PUBLICATION"), "nobody else's table is in it");
+    assert!(teardown().await.contains("publication outboxd_orders: dropped"));
 }
 
 /// Nothing was there: that is a beginning, and no gap.

@@ -146,6 +146,15 @@ fn of_table(
             PUBLICATION,
             format!("{name} {}", more.join("; ")),
             match missing {
+                Missing::Made if publication.is_shared() => {
+                    let take_out = publication.drop_table_sql(&database.publication, &database.table, kind);
+                    let take_out = take_out
+                        .map(|sql| format!("; where nobody else reads {table} from this one, then: {sql};"));
+                    format!(
+                        "one for outboxd alone costs the server less: set postgres.publication to a name of its own{}",
+                        take_out.unwrap_or_default()
+                    )
+                }
                 Missing::Made => {
                     format!(
                         "one for outboxd alone costs the server less: DROP PUBLICATION {own_name}; {create};"

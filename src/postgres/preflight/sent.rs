@@ -5,7 +5,7 @@ use super::{
     super::{
         SourceDatabase,
         catalog::{ColumnFacts, Facts, Generated},
-        publication::{PublicationFacts, add_table_sql, create_sql},
+        publication::{PublicationFacts, add_table_sql, create_sql, drop_table_sql},
         sql_text::identifier,
     },
     Problem,
@@ -71,10 +71,10 @@ pub(super) fn problem(
     }
 }
 
-/// Whether the publication has a list of the table's columns.
+/// Whether the publication has a list of the table's columns. A list counts, also of all ordinary columns: beside it
+/// `publish_generated_columns` says nothing.
 fn has_column_list(facts: &Facts) -> bool {
-    let mut columns = facts.table.iter().flat_map(|table| &table.columns);
-    columns.any(|column| !column.sent && column.generated.is_none())
+    facts.publication.as_ref().is_some_and(|publication| publication.lists_columns)
 }
 
 /// The statements that put all columns into the list that messages are made of, and this one.
@@ -92,11 +92,9 @@ fn with_columns(
     let filter = facts.publication.as_ref().and_then(|PublicationFacts { row_filter, .. }| {
         row_filter.as_ref().map(|filter| format!(" WHERE ({filter})"))
     });
-    let name = identifier(&database.publication);
     Some(format!(
-        "BEGIN; ALTER PUBLICATION {name} DROP TABLE {}{}; {} ({list}){}; COMMIT;",
-        table.kind.only(),
-        database.table.quoted(),
+        "BEGIN; {}; {} ({list}){}; COMMIT;",
+        drop_table_sql(&database.publication, &database.table, table.kind),
         add_table_sql(&database.publication, &database.table, table.kind),
         filter.unwrap_or_default()
     ))

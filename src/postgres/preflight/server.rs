@@ -2,7 +2,7 @@
 
 use super::{
     super::{catalog::ServerFacts, sql_text::identifier},
-    Check,
+    Check, PRIMARY,
 };
 
 /// `slots_needed`: as many are to be made at a time. `writes`: something is to be made, a record included.
@@ -16,13 +16,13 @@ pub(super) fn checks(server: &ServerFacts, slots_needed: i64, writes: bool) -> V
     });
     checks.push(if server.in_recovery {
         Check::failed_for_now(
-            "primary",
+            PRIMARY,
             "the server is a standby",
             "connect to the primary; with several hosts in \
             postgres.url, target_session_attrs=primary finds it",
         )
     } else {
-        Check::passed("primary", "the server is not in recovery")
+        Check::passed(PRIMARY, "the server is not in recovery")
     });
     if server.read_only && !server.in_recovery {
         let (role, database) = (&server.role, &server.database);

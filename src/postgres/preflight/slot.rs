@@ -6,12 +6,14 @@ use super::{
     super::{
         SourceDatabase,
         catalog::{ServerFacts, SlotFacts, create_slot_sql},
+        connection_string::quoted_value,
         open_transactions::{self, OpenTransaction},
         slot_use::SlotUse,
         sql_text::identifier,
     },
     Check, SLOT,
 };
+use crate::shell_word::quoted;
 
 const OTHER: &str = "set postgres.slot to another name";
 
@@ -130,11 +132,9 @@ pub(super) fn failover(
             if database.create {
                 "restart outboxd, which makes it one before it streams".to_owned()
             } else {
-                format!(
-                    "stop outboxd, then: psql \"dbname={} replication=database\" -c 'ALTER_REPLICATION_SLOT {} (FAILOVER true)'",
-                    server.database,
-                    identifier(&slot.name)
-                )
+                let database = format!("dbname={} replication=database", quoted_value(&server.database));
+                let alter = format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", identifier(&slot.name));
+                format!("stop outboxd, then: psql {} -c {}", quoted(&database), quoted(&alter))
             },
         ),
         Some(slot) if !slot.failover => {

@@ -7,10 +7,12 @@ use crate::{
     position::Lsn,
     postgres::{
         TableName,
-        catalog::{ServerFacts, SlotFacts},
+        catalog::{ColumnFacts, Generated, OwnTableFacts, ServerFacts, SlotFacts, TableFacts, TableKind},
         endpoint::Endpoint,
+        family::Family,
         hosting::Hosting,
         invalidation::Invalidation,
+        publication::{Held, PublicationFacts},
         slot_use::{Address, Holder},
     },
 };
@@ -226,5 +228,122 @@ fn slots_that_nobody_uses_and_that_hold_wal_are_a_warning() {
     ] {
         let check = slot::idle("outboxd_orders", std::slice::from_ref(&slot));
         assert_eq!(matches!(check.verdict, Verdict::Warning(_)), warns, "{slot:?}");
+    }
+}
+
+#[test]
+fn a_standby_may_be_promoted_and_have_then_what_it_lacks() {
+    let slot_missing = || slot::missing(&SourceDatabase { create: false, ..database() }, &[]);
+    let checks = |in_recovery| {
+        let server = ServerFacts { in_recovery, ..good_server() };
+        [server::checks(&server, 0, false), vec![slot_missing()]].concat()
+    };
+    assert_eq!(mender(&checks(false)), Mender::Person);
+    assert_eq!(mender(&checks(true)), Mender::Time);
+    assert_eq!(mender(&[]), Mender::Time);
+}
+
+#[test]
+fn the_command_that_makes_a_failover_slot_bears_every_database_name() {
+    let source = SourceDatabase { create: false, failover: true, ..database() };
+    for (database, expected) in [
+        ("orders", "psql 'dbname=orders replication=database' -c"),
+        ("my orders", r"psql 'dbname='\''my orders'\'' replication=database' -c"),
+        (r"a'b\c", r"psql 'dbname='\''a\'\''b\\c'\'' replication=database' -c"),
+    ] {
+        let server = ServerFacts { version: 170_002, database: database.into(), ..good_server() };
+        let check = slot::failover(&source, Some(&good_slot()), &server).unwrap();
+        let cure = &check.as_warning().unwrap().cure;
+        assert!(cure.contains(expected), "{cure}");
+        assert!(cure.ends_with(r#"-c 'ALTER_REPLICATION_SLOT "outboxd_orders" (FAILOVER true)'"#), "{cure}");
+    }
+}
+
+/// The facts of a publication that does not send the generated column `body`.
+fn facts_of(publication: PublicationFacts) -> Facts {
+    let own = OwnTableFacts { exists: true, may_use: true, may_create: true };
+    let column = |name: &str, generated: Option<Generated>| ColumnFacts {
+        name: name.into(),
+        type_oid: 25,
+        base_type_oid: 25,
+        type_name: "text".into(),
+        nullable: true,
+        default: None,
+        sequence_cache: None,
+        is_string: true,
+        sent: generated.is_none(),
+        generated,
+        may_select: true,
+    };
+    Facts {
+        server: ServerFacts { version: 180_001, ..good_server() },
+        table: Some(TableFacts {
+            oid: 1,
+            kind: TableKind::Ordinary,
+            logged: true,
+            may_use_schema: true,
+            may_select: true,
+            may_remove: true,
+            owned: true,
+            row_security: false,
+            rows_estimate: 0,
+            columns: vec![column("id", None), column("body", Some(Generated::Stored))],
+        }),
+        family: Family::default(),
+        publication: Some(publication),
+        records: own,
+        parked: own,
+        left_behind: Vec::new(),
+        recorded_table: None,
+        slots: Vec::new(),
+        slot_uses: Vec::new(),
+        open_transactions: Vec::new(),
+    }
+}
+
+fn good_publication() -> PublicationFacts {
+    PublicationFacts {
+        all_tables: false,
+        owned: true,
+        owner: "outboxd".into(),
+        insert: true,
+        more_operations: Vec::new(),
+        via_partition_root: false,
+        held: Held::AsItself,
+        row_filter: None,
+        other_tables: 0,
+        lists_table: true,
+        lists_columns: false,
+    }
+}
+
+/// Beside a list of columns, PostgreSQL 18 does not look at `publish_generated_columns`.
+#[test]
+fn a_generated_column_is_put_into_the_list_of_columns_where_there_is_one() {
+    for (lists_columns, cure) in [
+        (false, r#"ALTER PUBLICATION "p" SET (publish_generated_columns = stored);"#),
+        (true, r#"ADD TABLE ONLY "public"."outbox" ("id", "body"); COMMIT;"#),
+    ] {
+        let facts = facts_of(PublicationFacts { lists_columns, ..good_publication() });
+        let problem = unsent(&database(), &ColumnNames::default(), "body", &facts).unwrap();
+        assert!(problem.cure.contains(cure), "{}", problem.cure);
+    }
+}
+
+#[test]
+fn only_a_publication_of_the_outbox_table_alone_is_advised_to_be_dropped() {
+    let more_operations = vec!["update"];
+    for (found, drops, takes_out) in [
+        (good_publication(), true, false),
+        (PublicationFacts { other_tables: 1, ..good_publication() }, false, true),
+        (PublicationFacts { all_tables: true, lists_table: false, ..good_publication() }, false, false),
+        (PublicationFacts { lists_table: false, ..good_publication() }, false, false),
+    ] {
+        let facts = facts_of(PublicationFacts { more_operations: more_operations.clone(), ..found });
+        let check = publication::check(&database(), &facts, Missing::Made).unwrap();
+        let cure = &check.as_warning().unwrap().cure;
+        assert_eq!(cure.contains("DROP PUBLICATION"), drops, "{cure}");
+        assert_eq!(cure.contains("DROP TABLE"), takes_out, "{cure}");
+        assert_eq!(cure.contains("set postgres.publication"), !drops, "{cure}");
     }
 }

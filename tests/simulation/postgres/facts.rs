@@ -76,6 +76,8 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
             held: Held::AsItself,
             row_filter: None,
             other_tables: 0,
+            lists_table: true,
+            lists_columns: false,
         }),
         records: OwnTableFacts { exists: state.postgres.data.records, may_use: true, may_create: true },
         parked: OwnTableFacts { exists: state.postgres.data.parks, may_use: true, may_create: true },

@@ -63,8 +63,15 @@ struct Transaction {
     committed_at: Timestamp,
     /// Index of its next outbox row.
     next_index: u32,
-    /// Whoever wrote it said that it moves rows; so many have come by.
-    moved: Option<u64>,
+    /// Whoever wrote it said that it moves rows.
+    moved: Option<Moved>,
+}
+
+/// What a transaction under an origin [`MOVED`] has brought.
+struct Moved {
+    origin: String,
+    /// So many rows have come by.
+    rows: u64,
 }
 
 /// Whether, and why, the loop has stopped taking in new transactions.
@@ -283,21 +290,14 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             }
             PgOutput::Origin { name, .. } if name.starts_with(MOVED) => {
                 if let Some(transaction) = &mut self.transaction {
-                    transaction.moved = Some(0);
+                    transaction.moved = Some(Moved { origin: name, rows: 0 });
                 }
             }
             PgOutput::Relation(relation) => self.take_relation(&relation),
             PgOutput::Insert { relation_oid, new } if self.table.is(relation_oid) => self.take_row(new)?,
             PgOutput::Commit { end_lsn, .. } => {
-                if let Some(Transaction { commit_lsn, moved: Some(rows @ 1..), .. }) = self.transaction.take()
-                {
-                    let source = self.report.name();
-                    tracing::info!(
-                        source,
-                        rows,
-                        %commit_lsn,
-                        "rows are not published again: they were moved between partitions under a replication origin {MOVED}"
-                    );
+                if let Some(Transaction { commit_lsn, moved: Some(moved), .. }) = self.transaction.take() {
+                    self.passed_over(&moved, commit_lsn);
                 }
                 self.delivery.ledger_mut().reached(end_lsn);
             }
@@ -310,6 +310,21 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             PgOutput::LogicalMessage { .. } | PgOutput::Origin { .. } | PgOutput::Type { .. } => {}
         }
         Ok(())
+    }
+
+    /// Somebody has to know, for a session may write new rows by mistake, and an origin may have the number of one that was dropped.
+    fn passed_over(&self, Moved { origin, rows }: &Moved, commit_lsn: Lsn) {
+        if *rows > 0 {
+            let source = self.report.name();
+            tracing::warn!(
+                source,
+                rows,
+                origin,
+                %commit_lsn,
+                "{rows} rows of one transaction are not published: its session says by replication origin \"{origin}\" that they were \
+                 moved between partitions. If they are new, `outboxd replay --source {source}` publishes them"
+            );
+        }
     }
 
     /// The table as it is described now: at first, and again whenever it was altered.
@@ -336,8 +351,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                 Err(Fault::Protocol("a row before the description of its table"))
             };
         };
-        if let Some(rows) = &mut transaction.moved {
-            *rows += 1;
+        if let Some(moved) = &mut transaction.moved {
+            moved.rows += 1;
             self.report.ignored(1);
             return Ok(());
         }

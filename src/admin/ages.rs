@@ -38,11 +38,12 @@ impl Ages {
             lag: seconds(
                 "outboxd_lag_seconds",
                 "Age of the oldest unconfirmed message, or of the row that the source halts for, since its commit; 0 while streaming \
-                 with nothing unconfirmed, absent while nobody knows",
+                 with nothing unconfirmed, absent while nobody reads the stream and nothing is unconfirmed: alert on outboxd_source_state as well",
             ),
             oldest_unconfirmed: seconds(
                 "outboxd_oldest_unconfirmed_seconds",
-                "Age of the oldest unconfirmed message since it was published; absent while there is none",
+                "Age of the oldest unconfirmed message since it was published; absent while there is none, also while RabbitMQ is away and \
+                 none was published",
             ),
             last_confirm: gauge(
                 "outboxd_last_confirm_timestamp_seconds",

@@ -117,6 +117,7 @@ struct Live {
     slot_retained_bytes: Option<u64>,
     slot_wal_status: Option<String>,
     parked_rows: Option<u64>,
+    parked_elsewhere: Option<String>,
     nacked_since: Option<Timestamp>,
     oldest: Option<Unconfirmed>,
     last_confirm: Option<SystemTime>,
@@ -140,6 +141,7 @@ impl Reporter {
             slot_retained_bytes: None,
             slot_wal_status: None,
             parked_rows: None,
+            parked_elsewhere: None,
             nacked_since: None,
             oldest: None,
             last_confirm: None,
@@ -201,6 +203,23 @@ impl Reporter {
             None => self.0.metrics.parked_rows.clear(),
         }
         self.live().parked_rows = rows;
+    }
+
+    /// Rows of the source are parked where `outboxd parked` does not look, as `what` says; `None`: there are none. Logged as a
+    /// warning, once for each text.
+    pub fn parked_elsewhere(&self, what: Option<String>) {
+        let mut live = self.live();
+        if let Some(what) = &what
+            && live.parked_elsewhere.as_ref() != Some(what)
+        {
+            tracing::warn!(source = %self.0.name, "{what}");
+        }
+        live.parked_elsewhere = what;
+    }
+
+    /// Tells whether there are such rows, as far as is known.
+    pub fn has_parked_elsewhere(&self) -> bool {
+        self.live().parked_elsewhere.is_some()
     }
 
     /// `n` changes of the outbox table were not inserts.
@@ -390,6 +409,7 @@ impl Reporter {
             nacked_since: live.nacked_since.map(|since| since.to_string()),
             parked: metrics.parked.get(),
             parked_rows: live.parked_rows,
+            parked_elsewhere: live.parked_elsewhere.clone(),
             ignored: metrics.ignored.get(),
             deleted: metrics.deleted.get(),
             cleanup_off: live.cleanup_off.clone(),

@@ -68,6 +68,9 @@ pub struct SourceStatus {
     pub parked: u64,
     /// Rows in the table of parked ones, whenever they were put there; `null` when there is no such table.
     pub parked_rows: Option<u64>,
+    /// Rows that are parked in another schema than the outbox table's, and the statement that moves them; `null` when there are none.
+    #[serde(default)]
+    pub parked_elsewhere: Option<String>,
     /// Changes of the outbox table that are not inserts.
     pub ignored: u64,
     /// Confirmed rows that clean-up has removed.
@@ -170,6 +173,7 @@ mod tests {
             "slot_retained_bytes",
             "slot_wal_status",
             "parked_rows",
+            "parked_elsewhere",
             "cleanup_off",
             "unpublished_tables",
             "last_error",
@@ -191,6 +195,7 @@ mod tests {
         orders.nacked(2);
         orders.parked(3);
         orders.parked_rows(Some(9));
+        orders.parked_elsewhere(Some("rows in public".to_owned()));
         orders.ignored(6);
         orders.deleted(8);
         orders.cleanup_off(Some("older rows".to_owned()));
@@ -221,7 +226,7 @@ mod tests {
                 "confirmed_lsn": "16/B374D850", "position": "00000016B374D848-00000001",
                 "lag_bytes": 4096, "lag_seconds": 0.0, "oldest_unconfirmed_seconds": null, "last_confirmed_at": "then",
                 "slot_retained_bytes": 8192, "slot_wal_status": "extended", "in_flight": 3,
-                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "nacked_waiting": 0, "nacked_since": null, "parked": 3, "parked_rows": 9, "ignored": 6, "deleted": 8, "cleanup_off": "older rows", "unpublished_tables": "a child",
+                "published": 7, "confirmed": 4, "returned": 1, "nacked": 2, "nacked_waiting": 0, "nacked_since": null, "parked": 3, "parked_rows": 9, "parked_elsewhere": "rows in public", "ignored": 6, "deleted": 8, "cleanup_off": "older rows", "unpublished_tables": "a child",
                 "reconnects": { "postgres": 0, "rabbitmq": 1 }, "last_error": "disk alarm",
             })
         );

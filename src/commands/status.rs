@@ -112,12 +112,10 @@ const COLUMNS: [Column<SourceStatus>; 9] = [
 
 /// Why it is in its state; and where nothing is to be said of that, what else is not as configured.
 fn reason(source: &SourceStatus) -> String {
-    let SourceStatus { reason, unpublished_tables, cleanup_off, .. } = source;
-    match (reason.is_empty(), unpublished_tables, cleanup_off) {
-        (true, Some(what), _) => what.clone(),
-        (true, None, Some(why)) => format!("clean-up is off: {why}"),
-        _ => reason.clone(),
-    }
+    let SourceStatus { reason, unpublished_tables, parked_elsewhere, cleanup_off, .. } = source;
+    let cleanup_off = || Some(format!("clean-up is off: {}", cleanup_off.as_ref()?));
+    let besides = || unpublished_tables.clone().or_else(|| parked_elsewhere.clone()).or_else(cleanup_off);
+    if reason.is_empty() { besides().unwrap_or_default() } else { reason.clone() }
 }
 
 #[cfg(test)]

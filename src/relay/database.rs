@@ -21,8 +21,10 @@ use crate::{
         continuity::Evidence,
         error::ConnectError,
         family::{self, Unpublished},
+        left_behind,
         open_transactions::{self, OpenTransaction},
         parked_table,
+        preflight::Problem,
         publication::{self, PublishedBy, Publishing},
         replication::{
             BeforeStream, ReplicationConnection, ReplicationError, ReplicationEvent, ReplicationStream,
@@ -201,6 +203,12 @@ pub trait Sql: Send + Sync {
         &self,
         database: &SourceDatabase,
     ) -> impl Future<Output = Result<Option<u64>, CatalogError>> + Send;
+
+    /// Rows that are parked in another schema, and what moves them.
+    fn parked_elsewhere(
+        &self,
+        database: &SourceDatabase,
+    ) -> impl Future<Output = Result<Option<Problem>, CatalogError>> + Send;
 
     /// One slot; `None` when there is no such slot.
     fn slot_progress(
@@ -471,6 +479,10 @@ impl Sql for tokio_postgres::Client {
 
     async fn count_parked(&self, database: &SourceDatabase) -> Result<Option<u64>, CatalogError> {
         parked_table::count(self, database).await
+    }
+
+    async fn parked_elsewhere(&self, database: &SourceDatabase) -> Result<Option<Problem>, CatalogError> {
+        left_behind::parked(self, database).await
     }
 
     async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {

@@ -233,6 +233,8 @@ impl<D: Database> Watched<D> {
             self.heard();
             within(limit, self.count_parked(&sql).map(Ok::<_, CatalogError>)).await?;
             self.heard();
+            within(limit, self.look_for_parked_elsewhere(&sql).map(Ok::<_, CatalogError>)).await?;
+            self.heard();
             within(limit, self.look_for_unpublished(&sql).map(Ok::<_, CatalogError>)).await?;
             self.heard();
             let next_look = Instant::now() + INTERVAL.min(limit / LOOKS_IN_SILENCE);
@@ -314,6 +316,20 @@ impl<D: Database> Watched<D> {
             Err(error) => {
                 let source = self.report.name();
                 tracing::debug!(source, %error, "the parked rows could not be counted; trying again");
+            }
+        }
+    }
+
+    /// Those that the attempt has found, until somebody has moved them.
+    async fn look_for_parked_elsewhere(&self, sql: &D::Sql) {
+        if !self.report.has_parked_elsewhere() {
+            return;
+        }
+        match sql.parked_elsewhere(self.database.options()).await {
+            Ok(found) => self.report.parked_elsewhere(found.map(|problem| problem.to_string())),
+            Err(error) => {
+                let source = self.report.name();
+                tracing::debug!(source, %error, "rows parked in another schema could not be looked at; trying again");
             }
         }
     }

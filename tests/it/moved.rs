@@ -109,10 +109,13 @@ async fn rows_that_lie_beside_those_of_another_source_are_moved_alone() {
     daemon.start_again();
     daemon.wait_ready(PATIENCE).await;
     assert!(daemon.log().contains("WITH moved AS"), "{}", daemon.log());
+    until(&daemon, "orders", |shown| shown["parked_elsewhere"].to_string().contains("WITH moved AS")).await;
+    assert!(say(&daemon, &["status"]).await.stdout.contains("WITH moved AS"));
     stage.sql("DELETE FROM app.outboxd_parked").await;
     let checked = say(&daemon, &["check"]).await;
     assert_eq!(checked.status, 0);
     stage.sql(cure(&checked, "warning", "parked messages")).await;
+    until(&daemon, "orders", |shown| shown["parked_elsewhere"].is_null()).await;
     let listed = parked(&daemon, &["list"]).await;
     assert!(listed.stdout.contains("OrderCreated") && listed.stderr.is_empty(), "{}", listed.stderr);
 }

@@ -257,13 +257,9 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let Some(table) = facts.table.filter(|_| !failed(&[])) else {
             return Err(Fault::Preflight(checks));
         };
-        if let Some(preflight::Problem { what, cure, .. }) = checks
-            .iter()
-            .find(|check| check.name == preflight::PARKED && self.number == 0)
-            .and_then(preflight::Check::as_warning)
-        {
-            tracing::warn!(source = name, "{what}: {cure}");
-        }
+        let parked = checks.iter().find(|check| check.name == preflight::PARKED);
+        let parked_elsewhere = parked.and_then(preflight::Check::as_warning).map(ToString::to_string);
+        self.report.parked_elsewhere(parked_elsewhere);
         known.meet(&evidence, name);
         // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
         if facts.publication.is_none() && evidence.slot.is_none() {

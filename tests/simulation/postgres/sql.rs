@@ -11,6 +11,7 @@ use outboxd::{
         cleanup::{Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
         family::Unpublished,
         open_transactions::OpenTransaction,
+        preflight::Problem,
         publication::{PublishedBy, Publishing},
         slot_record::{Confirmed, SlotRecord},
     },
@@ -79,6 +80,10 @@ impl Sql for SimulatedSql {
     }
 
     async fn unpublished_tables(&self, _: &SourceDatabase) -> Result<Option<Unpublished>, CatalogError> {
+        Ok(None)
+    }
+
+    async fn parked_elsewhere(&self, _: &SourceDatabase) -> Result<Option<Problem>, CatalogError> {
         Ok(None)
     }
 

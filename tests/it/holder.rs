@@ -17,6 +17,13 @@ use crate::{
     support::{Daemon, shared_postgres, unique},
 };
 
+/// A stage whose daemons and commands have the role that `setup` prints.
+async fn staged(test: &str) -> Stage {
+    let mut stage = Stage::shared(test).await;
+    stage.with_printed_role().await;
+    stage
+}
+
 /// A configuration with the slot's name of another stage.
 fn with_slot_of(stage: &Stage, other: &Stage) -> String {
     stage.config().replace(
@@ -34,7 +41,7 @@ fn is_refused(shown: &serde_json::Value, database: &str) -> bool {
 #[tokio::test]
 async fn of_two_databases_with_one_slot_name_one_streams_and_the_other_is_refused_with_the_database_that_has_it()
  {
-    let stages = [Stage::shared("mine").await, Stage::shared("yours").await];
+    let stages = [staged("mine").await, staged("yours").await];
     let configs = [stages[0].config(), with_slot_of(&stages[1], &stages[0])];
     let mut daemons = configs.map(|config| Daemon::start(&config));
     for daemon in &daemons {
@@ -71,7 +78,7 @@ async fn of_two_databases_with_one_slot_name_one_streams_and_the_other_is_refuse
 /// The first one publishes its backlog as long as nobody takes it: all that time there is only a temporary slot.
 #[tokio::test]
 async fn the_temporary_slot_of_another_database_is_not_stood_by_for() {
-    let (first, second) = (Stage::shared("first").await, Stage::shared("second").await);
+    let (first, second) = (staged("first").await, staged("second").await);
     first.write_row("a", 1, "OrderCreated").await;
     let leader = alive(&first.config()).await;
     until_state(&leader, "orders", "halted").await;
@@ -113,6 +120,7 @@ pub(crate) fn database(stage: &Stage) -> SourceDatabase {
 
 #[tokio::test]
 async fn a_slot_that_another_program_holds_is_refused_with_its_name_user_and_address() {
+    // A superuser: to another role the server does not show the address of somebody else's session.
     let mut stage = Stage::shared("debezium").await;
     stage.consume().await;
     let mut daemon = stage.relay().await;
@@ -150,8 +158,8 @@ async fn a_slot_that_another_program_holds_is_refused_with_its_name_user_and_add
 /// Debezium gets the slot between two outboxds, while the second stands by.
 #[tokio::test]
 async fn a_standby_that_another_program_forestalls_is_ready_no_more() {
-    let stage = Stage::shared("forestalled").await;
-    let mut leader = stage.relay().await;
+    let stage = staged("forestalled").await;
+    let mut leader = stage.relay_as_printed_role().await;
     let standby = alive(&stage.config()).await;
     until_state(&standby, "orders", "standby").await;
     standby.suspend();
@@ -172,9 +180,9 @@ async fn a_standby_that_another_program_forestalls_is_ready_no_more() {
 
 #[tokio::test]
 async fn instances_with_another_application_name_of_their_own_stand_by_for_one_another() {
-    let mut stage = Stage::shared("renamed").await;
+    let mut stage = staged("renamed").await;
     stage.postgres_url += "?application_name=billing%20relay";
-    let _leader = stage.relay().await;
+    let _leader = stage.relay_as_printed_role().await;
     let standby = alive(&stage.config()).await;
     let reason = until_state(&standby, "orders", "standby").await;
     assert!(reason.contains("application \"billing relay\""), "{reason}");
@@ -183,14 +191,14 @@ async fn instances_with_another_application_name_of_their_own_stand_by_for_one_a
 
 /// Configuration of an instance whose sessions go by another name.
 fn named(stage: &Stage, application: &str) -> String {
-    let url = format!("{}?application_name={application}", stage.postgres_url);
-    stage.config().replace(&stage.postgres_url, &url)
+    let url = stage.postgres_url.replace("//postgres@", &format!("//{}@", stage.printed_role()));
+    stage.config().replace(&url, &format!("{url}?application_name={application}"))
 }
 
 /// Before the upgrade the instances are called otherwise than after it.
 #[tokio::test]
 async fn instances_with_different_application_names_stand_by_for_one_another_and_for_no_stranger() {
-    let stage = Stage::shared("two_names").await;
+    let stage = staged("two_names").await;
     // Nobody takes it, so the backlog stays, and with it the temporary slot.
     stage.write_row("a", 1, "OrderCreated").await;
     let mut first = alive(&named(&stage, "billing")).await;
@@ -242,8 +250,8 @@ async fn instances_with_different_application_names_stand_by_for_one_another_and
 /// As `pg_logical_slot_peek_changes` has it.
 #[tokio::test]
 async fn a_person_who_looks_into_the_slot_for_a_moment_halts_nobody() {
-    let stage = Stage::shared("peek").await;
-    let mut daemon = stage.relay().await;
+    let stage = staged("peek").await;
+    let mut daemon = stage.relay_as_printed_role().await;
     assert!(daemon.sigterm(PATIENCE).await.success());
     let holder = hold(&stage, "psql").await;
     daemon.start_again();
@@ -263,7 +271,7 @@ async fn a_person_who_looks_into_the_slot_for_a_moment_halts_nobody() {
 #[tokio::test]
 async fn a_role_without_rights_sees_which_application_and_user_hold_a_slot() {
     let stage = Stage::shared("seen").await;
-    assert!(stage.relay().await.sigterm(PATIENCE).await.success());
+    assert!(stage.relay_as_printed_role().await.sigterm(PATIENCE).await.success());
     let _holder = hold(&stage, "Debezium Streaming").await;
     let role = unique("nobody");
     stage.sql(&format!("CREATE ROLE {role} LOGIN")).await;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use amq_protocol::{
-    frame::AMQPFrame,
+    frame::{AMQPFrame, parsing::parse_content_header},
     protocol::{
         AMQPClass,
         basic::{self, AMQPProperties},
@@ -30,8 +30,8 @@ use super::{
     dial::dial,
     endpoint::Endpoint,
     error::{BrokerError, Loss, Refusal},
-    handshake,
-    link::Link,
+    frame, handshake,
+    link::{Frame, Link},
 };
 
 /// Numbers a channel of a connection, from 1.
@@ -257,9 +257,9 @@ impl Connection {
         }
     }
 
-    fn take(&mut self, frame: AMQPFrame) -> Result<Option<Event>, Loss> {
+    fn take(&mut self, frame: Frame) -> Result<Option<Event>, Loss> {
         Ok(Some(match frame {
-            AMQPFrame::Method(0, AMQPClass::Connection(method)) => match method {
+            Frame::Method(0, AMQPClass::Connection(method)) => match method {
                 AMQPMethod::Close(close) => {
                     self.ask(0, &AMQPClass::Connection(AMQPMethod::CloseOk(connection::CloseOk {})))?;
                     return Err(Loss::Closed(Refusal::new(close.reply_code, close.reply_text)));
@@ -268,45 +268,55 @@ impl Connection {
                 AMQPMethod::Unblocked(_) => Event::Unblocked,
                 method => Event::Answer { channel: 0, method: AMQPClass::Connection(method) },
             },
-            AMQPFrame::Method(channel, AMQPClass::Channel(channel::AMQPMethod::Close(close))) => {
+            Frame::Method(channel, AMQPClass::Channel(channel::AMQPMethod::Close(close))) => {
                 self.ask(channel, &AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {})))?;
                 let refusal = Refusal::new(close.reply_code, close.reply_text);
                 Event::ChannelClosed { channel, refusal }
             }
-            AMQPFrame::Method(channel, AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) => Event::Confirmed {
+            Frame::Method(channel, AMQPClass::Basic(basic::AMQPMethod::Ack(ack))) => Event::Confirmed {
                 channel,
                 delivery_tag: ack.delivery_tag,
                 multiple: ack.multiple,
                 ack: true,
             },
-            AMQPFrame::Method(channel, AMQPClass::Basic(basic::AMQPMethod::Nack(nack))) => Event::Confirmed {
+            Frame::Method(channel, AMQPClass::Basic(basic::AMQPMethod::Nack(nack))) => Event::Confirmed {
                 channel,
                 delivery_tag: nack.delivery_tag,
                 multiple: nack.multiple,
                 ack: false,
             },
-            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel))) => {
+            Frame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel))) => {
                 Event::ConsumerEnded { consumer_tag: cancel.consumer_tag.to_string() }
             }
-            // Whoever consumes here wants to know of the queue's end; what somebody puts into it is of no interest.
-            AMQPFrame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Deliver(_))) => return Ok(None),
-            AMQPFrame::Method(channel, AMQPClass::Basic(basic::AMQPMethod::Return(returning))) => {
+            Frame::Method(channel, AMQPClass::Basic(basic::AMQPMethod::Return(returning))) => {
                 self.returning = Some((channel, returning));
                 return Ok(None);
             }
-            AMQPFrame::Header(channel, header) => match self.returning.take_if(|(on, _)| *on == channel) {
+            Frame::Header(channel, payload) => match self.returning.take_if(|(on, _)| *on == channel) {
                 Some((_, returned)) => Event::Returned {
                     reply_code: returned.reply_code,
                     reply_text: returned.reply_text.to_string(),
                     exchange: returned.exchange.to_string(),
-                    properties: Box::new(header.properties),
+                    properties: Box::new(properties_of_ours(payload.as_deref())?),
                 },
+                // Of a message that somebody has put into a queue that is consumed from here: its properties are of no interest.
                 None => return Ok(None),
             },
-            AMQPFrame::Method(channel, method) => Event::Answer { channel, method },
-            // The body of a returned message: we still have it.
-            _ => return Ok(None),
+            Frame::Method(channel, method) => Event::Answer { channel, method },
         }))
+    }
+}
+
+/// Properties of a message that came back. It is one of ours, so there is nothing in them that cannot be read.
+fn properties_of_ours(payload: Option<&[u8]>) -> Result<AMQPProperties, Loss> {
+    let unreadable = |why: &dyn std::fmt::Display| {
+        Loss::violation(format!("a message came back with properties that cannot be read: {why}"))
+    };
+    let payload = payload.ok_or_else(|| unreadable(&"they are longer than a frame may be"))?;
+    frame::check(frame::HEADER, payload).map_err(|why| unreadable(&why))?;
+    match parse_content_header(payload) {
+        Ok((_, header)) => Ok(header.properties),
+        Err(error) => Err(unreadable(&error)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use amq_protocol::protocol::basic::AMQPProperties;
 use bytes::BufMut;
 
-use super::link::FRAME_OVERHEAD_BYTES;
+use super::frame::{self, FRAME_END, FRAME_OVERHEAD_BYTES};
 use crate::{
     outbox::{HeaderValue, Message, Properties},
     position::{Lsn, Position},
@@ -20,11 +20,6 @@ pub const POSITION_HEADER: &str = "outbox-position";
 /// (AMQP 0-9-1 specification, 2.3.5.2). [`header_frame_size`] of a message must not be above this.
 pub const HEADER_FRAME_MAX: usize = super::endpoint::FRAME_MAX as usize;
 
-/// Frame types and the octet that ends a frame (specification, 4.2.3).
-const FRAME_METHOD: u8 = 1;
-const FRAME_HEADER: u8 = 2;
-const FRAME_BODY: u8 = 3;
-const FRAME_END: u8 = 0xCE;
 /// The class `basic`, and its method `publish`.
 const BASIC: u16 = 60;
 const PUBLISH: u16 = 40;
@@ -60,7 +55,7 @@ pub fn put_publish(
         return put;
     }
     for part in message.body.chunks(frame_bytes_max - FRAME_OVERHEAD_BYTES) {
-        let frame = begin(FRAME_BODY, channel, out);
+        let frame = begin(frame::BODY, channel, out);
         out.extend_from_slice(part);
         end(frame, out);
     }
@@ -70,7 +65,7 @@ pub fn put_publish(
 /// `basic.publish`.
 fn put_method(message: &Message, mandatory: bool, channel: u16, out: &mut Vec<u8>) -> Result<(), TooLong> {
     const RESERVED: u16 = 0;
-    let frame = begin(FRAME_METHOD, channel, out);
+    let frame = begin(frame::METHOD, channel, out);
     out.put_u16(BASIC);
     out.put_u16(PUBLISH);
     out.put_u16(RESERVED);
@@ -99,7 +94,7 @@ fn put_header(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), 
     const APP: u16 = 1 << 3;
     let none = Properties::default();
     let own = message.properties.as_deref().unwrap_or(&none);
-    let frame = begin(FRAME_HEADER, channel, out);
+    let frame = begin(frame::HEADER, channel, out);
     out.put_u16(BASIC);
     out.put_u16(WEIGHT);
     out.put_u64(message.body.len() as u64);

@@ -1,6 +1,6 @@
 //! A fence: of all connections that ask for it one has it at a time, and only that one publishes.
 //!
-//! It is an exclusive queue to which nothing is ever published. RabbitMQ keeps such a queue for as long as it keeps the
+//! It is an exclusive queue. (Nobody else consumes from it; what somebody may publish to it is passed over unread.) RabbitMQ keeps such a queue for as long as it keeps the
 //! connection that declared it, and answers everybody else with 405 RESOURCE_LOCKED (AMQP 0-9-1 reference, queue.declare
 //! "exclusive"; <https://www.rabbitmq.com/docs/queues#exclusive-queues>). So whoever gets it knows that the connection of
 //! the one before is gone, and with it every frame that a frozen process, a kernel or a network may still hold.

@@ -15,7 +15,7 @@ use amq_protocol::{
 use super::{
     endpoint::Endpoint,
     error::{BrokerError, Loss, Refusal, reply},
-    link::Link,
+    link::{Frame, Link},
     refusal::{self, Reason},
     topology::short,
 };
@@ -124,13 +124,13 @@ fn put(link: &mut Link, method: AMQPMethod) -> Result<(), Loss> {
 
 async fn answer(link: &mut Link) -> Result<AMQPMethod, Loss> {
     match poll_fn(|cx| link.poll_frame(cx)).await.map_err(Loss::Broken)? {
-        AMQPFrame::Method(0, AMQPClass::Connection(AMQPMethod::Close(close))) => {
+        Frame::Method(0, AMQPClass::Connection(AMQPMethod::Close(close))) => {
             put(link, AMQPMethod::CloseOk(CloseOk {}))?;
             // The broker logs who leaves without this; that it does not take it any more changes nothing.
             let _ = poll_fn(|cx| link.poll_flush(cx)).await;
             Err(Loss::Closed(Refusal::new(close.reply_code, close.reply_text)))
         }
-        AMQPFrame::Method(0, AMQPClass::Connection(method)) => Ok(method),
+        Frame::Method(0, AMQPClass::Connection(method)) => Ok(method),
         _ => Err(unexpected("a method of the connection")),
     }
 }

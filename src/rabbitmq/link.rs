@@ -11,24 +11,23 @@ use std::{
     time::Duration,
 };
 
-use amq_protocol::frame::{AMQPFrame, gen_frame, parsing::parse_frame};
-use bytes::BytesMut;
+use amq_protocol::{
+    frame::{AMQPFrame, gen_frame, parsing::parse_frame},
+    protocol::AMQPClass,
+};
+use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     time::{Instant, Sleep, sleep_until},
 };
+
+use super::frame::{self, DELIVER, FRAME_OVERHEAD_BYTES, Head};
 
 /// What a link runs over: TCP, or TLS over it.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Type, channel and size.
-const HEADER_BYTES: usize = 7;
-/// What a frame takes beside its payload: the header, and the octet that ends it.
-pub(super) const FRAME_OVERHEAD_BYTES: usize = HEADER_BYTES + 1;
-/// Method, content header, content body, heartbeat.
-const FRAME_TYPES: [u8; 4] = [1, 2, 3, 8];
 /// A frame of type 8 on channel 0 without payload.
 const HEARTBEAT: [u8; FRAME_OVERHEAD_BYTES] = [8, 0, 0, 0, 0, 0, 0, 0xCE];
 /// No frame is longer before the two sides have agreed on less; the broker's first one lists what it can.
@@ -38,10 +37,21 @@ const READ_BYTES: usize = 16 << 10;
 /// A burst that made the output longer is over: it is given back as soon as it is empty.
 const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 
+/// Word of the broker to a publisher.
+#[derive(Debug)]
+pub(super) enum Frame {
+    /// A method, on a channel.
+    Method(u16, AMQPClass),
+    /// The content header of a message that comes on a channel, not parsed; `None` when it is longer than a frame may be.
+    Header(u16, Option<BytesMut>),
+}
+
 /// The broker, as a sequence of frames each way.
 pub(super) struct Link {
     stream: Box<dyn Stream>,
     input: BytesMut,
+    /// Number of bytes of a content header that are still to be passed over.
+    skipped: usize,
     output: Vec<u8>,
     /// So much of `output` is written.
     written: usize,
@@ -64,6 +74,7 @@ impl Link {
         Self {
             stream,
             input: BytesMut::new(),
+            skipped: 0,
             output: Vec::new(),
             written: 0,
             frame_bytes_max: FRAME_BYTES_MAX,
@@ -107,15 +118,16 @@ impl Link {
 
     /// The next frame; writes what is queued. A heartbeat is dealt with here.
     ///
+    /// Messages are of no interest, but for the properties of those that come back: anybody may publish into a queue that is consumed
+    /// from here, whatever he likes. So `basic.deliver` and bodies are passed over unread.
+    ///
     /// # Errors
     ///
     /// The connection is lost, the broker is silent for two heartbeats, or what comes is not AMQP.
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<AMQPFrame>> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Frame>> {
         loop {
-            while let Some(frame) = self.take_frame()? {
-                if !matches!(frame, AMQPFrame::Heartbeat) {
-                    return Poll::Ready(Ok(frame));
-                }
+            if let Some(frame) = self.take_frame()? {
+                return Poll::Ready(Ok(frame));
             }
             // Not before reading: what the broker said last tells more than that it takes nothing any more.
             let unwritable = match self.poll_flush(cx) {
@@ -172,34 +184,44 @@ impl Link {
         })
     }
 
-    fn take_frame(&mut self) -> io::Result<Option<AMQPFrame>> {
-        let Some(header) = self.input.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
-        let [kind, _, _, length @ ..] = *header;
-        match kind {
-            b'A' => {
-                return Err(not_amqp("the broker answers that it speaks another version of AMQP than 0-9-1"));
+    /// The next frame of interest, if it is there.
+    fn take_frame(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            let skipped = self.skipped.min(self.input.len());
+            self.input.advance(skipped);
+            self.skipped -= skipped;
+            let Some(head) = Head::peek(&self.input)? else { return Ok(None) };
+            if head.length > self.frame_bytes_max {
+                // The header of somebody's message: a publisher may have agreed on longer frames.
+                if head.kind == frame::HEADER {
+                    self.skipped = head.length;
+                    return Ok(Some(Frame::Header(head.channel, None)));
+                }
+                return Err(head.too_long(self.frame_bytes_max));
             }
-            kind if !FRAME_TYPES.contains(&kind) => {
-                return Err(not_amqp(format!(
-                    "what comes is not AMQP 0-9-1, which has no frame of type {kind}"
-                )));
+            if self.input.len() < head.length {
+                return Ok(None);
             }
-            _ => {}
-        }
-        let length = FRAME_OVERHEAD_BYTES + u32::from_be_bytes(length) as usize;
-        if length > self.frame_bytes_max {
-            return Err(not_amqp(format!(
-                "a frame of {length} bytes where at most {} may come",
-                self.frame_bytes_max
-            )));
-        }
-        if self.input.len() < length {
-            return Ok(None);
-        }
-        let bytes = self.input.split_to(length);
-        match parse_frame(&bytes[..]) {
-            Ok((_, frame)) => Ok(Some(frame)),
-            Err(_) => Err(not_amqp(format!("a frame of type {kind} and {length} bytes that cannot be read"))),
+            let mut bytes = self.input.split_to(head.length);
+            let payload = head.payload(&bytes)?;
+            match head.kind {
+                frame::METHOD if frame::method_of(payload) == Some(DELIVER) => {}
+                frame::METHOD => {
+                    frame::check(head.kind, payload).map_err(|why| head.unreadable(&why))?;
+                    return match parse_frame(&bytes[..]) {
+                        Ok((_, AMQPFrame::Method(channel, method))) => {
+                            Ok(Some(Frame::Method(channel, method)))
+                        }
+                        _ => Err(head.unreadable(&frame::Unreadable::Malformed("method"))),
+                    };
+                }
+                frame::HEADER => {
+                    bytes.truncate(head.length - 1);
+                    bytes.advance(frame::HEAD_BYTES);
+                    return Ok(Some(Frame::Header(head.channel, Some(bytes))));
+                }
+                _ => {}
+            }
         }
     }
 
@@ -224,8 +246,4 @@ impl Link {
         }
         Ok(says)
     }
-}
-
-fn not_amqp(text: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, text.into())
 }

@@ -1,14 +1,14 @@
 //! Everything that knows RabbitMQ. Knows nothing of PostgreSQL, of what a row is, or of when to try again.
 //!
 //! [`publisher`] sends messages and tells what became of each, behind a [`Fence`] when asked to. It stands on a connection of our own:
-//! `dial` gets a byte stream, `link` makes frames of it, `handshake` logs in, `connection` has channels, calls and events. `refusal` tells
+//! `dial` gets a byte stream, `link` makes frames of it, [`frame`] says which of them may be parsed, `handshake` logs in, `connection` has channels, calls and events. `refusal` tells
 //! apart why the broker refuses, and knows the cure. [`topology`]
 //! says what a durable subscription needs and declares it; [`inspection`] compares that with what is there, and
 //! [`subscriptions`] looks at it again while outboxd runs. `probe` finds out what the user may do, and [`rabbitmqctl`] prints what an
 //! administrator grants. [`consumer`], for the
-//! services in [`crate::samples`], takes messages from a queue: there lapin does all but the declares.
+//! services in [`crate::samples`], takes messages from a queue: there lapin does all but the declares, behind a guard that hands it nothing that it cannot read.
 //!
-//! [`encoding`] and `confirms` are pure. Recovery lives elsewhere and is crash-only: what failed once is dropped.
+//! [`encoding`], [`frame`] and `confirms` are pure. Recovery lives elsewhere and is crash-only: what failed once is dropped.
 
 pub mod broker;
 mod confirms;
@@ -19,6 +19,7 @@ pub mod encoding;
 mod endpoint;
 mod error;
 mod fence;
+pub mod frame;
 mod handshake;
 pub mod inspection;
 mod link;

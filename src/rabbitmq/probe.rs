@@ -16,7 +16,7 @@ use amq_protocol::{
 use super::{
     connection::{CallError, ChannelId, Connection, open_channel},
     error::{BrokerError, DeclareError, Loss, Refusal},
-    link::FRAME_OVERHEAD_BYTES,
+    frame::FRAME_OVERHEAD_BYTES,
     refusal::{self, Reason},
     topology::{Declaration, Destination, short},
 };

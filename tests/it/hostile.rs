@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::{
     liar::{Liar, Lie, Protocol, Then},
     stage::{PATIENCE, Stage, alive, until},
-    support::{Daemon, shared_postgres, shared_rabbitmq},
+    support::{Daemon, raw_amqp, shared_postgres, shared_rabbitmq},
 };
 
 /// A lie, by the kind of the message that it takes the place of, and what the daemon says of it.
@@ -26,6 +26,18 @@ fn frame(kind: u8, channel: u16, size: u32, payload: &[u8], end: u8) -> Vec<u8> 
 fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
     let payload = [&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat();
     frame(1, channel, u32::try_from(payload.len()).unwrap(), &payload, 0xCE)
+}
+
+/// What Start says, with this value among the server's properties.
+fn start(property: Vec<u8>) -> Vec<u8> {
+    let properties = raw_amqp::table(&[(b"n", property)]);
+    [&[0, 9][..], &properties, &raw_amqp::long(b"PLAIN"), &raw_amqp::long(b"en_US")].concat()
+}
+
+/// A content header with this value among the headers.
+fn frame_of_headers(value: Vec<u8>) -> Vec<u8> {
+    let properties = raw_amqp::properties(raw_amqp::HEADERS, &[&raw_amqp::table(&[(b"n", value)])]);
+    raw_amqp::frame(2, 1, &[&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &properties].concat())
 }
 
 /// `close-ok` is owed for it: reply code, short text, class and method.
@@ -181,6 +193,18 @@ async fn a_broker_that_lies_at_any_step() {
             Then::Say(method(0, 10, 50, &close(541, "not today"))),
             "refuses the connection: 541 not today",
         ),
+        // A table of arrays nested so deep that they fill a frame: any parser by recursion ends with its stack.
+        (
+            START,
+            Then::Say(method(0, 10, 10, &start(raw_amqp::arrays(25_000)))),
+            "the server properties are nested deeper than 32 levels",
+        ),
+        (
+            START,
+            Then::Say(method(0, 10, 10, &start(raw_amqp::tables(2_000)))),
+            "the server properties are nested deeper than 32 levels",
+        ),
+        (START, Then::Say(method(0, 50, 10, b"\0\0")), "no broker sends method 50.10 to a client"),
         (START, Then::Babble(frame(8, 0, 0, b"", 0xCE)), "did not answer within 1500 ms"),
         (START, Then::Stop, "broke off the handshake"),
         (START, Then::FallSilent, "did not answer within 1500 ms"),
@@ -189,7 +213,7 @@ async fn a_broker_that_lies_at_any_step() {
         (TUNE, Then::Say(method(0, 10, 50, &close(541, "enough"))), "refuses the connection: 541 enough"),
         // Every limit is the largest, then the smallest.
         (TUNE, Then::Say(method(0, 10, 30, &[0xFF; 8])), "did not answer within 1500 ms"),
-        (OPEN_OK, Then::Say(method(0, 99, 99, b"")), "bytes that cannot be read"),
+        (OPEN_OK, Then::Say(method(0, 99, 99, b"")), "cannot be read: no broker sends method 99.99"),
         (OPEN_OK, Then::Stop, "broke off the handshake"),
         (CHANNEL_OPEN_OK, Then::Stop, "connection aborted"),
         (CHANNEL_OPEN_OK, Then::FallSilent, "not even a heartbeat"),
@@ -220,6 +244,17 @@ async fn a_broker_that_lies_at_any_step() {
             "closed the connection: 541 in the middle",
         ),
         (ACK, Then::Say(method(7, 60, 80, &[0; 9])), "a confirm on channel 7"),
+        (
+            ACK,
+            Then::Say([method(1, 60, 50, &[0; 5]), frame_of_headers(raw_amqp::arrays(6_000))].concat()),
+            "a message came back with properties that cannot be read: the headers are nested deeper than 32 levels",
+        ),
+        // Deliveries that nobody has asked for are passed over, so the confirm is missed.
+        (
+            ACK,
+            Then::Babble([method(3, 60, 60, b"?"), frame_of_headers(raw_amqp::arrays(6_000))].concat()),
+            "the broker confirmed nothing",
+        ),
     ];
     tell(&stage, &daemon, &liar, lies).await;
     come_to_senses(&mut stage, &mut daemon, &liar, Lie { in_place_of: START, then: Then::FallSilent }).await;

@@ -40,6 +40,7 @@ mod privilege;
 mod proxy;
 mod publication;
 mod publisher;
+mod publisher_queue;
 mod recover;
 mod recovery;
 mod refusal;

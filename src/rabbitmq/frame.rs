@@ -1,0 +1,512 @@
+//! Frames as bytes (AMQP 0-9-1 specification, 2.3.5), and whether what is in one may be parsed. Pure, bounded, without recursion.
+//!
+//! lapin's codec crate reads tables and arrays by recursion as deep as they are nested, and refuses text that is not UTF-8: one
+//! message ends a thread's stack, or a connection. What passes here it reads within [`NESTING_MAX`] levels.
+
+use std::io;
+
+/// Type, channel and size.
+pub const HEAD_BYTES: usize = 7;
+/// Size of a frame without a payload: the head, and the octet that ends it.
+pub const FRAME_OVERHEAD_BYTES: usize = HEAD_BYTES + 1;
+/// Octet that ends a frame.
+pub const FRAME_END: u8 = 0xCE;
+/// Tables and arrays within each other, the outermost counted, at most. RabbitMQ's own, as in `x-death`, have four levels.
+pub const NESTING_MAX: usize = 32;
+
+/// Frame types (4.2.3).
+pub const METHOD: u8 = 1;
+/// A content header: the size of a message's body, and its properties.
+pub const HEADER: u8 = 2;
+/// A part of a message's body.
+pub const BODY: u8 = 3;
+/// A heartbeat, on channel 0 and without payload.
+pub const HEARTBEAT: u8 = 8;
+
+/// Class and method of `basic.return`.
+pub const RETURN: (u16, u16) = (60, 50);
+/// Class and method of `basic.deliver`.
+pub const DELIVER: (u16, u16) = (60, 60);
+/// Class and method of `basic.get-ok`.
+pub const GET_OK: (u16, u16) = (60, 71);
+
+/// The beginning of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// One of the four frame types.
+    pub kind: u8,
+    /// Channel, 0 for the connection itself.
+    pub channel: u16,
+    /// Length of the whole frame, overhead included.
+    pub length: usize,
+}
+
+impl Head {
+    /// The head of the frame that `bytes` begins with; `None` while too little is there.
+    ///
+    /// # Errors
+    ///
+    /// What comes is no frame of AMQP 0-9-1.
+    pub fn peek(bytes: &[u8]) -> io::Result<Option<Self>> {
+        let Some(&[kind, a, b, length @ ..]) = bytes.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
+        match kind {
+            METHOD | HEADER | BODY | HEARTBEAT => {}
+            b'A' => {
+                return Err(not_amqp("the broker answers that it speaks another version of AMQP than 0-9-1"));
+            }
+            kind => {
+                return Err(not_amqp(format!(
+                    "what comes is not AMQP 0-9-1, which has no frame of type {kind}"
+                )));
+            }
+        }
+        let length = FRAME_OVERHEAD_BYTES + u32::from_be_bytes(length) as usize;
+        Ok(Some(Self { kind, channel: u16::from_be_bytes([a, b]), length }))
+    }
+
+    /// For a frame that is longer than the two sides agreed on.
+    pub fn too_long(self, frame_bytes_max: usize) -> io::Error {
+        not_amqp(format!("a frame of {} bytes where at most {frame_bytes_max} may come", self.length))
+    }
+
+    /// For a frame whose payload must not be parsed.
+    pub fn unreadable(self, why: &Unreadable) -> io::Error {
+        let Self { kind, length, .. } = self;
+        not_amqp(format!("a frame of type {kind} and {length} bytes that cannot be read: {why}"))
+    }
+
+    /// The payload of the whole frame `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// The frame does not end where its head says.
+    pub fn payload(self, bytes: &[u8]) -> io::Result<&[u8]> {
+        let payload = bytes.get(HEAD_BYTES..).and_then(|rest| rest.strip_suffix(&[FRAME_END]));
+        payload.ok_or_else(|| self.unreadable(&Unreadable::NoEnd))
+    }
+}
+
+/// Breach of AMQP 0-9-1 by what comes.
+pub(super) fn not_amqp(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.into())
+}
+
+/// Reason why a payload must not be parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Tables or arrays lie too deep within each other.
+    #[error("the {0} are nested deeper than {NESTING_MAX} levels")]
+    TooDeep(&'static str),
+    /// A short text, which has to be UTF-8 for whoever reads it.
+    #[error("the {0} is not UTF-8")]
+    NotUtf8(&'static str),
+    /// Lengths that do not fit, or a value of an unknown type.
+    #[error("a length or a type in the {0} is wrong")]
+    Malformed(&'static str),
+    /// More than belongs there.
+    #[error("{0} bytes are left over at its end")]
+    LeftOver(usize),
+    /// A method that only clients send, or none of AMQP 0-9-1.
+    #[error("no broker sends method {class}.{method} to a client")]
+    UnknownMethod {
+        /// Class of the method.
+        class: u16,
+        /// Number of the method in its class.
+        method: u16,
+    },
+    /// The octet that ends a frame is not where it has to be.
+    #[error("it does not end where it says")]
+    NoEnd,
+}
+
+/// Tells whether amq-protocol reads the payload of a frame of this type, in bounded depth.
+pub fn check(kind: u8, payload: &[u8]) -> Result<(), Unreadable> {
+    match kind {
+        METHOD => method(payload),
+        HEADER => content_header(payload),
+        _ => Ok(()),
+    }
+}
+
+/// Class and number of the method that a payload begins with.
+pub fn method_of(payload: &[u8]) -> Option<(u16, u16)> {
+    let mut cursor = Cursor(payload);
+    Some((cursor.u16()?, cursor.u16()?))
+}
+
+/// Part of a method or of the properties.
+#[derive(Clone, Copy)]
+enum Field {
+    /// Number of bytes of a number, or of up to eight bits.
+    Fixed(usize),
+    /// A short text of that name.
+    Short(&'static str),
+    /// A length of four bytes, and bytes.
+    Long,
+    /// A table of that name.
+    Table(&'static str),
+}
+
+use Field::{Fixed, Long, Short, Table};
+
+/// Every method that RabbitMQ sends to a client, and its parts. (`channel.flow` is not among them: it never does.)
+const METHODS: [(u16, u16, &[Field]); 34] = [
+    (10, 10, &[Fixed(2), Table("server properties"), Long, Long]),
+    (10, 20, &[Long]),
+    (10, 30, &[Fixed(8)]),
+    (10, 41, &[Short("known hosts")]),
+    (10, 50, &CLOSE),
+    (10, 51, &[]),
+    (10, 60, &[Short("reason")]),
+    (10, 61, &[]),
+    (10, 71, &[]),
+    (20, 11, &[Long]),
+    (20, 40, &CLOSE),
+    (20, 41, &[]),
+    (40, 11, &[]),
+    (40, 21, &[]),
+    (40, 31, &[]),
+    (40, 51, &[]),
+    (50, 11, &[Short("queue"), Fixed(8)]),
+    (50, 21, &[]),
+    (50, 31, &[Fixed(4)]),
+    (50, 41, &[Fixed(4)]),
+    (50, 51, &[]),
+    (60, 11, &[]),
+    (60, 21, &[Short("consumer tag")]),
+    (60, 30, &[Short("consumer tag"), Fixed(1)]),
+    (60, 31, &[Short("consumer tag")]),
+    (60, 50, &[Fixed(2), Short("reply text"), Short("exchange"), Short("routing key")]),
+    (60, 60, &[Short("consumer tag"), Fixed(9), Short("exchange"), Short("routing key")]),
+    (60, 71, &[Fixed(9), Short("exchange"), Short("routing key"), Fixed(4)]),
+    (60, 72, &[Short("cluster id")]),
+    (60, 80, &[Fixed(9)]),
+    (60, 111, &[]),
+    (60, 120, &[Fixed(9)]),
+    (85, 11, &[]),
+    (90, 11, &[]),
+];
+/// Reply code, reply text, and the class and method that it is about.
+const CLOSE: [Field; 3] = [Fixed(2), Short("reply text"), Fixed(4)];
+
+/// The properties of a message, each with its flag, in the order in which they come.
+const PROPERTIES: [(u16, Field); 14] = [
+    (1 << 15, Short("property content_type")),
+    (1 << 14, Short("property content_encoding")),
+    (HEADERS_FLAG, Table("headers")),
+    (1 << 12, Fixed(1)),
+    (1 << 11, Fixed(1)),
+    (1 << 10, Short("property correlation_id")),
+    (1 << 9, Short("property reply_to")),
+    (1 << 8, Short("property expiration")),
+    (1 << 7, Short("property message_id")),
+    (1 << 6, Fixed(8)),
+    (1 << 5, Short("property type")),
+    (1 << 4, Short("property user_id")),
+    (1 << 3, Short("property app_id")),
+    (1 << 2, Short("property cluster_id")),
+];
+/// Flag of the table `headers`.
+pub(super) const HEADERS_FLAG: u16 = 1 << 13;
+
+fn method(payload: &[u8]) -> Result<(), Unreadable> {
+    let mut cursor = Cursor(payload);
+    let (Some(class), Some(method)) = (cursor.u16(), cursor.u16()) else {
+        return Err(Unreadable::Malformed("method"));
+    };
+    let known = METHODS.iter().find(|(of, number, _)| (*of, *number) == (class, method));
+    let Some((.., fields)) = known else { return Err(Unreadable::UnknownMethod { class, method }) };
+    fields.iter().try_for_each(|field| cursor.pass(*field))?;
+    cursor.end()
+}
+
+fn content_header(payload: &[u8]) -> Result<(), Unreadable> {
+    let mut cursor = Cursor(payload);
+    let flags = cursor.content_head().ok_or(Unreadable::Malformed("content header"))?.flags;
+    for (flag, field) in PROPERTIES {
+        if flags & flag != 0 {
+            cursor.pass(field)?;
+        }
+    }
+    cursor.end()
+}
+
+/// Beginning of a content header.
+pub(super) struct ContentHead<'a> {
+    /// Class, weight and size of the body.
+    pub(super) fixed: &'a [u8],
+    /// Flags of the properties that follow.
+    pub(super) flags: u16,
+}
+
+/// One property of a message as it lies in a content header.
+pub(super) enum Property<'a> {
+    /// A number, or a time.
+    Fixed(&'a [u8]),
+    /// A short text.
+    Text(&'a [u8]),
+    /// The entries of the table `headers`.
+    Headers(&'a [u8]),
+}
+
+/// The properties of a content header with their flags, as far as their lengths allow, whatever is in them.
+pub(super) fn properties<'a>(
+    flags: u16,
+    mut cursor: Cursor<'a>,
+) -> impl Iterator<Item = (u16, Property<'a>)> + 'a {
+    PROPERTIES.into_iter().filter(move |(flag, _)| flags & flag != 0).map_while(move |(flag, field)| {
+        let property = match field {
+            Fixed(bytes) => Property::Fixed(cursor.take(bytes)?),
+            Short(_) => Property::Text(cursor.short()?),
+            // A table that is cut off is read as far as it goes; nothing is left behind it.
+            Long | Table(_) => Property::Headers(cursor.long_or_rest()?),
+        };
+        Some((flag, property))
+    })
+}
+
+/// Tells whether amq-protocol reads a value that is nested in `level` tables or arrays.
+pub(super) fn check_value(value: Value<'_>, level: usize, what: &'static str) -> Result<(), Unreadable> {
+    match value {
+        Value::Plain => Ok(()),
+        Value::Nested { content, named } => walk(content, named, level + 1, what),
+    }
+}
+
+/// Passes over all that is in a table or an array, which is the `level`th of those around it.
+fn walk(content: &[u8], named: bool, level: usize, what: &'static str) -> Result<(), Unreadable> {
+    let malformed = Unreadable::Malformed(what);
+    if level > NESTING_MAX {
+        return Err(Unreadable::TooDeep(what));
+    }
+    let mut open = vec![(Cursor(content), named)];
+    loop {
+        let nesting = level - 1 + open.len();
+        let Some((cursor, named)) = open.last_mut() else { return Ok(()) };
+        if cursor.is_empty() {
+            open.pop();
+            continue;
+        }
+        if *named && std::str::from_utf8(cursor.short().ok_or(malformed)?).is_err() {
+            return Err(Unreadable::NotUtf8(name_in(what)));
+        }
+        if let Value::Nested { content, named } = cursor.value().ok_or(malformed)? {
+            if nesting == NESTING_MAX {
+                return Err(Unreadable::TooDeep(what));
+            }
+            open.push((Cursor(content), named));
+        }
+    }
+}
+
+fn name_in(what: &'static str) -> &'static str {
+    match what {
+        "headers" => "name of a header",
+        _ => "name of a server property",
+    }
+}
+
+/// A value as it lies in a table or an array.
+#[derive(Clone, Copy)]
+pub(super) enum Value<'a> {
+    /// A number, a time, a long text, or nothing.
+    Plain,
+    /// A table, whose members have names, or an array.
+    Nested { content: &'a [u8], named: bool },
+}
+
+/// Rest of a payload. Nothing is taken where too little is left.
+#[derive(Clone, Copy)]
+pub(super) struct Cursor<'a>(pub(super) &'a [u8]);
+
+impl<'a> Cursor<'a> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.chunk().map(u16::from_be_bytes)
+    }
+
+    /// A length of one byte, and bytes.
+    pub(super) fn short(&mut self) -> Option<&'a [u8]> {
+        let [length] = self.chunk()?;
+        self.take(length.into())
+    }
+
+    /// A length of four bytes, and bytes.
+    fn long(&mut self) -> Option<&'a [u8]> {
+        let length = u32::from_be_bytes(self.chunk()?);
+        self.take(length as usize)
+    }
+
+    fn long_or_rest(&mut self) -> Option<&'a [u8]> {
+        let length = u32::from_be_bytes(self.chunk()?) as usize;
+        self.take(length.min(self.0.len()))
+    }
+
+    pub(super) fn content_head(&mut self) -> Option<ContentHead<'a>> {
+        Some(ContentHead { fixed: self.take(12)?, flags: self.u16()? })
+    }
+
+    /// A value with the letter of its type before it, as RabbitMQ and amq-protocol have them.
+    pub(super) fn value(&mut self) -> Option<Value<'a>> {
+        let [letter] = self.chunk()?;
+        let bytes = match letter {
+            b't' | b'b' | b'B' => 1,
+            b's' | b'U' | b'u' => 2,
+            b'I' | b'i' | b'f' => 4,
+            b'D' => 5,
+            b'L' | b'l' | b'd' | b'T' => 8,
+            b'V' => 0,
+            b'S' | b'x' => return self.long().map(|_| Value::Plain),
+            b'A' => return self.long().map(|content| Value::Nested { content, named: false }),
+            b'F' => return self.long().map(|content| Value::Nested { content, named: true }),
+            _ => return None,
+        };
+        self.take(bytes).map(|_| Value::Plain)
+    }
+
+    fn pass(&mut self, field: Field) -> Result<(), Unreadable> {
+        match field {
+            Fixed(bytes) => self.take(bytes).map(drop).ok_or(Unreadable::Malformed("frame")),
+            Short(what) => match self.short().map(std::str::from_utf8) {
+                Some(Ok(_)) => Ok(()),
+                Some(Err(_)) => Err(Unreadable::NotUtf8(what)),
+                None => Err(Unreadable::Malformed(what)),
+            },
+            Long => self.long().map(drop).ok_or(Unreadable::Malformed("frame")),
+            Table(what) => walk(self.long().ok_or(Unreadable::Malformed(what))?, true, 1, what),
+        }
+    }
+
+    fn end(self) -> Result<(), Unreadable> {
+        if self.is_empty() { Ok(()) } else { Err(Unreadable::LeftOver(self.0.len())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use amq_protocol::frame::parsing::parse_frame;
+
+    use super::*;
+
+    /// Tells whether amq-protocol reads such a frame.
+    fn parses(kind: u8, payload: &[u8]) -> bool {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let frame = [&[kind, 0, 1][..], &length, payload, &[FRAME_END]].concat();
+        parse_frame(&frame[..]).is_ok()
+    }
+
+    /// The parts of a frame, the short texts with one letter, the tables with one entry of each kind.
+    fn sample(field: Field) -> Vec<u8> {
+        match field {
+            Fixed(bytes) => vec![1; bytes],
+            Short(_) => b"\x01x".to_vec(),
+            Long => b"\0\0\0\x02\xff\xff".to_vec(),
+            Table(_) => table(
+                &[
+                    b"\x01atx\x01bbx\x01cBx\x01dsxx\x01eUxx\x01fuxx\x01gIxxxx\x01hixxxx\x01jfxxxx".to_vec(),
+                    b"\x01kDxxxxx\x01lLxxxxxxxx\x01mlxxxxxxxx\x01ndxxxxxxxx\x01oTxxxxxxxx\x01pV".to_vec(),
+                    b"\x01qS\0\0\0\x01\xff\x01rx\0\0\0\x01\xff\x01sA\0\0\0\x02tx\x01tF\0\0\0\x04\x01atx"
+                        .to_vec(),
+                ]
+                .concat(),
+            ),
+        }
+    }
+
+    fn table(entries: &[u8]) -> Vec<u8> {
+        [&u32::try_from(entries.len()).unwrap().to_be_bytes()[..], entries].concat()
+    }
+
+    fn header_of(flags: u16, properties: &[u8]) -> Vec<u8> {
+        [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2][..], &flags.to_be_bytes(), properties].concat()
+    }
+
+    /// A content header whose headers hold containers of that kind, the table around them counted.
+    fn nested(letter: u8, depth: usize) -> Vec<u8> {
+        let mut content = Vec::new();
+        for level in (1..depth).rev() {
+            let name: &[u8] = if level == 1 || letter == b'F' { b"\x01n" } else { b"" };
+            content = [name, &[letter], &table(&content)].concat();
+        }
+        header_of(HEADERS_FLAG, &table(&content))
+    }
+
+    #[test]
+    fn all_that_rabbitmq_sends_passes_and_is_read_and_nothing_passes_that_is_cut_off_or_too_long() {
+        let methods = METHODS.iter().map(|(class, method, fields)| {
+            let numbers = [class.to_be_bytes(), method.to_be_bytes()].concat();
+            (METHOD, [numbers, fields.iter().flat_map(|field| sample(*field)).collect()].concat())
+        });
+        let flags = PROPERTIES.iter().fold(0, |flags, (flag, _)| flags | flag);
+        let all: Vec<u8> = PROPERTIES.iter().flat_map(|(_, field)| sample(*field)).collect();
+        for (kind, payload) in methods.chain([(HEADER, header_of(flags, &all)), (HEADER, header_of(0, b""))])
+        {
+            let shown = payload.escape_ascii();
+            assert_eq!(check(kind, &payload), Ok(()), "{shown}");
+            assert!(parses(kind, &payload), "{shown}");
+            for length in 0..payload.len() {
+                assert!(check(kind, &payload[..length]).is_err(), "{length} bytes of {shown}");
+            }
+            let longer = [&payload[..], b"\0"].concat();
+            assert_eq!(check(kind, &longer), Err(Unreadable::LeftOver(1)), "{shown}");
+        }
+    }
+
+    #[test]
+    fn nesting_ends_at_the_limit_which_any_stack_bears() {
+        for letter in *b"AF" {
+            let deepest = nested(letter, NESTING_MAX);
+            assert_eq!(check(HEADER, &deepest), Ok(()));
+            // A quarter of what a thread has that nobody asked for more.
+            let parsing = std::thread::Builder::new().stack_size(512 << 10);
+            assert!(parsing.spawn(move || parses(HEADER, &deepest)).unwrap().join().unwrap());
+            for depth in [NESTING_MAX + 1, 1281, 20_000] {
+                let deeper = nested(letter, depth.min(2_000));
+                assert_eq!(check(HEADER, &deeper), Err(Unreadable::TooDeep("headers")), "{depth}");
+            }
+        }
+        let start = [&[0, 10, 0, 10, 0, 9][..], &nested(b'A', 200)[14..], &[0; 8]].concat();
+        assert_eq!(check(METHOD, &start), Err(Unreadable::TooDeep("server properties")));
+    }
+
+    #[test]
+    fn every_short_text_has_to_be_utf8() {
+        for (flag, field) in PROPERTIES {
+            let Short(name) = field else { continue };
+            let payload = header_of(flag, b"\x02\xc3\x28");
+            assert_eq!(check(HEADER, &payload), Err(Unreadable::NotUtf8(name)));
+            assert!(!parses(HEADER, &payload), "{name}");
+        }
+        let name_in_a_table_in_a_table = header_of(HEADERS_FLAG, &table(b"\x01nF\0\0\0\x03\x01\xffV"));
+        let refused = check(HEADER, &name_in_a_table_in_a_table);
+        assert_eq!(refused, Err(Unreadable::NotUtf8("name of a header")));
+        let routing_key = b"\0\x3c\0\x3c\0\0\0\0\0\0\0\0\0\0\0\x01\xff";
+        assert_eq!(check(METHOD, routing_key), Err(Unreadable::NotUtf8("routing key")));
+    }
+
+    #[test]
+    fn what_no_broker_sends_is_refused_before_its_tables_are_read() {
+        // `queue.declare` has a table, and comes from clients only.
+        let refused = check(METHOD, b"\0\x32\0\x0a\0\0");
+        assert_eq!(refused, Err(Unreadable::UnknownMethod { class: 50, method: 10 }));
+        assert!(Head::peek(b"HTTP/1.1 400").unwrap_err().to_string().contains("no frame of type 72"));
+        assert!(Head::peek(b"AMQP\0\x01\0\0").unwrap_err().to_string().contains("another version"));
+        assert_eq!(Head::peek(b"\x01\0\0\0\0\0").unwrap(), None);
+    }
+}

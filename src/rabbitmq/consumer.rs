@@ -5,13 +5,19 @@
 //! that from messages that are not in hand. A prefetch must not shrink after such an end, either: a quorum queue puts what comes
 //! back behind what came back before, so a consumer that takes back less than was returned changes the order by its own end.
 //!
+//! lapin gets its bytes from a `guard`, so that no message ends its thread or its connection; one that cannot be read says so
+//! ([`Delivery::unreadable`]).
+//!
 //! Knows nothing of what a message means or of when to try again. A [`Consumer`] that gave an error is finished; the broker
 //! delivers again, in the same order, whatever it had not acknowledged.
 
 mod abandon;
 mod connect;
 pub mod dead_letters;
+pub mod guard;
 mod properties;
+pub mod readable;
+mod transport;
 
 use std::{io, time::Duration};
 
@@ -34,6 +40,7 @@ use super::{
     topology::{self, Subscription, short},
 };
 use connect::answered;
+use guard::InHand;
 pub use properties::REASON_HEADER;
 
 /// While nothing comes, the connection is looked at so often.
@@ -45,6 +52,7 @@ pub struct Consumer {
     at: Endpoint,
     channel: Channel,
     deliveries: lapin::Consumer,
+    in_hand: InHand,
     /// Taken out of `deliveries`, and not given out yet.
     ahead: Option<LapinDelivery>,
     queue: ShortString,
@@ -80,7 +88,8 @@ impl Consumer {
         attempt: usize,
     ) -> Result<Self, BrokerError> {
         let at = declare(options, subscription, name, attempt).await?;
-        let connection = connect::connect(options, &at, name).await?;
+        let in_hand = InHand::default();
+        let connection = connect::connect(options, &at, name, prefetch, &in_hand).await?;
         let failed = |source| BrokerError::after_open(&at, source);
         let channel = answered(connection.create_channel()).await.map_err(failed)?;
         // For what is buried.
@@ -96,7 +105,7 @@ impl Consumer {
             FieldTable::default(),
         );
         let deliveries = answered(consuming).await.map_err(failed)?;
-        Ok(Self { connection, at, channel, deliveries, ahead: None, queue, dead })
+        Ok(Self { connection, at, channel, deliveries, in_hand, ahead: None, queue, dead })
     }
 
     /// The next message. Cancel-safe.
@@ -138,6 +147,7 @@ impl Consumer {
 
     /// The broker may forget the message.
     pub async fn ack(&self, delivery: &Delivery) -> Result<(), BrokerError> {
+        self.in_hand.settled();
         self.answered(delivery.inner.ack(BasicAckOptions::default())).await.map(drop)
     }
 
@@ -193,6 +203,11 @@ impl Delivery {
     /// The property `timestamp`, in seconds since 1970.
     pub fn timestamp(&self) -> Option<u64> {
         *self.inner.properties.timestamp()
+    }
+
+    /// Reason why the message could not be read as it was published. Only what could be read is here, and nobody should act on it.
+    pub fn unreadable(&self) -> Option<&str> {
+        self.header(readable::UNREADABLE_HEADER)
     }
 
     /// A header, if it is there and is valid text.

@@ -13,10 +13,24 @@ pub(super) async fn dial(
     at: &Endpoint,
     tls: Option<&Arc<ClientConfig>>,
 ) -> Result<Box<dyn Stream>, BrokerError> {
+    secured(at, tls, tcp(at).await?).await
+}
+
+/// Connects.
+pub(super) async fn tcp(at: &Endpoint) -> Result<TcpStream, BrokerError> {
     let unreachable = |error: io::Error| BrokerError::Unreachable { at: at.clone(), source: error.into() };
     let stream = TcpStream::connect((at.host(), at.port())).await.map_err(unreachable)?;
     // Whole batches are written at once; what is left over must not wait for the broker's acknowledgement of the rest.
     stream.set_nodelay(true).map_err(unreachable)?;
+    Ok(stream)
+}
+
+/// Does TLS over a connection, if `at` asks for it.
+pub(super) async fn secured(
+    at: &Endpoint,
+    tls: Option<&Arc<ClientConfig>>,
+    stream: TcpStream,
+) -> Result<Box<dyn Stream>, BrokerError> {
     let Some(tls) = tls.filter(|_| at.is_tls()) else { return Ok(Box::new(stream)) };
     let failed = |error: io::Error| BrokerError::Tls { at: at.clone(), source: error.into() };
     let name = ServerName::try_from(at.host().to_owned()).map_err(|error| failed(io::Error::other(error)))?;

@@ -305,6 +305,18 @@ impl BrokerError {
         }
     }
 
+    /// Whether a connection that was open is no more. (One that was never opened says that the broker is away, or refuses.)
+    pub fn is_loss(&self) -> bool {
+        matches!(
+            self,
+            Self::Lost { .. }
+                | Self::ConnectionClosed { .. }
+                | Self::ChannelClosed { .. }
+                | Self::ConsumerEnded { .. }
+                | Self::NotBuried { .. }
+        )
+    }
+
     /// The verdict on an error of lapin's once the connection was open.
     pub(super) fn after_open(at: &Endpoint, source: lapin::Error) -> Self {
         let at = at.clone();

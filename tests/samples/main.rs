@@ -9,8 +9,13 @@ mod connections;
 mod deliveries;
 mod faults;
 mod history;
+mod hostile;
 mod inbox;
 mod instances;
+// Its other lies are told to outboxd.
+#[allow(dead_code)]
+#[path = "../it/liar.rs"]
+mod liar;
 mod operation;
 mod projector;
 mod repeated_id;

@@ -29,8 +29,10 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How often the broker is asked how many messages wait.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Number of connections that end in a row before a message is settled, from which on a message is taken for the cause.
-const STUMBLES_MAX: u32 = 3;
+/// Number of connections that are lost in a row before a message is settled, from which on the service is not ready.
+const LOSSES_MAX: u32 = 3;
+/// A connection that lives so long is not lost again and again, also when no message comes.
+const STEADY: Duration = Duration::from_secs(60);
 /// Longer headers than this are none of a relay's, and no key of a table.
 const HEADER_BYTES_MAX: usize = 255;
 
@@ -72,8 +74,8 @@ pub(in crate::chassis) struct Inbox<H> {
 struct Course {
     backoff: Backoff,
     dead: DeadLetters,
-    /// Connections in a row that consumed and ended before anything was settled.
-    stumbles: u32,
+    /// Connections that were lost in a row, before anything was settled.
+    losses: u32,
 }
 
 /// Consumes until `shutdown`; the message under way is then settled or left to the next instance. Connections are made anew for
@@ -81,21 +83,23 @@ struct Course {
 pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdown: Shutdown) {
     let queue = inbox.subscription.queue.clone();
     let backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-    let mut course = Course { backoff, dead: DeadLetters::default(), stumbles: 0 };
+    let mut course = Course { backoff, dead: DeadLetters::default(), losses: 0 };
     loop {
-        let stumbles = course.stumbles;
         let ended = inbox.session(&mut course, &mut shutdown).await;
         inbox.metrics.disconnected(&queue);
         inbox.progress.send_replace(Progress::default());
         let Err(error) = ended else { return };
         let wait = course.backoff.next();
-        let error = in_own_keys(&error.to_string());
-        if course.stumbles > stumbles && course.stumbles >= STUMBLES_MAX {
-            let reason = stuck(&queue, course.stumbles, &error);
+        if error.is_loss() {
+            course.losses = course.losses.saturating_add(1);
+        }
+        let text = in_own_keys(&error.to_string());
+        if error.is_loss() && course.losses >= LOSSES_MAX {
+            let reason = stuck(&queue, course.losses, &text);
             tracing::error!(queue, "{reason}; connecting again in {} ms", wait.as_millis());
             inbox.health.failing(&queue, reason);
         } else {
-            tracing::warn!(queue, error, "not consuming; connecting again in {} ms", wait.as_millis());
+            tracing::warn!(queue, error = text, "not consuming; connecting again in {} ms", wait.as_millis());
         }
         tokio::select! {
             _ = shutdown.requested() => return,
@@ -104,11 +108,11 @@ pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdow
     }
 }
 
-fn stuck(queue: &str, stumbles: u32, error: &str) -> String {
+fn stuck(queue: &str, losses: u32, error: &str) -> String {
     format!(
-        "queue {queue}: its first message has ended {stumbles} connections in a row ({error}), and no message behind it is \
-         handled; RabbitMQ moves the message to {} once its deliveries exceed the queue's delivery limit (20 by default since \
-         RabbitMQ 4; before, set a policy: docs/consumers.md), or take it out of the queue by hand",
+        "queue {queue}: the connection that consumes it was lost {losses} times in a row ({error}), and no message is handled; \
+         look into RabbitMQ's log. If its first message is the cause, RabbitMQ moves it to {} once its deliveries exceed the \
+         queue's delivery limit (20 by default since RabbitMQ 4; before, set a policy: docs/consumers.md)",
         queue_of(queue)
     )
 }
@@ -126,7 +130,7 @@ impl<H: Handler> Inbox<H> {
         let queue = &self.subscription.queue;
         tracing::info!(queue, "consuming");
         self.metrics.connected(queue);
-        course.stumbles += 1;
+        let connected_at = Instant::now();
         let mut empty = None;
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -156,6 +160,9 @@ impl<H: Handler> Inbox<H> {
                     });
                     if before.is_some() {
                         // It has lived for a while.
+                        course.backoff.reset();
+                    }
+                    if connected_at.elapsed() >= STEADY {
                         self.proceed(course);
                     }
                 }
@@ -180,10 +187,10 @@ impl<H: Handler> Inbox<H> {
     /// Notes that things go on.
     fn proceed(&self, course: &mut Course) {
         course.backoff.reset();
-        if course.stumbles >= STUMBLES_MAX {
+        if course.losses >= LOSSES_MAX {
             self.health.working(&self.subscription.queue);
         }
-        course.stumbles = 0;
+        course.losses = 0;
     }
 
     /// Handles one message until it can be acknowledged; `None` when the end was asked for before that.
@@ -259,6 +266,9 @@ impl<H: Handler> Inbox<H> {
 }
 
 fn message(delivery: &Delivery, trace: TraceContext) -> Result<Message, HandlingError> {
+    if let Some(why) = delivery.unreadable() {
+        return Err(HandlingError::Permanent(format!("it cannot be read: {why}")));
+    }
     let missing = |what: &str, why: &str| HandlingError::Permanent(format!("no {what}: {why}"));
     let header = |name: &str| match delivery.header(name) {
         Some(text) if text.len() > HEADER_BYTES_MAX => {

@@ -1,18 +1,18 @@
 //! A connection of lapin's, to a broker that has let us in before.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use lapin::{
-    AsyncTcpStream, Connection, ConnectionProperties, tcp::RustlsConnector, types::LongString, uri::AMQPUri,
-};
+use async_rs::Runtime;
+use lapin::{AsyncTcpStream, Connection, ConnectionProperties, types::LongString};
 
 use super::{
-    super::{broker::BrokerOptions, endpoint::Endpoint, error::BrokerError},
+    super::{broker::BrokerOptions, dial, endpoint::Endpoint, error::BrokerError},
     abandon::Attempt,
+    guard::{Guard, InHand},
+    transport::{Guarded, GuardedTokio},
 };
 
-/// Frames that a consumer asks for at least: RabbitMQ's default, which every publisher may fill with headers. lapin ends the
-/// connection for a larger one. It allots 32 frames each way: 8 MiB, of which it touches what the traffic needs.
+/// Frames that a consumer asks for at least: RabbitMQ's default, which every publisher may fill with headers. lapin allots 32 frames each way: 8 MiB, of which it touches what the traffic needs.
 pub(super) const FRAME_MAX: u32 = 128 * 1024;
 /// Frames that a consumer asks for at most, whatever the URL's `frame_max` says: 128 MiB for lapin.
 const FRAME_MAX_LIMIT: u32 = 2 * 1024 * 1024;
@@ -22,44 +22,39 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Connects. That the broker lets this user in, and why not, was found out before: whatever fails here is a connection that
-/// broke off. `name` is shown by RabbitMQ's management and in its log.
+/// broke off. `name` is shown by RabbitMQ's management and in its log. At most `prefetch` messages may come that are not acknowledged;
+/// `in_hand` counts them.
 pub(super) async fn connect(
     options: &BrokerOptions,
     at: &Endpoint,
     name: &str,
+    prefetch: u16,
+    in_hand: &InHand,
 ) -> Result<Connection, BrokerError> {
     let properties = ConnectionProperties::default()
         .with_connection_name(LongString::from(name))
         .with_client_property("product".into(), LongString::from(env!("CARGO_PKG_NAME")))
         .with_client_property("version".into(), LongString::from(env!("CARGO_PKG_VERSION")));
     let mut uri = at.uri().clone();
-    uri.query.frame_max = uri.query.frame_max.map(|asked| asked.clamp(FRAME_MAX, FRAME_MAX_LIMIT));
+    let frame_max = uri.query.frame_max.unwrap_or_default().clamp(FRAME_MAX, FRAME_MAX_LIMIT);
+    uri.query.frame_max = Some(frame_max);
+    let frame_bytes_max = usize::try_from(frame_max).unwrap_or(usize::MAX);
     let after = options.connect_timeout;
-    let tls =
-        options.tls_config()?.filter(|_| at.is_tls()).map(|config| Arc::new(RustlsConnector::from(config)));
+    let tls = options.tls_config()?.map(Arc::new);
     let attempt = Attempt::default();
     let socket = attempt.socket();
     let connecting = async {
-        let runtime = lapin::runtime::default_runtime()?;
+        let (at, in_hand) = (at.clone(), in_hand.clone());
         // lapin runs this on its own thread, which a timeout out here would not end: so it has one of its own.
         Connection::connector(
             uri,
-            runtime,
-            async move |uri: AMQPUri, runtime| {
-                let host = uri.authority.host;
-                let stream = async {
-                    let addresses: Vec<SocketAddr> =
-                        tokio::net::lookup_host((host.clone(), uri.authority.port)).await?.collect();
-                    AsyncTcpStream::connect(&runtime, addresses).await
-                };
-                let stream = within(after, stream).await?;
-                if let AsyncTcpStream::Plain(plain) = &stream {
-                    socket.is(plain.get_ref())?;
-                }
-                match &tls {
-                    Some(tls) => Ok(within(after, stream.into_rustls(tls, &host)).await?),
-                    None => Ok(stream),
-                }
+            Runtime::new(GuardedTokio::current()),
+            async move |_, _| {
+                let stream = within(after, dial::tcp(&at)).await?;
+                socket.is(&stream)?;
+                let stream = within(after, dial::secured(&at, tls.as_ref(), stream)).await?;
+                let guard = Guard::new(frame_bytes_max, prefetch, in_hand.clone());
+                Ok(AsyncTcpStream::Plain(Guarded::new(stream, guard)))
             },
             properties,
         )
@@ -73,8 +68,12 @@ pub(super) async fn connect(
     Ok(connection)
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, BrokerError>>) -> io::Result<T> {
+    let done = tokio::time::timeout(limit, work).await;
+    match done {
+        Ok(done) => done.map_err(io::Error::other),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
 }
 
 /// Closes the connection in good order, or not, if that takes more than [`CLOSE_TIMEOUT`]: lapin writes nothing,

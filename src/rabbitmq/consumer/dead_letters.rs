@@ -9,7 +9,9 @@ use lapin::{
 use super::{
     super::{broker::BrokerOptions, connection, endpoint::Endpoint, error::BrokerError, topology::short},
     connect::{self, answered},
-    depth, headers_max, properties, published,
+    depth,
+    guard::InHand,
+    headers_max, properties, published,
 };
 
 /// The dead-letter queue of a queue.
@@ -33,7 +35,8 @@ impl DeadLetters {
         let first = connection::Connection::connect(options, name, 0).await?;
         let at = first.at().clone();
         first.close().await;
-        let connection = connect::connect(options, &at, name).await?;
+        // Nothing is delivered here: each message is asked for.
+        let connection = connect::connect(options, &at, name, 0, &InHand::default()).await?;
         let failed = |source| BrokerError::after_open(&at, source);
         let channel = answered(connection.create_channel()).await.map_err(failed)?;
         answered(channel.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;

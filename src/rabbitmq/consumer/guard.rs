@@ -1,0 +1,368 @@
+//! Guard between the broker and lapin: frames in, frames out, of which lapin's codec reads every one. Pure.
+//!
+//! Anybody may publish what that codec cannot read. One such message would end lapin's thread (tables nested too deep) or its
+//! connection (text that is not UTF-8, headers longer than a frame), and come again for ever. The guard hands lapin a message in its
+//! place that says why, see `readable`. What only a broker could have done ends the connection.
+//!
+//! It also holds the broker to what lapin keeps without a limit: deliveries, returned messages, and calls that want an answer.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use bytes::{Buf, BufMut, BytesMut};
+
+use super::{
+    super::frame::{self, DELIVER, FRAME_END, GET_OK, HEAD_BYTES, Head, RETURN, Unreadable, not_amqp},
+    readable,
+};
+
+const ACK: (u16, u16) = (60, 80);
+const NACK: (u16, u16) = (60, 120);
+/// The broker ends a consumer.
+const CANCEL: (u16, u16) = (60, 30);
+
+/// Deliveries that were passed on and are not acknowledged. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct InHand(Arc<AtomicU32>);
+
+impl InHand {
+    /// Notes that one is about to be acknowledged.
+    pub fn settled(&self) {
+        // Never below zero, whoever counts.
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(1));
+    }
+
+    fn delivered(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::AcqRel)
+    }
+}
+
+/// A connection's frames on their way to lapin.
+#[derive(Debug)]
+pub struct Guard {
+    frame_bytes_max: usize,
+    /// The broker may deliver so many messages that are not acknowledged.
+    prefetch: u32,
+    in_hand: InHand,
+    /// Number of bytes of a content header that are still to be left out.
+    skipped: usize,
+    /// Deliveries whose content header is still to come, by channel, and what could not be read of them.
+    unreadable: BTreeMap<u16, Unreadable>,
+    /// A message came back, and no confirm since.
+    has_returned: bool,
+    /// The broker ended the consumer.
+    has_cancelled: bool,
+}
+
+impl Guard {
+    /// For a connection with frames of at most `frame_bytes_max` bytes, on which at most `prefetch` messages may be in hand.
+    pub fn new(frame_bytes_max: usize, prefetch: u16, in_hand: InHand) -> Self {
+        Self {
+            frame_bytes_max,
+            prefetch: prefetch.into(),
+            in_hand,
+            skipped: 0,
+            unreadable: BTreeMap::new(),
+            has_returned: false,
+            has_cancelled: false,
+        }
+    }
+
+    /// Moves every whole frame of `input` to `output`, or another one in its place.
+    ///
+    /// # Errors
+    ///
+    /// The broker breaks the rules. What came before is in `output`.
+    pub fn pass(&mut self, input: &mut BytesMut, output: &mut BytesMut) -> io::Result<()> {
+        while self.pass_one(input, output)? {}
+        Ok(())
+    }
+
+    /// Moves one frame; tells whether there was one.
+    fn pass_one(&mut self, input: &mut BytesMut, output: &mut BytesMut) -> io::Result<bool> {
+        let skipped = self.skipped.min(input.len());
+        input.advance(skipped);
+        self.skipped -= skipped;
+        let Some(head) = Head::peek(input)? else { return Ok(false) };
+        let is_too_long = head.length > self.frame_bytes_max;
+        // Of a content header that is too long the beginning is enough.
+        if is_too_long && head.kind != frame::HEADER {
+            return Err(head.too_long(self.frame_bytes_max));
+        }
+        let length = head.length.min(self.frame_bytes_max);
+        if input.len() < length {
+            return Ok(false);
+        }
+        let frame = input.split_to(length);
+        if is_too_long {
+            self.skipped = head.length - length;
+            let why = format!(
+                "its properties and headers take {} bytes, more than the {} of a frame of this connection",
+                head.length, self.frame_bytes_max
+            );
+            return self.replace_content_header(head, &frame[HEAD_BYTES..], &why, output).map(|()| true);
+        }
+        let payload = head.payload(&frame)?;
+        match (head.kind, frame::check(head.kind, payload)) {
+            (frame::METHOD, Ok(())) => {
+                self.allow(frame::method_of(payload))?;
+                output.unsplit(frame);
+            }
+            (frame::METHOD, Err(why)) => {
+                let replaced = readable::delivery(payload)
+                    .filter(|replaced| frame::check(frame::METHOD, replaced).is_ok())
+                    .ok_or_else(|| head.unreadable(&why))?;
+                self.allow(frame::method_of(payload))?;
+                self.unreadable.insert(head.channel, why);
+                put_frame(head, &replaced, output);
+            }
+            (frame::HEADER, checked) => match self.unreadable.remove(&head.channel).or(checked.err()) {
+                None => output.unsplit(frame),
+                Some(why) => self.replace_content_header(head, payload, &why.to_string(), output)?,
+            },
+            _ => output.unsplit(frame),
+        }
+        Ok(true)
+    }
+
+    fn replace_content_header(
+        &mut self,
+        head: Head,
+        payload: &[u8],
+        why: &str,
+        output: &mut BytesMut,
+    ) -> io::Result<()> {
+        self.unreadable.remove(&head.channel);
+        let why = format!("{why}; its properties are here as far as they can be read; correct its publisher");
+        let replaced = readable::content_header(payload, &why)
+            .ok_or_else(|| head.unreadable(&Unreadable::Malformed("content header")))?;
+        put_frame(head, &replaced, output);
+        Ok(())
+    }
+
+    /// Refuses what a broker never does, and what lapin would keep.
+    fn allow(&mut self, method: Option<(u16, u16)>) -> io::Result<()> {
+        match method {
+            Some(DELIVER) if self.in_hand.delivered() >= self.prefetch => Err(not_amqp(format!(
+                "the broker delivers more than the {} messages that were asked for",
+                self.prefetch
+            ))),
+            // A message is published here only after the one before it is confirmed.
+            Some(RETURN) if std::mem::replace(&mut self.has_returned, true) => {
+                Err(not_amqp("the broker returns more messages than were published"))
+            }
+            Some(ACK | NACK) => {
+                self.has_returned = false;
+                Ok(())
+            }
+            Some(CANCEL) if std::mem::replace(&mut self.has_cancelled, true) => {
+                Err(not_amqp("the broker ends a consumer that it has ended before"))
+            }
+            Some(DELIVER | RETURN | CANCEL | GET_OK) | None | Some(_) => Ok(()),
+        }
+    }
+}
+
+fn put_frame(head: Head, payload: &[u8], output: &mut BytesMut) {
+    output.put_u8(head.kind);
+    output.put_u16(head.channel);
+    output.put_u32(payload.len() as u32);
+    output.extend_from_slice(payload);
+    output.put_u8(FRAME_END);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use amq_protocol::{
+        frame::{AMQPFrame, parsing::parse_frame},
+        protocol::{AMQPClass, basic},
+    };
+
+    use super::{super::readable::UNREADABLE_HEADER, *};
+
+    const FRAME_BYTES_MAX: usize = 4096;
+
+    fn guard(prefetch: u16) -> Guard {
+        Guard::new(FRAME_BYTES_MAX, prefetch, InHand::default())
+    }
+
+    fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+        let mut frame = BytesMut::new();
+        put_frame(Head { kind, channel, length: 0 }, payload, &mut frame);
+        frame.to_vec()
+    }
+
+    fn deliver(channel: u16, routing_key: &[u8]) -> Vec<u8> {
+        let length = [u8::try_from(routing_key.len()).unwrap()];
+        let payload = [&[0, 60, 0, 60][..], b"\x03tag", &[0; 8], &[0, 0], &length, routing_key].concat();
+        frame(1, channel, &payload)
+    }
+
+    fn content(channel: u16, body_size: u64, flags: u16, properties: &[u8]) -> Vec<u8> {
+        let payload = [&[0, 60, 0, 0][..], &body_size.to_be_bytes(), &flags.to_be_bytes(), properties];
+        frame(2, channel, &payload.concat())
+    }
+
+    /// Feeds pieces of so many bytes; gives the frames that come out, as lapin's codec reads them, or the error.
+    fn through(guard: &mut Guard, bytes: &[u8], piece: usize) -> Result<Vec<AMQPFrame>, String> {
+        let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
+        for piece in bytes.chunks(piece) {
+            input.extend_from_slice(piece);
+            guard.pass(&mut input, &mut output).map_err(|error| error.to_string())?;
+        }
+        let mut frames = Vec::new();
+        let mut rest = &output[..];
+        while !rest.is_empty() {
+            let (left, frame) = parse_frame(rest).unwrap();
+            (rest, frames) = (left, [frames, vec![frame]].concat());
+        }
+        Ok(frames)
+    }
+
+    fn properties(frame: &AMQPFrame) -> &basic::AMQPProperties {
+        let AMQPFrame::Header(_, header) = frame else { panic!("{frame:?}") };
+        &header.properties
+    }
+
+    fn header(frame: &AMQPFrame, name: &str) -> Option<String> {
+        let headers = properties(frame).headers().as_ref()?.inner();
+        headers.get(name)?.as_long_string().map(ToString::to_string)
+    }
+
+    #[test]
+    fn what_can_be_read_passes_byte_for_byte_in_any_pieces() {
+        let bytes = [
+            deliver(1, b"key"),
+            content(1, 3, 1 << 7, b"\x02id"),
+            frame(3, 1, b"abc"),
+            frame(8, 0, b""),
+            frame(1, 0, b"\0\x0a\0\x3c\x03why"),
+        ]
+        .concat();
+        for piece in [1, 7, bytes.len()] {
+            let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
+            let mut guard = guard(1);
+            for piece in bytes.chunks(piece) {
+                input.extend_from_slice(piece);
+                guard.pass(&mut input, &mut output).unwrap();
+            }
+            assert_eq!((&output[..], input.len()), (&bytes[..], 0));
+        }
+    }
+
+    #[test]
+    fn a_content_header_that_cannot_be_read_is_replaced_by_one_that_says_why() {
+        // Headers a, b (nested too deep) and a name that is no UTF-8; then message_id and a timestamp.
+        let deep = (0..100).fold(Vec::new(), |value, _| {
+            [b"A", &u32::try_from(value.len()).unwrap().to_be_bytes()[..], &value].concat()
+        });
+        let entries = [b"\x01aS\0\0\0\x01x\x01b", &deep[..], b"\x02\xffzI\0\0\0\x07"].concat();
+        let table = [&u32::try_from(entries.len()).unwrap().to_be_bytes()[..], &entries].concat();
+        let properties_bytes = [&table[..], b"\x03i\xffd", &[0, 0, 0, 0, 0, 0, 0, 9]].concat();
+        let flags = 1 << 13 | 1 << 7 | 1 << 6;
+        let bytes = [deliver(1, b""), content(1, 3, flags, &properties_bytes), frame(3, 1, b"abc")].concat();
+        for piece in [1, bytes.len()] {
+            let frames = through(&mut guard(1), &bytes, piece).unwrap();
+            let [_, content, body] = &frames[..] else { panic!("{frames:?}") };
+            let reason = header(content, UNREADABLE_HEADER).unwrap();
+            assert!(reason.starts_with("the headers are nested deeper than 32 levels; "), "{reason}");
+            assert_eq!(header(content, "a").as_deref(), Some("x"));
+            assert!(header(content, "b").unwrap().starts_with("left out: "), "{content:?}");
+            let names = properties(content).headers().as_ref().unwrap().inner();
+            assert!(names.contains_key("\\xFFz"), "{names:?}");
+            assert_eq!(properties(content).message_id().as_ref().unwrap().as_str(), "i\\xFFd");
+            assert_eq!(*properties(content).timestamp(), Some(9));
+            assert_eq!(*body, AMQPFrame::Body(1, b"abc".to_vec()));
+        }
+    }
+
+    #[test]
+    fn a_routing_key_that_is_no_utf8_marks_the_message_of_its_channel() {
+        let bytes = [
+            deliver(1, b"\xff"),
+            deliver(2, b"key"),
+            content(2, 0, 0, b""),
+            content(1, 0, 1 << 7, b"\x02id"),
+            deliver(1, b"key"),
+            content(1, 0, 0, b""),
+        ]
+        .concat();
+        let frames = through(&mut guard(3), &bytes, 5).unwrap();
+        let AMQPFrame::Method(1, AMQPClass::Basic(basic::AMQPMethod::Deliver(delivery))) = &frames[0] else {
+            panic!("{frames:?}")
+        };
+        assert_eq!(delivery.routing_key.as_str(), "\\xFF");
+        assert_eq!(header(&frames[2], UNREADABLE_HEADER), None);
+        let reason = header(&frames[3], UNREADABLE_HEADER).unwrap();
+        assert!(reason.starts_with("the routing key is not UTF-8"), "{reason}");
+        assert_eq!(properties(&frames[3]).message_id().as_ref().unwrap().as_str(), "id");
+        assert_eq!(header(&frames[5], UNREADABLE_HEADER), None);
+    }
+
+    #[test]
+    fn headers_longer_than_a_frame_are_cut_down_to_one() {
+        let entry = [b"\x02h1S\0\0\x04\0", &[b'x'; 1024][..]].concat();
+        let table =
+            [&u32::try_from(entry.len() * 100).unwrap().to_be_bytes()[..], &entry.repeat(100)].concat();
+        let bytes = [deliver(1, b""), content(1, 1, 1 << 13, &table), frame(3, 1, b"x")].concat();
+        for piece in [1, 1000, bytes.len()] {
+            let frames = through(&mut guard(1), &bytes, piece).unwrap();
+            let reason = header(&frames[1], UNREADABLE_HEADER).unwrap();
+            assert!(reason.contains("more than the 4096 of a frame"), "{reason}");
+            assert_eq!(header(&frames[1], "h1").unwrap().len(), 1024);
+            assert_eq!(frames[2], AMQPFrame::Body(1, b"x".to_vec()));
+        }
+        let body = frame(3, 1, &[0; FRAME_BYTES_MAX]);
+        assert!(through(&mut guard(1), &body, 1000).unwrap_err().contains("a frame of 4104 bytes"));
+    }
+
+    #[test]
+    fn a_header_of_the_name_that_marks_an_unreadable_message_counts_only_if_it_is_ours() {
+        let name = UNREADABLE_HEADER.as_bytes();
+        let forged = [&[u8::try_from(name.len()).unwrap()], name, b"S\0\0\0\x06forged\x01\xffV"].concat();
+        let table = [&u32::try_from(forged.len()).unwrap().to_be_bytes()[..], &forged].concat();
+        let bytes = [deliver(1, b""), content(1, 0, 1 << 13, &table)].concat();
+        let frames = through(&mut guard(1), &bytes, 100).unwrap();
+        let reason = header(&frames[1], UNREADABLE_HEADER).unwrap();
+        assert!(reason.starts_with("the name of a header is not UTF-8"), "{reason}");
+    }
+
+    #[test]
+    fn a_broker_is_held_to_what_was_asked_for() {
+        let empty = content(1, 0, 0, b"");
+        let delivery = [deliver(1, b""), empty.clone()].concat();
+        let error = through(&mut guard(2), &delivery.repeat(3), 100).unwrap_err();
+        assert!(error.contains("delivers more than the 2 messages"), "{error}");
+        let in_hand = InHand::default();
+        let mut settling = Guard::new(FRAME_BYTES_MAX, 2, in_hand.clone());
+        for _ in 0..10 {
+            through(&mut settling, &delivery, 100).unwrap();
+            in_hand.settled();
+        }
+        let returned = [frame(1, 1, b"\0\x3c\0\x32\x01\x38\0\0\0"), empty].concat();
+        let confirmed = frame(1, 1, b"\0\x3c\0\x50\0\0\0\0\0\0\0\x01\0");
+        through(&mut guard(0), &[returned.clone(), confirmed.clone(), returned.clone()].concat(), 100)
+            .unwrap();
+        let error = through(&mut guard(0), &returned.repeat(2), 100).unwrap_err();
+        assert!(error.contains("returns more messages"), "{error}");
+        let cancelled = frame(1, 1, b"\0\x3c\0\x1e\x03tag\0");
+        assert!(through(&mut guard(0), &cancelled, 100).is_ok());
+        let error = through(&mut guard(0), &cancelled.repeat(2), 100).unwrap_err();
+        assert!(error.contains("ended before"), "{error}");
+        for (method, expected) in [
+            (&b"\0\x14\0\x14\x01"[..], "no broker sends method 20.20"),
+            (b"\0\x0a\0\x3c\x01\xff", "the reason is not UTF-8"),
+            (b"\0\x3c\0\x3c\x01\xff", "the consumer tag is not UTF-8"),
+        ] {
+            let error = through(&mut guard(1), &frame(1, 1, method), 100).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -44,3 +44,13 @@ fn template() {
 fn configuration() {
     replay("configuration", targets::configuration::holds);
 }
+
+#[test]
+fn amqp_frames() {
+    replay("amqp_frames", targets::amqp_frames::holds);
+}
+
+#[test]
+fn amqp_properties() {
+    replay("amqp_properties", targets::amqp_properties::holds);
+}

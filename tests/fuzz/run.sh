@@ -1,5 +1,5 @@
 #!/bin/sh
-# run.sh SECONDS [TARGET...]: fuzzes each target, or all four, for that long, beginning with its corpus; stops at the
+# run.sh SECONDS [TARGET...]: fuzzes each target, or all of them, for that long, beginning with its corpus; stops at the
 # first input that breaks a promise and leaves it in artifacts/. What is found on the way stays in target/corpus; with
 # MERGE=1 nothing is fuzzed, and of that what adds coverage goes into corpus/, the smallest first.
 #
@@ -9,7 +9,7 @@ set -eu
 cd "$(dirname "$0")"
 seconds=$1
 shift
-[ $# -gt 0 ] || set -- pgoutput mapping template configuration
+[ $# -gt 0 ] || set -- pgoutput mapping template configuration amqp_frames amqp_properties
 command -v c++ >/dev/null || { echo "libFuzzer needs a C++ compiler: apt-get install g++" >&2; exit 1; }
 
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -77,7 +77,7 @@ impl BacklogError {
     }
 }
 
-fn replication(doing: &'static str) -> impl FnOnce(ReplicationError) -> BacklogError {
+fn failed(doing: &'static str) -> impl FnOnce(ReplicationError) -> BacklogError {
     move |cause| BacklogError::Replication { doing, cause }
 }
 
@@ -115,28 +115,55 @@ impl Backlog {
 
     async fn begin_held(
         mut replication: ReplicationConnection,
-        client: Client,
+        mut client: Client,
         database: &SourceDatabase,
         columns: &ColumnNames,
         selection: &Selection,
         failover: bool,
-        held: Held,
+        mut held: Held,
     ) -> Result<Self, BacklogError> {
+        let temporary = temporary_name(&database.slot);
+        loop {
+            match Self::open(&mut replication, &client, database, columns, selection, held).await {
+                Ok(rows) => {
+                    let (rows, slot) = (rows.read_by(client), database.slot.clone());
+                    return Ok(Backlog { rows, replication, slot, temporary, failover });
+                }
+                Err(BacklogError::Snapshot(error)) => {
+                    held = held.instead(&database.table, &error).ok_or(error)?;
+                    // Its snapshot ended with the transaction.
+                    drop_temporary(&mut replication, &temporary).await?;
+                    client = snapshot::anew(client, database).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Makes the temporary slot and declares the cursor.
+    async fn open(
+        replication: &mut ReplicationConnection,
+        client: &Client,
+        database: &SourceDatabase,
+        columns: &ColumnNames,
+        selection: &Selection,
+        held: Held,
+    ) -> Result<SnapshotRows, BacklogError> {
         let name = &database.table;
         let temporary = temporary_name(&database.slot);
-        let table = snapshot::described(&client, database).await?;
+        let table = snapshot::described(client, database).await?;
         snapshot::may_read(database, &table, columns)?;
-        snapshot::prepare(&client).await?;
-        replication.query(NO_TIMEOUTS).await.map_err(self::replication("switching timeouts off"))?;
-        let shape_before = shape_by_sql(&client, name).await?;
+        snapshot::prepare(client).await?;
+        replication.query(NO_TIMEOUTS).await.map_err(failed("switching timeouts off"))?;
+        let shape_before = shape_by_sql(client, name).await?;
         let watched = replication.end_with_client().await;
-        watched.map_err(self::replication("having the connection watched"))?;
+        watched.map_err(failed("having the connection watched"))?;
 
-        let (consistent_point, exported) = create_temporary(&mut replication, &temporary).await?;
+        let (consistent_point, exported) = create_temporary(replication, &temporary).await?;
         // Another instance may have copied its slot and let go of the name just now.
         // One of another database, too: whoever looks again sees that.
-        if catalog::slot_progress(&client, &database.slot).await.map_err(SnapshotError::from)?.is_some() {
-            drop_temporary(&mut replication, &temporary).await?;
+        if catalog::slot_progress(client, &database.slot).await.map_err(SnapshotError::from)?.is_some() {
+            drop_temporary(replication, &temporary).await?;
             return Err(BacklogError::AlreadyThere(database.slot.clone()));
         }
 
@@ -152,17 +179,13 @@ impl Backlog {
         // "Caveats" of "Concurrency Control"). The lock cannot come first: who waits for it may be a transaction that
         // the slot waits for, and the server does not see that circle. So see whether something happened. The other
         // connection sees the present.
-        let shape_now = replication
-            .query(&shape_query(name))
-            .await
-            .map_err(self::replication("looking at the table again"))?;
+        let shape_now =
+            replication.query(&shape_query(name)).await.map_err(failed("looking at the table again"))?;
         if shape_now.first().and_then(|row| row.first()) != Some(&shape_before) {
             return Err(SnapshotError::TableChanged(name.clone()).into());
         }
-        let rows =
-            SnapshotRows::declare(client, database, &table, columns, selection, (consistent_point, held))
-                .await?;
-        Ok(Backlog { rows, replication, slot: database.slot.clone(), temporary, failover })
+        let at = (consistent_point, held);
+        Ok(SnapshotRows::declare(client, database, &table, columns, selection, at).await?)
     }
 
     /// Where the stream goes on: every row that committed before is in the backlog, every other is not.
@@ -188,7 +211,7 @@ impl Backlog {
             Err(error) if error.sqlstate() == Some(DUPLICATE_OBJECT) => {
                 return Err(BacklogError::AlreadyThere(self.slot));
             }
-            Err(error) => return Err(replication("making the permanent slot")(error)),
+            Err(error) => return Err(failed("making the permanent slot")(error)),
         }
         // First, so that it holds back no WAL while anything waits.
         drop_temporary(&mut self.replication, &self.temporary).await?;
@@ -196,7 +219,7 @@ impl Backlog {
         // makes it a failover slot.
         if self.failover {
             let made = self.replication.make_failover(&self.slot).await;
-            if !made.map_err(replication("making the slot a failover slot"))? {
+            if !made.map_err(failed("making the slot a failover slot"))? {
                 return Err(BacklogError::AlreadyThere(self.slot));
             }
         }
@@ -246,7 +269,7 @@ async fn create_temporary(
         Err(error) if error.sqlstate() == Some(DUPLICATE_OBJECT) => {
             return Err(BacklogError::Busy(name.to_owned()));
         }
-        Err(error) => return Err(replication(DOING)(error)),
+        Err(error) => return Err(failed(DOING)(error)),
     };
     // slot_name, consistent_point, snapshot_name, output_plugin
     match rows.as_slice() {
@@ -263,7 +286,7 @@ async fn create_temporary(
 
 async fn drop_temporary(connection: &mut ReplicationConnection, name: &str) -> Result<(), BacklogError> {
     let command = format!("DROP_REPLICATION_SLOT {}", identifier(name));
-    connection.query(&command).await.map_err(replication("dropping the temporary slot"))?;
+    connection.query(&command).await.map_err(failed("dropping the temporary slot"))?;
     Ok(())
 }
 

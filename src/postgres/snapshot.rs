@@ -22,7 +22,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStre
 use super::{
     SourceDatabase, TableName,
     catalog::{self, CatalogError, ColumnFacts, NO_TIMEOUTS, TableFacts},
-    error::WireError,
+    error::{ConnectError, WireError},
     remedy,
     sql_text::{identifier, literal},
     stored_text::{Encoding, Translator},
@@ -42,6 +42,9 @@ pub enum SnapshotError {
     /// There is no such table.
     #[error("table {} does not exist", .0.quoted())]
     NoTable(TableName),
+    /// The server has no room for a copy of the rows: read them in one transaction.
+    #[error("the server has no room for a copy of the rows")]
+    NoRoomForCopy(#[source] WireError),
     /// The table was altered, rewritten or truncated between the snapshot and our lock: start over.
     #[error("table {} was altered just when its rows were to be read: start over", .0.quoted())]
     TableChanged(TableName),
@@ -95,6 +98,9 @@ pub enum SnapshotError {
         #[source]
         cause: WireError,
     },
+    /// The session that takes the place of one in which a copy failed could not be had.
+    #[error(transparent)]
+    Connect(Box<ConnectError>),
     /// The catalog could not be read.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -113,9 +119,30 @@ impl SnapshotError {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             SnapshotError::Rules(_) => Some(Remedy::by_person(RULES_CURE)),
-            SnapshotError::Sql { cause, .. } => remedy::of_statement(cause),
+            SnapshotError::Sql { cause, .. } if cause.sqlstate() == Some(TEMP_FILE_LIMIT) => {
+                Some(Remedy::by_person(
+                    "the server keeps in temporary files what work_mem does not hold: as a superuser raise temp_file_limit for outboxd's \
+                     role (ALTER ROLE ... SET temp_file_limit = ...;); an index on the column that orders the rows spares the sort",
+                ))
+            }
+            SnapshotError::Sql { cause, .. } | SnapshotError::NoRoomForCopy(cause) => {
+                remedy::of_statement(cause)
+            }
+            SnapshotError::Connect(error) => Some((*error.remedy).clone()),
             SnapshotError::Catalog(error) => error.remedy(),
             _ => None,
+        }
+    }
+
+    /// What failed for want of the server's resources (SQLSTATE class 53: `temp_file_limit`, a full disk, memory) while it copied.
+    fn of_copy(self) -> Self {
+        match self {
+            SnapshotError::Sql { cause, .. }
+                if cause.sqlstate().is_some_and(|code| code.starts_with("53")) =>
+            {
+                SnapshotError::NoRoomForCopy(cause)
+            }
+            other => other,
         }
     }
 
@@ -134,6 +161,9 @@ impl SnapshotError {
         }
     }
 }
+
+/// SQLSTATE `configuration_limit_exceeded`, which temporary files get above `temp_file_limit`.
+const TEMP_FILE_LIMIT: &str = "53400";
 
 /// Cure of a condition or a zone that does not work, for `check` and `run`.
 pub(super) const RULES_CURE: &str = "correct outbox.unpublished (an SQL condition on the table's columns that fails for no row) or \
@@ -307,7 +337,8 @@ impl Selection {
 /// How rows are kept that are not read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
-    /// As a copy in temporary files of the server, unless the table is too large for that.
+    /// As a copy in temporary files of the server, unless the table is too large for that. Where the server has no room for the copy
+    /// ([`SnapshotError::NoRoomForCopy`]), a transaction takes its place.
     AsCopy,
     /// By the open transaction, which locks the table (ACCESS SHARE) and holds vacuum back.
     ByTransaction,
@@ -316,7 +347,27 @@ pub(super) enum Held {
 /// Largest table whose rows are copied. A copy takes as much of the server's disk, and sorting it as much again.
 const COPY_BYTES_MAX: i64 = 8 << 30;
 
-/// Tells whether the rows of the table may be copied, as far as our limit and the server's `temp_file_limit` go.
+impl Held {
+    /// How to go on after such a failure of opening a snapshot: `Some` when it was the copy that failed, for which a transaction does.
+    pub(super) fn instead(self, table: &TableName, error: &SnapshotError) -> Option<Self> {
+        let SnapshotError::NoRoomForCopy(cause) = error else { return None };
+        if self == Held::ByTransaction {
+            return None;
+        }
+        tracing::warn!(
+            table = table.quoted(),
+            "{error} ({cause}), so they are read in one transaction instead: {WHILE_HELD}"
+        );
+        Some(Held::ByTransaction)
+    }
+}
+
+/// What a transaction that reads means for others.
+const WHILE_HELD: &str = "ALTER TABLE waits, and vacuum removes nothing, until the last row is read; set a lock_timeout for migrations \
+                          meanwhile";
+
+/// Tells whether the rows of the table may be copied, as far as our limit and the server's `temp_file_limit` go. The copy may be
+/// larger than the table, which does not hold the default of a column that was added later, nor the conversion of its encoding.
 async fn fits_into_a_copy(client: &Client, table: &TableFacts) -> Result<bool, SnapshotError> {
     let row = client
         .query_typed_one(
@@ -332,8 +383,7 @@ async fn fits_into_a_copy(client: &Client, table: &TableFacts) -> Result<bool, S
     if !fits {
         tracing::warn!(
             bytes,
-            "the outbox table is too large for a copy of its rows (half of temp_file_limit, or {COPY_BYTES_MAX} bytes): ALTER TABLE waits, \
-             and vacuum removes nothing, until the last row is read; set a lock_timeout for migrations meanwhile"
+            "the outbox table is too large for a copy of its rows (half of temp_file_limit, or {COPY_BYTES_MAX} bytes): {WHILE_HELD}"
         );
     }
     Ok(fits)
@@ -366,37 +416,58 @@ impl SnapshotRows {
     /// # Errors
     /// [`SnapshotError`].
     pub async fn of_now(
-        client: Client,
+        mut client: Client,
         database: &SourceDatabase,
         columns: &ColumnNames,
         selection: &Selection,
     ) -> Result<Self, SnapshotError> {
-        prepare(&client).await?;
         // On an idle server two replays would have the same positions, and a consumer would take the second for a copy of the
         // first. The message moves the position on; pgoutput sends it to nobody.
         let mark =
             "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(false, 'outboxd', '') END";
         client.batch_execute(mark).await.map_err(sql("marking the snapshot's position"))?;
-        // The lock first: a transaction's snapshot is that of its first query.
-        let table = described(&client, database).await?;
+        let mut held = Held::AsCopy;
+        loop {
+            match Self::open_now(&client, database, columns, selection, held).await {
+                Ok(rows) => return Ok(rows.read_by(client)),
+                Err(error) => {
+                    held = held.instead(&database.table, &error).ok_or(error)?;
+                    client = anew(client, database).await?;
+                }
+            }
+        }
+    }
+
+    async fn open_now(
+        client: &Client,
+        database: &SourceDatabase,
+        columns: &ColumnNames,
+        selection: &Selection,
+        held: Held,
+    ) -> Result<Self, SnapshotError> {
+        prepare(client).await?;
+        let table = described(client, database).await?;
         may_read(database, &table, columns)?;
         let lock = lock(&database.table, &table);
+        // The lock first: a table that is rewritten or truncated after the snapshot looks empty to it. The lock of a role that may
+        // read some columns only is a query, so the snapshot must not be that of the first query: each statement has its own, and
+        // a cursor keeps its.
         client
-            .batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {lock}"))
+            .batch_execute(&format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {lock}"))
             .await
             .map_err(sql("opening the snapshot"))?;
-        let table = described(&client, database).await?;
+        let table = described(client, database).await?;
         let point = client
             .query_typed_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8", &[])
             .await
             .map_err(sql("reading the server's position"))?;
         let point = Lsn(point.get::<_, i64>(0).cast_unsigned());
-        Self::declare(client, database, &table, columns, selection, (point, Held::AsCopy)).await
+        Self::declare(client, database, &table, columns, selection, (point, held)).await
     }
 
-    /// Begins to read in a transaction whose snapshot is that of `point`.
+    /// Declares the cursor, in a transaction whose snapshot is that of `point`. There are no rows before [`Self::read_by`].
     pub(super) async fn declare(
-        client: Client,
+        client: &Client,
         database: &SourceDatabase,
         table: &TableFacts,
         columns: &ColumnNames,
@@ -417,7 +488,7 @@ impl SnapshotRows {
             // One statement, and no more: what an operator wrote must not end it and begin another.
             client.prepare(&select).await.map_err(|error| SnapshotError::Rules(error.into()))?;
         }
-        let copies = held == Held::AsCopy && fits_into_a_copy(&client, table).await?;
+        let copies = held == Held::AsCopy && fits_into_a_copy(client, table).await?;
         let hold = if copies { " WITH HOLD" } else { "" };
         client
             .batch_execute(&format!("DECLARE outboxd_rows NO SCROLL CURSOR{hold} FOR {select}"))
@@ -429,10 +500,10 @@ impl SnapshotRows {
             client
                 .batch_execute("COMMIT")
                 .await
-                .map_err(|error| sql("copying the rows")(error).of_rules(&database.rows))?;
+                .map_err(|error| sql("copying the rows")(error).of_copy().of_rules(&database.rows))?;
         }
         Ok(Self {
-            reader: Some(Reader { client, batch: None }),
+            reader: None,
             order,
             columns: table.outbox_columns(),
             rules: database.rows.clone(),
@@ -442,6 +513,11 @@ impl SnapshotRows {
             encoding,
             untranslated: None,
         })
+    }
+
+    /// Hands over the session in which the cursor was declared.
+    pub(super) fn read_by(self, client: Client) -> Self {
+        Self { reader: Some(Reader { client, batch: None }), ..self }
     }
 
     /// In what order the rows come.
@@ -574,6 +650,18 @@ pub(super) async fn prepare(client: &Client) -> Result<(), SnapshotError> {
         .batch_execute(&format!("{NO_TIMEOUTS}; SET row_security = off; SET synchronize_seqscans = off"))
         .await
         .map_err(sql("preparing to read the rows"))
+}
+
+/// A session in place of one in which a copy has failed: PostgreSQL keeps the temporary file of that copy, and counts it against
+/// `temp_file_limit`, until the session ends.
+pub(super) async fn anew(client: Client, database: &SourceDatabase) -> Result<Client, SnapshotError> {
+    let name = client
+        .query_typed_one("SELECT current_setting('application_name')", &[])
+        .await
+        .map_err(sql("asking for the name of the session"))?;
+    drop(client);
+    let name: &str = name.get(0);
+    database.endpoint.connect_sql(name).await.map_err(|error| SnapshotError::Connect(Box::new(error)))
 }
 
 pub(super) async fn described(

@@ -10,6 +10,7 @@ mod columns;
 mod commands;
 mod connections;
 mod continuity;
+mod copied_rows;
 mod copies;
 mod database;
 mod delivery;

@@ -134,6 +134,12 @@ pub fn method_of(payload: &[u8]) -> Option<(u16, u16)> {
     Some((cursor.u16()?, cursor.u16()?))
 }
 
+/// Length of the body that follows a content header; 0 when it is not there.
+pub(super) fn body_size(content_header: &[u8]) -> u64 {
+    let size = content_header.get(4..).and_then(|rest| rest.first_chunk());
+    size.map_or(0, |size| u64::from_be_bytes(*size))
+}
+
 /// Part of a method or of the properties.
 #[derive(Clone, Copy)]
 enum Field {

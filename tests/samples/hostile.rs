@@ -69,6 +69,8 @@ async fn a_message_that_cannot_be_read_goes_to_the_dead_letters_and_the_flow_goe
     let reason = header(&buried, "dead-letter-reason").unwrap();
     assert!(reason.contains("the routing key is not UTF-8"), "{reason}");
 
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    println!("{}", status.lines().find(|line| line.starts_with("VmHWM:")).unwrap());
     let messages = shop.customers.metric(handled).await;
     assert_eq!(messages, Some(unreadable().len() as f64 + 1.0), "each is delivered once");
     let order = shop.order(customer, "1").await;

@@ -24,6 +24,8 @@ use super::{
 
 const ACK: (u16, u16) = (60, 80);
 const NACK: (u16, u16) = (60, 120);
+/// RabbitMQ takes no message with a longer body, whatever its `max_message_size` says.
+const BODY_BYTES_MAX: u64 = 512 << 20;
 /// The broker ends a consumer.
 const CANCEL: (u16, u16) = (60, 30);
 
@@ -100,6 +102,9 @@ impl Guard {
             return Ok(false);
         }
         let frame = input.split_to(length);
+        if head.kind == frame::HEADER && frame::body_size(&frame[HEAD_BYTES..]) > BODY_BYTES_MAX {
+            return Err(not_amqp(format!("a message of more than {BODY_BYTES_MAX} bytes")));
+        }
         if is_too_long {
             self.skipped = head.length - length;
             let why = format!(
@@ -356,6 +361,9 @@ mod tests {
         assert!(through(&mut guard(0), &cancelled, 100).is_ok());
         let error = through(&mut guard(0), &cancelled.repeat(2), 100).unwrap_err();
         assert!(error.contains("ended before"), "{error}");
+        let endless = content(1, u64::MAX, 0, b"");
+        let error = through(&mut guard(1), &endless, 100).unwrap_err();
+        assert!(error.contains("more than 536870912 bytes"), "{error}");
         for (method, expected) in [
             (&b"\0\x14\0\x14\x01"[..], "no broker sends method 20.20"),
             (b"\0\x0a\0\x3c\x01\xff", "the reason is not UTF-8"),

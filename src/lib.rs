@@ -32,6 +32,8 @@ mod clock;
 
 pub mod secret;
 
+pub mod core_dumps;
+
 mod shell_word;
 
 pub mod outbox;

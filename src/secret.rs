@@ -3,6 +3,8 @@
 //!
 //! Knows files and no key of any configuration. No form of [`Secret`] or [`SecretError`] shows a value.
 
+pub mod exposure;
+
 use std::{
     fmt,
     fs::File,

@@ -4,7 +4,7 @@ use clap::Parser;
 use outboxd::{
     cli::Cli,
     commands::{self, Failure},
-    telemetry,
+    core_dumps, telemetry,
 };
 use std::process::ExitCode;
 
@@ -14,6 +14,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    core_dumps::forbid();
     let ended = outboxd(Cli::parse());
     // Nowhere is left to say that stderr is gone; the exit status still tells.
     telemetry::finish(ended.as_ref().err().map(|failure| format!("outboxd: {failure}")).as_deref());

@@ -9,6 +9,7 @@ use super::{
     settings::{self, Settings},
 };
 use crate::{
+    core_dumps,
     failure::Failure,
     shutdown::OtherSignals,
     telemetry::{self, LogFormat},
@@ -105,6 +106,7 @@ pub fn start<F>(
 where
     F: Future<Output = Result<(), Failure>>,
 {
+    core_dumps::forbid();
     let ended = telemetry::init(options.log_format)
         .map_err(|error| Failure::configuration(&error))
         .and_then(|()| {

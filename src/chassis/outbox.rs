@@ -32,7 +32,7 @@ pub async fn append<P: Serialize + Debug + Sync>(
     event: &Event<P>,
 ) -> Result<(), DatabaseError> {
     let Event { aggregate_type, aggregate_id, event_type, payload } = event;
-    let insert = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, headers) \
+    let insert = "INSERT INTO public.outbox (aggregatetype, aggregateid, type, payload, headers) \
                   VALUES ($1, $2::bigint::text, $3, $4, jsonb_build_object($5::text, $6::text))";
     let traceparent = trace.next().to_string();
     transaction

@@ -1,4 +1,7 @@
 //! Creates a service's tables, and changes them from one version to the next, when it starts.
+//!
+//! Connections see no schema but `pg_catalog`, so that nobody's function is called in place of PostgreSQL's. So scripts and
+//! statements name the schema of every table: `public`.
 
 use tokio_postgres::{Client, Transaction};
 
@@ -13,12 +16,12 @@ const OWN: [(&str, &str); 2] = [("outbox", ddl::OUTBOX_STANDARD), ("inbox", ddl:
 
 /// Makes today's inbox of version 0.1.0's, whose rows did not say which source their message came from.
 const INBOX_OF_0_1_0: &str = "
-ALTER TABLE inbox
+ALTER TABLE public.inbox
   ADD COLUMN IF NOT EXISTS source text NOT NULL DEFAULT '*',
   ADD COLUMN IF NOT EXISTS replay text NOT NULL DEFAULT '',
   DROP CONSTRAINT inbox_pkey,
   ADD PRIMARY KEY (consumer, source, message_id, replay);
-CREATE INDEX IF NOT EXISTS inbox_age ON inbox (consumer, received_at);
+CREATE INDEX IF NOT EXISTS inbox_age ON public.inbox (consumer, received_at);
 ";
 
 /// A service's own tables.
@@ -42,20 +45,20 @@ impl Schema {
         transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
         for (table, script) in OWN {
             if !exists(&transaction, table).await? {
-                transaction.batch_execute(script).await?;
+                transaction.batch_execute(&in_public(script)).await?;
             }
         }
         let has_replay = "SELECT EXISTS (SELECT FROM pg_attribute \
-                          WHERE attrelid = 'inbox'::regclass AND attname = 'replay')";
+                          WHERE attrelid = 'public.inbox'::regclass AND attname = 'replay')";
         if !transaction.query_one(has_replay, &[]).await?.get::<_, bool>(0) {
             transaction.batch_execute(INBOX_OF_0_1_0).await?;
             tracing::info!(
                 "the inbox of version 0.1.0 has been brought up to date: its key holds the source"
             );
         }
-        let versions = "CREATE TABLE IF NOT EXISTS schema_version (version bigint PRIMARY KEY)";
+        let versions = "CREATE TABLE IF NOT EXISTS public.schema_version (version bigint PRIMARY KEY)";
         transaction.batch_execute(versions).await?;
-        let select = "SELECT coalesce(max(version), 0) FROM schema_version";
+        let select = "SELECT coalesce(max(version), 0) FROM public.schema_version";
         let mut applied: i64 = transaction.query_one(select, &[]).await?.get(0);
         let missing = self.missing(&transaction).await?;
         if applied > 0 && !missing.is_empty() {
@@ -64,12 +67,12 @@ impl Schema {
                 tables,
                 "tables were dropped, and are made anew, empty; their content has to be made anew as well"
             );
-            transaction.execute("DELETE FROM schema_version", &[]).await?;
+            transaction.execute("DELETE FROM public.schema_version", &[]).await?;
             applied = 0;
         }
         for (version, script) in (1_i64..).zip(self.migrations).filter(|(version, _)| *version > applied) {
             transaction.batch_execute(script).await?;
-            transaction.execute("INSERT INTO schema_version VALUES ($1)", &[&version]).await?;
+            transaction.execute("INSERT INTO public.schema_version VALUES ($1)", &[&version]).await?;
             tracing::info!(version, "the database schema has been brought up to this version");
         }
         Ok(transaction.commit().await?)
@@ -87,6 +90,12 @@ impl Schema {
     }
 }
 
+/// A script of [`OWN`], which leaves the schema to whoever runs it, for the schema `public`.
+fn in_public(script: &str) -> String {
+    script.replace("CREATE TABLE ", "CREATE TABLE public.").replace(" ON inbox ", " ON public.inbox ")
+}
+
 async fn exists(transaction: &Transaction<'_>, table: &str) -> Result<bool, DatabaseError> {
-    Ok(transaction.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await?.get(0))
+    let select = "SELECT to_regclass('public.' || $1::text) IS NOT NULL";
+    Ok(transaction.query_one(select, &[&table]).await?.get(0))
 }

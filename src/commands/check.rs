@@ -1,6 +1,8 @@
 //! `outboxd check`: everything that `run` needs, looked at and changed in nothing. Every source and the broker are
 //! looked at whatever the others lack.
 
+use std::{collections::BTreeSet, path::Path};
+
 use futures_util::future::{join, join_all};
 
 use super::{
@@ -16,14 +18,16 @@ use crate::{
         publishing::{Pattern, Publishing},
     },
     relay::fence_queue,
+    secret::exposure::{self, Exposure},
     settings::{Settings, Source},
 };
 
 /// Shown in `pg_stat_activity` and in RabbitMQ's management.
 const APPLICATION_NAME: &str = "outboxd check";
 
-pub(super) async fn run(settings: Settings, options: &Check) -> Result<(), Failure> {
-    let sections = if options.offline { offline(&settings) } else { online(&settings).await };
+pub(super) async fn run(settings: Settings, file: Option<&Path>, options: &Check) -> Result<(), Failure> {
+    let mut sections = if options.offline { offline(&settings) } else { online(&settings).await };
+    sections.push(Section::new(SECRETS, secrets(&settings, file)));
     let (closing, result) = conclusion(&sections);
     let text: String = sections.iter().map(Section::to_string).collect();
     answer(&(text + &closing))?;
@@ -87,6 +91,38 @@ fn offline(settings: &Settings) -> Vec<Section> {
     sources.chain([Section::new(BROKER, broker)]).collect()
 }
 
+/// Files with secrets that others may read or replace, and passwords that cross a network unencrypted.
+fn secrets(settings: &Settings, file: Option<&Path>) -> Vec<Line> {
+    let configuration =
+        file.filter(|file| std::fs::read_to_string(file).is_ok_and(|text| exposure::holds_password(&text)));
+    let of_sources = settings
+        .sources
+        .values()
+        .flat_map(|source| source.database.endpoint.secret_files())
+        .map(Path::to_owned);
+    let of_broker = settings.broker.secret_files();
+    let files: BTreeSet<_> =
+        configuration.map(Path::to_owned).into_iter().chain(of_sources).chain(of_broker).collect();
+    let exposed: Vec<_> = files.iter().filter_map(|file| Exposure::of(file)).collect();
+    let mut lines: Vec<Line> = match exposed.as_slice() {
+        [] => vec![Line::passed("secret files", "no other user of this machine may read or replace one")],
+        exposed => exposed
+            .iter()
+            .map(|exposure| Line::warning("secret files", exposure.to_string(), exposure.cure()))
+            .collect(),
+    };
+    lines.extend(settings.broker.unencrypted_hosts().iter().map(|host| {
+        Line::warning(
+            "login",
+            format!(
+                "amqp:// gives the password for RabbitMQ at {host} to everybody on the way there, and every message with it"
+            ),
+            "use amqps:// (port 5671, rabbitmq.tls_ca_file), or a network that only the two of them are in",
+        )
+    }));
+    lines
+}
+
 fn configuration(source: &Source) -> String {
     let files = source.database.endpoint.files();
     let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
@@ -114,6 +150,9 @@ pub(super) fn publishing(mapping: &Mapping) -> Publishing {
         message_bytes_max: mapping.message_bytes_max,
     }
 }
+
+/// The section of what is to be kept from others.
+const SECRETS: &str = "secrets";
 
 /// The section that is nobody's source.
 pub(super) const BROKER: &str = "broker";

@@ -21,6 +21,11 @@ impl Line {
         Self { name: name.to_owned(), verdict: Verdict::Passed(detail.into()) }
     }
 
+    pub(super) fn warning(name: &str, what: impl Into<String>, cure: impl Into<String>) -> Self {
+        let problem = Problem::new(what, Remedy::by_person(cure));
+        Self { name: name.to_owned(), verdict: Verdict::Warning(problem) }
+    }
+
     pub(super) fn failed(name: &str, what: impl Into<String>, cure: &str) -> Self {
         let problem = Problem::new(what, Remedy::by_person(cure));
         Self { name: name.to_owned(), verdict: Verdict::Failed(problem) }

@@ -28,6 +28,7 @@ use crate::{
 use std::{
     env,
     io::{self, Write},
+    path::PathBuf,
 };
 use stop::until_stopped;
 
@@ -37,7 +38,9 @@ pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
     let _others = OtherSignals::listen().map_err(|error| Failure::runtime(&error))?;
     match &cli.command {
         Command::Run => run::run(settings(&cli)?).await,
-        Command::Check(options) => until_stopped(check::run(settings(&cli)?, options)).await,
+        Command::Check(options) => {
+            until_stopped(check::run(settings(&cli)?, file(&cli).as_deref(), options)).await
+        }
         Command::Setup(options) => until_stopped(setup::run(settings(&cli)?, options)).await,
         Command::Teardown(options) => until_stopped(teardown::run(settings(&cli)?, options)).await,
         Command::Recover(options) => recover::run(settings(&cli)?, options).await,
@@ -49,12 +52,15 @@ pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
 }
 
 fn settings(cli: &Cli) -> Result<Settings, Failure> {
+    settings::load(file(cli).as_deref()).map_err(|error| Failure::Configuration(error.to_string()))
+}
+
+/// The configuration file. The default one may be missing where the environment says everything; one that somebody named may not.
+fn file(cli: &Cli) -> Option<PathBuf> {
     let variable = env::var_os(crate::cli::CONFIG_VARIABLE);
     let file = cli.config_file(variable.clone());
-    // The default file may be missing where the environment says everything; a file that somebody named may not.
     let named = cli.names_config_file(variable);
-    let file = (named || file.exists() || !settings::environment_says_something()).then_some(file);
-    settings::load(file.as_deref()).map_err(|error| Failure::Configuration(error.to_string()))
+    (named || file.exists() || !settings::environment_says_something()).then_some(file)
 }
 
 /// The source that `--source` names, ready for the relay.

@@ -99,7 +99,7 @@ const PARKED: &str = "parked messages";
 /// The table for rows that policy puts aside.
 async fn parked(database: &SourceDatabase) -> Step {
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
-    let there = catalog::own_table(&client, &database.table.schema, parked_table::TABLE).await?.exists;
+    let there = catalog::own_table(&client, &database.schema, parked_table::TABLE).await?.exists;
     if !there {
         parked_table::create_table(&client, database).await?;
     }
@@ -231,7 +231,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
 async fn taken(database: &SourceDatabase) -> Step {
     let name = &database.slot;
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
-    let uses = slot_use::read(&client, &database.table.schema, name).await?;
+    let uses = slot_use::read(&client, &database.schema, name).await?;
     let is_made = uses.iter().any(|one| one.slot == *name && one.is_made);
     if let Some(refusal) = preflight::slot_refusal(database, &uses, !is_made) {
         return Ok(refusal.into());

@@ -97,7 +97,7 @@ struct Progress {
 async fn progress(database: &SourceDatabase) -> Result<Progress, Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql("outboxd status").await?;
     let slot = catalog::slot_progress(&client, &database.slot).await?;
-    let uses = slot_use::read(&client, &database.table.schema, &database.slot).await?;
+    let uses = slot_use::read(&client, &database.schema, &database.slot).await?;
     let slot = slot.zip(uses.into_iter().find(|one| one.slot == database.slot));
     Ok(Progress {
         slot,

@@ -22,9 +22,7 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
     let runtime = |error: CatalogError| Failure::runtime(&error);
     let client =
         database.endpoint.connect_sql(APPLICATION_NAME).await.map_err(|error| Failure::runtime(&error))?;
-    let facts = Facts::read(&client, &database.table, &database.publication, &database.slot)
-        .await
-        .map_err(runtime)?;
+    let facts = Facts::read(&client, database).await.map_err(runtime)?;
 
     // The record would stay behind, and be taken for a gap by whoever makes a slot of this name.
     if let Some(left) = facts.left_behind.iter().find(|found| found.is_record()) {

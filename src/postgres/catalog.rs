@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio_postgres::{Client, Row, SimpleQueryMessage, types::Type};
 
 use super::{
-    TableName,
+    SourceDatabase, TableName,
     error::WireError,
     family::Family,
+    foreign_code::{self, ForeignCode},
     hosting::Hosting,
     invalidation::Invalidation,
     left_behind::{self, LeftBehind},
@@ -21,7 +22,7 @@ use super::{
     publication::{self, PublicationFacts},
     recorded_table, remedy, slot_record,
     slot_use::{self, Holder, SlotUse},
-    sql_text::literal,
+    sql_text::{identifier, literal},
 };
 use crate::{
     outbox::{Column, ColumnNames},
@@ -118,6 +119,8 @@ pub struct Facts {
     pub family: Family,
     /// The publication; `None` when there is no such publication.
     pub publication: Option<PublicationFacts>,
+    /// Triggers and rules that run when outboxd writes.
+    pub foreign_code: Vec<ForeignCode>,
     /// The table of slot records ([`slot_record`]).
     pub records: OwnTableFacts,
     /// The table of parked rows ([`parked_table`]).
@@ -136,28 +139,25 @@ pub struct Facts {
 
 impl Facts {
     /// Reads them all.
-    pub async fn read(
-        client: &Client,
-        table: &TableName,
-        publication: &str,
-        slot: &str,
-    ) -> Result<Self, CatalogError> {
+    pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Self, CatalogError> {
+        let SourceDatabase { table, publication, slot, schema, .. } = database;
         let server = server(client).await?;
         let slots = slots(client).await?;
-        let records = own_table(client, &table.schema, slot_record::TABLE).await?;
-        let has_slot = slots.iter().any(|one| one.name == slot && one.serves());
-        let left_behind = left_behind::find(client, &table.schema, slot, records).await?;
+        let records = own_table(client, schema, slot_record::TABLE).await?;
+        let has_slot = slots.iter().any(|one| one.name == *slot && one.serves());
+        let left_behind = left_behind::find(client, schema, slot, records).await?;
         Ok(Facts {
             server,
             table: self::table(client, table, publication).await?,
             family: Family::read(client, table).await?,
             publication: publication::facts(client, publication, table).await?,
+            foreign_code: foreign_code::find(client, database).await?,
             records,
-            parked: own_table(client, &table.schema, parked_table::TABLE).await?,
-            recorded_table: recorded_table::find(client, table, slot, records, &left_behind).await?,
+            parked: own_table(client, schema, parked_table::TABLE).await?,
+            recorded_table: recorded_table::find(client, database, records, &left_behind).await?,
             left_behind,
             slots,
-            slot_uses: slot_use::read(client, &table.schema, slot).await?,
+            slot_uses: slot_use::read(client, schema, slot).await?,
             open_transactions: if has_slot { Vec::new() } else { open_transactions::old(client).await? },
         })
     }
@@ -350,6 +350,14 @@ pub struct ColumnFacts {
     pub may_select: bool,
 }
 
+impl ColumnFacts {
+    /// Tells whether its type, or the type that a domain is made from, came with PostgreSQL (`FirstNormalObjectId`, transam.h).
+    pub fn is_built_in(&self) -> bool {
+        const FIRST_NORMAL_OBJECT_ID: u32 = 16384;
+        self.base_type_oid < FIRST_NORMAL_OBJECT_ID
+    }
+}
+
 /// `pg_attribute.attgenerated`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generated {
@@ -475,9 +483,11 @@ pub async fn is_empty(client: &Client, name: &TableName, kind: TableKind) -> Res
     }
 }
 
-/// A table that outboxd writes, in the schema of the outbox table.
+/// A table of outboxd's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnTableFacts {
+    /// Its schema is there.
+    pub has_schema: bool,
     /// It is there.
     pub exists: bool,
     /// The role may read and write it.
@@ -501,6 +511,7 @@ pub async fn own_table(client: &Client, schema: &str, name: &str) -> Result<OwnT
         .await
         .map_err(failed("reading the description of a table of outboxd's own"))?;
     Ok(row.map_or_else(OwnTableFacts::default, |row| OwnTableFacts {
+        has_schema: true,
         exists: row.get(0),
         may_use: row.get(1),
         may_create: row.get(2),
@@ -543,12 +554,12 @@ pub(super) async fn execute(
     }
 }
 
-/// SQLSTATEs of what a concurrent CREATE TABLE IF NOT EXISTS may meet: `duplicate_table`, and `unique_violation` in a
-/// catalog.
-const MADE_BY_ANOTHER: [&str; 2] = ["42P07", "23505"];
+/// SQLSTATEs of what a concurrent CREATE TABLE IF NOT EXISTS or CREATE SCHEMA IF NOT EXISTS may meet: `duplicate_table`,
+/// `duplicate_schema`, and `unique_violation` in a catalog.
+const MADE_BY_ANOTHER: [&str; 3] = ["42P07", "42P06", "23505"];
 
 /// Runs CREATE TABLE IF NOT EXISTS for a table of outboxd's own, unless the table is there: the statement takes CREATE on the
-/// schema even then, which the role may well not have.
+/// schema even then, which the role may well not have. The same goes for the schema before it.
 pub(super) async fn made(
     client: &Client,
     doing: &'static str,
@@ -556,15 +567,21 @@ pub(super) async fn made(
     name: &str,
     create: &str,
 ) -> Result<(), CatalogError> {
-    if own_table(client, schema, name).await?.exists {
+    let there = own_table(client, schema, name).await?;
+    if there.exists {
         return Ok(());
     }
-    match client.batch_execute(create).await {
-        Err(error) if !error.code().is_some_and(|code| MADE_BY_ANOTHER.contains(&code.code())) => {
-            Err(failed(doing)(error))
+    let make_schema = format!("CREATE SCHEMA IF NOT EXISTS {}", identifier(schema));
+    for statement in [(!there.has_schema).then_some(make_schema.as_str()), Some(create)].into_iter().flatten()
+    {
+        match client.batch_execute(statement).await {
+            Err(error) if !error.code().is_some_and(|code| MADE_BY_ANOTHER.contains(&code.code())) => {
+                return Err(failed(doing)(error));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// A replication slot (manual, "pg_replication_slots").
@@ -714,7 +731,7 @@ pub async fn wal_end(client: &Client) -> Result<Lsn, CatalogError> {
 /// The statement that makes the permanent slot. `failover` takes PostgreSQL 17.
 pub fn create_slot_sql(slot: &str, failover: bool) -> String {
     let failover = if failover { ", failover => true" } else { "" };
-    format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput'{failover})", literal(slot))
+    format!("SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput'{failover})", literal(slot))
 }
 
 /// Statements after which the session ends while a statement runs whose client has gone: at once when the client's machine

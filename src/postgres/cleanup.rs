@@ -87,6 +87,10 @@ impl CleanupError {
             "22023" => Some("set outbox.created_at_zone to a zone of pg_timezone_names, and restart outboxd"),
             "57014" => Some("with cleanup.retention_s, an index on created_at makes the search short"),
             "55P03" => Some("somebody is altering the table, or holds what a foreign key refers to"),
+            "42P01" | "42883" | "42704" => Some(
+                "if a trigger of the table names a table, function or type: with its schema, or SET search_path on the trigger's \
+                 function, as outboxd's connections search pg_catalog only",
+            ),
             code if code.starts_with("23") => Some(
                 "a foreign key to the outbox table keeps its rows: drop it, or declare it ON DELETE CASCADE",
             ),

@@ -27,9 +27,16 @@ use super::{
 };
 use crate::remedy::Mender;
 
-/// Session settings of every connection; text of values depends on them (manual, "Locale and Formatting").
+/// Session settings of every connection; text of values depends on the first ones (manual, "Locale and Formatting").
+///
+/// The path keeps names from everybody else's objects: without it a function in `public` whose arguments fit better than
+/// `pg_catalog`'s is called in its place, with the role's rights (manual, "Writing SECURITY DEFINER Functions Safely" has the same
+/// path). From the start of the session on, before the first statement.
 const SETTINGS: &str = "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3 \
-                        -c bytea_output=hex";
+                        -c bytea_output=hex -c search_path=pg_catalog,pg_temp";
+
+/// The path as the server shows it.
+const SEARCH_PATH: &str = "pg_catalog,pg_temp";
 
 /// SQLSTATE `invalid_authorization_specification`, which `pg_hba.conf` refuses with.
 const REFUSED: &str = "28000";
@@ -37,7 +44,8 @@ const REFUSED: &str = "28000";
 impl Endpoint {
     /// Opens an ordinary SQL connection. Its driver task is spawned and ends with the client.
     ///
-    /// The session has DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 3 and bytea_output hex.
+    /// The session has DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 3, bytea_output hex, and finds no
+    /// names outside of `pg_catalog` and its own temporary tables: statements name the schema of everything else.
     /// An `application_name` in the connection string goes before the one given here. Files with the connection string or the
     /// password are read first.
     ///
@@ -89,8 +97,10 @@ impl Endpoint {
                     config.connect_raw(SqlSocket::new(socket, methods), Negotiated).await?;
                 // A server reports it at once; one in which it differs has not heard our settings.
                 if let Some(zone) = connection.parameter("TimeZone").filter(|zone| *zone != "UTC") {
-                    return Err(WireError::SettingsDropped(zone.to_owned()));
+                    return Err(WireError::dropped("TimeZone", zone, "UTC"));
                 }
+                // Reported since version 18; a pooler may drop one setting and keep another.
+                let path = connection.parameter("search_path").map(str::to_owned);
                 tokio::spawn(async move {
                     match connection.await.map_err(WireError::from) {
                         Ok(()) => {}
@@ -109,12 +119,16 @@ impl Endpoint {
                         }
                     }
                 });
+                let path = match path {
+                    Some(path) => path,
+                    None => first_value(&client, "SHOW search_path").await?.unwrap_or_default(),
+                };
+                if path.replace(' ', "") != SEARCH_PATH {
+                    return Err(WireError::dropped("search_path", &path, SEARCH_PATH));
+                }
                 if let Some(query) = query_of(wanted) {
-                    let answer = client.simple_query(query).await?;
-                    let unsuitable = answer.iter().any(
-                        |message| matches!(message, SimpleQueryMessage::Row(row) if is_true(row.get(0))),
-                    );
-                    check_session(wanted, unsuitable)?;
+                    let value = first_value(&client, query).await?;
+                    check_session(wanted, is_true(value.as_deref()))?;
                 }
                 Ok(client)
             }
@@ -310,6 +324,16 @@ async fn within<T>(
     attempt: impl Future<Output = Result<T, WireError>>,
 ) -> Result<T, WireError> {
     tokio::time::timeout(limit, attempt).await.unwrap_or(Err(WireError::Timeout(limit)))
+}
+
+/// The first value of the answer to a question.
+async fn first_value(client: &Client, question: &str) -> Result<Option<String>, WireError> {
+    let answer = client.simple_query(question).await?;
+    let value = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(value.map(str::to_owned))
 }
 
 /// The user's options first: PostgreSQL takes the last of several settings.

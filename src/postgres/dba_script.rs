@@ -11,7 +11,7 @@ use super::{
     cleanup,
     hosting::Hosting,
     parked_table, publication, slot_record,
-    sql_text::{block, identifier, literal},
+    sql_text::{block, identifier, literal, make_schema_sql},
 };
 use crate::outbox::ColumnNames;
 
@@ -79,6 +79,9 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
          {managed}\
          -- pg_hba.conf must let the role into the database by an ordinary line; one for `replication` is not needed.\n\
          \n\
+         -- No function of somebody else's is called in place of PostgreSQL's own.\n\
+         SET search_path = pg_catalog, pg_temp;\n\
+         \n\
          -- The role. One that is there keeps its password.\n\
          {make_role}\n\
          GRANT CONNECT ON DATABASE {name} TO {role};\n\
@@ -93,6 +96,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
          {partitioned}\
          {no_heirs}\
          \n\
+         {own_schema}\
          -- What outboxd writes down of its slot, to notice when it is lost or replaced.\n\
          {records};\n\
          {grant};\n\
@@ -114,6 +118,13 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         no_heirs = instead_of_heirs(database, columns),
         managed = managed(database.endpoint.user()),
         schema = identifier(&database.table.schema),
+        own_schema = match database.schema == database.table.schema {
+            true => String::new(),
+            false => format!(
+                "-- A schema for outboxd's own tables (postgres.schema), in which nobody else makes triggers.\n{};\n\n",
+                make_schema_sql(&database.schema, database.endpoint.user())
+            ),
+        },
         ordinary = publication(TableKind::Ordinary),
         partitioned = comment(&publication(TableKind::Partitioned)),
         records = slot_record::create_table_sql(database),
@@ -184,6 +195,7 @@ mod tests {
             create: true,
             failover: false,
             table: TableName { schema: "Bestell-Dienst".into(), table: "outbox".into() },
+            schema: "Bestell-Dienst".into(),
             rows: Default::default(),
             cleanup: None,
             parks: false,
@@ -198,7 +210,8 @@ mod tests {
                 .collect::<Vec<_>>()
                 .join("\n")
         };
-        let without_slot = r#"DO $$ BEGIN
+        let without_slot = r#"SET search_path = pg_catalog, pg_temp;
+DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'order"s') THEN
     CREATE ROLE "order""s" LOGIN PASSWORD 'CHANGE ME';
   ELSE
@@ -223,7 +236,7 @@ END $$;
 CREATE TABLE IF NOT EXISTS "Bestell-Dienst"."outboxd_state" (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, published_by text, unaccounted text, version bigint NOT NULL, written_at timestamptz NOT NULL DEFAULT clock_timestamp());
 GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "order""s";"#;
         assert_eq!(statements(&database, SlotMaker::Run), without_slot);
-        let slot = "SELECT pg_create_logical_replication_slot('outboxd_orders', 'pgoutput') WHERE NOT EXISTS (SELECT FROM \
+        let slot = "SELECT pg_catalog.pg_create_logical_replication_slot('outboxd_orders', 'pgoutput') WHERE NOT EXISTS (SELECT FROM \
                     pg_replication_slots WHERE slot_name = 'outboxd_orders');";
         assert_eq!(statements(&database, SlotMaker::Script), format!("{without_slot}\n{slot}"));
 

@@ -249,6 +249,13 @@ impl Endpoint {
         [Some(&self.url), self.password.as_ref()].into_iter().flatten().filter_map(Secret::file).collect()
     }
 
+    /// Files whose content somebody could log in with: those of [`Self::files`] and the key of `sslkey`. A password file that
+    /// others may read is not used, and says so.
+    pub fn secret_files(&self) -> Vec<&Path> {
+        let key = self.tls.client.as_ref().map(|(_, key)| key.as_path());
+        self.files().into_iter().chain(key).collect()
+    }
+
     /// Reads and checks the files of `sslrootcert`, `sslcert` and `sslkey`, or finds the platform's root certificates.
     /// No network. Files are read again for every connection, so that renewed certificates are used without a restart.
     ///

@@ -152,12 +152,26 @@ pub enum AuthenticationError {
          require_auth"
     )]
     MethodNotAllowed(&'static str),
-    /// The server asks for the password itself on an unencrypted TCP connection, where anybody could read it.
+    /// The server asks for the password itself where others could read it, or might be another one.
     #[error(
-        "the server asks for the password in clear text over an unencrypted connection, which is refused: \
-         use sslmode=verify-full, or scram-sha-256 in pg_hba.conf"
+        "the server asks for the password in clear text over {}, which is refused: {GIVES_PASSWORD_AWAY}{}",
+        connection(*encrypted),
+        if *encrypted { "; require_auth=password gives it all the same" } else { "" }
     )]
-    ClearTextRefused,
+    ClearTextRefused {
+        /// TLS is at work, with a certificate that nobody has verified.
+        encrypted: bool,
+    },
+    /// The server asks for a hash of the password where others could read it, or might be another one.
+    #[error(
+        "the server asks for the password as an MD5 hash over {}, which is refused: {GIVES_PASSWORD_AWAY}; require_auth=md5 gives it \
+         all the same",
+        connection(*encrypted)
+    )]
+    Md5Refused {
+        /// TLS is at work, with a certificate that nobody has verified.
+        encrypted: bool,
+    },
     /// A method that outboxd does not speak.
     #[error(
         "the server asks for {0} authentication, which is not supported: use scram-sha-256, cert or peer in pg_hba.conf"
@@ -178,6 +192,15 @@ pub enum AuthenticationError {
     /// The password cannot be sent (it holds a zero byte).
     #[error("the password cannot be sent")]
     Password(#[source] io::Error),
+}
+
+/// Danger and cure of a password in clear text or as an MD5 hash.
+const GIVES_PASSWORD_AWAY: &str = "whoever answers or listens there could log in with it. Use sslmode=verify-full with sslrootcert, or \
+                                   scram-sha-256 in pg_hba.conf and for the stored password (password_encryption)";
+
+/// Connection on which nobody knows who answers.
+fn connection(encrypted: bool) -> &'static str {
+    if encrypted { "a TLS connection whose certificate is not verified" } else { "an unencrypted connection" }
 }
 
 impl AuthenticationError {
@@ -249,10 +272,17 @@ pub enum WireError {
     },
     /// A pooler between outboxd and the server has dropped the settings of the session.
     #[error(
-        "the session has TimeZone {0} though UTC was asked for: a connection pooler that drops the settings of a session stands \
-         between; {POOLER_CURE}"
+        "the session has {setting} {found} though {wanted} was asked for: a connection pooler that drops the settings of a session \
+         stands between; {POOLER_CURE}"
     )]
-    SettingsDropped(String),
+    SettingsDropped {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        found: String,
+        /// The value that was asked for.
+        wanted: &'static str,
+    },
     /// An SQL connection failed in a way that tokio-postgres does not tell apart.
     #[error("the SQL connection failed")]
     Sql(#[source] tokio_postgres::Error),
@@ -280,6 +310,11 @@ impl WireError {
             server.hint = server.own_hint(encrypted).map(str::to_owned);
         }
         self
+    }
+
+    /// Of a setting with another value than was asked for.
+    pub(super) fn dropped(setting: &'static str, found: &str, wanted: &'static str) -> Self {
+        WireError::SettingsDropped { setting, found: cut(found), wanted }
     }
 
     pub(super) fn protocol(what: impl Into<String>) -> Self {

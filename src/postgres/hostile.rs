@@ -17,7 +17,7 @@ use super::{
     wire::{LOGIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, Wire},
 };
 
-const READY: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+const READY: &[u8] = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x24search_path\0pg_catalog, pg_temp\0Z\0\0\0\x05I";
 
 /// Reads something, sends `answer`, then closes the connection or holds it for ever; serves every connection alike.
 async fn server(answer: Vec<u8>, then_close: bool) -> SocketAddr {
@@ -73,7 +73,9 @@ async fn garbage_is_a_protocol_error() {
         [message(b'R', &[0; 4]), message(b'D', b"\0\x01\xFF\0\0\0")].concat(),
         [message(b'R', &[0; 4]), message(b'd', b"w")].concat(),
     ] {
-        let error = replication(server(garbage.clone(), false).await, "").await.unwrap_err();
+        // Whatever the method: what is refused for it is not read.
+        let methods = "&require_auth=none,password,md5,scram-sha-256";
+        let error = replication(server(garbage.clone(), false).await, methods).await.unwrap_err();
         assert!(matches!(error, WireError::Protocol(_)), "{garbage:?}: {error:?}");
     }
 }
@@ -171,21 +173,30 @@ async fn an_error_of_megabytes_is_cut_to_what_can_be_shown() {
     }
 }
 
+/// Whoever answers asks for the password, and hears what comes.
+async fn eavesdropper(mut stream: TcpStream, method: u8) -> Vec<u8> {
+    let _ = stream.read(&mut [0; 4096]).await.unwrap();
+    // In two pieces, as TCP may deliver it.
+    let salt: &[u8] = if method == MD5 { b"salt" } else { b"" };
+    let request = message(b'R', &[&[0, 0, 0, method], salt].concat());
+    stream.write_all(&request[..4]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stream.write_all(&request[4..]).await.unwrap();
+    let mut heard = Vec::new();
+    let _ = stream.read_to_end(&mut heard).await;
+    heard
+}
+
+const CLEAR_TEXT: u8 = 3;
+const MD5: u8 = 5;
+
 #[tokio::test]
-async fn a_password_in_clear_text_is_given_to_nobody_over_plain_tcp() {
+async fn a_password_is_given_to_nobody_over_plain_tcp_neither_in_clear_text_nor_as_md5() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // In two pieces, as TCP may deliver it.
-    let eavesdropper = |mut stream: TcpStream| async move {
-        let _ = stream.read(&mut [0; 4096]).await.unwrap();
-        stream.write_all(b"R\0\0\0").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        stream.write_all(b"\x08\0\0\0\x03").await.unwrap();
-        let mut heard = Vec::new();
-        let _ = stream.read_to_end(&mut heard).await;
-        heard
-    };
-    for kind in ["replication", "sql"] {
+    for (kind, method) in
+        [("replication", CLEAR_TEXT), ("sql", CLEAR_TEXT), ("replication", MD5), ("sql", MD5)]
+    {
         let client = async {
             match kind {
                 "sql" => sql(address).await.map(drop),
@@ -193,14 +204,36 @@ async fn a_password_in_clear_text_is_given_to_nobody_over_plain_tcp() {
             }
         };
         let (error, heard) =
-            tokio::join!(client, async { eavesdropper(listener.accept().await.unwrap().0).await });
+            tokio::join!(client, async { eavesdropper(listener.accept().await.unwrap().0, method).await });
         let error = error.unwrap_err();
-        assert!(
-            matches!(error, WireError::Authentication(AuthenticationError::ClearTextRefused)),
-            "{kind}: {error:?}"
-        );
-        assert!(!heard.windows(2).any(|bytes| bytes == b"pw"), "{kind}: {heard:?}");
+        let refused = match error {
+            WireError::Authentication(AuthenticationError::ClearTextRefused { encrypted: false }) => {
+                CLEAR_TEXT
+            }
+            WireError::Authentication(AuthenticationError::Md5Refused { encrypted: false }) => MD5,
+            _ => panic!("{kind}: {error:?}"),
+        };
+        assert_eq!(refused, method, "{kind}");
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert!(text.contains("sslmode=verify-full"), "{text}");
+        assert_eq!(heard, b"", "{kind}, {method}: something was sent");
     }
+}
+
+#[tokio::test]
+async fn a_method_that_require_auth_names_is_used() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = async {
+        let mut stream = listener.accept().await.unwrap().0;
+        let _ = stream.read(&mut [0; 4096]).await.unwrap();
+        stream.write_all(&message(b'R', b"\0\0\0\x05salt")).await.unwrap();
+        let mut heard = [0; 64];
+        let length = stream.read(&mut heard).await.unwrap();
+        heard[..length].to_vec()
+    };
+    let (_, heard) = tokio::join!(replication(address, "&require_auth=md5"), server);
+    assert!(heard.starts_with(b"p") && heard.windows(3).any(|bytes| bytes == b"md5"), "{heard:?}");
 }
 
 #[tokio::test]
@@ -243,6 +276,16 @@ async fn a_pooler_in_place_of_the_server_is_recognised_by_its_words() {
     let error = sql(server(answer, false).await).await.err().unwrap().to_string();
     assert!(
         error.contains("America/New_York") && error.contains("connect to PostgreSQL directly"),
+        "{error}"
+    );
+    // One that passes on the settings that it knows, and drops the path.
+    let mut answer = message(b'R', &[0; 4]);
+    answer.extend(message(b'S', b"TimeZone\0UTC\0"));
+    answer.extend(message(b'S', b"search_path\0\"$user\", public\0"));
+    answer.extend(message(b'Z', b"I"));
+    let error = sql(server(answer, false).await).await.err().unwrap().to_string();
+    assert!(
+        error.contains("search_path \"$user\", public though pg_catalog,pg_temp was asked for"),
         "{error}"
     );
 }

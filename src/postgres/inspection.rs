@@ -6,7 +6,7 @@
 
 use super::{
     SourceDatabase,
-    catalog::{CatalogError, Facts, INSUFFICIENT_PRIVILEGE, TableFacts},
+    catalog::{CatalogError, ColumnFacts, Facts, INSUFFICIENT_PRIVILEGE, TableFacts},
     continuity::{Continuity, Evidence},
     error::{Chain, ConnectError},
     hosting::Hosting,
@@ -43,7 +43,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
         }
     };
     let mut checks = vec![Check::passed(CONNECTION, as_role(database))];
-    match Facts::read(&client, &database.table, &database.publication, &database.slot).await {
+    match Facts::read(&client, database).await {
         Ok(facts) => {
             hosting = facts.server.hosting;
             is_other_table = facts.recorded_table.is_some();
@@ -124,7 +124,17 @@ async fn rules(
         return None;
     }
     Some(match snapshot::try_rules(client, database, table, columns).await {
-        Ok(()) => Check::passed(NAME, format!("the server takes {given}")),
+        Ok(()) => match unpublished.as_deref().and_then(|condition| foreign_column(condition, table)) {
+            Some(ColumnFacts { name, type_name, .. }) => Check::warning(
+                NAME,
+                format!(
+                    "outbox.unpublished uses column {name}, of type {type_name}, whose own operators are not found: only pg_catalog is \
+                     searched, so those of text may take their place"
+                ),
+                "name the schema of each operator, such as OPERATOR(public.=), and of each function",
+            ),
+            None => Check::passed(NAME, format!("the server takes {given}")),
+        },
         // A right to read, which nothing needs while no row of the table is read.
         Err(SnapshotError::Rules(cause)) if cause.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
             let check = if database.rows.skip_backlog { Check::warning } else { Check::failed };
@@ -134,6 +144,16 @@ async fn rules(
         }
         Err(error) => Check::failed(NAME, Chain(&error).to_string(), snapshot::RULES_CURE),
     })
+}
+
+/// A column in the condition whose type is not PostgreSQL's own, where the condition names the schema of no operator.
+fn foreign_column<'a>(condition: &str, table: &'a TableFacts) -> Option<&'a ColumnFacts> {
+    const OPERATOR: &str = "OPERATOR(";
+    let names_operators = condition.to_ascii_uppercase().contains(OPERATOR);
+    table
+        .columns
+        .iter()
+        .find(|column| !names_operators && !column.is_built_in() && condition.contains(&column.name))
 }
 
 fn as_role(database: &SourceDatabase) -> String {

@@ -12,7 +12,7 @@ use super::{
     parked_table,
     preflight::Problem,
     slot_record,
-    sql_text::{identifier, literal},
+    sql_text::{identifier, literal, make_schema_sql},
 };
 use crate::remedy::Remedy;
 
@@ -89,8 +89,11 @@ impl LeftBehind {
 
     /// What is wrong, and the statements that put the rows beside the outbox table. `own`: the table that lies there.
     pub fn problem(&self, database: &SourceDatabase, own: OwnTableFacts, role: &str) -> Problem {
-        let SourceDatabase { slot, table, .. } = database;
-        let beside = format!("not beside {}, which was moved", table.quoted());
+        let SourceDatabase { slot, table, schema, .. } = database;
+        let beside = match *schema == table.schema {
+            true => format!("not beside {}, which was moved", table.quoted()),
+            false => format!("not in schema {}, which postgres.schema names", identifier(schema)),
+        };
         let what = if self.is_record() {
             format!(
                 "the record of slot {slot} lies in {}, {beside}: without the record a lost slot would go unnoticed. Stop every \
@@ -110,9 +113,10 @@ impl LeftBehind {
 
     fn move_sql(&self, database: &SourceDatabase, own: OwnTableFacts, role: &str) -> String {
         let from = self.place.quoted();
-        let to = TableName { schema: database.table.schema.clone(), ..self.place.clone() };
+        let to = TableName { schema: database.schema.clone(), ..self.place.clone() };
+        let schema = if own.has_schema { String::new() } else { make_schema_sql(&to.schema, role) + "; " };
         if !own.exists && !self.is_shared {
-            return format!("ALTER TABLE {from} SET SCHEMA {};", identifier(&to.schema));
+            return format!("{schema}ALTER TABLE {from} SET SCHEMA {};", identifier(&to.schema));
         }
         let (to, slot) = (to.quoted(), literal(&database.slot));
         let (create, grant, clear) = if self.is_record() {
@@ -122,7 +126,7 @@ impl LeftBehind {
             let grant = parked_table::grant_sql(database, role);
             (parked_table::create_table_sql(database), grant, String::new())
         };
-        let make = if own.exists { String::new() } else { format!("{create}; {grant}; ") };
+        let make = if own.exists { String::new() } else { format!("{schema}{create}; {grant}; ") };
         format!(
             "{make}{clear}WITH moved AS (DELETE FROM {from} WHERE slot = {slot} RETURNING *) INSERT INTO {to} SELECT * FROM moved;"
         )
@@ -150,7 +154,7 @@ async fn found(
     client: &Client,
     database: &SourceDatabase,
 ) -> Result<Vec<(LeftBehind, Problem)>, CatalogError> {
-    let schema = &database.table.schema;
+    let schema = &database.schema;
     let records = catalog::own_table(client, schema, slot_record::TABLE).await?;
     let parked = catalog::own_table(client, schema, parked_table::TABLE).await?;
     let found = find(client, schema, &database.slot, records).await?;

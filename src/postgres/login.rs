@@ -70,9 +70,6 @@ async fn authenticate(wire: &mut Wire, credentials: Credentials<'_>) -> Result<(
         }
         Message::AuthenticationCleartextPassword => {
             without_binding("the server asks for a clear text password")?;
-            if !wire.socket().is_private() {
-                return Err(AuthenticationError::ClearTextRefused.into());
-            }
             send_password(wire, password()?)?;
         }
         Message::AuthenticationMd5Password(body) => {
@@ -97,7 +94,7 @@ async fn first_request(wire: &mut Wire, methods: LoginMethods) -> Result<Message
     if frame.tag() == AUTHENTICATION_TAG
         && let Some(code) = code(&frame)
     {
-        methods.accepts(code).map_err(AuthenticationError::MethodNotAllowed)?;
+        methods.check(code, wire.socket().peer())?;
     }
     read(frame)
 }

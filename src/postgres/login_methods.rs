@@ -1,5 +1,17 @@
-//! `require_auth`: which ways to log in the client accepts, by the code of the server's first authentication message
-//! (manual, "Message Formats", "Authentication...").
+//! Ways to log in that the client accepts, by the code of the server's first authentication message (manual, "Message
+//! Formats", "Authentication..."): those that `require_auth` lists, and of these none that gives a password away.
+//!
+//! A server that asks for a password in clear text has it. One that asks for an MD5 hash with a salt of its own choice can find the
+//! password by trying, or pass the salt of another server on and log in there. So both are for a server that is known: by its
+//! verified certificate, or by the directory of its Unix socket. `require_auth` may say otherwise by naming the method; a password in
+//! clear text crosses no unencrypted network even then.
+
+use super::{error::AuthenticationError, socket::Peer};
+
+/// Code of AuthenticationCleartextPassword.
+const CLEAR_TEXT_PASSWORD: i32 = 3;
+/// Code of AuthenticationMD5Password.
+const MD5_PASSWORD: i32 = 5;
 
 /// Methods as `require_auth` names them, with their codes. `none`: the server asks for nothing.
 const METHODS: [(&str, i32); 6] =
@@ -9,13 +21,18 @@ const METHODS: [(&str, i32); 6] =
 pub(super) const EXPECTED: &str =
     "a list of scram-sha-256, md5, password and none, or of the same with a '!' before each";
 
-/// The accepted methods, one bit each; by default all.
+/// The accepted methods; by default all, as far as they give no password away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LoginMethods(u8);
+pub(super) struct LoginMethods {
+    /// One bit for each.
+    accepted: u8,
+    /// Each is named, and none is accepted only because it is not excluded.
+    named: bool,
+}
 
 impl Default for LoginMethods {
     fn default() -> Self {
-        LoginMethods(u8::MAX)
+        LoginMethods { accepted: u8::MAX, named: false }
     }
 }
 
@@ -35,16 +52,33 @@ impl LoginMethods {
             bits |= 1 << place;
         }
         match (wanted, unwanted) {
-            (true, false) => Some(LoginMethods(bits)),
-            (false, true) => Some(LoginMethods(!bits)),
+            (true, false) => Some(LoginMethods { accepted: bits, named: true }),
+            (false, true) => Some(LoginMethods { accepted: !bits, named: false }),
             _ => None,
         }
     }
 
-    /// Checks the code that the server begins with; gives the name of the method if it is not allowed.
-    pub(super) fn accepts(self, code: i32) -> Result<(), &'static str> {
+    /// Checks the code that the server begins with, before anything is answered.
+    pub(super) fn check(self, code: i32, peer: Peer) -> Result<(), AuthenticationError> {
+        self.accepts(code).map_err(AuthenticationError::MethodNotAllowed)?;
+        let encrypted = match peer {
+            Peer::Local | Peer::Verified => return Ok(()),
+            Peer::Unverified => true,
+            Peer::Unencrypted => false,
+        };
+        match code {
+            CLEAR_TEXT_PASSWORD if !(self.named && encrypted) => {
+                Err(AuthenticationError::ClearTextRefused { encrypted })
+            }
+            MD5_PASSWORD if !self.named => Err(AuthenticationError::Md5Refused { encrypted }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the name of the method if `require_auth` does not allow it.
+    fn accepts(self, code: i32) -> Result<(), &'static str> {
         match METHODS.iter().position(|(_, known)| *known == code) {
-            Some(place) if self.0 & (1 << place) != 0 => Ok(()),
+            Some(place) if self.accepted & (1 << place) != 0 => Ok(()),
             Some(place) => Err(METHODS[place].0),
             None if self == Self::default() => Ok(()),
             None => Err("an unknown method"),
@@ -69,6 +103,30 @@ mod tests {
         assert!(LoginMethods::default().accepts(99).is_ok());
         for bad in ["", "oauth", "md5,!none", "SCRAM"] {
             assert_eq!(LoginMethods::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_given_to_a_known_server_only_unless_its_method_is_named() {
+        const SCRAM: i32 = 10;
+        let peers = [Peer::Local, Peer::Verified, Peer::Unverified, Peer::Unencrypted];
+        for (require_auth, code, given) in [
+            (None, CLEAR_TEXT_PASSWORD, [true, true, false, false]),
+            (None, MD5_PASSWORD, [true, true, false, false]),
+            (None, SCRAM, [true; 4]),
+            (None, 0, [true; 4]),
+            (Some("!none"), MD5_PASSWORD, [true, true, false, false]),
+            (Some("!none"), CLEAR_TEXT_PASSWORD, [true, true, false, false]),
+            (Some("md5"), MD5_PASSWORD, [true; 4]),
+            (Some("md5,scram-sha-256"), MD5_PASSWORD, [true; 4]),
+            (Some("password"), CLEAR_TEXT_PASSWORD, [true, true, true, false]),
+            (Some("password"), MD5_PASSWORD, [false; 4]),
+            (Some("scram-sha-256"), CLEAR_TEXT_PASSWORD, [false; 4]),
+        ] {
+            let methods =
+                require_auth.map_or_else(LoginMethods::default, |text| LoginMethods::parse(text).unwrap());
+            let found = peers.map(|peer| methods.check(code, peer).is_ok());
+            assert_eq!(found, given, "{require_auth:?}, method {code}");
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod dba_script;
 pub mod endpoint;
 pub mod error;
 pub mod family;
+pub mod foreign_code;
 #[cfg(test)]
 mod hostile;
 pub mod hosting;
@@ -71,6 +72,8 @@ pub struct SourceDatabase {
     pub failover: bool,
     /// The outbox table.
     pub table: TableName,
+    /// Schema of outboxd's own tables: by default that of the outbox table.
+    pub schema: String,
     /// Configuration of its rows.
     pub rows: snapshot::RowRules,
     /// Removing its confirmed rows; `None`: they stay.

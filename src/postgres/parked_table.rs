@@ -22,7 +22,7 @@ use crate::{
     position::Lsn,
 };
 
-/// The table, in the schema of the outbox table.
+/// The table, by default in the schema of the outbox table.
 pub const TABLE: &str = "outboxd_parked";
 
 /// A parked row is acknowledged to PostgreSQL as a published one is, so it must be as durable as the service's own commits,
@@ -35,7 +35,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous
                      SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '20s'";
 
 pub(super) fn table(database: &SourceDatabase) -> String {
-    format!("{}.{}", identifier(&database.table.schema), identifier(TABLE))
+    format!("{}.{}", identifier(&database.schema), identifier(TABLE))
 }
 
 /// The statement that makes the table. A position's text sorts in commit order by its bytes.
@@ -58,7 +58,7 @@ pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
 /// Makes the table if it is not there.
 pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<(), CatalogError> {
     let create = create_table_sql(database);
-    made(client, "creating the table of parked rows", &database.table.schema, TABLE, &create).await
+    made(client, "creating the table of parked rows", &database.schema, TABLE, &create).await
 }
 
 /// Puts rows aside, all or none, and gives a place in WAL behind them. A row that is there already, from before a crash, is as

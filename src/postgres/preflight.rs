@@ -5,6 +5,7 @@
 
 mod cleanup;
 mod family;
+mod foreign_code;
 mod own_tables;
 mod publication;
 mod recorded_table;
@@ -219,6 +220,7 @@ fn of_table(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, mis
     checks.extend(family::moves(database, columns, facts));
     checks.extend(publication::check(database, facts, missing));
     checks.extend(cleanup::check(database, columns, facts));
+    checks.extend(foreign_code::check(database, facts));
     checks.push(own_tables::records(database, facts));
     checks.extend(own_tables::parked(database, facts));
     checks

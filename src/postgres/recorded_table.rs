@@ -6,21 +6,21 @@
 use tokio_postgres::{Client, types::Type};
 
 use super::{
-    TableName,
+    SourceDatabase, TableName,
     catalog::{CatalogError, OwnTableFacts, failed},
     left_behind::LeftBehind,
     slot_record,
 };
 
-/// Finds it; `None` where the record belongs to the table `outbox`, or names no table. A record with a gap is left to `recover`.
+/// Finds it; `None` where the record belongs to the source's outbox table, or names no table. A record with a gap is left to `recover`.
 pub(super) async fn find(
     client: &Client,
-    outbox: &TableName,
-    slot: &str,
+    database: &SourceDatabase,
     records: OwnTableFacts,
     left_behind: &[LeftBehind],
 ) -> Result<Option<TableName>, CatalogError> {
-    let own = TableName { schema: outbox.schema.clone(), table: slot_record::TABLE.to_owned() };
+    let SourceDatabase { table: outbox, slot, schema, .. } = database;
+    let own = TableName { schema: schema.clone(), table: slot_record::TABLE.to_owned() };
     let own = (records.exists && records.may_use).then_some(&own);
     let elsewhere = left_behind.iter().filter(|found| found.is_record()).map(|found| &found.place);
     for place in own.into_iter().chain(elsewhere) {

@@ -33,7 +33,7 @@ pub(super) fn of_connection(
     let database = identifier(endpoint.database());
     match cause {
         WireError::Server(server) if server.is_of_pooler() => Remedy::by_person(POOLER),
-        WireError::SettingsDropped(_) => Remedy::by_person(POOLER),
+        WireError::SettingsDropped { .. } => Remedy::by_person(POOLER),
         WireError::Server(server) => match (server.code.as_str(), kind) {
             ("28P01", _) => Remedy::by_person(format!(
                 "correct the user or the password{}; or ALTER ROLE {role} PASSWORD '...';",
@@ -82,6 +82,10 @@ pub(super) fn of_connection(
             }
             AuthenticationError::MethodNotAllowed(_) => {
                 "correct the method in pg_hba.conf, or require_auth in postgres.url"
+            }
+            AuthenticationError::ClearTextRefused { .. } | AuthenticationError::Md5Refused { .. } => {
+                "set sslmode=verify-full and sslrootcert in postgres.url; or write scram-sha-256 in pg_hba.conf and set the role's \
+                 password again with password_encryption = scram-sha-256"
             }
             _ => "correct the password, or the method in pg_hba.conf",
         }),

@@ -229,8 +229,10 @@ impl ReplicationConnection {
     pub async fn before_stream(&mut self, slot: &str) -> Result<BeforeStream, ReplicationError> {
         // Decoding is done in transactions, each of which lasts as long as nobody reads what it sends.
         let sql = format!(
-            "SELECT pg_backend_pid(), (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = {}),
-                    (SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout')",
+            "SELECT pg_catalog.pg_backend_pid(),
+                    (SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}),
+                    (SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+                     WHERE name = 'transaction_timeout')",
             literal(slot)
         );
         let rows = self.query(&sql).await?;

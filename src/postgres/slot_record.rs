@@ -2,8 +2,8 @@
 //! confirmed when that was last written down.
 //!
 //! The record tells whether the slot is the one that was there before ([`continuity`](super::continuity) judges), and how
-//! large a gap is if it is not. It lies beside the outbox table, so that whatever happens to the rows happens to it too: a
-//! dump, a backup and a replica take it along.
+//! large a gap is if it is not. It lies beside the outbox table, or in a schema of its own (`postgres.schema`), so that whatever
+//! happens to the rows happens to it too: a dump of the database, a backup and a replica take it along.
 //!
 //! The record also keeps the slot's own position: a PostgreSQL that crashes forgets positions which the slot had confirmed.
 //! So while messages are confirmed, the slot's holder copies that position into the record once a second. A copy never says
@@ -26,7 +26,7 @@ use crate::{
     position::{Lsn, Position},
 };
 
-/// The table, in the schema of the outbox table; one row for each slot.
+/// The table, by default in the schema of the outbox table; one row for each slot.
 pub const TABLE: &str = "outboxd_state";
 
 /// [`SlotRecord::is_torn_down`], of the row that is there.
@@ -106,7 +106,7 @@ fn next_version(version: &str) -> String {
 }
 
 fn table(database: &SourceDatabase) -> String {
-    format!("{}.{}", identifier(&database.table.schema), identifier(TABLE))
+    format!("{}.{}", identifier(&database.schema), identifier(TABLE))
 }
 
 fn timestamp(time: Option<Timestamp>) -> String {
@@ -150,7 +150,7 @@ pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
 /// Makes the table if it is not there.
 pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<(), CatalogError> {
     let create = create_table_sql(database);
-    made(client, "creating the table of slot records", &database.table.schema, TABLE, &create).await
+    made(client, "creating the table of slot records", &database.schema, TABLE, &create).await
 }
 
 /// The slot's record; `None` when there is none, or no table.

@@ -166,8 +166,8 @@ impl SnapshotError {
 const TEMP_FILE_LIMIT: &str = "53400";
 
 /// Cure of a condition or a zone that does not work, for `check` and `run`.
-pub(super) const RULES_CURE: &str = "correct outbox.unpublished (an SQL condition on the table's columns that fails for no row) or \
-                                     outbox.created_at_zone (a zone of pg_timezone_names), and restart outboxd";
+pub(super) const RULES_CURE: &str = "correct outbox.unpublished (an SQL condition on the table's columns that fails for no row; what is not \
+                                     PostgreSQL's own with its schema) or outbox.created_at_zone (a zone of pg_timezone_names), and restart outboxd";
 
 pub(super) fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> SnapshotError {
     move |error| SnapshotError::Sql { doing, cause: error.into() }
@@ -240,6 +240,16 @@ impl RowOrder {
         // A right to some columns is none to these.
         let terms = terms + if table.may_select { "tableoid, ctid" } else { "" };
         format!(" ORDER BY {}", terms.trim_end_matches(", "))
+    }
+}
+
+/// The text of a column, by SQL. A cast is what the owner of a type says it is (CREATE CAST), and would run with the role's rights: so
+/// types that are not PostgreSQL's own give what their output function gives.
+fn text_of(table: &TableFacts, column: &str) -> String {
+    let name = identifier(column);
+    match table.column(column) {
+        Some(facts) if facts.is_built_in() => format!("{name}::text"),
+        _ => format!("format('%s', {name})"),
     }
 }
 
@@ -324,7 +334,7 @@ impl Selection {
         conditions.extend(unpublished.as_ref().map(|condition| format!("((\n{condition}\n) IS NOT FALSE)")));
         if let Some(Aggregate { kind, id }) = &self.aggregate {
             for (column, value) in [(&columns.aggregate_type, kind), (&columns.aggregate_id, id)] {
-                conditions.push(format!("{}::text = {}", identifier(column), literal(value)));
+                conditions.push(format!("{} = {}", text_of(table, column), literal(value)));
             }
         }
         if conditions.is_empty() {

@@ -36,7 +36,24 @@ pub(super) enum Socket {
     /// Unix socket.
     Unix(UnixStream),
     /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls {
+        stream: Box<TlsStream<TcpStream>>,
+        /// `sslmode` had the server's certificate verified.
+        verified: bool,
+    },
+}
+
+/// Knowledge of who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// A process of this machine, by its Unix socket.
+    Local,
+    /// The server that the certificate names, or that its authority vouches for.
+    Verified,
+    /// Whoever answers, by TLS.
+    Unverified,
+    /// Whoever answers, and everybody on the way reads along.
+    Unencrypted,
 }
 
 impl Socket {
@@ -66,20 +83,25 @@ impl Socket {
         }
     }
 
-    /// Whether nobody but the server can read what is sent: TLS, or a socket of this machine.
-    pub(super) fn is_private(&self) -> bool {
-        !matches!(self, Socket::Tcp(_))
+    /// Who is at the other end, as far as that is known.
+    pub(super) fn peer(&self) -> Peer {
+        match self {
+            Socket::Unix(_) => Peer::Local,
+            Socket::Tls { verified: true, .. } => Peer::Verified,
+            Socket::Tls { verified: false, .. } => Peer::Unverified,
+            Socket::Tcp(_) => Peer::Unencrypted,
+        }
     }
 
     /// Tells whether TLS is at work.
     pub(super) fn is_encrypted(&self) -> bool {
-        matches!(self, Socket::Tls(_))
+        matches!(self, Socket::Tls { .. })
     }
 
     /// The hash that SCRAM-SHA-256-PLUS binds to; `None` without TLS, or when the server's certificate allows none.
     pub(super) fn server_end_point(&self) -> Option<Vec<u8>> {
         match self {
-            Socket::Tls(stream) => {
+            Socket::Tls { stream, .. } => {
                 let (_, session) = stream.get_ref();
                 tls::server_end_point(session.peer_certificates()?.first()?)
             }
@@ -138,7 +160,7 @@ async fn negotiate(
         source: io::Error::other(error),
     })?;
     match TlsConnector::from(config).connect(name, stream).await {
-        Ok(stream) => Ok(Socket::Tls(Box::new(stream))),
+        Ok(stream) => Ok(Socket::Tls { stream: Box::new(stream), verified: options.identifies_server() }),
         Err(source) => Err(WireError::from_io("the TLS handshake", source)),
     }
 }
@@ -155,7 +177,7 @@ macro_rules! each {
                 let $stream = Pin::new($stream);
                 $call
             }
-            Socket::Tls($stream) => {
+            Socket::Tls { stream: $stream, .. } => {
                 let $stream = Pin::new($stream.as_mut());
                 $call
             }

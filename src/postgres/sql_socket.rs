@@ -11,21 +11,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::{
-    error::{AuthenticationError, WireError},
+    error::WireError,
     login_methods::LoginMethods,
     socket::Socket,
     wire::{self, LOGIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, TAG_AND_LENGTH},
 };
 
-/// Code of AuthenticationCleartextPassword.
-const CLEAR_TEXT_PASSWORD: i32 = 3;
 /// Tag, length and code of an authentication message.
 const REQUEST_BYTES: usize = TAG_AND_LENGTH + 4;
 
 /// The socket as tokio-postgres sees it: TLS is done, and its channel binding is known.
 ///
-/// tokio-postgres would log in by any method, and send a password in clear text to anybody who asks. It acts on such a request
-/// only when that is the first message, so looking at the first nine bytes is enough to refuse.
+/// tokio-postgres would log in by any method, and give a password in clear text or as an MD5 hash to anybody who asks. It acts on
+/// such a request only when that is the first message, so looking at the first nine bytes is enough to refuse.
 ///
 /// It would also set aside whatever length a server announces, and wait for that much: at a port that speaks another
 /// protocol, more than a gigabyte. So lengths are looked at, too.
@@ -53,14 +51,9 @@ impl SqlSocket {
         let Some((_, code)) = first.split_first_chunk::<TAG_AND_LENGTH>() else { return Ok(()) };
         let Some(code) = code.first_chunk().map(|code| i32::from_be_bytes(*code)) else { return Ok(()) };
         self.first = None;
-        let refusal = match self.methods.accepts(code) {
-            Err(method) => AuthenticationError::MethodNotAllowed(method),
-            Ok(()) if code == CLEAR_TEXT_PASSWORD && !self.socket.is_private() => {
-                AuthenticationError::ClearTextRefused
-            }
-            Ok(()) => return Ok(()),
-        };
-        Err(io::Error::other(WireError::from(refusal)))
+        self.methods
+            .check(code, self.socket.peer())
+            .map_err(|refusal| io::Error::other(WireError::from(refusal)))
     }
 }
 

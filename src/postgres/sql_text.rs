@@ -21,6 +21,12 @@ pub(super) fn block(statements: &str) -> String {
     if body.contains("$$") { format!("DO {};", literal(&body)) } else { format!("DO $${body}$$;") }
 }
 
+/// The statements by which somebody else makes the schema of outboxd's own tables.
+pub(super) fn make_schema_sql(schema: &str, role: &str) -> String {
+    let schema = identifier(schema);
+    format!("CREATE SCHEMA IF NOT EXISTS {schema}; GRANT USAGE ON SCHEMA {schema} TO {}", identifier(role))
+}
+
 impl TableName {
     /// The name as it stands in a statement: both parts quoted.
     pub fn quoted(&self) -> String {

@@ -128,6 +128,15 @@ pub(super) struct TlsOptions {
 }
 
 impl TlsOptions {
+    /// Tells whether a handshake that succeeds proves which server answers. Any public authority proves nothing without the name.
+    pub(super) fn identifies_server(&self) -> bool {
+        match self.mode {
+            TlsMode::VerifyFull => true,
+            TlsMode::VerifyCa => matches!(self.roots, Some(Roots::File(_))),
+            TlsMode::Disable | TlsMode::Allow | TlsMode::Prefer | TlsMode::Require => false,
+        }
+    }
+
     /// Reads the files and makes the rustls configuration. `None`: TLS is disabled.
     pub(super) fn client_config(&self) -> Result<Option<Arc<ClientConfig>>, EndpointError> {
         let name_checked = match self.mode {

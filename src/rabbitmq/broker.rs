@@ -81,6 +81,19 @@ impl BrokerOptions {
         self.rotating.iter().flat_map(RotatingUrls::files).collect()
     }
 
+    /// Files whose content somebody could log in with: those of [`Self::files`] and the key of `tls_key_file`.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        let key = self.client_cert.as_ref().map(|(_, key)| key.clone());
+        self.files().into_iter().map(PathBuf::from).chain(key).collect()
+    }
+
+    /// Hosts to which user, password and messages go unencrypted, this machine apart.
+    pub fn unencrypted_hosts(&self) -> Vec<String> {
+        let endpoints = self.endpoints().unwrap_or_default();
+        let unencrypted = endpoints.iter().filter(|at| !at.is_tls() && !at.is_local());
+        unencrypted.map(|at| at.host().to_owned()).collect()
+    }
+
     /// How TLS is done; `None` when no URL asks for it.
     pub(super) fn tls_config(&self) -> Result<Option<ClientConfig>, BrokerError> {
         let config = self.endpoints()?.iter().any(Endpoint::is_tls).then(|| {

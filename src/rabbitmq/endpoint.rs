@@ -1,6 +1,11 @@
 //! An AMQP URL, resolved: where to connect, as whom, and with which limits. Shown without user and password.
 
-use std::{fmt, net::Ipv6Addr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use lapin::uri::{AMQPScheme, AMQPUri};
 
@@ -84,6 +89,13 @@ impl Endpoint {
     /// Host name or IP address, without brackets.
     pub(super) fn host(&self) -> &str {
         &self.uri.authority.host
+    }
+
+    /// Tells whether the host is this machine, by its name or its address.
+    pub(super) fn is_local(&self) -> bool {
+        let host = self.host();
+        host.eq_ignore_ascii_case("localhost")
+            || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// TCP port.

@@ -387,7 +387,7 @@ impl Database for SourceDatabase {
 
 impl Sql for tokio_postgres::Client {
     async fn facts(&self, database: &SourceDatabase) -> Result<Facts, CatalogError> {
-        Facts::read(self, &database.table, &database.publication, &database.slot).await
+        Facts::read(self, database).await
     }
 
     async fn mend_publication(&self, database: &SourceDatabase, kind: TableKind) -> Result<(), CatalogError> {
@@ -525,7 +525,7 @@ impl Replication for ReplicationConnection {
     }
 
     async fn slot_uses(&mut self, database: &SourceDatabase) -> Result<Vec<SlotUse>, ReplicationError> {
-        self.slot_uses(&database.table.schema, &database.slot).await
+        self.slot_uses(&database.schema, &database.slot).await
     }
 
     async fn awaited_transactions(&mut self, slot: &str) -> Result<Vec<OpenTransaction>, ReplicationError> {

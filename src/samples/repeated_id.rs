@@ -21,6 +21,6 @@ fn repeated(known: &str, service: &str, table: &str) -> HandlingError {
     HandlingError::Permanent(format!(
         "{known}, so its id came again: the database of {service} was made anew, or set back to a backup. What this event \
          tells of stays as it is there. Set the ids beyond all that were used, in that database: \
-         SELECT setval(pg_get_serial_sequence('{table}', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
+         SELECT setval(pg_get_serial_sequence('public.{table}', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
     ))
 }

@@ -74,17 +74,20 @@ fn database(
     let default = format!("outboxd_{}", source.replace('-', "_"));
     let slot = section.parsed("slot", Some(&default), names::slot);
     let publication = section.parsed("publication", Some(&default), names::identifier);
+    let schema = section.parsed("schema", None, names::identifier);
     let create = section.flag("create", true);
     let failover = section.flag("failover", false);
     let wal_sender_timeout = section.milliseconds("wal_sender_timeout_ms", 1000..=3_600_000, 10_000);
     section.finish();
+    let table = table?;
     Some(SourceDatabase {
         endpoint: endpoint?,
         slot: slot?,
         publication: publication?,
         create,
         failover,
-        table: table?,
+        schema: schema.unwrap_or_else(|| table.schema.clone()),
+        table,
         rows,
         cleanup: None,
         parks: false,

@@ -187,7 +187,7 @@ async fn kill_9_under_load_removes_nothing_that_is_not_confirmed() {
         .sql(&format!(
             "CREATE TABLE removed (id uuid PRIMARY KEY, at timestamptz DEFAULT clock_timestamp(), confirmed pg_lsn);
              CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-                 INSERT INTO removed SELECT OLD.id, clock_timestamp(), confirmed_flush_lsn
+                 INSERT INTO public.removed SELECT OLD.id, clock_timestamp(), confirmed_flush_lsn
                  FROM pg_replication_slots WHERE slot_name = '{slot}';
                  RETURN NULL; END $$;
              CREATE TRIGGER note AFTER DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION note()"
@@ -624,7 +624,7 @@ async fn a_large_backlog_goes_in_small_batches() {
                  SELECT 'Order', n::text, 'OrderCreated', '1' FROM generate_series(1, {ROWS}) n;
              CREATE TABLE batches (rows bigint);
              CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-                 INSERT INTO batches SELECT count(*) FROM gone; RETURN NULL; END $$;
+                 INSERT INTO public.batches SELECT count(*) FROM gone; RETURN NULL; END $$;
              CREATE TRIGGER note AFTER DELETE ON outbox REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION note();
              CREATE PUBLICATION outboxd_orders FOR TABLE outbox WITH (publish = 'insert')"
         ))

@@ -145,7 +145,7 @@ async fn setup_makes_everything_once_and_teardown_removes_it() {
         .await
         .unwrap()
         .get(0);
-    assert!(said.stderr.contains(&format!("process {pid}: stop the outboxd")), "{}", said.stderr);
+    assert!(said.stderr.contains(&format!("process {pid}: stop the program")), "{}", said.stderr);
 
     assert!(daemon.sigterm(PATIENCE).await.success());
     for outcome in ["dropped", "was not there"] {
@@ -474,7 +474,10 @@ async fn the_printed_role_is_enough_for_check_and_run() {
     for line in [
         format!("-- queue {queue}: durable, x-queue-type=classic"),
         "-- exchange Order.events: topic, durable".to_owned(),
-        format!("-- SELECT pg_create_logical_replication_slot('{}', 'pgoutput') WHERE NOT", stage.slot()),
+        format!(
+            "-- SELECT pg_catalog.pg_create_logical_replication_slot('{}', 'pgoutput') WHERE NOT",
+            stage.slot()
+        ),
     ] {
         assert!(script.stdout.contains(&line), "{line}");
     }
@@ -513,7 +516,8 @@ async fn the_printed_role_is_enough_for_check_and_run() {
     // With the slot in the script, too.
     let skip = Daemon::prepare(&(config.replace("[[subs", "backlog = \"skip\"\n[[subs")));
     let script = say(&skip, &["setup", "--print-sql"]).await.stdout;
-    let statement = script.lines().find(|line| line.starts_with("SELECT pg_create")).expect("the slot");
+    let statement =
+        script.lines().find(|line| line.starts_with("SELECT pg_catalog.pg_create")).expect("the slot");
     sql(&client, statement).await;
     let said = say(&skip, &["check"]).await;
     assert_eq!(said.status, 0);
@@ -542,5 +546,5 @@ async fn offline_reads_the_file_and_the_files_it_names() {
     let plain = url.split('?').next().expect("an URL");
     let said = say(&Daemon::prepare(&config(plain)), &["check", "--offline"]).await;
     assert_eq!((said.status, said.stderr.as_str()), (0, ""));
-    assert!(said.stdout.contains("4 checks; failed: 0, warnings: 0"));
+    assert!(said.stdout.contains("5 checks; failed: 0, warnings: 0"));
 }

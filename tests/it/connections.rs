@@ -32,6 +32,7 @@ async fn connect(url: &str) -> Result<String, String> {
         create: true,
         failover: false,
         table: TableName { schema: "public".into(), table: "outbox".into() },
+        schema: "public".into(),
         rows: Default::default(),
         cleanup: None,
         parks: false,

@@ -36,12 +36,14 @@ async fn database(ddl: &str) -> (SourceDatabase, Client) {
         create: true,
         failover: false,
         table: TableName { schema: "public".into(), table: "out\"box".into() },
+        schema: "public".into(),
         rows: Default::default(),
         cleanup: None,
         wal_sender_timeout: Duration::from_secs(30),
     };
     let client = database.endpoint.connect_sql("test").await.unwrap();
-    client.batch_execute(ddl).await.unwrap();
+    // For the statements of the tests, which name no schema.
+    client.batch_execute(&format!("SET search_path = public; {ddl}")).await.unwrap();
     (database, client)
 }
 
@@ -67,7 +69,7 @@ async fn publish(database: &SourceDatabase, client: &Client, kind: TableKind) {
 }
 
 async fn facts(database: &SourceDatabase, client: &Client) -> Facts {
-    Facts::read(client, &database.table, &database.publication, &database.slot).await.unwrap()
+    Facts::read(client, database).await.unwrap()
 }
 
 /// Waits for what the server does in its own time, such as to notice that a connection has ended.
@@ -98,6 +100,7 @@ async fn backlog_and_stream_together_are_every_row_once() {
     let (database, client) = database(STANDARD).await;
     publish(&database, &client, TableKind::Ordinary).await;
     let writer = database.endpoint.connect_sql("writer").await.unwrap();
+    writer.batch_execute("SET search_path = public").await.unwrap();
     let writing = tokio::spawn(async move {
         for n in 0..600 {
             writer
@@ -591,9 +594,10 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
     catalog::drop_slot(&client, &other).await.unwrap();
 
     let nowhere = TableName { schema: "public".into(), table: "nowhere".into() };
-    let facts = Facts::read(&client, &nowhere, "nobody", "nobody").await.unwrap();
+    let missing =
+        SourceDatabase { table: nowhere, publication: "nobody".into(), slot: "nobody".into(), ..database };
+    let facts = Facts::read(&client, &missing).await.unwrap();
     assert!(facts.table.is_none() && facts.publication.is_none());
-    let missing = SourceDatabase { table: nowhere, ..database };
     assert!(matches!(check(&preflight::checks(&missing, &columns(), &facts), "table"), Verdict::Failed(_)));
 }
 

@@ -111,6 +111,7 @@ pub(crate) fn database(stage: &Stage) -> SourceDatabase {
         create: false,
         failover: false,
         table: TableName { schema: "public".into(), table: "outbox".into() },
+        schema: "public".into(),
         rows: Default::default(),
         cleanup: None,
         parks: false,

@@ -65,3 +65,4 @@ mod synchronous;
 mod tables;
 mod tls;
 mod trace;
+mod trust;

@@ -26,6 +26,7 @@ async fn parking(server: &Postgres) -> (SourceDatabase, Client, i32) {
         create: true,
         failover: false,
         table: TableName { schema: "public".into(), table: "outbox".into() },
+        schema: "public".into(),
         rows: Default::default(),
         cleanup: None,
         wal_sender_timeout: Duration::from_secs(30),
@@ -78,8 +79,8 @@ async fn a_row_that_another_session_commits_meanwhile_is_parked_and_no_other_row
     let other = database.endpoint.connect_sql("other").await.unwrap();
     other
         .batch_execute(
-            "CREATE TABLE copy AS SELECT * FROM outboxd_parked; TRUNCATE outboxd_parked;
-             BEGIN; INSERT INTO outboxd_parked SELECT * FROM copy",
+            "CREATE TABLE public.copy AS SELECT * FROM public.outboxd_parked; TRUNCATE public.outboxd_parked;
+             BEGIN; INSERT INTO public.outboxd_parked SELECT * FROM public.copy",
         )
         .await
         .unwrap();
@@ -104,7 +105,7 @@ async fn an_insert_that_waits_is_ended_by_the_server_and_leaves_nothing_behind()
     let server = shared_postgres().await;
     let (database, parker, pid) = parking(server).await;
     let other = database.endpoint.connect_sql("other").await.unwrap();
-    other.batch_execute("BEGIN; LOCK TABLE outboxd_parked IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    other.batch_execute("BEGIN; LOCK TABLE public.outboxd_parked IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let refused = parked_table::store(&parker, &database, &[row("a")]).await.unwrap_err();
     assert_eq!(refused.sqlstate(), Some("55P03"), "{refused}");
     let waits = format!("SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted");

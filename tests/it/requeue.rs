@@ -297,9 +297,9 @@ async fn the_printed_role_may_park_and_what_it_lacks_is_told_with_a_cure() {
     let script = say(&daemon, &["setup", "--print-sql"]).await.stdout;
     stage.sql("REVOKE ALL ON SCHEMA public FROM public").await;
     // The slot in a transaction of its own.
-    let (statements, slot) = script.split_once("SELECT pg_create").unwrap();
+    let (statements, slot) = script.split_once("SELECT pg_catalog.pg_create").unwrap();
     stage.sql(statements).await;
-    stage.sql(&format!("SELECT pg_create{}", slot.lines().next().unwrap())).await;
+    stage.sql(&format!("SELECT pg_catalog.pg_create{}", slot.lines().next().unwrap())).await;
     assert_eq!(say(&daemon, &["check"]).await.status, 0);
 
     stage.sql(&format!("REVOKE INSERT ON outboxd_parked FROM \"{role}\"")).await;

@@ -1,10 +1,18 @@
 //! Secrets that somebody rotates: read from their files for every connection, without a restart and without being shown.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    os::unix::{
+        fs::PermissionsExt,
+        process::{CommandExt, ExitStatusExt},
+    },
+    path::PathBuf,
+    process::Command,
+};
 
 use crate::{
     stage::{PATIENCE, Stage, say, source, until, until_state},
-    support::{Daemon, Postgres, PostgresOptions, shared_postgres, shared_rabbitmq, unique},
+    support::{Daemon, Postgres, PostgresOptions, process, shared_postgres, shared_rabbitmq, unique},
 };
 
 /// Begins every password, and stands in no log.
@@ -129,4 +137,91 @@ async fn rabbitmq_passwords_are_rotated_while_the_source_streams() {
         assert!(!shown.contains(SECRET), "{shown}");
     }
     assert!(daemon.sigterm(PATIENCE).await.success());
+}
+
+#[tokio::test]
+async fn check_warns_of_secrets_that_others_may_read_or_hear() {
+    let files = Files::new();
+    let mode = |path: &PathBuf, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(&files.0.path().to_owned(), 0o755);
+    let (open, replaced) = (files.write("open", SECRET), files.write("replaced", SECRET));
+    mode(&open, 0o644);
+    mode(&replaced, 0o620);
+    let config = |broker: &str| {
+        format!(
+            "[rabbitmq]\nurl = \"amqp://me@{broker}/%2f\"\npassword_file = \"{}\"\n[sources.orders]\n\
+             postgres.url = \"postgresql://me@h/db\"\npostgres.password_file = \"{}\"\n",
+            replaced.display(),
+            open.display()
+        )
+    };
+    let offline = ["check", "--offline"];
+    let said = say(&Daemon::prepare(&config("broker.example")), &offline).await;
+    assert_eq!(said.status, 0);
+    for line in [
+        format!("{} holds a secret, and other users of this machine may read it (mode 0644)", open.display()),
+        format!(
+            "{} holds a secret, and other users of this machine may replace it (mode 0620)",
+            replaced.display()
+        ),
+        format!("-> chmod 0640 {}", open.display()),
+        "warning  login         amqp:// gives the password for RabbitMQ at broker.example to everybody"
+            .to_owned(),
+        "use amqps://".to_owned(),
+        "warnings: 3".to_owned(),
+    ] {
+        assert!(said.stdout.contains(&line), "{line}");
+    }
+    // The configuration itself, once it holds a password.
+    for file in [&open, &replaced] {
+        mode(file, 0o640);
+    }
+    let daemon = Daemon::prepare(
+        &config("localhost")
+            .replace("me@h", &format!("me:{SECRET}@h"))
+            .replace("postgres.password_file", "#"),
+    );
+    assert!(say(&daemon, &offline).await.stdout.contains("warnings: 0"));
+    mode(&daemon.config_file(), 0o604);
+    let said = say(&daemon, &offline).await;
+    assert!(!said.stdout.contains(SECRET));
+    // Unless the directory of the tests is closed to others, as it may be.
+    let closed = daemon
+        .config_file()
+        .ancestors()
+        .skip(1)
+        .any(|directory| directory.metadata().is_ok_and(|facts| facts.permissions().mode() & 1 == 0));
+    assert_eq!(said.stdout.contains("outboxd.toml holds a secret"), !closed, "{}", said.stdout);
+}
+
+#[tokio::test]
+async fn no_core_is_dumped() {
+    let directory = tempfile::tempdir().unwrap();
+    let begin = |words: &[&str]| {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg("ulimit -c unlimited && exec \"$@\"").arg("sh").args(words);
+        command.current_dir(directory.path()).process_group(0);
+        command.spawn().unwrap()
+    };
+    let dumps = |mut child: std::process::Child| {
+        process::signal(&[child.id()], "FPE");
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(8), "{status}");
+        status.core_dumped()
+    };
+    let other = begin(&["sleep", "60"]);
+    crate::stage::eventually("it is sleep", async || {
+        fs::read_to_string(format!("/proc/{}/comm", other.id())).is_ok_and(|name| name == "sleep\n")
+    })
+    .await;
+    if !dumps(other) {
+        println!("skipped: no process of this machine dumps core (ulimit -c, core_pattern)");
+        return;
+    }
+    let stage = Stage::shared("core").await;
+    let daemon = Daemon::prepare(&stage.config());
+    let (outboxd, file) = (process::executable("outboxd"), daemon.config_file());
+    let child = begin(&[&outboxd.display().to_string(), "--config", &file.display().to_string(), "run"]);
+    crate::stage::until_alive(&daemon).await;
+    assert!(!dumps(child), "outboxd dumped core");
 }

@@ -70,6 +70,7 @@ async fn postgres_connections_of_every_kind() {
         |user: &str, host: &str, options: &str| format!("postgresql://{user}@{host}:{port}/{name}?{options}");
     let ip = "127.0.0.1";
     let scram = format!("scram:{SECRET}-1");
+    let (plain, md5) = (format!("plain:{SECRET}-2"), format!("md5:{SECRET}-3"));
     let good: Vec<(&str, String)> = vec![
         ("disable", at("postgres", ip, "sslmode=disable")),
         ("prefer", at("postgres", ip, "sslmode=prefer")),
@@ -83,8 +84,10 @@ async fn postgres_connections_of_every_kind() {
             "scram-plus",
             at(&scram, "localhost", &format!("channel_binding=require&sslmode=verify-full&sslrootcert={ca}")),
         ),
-        ("md5", at(&format!("md5:{SECRET}-3"), ip, "sslmode=disable")),
-        ("plain-tls", at(&format!("plain:{SECRET}-2"), ip, "sslmode=require")),
+        ("md5-named", at(&md5, ip, "sslmode=disable&require_auth=md5")),
+        ("md5-tls", at(&md5, ip, &format!("sslmode=verify-ca&sslrootcert={ca}"))),
+        ("plain-named", at(&plain, ip, "sslmode=require&require_auth=password")),
+        ("plain-tls", at(&plain, "localhost", &format!("sslmode=verify-full&sslrootcert={ca}"))),
         ("bearer", at("bearer", ip, &good_bearer)),
         (
             "unix",
@@ -125,15 +128,18 @@ async fn postgres_connections_of_every_kind() {
         ),
         (
             "wrong-md5",
-            at(&format!("md5:{SECRET}-0"), ip, "sslmode=require"),
+            at(&format!("md5:{SECRET}-0"), ip, &format!("sslmode=verify-ca&sslrootcert={ca}")),
             "password authentication failed",
         ),
         ("no-password", at("scram", ip, "sslmode=require"), "none is configured"),
         (
             "plain-clear",
-            at(&format!("plain:{SECRET}-2"), ip, "sslmode=disable"),
+            at(&plain, ip, "sslmode=disable&require_auth=password"),
             "clear text over an unencrypted",
         ),
+        ("plain-unverified", at(&plain, ip, "sslmode=require"), "whose certificate is not verified"),
+        ("md5-clear", at(&md5, ip, "sslmode=disable"), "sslmode=verify-full"),
+        ("md5-unverified", at(&md5, ip, "sslmode=prefer"), "sslmode=verify-full"),
         (
             "plus-clear",
             at(&scram, ip, "sslmode=disable&channel_binding=require"),
@@ -141,7 +147,7 @@ async fn postgres_connections_of_every_kind() {
         ),
         (
             "plus-md5",
-            at(&format!("md5:{SECRET}-3"), ip, "sslmode=require&channel_binding=require"),
+            at(&md5, ip, "sslmode=require&channel_binding=require&require_auth=md5"),
             "channel_binding=require, but",
         ),
         ("no-bearer", at("bearer", ip, "sslmode=require"), "valid client certificate"),

@@ -9,6 +9,7 @@ use super::{
 use serde_json::Value;
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -43,6 +44,8 @@ impl Daemon {
         // Behind the rest, which may begin with keys of the top level.
         let admin = format!("\n[admin]\nlisten = \"127.0.0.1:{}\"\n", daemon.admin.number());
         fs::write(daemon.config_file(), config.to_owned() + &admin).expect("configuration written");
+        // Its URLs hold passwords.
+        fs::set_permissions(daemon.config_file(), fs::Permissions::from_mode(0o600)).expect("mode set");
         daemon
     }
 

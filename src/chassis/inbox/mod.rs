@@ -162,8 +162,8 @@ pub async fn apply_once<H: Handler>(
     let source = message.source.as_deref().unwrap_or_default();
     let replay = if H::TAKES_REPLAYS { message.replay() } else { "" };
     // Rows that version 0.1.0 wrote stand for every source.
-    let note = "INSERT INTO inbox (consumer, source, message_id, replay) SELECT $1, $2, $3, $4 \
-                WHERE NOT EXISTS (SELECT FROM inbox WHERE (consumer, source, message_id, replay) = ($1, '*', $3, $4)) \
+    let note = "INSERT INTO public.inbox (consumer, source, message_id, replay) SELECT $1, $2, $3, $4 \
+                WHERE NOT EXISTS (SELECT FROM public.inbox WHERE (consumer, source, message_id, replay) = ($1, '*', $3, $4)) \
                 ON CONFLICT DO NOTHING";
     if transaction.execute(note, &[&consumer, &source, &message.id, &replay]).await? == 0 {
         return Ok(Outcome::Duplicate);

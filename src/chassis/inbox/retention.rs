@@ -51,7 +51,7 @@ pub(in crate::chassis) async fn retain(retention: Retention, mut shutdown: Shutd
 impl Retention {
     /// Removes every row that was too old when the queue was last seen empty.
     async fn prune(&self) -> Result<(), DatabaseError> {
-        let delete = "DELETE FROM inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM inbox WHERE consumer = $1 \
+        let delete = "DELETE FROM public.inbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM public.inbox WHERE consumer = $1 \
                       AND received_at < clock_timestamp() - make_interval(secs => $2) \
                       ORDER BY received_at LIMIT 1000 FOR UPDATE SKIP LOCKED))";
         let Some(empty_at) = self.progress.borrow().empty_at else { return Ok(()) };

@@ -6,6 +6,7 @@ use super::{
         catalog::{Facts, OwnTableFacts},
         left_behind::LeftBehind,
         parked_table, slot_record,
+        sql_text::make_schema_sql,
     },
     Check, PARKED, Problem, Verdict,
 };
@@ -82,10 +83,17 @@ struct OwnTable {
     facts: OwnTableFacts,
 }
 
-/// With the outbox table's schema missing there is no place for a table beside it, and the outbox table's check fails.
+/// With the outbox table's schema missing there is no place for a table beside it, and the outbox table's check fails. A schema of
+/// its own is made.
 fn own_table(database: &SourceDatabase, facts: &Facts, own: &OwnTable) -> Check {
-    let OwnTable { check, table, create, grant, facts: OwnTableFacts { exists, may_use, may_create } } = own;
+    let OwnTable { check, table, create, grant, facts: own_facts } = own;
+    let OwnTableFacts { has_schema, exists, may_use, may_create } = own_facts;
     let role = &facts.server.role;
+    let may_create = *may_create || !has_schema && facts.server.may_create;
+    let create = match has_schema {
+        true => create.clone(),
+        false => format!("{}; {create}", make_schema_sql(&database.schema, role)),
+    };
     match (*exists, database.create) {
         (true, _) if *may_use => Check::passed(check, format!("{table} is there")),
         (true, _) => Check::failed(
@@ -93,14 +101,14 @@ fn own_table(database: &SourceDatabase, facts: &Facts, own: &OwnTable) -> Check 
             format!("role {role} may not read and write table {table}"),
             format!("{grant};"),
         ),
-        (false, true) if *may_create || facts.table.is_none() => {
+        (false, true) if may_create || facts.table.is_none() => {
             Check::passed(check, format!("{table} will be created"))
         }
         (false, true) => Check::failed(
             check,
             format!(
                 "table {table} does not exist, and role {role} may not create it in schema {}",
-                database.table.schema
+                database.schema
             ),
             format!("{create}; {grant};"),
         ),

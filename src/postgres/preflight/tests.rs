@@ -112,6 +112,7 @@ fn database() -> SourceDatabase {
         create: true,
         failover: false,
         table: TableName { schema: "public".into(), table: "outbox".into() },
+        schema: "public".into(),
         rows: Default::default(),
         cleanup: None,
         parks: false,
@@ -261,7 +262,7 @@ fn the_command_that_makes_a_failover_slot_bears_every_database_name() {
 
 /// The facts of a publication that does not send the generated column `body`.
 fn facts_of(publication: PublicationFacts) -> Facts {
-    let own = OwnTableFacts { exists: true, may_use: true, may_create: true };
+    let own = OwnTableFacts { has_schema: true, exists: true, may_use: true, may_create: true };
     let column = |name: &str, generated: Option<Generated>| ColumnFacts {
         name: name.into(),
         type_oid: 25,
@@ -276,6 +277,7 @@ fn facts_of(publication: PublicationFacts) -> Facts {
         may_select: true,
     };
     Facts {
+        foreign_code: Vec::new(),
         server: ServerFacts { version: 180_001, ..good_server() },
         table: Some(TableFacts {
             oid: 1,

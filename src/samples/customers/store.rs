@@ -27,20 +27,20 @@ use crate::{
 /// Ids begin at the time at which the table was made, in microseconds since 1970: those of a database that is made anew are
 /// none that other services remember.
 const MIGRATIONS: &[&str] = &["
-CREATE TABLE customers (
+CREATE TABLE public.customers (
   id           bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
   name         text NOT NULL,
   credit_limit numeric(17, 4) NOT NULL CHECK (credit_limit >= 0),
   reserved     numeric(17, 4) NOT NULL DEFAULT 0 CHECK (reserved >= 0),
   CONSTRAINT credit_is_never_exceeded CHECK (reserved <= credit_limit)
 );
-CREATE TABLE credit (
+CREATE TABLE public.credit (
   order_id    bigint PRIMARY KEY,
   customer_id bigint NOT NULL,
   amount      numeric(17, 4) NOT NULL CHECK (amount > 0),
   state       text NOT NULL CHECK (state IN ('RESERVED', 'REFUSED', 'RELEASED'))
 );
-SELECT setval(pg_get_serial_sequence('customers', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
+SELECT setval(pg_get_serial_sequence('public.customers', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
 "];
 
 pub(super) const SCHEMA: Schema = Schema { migrations: MIGRATIONS, derived: &[] };
@@ -85,7 +85,7 @@ pub(super) async fn create(
     name: String,
     credit_limit: Money,
 ) -> Result<i64, DatabaseError> {
-    let insert = "INSERT INTO customers (name, credit_limit) VALUES ($1, $2) RETURNING id";
+    let insert = "INSERT INTO public.customers (name, credit_limit) VALUES ($1, $2) RETURNING id";
     let customer_id: i64 = transaction.query_one(insert, &[&name, &credit_limit]).await?.get(0);
     let payload = CustomerCreated { customer_id, name, credit_limit };
     let event =
@@ -104,14 +104,14 @@ pub(super) async fn reserve(
     order: &OrderDetails,
 ) -> Result<Reserving, DatabaseError> {
     let &OrderDetails { customer_id, order_total } = order;
-    let lock = "SELECT credit_limit - reserved >= $2 FROM customers WHERE id = $1 FOR UPDATE";
+    let lock = "SELECT credit_limit - reserved >= $2 FROM public.customers WHERE id = $1 FOR UPDATE";
     let fits = transaction.query_opt(lock, &[&customer_id, &order_total]).await?.map(|row| row.get(0));
     let (decision, state) = match fits {
         Some(true) => (Decision::Reserved, "RESERVED"),
         Some(false) => (Decision::Insufficient, "REFUSED"),
         None => (Decision::UnknownCustomer, "REFUSED"),
     };
-    let insert = "INSERT INTO credit (order_id, customer_id, amount, state) VALUES ($1, $2, $3, $4) \
+    let insert = "INSERT INTO public.credit (order_id, customer_id, amount, state) VALUES ($1, $2, $3, $4) \
                   ON CONFLICT DO NOTHING";
     let reserving =
         match transaction.execute(insert, &[&order_id, &customer_id, &order_total, &state]).await? {
@@ -119,7 +119,7 @@ pub(super) async fn reserve(
             _ => Reserving::Decided(decision),
         };
     if reserving == Reserving::Decided(Decision::Reserved) {
-        let update = "UPDATE customers SET reserved = reserved + $2 WHERE id = $1";
+        let update = "UPDATE public.customers SET reserved = reserved + $2 WHERE id = $1";
         transaction.execute(update, &[&customer_id, &order_total]).await?;
     }
     let event_type = match reserving {
@@ -141,7 +141,7 @@ async fn decided_before(
     order: &OrderDetails,
     customer_is_known: bool,
 ) -> Result<Reserving, DatabaseError> {
-    let select = "SELECT customer_id, amount, state FROM credit WHERE order_id = $1";
+    let select = "SELECT customer_id, amount, state FROM public.credit WHERE order_id = $1";
     let row = transaction.query_one(select, &[&order_id]).await?;
     if !is_of(&row, order) {
         return Ok(Reserving::OtherOrder);
@@ -168,12 +168,12 @@ pub(super) async fn release(
     order_id: i64,
     order: &OrderDetails,
 ) -> Result<Releasing, DatabaseError> {
-    let insert = "INSERT INTO credit (order_id, customer_id, amount, state) VALUES ($1, $2, $3, 'RELEASED') \
+    let insert = "INSERT INTO public.credit (order_id, customer_id, amount, state) VALUES ($1, $2, $3, 'RELEASED') \
                   ON CONFLICT DO NOTHING";
     if transaction.execute(insert, &[&order_id, &order.customer_id, &order.order_total]).await? == 1 {
         return Ok(Releasing::Nothing);
     }
-    let select = "SELECT customer_id, amount, state FROM credit WHERE order_id = $1 FOR UPDATE";
+    let select = "SELECT customer_id, amount, state FROM public.credit WHERE order_id = $1 FOR UPDATE";
     let row = transaction.query_one(select, &[&order_id]).await?;
     if !is_of(&row, order) {
         return Ok(Releasing::OtherOrder);
@@ -181,9 +181,9 @@ pub(super) async fn release(
     if row.get::<_, &str>("state") != "RESERVED" {
         return Ok(Releasing::Nothing);
     }
-    let update = "UPDATE credit SET state = 'RELEASED' WHERE order_id = $1";
+    let update = "UPDATE public.credit SET state = 'RELEASED' WHERE order_id = $1";
     transaction.execute(update, &[&order_id]).await?;
-    let update = "UPDATE customers SET reserved = reserved - $2 WHERE id = $1";
+    let update = "UPDATE public.customers SET reserved = reserved - $2 WHERE id = $1";
     transaction.execute(update, &[&order.customer_id, &order.order_total]).await?;
     Ok(Releasing::Released)
 }
@@ -193,7 +193,7 @@ pub(super) async fn find(
     client: &impl GenericClient,
     id: i64,
 ) -> Result<Option<CustomerCreated>, DatabaseError> {
-    let select = "SELECT id, name, credit_limit FROM customers WHERE id = $1";
+    let select = "SELECT id, name, credit_limit FROM public.customers WHERE id = $1";
     Ok(client.query_opt(select, &[&id]).await?.as_ref().map(customer))
 }
 
@@ -202,7 +202,7 @@ pub(super) async fn list(
     client: &impl GenericClient,
     page: Page,
 ) -> Result<Vec<CustomerCreated>, DatabaseError> {
-    let select = "SELECT id, name, credit_limit FROM customers WHERE id > $1 ORDER BY id LIMIT $2";
+    let select = "SELECT id, name, credit_limit FROM public.customers WHERE id > $1 ORDER BY id LIMIT $2";
     Ok(client.query(select, &[&page.after, &page.limit]).await?.iter().map(customer).collect())
 }
 

@@ -89,11 +89,11 @@ async fn history(
     // Customer and orders as of one moment.
     let snapshot = connection.build_transaction().read_only(true);
     let snapshot = snapshot.isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).start().await?;
-    let select = "SELECT name, credit_limit FROM customers WHERE id = $1";
+    let select = "SELECT name, credit_limit FROM public.customers WHERE id = $1";
     let Some(customer) = snapshot.query_opt(select, &[&customer_id]).await? else {
         return Err(ApiError::not_found(format!("there is no customer {customer_id} here, or not yet")));
     };
-    let select = "SELECT id, state, total, rejection_reason FROM orders \
+    let select = "SELECT id, state, total, rejection_reason FROM public.orders \
                   WHERE customer_id = $1 AND id > $2 AND ($3::text IS NULL OR state = $3) ORDER BY id LIMIT $4";
     let orders = snapshot.query(select, &[&customer_id, &page.after, &state, &page.limit]).await?;
     let orders: Vec<Order> = orders.iter().map(order).collect();
@@ -139,7 +139,7 @@ struct StreamLag {
 /// How far the view is behind
 #[utoipa::path(get, path = "/lag", responses((status = 200, body = Lag), (status = "default", body = ErrorBody, description = "Any failure")))]
 async fn lag(State(Sources { database, streams }): State<Sources>) -> Result<Json<Lag>, ApiError> {
-    let select = "SELECT stream, source, position, committed_at FROM streams";
+    let select = "SELECT stream, source, position, committed_at FROM public.streams";
     let applied = database.connection().await?.query(select, &[]).await?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);

@@ -23,13 +23,13 @@ impl Handler for Projector {
     ) -> Result<(), HandlingError> {
         let change = Change::of(&message.event_type, &message.body)?;
         // First of all: a rebuild under way holds this table, and nothing of the view may be locked while it is waited for.
-        let retain = "INSERT INTO events (source, message_id, event_type, body) VALUES ($1, $2, $3, $4) \
+        let retain = "INSERT INTO public.events (source, message_id, event_type, body) VALUES ($1, $2, $3, $4) \
                       ON CONFLICT DO NOTHING";
         let source = message.source.as_deref().unwrap_or_default();
         transaction.execute(retain, &[&source, &message.id, &message.event_type, &message.body]).await?;
         change.apply(transaction).await?;
         if let (Some(source), Some(position)) = (&message.source, &message.position) {
-            let note = "INSERT INTO streams (stream, source, position, committed_at) VALUES ($1, $2, $3, $4) \
+            let note = "INSERT INTO public.streams (stream, source, position, committed_at) VALUES ($1, $2, $3, $4) \
                         ON CONFLICT (stream) DO UPDATE SET source = excluded.source, \
                           position = excluded.position, committed_at = excluded.committed_at \
                         WHERE streams.source <> excluded.source OR streams.position < excluded.position";

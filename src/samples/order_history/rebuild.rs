@@ -60,12 +60,12 @@ async fn rebuilt(settings: Settings) -> Result<Option<Rebuilt>, DatabaseError> {
     super::migrate(&mut connection).await?;
     let transaction = connection.transaction().await?;
     // Who applies an event writes to this table first.
-    transaction.batch_execute("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE").await?;
-    if transaction.query_opt("SELECT FROM events LIMIT 1", &[]).await?.is_none() {
+    transaction.batch_execute("LOCK TABLE public.events IN SHARE ROW EXCLUSIVE MODE").await?;
+    if transaction.query_opt("SELECT FROM public.events LIMIT 1", &[]).await?.is_none() {
         return Ok(None);
     }
     let before = size(&transaction).await?;
-    transaction.batch_execute("DELETE FROM orders; DELETE FROM customers").await?;
+    transaction.batch_execute("DELETE FROM public.orders; DELETE FROM public.customers").await?;
     let mut rebuilt = apply_retained(&transaction).await?;
     rebuilt.gone = (before - size(&transaction).await?).max(0);
     transaction.commit().await?;
@@ -73,7 +73,7 @@ async fn rebuilt(settings: Settings) -> Result<Option<Rebuilt>, DatabaseError> {
 }
 
 async fn size(transaction: &Transaction<'_>) -> Result<i64, DatabaseError> {
-    let select = "SELECT (SELECT count(*) FROM orders) + (SELECT count(*) FROM customers)";
+    let select = "SELECT (SELECT count(*) FROM public.orders) + (SELECT count(*) FROM public.customers)";
     Ok(transaction.query_one(select, &[]).await?.get(0))
 }
 
@@ -81,8 +81,7 @@ async fn apply_retained(transaction: &Transaction<'_>) -> Result<Rebuilt, Databa
     let mut rebuilt = Rebuilt::default();
     let mut after = 0_i64;
     loop {
-        let select =
-            "SELECT seq, message_id, event_type, body FROM events WHERE seq > $1 ORDER BY seq LIMIT 1000";
+        let select = "SELECT seq, message_id, event_type, body FROM public.events WHERE seq > $1 ORDER BY seq LIMIT 1000";
         let rows = transaction.query(select, &[&after]).await?;
         let Some(last) = rows.last() else { return Ok(rebuilt) };
         after = last.get("seq");

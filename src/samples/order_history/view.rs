@@ -22,12 +22,12 @@ use crate::{
 ///
 /// `events` retains every event for `rebuild`, and `streams` how far each stream has come. Positions compare byte by byte.
 const MIGRATIONS: &[&str] = &["
-CREATE TABLE IF NOT EXISTS customers (
+CREATE TABLE IF NOT EXISTS public.customers (
   id           bigint PRIMARY KEY,
   name         text NOT NULL,
   credit_limit numeric(17, 4) NOT NULL
 );
-CREATE TABLE IF NOT EXISTS orders (
+CREATE TABLE IF NOT EXISTS public.orders (
   id               bigint PRIMARY KEY,
   customer_id      bigint NOT NULL,
   total            numeric(17, 4) NOT NULL,
@@ -35,22 +35,22 @@ CREATE TABLE IF NOT EXISTS orders (
   state_rank       smallint NOT NULL,
   rejection_reason text
 );
-CREATE INDEX IF NOT EXISTS orders_of_customer ON orders (customer_id, id);
-CREATE TABLE IF NOT EXISTS events (
+CREATE INDEX IF NOT EXISTS orders_of_customer ON public.orders (customer_id, id);
+CREATE TABLE IF NOT EXISTS public.events (
   seq        bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
   message_id text NOT NULL UNIQUE,
   event_type text NOT NULL,
   body       bytea NOT NULL
 );
-CREATE TABLE IF NOT EXISTS streams (
+CREATE TABLE IF NOT EXISTS public.streams (
   stream       text PRIMARY KEY,
   source       text NOT NULL,
   position     text COLLATE \"C\" NOT NULL,
   committed_at bigint
 );
 ", "
-ALTER TABLE events ADD COLUMN IF NOT EXISTS source text NOT NULL DEFAULT '', DROP CONSTRAINT IF EXISTS events_message_id_key;
-CREATE UNIQUE INDEX IF NOT EXISTS events_message ON events (source, message_id);
+ALTER TABLE public.events ADD COLUMN IF NOT EXISTS source text NOT NULL DEFAULT '', DROP CONSTRAINT IF EXISTS events_message_id_key;
+CREATE UNIQUE INDEX IF NOT EXISTS events_message ON public.events (source, message_id);
 "];
 
 /// All of it comes from the two streams, so all of it may be dropped.
@@ -134,10 +134,10 @@ impl Change {
     pub(super) async fn apply(&self, transaction: &Transaction<'_>) -> Result<(), HandlingError> {
         match self {
             Self::Customer(CustomerCreated { customer_id, name, credit_limit }) => {
-                let insert = "INSERT INTO customers (id, name, credit_limit) VALUES ($1, $2, $3) \
+                let insert = "INSERT INTO public.customers (id, name, credit_limit) VALUES ($1, $2, $3) \
                               ON CONFLICT DO NOTHING";
                 let inserted = transaction.execute(insert, &[customer_id, name, credit_limit]).await?;
-                let same = "SELECT name = $2 AND credit_limit = $3 FROM customers WHERE id = $1";
+                let same = "SELECT name = $2 AND credit_limit = $3 FROM public.customers WHERE id = $1";
                 if inserted == 0
                     && !is_same(transaction.query_one(same, &[customer_id, name, credit_limit]).await?)
                 {
@@ -145,7 +145,7 @@ impl Change {
                 }
             }
             Self::Order(OrderEvent { order_id, order_details, rejection_reason }, state) => {
-                let upsert = "INSERT INTO orders (id, customer_id, total, state, state_rank, rejection_reason) \
+                let upsert = "INSERT INTO public.orders (id, customer_id, total, state, state_rank, rejection_reason) \
                               VALUES ($1, $2, $3, $4, $5, $6) \
                               ON CONFLICT (id) DO UPDATE SET state = excluded.state, \
                                 state_rank = excluded.state_rank, rejection_reason = excluded.rejection_reason \
@@ -156,7 +156,7 @@ impl Change {
                 let changed = transaction
                     .execute(upsert, &[order_id, customer, total, &state.name(), &state.rank(), &reason])
                     .await?;
-                let same = "SELECT customer_id = $2 AND total = $3 FROM orders WHERE id = $1";
+                let same = "SELECT customer_id = $2 AND total = $3 FROM public.orders WHERE id = $1";
                 if changed == 0 && !is_same(transaction.query_one(same, &[order_id, customer, total]).await?)
                 {
                     return Err(repeated_id::of_order(*order_id));

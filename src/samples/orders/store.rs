@@ -17,7 +17,7 @@ use crate::{
 /// Ids begin at the time at which the table was made, in microseconds since 1970: those of a database that is made anew are
 /// none that other services remember.
 const MIGRATIONS: &[&str] = &["
-CREATE TABLE orders (
+CREATE TABLE public.orders (
   id               bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
   customer_id      bigint NOT NULL,
   total            numeric(17, 4) NOT NULL CHECK (total > 0),
@@ -25,7 +25,7 @@ CREATE TABLE orders (
   rejection_reason text CHECK (rejection_reason IN ('INSUFFICIENT_CREDIT', 'UNKNOWN_CUSTOMER')),
   CHECK ((state = 'REJECTED') = (rejection_reason IS NOT NULL))
 );
-SELECT setval(pg_get_serial_sequence('orders', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
+SELECT setval(pg_get_serial_sequence('public.orders', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
 "];
 
 pub(super) const SCHEMA: Schema = Schema { migrations: MIGRATIONS, derived: &[] };
@@ -56,7 +56,7 @@ pub(super) async fn place(
     trace: &TraceContext,
     order: OrderDetails,
 ) -> Result<i64, DatabaseError> {
-    let insert = "INSERT INTO orders (customer_id, total) VALUES ($1, $2) RETURNING id";
+    let insert = "INSERT INTO public.orders (customer_id, total) VALUES ($1, $2) RETURNING id";
     let order_id: i64 =
         transaction.query_one(insert, &[&order.customer_id, &order.order_total]).await?.get(0);
     let payload = OrderEvent { order_id, order_details: order, rejection_reason: None };
@@ -74,7 +74,7 @@ pub(super) async fn take(
     step: Step,
 ) -> Result<Taken, DatabaseError> {
     let select =
-        "SELECT id, state, rejection_reason, customer_id, total FROM orders WHERE id = $1 FOR UPDATE";
+        "SELECT id, state, rejection_reason, customer_id, total FROM public.orders WHERE id = $1 FOR UPDATE";
     let Some(row) = transaction.query_opt(select, &[&id]).await? else { return Ok(Taken::NoOrder) };
     let order = Order::from(&row);
     let Some(state) = OrderState::named(&order.state).and_then(|state| state.after(step)) else {
@@ -82,7 +82,7 @@ pub(super) async fn take(
     };
     let rejection_reason = step.rejection_reason();
     let reason = rejection_reason.map(|reason| reason.name());
-    let update = "UPDATE orders SET state = $2, rejection_reason = $3 WHERE id = $1";
+    let update = "UPDATE public.orders SET state = $2, rejection_reason = $3 WHERE id = $1";
     transaction.execute(update, &[&id, &state.name(), &reason]).await?;
     let order_details = OrderDetails { customer_id: row.get("customer_id"), order_total: row.get("total") };
     let event = Event {
@@ -105,7 +105,7 @@ pub(super) async fn is_there_by_now(
     id: i64,
 ) -> Result<bool, DatabaseError> {
     let attempt = transaction.transaction().await?;
-    let insert = "INSERT INTO orders (id, customer_id, total) OVERRIDING SYSTEM VALUE VALUES ($1, 0, 1) \
+    let insert = "INSERT INTO public.orders (id, customer_id, total) OVERRIDING SYSTEM VALUE VALUES ($1, 0, 1) \
                   ON CONFLICT DO NOTHING";
     let inserted = attempt.execute(insert, &[&id]).await?;
     attempt.rollback().await?;
@@ -114,13 +114,13 @@ pub(super) async fn is_there_by_now(
 
 /// One order.
 pub(super) async fn find(client: &impl GenericClient, id: i64) -> Result<Option<Order>, DatabaseError> {
-    let select = "SELECT id, state, rejection_reason FROM orders WHERE id = $1";
+    let select = "SELECT id, state, rejection_reason FROM public.orders WHERE id = $1";
     Ok(client.query_opt(select, &[&id]).await?.as_ref().map(Order::from))
 }
 
 /// A page of orders, by id.
 pub(super) async fn list(client: &impl GenericClient, page: Page) -> Result<Vec<Order>, DatabaseError> {
-    let select = "SELECT id, state, rejection_reason FROM orders WHERE id > $1 ORDER BY id LIMIT $2";
+    let select = "SELECT id, state, rejection_reason FROM public.orders WHERE id > $1 ORDER BY id LIMIT $2";
     Ok(client.query(select, &[&page.after, &page.limit]).await?.iter().map(Order::from).collect())
 }
 

@@ -102,6 +102,7 @@ impl Run {
             create: true,
             failover: false,
             table: TableName { schema: "public".to_owned(), table: "outbox".to_owned() },
+            schema: "public".to_owned(),
             rows: Default::default(),
             cleanup: scenario.cleanup.then_some(Cleanup { retention: Duration::ZERO }),
             parks: scenario.relay.parks(),

@@ -1,0 +1,290 @@
+//! The database's owner and outboxd's role: functions, triggers and rules of the one that would run with the rights of the other.
+
+use crate::{
+    parked::PARK,
+    stage::{PATIENCE, Stage, eventually, say, until},
+    support::{Daemon, Postgres, PostgresOptions, postgres::psql, shared_rabbitmq},
+};
+
+const DELETE: &str = "cleanup.mode = \"delete\"\n";
+
+/// Notes who called what; everybody may write there.
+const CALLED: &str = "CREATE TABLE called (what text, by text NOT NULL DEFAULT current_user); GRANT INSERT ON called TO public";
+
+async fn called(stage: &Stage) -> Vec<(String, String)> {
+    let rows =
+        stage.client().await.query("SELECT what, by FROM public.called ORDER BY what", &[]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+/// What a check says: its line, and the cure below.
+fn findings<'a>(stdout: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
+    let lines: Vec<&str> = stdout.lines().collect();
+    let found = lines.windows(2).filter(|pair| pair[0].contains(&format!("  {name}  ")));
+    found.map(|pair| (pair[0].trim(), pair[1].trim())).collect()
+}
+
+/// A database's owner may put functions into `public` and `public` first into the path of every session.
+#[tokio::test]
+async fn functions_in_public_are_not_called_in_place_of_those_of_pg_catalog() {
+    let mut stage = Stage::shared("shadow").await;
+    stage.source = format!("{DELETE}{PARK}");
+    stage.with_printed_role().await;
+    let shadows = [
+        ("concat_ws", "text, oid, oid", "text", "$1, $2, $3"),
+        ("current_setting", "text", "text", "$1"),
+        ("set_config", "text, text, boolean", "text", "$1, $2, $3"),
+        ("pg_is_in_recovery", "", "boolean", ""),
+        ("pg_backend_pid", "", "integer", ""),
+        ("pg_current_xact_id", "", "xid8", ""),
+        ("clock_timestamp", "", "timestamptz", ""),
+        ("now", "", "timestamptz", ""),
+        ("has_schema_privilege", "oid, text", "boolean", "$1, $2"),
+    ];
+    let functions = shadows.map(|(name, arguments, result, given)| {
+        format!(
+            "CREATE FUNCTION public.{name}({arguments}) RETURNS {result} LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO public.called VALUES ('{name}'); RETURN pg_catalog.{name}({given}); END $$;"
+        )
+    });
+    stage
+        .sql(&format!(
+            "{CALLED}; {} ALTER DATABASE \"{}\" SET search_path = public, pg_catalog",
+            functions.concat(),
+            stage.name
+        ))
+        .await;
+    // The trap works.
+    let role = format!("role_{}", stage.name);
+    let url = stage.postgres_url.replace("//postgres@", &format!("//{role}@"));
+    let (victim, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    victim
+        .batch_execute("SELECT concat_ws(':', 1::oid, 2::oid), current_setting('wal_level')")
+        .await
+        .unwrap();
+    let both = [("concat_ws".to_owned(), role.clone()), ("current_setting".to_owned(), role.clone())];
+    assert_eq!(called(&stage).await, both);
+    stage.sql("DELETE FROM public.called").await;
+
+    // A superuser runs the script, and the role everything else: a backlog, the stream, a parked row, clean-up.
+    stage.consume_only("OrderChanged").await;
+    stage.write_row("a", 1, "OrderChanged").await;
+    let mut daemon = Daemon::start(&stage.run_printed_sql().await);
+    daemon.wait_ready(PATIENCE).await;
+    stage.write_row("a", 2, "OrderChanged").await;
+    stage.write_unseen("b", "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+    until(&daemon, "orders", |shown| shown["parked_rows"] == 1).await;
+    let client = stage.client().await;
+    eventually("confirmed rows are removed", async || {
+        client.query_opt("SELECT FROM public.outbox", &[]).await.is_ok_and(|row| row.is_none())
+    })
+    .await;
+    for command in
+        [&["check"][..], &["status"], &["setup"], &["parked", "discard", "--all", "--source", "orders"]]
+    {
+        assert_eq!(say(&daemon, command).await.status, 0, "{command:?}");
+    }
+    assert!(daemon.sigterm(PATIENCE).await.success());
+    assert_eq!(say(&daemon, &["teardown", "--source", "orders"]).await.status, 0);
+    assert_eq!(called(&stage).await, []);
+}
+
+#[tokio::test]
+async fn check_names_each_trigger_and_rule_that_runs_with_the_rights_of_its_role() {
+    let mut stage = Stage::shared("triggers").await;
+    stage.source = format!("{DELETE}{PARK}");
+    stage.with_printed_role().await;
+    let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+    assert_eq!(said.status, 0);
+    let [(quiet, _)] = findings(&said.stdout, "code of others")[..] else { panic!("{}", said.stdout) };
+    assert!(quiet.starts_with("OK"), "{quiet}");
+
+    stage.consume().await;
+    stage
+        .sql(&format!(
+            "{CALLED}; CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN INSERT INTO public.called VALUES (TG_NAME); RETURN NULL; END $$;
+             CREATE TRIGGER \"on removal\" AFTER DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION note();
+             CREATE TRIGGER of_the_application AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION note();
+             CREATE TRIGGER on_record AFTER INSERT OR UPDATE ON outboxd_state FOR EACH STATEMENT EXECUTE FUNCTION note();
+             CREATE TRIGGER switched_off AFTER UPDATE ON outboxd_state FOR EACH ROW EXECUTE FUNCTION note();
+             ALTER TABLE outboxd_state DISABLE TRIGGER switched_off;
+             CREATE FUNCTION odd(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 IS NULL; END';
+             CREATE INDEX odd_index ON outbox (id) WHERE odd('x'); CREATE INDEX plain ON outbox (lower(type));
+             CREATE RULE aside AS ON DELETE TO outboxd_parked DO ALSO SELECT 1"
+        ))
+        .await;
+    let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+    assert_eq!(said.status, 0);
+    let found = findings(&said.stdout, "code of others");
+    let role = format!("role_{}", stage.name);
+    for ((line, cure), (what, mends)) in found.iter().zip([
+        (
+            format!("warning  code of others  trigger \"on removal\" of \"public\".\"outbox\" runs as role {role} when clean-up"),
+            "DROP TRIGGER \"on removal\" ON \"public\".\"outbox\"; or set cleanup.mode = \"none\"",
+        ),
+        (
+            format!("a function that index public.odd_index of \"public\".\"outbox\" calls may run as role {role} when outboxd reads"),
+            "have the index call functions of pg_catalog only",
+        ),
+        (
+            "rule \"aside\" of \"public\".\"outboxd_parked\" runs as".to_owned(),
+            "DROP RULE \"aside\" ON \"public\".\"outboxd_parked\";",
+        ),
+        (
+            "trigger \"on_record\" of \"public\".\"outboxd_state\" runs as".to_owned(),
+            "DROP TRIGGER \"on_record\" ON \"public\".\"outboxd_state\";",
+        ),
+    ]) {
+        assert!(line.contains(what.trim_start_matches("warning  code of others  ")), "{line}");
+        assert!(line.starts_with("warning") && cure.contains(mends), "{line} {cure}");
+    }
+    assert_eq!(found.len(), 4, "{}", said.stdout);
+
+    // It is as the check says.
+    let mut daemon = Daemon::start(&stage.config());
+    daemon.wait_ready(PATIENCE).await;
+    stage.write_row("a", 1, "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+    eventually("the row is removed by the role", async || {
+        called(&stage).await.contains(&("on removal".to_owned(), role.clone()))
+    })
+    .await;
+    assert!(daemon.sigterm(PATIENCE).await.success());
+
+    // Without clean-up nothing runs on the outbox table but what its writers start.
+    stage.source = PARK.to_owned();
+    let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+    assert_eq!(findings(&said.stdout, "code of others").len(), 3, "{}", said.stdout);
+}
+
+#[tokio::test]
+async fn tables_of_its_own_lie_in_the_schema_that_the_configuration_names() {
+    let mut stage = Stage::shared("own_schema").await;
+    let place = format!("{PARK}postgres.schema = \"Own \\\"tables\\\"\"\n");
+    stage.source = place.clone();
+    let client = stage.client().await;
+    let tables = async || {
+        let query = "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                     WHERE c.relname LIKE 'outboxd\\_%' AND c.relkind = 'r' ORDER BY 1";
+        let rows = client.query(query, &[]).await.unwrap();
+        rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
+    };
+    // A role that may make a schema makes it; a superuser here.
+    stage.consume_only("OrderChanged").await;
+    let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+    assert!(said.status == 0 && said.stdout.contains("outboxd_state will be created"), "{}", said.stdout);
+    let mut daemon = stage.relay().await;
+    stage.write_unseen("b", "OrderCreated").await;
+    until(&daemon, "orders", |shown| shown["parked_rows"] == 1).await;
+    let there = ["Own \"tables\".outboxd_parked", "Own \"tables\".outboxd_state"];
+    assert_eq!(tables().await, there);
+    assert!(daemon.sigterm(PATIENCE).await.success());
+
+    // Another place is no other source: the record is found where it lies, and the statements move it. The printed role sees it.
+    stage.source = format!("{PARK}postgres.schema = \"elsewhere\"\n");
+    let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+    assert_eq!(said.status, 1);
+    let [(line, cure)] = findings(&said.stdout, "records of slots")[..] else { panic!("{}", said.stdout) };
+    assert!(line.contains("not in schema \"elsewhere\", which postgres.schema names"), "{line}");
+    assert!(
+        cure.contains("CREATE SCHEMA IF NOT EXISTS \"elsewhere\"")
+            && cure.contains("SET SCHEMA \"elsewhere\""),
+        "{cure}"
+    );
+    stage.sql(cure.trim_start_matches("-> ")).await;
+    assert_eq!(tables().await, ["elsewhere.outboxd_parked", "elsewhere.outboxd_state"]);
+    let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+    assert!(
+        said.status == 0 && said.stdout.contains("the slot is the one that was there before"),
+        "{}",
+        said.stdout
+    );
+
+    // The role of the script, in a schema of the DBA's.
+    let mut stage = Stage::shared("own_schema_printed").await;
+    stage.source = place;
+    stage.with_printed_role().await;
+    stage.consume_only("OrderChanged").await;
+    let mut daemon = Daemon::start(&stage.config());
+    daemon.wait_ready(PATIENCE).await;
+    stage.write_row("a", 1, "OrderChanged").await;
+    stage.write_unseen("b", "OrderCreated").await;
+    until(&daemon, "orders", |shown| shown["parked_rows"] == 1).await;
+    stage.verdict().await.assert_delivered(0);
+    let said = say(&daemon, &["check"]).await;
+    assert_eq!(said.status, 0);
+    assert!(daemon.sigterm(PATIENCE).await.success());
+}
+
+/// The casts and constraints of the database's owner are not tried on a value that outboxd compares.
+#[tokio::test]
+async fn casts_and_domains_of_the_table_run_nothing() {
+    let mut stage = Stage::shared("casts").await;
+    stage
+        .sql(&format!(
+            "{CALLED}; CREATE TYPE kind AS ENUM ('Order');
+             CREATE FUNCTION kind_text(kind) RETURNS text LANGUAGE plpgsql AS
+                 $$ BEGIN INSERT INTO public.called VALUES ('cast'); RETURN 'Order'; END $$;
+             CREATE CAST (kind AS text) WITH FUNCTION kind_text(kind);
+             CREATE FUNCTION fits(bigint) RETURNS boolean LANGUAGE plpgsql AS
+                 $$ BEGIN INSERT INTO public.called VALUES ('domain'); RETURN true; END $$;
+             CREATE DOMAIN number AS bigint CHECK (fits(VALUE));
+             ALTER TABLE outbox ALTER COLUMN aggregatetype TYPE kind USING aggregatetype::kind,
+                 ADD COLUMN IF NOT EXISTS seq bigint GENERATED ALWAYS AS IDENTITY;
+             ALTER TABLE outbox ALTER COLUMN seq DROP IDENTITY IF EXISTS; ALTER TABLE outbox ALTER COLUMN seq TYPE number"
+        ))
+        .await;
+    stage.source = PARK.to_owned();
+    stage.with_printed_role().await;
+    stage.sql("GRANT INSERT ON called TO public").await;
+    stage.consume_only("OrderChanged").await;
+    let mut daemon = Daemon::start(&stage.config());
+    daemon.wait_ready(PATIENCE).await;
+    for event in ["OrderCreated", "OrderChanged"] {
+        stage
+            .sql(&format!(
+                "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, seq) VALUES ('Order', 'a', '{event}', '1',
+                 1 + (SELECT count(*) FROM outbox))"
+            ))
+            .await;
+    }
+    until(&daemon, "orders", |shown| shown["parked_rows"] == 1).await;
+    stage.sql("DELETE FROM called").await;
+    let said = say(&daemon, &["replay", "--source", "orders", "--aggregate", "Order/a"]).await;
+    assert!(said.status == 0 && said.stdout.contains("confirmed: 1"), "{}{}", said.stdout, said.stderr);
+    let mut inbox = stage.inbox(&["Order.events"]).await;
+    let said = say(&daemon, &["parked", "requeue", "--all", "--source", "orders"]).await;
+    println!("{}{}", said.stdout, said.stderr);
+    assert!(format!("{}{}", said.stdout, said.stderr).contains("a later row of its aggregate"));
+    inbox.stays_empty().await;
+    assert_eq!(called(&stage).await, []);
+    assert!(daemon.sigterm(PATIENCE).await.success());
+}
+
+#[tokio::test]
+async fn the_compose_example_relays_as_a_role_of_its_own() {
+    let server = Postgres::start(PostgresOptions::default()).await;
+    let mut stage = Stage::on("compose", &server, shared_rabbitmq().await).await;
+    stage.sql("DROP TABLE outbox").await;
+    let (url, script) = (stage.postgres_url.clone(), include_str!("../../docker/outbox.sql"));
+    tokio::task::spawn_blocking(move || psql(&url, script)).await.unwrap();
+    let example = include_str!("../../docker/outboxd.toml");
+    assert!(!example.contains("postgres:secret"));
+    let config = example
+        .replace("[admin]\nlisten = \"0.0.0.0:9464\"\n", "")
+        .replace("@postgres:5432/orders", &format!("@127.0.0.1:{}/{}", server.port(), stage.name))
+        .replace("amqp://guest:guest@rabbitmq:5672/%2f", &stage.amqp_url);
+    stage.consume().await;
+    let said = say(&Daemon::prepare(&config), &["check"]).await;
+    assert_eq!(said.status, 0);
+    let mut daemon = Daemon::start(&config);
+    daemon.wait_ready(PATIENCE).await;
+    stage.write_row("a", 1, "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+    let rights = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolbypassrls FROM pg_roles WHERE rolname = 'outboxd'";
+    assert!(!stage.client().await.query_one(rights, &[]).await.unwrap().get::<_, bool>(0));
+    assert!(daemon.sigterm(PATIENCE).await.success());
+}

@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test test-debian chaos simulate mutations fuzz lint bench prerequisites clean
+.PHONY: help demo demo-relay test test-debian chaos simulate mutations fuzz lint advisories release bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -37,10 +37,18 @@ mutations: ## changes one line of the product at a time, in a copy, and expects 
 fuzz: ## ever new bytes for decoder, mapping, templates and configuration (TARGET=one; SECONDS=each, 60; MERGE=1: keeps the finds)
 	tests/fuzz/run.sh "$(or $(SECONDS),60)" $(TARGET)
 
-lint: ## formatting, clippy and the documentation's links, warnings being errors
+lint: ## formatting, clippy, the documentation's links and the rules of deny.toml, warnings being errors
 	$(CARGO) fmt --check
+	$(CARGO) test --locked --quiet --test supply_chain
+	@if command -v cargo-deny >/dev/null; then cargo-deny --locked --offline check licenses bans sources; fi
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+advisories: ## known vulnerabilities of what outboxd is built from (takes the network and cargo-deny: cargo install cargo-deny --locked)
+	cargo-deny --locked check advisories
+
+release: ## what is delivered, in target/dist/release: binaries without paths of this machine, licences and notices
+	CARGO="$(CARGO)" release/build.sh
 
 bench: prerequisites ## how fast it is beside the raw ceilings, on private nodes (ONLY=drain: one subject; ROUNDS=n: so often; PEERS=all: others too)
 	$(CARGO) bench --locked --bench relay -- $(or $(ONLY),all) $(if $(ROUNDS),--rounds=$(ROUNDS)) $(if $(PEERS),--peers=$(PEERS)) $(if $(RECORD),--record)

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt};
 
+use crate::legible::{self, Legible};
+
 /// Why a program did not do what it was asked to. The text is complete: what happened, where, and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -36,8 +38,11 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Failure::CommandLine(text) | Failure::Configuration(text) | Failure::Runtime(text)) = self;
-        f.write_str(text)
+        match self {
+            // One line a problem.
+            Failure::Configuration(text) => f.write_str(&legible::lines(text)),
+            Failure::CommandLine(text) | Failure::Runtime(text) => write!(f, "{}", Legible(text)),
+        }
     }
 }
 

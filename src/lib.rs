@@ -20,6 +20,8 @@
 
 pub mod position;
 
+pub mod legible;
+
 pub mod failure;
 
 pub mod remedy;

@@ -7,6 +7,7 @@
 
 mod lines;
 
+use crate::legible::{self, Escaping};
 use clap::ValueEnum;
 use lines::{ToStderr, lines};
 use prometheus::IntCounter;
@@ -16,12 +17,17 @@ use std::{
     io::{self, IsTerminal},
     panic::{self, PanicHookInfo},
 };
-use tracing::level_filters::LevelFilter;
+use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
     Layer,
+    field::RecordFields,
     filter::{ParseError, Targets},
-    fmt,
+    fmt::{
+        self, FormatFields,
+        format::{DefaultFields, Writer},
+    },
     layer::SubscriberExt,
+    registry::LookupSpan,
     util::{SubscriberInitExt, TryInitError},
 };
 
@@ -64,26 +70,42 @@ pub enum TelemetryError {
 pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
     let value = env::var_os(VARIABLE).unwrap_or_default();
     let levels = levels(&value.to_string_lossy())?;
-    // A stderr that is gone must not end the relay: without this, a failed write is reported by `eprintln!`, which panics.
-    let lines = fmt::layer().with_writer(ToStderr).log_internal_errors(false);
-    let lines = match format {
-        LogFormat::Pretty => {
-            let coloured =
-                io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-            lines.compact().with_ansi(coloured).boxed()
-        }
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).with_ansi(false).boxed(),
-    };
+    let coloured = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let lines = layer(format, coloured, ToStderr { format });
     tracing_subscriber::registry().with(lines.with_filter(levels)).try_init()?;
     // The standard library's own hook writes to stderr itself, and waits for it.
     panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
+/// Lines in that format.
+fn layer<S, W>(format: LogFormat, coloured: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
+    // A stderr that is gone must not end the relay: without this, a failed write is reported by `eprintln!`, which panics.
+    let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
+    match format {
+        LogFormat::Pretty => lines.compact().fmt_fields(LegibleFields).with_ansi(coloured).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).with_ansi(false).boxed(),
+    }
+}
+
+/// Fields of events and spans, an event's message among them, with what is hidden escaped: rows and peers choose some of their
+/// texts. Colours, which are control characters, stand outside of fields.
+struct LegibleFields;
+
+impl<'w> FormatFields<'w> for LegibleFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> std::fmt::Result {
+        DefaultFields::new().format_fields(Writer::new(&mut Escaping(writer)), fields)
+    }
+}
+
 /// Says `last_words`, if there are any, and waits for stderr to take what was logged: two seconds at most.
 pub fn finish(last_words: Option<&str>) {
     if let Some(words) = last_words {
-        lines().push(format!("{words}\n").as_bytes());
+        lines().push(format!("{}\n", legible::lines(words)).as_bytes());
     }
     lines().flush();
 }
@@ -95,10 +117,10 @@ pub fn lost_lines() -> &'static IntCounter {
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let text = panic.to_string().replace('\n', " ");
+    tracing::error!("{text}");
     let backtrace = Backtrace::capture();
-    match backtrace.status() {
-        BacktraceStatus::Captured => tracing::error!(%backtrace, "{text}"),
-        _ => tracing::error!("{text}"),
+    if backtrace.status() == BacktraceStatus::Captured {
+        backtrace.to_string().lines().for_each(|frame| tracing::error!("{frame}"));
     }
 }
 
@@ -115,6 +137,7 @@ fn levels(value: &str) -> Result<Targets, TelemetryError> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+    use std::sync::{Arc, Mutex};
     use tracing::Level;
 
     #[test]
@@ -148,6 +171,49 @@ mod tests {
         for value in ["info,outboxd=loud", "outboxd=info=debug"] {
             let text = levels(value).unwrap_err().to_string();
             assert!(text.contains(VARIABLE) && text.contains(value), "{text}");
+        }
+    }
+
+    /// Bytes that all clones have written.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_line_and_holds_nothing_hidden_whatever_its_texts_are() {
+        const HOSTILE: &str = "a\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}\u{202e}\u{200b}\u{7f}";
+        for format in [LogFormat::Pretty, LogFormat::Json] {
+            let written = Written::default();
+            let writer = written.clone();
+            let lines = layer(format, false, move || lines::Shown { to: writer.clone(), format });
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+                let span = tracing::info_span!("message", event_type = HOSTILE, id = %HOSTILE);
+                let error = io::Error::other(HOSTILE);
+                span.in_scope(
+                    || tracing::warn!(text = HOSTILE, shown = %error, debug = ?HOSTILE, "failed: {HOSTILE}"),
+                );
+            });
+            let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            println!("{text}");
+            let line = text.strip_suffix('\n').unwrap();
+            assert!(!line.contains(legible::is_hidden), "{line:?}");
+            assert_eq!(line.matches("forged").count(), 6, "{line}");
+            if format == LogFormat::Json {
+                let event: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert_eq!(
+                    (&event["text"], &event["span"]["event_type"]),
+                    (&HOSTILE.into(), &HOSTILE.into())
+                );
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! neither a slow client nor many of them can hold memory, and shutdown never waits long for anyone.
 
 use super::Board;
+use crate::legible;
 use axum::{
     Router,
     extract::State,
@@ -109,7 +110,10 @@ async fn metrics(State(board): State<Board>) -> impl IntoResponse {
 
 async fn status(State(board): State<Board>) -> impl IntoResponse {
     match serde_json::to_string_pretty(&board.status()) {
-        Ok(json) => ([(CONTENT_TYPE, "application/json")], json + "\n").into_response(),
+        Ok(json) => {
+            let json = legible::json(&json).into_owned() + "\n";
+            ([(CONTENT_TYPE, "application/json")], json).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

@@ -1,6 +1,7 @@
 //! The answers as values: the `/status` document, also read by `outboxd status`, and the verdict of `/readyz`.
 
 use super::{reporter::SourceState, subscriptions::SubscriptionStatus};
+use crate::legible::Legible;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -102,15 +103,14 @@ pub struct Readiness(Vec<String>);
 
 impl Readiness {
     pub(super) fn of(Status { sources, subscriptions, .. }: &Status) -> Readiness {
-        let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         let unready = sources.iter().filter(|source| !source.state.is_ready());
         let unready = unready.map(|source| {
-            format!("{}: {} since {}: {}", source.name, source.state, source.since, line(&source.reason))
+            format!("{}: {} since {}: {}", source.name, source.state, source.since, source.reason.trim())
         });
         let missing = subscriptions.iter().filter_map(|SubscriptionStatus { queue, missing, .. }| {
-            Some(format!("subscription {queue}: gets no messages: {}", line(missing.as_deref()?)))
+            Some(format!("subscription {queue}: gets no messages: {}", missing.as_deref()?.trim()))
         });
-        Readiness(unready.chain(missing).collect())
+        Readiness(unready.chain(missing).map(|line: String| Legible(line).to_string()).collect())
     }
 
     /// Every source is streaming or standing by, and every subscription has its queues.
@@ -144,7 +144,7 @@ mod tests {
         for state in SourceState::ALL {
             let board = Board::new();
             board.reporter("orders").state(SourceState::Streaming, "");
-            board.reporter("customers").state(state, "because\nof  this");
+            board.reporter("customers").state(state, "because\nof \u{1b}[2Jthis");
             let expected = matches!(state, SourceState::Streaming | SourceState::Standby);
             assert_eq!(board.readiness().is_ready(), expected, "{state}");
             let text = board.readiness().to_string();
@@ -153,7 +153,7 @@ mod tests {
             } else {
                 assert_eq!(text.lines().count(), 1, "the ready source has no line: {text}");
                 assert!(text.starts_with(&format!("customers: {state} since 2")), "{text}");
-                assert!(text.ends_with(": because of this\n"), "{text}");
+                assert!(text.ends_with(": because\\nof \\u{1b}[2Jthis\n"), "{text}");
             }
         }
     }

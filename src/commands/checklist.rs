@@ -91,14 +91,14 @@ impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lengths = self.lines.iter().map(|line| line.name.chars().count());
         let width = lengths.filter(|length| *length <= NAME_WIDTH_MAX).max().unwrap_or_default();
-        writeln!(f, "{}", self.title)?;
+        writeln!(f, "{}", one_line(&self.title))?;
         for Line { name, verdict } in &self.lines {
             let (word, what, cure) = match verdict {
                 Verdict::Passed(detail) => ("OK", detail, None),
                 Verdict::Warning(Problem { what, cure, .. }) => ("warning", what, Some(cure)),
                 Verdict::Failed(Problem { what, cure, .. }) => ("FAILED", what, Some(cure)),
             };
-            writeln!(f, "  {word:<7}  {name:<width$}  {}", one_line(what))?;
+            writeln!(f, "  {word:<7}  {:<width$}  {}", one_line(name), one_line(what))?;
             if let Some(cure) = cure {
                 writeln!(f, "           -> {}", one_line(cure))?;
             }
@@ -137,7 +137,7 @@ mod tests {
         )];
         let expected = format!(
             "source orders\n  OK       slot            is there\n  warning  inactive slots  old\n           -> drop it\n  \
-             FAILED   {}  two lines\n           -> mend it\n\n",
+             FAILED   {}  two\\n  lines\n           -> mend it\n\n",
             "x".repeat(50)
         );
         assert_eq!(sections[0].to_string(), expected);

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     cli::{Chosen, DiscardParked, ListParked, Parked, RequeueParked},
+    legible,
     postgres::{
         left_behind,
         parked_rows::{self, ParkedEntry},
@@ -30,14 +31,12 @@ pub(super) async fn run(settings: Settings, what: &Parked) -> Result<(), Failure
 
 const COLUMNS: [Column<ParkedEntry>; 7] = [
     ("POSITION", false, |row| row.position.to_string()),
-    ("MESSAGE ID", false, |row| row.message_id.as_deref().map_or_else(unknown, one_line)),
-    ("AGGREGATE", false, |row| {
-        row.aggregate().map_or_else(unknown, |(kind, id)| one_line(&format!("{kind}/{id}")))
-    }),
-    ("EVENT TYPE", false, |row| row.event_type.as_deref().map_or_else(unknown, one_line)),
+    ("MESSAGE ID", false, |row| row.message_id.clone().unwrap_or_else(unknown)),
+    ("AGGREGATE", false, |row| row.aggregate().map_or_else(unknown, |(kind, id)| format!("{kind}/{id}"))),
+    ("EVENT TYPE", false, |row| row.event_type.clone().unwrap_or_else(unknown)),
     ("CAUSE", false, |row| row.cause.clone()),
     ("PARKED AT", false, |row| row.parked_at.to_string()),
-    ("REASON", false, |row| one_line(&row.reason)),
+    ("REASON", false, |row| row.reason.clone()),
 ];
 
 /// A parked row in the document of `parked list --json`. No payload: that stays in the table.
@@ -86,7 +85,8 @@ async fn list(settings: &Settings, options: &ListParked) -> Result<(), Failure> 
     }
     if options.json {
         let shown: Vec<Shown<'_>> = entries.iter().map(Shown::from).collect();
-        return answer(&(serde_json::to_string_pretty(&shown).unwrap_or_default() + "\n"));
+        let document = serde_json::to_string_pretty(&shown).unwrap_or_default();
+        return answer(&(legible::json(&document).into_owned() + "\n"));
     }
     answer(&if entries.is_empty() { "nothing is parked\n".to_owned() } else { table(&COLUMNS, &entries) })
 }

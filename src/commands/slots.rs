@@ -5,9 +5,10 @@ use serde::Serialize;
 
 use super::{
     chain,
-    table::{Column, one_line, size, table, unknown},
+    table::{Column, size, table, unknown},
 };
 use crate::{
+    legible,
     postgres::{
         SourceDatabase,
         catalog::{self, SlotFacts},
@@ -52,7 +53,7 @@ const COLUMNS: [Column<Slot>; 9] = [
     ("WAL", false, |slot| slot.slot_wal_status.clone().unwrap_or_else(unknown)),
     ("PID", true, |slot| slot.slot_active_pid.map_or_else(unknown, |pid| pid.to_string())),
     ("PARKED", true, |slot| slot.parked_rows.map_or_else(unknown, |rows| rows.to_string())),
-    ("NOTE", false, |slot| one_line(&slot.note)),
+    ("NOTE", false, |slot| slot.note.clone()),
 ];
 
 impl Slots {
@@ -82,7 +83,7 @@ impl Slots {
     }
 
     pub(super) fn json(&self) -> String {
-        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+        legible::json(&serde_json::to_string_pretty(self).unwrap_or_default()).into_owned() + "\n"
     }
 }
 

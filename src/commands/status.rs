@@ -5,11 +5,11 @@
 use super::{
     Failure, answer,
     slots::Slots,
-    table::{Column, one_line, size, table, unknown},
+    table::{Column, size, table, unknown},
 };
 use crate::{
     admin::{SourceStatus, Status},
-    cli,
+    cli, legible,
     settings::Settings,
 };
 use bytes::Bytes;
@@ -66,7 +66,11 @@ async fn shown(address: SocketAddr, json: bool) -> Result<String, AskError> {
     let body = timeout(DEADLINE, ask(address)).await.map_err(|_| AskError::Deadline(address))??;
     let status: Status =
         serde_json::from_slice(&body).map_err(|error| AskError::NotStatus(address, error))?;
-    Ok(if json { String::from_utf8_lossy(&body).into_owned() } else { table(&COLUMNS, &status.sources) })
+    Ok(if json {
+        legible::json(&String::from_utf8_lossy(&body)).into_owned()
+    } else {
+        table(&COLUMNS, &status.sources)
+    })
 }
 
 async fn ask(address: SocketAddr) -> Result<Bytes, AskError> {
@@ -107,7 +111,7 @@ const COLUMNS: [Column<SourceStatus>; 9] = [
     ("RETAINED", true, |source| source.slot_retained_bytes.map_or_else(unknown, size)),
     ("IN FLIGHT", true, |source| source.in_flight.to_string()),
     ("PARKED", true, |source| source.parked_rows.map_or_else(unknown, |rows| rows.to_string())),
-    ("REASON", false, |source| one_line(&reason(source))),
+    ("REASON", false, reason),
 ];
 
 /// Why it is in its state; and where nothing is to be said of that, what else is not as configured.
@@ -146,7 +150,7 @@ mod tests {
             table(&COLUMNS, &board.status().sources),
             "\
 SOURCE            STATE      POSITION         LAG  LAG S  RETAINED  IN FLIGHT  PARKED  REASON
-customer-service  halted     -                  -      -         -          0       -  slot lost: see the manual
+customer-service  halted     -                  -      -         -          0       -  slot lost:\\n  see the manual
 orders            streaming  16/B374D848  2.0 KiB    0.0         -         12       3  connected
 "
         );

@@ -1,12 +1,14 @@
 //! Aligned columns on a terminal.
 
+use crate::legible::Legible;
+
 /// A column: its heading, whether it is a number, and how a row fills it.
 pub(super) type Column<T> = (&'static str, bool, fn(&T) -> String);
 
-/// A heading and a line for each row.
+/// A heading and a line for each row, with each cell on one line.
 pub(super) fn table<T>(columns: &[Column<T>], rows: &[T]) -> String {
     let heading = columns.iter().map(|(heading, ..)| (*heading).to_owned()).collect();
-    let rows = rows.iter().map(|row| columns.iter().map(|(_, _, cell)| cell(row)).collect());
+    let rows = rows.iter().map(|row| columns.iter().map(|(_, _, cell)| one_line(&cell(row))).collect());
     let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
     let mut widths = vec![0; columns.len()];
     for row in &rows {
@@ -32,7 +34,7 @@ pub(super) fn unknown() -> String {
 
 /// A text as one cell.
 pub(super) fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    Legible(text.trim()).to_string()
 }
 
 /// `512 B`, `1.5 MiB`.

@@ -175,7 +175,8 @@ impl Reason {
         let spelled = |text: &str| spelling.write(text).into_owned();
         let (exchange, routing_key) =
             route.as_ref().map(|route| (spelled(&route.exchange), spelled(&route.routing_key))).unzip();
-        Self { cause: cause.as_str(), text: spelled(text), exchange, routing_key }
+        let text = spelling.write_sentence(text).into_owned();
+        Self { cause: cause.as_str(), text, exchange, routing_key }
     }
 }
 

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 
 use super::catalog::CatalogError;
+use crate::legible::is_hidden;
 
 /// What an escape begins with.
 const ESCAPE: &str = "\\u{";
@@ -24,7 +25,16 @@ pub(super) enum Spelling {
 impl Spelling {
     /// The text as it is written into the table.
     pub(super) fn write(self, text: &str) -> Cow<'_, str> {
-        let is_spelled = |c: char| c == '\0' || self == Spelling::Ascii && !c.is_ascii();
+        self.write_but(text, |_| false)
+    }
+
+    /// The same for a sentence, which people read by SQL: also what they would not see is spelled.
+    pub(super) fn write_sentence(self, text: &str) -> Cow<'_, str> {
+        self.write_but(text, is_hidden)
+    }
+
+    fn write_but(self, text: &str, also: impl Fn(char) -> bool) -> Cow<'_, str> {
+        let is_spelled = |c: char| c == '\0' || self == Spelling::Ascii && !c.is_ascii() || also(c);
         if !text.contains(is_spelled) && !text.contains(ESCAPE) {
             return text.into();
         }
@@ -98,6 +108,10 @@ mod tests {
         assert_eq!(Spelling::Plain.write("\0k"), r"\u{0}k");
         assert_eq!(Spelling::Ascii.write("5 €"), r"5 \u{20ac}");
         assert_eq!(Spelling::Plain.write(r"\u{0}"), r"\u{5c}u{0}");
+        let sentence = "exchange '\u{1b}[2J\n\u{202e}' is missing";
+        let written = Spelling::Plain.write_sentence(sentence);
+        assert_eq!(written, r"exchange '\u{1b}[2J\u{a}\u{202e}' is missing");
+        assert_eq!(read(&written), sentence);
         for foreign in [r"\u{}", r"\u{zz}", r"\u{d800}", r"\u{12", r"\u{é}"] {
             assert_eq!(read(foreign), foreign, "no escape of ours");
         }

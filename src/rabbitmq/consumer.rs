@@ -39,6 +39,7 @@ use super::{
     error::BrokerError,
     topology::{self, Subscription, short},
 };
+use crate::legible::Legible;
 use connect::answered;
 use guard::InHand;
 pub use properties::REASON_HEADER;
@@ -159,8 +160,10 @@ impl Consumer {
     ///
     /// Also when no queue of that name is there to take the copy.
     pub async fn bury(&self, delivery: &Delivery, reason: &str) -> Result<(), BrokerError> {
+        // Whoever reads it in RabbitMQ's management sees what the message said.
+        let reason = Legible(reason).to_string();
         let properties =
-            properties::with_reason(&delivery.inner.properties, reason, headers_max(&self.connection));
+            properties::with_reason(&delivery.inner.properties, &reason, headers_max(&self.connection));
         let copy = published(&self.channel, &self.dead, &delivery.inner.data, properties);
         let Confirmation::Ack(None) = self.answered(copy).await? else {
             return Err(BrokerError::NotBuried { at: self.at.clone(), queue: self.dead.to_string() });

@@ -16,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+use super::LogFormat;
+use crate::legible;
 use prometheus::IntCounter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -171,6 +173,29 @@ fn write_whole(mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// A writer of whole lines that escapes what is hidden in those of JSON. In the other format the fields are escaped already, and a
+/// line may hold colours.
+pub(super) struct Shown<W> {
+    pub(super) to: W,
+    pub(super) format: LogFormat,
+}
+
+impl<W: Write> Write for Shown<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self.format {
+            LogFormat::Pretty => self.to.write_all(line)?,
+            LogFormat::Json => {
+                self.to.write_all(legible::json(&String::from_utf8_lossy(line)).as_bytes())?;
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 /// One line's way into the queue.
 pub(super) struct Line;
 
@@ -189,13 +214,15 @@ impl Write for Line {
 }
 
 /// Gives each event a [`Line`].
-pub(super) struct ToStderr;
+pub(super) struct ToStderr {
+    pub(super) format: LogFormat,
+}
 
 impl MakeWriter<'_> for ToStderr {
-    type Writer = Line;
+    type Writer = Shown<Line>;
 
-    fn make_writer(&self) -> Line {
-        Line
+    fn make_writer(&self) -> Shown<Line> {
+        Shown { to: Line, format: self.format }
     }
 }
 

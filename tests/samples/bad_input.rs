@@ -3,7 +3,13 @@
 use hyper::Method;
 use serde_json::Value;
 
-use crate::{shared_shop, shop, support::Service};
+use outboxd::legible::is_hidden;
+
+use crate::{
+    broker::{ByHand, header, publish, take},
+    eventually, shared_shop, shop,
+    support::Service,
+};
 
 async fn count(url: &str, table: &str) -> i64 {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
@@ -122,4 +128,33 @@ async fn whatever_else_is_asked_is_answered_with_an_error_in_json() {
         assert!(answer["error"].is_string(), "{path}: {answer}");
         assert_eq!(answer["field"], field.map_or(Value::Null, Value::from), "{path}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn what_a_message_says_forges_no_line_of_the_log_and_hides_nothing_in_its_reason() {
+    const QUEUE: &str = "customer-service.orders";
+    let shop = shop("forged").await;
+    let hostile = "Nonsense\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}\u{202e}\u{200b}\u{7f}";
+    let body = format!(r#"{{"orderId": "{}"}}"#, "\u{1b}".escape_unicode());
+    for (id, event_type, body) in [
+        (hostile, hostile, "{}"),
+        ("2", "OrderCreated", &body),
+        ("3", "OrderCreated", &format!("\u{1b}{hostile}")),
+    ] {
+        let message = ByHand { id: Some(id), event_type: Some(event_type), body: body.as_bytes() };
+        publish(&shop.amqp_url, QUEUE, message).await;
+    }
+    for _ in 0..3 {
+        let dead =
+            eventually("it is put aside", async || take(&shop.amqp_url, &format!("{QUEUE}.dead")).await)
+                .await;
+        let reason = header(&dead, "dead-letter-reason").unwrap();
+        println!("{reason}");
+        assert!(!reason.contains(is_hidden), "{reason:?}");
+    }
+    let log = shop.customers.log();
+    println!("{log}");
+    assert!(log.contains(r"unknown event type 'Nonsense\n2026-01-01T00:00:00Z ERROR forged\r"), "{log}");
+    assert!(!log.contains(|c| is_hidden(c) && c != '\n'), "{log:?}");
+    assert!(!log.lines().any(|line| line.starts_with("2026-01-01")), "{log}");
 }

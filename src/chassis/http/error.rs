@@ -1,14 +1,16 @@
 //! What a caller is told when a request cannot be answered: `{"error": ..., "field": ...}`.
 
 use axum::{
-    Json,
-    http::{HeaderValue, Method, StatusCode, header::CONNECTION},
+    http::{
+        HeaderValue, Method, StatusCode,
+        header::{CONNECTION, CONTENT_TYPE},
+    },
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::chassis::database::DatabaseError;
+use crate::{chassis::database::DatabaseError, legible};
 
 /// A refusal, with its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +89,10 @@ impl From<tokio_postgres::Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body)).into_response();
+        // The texts of a request, a peer and a database are among it, and people read it.
+        let json = serde_json::to_string(&self.body).unwrap_or_default();
+        let json = legible::json(&json).into_owned();
+        let mut response = (self.status, [(CONTENT_TYPE, "application/json")], json).into_response();
         if self.status == StatusCode::REQUEST_TIMEOUT {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -54,6 +54,7 @@ fn the_documented_file_works_as_it_stands() {
     assert_eq!(orders.relay.on_unroutable, OnUnroutable::Halt);
     assert_eq!(orders.relay.backlog, BacklogPolicy::Publish);
     assert_eq!((orders.relay.in_flight_max, orders.mapping.message_bytes_max), (4096, 16_777_216));
+    assert_eq!(orders.exchanges_max, 256);
     assert_eq!(orders.relay.confirm_timeout, Duration::from_secs(30));
     assert_eq!(orders.mapping.columns.headers, OptionalColumn::IfPresent("headers".into()));
 }
@@ -304,6 +305,17 @@ fn each_mistake_has_its_message() {
         (
             "delivery.on_invalid = \"drop\"",
             "delivery.on_invalid: \"drop\" is unknown; set \"halt\" or \"park\"",
+        ),
+        ("message.exchange = \"{aggregate_type}\\n.e\"", "message.exchange: has a line break (LF or CR)"),
+        ("delivery.exchanges_max = 65536", "delivery.exchanges_max: must be between 0 and 65535, is 65536"),
+        ("[[exchanges]]\nname = \"e\\r\"", "exchanges[0].name: has a line break"),
+        (
+            "[[subscriptions]]\nqueue = \"q\\n\"\nexchange = \"e\"",
+            "subscriptions[0].queue: has a line break (LF or CR), which RabbitMQ removes",
+        ),
+        (
+            "[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\\n\"",
+            "subscriptions[0].exchange: has a line break (LF or CR)",
         ),
         ("delivery.in_flight_max = -1", "must be between 1 and 1000000, is -1"),
         ("delivery.in_flight_max = 1.5", "must be a whole number, is a fraction"),

@@ -119,6 +119,7 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
         client_cert: access.client_cert,
         exchanges: Vec::new(),
         subscriptions: Vec::new(),
+        row_exchanges: rabbitmq::row_exchanges::RowExchanges::default(),
         watch: rabbitmq::subscriptions::SubscriptionWatch::default(),
     };
     Some(Settings {

@@ -65,7 +65,8 @@ fn of_sources(settings: &Settings, inspected: Vec<Inspection>) -> Vec<Section> {
         });
         let others: Vec<_> = others.map(|((other, _), _)| &**other).collect();
         checks.extend(ids_are_numbers.map(|numbers| inspection::message_ids(numbers, &others)));
-        Section::new(title(name, source), checks)
+        let lines = checks.into_iter().map(Line::from).chain(exchanges_of_rows(settings, source));
+        Section::new(title(name, source), lines)
     });
     sections.collect()
 }
@@ -79,7 +80,8 @@ fn offline(settings: &Settings) -> Vec<Section> {
                 Line::failed("TLS", super::chain(&error), "correct postgres.url, or the file it names")
             }
         };
-        Section::new(title(name, source), [Line::passed("configuration", configuration(source)), tls])
+        let lines = [Line::passed("configuration", configuration(source)), tls];
+        Section::new(title(name, source), lines.into_iter().chain(exchanges_of_rows(settings, source)))
     });
     let broker = [
         Line::passed(
@@ -139,6 +141,20 @@ fn read_for_every_connection(files: &[String]) -> String {
 fn subscriptions(broker: &BrokerOptions) -> String {
     let BrokerOptions { exchanges, subscriptions, .. } = broker;
     format!("valid, {} exchanges, {} subscriptions", exchanges.len(), subscriptions.len())
+}
+
+/// Limit on the exchanges that rows have declared, where rows decide on a name and `run` declares it.
+fn exchanges_of_rows(settings: &Settings, source: &Source) -> Option<Line> {
+    let exchange = publishing(&source.mapping).exchange;
+    let is_named_by_rows = exchange.text().is_none() && settings.broker.declare;
+    is_named_by_rows.then(|| {
+        let max = source.exchanges_max;
+        let finding = format!(
+            "rows may have {max} declared by the name {exchange}, beyond those of the configuration (delivery.exchanges_max); a row \
+             that names one more falls under delivery.on_invalid"
+        );
+        Line::passed("exchanges of rows", finding)
+    })
 }
 
 /// Exchange and routing key of a source, as far as its configuration tells.

@@ -20,6 +20,7 @@ pub use crate::failure::Failure;
 use crate::failure::chain;
 use crate::{
     cli::{Cli, Command},
+    legible,
     outbox::nearest,
     relay::Source,
     settings::{self, Settings},
@@ -68,8 +69,7 @@ fn source(settings: &Settings, name: &str) -> Result<Source, Failure> {
     let Some(source) = settings.sources.get(name) else {
         return Err(unknown(name, settings.sources.keys().map(String::as_str)));
     };
-    let settings::Source { database, mapping, relay } = source.clone();
-    Ok(Source { name: name.to_owned(), database, mapping, broker: settings.broker.clone(), relay })
+    Ok(source.clone().at(name, &settings.broker))
 }
 
 fn unknown<'a>(source: &str, known: impl Iterator<Item = &'a str> + Clone) -> Failure {
@@ -81,8 +81,14 @@ fn unknown<'a>(source: &str, known: impl Iterator<Item = &'a str> + Clone) -> Fa
     ))
 }
 
-/// Writes a command's answer to stdout. A reader that has seen enough (`outboxd status | head -1`) is no failure.
+/// Writes a command's answer to stdout: legible lines, whoever their texts come from.
 fn answer(text: &str) -> Result<(), Failure> {
+    answer_verbatim(&legible::lines(text))
+}
+
+/// Writes a script to stdout, which names things as the configuration does, letter by letter. A reader that has seen enough
+/// (`outboxd status | head -1`) is no failure.
+fn answer_verbatim(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

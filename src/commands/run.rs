@@ -9,7 +9,7 @@ use crate::{
     admin::{self, Board, SourceState},
     rabbitmq::subscriptions::SubscriptionWatch,
     relay::{self, Ended, Source},
-    settings::{self, Settings},
+    settings::Settings,
     shutdown::{self, Shutdown, StopSignals},
 };
 
@@ -32,8 +32,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     });
     let mut sources = Sources::new(board.clone(), shutdown);
     for (name, source) in settings.sources {
-        let settings::Source { database, mapping, relay } = source;
-        sources.start(Source { name, database, mapping, broker: broker.clone(), relay }, Duration::ZERO);
+        sources.start(source.at(&name, &broker), Duration::ZERO);
     }
     let (admin_end, admin_ended) = tokio::sync::oneshot::channel::<()>();
     let admin = admin.map(|listener| {

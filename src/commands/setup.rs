@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Failure, answer,
+    Failure, answer, answer_verbatim,
     check::{self, BROKER, title},
     checklist::{Line, Section, conclusion},
 };
@@ -34,10 +34,10 @@ const APPLICATION_NAME: &str = "outboxd setup";
 
 pub(super) async fn run(mut settings: Settings, options: &Setup) -> Result<(), Failure> {
     if options.print_sql {
-        return answer(&scripts(&settings));
+        return answer_verbatim(&scripts(&settings));
     }
     if options.print_rabbitmqctl {
-        return answer(&administration(&settings)?);
+        return answer_verbatim(&administration(&settings)?);
     }
     if let Some([exchange, queue, key]) = options.unbind.as_deref() {
         let broker = &settings.broker;

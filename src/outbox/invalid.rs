@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{HEADERS_BYTES_MAX, SHORT_STRING_BYTES_MAX};
-use crate::position::Position;
+use crate::{legible::Legible, position::Position};
 
 /// Characters of the row's id that an error shows.
 const ID_SHOWN_MAX: usize = 80;
@@ -47,6 +47,10 @@ pub enum InvalidReason {
         /// Its length in bytes.
         bytes: usize,
     },
+    /// `message.exchange` has placeholders, and gives no name: that of RabbitMQ's default exchange.
+    EmptyExchange,
+    /// The name of the exchange has a line feed or a carriage return, which RabbitMQ removes from a declare and not from a publish.
+    LineBreakInExchange,
     /// The body exceeds `delivery.message_bytes_max`.
     BodyTooLarge {
         /// Its length in bytes.
@@ -103,7 +107,7 @@ impl fmt::Display for InvalidRow {
         if let Some(id) = &self.id {
             let shown: String = id.chars().take(ID_SHOWN_MAX).collect();
             let more = if shown.len() < id.len() { "..." } else { "" };
-            write!(f, " (id '{}{more}')", shown.escape_debug())?;
+            write!(f, " (id '{}{more}')", Legible(&shown))?;
         }
         write!(f, " cannot become a message: {}", self.reason)
     }
@@ -129,6 +133,14 @@ impl fmt::Display for InvalidReason {
                 f,
                 "the {part} is {bytes} bytes long, AMQP allows {SHORT_STRING_BYTES_MAX}; change its template below message, and have \
                  the service write shorter values from now on"
+            ),
+            InvalidReason::EmptyExchange => f.write_str(
+                "message.exchange gives an empty name for this row, which is RabbitMQ's default exchange; have the service write the \
+                 value that the template takes, or set message.exchange = \"\" if routing keys are to name queues",
+            ),
+            InvalidReason::LineBreakInExchange => f.write_str(
+                "the name of its exchange has a line break (LF or CR), which RabbitMQ removes when it declares an exchange, so that a \
+                 publish does not find it; have the service write names without one, or change message.exchange",
             ),
             InvalidReason::BodyTooLarge { bytes, bytes_max } => write!(
                 f,

@@ -5,8 +5,9 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    AggregateKey, HEADERS_BYTES_MAX, HeaderValue, InvalidReason, InvalidRow, KeptColumns, KeptRow, Message,
-    OutboxRow, Placeholder, Properties, Property, RESERVED_HEADERS, ROUTING_HEADERS, SHORT_STRING_BYTES_MAX,
+    AggregateKey, HEADERS_BYTES_MAX, HeaderValue, InvalidReason, InvalidRow, KeptColumns, KeptRow,
+    LINE_BREAKS, Message, OutboxRow, Placeholder, Properties, Property, RESERVED_HEADERS, ROUTING_HEADERS,
+    SHORT_STRING_BYTES_MAX,
     message::header_bytes,
     row_headers::{HeadersError, RowHeaders},
 };
@@ -113,7 +114,7 @@ impl Mapper {
             Some(rendering) => self.route("id", rendering, row, &row_headers)?,
         };
         let event_type = short("event type", self.required(row, self.event_type)?.to_owned())?;
-        let exchange = self.route("exchange", &self.exchange, row, &row_headers)?;
+        let exchange = self.exchange(row, &row_headers)?;
         let routing_key = self.route("routing key", &self.routing_key, row, &row_headers)?;
         let content_type = match &self.content_type {
             Some(configured) => Cow::Owned(short("content type", configured.clone())?),
@@ -228,6 +229,18 @@ impl Mapper {
             HeadersError::NotJson => InvalidReason::HeadersNotJson { column },
             HeadersError::NotObject => InvalidReason::HeadersNotObject { column },
         }
+    }
+
+    /// The name of the exchange. Only a template that says so means the default exchange.
+    fn exchange(&self, row: &OutboxRow, row_headers: &RowHeaders<'_>) -> Result<String, InvalidReason> {
+        let exchange = self.route("exchange", &self.exchange, row, row_headers)?;
+        if exchange.is_empty() && !self.exchange.0.is_empty() {
+            return Err(InvalidReason::EmptyExchange);
+        }
+        if exchange.contains(LINE_BREAKS) {
+            return Err(InvalidReason::LineBreakInExchange);
+        }
+        Ok(exchange)
     }
 
     fn route(

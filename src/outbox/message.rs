@@ -27,6 +27,9 @@ pub const ROUTING_HEADERS: [&str; 2] = ["CC", "BCC"];
 /// AMQP 0-9-1 section 4.2.5.3: the length of a short string is one octet.
 pub const SHORT_STRING_BYTES_MAX: usize = 255;
 
+/// Characters that RabbitMQ removes from the names of exchanges and queues in each method but `basic.publish`.
+pub const LINE_BREAKS: [char; 2] = ['\r', '\n'];
+
 /// Most bytes that the content header (properties and headers, encoded) may take.
 ///
 /// A content header cannot be split over frames (AMQP 0-9-1 section 2.3.5.2), so one that exceeds the negotiated

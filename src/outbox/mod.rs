@@ -21,7 +21,7 @@ pub use mapper::Mapper;
 pub(crate) use mapper::decode_hex;
 pub use mapping::{ColumnNames, Mapping, MappingError, MissingColumn, OptionalColumn};
 pub use message::{
-    AggregateKey, HEADERS_BYTES_MAX, HeaderValue, Message, RESERVED_HEADERS, ROUTING_HEADERS,
+    AggregateKey, HEADERS_BYTES_MAX, HeaderValue, LINE_BREAKS, Message, RESERVED_HEADERS, ROUTING_HEADERS,
     SHORT_STRING_BYTES_MAX,
 };
 pub(crate) use nearest::nearest;

@@ -8,6 +8,7 @@ use super::{
     endpoint::Endpoint,
     error::BrokerError,
     rotating_urls::RotatingUrls,
+    row_exchanges::RowExchanges,
     subscriptions::SubscriptionWatch,
     tls,
     topology::{Exchange, Subscription},
@@ -35,6 +36,8 @@ pub struct BrokerOptions {
     pub exchanges: Vec<Exchange>,
     /// Durable subscriptions, declared before anything is published.
     pub subscriptions: Vec<Subscription>,
+    /// Limit on the exchanges that rows name: each source has its own.
+    pub row_exchanges: RowExchanges,
     /// Watch of this process over them.
     pub watch: SubscriptionWatch,
 }

@@ -25,6 +25,7 @@ use super::{
     error::{DeclareError, Loss, Refusal, reply},
     fence::Asking,
     refused::Refused,
+    row_exchanges::RowExchanges,
     topology::{self, Declaration},
 };
 use crate::{ledger::PublishTag, outbox::Message};
@@ -106,8 +107,12 @@ pub struct Publisher {
     messages: Channel,
     /// That of declares.
     declares: Channel,
-    /// Exchanges that this connection has declared or found.
+    /// Exchanges of the configuration, which the connection began with.
+    planned_exchanges: HashSet<String>,
+    /// These, and those of messages that this connection has declared or found since.
     known_exchanges: HashSet<String>,
+    /// Limit on those of messages.
+    row_exchanges: RowExchanges,
     /// Exchanges whose messages go without `mandatory`.
     optional: HashSet<String>,
     /// A front message's exchange, on its way to be known.
@@ -140,7 +145,7 @@ impl Publisher {
         connection.open_channel(DECLARES).await?;
         options.watch.note_lost(&mut connection, DECLARES).await?;
         topology::declare(&mut connection, DECLARES, options, &options.subscriptions).await?;
-        let known_exchanges = topology::plan(&options.exchanges, &options.subscriptions)
+        let planned_exchanges = topology::plan(&options.exchanges, &options.subscriptions)
             .into_iter()
             .filter_map(|declaration| match declaration {
                 Declaration::Exchange { name, .. } => Some(name),
@@ -149,16 +154,19 @@ impl Publisher {
             .collect();
         let optional = options.exchanges.iter().filter(|exchange| !exchange.mandatory);
         let optional = optional.map(|exchange| exchange.name.clone()).collect();
-        Ok(Self { optional, ..Self::over(connection, options.declare, known_exchanges) })
+        let row_exchanges = options.row_exchanges.clone();
+        Ok(Self { optional, row_exchanges, ..Self::over(connection, options.declare, planned_exchanges) })
     }
 
-    fn over(connection: Connection, declare: bool, known_exchanges: HashSet<String>) -> Self {
+    fn over(connection: Connection, declare: bool, planned_exchanges: HashSet<String>) -> Self {
         Self {
             connection,
             declare,
             messages: Channel::Open,
             declares: Channel::Open,
-            known_exchanges,
+            known_exchanges: planned_exchanges.clone(),
+            planned_exchanges,
+            row_exchanges: RowExchanges::default(),
             optional: HashSet::new(),
             declaring: None,
             fencing: None,
@@ -279,6 +287,13 @@ impl Publisher {
             if !topology::is_predeclared(&message.exchange)
                 && !self.known_exchanges.contains(&message.exchange)
             {
+                if self.declare && !self.row_exchanges.allows(&message.exchange) {
+                    self.waiting.push_front((tag, message));
+                    let refused = Refused::TooManyExchanges { exchanges_max: self.row_exchanges.max() };
+                    let unsent = self.take_waiting();
+                    self.news.push_back(PublisherEvent::ExchangeRefused { refused, unsent });
+                    return Ok(());
+                }
                 self.declaring = Some(message.exchange.clone());
                 let asked = self.ask_for_exchange(&message.exchange);
                 self.waiting.push_front((tag, message));
@@ -346,7 +361,12 @@ impl Publisher {
             Event::Answer { channel: DECLARES, method: AMQPClass::Exchange(_) }
                 if self.declaring.is_some() =>
             {
-                self.known_exchanges.extend(self.declaring.take());
+                if let Some(exchange) = self.declaring.take() {
+                    if self.declare {
+                        self.row_exchanges.declared(&exchange);
+                    }
+                    self.known_exchanges.insert(exchange);
+                }
             }
             Event::Answer { channel: MESSAGES, method }
                 if self.messages == Channel::Opening && is_answer(&method, &open_channel()) =>
@@ -411,6 +431,10 @@ impl Publisher {
             self.messages = Channel::Opening;
             self.connection.ask(MESSAGES, &open_channel())?;
             let Refusal { code, text } = refusal;
+            if code == reply::NOT_FOUND {
+                // Whoever is sent again has its exchange declared first.
+                self.known_exchanges.clone_from(&self.planned_exchanges);
+            }
             let (sent, unsent) = (self.confirms.close(), self.take_waiting());
             let refused = Refused::Publish { code, text };
             self.news.push_back(PublisherEvent::ChannelClosed { refused, sent, unsent });
@@ -420,12 +444,22 @@ impl Publisher {
         Ok(())
     }
 
-    /// Whether the channel can have been closed for one message. An exchange that is gone under way (404) has taken its bindings
-    /// along: then a new connection declares all of the topology. One of the broker's own nobody can declare: not every broker
-    /// has `amq.rabbitmq.event`.
+    /// Whether the channel can have been closed for one message. An exchange of the configuration that is gone under way (404) has
+    /// taken its bindings along: then a new connection declares all of the topology. Any other is a message's own: it is declared
+    /// again for that message, or cannot be, as the broker's own; not every broker has `amq.rabbitmq.event`.
     fn is_of_a_message(&self, refusal: &Refusal) -> bool {
-        let is_declared_anew = refusal.code == reply::NOT_FOUND && !refusal.text.contains("exchange 'amq.");
+        let is_declared_anew =
+            refusal.code == reply::NOT_FOUND && self.may_mean_a_planned_exchange(&refusal.text);
         !is_declared_anew && !self.confirms.is_empty()
+    }
+
+    /// Tells whether a 404 names an exchange of the configuration, or none that can be recognised. RabbitMQ cuts long texts.
+    fn may_mean_a_planned_exchange(&self, text: &str) -> bool {
+        let Some((_, named)) = text.split_once("no exchange '") else { return true };
+        self.planned_exchanges.iter().any(|exchange| {
+            let whole = format!("{exchange}' in vhost '");
+            named.starts_with(&whole) || whole.starts_with(named)
+        })
     }
 
     fn take_waiting(&mut self) -> Vec<PublishTag> {
@@ -459,7 +493,7 @@ mod tests {
 
     use amq_protocol::{
         frame::{AMQPFrame, parsing::parse_frame},
-        protocol::{basic, channel, confirm, queue},
+        protocol::{basic, channel, confirm, exchange, queue},
     };
     use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 
@@ -505,6 +539,13 @@ mod tests {
     fn closed(reply_code: u16) -> AMQPClass {
         let reply_text = "because".into();
         let close = channel::Close { reply_code, reply_text, class_id: 0, method_id: 0 };
+        AMQPClass::Channel(channel::AMQPMethod::Close(close))
+    }
+
+    /// As RabbitMQ closes the channel for a publish to an exchange that it does not have.
+    fn not_found(exchange: &str) -> AMQPClass {
+        let reply_text = format!("NOT_FOUND - no exchange '{exchange}' in vhost '/'").as_str().into();
+        let close = channel::Close { reply_code: 404, reply_text, class_id: 60, method_id: 40 };
         AMQPClass::Channel(channel::AMQPMethod::Close(close))
     }
 
@@ -586,9 +627,7 @@ mod tests {
         // along.
         publisher.publish(PublishTag(2), message(2, "amq.rabbitmq.event"));
         assert!(is_quiet(&mut publisher).await);
-        let text = "NOT_FOUND - no exchange 'amq.rabbitmq.event' in vhost '/'";
-        let close = channel::Close { reply_code: 404, reply_text: text.into(), class_id: 60, method_id: 40 };
-        say(&mut broker, MESSAGES, AMQPClass::Channel(channel::AMQPMethod::Close(close))).await;
+        say(&mut broker, MESSAGES, not_found("amq.rabbitmq.event")).await;
         let told = next(&mut publisher).await.unwrap();
         assert!(
             matches!(told, PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 404, .. }, .. }),
@@ -602,6 +641,75 @@ mod tests {
         say(&mut broker, MESSAGES, closed(404)).await;
         let told = next(&mut publisher).await;
         assert!(matches!(told, Err(BrokerError::ChannelClosed { code: 404, .. })), "{told:?}");
+    }
+
+    /// RabbitMQ answers a declare of such an exchange and does not find it: then the message is refused, and the connection stays.
+    #[tokio::test]
+    async fn an_exchange_of_a_message_that_is_not_found_is_declared_again_and_is_a_matter_of_that_message() {
+        let (mut publisher, mut broker) = publisher();
+        let declared = || AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}));
+        for _ in 0..2 {
+            publisher.publish(PublishTag(1), message(1, "own"));
+            assert!(is_quiet(&mut publisher).await);
+            say(&mut broker, DECLARES, declared()).await;
+            assert!(is_quiet(&mut publisher).await, "declared, and sent");
+            let close = not_found("own");
+            say(&mut broker, MESSAGES, close).await;
+            match next(&mut publisher).await.unwrap() {
+                PublisherEvent::ChannelClosed {
+                    refused: Refused::Publish { code: 404, .. }, sent, ..
+                } => {
+                    assert_eq!(sent, [PublishTag(1)]);
+                }
+                other => panic!("{other:?}"),
+            }
+            say(&mut broker, MESSAGES, opened()).await;
+            let selected = AMQPClass::Confirm(AMQPMethod::SelectOk(confirm::SelectOk {}));
+            say(&mut broker, MESSAGES, selected).await;
+        }
+        // One of the configuration has lost its bindings.
+        publisher.publish(PublishTag(2), message(2, "known"));
+        assert!(is_quiet(&mut publisher).await);
+        say(&mut broker, MESSAGES, not_found("known")).await;
+        let told = next(&mut publisher).await;
+        assert!(matches!(told, Err(BrokerError::ChannelClosed { code: 404, .. })), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn rows_have_as_many_exchanges_declared_as_the_limit_says_over_all_connections() {
+        let row_exchanges = RowExchanges::new(1);
+        let declared = || AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}));
+        for connection in 0..2 {
+            let (publisher, mut broker) = publisher();
+            let mut publisher = Publisher { row_exchanges: row_exchanges.clone(), ..publisher };
+            publisher.publish(PublishTag(1), message(1, "first"));
+            publisher.publish(PublishTag(2), message(2, "second"));
+            publisher.publish(PublishTag(3), message(3, "known"));
+            assert!(is_quiet(&mut publisher).await);
+            say(&mut broker, DECLARES, declared()).await;
+            match next(&mut publisher).await.unwrap() {
+                PublisherEvent::ExchangeRefused { refused, unsent } => {
+                    assert_eq!(refused, Refused::TooManyExchanges { exchanges_max: 1 }, "{connection}");
+                    let explained = refused.explain(&message(2, "second"));
+                    assert!(
+                        explained.contains("'second'") && explained.contains("delivery.exchanges_max is 1")
+                    );
+                    assert_eq!(unsent, [2, 3].map(PublishTag));
+                }
+                other => panic!("{other:?}"),
+            }
+            // The first is known to the connection, one of the configuration counts for nothing.
+            publisher.publish(PublishTag(3), message(3, "known"));
+            publisher.publish(PublishTag(4), message(4, "first"));
+            assert!(is_quiet(&mut publisher).await);
+            assert_eq!(publisher.confirms.close(), [1, 3, 4].map(PublishTag), "sent");
+        }
+        // What is only verified is not made.
+        let (publisher, _broker) = publisher();
+        let mut publisher = Publisher { row_exchanges, declare: false, ..publisher };
+        publisher.publish(PublishTag(5), message(5, "third"));
+        assert!(is_quiet(&mut publisher).await);
+        assert_eq!(publisher.declaring.as_deref(), Some("third"));
     }
 
     /// Only the first refusal is told, and nothing else need happen before the next question.

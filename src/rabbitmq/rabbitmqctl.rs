@@ -226,6 +226,7 @@ mod tests {
             client_cert: None,
             exchanges: Vec::new(),
             subscriptions: vec![subscription],
+            row_exchanges: crate::rabbitmq::row_exchanges::RowExchanges::default(),
             watch: crate::rabbitmq::subscriptions::SubscriptionWatch::default(),
         };
         let publishing = [Publishing {

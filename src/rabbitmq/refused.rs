@@ -18,6 +18,11 @@ pub enum Refused {
     },
     /// The exchange is not there and cannot be declared, or is of another type.
     Exchange(DeclareError),
+    /// The exchange would be one more than rows may have declared. The broker was not asked.
+    TooManyExchanges {
+        /// `delivery.exchanges_max`
+        exchanges_max: usize,
+    },
 }
 
 impl Refused {
@@ -26,6 +31,9 @@ impl Refused {
         let (code, text) = match self {
             Refused::Publish { code, text } => (*code, text),
             Refused::Exchange(error) => return error.to_string(),
+            Refused::TooManyExchanges { exchanges_max } => {
+                return too_many_exchanges(&message.exchange, *exchanges_max);
+            }
         };
         let Message { exchange, routing_key, body, .. } = message;
         let (means, cure) = (refusal::means(code, text), refusal::cure(code, text));
@@ -37,6 +45,14 @@ impl Refused {
         };
         format!("exchange '{exchange}' {means}: {code} {text}; {cure}{more}")
     }
+}
+
+fn too_many_exchanges(exchange: &str, exchanges_max: usize) -> String {
+    format!(
+        "exchange '{exchange}' is not declared: rows of this source have named {exchanges_max} exchanges that the configuration does \
+         not name, and delivery.exchanges_max is {exchanges_max}; see whether the row should name it, then raise \
+         delivery.exchanges_max, or add the exchange to [[exchanges]], and restart outboxd"
+    )
 }
 
 #[cfg(test)]

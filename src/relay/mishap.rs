@@ -106,9 +106,15 @@ fn shown(message: &Message) -> String {
 
 /// A message that the broker does not take holds up everything behind it.
 pub(super) fn refused(message: &Message, refused: &Refused) -> String {
+    let goes_on = match refused {
+        Refused::Publish { .. } | Refused::Exchange(_) => {
+            "outboxd tries it again and goes on by itself when RabbitMQ takes it, or set"
+        }
+        // The limit holds until a restart.
+        Refused::TooManyExchanges { .. } => "to put such rows aside, set",
+    };
     format!(
-        "{} is refused: {}. What stands before it goes out, and nothing behind it; outboxd tries it again and goes on by itself when \
-         RabbitMQ takes it, or set delivery.on_invalid = \"park\" and restart",
+        "{} is refused: {}. What stands before it goes out, and nothing behind it; {goes_on} delivery.on_invalid = \"park\" and restart",
         shown(message),
         refused.explain(message)
     )

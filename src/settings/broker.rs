@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use super::{exchanges, subscriptions};
 use crate::{
     configuration::Section,
-    rabbitmq::{Endpoint, RotatingUrls, publisher::BrokerOptions, subscriptions::SubscriptionWatch},
+    rabbitmq::{
+        Endpoint, RotatingUrls, publisher::BrokerOptions, row_exchanges::RowExchanges,
+        subscriptions::SubscriptionWatch,
+    },
 };
 
 /// Values of the three of them.
@@ -33,6 +36,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
         ca_file: access.ca_file,
         client_cert: access.client_cert,
         subscriptions: subscriptions::read(root, &exchanges),
+        row_exchanges: RowExchanges::default(),
         watch: SubscriptionWatch::default(),
         exchanges,
     };

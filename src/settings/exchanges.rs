@@ -1,6 +1,6 @@
 //! `[[exchanges]]`: exchanges that are not durable topics without arguments.
 
-use super::arguments;
+use super::{arguments, names};
 use crate::{
     configuration::Section,
     outbox::SHORT_STRING_BYTES_MAX,
@@ -66,6 +66,9 @@ fn exchange(section: &mut Section<'_>) -> Option<Exchange> {
             format!("is longer than {SHORT_STRING_BYTES_MAX} bytes"),
             "choose a shorter name",
         );
+    }
+    if let Some((what, cure)) = names::altered_by_broker(&name) {
+        section.problem("name", what, cure);
     }
     if is_predeclared(&name) {
         for key in given {

@@ -22,8 +22,8 @@ use crate::{
     configuration::{self, Origins, Section},
     outbox::Mapping,
     postgres::SourceDatabase,
-    rabbitmq::publisher::BrokerOptions,
-    relay::{RelayOptions, SharedWindow},
+    rabbitmq::{publisher::BrokerOptions, row_exchanges::RowExchanges},
+    relay::{self, RelayOptions, SharedWindow},
 };
 
 /// Variables of the environment that begin so override the file; `__` stands for the dot between keys.
@@ -51,6 +51,17 @@ pub struct Source {
     pub mapping: Mapping,
     /// How they are delivered.
     pub relay: RelayOptions,
+    /// Exchanges that rows may have declared beyond those of the configuration.
+    pub exchanges_max: usize,
+}
+
+impl Source {
+    /// The source under its name, ready for the relay, at this broker.
+    pub fn at(self, name: &str, broker: &BrokerOptions) -> relay::Source {
+        let Source { database, mapping, relay, exchanges_max } = self;
+        let broker = BrokerOptions { row_exchanges: RowExchanges::new(exchanges_max), ..broker.clone() };
+        relay::Source { name: name.to_owned(), database, mapping, broker, relay }
+    }
 }
 
 /// Tells whether the environment of this process has a variable that begins with [`ENVIRONMENT_PREFIX`].

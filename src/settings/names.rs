@@ -1,6 +1,7 @@
 //! Names as PostgreSQL and the configuration allow them.
 
 use crate::configuration::Complaint;
+use crate::outbox::LINE_BREAKS;
 use crate::postgres::TableName;
 
 /// NAMEDATALEN - 1: longer names PostgreSQL cuts without an error.
@@ -34,6 +35,12 @@ pub(super) fn identifier(name: &str) -> Result<String, Complaint> {
     }
     let what = format!("\"{name}\" is no valid name");
     Err((what, format!("use 1 to {IDENTIFIER_BYTES_MAX} bytes")))
+}
+
+/// Problem of a name of an exchange or queue that RabbitMQ would store as another one, and the cure.
+pub(super) fn altered_by_broker(name: &str) -> Option<(&'static str, &'static str)> {
+    let what = "has a line break (LF or CR), which RabbitMQ removes from the names of exchanges and queues";
+    name.contains(LINE_BREAKS).then_some((what, "write the name without one"))
 }
 
 /// A time zone (manual, "Time Zones"); whether the server knows it, only the server can say.

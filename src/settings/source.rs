@@ -37,6 +37,7 @@ pub(super) fn read(
     let mut database = database(name, section.section("postgres"), table, rows);
     let mut delivery = section.section("delivery");
     let message_bytes_max = delivery.count("message_bytes_max", 1..=MESSAGE_BYTES_MAX, 16_777_216);
+    let exchanges_max = delivery.count("exchanges_max", 0..=65_535, 256);
     let relay = relay(delivery, backlog, confirm_timeout, database.as_ref(), window);
     let mapping = mapping(name, section.section("message"), columns, message_bytes_max);
     if let (Some(database), Some(relay)) = (&mut database, &relay) {
@@ -46,7 +47,7 @@ pub(super) fn read(
     section.finish();
     valid.ok()?;
     let database = SourceDatabase { cleanup, ..database? };
-    Some(Source { database, mapping: mapping?, relay: relay? })
+    Some(Source { database, mapping: mapping?, relay: relay?, exchanges_max })
 }
 
 fn database(
@@ -149,7 +150,7 @@ fn mapping(
     let headers_off = columns.headers == OptionalColumn::Off;
     let id = section.parsed("id", Some("{id}"), |text| short(text, headers_off));
     let exchange =
-        section.parsed("exchange", Some("{aggregate_type}.events"), |text| short(text, headers_off));
+        section.parsed("exchange", Some("{aggregate_type}.events"), |text| exchange(text, headers_off));
     let routing_key = section.parsed("routing_key", Some("{event_type}"), |text| short(text, headers_off));
     let content_type = section.parsed("content_type", None, |text| match text.len() {
         1..=SHORT_STRING_BYTES_MAX => Ok(text.to_owned()),
@@ -232,6 +233,13 @@ fn template(text: &str, headers_off: bool) -> Result<Template, Complaint> {
         return Err((what.into(), "name the headers column, or take the placeholder out".into()));
     }
     Ok(template)
+}
+
+/// A template for the name of an exchange.
+fn exchange(text: &str, headers_off: bool) -> Result<Template, Complaint> {
+    let template = short(text, headers_off)?;
+    let altered = template.pieces("").flatten().find_map(names::altered_by_broker);
+    altered.map_or(Ok(template), |(what, cure)| Err((what.to_owned(), cure.to_owned())))
 }
 
 /// A template for an AMQP short string.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{arguments, exchanges};
+use super::{arguments, exchanges, names};
 use crate::{
     configuration::Section,
     outbox::SHORT_STRING_BYTES_MAX,
@@ -58,6 +58,9 @@ fn subscription(section: &mut Section<'_>, exchanges: &[Exchange]) -> Option<Sub
         let name = section.filled_text(key)?;
         if name.len() > bytes_max {
             section.problem(key, format!("is longer than {bytes_max} bytes"), "choose a shorter name");
+        }
+        if let Some((what, cure)) = names::altered_by_broker(&name) {
+            section.problem(key, what, cure);
         }
         Some(name)
     };

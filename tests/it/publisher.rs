@@ -23,6 +23,7 @@ use outboxd::{
         inspection::inspect,
         publisher::{Outcome, Publisher, PublisherEvent},
         publishing::{Pattern, Publishing},
+        row_exchanges::RowExchanges,
         subscriptions::SubscriptionWatch,
         topology::{QueueType, Subscription},
     },
@@ -76,6 +77,7 @@ impl Broker {
             client_cert: None,
             exchanges: Vec::new(),
             subscriptions: Vec::new(),
+            row_exchanges: RowExchanges::default(),
             watch: SubscriptionWatch::default(),
         }
     }
@@ -447,13 +449,32 @@ async fn exchange_refused(publisher: &mut Publisher, unsent: &[u64]) -> DeclareE
 }
 
 #[tokio::test]
-async fn an_exchange_deleted_under_way_closes_the_channel_and_is_retryable() {
+async fn an_exchange_deleted_under_way_costs_the_channel_or_with_its_bindings_the_connection() {
     let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let exchange_name = unique("deleted");
     let mut publisher = broker.publisher(&broker.options()).await;
     publisher.publish(PublishTag(1), message(1, &exchange_name, "k"));
     outcomes(&mut publisher, 1).await;
+    channel.exchange_delete(name(&exchange_name), ExchangeDeleteOptions::default()).await.unwrap();
+    publisher.publish(PublishTag(2), message(2, &exchange_name, "k"));
+    publisher.publish(PublishTag(3), message(3, &exchange_name, "k"));
+    match timeout(PATIENCE, publisher.next()).await.unwrap().unwrap() {
+        PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 404, text }, sent, unsent } => {
+            assert!(text.contains(&exchange_name), "{text}");
+            assert_eq!([sent, unsent].concat(), [2, 3].map(PublishTag));
+        }
+        other => panic!("{other:?}"),
+    }
+    publisher.publish(PublishTag(2), message(2, &exchange_name, "k"));
+    publisher.publish(PublishTag(3), message(3, &exchange_name, "k"));
+    outcomes(&mut publisher, 2).await;
+    publisher.close().await;
+
+    // With the exchange of a subscription its bindings are gone, too, and a new connection makes them.
+    let subscriptions = vec![subscription(&exchange_name, &exchange_name)];
+    let options = BrokerOptions { subscriptions, ..broker.options() };
+    let mut publisher = broker.publisher(&options).await;
     channel.exchange_delete(name(&exchange_name), ExchangeDeleteOptions::default()).await.unwrap();
     for number in 2..50 {
         publisher.publish(PublishTag(number), message(number, &exchange_name, "k"));
@@ -502,6 +523,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_given_up() {
         client_cert: None,
         exchanges: Vec::new(),
         subscriptions: Vec::new(),
+        row_exchanges: RowExchanges::default(),
         watch: SubscriptionWatch::default(),
     };
     let begun = Instant::now();

@@ -324,6 +324,24 @@ fn short_strings_hold_255_bytes_not_characters() {
 }
 
 #[test]
+fn an_exchange_that_rabbitmq_cannot_have_makes_the_row_invalid() {
+    let routed = |template_text: &str, value: &[u8]| {
+        let mapping = Mapping { exchange: template(template_text), ..mapping() };
+        map(&mapping, with(6, Some(value))).map(|message| message.exchange)
+    };
+    assert_eq!(routed("{column:tenant}", b""), Err(InvalidReason::EmptyExchange));
+    assert_eq!(routed("", b"any"), Ok(String::new()), "the default exchange, by intent");
+    assert_eq!(routed("{column:tenant}.e", b""), Ok(".e".into()));
+    for broken in [&b"a\nb"[..], b"\r", b"a\r\n"] {
+        assert_eq!(routed("{column:tenant}", broken), Err(InvalidReason::LineBreakInExchange));
+    }
+    // RabbitMQ keeps these, and routing keys as they are.
+    assert_eq!(routed("{column:tenant}", "a\tb\u{85}\u{2028}".as_bytes()), Ok("a\tb\u{85}\u{2028}".into()));
+    let mapping = Mapping { routing_key: template("{column:tenant}"), ..mapping() };
+    assert_eq!(map(&mapping, with(6, Some(b"a\r\n"))).map(|message| message.routing_key), Ok("a\r\n".into()));
+}
+
+#[test]
 fn body_and_headers_have_limits() {
     let body = |bytes: usize| map(&mapping(), with(4, Some(&vec![b'x'; bytes])));
     assert_eq!(body(1000).unwrap().body.len(), 1000);

@@ -103,6 +103,13 @@ fn check<'a>(
     if "{id}".parse::<Template>().is_ok_and(|id| id == mapping.id) {
         assert_eq!(&*message.message_id, text_of("id"));
     }
+    assert!(!message.exchange.contains(['\r', '\n']), "RabbitMQ has no such exchange");
+    let is_default = mapping.exchange.pieces("orders").next().is_none();
+    assert_eq!(
+        message.exchange.is_empty(),
+        is_default,
+        "the default exchange is meant by an empty template only"
+    );
     let route = [&*message.exchange, &message.routing_key, &message.event_type];
     for text in route.into_iter().chain(message.short_properties()) {
         assert!(text.len() <= SHORT_STRING_BYTES_MAX, "{text}");

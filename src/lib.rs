@@ -28,6 +28,8 @@ pub mod remedy;
 
 pub mod shutdown;
 
+mod http_connections;
+
 mod backoff;
 
 mod clock;

@@ -1,10 +1,14 @@
 //! The HTTP side: four read-only paths for probes, scrapers and people.
 //!
-//! Each connection carries one request and lives for a few seconds at most, and there is a limit to their number. So
-//! neither a slow client nor many of them can hold memory, and shutdown never waits long for anyone.
+//! Each connection carries one request and lives for a few seconds at most, and there is a limit to their number: beyond it the
+//! client that was waited for the longest makes room. So neither a slow client nor many of them can hold memory or keep a probe
+//! from its answer, and shutdown never waits long for anyone.
 
 use super::Board;
-use crate::legible;
+use crate::{
+    http_connections::{Connections, LOOK_AGAIN, Turn, within_open_files},
+    legible,
+};
 use axum::{
     Router,
     extract::State,
@@ -12,19 +16,33 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use std::{io, net::SocketAddr, pin::pin, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::JoinSet,
     time::{sleep, timeout},
 };
 
 /// From accept to the last byte of the answer.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Beyond this, clients wait in the listener's queue.
+/// From accept to the last byte of the request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// Beyond this, the client that was waited for the longest makes room.
 const CONNECTIONS_MAX: usize = 64;
+/// Files that may be open for the sources' connections, logs and timers, where fewer may be open than usual.
+const OTHER_FILES: usize = 128;
 /// How long answers under way may still take after shutdown was asked for.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// After a failed accept, most likely for want of file descriptors.
@@ -54,33 +72,61 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, AdminError> {
 pub async fn serve(listener: TcpListener, board: Board, shutdown: impl Future<Output = ()>) {
     let router = router(board);
     let mut shutdown = pin!(shutdown);
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::new(within_open_files(CONNECTIONS_MAX, OTHER_FILES));
+    let mut accepted: Option<TcpStream> = None;
     loop {
+        if let Some(stream) = accepted.take_if(|_| connections.has_room()) {
+            connections.add(|turn| answer(stream, router.clone(), turn));
+        }
         tokio::select! {
             biased;
             // 1. The end comes first.
             () = &mut shutdown => break,
             // 2. Finished connections make room.
-            Some(_) = connections.join_next() => {}
-            // 3. New ones, while there is room.
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => { connections.spawn(answer(stream, router.clone())); }
+            () = connections.ended() => {}
+            // 3. New ones, one at a time.
+            new = listener.accept(), if accepted.is_none() => match new {
+                Ok((stream, _)) => accepted = Some(stream),
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener could not accept a connection");
+                    connections.drop_longest_awaited();
                     tokio::select! { () = &mut shutdown => break, () = sleep(ACCEPT_PAUSE) => {} }
                 }
             },
+            // 4. Somebody may have become silent for long enough.
+            () = sleep(LOOK_AGAIN), if accepted.is_some() => {}
         }
     }
-    drop(listener);
+    drop((listener, accepted));
     // What has not finished by then is aborted when the set is dropped.
-    let _ = timeout(SHUTDOWN_GRACE, async { while connections.join_next().await.is_some() {} }).await;
+    let _ = timeout(SHUTDOWN_GRACE, connections.all_ended()).await;
 }
 
-async fn answer(stream: TcpStream, router: Router) {
-    let service = TowerToHyperService::new(router);
+async fn answer(stream: TcpStream, router: Router, turn: Turn) {
+    let router = TowerToHyperService::new(router);
+    let has_asked = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        has_asked.store(true, Ordering::Relaxed);
+        turn.is_servers();
+        let (answer, turn) = (router.call(request), turn.clone());
+        async move {
+            let answer = answer.await;
+            turn.is_clients();
+            answer
+        }
+    });
     let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_TIMEOUT, connection).await {
+    let mut answering = pin!(timeout(CONNECTION_TIMEOUT, connection));
+    let answered = tokio::select! {
+        // What has arrived counts, however long this process had no turn.
+        biased;
+        answered = &mut answering => answered,
+        () = sleep(HEAD_TIMEOUT) => match has_asked.load(Ordering::Relaxed) {
+            true => answering.await,
+            false => return tracing::debug!("an admin connection asked for nothing"),
+        },
+    };
+    match answered {
         Ok(Ok(())) => {}
         // A client that goes away or talks nonsense is its own affair.
         Ok(Err(error)) => tracing::debug!(%error, "an admin connection failed"),
@@ -209,19 +255,62 @@ mod tests {
         assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or_default(), 0, "and was cut");
     }
 
-    #[tokio::test]
-    async fn silent_clients_only_delay_the_others() {
-        let (address, _stop, _server) = started(&Board::new()).await;
-        let mut silent = Vec::new();
-        for _ in 0..CONNECTIONS_MAX {
-            silent.push(TcpStream::connect(address).await.unwrap());
+    /// Bytes that the server sends until it closes the connection.
+    async fn rest(stream: &mut TcpStream) -> Vec<u8> {
+        let mut text = Vec::new();
+        // A connection that is cut with something unread ends with an error.
+        let _ = timeout(CONNECTION_TIMEOUT * 3, stream.read_to_end(&mut text)).await.expect("an end");
+        text
+    }
+
+    /// Clients that hold their connections: one asks for nothing, one for half of something, one sends a byte at a time, one reads
+    /// nothing, one has ended its half.
+    async fn hold(address: SocketAddr, number: usize) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        match number % 5 {
+            0 => {}
+            1 => stream.write_all(b"GET /healthz HTTP/1.1\r\nhost:").await.unwrap(),
+            2 => stream.write_all(b"G").await.unwrap(),
+            3 => stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap(),
+            _ => {
+                stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
         }
-        let waiting = tokio::spawn(ask(address, Method::GET, "/healthz"));
-        sleep(Duration::from_millis(50)).await;
-        assert!(!waiting.is_finished(), "the limit is reached");
-        silent.clear();
-        let (code, ..) = timeout(CONNECTION_TIMEOUT / 2, waiting).await.unwrap().unwrap();
-        assert_eq!(code, 200);
+        stream
+    }
+
+    #[tokio::test]
+    async fn two_hundred_clients_that_hold_their_connections_keep_no_probe_from_its_answer() {
+        let (address, _stop, _server) = started(&Board::new()).await;
+        let mut held = Vec::new();
+        for number in 0..200 {
+            held.push(hold(address, number).await);
+        }
+        for round in 0..20 {
+            for stream in held.iter_mut().skip(2).step_by(5) {
+                let _ = stream.try_write(b"x");
+            }
+            let begun = Instant::now();
+            let (code, ..) =
+                timeout(CONNECTION_TIMEOUT, ask(address, Method::GET, "/healthz")).await.unwrap();
+            assert_eq!(code, 200);
+            println!("probe {round}: {:?}", begun.elapsed());
+            held.push(hold(address, round).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_is_waited_for_two_seconds() {
+        let (address, _stop, _server) = started(&Board::new()).await;
+        let begun = Instant::now();
+        for said in ["", "GET /healthz HTTP/1.1\r\nhost:"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            let text = rest(&mut stream).await;
+            assert!(text.is_empty(), "{}", text.escape_ascii());
+        }
+        assert!(begun.elapsed() >= HEAD_TIMEOUT, "and no shorter");
     }
 
     #[tokio::test]

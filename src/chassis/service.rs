@@ -115,7 +115,7 @@ pub async fn run(
     let Service { settings, metrics, health, consumers, database, .. } = service;
     let (ready, is_ready) = watch::channel(false);
     let router = http::router(settings.name, api, metrics, is_ready, health);
-    let mut answering = tokio::spawn(http::serve(listener, router, ended));
+    let mut answering = tokio::spawn(http::serve(listener, router, settings.database_connections_max, ended));
     tokio::select! {
         () = prepared(&database, schema) => {}
         signal = stop.next() => {

@@ -1,15 +1,18 @@
 //! Clients that send half of something, send nothing, or do not read: they are cut, and nobody else waits for them.
 
-use std::net::Ipv4Addr;
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
-use crate::{settled, shop};
+use crate::{settled, shop, support::http};
 
 async fn half_sent(port: u16, text: &str) -> TcpStream {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
@@ -73,4 +76,65 @@ async fn clients_that_ask_for_nothing_do_not_hold_up_the_end() {
     for stream in [fresh, half_head] {
         assert_eq!(answer(stream).await, "");
     }
+}
+
+/// Clients that hold their connections: one asks for nothing, one for half of something, one sends a byte at a time, one reads
+/// nothing of much, one sends half of a body, one has ended its half.
+async fn hold(port: u16, number: usize) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await.unwrap();
+    let said = match number % 6 {
+        0 => String::new(),
+        1 => "GET /orders HTTP/1.1\r\nhost:".to_owned(),
+        2 => "G".to_owned(),
+        3 => "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(20),
+        4 => HALF_BODY.to_owned(),
+        _ => "GET /healthz HTTP/1.1\r\n".to_owned(),
+    };
+    // It may be cut already.
+    let _ = stream.write_all(said.as_bytes()).await;
+    if number % 6 == 5 {
+        let _ = stream.shutdown().await;
+    }
+    stream
+}
+
+/// The service may have fewer files open than there are clients: what is left for its database and its broker is theirs.
+#[tokio::test]
+async fn two_hundred_clients_that_hold_their_connections_stop_neither_probes_nor_consumers() {
+    let mut shop = shop("held").await;
+    let customer = shop.customer("10").await;
+    shop.orders.sigterm(crate::PATIENCE).await;
+    shop.orders.limit_open_files(128);
+    shop.orders.start_again();
+    shop.orders.wait_ready(crate::PATIENCE).await;
+    let port = shop.orders.port();
+    let mut held = Vec::new();
+    for number in 0..200 {
+        held.push(hold(port, number).await);
+    }
+    let begun = Instant::now();
+    let mut longest = Duration::ZERO;
+    for _ in 0..10 {
+        for stream in held.iter().skip(2).step_by(6) {
+            let _ = stream.try_write(b"x");
+        }
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            let asked = Instant::now();
+            let (status, _) = http::get(port, path).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert!(status.is_success(), "{path}: {status}");
+            longest = longest.max(asked.elapsed());
+        }
+        // A new connection to the database, and the answer by the broker.
+        let order = shop.order(customer, "1").await;
+        assert_eq!(settled(&shop, order).await.0, "APPROVED");
+        for number in 0..20 {
+            held.push(hold(port, number).await);
+        }
+    }
+    println!("the longest probe took {longest:?}; all of it {:?}", begun.elapsed());
+    let log = shop.orders.log();
+    assert!(!log.contains("could not accept a connection"), "{log}");
+    assert!(log.contains("all HTTP connections are in use"), "{log}");
 }

@@ -23,6 +23,8 @@ pub struct Service {
     port: Port,
     environment: Vec<(&'static str, String)>,
     arguments: Vec<String>,
+    /// Files that it may have open; `None`: as many as the test.
+    open_files: Option<u32>,
     process: Option<Process>,
 }
 
@@ -52,6 +54,7 @@ impl Service {
             environment: vec![("LISTEN", format!("127.0.0.1:{}", port.number()))],
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             port,
+            open_files: None,
             process: None,
         }
     }
@@ -63,6 +66,11 @@ impl Service {
         self
     }
 
+    /// From its next start on it may have so many files open.
+    pub fn limit_open_files(&mut self, files: u32) {
+        self.open_files = Some(files);
+    }
+
     /// Starts it again after an end. Does not wait for it.
     pub fn start_again(&mut self) {
         self.start_again_logging_to(&self.log_file());
@@ -71,7 +79,15 @@ impl Service {
     /// As [`start_again`](Self::start_again), with its output going elsewhere.
     pub fn start_again_logging_to(&mut self, log: &Path) {
         assert!(self.process.is_none(), "{} has not been stopped", self.program);
-        let mut command = process::command(process::executable(self.program));
+        let executable = process::executable(self.program);
+        let mut command = match self.open_files {
+            Some(files) => {
+                let mut command = process::command("prlimit");
+                command.arg(format!("--nofile={files}:{files}")).arg(executable);
+                command
+            }
+            None => process::command(executable),
+        };
         command
             .args(["--log-format", "json"])
             .args(&self.arguments)

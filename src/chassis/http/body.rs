@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::ApiError;
+use crate::http_connections::Turn;
 
 /// From a request's head to the last byte of its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,9 +23,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let turn = request.extensions().get::<Turn>().cloned();
+        if let Some(turn) = &turn {
+            turn.is_clients();
+        }
         let received = timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await.map_err(|_| {
             ApiError::too_slow(format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs()))
         })?;
+        if let Some(turn) = &turn {
+            turn.is_servers();
+        }
         let bytes = received.map_err(|rejection| match rejection.status().as_u16() {
             413 => ApiError::too_large("the body is too large"),
             _ => ApiError::invalid("", format!("the body cannot be read: {}", rejection.body_text())),

@@ -22,69 +22,108 @@ use hyper_util::{
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::JoinSet,
     time::sleep,
 };
 
-use crate::shutdown::Shutdown;
+use crate::{
+    http_connections::{Connections, LOOK_AGAIN, Turn, within_open_files},
+    shutdown::Shutdown,
+};
 
-/// From the end of one answer, or the connection's begin, to the last byte of a request's head: also the life of an idle connection.
+/// From the connection's begin to the last byte of its first request's head.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the end of one answer to the last byte of the next request's head: the life of an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for which a client may take nothing of its answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Beyond this, clients wait in the listener's queue. Below the usual limit of 1024 open files.
+/// Beyond this, the client that was waited for the longest makes room. Below the usual limit of 1024 open files.
 const CONNECTIONS_MAX: usize = 800;
+/// Files that may be open for other ends than HTTP and the database: the consumers' connections, logs, timers.
+const OTHER_FILES: usize = 64;
 /// After a failed accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Answers until `shutdown`, and then what is under way.
-pub(in crate::chassis) async fn serve(listener: TcpListener, router: Router, mut shutdown: Shutdown) {
-    let mut connections = JoinSet::new();
+/// Answers until `shutdown`, and then what is under way. What the HTTP side takes of the files that may be open leaves
+/// `database_connections_max` and what consumers need.
+pub(in crate::chassis) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    database_connections_max: usize,
+    mut shutdown: Shutdown,
+) {
+    let max = within_open_files(CONNECTIONS_MAX, OTHER_FILES + database_connections_max);
+    let mut connections = Connections::new(max);
+    let mut accepted: Option<TcpStream> = None;
     loop {
+        if let Some(stream) = accepted.take_if(|_| connections.has_room()) {
+            connections.add(|turn| converse(stream, router.clone(), turn, shutdown.clone()));
+        }
         tokio::select! {
             biased;
             // 1. The end comes first.
             _ = shutdown.requested() => break,
             // 2. Finished connections make room.
-            Some(_) = connections.join_next() => {}
-            // 3. New ones, while there is room.
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => { connections.spawn(converse(stream, router.clone(), shutdown.clone())); }
+            () = connections.ended() => {}
+            // 3. New ones, one at a time.
+            new = listener.accept(), if accepted.is_none() => match new {
+                Ok((stream, _)) => accepted = Some(stream),
                 Err(error) => {
                     tracing::warn!(%error, "the HTTP listener could not accept a connection");
+                    connections.drop_longest_awaited();
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
+            // 4. Somebody may have become silent for long enough.
+            () = sleep(LOOK_AGAIN), if accepted.is_some() => {}
         }
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    drop((listener, accepted));
+    connections.all_ended().await;
 }
 
 /// One connection's requests. When the end is asked for, the request under way is the last; without one, the connection is cut.
-async fn converse(stream: TcpStream, router: Router, mut shutdown: Shutdown) {
+async fn converse(stream: TcpStream, router: Router, turn: Turn, mut shutdown: Shutdown) {
     limit_writes(&stream);
     let has_asked = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let (has_asked, router) = (Arc::clone(&has_asked), TowerToHyperService::new(router));
-        move |request: Request<Incoming>| {
+        move |mut request: Request<Incoming>| {
             has_asked.store(true, Ordering::Relaxed);
-            router.call(request)
+            turn.is_servers();
+            request.extensions_mut().insert(turn.clone());
+            let (answer, turn) = (router.call(request), turn.clone());
+            async move {
+                let answer = answer.await;
+                turn.is_clients();
+                answer
+            }
         }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        // hyper would wait for the first request of a connection.
-        _ = shutdown.requested() => match has_asked.load(Ordering::Relaxed) {
-            false => return,
-            true => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+    let mut first_head = std::pin::pin!(sleep(FIRST_HEAD_TIMEOUT));
+    let mut is_first = true;
+    let ended = loop {
+        tokio::select! {
+            // What has arrived counts, however long this process had no turn.
+            biased;
+            ended = connection.as_mut() => break ended,
+            () = first_head.as_mut(), if is_first => {
+                if !has_asked.load(Ordering::Relaxed) {
+                    return;
+                }
+                is_first = false;
             }
-        },
+            // hyper would wait for the first request of a connection.
+            _ = shutdown.requested() => match has_asked.load(Ordering::Relaxed) {
+                false => return,
+                true => {
+                    connection.as_mut().graceful_shutdown();
+                    break connection.await;
+                }
+            },
+        }
     };
     if let Err(error) = ended {
         // A client that goes away or talks nonsense is its own affair.

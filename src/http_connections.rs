@@ -1,0 +1,180 @@
+//! Connections of an HTTP server, as many as it may have. When there are no more, the one makes room whose client it has waited
+//! for the longest: clients that send nothing, or do not read, keep nobody out.
+//!
+//! Knows nothing of what is asked or answered.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    task::{AbortHandle, Id, JoinSet},
+    time::Instant,
+};
+
+/// Minimum silence of a client that is dropped for another. An honest client that has just connected is not dropped.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Pause before a server that is full of clients at work looks again.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Open files where the system does not say how many there may be.
+const OPEN_FILES: usize = 256;
+/// A server has at least so many connections, however few files may be open.
+const CONNECTIONS_MIN: usize = 8;
+
+/// All connections of one server.
+pub(crate) struct Connections {
+    max: usize,
+    tasks: JoinSet<()>,
+    open: HashMap<Id, (AbortHandle, Turn)>,
+    dropped: u64,
+}
+
+/// Turn on a connection: the client's, since a certain time, or the server's.
+#[derive(Clone, Debug)]
+pub(crate) struct Turn(Arc<Mutex<Option<Instant>>>);
+
+impl Connections {
+    /// None yet, and at most `max`.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { max, tasks: JoinSet::new(), open: HashMap::new(), dropped: 0 }
+    }
+
+    /// Tells whether another one may be accepted, if need be after one was dropped.
+    pub(crate) fn has_room(&mut self) -> bool {
+        self.open.len() < self.max || self.drop_longest_awaited()
+    }
+
+    /// Drops the connection whose client has been waited for the longest; `false` when there is none that has been for a while.
+    pub(crate) fn drop_longest_awaited(&mut self) -> bool {
+        let awaited = self.open.iter().filter_map(|(id, (_, turn))| Some((turn.client_since()?, *id)));
+        let Some((_, id)) = awaited.min().filter(|(since, _)| since.elapsed() >= PATIENCE) else {
+            return false;
+        };
+        if let Some((task, _)) = self.open.remove(&id) {
+            task.abort();
+            self.dropped += 1;
+            // Whoever connects without end is told of once, twice, four times ...
+            if self.dropped.is_power_of_two() {
+                tracing::warn!(
+                    max = self.max,
+                    dropped = self.dropped,
+                    "all HTTP connections are in use: the ones whose clients have been silent for longest are dropped for new ones; see who \
+                     connects and sends or reads nothing"
+                );
+            }
+        }
+        true
+    }
+
+    /// Takes a connection over. `serve` gets to know whose turn it is, and says when that changes.
+    pub(crate) fn add<F>(&mut self, serve: impl FnOnce(Turn) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let turn = Turn::of_client();
+        let task = self.tasks.spawn(serve(turn.clone()));
+        self.open.insert(task.id(), (task, turn));
+    }
+
+    /// Waits for the end of any; never ends while there is none. Cancel-safe.
+    pub(crate) async fn ended(&mut self) {
+        match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => drop(self.open.remove(&id)),
+            Some(Err(error)) => drop(self.open.remove(&error.id())),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the end of all.
+    pub(crate) async fn all_ended(&mut self) {
+        while !self.tasks.is_empty() {
+            self.ended().await;
+        }
+    }
+}
+
+impl Turn {
+    fn of_client() -> Self {
+        Self(Arc::new(Mutex::new(Some(Instant::now()))))
+    }
+
+    /// The client has said all that the server needs for now.
+    pub(crate) fn is_servers(&self) {
+        *self.since() = None;
+    }
+
+    /// The client has to send, or to read, for the server to go on.
+    pub(crate) fn is_clients(&self) {
+        self.since().get_or_insert_with(Instant::now);
+    }
+
+    fn client_since(&self) -> Option<Instant> {
+        *self.since()
+    }
+
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Number of connections: as many as are wanted, or as there may be files open besides `others`.
+pub(crate) fn within_open_files(wanted: usize, others: usize) -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = open_files(&limits).unwrap_or(OPEN_FILES);
+    wanted.min(files.saturating_sub(others)).max(CONNECTIONS_MIN)
+}
+
+/// The soft limit of open files, as proc(5) shows it.
+fn open_files(limits: &str) -> Option<usize> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(usize::MAX),
+        number => number.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_the_soft_one() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max processes             94011                94011                processes \n\
+                      Max open files            1024                 524288               files     \n";
+        assert_eq!(open_files(limits), Some(1024));
+        assert_eq!(open_files(&limits.replace("1024  ", "unlimited")), Some(usize::MAX));
+        assert_eq!(open_files(""), None);
+        assert_eq!(within_open_files(800, usize::MAX), CONNECTIONS_MIN);
+        assert_eq!(within_open_files(9, 0), 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_client_that_was_waited_for_the_longest_makes_room_and_none_that_is_at_work() {
+        let mut connections = Connections::new(3);
+        let mut turns = Vec::new();
+        for _ in 0..3 {
+            assert!(connections.has_room());
+            connections.add(|turn| {
+                turns.push(turn);
+                std::future::pending()
+            });
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+        assert!(!connections.has_room(), "nobody has been waited for long");
+        turns[0].is_servers();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        turns[2].is_servers();
+        turns[2].is_clients();
+        assert!(connections.has_room());
+        assert_eq!(connections.open.len(), 2);
+        connections.add(|_| std::future::pending());
+        turns[2].is_servers();
+        assert!(!connections.has_room(), "the new one has just come, the others are at work");
+        tokio::time::timeout(Duration::from_secs(1), connections.ended()).await.unwrap();
+        assert_eq!(connections.open.len(), 3);
+    }
+}

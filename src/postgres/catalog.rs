@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage, types::Type};
 
 use super::{
     SourceDatabase, TableName,
+    answer::simple_answer,
     error::WireError,
     family::Family,
     foreign_code::{self, ForeignCode},
@@ -528,7 +529,8 @@ pub(super) async fn text_rows(
     doing: &'static str,
     sql: &str,
 ) -> Result<Vec<Vec<Option<String>>>, CatalogError> {
-    let answers = client.simple_query(sql).await.map_err(failed(doing))?;
+    let answers =
+        simple_answer(client, sql).await.map_err(|cause| CatalogError::Statement { doing, cause })?;
     let rows = answers.iter().filter_map(|answer| match answer {
         SimpleQueryMessage::Row(row) => {
             let unreadable = |_| Some(IN_ANOTHER_ENCODING);

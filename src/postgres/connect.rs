@@ -15,6 +15,7 @@ use tokio_postgres::{
 };
 
 use super::{
+    answer::simple_answer,
     endpoint::{Address, Endpoint, SessionWanted, Target},
     error::{AuthenticationError, ConnectError, WireError},
     hosting::Hosting,
@@ -328,7 +329,7 @@ async fn within<T>(
 
 /// The first value of the answer to a question.
 async fn first_value(client: &Client, question: &str) -> Result<Option<String>, WireError> {
-    let answer = client.simple_query(question).await?;
+    let answer = simple_answer(client, question).await?;
     let value = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,

@@ -12,8 +12,11 @@ use tokio::{
 };
 
 use super::{
+    SourceDatabase, TableName,
+    answer::simple_answer,
     endpoint::Endpoint,
     error::{AuthenticationError, WireError},
+    replication::{ReplicationConnection, ReplicationError},
     wire::{LOGIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, Wire},
 };
 
@@ -189,6 +192,57 @@ async fn eavesdropper(mut stream: TcpStream, method: u8) -> Vec<u8> {
 
 const CLEAR_TEXT: u8 = 3;
 const MD5: u8 = 5;
+
+/// Logs everybody in, and answers the first question with one column and rows of these without end.
+async fn endless(row: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let many = row.repeat(1 + (64 << 10) / row.len());
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(READY).await;
+                let _ = stream.read(&mut [0; 4096]).await;
+                let column = [&[0, 1][..], b"c\0", &[0; 18]].concat();
+                let _ = stream.write_all(&message(b'T', &column)).await;
+                while stream.write_all(&many).await.is_ok() {}
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_given_up() {
+    let text = [&[0, 1, 0, 0, 4, 0][..], &[b'x'; 1024]].concat();
+    let address = endless(message(b'D', &text)).await;
+    let client = sql(address).await.unwrap();
+    let by_sql = simple_answer(&client, "SELECT 1").await.unwrap_err();
+    let url = format!("postgresql://u:pw@127.0.0.1:{}/db?sslmode=disable", address.port());
+    let database = SourceDatabase {
+        endpoint: Endpoint::parse(&url).unwrap(),
+        slot: String::new(),
+        publication: String::new(),
+        create: false,
+        failover: false,
+        table: TableName { schema: String::new(), table: String::new() },
+        schema: String::new(),
+        rows: Default::default(),
+        cleanup: None,
+        parks: false,
+        wal_sender_timeout: Duration::from_secs(60),
+    };
+    let mut connection = ReplicationConnection::connect(&database, "test").await.unwrap();
+    let Err(ReplicationError::Command { cause: by_replication, .. }) = connection.query("SELECT 1").await
+    else {
+        panic!("all of it was taken");
+    };
+    for error in [by_sql, by_replication] {
+        assert!(error.to_string().contains("more than 64 MiB"), "{error}");
+    }
+}
 
 #[tokio::test]
 async fn a_password_is_given_to_nobody_over_plain_tcp_neither_in_clear_text_nor_as_md5() {

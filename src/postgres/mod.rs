@@ -1,5 +1,6 @@
 //! Everything that knows PostgreSQL. Knows nothing of RabbitMQ, of the ledger's inside, or of retry policy.
 
+mod answer;
 pub mod backlog;
 pub mod catalog;
 pub mod cleanup;
@@ -36,6 +37,7 @@ pub mod slot_record;
 pub mod slot_use;
 pub mod snapshot;
 mod socket;
+mod sql_limits;
 mod sql_socket;
 mod sql_text;
 mod stored_text;

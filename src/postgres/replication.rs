@@ -18,6 +18,7 @@ use postgres_protocol::message::{
 use tokio::time::Instant;
 
 use super::{
+    answer::AnswerBytes,
     catalog::END_WITH_CLIENT,
     endpoint::Endpoint,
     error::{ConnectError, ServerError, WireError},
@@ -196,7 +197,7 @@ impl ReplicationConnection {
     }
 
     /// Runs a replication command or SQL with the simple query protocol; gives the rows as text. All rows are held in
-    /// memory, so it is for commands with few.
+    /// memory, so it is for commands with few: an answer that is too long is an error.
     ///
     /// A dropped future leaves the connection usable: the rest of its answer is skipped by the next command.
     ///
@@ -327,13 +328,16 @@ impl ReplicationConnection {
 
     async fn run(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, WireError> {
         self.send(sql).await?;
-        let mut rows = Vec::new();
+        let (mut rows, mut bytes) = (Vec::new(), AnswerBytes::default());
         let mut refused = None;
         loop {
             match self.wire.next_frame().await {
                 Ok(frame) if frame.tag() == READY_FOR_QUERY_TAG => break,
                 Ok(frame) => match frame.parse()? {
-                    Message::DataRow(body) => rows.push(text_row(&body)?),
+                    Message::DataRow(body) => {
+                        bytes.add(body.buffer().len())?;
+                        rows.push(text_row(&body)?);
+                    }
                     Message::RowDescription(_)
                     | Message::CommandComplete(_)
                     | Message::EmptyQueryResponse => {}

@@ -15,6 +15,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, types::Type};
 
 use super::{
     SourceDatabase,
+    answer::simple_answer,
     catalog::{self, CatalogError, SlotFacts, failed, made},
     continuity::Evidence,
     publication::{self, PublishedBy, Publishing},
@@ -258,10 +259,15 @@ async fn insert(
         text(&published_by),
         text(&record.unaccounted),
     );
-    let answers = client.simple_query(&insert).await.map_err(failed("writing the slot's record"))?;
+    let answers = written(client, &insert).await?;
     let written =
         answers.last().is_some_and(|answer| matches!(answer, SimpleQueryMessage::CommandComplete(1..)));
     Ok(written)
+}
+
+async fn written(client: &Client, statement: &str) -> Result<Vec<SimpleQueryMessage>, CatalogError> {
+    let doing = "writing the slot's record";
+    simple_answer(client, statement).await.map_err(|cause| CatalogError::Statement { doing, cause })
 }
 
 /// Writes down a gap that was found when the record was of version `found`, or when there was none; nothing if it has been
@@ -330,7 +336,7 @@ async fn update(
         literal(holder),
         slot = literal(&database.slot),
     );
-    let answers = client.simple_query(&update).await.map_err(failed("writing the slot's record"))?;
+    let answers = written(client, &update).await?;
     Ok(answers.iter().any(|answer| matches!(answer, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"))))
 }
 

@@ -6,15 +6,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use postgres_protocol::message::backend::{AUTHENTICATION_TAG, READY_FOR_QUERY_TAG};
+use postgres_protocol::message::backend::AUTHENTICATION_TAG;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::{
-    error::WireError,
-    login_methods::LoginMethods,
-    socket::Socket,
-    wire::{self, LOGIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, TAG_AND_LENGTH},
+    error::WireError, login_methods::LoginMethods, socket::Socket, sql_limits::Limits, wire::TAG_AND_LENGTH,
 };
 
 /// Tag, length and code of an authentication message.
@@ -26,18 +23,18 @@ const REQUEST_BYTES: usize = TAG_AND_LENGTH + 4;
 /// such a request only when that is the first message, so looking at the first nine bytes is enough to refuse.
 ///
 /// It would also set aside whatever length a server announces, and wait for that much: at a port that speaks another
-/// protocol, more than a gigabyte. So lengths are looked at, too.
+/// protocol, more than a gigabyte. And it keeps what a server likes to say. So [`Limits`] are looked at, too.
 pub(super) struct SqlSocket {
     socket: Socket,
     methods: LoginMethods,
     /// The first bytes of the server, until they are enough; `None` from then on.
     first: Option<Vec<u8>>,
-    lengths: Lengths,
+    limits: Limits,
 }
 
 impl SqlSocket {
     pub(super) fn new(socket: Socket, methods: LoginMethods) -> Self {
-        SqlSocket { socket, methods, first: Some(Vec::new()), lengths: Lengths::default() }
+        SqlSocket { socket, methods, first: Some(Vec::new()), limits: Limits::default() }
     }
 
     fn watch(&mut self, received: &[u8]) -> io::Result<()> {
@@ -57,49 +54,6 @@ impl SqlSocket {
     }
 }
 
-/// Follows the server's messages from one to the next.
-#[derive(Default)]
-struct Lengths {
-    /// Tag and length of the message that begins, as far as they have come.
-    header: [u8; TAG_AND_LENGTH],
-    filled: usize,
-    /// Bytes that are still to come of the message that has begun.
-    rest: usize,
-    logged_in: bool,
-}
-
-impl Lengths {
-    fn follow(&mut self, mut received: &[u8]) -> io::Result<()> {
-        while let [byte, after @ ..] = received {
-            if self.rest > 0 {
-                let passed = self.rest.min(received.len());
-                self.rest -= passed;
-                received = &received[passed..];
-                continue;
-            }
-            self.header[self.filled] = *byte;
-            self.filled += 1;
-            received = after;
-            if self.filled == TAG_AND_LENGTH {
-                self.filled = 0;
-                self.begin()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn begin(&mut self) -> io::Result<()> {
-        let [tag, length @ ..] = self.header;
-        // A length below 4 is an error to tokio-postgres.
-        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-        let max = if self.logged_in { MESSAGE_BYTES_MAX } else { LOGIN_MESSAGE_BYTES_MAX };
-        wire::check_length(tag, length, max).map_err(io::Error::other)?;
-        self.logged_in |= tag == READY_FOR_QUERY_TAG;
-        self.rest = length.saturating_sub(4);
-        Ok(())
-    }
-}
-
 impl AsyncRead for SqlSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -112,7 +66,7 @@ impl AsyncRead for SqlSocket {
         if self.first.is_some() {
             self.watch(received)?;
         }
-        Poll::Ready(self.lengths.follow(received))
+        Poll::Ready(self.limits.follow(received).map_err(io::Error::other))
     }
 }
 

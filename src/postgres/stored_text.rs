@@ -33,6 +33,9 @@ const APPLICATION_NAME: &str = "outboxd encoding";
 /// SQLSTATEs `untranslatable_character` and `character_not_in_repertoire`.
 const NO_EQUIVALENT: [&str; 2] = ["22P05", "22021"];
 
+/// Characters that are kept. No encoding has as many; what a server says of bytes that are none is forgotten.
+const CHARACTERS_MAX: usize = 100_000;
+
 /// A character as it is stored, filled up with zeros, which no text has.
 type Stored = [u8; 4];
 
@@ -139,6 +142,9 @@ impl Translator {
         &mut self,
         texts: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Result<(), WireError> {
+        if self.known.len() > CHARACTERS_MAX {
+            self.known.clear();
+        }
         loop {
             if self.asking.is_none() {
                 let unknown = self.unknown(texts.clone());

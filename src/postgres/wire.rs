@@ -16,8 +16,8 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::message::backend::{
-    COPY_DATA_TAG, ERROR_RESPONSE_TAG, Header, Message, NOTICE_RESPONSE_TAG, NOTIFICATION_RESPONSE_TAG,
-    PARAMETER_STATUS_TAG,
+    COPY_DATA_TAG, DATA_ROW_TAG, ERROR_RESPONSE_TAG, Header, Message, NOTICE_RESPONSE_TAG,
+    NOTIFICATION_RESPONSE_TAG, PARAMETER_STATUS_TAG,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWrite},
@@ -29,10 +29,17 @@ use super::{
     socket::Socket,
 };
 
-/// No message is longer: PostgreSQL builds each in a buffer that cannot exceed 1 GiB (`MaxAllocSize`, memutils.h).
+/// No message is longer: PostgreSQL builds each in a buffer that cannot exceed 1 GiB (`MaxAllocSize`, memutils.h). Only rows need as
+/// much.
 pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 30;
-/// Nor any before login is complete, when we do not know yet who is talking.
+/// No error or notice is longer. Their words may quote a value.
+const WORDS_BYTES_MAX: usize = 16 << 20;
+/// Nor any other message: the description of 1,600 columns takes a seventh of it.
+const OTHER_BYTES_MAX: usize = 1 << 20;
+/// Nor any before login is complete, when we do not know yet who is talking, nor a parameter later.
 pub(super) const LOGIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Reads that bring nothing but what may come at any time, before everybody else has a turn: a server that never pauses stops nobody.
+const READS_AT_ONCE: usize = 16;
 
 /// One block of the input buffer. Frames handed out keep their block alive, and a block serves many frames. Larger ones save
 /// few system calls, and each source has a few.
@@ -53,7 +60,7 @@ pub(super) struct Wire {
     output: BytesMut,
     /// Writing failed. Said only when reading ends too: the server's last words, if any, tell more.
     write_error: Option<io::Error>,
-    message_bytes_max: usize,
+    logged_in: bool,
     last_heard: Instant,
     /// The parameter `server_encoding`, which the server reports at login.
     server_encoding: Option<String>,
@@ -101,8 +108,15 @@ fn name_of(tag: u8) -> String {
     format!("message '{}'", tag.escape_ascii())
 }
 
-/// Refuses a length that no PostgreSQL server would announce.
-pub(super) fn check_length(tag: u8, length: usize, max: usize) -> Result<(), WireError> {
+/// Refuses a length that no PostgreSQL server would announce, once `logged_in` or before.
+pub(super) fn check_length(tag: u8, length: usize, logged_in: bool) -> Result<(), WireError> {
+    let max = match tag {
+        _ if !logged_in => LOGIN_MESSAGE_BYTES_MAX,
+        COPY_DATA_TAG | DATA_ROW_TAG => MESSAGE_BYTES_MAX,
+        ERROR_RESPONSE_TAG | NOTICE_RESPONSE_TAG => WORDS_BYTES_MAX,
+        PARAMETER_STATUS_TAG => LOGIN_MESSAGE_BYTES_MAX,
+        _ => OTHER_BYTES_MAX,
+    };
     if length <= max {
         return Ok(());
     }
@@ -120,15 +134,15 @@ impl Wire {
             input: BytesMut::new(),
             output: BytesMut::new(),
             write_error: None,
-            message_bytes_max: LOGIN_MESSAGE_BYTES_MAX,
+            logged_in: false,
             last_heard: Instant::now(),
             server_encoding: None,
         }
     }
 
-    /// Lifts the limit on messages: the server has shown who it is.
+    /// Lifts the limit on messages, as far as each kind needs it: the server has shown who it is.
     pub(super) fn logged_in(&mut self) {
-        self.message_bytes_max = MESSAGE_BYTES_MAX;
+        self.logged_in = true;
     }
 
     pub(super) fn socket(&self) -> &Socket {
@@ -171,10 +185,13 @@ impl Wire {
     /// The next message, after dealing with those that may come at any time; an ErrorResponse is [`WireError::Server`].
     pub(super) async fn next_frame(&mut self) -> Result<Frame, WireError> {
         loop {
-            if let Some(frame) = self.next_frame_ready()? {
-                return Ok(frame);
+            for _ in 0..READS_AT_ONCE {
+                if let Some(frame) = self.next_frame_ready()? {
+                    return Ok(frame);
+                }
+                poll_fn(|cx| self.poll_receive(cx)).await?;
             }
-            poll_fn(|cx| self.poll_receive(cx)).await?;
+            tokio::task::yield_now().await;
         }
     }
 
@@ -221,7 +238,7 @@ impl Wire {
         let header = Header::parse(&self.input).map_err(|error| WireError::protocol(error.to_string()))?;
         let Some(header) = header else { return Ok(None) };
         let length = usize::try_from(header.len()).unwrap_or(usize::MAX);
-        check_length(header.tag(), length, self.message_bytes_max)?;
+        check_length(header.tag(), length, self.logged_in)?;
         Ok(Some((header.tag(), length + 1)))
     }
 

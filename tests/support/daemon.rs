@@ -76,6 +76,11 @@ impl Daemon {
         peak.and_then(|kb| kb.trim().parse::<u64>().ok()).expect("a peak in kB") / 1024
     }
 
+    /// The peak counts from now on: `clear_refs` of proc(5).
+    pub fn forget_memory_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5").expect("the peak is forgotten");
+    }
+
     /// Whether it was started and nobody has stopped it.
     pub fn is_wanted(&self) -> bool {
         self.process.is_some()

@@ -46,8 +46,16 @@ pub(super) async fn online(settings: &Settings) -> Vec<Section> {
     let publishing: Vec<_> = settings.sources.values().map(|source| publishing(&source.mapping)).collect();
     let broker = rabbitmq::inspection::inspect(&settings.broker, APPLICATION_NAME, &publishing, &fences);
     let (inspected, broker) = join(join_all(sources), broker).await;
+    // Known only now, and each asked for by its own name: it is looked at, and not taken.
+    let unused = settings.sources.values().zip(&inspected);
+    let unused = unused.filter_map(|(source, inspection)| {
+        Some(fence_queue(&source.database.slot, inspection.idle_on.as_deref()?))
+    });
+    let unused: Vec<_> = unused.collect();
+    let taken = rabbitmq::inspection::look_at_fences(&settings.broker, APPLICATION_NAME, &unused).await;
+    let broker = broker.into_iter().chain(taken);
     let mut sections = of_sources(settings, inspected);
-    let mut broker: Vec<Line> = broker.into_iter().map(Line::from).collect();
+    let mut broker: Vec<Line> = broker.map(Line::from).collect();
     if let files @ [_, ..] = settings.broker.files().as_slice() {
         broker.push(Line::passed("login", format!("read for every connection: {}", files.join(" and "))));
     }
@@ -58,7 +66,7 @@ pub(super) async fn online(settings: &Settings) -> Vec<Section> {
 fn of_sources(settings: &Settings, inspected: Vec<Inspection>) -> Vec<Section> {
     let numbers: Vec<_> = inspected.iter().map(|source| source.ids_are_numbers).collect();
     let sources = settings.sources.iter().zip(inspected);
-    let sections = sources.map(|((name, source), Inspection { mut checks, ids_are_numbers })| {
+    let sections = sources.map(|((name, source), Inspection { mut checks, ids_are_numbers, .. })| {
         let id = &source.mapping.id;
         let others = settings.sources.iter().zip(&numbers).filter(|((other, its), numbers)| {
             **numbers == Some(true) && *other != name && its.mapping.id == *id

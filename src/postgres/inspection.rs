@@ -29,17 +29,19 @@ pub struct Inspection {
     pub checks: Vec<Check>,
     /// Set when ids of messages are numbers of the table, see [`Mapping::ids_are_numbers`]; `None` when that could not be seen.
     pub ids_are_numbers: Option<bool>,
+    /// System identifier of the server, if nobody uses the slot there.
+    pub idle_on: Option<String>,
 }
 
 /// Connects in both ways and closes both connections. A database that cannot be reached gives one check, which failed.
 pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_name: &str) -> Inspection {
-    let mut ids_are_numbers = None;
+    let (mut ids_are_numbers, mut idle_on) = (None, None);
     let mut hosting = Hosting::own();
     let mut is_other_table = false;
     let client = match database.endpoint.connect_sql(application_name).await {
         Ok(client) => client,
         Err(error) => {
-            return Inspection { checks: vec![unreachable(CONNECTION, &error)], ids_are_numbers };
+            return Inspection { checks: vec![unreachable(CONNECTION, &error)], ids_are_numbers, idle_on };
         }
     };
     let mut checks = vec![Check::passed(CONNECTION, as_role(database))];
@@ -67,6 +69,8 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             let SystemIdentity { system_id, timeline, xlogpos, .. } = &evidence.server;
             let server = format!("system {system_id}, timeline {timeline}, WAL at {xlogpos}");
             checks.push(Check::passed(REPLICATION, server));
+            let is_used = evidence.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
+            idle_on = (!is_used).then(|| system_id.clone());
             // Of another table than the record's, the record tells nothing.
             if !is_other_table {
                 checks.push(continuity(mapping, &database.slot, &evidence));
@@ -80,7 +84,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             checks.push(Check::failed(REPLICATION, Chain(&error).to_string(), "see the server's log"));
         }
     }
-    Inspection { checks, ids_are_numbers }
+    Inspection { checks, ids_are_numbers, idle_on }
 }
 
 /// Check that the ids of a source's messages tell them from those of the `others`, sources that have numbers for ids, too.

@@ -23,7 +23,7 @@ use amq_protocol::{
     },
 };
 use rustls::ClientConfig;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     broker::BrokerOptions,
@@ -42,12 +42,23 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection may take to close in good order before it is simply dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Events that may wait while an answer is awaited. Hardly any does: whoever calls has nothing in flight on that connection.
+const EARLY_MAX: usize = 64;
+/// `connection.blocked` and `connection.unblocked` within a second. RabbitMQ sends one when an alarm begins or ends.
+const BLOCK_CHANGES_MAX: u32 = 100;
+const BLOCK_CHANGES_WITHIN: Duration = Duration::from_secs(1);
+/// Frames that are taken in before everybody else has a turn, so that a broker that never pauses stops nobody.
+const FRAMES_AT_ONCE: usize = 1024;
+
 /// A connection to one broker. After a [`Loss`] it is of no more use.
 pub(super) struct Connection {
     link: Link,
     at: Endpoint,
-    /// Came while an answer was awaited.
+    /// Came while an answer was awaited. At most [`EARLY_MAX`].
     early: VecDeque<Event>,
+    /// Reason why the broker takes nothing. Only the last word counts, so there is no queue of them.
+    blocked: Option<String>,
+    block_changes: BlockChanges,
     /// A message is being handed back on that channel: its content follows.
     returning: Option<(ChannelId, basic::Return)>,
     /// Of no more use.
@@ -67,10 +78,12 @@ pub(super) enum Event {
     Confirmed { channel: ChannelId, delivery_tag: u64, multiple: bool, ack: bool },
     /// A `mandatory` message that no queue is bound for. Its confirm is still to come.
     Returned { reply_code: u16, reply_text: String, exchange: String, properties: Box<AMQPProperties> },
-    /// The broker takes nothing any more.
-    Blocked { reason: String },
-    /// The broker takes messages again.
-    Unblocked,
+}
+
+/// Counts how often the broker has blocked or unblocked the connection within [`BLOCK_CHANGES_WITHIN`].
+struct BlockChanges {
+    since: Instant,
+    count: u32,
 }
 
 /// Why a call has no answer.
@@ -117,17 +130,28 @@ impl Connection {
         let opening = async {
             let mut link = Link::new(dial(at, tls).await?);
             handshake::open(&mut link, at, name).await?;
-            Ok(Self { link, at: at.clone(), early: VecDeque::new(), returning: None, is_lost: false })
+            Ok(Self::new(link, at.clone()))
         };
         timeout(after, opening).await.unwrap_or_else(|_| Err(BrokerError::TimedOut { at: at.clone(), after }))
+    }
+
+    fn new(link: Link, at: Endpoint) -> Self {
+        Self {
+            link,
+            at,
+            early: VecDeque::new(),
+            blocked: None,
+            block_changes: BlockChanges { since: Instant::now(), count: 0 },
+            returning: None,
+            is_lost: false,
+        }
     }
 
     /// A connection that is open already.
     #[cfg(test)]
     #[allow(clippy::expect_used)]
     pub(super) fn over(stream: Box<dyn super::link::Stream>) -> Self {
-        let at = Endpoint::parse("amqp://localhost", Duration::ZERO).expect("a URL");
-        Self { link: Link::new(stream), at, early: VecDeque::new(), returning: None, is_lost: false }
+        Self::new(Link::new(stream), Endpoint::parse("amqp://localhost", Duration::ZERO).expect("a URL"))
     }
 
     pub(super) fn at(&self) -> &Endpoint {
@@ -139,12 +163,9 @@ impl Connection {
         self.is_lost
     }
 
-    /// Reason why the broker takes no messages on it, if it has said so while an answer was awaited.
+    /// Reason why the broker takes no messages on it now, as far as it has said so. No [`Event`] tells of it.
     pub(super) fn blocked(&self) -> Option<&str> {
-        self.early.iter().rev().find_map(|event| match event {
-            Event::Blocked { reason } => Some(reason.as_str()),
-            _ => None,
-        })
+        self.blocked.as_deref()
     }
 
     /// The largest frame that may be sent, its overhead included.
@@ -167,7 +188,8 @@ impl Connection {
         self.link.put(frame).map_err(Loss::Broken)
     }
 
-    /// Asks, and waits for the answer; what else comes meanwhile is told later.
+    /// Asks, and waits for the answer; what else comes meanwhile is told later. The connection is lost when that is more than
+    /// [`EARLY_MAX`] events.
     pub(super) async fn call(
         &mut self,
         channel: ChannelId,
@@ -230,13 +252,24 @@ impl Connection {
                 Event::ChannelClosed { channel, refusal } if channel == asked_on => {
                     return Poll::Ready(Err(CallError::Refused(refusal)));
                 }
-                event => self.early.push_back(event),
+                event => self.keep_early(event).map_err(CallError::Lost)?,
             }
         }
     }
 
+    fn keep_early(&mut self, event: Event) -> Result<(), Loss> {
+        if self.early.len() == EARLY_MAX {
+            self.is_lost = true;
+            let text = format!("more than {EARLY_MAX} frames that nobody asked for, in place of an answer");
+            return Err(Loss::violation(text));
+        }
+        self.early.push_back(event);
+        Ok(())
+    }
+
+    /// The next event, after at most [`FRAMES_AT_ONCE`] frames that are none.
     fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Loss>> {
-        loop {
+        for _ in 0..FRAMES_AT_ONCE {
             let frame = match ready!(self.link.poll_frame(cx)) {
                 Ok(frame) => frame,
                 Err(error) => {
@@ -255,6 +288,13 @@ impl Connection {
                 }
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn set_blocked(&mut self, reason: Option<String>) -> Result<(), Loss> {
+        self.blocked = reason;
+        self.block_changes.count()
     }
 
     fn take(&mut self, frame: Frame) -> Result<Option<Event>, Loss> {
@@ -264,8 +304,10 @@ impl Connection {
                     self.ask(0, &AMQPClass::Connection(AMQPMethod::CloseOk(connection::CloseOk {})))?;
                     return Err(Loss::Closed(Refusal::new(close.reply_code, close.reply_text)));
                 }
-                AMQPMethod::Blocked(blocked) => Event::Blocked { reason: blocked.reason.to_string() },
-                AMQPMethod::Unblocked(_) => Event::Unblocked,
+                AMQPMethod::Blocked(blocked) => {
+                    return self.set_blocked(Some(blocked.reason.to_string())).map(|()| None);
+                }
+                AMQPMethod::Unblocked(_) => return self.set_blocked(None).map(|()| None),
                 method => Event::Answer { channel: 0, method: AMQPClass::Connection(method) },
             },
             Frame::Method(channel, AMQPClass::Channel(channel::AMQPMethod::Close(close))) => {
@@ -317,6 +359,28 @@ fn properties_of_ours(payload: Option<&[u8]>) -> Result<AMQPProperties, Loss> {
     match parse_content_header(payload) {
         Ok((_, header)) => Ok(header.properties),
         Err(error) => Err(unreadable(&error)),
+    }
+}
+
+impl BlockChanges {
+    /// Counts one more.
+    ///
+    /// # Errors
+    ///
+    /// There are more than an honest broker sends. Each may be told and logged, so such a connection is given up.
+    fn count(&mut self) -> Result<(), Loss> {
+        if self.since.elapsed() >= BLOCK_CHANGES_WITHIN {
+            *self = Self { since: Instant::now(), count: 0 };
+        }
+        self.count += 1;
+        if self.count > BLOCK_CHANGES_MAX {
+            let seconds = BLOCK_CHANGES_WITHIN.as_secs();
+            let text = format!(
+                "connection.blocked or connection.unblocked more than {BLOCK_CHANGES_MAX} times in {seconds} s"
+            );
+            return Err(Loss::violation(text));
+        }
+        Ok(())
     }
 }
 

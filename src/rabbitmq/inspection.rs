@@ -5,7 +5,8 @@ use super::{
     broker::BrokerOptions,
     connection::{CallError, ChannelId, Connection},
     error::{BrokerError, DeclareError, Refusal},
-    fence, probe,
+    fence::{self, Taker},
+    probe,
     publishing::Publishing,
     refusal::{self, Reason},
     topology::{CONSISTENT_HASH, DELAYED_MESSAGE, Declaration, Destination, Exchange, is_predeclared, plan},
@@ -57,6 +58,28 @@ pub async fn inspect(
     let mut checks = inspection.finish().await;
     checks.extend(options.exchanges.iter().filter(|exchange| !exchange.mandatory).map(given_up));
     checks
+}
+
+/// Looks whose the fences are of sources whose slots nobody uses: they should be nobody's. Changes nothing. Says nothing of a broker
+/// that cannot be reached, as [`inspect`] does.
+pub async fn look_at_fences(options: &BrokerOptions, connection_name: &str, fences: &[String]) -> Vec<Check> {
+    if fences.is_empty() {
+        return Vec::new();
+    }
+    let Ok(mut inspection) = Inspection::begin(options, connection_name).await else { return Vec::new() };
+    inspection.checks.clear();
+    for queue in fences {
+        let Some(taker) = fence::taker(&mut inspection.connection, queue).await else { continue };
+        let what = format!(
+            "belongs to {}, although nobody uses the slot: `run` publishes nothing while that is so",
+            taker.whose()
+        );
+        let finding = Err(Problem { what, cure: taker.cure(queue) });
+        // An instance that starts, or hangs, has its connection for a moment without the slot.
+        let optional = taker == Taker::Connection;
+        inspection.add(Check { name: format!("queue '{queue}'"), finding, optional }).await;
+    }
+    inspection.finish().await
 }
 
 /// Check that says what a message goes without that is not `mandatory`.

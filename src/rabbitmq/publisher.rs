@@ -37,6 +37,8 @@ const DECLARES: ChannelId = 2;
 /// So much is encoded ahead of the socket. What a message takes is counted once, in the ledger; this comes on top. With the message
 /// that goes beyond it, a small one fits into 64 KiB.
 const AHEAD_BYTES: usize = 60 << 10;
+/// Events that are taken in before they are told, and before everybody else has a turn.
+const EVENTS_AT_ONCE: usize = 1024;
 
 /// What became of one publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,8 +124,10 @@ pub struct Publisher {
     /// Handed over, nothing sent of it.
     waiting: VecDeque<(PublishTag, Arc<Message>)>,
     confirms: Confirms,
-    /// Heard, to be told once the outcomes before it are.
+    /// Heard, to be told once the outcomes before it are. Each is the end of something that was asked, so there are a few at most.
     news: VecDeque<PublisherEvent>,
+    /// The last thing told of a block: that the broker blocks the connection.
+    told_blocked: bool,
     /// Told by `next` when there is nothing left to tell; nothing is sent after it.
     failure: Option<BrokerError>,
     /// What is in flight will not be answered any more.
@@ -173,6 +177,7 @@ impl Publisher {
             waiting: VecDeque::new(),
             confirms: Confirms::default(),
             news: VecDeque::new(),
+            told_blocked: false,
             failure: None,
             is_lost: false,
         }
@@ -181,7 +186,7 @@ impl Publisher {
     /// Asks for a fence, the exclusive queue `queue`, as soon as [`next`](Self::next) is polled, and holds back whatever is to
     /// be published until that tells [`Fence::Held`] or [`Fence::Denied`].
     pub fn fence(&mut self, queue: &str) {
-        self.fencing = Some(Asking::new(queue));
+        self.fencing = Some(Asking::new(queue, self.connection.at()));
     }
 
     /// Whether a message fits into the frames of this connection; else why not, in words that show no payload. Whoever takes
@@ -231,7 +236,7 @@ impl Publisher {
             if !outcomes.is_empty() {
                 return Poll::Ready(Ok(PublisherEvent::Outcomes(outcomes)));
             }
-            if let Some(news) = self.news.pop_front() {
+            if let Some(news) = self.news.pop_front().or_else(|| self.block_to_tell()) {
                 return Poll::Ready(Ok(news));
             }
             if let Some(failure) = self.failure_to_tell().cloned() {
@@ -243,6 +248,19 @@ impl Publisher {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Gives the news of a block since the last. One that is over by now is of no interest.
+    fn block_to_tell(&mut self) -> Option<PublisherEvent> {
+        let blocked = self.connection.blocked();
+        if blocked.is_some() == self.told_blocked {
+            return None;
+        }
+        self.told_blocked = blocked.is_some();
+        Some(match blocked {
+            Some(reason) => PublisherEvent::Blocked { reason: reason.to_owned() },
+            None => PublisherEvent::Unblocked,
+        })
     }
 
     /// The first failure counts; but one message that cannot be sent does not hide that the connection is gone.
@@ -320,9 +338,12 @@ impl Publisher {
         Ok(())
     }
 
-    /// Takes in all that has arrived.
+    /// Takes in what has arrived, [`EVENTS_AT_ONCE`] at most.
     fn hear(&mut self, cx: &mut Context<'_>) {
-        while !self.is_lost {
+        for _ in 0..EVENTS_AT_ONCE {
+            if self.is_lost {
+                return;
+            }
             match self.connection.poll_event(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(event)) => {
@@ -333,6 +354,7 @@ impl Publisher {
                 Poll::Ready(Err(loss)) => self.lose(loss.at(self.connection.at())),
             }
         }
+        cx.waker().wake_by_ref();
     }
 
     fn take(&mut self, event: Event) -> Result<(), Loss> {
@@ -352,8 +374,6 @@ impl Publisher {
                     None => self.unexpected_return(format!("exchange '{exchange}', without a position")),
                 }
             }
-            Event::Blocked { reason } => self.news.push_back(PublisherEvent::Blocked { reason }),
-            Event::Unblocked => self.news.push_back(PublisherEvent::Unblocked),
             Event::Confirmed { channel, .. } => {
                 let text = format!("a confirm on channel {channel}, on which nothing is published");
                 return Err(Loss::violation(text));
@@ -385,7 +405,7 @@ impl Publisher {
                 self.declares = Channel::Open;
             }
             Event::Answer { channel, method } => {
-                let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.is_on(channel)) else {
+                let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.awaits_on(channel)) else {
                     return Err(unasked(channel, &method));
                 };
                 let answer = fencing.answered(&method, &mut self.connection)?;
@@ -402,7 +422,7 @@ impl Publisher {
 
     fn take_fence(&mut self, answer: Option<Fence>) {
         let Some(answer) = answer else { return };
-        if !matches!(answer, Fence::Busy { .. }) {
+        if !matches!(answer, Fence::Busy { .. } | Fence::Taken { .. }) {
             self.fencing = None;
         }
         self.news.push_back(PublisherEvent::Fence(answer));
@@ -410,7 +430,7 @@ impl Publisher {
 
     fn take_refusal(&mut self, channel: ChannelId, refusal: Refusal) -> Result<(), Loss> {
         let at = self.connection.at().clone();
-        if let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.is_on(channel)) {
+        if let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.awaits_on(channel)) {
             match fencing.refused(refusal) {
                 Ok(answer) => self.take_fence(answer),
                 Err(error) => self.fail(BrokerError::Declare { at, error }),
@@ -493,12 +513,12 @@ mod tests {
 
     use amq_protocol::{
         frame::{AMQPFrame, parsing::parse_frame},
-        protocol::{basic, channel, confirm, exchange, queue},
+        protocol::{basic, channel, confirm, connection, exchange, queue},
     };
-    use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 
     use super::{
-        super::{frame::Head, link::Link},
+        super::{fence::Taker, frame::Head, link::Link},
         *,
     };
     use crate::{
@@ -712,6 +732,144 @@ mod tests {
         assert_eq!(publisher.declaring.as_deref(), Some("third"));
     }
 
+    /// The next frame that a broker hears; what has been heard behind it stays in `heard`.
+    async fn asked(hears: &mut (impl AsyncRead + Unpin), heard: &mut bytes::BytesMut) -> AMQPFrame {
+        loop {
+            if let Ok((_, frame)) = parse_frame(&heard[..]) {
+                let length = Head::peek(heard).unwrap().unwrap().length;
+                drop(heard.split_to(length));
+                return frame;
+            }
+            hears.read_buf(heard).await.unwrap();
+        }
+    }
+
+    fn blocked(reason: &str) -> AMQPClass {
+        let blocked = connection::Blocked { reason: reason.into() };
+        AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked))
+    }
+
+    #[tokio::test]
+    async fn of_blocks_only_the_last_is_told() {
+        let (mut publisher, mut broker) = publisher();
+        for reason in ["low on memory", "low on disk"] {
+            say(&mut broker, 0, blocked(reason)).await;
+        }
+        let told = next(&mut publisher).await.unwrap();
+        assert!(matches!(&told, PublisherEvent::Blocked { reason } if reason == "low on disk"), "{told:?}");
+        let unblocked = || AMQPClass::Connection(connection::AMQPMethod::Unblocked(connection::Unblocked {}));
+        say(&mut broker, 0, unblocked()).await;
+        assert!(matches!(next(&mut publisher).await.unwrap(), PublisherEvent::Unblocked));
+        say(&mut broker, 0, blocked("for a moment")).await;
+        say(&mut broker, 0, unblocked()).await;
+        assert!(is_quiet(&mut publisher).await);
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_blocks_and_unblocks_without_end_is_given_up() {
+        let (mut publisher, mut broker) = publisher();
+        publisher.publish(PublishTag(1), message(1, "known"));
+        assert!(is_quiet(&mut publisher).await);
+        confirm(&mut broker, 1).await;
+        for _ in 0..200 {
+            say(&mut broker, 0, blocked("again")).await;
+        }
+        let told = next(&mut publisher).await.unwrap();
+        assert!(matches!(told, PublisherEvent::Outcomes(_)), "{told:?}");
+        let told = loop {
+            match next(&mut publisher).await {
+                Ok(PublisherEvent::Blocked { .. }) => {}
+                other => break other,
+            }
+        };
+        let text = told.expect_err("the connection is given up").to_string();
+        assert!(text.contains("connection.blocked"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn frames_that_nobody_asked_for_in_place_of_an_answer_are_limited() {
+        let (ours, mut broker) = tokio::io::duplex(1 << 16);
+        let mut connection = Connection::over(Box::new(ours));
+        let flood = async {
+            for _ in 0..1000 {
+                confirm(&mut broker, 1).await;
+            }
+        };
+        let (opened, ()) = tokio::join!(connection.open_channel(DECLARES), flood);
+        let text = opened.unwrap_err().to_string();
+        assert!(text.contains("frames that nobody asked for"), "{text}");
+        assert!(connection.is_lost());
+    }
+
+    /// A broker that answers a question about the fence with `exclusive` or not, and never gives it.
+    async fn taken(exclusive: bool) -> PublisherEvent {
+        const FENCE: ChannelId = 3;
+        let (mut publisher, broker) = publisher();
+        publisher.fence("outboxd.publisher.test");
+        let (mut hears, mut says) = tokio::io::split(broker);
+        let answers = async {
+            let mut heard = bytes::BytesMut::new();
+            loop {
+                let answer = match asked(&mut hears, &mut heard).await {
+                    AMQPFrame::Method(FENCE, AMQPClass::Channel(channel::AMQPMethod::Open(_))) => opened(),
+                    AMQPFrame::Method(FENCE, AMQPClass::Queue(queue::AMQPMethod::Declare(declare))) => {
+                        if declare.passive && !exclusive {
+                            let found =
+                                queue::DeclareOk { queue: "q".into(), message_count: 2, consumer_count: 1 };
+                            AMQPClass::Queue(queue::AMQPMethod::DeclareOk(found))
+                        } else {
+                            closed(405)
+                        }
+                    }
+                    _ => continue,
+                };
+                say(&mut says, FENCE, answer).await;
+            }
+        };
+        let told = async {
+            let first = publisher.next().await.unwrap();
+            assert!(matches!(first, PublisherEvent::Fence(Fence::Busy { .. })), "{first:?}");
+            let second = publisher.next().await.unwrap();
+            let quiet = tokio::time::timeout(Duration::from_secs(600), publisher.next()).await;
+            assert!(quiet.is_err(), "once is enough: {quiet:?}");
+            second
+        };
+        tokio::select! {
+            told = told => told,
+            () = answers => unreachable!(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fence_that_is_not_to_be_had_for_longer_than_a_takeover_is_told_with_whose_it_is() {
+        let begun = tokio::time::Instant::now();
+        let told = taken(true).await;
+        assert!(
+            matches!(&told, PublisherEvent::Fence(Fence::Taken { by: Taker::Connection, for_at_least, .. })
+                if (Duration::from_secs(180)..Duration::from_secs(200)).contains(for_at_least)),
+            "{told:?} after {:?}",
+            begun.elapsed()
+        );
+        let told = taken(false).await;
+        assert!(
+            matches!(&told, PublisherEvent::Fence(Fence::Taken { by, .. })
+                if *by == Taker::Nobody { consumers: 1, messages: 2 }),
+            "{told:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_answer_about_the_fence_that_nobody_asked_for_ends_the_connection() {
+        let (mut publisher, mut broker) = publisher();
+        publisher.fence("outboxd.publisher.test");
+        assert!(is_quiet(&mut publisher).await);
+        say(&mut broker, 3, opened()).await;
+        assert!(is_quiet(&mut publisher).await);
+        say(&mut broker, 3, opened()).await;
+        let told = next(&mut publisher).await;
+        assert!(matches!(told, Err(BrokerError::Lost { .. })), "{told:?}");
+    }
+
     /// Only the first refusal is told, and nothing else need happen before the next question.
     #[tokio::test]
     async fn a_fence_that_another_has_is_asked_for_again_and_again() {
@@ -723,13 +881,7 @@ mod tests {
             let mut heard = bytes::BytesMut::new();
             let mut refusals = 0;
             loop {
-                let Ok((_, asked)) = parse_frame(&heard[..]) else {
-                    hears.read_buf(&mut heard).await.unwrap();
-                    continue;
-                };
-                let length = Head::peek(&heard).unwrap().unwrap().length;
-                drop(heard.split_to(length));
-                let answer = match asked {
+                let answer = match asked(&mut hears, &mut heard).await {
                     AMQPFrame::Method(FENCE, AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
                         AMQPClass::Channel(channel::AMQPMethod::OpenOk(channel::OpenOk {}))
                     }

@@ -484,6 +484,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         match &self.fencing {
             Fencing::Asked => return,
             Fencing::Busy(reason) => return self.report.state(SourceState::Standby, reason),
+            Fencing::Taken(reason) => return self.report.state(SourceState::Blocked, reason),
             Fencing::Open => {}
         }
         if let Some(reason) = &self.blocked {

@@ -4,7 +4,9 @@
 //! PostgreSQL, has lost the slot and may yet send what it holds. The fence is taken after the slot and before the first
 //! publish, and given up with the connection to the broker.
 
-use crate::rabbitmq::publisher::Fence;
+use std::time::Duration;
+
+use crate::rabbitmq::{Fence, Taker};
 
 /// The fence of whoever relays from `slot`.
 ///
@@ -22,6 +24,8 @@ pub(super) enum Fencing {
     Asked,
     /// Another instance has it: why that is so, and what to do.
     Busy(String),
+    /// Somebody has it for longer than a takeover takes, so nothing is published until a person has seen to it: the same.
+    Taken(String),
 }
 
 impl Fencing {
@@ -30,6 +34,9 @@ impl Fencing {
         match answer {
             Fence::Held => (Fencing::Open, None),
             Fence::Busy { text } => (Fencing::Busy(busy(&text)), None),
+            Fence::Taken { queue, by, for_at_least, text } => {
+                (Fencing::Taken(taken(&queue, by, for_at_least, &text)), None)
+            }
             Fence::Unwatched { text } => (Fencing::Open, Some(unwatched(&text))),
             Fence::Denied { text, cure } => (Fencing::Open, Some(denied(&text, &cure))),
         }
@@ -39,8 +46,17 @@ impl Fencing {
 fn busy(text: &str) -> String {
     format!(
         "the slot is ours, and another instance's connection to RabbitMQ is not gone yet ({text}); publishing begins when the \
-         broker has ended it, after three missed heartbeats at the latest; if it stays, an instance there hangs: see \
-         `rabbitmqctl list_queues name owner_pid`"
+         broker has ended it, after three missed heartbeats at the latest"
+    )
+}
+
+fn taken(queue: &str, by: Taker, for_at_least: Duration, text: &str) -> String {
+    format!(
+        "nothing is published, although the slot is ours: queue '{queue}', which only one instance may have, has belonged to {} for {} s, \
+         longer than a takeover takes ({text}). Rows wait in the slot. {}; outboxd then goes on by itself",
+        by.whose(),
+        for_at_least.as_secs(),
+        by.cure(queue)
     )
 }
 

@@ -16,6 +16,9 @@ use tokio::{
     sync::watch,
 };
 
+/// Bytes of a flood that are written at a time.
+const FLOOD_BYTES: usize = 64 << 10;
+
 /// How messages are framed, and where it stands what kind of message one is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Protocol {
@@ -56,6 +59,8 @@ pub(crate) enum Then {
     Say(Vec<u8>),
     /// These bytes, again and again.
     Babble(Vec<u8>),
+    /// Messages made from 0, 1, 2, ..., without end and as fast as they are read.
+    Flood(fn(u64) -> Vec<u8>),
 }
 
 impl fmt::Display for Then {
@@ -66,6 +71,7 @@ impl fmt::Display for Then {
             Self::FallSilent => f.write_str("silence in mid-message"),
             Self::Say(bytes) => write!(f, "{} bytes '{}'", bytes.len(), begin(bytes)),
             Self::Babble(bytes) => write!(f, "'{}' for ever", begin(bytes)),
+            Self::Flood(message) => write!(f, "'{}' and more without end", begin(&message(0))),
         }
     }
 }
@@ -154,6 +160,18 @@ async fn speak(to_client: &mut OwnedWriteHalf, then: Then, half: &[u8]) {
         Then::Say(bytes) => {
             let _ = to_client.write_all(&bytes).await;
             std::future::pending().await
+        }
+        Then::Flood(message) => {
+            let mut numbers = 0..;
+            loop {
+                let mut bytes = Vec::new();
+                while bytes.len() < FLOOD_BYTES {
+                    bytes.extend(numbers.next().map(message).unwrap_or_default());
+                }
+                if to_client.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
         }
         Then::Babble(bytes) => while to_client.write_all(&bytes).await.is_ok() {},
     }

@@ -1,0 +1,248 @@
+//! Servers that never pause: PostgreSQL and RabbitMQ behind a [`Liar`] that says one thing without end at some step of the protocol.
+//! The daemon's memory stays what it is, probes are answered, SIGTERM ends it, and everything is delivered once the flood is over.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    liar::{Liar, Lie, Protocol, Then},
+    stage::{PATIENCE, Stage, alive, eventually, until},
+    support::{Daemon, shared_postgres, shared_rabbitmq},
+};
+
+/// Length of each flood from its first byte. Without limits it took hundreds of megabytes.
+const LASTS: Duration = Duration::from_secs(4);
+/// Peak memory under any flood. A debug build has 16 MB without one, and had 384 at most while there were no limits.
+const MEMORY_MB_MAX: u64 = 60;
+
+/// In place of that kind of message, these without end.
+type Flood = (&'static str, &'static [u8], fn(u64) -> Vec<u8>);
+
+async fn bear(stage: &Stage, daemon: &Daemon, liar: &Liar, floods: Vec<Flood>) {
+    let mut sequence = 0;
+    for (what, in_place_of, messages) in floods {
+        daemon.forget_memory_peak();
+        liar.tell(Some(Lie { in_place_of, then: Then::Flood(messages) }));
+        let mut begun: Option<Instant> = None;
+        let deadline = Instant::now() + PATIENCE;
+        while begun.is_none_or(|begun| begun.elapsed() < LASTS) {
+            sequence += 1;
+            stage.write_row("a", sequence, "OrderCreated").await;
+            // Whatever it says, it answers.
+            let (_, text) = daemon.readyz().await;
+            assert!(text.len() < 10_000, "{what}: {} bytes in /readyz", text.len());
+            if liar.told() > 0 {
+                begun.get_or_insert_with(Instant::now);
+            }
+            assert!(Instant::now() < deadline, "{what}: never met; {text}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let peak = daemon.memory_peak_mb();
+        let source = crate::stage::source(daemon, "orders").await;
+        let reason = source["last_error"].as_str().unwrap_or_default();
+        println!(
+            "{what}: {peak} MB, met {} times\n    {}",
+            liar.told(),
+            reason.chars().take(250).collect::<String>()
+        );
+        assert!(peak < MEMORY_MB_MAX, "{what}: {peak} MB");
+    }
+}
+
+/// Ends under a last flood; starts again, and nothing is lost.
+async fn end_and_recover(stage: &mut Stage, daemon: &mut Daemon, liar: &Liar, last: Flood) {
+    let (what, in_place_of, messages) = last;
+    liar.tell(None);
+    until(daemon, "orders", |shown| shown["state"] == "streaming").await;
+    liar.tell(Some(Lie { in_place_of, then: Then::Flood(messages) }));
+    stage.write_row("b", 1, "OrderCreated").await;
+    eventually("the last flood is met", async || liar.told() > 0).await;
+    println!("SIGTERM under {what}: {}", daemon.sigterm(Duration::from_secs(60)).await);
+    liar.tell(None);
+    daemon.start_again();
+    until_streaming(daemon).await;
+    let verdict = stage.verdict().await;
+    assert!(verdict.keeps_promises(), "{verdict}");
+}
+
+async fn until_streaming(daemon: &mut Daemon) {
+    crate::stage::until_alive(daemon).await;
+    until(daemon, "orders", |shown| shown["state"] == "streaming").await;
+}
+
+fn impatient(stage: &mut Stage) {
+    stage.source = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n\
+                    delivery.status_interval_ms = 50\npostgres.wal_sender_timeout_ms = 1000"
+        .into();
+    stage.rabbitmq = "connect_timeout_ms = 1500\nconfirm_timeout_ms = 1500\nheartbeat_s = 1".into();
+}
+
+/// A PostgreSQL message.
+fn message(tag: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len() + 4).unwrap();
+    [&[tag], &length.to_be_bytes()[..], payload].concat()
+}
+
+fn parameter(number: u64) -> Vec<u8> {
+    message(b'S', format!("p{number}\0{}\0", "v".repeat(200)).as_bytes())
+}
+
+fn notice(number: u64) -> Vec<u8> {
+    message(b'N', format!("SNOTICE\0C00000\0M{number}{}\0\0", "x".repeat(1000)).as_bytes())
+}
+
+fn notification(number: u64) -> Vec<u8> {
+    message(b'A', format!("\0\0\0\x01c{number}\0{}\0", "x".repeat(1000)).as_bytes())
+}
+
+fn row(number: u64) -> Vec<u8> {
+    message(b'D', &[&[0, 1, 0, 0, 0, 8], &number.to_be_bytes()[..]].concat())
+}
+
+fn empty_row(_: u64) -> Vec<u8> {
+    message(b'D', &[0, 0])
+}
+
+fn description(_: u64) -> Vec<u8> {
+    message(b'T', &[0, 0])
+}
+
+/// A keepalive that wants an answer.
+fn keepalive(_: u64) -> Vec<u8> {
+    message(b'd', &[&b"k"[..], &[0; 16], &[1]].concat())
+}
+
+/// Describes a table of no columns with an OID of its own, far from the outbox table's.
+fn relation(number: u64) -> Vec<u8> {
+    let oid = u32::try_from((1 << 30) + number % (1 << 30)).unwrap().to_be_bytes();
+    let relation = [&b"R"[..], &oid, format!("public\0t{number}\0f\0\0").as_bytes()].concat();
+    message(b'd', &[&b"w"[..], &[0; 24], &relation].concat())
+}
+
+#[tokio::test]
+async fn a_postgresql_that_never_pauses() {
+    let mut stage = Stage::shared("pgflood").await;
+    impatient(&mut stage);
+    let liar = Liar::before(shared_postgres().await.port(), Protocol::Postgres).await;
+    stage.consume().await;
+    let config = stage.config_through_ports(liar.port, shared_rabbitmq().await.port());
+    let config = config.replace("\"\npostgres.slot", "?sslmode=disable&connect_timeout=2\"\npostgres.slot");
+    let mut daemon = alive(&config).await;
+    until(&daemon, "orders", |shown| shown["state"] == "streaming").await;
+    let floods: Vec<Flood> = vec![
+        ("parameters in place of the first word", b"R", parameter),
+        ("parameters at login", b"Z", parameter),
+        ("notices at login", b"Z", notice),
+        ("parameters in an answer", b"T", parameter),
+        ("notices in an answer", b"T", notice),
+        ("descriptions in an answer", b"T", description),
+        ("rows in an answer", b"D", row),
+        ("empty rows in an answer", b"D", empty_row),
+        ("parameters at the start of the stream", b"W", parameter),
+        ("rows at the start of the stream", b"W", row),
+        ("parameters in the stream", b"d", parameter),
+        ("notices in the stream", b"d", notice),
+        ("notifications in the stream", b"d", notification),
+        ("keepalives", b"d", keepalive),
+        ("descriptions of tables", b"d", relation),
+    ];
+    bear(&stage, &daemon, &liar, floods).await;
+    end_and_recover(&mut stage, &mut daemon, &liar, ("notices in the stream", b"d", notice)).await;
+}
+
+/// An AMQP frame.
+fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(payload.len()).unwrap();
+    [&[kind], &channel.to_be_bytes()[..], &size.to_be_bytes(), payload, &[0xCE]].concat()
+}
+
+fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
+    frame(1, channel, &[&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat())
+}
+
+fn short(text: &str) -> Vec<u8> {
+    [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+}
+
+fn blocked(number: u64) -> Vec<u8> {
+    method(0, 10, 60, &short(&format!("{number} {}", "x".repeat(200))))
+}
+
+fn blocked_and_unblocked(number: u64) -> Vec<u8> {
+    [blocked(number), method(0, 10, 61, &[])].concat()
+}
+
+fn heartbeat(_: u64) -> Vec<u8> {
+    frame(8, 0, &[])
+}
+
+fn confirm(number: u64) -> Vec<u8> {
+    method(1, 60, 80, &[&number.to_be_bytes()[..], &[0]].concat())
+}
+
+/// Content header without properties, and a body.
+fn content(channel: u16, bytes: usize) -> Vec<u8> {
+    let size = u64::try_from(bytes).unwrap().to_be_bytes();
+    let header = [&[0, 60, 0, 0][..], &size, &[0, 0]].concat();
+    [frame(2, channel, &header), frame(3, channel, &vec![7; bytes])].concat()
+}
+
+fn returned(_: u64) -> Vec<u8> {
+    let arguments = [&312_u16.to_be_bytes()[..], &short("NO_ROUTE"), &short("e"), &short("k")].concat();
+    [method(1, 60, 50, &arguments), content(1, 4000)].concat()
+}
+
+fn delivered(number: u64) -> Vec<u8> {
+    let arguments = [&short("c")[..], &number.to_be_bytes(), &[0], &short("e"), &short("k")].concat();
+    [method(3, 60, 60, &arguments), content(3, 4000)].concat()
+}
+
+fn bodies(_: u64) -> Vec<u8> {
+    frame(3, 1, &[7; 4000])
+}
+
+fn fence_channel_closed(_: u64) -> Vec<u8> {
+    method(3, 20, 40, &[&405_u16.to_be_bytes()[..], &short("RESOURCE_LOCKED"), &[0; 4]].concat())
+}
+
+fn fence_channel_opened(_: u64) -> Vec<u8> {
+    method(3, 20, 11, &[0; 4])
+}
+
+fn flow(_: u64) -> Vec<u8> {
+    method(1, 20, 20, &[0])
+}
+
+#[tokio::test]
+async fn a_broker_that_never_pauses() {
+    const OPEN_OK: &[u8] = &[0, 10, 0, 41];
+    const CHANNEL_OPEN_OK: &[u8] = &[0, 20, 0, 11];
+    const QUEUE_DECLARE_OK: &[u8] = &[0, 50, 0, 11];
+    const ACK: &[u8] = &[0, 60, 0, 80];
+    let mut stage = Stage::shared("mqflood").await;
+    impatient(&mut stage);
+    let liar = Liar::before(shared_rabbitmq().await.port(), Protocol::Amqp).await;
+    stage.consume().await;
+    let config = stage.config_through_ports(shared_postgres().await.port(), liar.port);
+    let mut daemon = alive(&config).await;
+    until(&daemon, "orders", |shown| shown["state"] == "streaming").await;
+    let floods: Vec<Flood> = vec![
+        ("connection.blocked at login", OPEN_OK, blocked),
+        ("heartbeats at login", OPEN_OK, heartbeat),
+        ("connection.blocked in place of an answer", CHANNEL_OPEN_OK, blocked),
+        ("confirms in place of an answer", CHANNEL_OPEN_OK, confirm),
+        ("returned messages in place of an answer", CHANNEL_OPEN_OK, returned),
+        ("deliveries in place of an answer", CHANNEL_OPEN_OK, delivered),
+        ("closes in place of the publisher queue", QUEUE_DECLARE_OK, fence_channel_closed),
+        ("opened channels in place of the publisher queue", QUEUE_DECLARE_OK, fence_channel_opened),
+        ("connection.blocked in place of the publisher queue", QUEUE_DECLARE_OK, blocked),
+        ("connection.blocked in place of a confirm", ACK, blocked),
+        ("connection.blocked and unblocked in place of a confirm", ACK, blocked_and_unblocked),
+        ("returned messages in place of a confirm", ACK, returned),
+        ("deliveries in place of a confirm", ACK, delivered),
+        ("bodies of nothing in place of a confirm", ACK, bodies),
+        ("channel.flow in place of a confirm", ACK, flow),
+        ("heartbeats in place of a confirm", ACK, heartbeat),
+    ];
+    bear(&stage, &daemon, &liar, floods).await;
+    end_and_recover(&mut stage, &mut daemon, &liar, ("deliveries", ACK, delivered)).await;
+}

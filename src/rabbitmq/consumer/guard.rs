@@ -49,8 +49,8 @@ impl InHand {
 #[derive(Debug)]
 pub struct Guard {
     frame_bytes_max: usize,
-    /// The broker may deliver so many messages that are not acknowledged.
-    prefetch: u32,
+    /// Deliveries that are not acknowledged, at most.
+    deliveries_max: u32,
     in_hand: InHand,
     /// Number of bytes of a content header that are still to be left out.
     skipped: usize,
@@ -63,11 +63,12 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// For a connection with frames of at most `frame_bytes_max` bytes, on which at most `prefetch` messages may be in hand.
+    /// For a connection with frames of at most `frame_bytes_max` bytes, on which `prefetch` messages may be in hand. Twice as many are
+    /// borne: a node that comes back after a split may deliver again what is in hand.
     pub fn new(frame_bytes_max: usize, prefetch: u16, in_hand: InHand) -> Self {
         Self {
             frame_bytes_max,
-            prefetch: prefetch.into(),
+            deliveries_max: 2 * u32::from(prefetch),
             in_hand,
             skipped: 0,
             unreadable: BTreeMap::new(),
@@ -154,9 +155,9 @@ impl Guard {
     /// Refuses what a broker never does, and what lapin would keep.
     fn allow(&mut self, method: Option<(u16, u16)>) -> io::Result<()> {
         match method {
-            Some(DELIVER) if self.in_hand.delivered() >= self.prefetch => Err(not_amqp(format!(
-                "the broker delivers more than the {} messages that were asked for",
-                self.prefetch
+            Some(DELIVER) if self.in_hand.delivered() >= self.deliveries_max => Err(not_amqp(format!(
+                "the broker delivers more than {} messages before one is acknowledged",
+                self.deliveries_max
             ))),
             // A message is published here only after the one before it is confirmed.
             Some(RETURN) if std::mem::replace(&mut self.has_returned, true) => {
@@ -343,8 +344,9 @@ mod tests {
     fn a_broker_is_held_to_what_was_asked_for() {
         let empty = content(1, 0, 0, b"");
         let delivery = [deliver(1, b""), empty.clone()].concat();
-        let error = through(&mut guard(2), &delivery.repeat(3), 100).unwrap_err();
-        assert!(error.contains("delivers more than the 2 messages"), "{error}");
+        assert!(through(&mut guard(2), &delivery.repeat(4), 100).is_ok());
+        let error = through(&mut guard(2), &delivery.repeat(5), 100).unwrap_err();
+        assert!(error.contains("delivers more than 4 messages"), "{error}");
         let in_hand = InHand::default();
         let mut settling = Guard::new(FRAME_BYTES_MAX, 2, in_hand.clone());
         for _ in 0..10 {

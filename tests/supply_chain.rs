@@ -2,6 +2,8 @@
 //!
 //! cargo-deny judges by the same file, and by more, where it is installed (`make lint`).
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     process::Command,
@@ -67,7 +69,7 @@ fn tree() -> BTreeSet<(String, String, String)> {
     crates
 }
 
-/// Whether the allowed licences satisfy an expression (SPDX; an older crate writes `/` for OR).
+/// Tells whether the allowed licences satisfy an expression (SPDX; an older crate writes `/` for OR).
 fn is_allowed(expression: &str, allowed: &BTreeSet<String>) -> bool {
     let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
     let mut words = spaced.split_whitespace().peekable();

@@ -487,7 +487,7 @@ pub async fn is_empty(client: &Client, name: &TableName, kind: TableKind) -> Res
 /// A table of outboxd's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnTableFacts {
-    /// Its schema is there.
+    /// The schema is there.
     pub has_schema: bool,
     /// It is there.
     pub exists: bool,

@@ -278,7 +278,7 @@ pub enum WireError {
     SettingsDropped {
         /// The setting.
         setting: &'static str,
-        /// Its value.
+        /// The value that the session has.
         found: String,
         /// The value that was asked for.
         wanted: &'static str,

@@ -18,17 +18,17 @@ use super::{
 /// A trigger or a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignCode {
-    /// Its table: the outbox table, a partition of it, or one of outboxd's own.
+    /// The table: the outbox table, a partition of it, or one of outboxd's own.
     pub table: TableName,
     /// The table is the outbox table or a partition: outboxd reads there, and only clean-up writes.
     pub in_outbox: bool,
-    /// Which of the two.
+    /// Sort of the code.
     pub kind: Kind,
-    /// Its name.
+    /// Name of the trigger, the rule, the index or the constraint.
     pub name: String,
 }
 
-/// What runs.
+/// Sort of the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A trigger's function.

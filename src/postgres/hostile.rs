@@ -176,7 +176,7 @@ async fn an_error_of_megabytes_is_cut_to_what_can_be_shown() {
     }
 }
 
-/// Whoever answers asks for the password, and hears what comes.
+/// A server that asks for the password and gives what it hears.
 async fn eavesdropper(mut stream: TcpStream, method: u8) -> Vec<u8> {
     let _ = stream.read(&mut [0; 4096]).await.unwrap();
     // In two pieces, as TCP may deliver it.

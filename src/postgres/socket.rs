@@ -50,9 +50,9 @@ pub(super) enum Peer {
     Local,
     /// The server that the certificate names, or that its authority vouches for.
     Verified,
-    /// Whoever answers, by TLS.
+    /// An unknown server, by TLS.
     Unverified,
-    /// Whoever answers, and everybody on the way reads along.
+    /// An unknown server, and everybody on the way reads along.
     Unencrypted,
 }
 
@@ -83,7 +83,7 @@ impl Socket {
         }
     }
 
-    /// Who is at the other end, as far as that is known.
+    /// The other end, as far as it is known.
     pub(super) fn peer(&self) -> Peer {
         match self {
             Socket::Unix(_) => Peer::Local,

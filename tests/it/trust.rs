@@ -17,7 +17,7 @@ async fn called(stage: &Stage) -> Vec<(String, String)> {
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
-/// What a check says: its line, and the cure below.
+/// Lines of a check, each with the cure below it.
 fn findings<'a>(stdout: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
     let lines: Vec<&str> = stdout.lines().collect();
     let found = lines.windows(2).filter(|pair| pair[0].contains(&format!("  {name}  ")));

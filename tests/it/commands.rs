@@ -546,5 +546,5 @@ async fn offline_reads_the_file_and_the_files_it_names() {
     let plain = url.split('?').next().expect("an URL");
     let said = say(&Daemon::prepare(&config(plain)), &["check", "--offline"]).await;
     assert_eq!((said.status, said.stderr.as_str()), (0, ""));
-    assert!(said.stdout.contains("5 checks; failed: 0, warnings: 0"));
+    assert!(said.stdout.contains("6 checks; failed: 0, warnings: 0"));
 }

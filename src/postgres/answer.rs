@@ -6,11 +6,10 @@ use std::pin::pin;
 use futures_util::TryStreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{
-    error::WireError,
-    sql_limits::{ANSWER_BYTES_MAX, ROW_BYTES},
-};
+use super::{error::WireError, sql_limits::ROW_BYTES};
 
+/// Bytes of the rows of one such answer. All of them have few rows.
+const SIMPLE_ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Counted for a value that is no UTF-8, whose length nobody tells: a name that was given in another database.
 const UNREADABLE_BYTES: usize = 256 << 10;
 
@@ -22,18 +21,18 @@ impl AnswerBytes {
     /// Counts a row, or whatever else is kept of an answer.
     ///
     /// # Errors
-    /// The answer takes more than [`ANSWER_BYTES_MAX`].
+    /// The answer takes more than [`SIMPLE_ANSWER_BYTES_MAX`].
     pub(super) fn add(&mut self, row: usize) -> Result<(), WireError> {
         self.0 = self.0.saturating_add(row).saturating_add(ROW_BYTES);
-        if self.0 > ANSWER_BYTES_MAX {
-            let mib = ANSWER_BYTES_MAX >> 20;
+        if self.0 > SIMPLE_ANSWER_BYTES_MAX {
+            let mib = SIMPLE_ANSWER_BYTES_MAX >> 20;
             return Err(WireError::protocol(format!("an answer that takes more than {mib} MiB")));
         }
         Ok(())
     }
 }
 
-/// The whole answer to a simple query.
+/// The whole answer to a simple query, without the descriptions of its rows.
 ///
 /// # Errors
 /// Also when it is too long to be kept.
@@ -44,14 +43,16 @@ pub(super) async fn simple_answer(
     let mut messages = pin!(client.simple_query_raw(query).await?);
     let (mut answer, mut bytes) = (Vec::new(), AnswerBytes::default());
     while let Some(message) = messages.try_next().await? {
-        bytes.add(match &message {
+        let row = match &message {
             SimpleQueryMessage::Row(row) => {
                 let bytes =
                     |column| row.try_get(column).map_or(UNREADABLE_BYTES, |text| text.map_or(0, str::len));
                 (0..row.len()).map(bytes).sum()
             }
-            _ => 0,
-        })?;
+            SimpleQueryMessage::CommandComplete(_) => 0,
+            _ => continue,
+        };
+        bytes.add(row)?;
         answer.push(message);
     }
     Ok(answer)

@@ -240,7 +240,7 @@ async fn an_answer_without_end_is_given_up() {
         panic!("all of it was taken");
     };
     for error in [by_sql, by_replication] {
-        assert!(error.to_string().contains("more than 64 MiB"), "{error}");
+        assert!(error.to_string().contains("more than 16 MiB"), "{error}");
     }
 }
 

@@ -24,9 +24,9 @@ pub(super) const LOGIN_BYTES_MAX: usize = 1 << 20;
 pub(super) const PARAMETERS_MAX: usize = 256;
 /// Bytes of one answer, or between two; the message that goes beyond it may be as long as any. Rows of a table are read in portions,
 /// by the simple protocol, and are not kept: of these only the number counts.
-pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Bytes that a row takes in memory beside those on the wire, at least.
-pub(super) const ROW_BYTES: usize = 64;
+pub(super) const ROW_BYTES: usize = 128;
 
 /// Follows the server's messages from one to the next.
 #[derive(Default)]

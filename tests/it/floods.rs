@@ -12,7 +12,7 @@ use crate::{
 /// Length of each flood from its first byte. Without limits it took hundreds of megabytes.
 const LASTS: Duration = Duration::from_secs(4);
 /// Peak memory under any flood. A debug build has 16 MB without one, and had 384 at most while there were no limits.
-const MEMORY_MB_MAX: u64 = 60;
+const MEMORY_MB_MAX: u64 = 100;
 
 /// In place of that kind of message, these without end.
 type Flood = (&'static str, &'static [u8], fn(u64) -> Vec<u8>);

@@ -72,22 +72,37 @@ pub async fn lock(client: &Client, database: &SourceDatabase) -> Result<bool, Ca
     Ok(row.get(0))
 }
 
+/// Rows of one portion: an answer is limited (see [`sql_limits`](super::sql_limits)), the number of parked rows is not.
+const PORTION_ROWS: usize = 100;
+/// Characters of a text that are shown. A message can carry no longer ones, so a row that may be requeued is never cut.
+const TEXT_CHARS_MAX: usize = 16 << 10;
+
 /// Every parked row of the source, in the order of their positions; none when there is no table.
 pub async fn list(client: &Client, database: &SourceDatabase) -> Result<Vec<ParkedEntry>, CatalogError> {
     const DOING: &str = "reading the parked rows";
+    let texts = ["message_id", "aggregate_type", "aggregate_id", "event_type", "exchange", "routing_key"];
+    let texts = texts.map(|column| format!("left({column}, {TEXT_CHARS_MAX})")).join(", ");
     let select = format!(
-        "SELECT position, cause, reason, message_id, aggregate_type, aggregate_id, event_type, exchange, routing_key, \
-         (extract(epoch FROM committed_at) * 1000000)::int8, (extract(epoch FROM parked_at) * 1000000)::int8 \
-         FROM {} WHERE slot = $1 ORDER BY position",
+        "SELECT position, cause, left(reason, {TEXT_CHARS_MAX}), {texts}, (extract(epoch FROM committed_at) * 1000000)::int8, \
+         (extract(epoch FROM parked_at) * 1000000)::int8 \
+         FROM {} WHERE slot = $1 AND position > $2 ORDER BY position LIMIT {PORTION_ROWS}",
         table(database)
     );
-    let rows = match client.query_typed(&select, &[(&database.slot, Type::TEXT)]).await {
-        Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => {
-            return Ok(Vec::new());
+    let (mut entries, mut after) = (Vec::new(), String::new());
+    loop {
+        let portion = client.query_typed(&select, &[(&database.slot, Type::TEXT), (&after, Type::TEXT)]).await;
+        let portion = match portion {
+            Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => return Ok(entries),
+            portion => portion.map_err(failed(DOING))?,
+        };
+        for row in &portion {
+            entries.push(entry(row)?);
         }
-        rows => rows.map_err(failed(DOING))?,
-    };
-    rows.iter().map(entry).collect()
+        match portion.last() {
+            Some(last) if portion.len() == PORTION_ROWS => after = last.get(0),
+            _ => return Ok(entries),
+        }
+    }
 }
 
 fn entry(row: &Row) -> Result<ParkedEntry, CatalogError> {

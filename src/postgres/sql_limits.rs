@@ -22,8 +22,8 @@ use super::{
 pub(super) const LOGIN_BYTES_MAX: usize = 1 << 20;
 /// Names of parameters that a server may report. PostgreSQL reports fewer than twenty.
 pub(super) const PARAMETERS_MAX: usize = 256;
-/// Bytes of one answer, or between two; the message that goes beyond it may be as long as any. Rows of a table are read in portions,
-/// by the simple protocol, and are not kept: of these only the number counts.
+/// Bytes of one answer, or between two, beside its longest message: a single row may be as long as any. Rows of a table are read in
+/// portions, by the simple protocol, and are not kept: of these only the number counts.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Bytes that a row takes in memory beside those on the wire, at least.
 pub(super) const ROW_BYTES: usize = 128;
@@ -42,8 +42,10 @@ pub(super) struct Limits {
     /// Bytes that came before login was complete.
     login_bytes: usize,
     parameters: Parameters,
-    /// Bytes of the answer under way.
+    /// Bytes of the answer under way, but for the longest message of it.
     answer: usize,
+    /// Bytes of that message.
+    longest: usize,
     /// The rows of that answer are kept.
     keeps_rows: bool,
 }
@@ -106,7 +108,8 @@ impl Limits {
         (self.tag, self.rest) = (tag, length.saturating_sub(4));
         match tag {
             READY_FOR_QUERY_TAG => {
-                (self.logged_in, self.answer, self.keeps_rows) = (true, 0, false);
+                (self.logged_in, self.keeps_rows) = (true, false);
+                (self.answer, self.longest) = (0, 0);
                 return Ok(());
             }
             // tokio-postgres keeps the rows of what it has bound parameters for, and passes on those of anything else.
@@ -119,11 +122,13 @@ impl Limits {
     }
 
     fn count(&mut self, kept: usize) -> Result<(), WireError> {
+        let kept = kept.saturating_add(ROW_BYTES);
+        self.answer = self.answer.saturating_add(kept.min(self.longest));
+        self.longest = self.longest.max(kept);
         if self.answer > ANSWER_BYTES_MAX {
             let mib = ANSWER_BYTES_MAX >> 20;
             return Err(WireError::protocol(format!("an answer that takes more than {mib} MiB")));
         }
-        self.answer = self.answer.saturating_add(kept).saturating_add(ROW_BYTES);
         Ok(())
     }
 }
@@ -206,7 +211,8 @@ mod tests {
         limits.follow(&message(b'2', b"")).unwrap();
         limits.follow(&header(1 << 30)).unwrap();
         limits.rest = 0;
-        let error = limits.follow(&header(6)).unwrap_err();
+        limits.follow(&message(b'C', b"SELECT 1\0")).unwrap();
+        let error = limits.follow(&header(1 << 30)).unwrap_err();
         assert!(error.to_string().contains("64 MiB"), "{error}");
 
         let row = message(b'D', &[0, 0]);

@@ -84,6 +84,27 @@ async fn parked_rows_of_an_aggregate_go_out_in_order_once_they_can_and_stay_toge
     inbox.stays_empty().await;
 }
 
+/// More than one answer may hold, with an id that is larger than all of them.
+#[tokio::test]
+async fn any_number_of_parked_rows_is_listed_and_discarded() {
+    let stage = nobody_bound("many").await;
+    let daemon = stage.relay_as_printed_role().await;
+    stage.write_unseen("a", "One").await;
+    until_parked(&stage, 1).await;
+    let client = stage.client().await;
+    let copies = "INSERT INTO outboxd_parked
+        SELECT slot, upper(lpad(to_hex(n), 16, '0')) || '-00000000', cause, reason,
+               CASE n WHEN 1 THEN repeat('x', 80000000) ELSE repeat('y', 30000) || n END, aggregate_type, aggregate_id,
+               event_type, exchange, routing_key, committed_at, parked_at, column_names, column_types, column_values
+        FROM outboxd_parked, generate_series(1, 3000) n";
+    assert_eq!(client.execute(copies, &[]).await.unwrap(), 3000);
+    let positions: Vec<String> =
+        listed(&daemon).await.iter().map(|row| row["position"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(positions.len(), 3001);
+    assert!(positions.is_sorted() && positions[2999].starts_with("0000000000000BB8-"), "{}", positions[2999]);
+    assert_eq!(parked(&daemon, &["discard", &positions[0]]).await.stdout.lines().last(), Some("discarded: 1"));
+}
+
 #[tokio::test]
 async fn a_row_that_was_or_may_have_been_overtaken_is_requeued_only_on_request() {
     let stage = nobody_bound("overtaken").await;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,6 +19,8 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Pause before a server that is full of clients at work looks again.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// No more files can be opened, by this process (`EMFILE`) or by any (`ENFILE`), on Linux.
+const NO_MORE_FILES: [i32; 2] = [24, 23];
 /// Open files where the system does not say how many there may be.
 const OPEN_FILES: usize = 256;
 /// A server has at least so many connections, however few files may be open.
@@ -43,11 +46,25 @@ impl Connections {
 
     /// Tells whether another one may be accepted, if need be after one was dropped.
     pub(crate) fn has_room(&mut self) -> bool {
-        self.open.len() < self.max || self.drop_longest_awaited()
+        self.open.len() < self.max
+            || self.drop_longest_awaited(
+                "all HTTP connections are in use: the ones whose clients have been silent for longest are dropped for new ones; see who \
+                 connects and sends or reads nothing",
+            )
+    }
+
+    /// Drops a connection where one could not be accepted for want of open files.
+    pub(crate) fn make_room_after(&mut self, error: &io::Error) {
+        if error.raw_os_error().is_some_and(|code| NO_MORE_FILES.contains(&code)) {
+            self.drop_longest_awaited(
+                "no more files can be opened: HTTP connections whose clients have been silent for longest are dropped for new ones; \
+                 raise the limit of open files (LimitNOFILE=, ulimit -n), or see what uses them",
+            );
+        }
     }
 
     /// Drops the connection whose client has been waited for the longest; `false` when there is none that has been for a while.
-    pub(crate) fn drop_longest_awaited(&mut self) -> bool {
+    fn drop_longest_awaited(&mut self, why: &str) -> bool {
         let awaited = self.open.iter().filter_map(|(id, (_, turn))| Some((turn.client_since()?, *id)));
         let Some((_, id)) = awaited.min().filter(|(since, _)| since.elapsed() >= PATIENCE) else {
             return false;
@@ -57,12 +74,7 @@ impl Connections {
             self.dropped += 1;
             // Whoever connects without end is told of once, twice, four times ...
             if self.dropped.is_power_of_two() {
-                tracing::warn!(
-                    max = self.max,
-                    dropped = self.dropped,
-                    "all HTTP connections are in use: the ones whose clients have been silent for longest are dropped for new ones; see who \
-                     connects and sends or reads nothing"
-                );
+                tracing::warn!(open = self.open.len() + 1, max = self.max, dropped = self.dropped, "{why}");
             }
         }
         true
@@ -174,7 +186,19 @@ mod tests {
         connections.add(|_| std::future::pending());
         turns[2].is_servers();
         assert!(!connections.has_room(), "the new one has just come, the others are at work");
-        tokio::time::timeout(Duration::from_secs(1), connections.ended()).await.unwrap();
-        assert_eq!(connections.open.len(), 3);
+        turns[2].is_clients();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        connections.make_room_after(&io::ErrorKind::ConnectionAborted.into());
+        assert_eq!(
+            connections.open.len(),
+            3,
+            "a client that went away before it was accepted costs nobody a connection"
+        );
+        connections.make_room_after(&io::Error::from_raw_os_error(NO_MORE_FILES[0]));
+        assert_eq!(connections.open.len(), 2);
+        for _ in 0..2 {
+            tokio::time::timeout(Duration::from_secs(1), connections.ended()).await.unwrap();
+        }
+        assert_eq!(connections.open.len(), 2);
     }
 }

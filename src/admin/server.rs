@@ -89,7 +89,7 @@ pub async fn serve(listener: TcpListener, board: Board, shutdown: impl Future<Ou
                 Ok((stream, _)) => accepted = Some(stream),
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener could not accept a connection");
-                    connections.drop_longest_awaited();
+                    connections.make_room_after(&error);
                     tokio::select! { () = &mut shutdown => break, () = sleep(ACCEPT_PAUSE) => {} }
                 }
             },

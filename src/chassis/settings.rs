@@ -120,6 +120,7 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
         exchanges: Vec::new(),
         subscriptions: Vec::new(),
         row_exchanges: rabbitmq::row_exchanges::RowExchanges::default(),
+        fence_memory: Default::default(),
         watch: rabbitmq::subscriptions::SubscriptionWatch::default(),
     };
     Some(Settings {

@@ -37,7 +37,7 @@ pub struct Inspection {
 pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_name: &str) -> Inspection {
     let (mut ids_are_numbers, mut idle_on) = (None, None);
     let mut hosting = Hosting::own();
-    let mut is_other_table = false;
+    let (mut is_other_table, mut is_used) = (false, false);
     let client = match database.endpoint.connect_sql(application_name).await {
         Ok(client) => client,
         Err(error) => {
@@ -49,6 +49,8 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
         Ok(facts) => {
             hosting = facts.server.hosting;
             is_other_table = facts.recorded_table.is_some();
+            // Also the temporary slot, which an instance has while it publishes a backlog.
+            is_used = facts.slot_uses.iter().any(|one| one.active_pid.is_some());
             checks.extend(preflight::checks(database, &mapping.columns, &facts));
             if let Some(table) = &facts.table {
                 let columns = table.outbox_columns();
@@ -69,7 +71,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             let SystemIdentity { system_id, timeline, xlogpos, .. } = &evidence.server;
             let server = format!("system {system_id}, timeline {timeline}, WAL at {xlogpos}");
             checks.push(Check::passed(REPLICATION, server));
-            let is_used = evidence.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
+            is_used |= evidence.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
             idle_on = (!is_used).then(|| system_id.clone());
             // Of another table than the record's, the record tells nothing.
             if !is_other_table {

@@ -90,9 +90,12 @@ pub async fn list(client: &Client, database: &SourceDatabase) -> Result<Vec<Park
     );
     let (mut entries, mut after) = (Vec::new(), String::new());
     loop {
-        let portion = client.query_typed(&select, &[(&database.slot, Type::TEXT), (&after, Type::TEXT)]).await;
+        let portion =
+            client.query_typed(&select, &[(&database.slot, Type::TEXT), (&after, Type::TEXT)]).await;
         let portion = match portion {
-            Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => return Ok(entries),
+            Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => {
+                return Ok(entries);
+            }
             portion => portion.map_err(failed(DOING))?,
         };
         for row in &portion {

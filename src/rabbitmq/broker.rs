@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 use super::{
     endpoint::Endpoint,
     error::BrokerError,
+    fence::FenceMemory,
     rotating_urls::RotatingUrls,
     row_exchanges::RowExchanges,
     subscriptions::SubscriptionWatch,
@@ -38,6 +39,8 @@ pub struct BrokerOptions {
     pub subscriptions: Vec<Subscription>,
     /// Limit on the exchanges that rows name: each source has its own.
     pub row_exchanges: RowExchanges,
+    /// Memory of the fence: each source has its own.
+    pub fence_memory: FenceMemory,
     /// Watch of this process over them.
     pub watch: SubscriptionWatch,
 }

@@ -168,6 +168,11 @@ impl Connection {
         self.blocked.as_deref()
     }
 
+    /// Interval of heartbeats that was agreed on, if there are any.
+    pub(super) fn heartbeat(&self) -> Option<Duration> {
+        self.link.heartbeat()
+    }
+
     /// The largest frame that may be sent, its overhead included.
     pub(super) fn frame_bytes_max(&self) -> usize {
         self.link.frame_bytes_max()

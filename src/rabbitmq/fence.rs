@@ -1,13 +1,14 @@
 //! A fence: of all connections that ask for it one has it at a time, and only that one publishes.
 //!
-//! It is an exclusive queue. (Nobody else consumes from it; what somebody may publish to it is passed over unread.) RabbitMQ keeps such a queue for as long as it keeps the
-//! connection that declared it, and answers everybody else with 405 RESOURCE_LOCKED (AMQP 0-9-1 reference, queue.declare
+//! It is an exclusive queue. (Nobody else consumes from it; what somebody may publish to it is passed over unread.) RabbitMQ keeps
+//! such a queue for as long as it keeps the connection that declared it, and answers everybody else with 405 RESOURCE_LOCKED (AMQP 0-9-1 reference, queue.declare
 //! "exclusive"; <https://www.rabbitmq.com/docs/queues#exclusive-queues>). So whoever gets it knows that the connection of
 //! the one before is gone, and with it every frame that a frozen process, a kernel or a network may still hold.
 
 use std::{
     mem,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,7 +21,6 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     connection::{CallError, ChannelId, Connection, is_answer, open_channel, unasked},
-    endpoint::Endpoint,
     error::{BrokerError, DeclareError, Loss, Refusal, reply},
     refusal::{self, Reason},
     topology::short,
@@ -116,12 +116,47 @@ impl Taker {
     }
 }
 
+/// Memory of a fence that is somebody else's, for all connections of one source: a link that breaks makes nobody else's queue
+/// younger. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct FenceMemory(Arc<Mutex<Option<Busy>>>);
+
+/// Refusals in a row, of one connection or of several that follow one another.
+#[derive(Clone, Copy, Debug)]
+struct Busy {
+    since: Instant,
+    last: Instant,
+}
+
+impl FenceMemory {
+    fn refused(&self) {
+        let now = Instant::now();
+        let busy = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *busy = Some(Busy { since: busy.map_or(now, |busy| busy.since), last: now });
+    }
+
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Forgets what is older than `pause`: the fence may have been anybody's since.
+    fn forget_after(&self, pause: Duration) {
+        if self.busy().is_some_and(|busy| busy.last.elapsed() > pause) {
+            self.forget();
+        }
+    }
+
+    fn busy(&self) -> Option<Busy> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A fence that is being asked for.
 pub(super) struct Asking {
     queue: String,
     state: State,
-    /// Time at which the broker first said that the queue is somebody else's.
-    busy_since: Option<Instant>,
+    memory: FenceMemory,
+    told_busy: bool,
     told_taken: bool,
     /// Time within which the broker ends the connection of an instance that hangs.
     takeover: Duration,
@@ -149,14 +184,12 @@ enum Question {
 }
 
 impl Asking {
-    pub(super) fn new(queue: &str, at: &Endpoint) -> Self {
-        Self {
-            queue: queue.to_owned(),
-            state: State::ToOpen,
-            busy_since: None,
-            told_taken: false,
-            takeover: takeover(at.uri().query.heartbeat),
-        }
+    /// `heartbeat` is what this connection has agreed on with the broker, and so those of other instances.
+    pub(super) fn new(queue: &str, memory: FenceMemory, heartbeat: Option<Duration>) -> Self {
+        let takeover = heartbeat.unwrap_or(DEFAULT_HEARTBEAT) * TAKEOVER_HEARTBEATS + TAKEOVER_MARGIN;
+        memory.forget_after(takeover);
+        let queue = queue.to_owned();
+        Self { queue, state: State::ToOpen, memory, told_busy: false, told_taken: false, takeover }
     }
 
     /// Asks, if it is time to.
@@ -202,7 +235,10 @@ impl Asking {
                 self.put(Question::Declare, connection)?;
                 Ok(Some(self.taken(by, "the queue is there, and it is not exclusive".to_owned())))
             }
-            (State::Declared, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(_))) => Ok(Some(Fence::Held)),
+            (State::Declared, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(_))) => {
+                self.memory.forget();
+                Ok(Some(Fence::Held))
+            }
             (_, other) => Err(unasked(CHANNEL, other)),
         }
     }
@@ -212,14 +248,19 @@ impl Asking {
         let wait = if self.told_taken { TAKEN_RETRY_INTERVAL } else { RETRY_INTERVAL };
         let refused = mem::replace(&mut self.state, State::Waiting(Box::pin(sleep(wait))));
         match (refused, code) {
-            (State::Declared, reply::ACCESS_REFUSED) => Ok(Some(Fence::Unwatched { text })),
-            // Deleted already.
-            (State::Declared | State::Asked(Question::Look), reply::NOT_FOUND) => Ok(None),
+            (State::Declared, reply::ACCESS_REFUSED) => {
+                self.memory.forget();
+                Ok(Some(Fence::Unwatched { text }))
+            }
+            // Deleted already: it is to be had, so it is declared next.
+            (State::Declared | State::Asked(Question::Look), reply::NOT_FOUND) => {
+                self.memory.forget();
+                Ok(None)
+            }
             (State::Asked(Question::Look), _) => Ok(Some(self.taken(Taker::Connection, text))),
             (_, reply::RESOURCE_LOCKED) => {
-                let is_first = self.busy_since.is_none();
-                self.busy_since.get_or_insert_with(Instant::now);
-                Ok(is_first.then_some(Fence::Busy { text }))
+                self.memory.refused();
+                Ok((!mem::replace(&mut self.told_busy, true)).then_some(Fence::Busy { text }))
             }
             _ if matches!(refusal::reason(code, &text), Reason::Permission | Reason::QueueLimit) => {
                 let cure = cure(code, &text);
@@ -235,7 +276,7 @@ impl Asking {
     }
 
     fn busy_for(&self) -> Duration {
-        self.busy_since.map(|since| since.elapsed()).unwrap_or_default()
+        self.memory.busy().map(|busy| busy.since.elapsed()).unwrap_or_default()
     }
 
     fn put(&mut self, question: Question, connection: &mut Connection) -> Result<(), Loss> {
@@ -248,19 +289,9 @@ impl Asking {
     }
 
     fn taken(&mut self, by: Taker, text: String) -> Fence {
-        self.told_taken = true;
+        (self.told_busy, self.told_taken) = (true, true);
         Fence::Taken { queue: self.queue.clone(), by, for_at_least: self.busy_for(), text }
     }
-}
-
-/// Time within which the broker has ended the connection of an instance that hangs, by the heartbeat that we ask for: other
-/// instances ask for the same.
-fn takeover(heartbeat_s: Option<u16>) -> Duration {
-    let heartbeat = match heartbeat_s {
-        None | Some(0) => DEFAULT_HEARTBEAT,
-        Some(seconds) => Duration::from_secs(seconds.into()),
-    };
-    heartbeat * TAKEOVER_HEARTBEATS + TAKEOVER_MARGIN
 }
 
 /// Cure for a fence that the broker has refused.

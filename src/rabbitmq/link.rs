@@ -93,6 +93,11 @@ impl Link {
             .then(|| Heartbeat { interval, look: Box::pin(sleep_until(Instant::now() + interval / 2)) });
     }
 
+    /// Interval of heartbeats, if there are any.
+    pub(super) fn heartbeat(&self) -> Option<Duration> {
+        self.heartbeat.as_ref().map(|heartbeat| heartbeat.interval)
+    }
+
     /// The largest frame that may be sent, its overhead included.
     pub(super) fn frame_bytes_max(&self) -> usize {
         self.frame_bytes_max

@@ -38,7 +38,7 @@ pub mod topology;
 pub use broker::BrokerOptions;
 pub use endpoint::{Endpoint, InvalidUrl};
 pub use error::{BrokerError, DeclareError};
-pub use fence::{Fence, Taker};
+pub use fence::{Fence, FenceMemory, Taker};
 pub use refusal::{Reason, reason};
 pub use refused::Refused;
 pub use rotating_urls::RotatingUrls;

@@ -23,7 +23,7 @@ use super::{
     connection::{CallError, ChannelId, Connection, Event, is_answer, open_channel, unasked},
     encoding,
     error::{DeclareError, Loss, Refusal, reply},
-    fence::Asking,
+    fence::{Asking, FenceMemory},
     refused::Refused,
     row_exchanges::RowExchanges,
     topology::{self, Declaration},
@@ -121,6 +121,8 @@ pub struct Publisher {
     declaring: Option<String>,
     /// Nothing is sent until this has its answer.
     fencing: Option<Asking>,
+    /// What earlier connections have heard of the fence.
+    fence_memory: FenceMemory,
     /// Handed over, nothing sent of it.
     waiting: VecDeque<(PublishTag, Arc<Message>)>,
     confirms: Confirms,
@@ -159,7 +161,13 @@ impl Publisher {
         let optional = options.exchanges.iter().filter(|exchange| !exchange.mandatory);
         let optional = optional.map(|exchange| exchange.name.clone()).collect();
         let row_exchanges = options.row_exchanges.clone();
-        Ok(Self { optional, row_exchanges, ..Self::over(connection, options.declare, planned_exchanges) })
+        let fence_memory = options.fence_memory.clone();
+        Ok(Self {
+            optional,
+            row_exchanges,
+            fence_memory,
+            ..Self::over(connection, options.declare, planned_exchanges)
+        })
     }
 
     fn over(connection: Connection, declare: bool, planned_exchanges: HashSet<String>) -> Self {
@@ -174,6 +182,7 @@ impl Publisher {
             optional: HashSet::new(),
             declaring: None,
             fencing: None,
+            fence_memory: FenceMemory::default(),
             waiting: VecDeque::new(),
             confirms: Confirms::default(),
             news: VecDeque::new(),
@@ -186,7 +195,7 @@ impl Publisher {
     /// Asks for a fence, the exclusive queue `queue`, as soon as [`next`](Self::next) is polled, and holds back whatever is to
     /// be published until that tells [`Fence::Held`] or [`Fence::Denied`].
     pub fn fence(&mut self, queue: &str) {
-        self.fencing = Some(Asking::new(queue, self.connection.at()));
+        self.fencing = Some(Asking::new(queue, self.fence_memory.clone(), self.connection.heartbeat()));
     }
 
     /// Whether a message fits into the frames of this connection; else why not, in words that show no payload. Whoever takes
@@ -856,6 +865,90 @@ mod tests {
                 if *by == Taker::Nobody { consumers: 1, messages: 2 }),
             "{told:?}"
         );
+    }
+
+    /// Answers each question about the fence of a `publisher` with `answer`, which knows whether the question is a mere look, and
+    /// gives the first `count` things that the publisher tells.
+    async fn told_of_fence(
+        publisher: &mut Publisher,
+        broker: tokio::io::DuplexStream,
+        count: usize,
+        mut answer: impl FnMut(bool) -> AMQPClass,
+    ) -> Vec<Fence> {
+        const FENCE: ChannelId = 3;
+        publisher.fence("outboxd.publisher.test");
+        let (mut hears, mut says) = tokio::io::split(broker);
+        let answers = async {
+            let mut heard = bytes::BytesMut::new();
+            loop {
+                let answer = match asked(&mut hears, &mut heard).await {
+                    AMQPFrame::Method(FENCE, AMQPClass::Channel(channel::AMQPMethod::Open(_))) => opened(),
+                    AMQPFrame::Method(FENCE, AMQPClass::Queue(queue::AMQPMethod::Declare(declare))) => {
+                        answer(declare.passive)
+                    }
+                    AMQPFrame::Method(FENCE, AMQPClass::Basic(basic::AMQPMethod::Consume(consume))) => {
+                        let watched = basic::ConsumeOk { consumer_tag: consume.consumer_tag };
+                        AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(watched))
+                    }
+                    _ => continue,
+                };
+                say(&mut says, FENCE, answer).await;
+            }
+        };
+        let told = async {
+            let mut told = Vec::new();
+            while told.len() < count {
+                match publisher.next().await.unwrap() {
+                    PublisherEvent::Fence(fence) => told.push(fence),
+                    other => panic!("{other:?}"),
+                }
+            }
+            told
+        };
+        tokio::select! {
+            told = told => told,
+            () = answers => unreachable!(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fence_that_is_free_by_the_time_of_the_look_is_declared() {
+        let (mut publisher, broker) = publisher();
+        let mut is_free = false;
+        let answer = |passive| {
+            is_free |= passive;
+            match (is_free, passive) {
+                (true, true) => closed(404),
+                (true, false) => {
+                    let held = queue::DeclareOk { queue: "q".into(), message_count: 0, consumer_count: 0 };
+                    AMQPClass::Queue(queue::AMQPMethod::DeclareOk(held))
+                }
+                (false, _) => closed(405),
+            }
+        };
+        let told = told_of_fence(&mut publisher, broker, 2, answer);
+        let told = tokio::time::timeout(Duration::from_secs(600), told).await.unwrap();
+        assert!(matches!(&told[..], [Fence::Busy { .. }, Fence::Held]), "{told:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_breaks_makes_a_taken_fence_no_younger_unless_it_is_long_gone() {
+        let memory = FenceMemory::default();
+        let connected = || {
+            let (mut publisher, broker) = publisher();
+            publisher.fence_memory = memory.clone();
+            (publisher, broker)
+        };
+        let (mut first, broker) = connected();
+        let told = told_of_fence(&mut first, broker, 2, |_| closed(405)).await;
+        assert!(matches!(&told[..], [Fence::Busy { .. }, Fence::Taken { .. }]), "{told:?}");
+        let (mut second, broker) = connected();
+        let told = told_of_fence(&mut second, broker, 1, |_| closed(405)).await;
+        assert!(matches!(&told[..], [Fence::Taken { .. }]), "{told:?}");
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let (mut later, broker) = connected();
+        let told = told_of_fence(&mut later, broker, 1, |_| closed(405)).await;
+        assert!(matches!(&told[..], [Fence::Busy { .. }]), "{told:?}");
     }
 
     #[tokio::test]

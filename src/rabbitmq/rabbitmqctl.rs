@@ -227,6 +227,7 @@ mod tests {
             exchanges: Vec::new(),
             subscriptions: vec![subscription],
             row_exchanges: crate::rabbitmq::row_exchanges::RowExchanges::default(),
+            fence_memory: Default::default(),
             watch: crate::rabbitmq::subscriptions::SubscriptionWatch::default(),
         };
         let publishing = [Publishing {

@@ -37,6 +37,7 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
         client_cert: access.client_cert,
         subscriptions: subscriptions::read(root, &exchanges),
         row_exchanges: RowExchanges::default(),
+        fence_memory: Default::default(),
         watch: SubscriptionWatch::default(),
         exchanges,
     };

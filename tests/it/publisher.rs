@@ -78,6 +78,7 @@ impl Broker {
             exchanges: Vec::new(),
             subscriptions: Vec::new(),
             row_exchanges: RowExchanges::default(),
+            fence_memory: Default::default(),
             watch: SubscriptionWatch::default(),
         }
     }
@@ -524,6 +525,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_given_up() {
         exchanges: Vec::new(),
         subscriptions: Vec::new(),
         row_exchanges: RowExchanges::default(),
+        fence_memory: Default::default(),
         watch: SubscriptionWatch::default(),
     };
     let begun = Instant::now();

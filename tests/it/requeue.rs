@@ -102,7 +102,10 @@ async fn any_number_of_parked_rows_is_listed_and_discarded() {
         listed(&daemon).await.iter().map(|row| row["position"].as_str().unwrap().to_owned()).collect();
     assert_eq!(positions.len(), 3001);
     assert!(positions.is_sorted() && positions[2999].starts_with("0000000000000BB8-"), "{}", positions[2999]);
-    assert_eq!(parked(&daemon, &["discard", &positions[0]]).await.stdout.lines().last(), Some("discarded: 1"));
+    assert_eq!(
+        parked(&daemon, &["discard", &positions[0]]).await.stdout.lines().last(),
+        Some("discarded: 1")
+    );
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ pub(in crate::chassis) async fn serve(
                 Ok((stream, _)) => accepted = Some(stream),
                 Err(error) => {
                     tracing::warn!(%error, "the HTTP listener could not accept a connection");
-                    connections.drop_longest_awaited();
+                    connections.make_room_after(&error);
                     sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -2,8 +2,11 @@
 //!
 //! lapin's codec crate reads tables and arrays by recursion as deep as they are nested, and refuses text that is not UTF-8: one
 //! message ends a thread's stack, or a connection. What passes here it reads within [`NESTING_MAX`] levels.
+//!
+//! The broker's remarks, such as a reply text, quote names that any row or message may give, and RabbitMQ cuts them after so many bytes,
+//! also in the middle of a character. They are made legible ([`mend_remark`]) before they are checked.
 
-use std::io;
+use std::{io, ops::Range};
 
 /// Type, channel and size.
 pub const HEAD_BYTES: usize = 7;
@@ -84,6 +87,17 @@ impl Head {
         let payload = bytes.get(HEAD_BYTES..).and_then(|rest| rest.strip_suffix(&[FRAME_END]));
         payload.ok_or_else(|| self.unreadable(&Unreadable::NoEnd))
     }
+
+    /// The same, to be written to.
+    ///
+    /// # Errors
+    ///
+    /// The frame does not end where its head says.
+    pub fn payload_mut(self, bytes: &mut [u8]) -> io::Result<&mut [u8]> {
+        self.payload(bytes)?;
+        let end = bytes.len() - 1;
+        Ok(&mut bytes[HEAD_BYTES..end])
+    }
 }
 
 /// Breach of AMQP 0-9-1 by what comes.
@@ -128,6 +142,36 @@ pub fn check(kind: u8, payload: &[u8]) -> Result<(), Unreadable> {
     }
 }
 
+/// Writes `?` over each byte of a method's remark that is not UTF-8. Nothing moves: a longer text might lose its end, which tells one
+/// refusal from another.
+///
+/// RabbitMQ up to 3.11 cuts a text at 252 bytes wherever that is. Later versions write `ä` as one byte (Latin-1).
+pub fn mend_remark(payload: &mut [u8]) {
+    let Some(text) = remark(payload).and_then(|range| payload.get_mut(range)) else { return };
+    let mut checked = 0;
+    while let Err(error) = std::str::from_utf8(&text[checked..]) {
+        checked += error.valid_up_to();
+        text[checked] = b'?';
+    }
+}
+
+/// The remark of a method, if it has one and is as long as it says.
+fn remark(payload: &[u8]) -> Option<Range<usize>> {
+    let method = method_of(payload)?;
+    let fields = METHODS.iter().find(|(of, number, _)| (*of, *number) == method)?.2;
+    let mut cursor = Cursor(payload);
+    cursor.take(4)?;
+    for field in fields {
+        if let Remark(_) = field {
+            let length = cursor.short()?.len();
+            let end = payload.len() - cursor.0.len();
+            return Some(end - length..end);
+        }
+        cursor.pass(*field).ok()?;
+    }
+    None
+}
+
 /// Class and number of the method that a payload begins with.
 pub fn method_of(payload: &[u8]) -> Option<(u16, u16)> {
     let mut cursor = Cursor(payload);
@@ -147,13 +191,15 @@ enum Field {
     Fixed(usize),
     /// A short text of that name.
     Short(&'static str),
+    /// A short text of that name, which the broker composes for people.
+    Remark(&'static str),
     /// A length of four bytes, and bytes.
     Long,
     /// A table of that name.
     Table(&'static str),
 }
 
-use Field::{Fixed, Long, Short, Table};
+use Field::{Fixed, Long, Remark, Short, Table};
 
 /// Every method that RabbitMQ sends to a client, and its parts. (`channel.flow` is not among them: it never does.)
 const METHODS: [(u16, u16, &[Field]); 34] = [
@@ -163,7 +209,7 @@ const METHODS: [(u16, u16, &[Field]); 34] = [
     (10, 41, &[Short("known hosts")]),
     (10, 50, &CLOSE),
     (10, 51, &[]),
-    (10, 60, &[Short("reason")]),
+    (10, 60, &[Remark("reason")]),
     (10, 61, &[]),
     (10, 71, &[]),
     (20, 11, &[Long]),
@@ -182,7 +228,7 @@ const METHODS: [(u16, u16, &[Field]); 34] = [
     (60, 21, &[Short("consumer tag")]),
     (60, 30, &[Short("consumer tag"), Fixed(1)]),
     (60, 31, &[Short("consumer tag")]),
-    (60, 50, &[Fixed(2), Short("reply text"), Short("exchange"), Short("routing key")]),
+    (60, 50, &[Fixed(2), Remark("reply text"), Short("exchange"), Short("routing key")]),
     (60, 60, &[Short("consumer tag"), Fixed(9), Short("exchange"), Short("routing key")]),
     (60, 71, &[Fixed(9), Short("exchange"), Short("routing key"), Fixed(4)]),
     (60, 72, &[Short("cluster id")]),
@@ -193,7 +239,7 @@ const METHODS: [(u16, u16, &[Field]); 34] = [
     (90, 11, &[]),
 ];
 /// Reply code, reply text, and the class and method that it is about.
-const CLOSE: [Field; 3] = [Fixed(2), Short("reply text"), Fixed(4)];
+const CLOSE: [Field; 3] = [Fixed(2), Remark("reply text"), Fixed(4)];
 
 /// The properties of a message, each with its flag, in the order in which they come.
 const PROPERTIES: [(u16, Field); 14] = [
@@ -263,7 +309,7 @@ pub(super) fn properties<'a>(
     PROPERTIES.into_iter().filter(move |(flag, _)| flags & flag != 0).map_while(move |(flag, field)| {
         let property = match field {
             Fixed(bytes) => Property::Fixed(cursor.take(bytes)?),
-            Short(_) => Property::Text(cursor.short()?),
+            Short(_) | Remark(_) => Property::Text(cursor.short()?),
             // A table that is cut off is read as far as it goes; nothing is left behind it.
             Long | Table(_) => Property::Headers(cursor.long_or_rest()?),
         };
@@ -388,7 +434,7 @@ impl<'a> Cursor<'a> {
     fn pass(&mut self, field: Field) -> Result<(), Unreadable> {
         match field {
             Fixed(bytes) => self.take(bytes).map(drop).ok_or(Unreadable::Malformed("frame")),
-            Short(what) => match self.short().map(std::str::from_utf8) {
+            Short(what) | Remark(what) => match self.short().map(std::str::from_utf8) {
                 Some(Ok(_)) => Ok(()),
                 Some(Err(_)) => Err(Unreadable::NotUtf8(what)),
                 None => Err(Unreadable::Malformed(what)),
@@ -421,7 +467,7 @@ mod tests {
     fn sample(field: Field) -> Vec<u8> {
         match field {
             Fixed(bytes) => vec![1; bytes],
-            Short(_) => b"\x01x".to_vec(),
+            Short(_) | Remark(_) => b"\x01x".to_vec(),
             Long => b"\0\0\0\x02\xff\xff".to_vec(),
             Table(_) => table(
                 &[
@@ -504,6 +550,35 @@ mod tests {
         assert_eq!(refused, Err(Unreadable::NotUtf8("name of a header")));
         let routing_key = b"\0\x3c\0\x3c\0\0\0\0\0\0\0\0\0\0\0\x01\xff";
         assert_eq!(check(METHOD, routing_key), Err(Unreadable::NotUtf8("routing key")));
+    }
+
+    #[test]
+    fn a_remark_that_is_cut_in_a_character_or_is_latin_1_keeps_its_length_and_is_read() {
+        // `ä` as UTF-8 and as Latin-1, and the beginnings of characters of two and of four bytes.
+        let said = b"'\xc3\xa4\xe4' \xc3... \xf0\x9f\x98";
+        let mended = "'ä?' ?... ???".as_bytes();
+        let mut remarks = 0;
+        for (class, method, fields) in METHODS {
+            let method_with = |text: &[u8]| {
+                let numbers = [class.to_be_bytes(), method.to_be_bytes()].concat();
+                let fields = fields.iter().flat_map(|field| match field {
+                    Remark(_) => [&[u8::try_from(text.len()).unwrap()], text].concat(),
+                    field => sample(*field),
+                });
+                [numbers, fields.collect()].concat()
+            };
+            let mut payload = method_with(said);
+            let is_unreadable = matches!(check(METHOD, &payload), Err(Unreadable::NotUtf8(_)));
+            mend_remark(&mut payload);
+            assert_eq!(payload, method_with(mended), "{}", payload.escape_ascii());
+            assert_eq!(check(METHOD, &payload), Ok(()));
+            assert!(parses(METHOD, &payload));
+            remarks += usize::from(is_unreadable);
+            for length in 0..payload.len() {
+                mend_remark(&mut payload.clone()[..length]);
+            }
+        }
+        assert_eq!(remarks, 4, "connection.close, connection.blocked, channel.close and basic.return");
     }
 
     #[test]

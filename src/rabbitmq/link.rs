@@ -212,6 +212,9 @@ impl Link {
                 return Ok(None);
             }
             let mut bytes = self.input.split_to(head.length);
+            if head.kind == frame::METHOD {
+                frame::mend_remark(head.payload_mut(&mut bytes)?);
+            }
             let payload = head.payload(&bytes)?;
             match head.kind {
                 frame::METHOD if frame::method_of(payload) == Some(DELIVER) => {}

@@ -482,13 +482,10 @@ impl Publisher {
         !is_declared_anew && !self.confirms.is_empty()
     }
 
-    /// Tells whether a 404 names an exchange of the configuration, or none that can be recognised. RabbitMQ cuts long texts.
+    /// Tells whether a 404 names an exchange of the configuration, or none that can be recognised.
     fn may_mean_a_planned_exchange(&self, text: &str) -> bool {
         let Some((_, named)) = text.split_once("no exchange '") else { return true };
-        self.planned_exchanges.iter().any(|exchange| {
-            let whole = format!("{exchange}' in vhost '");
-            named.starts_with(&whole) || whole.starts_with(named)
-        })
+        self.planned_exchanges.iter().any(|exchange| is_said(named, &format!("{exchange}' in vhost '")))
     }
 
     fn take_waiting(&mut self) -> Vec<PublishTag> {
@@ -513,6 +510,13 @@ impl Publisher {
 /// `confirm.select`.
 fn select_confirms() -> AMQPClass {
     AMQPClass::Confirm(AMQPMethod::Select(Select { nowait: false }))
+}
+
+/// Tells whether `named` begins with `whole`, or is its beginning: RabbitMQ cuts long texts, with `...` in place of the rest. A `?` may
+/// stand for what is not ASCII, see [`mend_remark`](super::frame::mend_remark).
+fn is_said(named: &str, whole: &str) -> bool {
+    let named = named.strip_suffix("...").map_or(named, |cut| cut.trim_end_matches('?'));
+    named.chars().zip(whole.chars()).all(|(said, is)| said == is || (said == '?' && !is.is_ascii()))
 }
 
 #[cfg(test)]
@@ -670,6 +674,21 @@ mod tests {
         say(&mut broker, MESSAGES, closed(404)).await;
         let told = next(&mut publisher).await;
         assert!(matches!(told, Err(BrokerError::ChannelClosed { code: 404, .. })), "{told:?}");
+    }
+
+    #[test]
+    fn a_planned_exchange_is_recognised_in_a_text_that_is_cut_or_latin_1() {
+        let long = format!("{}.events", "ä".repeat(120));
+        let whole = format!("{long}' in vhost '");
+        let cut = format!("{}?...", "ä".repeat(113));
+        for named in [&*format!("{whole}/'"), &cut, &format!("{}.events' in vhost '/'", "?".repeat(120))] {
+            assert!(is_said(named, &whole), "{named}");
+        }
+        for other in ["ä' in vhost '/'", "ö...", &format!("x{cut}"), &format!("{long}.more' in vhost '/'")]
+        {
+            assert!(!is_said(other, &whole), "{other}");
+        }
+        assert!(!is_said("Order?events' in vhost '/'", "Order.events' in vhost '"));
     }
 
     /// RabbitMQ answers a declare of such an exchange and does not find it: then the message is refused, and the connection stays.

@@ -91,17 +91,19 @@ async fn a_name_that_rabbitmq_keeps_for_itself_refuses_the_row() {
     .await;
 }
 
+/// A user who may declare the one exchange and what keeps other instances away.
+async fn limited(test: &str) -> Stage {
+    let mut stage = Stage::shared(test).await;
+    let broker = shared_rabbitmq().await;
+    broker.create_user(&stage.name, "pw").await;
+    let configure = r"^(Order\.events|outboxd\.publisher\..*)$";
+    broker.allow(&stage.name, &stage.name, [configure, ".*", ".*"]).await;
+    stage.rabbitmq = format!("username = \"{}\"\npassword = \"pw\"\n", stage.name);
+    stage
+}
+
 #[tokio::test]
 async fn an_exchange_that_the_user_may_not_declare_refuses_the_row_until_it_may() {
-    let limited = async |test: &str| {
-        let mut stage = Stage::shared(test).await;
-        let broker = shared_rabbitmq().await;
-        broker.create_user(&stage.name, "pw").await;
-        let configure = r"^(Order\.events|outboxd\.publisher\..*)$";
-        broker.allow(&stage.name, &stage.name, [configure, ".*", ".*"]).await;
-        stage.rabbitmq = format!("username = \"{}\"\npassword = \"pw\"\n", stage.name);
-        stage
-    };
     let named = ["'Other.events'", "ACCESS_REFUSED", "set_permissions"];
     is_refused_by_both_policies(limited("may_not").await, "Other", "refused", &named).await;
 
@@ -119,13 +121,35 @@ async fn an_exchange_that_the_user_may_not_declare_refuses_the_row_until_it_may(
     assert_eq!(daemon.reconnects("orders", "rabbitmq").await, 0);
 }
 
-#[tokio::test]
-async fn an_exchange_that_is_there_with_other_properties_refuses_the_row() {
-    let stage = Stage::shared("otherwise").await;
+/// Declares an exchange that is lost when RabbitMQ restarts, other than outboxd would.
+async fn declare_transient(stage: &Stage, exchange: &str) -> lapin::Connection {
     let (connection, channel) = consumer::connect(&stage.amqp_url).await.unwrap();
     let declare = lapin::options::ExchangeDeclareOptions { durable: false, ..Default::default() };
     let kind = lapin::ExchangeKind::Topic;
-    channel.exchange_declare("Other.events".into(), kind, declare, Default::default()).await.unwrap();
+    channel.exchange_declare(exchange.into(), kind, declare, Default::default()).await.unwrap();
+    connection
+}
+
+/// RabbitMQ 3.10 cuts such a text in the middle of a character, and later versions write it as Latin-1.
+#[tokio::test]
+async fn a_refusal_that_quotes_a_long_name_beyond_ascii_is_the_rows_own() {
+    let name = "ä".repeat(120);
+    let exchange = format!("'{name}.events'");
+    let stage = limited("umlauts_denied").await;
+    is_refused_by_both_policies(stage, &name, "refused", &[&exchange, "ACCESS_REFUSED"]).await;
+    let mut stage = Stage::shared("umlauts_missing").await;
+    stage.rabbitmq = "declare = false\n".to_owned();
+    is_refused_by_both_policies(stage, &name, "refused", &[&exchange, "NOT_FOUND"]).await;
+    let stage = Stage::shared("umlauts_otherwise").await;
+    let connection = declare_transient(&stage, &format!("{name}.events")).await;
+    is_refused_by_both_policies(stage, &name, "refused", &[&exchange, "inequivalent arg 'durable'"]).await;
+    connection.close(200, "done".into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_there_with_other_properties_refuses_the_row() {
+    let stage = Stage::shared("otherwise").await;
+    let connection = declare_transient(&stage, "Other.events").await;
     is_refused_by_both_policies(stage, "Other", "refused", &["'Other.events'", "inequivalent arg 'durable'"])
         .await;
     connection.close(200, "done".into()).await.unwrap();

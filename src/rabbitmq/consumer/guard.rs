@@ -102,7 +102,7 @@ impl Guard {
         if input.len() < length {
             return Ok(false);
         }
-        let frame = input.split_to(length);
+        let mut frame = input.split_to(length);
         if head.kind == frame::HEADER && frame::body_size(&frame[HEAD_BYTES..]) > BODY_BYTES_MAX {
             return Err(not_amqp(format!("a message of more than {BODY_BYTES_MAX} bytes")));
         }
@@ -113,6 +113,9 @@ impl Guard {
                 head.length, self.frame_bytes_max
             );
             return self.replace_content_header(head, &frame[HEAD_BYTES..], &why, output).map(|()| true);
+        }
+        if head.kind == frame::METHOD {
+            frame::mend_remark(head.payload_mut(&mut frame)?);
         }
         let payload = head.payload(&frame)?;
         match (head.kind, frame::check(head.kind, payload)) {
@@ -341,6 +344,17 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_whose_text_is_cut_in_a_character_stays_a_refusal() {
+        for (channel, numbers) in [(0, b"\0\x0a\0\x32"), (1, b"\0\x14\0\x28")] {
+            let close = [&numbers[..], b"\x01\x94\x0bqueue '\xc3...", &[0; 4]].concat();
+            let frames = through(&mut guard(1), &frame(1, channel, &close), 3).unwrap();
+            assert!(format!("{frames:?}").contains("queue '?..."), "{frames:?}");
+        }
+        let blocked = through(&mut guard(1), &frame(1, 0, b"\0\x0a\0\x3c\x01\xe4"), 3).unwrap();
+        assert!(format!("{blocked:?}").contains("\"?\""), "{blocked:?}");
+    }
+
+    #[test]
     fn a_broker_is_held_to_what_was_asked_for() {
         let empty = content(1, 0, 0, b"");
         let delivery = [deliver(1, b""), empty.clone()].concat();
@@ -368,7 +382,6 @@ mod tests {
         assert!(error.contains("more than 536870912 bytes"), "{error}");
         for (method, expected) in [
             (&b"\0\x14\0\x14\x01"[..], "no broker sends method 20.20"),
-            (b"\0\x0a\0\x3c\x01\xff", "the reason is not UTF-8"),
             (b"\0\x3c\0\x3c\x01\xff", "the consumer tag is not UTF-8"),
         ] {
             let error = through(&mut guard(1), &frame(1, 1, method), 100).unwrap_err();

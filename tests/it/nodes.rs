@@ -1,8 +1,9 @@
 //! The support itself: private nodes start, stop in every way, come back with their data, and leave nothing behind.
 
+use crate::stage::until_alive;
 use crate::support::{
-    Authority, Consumer, Oracle, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Workload, process,
-    run, shared_postgres, shared_rabbitmq, unique,
+    Authority, Consumer, Daemon, Oracle, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Workload,
+    process, run, shared_postgres, shared_rabbitmq, unique,
 };
 use lapin::{
     BasicProperties, Connection, ConnectionProperties,
@@ -161,7 +162,13 @@ async fn child_that_starts_nodes() {
         return;
     }
     tokio::join!(shared_postgres(), shared_rabbitmq());
-    println!("\nnodes run in {}", run::directory().display());
+    // Its working directory is shown to root only. Nobody answers it, and it goes on.
+    let daemon = Daemon::start(
+        "[rabbitmq]\nurl = \"amqp://guest@127.0.0.1:1/%2f\"\n[sources.orders]\npostgres.url = \"postgresql://me@127.0.0.1:1/db\"\n",
+    );
+    until_alive(&daemon).await;
+    println!("\nthe daemon is {}", daemon.pid());
+    println!("nodes run in {}", run::directory().display());
     std::future::pending::<()>().await;
 }
 
@@ -177,17 +184,22 @@ async fn nothing_is_left_of_a_process_that_ends_in_whatever_way() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut folders =
-            lines.filter_map(|line| Some(PathBuf::from(line.unwrap().strip_prefix("nodes run in ")?)));
-        let folder = folders.next().expect("the child starts its nodes");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = |what: &str| {
+            lines
+                .find_map(|line| Some(line.unwrap().strip_prefix(what)?.to_owned()))
+                .expect("the child starts its nodes")
+        };
+        let daemon: u32 = said("the daemon is ").parse().unwrap();
+        let folder = PathBuf::from(said("nodes run in "));
+        assert!(process::is_running(daemon));
         let programs: Vec<String> = working_in(&folder).into_iter().map(|(_, program)| program).collect();
         for program in ["postgres", "beam.smp", "epmd"] {
             assert!(programs.iter().any(|name| name == program), "{program} is not in {programs:?}");
         }
         process::signal(&[child.id()], signal);
         child.wait().unwrap();
-        let gone = || working_in(&folder).is_empty() && !folder.exists();
+        let gone = || working_in(&folder).is_empty() && !folder.exists() && !process::is_running(daemon);
         within(Duration::from_secs(30), "everything is gone", gone).await;
     }
 }

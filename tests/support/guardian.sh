@@ -1,22 +1,39 @@
 # guardian DIRECTORY SHORT_DIRECTORY, with the reading end of a pipe as standard input.
 #
 # Waits until the other end of the pipe is closed, which the kernel does however its owner ends, then ends every process
-# whose working directory lies in DIRECTORY and removes both directories. Processes with a terminal are left alone:
-# those belong to somebody who is reading the logs.
+# whose working directory lies in DIRECTORY, or that a file PID.process there records, and removes both directories.
+# Processes with a terminal are left alone: those belong to somebody who is reading the logs.
+#
+# The records are for processes that may not dump core: their working directory is shown to root only.
 
 directory=$1
 short_directory=$2
 cd / || exit 1
 cat >/dev/null
 
+# Sets state, terminal and start time from a line of proc(5), stat.
+read_stat() {
+    # After the name in parentheses: state, parent, process group, session, terminal; the twentieth is the start time.
+    # shellcheck disable=SC2086
+    set -- ${1##*) }
+    state=$1 terminal=$5 start=${20}
+}
+
 left_behind() {
     find /proc -maxdepth 2 -path '/proc/[0-9]*/cwd' \( -lname "$directory" -o -lname "$directory/*" \) 2>/dev/null |
         while IFS=/ read -r _ _ pid _; do
             stat=$(cat "/proc/$pid/stat" 2>/dev/null) || continue
-            # After the name in parentheses: state, parent, process group, session, terminal.
-            # shellcheck disable=SC2086
-            set -- ${stat##*) }
-            [ "$5" = 0 ] && echo "$pid"
+            read_stat "$stat"
+            [ "$terminal" = 0 ] && echo "$pid"
+        done
+    find "$directory" -maxdepth 3 -name '*.process' 2>/dev/null |
+        while read -r file; do
+            { read -r recorded <"$file" && pid=${recorded%% *} && read -r stat <"/proc/$pid/stat"; } 2>/dev/null || continue
+            read_stat "$recorded"
+            began=$start
+            read_stat "$stat"
+            # Another start: another process, which was given the same id. Z: it ended, and its parent has not looked.
+            [ "$terminal" = 0 ] && [ "$start" = "$began" ] && [ "$state" != Z ] && echo "$pid"
         done
 }
 

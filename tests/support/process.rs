@@ -1,5 +1,5 @@
 //! A process that belongs to this run: own session, output in a log file, found by the guardian through its working
-//! directory.
+//! directory or its record.
 
 use std::{
     ffi::OsStr,
@@ -8,6 +8,10 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
+
+/// Writes `PID.process` into the working directory, what proc(5) says of the process: its id, and the time of its start. The working
+/// directory of a process that may not dump core is shown to root only.
+const RECORD: &str = r#"IFS= read -r stat <"/proc/$$/stat" && printf '%s\n' "$stat" >"$$.process""#;
 
 /// A running process; killed when dropped.
 #[derive(Debug)]
@@ -21,7 +25,14 @@ pub struct Process {
 /// The process id stays the one of the child: both the shell and setsid are replaced by what they run.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", r#"ulimit -c 0; exec setsid "$@""#, "sh"]).arg(program);
+    command.arg("-c").arg(format!(r#"ulimit -c 0; {RECORD}; exec setsid "$@""#)).arg("sh").arg(program);
+    command
+}
+
+/// As [`command`], in the session of the test: for what it waits for. To be run in a folder of this run.
+pub fn short_command(program: impl AsRef<OsStr>) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new("sh");
+    command.arg("-c").arg(format!(r#"{RECORD}; exec "$@""#)).arg("sh").arg(program);
     command
 }
 

@@ -14,32 +14,58 @@ pub struct Exposure {
     path: PathBuf,
     mode: u32,
     readable: bool,
+    /// A directory in which others may put another file, or directory, in the place of this one, and its mode.
+    directory: Option<(PathBuf, u32)>,
 }
+
+const READ_BY_OTHERS: u32 = 0o004;
+const WRITTEN_BY_OTHERS: u32 = 0o002;
+const WRITTEN_BY_GROUP: u32 = 0o020;
+const PASSED_BY_OTHERS: u32 = 0o001;
+const PASSED_BY_GROUP: u32 = 0o010;
+/// Only the owner of a file, or of the directory, may remove it or give it another name.
+const STICKY: u32 = 0o1000;
 
 impl Exposure {
     /// Looks at a file and at the directories that lead there: a file that everybody may read is nobody's in a directory that is
-    /// closed. `None`: it is not open to others; or it is no plain file, or cannot be looked at, which reading it will say.
+    /// closed, and one that nobody may write can be replaced in a directory that others may write. `None`: it is not open to
+    /// others; or it is no plain file, or cannot be looked at, which reading it will say.
     ///
     /// Reading by the group is fine: that is how a service's user gets to a file of root.
     pub fn of(path: &Path) -> Option<Self> {
-        const READ_BY_OTHERS: u32 = 0o004;
-        const WRITTEN_BY_OTHERS: u32 = 0o002;
-        const WRITTEN_BY_GROUP: u32 = 0o020;
-        const PASSED_BY_OTHERS: u32 = 0o001;
-        const PASSED_BY_GROUP: u32 = 0o010;
-        let (facts, passed) = facts(path).ok()?;
+        Self::below(Path::new("/"), path)
+    }
+
+    /// As [`Exposure::of`], without a look at the directories above `root`.
+    fn below(root: &Path, path: &Path) -> Option<Self> {
+        let file = path.canonicalize().ok()?;
+        let facts = file.metadata().ok()?;
+        let mut way = Way::to(root, file.parent()?).ok()?;
         let mode = facts.permissions().mode() & 0o777;
-        let others = passed & PASSED_BY_OTHERS != 0;
-        let group = passed & (PASSED_BY_GROUP | PASSED_BY_OTHERS) != 0;
-        let readable = others && mode & READ_BY_OTHERS != 0;
-        let written = others && mode & WRITTEN_BY_OTHERS != 0 || group && mode & WRITTEN_BY_GROUP != 0;
-        (facts.is_file() && (readable || written)).then(|| Self { path: path.to_owned(), mode, readable })
+        let readable = way.others() && mode & READ_BY_OTHERS != 0;
+        let written =
+            way.others() && mode & WRITTEN_BY_OTHERS != 0 || way.group() && mode & WRITTEN_BY_GROUP != 0;
+        // A link can be replaced, too.
+        if way.open.is_none() && path.is_symlink() {
+            way = Way::to(root, &path.parent()?.canonicalize().ok()?).ok()?;
+        }
+        let directory = way.open.filter(|_| !readable && !written);
+        (facts.is_file() && (readable || written || directory.is_some())).then(|| Self {
+            path: path.to_owned(),
+            mode,
+            readable,
+            directory,
+        })
     }
 
     /// The next step.
     pub fn cure(&self) -> String {
+        if let Some((directory, _)) = &self.directory {
+            return format!("chmod g-w,o-w {}, or keep the file elsewhere", directory.display());
+        }
         format!(
-            "chmod 0640 {}, with a group that only outboxd's user is in, or chmod 0600; a Secret of Kubernetes: defaultMode: 0440",
+            "chmod 0640 {}, with a group that only outboxd's user is in, or chmod 0600; a Secret of Kubernetes: defaultMode: 0440, and \
+             securityContext.fsGroup, without which only root may read it",
             self.path.display()
         )
     }
@@ -48,23 +74,48 @@ impl Exposure {
 impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let may = if self.readable { "read" } else { "replace" };
-        write!(
-            f,
-            "{} holds a secret, and other users of this machine may {may} it (mode {:04o})",
-            self.path.display(),
-            self.mode
-        )
+        write!(f, "{} holds a secret, and other users of this machine may {may} it (", self.path.display())?;
+        match &self.directory {
+            Some((directory, mode)) => write!(f, "directory {}, mode {mode:04o})", directory.display()),
+            None => write!(f, "mode {:04o})", self.mode),
+        }
     }
 }
 
-/// The file, and the permissions that all directories above it have in common. A link counts as what it leads to.
-fn facts(path: &Path) -> io::Result<(std::fs::Metadata, u32)> {
-    let path = path.canonicalize()?;
-    let mut passed = 0o777;
-    for directory in path.ancestors().skip(1) {
-        passed &= directory.metadata()?.mode();
+/// The directories that lead somewhere.
+struct Way {
+    /// The permissions that all of them have in common.
+    passed: u32,
+    /// The uppermost in which others may replace what is there.
+    open: Option<(PathBuf, u32)>,
+}
+
+impl Way {
+    /// To `directory`, which is no link, and itself.
+    fn to(root: &Path, directory: &Path) -> io::Result<Self> {
+        let mut way = Self { passed: 0o777, open: None };
+        let below: Vec<&Path> = directory.ancestors().take_while(|one| one.starts_with(root)).collect();
+        for one in below.into_iter().rev() {
+            let facts = one.metadata()?;
+            let mode = facts.mode();
+            way.passed &= mode;
+            // Many systems give each user a group of the same number, which nobody else is in.
+            let by_group = way.group() && mode & WRITTEN_BY_GROUP != 0 && facts.uid() != facts.gid();
+            let by_others = way.others() && mode & WRITTEN_BY_OTHERS != 0;
+            if way.open.is_none() && mode & STICKY == 0 && (by_group || by_others) {
+                way.open = Some((one.to_owned(), mode & 0o7777));
+            }
+        }
+        Ok(way)
     }
-    Ok((path.metadata()?, passed))
+
+    fn others(&self) -> bool {
+        self.passed & PASSED_BY_OTHERS != 0
+    }
+
+    fn group(&self) -> bool {
+        self.passed & (PASSED_BY_GROUP | PASSED_BY_OTHERS) != 0
+    }
 }
 
 /// Tells whether a configuration holds a password itself: in a URL, or as the value of a key that ends so.
@@ -92,6 +143,7 @@ mod tests {
     #[test]
     fn a_file_is_exposed_by_its_mode_and_by_the_directories_that_lead_there() {
         let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
         let file = directory.path().join("password");
         fs::write(&file, "hunter2").unwrap();
         let link = directory.path().join("link");
@@ -110,16 +162,51 @@ mod tests {
             set_mode(directory.path(), directory_mode);
             set_mode(&file, mode);
             for path in [&file, &link] {
-                let found = Exposure::of(path).map(|exposure| exposure.to_string());
+                let found = Exposure::below(&root, path).map(|exposure| exposure.to_string());
                 let expected = word.map(|word| format!("may {word} it (mode {mode:04o})"));
                 assert_eq!(found.is_some(), expected.is_some(), "{directory_mode:o} {mode:o} {found:?}");
                 assert!(found.unwrap_or_default().ends_with(&expected.unwrap_or_default()), "{mode:o}");
             }
         }
         set_mode(directory.path(), 0o755);
-        assert_eq!(Exposure::of(directory.path()), None);
+        assert_eq!(Exposure::below(&root, directory.path()), None);
         assert_eq!(Exposure::of(Path::new("/dev/null")), None);
         assert_eq!(Exposure::of(Path::new("/no/such/file")), None);
+    }
+
+    #[test]
+    fn a_file_in_a_directory_that_others_may_write_can_be_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let (closed, open) = (root.join("closed"), root.join("open"));
+        let inner = open.join("inner");
+        for directory in [&closed, &open, &inner] {
+            fs::create_dir(directory).unwrap();
+            set_mode(directory, 0o755);
+        }
+        set_mode(&root, 0o755);
+        let (file, safe, link) = (inner.join("password"), closed.join("password"), open.join("link"));
+        for file in [&file, &safe] {
+            fs::write(file, "hunter2").unwrap();
+            set_mode(file, 0o600);
+        }
+        std::os::unix::fs::symlink(&safe, &link).unwrap();
+        for (mode, replaced) in
+            [(0o755, false), (0o777, true), (0o1777, false), (0o700, false), (0o702, false)]
+        {
+            set_mode(&open, mode);
+            for path in [&file, &link] {
+                let found = Exposure::below(&root, path);
+                assert_eq!(found.is_some(), replaced, "{mode:o} {found:?}");
+                let text = found.map(|found| (found.to_string(), found.cure())).unwrap_or_default();
+                let expected = format!("may replace it (directory {}, mode {mode:04o})", open.display());
+                assert!(
+                    !replaced || text.0.ends_with(&expected) && text.1.starts_with("chmod g-w,o-w"),
+                    "{text:?}"
+                );
+            }
+            assert_eq!(Exposure::below(&root, &safe), None);
+        }
     }
 
     #[test]

@@ -166,9 +166,17 @@ impl Endpoint {
                     methods: self.login_methods(),
                 };
                 let mut wire = login::login(socket, credentials, &parameters).await?;
+                // The other settings, which the stream's texts depend on, come the same way.
+                let path = match wire.search_path() {
+                    Some(path) => path.to_owned(),
+                    None => ask(&mut wire, "SHOW search_path").await?,
+                };
+                if path.replace(' ', "") != SEARCH_PATH {
+                    return Err(WireError::dropped("search_path", &path, SEARCH_PATH));
+                }
                 let wanted = self.session_wanted();
                 if let Some(query) = query_of(wanted) {
-                    check_session(wanted, ask(&mut wire, query).await?)?;
+                    check_session(wanted, is_true(Some(&ask(&mut wire, query).await?)))?;
                 }
                 Ok(wire)
             }
@@ -368,18 +376,19 @@ fn check_session(wanted: SessionWanted, unsuitable: bool) -> Result<(), WireErro
     }
 }
 
-/// Tells whether the answer to a question is `on` or `t`.
-async fn ask(wire: &mut Wire, query: &str) -> Result<bool, WireError> {
+/// The last row of the answer to a question with one column.
+async fn ask(wire: &mut Wire, query: &str) -> Result<String, WireError> {
     postgres_protocol::message::frontend::query(query, wire.output())
         .map_err(|error| WireError::protocol(error.to_string()))?;
-    let mut answer = false;
+    let mut answer = String::new();
     loop {
         let frame = wire.next_frame().await?;
         match frame.tag() {
-            // One column, its length, its text: the row of a one-column result ends with the value.
+            // The number of columns, the value's length, its text.
             DATA_ROW_TAG => {
-                let row = frame.payload();
-                answer = row.ends_with(b"\0\0\0\x02on") || row.ends_with(b"\0\0\0\x01t");
+                const BEFORE_VALUE: usize = 6;
+                let value = frame.payload().get(BEFORE_VALUE..).unwrap_or_default();
+                answer = String::from_utf8_lossy(value).into_owned();
             }
             READY_FOR_QUERY_TAG => return Ok(answer),
             _ => {}

@@ -337,11 +337,14 @@ async fn a_pooler_in_place_of_the_server_is_recognised_by_its_words() {
     answer.extend(message(b'S', b"TimeZone\0UTC\0"));
     answer.extend(message(b'S', b"search_path\0\"$user\", public\0"));
     answer.extend(message(b'Z', b"I"));
-    let error = sql(server(answer, false).await).await.err().unwrap().to_string();
-    assert!(
-        error.contains("search_path \"$user\", public though pg_catalog,pg_temp was asked for"),
-        "{error}"
-    );
+    let address = server(answer, false).await;
+    for error in [replication(address, "").await.unwrap_err(), sql(address).await.err().unwrap()] {
+        let error = error.to_string();
+        assert!(
+            error.contains("search_path \"$user\", public though pg_catalog,pg_temp was asked for"),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]

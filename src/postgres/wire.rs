@@ -64,6 +64,8 @@ pub(super) struct Wire {
     last_heard: Instant,
     /// The parameter `server_encoding`, which the server reports at login.
     server_encoding: Option<String>,
+    /// The parameter `search_path`, which servers report since version 18.
+    search_path: Option<String>,
 }
 
 /// One message of the server.
@@ -137,6 +139,7 @@ impl Wire {
             logged_in: false,
             last_heard: Instant::now(),
             server_encoding: None,
+            search_path: None,
         }
     }
 
@@ -152,6 +155,11 @@ impl Wire {
     /// The encoding of the database, when the server has reported it.
     pub(super) fn server_encoding(&self) -> Option<&str> {
         self.server_encoding.as_deref()
+    }
+
+    /// The search path of the session, when the server has reported it.
+    pub(super) fn search_path(&self) -> Option<&str> {
+        self.search_path.as_deref()
     }
 
     /// When bytes last came from the server.
@@ -212,10 +220,14 @@ impl Wire {
                     }
                 }
                 PARAMETER_STATUS_TAG => {
-                    if let Message::ParameterStatus(body) = frame.parse()?
-                        && let (Ok("server_encoding"), Ok(encoding)) = (body.name(), body.value())
-                    {
-                        self.server_encoding = Some(encoding.to_owned());
+                    if let Message::ParameterStatus(body) = frame.parse()? {
+                        match (body.name(), body.value()) {
+                            (Ok("server_encoding"), Ok(encoding)) => {
+                                self.server_encoding = Some(encoding.to_owned());
+                            }
+                            (Ok("search_path"), Ok(path)) => self.search_path = Some(path.to_owned()),
+                            _ => {}
+                        }
                     }
                 }
                 NOTIFICATION_RESPONSE_TAG => {}

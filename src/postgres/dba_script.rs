@@ -102,7 +102,8 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
          {grant};\n\
          \n\
          {parked}\
-         {create_slot}",
+         {create_slot}\n\
+         RESET search_path;\n",
         make_role = block(&format!(
             "IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN\n    \
              CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}';\n  ELSE\n    \
@@ -204,9 +205,11 @@ mod tests {
         let statements = |database: &SourceDatabase, slot| {
             let script = script(database, &ColumnNames::default(), slot);
             assert!(!script.contains("s3cret"), "{script}");
+            // A session that reads it in (`\i`) goes on with its own path.
+            assert!(script.ends_with("\nRESET search_path;\n"), "{script}");
             script
                 .lines()
-                .filter(|line| !line.is_empty() && !line.starts_with("--"))
+                .filter(|line| !line.is_empty() && !line.starts_with("--") && *line != "RESET search_path;")
                 .collect::<Vec<_>>()
                 .join("\n")
         };

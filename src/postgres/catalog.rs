@@ -343,6 +343,9 @@ pub struct ColumnFacts {
     pub sequence_cache: Option<i64>,
     /// Its type, or the type a domain is made from, is one of the string types, whoever made it (`citext`).
     pub is_string: bool,
+    /// Its type, or the type a domain is made from, did not come with PostgreSQL and has operators outside of `pg_catalog` (`citext`).
+    /// Those of an enum are PostgreSQL's.
+    pub has_own_operators: bool,
     /// It is a generated column.
     pub generated: Option<Generated>,
     /// The publication sends it; where there is no publication, one that outboxd makes would.
@@ -417,7 +420,9 @@ pub async fn table(
                     COALESCE((SELECT bool_or(names ? a.attname::text) FROM published WHERE jsonb_typeof(names) = 'array'),
                              a.attgenerated = '')
                     AND (a.attgenerated = '' OR current_setting('server_version_num')::int4 >= 180000),
-                    has_column_privilege(a.attrelid, a.attnum, 'SELECT')
+                    has_column_privilege(a.attrelid, a.attnum, 'SELECT'),
+                    b.oid >= 16384 AND EXISTS (SELECT FROM pg_operator o WHERE b.oid IN (o.oprleft, o.oprright)
+                                               AND o.oprnamespace <> 'pg_catalog'::regnamespace)
              FROM pg_attribute a JOIN base b ON b.attnum = a.attnum AND b.typbasetype = 0
              LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
              WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
@@ -463,6 +468,7 @@ pub async fn table(
                 },
                 sent: column.get(9),
                 may_select: column.get(10),
+                has_own_operators: column.get(11),
             })
             .collect(),
     }))

@@ -6,7 +6,8 @@
 
 use super::{
     SourceDatabase,
-    catalog::{CatalogError, ColumnFacts, Facts, INSUFFICIENT_PRIVILEGE, TableFacts},
+    catalog::{CatalogError, Facts, INSUFFICIENT_PRIVILEGE, TableFacts},
+    condition::OtherOperators,
     continuity::{Continuity, Evidence},
     error::{Chain, ConnectError},
     hosting::Hosting,
@@ -130,15 +131,12 @@ async fn rules(
         return None;
     }
     Some(match snapshot::try_rules(client, database, table, columns).await {
-        Ok(()) => match unpublished.as_deref().and_then(|condition| foreign_column(condition, table)) {
-            Some(ColumnFacts { name, type_name, .. }) => Check::warning(
-                NAME,
-                format!(
-                    "outbox.unpublished uses column {name}, of type {type_name}, whose own operators are not found: only pg_catalog is \
-                     searched, so those of text may take their place"
-                ),
-                "name the schema of each operator, such as OPERATOR(public.=), and of each function",
-            ),
+        Ok(()) => match OtherOperators::of(unpublished.as_deref(), table) {
+            Some(doubt) => {
+                let off =
+                    if database.cleanup.is_some() { "; clean-up removes nothing until then" } else { "" };
+                Check::warning(NAME, format!("{doubt}{off}"), doubt.cure())
+            }
             None => Check::passed(NAME, format!("the server takes {given}")),
         },
         // A right to read, which nothing needs while no row of the table is read.
@@ -150,16 +148,6 @@ async fn rules(
         }
         Err(error) => Check::failed(NAME, Chain(&error).to_string(), snapshot::RULES_CURE),
     })
-}
-
-/// A column in the condition whose type is not PostgreSQL's own, where the condition names the schema of no operator.
-fn foreign_column<'a>(condition: &str, table: &'a TableFacts) -> Option<&'a ColumnFacts> {
-    const OPERATOR: &str = "OPERATOR(";
-    let names_operators = condition.to_ascii_uppercase().contains(OPERATOR);
-    table
-        .columns
-        .iter()
-        .find(|column| !names_operators && !column.is_built_in() && condition.contains(&column.name))
 }
 
 fn as_role(database: &SourceDatabase) -> String {

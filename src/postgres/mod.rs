@@ -4,6 +4,7 @@ mod answer;
 pub mod backlog;
 pub mod catalog;
 pub mod cleanup;
+pub mod condition;
 mod connect;
 mod connection_options;
 mod connection_string;

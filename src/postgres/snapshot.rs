@@ -786,6 +786,7 @@ mod tests {
                     default: None,
                     sequence_cache: *sequence_cache,
                     is_string: false,
+                    has_own_operators: false,
                     generated: None,
                     sent: true,
                     may_select: true,

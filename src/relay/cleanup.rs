@@ -26,7 +26,7 @@ use crate::{
         cleanup::{self, CleanupError, Pass, SeenRow, Statements},
         error::ConnectError,
         publication::PublishedBy,
-        slot_record::{self, Confirmed},
+        slot_record::Confirmed,
     },
 };
 
@@ -53,8 +53,13 @@ const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum Ground {
     /// It was, by this.
     Firm(PublishedBy),
-    /// It may not have been: why.
-    Doubtful(String),
+    /// It may not have been.
+    Doubtful {
+        /// The cause.
+        why: String,
+        /// The next step.
+        cure: String,
+    },
 }
 
 /// Ends when dropped. What the server is at then, it finishes: that was allowed before.
@@ -72,11 +77,8 @@ impl Cleanup {
         let cleanup = database.options().cleanup?;
         let published_by = match ground {
             Ground::Firm(published_by) => published_by,
-            Ground::Doubtful(why) => {
-                let word = slot_record::account_sql(database.options());
-                report.cleanup_off(Some(format!(
-                    "{why}; when you have seen to such rows, say so with {word}; and restart outboxd"
-                )));
+            Ground::Doubtful { why, cure } => {
+                report.cleanup_off(Some(format!("{why}; {cure}")));
                 return None;
             }
         };

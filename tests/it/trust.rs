@@ -288,3 +288,47 @@ async fn the_compose_example_relays_as_a_role_of_its_own() {
     assert!(!stage.client().await.query_one(rights, &[]).await.unwrap().get::<_, bool>(0));
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
+
+/// With only `pg_catalog` in the path, `=` between a citext and a literal is that of text.
+#[tokio::test]
+async fn a_condition_that_may_mean_other_operators_is_said_and_clean_up_waits() {
+    const NAME: &str = "selection of rows";
+    let mut stage = Stage::shared("other_operators").await;
+    stage
+        .sql(
+            "CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('glad', 'sad');
+             ALTER TABLE outbox ADD status citext, ADD mood mood, ADD note citext",
+        )
+        .await;
+    stage.consume().await;
+    let doubt =
+        "outbox.unpublished uses column status, of type public.citext, whose own operators are not found";
+    for (condition, is_doubtful) in [
+        ("status = 'New'", true),
+        ("note OPERATOR(public.=) 'x' OR status = 'New'", true),
+        ("status OPERATOR(public.=) 'New' OR note IS NULL OR mood = 'glad' OR mood IN ('sad')", false),
+        ("status::text = 'New'", false),
+    ] {
+        stage.source = format!("{DELETE}outbox.unpublished = \"{condition}\"\n");
+        let mut daemon = stage.relay_as_printed_role().await;
+        let said = say(&daemon, &["check"]).await;
+        let found = findings(&said.stdout, NAME);
+        assert_eq!((found.len(), said.status), (1, 0), "{condition}: {}", said.stdout);
+        let (line, cure) = found[0];
+        assert_eq!(line.starts_with("warning"), is_doubtful, "{condition}: {line}");
+        assert_eq!(
+            line.contains(doubt) && line.contains("clean-up removes nothing"),
+            is_doubtful,
+            "{condition}: {line}"
+        );
+        assert_eq!(cure.contains("status OPERATOR(public.=)"), is_doubtful, "{condition}: {cure}");
+        let shown = until(&daemon, "orders", |shown| shown["state"] == "streaming").await;
+        assert_eq!(
+            shown["cleanup_off"].as_str().is_some_and(|why| why.contains(doubt)),
+            is_doubtful,
+            "{shown}"
+        );
+        assert_eq!(daemon.log().contains(doubt), is_doubtful, "{condition}");
+        assert!(daemon.sigterm(PATIENCE).await.success());
+    }
+}

@@ -272,6 +272,7 @@ fn facts_of(publication: PublicationFacts) -> Facts {
         default: None,
         sequence_cache: None,
         is_string: true,
+        has_own_operators: false,
         sent: generated.is_none(),
         generated,
         may_select: true,

@@ -13,6 +13,7 @@ use crate::{
     position::Lsn,
     postgres::{
         catalog::{SlotFacts, TableFacts},
+        condition::OtherOperators,
         continuity::{Evidence, Memory},
         family::Unpublished,
         preflight,
@@ -21,7 +22,7 @@ use crate::{
         Fault, Shutdown, StreamedTable, Verdict,
         backfill::{Backfilled, publish_backlog},
         broker::Broker,
-        cleanup::Cleanup,
+        cleanup::{Cleanup, Ground},
         database::{Backlog, Database, Rows, Sql, Stream},
         delivery::Delivery,
         fence_queue,
@@ -166,6 +167,13 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             delivery.ledger_mut().reached(settled);
         }
         monitor.streams_by(before.pid);
+        let ground = match OtherOperators::of(database.options().rows.unpublished.as_deref(), &table) {
+            Some(doubt) => Ground::Doubtful {
+                cure: format!("{}; and restart outboxd", doubt.cure()),
+                why: doubt.to_string(),
+            },
+            None => ground,
+        };
         let table = StreamedTable::new(database.options().table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
         if let Some(Memory { published_by: Some(by), confirmed, .. }) = known.slot {
@@ -260,6 +268,11 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let parked = checks.iter().find(|check| check.name == preflight::PARKED);
         let parked_elsewhere = parked.and_then(preflight::Check::as_warning).map(ToString::to_string);
         self.report.parked_elsewhere(parked_elsewhere);
+        let doubt = OtherOperators::of(database.rows.unpublished.as_deref(), &table);
+        if let Some(doubt) = doubt.filter(|_| !known.doubts_condition) {
+            known.doubts_condition = true;
+            tracing::warn!(source = name, "{doubt}: {}", doubt.cure());
+        }
         known.meet(&evidence, name);
         // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
         if facts.publication.is_none() && evidence.slot.is_none() {

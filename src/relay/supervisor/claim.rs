@@ -11,7 +11,7 @@ use crate::{
         continuity::{Evidence, Memory},
         publication::PublishedBy,
         replication::BeforeStream,
-        slot_record::{Confirmed, LEFT_OUT, SlotRecord},
+        slot_record::{self, Confirmed, LEFT_OUT, SlotRecord},
     },
     relay::{
         Fault, Source,
@@ -83,7 +83,11 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         Ok(match (record.unaccounted, published_by) {
             (None, Some(published_by)) => Ground::Firm(published_by),
             (why, _) => {
-                Ground::Doubtful(why.unwrap_or_else(|| "the table cannot be found under its name".into()))
+                let word = slot_record::account_sql(database.options());
+                Ground::Doubtful {
+                    why: why.unwrap_or_else(|| "the table cannot be found under its name".into()),
+                    cure: format!("when you have seen to such rows, say so with {word}; and restart outboxd"),
+                }
             }
         })
     }

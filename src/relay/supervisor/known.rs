@@ -38,6 +38,8 @@ pub(super) struct Known {
     pub(super) unconfirmed: bool,
     /// The last attempt has seen that the server will invalidate the slot unless somebody uses it, and has not used it.
     pub(super) slot_wants_use: bool,
+    /// Somebody was told that `outbox.unpublished` may not mean what its author means.
+    pub(super) doubts_condition: bool,
     /// Messages whose confirms did not come in time.
     pub(super) stalled: Option<Stalled>,
 }
@@ -53,6 +55,7 @@ impl Known {
             lost: None,
             unconfirmed: false,
             slot_wants_use: false,
+            doubts_condition: false,
             stalled: None,
         }
     }

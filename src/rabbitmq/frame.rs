@@ -202,7 +202,7 @@ enum Field {
 use Field::{Fixed, Long, Remark, Short, Table};
 
 /// Every method that RabbitMQ sends to a client, and its parts. (`channel.flow` is not among them: it never does.)
-const METHODS: [(u16, u16, &[Field]); 34] = [
+const METHODS: [(u16, u16, &[Field]); 36] = [
     (10, 10, &[Fixed(2), Table("server properties"), Long, Long]),
     (10, 20, &[Long]),
     (10, 30, &[Fixed(8)]),
@@ -237,6 +237,8 @@ const METHODS: [(u16, u16, &[Field]); 34] = [
     (60, 120, &[Fixed(9)]),
     (85, 11, &[]),
     (90, 11, &[]),
+    (90, 21, &[]),
+    (90, 31, &[]),
 ];
 /// Reply code, reply text, and the class and method that it is about.
 const CLOSE: [Field; 3] = [Fixed(2), Remark("reply text"), Fixed(4)];

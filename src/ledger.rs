@@ -105,6 +105,8 @@ struct Entry {
     unroutable: bool,
     /// It was nacked, and it is its turn to be tried again.
     in_turn: bool,
+    /// The broker had no exchange for it when it was sent last, or for one that was sent beside it.
+    missed: bool,
     /// The next one of its aggregate, which waits for this one to settle.
     next_of_aggregate: Option<u64>,
     /// For how many it waits: for its aggregate's previous one to settle, for its transaction's previous one to go out.
@@ -261,6 +263,7 @@ impl Ledger {
             refusals: 0,
             unroutable: false,
             in_turn: false,
+            missed: false,
             next_of_aggregate: None,
             waits_for,
         });
@@ -454,6 +457,7 @@ impl Ledger {
         match why {
             Refusal::Forbidden => self.forbidden.refused(tag.0, again_at),
             Refusal::Unroutable | Refusal::LookedInto | Refusal::Nacked => {
+                entry.missed = false;
                 let newly_unroutable = why == Refusal::Unroutable && !entry.unroutable;
                 entry.unroutable |= newly_unroutable;
                 self.unroutable += usize::from(newly_unroutable);
@@ -478,6 +482,7 @@ impl Ledger {
         let Outgoing { message, at, in_turn } = self.take_published(tag);
         if let Some(entry) = self.entry(tag.0) {
             entry.state = State::Refused;
+            entry.missed = false;
         }
         let route = Route::of(&message);
         let verdict = self.nacks.nacked(route, tag.0, in_turn, at, failures_max, again_at);
@@ -534,6 +539,24 @@ impl Ledger {
         }
         self.forget_answered();
         None
+    }
+
+    /// As [`channel_closed`](Self::channel_closed), for an exchange that the broker does not have. Whatever is sent again has its
+    /// exchange declared first, so that one message alone is not guilty yet: it waits again, once, as if nothing had been sent of it.
+    /// The next time it is.
+    pub fn exchange_missed(&mut self, sent: &[PublishTag], unsent: &[PublishTag]) -> Option<PublishTag> {
+        let mut is_new = false;
+        for PublishTag(tag) in sent {
+            if let Some(entry) = self.entry(*tag) {
+                is_new = !std::mem::replace(&mut entry.missed, true);
+            }
+        }
+        if sent.len() == 1 && is_new {
+            self.give_back(unsent);
+            self.give_back(sent);
+            return None;
+        }
+        self.channel_closed(sent, unsent)
     }
 
     /// Nothing was sent of these: they wait again.

@@ -356,6 +356,33 @@ fn a_refused_message_is_tried_again_alone_and_what_stands_before_it_goes_out() {
     assert_eq!(publish_all(&mut ledger, later), [4]);
 }
 
+#[test]
+fn a_message_alone_whose_exchange_is_gone_goes_out_once_more_before_it_is_guilty() {
+    let (now, alone) = (Instant::now(), [PublishTag(0)]);
+    let later = now + Duration::from_secs(1);
+    let mut ledger = ledger(Ordering::PerAggregate);
+    ledger.push(message(10, 0, 7));
+    ledger.push(message(11, 0, 7));
+    assert_eq!(publish_all(&mut ledger, now), [0]);
+    assert_eq!(ledger.exchange_missed(&alone, &[]), None);
+    assert!(!ledger.may_repeat(), "it is not with the broker");
+    // The exchange is there again, and nothing is bound to it.
+    assert_eq!(publish_all(&mut ledger, now), [0]);
+    ledger.refuse(PublishTag(0), Refusal::Unroutable, |_| now);
+    // So it may be gone once more.
+    assert_eq!(publish_all(&mut ledger, now), [0]);
+    assert_eq!(ledger.exchange_missed(&alone, &[]), None);
+    assert_eq!(publish_all(&mut ledger, now), [0]);
+    assert_eq!(ledger.exchange_missed(&alone, &[]), Some(PublishTag(0)));
+    ledger.refuse(PublishTag(0), Refusal::Forbidden, |_| later);
+    assert_eq!(publish_all(&mut ledger, now), [0; 0]);
+    assert_eq!(publish_all(&mut ledger, later), [0]);
+    ledger.settle(PublishTag(0));
+    assert_eq!(publish_all(&mut ledger, later), [1]);
+    ledger.settle(PublishTag(1));
+    assert!(ledger.is_empty());
+}
+
 /// A lot behind the refused one had its channel closed, and so had more than a lot before it: neither waits for the other.
 #[test]
 fn what_stands_before_a_refused_message_goes_out_although_suspects_wait_behind_it() {
@@ -596,7 +623,9 @@ enum Step {
     Settle(prop::sample::Index),
     Refuse(prop::sample::Index, bool),
     /// The broker closes the channel.
-    Close,
+    Close {
+        missed: bool,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -606,7 +635,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => Just(Step::Publish),
         4 => any::<prop::sample::Index>().prop_map(Step::Settle),
         1 => (any::<prop::sample::Index>(), any::<bool>()).prop_map(|(i, nack)| Step::Refuse(i, nack)),
-        1 => Just(Step::Close),
+        1 => any::<bool>().prop_map(|missed| Step::Close { missed }),
     ];
     prop::collection::vec(step, 1..300)
 }
@@ -635,10 +664,11 @@ proptest! {
                     rows.push((lsn, aggregate));
                     index += 1;
                 }
-                Step::Close => {
+                Step::Close { missed } => {
                     closed = true;
                     let sent: Vec<PublishTag> = out.drain(..).map(PublishTag).collect();
-                    if let Some(guilty) = ledger.channel_closed(&sent, &[]) {
+                    let closed = if missed { Ledger::exchange_missed } else { Ledger::channel_closed };
+                    if let Some(guilty) = closed(&mut ledger, &sent, &[]) {
                         prop_assert_eq!(&sent, &[guilty]);
                         ledger.refuse(guilty, Refusal::Forbidden, |_| now);
                     }
@@ -743,6 +773,7 @@ enum Said {
     /// The channel is closed; nothing was sent of the last so many.
     Closed {
         unsent: prop::sample::Index,
+        missed: bool,
     },
     /// Nothing was sent of the last so many, and the first of these is refused.
     ExchangeRefused {
@@ -761,7 +792,7 @@ fn said() -> impl Strategy<Value = Said> {
         1 => Just(Said::Unroutable),
         1 => Just(Said::LookedInto),
         1 => Just(Said::Forbidden),
-        2 => any::<prop::sample::Index>().prop_map(|unsent| Said::Closed { unsent }),
+        2 => any::<(prop::sample::Index, bool)>().prop_map(|(unsent, missed)| Said::Closed { unsent, missed }),
         1 => any::<prop::sample::Index>().prop_map(|unsent| Said::ExchangeRefused { unsent }),
         2 => Just(Said::Rows),
         2 => Just(Said::Nothing),
@@ -791,11 +822,12 @@ proptest! {
                 },
                 Said::Nothing => now += Duration::from_secs(1),
                 _ if out.is_empty() => {}
-                Said::Closed { unsent } => {
+                Said::Closed { unsent, missed } => {
                     // One at least was sent.
                     let unsent = out.split_off(1 + unsent.index(out.len()));
                     let sent: Vec<_> = std::mem::take(&mut out);
-                    if let Some(guilty) = ledger.channel_closed(&sent, &unsent) {
+                    let closed = if missed { Ledger::exchange_missed } else { Ledger::channel_closed };
+                    if let Some(guilty) = closed(&mut ledger, &sent, &unsent) {
                         ledger.refuse(guilty, Refusal::Forbidden, again_at);
                     }
                 }

@@ -1,7 +1,7 @@
 //! The broker's refusal of a message, in an operator's words and with the cure. Shows no payload.
 
 use super::{
-    error::DeclareError,
+    error::{DeclareError, reply},
     refusal::{self, Reason},
 };
 use crate::outbox::Message;
@@ -26,6 +26,12 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// Tells whether the broker does not have the exchange that was published to. Its publisher asks for it again before the next
+    /// publish.
+    pub fn misses_exchange(&self) -> bool {
+        matches!(self, Self::Publish { code: reply::NOT_FOUND, .. })
+    }
+
     /// Explains what is the matter with the message, and what to do about it.
     pub fn explain(&self, message: &Message) -> String {
         let (code, text) = match self {

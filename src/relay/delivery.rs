@@ -328,8 +328,22 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     fn channel_closed(&mut self, refused: Refused, sent: &[PublishTag], unsent: &[PublishTag]) {
-        match self.ledger.channel_closed(sent, unsent) {
+        let missed = refused.misses_exchange();
+        let guilty = if missed {
+            self.ledger.exchange_missed(sent, unsent)
+        } else {
+            self.ledger.channel_closed(sent, unsent)
+        };
+        match guilty {
             Some(guilty) => self.take_refused(guilty, &refused),
+            None if missed && sent.len() == 1 => tracing::warn!(
+                source = self.report.name(),
+                "RabbitMQ does not have the exchange of a message any more: outboxd asks for it again, and sends the message again; {}",
+                sent.first()
+                    .and_then(|tag| self.ledger.message(*tag))
+                    .map(|message| refused.explain(message))
+                    .unwrap_or_default()
+            ),
             None => {
                 let Refused::Publish { code, text } = refused else { return };
                 tracing::warn!(

@@ -250,7 +250,15 @@ impl Requeueing<'_> {
         Ok(Fate::Stays(reason.text))
     }
 
+    /// Publishes, and once more if the exchange is gone: then it is declared before.
     async fn publish(&mut self, message: Arc<Message>) -> Result<Published, ParkedError> {
+        match self.publish_once(Arc::clone(&message)).await? {
+            Published::Refused(refused) if refused.misses_exchange() => self.publish_once(message).await,
+            published => Ok(published),
+        }
+    }
+
+    async fn publish_once(&mut self, message: Arc<Message>) -> Result<Published, ParkedError> {
         self.publisher.publish(PublishTag(self.published), message);
         self.published += 1;
         let after = self.source.relay.confirm_timeout;

@@ -112,6 +112,38 @@ async fn a_message_that_costs_the_channel_is_parked_and_what_follows_goes_on() {
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
+/// One message is in flight, so that the broker's refusal of the channel can mean no other.
+#[tokio::test]
+async fn a_message_alone_whose_exchange_was_deleted_before_it_is_delivered_and_not_parked() {
+    let mut stage = Stage::shared("deleted_before").await;
+    stage.source = format!("{FAST}delivery.on_invalid = \"park\"\n");
+    stage.consume().await;
+    let mut daemon = Daemon::start(&stage.config());
+    until_alive(&daemon).await;
+    until_state(&daemon, "orders", "streaming").await;
+    let queue = format!("{}.kept", stage.name);
+    let bind = async || consumer::bind(&stage.amqp_url, "Order.events", &queue, "#").await;
+    bind().await;
+    stage.write_unseen("a", "OrderCreated").await;
+    eventually("the exchange is known", async || stage.messages_in(&queue).await == 1).await;
+    for deleted in 1..=2 {
+        let exchange = format!("/api/exchanges/{}/Order.events", stage.name);
+        shared_rabbitmq().await.api(Method::DELETE, &exchange, json!(null)).await;
+        stage.write_unseen("a", "OrderCreated").await;
+        until(&daemon, "orders", |shown| shown["reason"].to_string().contains("is unroutable")).await;
+        bind().await;
+        eventually("it is delivered", async || stage.messages_in(&queue).await == 1 + deleted).await;
+        until_state(&daemon, "orders", "streaming").await;
+    }
+    let shown = source(&daemon, "orders").await;
+    assert_eq!(
+        (&shown["parked_rows"], daemon.reconnects("orders", "rabbitmq").await),
+        (&json!(0), 0),
+        "{shown}"
+    );
+    assert!(daemon.sigterm(PATIENCE).await.success());
+}
+
 /// A later message that is confirmed already is repeated, and the log says behind which.
 #[tokio::test]
 async fn a_message_refused_in_the_stream_repeats_no_more_and_a_drain_leaves_it_for_the_next_start() {

@@ -158,8 +158,8 @@ fn exchanges_of_rows(settings: &Settings, source: &Source) -> Option<Line> {
     is_named_by_rows.then(|| {
         let max = source.exchanges_max;
         let finding = format!(
-            "rows may have {max} declared by the name {exchange}, beyond those of the configuration (delivery.exchanges_max); a row \
-             that names one more falls under delivery.on_invalid"
+            "rows may have {max} declared by the name {exchange}, beyond those of the configuration and those that RabbitMQ has \
+             already (delivery.exchanges_max); a row that names one more falls under delivery.on_invalid"
         );
         Line::passed("exchanges of rows", finding)
     })

@@ -101,6 +101,20 @@ enum Channel {
     Selecting,
 }
 
+/// Question about an exchange of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    /// Whether it is there, which needs no permission: only what is not there falls under the limit.
+    IsThere,
+    /// The same, where outboxd declares nothing.
+    Verify,
+    /// Declare it, or compare it with the one that is there.
+    Declare {
+        /// It was not there, and counts.
+        is_made: bool,
+    },
+}
+
 /// One connection that publishes.
 pub struct Publisher {
     connection: Connection,
@@ -117,8 +131,10 @@ pub struct Publisher {
     row_exchanges: RowExchanges,
     /// Exchanges whose messages go without `mandatory`.
     optional: HashSet<String>,
-    /// A front message's exchange, on its way to be known.
-    declaring: Option<String>,
+    /// A front message's exchange, on its way to be known, and what the broker is asked.
+    declaring: Option<(String, Question)>,
+    /// The exchange that was looked for last, and whether it was there, until it is declared.
+    looked: Option<(String, bool)>,
     /// Nothing is sent until this has its answer.
     fencing: Option<Asking>,
     /// What earlier connections have heard of the fence.
@@ -181,6 +197,7 @@ impl Publisher {
             row_exchanges: RowExchanges::default(),
             optional: HashSet::new(),
             declaring: None,
+            looked: None,
             fencing: None,
             fence_memory: FenceMemory::default(),
             waiting: VecDeque::new(),
@@ -314,16 +331,16 @@ impl Publisher {
             if !topology::is_predeclared(&message.exchange)
                 && !self.known_exchanges.contains(&message.exchange)
             {
-                if self.declare && !self.row_exchanges.allows(&message.exchange) {
-                    self.waiting.push_front((tag, message));
+                let exchange = message.exchange.clone();
+                self.waiting.push_front((tag, message));
+                let Some(question) = self.question(&exchange) else {
                     let refused = Refused::TooManyExchanges { exchanges_max: self.row_exchanges.max() };
                     let unsent = self.take_waiting();
                     self.news.push_back(PublisherEvent::ExchangeRefused { refused, unsent });
                     return Ok(());
-                }
-                self.declaring = Some(message.exchange.clone());
-                let asked = self.ask_for_exchange(&message.exchange);
-                self.waiting.push_front((tag, message));
+                };
+                let asked = self.ask_for_exchange(&exchange, question);
+                self.declaring = Some((exchange, question));
                 return asked.map_err(|loss| loss.at(self.connection.at()));
             }
             self.send(tag, &message)?;
@@ -331,8 +348,27 @@ impl Publisher {
         Ok(())
     }
 
-    fn ask_for_exchange(&mut self, exchange: &str) -> Result<(), Loss> {
-        let method = Declaration::topic_exchange(exchange).method(self.declare).map_err(Loss::Broken)?;
+    /// What to ask about an exchange that is not known; nothing when it would be one too many.
+    fn question(&mut self, exchange: &str) -> Option<Question> {
+        if !self.declare {
+            return Some(Question::Verify);
+        }
+        if !self.row_exchanges.is_limited(exchange) {
+            return Some(Question::Declare { is_made: false });
+        }
+        if self.row_exchanges.max() == 0 {
+            return None;
+        }
+        match self.looked.take_if(|(looked_for, _)| looked_for == exchange) {
+            None => Some(Question::IsThere),
+            Some((_, true)) => Some(Question::Declare { is_made: false }),
+            Some((_, false)) => self.row_exchanges.has_room().then_some(Question::Declare { is_made: true }),
+        }
+    }
+
+    fn ask_for_exchange(&mut self, exchange: &str, question: Question) -> Result<(), Loss> {
+        let create = matches!(question, Question::Declare { .. });
+        let method = Declaration::topic_exchange(exchange).method(create).map_err(Loss::Broken)?;
         method.map_or(Ok(()), |method| self.connection.ask(DECLARES, &method))
     }
 
@@ -390,11 +426,15 @@ impl Publisher {
             Event::Answer { channel: DECLARES, method: AMQPClass::Exchange(_) }
                 if self.declaring.is_some() =>
             {
-                if let Some(exchange) = self.declaring.take() {
-                    if self.declare {
-                        self.row_exchanges.declared(&exchange);
+                match self.declaring.take() {
+                    Some((exchange, Question::IsThere)) => self.looked = Some((exchange, true)),
+                    Some((exchange, question)) => {
+                        if question == (Question::Declare { is_made: true }) {
+                            self.row_exchanges.made(exchange.clone());
+                        }
+                        self.known_exchanges.insert(exchange);
                     }
-                    self.known_exchanges.insert(exchange);
+                    None => {}
                 }
             }
             Event::Answer { channel: MESSAGES, method }
@@ -445,12 +485,14 @@ impl Publisher {
                 Err(error) => self.fail(BrokerError::Declare { at, error }),
             }
         } else if channel == DECLARES
-            && let Some(exchange) = self.declaring.take()
+            && let Some((exchange, question)) = self.declaring.take()
         {
             self.declares = Channel::Opening;
             self.connection.ask(DECLARES, &open_channel())?;
             // What was handed over may have been given back meanwhile: whoever needs the exchange next asks again.
-            if self.waiting.front().is_some_and(|(_, message)| message.exchange == exchange) {
+            if question == Question::IsThere && refusal.code == reply::NOT_FOUND {
+                self.looked = Some((exchange, false));
+            } else if self.waiting.front().is_some_and(|(_, message)| message.exchange == exchange) {
                 let object = Declaration::topic_exchange(&exchange).object();
                 let refused = Refused::Exchange(DeclareError::new(object, refusal));
                 let unsent = self.take_waiting();
@@ -462,6 +504,8 @@ impl Publisher {
             let Refusal { code, text } = refusal;
             if code == reply::NOT_FOUND {
                 // Whoever is sent again has its exchange declared first.
+                self.looked = None;
+                self.row_exchanges.forget_missing(&text);
                 self.known_exchanges.clone_from(&self.planned_exchanges);
             }
             let (sent, unsent) = (self.confirms.close(), self.take_waiting());
@@ -723,41 +767,111 @@ mod tests {
         assert!(matches!(told, Err(BrokerError::ChannelClosed { code: 404, .. })), "{told:?}");
     }
 
+    fn declared() -> AMQPClass {
+        AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}))
+    }
+
+    /// The next declare of an exchange that a broker hears: its name, and whether it only looks.
+    async fn declare_of(publisher: &mut Publisher, broker: &mut DuplexStream) -> (String, bool) {
+        assert!(is_quiet(publisher).await);
+        let mut heard = bytes::BytesMut::new();
+        loop {
+            let frame = asked(broker, &mut heard).await;
+            if let AMQPFrame::Method(DECLARES, AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare))) =
+                frame
+            {
+                assert!(heard.is_empty(), "nothing is sent beside it");
+                return (declare.exchange.to_string(), declare.passive);
+            }
+        }
+    }
+
+    /// A broker does not have the exchange that a publisher looks for.
+    async fn miss(publisher: &mut Publisher, broker: &mut DuplexStream, exchange: &str) {
+        assert_eq!(declare_of(publisher, broker).await, (exchange.to_owned(), true));
+        say(broker, DECLARES, not_found(exchange)).await;
+        say(broker, DECLARES, opened()).await;
+    }
+
+    /// A publisher that declares an exchange and goes on.
+    async fn make(publisher: &mut Publisher, broker: &mut DuplexStream, exchange: &str) {
+        assert_eq!(declare_of(publisher, broker).await, (exchange.to_owned(), false));
+        say(broker, DECLARES, declared()).await;
+    }
+
+    async fn is_one_too_many(publisher: &mut Publisher, tags: &[u64]) {
+        match next(publisher).await.unwrap() {
+            PublisherEvent::ExchangeRefused { refused, unsent } => {
+                assert_eq!(refused, Refused::TooManyExchanges { exchanges_max: 1 });
+                let explained = refused.explain(&message(2, "second"));
+                assert!(explained.contains("'second'") && explained.contains("delivery.exchanges_max is 1"));
+                assert_eq!(unsent, tags.iter().copied().map(PublishTag).collect::<Vec<_>>());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[tokio::test]
-    async fn rows_have_as_many_exchanges_declared_as_the_limit_says_over_all_connections() {
-        let row_exchanges = RowExchanges::new(1);
-        let declared = || AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}));
+    async fn rows_have_as_many_exchanges_made_as_the_limit_says_over_all_connections() {
+        let row_exchanges = RowExchanges::new(1, Some("literal"));
         for connection in 0..2 {
             let (publisher, mut broker) = publisher();
             let mut publisher = Publisher { row_exchanges: row_exchanges.clone(), ..publisher };
             publisher.publish(PublishTag(1), message(1, "first"));
             publisher.publish(PublishTag(2), message(2, "second"));
             publisher.publish(PublishTag(3), message(3, "known"));
-            assert!(is_quiet(&mut publisher).await);
-            say(&mut broker, DECLARES, declared()).await;
-            match next(&mut publisher).await.unwrap() {
-                PublisherEvent::ExchangeRefused { refused, unsent } => {
-                    assert_eq!(refused, Refused::TooManyExchanges { exchanges_max: 1 }, "{connection}");
-                    let explained = refused.explain(&message(2, "second"));
-                    assert!(
-                        explained.contains("'second'") && explained.contains("delivery.exchanges_max is 1")
-                    );
-                    assert_eq!(unsent, [2, 3].map(PublishTag));
-                }
-                other => panic!("{other:?}"),
+            if connection == 0 {
+                miss(&mut publisher, &mut broker, "first").await;
             }
+            make(&mut publisher, &mut broker, "first").await;
+            miss(&mut publisher, &mut broker, "second").await;
+            is_one_too_many(&mut publisher, &[2, 3]).await;
             // The first is known to the connection, one of the configuration counts for nothing.
             publisher.publish(PublishTag(3), message(3, "known"));
             publisher.publish(PublishTag(4), message(4, "first"));
+            publisher.publish(PublishTag(5), message(5, "literal"));
+            make(&mut publisher, &mut broker, "literal").await;
             assert!(is_quiet(&mut publisher).await);
-            assert_eq!(publisher.confirms.close(), [1, 3, 4].map(PublishTag), "sent");
+            assert_eq!(publisher.confirms.close(), [1, 3, 4, 5].map(PublishTag), "sent");
         }
         // What is only verified is not made.
         let (publisher, _broker) = publisher();
         let mut publisher = Publisher { row_exchanges, declare: false, ..publisher };
         publisher.publish(PublishTag(5), message(5, "third"));
         assert!(is_quiet(&mut publisher).await);
-        assert_eq!(publisher.declaring.as_deref(), Some("third"));
+        assert_eq!(publisher.declaring, Some(("third".to_owned(), Question::Verify)));
+    }
+
+    #[tokio::test]
+    async fn exchanges_that_are_there_count_for_nothing_and_those_that_are_gone_no_longer() {
+        let (publisher, mut broker) = publisher();
+        let mut publisher = Publisher { row_exchanges: RowExchanges::new(1, None), ..publisher };
+        for (tag, exchange) in [(1, "old"), (2, "older")] {
+            publisher.publish(PublishTag(tag), message(tag, exchange));
+            assert_eq!(declare_of(&mut publisher, &mut broker).await, (exchange.to_owned(), true));
+            say(&mut broker, DECLARES, declared()).await;
+            make(&mut publisher, &mut broker, exchange).await;
+        }
+        publisher.publish(PublishTag(3), message(3, "first"));
+        miss(&mut publisher, &mut broker, "first").await;
+        make(&mut publisher, &mut broker, "first").await;
+        publisher.publish(PublishTag(4), message(4, "second"));
+        miss(&mut publisher, &mut broker, "second").await;
+        is_one_too_many(&mut publisher, &[4]).await;
+
+        publisher.publish(PublishTag(5), message(5, "first"));
+        assert!(is_quiet(&mut publisher).await);
+        say(&mut broker, MESSAGES, not_found("first")).await;
+        let told = next(&mut publisher).await.unwrap();
+        assert!(matches!(told, PublisherEvent::ChannelClosed { .. }), "{told:?}");
+        say(&mut broker, MESSAGES, opened()).await;
+        let selected = AMQPClass::Confirm(AMQPMethod::SelectOk(confirm::SelectOk {}));
+        say(&mut broker, MESSAGES, selected).await;
+        publisher.publish(PublishTag(4), message(4, "second"));
+        miss(&mut publisher, &mut broker, "second").await;
+        make(&mut publisher, &mut broker, "second").await;
+        assert!(is_quiet(&mut publisher).await);
+        assert_eq!(publisher.confirms.close(), [PublishTag(4)]);
     }
 
     /// The next frame that a broker hears; what has been heard behind it stays in `heard`.

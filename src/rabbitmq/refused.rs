@@ -18,7 +18,7 @@ pub enum Refused {
     },
     /// The exchange is not there and cannot be declared, or is of another type.
     Exchange(DeclareError),
-    /// The exchange would be one more than rows may have declared. The broker was not asked.
+    /// The broker does not have the exchange, and it would be one more than rows may have made.
     TooManyExchanges {
         /// `delivery.exchanges_max`
         exchanges_max: usize,
@@ -54,10 +54,16 @@ impl Refused {
 }
 
 fn too_many_exchanges(exchange: &str, exchanges_max: usize) -> String {
+    if exchanges_max == 0 {
+        return format!(
+            "exchange '{exchange}' is not in the configuration, and delivery.exchanges_max is 0; see whether the row should name \
+             it, then add the exchange to [[exchanges]], or raise delivery.exchanges_max, and restart outboxd"
+        );
+    }
     format!(
-        "exchange '{exchange}' is not declared: rows of this source have named {exchanges_max} exchanges that the configuration does \
-         not name, and delivery.exchanges_max is {exchanges_max}; see whether the row should name it, then raise \
-         delivery.exchanges_max, or add the exchange to [[exchanges]], and restart outboxd"
+        "exchange '{exchange}' is not at the broker and is not declared: outboxd has declared {exchanges_max} new ones for rows of \
+         this source since it started, and delivery.exchanges_max is {exchanges_max}; see whether the row should name it, then \
+         declare it at the broker, or raise delivery.exchanges_max or add it to [[exchanges]] and restart outboxd"
     )
 }
 

@@ -22,7 +22,7 @@ use crate::{
     configuration::{self, Origins, Section},
     outbox::Mapping,
     postgres::SourceDatabase,
-    rabbitmq::{FenceMemory, publisher::BrokerOptions, row_exchanges::RowExchanges},
+    rabbitmq::{FenceMemory, publisher::BrokerOptions, publishing::Pattern, row_exchanges::RowExchanges},
     relay::{self, RelayOptions, SharedWindow},
 };
 
@@ -59,11 +59,9 @@ impl Source {
     /// The source under its name, ready for the relay, at this broker.
     pub fn at(self, name: &str, broker: &BrokerOptions) -> relay::Source {
         let Source { database, mapping, relay, exchanges_max } = self;
-        let broker = BrokerOptions {
-            row_exchanges: RowExchanges::new(exchanges_max),
-            fence_memory: FenceMemory::default(),
-            ..broker.clone()
-        };
+        let exchange = Pattern::new(mapping.exchange.pieces(&mapping.source));
+        let row_exchanges = RowExchanges::new(exchanges_max, exchange.text());
+        let broker = BrokerOptions { row_exchanges, fence_memory: FenceMemory::default(), ..broker.clone() };
         relay::Source { name: name.to_owned(), database, mapping, broker, relay }
     }
 }

@@ -227,3 +227,42 @@ async fn rows_make_as_many_exchanges_as_the_limit_says_and_the_next_one_names_it
     until_alive(&daemon).await;
     until(&daemon, "orders", |shown| shown["reason"].to_string().contains("is unroutable")).await;
 }
+
+/// No row decides on the name.
+#[tokio::test]
+async fn the_exchange_that_the_template_names_literally_counts_as_configured() {
+    let mut stage = Stage::shared("exchange_literal").await;
+    stage.source = format!("{FAST}delivery.exchanges_max = 0\nmessage.exchange = \"Order.events\"\n");
+    let daemon = Daemon::start(&stage.config());
+    until_alive(&daemon).await;
+    stage.write_row("a", 1, "OrderCreated").await;
+    until(&daemon, "orders", |shown| shown["reason"].to_string().contains("is unroutable")).await;
+    stage.consume().await;
+    stage.verdict().await.assert_delivered(1);
+}
+
+#[tokio::test]
+async fn exchanges_that_are_there_before_outboxd_do_not_count() {
+    let mut stage = Stage::shared("exchanges_there").await;
+    stage.source = format!("{FAST}{PARK}delivery.exchanges_max = 1\n");
+    for old in ["Old1", "Old2", "Old3"] {
+        consumer::bind(&stage.amqp_url, &format!("{old}.events"), "old", "#").await;
+        let _id = write_of(&stage, old).await;
+    }
+    let daemon = Daemon::start(&stage.config());
+    until_alive(&daemon).await;
+    eventually("all arrive", async || stage.messages_in("old").await == 3).await;
+    let _id = write_of(&stage, "New1").await;
+    until(&daemon, "orders", |shown| shown["reason"].to_string().contains("is unroutable")).await;
+    consumer::bind(&stage.amqp_url, "New1.events", "new", "#").await;
+    until_state(&daemon, "orders", "streaming").await;
+    let id = write_of(&stage, "New2").await;
+    until(&daemon, "orders", |shown| shown["parked_rows"] == 1).await;
+    let rows = parked_rows(&stage.client().await).await;
+    assert!(rows[0].0.as_ref() == Some(&id) && rows[0].2.contains("delivery.exchanges_max is 1"), "{rows:?}");
+    // The broker's own word on the one that it was given meanwhile.
+    consumer::bind(&stage.amqp_url, "New3.events", "new", "#").await;
+    let _id = write_of(&stage, "New3").await;
+    eventually("it arrives", async || stage.messages_in("new").await == 2).await;
+    assert_eq!(daemon.reconnects("orders", "rabbitmq").await, 0);
+}

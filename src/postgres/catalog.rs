@@ -146,7 +146,7 @@ impl Facts {
         let slots = slots(client).await?;
         let records = own_table(client, schema, slot_record::TABLE).await?;
         let has_slot = slots.iter().any(|one| one.name == *slot && one.serves());
-        let left_behind = left_behind::find(client, schema, slot, records).await?;
+        let left_behind = left_behind::find(client, database, records).await?;
         Ok(Facts {
             server,
             table: self::table(client, table, publication).await?,

@@ -3,6 +3,11 @@
 //!
 //! Whose a row is, its slot's name tells, of which a server has one. A table that the role may not read is left out: it
 //! belongs to another source. Nothing is moved here: another outboxd of the source may still write in the old place.
+//!
+//! Anybody may make a table of these names, and reading it runs its policies and the functions of its indexes with the rights of
+//! outboxd's role. So only tables of owners who gain nothing by that are read: owners that are that role or can become it, as a
+//! superuser can, and the owner of the outbox table, which is read anyway. That outboxd's role is a member of an owner says
+//! nothing: up to PostgreSQL 15 a role can be made a member without being asked by any but the owner.
 
 use tokio_postgres::{Client, types::Type};
 
@@ -29,22 +34,31 @@ pub struct LeftBehind {
 
 const DOING: &str = "looking for rows that were left in another schema";
 
-/// Finds them: the record of `slot`, unless there is one in `schema`, and parked rows.
+/// Finds them: the record of the source's slot, unless there is one where it belongs, and parked rows.
 pub(super) async fn find(
     client: &Client,
-    schema: &str,
-    slot: &str,
+    database: &SourceDatabase,
     records: OwnTableFacts,
 ) -> Result<Vec<LeftBehind>, CatalogError> {
+    let SourceDatabase { table: outbox, slot, schema, .. } = database;
     let places = client
         .query_typed(
             "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relname IN ($1, $2) AND c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname <> $3
              AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+             AND (pg_has_role(c.relowner, current_user, 'MEMBER') OR c.relowner =
+                  (SELECT o.relowner FROM pg_class o JOIN pg_namespace s ON s.oid = o.relnamespace
+                   WHERE s.nspname = $4 AND o.relname = $5))
              AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = ANY (
                   CASE c.relname WHEN $1 THEN '{slot,confirmed_flush,holder,gap}' ELSE '{slot,position,cause,reason}' END::name[])) = 4
              ORDER BY 2 DESC, 1",
-            &[(&slot_record::TABLE, Type::TEXT), (&parked_table::TABLE, Type::TEXT), (&schema, Type::TEXT)],
+            &[
+                (&slot_record::TABLE, Type::TEXT),
+                (&parked_table::TABLE, Type::TEXT),
+                (&schema, Type::TEXT),
+                (&outbox.schema, Type::TEXT),
+                (&outbox.table, Type::TEXT),
+            ],
         )
         .await
         .map_err(failed(DOING))?;
@@ -53,7 +67,7 @@ pub(super) async fn find(
     if places.is_empty() {
         return Ok(Vec::new());
     }
-    let own = TableName { schema: schema.to_owned(), table: slot_record::TABLE.to_owned() };
+    let own = TableName { schema: schema.clone(), table: slot_record::TABLE.to_owned() };
     let slot = literal(slot);
     let live = |place: &TableName| {
         format!("FROM {} WHERE slot = {slot} AND NOT ({})", place.quoted(), slot_record::TORN_DOWN)
@@ -157,7 +171,7 @@ async fn found(
     let schema = &database.schema;
     let records = catalog::own_table(client, schema, slot_record::TABLE).await?;
     let parked = catalog::own_table(client, schema, parked_table::TABLE).await?;
-    let found = find(client, schema, &database.slot, records).await?;
+    let found = find(client, database, records).await?;
     let with_problem = |found: LeftBehind| {
         let own = if found.is_record() { records } else { parked };
         let problem = found.problem(database, own, database.endpoint.user());

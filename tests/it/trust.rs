@@ -160,6 +160,64 @@ async fn check_names_each_trigger_and_rule_that_runs_with_the_rights_of_its_role
     assert_eq!(findings(&said.stdout, "code of others").len(), 3, "{}", said.stdout);
 }
 
+/// A tenant of the database makes tables that look like those of a source whose outbox table was moved.
+#[tokio::test]
+async fn tables_of_strangers_that_bear_its_names_are_not_read() {
+    let mut stage = Stage::shared("strangers").await;
+    stage.source = PARK.to_owned();
+    stage.with_printed_role().await;
+    let (role, tenant) = (format!("role_{}", stage.name), format!("tenant_{}", stage.name));
+    stage
+        .sql(&format!(
+            "{CALLED}; CREATE ROLE {tenant}; CREATE SCHEMA evil AUTHORIZATION {tenant}; GRANT USAGE ON SCHEMA evil TO public;
+             CREATE FUNCTION evil.note() RETURNS boolean LANGUAGE plpgsql AS
+                 $$ BEGIN INSERT INTO public.called VALUES ('policy'); RETURN true; END $$;
+             CREATE FUNCTION evil.odd(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+                 $$ BEGIN IF current_user = '{role}' THEN RAISE 'the planner called'; END IF; RETURN false; END $$;
+             CREATE TABLE evil.outboxd_state (slot text, confirmed_flush pg_lsn, holder text, gap text, published_by text);
+             CREATE TABLE evil.outboxd_parked (slot text, position text, cause text, reason text);
+             INSERT INTO evil.outboxd_state VALUES ('{slot}', '0/1'); INSERT INTO evil.outboxd_parked VALUES ('{slot}');
+             ALTER TABLE evil.outboxd_state ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY note ON evil.outboxd_state USING (evil.note());
+             CREATE INDEX ON evil.outboxd_parked (slot) WHERE evil.odd('x');
+             GRANT SELECT ON ALL TABLES IN SCHEMA evil TO public;
+             ALTER TABLE evil.outboxd_state OWNER TO {tenant}; ALTER TABLE evil.outboxd_parked OWNER TO {tenant};
+             ALTER FUNCTION evil.note OWNER TO {tenant}; ALTER FUNCTION evil.odd OWNER TO {tenant}",
+            slot = stage.slot()
+        ))
+        .await;
+    // The traps work.
+    let url = stage.postgres_url.replace("//postgres@", &format!("//{role}@"));
+    let (victim, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    victim.batch_execute("SELECT count(*) FROM evil.outboxd_state").await.unwrap();
+    let refused = victim.batch_execute("SELECT FROM evil.outboxd_parked WHERE slot = 'a'").await.unwrap_err();
+    assert!(format!("{refused:?}").contains("the planner called"), "{refused:?}");
+    assert_eq!(called(&stage).await, [("policy".to_owned(), role.clone())]);
+    stage.sql("DELETE FROM public.called").await;
+
+    stage.consume().await;
+    let mut daemon = Daemon::start(&stage.config());
+    daemon.wait_ready(PATIENCE).await;
+    stage.write_row("a", 1, "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+    let commands = [&["check"][..], &["status"], &["setup"], &["parked", "list", "--source", "orders"]];
+    for command in commands {
+        let said = say(&daemon, command).await;
+        let text = format!("{}{}", said.stdout, said.stderr);
+        assert!(said.status == 0 && !text.contains("evil"), "{command:?} {text}");
+    }
+    assert!(daemon.sigterm(PATIENCE).await.success());
+    // Up to PostgreSQL 15 a role may grant itself to another.
+    stage.sql(&format!("GRANT {tenant} TO {role}")).await;
+    for command in [&["check"][..], &["teardown", "--source", "orders"]] {
+        let said = say(&daemon, command).await;
+        let text = format!("{}{}", said.stdout, said.stderr);
+        assert!(said.status == 0 && !text.contains("evil"), "{command:?} {text}");
+    }
+    assert_eq!(called(&stage).await, []);
+}
+
 #[tokio::test]
 async fn tables_of_its_own_lie_in_the_schema_that_the_configuration_names() {
     let mut stage = Stage::shared("own_schema").await;

@@ -32,9 +32,10 @@ use crate::remedy::Mender;
 ///
 /// The path keeps names from everybody else's objects: without it a function in `public` whose arguments fit better than
 /// `pg_catalog`'s is called in its place, with the role's rights (manual, "Writing SECURITY DEFINER Functions Safely" has the same
-/// path). From the start of the session on, before the first statement.
+/// path). From the start of the session on, before the first statement. Without `constraint_exclusion` the planner calls no
+/// function of a partition's CHECK constraints (`relation_excluded_by_constraints`, plancat.c); partitions are pruned without it.
 const SETTINGS: &str = "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3 \
-                        -c bytea_output=hex -c search_path=pg_catalog,pg_temp";
+                        -c bytea_output=hex -c search_path=pg_catalog,pg_temp -c constraint_exclusion=off";
 
 /// The path as the server shows it.
 const SEARCH_PATH: &str = "pg_catalog,pg_temp";
@@ -45,8 +46,9 @@ const REFUSED: &str = "28000";
 impl Endpoint {
     /// Opens an ordinary SQL connection. Its driver task is spawned and ends with the client.
     ///
-    /// The session has DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 3, bytea_output hex, and finds no
-    /// names outside of `pg_catalog` and its own temporary tables: statements name the schema of everything else.
+    /// The session has DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 3, bytea_output hex,
+    /// constraint_exclusion off, and finds no names outside of `pg_catalog` and its own temporary tables: statements name the
+    /// schema of everything else.
     /// An `application_name` in the connection string goes before the one given here. Files with the connection string or the
     /// password are read first.
     ///

@@ -1,11 +1,15 @@
-//! Triggers, rules and functions of indexes that run when outboxd reads or writes: code of others, with the rights of its role.
+//! Triggers, rules, policies, defaults and functions that run when outboxd reads or writes: code of others, with the rights of its role.
 //!
 //! outboxd removes rows of the outbox table (clean-up) and writes its own tables. A trigger's function and what a rule puts in
 //! a statement's place run as whoever writes, unless the function says otherwise; and who may replicate may use and drop every
-//! slot of the server. Insert triggers of the outbox table run as the application's role, and are left out.
+//! slot of the server. Insert triggers of the outbox table run as the application's role, and are left out. A foreign key that
+//! cascades acts as the owner of its table, but that table's AFTER triggers run as whoever removed the row (up to 17).
 //!
-//! A function in the condition of an index whose arguments are constants is called by the planner, even for a SELECT
-//! (`RelationGetIndexPredicate`, relcache.c). Functions of extensions are left out, as only a superuser makes those.
+//! A function in the condition of an index, or in extended statistics, whose arguments are constants is called by the planner,
+//! even for a SELECT (`RelationGetIndexPredicate`, relcache.c; `get_relation_statistics`, plancat.c). CHECK constraints of
+//! partitions are not: sessions have `constraint_exclusion = off`. Functions of an owner that is outboxd's role or can become it,
+//! as a superuser can, are nobody else's. An extension's functions have owners of their own; anybody can put one of theirs
+//! into an extension that they made.
 
 use tokio_postgres::{Client, types::Type};
 
@@ -15,16 +19,16 @@ use super::{
     parked_table, slot_record,
 };
 
-/// A trigger or a rule.
+/// Code of somebody else's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignCode {
-    /// The table: the outbox table, a partition of it, or one of outboxd's own.
+    /// The table: the outbox table, a partition of it, one that refers to it, or one of outboxd's own.
     pub table: TableName,
-    /// The table is the outbox table or a partition: outboxd reads there, and only clean-up writes.
+    /// The table is none of outboxd's own: outboxd reads there at most, and only clean-up writes.
     pub in_outbox: bool,
     /// Sort of the code.
     pub kind: Kind,
-    /// Name of the trigger, the rule, the index or the constraint.
+    /// Name of the trigger, the rule, the index, the constraint, the column, the policy, the statistics or the owner.
     pub name: String,
 }
 
@@ -37,13 +41,26 @@ pub enum Kind {
     Rule,
     /// A function that an index calls.
     Index,
-    /// A function that a CHECK of one of outboxd's own tables calls.
+    /// A CHECK of one of outboxd's own tables, which have none.
     Constraint,
+    /// A default of one of outboxd's own tables that outboxd has not given it.
+    Default,
+    /// A type that somebody made, of a column of one of outboxd's own tables: a domain calls functions.
+    Type,
+    /// A policy that applies to the role.
+    Policy,
+    /// A function that extended statistics call.
+    Statistics,
+    /// A view or foreign table in place of one of outboxd's own tables.
+    NoTable,
+    /// Somebody else who owns one of outboxd's own tables, and may put any of these on it.
+    Owner,
 }
 
-/// Finds those that are enabled. `pg_trigger.tgtype` has 4 for INSERT, 8 for DELETE and 16 for UPDATE; `pg_rewrite.ev_type` has '1'
-/// for SELECT and '4' for DELETE; 16384 is the first OID that is not PostgreSQL's own. Partitions repeat their parent's triggers,
-/// which are left out.
+/// Finds those that are enabled. `pg_trigger.tgtype` has 2 for BEFORE, 4 for INSERT, 8 for DELETE and 16 for UPDATE;
+/// `pg_rewrite.ev_type` has '1' for SELECT and '4' for DELETE; 16384 is the first OID that is not PostgreSQL's own. Partitions
+/// repeat their parent's triggers, which are left out where the parent is looked at, and are the parent's where it is not. Up to 14
+/// such a trigger counts as internal.
 pub(super) async fn find(
     client: &Client,
     database: &SourceDatabase,
@@ -51,35 +68,69 @@ pub(super) async fn find(
     let TableName { schema, table } = &database.table;
     let rows = client
         .query_typed(
-            "WITH outbox AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            "WITH RECURSIVE outbox AS (SELECT c.oid, c.relowner FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                              WHERE n.nspname = $1 AND c.relname = $2),
-                  written (oid, in_outbox) AS (
-                      SELECT oid, true FROM outbox
-                      UNION SELECT relid::oid, true FROM outbox, pg_partition_tree(outbox.oid::regclass)
-                      UNION SELECT c.oid, false FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                            WHERE n.nspname = $3 AND c.relname IN ($4, $5)),
+                  below (oid) AS (SELECT oid FROM outbox
+                                  UNION SELECT relid::oid FROM outbox, pg_partition_tree(outbox.oid::regclass)),
+                  referring (oid) AS (
+                      SELECT k.conrelid FROM pg_constraint k JOIN below ON below.oid = k.confrelid
+                      WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd')
+                      UNION SELECT k.conrelid FROM pg_constraint k JOIN referring r ON r.oid = k.confrelid
+                      WHERE k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))),
+                  looked_at (oid, part) AS (
+                      SELECT oid, 1 FROM below
+                      UNION ALL SELECT oid, 2 FROM referring WHERE oid NOT IN (SELECT oid FROM below)
+                      UNION ALL SELECT c.oid, 3 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                WHERE n.nspname = $3 AND c.relname IN ($4, $5)),
                   calls AS (
                       SELECT d.classid, d.objid FROM pg_depend d
+                      LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+                      JOIN pg_proc p ON p.oid = CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode::oid END
                       WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND d.refobjid >= 16384
-                      AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.refclassid AND e.objid = d.refobjid
-                                      AND e.deptype = 'e'))
-             SELECT n.nspname::text, c.relname::text, w.in_outbox, found.kind, found.name
-             FROM written w JOIN pg_class c ON c.oid = w.oid JOIN pg_namespace n ON n.oid = c.relnamespace,
-                  LATERAL (SELECT 1, t.tgname::text FROM pg_trigger t
-                           WHERE t.tgrelid = w.oid AND NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgenabled IN ('O', 'A')
-                           AND t.tgtype & CASE WHEN w.in_outbox THEN 8 ELSE 28 END <> 0
+                      AND NOT pg_has_role(p.proowner, current_user, 'MEMBER'))
+             SELECT n.nspname::text, c.relname::text, w.part < 3, found.kind, found.name
+             FROM looked_at w JOIN pg_class r ON r.oid = w.oid,
+                  LATERAL (SELECT 1, t.tgname::text,
+                                  COALESCE((SELECT p.tgrelid FROM pg_partition_ancestors(w.oid) a
+                                            JOIN pg_trigger p ON p.tgrelid = a.relid AND p.tgname = t.tgname AND p.tgparentid = 0
+                                            WHERE t.tgparentid <> 0 LIMIT 1), w.oid)
+                           FROM pg_trigger t
+                           WHERE t.tgrelid = w.oid AND t.tgenabled IN ('O', 'A')
+                           AND (NOT t.tgisinternal OR t.tgparentid <> 0 AND t.tgfoid >= 16384)
+                           AND NOT EXISTS (SELECT FROM pg_trigger p JOIN looked_at q ON q.oid = p.tgrelid WHERE p.oid = t.tgparentid)
+                           AND t.tgtype & CASE w.part WHEN 1 THEN 8 WHEN 2 THEN 24 ELSE 28 END <> 0
+                           AND (w.part <> 2 OR t.tgtype & 2 = 0)
                            UNION ALL
-                           SELECT 2, r.rulename::text FROM pg_rewrite r
-                           WHERE r.ev_class = w.oid AND r.ev_enabled IN ('O', 'A') AND r.ev_type <> '1'
-                           AND (r.ev_type = '4' OR NOT w.in_outbox)
+                           SELECT 2, u.rulename::text, w.oid FROM pg_rewrite u
+                           WHERE u.ev_class = w.oid AND u.ev_enabled IN ('O', 'A') AND u.ev_type <> '1'
+                           AND (u.ev_type = '4' AND w.part = 1 OR w.part = 3)
                            UNION ALL
-                           SELECT 3, i.indexrelid::regclass::text FROM pg_index i
-                           WHERE i.indrelid = w.oid AND ('pg_class'::regclass::oid, i.indexrelid) IN (SELECT * FROM calls)
+                           SELECT 3, i.indexrelid::regclass::text, w.oid FROM pg_index i
+                           WHERE i.indrelid = w.oid AND w.part <> 2
+                           AND ('pg_class'::regclass::oid, i.indexrelid) IN (SELECT * FROM calls)
                            UNION ALL
-                           SELECT 4, k.conname::text FROM pg_constraint k
-                           WHERE k.conrelid = w.oid AND NOT w.in_outbox
-                           AND ('pg_constraint'::regclass::oid, k.oid) IN (SELECT * FROM calls)) found (kind, name)
-             ORDER BY 3 DESC, 1, 2, 4, 5",
+                           SELECT 4, k.conname::text, w.oid FROM pg_constraint k
+                           WHERE k.conrelid = w.oid AND w.part = 3 AND k.contype = 'c'
+                           UNION ALL
+                           SELECT CASE WHEN a.atttypid < 16384 THEN 5 ELSE 6 END, a.attname::text, w.oid
+                           FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                           WHERE a.attrelid = w.oid AND w.part = 3 AND r.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+                           AND (a.atttypid >= 16384 OR pg_get_expr(d.adbin, d.adrelid) <> 'clock_timestamp()')
+                           UNION ALL
+                           SELECT 7, p.polname::text, w.oid FROM pg_policy p
+                           WHERE p.polrelid = w.oid AND w.part <> 2 AND row_security_active(w.oid)
+                           UNION ALL
+                           SELECT 8, format('%s.%I', s.stxnamespace::regnamespace, s.stxname), w.oid FROM pg_statistic_ext s
+                           WHERE s.stxrelid = w.oid AND w.part <> 2
+                           AND ('pg_statistic_ext'::regclass::oid, s.oid) IN (SELECT * FROM calls)
+                           UNION ALL
+                           SELECT 9, '', w.oid WHERE w.part = 3 AND r.relkind <> 'r'
+                           UNION ALL
+                           SELECT 10, pg_get_userbyid(r.relowner)::text, w.oid
+                           WHERE w.part = 3 AND NOT pg_has_role(r.relowner, current_user, 'MEMBER')
+                           AND r.relowner NOT IN (SELECT relowner FROM outbox)) found (kind, name, place)
+                  JOIN pg_class c ON c.oid = found.place JOIN pg_namespace n ON n.oid = c.relnamespace
+             ORDER BY 3 DESC, w.part, 1, 2, 4, 5",
             &[
                 (schema, Type::TEXT),
                 (table, Type::TEXT),
@@ -89,7 +140,7 @@ pub(super) async fn find(
             ],
         )
         .await
-        .map_err(failed("looking for triggers, rules and functions that run when outboxd reads or writes"))?;
+        .map_err(failed("looking for code of others that runs when outboxd reads or writes"))?;
     let found = rows.iter().map(|row| ForeignCode {
         table: TableName { schema: row.get(0), table: row.get(1) },
         in_outbox: row.get(2),
@@ -97,7 +148,13 @@ pub(super) async fn find(
             1 => Kind::Trigger,
             2 => Kind::Rule,
             3 => Kind::Index,
-            _ => Kind::Constraint,
+            4 => Kind::Constraint,
+            5 => Kind::Default,
+            6 => Kind::Type,
+            7 => Kind::Policy,
+            8 => Kind::Statistics,
+            9 => Kind::NoTable,
+            _ => Kind::Owner,
         },
         name: row.get(4),
     });

@@ -112,8 +112,10 @@ async fn check_names_each_trigger_and_rule_that_runs_with_the_rights_of_its_role
              CREATE TRIGGER switched_off AFTER UPDATE ON outboxd_state FOR EACH ROW EXECUTE FUNCTION note();
              ALTER TABLE outboxd_state DISABLE TRIGGER switched_off;
              CREATE FUNCTION odd(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 IS NULL; END';
+             CREATE ROLE \"tenant_{0}\"; GRANT CREATE ON SCHEMA public TO \"tenant_{0}\"; ALTER FUNCTION odd OWNER TO \"tenant_{0}\";
              CREATE INDEX odd_index ON outbox (id) WHERE odd('x'); CREATE INDEX plain ON outbox (lower(type));
-             CREATE RULE aside AS ON DELETE TO outboxd_parked DO ALSO SELECT 1"
+             CREATE RULE aside AS ON DELETE TO outboxd_parked DO ALSO SELECT 1",
+            stage.name
         ))
         .await;
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
@@ -216,6 +218,70 @@ async fn tables_of_strangers_that_bear_its_names_are_not_read() {
         assert!(said.status == 0 && !text.contains("evil"), "{command:?} {text}");
     }
     assert_eq!(called(&stage).await, []);
+}
+
+#[tokio::test]
+async fn check_names_what_else_of_others_runs_on_its_tables() {
+    let mut stage = Stage::shared("others").await;
+    stage.source = format!("{DELETE}{PARK}");
+    stage.with_printed_role().await;
+    let tenant = format!("tenant_{}", stage.name);
+    stage
+        .sql(&format!(
+            "CREATE ROLE {tenant}; GRANT CREATE ON SCHEMA public TO {tenant};
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE FUNCTION odd(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 IS NULL; END';
+             CREATE FUNCTION fine(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 IS NULL; END';
+             CREATE INDEX odd_index ON outbox (id) WHERE odd('x'); CREATE INDEX fine_index ON outbox (id) WHERE fine('x');
+             CREATE STATISTICS odd_statistics ON (odd(type)) FROM outbox;
+             ALTER FUNCTION odd OWNER TO {tenant}; ALTER EXTENSION plpgsql ADD FUNCTION odd(text);
+             CREATE TABLE refers (id uuid REFERENCES outbox (id) ON DELETE CASCADE);
+             CREATE TRIGGER on_cascade AFTER DELETE ON refers FOR EACH ROW EXECUTE FUNCTION note();
+             CREATE TRIGGER as_owner BEFORE DELETE ON refers FOR EACH ROW EXECUTE FUNCTION note();
+             CREATE DOMAIN odd_text AS text; ALTER TABLE outboxd_state ALTER gap TYPE odd_text;
+             ALTER TABLE outboxd_state ADD CONSTRAINT odd_check CHECK (version > 0);
+             ALTER TABLE outboxd_state ENABLE ROW LEVEL SECURITY; CREATE POLICY all_rows ON outboxd_state USING (true);
+             ALTER TABLE outboxd_parked ALTER parked_at SET DEFAULT now(), ALTER cause SET DEFAULT 'a';
+             ALTER TABLE outboxd_parked OWNER TO {tenant}"
+        ))
+        .await;
+    let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+    let found = findings(&said.stdout, "code of others");
+    let expected = [
+        ("a function that index public.odd_index of ", "have the index call"),
+        ("a function that statistics public.odd_statistics of ", "DROP STATISTICS public.odd_statistics;"),
+        ("trigger \"on_cascade\" of \"public\".\"refers\"", "DROP TRIGGER \"on_cascade\""),
+        ("the type of column \"gap\" of \"public\".\"outboxd_state\"", "give the column"),
+        ("CHECK constraint \"odd_check\" of ", "DROP CONSTRAINT \"odd_check\";"),
+        ("policy \"all_rows\" of \"public\".\"outboxd_state\"", "DROP POLICY \"all_rows\""),
+        ("the default of column \"parked_at\" of ", "SET DEFAULT clock_timestamp();"),
+        ("the default of column \"cause\" of ", "ALTER \"cause\" DROP DEFAULT;"),
+        ("puts on \"public\".\"outboxd_parked\", which it owns,", "\"public\".\"outboxd_parked\" OWNER TO"),
+    ];
+    for (what, mends) in expected {
+        let one = found.iter().find(|(line, _)| line.contains(what));
+        assert!(one.is_some_and(|(_, cure)| cure.contains(mends)), "{what} {}", said.stdout);
+    }
+    assert_eq!(found.len(), expected.len(), "{}", said.stdout);
+
+    // The outbox table is a partition itself, and a view stands where a table was.
+    stage
+        .sql(
+            "DROP TABLE refers; CREATE TABLE whole (LIKE outbox) PARTITION BY LIST (type);
+             ALTER TABLE whole ATTACH PARTITION outbox DEFAULT;
+             CREATE TRIGGER on_each AFTER DELETE ON whole FOR EACH ROW EXECUTE FUNCTION note();
+             ALTER TABLE outboxd_parked RENAME TO kept; CREATE VIEW outboxd_parked AS SELECT * FROM kept",
+        )
+        .await;
+    let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+    let found = findings(&said.stdout, "code of others");
+    for (what, mends) in [
+        ("trigger \"on_each\" of \"public\".\"whole\"", "DROP TRIGGER \"on_each\" ON \"public\".\"whole\";"),
+        ("behind \"public\".\"outboxd_parked\", which is no ordinary table", "rename it"),
+    ] {
+        let one = found.iter().find(|(line, _)| line.contains(what));
+        assert!(one.is_some_and(|(_, cure)| cure.contains(mends)), "{what} {}", said.stdout);
+    }
 }
 
 #[tokio::test]

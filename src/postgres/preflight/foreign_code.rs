@@ -1,4 +1,4 @@
-//! Triggers, rules and functions of others that run with the rights of outboxd's role.
+//! Triggers, rules, policies, defaults and functions of others that run with the rights of outboxd's role.
 
 use super::{
     super::{
@@ -10,13 +10,15 @@ use super::{
     Check,
 };
 
+/// Columns that have a default.
+const TIMES: [&str; 2] = ["parked_at", "written_at"];
+
 /// Check that nothing of somebody else's runs as outboxd's role. A warning: somebody may want it, and trust its owner.
 pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
     const NAME: &str = "code of others";
     let cleans = database.cleanup.is_some();
-    let runs = |code: &&ForeignCode| {
-        !code.in_outbox || cleans || matches!(code.kind, Kind::Index | Kind::Constraint)
-    };
+    let is_read = |kind: Kind| matches!(kind, Kind::Index | Kind::Policy | Kind::Statistics);
+    let runs = |code: &&ForeignCode| !code.in_outbox || cleans || is_read(code.kind);
     let warnings = facts.foreign_code.iter().filter(runs).map(|code| {
         let ForeignCode { table, in_outbox, kind, name } = code;
         let (table, quoted, role) = (table.quoted(), identifier(name), &facts.server.role);
@@ -30,16 +32,42 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
                 "have the index call functions of pg_catalog only".to_owned(),
             ),
             Kind::Constraint => (
-                format!("a function that constraint {quoted} of {table} calls"),
+                format!("CHECK constraint {quoted} of {table}"),
                 format!("ALTER TABLE {table} DROP CONSTRAINT {quoted};"),
             ),
+            Kind::Default => (
+                format!("the default of column {quoted} of {table}"),
+                match TIMES.contains(&name.as_str()) {
+                    true => format!("ALTER TABLE {table} ALTER {quoted} SET DEFAULT clock_timestamp();"),
+                    false => format!("ALTER TABLE {table} ALTER {quoted} DROP DEFAULT;"),
+                },
+            ),
+            Kind::Type => (
+                format!("the type of column {quoted} of {table}"),
+                "give the column the type of pg_catalog that `outboxd setup --print-sql` says".to_owned(),
+            ),
+            Kind::Policy => {
+                (format!("policy {quoted} of {table}"), format!("DROP POLICY {quoted} ON {table};"))
+            }
+            Kind::Statistics => (
+                format!("a function that statistics {name} of {table} call"),
+                format!("DROP STATISTICS {name};"),
+            ),
+            Kind::NoTable => (
+                format!("what stands behind {table}, which is no ordinary table,"),
+                "rename it, and have `outboxd setup` make the table".to_owned(),
+            ),
+            Kind::Owner => (
+                format!("whatever role {quoted} puts on {table}, which it owns,"),
+                format!("ALTER TABLE {table} OWNER TO {};", identifier(role)),
+            ),
         };
-        let (when, or) = match (in_outbox, kind) {
-            (true, Kind::Index | Kind::Constraint) => ("may run as role {role} when outboxd reads rows", ""),
-            (true, _) => {
+        let (when, or) = match (in_outbox, is_read(*kind)) {
+            (true, true) => ("may run as role {role} when outboxd reads rows", ""),
+            (true, false) => {
                 ("runs as role {role} when clean-up removes a row", "or set cleanup.mode = \"none\"; ")
             }
-            (false, _) => ("runs as role {role} when outboxd writes there", ""),
+            (false, _) => ("runs as role {role} when outboxd reads or writes there", ""),
         };
         let when = when.replace("{role}", role);
         Check::warning(
@@ -54,7 +82,8 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
     if warnings.is_empty() {
         return vec![Check::passed(
             NAME,
-            "no trigger, no rule and no function of others runs when outboxd reads or writes",
+            "no trigger, rule, policy, constraint, default, index or statistics of others that runs was found on the outbox table \
+             and outboxd's own",
         )];
     }
     warnings

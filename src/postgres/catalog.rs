@@ -23,7 +23,7 @@ use super::{
     publication::{self, PublicationFacts},
     recorded_table, remedy, slot_record,
     slot_use::{self, Holder, SlotUse},
-    sql_text::{identifier, literal},
+    sql_text::{identifier, literal, make_schema_sql, use_schema_sql},
 };
 use crate::{
     outbox::{Column, ColumnNames},
@@ -495,12 +495,26 @@ pub async fn is_empty(client: &Client, name: &TableName, kind: TableKind) -> Res
 pub struct OwnTableFacts {
     /// The schema is there.
     pub has_schema: bool,
+    /// The role has USAGE on the schema.
+    pub may_use_schema: bool,
     /// It is there.
     pub exists: bool,
     /// The role may read and write it.
     pub may_use: bool,
     /// The role may make tables in the schema.
     pub may_create: bool,
+}
+
+impl OwnTableFacts {
+    /// The statements that somebody else runs before those for the table, each with `; ` behind it: they make the schema, and let
+    /// the role use it, as far as that is missing.
+    pub(super) fn schema_sql(&self, schema: &str, role: &str) -> String {
+        match (self.has_schema, self.may_use_schema) {
+            (true, true) => String::new(),
+            (true, false) => use_schema_sql(schema, role) + "; ",
+            (false, _) => make_schema_sql(schema, role) + "; ",
+        }
+    }
 }
 
 /// Reads the [`OwnTableFacts`] of the table of that name in a schema.
@@ -510,7 +524,8 @@ pub async fn own_table(client: &Client, schema: &str, name: &str) -> Result<OwnT
             "SELECT c.oid IS NOT NULL, has_schema_privilege(n.oid, 'USAGE')
                     AND COALESCE(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
                                  AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'), false),
-                    has_schema_privilege(n.oid, 'CREATE')
+                    has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE'),
+                    has_schema_privilege(n.oid, 'USAGE')
              FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = $2
              WHERE n.nspname = $1",
             &[(&schema, Type::TEXT), (&name, Type::TEXT)],
@@ -522,6 +537,7 @@ pub async fn own_table(client: &Client, schema: &str, name: &str) -> Result<OwnT
         exists: row.get(0),
         may_use: row.get(1),
         may_create: row.get(2),
+        may_use_schema: row.get(3),
     }))
 }
 

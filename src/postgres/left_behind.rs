@@ -17,7 +17,7 @@ use super::{
     parked_table,
     preflight::Problem,
     slot_record,
-    sql_text::{identifier, literal, make_schema_sql},
+    sql_text::{identifier, literal},
 };
 use crate::remedy::Remedy;
 
@@ -128,7 +128,7 @@ impl LeftBehind {
     fn move_sql(&self, database: &SourceDatabase, own: OwnTableFacts, role: &str) -> String {
         let from = self.place.quoted();
         let to = TableName { schema: database.schema.clone(), ..self.place.clone() };
-        let schema = if own.has_schema { String::new() } else { make_schema_sql(&to.schema, role) + "; " };
+        let schema = own.schema_sql(&to.schema, role);
         if !own.exists && !self.is_shared {
             return format!("{schema}ALTER TABLE {from} SET SCHEMA {};", identifier(&to.schema));
         }
@@ -140,7 +140,7 @@ impl LeftBehind {
             let grant = parked_table::grant_sql(database, role);
             (parked_table::create_table_sql(database), grant, String::new())
         };
-        let make = if own.exists { String::new() } else { format!("{schema}{create}; {grant}; ") };
+        let make = if own.exists { schema } else { format!("{schema}{create}; {grant}; ") };
         format!(
             "{make}{clear}WITH moved AS (DELETE FROM {from} WHERE slot = {slot} RETURNING *) INSERT INTO {to} SELECT * FROM moved;"
         )

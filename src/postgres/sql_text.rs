@@ -23,8 +23,12 @@ pub(super) fn block(statements: &str) -> String {
 
 /// The statements by which somebody else makes the schema of outboxd's own tables.
 pub(super) fn make_schema_sql(schema: &str, role: &str) -> String {
-    let schema = identifier(schema);
-    format!("CREATE SCHEMA IF NOT EXISTS {schema}; GRANT USAGE ON SCHEMA {schema} TO {}", identifier(role))
+    format!("CREATE SCHEMA IF NOT EXISTS {}; {}", identifier(schema), use_schema_sql(schema, role))
+}
+
+/// The statement that lets the source's role use that schema.
+pub(super) fn use_schema_sql(schema: &str, role: &str) -> String {
+    format!("GRANT USAGE ON SCHEMA {} TO {}", identifier(schema), identifier(role))
 }
 
 impl TableName {

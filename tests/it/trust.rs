@@ -284,6 +284,40 @@ async fn check_names_what_else_of_others_runs_on_its_tables() {
     }
 }
 
+/// Somebody has made the schema, and nothing else.
+#[tokio::test]
+async fn the_printed_statements_let_the_role_into_the_schema_of_its_tables() {
+    let mut stage = Stage::shared("no_usage").await;
+    stage.with_printed_role().await;
+    let role = stage.printed_role();
+    stage.sql("CREATE SCHEMA dba; CREATE SCHEMA third; DROP TABLE public.outboxd_state").await;
+    stage.source = "postgres.schema = \"dba\"\n".to_owned();
+    for (before, line) in [
+        ("SELECT 1".to_owned(), "does not exist, and role"),
+        (format!("REVOKE USAGE ON SCHEMA dba FROM {role}"), "may not read and write table"),
+    ] {
+        stage.sql(&before).await;
+        mended(&stage, line, "dba").await;
+    }
+    let mut daemon = Daemon::start(&stage.config());
+    daemon.wait_ready(PATIENCE).await;
+    assert!(daemon.sigterm(PATIENCE).await.success());
+    stage.source = "postgres.schema = \"third\"\n".to_owned();
+    mended(&stage, "not in schema \"third\"", "third").await;
+}
+
+/// A check of the records fails with that line, and its cure is enough.
+async fn mended(stage: &Stage, expected: &str, schema: &str) {
+    let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+    assert_eq!(said.status, 1, "{}", said.stdout);
+    let [(line, cure)] = findings(&said.stdout, "records of slots")[..] else { panic!("{}", said.stdout) };
+    assert!(line.contains(expected), "{line}");
+    assert!(cure.contains(&format!("GRANT USAGE ON SCHEMA \"{schema}\" TO")), "{cure}");
+    stage.sql(cure.trim_start_matches("-> ")).await;
+    let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+    assert_eq!(said.status, 0, "{}", said.stdout);
+}
+
 #[tokio::test]
 async fn tables_of_its_own_lie_in_the_schema_that_the_configuration_names() {
     let mut stage = Stage::shared("own_schema").await;

@@ -6,7 +6,6 @@ use super::{
         catalog::{Facts, OwnTableFacts},
         left_behind::LeftBehind,
         parked_table, slot_record,
-        sql_text::make_schema_sql,
     },
     Check, PARKED, Problem, Verdict,
 };
@@ -87,19 +86,16 @@ struct OwnTable {
 /// its own is made.
 fn own_table(database: &SourceDatabase, facts: &Facts, own: &OwnTable) -> Check {
     let OwnTable { check, table, create, grant, facts: own_facts } = own;
-    let OwnTableFacts { has_schema, exists, may_use, may_create } = own_facts;
+    let OwnTableFacts { has_schema, exists, may_use, may_create, .. } = own_facts;
     let role = &facts.server.role;
     let may_create = *may_create || !has_schema && facts.server.may_create;
-    let create = match has_schema {
-        true => create.clone(),
-        false => format!("{}; {create}", make_schema_sql(&database.schema, role)),
-    };
+    let schema = own_facts.schema_sql(&database.schema, role);
     match (*exists, database.create) {
         (true, _) if *may_use => Check::passed(check, format!("{table} is there")),
         (true, _) => Check::failed(
             check,
             format!("role {role} may not read and write table {table}"),
-            format!("{grant};"),
+            format!("{schema}{grant};"),
         ),
         (false, true) if may_create || facts.table.is_none() => {
             Check::passed(check, format!("{table} will be created"))
@@ -110,12 +106,12 @@ fn own_table(database: &SourceDatabase, facts: &Facts, own: &OwnTable) -> Check 
                 "table {table} does not exist, and role {role} may not create it in schema {}",
                 database.schema
             ),
-            format!("{create}; {grant};"),
+            format!("{schema}{create}; {grant};"),
         ),
         (false, false) => Check::failed(
             check,
             format!("table {table} does not exist, and postgres.create is false"),
-            format!("{create}; {grant};"),
+            format!("{schema}{create}; {grant};"),
         ),
     }
 }

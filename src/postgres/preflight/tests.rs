@@ -262,7 +262,13 @@ fn the_command_that_makes_a_failover_slot_bears_every_database_name() {
 
 /// The facts of a publication that does not send the generated column `body`.
 fn facts_of(publication: PublicationFacts) -> Facts {
-    let own = OwnTableFacts { has_schema: true, exists: true, may_use: true, may_create: true };
+    let own = OwnTableFacts {
+        has_schema: true,
+        may_use_schema: true,
+        exists: true,
+        may_use: true,
+        may_create: true,
+    };
     let column = |name: &str, generated: Option<Generated>| ColumnFacts {
         name: name.into(),
         type_oid: 25,

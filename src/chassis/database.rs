@@ -40,6 +40,18 @@ pub enum DatabaseError {
     /// This program has no runtime to wait in.
     #[error(transparent)]
     Pool(#[from] BuildError),
+    /// The service's tables are in another schema than `public`. New ones would be empty: messages that were handled would be
+    /// handled again.
+    #[error(
+        "the service's tables are in schema {schema}, and not in public, where this version has them. Nothing is handled until they \
+         are moved: BEGIN; {move_sql} COMMIT; If they belong to another service, give this one a database or a role of its own"
+    )]
+    Elsewhere {
+        /// The schema.
+        schema: String,
+        /// The statements that move them.
+        move_sql: String,
+    },
     /// A statement failed, or the connection with it.
     #[error("the database: {}", said(.0))]
     Statement(#[from] tokio_postgres::Error),

@@ -24,6 +24,19 @@ ALTER TABLE public.inbox
 CREATE INDEX IF NOT EXISTS inbox_age ON public.inbox (consumer, received_at);
 ";
 
+/// A schema with the tables of a service that ran as this role, by a `search_path` of the role's or the database's, and the statements
+/// that move them: every table of the schema that belongs to who made `schema_version`, which is always the service itself.
+/// A stranger's tables are not taken for these.
+const ELSEWHERE: &str = "
+SELECT n.nspname::text, string_agg(format('ALTER TABLE %I.%I SET SCHEMA public;', n.nspname, t.relname), ' ' ORDER BY t.relname)
+FROM pg_class v JOIN pg_namespace n ON n.oid = v.relnamespace
+JOIN pg_class t ON t.relnamespace = n.oid AND t.relowner = v.relowner AND t.relkind IN ('r', 'p') AND NOT t.relispartition
+WHERE v.relname = 'schema_version' AND v.relkind = 'r' AND v.relpersistence = 'p' AND n.nspname <> 'public'
+AND pg_has_role(v.relowner, current_user, 'MEMBER')
+AND EXISTS (SELECT FROM pg_class i WHERE i.relnamespace = n.oid AND i.relname = 'inbox' AND i.relkind = 'r'
+            AND 2 = (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = i.oid AND a.attname IN ('consumer', 'message_id')))
+GROUP BY 1 ORDER BY 1 LIMIT 1";
+
 /// A service's own tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Schema {
@@ -35,7 +48,7 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Makes the chassis's tables if they are not there, brings version 0.1.0's up to date, and applies the scripts that have not been applied yet. All or nothing.
+    /// Makes the chassis's tables if they are not there and in no other schema either, brings version 0.1.0's up to date, and applies the scripts that have not been applied yet. All or nothing.
     ///
     /// # Errors
     ///
@@ -43,6 +56,11 @@ impl Schema {
     pub async fn migrate(&self, client: &mut Client) -> Result<(), DatabaseError> {
         let transaction = client.transaction().await?;
         transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+        if !exists(&transaction, "inbox").await?
+            && let Some(row) = transaction.query_opt(ELSEWHERE, &[]).await?
+        {
+            return Err(DatabaseError::Elsewhere { schema: row.get(0), move_sql: row.get(1) });
+        }
         for (table, script) in OWN {
             if !exists(&transaction, table).await? {
                 transaction.batch_execute(&in_public(script)).await?;

@@ -80,6 +80,36 @@ async fn an_inbox_of_version_0_1_0_gets_its_new_key_and_remembers_what_was_handl
     assert_eq!(settled(&shop, next).await.0, "APPROVED", "and what is new is handled");
 }
 
+/// A role's `search_path` had put the tables of version 0.1.0 into another schema. New ones would have an empty inbox.
+#[tokio::test]
+async fn tables_that_a_search_path_put_elsewhere_are_not_made_anew_beside_them() {
+    let mut shop = crate::shop("elsewhere").await;
+    let customer = shop.customer("10").await;
+    let order = shop.order(customer, "4").await;
+    assert_eq!(settled(&shop, order).await.0, "APPROVED");
+    assert!(shop.customers.sigterm(crate::PATIENCE).await.success());
+    let client = client(&shop.databases[1]).await;
+    let tables = "SELECT string_agg(relname::text, ' ' ORDER BY relname) FROM pg_class WHERE relkind = 'r' \
+                  AND relnamespace = 'public'::regnamespace AND relname !~ '^outboxd_'";
+    let tables: String = client.query_one(tables, &[]).await.unwrap().get(0);
+    let moved = |from: &str, to: &str| {
+        let one = |table| format!("ALTER TABLE {from}.{table} SET SCHEMA {to};");
+        tables.split(' ').map(one).collect::<Vec<_>>().join(" ")
+    };
+    client.batch_execute(&format!("CREATE SCHEMA shop; {}", moved("public", "shop"))).await.unwrap();
+    shop.customers.start_again();
+    eventually("the service says so", async || {
+        shop.customers.log().contains("the service's tables are in schema shop").then_some(())
+    })
+    .await;
+    let back = moved("shop", "public");
+    assert!(shop.customers.log().contains(&back), "{back} {}", shop.customers.log());
+    client.batch_execute(&format!("BEGIN; {back} COMMIT;")).await.unwrap();
+    shop.customers.wait_ready(crate::PATIENCE).await;
+    let handled = client.query("SELECT FROM public.inbox", &[]).await.unwrap();
+    assert_eq!(handled.len(), 1, "nothing is forgotten");
+}
+
 async fn client(database: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(database, NoTls).await.unwrap();
     tokio::spawn(connection);

@@ -12,6 +12,8 @@ use std::{io, ops::Range};
 pub const HEAD_BYTES: usize = 7;
 /// Size of a frame without a payload: the head, and the octet that ends it.
 pub const FRAME_OVERHEAD_BYTES: usize = HEAD_BYTES + 1;
+/// Every connection takes frames of this size (specification, `frame-min-size`).
+pub const FRAME_BYTES_MIN: usize = 4096;
 /// Octet that ends a frame.
 pub const FRAME_END: u8 = 0xCE;
 /// Tables and arrays within each other, the outermost counted, at most. RabbitMQ's own, as in `x-death`, have four levels.
@@ -26,6 +28,8 @@ pub const BODY: u8 = 3;
 /// A heartbeat, on channel 0 and without payload.
 pub const HEARTBEAT: u8 = 8;
 
+/// Class and method of `connection.tune`.
+pub const TUNE: (u16, u16) = (10, 30);
 /// Class and method of `basic.return`.
 pub const RETURN: (u16, u16) = (60, 50);
 /// Class and method of `basic.deliver`.

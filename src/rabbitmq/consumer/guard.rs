@@ -18,7 +18,10 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 
 use super::{
-    super::frame::{self, DELIVER, FRAME_END, GET_OK, HEAD_BYTES, Head, RETURN, Unreadable, not_amqp},
+    super::frame::{
+        self, DELIVER, FRAME_BYTES_MIN, FRAME_END, FRAME_OVERHEAD_BYTES, GET_OK, HEAD_BYTES, Head, RETURN,
+        TUNE, Unreadable, not_amqp,
+    },
     readable,
 };
 
@@ -48,6 +51,7 @@ impl InHand {
 /// A connection's frames on their way to lapin.
 #[derive(Debug)]
 pub struct Guard {
+    /// What was asked for, until the broker says less. lapin refuses what is longer.
     frame_bytes_max: usize,
     /// Deliveries that are not acknowledged, at most.
     deliveries_max: u32,
@@ -63,7 +67,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// For a connection with frames of at most `frame_bytes_max` bytes, on which `prefetch` messages may be in hand. Twice as many are
+    /// For a connection that asks for frames of at most `frame_bytes_max` bytes, on which `prefetch` messages may be in hand. Twice as many are
     /// borne: a node that comes back after a split may deliver again what is in hand.
     pub fn new(frame_bytes_max: usize, prefetch: u16, in_hand: InHand) -> Self {
         Self {
@@ -112,7 +116,9 @@ impl Guard {
                 "its properties and headers take {} bytes, more than the {} of a frame of this connection",
                 head.length, self.frame_bytes_max
             );
-            return self.replace_content_header(head, &frame[HEAD_BYTES..], &why, output).map(|()| true);
+            // As long a payload as a frame may have, and not the byte more that stands where the frame's end belongs.
+            let payload = &frame[HEAD_BYTES..][..self.frame_bytes_max - FRAME_OVERHEAD_BYTES];
+            return self.replace_content_header(head, payload, &why, output).map(|()| true);
         }
         if head.kind == frame::METHOD {
             frame::mend_remark(head.payload_mut(&mut frame)?);
@@ -121,6 +127,7 @@ impl Guard {
         match (head.kind, frame::check(head.kind, payload)) {
             (frame::METHOD, Ok(())) => {
                 self.allow(frame::method_of(payload))?;
+                self.tune(payload);
                 output.unsplit(frame);
             }
             (frame::METHOD, Err(why)) => {
@@ -153,6 +160,16 @@ impl Guard {
             .ok_or_else(|| head.unreadable(&Unreadable::Malformed("content header")))?;
         put_frame(head, &replaced, output);
         Ok(())
+    }
+
+    /// Takes the lower limit, as lapin does with `connection.tune`; 0 is none.
+    fn tune(&mut self, method: &[u8]) {
+        let offered = method.get(6..).and_then(|rest| rest.first_chunk());
+        if let Some(offered) = offered.filter(|_| frame::method_of(method) == Some(TUNE))
+            && let Ok(frame_bytes_max @ 1..) = usize::try_from(u32::from_be_bytes(*offered))
+        {
+            self.frame_bytes_max = self.frame_bytes_max.min(frame_bytes_max.max(FRAME_BYTES_MIN));
+        }
     }
 
     /// Refuses what a broker never does, and what lapin would keep.
@@ -229,6 +246,8 @@ mod tests {
         let mut frames = Vec::new();
         let mut rest = &output[..];
         while !rest.is_empty() {
+            let length = Head::peek(rest).unwrap().unwrap().length;
+            assert!(length <= guard.frame_bytes_max, "lapin refuses a frame of {length} bytes");
             let (left, frame) = parse_frame(rest).unwrap();
             (rest, frames) = (left, [frames, vec![frame]].concat());
         }
@@ -330,6 +349,40 @@ mod tests {
         }
         let body = frame(3, 1, &[0; FRAME_BYTES_MAX]);
         assert!(through(&mut guard(1), &body, 1000).unwrap_err().contains("a frame of 4104 bytes"));
+    }
+
+    #[test]
+    fn a_content_header_that_is_cut_down_fills_a_frame_and_is_no_byte_longer() {
+        let mut longest = 0;
+        // Headers of three bytes each, behind a content type by whose length the room for them differs.
+        let entries = b"\x01aV".repeat(3000);
+        let table = [&u32::try_from(entries.len()).unwrap().to_be_bytes()[..], &entries].concat();
+        for content_type in [&b"\x01a"[..], b"\x02ab", b"\x03abc"] {
+            let content = content(1, 0, 1 << 15 | 1 << 13, &[content_type, &table].concat());
+            let (mut input, mut output) = (BytesMut::from(&content[..]), BytesMut::new());
+            guard(1).pass(&mut input, &mut output).unwrap();
+            let length = Head::peek(&output).unwrap().unwrap().length;
+            assert_eq!((output.len(), input.len()), (length, 0));
+            longest = longest.max(length);
+        }
+        assert_eq!(longest, FRAME_BYTES_MAX);
+    }
+
+    #[test]
+    fn frames_are_as_long_as_lapin_and_the_broker_agree_on() {
+        let entry = [b"\x01hS\0\0\x27\x10", &[b'x'; 10_000][..]].concat();
+        let table = [&u32::try_from(entry.len()).unwrap().to_be_bytes()[..], &entry].concat();
+        let delivery = [deliver(1, b""), content(1, 0, 1 << 13, &table)].concat();
+        for (offered, expected) in [(8192_u32, 8192), (1, FRAME_BYTES_MIN), (0, 131_072), (1 << 20, 131_072)]
+        {
+            let tune = [&b"\0\x0a\0\x1e\x07\xff"[..], &offered.to_be_bytes(), &[0, 60]].concat();
+            let mut guard = Guard::new(131_072, 1, InHand::default());
+            let frames = through(&mut guard, &[frame(1, 0, &tune), delivery.clone()].concat(), 1000).unwrap();
+            let reason = header(&frames[2], UNREADABLE_HEADER);
+            let expected = (expected < 10_000).then(|| format!("more than the {expected} of a frame"));
+            assert_eq!(reason.is_some(), expected.is_some(), "{offered}");
+            assert!(reason.unwrap_or_default().contains(&expected.unwrap_or_default()), "{offered}");
+        }
     }
 
     #[test]

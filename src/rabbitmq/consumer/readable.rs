@@ -4,7 +4,8 @@
 use bytes::BufMut;
 
 use super::super::frame::{
-    Cursor, DELIVER, FRAME_OVERHEAD_BYTES, GET_OK, HEADERS_FLAG, Property, check_value, method_of, properties,
+    Cursor, DELIVER, FRAME_BYTES_MIN, FRAME_OVERHEAD_BYTES, GET_OK, HEADERS_FLAG, Property, check_value,
+    method_of, properties,
 };
 
 /// Header of a message that did not come as it was published: why it could not be read. Whoever has such a message puts it aside,
@@ -12,8 +13,8 @@ use super::super::frame::{
 pub const UNREADABLE_HEADER: &str = "dead-letter-unreadable";
 /// AMQP limits a short text to so many bytes.
 const SHORT_BYTES_MAX: usize = 255;
-/// Every connection takes frames of this size (specification, `frame-min-size`).
-const PAYLOAD_BYTES_MIN: usize = 4096 - FRAME_OVERHEAD_BYTES;
+/// Every connection takes a payload of this size.
+const PAYLOAD_BYTES_MIN: usize = FRAME_BYTES_MIN - FRAME_OVERHEAD_BYTES;
 /// A reason takes so many bytes at most.
 const REASON_BYTES_MAX: usize = 400;
 /// Flags, and a length of four bytes.

@@ -305,16 +305,17 @@ impl BrokerError {
         }
     }
 
-    /// Whether a connection that was open is no more. (One that was never opened says that the broker is away, or refuses.)
-    pub fn is_loss(&self) -> bool {
-        matches!(
-            self,
-            Self::Lost { .. }
-                | Self::ConnectionClosed { .. }
-                | Self::ChannelClosed { .. }
-                | Self::ConsumerEnded { .. }
-                | Self::NotBuried { .. }
-        )
+    /// End of a consumer's work that a message may have caused; `None` when the broker is away, refuses, or ends the connection for
+    /// reasons of its own (320), as a node does that stops.
+    pub fn setback(&self) -> Option<Setback> {
+        match self {
+            Self::ConnectionClosed { code: reply::CONNECTION_FORCED, .. } => None,
+            Self::Lost { .. } | Self::ConnectionClosed { .. } => Some(Setback::Connection),
+            Self::ChannelClosed { .. } => Some(Setback::Channel),
+            Self::ConsumerEnded { .. } => Some(Setback::Consumer),
+            Self::NotBuried { .. } => Some(Setback::DeadLetter),
+            _ => None,
+        }
     }
 
     /// The verdict on an error of lapin's once the connection was open.
@@ -330,6 +331,19 @@ impl BrokerError {
             None => Self::Lost { at, source: source.into() },
         }
     }
+}
+
+/// What of a consumer ended while it was at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setback {
+    /// The connection is gone.
+    Connection,
+    /// The broker closed the channel.
+    Channel,
+    /// The broker ended the consumer.
+    Consumer,
+    /// A message could not be put aside.
+    DeadLetter,
 }
 
 /// The broker's own error, when that is what `error` is.

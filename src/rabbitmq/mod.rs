@@ -37,7 +37,7 @@ pub mod topology;
 
 pub use broker::BrokerOptions;
 pub use endpoint::{Endpoint, InvalidUrl};
-pub use error::{BrokerError, DeclareError};
+pub use error::{BrokerError, DeclareError, Setback};
 pub use fence::{Fence, FenceMemory, Taker};
 pub use refusal::{Reason, reason};
 pub use refused::Refused;

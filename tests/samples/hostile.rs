@@ -102,6 +102,7 @@ async fn a_broker_that_ends_every_connection_makes_a_service_not_ready_until_it_
     const START: &[u8] = &[0, 10, 0, 10];
     const CONSUME_OK: &[u8] = &[0, 60, 0, 21];
     const DELIVER: &[u8] = &[0, 60, 0, 60];
+    const FORCED: &[u8] = b"\x01\x40\x29CONNECTION_FORCED - broker forced closure\0\0\0\0";
     let mut shop = shop("liar").await;
     let customer = shop.customer("10").await;
     assert!(shop.customers.sigterm(crate::PATIENCE).await.success());
@@ -115,6 +116,8 @@ async fn a_broker_that_ends_every_connection_makes_a_service_not_ready_until_it_
     // The first is no loss of a connection: there was none.
     for (in_place_of, then, expected, is_loss) in [
         (START, Then::Say(method(0, [0, 10, 0, 10], &start)), "nested deeper than 32 levels", false),
+        // Nor is what a node says that stops.
+        (CONSUME_OK, Then::Say(method(0, [0, 10, 0, 50], FORCED)), "320 CONNECTION_FORCED", false),
         (CONSUME_OK, Then::Say(method(1, [0, 20, 0, 20], &[1])), "no broker sends method 20.20", true),
         (DELIVER, Then::Stop, "not consuming", true),
     ] {

@@ -16,7 +16,7 @@ use crate::{
         trace::{self, TraceContext},
     },
     rabbitmq::{
-        BrokerError, BrokerOptions,
+        BrokerError, BrokerOptions, Setback,
         consumer::{Consumer, Delivery, dead_letters::queue_of},
         encoding::POSITION_HEADER,
         topology::Subscription,
@@ -29,9 +29,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How often the broker is asked how many messages wait.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Number of connections that are lost in a row before a message is settled, from which on the service is not ready.
-const LOSSES_MAX: u32 = 3;
-/// A connection that lives so long is not lost again and again, also when no message comes.
+/// Number of setbacks in a row before a message is settled, from which on the service is not ready.
+const SETBACKS_MAX: u32 = 3;
+/// A connection that lives so long does not fail again and again, also when no message comes.
 const STEADY: Duration = Duration::from_secs(60);
 /// Longer headers than this are none of a relay's, and no key of a table.
 const HEADER_BYTES_MAX: usize = 255;
@@ -74,8 +74,8 @@ pub(in crate::chassis) struct Inbox<H> {
 struct Course {
     backoff: Backoff,
     dead: DeadLetters,
-    /// Connections that were lost in a row, before anything was settled.
-    losses: u32,
+    /// Setbacks in a row, before anything was settled.
+    setbacks: u32,
 }
 
 /// Consumes until `shutdown`; the message under way is then settled or left to the next instance. Connections are made anew for
@@ -83,19 +83,20 @@ struct Course {
 pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdown: Shutdown) {
     let queue = inbox.subscription.queue.clone();
     let backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-    let mut course = Course { backoff, dead: DeadLetters::default(), losses: 0 };
+    let mut course = Course { backoff, dead: DeadLetters::default(), setbacks: 0 };
     loop {
         let ended = inbox.session(&mut course, &mut shutdown).await;
         inbox.metrics.disconnected(&queue);
         inbox.progress.send_replace(Progress::default());
         let Err(error) = ended else { return };
         let wait = course.backoff.next();
-        if error.is_loss() {
-            course.losses = course.losses.saturating_add(1);
+        let setback = error.setback();
+        if setback.is_some() {
+            course.setbacks = course.setbacks.saturating_add(1);
         }
         let text = in_own_keys(&error.to_string());
-        if error.is_loss() && course.losses >= LOSSES_MAX {
-            let reason = stuck(&queue, course.losses, &text);
+        if let Some(setback) = setback.filter(|_| course.setbacks >= SETBACKS_MAX) {
+            let reason = stuck(&queue, course.setbacks, setback, &text);
             tracing::error!(queue, "{reason}; connecting again in {} ms", wait.as_millis());
             inbox.health.failing(&queue, reason);
         } else {
@@ -108,12 +109,23 @@ pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdow
     }
 }
 
-fn stuck(queue: &str, losses: u32, error: &str) -> String {
+fn stuck(queue: &str, setbacks: u32, last: Setback, error: &str) -> String {
+    let dead = queue_of(queue);
+    let last = match last {
+        Setback::Connection => "its connection was lost",
+        Setback::Channel => "RabbitMQ closed its channel",
+        Setback::Consumer => "RabbitMQ ended its consumer",
+        Setback::DeadLetter => {
+            return format!(
+                "queue {queue}: consuming it failed {setbacks} times in a row; at last a message could not be put aside ({error}). \
+                 Nothing behind it is handled until {dead} takes it"
+            );
+        }
+    };
     format!(
-        "queue {queue}: the connection that consumes it was lost {losses} times in a row ({error}), and no message is handled; \
-         look into RabbitMQ's log. If its first message is the cause, RabbitMQ moves it to {} once its deliveries exceed the \
-         queue's delivery limit (20 by default since RabbitMQ 4; before, set a policy: docs/consumers.md)",
-        queue_of(queue)
+        "queue {queue}: consuming it failed {setbacks} times in a row; at last {last} ({error}), and no message is handled; look into \
+         RabbitMQ's log. If its first message is the cause, RabbitMQ moves it to {dead} once its deliveries exceed the queue's \
+         delivery limit (20 by default since RabbitMQ 4; before, set a policy: docs/consumers.md)"
     )
 }
 
@@ -187,10 +199,10 @@ impl<H: Handler> Inbox<H> {
     /// Notes that things go on.
     fn proceed(&self, course: &mut Course) {
         course.backoff.reset();
-        if course.losses >= LOSSES_MAX {
+        if course.setbacks >= SETBACKS_MAX {
             self.health.working(&self.subscription.queue);
         }
-        course.losses = 0;
+        course.setbacks = 0;
     }
 
     /// Handles one message until it can be acknowledged; `None` when the end was asked for before that.
@@ -293,4 +305,23 @@ fn message(delivery: &Delivery, trace: TraceContext) -> Result<Message, Handling
 
 fn committed_at(delivery: &Delivery) -> Option<i64> {
     i64::try_from(delivery.timestamp()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_is_stuck_says_what_failed_and_what_to_do() {
+        for (setback, what, cure) in [
+            (Setback::Connection, "its connection was lost (E)", "delivery limit"),
+            (Setback::Channel, "RabbitMQ closed its channel (E)", "delivery limit"),
+            (Setback::Consumer, "RabbitMQ ended its consumer (E)", "delivery limit"),
+            (Setback::DeadLetter, "a message could not be put aside (E)", "until orders.dead takes it"),
+        ] {
+            let reason = stuck("orders", 3, setback, "E");
+            assert!(reason.contains("queue orders") && reason.contains("3 times in a row"), "{reason}");
+            assert!(reason.contains(what) && reason.contains(cure), "{reason}");
+        }
+    }
 }

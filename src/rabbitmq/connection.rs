@@ -232,10 +232,22 @@ impl Connection {
         }
     }
 
-    /// Closes the connection in good order, or not, if that takes too long.
+    /// Closes the connection in good order, or not, if that takes too long. Events that come before the answer, such as confirms, are
+    /// of no more interest, however many there are.
     pub(super) async fn close(mut self) {
         let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
-        let closing = self.call(0, AMQPClass::Connection(AMQPMethod::Close(close)));
+        let close = AMQPClass::Connection(AMQPMethod::Close(close));
+        let closing = async {
+            self.ask(0, &close)?;
+            loop {
+                match poll_fn(|cx| self.poll_link(cx)).await? {
+                    Event::Answer { channel: 0, method } if is_answer(&method, &close) => {
+                        return Ok::<_, Loss>(());
+                    }
+                    _ => {}
+                }
+            }
+        };
         // There is nothing left to do about a connection that will not close.
         let _ = timeout(CLOSE_TIMEOUT, closing).await;
     }

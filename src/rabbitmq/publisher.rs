@@ -943,6 +943,21 @@ mod tests {
         assert!(connection.is_lost());
     }
 
+    #[tokio::test]
+    async fn confirms_without_number_before_the_answer_do_not_keep_a_connection_from_closing_in_good_order() {
+        let (ours, mut broker) = tokio::io::duplex(256);
+        let connection = Connection::over(Box::new(ours));
+        // A connection that is dropped meanwhile takes no more of them.
+        let answers = async {
+            for _ in 0..1000 {
+                confirm(&mut broker, 1).await;
+            }
+            let closed = AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+            say(&mut broker, 0, closed).await;
+        };
+        tokio::join!(connection.close(), answers);
+    }
+
     /// A broker that answers a question about the fence with `exclusive` or not, and never gives it.
     async fn taken(exclusive: bool) -> PublisherEvent {
         const FENCE: ChannelId = 3;

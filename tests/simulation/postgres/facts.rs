@@ -30,6 +30,7 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
         default: None,
         sequence_cache: None,
         is_string: true,
+        has_own_operators: false,
         generated: None,
         sent: true,
         may_select: true,

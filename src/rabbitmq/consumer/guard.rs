@@ -71,8 +71,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// For a connection that asks for frames of at most `frame_bytes_max` bytes, on which `prefetch` messages may be in hand. Twice as many and
-    /// [`DELIVERIES_SPARE`] are borne.
+    /// For a connection that asks for frames of at most `frame_bytes_max` bytes, on which `prefetch` messages may be in hand. Twice as
+    /// many, and a few more, are borne.
     pub fn new(frame_bytes_max: usize, prefetch: u16, in_hand: InHand) -> Self {
         Self {
             frame_bytes_max,

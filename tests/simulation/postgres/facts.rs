@@ -83,12 +83,14 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
         foreign_code: Vec::new(),
         records: OwnTableFacts {
             has_schema: true,
+            may_use_schema: true,
             exists: state.postgres.data.records,
             may_use: true,
             may_create: true,
         },
         parked: OwnTableFacts {
             has_schema: true,
+            may_use_schema: true,
             exists: state.postgres.data.parks,
             may_use: true,
             may_create: true,

@@ -396,6 +396,8 @@ fn as_server_user(program: &Path) -> Command {
     let mut words = prefix.iter().map(String::as_str).map(Path::new).chain([program]);
     let mut command = process::command(words.next().expect("at least the program"));
     command.args(words);
+    // Its record does not belong into the folder that the tests are run in.
+    command.current_dir(run::directory());
     // A test must not depend on what the developer's shell exports for psql.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
         command.env_remove(name);

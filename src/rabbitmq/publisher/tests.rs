@@ -1,0 +1,518 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+use std::time::Duration;
+
+use amq_protocol::{
+    frame::{AMQPFrame, parsing::parse_frame},
+    protocol::{basic, channel, confirm, connection, exchange, queue},
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+
+use super::{
+    super::{fence::Taker, frame::Head, link::Link},
+    *,
+};
+use crate::{
+    outbox::{AggregateKey, Timestamp},
+    position::{Lsn, Position},
+};
+
+fn message(number: u64, exchange: &str) -> Arc<Message> {
+    Arc::new(Message {
+        position: Position { commit_lsn: Lsn(number), index: 0 },
+        committed_at: Timestamp(0),
+        aggregate: AggregateKey(number),
+        exchange: exchange.into(),
+        routing_key: String::new(),
+        message_id: number.to_string(),
+        event_type: String::new(),
+        content_type: "text/plain".into(),
+        headers: Vec::new(),
+        properties: None,
+        body: bytes::Bytes::from_static(b"x"),
+    })
+}
+
+/// A publisher, and the other end of its connection.
+fn publisher() -> (Publisher, DuplexStream) {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let known = HashSet::from(["known".to_owned()]);
+    let publisher = Publisher::over(Connection::over(Box::new(ours)), true, known);
+    (publisher, theirs)
+}
+
+async fn say(broker: &mut (impl AsyncWrite + Unpin), channel: ChannelId, method: AMQPClass) {
+    let mut link = Link::new(Box::new(tokio::io::empty()));
+    link.put(&AMQPFrame::Method(channel, method)).unwrap();
+    broker.write_all(link.output()).await.unwrap();
+}
+
+fn closed(reply_code: u16) -> AMQPClass {
+    let reply_text = "because".into();
+    let close = channel::Close { reply_code, reply_text, class_id: 0, method_id: 0 };
+    AMQPClass::Channel(channel::AMQPMethod::Close(close))
+}
+
+/// As RabbitMQ closes the channel for a publish to an exchange that it does not have.
+fn not_found(exchange: &str) -> AMQPClass {
+    let reply_text = format!("NOT_FOUND - no exchange '{exchange}' in vhost '/'").as_str().into();
+    let close = channel::Close { reply_code: 404, reply_text, class_id: 60, method_id: 40 };
+    AMQPClass::Channel(channel::AMQPMethod::Close(close))
+}
+
+fn opened() -> AMQPClass {
+    AMQPClass::Channel(channel::AMQPMethod::OpenOk(channel::OpenOk {}))
+}
+
+async fn confirm(broker: &mut (impl AsyncWrite + Unpin), delivery_tag: u64) {
+    let ack = basic::Ack { delivery_tag, multiple: false };
+    say(broker, MESSAGES, AMQPClass::Basic(basic::AMQPMethod::Ack(ack))).await;
+}
+
+async fn next(publisher: &mut Publisher) -> Result<PublisherEvent, BrokerError> {
+    tokio::time::timeout(Duration::from_secs(10), publisher.next()).await.expect("an event")
+}
+
+async fn is_quiet(publisher: &mut Publisher) -> bool {
+    tokio::time::timeout(Duration::from_millis(50), publisher.next()).await.is_err()
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_refused_gives_back_what_was_not_sent_and_the_connection_goes_on() {
+    let (mut publisher, mut broker) = publisher();
+    publisher.publish(PublishTag(1), message(1, "known"));
+    publisher.publish(PublishTag(2), message(2, "another"));
+    publisher.publish(PublishTag(3), message(3, "known"));
+    assert!(is_quiet(&mut publisher).await);
+    say(&mut broker, DECLARES, closed(406)).await;
+    match next(&mut publisher).await.unwrap() {
+        PublisherEvent::ExchangeRefused { refused: Refused::Exchange(error), unsent } => {
+            assert!(error.object.contains("'another'"), "{error}");
+            assert_eq!(unsent, [2, 3].map(PublishTag));
+        }
+        other => panic!("{other:?}"),
+    }
+    confirm(&mut broker, 1).await;
+    assert!(matches!(next(&mut publisher).await.unwrap(), PublisherEvent::Outcomes(_)));
+    publisher.publish(PublishTag(3), message(3, "known"));
+    assert!(is_quiet(&mut publisher).await);
+    say(&mut broker, DECLARES, opened()).await;
+    assert!(is_quiet(&mut publisher).await);
+    confirm(&mut broker, 2).await;
+    assert!(matches!(next(&mut publisher).await.unwrap(), PublisherEvent::Outcomes(_)));
+}
+
+#[tokio::test]
+async fn a_channel_that_is_closed_for_a_message_is_opened_again_and_gives_back_what_has_no_outcome() {
+    let (mut publisher, mut broker) = publisher();
+    for number in 1..=3 {
+        publisher.publish(PublishTag(number), message(number, "known"));
+    }
+    assert!(is_quiet(&mut publisher).await);
+    confirm(&mut broker, 2).await;
+    say(&mut broker, MESSAGES, closed(403)).await;
+    let told = next(&mut publisher).await.unwrap();
+    assert!(
+        matches!(&told, PublisherEvent::Outcomes(told) if told[..] == [(PublishTag(2), Outcome::Confirmed)]),
+        "what was confirmed before is told before: {told:?}"
+    );
+    match next(&mut publisher).await.unwrap() {
+        PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 403, .. }, sent, unsent } => {
+            assert_eq!((sent, unsent), (vec![PublishTag(1), PublishTag(3)], Vec::new()));
+        }
+        other => panic!("{other:?}"),
+    }
+    publisher.publish(PublishTag(1), message(1, "known"));
+    assert!(is_quiet(&mut publisher).await, "nothing is sent before the channel is open");
+    say(&mut broker, MESSAGES, opened()).await;
+    let selected = AMQPClass::Confirm(AMQPMethod::SelectOk(confirm::SelectOk {}));
+    say(&mut broker, MESSAGES, selected).await;
+    assert!(is_quiet(&mut publisher).await);
+    confirm(&mut broker, 1).await;
+    let told = next(&mut publisher).await.unwrap();
+    assert!(
+        matches!(&told, PublisherEvent::Outcomes(told) if told[..] == [(PublishTag(1), Outcome::Confirmed)]),
+        "its numbers begin anew: {told:?}"
+    );
+    // The broker's own exchange that it does not have is a matter of the message; any other that is gone takes the connection
+    // along.
+    publisher.publish(PublishTag(2), message(2, "amq.rabbitmq.event"));
+    assert!(is_quiet(&mut publisher).await);
+    say(&mut broker, MESSAGES, not_found("amq.rabbitmq.event")).await;
+    let told = next(&mut publisher).await.unwrap();
+    assert!(
+        matches!(told, PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 404, .. }, .. }),
+        "{told:?}"
+    );
+    say(&mut broker, MESSAGES, opened()).await;
+    let selected = AMQPClass::Confirm(AMQPMethod::SelectOk(confirm::SelectOk {}));
+    say(&mut broker, MESSAGES, selected).await;
+    publisher.publish(PublishTag(3), message(3, "known"));
+    assert!(is_quiet(&mut publisher).await);
+    say(&mut broker, MESSAGES, closed(404)).await;
+    let told = next(&mut publisher).await;
+    assert!(matches!(told, Err(BrokerError::ChannelClosed { code: 404, .. })), "{told:?}");
+}
+
+#[test]
+fn a_planned_exchange_is_recognised_in_a_text_that_is_cut_or_latin_1() {
+    let long = format!("{}.events", "ä".repeat(120));
+    let whole = format!("{long}' in vhost '");
+    let cut = format!("{}?...", "ä".repeat(113));
+    for named in [&*format!("{whole}/'"), &cut, &format!("{}.events' in vhost '/'", "?".repeat(120))] {
+        assert!(is_said(named, &whole), "{named}");
+    }
+    for other in ["ä' in vhost '/'", "ö...", &format!("x{cut}"), &format!("{long}.more' in vhost '/'")] {
+        assert!(!is_said(other, &whole), "{other}");
+    }
+    assert!(!is_said("Order?events' in vhost '/'", "Order.events' in vhost '"));
+}
+
+/// RabbitMQ answers a declare of such an exchange and does not find it: then the message is refused, and the connection stays.
+#[tokio::test]
+async fn an_exchange_of_a_message_that_is_not_found_is_declared_again_and_is_a_matter_of_that_message() {
+    let (mut publisher, mut broker) = publisher();
+    let declared = || AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}));
+    for _ in 0..2 {
+        publisher.publish(PublishTag(1), message(1, "own"));
+        assert!(is_quiet(&mut publisher).await);
+        say(&mut broker, DECLARES, declared()).await;
+        assert!(is_quiet(&mut publisher).await, "declared, and sent");
+        let close = not_found("own");
+        say(&mut broker, MESSAGES, close).await;
+        match next(&mut publisher).await.unwrap() {
+            PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 404, .. }, sent, .. } => {
+                assert_eq!(sent, [PublishTag(1)]);
+            }
+            other => panic!("{other:?}"),
+        }
+        say(&mut broker, MESSAGES, opened()).await;
+        let selected = AMQPClass::Confirm(AMQPMethod::SelectOk(confirm::SelectOk {}));
+        say(&mut broker, MESSAGES, selected).await;
+    }
+    // One of the configuration has lost its bindings.
+    publisher.publish(PublishTag(2), message(2, "known"));
+    assert!(is_quiet(&mut publisher).await);
+    say(&mut broker, MESSAGES, not_found("known")).await;
+    let told = next(&mut publisher).await;
+    assert!(matches!(told, Err(BrokerError::ChannelClosed { code: 404, .. })), "{told:?}");
+}
+
+fn declared() -> AMQPClass {
+    AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}))
+}
+
+/// The next declare of an exchange that a broker hears: its name, and whether it only looks.
+async fn declare_of(publisher: &mut Publisher, broker: &mut DuplexStream) -> (String, bool) {
+    assert!(is_quiet(publisher).await);
+    let mut heard = bytes::BytesMut::new();
+    loop {
+        let frame = asked(broker, &mut heard).await;
+        if let AMQPFrame::Method(DECLARES, AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare))) =
+            frame
+        {
+            assert!(heard.is_empty(), "nothing is sent beside it");
+            return (declare.exchange.to_string(), declare.passive);
+        }
+    }
+}
+
+/// A broker does not have the exchange that a publisher looks for.
+async fn miss(publisher: &mut Publisher, broker: &mut DuplexStream, exchange: &str) {
+    assert_eq!(declare_of(publisher, broker).await, (exchange.to_owned(), true));
+    say(broker, DECLARES, not_found(exchange)).await;
+    say(broker, DECLARES, opened()).await;
+}
+
+/// A publisher that declares an exchange and goes on.
+async fn make(publisher: &mut Publisher, broker: &mut DuplexStream, exchange: &str) {
+    assert_eq!(declare_of(publisher, broker).await, (exchange.to_owned(), false));
+    say(broker, DECLARES, declared()).await;
+}
+
+async fn is_one_too_many(publisher: &mut Publisher, tags: &[u64]) {
+    match next(publisher).await.unwrap() {
+        PublisherEvent::ExchangeRefused { refused, unsent } => {
+            assert_eq!(refused, Refused::TooManyExchanges { exchanges_max: 1 });
+            let explained = refused.explain(&message(2, "second"));
+            assert!(explained.contains("'second'") && explained.contains("delivery.exchanges_max is 1"));
+            assert_eq!(unsent, tags.iter().copied().map(PublishTag).collect::<Vec<_>>());
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn rows_have_as_many_exchanges_made_as_the_limit_says_over_all_connections() {
+    let row_exchanges = RowExchanges::new(1, Some("literal"));
+    for connection in 0..2 {
+        let (publisher, mut broker) = publisher();
+        let mut publisher = Publisher { row_exchanges: row_exchanges.clone(), ..publisher };
+        publisher.publish(PublishTag(1), message(1, "first"));
+        publisher.publish(PublishTag(2), message(2, "second"));
+        publisher.publish(PublishTag(3), message(3, "known"));
+        if connection == 0 {
+            miss(&mut publisher, &mut broker, "first").await;
+        }
+        make(&mut publisher, &mut broker, "first").await;
+        miss(&mut publisher, &mut broker, "second").await;
+        is_one_too_many(&mut publisher, &[2, 3]).await;
+        // The first is known to the connection, one of the configuration counts for nothing.
+        publisher.publish(PublishTag(3), message(3, "known"));
+        publisher.publish(PublishTag(4), message(4, "first"));
+        publisher.publish(PublishTag(5), message(5, "literal"));
+        make(&mut publisher, &mut broker, "literal").await;
+        assert!(is_quiet(&mut publisher).await);
+        assert_eq!(publisher.confirms.close(), [1, 3, 4, 5].map(PublishTag), "sent");
+    }
+    // What is only verified is not made.
+    let (publisher, _broker) = publisher();
+    let mut publisher = Publisher { row_exchanges, declare: false, ..publisher };
+    publisher.publish(PublishTag(5), message(5, "third"));
+    assert!(is_quiet(&mut publisher).await);
+    assert_eq!(publisher.declaring, Some(("third".to_owned(), Question::Verify)));
+}
+
+#[tokio::test]
+async fn exchanges_that_are_there_count_for_nothing_and_those_that_are_gone_no_longer() {
+    let (publisher, mut broker) = publisher();
+    let mut publisher = Publisher { row_exchanges: RowExchanges::new(1, None), ..publisher };
+    for (tag, exchange) in [(1, "old"), (2, "older")] {
+        publisher.publish(PublishTag(tag), message(tag, exchange));
+        assert_eq!(declare_of(&mut publisher, &mut broker).await, (exchange.to_owned(), true));
+        say(&mut broker, DECLARES, declared()).await;
+        make(&mut publisher, &mut broker, exchange).await;
+    }
+    publisher.publish(PublishTag(3), message(3, "first"));
+    miss(&mut publisher, &mut broker, "first").await;
+    make(&mut publisher, &mut broker, "first").await;
+    publisher.publish(PublishTag(4), message(4, "second"));
+    miss(&mut publisher, &mut broker, "second").await;
+    is_one_too_many(&mut publisher, &[4]).await;
+
+    publisher.publish(PublishTag(5), message(5, "first"));
+    assert!(is_quiet(&mut publisher).await);
+    say(&mut broker, MESSAGES, not_found("first")).await;
+    let told = next(&mut publisher).await.unwrap();
+    assert!(matches!(told, PublisherEvent::ChannelClosed { .. }), "{told:?}");
+    say(&mut broker, MESSAGES, opened()).await;
+    let selected = AMQPClass::Confirm(AMQPMethod::SelectOk(confirm::SelectOk {}));
+    say(&mut broker, MESSAGES, selected).await;
+    publisher.publish(PublishTag(4), message(4, "second"));
+    miss(&mut publisher, &mut broker, "second").await;
+    make(&mut publisher, &mut broker, "second").await;
+    assert!(is_quiet(&mut publisher).await);
+    assert_eq!(publisher.confirms.close(), [PublishTag(4)]);
+}
+
+/// The next frame that a broker hears; what has been heard behind it stays in `heard`.
+async fn asked(hears: &mut (impl AsyncRead + Unpin), heard: &mut bytes::BytesMut) -> AMQPFrame {
+    loop {
+        if let Ok((_, frame)) = parse_frame(&heard[..]) {
+            let length = Head::peek(heard).unwrap().unwrap().length;
+            drop(heard.split_to(length));
+            return frame;
+        }
+        hears.read_buf(heard).await.unwrap();
+    }
+}
+
+fn blocked(reason: &str) -> AMQPClass {
+    let blocked = connection::Blocked { reason: reason.into() };
+    AMQPClass::Connection(connection::AMQPMethod::Blocked(blocked))
+}
+
+#[tokio::test]
+async fn of_blocks_only_the_last_is_told() {
+    let (mut publisher, mut broker) = publisher();
+    for reason in ["low on memory", "low on disk"] {
+        say(&mut broker, 0, blocked(reason)).await;
+    }
+    let told = next(&mut publisher).await.unwrap();
+    assert!(matches!(&told, PublisherEvent::Blocked { reason } if reason == "low on disk"), "{told:?}");
+    let unblocked = || AMQPClass::Connection(connection::AMQPMethod::Unblocked(connection::Unblocked {}));
+    say(&mut broker, 0, unblocked()).await;
+    assert!(matches!(next(&mut publisher).await.unwrap(), PublisherEvent::Unblocked));
+    say(&mut broker, 0, blocked("for a moment")).await;
+    say(&mut broker, 0, unblocked()).await;
+    assert!(is_quiet(&mut publisher).await);
+}
+
+#[tokio::test]
+async fn a_broker_that_blocks_and_unblocks_without_end_is_given_up() {
+    let (mut publisher, mut broker) = publisher();
+    publisher.publish(PublishTag(1), message(1, "known"));
+    assert!(is_quiet(&mut publisher).await);
+    confirm(&mut broker, 1).await;
+    for _ in 0..200 {
+        say(&mut broker, 0, blocked("again")).await;
+    }
+    let told = next(&mut publisher).await.unwrap();
+    assert!(matches!(told, PublisherEvent::Outcomes(_)), "{told:?}");
+    let told = loop {
+        match next(&mut publisher).await {
+            Ok(PublisherEvent::Blocked { .. }) => {}
+            other => break other,
+        }
+    };
+    let text = told.expect_err("the connection is given up").to_string();
+    assert!(text.contains("connection.blocked"), "{text}");
+}
+
+#[tokio::test]
+async fn frames_that_nobody_asked_for_in_place_of_an_answer_are_limited() {
+    let (ours, mut broker) = tokio::io::duplex(1 << 16);
+    let mut connection = Connection::over(Box::new(ours));
+    let flood = async {
+        for _ in 0..1000 {
+            confirm(&mut broker, 1).await;
+        }
+    };
+    let (opened, ()) = tokio::join!(connection.open_channel(DECLARES), flood);
+    let text = opened.unwrap_err().to_string();
+    assert!(text.contains("frames that nobody asked for"), "{text}");
+    assert!(connection.is_lost());
+}
+
+#[tokio::test]
+async fn confirms_without_number_before_the_answer_do_not_keep_a_connection_from_closing_in_good_order() {
+    let (ours, mut broker) = tokio::io::duplex(256);
+    let connection = Connection::over(Box::new(ours));
+    // A connection that is dropped meanwhile takes no more of them.
+    let answers = async {
+        for _ in 0..1000 {
+            confirm(&mut broker, 1).await;
+        }
+        let closed = AMQPClass::Connection(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+        say(&mut broker, 0, closed).await;
+    };
+    tokio::join!(connection.close(), answers);
+}
+
+/// What the `publisher` tells of its fence within some time, while a broker answers each question about it with `answer`, which knows
+/// whether the question is a mere look.
+async fn told_of_fence(
+    publisher: &mut Publisher,
+    broker: tokio::io::DuplexStream,
+    within: Duration,
+    mut answer: impl FnMut(bool) -> AMQPClass,
+) -> Vec<Fence> {
+    const FENCE: ChannelId = 3;
+    publisher.fence("outboxd.publisher.test");
+    let (mut hears, mut says) = tokio::io::split(broker);
+    let answers = async {
+        let mut heard = bytes::BytesMut::new();
+        loop {
+            let answer = match asked(&mut hears, &mut heard).await {
+                AMQPFrame::Method(FENCE, AMQPClass::Channel(channel::AMQPMethod::Open(_))) => opened(),
+                AMQPFrame::Method(FENCE, AMQPClass::Queue(queue::AMQPMethod::Declare(declare))) => {
+                    answer(declare.passive)
+                }
+                AMQPFrame::Method(FENCE, AMQPClass::Basic(basic::AMQPMethod::Consume(consume))) => {
+                    let watched = basic::ConsumeOk { consumer_tag: consume.consumer_tag };
+                    AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(watched))
+                }
+                _ => continue,
+            };
+            say(&mut says, FENCE, answer).await;
+        }
+    };
+    let mut told = Vec::new();
+    let tells = async {
+        loop {
+            match publisher.next().await.unwrap() {
+                PublisherEvent::Fence(fence) => told.push(fence),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    tokio::select! {
+        () = answers => unreachable!(),
+        () = tells => unreachable!(),
+        () = tokio::time::sleep(within) => {}
+    }
+    told
+}
+
+fn found(consumer_count: u32, message_count: u32) -> AMQPClass {
+    let found = queue::DeclareOk { queue: "q".into(), message_count, consumer_count };
+    AMQPClass::Queue(queue::AMQPMethod::DeclareOk(found))
+}
+
+/// Longer than a takeover may take by far.
+const LONG: Duration = Duration::from_secs(900);
+
+#[tokio::test(start_paused = true)]
+async fn a_fence_that_is_not_to_be_had_for_longer_than_a_takeover_is_told_with_whose_it_is() {
+    let (mut exclusive, broker) = publisher();
+    let told = told_of_fence(&mut exclusive, broker, LONG, |_| closed(405)).await;
+    let [Fence::Busy { .. }, Fence::Taken { by: Taker::Connection, for_at_least, .. }] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert!((Duration::from_secs(180)..Duration::from_secs(200)).contains(for_at_least), "{told:?}");
+    let (mut shared, broker) = publisher();
+    let answer = |passive| if passive { found(1, 2) } else { closed(405) };
+    let told = told_of_fence(&mut shared, broker, LONG, answer).await;
+    assert!(
+        matches!(&told[..], [Fence::Busy { .. }, Fence::Taken { by, .. }]
+            if *by == Taker::Nobody { consumers: 1, messages: 2 }),
+        "{told:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fence_that_is_free_by_the_time_of_the_look_is_declared() {
+    let (mut publisher, broker) = publisher();
+    let mut is_free = false;
+    let answer = |passive| {
+        is_free |= passive;
+        match (is_free, passive) {
+            (true, true) => closed(404),
+            (true, false) => found(0, 0),
+            (false, _) => closed(405),
+        }
+    };
+    let told = told_of_fence(&mut publisher, broker, LONG, answer).await;
+    assert!(matches!(&told[..], [Fence::Busy { .. }, Fence::Held]), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_breaks_makes_a_taken_fence_no_younger_unless_it_is_long_gone() {
+    let memory = FenceMemory::default();
+    let told = async |within| {
+        let (mut publisher, broker) = publisher();
+        publisher.fence_memory = memory.clone();
+        told_of_fence(&mut publisher, broker, within, |_| closed(405)).await
+    };
+    let first = told(LONG).await;
+    assert!(matches!(&first[..], [Fence::Busy { .. }, Fence::Taken { .. }]), "{first:?}");
+    let second = told(LONG).await;
+    assert!(matches!(&second[..], [Fence::Taken { .. }]), "{second:?}");
+    tokio::time::sleep(LONG).await;
+    let later = told(Duration::from_secs(60)).await;
+    assert!(matches!(&later[..], [Fence::Busy { .. }]), "{later:?}");
+}
+
+#[tokio::test]
+async fn an_answer_about_the_fence_that_nobody_asked_for_ends_the_connection() {
+    let (mut publisher, mut broker) = publisher();
+    publisher.fence("outboxd.publisher.test");
+    assert!(is_quiet(&mut publisher).await);
+    say(&mut broker, 3, opened()).await;
+    assert!(is_quiet(&mut publisher).await);
+    say(&mut broker, 3, opened()).await;
+    let told = next(&mut publisher).await;
+    assert!(matches!(told, Err(BrokerError::Lost { .. })), "{told:?}");
+}
+
+/// Only the first refusal is told, and nothing else need happen before the next question.
+#[tokio::test(start_paused = true)]
+async fn a_fence_that_another_has_is_asked_for_again_and_again() {
+    let (mut publisher, broker) = publisher();
+    let mut refusals = 0;
+    let answer = |_| {
+        refusals += 1;
+        if refusals <= 3 { closed(405) } else { found(0, 0) }
+    };
+    let told = told_of_fence(&mut publisher, broker, Duration::from_secs(60), answer).await;
+    assert!(matches!(&told[..], [Fence::Busy { .. }, Fence::Held]), "{told:?}");
+}

@@ -6,19 +6,23 @@
 use std::{
     collections::HashMap,
     io,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
+    net::{TcpListener, TcpStream},
     task::{AbortHandle, Id, JoinSet},
-    time::Instant,
+    time::{Instant, sleep},
 };
 
 /// Minimum silence of a client that is dropped for another. An honest client that has just connected is not dropped.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Pause before a server that is full of clients at work looks again.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// After a failed accept, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// No more files can be opened, by this process (`EMFILE`) or by any (`ENFILE`), on Linux.
 const NO_MORE_FILES: [i32; 2] = [24, 23];
 /// Open files where the system does not say how many there may be.
@@ -34,18 +38,66 @@ pub(crate) struct Connections {
     dropped: u64,
 }
 
-/// Turn on a connection: the client's, since a certain time, or the server's.
+/// Turn on a connection: the client's or the server's. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Turn(Arc<Mutex<Option<Instant>>>);
+pub(crate) struct Turn(Arc<Mutex<Course>>);
+
+/// Course of a connection so far.
+#[derive(Debug)]
+struct Course {
+    /// The client has been waited for since then; `None` while it is the server's turn.
+    client_since: Option<Instant>,
+    /// A request has come.
+    has_asked: bool,
+}
+
+/// Accepts connections until `end`, at most `max` at a time, and has `serve` answer on each; gives those that are open then. `server` is
+/// the listener's name in the log. `serve` gets to know whose turn it is, and says when that changes.
+pub(crate) async fn accept<F>(
+    listener: TcpListener,
+    server: &str,
+    max: usize,
+    end: impl Future<Output = ()>,
+    serve: impl Fn(TcpStream, Turn) -> F,
+) -> Connections
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut connections = Connections::new(max);
+    let mut accepted: Option<TcpStream> = None;
+    let mut end = pin!(end);
+    loop {
+        if let Some(stream) = accepted.take_if(|_| connections.has_room()) {
+            connections.add(|turn| serve(stream, turn));
+        }
+        tokio::select! {
+            biased;
+            // 1. The end comes first.
+            () = &mut end => return connections,
+            // 2. Finished connections make room.
+            () = connections.ended() => {}
+            // 3. New ones, one at a time.
+            new = listener.accept(), if accepted.is_none() => match new {
+                Ok((stream, _)) => accepted = Some(stream),
+                Err(error) => {
+                    tracing::warn!(%error, "the {server} listener could not accept a connection");
+                    connections.make_room_after(&error);
+                    tokio::select! { () = &mut end => return connections, () = sleep(ACCEPT_PAUSE) => {} }
+                }
+            },
+            // 4. Somebody may have become silent for long enough.
+            () = sleep(LOOK_AGAIN), if accepted.is_some() => {}
+        }
+    }
+}
 
 impl Connections {
-    /// None yet, and at most `max`.
-    pub(crate) fn new(max: usize) -> Self {
+    fn new(max: usize) -> Self {
         Self { max, tasks: JoinSet::new(), open: HashMap::new(), dropped: 0 }
     }
 
     /// Tells whether another one may be accepted, if need be after one was dropped.
-    pub(crate) fn has_room(&mut self) -> bool {
+    fn has_room(&mut self) -> bool {
         self.open.len() < self.max
             || self.drop_longest_awaited(
                 "all HTTP connections are in use: the ones whose clients have been silent for longest are dropped for new ones; see who \
@@ -54,7 +106,7 @@ impl Connections {
     }
 
     /// Drops a connection where one could not be accepted for want of open files.
-    pub(crate) fn make_room_after(&mut self, error: &io::Error) {
+    fn make_room_after(&mut self, error: &io::Error) {
         if error.raw_os_error().is_some_and(|code| NO_MORE_FILES.contains(&code)) {
             self.drop_longest_awaited(
                 "no more files can be opened: HTTP connections whose clients have been silent for longest are dropped for new ones; \
@@ -80,8 +132,8 @@ impl Connections {
         true
     }
 
-    /// Takes a connection over. `serve` gets to know whose turn it is, and says when that changes.
-    pub(crate) fn add<F>(&mut self, serve: impl FnOnce(Turn) -> F)
+    /// Takes a connection over.
+    fn add<F>(&mut self, serve: impl FnOnce(Turn) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -91,7 +143,7 @@ impl Connections {
     }
 
     /// Waits for the end of any; never ends while there is none. Cancel-safe.
-    pub(crate) async fn ended(&mut self) {
+    async fn ended(&mut self) {
         match self.tasks.join_next_with_id().await {
             Some(Ok((id, ()))) => drop(self.open.remove(&id)),
             Some(Err(error)) => drop(self.open.remove(&error.id())),
@@ -109,24 +161,37 @@ impl Connections {
 
 impl Turn {
     fn of_client() -> Self {
-        Self(Arc::new(Mutex::new(Some(Instant::now()))))
+        Self(Arc::new(Mutex::new(Course { client_since: Some(Instant::now()), has_asked: false })))
+    }
+
+    /// Answers a request.
+    pub(crate) async fn answering<T>(self, answer: impl Future<Output = T>) -> T {
+        self.is_servers();
+        let answer = answer.await;
+        self.is_clients();
+        answer
     }
 
     /// The client has said all that the server needs for now.
     pub(crate) fn is_servers(&self) {
-        *self.since() = None;
+        *self.course() = Course { client_since: None, has_asked: true };
     }
 
     /// The client has to send, or to read, for the server to go on.
     pub(crate) fn is_clients(&self) {
-        self.since().get_or_insert_with(Instant::now);
+        self.course().client_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Tells whether a request has come.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.course().has_asked
     }
 
     fn client_since(&self) -> Option<Instant> {
-        *self.since()
+        self.course().client_since
     }
 
-    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+    fn course(&self) -> MutexGuard<'_, Course> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

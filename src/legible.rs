@@ -9,6 +9,8 @@ use std::{
     fmt::{self, Display, Write},
 };
 
+use serde::Serialize;
+
 /// Tells whether a character is escaped: control characters, line separators, those that change the direction of text, and those that
 /// leave no mark (Unicode's `Default_Ignorable_Code_Point`, and interlinear annotations).
 pub fn is_hidden(c: char) -> bool {
@@ -55,6 +57,15 @@ pub fn lines(text: &str) -> Cow<'_, str> {
         return text.into();
     }
     text.split('\n').map(|line| Legible(line).to_string()).collect::<Vec<_>>().join("\n").into()
+}
+
+/// A value as a JSON document for people, which holds nothing hidden and ends its last line.
+///
+/// # Errors
+///
+/// The value cannot be written as JSON.
+pub fn document(value: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(value).map(|document| json(&document).into_owned() + "\n")
 }
 
 /// A JSON document that means the same and holds nothing hidden. JSON itself escapes only the control characters of ASCII, so

@@ -6,7 +6,7 @@
 
 use super::Board;
 use crate::{
-    http_connections::{Connections, LOOK_AGAIN, Turn, within_open_files},
+    http_connections::{self, Turn, within_open_files},
     legible,
 };
 use axum::{
@@ -23,13 +23,7 @@ use hyper::{
     service::{Service, service_fn},
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use std::{
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, pin::pin, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
@@ -45,8 +39,6 @@ const CONNECTIONS_MAX: usize = 64;
 const OTHER_FILES: usize = 128;
 /// How long answers under way may still take after shutdown was asked for.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
-/// After a failed accept, most likely for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// The admin endpoints cannot be offered.
 #[derive(Debug, thiserror::Error)]
@@ -71,57 +63,23 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, AdminError> {
 /// Answers from `board` until `shutdown` completes, and then at most a second longer.
 pub async fn serve(listener: TcpListener, board: Board, shutdown: impl Future<Output = ()>) {
     let router = router(board);
-    let mut shutdown = pin!(shutdown);
-    let mut connections = Connections::new(within_open_files(CONNECTIONS_MAX, OTHER_FILES));
-    let mut accepted: Option<TcpStream> = None;
-    loop {
-        if let Some(stream) = accepted.take_if(|_| connections.has_room()) {
-            connections.add(|turn| answer(stream, router.clone(), turn));
-        }
-        tokio::select! {
-            biased;
-            // 1. The end comes first.
-            () = &mut shutdown => break,
-            // 2. Finished connections make room.
-            () = connections.ended() => {}
-            // 3. New ones, one at a time.
-            new = listener.accept(), if accepted.is_none() => match new {
-                Ok((stream, _)) => accepted = Some(stream),
-                Err(error) => {
-                    tracing::warn!(%error, "the admin listener could not accept a connection");
-                    connections.make_room_after(&error);
-                    tokio::select! { () = &mut shutdown => break, () = sleep(ACCEPT_PAUSE) => {} }
-                }
-            },
-            // 4. Somebody may have become silent for long enough.
-            () = sleep(LOOK_AGAIN), if accepted.is_some() => {}
-        }
-    }
-    drop((listener, accepted));
+    let max = within_open_files(CONNECTIONS_MAX, OTHER_FILES);
+    let serve = |stream, turn| answer(stream, router.clone(), turn);
+    let mut connections = http_connections::accept(listener, "admin", max, shutdown, serve).await;
     // What has not finished by then is aborted when the set is dropped.
     let _ = timeout(SHUTDOWN_GRACE, connections.all_ended()).await;
 }
 
 async fn answer(stream: TcpStream, router: Router, turn: Turn) {
     let router = TowerToHyperService::new(router);
-    let has_asked = AtomicBool::new(false);
-    let service = service_fn(|request: Request<Incoming>| {
-        has_asked.store(true, Ordering::Relaxed);
-        turn.is_servers();
-        let (answer, turn) = (router.call(request), turn.clone());
-        async move {
-            let answer = answer.await;
-            turn.is_clients();
-            answer
-        }
-    });
+    let service = service_fn(|request: Request<Incoming>| turn.clone().answering(router.call(request)));
     let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
     let mut answering = pin!(timeout(CONNECTION_TIMEOUT, connection));
     let answered = tokio::select! {
         // What has arrived counts, however long this process had no turn.
         biased;
         answered = &mut answering => answered,
-        () = sleep(HEAD_TIMEOUT) => match has_asked.load(Ordering::Relaxed) {
+        () = sleep(HEAD_TIMEOUT) => match turn.has_asked() {
             true => answering.await,
             false => return tracing::debug!("an admin connection asked for nothing"),
         },
@@ -155,11 +113,8 @@ async fn metrics(State(board): State<Board>) -> impl IntoResponse {
 }
 
 async fn status(State(board): State<Board>) -> impl IntoResponse {
-    match serde_json::to_string_pretty(&board.status()) {
-        Ok(json) => {
-            let json = legible::json(&json).into_owned() + "\n";
-            ([(CONTENT_TYPE, "application/json")], json).into_response()
-        }
+    match legible::document(&board.status()) {
+        Ok(json) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

@@ -85,8 +85,7 @@ async fn list(settings: &Settings, options: &ListParked) -> Result<(), Failure> 
     }
     if options.json {
         let shown: Vec<Shown<'_>> = entries.iter().map(Shown::from).collect();
-        let document = serde_json::to_string_pretty(&shown).unwrap_or_default();
-        return answer(&(legible::json(&document).into_owned() + "\n"));
+        return answer(&legible::document(&shown).unwrap_or_default());
     }
     answer(&if entries.is_empty() { "nothing is parked\n".to_owned() } else { table(&COLUMNS, &entries) })
 }

@@ -83,7 +83,7 @@ impl Slots {
     }
 
     pub(super) fn json(&self) -> String {
-        legible::json(&serde_json::to_string_pretty(self).unwrap_or_default()).into_owned() + "\n"
+        legible::document(self).unwrap_or_default()
     }
 }
 

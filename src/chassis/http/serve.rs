@@ -1,12 +1,6 @@
 //! Connections, each within limits: a client that sends or reads half of something holds nothing for long.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::Router;
 use hyper::{
@@ -26,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    http_connections::{Connections, LOOK_AGAIN, Turn, within_open_files},
+    http_connections::{self, Turn, within_open_files},
     shutdown::Shutdown,
 };
 
@@ -40,8 +34,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECTIONS_MAX: usize = 800;
 /// Files that may be open for other ends than HTTP and the database: the consumers' connections, logs, timers.
 const OTHER_FILES: usize = 64;
-/// After a failed accept, most likely for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Answers until `shutdown`, and then what is under way. What the HTTP side takes of the files that may be open leaves
 /// `database_connections_max` and what consumers need.
@@ -52,51 +44,23 @@ pub(in crate::chassis) async fn serve(
     mut shutdown: Shutdown,
 ) {
     let max = within_open_files(CONNECTIONS_MAX, OTHER_FILES + database_connections_max);
-    let mut connections = Connections::new(max);
-    let mut accepted: Option<TcpStream> = None;
-    loop {
-        if let Some(stream) = accepted.take_if(|_| connections.has_room()) {
-            connections.add(|turn| converse(stream, router.clone(), turn, shutdown.clone()));
-        }
-        tokio::select! {
-            biased;
-            // 1. The end comes first.
-            _ = shutdown.requested() => break,
-            // 2. Finished connections make room.
-            () = connections.ended() => {}
-            // 3. New ones, one at a time.
-            new = listener.accept(), if accepted.is_none() => match new {
-                Ok((stream, _)) => accepted = Some(stream),
-                Err(error) => {
-                    tracing::warn!(%error, "the HTTP listener could not accept a connection");
-                    connections.make_room_after(&error);
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            // 4. Somebody may have become silent for long enough.
-            () = sleep(LOOK_AGAIN), if accepted.is_some() => {}
-        }
-    }
-    drop((listener, accepted));
+    let ended = shutdown.clone();
+    let serve = |stream, turn| converse(stream, router.clone(), turn, ended.clone());
+    let end = async {
+        shutdown.requested().await;
+    };
+    let mut connections = http_connections::accept(listener, "HTTP", max, end, serve).await;
     connections.all_ended().await;
 }
 
 /// One connection's requests. When the end is asked for, the request under way is the last; without one, the connection is cut.
 async fn converse(stream: TcpStream, router: Router, turn: Turn, mut shutdown: Shutdown) {
     limit_writes(&stream);
-    let has_asked = Arc::new(AtomicBool::new(false));
     let service = service_fn({
-        let (has_asked, router) = (Arc::clone(&has_asked), TowerToHyperService::new(router));
+        let (turn, router) = (turn.clone(), TowerToHyperService::new(router));
         move |mut request: Request<Incoming>| {
-            has_asked.store(true, Ordering::Relaxed);
-            turn.is_servers();
             request.extensions_mut().insert(turn.clone());
-            let (answer, turn) = (router.call(request), turn.clone());
-            async move {
-                let answer = answer.await;
-                turn.is_clients();
-                answer
-            }
+            turn.clone().answering(router.call(request))
         }
     });
     let mut http = http1::Builder::new();
@@ -110,13 +74,13 @@ async fn converse(stream: TcpStream, router: Router, turn: Turn, mut shutdown: S
             biased;
             ended = connection.as_mut() => break ended,
             () = first_head.as_mut(), if is_first => {
-                if !has_asked.load(Ordering::Relaxed) {
+                if !turn.has_asked() {
                     return;
                 }
                 is_first = false;
             }
             // hyper would wait for the first request of a connection.
-            _ = shutdown.requested() => match has_asked.load(Ordering::Relaxed) {
+            _ = shutdown.requested() => match turn.has_asked() {
                 false => return,
                 true => {
                     connection.as_mut().graceful_shutdown();

@@ -48,7 +48,8 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Makes the chassis's tables if they are not there and in no other schema either, brings version 0.1.0's up to date, and applies the scripts that have not been applied yet. All or nothing.
+    /// Makes the chassis's tables if they are not there and in no other schema either, brings version 0.1.0's up to date, and applies
+    /// the scripts that have not been applied yet. All or nothing.
     ///
     /// # Errors
     ///

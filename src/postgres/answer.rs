@@ -6,7 +6,10 @@ use std::pin::pin;
 use futures_util::TryStreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{error::WireError, sql_limits::ROW_BYTES};
+use super::{
+    error::WireError,
+    sql_limits::{self, ROW_BYTES},
+};
 
 /// Bytes of the rows of one such answer. All of them have few rows.
 const SIMPLE_ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -24,11 +27,7 @@ impl AnswerBytes {
     /// The answer takes more than [`SIMPLE_ANSWER_BYTES_MAX`].
     pub(super) fn add(&mut self, row: usize) -> Result<(), WireError> {
         self.0 = self.0.saturating_add(row).saturating_add(ROW_BYTES);
-        if self.0 > SIMPLE_ANSWER_BYTES_MAX {
-            let mib = SIMPLE_ANSWER_BYTES_MAX >> 20;
-            return Err(WireError::protocol(format!("an answer that takes more than {mib} MiB")));
-        }
-        Ok(())
+        sql_limits::check_answer(self.0, SIMPLE_ANSWER_BYTES_MAX)
     }
 }
 

@@ -126,9 +126,7 @@ impl Endpoint {
                     Some(path) => path,
                     None => first_value(&client, "SHOW search_path").await?.unwrap_or_default(),
                 };
-                if path.replace(' ', "") != SEARCH_PATH {
-                    return Err(WireError::dropped("search_path", &path, SEARCH_PATH));
-                }
+                check_path(&path)?;
                 if let Some(query) = query_of(wanted) {
                     let value = first_value(&client, query).await?;
                     check_session(wanted, is_true(value.as_deref()))?;
@@ -173,9 +171,7 @@ impl Endpoint {
                     Some(path) => path.to_owned(),
                     None => ask(&mut wire, "SHOW search_path").await?,
                 };
-                if path.replace(' ', "") != SEARCH_PATH {
-                    return Err(WireError::dropped("search_path", &path, SEARCH_PATH));
-                }
+                check_path(&path)?;
                 let wanted = self.session_wanted();
                 if let Some(query) = query_of(wanted) {
                     check_session(wanted, is_true(Some(&ask(&mut wire, query).await?)))?;
@@ -335,6 +331,14 @@ async fn within<T>(
     attempt: impl Future<Output = Result<T, WireError>>,
 ) -> Result<T, WireError> {
     tokio::time::timeout(limit, attempt).await.unwrap_or(Err(WireError::Timeout(limit)))
+}
+
+/// Refuses a session that has not heard our settings, as behind a pooler that drops them.
+fn check_path(path: &str) -> Result<(), WireError> {
+    match path.replace(' ', "") == SEARCH_PATH {
+        true => Ok(()),
+        false => Err(WireError::dropped("search_path", path, SEARCH_PATH)),
+    }
 }
 
 /// The first value of the answer to a question.

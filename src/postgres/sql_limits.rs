@@ -28,6 +28,15 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Bytes that a row takes in memory beside those on the wire, at least.
 pub(super) const ROW_BYTES: usize = 128;
 
+/// Refuses an answer of more than `max` bytes.
+pub(super) fn check_answer(bytes: usize, max: usize) -> Result<(), WireError> {
+    if bytes > max {
+        let mib = max >> 20;
+        return Err(WireError::protocol(format!("an answer that takes more than {mib} MiB")));
+    }
+    Ok(())
+}
+
 /// Follows the server's messages from one to the next.
 #[derive(Default)]
 pub(super) struct Limits {
@@ -125,11 +134,7 @@ impl Limits {
         let kept = kept.saturating_add(ROW_BYTES);
         self.answer = self.answer.saturating_add(kept.min(self.longest));
         self.longest = self.longest.max(kept);
-        if self.answer > ANSWER_BYTES_MAX {
-            let mib = ANSWER_BYTES_MAX >> 20;
-            return Err(WireError::protocol(format!("an answer that takes more than {mib} MiB")));
-        }
-        Ok(())
+        check_answer(self.answer, ANSWER_BYTES_MAX)
     }
 }
 

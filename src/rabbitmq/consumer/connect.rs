@@ -12,7 +12,8 @@ use super::{
     transport::{Guarded, GuardedTokio},
 };
 
-/// Frames that a consumer asks for at least: RabbitMQ's default, which every publisher may fill with headers. lapin allots 32 frames each way: 8 MiB, of which it touches what the traffic needs.
+/// Frames that a consumer asks for at least: RabbitMQ's default, which every publisher may fill with headers. lapin allots 32 frames
+/// each way: 8 MiB, of which it touches what the traffic needs.
 pub(super) const FRAME_MAX: u32 = 128 * 1024;
 /// Frames that a consumer asks for at most, whatever the URL's `frame_max` says: 128 MiB for lapin.
 const FRAME_MAX_LIMIT: u32 = 2 * 1024 * 1024;

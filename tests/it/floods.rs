@@ -4,9 +4,13 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    liar::{Liar, Lie, Protocol, Then},
+    liar::{ACK, CHANNEL_OPEN_OK, Liar, Lie, OPEN_OK, Protocol, QUEUE_DECLARE_OK, Then},
     stage::{PATIENCE, Stage, alive, eventually, until},
-    support::{Daemon, shared_postgres, shared_rabbitmq},
+    support::{
+        Daemon,
+        raw_amqp::{frame, method, short},
+        shared_postgres, shared_rabbitmq,
+    },
 };
 
 /// Length of each flood from its first byte. Without limits it took hundreds of megabytes.
@@ -69,13 +73,6 @@ async fn until_streaming(daemon: &mut Daemon) {
     until(daemon, "orders", |shown| shown["state"] == "streaming").await;
 }
 
-fn impatient(stage: &mut Stage) {
-    stage.source = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n\
-                    delivery.status_interval_ms = 50\npostgres.wal_sender_timeout_ms = 1000"
-        .into();
-    stage.rabbitmq = "connect_timeout_ms = 1500\nconfirm_timeout_ms = 1500\nheartbeat_s = 1".into();
-}
-
 /// A PostgreSQL message.
 fn message(tag: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len() + 4).unwrap();
@@ -121,7 +118,7 @@ fn relation(number: u64) -> Vec<u8> {
 #[tokio::test]
 async fn a_postgresql_that_never_pauses() {
     let mut stage = Stage::shared("pgflood").await;
-    impatient(&mut stage);
+    stage.make_impatient();
     let liar = Liar::before(shared_postgres().await.port(), Protocol::Postgres).await;
     stage.consume().await;
     let config = stage.config_through_ports(liar.port, shared_rabbitmq().await.port());
@@ -149,22 +146,8 @@ async fn a_postgresql_that_never_pauses() {
     end_and_recover(&mut stage, &mut daemon, &liar, ("notices in the stream", b"d", notice)).await;
 }
 
-/// An AMQP frame.
-fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(payload.len()).unwrap();
-    [&[kind], &channel.to_be_bytes()[..], &size.to_be_bytes(), payload, &[0xCE]].concat()
-}
-
-fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
-    frame(1, channel, &[&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat())
-}
-
-fn short(text: &str) -> Vec<u8> {
-    [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
-}
-
 fn blocked(number: u64) -> Vec<u8> {
-    method(0, 10, 60, &short(&format!("{number} {}", "x".repeat(200))))
+    method(0, 10, 60, &short(format!("{number} {}", "x".repeat(200)).as_bytes()))
 }
 
 fn blocked_and_unblocked(number: u64) -> Vec<u8> {
@@ -187,12 +170,12 @@ fn content(channel: u16, bytes: usize) -> Vec<u8> {
 }
 
 fn returned(_: u64) -> Vec<u8> {
-    let arguments = [&312_u16.to_be_bytes()[..], &short("NO_ROUTE"), &short("e"), &short("k")].concat();
+    let arguments = [&312_u16.to_be_bytes()[..], &short(b"NO_ROUTE"), &short(b"e"), &short(b"k")].concat();
     [method(1, 60, 50, &arguments), content(1, 4000)].concat()
 }
 
 fn delivered(number: u64) -> Vec<u8> {
-    let arguments = [&short("c")[..], &number.to_be_bytes(), &[0], &short("e"), &short("k")].concat();
+    let arguments = [&short(b"c")[..], &number.to_be_bytes(), &[0], &short(b"e"), &short(b"k")].concat();
     [method(3, 60, 60, &arguments), content(3, 4000)].concat()
 }
 
@@ -201,7 +184,7 @@ fn bodies(_: u64) -> Vec<u8> {
 }
 
 fn fence_channel_closed(_: u64) -> Vec<u8> {
-    method(3, 20, 40, &[&405_u16.to_be_bytes()[..], &short("RESOURCE_LOCKED"), &[0; 4]].concat())
+    method(3, 20, 40, &[&405_u16.to_be_bytes()[..], &short(b"RESOURCE_LOCKED"), &[0; 4]].concat())
 }
 
 fn fence_channel_opened(_: u64) -> Vec<u8> {
@@ -214,12 +197,8 @@ fn flow(_: u64) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_broker_that_never_pauses() {
-    const OPEN_OK: &[u8] = &[0, 10, 0, 41];
-    const CHANNEL_OPEN_OK: &[u8] = &[0, 20, 0, 11];
-    const QUEUE_DECLARE_OK: &[u8] = &[0, 50, 0, 11];
-    const ACK: &[u8] = &[0, 60, 0, 80];
     let mut stage = Stage::shared("mqflood").await;
-    impatient(&mut stage);
+    stage.make_impatient();
     let liar = Liar::before(shared_rabbitmq().await.port(), Protocol::Amqp).await;
     stage.consume().await;
     let config = stage.config_through_ports(shared_postgres().await.port(), liar.port);

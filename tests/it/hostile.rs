@@ -5,9 +5,15 @@
 use std::time::Duration;
 
 use crate::{
-    liar::{Liar, Lie, Protocol, Then},
+    liar::{
+        ACK, CHANNEL_OPEN_OK, EXCHANGE_DECLARE_OK, Liar, Lie, OPEN_OK, Protocol, SELECT_OK, START, TUNE, Then,
+    },
     stage::{PATIENCE, Stage, alive, until},
-    support::{Daemon, raw_amqp, shared_postgres, shared_rabbitmq},
+    support::{
+        Daemon,
+        raw_amqp::{self, method},
+        shared_postgres, shared_rabbitmq,
+    },
 };
 
 /// A lie, by the kind of the message that it takes the place of, and what the daemon says of it.
@@ -21,11 +27,6 @@ fn postgres(tag: u8, length: u32, payload: &[u8]) -> Vec<u8> {
 /// An AMQP frame whose size and end say what they like.
 fn frame(kind: u8, channel: u16, size: u32, payload: &[u8], end: u8) -> Vec<u8> {
     [&[kind], &channel.to_be_bytes()[..], &size.to_be_bytes(), payload, &[end]].concat()
-}
-
-fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
-    let payload = [&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat();
-    frame(1, channel, u32::try_from(payload.len()).unwrap(), &payload, 0xCE)
 }
 
 /// What Start says, with this value among the server's properties.
@@ -42,8 +43,7 @@ fn frame_of_headers(value: Vec<u8>) -> Vec<u8> {
 
 /// `close-ok` is owed for it: reply code, short text, class and method.
 fn close(code: u16, text: &str) -> Vec<u8> {
-    let text = [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    [&code.to_be_bytes()[..], &text, &[0; 4]].concat()
+    [&code.to_be_bytes()[..], &raw_amqp::short(text.as_bytes()), &[0; 4]].concat()
 }
 
 /// An ErrorResponse with a message of so many bytes.
@@ -98,17 +98,10 @@ async fn come_to_senses(stage: &mut Stage, daemon: &mut Daemon, liar: &Liar, las
     daemon.sigterm(Duration::from_secs(30)).await;
 }
 
-fn impatient(stage: &mut Stage) {
-    stage.source = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n\
-                    delivery.status_interval_ms = 50\npostgres.wal_sender_timeout_ms = 1000"
-        .into();
-    stage.rabbitmq = "connect_timeout_ms = 1500\nconfirm_timeout_ms = 1500\nheartbeat_s = 1".into();
-}
-
 #[tokio::test]
 async fn a_postgresql_that_lies_at_any_step() {
     let mut stage = Stage::shared("liar").await;
-    impatient(&mut stage);
+    stage.make_impatient();
     let liar = Liar::before(shared_postgres().await.port(), Protocol::Postgres).await;
     stage.consume().await;
     let config = stage.config_through_ports(liar.port, shared_rabbitmq().await.port());
@@ -167,15 +160,8 @@ async fn a_postgresql_that_lies_at_any_step() {
 
 #[tokio::test]
 async fn a_broker_that_lies_at_any_step() {
-    const START: &[u8] = &[0, 10, 0, 10];
-    const TUNE: &[u8] = &[0, 10, 0, 30];
-    const OPEN_OK: &[u8] = &[0, 10, 0, 41];
-    const CHANNEL_OPEN_OK: &[u8] = &[0, 20, 0, 11];
-    const DECLARE_OK: &[u8] = &[0, 40, 0, 11];
-    const SELECT_OK: &[u8] = &[0, 85, 0, 11];
-    const ACK: &[u8] = &[0, 60, 0, 80];
     let mut stage = Stage::shared("liar").await;
-    impatient(&mut stage);
+    stage.make_impatient();
     let liar = Liar::before(shared_rabbitmq().await.port(), Protocol::Amqp).await;
     stage.consume().await;
     let config = stage.config_through_ports(shared_postgres().await.port(), liar.port);
@@ -222,8 +208,8 @@ async fn a_broker_that_lies_at_any_step() {
             Then::Say(method(1, 20, 40, &close(406, "no channel"))),
             "closed the channel: 406 no channel",
         ),
-        (DECLARE_OK, Then::Stop, "connection aborted"),
-        (DECLARE_OK, Then::Say(method(1, 85, 11, b"")), "method 85.11 on channel 1 is no answer"),
+        (EXCHANGE_DECLARE_OK, Then::Stop, "connection aborted"),
+        (EXCHANGE_DECLARE_OK, Then::Say(method(1, 85, 11, b"")), "method 85.11 on channel 1 is no answer"),
         (SELECT_OK, Then::Stop, "connection aborted"),
         (SELECT_OK, Then::FallSilent, "not even a heartbeat"),
         (ACK, Then::Stop, "connection aborted"),

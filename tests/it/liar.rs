@@ -16,6 +16,16 @@ use tokio::{
     sync::watch,
 };
 
+/// Methods of AMQP that a [`Lie`] may stand in place of: class and method.
+pub(crate) const START: &[u8] = &[0, 10, 0, 10];
+pub(crate) const TUNE: &[u8] = &[0, 10, 0, 30];
+pub(crate) const OPEN_OK: &[u8] = &[0, 10, 0, 41];
+pub(crate) const CHANNEL_OPEN_OK: &[u8] = &[0, 20, 0, 11];
+pub(crate) const EXCHANGE_DECLARE_OK: &[u8] = &[0, 40, 0, 11];
+pub(crate) const QUEUE_DECLARE_OK: &[u8] = &[0, 50, 0, 11];
+pub(crate) const SELECT_OK: &[u8] = &[0, 85, 0, 11];
+pub(crate) const ACK: &[u8] = &[0, 60, 0, 80];
+
 /// Bytes of a flood that are written at a time.
 const FLOOD_BYTES: usize = 64 << 10;
 

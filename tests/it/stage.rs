@@ -71,6 +71,14 @@ impl Stage {
         Self::on(test, shared_postgres().await, shared_rabbitmq().await).await
     }
 
+    /// Has the daemon give up soon what does not answer, and try again at once.
+    pub(crate) fn make_impatient(&mut self) {
+        self.source = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n\
+                       delivery.status_interval_ms = 50\npostgres.wal_sender_timeout_ms = 1000"
+            .into();
+        self.rabbitmq = "connect_timeout_ms = 1500\nconfirm_timeout_ms = 1500\nheartbeat_s = 1".into();
+    }
+
     /// On nodes of the test's own.
     pub(crate) async fn on(test: &str, postgres: &Postgres, broker: &RabbitMq) -> Self {
         let name = unique(test);

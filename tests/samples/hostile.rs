@@ -3,7 +3,7 @@
 use crate::{
     broker::{header, take, waiting},
     eventually, history_shows,
-    liar::{Liar, Lie, Protocol, Then},
+    liar::{Liar, Lie, Protocol, START, Then},
     settled, shop,
     support::{
         RawPublisher, Service,
@@ -99,10 +99,9 @@ async fn a_redrive_brings_what_cannot_be_read_back_to_the_dead_letters() {
 
 #[tokio::test]
 async fn a_broker_that_ends_every_connection_makes_a_service_not_ready_until_it_stops() {
-    const START: &[u8] = &[0, 10, 0, 10];
+    const FORCED: &[u8] = b"\x01\x40\x29CONNECTION_FORCED - broker forced closure\0\0\0\0";
     const CONSUME_OK: &[u8] = &[0, 60, 0, 21];
     const DELIVER: &[u8] = &[0, 60, 0, 60];
-    const FORCED: &[u8] = b"\x01\x40\x29CONNECTION_FORCED - broker forced closure\0\0\0\0";
     let mut shop = shop("liar").await;
     let customer = shop.customer("10").await;
     assert!(shop.customers.sigterm(crate::PATIENCE).await.success());

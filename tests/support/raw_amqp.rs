@@ -80,6 +80,11 @@ pub fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     [&[kind][..], &channel.to_be_bytes(), &size, payload, &[0xCE]].concat()
 }
 
+/// The frame of a method.
+pub fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
+    frame(1, channel, &[&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat())
+}
+
 /// Properties: their flags, then each of them.
 pub fn properties(flags: u16, values: &[&[u8]]) -> Vec<u8> {
     [&flags.to_be_bytes()[..], &values.concat()].concat()

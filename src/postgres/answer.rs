@@ -7,8 +7,8 @@ use futures_util::TryStreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::{
-    error::WireError,
     sql_limits::{self, ROW_BYTES},
+    wire_error::WireError,
 };
 
 /// Bytes of the rows of one such answer. All of them have few rows.

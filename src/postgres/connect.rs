@@ -16,8 +16,8 @@ use tokio_postgres::{
 
 use super::{
     answer::simple_answer,
+    connect_error::ConnectError,
     endpoint::{Address, Endpoint, SessionWanted, Target},
-    error::{AuthenticationError, ConnectError, WireError},
     hosting::Hosting,
     login::{self, Credentials},
     remedy::{self, ConnectionKind},
@@ -25,6 +25,7 @@ use super::{
     sql_socket::{Negotiated, SqlSocket},
     tls::{TlsMode, TlsOptions},
     wire::Wire,
+    wire_error::{AuthenticationError, WireError},
 };
 use crate::remedy::Mender;
 

@@ -5,7 +5,7 @@
 
 use super::{
     connection_string::Options,
-    endpoint::EndpointError,
+    endpoint_error::EndpointError,
     login_methods::{self, LoginMethods},
 };
 use crate::outbox::nearest;

@@ -7,7 +7,7 @@
 use percent_encoding::percent_decode_str;
 use std::collections::BTreeMap;
 
-use super::endpoint::EndpointError;
+use super::endpoint_error::EndpointError;
 
 /// Options by name; of several with one name the last one wins, as in libpq.
 pub(super) type Options = BTreeMap<String, String>;

@@ -15,9 +15,9 @@ use super::{
     SourceDatabase, TableName,
     answer::simple_answer,
     endpoint::Endpoint,
-    error::{AuthenticationError, WireError},
     replication::{ReplicationConnection, ReplicationError},
     wire::{LOGIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, Wire},
+    wire_error::{AuthenticationError, WireError},
 };
 
 const READY: &[u8] = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x24search_path\0pg_catalog, pg_temp\0Z\0\0\0\x05I";

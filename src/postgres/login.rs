@@ -17,10 +17,10 @@ use postgres_protocol::{
 use tokio_postgres::config;
 
 use super::{
-    error::{AuthenticationError, WireError},
     login_methods::LoginMethods,
     socket::Socket,
     wire::{Frame, Wire},
+    wire_error::{AuthenticationError, WireError},
 };
 
 /// The last authentication code that postgres-protocol knows: AuthenticationSASLFinal.

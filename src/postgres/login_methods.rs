@@ -6,7 +6,7 @@
 //! verified certificate, or by the directory of its Unix socket. `require_auth` may say otherwise by naming the method; a password in
 //! clear text crosses no unencrypted network even then.
 
-use super::{error::AuthenticationError, socket::Peer};
+use super::{socket::Peer, wire_error::AuthenticationError};
 
 /// Code of AuthenticationCleartextPassword.
 const CLEAR_TEXT_PASSWORD: i32 = 3;

@@ -6,12 +6,13 @@ pub mod catalog;
 pub mod cleanup;
 pub mod condition;
 mod connect;
+mod connect_error;
 mod connection_options;
 mod connection_string;
 pub mod continuity;
 pub mod dba_script;
 pub mod endpoint;
-pub mod error;
+mod endpoint_error;
 pub mod family;
 pub mod foreign_code;
 #[cfg(test)]
@@ -44,6 +45,17 @@ mod sql_text;
 mod stored_text;
 mod tls;
 mod wire;
+mod wire_error;
+
+/// What can go wrong between us and a server.
+pub mod error {
+    pub(super) use super::wire_error::Chain;
+    pub use super::{
+        connect_error::ConnectError,
+        endpoint_error::EndpointError,
+        wire_error::{AuthenticationError, ServerError, WireError},
+    };
+}
 
 /// A schema-qualified table name, unquoted parts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -4,9 +4,9 @@
 
 use super::{
     endpoint::Endpoint,
-    error::{AuthenticationError, WireError},
     hosting::Hosting,
     sql_text::identifier,
+    wire_error::{AuthenticationError, WireError},
 };
 use crate::remedy::Remedy;
 
@@ -157,7 +157,7 @@ fn place_of_password(endpoint: &Endpoint) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{postgres::error::ServerError, remedy::Mender};
+    use crate::{postgres::wire_error::ServerError, remedy::Mender};
 
     #[test]
     fn a_row_that_cannot_be_parked_has_the_cure_of_its_statement_or_one_of_its_own() {

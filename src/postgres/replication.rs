@@ -20,12 +20,13 @@ use tokio::time::Instant;
 use super::{
     answer::AnswerBytes,
     catalog::END_WITH_CLIENT,
+    connect_error::ConnectError,
     endpoint::Endpoint,
-    error::{ConnectError, ServerError, WireError},
     remedy,
     sql_text::{identifier, literal},
     stored_text::{Encoding, SQL_ASCII, Texts, Translator},
     wire::{Frame, Wire},
+    wire_error::{ServerError, WireError},
 };
 use crate::{ledger::ConfirmedLsn, position::Lsn, remedy::Remedy};
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     connection_string::{self, Options},
-    endpoint::EndpointError,
+    endpoint_error::EndpointError,
 };
 use crate::secret;
 

@@ -24,8 +24,8 @@ use tokio_postgres::Config;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    error::WireError,
     tls::{self, TlsMode, TlsOptions},
+    wire_error::WireError,
 };
 
 /// An open byte stream to a server.

@@ -14,8 +14,8 @@ use postgres_protocol::message::backend::{
 };
 
 use super::{
-    error::WireError,
     wire::{self, TAG_AND_LENGTH},
+    wire_error::WireError,
 };
 
 /// Bytes before a login is complete. PostgreSQL sends two thousand, and the notices of a login trigger.

@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::{
-    error::WireError, login_methods::LoginMethods, socket::Socket, sql_limits::Limits, wire::TAG_AND_LENGTH,
+    login_methods::LoginMethods, socket::Socket, sql_limits::Limits, wire::TAG_AND_LENGTH,
+    wire_error::WireError,
 };
 
 /// Tag, length and code of an authentication message.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture, future::try_join_all};
 use tokio_postgres::{Client, types::Type};
 
-use super::{endpoint::Endpoint, error::WireError};
+use super::{endpoint::Endpoint, wire_error::WireError};
 use crate::outbox::decode_hex;
 
 pub(super) use message::Texts;

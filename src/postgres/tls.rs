@@ -35,7 +35,7 @@ use x509_cert::{
     },
 };
 
-use super::endpoint::EndpointError;
+use super::endpoint_error::EndpointError;
 
 /// `sslmode` (manual, "SSL Mode Descriptions").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,8 +25,8 @@ use tokio::{
 };
 
 use super::{
-    error::{ServerError, WireError},
     socket::Socket,
+    wire_error::{ServerError, WireError},
 };
 
 /// No message is longer: PostgreSQL builds each in a buffer that cannot exceed 1 GiB (`MaxAllocSize`, memutils.h). Only rows need as

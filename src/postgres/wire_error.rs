@@ -1,18 +1,13 @@
 //! What can go wrong between us and a PostgreSQL server, whatever the connection was for.
 //!
-//! Says what happened and where. Knows nothing of retry policy: the relay reads [`ConnectError::cause`],
-//! [`WireError::sqlstate`] and the variants, and decides.
+//! Says what happened. Knows nothing of hosts, which are [`ConnectError`](super::connect_error::ConnectError)'s, and nothing of retry
+//! policy: whoever retries reads [`WireError::sqlstate`] and the variants, and decides.
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorFields;
 use std::{fmt, io, time::Duration};
 
-use super::{
-    endpoint::{Endpoint, EndpointError},
-    hosting::Hosting,
-    remedy::{self, ConnectionKind},
-};
-use crate::remedy::Remedy;
+use super::{endpoint_error::EndpointError, tls};
 
 /// Most bytes that are kept of each text that a server says: they are shown in logs, `/readyz` and `/status`.
 const TEXT_BYTES_MAX: usize = 2000;
@@ -334,7 +329,7 @@ impl WireError {
         };
         match source.get_ref() {
             Some(inner) => match inner.downcast_ref::<rustls::Error>() {
-                Some(tls) => WireError::Tls { hint: super::tls::hint(tls), source },
+                Some(error) => WireError::Tls { hint: tls::hint(error), source },
                 None => WireError::Io { doing, source },
             },
             None => WireError::Io { doing, source },
@@ -375,49 +370,6 @@ impl From<tokio_postgres::Error> for WireError {
             Some(Err(other)) => WireError::protocol(other.to_string()),
             None => WireError::Closed { mid_message: false },
         }
-    }
-}
-
-/// No host of the connection string gave a connection.
-#[derive(Debug)]
-pub struct ConnectError {
-    /// The last host tried, as `host:port`.
-    pub host: Box<str>,
-    /// What was wrong with it.
-    pub cause: WireError,
-    /// The hosts and addresses tried before, in order.
-    pub earlier: Vec<(String, WireError)>,
-    /// What to do about it.
-    pub remedy: Box<Remedy>,
-}
-
-impl ConnectError {
-    /// The error of a replication connection, with the cure of whoever runs the server, which an SQL connection has told.
-    pub fn hosted(mut self, endpoint: &Endpoint, hosting: &Hosting) -> Self {
-        let kind = ConnectionKind::Replication;
-        self.remedy.cure = remedy::of_connection(kind, endpoint, hosting, &self.cause).cure;
-        self
-    }
-
-    /// SQLSTATE, when the last host's server refused.
-    pub fn sqlstate(&self) -> Option<&str> {
-        self.cause.sqlstate()
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot connect to PostgreSQL at {}", self.host)?;
-        for (host, cause) in &self.earlier {
-            write!(f, "; before that, {host}: {}", Chain(cause))?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ConnectError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.cause)
     }
 }
 

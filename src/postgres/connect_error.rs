@@ -1,0 +1,54 @@
+//! A connection that no host of a connection string gave: what each said, and what to do about it.
+
+use std::fmt;
+
+use super::{
+    endpoint::Endpoint,
+    hosting::Hosting,
+    remedy::{self, ConnectionKind},
+    wire_error::{Chain, WireError},
+};
+use crate::remedy::Remedy;
+
+/// No host of the connection string gave a connection.
+#[derive(Debug)]
+pub struct ConnectError {
+    /// The last host tried, as `host:port`.
+    pub host: Box<str>,
+    /// What was wrong with it.
+    pub cause: WireError,
+    /// The hosts and addresses tried before, in order.
+    pub earlier: Vec<(String, WireError)>,
+    /// What to do about it.
+    pub remedy: Box<Remedy>,
+}
+
+impl ConnectError {
+    /// The error of a replication connection, with the cure of whoever runs the server, which an SQL connection has told.
+    pub fn hosted(mut self, endpoint: &Endpoint, hosting: &Hosting) -> Self {
+        let kind = ConnectionKind::Replication;
+        self.remedy.cure = remedy::of_connection(kind, endpoint, hosting, &self.cause).cure;
+        self
+    }
+
+    /// SQLSTATE, when the last host's server refused.
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.cause.sqlstate()
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot connect to PostgreSQL at {}", self.host)?;
+        for (host, cause) in &self.earlier {
+            write!(f, "; before that, {host}: {}", Chain(cause))?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.cause)
+    }
+}

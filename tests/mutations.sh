@@ -98,7 +98,7 @@ mutate forget-a-recorded-gap src/postgres/continuity.rs \
 mutate trust-a-record-from-a-dump src/postgres/continuity.rs \
     'record.as_written && record.gap.is_none()' 'record.gap.is_none()'
 mutate trust-a-server-without-record src/postgres/continuity.rs \
-    'record.map_or(0, |record| record.version) < memory.version' 'record.is_some_and(|record| record.version < memory.version)'
+    'record.map_or(0, |record| record.version) < last_seen.version' 'record.is_some_and(|record| record.version < last_seen.version)'
 mutate overlook-a-teardown src/postgres/continuity.rs \
     'let torn_down = self.record.as_ref().is_some_and(SlotRecord::is_torn_down);' 'let torn_down = false;'
 mutate keep-a-gap-to-oneself src/relay/supervisor/gap.rs \

@@ -17,7 +17,7 @@ use crate::{
         SourceDatabase,
         backlog::{self, BacklogError},
         catalog::{self, CatalogError, TableFacts, TableKind},
-        continuity::Evidence,
+        continuity::SlotHistory,
         dba_script::{self, SlotMaker, comment},
         parked_table, preflight, publication,
         replication::ReplicationConnection,
@@ -114,8 +114,8 @@ async fn record(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
     let mut replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
-    let evidence = Evidence::gather(&client, &mut replication, database, None).await?;
-    let Evidence { server, slot, publishing, .. } = evidence;
+    let history = SlotHistory::gather(&client, &mut replication, database, None).await?;
+    let SlotHistory { server, slot, publishing, .. } = history;
     // Whoever dropped it meanwhile is followed by the first slot.
     let Some(confirmed_flush) = slot.and_then(|slot| slot.confirmed_flush) else { return Ok(()) };
     let record = SlotRecord {

@@ -29,15 +29,15 @@ use super::{
 };
 use crate::position::Lsn;
 
-/// What the database and the server say.
+/// The slot, its record, its publication and the server, as the database and the server describe them now.
 #[derive(Clone, Debug)]
-pub struct Evidence {
+pub struct SlotHistory {
     /// The server. Its end of WAL is read after the record: one that was written meanwhile must not look like one from
     /// the future.
     pub server: SystemIdentity,
     /// Earlier timelines of the server with the places where they were left. May be empty when nothing is known of any.
-    pub history: Vec<(u32, Lsn)>,
-    /// What was written down.
+    pub timelines: Vec<(u32, Lsn)>,
+    /// The record.
     pub record: Option<SlotRecord>,
     /// The slot that is there.
     pub slot: Option<SlotFacts>,
@@ -47,9 +47,9 @@ pub struct Evidence {
     pub published_before: Option<PublishedBy>,
 }
 
-/// What this process knows by itself of the slot.
+/// State of the slot when this process last saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Memory {
+pub struct LastSeen {
     /// The name under which this process holds slots.
     pub holder: String,
     /// The server that it has seen the slot on.
@@ -89,31 +89,31 @@ struct Known<'a> {
     outdated: bool,
 }
 
-impl Evidence {
+impl SlotHistory {
     /// The verdict. A gap is never closed by going on, nor by time: one that was recorded stays one, and whatever happened to
     /// the slot since does not hide where it began.
     ///
     /// # Errors
     /// The gap.
-    pub fn judge(&self, memory: Option<&Memory>) -> Result<Continuity, Gap> {
+    pub fn judge(&self, last_seen: Option<&LastSeen>) -> Result<Continuity, Gap> {
         match &self.record {
             Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) => Err(Gap {
                 cause: Cause::Recorded(gap.clone()),
                 confirmed: Some(*confirmed_flush).filter(|confirmed| *confirmed > Lsn::ZERO),
                 until: *confirmed_until,
             }),
-            _ => self.judge_present(memory),
+            _ => self.judge_present(last_seen),
         }
     }
 
-    fn judge_present(&self, memory: Option<&Memory>) -> Result<Continuity, Gap> {
+    fn judge_present(&self, last_seen: Option<&LastSeen>) -> Result<Continuity, Gap> {
         let slot = self.slot.as_ref();
         let until = self.record.as_ref().and_then(|record| record.confirmed_until);
         let gap = |cause, confirmed| Err(Gap { cause, confirmed, until });
         let lost = slot.and_then(|slot| slot.lost.clone()).map(|why| Cause::Lost { why });
         let flush = slot.and_then(|slot| slot.confirmed_flush);
 
-        let Some(known) = self.known(memory) else {
+        let Some(known) = self.known(last_seen) else {
             return match (slot, lost) {
                 (None, _) => Ok(Continuity::First),
                 (Some(_), None) => match self.passed_over(None) {
@@ -198,24 +198,25 @@ impl Evidence {
 
     /// What is known from the newest source: this process, as long as nobody has written to the record since; then the
     /// record. Of a slot that was torn down only a process that was left knows anything.
-    fn known<'a>(&'a self, memory: Option<&'a Memory>) -> Option<Known<'a>> {
+    fn known<'a>(&'a self, last_seen: Option<&'a LastSeen>) -> Option<Known<'a>> {
         let record = self.record.as_ref();
-        let outdated = |memory: &Memory| record.map_or(0, |record| record.version) < memory.version;
-        let ours = |memory: &Memory| {
+        let outdated = |last_seen: &LastSeen| record.map_or(0, |record| record.version) < last_seen.version;
+        let ours = |last_seen: &LastSeen| {
             record.is_none_or(|record| {
-                record.holder.as_deref() == Some(memory.holder.as_str()) || record.is_torn_down()
+                record.holder.as_deref() == Some(last_seen.holder.as_str()) || record.is_torn_down()
             })
         };
         // A replica that was behind was promoted: what it has written down goes with its slot, and what this process remembers
         // since has not happened there.
-        let superseded = |memory: &Memory| {
-            self.server.timeline > memory.timeline
-                && outdated(memory)
+        let superseded = |last_seen: &LastSeen| {
+            self.server.timeline > last_seen.timeline
+                && outdated(last_seen)
                 && record.is_some_and(|record| !record.is_torn_down())
         };
-        let counts = |memory: &&Memory| (ours(memory) || outdated(memory)) && !superseded(memory);
-        if let Some(memory) = memory.filter(counts) {
-            let Memory { system_id, timeline, confirmed, published_by, .. } = memory;
+        let counts =
+            |last_seen: &&LastSeen| (ours(last_seen) || outdated(last_seen)) && !superseded(last_seen);
+        if let Some(last_seen) = last_seen.filter(counts) {
+            let LastSeen { system_id, timeline, confirmed, published_by, .. } = last_seen;
             // The record may be ahead of what is remembered: written when the slot was acquired, just before a fault.
             let confirmed = (*confirmed).max(record.map(|record| record.confirmed_flush));
             return Some(Known {
@@ -224,7 +225,7 @@ impl Evidence {
                 confirmed,
                 at_most: confirmed,
                 published_by: *published_by,
-                outdated: outdated(memory),
+                outdated: outdated(last_seen),
             });
         }
         record.filter(|record| !record.is_torn_down()).map(|record| {
@@ -248,16 +249,16 @@ impl Evidence {
 
     /// Where the server's history left a timeline; zero, which no slot can stand before, if it was never on it.
     fn left(&self, timeline: u32) -> Lsn {
-        self.history.iter().find(|(earlier, _)| *earlier == timeline).map_or(Lsn::ZERO, |(_, left)| *left)
+        self.timelines.iter().find(|(earlier, _)| *earlier == timeline).map_or(Lsn::ZERO, |(_, left)| *left)
     }
 }
 
-impl Evidence {
+impl SlotHistory {
     /// The record with a gap that has to be written down, so that whoever looks next finds it too; `None` when it is
     /// written down already, or nothing is missing to anybody else.
-    pub fn to_be_marked(&self, gap: &Gap, memory: Option<&Memory>) -> Option<SlotRecord> {
+    pub fn to_be_marked(&self, gap: &Gap, last_seen: Option<&LastSeen>) -> Option<SlotRecord> {
         let is_marked = self.record.as_ref().is_some_and(|record| record.gap.is_some());
-        (!is_marked && gap.cause != Cause::TornDown).then(|| self.marked(gap, memory))
+        (!is_marked && gap.cause != Cause::TornDown).then(|| self.marked(gap, last_seen))
     }
 
     /// Tells whether the slot is, or was when its gap was written down, a failover slot.
@@ -267,9 +268,9 @@ impl Evidence {
     }
 
     /// The record with a gap, whatever is written down.
-    pub fn marked(&self, gap: &Gap, memory: Option<&Memory>) -> SlotRecord {
+    pub fn marked(&self, gap: &Gap, last_seen: Option<&LastSeen>) -> SlotRecord {
         let record = self.record.as_ref();
-        let seen = memory.map(|memory| memory.version).max(record.map(|record| record.version));
+        let seen = last_seen.map(|last_seen| last_seen.version).max(record.map(|record| record.version));
         let (system_id, timeline) = match record {
             Some(record) => (record.system_id.clone(), record.timeline),
             None => self.server.clone().names(),

@@ -8,13 +8,13 @@ use super::{
     SourceDatabase,
     catalog::{CatalogError, Facts, INSUFFICIENT_PRIVILEGE, TableFacts},
     condition::OtherOperators,
-    continuity::{Continuity, Evidence},
+    continuity::{Continuity, SlotHistory},
     error::{Chain, ConnectError},
     hosting::Hosting,
     preflight::{self, Check, Problem, Verdict},
     remedy::file_names,
     replication::{ReplicationConnection, ReplicationError, SystemIdentity},
-    slot_record::{self, EvidenceError, SlotRecord},
+    slot_record::{self, SlotHistoryError, SlotRecord},
     snapshot::{self, RowRules, SnapshotError},
     sql_text::identifier,
 };
@@ -63,24 +63,24 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
         Err(error) => checks.push(unreadable(&error)),
     }
     let connection = ReplicationConnection::connect(database, application_name).await;
-    let evidence = match connection {
-        Ok(mut connection) => Evidence::gather(&client, &mut connection, database, None).await,
+    let history = match connection {
+        Ok(mut connection) => SlotHistory::gather(&client, &mut connection, database, None).await,
         Err(error) => Err(error.into()),
     };
-    match evidence {
-        Ok(evidence) => {
-            let SystemIdentity { system_id, timeline, xlogpos, .. } = &evidence.server;
+    match history {
+        Ok(history) => {
+            let SystemIdentity { system_id, timeline, xlogpos, .. } = &history.server;
             let server = format!("system {system_id}, timeline {timeline}, WAL at {xlogpos}");
             checks.push(Check::passed(REPLICATION, server));
-            is_used |= evidence.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
+            is_used |= history.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
             idle_on = (!is_used).then(|| system_id.clone());
             // Of another table than the record's, the record tells nothing.
             if !is_other_table {
-                checks.push(continuity(mapping, &database.slot, &evidence));
-                checks.extend(database.cleanup.and_then(|_| unpublished_rows(database, &evidence)));
+                checks.push(continuity(mapping, &database.slot, &history));
+                checks.extend(database.cleanup.and_then(|_| unpublished_rows(database, &history)));
             }
         }
-        Err(EvidenceError::Replication(ReplicationError::Connect(error))) => {
+        Err(SlotHistoryError::Replication(ReplicationError::Connect(error))) => {
             checks.push(unreachable(REPLICATION, &error.hosted(&database.endpoint, hosting)));
         }
         Err(error) => {
@@ -159,9 +159,9 @@ fn as_role(database: &SourceDatabase) -> String {
 }
 
 /// Whether the slot is the one that was there before.
-fn continuity(mapping: &Mapping, slot: &str, evidence: &Evidence) -> Check {
+fn continuity(mapping: &Mapping, slot: &str, history: &SlotHistory) -> Check {
     const NAME: &str = "continuity";
-    match evidence.judge(None) {
+    match history.judge(None) {
         Ok(Continuity::First) => Check::passed(NAME, "a first slot: nothing is recorded of an earlier one"),
         Ok(Continuity::Adopted) => Check::passed(NAME, "nothing is recorded of the slot yet"),
         Ok(Continuity::Same) => Check::passed(NAME, "the slot is the one that was there before"),
@@ -177,13 +177,13 @@ fn continuity(mapping: &Mapping, slot: &str, evidence: &Evidence) -> Check {
 }
 
 /// Whether clean-up may take what is in the table for published.
-fn unpublished_rows(database: &SourceDatabase, evidence: &Evidence) -> Option<Check> {
+fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<Check> {
     const NAME: &str = "unpublished rows";
-    let record = evidence.record.as_ref().filter(|record| !record.is_torn_down());
+    let record = history.record.as_ref().filter(|record| !record.is_torn_down());
     let altered = record.is_some_and(|record| {
-        record.published_by.zip(evidence.publishing.by()).is_some_and(|(before, now)| before != now)
+        record.published_by.zip(history.publishing.by()).is_some_and(|(before, now)| before != now)
     });
-    let why = match (record, &evidence.slot) {
+    let why = match (record, &history.slot) {
         (None, Some(_)) => {
             "outboxd has not made the slot, so rows that are in the table when it begins may be older than it"
         }

@@ -7,7 +7,7 @@
 //!
 //! The record also keeps the slot's own position: a PostgreSQL that crashes forgets positions which the slot had confirmed.
 //! So while messages are confirmed, the slot's holder copies that position into the record once a second. A copy never says
-//! more than the slot itself says on that server at that time. [`Evidence::settled`] decides whether to use it.
+//! more than the slot itself says on that server at that time. [`SlotHistory::settled`] decides whether to use it.
 //!
 //! Writing makes WAL. An idle database stays idle: nothing is written unless another row was confirmed.
 
@@ -17,7 +17,7 @@ use super::{
     SourceDatabase,
     answer::simple_answer,
     catalog::{self, CatalogError, SlotFacts, failed, made},
-    continuity::Evidence,
+    continuity::SlotHistory,
     publication::{self, PublishedBy, Publishing},
     replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
@@ -359,7 +359,7 @@ pub async fn tear_down(client: &Client, database: &SourceDatabase) -> Result<boo
 
 /// Why the evidence could not be gathered.
 #[derive(Debug, thiserror::Error)]
-pub enum EvidenceError {
+pub enum SlotHistoryError {
     /// SQL failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -368,29 +368,29 @@ pub enum EvidenceError {
     Replication(#[from] ReplicationError),
 }
 
-impl Evidence {
+impl SlotHistory {
     /// Reads the record and the slot, and asks the server who it is. `remembered` is the timeline that this process has
     /// last seen, if it has seen any.
     ///
     /// # Errors
-    /// [`EvidenceError`].
+    /// [`SlotHistoryError`].
     pub async fn gather(
         client: &Client,
         replication: &mut ReplicationConnection,
         database: &SourceDatabase,
         remembered: Option<u32>,
-    ) -> Result<Self, EvidenceError> {
+    ) -> Result<Self, SlotHistoryError> {
         let mut server = replication.identify_system().await?;
         let (record, slot, publishing) = consistent(client, database).await?;
         server.xlogpos = catalog::wal_end(client).await?;
         let earlier = record.as_ref().map(|record| record.timeline).into_iter().chain(remembered);
-        let history = match earlier.min() {
+        let timelines = match earlier.min() {
             Some(timeline) if timeline < server.timeline => {
                 replication.timeline_history(server.timeline).await?
             }
             _ => Vec::new(),
         };
-        Ok(Self { server, history, record, slot, publishing, published_before: None })
+        Ok(Self { server, timelines, record, slot, publishing, published_before: None })
     }
 
     /// Reads record, slot, publication and the end of WAL again, as time has passed.

@@ -18,7 +18,7 @@ use crate::{
         backlog::{self, BacklogError},
         catalog::{self, CatalogError, Facts, SlotFacts, TableKind},
         cleanup::{self, Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
-        continuity::Evidence,
+        continuity::SlotHistory,
         error::ConnectError,
         family::{self, Unpublished},
         left_behind,
@@ -30,7 +30,7 @@ use crate::{
             BeforeStream, ReplicationConnection, ReplicationError, ReplicationEvent, ReplicationStream,
             SystemIdentity,
         },
-        slot_record::{self, Confirmed, EvidenceError, SlotRecord},
+        slot_record::{self, Confirmed, SlotHistoryError, SlotRecord},
         slot_use::SlotUse,
         snapshot::{RowOrder, Selection, SnapshotError, SnapshotRows},
     },
@@ -76,13 +76,13 @@ pub trait Database: Clone + Send + Sync + 'static {
         sql: &Self::Sql,
         replication: &mut Self::Replication,
         remembered: Option<u32>,
-    ) -> impl Future<Output = Result<Evidence, EvidenceError>> + Send;
+    ) -> impl Future<Output = Result<SlotHistory, SlotHistoryError>> + Send;
 
     /// The same again of the server that the evidence is of.
     fn look_again(
         &self,
         sql: &Self::Sql,
-        evidence: &mut Evidence,
+        evidence: &mut SlotHistory,
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
 }
 
@@ -376,11 +376,11 @@ impl Database for SourceDatabase {
         sql: &Self::Sql,
         replication: &mut Self::Replication,
         remembered: Option<u32>,
-    ) -> Result<Evidence, EvidenceError> {
-        Evidence::gather(sql, replication, self, remembered).await
+    ) -> Result<SlotHistory, SlotHistoryError> {
+        SlotHistory::gather(sql, replication, self, remembered).await
     }
 
-    async fn look_again(&self, sql: &Self::Sql, evidence: &mut Evidence) -> Result<(), CatalogError> {
+    async fn look_again(&self, sql: &Self::Sql, evidence: &mut SlotHistory) -> Result<(), CatalogError> {
         evidence.look_again(sql, self).await
     }
 }

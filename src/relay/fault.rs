@@ -15,7 +15,7 @@ use crate::{
         pgoutput::DecodeError,
         preflight::{self, Check},
         replication::ReplicationError,
-        slot_record::EvidenceError,
+        slot_record::SlotHistoryError,
         snapshot::SnapshotError,
     },
     rabbitmq::BrokerError,
@@ -242,11 +242,11 @@ boxed!(
     Broker(BrokerError)
 );
 
-impl From<EvidenceError> for Fault {
-    fn from(error: EvidenceError) -> Self {
+impl From<SlotHistoryError> for Fault {
+    fn from(error: SlotHistoryError) -> Self {
         match error {
-            EvidenceError::Catalog(error) => error.into(),
-            EvidenceError::Replication(error) => error.into(),
+            SlotHistoryError::Catalog(error) => error.into(),
+            SlotHistoryError::Replication(error) => error.into(),
         }
     }
 }

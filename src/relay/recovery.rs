@@ -24,7 +24,7 @@ use crate::{
     position::Lsn,
     postgres::{
         catalog::{SlotFacts, TableFacts},
-        continuity::{Cause, Continuity, Evidence, Gap},
+        continuity::{Cause, Continuity, Gap, SlotHistory},
         preflight,
         slot_record::SlotRecord,
         slot_use::Holder,
@@ -189,7 +189,7 @@ pub async fn recover<D: Database, B: Broker>(
 }
 
 /// The record while the recovery is under way.
-fn marked(evidence: &Evidence, gap: Option<Gap>) -> SlotRecord {
+fn marked(evidence: &SlotHistory, gap: Option<Gap>) -> SlotRecord {
     let begun = || {
         let words = "was to be made by `outboxd recover`, which did not come to its end".to_owned();
         Gap { cause: Cause::Recorded(words), confirmed: None, until: None }

@@ -55,8 +55,8 @@ fn record(holder: Option<&str>) -> Option<SlotRecord> {
 const PUBLISHED_BY: PublishedBy = PublishedBy { entry: 16_400, altered_by: 700 };
 
 /// What the process "me" knows, that has confirmed up to 300 on timeline 1 of system A.
-fn memory() -> Memory {
-    Memory {
+fn last_seen() -> LastSeen {
+    LastSeen {
         holder: "me".into(),
         system_id: "A".into(),
         timeline: 1,
@@ -66,21 +66,21 @@ fn memory() -> Memory {
     }
 }
 
-fn evidence(record: Option<SlotRecord>, server: SystemIdentity, slot: Option<SlotFacts>) -> Evidence {
+fn history(record: Option<SlotRecord>, server: SystemIdentity, slot: Option<SlotFacts>) -> SlotHistory {
     let publishing = Publishing::By(PUBLISHED_BY);
-    Evidence { server, history: vec![(1, Lsn(500))], record, slot, publishing, published_before: None }
+    SlotHistory { server, timelines: vec![(1, Lsn(500))], record, slot, publishing, published_before: None }
 }
 
-fn cause(evidence: &Evidence, memory: Option<&Memory>) -> Cause {
-    evidence.judge(memory).unwrap_err().cause
+fn cause(history: &SlotHistory, last_seen: Option<&LastSeen>) -> Cause {
+    history.judge(last_seen).unwrap_err().cause
 }
 
 #[test]
 fn nothing_known_is_a_beginning() {
     let here = || server("A", 1, 1000);
-    assert_eq!(evidence(None, here(), None).judge(None), Ok(Continuity::First));
-    assert_eq!(evidence(None, here(), slot(700)).judge(None), Ok(Continuity::Adopted));
-    let gap = evidence(None, here(), lost(70)).judge(None).unwrap_err();
+    assert_eq!(history(None, here(), None).judge(None), Ok(Continuity::First));
+    assert_eq!(history(None, here(), slot(700)).judge(None), Ok(Continuity::Adopted));
+    let gap = history(None, here(), lost(70)).judge(None).unwrap_err();
     assert!(matches!(gap.cause, Cause::Lost { .. }));
     assert_eq!(gap.confirmed, Some(Lsn(70)));
 }
@@ -88,9 +88,9 @@ fn nothing_known_is_a_beginning() {
 /// What may be confirmed beyond the record decides how far the slot may stand.
 #[test]
 fn a_slot_is_the_same_as_long_as_it_stands_where_it_can_have_come_to() {
-    let at = |flush, holder| evidence(record(holder), server("A", 1, 1000), slot(flush));
-    let me = memory();
-    for (found, memory, same) in [
+    let at = |flush, holder| history(record(holder), server("A", 1, 1000), slot(flush));
+    let me = last_seen();
+    for (found, last_seen, same) in [
         // Released at 100: exactly there, or further back after a crash of the server.
         (at(100, None), None, true),
         (at(90, None), None, true),
@@ -106,7 +106,7 @@ fn a_slot_is_the_same_as_long_as_it_stands_where_it_can_have_come_to() {
         (at(100, None), Some(&me), true),
         (at(250, None), Some(&me), false),
     ] {
-        let verdict = found.judge(memory);
+        let verdict = found.judge(last_seen);
         match same {
             true => assert_eq!(verdict, Ok(Continuity::Same), "{found:?}"),
             false => assert!(matches!(verdict.unwrap_err().cause, Cause::MadeAnew { .. }), "{found:?}"),
@@ -117,22 +117,22 @@ fn a_slot_is_the_same_as_long_as_it_stands_where_it_can_have_come_to() {
 /// The record is written when a slot is acquired; a fault just after that must not make it look like another one.
 #[test]
 fn what_was_acquired_last_counts_although_nothing_was_confirmed_since() {
-    let earlier = Memory { confirmed: Some(Lsn(50)), ..memory() };
-    let found = evidence(record(Some("me")), server("A", 1, 1000), slot(100));
+    let earlier = LastSeen { confirmed: Some(Lsn(50)), ..last_seen() };
+    let found = history(record(Some("me")), server("A", 1, 1000), slot(100));
     assert_eq!(found.judge(Some(&earlier)), Ok(Continuity::Same));
 }
 
 #[test]
 fn a_slot_that_is_not_there_is_a_gap_from_the_last_known_position() {
-    let gone = evidence(record(Some("me")), server("A", 1, 1000), None);
+    let gone = history(record(Some("me")), server("A", 1, 1000), None);
     let gap = gone.judge(None).unwrap_err();
     assert_eq!(gap, Gap { cause: Cause::Gone, confirmed: Some(Lsn(100)), until: Some(Timestamp(0)) });
-    assert_eq!(gone.judge(Some(&memory())).unwrap_err().confirmed, Some(Lsn(300)));
+    assert_eq!(gone.judge(Some(&last_seen())).unwrap_err().confirmed, Some(Lsn(300)));
     let text = gap.to_string();
     assert!(text.contains("after 0/64 (a message committed at 1970-01-01T00:00:00.000Z"), "{text}");
     // Seen only, before its first record.
-    let seen = Memory { confirmed: None, version: 0, ..memory() };
-    let bare = evidence(None, server("A", 1, 1000), None);
+    let seen = LastSeen { confirmed: None, version: 0, ..last_seen() };
+    let bare = history(None, server("A", 1, 1000), None);
     let gap = bare.judge(Some(&seen)).unwrap_err();
     assert_eq!(gap.confirmed, None);
     assert!(gap.to_string().contains("after an unknown position"));
@@ -140,7 +140,7 @@ fn a_slot_that_is_not_there_is_a_gap_from_the_last_known_position() {
 
 #[test]
 fn a_lost_slot_knows_best_how_far_it_came() {
-    let gap = evidence(record(Some("other")), server("A", 1, 1000), lost(170)).judge(None).unwrap_err();
+    let gap = history(record(Some("other")), server("A", 1, 1000), lost(170)).judge(None).unwrap_err();
     assert!(matches!(gap.cause, Cause::Lost { .. }));
     assert_eq!(gap.confirmed, Some(Lsn(170)));
 }
@@ -148,34 +148,34 @@ fn a_lost_slot_knows_best_how_far_it_came() {
 #[test]
 fn after_a_promotion_the_place_where_the_timeline_was_left_decides() {
     let on = |timeline, flush: Option<u64>| {
-        evidence(record(Some("other")), server("A", timeline, 1000), flush.and_then(slot))
+        history(record(Some("other")), server("A", timeline, 1000), flush.and_then(slot))
     };
     assert_eq!(on(2, Some(500)).judge(None), Ok(Continuity::Same), "it came along");
     assert_eq!(cause(&on(2, Some(501)), None), Cause::MadeAnew { at: Some(Lsn(501)) });
     assert_eq!(cause(&on(2, None), None), Cause::LeftBehind { had: 1, has: 2 });
     // A replica that was behind: its WAL ends before what was confirmed.
-    let late = evidence(record(Some("me")), server("A", 2, 200), slot(90));
-    assert_eq!(late.judge(Some(&memory())), Ok(Continuity::Same));
+    let late = history(record(Some("me")), server("A", 2, 200), slot(90));
+    assert_eq!(late.judge(Some(&last_seen())), Ok(Continuity::Same));
     // Made anew before the promotion: it came along, and is another one all the same.
-    let anew = evidence(record(None), server("A", 2, 1000), slot(400));
+    let anew = history(record(None), server("A", 2, 1000), slot(400));
     assert_eq!(cause(&anew, None), Cause::MadeAnew { at: Some(Lsn(400)) });
     // So does one in a replica that was behind, where what this process confirmed since has not happened.
-    let later = Memory { version: 9, confirmed: Some(Lsn(450)), ..memory() };
+    let later = LastSeen { version: 9, confirmed: Some(Lsn(450)), ..last_seen() };
     assert_eq!(cause(&anew, Some(&later)), Cause::MadeAnew { at: Some(Lsn(400)) });
     // A branch that never was on the timeline of the slot.
-    let foreign = Evidence { history: vec![(3, Lsn(900))], ..on(4, Some(50)) };
+    let foreign = SlotHistory { timelines: vec![(3, Lsn(900))], ..on(4, Some(50)) };
     assert!(matches!(cause(&foreign, None), Cause::MadeAnew { .. }));
 }
 
 #[test]
 fn another_system_and_an_older_state_are_gaps_with_and_without_a_slot() {
     for slot in [slot(50), None] {
-        let elsewhere = evidence(record(None), server("B", 1, 1000), slot.clone());
+        let elsewhere = history(record(None), server("B", 1, 1000), slot.clone());
         assert_eq!(cause(&elsewhere, None), Cause::OtherSystem { had: "A".into(), has: "B".into() });
-        let older = evidence(record(Some("me")), server("A", 1, 299), slot.clone());
-        assert_eq!(cause(&older, Some(&memory())), Cause::SetBack { end: Lsn(299) });
-        let promoted = Memory { timeline: 2, ..memory() };
-        let demoted = evidence(record(Some("me")), server("A", 1, 1000), slot);
+        let older = history(record(Some("me")), server("A", 1, 299), slot.clone());
+        assert_eq!(cause(&older, Some(&last_seen())), Cause::SetBack { end: Lsn(299) });
+        let promoted = LastSeen { timeline: 2, ..last_seen() };
+        let demoted = history(record(Some("me")), server("A", 1, 1000), slot);
         assert_eq!(cause(&demoted, Some(&promoted)), Cause::SetBack { end: Lsn(1000) });
     }
 }
@@ -183,12 +183,12 @@ fn another_system_and_an_older_state_are_gaps_with_and_without_a_slot() {
 /// Whatever the older state says by itself, and however much WAL it has written since.
 #[test]
 fn a_record_older_than_the_one_that_was_seen_is_a_server_set_back() {
-    let later = Memory { version: 8, ..memory() };
+    let later = LastSeen { version: 8, ..last_seen() };
     for holder in [None, Some("me"), Some("other")] {
-        let older = evidence(record(holder), server("A", 1, 1000), slot(100));
+        let older = history(record(holder), server("A", 1, 1000), slot(100));
         assert_eq!(cause(&older, Some(&later)), Cause::SetBack { end: Lsn(1000) }, "{holder:?}");
         // A replica that was behind, and was promoted.
-        let promoted = evidence(record(holder), server("A", 2, 1000), slot(100));
+        let promoted = history(record(holder), server("A", 2, 1000), slot(100));
         assert_eq!(promoted.judge(Some(&later)), Ok(Continuity::Same), "{holder:?}");
     }
 }
@@ -196,21 +196,21 @@ fn a_record_older_than_the_one_that_was_seen_is_a_server_set_back() {
 /// A gap stays one although what proved it is gone: the process that remembered, or the end of WAL.
 #[test]
 fn a_gap_that_was_found_stays_until_it_is_recovered_from() {
-    let mut found = evidence(record(Some("me")), server("A", 1, 1000), slot(400));
-    let gap = found.judge(Some(&memory())).unwrap_err();
+    let mut found = history(record(Some("me")), server("A", 1, 1000), slot(400));
+    let gap = found.judge(Some(&last_seen())).unwrap_err();
     assert_eq!(found.judge(None), Ok(Continuity::Same), "nobody else can tell");
-    let marked = found.to_be_marked(&gap, Some(&memory())).unwrap();
+    let marked = found.to_be_marked(&gap, Some(&last_seen())).unwrap();
     assert_eq!((marked.confirmed_flush, marked.version, &marked.holder), (Lsn(300), 8, &None));
     found.record = Some(marked.clone());
     for slot in [slot(400), slot(250), lost(70), None] {
         found.slot = slot;
-        for memory in [None, Some(&memory())] {
-            assert_eq!(found.judge(memory).unwrap_err().to_string(), gap.to_string());
+        for last_seen in [None, Some(&last_seen())] {
+            assert_eq!(found.judge(last_seen).unwrap_err().to_string(), gap.to_string());
         }
     }
     found.slot = slot(400);
     found.record = Some(SlotRecord { gap: None, confirmed_flush: Lsn(400), version: 9, ..marked });
-    assert_eq!(found.judge(Some(&memory())), Ok(Continuity::Same));
+    assert_eq!(found.judge(Some(&last_seen())), Ok(Continuity::Same));
 }
 
 /// As when a copy of the server is put back that is older than the first record. Nobody but this process can tell, so it
@@ -218,19 +218,19 @@ fn a_gap_that_was_found_stays_until_it_is_recovered_from() {
 #[test]
 fn a_record_that_is_gone_is_a_gap_and_is_written_down_although_the_slot_looks_right() {
     for slot in [slot(100), slot(900), None] {
-        let bare = evidence(None, server("A", 1, 1000), slot.clone());
-        let gap = bare.judge(Some(&memory())).unwrap_err();
+        let bare = history(None, server("A", 1, 1000), slot.clone());
+        let gap = bare.judge(Some(&last_seen())).unwrap_err();
         assert_eq!((&gap.cause, gap.confirmed), (&Cause::Unrecorded, Some(Lsn(300))), "{slot:?}");
-        let marked = bare.to_be_marked(&gap, Some(&memory())).unwrap();
+        let marked = bare.to_be_marked(&gap, Some(&last_seen())).unwrap();
         assert_eq!((marked.system_id.as_str(), marked.timeline, marked.version), ("A", 1, 8));
-        let found = Evidence { record: Some(marked), ..bare };
-        for memory in [None, Some(&memory())] {
-            assert!(found.judge(memory).is_err(), "{slot:?}");
+        let found = SlotHistory { record: Some(marked), ..bare };
+        for last_seen in [None, Some(&last_seen())] {
+            assert!(found.judge(last_seen).is_err(), "{slot:?}");
         }
         assert_eq!(found.to_be_marked(&gap, None), None, "once is enough");
     }
-    let older = evidence(None, server("A", 1, 299), slot(100));
-    assert_eq!(cause(&older, Some(&memory())), Cause::SetBack { end: Lsn(299) });
+    let older = history(None, server("A", 1, 299), slot(100));
+    assert_eq!(cause(&older, Some(&last_seen())), Cause::SetBack { end: Lsn(299) });
 }
 
 #[test]
@@ -243,22 +243,22 @@ fn after_a_teardown_everything_begins_afresh_except_in_a_process_that_was_left()
             ..record
         })
     };
-    let here = |record, slot| evidence(record, server("A", 1, 1000), slot);
+    let here = |record, slot| history(record, server("A", 1, 1000), slot);
     assert_eq!(here(torn_down(8), None).judge(None), Ok(Continuity::First));
     assert_eq!(here(torn_down(8), slot(900)).judge(None), Ok(Continuity::Adopted));
     let left = here(torn_down(8), None);
-    let gap = left.judge(Some(&memory())).unwrap_err();
+    let gap = left.judge(Some(&last_seen())).unwrap_err();
     assert_eq!(gap.cause, Cause::TornDown);
-    assert_eq!(left.to_be_marked(&gap, Some(&memory())), None, "nothing is missing to the next slot");
+    assert_eq!(left.to_be_marked(&gap, Some(&last_seen())), None, "nothing is missing to the next slot");
     // Somebody has made the next slot, recorded or not: it goes on from there.
-    assert_eq!(here(torn_down(8), slot(900)).judge(Some(&memory())), Ok(Continuity::Adopted));
+    assert_eq!(here(torn_down(8), slot(900)).judge(Some(&last_seen())), Ok(Continuity::Adopted));
     let next = record(None).map(|record| SlotRecord { confirmed_flush: Lsn(900), version: 9, ..record });
-    assert_eq!(here(next, slot(900)).judge(Some(&memory())), Ok(Continuity::Same));
+    assert_eq!(here(next, slot(900)).judge(Some(&last_seen())), Ok(Continuity::Same));
     // An older state, in which there was none.
     let older = here(torn_down(6), None);
-    let gap = older.judge(Some(&memory())).unwrap_err();
+    let gap = older.judge(Some(&last_seen())).unwrap_err();
     assert_eq!(gap.cause, Cause::SetBack { end: Lsn(1000) });
-    assert!(older.to_be_marked(&gap, Some(&memory())).is_some());
+    assert!(older.to_be_marked(&gap, Some(&last_seen())).is_some());
 }
 
 /// To whoever has a slot, and not before: the publication of a first slot is made before it.
@@ -268,13 +268,13 @@ fn a_slot_whose_publication_is_missing_has_a_gap_and_no_slot_has_none() {
     for why in [Unpublished::Missing, Unpublished::NotHeld, Unpublished::NoInserts, Unpublished::AsPartitions]
     {
         let unpublished =
-            |record, slot| Evidence { publishing: Publishing::Not(why), ..evidence(record, here(), slot) };
+            |record, slot| SlotHistory { publishing: Publishing::Not(why), ..history(record, here(), slot) };
         assert_eq!(unpublished(None, None).judge(None), Ok(Continuity::First));
         let adopted = unpublished(None, slot(150)).judge(None).unwrap_err();
         assert_eq!((adopted.cause, adopted.confirmed), (Cause::Unpublished(why), Some(Lsn(150))));
         let ours = unpublished(record(None), slot(100)).judge(None).unwrap_err();
         assert_eq!((ours.cause, ours.confirmed), (Cause::Unpublished(why), Some(Lsn(100))));
-        let found = unpublished(record(Some("me")), slot(250)).judge(Some(&memory())).unwrap_err();
+        let found = unpublished(record(Some("me")), slot(250)).judge(Some(&last_seen())).unwrap_err();
         assert_eq!((found.cause, found.confirmed), (Cause::Unpublished(why), Some(Lsn(300))));
         let torn_down = record(None).map(|record| SlotRecord { confirmed_flush: Lsn::ZERO, ..record });
         let made_since = unpublished(torn_down, slot(150));
@@ -288,21 +288,22 @@ fn a_slot_whose_publication_is_missing_has_a_gap_and_no_slot_has_none() {
 fn a_table_taken_out_of_the_publication_and_put_back_is_a_gap_to_who_knows_how_it_was() {
     let anew = PublishedBy { entry: 16_500, ..PUBLISHED_BY };
     let published =
-        |publishing, record| Evidence { publishing, ..evidence(record, server("A", 1, 1000), slot(100)) };
+        |publishing, record| SlotHistory { publishing, ..history(record, server("A", 1, 1000), slot(100)) };
     let put_back = published(Publishing::By(anew), record(None));
     assert_eq!(cause(&put_back, None), Cause::PublishedAnew);
     assert!(put_back.judge(None).unwrap_err().to_string().contains("taken out of the publication"));
     let remembers = published(Publishing::By(anew), record(Some("me")));
-    assert_eq!(cause(&remembers, Some(&memory())), Cause::PublishedAnew);
+    assert_eq!(cause(&remembers, Some(&last_seen())), Cause::PublishedAnew);
     let nothing_known = record(None).map(|record| SlotRecord { published_by: None, ..record });
     assert_eq!(published(Publishing::By(anew), nothing_known.clone()).judge(None), Ok(Continuity::Same));
     // Between two looks of one attempt.
-    let before = Evidence { published_before: Some(PUBLISHED_BY), ..published(Publishing::By(anew), None) };
+    let before =
+        SlotHistory { published_before: Some(PUBLISHED_BY), ..published(Publishing::By(anew), None) };
     assert_eq!(cause(&before, None), Cause::PublishedAnew);
     let recovered = record(None).map(|record| SlotRecord { published_by: Some(anew), ..record });
-    let by_another = Evidence { record: recovered, ..before.clone() };
+    let by_another = SlotHistory { record: recovered, ..before.clone() };
     assert_eq!(by_another.judge(None), Ok(Continuity::Same), "who has waited through a recovery");
-    let no_slot = Evidence { slot: None, ..before };
+    let no_slot = SlotHistory { slot: None, ..before };
     assert_eq!(no_slot.judge(None), Ok(Continuity::First));
 
     // Whoever alters the publication itself most often takes nothing out of it, and who renames the table does not either.
@@ -323,7 +324,7 @@ fn the_record_counts_only_where_this_server_has_written_it_for_this_slot() {
         })
     };
     let there = || changed(|_| ());
-    let counts = |record, server, slot| evidence(record, server, slot).settled();
+    let counts = |record, server, slot| history(record, server, slot).settled();
     assert_eq!(counts(there(), here(), slot(70)), Some(Lsn(100)));
     assert_eq!(
         counts(record(None), here(), slot(70)),

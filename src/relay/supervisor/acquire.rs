@@ -11,7 +11,7 @@ use crate::{
         SourceDatabase,
         backlog::BacklogError,
         catalog::{CatalogError, OBJECT_IN_USE},
-        continuity::{Evidence, Memory},
+        continuity::{LastSeen, SlotHistory},
         open_transactions, preflight,
         replication::{BeforeStream, ReplicationError},
         slot_use::SlotUse,
@@ -64,8 +64,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     pub(super) async fn acquire(
         &self,
         mut connection: D::Replication,
-        evidence: &mut Evidence,
-        remembered: Option<&Memory>,
+        evidence: &mut SlotHistory,
+        remembered: Option<&LastSeen>,
         from: Lsn,
     ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
         let database = self.source.database.options();
@@ -122,7 +122,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
 
     /// A connection in place of one that is of no more use, to the server that this attempt has met: what is known is known of
     /// that one.
-    async fn connect_again(&self, evidence: &Evidence) -> Result<D::Replication, Fault> {
+    async fn connect_again(&self, evidence: &SlotHistory) -> Result<D::Replication, Fault> {
         let mut connection = self.replication_connection().await?;
         if evidence.server.clone().names() != connection.identify_system().await?.names() {
             return Err(Fault::ServerChanged);
@@ -176,8 +176,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     async fn make_slot(
         &self,
         connection: D::Replication,
-        evidence: &mut Evidence,
-        remembered: Option<&Memory>,
+        evidence: &mut SlotHistory,
+        remembered: Option<&LastSeen>,
     ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
         let name = self.application_name();

@@ -14,7 +14,7 @@ use crate::{
     postgres::{
         catalog::{SlotFacts, TableFacts},
         condition::OtherOperators,
-        continuity::{Evidence, Memory},
+        continuity::{LastSeen, SlotHistory},
         family::Unpublished,
         preflight,
     },
@@ -45,7 +45,7 @@ struct Connected<R, P> {
     connection: R,
     publisher: P,
     table: TableFacts,
-    evidence: Evidence,
+    evidence: SlotHistory,
 }
 
 /// How long the way to the slot may take. Each connection has a limit of its own; this is for a server that takes
@@ -176,7 +176,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         };
         let table = StreamedTable::new(database.options().table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
-        if let Some(Memory { published_by: Some(by), confirmed, .. }) = known.slot {
+        if let Some(LastSeen { published_by: Some(by), confirmed, .. }) = known.slot {
             let until = evidence.record.as_ref().and_then(|record| record.confirmed_until);
             monitor.expect(Published { by, confirmed, until });
         }

@@ -8,7 +8,7 @@ use crate::{
     position::Lsn,
     postgres::{
         catalog::TableKind,
-        continuity::{Evidence, Memory},
+        continuity::{LastSeen, SlotHistory},
         publication::PublishedBy,
         replication::BeforeStream,
         slot_record::{self, Confirmed, LEFT_OUT, SlotRecord},
@@ -31,7 +31,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     pub(super) async fn claim(
         &self,
         known: &mut Known,
-        evidence: &mut Evidence,
+        evidence: &mut SlotHistory,
         stream: BeforeStream,
         made: Option<Made>,
         kind: TableKind,
@@ -72,8 +72,14 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         });
         // Before it is written, for a connection that is lost then does not tell whether it was.
         let holder = known.holder.clone();
-        let memory =
-            known.slot.insert(Memory { holder, system_id, timeline, confirmed, published_by, version: seen });
+        let memory = known.slot.insert(LastSeen {
+            holder,
+            system_id,
+            timeline,
+            confirmed,
+            published_by,
+            version: seen,
+        });
         if !ours {
             if !sql.claim_record(database.options(), &record, stream.pid).await? {
                 return Err(Fault::SlotTaken { slot: database.options().slot.clone() });
@@ -93,7 +99,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     }
 
     /// Looks, if there is need to, whether another instance has had the slot since an attempt left messages unconfirmed.
-    pub(super) async fn look_for_a_successor(&self, known: &mut Known, evidence: &mut Evidence) {
+    pub(super) async fn look_for_a_successor(&self, known: &mut Known, evidence: &mut SlotHistory) {
         if !known.unconfirmed {
             return;
         }

@@ -2,7 +2,7 @@
 
 use super::{acquire::Streaming, attempt::Attempt, claim::RELEASE_TIMEOUT};
 use crate::{
-    postgres::continuity::{Cause, Evidence, Gap, Memory},
+    postgres::continuity::{Cause, Gap, LastSeen, SlotHistory},
     relay::{
         Fault, Source,
         broker::Broker,
@@ -16,8 +16,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     pub(super) async fn judge(
         &self,
         sql: &D::Sql,
-        evidence: &Evidence,
-        remembered: Option<&Memory>,
+        evidence: &SlotHistory,
+        remembered: Option<&LastSeen>,
     ) -> Result<(), Fault> {
         let Source { name, .. } = self.source;
         let database = self.source.database.options();
@@ -30,7 +30,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     }
 
     /// Writes a gap down, as far as that can be done.
-    async fn mark(&self, sql: &D::Sql, evidence: &Evidence, gap: &Gap, remembered: Option<&Memory>) {
+    async fn mark(&self, sql: &D::Sql, evidence: &SlotHistory, gap: &Gap, remembered: Option<&LastSeen>) {
         let Source { name, .. } = self.source;
         let database = self.source.database.options();
         if let Some(marked) = evidence.to_be_marked(gap, remembered) {
@@ -48,8 +48,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         &self,
         taken: Fault,
         Streaming { mut stream, before }: Streaming<StreamOf<D>>,
-        evidence: &mut Evidence,
-        remembered: Option<&Memory>,
+        evidence: &mut SlotHistory,
+        remembered: Option<&LastSeen>,
     ) -> Fault {
         let end = async {
             loop {
@@ -72,8 +72,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     pub(super) async fn passed_over(
         &self,
         found: Gap,
-        evidence: &mut Evidence,
-        remembered: Option<&Memory>,
+        evidence: &mut SlotHistory,
+        remembered: Option<&LastSeen>,
     ) -> Fault {
         let holder = remembered.map(|slot| slot.holder.as_str());
         self.look_closer(found, evidence, remembered, holder).await
@@ -85,8 +85,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
     async fn look_closer(
         &self,
         found: Gap,
-        evidence: &mut Evidence,
-        remembered: Option<&Memory>,
+        evidence: &mut SlotHistory,
+        remembered: Option<&LastSeen>,
         holder: Option<&str>,
     ) -> Fault {
         let Source { name, database, .. } = self.source;

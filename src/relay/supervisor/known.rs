@@ -8,7 +8,7 @@ use crate::{
     ledger::{ConfirmedLsn, Settled},
     position::Position,
     postgres::{
-        continuity::{Evidence, Memory},
+        continuity::{LastSeen, SlotHistory},
         slot_record::SlotRecord,
     },
     relay::{
@@ -28,7 +28,7 @@ pub(super) struct Known {
     pub(super) holder: String,
     /// The slot as it was there: should it be gone later, or another, rows may be lost, and a new one must not be made
     /// silently.
-    pub(super) slot: Option<Memory>,
+    pub(super) slot: Option<LastSeen>,
     /// The last attempt had the slot, or its backlog.
     pub(super) was_connected: bool,
     /// Whose connection was lost since, and not made anew yet.
@@ -92,7 +92,7 @@ impl Known {
 
     /// Compares the server with the one that progress was made with, and the slot's holder with us. Whether the slot may be used
     /// has been judged.
-    pub(super) fn meet(&mut self, evidence: &Evidence, source: &str) {
+    pub(super) fn meet(&mut self, evidence: &SlotHistory, source: &str) {
         let end = evidence.server.xlogpos;
         let server = evidence.server.clone().names();
         if let Some(before) = &self.server
@@ -118,7 +118,8 @@ impl Known {
             let (holder, (system_id, timeline)) = (self.holder.clone(), server.clone());
             let version = evidence.record.as_ref().map_or(0, |record| record.version);
             let published_by = evidence.publishing.by();
-            self.slot = Some(Memory { holder, system_id, timeline, confirmed: None, published_by, version });
+            self.slot =
+                Some(LastSeen { holder, system_id, timeline, confirmed: None, published_by, version });
         }
         self.server = Some(server);
         self.leave_to_successor(evidence.record.as_ref());
@@ -139,11 +140,18 @@ mod tests {
         },
     };
 
-    fn server(system_id: &str, timeline: u32, xlogpos: u64) -> Evidence {
+    fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SlotHistory {
         let system_id = system_id.to_owned();
         let server = SystemIdentity { system_id, timeline, xlogpos: Lsn(xlogpos), database: None };
         let publishing = Publishing::Not(Unpublished::Missing);
-        Evidence { server, history: Vec::new(), record: None, slot: None, publishing, published_before: None }
+        SlotHistory {
+            server,
+            timelines: Vec::new(),
+            record: None,
+            slot: None,
+            publishing,
+            published_before: None,
+        }
     }
 
     /// What a process knows that has confirmed up to 100 on timeline 1 of server A.

@@ -6,9 +6,9 @@ use outboxd::{
     outbox::ColumnNames,
     position::Lsn,
     postgres::{
-        SourceDatabase, backlog::BacklogError, catalog::CatalogError, continuity::Evidence,
+        SourceDatabase, backlog::BacklogError, catalog::CatalogError, continuity::SlotHistory,
         error::ConnectError, publication::Publishing, replication::ReplicationError,
-        slot_record::EvidenceError, snapshot::Selection,
+        slot_record::SlotHistoryError, snapshot::Selection,
     },
     relay::database::{Database, Replication},
     remedy::Remedy,
@@ -73,15 +73,15 @@ impl Database for SimulatedDatabase {
         sql: &SimulatedSql,
         replication: &mut SimulatedReplication,
         _: Option<u32>,
-    ) -> Result<Evidence, EvidenceError> {
+    ) -> Result<SlotHistory, SlotHistoryError> {
         let server = replication.identify_system().await?;
         let left = |state: &mut State| {
             state.postgres.data.history.iter().map(|(timeline, left)| (*timeline, Lsn(*left))).collect()
         };
-        let history = replication.0.ask(left).await.map_err(command_failed)?;
-        let mut evidence = Evidence {
+        let timelines = replication.0.ask(left).await.map_err(command_failed)?;
+        let mut evidence = SlotHistory {
             server,
-            history,
+            timelines,
             record: None,
             slot: None,
             publishing: Publishing::NoTable,
@@ -91,7 +91,7 @@ impl Database for SimulatedDatabase {
         Ok(evidence)
     }
 
-    async fn look_again(&self, sql: &SimulatedSql, evidence: &mut Evidence) -> Result<(), CatalogError> {
+    async fn look_again(&self, sql: &SimulatedSql, evidence: &mut SlotHistory) -> Result<(), CatalogError> {
         let slot = &self.options.slot;
         evidence.published_before = evidence.publishing.by();
         (evidence.record, evidence.slot, evidence.publishing) = sql

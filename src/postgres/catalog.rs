@@ -21,7 +21,9 @@ use super::{
     open_transactions::{self, OpenTransaction},
     parked_table,
     publication::{self, PublicationFacts},
-    recorded_table, remedy, slot_record,
+    recorded_table, remedy,
+    replication::END_WITH_CLIENT,
+    slot_record,
     slot_use::{self, Holder, SlotUse},
     sql_text::{identifier, literal, make_schema_sql, use_schema_sql},
 };
@@ -757,18 +759,6 @@ pub fn create_slot_sql(slot: &str, failover: bool) -> String {
     let failover = if failover { ", failover => true" } else { "" };
     format!("SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput'{failover})", literal(slot))
 }
-
-/// Statements after which the session ends while a statement runs whose client has gone: at once when the client's machine
-/// closes the connection (14 and later), and within a minute when that machine is gone. A session that waits for a transaction
-/// reads nothing, and would otherwise keep the slot's name for as long as it waits.
-///
-/// The server arms its timer when a later statement begins, and keeps it going in replication commands, which arm none
-/// (`start_xact_command` and `ProcessInterrupts`, postgres.c). So something has to run in between; the last one does.
-pub(super) const END_WITH_CLIENT: [&str; 3] = [
-    "SELECT set_config(name, '10', false) FROM pg_settings WHERE name IN ('tcp_keepalives_idle', 'tcp_keepalives_interval')",
-    "SELECT set_config(name, '2000', false) FROM pg_settings WHERE name = 'client_connection_check_interval'",
-    "SELECT set_config(name, '3', false) FROM pg_settings WHERE name = 'tcp_keepalives_count'",
-];
 
 /// Makes the permanent slot at once, for `backlog = "skip"`: what was committed before is not published. Waits for the
 /// transactions that are open now, whatever timeouts role and database have.

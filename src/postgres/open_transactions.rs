@@ -138,19 +138,17 @@ pub async fn awaited(client: &Client, slot: &str) -> Result<Vec<OpenTransaction>
     read(client, &awaited_sql(slot)).await
 }
 
-impl ReplicationConnection {
-    /// Transactions that the making of a slot waits for, as [`awaited`] gives them.
-    ///
-    /// # Errors
-    /// [`ReplicationError::Command`].
-    pub async fn awaited_transactions(
-        &mut self,
-        slot: &str,
-    ) -> Result<Vec<OpenTransaction>, ReplicationError> {
-        let rows = self.query(&awaited_sql(slot)).await?;
-        let unexpected = || ReplicationError::unexpected_answer(DOING, "a transaction");
-        rows.iter().map(|row| parse(row).ok_or_else(unexpected)).collect()
-    }
+/// The same by a replication connection.
+///
+/// # Errors
+/// [`ReplicationError::Command`].
+pub async fn awaited_by_replication(
+    connection: &mut ReplicationConnection,
+    slot: &str,
+) -> Result<Vec<OpenTransaction>, ReplicationError> {
+    let rows = connection.query(&awaited_sql(slot)).await?;
+    let unexpected = || ReplicationError::unexpected_answer(DOING, "a transaction");
+    rows.iter().map(|row| parse(row).ok_or_else(unexpected)).collect()
 }
 
 async fn read(client: &Client, sql: &str) -> Result<Vec<OpenTransaction>, CatalogError> {

@@ -19,7 +19,6 @@ use tokio::time::Instant;
 
 use super::{
     answer::AnswerBytes,
-    catalog::END_WITH_CLIENT,
     connect_error::ConnectError,
     endpoint::Endpoint,
     remedy,
@@ -41,6 +40,18 @@ const XLOG_DATA_HEADER_BYTES: usize = 24;
 const KEEPALIVE_BYTES: usize = 17;
 /// 2000-01-01T00:00:00Z, PostgreSQL's epoch, in seconds since 1970.
 const EPOCH_S: u64 = 946_684_800;
+
+/// Statements after which the session ends while a statement runs whose client has gone: at once when the client's machine
+/// closes the connection (14 and later), and within a minute when that machine is gone. A session that waits for a transaction
+/// reads nothing, and would otherwise keep the slot's name for as long as it waits.
+///
+/// The server arms its timer when a later statement begins, and keeps it going in replication commands, which arm none
+/// (`start_xact_command` and `ProcessInterrupts`, postgres.c). So something has to run in between; the last one does.
+pub(super) const END_WITH_CLIENT: [&str; 3] = [
+    "SELECT set_config(name, '10', false) FROM pg_settings WHERE name IN ('tcp_keepalives_idle', 'tcp_keepalives_interval')",
+    "SELECT set_config(name, '2000', false) FROM pg_settings WHERE name = 'client_connection_check_interval'",
+    "SELECT set_config(name, '3', false) FROM pg_settings WHERE name = 'tcp_keepalives_count'",
+];
 
 /// IDENTIFY_SYSTEM's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -134,25 +134,27 @@ async fn read_by_name(client: &Client, slot: &str) -> Result<Vec<SlotUse>, Catal
     rows.iter().map(|row| parse(row, slot).ok_or_else(nonsense)).collect()
 }
 
-impl ReplicationConnection {
-    /// Reads the use of a slot's name and of its temporary slot's, as [`read`] does.
-    ///
-    /// # Errors
-    /// [`ReplicationError::Command`].
-    pub async fn slot_uses(&mut self, schema: &str, slot: &str) -> Result<Vec<SlotUse>, ReplicationError> {
-        let rows = self.query(&sql(slot)).await?;
-        let unexpected = || ReplicationError::unexpected_answer(DOING, "a slot and its holder");
-        let uses = rows.iter().map(|row| parse(row, slot).ok_or_else(unexpected));
-        let mut uses = uses.collect::<Result<Vec<_>, _>>()?;
-        if uses.iter().any(|one| one.stranger().is_some()) {
-            match self.query(&slot_record::application_sql(schema, slot)).await {
-                Ok(rows) => recognise(&mut uses, &rows),
-                Err(error) if error.sqlstate().is_some() => {}
-                Err(error) => return Err(error),
-            }
+/// Reads the same by a replication connection.
+///
+/// # Errors
+/// [`ReplicationError::Command`].
+pub async fn read_by_replication(
+    connection: &mut ReplicationConnection,
+    schema: &str,
+    slot: &str,
+) -> Result<Vec<SlotUse>, ReplicationError> {
+    let rows = connection.query(&sql(slot)).await?;
+    let unexpected = || ReplicationError::unexpected_answer(DOING, "a slot and its holder");
+    let uses = rows.iter().map(|row| parse(row, slot).ok_or_else(unexpected));
+    let mut uses = uses.collect::<Result<Vec<_>, _>>()?;
+    if uses.iter().any(|one| one.stranger().is_some()) {
+        match connection.query(&slot_record::application_sql(schema, slot)).await {
+            Ok(rows) => recognise(&mut uses, &rows),
+            Err(error) if error.sqlstate().is_some() => {}
+            Err(error) => return Err(error),
         }
-        Ok(uses)
     }
+    Ok(uses)
 }
 
 /// An outboxd writes its name into the record before it confirms anything. A program that gets the slot after it has another

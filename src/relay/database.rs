@@ -31,7 +31,7 @@ use crate::{
             SystemIdentity,
         },
         slot_record::{self, Confirmed, SlotHistoryError, SlotRecord},
-        slot_use::SlotUse,
+        slot_use::{self, SlotUse},
         snapshot::{RowOrder, Selection, SnapshotError, SnapshotRows},
     },
 };
@@ -525,11 +525,11 @@ impl Replication for ReplicationConnection {
     }
 
     async fn slot_uses(&mut self, database: &SourceDatabase) -> Result<Vec<SlotUse>, ReplicationError> {
-        self.slot_uses(&database.schema, &database.slot).await
+        slot_use::read_by_replication(self, &database.schema, &database.slot).await
     }
 
     async fn awaited_transactions(&mut self, slot: &str) -> Result<Vec<OpenTransaction>, ReplicationError> {
-        self.awaited_transactions(slot).await
+        open_transactions::awaited_by_replication(self, slot).await
     }
 
     async fn before_stream(&mut self, slot: &str) -> Result<BeforeStream, ReplicationError> {

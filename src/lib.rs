@@ -18,27 +18,16 @@
 //! are in reading order; each imports only from those above it, but for `admin`, `settings` and `relay`, which stand
 //! side by side.
 
+pub use ::configuration;
+pub use ::secret;
+pub use diagnostics::{legible, remedy};
+pub use process::{failure, shutdown, telemetry};
+pub use secret::core_dumps;
+
+pub(crate) use diagnostics::shell_word;
+pub(crate) use process::{backoff, clock, http_connections};
+
 pub mod position;
-
-pub mod legible;
-
-pub mod failure;
-
-pub mod remedy;
-
-pub mod shutdown;
-
-mod http_connections;
-
-mod backoff;
-
-mod clock;
-
-pub mod secret;
-
-pub mod core_dumps;
-
-mod shell_word;
 
 pub mod outbox;
 
@@ -52,11 +41,7 @@ pub mod admin;
 
 pub mod relay;
 
-pub mod configuration;
-
 pub mod settings;
-
-pub mod telemetry;
 
 pub mod chassis;
 

@@ -14,9 +14,9 @@ tried=0
 mutate() {
     [ "${ONLY:-$1}" = "$1" ] || return 0
     tried=$((tried + 1))
-    rm -rf "$copy/src" "$copy/tests" "$copy/config"
+    rm -rf "$copy/src" "$copy/crates" "$copy/tests" "$copy/config"
     mkdir -p "$copy/tests"
-    cp -r "$root/src" "$copy/src"
+    cp -r "$root/src" "$root/crates" "$copy/"
     cp -r "$root/tests/simulation" "$copy/tests/simulation"
     cp -r "$root/config" "$copy/"
     cp "$root/Cargo.lock" "$copy/"

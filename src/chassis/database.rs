@@ -112,7 +112,7 @@ impl DatabaseError {
 fn said(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(error) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),
-        None => crate::failure::chain(error),
+        None => diagnostics::chain(error),
     }
 }
 

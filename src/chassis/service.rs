@@ -165,7 +165,7 @@ async fn prepared(database: &Database, schema: &Schema) {
             schema.migrate(&mut connection).await
         };
         let Err(error): Result<(), DatabaseError> = migrated.await else { return };
-        let wait = backoff.next();
+        let wait = backoff.next_wait();
         tracing::warn!(%error, "the database is not ready; trying again in {} ms", wait.as_millis());
         tokio::time::sleep(wait).await;
     }

@@ -79,7 +79,7 @@ pub fn load(
 }
 
 fn read(origins: &Origins<'_>, name: &'static str, listen: &'static str) -> Result<Settings, SettingsError> {
-    configuration::take(origins, |root| settings(root, name, listen)).map_err(|mut error| {
+    configuration::read(origins, |root| settings(root, name, listen)).map_err(|mut error| {
         for problem in &mut error.problems {
             problem.what = in_own_keys(&problem.what);
             problem.cure = in_own_keys(&problem.cure);

@@ -17,15 +17,14 @@ mod table;
 mod teardown;
 
 pub use crate::failure::Failure;
-use crate::failure::chain;
 use crate::{
     cli::{Cli, Command},
     legible,
-    outbox::nearest,
     relay::Source,
     settings::{self, Settings},
     shutdown::OtherSignals,
 };
+use diagnostics::{chain, nearest};
 use std::{
     env,
     io::{self, Write},

@@ -8,7 +8,6 @@ mod invalid;
 mod mapper;
 mod mapping;
 mod message;
-mod nearest;
 mod parked;
 mod properties;
 mod row;
@@ -16,6 +15,7 @@ mod row_headers;
 mod template;
 mod timestamp;
 
+pub(crate) use diagnostics::nearest;
 pub use invalid::{InvalidReason, InvalidRow};
 pub use mapper::Mapper;
 pub(crate) use mapper::decode_hex;
@@ -24,7 +24,6 @@ pub use message::{
     AggregateKey, HEADERS_BYTES_MAX, HeaderValue, LINE_BREAKS, Message, RESERVED_HEADERS, ROUTING_HEADERS,
     SHORT_STRING_BYTES_MAX,
 };
-pub(crate) use nearest::nearest;
 pub use parked::{KeptColumns, KeptRow, Outline, ParkCause, ParkReason, ParkedRow, Route};
 pub use properties::{Properties, Property};
 pub use row::{Column, OutboxRow};

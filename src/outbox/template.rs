@@ -4,7 +4,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::nearest;
+use diagnostics::nearest;
 
 /// One thing of a row, or of its source, that a template can insert.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::{
     endpoint_error::EndpointError,
     login_methods::{self, LoginMethods},
 };
-use crate::outbox::nearest;
+use diagnostics::nearest;
 
 /// Options whose values are free, and read elsewhere.
 const HONOURED: [&str; 24] = [

@@ -18,7 +18,6 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use super::database::{Database, Sql};
 use crate::{
     admin::Reporter,
-    failure,
     outbox::ColumnNames,
     position::Lsn,
     postgres::{
@@ -216,7 +215,7 @@ impl<D: Database> Cleaner<D> {
     fn warn(&mut self, error: &Uncleaned) {
         let source = self.report.name();
         let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-        let why = failure::chain(error) + &hint;
+        let why = diagnostics::chain(error) + &hint;
         if self.warned.as_ref().is_some_and(|(told, at)| *told == why && at.elapsed() < WARNING_INTERVAL) {
             tracing::debug!(source, "confirmed rows stay in the table: {why}");
             return;

@@ -154,7 +154,7 @@ impl<D: Database> Parker<D> {
                 Err(Fault::ServerChanged)
             }
             Err(fault) => {
-                self.work = Work::Resting { until: now() + self.backoff.next() };
+                self.work = Work::Resting { until: now() + self.backoff.next_wait() };
                 self.stuck = Some(self.explain(&because(&fault)));
                 Ok(None)
             }

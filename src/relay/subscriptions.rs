@@ -62,7 +62,7 @@ pub async fn watch_subscriptions(
         if !std::mem::replace(&mut told, true) {
             tracing::warn!(error = %lost, "the queues of subscriptions cannot be looked at, so one that is deleted meanwhile goes unnoticed until they can; trying again");
         }
-        let wait = now() + backoff.next();
+        let wait = now() + backoff.next_wait();
         tokio::select! {
             biased;
             _ = shutdown.requested() => return,

@@ -96,7 +96,7 @@ pub async fn supervise<D: Database, B: Broker>(
                 if std::mem::take(&mut known.was_connected) {
                     known.lost = Some(fault.side());
                 }
-                Some(backoff.next())
+                Some(backoff.next_wait())
             }
             Verdict::HaltUntilRecovered => {
                 report.state(SourceState::Halted, fault.explain());

@@ -98,7 +98,7 @@ pub fn load_with(
     file: Option<&Path>,
     environment: &BTreeMap<String, String>,
 ) -> Result<Settings, SettingsError> {
-    configuration::take(&Origins { file, prefix: ENVIRONMENT_PREFIX, environment }, settings)
+    configuration::read(&Origins { file, prefix: ENVIRONMENT_PREFIX, environment }, settings)
 }
 
 /// `None` means that a problem was reported; a value may come with problems, too.

@@ -10,7 +10,7 @@ use super::{Origins, reader::Report, reader::Section, tree};
 
 /// Panics unless `file` shows every key that `take` asks for, with its default, and no key that it does not ask for.
 /// Lines that begin with '#' and no space are settings, too. Gives the number of keys.
-pub(crate) fn check<T>(file: &str, take: impl Fn(Section<'_>) -> Option<T>) -> usize {
+pub fn check<T>(file: &str, take: impl Fn(Section<'_>) -> Option<T>) -> usize {
     let setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
     let uncommented: Vec<&str> = file
         .lines()

@@ -1,10 +1,10 @@
 //! A TOML file and the environment as one tree, taken apart key by key, with every problem noted in one go.
 //!
-//! Knows no key of any program: `settings` has outboxd's, `chassis` those of a service. Opens no file but the
+//! Knows no key of any program. Opens no file but the
 //! configuration and those that a key ending in `_file` names.
 
-#[cfg(test)]
-pub(crate) mod documentation;
+#[cfg(any(test, feature = "documentation"))]
+pub mod documentation;
 mod literal;
 mod problem;
 mod reader;
@@ -13,10 +13,10 @@ mod tree;
 
 use std::{cell::RefCell, collections::BTreeMap, path::Path};
 
-pub(crate) use literal::Literal;
+pub use literal::Literal;
 pub use problem::{Origin, Problem, SettingsError};
 use reader::Report;
-pub(crate) use reader::{Complaint, Section};
+pub use reader::{Complaint, Section};
 
 /// Where a program's configuration comes from.
 #[derive(Clone, Copy, Debug)]
@@ -52,19 +52,23 @@ pub fn environment(wanted: impl Fn(&str) -> bool) -> (BTreeMap<String, String>, 
     (environment, problems)
 }
 
-/// Reads everything and has `take` make something of it; `None` of that means that a problem was noted, and a value may
+/// Reads everything and has `make` make something of it; `None` of that means that a problem was noted, and a value may
 /// come with problems, too.
-pub(crate) fn take<T>(
+///
+/// # Errors
+///
+/// All problems that were noted.
+pub fn read<T>(
     origins: &Origins<'_>,
-    take: impl FnOnce(Section<'_>) -> Option<T>,
+    make: impl FnOnce(Section<'_>) -> Option<T>,
 ) -> Result<T, SettingsError> {
     let report = RefCell::new(Report::new(origins));
-    let taken = tree::read(origins)
+    let made = tree::read(origins)
         .map_err(|problem| report.borrow_mut().problems.push(problem))
         .ok()
-        .and_then(|values| take(Section::root(&report, values)));
-    match (taken, report.into_inner().problems) {
-        (Some(taken), problems) if problems.is_empty() => Ok(taken),
+        .and_then(|values| make(Section::root(&report, values)));
+    match (made, report.into_inner().problems) {
+        (Some(made), problems) if problems.is_empty() => Ok(made),
         (_, problems) => Err(SettingsError { problems }),
     }
 }

@@ -6,11 +6,16 @@ use super::{reader::Section, tree};
 
 /// A value as the file has it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Literal {
+pub enum Literal {
+    /// A string.
     Text(String),
+    /// A boolean.
     Flag(bool),
+    /// A whole number.
     Integer(i64),
+    /// A number with a fraction.
     Fraction(f64),
+    /// An array.
     List(Vec<Literal>),
     /// In the order of the names.
     Table(Vec<(String, Literal)>),
@@ -18,7 +23,7 @@ pub(crate) enum Literal {
 
 impl Section<'_> {
     /// A table of any names and values, in the order of the names; empty when it is not there.
-    pub(crate) fn literals(&mut self, key: &str) -> Vec<(String, Literal)> {
+    pub fn literals(&mut self, key: &str) -> Vec<(String, Literal)> {
         let Some(value) = self.take(key, None) else { return Vec::new() };
         match value.kind {
             ValueKind::Table(_) => match self.literal(key, value) {

@@ -13,22 +13,22 @@ use std::{
 use config::{Value, ValueKind};
 
 use super::{Origin, Origins, Problem, tree};
-use crate::outbox::nearest;
+use diagnostics::nearest;
 
 /// What a parser of one value says of a bad one: what is wrong, and the cure.
-pub(crate) type Complaint = (String, String);
+pub type Complaint = (String, String);
 
 /// What reading has brought to light.
-pub(crate) struct Report {
+pub struct Report {
     file: Option<PathBuf>,
     prefix: &'static str,
-    pub(crate) problems: Vec<Problem>,
+    pub problems: Vec<Problem>,
     /// Every key that was asked for, by its pattern, with its default.
-    pub(crate) known: BTreeMap<String, Option<String>>,
+    pub known: BTreeMap<String, Option<String>>,
 }
 
 impl Report {
-    pub(crate) fn new(origins: &Origins<'_>) -> Self {
+    pub fn new(origins: &Origins<'_>) -> Self {
         let file = origins.file.map(Path::to_owned);
         Report { file, prefix: origins.prefix, problems: Vec::new(), known: BTreeMap::new() }
     }
@@ -46,7 +46,7 @@ impl Report {
 }
 
 /// One table of the configuration.
-pub(crate) struct Section<'r> {
+pub struct Section<'r> {
     report: &'r RefCell<Report>,
     /// Keys from the root to here, each followed by a dot: `sources.orders.`
     path: String,
@@ -59,7 +59,8 @@ pub(crate) struct Section<'r> {
 }
 
 impl<'r> Section<'r> {
-    pub(crate) fn root(report: &'r RefCell<Report>, values: BTreeMap<String, Value>) -> Self {
+    /// The whole tree.
+    pub fn root(report: &'r RefCell<Report>, values: BTreeMap<String, Value>) -> Self {
         Section::new(report, String::new(), String::new(), values)
     }
 
@@ -75,7 +76,7 @@ impl<'r> Section<'r> {
     }
 
     /// Notes a problem with `key`, at the file or the variable that gave it.
-    pub(crate) fn problem(&self, key: &str, what: impl Into<String>, cure: impl Into<String>) {
+    pub fn problem(&self, key: &str, what: impl Into<String>, cure: impl Into<String>) {
         let key_path = format!("{}{key}", self.path);
         let mut report = self.report.borrow_mut();
         let origin = report.origin(&key_path, self.overridden.contains(key));
@@ -83,7 +84,7 @@ impl<'r> Section<'r> {
     }
 
     /// Notes a problem with the section as a whole.
-    pub(crate) fn complain(&self, what: impl Into<String>, cure: impl Into<String>) {
+    pub fn complain(&self, what: impl Into<String>, cure: impl Into<String>) {
         let mut report = self.report.borrow_mut();
         let key = self.path.trim_end_matches('.').to_owned();
         let origin = report.origin(&key, false);
@@ -91,7 +92,7 @@ impl<'r> Section<'r> {
     }
 
     /// Whether the key is given and has not been taken yet.
-    pub(crate) fn has(&self, key: &str) -> bool {
+    pub fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
 
@@ -106,7 +107,7 @@ impl<'r> Section<'r> {
     }
 
     /// The keys given and not taken yet.
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         self.values.keys().cloned().collect()
     }
 
@@ -117,13 +118,13 @@ impl<'r> Section<'r> {
     }
 
     /// A table with known keys; empty when it is not there.
-    pub(crate) fn section(&mut self, key: &str) -> Section<'r> {
+    pub fn section(&mut self, key: &str) -> Section<'r> {
         self.asked_for.push(key.to_owned());
         self.named_section(key, key)
     }
 
     /// A table whose name the user chose; `placeholder` stands for it in the list of known keys.
-    pub(crate) fn named_section(&mut self, name: &str, placeholder: &str) -> Section<'r> {
+    pub fn named_section(&mut self, name: &str, placeholder: &str) -> Section<'r> {
         let values = match self.values.remove(name).map(|value| value.kind) {
             Some(ValueKind::Table(table)) => table.into_iter().collect(),
             None => BTreeMap::new(),
@@ -137,7 +138,7 @@ impl<'r> Section<'r> {
     }
 
     /// An array of tables, such as `[[subscriptions]]`.
-    pub(crate) fn sections(&mut self, key: &str) -> Vec<Section<'r>> {
+    pub fn sections(&mut self, key: &str) -> Vec<Section<'r>> {
         self.asked_for.push(key.to_owned());
         let items = match self.values.remove(key).map(|value| value.kind) {
             Some(ValueKind::Array(items)) => items.into_iter().enumerate().collect(),
@@ -165,13 +166,13 @@ impl<'r> Section<'r> {
     }
 
     /// Text, if the key is given.
-    pub(crate) fn text(&mut self, key: &str) -> Option<String> {
+    pub fn text(&mut self, key: &str) -> Option<String> {
         let value = self.take(key, None)?;
         self.text_of(key, value)
     }
 
     /// Text, not empty, if the key is given.
-    pub(crate) fn filled_text(&mut self, key: &str) -> Option<String> {
+    pub fn filled_text(&mut self, key: &str) -> Option<String> {
         let text = self.text(key)?;
         if text.is_empty() {
             self.problem(key, "is empty", "give it a value, or leave the key out");
@@ -181,7 +182,7 @@ impl<'r> Section<'r> {
     }
 
     /// Text that `parse` makes something of; without a default, `None` also means that the key is not given.
-    pub(crate) fn parsed<T>(
+    pub fn parsed<T>(
         &mut self,
         key: &str,
         default: Option<&str>,
@@ -195,7 +196,7 @@ impl<'r> Section<'r> {
     }
 
     /// As `parsed`, for a key whose name the user chose.
-    pub(crate) fn named<T>(
+    pub fn named<T>(
         &mut self,
         name: &str,
         placeholder: &str,
@@ -208,7 +209,7 @@ impl<'r> Section<'r> {
     }
 
     /// One of a few words. A word without a value is part of the contract, but not of this version.
-    pub(crate) fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, Option<T>)]) -> Option<T> {
+    pub fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, Option<T>)]) -> Option<T> {
         let (default, _) = words.first()?;
         self.parsed(key, Some(default), |text| {
             let found = words.iter().find(|(word, _)| *word == text);
@@ -226,7 +227,7 @@ impl<'r> Section<'r> {
     }
 
     /// true or false.
-    pub(crate) fn flag(&mut self, key: &str, default: bool) -> bool {
+    pub fn flag(&mut self, key: &str, default: bool) -> bool {
         let Some(value) = self.take(key, Some(default.to_string())) else { return default };
         match value.kind {
             ValueKind::Boolean(flag) => return flag,
@@ -240,7 +241,7 @@ impl<'r> Section<'r> {
     }
 
     /// A whole number within `range`.
-    pub(crate) fn number(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
+    pub fn number(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
         debug_assert!(range.contains(&default), "{key}");
         let Some(value) = self.take(key, Some(default.to_string())) else { return default };
         let number = match value.kind {
@@ -273,22 +274,22 @@ impl<'r> Section<'r> {
     }
 
     /// As `number`, for what is kept in memory.
-    pub(crate) fn count(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> usize {
+    pub fn count(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> usize {
         usize::try_from(self.number(key, range, default)).unwrap_or(usize::MAX)
     }
 
     /// A duration whose key ends in `_ms`.
-    pub(crate) fn milliseconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
+    pub fn milliseconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
         Duration::from_millis(self.number(key, range, default))
     }
 
     /// A duration whose key ends in `_s`.
-    pub(crate) fn seconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
+    pub fn seconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
         Duration::from_secs(self.number(key, range, default))
     }
 
     /// A list of texts; in the environment separated by commas.
-    pub(crate) fn texts(&mut self, key: &str) -> Option<Vec<String>> {
+    pub fn texts(&mut self, key: &str) -> Option<Vec<String>> {
         match self.take(key, None)?.kind {
             ValueKind::Array(items) => items
                 .into_iter()
@@ -312,7 +313,7 @@ impl<'r> Section<'r> {
     }
 
     /// Refuses every key that was not taken.
-    pub(crate) fn finish(self) {
+    pub fn finish(self) {
         for key in self.values.keys() {
             let known = self.asked_for.iter().map(|known| &**known);
             let cure = match nearest(key, known) {

@@ -1,11 +1,11 @@
 //! Values that may come from a file of their own: `X_file` beside `X`.
 
 use super::reader::Section;
-use crate::secret::{Secret, SecretError};
+use ::secret::{Secret, SecretError};
 
 impl Section<'_> {
     /// The secret `key`, or the file that `<key>_file` names, whose content can be read now and is read again for every use.
-    pub(crate) fn rotating_secret(&mut self, key: &str) -> Option<Secret> {
+    pub fn rotating_secret(&mut self, key: &str) -> Option<Secret> {
         self.refuse_both(key, &format!("{key}_file"));
         let direct = self.filled_text(key).map(Secret::Text);
         let from_file = self.file_of(key);
@@ -13,7 +13,7 @@ impl Section<'_> {
     }
 
     /// As `rotating_secret`, for a list: one entry a line.
-    pub(crate) fn rotating_secrets(&mut self, key: &str) -> Option<Secret> {
+    pub fn rotating_secrets(&mut self, key: &str) -> Option<Secret> {
         self.refuse_both(key, &format!("{key}_file"));
         let direct = self.texts(key).map(|entries| Secret::Text(entries.join("\n")));
         let from_file = self.file_of(key);
@@ -21,7 +21,7 @@ impl Section<'_> {
     }
 
     /// Two keys that say the same thing: the environment's goes before the file's, and of one origin there may be only one.
-    pub(crate) fn refuse_both(&mut self, key: &str, other: &str) {
+    pub fn refuse_both(&mut self, key: &str, other: &str) {
         if !self.has(key) || !self.has(other) {
             return;
         }

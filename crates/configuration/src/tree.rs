@@ -14,7 +14,7 @@ pub(crate) fn read(origins: &Origins<'_>) -> Result<BTreeMap<String, Value>, Pro
         what,
         cure: cure.to_owned(),
     };
-    let text = origins.file.map_or(Ok(String::new()), crate::secret::text_of).map_err(|error| {
+    let text = origins.file.map_or(Ok(String::new()), ::secret::text_of).map_err(|error| {
         problem(
             format!("cannot be read: {error}"),
             "name the file with --config; /dev/null will do when the environment says everything",

@@ -1,7 +1,7 @@
 //! Text of rows and peers as it is shown to people: no character of it acts on a terminal, begins a line, or hides.
 //!
 //! Applied where text leaves the process, so that nothing has to be remembered where it is composed: by the logs
-//! ([`crate::telemetry`]), by what commands print, and by the HTTP answers for people. What programs exchange, such as messages and
+//! , by what commands print, and by the HTTP answers for people. What programs exchange, such as messages and
 //! the columns of a table, stays as it is. Pure.
 
 use std::{

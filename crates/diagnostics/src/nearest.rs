@@ -4,7 +4,7 @@
 const SIMILARITY_MIN: f64 = 0.55;
 
 /// The candidate that `word` most likely was meant to be, if any is near.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates
         .into_iter()

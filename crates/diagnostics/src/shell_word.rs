@@ -1,7 +1,7 @@
 //! Words of a command that an operator copies into a POSIX shell.
 
 /// A word as a POSIX shell takes it, in single quotes where it needs them.
-pub(crate) fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+,".contains(&byte);
     match !word.is_empty() && word.bytes().all(plain) {
         true => word.to_owned(),

@@ -5,36 +5,37 @@ use std::time::Duration;
 /// Gives ever longer waits, up to a maximum, each with jitter so that many that lost the same server do not come
 /// back in step.
 #[derive(Clone, Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     min: Duration,
     max: Duration,
     attempts: u32,
 }
 
 impl Backoff {
-    pub(crate) fn new(min: Duration, max: Duration) -> Self {
+    /// Waits between `min` and `max`, the first about `min`.
+    pub fn new(min: Duration, max: Duration) -> Self {
         Self { min, max, attempts: 0 }
     }
 
     /// The next wait.
-    pub(crate) fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         delay(self.min, self.max, self.attempts)
     }
 
     /// How many waits were taken since the last [`reset`](Self::reset).
-    pub(crate) fn attempts(&self) -> u32 {
+    pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
     /// Things went well: start over with short waits.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.attempts = 0;
     }
 }
 
 /// The wait before attempt number `attempt` (from 1): between half and the whole of `min * 2^(attempt - 1)`, at most `max`.
-pub(crate) fn delay(min: Duration, max: Duration, attempt: u32) -> Duration {
+pub fn delay(min: Duration, max: Duration, attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(20);
     let whole = min.saturating_mul(1 << doublings).min(max);
     whole.mul_f64(0.5 + fastrand::f64() / 2.0)
@@ -50,10 +51,10 @@ mod tests {
         let mut backoff = Backoff::new(min, max);
         for attempt in 1..100u32 {
             let whole = (min * (1 << (attempt - 1).min(10))).min(max);
-            let wait = backoff.next();
+            let wait = backoff.next_wait();
             assert!(wait >= whole / 2 && wait <= whole, "attempt {attempt}: {wait:?} of {whole:?}");
         }
         backoff.reset();
-        assert!(backoff.next() <= min);
+        assert!(backoff.next_wait() <= min);
     }
 }

@@ -4,6 +4,6 @@ use std::time::Instant;
 
 /// The time by the runtime's clock, which is the machine's unless a simulation has stopped it. The relay asks no other
 /// clock how much time has passed.
-pub(crate) fn now() -> Instant {
+pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

@@ -2,7 +2,10 @@
 
 use std::{error::Error, fmt};
 
-use crate::legible::{self, Legible};
+use diagnostics::{
+    chain,
+    legible::{self, Legible},
+};
 
 /// Why a program did not do what it was asked to. The text is complete: what happened, where, and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,18 +50,6 @@ impl fmt::Display for Failure {
 }
 
 impl Error for Failure {}
-
-/// The error and everything that caused it.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
 
 #[cfg(test)]
 mod tests {

@@ -31,7 +31,7 @@ const OPEN_FILES: usize = 256;
 const CONNECTIONS_MIN: usize = 8;
 
 /// All connections of one server.
-pub(crate) struct Connections {
+pub struct Connections {
     max: usize,
     tasks: JoinSet<()>,
     open: HashMap<Id, (AbortHandle, Turn)>,
@@ -40,7 +40,7 @@ pub(crate) struct Connections {
 
 /// Turn on a connection: the client's or the server's. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Turn(Arc<Mutex<Course>>);
+pub struct Turn(Arc<Mutex<Course>>);
 
 /// Course of a connection so far.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ struct Course {
 
 /// Accepts connections until `end`, at most `max` at a time, and has `serve` answer on each; gives those that are open then. `server` is
 /// the listener's name in the log. `serve` gets to know whose turn it is, and says when that changes.
-pub(crate) async fn accept<F>(
+pub async fn accept<F>(
     listener: TcpListener,
     server: &str,
     max: usize,
@@ -152,7 +152,7 @@ impl Connections {
     }
 
     /// Waits for the end of all.
-    pub(crate) async fn all_ended(&mut self) {
+    pub async fn all_ended(&mut self) {
         while !self.tasks.is_empty() {
             self.ended().await;
         }
@@ -165,7 +165,7 @@ impl Turn {
     }
 
     /// Answers a request.
-    pub(crate) async fn answering<T>(self, answer: impl Future<Output = T>) -> T {
+    pub async fn answering<T>(self, answer: impl Future<Output = T>) -> T {
         self.is_servers();
         let answer = answer.await;
         self.is_clients();
@@ -173,17 +173,17 @@ impl Turn {
     }
 
     /// The client has said all that the server needs for now.
-    pub(crate) fn is_servers(&self) {
+    pub fn is_servers(&self) {
         *self.course() = Course { client_since: None, has_asked: true };
     }
 
     /// The client has to send, or to read, for the server to go on.
-    pub(crate) fn is_clients(&self) {
+    pub fn is_clients(&self) {
         self.course().client_since.get_or_insert_with(Instant::now);
     }
 
     /// Tells whether a request has come.
-    pub(crate) fn has_asked(&self) -> bool {
+    pub fn has_asked(&self) -> bool {
         self.course().has_asked
     }
 
@@ -197,7 +197,7 @@ impl Turn {
 }
 
 /// Number of connections: as many as are wanted, or as there may be files open besides `others`.
-pub(crate) fn within_open_files(wanted: usize, others: usize) -> usize {
+pub fn within_open_files(wanted: usize, others: usize) -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let files = open_files(&limits).unwrap_or(OPEN_FILES);
     wanted.min(files.saturating_sub(others)).max(CONNECTIONS_MIN)

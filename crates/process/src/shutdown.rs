@@ -52,7 +52,7 @@ impl Shutdown {
     }
 
     /// Waits until the end is requested and the time for draining is over. Cancel-safe.
-    pub(crate) async fn overdue(&mut self) {
+    pub async fn overdue(&mut self) {
         let deadline = self.requested().await;
         tokio::time::sleep_until(deadline.into()).await;
     }
@@ -60,7 +60,7 @@ impl Shutdown {
 
 /// SIGTERM, SIGINT and SIGQUIT, as the operating system sends them: each asks for an end in good order.
 #[derive(Debug)]
-pub(crate) struct StopSignals {
+pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -68,7 +68,7 @@ pub(crate) struct StopSignals {
 
 impl StopSignals {
     /// From now on none of them ends the process by itself.
-    pub(crate) fn listen() -> io::Result<Self> {
+    pub fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -77,7 +77,7 @@ impl StopSignals {
     }
 
     /// Waits for one of them; gives its name. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> &'static str {
+    pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -91,7 +91,7 @@ impl StopSignals {
 /// Not among them are those of [`StopSignals`], SIGKILL, those of a fault in the program itself, such as SIGSEGV, and SIGPIPE,
 /// which Rust ignores.
 #[derive(Debug)]
-pub(crate) struct OtherSignals {
+pub struct OtherSignals {
     /// Ends with its owner.
     _hearing: JoinSet<()>,
 }
@@ -114,7 +114,7 @@ const LIMITS_AND_TIMERS: [(i32, &str, &str); 4] = [
 
 impl OtherSignals {
     /// From now on none of them ends the process.
-    pub(crate) fn listen() -> io::Result<Self> {
+    pub fn listen() -> io::Result<Self> {
         let named = [
             (SignalKind::hangup(), "SIGHUP", NO_RELOAD),
             (SignalKind::user_defined1(), "SIGUSR1", NO_MEANING),

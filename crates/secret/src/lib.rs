@@ -3,6 +3,7 @@
 //!
 //! Knows files and no key of any configuration. No form of [`Secret`] or [`SecretError`] shows a value.
 
+pub mod core_dumps;
 pub mod exposure;
 
 use std::{
@@ -96,7 +97,7 @@ fn content(path: &Path) -> Result<String, SecretError> {
 }
 
 /// The text of a file.
-pub(crate) fn text_of(file: &Path) -> io::Result<String> {
+pub fn text_of(file: &Path) -> io::Result<String> {
     let mut text = String::new();
     if File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));

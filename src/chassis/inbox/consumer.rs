@@ -89,7 +89,7 @@ pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdow
         inbox.metrics.disconnected(&queue);
         inbox.progress.send_replace(Progress::default());
         let Err(error) = ended else { return };
-        let wait = course.backoff.next();
+        let wait = course.backoff.next_wait();
         let setback = error.setback();
         if setback.is_some() {
             course.setbacks = course.setbacks.saturating_add(1);
@@ -261,7 +261,7 @@ impl<H: Handler> Inbox<H> {
                 Err(error) if !error.is_permanent() => error,
                 settled => return Some(settled),
             };
-            let wait = backoff.next();
+            let wait = backoff.next_wait();
             tracing::warn!(%error, "failed; trying again in {} ms", wait.as_millis());
             self.metrics.retried(&self.subscription.queue);
             tokio::select! {

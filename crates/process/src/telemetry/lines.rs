@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::LogFormat;
-use crate::legible;
+use diagnostics::legible;
 use prometheus::IntCounter;
 use tracing_subscriber::fmt::MakeWriter;
 

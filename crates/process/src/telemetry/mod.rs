@@ -7,8 +7,8 @@
 
 mod lines;
 
-use crate::legible::{self, Escaping};
 use clap::ValueEnum;
+use diagnostics::legible::{self, Escaping};
 use lines::{ToStderr, lines};
 use prometheus::IntCounter;
 use std::{

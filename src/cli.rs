@@ -27,8 +27,7 @@ Environment:
   OUTBOXD_CONFIG          configuration file, when --config is not given
   OUTBOXD__SECTION__KEY   overrides one key, e.g. OUTBOXD__SOURCES__ORDERS__POSTGRES__URL; such variables alone are
                           enough when neither --config nor OUTBOXD_CONFIG names a file and the default one is missing
-  OUTBOXD_LOG             log levels, e.g. info,outboxd::relay=debug [default: info]
-                          lapin, amq_protocol, async_rs, tcp_stream and hyper are silent unless named";
+  OUTBOXD_LOG             log levels, e.g. info,outboxd::relay=debug [default: info]";
 
 /// Relays committed rows of PostgreSQL outbox tables to RabbitMQ.
 ///

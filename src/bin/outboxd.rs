@@ -8,8 +8,7 @@ use outboxd::{
 };
 use std::process::ExitCode;
 
-/// Every message is a few small allocations that another thread may free: with the C library's allocator they are a third
-/// of the daemon's work.
+/// A message is a few small allocations that live for a round trip to the broker: ARCHITECTURE.md, "mimalloc".
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -16,9 +16,11 @@ CREATE TABLE outbox (
 );
 
 -- Streaming reads the write-ahead log, never the table: it needs no index, and rows may be deleted at any time after
--- their transaction has committed. What reads the table itself (backlog, recovery, replay, cleanup) goes by seq, so
--- create this index if rows are kept:
+-- their transaction has committed. What reads the table itself (backlog, recovery, replay) goes by seq, so create this
+-- index if rows are kept:
 -- CREATE UNIQUE INDEX outbox_seq ON outbox (seq);
+-- Clean-up needs no index. With cleanup.retention_s, this one leads to the old rows of a large table at once:
+-- CREATE INDEX outbox_created_at ON outbox (created_at);
 
 -- seq follows commit order within an aggregate only if writers lock the aggregate (SELECT ... FOR UPDATE, or the UPDATE
 -- of its row) before they insert here.

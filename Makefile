@@ -37,9 +37,10 @@ mutations: ## changes one line of the product at a time, in a copy, and expects 
 fuzz: ## ever new bytes for decoder, mapping, templates and configuration (TARGET=one; SECONDS=each, 60; MERGE=1: keeps the finds)
 	tests/fuzz/run.sh "$(or $(SECONDS),60)" $(TARGET)
 
-lint: ## formatting, clippy, the documentation's links and the rules of deny.toml, warnings being errors
+lint: ## formatting, spelling, clippy, the documentation's links and the rules of deny.toml, warnings being errors
 	$(CARGO) fmt --check
 	$(CARGO) test --locked --quiet --test supply_chain
+	@if command -v typos >/dev/null; then typos; fi
 	@if command -v cargo-deny >/dev/null; then cargo-deny --locked --offline check licenses bans sources; fi
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps

@@ -189,7 +189,7 @@ async fn one_identifier_leads_through_all_services_and_their_logs() {
 }
 
 #[tokio::test]
-async fn no_service_can_read_anothers_tables() {
+async fn no_service_can_read_the_tables_of_another() {
     let shop = shared_shop().await;
     let user = |url: &str| url.split("//").nth(1).unwrap().split('@').next().unwrap().to_owned();
     for own in &shop.databases {

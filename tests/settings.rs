@@ -607,12 +607,16 @@ fn broker_urls_are_checked_without_being_shown() {
 #[test]
 fn the_broker_may_have_an_ipv6_address() {
     let text = MINIMAL.replace("amqp://guest:guest@localhost", "amqp://guest:guest@[::1]:5672/%2f");
-    for (environment, user) in [(vec![], "guest"), (vec![("OUTBOXD__RABBITMQ__USERNAME", "a:b@c")], "a:b@c")] {
+    for (environment, user) in [(vec![], "guest"), (vec![("OUTBOXD__RABBITMQ__USERNAME", "a:b@c")], "a:b@c")]
+    {
         let settings = read(&text, &environment).unwrap();
         let [url] = &settings.broker.urls[..] else { panic!("{:?}", settings.broker.urls) };
         let endpoint = Endpoint::parse(url, Duration::from_secs(10)).unwrap();
         assert_eq!(endpoint.to_string(), "[::1]:5672//");
-        assert!(url.contains(&format!("//{}:guest@[::1]", user.replace(':', "%3A").replace('@', "%40"))), "{url}");
+        assert!(
+            url.contains(&format!("//{}:guest@[::1]", user.replace(':', "%3A").replace('@', "%40"))),
+            "{url}"
+        );
     }
 }
 

@@ -20,7 +20,7 @@
 
 pub use ::configuration;
 pub use ::secret;
-pub use diagnostics::{legible, remedy};
+pub use diagnostics::{check, legible, remedy};
 pub use process::{failure, shutdown, telemetry};
 pub use secret::core_dumps;
 

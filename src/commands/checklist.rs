@@ -5,7 +5,7 @@ use std::{error::Error, fmt};
 
 use super::{Failure, chain, table::one_line};
 use crate::{
-    postgres::preflight::{self, Problem, Verdict},
+    check::{Check, Problem, Verdict},
     rabbitmq::inspection,
     remedy::Remedy,
 };
@@ -41,8 +41,8 @@ impl Line {
     }
 }
 
-impl From<preflight::Check> for Line {
-    fn from(check: preflight::Check) -> Self {
+impl From<Check> for Line {
+    fn from(check: Check) -> Self {
         Self { name: check.name.to_owned(), verdict: check.verdict }
     }
 }

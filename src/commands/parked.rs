@@ -8,12 +8,12 @@ use super::{
     table::{Column, one_line, table, unknown},
 };
 use crate::{
+    check::Problem,
     cli::{Chosen, DiscardParked, ListParked, Parked, RequeueParked},
     legible,
     postgres::{
         left_behind,
         parked_rows::{self, ParkedEntry},
-        preflight::Problem,
     },
     relay::parked::{self, Fate, Selected},
     settings::Settings,

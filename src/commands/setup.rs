@@ -16,14 +16,16 @@ use crate::{
     postgres::{
         SourceDatabase,
         backlog::{self, BacklogError},
-        catalog::{self, CatalogError, TableFacts, TableKind},
         continuity::SlotHistory,
         dba_script::{self, SlotMaker, comment},
-        parked_table, preflight, publication,
+        outbox_table::{self, TableFacts, TableKind},
+        own_table, parked_table, preflight, publication,
         replication::ReplicationConnection,
+        slot_creation, slot_facts,
         slot_record::{self, SlotRecord},
         slot_use,
         snapshot::SnapshotError,
+        statement::CatalogError,
     },
     rabbitmq::{self, publishing::Pattern, rabbitmqctl, topology},
     relay::{BacklogPolicy, fence_queue, told},
@@ -99,7 +101,7 @@ const PARKED: &str = "parked messages";
 /// The table for rows that policy puts aside.
 async fn parked(database: &SourceDatabase) -> Step {
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
-    let there = catalog::own_table(&client, &database.schema, parked_table::TABLE).await?.exists;
+    let there = own_table::own_table(&client, &database.schema, parked_table::TABLE).await?.exists;
     if !there {
         parked_table::create_table(&client, database).await?;
     }
@@ -152,7 +154,7 @@ async fn kind(
     client: &tokio_postgres::Client,
     database: &SourceDatabase,
 ) -> Result<TableKind, Box<dyn std::error::Error>> {
-    match catalog::table(client, &database.table, &database.publication).await? {
+    match outbox_table::table(client, &database.table, &database.publication).await? {
         Some(TableFacts { kind, .. }) => Ok(kind),
         None => Err(Box::new(SnapshotError::NoTable(database.table.clone()))),
     }
@@ -164,7 +166,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     let name = &database.slot;
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
     slot_record::create_table(&client, database).await?;
-    if let Some(there) = catalog::slot_progress(&client, name).await? {
+    if let Some(there) = slot_facts::slot_progress(&client, name).await? {
         let line = taken(database).await?;
         let fits = there.serves() && there.active_pid.is_none();
         if fits && database.makes_failover(there.failover) {
@@ -185,11 +187,11 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     let waits = |reason: String| tracing::warn!("{reason}");
     match source.relay.backlog {
         BacklogPolicy::Skip => {
-            let making = catalog::create_slot(&client, name, database.failover);
+            let making = slot_creation::create_slot(&client, name, database.failover);
             match told(database, APPLICATION_NAME, making, waits).await {
                 Ok(()) => {
                     let kind = kind(&client, database).await?;
-                    let empty = catalog::is_empty(&client, &database.table, kind).await?;
+                    let empty = outbox_table::is_empty(&client, &database.table, kind).await?;
                     record(database, made, empty).await?;
                     Ok(Line::passed(NAME, outcome(name, true)))
                 }

@@ -8,12 +8,11 @@ use super::{
     table::{Column, size, table, unknown},
 };
 use crate::{
+    check::Problem,
     legible,
     postgres::{
-        SourceDatabase,
-        catalog::{self, SlotFacts},
-        left_behind, parked_table,
-        preflight::Problem,
+        SourceDatabase, left_behind, parked_table,
+        slot_facts::{self, SlotFacts},
         slot_use::{self, SlotUse},
     },
     settings::Settings,
@@ -97,7 +96,7 @@ struct Progress {
 
 async fn progress(database: &SourceDatabase) -> Result<Progress, Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql("outboxd status").await?;
-    let slot = catalog::slot_progress(&client, &database.slot).await?;
+    let slot = slot_facts::slot_progress(&client, &database.slot).await?;
     let uses = slot_use::read(&client, &database.schema, &database.slot).await?;
     let slot = slot.zip(uses.into_iter().find(|one| one.slot == database.slot));
     Ok(Progress {

@@ -3,14 +3,17 @@
 
 use super::{Failure, answer, source};
 use crate::{
+    check::Problem,
     cli::Teardown,
     postgres::{
-        backlog::temporary_name,
-        catalog::{self, CatalogError, Facts, SlotFacts},
         parked_table,
-        preflight::Problem,
+        preflight::Facts,
         publication::{self, PublicationFacts},
+        slot_creation,
+        slot_facts::SlotFacts,
         slot_record,
+        statement::CatalogError,
+        temporary_slot::temporary_name,
     },
     settings::Settings,
 };
@@ -36,11 +39,11 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
         refuse_foreign(slot, &facts.server.database)?;
         if slot.active_pid.is_some() {
             let uses = facts.slot_uses.iter().find(|one| one.slot == slot.name);
-            let holder = uses.and_then(|one| one.holder.clone()).map(Box::new);
+            let holder = uses.and_then(|one| one.holder.as_ref()).map(ToString::to_string);
             return Err(runtime(CatalogError::SlotInUse { slot: slot.name.clone(), holder }));
         }
     }
-    let dropped = catalog::drop_slot(&client, &database.slot).await.map_err(runtime)?;
+    let dropped = slot_creation::drop_slot(&client, &database.slot).await.map_err(runtime)?;
     answer(&line("slot", &database.slot, dropped))?;
     // Or the next slot of this name would be a gap.
     let forgotten = slot_record::tear_down(&client, database).await.map_err(runtime)?;

@@ -18,19 +18,19 @@ use tokio_postgres::Client;
 
 use super::{
     SourceDatabase, TableName,
-    catalog::{self, NO_TIMEOUTS},
     replication::{ReplicationConnection, ReplicationError},
+    slot_facts,
     snapshot::{self, Held, Selection, SnapshotError, SnapshotRows, sql},
     sql_text::{identifier, literal},
+    sqlstate::DUPLICATE_OBJECT,
+    statement::NO_TIMEOUTS,
+    temporary_slot::temporary_name,
 };
 use crate::{
     outbox::{ColumnNames, OptionalColumn},
     position::Lsn,
     remedy::Remedy,
 };
-
-/// SQLSTATE `duplicate_object`.
-const DUPLICATE_OBJECT: &str = "42710";
 
 /// Why there is no backlog to be had, or no slot at its end.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +162,7 @@ impl Backlog {
         let (consistent_point, exported) = create_temporary(replication, &temporary).await?;
         // Another instance may have copied its slot and let go of the name just now.
         // One of another database, too: whoever looks again sees that.
-        if catalog::slot_progress(client, &database.slot).await.map_err(SnapshotError::from)?.is_some() {
+        if slot_facts::slot_progress(client, &database.slot).await.map_err(SnapshotError::from)?.is_some() {
             drop_temporary(replication, &temporary).await?;
             return Err(BacklogError::AlreadyThere(database.slot.clone()));
         }
@@ -290,20 +290,6 @@ async fn drop_temporary(connection: &mut ReplicationConnection, name: &str) -> R
     Ok(())
 }
 
-/// The temporary slot that goes with a slot: at most 63 bytes (`NAMEDATALEN`), and another one for every slot.
-pub fn temporary_name(slot: &str) -> String {
-    const SUFFIX: &str = "_backlog";
-    const BYTES_MAX: usize = 63;
-    if slot.len() + SUFFIX.len() <= BYTES_MAX {
-        return format!("{slot}{SUFFIX}");
-    }
-    // FNV-1a, for it must come out the same in every version of this program.
-    let hash =
-        slot.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let kept: String = slot.chars().take(BYTES_MAX - SUFFIX.len() - 9).collect();
-    format!("{kept}_{hash:08x}{SUFFIX}")
-}
-
 /// One text that differs when the table was rewritten, truncated, replaced, altered in its columns, or when it gained or
 /// lost a partition.
 fn shape_query(table: &TableName) -> String {
@@ -326,19 +312,4 @@ async fn shape_by_sql(client: &Client, table: &TableName) -> Result<Option<Strin
         .await
         .map_err(sql("reading the shape of the table"))?;
     Ok(row.get(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn temporary_names_fit_and_differ() {
-        assert_eq!(temporary_name("outboxd_orders"), "outboxd_orders_backlog");
-        let long = |last: char| format!("{}{last}", "a".repeat(62));
-        let (one, other) = (temporary_name(&long('x')), temporary_name(&long('y')));
-        assert_eq!((one.len(), other.len()), (63, 63));
-        assert_ne!(one, other);
-        assert_eq!(temporary_name(&"b".repeat(55)).len(), 63);
-    }
 }

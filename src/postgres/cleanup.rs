@@ -23,9 +23,11 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase, TableName,
-    catalog::{self, CatalogError, TableFacts, failed},
+    outbox_table::{self, TableFacts},
     publication::{self, Held, PublicationFacts, PublishedBy, Publishing},
     sql_text::{identifier, literal},
+    sqlstate,
+    statement::{CatalogError, failed},
 };
 use crate::{outbox::ColumnNames, position::Lsn};
 
@@ -77,17 +79,21 @@ impl CleanupError {
         matches!(self, CleanupError::NotPublished { .. })
     }
 
-    /// What to do about it, as far as the error itself does not say. SQLSTATEs are those of the manual's appendix
-    /// "PostgreSQL Error Codes".
+    /// What to do about it, as far as the error itself does not say.
     pub fn hint(&self) -> Option<&'static str> {
         let CleanupError::Catalog(cause) = self else { return None };
         match cause.sqlstate()? {
-            "42501" => Some("`outboxd check` prints the GRANT that is missing"),
-            // invalid_parameter_value
-            "22023" => Some("set outbox.created_at_zone to a zone of pg_timezone_names, and restart outboxd"),
-            "57014" => Some("with cleanup.retention_s, an index on created_at makes the search short"),
-            "55P03" => Some("somebody is altering the table, or holds what a foreign key refers to"),
-            "42P01" | "42883" | "42704" => Some(
+            sqlstate::INSUFFICIENT_PRIVILEGE => Some("`outboxd check` prints the GRANT that is missing"),
+            sqlstate::INVALID_PARAMETER_VALUE => {
+                Some("set outbox.created_at_zone to a zone of pg_timezone_names, and restart outboxd")
+            }
+            sqlstate::QUERY_CANCELED => {
+                Some("with cleanup.retention_s, an index on created_at makes the search short")
+            }
+            sqlstate::LOCK_NOT_AVAILABLE => {
+                Some("somebody is altering the table, or holds what a foreign key refers to")
+            }
+            sqlstate::UNDEFINED_TABLE | sqlstate::UNDEFINED_FUNCTION | sqlstate::UNDEFINED_OBJECT => Some(
                 "if a trigger of the table names a table, function or type: with its schema, or SET search_path on the trigger's \
                  function, as outboxd's connections search pg_catalog only",
             ),
@@ -106,9 +112,6 @@ const NO_TIMES: &str =
 /// What a table lacks whose times are without time zone.
 const NO_ZONE: &str = "has times without time zone (outbox.columns.created_at), and nobody knows in which zone they \
      were written: cleanup.retention_s needs outbox.created_at_zone, or timestamptz";
-
-/// OID of `timestamptz` (`catalog/pg_type.dat`).
-const TIMESTAMPTZ: u32 = 1184;
 
 /// The column that says how old a row is, for a retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +134,7 @@ pub(super) fn time_column<'a>(
     let column = column.ok_or_else(|| CleanupError::NoTimes(database.table.clone()))?;
     let name = column.name.as_str();
     match &database.rows.created_at_zone {
-        _ if column.base_type_oid == TIMESTAMPTZ => Ok(TimeColumn { name, zone: None }),
+        _ if column.base_type_oid == Type::TIMESTAMPTZ.oid() => Ok(TimeColumn { name, zone: None }),
         Some(zone) => Ok(TimeColumn { name, zone: Some(zone) }),
         None => Err(CleanupError::NoZone(database.table.clone())),
     }
@@ -265,7 +268,7 @@ impl Statements {
     ) -> Result<Self, CleanupError> {
         client.batch_execute(SESSION).await.map_err(failed("preparing to remove confirmed rows"))?;
         let name = &database.table;
-        let facts = catalog::table(client, name, &database.publication).await?;
+        let facts = outbox_table::table(client, name, &database.publication).await?;
         let facts = facts.ok_or_else(|| CleanupError::NoTable(name.clone()))?;
         let publication = publication::facts(client, &database.publication, name).await?;
         if let Some(why) = unpublished(publication.as_ref()) {

@@ -22,9 +22,9 @@ mod gap;
 pub use gap::{Cause, Gap};
 
 use super::{
-    catalog::SlotFacts,
     publication::{PublishedBy, Publishing},
     replication::SystemIdentity,
+    slot_facts::SlotFacts,
     slot_record::SlotRecord,
 };
 use crate::position::Lsn;

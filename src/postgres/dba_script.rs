@@ -6,11 +6,12 @@
 //! rows out of it unseen.
 
 use super::{
-    SourceDatabase, TableName,
-    catalog::{TableKind, create_slot_sql},
-    cleanup,
+    SourceDatabase, TableName, cleanup,
     hosting::Hosting,
-    parked_table, publication, slot_record,
+    outbox_table::TableKind,
+    parked_table, publication,
+    slot_creation::create_slot_sql,
+    slot_record,
     sql_text::{block, identifier, literal, make_schema_sql},
 };
 use crate::outbox::ColumnNames;

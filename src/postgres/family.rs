@@ -9,7 +9,7 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     TableName,
-    catalog::{CatalogError, failed},
+    statement::{CatalogError, failed},
 };
 
 /// So many tables are named.

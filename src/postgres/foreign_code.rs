@@ -14,9 +14,8 @@
 use tokio_postgres::{Client, types::Type};
 
 use super::{
-    SourceDatabase, TableName,
-    catalog::{CatalogError, failed},
-    parked_table, slot_record,
+    SourceDatabase, TableName, parked_table, slot_record,
+    statement::{CatalogError, failed},
 };
 
 /// Code of somebody else's.

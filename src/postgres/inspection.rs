@@ -6,19 +6,26 @@
 
 use super::{
     SourceDatabase,
-    catalog::{CatalogError, Facts, INSUFFICIENT_PRIVILEGE, TableFacts},
     condition::OtherOperators,
     continuity::{Continuity, SlotHistory},
-    error::{Chain, ConnectError},
+    error::ConnectError,
     hosting::Hosting,
-    preflight::{self, Check, Problem, Verdict},
+    outbox_table::TableFacts,
+    preflight::{self, Facts},
     remedy::file_names,
     replication::{ReplicationConnection, ReplicationError, SystemIdentity},
-    slot_record::{self, SlotHistoryError, SlotRecord},
+    slot_history::SlotHistoryError,
+    slot_record::{self, SlotRecord},
     snapshot::{self, RowRules, SnapshotError},
     sql_text::identifier,
+    sqlstate::INSUFFICIENT_PRIVILEGE,
+    statement::CatalogError,
 };
-use crate::outbox::{Column, ColumnNames, Mapping, MissingColumn};
+use crate::{
+    check::{Check, Problem, Verdict},
+    outbox::{Column, ColumnNames, Mapping, MissingColumn},
+};
+use diagnostics::chain;
 use tokio_postgres::Client;
 
 const CONNECTION: &str = "connection";
@@ -84,7 +91,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             checks.push(unreachable(REPLICATION, &error.hosted(&database.endpoint, hosting)));
         }
         Err(error) => {
-            checks.push(Check::failed(REPLICATION, Chain(&error).to_string(), "see the server's log"));
+            checks.push(Check::failed(REPLICATION, chain(&error), "see the server's log"));
         }
     }
     Inspection { checks, ids_are_numbers, idle_on }
@@ -146,7 +153,7 @@ async fn rules(
             let role = identifier(database.endpoint.user());
             check(NAME, what, format!("GRANT SELECT ON {} TO {role};", database.table.quoted()))
         }
-        Err(error) => Check::failed(NAME, Chain(&error).to_string(), snapshot::RULES_CURE),
+        Err(error) => Check::failed(NAME, chain(&error), snapshot::RULES_CURE),
     })
 }
 
@@ -207,13 +214,13 @@ fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<
 fn unreadable(error: &CatalogError) -> Check {
     Check::failed(
         "catalog",
-        Chain(error).to_string(),
+        chain(error),
         "outboxd needs PostgreSQL 13 or later, and reads the system catalogs",
     )
 }
 
 fn unreachable(name: &'static str, error: &ConnectError) -> Check {
-    Check { name, verdict: Verdict::Failed(Problem::new(Chain(error).to_string(), (*error.remedy).clone())) }
+    Check { name, verdict: Verdict::Failed(Problem::new(chain(error), (*error.remedy).clone())) }
 }
 
 /// Whether the columns that templates name are there. The columns of `outbox.columns` have checks of their own.

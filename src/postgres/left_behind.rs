@@ -13,13 +13,12 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase, TableName,
-    catalog::{self, CatalogError, OwnTableFacts, failed},
-    parked_table,
-    preflight::Problem,
-    slot_record,
+    own_table::{OwnTableFacts, own_table},
+    parked_table, slot_record,
     sql_text::{identifier, literal},
+    statement::{CatalogError, failed},
 };
-use crate::remedy::Remedy;
+use crate::{check::Problem, remedy::Remedy};
 
 /// Rows of the source's slot in a table of another schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,8 +168,8 @@ async fn found(
     database: &SourceDatabase,
 ) -> Result<Vec<(LeftBehind, Problem)>, CatalogError> {
     let schema = &database.schema;
-    let records = catalog::own_table(client, schema, slot_record::TABLE).await?;
-    let parked = catalog::own_table(client, schema, parked_table::TABLE).await?;
+    let records = own_table(client, schema, slot_record::TABLE).await?;
+    let parked = own_table(client, schema, parked_table::TABLE).await?;
     let found = find(client, database, records).await?;
     let with_problem = |found: LeftBehind| {
         let own = if found.is_record() { records } else { parked };

@@ -2,7 +2,6 @@
 
 mod answer;
 pub mod backlog;
-pub mod catalog;
 pub mod cleanup;
 pub mod condition;
 mod connect;
@@ -24,6 +23,8 @@ pub mod left_behind;
 mod login;
 mod login_methods;
 pub mod open_transactions;
+pub mod outbox_table;
+pub mod own_table;
 pub mod parked_rows;
 pub mod parked_table;
 mod parked_text;
@@ -34,7 +35,11 @@ pub mod publication;
 mod recorded_table;
 mod remedy;
 pub mod replication;
+pub mod server_facts;
 mod service_file;
+pub mod slot_creation;
+pub mod slot_facts;
+pub mod slot_history;
 pub mod slot_record;
 pub mod slot_use;
 pub mod snapshot;
@@ -42,14 +47,30 @@ mod socket;
 mod sql_limits;
 mod sql_socket;
 mod sql_text;
+pub(crate) mod sqlstate;
+pub mod statement;
 mod stored_text;
+pub mod temporary_slot;
 mod tls;
 mod wire;
 mod wire_error;
 
+/// The old paths of facts and statements.
+pub mod catalog {
+    pub(crate) use super::sqlstate::OBJECT_IN_USE;
+    pub use super::{
+        outbox_table::{ColumnFacts, Generated, TableFacts, TableKind, is_empty, table},
+        own_table::{OwnTableFacts, own_table},
+        preflight::Facts,
+        server_facts::{ServerFacts, server},
+        slot_creation::{create_slot, create_slot_sql, drop_slot},
+        slot_facts::{SlotFacts, slot_progress, slots, wal_end},
+        statement::{CatalogError, limit_statements},
+    };
+}
+
 /// What can go wrong between us and a server.
 pub mod error {
-    pub(super) use super::wire_error::Chain;
     pub use super::{
         connect_error::ConnectError,
         endpoint_error::EndpointError,

@@ -8,10 +8,10 @@ use std::fmt;
 use tokio_postgres::Client;
 
 use super::{
-    backlog::temporary_name,
-    catalog::{self, CatalogError},
     replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
+    statement::{CatalogError, text_rows},
+    temporary_slot::temporary_name,
 };
 
 const DOING: &str = "looking for open transactions";
@@ -152,7 +152,7 @@ pub async fn awaited_by_replication(
 }
 
 async fn read(client: &Client, sql: &str) -> Result<Vec<OpenTransaction>, CatalogError> {
-    let rows = catalog::text_rows(client, DOING, sql).await?;
+    let rows = text_rows(client, DOING, sql).await?;
     let nonsense = || CatalogError::Nonsense { doing: DOING, what: format!("{rows:?}") };
     rows.iter().map(|row| parse(row).ok_or_else(nonsense)).collect()
 }

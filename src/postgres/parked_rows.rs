@@ -4,19 +4,17 @@
 use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
-    SourceDatabase,
-    catalog::{self, CatalogError, failed},
+    SourceDatabase, outbox_table,
     parked_table::{Reason, TABLE, table},
     parked_text::{self, Spelling},
     sql_text::{identifier, literal},
+    sqlstate::UNDEFINED_TABLE,
+    statement::{CatalogError, failed},
 };
 use crate::{
     outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, ParkReason, Timestamp},
     position::Position,
 };
-
-/// SQLSTATE `undefined_table`.
-const UNDEFINED_TABLE: &str = "42P01";
 
 /// A parked row without its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,7 +227,7 @@ pub async fn overtaken(
         ));
     }
     let outbox = database.table.quoted();
-    let Some(facts) = catalog::table(client, &database.table, &database.publication).await? else {
+    let Some(facts) = outbox_table::table(client, &database.table, &database.publication).await? else {
         return Ok(Some(format!("there is no table {outbox}")));
     };
     let value_of = |name: &str| {

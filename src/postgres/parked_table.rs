@@ -13,9 +13,11 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase,
-    catalog::{self, CatalogError, failed, made},
+    own_table::made,
     parked_text::{self, Spelling},
+    slot_facts::wal_end,
     sql_text::{identifier, literal},
+    statement::{CatalogError, failed},
 };
 use crate::{
     outbox::{Outline, ParkReason, ParkedRow},
@@ -78,7 +80,7 @@ pub async fn store(
         }
         stored => stored?,
     }
-    catalog::wal_end(client).await
+    wal_end(client).await
 }
 
 const DOING: &str = "writing into the table of parked rows";

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::catalog::CatalogError;
+use super::{sqlstate, statement::CatalogError};
 use crate::legible::is_hidden;
 
 /// What an escape begins with.
@@ -71,9 +71,12 @@ fn escaped(escape: &str) -> Option<(char, usize)> {
     Some((c, ESCAPE.len() + digits.len() + 1))
 }
 
-/// The database has no place for a character: SQLSTATE `untranslatable_character`, or `character_not_in_repertoire`.
+/// The database has no place for a character.
 pub(super) fn cannot_be_held(error: &CatalogError) -> bool {
-    matches!(error.sqlstate(), Some("22P05" | "22021"))
+    matches!(
+        error.sqlstate(),
+        Some(sqlstate::UNTRANSLATABLE_CHARACTER | sqlstate::CHARACTER_NOT_IN_REPERTOIRE)
+    )
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Knows what outboxd needs of PostgreSQL, and the statement that mends what is missing. Reads nothing itself.
 
 mod cleanup;
+mod facts;
 mod family;
 mod foreign_code;
 mod own_tables;
@@ -15,113 +16,12 @@ mod slot;
 mod synchronous;
 mod table;
 
-use std::fmt;
-
+pub use facts::Facts;
 use publication::Missing;
 
-use super::{SourceDatabase, catalog::Facts, slot_use::SlotUse};
-use crate::{
-    outbox::ColumnNames,
-    remedy::{Mender, Remedy},
-};
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// What was looked at, such as `wal_level`.
-    pub name: &'static str,
-    /// What came of it.
-    pub verdict: Verdict,
-}
-
-/// What came of a [`Check`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// All is well; tells what is there.
-    Passed(String),
-    /// `run` works, and somebody should know.
-    Warning(Problem),
-    /// `run` cannot work.
-    Failed(Problem),
-}
-
-/// Something that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// What is wrong.
-    pub what: String,
-    /// The statement or the act that mends it.
-    pub cure: String,
-    /// Who mends it.
-    pub mender: Mender,
-}
-
-impl Problem {
-    /// A problem and its remedy.
-    pub fn new(what: impl Into<String>, Remedy { cure, mender }: Remedy) -> Self {
-        Self { what: what.into(), cure, mender }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.what, self.cure)
-    }
-}
-
-impl Check {
-    pub(super) fn passed(name: &'static str, detail: impl Into<String>) -> Self {
-        Check { name, verdict: Verdict::Passed(detail.into()) }
-    }
-
-    pub(super) fn warning(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Check { name, verdict: Verdict::Warning(Problem::new(what, Remedy::by_person(cure))) }
-    }
-
-    /// A failure that stays until somebody follows the cure: `run` is `halted` for it.
-    pub(super) fn failed(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Check { name, verdict: Verdict::Failed(Problem::new(what, Remedy::by_person(cure))) }
-    }
-
-    /// A failure that may pass by itself: `run` is `connecting` for it.
-    pub(super) fn failed_for_now(
-        name: &'static str,
-        what: impl Into<String>,
-        cure: impl Into<String>,
-    ) -> Self {
-        Check { name, verdict: Verdict::Failed(Problem::new(what, Remedy::by_time(cure))) }
-    }
-
-    /// What somebody should know, if `run` works all the same.
-    pub fn as_warning(&self) -> Option<&Problem> {
-        match &self.verdict {
-            Verdict::Warning(problem) => Some(problem),
-            Verdict::Passed(_) | Verdict::Failed(_) => None,
-        }
-    }
-
-    /// What stops `run`, if this does.
-    pub fn failure(&self) -> Option<&Problem> {
-        match &self.verdict {
-            Verdict::Failed(problem) => Some(problem),
-            Verdict::Passed(_) | Verdict::Warning(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for Check {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.verdict {
-            Verdict::Passed(detail) => write!(f, "OK       {}: {detail}", self.name),
-            Verdict::Warning(Problem { what, cure, .. }) => {
-                write!(f, "warning  {}: {what}; {cure}", self.name)
-            }
-            Verdict::Failed(Problem { what, cure, .. }) => {
-                write!(f, "FAILED   {}: {what}; {cure}", self.name)
-            }
-        }
-    }
-}
+use super::{SourceDatabase, slot_use::SlotUse};
+pub use crate::check::{Check, Problem, Verdict};
+use crate::{outbox::ColumnNames, remedy::Mender};
 
 /// Name of the check of the slot itself; whether it is the one that was there before is another question
 /// ([`continuity`](super::continuity)).

@@ -12,10 +12,12 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase, TableName,
-    catalog::{CatalogError, TableKind, execute, failed},
     error::ServerError,
+    outbox_table::TableKind,
     replication::ReplicationError,
     sql_text::identifier,
+    sqlstate,
+    statement::{CatalogError, execute, failed},
 };
 
 /// By what the inserts of the outbox table get into the stream. As long as both parts stay the same, nothing was passed over.
@@ -271,7 +273,8 @@ pub async fn create(
     table: &TableName,
     kind: TableKind,
 ) -> Result<bool, CatalogError> {
-    execute(client, "creating the publication", &create_sql(name, table, kind), "42710").await
+    execute(client, "creating the publication", &create_sql(name, table, kind), sqlstate::DUPLICATE_OBJECT)
+        .await
 }
 
 impl SourceDatabase {
@@ -279,7 +282,7 @@ impl SourceDatabase {
     /// version 17 an ERROR with SQLSTATE `undefined_object` that names it).
     pub fn is_unpublished(&self, error: &ReplicationError) -> bool {
         let names_it = |error: &ServerError| error.message.contains(&format!("\"{}\"", self.publication));
-        error.server().is_some_and(|error| error.code == "42704" && names_it(error))
+        error.server().is_some_and(|error| error.code == sqlstate::UNDEFINED_OBJECT && names_it(error))
     }
 }
 
@@ -300,9 +303,10 @@ pub async fn mend(client: &Client, database: &SourceDatabase, kind: TableKind) -
             create(client, publication, table, kind).await?;
         }
         Publishing::Not(Unpublished::NotHeld) => {
-            // duplicate_object: somebody else was faster.
+            // Somebody else may be faster.
             let add = add_table_sql(publication, table, kind);
-            execute(client, "putting the table into the publication", &add, "42710").await?;
+            execute(client, "putting the table into the publication", &add, sqlstate::DUPLICATE_OBJECT)
+                .await?;
         }
         _ => {}
     }
@@ -316,7 +320,7 @@ pub fn drop_sql(name: &str) -> String {
 
 /// Drops the publication; `false` when there was none.
 pub async fn drop(client: &Client, name: &str) -> Result<bool, CatalogError> {
-    execute(client, "dropping the publication", &drop_sql(name), "42704").await
+    execute(client, "dropping the publication", &drop_sql(name), sqlstate::UNDEFINED_OBJECT).await
 }
 
 #[cfg(test)]

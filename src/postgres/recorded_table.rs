@@ -7,9 +7,10 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase, TableName,
-    catalog::{CatalogError, OwnTableFacts, failed},
     left_behind::LeftBehind,
+    own_table::OwnTableFacts,
     slot_record,
+    statement::{CatalogError, failed},
 };
 
 /// Finds it; `None` where the record belongs to the source's outbox table, or names no table. A record with a gap is left to `recover`.

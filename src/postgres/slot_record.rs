@@ -7,7 +7,7 @@
 //!
 //! The record also keeps the slot's own position: a PostgreSQL that crashes forgets positions which the slot had confirmed.
 //! So while messages are confirmed, the slot's holder copies that position into the record once a second. A copy never says
-//! more than the slot itself says on that server at that time. [`SlotHistory::settled`] decides whether to use it.
+//! more than the slot itself says on that server at that time. [`SlotHistory::settled`](super::continuity::SlotHistory::settled) decides whether to use it.
 //!
 //! Writing makes WAL. An idle database stays idle: nothing is written unless another row was confirmed.
 
@@ -16,11 +16,11 @@ use tokio_postgres::{Client, SimpleQueryMessage, types::Type};
 use super::{
     SourceDatabase,
     answer::simple_answer,
-    catalog::{self, CatalogError, SlotFacts, failed, made},
-    continuity::SlotHistory,
-    publication::{self, PublishedBy, Publishing},
-    replication::{ReplicationConnection, ReplicationError},
+    own_table::made,
+    publication::PublishedBy,
     sql_text::{identifier, literal},
+    sqlstate::UNDEFINED_TABLE,
+    statement::{CatalogError, failed},
 };
 use crate::{
     outbox::Timestamp,
@@ -40,9 +40,6 @@ pub const LEFT_OUT: &str = "the table had rows when the slot was made, which bac
 /// In the column `holder`, after the holder: before the name by which its sessions go. [`slot_use`](super::slot_use) recognises an
 /// instance by that. 0.1.0 writes none.
 const CALLED: &str = ", application ";
-
-/// SQLSTATE `undefined_table`.
-const UNDEFINED_TABLE: &str = "42P01";
 
 /// A record that a crash takes away would leave an older one as the last word. A commit that waits for a synchronous standby
 /// would wait for ever while the standby is away.
@@ -354,78 +351,5 @@ pub async fn tear_down(client: &Client, database: &SourceDatabase) -> Result<boo
         Ok(rows) => Ok(rows > 0),
         Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => Ok(false),
         Err(error) => Err(failed("clearing the slot's record")(error)),
-    }
-}
-
-/// Why the evidence could not be gathered.
-#[derive(Debug, thiserror::Error)]
-pub enum SlotHistoryError {
-    /// SQL failed.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    /// A replication command failed.
-    #[error(transparent)]
-    Replication(#[from] ReplicationError),
-}
-
-impl SlotHistory {
-    /// Reads the record and the slot, and asks the server who it is. `remembered` is the timeline that this process has
-    /// last seen, if it has seen any.
-    ///
-    /// # Errors
-    /// [`SlotHistoryError`].
-    pub async fn gather(
-        client: &Client,
-        replication: &mut ReplicationConnection,
-        database: &SourceDatabase,
-        remembered: Option<u32>,
-    ) -> Result<Self, SlotHistoryError> {
-        let mut server = replication.identify_system().await?;
-        let (record, slot, publishing) = consistent(client, database).await?;
-        server.xlogpos = catalog::wal_end(client).await?;
-        let earlier = record.as_ref().map(|record| record.timeline).into_iter().chain(remembered);
-        let timelines = match earlier.min() {
-            Some(timeline) if timeline < server.timeline => {
-                replication.timeline_history(server.timeline).await?
-            }
-            _ => Vec::new(),
-        };
-        Ok(Self { server, timelines, record, slot, publishing, published_before: None })
-    }
-
-    /// Reads record, slot, publication and the end of WAL again, as time has passed.
-    ///
-    /// # Errors
-    /// As [`read`].
-    pub async fn look_again(
-        &mut self,
-        client: &Client,
-        database: &SourceDatabase,
-    ) -> Result<(), CatalogError> {
-        self.published_before = self.publishing.by();
-        (self.record, self.slot, self.publishing) = consistent(client, database).await?;
-        self.server.xlogpos = catalog::wal_end(client).await?;
-        Ok(())
-    }
-}
-
-/// Record, slot and publication as they were at one time: whoever acquires the slot writes the record before moving the slot,
-/// and whoever tears all down clears it before dropping the publication; so a record that stays the same while the others are
-/// read goes with them. Slots are in no snapshot. Another database's slot is no slot here: only its name is
-/// taken.
-async fn consistent(
-    client: &Client,
-    database: &SourceDatabase,
-) -> Result<(Option<SlotRecord>, Option<SlotFacts>, Publishing), CatalogError> {
-    let mut record = read(client, database).await?;
-    loop {
-        let slot = catalog::slot_progress(client, &database.slot).await?;
-        let slot = slot.filter(SlotFacts::serves);
-        let publishing = publication::publishing(client, database).await?;
-        let now = read(client, database).await?;
-        if now == record {
-            return Ok((record, slot, publishing));
-        }
-        record = now;
     }
 }

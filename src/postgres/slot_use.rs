@@ -8,11 +8,11 @@ use std::fmt;
 use tokio_postgres::Client;
 
 use super::{
-    backlog::temporary_name,
-    catalog::{self, CatalogError},
     replication::{ReplicationConnection, ReplicationError},
     slot_record,
     sql_text::literal,
+    statement::{CatalogError, text_rows},
+    temporary_slot::temporary_name,
 };
 
 /// Beginning of the application name of every outboxd, by which instances recognise one another.
@@ -109,7 +109,7 @@ pub async fn read(client: &Client, schema: &str, slot: &str) -> Result<Vec<SlotU
     let mut uses = read_by_name(client, slot).await?;
     if uses.iter().any(|one| one.stranger().is_some()) {
         let recorded = slot_record::application_sql(schema, slot);
-        match catalog::text_rows(client, DOING, &recorded).await {
+        match text_rows(client, DOING, &recorded).await {
             Ok(rows) => recognise(&mut uses, &rows),
             // No record, or none that the role may read.
             Err(error) if error.sqlstate().is_some() => {}
@@ -129,7 +129,7 @@ pub(super) async fn holder(client: &Client, slot: &str) -> Result<Option<Holder>
 }
 
 async fn read_by_name(client: &Client, slot: &str) -> Result<Vec<SlotUse>, CatalogError> {
-    let rows = catalog::text_rows(client, DOING, &sql(slot)).await?;
+    let rows = text_rows(client, DOING, &sql(slot)).await?;
     let nonsense = || CatalogError::Nonsense { doing: DOING, what: format!("{rows:?}") };
     rows.iter().map(|row| parse(row, slot).ok_or_else(nonsense)).collect()
 }

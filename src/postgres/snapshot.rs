@@ -21,10 +21,12 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStre
 
 use super::{
     SourceDatabase, TableName,
-    catalog::{self, CatalogError, ColumnFacts, NO_TIMEOUTS, TableFacts},
     error::{ConnectError, WireError},
+    outbox_table::{self, ColumnFacts, TableFacts},
     remedy,
     sql_text::{identifier, literal},
+    sqlstate,
+    statement::{CatalogError, NO_TIMEOUTS},
     stored_text::{Encoding, Translator},
 };
 use crate::{
@@ -119,7 +121,9 @@ impl SnapshotError {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             SnapshotError::Rules(_) => Some(Remedy::by_person(RULES_CURE)),
-            SnapshotError::Sql { cause, .. } if cause.sqlstate() == Some(TEMP_FILE_LIMIT) => {
+            SnapshotError::Sql { cause, .. }
+                if cause.sqlstate() == Some(sqlstate::CONFIGURATION_LIMIT_EXCEEDED) =>
+            {
                 Some(Remedy::by_person(
                     "the server keeps in temporary files what work_mem does not hold: as a superuser raise temp_file_limit for outboxd's \
                      role (ALTER ROLE ... SET temp_file_limit = ...;); an index on the column that orders the rows spares the sort",
@@ -153,7 +157,9 @@ impl SnapshotError {
         match self {
             SnapshotError::Sql { cause, .. }
                 if (rules.unpublished.is_some() || rules.created_at_zone.is_some())
-                    && cause.sqlstate().is_some_and(|code| is_computed(code) && code != "42501") =>
+                    && cause.sqlstate().is_some_and(|code| {
+                        is_computed(code) && code != sqlstate::INSUFFICIENT_PRIVILEGE
+                    }) =>
             {
                 SnapshotError::Rules(cause)
             }
@@ -161,9 +167,6 @@ impl SnapshotError {
         }
     }
 }
-
-/// SQLSTATE `configuration_limit_exceeded`, which temporary files get above `temp_file_limit`.
-const TEMP_FILE_LIMIT: &str = "53400";
 
 /// Cure of a condition or a zone that does not work, for `check` and `run`.
 pub(super) const RULES_CURE: &str = "correct outbox.unpublished (an SQL condition on the table's columns that fails for no row; what is not \
@@ -679,7 +682,7 @@ pub(super) async fn described(
     database: &SourceDatabase,
 ) -> Result<TableFacts, SnapshotError> {
     let name = &database.table;
-    let table = catalog::table(client, name, &database.publication).await?;
+    let table = outbox_table::table(client, name, &database.publication).await?;
     table.ok_or_else(|| SnapshotError::NoTable(name.clone()))
 }
 
@@ -762,7 +765,7 @@ fn values(row: &SimpleQueryRow) -> Result<Vec<Option<Bytes>>, tokio_postgres::Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::catalog::TableKind;
+    use crate::postgres::outbox_table::TableKind;
 
     fn table(columns: &[(&str, u32, bool, Option<i64>)]) -> TableFacts {
         TableFacts {

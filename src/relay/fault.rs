@@ -15,7 +15,7 @@ use crate::{
         pgoutput::DecodeError,
         preflight::{self, Check},
         replication::ReplicationError,
-        slot_record::SlotHistoryError,
+        slot_history::SlotHistoryError,
         snapshot::SnapshotError,
     },
     rabbitmq::BrokerError,

@@ -3,6 +3,7 @@
 //! Knows no cause: whoever names one stands above. Pure.
 
 mod chain;
+pub mod check;
 pub mod legible;
 mod nearest;
 pub mod remedy;

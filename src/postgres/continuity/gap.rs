@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{
     outbox::Timestamp,
     position::Lsn,
-    postgres::{catalog::SlotFacts, invalidation::Invalidation, publication::Unpublished},
+    postgres::{invalidation::Invalidation, publication::Unpublished, slot_facts::SlotFacts},
 };
 
 /// Rows may be missing: between what was confirmed and what a slot from now on would send.

@@ -3,13 +3,12 @@
 use super::{
     super::{
         SourceDatabase,
-        catalog::Facts,
         cleanup::{self, Cleanup, CleanupError},
         sql_text::identifier,
     },
-    Check,
+    facts::Facts,
 };
-use crate::outbox::ColumnNames;
+use crate::{check::Check, outbox::ColumnNames};
 
 /// Whether confirmed rows can be removed. Never a failure: a table that grows is no reason to relay nothing.
 pub(super) fn check(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Option<Check> {

@@ -1,17 +1,19 @@
 //! The tables below the outbox table: whether all rows are sent, and whether rows may move.
 
+use tokio_postgres::types::Type;
+
 use super::{
     super::{
         SourceDatabase,
-        catalog::{ColumnFacts, Facts, TableFacts},
         family::Family,
+        outbox_table::{ColumnFacts, TableFacts},
     },
-    Check,
+    facts::Facts,
 };
-use crate::outbox::ColumnNames;
+use crate::{check::Check, outbox::ColumnNames};
 
-/// OIDs of date, timestamp and timestamptz (`catalog/pg_type.dat`).
-const TIMES: [u32; 3] = [1082, 1114, 1184];
+/// Types of points in time.
+const TIMES: [Type; 3] = [Type::DATE, Type::TIMESTAMP, Type::TIMESTAMPTZ];
 
 /// Tables whose rows are never sent.
 pub(super) fn unpublished(facts: &Facts) -> Option<Check> {
@@ -62,7 +64,9 @@ pub(super) fn moves(database: &SourceDatabase, columns: &ColumnNames, facts: &Fa
 fn stays(column: &ColumnFacts, columns: &ColumnNames) -> bool {
     let ColumnNames { id, aggregate_type, aggregate_id, event_type, sequence, created_at, .. } = columns;
     let parts_of_event = [id, aggregate_type, aggregate_id, event_type];
-    let is_time = TIMES.contains(&column.base_type_oid) && !column.nullable && column.default.is_some();
+    let is_time = TIMES.iter().any(|time| time.oid() == column.base_type_oid)
+        && !column.nullable
+        && column.default.is_some();
     parts_of_event.contains(&&column.name)
         || [sequence.name(), created_at.name()].contains(&Some(&*column.name))
         || column.sequence_cache.is_some()

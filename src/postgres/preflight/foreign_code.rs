@@ -3,12 +3,12 @@
 use super::{
     super::{
         SourceDatabase,
-        catalog::Facts,
         foreign_code::{ForeignCode, Kind},
         sql_text::identifier,
     },
-    Check,
+    facts::Facts,
 };
+use crate::check::Check;
 
 /// Columns that have a default.
 const TIMES: [&str; 2] = ["parked_at", "written_at"];

@@ -1,14 +1,11 @@
 //! The tables that outboxd writes.
 
 use super::{
-    super::{
-        SourceDatabase,
-        catalog::{Facts, OwnTableFacts},
-        left_behind::LeftBehind,
-        parked_table, slot_record,
-    },
-    Check, PARKED, Problem, Verdict,
+    super::{SourceDatabase, left_behind::LeftBehind, own_table::OwnTableFacts, parked_table, slot_record},
+    PARKED,
+    facts::Facts,
 };
+use crate::check::{Check, Problem, Verdict};
 
 /// The table of slot records. With the outbox table's schema missing there is no place for it, and the table's check fails.
 /// A record in another schema comes first: with a new one beside it a gap would be forgotten.

@@ -4,12 +4,14 @@
 use super::{
     super::{
         SourceDatabase,
-        catalog::{Facts, TableFacts, TableKind},
+        outbox_table::{TableFacts, TableKind},
         publication::{Held, PublicationFacts, add_table_sql, create_sql},
         sql_text::identifier,
     },
-    Check, PUBLICATION,
+    PUBLICATION,
+    facts::Facts,
 };
+use crate::check::Check;
 
 /// What a missing publication means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,11 @@
 //! The outbox table is the one that the slot's record belongs to.
 
 use super::{
-    super::{SourceDatabase, catalog::Facts, sql_text::identifier},
-    Check, RECORDED_TABLE,
+    super::{SourceDatabase, sql_text::identifier},
+    RECORDED_TABLE,
+    facts::Facts,
 };
+use crate::check::Check;
 
 /// Refuses another table under the same slot; `None` where the record belongs to the configured table.
 pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Option<Check> {

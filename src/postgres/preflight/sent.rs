@@ -4,14 +4,14 @@
 use super::{
     super::{
         SourceDatabase,
-        catalog::{ColumnFacts, Facts, Generated},
+        outbox_table::{ColumnFacts, Generated},
         publication::{PublicationFacts, add_table_sql, create_sql, drop_table_sql},
         sql_text::identifier,
     },
-    Problem,
+    facts::Facts,
     publication::{Missing, altered_by_hand},
 };
-use crate::{outbox::ColumnNames, remedy::Remedy};
+use crate::{check::Problem, outbox::ColumnNames, remedy::Remedy};
 
 /// First version that sends stored generated columns.
 const SENDS_GENERATED: i32 = 18;

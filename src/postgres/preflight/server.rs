@@ -1,9 +1,10 @@
 //! The server, and what the role may do on it.
 
 use super::{
-    super::{catalog::ServerFacts, sql_text::identifier},
-    Check, PRIMARY,
+    super::{server_facts::ServerFacts, sql_text::identifier},
+    PRIMARY,
 };
+use crate::check::Check;
 
 /// `slots_needed`: as many are to be made at a time. `writes`: something is to be made, a record included.
 pub(super) fn checks(server: &ServerFacts, slots_needed: i64, writes: bool) -> Vec<Check> {

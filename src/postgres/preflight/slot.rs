@@ -5,15 +5,17 @@ use std::time::Duration;
 use super::{
     super::{
         SourceDatabase,
-        catalog::{ServerFacts, SlotFacts, create_slot_sql},
         connection_string::quoted_value,
         open_transactions::{self, OpenTransaction},
+        server_facts::ServerFacts,
+        slot_creation::create_slot_sql,
+        slot_facts::SlotFacts,
         slot_use::SlotUse,
         sql_text::identifier,
     },
-    Check, SLOT,
+    SLOT,
 };
-use crate::shell_word::quoted;
+use crate::{check::Check, shell_word::quoted};
 
 const OTHER: &str = "set postgres.slot to another name";
 

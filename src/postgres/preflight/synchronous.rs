@@ -1,9 +1,7 @@
 //! `synchronous_standby_names`: whether the server may take outboxd for a standby.
 
-use super::{
-    super::{catalog::ServerFacts, sql_text::literal},
-    Check,
-};
+use super::super::{server_facts::ServerFacts, sql_text::literal};
+use crate::check::Check;
 
 /// What stands for every name.
 const STAR: &str = "*";

@@ -3,15 +3,19 @@
 use super::{
     super::{
         SourceDatabase,
-        catalog::{ColumnFacts, Facts, ServerFacts, TableFacts, TableKind},
+        outbox_table::{ColumnFacts, TableFacts, TableKind},
+        server_facts::ServerFacts,
         snapshot::{RowRules, TIMESTAMPTZ, grant_select_sql, see_all_rows_sql},
         sql_text::identifier,
     },
-    Check, Problem,
+    facts::Facts,
     publication::Missing,
     sent,
 };
-use crate::outbox::{ColumnNames, OptionalColumn};
+use crate::{
+    check::{Check, Problem},
+    outbox::{ColumnNames, OptionalColumn},
+};
 
 pub(super) fn checks(
     database: &SourceDatabase,

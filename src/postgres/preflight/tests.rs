@@ -7,12 +7,15 @@ use crate::{
     position::Lsn,
     postgres::{
         TableName,
-        catalog::{ColumnFacts, Generated, OwnTableFacts, ServerFacts, SlotFacts, TableFacts, TableKind},
         endpoint::Endpoint,
         family::Family,
         hosting::Hosting,
         invalidation::Invalidation,
+        outbox_table::{ColumnFacts, Generated, TableFacts, TableKind},
+        own_table::OwnTableFacts,
         publication::{Held, PublicationFacts},
+        server_facts::ServerFacts,
+        slot_facts::SlotFacts,
         slot_use::{Address, Holder},
     },
 };

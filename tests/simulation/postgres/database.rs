@@ -8,7 +8,7 @@ use outboxd::{
     postgres::{
         SourceDatabase, backlog::BacklogError, catalog::CatalogError, continuity::SlotHistory,
         error::ConnectError, publication::Publishing, replication::ReplicationError,
-        slot_record::SlotHistoryError, snapshot::Selection,
+        slot_history::SlotHistoryError, snapshot::Selection,
     },
     relay::database::{Database, Replication},
     remedy::Remedy,

@@ -3,13 +3,13 @@
 use outboxd::{
     position::Lsn,
     postgres::{
-        backlog::temporary_name,
         catalog::{ColumnFacts, Facts, OwnTableFacts, ServerFacts, SlotFacts, TableFacts, TableKind},
         family::Family,
         hosting::Hosting,
         invalidation::Invalidation,
         publication::{Held, PublicationFacts, PublishedBy, Publishing, Unpublished},
         slot_use::{Address, Holder, SlotUse},
+        temporary_slot::temporary_name,
     },
 };
 

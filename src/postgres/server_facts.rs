@@ -1,0 +1,86 @@
+//! The server and what the role may do on it, as plain SQL tells. Passes no judgement.
+
+use tokio_postgres::{Client, types::Type};
+
+use super::{
+    hosting::Hosting,
+    statement::{CatalogError, failed},
+};
+
+/// The server, and what the role may do on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// `server_version_num`, 150014 for 15.14.
+    pub version: i32,
+    /// `wal_level`.
+    pub wal_level: String,
+    /// `current_database()`.
+    pub database: String,
+    /// The database's encoding, such as `UTF8`.
+    pub encoding: String,
+    /// The role that we are.
+    pub role: String,
+    /// Who runs the server.
+    pub hosting: &'static Hosting,
+    /// It may CREATE in the database, which CREATE PUBLICATION needs.
+    pub may_create: bool,
+    /// The server is a standby.
+    pub in_recovery: bool,
+    /// Transactions of this session are read-only, as on a standby or by `default_transaction_read_only`.
+    pub read_only: bool,
+    /// `max_replication_slots`.
+    pub slots_max: i32,
+    /// Slots that exist.
+    pub slots_used: i64,
+    /// `max_wal_senders`.
+    pub wal_senders_max: i32,
+    /// Walsenders at work.
+    pub wal_senders_used: i64,
+    /// `synchronous_standby_names`.
+    pub synchronous_standby_names: String,
+    /// Names of the standbys that stream now, as far as the role may see them.
+    pub standbys: Vec<String>,
+}
+
+/// Reads the [`ServerFacts`].
+///
+/// # Errors
+/// [`CatalogError::Statement`].
+pub async fn server(client: &Client) -> Result<ServerFacts, CatalogError> {
+    const DOING: &str = "reading the server's settings";
+    let row = client
+        .query_typed_one(
+            "SELECT current_setting('server_version_num')::int4, current_setting('wal_level'), d.datname::text,
+                    pg_encoding_to_char(d.encoding)::text, current_user::text,
+                    ARRAY(SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE r.rolname = ANY ($1)),
+                    has_database_privilege(d.oid, 'CREATE'), pg_is_in_recovery(),
+                    current_setting('max_replication_slots')::int4, (SELECT count(*) FROM pg_replication_slots),
+                    current_setting('max_wal_senders')::int4, (SELECT count(*) FROM pg_stat_replication),
+                    current_setting('transaction_read_only')::bool,
+                    current_setting('synchronous_standby_names'),
+                    ARRAY(SELECT DISTINCT r.application_name FROM pg_stat_replication r
+                          WHERE r.state = 'streaming' AND r.application_name <> '' AND NOT EXISTS
+                              (SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.plugin IS NOT NULL))
+             FROM pg_database d WHERE d.datname = current_database()",
+            &[(&Hosting::markers().collect::<Vec<_>>(), Type::TEXT_ARRAY)],
+        )
+        .await
+        .map_err(failed(DOING))?;
+    Ok(ServerFacts {
+        version: row.get(0),
+        wal_level: row.get(1),
+        database: row.get(2),
+        encoding: row.get(3),
+        role: row.get(4),
+        hosting: Hosting::of(&row.get::<_, Vec<String>>(5)),
+        may_create: row.get(6),
+        in_recovery: row.get(7),
+        slots_max: row.get(8),
+        slots_used: row.get(9),
+        wal_senders_max: row.get(10),
+        wal_senders_used: row.get(11),
+        read_only: row.get(12),
+        synchronous_standby_names: row.get(13),
+        standbys: row.get(14),
+    })
+}

@@ -1,0 +1,53 @@
+//! The statements that make and drop the permanent slot by plain SQL.
+
+use tokio_postgres::Client;
+
+use super::{
+    replication::END_WITH_CLIENT,
+    slot_use,
+    sql_text::literal,
+    sqlstate,
+    statement::{CatalogError, NO_TIMEOUTS, execute, failed},
+};
+
+/// The statement that makes the permanent slot. `failover` takes PostgreSQL 17.
+pub fn create_slot_sql(slot: &str, failover: bool) -> String {
+    let failover = if failover { ", failover => true" } else { "" };
+    format!("SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput'{failover})", literal(slot))
+}
+
+/// Makes the permanent slot at once, for `backlog = "skip"`: what was committed before is not published. Waits for the
+/// transactions that are open now, whatever timeouts role and database have.
+///
+/// # Errors
+/// [`CatalogError::SlotExists`], or the server's.
+pub async fn create_slot(client: &Client, slot: &str, failover: bool) -> Result<(), CatalogError> {
+    client.batch_execute(NO_TIMEOUTS).await.map_err(failed("switching timeouts off"))?;
+    for setting in END_WITH_CLIENT {
+        // Not every operating system lets a server look; the slot is made all the same.
+        if let Err(error) = client.batch_execute(setting).await {
+            tracing::debug!(%error, "the server does not watch the connection");
+        }
+    }
+    let sql = create_slot_sql(slot, failover);
+    let made = execute(client, "creating the replication slot", &sql, sqlstate::DUPLICATE_OBJECT).await?;
+    if made { Ok(()) } else { Err(CatalogError::SlotExists(slot.to_owned())) }
+}
+
+/// Drops the slot; `false` when there was none.
+///
+/// # Errors
+/// [`CatalogError::SlotInUse`], or the server's.
+pub async fn drop_slot(client: &Client, slot: &str) -> Result<bool, CatalogError> {
+    let sql = format!("SELECT pg_drop_replication_slot({})", literal(slot));
+    match execute(client, "dropping the replication slot", &sql, sqlstate::UNDEFINED_OBJECT).await {
+        Err(error) if error.sqlstate() == Some(sqlstate::OBJECT_IN_USE) => {
+            let holder = slot_use::holder(client, slot).await?;
+            Err(CatalogError::SlotInUse {
+                slot: slot.to_owned(),
+                holder: holder.map(|holder| holder.to_string()),
+            })
+        }
+        outcome => outcome,
+    }
+}

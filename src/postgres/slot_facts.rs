@@ -1,0 +1,157 @@
+//! Replication slots as the server describes them, and the end of its WAL, by which their lag is measured.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, Row, types::Type};
+
+use super::{
+    invalidation::Invalidation,
+    statement::{CatalogError, IN_ANOTHER_ENCODING, failed},
+};
+use crate::position::Lsn;
+
+/// A replication slot (manual, "pg_replication_slots").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotFacts {
+    /// Its name.
+    pub name: String,
+    /// Its output plugin; `None` for a physical slot.
+    pub plugin: Option<String>,
+    /// Its database; `None` for a physical slot.
+    pub database: Option<String>,
+    /// It is of the database that was asked, as the server compares: a name reads differently in another encoding.
+    pub here: bool,
+    /// It ends with its session.
+    pub temporary: bool,
+    /// The process that uses it.
+    pub active_pid: Option<i32>,
+    /// What its consumer has confirmed; `None` for a physical slot.
+    pub confirmed_flush: Option<Lsn>,
+    /// The oldest WAL that it keeps; `None` when it keeps none, which is so when it is lost.
+    pub restart_lsn: Option<Lsn>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Why the WAL or the rows that it needs are gone, for good; `None` while it can be streamed from.
+    pub lost: Option<Invalidation>,
+    /// How long nobody has used it (17 and later).
+    pub unused_for: Option<Duration>,
+    /// The server invalidates it when nobody has used it for so long (`idle_replication_slot_timeout` of 18 and later).
+    pub unused_max: Option<Duration>,
+    /// It decodes prepared transactions at PREPARE (14 and later).
+    pub two_phase: bool,
+    /// It is synchronised to standbys (17 and later).
+    pub failover: bool,
+    /// WAL from `restart_lsn` to the server's current end, in bytes: what it makes the server keep.
+    pub retained_bytes: u64,
+    /// WAL from `confirmed_flush` to the server's current end, in bytes.
+    pub lag_bytes: u64,
+    /// The server's current end of WAL.
+    pub current: Lsn,
+}
+
+impl SlotFacts {
+    /// The WAL that it needs is gone, for good: there is a gap.
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+
+    /// Tells whether the server will invalidate it soon unless somebody uses it.
+    pub fn wants_use(&self) -> bool {
+        let (Some(unused_for), Some(unused_max)) = (self.unused_for, self.unused_max) else { return false };
+        self.active_pid.is_none() && !self.is_lost() && unused_for >= unused_max / UNUSED_PART
+    }
+
+    /// The tables of the database that was asked can be streamed from it: it is a permanent pgoutput slot of that database. One
+    /// that is still being made is none yet, for its maker may give up.
+    pub fn serves(&self) -> bool {
+        self.plugin.as_deref() == Some("pgoutput")
+            && self.here
+            && !self.temporary
+            && self.confirmed_flush.is_some()
+    }
+}
+
+/// A slot is used again after this part of the time after which the server would invalidate it.
+const UNUSED_PART: u32 = 4;
+
+/// One query for all versions; LSNs as bytes from `0/0`.
+const SLOTS: &str = "SELECT s.slot_name::text, s.plugin::text, s.database::text, s.temporary, s.active_pid,
+            pg_wal_lsn_diff(s.confirmed_flush_lsn, '0/0')::int8, pg_wal_lsn_diff(s.restart_lsn, '0/0')::int8, s.wal_status,
+            to_jsonb(s) ->> 'invalidation_reason',
+            COALESCE((to_jsonb(s) ->> 'two_phase')::bool, false), COALESCE((to_jsonb(s) ->> 'failover')::bool, false),
+            pg_wal_lsn_diff(wal.current, '0/0')::int8, COALESCE((to_jsonb(s) ->> 'conflicting')::bool, false),
+            extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::int8,
+            extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval)::int8,
+            COALESCE(s.database = current_database(), false)
+     FROM pg_replication_slots s, (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                                               ELSE pg_current_wal_lsn() END AS current) wal";
+
+fn slot_facts(row: &Row) -> SlotFacts {
+    let lsn = |index| row.get::<_, Option<i64>>(index).map(|lsn| Lsn(lsn.cast_unsigned()));
+    let (confirmed_flush, restart_lsn) = (lsn(5), lsn(6));
+    let current = lsn(11).unwrap_or(Lsn::ZERO);
+    let wal_status = row.get::<_, Option<String>>(7);
+    let (reason, conflicting) = (row.get::<_, Option<&str>>(8), row.get(12));
+    let is_lost = wal_status.as_deref() == Some("lost") || reason.is_some() || conflicting;
+    let seconds =
+        |index| row.get::<_, Option<i64>>(index).and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
+    let behind = |lsn: Option<Lsn>| lsn.map_or(0, |lsn| current.bytes_since(lsn));
+    SlotFacts {
+        name: row.get(0),
+        plugin: row.get(1),
+        database: row.try_get(2).unwrap_or_else(|_| Some(IN_ANOTHER_ENCODING.to_owned())),
+        here: row.get(15),
+        temporary: row.get(3),
+        active_pid: row.get(4),
+        confirmed_flush,
+        restart_lsn,
+        wal_status,
+        lost: is_lost.then(|| Invalidation::of(reason, conflicting)),
+        unused_for: seconds(13),
+        unused_max: seconds(14).filter(|limit| !limit.is_zero()),
+        two_phase: row.get(9),
+        failover: row.get(10),
+        retained_bytes: behind(restart_lsn),
+        lag_bytes: behind(confirmed_flush),
+        current,
+    }
+}
+
+/// All slots of the server, by name.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
+pub async fn slots(client: &Client) -> Result<Vec<SlotFacts>, CatalogError> {
+    let sql = format!("{SLOTS} ORDER BY s.slot_name");
+    let rows = client.query_typed(&sql, &[]).await.map_err(failed("reading the replication slots"))?;
+    Ok(rows.iter().map(slot_facts).collect())
+}
+
+/// One slot: what the monitor asks every few seconds. One round trip; `None` when there is no such slot.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
+pub async fn slot_progress(client: &Client, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {
+    let sql = format!("{SLOTS} WHERE s.slot_name = $1");
+    let row = client
+        .query_typed_opt(&sql, &[(&slot, Type::TEXT)])
+        .await
+        .map_err(failed("reading the replication slot"))?;
+    Ok(row.as_ref().map(slot_facts))
+}
+
+/// Where the server's WAL ends on disk; of a standby, how far it has replayed.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
+pub async fn wal_end(client: &Client) -> Result<Lsn, CatalogError> {
+    let row = client
+        .query_typed_one(
+            "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                                         ELSE pg_current_wal_flush_lsn() END, '0/0')::int8",
+            &[],
+        )
+        .await
+        .map_err(failed("reading the end of WAL"))?;
+    Ok(Lsn(row.get::<_, Option<i64>>(0).unwrap_or_default().cast_unsigned()))
+}

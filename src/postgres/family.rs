@@ -160,12 +160,20 @@ pub async fn unpublished(client: &Client, table: &TableName) -> Result<Option<Un
 }
 
 /// Whether TimescaleDB has it so, also before the first row makes the first chunk.
+///
+/// Anybody may make a table or a view of that name, and reading it runs its code with the rights of outboxd's role. So only a table is
+/// read that the extension itself has made, and that belongs to an owner who gains nothing by that: outboxd's role, or one that can
+/// become it, as the superuser can whose such tables are.
 async fn is_hypertable(client: &Client, table: &TableName) -> Result<bool, CatalogError> {
     const DOING: &str = "looking whether the outbox table is a hypertable";
     let has_catalog = client
         .query_typed_opt(
             "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE n.nspname = '_timescaledb_catalog' AND c.relname = 'hypertable'
+             WHERE n.nspname = '_timescaledb_catalog' AND c.relname = 'hypertable' AND c.relkind = 'r'
+             AND pg_has_role(c.relowner, current_user, 'MEMBER') AND pg_has_role(n.nspowner, current_user, 'MEMBER')
+             AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+                         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+                         AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'timescaledb')
              AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')",
             &[],
         )
@@ -176,7 +184,7 @@ async fn is_hypertable(client: &Client, table: &TableName) -> Result<bool, Catal
     }
     let found = client
         .query_typed_opt(
-            "SELECT FROM _timescaledb_catalog.hypertable WHERE schema_name = $1 AND table_name = $2",
+            "SELECT FROM ONLY _timescaledb_catalog.hypertable WHERE schema_name = $1 AND table_name = $2",
             &[(&table.schema, Type::TEXT), (&table.table, Type::TEXT)],
         )
         .await

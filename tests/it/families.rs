@@ -59,8 +59,10 @@ async fn a_hypertable_and_partitions_that_are_not_in_wal_are_warned_of() {
     let stage = Stage::shared("hypertable").await;
     stage
         .sql(
-            "CREATE SCHEMA _timescaledb_catalog;
+            "CREATE EXTENSION citext; UPDATE pg_extension SET extname = 'timescaledb' WHERE extname = 'citext';
+             CREATE SCHEMA _timescaledb_catalog;
              CREATE TABLE _timescaledb_catalog.hypertable (schema_name name, table_name name);
+             ALTER EXTENSION timescaledb ADD TABLE _timescaledb_catalog.hypertable;
              INSERT INTO _timescaledb_catalog.hypertable VALUES ('public', 'outbox')",
         )
         .await;
@@ -71,7 +73,7 @@ async fn a_hypertable_and_partitions_that_are_not_in_wal_are_warned_of() {
 
     stage
         .sql(
-            "DROP SCHEMA _timescaledb_catalog CASCADE; ALTER TABLE outbox RENAME TO before;
+            "DROP EXTENSION timescaledb; DROP SCHEMA _timescaledb_catalog; ALTER TABLE outbox RENAME TO before;
              CREATE TABLE outbox (LIKE before INCLUDING DEFAULTS) PARTITION BY RANGE (created_at);
              CREATE TABLE logged PARTITION OF outbox FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
              CREATE UNLOGGED TABLE fast PARTITION OF outbox DEFAULT",

@@ -220,6 +220,68 @@ async fn tables_of_strangers_that_bear_its_names_are_not_read() {
     assert_eq!(called(&stage).await, []);
 }
 
+/// A tenant of the database makes what looks like the catalog of TimescaleDB.
+#[tokio::test]
+async fn a_catalog_of_a_stranger_that_bears_the_name_of_timescaledbs_is_not_read() {
+    let mut stage = Stage::shared("hypertrap").await;
+    stage.with_printed_role().await;
+    let (role, tenant) = (format!("role_{}", stage.name), format!("tenant_{}", stage.name));
+    stage
+        .sql(&format!(
+            "{CALLED}; CREATE ROLE {tenant}; CREATE SCHEMA _timescaledb_catalog AUTHORIZATION {tenant};
+             GRANT USAGE ON SCHEMA _timescaledb_catalog TO public;
+             CREATE FUNCTION _timescaledb_catalog.note() RETURNS name LANGUAGE plpgsql AS
+                 $$ BEGIN INSERT INTO public.called VALUES ('view'); RETURN 'outbox'; END $$;
+             ALTER FUNCTION _timescaledb_catalog.note OWNER TO {tenant}; CREATE EXTENSION citext"
+        ))
+        .await;
+    let view = format!(
+        "CREATE VIEW _timescaledb_catalog.hypertable AS SELECT name 'public' AS schema_name, _timescaledb_catalog.note() AS table_name;
+         ALTER VIEW _timescaledb_catalog.hypertable OWNER TO {tenant}"
+    );
+    let table = format!(
+        "CREATE TABLE _timescaledb_catalog.hypertable (x int);
+         ALTER TABLE _timescaledb_catalog.hypertable OWNER TO {tenant}"
+    );
+    // It may even be in an extension of that name, whose owner the tenant is.
+    let member = format!(
+        "{table}; UPDATE pg_extension SET extname = 'timescaledb' WHERE extname = 'citext';
+         ALTER EXTENSION timescaledb ADD TABLE _timescaledb_catalog.hypertable"
+    );
+    let mut was = "";
+    for (trap, drops) in [(view, "VIEW"), (table, "TABLE"), (member, "")] {
+        stage.sql(was).await;
+        was = match drops {
+            "VIEW" => "DROP VIEW _timescaledb_catalog.hypertable",
+            _ => "DROP TABLE _timescaledb_catalog.hypertable",
+        };
+        stage.sql(&format!("{trap}; GRANT SELECT ON _timescaledb_catalog.hypertable TO public")).await;
+        if drops == "VIEW" {
+            // The trap works.
+            let url = stage.postgres_url.replace("//postgres@", &format!("//{role}@"));
+            let (victim, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+            tokio::spawn(connection);
+            victim
+                .batch_execute("SELECT FROM _timescaledb_catalog.hypertable WHERE table_name = 'outbox'")
+                .await
+                .unwrap();
+            assert_eq!(called(&stage).await, [("view".to_owned(), role.clone())]);
+            stage.sql("DELETE FROM public.called").await;
+        }
+        let mut daemon = Daemon::start(&stage.config());
+        daemon.wait_ready(PATIENCE).await;
+        for command in [&["check"][..], &["status"], &["setup"]] {
+            let said = say(&daemon, command).await;
+            let text = format!("{}{}", said.stdout, said.stderr);
+            assert!(said.status == 0 && !text.contains("hypertable"), "{drops} {command:?} {text}");
+        }
+        assert!(daemon.sigterm(PATIENCE).await.success());
+        let said = say(&daemon, &["teardown", "--source", "orders"]).await;
+        assert_eq!(said.status, 0, "{}{}", said.stdout, said.stderr);
+        assert_eq!(called(&stage).await, []);
+    }
+}
+
 #[tokio::test]
 async fn check_names_what_else_of_others_runs_on_its_tables() {
     let mut stage = Stage::shared("others").await;

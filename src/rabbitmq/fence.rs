@@ -79,6 +79,9 @@ pub enum Fence {
 pub enum Taker {
     /// A connection that is still there: the queue is exclusive.
     Connection,
+    /// A connection of a node that is down or cut off: the broker has the queue on record, and nobody answers for it. RabbitMQ keeps the
+    /// record until that node is back or removed (4.2 with Khepri, 4.3).
+    Unreachable,
     /// Nobody's connection: the queue is not exclusive, so no outboxd has declared it, and it stays until somebody deletes it.
     Nobody {
         /// Consumers of the queue.
@@ -89,10 +92,20 @@ pub enum Taker {
 }
 
 impl Taker {
+    /// The owner that the refusal of a look tells of; `None` when the queue is not there, or may not be looked at.
+    fn of(code: u16, text: &str) -> Option<Self> {
+        match refusal::reason(code, text) {
+            Reason::Locked => Some(Self::Connection),
+            Reason::Unavailable => Some(Self::Unreachable),
+            _ => None,
+        }
+    }
+
     /// The owner, in words.
     pub fn whose(&self) -> String {
         match self {
             Self::Connection => "another connection".to_owned(),
+            Self::Unreachable => "a connection of a node that is down or cut off".to_owned(),
             Self::Nobody { consumers, messages } => {
                 format!("no connection ({consumers} consumers, {messages} messages)")
             }
@@ -106,6 +119,10 @@ impl Taker {
                                  `rabbitmqctl list_connections pid name user peer_host peer_port` says whose it is: an instance that \
                                  hangs, or somebody who should not have the right to configure this queue. \
                                  `rabbitmqctl close_connection PID REASON` ends it"
+                .to_owned(),
+            Self::Unreachable => "RabbitMQ keeps the queue on record until its node is back or removed. `rabbitmqctl cluster_status` \
+                                  names the nodes that are down: start that node, or, if it never comes back, \
+                                  `rabbitmqctl forget_cluster_node NODE` removes it with the queue"
                 .to_owned(),
             Self::Nobody { .. } => format!(
                 "No outboxd has declared it, as it is not exclusive. `rabbitmqctl list_queues -p VHOST name owner_pid policy arguments` \
@@ -247,17 +264,21 @@ impl Asking {
     pub(super) fn refused(&mut self, Refusal { code, text }: Refusal) -> Result<Option<Fence>, DeclareError> {
         let wait = if self.told_taken { TAKEN_RETRY_INTERVAL } else { RETRY_INTERVAL };
         let refused = mem::replace(&mut self.state, State::Waiting(Box::pin(sleep(wait))));
+        let is_missing = refusal::reason(code, &text) == Reason::Missing;
         match (refused, code) {
             (State::Declared, reply::ACCESS_REFUSED) => {
                 self.memory.forget();
                 Ok(Some(Fence::Unwatched { text }))
             }
             // Deleted already: it is to be had, so it is declared next.
-            (State::Declared | State::Asked(Question::Look), reply::NOT_FOUND) => {
+            (State::Declared | State::Asked(Question::Look), _) if is_missing => {
                 self.memory.forget();
                 Ok(None)
             }
-            (State::Asked(Question::Look), _) => Ok(Some(self.taken(Taker::Connection, text))),
+            (State::Asked(Question::Look), _) => {
+                let by = Taker::of(code, &text).unwrap_or(Taker::Connection);
+                Ok(Some(self.taken(by, text)))
+            }
             (_, reply::RESOURCE_LOCKED) => {
                 self.memory.refused();
                 Ok((!mem::replace(&mut self.told_busy, true)).then_some(Fence::Busy { text }))
@@ -320,16 +341,21 @@ pub(super) async fn take(connection: &mut Connection, queue: &str) -> Result<(),
 }
 
 /// Looks whose a fence is that should be nobody's; `None`: it is not there, or that cannot be seen.
-pub(super) async fn taker(connection: &mut Connection, queue: &str) -> Option<Taker> {
-    connection.open_channel(CHANNEL).await.ok()?;
-    match connection.call(CHANNEL, look(queue).ok()?).await {
+///
+/// # Errors
+///
+/// The broker does not answer, as when the queue's node is down, or the connection is lost.
+pub(super) async fn taker(connection: &mut Connection, queue: &str) -> Result<Option<Taker>, BrokerError> {
+    connection.open_channel(CHANNEL).await?;
+    let look = look(queue).map_err(|error| Loss::Broken(error).at(connection.at()))?;
+    match connection.call(CHANNEL, look).await {
         Ok(AMQPClass::Queue(queue::AMQPMethod::DeclareOk(found))) => {
-            connection.close_channel(CHANNEL).await.ok()?;
-            Some(Taker::Nobody { consumers: found.consumer_count, messages: found.message_count })
+            connection.close_channel(CHANNEL).await?;
+            Ok(Some(Taker::Nobody { consumers: found.consumer_count, messages: found.message_count }))
         }
-        Ok(_) => None,
-        Err(CallError::Refused(Refusal { code: reply::RESOURCE_LOCKED, .. })) => Some(Taker::Connection),
-        Err(_) => None,
+        Ok(_) => Ok(None),
+        Err(CallError::Refused(Refusal { code, text })) => Ok(Taker::of(code, &text)),
+        Err(lost) => Err(lost.at(connection.at())),
     }
 }
 

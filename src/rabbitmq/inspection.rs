@@ -68,17 +68,7 @@ pub async fn look_at_fences(options: &BrokerOptions, connection_name: &str, fenc
     }
     let Ok(mut inspection) = Inspection::begin(options, connection_name).await else { return Vec::new() };
     inspection.checks.clear();
-    for queue in fences {
-        let Some(taker) = fence::taker(&mut inspection.connection, queue).await else { continue };
-        let what = format!(
-            "belongs to {}, although nobody uses the slot: `run` publishes nothing while that is so",
-            taker.whose()
-        );
-        let finding = Err(Problem { what, cure: taker.cure(queue) });
-        // An instance that starts, or hangs, has its connection for a moment without the slot.
-        let optional = taker == Taker::Connection;
-        inspection.add(Check { name: format!("queue '{queue}'"), finding, optional }).await;
-    }
+    inspection.look_at_fences(fences).await;
     inspection.finish().await
 }
 
@@ -327,6 +317,37 @@ impl<'o> Inspection<'o> {
                 }
             };
             self.warn(format!("queue '{queue}'"), finding).await;
+        }
+    }
+
+    /// Looks whose the fences are, as long as there is a connection to look by.
+    async fn look_at_fences(&mut self, fences: &[String]) {
+        for queue in fences {
+            let name = format!("queue '{queue}'");
+            match fence::taker(&mut self.connection, queue).await {
+                Ok(None) => {}
+                Ok(Some(taker)) => {
+                    let what = format!(
+                        "belongs to {}, although nobody uses the slot: `run` publishes nothing while that is so",
+                        taker.whose()
+                    );
+                    let finding = Err(Problem { what, cure: taker.cure(queue) });
+                    // An instance that starts, or hangs, has its connection for a moment without the slot, and a node may come back.
+                    let optional = !matches!(taker, Taker::Nobody { .. });
+                    self.add(Check { name, finding, optional }).await;
+                }
+                Err(error) => {
+                    let what = format!(
+                        "whose it is cannot be told, and `run` publishes nothing if it is somebody's: {error}"
+                    );
+                    let cure = "see whether a node is down (rabbitmqctl cluster_status): a queue of such a node is looked for in vain"
+                        .to_owned();
+                    self.warn(name, Err(Problem { what, cure })).await;
+                }
+            }
+            if self.connection.is_lost() {
+                return;
+            }
         }
     }
 

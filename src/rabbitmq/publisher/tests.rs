@@ -8,7 +8,11 @@ use amq_protocol::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 
 use super::{
-    super::{fence::Taker, frame::Head, link::Link},
+    super::{
+        fence::{self, Taker},
+        frame::Head,
+        link::Link,
+    },
     *,
 };
 use crate::{
@@ -47,8 +51,11 @@ async fn say(broker: &mut (impl AsyncWrite + Unpin), channel: ChannelId, method:
 }
 
 fn closed(reply_code: u16) -> AMQPClass {
-    let reply_text = "because".into();
-    let close = channel::Close { reply_code, reply_text, class_id: 0, method_id: 0 };
+    closed_saying(reply_code, "because")
+}
+
+fn closed_saying(reply_code: u16, text: &str) -> AMQPClass {
+    let close = channel::Close { reply_code, reply_text: text.into(), class_id: 0, method_id: 0 };
     AMQPClass::Channel(channel::AMQPMethod::Close(close))
 }
 
@@ -473,6 +480,44 @@ async fn a_fence_that_is_free_by_the_time_of_the_look_is_declared() {
     };
     let told = told_of_fence(&mut publisher, broker, LONG, answer).await;
     assert!(matches!(&told[..], [Fence::Busy { .. }, Fence::Held]), "{told:?}");
+}
+
+/// A queue of a node that is down: a declare is refused for its owner's sake, a look is not answered by anybody (RabbitMQ 4.3).
+const NO_ANSWER: &str =
+    "NOT_FOUND - failed to perform operation on queue 'outboxd.publisher.test' in vhost '/' due to timeout";
+
+#[tokio::test(start_paused = true)]
+async fn a_fence_whose_node_is_down_is_taken_and_not_free() {
+    let (mut publisher, broker) = publisher();
+    let answer = |passive| if passive { closed_saying(404, NO_ANSWER) } else { closed(405) };
+    let told = told_of_fence(&mut publisher, broker, LONG, answer).await;
+    let [Fence::Busy { .. }, Fence::Taken { by, for_at_least, text, .. }] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!((*by, &**text), (Taker::Unreachable, NO_ANSWER));
+    assert!((Duration::from_secs(180)..Duration::from_secs(200)).contains(for_at_least), "{told:?}");
+    assert!(by.cure("q").contains("rabbitmqctl forget_cluster_node"), "{}", by.cure("q"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_at_a_fence_tells_a_queue_that_nobody_answers_for_from_none() {
+    const FENCE: ChannelId = 3;
+    for (answer, expected) in [
+        (Some(closed_saying(404, "NOT_FOUND - no queue 'q' in vhost '/'")), Ok(None)),
+        (Some(closed(405)), Ok(Some(Taker::Connection))),
+        (Some(closed_saying(404, NO_ANSWER)), Ok(Some(Taker::Unreachable))),
+        (None, Err(())),
+    ] {
+        let (ours, mut broker) = tokio::io::duplex(1 << 16);
+        let mut connection = Connection::over(Box::new(ours));
+        say(&mut broker, FENCE, opened()).await;
+        if let Some(answer) = answer {
+            say(&mut broker, FENCE, answer).await;
+        }
+        let taker = fence::taker(&mut connection, "q").await;
+        assert_eq!(taker.as_ref().map_err(|_| ()), expected.as_ref().map_err(|()| ()), "{taker:?}");
+        assert_eq!(connection.is_lost(), expected.is_err());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,10 +11,7 @@ use rustls::{
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
     },
     crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{
-        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
-        pem::{self, PemObject},
-    },
+    pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
     version::{TLS12, TLS13},
 };
@@ -36,6 +33,7 @@ use x509_cert::{
 };
 
 use super::endpoint_error::EndpointError;
+use crate::secret::pem::{self, PemError};
 
 /// `sslmode` (manual, "SSL Mode Descriptions").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,15 +153,9 @@ impl TlsOptions {
         let mut config = match &self.client {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
-                let chain = certificates("sslcert", certificate)?;
-                let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
-                    file_error(
-                        "sslkey",
-                        key,
-                        "the file must hold one unencrypted private key in PEM form",
-                        error,
-                    )
-                })?;
+                let chain = pem::certificates(certificate)
+                    .map_err(|error| file_error("sslcert", certificate, error))?;
+                let private = pem::private_key(key).map_err(|error| file_error("sslkey", key, error))?;
                 builder.with_client_auth_cert(chain, private).map_err(|error| EndpointError::File {
                     option: "sslkey",
                     path: key.clone(),
@@ -192,7 +184,7 @@ impl TlsOptions {
                 }
             }
             Some(Roots::File(path)) => {
-                exactly = certificates("sslrootcert", path)?;
+                exactly = pem::certificates(path).map_err(|error| file_error("sslrootcert", path, error))?;
                 for certificate in &exactly {
                     roots.add(certificate.clone()).map_err(|error| EndpointError::File {
                         option: "sslrootcert",
@@ -207,29 +199,9 @@ impl TlsOptions {
     }
 }
 
-fn certificates(option: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, EndpointError> {
-    let problem = "the file must hold certificates in PEM form";
-    let found = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| file_error(option, path, problem, error))?;
-    if found.is_empty() {
-        return Err(file_error(option, path, problem, pem::Error::NoItemsFound));
-    }
-    Ok(found)
-}
-
-fn file_error(option: &'static str, path: &Path, problem: &'static str, error: pem::Error) -> EndpointError {
-    let problem = match error {
-        pem::Error::Io(_) => {
-            "the file cannot be read: check that it exists and that outboxd's user may read it"
-        }
-        pem::Error::NoItemsFound if option == "sslkey" => {
-            "there is no PEM block of a private key in it: an encrypted key must be decrypted first"
-        }
-        pem::Error::NoItemsFound => "there is no PEM block BEGIN CERTIFICATE in it",
-        _ => problem,
-    };
-    EndpointError::File { option, path: path.to_owned(), problem, source: Box::new(error) }
+fn file_error(option: &'static str, path: &Path, error: PemError) -> EndpointError {
+    let PemError { problem, source } = error;
+    EndpointError::File { option, path: path.to_owned(), problem, source: source.into() }
 }
 
 /// What to look at when a handshake has failed.

@@ -5,22 +5,21 @@ use std::{
     sync::Arc,
 };
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::secret::pem::{self, PemError};
 
 /// Certificates or key that cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The file is unreadable or no PEM.
-    #[error("cannot read {what} from {}: {reason}; name a readable PEM file", path.display())]
+    /// The file is unreadable, or holds nothing of the kind.
+    #[error("{what} in {}: {reason}", path.display())]
     File {
         /// What was looked for.
         what: &'static str,
         /// Where.
         path: PathBuf,
-        /// Why not.
+        /// The problem and its cure.
         reason: String,
     },
     /// The platform has no trusted certificates.
@@ -50,9 +49,9 @@ pub(super) fn client_config(
     Ok(match client_cert {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let chain = certificates("a client certificate", certificate)?;
-            let key = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| unusable("a private key", key, error.to_string()))?;
+            let chain = pem::certificates(certificate)
+                .map_err(|error| unusable("client certificate", certificate, error))?;
+            let key = pem::private_key(key).map_err(|error| unusable("private key", key, error))?;
             builder.with_client_auth_cert(chain, key).map_err(CertificateError::Identity)?
         }
     })
@@ -62,10 +61,14 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, CertificateError> {
     let mut store = RootCertStore::empty();
     match ca_file {
         Some(path) => {
-            for certificate in certificates("CA certificates", path)? {
-                store
-                    .add(certificate)
-                    .map_err(|error| unusable("CA certificates", path, error.to_string()))?;
+            let certificates =
+                pem::certificates(path).map_err(|error| unusable("CA certificates", path, error))?;
+            for certificate in certificates {
+                store.add(certificate).map_err(|error| CertificateError::File {
+                    what: "CA certificates",
+                    path: path.to_owned(),
+                    reason: format!("a certificate in it is damaged: put the authority's certificate there again ({error})"),
+                })?;
             }
         }
         None => {
@@ -79,17 +82,8 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, CertificateError> {
     Ok(store)
 }
 
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| unusable(what, path, error.to_string()))?;
-    match certificates.is_empty() {
-        true => Err(unusable(what, path, "it holds no certificate".to_owned())),
-        false => Ok(certificates),
-    }
-}
-
-fn unusable(what: &'static str, path: &Path, reason: String) -> CertificateError {
+fn unusable(what: &'static str, path: &Path, error: PemError) -> CertificateError {
+    let reason = format!("{error} ({})", error.source);
     CertificateError::File { what, path: path.to_owned(), reason }
 }
 

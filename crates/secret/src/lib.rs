@@ -5,6 +5,7 @@
 
 pub mod core_dumps;
 pub mod exposure;
+pub mod pem;
 
 use std::{
     fmt,

@@ -23,7 +23,7 @@ pub struct ParkedEntry {
     pub position: Position,
     /// `unroutable` or `invalid`.
     pub cause: String,
-    /// In words.
+    /// In words, spelled as the table has it; so are exchange and routing key.
     pub reason: String,
     /// The id, as far as it can be read; so are the next three.
     pub message_id: Option<String>,
@@ -110,17 +110,16 @@ fn entry(row: &Row) -> Result<ParkedEntry, CatalogError> {
     let position: &str = row.get(0);
     let nonsense =
         |what| CatalogError::Nonsense { doing: "reading the parked rows", what: format!("position {what}") };
-    let text = |column: usize| row.get::<_, Option<&str>>(column).map(parked_text::read);
     Ok(ParkedEntry {
         position: position.parse().map_err(|_| nonsense(position))?,
         cause: row.get(1),
-        reason: parked_text::read(row.get(2)),
+        reason: row.get(2),
         message_id: row.get(3),
         aggregate_type: row.get(4),
         aggregate_id: row.get(5),
         event_type: row.get(6),
-        exchange: text(7),
-        routing_key: text(8),
+        exchange: row.get(7),
+        routing_key: row.get(8),
         committed_at: Timestamp(row.get(9)),
         parked_at: Timestamp(row.get(10)),
     })

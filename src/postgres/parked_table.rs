@@ -174,11 +174,10 @@ pub(super) struct Reason {
 
 impl Reason {
     pub(super) fn new(ParkReason { cause, text, route }: &ParkReason, spelling: Spelling) -> Self {
-        let spelled = |text: &str| spelling.write(text).into_owned();
+        let spelled = |text: &str| spelling.write(text);
         let (exchange, routing_key) =
             route.as_ref().map(|route| (spelled(&route.exchange), spelled(&route.routing_key))).unzip();
-        let text = spelling.write_sentence(text).into_owned();
-        Self { cause: cause.as_str(), text, exchange, routing_key }
+        Self { cause: cause.as_str(), text: spelled(text), exchange, routing_key }
     }
 }
 

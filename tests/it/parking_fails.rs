@@ -100,7 +100,7 @@ async fn a_window_full_of_rows_that_cannot_be_parked_waits_and_goes_on() {
 
 /// A zero character in every database, and in others than UTF8 whatever their encoding lacks.
 #[tokio::test]
-async fn texts_that_the_database_cannot_hold_are_parked_listed_and_requeued_as_they_were() {
+async fn texts_that_the_database_cannot_hold_are_parked_and_listed_with_escapes_and_requeued_as_they_were() {
     const KEYS: [&str; 4] = ["plain é", "\0k", "5 €", r"\u{0}"];
     for encoding in ["UTF8", "LATIN1", "SQL_ASCII"] {
         let mut stage = Stage::shared("park_text").await;
@@ -136,7 +136,7 @@ async fn texts_that_the_database_cannot_hold_are_parked_listed_and_requeued_as_t
         let listed = say(&daemon, &["parked", "list", "--source", "orders", "--json"]).await;
         let listed: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
         let listed = listed.as_array().unwrap();
-        assert_eq!(listed.iter().map(|row| row["routing_key"].as_str().unwrap()).collect::<Vec<_>>(), KEYS);
+        assert_eq!(listed.iter().map(|row| row["routing_key"].as_str().unwrap()).collect::<Vec<_>>(), written);
         assert!(listed.iter().all(|row| row["aggregate_id"] == "é"), "{encoding}: {listed:?}");
 
         // What stays is written down again, and what goes is as it was committed.

@@ -7,10 +7,11 @@ use futures_util::future::{join, join_all};
 
 use super::{
     Failure, answer,
-    checklist::{Line, Section, conclusion},
+    checklist::{Section, conclusion, of_broker},
 };
 use crate::{
-    cli::Check,
+    check::Check,
+    cli,
     outbox::{Mapping, Template},
     postgres::inspection::{self, Inspection},
     rabbitmq::{
@@ -25,7 +26,11 @@ use crate::{
 /// Shown in `pg_stat_activity` and in RabbitMQ's management.
 const APPLICATION_NAME: &str = "outboxd check";
 
-pub(super) async fn run(settings: Settings, file: Option<&Path>, options: &Check) -> Result<(), Failure> {
+pub(super) async fn run(
+    settings: Settings,
+    file: Option<&Path>,
+    options: &cli::Check,
+) -> Result<(), Failure> {
     let mut sections = if options.offline { offline(&settings) } else { online(&settings).await };
     sections.push(Section::new(SECRETS, secrets(&settings, file)));
     let (closing, result) = conclusion(&sections);
@@ -55,9 +60,9 @@ pub(super) async fn online(settings: &Settings) -> Vec<Section> {
     let taken = rabbitmq::inspection::look_at_fences(&settings.broker, APPLICATION_NAME, &unused).await;
     let broker = broker.into_iter().chain(taken);
     let mut sections = of_sources(settings, inspected);
-    let mut broker: Vec<Line> = broker.map(Line::from).collect();
+    let mut broker: Vec<Check> = broker.map(of_broker).collect();
     if let files @ [_, ..] = settings.broker.files().as_slice() {
-        broker.push(Line::passed("login", format!("read for every connection: {}", files.join(" and "))));
+        broker.push(Check::passed("login", format!("read for every connection: {}", files.join(" and "))));
     }
     sections.push(Section::new(BROKER, broker));
     sections
@@ -73,8 +78,8 @@ fn of_sources(settings: &Settings, inspected: Vec<Inspection>) -> Vec<Section> {
         });
         let others: Vec<_> = others.map(|((other, _), _)| &**other).collect();
         checks.extend(ids_are_numbers.map(|numbers| inspection::message_ids(numbers, &others)));
-        let lines = checks.into_iter().map(Line::from).chain(exchanges_of_rows(settings, source));
-        Section::new(title(name, source), lines)
+        checks.extend(exchanges_of_rows(settings, source));
+        Section::new(title(name, source), checks)
     });
     sections.collect()
 }
@@ -83,26 +88,26 @@ fn of_sources(settings: &Settings, inspected: Vec<Inspection>) -> Vec<Section> {
 fn offline(settings: &Settings) -> Vec<Section> {
     let sources = settings.sources.iter().map(|(name, source)| {
         let tls = match source.database.endpoint.validate_tls() {
-            Ok(()) => Line::passed("TLS", "certificates and key can be used, as far as sslmode needs any"),
+            Ok(()) => Check::passed("TLS", "certificates and key can be used, as far as sslmode needs any"),
             Err(error) => {
-                Line::failed("TLS", super::chain(&error), "correct postgres.url, or the file it names")
+                Check::failed("TLS", super::chain(&error), "correct postgres.url, or the file it names")
             }
         };
-        let lines = [Line::passed("configuration", configuration(source)), tls];
+        let lines = [Check::passed("configuration", configuration(source)), tls];
         Section::new(title(name, source), lines.into_iter().chain(exchanges_of_rows(settings, source)))
     });
     let broker = [
-        Line::passed(
+        Check::passed(
             "configuration",
             subscriptions(&settings.broker) + &read_for_every_connection(&settings.broker.files()),
         ),
-        rabbitmq::inspection::validate_tls(&settings.broker).into(),
+        of_broker(rabbitmq::inspection::validate_tls(&settings.broker)),
     ];
     sources.chain([Section::new(BROKER, broker)]).collect()
 }
 
 /// Files with secrets that others may read or replace, and passwords that cross a network unencrypted.
-fn secrets(settings: &Settings, file: Option<&Path>) -> Vec<Line> {
+fn secrets(settings: &Settings, file: Option<&Path>) -> Vec<Check> {
     let configuration =
         file.filter(|file| std::fs::read_to_string(file).is_ok_and(|text| exposure::holds_password(&text)));
     let of_sources = settings
@@ -114,15 +119,15 @@ fn secrets(settings: &Settings, file: Option<&Path>) -> Vec<Line> {
     let files: BTreeSet<_> =
         configuration.map(Path::to_owned).into_iter().chain(of_sources).chain(of_broker).collect();
     let exposed: Vec<_> = files.iter().filter_map(|file| Exposure::of(file)).collect();
-    let mut lines: Vec<Line> = match exposed.as_slice() {
-        [] => vec![Line::passed("secret files", "no other user of this machine may read or replace one")],
+    let mut lines: Vec<Check> = match exposed.as_slice() {
+        [] => vec![Check::passed("secret files", "no other user of this machine may read or replace one")],
         exposed => exposed
             .iter()
-            .map(|exposure| Line::warning("secret files", exposure.to_string(), exposure.cure()))
+            .map(|exposure| Check::warning("secret files", exposure.to_string(), exposure.cure()))
             .collect(),
     };
     lines.extend(settings.broker.unencrypted_hosts().iter().map(|host| {
-        Line::warning(
+        Check::warning(
             "login",
             format!(
                 "amqp:// gives the password for RabbitMQ at {host} to everybody on the way there, and every message with it"
@@ -152,7 +157,7 @@ fn subscriptions(broker: &BrokerOptions) -> String {
 }
 
 /// Limit on the exchanges that rows have declared, where rows decide on a name and `run` declares it.
-fn exchanges_of_rows(settings: &Settings, source: &Source) -> Option<Line> {
+fn exchanges_of_rows(settings: &Settings, source: &Source) -> Option<Check> {
     let exchange = publishing(&source.mapping).exchange;
     let is_named_by_rows = exchange.text().is_none() && settings.broker.declare;
     is_named_by_rows.then(|| {
@@ -161,7 +166,7 @@ fn exchanges_of_rows(settings: &Settings, source: &Source) -> Option<Line> {
             "rows may have {max} declared by the name {exchange}, beyond those of the configuration and those that RabbitMQ has \
              already (delivery.exchanges_max); a row that names one more falls under delivery.on_invalid"
         );
-        Line::passed("exchanges of rows", finding)
+        Check::passed("exchanges of rows", finding)
     })
 }
 

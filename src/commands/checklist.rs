@@ -1,5 +1,5 @@
-//! What was looked at, and what came of it, as `check` and `setup` print it: a section for each source and one for the
-//! broker, a line for each check, and below what is wrong another one with the cure.
+//! Checks as `check` and `setup` print them: a section for each source and one for the broker, a line for each check, and below
+//! what is wrong another one with the cure.
 
 use std::{error::Error, fmt};
 
@@ -10,78 +10,46 @@ use crate::{
     remedy::Remedy,
 };
 
-/// One check, of whichever room.
-pub(super) struct Line {
-    name: String,
-    verdict: Verdict,
+/// Check of a step that went wrong after everything had been checked.
+pub(super) fn step_failed(name: &'static str, error: &dyn Error) -> Check {
+    Check::failed(name, chain(error), "`outboxd check` tells more; then repeat the command")
 }
 
-impl Line {
-    pub(super) fn passed(name: &str, detail: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), verdict: Verdict::Passed(detail.into()) }
-    }
-
-    pub(super) fn warning(name: &str, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        let problem = Problem::new(what, Remedy::by_person(cure));
-        Self { name: name.to_owned(), verdict: Verdict::Warning(problem) }
-    }
-
-    pub(super) fn failed(name: &str, what: impl Into<String>, cure: &str) -> Self {
-        let problem = Problem::new(what, Remedy::by_person(cure));
-        Self { name: name.to_owned(), verdict: Verdict::Failed(problem) }
-    }
-
-    /// A step that went wrong after everything had been checked.
-    pub(super) fn error(name: &str, error: &dyn Error) -> Self {
-        Self::failed(name, chain(error), "`outboxd check` tells more; then repeat the command")
-    }
-
-    pub(super) fn has_failed(&self) -> bool {
-        matches!(self.verdict, Verdict::Failed(_))
-    }
+/// A check of the broker's room.
+pub(super) fn of_broker(check: inspection::Check) -> Check {
+    let problem = |inspection::Problem { what, cure }| Problem::new(what, Remedy::by_person(cure));
+    let verdict = match check.finding {
+        Ok(finding) => Verdict::Passed(finding),
+        Err(found) if check.optional => Verdict::Warning(problem(found)),
+        Err(found) => Verdict::Failed(problem(found)),
+    };
+    Check { name: check.name.into(), verdict }
 }
 
-impl From<Check> for Line {
-    fn from(check: Check) -> Self {
-        Self { name: check.name.to_owned(), verdict: check.verdict }
-    }
-}
-
-impl From<inspection::Check> for Line {
-    fn from(check: inspection::Check) -> Self {
-        let verdict = match check.finding {
-            Ok(finding) => Verdict::Passed(finding),
-            Err(inspection::Problem { what, cure }) if check.optional => {
-                Verdict::Warning(Problem::new(what, Remedy::by_person(cure)))
-            }
-            Err(inspection::Problem { what, cure }) => {
-                Verdict::Failed(Problem::new(what, Remedy::by_person(cure)))
-            }
-        };
-        Self { name: check.name, verdict }
-    }
-}
-
-/// The lines of one source, or of the broker.
+/// The checks of one source, or of the broker.
 pub(super) struct Section {
     title: String,
-    lines: Vec<Line>,
+    checks: Vec<Check>,
 }
 
 impl Section {
-    pub(super) fn new<L: Into<Line>>(title: impl Into<String>, lines: impl IntoIterator<Item = L>) -> Self {
-        Self { title: title.into(), lines: lines.into_iter().map(Into::into).collect() }
+    pub(super) fn new(title: impl Into<String>, checks: impl IntoIterator<Item = Check>) -> Self {
+        Self { title: title.into(), checks: checks.into_iter().collect() }
     }
 
     pub(super) fn has_failed(&self) -> bool {
-        self.lines.iter().any(Line::has_failed)
+        self.checks.iter().any(has_failed)
     }
 
     /// Only what failed.
     pub(super) fn failures(mut self) -> Self {
-        self.lines.retain(Line::has_failed);
+        self.checks.retain(has_failed);
         self
     }
+}
+
+fn has_failed(check: &Check) -> bool {
+    check.failure().is_some()
 }
 
 /// A name that is longer pushes its finding to the right, and not those of all others.
@@ -89,10 +57,10 @@ const NAME_WIDTH_MAX: usize = 44;
 
 impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lengths = self.lines.iter().map(|line| line.name.chars().count());
+        let lengths = self.checks.iter().map(|check| check.name.chars().count());
         let width = lengths.filter(|length| *length <= NAME_WIDTH_MAX).max().unwrap_or_default();
         writeln!(f, "{}", one_line(&self.title))?;
-        for Line { name, verdict } in &self.lines {
+        for Check { name, verdict } in &self.checks {
             let (word, what, cure) = match verdict {
                 Verdict::Passed(detail) => ("OK", detail, None),
                 Verdict::Warning(Problem { what, cure, .. }) => ("warning", what, Some(cure)),
@@ -109,13 +77,13 @@ impl fmt::Display for Section {
 
 /// The closing line. What failed makes the command fail.
 pub(super) fn conclusion(sections: &[Section]) -> (String, Result<(), Failure>) {
-    let lines = || sections.iter().flat_map(|section| &section.lines);
-    let failed = lines().filter(|line| line.has_failed()).count();
-    let warnings = lines().filter(|line| matches!(line.verdict, Verdict::Warning(_))).count();
-    let text = format!("{} checks; failed: {failed}, warnings: {warnings}\n", lines().count());
+    let checks = || sections.iter().flat_map(|section| &section.checks);
+    let failed = checks().filter(|check| has_failed(check)).count();
+    let warnings = checks().filter(|check| check.as_warning().is_some()).count();
+    let text = format!("{} checks; failed: {failed}, warnings: {warnings}\n", checks().count());
     let result = match failed {
         0 => Ok(()),
-        _ => Err(Failure::Runtime(format!("{failed} of {} checks failed", lines().count()))),
+        _ => Err(Failure::Runtime(format!("{failed} of {} checks failed", checks().count()))),
     };
     (text, result)
 }
@@ -126,13 +94,12 @@ mod tests {
 
     #[test]
     fn findings_are_aligned_and_cures_stand_below() {
-        let warning = Verdict::Warning(Problem::new("old", Remedy::by_person("drop it")));
         let sections = [Section::new(
             "source orders",
             [
-                Line::passed("slot", "is there"),
-                Line { name: "inactive slots".into(), verdict: warning },
-                Line::failed(&"x".repeat(50), "two\n  lines", "mend it"),
+                Check::passed("slot", "is there"),
+                Check::warning("inactive slots", "old", "drop it"),
+                Check::failed("x".repeat(50), "two\n  lines", "mend it"),
             ],
         )];
         let expected = format!(

@@ -8,9 +8,10 @@ use std::collections::HashSet;
 use super::{
     Failure, answer, answer_verbatim,
     check::{self, BROKER, title},
-    checklist::{Line, Section, conclusion},
+    checklist::{Section, conclusion, of_broker, step_failed},
 };
 use crate::{
+    check::Check,
     cli::Setup,
     outbox::Timestamp,
     postgres::{
@@ -44,7 +45,7 @@ pub(super) async fn run(mut settings: Settings, options: &Setup) -> Result<(), F
     if let Some([exchange, queue, key]) = options.unbind.as_deref() {
         let broker = &settings.broker;
         let unbound = rabbitmq::inspection::unbind(broker, APPLICATION_NAME, exchange, queue, key).await;
-        let sections = [Section::new(BROKER, unbound)];
+        let sections = [Section::new(BROKER, unbound.into_iter().map(of_broker))];
         answer(&sections[0].to_string())?;
         return conclusion(&sections).1;
     }
@@ -67,7 +68,7 @@ pub(super) async fn run(mut settings: Settings, options: &Setup) -> Result<(), F
 
     // Queues before slots: a slot without them would only gather WAL.
     let topology = rabbitmq::inspection::establish(&settings.broker, APPLICATION_NAME).await;
-    let mut sections = vec![Section::new(BROKER, topology)];
+    let mut sections = vec![Section::new(BROKER, topology.into_iter().map(of_broker))];
     answer(&sections[0].to_string())?;
     if sections[0].has_failed() {
         return conclusion(&sections).1;
@@ -81,17 +82,17 @@ pub(super) async fn run(mut settings: Settings, options: &Setup) -> Result<(), F
     conclusion(&sections).1
 }
 
-async fn create(source: &Source, may_run_create: bool) -> Vec<Line> {
+async fn create(source: &Source, may_run_create: bool) -> Vec<Check> {
     let database = &source.database;
     let publication = match publication(database).await {
         Ok(publication) => publication,
-        Err(error) => return vec![Line::error("publication", &*error)],
+        Err(error) => return vec![step_failed("publication", &*error)],
     };
     let made = slot(source, may_run_create).await;
-    let mut lines = vec![publication, made.unwrap_or_else(|error| Line::error("slot", &*error))];
+    let mut lines = vec![publication, made.unwrap_or_else(|error| step_failed("slot", &*error))];
     if database.parks {
         let made = parked(database).await;
-        lines.push(made.unwrap_or_else(|error| Line::error(PARKED, &*error)));
+        lines.push(made.unwrap_or_else(|error| step_failed(PARKED, &*error)));
     }
     lines
 }
@@ -105,7 +106,7 @@ async fn parked(database: &SourceDatabase) -> Step {
     if !there {
         parked_table::create_table(&client, database).await?;
     }
-    Ok(Line::passed(PARKED, outcome(parked_table::TABLE, !there)))
+    Ok(Check::passed(PARKED, outcome(parked_table::TABLE, !there)))
 }
 
 /// Writes down that there is a slot now, which nobody has had yet. A table that had no rows then has none unpublished.
@@ -135,7 +136,7 @@ async fn record(
     Ok(slot_record::write_first(&client, database, &record).await?)
 }
 
-type Step = Result<Line, Box<dyn std::error::Error>>;
+type Step = Result<Check, Box<dyn std::error::Error>>;
 
 /// Made before the slot: when WAL is decoded, the publication is looked up as it was at that time.
 async fn publication(database: &SourceDatabase) -> Step {
@@ -147,7 +148,7 @@ async fn publication(database: &SourceDatabase) -> Step {
         // Nothing is mended here under a slot that is there: the checks before have said what that takes.
         None => publication::create(&client, name, table, kind).await?,
     };
-    Ok(Line::passed("publication", outcome(name, created)))
+    Ok(Check::passed("publication", outcome(name, created)))
 }
 
 async fn kind(
@@ -175,7 +176,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
             if !replication.make_failover(name).await? {
                 return Ok(line);
             }
-            return Ok(Line::passed(
+            return Ok(Check::passed(
                 preflight::SLOT,
                 format!("{name} was there, and is a failover slot now"),
             ));
@@ -193,7 +194,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
                     let kind = kind(&client, database).await?;
                     let empty = outbox_table::is_empty(&client, &database.table, kind).await?;
                     record(database, made, empty).await?;
-                    Ok(Line::passed(NAME, outcome(name, true)))
+                    Ok(Check::passed(NAME, outcome(name, true)))
                 }
                 Err(CatalogError::SlotExists(_)) => taken(database).await,
                 Err(error) => Err(error.into()),
@@ -205,16 +206,16 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
             Ok(match told(database, APPLICATION_NAME, making, waits).await {
                 Ok(true) => {
                     record(database, made, true).await?;
-                    Line::passed(NAME, outcome(name, true))
+                    Check::passed(NAME, outcome(name, true))
                 }
-                Ok(false) if may_run_create => Line::passed(
+                Ok(false) if may_run_create => Check::passed(
                     NAME,
                     format!(
                         "{name} left to `run`, which publishes the rows of {} first",
                         database.table.quoted()
                     ),
                 ),
-                Ok(false) => Line::failed(
+                Ok(false) => Check::failed(
                     NAME,
                     format!(
                         "{name} not created: {} has rows, and `run` could publish them only before it makes the slot",
@@ -229,17 +230,17 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     }
 }
 
-/// Line for a slot that was there, or that somebody else makes at this moment.
+/// Check of a slot that was there, or that somebody else makes at this moment.
 async fn taken(database: &SourceDatabase) -> Step {
     let name = &database.slot;
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
     let uses = slot_use::read(&client, &database.schema, name).await?;
     let is_made = uses.iter().any(|one| one.slot == *name && one.is_made);
     if let Some(refusal) = preflight::slot_refusal(database, &uses, !is_made) {
-        return Ok(refusal.into());
+        return Ok(refusal);
     }
     let maker = uses.iter().find_map(|one| one.holder.as_ref()).filter(|_| !is_made);
-    Ok(Line::passed(
+    Ok(Check::passed(
         preflight::SLOT,
         match maker {
             Some(holder) => format!("{name} is being made by {holder}"),

@@ -220,7 +220,7 @@ fn unreadable(error: &CatalogError) -> Check {
 }
 
 fn unreachable(name: &'static str, error: &ConnectError) -> Check {
-    Check { name, verdict: Verdict::Failed(Problem::new(chain(error), (*error.remedy).clone())) }
+    Check { name: name.into(), verdict: Verdict::Failed(Problem::new(chain(error), (*error.remedy).clone())) }
 }
 
 /// Whether the columns that templates name are there. The columns of `outbox.columns` have checks of their own.

@@ -71,7 +71,7 @@ pub fn recovery_checks(database: &SourceDatabase, columns: &ColumnNames, facts: 
 /// Who mends what failed: a person, as soon as one of the failures takes one. What a standby lacks, such as the slot, it may have once
 /// it is promoted.
 pub fn mender(checks: &[Check]) -> Mender {
-    let failures = || checks.iter().filter_map(|check| Some((check.name, check.failure()?)));
+    let failures = || checks.iter().filter_map(|check| Some((&*check.name, check.failure()?)));
     let is_standby = failures().any(|(name, _)| name == PRIMARY);
     let takes_person = failures().any(|(_, problem)| problem.mender == Mender::Person);
     if takes_person && !is_standby { Mender::Person } else { Mender::Time }

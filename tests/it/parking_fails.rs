@@ -136,7 +136,10 @@ async fn texts_that_the_database_cannot_hold_are_parked_and_listed_with_escapes_
         let listed = say(&daemon, &["parked", "list", "--source", "orders", "--json"]).await;
         let listed: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
         let listed = listed.as_array().unwrap();
-        assert_eq!(listed.iter().map(|row| row["routing_key"].as_str().unwrap()).collect::<Vec<_>>(), written);
+        assert_eq!(
+            listed.iter().map(|row| row["routing_key"].as_str().unwrap()).collect::<Vec<_>>(),
+            written
+        );
         assert!(listed.iter().all(|row| row["aggregate_id"] == "é"), "{encoding}: {listed:?}");
 
         // What stays is written down again, and what goes is as it was committed.

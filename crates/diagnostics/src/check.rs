@@ -1,6 +1,6 @@
 //! A check: what was looked at and what came of it, with a cure for everything that is wrong.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use crate::remedy::{Mender, Remedy};
 
@@ -8,7 +8,7 @@ use crate::remedy::{Mender, Remedy};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     /// What was looked at, such as `wal_level`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What came of it.
     pub verdict: Verdict,
 }
@@ -50,23 +50,35 @@ impl fmt::Display for Problem {
 
 impl Check {
     /// A check that found all well.
-    pub fn passed(name: &'static str, detail: impl Into<String>) -> Self {
-        Check { name, verdict: Verdict::Passed(detail.into()) }
+    pub fn passed(name: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Check { name: name.into(), verdict: Verdict::Passed(detail.into()) }
     }
 
     /// A check that found what somebody should know.
-    pub fn warning(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Check { name, verdict: Verdict::Warning(Problem::new(what, Remedy::by_person(cure))) }
+    pub fn warning(
+        name: impl Into<Cow<'static, str>>,
+        what: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        Check { name: name.into(), verdict: Verdict::Warning(Problem::new(what, Remedy::by_person(cure))) }
     }
 
     /// A failure that stays until somebody follows the cure: `run` is `halted` for it.
-    pub fn failed(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Check { name, verdict: Verdict::Failed(Problem::new(what, Remedy::by_person(cure))) }
+    pub fn failed(
+        name: impl Into<Cow<'static, str>>,
+        what: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        Check { name: name.into(), verdict: Verdict::Failed(Problem::new(what, Remedy::by_person(cure))) }
     }
 
     /// A failure that may pass by itself: `run` is `connecting` for it.
-    pub fn failed_for_now(name: &'static str, what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Check { name, verdict: Verdict::Failed(Problem::new(what, Remedy::by_time(cure))) }
+    pub fn failed_for_now(
+        name: impl Into<Cow<'static, str>>,
+        what: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
+        Check { name: name.into(), verdict: Verdict::Failed(Problem::new(what, Remedy::by_time(cure))) }
     }
 
     /// What somebody should know, if `run` works all the same.

@@ -47,11 +47,11 @@ pub(super) fn parked(database: &SourceDatabase, facts: &Facts) -> Option<Check> 
     match left {
         // The table is missed, and moving them brings it.
         Some(problem) if database.parks && !facts.parked.exists => {
-            Some(Check { name: PARKED, verdict: Verdict::Failed(problem) })
+            Some(Check { name: PARKED.into(), verdict: Verdict::Failed(problem) })
         }
         Some(problem) => own
             .filter(|own| own.failure().is_some())
-            .or(Some(Check { name: PARKED, verdict: Verdict::Warning(problem) })),
+            .or(Some(Check { name: PARKED.into(), verdict: Verdict::Warning(problem) })),
         None => own,
     }
 }
@@ -82,7 +82,7 @@ struct OwnTable {
 /// With the outbox table's schema missing there is no place for a table beside it, and the outbox table's check fails. A schema of
 /// its own is made.
 fn own_table(database: &SourceDatabase, facts: &Facts, own: &OwnTable) -> Check {
-    let OwnTable { check, table, create, grant, facts: own_facts } = own;
+    let &OwnTable { check, table, ref create, ref grant, facts: ref own_facts } = own;
     let OwnTableFacts { has_schema, exists, may_use, may_create, .. } = own_facts;
     let role = &facts.server.role;
     let may_create = *may_create || !has_schema && facts.server.may_create;

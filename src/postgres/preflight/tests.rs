@@ -63,11 +63,11 @@ fn good_slot() -> SlotFacts {
 }
 
 /// The one check that failed, and nothing else.
-fn only_failure(facts: &ServerFacts) -> (&'static str, String) {
+fn only_failure(facts: &ServerFacts) -> (String, String) {
     let failed: Vec<_> =
         server::checks(facts, 2, true).into_iter().filter(|check| check.failure().is_some()).collect();
     let [check] = failed.as_slice() else { panic!("{failed:?}") };
-    (check.name, check.failure().unwrap().cure.clone())
+    (check.name.to_string(), check.failure().unwrap().cure.clone())
 }
 
 #[test]

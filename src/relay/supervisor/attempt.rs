@@ -245,7 +245,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         // What is wrong with the slot, or with what feeds it, may be a gap, which is judged first.
         let failed = |besides: &[&str]| {
             let mut failures = checks.iter().filter(|check| check.failure().is_some());
-            failures.any(|check| !besides.contains(&check.name))
+            failures.any(|check| !besides.contains(&&*check.name))
         };
         // Under a process that had the slot, a table of another name was put in its place, which is a gap, too.
         let judged = match known.slot {

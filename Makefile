@@ -8,13 +8,18 @@ CARGO ?= cargo
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
+# Each program by itself, as it is delivered; the test kit finds it built.
+BUILD_ALONE = set -e; for program in $(1); do $(CARGO) build --release --locked --package outboxd --bin $$program; done
+
 demo: prerequisites ## three services and outboxd between them: follow orders, stop a service, kill -9 (KEEP=1: stays up)
-	$(CARGO) build --release --locked --bins --example demo
-	@$(CARGO) run --quiet --release --locked --example demo
+	@$(call BUILD_ALONE,outboxd order-service customer-service order-history)
+	$(CARGO) build --release --locked --bin demo
+	@$(CARGO) run --quiet --release --locked --bin demo
 
 demo-relay: prerequisites ## outboxd alone: rows become messages, kill -9 in mid-stream (KEEP=1: stays up)
-	$(CARGO) build --release --locked --bins --example demo-relay
-	@$(CARGO) run --quiet --release --locked --example demo-relay
+	@$(call BUILD_ALONE,outboxd)
+	$(CARGO) build --release --locked --bin demo-relay
+	@$(CARGO) run --quiet --release --locked --bin demo-relay
 
 # A test on real nodes mostly waits for them, so two of them share a core.
 test: prerequisites ## all tests, against private PostgreSQL and RabbitMQ nodes (RUST_TEST_THREADS=n: so many at once)

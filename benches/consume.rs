@@ -3,9 +3,6 @@
 //! `customer-service` finds a queue of orders when it starts, of as many customers as orders or of one. Each round takes a
 //! database and a virtual host of its own; contenders take turns. Command: `cargo bench --bench consume`.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::{
     error::Error,
     time::{Duration, Instant},
@@ -15,7 +12,7 @@ use lapin::{
     BasicProperties,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Service, consumer};
+use testkit::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Service, consumer};
 use tokio::time::sleep;
 use tokio_postgres::NoTls;
 

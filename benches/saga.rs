@@ -4,9 +4,6 @@
 //! and shown by the history. Then a steady 50 orders per second: from an order's POST to APPROVED, and to the history view.
 //! Times are when the databases show it, looked at every two milliseconds.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::{
     collections::HashMap,
     error::Error,
@@ -14,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Shop};
+use testkit::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Shop};
 use tokio::{task::JoinSet, time::sleep};
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;

@@ -7,7 +7,7 @@ use std::{
 };
 
 fn outboxd(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
+    let mut command = Command::new(testkit::programs::executable("outboxd"));
     command.args(arguments).env_clear().stdin(Stdio::null());
     command
 }

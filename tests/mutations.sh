@@ -14,13 +14,13 @@ tried=0
 mutate() {
     [ "${ONLY:-$1}" = "$1" ] || return 0
     tried=$((tried + 1))
-    rm -rf "$copy/src" "$copy/crates" "$copy/tests" "$copy/config"
+    rm -rf "$copy/src" "$copy/crates" "$copy/samples" "$copy/benches" "$copy/tests" "$copy/config"
     mkdir -p "$copy/tests"
-    cp -r "$root/src" "$root/crates" "$copy/"
+    cp -r "$root/src" "$root/crates" "$root/samples" "$root/benches" "$copy/"
     cp -r "$root/tests/simulation" "$copy/tests/simulation"
     cp -r "$root/config" "$copy/"
     cp "$root/Cargo.lock" "$copy/"
-    sed '/^\[\[example\]\]/,/^$/d; /^\[\[bench\]\]/,/^$/d' "$root/Cargo.toml" > "$copy/Cargo.toml"
+    cp "$root/Cargo.toml" "$copy/"
     if [ "$(grep -cF -- "$3" "$copy/$2")" != 1 ]; then
         echo "$1: '$3' does not occur once in $2"
         failed=1

@@ -4,13 +4,13 @@ use crate::{
     amqp::{self, Publisher},
     queue::EXCHANGE,
     stage::{DATABASE, Stage, VHOST},
-    support::postgres,
 };
 use std::{
     collections::HashSet,
     sync::{Condvar, Mutex},
     time::{Duration, Instant},
 };
+use testkit::postgres;
 use tokio::process::Command;
 
 const PUBLICATION: &str = "ceiling";

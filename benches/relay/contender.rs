@@ -3,9 +3,9 @@
 use crate::{
     peer::Peer,
     stage::{OUTBOX, Stage},
-    support::{Daemon, http},
 };
 use std::time::Duration;
+use testkit::{Daemon, http};
 
 /// A graceful end may take as long as a drain timeout.
 const STOP_LIMIT: Duration = Duration::from_secs(60);

@@ -1,9 +1,8 @@
 //! Distance to a node: a TCP relay that hands everything on after a time, however much is on its way meanwhile.
 //!
 //! Threads and blocking sockets, because a runtime's timer counts in milliseconds, and half of one matters here. The
-//! proxy of `tests/support` holds each piece back before it reads the next one, which is a slow link and not a long one.
+//! proxy of `crates/testkit` holds each piece back before it reads the next one, which is a slow link and not a long one.
 
-use crate::support::ports::Port;
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
@@ -11,6 +10,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use testkit::ports::Port;
 
 const PIECE_BYTES: usize = 64 * 1024;
 /// Pieces on their way at most: beyond that TCP stops the sender, as it does at the end of its window.

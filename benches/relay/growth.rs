@@ -8,10 +8,10 @@ use crate::{
     figures::{Column, Table},
     queue::Queue,
     stage::{DATABASE, OUTBOX, Stage, VHOST},
-    support::{create_outbox, unique},
     usage,
 };
 use std::time::{Duration, Instant};
+use testkit::{create_outbox, unique};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// So much of a drain has passed when all sources have long been connected.

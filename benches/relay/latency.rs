@@ -10,7 +10,6 @@ use crate::{
     figures::{Column, Series, Table},
     queue::EXCHANGE,
     stage::Stage,
-    support::create_outbox,
     usage,
 };
 use lapin::{
@@ -24,6 +23,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use testkit::create_outbox;
 use tokio::task::JoinSet;
 
 const PER_SECOND: u32 = 500;

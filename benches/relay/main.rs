@@ -25,8 +25,6 @@ mod queue;
 mod report;
 mod stage;
 mod start;
-#[path = "../../tests/support/mod.rs"]
-mod support;
 mod takeover;
 mod targets;
 mod usage;

@@ -6,14 +6,16 @@
 use crate::{
     queue::EXCHANGE,
     stage::{DATABASE, Stage, VHOST},
-    support::process::{self, Process},
-    support::run,
 };
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Output, Stdio},
     time::Duration,
+};
+use testkit::{
+    process::{self, Process},
+    run,
 };
 use tokio::process::Command;
 
@@ -93,10 +95,10 @@ impl Peer {
     /// Fetches what is not there yet. The error is what the script said.
     pub async fn fetch(stage: &Stage, entry: &'static Entry) -> Result<Self, String> {
         let Entry { folder, settings, name, table, .. } = *entry;
-        let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let script = package.join("benches/peers").join(folder).join("relay.sh");
+        let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let script = benches.join("peers").join(folder).join("relay.sh");
         let environment = vec![
-            ("PEER_HOME", package.join("target/peers").join(folder).display().to_string()),
+            ("PEER_HOME", benches.join("../target/peers").join(folder).display().to_string()),
             ("PEER_NAME", format!("{}_{settings}", folder.replace('-', "_"))),
             ("PEER_SETTINGS", settings.to_owned()),
             ("PGHOST", "127.0.0.1".to_owned()),

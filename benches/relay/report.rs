@@ -11,13 +11,7 @@ use crate::{
 };
 use hyper::Method;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeMap, fmt::Write, fs, path::PathBuf, process::Command};
 
 /// One subject, measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -150,7 +144,7 @@ fn as_markdown(results: &Results, pictures: &[&str]) -> String {
 const INTRODUCTION: &str = include_str!("introduction.md");
 
 fn benches() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn said_by(program: &str, arguments: &[&str]) -> String {

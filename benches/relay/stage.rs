@@ -1,11 +1,8 @@
 //! The private nodes, the database with its outbox table, and the virtual host: what every relay is measured on.
 
-use crate::{
-    queue::Queue,
-    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, create_outbox},
-    usage,
-};
+use crate::{queue::Queue, usage};
 use std::time::{Duration, Instant};
+use testkit::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, create_outbox};
 use tokio_postgres::Client;
 
 /// Name of the database.

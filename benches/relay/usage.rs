@@ -1,7 +1,7 @@
 //! What a process costs, from proc(5): CPU time and resident memory.
 
-use crate::support::process::children;
 use std::{fs, time::Duration};
+use testkit::process::children;
 
 /// The kernel counts CPU time in hundredths of a second, whatever it schedules by (USER_HZ of time(7)).
 const TICK: Duration = Duration::from_millis(10);

@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write, path::PathBuf, process::Command};
 
-use crate::support::run;
+use testkit::run;
 
 const SOURCE: &str = include_str!("clock.c");
 

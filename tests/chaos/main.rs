@@ -25,8 +25,6 @@ mod queues;
 mod report;
 mod run;
 mod strike;
-#[path = "../support/mod.rs"]
-mod support;
 mod verdict;
 mod watch;
 mod world;

@@ -33,9 +33,9 @@ use tokio::task::JoinHandle;
 
 use crate::{
     arrivals::{Arrivals, Message},
-    support::consumer::{Reading, answered, connect},
     verdict::parse_id,
 };
+use testkit::consumer::{Reading, answered, connect};
 
 /// Event types, which are the routing keys.
 pub(crate) const STEADY: &str = "Steady";

@@ -10,10 +10,10 @@ use crate::{
     faults::{Fault, Trouble},
     plan::Strike,
     queues::{self, FRAGILE},
-    support::{Direction, Proxy},
     world::{DATABASE, Instance, PASSWORD, PATIENCE, RELAY, World},
     writers,
 };
+use testkit::{Direction, Proxy};
 
 /// How far a clock jumps, in seconds.
 const JUMPS_S: [i64; 8] = [-86_400, -3_600, -60, -5, 5, 60, 3_600, 86_400];

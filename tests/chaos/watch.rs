@@ -7,10 +7,8 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use crate::{
-    support::http,
-    world::{INSTANCES, Instance, SOURCE},
-};
+use crate::world::{INSTANCES, Instance, SOURCE};
+use testkit::http;
 
 const INTERVAL: Duration = Duration::from_millis(200);
 

@@ -11,12 +11,8 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
-use crate::{
-    clock::Clock,
-    queues,
-    support::{Daemon, Postgres, PostgresOptions, Proxy, RabbitMq, RabbitMqOptions, http, run},
-    writers,
-};
+use crate::{clock::Clock, queues, writers};
+use testkit::{Daemon, Postgres, PostgresOptions, Proxy, RabbitMq, RabbitMqOptions, http, run};
 
 pub(crate) const INSTANCES: usize = 2;
 pub(crate) const SOURCE: &str = "orders";

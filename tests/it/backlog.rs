@@ -6,8 +6,8 @@ use crate::{
     inbox::text_header,
     publisher::Broker,
     stage::{PATIENCE, Stage, alive, eventually, source, until_state},
-    support::{Committed, Daemon, Direction, Proxy, process, shared_postgres},
 };
+use testkit::{Committed, Daemon, Direction, Proxy, process, shared_postgres};
 
 /// Writes rows whose `seq` runs against their place in the table, and tells the oracle.
 async fn write_backlog(stage: &Stage, count: i64) {

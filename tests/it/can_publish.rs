@@ -6,10 +6,8 @@ use std::process::Command;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    stage::{PATIENCE, Said, Stage, eventually, say, until_alive, until_state},
-    support::{Daemon, RabbitMq, shared_rabbitmq, unique},
-};
+use crate::stage::{PATIENCE, Said, Stage, eventually, say, until_alive, until_state};
+use testkit::{Daemon, RabbitMq, shared_rabbitmq, unique};
 
 /// A source, its vhost, and a user whose rights the test sets.
 struct Shop {

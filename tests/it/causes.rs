@@ -3,10 +3,8 @@
 
 use std::fs;
 
-use crate::{
-    stage::{PATIENCE, Stage, alive, say, until},
-    support::{Daemon, Postgres, PostgresOptions, shared_postgres, shared_rabbitmq, unique},
-};
+use crate::stage::{PATIENCE, Stage, alive, say, until};
+use testkit::{Daemon, Postgres, PostgresOptions, shared_postgres, shared_rabbitmq, unique};
 
 /// The cures below what failed.
 async fn cures(daemon: &Daemon) -> Vec<String> {

@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
-use crate::{
-    stage::{PATIENCE, Stage, alive, eventually, say, until, until_alive, until_state},
-    support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq},
-};
+use crate::stage::{PATIENCE, Stage, alive, eventually, say, until, until_alive, until_state};
+use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq};
 
 const DELETE: &str = "cleanup.mode = \"delete\"\n";
 

@@ -3,8 +3,8 @@
 use crate::{
     row_order::finding,
     stage::{PATIENCE, Stage, say},
-    support::Daemon,
 };
+use testkit::Daemon;
 
 async fn version(stage: &Stage) -> i32 {
     let version = "SELECT current_setting('server_version_num')::int4 / 10000";

@@ -7,10 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::{
-    stage::{self, PATIENCE, Said, Stage},
-    support::{Daemon, Postgres, PostgresOptions, ports::Port, shared_postgres, shared_rabbitmq, unique},
-};
+use crate::stage::{self, PATIENCE, Said, Stage};
+use testkit::{Daemon, Postgres, PostgresOptions, ports::Port, shared_postgres, shared_rabbitmq, unique};
 
 /// Begins every password here, and must never be printed.
 const SECRET: &str = "s3cret";

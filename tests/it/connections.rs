@@ -6,10 +6,8 @@ use outboxd::postgres::{
     SourceDatabase, TableName, endpoint::Endpoint, error::ConnectError, replication::ReplicationConnection,
 };
 
-use crate::{
-    stage::{Stage, say},
-    support::{Authority, Daemon, Postgres, PostgresOptions, shared_rabbitmq},
-};
+use crate::stage::{Stage, say};
+use testkit::{Authority, Daemon, Postgres, PostgresOptions, shared_rabbitmq};
 
 const SECRET: &str = "s3cret";
 

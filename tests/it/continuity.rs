@@ -3,10 +3,8 @@
 
 use tokio_postgres::Client;
 
-use crate::{
-    stage::{PATIENCE, Stage, alive, eventually, say, until_alive, until_state},
-    support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq, unique},
-};
+use crate::stage::{PATIENCE, Stage, alive, eventually, say, until_alive, until_state};
+use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq, unique};
 
 /// A server of the test's own, with settings.
 async fn server(settings: &[(&str, &str)]) -> Postgres {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::{
     inbox::{Inbox, text_header},
     stage::{PATIENCE, Stage, eventually, say},
-    support::{Daemon, Direction, Proxy},
 };
+use testkit::{Daemon, Direction, Proxy};
 
 /// A source whose role has so much of temporary files, with so many rows of such a payload in its table.
 async fn limited(test: &str, settings: &[&str], rows: u32, payload: &str) -> (Stage, String) {

@@ -12,10 +12,8 @@ use lapin::{
 };
 use tokio::task::JoinHandle;
 
-use crate::{
-    stage::eventually,
-    support::consumer::{self, Reading},
-};
+use crate::stage::eventually;
+use testkit::consumer::{self, Reading};
 
 /// Reads a queue to its end and counts.
 pub(crate) struct Copies {

@@ -21,7 +21,7 @@ use outboxd::{
 };
 use tokio_postgres::Client;
 
-use crate::support::{shared_postgres, unique};
+use testkit::{shared_postgres, unique};
 
 /// A database of its own, with a slot name of its own: slots belong to the server.
 async fn database(ddl: &str) -> (SourceDatabase, Client) {

@@ -5,8 +5,8 @@ use crate::{
     inbox::text_header,
     parked::{PARK, parked_rows, until_confirmed, until_parked},
     stage::{PATIENCE, Stage, say, until, until_state},
-    support::{Daemon, postgres::psql, shared_postgres, unique},
 };
+use testkit::{Daemon, postgres::psql, shared_postgres, unique};
 
 /// A source in a database of this encoding.
 async fn stage(encoding: &str) -> Stage {

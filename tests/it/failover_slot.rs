@@ -5,8 +5,8 @@ use outboxd::postgres::replication::ReplicationConnection;
 use crate::{
     holder::{database, hold},
     stage::{PATIENCE, Stage, eventually, say, source, until_alive, until_state},
-    support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq},
 };
+use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq};
 
 /// A server that removes the WAL of slots which fall behind.
 async fn server() -> Postgres {

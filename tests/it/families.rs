@@ -3,8 +3,8 @@
 use crate::{
     row_order::finding,
     stage::{PATIENCE, Stage, say, until, until_state},
-    support::Daemon,
 };
+use testkit::Daemon;
 
 fn insert(payload: &str) -> String {
     format!(

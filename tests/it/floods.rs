@@ -3,14 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{
+use crate::stage::{PATIENCE, Stage, alive, eventually, until};
+use testkit::{
+    Daemon,
     liar::{ACK, CHANNEL_OPEN_OK, Liar, Lie, OPEN_OK, Protocol, QUEUE_DECLARE_OK, Then},
-    stage::{PATIENCE, Stage, alive, eventually, until},
-    support::{
-        Daemon,
-        raw_amqp::{frame, method, short},
-        shared_postgres, shared_rabbitmq,
-    },
+    raw_amqp::{frame, method, short},
+    shared_postgres, shared_rabbitmq,
 };
 
 /// Length of each flood from its first byte. Without limits it took hundreds of megabytes.

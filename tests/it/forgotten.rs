@@ -9,8 +9,8 @@ use tokio_postgres::Client;
 use crate::{
     recovery::IN_FLIGHT_MAX,
     stage::{PATIENCE, Stage, until_alive, until_state},
-    support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq},
 };
+use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq};
 
 /// A server of the test's own.
 async fn stage(test: &str) -> (Postgres, Stage) {

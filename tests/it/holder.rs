@@ -12,10 +12,8 @@ use outboxd::{
     },
 };
 
-use crate::{
-    stage::{PATIENCE, Stage, alive, eventually, say, source, until, until_alive, until_state},
-    support::{Daemon, shared_postgres, unique},
-};
+use crate::stage::{PATIENCE, Stage, alive, eventually, say, source, until, until_alive, until_state};
+use testkit::{Daemon, shared_postgres, unique};
 
 /// A stage whose daemons and commands have the role that `setup` prints.
 async fn staged(test: &str) -> Stage {

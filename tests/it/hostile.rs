@@ -4,16 +4,14 @@
 
 use std::time::Duration;
 
-use crate::{
+use crate::stage::{PATIENCE, Stage, alive, until};
+use testkit::{
+    Daemon,
     liar::{
         ACK, CHANNEL_OPEN_OK, EXCHANGE_DECLARE_OK, Liar, Lie, OPEN_OK, Protocol, SELECT_OK, START, TUNE, Then,
     },
-    stage::{PATIENCE, Stage, alive, until},
-    support::{
-        Daemon,
-        raw_amqp::{self, method},
-        shared_postgres, shared_rabbitmq,
-    },
+    raw_amqp::{self, method},
+    shared_postgres, shared_rabbitmq,
 };
 
 /// A lie, by the kind of the message that it takes the place of, and what the daemon says of it.

@@ -6,8 +6,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::{
     inbox::{Inbox, header, text_header},
     stage::{PATIENCE, Stage, say, source, until, until_state},
-    support::{Daemon, shared_postgres, shared_rabbitmq, unique},
 };
+use testkit::{Daemon, shared_postgres, shared_rabbitmq, unique};
 
 fn long(text: impl Into<Vec<u8>>) -> AMQPValue {
     AMQPValue::LongString(text.into().into())

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{
-    stage::{PATIENCE, Stage, eventually, say, source, until_alive, until_state},
-    support::{Daemon, Postgres, PostgresOptions, Proxy, shared_rabbitmq},
-};
+use crate::stage::{PATIENCE, Stage, eventually, say, source, until_alive, until_state};
+use testkit::{Daemon, Postgres, PostgresOptions, Proxy, shared_rabbitmq};
 
 /// The server looks at its slots with each checkpoint.
 const TIMEOUT: Duration = Duration::from_secs(20);

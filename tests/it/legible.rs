@@ -5,8 +5,8 @@ use outboxd::legible::is_hidden;
 use crate::{
     parked::PARK,
     stage::{Stage, say, until, until_alive, until_state},
-    support::{Daemon, http},
 };
+use testkit::{Daemon, http};
 
 /// A line that looks like a log's, sequences that act on a terminal, and characters that turn text around or hide.
 const HOSTILE: &str = "x\nforged ERROR\r\u{1b}[2J\u{9b}31m\u{202e}\u{2066}\u{200b}\u{e0041}\u{7f}";

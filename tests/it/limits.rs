@@ -3,10 +3,8 @@
 use hyper::Method;
 use serde_json::json;
 
-use crate::{
-    stage::{PATIENCE, Stage, alive, say, until},
-    support::{Daemon, RabbitMq, shared_rabbitmq, unique},
-};
+use crate::stage::{PATIENCE, Stage, alive, say, until};
+use testkit::{Daemon, RabbitMq, shared_rabbitmq, unique};
 
 async fn limit_vhost(node: &RabbitMq, vhost: &str, name: &str, value: i64) {
     node.api(Method::PUT, &format!("/api/vhost-limits/{vhost}/{name}"), json!({ "value": value })).await;

@@ -26,7 +26,6 @@ mod hostile_rows;
 mod idle_slot;
 mod inbox;
 mod legible;
-mod liar;
 mod limits;
 mod managed;
 mod message;
@@ -62,8 +61,6 @@ mod stalled;
 mod standby;
 mod stderr;
 mod subscriptions;
-#[path = "../support/mod.rs"]
-mod support;
 mod synchronous;
 mod tables;
 mod taken;

@@ -1,9 +1,7 @@
 //! Databases of managed services: who may replicate is not told by `rolreplication`, and the cures are the service's own.
 
-use crate::{
-    stage::{PATIENCE, Said, Stage, alive, say, until},
-    support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq},
-};
+use crate::stage::{PATIENCE, Said, Stage, alive, say, until};
+use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq};
 
 /// The line of a check, and the cure below it.
 fn finding(said: &Said, name: &str) -> String {

@@ -4,8 +4,8 @@
 use crate::{
     parked::{PARK, parked_rows, until_parked},
     stage::{PATIENCE, Said, Stage, say, until, until_alive},
-    support::Daemon,
 };
+use testkit::Daemon;
 
 const SOURCE: [&str; 2] = ["--source", "orders"];
 

@@ -6,8 +6,8 @@ use crate::{
     copies::{Copies, bound_queue},
     parked::{parked_rows, until_parked},
     stage::{PATIENCE, Stage, eventually, say, source, until, until_alive, until_state},
-    support::Daemon,
 };
+use testkit::Daemon;
 
 const FAST: &str = "delivery.backoff_min_ms = 50\ndelivery.backoff_max_ms = 400\n";
 

@@ -1,10 +1,6 @@
 //! The support itself: private nodes start, stop in every way, come back with their data, and leave nothing behind.
 
 use crate::stage::until_alive;
-use crate::support::{
-    Authority, Consumer, Daemon, Oracle, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Workload,
-    process, run, shared_postgres, shared_rabbitmq, unique,
-};
 use lapin::{
     BasicProperties, Connection, ConnectionProperties,
     options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
@@ -16,6 +12,10 @@ use std::{
     path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
+};
+use testkit::{
+    Authority, Consumer, Daemon, Oracle, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Workload,
+    process, run, shared_postgres, shared_rabbitmq, unique,
 };
 
 #[tokio::test]

@@ -3,10 +3,8 @@
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_postgres::Client;
 
-use crate::{
-    stage::{PATIENCE, Stage, alive, eventually, say, until, until_alive, until_state},
-    support::{Daemon, Postgres, PostgresOptions, shared_rabbitmq, unique},
-};
+use crate::stage::{PATIENCE, Stage, alive, eventually, say, until, until_alive, until_state};
+use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq, unique};
 
 const BEGIN: &str = "BEGIN; INSERT INTO bills VALUES (1)";
 

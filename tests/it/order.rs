@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use crate::{
-    stage::{PATIENCE, Stage, source},
-    support::{Consumer, Oracle, Workload},
-};
+use crate::stage::{PATIENCE, Stage, source};
+use testkit::{Consumer, Oracle, Workload};
 
 /// Three aggregate types go to three exchanges, each of which is used for the first time while the others are busy.
 async fn three_exchanges_under_conflict(ordering: &str) {

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{
-    stage::{PATIENCE, Stage, eventually, source, until, until_alive, until_state},
-    support::{
-        Daemon, Direction, Postgres, PostgresOptions, Proxy, RabbitMq, RabbitMqOptions, shared_postgres,
-        shared_rabbitmq,
-    },
+use crate::stage::{PATIENCE, Stage, eventually, source, until, until_alive, until_state};
+use testkit::{
+    Daemon, Direction, Postgres, PostgresOptions, Proxy, RabbitMq, RabbitMqOptions, shared_postgres,
+    shared_rabbitmq,
 };
 
 const IN_FLIGHT_MAX: usize = 64;

@@ -2,10 +2,8 @@
 
 use tokio_postgres::Client;
 
-use crate::{
-    stage::{PATIENCE, Stage, eventually, say, until, until_alive, until_state},
-    support::Daemon,
-};
+use crate::stage::{PATIENCE, Stage, eventually, say, until, until_alive, until_state};
+use testkit::Daemon;
 
 /// Both policies park.
 pub(crate) const PARK: &str = "delivery.on_unroutable = \"park\"\ndelivery.on_invalid = \"park\"\n\

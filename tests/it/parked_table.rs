@@ -9,10 +9,8 @@ use outboxd::{
 };
 use tokio_postgres::Client;
 
-use crate::{
-    stage::eventually,
-    support::{Postgres, PostgresOptions, shared_postgres, unique},
-};
+use crate::stage::eventually;
+use testkit::{Postgres, PostgresOptions, shared_postgres, unique};
 
 /// A database with a table of parked rows, and a session that parks, by its process id.
 async fn parking(server: &Postgres) -> (SourceDatabase, Client, i32) {

@@ -6,8 +6,8 @@ use crate::{
     inbox::text_header,
     parked::{PARK, parked_rows, parking, until_confirmed, until_parked},
     stage::{PATIENCE, Stage, eventually, say, until_state},
-    support::{shared_postgres, unique},
 };
+use testkit::{shared_postgres, unique};
 
 /// For longer than the server lets an insert wait, several times over.
 #[tokio::test]

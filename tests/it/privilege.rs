@@ -6,8 +6,8 @@ use serde_json::Value;
 use crate::{
     parked::PARK,
     stage::{PATIENCE, Said, Stage, eventually, say, until, until_alive, until_state},
-    support::Daemon,
 };
+use testkit::Daemon;
 
 const SOURCE: [&str; 2] = ["--source", "orders"];
 

@@ -1,7 +1,7 @@
 //! The proxy of the support: each way to misbehave does what it says.
 
-use crate::support::{Direction, Proxy};
 use std::time::{Duration, Instant};
+use testkit::{Direction, Proxy};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

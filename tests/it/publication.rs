@@ -4,8 +4,8 @@
 use crate::{
     row_order::finding,
     stage::{PATIENCE, Stage, alive, eventually, say, until, until_alive, until_state},
-    support::Daemon,
 };
+use testkit::Daemon;
 
 const PUBLISH: &str = "CREATE PUBLICATION outboxd_orders FOR TABLE ONLY outbox WITH (publish = 'insert')";
 

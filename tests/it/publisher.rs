@@ -33,7 +33,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{self, Authority, RabbitMq, RabbitMqOptions, shared_rabbitmq};
+use testkit::{self, Authority, RabbitMq, RabbitMqOptions, shared_rabbitmq};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -62,7 +62,7 @@ impl Broker {
     }
 
     async fn on(node: &'static RabbitMq) -> Self {
-        let vhost = support::unique("publisher");
+        let vhost = testkit::unique("publisher");
         Self { url: node.create_vhost(&vhost).await, node }
     }
 

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use hyper::Method;
 
-use crate::{
-    stage::Stage,
-    support::{
-        RawPublisher,
-        raw_amqp::{HEADERS, MESSAGE_ID, array, arrays, properties, short, table, tables, text},
-        shared_rabbitmq,
-    },
+use crate::stage::Stage;
+use testkit::{
+    RawPublisher,
+    raw_amqp::{HEADERS, MESSAGE_ID, array, arrays, properties, short, table, tables, text},
+    shared_rabbitmq,
 };
 
 /// Rounds of everything that is published, 20 messages a second.

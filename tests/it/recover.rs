@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use crate::{
-    stage::{PATIENCE, Said, Stage, eventually, say, until_alive, until_state},
-    support::{Daemon, Direction, Proxy, Verdict, process},
-};
+use crate::stage::{PATIENCE, Said, Stage, eventually, say, until_alive, until_state};
+use testkit::{Daemon, Direction, Proxy, Verdict, process};
 
 const RECOVER: &[&str] = &["recover", "--source", "orders"];
 

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{
-    stage::{PATIENCE, Stage, eventually},
-    support::Daemon,
-};
+use crate::stage::{PATIENCE, Stage, eventually};
+use testkit::Daemon;
 
 pub(crate) const IN_FLIGHT_MAX: usize = 64;
 

@@ -5,10 +5,8 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::json;
 
-use crate::{
-    stage::{PATIENCE, Stage, alive, eventually, source, until},
-    support::shared_rabbitmq,
-};
+use crate::stage::{PATIENCE, Stage, alive, eventually, source, until};
+use testkit::shared_rabbitmq;
 
 #[tokio::test]
 async fn nacked_messages_are_sent_again_in_the_order_of_their_aggregates() {

@@ -10,8 +10,8 @@ use crate::{
     copies::{Copies, bound_queue},
     parked::{parked_rows, until_parked},
     stage::{PATIENCE, Stage, eventually, say, source, until, until_alive, until_state},
-    support::{Daemon, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, consumer, shared_rabbitmq},
 };
+use testkit::{Daemon, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, consumer, shared_rabbitmq};
 
 const FAST: &str = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n";
 const QUORUM: &str = "quorum";

@@ -5,8 +5,8 @@ use lapin::{message::Delivery, types::AMQPValue};
 use crate::{
     inbox::{Inbox, header, text, text_header},
     stage::{PATIENCE, Said, Stage, eventually, say, source},
-    support::{Daemon, Proxy, process},
 };
+use testkit::{Daemon, Proxy, process};
 
 const REPLAY: &[&str] = &["replay", "--source", "orders"];
 

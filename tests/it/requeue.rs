@@ -6,8 +6,8 @@ use crate::{
     inbox::{Inbox, text, text_header},
     parked::{PARK, parked_rows, until_parked},
     stage::{PATIENCE, Said, Stage, eventually, say, until, until_alive, until_state},
-    support::{Daemon, Direction, Proxy, unique},
 };
+use testkit::{Daemon, Direction, Proxy, unique};
 
 /// A source that parks, and nobody who consumes.
 async fn nobody_bound(test: &str) -> Stage {

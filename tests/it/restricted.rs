@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use crate::{
     row_order::finding,
     stage::{PATIENCE, Stage, alive, eventually, say, until, until_state},
-    support::Daemon,
 };
+use testkit::Daemon;
 
 const ROW: &str =
     "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', 'a', 'E', '1')";

@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::{
     parked::parked_rows,
     stage::{PATIENCE, Stage, eventually, say, source, until, until_alive, until_state},
-    support::{Daemon, consumer, shared_rabbitmq},
 };
+use testkit::{Daemon, consumer, shared_rabbitmq};
 
 const FAST: &str = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n";
 const PARK: &str = "delivery.on_invalid = \"park\"\n";

@@ -4,8 +4,8 @@
 use crate::{
     inbox::Inbox,
     stage::{PATIENCE, Said, Stage, say},
-    support::Daemon,
 };
+use testkit::Daemon;
 
 const REPLAY: &[&str] = &["replay", "--source", "orders"];
 

@@ -10,8 +10,8 @@ use lapin::{
 use crate::{
     inbox::{header, text_header},
     stage::{PATIENCE, Stage, alive, until, until_state},
-    support::{Postgres, PostgresOptions, shared_rabbitmq},
 };
+use testkit::{Postgres, PostgresOptions, shared_rabbitmq};
 
 /// The server decodes it for a while and then sends it at once; nobody consumes, and the queue counts.
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn two_broken_sources_of_sixteen_leave_the_others_running() {
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), 2 * (SOURCES - 2));
-    let (status, text) = crate::support::http::get(daemon.admin_port(), "/readyz").await.unwrap();
+    let (status, text) = testkit::http::get(daemon.admin_port(), "/readyz").await.unwrap();
     assert_eq!((status.as_u16(), text.lines().count()), (503, 2), "{text}");
 
     // What is mended goes on by itself.

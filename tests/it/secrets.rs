@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    stage::{PATIENCE, Stage, say, source, until, until_state},
-    support::{Daemon, Postgres, PostgresOptions, process, shared_postgres, shared_rabbitmq, unique},
+use crate::stage::{PATIENCE, Stage, say, source, until, until_state};
+use testkit::{
+    Daemon, Postgres, PostgresOptions, process, programs, shared_postgres, shared_rabbitmq, unique,
 };
 
 /// Begins every password, and stands in no log.
@@ -221,7 +221,7 @@ async fn no_core_is_dumped() {
     }
     let stage = Stage::shared("core").await;
     let daemon = Daemon::prepare(&stage.config());
-    let (outboxd, file) = (process::executable("outboxd"), daemon.config_file());
+    let (outboxd, file) = (programs::executable("outboxd"), daemon.config_file());
     let child = begin(&[&outboxd.display().to_string(), "--config", &file.display().to_string(), "run"]);
     crate::stage::until_alive(&daemon).await;
     assert!(!dumps(child).await, "outboxd dumped core");

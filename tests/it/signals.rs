@@ -2,10 +2,8 @@
 
 use std::{process::Output, time::Duration};
 
-use crate::{
-    stage::{PATIENCE, Stage, alive, eventually, until_alive, until_state},
-    support::{Daemon, Proxy, process, shared_postgres, shared_rabbitmq},
-};
+use crate::stage::{PATIENCE, Stage, alive, eventually, until_alive, until_state};
+use testkit::{Daemon, Proxy, process, shared_postgres, shared_rabbitmq};
 
 /// Name of each in the log, and what `kill` calls it.
 const IGNORED: [(&str, &str); 12] = [

@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
 
-use crate::{
-    stage::{PATIENCE, Stage, eventually, until},
-    support::{shared_postgres, unique},
-};
+use crate::stage::{PATIENCE, Stage, eventually, until};
+use testkit::{shared_postgres, unique};
 
 #[tokio::test]
 async fn a_slot_that_is_gone_is_not_made_anew() {

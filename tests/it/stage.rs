@@ -13,7 +13,7 @@ use lapin::{
 use tokio::task::JoinHandle;
 
 use crate::inbox::Inbox;
-use crate::support::{
+use testkit::{
     Committed, Consumer, Daemon, Oracle, Postgres, Proxy, RabbitMq, Verdict, Workload, consumer, http,
     postgres::psql, shared_postgres, shared_rabbitmq, unique,
 };

@@ -5,8 +5,8 @@ use lapin::types::AMQPValue;
 use crate::{
     copies::{Copies, bound_queue},
     stage::{PATIENCE, Stage, until, until_alive, until_state},
-    support::{Daemon, RabbitMq, RabbitMqOptions, shared_postgres},
 };
+use testkit::{Daemon, RabbitMq, RabbitMqOptions, shared_postgres};
 
 /// What a node does to a quorum queue of its own.
 async fn queue_server(broker: &RabbitMq, stage: &Stage, function: &str) {

@@ -11,9 +11,9 @@ use serde_json::json;
 use crate::{
     recovery::{IN_FLIGHT_MAX, kill_9},
     stage::{PATIENCE, Stage, alive, eventually, say, source, until, until_alive, until_state},
-    support::{Daemon, Direction, Proxy, RabbitMq, RabbitMqOptions, shared_postgres, shared_rabbitmq},
     trace::Trace,
 };
+use testkit::{Daemon, Direction, Proxy, RabbitMq, RabbitMqOptions, shared_postgres, shared_rabbitmq};
 
 const FLOW: usize = 100;
 const USERS: [&str; 2] = ["first", "second"];

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use crate::{
-    stage::{PATIENCE, Stage, eventually, until_alive},
-    support::{Daemon, UnreadPipe},
-};
+use crate::stage::{PATIENCE, Stage, eventually, until_alive};
+use testkit::{Daemon, UnreadPipe};
 
 #[tokio::test]
 async fn a_stderr_that_nobody_reads_holds_up_no_message_and_no_end() {
@@ -57,7 +55,7 @@ async fn a_stderr_that_nobody_reads_does_not_keep_it_from_ending_with_its_status
 
     let broken = Daemon::prepare("[rabbitmq]\n");
     let file = std::fs::OpenOptions::new().append(true).open(pipe.path()).unwrap();
-    let mut command = tokio::process::Command::new(crate::support::process::executable("outboxd"));
+    let mut command = tokio::process::Command::new(testkit::programs::executable("outboxd"));
     command.arg("--config").arg(broken.config_file()).arg("run").stderr(file).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends").unwrap();

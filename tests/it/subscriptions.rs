@@ -2,10 +2,8 @@
 
 use serde_json::Value;
 
-use crate::{
-    stage::{PATIENCE, Stage, eventually, source, until, until_state},
-    support::Daemon,
-};
+use crate::stage::{PATIENCE, Stage, eventually, source, until, until_state};
+use testkit::Daemon;
 
 const SUBSCRIBED: &str =
     "[[subscriptions]]\nqueue = 'subscribed'\nexchange = 'Order.events'\nqueue_type = 'classic'\n";

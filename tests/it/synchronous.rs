@@ -2,10 +2,8 @@
 
 use std::process::Stdio;
 
-use crate::{
-    stage::{PATIENCE, Stage, eventually, say},
-    support::{Daemon, Postgres, PostgresOptions, Proxy, postgres::bin_dir, run, shared_rabbitmq},
-};
+use crate::stage::{PATIENCE, Stage, eventually, say};
+use testkit::{Daemon, Postgres, PostgresOptions, Proxy, postgres::bin_dir, run, shared_rabbitmq};
 
 /// A standby that receives and flushes WAL, as far as commits wait for one. Ends when it is dropped.
 fn standby(server: &Postgres) -> tokio::process::Child {

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use lapin::{Channel, Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable};
 
-use crate::{
-    stage::{Stage, alive, eventually, say, until, until_state},
-    support::{Daemon, RabbitMq, shared_rabbitmq},
-};
+use crate::stage::{Stage, alive, eventually, say, until, until_state};
+use testkit::{Daemon, RabbitMq, shared_rabbitmq};
 
 /// Declares the publisher queue of the stage's source before outboxd does; gives its name.
 async fn take(stage: &Stage, options: QueueDeclareOptions) -> (Connection, Channel, String) {

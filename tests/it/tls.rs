@@ -9,8 +9,8 @@ use crate::{
     inbox::text_header,
     publisher::Broker,
     stage::{PATIENCE, Stage, alive, until, until_state},
-    support::{Authority, Daemon, Postgres, PostgresOptions, shared_postgres, shared_rabbitmq},
 };
+use testkit::{Authority, Daemon, Postgres, PostgresOptions, shared_postgres, shared_rabbitmq};
 
 /// In every password, and in no log.
 const SECRET: &str = "s3cret";

@@ -14,7 +14,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-use crate::support::RabbitMq;
+use testkit::RabbitMq;
 
 /// A publish that the broker has taken in.
 #[derive(Clone, Debug)]

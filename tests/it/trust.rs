@@ -3,8 +3,8 @@
 use crate::{
     parked::PARK,
     stage::{PATIENCE, Stage, eventually, say, until},
-    support::{Daemon, Postgres, PostgresOptions, postgres::psql, shared_rabbitmq},
 };
+use testkit::{Daemon, Postgres, PostgresOptions, postgres::psql, shared_rabbitmq};
 
 const DELETE: &str = "cleanup.mode = \"delete\"\n";
 

@@ -1,4 +1,5 @@
-//! The DDL of the outbox table, and of the inbox table that goes with it on the other side.
+//! Tables of the outbox pattern as SQL: the outbox, and the inbox that goes with it on the other side. The daemon prints them, the
+//! services create them.
 
 /// The table that Debezium made the standard, with three optional columns.
 pub const OUTBOX_STANDARD: &str = "\

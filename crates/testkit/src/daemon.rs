@@ -4,7 +4,7 @@ use super::{
     http,
     ports::Port,
     process::{self, Process},
-    run,
+    programs, run,
 };
 use serde_json::Value;
 use std::{
@@ -106,7 +106,7 @@ impl Daemon {
     /// As [`Daemon::start_again`], with its output going elsewhere: to `/dev/full`.
     pub fn start_again_logging_to(&mut self, log: &Path) {
         assert!(self.process.is_none(), "the daemon has not been stopped");
-        let mut command = process::command(process::executable("outboxd"));
+        let mut command = process::command(programs::executable("outboxd"));
         command.arg("--config").arg(self.config_file()).arg("run");
         command.envs(self.environment.iter().cloned());
         self.process = Some(Process::spawn(command, &self.folder, log));
@@ -119,7 +119,7 @@ impl Daemon {
 
     /// Begins another command, for a test that does something to it. Killed when dropped.
     pub fn begin_command(&self, arguments: &[&str]) -> tokio::process::Child {
-        let mut command = process::short_command(process::executable("outboxd"));
+        let mut command = process::short_command(programs::executable("outboxd"));
         command
             .arg("--config")
             .arg(self.config_file())

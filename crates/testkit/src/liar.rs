@@ -16,22 +16,29 @@ use tokio::{
     sync::watch,
 };
 
-/// Methods of AMQP that a [`Lie`] may stand in place of: class and method.
-pub(crate) const START: &[u8] = &[0, 10, 0, 10];
-pub(crate) const TUNE: &[u8] = &[0, 10, 0, 30];
-pub(crate) const OPEN_OK: &[u8] = &[0, 10, 0, 41];
-pub(crate) const CHANNEL_OPEN_OK: &[u8] = &[0, 20, 0, 11];
-pub(crate) const EXCHANGE_DECLARE_OK: &[u8] = &[0, 40, 0, 11];
-pub(crate) const QUEUE_DECLARE_OK: &[u8] = &[0, 50, 0, 11];
-pub(crate) const SELECT_OK: &[u8] = &[0, 85, 0, 11];
-pub(crate) const ACK: &[u8] = &[0, 60, 0, 80];
+/// Class and method of `connection.start`.
+pub const START: &[u8] = &[0, 10, 0, 10];
+/// Class and method of `connection.tune`.
+pub const TUNE: &[u8] = &[0, 10, 0, 30];
+/// Class and method of `connection.open-ok`.
+pub const OPEN_OK: &[u8] = &[0, 10, 0, 41];
+/// Class and method of `channel.open-ok`.
+pub const CHANNEL_OPEN_OK: &[u8] = &[0, 20, 0, 11];
+/// Class and method of `exchange.declare-ok`.
+pub const EXCHANGE_DECLARE_OK: &[u8] = &[0, 40, 0, 11];
+/// Class and method of `queue.declare-ok`.
+pub const QUEUE_DECLARE_OK: &[u8] = &[0, 50, 0, 11];
+/// Class and method of `confirm.select-ok`.
+pub const SELECT_OK: &[u8] = &[0, 85, 0, 11];
+/// Class and method of `basic.ack`.
+pub const ACK: &[u8] = &[0, 60, 0, 80];
 
 /// Bytes of a flood that are written at a time.
 const FLOOD_BYTES: usize = 64 << 10;
 
 /// How messages are framed, and where it stands what kind of message one is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Protocol {
+pub enum Protocol {
     /// Tag, then a length that counts itself (manual, "Message Formats").
     Postgres,
     /// Type, channel, size, payload, end; a method's payload begins with class and method (AMQP 0-9-1, 2.3.5).
@@ -54,13 +61,16 @@ impl Protocol {
 
 /// What is done in place of the first message of a kind.
 #[derive(Clone)]
-pub(crate) struct Lie {
-    pub(crate) in_place_of: &'static [u8],
-    pub(crate) then: Then,
+pub struct Lie {
+    /// Class and method, or tag.
+    pub in_place_of: &'static [u8],
+    /// The lie itself.
+    pub then: Then,
 }
 
+/// Bytes that a [`Lie`] puts there.
 #[derive(Clone)]
-pub(crate) enum Then {
+pub enum Then {
     /// Half of the message, and an end.
     Stop,
     /// Half of the message, and nothing more.
@@ -87,15 +97,16 @@ impl fmt::Display for Then {
 }
 
 /// The proxy. Its connections end when what it is told to do changes.
-pub(crate) struct Liar {
-    pub(crate) port: u16,
+pub struct Liar {
+    /// Where it listens, on 127.0.0.1.
+    pub port: u16,
     lie: watch::Sender<Option<Lie>>,
     told: Arc<AtomicUsize>,
 }
 
 impl Liar {
     /// A proxy that is honest so far.
-    pub(crate) async fn before(server_port: u16, protocol: Protocol) -> Self {
+    pub async fn before(server_port: u16, protocol: Protocol) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (lie, orders) = watch::channel(None);
@@ -118,13 +129,13 @@ impl Liar {
     }
 
     /// From now on, on new connections; old ones end.
-    pub(crate) fn tell(&self, lie: Option<Lie>) {
+    pub fn tell(&self, lie: Option<Lie>) {
         self.told.store(0, Ordering::SeqCst);
         self.lie.send_replace(lie);
     }
 
     /// How often the lie has been told.
-    pub(crate) fn told(&self) -> usize {
+    pub fn told(&self) -> usize {
         self.told.load(Ordering::SeqCst)
     }
 }

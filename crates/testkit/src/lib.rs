@@ -1,12 +1,9 @@
-//! What the tests, the benches and the demo stand on: private PostgreSQL and RabbitMQ nodes, a TCP proxy that breaks
+//! Ground of the tests, the benches and the demos: private PostgreSQL and RabbitMQ nodes, a TCP proxy that breaks
 //! on request, writers, a consumer, an oracle that judges what arrived, and a handle on the real daemon.
 //!
-//! One folder, compiled into each of those programs (`mod support;` or `#[path]`), so that there is one launcher.
 //! Everything here panics with a full sentence when the machine does not do what a test needs: a test has no use for
 //! an error it cannot handle.
 
-// Every program compiles all of it and uses the part it needs.
-#![allow(dead_code, unused_imports, unreachable_pub)]
 // See above: a failed expectation here is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,10 +11,12 @@ pub mod certs;
 pub mod consumer;
 pub mod daemon;
 pub mod http;
+pub mod liar;
 pub mod oracle;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod programs;
 pub mod proxy;
 pub mod rabbitmq;
 pub mod raw_amqp;

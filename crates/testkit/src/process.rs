@@ -36,24 +36,6 @@ pub fn short_command(program: impl AsRef<OsStr>) -> tokio::process::Command {
     command
 }
 
-/// One of the package's programs. Cargo names them to integration tests and benches; beside an example they are one folder up.
-pub fn executable(name: &str) -> PathBuf {
-    let named = match name {
-        "outboxd" => option_env!("CARGO_BIN_EXE_outboxd"),
-        "order-service" => option_env!("CARGO_BIN_EXE_order-service"),
-        "customer-service" => option_env!("CARGO_BIN_EXE_customer-service"),
-        "order-history" => option_env!("CARGO_BIN_EXE_order-history"),
-        _ => panic!("there is no program {name}"),
-    };
-    named.map_or_else(
-        || {
-            let here = std::env::current_exe().expect("this process has an executable");
-            here.ancestors().nth(2).expect("cargo puts examples into target/<profile>/examples").join(name)
-        },
-        PathBuf::from,
-    )
-}
-
 impl Process {
     /// Starts `command` (of [`command`]) in `directory`, which lies in the run's folder, with its output appended to `log`.
     pub fn spawn(mut command: Command, directory: &Path, log: &Path) -> Self {

@@ -5,10 +5,13 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Flags of properties (AMQP 0-9-1 specification, 4.2.6.1).
+/// Flag of the property `headers` (AMQP 0-9-1 specification, 4.2.6.1).
 pub const HEADERS: u16 = 1 << 13;
+/// Flag of the property `correlation_id`.
 pub const CORRELATION_ID: u16 = 1 << 10;
+/// Flag of the property `message_id`.
 pub const MESSAGE_ID: u16 = 1 << 7;
+/// Flag of the property `type`.
 pub const TYPE: u16 = 1 << 5;
 
 /// A connection to a broker, in confirm mode.

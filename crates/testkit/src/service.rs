@@ -4,7 +4,7 @@ use super::{
     http,
     ports::Port,
     process::{self, Process},
-    run,
+    programs, run,
 };
 use hyper::{Method, Response};
 use serde_json::Value;
@@ -79,7 +79,7 @@ impl Service {
     /// As [`start_again`](Self::start_again), with its output going elsewhere.
     pub fn start_again_logging_to(&mut self, log: &Path) {
         assert!(self.process.is_none(), "{} has not been stopped", self.program);
-        let executable = process::executable(self.program);
+        let executable = programs::executable(self.program);
         let mut command = match self.open_files {
             Some(files) => {
                 let mut command = process::command("prlimit");
@@ -97,7 +97,7 @@ impl Service {
 
     /// Runs another command of the same environment to its end: `&["rebuild"]`.
     pub async fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = tokio::process::Command::new(process::executable(self.program));
+        let mut command = tokio::process::Command::new(programs::executable(self.program));
         command
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(arguments)

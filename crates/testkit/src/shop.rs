@@ -8,17 +8,22 @@ use std::time::Duration;
 const SERVICES: [&str; 3] = ["orders", "customers", "history"];
 
 /// outboxd's configuration, as it ships, without the admin endpoints.
-const RELAY: &str = include_str!("../../config/shop.toml");
+const RELAY: &str = include_str!("../../../config/shop.toml");
 
 /// Everything that runs. Dropped in this order: the services end before what they talk to.
 #[derive(Debug)]
 pub struct Shop {
+    /// order-service.
     pub orders: Service,
+    /// customer-service.
     pub customers: Service,
+    /// order-history.
     pub history: Service,
+    /// outboxd.
     pub relay: Daemon,
     /// Connection strings of the databases of orders, customers and history, each for the service's own role.
     pub databases: [String; 3],
+    /// URL of their virtual host.
     pub amqp_url: String,
 }
 

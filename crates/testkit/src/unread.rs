@@ -24,6 +24,7 @@ pub struct UnreadPipe {
 }
 
 impl UnreadPipe {
+    /// A new one, full.
     pub fn create() -> Self {
         let path = run::folder("pipe").join("stderr");
         let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo, of coreutils, runs");

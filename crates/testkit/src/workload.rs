@@ -2,7 +2,7 @@
 
 use super::oracle::{Committed, Oracle};
 use fastrand::Rng;
-use outboxd::outbox::ddl::OUTBOX_STANDARD;
+use outbox_schema::OUTBOX_STANDARD;
 use std::{
     collections::BTreeSet,
     sync::{

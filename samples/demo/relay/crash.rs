@@ -8,7 +8,6 @@ use super::{
         screen::{Screen, counted},
     },
     stage::Stage,
-    support::{Oracle, Verdict},
 };
 use std::{
     sync::{
@@ -17,6 +16,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use testkit::{Oracle, Verdict};
 use tokio::{task::JoinSet, time::sleep};
 
 /// How many messages the consumer has when the daemon is killed: a good part, and far from all.

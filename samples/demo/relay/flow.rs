@@ -9,12 +9,12 @@ use super::{
         screen::{Cell, Screen},
     },
     stage::Stage,
-    support::{Oracle, consumer::received},
 };
 use lapin::{
     message::Delivery,
     types::{AMQPValue, ShortString},
 };
+use testkit::{Oracle, consumer::received};
 
 /// Writes the story, then consumes it and shows both beside each other.
 pub(crate) async fn commit_and_consume(screen: Screen, stage: &Stage, oracle: &Oracle) -> Outcome<Shipping> {

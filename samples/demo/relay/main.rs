@@ -10,8 +10,6 @@ mod shipping;
 #[path = "../show/mod.rs"]
 mod show;
 mod stage;
-#[path = "../../support/mod.rs"]
-mod support;
 
 use shipping::{QUEUE, Shipping};
 use show::{
@@ -25,7 +23,7 @@ use std::{
     process::ExitCode,
     time::{Duration, Instant},
 };
-use support::{Oracle, consumer::received, http};
+use testkit::{Oracle, consumer::received, http};
 
 /// Nothing arrives for so long: nothing is under way.
 const SILENCE: Duration = Duration::from_millis(500);

@@ -1,7 +1,6 @@
 //! The service that takes orders: it changes its own table and writes what happened to the outbox, in one transaction.
 //! It knows nothing of outboxd and of RabbitMQ.
 
-use super::support::{Committed, Oracle};
 use std::{
     collections::BTreeSet,
     sync::{
@@ -10,6 +9,7 @@ use std::{
     },
     time::Duration,
 };
+use testkit::{Committed, Oracle};
 use tokio::time::sleep;
 use tokio_postgres::{Client, Error};
 

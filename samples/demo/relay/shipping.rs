@@ -1,6 +1,5 @@
 //! The service that ships orders: it consumes the queue that outboxd declared for it, and acknowledges what it gets.
 
-use super::support::{Oracle, consumer::received};
 use futures_util::StreamExt;
 use lapin::{
     Connection, ConnectionProperties, Error,
@@ -9,6 +8,7 @@ use lapin::{
     types::FieldTable,
 };
 use std::time::Duration;
+use testkit::{Oracle, consumer::received};
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver},
     task::JoinHandle,

@@ -1,16 +1,14 @@
 //! What the demo plays on: two private nodes, and the daemon between them with a configuration file and log to keep.
 
-use super::{
-    show::{
-        Outcome, ensure,
-        files::{executable, keep, kept, short},
-    },
-    support::{Daemon, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions},
+use super::show::{
+    Outcome, ensure,
+    files::{executable, keep, kept, short},
 };
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
+use testkit::{Daemon, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions};
 
 const CONFIG: &str = include_str!("outboxd.toml");
 /// The database of the service that takes orders.

@@ -8,12 +8,12 @@ use super::{
         screen::{Screen, counted},
     },
     stage::Stage,
-    support::{Service, Shop},
     verdict,
 };
 use futures_util::future::try_join_all;
 use hyper::Method;
 use std::{cell::Cell, time::Instant};
+use testkit::{Service, Shop};
 
 /// How many orders, by how many clients at the same time, for how many customers.
 const ORDERS: usize = 1_000;

@@ -6,11 +6,11 @@ use super::{
         screen::{Cell, Screen},
     },
     stage::Stage,
-    support::Service,
 };
 use hyper::{Method, Response};
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use testkit::Service;
 
 /// An order on its way.
 pub(crate) struct Journey {

@@ -7,9 +7,9 @@ use super::{
         screen::Screen,
     },
     stage::Stage,
-    support::Service,
 };
 use std::time::Duration;
+use testkit::Service;
 
 /// How often is looked whether an event has arrived.
 const GLANCE: Duration = Duration::from_millis(50);

@@ -13,8 +13,6 @@ mod outage;
 mod show;
 mod stage;
 mod story;
-#[path = "../../support/mod.rs"]
-mod support;
 mod trace;
 mod verdict;
 mod walls;

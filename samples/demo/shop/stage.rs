@@ -7,12 +7,12 @@ use super::{
         files::{executable, keep, kept, short},
         screen::Screen,
     },
-    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Service, Shop, http},
     walls,
     watcher::Watcher,
 };
 use hyper::Method;
 use std::time::{Duration, Instant};
+use testkit::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Service, Shop, http};
 
 const PROGRAMS: [&str; 4] = ["outboxd", "order-service", "customer-service", "order-history"];
 /// The sources of the relay's configuration.

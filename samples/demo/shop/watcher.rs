@@ -1,6 +1,6 @@
 //! A consumer of the demo's own: hears every event of both services, and takes nothing away from anybody.
 
-use super::{show::Outcome, support::consumer::received};
+use super::show::Outcome;
 use futures_util::StreamExt;
 use lapin::{
     Connection, ConnectionProperties,
@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
+use testkit::consumer::received;
 use tokio::task::JoinHandle;
 
 /// An event as it came from the broker.

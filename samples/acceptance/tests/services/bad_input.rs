@@ -8,8 +8,8 @@ use outboxd::legible::is_hidden;
 use crate::{
     broker::{ByHand, header, publish, take},
     eventually, shared_shop, shop,
-    support::Service,
 };
+use testkit::Service;
 
 async fn count(url: &str, table: &str) -> i64 {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();

@@ -1,9 +1,7 @@
 //! Services reach their brokers as outboxd does: over TLS with a private CA and a client certificate, and by several URLs.
 
-use crate::{
-    eventually,
-    support::{Authority, RabbitMq, RabbitMqOptions, Service, shared_postgres, unique},
-};
+use crate::eventually;
+use testkit::{Authority, RabbitMq, RabbitMqOptions, Service, shared_postgres, unique};
 
 #[tokio::test]
 async fn a_service_consumes_over_tls_with_its_own_certificate_from_the_broker_that_is_there() {

@@ -12,7 +12,8 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{settled, shop, support::http};
+use crate::{settled, shop};
+use testkit::http;
 
 async fn half_sent(port: u16, text: &str) -> TcpStream {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();

@@ -11,8 +11,8 @@ use tokio_postgres::{Client, NoTls};
 use crate::{
     broker::{header, large_headers, publish_as, take, waiting},
     eventually, history_shows, settled, shop,
-    support::{RabbitMq, RabbitMqOptions, Service, Shop, shared_postgres, shared_rabbitmq},
 };
+use testkit::{RabbitMq, RabbitMqOptions, Service, Shop, shared_postgres, shared_rabbitmq};
 
 const QUEUE: &str = "customer-service.orders";
 const DEAD: &str = "customer-service.orders.dead";

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use tokio_postgres::NoTls;
 
-use crate::{
-    eventually, history_shows, settled, shop,
-    support::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Shop, http, shared_rabbitmq},
-};
+use crate::{eventually, history_shows, settled, shop};
+use testkit::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Shop, http, shared_rabbitmq};
 
 /// Everything that is settled is booked once: reserved credit equals approved totals, and the view equals the orders.
 async fn balanced(shop: &Shop) {
@@ -140,7 +138,7 @@ async fn databases_and_broker_may_end_under_everybody() {
 
 #[tokio::test]
 async fn a_message_waits_in_place_while_the_database_refuses_and_the_order_is_kept() {
-    let shop = Shop::open("in_place", crate::support::shared_postgres().await, shared_rabbitmq().await).await;
+    let shop = Shop::open("in_place", testkit::shared_postgres().await, shared_rabbitmq().await).await;
     let customer = shop.customer("10").await;
     let (client, connection) = tokio_postgres::connect(&shop.databases[1], NoTls).await.unwrap();
     tokio::spawn(connection);

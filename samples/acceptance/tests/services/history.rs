@@ -267,7 +267,7 @@ async fn a_view_that_was_dropped_with_its_events_says_so_and_comes_back_by_a_rep
 
     // Without its events alone, the view stays.
     client.batch_execute("DROP TABLE events").await.unwrap();
-    let refused = async |history: &crate::support::Service| {
+    let refused = async |history: &testkit::Service| {
         let output = history.command(&["rebuild"]).await;
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -2,17 +2,16 @@
 
 use crate::{
     broker::{header, take, waiting},
-    eventually, history_shows,
+    eventually, history_shows, settled, shop,
+};
+use testkit::{
+    RawPublisher, Service,
     liar::{Liar, Lie, Protocol, START, Then},
-    settled, shop,
-    support::{
-        RawPublisher, Service,
-        raw_amqp::{
-            CORRELATION_ID, HEADERS, MESSAGE_ID, TYPE, array, arrays, frame, properties, short, table,
-            tables, text,
-        },
-        shared_rabbitmq,
+    raw_amqp::{
+        CORRELATION_ID, HEADERS, MESSAGE_ID, TYPE, array, arrays, frame, properties, short, table, tables,
+        text,
     },
+    shared_rabbitmq,
 };
 
 const QUEUE: &str = "customer-service.orders";

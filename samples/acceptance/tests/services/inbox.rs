@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::{
     broker::{ByHand, header, publish, publish_as, take},
     eventually, history_shows, settled, shared_shop, shop,
-    support::{Shop, shared_rabbitmq, unique},
 };
+use testkit::{Shop, shared_rabbitmq, unique};
 
 const QUEUES: [&str; 4] =
     ["customer-service.orders", "order-service.customers", "order-history.orders", "order-history.customers"];

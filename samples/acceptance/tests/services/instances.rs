@@ -2,10 +2,8 @@
 
 use hyper::Method;
 
-use crate::{
-    eventually, history_shows, settled, shop,
-    support::{Service, Shop},
-};
+use crate::{eventually, history_shows, settled, shop};
+use testkit::{Service, Shop};
 
 /// A second instance of each service.
 async fn seconds(shop: &Shop) -> [Service; 3] {

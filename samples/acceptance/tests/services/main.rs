@@ -12,10 +12,6 @@ mod history;
 mod hostile;
 mod inbox;
 mod instances;
-// Its other lies are told to outboxd.
-#[allow(dead_code)]
-#[path = "../it/liar.rs"]
-mod liar;
 mod operation;
 mod projector;
 mod repeated_id;
@@ -24,13 +20,11 @@ mod retention;
 mod saga;
 mod secrets;
 mod signals;
-#[path = "../support/mod.rs"]
-mod support;
 mod upgrade;
 
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use support::{Shop, shared_postgres, shared_rabbitmq};
+use testkit::{Shop, shared_postgres, shared_rabbitmq};
 use tokio::sync::OnceCell;
 
 /// Long enough for a busy machine; a test that needs it all has failed.

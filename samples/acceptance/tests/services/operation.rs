@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::{
     broker::{ByHand, publish, take},
     eventually, history_shows, settled, shared_shop, shop,
-    support::{Service, http, process, shared_postgres, shared_rabbitmq, unique},
 };
+use testkit::{Service, http, programs, shared_postgres, shared_rabbitmq, unique};
 
 const PROGRAMS: [&str; 3] = ["order-service", "customer-service", "order-history"];
 
@@ -17,14 +17,14 @@ const PROGRAMS: [&str; 3] = ["order-service", "customer-service", "order-history
 async fn each_explains_itself_and_ends_with_78_when_it_is_not_configured() {
     for program in PROGRAMS {
         let help =
-            tokio::process::Command::new(process::executable(program)).arg("--help").output().await.unwrap();
+            tokio::process::Command::new(programs::executable(program)).arg("--help").output().await.unwrap();
         let text = String::from_utf8(help.stdout).unwrap();
         assert!(help.status.success());
         for needed in ["--config", "DATABASE_URL", "AMQP_URL", "LISTEN", "/openapi.json", "78"] {
             assert!(text.contains(needed), "{program}: {text}");
         }
         let bare =
-            tokio::process::Command::new(process::executable(program)).env_clear().output().await.unwrap();
+            tokio::process::Command::new(programs::executable(program)).env_clear().output().await.unwrap();
         assert_eq!(bare.status.code(), Some(78));
         let text = String::from_utf8(bare.stderr).unwrap();
         assert!(text.contains("DATABASE_URL") && text.contains("AMQP_URL"), "{text}");
@@ -275,7 +275,7 @@ async fn tables_that_were_made_by_hand_are_used() {
     let name = unique("by_hand");
     let database = postgres.create_database(&name).await;
     let schema =
-        tokio::process::Command::new(process::executable("outboxd")).arg("schema").output().await.unwrap();
+        tokio::process::Command::new(programs::executable("outboxd")).arg("schema").output().await.unwrap();
     postgres.client(&name).await.batch_execute(&String::from_utf8(schema.stdout).unwrap()).await.unwrap();
     let amqp = rabbitmq.create_vhost(&name).await;
     let service = Service::start("order-service", &database, &amqp).await;

@@ -11,7 +11,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::support::{shared_postgres, unique};
+use testkit::{shared_postgres, unique};
 
 /// How one order of the history ends.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,8 @@ use tokio_postgres::{Client, NoTls};
 use crate::{
     broker::{header, take},
     eventually, history_shows, settled, shop,
-    support::{Service, shared_postgres, shared_rabbitmq, unique},
 };
+use testkit::{Service, shared_postgres, shared_rabbitmq, unique};
 
 async fn client(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();

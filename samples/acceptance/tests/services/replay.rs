@@ -8,10 +8,8 @@ use outboxd::chassis::{
 use serde_json::json;
 use tokio_postgres::{NoTls, Transaction};
 
-use crate::{
-    eventually, history_shows, settled, shop,
-    support::{shared_postgres, unique},
-};
+use crate::{eventually, history_shows, settled, shop};
+use testkit::{shared_postgres, unique};
 
 /// Adds up, and so must not see anything twice.
 struct Adds;

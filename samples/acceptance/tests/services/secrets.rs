@@ -4,10 +4,8 @@ use std::{fs, path::PathBuf};
 
 use serde_json::json;
 
-use crate::{
-    PATIENCE, eventually,
-    support::{Postgres, PostgresOptions, Service, shared_rabbitmq, unique},
-};
+use crate::{PATIENCE, eventually};
+use testkit::{Postgres, PostgresOptions, Service, shared_rabbitmq, unique};
 
 /// Begins every password, and stands in no log.
 const SECRET: &str = "s3cret";

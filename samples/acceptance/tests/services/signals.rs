@@ -1,9 +1,7 @@
 //! What the services have from the process that starts them: signals, and a stderr.
 
-use crate::{
-    eventually, history_shows, settled, shop,
-    support::{Service, UnreadPipe, process, shared_postgres, shared_rabbitmq, unique},
-};
+use crate::{eventually, history_shows, settled, shop};
+use testkit::{Service, UnreadPipe, process, shared_postgres, shared_rabbitmq, unique};
 
 const PROGRAMS: [&str; 3] = ["order-service", "customer-service", "order-history"];
 

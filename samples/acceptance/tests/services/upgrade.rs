@@ -3,11 +3,8 @@
 use lapin::types::AMQPValue;
 use tokio_postgres::{Client, NoTls};
 
-use crate::{
-    broker::declare,
-    eventually, settled,
-    support::{Service, shared_postgres, shared_rabbitmq, unique},
-};
+use crate::{broker::declare, eventually, settled};
+use testkit::{Service, shared_postgres, shared_rabbitmq, unique};
 
 /// The inbox of version 0.1.0.
 const INBOX: &str = "CREATE TABLE inbox (consumer text NOT NULL, message_id text NOT NULL, \

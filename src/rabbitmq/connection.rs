@@ -4,7 +4,7 @@
 //! way. See "Publishing without lapin" in ARCHITECTURE.md for what that saves and costs. The codec is lapin's own crate.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     future::poll_fn,
     io,
     sync::Arc,
@@ -54,6 +54,9 @@ const FRAMES_AT_ONCE: usize = 1024;
 pub(super) struct Connection {
     link: Link,
     at: Endpoint,
+    /// Channels that may be closed: they were asked for, and are not closed yet. A broker that closes others is given up: every close is
+    /// answered, and the answers would pile up at one that reads nothing.
+    open: BTreeSet<ChannelId>,
     /// Came while an answer was awaited. At most [`EARLY_MAX`].
     early: VecDeque<Event>,
     /// Reason why the broker takes nothing. Only the last word counts, so there is no queue of them.
@@ -139,6 +142,7 @@ impl Connection {
         Self {
             link,
             at,
+            open: BTreeSet::new(),
             early: VecDeque::new(),
             blocked: None,
             block_changes: BlockChanges { since: Instant::now(), count: 0 },
@@ -147,11 +151,12 @@ impl Connection {
         }
     }
 
-    /// A connection that is open already.
+    /// A connection that is open already, and so are these channels.
     #[cfg(test)]
     #[allow(clippy::expect_used)]
-    pub(super) fn over(stream: Box<dyn super::link::Stream>) -> Self {
-        Self::new(Link::new(stream), Endpoint::parse("amqp://localhost", Duration::ZERO).expect("a URL"))
+    pub(super) fn over(stream: Box<dyn super::link::Stream>, open: &[ChannelId]) -> Self {
+        let at = Endpoint::parse("amqp://localhost", Duration::ZERO).expect("a URL");
+        Self { open: open.iter().copied().collect(), ..Self::new(Link::new(stream), at) }
     }
 
     pub(super) fn at(&self) -> &Endpoint {
@@ -185,6 +190,9 @@ impl Connection {
 
     /// Asks something on a channel. The answer is an [`Event`] of that channel.
     pub(super) fn ask(&mut self, channel: ChannelId, method: &AMQPClass) -> Result<(), Loss> {
+        if let AMQPClass::Channel(channel::AMQPMethod::Open(_)) = method {
+            self.open.insert(channel);
+        }
         self.put(&AMQPFrame::Method(channel, method.clone()))
     }
 
@@ -221,6 +229,7 @@ impl Connection {
     pub(super) async fn close_channel(&mut self, channel: ChannelId) -> Result<(), BrokerError> {
         let close = channel::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
         let closed = self.call(channel, AMQPClass::Channel(channel::AMQPMethod::Close(close))).await;
+        self.open.remove(&channel);
         closed.map(drop).map_err(|error| error.at(&self.at))
     }
 
@@ -233,7 +242,7 @@ impl Connection {
     }
 
     /// Closes the connection in good order, or not, if that takes too long. Events that come before the answer, such as confirms, are
-    /// of no more interest, however many there are.
+    /// of no more interest, however many there are: nothing is kept of them.
     pub(super) async fn close(mut self) {
         let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
         let close = AMQPClass::Connection(AMQPMethod::Close(close));
@@ -328,6 +337,9 @@ impl Connection {
                 method => Event::Answer { channel: 0, method: AMQPClass::Connection(method) },
             },
             Frame::Method(channel, AMQPClass::Channel(channel::AMQPMethod::Close(close))) => {
+                if !self.open.remove(&channel) {
+                    return Err(Loss::violation(format!("channel {channel} is closed, and it is not open")));
+                }
                 self.ask(channel, &AMQPClass::Channel(channel::AMQPMethod::CloseOk(channel::CloseOk {})))?;
                 let refusal = Refusal::new(close.reply_code, close.reply_text);
                 Event::ChannelClosed { channel, refusal }

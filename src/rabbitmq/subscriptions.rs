@@ -17,8 +17,8 @@ use tokio::sync::watch;
 
 use super::{
     broker::BrokerOptions,
-    connection::{ChannelId, Connection},
-    error::{BrokerError, DeclareError},
+    connection::{ChannelId, Connection, Event, unasked},
+    error::{BrokerError, DeclareError, Loss},
     refusal::Reason,
     topology::{Declaration, Subscription, plan_one},
 };
@@ -330,13 +330,22 @@ impl Look {
         }
     }
 
-    /// Keeps the connection alive; ends when it is lost.
+    /// Keeps the connection alive; ends when it is lost, or when the broker answers what nobody has asked.
     pub async fn idle(&mut self) -> BrokerError {
         loop {
             let heard = poll_fn(|cx| self.connection.poll_event(cx)).await;
-            if let Err(loss) = heard {
-                return loss.at(self.connection.at());
-            }
+            let lost = match heard {
+                Ok(Event::ChannelClosed { channel: CHANNEL, .. }) => {
+                    self.is_open = false;
+                    continue;
+                }
+                Ok(Event::Answer { channel, method }) => unasked(channel, &method),
+                Ok(_) => {
+                    Loss::violation("news of messages on a connection that neither publishes nor consumes")
+                }
+                Err(loss) => loss,
+            };
+            return lost.at(self.connection.at());
         }
     }
 
@@ -348,7 +357,61 @@ impl Look {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use amq_protocol::{
+        frame::{AMQPFrame, gen_frame},
+        protocol::{AMQPClass, channel},
+    };
+    use tokio::{io::AsyncWriteExt, time::timeout};
+
     use super::*;
+
+    fn frame(method: channel::AMQPMethod) -> Vec<u8> {
+        let frame = AMQPFrame::Method(CHANNEL, AMQPClass::Channel(method));
+        gen_frame(&frame)(Vec::new().into()).unwrap().into_inner().0
+    }
+
+    fn closed() -> Vec<u8> {
+        let reply_text = "because".into();
+        frame(channel::AMQPMethod::Close(channel::Close {
+            reply_code: 406,
+            reply_text,
+            class_id: 0,
+            method_id: 0,
+        }))
+    }
+
+    /// A look whose channel is open, at a broker.
+    fn look() -> (Look, tokio::io::DuplexStream) {
+        let (ours, theirs) = tokio::io::duplex(256);
+        (Look { connection: Connection::over(Box::new(ours), &[CHANNEL]), is_open: true }, theirs)
+    }
+
+    /// It reads nothing, so whatever it is answered stays in memory.
+    #[tokio::test]
+    async fn a_broker_that_closes_a_channel_without_end_is_given_up_by_a_look_that_is_idle() {
+        let (mut look, mut broker) = look();
+        let flood = async { while broker.write_all(&closed()).await.is_ok() {} };
+        let lost = tokio::select! {
+            lost = timeout(Duration::from_secs(10), look.idle()) => lost.unwrap().to_string(),
+            () = flood => unreachable!(),
+        };
+        assert!(lost.contains("channel 1 is closed, and it is not open"), "{lost}");
+        assert!(look.connection.output().len() < 256, "{} bytes", look.connection.output().len());
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_is_closed_between_two_looks_does_not_cost_the_connection() {
+        let (mut look, mut broker) = look();
+        broker.write_all(&closed()).await.unwrap();
+        assert!(timeout(Duration::from_millis(50), look.idle()).await.is_err(), "the connection stays");
+        assert!(!look.is_open);
+        broker.write_all(&frame(channel::AMQPMethod::OpenOk(channel::OpenOk {}))).await.unwrap();
+        let lost = timeout(Duration::from_secs(10), look.idle()).await.unwrap().to_string();
+        assert!(lost.contains("is no answer to anything"), "{lost}");
+    }
 
     #[test]
     fn a_binding_key_takes_the_keys_that_rabbitmq_would_give_it() {

@@ -40,7 +40,7 @@ fn message(number: u64, exchange: &str) -> Arc<Message> {
 fn publisher() -> (Publisher, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let known = HashSet::from(["known".to_owned()]);
-    let publisher = Publisher::over(Connection::over(Box::new(ours)), true, known);
+    let publisher = Publisher::over(Connection::over(Box::new(ours), &[MESSAGES, DECLARES]), true, known);
     (publisher, theirs)
 }
 
@@ -368,7 +368,7 @@ async fn a_broker_that_blocks_and_unblocks_without_end_is_given_up() {
 #[tokio::test]
 async fn frames_that_nobody_asked_for_in_place_of_an_answer_are_limited() {
     let (ours, mut broker) = tokio::io::duplex(1 << 16);
-    let mut connection = Connection::over(Box::new(ours));
+    let mut connection = Connection::over(Box::new(ours), &[]);
     let flood = async {
         for _ in 0..1000 {
             confirm(&mut broker, 1).await;
@@ -383,7 +383,7 @@ async fn frames_that_nobody_asked_for_in_place_of_an_answer_are_limited() {
 #[tokio::test]
 async fn confirms_without_number_before_the_answer_do_not_keep_a_connection_from_closing_in_good_order() {
     let (ours, mut broker) = tokio::io::duplex(256);
-    let connection = Connection::over(Box::new(ours));
+    let connection = Connection::over(Box::new(ours), &[]);
     // A connection that is dropped meanwhile takes no more of them.
     let answers = async {
         for _ in 0..1000 {
@@ -393,6 +393,20 @@ async fn confirms_without_number_before_the_answer_do_not_keep_a_connection_from
         say(&mut broker, 0, closed).await;
     };
     tokio::join!(connection.close(), answers);
+}
+
+#[tokio::test]
+async fn a_broker_that_closes_channels_without_end_does_not_keep_a_connection_from_closing() {
+    let (ours, mut broker) = tokio::io::duplex(256);
+    let connection = Connection::over(Box::new(ours), &[MESSAGES]);
+    let flood = async {
+        let mut link = Link::new(Box::new(tokio::io::empty()));
+        link.put(&AMQPFrame::Method(MESSAGES, closed(406))).unwrap();
+        while broker.write_all(link.output()).await.is_ok() {}
+    };
+    let closing = tokio::time::timeout(Duration::from_secs(2), connection.close());
+    let (closed, ()) = tokio::join!(closing, flood);
+    assert!(closed.is_ok(), "it waited for the answer, and answered each close meanwhile");
 }
 
 /// What the `publisher` tells of its fence within some time, while a broker answers each question about it with `answer`, which knows
@@ -509,7 +523,7 @@ async fn a_look_at_a_fence_tells_a_queue_that_nobody_answers_for_from_none() {
         (None, Err(())),
     ] {
         let (ours, mut broker) = tokio::io::duplex(1 << 16);
-        let mut connection = Connection::over(Box::new(ours));
+        let mut connection = Connection::over(Box::new(ours), &[]);
         say(&mut broker, FENCE, opened()).await;
         if let Some(answer) = answer {
             say(&mut broker, FENCE, answer).await;

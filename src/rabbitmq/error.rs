@@ -305,11 +305,10 @@ impl BrokerError {
         }
     }
 
-    /// End of a consumer's work that a message may have caused; `None` when the broker is away, refuses, or ends the connection for
-    /// reasons of its own (320), as a node does that stops.
+    /// End of a consumer's work while it was at it; `None` when the broker is away or refuses.
     pub fn setback(&self) -> Option<Setback> {
         match self {
-            Self::ConnectionClosed { code: reply::CONNECTION_FORCED, .. } => None,
+            Self::ConnectionClosed { code: reply::CONNECTION_FORCED, .. } => Some(Setback::Forced),
             Self::Lost { .. } | Self::ConnectionClosed { .. } => Some(Setback::Connection),
             Self::ChannelClosed { .. } => Some(Setback::Channel),
             Self::ConsumerEnded { .. } => Some(Setback::Consumer),
@@ -336,6 +335,8 @@ impl BrokerError {
 /// What of a consumer ended while it was at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setback {
+    /// An operator or the broker itself ended the connection (320), as a node does that stops. No message is to blame.
+    Forced,
     /// The connection is gone.
     Connection,
     /// The broker closed the channel.

@@ -31,6 +31,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Number of setbacks in a row before a message is settled, from which on the service is not ready.
 const SETBACKS_MAX: u32 = 3;
+/// Number of connections in a row that the broker may end for reasons of its own, beside those: a rolling restart ends one a node.
+const FORCED_MAX: u32 = 5;
 /// A connection that lives so long does not fail again and again, also when no message comes.
 const STEADY: Duration = Duration::from_secs(60);
 /// Longer headers than this are none of a relay's, and no key of a table.
@@ -74,8 +76,42 @@ pub(in crate::chassis) struct Inbox<H> {
 struct Course {
     backoff: Backoff,
     dead: DeadLetters,
-    /// Setbacks in a row, before anything was settled.
+    ends: Ends,
+}
+
+/// Ends of connections in a row, before anything was settled.
+#[derive(Debug, Default)]
+struct Ends {
+    /// Those that count.
     setbacks: u32,
+    /// Those for reasons of the broker's own.
+    forced: u32,
+}
+
+impl Ends {
+    /// Takes in one more; gives the reason why the service is not ready, if there have been too many. An end that is no setback keeps it
+    /// not ready, for a reason of its own.
+    fn count(&mut self, queue: &str, setback: Option<Setback>, error: &str) -> Option<String> {
+        if setback == Some(Setback::Forced) {
+            self.forced = self.forced.saturating_add(1);
+        }
+        let counts = match setback {
+            Some(Setback::Forced) => self.forced > FORCED_MAX,
+            setback => setback.is_some(),
+        };
+        self.setbacks = self.setbacks.saturating_add(u32::from(counts));
+        self.are_too_many().then(|| match setback.filter(|_| counts) {
+            Some(setback) => stuck(queue, self.setbacks, setback, error),
+            None => format!(
+                "queue {queue} is not consumed ({error}), after consuming it had failed {} times in a row",
+                self.setbacks
+            ),
+        })
+    }
+
+    fn are_too_many(&self) -> bool {
+        self.setbacks >= SETBACKS_MAX
+    }
 }
 
 /// Consumes until `shutdown`; the message under way is then settled or left to the next instance. Connections are made anew for
@@ -83,20 +119,15 @@ struct Course {
 pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdown: Shutdown) {
     let queue = inbox.subscription.queue.clone();
     let backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-    let mut course = Course { backoff, dead: DeadLetters::default(), setbacks: 0 };
+    let mut course = Course { backoff, dead: DeadLetters::default(), ends: Ends::default() };
     loop {
         let ended = inbox.session(&mut course, &mut shutdown).await;
         inbox.metrics.disconnected(&queue);
         inbox.progress.send_replace(Progress::default());
         let Err(error) = ended else { return };
         let wait = course.backoff.next_wait();
-        let setback = error.setback();
-        if setback.is_some() {
-            course.setbacks = course.setbacks.saturating_add(1);
-        }
         let text = in_own_keys(&error.to_string());
-        if let Some(setback) = setback.filter(|_| course.setbacks >= SETBACKS_MAX) {
-            let reason = stuck(&queue, course.setbacks, setback, &text);
+        if let Some(reason) = course.ends.count(&queue, error.setback(), &text) {
             tracing::error!(queue, "{reason}; connecting again in {} ms", wait.as_millis());
             inbox.health.failing(&queue, reason);
         } else {
@@ -112,6 +143,12 @@ pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdow
 fn stuck(queue: &str, setbacks: u32, last: Setback, error: &str) -> String {
     let dead = queue_of(queue);
     let last = match last {
+        Setback::Forced => {
+            return format!(
+                "queue {queue}: consuming it failed {setbacks} times in a row; at last its connection was ended by the broker or an \
+                 operator ({error}), and no message is handled; look into RabbitMQ's log for who ends it"
+            );
+        }
         Setback::Connection => "its connection was lost",
         Setback::Channel => "RabbitMQ closed its channel",
         Setback::Consumer => "RabbitMQ ended its consumer",
@@ -199,10 +236,9 @@ impl<H: Handler> Inbox<H> {
     /// Notes that things go on.
     fn proceed(&self, course: &mut Course) {
         course.backoff.reset();
-        if course.setbacks >= SETBACKS_MAX {
+        if std::mem::take(&mut course.ends).are_too_many() {
             self.health.working(&self.subscription.queue);
         }
-        course.setbacks = 0;
     }
 
     /// Handles one message until it can be acknowledged; `None` when the end was asked for before that.
@@ -309,7 +345,34 @@ fn committed_at(delivery: &Delivery) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn after_too_many_setbacks_a_service_says_what_keeps_it_from_consuming_now() {
+        let mut ends = Ends::default();
+        let away = "RabbitMQ cannot be reached";
+        assert_eq!(ends.count("orders", None, away), None, "the broker may be away for a while");
+        for _ in 1..SETBACKS_MAX {
+            assert_eq!(ends.count("orders", Some(Setback::Connection), "lost"), None);
+        }
+        let reason = ends.count("orders", Some(Setback::Connection), "lost").unwrap();
+        assert!(reason.contains("its connection was lost (lost)"), "{reason}");
+        let reason = ends.count("orders", None, away).unwrap();
+        assert!(reason.contains(away) && reason.contains("3 times in a row"), "{reason}");
+        assert!(!reason.contains("lost"), "{reason}");
+    }
+
+    #[test]
+    fn connections_that_the_broker_ends_again_and_again_make_a_service_not_ready() {
+        let mut ends = Ends::default();
+        for number in 1..FORCED_MAX + SETBACKS_MAX {
+            let reason = ends.count("orders", Some(Setback::Forced), "320");
+            assert_eq!(reason, None, "end {number} may be a node's of a rolling restart");
+        }
+        let reason = ends.count("orders", Some(Setback::Forced), "320").unwrap();
+        assert!(reason.contains("ended by the broker or an operator (320)"), "{reason}");
+    }
 
     #[test]
     fn a_service_that_is_stuck_says_what_failed_and_what_to_do() {

@@ -163,7 +163,7 @@ impl Consumer {
         // Whoever reads it in RabbitMQ's management sees what the message said.
         let reason = Legible(reason).to_string();
         let properties =
-            properties::with_reason(&delivery.inner.properties, &reason, headers_max(&self.connection));
+            properties::with_reason(&delivery.inner.properties, &reason, frame_bytes(&self.connection));
         let copy = published(&self.channel, &self.dead, &delivery.inner.data, properties);
         let Confirmation::Ack(None) = self.answered(copy).await? else {
             return Err(BrokerError::NotBuried { at: self.at.clone(), queue: self.dead.to_string() });
@@ -267,7 +267,7 @@ async fn depth(channel: &Channel, queue: &ShortString) -> lapin::Result<u32> {
     Ok(declared.message_count())
 }
 
-/// Headers of a copy may take half a frame: with a reason beside them they fit, and so does what the broker adds.
-fn headers_max(connection: &Connection) -> usize {
-    usize::try_from(connection.configuration().frame_max() / 2).unwrap_or(usize::MAX)
+/// Frames as the two sides agreed on them.
+fn frame_bytes(connection: &Connection) -> usize {
+    usize::try_from(connection.configuration().frame_max()).unwrap_or(usize::MAX)
 }

@@ -9,9 +9,9 @@ use lapin::{
 use super::{
     super::{broker::BrokerOptions, connection, endpoint::Endpoint, error::BrokerError, topology::short},
     connect::{self, answered},
-    depth,
+    depth, frame_bytes,
     guard::InHand,
-    headers_max, properties, published,
+    properties, published,
 };
 
 /// The dead-letter queue of a queue.
@@ -59,7 +59,7 @@ impl DeadLetters {
     pub async fn put_back(&self) -> Result<bool, BrokerError> {
         let get = self.channel.basic_get(self.dead.clone(), BasicGetOptions::default());
         let Some(message) = self.answered(get).await? else { return Ok(false) };
-        let properties = properties::put_back(&message.delivery.properties, headers_max(&self.connection));
+        let properties = properties::put_back(&message.delivery.properties, frame_bytes(&self.connection));
         let copy = published(&self.channel, &self.queue, &message.delivery.data, properties);
         let Confirmation::Ack(None) = self.answered(copy).await? else {
             return Err(BrokerError::NotBuried { at: self.at.clone(), queue: self.queue.to_string() });

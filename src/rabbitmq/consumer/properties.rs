@@ -9,6 +9,11 @@ use lapin::{
 pub const REASON_HEADER: &str = "dead-letter-reason";
 /// A reason longer than this many characters is cut.
 const REASON_CHARS_MAX: usize = 1000;
+/// Nor may it take more than this part of a frame.
+const REASON_OF_FRAME: usize = 8;
+/// What else the content header of a copy holds, at most: frame, class and size of the body, flags, the length of the headers, name and
+/// head of the reason, delivery mode, timestamp; and a little for what the broker adds.
+const REST_BYTES: usize = 256;
 /// `delivery_mode` of a message that the broker writes to disk.
 const PERSISTENT: u8 = 2;
 /// Headers by which a publisher addresses more queues (RabbitMQ's sender-selected distribution).
@@ -17,25 +22,39 @@ const ADDRESSES: [&str; 2] = ["CC", "BCC"];
 const WAYS: [&str; 6] =
     [REASON_HEADER, "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count"];
 
-/// Of a message that is buried for `reason`. The largest headers are left out as far as all of them take more than `headers_max`
-/// bytes, for which the broker would close the connection; the reason says so.
-pub(super) fn with_reason(properties: &BasicProperties, reason: &str, headers_max: usize) -> BasicProperties {
-    let mut reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+/// Of a message that is buried for `reason`. The largest headers are left out as far as they do not fit into a frame of `frame_bytes`
+/// beside the rest, for which the broker would close the connection; the reason says so.
+pub(super) fn with_reason(properties: &BasicProperties, reason: &str, frame_bytes: usize) -> BasicProperties {
+    let headers_max = headers_max(properties, frame_bytes);
     let (mut headers, left_out) = copy(properties.headers().as_ref(), headers_max, |_| true);
-    if left_out > 0 {
-        reason.push_str(&format!(
+    let note = match left_out {
+        0 => String::new(),
+        left_out => format!(
             " ({left_out} of its headers were left out, the largest: together they take more than {headers_max} bytes)"
-        ));
-    }
-    headers.insert(REASON_HEADER.into(), AMQPValue::LongString(LongString::from(reason)));
+        ),
+    };
+    let bytes = (frame_bytes / REASON_OF_FRAME).saturating_sub(note.len());
+    let ends = reason.char_indices().map(|(start, char)| start + char.len_utf8()).take(REASON_CHARS_MAX);
+    let reason = &reason[..ends.take_while(|end| *end <= bytes).last().unwrap_or_default()];
+    let reason = LongString::from(format!("{reason}{note}"));
+    headers.insert(REASON_HEADER.into(), AMQPValue::LongString(reason));
     copied(properties, headers)
 }
 
-/// Of a message that goes back into its queue: without what was noted of its death. The largest headers are lost as far as all of
-/// them take more than `headers_max` bytes.
-pub(super) fn put_back(properties: &BasicProperties, headers_max: usize) -> BasicProperties {
+/// Of a message that goes back into its queue: without what was noted of its death. The largest headers are lost as far as they do not fit
+/// into a frame of `frame_bytes` beside the rest.
+pub(super) fn put_back(properties: &BasicProperties, frame_bytes: usize) -> BasicProperties {
     let is_own = |name: &str| !WAYS.iter().any(|way| name.starts_with(way));
-    copied(properties, copy(properties.headers().as_ref(), headers_max, is_own).0)
+    copied(properties, copy(properties.headers().as_ref(), headers_max(properties, frame_bytes), is_own).0)
+}
+
+/// Bytes that the headers of a copy may take beside its other properties and a reason. In frames of the usual size that is half of one,
+/// which leaves room for what the broker adds.
+fn headers_max(properties: &BasicProperties, frame_bytes: usize) -> usize {
+    let texts = TEXTS.iter().filter_map(|(text, _)| text(properties).as_ref());
+    let texts: usize = texts.map(|text| 1 + text.as_str().len()).sum();
+    let left = frame_bytes.saturating_sub(frame_bytes / REASON_OF_FRAME + texts + REST_BYTES);
+    left.min(frame_bytes / 2)
 }
 
 /// Those that are wanted, the small ones first, which are a relay's own, as far as they fit; and how many did not.
@@ -84,22 +103,26 @@ fn value_bytes(value: &AMQPValue) -> usize {
     }
 }
 
+/// A property that is a text: how it is read, and how it is set.
+type Text =
+    (fn(&BasicProperties) -> &Option<ShortString>, fn(BasicProperties, ShortString) -> BasicProperties);
+
+/// Those that a copy keeps.
+const TEXTS: [Text; 7] = [
+    (BasicProperties::message_id, BasicProperties::with_message_id),
+    (BasicProperties::kind, BasicProperties::with_type),
+    (BasicProperties::content_type, BasicProperties::with_content_type),
+    (BasicProperties::content_encoding, BasicProperties::with_content_encoding),
+    (BasicProperties::correlation_id, BasicProperties::with_correlation_id),
+    (BasicProperties::reply_to, BasicProperties::with_reply_to),
+    (BasicProperties::app_id, BasicProperties::with_app_id),
+];
+
 /// The message's properties but for those that concern its way and not itself: who sent it (`user_id`, which the broker compares with
 /// the sender, and that is us now), when to forget it (`expiration`), and where else to put it.
 fn copied(properties: &BasicProperties, headers: FieldTable) -> BasicProperties {
     let mut kept = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
-    type Text =
-        (fn(&BasicProperties) -> &Option<ShortString>, fn(BasicProperties, ShortString) -> BasicProperties);
-    let texts: [Text; 7] = [
-        (BasicProperties::message_id, BasicProperties::with_message_id),
-        (BasicProperties::kind, BasicProperties::with_type),
-        (BasicProperties::content_type, BasicProperties::with_content_type),
-        (BasicProperties::content_encoding, BasicProperties::with_content_encoding),
-        (BasicProperties::correlation_id, BasicProperties::with_correlation_id),
-        (BasicProperties::reply_to, BasicProperties::with_reply_to),
-        (BasicProperties::app_id, BasicProperties::with_app_id),
-    ];
-    for (text, with_text) in texts {
+    for (text, with_text) in TEXTS {
         if let Some(text) = text(properties) {
             kept = with_text(kept, text.clone());
         }
@@ -113,6 +136,8 @@ fn copied(properties: &BasicProperties, headers: FieldTable) -> BasicProperties 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, gen_frame};
+
     use super::*;
 
     fn text(text: &str) -> AMQPValue {
@@ -133,17 +158,40 @@ mod tests {
         let trace = ("x-exception-stacktrace", text(&"x".repeat(40_000)));
         let [source, replayed] = relays;
         let message = with_headers(&[source.clone(), trace, replayed]);
-        let fits = with_reason(&message, "why", 65_536);
+        let fits = with_reason(&message, "why", 131_072);
         assert_eq!(fits.headers().as_ref().unwrap().inner().len(), 4, "40 kB are less than half a frame");
-        let buried = with_reason(&message, "why", 30_000);
+        let buried = with_reason(&message, "why", 60_000);
         let headers = buried.headers().as_ref().unwrap();
         assert!(!headers.contains_key("x-exception-stacktrace"));
         let reason = headers.inner().get(REASON_HEADER).unwrap().as_long_string().unwrap().to_string();
         assert!(reason.starts_with("why (1 of its headers were left out"), "{reason}");
-        let back = put_back(&buried, 30_000);
+        let back = put_back(&buried, 60_000);
         let headers = back.headers().as_ref().unwrap();
         assert_eq!(headers.inner().get("outbox-source"), Some(&source.1));
         assert_eq!(headers.inner().len(), 2, "{headers:?}");
+    }
+
+    /// RabbitMQ ends the connection (501) for a longer one, and the message would come again.
+    #[test]
+    fn a_copy_fits_into_the_smallest_frame_with_as_much_as_a_message_can_hold() {
+        let headers: Vec<_> = (0..40).map(|number| (format!("h{number}"), text(&"x".repeat(90)))).collect();
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let full = TEXTS.iter().fold(with_headers(&headers), |properties, (_, with_text)| {
+            with_text(properties, "x".repeat(255).as_str().into())
+        });
+        let full = full.with_timestamp(1);
+        for frame_bytes in [4096, 8192, 131_072] {
+            for copy in
+                [with_reason(&full, &"\u{10348}".repeat(2000), frame_bytes), put_back(&full, frame_bytes)]
+            {
+                let header = AMQPContentHeader { class_id: 60, body_size: 1, properties: copy.clone() };
+                let frame = gen_frame(&AMQPFrame::Header(1, header))(Vec::new().into()).unwrap();
+                let bytes = frame.into_inner().0.len();
+                assert!(bytes <= frame_bytes, "{bytes} bytes in a frame of {frame_bytes}");
+                let kept = copy.headers().as_ref().unwrap().inner().len();
+                assert!(kept > 10, "{kept} headers in a frame of {frame_bytes}");
+            }
+        }
     }
 
     #[test]

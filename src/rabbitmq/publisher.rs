@@ -104,7 +104,7 @@ enum Channel {
 /// Question about an exchange of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
-    /// Whether it is there, which needs no permission: only what is not there falls under the limit.
+    /// Whether it is there, as only what is not there falls under the limit. That needs no permission, or any to it (RabbitMQ 4.2 and later).
     IsThere,
     /// The same, where outboxd declares nothing.
     Verify,

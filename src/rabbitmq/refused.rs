@@ -18,7 +18,8 @@ pub enum Refused {
     },
     /// The exchange is not there and cannot be declared, or is of another type.
     Exchange(DeclareError),
-    /// The broker does not have the exchange, and it would be one more than rows may have made.
+    /// The exchange is none of the configuration's, and it would be one more than rows may have made: the broker was looked at and does
+    /// not have it, or rows may have none made at all.
     TooManyExchanges {
         /// `delivery.exchanges_max`
         exchanges_max: usize,

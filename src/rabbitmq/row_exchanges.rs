@@ -1,7 +1,7 @@
 //! Limit on the exchanges that rows of one source have outboxd make.
 //!
-//! Counts for the life of the process, over all connections. Exchanges of the configuration, the broker's own, and those that were
-//! there when outboxd first looked do not count. One that is found to be gone counts no longer.
+//! Counts since the process began, over all connections. Exchanges of the configuration, the broker's own, and those that were
+//! there when outboxd first looked do not count. One that a publish finds gone counts no longer.
 
 use std::{
     collections::HashSet,

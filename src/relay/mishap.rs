@@ -110,8 +110,11 @@ pub(super) fn refused(message: &Message, refused: &Refused) -> String {
         Refused::Publish { .. } | Refused::Exchange(_) => {
             "outboxd tries it again and goes on by itself when RabbitMQ takes it, or set"
         }
-        // The limit holds until a restart.
-        Refused::TooManyExchanges { .. } => "to put such rows aside, set",
+        // Nobody looks whether the exchange is there by now.
+        Refused::TooManyExchanges { exchanges_max: 0 } => "to put such rows aside, set",
+        Refused::TooManyExchanges { .. } => {
+            "outboxd looks for the exchange again and goes on by itself once somebody has declared it; to put such rows aside, set"
+        }
     };
     format!(
         "{} is refused: {}. What stands before it goes out, and nothing behind it; {goes_on} delivery.on_invalid = \"park\" and restart",
@@ -228,6 +231,17 @@ mod tests {
 
     fn positions(of: &[u64]) -> Option<BTreeSet<Position>> {
         Some(of.iter().map(|lsn| Position { commit_lsn: Lsn(*lsn), index: 0 }).collect())
+    }
+
+    #[test]
+    fn a_row_with_one_exchange_too_many_says_whether_declaring_it_helps() {
+        let message =
+            Message::empty(Position { commit_lsn: Lsn(1), index: 0 }, crate::outbox::AggregateKey(1));
+        let goes_on = |exchanges_max| {
+            refused(&message, &Refused::TooManyExchanges { exchanges_max }).contains("goes on by itself")
+        };
+        assert!(goes_on(1), "the broker is asked again");
+        assert!(!goes_on(0), "it is not");
     }
 
     #[test]

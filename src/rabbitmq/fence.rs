@@ -36,6 +36,8 @@ const TAKEN_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 const TAKEOVER_HEARTBEATS: u32 = 3;
 /// A takeover may take so much longer than that, on a busy broker.
 const TAKEOVER_MARGIN: Duration = Duration::from_secs(5);
+/// A look that takes longer is told: RabbitMQ looks for a minute for the process of a queue whose node is down.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// RabbitMQ's own heartbeat, for a client that asks for none.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(60);
 
@@ -184,20 +186,15 @@ enum State {
     ToOpen,
     /// The answer to `channel.open` is awaited.
     Opening,
-    /// The answer to that question is awaited.
-    Asked(Question),
+    /// It is declared for us alone, and the answer is awaited.
+    Declaring,
+    /// It is looked at whether it is there and not exclusive (a passive declare of an exclusive queue is refused). So long the answer may
+    /// take.
+    Looking(Pin<Box<Sleep>>),
     /// Ours; whether its end will be told is awaited.
     Declared,
     /// Somebody else has it: for so long.
     Waiting(Pin<Box<Sleep>>),
-}
-
-#[derive(Clone, Copy)]
-enum Question {
-    /// Declares it, for us alone.
-    Declare,
-    /// Looks whether it is there and not exclusive: a passive declare of an exclusive queue is refused.
-    Look,
 }
 
 impl Asking {
@@ -218,12 +215,21 @@ impl Asking {
         Ok(())
     }
 
-    /// Ready when it is time to ask again.
-    pub(super) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let State::Waiting(wait) = &mut self.state else { return Poll::Pending };
-        ready!(wait.as_mut().poll(cx));
-        self.state = State::ToOpen;
-        Poll::Ready(())
+    /// Ready when it is time to ask again, or with what is to be told of a look that is not answered.
+    pub(super) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Fence>> {
+        match &mut self.state {
+            State::Waiting(wait) => {
+                ready!(wait.as_mut().poll(cx));
+                self.state = State::ToOpen;
+                Poll::Ready(None)
+            }
+            State::Looking(patience) if !self.told_taken => {
+                ready!(patience.as_mut().poll(cx));
+                let text = format!("a look at it was not answered within {} s", LOOK_PATIENCE.as_secs());
+                Poll::Ready(Some(self.taken(Taker::Unreachable, text)))
+            }
+            _ => Poll::Pending,
+        }
     }
 
     /// Tells whether an answer is awaited on that channel. While nothing is asked the channel is closed.
@@ -239,17 +245,17 @@ impl Asking {
     ) -> Result<Option<Fence>, Loss> {
         match (&self.state, answer) {
             (State::Opening, opened) if is_answer(opened, &open_channel()) => {
-                let question = if self.is_to_look() { Question::Look } else { Question::Declare };
-                self.put(question, connection).map(|()| None)
+                let asked = if self.is_to_look() { self.look(connection) } else { self.declare(connection) };
+                asked.map(|()| None)
             }
-            (State::Asked(Question::Declare), AMQPClass::Queue(queue::AMQPMethod::DeclareOk(_))) => {
+            (State::Declaring, AMQPClass::Queue(queue::AMQPMethod::DeclareOk(_))) => {
                 self.state = State::Declared;
                 connection.ask(CHANNEL, &consume(&self.queue).map_err(Loss::Broken)?).map(|()| None)
             }
-            (State::Asked(Question::Look), AMQPClass::Queue(queue::AMQPMethod::DeclareOk(found))) => {
+            (State::Looking(_), AMQPClass::Queue(queue::AMQPMethod::DeclareOk(found))) => {
                 let by = Taker::Nobody { consumers: found.consumer_count, messages: found.message_count };
                 // Whose it is, is known. When it can be had, the same question tells as before.
-                self.put(Question::Declare, connection)?;
+                self.declare(connection)?;
                 Ok(Some(self.taken(by, "the queue is there, and it is not exclusive".to_owned())))
             }
             (State::Declared, AMQPClass::Basic(basic::AMQPMethod::ConsumeOk(_))) => {
@@ -271,11 +277,11 @@ impl Asking {
                 Ok(Some(Fence::Unwatched { text }))
             }
             // Deleted already: it is to be had, so it is declared next.
-            (State::Declared | State::Asked(Question::Look), _) if is_missing => {
+            (State::Declared | State::Looking(_), _) if is_missing => {
                 self.memory.forget();
                 Ok(None)
             }
-            (State::Asked(Question::Look), _) => {
+            (State::Looking(_), _) => {
                 let by = Taker::of(code, &text).unwrap_or(Taker::Connection);
                 Ok(Some(self.taken(by, text)))
             }
@@ -300,13 +306,14 @@ impl Asking {
         self.memory.busy().map(|busy| busy.since.elapsed()).unwrap_or_default()
     }
 
-    fn put(&mut self, question: Question, connection: &mut Connection) -> Result<(), Loss> {
-        let method = match question {
-            Question::Declare => declare(&self.queue),
-            Question::Look => look(&self.queue),
-        };
-        self.state = State::Asked(question);
-        connection.ask(CHANNEL, &method.map_err(Loss::Broken)?)
+    fn declare(&mut self, connection: &mut Connection) -> Result<(), Loss> {
+        self.state = State::Declaring;
+        connection.ask(CHANNEL, &declare(&self.queue).map_err(Loss::Broken)?)
+    }
+
+    fn look(&mut self, connection: &mut Connection) -> Result<(), Loss> {
+        self.state = State::Looking(Box::pin(sleep(LOOK_PATIENCE)));
+        connection.ask(CHANNEL, &look(&self.queue).map_err(Loss::Broken)?)
     }
 
     fn taken(&mut self, by: Taker, text: String) -> Fence {

@@ -269,7 +269,13 @@ impl Publisher {
                 self.failure.take_if(|failure| matches!(failure, BrokerError::Unsendable { .. }));
                 return Poll::Ready(Err(failure));
             }
-            let waited = self.fencing.as_mut().is_some_and(|fencing| fencing.poll_wait(cx).is_ready());
+            let waited = match self.fencing.as_mut().map(|fencing| fencing.poll_wait(cx)) {
+                Some(Poll::Ready(answer)) => {
+                    self.take_fence(answer);
+                    true
+                }
+                Some(Poll::Pending) | None => false,
+            };
             if self.failure.is_some() || !(waited || self.may_send()) {
                 return Poll::Pending;
             }

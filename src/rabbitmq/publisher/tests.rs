@@ -417,6 +417,16 @@ async fn told_of_fence(
     within: Duration,
     mut answer: impl FnMut(bool) -> AMQPClass,
 ) -> Vec<Fence> {
+    told_of_fence_in_time(publisher, broker, within, async |is_look| answer(is_look)).await
+}
+
+/// The same, while the broker takes its time for each answer.
+async fn told_of_fence_in_time(
+    publisher: &mut Publisher,
+    broker: tokio::io::DuplexStream,
+    within: Duration,
+    mut answer: impl AsyncFnMut(bool) -> AMQPClass,
+) -> Vec<Fence> {
     const FENCE: ChannelId = 3;
     publisher.fence("outboxd.publisher.test");
     let (mut hears, mut says) = tokio::io::split(broker);
@@ -426,7 +436,7 @@ async fn told_of_fence(
             let answer = match asked(&mut hears, &mut heard).await {
                 AMQPFrame::Method(FENCE, AMQPClass::Channel(channel::AMQPMethod::Open(_))) => opened(),
                 AMQPFrame::Method(FENCE, AMQPClass::Queue(queue::AMQPMethod::Declare(declare))) => {
-                    answer(declare.passive)
+                    answer(declare.passive).await
                 }
                 AMQPFrame::Method(FENCE, AMQPClass::Basic(basic::AMQPMethod::Consume(consume))) => {
                     let watched = basic::ConsumeOk { consumer_tag: consume.consumer_tag };
@@ -511,6 +521,32 @@ async fn a_fence_whose_node_is_down_is_taken_and_not_free() {
     assert_eq!((*by, &**text), (Taker::Unreachable, NO_ANSWER));
     assert!((Duration::from_secs(180)..Duration::from_secs(200)).contains(for_at_least), "{told:?}");
     assert!(by.cure("q").contains("rabbitmqctl forget_cluster_node"), "{}", by.cure("q"));
+}
+
+/// RabbitMQ looks 2000 times, 30 ms apart, for the process of such a queue, and answers nothing else on that channel meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_look_that_is_not_answered_is_told_before_the_broker_gives_up() {
+    let told = async |within| {
+        let (mut publisher, broker) = publisher();
+        told_of_fence_in_time(&mut publisher, broker, within, async |passive| {
+            if !passive {
+                return closed(405);
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            closed_saying(404, NO_ANSWER)
+        })
+        .await
+    };
+    let early = told(Duration::from_secs(195)).await;
+    let [Fence::Busy { .. }, Fence::Taken { by: Taker::Unreachable, for_at_least, text, .. }] = &early[..]
+    else {
+        panic!("{early:?}")
+    };
+    assert!(text.contains("not answered within 5 s"), "{text}");
+    assert!(*for_at_least < Duration::from_secs(195), "{early:?}");
+    let late = told(LONG).await;
+    let [_, _, Fence::Taken { by: Taker::Unreachable, text, .. }] = &late[..] else { panic!("{late:?}") };
+    assert_eq!(text, NO_ANSWER, "once the broker has said it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -185,6 +185,10 @@ fn fence_channel_closed(_: u64) -> Vec<u8> {
     method(3, 20, 40, &[&405_u16.to_be_bytes()[..], &short(b"RESOURCE_LOCKED"), &[0; 4]].concat())
 }
 
+fn channel_closed(_: u64) -> Vec<u8> {
+    method(1, 20, 40, &[&406_u16.to_be_bytes()[..], &short(b"PRECONDITION_FAILED"), &[0; 4]].concat())
+}
+
 fn fence_channel_opened(_: u64) -> Vec<u8> {
     method(3, 20, 11, &[0; 4])
 }
@@ -219,6 +223,7 @@ async fn a_broker_that_never_pauses() {
         ("bodies of nothing in place of a confirm", ACK, bodies),
         ("channel.flow in place of a confirm", ACK, flow),
         ("heartbeats in place of a confirm", ACK, heartbeat),
+        ("closes of a channel in place of a confirm", ACK, channel_closed),
     ];
     bear(&stage, &daemon, &liar, floods).await;
     end_and_recover(&mut stage, &mut daemon, &liar, ("deliveries", ACK, delivered)).await;

@@ -2,11 +2,15 @@
 //! generated messages: what is encoded comes back, no bytes panic, and no piece of a message passes for the whole.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use outboxd::{
-    outbox::Timestamp,
     position::Lsn,
     postgres::pgoutput::{
         Found, OldTuple, PgOutput, Relation, RelationColumn, ReplicaIdentity, Tuple, Value, decode,
@@ -48,10 +52,14 @@ fn render(output: &PgOutput) -> String {
     let mut text = String::new();
     match output {
         PgOutput::Begin { final_lsn, commit_time, xid } => {
-            writeln!(text, "Begin final_lsn {final_lsn} commit_time {} xid {xid}", commit_time.0)
+            writeln!(text, "Begin final_lsn {final_lsn} commit_time {} xid {xid}", micros(*commit_time))
         }
         PgOutput::Commit { commit_lsn, end_lsn, commit_time } => {
-            writeln!(text, "Commit commit_lsn {commit_lsn} end_lsn {end_lsn} commit_time {}", commit_time.0)
+            writeln!(
+                text,
+                "Commit commit_lsn {commit_lsn} end_lsn {end_lsn} commit_time {}",
+                micros(*commit_time)
+            )
         }
         PgOutput::LogicalMessage { transactional, lsn, prefix, content } => {
             let kind = if *transactional { "transactional" } else { "at once" };
@@ -192,8 +200,25 @@ fn encode(output: &PgOutput) -> Bytes {
     out.into()
 }
 
-fn postgres_time(Timestamp(since_1970): Timestamp) -> [u8; 8] {
-    (since_1970 - 946_684_800_000_000).to_be_bytes()
+/// Microseconds from 1970 to 2000, where PostgreSQL's clock starts.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// The time so many microseconds after 1970.
+fn time_of(micros: i64) -> SystemTime {
+    let distance = Duration::from_micros(micros.unsigned_abs());
+    if micros < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
+}
+
+fn micros(time: SystemTime) -> i64 {
+    let micros = |distance: Duration| i64::try_from(distance.as_micros()).unwrap();
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => micros(since),
+        Err(before) => -micros(before.duration()),
+    }
+}
+
+fn postgres_time(time: SystemTime) -> [u8; 8] {
+    (micros(time) - EPOCH).to_be_bytes()
 }
 
 fn put_string(out: &mut Vec<u8>, text: &str) {
@@ -239,7 +264,7 @@ fn put_tuple(out: &mut Vec<u8>, kind: u8, Tuple(values): &Tuple) {
 fn any_message() -> impl Strategy<Value = PgOutput> {
     let lsn = || any::<u64>().prop_map(Lsn);
     // Every time that the protocol can carry and that can be told from 1970.
-    let time = || (i64::MIN + 946_684_800_000_000..).prop_map(Timestamp);
+    let time = || (i64::MIN + EPOCH..).prop_map(time_of);
     let name = || "[^\0]{0,12}";
     let namespace = || prop_oneof![Just("pg_catalog".to_owned()), "[^\0]{1,12}"];
     let bytes = || vec(any::<u8>(), 0..40).prop_map(Bytes::from);
@@ -384,10 +409,7 @@ fn a_time_beyond_the_calendar_is_an_error() {
         decode(bytes.into())
     };
     let epoch = begin(0).unwrap();
-    assert_eq!(
-        epoch,
-        PgOutput::Begin { final_lsn: Lsn(1), commit_time: Timestamp(946_684_800_000_000), xid: 9 }
-    );
+    assert_eq!(epoch, PgOutput::Begin { final_lsn: Lsn(1), commit_time: time_of(EPOCH), xid: 9 });
     assert_eq!(begin(i64::MAX).unwrap_err().found, Found::Number(i64::MAX));
     assert!(begin(i64::MIN).is_ok());
 }

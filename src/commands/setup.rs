@@ -20,9 +20,7 @@ use crate::{
         continuity::SlotHistory,
         dba_script::{self, SlotMaker, comment},
         outbox_table::{self, TableFacts, TableKind},
-        own_table, parked_table, preflight, publication,
-        replication::ReplicationConnection,
-        slot_creation, slot_facts,
+        own_table, parked_table, preflight, publication, slot_creation, slot_facts,
         slot_record::{self, SlotRecord},
         slot_use,
         snapshot::SnapshotError,
@@ -116,7 +114,7 @@ async fn record(
     empty: bool,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
-    let mut replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
+    let mut replication = database.connect_replication(APPLICATION_NAME).await?;
     let history = SlotHistory::gather(&client, &mut replication, database, None).await?;
     let SlotHistory { server, slot, publishing, .. } = history;
     // Whoever dropped it meanwhile is followed by the first slot.
@@ -171,7 +169,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
         let line = taken(database).await?;
         let fits = there.serves() && there.active_pid.is_none();
         if fits && database.makes_failover(there.failover) {
-            let mut replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
+            let mut replication = database.connect_replication(APPLICATION_NAME).await?;
             // `run` is faster, and does the same.
             if !replication.make_failover(name).await? {
                 return Ok(line);
@@ -201,7 +199,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
             }
         }
         BacklogPolicy::Publish => {
-            let replication = ReplicationConnection::connect(database, APPLICATION_NAME).await?;
+            let replication = database.connect_replication(APPLICATION_NAME).await?;
             let making = backlog::create_slot_if_table_is_empty(replication, client, database);
             Ok(match told(database, APPLICATION_NAME, making, waits).await {
                 Ok(true) => {

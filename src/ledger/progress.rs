@@ -20,6 +20,12 @@ impl ConfirmedLsn {
     }
 }
 
+impl From<ConfirmedLsn> for Lsn {
+    fn from(confirmed: ConfirmedLsn) -> Self {
+        confirmed.0
+    }
+}
+
 /// How far a source is settled without a gap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {

@@ -24,6 +24,7 @@ use super::{
     sql_text::{identifier, literal},
     sqlstate::DUPLICATE_OBJECT,
     statement::NO_TIMEOUTS,
+    statement_remedy,
     temporary_slot::temporary_name,
 };
 use crate::{
@@ -70,7 +71,7 @@ impl BacklogError {
     /// What to do about it, where it is known.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            BacklogError::Replication { cause, .. } => cause.remedy(),
+            BacklogError::Replication { cause, .. } => statement_remedy::of_replication(cause),
             BacklogError::Snapshot(error) => error.remedy(),
             _ => None,
         }

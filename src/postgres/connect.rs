@@ -112,7 +112,7 @@ impl Endpoint {
                         Err(WireError::Protocol(problem)) => {
                             tracing::warn!(
                                 problem,
-                                "an SQL connection ended: PostgreSQL sent what outboxd cannot read"
+                                "an SQL connection ended: PostgreSQL sent what this client cannot read"
                             );
                         }
                         Err(error) => {
@@ -144,7 +144,7 @@ impl Endpoint {
         wal_sender_timeout: Duration,
     ) -> Result<Wire, ConnectError> {
         let config = self.config();
-        // A backlog's snapshot lives in a transaction that idles here while its rows are published.
+        // An exported snapshot lives in a transaction that idles here while its rows are read.
         let more = format!(
             "-c idle_in_transaction_session_timeout=0 -c wal_sender_timeout={}",
             wal_sender_timeout.as_millis()

@@ -1,6 +1,6 @@
 //! The options of libpq 18 (manual, "Parameter Key Words"): which are honoured, which cannot matter here, and which are refused.
 //!
-//! Refused is what asks for protection that outboxd does not give, or for a session in which it cannot work. No option is
+//! Refused is what asks for protection that this client does not give, or for a session in which it cannot work. No option is
 //! passed over in silence because it is unknown. Values are read by `endpoint` and `tls`.
 
 use super::{
@@ -32,9 +32,9 @@ const HONOURED: [&str; 24] = [
     "sslrootcert",
     "tcp_user_timeout",
     "user",
-    // outboxd gives its own name where application_name is missing.
+    // The caller gives a name for where application_name is missing.
     "fallback_application_name",
-    // outboxd has no GSSAPI, so nobody reads these.
+    // There is no GSSAPI, so nobody reads these.
     "gssdelegation",
     "gsslib",
     "krbsrvname",
@@ -54,75 +54,70 @@ const WORDS: [(&str, &[&str], &str); 17] = [
     (
         "sslcertmode",
         &["disable", "allow"],
-        "disable or allow: outboxd does not see whether the server asked for a certificate; have pg_hba.conf ask with \
+        "disable or allow: this client does not see whether the server asked for a certificate; have pg_hba.conf ask with \
          clientcert=verify-full",
     ),
     (
         "ssl_min_protocol_version",
         &["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"],
-        "TLSv1, TLSv1.1, TLSv1.2 (the lowest that outboxd speaks) or TLSv1.3",
+        "TLSv1, TLSv1.1, TLSv1.2 (the lowest that is spoken) or TLSv1.3",
     ),
-    (
-        "ssl_max_protocol_version",
-        &["TLSv1.2", "TLSv1.3"],
-        "TLSv1.2 or TLSv1.3: outboxd speaks no older version",
-    ),
+    ("ssl_max_protocol_version", &["TLSv1.2", "TLSv1.3"], "TLSv1.2 or TLSv1.3: no older version is spoken"),
     (
         "gssencmode",
         &["disable", "prefer"],
-        "disable or prefer: outboxd has no GSSAPI encryption, use TLS (sslmode=verify-full)",
+        "disable or prefer: there is no GSSAPI encryption, use TLS (sslmode=verify-full)",
     ),
     ("channel_binding", &["disable", "prefer", "require"], "disable, prefer or require"),
     (
         "target_session_attrs",
         &["any", "read-write", "primary"],
-        "any, read-write or primary: outboxd reads its slot and writes its records on the primary, which read-only, standby and \
-         prefer-standby lead away from",
+        "any, read-write or primary: slots are read on the primary, which read-only, standby and prefer-standby lead away from",
     ),
     ("load_balance_hosts", &["disable", "random"], "disable or random"),
     ("keepalives", &["0", "1"], "0 or 1"),
     (
         "client_encoding",
         &["UTF8", "UTF-8", "UNICODE", "auto"],
-        "UTF8 or auto: outboxd reads and sends UTF-8, whatever the database's encoding is",
+        "UTF8 or auto: UTF-8 is read and sent, whatever the database's encoding is",
     ),
     (
         "replication",
         &["false", "off", "no", "0"],
-        "left out: outboxd opens ordinary and replication connections by itself",
+        "left out: ordinary and replication connections are opened as they are needed",
     ),
-    ("min_protocol_version", &["3.0"], "3.0, the version that outboxd speaks"),
+    ("min_protocol_version", &["3.0"], "3.0, the version that is spoken"),
     ("max_protocol_version", &["3.0", "3.2", "latest"], "3.0, 3.2 or latest"),
     // Removed from libpq in 14; it meant sslmode.
     ("requiressl", &["0"], "left out: write sslmode=require"),
 ];
 
-/// Options that ask for what outboxd does not do, and what to do instead.
+/// Options that ask for what this client does not do, and what to do instead.
 const REFUSED: [(&str, &str); 11] = [
-    ("sslkeylogfile", "outboxd writes TLS keys to no file: leave it out"),
-    ("sslpassword", "outboxd reads no encrypted keys: give sslkey a key without a passphrase"),
+    ("sslkeylogfile", "TLS keys are written to no file: leave it out"),
+    ("sslpassword", "encrypted keys are not read: give sslkey a key without a passphrase"),
     (
         "sslcrl",
-        "outboxd reads no revocation lists: leave it out, or take the revoked authority out of sslrootcert",
+        "revocation lists are not read: leave it out, or take the revoked authority out of sslrootcert",
     ),
     (
         "sslcrldir",
-        "outboxd reads no revocation lists: leave it out, or take the revoked authority out of sslrootcert",
+        "revocation lists are not read: leave it out, or take the revoked authority out of sslrootcert",
     ),
     (
         "requirepeer",
-        "outboxd does not ask who runs the server of a Unix socket: leave it out, and let only the server's user write to the \
+        "nobody asks who runs the server of a Unix socket: leave it out, and let only the server's user write to the \
          socket's directory",
     ),
-    ("scram_client_key", "outboxd logs in with a password: give password, password_file or passfile"),
-    ("scram_server_key", "outboxd logs in with a password: give password, password_file or passfile"),
+    ("scram_client_key", "the login takes a password: give password or passfile"),
+    ("scram_server_key", "the login takes a password: give password or passfile"),
     ("oauth_issuer", OAUTH),
     ("oauth_client_id", OAUTH),
     ("oauth_client_secret", OAUTH),
     ("oauth_scope", OAUTH),
 ];
 
-const OAUTH: &str = "outboxd does not speak OAuth: use scram-sha-256 or cert in pg_hba.conf";
+const OAUTH: &str = "OAuth is not spoken: use scram-sha-256 or cert in pg_hba.conf";
 
 /// Takes out what is empty, which is as if it were not given, and refuses what cannot be honoured.
 pub(super) fn checked(options: Options) -> Result<Options, EndpointError> {

@@ -50,6 +50,28 @@ pub struct Endpoint {
     tls: TlsOptions,
     login_methods: LoginMethods,
     password_file: Option<PathBuf>,
+    words: Words,
+}
+
+/// Names that the caller's configuration has for what a cure leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// The place of the connection string, such as a key: goes behind "correct the host in".
+    pub connection_string: &'static str,
+    /// The place for a password beside the password file: goes behind "set".
+    pub password: &'static str,
+    /// The act that makes a missing role.
+    pub make_role: &'static str,
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Words {
+            connection_string: "the connection string",
+            password: "password in the connection string",
+            make_role: "make it with CREATE ROLE ... LOGIN",
+        }
+    }
 }
 
 /// One place to try.
@@ -70,7 +92,7 @@ pub(super) enum Address {
     Unix(PathBuf),
 }
 
-/// `target_session_attrs`, as far as outboxd can work with it.
+/// `target_session_attrs`, as far as it is honoured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SessionWanted {
     Any,
@@ -148,12 +170,29 @@ impl Endpoint {
             tls: tls_options(options)?,
             login_methods: connection_options::login_methods(options)?,
             password_file: password_file::path(text("passfile")),
+            words: Words::default(),
         })
+    }
+
+    /// The same endpoint with cures in the caller's words.
+    #[must_use]
+    pub fn with_words(self, words: Words) -> Self {
+        Self { words, ..self }
+    }
+
+    pub(super) fn words(&self) -> Words {
+        self.words
     }
 
     /// The endpoint as the files say it now.
     pub(super) fn now(&self) -> Result<Self, EndpointError> {
-        Self::read(self.url.clone(), self.password.clone())
+        Ok(Self::read(self.url.clone(), self.password.clone())?.with_words(self.words))
+    }
+
+    /// The names of [`Self::files`] in a sentence.
+    pub fn file_names(&self) -> Option<String> {
+        let files: Vec<String> = self.files().iter().map(|file| file.display().to_string()).collect();
+        (!files.is_empty()).then(|| files.join(" and "))
     }
 
     /// The files that are read for every connection, and whose content is the connection string or the password.
@@ -326,7 +365,7 @@ fn target(host: String, address: String, port: u16) -> Result<Target, EndpointEr
     }
 }
 
-/// Limits and keepalives. Zero and less mean, as in libpq, that the default holds; outboxd's are shorter than the system's.
+/// Limits and keepalives. Zero and less mean, as in libpq, that the default holds. Ours are shorter than the system's.
 fn set_times(config: &mut Config, options: &Options) -> Result<(), EndpointError> {
     let number = |option: &'static str| match options.get(option).map(|text| text.trim().parse::<i64>()) {
         None => Ok(None),

@@ -37,7 +37,7 @@ pub enum EndpointError {
         /// What it may be.
         expected: &'static str,
     },
-    /// An option of libpq asks for what outboxd does not do.
+    /// An option of libpq asks for what this client does not do.
     #[error("the connection string's {option} cannot be honoured: {instead}")]
     Refused {
         /// The option.

@@ -12,7 +12,6 @@ use tokio::{
 };
 
 use super::{
-    SourceDatabase, TableName,
     answer::simple_answer,
     endpoint::Endpoint,
     replication::{ReplicationConnection, ReplicationError},
@@ -221,20 +220,9 @@ async fn an_answer_without_end_is_given_up() {
     let client = sql(address).await.unwrap();
     let by_sql = simple_answer(&client, "SELECT 1").await.unwrap_err();
     let url = format!("postgresql://u:pw@127.0.0.1:{}/db?sslmode=disable", address.port());
-    let database = SourceDatabase {
-        endpoint: Endpoint::parse(&url).unwrap(),
-        slot: String::new(),
-        publication: String::new(),
-        create: false,
-        failover: false,
-        table: TableName { schema: String::new(), table: String::new() },
-        schema: String::new(),
-        rows: Default::default(),
-        cleanup: None,
-        parks: false,
-        wal_sender_timeout: Duration::from_secs(60),
-    };
-    let mut connection = ReplicationConnection::connect(&database, "test").await.unwrap();
+    let endpoint = Endpoint::parse(&url).unwrap();
+    let mut connection =
+        ReplicationConnection::connect(&endpoint, "test", Duration::from_secs(60)).await.unwrap();
     let Err(ReplicationError::Command { cause: by_replication, .. }) = connection.query("SELECT 1").await
     else {
         panic!("all of it was taken");

@@ -12,8 +12,7 @@ use super::{
     hosting::Hosting,
     outbox_table::TableFacts,
     preflight::{self, Facts},
-    remedy::file_names,
-    replication::{ReplicationConnection, ReplicationError, SystemIdentity},
+    replication::{ReplicationError, SystemIdentity},
     slot_history::SlotHistoryError,
     slot_record::{self, SlotRecord},
     snapshot::{self, RowRules, SnapshotError},
@@ -69,7 +68,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
         }
         Err(error) => checks.push(unreadable(&error)),
     }
-    let connection = ReplicationConnection::connect(database, application_name).await;
+    let connection = database.connect_replication(application_name).await;
     let history = match connection {
         Ok(mut connection) => SlotHistory::gather(&client, &mut connection, database, None).await,
         Err(error) => Err(error.into()),
@@ -159,7 +158,7 @@ async fn rules(
 
 fn as_role(database: &SourceDatabase) -> String {
     let role = format!("as role {}", identifier(database.endpoint.user()));
-    match file_names(&database.endpoint) {
+    match database.endpoint.file_names() {
         None => role,
         Some(files) => format!("{role}; read for every connection: {files}"),
     }

@@ -32,6 +32,7 @@ mod password_file;
 pub mod pgoutput;
 pub mod preflight;
 pub mod publication;
+pub mod quote;
 mod recorded_table;
 mod remedy;
 pub mod replication;
@@ -49,7 +50,9 @@ mod sql_socket;
 mod sql_text;
 pub(crate) mod sqlstate;
 pub mod statement;
-mod stored_text;
+pub(crate) mod statement_remedy;
+pub mod stored_text;
+mod stored_values;
 pub mod temporary_slot;
 mod tls;
 mod wire;
@@ -76,6 +79,16 @@ pub mod error {
         endpoint_error::EndpointError,
         wire_error::{AuthenticationError, ServerError, WireError},
     };
+}
+
+use crate::outbox::Column;
+use pgoutput::RelationColumn;
+use replication::{ReplicationConnection, ReplicationError};
+
+impl From<&RelationColumn> for Column {
+    fn from(column: &RelationColumn) -> Self {
+        Column { name: column.name.clone(), type_oid: column.type_oid }
+    }
 }
 
 /// A schema-qualified table name, unquoted parts.
@@ -121,6 +134,17 @@ pub struct SourceDatabase {
 }
 
 impl SourceDatabase {
+    /// Connects in replication mode.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Connect`].
+    pub async fn connect_replication(
+        &self,
+        application_name: &str,
+    ) -> Result<ReplicationConnection, ReplicationError> {
+        ReplicationConnection::connect(&self.endpoint, application_name, self.wal_sender_timeout).await
+    }
+
     /// Tells whether whoever gets the slot next makes it a failover slot, unless it is one: the configuration wants one, and lets
     /// outboxd make it.
     pub(crate) fn makes_failover(&self, is_failover: bool) -> bool {

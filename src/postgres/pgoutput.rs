@@ -2,18 +2,17 @@
 //!
 //! Pure and total: any bytes give a value or a [`DecodeError`], trailing bytes are an error, and no length that the bytes
 //! claim is believed before it is checked. It knows the layout of messages (manual, section "Logical Replication Message
-//! Formats"; written by `src/backend/replication/logical/proto.c` and `pgoutput.c`) and nothing of transactions, of which
-//! relation is the outbox, or of what values mean. Messages that only later protocol versions send (streamed and prepared
-//! transactions) are deliberately absent: outboxd asks for version 1.
+//! Formats"; written by `src/backend/replication/logical/proto.c` and `pgoutput.c`) and nothing of transactions, or of what
+//! values mean. Messages that only later protocol versions send (streamed and prepared transactions) are deliberately absent:
+//! version 1 is what the client asks for.
 //!
 //! Values are slices of the input, not copies. Names are checked to be UTF-8; values are not, that is up to who reads them.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 
-use crate::{
-    outbox::{Column, Timestamp},
-    position::Lsn,
-};
+use crate::position::Lsn;
 
 /// One pgoutput message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +22,7 @@ pub enum PgOutput {
         /// LSN of the transaction's commit record: the same as `commit_lsn` of its [`Commit`](PgOutput::Commit).
         final_lsn: Lsn,
         /// When it committed.
-        commit_time: Timestamp,
+        commit_time: SystemTime,
         /// Its transaction id.
         xid: u32,
     },
@@ -46,7 +45,7 @@ pub enum PgOutput {
         /// First byte after the commit record: what to report as flushed once the transaction is settled.
         end_lsn: Lsn,
         /// When it committed.
-        commit_time: Timestamp,
+        commit_time: SystemTime,
     },
     /// `O`: the transaction was replicated from elsewhere.
     Origin {
@@ -113,13 +112,6 @@ pub struct Relation {
     pub replica_identity: ReplicaIdentity,
     /// Published columns, in the order of the values of a [`Tuple`]. Dropped and generated ones are not among them.
     pub columns: Vec<RelationColumn>,
-}
-
-impl Relation {
-    /// The columns as the mapper wants them.
-    pub fn outbox_columns(&self) -> Vec<Column> {
-        self.columns.iter().map(|c| Column { name: c.name.clone(), type_oid: c.type_oid }).collect()
-    }
 }
 
 /// `pg_class.relreplident`.
@@ -222,7 +214,7 @@ pub enum Found {
 }
 
 /// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL's clock starts (`datatype/timestamp.h`).
-const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// Decodes one message: the payload of one XLogData.
 pub fn decode(bytes: Bytes) -> Result<PgOutput, DecodeError> {
@@ -258,7 +250,7 @@ impl Reader {
     fn begin(&mut self) -> Result<PgOutput, DecodeError> {
         Ok(PgOutput::Begin {
             final_lsn: self.lsn("final_lsn")?,
-            commit_time: self.timestamp("commit time")?,
+            commit_time: self.time("commit time")?,
             xid: self.u32("xid")?,
         })
     }
@@ -277,7 +269,7 @@ impl Reader {
         Ok(PgOutput::Commit {
             commit_lsn: self.lsn("commit_lsn")?,
             end_lsn: self.lsn("end_lsn")?,
-            commit_time: self.timestamp("commit time")?,
+            commit_time: self.time("commit time")?,
         })
     }
 
@@ -414,12 +406,17 @@ impl Reader {
         self.array(expected).map(|bytes| Lsn(u64::from_be_bytes(bytes)))
     }
 
-    fn timestamp(&mut self, expected: &'static str) -> Result<Timestamp, DecodeError> {
+    /// Microseconds since 2000, if they can be counted from 1970, too.
+    fn time(&mut self, expected: &'static str) -> Result<SystemTime, DecodeError> {
         let since_2000 = i64::from_be_bytes(self.array(expected)?);
-        since_2000
-            .checked_add(POSTGRES_EPOCH)
-            .map(Timestamp)
-            .ok_or_else(|| self.error(self.at - 8, expected, Found::Number(since_2000)))
+        let time = since_2000.checked_add(POSTGRES_EPOCH_US).and_then(|since_1970| {
+            let distance = Duration::from_micros(since_1970.unsigned_abs());
+            match since_1970 {
+                ..0 => UNIX_EPOCH.checked_sub(distance),
+                0.. => UNIX_EPOCH.checked_add(distance),
+            }
+        });
+        time.ok_or_else(|| self.error(self.at - 8, expected, Found::Number(since_2000)))
     }
 
     /// A byte that may have the bits of `mask` and no others: version 1 has no more flags, so another bit means that this

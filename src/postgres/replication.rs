@@ -1,10 +1,11 @@
 //! The streaming replication protocol (manual, section of that name) on top of `wire`: replication commands,
 //! START_REPLICATION, keepalives, status updates, and the clean end of a copy.
 //!
-//! Does not know what the WAL data means (`pgoutput` does), nor when a position is confirmed (the ledger does).
+//! Does not know what the WAL data means (`pgoutput` does), nor when a position is confirmed (the caller does).
 
 use std::{
     future::poll_fn,
+    marker::PhantomData,
     task::{Context, Poll},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -21,13 +22,12 @@ use super::{
     answer::AnswerBytes,
     connect_error::ConnectError,
     endpoint::Endpoint,
-    remedy,
-    sql_text::{identifier, literal},
+    quote::{identifier, literal},
     stored_text::{Encoding, SQL_ASCII, Texts, Translator},
     wire::{Frame, Wire},
     wire_error::{ServerError, WireError},
 };
-use crate::{ledger::ConfirmedLsn, position::Lsn, remedy::Remedy};
+use crate::position::Lsn;
 
 /// CopyBothResponse, which postgres-protocol does not know (manual, "Message Formats").
 const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
@@ -155,14 +155,6 @@ impl ReplicationError {
         }
     }
 
-    /// What to do about it, where it is known.
-    pub fn remedy(&self) -> Option<Remedy> {
-        match self {
-            ReplicationError::Connect(error) => Some((*error.remedy).clone()),
-            _ => self.cause().and_then(remedy::of_statement),
-        }
-    }
-
     /// What lies below, whatever was being done.
     pub fn cause(&self) -> Option<&WireError> {
         match self {
@@ -176,25 +168,27 @@ impl ReplicationError {
 /// A connection in replication mode (`replication=database`), not yet streaming: can run replication commands and simple SQL.
 pub struct ReplicationConnection {
     wire: Wire,
-    /// Where to ask what a text in the database's encoding means.
+    /// Where, and under which name, to ask what a text in the database's encoding means.
     endpoint: Endpoint,
+    application_name: String,
     /// A command was sent whose answer has not been read to its end, because a caller dropped the future.
     unanswered: bool,
 }
 
 impl ReplicationConnection {
     /// Connects to the first suitable host. See [`Endpoint::connect_sql`](super::endpoint::Endpoint::connect_sql) for
-    /// the settings of the session.
+    /// the settings of the session. `wal_sender_timeout` is how long the server waits for a client that says nothing.
     ///
     /// # Errors
     /// [`ReplicationError::Connect`].
     pub async fn connect(
-        database: &super::SourceDatabase,
+        endpoint: &Endpoint,
         application_name: &str,
+        wal_sender_timeout: Duration,
     ) -> Result<Self, ReplicationError> {
-        let wire =
-            database.endpoint.connect_replication(application_name, database.wal_sender_timeout).await?;
-        Ok(ReplicationConnection { wire, endpoint: database.endpoint.clone(), unanswered: false })
+        let wire = endpoint.connect_replication(application_name, wal_sender_timeout).await?;
+        let (endpoint, application_name) = (endpoint.clone(), application_name.to_owned());
+        Ok(ReplicationConnection { wire, endpoint, application_name, unanswered: false })
     }
 
     /// Who the server is, and on which timeline.
@@ -295,17 +289,17 @@ impl ReplicationConnection {
     }
 
     /// Begins streaming a logical slot with pgoutput, protocol version 1. `from` is where to begin if the slot is not
-    /// further already; `Lsn::ZERO` leaves it to the slot.
+    /// further already; `Lsn::ZERO` leaves it to the slot. `A` is what the stream acknowledges, see [`ReplicationStream`].
     ///
     /// # Errors
     /// [`ReplicationError::Command`]. When the server refused (`55006`, another process has the slot, above all) the
     /// connection comes back, so that a standby can ask again.
-    pub async fn start(
+    pub async fn start<A: Into<Lsn>>(
         mut self,
         slot: &str,
         publication: &str,
         from: Lsn,
-    ) -> Result<ReplicationStream, (Option<Self>, ReplicationError)> {
+    ) -> Result<ReplicationStream<A>, (Option<Self>, ReplicationError)> {
         let translator = match self.text_as_it_is_stored(publication).await {
             Ok(translator) => translator,
             Err(error) => return Err((None, error)),
@@ -326,8 +320,10 @@ impl ReplicationConnection {
         &mut self,
         publication: &str,
     ) -> Result<Option<Box<Translator>>, ReplicationError> {
-        let encoding =
-            self.wire.server_encoding().map_or(Encoding::Utf8, |name| Encoding::of(name, &self.endpoint));
+        let encoding = self
+            .wire
+            .server_encoding()
+            .map_or(Encoding::Utf8, |name| Encoding::of(name, &self.endpoint, &self.application_name));
         let translator = match encoding {
             Encoding::Utf8 => return Ok(None),
             _ if !publication.is_ascii() => return Ok(None),
@@ -418,8 +414,13 @@ fn left_timelines(content: &str) -> Vec<(u32, Lsn)> {
 }
 
 /// A connection in CopyBoth mode. After an error it is of no more use.
+///
+/// `A` is what it acknowledges. A caller whose positions become acknowledgeable only by some proof, such as "stored" or
+/// "published", makes that proof a type: a position that was merely received is then refused by the compiler. A caller
+/// without such a type has `A = Lsn`.
 #[derive(Debug)]
-pub struct ReplicationStream {
+pub struct ReplicationStream<A = Lsn> {
+    acknowledges: PhantomData<fn(A)>,
     wire: Wire,
     /// The newest status that is not in the output yet, because an older one is still being written.
     status: Option<(Lsn, bool)>,
@@ -431,9 +432,16 @@ pub struct ReplicationStream {
     flushed: Lsn,
 }
 
-impl ReplicationStream {
+impl<A: Into<Lsn>> ReplicationStream<A> {
     fn new(wire: Wire) -> Self {
-        Self { wire, status: None, flushed: Lsn::ZERO, translator: None, untranslated: None }
+        Self {
+            acknowledges: PhantomData,
+            wire,
+            status: None,
+            flushed: Lsn::ZERO,
+            translator: None,
+            untranslated: None,
+        }
     }
 
     /// The next event. Cancel-safe. Continues writing a status update that the socket did not take at once. An event
@@ -518,8 +526,8 @@ impl ReplicationStream {
     /// Without a confirmed position it is a sign of life only: LSN 0 moves nothing (`ProcessStandbyReplyMessage`, walsender.c).
     ///
     /// A second update in the same write takes the flushed position back, which leaves the slot where it is. A walsender counts as a
-    /// synchronous standby only while it has such a position (syncrep.c), so outboxd is none, whatever `synchronous_standby_names`
-    /// says, and no commit waits for the broker.
+    /// synchronous standby only while it has such a position (syncrep.c), so this client is none, whatever
+    /// `synchronous_standby_names` says, and no commit waits for it.
     ///
     /// Never waits: what the socket does not take at once is continued by the next call of this function or of
     /// [`Self::next`], and while it is not taken a newer status replaces an older one. So a server that does not read
@@ -530,10 +538,10 @@ impl ReplicationStream {
     /// if there were any.
     pub async fn send_status(
         &mut self,
-        confirmed: Option<ConfirmedLsn>,
+        confirmed: Option<A>,
         reply_requested: bool,
     ) -> Result<(), ReplicationError> {
-        let flushed = confirmed.map_or(Lsn::ZERO, ConfirmedLsn::lsn);
+        let flushed = confirmed.map_or(Lsn::ZERO, Into::into);
         self.send_status_at(flushed, reply_requested).await.map_err(ReplicationError::Stream)
     }
 
@@ -545,8 +553,8 @@ impl ReplicationStream {
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub async fn finish(self, confirmed: Option<ConfirmedLsn>) -> Result<(), ReplicationError> {
-        self.finish_at(confirmed.map(ConfirmedLsn::lsn)).await.map_err(ReplicationError::Stream)
+    pub async fn finish(self, confirmed: Option<A>) -> Result<(), ReplicationError> {
+        self.finish_at(confirmed.map(Into::into)).await.map_err(ReplicationError::Stream)
     }
 
     async fn send_status_at(&mut self, flushed: Lsn, reply_requested: bool) -> Result<(), WireError> {
@@ -727,7 +735,7 @@ mod tests {
     async fn a_server_that_does_not_read_holds_nobody_up_and_gets_whole_frames_later() {
         const FRAME_BYTES: usize = 39;
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let mut stream = ReplicationStream::new(Wire::new(Socket::Unix(ours)));
+        let mut stream = ReplicationStream::<Lsn>::new(Wire::new(Socket::Unix(ours)));
         let newest = 50_000_u64;
         for lsn in 1..=newest {
             stream.send_status_at(Lsn(lsn), lsn == 1).await.unwrap();

@@ -23,11 +23,12 @@ use super::{
     SourceDatabase, TableName,
     error::{ConnectError, WireError},
     outbox_table::{self, ColumnFacts, TableFacts},
-    remedy,
     sql_text::{identifier, literal},
     sqlstate,
     statement::{CatalogError, NO_TIMEOUTS},
+    statement_remedy,
     stored_text::{Encoding, Translator},
+    stored_values,
 };
 use crate::{
     outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
@@ -37,6 +38,9 @@ use crate::{
 
 /// Rows of one FETCH: enough to make its round trip cheap, few enough to be read to the end when we are given up.
 const FETCH_ROWS: u32 = 256;
+
+/// Name of the connection that asks for characters, shown in `pg_stat_activity`.
+const APPLICATION_NAME: &str = "outboxd encoding";
 
 /// Why rows cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +134,7 @@ impl SnapshotError {
                 ))
             }
             SnapshotError::Sql { cause, .. } | SnapshotError::NoRoomForCopy(cause) => {
-                remedy::of_statement(cause)
+                statement_remedy::of_statement(cause)
             }
             SnapshotError::Connect(error) => Some((*error.remedy).clone()),
             SnapshotError::Catalog(error) => error.remedy(),
@@ -495,7 +499,8 @@ impl SnapshotRows {
             )
             .await
             .map_err(sql("reading the server's clock"))?;
-        let (taken_at, encoding) = (row.get(0), Encoding::of(row.get(1), &database.endpoint));
+        let (taken_at, encoding) =
+            (row.get(0), Encoding::of(row.get(1), &database.endpoint, APPLICATION_NAME));
         let select = select(database, table, columns, selection, &encoding)?;
         if database.rows.unpublished.is_some() || database.rows.created_at_zone.is_some() {
             // One statement, and no more: what an operator wrote must not end it and begin another.
@@ -596,9 +601,11 @@ impl SnapshotRows {
                     let row = OutboxRow {
                         position: Position { commit_lsn: Lsn(self.point.0 - 1), index },
                         committed_at: self.taken_at,
-                        values: self.encoding.as_stored(values).ok_or_else(|| SnapshotError::Nonsense {
-                            doing: DOING,
-                            what: "a value that is not in the hex format".to_owned(),
+                        values: stored_values::as_stored(&self.encoding, values).ok_or_else(|| {
+                            SnapshotError::Nonsense {
+                                doing: DOING,
+                                what: "a value that is not in the hex format".to_owned(),
+                            }
                         })?,
                     };
                     if matches!(self.encoding, Encoding::Other(_)) {
@@ -626,7 +633,7 @@ fn select(
     selection: &Selection,
     encoding: &Encoding,
 ) -> Result<String, SnapshotError> {
-    let value = |column: &ColumnFacts| encoding.select(&identifier(&column.name));
+    let value = |column: &ColumnFacts| stored_values::select(encoding, &identifier(&column.name));
     let list = table.sent_columns().map(value).collect::<Vec<_>>().join(", ");
     Ok(format!(
         "SELECT {list} FROM {}{}{}{}",

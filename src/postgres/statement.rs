@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{answer::simple_answer, error::WireError, remedy};
+use super::{answer::simple_answer, error::WireError, statement_remedy};
 use crate::remedy::Remedy;
 
 /// A statement failed.
@@ -51,7 +51,7 @@ impl CatalogError {
     /// What to do about it, where it is known.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            CatalogError::Statement { cause, .. } => remedy::of_statement(cause),
+            CatalogError::Statement { cause, .. } => statement_remedy::of_statement(cause),
             _ => None,
         }
     }
@@ -59,7 +59,7 @@ impl CatalogError {
     /// What to do about it, when rows were to be parked.
     pub(crate) fn remedy_of_parking(&self) -> Option<Remedy> {
         match self {
-            CatalogError::Statement { cause, .. } => remedy::of_parking(cause),
+            CatalogError::Statement { cause, .. } => statement_remedy::of_parking(cause),
             _ => None,
         }
     }

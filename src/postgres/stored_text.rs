@@ -12,23 +12,18 @@ mod message;
 
 use std::{collections::HashMap, fmt, time::Duration};
 
-use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture, future::try_join_all};
 use tokio_postgres::{Client, types::Type};
 
 use super::{endpoint::Endpoint, wire_error::WireError};
-use crate::outbox::decode_hex;
 
 pub(super) use message::Texts;
 
-/// The encoding that outboxd itself uses.
+/// The encoding of the client itself.
 const UTF8: &str = "UTF8";
 
 /// The encoding of a database that does not know what its bytes mean. As a client's it has the server convert nothing.
 pub(super) const SQL_ASCII: &str = "SQL_ASCII";
-
-/// Shown in `pg_stat_activity`.
-const APPLICATION_NAME: &str = "outboxd encoding";
 
 /// SQLSTATEs `untranslatable_character` and `character_not_in_repertoire`.
 const NO_EQUIVALENT: [&str; 2] = ["22P05", "22021"];
@@ -46,7 +41,7 @@ type Utf8 = Option<Box<[u8]>>;
 type Width = fn(u8) -> usize;
 
 /// How text of a database comes.
-pub(super) enum Encoding {
+pub enum Encoding {
     /// As UTF-8, and so it is sent.
     Utf8,
     /// As whatever it is: nobody knows. What is UTF-8 is taken for that.
@@ -56,40 +51,16 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// By the name that the server gives it (`server_encoding`).
-    pub(super) fn of(name: &str, endpoint: &Endpoint) -> Self {
+    /// The encoding by the name that the server gives it (`server_encoding`). `endpoint` and `application_name` are of the
+    /// connection that asks the server what a character means.
+    pub fn of(name: &str, endpoint: &Endpoint, application_name: &str) -> Self {
         match name {
             UTF8 => Encoding::Utf8,
             SQL_ASCII => Encoding::Unknown,
-            name => Encoding::Other(Box::new(Translator::new(endpoint.clone(), width(name)))),
-        }
-    }
-}
-
-/// Values that plain SQL reads.
-impl Encoding {
-    /// What a SELECT lists for a column: its text as it is stored, in place of a conversion that may fail. What `format` makes
-    /// of a value is what its type's output function does, as in the stream.
-    pub(super) fn select(&self, column: &str) -> String {
-        match self {
-            Encoding::Utf8 => column.to_owned(),
-            Encoding::Unknown | Encoding::Other(_) => format!(
-                "CASE num_nulls({column}) WHEN 0 THEN convert_to(format('%s', {column}), getdatabaseencoding()) END"
-            ),
-        }
-    }
-
-    /// The values as they are stored, of the text that the server gave for [`select`](Self::select); `None` when it is not that.
-    pub(super) fn as_stored(&self, values: Vec<Option<Bytes>>) -> Option<Vec<Option<Bytes>>> {
-        match self {
-            Encoding::Utf8 => Some(values),
-            Encoding::Unknown | Encoding::Other(_) => values
-                .into_iter()
-                .map(|value| match value {
-                    Some(hex) => decode_hex(&hex).map(Some),
-                    None => Some(None),
-                })
-                .collect(),
+            name => {
+                let (endpoint, application_name) = (endpoint.clone(), application_name.to_owned());
+                Encoding::Other(Box::new(Translator::new(endpoint, application_name, width(name))))
+            }
         }
     }
 }
@@ -109,8 +80,9 @@ fn width(encoding: &str) -> Width {
 }
 
 /// Converts text to UTF-8 by what it has asked the server.
-pub(super) struct Translator {
+pub struct Translator {
     endpoint: Endpoint,
+    application_name: String,
     width: Width,
     known: HashMap<Stored, Utf8>,
     /// Kept while it may be needed again.
@@ -130,15 +102,15 @@ impl fmt::Debug for Translator {
 }
 
 impl Translator {
-    fn new(endpoint: Endpoint, width: Width) -> Self {
-        Self { endpoint, width, known: HashMap::new(), client: None, asking: None }
+    fn new(endpoint: Endpoint, application_name: String, width: Width) -> Self {
+        Self { endpoint, application_name, width, known: HashMap::new(), client: None, asking: None }
     }
 
     /// Asks the server for the characters of these texts that are not known yet. Cancel-safe: what was asked is not asked again.
     ///
     /// # Errors
     /// The server cannot be asked.
-    pub(super) async fn learn<'a>(
+    pub async fn learn<'a>(
         &mut self,
         texts: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Result<(), WireError> {
@@ -152,7 +124,8 @@ impl Translator {
                     return Ok(());
                 }
                 let client = self.client.take().filter(|client| !client.is_closed());
-                self.asking = Some(ask(self.endpoint.clone(), client, unknown).boxed());
+                self.asking =
+                    Some(ask(self.endpoint.clone(), self.application_name.clone(), client, unknown).boxed());
             }
             let Some(asking) = &mut self.asking else { return Ok(()) };
             let answer = asking.await;
@@ -165,7 +138,7 @@ impl Translator {
     }
 
     /// Tells whether no character of these texts has to be asked for.
-    pub(super) fn knows<'a>(&self, mut texts: impl Iterator<Item = &'a [u8]>) -> bool {
+    pub fn knows<'a>(&self, mut texts: impl Iterator<Item = &'a [u8]>) -> bool {
         texts.all(|text| {
             let mut characters = characters(text, self.width).filter(|character| !character.is_ascii());
             characters.all(|character| self.known.contains_key(&stored(character)))
@@ -192,7 +165,7 @@ impl Translator {
     }
 
     /// Gives the text as UTF-8. Text with a character that has no equivalent, or that was not learned, is never UTF-8.
-    pub(super) fn translate(&self, text: &[u8]) -> Vec<u8> {
+    pub fn translate(&self, text: &[u8]) -> Vec<u8> {
         let mut translated = Vec::with_capacity(text.len() + text.len() / 2);
         let mut complete = true;
         for character in characters(text, self.width) {
@@ -243,6 +216,7 @@ fn bytes(stored: &Stored) -> &[u8] {
 
 async fn ask(
     endpoint: Endpoint,
+    application_name: String,
     client: Option<Client>,
     characters: Vec<Stored>,
 ) -> Result<Answer, WireError> {
@@ -250,7 +224,7 @@ async fn ask(
     let asking = async {
         let client = match client {
             Some(client) => client,
-            None => endpoint.connect_sql(APPLICATION_NAME).await.map_err(|error| error.cause)?,
+            None => endpoint.connect_sql(&application_name).await.map_err(|error| error.cause)?,
         };
         let texts = match convert(&client, &characters).await? {
             Some(texts) => texts,
@@ -290,7 +264,9 @@ mod tests {
 
     fn translator(encoding: &str, known: &[(&[u8], Option<&str>)]) -> Box<Translator> {
         let endpoint = Endpoint::parse("postgresql://me@h/d").unwrap();
-        let Encoding::Other(mut translator) = Encoding::of(encoding, &endpoint) else { panic!("{encoding}") };
+        let Encoding::Other(mut translator) = Encoding::of(encoding, &endpoint, "test") else {
+            panic!("{encoding}")
+        };
         let known = known.iter().map(|(from, to)| (stored(from), to.map(|to| to.as_bytes().into())));
         translator.known.extend(known);
         translator

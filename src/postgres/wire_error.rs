@@ -57,8 +57,8 @@ impl ServerError {
     fn hinted(mut self) -> Self {
         let hint = match self.code.as_str() {
             "25006" => {
-                "outboxd writes in this database: ALTER ROLE ... IN DATABASE ... SET default_transaction_read_only = off; for its \
-                 role; or connect to the primary"
+                "this session may not write: ALTER ROLE ... IN DATABASE ... SET default_transaction_read_only = off; for its role; or \
+                 connect to the primary"
             }
             "55P03" => {
                 "another session holds a lock that this statement needs: SELECT pid, pg_blocking_pids(pid), query FROM \
@@ -167,7 +167,7 @@ pub enum AuthenticationError {
         /// TLS is at work, with a certificate that nobody has verified.
         encrypted: bool,
     },
-    /// A method that outboxd does not speak.
+    /// A method that this client does not speak.
     #[error(
         "the server asks for {0} authentication, which is not supported: use scram-sha-256, cert or peer in pg_hba.conf"
     )]
@@ -265,7 +265,7 @@ pub enum WireError {
         /// `read-write` or `primary`.
         wanted: &'static str,
     },
-    /// A pooler between outboxd and the server has dropped the settings of the session.
+    /// A pooler on the way to the server has dropped the settings of the session.
     #[error(
         "the session has {setting} {found} though {wanted} was asked for: a connection pooler that drops the settings of a session \
          stands between; {POOLER_CURE}"

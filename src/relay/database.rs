@@ -358,7 +358,7 @@ impl Database for SourceDatabase {
         &self,
         application_name: &str,
     ) -> Result<Self::Replication, ReplicationError> {
-        ReplicationConnection::connect(self, application_name).await
+        self.connect_replication(application_name).await
     }
 
     async fn begin_backlog(
@@ -519,7 +519,7 @@ impl Sql for tokio_postgres::Client {
 }
 
 impl Replication for ReplicationConnection {
-    type Stream = ReplicationStream;
+    type Stream = ReplicationStream<ConfirmedLsn>;
 
     async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> {
         self.identify_system().await
@@ -546,12 +546,12 @@ impl Replication for ReplicationConnection {
         slot: &str,
         publication: &str,
         from: Lsn,
-    ) -> Result<ReplicationStream, (Option<Self>, ReplicationError)> {
+    ) -> Result<ReplicationStream<ConfirmedLsn>, (Option<Self>, ReplicationError)> {
         self.start(slot, publication, from).await
     }
 }
 
-impl Stream for ReplicationStream {
+impl Stream for ReplicationStream<ConfirmedLsn> {
     async fn next(&mut self) -> Result<ReplicationEvent, ReplicationError> {
         self.next().await
     }

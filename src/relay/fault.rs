@@ -17,6 +17,7 @@ use crate::{
         replication::ReplicationError,
         slot_history::SlotHistoryError,
         snapshot::SnapshotError,
+        statement_remedy,
     },
     rabbitmq::BrokerError,
     remedy::{Mender, Remedy},
@@ -171,7 +172,7 @@ impl Fault {
     /// The cure that its text does not have.
     fn remedy(&self) -> Option<Remedy> {
         match self {
-            Fault::Replication(error) => error.remedy(),
+            Fault::Replication(error) => statement_remedy::of_replication(error),
             Fault::Connect(error) => Some((*error.remedy).clone()),
             Fault::Catalog(error) => error.remedy(),
             Fault::Backlog(error) => error.remedy(),

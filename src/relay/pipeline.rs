@@ -283,7 +283,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             PgOutput::Begin { final_lsn, commit_time, .. } => {
                 self.transaction = Some(Transaction {
                     commit_lsn: final_lsn,
-                    committed_at: commit_time,
+                    committed_at: commit_time.into(),
                     next_index: 0,
                     moved: None,
                 });

@@ -42,7 +42,7 @@ impl StreamedTable {
         if relation.oid != self.oid {
             return None;
         }
-        let mut columns = relation.outbox_columns();
+        let mut columns: Vec<Column> = relation.columns.iter().map(Column::from).collect();
         for column in &mut columns {
             if let Some((_, base)) = self.domains.iter().find(|(domain, _)| *domain == column.type_oid) {
                 column.type_oid = *base;

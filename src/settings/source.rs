@@ -9,7 +9,12 @@ use crate::{
         ColumnNames, Mapping, OptionalColumn, Placeholder, Property, RESERVED_HEADERS, ROUTING_HEADERS,
         SHORT_STRING_BYTES_MAX, Template,
     },
-    postgres::{SourceDatabase, TableName, cleanup::Cleanup, endpoint::Endpoint, snapshot::RowRules},
+    postgres::{
+        SourceDatabase, TableName,
+        cleanup::Cleanup,
+        endpoint::{Endpoint, Words},
+        snapshot::RowRules,
+    },
     relay::{BacklogPolicy, OnInvalid, OnNack, OnUnroutable, Ordering, RelayOptions, SharedWindow},
 };
 
@@ -50,6 +55,13 @@ pub(super) fn read(
     Some(Source { database, mapping: mapping?, relay: relay?, exchanges_max })
 }
 
+/// Names of the keys that cures of connections lead to.
+const WORDS: Words = Words {
+    connection_string: "postgres.url",
+    password: "postgres.password or postgres.password_file",
+    make_role: "make it with the statements of `outboxd setup --print-sql`",
+};
+
 fn database(
     source: &str,
     mut section: Section<'_>,
@@ -67,9 +79,10 @@ fn database(
     let url = section.rotating_secret("url");
     let password = section.rotating_secret("password");
     let endpoint = url.and_then(|url| {
-        let endpoint = Endpoint::read(url, password).map_err(|error| {
-            section.problem(url_key, error.to_string(), "correct the connection string");
-        });
+        let endpoint =
+            Endpoint::read(url, password).map(|endpoint| endpoint.with_words(WORDS)).map_err(|error| {
+                section.problem(url_key, error.to_string(), "correct the connection string");
+            });
         endpoint.ok()
     });
     let default = format!("outboxd_{}", source.replace('-', "_"));

@@ -2,9 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use outboxd::postgres::{
-    SourceDatabase, TableName, endpoint::Endpoint, error::ConnectError, replication::ReplicationConnection,
-};
+use outboxd::postgres::{SourceDatabase, TableName, endpoint::Endpoint, error::ConnectError};
 
 use crate::stage::{Stage, say};
 use testkit::{Authority, Daemon, Postgres, PostgresOptions, shared_rabbitmq};
@@ -36,7 +34,7 @@ async fn connect(url: &str) -> Result<String, String> {
         parks: false,
         wal_sender_timeout: Duration::from_secs(30),
     };
-    let replication = ReplicationConnection::connect(&database, "test").await;
+    let replication = database.connect_replication("test").await;
     let sql: Result<_, ConnectError> = endpoint.connect_sql("test").await;
     match (sql, replication) {
         (Ok(client), Ok(mut connection)) => {

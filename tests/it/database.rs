@@ -14,7 +14,7 @@ use outboxd::{
         pgoutput::{PgOutput, decode},
         preflight::{self, Check, Verdict},
         publication::{self, Held, Publishing, Unpublished},
-        replication::{ReplicationConnection, ReplicationEvent},
+        replication::ReplicationEvent,
         slot_record::{self, Confirmed, SlotRecord},
         snapshot::{RowOrder, Selection},
     },
@@ -59,7 +59,7 @@ fn columns() -> ColumnNames {
 }
 
 async fn begin(database: &SourceDatabase) -> Result<Backlog, BacklogError> {
-    let replication = ReplicationConnection::connect(database, "test").await.unwrap();
+    let replication = database.connect_replication("test").await.unwrap();
     let client = database.endpoint.connect_sql("test").await.unwrap();
     Backlog::begin(replication, client, database, &columns(), &Selection::default(), false).await
 }
@@ -134,7 +134,7 @@ async fn backlog_and_stream_together_are_every_row_once() {
         .finish()
         .await
         .unwrap()
-        .start(&database.slot, &database.publication, Lsn::ZERO)
+        .start::<Lsn>(&database.slot, &database.publication, Lsn::ZERO)
         .await
         .map_err(|e| e.1)
         .unwrap();
@@ -190,8 +190,11 @@ async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
     assert!(matches!(begin(&database).await, Err(BacklogError::AlreadyThere(_))));
     slot_is_gone(&client, &format!("{}_backlog", database.slot)).await;
 
-    let stream =
-        connection.start(&database.slot, &database.publication, Lsn::ZERO).await.map_err(|e| e.1).unwrap();
+    let stream = connection
+        .start::<Lsn>(&database.slot, &database.publication, Lsn::ZERO)
+        .await
+        .map_err(|e| e.1)
+        .unwrap();
     let in_use = catalog::drop_slot(&client, &database.slot).await.unwrap_err();
     assert!(matches!(in_use, CatalogError::SlotInUse { holder: Some(_), .. }), "{in_use}");
     drop(stream);
@@ -237,7 +240,7 @@ async fn setup_makes_the_slot_only_for_an_empty_table() {
     let (database, client) = database(STANDARD).await;
     publish(&database, &client, TableKind::Ordinary).await;
     let create = async || {
-        let replication = ReplicationConnection::connect(&database, "test").await.unwrap();
+        let replication = database.connect_replication("test").await.unwrap();
         let client = database.endpoint.connect_sql("test").await.unwrap();
         create_slot_if_table_is_empty(replication, client, &database).await
     };
@@ -265,7 +268,7 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
     publish(&database, &client, TableKind::Ordinary).await;
     slot_record::create_table(&client, &database).await.unwrap();
     catalog::create_slot(&client, &database.slot, false).await.unwrap();
-    let mut replication = ReplicationConnection::connect(&database, "test").await.unwrap();
+    let mut replication = database.connect_replication("test").await.unwrap();
     let ours = replication.before_stream(&database.slot).await.unwrap();
     let claimed = async |pid| {
         let record = SlotRecord {
@@ -283,7 +286,7 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
         slot_record::claim(&client, &database, &record, pid).await.unwrap()
     };
     assert!(!claimed(ours.pid).await, "nobody streams yet");
-    let stream = replication.start(&database.slot, &database.publication, Lsn::ZERO).await;
+    let stream = replication.start::<Lsn>(&database.slot, &database.publication, Lsn::ZERO).await;
     let stream = stream.map_err(|(_, error)| error).unwrap();
     assert!(!claimed(ours.pid + 1).await, "somebody else streams");
     assert!(claimed(ours.pid).await);

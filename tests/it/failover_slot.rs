@@ -1,7 +1,5 @@
 //! Failover slots, of PostgreSQL 17 and later: made as the configuration says, and made again as they were.
 
-use outboxd::postgres::replication::ReplicationConnection;
-
 use crate::{
     holder::{database, hold},
     stage::{PATIENCE, Stage, eventually, say, source, until_alive, until_state},
@@ -137,7 +135,7 @@ async fn a_slot_that_another_instance_uses_is_made_a_failover_slot_by_nobody_who
     assert!(daemon.sigterm(PATIENCE).await.success());
 
     let holder = hold(&stage, "outboxd orders").await;
-    let mut waits = ReplicationConnection::connect(&database(&stage), "waits").await.unwrap();
+    let mut waits = database(&stage).connect_replication("waits").await.unwrap();
     assert!(!tokio::time::timeout(PATIENCE, waits.make_failover(&stage.slot())).await.unwrap().unwrap());
     drop(waits);
     let client = stage.client().await;

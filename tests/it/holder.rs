@@ -7,7 +7,7 @@ use outboxd::{
     postgres::{
         SourceDatabase, TableName,
         endpoint::Endpoint,
-        replication::{ReplicationConnection, ReplicationStream},
+        replication::ReplicationStream,
         slot_use::{self, Address},
     },
 };
@@ -97,7 +97,7 @@ pub(crate) async fn hold(stage: &Stage, application: &str) -> ReplicationStream 
 /// The same; `None` while somebody else has the slot.
 async fn try_hold(stage: &Stage, application: &str) -> Option<ReplicationStream> {
     let database = database(stage);
-    let connection = ReplicationConnection::connect(&database, application).await.unwrap();
+    let connection = database.connect_replication(application).await.unwrap();
     connection.start(&database.slot, &database.publication, Lsn::ZERO).await.ok()
 }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes};
 use outboxd::{
-    outbox::{ColumnNames, Mapper, Mapping, OutboxRow, Template, Timestamp},
+    outbox::{Column, ColumnNames, Mapper, Mapping, OutboxRow, Template, Timestamp},
     position::{Lsn, Position},
-    postgres::pgoutput::{PgOutput, decode},
+    postgres::pgoutput::{PgOutput, Relation, decode},
 };
 
 const ORIGIN: Position = Position { commit_lsn: Lsn(0), index: 0 };
@@ -33,9 +33,9 @@ fn stream(mut bytes: Bytes) {
             Err(error) => assert!(error.offset <= length && !error.to_string().is_empty()),
             Ok(PgOutput::Begin { final_lsn, commit_time, .. }) => {
                 position = Position { commit_lsn: final_lsn, index: 0 };
-                committed_at = commit_time;
+                committed_at = commit_time.into();
             }
-            Ok(PgOutput::Relation(relation)) => match mapping.resolve(&relation.outbox_columns()) {
+            Ok(PgOutput::Relation(relation)) => match mapping.resolve(&columns(&relation)) {
                 Ok(mapper) => drop(mappers.insert(relation.oid, mapper)),
                 Err(error) => assert!(!error.missing.is_empty() && !error.to_string().is_empty()),
             },
@@ -50,6 +50,10 @@ fn stream(mut bytes: Bytes) {
             Ok(_) => {}
         }
     }
+}
+
+fn columns(relation: &Relation) -> Vec<Column> {
+    relation.columns.iter().map(Column::from).collect()
 }
 
 fn mapping() -> Mapping {

@@ -1,0 +1,80 @@
+//! Remedies of failed commands and statements: one list for `check`, log, `/readyz` and `status`.
+//!
+//! What the catalog tells before anything fails is judged in [`preflight`](super::preflight), with the same kind of cures.
+
+use super::{replication::ReplicationError, wire_error::WireError};
+use crate::remedy::Remedy;
+
+/// Remedy of what went wrong on a replication connection, where it is known.
+pub(crate) fn of_replication(error: &ReplicationError) -> Option<Remedy> {
+    match error {
+        ReplicationError::Connect(error) => Some((*error.remedy).clone()),
+        _ => error.cause().and_then(of_statement),
+    }
+}
+
+/// Remedy of a statement or command that the server refused, where there is one that `check` does not know better from the catalog.
+pub(super) fn of_statement(cause: &WireError) -> Option<Remedy> {
+    match cause.sqlstate()? {
+        // insufficient_privilege
+        "42501" => {
+            Some(Remedy::by_person("`outboxd check` prints the statement that grants what is missing"))
+        }
+        // undefined_table, invalid_schema_name, undefined_column: the next attempt looks at the catalog.
+        "42P01" | "3F000" | "42703" => Some(Remedy::by_time("`outboxd check` says what is missing")),
+        // read_only_sql_transaction
+        "25006" => Some(Remedy::by_time(
+            "the connection leads to a server that takes no writes: with several hosts, set target_session_attrs=read-write",
+        )),
+        // disk_full
+        "53100" => Some(Remedy::by_time("make room on the disk of the server")),
+        // lock_not_available
+        "55P03" => {
+            Some(Remedy::by_time("somebody keeps the table locked: pg_locks shows who, end that transaction"))
+        }
+        // query_canceled
+        "57014" => Some(Remedy::by_time(
+            "see what PostgreSQL is waiting for (pg_stat_activity, application_name outboxd...)",
+        )),
+        _ => None,
+    }
+}
+
+/// Remedy of rows that could not be parked.
+pub(super) fn of_parking(cause: &WireError) -> Option<Remedy> {
+    let sqlstate = cause.sqlstate()?;
+    of_statement(cause).or_else(|| {
+        Some(Remedy::by_time(match sqlstate {
+            // Class of statements that do not fit what they are about.
+            code if code.starts_with("42") => {
+                "outboxd_parked is not as outboxd makes it: `outboxd setup --print-sql` has the statement"
+            }
+            _ => "see PostgreSQL's log",
+        }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::postgres::wire_error::ServerError;
+
+    #[test]
+    fn a_row_that_cannot_be_parked_has_the_cure_of_its_statement_or_one_of_its_own() {
+        for (code, expected) in [
+            ("42501", "`outboxd check` prints the statement"),
+            ("42P01", "`outboxd check` says"),
+            ("42804", "outboxd_parked is not as outboxd makes it"),
+            ("25006", "target_session_attrs=read-write"),
+            ("53100", "disk"),
+            ("55P03", "locked: pg_locks"),
+            ("57014", "pg_stat_activity"),
+            ("XX000", "log"),
+        ] {
+            let error = WireError::from(ServerError { code: code.into(), ..ServerError::default() });
+            let remedy = of_parking(&error).unwrap();
+            assert!(remedy.cure.contains(expected), "{code}: {}", remedy.cure);
+        }
+    }
+}

@@ -33,6 +33,9 @@ use std::{
 use stop::until_stopped;
 
 /// Does what the command line asks for.
+///
+/// # Errors
+/// The [`Failure`] of the command, with its exit status.
 pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
     // First of all: from here on no signal ends the process without a line.
     let _others = OtherSignals::listen().map_err(|error| Failure::runtime(&error))?;

@@ -61,6 +61,9 @@ pub struct ParkedValues {
 
 /// Keeps every other command on the parked rows of this source away, for as long as the connection lasts; `false` when there
 /// is one already.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn lock(client: &Client, database: &SourceDatabase) -> Result<bool, CatalogError> {
     let lock = "SELECT pg_try_advisory_lock(hashtext($1), hashtext($2))";
     let row = client
@@ -76,6 +79,9 @@ const PORTION_ROWS: usize = 100;
 const TEXT_CHARS_MAX: usize = 16 << 10;
 
 /// Every parked row of the source, in the order of their positions; none when there is no table.
+///
+/// # Errors
+/// [`CatalogError::Statement`], and [`CatalogError::Nonsense`] for a position that somebody else has written.
 pub async fn list(client: &Client, database: &SourceDatabase) -> Result<Vec<ParkedEntry>, CatalogError> {
     const DOING: &str = "reading the parked rows";
     let texts = ["message_id", "aggregate_type", "aggregate_id", "event_type", "exchange", "routing_key"];
@@ -126,6 +132,9 @@ fn entry(row: &Row) -> Result<ParkedEntry, CatalogError> {
 }
 
 /// A parked row with its values; `None` when it is parked no longer.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn load(
     client: &Client,
     database: &SourceDatabase,
@@ -150,6 +159,9 @@ pub async fn load(
 }
 
 /// Removes a parked row; `false` when there was none.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn remove(
     client: &Client,
     database: &SourceDatabase,
@@ -165,6 +177,9 @@ pub async fn remove(
 }
 
 /// Writes down why a row stays parked.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn stays(
     client: &Client,
     database: &SourceDatabase,
@@ -209,6 +224,9 @@ async fn stays_spelled(
 
 /// Why a parked row may have been overtaken by a later one of its aggregate; `None` when it has not been: the outbox table
 /// still has the row itself, and no later one of its aggregate but parked ones.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn overtaken(
     client: &Client,
     database: &SourceDatabase,

@@ -58,6 +58,9 @@ pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
 }
 
 /// Makes the table if it is not there.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<(), CatalogError> {
     let create = create_table_sql(database);
     made(client, "creating the table of parked rows", &database.schema, TABLE, &create).await
@@ -182,6 +185,9 @@ impl Reason {
 }
 
 /// How many rows are parked; `None` when there is no table, or the role may not read it.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn count(client: &Client, database: &SourceDatabase) -> Result<Option<u64>, CatalogError> {
     const DOING: &str = "counting the parked rows";
     let readable = format!(

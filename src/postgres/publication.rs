@@ -195,6 +195,9 @@ pub(super) fn drop_table_sql(name: &str, table: &TableName, kind: TableKind) -> 
 }
 
 /// Reads the [`PublicationFacts`]; `None` when there is no such publication.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn facts(
     client: &Client,
     name: &str,
@@ -267,6 +270,9 @@ pub fn create_sql(name: &str, table: &TableName, kind: TableKind) -> String {
 }
 
 /// Makes the publication; `false` when there was one of that name already.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn create(
     client: &Client,
     name: &str,
@@ -319,6 +325,9 @@ pub fn drop_sql(name: &str) -> String {
 }
 
 /// Drops the publication; `false` when there was none.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn drop(client: &Client, name: &str) -> Result<bool, CatalogError> {
     execute(client, "dropping the publication", &drop_sql(name), sqlstate::UNDEFINED_OBJECT).await
 }

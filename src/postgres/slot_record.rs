@@ -146,12 +146,18 @@ pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
 }
 
 /// Makes the table if it is not there.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<(), CatalogError> {
     let create = create_table_sql(database);
     made(client, "creating the table of slot records", &database.schema, TABLE, &create).await
 }
 
 /// The slot's record; `None` when there is none, or no table.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<SlotRecord>, CatalogError> {
     let select = format!(
         "SELECT system_identifier, timeline, (confirmed_flush - '0/0')::int8, \
@@ -179,6 +185,9 @@ pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<S
 }
 
 /// Writes the record, whatever was there. For whoever has the slot, or is about to make it.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn write(
     client: &Client,
     database: &SourceDatabase,
@@ -190,6 +199,9 @@ pub async fn write(
 
 /// Writes the record for whoever streams from the slot as server process `pid`; `false`, and nothing is written, when that
 /// is no longer so. An instance that was frozen just after it had got the slot must not put its name over its successor's.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn claim(
     client: &Client,
     database: &SourceDatabase,
@@ -205,6 +217,9 @@ pub async fn claim(
 }
 
 /// Writes the first record of a slot, unless whoever has acquired it by now has done so; also the first after a teardown.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn write_first(
     client: &Client,
     database: &SourceDatabase,
@@ -269,6 +284,9 @@ async fn written(client: &Client, statement: &str) -> Result<Vec<SimpleQueryMess
 
 /// Writes down a gap that was found when the record was of version `found`, or when there was none; nothing if it has been
 /// written since.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn mark(
     client: &Client,
     database: &SourceDatabase,
@@ -293,6 +311,9 @@ pub async fn mark(
 
 /// Copies the slot's position into the record, but none beyond `confirmed`; nothing if another has taken over. `true` when the
 /// record says `confirmed` now. The slot may still be on its way there.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn note(
     client: &Client,
     database: &SourceDatabase,
@@ -303,6 +324,9 @@ pub async fn note(
 }
 
 /// Writes down where `holder` has left the slot; nothing if another has taken over.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn release(
     client: &Client,
     database: &SourceDatabase,
@@ -340,6 +364,9 @@ async fn update(
 /// Writes down that there is no slot any more, on purpose: the next one of this name is a first one; `false` when there was
 /// no record. The row stays: were it gone, a process that remembers the slot could not tell a teardown from an older
 /// state of the database.
+///
+/// # Errors
+/// [`CatalogError::Statement`].
 pub async fn tear_down(client: &Client, database: &SourceDatabase) -> Result<bool, CatalogError> {
     let update = format!(
         "UPDATE {} SET confirmed_flush = '0/0', confirmed_until = NULL, holder = NULL, gap = NULL, \

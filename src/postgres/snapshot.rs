@@ -566,6 +566,9 @@ impl SnapshotRows {
     /// The next row; `None` after the last. Cancel-safe: no row is lost with a dropped future.
     ///
     /// Must not be asked again after an error.
+    ///
+    /// # Errors
+    /// The server's, [`SnapshotError::Rules`] for a row on which the configured condition fails, and [`SnapshotError::TooManyRows`].
     pub async fn next(&mut self) -> Result<Option<OutboxRow>, SnapshotError> {
         const DOING: &str = "reading the rows";
         let failed = |error| sql(DOING)(error).of_rules(&self.rules);

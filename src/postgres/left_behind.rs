@@ -13,7 +13,7 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase, TableName,
-    own_table::{OwnTableFacts, own_table},
+    own_table::{self, OwnTableFacts, own_table},
     parked_table, slot_record,
     sql_text::{identifier, literal},
     statement::{CatalogError, failed},
@@ -66,7 +66,7 @@ pub(super) async fn find(
     if places.is_empty() {
         return Ok(Vec::new());
     }
-    let own = TableName { schema: schema.clone(), table: slot_record::TABLE.to_owned() };
+    let own = own_table::name(database, slot_record::TABLE);
     let slot = literal(slot);
     let live = |place: &TableName| {
         format!("FROM {} WHERE slot = {slot} AND NOT ({})", place.quoted(), slot_record::TORN_DOWN)

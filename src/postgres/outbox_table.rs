@@ -255,3 +255,43 @@ pub async fn is_empty(client: &Client, name: &TableName, kind: TableKind) -> Res
         Err(error) => Err(failed(DOING)(error)),
     }
 }
+
+#[cfg(test)]
+impl TableFacts {
+    /// An ordinary table in good order.
+    pub(crate) fn sample(columns: Vec<ColumnFacts>) -> Self {
+        Self {
+            oid: 1,
+            kind: TableKind::Ordinary,
+            logged: true,
+            may_use_schema: true,
+            may_select: true,
+            may_remove: true,
+            owned: true,
+            row_security: false,
+            rows_estimate: 0,
+            columns,
+        }
+    }
+}
+
+#[cfg(test)]
+impl ColumnFacts {
+    /// A column that may be NULL and is sent.
+    pub(crate) fn sample(name: &str, type_oid: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            type_oid,
+            base_type_oid: type_oid,
+            type_name: String::new(),
+            nullable: true,
+            default: None,
+            sequence_cache: None,
+            is_string: false,
+            has_own_operators: false,
+            generated: None,
+            sent: true,
+            may_select: true,
+        }
+    }
+}

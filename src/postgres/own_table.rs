@@ -3,10 +3,25 @@
 use tokio_postgres::{Client, types::Type};
 
 use super::{
+    SourceDatabase, TableName,
     sql_text::{identifier, make_schema_sql, use_schema_sql},
     sqlstate,
     statement::{CatalogError, failed},
 };
+
+/// The name of a table of outboxd's own.
+pub(crate) fn name(database: &SourceDatabase, table: &str) -> TableName {
+    TableName { schema: database.schema.clone(), table: table.to_owned() }
+}
+
+/// The statement that lets the source's role use a table of outboxd's own, once somebody else has made it.
+pub(crate) fn grant_sql(database: &SourceDatabase, table: &str, role: &str) -> String {
+    format!(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}",
+        name(database, table).quoted(),
+        identifier(role)
+    )
+}
 
 /// A table of outboxd's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

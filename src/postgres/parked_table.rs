@@ -13,10 +13,10 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{
     SourceDatabase,
-    own_table::made,
+    own_table::{self, made},
     parked_text::{self, Spelling},
     slot_facts::wal_end,
-    sql_text::{identifier, literal},
+    sql_text::literal,
     statement::{CatalogError, failed},
 };
 use crate::{
@@ -37,7 +37,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous
                      SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '20s'";
 
 pub(super) fn table(database: &SourceDatabase) -> String {
-    format!("{}.{}", identifier(&database.schema), identifier(TABLE))
+    own_table::name(database, TABLE).quoted()
 }
 
 /// The statement that makes the table. A position's text sorts in commit order by its bytes.
@@ -54,7 +54,7 @@ pub fn create_table_sql(database: &SourceDatabase) -> String {
 
 /// The statement that lets the source's role use the table, once somebody else has made it.
 pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
-    format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}", table(database), identifier(role))
+    own_table::grant_sql(database, TABLE, role)
 }
 
 /// Makes the table if it is not there.

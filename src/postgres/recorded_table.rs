@@ -8,7 +8,7 @@ use tokio_postgres::{Client, types::Type};
 use super::{
     SourceDatabase, TableName,
     left_behind::LeftBehind,
-    own_table::OwnTableFacts,
+    own_table::{self, OwnTableFacts},
     slot_record,
     statement::{CatalogError, failed},
 };
@@ -20,8 +20,8 @@ pub(super) async fn find(
     records: OwnTableFacts,
     left_behind: &[LeftBehind],
 ) -> Result<Option<TableName>, CatalogError> {
-    let SourceDatabase { table: outbox, slot, schema, .. } = database;
-    let own = TableName { schema: schema.clone(), table: slot_record::TABLE.to_owned() };
+    let SourceDatabase { table: outbox, slot, .. } = database;
+    let own = own_table::name(database, slot_record::TABLE);
     let own = (records.exists && records.may_use).then_some(&own);
     let elsewhere = left_behind.iter().filter(|found| found.is_record()).map(|found| &found.place);
     for place in own.into_iter().chain(elsewhere) {

@@ -155,3 +155,29 @@ pub async fn wal_end(client: &Client) -> Result<Lsn, CatalogError> {
         .map_err(failed("reading the end of WAL"))?;
     Ok(Lsn(row.get::<_, Option<i64>>(0).unwrap_or_default().cast_unsigned()))
 }
+
+#[cfg(test)]
+impl SlotFacts {
+    /// A slot in good order that nobody uses.
+    pub(crate) fn sample(confirmed_flush: Lsn) -> Self {
+        Self {
+            name: "outboxd_orders".into(),
+            plugin: Some("pgoutput".into()),
+            database: Some("orders".into()),
+            here: true,
+            temporary: false,
+            active_pid: None,
+            confirmed_flush: Some(confirmed_flush),
+            restart_lsn: Some(Lsn(1)),
+            wal_status: Some("reserved".into()),
+            lost: None,
+            unused_for: None,
+            unused_max: None,
+            two_phase: false,
+            failover: false,
+            retained_bytes: 0,
+            lag_bytes: 0,
+            current: Lsn(1000),
+        }
+    }
+}

@@ -16,7 +16,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, types::Type};
 use super::{
     SourceDatabase,
     answer::simple_answer,
-    own_table::made,
+    own_table::{self, made},
     publication::PublishedBy,
     sql_text::{identifier, literal},
     sqlstate::UNDEFINED_TABLE,
@@ -104,7 +104,7 @@ fn next_version(version: &str) -> String {
 }
 
 fn table(database: &SourceDatabase) -> String {
-    format!("{}.{}", identifier(&database.schema), identifier(TABLE))
+    own_table::name(database, TABLE).quoted()
 }
 
 fn timestamp(time: Option<Timestamp>) -> String {
@@ -142,7 +142,7 @@ pub fn account_sql(database: &SourceDatabase) -> String {
 
 /// The statement that lets the source's role use the table, once somebody else has made it.
 pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
-    format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}", table(database), identifier(role))
+    own_table::grant_sql(database, TABLE, role)
 }
 
 /// Makes the table if it is not there.

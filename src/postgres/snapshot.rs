@@ -775,37 +775,14 @@ fn values(row: &SimpleQueryRow) -> Result<Vec<Option<Bytes>>, tokio_postgres::Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::outbox_table::TableKind;
 
     fn table(columns: &[(&str, u32, bool, Option<i64>)]) -> TableFacts {
-        TableFacts {
-            oid: 1,
-            kind: TableKind::Ordinary,
-            logged: true,
-            may_use_schema: true,
-            may_select: true,
-            may_remove: true,
-            owned: true,
-            row_security: false,
-            rows_estimate: 0,
-            columns: columns
-                .iter()
-                .map(|(name, type_oid, nullable, sequence_cache)| ColumnFacts {
-                    name: (*name).to_owned(),
-                    type_oid: *type_oid,
-                    base_type_oid: *type_oid,
-                    type_name: String::new(),
-                    nullable: *nullable,
-                    default: None,
-                    sequence_cache: *sequence_cache,
-                    is_string: false,
-                    has_own_operators: false,
-                    generated: None,
-                    sent: true,
-                    may_select: true,
-                })
-                .collect(),
-        }
+        let column = |(name, type_oid, nullable, sequence_cache): &(&str, u32, bool, Option<i64>)| ColumnFacts {
+            nullable: *nullable,
+            sequence_cache: *sequence_cache,
+            ..ColumnFacts::sample(name, *type_oid)
+        };
+        TableFacts::sample(columns.iter().map(column).collect())
     }
 
     #[test]

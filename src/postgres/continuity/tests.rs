@@ -11,25 +11,7 @@ fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SystemIdentity {
 }
 
 fn slot(confirmed_flush: u64) -> Option<SlotFacts> {
-    Some(SlotFacts {
-        name: "outboxd_orders".into(),
-        plugin: Some("pgoutput".into()),
-        database: Some("orders".into()),
-        here: true,
-        temporary: false,
-        active_pid: None,
-        confirmed_flush: Some(Lsn(confirmed_flush)),
-        restart_lsn: Some(Lsn(1)),
-        wal_status: Some("reserved".into()),
-        lost: None,
-        unused_for: None,
-        unused_max: None,
-        two_phase: false,
-        failover: false,
-        retained_bytes: 0,
-        lag_bytes: 0,
-        current: Lsn(1000),
-    })
+    Some(SlotFacts::sample(Lsn(confirmed_flush)))
 }
 
 fn lost(confirmed_flush: u64) -> Option<SlotFacts> {

@@ -11,7 +11,7 @@ use crate::{
         family::Family,
         hosting::Hosting,
         invalidation::Invalidation,
-        outbox_table::{ColumnFacts, Generated, TableFacts, TableKind},
+        outbox_table::{ColumnFacts, Generated, TableFacts},
         own_table::OwnTableFacts,
         publication::{Held, PublicationFacts},
         server_facts::ServerFacts,
@@ -42,23 +42,11 @@ fn good_server() -> ServerFacts {
 
 fn good_slot() -> SlotFacts {
     SlotFacts {
-        name: "outboxd_orders".into(),
-        plugin: Some("pgoutput".into()),
-        database: Some("orders".into()),
-        here: true,
-        temporary: false,
-        active_pid: None,
-        confirmed_flush: Some(Lsn(90)),
         restart_lsn: Some(Lsn(50)),
-        wal_status: Some("reserved".into()),
-        lost: None,
-        unused_for: None,
-        unused_max: None,
-        two_phase: false,
-        failover: false,
         retained_bytes: 50,
         lag_bytes: 10,
         current: Lsn(100),
+        ..SlotFacts::sample(Lsn(90))
     }
 }
 
@@ -273,34 +261,16 @@ fn facts_of(publication: PublicationFacts) -> Facts {
         may_create: true,
     };
     let column = |name: &str, generated: Option<Generated>| ColumnFacts {
-        name: name.into(),
-        type_oid: 25,
-        base_type_oid: 25,
         type_name: "text".into(),
-        nullable: true,
-        default: None,
-        sequence_cache: None,
         is_string: true,
-        has_own_operators: false,
         sent: generated.is_none(),
         generated,
-        may_select: true,
+        ..ColumnFacts::sample(name, 25)
     };
     Facts {
         foreign_code: Vec::new(),
         server: ServerFacts { version: 180_001, ..good_server() },
-        table: Some(TableFacts {
-            oid: 1,
-            kind: TableKind::Ordinary,
-            logged: true,
-            may_use_schema: true,
-            may_select: true,
-            may_remove: true,
-            owned: true,
-            row_security: false,
-            rows_estimate: 0,
-            columns: vec![column("id", None), column("body", Some(Generated::Stored))],
-        }),
+        table: Some(TableFacts::sample(vec![column("id", None), column("body", Some(Generated::Stored))])),
         family: Family::default(),
         publication: Some(publication),
         records: own,

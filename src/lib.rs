@@ -35,6 +35,16 @@ pub mod ledger;
 
 pub mod postgres;
 
+pub mod slot;
+
+pub mod backfill;
+
+pub mod parking;
+
+pub mod cleanup;
+
+pub mod preflight;
+
 pub mod rabbitmq;
 
 pub mod admin;

@@ -87,19 +87,19 @@ mutate trust-a-server-set-back src/relay/supervisor/known.rs \
     'self.settled.reaches().filter(|settled| *settled > end)' 'self.settled.reaches().filter(|_| false)'
 mutate take-the-slot-back src/relay/supervisor/attempt.rs \
     'delivery.ledger_mut().reached(flushed);' 'let _ = flushed;'
-mutate make-a-slot-silently src/postgres/continuity.rs \
+mutate make-a-slot-silently src/slot/continuity/mod.rs \
     'return gap(cause, known.confirmed);' 'let _ = cause; return Ok(Continuity::First);'
-mutate take-a-slot-made-anew src/postgres/continuity.rs \
+mutate take-a-slot-made-anew src/slot/continuity/mod.rs \
     'if at_most.is_some_and(|at_most| flush > Some(at_most)) {' 'if at_most.is_some_and(|_| false) {'
-mutate overlook-a-slot-made-anew-before-a-promotion src/postgres/continuity.rs \
+mutate overlook-a-slot-made-anew-before-a-promotion src/slot/continuity/mod.rs \
     'known.at_most.into_iter().chain(left).min()' 'left.or(known.at_most)'
-mutate forget-a-recorded-gap src/postgres/continuity.rs \
+mutate forget-a-recorded-gap src/slot/continuity/mod.rs \
     'Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) => Err(Gap {' 'Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) if false => Err(Gap {'
-mutate trust-a-record-from-a-dump src/postgres/continuity.rs \
+mutate trust-a-record-from-a-dump src/slot/continuity/mod.rs \
     'record.as_written && record.gap.is_none()' 'record.gap.is_none()'
-mutate trust-a-server-without-record src/postgres/continuity.rs \
+mutate trust-a-server-without-record src/slot/continuity/mod.rs \
     'record.map_or(0, |record| record.version) < last_seen.version' 'record.is_some_and(|record| record.version < last_seen.version)'
-mutate overlook-a-teardown src/postgres/continuity.rs \
+mutate overlook-a-teardown src/slot/continuity/mod.rs \
     'let torn_down = self.record.as_ref().is_some_and(SlotRecord::is_torn_down);' 'let torn_down = false;'
 mutate keep-a-gap-to-oneself src/relay/supervisor/gap.rs \
     'evidence.to_be_marked(gap, remembered) {' 'evidence.to_be_marked(gap, remembered).filter(|_| false) {'

@@ -16,21 +16,20 @@
 
 use tokio_postgres::Client;
 
-use super::{
-    SourceDatabase, TableName,
-    replication::{ReplicationConnection, ReplicationError},
-    slot_facts,
-    snapshot::{self, Held, Selection, SnapshotError, SnapshotRows, sql},
-    sql_text::{identifier, literal},
-    sqlstate::DUPLICATE_OBJECT,
-    statement::NO_TIMEOUTS,
-    statement_remedy,
-    temporary_slot::temporary_name,
-};
+use super::snapshot::{self, Held, Selection, SnapshotError, SnapshotRows, sql};
 use crate::{
     outbox::{ColumnNames, OptionalColumn},
     position::Lsn,
+    postgres::{
+        SourceDatabase, TableName,
+        replication::{ReplicationConnection, ReplicationError},
+        sql_text::{identifier, literal},
+        sqlstate::DUPLICATE_OBJECT,
+        statement::NO_TIMEOUTS,
+        statement_remedy,
+    },
     remedy::Remedy,
+    slot::{facts::slot_progress, temporary::temporary_name},
 };
 
 /// Why there is no backlog to be had, or no slot at its end.
@@ -163,7 +162,7 @@ impl Backlog {
         let (consistent_point, exported) = create_temporary(replication, &temporary).await?;
         // Another instance may have copied its slot and let go of the name just now.
         // One of another database, too: whoever looks again sees that.
-        if slot_facts::slot_progress(client, &database.slot).await.map_err(SnapshotError::from)?.is_some() {
+        if slot_progress(client, &database.slot).await.map_err(SnapshotError::from)?.is_some() {
             drop_temporary(replication, &temporary).await?;
             return Err(BacklogError::AlreadyThere(database.slot.clone()));
         }

@@ -19,20 +19,20 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream, types::Type};
 
-use super::{
-    SourceDatabase, TableName,
-    error::{ConnectError, WireError},
-    outbox_table::{self, ColumnFacts, TableFacts},
-    sql_text::{identifier, literal},
-    sqlstate,
-    statement::{CatalogError, NO_TIMEOUTS},
-    statement_remedy,
-    stored_text::{Encoding, Translator},
-    stored_values,
-};
 use crate::{
     outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
     position::{Lsn, Position},
+    postgres::{
+        SourceDatabase, TableName,
+        error::{ConnectError, WireError},
+        outbox_table::{self, ColumnFacts, TableFacts},
+        sql_text::{identifier, literal},
+        sqlstate,
+        statement::{CatalogError, NO_TIMEOUTS},
+        statement_remedy,
+        stored_text::{Encoding, Translator},
+        stored_values,
+    },
     remedy::Remedy,
 };
 
@@ -173,10 +173,10 @@ impl SnapshotError {
 }
 
 /// Cure of a condition or a zone that does not work, for `check` and `run`.
-pub(super) const RULES_CURE: &str = "correct outbox.unpublished (an SQL condition on the table's columns that fails for no row; what is not \
+pub(crate) const RULES_CURE: &str = "correct outbox.unpublished (an SQL condition on the table's columns that fails for no row; what is not \
                                      PostgreSQL's own with its schema) or outbox.created_at_zone (a zone of pg_timezone_names), and restart outboxd";
 
-pub(super) fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> SnapshotError {
+pub(crate) fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> SnapshotError {
     move |error| SnapshotError::Sql { doing, cause: error.into() }
 }
 
@@ -353,7 +353,7 @@ impl Selection {
 
 /// How rows are kept that are not read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Held {
+pub(crate) enum Held {
     /// As a copy in temporary files of the server, unless the table is too large for that. Where the server has no room for the copy
     /// ([`SnapshotError::NoRoomForCopy`]), a transaction takes its place.
     AsCopy,
@@ -366,7 +366,7 @@ const COPY_BYTES_MAX: i64 = 8 << 30;
 
 impl Held {
     /// How to go on after such a failure of opening a snapshot: `Some` when it was the copy that failed, for which a transaction does.
-    pub(super) fn instead(self, table: &TableName, error: &SnapshotError) -> Option<Self> {
+    pub(crate) fn instead(self, table: &TableName, error: &SnapshotError) -> Option<Self> {
         let SnapshotError::NoRoomForCopy(cause) = error else { return None };
         if self == Held::ByTransaction {
             return None;
@@ -483,7 +483,7 @@ impl SnapshotRows {
     }
 
     /// Declares the cursor, in a transaction whose snapshot is that of `point`. There are no rows before [`Self::read_by`].
-    pub(super) async fn declare(
+    pub(crate) async fn declare(
         client: &Client,
         database: &SourceDatabase,
         table: &TableFacts,
@@ -534,7 +534,7 @@ impl SnapshotRows {
     }
 
     /// Hands over the session in which the cursor was declared.
-    pub(super) fn read_by(self, client: Client) -> Self {
+    pub(crate) fn read_by(self, client: Client) -> Self {
         Self { reader: Some(Reader { client, batch: None }), ..self }
     }
 
@@ -648,7 +648,7 @@ fn select(
 }
 
 /// For `check`: has the server plan what would be read, with the rules that the configuration gives. Reads no row.
-pub(super) async fn try_rules(
+pub(crate) async fn try_rules(
     client: &Client,
     database: &SourceDatabase,
     table: &TableFacts,
@@ -668,7 +668,7 @@ pub(super) async fn try_rules(
 
 /// Not being shown all rows is an error under row_security = off, and not a smaller snapshot. A scan that joins another one
 /// halfway (synchronize_seqscans) would begin in the middle of the table.
-pub(super) async fn prepare(client: &Client) -> Result<(), SnapshotError> {
+pub(crate) async fn prepare(client: &Client) -> Result<(), SnapshotError> {
     client
         .batch_execute(&format!("{NO_TIMEOUTS}; SET row_security = off; SET synchronize_seqscans = off"))
         .await
@@ -677,7 +677,7 @@ pub(super) async fn prepare(client: &Client) -> Result<(), SnapshotError> {
 
 /// A session in place of one in which a copy has failed: PostgreSQL keeps the temporary file of that copy, and counts it against
 /// `temp_file_limit`, until the session ends.
-pub(super) async fn anew(client: Client, database: &SourceDatabase) -> Result<Client, SnapshotError> {
+pub(crate) async fn anew(client: Client, database: &SourceDatabase) -> Result<Client, SnapshotError> {
     let name = client
         .query_typed_one("SELECT current_setting('application_name')", &[])
         .await
@@ -687,7 +687,7 @@ pub(super) async fn anew(client: Client, database: &SourceDatabase) -> Result<Cl
     database.endpoint.connect_sql(name).await.map_err(|error| SnapshotError::Connect(Box::new(error)))
 }
 
-pub(super) async fn described(
+pub(crate) async fn described(
     client: &Client,
     database: &SourceDatabase,
 ) -> Result<TableFacts, SnapshotError> {
@@ -697,7 +697,7 @@ pub(super) async fn described(
 }
 
 /// The statement that keeps the table as it is until the transaction ends. LOCK TABLE takes a right to the whole table.
-pub(super) fn lock(name: &TableName, table: &TableFacts) -> String {
+pub(crate) fn lock(name: &TableName, table: &TableFacts) -> String {
     let (only, name) = (table.kind.only(), name.quoted());
     match table.may_select {
         true => format!("LOCK TABLE {only}{name} IN ACCESS SHARE MODE"),
@@ -706,7 +706,7 @@ pub(super) fn lock(name: &TableName, table: &TableFacts) -> String {
 }
 
 /// Whether the role may read all that is wanted of all rows.
-pub(super) fn may_read(
+pub(crate) fn may_read(
     database: &SourceDatabase,
     table: &TableFacts,
     columns: &ColumnNames,
@@ -727,7 +727,7 @@ pub(super) fn may_read(
 }
 
 /// The statement that lets a role read rows: all columns, or only those that are wanted where the publication leaves some out.
-pub(super) fn grant_select_sql(
+pub(crate) fn grant_select_sql(
     name: &TableName,
     table: &TableFacts,
     columns: &ColumnNames,
@@ -741,7 +741,7 @@ pub(super) fn grant_select_sql(
 }
 
 /// The statements of which each lets a role see all rows.
-pub(super) fn see_all_rows_sql(name: &TableName, role: &str) -> String {
+pub(crate) fn see_all_rows_sql(name: &TableName, role: &str) -> String {
     format!(
         "ALTER ROLE {} BYPASSRLS; or, for every role: ALTER TABLE {} DISABLE ROW LEVEL SECURITY;",
         identifier(role),
@@ -777,11 +777,12 @@ mod tests {
     use super::*;
 
     fn table(columns: &[(&str, u32, bool, Option<i64>)]) -> TableFacts {
-        let column = |(name, type_oid, nullable, sequence_cache): &(&str, u32, bool, Option<i64>)| ColumnFacts {
-            nullable: *nullable,
-            sequence_cache: *sequence_cache,
-            ..ColumnFacts::sample(name, *type_oid)
-        };
+        let column =
+            |(name, type_oid, nullable, sequence_cache): &(&str, u32, bool, Option<i64>)| ColumnFacts {
+                nullable: *nullable,
+                sequence_cache: *sequence_cache,
+                ..ColumnFacts::sample(name, *type_oid)
+            };
         TableFacts::sample(columns.iter().map(column).collect())
     }
 

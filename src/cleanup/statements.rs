@@ -21,15 +21,18 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, types::Type};
 
-use super::{
-    SourceDatabase, TableName,
-    outbox_table::{self, TableFacts},
-    publication::{self, Held, PublicationFacts, PublishedBy, Publishing},
-    sql_text::{identifier, literal},
-    sqlstate,
-    statement::{CatalogError, failed},
+use crate::{
+    outbox::ColumnNames,
+    position::Lsn,
+    postgres::{
+        SourceDatabase, TableName,
+        outbox_table::{self, TableFacts},
+        sql_text::{identifier, literal},
+        sqlstate,
+        statement::{CatalogError, failed},
+    },
+    slot::publication::{self, Held, PublicationFacts, PublishedBy, Publishing},
 };
-use crate::{outbox::ColumnNames, position::Lsn};
 
 /// What is to be removed: key `cleanup.retention_s`, with `cleanup.mode = "delete"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +118,7 @@ const NO_ZONE: &str = "has times without time zone (outbox.columns.created_at), 
 
 /// The column that says how old a row is, for a retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TimeColumn<'a> {
+pub(crate) struct TimeColumn<'a> {
     name: &'a str,
     /// The zone of a column that has none of its own.
     zone: Option<&'a str>,
@@ -125,7 +128,7 @@ pub(super) struct TimeColumn<'a> {
 ///
 /// # Errors
 /// There is none, or it does not tell.
-pub(super) fn time_column<'a>(
+pub(crate) fn time_column<'a>(
     database: &'a SourceDatabase,
     table: &'a TableFacts,
     columns: &ColumnNames,
@@ -427,7 +430,7 @@ fn not_published(database: &SourceDatabase, why: impl ToString) -> CleanupError 
 }
 
 /// Why a row of the table may have no message.
-pub(super) fn unpublished(publication: Option<&PublicationFacts>) -> Option<&'static str> {
+pub(crate) fn unpublished(publication: Option<&PublicationFacts>) -> Option<&'static str> {
     match publication {
         None => Some("does not exist"),
         Some(facts) if !facts.insert => Some("does not publish inserts"),

@@ -13,7 +13,7 @@ use crate::{
     check::Check,
     cli,
     outbox::{Mapping, Template},
-    postgres::inspection::{self, Inspection},
+    preflight::inspection::{self, Inspection},
     rabbitmq::{
         self, BrokerOptions,
         publishing::{Pattern, Publishing},

@@ -11,10 +11,8 @@ use crate::{
     check::Problem,
     cli::{Chosen, DiscardParked, ListParked, Parked, RequeueParked},
     legible,
-    postgres::{
-        left_behind,
-        parked_rows::{self, ParkedEntry},
-    },
+    parking::parked_rows::{self, ParkedEntry},
+    preflight::facts::left_behind,
     relay::parked::{self, Fate, Selected},
     settings::Settings,
 };

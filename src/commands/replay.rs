@@ -3,8 +3,9 @@
 use super::{Failure, answer, source, stop::stoppable};
 use crate::{
     admin::Board,
+    backfill::snapshot::Selection,
     cli::Replay,
-    postgres::{SourceDatabase, snapshot::Selection},
+    postgres::SourceDatabase,
     relay::{self, Replayed},
     settings::Settings,
 };

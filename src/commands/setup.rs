@@ -11,24 +11,35 @@ use super::{
     checklist::{Section, conclusion, of_broker, step_failed},
 };
 use crate::{
+    backfill::{
+        backlog::{self, BacklogError},
+        snapshot::SnapshotError,
+    },
     check::Check,
     cli::Setup,
     outbox::Timestamp,
+    parking::parked_table,
     postgres::{
         SourceDatabase,
-        backlog::{self, BacklogError},
-        continuity::SlotHistory,
-        dba_script::{self, SlotMaker, comment},
         outbox_table::{self, TableFacts, TableKind},
-        own_table, parked_table, preflight, publication, slot_creation, slot_facts,
-        slot_record::{self, SlotRecord},
-        slot_use,
-        snapshot::SnapshotError,
+        own_table,
         statement::CatalogError,
+    },
+    preflight::{
+        self,
+        dba_script::{self, SlotMaker, comment},
     },
     rabbitmq::{self, publishing::Pattern, rabbitmqctl, topology},
     relay::{BacklogPolicy, fence_queue, told},
     settings::{Settings, Source},
+    slot::{
+        continuity::SlotHistory,
+        creation,
+        facts::slot_progress,
+        publication,
+        record::{self, SlotRecord},
+        usage,
+    },
 };
 
 const APPLICATION_NAME: &str = "outboxd setup";
@@ -127,11 +138,11 @@ async fn record(
         holder: None,
         gap: None,
         published_by: publishing.by(),
-        unaccounted: (!empty).then(|| slot_record::LEFT_OUT.to_owned()),
+        unaccounted: (!empty).then(|| record::LEFT_OUT.to_owned()),
         version: 1,
         as_written: true,
     };
-    Ok(slot_record::write_first(&client, database, &record).await?)
+    Ok(record::write_first(&client, database, &record).await?)
 }
 
 type Step = Result<Check, Box<dyn std::error::Error>>;
@@ -164,8 +175,8 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     let database = &source.database;
     let name = &database.slot;
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
-    slot_record::create_table(&client, database).await?;
-    if let Some(there) = slot_facts::slot_progress(&client, name).await? {
+    record::create_table(&client, database).await?;
+    if let Some(there) = slot_progress(&client, name).await? {
         let line = taken(database).await?;
         let fits = there.serves() && there.active_pid.is_none();
         if fits && database.makes_failover(there.failover) {
@@ -186,7 +197,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     let waits = |reason: String| tracing::warn!("{reason}");
     match source.relay.backlog {
         BacklogPolicy::Skip => {
-            let making = slot_creation::create_slot(&client, name, database.failover);
+            let making = creation::create_slot(&client, name, database.failover);
             match told(database, APPLICATION_NAME, making, waits).await {
                 Ok(()) => {
                     let kind = kind(&client, database).await?;
@@ -232,7 +243,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
 async fn taken(database: &SourceDatabase) -> Step {
     let name = &database.slot;
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
-    let uses = slot_use::read(&client, &database.schema, name).await?;
+    let uses = usage::read(&client, &database.schema, name).await?;
     let is_made = uses.iter().any(|one| one.slot == *name && one.is_made);
     if let Some(refusal) = preflight::slot_refusal(database, &uses, !is_made) {
         return Ok(refusal);

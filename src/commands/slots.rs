@@ -10,12 +10,14 @@ use super::{
 use crate::{
     check::Problem,
     legible,
-    postgres::{
-        SourceDatabase, left_behind, parked_table,
-        slot_facts::{self, SlotFacts},
-        slot_use::{self, SlotUse},
-    },
+    parking::parked_table,
+    postgres::SourceDatabase,
+    preflight::facts::left_behind,
     settings::Settings,
+    slot::{
+        facts::{SlotFacts, slot_progress},
+        usage::{self, SlotUse},
+    },
 };
 
 /// The document of `status --json` without a daemon. Keys that the daemon's `/status` has too mean the same there.
@@ -96,8 +98,8 @@ struct Progress {
 
 async fn progress(database: &SourceDatabase) -> Result<Progress, Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql("outboxd status").await?;
-    let slot = slot_facts::slot_progress(&client, &database.slot).await?;
-    let uses = slot_use::read(&client, &database.schema, &database.slot).await?;
+    let slot = slot_progress(&client, &database.slot).await?;
+    let uses = usage::read(&client, &database.schema, &database.slot).await?;
     let slot = slot.zip(uses.into_iter().find(|one| one.slot == database.slot));
     Ok(Progress {
         slot,

@@ -5,17 +5,17 @@ use super::{Failure, answer, source};
 use crate::{
     check::Problem,
     cli::Teardown,
-    postgres::{
-        parked_table,
-        preflight::Facts,
-        publication::{self, PublicationFacts},
-        slot_creation,
-        slot_facts::SlotFacts,
-        slot_record,
-        statement::CatalogError,
-        temporary_slot::temporary_name,
-    },
+    parking::parked_table,
+    postgres::statement::CatalogError,
+    preflight::Facts,
     settings::Settings,
+    slot::{
+        creation,
+        facts::SlotFacts,
+        publication::{self, PublicationFacts},
+        record,
+        temporary::temporary_name,
+    },
 };
 
 const APPLICATION_NAME: &str = "outboxd teardown";
@@ -43,10 +43,10 @@ pub(super) async fn run(settings: Settings, options: &Teardown) -> Result<(), Fa
             return Err(runtime(CatalogError::SlotInUse { slot: slot.name.clone(), holder }));
         }
     }
-    let dropped = slot_creation::drop_slot(&client, &database.slot).await.map_err(runtime)?;
+    let dropped = creation::drop_slot(&client, &database.slot).await.map_err(runtime)?;
     answer(&line("slot", &database.slot, dropped))?;
     // Or the next slot of this name would be a gap.
-    let forgotten = slot_record::tear_down(&client, database).await.map_err(runtime)?;
+    let forgotten = record::tear_down(&client, database).await.map_err(runtime)?;
     answer(&line("record of slot", &database.slot, forgotten))?;
     if let Some(rows @ 1..) = parked_table::count(&client, database).await.map_err(runtime)? {
         answer(&format!(

@@ -4,16 +4,18 @@
 use tokio_postgres::{Client, Row, types::Type};
 
 use super::{
-    SourceDatabase, outbox_table,
     parked_table::{Reason, TABLE, table},
-    parked_text::{self, Spelling},
-    sql_text::{identifier, literal},
-    sqlstate::UNDEFINED_TABLE,
-    statement::{CatalogError, failed},
+    spelling::{self, Spelling},
 };
 use crate::{
     outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, ParkReason, Timestamp},
     position::Position,
+    postgres::{
+        SourceDatabase, outbox_table,
+        sql_text::{identifier, literal},
+        sqlstate::UNDEFINED_TABLE,
+        statement::{CatalogError, failed},
+    },
 };
 
 /// A parked row without its values.
@@ -73,7 +75,7 @@ pub async fn lock(client: &Client, database: &SourceDatabase) -> Result<bool, Ca
     Ok(row.get(0))
 }
 
-/// Rows of one portion: an answer is limited (see [`sql_limits`](super::sql_limits)), the number of parked rows is not.
+/// Rows of one portion: an answer is limited (see [`sql_limits`](crate::postgres::sql_limits)), the number of parked rows is not.
 const PORTION_ROWS: usize = 100;
 /// Characters of a text that are shown. A message can carry no longer ones, so a row that may be requeued is never cut.
 const TEXT_CHARS_MAX: usize = 16 << 10;
@@ -187,7 +189,7 @@ pub async fn stays(
     reason: &ParkReason,
 ) -> Result<(), CatalogError> {
     match stays_spelled(client, database, position, &Reason::new(reason, Spelling::Plain)).await {
-        Err(error) if parked_text::cannot_be_held(&error) => {
+        Err(error) if spelling::cannot_be_held(&error) => {
             stays_spelled(client, database, position, &Reason::new(reason, Spelling::Ascii)).await
         }
         written => written,

@@ -11,17 +11,17 @@ use std::sync::Arc;
 
 use tokio_postgres::{Client, types::Type};
 
-use super::{
-    SourceDatabase,
-    own_table::{self, made},
-    parked_text::{self, Spelling},
-    slot_facts::wal_end,
-    sql_text::literal,
-    statement::{CatalogError, failed},
-};
+use super::spelling::{self, Spelling};
 use crate::{
     outbox::{Outline, ParkReason, ParkedRow},
     position::Lsn,
+    postgres::{
+        SourceDatabase,
+        own_table::{self, made},
+        sql_text::literal,
+        statement::{CatalogError, failed},
+    },
+    slot::facts::wal_end,
 };
 
 /// The table, by default in the schema of the outbox table.
@@ -77,7 +77,7 @@ pub async fn store(
     rows: &[Arc<ParkedRow>],
 ) -> Result<Lsn, CatalogError> {
     match store_spelled(client, database, rows, Spelling::Plain).await {
-        Err(error) if parked_text::cannot_be_held(&error) => {
+        Err(error) if spelling::cannot_be_held(&error) => {
             client.batch_execute("ROLLBACK").await.map_err(failed(DOING))?;
             store_spelled(client, database, rows, Spelling::Ascii).await?;
         }

@@ -5,8 +5,10 @@
 //! `\u{20ac}`, so whoever reads the table by SQL sees which one it is. Nothing reads these texts back: a requeued row is made into a
 //! message again from its own columns.
 
-use super::{sqlstate, statement::CatalogError};
-use crate::legible::Legible;
+use crate::{
+    legible::Legible,
+    postgres::{sqlstate, statement::CatalogError},
+};
 
 /// Which characters a database is trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

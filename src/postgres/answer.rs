@@ -35,7 +35,7 @@ impl AnswerBytes {
 ///
 /// # Errors
 /// Also when it is too long to be kept.
-pub(super) async fn simple_answer(
+pub(crate) async fn simple_answer(
     client: &Client,
     query: &str,
 ) -> Result<Vec<SimpleQueryMessage>, WireError> {

@@ -154,7 +154,7 @@ fn value(text: &str) -> Option<(String, &str)> {
 }
 
 /// A value as one of the pairs of a connection string, in quotes where it needs them.
-pub(super) fn quoted_value(value: &str) -> String {
+pub(crate) fn quoted_value(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     match !value.is_empty() && value.bytes().all(plain) {
         true => value.to_owned(),

@@ -1,62 +1,54 @@
 //! Everything that knows PostgreSQL. Knows nothing of RabbitMQ, of the ledger's inside, or of retry policy.
 
-mod answer;
-pub mod backlog;
-pub mod cleanup;
-pub mod condition;
+pub(crate) mod answer;
 mod connect;
 mod connect_error;
 mod connection_options;
-mod connection_string;
-pub mod continuity;
-pub mod dba_script;
+pub(crate) mod connection_string;
 pub mod endpoint;
 mod endpoint_error;
-pub mod family;
-pub mod foreign_code;
 #[cfg(test)]
 mod hostile;
 pub mod hosting;
-pub mod inspection;
-pub mod invalidation;
-pub mod left_behind;
 mod login;
 mod login_methods;
-pub mod open_transactions;
 pub mod outbox_table;
 pub mod own_table;
-pub mod parked_rows;
-pub mod parked_table;
-mod parked_text;
 mod password_file;
 pub mod pgoutput;
-pub mod preflight;
-pub mod publication;
 pub mod quote;
-mod recorded_table;
-mod remedy;
+pub(crate) mod remedy;
 pub mod replication;
-pub mod server_facts;
 mod service_file;
-pub mod slot_creation;
-pub mod slot_facts;
-pub mod slot_history;
-pub mod slot_record;
-pub mod slot_use;
-pub mod snapshot;
 mod socket;
 mod sql_limits;
 mod sql_socket;
-mod sql_text;
+pub(crate) mod sql_text;
 pub(crate) mod sqlstate;
 pub mod statement;
 pub(crate) mod statement_remedy;
 pub mod stored_text;
-mod stored_values;
-pub mod temporary_slot;
+pub(crate) mod stored_values;
 mod tls;
 mod wire;
 mod wire_error;
+
+/// The old paths of what has a room of its own.
+pub use crate::{
+    backfill::{backlog, snapshot},
+    cleanup,
+    parking::{parked_rows, parked_table},
+    preflight::{
+        self, condition, dba_script,
+        facts::{family, foreign_code, left_behind, server as server_facts},
+        inspection,
+    },
+    slot::{
+        continuity, creation as slot_creation, facts as slot_facts, history as slot_history, invalidation,
+        open_transactions, publication, record as slot_record, temporary as temporary_slot,
+        usage as slot_use,
+    },
+};
 
 /// The old paths of facts and statements.
 pub mod catalog {

@@ -47,7 +47,7 @@ const EPOCH_S: u64 = 946_684_800;
 ///
 /// The server arms its timer when a later statement begins, and keeps it going in replication commands, which arm none
 /// (`start_xact_command` and `ProcessInterrupts`, postgres.c). So something has to run in between; the last one does.
-pub(super) const END_WITH_CLIENT: [&str; 3] = [
+pub(crate) const END_WITH_CLIENT: [&str; 3] = [
     "SELECT set_config(name, '10', false) FROM pg_settings WHERE name IN ('tcp_keepalives_idle', 'tcp_keepalives_interval')",
     "SELECT set_config(name, '2000', false) FROM pg_settings WHERE name = 'client_connection_check_interval'",
     "SELECT set_config(name, '3', false) FROM pg_settings WHERE name = 'tcp_keepalives_count'",
@@ -148,7 +148,7 @@ impl ReplicationError {
         self.cause().and_then(WireError::server)
     }
 
-    pub(super) fn unexpected_answer(command: &str, expected: &str) -> Self {
+    pub(crate) fn unexpected_answer(command: &str, expected: &str) -> Self {
         ReplicationError::Command {
             command: command.to_owned(),
             cause: WireError::protocol(format!("the answer is not {expected}")),
@@ -261,7 +261,7 @@ impl ReplicationConnection {
     ///
     /// # Errors
     /// [`ReplicationError::Command`].
-    pub(super) async fn end_with_client(&mut self) -> Result<(), ReplicationError> {
+    pub(crate) async fn end_with_client(&mut self) -> Result<(), ReplicationError> {
         for setting in END_WITH_CLIENT {
             match self.query(setting).await {
                 Ok(_) => {}

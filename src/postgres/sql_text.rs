@@ -2,22 +2,22 @@
 
 use super::TableName;
 
-pub(super) use super::quote::{identifier, literal};
+pub(crate) use super::quote::{identifier, literal};
 
 /// An anonymous block of PL/pgSQL (manual, "DO"), with its semicolon.
-pub(super) fn block(statements: &str) -> String {
+pub(crate) fn block(statements: &str) -> String {
     let body = format!(" BEGIN\n  {statements}\nEND ");
     // A name may hold what would end the quotation.
     if body.contains("$$") { format!("DO {};", literal(&body)) } else { format!("DO $${body}$$;") }
 }
 
 /// The statements by which somebody else makes the schema of outboxd's own tables.
-pub(super) fn make_schema_sql(schema: &str, role: &str) -> String {
+pub(crate) fn make_schema_sql(schema: &str, role: &str) -> String {
     format!("CREATE SCHEMA IF NOT EXISTS {}; {}", identifier(schema), use_schema_sql(schema, role))
 }
 
 /// The statement that lets the source's role use that schema.
-pub(super) fn use_schema_sql(schema: &str, role: &str) -> String {
+pub(crate) fn use_schema_sql(schema: &str, role: &str) -> String {
     format!("GRANT USAGE ON SCHEMA {} TO {}", identifier(schema), identifier(role))
 }
 

@@ -14,7 +14,7 @@ pub(crate) fn of_replication(error: &ReplicationError) -> Option<Remedy> {
 }
 
 /// Remedy of a statement or command that the server refused, where there is one that `check` does not know better from the catalog.
-pub(super) fn of_statement(cause: &WireError) -> Option<Remedy> {
+pub(crate) fn of_statement(cause: &WireError) -> Option<Remedy> {
     match cause.sqlstate()? {
         // insufficient_privilege
         "42501" => {
@@ -41,7 +41,7 @@ pub(super) fn of_statement(cause: &WireError) -> Option<Remedy> {
 }
 
 /// Remedy of rows that could not be parked.
-pub(super) fn of_parking(cause: &WireError) -> Option<Remedy> {
+pub(crate) fn of_parking(cause: &WireError) -> Option<Remedy> {
     let sqlstate = cause.sqlstate()?;
     of_statement(cause).or_else(|| {
         Some(Remedy::by_time(match sqlstate {

@@ -7,7 +7,7 @@ use crate::outbox::decode_hex;
 
 /// An item of a SELECT list for a column: its text as it is stored. What `format` makes of a value is what its type's output
 /// function does, as in the stream.
-pub(super) fn select(encoding: &Encoding, column: &str) -> String {
+pub(crate) fn select(encoding: &Encoding, column: &str) -> String {
     match encoding {
         Encoding::Utf8 => column.to_owned(),
         Encoding::Unknown | Encoding::Other(_) => format!(
@@ -17,7 +17,7 @@ pub(super) fn select(encoding: &Encoding, column: &str) -> String {
 }
 
 /// The values as they are stored, of the text that the server gave for [`select`]; `None` when it is not that.
-pub(super) fn as_stored(encoding: &Encoding, values: Vec<Option<Bytes>>) -> Option<Vec<Option<Bytes>>> {
+pub(crate) fn as_stored(encoding: &Encoding, values: Vec<Option<Bytes>>) -> Option<Vec<Option<Bytes>>> {
     match encoding {
         Encoding::Utf8 => Some(values),
         Encoding::Unknown | Encoding::Other(_) => values

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::outbox_table::{ColumnFacts, TableFacts};
+use crate::postgres::outbox_table::{ColumnFacts, TableFacts};
 
 /// A column in the condition whose type has operators outside of `pg_catalog`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,16 +5,18 @@
 //! The publication belongs to whoever runs the script. Nothing but `teardown` would drop it, and an owner could take
 //! rows out of it unseen.
 
-use super::{
-    SourceDatabase, TableName, cleanup,
-    hosting::Hosting,
-    outbox_table::TableKind,
-    parked_table, publication,
-    slot_creation::create_slot_sql,
-    slot_record,
-    sql_text::{block, identifier, literal, make_schema_sql},
+use crate::{
+    cleanup,
+    outbox::ColumnNames,
+    parking::parked_table,
+    postgres::{
+        SourceDatabase, TableName,
+        hosting::Hosting,
+        outbox_table::TableKind,
+        sql_text::{block, identifier, literal, make_schema_sql},
+    },
+    slot::{creation::create_slot_sql, publication, record},
 };
-use crate::outbox::ColumnNames;
 
 /// In place of the password, which is not for us to choose.
 const PASSWORD: &str = "CHANGE ME";
@@ -48,7 +50,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         format!(
             "-- If the table has rows when `run` first takes a slot that was made here, clean-up (cleanup.mode = \"delete\") removes\n\
              -- nothing, as they may never have been published, until you have looked after them and say so:\n{}",
-            comment(&(slot_record::account_sql(database) + ";"))
+            comment(&(record::account_sql(database) + ";"))
         )
     } else {
         String::new()
@@ -129,8 +131,8 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         },
         ordinary = publication(TableKind::Ordinary),
         partitioned = comment(&publication(TableKind::Partitioned)),
-        records = slot_record::create_table_sql(database),
-        grant = slot_record::grant_sql(database, database.endpoint.user()),
+        records = record::create_table_sql(database),
+        grant = record::grant_sql(database, database.endpoint.user()),
     )
 }
 

@@ -1,28 +1,29 @@
 //! Looks at everything that `run` needs of a database, finds every problem in one go, and changes nothing.
 //!
-//! [`preflight`] judges what the catalog says; added here is whether the catalog can be reached at all, whether the
+//! [`checks`] judges what the catalog says; added here is whether the catalog can be reached at all, whether the
 //! server gives us a replication connection, whether the slot is the one that was there before, and whether the templates
 //! find their columns.
 
-use super::{
-    SourceDatabase,
-    condition::OtherOperators,
-    continuity::{Continuity, SlotHistory},
-    error::ConnectError,
-    hosting::Hosting,
-    outbox_table::TableFacts,
-    preflight::{self, Facts},
-    replication::{ReplicationError, SystemIdentity},
-    slot_history::SlotHistoryError,
-    slot_record::{self, SlotRecord},
-    snapshot::{self, RowRules, SnapshotError},
-    sql_text::identifier,
-    sqlstate::INSUFFICIENT_PRIVILEGE,
-    statement::CatalogError,
-};
+use super::{checks, condition::OtherOperators, facts::Facts};
 use crate::{
+    backfill::snapshot::{self, RowRules, SnapshotError},
     check::{Check, Problem, Verdict},
     outbox::{Column, ColumnNames, Mapping, MissingColumn},
+    postgres::{
+        SourceDatabase,
+        error::ConnectError,
+        hosting::Hosting,
+        outbox_table::TableFacts,
+        replication::{ReplicationError, SystemIdentity},
+        sql_text::identifier,
+        sqlstate::INSUFFICIENT_PRIVILEGE,
+        statement::CatalogError,
+    },
+    slot::{
+        continuity::{Continuity, SlotHistory},
+        history::SlotHistoryError,
+        record::{self, SlotRecord},
+    },
 };
 use diagnostics::chain;
 use tokio_postgres::Client;
@@ -58,7 +59,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             is_other_table = facts.recorded_table.is_some();
             // Also the temporary slot, which an instance has while it publishes a backlog.
             is_used = facts.slot_uses.iter().any(|one| one.active_pid.is_some());
-            checks.extend(preflight::checks(database, &mapping.columns, &facts));
+            checks.extend(checks::checks(database, &mapping.columns, &facts));
             if let Some(table) = &facts.table {
                 let columns = table.outbox_columns();
                 checks.push(templates(database, mapping, &facts, &columns));
@@ -205,7 +206,7 @@ fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<
         format!("{why}; clean-up removes nothing before somebody has looked after them"),
         format!(
             "when you have, and `run` has begun: {}; then restart outboxd",
-            slot_record::account_sql(database)
+            record::account_sql(database)
         ),
     ))
 }
@@ -232,7 +233,7 @@ fn templates(database: &SourceDatabase, mapping: &Mapping, facts: &Facts, column
     let of_templates = |missing: &&MissingColumn| !missing.wanted_by.starts_with("outbox.columns.");
     let unsent = missing.iter().filter(of_templates).find_map(|missing| {
         let MissingColumn { name, wanted_by, .. } = missing;
-        Some((preflight::unsent(database, &mapping.columns, name, facts)?, wanted_by))
+        Some((checks::unsent(database, &mapping.columns, name, facts)?, wanted_by))
     });
     if let Some((Problem { what, cure, .. }, wanted_by)) = unsent {
         return Check::failed(NAME, format!("{what} ({wanted_by} wants it)"), cure);

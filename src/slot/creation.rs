@@ -2,9 +2,9 @@
 
 use tokio_postgres::Client;
 
-use super::{
+use super::usage;
+use crate::postgres::{
     replication::END_WITH_CLIENT,
-    slot_use,
     sql_text::literal,
     sqlstate,
     statement::{CatalogError, NO_TIMEOUTS, execute, failed},
@@ -42,7 +42,7 @@ pub async fn drop_slot(client: &Client, slot: &str) -> Result<bool, CatalogError
     let sql = format!("SELECT pg_drop_replication_slot({})", literal(slot));
     match execute(client, "dropping the replication slot", &sql, sqlstate::UNDEFINED_OBJECT).await {
         Err(error) if error.sqlstate() == Some(sqlstate::OBJECT_IN_USE) => {
-            let holder = slot_use::holder(client, slot).await?;
+            let holder = usage::holder(client, slot).await?;
             Err(CatalogError::SlotInUse {
                 slot: slot.to_owned(),
                 holder: holder.map(|holder| holder.to_string()),

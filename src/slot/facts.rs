@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Row, types::Type};
 
-use super::{
-    invalidation::Invalidation,
-    statement::{CatalogError, IN_ANOTHER_ENCODING, failed},
+use super::invalidation::Invalidation;
+use crate::{
+    position::Lsn,
+    postgres::statement::{CatalogError, IN_ANOTHER_ENCODING, failed},
 };
-use crate::position::Lsn;
 
 /// A replication slot (manual, "pg_replication_slots").
 #[derive(Clone, Debug, PartialEq, Eq)]

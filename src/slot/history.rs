@@ -4,12 +4,14 @@
 use tokio_postgres::Client;
 
 use super::{
-    SourceDatabase,
     continuity::SlotHistory,
+    facts::{SlotFacts, slot_progress, wal_end},
     publication::{self, Publishing},
+    record::{self, SlotRecord},
+};
+use crate::postgres::{
+    SourceDatabase,
     replication::{ReplicationConnection, ReplicationError},
-    slot_facts::{self, SlotFacts},
-    slot_record::{self, SlotRecord},
     statement::CatalogError,
 };
 
@@ -38,7 +40,7 @@ impl SlotHistory {
     ) -> Result<Self, SlotHistoryError> {
         let mut server = replication.identify_system().await?;
         let (record, slot, publishing) = consistent(client, database).await?;
-        server.xlogpos = slot_facts::wal_end(client).await?;
+        server.xlogpos = wal_end(client).await?;
         let earlier = record.as_ref().map(|record| record.timeline).into_iter().chain(remembered);
         let timelines = match earlier.min() {
             Some(timeline) if timeline < server.timeline => {
@@ -52,7 +54,7 @@ impl SlotHistory {
     /// Reads record, slot, publication and the end of WAL again, as time has passed.
     ///
     /// # Errors
-    /// As [`slot_record::read`].
+    /// As [`record::read`].
     pub async fn look_again(
         &mut self,
         client: &Client,
@@ -60,7 +62,7 @@ impl SlotHistory {
     ) -> Result<(), CatalogError> {
         self.published_before = self.publishing.by();
         (self.record, self.slot, self.publishing) = consistent(client, database).await?;
-        self.server.xlogpos = slot_facts::wal_end(client).await?;
+        self.server.xlogpos = wal_end(client).await?;
         Ok(())
     }
 }
@@ -73,12 +75,12 @@ async fn consistent(
     client: &Client,
     database: &SourceDatabase,
 ) -> Result<(Option<SlotRecord>, Option<SlotFacts>, Publishing), CatalogError> {
-    let mut record = slot_record::read(client, database).await?;
+    let mut record = record::read(client, database).await?;
     loop {
-        let slot = slot_facts::slot_progress(client, &database.slot).await?;
+        let slot = slot_progress(client, &database.slot).await?;
         let slot = slot.filter(SlotFacts::serves);
         let publishing = publication::publishing(client, database).await?;
-        let now = slot_record::read(client, database).await?;
+        let now = record::read(client, database).await?;
         if now == record {
             return Ok((record, slot, publishing));
         }

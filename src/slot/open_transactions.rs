@@ -7,11 +7,11 @@ use std::fmt;
 
 use tokio_postgres::Client;
 
-use super::{
+use super::temporary::temporary_name;
+use crate::postgres::{
     replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
     statement::{CatalogError, text_rows},
-    temporary_slot::temporary_name,
 };
 
 const DOING: &str = "looking for open transactions";

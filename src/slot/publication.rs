@@ -10,7 +10,7 @@ use std::{fmt, num::ParseIntError, str::FromStr};
 
 use tokio_postgres::{Client, types::Type};
 
-use super::{
+use crate::postgres::{
     SourceDatabase, TableName,
     error::ServerError,
     outbox_table::TableKind,
@@ -190,7 +190,7 @@ impl PublicationFacts {
 }
 
 /// The statement that takes the table out of a publication.
-pub(super) fn drop_table_sql(name: &str, table: &TableName, kind: TableKind) -> String {
+pub(crate) fn drop_table_sql(name: &str, table: &TableName, kind: TableKind) -> String {
     format!("ALTER PUBLICATION {} DROP TABLE {}{}", identifier(name), kind.only(), table.quoted())
 }
 

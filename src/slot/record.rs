@@ -13,31 +13,31 @@
 
 use tokio_postgres::{Client, SimpleQueryMessage, types::Type};
 
-use super::{
-    SourceDatabase,
-    answer::simple_answer,
-    own_table::{self, made},
-    publication::PublishedBy,
-    sql_text::{identifier, literal},
-    sqlstate::UNDEFINED_TABLE,
-    statement::{CatalogError, failed},
-};
+use super::publication::PublishedBy;
 use crate::{
     outbox::Timestamp,
     position::{Lsn, Position},
+    postgres::{
+        SourceDatabase,
+        answer::simple_answer,
+        own_table::{self, made},
+        sql_text::{identifier, literal},
+        sqlstate::UNDEFINED_TABLE,
+        statement::{CatalogError, failed},
+    },
 };
 
 /// The table, by default in the schema of the outbox table; one row for each slot.
 pub const TABLE: &str = "outboxd_state";
 
 /// [`SlotRecord::is_torn_down`], of the row that is there.
-pub(super) const TORN_DOWN: &str =
+pub(crate) const TORN_DOWN: &str =
     "outboxd_state.confirmed_flush = '0/0' AND outboxd_state.holder IS NULL AND outboxd_state.gap IS NULL";
 
 /// [`SlotRecord::unaccounted`] of a slot that was made while the table had rows, with `backlog = "skip"`.
 pub const LEFT_OUT: &str = "the table had rows when the slot was made, which backlog = \"skip\" left out";
 
-/// In the column `holder`, after the holder: before the name by which its sessions go. [`slot_use`](super::slot_use) recognises an
+/// In the column `holder`, after the holder: before the name by which its sessions go. [`slot_use`](super::usage) recognises an
 /// instance by that. 0.1.0 writes none.
 const CALLED: &str = ", application ";
 
@@ -125,7 +125,7 @@ pub fn create_table_sql(database: &SourceDatabase) -> String {
 }
 
 /// The statement that reads by what name the sessions of the slot's holder go.
-pub(super) fn application_sql(schema: &str, slot: &str) -> String {
+pub(crate) fn application_sql(schema: &str, slot: &str) -> String {
     format!(
         "SELECT split_part(holder, '{CALLED}', 2) FROM {}.{} WHERE slot = {}",
         identifier(schema),

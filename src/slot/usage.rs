@@ -1,18 +1,17 @@
 //! Use of a slot's name: the database that it belongs to, the server process that holds it, and whether that is an outboxd.
 //!
 //! Slots of all databases of a server share one set of names, so a name that is taken says nothing yet. An instance looks
-//! here before it stands by. [`preflight`](super::preflight) judges; nothing here does.
+//! here before it stands by. [`preflight`](crate::preflight) judges; nothing here does.
 
 use std::fmt;
 
 use tokio_postgres::Client;
 
-use super::{
+use super::{record, temporary::temporary_name};
+use crate::postgres::{
     replication::{ReplicationConnection, ReplicationError},
-    slot_record,
     sql_text::literal,
     statement::{CatalogError, text_rows},
-    temporary_slot::temporary_name,
 };
 
 /// Beginning of the application name of every outboxd, by which instances recognise one another.
@@ -108,7 +107,7 @@ impl SlotUse {
 pub async fn read(client: &Client, schema: &str, slot: &str) -> Result<Vec<SlotUse>, CatalogError> {
     let mut uses = read_by_name(client, slot).await?;
     if uses.iter().any(|one| one.stranger().is_some()) {
-        let recorded = slot_record::application_sql(schema, slot);
+        let recorded = record::application_sql(schema, slot);
         match text_rows(client, DOING, &recorded).await {
             Ok(rows) => recognise(&mut uses, &rows),
             // No record, or none that the role may read.
@@ -123,7 +122,7 @@ pub async fn read(client: &Client, schema: &str, slot: &str) -> Result<Vec<SlotU
 ///
 /// # Errors
 /// [`CatalogError`].
-pub(super) async fn holder(client: &Client, slot: &str) -> Result<Option<Holder>, CatalogError> {
+pub(crate) async fn holder(client: &Client, slot: &str) -> Result<Option<Holder>, CatalogError> {
     let uses = read_by_name(client, slot).await?;
     Ok(uses.into_iter().find(|one| one.slot == slot).and_then(|one| one.holder))
 }
@@ -148,7 +147,7 @@ pub async fn read_by_replication(
     let uses = rows.iter().map(|row| parse(row, slot).ok_or_else(unexpected));
     let mut uses = uses.collect::<Result<Vec<_>, _>>()?;
     if uses.iter().any(|one| one.stranger().is_some()) {
-        match connection.query(&slot_record::application_sql(schema, slot)).await {
+        match connection.query(&record::application_sql(schema, slot)).await {
             Ok(rows) => recognise(&mut uses, &rows),
             Err(error) if error.sqlstate().is_some() => {}
             Err(error) => return Err(error),

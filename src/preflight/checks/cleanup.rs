@@ -1,14 +1,12 @@
 //! Whether clean-up can remove rows.
 
-use super::{
-    super::{
-        SourceDatabase,
-        cleanup::{self, Cleanup, CleanupError},
-        sql_text::identifier,
-    },
-    facts::Facts,
+use crate::{
+    check::Check,
+    cleanup::{self, Cleanup, CleanupError},
+    outbox::ColumnNames,
+    postgres::{SourceDatabase, sql_text::identifier},
+    preflight::facts::Facts,
 };
-use crate::{check::Check, outbox::ColumnNames};
 
 /// Whether confirmed rows can be removed. Never a failure: a table that grows is no reason to relay nothing.
 pub(super) fn check(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Option<Check> {

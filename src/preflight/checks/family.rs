@@ -2,15 +2,15 @@
 
 use tokio_postgres::types::Type;
 
-use super::{
-    super::{
+use crate::{
+    check::Check,
+    outbox::ColumnNames,
+    postgres::{
         SourceDatabase,
-        family::Family,
         outbox_table::{ColumnFacts, TableFacts},
     },
-    facts::Facts,
+    preflight::facts::{Facts, family::Family},
 };
-use crate::{check::Check, outbox::ColumnNames};
 
 /// Types of points in time.
 const TIMES: [Type; 3] = [Type::DATE, Type::TIMESTAMP, Type::TIMESTAMPTZ];

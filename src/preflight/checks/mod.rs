@@ -4,7 +4,6 @@
 //! Knows what outboxd needs of PostgreSQL, and the statement that mends what is missing. Reads nothing itself.
 
 mod cleanup;
-mod facts;
 mod family;
 mod foreign_code;
 mod own_tables;
@@ -16,15 +15,19 @@ mod slot;
 mod synchronous;
 mod table;
 
-pub use facts::Facts;
 use publication::Missing;
 
-use super::{SourceDatabase, slot_use::SlotUse};
-pub use crate::check::{Check, Problem, Verdict};
-use crate::{outbox::ColumnNames, remedy::Mender};
+use crate::{
+    check::{Check, Problem},
+    outbox::ColumnNames,
+    postgres::SourceDatabase,
+    preflight::facts::Facts,
+    remedy::Mender,
+    slot::usage::SlotUse,
+};
 
 /// Name of the check of the slot itself; whether it is the one that was there before is another question
-/// ([`continuity`](super::continuity)).
+/// ([`continuity`](crate::slot::continuity)).
 pub const SLOT: &str = "slot";
 
 /// Name of the check of the publication; what may have happened to it in between is part of that other question.
@@ -46,7 +49,7 @@ pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -
 }
 
 /// Why a column of the table is not in the stream; `None` if it is, or if there is no such column.
-pub(super) fn unsent(
+pub(crate) fn unsent(
     database: &SourceDatabase,
     columns: &ColumnNames,
     name: &str,

@@ -1,11 +1,13 @@
 //! The tables that outboxd writes.
 
-use super::{
-    super::{SourceDatabase, left_behind::LeftBehind, own_table::OwnTableFacts, parked_table, slot_record},
-    PARKED,
-    facts::Facts,
+use super::PARKED;
+use crate::{
+    check::{Check, Problem, Verdict},
+    parking::parked_table,
+    postgres::{SourceDatabase, own_table::OwnTableFacts},
+    preflight::facts::{Facts, left_behind::LeftBehind},
+    slot::record,
 };
-use crate::check::{Check, Problem, Verdict};
 
 /// The table of slot records. With the outbox table's schema missing there is no place for it, and the table's check fails.
 /// A record in another schema comes first: with a new one beside it a gap would be forgotten.
@@ -28,9 +30,9 @@ pub(super) fn records(database: &SourceDatabase, facts: &Facts) -> Check {
         facts,
         &OwnTable {
             check: RECORDS,
-            table: slot_record::TABLE,
-            create: slot_record::create_table_sql(database),
-            grant: slot_record::grant_sql(database, &facts.server.role),
+            table: record::TABLE,
+            create: record::create_table_sql(database),
+            grant: record::grant_sql(database, &facts.server.role),
             facts: facts.records,
         },
     )

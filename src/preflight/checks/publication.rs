@@ -1,17 +1,17 @@
 //! The publication. One that is missing, or does not hold the table, is made or mended where nothing is lost by that: before
 //! there is a slot, or by `recover`. To a slot that is there it is a gap.
 
-use super::{
-    super::{
+use super::PUBLICATION;
+use crate::{
+    check::Check,
+    postgres::{
         SourceDatabase,
         outbox_table::{TableFacts, TableKind},
-        publication::{Held, PublicationFacts, add_table_sql, create_sql},
         sql_text::identifier,
     },
-    PUBLICATION,
-    facts::Facts,
+    preflight::facts::Facts,
+    slot::publication::{Held, PublicationFacts, add_table_sql, create_sql},
 };
-use crate::check::Check;
 
 /// What a missing publication means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! The outbox table is the one that the slot's record belongs to.
 
-use super::{
-    super::{SourceDatabase, sql_text::identifier},
-    RECORDED_TABLE,
-    facts::Facts,
+use super::RECORDED_TABLE;
+use crate::{
+    check::Check,
+    postgres::{SourceDatabase, sql_text::identifier},
+    preflight::facts::Facts,
 };
-use crate::check::Check;
 
 /// Refuses another table under the same slot; `None` where the record belongs to the configured table.
 pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Option<Check> {

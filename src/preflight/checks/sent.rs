@@ -1,17 +1,19 @@
 //! Whether the publication sends a column that a message is made of. One that is generated, or that a column list leaves out,
 //! is in the table and not in the stream.
 
-use super::{
-    super::{
+use super::publication::{Missing, altered_by_hand};
+use crate::{
+    check::Problem,
+    outbox::ColumnNames,
+    postgres::{
         SourceDatabase,
         outbox_table::{ColumnFacts, Generated},
-        publication::{PublicationFacts, add_table_sql, create_sql, drop_table_sql},
         sql_text::identifier,
     },
-    facts::Facts,
-    publication::{Missing, altered_by_hand},
+    preflight::facts::Facts,
+    remedy::Remedy,
+    slot::publication::{PublicationFacts, add_table_sql, create_sql, drop_table_sql},
 };
-use crate::{check::Problem, outbox::ColumnNames, remedy::Remedy};
 
 /// First version that sends stored generated columns.
 const SENDS_GENERATED: i32 = 18;

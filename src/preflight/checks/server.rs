@@ -1,10 +1,7 @@
 //! The server, and what the role may do on it.
 
-use super::{
-    super::{server_facts::ServerFacts, sql_text::identifier},
-    PRIMARY,
-};
-use crate::check::Check;
+use super::PRIMARY;
+use crate::{check::Check, postgres::sql_text::identifier, preflight::facts::server::ServerFacts};
 
 /// `slots_needed`: as many are to be made at a time. `writes`: something is to be made, a record included.
 pub(super) fn checks(server: &ServerFacts, slots_needed: i64, writes: bool) -> Vec<Check> {

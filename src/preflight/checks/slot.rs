@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use super::{
-    super::{
-        SourceDatabase,
-        connection_string::quoted_value,
+use super::SLOT;
+use crate::{
+    check::Check,
+    postgres::{SourceDatabase, connection_string::quoted_value, sql_text::identifier},
+    preflight::facts::server::ServerFacts,
+    shell_word::quoted,
+    slot::{
+        creation::create_slot_sql,
+        facts::SlotFacts,
         open_transactions::{self, OpenTransaction},
-        server_facts::ServerFacts,
-        slot_creation::create_slot_sql,
-        slot_facts::SlotFacts,
-        slot_use::SlotUse,
-        sql_text::identifier,
+        usage::SlotUse,
     },
-    SLOT,
 };
-use crate::{check::Check, shell_word::quoted};
 
 const OTHER: &str = "set postgres.slot to another name";
 

@@ -1,7 +1,6 @@
 //! `synchronous_standby_names`: whether the server may take outboxd for a standby.
 
-use super::super::{server_facts::ServerFacts, sql_text::literal};
-use crate::check::Check;
+use crate::{check::Check, postgres::sql_text::literal, preflight::facts::server::ServerFacts};
 
 /// What stands for every name.
 const STAR: &str = "*";

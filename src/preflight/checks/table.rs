@@ -1,20 +1,16 @@
 //! The outbox table: its sort, the right to read it, its columns.
 
-use super::{
-    super::{
-        SourceDatabase,
-        outbox_table::{ColumnFacts, TableFacts, TableKind},
-        server_facts::ServerFacts,
-        snapshot::{RowRules, TIMESTAMPTZ, grant_select_sql, see_all_rows_sql},
-        sql_text::identifier,
-    },
-    facts::Facts,
-    publication::Missing,
-    sent,
-};
+use super::{publication::Missing, sent};
 use crate::{
+    backfill::snapshot::{RowRules, TIMESTAMPTZ, grant_select_sql, see_all_rows_sql},
     check::{Check, Problem},
     outbox::{ColumnNames, OptionalColumn},
+    postgres::{
+        SourceDatabase,
+        outbox_table::{ColumnFacts, TableFacts, TableKind},
+        sql_text::identifier,
+    },
+    preflight::facts::{Facts, server::ServerFacts},
 };
 
 pub(super) fn checks(

@@ -4,19 +4,21 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
+    check::Verdict,
     position::Lsn,
     postgres::{
         TableName,
         endpoint::Endpoint,
-        family::Family,
         hosting::Hosting,
-        invalidation::Invalidation,
         outbox_table::{ColumnFacts, Generated, TableFacts},
         own_table::OwnTableFacts,
+    },
+    preflight::facts::{family::Family, server::ServerFacts},
+    slot::{
+        facts::SlotFacts,
+        invalidation::Invalidation,
         publication::{Held, PublicationFacts},
-        server_facts::ServerFacts,
-        slot_facts::SlotFacts,
-        slot_use::{Address, Holder},
+        usage::{Address, Holder},
     },
 };
 

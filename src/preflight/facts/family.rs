@@ -1,13 +1,13 @@
 //! The tables below the outbox table: partitions, and tables that inherit from it, such as the chunks of a hypertable.
 //!
 //! Rows that lie in such a table are shown by a SELECT from the outbox table, and may yet never be in the stream. Reads only;
-//! [`preflight`](super::preflight) judges.
+//! [`preflight`](crate::preflight::checks) judges.
 
 use std::fmt;
 
 use tokio_postgres::{Client, types::Type};
 
-use super::{
+use crate::postgres::{
     TableName,
     statement::{CatalogError, failed},
 };

@@ -13,9 +13,13 @@
 
 use tokio_postgres::{Client, types::Type};
 
-use super::{
-    SourceDatabase, TableName, parked_table, slot_record,
-    statement::{CatalogError, failed},
+use crate::{
+    parking::parked_table,
+    postgres::{
+        SourceDatabase, TableName,
+        statement::{CatalogError, failed},
+    },
+    slot::record,
 };
 
 /// Code of somebody else's.
@@ -60,7 +64,7 @@ pub enum Kind {
 /// `pg_rewrite.ev_type` has '1' for SELECT and '4' for DELETE; 16384 is the first OID that is not PostgreSQL's own. Partitions
 /// repeat their parent's triggers, which are left out where the parent is looked at, and are the parent's where it is not. Up to 14
 /// such a trigger counts as internal.
-pub(super) async fn find(
+pub(crate) async fn find(
     client: &Client,
     database: &SourceDatabase,
 ) -> Result<Vec<ForeignCode>, CatalogError> {
@@ -134,7 +138,7 @@ pub(super) async fn find(
                 (schema, Type::TEXT),
                 (table, Type::TEXT),
                 (&database.schema, Type::TEXT),
-                (&slot_record::TABLE, Type::TEXT),
+                (&record::TABLE, Type::TEXT),
                 (&parked_table::TABLE, Type::TEXT),
             ],
         )

@@ -11,14 +11,18 @@
 
 use tokio_postgres::{Client, types::Type};
 
-use super::{
-    SourceDatabase, TableName,
-    own_table::{self, OwnTableFacts, own_table},
-    parked_table, slot_record,
-    sql_text::{identifier, literal},
-    statement::{CatalogError, failed},
+use crate::{
+    check::Problem,
+    parking::parked_table,
+    postgres::{
+        SourceDatabase, TableName,
+        own_table::{self, OwnTableFacts, own_table},
+        sql_text::{identifier, literal},
+        statement::{CatalogError, failed},
+    },
+    remedy::Remedy,
+    slot::record,
 };
-use crate::{check::Problem, remedy::Remedy};
 
 /// Rows of the source's slot in a table of another schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +38,7 @@ pub struct LeftBehind {
 const DOING: &str = "looking for rows that were left in another schema";
 
 /// Finds them: the record of the source's slot, unless there is one where it belongs, and parked rows.
-pub(super) async fn find(
+pub(crate) async fn find(
     client: &Client,
     database: &SourceDatabase,
     records: OwnTableFacts,
@@ -52,7 +56,7 @@ pub(super) async fn find(
                   CASE c.relname WHEN $1 THEN '{slot,confirmed_flush,holder,gap}' ELSE '{slot,position,cause,reason}' END::name[])) = 4
              ORDER BY 2 DESC, 1",
             &[
-                (&slot_record::TABLE, Type::TEXT),
+                (&record::TABLE, Type::TEXT),
                 (&parked_table::TABLE, Type::TEXT),
                 (&schema, Type::TEXT),
                 (&outbox.schema, Type::TEXT),
@@ -66,13 +70,13 @@ pub(super) async fn find(
     if places.is_empty() {
         return Ok(Vec::new());
     }
-    let own = own_table::name(database, slot_record::TABLE);
+    let own = own_table::name(database, record::TABLE);
     let slot = literal(slot);
     let live = |place: &TableName| {
-        format!("FROM {} WHERE slot = {slot} AND NOT ({})", place.quoted(), slot_record::TORN_DOWN)
+        format!("FROM {} WHERE slot = {slot} AND NOT ({})", place.quoted(), record::TORN_DOWN)
     };
     let count = |(index, place): (usize, &TableName)| {
-        let rows = match (place.table == slot_record::TABLE, records.may_use) {
+        let rows = match (place.table == record::TABLE, records.may_use) {
             (false, _) => format!("(SELECT count(*) FROM {} WHERE slot = {slot})", place.quoted()),
             (true, false) => format!("(SELECT count(*) {})", live(place)),
             (true, true) => {
@@ -97,7 +101,7 @@ pub(super) async fn find(
 impl LeftBehind {
     /// Tells whether it is the slot's record; otherwise parked rows.
     pub fn is_record(&self) -> bool {
-        self.place.table == slot_record::TABLE
+        self.place.table == record::TABLE
     }
 
     /// What is wrong, and the statements that put the rows beside the outbox table. `own`: the table that lies there.
@@ -134,7 +138,7 @@ impl LeftBehind {
         let (to, slot) = (to.quoted(), literal(&database.slot));
         let (create, grant, clear) = if self.is_record() {
             let clear = format!("DELETE FROM {to} WHERE slot = {slot}; ");
-            (slot_record::create_table_sql(database), slot_record::grant_sql(database, role), clear)
+            (record::create_table_sql(database), record::grant_sql(database, role), clear)
         } else {
             let grant = parked_table::grant_sql(database, role);
             (parked_table::create_table_sql(database), grant, String::new())
@@ -168,7 +172,7 @@ async fn found(
     database: &SourceDatabase,
 ) -> Result<Vec<(LeftBehind, Problem)>, CatalogError> {
     let schema = &database.schema;
-    let records = own_table(client, schema, slot_record::TABLE).await?;
+    let records = own_table(client, schema, record::TABLE).await?;
     let parked = own_table(client, schema, parked_table::TABLE).await?;
     let found = find(client, database, records).await?;
     let with_problem = |found: LeftBehind| {

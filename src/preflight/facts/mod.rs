@@ -1,26 +1,35 @@
 //! Facts about one source's database: read in one go, for the checks to judge.
 
+pub mod family;
+pub mod foreign_code;
+pub mod left_behind;
+mod recorded_table;
+pub mod server;
+
 use tokio_postgres::Client;
 
-use super::super::{
-    SourceDatabase, TableName,
-    family::Family,
-    foreign_code::{self, ForeignCode},
-    left_behind::{self, LeftBehind},
-    open_transactions::{self, OpenTransaction},
-    outbox_table::{self, TableFacts},
-    own_table::{OwnTableFacts, own_table},
-    parked_table,
-    publication::{self, PublicationFacts},
-    recorded_table,
-    server_facts::{self, ServerFacts},
-    slot_facts::{self, SlotFacts},
-    slot_record,
-    slot_use::{self, SlotUse},
-    statement::CatalogError,
+use crate::{
+    parking::parked_table,
+    postgres::{
+        SourceDatabase, TableName,
+        outbox_table::{self, TableFacts},
+        own_table::{OwnTableFacts, own_table},
+        statement::CatalogError,
+    },
+    slot::{
+        facts::{SlotFacts, slots},
+        open_transactions::{self, OpenTransaction},
+        publication::{self, PublicationFacts},
+        record,
+        usage::{self, SlotUse},
+    },
 };
+use family::Family;
+use foreign_code::ForeignCode;
+use left_behind::LeftBehind;
+use server::ServerFacts;
 
-/// Everything that [`checks`](super::checks) looks at.
+/// Everything that [`checks`](super::checks::checks) looks at.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The server and the role.
@@ -33,7 +42,7 @@ pub struct Facts {
     pub publication: Option<PublicationFacts>,
     /// Triggers and rules that run when outboxd writes.
     pub foreign_code: Vec<ForeignCode>,
-    /// The table of slot records ([`slot_record`]).
+    /// The table of slot records ([`record`]).
     pub records: OwnTableFacts,
     /// The table of parked rows ([`parked_table`]).
     pub parked: OwnTableFacts,
@@ -56,9 +65,9 @@ impl Facts {
     /// [`CatalogError`].
     pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Self, CatalogError> {
         let SourceDatabase { table, publication, slot, schema, .. } = database;
-        let server = server_facts::server(client).await?;
-        let slots = slot_facts::slots(client).await?;
-        let records = own_table(client, schema, slot_record::TABLE).await?;
+        let server = server::server(client).await?;
+        let slots = slots(client).await?;
+        let records = own_table(client, schema, record::TABLE).await?;
         let has_slot = slots.iter().any(|one| one.name == *slot && one.serves());
         let left_behind = left_behind::find(client, database, records).await?;
         Ok(Facts {
@@ -72,7 +81,7 @@ impl Facts {
             recorded_table: recorded_table::find(client, database, records, &left_behind).await?,
             left_behind,
             slots,
-            slot_uses: slot_use::read(client, schema, slot).await?,
+            slot_uses: usage::read(client, schema, slot).await?,
             open_transactions: if has_slot { Vec::new() } else { open_transactions::old(client).await? },
         })
     }

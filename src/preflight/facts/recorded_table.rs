@@ -5,23 +5,25 @@
 
 use tokio_postgres::{Client, types::Type};
 
-use super::{
-    SourceDatabase, TableName,
-    left_behind::LeftBehind,
-    own_table::{self, OwnTableFacts},
-    slot_record,
-    statement::{CatalogError, failed},
+use super::left_behind::LeftBehind;
+use crate::{
+    postgres::{
+        SourceDatabase, TableName,
+        own_table::{self, OwnTableFacts},
+        statement::{CatalogError, failed},
+    },
+    slot::record,
 };
 
 /// Finds it; `None` where the record belongs to the source's outbox table, or names no table. A record with a gap is left to `recover`.
-pub(super) async fn find(
+pub(crate) async fn find(
     client: &Client,
     database: &SourceDatabase,
     records: OwnTableFacts,
     left_behind: &[LeftBehind],
 ) -> Result<Option<TableName>, CatalogError> {
     let SourceDatabase { table: outbox, slot, .. } = database;
-    let own = own_table::name(database, slot_record::TABLE);
+    let own = own_table::name(database, record::TABLE);
     let own = (records.exists && records.may_use).then_some(&own);
     let elsewhere = left_behind.iter().filter(|found| found.is_record()).map(|found| &found.place);
     for place in own.into_iter().chain(elsewhere) {

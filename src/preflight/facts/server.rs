@@ -2,7 +2,7 @@
 
 use tokio_postgres::{Client, types::Type};
 
-use super::{
+use crate::postgres::{
     hosting::Hosting,
     statement::{CatalogError, failed},
 };

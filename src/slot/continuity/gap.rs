@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{
     outbox::Timestamp,
     position::Lsn,
-    postgres::{invalidation::Invalidation, publication::Unpublished, slot_facts::SlotFacts},
+    slot::{facts::SlotFacts, invalidation::Invalidation, publication::Unpublished},
 };
 
 /// Rows may be missing: between what was confirmed and what a slot from now on would send.
@@ -24,14 +24,14 @@ pub struct Gap {
 const WAS_FAILOVER: &str = "; it was a failover slot";
 
 /// The words of a gap, for the record.
-pub(super) fn recorded(cause: &Cause, slot: Option<&SlotFacts>) -> String {
+pub(crate) fn recorded(cause: &Cause, slot: Option<&SlotFacts>) -> String {
     let words = cause.to_string();
     let marked = slot.is_some_and(|slot| slot.failover) && !was_failover(&words);
     if marked { words + WAS_FAILOVER } else { words }
 }
 
 /// Tells whether the words of a recorded gap are of a failover slot.
-pub(super) fn was_failover(recorded: &str) -> bool {
+pub(crate) fn was_failover(recorded: &str) -> bool {
     recorded.contains(WAS_FAILOVER)
 }
 

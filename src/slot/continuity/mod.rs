@@ -22,12 +22,11 @@ mod gap;
 pub use gap::{Cause, Gap};
 
 use super::{
+    facts::SlotFacts,
     publication::{PublishedBy, Publishing},
-    replication::SystemIdentity,
-    slot_facts::SlotFacts,
-    slot_record::SlotRecord,
+    record::SlotRecord,
 };
-use crate::position::Lsn;
+use crate::{position::Lsn, postgres::replication::SystemIdentity};
 
 /// The slot, its record, its publication and the server, as the database and the server describe them now.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     outbox::Timestamp,
-    postgres::{invalidation::Invalidation, publication::Unpublished},
+    slot::{invalidation::Invalidation, publication::Unpublished},
 };
 
 fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SystemIdentity {

@@ -1,0 +1,13 @@
+//! Whether a source's database is ready for `run`: facts, read in one go; checks that judge them, each with its cure; and the
+//! script by which somebody else makes what is missing.
+
+mod checks;
+pub mod condition;
+pub mod dba_script;
+pub mod facts;
+pub mod inspection;
+
+pub use checks::{PARKED, PUBLICATION, RECORDED_TABLE, SLOT, checks, mender, recovery_checks, slot_refusal};
+pub use facts::Facts;
+
+pub use crate::check::{Check, Problem, Verdict};

@@ -40,6 +40,30 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
+impl Series {
+    /// The line through these points, to two decimals. Points within a level stretch are left out.
+    pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
+        let mut bends: Vec<(f64, f64)> = Vec::new();
+        for (x, y) in points {
+            let (x, y) = (rounded(x, 2), rounded(y, 2));
+            if let [.., before, last] = &mut bends[..]
+                && before.1 == y
+                && last.1 == y
+            {
+                last.0 = x;
+            } else {
+                bends.push((x, y));
+            }
+        }
+        Self { name: name.into(), points: bends }
+    }
+}
+
+fn rounded(value: f64, decimals: usize) -> f64 {
+    let scale = 10f64.powi(decimals as i32);
+    (value * scale).round() / scale
+}
+
 /// The middle of some samples, and how far they lie apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
@@ -71,7 +95,8 @@ impl Table {
         Self { title: title.into(), columns, rows: Vec::new(), notes: Vec::new() }
     }
 
-    /// Adds one sample for each column to a row, which is made when it is not there. What was not measured is NaN.
+    /// Adds one sample for each column to a row, which is made when it is not there. What was not measured is NaN. Of a sample
+    /// two digits more are kept than are shown.
     pub fn add(&mut self, row: &str, samples: &[f64]) {
         assert_eq!(samples.len(), self.columns.len(), "one sample for each column");
         let at = self.rows.iter().position(|known| known.name == row).unwrap_or_else(|| {
@@ -79,9 +104,10 @@ impl Table {
             self.rows.push(Row { name: row.to_owned(), samples });
             self.rows.len() - 1
         });
-        for (column, sample) in self.rows[at].samples.iter_mut().zip(samples) {
+        let decimals = self.columns.iter().map(|(_, decimals)| decimals + 2);
+        for ((column, sample), decimals) in self.rows[at].samples.iter_mut().zip(samples).zip(decimals) {
             if sample.is_finite() {
-                column.push(*sample);
+                column.push(rounded(*sample, decimals));
             }
         }
     }

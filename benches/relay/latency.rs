@@ -123,12 +123,12 @@ fn add(table: &mut Table, name: &str, run: &Latencies, floor: [f64; 2], all: &mu
     }
 }
 
-/// The share of events that took longer than so many ms, where a picture bends.
+/// How many ms a share of the events took at most. Shares are counted in nines: 2 is 0.99, 3 is 0.999.
 fn distribution(name: String, mut latencies: Vec<f64>) -> Series {
     latencies.sort_by(f64::total_cmp);
-    let steps = (0..=60).map(|step| 1.0 - 10f64.powf(-f64::from(step) / 20.0));
-    let points = steps.map(|share| (share, quantile(&latencies, share))).filter(|(_, ms)| ms.is_finite());
-    Series { name, points: points.collect() }
+    let nines = (0..=60).map(|step| f64::from(step) / 20.0);
+    let points = nines.map(|nines| (nines, quantile(&latencies, 1.0 - 10f64.powf(-nines))));
+    Series::new(name, points.filter(|(_, ms)| ms.is_finite()))
 }
 
 async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Result<Latencies, String> {

@@ -1,8 +1,8 @@
 //! How fast the relay is, and what it costs, on private nodes and beside the raw ceilings of the same run. `make bench` runs it.
 //!
 //! Every figure is a ratio, or stands beside what it has to be compared with: absolute ones drift with the machine.
-//! `drain`, `latency`, `memory`, `start`, `takeover`, `kill` and `growth` measure and give tables; `report`
-//! keeps them. Whoever is measured is a `Contender`, and seen through the queue it publishes to.
+//! `drain`, `latency`, `memory`, `start`, `takeover`, `kill` and `growth` measure and give tables; `record`
+//! keeps them, and `report` shows them. Whoever is measured is a `Contender`, and seen through the queue it publishes to.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
@@ -22,6 +22,7 @@ mod peer;
 mod pictures;
 mod plan;
 mod queue;
+mod record;
 mod report;
 mod stage;
 mod start;
@@ -32,7 +33,7 @@ mod usage;
 use contender::Contender;
 use peer::{PEERS, Peer};
 use plan::{Plan, Subject};
-use report::Section;
+use record::Section;
 use stage::Stage;
 use std::process::ExitCode;
 
@@ -50,7 +51,7 @@ async fn main() -> ExitCode {
         }
     };
     if plan.write {
-        report::write(&report::recorded().expect("figures read")).expect("figures written");
+        report::write(&record::recorded().expect("figures read")).expect("figures written");
     }
     for subject in &plan.subjects {
         if plan.lacks_peers(subject) {
@@ -60,7 +61,12 @@ async fn main() -> ExitCode {
         println!("# {}, rounds: {}", subject.name, plan.rounds_of(subject));
         let section = measure(subject, &plan).await;
         section.print();
-        report::record(subject, section, &plan).expect("figures recorded");
+        if plan.is_recorded(subject) {
+            record::keep(subject, &section).expect("figures recorded");
+            report::write(&record::recorded().expect("figures read")).expect("figures written");
+        } else {
+            println!("Not recorded: figures take {} rounds.", subject.rounds);
+        }
     }
     ExitCode::SUCCESS
 }

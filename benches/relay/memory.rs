@@ -65,7 +65,7 @@ pub async fn run(stage: &Stage, rounds: u32) -> (Vec<Table>, Vec<Series>) {
         let mut note = |name: &str, watch: Watch| {
             table.add(name, &watch.figures());
             println!("{}", table.last_as_text(name));
-            series.push(Series { name: name.to_owned(), points: watch.points });
+            series.push(Series::new(name, watch.points));
         };
         contender.start();
         let mut watch = Watch::of(&contender);

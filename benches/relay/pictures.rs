@@ -2,7 +2,7 @@
 
 use crate::{
     figures::{Series, Spread, Table, grouped},
-    report::Results,
+    record::Results,
 };
 use std::fmt::Write;
 
@@ -27,7 +27,6 @@ pub fn draw(results: &Results) -> Vec<(&'static str, String)> {
         ));
     }
     if let Some(section) = results.get("latency") {
-        let lines: Vec<Series> = section.series.iter().map(in_nines).collect();
         let marks = [(0.0, "0"), (0.301, "50"), (1.0, "90"), (2.0, "99"), (3.0, "99.9")];
         let chart = LineChart {
             title: "Commit to consumer at 500 events/s",
@@ -36,7 +35,7 @@ pub fn draw(results: &Results) -> Vec<(&'static str, String)> {
             marks: &marks,
             logarithmic: true,
         };
-        drawn.push(("latency.svg", chart.draw(&lines)));
+        drawn.push(("latency.svg", chart.draw(&section.series)));
     }
     if let Some(section) = results.get("memory") {
         let chart = LineChart {
@@ -49,12 +48,6 @@ pub fn draw(results: &Results) -> Vec<(&'static str, String)> {
         drawn.push(("memory.svg", chart.draw(&section.series)));
     }
     drawn
-}
-
-/// A share of 0.99 as 2, of 0.999 as 3.
-fn in_nines(series: &Series) -> Series {
-    let points = series.points.iter().map(|(share, ms)| (-(1.0 - share).log10(), *ms)).collect();
-    Series { name: series.name.clone(), points }
 }
 
 fn bar_chart(title: &str, bars: &[(String, Spread)]) -> String {

@@ -98,6 +98,11 @@ impl Plan {
         self.rounds.unwrap_or(subject.rounds).max(1)
     }
 
+    /// Whether what is measured of a subject goes on record: with too few rounds only when that is asked for.
+    pub fn is_recorded(&self, subject: &Subject) -> bool {
+        self.record || self.rounds_of(subject) >= subject.rounds
+    }
+
     /// Whether the peer of that folder is measured.
     pub fn wants_peer(&self, subject: &Subject, folder: &str) -> bool {
         // What peers write to their own tables is WAL that every slot of the server reads.
@@ -118,7 +123,7 @@ impl Plan {
             text += &format!("  {name:<12}{tells}\n");
         }
         text += "  growth      all from sources to window\n";
-        text += "  write       nothing new: RESULTS.md and pictures from results/latest.json\n";
+        text += "  write       nothing new: RESULTS.md and pictures from what is on record in results\n";
         text
     }
 }

@@ -1,6 +1,6 @@
 //! What outboxd is to reach, beside what the recorded figures say.
 
-use crate::{figures::grouped, report::Results};
+use crate::{figures::grouped, record::Results};
 use std::fmt::Write;
 
 /// What a median has to be.
@@ -35,7 +35,7 @@ const TARGETS: &[Target] = &[
 pub fn as_markdown(results: &Results) -> String {
     let mut text = "| figure | target | median | reached |\n| --- | --- | --- | --- |\n".to_owned();
     for (subject, row, column, wanted, decimals) in TARGETS {
-        let columns = results.get(*subject).into_iter().flat_map(|section| &section.tables);
+        let columns = results.get(subject).into_iter().flat_map(|section| &section.tables);
         let mut rows = columns.flat_map(|table| table.column(column));
         let Some((_, spread)) = rows.find(|(name, _)| name == row) else { continue };
         let (sign, limit, reached) = match wanted {

@@ -13,17 +13,14 @@ mod stage;
 
 use shipping::{QUEUE, Shipping};
 use show::{
-    LIMIT, Outcome, ensure,
-    files::{executable, short},
+    LIMIT, Outcome, daemon,
+    files::{kept_folder, short},
     perform,
     screen::Screen,
 };
-use stage::{Stage, config_file, log_file};
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
-use testkit::{Oracle, consumer::received, http};
+use stage::Stage;
+use std::{process::ExitCode, time::Duration};
+use testkit::{Oracle, consumer::received};
 
 /// Nothing arrives for so long: nothing is under way.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -63,14 +60,7 @@ async fn start_nodes(screen: Screen) -> Outcome<Stage> {
         "Two private nodes on free ports, with data of their own: no service of this machine is touched. It takes \
          some seconds.",
     );
-    let stage = Stage::set_up().await?;
-    let version: String = stage.client().await.query_one("SHOW server_version", &[]).await?.get(0);
-    let overview = stage.rabbitmq.api(hyper::Method::GET, "/api/overview", serde_json::Value::Null).await;
-    let [postgres_took, rabbitmq_took] = stage.took.map(|took| took.as_secs_f64());
-    screen.fact("PostgreSQL", &format!("{version}, up in {postgres_took:.1} s"));
-    let version = overview["rabbitmq_version"].as_str().unwrap_or("of unknown version");
-    screen.fact("RabbitMQ", &format!("{version}, up in {rabbitmq_took:.1} s"));
-    Ok(stage)
+    Stage::set_up(screen).await
 }
 
 async fn create_tables(screen: Screen, stage: &Stage) -> Outcome<()> {
@@ -98,17 +88,7 @@ async fn start_daemon(screen: Screen, stage: &mut Stage) -> Outcome<()> {
         "It creates a publication and a replication slot, declares the queue of the service that ships orders, and \
          follows the write-ahead log from then on. The table itself is never polled.",
     );
-    let start = Instant::now();
-    stage.daemon.start_again();
-    stage.daemon.wait_ready(LIMIT).await;
-    let took = start.elapsed().as_secs_f64();
-    screen.fact("version", stage.outboxd(&["--version"]).await?.trim());
-    screen.fact("configuration", &short(&config_file()));
-    screen.fact("log", &short(&log_file()));
-    screen.fact("metrics", &format!("{}/metrics", stage.admin_url()));
-    let (status, body) = http::get(stage.daemon.admin_port(), "/readyz").await?;
-    screen.fact("GET /readyz", &format!("{status}: {}, {took:.1} s after the start", body.trim()));
-    Ok(())
+    daemon::start(screen, &mut stage.daemon).await
 }
 
 async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
@@ -122,7 +102,7 @@ async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
     let metrics = stage.daemon.metrics().await;
     for name in METRICS {
         let line = metrics.lines().find(|line| line.starts_with(name));
-        screen.quote(line.ok_or_else(|| format!("{}/metrics has no {name}", stage.admin_url()))?);
+        screen.quote(line.ok_or_else(|| format!("/metrics has no {name}"))?);
     }
     Ok(())
 }
@@ -137,14 +117,8 @@ async fn stay(screen: Screen, (stage, shipping): &mut (Stage, Shipping)) -> Outc
     screen.fact("", &format!("(or -h {})", stage.postgres.socket_dir().display()));
     screen.fact("insert", "INSERT INTO outbox (aggregatetype, aggregateid, type, payload)");
     screen.fact("", "VALUES ('Order', '1001', 'OrderReturned', '{\"parcels\": 1}');");
-    screen.fact(
-        "RabbitMQ",
-        &format!("{}  user guest, password guest; queue {QUEUE}", stage.rabbitmq.management_url()),
-    );
-    screen.fact("metrics", &format!("{}/metrics", stage.admin_url()));
-    screen.fact("status", &format!("{}/status and /readyz", stage.admin_url()));
-    screen.fact("", &format!("{} --config {} status", short(&executable("outboxd")), short(&config_file())));
-    screen.fact("log", &format!("tail -f {}", short(&log_file())));
+    screen.fact("queue", QUEUE);
+    daemon::invite(screen, &stage.daemon, &stage.rabbitmq);
     println!();
     shipping.forget();
     while let Some(delivery) = shipping.next(Duration::MAX).await {
@@ -170,11 +144,8 @@ async fn stop(
          repeats nothing. Then both nodes are stopped, and their data is removed.",
     );
     let status = stage.daemon.sigterm(LIMIT).await;
-    ensure(status.success() || somebody_looked_around, || {
-        format!("outboxd was asked to stop, and ended with {status} instead of 0")
-    })?;
-    screen.fact("outboxd", &format!("ended with {status}"));
+    daemon::ended(screen, "outboxd", status, somebody_looked_around)?;
     drop(stage);
-    screen.fact("what remains", &format!("{} and {}", short(&config_file()), short(&log_file())));
+    screen.fact("what remains", &format!("configuration and log, in {}", short(&kept_folder())));
     Ok(())
 }

@@ -1,14 +1,11 @@
 //! The service that ships orders: it consumes the queue that outboxd declared for it, and acknowledges what it gets.
 
-use futures_util::StreamExt;
-use lapin::{
-    Connection, ConnectionProperties, Error,
-    message::Delivery,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
-    types::FieldTable,
-};
+use lapin::{Error, message::Delivery, options::BasicAckOptions, types::FieldTable};
 use std::time::Duration;
-use testkit::{Oracle, consumer::received};
+use testkit::{
+    Oracle,
+    consumer::{Reading, received},
+};
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver},
     task::JoinHandle,
@@ -27,17 +24,10 @@ pub(crate) struct Shipping {
 impl Shipping {
     /// Consumes from now on, and tells the oracle what it receives.
     pub(crate) async fn start(url: &str, oracle: Oracle) -> Result<Self, Error> {
-        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
-        let channel = connection.create_channel().await?;
-        channel.basic_qos(500, BasicQosOptions::default()).await?;
-        let options = BasicConsumeOptions::default();
-        let mut queue =
-            channel.basic_consume(QUEUE.into(), "".into(), options, FieldTable::default()).await?;
+        let mut reading = Reading::open(url, QUEUE, 500, FieldTable::default()).await?;
         let (seen, deliveries) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
-            let _connection = connection;
-            while let Some(delivery) = queue.next().await {
-                let delivery = delivery?;
+            while let Some(delivery) = reading.next().await? {
                 oracle.received(received(&delivery));
                 delivery.ack(BasicAckOptions::default()).await?;
                 let _ = seen.send(delivery);

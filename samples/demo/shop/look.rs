@@ -1,11 +1,7 @@
 //! What an operator and a curious reader look at.
 
 use super::{
-    show::{
-        Outcome, ensure,
-        files::{executable, kept, kept_folder, short},
-        screen::Screen,
-    },
+    show::{Outcome, daemon, ensure, screen::Screen},
     stage::Stage,
 };
 use std::time::Duration;
@@ -24,7 +20,6 @@ pub(crate) async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
     );
     screen.quote(&stage.outboxd(&["status"]).await?);
     println!();
-    screen.fact("outboxd", &format!("http://127.0.0.1:{}/metrics", stage.shop.relay.admin_port()));
     for (program, service) in stage.services() {
         let (status, description) = service.get("/openapi.json").await;
         let paths = description["paths"].as_object().map_or(0, |paths| paths.len());
@@ -70,10 +65,7 @@ pub(crate) async fn stay(screen: Screen, stage: &mut Stage) -> Outcome<()> {
     for url in &stage.shop.databases {
         screen.fact("database", &format!("psql {url}"));
     }
-    screen.fact("RabbitMQ", &format!("{}  user guest, password guest", stage.rabbitmq.management_url()));
-    let (program, config) = (short(&executable("outboxd")), short(&kept("outboxd.toml")));
-    screen.fact("status", &format!("{program} --config {config} status"));
-    screen.fact("logs", &format!("tail -f {}/*.log", short(&kept_folder())));
+    daemon::invite(screen, &stage.shop.relay, &stage.rabbitmq);
     println!();
     let mut seen = stage.watcher()?.count();
     loop {

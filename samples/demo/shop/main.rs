@@ -20,7 +20,7 @@ mod watcher;
 
 use books::Bookkeeper;
 use show::{
-    LIMIT, Outcome, ensure,
+    LIMIT, Outcome, daemon,
     files::{kept_folder, short},
     perform,
     screen::Screen,
@@ -66,10 +66,7 @@ async fn stop(screen: Screen, stage: Stage, somebody_looked_around: bool) -> Out
         ("outboxd", outboxd),
     ];
     for (program, status) in ended {
-        screen.fact(program, &format!("ended with {status}"));
-        ensure(status.success() || somebody_looked_around, || {
-            format!("{program} was asked to stop, and ended with {status} instead of 0")
-        })?;
+        daemon::ended(screen, program, status, somebody_looked_around)?;
     }
     screen.fact("what remains", &format!("configuration and logs, in {}", short(&kept_folder())));
     Ok(())

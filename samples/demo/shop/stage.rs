@@ -3,16 +3,16 @@
 
 use super::{
     show::{
-        LIMIT, Outcome, ensure,
-        files::{executable, keep, kept, short},
+        Outcome, daemon,
+        files::{keep, kept, short},
+        nodes,
         screen::Screen,
     },
     walls,
     watcher::Watcher,
 };
 use hyper::Method;
-use std::time::{Duration, Instant};
-use testkit::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Service, Shop, http};
+use testkit::{Postgres, RabbitMq, Service, Shop};
 
 const PROGRAMS: [&str; 4] = ["outboxd", "order-service", "customer-service", "order-history"];
 /// The sources of the relay's configuration.
@@ -49,12 +49,7 @@ impl Stage {
 
     /// What a command of outboxd prints.
     pub(crate) async fn outboxd(&self, arguments: &[&str]) -> Outcome<String> {
-        let output = self.shop.relay.command(arguments).await;
-        ensure(output.status.success(), || {
-            let said = String::from_utf8_lossy(&output.stderr);
-            format!("`outboxd {}` ended with {}: {said}", arguments.join(" "), output.status)
-        })?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        daemon::answer(&self.shop.relay, arguments).await
     }
 }
 
@@ -66,20 +61,7 @@ pub(crate) async fn start_services(screen: Screen) -> Outcome<Stage> {
         "Two private nodes on free ports, with data of their own: no service of this machine is touched. The services share \
          nothing: each has its own database and a role that can read no other.",
     );
-    for program in PROGRAMS {
-        let file = executable(program);
-        ensure(file.exists(), || format!("{} is not there; `make demo` builds it first", short(&file)))?;
-    }
-    let ((postgres, postgres_took), (rabbitmq, rabbitmq_took)) = tokio::join!(
-        timed(Postgres::start(PostgresOptions::default())),
-        timed(RabbitMq::start(RabbitMqOptions::default())),
-    );
-    let version: String =
-        postgres.client("postgres").await.query_one("SHOW server_version", &[]).await?.get(0);
-    screen.fact("PostgreSQL", &format!("{version}, up in {:.1} s", postgres_took.as_secs_f64()));
-    let overview = rabbitmq.api(Method::GET, "/api/overview", serde_json::Value::Null).await;
-    let version = overview["rabbitmq_version"].as_str().unwrap_or("of unknown version");
-    screen.fact("RabbitMQ", &format!("{version}, up in {:.1} s", rabbitmq_took.as_secs_f64()));
+    let (postgres, rabbitmq) = nodes::start(screen, &PROGRAMS, "demo").await?;
 
     let relay_url = |database: &str| {
         format!("postgresql://{}@127.0.0.1:{}/{database}", relay_role(database), postgres.port())
@@ -91,8 +73,7 @@ pub(crate) async fn start_services(screen: Screen) -> Outcome<Stage> {
         let log = short(&kept(&format!("{program}.log")));
         screen.fact(program, &format!("http://127.0.0.1:{}   log {log}", service.port()));
     }
-    keep(&stage.shop.relay.config_file(), "outboxd.toml")?;
-    keep(&stage.shop.relay.config_file().with_file_name("log"), "outboxd.log")?;
+    daemon::keep_files(&stage.shop.relay)?;
     println!();
     walls::between_services(screen, &stage).await?;
     Ok(stage)
@@ -123,19 +104,9 @@ pub(crate) async fn start_relay(screen: Screen, stage: &mut Stage) -> Outcome<()
         }
     }
     walls::around_the_relay(screen, stage).await?;
-
-    let start = Instant::now();
-    stage.shop.relay.start_again();
-    stage.shop.relay.wait_ready(LIMIT).await;
-    let took = start.elapsed().as_secs_f64();
-    stage.watcher = Some(Watcher::start(&stage.shop.amqp_url).await?);
     println!();
-    screen.fact("version", stage.outboxd(&["--version"]).await?.trim());
-    let files = format!("{}, log {}", short(&kept("outboxd.toml")), short(&kept("outboxd.log")));
-    screen.fact("configuration", &files);
-    let port = stage.shop.relay.admin_port();
-    let (status, body) = http::get(port, "/readyz").await?;
-    screen.fact("GET /readyz", &format!("{status}: {}, {took:.1} s after the start", body.trim()));
+    daemon::start(screen, &mut stage.shop.relay).await?;
+    stage.watcher = Some(Watcher::start(&stage.shop.amqp_url).await?);
     Ok(())
 }
 
@@ -149,9 +120,4 @@ pub(crate) fn database_of<'a>(urls: &'a [String; 3], source: &str) -> Outcome<&'
     let names = urls.iter().filter_map(|url| Some(url.rsplit_once('/')?.1));
     let database = names.into_iter().find(|name| name.ends_with(&format!("_{source}")));
     database.ok_or_else(|| format!("no database of {source} in {urls:?}").into())
-}
-
-async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
-    let start = Instant::now();
-    (work.await, start.elapsed())
 }

@@ -3,7 +3,6 @@
 use super::show::Outcome;
 use futures_util::StreamExt;
 use lapin::{
-    Connection, ConnectionProperties,
     message::Delivery,
     options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
@@ -14,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
-use testkit::consumer::received;
+use testkit::consumer::{connect, received};
 use tokio::task::JoinHandle;
 
 /// An event as it came from the broker.
@@ -67,8 +66,7 @@ impl Event {
 impl Watcher {
     /// Listens from now on.
     pub(crate) async fn start(url: &str) -> Outcome<Self> {
-        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
-        let channel = connection.create_channel().await?;
+        let (connection, channel) = connect(url).await?;
         let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
         let queue = channel.queue_declare("".into(), exclusive, FieldTable::default()).await?;
         for exchange in ["Order.events", "Customer.events"] {

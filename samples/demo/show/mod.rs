@@ -1,9 +1,11 @@
-//! What both demos have in common: how they look, what they leave behind, and how they end.
+//! What both demos have in common: how they begin, look and end, how they run outboxd, and what they leave behind.
 
 // Each demo compiles all of it and uses the part it needs.
 #![allow(dead_code)]
 
+pub(crate) mod daemon;
 pub(crate) mod files;
+pub(crate) mod nodes;
 pub(crate) mod screen;
 
 use files::{kept_folder, short};

@@ -1,4 +1,4 @@
-//! A service's settings: from its TOML file, from the environment, or from both.
+//! Keys that every service has: from its TOML file, from the environment, or from both.
 
 use std::{net::ToSocketAddrs, path::Path, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Raw TOML and environment -> each room's own options, or every problem at once.
+//! outboxd's own keys: from file and environment, as [`configuration`] reads them, to each room's own options, or every problem at once.
 //!
 //! Knows the names, ranges and defaults of all keys; `config/outboxd.toml` documents them, and a test holds the two
 //! together. Opens no connection.

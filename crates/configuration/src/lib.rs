@@ -1,7 +1,9 @@
 //! A TOML file and the environment as one tree, taken apart key by key, with every problem noted in one go.
 //!
-//! Knows no key of any program. Opens no file but the
-//! configuration and those that a key ending in `_file` names.
+//! The mechanism that all programs share. The crate `config` parses and merges; names, ranges and defaults of keys belong to each program:
+//! outboxd's are in `src/settings`. The folder `config/` holds a documented file for each program.
+//!
+//! Knows no key of any program. Opens no file but the configuration and those that a key ending in `_file` names.
 
 #[cfg(any(test, feature = "documentation"))]
 pub mod documentation;

@@ -565,7 +565,7 @@ async fn a_look_at_a_fence_tells_a_queue_that_nobody_answers_for_from_none() {
             say(&mut broker, FENCE, answer).await;
         }
         let taker = fence::taker(&mut connection, "q").await;
-        assert_eq!(taker.as_ref().map_err(|_| ()), expected.as_ref().map_err(|()| ()), "{taker:?}");
+        assert_eq!(taker.as_ref().map_err(|_| ()), expected.as_ref().map_err(|_| ()), "{taker:?}");
         assert_eq!(connection.is_lost(), expected.is_err());
     }
 }

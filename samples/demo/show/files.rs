@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The programs that the demo starts: beside an example's own, one folder up.
+/// The programs that the demo starts lie beside its own.
 pub(crate) fn executable(name: &str) -> PathBuf {
-    ancestor(2).join(name)
+    ancestor(1).join(name)
 }
 
 /// A file that is there after the end.
@@ -19,7 +19,7 @@ pub(crate) fn kept(name: &str) -> PathBuf {
 /// Where those are.
 pub(crate) fn kept_folder() -> PathBuf {
     let name = env::current_exe().unwrap_or_default();
-    ancestor(3).join(name.file_name().unwrap_or("demo".as_ref()))
+    ancestor(2).join(name.file_name().unwrap_or("demo".as_ref()))
 }
 
 /// A file that goes away with the folder of what writes it stays, and what is written to it later.
@@ -40,7 +40,7 @@ pub(crate) fn short(path: &Path) -> String {
     path.strip_prefix(here).unwrap_or(path).display().to_string()
 }
 
-/// Cargo puts an example into `target/<profile>/examples`.
+/// Cargo puts a program into `target/<profile>`.
 fn ancestor(number: usize) -> PathBuf {
     let here = env::current_exe().unwrap_or_default();
     here.ancestors().nth(number).unwrap_or(Path::new("")).to_owned()

@@ -26,6 +26,8 @@ use std::{
     time::Instant,
 };
 
+/// Ascending in commit order; a message that is published again keeps its tag.
+pub use crate::rabbitmq::publisher::PublishTag;
 pub use item::Due;
 use item::Item;
 pub use nacks::Nacked;
@@ -38,11 +40,6 @@ use crate::{
     outbox::{AggregateKey, KeptRow, Message, ParkedRow, Route, Timestamp},
     position::{Lsn, Position},
 };
-
-/// Names one message between ledger and publisher. Ascending in commit order; a message that is published again
-/// keeps its tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublishTag(pub u64);
 
 /// When messages of one aggregate may be in flight together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +122,7 @@ impl Entry {
 
 /// A message that was on its way until now.
 struct Outgoing {
-    message: Arc<Message>,
+    message: Message,
     /// When it was published.
     at: Instant,
     /// It had been nacked before, and it was its turn.
@@ -224,12 +221,12 @@ impl Ledger {
 
     /// Takes in a message, behind all others.
     pub fn push(&mut self, message: Message) {
-        self.take_in(Item::Message { message: Arc::new(message), kept: None });
+        self.take_in(Item::Message { message, kept: None });
     }
 
     /// Takes in a message, behind all others, and keeps its row, so that it can be parked.
     pub fn push_kept(&mut self, message: Message, row: KeptRow) {
-        self.take_in(Item::Message { message: Arc::new(message), kept: Some(Arc::new(row)) });
+        self.take_in(Item::Message { message, kept: Some(Arc::new(row)) });
     }
 
     /// Takes in a row that no message can be made of, behind all others; it is parked when its turn comes.
@@ -301,7 +298,7 @@ impl Ledger {
         entry.first_out.get_or_insert(now);
         let due = match &entry.item {
             Item::Message { message, .. } => {
-                let due = Due::Publish(Arc::clone(message));
+                let due = Due::Publish(message.clone());
                 entry.state = State::Published { at: now };
                 self.published += 1;
                 due
@@ -379,7 +376,7 @@ impl Ledger {
     ///
     /// # Panics
     /// When the message is not published: the publisher answered twice, which is our own bug.
-    pub fn settle(&mut self, tag: PublishTag) -> Arc<Message> {
+    pub fn settle(&mut self, tag: PublishTag) -> Message {
         let answered = self.take_published(tag);
         self.answered_to = self.answered_to.max(Some(answered.at));
         self.end_turn(&answered);
@@ -391,7 +388,7 @@ impl Ledger {
     ///
     /// # Panics
     /// As [`settle`](Self::settle), and when the row was not kept.
-    pub fn park(&mut self, tag: PublishTag) -> (Arc<Message>, Arc<KeptRow>) {
+    pub fn park(&mut self, tag: PublishTag) -> (Message, Arc<KeptRow>) {
         let answered = self.take_published(tag);
         self.end_turn(&answered);
         let Some(Entry { state, item: Item::Message { kept: Some(row), .. }, .. }) = self.entry(tag.0) else {
@@ -509,13 +506,13 @@ impl Ledger {
     ///
     /// # Panics
     /// When the message does not wait after a nack, or its row was not kept: our own bugs.
-    pub fn park_nacked(&mut self, tag: PublishTag) -> (Arc<Message>, Arc<KeptRow>) {
+    pub fn park_nacked(&mut self, tag: PublishTag) -> (Message, Arc<KeptRow>) {
         match self.entry(tag.0) {
             Some(entry @ Entry { state: State::Refused, .. }) => {
                 let Item::Message { message, kept: Some(row) } = &entry.item else {
                     panic!("{tag:?} is to be parked, and its row was not kept")
                 };
-                let parked = (Arc::clone(message), Arc::clone(row));
+                let parked = (message.clone(), Arc::clone(row));
                 entry.state = State::Parking;
                 self.parking += 1;
                 parked
@@ -611,7 +608,7 @@ impl Ledger {
                 self.published -= 1;
                 self.suspects.answered(tag.0);
                 self.forbidden.answered(tag.0);
-                Outgoing { message: Arc::clone(message), at: *at, in_turn: std::mem::take(in_turn) }
+                Outgoing { message: message.clone(), at: *at, in_turn: std::mem::take(in_turn) }
             }
             other => panic!("outcome for {tag:?}, which is not published but {:?}", other.map(|e| &e.state)),
         }
@@ -670,7 +667,7 @@ impl Ledger {
 
     /// The first message that is not settled, if the first that is held is one.
     pub fn oldest(&self) -> Option<&Message> {
-        self.message(PublishTag(self.first_tag)).map(AsRef::as_ref)
+        self.message(PublishTag(self.first_tag))
     }
 
     /// Messages and rows held, whatever their state.
@@ -707,7 +704,7 @@ impl Ledger {
             return None;
         }
         self.entries.iter().find(|entry| entry.unroutable).and_then(|entry| match &entry.item {
-            Item::Message { message, .. } => Some(message.as_ref()),
+            Item::Message { message, .. } => Some(message),
             Item::Invalid(_) | Item::Settled { .. } => None,
         })
     }
@@ -751,7 +748,7 @@ impl Ledger {
     /// The message that has waited longest for the broker's answer.
     pub fn longest_unanswered(&self) -> Option<&Message> {
         let &(tag, _) = self.published_at.front()?;
-        self.message(PublishTag(tag)).map(AsRef::as_ref)
+        self.message(PublishTag(tag))
     }
 
     /// Whether a message was confirmed that was published no earlier than the one that has waited longest for its answer.
@@ -766,7 +763,7 @@ impl Ledger {
     }
 
     /// A message that is not settled.
-    pub fn message(&self, PublishTag(tag): PublishTag) -> Option<&Arc<Message>> {
+    pub fn message(&self, PublishTag(tag): PublishTag) -> Option<&Message> {
         let index = tag.checked_sub(self.first_tag)?;
         match &self.entries.get(index as usize)?.item {
             Item::Message { message, .. } => Some(message),

@@ -52,7 +52,11 @@ fn the_documented_file_works_as_it_stands() {
     let orders = &settings.sources["orders"];
     assert_eq!((&*orders.database.slot, &*orders.database.publication), ("outboxd_orders", "outboxd_orders"));
     assert_eq!((&*orders.database.table.schema, &*orders.database.table.table), ("public", "outbox"));
-    assert!(orders.database.create && settings.broker.declare && settings.broker.subscriptions.is_empty());
+    assert!(
+        orders.database.create
+            && settings.broker.topology.declare
+            && settings.broker.topology.subscriptions.is_empty()
+    );
     assert_eq!(orders.relay.ordering, Ordering::PerAggregate);
     assert_eq!(orders.relay.on_unroutable, OnUnroutable::Halt);
     assert_eq!(orders.relay.backlog, BacklogPolicy::Publish);
@@ -104,7 +108,7 @@ fn every_kind_of_value_arrives() {
     assert_eq!(columns.sequence, OptionalColumn::Off);
     let names: Vec<_> = source.mapping.headers.iter().map(|(name, _)| &**name).collect();
     assert_eq!(names, ["X-Tenant", "app"]);
-    let [log, work] = &settings.broker.subscriptions[..] else { panic!("two subscriptions") };
+    let [log, work] = &settings.broker.topology.subscriptions[..] else { panic!("two subscriptions") };
     assert_eq!(
         (log.queue_type, log.single_active_consumer, log.dead_letter),
         (QueueType::Stream, false, false)
@@ -141,7 +145,7 @@ fn the_environment_overrides_the_file_and_is_parsed_as_the_key_wants() {
     .unwrap();
     assert_eq!(settings.sources["orders"].relay.in_flight_max, 7);
     assert!(!settings.sources["orders"].database.create);
-    assert!(settings.broker.urls[0].contains("@broker:5672"));
+    assert!(settings.broker.connection.urls[0].contains("@broker:5672"));
 }
 
 #[test]
@@ -154,7 +158,7 @@ fn everything_may_come_from_the_environment() {
         ],
     )
     .unwrap();
-    assert_eq!(settings.broker.urls.len(), 2);
+    assert_eq!(settings.broker.connection.urls.len(), 2);
     assert_eq!(settings.sources["billing"].database.slot, "outboxd_billing");
 }
 
@@ -177,7 +181,7 @@ fn without_a_file_the_environment_alone_will_do_and_gives_subscriptions_too() {
         ("SUBSCRIPTIONS__2__PARTITIONS", "4"),
     ];
     let settings = read(&[&sources[..], &subscriptions].concat()).unwrap();
-    let [early, late] = &settings.broker.subscriptions[..] else { panic!("two subscriptions") };
+    let [early, late] = &settings.broker.topology.subscriptions[..] else { panic!("two subscriptions") };
     assert_eq!((&*early.queue, early.partitions, &*late.queue), ("early", 4, "late"));
     assert_eq!(early.binding_keys, ["a", "b"]);
     let error =
@@ -208,7 +212,8 @@ fn the_environment_overrides_and_adds_to_the_subscriptions_of_the_file() {
         ],
     )
     .unwrap();
-    let shown: Vec<_> = settings.broker.subscriptions.iter().map(|s| (&*s.queue, &*s.exchange)).collect();
+    let shown: Vec<_> =
+        settings.broker.topology.subscriptions.iter().map(|s| (&*s.queue, &*s.exchange)).collect();
     assert_eq!(shown, [("a", "e"), ("c", "e"), ("d", "f")]);
 }
 
@@ -403,7 +408,7 @@ fn arguments_keep_their_types() {
     .unwrap();
     let text = |text: &str| Argument::Text(text.into());
     let named = |name: &str, value| (name.to_owned(), value);
-    let [delayed, volatile, own] = &settings.broker.exchanges[..] else { panic!("three exchanges") };
+    let [delayed, volatile, own] = &settings.broker.topology.exchanges[..] else { panic!("three exchanges") };
     assert_eq!((&*delayed.kind, delayed.durable, delayed.mandatory), ("x-delayed-message", true, false));
     assert_eq!(
         delayed.arguments,
@@ -411,7 +416,9 @@ fn arguments_keep_their_types() {
     );
     assert_eq!((&*volatile.kind, volatile.durable, volatile.mandatory), ("fanout", false, false));
     assert!(!own.mandatory);
-    let [q, own_target, both] = &settings.broker.subscriptions[..] else { panic!("three subscriptions") };
+    let [q, own_target, both] = &settings.broker.topology.subscriptions[..] else {
+        panic!("three subscriptions")
+    };
     let inner = Argument::Table(vec![named("c", text("1"))]);
     assert_eq!(
         q.arguments,
@@ -528,12 +535,12 @@ fn exchanges_are_checked_with_those_who_use_them() {
     let variable = ("OUTBOXD__SUBSCRIPTIONS__0__ARGUMENTS__X", "5");
     let text = ("OUTBOXD__SUBSCRIPTIONS__0__ARGUMENTS__Y", "5D");
     let settings = read(&with(subscription), &[variable, text]).unwrap();
-    let arguments = &settings.broker.subscriptions[0].arguments;
+    let arguments = &settings.broker.topology.subscriptions[0].arguments;
     assert_eq!(*arguments, [("x".into(), Argument::Integer(5)), ("y".into(), Argument::Text("5D".into()))]);
     let exchange =
         [("OUTBOXD__EXCHANGES__0__NAME", "Order.events"), ("OUTBOXD__EXCHANGES__0__TYPE", "direct")];
     let settings = read(MINIMAL, &exchange).unwrap();
-    assert_eq!(settings.broker.exchanges[0].name, "Order.events");
+    assert_eq!(settings.broker.topology.exchanges[0].name, "Order.events");
 }
 
 #[test]
@@ -610,7 +617,9 @@ fn the_broker_may_have_an_ipv6_address() {
     for (environment, user) in [(vec![], "guest"), (vec![("OUTBOXD__RABBITMQ__USERNAME", "a:b@c")], "a:b@c")]
     {
         let settings = read(&text, &environment).unwrap();
-        let [url] = &settings.broker.urls[..] else { panic!("{:?}", settings.broker.urls) };
+        let [url] = &settings.broker.connection.urls[..] else {
+            panic!("{:?}", settings.broker.connection.urls)
+        };
         let endpoint = Endpoint::parse(url, Duration::from_secs(10)).unwrap();
         assert_eq!(endpoint.to_string(), "[::1]:5672//");
         assert!(
@@ -637,7 +646,7 @@ fn secrets_come_from_files_and_are_put_into_urls() {
     );
     let settings = read(&text, &[]).unwrap();
     let parsed: Vec<lapin::uri::AMQPUri> =
-        settings.broker.urls.iter().map(|url| url.parse().unwrap()).collect();
+        settings.broker.connection.urls.iter().map(|url| url.parse().unwrap()).collect();
     for uri in &parsed {
         assert_eq!(
             (&*uri.authority.userinfo.username, &*uri.authority.userinfo.password),

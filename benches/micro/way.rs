@@ -87,7 +87,7 @@ pub(crate) fn settle(ledger: &mut Ledger, message: Message, now: Instant, out: &
     ledger.reached(Lsn(commit + 1));
     while let Some((tag, due)) = ledger.next_due(now) {
         let Due::Publish(message) = due else { panic!("nothing is parked") };
-        encoding::put_publish(&message, true, 1, FRAME_BYTES_MAX, out).expect("it fits");
+        encoding::put_publish(&message.amqp, true, 1, FRAME_BYTES_MAX, out).expect("it fits");
         ledger.settle(tag);
     }
 }

@@ -9,6 +9,7 @@
 //! outbox. `trace` carries one identifier through all of it.
 
 pub mod cli;
+pub mod consumer;
 pub mod database;
 mod health;
 pub mod http;

@@ -7,6 +7,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
+    consumer::ConsumerOptions,
     database::{Database, DatabaseError},
     health::Health,
     http,
@@ -51,18 +52,21 @@ impl Service {
         let (progress, reader) = watch::channel(Progress::default());
         let inbox = Inbox {
             name: self.settings.name,
-            subscription: Subscription {
-                queue: queue.to_owned(),
-                exchange: format!("{aggregate_type}.events"),
-                binding_keys: event_types.iter().map(|&event_type| event_type.to_owned()).collect(),
-                queue_type: QueueType::Quorum,
-                partitions: 1,
-                single_active_consumer: true,
-                dead_letter: true,
-                arguments: Vec::new(),
+            options: ConsumerOptions {
+                connection: self.settings.broker.clone(),
+                declare: self.settings.declare,
+                subscription: Subscription {
+                    queue: queue.to_owned(),
+                    exchange: format!("{aggregate_type}.events"),
+                    binding_keys: event_types.iter().map(|&event_type| event_type.to_owned()).collect(),
+                    queue_type: QueueType::Quorum,
+                    partitions: 1,
+                    single_active_consumer: true,
+                    dead_letter: true,
+                    arguments: Vec::new(),
+                },
+                prefetch: self.settings.prefetch,
             },
-            broker: self.settings.broker.clone(),
-            prefetch: self.settings.prefetch,
             database: self.database.clone(),
             handler,
             metrics: self.metrics.clone(),

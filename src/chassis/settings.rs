@@ -5,12 +5,12 @@ use std::{net::ToSocketAddrs, path::Path, time::Duration};
 use crate::{
     configuration::{self, Origins, Section, SettingsError},
     postgres::endpoint::Endpoint,
-    rabbitmq::{self, BrokerOptions},
+    rabbitmq::ConnectionOptions,
     settings::broker::Access,
 };
 
 /// The keys, which in capital letters are the environment's variables.
-const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 18] = [
     "amqp_declare",
     "amqp_password",
     "amqp_password_file",
@@ -43,8 +43,10 @@ pub struct Settings {
     pub database: Endpoint,
     /// `database_connections_max`: connections to it.
     pub database_connections_max: usize,
-    /// `amqp_url` or `amqp_urls`, what goes with them, and `amqp_declare`. Without subscriptions: a service adds its own.
-    pub broker: BrokerOptions,
+    /// `amqp_url` or `amqp_urls`, and what goes with them.
+    pub broker: ConnectionOptions,
+    /// `amqp_declare`: whether a service declares what its subscriptions need, or only verifies it.
+    pub declare: bool,
     /// `amqp_prefetch`: unacknowledged messages at most, the one in hand and those sent ahead of it.
     pub prefetch: u16,
     /// `inbox_retention_s`: how old a row of the inbox gets; `None` keeps all.
@@ -79,13 +81,7 @@ pub fn load(
 }
 
 fn read(origins: &Origins<'_>, name: &'static str, listen: &'static str) -> Result<Settings, SettingsError> {
-    configuration::read(origins, |root| settings(root, name, listen)).map_err(|mut error| {
-        for problem in &mut error.problems {
-            problem.what = in_own_keys(&problem.what);
-            problem.cure = in_own_keys(&problem.cure);
-        }
-        error
-    })
+    configuration::read(origins, |root| settings(root, name, listen))
 }
 
 fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> Option<Settings> {
@@ -109,48 +105,17 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
     let inbox_retention = root.seconds("inbox_retention_s", 0..=3_155_760_000, 7 * 24 * 3600);
     let drain_timeout = root.seconds("drain_timeout_s", 1..=3600, 20);
     root.finish();
-    let broker = BrokerOptions {
-        urls: access.urls,
-        rotating: access.rotating,
-        declare,
-        heartbeat: HEARTBEAT,
-        connect_timeout: CONNECT_TIMEOUT,
-        ca_file: access.ca_file,
-        client_cert: access.client_cert,
-        exchanges: Vec::new(),
-        subscriptions: Vec::new(),
-        row_exchanges: rabbitmq::row_exchanges::RowExchanges::default(),
-        fence_memory: Default::default(),
-        watch: rabbitmq::subscriptions::SubscriptionWatch::default(),
-    };
     Some(Settings {
         name,
         database: database?,
         database_connections_max,
-        broker,
+        broker: access.connection(HEARTBEAT, CONNECT_TIMEOUT),
+        declare,
         prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
         inbox_retention: Some(inbox_retention).filter(|age| !age.is_zero()),
         listen: listen?,
         drain_timeout,
     })
-}
-
-/// A text of the room `rabbitmq`, whose cures name outboxd's keys, with the keys that a service has.
-pub(super) fn in_own_keys(text: &str) -> String {
-    const WORDS: [(&str, &str); 11] = [
-        (", or change its subscription to what it is, or rename the subscription's queue", ""),
-        (", or change message.exchange", ""),
-        (", or set partitions = 1", ""),
-        (" (arguments, queue_type)", ""),
-        (" as `outboxd setup --print-rabbitmqctl` prints it", " as the service's configuration file says"),
-        (": outboxd needs one connection a source", ""),
-        (": outboxd needs three channels a source", ""),
-        ("outboxd connects again by itself", "the service connects again by itself"),
-        ("rabbitmq.declare", "amqp_declare"),
-        ("rabbitmq.url", "amqp_url"),
-        ("rabbitmq.tls_", "amqp_tls_"),
-    ];
-    WORDS.iter().fold(text.to_owned(), |text, (outboxds, own)| text.replace(outboxds, own))
 }
 
 fn required(root: &mut Section<'_>, key: &str, example: &str) {
@@ -176,50 +141,6 @@ mod tests {
         ] {
             let known = documentation::check(file, |root| settings(root, "a-service", listen));
             assert_eq!(known, KEYS.len());
-        }
-    }
-
-    #[test]
-    fn an_error_of_the_broker_names_keys_that_a_service_has() {
-        use crate::rabbitmq::{BrokerError, DeclareError, reason};
-        let invalid = rabbitmq::Endpoint::parse("http://h", HEARTBEAT).unwrap_err();
-        let mut texts = vec![BrokerError::from(invalid).to_string(), BrokerError::NoUrl.to_string()];
-        for object in ["queue 'q'", "exchange 'e'", "binding of queue 'q' to exchange 'e'"] {
-            for (code, words) in [
-                (403, "access to queue 'q' in vhost '/' refused for user 'u'"),
-                (403, "something else"),
-                (404, "no queue 'q' in vhost '/'"),
-                (405, "cannot obtain exclusive access to locked queue"),
-                (406, "inequivalent arg 'type' for exchange 'e' in vhost '/'"),
-                (406, "cannot declare queue 'q': queue limit in vhost '/' (1) is reached"),
-                (406, "invalid arg 'x-queue-type'"),
-                (503, "unknown exchange type 'x-consistent-hash'"),
-                (530, "vhost v not found"),
-                (530, "connection refused for user 'u': user connection limit (1) is reached"),
-                (
-                    530,
-                    "number of channels opened for user 'u' has reached the maximum allowed user limit of (1)",
-                ),
-                (320, "Closed via management plugin"),
-            ] {
-                let (object, text) = (object.to_owned(), words.to_owned());
-                let error = DeclareError { object, reason: reason(code, words), code, text };
-                texts.push(error.to_string());
-            }
-        }
-        for text in texts {
-            let own = in_own_keys(&text);
-            // outboxd's keys have a dot in them, and the service has no subscriptions to configure.
-            let own = own.replace("rabbitmq.conf", "");
-            for foreign in
-                ["rabbitmq.", "message.", "delivery.", "sources.", "subscription", "partitions", "outboxd"]
-            {
-                assert!(!own.contains(foreign), "{own}");
-            }
-            let named = own.split(|c: char| c != '_' && !c.is_ascii_lowercase());
-            for key in named.filter(|word| word.starts_with("amqp_")) {
-                assert!(KEYS.contains(&key), "there is no key {key}: {own}");
-            }
         }
     }
 

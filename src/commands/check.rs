@@ -15,8 +15,9 @@ use crate::{
     outbox::{Mapping, Template},
     preflight::inspection::{self, Inspection},
     rabbitmq::{
-        self, BrokerOptions,
+        self,
         publishing::{Pattern, Publishing},
+        topology::Topology,
     },
     relay::fence_queue,
     secret::exposure::{self, Exposure},
@@ -61,7 +62,7 @@ pub(super) async fn online(settings: &Settings) -> Vec<Section> {
     let broker = broker.into_iter().chain(taken);
     let mut sections = of_sources(settings, inspected);
     let mut broker: Vec<Check> = broker.map(of_broker).collect();
-    if let files @ [_, ..] = settings.broker.files().as_slice() {
+    if let files @ [_, ..] = settings.broker.connection.files().as_slice() {
         broker.push(Check::passed("login", format!("read for every connection: {}", files.join(" and "))));
     }
     sections.push(Section::new(BROKER, broker));
@@ -99,7 +100,8 @@ fn offline(settings: &Settings) -> Vec<Section> {
     let broker = [
         Check::passed(
             "configuration",
-            subscriptions(&settings.broker) + &read_for_every_connection(&settings.broker.files()),
+            subscriptions(&settings.broker.topology)
+                + &read_for_every_connection(&settings.broker.connection.files()),
         ),
         of_broker(rabbitmq::inspection::validate_tls(&settings.broker)),
     ];
@@ -115,7 +117,7 @@ fn secrets(settings: &Settings, file: Option<&Path>) -> Vec<Check> {
         .values()
         .flat_map(|source| source.database.endpoint.secret_files())
         .map(Path::to_owned);
-    let of_broker = settings.broker.secret_files();
+    let of_broker = settings.broker.connection.secret_files();
     let files: BTreeSet<_> =
         configuration.map(Path::to_owned).into_iter().chain(of_sources).chain(of_broker).collect();
     let exposed: Vec<_> = files.iter().filter_map(|file| Exposure::of(file)).collect();
@@ -126,7 +128,7 @@ fn secrets(settings: &Settings, file: Option<&Path>) -> Vec<Check> {
             .map(|exposure| Check::warning("secret files", exposure.to_string(), exposure.cure()))
             .collect(),
     };
-    lines.extend(settings.broker.unencrypted_hosts().iter().map(|host| {
+    lines.extend(settings.broker.connection.unencrypted_hosts().iter().map(|host| {
         Check::warning(
             "login",
             format!(
@@ -151,15 +153,15 @@ fn read_for_every_connection(files: &[String]) -> String {
     }
 }
 
-fn subscriptions(broker: &BrokerOptions) -> String {
-    let BrokerOptions { exchanges, subscriptions, .. } = broker;
+fn subscriptions(topology: &Topology) -> String {
+    let Topology { exchanges, subscriptions, .. } = topology;
     format!("valid, {} exchanges, {} subscriptions", exchanges.len(), subscriptions.len())
 }
 
 /// Limit on the exchanges that rows have declared, where rows decide on a name and `run` declares it.
 fn exchanges_of_rows(settings: &Settings, source: &Source) -> Option<Check> {
     let exchange = publishing(&source.mapping).exchange;
-    let is_named_by_rows = exchange.text().is_none() && settings.broker.declare;
+    let is_named_by_rows = exchange.text().is_none() && settings.broker.topology.declare;
     is_named_by_rows.then(|| {
         let max = source.exchanges_max;
         let finding = format!(

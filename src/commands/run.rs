@@ -23,7 +23,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
     let (trigger, shutdown) = shutdown::shutdown();
     let mut broker = settings.broker;
-    broker.watch = SubscriptionWatch::new(&broker);
+    broker.watch = SubscriptionWatch::new(&broker.topology);
     // Also during the drain: a message that comes back then waits for a look, too.
     let (stop_watching, watched) = shutdown::shutdown();
     let watching = broker.watch.is_active().then(|| {

@@ -29,7 +29,7 @@ use crate::{
         self,
         dba_script::{self, SlotMaker, comment},
     },
-    rabbitmq::{self, publishing::Pattern, rabbitmqctl, topology},
+    rabbitmq::{self, PublisherOptions, cures, publishing::Pattern, rabbitmqctl},
     relay::{BacklogPolicy, fence_queue, told},
     settings::{Settings, Source},
     slot::{
@@ -65,7 +65,7 @@ pub(super) async fn run(mut settings: Settings, options: &Setup) -> Result<(), F
             std::mem::replace(&mut source.database.create, true).then(|| name.clone())
         })
         .collect();
-    settings.broker.declare = true;
+    settings.broker.topology.declare = true;
 
     let checked = check::online(&settings).await;
     let (_, result) = conclusion(&checked);
@@ -268,8 +268,9 @@ fn administration(settings: &Settings) -> Result<String, Failure> {
     let publishing: Vec<_> = sources.clone().map(|source| check::publishing(&source.mapping)).collect();
     let fence = |source: &Source| Pattern::new([Some(&*fence_queue(&source.database.slot, "")), None]);
     let fences: Vec<_> = sources.map(fence).collect();
-    rabbitmqctl::commands(&settings.broker, &publishing, &fences)
-        .map_err(|error| Failure::Runtime(error.to_string()))
+    let PublisherOptions { connection, topology, .. } = &settings.broker;
+    rabbitmqctl::commands(connection, topology, &publishing, &fences)
+        .map_err(|error| Failure::Runtime(cures::explain(&error)))
 }
 
 /// What `--print-sql` prints: statements for each source's database, and the broker's side as comments.
@@ -284,9 +285,13 @@ fn scripts(settings: &Settings) -> String {
         text += &dba_script::script(&source.database, &source.mapping.columns, slot);
         text.push('\n');
     }
-    let needed = topology::plan(&settings.broker.exchanges, &settings.broker.subscriptions);
+    let needed = settings.broker.topology.plan();
     if !needed.is_empty() {
-        let by = if settings.broker.declare { "`run` declares it" } else { "`outboxd setup` declares it" };
+        let by = if settings.broker.topology.declare {
+            "`run` declares it"
+        } else {
+            "`outboxd setup` declares it"
+        };
         text += &comment(&format!("==== {BROKER}: {by} ===="));
         text.extend(needed.iter().map(|declaration| comment(&declaration.to_string())));
         text += &comment("`outboxd setup --print-rabbitmqctl` prints the rights that this takes");

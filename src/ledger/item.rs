@@ -11,7 +11,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum Item {
     /// To be published. The row is there when policy may put it aside.
-    Message { message: Arc<Message>, kept: Option<Arc<KeptRow>> },
+    Message { message: Message, kept: Option<Arc<KeptRow>> },
     /// To be parked, as no message can be made of it.
     Invalid(Arc<ParkedRow>),
     /// Nothing any more. Only the place counts.
@@ -57,7 +57,7 @@ impl Item {
 #[derive(Clone, Debug)]
 pub enum Due {
     /// Publish it, and tell the broker's answer.
-    Publish(Arc<Message>),
+    Publish(Message),
     /// Put it aside, and say when that is done.
     Park(Arc<ParkedRow>),
 }

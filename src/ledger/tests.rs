@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::outbox::Timestamp;
+use crate::{outbox::Timestamp, rabbitmq::message as amqp};
 
 fn message(commit_lsn: u64, index: u32, aggregate: u64) -> Message {
     Message::empty(Position { commit_lsn: Lsn(commit_lsn), index }, AggregateKey(aggregate))
@@ -487,7 +487,8 @@ fn a_key_whose_turns_are_all_in_vain_is_given_up_and_no_other() {
     let mut ledger = ledger(Ordering::PerAggregate);
     for (number, key) in ["full", "full", "other"].into_iter().enumerate() {
         let kept = parked_row(10, number as u32, None).kept;
-        let message = Message { routing_key: key.into(), ..message(10, number as u32, number as u64) };
+        let message =
+            message(10, number as u32, number as u64).with(|amqp| amqp.routing_key = key.to_owned());
         ledger.push_kept(message, Arc::unwrap_or_clone(kept));
     }
     publish_all(&mut ledger, now);
@@ -511,7 +512,7 @@ fn room_ends_by_count_or_by_bytes_and_one_large_message_always_fits() {
     let limits = Limits { messages: 2, bytes: 1000 };
     let mut ledger = Ledger::new(Ordering::Pipelined, limits, Settled::default());
     assert!(ledger.has_room());
-    ledger.push(Message { body: vec![0; 5000].into(), ..message(10, 0, 1) });
+    ledger.push(message(10, 0, 1).with(|amqp| amqp.body = vec![0; 5000].into()));
     assert!(!ledger.has_room());
     publish_all(&mut ledger, Instant::now());
     ledger.settle(PublishTag(0));
@@ -660,7 +661,8 @@ proptest! {
             let published = matches!(step, Step::Publish);
             match step {
                 Step::Row { aggregate } => {
-                    ledger.push(Message { routing_key: aggregate.to_string(), ..message(lsn, index, aggregate) });
+                    let routed = |amqp: &mut amqp::Message| amqp.routing_key = aggregate.to_string();
+                    ledger.push(message(lsn, index, aggregate).with(routed));
                     rows.push((lsn, aggregate));
                     index += 1;
                 }
@@ -817,7 +819,8 @@ proptest! {
                 Said::Rows => for _ in 0..20 {
                     let kept = Arc::unwrap_or_clone(parked_row(10 + rows, 0, None).kept);
                     let key = (rows % 3).to_string();
-                    ledger.push_kept(Message { routing_key: key, ..message(10 + rows, 0, rows % 25) }, kept);
+                    let message = message(10 + rows, 0, rows % 25).with(|amqp| amqp.routing_key = key);
+                    ledger.push_kept(message, kept);
                     rows += 1;
                 },
                 Said::Nothing => now += Duration::from_secs(1),

@@ -6,11 +6,12 @@ use bytes::Bytes;
 
 use super::{
     AggregateKey, HEADERS_BYTES_MAX, HeaderValue, InvalidReason, InvalidRow, KeptColumns, KeptRow,
-    LINE_BREAKS, Message, OutboxRow, Placeholder, Properties, Property, RESERVED_HEADERS, ROUTING_HEADERS,
-    SHORT_STRING_BYTES_MAX,
-    message::header_bytes,
+    LINE_BREAKS, Message, OutboxRow, POSITION_HEADER, Placeholder, Property, RESERVED_HEADERS,
+    ROUTING_HEADERS, SHORT_STRING_BYTES_MAX,
+    message::APP_ID,
     row_headers::{HeadersError, RowHeaders},
 };
+use crate::rabbitmq::message::{self as amqp, Properties, header_bytes};
 
 /// Type OIDs of `pg_type.dat`, fixed for all time.
 const BYTEA: u32 = 17;
@@ -127,13 +128,21 @@ impl Mapper {
         headers.push("aggregate-id", text(aggregate_id))?;
         headers.push("event-type", text(&event_type))?;
         headers.push("outbox-source", text(&self.source))?;
-        headers.push("outbox-position", HeaderValue::Text(row.position.to_string()))?;
+        headers.push(POSITION_HEADER, HeaderValue::Text(row.position.to_string()))?;
         for (name, rendering) in &self.configured {
             if let Rendered::Text(value) = self.render(rendering, row, &row_headers)? {
                 headers.push(name.clone(), HeaderValue::Text(value))?;
             }
         }
-        let properties = self.properties(row, &row_headers)?;
+        let mut properties = Properties {
+            content_type: Some(content_type),
+            message_id: Some(message_id),
+            timestamp: Some(row.committed_at.seconds()),
+            kind: Some(event_type),
+            app_id: Some(Cow::Borrowed(APP_ID)),
+            ..Properties::default()
+        };
+        self.set_properties(&mut properties, row, &row_headers)?;
         for header in row_headers.into_values() {
             let (name, value) = header.map_err(|error| self.headers_error(error))?;
             if self.properties_from_headers && Property::named(&name).is_some() {
@@ -147,18 +156,13 @@ impl Mapper {
             }
         }
 
+        let body = self.body(row)?;
+        let amqp = amqp::Message { exchange, routing_key, properties, headers: headers.list, body };
         let message = Message {
             position: row.position,
             committed_at: row.committed_at,
             aggregate: AggregateKey::new(aggregate_type, aggregate_id),
-            exchange,
-            routing_key,
-            message_id,
-            event_type,
-            content_type,
-            headers: headers.list,
-            properties,
-            body: self.body(row)?,
+            amqp: Arc::new(amqp),
         };
         if message.content_header_bytes() > HEADERS_BYTES_MAX {
             return Err(InvalidReason::HeadersTooLarge);
@@ -166,16 +170,16 @@ impl Mapper {
         Ok(message)
     }
 
-    /// What the templates give, else what the row's headers do; `None` when that is nothing.
-    fn properties(
+    /// Sets what the templates give, else what the row's headers do.
+    fn set_properties(
         &self,
+        properties: &mut Properties,
         row: &OutboxRow,
         row_headers: &RowHeaders<'_>,
-    ) -> Result<Option<Box<Properties>>, InvalidReason> {
+    ) -> Result<(), InvalidReason> {
         if self.properties.is_empty() && !self.properties_from_headers {
-            return Ok(None);
+            return Ok(());
         }
-        let mut properties = Properties::default();
         for property in Property::ALL {
             let template = self.properties.iter().find(|(of, _)| *of == property);
             let mut value = None;
@@ -190,10 +194,10 @@ impl Mapper {
                 value = header.or(value);
             }
             if let Some(value) = value {
-                properties.set(property, value)?;
+                property.set(properties, value)?;
             }
         }
-        Ok((properties != Properties::default()).then(|| Box::new(properties)))
+        Ok(())
     }
 
     /// The payload's bytes as PostgreSQL gave them.
@@ -325,7 +329,7 @@ impl Headers {
         Ok(())
     }
 
-    /// Whether a row's header must give way: the name is reserved, or configured.
+    /// Tells whether a row's header must give way: the name is reserved, or configured.
     fn has(&self, name: &str) -> bool {
         RESERVED_HEADERS.contains(&name) || self.list.iter().any(|(taken, _)| taken == name)
     }

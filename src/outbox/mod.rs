@@ -1,4 +1,4 @@
-//! From a row of the outbox table to a message. Pure: no I/O, no runtime, no knowledge of PostgreSQL's protocol or of lapin.
+//! From a row of the outbox table to a message. Pure: no I/O, no runtime, no knowledge of PostgreSQL's protocol or of a connection to RabbitMQ.
 //!
 //! [`Mapping`] is what the configuration says; [`Mapper`] is that mapping resolved against the columns the table has
 //! right now, made anew whenever the server describes the table (a Relation message, or the backlog's own query).
@@ -16,17 +16,17 @@ mod row_headers;
 mod template;
 mod timestamp;
 
+pub use crate::rabbitmq::{message::HeaderValue, short_string::SHORT_STRING_BYTES_MAX};
 pub(crate) use diagnostics::nearest;
 pub use invalid::{InvalidReason, InvalidRow};
 pub use mapper::Mapper;
 pub(crate) use mapper::decode_hex;
 pub use mapping::{ColumnNames, Mapping, MappingError, MissingColumn, OptionalColumn};
 pub use message::{
-    AggregateKey, HEADERS_BYTES_MAX, HeaderValue, LINE_BREAKS, Message, RESERVED_HEADERS, ROUTING_HEADERS,
-    SHORT_STRING_BYTES_MAX,
+    AggregateKey, HEADERS_BYTES_MAX, LINE_BREAKS, Message, POSITION_HEADER, RESERVED_HEADERS, ROUTING_HEADERS,
 };
 pub use parked::{KeptColumns, KeptRow, Outline, ParkCause, ParkReason, ParkedRow, Route};
-pub use properties::{Properties, Property};
+pub use properties::Property;
 pub use row::{Column, OutboxRow};
 pub use template::{Placeholder, Template, TemplateError};
 pub use timestamp::{ParseSinceError, ParseTimestampError, Timestamp};

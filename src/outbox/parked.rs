@@ -147,7 +147,7 @@ pub struct ParkReason {
 impl ParkReason {
     /// No queue is bound for the message.
     pub fn unroutable(message: &Message) -> Self {
-        let Message { exchange, routing_key, .. } = message;
+        let (exchange, routing_key) = (&message.amqp.exchange, &message.amqp.routing_key);
         let text =
             format!("no queue is bound to exchange '{exchange}' for routing key '{routing_key}'; bind one");
         Self { cause: ParkCause::Unroutable, text, route: Some(Route::of(message)) }
@@ -165,7 +165,7 @@ impl ParkReason {
 
     /// A queue that the message is routed to has not taken it for too long.
     pub fn nacked(message: &Message) -> Self {
-        let Message { exchange, routing_key, .. } = message;
+        let (exchange, routing_key) = (&message.amqp.exchange, &message.amqp.routing_key);
         let text = format!(
             "RabbitMQ nacked it again and again: a queue bound to exchange '{exchange}' for routing key '{routing_key}' does not \
              take it; see whether one is full (x-max-length with overflow reject-publish) or has no leader (rabbitmq-queues quorum_status); \
@@ -183,7 +183,7 @@ impl ParkReason {
 impl Route {
     /// Where a message is to go.
     pub fn of(message: &Message) -> Self {
-        Self { exchange: message.exchange.clone(), routing_key: message.routing_key.clone() }
+        Self { exchange: message.amqp.exchange.clone(), routing_key: message.amqp.routing_key.clone() }
     }
 }
 

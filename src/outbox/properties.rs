@@ -1,31 +1,13 @@
 //! AMQP properties that a row may set: their keys, which values they take, and where the values come from.
 
-use super::{InvalidReason, SHORT_STRING_BYTES_MAX};
+use super::InvalidReason;
+use crate::rabbitmq::{message::Properties, short_string::SHORT_STRING_BYTES_MAX};
 
 /// RabbitMQ's limit for a time to live would be another with each version; ten years are within all of them.
 const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
 /// RabbitMQ closes the channel of a publisher that uses this as `reply_to` and does not consume from it ("fast reply consumer does
 /// not exist"). A relay cannot.
 const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
-
-/// AMQP properties of a message beside those that every message has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Properties {
-    /// Property `content_encoding`.
-    pub content_encoding: Option<String>,
-    /// Property `priority`.
-    pub priority: Option<u8>,
-    /// Property `correlation_id`.
-    pub correlation_id: Option<String>,
-    /// Property `reply_to`.
-    pub reply_to: Option<String>,
-    /// Property `expiration`: milliseconds in decimal digits.
-    pub expiration: Option<String>,
-    /// Property `type` in place of the event type; empty: a message without that property.
-    pub kind: Option<String>,
-    /// Property `app_id` in place of `outboxd`; empty: a message without that property.
-    pub app_id: Option<String>,
-}
 
 /// A property by the name that its template has in the configuration, and its header in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,70 +59,65 @@ impl Property {
     ///
     /// Says what it may be.
     pub fn accepts(self, value: &str) -> Result<(), InvalidReason> {
-        Properties::default().set(self, value.to_owned())
+        self.set(&mut Properties::default(), value.to_owned())
     }
 
     /// The one that a row's header of this name sets.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|property| property.key() == name)
     }
-}
 
-impl Properties {
-    /// Sets a property; an empty value leaves it out.
+    /// Sets it; an empty value leaves it out.
     ///
     /// # Errors
     ///
     /// The value is none of that property's.
-    pub(super) fn set(&mut self, property: Property, value: String) -> Result<(), InvalidReason> {
-        let invalid = |wanted| InvalidReason::Property { property: property.key(), wanted };
-        match property {
-            // These two have a default, so that they are left out must be said.
-            Property::Type => self.kind = Some(short(property, value)?),
-            Property::AppId => self.app_id = Some(short(property, value)?),
-            _ if value.is_empty() => {}
+    pub(super) fn set(self, properties: &mut Properties, value: String) -> Result<(), InvalidReason> {
+        let invalid = |wanted| InvalidReason::Property { property: self.key(), wanted };
+        if value.is_empty() {
+            match self {
+                // These two have a default.
+                Property::Type => properties.kind = None,
+                Property::AppId => properties.app_id = None,
+                _ => {}
+            }
+            return Ok(());
+        }
+        match self {
+            Property::Type => properties.kind = Some(self.short(value)?),
+            Property::AppId => properties.app_id = Some(self.short(value)?.into()),
             Property::Priority => {
                 let priority = digits(&value).and_then(|number| u8::try_from(number).ok());
-                self.priority = Some(priority.ok_or_else(|| invalid("a whole number from 0 to 255"))?);
+                properties.priority = Some(priority.ok_or_else(|| invalid("a whole number from 0 to 255"))?);
             }
             Property::ExpirationMs => {
                 let wanted = "a whole number of milliseconds without unit, at most ten years";
                 let milliseconds = digits(&value).filter(|number| *number <= EXPIRATION_MS_MAX);
-                self.expiration = Some(milliseconds.ok_or_else(|| invalid(wanted))?.to_string());
+                properties.expiration = Some(milliseconds.ok_or_else(|| invalid(wanted))?.to_string());
             }
             Property::ReplyTo if value == DIRECT_REPLY_TO => {
                 return Err(invalid(
                     "another than amq.rabbitmq.reply-to, which RabbitMQ takes from no relay",
                 ));
             }
-            Property::CorrelationId => self.correlation_id = Some(short(property, value)?),
-            Property::ReplyTo => self.reply_to = Some(short(property, value)?),
-            Property::ContentEncoding => self.content_encoding = Some(short(property, value)?),
+            Property::CorrelationId => properties.correlation_id = Some(self.short(value)?),
+            Property::ReplyTo => properties.reply_to = Some(self.short(value)?),
+            Property::ContentEncoding => properties.content_encoding = Some(self.short(value)?),
         }
         Ok(())
     }
 
-    /// Bytes of its texts.
-    pub(super) fn text_bytes(&self) -> usize {
-        let Self { content_encoding, priority: _, correlation_id, reply_to, expiration, kind, app_id } = self;
-        [content_encoding, correlation_id, reply_to, expiration, kind, app_id]
-            .into_iter()
-            .flatten()
-            .map(String::len)
-            .sum()
+    fn short(self, text: String) -> Result<String, InvalidReason> {
+        if text.len() > SHORT_STRING_BYTES_MAX {
+            return Err(InvalidReason::TooLong { part: self.key(), bytes: text.len() });
+        }
+        Ok(text)
     }
 }
 
 /// A decimal number without sign, as PostgreSQL writes it and JSON does.
 fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-fn short(property: Property, text: String) -> Result<String, InvalidReason> {
-    if text.len() > SHORT_STRING_BYTES_MAX {
-        return Err(InvalidReason::TooLong { part: property.key(), bytes: text.len() });
-    }
-    Ok(text)
 }
 
 #[cfg(test)]
@@ -150,7 +127,7 @@ mod tests {
 
     fn set(property: Property, value: &str) -> Result<Properties, InvalidReason> {
         let mut properties = Properties::default();
-        properties.set(property, value.to_owned()).map(|()| properties)
+        property.set(&mut properties, value.to_owned()).map(|()| properties)
     }
 
     #[test]
@@ -172,10 +149,15 @@ mod tests {
     #[test]
     fn an_empty_value_leaves_the_property_out() {
         for property in Property::ALL {
-            let properties = set(property, "").unwrap();
-            let emptied = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
-            assert!(emptied(&properties.kind) && emptied(&properties.app_id), "{property:?}");
-            assert_eq!(Properties { kind: None, app_id: None, ..properties }, Properties::default());
+            let kind = Some("Created".to_owned());
+            let mut properties = Properties { kind, app_id: Some("outboxd".into()), ..Properties::default() };
+            let before = properties.clone();
+            property.set(&mut properties, String::new()).unwrap();
+            match property {
+                Property::Type => assert_eq!(properties, Properties { kind: None, ..before }),
+                Property::AppId => assert_eq!(properties, Properties { app_id: None, ..before }),
+                _ => assert_eq!(properties, before),
+            }
         }
     }
 

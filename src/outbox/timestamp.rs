@@ -24,6 +24,11 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// Whole seconds since 1970, as AMQP has them: what is before is 0.
+    pub fn seconds(self) -> u64 {
+        u64::try_from(self.0.div_euclid(1_000_000)).unwrap_or(0)
+    }
+
     /// So long before.
     pub fn before(self, distance: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(distance.as_micros()).unwrap_or(i64::MAX)))
@@ -192,6 +197,12 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_commit_before_1970_has_second_zero() {
+        let seconds = [-1, i64::MIN, 1_999_999].map(|microseconds| Timestamp(microseconds).seconds());
+        assert_eq!(seconds, [0, 0, 1]);
+    }
 
     #[test]
     fn times_of_rfc_3339_and_no_others() {

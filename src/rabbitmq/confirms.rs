@@ -2,110 +2,136 @@
 //!
 //! The broker numbers the publishes of a channel in confirm mode from 1, and confirms by that number, one or all up to it
 //! (<https://www.rabbitmq.com/docs/confirms#publisher-confirms>). A message that it cannot route comes back with `basic.return`
-//! before it is confirmed, without the number: it is recognised by its position.
+//! before it is confirmed, without the number: it is recognised by a header.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use super::publisher::Outcome;
-use crate::{ledger::PublishTag, position::Position};
+use super::message::Message;
+
+/// Name of one message between a publisher and whoever publishes by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublishTag(pub u64);
+
+/// Outcome of one publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every queue that the message was routed to has it on disk, or on a quorum of disks.
+    Confirmed,
+    /// No queue is bound for it, so it went nowhere. RabbitMQ confirms such a message too; that is not told.
+    Returned {
+        /// 312, NO_ROUTE.
+        reply_code: u16,
+        /// The broker's own words.
+        reply_text: String,
+    },
+    /// A queue rejected it or failed, and it may or may not be in others: it has to be published again.
+    Nacked,
+}
 
 /// The broker speaks of a message that is not in flight: it is no longer certain what was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotInFlight {
-    /// It handed back a message with that position.
-    Position(Position),
-    /// It confirmed a publish of that number.
-    DeliveryTag(u64),
-}
+pub(crate) struct NotInFlight;
 
-/// Everything sent whose outcome is not told yet, in publish order.
+/// Everything published whose outcome is not told yet, in publish order.
 #[derive(Debug)]
-pub(super) struct Confirms {
+pub(crate) struct Confirms {
+    /// Header whose value tells one message in flight from every other.
+    identifying_header: &'static str,
     /// Without a gap. Settled entries stay until they reach the front.
-    sent: VecDeque<Sent>,
-    /// Delivery tag of `sent[0]`.
+    published: VecDeque<Published>,
+    /// Delivery tag of `published[0]`.
     first: u64,
+    /// Delivery tag behind that of the last message that came back. The broker routes in publish order, so the next one is not before.
+    returned_to: u64,
     /// By delivery tag.
     outcomes: Vec<(u64, PublishTag, Outcome)>,
 }
 
 #[derive(Debug)]
-struct Sent {
+struct Published {
     tag: PublishTag,
-    position: Position,
+    /// `None` once it is settled.
+    message: Option<Arc<Message>>,
     returned: Option<Outcome>,
-    settled: bool,
-}
-
-impl Default for Confirms {
-    fn default() -> Self {
-        Self { sent: VecDeque::new(), first: 1, outcomes: Vec::new() }
-    }
 }
 
 impl Confirms {
-    /// Whether nothing is in flight.
-    pub(super) fn is_empty(&self) -> bool {
-        self.sent.is_empty()
+    pub(crate) fn new(identifying_header: &'static str) -> Self {
+        let (first, returned_to) = (1, 1);
+        Self { identifying_header, published: VecDeque::new(), first, returned_to, outcomes: Vec::new() }
+    }
+
+    /// Tells whether nothing is in flight.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.published.is_empty()
     }
 
     /// A message is on its way.
-    pub(super) fn sent(&mut self, tag: PublishTag, position: Position) {
-        self.sent.push_back(Sent { tag, position, returned: None, settled: false });
+    pub(crate) fn published(&mut self, tag: PublishTag, message: Arc<Message>) {
+        self.published.push_back(Published { tag, message: Some(message), returned: None });
     }
 
-    /// The broker handed a message back.
-    pub(super) fn returned(
+    /// The broker handed back the message with that value of the identifying header.
+    pub(crate) fn returned(
         &mut self,
-        position: Position,
+        identity: &[u8],
         reply_code: u16,
         reply_text: String,
     ) -> Result<(), NotInFlight> {
-        let is_owner =
-            |sent: &&mut Sent| sent.position == position && !sent.settled && sent.returned.is_none();
-        let owner = self.sent.iter_mut().find(is_owner).ok_or(NotInFlight::Position(position))?;
-        owner.returned = Some(Outcome::Returned { reply_code, reply_text });
+        let after_last = usize::try_from(self.returned_to.saturating_sub(self.first)).unwrap_or_default();
+        let count = self.published.len();
+        let owner = (after_last..count)
+            .chain(0..after_last.min(count))
+            .find(|&index| self.is_of(index, identity))
+            .ok_or(NotInFlight)?;
+        self.published[owner].returned = Some(Outcome::Returned { reply_code, reply_text });
+        self.returned_to = self.first + owner as u64 + 1;
         Ok(())
     }
 
+    fn is_of(&self, index: usize, identity: &[u8]) -> bool {
+        let Published { message, returned, .. } = &self.published[index];
+        let value = message.as_ref().and_then(|message| message.text_header(self.identifying_header));
+        returned.is_none() && value.is_some_and(|value| value.as_bytes() == identity)
+    }
+
     /// The broker confirmed, or refused, a publish or all up to it.
-    pub(super) fn confirmed(
+    pub(crate) fn confirmed(
         &mut self,
         delivery_tag: u64,
         multiple: bool,
         ack: bool,
     ) -> Result<(), NotInFlight> {
-        let unknown = NotInFlight::DeliveryTag(delivery_tag);
         let index = delivery_tag.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
-        let index = index.filter(|&index| index < self.sent.len()).ok_or(unknown)?;
+        let index = index.filter(|&index| index < self.published.len()).ok_or(NotInFlight)?;
         for index in if multiple { 0..=index } else { index..=index } {
-            let sent = &mut self.sent[index];
-            if sent.settled {
+            let published = &mut self.published[index];
+            if published.message.take().is_none() {
                 continue;
             }
-            let outcome = match sent.returned.take() {
+            let outcome = match published.returned.take() {
                 Some(returned) => returned,
                 None if ack => Outcome::Confirmed,
                 None => Outcome::Nacked,
             };
-            sent.settled = true;
-            self.outcomes.push((self.first + index as u64, sent.tag, outcome));
+            self.outcomes.push((self.first + index as u64, published.tag, outcome));
         }
-        while self.sent.front().is_some_and(|sent| sent.settled) {
-            self.sent.pop_front();
+        while self.published.front().is_some_and(|published| published.message.is_none()) {
+            self.published.pop_front();
             self.first += 1;
         }
         Ok(())
     }
 
     /// The channel is closed, and another will number its publishes from 1. Gives those that have no outcome, in publish order.
-    pub(super) fn close(&mut self) -> Vec<PublishTag> {
-        self.first = 1;
-        self.sent.drain(..).filter(|sent| !sent.settled).map(|sent| sent.tag).collect()
+    pub(crate) fn close(&mut self) -> Vec<PublishTag> {
+        (self.first, self.returned_to) = (1, 1);
+        let without_outcome = |published: Published| published.message.map(|_| published.tag);
+        self.published.drain(..).filter_map(without_outcome).collect()
     }
 
     /// The outcomes since the last call, in publish order.
-    pub(super) fn take_outcomes(&mut self) -> Vec<(PublishTag, Outcome)> {
+    pub(crate) fn drain_outcomes(&mut self) -> Vec<(PublishTag, Outcome)> {
         self.outcomes.sort_unstable_by_key(|(delivery_tag, ..)| *delivery_tag);
         self.outcomes.drain(..).map(|(_, tag, outcome)| (tag, outcome)).collect()
     }
@@ -118,19 +144,26 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::*;
-    use crate::position::Lsn;
+    use super::{super::message::HeaderValue, *};
 
-    fn position(tag: u64) -> Position {
-        Position { commit_lsn: Lsn(tag * 100), index: 0 }
+    const HEADER: &str = "number";
+
+    fn message(number: u64) -> Arc<Message> {
+        let headers = vec![(HEADER.into(), HeaderValue::Text(number.to_string()))];
+        Arc::new(Message { headers, ..Message::default() })
     }
 
-    fn sent(count: u64) -> Confirms {
-        let mut confirms = Confirms::default();
-        for tag in 1..=count {
-            confirms.sent(PublishTag(tag), position(tag));
+    fn published(count: u64) -> Confirms {
+        let mut confirms = Confirms::new(HEADER);
+        for number in 1..=count {
+            confirms.published(PublishTag(number), message(number));
         }
         confirms
+    }
+
+    /// The message of that number comes back.
+    fn comes_back(confirms: &mut Confirms, number: u64) -> Result<(), NotInFlight> {
+        confirms.returned(number.to_string().as_bytes(), 312, "NO_ROUTE".into())
     }
 
     fn returned() -> Outcome {
@@ -139,10 +172,10 @@ mod tests {
 
     #[test]
     fn confirms_of_one_and_of_many_come_out_in_publish_order() {
-        let mut confirms = sent(5);
+        let mut confirms = published(5);
         confirms.confirmed(4, false, true).unwrap();
         confirms.confirmed(2, true, false).unwrap();
-        let told = confirms.take_outcomes();
+        let told = confirms.drain_outcomes();
         assert_eq!(
             told,
             [
@@ -152,17 +185,17 @@ mod tests {
             ]
         );
         confirms.confirmed(5, true, true).unwrap();
-        assert_eq!(confirms.take_outcomes(), [3, 5].map(|tag| (PublishTag(tag), Outcome::Confirmed)));
+        assert_eq!(confirms.drain_outcomes(), [3, 5].map(|tag| (PublishTag(tag), Outcome::Confirmed)));
         assert!(confirms.is_empty());
     }
 
     #[test]
     fn a_return_waits_for_its_confirm_and_belongs_to_nobody_else() {
-        let mut confirms = sent(3);
-        confirms.returned(position(2), 312, "NO_ROUTE".into()).unwrap();
-        assert_eq!(confirms.take_outcomes(), []);
+        let mut confirms = published(3);
+        comes_back(&mut confirms, 2).unwrap();
+        assert_eq!(confirms.drain_outcomes(), []);
         confirms.confirmed(3, true, true).unwrap();
-        let told = confirms.take_outcomes();
+        let told = confirms.drain_outcomes();
         assert_eq!(
             told,
             [
@@ -175,32 +208,44 @@ mod tests {
 
     #[test]
     fn a_closed_channel_gives_back_what_has_no_outcome_and_the_next_one_begins_at_one() {
-        let mut confirms = sent(4);
+        let mut confirms = published(4);
         confirms.confirmed(3, false, true).unwrap();
         confirms.confirmed(1, false, true).unwrap();
         assert_eq!(confirms.close(), [2, 4].map(PublishTag));
-        assert_eq!(confirms.take_outcomes(), [1, 3].map(|tag| (PublishTag(tag), Outcome::Confirmed)));
-        confirms.sent(PublishTag(2), position(2));
+        assert_eq!(confirms.drain_outcomes(), [1, 3].map(|tag| (PublishTag(tag), Outcome::Confirmed)));
+        confirms.published(PublishTag(2), message(2));
         confirms.confirmed(1, false, true).unwrap();
-        assert_eq!(confirms.take_outcomes(), [(PublishTag(2), Outcome::Confirmed)]);
+        assert_eq!(confirms.drain_outcomes(), [(PublishTag(2), Outcome::Confirmed)]);
+    }
+
+    #[test]
+    fn a_return_behind_its_turn_is_recognised_all_the_same() {
+        let mut confirms = published(4);
+        for number in [3, 1, 4] {
+            comes_back(&mut confirms, number).unwrap();
+        }
+        assert_eq!(comes_back(&mut confirms, 3), Err(NotInFlight), "it came back before");
+        confirms.confirmed(3, true, true).unwrap();
+        comes_back(&mut confirms, 4).unwrap_err();
+        confirms.confirmed(4, false, true).unwrap();
+        let routed = |told: &Outcome| *told == Outcome::Confirmed;
+        let told = confirms.drain_outcomes();
+        assert_eq!(
+            told.iter().map(|(_, told)| routed(told)).collect::<Vec<_>>(),
+            [false, true, false, false]
+        );
     }
 
     #[test]
     fn what_is_not_in_flight_is_an_error() {
-        let mut confirms = sent(2);
-        assert_eq!(
-            confirms.returned(position(9), 312, String::new()),
-            Err(NotInFlight::Position(position(9)))
-        );
+        let mut confirms = published(2);
+        assert_eq!(comes_back(&mut confirms, 9), Err(NotInFlight));
         for wrong in [0, 3, u64::MAX] {
-            assert_eq!(confirms.confirmed(wrong, false, true), Err(NotInFlight::DeliveryTag(wrong)));
+            assert_eq!(confirms.confirmed(wrong, false, true), Err(NotInFlight));
         }
         confirms.confirmed(1, false, true).unwrap();
-        assert_eq!(confirms.confirmed(1, false, true), Err(NotInFlight::DeliveryTag(1)));
-        assert_eq!(
-            confirms.returned(position(1), 312, String::new()),
-            Err(NotInFlight::Position(position(1)))
-        );
+        assert_eq!(confirms.confirmed(1, false, true), Err(NotInFlight));
+        assert_eq!(comes_back(&mut confirms, 1), Err(NotInFlight));
     }
 
     proptest! {
@@ -215,7 +260,7 @@ mod tests {
             let unroutable = |tag: u64| fates[usize::try_from(tag).unwrap() - 1].0;
             let nacked = |tag: u64| fates[usize::try_from(tag).unwrap() - 1].1 == 0;
             let total = fates.len() as u64;
-            let mut confirms = sent(total);
+            let mut confirms = published(total);
             let mut routed = 0;
             let mut unconfirmed: Vec<u64> = Vec::new();
             let mut told = BTreeSet::new();
@@ -225,7 +270,7 @@ mod tests {
                 if routed < total && choice % 3 != 0 {
                     routed += 1;
                     if unroutable(routed) {
-                        confirms.returned(position(routed), 312, "NO_ROUTE".into()).unwrap();
+                        comes_back(&mut confirms, routed).unwrap();
                     }
                     unconfirmed.push(routed);
                 } else if !unconfirmed.is_empty() {
@@ -243,7 +288,7 @@ mod tests {
                     continue;
                 }
                 let mut last = 0;
-                for (PublishTag(tag), outcome) in confirms.take_outcomes() {
+                for (PublishTag(tag), outcome) in confirms.drain_outcomes() {
                     prop_assert!(told.insert(tag), "{tag} told twice");
                     prop_assert!(tag > last, "{tag} after {last}");
                     last = tag;

@@ -26,16 +26,17 @@ use rustls::ClientConfig;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    broker::BrokerOptions,
     dial::dial,
     endpoint::Endpoint,
-    error::{BrokerError, Loss, Refusal},
+    error::{BrokerError, Loss},
     frame, handshake,
     link::{Frame, Link},
+    options::ConnectionOptions,
+    refusal::Refusal,
 };
 
-/// Numbers a channel of a connection, from 1.
-pub(super) type ChannelId = u16;
+/// Number of a channel of a connection, from 1.
+pub type ChannelId = u16;
 
 /// One answer may take so long; a quorum queue is declared within seconds also by a busy cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -51,7 +52,7 @@ const BLOCK_CHANGES_WITHIN: Duration = Duration::from_secs(1);
 const FRAMES_AT_ONCE: usize = 1024;
 
 /// A connection to one broker. After a [`Loss`] it is of no more use.
-pub(super) struct Connection {
+pub struct Connection {
     link: Link,
     at: Endpoint,
     /// Channels that may be closed: they were asked for, and are not closed yet. A broker that closes others is given up: every close is
@@ -70,7 +71,7 @@ pub(super) struct Connection {
 
 /// What the broker says.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// The answer to what was last asked on that channel.
     Answer { channel: ChannelId, method: AMQPClass },
     /// The broker ended a consumer: its queue is gone.
@@ -89,9 +90,9 @@ struct BlockChanges {
     count: u32,
 }
 
-/// Why a call has no answer.
+/// Reason why a call has no answer.
 #[derive(Debug)]
-pub(super) enum CallError {
+pub enum CallError {
     /// The broker closed the channel instead.
     Refused(Refusal),
     /// The connection is lost.
@@ -101,8 +102,12 @@ pub(super) enum CallError {
 impl Connection {
     /// Connects to the first URL that can be used, beginning with number `attempt` (modulo their number).
     /// `name` is shown by RabbitMQ's management and in its log.
-    pub(super) async fn connect(
-        options: &BrokerOptions,
+    ///
+    /// # Errors
+    ///
+    /// That of the URL, or of each of them.
+    pub async fn connect(
+        options: &ConnectionOptions,
         name: &str,
         attempt: usize,
     ) -> Result<Self, BrokerError> {
@@ -124,7 +129,7 @@ impl Connection {
     }
 
     async fn open(
-        options: &BrokerOptions,
+        options: &ConnectionOptions,
         at: &Endpoint,
         tls: Option<&Arc<ClientConfig>>,
         name: &str,
@@ -132,7 +137,7 @@ impl Connection {
         let after = options.connect_timeout;
         let opening = async {
             let mut link = Link::new(dial(at, tls).await?);
-            handshake::open(&mut link, at, name).await?;
+            handshake::open(&mut link, at, options.client, name).await?;
             Ok(Self::new(link, at.clone()))
         };
         timeout(after, opening).await.unwrap_or_else(|_| Err(BrokerError::TimedOut { at: at.clone(), after }))
@@ -154,42 +159,43 @@ impl Connection {
     /// A connection that is open already, and so are these channels.
     #[cfg(test)]
     #[allow(clippy::expect_used)]
-    pub(super) fn over(stream: Box<dyn super::link::Stream>, open: &[ChannelId]) -> Self {
+    pub(crate) fn over(stream: Box<dyn super::link::Stream>, open: &[ChannelId]) -> Self {
         let at = Endpoint::parse("amqp://localhost", Duration::ZERO).expect("a URL");
         Self { open: open.iter().copied().collect(), ..Self::new(Link::new(stream), at) }
     }
 
-    pub(super) fn at(&self) -> &Endpoint {
+    /// The broker that it leads to.
+    pub fn at(&self) -> &Endpoint {
         &self.at
     }
 
     /// Tells whether nothing more can be asked on it.
-    pub(super) fn is_lost(&self) -> bool {
+    pub fn is_lost(&self) -> bool {
         self.is_lost
     }
 
-    /// Reason why the broker takes no messages on it now, as far as it has said so. No [`Event`] tells of it.
-    pub(super) fn blocked(&self) -> Option<&str> {
+    /// Reason why the broker takes no messages on it now, as far as it has said so. No event tells of it.
+    pub fn blocked(&self) -> Option<&str> {
         self.blocked.as_deref()
     }
 
     /// Interval of heartbeats that was agreed on, if there are any.
-    pub(super) fn heartbeat(&self) -> Option<Duration> {
+    pub(crate) fn heartbeat(&self) -> Option<Duration> {
         self.link.heartbeat()
     }
 
     /// The largest frame that may be sent, its overhead included.
-    pub(super) fn frame_bytes_max(&self) -> usize {
+    pub(crate) fn frame_bytes_max(&self) -> usize {
         self.link.frame_bytes_max()
     }
 
     /// Frames to be sent are appended here, whole.
-    pub(super) fn output(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn output(&mut self) -> &mut Vec<u8> {
         self.link.output()
     }
 
     /// Asks something on a channel. The answer is an [`Event`] of that channel.
-    pub(super) fn ask(&mut self, channel: ChannelId, method: &AMQPClass) -> Result<(), Loss> {
+    pub(crate) fn ask(&mut self, channel: ChannelId, method: &AMQPClass) -> Result<(), Loss> {
         if let AMQPClass::Channel(channel::AMQPMethod::Open(_)) = method {
             self.open.insert(channel);
         }
@@ -197,13 +203,13 @@ impl Connection {
     }
 
     /// Appends a frame to what is to be sent.
-    pub(super) fn put(&mut self, frame: &AMQPFrame) -> Result<(), Loss> {
+    pub(crate) fn put(&mut self, frame: &AMQPFrame) -> Result<(), Loss> {
         self.link.put(frame).map_err(Loss::Broken)
     }
 
     /// Asks, and waits for the answer; what else comes meanwhile is told later. The connection is lost when that is more than
     /// [`EARLY_MAX`] events.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &mut self,
         channel: ChannelId,
         method: AMQPClass,
@@ -220,13 +226,21 @@ impl Connection {
     }
 
     /// Opens a channel.
-    pub(super) async fn open_channel(&mut self, channel: ChannelId) -> Result<(), BrokerError> {
+    ///
+    /// # Errors
+    ///
+    /// The broker refuses, or the connection is lost.
+    pub async fn open_channel(&mut self, channel: ChannelId) -> Result<(), BrokerError> {
         let opened = self.call(channel, open_channel()).await;
         opened.map(drop).map_err(|error| error.at(&self.at))
     }
 
     /// Closes a channel, so that its number can be opened again.
-    pub(super) async fn close_channel(&mut self, channel: ChannelId) -> Result<(), BrokerError> {
+    ///
+    /// # Errors
+    ///
+    /// The broker closed it before, or the connection is lost.
+    pub async fn close_channel(&mut self, channel: ChannelId) -> Result<(), BrokerError> {
         let close = channel::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
         let closed = self.call(channel, AMQPClass::Channel(channel::AMQPMethod::Close(close))).await;
         self.open.remove(&channel);
@@ -234,7 +248,7 @@ impl Connection {
     }
 
     /// What the broker says next; writes what is queued. Nothing is lost when it is not polled again.
-    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Loss>> {
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Loss>> {
         match self.early.pop_front() {
             Some(event) => Poll::Ready(Ok(event)),
             None => self.poll_link(cx),
@@ -243,7 +257,7 @@ impl Connection {
 
     /// Closes the connection in good order, or not, if that takes too long. Events that come before the answer, such as confirms, are
     /// of no more interest, however many there are: nothing is kept of them.
-    pub(super) async fn close(mut self) {
+    pub async fn close(mut self) {
         let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
         let close = AMQPClass::Connection(AMQPMethod::Close(close));
         let closing = async {
@@ -303,7 +317,7 @@ impl Connection {
                     return Poll::Ready(Err(Loss::Broken(error)));
                 }
             };
-            match self.take(frame) {
+            match self.event_of(frame) {
                 Ok(None) => {}
                 Ok(Some(event)) => return Poll::Ready(Ok(event)),
                 Err(loss) => {
@@ -323,7 +337,8 @@ impl Connection {
         self.block_changes.count()
     }
 
-    fn take(&mut self, frame: Frame) -> Result<Option<Event>, Loss> {
+    /// Tells what a frame says; `None` where that is noted, or goes on in another frame.
+    fn event_of(&mut self, frame: Frame) -> Result<Option<Event>, Loss> {
         Ok(Some(match frame {
             Frame::Method(0, AMQPClass::Connection(method)) => match method {
                 AMQPMethod::Close(close) => {
@@ -415,7 +430,7 @@ impl BlockChanges {
 
 /// Tells whether a method is the answer to another: in AMQP 0-9-1 its number is the next one of the same class, except that
 /// RabbitMQ's `exchange.unbind` (40) is answered by 51.
-pub(super) fn is_answer(method: &AMQPClass, asked: &AMQPClass) -> bool {
+pub(crate) fn is_answer(method: &AMQPClass, asked: &AMQPClass) -> bool {
     let step = match asked {
         AMQPClass::Exchange(exchange::AMQPMethod::Unbind(_)) => 11,
         _ => 1,
@@ -425,18 +440,19 @@ pub(super) fn is_answer(method: &AMQPClass, asked: &AMQPClass) -> bool {
 }
 
 /// The broker answers what nobody has asked.
-pub(super) fn unasked(channel: ChannelId, method: &AMQPClass) -> Loss {
+pub(crate) fn unasked(channel: ChannelId, method: &AMQPClass) -> Loss {
     let (class, method) = (method.get_amqp_class_id(), method.get_amqp_method_id());
     Loss::violation(format!("method {class}.{method} on channel {channel} is no answer to anything"))
 }
 
 /// `channel.open`.
-pub(super) fn open_channel() -> AMQPClass {
+pub(crate) fn open_channel() -> AMQPClass {
     AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))
 }
 
 impl CallError {
-    pub(super) fn at(self, at: &Endpoint) -> BrokerError {
+    /// The error of the connection to that broker.
+    pub fn at(self, at: &Endpoint) -> BrokerError {
         match self {
             Self::Refused(Refusal { code, text }) => {
                 BrokerError::ChannelClosed { at: at.clone(), code, text }

@@ -9,7 +9,7 @@ use tokio_rustls::TlsConnector;
 use super::{endpoint::Endpoint, error::BrokerError, link::Stream};
 
 /// Connects, and does TLS if `at` asks for it.
-pub(super) async fn dial(
+pub(crate) async fn dial(
     at: &Endpoint,
     tls: Option<&Arc<ClientConfig>>,
 ) -> Result<Box<dyn Stream>, BrokerError> {
@@ -17,7 +17,11 @@ pub(super) async fn dial(
 }
 
 /// Connects.
-pub(super) async fn tcp(at: &Endpoint) -> Result<TcpStream, BrokerError> {
+///
+/// # Errors
+///
+/// Nobody answers there.
+pub async fn tcp(at: &Endpoint) -> Result<TcpStream, BrokerError> {
     let unreachable = |error: io::Error| BrokerError::Unreachable { at: at.clone(), source: error.into() };
     let stream = TcpStream::connect((at.host(), at.port())).await.map_err(unreachable)?;
     // Whole batches are written at once; what is left over must not wait for the broker's acknowledgement of the rest.
@@ -26,7 +30,11 @@ pub(super) async fn tcp(at: &Endpoint) -> Result<TcpStream, BrokerError> {
 }
 
 /// Does TLS over a connection, if `at` asks for it.
-pub(super) async fn secured(
+///
+/// # Errors
+///
+/// The two sides do not agree, or the certificate is not to be trusted.
+pub async fn secured(
     at: &Endpoint,
     tls: Option<&Arc<ClientConfig>>,
     stream: TcpStream,

@@ -1,24 +1,12 @@
 //! From [`Message`] to the frames that publish it. Pure and total.
 
-use std::io::Write;
-
 use amq_protocol::protocol::basic::AMQPProperties;
 use bytes::BufMut;
 
-use super::frame::{self, FRAME_END, FRAME_OVERHEAD_BYTES};
-use crate::{
-    outbox::{HeaderValue, Message, Properties},
-    position::{Lsn, Position},
+use super::{
+    frame::{self, FRAME_END, FRAME_OVERHEAD_BYTES},
+    message::{HeaderValue, Message, TooLong},
 };
-
-/// Header that tells one message of a source from every other; the broker hands it back with a returned message.
-pub const POSITION_HEADER: &str = "outbox-position";
-
-/// Largest content header frame in bytes that a connection with our default `frame_max` can carry.
-///
-/// AMQP splits a body over as many frames as it takes, but the properties, headers included, have to fit into one
-/// (AMQP 0-9-1 specification, 2.3.5.2). [`header_frame_size`] of a message must not be above this.
-pub const HEADER_FRAME_MAX: usize = super::endpoint::FRAME_MAX as usize;
 
 /// The class `basic`, and its method `publish`.
 const BASIC: u16 = 60;
@@ -26,17 +14,9 @@ const PUBLISH: u16 = 40;
 /// `delivery_mode` of a message that the broker writes to disk.
 const PERSISTENT: u8 = 2;
 
-/// A text of the message is longer than an AMQP short string may be. The mapping should not have let it through.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("its {part} is {length} bytes long, AMQP allows 255")]
-pub struct TooLong {
-    part: &'static str,
-    length: usize,
-}
-
 /// Appends the frames that publish a message: method, content header, and as many of the body as it takes (AMQP 0-9-1
-/// specification, 4.2.6), none longer than `frame_bytes_max`; whether the header fits tells [`header_frame_size`]. `outbox-position` is set
-/// from the message's position whatever its headers say. A message that is `mandatory` comes back when no queue is bound for it.
+/// specification, 4.2.6), none longer than `frame_bytes_max`; whether the header fits tells [`Message::header_frame_bytes`]. A
+/// message that is `mandatory` comes back when no queue is bound for it.
 ///
 /// # Errors
 ///
@@ -92,8 +72,7 @@ fn put_header(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), 
     const TIMESTAMP: u16 = 1 << 6;
     const TYPE: u16 = 1 << 5;
     const APP: u16 = 1 << 3;
-    let none = Properties::default();
-    let own = message.properties.as_deref().unwrap_or(&none);
+    let own = &message.properties;
     let frame = begin(frame::HEADER, channel, out);
     out.put_u16(BASIC);
     out.put_u16(WEIGHT);
@@ -101,29 +80,33 @@ fn put_header(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), 
     // Known only when all of them are written.
     let flags = out.len();
     out.put_u16(0);
-    let mut set = HEADERS | DELIVERY_MODE | TIMESTAMP;
-    let mut text = |flag, part, text: Option<&str>, out: &mut Vec<u8>| {
+    let mut set = DELIVERY_MODE;
+    let text = |set: &mut u16, flag, part, text: Option<&str>, out: &mut Vec<u8>| {
         let Some(text) = text else { return Ok(()) };
-        set |= flag;
+        *set |= flag;
         put_short(part, text, out)
     };
-    text(CONTENT_TYPE, "content_type", Some(&message.content_type), out)?;
-    text(CONTENT_ENCODING, "content_encoding", own.content_encoding.as_deref(), out)?;
-    put_headers(message, out)?;
+    text(&mut set, CONTENT_TYPE, "content_type", own.content_type.as_deref(), out)?;
+    text(&mut set, CONTENT_ENCODING, "content_encoding", own.content_encoding.as_deref(), out)?;
+    if !message.headers.is_empty() {
+        set |= HEADERS;
+        put_headers(message, out)?;
+    }
     out.put_u8(PERSISTENT);
     if let Some(priority) = own.priority {
+        set |= PRIORITY;
         out.put_u8(priority);
     }
-    text(CORRELATION_ID, "correlation_id", own.correlation_id.as_deref(), out)?;
-    text(REPLY_TO, "reply_to", own.reply_to.as_deref(), out)?;
-    text(EXPIRATION, "expiration", own.expiration.as_deref(), out)?;
-    text(MESSAGE_ID, "message_id", Some(&message.message_id), out)?;
-    out.put_u64(seconds(message.committed_at.0));
-    text(TYPE, "type", message.kind(), out)?;
-    text(APP, "app_id", message.app_id(), out)?;
-    if own.priority.is_some() {
-        set |= PRIORITY;
+    text(&mut set, CORRELATION_ID, "correlation_id", own.correlation_id.as_deref(), out)?;
+    text(&mut set, REPLY_TO, "reply_to", own.reply_to.as_deref(), out)?;
+    text(&mut set, EXPIRATION, "expiration", own.expiration.as_deref(), out)?;
+    text(&mut set, MESSAGE_ID, "message_id", own.message_id.as_deref(), out)?;
+    if let Some(timestamp) = own.timestamp {
+        set |= TIMESTAMP;
+        out.put_u64(timestamp);
     }
+    text(&mut set, TYPE, "type", own.kind.as_deref(), out)?;
+    text(&mut set, APP, "app_id", own.app_id.as_deref(), out)?;
     out[flags..flags + 2].copy_from_slice(&set.to_be_bytes());
     end(frame, out);
     Ok(())
@@ -132,7 +115,7 @@ fn put_header(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), 
 /// The table `headers` (4.2.5.5).
 fn put_headers(message: &Message, out: &mut Vec<u8>) -> Result<(), TooLong> {
     let length = Length::begin(out);
-    for (name, value) in message.headers.iter().filter(|(name, _)| name != POSITION_HEADER) {
+    for (name, value) in &message.headers {
         put_short("header name", name, out)?;
         match value {
             HeaderValue::Text(text) => {
@@ -155,12 +138,6 @@ fn put_headers(message: &Message, out: &mut Vec<u8>) -> Result<(), TooLong> {
             HeaderValue::Null => out.put_u8(b'V'),
         }
     }
-    put_short("header name", POSITION_HEADER, out)?;
-    out.put_u8(b'S');
-    let text = Length::begin(out);
-    // A vector takes everything.
-    let _ = write!(out, "{}", message.position);
-    text.end(out);
     length.end(out);
     Ok(())
 }
@@ -202,63 +179,9 @@ fn put_short(part: &'static str, text: &str, out: &mut Vec<u8>) -> Result<(), To
     Ok(())
 }
 
-/// Bytes of the content header frame that a message is sent with, frame overhead included.
-/// Above [`HEADER_FRAME_MAX`] the message cannot be sent: the broker would close the connection (501 FRAME_ERROR).
-pub fn header_frame_size(message: &Message) -> usize {
-    /// Frame type, channel, size and end (8); class, weight, body size and property flags (14).
-    const FRAME: usize = 8 + 14;
-    /// delivery_mode; timestamp.
-    const FIXED: usize = 1 + 8;
-    const POSITION_TEXT: usize = 16 + 1 + 8;
-    const TABLE: usize = 4;
-
-    let entry = |name: usize, value: usize| 1 + name + 1 + value;
-    let headers: usize = message
-        .headers
-        .iter()
-        .filter(|(name, _)| name != POSITION_HEADER)
-        .map(|(name, value)| {
-            let value = match value {
-                HeaderValue::Text(text) => 4 + text.len(),
-                HeaderValue::Integer(_) | HeaderValue::Double(_) => 8,
-                HeaderValue::Boolean(_) => 1,
-                HeaderValue::Null => 0,
-            };
-            entry(name.len(), value)
-        })
-        .sum();
-    FRAME
-        + FIXED
-        + TABLE
-        + entry(POSITION_HEADER.len(), 4 + POSITION_TEXT)
-        + headers
-        + message.short_properties().map(|text| 1 + text.len()).sum::<usize>()
-        + usize::from(message.properties.as_ref().is_some_and(|own| own.priority.is_some()))
-}
-
-/// The position of a message that the broker handed back; `None` when it is none of ours.
-pub(super) fn position_of(properties: &AMQPProperties) -> Option<Position> {
-    let header = properties.headers().as_ref()?.inner().get(POSITION_HEADER)?.as_long_string()?;
-    parse_position(header.as_bytes())
-}
-
-fn parse_position(text: &[u8]) -> Option<Position> {
-    let text = std::str::from_utf8(text).ok()?;
-    let (lsn, index) = text.split_once('-')?;
-    // from_str_radix would also take a sign.
-    let is_hex = |part: &str, digits| part.len() == digits && part.bytes().all(|b| b.is_ascii_hexdigit());
-    if !is_hex(lsn, 16) || !is_hex(index, 8) {
-        return None;
-    }
-    Some(Position {
-        commit_lsn: Lsn(u64::from_str_radix(lsn, 16).ok()?),
-        index: u32::from_str_radix(index, 16).ok()?,
-    })
-}
-
-/// AMQP's timestamp is unsigned: what was committed before 1970 was committed at 0.
-fn seconds(microseconds: i64) -> u64 {
-    u64::try_from(microseconds.div_euclid(1_000_000)).unwrap_or(0)
+/// Text of a header of a message that the broker handed back.
+pub(crate) fn text_header<'a>(properties: &'a AMQPProperties, name: &str) -> Option<&'a [u8]> {
+    Some(properties.headers().as_ref()?.inner().get(name)?.as_long_string()?.as_bytes())
 }
 
 #[cfg(test)]
@@ -267,25 +190,25 @@ mod tests {
     use amq_protocol::{
         frame::{AMQPFrame, parsing::parse_frame},
         protocol::{AMQPClass, basic},
-        types::AMQPValue,
+        types::{AMQPValue, FieldTable},
     };
     use proptest::prelude::*;
 
-    use super::*;
-    use crate::outbox::{AggregateKey, Timestamp};
+    use super::{super::message::Properties, *};
 
     fn message(headers: Vec<(String, HeaderValue)>) -> Message {
         Message {
-            position: Position { commit_lsn: Lsn(0x1_6B37_4D84), index: 7 },
-            committed_at: Timestamp(1_700_000_000_999_999),
-            aggregate: AggregateKey(1),
             exchange: "Order.events".into(),
             routing_key: "OrderCreated".into(),
-            message_id: "5e1f".into(),
-            event_type: "OrderCreated".into(),
-            content_type: "application/json".into(),
+            properties: Properties {
+                content_type: Some("application/json".into()),
+                message_id: Some("5e1f".to_owned()),
+                timestamp: Some(1_700_000_000),
+                kind: Some("OrderCreated".to_owned()),
+                app_id: Some("shop".into()),
+                ..Properties::default()
+            },
             headers: headers.into_iter().map(|(name, value)| (name.into(), value)).collect(),
-            properties: None,
             body: bytes::Bytes::from_static(b"{}"),
         }
     }
@@ -300,20 +223,30 @@ mod tests {
         ]
     }
 
-    fn properties() -> impl Strategy<Value = Option<Properties>> {
+    fn properties() -> impl Strategy<Value = Properties> {
         let text = || proptest::option::of(".{0,60}");
-        let properties = (text(), proptest::option::of(any::<u8>()), text(), text(), text(), text(), text());
-        proptest::option::of(properties.prop_map(
-            |(content_encoding, priority, correlation_id, reply_to, expiration, kind, app_id)| Properties {
+        let shared = || text().prop_map(|text| text.map(Into::into));
+        let numbers = (proptest::option::of(any::<u8>()), proptest::option::of(any::<u64>()));
+        let texts = (text(), text(), text(), text(), text(), text());
+        (shared(), shared(), numbers, texts).prop_map(
+            |(
+                content_type,
+                app_id,
+                (priority, timestamp),
+                (content_encoding, correlation_id, reply_to, expiration, message_id, kind),
+            )| Properties {
+                content_type,
                 content_encoding,
                 priority,
                 correlation_id,
                 reply_to,
                 expiration,
+                message_id,
+                timestamp,
                 kind,
                 app_id,
             },
-        ))
+        )
     }
 
     const FRAME_BYTES: usize = 4096;
@@ -363,11 +296,10 @@ mod tests {
     }
 
     #[test]
-    fn properties_are_those_of_the_contract() {
+    fn a_message_is_sent_with_its_properties_and_headers() {
         let headers = vec![
             ("tenant".to_owned(), HeaderValue::Text("t1".into())),
             ("retries".to_owned(), HeaderValue::Integer(-3)),
-            (POSITION_HEADER.to_owned(), HeaderValue::Text("a forged one".into())),
         ];
         let (publish, properties) = publish_and_properties(&message(headers));
         assert_eq!(publish.exchange.as_str(), "Order.events");
@@ -376,13 +308,12 @@ mod tests {
         assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "5e1f");
         assert_eq!(properties.kind().as_ref().unwrap().as_str(), "OrderCreated");
         assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/json");
-        assert_eq!(properties.app_id().as_ref().unwrap().as_str(), "outboxd");
+        assert_eq!(properties.app_id().as_ref().unwrap().as_str(), "shop");
         assert_eq!(*properties.delivery_mode(), Some(2));
         assert_eq!(*properties.timestamp(), Some(1_700_000_000));
         let table = properties.headers().as_ref().unwrap().inner();
         assert_eq!(table["tenant"], AMQPValue::LongString("t1".into()));
         assert_eq!(table["retries"], AMQPValue::LongLongInt(-3));
-        assert_eq!(table[POSITION_HEADER], AMQPValue::LongString("000000016B374D84-00000007".into()));
     }
 
     #[test]
@@ -403,7 +334,7 @@ mod tests {
         for change in [
             |m: &mut Message| m.exchange = "x".repeat(256),
             |m: &mut Message| m.routing_key = "x".repeat(256),
-            |m: &mut Message| m.message_id = "x".repeat(256),
+            |m: &mut Message| m.properties.message_id = Some("x".repeat(256)),
             |m: &mut Message| m.headers = vec![("x".repeat(256).into(), HeaderValue::Null)],
         ] {
             let mut message = message(Vec::new());
@@ -414,29 +345,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_commit_before_1970_has_timestamp_zero() {
-        assert_eq!(seconds(-1), 0);
-        assert_eq!(seconds(i64::MIN), 0);
-        assert_eq!(seconds(1_999_999), 1);
-    }
-
-    #[test]
-    fn only_our_own_positions_parse() {
-        for bad in
-            ["", "-", "000000016B374D84-0000007", "+00000016B374D84-00000007", "g00000016B374D84-00000007"]
-        {
-            assert_eq!(parse_position(bad.as_bytes()), None, "{bad}");
-        }
-        assert_eq!(parse_position(&[0xFF; 25]), None);
-    }
-
     proptest! {
         #[test]
-        fn a_position_survives_the_way_there_and_back(lsn: u64, index: u32) {
-            let mut message = message(Vec::new());
-            message.position = Position { commit_lsn: Lsn(lsn), index };
-            prop_assert_eq!(position_of(&publish_and_properties(&message).1), Some(message.position));
+        fn a_header_is_found_when_the_message_comes_back(value in ".{0,300}") {
+            let headers = vec![("n".to_owned(), HeaderValue::Text(value.clone()))];
+            let (_, properties) = publish_and_properties(&message(headers));
+            prop_assert_eq!(text_header(&properties, "n"), Some(value.as_bytes()));
+            prop_assert_eq!(text_header(&properties, "m"), None);
         }
 
         #[test]
@@ -444,31 +359,29 @@ mod tests {
             headers in proptest::collection::btree_map("[a-z-]{1,40}", header_value(), 0..20),
             own in properties(),
         ) {
-            let mut message = message(headers.into_iter().collect());
-            message.properties = own.clone().map(Box::new);
+            let message = Message { properties: own.clone(), ..message(headers.into_iter().collect()) };
             let mut out = Vec::new();
             put_header(&message, 1, &mut out).unwrap();
-            prop_assert_eq!(header_frame_size(&message), out.len());
+            prop_assert_eq!(message.header_frame_bytes(), out.len());
             let (_, properties) = publish_and_properties(&message);
-            let own = own.unwrap_or_default();
             let text = |text: &Option<amq_protocol::types::ShortString>| {
                 text.as_ref().map(|text| text.as_str().to_owned())
             };
+            let shared = |text: Option<std::borrow::Cow<'static, str>>| text.map(String::from);
+            prop_assert_eq!(text(properties.content_type()), shared(own.content_type));
             prop_assert_eq!(text(properties.content_encoding()), own.content_encoding);
             prop_assert_eq!(*properties.priority(), own.priority);
             prop_assert_eq!(text(properties.correlation_id()), own.correlation_id);
             prop_assert_eq!(text(properties.reply_to()), own.reply_to);
             prop_assert_eq!(text(properties.expiration()), own.expiration);
-            let or_default = |own: Option<String>, default: &str| {
-                Some(own.unwrap_or_else(|| default.to_owned())).filter(|text| !text.is_empty())
-            };
-            prop_assert_eq!(text(properties.kind()), or_default(own.kind, "OrderCreated"));
-            prop_assert_eq!(text(properties.app_id()), or_default(own.app_id, "outboxd"));
-            prop_assert_eq!(text(properties.message_id()), Some("5e1f".to_owned()));
+            prop_assert_eq!(text(properties.message_id()), own.message_id);
+            prop_assert_eq!(*properties.timestamp(), own.timestamp);
+            prop_assert_eq!(text(properties.kind()), own.kind);
+            prop_assert_eq!(text(properties.app_id()), shared(own.app_id));
             prop_assert_eq!((*properties.delivery_mode(), properties.user_id()), (Some(2), &None));
-            prop_assert_eq!(*properties.timestamp(), Some(1_700_000_000));
-            let table = properties.headers().as_ref().unwrap().inner();
-            prop_assert_eq!(table.len(), message.headers.len() + 1);
+            let none = FieldTable::default();
+            let table = properties.headers().as_ref().unwrap_or(&none).inner();
+            prop_assert_eq!(table.len(), message.headers.len());
             for (name, value) in &message.headers {
                 let expected = match value {
                     HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),

@@ -7,15 +7,12 @@ use std::{
     time::Duration,
 };
 
-use lapin::uri::{AMQPScheme, AMQPUri};
-
-use super::handshake::CHANNELS;
+use amq_protocol::uri::{AMQPScheme, AMQPUri};
 
 /// Largest AMQP frame in bytes that is asked for unless the URL's `frame_max` says otherwise.
-///
-/// lapin, which consumes, allots 32 frames each way to a connection and touches all of it in time: 1 MiB here, where
-/// RabbitMQ's default of 131072 would cost 4 MiB each way.
-pub(super) const FRAME_MAX: u32 = 32 * 1024;
+pub const FRAME_MAX: u32 = 32 * 1024;
+/// Channels that a connection has to have: for messages, for declares, and for the fence.
+pub(crate) const CHANNELS: u16 = 3;
 
 /// One broker's address. Displayed as `host:port/vhost`, never with user or password.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,10 +25,22 @@ pub struct Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {cure}")]
 pub struct InvalidUrl {
-    /// The problem, to follow the name of the key.
+    /// The problem, to follow what names the URL.
     pub what: &'static str,
     /// The cure.
     pub cure: &'static str,
+    /// Set when it rather is several URLs than one.
+    pub is_several: bool,
+}
+
+impl InvalidUrl {
+    const fn new(what: &'static str, cure: &'static str) -> Self {
+        Self { what, cure, is_several: false }
+    }
+
+    const fn several(what: &'static str, cure: &'static str) -> Self {
+        Self { what, cure, is_several: true }
+    }
 }
 
 const EXAMPLE: &str = "write amqp://user:password@host:5672/%2f";
@@ -71,40 +80,40 @@ impl Endpoint {
         Ok(uri.to_string())
     }
 
-    /// Whether the URL asks for TLS.
-    pub(super) fn is_tls(&self) -> bool {
+    /// Tells whether the URL asks for TLS.
+    pub(crate) fn is_tls(&self) -> bool {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
     /// User that logs in.
-    pub(super) fn user(&self) -> &str {
+    pub fn user(&self) -> &str {
         &self.uri.authority.userinfo.username
     }
 
     /// The virtual host.
-    pub(super) fn vhost(&self) -> &str {
+    pub fn vhost(&self) -> &str {
         &self.uri.vhost
     }
 
     /// Host name or IP address, without brackets.
-    pub(super) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         &self.uri.authority.host
     }
 
     /// Tells whether the host is this machine, by its name or its address.
-    pub(super) fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         let host = self.host();
         host.eq_ignore_ascii_case("localhost")
             || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// TCP port.
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.uri.authority.port
     }
 
-    /// Holds the password.
-    pub(super) fn uri(&self) -> &AMQPUri {
+    /// All of it, the password included.
+    pub fn uri(&self) -> &AMQPUri {
         &self.uri
     }
 }
@@ -127,46 +136,43 @@ impl fmt::Debug for Endpoint {
 
 fn parsed(url: &str) -> Result<AMQPUri, InvalidUrl> {
     let rest = ["amqp://", "amqps://"].iter().find_map(|scheme| url.strip_prefix(scheme));
-    let rest = rest.ok_or(InvalidUrl { what: "does not begin with amqp:// or amqps://", cure: EXAMPLE })?;
+    let rest = rest.ok_or(InvalidUrl::new("does not begin with amqp:// or amqps://", EXAMPLE))?;
     let address = ipv6_address(plain(rest)?)?;
     // Its reasons may repeat the URL, so none of them is passed on.
-    let mut uri: AMQPUri = url.parse().map_err(|_: String| InvalidUrl {
-        what: "is not a valid URL",
-        cure: "write amqp://user:password@host:5672/%2f, with special characters in user and password as %XX",
+    let mut uri: AMQPUri = url.parse().map_err(|_: String| {
+        InvalidUrl::new(
+            "is not a valid URL",
+            "write amqp://user:password@host:5672/%2f, with special characters in user and password as %XX",
+        )
     })?;
     // The parser drops an IPv6 address and would have us connect to `localhost`.
     if let Some(address) = address {
         uri.authority.host = address.to_string();
     }
     if uri.vhost.is_empty() {
-        return Err(InvalidUrl {
-            what: "ends in a slash, which names a virtual host without a name",
-            cure: "append %2f for the default virtual host, or remove the slash",
-        });
+        return Err(InvalidUrl::new(
+            "ends in a slash, which names a virtual host without a name",
+            "append %2f for the default virtual host, or remove the slash",
+        ));
     }
     if uri.vhost.len() > 255 {
-        return Err(InvalidUrl {
-            what: "names a virtual host of more than 255 bytes",
-            cure: "correct its path",
-        });
+        return Err(InvalidUrl::new("names a virtual host of more than 255 bytes", "correct its path"));
     }
     if uri.query.channel_max.is_some_and(|channels| (1..CHANNELS).contains(&channels)) {
-        return Err(InvalidUrl {
-            what: "allows fewer channels than the three that are needed",
-            cure: "leave channel_max out, or set it to 3 or more",
-        });
+        return Err(InvalidUrl::new(
+            "allows fewer channels than the three that are needed",
+            "leave channel_max out, or set it to 3 or more",
+        ));
     }
     Ok(uri)
 }
 
 /// Refuses what is not plainly one URL, and gives its host as it is written.
 fn plain(rest: &str) -> Result<&str, InvalidUrl> {
-    let refuse = |what, cure| Err(InvalidUrl { what, cure });
+    const EACH_APART: &str = "give each broker a URL of its own";
+    let refuse = |what, cure| Err(InvalidUrl::new(what, cure));
     if rest.contains("://") {
-        return refuse(
-            "holds more than one URL",
-            "give each broker a URL of its own (rabbitmq.urls is a list of them)",
-        );
+        return Err(InvalidUrl::several("holds more than one URL", EACH_APART));
     }
     if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return refuse(
@@ -182,20 +188,17 @@ fn plain(rest: &str) -> Result<&str, InvalidUrl> {
         );
     }
     if behind.split('?').next().unwrap_or_default().matches('/').count() > 1 {
-        return refuse(
+        return Err(InvalidUrl::several(
             "has a path of more than one part",
-            "write a / of the virtual host as %2f, and each broker's URL apart (rabbitmq.urls is a list of them)",
-        );
+            "write a / of the virtual host as %2f, and each broker's URL apart",
+        ));
     }
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     if host.is_empty() || host.starts_with(':') {
         return refuse("names no host", EXAMPLE);
     }
     if host.contains([',', ';']) {
-        return refuse(
-            "names more than one host",
-            "give each broker a URL of its own (rabbitmq.urls is a list of them)",
-        );
+        return Err(InvalidUrl::several("names more than one host", EACH_APART));
     }
     Ok(host)
 }
@@ -204,10 +207,10 @@ fn plain(rest: &str) -> Result<&str, InvalidUrl> {
 fn ipv6_address(host: &str) -> Result<Option<Ipv6Addr>, InvalidUrl> {
     let Some(bracketed) = host.strip_prefix('[') else { return Ok(None) };
     let address = bracketed.split_once(']').and_then(|(address, _)| address.parse().ok());
-    address.map(Some).ok_or(InvalidUrl {
-        what: "has brackets around something else than an IPv6 address",
-        cure: "write for instance amqp://user:password@[2001:db8::1]:5672/%2f, without a zone",
-    })
+    address.map(Some).ok_or(InvalidUrl::new(
+        "has brackets around something else than an IPv6 address",
+        "write for instance amqp://user:password@[2001:db8::1]:5672/%2f, without a zone",
+    ))
 }
 
 /// AMQP counts heartbeats in whole seconds and takes 0 for none, so a fraction is rounded up.

@@ -1,38 +1,24 @@
-//! What can go wrong with a broker, told apart by what is to be done about it. Texts hold no user and no password.
+//! Errors of the broker, told apart by what is to be done about them. Texts hold no user and no password.
 
-use std::{fmt, io, sync::Arc, time::Duration};
-
-use lapin::{ErrorKind, protocol::AMQPError};
-
-use crate::{remedy::Mender, secret::SecretError};
+use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use super::{
     endpoint::{Endpoint, InvalidUrl},
-    refusal::{self, Reason},
+    refusal::{self, Reason, Refusal, reply},
     tls::CertificateError,
 };
-use crate::position::Position;
+use crate::{remedy::Mender, secret::SecretError};
 
-/// AMQP reply codes, as in the specification's table of constants.
-pub(super) mod reply {
-    pub(in crate::rabbitmq) const CONNECTION_FORCED: u16 = 320;
-    pub(in crate::rabbitmq) const ACCESS_REFUSED: u16 = 403;
-    pub(in crate::rabbitmq) const NOT_FOUND: u16 = 404;
-    pub(in crate::rabbitmq) const RESOURCE_LOCKED: u16 = 405;
-    pub(in crate::rabbitmq) const PRECONDITION_FAILED: u16 = 406;
-    pub(in crate::rabbitmq) const FRAME_ERROR: u16 = 501;
-    pub(in crate::rabbitmq) const COMMAND_INVALID: u16 = 503;
-    pub(in crate::rabbitmq) const RESOURCE_ERROR: u16 = 506;
-    pub(in crate::rabbitmq) const NOT_ALLOWED: u16 = 530;
-    pub(in crate::rabbitmq) const INTERNAL_ERROR: u16 = 541;
-}
-
-/// What went wrong below.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Cause(Arc<dyn std::error::Error + Send + Sync>);
+/// Error below, such as that of a socket.
+#[derive(Clone, Debug)]
+pub struct Cause(Arc<dyn Error + Send + Sync>);
 
 impl Cause {
+    /// Keeps the error.
+    pub fn new(error: impl Error + Send + Sync + 'static) -> Self {
+        Self(Arc::new(error))
+    }
+
     /// Tells a certificate or version that does not do from a connection that broke off.
     fn is_of_tls(&self) -> bool {
         let io = self.0.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -40,36 +26,21 @@ impl Cause {
     }
 }
 
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl From<io::Error> for Cause {
     fn from(error: io::Error) -> Self {
-        Self(Arc::new(error))
+        Self::new(error)
     }
 }
 
-impl From<lapin::Error> for Cause {
-    fn from(error: lapin::Error) -> Self {
-        Self(Arc::new(error))
-    }
-}
-
-/// Why the broker closed a channel or a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    /// AMQP reply code.
-    pub(super) code: u16,
-    /// The broker's own words.
-    pub(super) text: String,
-}
-
-impl Refusal {
-    pub(super) fn new(code: u16, text: impl fmt::Display) -> Self {
-        Self { code, text: text.to_string() }
-    }
-}
-
-/// Why a connection is no more.
+/// End of a connection.
 #[derive(Debug)]
-pub(super) enum Loss {
+pub enum Loss {
     /// The broker closed it and said why.
     Closed(Refusal),
     /// It is gone, or speaks no AMQP.
@@ -78,11 +49,12 @@ pub(super) enum Loss {
 
 impl Loss {
     /// What comes breaks the rules of AMQP 0-9-1.
-    pub(super) fn violation(text: impl Into<String>) -> Self {
+    pub(crate) fn violation(text: impl Into<String>) -> Self {
         Self::Broken(io::Error::new(io::ErrorKind::InvalidData, text.into()))
     }
 
-    pub(super) fn at(self, at: &Endpoint) -> BrokerError {
+    /// The error of the connection to that broker.
+    pub fn at(self, at: &Endpoint) -> BrokerError {
         let at = at.clone();
         match self {
             Self::Closed(Refusal { code, text }) => BrokerError::ConnectionClosed { at, code, text },
@@ -91,39 +63,25 @@ impl Loss {
     }
 }
 
-impl From<SecretError> for BrokerError {
-    fn from(error: SecretError) -> Self {
-        BrokerError::Secret(error.to_string())
-    }
-}
-
-/// Why there is no publisher, or no longer one.
-#[derive(Clone, Debug, thiserror::Error)]
+/// Reason why there is no connection, or no longer one. Displayed as what happened, a semicolon, and the next step.
+#[derive(Clone, Debug)]
 pub enum BrokerError {
-    /// A URL in the configuration is none.
-    #[error("the URL of RabbitMQ {0}")]
-    InvalidUrl(#[from] InvalidUrl),
+    /// A URL is none.
+    InvalidUrl(InvalidUrl),
     /// The file of the URLs or of the password cannot be used now.
-    #[error("the file of RabbitMQ's URL or password: {0}; it is read for every connection")]
     Secret(String),
-    /// No URL is configured.
-    #[error("rabbitmq.url is missing; set it to amqp://user:password@host:5672/%2f")]
+    /// There is no URL.
     NoUrl,
     /// A certificate or key cannot be used.
-    #[error("TLS for RabbitMQ: {0}")]
-    Certificates(#[from] CertificateError),
+    Certificates(CertificateError),
     /// No TCP connection.
-    #[error(
-        "RabbitMQ at {at} cannot be reached: {source}; check that it runs, and its host, port and firewall"
-    )]
     Unreachable {
         /// Which broker.
         at: Endpoint,
         /// What the operating system said.
         source: Cause,
     },
-    /// No connection within `rabbitmq.connect_timeout_ms`.
-    #[error("RabbitMQ at {at} did not answer within {} ms; check host and port, and whether the node is overloaded", after.as_millis())]
+    /// No connection within [`ConnectionOptions::connect_timeout`](super::ConnectionOptions::connect_timeout).
     TimedOut {
         /// Which broker.
         at: Endpoint,
@@ -131,10 +89,6 @@ pub enum BrokerError {
         after: Duration,
     },
     /// TCP, but no TLS.
-    #[error(
-        "no TLS session with RabbitMQ at {at}: {source}; check that the port speaks TLS, rabbitmq.tls_ca_file, that the \
-         certificate names this host, and whether the broker wants a client certificate"
-    )]
     Tls {
         /// Which broker.
         at: Endpoint,
@@ -142,7 +96,6 @@ pub enum BrokerError {
         source: Cause,
     },
     /// The broker does not accept user and password.
-    #[error("RabbitMQ at {at} refuses the login: {text}; {}", refusal::cure(reply::ACCESS_REFUSED, text))]
     LoginRefused {
         /// Which broker.
         at: Endpoint,
@@ -150,7 +103,6 @@ pub enum BrokerError {
         text: String,
     },
     /// The vhost is missing, or not for this user.
-    #[error("RabbitMQ at {at} refuses the vhost: {text}; {}", refusal::cure(reply::NOT_ALLOWED, text))]
     VhostRefused {
         /// Which broker.
         at: Endpoint,
@@ -158,7 +110,6 @@ pub enum BrokerError {
         text: String,
     },
     /// A limit, or something else than login and vhost, keeps the connection from being opened.
-    #[error("RabbitMQ at {at} refuses the connection: {code} {text}; {}", refusal::cure(*code, text))]
     ConnectionRefused {
         /// Which broker.
         at: Endpoint,
@@ -168,10 +119,6 @@ pub enum BrokerError {
         text: String,
     },
     /// A connection may have fewer channels than are needed.
-    #[error(
-        "RabbitMQ at {at} allows {channel_max} channels a connection, and {needed} are needed; raise channel_max in \
-         rabbitmq.conf to {needed} or more, and remove it from the URL"
-    )]
     TooFewChannels {
         /// Which broker.
         at: Endpoint,
@@ -181,10 +128,6 @@ pub enum BrokerError {
         needed: u16,
     },
     /// The connection broke off before it was open.
-    #[error(
-        "RabbitMQ at {at} broke off the handshake: {source}; check that the port speaks AMQP 0-9-1, with TLS if and only if \
-         the URL says amqps, and whether the broker wants a client certificate"
-    )]
     Handshake {
         /// Which broker.
         at: Endpoint,
@@ -192,21 +135,18 @@ pub enum BrokerError {
         source: Cause,
     },
     /// Several URLs, and none of them did.
-    #[error("no RabbitMQ node could be used: {}", Joined(tried))]
     NoneUsable {
         /// One error a URL, in the order in which they were tried.
         tried: Vec<BrokerError>,
     },
     /// The broker does not have, or does not allow, what is to be declared.
-    #[error("RabbitMQ at {at}: {error}")]
     Declare {
         /// Which broker.
         at: Endpoint,
         /// What, and why.
         error: DeclareError,
     },
-    /// The broker closed the publishing channel; everything in flight has to be sent again.
-    #[error("RabbitMQ at {at} closed the channel: {code} {text}; {}", refusal::cure(*code, text))]
+    /// The broker closed a channel; everything in flight on it has to be sent again.
     ChannelClosed {
         /// Which broker.
         at: Endpoint,
@@ -216,7 +156,6 @@ pub enum BrokerError {
         text: String,
     },
     /// The broker closed the connection and said why.
-    #[error("RabbitMQ at {at} closed the connection: {code} {text}; {}", refusal::cure(*code, text))]
     ConnectionClosed {
         /// Which broker.
         at: Endpoint,
@@ -226,56 +165,27 @@ pub enum BrokerError {
         text: String,
     },
     /// The connection is gone without a word: cut off, or no heartbeat.
-    #[error("the connection to RabbitMQ at {at} is lost: {source}")]
     Lost {
         /// Which broker.
         at: Endpoint,
         /// What was noticed.
         source: Cause,
     },
-    /// The broker ended a consumer: its queue was deleted, or the queue's node went away.
-    #[error("RabbitMQ at {at} ended the consumer of queue '{queue}'; it was deleted, or its node went away")]
-    ConsumerEnded {
-        /// Which broker.
-        at: Endpoint,
-        /// The queue.
-        queue: String,
-    },
     /// Somebody took the fence away, while we held it.
-    #[error(
-        "queue '{queue}' at RabbitMQ at {at} was deleted, which keeps other instances from publishing; `run` makes it anew; exempt \
-         ^outboxd\\.publisher\\. from whatever removes queues"
-    )]
     FenceGone {
         /// Which broker.
         at: Endpoint,
         /// The queue.
         queue: String,
     },
-    /// A message that was to be put aside was not taken by the queue for such messages.
-    #[error(
-        "RabbitMQ at {at} did not take a message for queue '{queue}'; check that the queue is there and not full"
-    )]
-    NotBuried {
-        /// Which broker.
-        at: Endpoint,
-        /// The queue.
-        queue: String,
-    },
     /// A message that AMQP cannot carry.
-    #[error(
-        "the message at {position} cannot be sent: {reason}; shorten the headers of such rows; with delivery.on_invalid = \"park\" they are put aside"
-    )]
     Unsendable {
-        /// Which row.
-        position: Position,
+        /// Value of the header that tells it from others.
+        message: String,
         /// What does not fit.
         reason: String,
     },
     /// The broker returned a message that is not in flight; it is no longer certain what was delivered.
-    #[error(
-        "RabbitMQ at {at} returned a message that is not in flight ({what}); what is unconfirmed has to be sent again"
-    )]
     UnexpectedReturn {
         /// Which broker.
         at: Endpoint,
@@ -285,7 +195,105 @@ pub enum BrokerError {
 }
 
 impl BrokerError {
-    /// Who mends it. Its text holds the cure.
+    /// What happened, without the next step.
+    pub fn what(&self) -> String {
+        match self {
+            Self::InvalidUrl(error) => format!("the URL of RabbitMQ {}", error.what),
+            Self::Secret(error) => format!("the file of RabbitMQ's URL or password: {error}"),
+            Self::NoUrl => "there is no URL of RabbitMQ".to_owned(),
+            Self::Certificates(error) => format!("TLS for RabbitMQ: {error}"),
+            Self::Unreachable { at, source } => format!("RabbitMQ at {at} cannot be reached: {source}"),
+            Self::TimedOut { at, after } => {
+                format!("RabbitMQ at {at} did not answer within {} ms", after.as_millis())
+            }
+            Self::Tls { at, source } => format!("no TLS session with RabbitMQ at {at}: {source}"),
+            Self::LoginRefused { at, text } => format!("RabbitMQ at {at} refuses the login: {text}"),
+            Self::VhostRefused { at, text } => format!("RabbitMQ at {at} refuses the vhost: {text}"),
+            Self::ConnectionRefused { at, code, text } => {
+                format!("RabbitMQ at {at} refuses the connection: {code} {text}")
+            }
+            Self::TooFewChannels { at, channel_max, needed } => {
+                format!(
+                    "RabbitMQ at {at} allows {channel_max} channels a connection, and {needed} are needed"
+                )
+            }
+            Self::Handshake { at, source } => format!("RabbitMQ at {at} broke off the handshake: {source}"),
+            Self::NoneUsable { tried } => none_usable(tried.iter().map(Self::to_string)),
+            Self::Declare { at, error } => format!("RabbitMQ at {at}: {}", error.what()),
+            Self::ChannelClosed { at, code, text } => {
+                format!("RabbitMQ at {at} closed the channel: {code} {text}")
+            }
+            Self::ConnectionClosed { at, code, text } => {
+                format!("RabbitMQ at {at} closed the connection: {code} {text}")
+            }
+            Self::Lost { at, source } => format!("the connection to RabbitMQ at {at} is lost: {source}"),
+            Self::FenceGone { at, queue } => format!(
+                "queue '{queue}' at RabbitMQ at {at} was deleted, which keeps other instances from publishing"
+            ),
+            Self::Unsendable { message, reason } => {
+                format!("message {message} cannot be sent: {reason}")
+            }
+            Self::UnexpectedReturn { at, what } => {
+                format!("RabbitMQ at {at} returned a message that is not in flight ({what})")
+            }
+        }
+    }
+
+    /// Next step, in RabbitMQ's words; `None` where each error among them has its own, or nothing is to be done.
+    pub fn cure(&self) -> Option<String> {
+        if let Some((code, text)) = self.refusal() {
+            return Some(refusal::cure(code, text));
+        }
+        let cure = match self {
+            Self::InvalidUrl(error) => error.cure,
+            Self::Secret(_) => "it is read for every connection",
+            Self::NoUrl => "give one, such as amqp://user:password@host:5672/%2f",
+            Self::Certificates(error) => return error.cure().map(str::to_owned),
+            Self::Unreachable { .. } => "check that it runs, and its host, port and firewall",
+            Self::TimedOut { .. } => "check host and port, and whether the node is overloaded",
+            Self::Tls { .. } => {
+                "check that the port speaks TLS, which CA certificates are trusted, that the certificate names this host, and whether \
+                 the broker wants a client certificate"
+            }
+            Self::TooFewChannels { needed, .. } => {
+                return Some(format!(
+                    "raise channel_max in rabbitmq.conf to {needed} or more, and remove it from the URL"
+                ));
+            }
+            Self::Handshake { .. } => {
+                "check that the port speaks AMQP 0-9-1, with TLS if and only if the URL says amqps, and whether the broker wants a \
+                 client certificate"
+            }
+            Self::Declare { error, .. } => return Some(error.cure()),
+            Self::FenceGone { .. } => "exempt it from whatever removes queues",
+            Self::Unsendable { .. } => "shorten its headers",
+            Self::UnexpectedReturn { .. } => "what is unconfirmed has to be sent again",
+            _ => return None,
+        };
+        Some(cure.to_owned())
+    }
+
+    /// Code and words of the broker, where it has refused the login, the vhost, a connection or a channel.
+    fn refusal(&self) -> Option<(u16, &str)> {
+        match self {
+            Self::LoginRefused { text, .. } => Some((reply::ACCESS_REFUSED, text)),
+            Self::VhostRefused { text, .. } => Some((reply::NOT_ALLOWED, text)),
+            Self::ConnectionRefused { code, text, .. }
+            | Self::ChannelClosed { code, text, .. }
+            | Self::ConnectionClosed { code, text, .. } => Some((*code, text)),
+            _ => None,
+        }
+    }
+
+    /// Reason of the broker's refusal, if it has refused anything.
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Declare { error, .. } => Some(error.reason),
+            error => error.refusal().map(|(code, text)| refusal::reason(code, text)),
+        }
+    }
+
+    /// Who mends it.
     pub fn mender(&self) -> Mender {
         match self {
             Self::InvalidUrl(_)
@@ -294,9 +302,9 @@ impl BrokerError {
             | Self::Certificates(_)
             | Self::LoginRefused { .. }
             | Self::TooFewChannels { .. } => Mender::Person,
-            Self::VhostRefused { text, .. } => refusal::reason(reply::NOT_ALLOWED, text).mender(),
-            Self::ConnectionRefused { code, text, .. } => refusal::reason(*code, text).mender(),
-            Self::Declare { error, .. } => error.reason.mender(),
+            Self::VhostRefused { .. } | Self::ConnectionRefused { .. } | Self::Declare { .. } => {
+                self.reason().map_or(Mender::Time, Reason::mender)
+            }
             Self::NoneUsable { tried } if tried.iter().all(|error| error.mender() == Mender::Person) => {
                 Mender::Person
             }
@@ -304,54 +312,52 @@ impl BrokerError {
             _ => Mender::Time,
         }
     }
+}
 
-    /// End of a consumer's work while it was at it; `None` when the broker is away or refuses.
-    pub fn setback(&self) -> Option<Setback> {
+/// What happened when none of several URLs could be used, from the text of each error.
+pub fn none_usable(tried: impl IntoIterator<Item = String>) -> String {
+    let tried: Vec<String> = tried.into_iter().collect();
+    format!("no RabbitMQ node could be used: {}", tried.join(" | "))
+}
+
+impl fmt::Display for BrokerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what())?;
+        match self.cure() {
+            Some(cure) => write!(f, "; {cure}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for BrokerError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::ConnectionClosed { code: reply::CONNECTION_FORCED, .. } => Some(Setback::Forced),
-            Self::Lost { .. } | Self::ConnectionClosed { .. } => Some(Setback::Connection),
-            Self::ChannelClosed { .. } => Some(Setback::Channel),
-            Self::ConsumerEnded { .. } => Some(Setback::Consumer),
-            Self::NotBuried { .. } => Some(Setback::DeadLetter),
+            Self::Certificates(error) => error.source(),
+            Self::Unreachable { source, .. }
+            | Self::Tls { source, .. }
+            | Self::Handshake { source, .. }
+            | Self::Lost { source, .. } => source.0.source(),
             _ => None,
         }
     }
+}
 
-    /// The verdict on an error of lapin's once the connection was open.
-    pub(super) fn after_open(at: &Endpoint, source: lapin::Error) -> Self {
-        let at = at.clone();
-        match protocol_error(&source) {
-            Some(error) if source.is_amqp_soft_error() => {
-                Self::ChannelClosed { at, code: error.get_id(), text: error.get_message().to_string() }
-            }
-            Some(error) => {
-                Self::ConnectionClosed { at, code: error.get_id(), text: error.get_message().to_string() }
-            }
-            None => Self::Lost { at, source: source.into() },
-        }
+impl From<InvalidUrl> for BrokerError {
+    fn from(error: InvalidUrl) -> Self {
+        Self::InvalidUrl(error)
     }
 }
 
-/// What of a consumer ended while it was at work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setback {
-    /// An operator or the broker itself ended the connection (320), as a node does that stops. No message is to blame.
-    Forced,
-    /// The connection is gone.
-    Connection,
-    /// The broker closed the channel.
-    Channel,
-    /// The broker ended the consumer.
-    Consumer,
-    /// A message could not be put aside.
-    DeadLetter,
+impl From<CertificateError> for BrokerError {
+    fn from(error: CertificateError) -> Self {
+        Self::Certificates(error)
+    }
 }
 
-/// The broker's own error, when that is what `error` is.
-pub(super) fn protocol_error(error: &lapin::Error) -> Option<&AMQPError> {
-    match error.kind() {
-        ErrorKind::ProtocolError(error) => Some(error),
-        _ => None,
+impl From<SecretError> for BrokerError {
+    fn from(error: SecretError) -> Self {
+        Self::Secret(error.to_string())
     }
 }
 
@@ -370,8 +376,8 @@ pub struct DeclareError {
 
 impl DeclareError {
     /// The verdict on the channel's end while `object` was declared.
-    pub(super) fn new(object: String, Refusal { code, text }: Refusal) -> Self {
-        Self { object, reason: refusal::reason(code, &text), code, text }
+    pub fn new(object: impl Into<String>, Refusal { code, text }: Refusal) -> Self {
+        Self { object: object.into(), reason: refusal::reason(code, &text), code, text }
     }
 
     /// What is the matter.
@@ -380,21 +386,16 @@ impl DeclareError {
         format!("{object} {}: {text}", refusal::means(*code, text))
     }
 
-    /// What to do about it.
+    /// Next step, in RabbitMQ's words.
     pub fn cure(&self) -> String {
         let Self { object, .. } = self;
         match self.reason {
             Reason::Different if object.starts_with("queue") => {
-                format!("drain and delete {object}, or change its subscription to what it is, or rename the subscription's queue")
+                format!("drain and delete {object}, or declare it as it is, or give it another name")
             }
-            Reason::Different => {
-                format!(
-                    "describe {object} in [[exchanges]] as it is, or delete or rename it, or change message.exchange, or set \
-                     rabbitmq.declare = false to use it as it is"
-                )
-            }
+            Reason::Different => format!("declare {object} as it is, or delete or rename it"),
             Reason::UnknownExchangeType if object.contains("x-consistent-hash") => {
-                "run rabbitmq-plugins enable rabbitmq_consistent_hash_exchange on every node, or set partitions = 1".to_owned()
+                "run rabbitmq-plugins enable rabbitmq_consistent_hash_exchange on every node".to_owned()
             }
             _ => refusal::cure(self.code, &self.text),
         }
@@ -407,15 +408,4 @@ impl fmt::Display for DeclareError {
     }
 }
 
-impl std::error::Error for DeclareError {}
-
-struct Joined<'a>(&'a [BrokerError]);
-
-impl fmt::Display for Joined<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
-            write!(f, "{}{error}", if index == 0 { "" } else { " | " })?;
-        }
-        Ok(())
-    }
-}
+impl Error for DeclareError {}

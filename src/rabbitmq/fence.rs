@@ -21,9 +21,9 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     connection::{CallError, ChannelId, Connection, is_answer, open_channel, unasked},
-    error::{BrokerError, DeclareError, Loss, Refusal, reply},
-    refusal::{self, Reason},
-    topology::short,
+    error::{BrokerError, DeclareError, Loss},
+    refusal::{Reason, Refusal, reply},
+    short_string::short,
 };
 
 /// A channel of its own, as a refusal closes it.
@@ -56,7 +56,7 @@ pub enum Fence {
         /// The queue.
         queue: String,
         /// Owner, as far as AMQP tells.
-        by: Taker,
+        by: FenceOwner,
         /// Time for which it has been asked for in vain.
         for_at_least: Duration,
         /// The broker's own words, which name the queue and the virtual host.
@@ -69,22 +69,20 @@ pub enum Fence {
     },
     /// The user has no right to configure the queue, or a limit of queues is reached, so there is no fence.
     Denied {
-        /// The broker's own words, which name the queue, and the user or the limit.
-        text: String,
-        /// Next step for a fence.
-        cure: String,
+        /// The broker's word, which names the queue, and the user or the limit.
+        refusal: Refusal,
     },
 }
 
 /// Owner of a queue that should be a fence. AMQP tells no client which connection declared an exclusive queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taker {
+pub enum FenceOwner {
     /// A connection that is still there: the queue is exclusive.
     Connection,
     /// A connection of a node that is down or cut off: the broker has the queue on record, and nobody answers for it. RabbitMQ keeps the
     /// record until that node is back or removed (4.2 with Khepri, 4.3).
     Unreachable,
-    /// Nobody's connection: the queue is not exclusive, so no outboxd has declared it, and it stays until somebody deletes it.
+    /// Nobody's connection: the queue is not exclusive, so no publisher has declared it, and it stays until somebody deletes it.
     Nobody {
         /// Consumers of the queue.
         consumers: u32,
@@ -93,10 +91,10 @@ pub enum Taker {
     },
 }
 
-impl Taker {
+impl FenceOwner {
     /// The owner that the refusal of a look tells of; `None` when the queue is not there, or may not be looked at.
-    fn of(code: u16, text: &str) -> Option<Self> {
-        match refusal::reason(code, text) {
+    fn of(refusal: &Refusal) -> Option<Self> {
+        match refusal.reason() {
             Reason::Locked => Some(Self::Connection),
             Reason::Unavailable => Some(Self::Unreachable),
             _ => None,
@@ -111,26 +109,6 @@ impl Taker {
             Self::Nobody { consumers, messages } => {
                 format!("no connection ({consumers} consumers, {messages} messages)")
             }
-        }
-    }
-
-    /// Next step, in a sentence that may go on: finds the owner of `queue`, and ends what has it.
-    pub fn cure(&self, queue: &str) -> String {
-        match self {
-            Self::Connection => "RabbitMQ tells no client which one. `rabbitmqctl list_queues -p VHOST name owner_pid` names it, and \
-                                 `rabbitmqctl list_connections pid name user peer_host peer_port` says whose it is: an instance that \
-                                 hangs, or somebody who should not have the right to configure this queue. \
-                                 `rabbitmqctl close_connection PID REASON` ends it"
-                .to_owned(),
-            Self::Unreachable => "RabbitMQ keeps the queue on record until its node is back or removed. `rabbitmqctl cluster_status` \
-                                  names the nodes that are down: start that node, or, if it never comes back, \
-                                  `rabbitmqctl forget_cluster_node NODE` removes it with the queue"
-                .to_owned(),
-            Self::Nobody { .. } => format!(
-                "No outboxd has declared it, as it is not exclusive. `rabbitmqctl list_queues -p VHOST name owner_pid policy arguments` \
-                 shows it, and `rabbitmqctl delete_queue -p VHOST {queue}` removes it. Take the right to configure \
-                 ^outboxd\\.publisher\\. from whoever declared it"
-            ),
         }
     }
 }
@@ -171,7 +149,7 @@ impl FenceMemory {
 }
 
 /// A fence that is being asked for.
-pub(super) struct Asking {
+pub(crate) struct Asking {
     queue: String,
     state: State,
     memory: FenceMemory,
@@ -199,7 +177,7 @@ enum State {
 
 impl Asking {
     /// `heartbeat` is what this connection has agreed on with the broker, and so those of other instances.
-    pub(super) fn new(queue: &str, memory: FenceMemory, heartbeat: Option<Duration>) -> Self {
+    pub(crate) fn new(queue: &str, memory: FenceMemory, heartbeat: Option<Duration>) -> Self {
         let takeover = heartbeat.unwrap_or(DEFAULT_HEARTBEAT) * TAKEOVER_HEARTBEATS + TAKEOVER_MARGIN;
         memory.forget_after(takeover);
         let queue = queue.to_owned();
@@ -207,7 +185,7 @@ impl Asking {
     }
 
     /// Asks, if it is time to.
-    pub(super) fn ask(&mut self, connection: &mut Connection) -> Result<(), Loss> {
+    pub(crate) fn ask(&mut self, connection: &mut Connection) -> Result<(), Loss> {
         if let State::ToOpen = self.state {
             connection.ask(CHANNEL, &open_channel())?;
             self.state = State::Opening;
@@ -216,7 +194,7 @@ impl Asking {
     }
 
     /// Ready when it is time to ask again, or with what is to be told of a look that is not answered.
-    pub(super) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Fence>> {
+    pub(crate) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Fence>> {
         match &mut self.state {
             State::Waiting(wait) => {
                 ready!(wait.as_mut().poll(cx));
@@ -226,19 +204,19 @@ impl Asking {
             State::Looking(patience) if !self.told_taken => {
                 ready!(patience.as_mut().poll(cx));
                 let text = format!("a look at it was not answered within {} s", LOOK_PATIENCE.as_secs());
-                Poll::Ready(Some(self.taken(Taker::Unreachable, text)))
+                Poll::Ready(Some(self.taken(FenceOwner::Unreachable, text)))
             }
             _ => Poll::Pending,
         }
     }
 
     /// Tells whether an answer is awaited on that channel. While nothing is asked the channel is closed.
-    pub(super) fn awaits_on(&self, channel: ChannelId) -> bool {
+    pub(crate) fn awaits_on(&self, channel: ChannelId) -> bool {
         channel == CHANNEL && !matches!(self.state, State::ToOpen | State::Waiting(_))
     }
 
     /// The channel is open, or the fence is held or somebody else's, which is told.
-    pub(super) fn answered(
+    pub(crate) fn answered(
         &mut self,
         answer: &AMQPClass,
         connection: &mut Connection,
@@ -253,7 +231,8 @@ impl Asking {
                 connection.ask(CHANNEL, &consume(&self.queue).map_err(Loss::Broken)?).map(|()| None)
             }
             (State::Looking(_), AMQPClass::Queue(queue::AMQPMethod::DeclareOk(found))) => {
-                let by = Taker::Nobody { consumers: found.consumer_count, messages: found.message_count };
+                let by =
+                    FenceOwner::Nobody { consumers: found.consumer_count, messages: found.message_count };
                 // Whose it is, is known. When it can be had, the same question tells as before.
                 self.declare(connection)?;
                 Ok(Some(self.taken(by, "the queue is there, and it is not exclusive".to_owned())))
@@ -267,33 +246,33 @@ impl Asking {
     }
 
     /// The broker refused. A fence that is another's is asked for again, and that is told once, and once more when it takes too long.
-    pub(super) fn refused(&mut self, Refusal { code, text }: Refusal) -> Result<Option<Fence>, DeclareError> {
+    pub(crate) fn refused(&mut self, refusal: Refusal) -> Result<Option<Fence>, DeclareError> {
         let wait = if self.told_taken { TAKEN_RETRY_INTERVAL } else { RETRY_INTERVAL };
         let refused = mem::replace(&mut self.state, State::Waiting(Box::pin(sleep(wait))));
-        let is_missing = refusal::reason(code, &text) == Reason::Missing;
-        match (refused, code) {
+        let reason = refusal.reason();
+        match (refused, refusal.code) {
             (State::Declared, reply::ACCESS_REFUSED) => {
                 self.memory.forget();
-                Ok(Some(Fence::Unwatched { text }))
+                Ok(Some(Fence::Unwatched { text: refusal.text }))
             }
             // Deleted already: it is to be had, so it is declared next.
-            (State::Declared | State::Looking(_), _) if is_missing => {
+            (State::Declared | State::Looking(_), _) if reason == Reason::Missing => {
                 self.memory.forget();
                 Ok(None)
             }
             (State::Looking(_), _) => {
-                let by = Taker::of(code, &text).unwrap_or(Taker::Connection);
-                Ok(Some(self.taken(by, text)))
+                let by = FenceOwner::of(&refusal).unwrap_or(FenceOwner::Connection);
+                Ok(Some(self.taken(by, refusal.text)))
             }
             (_, reply::RESOURCE_LOCKED) => {
                 self.memory.refused();
-                Ok((!mem::replace(&mut self.told_busy, true)).then_some(Fence::Busy { text }))
+                let is_news = !mem::replace(&mut self.told_busy, true);
+                Ok(is_news.then_some(Fence::Busy { text: refusal.text }))
             }
-            _ if matches!(refusal::reason(code, &text), Reason::Permission | Reason::QueueLimit) => {
-                let cure = cure(code, &text);
-                Ok(Some(Fence::Denied { text, cure }))
+            _ if matches!(reason, Reason::Permission | Reason::QueueLimit) => {
+                Ok(Some(Fence::Denied { refusal }))
             }
-            _ => Err(DeclareError::new(format!("queue '{}'", self.queue), Refusal { code, text })),
+            _ => Err(DeclareError::new(format!("queue '{}'", self.queue), refusal)),
         }
     }
 
@@ -316,25 +295,18 @@ impl Asking {
         connection.ask(CHANNEL, &look(&self.queue).map_err(Loss::Broken)?)
     }
 
-    fn taken(&mut self, by: Taker, text: String) -> Fence {
+    fn taken(&mut self, by: FenceOwner, text: String) -> Fence {
         (self.told_busy, self.told_taken) = (true, true);
         Fence::Taken { queue: self.queue.clone(), by, for_at_least: self.busy_for(), text }
     }
 }
 
-/// Cure for a fence that the broker has refused.
-pub(super) fn cure(code: u16, text: &str) -> String {
-    match refusal::reason(code, text) {
-        Reason::Permission => {
-            r"grant the user configure and read on ^outboxd\.publisher\. too (rabbitmqctl set_permissions)"
-                .to_owned()
-        }
-        _ => refusal::cure(code, text),
-    }
-}
-
-/// Takes a fence, for as long as the connection lasts, and begins to watch it.
-pub(super) async fn take(connection: &mut Connection, queue: &str) -> Result<(), BrokerError> {
+/// Acquires a fence, for as long as the connection lasts, and begins to watch it.
+///
+/// # Errors
+///
+/// Somebody else has it, the user may not have it, or the connection is lost.
+pub async fn acquire(connection: &mut Connection, queue: &str) -> Result<(), BrokerError> {
     connection.open_channel(CHANNEL).await?;
     for ask in [declare, consume] {
         let answered = match ask(queue) {
@@ -352,16 +324,16 @@ pub(super) async fn take(connection: &mut Connection, queue: &str) -> Result<(),
 /// # Errors
 ///
 /// The broker does not answer, as when the queue's node is down, or the connection is lost.
-pub(super) async fn taker(connection: &mut Connection, queue: &str) -> Result<Option<Taker>, BrokerError> {
+pub async fn owner(connection: &mut Connection, queue: &str) -> Result<Option<FenceOwner>, BrokerError> {
     connection.open_channel(CHANNEL).await?;
     let look = look(queue).map_err(|error| Loss::Broken(error).at(connection.at()))?;
     match connection.call(CHANNEL, look).await {
         Ok(AMQPClass::Queue(queue::AMQPMethod::DeclareOk(found))) => {
             connection.close_channel(CHANNEL).await?;
-            Ok(Some(Taker::Nobody { consumers: found.consumer_count, messages: found.message_count }))
+            Ok(Some(FenceOwner::Nobody { consumers: found.consumer_count, messages: found.message_count }))
         }
         Ok(_) => Ok(None),
-        Err(CallError::Refused(Refusal { code, text })) => Ok(Taker::of(code, &text)),
+        Err(CallError::Refused(refusal)) => Ok(FenceOwner::of(&refusal)),
         Err(lost) => Err(lost.at(connection.at())),
     }
 }

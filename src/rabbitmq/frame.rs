@@ -8,6 +8,8 @@
 
 use std::{io, ops::Range};
 
+use bytes::{Buf, BytesMut};
+
 /// Type, channel and size.
 pub const HEAD_BYTES: usize = 7;
 /// Size of a frame without a payload: the head, and the octet that ends it.
@@ -104,8 +106,100 @@ impl Head {
     }
 }
 
+/// Walk over the frames in a stream of bytes, none longer than the two sides have agreed on.
+#[derive(Debug)]
+pub struct Walk {
+    frame_bytes_max: usize,
+    /// Bytes of a content header that are still to be passed over.
+    skipped: usize,
+}
+
+/// Frame that a [`Walk`] has come to.
+#[derive(Debug)]
+pub struct Walked {
+    /// Head of the frame.
+    pub head: Head,
+    /// All of it. Of a content header that is longer than a frame may be, as much as fits into one.
+    pub bytes: BytesMut,
+}
+
+impl Walk {
+    /// For frames of at most so many bytes.
+    pub fn new(frame_bytes_max: usize) -> Self {
+        Self { frame_bytes_max, skipped: 0 }
+    }
+
+    /// Bytes of a frame, at most.
+    pub fn frame_bytes_max(&self) -> usize {
+        self.frame_bytes_max
+    }
+
+    /// Allows frames of at most so many bytes from now on.
+    pub fn limit(&mut self, frame_bytes_max: usize) {
+        self.frame_bytes_max = frame_bytes_max;
+    }
+
+    /// Takes the next frame out of `input`, its remark made legible; `None` while too little is there.
+    ///
+    /// # Errors
+    ///
+    /// What comes is no frame of AMQP 0-9-1, or is too long and no content header. (That is somebody's message, and its publisher
+    /// may have agreed on longer frames.)
+    pub fn next(&mut self, input: &mut BytesMut) -> io::Result<Option<Walked>> {
+        let skipped = self.skipped.min(input.len());
+        input.advance(skipped);
+        self.skipped -= skipped;
+        let Some(head) = Head::peek(input)? else { return Ok(None) };
+        if head.length > self.frame_bytes_max && head.kind != HEADER {
+            return Err(head.too_long(self.frame_bytes_max));
+        }
+        let length = head.length.min(self.frame_bytes_max);
+        if input.len() < length {
+            return Ok(None);
+        }
+        let mut bytes = input.split_to(length);
+        self.skipped = head.length - length;
+        if head.kind == METHOD {
+            mend_remark(head.payload_mut(&mut bytes)?);
+        }
+        Ok(Some(Walked { head, bytes }))
+    }
+}
+
+impl Walked {
+    /// Tells whether all of the frame is here.
+    pub fn is_whole(&self) -> bool {
+        self.bytes.len() == self.head.length
+    }
+
+    /// The payload; of a frame that is not whole, as much as a frame may have.
+    ///
+    /// # Errors
+    ///
+    /// The frame does not end where its head says.
+    pub fn payload(&self) -> io::Result<&[u8]> {
+        match self.is_whole() {
+            true => self.head.payload(&self.bytes),
+            // Not the byte more that stands where the frame's end belongs.
+            false => Ok(&self.bytes[HEAD_BYTES..self.bytes.len() - 1]),
+        }
+    }
+
+    /// The payload by itself.
+    ///
+    /// # Errors
+    ///
+    /// The frame does not end where its head says.
+    pub fn into_payload(mut self) -> io::Result<BytesMut> {
+        self.payload()?;
+        self.bytes.truncate(self.bytes.len() - 1);
+        self.bytes.advance(HEAD_BYTES);
+        Ok(self.bytes)
+    }
+}
+
 /// Breach of AMQP 0-9-1 by what comes.
-pub(super) fn not_amqp(text: impl Into<String>) -> io::Error {
+pub fn not_amqp(text: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.into())
 }
 
@@ -137,7 +231,11 @@ pub enum Unreadable {
     NoEnd,
 }
 
-/// Tells whether amq-protocol reads the payload of a frame of this type, in bounded depth.
+/// Checks that amq-protocol reads the payload of a frame of this type, in bounded depth.
+///
+/// # Errors
+///
+/// Says why it does not.
 pub fn check(kind: u8, payload: &[u8]) -> Result<(), Unreadable> {
     match kind {
         METHOD => method(payload),
@@ -164,7 +262,7 @@ fn remark(payload: &[u8]) -> Option<Range<usize>> {
     let method = method_of(payload)?;
     let fields = METHODS.iter().find(|(of, number, _)| (*of, *number) == method)?.2;
     let mut cursor = Cursor(payload);
-    cursor.take(4)?;
+    cursor.bytes(4)?;
     for field in fields {
         if let Remark(_) = field {
             let length = cursor.short()?.len();
@@ -183,7 +281,7 @@ pub fn method_of(payload: &[u8]) -> Option<(u16, u16)> {
 }
 
 /// Length of the body that follows a content header; 0 when it is not there.
-pub(super) fn body_size(content_header: &[u8]) -> u64 {
+pub fn body_size(content_header: &[u8]) -> u64 {
     let size = content_header.get(4..).and_then(|rest| rest.first_chunk());
     size.map_or(0, |size| u64::from_be_bytes(*size))
 }
@@ -265,7 +363,7 @@ const PROPERTIES: [(u16, Field); 14] = [
     (1 << 2, Short("property cluster_id")),
 ];
 /// Flag of the table `headers`.
-pub(super) const HEADERS_FLAG: u16 = 1 << 13;
+pub const HEADERS_FLAG: u16 = 1 << 13;
 
 fn method(payload: &[u8]) -> Result<(), Unreadable> {
     let mut cursor = Cursor(payload);
@@ -290,15 +388,17 @@ fn content_header(payload: &[u8]) -> Result<(), Unreadable> {
 }
 
 /// Beginning of a content header.
-pub(super) struct ContentHead<'a> {
+#[derive(Debug)]
+pub struct ContentHead<'a> {
     /// Class, weight and size of the body.
-    pub(super) fixed: &'a [u8],
+    pub fixed: &'a [u8],
     /// Flags of the properties that follow.
-    pub(super) flags: u16,
+    pub flags: u16,
 }
 
 /// One property of a message as it lies in a content header.
-pub(super) enum Property<'a> {
+#[derive(Debug)]
+pub enum Property<'a> {
     /// A number, or a time.
     Fixed(&'a [u8]),
     /// A short text.
@@ -308,13 +408,10 @@ pub(super) enum Property<'a> {
 }
 
 /// The properties of a content header with their flags, as far as their lengths allow, whatever is in them.
-pub(super) fn properties<'a>(
-    flags: u16,
-    mut cursor: Cursor<'a>,
-) -> impl Iterator<Item = (u16, Property<'a>)> + 'a {
+pub fn properties<'a>(flags: u16, mut cursor: Cursor<'a>) -> impl Iterator<Item = (u16, Property<'a>)> + 'a {
     PROPERTIES.into_iter().filter(move |(flag, _)| flags & flag != 0).map_while(move |(flag, field)| {
         let property = match field {
-            Fixed(bytes) => Property::Fixed(cursor.take(bytes)?),
+            Fixed(bytes) => Property::Fixed(cursor.bytes(bytes)?),
             Short(_) | Remark(_) => Property::Text(cursor.short()?),
             // A table that is cut off is read as far as it goes; nothing is left behind it.
             Long | Table(_) => Property::Headers(cursor.long_or_rest()?),
@@ -323,8 +420,12 @@ pub(super) fn properties<'a>(
     })
 }
 
-/// Tells whether amq-protocol reads a value that is nested in `level` tables or arrays.
-pub(super) fn check_value(value: Value<'_>, level: usize, what: &'static str) -> Result<(), Unreadable> {
+/// Checks that amq-protocol reads a value that is nested in `level` tables or arrays; `what` names the outermost.
+///
+/// # Errors
+///
+/// Says why it does not.
+pub fn check_value(value: Value<'_>, level: usize, what: &'static str) -> Result<(), Unreadable> {
     match value {
         Value::Plain => Ok(()),
         Value::Nested { content, named } => walk(content, named, level + 1, what),
@@ -365,24 +466,34 @@ fn name_in(what: &'static str) -> &'static str {
 }
 
 /// A value as it lies in a table or an array.
-#[derive(Clone, Copy)]
-pub(super) enum Value<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
     /// A number, a time, a long text, or nothing.
     Plain,
     /// A table, whose members have names, or an array.
-    Nested { content: &'a [u8], named: bool },
+    Nested {
+        /// Its members, as they lie there.
+        content: &'a [u8],
+        /// Set for a table.
+        named: bool,
+    },
 }
 
-/// Rest of a payload. Nothing is taken where too little is left.
-#[derive(Clone, Copy)]
-pub(super) struct Cursor<'a>(pub(super) &'a [u8]);
+/// Rest of a payload. Nothing is read where too little is left.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor<'a>(
+    /// What is left.
+    pub &'a [u8],
+);
 
 impl<'a> Cursor<'a> {
-    pub(super) fn is_empty(&self) -> bool {
+    /// Tells whether nothing is left.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+    /// So many bytes.
+    pub fn bytes(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(taken)
@@ -394,33 +505,35 @@ impl<'a> Cursor<'a> {
         Some(*taken)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
+    /// A number of two bytes.
+    pub fn u16(&mut self) -> Option<u16> {
         self.chunk().map(u16::from_be_bytes)
     }
 
     /// A length of one byte, and bytes.
-    pub(super) fn short(&mut self) -> Option<&'a [u8]> {
+    pub fn short(&mut self) -> Option<&'a [u8]> {
         let [length] = self.chunk()?;
-        self.take(length.into())
+        self.bytes(length.into())
     }
 
     /// A length of four bytes, and bytes.
     fn long(&mut self) -> Option<&'a [u8]> {
         let length = u32::from_be_bytes(self.chunk()?);
-        self.take(length as usize)
+        self.bytes(length as usize)
     }
 
     fn long_or_rest(&mut self) -> Option<&'a [u8]> {
         let length = u32::from_be_bytes(self.chunk()?) as usize;
-        self.take(length.min(self.0.len()))
+        self.bytes(length.min(self.0.len()))
     }
 
-    pub(super) fn content_head(&mut self) -> Option<ContentHead<'a>> {
-        Some(ContentHead { fixed: self.take(12)?, flags: self.u16()? })
+    /// The beginning of a content header.
+    pub fn content_head(&mut self) -> Option<ContentHead<'a>> {
+        Some(ContentHead { fixed: self.bytes(12)?, flags: self.u16()? })
     }
 
     /// A value with the letter of its type before it, as RabbitMQ and amq-protocol have them.
-    pub(super) fn value(&mut self) -> Option<Value<'a>> {
+    pub fn value(&mut self) -> Option<Value<'a>> {
         let [letter] = self.chunk()?;
         let bytes = match letter {
             b't' | b'b' | b'B' => 1,
@@ -434,12 +547,12 @@ impl<'a> Cursor<'a> {
             b'F' => return self.long().map(|content| Value::Nested { content, named: true }),
             _ => return None,
         };
-        self.take(bytes).map(|_| Value::Plain)
+        self.bytes(bytes).map(|_| Value::Plain)
     }
 
     fn pass(&mut self, field: Field) -> Result<(), Unreadable> {
         match field {
-            Fixed(bytes) => self.take(bytes).map(drop).ok_or(Unreadable::Malformed("frame")),
+            Fixed(bytes) => self.bytes(bytes).map(drop).ok_or(Unreadable::Malformed("frame")),
             Short(what) | Remark(what) => match self.short().map(std::str::from_utf8) {
                 Some(Ok(_)) => Ok(()),
                 Some(Err(_)) => Err(Unreadable::NotUtf8(what)),
@@ -544,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn every_short_text_has_to_be_utf8() {
+    fn every_short_string_has_to_be_utf8() {
         for (flag, field) in PROPERTIES {
             let Short(name) = field else { continue };
             let payload = header_of(flag, b"\x02\xc3\x28");

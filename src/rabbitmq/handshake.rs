@@ -13,11 +13,12 @@ use amq_protocol::{
 };
 
 use super::{
-    endpoint::Endpoint,
-    error::{BrokerError, Loss, Refusal, reply},
+    endpoint::{CHANNELS, Endpoint},
+    error::{BrokerError, Loss},
     link::{Frame, Link},
-    refusal::{self, Reason},
-    topology::short,
+    options::Client,
+    refusal::{Reason, Refusal, reply},
+    short_string::short,
 };
 
 /// What this client understands of RabbitMQ's extensions (<https://www.rabbitmq.com/docs/connections#capabilities>).
@@ -32,26 +33,32 @@ const CAPABILITIES: [&str; 6] = [
     "authentication_failure_close",
 ];
 
-/// Channels that a connection has to have: for messages, for declares, and for the fence.
-pub(super) const CHANNELS: u16 = 3;
-
 /// Logs in and opens the vhost. `name` is shown by RabbitMQ's management and in its log.
 ///
 /// # Errors
 ///
 /// Also when the broker, or the URL, allows fewer channels than are needed: to open one more would end the connection.
-pub(super) async fn open(link: &mut Link, at: &Endpoint, name: &str) -> Result<(), BrokerError> {
-    let channel_max = converse(link, at, name).await.map_err(|loss| {
+pub(crate) async fn open(
+    link: &mut Link,
+    at: &Endpoint,
+    client: Client,
+    name: &str,
+) -> Result<(), BrokerError> {
+    let channel_max = converse(link, at, client, name).await.map_err(|loss| {
         let at = at.clone();
         match loss {
             Loss::Broken(error) => BrokerError::Handshake { at, source: error.into() },
             Loss::Closed(Refusal { code: reply::ACCESS_REFUSED, text }) => {
                 BrokerError::LoginRefused { at, text }
             }
-            Loss::Closed(Refusal { code, text }) => match refusal::reason(code, &text) {
-                Reason::NoVhost | Reason::VhostAccess => BrokerError::VhostRefused { at, text },
-                _ => BrokerError::ConnectionRefused { at, code, text },
-            },
+            Loss::Closed(refusal) => {
+                let reason = refusal.reason();
+                let Refusal { code, text } = refusal;
+                match reason {
+                    Reason::NoVhost | Reason::VhostAccess => BrokerError::VhostRefused { at, text },
+                    _ => BrokerError::ConnectionRefused { at, code, text },
+                }
+            }
         }
     })?;
     match channel_max {
@@ -61,7 +68,7 @@ pub(super) async fn open(link: &mut Link, at: &Endpoint, name: &str) -> Result<(
 }
 
 /// The greatest number of channels that both sides agreed on; 0 is no limit.
-async fn converse(link: &mut Link, at: &Endpoint, name: &str) -> Result<u16, Loss> {
+async fn converse(link: &mut Link, at: &Endpoint, client: Client, name: &str) -> Result<u16, Loss> {
     link.put(&AMQPFrame::ProtocolHeader(ProtocolVersion::amqp_0_9_1())).map_err(Loss::Broken)?;
     let AMQPMethod::Start(_) = answer(link).await? else { return Err(unexpected("connection.start")) };
 
@@ -70,7 +77,7 @@ async fn converse(link: &mut Link, at: &Endpoint, name: &str) -> Result<u16, Los
     put(
         link,
         AMQPMethod::StartOk(StartOk {
-            client_properties: client_properties(name),
+            client_properties: client_properties(client, name),
             mechanism: mechanism.name().into(),
             response: Credentials::from(uri.authority.userinfo.clone()).sasl_auth_string(mechanism),
             locale: "en_US".into(),
@@ -104,7 +111,7 @@ fn agree(offered: &Tune, at: &Endpoint) -> TuneOk {
     }
 }
 
-fn client_properties(name: &str) -> FieldTable {
+fn client_properties(client: Client, name: &str) -> FieldTable {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut capabilities = FieldTable::default();
     for capability in CAPABILITIES {
@@ -112,8 +119,8 @@ fn client_properties(name: &str) -> FieldTable {
     }
     let mut properties = FieldTable::default();
     properties.insert("connection_name".into(), text(name));
-    properties.insert("product".into(), text(env!("CARGO_PKG_NAME")));
-    properties.insert("version".into(), text(env!("CARGO_PKG_VERSION")));
+    properties.insert("product".into(), text(client.product));
+    properties.insert("version".into(), text(client.version));
     properties.insert("capabilities".into(), AMQPValue::FieldTable(capabilities));
     properties
 }

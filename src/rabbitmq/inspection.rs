@@ -2,14 +2,15 @@
 //! unless asked to.
 
 use super::{
-    broker::BrokerOptions,
     connection::{CallError, ChannelId, Connection},
-    error::{BrokerError, DeclareError, Refusal},
-    fence::{self, Taker},
+    cures,
+    error::{BrokerError, DeclareError},
+    fence::{self, FenceOwner},
     probe,
+    publisher::PublisherOptions,
     publishing::Publishing,
-    refusal::{self, Reason},
-    topology::{CONSISTENT_HASH, DELAYED_MESSAGE, Declaration, Destination, Exchange, is_predeclared, plan},
+    refusal::{Reason, Refusal},
+    topology::{CONSISTENT_HASH, DELAYED_MESSAGE, Declaration, Destination, Exchange, is_predeclared},
 };
 
 /// A declare that fails closes its channel, so it is opened anew for each.
@@ -42,7 +43,7 @@ pub struct Problem {
 /// Connects and looks at everything that `run` needs of the broker: every exchange and queue that is configured, room for those that
 /// are missing, the fences, and whether what the sources publish would be taken. Closes the connection.
 pub async fn inspect(
-    options: &BrokerOptions,
+    options: &PublisherOptions,
     connection_name: &str,
     publishing: &[Publishing],
     fences: &[String],
@@ -56,13 +57,17 @@ pub async fn inspect(
     inspection.try_fences(fences).await;
     inspection.try_publishing(publishing).await;
     let mut checks = inspection.finish().await;
-    checks.extend(options.exchanges.iter().filter(|exchange| !exchange.mandatory).map(given_up));
+    checks.extend(options.topology.exchanges.iter().filter(|exchange| !exchange.mandatory).map(given_up));
     checks
 }
 
 /// Looks whose the fences are of sources whose slots nobody uses: they should be nobody's. Changes nothing. Says nothing of a broker
 /// that cannot be reached, as [`inspect`] does.
-pub async fn look_at_fences(options: &BrokerOptions, connection_name: &str, fences: &[String]) -> Vec<Check> {
+pub async fn look_at_fences(
+    options: &PublisherOptions,
+    connection_name: &str,
+    fences: &[String],
+) -> Vec<Check> {
     if fences.is_empty() {
         return Vec::new();
     }
@@ -83,12 +88,12 @@ fn given_up(Exchange { name, kind, .. }: &Exchange) -> Check {
 }
 
 /// Connects, declares what is configured whatever `declare` says, and closes the connection.
-pub async fn establish(options: &BrokerOptions, connection_name: &str) -> Vec<Check> {
+pub async fn establish(options: &PublisherOptions, connection_name: &str) -> Vec<Check> {
     let mut inspection = match Inspection::begin(options, connection_name).await {
         Ok(inspection) => inspection,
         Err(check) => return vec![check],
     };
-    for declaration in plan(&options.exchanges, &options.subscriptions) {
+    for declaration in options.topology.plan() {
         let finding = inspection.establish(&declaration).await.map_err(Problem::from);
         inspection.note(declaration.object(), finding).await;
     }
@@ -99,13 +104,13 @@ pub async fn establish(options: &BrokerOptions, connection_name: &str) -> Vec<Ch
 /// Removes the binding of a queue, or of a partitioned subscription's exchange, that the configuration no longer has: neither `run`
 /// nor `setup` unbinds anything by itself.
 pub async fn unbind(
-    options: &BrokerOptions,
+    options: &PublisherOptions,
     connection_name: &str,
     exchange: &str,
     queue: &str,
     key: &str,
 ) -> Vec<Check> {
-    let planned = plan(&options.exchanges, &options.subscriptions);
+    let planned = options.topology.plan();
     let is_exchange = planned.iter().any(
         |declaration| matches!(declaration, Declaration::Exchange { name, kind, .. } if name == queue && kind == CONSISTENT_HASH),
     );
@@ -141,8 +146,8 @@ pub async fn unbind(
 }
 
 /// Reads the certificates and the key, without a connection.
-pub fn validate_tls(options: &BrokerOptions) -> Check {
-    let connector = options.tls_config();
+pub fn validate_tls(options: &PublisherOptions) -> Check {
+    let connector = options.connection.tls_config();
     let finding = match connector {
         Ok(Some(_)) => Ok("certificates and key can be used".to_owned()),
         Ok(None) => Ok("no URL asks for it".to_owned()),
@@ -153,7 +158,7 @@ pub fn validate_tls(options: &BrokerOptions) -> Check {
 
 /// A connection to ask on, and what was found so far.
 struct Inspection<'o> {
-    options: &'o BrokerOptions,
+    options: &'o PublisherOptions,
     name: &'o str,
     connection: Connection,
     checks: Vec<Check>,
@@ -162,9 +167,9 @@ struct Inspection<'o> {
 }
 
 impl<'o> Inspection<'o> {
-    async fn begin(options: &'o BrokerOptions, name: &'o str) -> Result<Self, Check> {
+    async fn begin(options: &'o PublisherOptions, name: &'o str) -> Result<Self, Check> {
         let check = |finding| Check { name: "RabbitMQ".to_owned(), finding, optional: false };
-        match Connection::connect(options, name, 0).await {
+        match Connection::connect(&options.connection, name, 0).await {
             Ok(connection) => {
                 let checks = vec![check(Ok(format!("connected to {}", connection.at())))];
                 Ok(Self { options, name, connection, checks, missing_queues: 0 })
@@ -190,7 +195,7 @@ impl<'o> Inspection<'o> {
     async fn add(&mut self, check: Check) {
         self.checks.push(check);
         if self.connection.is_lost()
-            && let Ok(connection) = Connection::connect(self.options, self.name, 0).await
+            && let Ok(connection) = Connection::connect(&self.options.connection, self.name, 0).await
         {
             self.connection = connection;
         }
@@ -216,7 +221,7 @@ impl<'o> Inspection<'o> {
 
     /// Looks at what is configured, and at the exchanges that `message.exchange` names.
     async fn look_at_topology(&mut self, publishing: &[Publishing]) {
-        let mut needed = plan(&self.options.exchanges, &self.options.subscriptions);
+        let mut needed = self.options.topology.plan();
         for exchange in publishing.iter().filter_map(|publishing| publishing.exchange.text()) {
             let is_needed = |declaration: &Declaration| matches!(declaration, Declaration::Exchange { name, .. } if name == exchange);
             if !is_predeclared(exchange) && !needed.iter().any(is_needed) {
@@ -232,7 +237,7 @@ impl<'o> Inspection<'o> {
 
     /// Says what neither `run` nor `setup` does about binding keys that the configuration no longer has.
     async fn note_other_bindings(&mut self) {
-        if !self.options.subscriptions.is_empty() {
+        if !self.options.topology.subscriptions.is_empty() {
             let finding = "binding keys that were removed from the configuration stay bound (AMQP cannot list them): see `rabbitmqctl \
                            list_bindings`, and unbind with `outboxd setup --unbind EXCHANGE QUEUE KEY`";
             self.note("other bindings".to_owned(), Ok(finding.to_owned())).await;
@@ -243,7 +248,7 @@ impl<'o> Inspection<'o> {
     /// changes nothing (AMQP 0-9-1 reference, queue.declare "equivalent"); it needs the right to configure, though, and is
     /// of no interest when nothing is to be declared.
     async fn look(&mut self, declaration: &Declaration) -> Result<String, BrokerError> {
-        let (connection, declare) = (&mut self.connection, self.options.declare);
+        let (connection, declare) = (&mut self.connection, self.options.topology.declare);
         if let Declaration::Binding { destination, source, key } = declaration {
             return match declare {
                 true => match probe::bind(connection, destination, source, key).await {
@@ -286,11 +291,12 @@ impl<'o> Inspection<'o> {
     async fn try_queues(&mut self, fences: &[String]) {
         let (Some(fence), missing) = (fences.first(), self.missing_queues) else { return };
         for number in 0..missing {
-            let taken = fence::take(&mut self.connection, &format!("{fence}-{number}")).await;
-            let Err(BrokerError::ChannelClosed { code, text, .. }) = taken else { continue };
-            if refusal::reason(code, &text) == Reason::QueueLimit {
-                let what = format!("{missing} are missing, and there is room for {number}: {text}");
-                let cure = refusal::cure(code, &text);
+            let acquired = fence::acquire(&mut self.connection, &format!("{fence}-{number}")).await;
+            let Err(BrokerError::ChannelClosed { code, text, .. }) = acquired else { continue };
+            let refusal = Refusal { code, text };
+            if refusal.reason() == Reason::QueueLimit {
+                let what = format!("{missing} are missing, and there is room for {number}: {}", refusal.text);
+                let cure = cures::of_refusal(&refusal);
                 return self.note("room for queues".to_owned(), Err(Problem { what, cure })).await;
             }
             // Without the right to a fence, which is said below, nothing can be tried.
@@ -301,12 +307,14 @@ impl<'o> Inspection<'o> {
     /// Looks whether this user may have the fences. The queues go with the connection.
     async fn try_fences(&mut self, fences: &[String]) {
         for queue in fences {
-            let finding = match fence::take(&mut self.connection, queue).await {
+            let finding = match fence::acquire(&mut self.connection, queue).await {
                 Ok(()) => Ok("may be declared: of several instances only one publishes".to_owned()),
                 Err(error) => {
-                    let (why, cure) = match &error {
+                    let (why, cure) = match error {
                         BrokerError::ChannelClosed { code, text, .. } => {
-                            (text.clone(), fence::cure(*code, text))
+                            let refusal = Refusal { code, text };
+                            let cure = cures::of_fence(&refusal);
+                            (refusal.text, cure)
                         }
                         error => (error.to_string(), "see the broker's log".to_owned()),
                     };
@@ -324,16 +332,16 @@ impl<'o> Inspection<'o> {
     async fn look_at_fences(&mut self, fences: &[String]) {
         for queue in fences {
             let name = format!("queue '{queue}'");
-            match fence::taker(&mut self.connection, queue).await {
+            match fence::owner(&mut self.connection, queue).await {
                 Ok(None) => {}
-                Ok(Some(taker)) => {
+                Ok(Some(owner)) => {
                     let what = format!(
                         "belongs to {}, although nobody uses the slot: `run` publishes nothing while that is so",
-                        taker.whose()
+                        owner.whose()
                     );
-                    let finding = Err(Problem { what, cure: taker.cure(queue) });
+                    let finding = Err(Problem { what, cure: cures::of_taken_fence(queue, owner) });
                     // An instance that starts, or hangs, has its connection for a moment without the slot, and a node may come back.
-                    let optional = !matches!(taker, Taker::Nobody { .. });
+                    let optional = !matches!(owner, FenceOwner::Nobody { .. });
                     self.add(Check { name, finding, optional }).await;
                 }
                 Err(error) => {
@@ -353,19 +361,18 @@ impl<'o> Inspection<'o> {
 
     /// Looks whether the broker would take what the sources publish, as far as it is known without a row.
     async fn try_publishing(&mut self, publishing: &[Publishing]) {
-        let options = self.options;
-        let subscriptions = &options.subscriptions;
+        let topology = &self.options.topology;
         let mut tried = Vec::new();
         for source in publishing {
-            for exchange in source.exchanges(options) {
-                let keys = source.keys(exchange, subscriptions);
+            for exchange in source.exchanges(topology) {
+                let keys = source.keys(exchange, &topology.subscriptions);
                 if !tried.contains(&(exchange, keys.clone())) && !self.has_failed(exchange) {
                     let keys: Vec<&str> = keys.iter().copied().collect();
                     self.try_exchange(exchange, &source.routing_key.filled(SAMPLE), &keys).await;
                 }
                 tried.push((exchange, keys));
             }
-            if source.exchanges(options).is_empty() {
+            if source.exchanges(topology).is_empty() {
                 self.try_unnamed(source).await;
             }
         }
@@ -384,8 +391,8 @@ impl<'o> Inspection<'o> {
         for key in if keys.is_empty() { &unknown } else { keys } {
             match probe::publish(&mut self.connection, exchange, key, 0).await {
                 Ok(()) => {}
-                Err(CallError::Refused(refusal)) => match refusal::reason(refusal.code, &refusal.text) {
-                    Reason::Missing if self.options.declare => {}
+                Err(CallError::Refused(refusal)) => match refusal.reason() {
+                    Reason::Missing if self.options.topology.declare => {}
                     Reason::TopicPermission if keys.is_empty() => {
                         let what = format!(
                             "this user's topic permissions allow some routing keys only, and which ones rows have is not known \
@@ -397,9 +404,8 @@ impl<'o> Inspection<'o> {
                         return self.warn(name, Err(Problem { what, cure })).await;
                     }
                     _ => {
-                        let error = DeclareError::new("the exchange".to_owned(), refusal);
-                        let problem = Problem { what: error.what(), cure: error.cure() };
-                        return self.note(name, Err(problem)).await;
+                        let error = DeclareError::new("the exchange", refusal);
+                        return self.note(name, Err(error.into())).await;
                     }
                 },
                 Err(CallError::Lost(_)) => return self.note_untried(name).await,
@@ -418,7 +424,7 @@ impl<'o> Inspection<'o> {
     async fn try_unnamed(&mut self, source: &Publishing) {
         let name = format!("publishing to exchanges '{}'", source.exchange);
         let exchange = source.exchange.filled(SAMPLE);
-        let declared = match self.options.declare {
+        let declared = match self.options.topology.declare {
             true => probe::declare(&mut self.connection, &Declaration::topic_exchange(&exchange)).await,
             false => Ok(()),
         };
@@ -443,7 +449,7 @@ impl<'o> Inspection<'o> {
             None => Ok("rows name them: none is known here, and one of that form would be taken".to_owned()),
             Some(error) => Err(Problem {
                 what: format!("rows name them, and none is known here; one of that form, {}", error.what()),
-                cure: error.cure(),
+                cure: cures::of_declare(&error),
             }),
         };
         self.warn(name, finding).await;
@@ -457,14 +463,13 @@ impl<'o> Inspection<'o> {
         let answered = probe::publish(&mut self.connection, "", probe::UNUSED_KEY, sent).await;
         let finding = match answered {
             Err(CallError::Lost(_)) => return self.note_untried(name).await,
-            Err(CallError::Refused(Refusal { code, text }))
-                if refusal::reason(code, &text) == Reason::MessageTooLarge =>
-            {
-                Err(Problem {
-                    what: format!("delivery.message_bytes_max is {bytes}, and the broker takes less: {text}"),
-                    cure: refusal::cure(code, &text),
-                })
-            }
+            Err(CallError::Refused(refusal)) if refusal.reason() == Reason::MessageTooLarge => Err(Problem {
+                what: format!(
+                    "delivery.message_bytes_max is {bytes}, and the broker takes less: {}",
+                    refusal.text
+                ),
+                cure: cures::of_refusal(&refusal),
+            }),
             _ if sent < bytes => Ok(format!(
                 "the broker takes {sent} bytes; delivery.message_bytes_max is {bytes}, which was not tried"
             )),
@@ -509,15 +514,17 @@ async fn on_fresh_channel(
 impl From<BrokerError> for Problem {
     fn from(error: BrokerError) -> Self {
         match error {
-            BrokerError::Declare { error, .. } => Self { what: error.what(), cure: error.cure() },
-            // Every other text ends in its cure.
+            BrokerError::Declare { error, .. } => error.into(),
             error => {
-                let text = error.to_string();
-                match text.rsplit_once("; ") {
-                    Some((what, cure)) => Self { what: what.to_owned(), cure: cure.to_owned() },
-                    None => Self { what: text, cure: "see the broker's log".to_owned() },
-                }
+                let cure = cures::of(&error).unwrap_or_else(|| "see the broker's log".to_owned());
+                Self { what: cures::what(&error), cure }
             }
         }
+    }
+}
+
+impl From<DeclareError> for Problem {
+    fn from(error: DeclareError) -> Self {
+        Self { what: error.what(), cure: cures::of_declare(&error) }
     }
 }

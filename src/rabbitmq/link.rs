@@ -15,16 +15,16 @@ use amq_protocol::{
     frame::{AMQPFrame, gen_frame, parsing::parse_frame},
     protocol::AMQPClass,
 };
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::frame::{self, DELIVER, FRAME_OVERHEAD_BYTES, Head};
+use super::frame::{self, DELIVER, FRAME_OVERHEAD_BYTES, Unreadable, Walk};
 
 /// What a link runs over: TCP, or TLS over it.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
@@ -41,7 +41,7 @@ const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 
 /// Word of the broker to a publisher.
 #[derive(Debug)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     /// A method, on a channel.
     Method(u16, AMQPClass),
     /// The content header of a message that comes on a channel, not parsed; `None` when it is longer than a frame may be.
@@ -49,15 +49,13 @@ pub(super) enum Frame {
 }
 
 /// The broker, as a sequence of frames each way.
-pub(super) struct Link {
+pub(crate) struct Link {
     stream: Box<dyn Stream>,
     input: BytesMut,
-    /// Number of bytes of a content header that are still to be passed over.
-    skipped: usize,
+    walk: Walk,
     output: Vec<u8>,
     /// So much of `output` is written.
     written: usize,
-    frame_bytes_max: usize,
     heartbeat: Option<Heartbeat>,
     last_heard: Instant,
     last_said: Instant,
@@ -71,15 +69,14 @@ struct Heartbeat {
 }
 
 impl Link {
-    pub(super) fn new(stream: Box<dyn Stream>) -> Self {
+    pub(crate) fn new(stream: Box<dyn Stream>) -> Self {
         let now = Instant::now();
         Self {
             stream,
             input: BytesMut::new(),
-            skipped: 0,
+            walk: Walk::new(FRAME_BYTES_MAX),
             output: Vec::new(),
             written: 0,
-            frame_bytes_max: FRAME_BYTES_MAX,
             heartbeat: None,
             last_heard: now,
             last_said: now,
@@ -87,24 +84,24 @@ impl Link {
     }
 
     /// What the two sides agreed on; no heartbeat when `interval` is zero.
-    pub(super) fn tuned(&mut self, frame_bytes_max: usize, interval: Duration) {
-        self.frame_bytes_max = frame_bytes_max;
+    pub(crate) fn tuned(&mut self, frame_bytes_max: usize, interval: Duration) {
+        self.walk.limit(frame_bytes_max);
         self.heartbeat = (!interval.is_zero())
             .then(|| Heartbeat { interval, look: Box::pin(sleep_until(Instant::now() + interval / 2)) });
     }
 
     /// Interval of heartbeats, if there are any.
-    pub(super) fn heartbeat(&self) -> Option<Duration> {
+    pub(crate) fn heartbeat(&self) -> Option<Duration> {
         self.heartbeat.as_ref().map(|heartbeat| heartbeat.interval)
     }
 
     /// The largest frame that may be sent, its overhead included.
-    pub(super) fn frame_bytes_max(&self) -> usize {
-        self.frame_bytes_max
+    pub(crate) fn frame_bytes_max(&self) -> usize {
+        self.walk.frame_bytes_max()
     }
 
     /// The buffer to append whole frames to; they are written by whoever waits next.
-    pub(super) fn output(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
 
@@ -113,7 +110,7 @@ impl Link {
     /// # Errors
     ///
     /// The frame cannot be written down, as when a table is longer than its length field can say; what was queued is gone, too.
-    pub(super) fn put(&mut self, frame: &AMQPFrame) -> io::Result<()> {
+    pub(crate) fn put(&mut self, frame: &AMQPFrame) -> io::Result<()> {
         match gen_frame(frame)(mem::take(&mut self.output).into()) {
             Ok(written) => {
                 self.output = written.into_inner().0;
@@ -131,9 +128,9 @@ impl Link {
     /// # Errors
     ///
     /// The connection is lost, the broker is silent for two heartbeats, or what comes is not AMQP.
-    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Frame>> {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Frame>> {
         for _ in 0..READS_AT_ONCE {
-            if let Some(frame) = self.take_frame()? {
+            if let Some(frame) = self.next_frame()? {
                 return Poll::Ready(Ok(frame));
             }
             // Not before reading: what the broker said last tells more than that it takes nothing any more.
@@ -159,7 +156,7 @@ impl Link {
     }
 
     /// Writes all that is queued.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.output.len() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.output[self.written..])? {
                 Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -194,50 +191,31 @@ impl Link {
     }
 
     /// The next frame of interest, if it is there.
-    fn take_frame(&mut self) -> io::Result<Option<Frame>> {
-        loop {
-            let skipped = self.skipped.min(self.input.len());
-            self.input.advance(skipped);
-            self.skipped -= skipped;
-            let Some(head) = Head::peek(&self.input)? else { return Ok(None) };
-            if head.length > self.frame_bytes_max {
-                // The header of somebody's message: a publisher may have agreed on longer frames.
-                if head.kind == frame::HEADER {
-                    self.skipped = head.length;
-                    return Ok(Some(Frame::Header(head.channel, None)));
-                }
-                return Err(head.too_long(self.frame_bytes_max));
-            }
-            if self.input.len() < head.length {
-                return Ok(None);
-            }
-            let mut bytes = self.input.split_to(head.length);
-            if head.kind == frame::METHOD {
-                frame::mend_remark(head.payload_mut(&mut bytes)?);
-            }
-            let payload = head.payload(&bytes)?;
+    fn next_frame(&mut self) -> io::Result<Option<Frame>> {
+        while let Some(walked) = self.walk.next(&mut self.input)? {
+            let (head, payload) = (walked.head, walked.payload()?);
             match head.kind {
                 frame::METHOD if frame::method_of(payload) == Some(DELIVER) => {}
                 frame::METHOD => {
                     frame::check(head.kind, payload).map_err(|why| head.unreadable(&why))?;
-                    return match parse_frame(&bytes[..]) {
+                    return match parse_frame(&walked.bytes[..]) {
                         Ok((_, AMQPFrame::Method(channel, method))) => {
                             Ok(Some(Frame::Method(channel, method)))
                         }
-                        _ => Err(head.unreadable(&frame::Unreadable::Malformed("method"))),
+                        _ => Err(head.unreadable(&Unreadable::Malformed("method"))),
                     };
                 }
-                frame::HEADER => {
-                    bytes.truncate(head.length - 1);
-                    bytes.advance(frame::HEAD_BYTES);
-                    return Ok(Some(Frame::Header(head.channel, Some(bytes))));
+                frame::HEADER if walked.is_whole() => {
+                    return Ok(Some(Frame::Header(head.channel, Some(walked.into_payload()?))));
                 }
+                frame::HEADER => return Ok(Some(Frame::Header(head.channel, None))),
                 _ => {}
             }
         }
+        Ok(None)
     }
 
-    /// Says that we are here, and notices when the broker is not. Whether there is a heartbeat to be sent.
+    /// Says that we are here, and notices when the broker is not. Tells whether there is a heartbeat to be sent.
     fn keep_alive(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let Some(heartbeat) = &mut self.heartbeat else { return Ok(false) };
         let mut is_due = false;

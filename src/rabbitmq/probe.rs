@@ -15,10 +15,11 @@ use amq_protocol::{
 
 use super::{
     connection::{CallError, ChannelId, Connection, open_channel},
-    error::{BrokerError, DeclareError, Loss, Refusal},
+    error::{BrokerError, DeclareError, Loss},
     frame::FRAME_OVERHEAD_BYTES,
-    refusal::{self, Reason},
-    topology::{Declaration, Destination, short},
+    refusal::{Reason, Refusal},
+    short_string::short,
+    topology::{Declaration, Destination},
 };
 
 /// A refusal closes the channel, so it is opened anew for each question.
@@ -30,13 +31,17 @@ const BODY_FRAME_BYTES_MAX: usize = 128 << 10;
 /// Of exchanges of the plugin `rabbitmq_recent_history_exchange`, which would keep a copy.
 const KEEP_NOT: &str = "x-recent-history-no-store";
 /// A key that nobody publishes with, and an argument that nobody binds with.
-pub(super) const UNUSED_KEY: &str = "outboxd.check.4d8e27c1a0b35f96";
+pub const UNUSED_KEY: &str = "amqp-publisher.probe.4d8e27c1a0b35f96";
 
 /// Asks whether a message of `bytes` may be published, which is what RabbitMQ checks before it stores one: its size, the right to
 /// write, that the exchange is there and not internal, the right to the routing key.
 ///
 /// The message is published in a transaction and taken back (`tx.rollback`): queues get the messages of a transaction at its commit.
-pub(super) async fn publish(
+///
+/// # Errors
+///
+/// The broker would refuse it, or the connection is lost.
+pub async fn publish(
     connection: &mut Connection,
     exchange: &str,
     key: &str,
@@ -73,10 +78,11 @@ fn put_message(connection: &mut Connection, exchange: &str, key: &str, bytes: us
 ///
 /// One argument is made invalid. RabbitMQ looks at arguments after the rights, and after a virtual host's limit of queues (up to
 /// 3.13; later versions check limits last), but before it creates anything.
-pub(super) async fn declare(
-    connection: &mut Connection,
-    declaration: &Declaration,
-) -> Result<(), BrokerError> {
+///
+/// # Errors
+///
+/// The broker would refuse it, or the connection is lost.
+pub async fn declare(connection: &mut Connection, declaration: &Declaration) -> Result<(), BrokerError> {
     let lost = |error| Loss::Broken(error).at(connection.at());
     let Some(mut method) = declaration.method(true).map_err(lost)? else { return Ok(()) };
     let (argument, arguments, invalid) = match &mut method {
@@ -101,13 +107,16 @@ pub(super) async fn declare(
 fn is_of(refusal: &Refusal, argument: &str) -> bool {
     // Somebody else may have created it by now.
     let expected = [Reason::InvalidArgument, Reason::Different];
-    expected.contains(&refusal::reason(refusal.code, &refusal.text))
-        && refusal.text.contains(&format!("'{argument}'"))
+    expected.contains(&refusal.reason()) && refusal.text.contains(&format!("'{argument}'"))
 }
 
 /// Asks whether a binding could be made: nothing is unbound that is of use, for nobody binds with that argument, and bindings with
 /// other arguments are other bindings. RabbitMQ asks for the same rights as to bind, that to the key included, and for them first.
-pub(super) async fn bind(
+///
+/// # Errors
+///
+/// The broker would refuse it, or the connection is lost.
+pub async fn bind(
     connection: &mut Connection,
     destination: &Destination,
     source: &str,
@@ -117,17 +126,17 @@ pub(super) async fn bind(
     arguments.insert(UNUSED_KEY.into(), AMQPValue::Boolean(true));
     match unbind_with(connection, destination, source, key, arguments).await {
         // Exchange or queue is still to be declared.
-        Err(CallError::Refused(refusal))
-            if refusal::reason(refusal.code, &refusal.text) == Reason::Missing =>
-        {
-            Ok(())
-        }
+        Err(CallError::Refused(refusal)) if refusal.reason() == Reason::Missing => Ok(()),
         done => done,
     }
 }
 
 /// Removes a binding; one that is not there is no error to RabbitMQ.
-pub(super) async fn unbind(
+///
+/// # Errors
+///
+/// The broker refuses, or the connection is lost.
+pub async fn unbind(
     connection: &mut Connection,
     destination: &Destination,
     source: &str,
@@ -173,7 +182,7 @@ async fn close(connection: &mut Connection) -> Result<(), CallError> {
 }
 
 /// The refusal of `object`, or the loss of the connection, as an error.
-pub(super) fn failure(object: String, error: CallError, connection: &Connection) -> BrokerError {
+pub fn failure(object: String, error: CallError, connection: &Connection) -> BrokerError {
     let at = connection.at().clone();
     match error {
         CallError::Refused(refusal) => BrokerError::Declare { at, error: DeclareError::new(object, refusal) },

@@ -1,6 +1,7 @@
-//! Publishing with confirms, persistence and, unless an exchange is described otherwise, `mandatory`: what was handed over, what was sent, what became of it.
+//! Publishing with confirms, persistence and, unless an exchange is described otherwise, `mandatory`: what was handed over, what of
+//! it is published (its frames are written), what became of it.
 //!
-//! Knows nothing of aggregates, of order across failures, or of when to send a message again. A [`Publisher`] that gave an
+//! Knows nothing of what messages are about, of order across failures, or of when to publish a message again. A [`Publisher`] that gave an
 //! error is finished; whatever it had not told an outcome for is to be published again by another. One error is of a single
 //! message ([`BrokerError::Unsendable`]): whoever goes on after it has given that message up. A message that the broker does not
 //! take costs the channel and not the connection: the publisher opens it again and gives back what has no outcome.
@@ -17,49 +18,54 @@ use amq_protocol::protocol::{
     confirm::{AMQPMethod, Select},
 };
 
-pub use super::{broker::BrokerOptions, error::BrokerError, fence::Fence};
+pub use super::confirms::{Outcome, PublishTag};
 use super::{
     confirms::{Confirms, NotInFlight},
     connection::{CallError, ChannelId, Connection, Event, is_answer, open_channel, unasked},
     encoding,
-    error::{DeclareError, Loss, Refusal, reply},
-    fence::{Asking, FenceMemory},
-    refused::Refused,
-    row_exchanges::RowExchanges,
-    topology::{self, Declaration},
+    error::{BrokerError, DeclareError, Loss},
+    exchange_limit::ExchangeLimit,
+    fence::{Asking, Fence, FenceMemory},
+    message::Message,
+    options::ConnectionOptions,
+    refusal::{Refusal, reply},
+    subscriptions::SubscriptionWatch,
+    topology::{self, Declaration, Topology},
 };
-use crate::{ledger::PublishTag, outbox::Message};
 
 /// The channel of all messages, in confirm mode.
 const MESSAGES: ChannelId = 1;
 /// Exchanges are declared here: a declare that fails closes its channel, and must not take messages along.
 const DECLARES: ChannelId = 2;
-/// So much is encoded ahead of the socket. What a message takes is counted once, in the ledger; this comes on top. With the message
-/// that goes beyond it, a small one fits into 64 KiB.
+/// So much is encoded ahead of the socket. It comes on top of what the messages themselves take. With the message that goes beyond
+/// it, a small one fits into 64 KiB.
 const AHEAD_BYTES: usize = 60 << 10;
-/// Events that are taken in before they are told, and before everybody else has a turn.
+/// An identifying header that nobody knows is shown up to so many bytes.
+const IDENTITY_BYTES_SHOWN: usize = 100;
+/// Events that are heard before they are told, and before everybody else has a turn.
 const EVENTS_AT_ONCE: usize = 1024;
 
-/// What became of one publish.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Every queue that the message was routed to has it on disk, or on a quorum of disks.
-    Confirmed,
-    /// No queue is bound for it, so it went nowhere. RabbitMQ confirms such a message too; that is not told.
-    Returned {
-        /// 312, NO_ROUTE.
-        reply_code: u16,
-        /// The broker's own words.
-        reply_text: String,
-    },
-    /// A queue rejected it or failed, and it may or may not be in others: it has to be published again.
-    Nacked,
+/// Brokers, topology and limits of a publisher.
+#[derive(Clone, Debug)]
+pub struct PublisherOptions {
+    /// Brokers to try, and how to connect to one of them.
+    pub connection: ConnectionOptions,
+    /// Exchanges and subscriptions to declare, or verify, before anything is published.
+    pub topology: Topology,
+    /// Header whose text tells one message in flight from every other: the broker hands it back with a returned message.
+    pub identifying_header: &'static str,
+    /// Limit on the exchanges that messages have declared beyond the topology's.
+    pub exchange_limit: ExchangeLimit,
+    /// Memory of the fence, for all connections that ask for the same one.
+    pub fence_memory: FenceMemory,
+    /// Watch of this process over the subscriptions.
+    pub watch: SubscriptionWatch,
 }
 
-/// What the publisher has to say.
+/// Word of the publisher.
 #[derive(Debug)]
 pub enum PublisherEvent {
-    /// Outcomes in the order of publishing, never empty, one for each publish.
+    /// Outcomes in the order of publishing, never empty, one for each message that was published.
     Outcomes(Vec<(PublishTag, Outcome)>),
     /// The broker takes nothing any more, for instance because of a memory or disk alarm. It says so after something was
     /// published during the alarm, and for everything on this connection.
@@ -69,26 +75,54 @@ pub enum PublisherEvent {
     },
     /// The broker takes messages again.
     Unblocked,
-    /// What became of asking for a fence. Nothing is sent before it is held or denied.
+    /// Answer to the question for a fence. Nothing is published before it is held or denied.
     Fence(Fence),
     /// The broker closed the channel for a message and does not say which. Nothing of what was handed over and has no outcome
     /// will be answered: it has to be handed over again.
     ChannelClosed {
         /// Why.
         refused: Refused,
-        /// Sent, in that order, and it may be with the broker. Never empty.
+        /// Published, in that order, and may be with the broker. Never empty.
         sent: Vec<PublishTag>,
-        /// Nothing was sent of these.
+        /// Not published.
         unsent: Vec<PublishTag>,
     },
-    /// The exchange of the first of these messages is not there, or may not be declared. Nothing was sent of any of them, and they
-    /// have to be handed over again; what was sent before will be answered.
+    /// The exchange of the first of these messages is not there, or may not be declared. None of them is published, and they have to be
+    /// handed over again; what was published before will be answered.
     ExchangeRefused {
         /// Why.
         refused: Refused,
         /// In the order in which they were handed over. Never empty.
         unsent: Vec<PublishTag>,
     },
+}
+
+/// Reason why the broker does not take one message: it closed the channel for it, or refused its exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The channel was closed.
+    Publish {
+        /// AMQP reply code.
+        code: u16,
+        /// The broker's own words.
+        text: String,
+    },
+    /// The exchange is not there and cannot be declared, or is of another type.
+    Exchange(DeclareError),
+    /// The exchange is none of the topology's, and it would be one more than messages may have declared: the broker was looked at and
+    /// does not have it, or messages may have none declared at all.
+    TooManyExchanges {
+        /// The limit.
+        exchanges_max: usize,
+    },
+}
+
+impl Refused {
+    /// Tells whether the broker does not have the exchange that was published to. Its publisher asks for it again before the next
+    /// publish.
+    pub fn misses_exchange(&self) -> bool {
+        matches!(self, Self::Publish { code: reply::NOT_FOUND, .. })
+    }
 }
 
 /// A channel that the broker may close, and that is then opened again.
@@ -106,12 +140,12 @@ enum Channel {
 enum Question {
     /// Whether it is there, as only what is not there falls under the limit. That needs no permission, or any to it (RabbitMQ 4.2 and later).
     IsThere,
-    /// The same, where outboxd declares nothing.
+    /// The same, where nothing is declared.
     Verify,
     /// Declare it, or compare it with the one that is there.
     Declare {
         /// It was not there, and counts.
-        is_made: bool,
+        counts: bool,
     },
 }
 
@@ -123,12 +157,12 @@ pub struct Publisher {
     messages: Channel,
     /// That of declares.
     declares: Channel,
-    /// Exchanges of the configuration, which the connection began with.
+    /// Exchanges of the topology, which the connection began with.
     planned_exchanges: HashSet<String>,
     /// These, and those of messages that this connection has declared or found since.
     known_exchanges: HashSet<String>,
     /// Limit on those of messages.
-    row_exchanges: RowExchanges,
+    exchange_limit: ExchangeLimit,
     /// Exchanges whose messages go without `mandatory`.
     optional: HashSet<String>,
     /// A front message's exchange, on its way to be known, and what the broker is asked.
@@ -139,9 +173,11 @@ pub struct Publisher {
     fencing: Option<Asking>,
     /// What earlier connections have heard of the fence.
     fence_memory: FenceMemory,
-    /// Handed over, nothing sent of it.
+    /// Handed over, and not published.
     waiting: VecDeque<(PublishTag, Arc<Message>)>,
     confirms: Confirms,
+    /// Header that tells one message in flight from every other.
+    identifying_header: &'static str,
     /// Heard, to be told once the outcomes before it are. Each is the end of something that was asked, so there are a few at most.
     news: VecDeque<PublisherEvent>,
     /// The last thing told of a block: that the broker blocks the connection.
@@ -153,40 +189,49 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Connects, selects confirms, and declares (or verifies) the subscriptions' topology. `attempt` rotates the URLs;
-    /// `connection_name` is shown by RabbitMQ's management.
+    /// Connects, selects confirms, and declares (or verifies) the topology. `attempt` rotates the URLs; `connection_name` is shown by
+    /// RabbitMQ's management.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connection::connect`] and [`Topology::declare`].
     pub async fn connect(
-        options: &BrokerOptions,
+        options: &PublisherOptions,
         connection_name: &str,
         attempt: usize,
     ) -> Result<Self, BrokerError> {
-        let mut connection = Connection::connect(options, connection_name, attempt).await?;
+        let PublisherOptions { topology, .. } = options;
+        let mut connection = Connection::connect(&options.connection, connection_name, attempt).await?;
         connection.open_channel(MESSAGES).await?;
         let selected = connection.call(MESSAGES, select_confirms()).await;
         selected.map_err(|error| error.at(connection.at()))?;
         connection.open_channel(DECLARES).await?;
         options.watch.note_lost(&mut connection, DECLARES).await?;
-        topology::declare(&mut connection, DECLARES, options, &options.subscriptions).await?;
-        let planned_exchanges = topology::plan(&options.exchanges, &options.subscriptions)
+        topology.declare(&mut connection, DECLARES).await?;
+        let planned_exchanges = topology
+            .plan()
             .into_iter()
             .filter_map(|declaration| match declaration {
                 Declaration::Exchange { name, .. } => Some(name),
                 _ => None,
             })
             .collect();
-        let optional = options.exchanges.iter().filter(|exchange| !exchange.mandatory);
+        let optional = topology.exchanges.iter().filter(|exchange| !exchange.mandatory);
         let optional = optional.map(|exchange| exchange.name.clone()).collect();
-        let row_exchanges = options.row_exchanges.clone();
-        let fence_memory = options.fence_memory.clone();
         Ok(Self {
             optional,
-            row_exchanges,
-            fence_memory,
-            ..Self::over(connection, options.declare, planned_exchanges)
+            exchange_limit: options.exchange_limit.clone(),
+            fence_memory: options.fence_memory.clone(),
+            ..Self::over(connection, topology.declare, planned_exchanges, options.identifying_header)
         })
     }
 
-    fn over(connection: Connection, declare: bool, planned_exchanges: HashSet<String>) -> Self {
+    fn over(
+        connection: Connection,
+        declare: bool,
+        planned_exchanges: HashSet<String>,
+        identifying_header: &'static str,
+    ) -> Self {
         Self {
             connection,
             declare,
@@ -194,14 +239,15 @@ impl Publisher {
             declares: Channel::Open,
             known_exchanges: planned_exchanges.clone(),
             planned_exchanges,
-            row_exchanges: RowExchanges::default(),
+            exchange_limit: ExchangeLimit::default(),
             optional: HashSet::new(),
             declaring: None,
             looked: None,
             fencing: None,
             fence_memory: FenceMemory::default(),
             waiting: VecDeque::new(),
-            confirms: Confirms::default(),
+            confirms: Confirms::new(identifying_header),
+            identifying_header,
             news: VecDeque::new(),
             told_blocked: false,
             failure: None,
@@ -215,10 +261,13 @@ impl Publisher {
         self.fencing = Some(Asking::new(queue, self.fence_memory.clone(), self.connection.heartbeat()));
     }
 
-    /// Whether a message fits into the frames of this connection; else why not, in words that show no payload. Whoever takes
-    /// over what does not fit gets [`BrokerError::Unsendable`].
+    /// Tells whether a message fits into the frames of this connection.
+    ///
+    /// # Errors
+    ///
+    /// Says why it does not fit, in words that show no payload. Once handed over, it is a [`BrokerError::Unsendable`].
     pub fn check(&self, message: &Message) -> Result<(), String> {
-        let (frame_max, header) = (self.connection.frame_bytes_max(), encoding::header_frame_size(message));
+        let (frame_max, header) = (self.connection.frame_bytes_max(), message.header_frame_bytes());
         if header > frame_max {
             return Err(format!(
                 "its properties and headers take {header} bytes, the connection's frame_max is {frame_max}"
@@ -227,19 +276,23 @@ impl Publisher {
         Ok(())
     }
 
-    /// Takes a message over for publishing; nothing is sent until [`next`](Self::next) is polled. Frames leave in the
-    /// order of these calls. Nothing here limits how many are taken: that is the ledger's part.
+    /// Hands a message over; it is published when [`next`](Self::next) is polled. Frames are written in the order of these calls.
+    /// Nothing here limits how many are handed over: that is the caller's part.
     ///
-    /// No two messages in flight may have the same position: it is how a returned message is recognised.
+    /// No two messages in flight may have the same text in the identifying header: it is how a returned message is recognised.
     pub fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {
         self.waiting.push_back((tag, message));
     }
 
-    /// Drives sending, declares of exchanges on first use, and confirms.
+    /// Publishes, declares exchanges on first use, and hears confirms.
     ///
     /// Cancel-safe: dropping the future loses nothing. Pends for ever while there is nothing to do and the connection is
-    /// well. After an error every further call gives the same error; after [`BrokerError::Unsendable`] it goes on behind that
-    /// message, which nothing was sent of.
+    /// well.
+    ///
+    /// # Errors
+    ///
+    /// The connection is lost: every further call gives the same error. After [`BrokerError::Unsendable`] it goes on behind that
+    /// message, which was not published.
     pub async fn next(&mut self) -> Result<PublisherEvent, BrokerError> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -258,7 +311,7 @@ impl Publisher {
             }
             self.hear(cx);
             // Also after a failure: what was confirmed before it need not be sent again.
-            let outcomes = self.confirms.take_outcomes();
+            let outcomes = self.confirms.drain_outcomes();
             if !outcomes.is_empty() {
                 return Poll::Ready(Ok(PublisherEvent::Outcomes(outcomes)));
             }
@@ -271,7 +324,7 @@ impl Publisher {
             }
             let waited = match self.fencing.as_mut().map(|fencing| fencing.poll_wait(cx)) {
                 Some(Poll::Ready(answer)) => {
-                    self.take_fence(answer);
+                    self.tell_fence(answer);
                     true
                 }
                 Some(Poll::Pending) | None => false,
@@ -316,7 +369,7 @@ impl Publisher {
         self.failure.as_ref().filter(|error| heard_out || !is_of_one_message(error))
     }
 
-    /// Whether a waiting message can be encoded now.
+    /// Tells whether a waiting message can be encoded now.
     fn may_send(&mut self) -> bool {
         self.fencing.is_none()
             && self.messages == Channel::Open
@@ -340,8 +393,8 @@ impl Publisher {
                 let exchange = message.exchange.clone();
                 self.waiting.push_front((tag, message));
                 let Some(question) = self.question(&exchange) else {
-                    let refused = Refused::TooManyExchanges { exchanges_max: self.row_exchanges.max() };
-                    let unsent = self.take_waiting();
+                    let refused = Refused::TooManyExchanges { exchanges_max: self.exchange_limit.max() };
+                    let unsent = self.give_back_waiting();
                     self.news.push_back(PublisherEvent::ExchangeRefused { refused, unsent });
                     return Ok(());
                 };
@@ -349,26 +402,26 @@ impl Publisher {
                 self.declaring = Some((exchange, question));
                 return asked.map_err(|loss| loss.at(self.connection.at()));
             }
-            self.send(tag, &message)?;
+            self.send(tag, message)?;
         }
         Ok(())
     }
 
-    /// What to ask about an exchange that is not known; nothing when it would be one too many.
+    /// Question about an exchange that is not known; `None` when it would be one too many.
     fn question(&mut self, exchange: &str) -> Option<Question> {
         if !self.declare {
             return Some(Question::Verify);
         }
-        if !self.row_exchanges.is_limited(exchange) {
-            return Some(Question::Declare { is_made: false });
+        if !self.exchange_limit.counts(exchange) {
+            return Some(Question::Declare { counts: false });
         }
-        if self.row_exchanges.max() == 0 {
+        if self.exchange_limit.max() == 0 {
             return None;
         }
         match self.looked.take_if(|(looked_for, _)| looked_for == exchange) {
             None => Some(Question::IsThere),
-            Some((_, true)) => Some(Question::Declare { is_made: false }),
-            Some((_, false)) => self.row_exchanges.has_room().then_some(Question::Declare { is_made: true }),
+            Some((_, true)) => Some(Question::Declare { counts: false }),
+            Some((_, false)) => self.exchange_limit.has_room().then_some(Question::Declare { counts: true }),
         }
     }
 
@@ -378,18 +431,21 @@ impl Publisher {
         method.map_or(Ok(()), |method| self.connection.ask(DECLARES, &method))
     }
 
-    fn send(&mut self, tag: PublishTag, message: &Message) -> Result<(), BrokerError> {
-        let unsendable = |reason| BrokerError::Unsendable { position: message.position, reason };
-        self.check(message).map_err(unsendable)?;
+    fn send(&mut self, tag: PublishTag, message: Arc<Message>) -> Result<(), BrokerError> {
+        let unsendable = |reason| BrokerError::Unsendable {
+            message: message.text_header(self.identifying_header).unwrap_or_default().to_owned(),
+            reason,
+        };
+        self.check(&message).map_err(unsendable)?;
         let frame_bytes_max = self.connection.frame_bytes_max();
         let mandatory = self.optional.is_empty() || !self.optional.contains(&message.exchange);
-        encoding::put_publish(message, mandatory, MESSAGES, frame_bytes_max, self.connection.output())
+        encoding::put_publish(&message, mandatory, MESSAGES, frame_bytes_max, self.connection.output())
             .map_err(|error| unsendable(error.to_string()))?;
-        self.confirms.sent(tag, message.position);
+        self.confirms.published(tag, message);
         Ok(())
     }
 
-    /// Takes in what has arrived, [`EVENTS_AT_ONCE`] at most.
+    /// Hears what has arrived, [`EVENTS_AT_ONCE`] at most.
     fn hear(&mut self, cx: &mut Context<'_>) {
         for _ in 0..EVENTS_AT_ONCE {
             if self.is_lost {
@@ -398,7 +454,7 @@ impl Publisher {
             match self.connection.poll_event(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(event)) => {
-                    if let Err(loss) = self.take(event) {
+                    if let Err(loss) = self.handle(event) {
                         self.lose(loss.at(self.connection.at()));
                     }
                 }
@@ -408,21 +464,24 @@ impl Publisher {
         cx.waker().wake_by_ref();
     }
 
-    fn take(&mut self, event: Event) -> Result<(), Loss> {
+    fn handle(&mut self, event: Event) -> Result<(), Loss> {
         match event {
             Event::Confirmed { channel: MESSAGES, delivery_tag, multiple, ack } => {
-                if let Err(unknown) = self.confirms.confirmed(delivery_tag, multiple, ack) {
-                    self.distrust(unknown);
-                }
+                self.confirms.confirmed(delivery_tag, multiple, ack).map_err(|NotInFlight| {
+                    Loss::violation(format!(
+                        "the broker confirms publish number {delivery_tag}, which is not in flight"
+                    ))
+                })?;
             }
             Event::Returned { reply_code, reply_text, exchange, properties } => {
-                match encoding::position_of(&properties) {
-                    Some(position) => {
-                        if let Err(unknown) = self.confirms.returned(position, reply_code, reply_text) {
-                            self.distrust(unknown);
-                        }
-                    }
-                    None => self.unexpected_return(format!("exchange '{exchange}', without a position")),
+                let header = self.identifying_header;
+                let identity = encoding::text_header(&properties, header).unwrap_or_default();
+                if self.confirms.returned(identity, reply_code, reply_text).is_err() {
+                    let shown = identity.get(..IDENTITY_BYTES_SHOWN).unwrap_or(identity);
+                    let shown = String::from_utf8_lossy(shown);
+                    let what = format!("exchange '{exchange}', {header} '{shown}'");
+                    let at = self.connection.at().clone();
+                    self.lose(BrokerError::UnexpectedReturn { at, what });
                 }
             }
             Event::Confirmed { channel, .. } => {
@@ -435,8 +494,8 @@ impl Publisher {
                 match self.declaring.take() {
                     Some((exchange, Question::IsThere)) => self.looked = Some((exchange, true)),
                     Some((exchange, question)) => {
-                        if question == (Question::Declare { is_made: true }) {
-                            self.row_exchanges.made(exchange.clone());
+                        if question == (Question::Declare { counts: true }) {
+                            self.exchange_limit.declared(exchange.clone());
                         }
                         self.known_exchanges.insert(exchange);
                     }
@@ -464,18 +523,18 @@ impl Publisher {
                     return Err(unasked(channel, &method));
                 };
                 let answer = fencing.answered(&method, &mut self.connection)?;
-                self.take_fence(answer);
+                self.tell_fence(answer);
             }
             // The only queue that is consumed from here.
             Event::ConsumerEnded { consumer_tag: queue } => {
                 self.lose(BrokerError::FenceGone { at: self.connection.at().clone(), queue });
             }
-            Event::ChannelClosed { channel, refusal } => return self.take_refusal(channel, refusal),
+            Event::ChannelClosed { channel, refusal } => return self.channel_closed(channel, refusal),
         }
         Ok(())
     }
 
-    fn take_fence(&mut self, answer: Option<Fence>) {
+    fn tell_fence(&mut self, answer: Option<Fence>) {
         let Some(answer) = answer else { return };
         if !matches!(answer, Fence::Busy { .. } | Fence::Taken { .. }) {
             self.fencing = None;
@@ -483,11 +542,11 @@ impl Publisher {
         self.news.push_back(PublisherEvent::Fence(answer));
     }
 
-    fn take_refusal(&mut self, channel: ChannelId, refusal: Refusal) -> Result<(), Loss> {
+    fn channel_closed(&mut self, channel: ChannelId, refusal: Refusal) -> Result<(), Loss> {
         let at = self.connection.at().clone();
         if let Some(fencing) = self.fencing.as_mut().filter(|fencing| fencing.awaits_on(channel)) {
             match fencing.refused(refusal) {
-                Ok(answer) => self.take_fence(answer),
+                Ok(answer) => self.tell_fence(answer),
                 Err(error) => self.fail(BrokerError::Declare { at, error }),
             }
         } else if channel == DECLARES
@@ -501,7 +560,7 @@ impl Publisher {
             } else if self.waiting.front().is_some_and(|(_, message)| message.exchange == exchange) {
                 let object = Declaration::topic_exchange(&exchange).object();
                 let refused = Refused::Exchange(DeclareError::new(object, refusal));
-                let unsent = self.take_waiting();
+                let unsent = self.give_back_waiting();
                 self.news.push_back(PublisherEvent::ExchangeRefused { refused, unsent });
             }
         } else if channel == MESSAGES && self.messages == Channel::Open && self.is_of_a_message(&refusal) {
@@ -511,10 +570,10 @@ impl Publisher {
             if code == reply::NOT_FOUND {
                 // Whoever is sent again has its exchange declared first.
                 self.looked = None;
-                self.row_exchanges.forget_missing(&text);
+                self.exchange_limit.forget_missing(&text);
                 self.known_exchanges.clone_from(&self.planned_exchanges);
             }
-            let (sent, unsent) = (self.confirms.close(), self.take_waiting());
+            let (sent, unsent) = (self.confirms.close(), self.give_back_waiting());
             let refused = Refused::Publish { code, text };
             self.news.push_back(PublisherEvent::ChannelClosed { refused, sent, unsent });
         } else {
@@ -523,7 +582,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Whether the channel can have been closed for one message. An exchange of the configuration that is gone under way (404) has
+    /// Tells whether the channel can have been closed for one message. An exchange of the topology that is gone under way (404) has
     /// taken its bindings along: then a new connection declares all of the topology. Any other is a message's own: it is declared
     /// again for that message, or cannot be, as the broker's own; not every broker has `amq.rabbitmq.event`.
     fn is_of_a_message(&self, refusal: &Refusal) -> bool {
@@ -532,28 +591,14 @@ impl Publisher {
         !is_declared_anew && !self.confirms.is_empty()
     }
 
-    /// Tells whether a 404 names an exchange of the configuration, or none that can be recognised.
+    /// Tells whether a 404 names an exchange of the topology, or none that can be recognised.
     fn may_mean_a_planned_exchange(&self, text: &str) -> bool {
         let Some((_, named)) = text.split_once("no exchange '") else { return true };
         self.planned_exchanges.iter().any(|exchange| is_said(named, &format!("{exchange}' in vhost '")))
     }
 
-    fn take_waiting(&mut self) -> Vec<PublishTag> {
+    fn give_back_waiting(&mut self) -> Vec<PublishTag> {
         self.waiting.drain(..).map(|(tag, _)| tag).collect()
-    }
-
-    fn distrust(&mut self, unknown: NotInFlight) {
-        match unknown {
-            NotInFlight::Position(position) => self.unexpected_return(format!("position {position}")),
-            NotInFlight::DeliveryTag(tag) => {
-                let text = format!("the broker confirms publish number {tag}, which is not in flight");
-                self.lose(Loss::violation(text).at(self.connection.at()));
-            }
-        }
-    }
-
-    fn unexpected_return(&mut self, what: String) {
-        self.lose(BrokerError::UnexpectedReturn { at: self.connection.at().clone(), what });
     }
 }
 

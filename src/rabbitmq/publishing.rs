@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use super::{broker::BrokerOptions, topology::Subscription};
+use super::topology::{Subscription, Topology};
 
 /// Text with gaps that each row fills. Displayed with `*` for a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,13 +83,13 @@ impl fmt::Display for Pattern {
 impl Publishing {
     /// The exchanges that are known to be published to: the one that `message.exchange` names, else those of `[[exchanges]]` and
     /// `[[subscriptions]]` that rows may name.
-    pub(super) fn exchanges<'p>(&'p self, options: &'p BrokerOptions) -> BTreeSet<&'p str> {
+    pub(super) fn exchanges<'p>(&'p self, topology: &'p Topology) -> BTreeSet<&'p str> {
         match self.exchange.text() {
             Some(exchange) => BTreeSet::from([exchange]),
             None => {
-                let described = options.exchanges.iter().map(|exchange| exchange.name.as_str());
+                let described = topology.exchanges.iter().map(|exchange| exchange.name.as_str());
                 let subscribed =
-                    options.subscriptions.iter().map(|subscription| subscription.exchange.as_str());
+                    topology.subscriptions.iter().map(|subscription| subscription.exchange.as_str());
                 described.chain(subscribed).filter(|exchange| self.exchange.fits(exchange)).collect()
             }
         }

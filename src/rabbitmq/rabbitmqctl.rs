@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{
-    broker::BrokerOptions,
     error::BrokerError,
+    options::ConnectionOptions,
     publishing::{Pattern, Publishing},
-    topology::{Argument, CONSISTENT_HASH, Declaration, Destination, TOPIC, is_predeclared, plan},
+    topology::{Argument, CONSISTENT_HASH, Declaration, Destination, TOPIC, Topology, is_predeclared},
 };
 use crate::shell_word::quoted;
 
@@ -51,7 +51,7 @@ struct Rights {
 }
 
 impl Rights {
-    fn of(options: &BrokerOptions, publishing: &[Publishing], fences: &[Pattern]) -> Self {
+    fn of(topology: &Topology, publishing: &[Publishing], fences: &[Pattern]) -> Self {
         let mut rights = Self::default();
         for fence in fences {
             rights.configure.pattern(fence);
@@ -60,14 +60,12 @@ impl Rights {
         }
         for source in publishing {
             rights.write.pattern(&source.exchange);
-            if options.declare && !source.exchange.text().is_some_and(is_predeclared) {
+            if topology.declare && !source.exchange.text().is_some_and(is_predeclared) {
                 rights.configure.pattern(&source.exchange);
             }
         }
-        if options.declare {
-            plan(&options.exchanges, &options.subscriptions)
-                .iter()
-                .for_each(|declaration| rights.declare(declaration));
+        if topology.declare {
+            topology.plan().iter().for_each(|declaration| rights.declare(declaration));
         }
         rights
     }
@@ -115,13 +113,14 @@ impl Rights {
 ///
 /// A URL of the configuration is none.
 pub fn commands(
-    options: &BrokerOptions,
+    connection: &ConnectionOptions,
+    topology: &Topology,
     publishing: &[Publishing],
     fences: &[Pattern],
 ) -> Result<String, BrokerError> {
     let mut text = String::new();
     let mut seen = BTreeSet::new();
-    for at in options.endpoints()? {
+    for at in connection.endpoints()? {
         let (vhost, user) = (quoted(at.vhost()), quoted(at.user()));
         if !seen.insert((vhost.clone(), user.clone())) {
             continue;
@@ -133,25 +132,25 @@ pub fn commands(
         }
         text += &format!("rabbitmqctl add_user {user}\n");
         text += "# Rights to configure, write and read; they replace the ones that the user has there.\n";
-        let Rights { configure, write, read } = Rights::of(options, publishing, fences);
+        let Rights { configure, write, read } = Rights::of(topology, publishing, fences);
         let [configure, write, read] = [configure, write, read].map(|names| quoted(&names.regex()));
         text += &format!("rabbitmqctl set_permissions -p {vhost} {user} {configure} {write} {read}\n");
-        text += &topic_permissions(options, publishing, &vhost, &user);
+        text += &topic_permissions(topology, publishing, &vhost, &user);
     }
     let is_hash = |declaration: &Declaration| matches!(declaration, Declaration::Exchange { kind, .. } if kind == CONSISTENT_HASH);
-    if plan(&options.exchanges, &options.subscriptions).iter().any(is_hash) {
+    if topology.plan().iter().any(is_hash) {
         text += "# For subscriptions with partitions, on every node.\nrabbitmq-plugins enable rabbitmq_consistent_hash_exchange\n";
     }
     Ok(text)
 }
 
 /// Which routing keys the user may write, and bind by, for each topic exchange that is known. Without such a command all are allowed.
-fn topic_permissions(options: &BrokerOptions, publishing: &[Publishing], vhost: &str, user: &str) -> String {
-    let subscriptions = &options.subscriptions;
-    let exchanges: BTreeSet<&str> = publishing.iter().flat_map(|source| source.exchanges(options)).collect();
+fn topic_permissions(topology: &Topology, publishing: &[Publishing], vhost: &str, user: &str) -> String {
+    let subscriptions = &topology.subscriptions;
+    let exchanges: BTreeSet<&str> = publishing.iter().flat_map(|source| source.exchanges(topology)).collect();
     let mut text = String::new();
     let is_topic = |name: &str| {
-        let described = options.exchanges.iter().find(|exchange| exchange.name == name);
+        let described = topology.exchanges.iter().find(|exchange| exchange.name == name);
         !is_predeclared(name) && described.is_none_or(|exchange| exchange.kind == TOPIC)
     };
     for exchange in exchanges.into_iter().filter(|exchange| is_topic(exchange)) {
@@ -199,7 +198,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::rabbitmq::topology::{QueueType, Subscription};
+    use crate::rabbitmq::{
+        Client,
+        topology::{QueueType, Subscription},
+    };
 
     #[test]
     fn rights_are_as_few_as_the_configuration_needs() {
@@ -213,30 +215,27 @@ mod tests {
             dead_letter: true,
             arguments: Vec::new(),
         };
-        let mut options = BrokerOptions {
+        let connection = ConnectionOptions {
+            client: Client { product: "a test", version: "1" },
             rotating: None,
             urls: vec![
                 "amqp://shop:s3cret@h1/my%20shop".to_owned(),
                 "amqp://shop:s3cret@h2/my%20shop".to_owned(),
             ],
-            declare: true,
             heartbeat: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             ca_file: None,
             client_cert: None,
-            exchanges: Vec::new(),
-            subscriptions: vec![subscription],
-            row_exchanges: crate::rabbitmq::row_exchanges::RowExchanges::default(),
-            fence_memory: Default::default(),
-            watch: crate::rabbitmq::subscriptions::SubscriptionWatch::default(),
         };
+        let mut topology =
+            Topology { declare: true, subscriptions: vec![subscription], ..Topology::default() };
         let publishing = [Publishing {
             exchange: Pattern::new([None, Some(".events")]),
             routing_key: Pattern::new([None]),
             message_bytes_max: 1,
         }];
         let fences = [Pattern::new([Some("outboxd.publisher.a."), None])];
-        let commands = super::commands(&options, &publishing, &fences).unwrap();
+        let commands = super::commands(&connection, &topology, &publishing, &fences).unwrap();
         let lines: Vec<&str> = commands.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             lines,
@@ -247,8 +246,8 @@ mod tests {
                 r"rabbitmqctl set_topic_permissions -p 'my shop' shop Order.events '^.*$' '^(#\.eu|OrderCreated)$'",
             ]
         );
-        options.declare = false;
-        let commands = super::commands(&options, &publishing, &fences).unwrap();
+        topology.declare = false;
+        let commands = super::commands(&connection, &topology, &publishing, &fences).unwrap();
         assert!(
             commands.contains(
                 r"set_permissions -p 'my shop' shop '^outboxd\.publisher\.a\..*$' '^.*\.events$' '^outboxd\.publisher\.a\..*$'"

@@ -4,9 +4,48 @@
 //! little (406 is a difference, a limit, a missing plugin or a message that is too large). What RabbitMQ adds later falls back to
 //! what its code means. RabbitMQ cuts a text after 255 bytes, so a row goes by the beginning of its sentence wherever it can.
 
-use super::error::reply;
-use crate::remedy::Mender;
-use crate::shell_word::quoted;
+use std::fmt;
+
+use crate::{remedy::Mender, shell_word::quoted};
+
+/// AMQP reply codes, as in the specification's table of constants.
+pub(crate) mod reply {
+    pub(crate) const CONNECTION_FORCED: u16 = 320;
+    pub(crate) const ACCESS_REFUSED: u16 = 403;
+    pub(crate) const NOT_FOUND: u16 = 404;
+    pub(crate) const RESOURCE_LOCKED: u16 = 405;
+    pub(crate) const PRECONDITION_FAILED: u16 = 406;
+    pub(crate) const FRAME_ERROR: u16 = 501;
+    pub(crate) const COMMAND_INVALID: u16 = 503;
+    pub(crate) const RESOURCE_ERROR: u16 = 506;
+    pub(crate) const NOT_ALLOWED: u16 = 530;
+    pub(crate) const INTERNAL_ERROR: u16 = 541;
+}
+
+/// Word of the broker when it closes a channel or a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// AMQP reply code.
+    pub code: u16,
+    /// The broker's own words.
+    pub text: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: u16, text: impl fmt::Display) -> Self {
+        Self { code, text: text.to_string() }
+    }
+
+    /// Reason, by code and words.
+    pub fn reason(&self) -> Reason {
+        reason(self.code, &self.text)
+    }
+
+    /// Next step, for an administrator of the broker.
+    pub fn cure(&self) -> String {
+        cure(self.code, &self.text)
+    }
+}
 
 /// Reason of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,12 +201,11 @@ static TABLE: &[Row] = &[
     row(reply::ACCESS_REFUSED, &["access to topic '"], Reason::TopicPermission, "is closed to this user for that routing key",
         "allow the key for writing (binding: for reading): rabbitmqctl set_topic_permissions -p {vhost} {user} {exchange} WRITE READ"),
     row(reply::ACCESS_REFUSED, &["access to "], Reason::Permission, "is closed to this user",
-        "grant the user configure, write and read as `outboxd setup --print-rabbitmqctl` prints it (rabbitmqctl set_permissions -p \
-         {vhost} {user} CONFIGURE WRITE READ)"),
+        "grant the user configure, write and read (rabbitmqctl set_permissions -p {vhost} {user} CONFIGURE WRITE READ)"),
     row(reply::ACCESS_REFUSED, &["", " contains reserved prefix 'amq.*'"], Reason::ReservedName, "has a name that only the broker may use",
         "choose a name that does not begin with amq."),
     row(reply::ACCESS_REFUSED, &["cannot publish to internal "], Reason::InternalExchange, "is internal and takes no messages from clients",
-        "publish to an exchange that is not internal (message.exchange)"),
+        "publish to an exchange that is not internal"),
     row(reply::ACCESS_REFUSED, &["operation not permitted on the default exchange"], Reason::DefaultExchange, "belongs to the default exchange, which cannot be declared or bound",
         "name another exchange"),
     row(reply::ACCESS_REFUSED, &["", " in exclusive use"], Reason::ExclusiveConsumer, "is read by a consumer that has it for itself",
@@ -175,7 +213,7 @@ static TABLE: &[Row] = &[
     row(reply::ACCESS_REFUSED, &["Login was refused "], Reason::Login, "needs a login that the broker does not accept",
         "check user and password (the user guest may log in from localhost only)"),
     row(reply::ACCESS_REFUSED, &[""], Reason::Permission, "is refused to this user",
-        "grant the user configure, write and read as `outboxd setup --print-rabbitmqctl` prints it (rabbitmqctl set_permissions)"),
+        "grant the user configure, write and read (rabbitmqctl set_permissions)"),
 
     row(reply::NOT_FOUND, &["home node '"], Reason::Unavailable, "is on a node that is down",
         "start that node: the queue's messages are there (rabbitmqctl cluster_status)"),
@@ -186,7 +224,7 @@ static TABLE: &[Row] = &[
     row(reply::NOT_FOUND, &["failed to perform operation on "], Reason::Unavailable, "does not answer",
         "look for nodes that are down or overloaded (rabbitmqctl cluster_status, rabbitmq-diagnostics check_if_any_quorum_queues_have_no_leader)"),
     row(reply::NOT_FOUND, &[""], Reason::Missing, "is missing",
-        "create it, or set rabbitmq.declare = true"),
+        "create it"),
 
     row(reply::RESOURCE_LOCKED, &["cannot obtain access to locked "], Reason::Locked, "has a single active consumer and cannot be read by basic.get",
         "read it with a consumer"),
@@ -196,7 +234,7 @@ static TABLE: &[Row] = &[
         "end that connection (rabbitmqctl list_queues -p {vhost} name owner_pid), or choose another name"),
 
     row(reply::PRECONDITION_FAILED, &["inequivalent arg '"], Reason::Different, "exists, but differently",
-        "make it what the configuration says, or the configuration what it is"),
+        "declare it as it is, or delete it"),
     row(reply::PRECONDITION_FAILED, &["cannot declare queue '", "queue limit in cluster ("], Reason::QueueLimit, "is refused: the cluster has as many queues as it may have",
         "raise cluster_queue_limit in rabbitmq.conf, or delete queues that nobody needs"),
     row(reply::PRECONDITION_FAILED, &["cannot declare queue '"], Reason::QueueLimit, "is refused: the virtual host has as many queues as it may have",
@@ -207,9 +245,9 @@ static TABLE: &[Row] = &[
     row(reply::PRECONDITION_FAILED, &["unknown exchange type '"], Reason::UnknownExchangeType, UNKNOWN_TYPE, ENABLE_PLUGIN),
     row(reply::PRECONDITION_FAILED, &["invalid exchange type '"], Reason::UnknownExchangeType, UNKNOWN_TYPE, ENABLE_PLUGIN),
     row(reply::PRECONDITION_FAILED, &["invalid arg '"], Reason::InvalidArgument, "has an argument that this kind of queue does not take",
-        "correct the argument (arguments, queue_type), as far as this version of RabbitMQ has it"),
+        "correct the argument, as far as this version of RabbitMQ has it"),
     row(reply::PRECONDITION_FAILED, &["invalid property '"], Reason::InvalidArgument, "has a property that this kind of queue does not take",
-        "correct queue_type"),
+        "correct the type of the queue"),
     row(reply::PRECONDITION_FAILED, &["invalid type '"], Reason::InvalidArgument, "has an argument of the wrong type",
         "correct the argument's type"),
     row(reply::PRECONDITION_FAILED, &["Invalid argument, "], Reason::InvalidArgument, "has an argument that this type of exchange does not take",
@@ -221,8 +259,7 @@ static TABLE: &[Row] = &[
     row(reply::PRECONDITION_FAILED, &["The binding key must be "], Reason::InvalidArgument, "has a key that this type of exchange does not take",
         "bind it with a number greater than 0"),
     row(reply::PRECONDITION_FAILED, &["message size "], Reason::MessageTooLarge, "takes no message of that size",
-        "lower delivery.message_bytes_max to the broker's limit, so that such rows fall under delivery.on_invalid, or raise max_message_size in \
-         rabbitmq.conf"),
+        "raise max_message_size in rabbitmq.conf, or send smaller messages"),
     row(reply::PRECONDITION_FAILED, &["invalid expiration '"], Reason::InvalidMessage, "takes no message with that expiration",
         "correct the expiration: a number of milliseconds as text"),
     row(reply::PRECONDITION_FAILED, &["user_id property set to '"], Reason::InvalidMessage, "takes no message with that user_id",
@@ -252,14 +289,12 @@ static TABLE: &[Row] = &[
         "create it (rabbitmqctl add_vhost {vhost}), grant it (rabbitmqctl set_permissions -p {vhost} {user} CONFIGURE WRITE READ), or correct the \
          URL's path, in which the virtual host / is written %2f"),
     row(reply::NOT_ALLOWED, &["connection refused for user '"], Reason::UserConnectionLimit, "needs one more connection than the user may have",
-        "raise the user's limit (rabbitmqctl set_user_limits {user} '{\"max-connections\": N}', which replaces the user's other limits): outboxd needs \
-         one connection a source"),
+        "raise the user's limit (rabbitmqctl set_user_limits {user} '{\"max-connections\": N}', which replaces the user's other limits)"),
     row(reply::NOT_ALLOWED, &["connection refused: node connection limit ("], Reason::NodeConnectionLimit, "needs one more connection than the node may have",
         "raise connection_max in rabbitmq.conf, or close connections that nobody needs"),
     // RabbitMQ 4.0 names its own node as the user.
     row(reply::NOT_ALLOWED, &["number of channels opened for user '"], Reason::UserChannelLimit, "needs one more channel than the user may have",
-        "raise the user's limit (rabbitmqctl set_user_limits USER '{\"max-channels\": N}', which replaces the user's other limits): outboxd needs \
-         three channels a source"),
+        "raise the user's limit (rabbitmqctl set_user_limits USER '{\"max-channels\": N}', which replaces the user's other limits)"),
     row(reply::NOT_ALLOWED, &["number of channels opened on node '"], Reason::NodeChannelLimit, "needs one more channel than the node may have",
         "raise channel_max_per_node in rabbitmq.conf, or close channels that nobody needs"),
     row(reply::NOT_ALLOWED, &["number of channels opened ("], Reason::ChannelLimit, "needs one more channel than a connection may have",
@@ -272,7 +307,7 @@ static TABLE: &[Row] = &[
         "see the broker's log"),
 
     row(reply::CONNECTION_FORCED, &[""], Reason::Ended, "needs a connection, which the broker ended",
-        "see whether a node stops or an operator closed the connection: outboxd connects again by itself"),
+        "see whether a node stops or an operator closed the connection"),
     row(reply::RESOURCE_ERROR, &[""], Reason::NoReplica, "has no replica that answers",
         "look for nodes that are down (rabbitmqctl cluster_status)"),
     row(reply::FRAME_ERROR, &[""], Reason::FrameTooLarge, "needs a larger frame than the two sides agreed on",
@@ -296,12 +331,12 @@ pub fn reason(code: u16, text: &str) -> Reason {
 }
 
 /// Meaning of a refusal, to follow the name of what was refused.
-pub(super) fn means(code: u16, text: &str) -> &'static str {
+pub fn means(code: u16, text: &str) -> &'static str {
     find(code, text).means
 }
 
 /// Cure of a refusal, with names from the broker's sentence. Holds no semicolon: in an error's text the cure follows the last one.
-pub(super) fn cure(code: u16, text: &str) -> String {
+pub fn cure(code: u16, text: &str) -> String {
     let mut cure = find(code, text).cure.to_owned();
     for (placeholder, before) in [
         ("{vhost}", &[" in vhost '", "vhost '"][..]),

@@ -16,11 +16,11 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    broker::BrokerOptions,
     connection::{ChannelId, Connection, Event, unasked},
     error::{BrokerError, DeclareError, Loss},
+    options::ConnectionOptions,
     refusal::Reason,
-    topology::{Declaration, Subscription, plan_one},
+    topology::{Declaration, Subscription, Topology},
 };
 
 /// The channel of a look.
@@ -60,9 +60,9 @@ struct Route {
 
 impl SubscriptionWatch {
     /// Watches the subscriptions, if there are any.
-    pub fn new(options: &BrokerOptions) -> Self {
+    pub fn new(topology: &Topology) -> Self {
         let kind = |name: &str| {
-            let described = options.exchanges.iter().find(|described| described.name == name);
+            let described = topology.exchanges.iter().find(|described| described.name == name);
             let predeclared = match name {
                 "amq.direct" => "direct",
                 "amq.fanout" => "fanout",
@@ -71,7 +71,7 @@ impl SubscriptionWatch {
             };
             described.map_or(predeclared, |described| &described.kind).to_owned()
         };
-        let routes = options.subscriptions.iter().map(|Subscription { exchange, binding_keys, .. }| Route {
+        let routes = topology.subscriptions.iter().map(|Subscription { exchange, binding_keys, .. }| Route {
             exchange: exchange.clone(),
             kind: kind(exchange),
             keys: binding_keys.clone(),
@@ -91,7 +91,7 @@ impl SubscriptionWatch {
     /// Tells whether a queue of a subscription should have got a message.
     pub fn expects(&self, exchange: &str, routing_key: &str) -> bool {
         let routes = self.0.iter().flat_map(|shared| &shared.routes);
-        routes.filter(|route| route.exchange == exchange).any(|route| route.takes(routing_key))
+        routes.filter(|route| route.exchange == exchange).any(|route| route.matches(routing_key))
     }
 
     /// Asks for a look; gives the number of the question.
@@ -127,7 +127,7 @@ impl SubscriptionWatch {
     }
 
     /// Queues that were gone and are declared anew, with the time at which they were last there. Each is told once.
-    pub fn take_lost(&self) -> Vec<(String, SystemTime)> {
+    pub fn drain_lost(&self) -> Vec<(String, SystemTime)> {
         self.queues().map(|mut queues| std::mem::take(&mut queues.lost)).unwrap_or_default()
     }
 
@@ -151,7 +151,7 @@ impl SubscriptionWatch {
     }
 
     /// Before a connection declares everything anew: notes queues that were there and are gone.
-    pub(super) async fn note_lost(
+    pub(crate) async fn note_lost(
         &self,
         connection: &mut Connection,
         channel: ChannelId,
@@ -172,9 +172,9 @@ impl SubscriptionWatch {
 }
 
 impl Route {
-    fn takes(&self, routing_key: &str) -> bool {
+    fn matches(&self, routing_key: &str) -> bool {
         match &*self.kind {
-            "topic" => self.keys.iter().any(|key| topic_takes(key, routing_key)),
+            "topic" => self.keys.iter().any(|key| topic_matches(key, routing_key)),
             "direct" => self.keys.iter().any(|key| key == routing_key),
             "fanout" | "headers" | "x-consistent-hash" => true,
             // How another type routes is not known here.
@@ -184,25 +184,25 @@ impl Route {
 }
 
 /// Tells whether a topic exchange routes a message by this binding key: `*` stands for one word, `#` for any number.
-fn topic_takes(binding: &str, key: &str) -> bool {
+fn topic_matches(binding: &str, key: &str) -> bool {
     let words = |text| if str::is_empty(text) { Vec::new() } else { text.split('.').collect::<Vec<_>>() };
     let key = words(key);
-    // Whether what was looked at of the binding can take the first so many words of the key.
-    let mut takes = vec![false; key.len() + 1];
-    takes[0] = true;
+    // Tells of each number of words at the beginning of the key whether what was looked at of the binding matches them.
+    let mut matches = vec![false; key.len() + 1];
+    matches[0] = true;
     for part in words(binding) {
         let mut next = vec![false; key.len() + 1];
         if part == "#" {
-            let first = takes.iter().position(|takes| *takes);
+            let first = matches.iter().position(|matches| *matches);
             next[first.unwrap_or(key.len() + 1).min(key.len() + 1)..].fill(true);
         } else {
             for (index, word) in key.iter().enumerate() {
-                next[index + 1] = takes[index] && (part == "*" || part == *word);
+                next[index + 1] = matches[index] && (part == "*" || part == *word);
             }
         }
-        takes = next;
+        matches = next;
     }
-    takes[key.len()]
+    matches[key.len()]
 }
 
 /// Finding of a look about one queue.
@@ -212,10 +212,10 @@ pub enum QueueState {
     Present,
     /// The queue was gone, and is declared anew and bound.
     DeclaredAnew,
-    /// The queue gets no messages, for this reason, with the cure.
-    Missing(String),
-    /// The queue cannot be looked at, for this reason.
-    Unknown(String),
+    /// The queue gets no messages.
+    Missing(DeclareError),
+    /// The queue cannot be looked at.
+    Unknown(DeclareError),
 }
 
 /// A connection that looks at the queues of subscriptions.
@@ -226,29 +226,41 @@ pub struct Look {
 
 impl Look {
     /// Connects. `attempt` rotates the URLs; `name` is shown by RabbitMQ's management.
-    pub async fn connect(options: &BrokerOptions, name: &str, attempt: usize) -> Result<Self, BrokerError> {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connection::connect`].
+    pub async fn connect(
+        options: &ConnectionOptions,
+        name: &str,
+        attempt: usize,
+    ) -> Result<Self, BrokerError> {
         let connection = Connection::connect(options, name, attempt).await?;
         Ok(Self { connection, is_open: false })
     }
 
-    /// Looks at every queue of the subscriptions by passive declares. With [`BrokerOptions::declare`], declares those anew that
-    /// are gone, and every binding.
+    /// Looks at every queue of the subscriptions by passive declares, and tells `watch` which are there. With
+    /// [`Topology::declare`], declares those anew that are gone, and every binding.
     ///
     /// # Errors
     ///
     /// The connection is lost.
-    pub async fn look(&mut self, options: &BrokerOptions) -> Result<Vec<(String, QueueState)>, BrokerError> {
+    pub async fn look(
+        &mut self,
+        topology: &Topology,
+        watch: &SubscriptionWatch,
+    ) -> Result<Vec<(String, QueueState)>, BrokerError> {
         let mut states = Vec::new();
-        for subscription in &options.subscriptions {
-            let plan = plan_one(&options.exchanges, subscription);
-            self.look_at(options, &plan, &mut states).await?;
+        for subscription in &topology.subscriptions {
+            let plan = topology.plan_of(subscription);
+            self.look_at(topology.declare, &plan, &mut states).await?;
         }
         for (queue, state) in &states {
             match state {
-                QueueState::Present => options.watch.seen(queue),
+                QueueState::Present => watch.seen(queue),
                 QueueState::DeclaredAnew => {
-                    options.watch.lost(queue);
-                    options.watch.seen(queue);
+                    watch.lost(queue);
+                    watch.seen(queue);
                 }
                 QueueState::Missing(_) | QueueState::Unknown(_) => {}
             }
@@ -258,7 +270,7 @@ impl Look {
 
     async fn look_at(
         &mut self,
-        options: &BrokerOptions,
+        declare: bool,
         plan: &[Declaration],
         states: &mut Vec<(String, QueueState)>,
     ) -> Result<(), BrokerError> {
@@ -270,15 +282,15 @@ impl Look {
                 Ok(()) => QueueState::Present,
                 Err(error) if error.reason == Reason::Missing => {
                     gone.push(declaration);
-                    QueueState::Missing(error.to_string())
+                    QueueState::Missing(error)
                 }
-                Err(error) => QueueState::Unknown(error.to_string()),
+                Err(error) => QueueState::Unknown(error),
             };
             if let Declaration::Queue { name, .. } = declaration {
                 states.push((name.clone(), state));
             }
         }
-        if !options.declare {
+        if !declare {
             return Ok(());
         }
         let is_binding = |declaration: &&Declaration| matches!(declaration, Declaration::Binding { .. });
@@ -303,7 +315,7 @@ impl Look {
             for (_, state) in states[first..].iter_mut().filter(of_queue) {
                 *state = match &done {
                     Ok(()) => QueueState::DeclaredAnew,
-                    Err(error) => QueueState::Missing(error.to_string()),
+                    Err(error) => QueueState::Missing(error.clone()),
                 };
             }
         }
@@ -432,7 +444,7 @@ mod tests {
             ("*.*", "a.", true),
             ("OrderCreated", "OrderCreated", true),
         ] {
-            assert_eq!(topic_takes(binding, key), expected, "{binding} {key}");
+            assert_eq!(topic_matches(binding, key), expected, "{binding} {key}");
         }
     }
 

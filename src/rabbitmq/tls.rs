@@ -23,22 +23,30 @@ pub enum CertificateError {
         reason: String,
     },
     /// The platform has no trusted certificates.
-    #[error(
-        "this machine has no trusted CA certificates; install the package ca-certificates or set rabbitmq.tls_ca_file"
-    )]
+    #[error("this machine has no trusted CA certificates")]
     NoPlatformRoots,
     /// Certificate and key do not go together, or rustls cannot use them.
-    #[error(
-        "the client certificate and key cannot be used; they must belong together and be RSA, ECDSA or Ed25519"
-    )]
+    #[error("the client certificate and key cannot be used")]
     Identity(#[source] rustls::Error),
     /// rustls refuses the set-up as a whole.
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
 }
 
+impl CertificateError {
+    /// Next step.
+    pub fn cure(&self) -> Option<&'static str> {
+        match self {
+            Self::File { .. } => Some("correct the file, or name another"),
+            Self::NoPlatformRoots => Some("install the package ca-certificates"),
+            Self::Identity(_) => Some("they must belong together and be RSA, ECDSA or Ed25519"),
+            Self::Setup(_) => None,
+        }
+    }
+}
+
 /// How TLS is done. With `ca_file` only its CAs are trusted, otherwise the platform's.
-pub(super) fn client_config(
+pub(crate) fn client_config(
     ca_file: Option<&Path>,
     client_cert: Option<(&Path, &Path)>,
 ) -> Result<ClientConfig, CertificateError> {

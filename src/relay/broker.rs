@@ -1,12 +1,10 @@
 //! What the relay asks of a broker, and that RabbitMQ answers it. See [`database`](super::database) for why.
 
-use std::sync::Arc;
-
 use crate::{
     ledger::PublishTag,
     outbox::Message,
     rabbitmq::{
-        BrokerError, BrokerOptions,
+        BrokerError, PublisherOptions,
         publisher::{self, PublisherEvent},
         subscriptions::SubscriptionWatch,
     },
@@ -36,20 +34,20 @@ pub trait Publisher: Send {
     /// [`PublisherEvent::Fence`] tells that it is held, or denied.
     fn fence(&mut self, queue: &str);
 
-    /// Whether a message fits into the frames of this connection; else why not.
+    /// Tells whether a message fits into the frames of this connection; else why not.
     fn check(&self, message: &Message) -> Result<(), String>;
 
-    /// Takes a message over; frames leave in the order of these calls, when [`next`](Self::next) is polled.
-    fn publish(&mut self, tag: PublishTag, message: Arc<Message>);
+    /// Hands a message over; it is published, in the order of these calls, when [`next`](Self::next) is polled.
+    fn publish(&mut self, tag: PublishTag, message: Message);
 
-    /// Sends, and gives what the broker says. Cancel-safe. Pends for ever while there is nothing to do.
+    /// Publishes, and gives what the broker says. Cancel-safe. Pends for ever while there is nothing to do.
     fn next(&mut self) -> impl Future<Output = Result<PublisherEvent, BrokerError>> + Send;
 
     /// Closes the connection in good order.
     fn close(self) -> impl Future<Output = ()> + Send;
 }
 
-impl Broker for BrokerOptions {
+impl Broker for PublisherOptions {
     type Publisher = publisher::Publisher;
 
     async fn connect(
@@ -71,11 +69,11 @@ impl Publisher for publisher::Publisher {
     }
 
     fn check(&self, message: &Message) -> Result<(), String> {
-        self.check(message)
+        self.check(&message.amqp)
     }
 
-    fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {
-        self.publish(tag, message);
+    fn publish(&mut self, tag: PublishTag, message: Message) {
+        self.publish(tag, message.amqp);
     }
 
     async fn next(&mut self) -> Result<PublisherEvent, BrokerError> {

@@ -26,8 +26,8 @@ use crate::{
         InvalidReason, InvalidRow, KeptRow, Mapper, Message, OutboxRow, ParkReason, ParkedRow, Timestamp,
     },
     rabbitmq::{
-        Refused,
-        publisher::{Fence, Outcome, PublisherEvent},
+        Fence, Refused, cures,
+        publisher::{Outcome, PublisherEvent},
         subscriptions::SubscriptionWatch,
     },
 };
@@ -168,7 +168,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             Ok(()) => Ok(message),
             Err(reason) => Err(InvalidRow {
                 position: message.position,
-                id: Some(message.message_id),
+                id: Some(message.id().to_owned()),
                 reason: InvalidReason::Unsendable { reason },
             }),
         }
@@ -341,7 +341,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 "RabbitMQ does not have the exchange of a message any more: outboxd asks for it again, and sends the message again; {}",
                 sent.first()
                     .and_then(|tag| self.ledger.message(*tag))
-                    .map(|message| refused.explain(message))
+                    .map(|message| cures::explain_refused(message, &refused))
                     .unwrap_or_default()
             ),
             None => {
@@ -370,17 +370,17 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             }
             OnInvalid::Park => {
                 let (message, row) = self.ledger.park(tag);
-                self.park(tag, row, ParkReason::refused(&message, refused.explain(&message)));
+                self.park(tag, row, ParkReason::refused(&message, cures::explain_refused(&message, refused)));
             }
             OnInvalid::LeaveOut => {
                 self.left_out += 1;
                 let message = self.ledger.settle(tag);
                 tracing::warn!(
                     source = self.report.name(),
-                    message_id = message.message_id,
+                    message_id = message.id(),
                     position = %message.position,
                     "left out: {}",
-                    refused.explain(&message)
+                    cures::explain_refused(&message, refused)
                 );
             }
         }
@@ -486,9 +486,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         let message = self.ledger.settle(tag);
         tracing::warn!(
             source = self.report.name(),
-            message_id = message.message_id,
-            exchange = %message.exchange,
-            routing_key = message.routing_key,
+            message_id = message.id(),
+            exchange = %message.amqp.exchange,
+            routing_key = message.amqp.routing_key,
             position = %message.position,
             "dropped an unroutable message (delivery.on_unroutable = \"drop\")"
         );

@@ -19,7 +19,7 @@ use crate::{
         snapshot::SnapshotError,
         statement_remedy,
     },
-    rabbitmq::BrokerError,
+    rabbitmq::{BrokerError, cures},
     remedy::{Mender, Remedy},
 };
 
@@ -42,7 +42,7 @@ pub enum Fault {
     #[error("{}", failures(.0))]
     Preflight(Vec<Check>),
     /// The broker's side.
-    #[error(transparent)]
+    #[error("{}", cures::explain(.0))]
     Broker(Box<BrokerError>),
     /// PostgreSQL sent what is not pgoutput.
     #[error("PostgreSQL sent what outboxd cannot read; please report it")]
@@ -277,13 +277,11 @@ fn failures(checks: &[Check]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::position::{Lsn, Position};
 
     #[test]
     fn a_message_that_amqp_cannot_carry_halts_and_is_not_tried_for_ever() {
-        let position = Position { commit_lsn: Lsn(1), index: 0 };
-        let reason = "its headers are too large".to_owned();
-        let fault = Fault::from(BrokerError::Unsendable { position, reason });
+        let (message, reason) = ("a position".to_owned(), "its headers are too large".to_owned());
+        let fault = Fault::from(BrokerError::Unsendable { message, reason });
         assert_eq!(fault.verdict(), Verdict::Halt);
     }
 }

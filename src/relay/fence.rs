@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::rabbitmq::{Fence, Taker};
+use crate::rabbitmq::{Fence, FenceOwner, cures};
 
 /// The fence of whoever relays from `slot`.
 ///
@@ -38,7 +38,9 @@ impl Fencing {
                 (Fencing::Taken(taken(&queue, by, for_at_least, &text)), None)
             }
             Fence::Unwatched { text } => (Fencing::Open, Some(unwatched(&text))),
-            Fence::Denied { text, cure } => (Fencing::Open, Some(denied(&text, &cure))),
+            Fence::Denied { refusal } => {
+                (Fencing::Open, Some(denied(&refusal.text, &cures::of_fence(&refusal))))
+            }
         }
     }
 }
@@ -50,13 +52,13 @@ fn busy(text: &str) -> String {
     )
 }
 
-fn taken(queue: &str, by: Taker, for_at_least: Duration, text: &str) -> String {
+fn taken(queue: &str, by: FenceOwner, for_at_least: Duration, text: &str) -> String {
     format!(
         "nothing is published, although the slot is ours: queue '{queue}', which only one instance may have, has belonged to {} for {} s, \
          longer than a takeover takes ({text}). Rows wait in the slot. {}; outboxd then goes on by itself",
         by.whose(),
         for_at_least.as_secs(),
-        by.cure(queue)
+        cures::of_taken_fence(queue, by)
     )
 }
 

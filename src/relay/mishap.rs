@@ -11,7 +11,7 @@ use crate::{
     ledger::{Ledger, Nacked, Settled},
     outbox::{Message, Timestamp},
     position::Position,
-    rabbitmq::Refused,
+    rabbitmq::{Refused, cures},
 };
 
 /// A nack or two are normal; after so long the source says that messages are held up.
@@ -100,8 +100,9 @@ impl fmt::Display for Overdue {
 
 /// A message as an operator finds it.
 fn shown(message: &Message) -> String {
-    let Message { message_id, position, exchange, routing_key, .. } = message;
-    format!("message {message_id} at {position} (exchange '{exchange}', routing key '{routing_key}')")
+    let (id, position) = (message.id(), message.position);
+    let (exchange, routing_key) = (&message.amqp.exchange, &message.amqp.routing_key);
+    format!("message {id} at {position} (exchange '{exchange}', routing key '{routing_key}')")
 }
 
 /// A message that the broker does not take holds up everything behind it.
@@ -119,7 +120,7 @@ pub(super) fn refused(message: &Message, refused: &Refused) -> String {
     format!(
         "{} is refused: {}. What stands before it goes out, and nothing behind it; {goes_on} delivery.on_invalid = \"park\" and restart",
         shown(message),
-        refused.explain(message)
+        cures::explain_refused(message, refused)
     )
 }
 
@@ -128,13 +129,16 @@ pub(super) fn unroutable(message: &Message) -> String {
     format!(
         "message {} at {} is unroutable: no queue is bound to exchange '{}' for routing key '{}'; bind one and \
          it goes on by itself, or set delivery.on_unroutable = \"park\" or \"drop\" and restart",
-        message.message_id, message.position, message.exchange, message.routing_key
+        message.id(),
+        message.position,
+        message.amqp.exchange,
+        message.amqp.routing_key
     )
 }
 
 /// A confirm that does not come. `is_overtaken`: others that were published no earlier have theirs.
 pub(super) fn unconfirmed(message: &Message, is_overtaken: bool) -> String {
-    let Message { exchange, routing_key, .. } = message;
+    let (exchange, routing_key) = (&message.amqp.exchange, &message.amqp.routing_key);
     let cause = format!(
         "a queue bound to exchange '{exchange}' for routing key '{routing_key}' confirms nothing. A quorum queue without a leader, as a \
          majority of its nodes is down? `rabbitmq-queues quorum_status QUEUE` shows it; the source goes on by itself when the queue \

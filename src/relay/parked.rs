@@ -4,7 +4,7 @@
 //! so do the later ones of its aggregate. Touches no slot, and may run beside the relay; so whether a row keeps its place in the
 //! order of its aggregate is looked up in the outbox table just before it is published.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
 use futures_util::FutureExt;
 use tokio_postgres::Client;
@@ -21,7 +21,7 @@ use crate::{
         preflight::Problem,
     },
     rabbitmq::{
-        BrokerError, Refused,
+        BrokerError, Refused, cures,
         publisher::{Outcome, Publisher, PublisherEvent},
     },
 };
@@ -207,7 +207,7 @@ impl Requeueing<'_> {
             return Ok(Fate::Stays("it is not parked any more".to_owned()));
         };
         let message = match self.message(&values) {
-            Ok(message) => Arc::new(message),
+            Ok(message) => message,
             Err(reason) => return self.stays(entry, reason).await,
         };
         if !self.out_of_order
@@ -216,7 +216,7 @@ impl Requeueing<'_> {
         {
             return Ok(refused(&why));
         }
-        match self.publish(Arc::clone(&message)).await? {
+        match self.publish(message.clone()).await? {
             Published::Confirmed => {
                 let cause = |cause| ParkedError::NotRemoved { position: entry.position, cause };
                 parked_rows::remove(&self.sql, database, entry.position).await.map_err(cause)?;
@@ -227,7 +227,8 @@ impl Requeueing<'_> {
                 self.stays(entry, ParkReason::unsendable(&message, reason)).await
             }
             Published::Refused(refused) => {
-                self.stays(entry, ParkReason::refused(&message, refused.explain(&message))).await
+                self.stays(entry, ParkReason::refused(&message, cures::explain_refused(&message, &refused)))
+                    .await
             }
             Published::Nacked => {
                 Ok(Fate::Stays("the broker refused it (nack): requeue it again later".to_owned()))
@@ -251,15 +252,15 @@ impl Requeueing<'_> {
     }
 
     /// Publishes, and once more if the exchange is gone: then it is declared before.
-    async fn publish(&mut self, message: Arc<Message>) -> Result<Published, ParkedError> {
-        match self.publish_once(Arc::clone(&message)).await? {
+    async fn publish(&mut self, message: Message) -> Result<Published, ParkedError> {
+        match self.publish_once(message.clone()).await? {
             Published::Refused(refused) if refused.misses_exchange() => self.publish_once(message).await,
             published => Ok(published),
         }
     }
 
-    async fn publish_once(&mut self, message: Arc<Message>) -> Result<Published, ParkedError> {
-        self.publisher.publish(PublishTag(self.published), message);
+    async fn publish_once(&mut self, message: Message) -> Result<Published, ParkedError> {
+        self.publisher.publish(PublishTag(self.published), message.amqp);
         self.published += 1;
         let after = self.source.relay.confirm_timeout;
         let answered = tokio::time::timeout(after, answer(&mut self.publisher)).await;

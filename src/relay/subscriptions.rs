@@ -17,7 +17,7 @@ use crate::{
     ledger::PublishTag,
     outbox::{Message, Timestamp},
     rabbitmq::{
-        BrokerError, BrokerOptions,
+        BrokerError, PublisherOptions, cures,
         subscriptions::{Look, QueueState, SubscriptionWatch},
     },
 };
@@ -35,7 +35,7 @@ const CONNECTION_NAME: &str = "outboxd subscriptions";
 
 /// Looks at the subscriptions of `options` until `shutdown`, declares anew what is gone, and says what was lost.
 pub async fn watch_subscriptions(
-    options: BrokerOptions,
+    options: PublisherOptions,
     report: SubscriptionReporter,
     mut shutdown: Shutdown,
 ) {
@@ -46,7 +46,7 @@ pub async fn watch_subscriptions(
         let connected = tokio::select! {
             biased;
             _ = shutdown.requested() => return,
-            connected = Look::connect(&options, CONNECTION_NAME, attempt) => connected,
+            connected = Look::connect(&options.connection, CONNECTION_NAME, attempt) => connected,
         };
         let lost = match connected {
             Ok(mut look) => tokio::select! {
@@ -60,7 +60,10 @@ pub async fn watch_subscriptions(
             Err(error) => error,
         };
         if !std::mem::replace(&mut told, true) {
-            tracing::warn!(error = %lost, "the queues of subscriptions cannot be looked at, so one that is deleted meanwhile goes unnoticed until they can; trying again");
+            tracing::warn!(
+                error = cures::explain(&lost),
+                "the queues of subscriptions cannot be looked at, so one that is deleted meanwhile goes unnoticed until they can; trying again"
+            );
         }
         let wait = now() + backoff.next_wait();
         tokio::select! {
@@ -74,14 +77,14 @@ pub async fn watch_subscriptions(
 /// Looks now and again, until the connection is lost.
 async fn keep_looking(
     look: &mut Look,
-    options: &BrokerOptions,
+    options: &PublisherOptions,
     report: &SubscriptionReporter,
     mut looked: impl FnMut(),
 ) -> BrokerError {
     loop {
         let question = options.watch.asked();
-        match look.look(options).await {
-            Ok(states) => take(&options.watch, report, states),
+        match look.look(&options.topology, &options.watch).await {
+            Ok(states) => tell(&options.watch, report, states),
             Err(lost) => return lost,
         }
         looked();
@@ -100,8 +103,8 @@ async fn keep_looking(
     }
 }
 
-fn take(watch: &SubscriptionWatch, report: &SubscriptionReporter, states: Vec<(String, QueueState)>) {
-    for (queue, last_seen) in watch.take_lost() {
+fn tell(watch: &SubscriptionWatch, report: &SubscriptionReporter, states: Vec<(String, QueueState)>) {
+    for (queue, last_seen) in watch.drain_lost() {
         let since = Timestamp::from(last_seen).to_string();
         report.recreated(&queue, SystemTime::now());
         tracing::error!(
@@ -115,8 +118,8 @@ fn take(watch: &SubscriptionWatch, report: &SubscriptionReporter, states: Vec<(S
     for (queue, state) in states {
         match state {
             QueueState::Present | QueueState::DeclaredAnew => report.present(&queue),
-            QueueState::Missing(reason) => report.missing(&queue, reason),
-            QueueState::Unknown(reason) => tracing::debug!(queue, reason, "a queue cannot be looked at"),
+            QueueState::Missing(error) => report.missing(&queue, cures::explain_declare(&error)),
+            QueueState::Unknown(error) => tracing::debug!(queue, %error, "a queue cannot be looked at"),
         }
     }
 }
@@ -142,7 +145,7 @@ impl Returns {
 
     /// Tells whether to send a returned message again, because the subscriptions are being looked at; otherwise policy has it.
     pub(super) fn sends_again(&mut self, tag: PublishTag, message: &Message) -> bool {
-        if !self.watch.expects(&message.exchange, &message.routing_key) {
+        if !self.watch.expects(&message.amqp.exchange, &message.amqp.routing_key) {
             return false;
         }
         let answered = self.watch.answered();

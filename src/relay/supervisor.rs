@@ -27,7 +27,7 @@ use crate::{
     ledger::Settled,
     outbox::Mapping,
     postgres::SourceDatabase,
-    rabbitmq::BrokerOptions,
+    rabbitmq::PublisherOptions,
 };
 
 mod acquire;
@@ -41,7 +41,7 @@ use known::Known;
 
 /// Everything one source needs. Where its rows come from is a [`Database`], where its messages go a [`Broker`].
 #[derive(Clone, Debug)]
-pub struct Source<D = SourceDatabase, B = BrokerOptions> {
+pub struct Source<D = SourceDatabase, B = PublisherOptions> {
     /// Its name in the configuration.
     pub name: String,
     /// Where rows come from.

@@ -5,15 +5,19 @@ use std::{path::PathBuf, time::Duration};
 use super::{exchanges, subscriptions};
 use crate::{
     configuration::Section,
+    outbox::POSITION_HEADER,
     rabbitmq::{
-        Endpoint, RotatingUrls, publisher::BrokerOptions, row_exchanges::RowExchanges,
-        subscriptions::SubscriptionWatch,
+        Client, ConnectionOptions, Endpoint, FenceMemory, PublisherOptions, RotatingUrls,
+        exchange_limit::ExchangeLimit, subscriptions::SubscriptionWatch, topology::Topology,
     },
 };
 
+/// Header by which a subscription with partitions spreads messages over its queues: those of one aggregate stay in one of them.
+const PARTITION_HEADER: &str = "aggregate-id";
+
 /// Values of the three of them.
 pub(super) struct Broker {
-    pub(super) options: BrokerOptions,
+    pub(super) options: PublisherOptions,
     /// Waited for by the relay, not by the publisher.
     pub(super) confirm_timeout: Duration,
 }
@@ -27,29 +31,29 @@ pub(super) fn read(root: &mut Section<'_>) -> Broker {
     let access = Access::read(&mut rabbitmq, "");
     rabbitmq.finish();
     let exchanges = exchanges::read(root);
-    let options = BrokerOptions {
-        urls: access.urls,
-        rotating: access.rotating,
+    let topology = Topology {
         declare,
-        heartbeat,
-        connect_timeout,
-        ca_file: access.ca_file,
-        client_cert: access.client_cert,
         subscriptions: subscriptions::read(root, &exchanges),
-        row_exchanges: RowExchanges::default(),
-        fence_memory: Default::default(),
-        watch: SubscriptionWatch::default(),
         exchanges,
+        partition_header: PARTITION_HEADER,
+    };
+    let options = PublisherOptions {
+        connection: access.connection(heartbeat, connect_timeout),
+        topology,
+        identifying_header: POSITION_HEADER,
+        exchange_limit: ExchangeLimit::default(),
+        fence_memory: FenceMemory::default(),
+        watch: SubscriptionWatch::default(),
     };
     Broker { options, confirm_timeout }
 }
 
 /// Where the brokers are, and as whom they are reached: the same keys for outboxd and, behind `amqp_`, for each service.
 pub(crate) struct Access {
-    pub(crate) urls: Vec<String>,
-    pub(crate) rotating: Option<RotatingUrls>,
-    pub(crate) ca_file: Option<PathBuf>,
-    pub(crate) client_cert: Option<(PathBuf, PathBuf)>,
+    urls: Vec<String>,
+    rotating: Option<RotatingUrls>,
+    ca_file: Option<PathBuf>,
+    client_cert: Option<(PathBuf, PathBuf)>,
 }
 
 impl Access {
@@ -75,6 +79,13 @@ impl Access {
             }
         }
         Self { urls, rotating, ca_file, client_cert: cert.zip(private_key) }
+    }
+
+    /// How to connect there.
+    pub(crate) fn connection(self, heartbeat: Duration, connect_timeout: Duration) -> ConnectionOptions {
+        let Self { urls, rotating, ca_file, client_cert } = self;
+        let client = Client { product: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") };
+        ConnectionOptions { client, urls, rotating, heartbeat, connect_timeout, ca_file, client_cert }
     }
 }
 
@@ -110,6 +121,10 @@ fn urls(section: &mut Section<'_>, prefix: &str) -> (Vec<String>, Option<Rotatin
     for url in lines {
         match Endpoint::with_login(url, from_files.username.as_deref(), password.as_deref()) {
             Ok(url) => whole.push(url),
+            Err(error) if error.is_several => {
+                let cure = format!("{} ({urls_key} is a list of them)", error.cure);
+                section.problem(origin, error.what, cure);
+            }
             Err(error) => section.problem(origin, error.what, error.cure),
         }
     }

@@ -22,7 +22,7 @@ use crate::{
     configuration::{self, Origins, Section},
     outbox::Mapping,
     postgres::SourceDatabase,
-    rabbitmq::{FenceMemory, publisher::BrokerOptions, publishing::Pattern, row_exchanges::RowExchanges},
+    rabbitmq::{FenceMemory, PublisherOptions, exchange_limit::ExchangeLimit, publishing::Pattern},
     relay::{self, RelayOptions, SharedWindow},
 };
 
@@ -35,7 +35,7 @@ pub struct Settings {
     /// Where the admin endpoints listen; `None`: nowhere.
     pub admin_listen: Option<SocketAddr>,
     /// The broker, and the durable subscriptions on it.
-    pub broker: BrokerOptions,
+    pub broker: PublisherOptions,
     /// The sources by name; at least one.
     pub sources: BTreeMap<String, Source>,
     /// How long a shutdown waits for confirms.
@@ -57,11 +57,12 @@ pub struct Source {
 
 impl Source {
     /// The source under its name, ready for the relay, at this broker.
-    pub fn at(self, name: &str, broker: &BrokerOptions) -> relay::Source {
+    pub fn at(self, name: &str, broker: &PublisherOptions) -> relay::Source {
         let Source { database, mapping, relay, exchanges_max } = self;
         let exchange = Pattern::new(mapping.exchange.pieces(&mapping.source));
-        let row_exchanges = RowExchanges::new(exchanges_max, exchange.text());
-        let broker = BrokerOptions { row_exchanges, fence_memory: FenceMemory::default(), ..broker.clone() };
+        let exchange_limit = ExchangeLimit::new(exchanges_max, exchange.text());
+        let broker =
+            PublisherOptions { exchange_limit, fence_memory: FenceMemory::default(), ..broker.clone() };
         relay::Source { name: name.to_owned(), database, mapping, broker, relay }
     }
 }

@@ -14,18 +14,18 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use outboxd::{
-    ledger::PublishTag,
-    outbox::{AggregateKey, HeaderValue, Message, Timestamp},
+    chassis::consumer::{Consumer, ConsumerError, ConsumerOptions},
     position::{Lsn, Position},
     rabbitmq::{
-        BrokerError, BrokerOptions, DeclareError, Reason, Refused,
-        consumer::Consumer,
+        BrokerError, Client, ConnectionOptions, DeclareError, FenceMemory, PublisherOptions, Reason, Refused,
+        cures,
+        exchange_limit::ExchangeLimit,
         inspection::inspect,
-        publisher::{Outcome, Publisher, PublisherEvent},
+        message::{HeaderValue, Message, Properties},
+        publisher::{Outcome, PublishTag, Publisher, PublisherEvent},
         publishing::{Pattern, Publishing},
-        row_exchanges::RowExchanges,
         subscriptions::SubscriptionWatch,
-        topology::{QueueType, Subscription},
+        topology::{QueueType, Subscription, Topology},
     },
 };
 use tokio::{
@@ -66,21 +66,12 @@ impl Broker {
         Self { url: node.create_vhost(&vhost).await, node }
     }
 
-    fn options(&self) -> BrokerOptions {
-        BrokerOptions {
-            rotating: None,
-            urls: vec![self.url.clone()],
-            declare: true,
-            heartbeat: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(10),
-            ca_file: None,
-            client_cert: None,
-            exchanges: Vec::new(),
-            subscriptions: Vec::new(),
-            row_exchanges: RowExchanges::default(),
-            fence_memory: Default::default(),
-            watch: SubscriptionWatch::default(),
-        }
+    fn options(&self) -> PublisherOptions {
+        options(self.url.clone())
+    }
+
+    fn options_with(&self, change: impl FnOnce(&mut PublisherOptions)) -> PublisherOptions {
+        changed(&self.options(), change)
     }
 
     fn url_with(&self, from: &str, to: &str) -> String {
@@ -89,7 +80,7 @@ impl Broker {
         changed
     }
 
-    async fn publisher(&self, options: &BrokerOptions) -> Publisher {
+    async fn publisher(&self, options: &PublisherOptions) -> Publisher {
         timeout(PATIENCE, Publisher::connect(options, "outboxd test", 0)).await.unwrap().unwrap()
     }
 
@@ -98,6 +89,41 @@ impl Broker {
         let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         (connection, channel)
+    }
+}
+
+fn options(url: String) -> PublisherOptions {
+    PublisherOptions {
+        connection: ConnectionOptions {
+            client: Client { product: "outboxd test", version: "1" },
+            rotating: None,
+            urls: vec![url],
+            heartbeat: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(10),
+            ca_file: None,
+            client_cert: None,
+        },
+        topology: Topology { declare: true, partition_header: "aggregate-id", ..Topology::default() },
+        identifying_header: "outbox-position",
+        exchange_limit: ExchangeLimit::default(),
+        fence_memory: FenceMemory::default(),
+        watch: SubscriptionWatch::default(),
+    }
+}
+
+fn changed(options: &PublisherOptions, change: impl FnOnce(&mut PublisherOptions)) -> PublisherOptions {
+    let mut options = options.clone();
+    change(&mut options);
+    options
+}
+
+/// What a service asks for that consumes the queue of a subscription.
+fn consumer(options: &PublisherOptions, subscription: &Subscription) -> ConsumerOptions {
+    ConsumerOptions {
+        connection: options.connection.clone(),
+        declare: true,
+        subscription: subscription.clone(),
+        prefetch: 1,
     }
 }
 
@@ -133,23 +159,24 @@ fn unique(name: &str) -> String {
 }
 
 fn message(number: u64, exchange: &str, routing_key: &str) -> Arc<Message> {
+    let position =
+        Position { commit_lsn: Lsn(0x1000 + number / 3), index: u32::try_from(number % 3).unwrap() };
     Arc::new(Message {
-        position: Position {
-            commit_lsn: Lsn(0x1000 + number / 3),
-            index: u32::try_from(number % 3).unwrap(),
-        },
-        committed_at: Timestamp(1_700_000_000_000_000),
-        aggregate: AggregateKey(number),
         exchange: exchange.to_owned(),
         routing_key: routing_key.to_owned(),
-        message_id: format!("id-{number}"),
-        event_type: "Tested".to_owned(),
-        content_type: "application/json".into(),
+        properties: Properties {
+            content_type: Some("application/json".into()),
+            message_id: Some(format!("id-{number}")),
+            timestamp: Some(1_700_000_000),
+            kind: Some("Tested".to_owned()),
+            app_id: Some("outboxd".into()),
+            ..Properties::default()
+        },
         headers: vec![
+            ("outbox-position".into(), HeaderValue::Text(position.to_string())),
             ("aggregate-id".into(), HeaderValue::Text(format!("a{}", number % 50))),
             ("number".into(), HeaderValue::Integer(i64::try_from(number).unwrap())),
         ],
-        properties: None,
         body: format!("{{\"n\":{number}}}").into(),
     })
 }
@@ -178,7 +205,7 @@ async fn error(publisher: &mut Publisher) -> BrokerError {
     }
 }
 
-async fn connect_error(options: &BrokerOptions) -> BrokerError {
+async fn connect_error(options: &PublisherOptions) -> BrokerError {
     let connected = timeout(PATIENCE, Publisher::connect(options, "outboxd test", 0)).await.unwrap();
     connected.err().expect("it must not connect")
 }
@@ -368,7 +395,8 @@ async fn a_message_arrives_as_the_contract_says() {
 
 #[tokio::test]
 async fn headers_fit_up_to_the_limit_and_are_refused_above_it() {
-    use outboxd::rabbitmq::encoding::{HEADER_FRAME_MAX, header_frame_size};
+    /// What a connection agrees on with RabbitMQ.
+    const HEADER_FRAME_MAX: usize = 32 << 10;
     let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
     let queue_name = unique("headers");
@@ -376,10 +404,10 @@ async fn headers_fit_up_to_the_limit_and_are_refused_above_it() {
     let with_size = |size: usize| {
         let mut message = (*message(1, "", &queue_name)).clone();
         message.headers.push(("filler".into(), HeaderValue::Text(String::new())));
-        let text = "x".repeat(size - header_frame_size(&message));
+        let text = "x".repeat(size - message.header_frame_bytes());
         message.headers.pop();
         message.headers.push(("filler".into(), HeaderValue::Text(text)));
-        assert_eq!(header_frame_size(&message), size);
+        assert_eq!(message.header_frame_bytes(), size);
         Arc::new(message)
     };
     let mut publisher = broker.publisher(&broker.options()).await;
@@ -421,13 +449,15 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
     );
     let failure = refused.unwrap();
     assert_eq!(failure.reason, Reason::Different);
-    assert!(failure.to_string().contains(&taken) && failure.cure().contains("message.exchange"), "{failure}");
+    let cure = cures::of_declare(&failure);
+    assert!(failure.to_string().contains(&taken) && cure.contains("message.exchange"), "{failure}; {cure}");
     // The connection goes on.
     publisher.publish(PublishTag(501), message(501, &good, "k"));
     assert!(matches!(next(&mut publisher).await.unwrap(), PublisherEvent::Outcomes(_)));
 
     // Used as it is when nothing is to be declared.
-    let mut publisher = broker.publisher(&BrokerOptions { declare: false, ..broker.options() }).await;
+    let mut publisher =
+        broker.publisher(&broker.options_with(|options| options.topology.declare = false)).await;
     publisher.publish(PublishTag(1), message(1, &taken, "k"));
     publisher.publish(PublishTag(2), message(2, &unique("missing"), "k"));
     publisher.publish(PublishTag(3), message(3, &taken, "k"));
@@ -474,7 +504,7 @@ async fn an_exchange_deleted_under_way_costs_the_channel_or_with_its_bindings_th
 
     // With the exchange of a subscription its bindings are gone, too, and a new connection makes them.
     let subscriptions = vec![subscription(&exchange_name, &exchange_name)];
-    let options = BrokerOptions { subscriptions, ..broker.options() };
+    let options = broker.options_with(|options| options.topology.subscriptions = subscriptions);
     let mut publisher = broker.publisher(&options).await;
     channel.exchange_delete(name(&exchange_name), ExchangeDeleteOptions::default()).await.unwrap();
     for number in 2..50 {
@@ -489,7 +519,7 @@ async fn an_exchange_deleted_under_way_costs_the_channel_or_with_its_bindings_th
 async fn nobody_listening_bad_login_and_bad_vhost_are_told_apart_and_hide_the_password() {
     let broker = Broker::shared().await;
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let with = |url: String| BrokerOptions { urls: vec![url], ..broker.options() };
+    let with = options;
     let unreachable = with(format!("amqp://alice:s3cret@{dead}/%2f"));
     let login = with(broker.url_with("guest:guest", "guest:s3cret"));
     let vhost = with(format!("{}-that-is-not-there", broker.url));
@@ -502,32 +532,20 @@ async fn nobody_listening_bad_login_and_bad_vhost_are_told_apart_and_hide_the_pa
         assert!(!shown.contains("s3cret") && !shown.contains("guest:guest"), "{shown}");
     }
     // All of them are tried, beginning with a different one each time.
-    let urls = [&unreachable, &login].map(|options| options.urls[0].clone());
-    let both = BrokerOptions { urls: urls.into(), ..broker.options() };
+    let urls = [&unreachable, &login].map(|options| options.connection.urls[0].clone());
+    let both = broker.options_with(|options| options.connection.urls = urls.into());
     let shown = connect_error(&both).await.to_string();
     assert!(shown.contains("cannot be reached") && shown.contains("refuses the login"), "{shown}");
-    let working =
-        BrokerOptions { urls: vec![unreachable.urls[0].clone(), broker.url.clone()], ..broker.options() };
+    let urls = vec![unreachable.connection.urls[0].clone(), broker.url.clone()];
+    let working = broker.options_with(|options| options.connection.urls = urls);
     broker.publisher(&working).await.close().await;
 }
 
 #[tokio::test]
 async fn a_peer_that_accepts_and_says_nothing_is_given_up() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let options = BrokerOptions {
-        rotating: None,
-        urls: vec![format!("amqp://{}/%2f", listener.local_addr().unwrap())],
-        declare: true,
-        heartbeat: Duration::from_secs(10),
-        connect_timeout: Duration::from_millis(300),
-        ca_file: None,
-        client_cert: None,
-        exchanges: Vec::new(),
-        subscriptions: Vec::new(),
-        row_exchanges: RowExchanges::default(),
-        fence_memory: Default::default(),
-        watch: SubscriptionWatch::default(),
-    };
+    let mut options = options(format!("amqp://{}/%2f", listener.local_addr().unwrap()));
+    options.connection.connect_timeout = Duration::from_millis(300);
     let begun = Instant::now();
     assert!(matches!(connect_error(&options).await, BrokerError::TimedOut { .. }));
     assert!(begun.elapsed() < Duration::from_secs(5));
@@ -546,11 +564,11 @@ async fn subscriptions_are_declared_and_declared_again() {
     let mut log = subscription(&format!("{prefix}.log"), &exchange_name);
     log.queue_type = QueueType::Stream;
     let subscriptions = vec![plain, parts, log];
-    let options = BrokerOptions { subscriptions: subscriptions.clone(), ..broker.options() };
+    let options = broker.options_with(|options| options.topology.subscriptions = subscriptions);
 
     let missing = inspect(&options, "outboxd check", &[], &[]).await;
     assert!(missing.iter().all(|check| check.finding.is_ok()), "{missing:#?}");
-    let verify_only = BrokerOptions { declare: false, ..options.clone() };
+    let verify_only = changed(&options, |options| options.topology.declare = false);
     let problems = inspect(&verify_only, "outboxd check", &[], &[]).await;
     let wrong = problems.iter().filter(|check| check.finding.is_err()).count();
     assert_eq!(wrong, 10, "2 exchanges, 6 queues, 2 dead letter queues: {problems:#?}");
@@ -598,12 +616,12 @@ async fn inspection_finds_every_difference_in_one_go_and_creates_nothing() {
     exchange(&channel, &events, ExchangeKind::Direct).await;
     queue(&channel, &queue_name, &[("x-max-length", AMQPValue::LongLongInt(5))]).await;
     let subscriptions = vec![subscription(&queue_name, &events)];
-    let options = BrokerOptions { subscriptions, ..broker.options() };
+    let options = broker.options_with(|options| options.topology.subscriptions = subscriptions);
     let checks = inspect(&options, "outboxd check", &[], &[]).await;
     let problems: Vec<_> = checks.iter().filter_map(|check| check.finding.as_ref().err()).collect();
     assert_eq!(problems.len(), 2, "{checks:#?}");
     assert!(problems[0].what.contains(&events) && problems[1].what.contains(&queue_name), "{problems:#?}");
-    let verify_only = BrokerOptions { declare: false, ..options.clone() };
+    let verify_only = changed(&options, |options| options.topology.declare = false);
     let checks = inspect(&verify_only, "outboxd check", &[], &[]).await;
     let dead = checks.iter().find(|check| check.name.contains(".dead")).unwrap();
     assert!(dead.finding.is_err(), "it was not created by the first inspection");
@@ -636,7 +654,7 @@ async fn a_missing_plugin_is_named() {
     let (broker, _alone) = Broker::alone().await;
     let mut parts = subscription(&unique("plugin"), &unique("events"));
     parts.partitions = 2;
-    let options = BrokerOptions { subscriptions: vec![parts], ..broker.options() };
+    let options = broker.options_with(|options| options.topology.subscriptions = vec![parts]);
     const TYPE: &str = "exchange, <<\"x-consistent-hash\">>";
     broker.node.ctl(&["eval", &format!("rabbit_registry:unregister({TYPE}).")]).await;
     let connected = Publisher::connect(&options, "outboxd test", 0).await;
@@ -665,7 +683,12 @@ async fn too_few_channels_are_refused_by_name() {
         set(channels).await;
         let published = Publisher::connect(&broker.options(), "outboxd test", 0).await.map(drop);
         let subscription = subscription(&queue, &unique("events"));
-        let consumed = Consumer::connect(&broker.options(), &subscription, "a service", 1, 0).await.map(drop);
+        let consumed =
+            Consumer::connect(&consumer(&broker.options(), &subscription), "a service", 0).await.map(drop);
+        let consumed = consumed.map_err(|error| match error {
+            ConsumerError::Broker(error) => error,
+            error => panic!("{error}"),
+        });
         seen.push((channels, published, consumed));
     }
     set(2047).await;
@@ -698,9 +721,10 @@ async fn an_ipv6_address_will_do_for_publisher_and_consumer() {
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
         }
     });
-    let options = BrokerOptions { urls: vec![url], ..broker.options() };
+    let options = options(url);
     let subscription = subscription(&unique("ipv6"), &unique("events"));
-    let mut consumer = Consumer::connect(&options, &subscription, "a service", 1, 0).await.unwrap();
+    let consuming = consumer(&options, &subscription);
+    let mut consumer = Consumer::connect(&consuming, "a service", 0).await.unwrap();
     let mut publisher = broker.publisher(&options).await;
     publisher.publish(PublishTag(1), message(1, &subscription.exchange, "k"));
     assert_eq!(outcomes(&mut publisher, 1).await[&1], Outcome::Confirmed);
@@ -771,11 +795,8 @@ async fn a_silent_or_cut_link_is_noticed_in_flight_and_when_idle() {
     for link in [Link::Stalled, Link::Cut] {
         for in_flight in [false, true] {
             let (port, sender) = proxy(address.clone()).await;
-            let options = BrokerOptions {
-                urls: vec![broker.url_with(&address, &format!("127.0.0.1:{port}"))],
-                heartbeat: Duration::from_secs(1),
-                ..broker.options()
-            };
+            let mut options = options(broker.url_with(&address, &format!("127.0.0.1:{port}")));
+            options.connection.heartbeat = Duration::from_secs(1);
             let mut publisher = broker.publisher(&options).await;
             publisher.publish(PublishTag(1), message(1, "", "nowhere"));
             outcomes(&mut publisher, 1).await;
@@ -843,26 +864,25 @@ async fn tls_verifies_the_server_and_shows_the_client_certificate() {
     }
     let url = format!("amqps://guest:guest@localhost:{}/%2f", broker.node.tls_port());
     let client_cert = Some((dir.join("client.pem"), dir.join("client.key")));
-    let good = BrokerOptions {
-        urls: vec![url.clone()],
-        ca_file: Some(dir.join("ca.pem")),
-        client_cert,
-        ..broker.options()
-    };
+    let mut good = options(url.clone());
+    good.connection.ca_file = Some(dir.join("ca.pem"));
+    good.connection.client_cert = client_cert;
+    let good = good;
     let mut publisher = broker.publisher(&good).await;
     publisher.publish(PublishTag(1), message(1, "", "nowhere"));
     outcomes(&mut publisher, 1).await;
     publisher.close().await;
 
-    let unknown_ca = BrokerOptions { ca_file: None, ..good.clone() };
-    let other_name = BrokerOptions { urls: vec![url.replace("localhost", "127.0.0.1")], ..good.clone() };
-    let plain = BrokerOptions { urls: vec![broker.url.replace("amqp://", "amqps://")], ..good.clone() };
+    let unknown_ca = changed(&good, |options| options.connection.ca_file = None);
+    let at = |url: String| changed(&good, |options| options.connection.urls = vec![url]);
+    let (other_name, plain) =
+        (at(url.replace("localhost", "127.0.0.1")), at(broker.url.replace("amqp://", "amqps://")));
     for (options, what) in [(unknown_ca, "CA"), (other_name, "name"), (plain, "no TLS")] {
         let error = connect_error(&options).await;
         assert!(matches!(error, BrokerError::Tls { .. } | BrokerError::Certificates(_)), "{what}: {error:?}");
     }
     // In TLS 1.3 the broker refuses the client after the handshake.
-    let no_identity = BrokerOptions { client_cert: None, ..good.clone() };
+    let no_identity = changed(&good, |options| options.connection.client_cert = None);
     let error = connect_error(&no_identity).await;
     assert!(matches!(error, BrokerError::Tls { .. } | BrokerError::Handshake { .. }), "{error:?}");
 }

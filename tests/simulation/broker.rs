@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, LazyLock},
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -52,7 +52,7 @@ pub(crate) struct Broker {
 pub(crate) struct Arrival {
     pub(crate) connection: ConnectionId,
     pub(crate) row: RowId,
-    pub(crate) message: Arc<Message>,
+    pub(crate) message: Message,
     /// Which of the connection's publishes.
     serial: u64,
     /// The fence that the connection had.
@@ -79,7 +79,7 @@ pub(crate) struct Sent {
     pub(crate) serial: u64,
     pub(crate) tag: PublishTag,
     pub(crate) row: RowId,
-    pub(crate) message: Arc<Message>,
+    pub(crate) message: Message,
     pub(crate) answer: Option<(Instant, Outcome)>,
     /// Its queue has no leader that would answer.
     pub(crate) leaderless: bool,
@@ -106,7 +106,7 @@ impl State {
             return;
         }
         let Arrival { connection, row, serial, message, .. } = arrival;
-        let key = Some(message.routing_key.as_str());
+        let key = Some(message.amqp.routing_key.as_str());
         let (full, leaderless) = (self.broker.lasting.full == key, self.broker.lasting.leaderless == key);
         let routed = self.broker.declared && !self.broker.unbound;
         let nack_one_in = if self.broker.trouble { 3 } else { self.scenario.nack_one_in };
@@ -188,7 +188,7 @@ impl State {
         &mut self,
         id: ConnectionId,
         tag: PublishTag,
-        message: &Arc<Message>,
+        message: &Message,
         handed_over: Instant,
     ) {
         let latency = self.millis(0..=self.scenario.publish_ms);
@@ -342,7 +342,7 @@ pub(crate) struct SimulatedBroker {
 pub(crate) struct SimulatedPublisher {
     world: World,
     id: ConnectionId,
-    waiting: VecDeque<(PublishTag, Arc<Message>)>,
+    waiting: VecDeque<(PublishTag, Message)>,
 }
 
 impl Drop for SimulatedPublisher {
@@ -409,7 +409,7 @@ impl Publisher for SimulatedPublisher {
         Ok(())
     }
 
-    fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {
+    fn publish(&mut self, tag: PublishTag, message: Message) {
         self.waiting.push_back((tag, message));
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use outboxd::rabbitmq::Fence;
+use outboxd::rabbitmq::{Fence, Refusal};
 use tokio::time::Instant;
 
 use crate::{
@@ -99,10 +99,8 @@ impl State {
         let (queue, told) = (queue.clone(), std::mem::replace(told_busy, true));
         if self.scenario.unfenced {
             connection.fence = FenceOf::Denied;
-            return Some(Said::This(Fence::Denied {
-                text: "ACCESS_REFUSED".to_owned(),
-                cure: "grant it".to_owned(),
-            }));
+            let refusal = Refusal { code: 403, text: "ACCESS_REFUSED".to_owned() };
+            return Some(Said::This(Fence::Denied { refusal }));
         }
         let busy = self.broker.fences.get(&queue).is_some_and(|holder| {
             let lives = self.broker.connections.get(holder).is_some_and(|holder| holder.link != Link::Cut);

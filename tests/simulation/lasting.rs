@@ -3,7 +3,6 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
@@ -11,9 +10,8 @@ use outboxd::{
     ledger::PublishTag,
     outbox::Message,
     rabbitmq::{
-        DeclareError, Refused,
+        DeclareError, Refusal, Refused,
         publisher::{Outcome, PublisherEvent},
-        reason,
     },
 };
 use tokio::time::Instant;
@@ -41,7 +39,7 @@ pub(crate) struct Lasting {
 /// A message that was handed over.
 pub(crate) struct Waiting {
     pub(crate) tag: PublishTag,
-    pub(crate) message: Arc<Message>,
+    pub(crate) message: Message,
     pub(crate) handed_over: Instant,
 }
 
@@ -94,8 +92,8 @@ impl State {
                 return;
             }
             let Some(next) = channel.waiting.pop_front() else { return };
-            if lasts && !channel.known.contains(&next.message.exchange) {
-                let exchange = next.message.exchange.clone();
+            if lasts && !channel.known.contains(&next.message.amqp.exchange) {
+                let exchange = next.message.amqp.exchange.clone();
                 channel.waiting.push_front(next);
                 let after = self.millis(0..=publish_ms * 2);
                 if let Some(connection) = self.broker.connections.get_mut(&id) {
@@ -116,7 +114,7 @@ impl State {
     /// Closes the channel when the broker refuses the message. What came before it has been taken in, what comes behind it on the
     /// channel is lost, and no confirm is told any more.
     pub(crate) fn closes_channel(&mut self, arrival: &Arrival, now: Instant) -> bool {
-        if self.broker.lasting.refused != Some(arrival.message.routing_key.as_str()) {
+        if self.broker.lasting.refused != Some(arrival.message.amqp.routing_key.as_str()) {
             return false;
         }
         let &Arrival { connection: id, row, .. } = arrival;
@@ -148,7 +146,7 @@ impl State {
                 return None;
             }
             channel.sends_from = opens;
-            let first = channel.waiting.front().filter(|first| first.message.exchange == exchange)?;
+            let first = channel.waiting.front().filter(|first| first.message.amqp.exchange == exchange)?;
             let row = row_of(&first.message);
             let unsent = channel.waiting.drain(..).map(|waiting| waiting.tag).collect();
             self.oracle.exchange_refused(process, id, row, now);
@@ -217,7 +215,7 @@ impl State {
 }
 
 pub(crate) fn row_of(message: &Message) -> RowId {
-    message.message_id.parse().unwrap_or(RowId::MAX)
+    message.id().parse().unwrap_or(RowId::MAX)
 }
 
 fn refused_key() -> Refused {
@@ -229,5 +227,5 @@ fn refused_exchange(exchange: &str) -> Refused {
     let (code, text) =
         (406, format!("PRECONDITION_FAILED - inequivalent arg 'type' for exchange '{exchange}'"));
     let object = format!("exchange '{exchange}'");
-    Refused::Exchange(DeclareError { object, reason: reason(code, &text), code, text })
+    Refused::Exchange(DeclareError::new(object, Refusal { code, text }))
 }

@@ -6,11 +6,11 @@ use async_rs::Runtime;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, types::LongString};
 
 use super::{
-    super::{broker::BrokerOptions, dial, endpoint::Endpoint, error::BrokerError},
     abandon::Attempt,
     guard::{Guard, InHand},
     transport::{Guarded, GuardedTokio},
 };
+use crate::rabbitmq::{BrokerError, ConnectionOptions, Endpoint, dial, error::Cause};
 
 /// Frames that a consumer asks for at least: RabbitMQ's default, which every publisher may fill with headers. lapin allots 32 frames
 /// each way: 8 MiB, of which it touches what the traffic needs.
@@ -26,7 +26,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// broke off. `name` is shown by RabbitMQ's management and in its log. At most `prefetch` messages may come that are not acknowledged;
 /// `in_hand` counts them.
 pub(super) async fn connect(
-    options: &BrokerOptions,
+    options: &ConnectionOptions,
     at: &Endpoint,
     name: &str,
     prefetch: u16,
@@ -34,8 +34,8 @@ pub(super) async fn connect(
 ) -> Result<Connection, BrokerError> {
     let properties = ConnectionProperties::default()
         .with_connection_name(LongString::from(name))
-        .with_client_property("product".into(), LongString::from(env!("CARGO_PKG_NAME")))
-        .with_client_property("version".into(), LongString::from(env!("CARGO_PKG_VERSION")));
+        .with_client_property("product".into(), LongString::from(options.client.product))
+        .with_client_property("version".into(), LongString::from(options.client.version));
     let mut uri = at.uri().clone();
     let frame_max = uri.query.frame_max.unwrap_or_default().clamp(FRAME_MAX, FRAME_MAX_LIMIT);
     uri.query.frame_max = Some(frame_max);
@@ -64,7 +64,7 @@ pub(super) async fn connect(
     let connection = tokio::time::timeout(after, connecting)
         .await
         .map_err(|_| BrokerError::TimedOut { at: at.clone(), after })?
-        .map_err(|source| BrokerError::Handshake { at: at.clone(), source: source.into() })?;
+        .map_err(|source| BrokerError::Handshake { at: at.clone(), source: Cause::new(source) })?;
     attempt.succeeded();
     Ok(connection)
 }

@@ -7,11 +7,14 @@ use lapin::{
 };
 
 use super::{
-    super::{broker::BrokerOptions, connection, endpoint::Endpoint, error::BrokerError, topology::short},
+    ConsumerError,
     connect::{self, answered},
     depth, frame_bytes,
     guard::InHand,
     properties, published,
+};
+use crate::rabbitmq::{
+    ConnectionOptions, Endpoint, connection::Connection as OwnConnection, short_string::short,
 };
 
 /// The dead-letter queue of a queue.
@@ -30,14 +33,18 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     /// Connects; declares nothing. `name` is shown by RabbitMQ's management.
-    pub async fn open(options: &BrokerOptions, queue: &str, name: &str) -> Result<Self, BrokerError> {
+    ///
+    /// # Errors
+    ///
+    /// The broker cannot be reached, or refuses.
+    pub async fn open(options: &ConnectionOptions, queue: &str, name: &str) -> Result<Self, ConsumerError> {
         // Says why the broker does not let this user in, which lapin does not.
-        let first = connection::Connection::connect(options, name, 0).await?;
+        let first = OwnConnection::connect(options, name, 0).await?;
         let at = first.at().clone();
         first.close().await;
         // Nothing is delivered here: each message is asked for.
         let connection = connect::connect(options, &at, name, 0, &InHand::default()).await?;
-        let failed = |source| BrokerError::after_open(&at, source);
+        let failed = |source| ConsumerError::after_open(&at, source);
         let channel = answered(connection.create_channel()).await.map_err(failed)?;
         answered(channel.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;
         let dead = short(&queue_of(queue)).map_err(|error| failed(error.into()))?;
@@ -46,7 +53,11 @@ impl DeadLetters {
     }
 
     /// Number of messages there.
-    pub async fn waiting(&self) -> Result<u32, BrokerError> {
+    ///
+    /// # Errors
+    ///
+    /// The connection is gone, or the queue.
+    pub async fn waiting(&self) -> Result<u32, ConsumerError> {
         self.answered(depth(&self.channel, &self.dead)).await
     }
 
@@ -56,13 +67,13 @@ impl DeadLetters {
     /// # Errors
     ///
     /// Also when the queue does not take the copy; the message then stays where it is.
-    pub async fn put_back(&self) -> Result<bool, BrokerError> {
+    pub async fn put_back(&self) -> Result<bool, ConsumerError> {
         let get = self.channel.basic_get(self.dead.clone(), BasicGetOptions::default());
         let Some(message) = self.answered(get).await? else { return Ok(false) };
         let properties = properties::put_back(&message.delivery.properties, frame_bytes(&self.connection));
         let copy = published(&self.channel, &self.queue, &message.delivery.data, properties);
         let Confirmation::Ack(None) = self.answered(copy).await? else {
-            return Err(BrokerError::NotBuried { at: self.at.clone(), queue: self.queue.to_string() });
+            return Err(ConsumerError::NotBuried { at: self.at.clone(), queue: self.queue.to_string() });
         };
         self.answered(message.delivery.ack(BasicAckOptions::default())).await?;
         Ok(true)
@@ -73,7 +84,7 @@ impl DeadLetters {
         connect::close(&self.connection).await;
     }
 
-    async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
-        answered(answer).await.map_err(|source| BrokerError::after_open(&self.at, source))
+    async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, ConsumerError> {
+        answered(answer).await.map_err(|source| ConsumerError::after_open(&self.at, source))
     }
 }

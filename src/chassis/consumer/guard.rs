@@ -15,14 +15,11 @@ use std::{
     },
 };
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{BufMut, BytesMut};
 
-use super::{
-    super::frame::{
-        self, DELIVER, FRAME_BYTES_MIN, FRAME_END, FRAME_OVERHEAD_BYTES, GET_OK, HEAD_BYTES, Head, RETURN,
-        TUNE, Unreadable, not_amqp,
-    },
-    readable,
+use super::readable;
+use crate::rabbitmq::frame::{
+    self, DELIVER, FRAME_BYTES_MIN, FRAME_END, GET_OK, Head, RETURN, TUNE, Unreadable, Walk, Walked, not_amqp,
 };
 
 const ACK: (u16, u16) = (60, 80);
@@ -55,13 +52,11 @@ impl InHand {
 /// A connection's frames on their way to lapin.
 #[derive(Debug)]
 pub struct Guard {
-    /// What was asked for, until the broker says less. lapin refuses what is longer.
-    frame_bytes_max: usize,
+    /// Frames as long as was asked for, until the broker says less. lapin refuses what is longer.
+    walk: Walk,
     /// Deliveries that are not acknowledged, at most.
     deliveries_max: u32,
     in_hand: InHand,
-    /// Number of bytes of a content header that are still to be left out.
-    skipped: usize,
     /// Deliveries whose content header is still to come, by channel, and what could not be read of them.
     unreadable: BTreeMap<u16, Unreadable>,
     /// A message came back, and no confirm since.
@@ -75,10 +70,9 @@ impl Guard {
     /// many, and a few more, are borne.
     pub fn new(frame_bytes_max: usize, prefetch: u16, in_hand: InHand) -> Self {
         Self {
-            frame_bytes_max,
+            walk: Walk::new(frame_bytes_max),
             deliveries_max: 2 * u32::from(prefetch) + DELIVERIES_SPARE,
             in_hand,
-            skipped: 0,
             unreadable: BTreeMap::new(),
             has_returned: false,
             has_cancelled: false,
@@ -91,48 +85,30 @@ impl Guard {
     ///
     /// The broker breaks the rules. What came before is in `output`.
     pub fn pass(&mut self, input: &mut BytesMut, output: &mut BytesMut) -> io::Result<()> {
-        while self.pass_one(input, output)? {}
+        while let Some(walked) = self.walk.next(input)? {
+            self.pass_one(walked, output)?;
+        }
         Ok(())
     }
 
-    /// Moves one frame; tells whether there was one.
-    fn pass_one(&mut self, input: &mut BytesMut, output: &mut BytesMut) -> io::Result<bool> {
-        let skipped = self.skipped.min(input.len());
-        input.advance(skipped);
-        self.skipped -= skipped;
-        let Some(head) = Head::peek(input)? else { return Ok(false) };
-        let is_too_long = head.length > self.frame_bytes_max;
-        // Of a content header that is too long the beginning is enough.
-        if is_too_long && head.kind != frame::HEADER {
-            return Err(head.too_long(self.frame_bytes_max));
-        }
-        let length = head.length.min(self.frame_bytes_max);
-        if input.len() < length {
-            return Ok(false);
-        }
-        let mut frame = input.split_to(length);
-        if head.kind == frame::HEADER && frame::body_size(&frame[HEAD_BYTES..]) > BODY_BYTES_MAX {
+    fn pass_one(&mut self, walked: Walked, output: &mut BytesMut) -> io::Result<()> {
+        let (head, payload) = (walked.head, walked.payload()?);
+        if head.kind == frame::HEADER && frame::body_size(payload) > BODY_BYTES_MAX {
             return Err(not_amqp(format!("a message of more than {BODY_BYTES_MAX} bytes")));
         }
-        if is_too_long {
-            self.skipped = head.length - length;
+        if !walked.is_whole() {
             let why = format!(
                 "its properties and headers take {} bytes, more than the {} of a frame of this connection",
-                head.length, self.frame_bytes_max
+                head.length,
+                self.walk.frame_bytes_max()
             );
-            // As long a payload as a frame may have, and not the byte more that stands where the frame's end belongs.
-            let payload = &frame[HEAD_BYTES..][..self.frame_bytes_max - FRAME_OVERHEAD_BYTES];
-            return self.replace_content_header(head, payload, &why, output).map(|()| true);
+            return self.replace_content_header(head, payload, &why, output);
         }
-        if head.kind == frame::METHOD {
-            frame::mend_remark(head.payload_mut(&mut frame)?);
-        }
-        let payload = head.payload(&frame)?;
         match (head.kind, frame::check(head.kind, payload)) {
             (frame::METHOD, Ok(())) => {
                 self.allow(frame::method_of(payload))?;
                 self.tune(payload);
-                output.unsplit(frame);
+                output.unsplit(walked.bytes);
             }
             (frame::METHOD, Err(why)) => {
                 let replaced = readable::delivery(payload)
@@ -143,12 +119,12 @@ impl Guard {
                 put_frame(head, &replaced, output);
             }
             (frame::HEADER, checked) => match self.unreadable.remove(&head.channel).or(checked.err()) {
-                None => output.unsplit(frame),
+                None => output.unsplit(walked.bytes),
                 Some(why) => self.replace_content_header(head, payload, &why.to_string(), output)?,
             },
-            _ => output.unsplit(frame),
+            _ => output.unsplit(walked.bytes),
         }
-        Ok(true)
+        Ok(())
     }
 
     fn replace_content_header(
@@ -172,7 +148,7 @@ impl Guard {
         if let Some(offered) = offered.filter(|_| frame::method_of(method) == Some(TUNE))
             && let Ok(frame_bytes_max @ 1..) = usize::try_from(u32::from_be_bytes(*offered))
         {
-            self.frame_bytes_max = self.frame_bytes_max.min(frame_bytes_max.max(FRAME_BYTES_MIN));
+            self.walk.limit(self.walk.frame_bytes_max().min(frame_bytes_max.max(FRAME_BYTES_MIN)));
         }
     }
 
@@ -251,7 +227,7 @@ mod tests {
         let mut rest = &output[..];
         while !rest.is_empty() {
             let length = Head::peek(rest).unwrap().unwrap().length;
-            assert!(length <= guard.frame_bytes_max, "lapin refuses a frame of {length} bytes");
+            assert!(length <= guard.walk.frame_bytes_max(), "lapin refuses a frame of {length} bytes");
             let (left, frame) = parse_frame(rest).unwrap();
             (rest, frames) = (left, [frames, vec![frame]].concat());
         }

@@ -13,7 +13,9 @@
 
 mod abandon;
 mod connect;
+pub(super) mod cures;
 pub mod dead_letters;
+mod error;
 pub mod guard;
 mod properties;
 pub mod readable;
@@ -32,20 +34,35 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use super::{
-    broker::BrokerOptions,
-    connection,
-    endpoint::Endpoint,
-    error::BrokerError,
-    topology::{self, Subscription, short},
+use crate::{
+    legible::Legible,
+    rabbitmq::{
+        BrokerError, ConnectionOptions, Endpoint,
+        connection::{ChannelId, Connection as OwnConnection},
+        short_string::short,
+        topology::{Subscription, Topology},
+    },
 };
-use crate::legible::Legible;
 use connect::answered;
+pub use error::{ConsumerError, Setback};
 use guard::InHand;
 pub use properties::REASON_HEADER;
 
 /// While nothing comes, the connection is looked at so often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Broker and queue of a consumer.
+#[derive(Clone, Debug)]
+pub struct ConsumerOptions {
+    /// Brokers to try, and how to connect to one of them.
+    pub connection: ConnectionOptions,
+    /// Declare what the subscription needs; otherwise only verify that it is there.
+    pub declare: bool,
+    /// One partition and, for [`bury`](Consumer::bury), a dead-letter queue.
+    pub subscription: Subscription,
+    /// Messages that the broker sends without an acknowledgement, at most.
+    pub prefetch: u16,
+}
 
 /// A connection that consumes one queue.
 pub struct Consumer {
@@ -54,7 +71,7 @@ pub struct Consumer {
     channel: Channel,
     deliveries: lapin::Consumer,
     in_hand: InHand,
-    /// Taken out of `deliveries`, and not given out yet.
+    /// The first of `deliveries`, not given out yet.
     ahead: Option<LapinDelivery>,
     queue: ShortString,
     /// `<queue>.dead`.
@@ -77,28 +94,29 @@ pub struct Delivery {
 }
 
 impl Consumer {
-    /// Connects, declares (or verifies) what the subscription needs, and starts to consume. The broker sends at most
-    /// `prefetch` messages that are not acknowledged. `attempt` rotates the URLs; `name` is shown by RabbitMQ's management.
+    /// Connects, declares (or verifies) what the subscription needs, and starts to consume. `attempt` rotates the URLs; `name` is
+    /// shown by RabbitMQ's management.
     ///
-    /// The subscription has one partition and, for [`bury`](Self::bury), a dead-letter queue.
+    /// # Errors
+    ///
+    /// The broker cannot be reached, or refuses.
     pub async fn connect(
-        options: &BrokerOptions,
-        subscription: &Subscription,
+        options: &ConsumerOptions,
         name: &str,
-        prefetch: u16,
         attempt: usize,
-    ) -> Result<Self, BrokerError> {
-        let at = declare(options, subscription, name, attempt).await?;
+    ) -> Result<Self, ConsumerError> {
+        let ConsumerOptions { subscription, prefetch, .. } = options;
+        let at = declare(options, name, attempt).await?;
         let in_hand = InHand::default();
-        let connection = connect::connect(options, &at, name, prefetch, &in_hand).await?;
-        let failed = |source| BrokerError::after_open(&at, source);
+        let connection = connect::connect(&options.connection, &at, name, *prefetch, &in_hand).await?;
+        let failed = |source| ConsumerError::after_open(&at, source);
         let channel = answered(connection.create_channel()).await.map_err(failed)?;
         // For what is buried.
         answered(channel.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;
         let queue = short(&subscription.queue).map_err(|error| failed(error.into()))?;
         let dead =
             short(&dead_letters::queue_of(&subscription.queue)).map_err(|error| failed(error.into()))?;
-        answered(channel.basic_qos(prefetch, BasicQosOptions::default())).await.map_err(failed)?;
+        answered(channel.basic_qos(*prefetch, BasicQosOptions::default())).await.map_err(failed)?;
         let consuming = channel.basic_consume(
             queue.clone(),
             ShortString::default(),
@@ -114,7 +132,7 @@ impl Consumer {
     /// # Errors
     ///
     /// When the connection is gone, or the broker ended the consumer, for instance because the queue was deleted.
-    pub async fn next(&mut self) -> Result<Delivery, BrokerError> {
+    pub async fn next(&mut self) -> Result<Delivery, ConsumerError> {
         if let Some(inner) = self.ahead.take() {
             return Ok(Delivery { inner });
         }
@@ -125,18 +143,18 @@ impl Consumer {
                 Err(_) if self.connection.status().connected() => {}
                 Err(_) => {
                     let closed = io::Error::from(io::ErrorKind::ConnectionAborted);
-                    return Err(BrokerError::Lost { at: self.at.clone(), source: closed.into() });
+                    return Err(BrokerError::Lost { at: self.at.clone(), source: closed.into() }.into());
                 }
             }
         };
         match next {
             Some(Ok(inner)) => Ok(Delivery { inner }),
             Some(Err(source)) => Err(self.failed(source)),
-            None => Err(BrokerError::ConsumerEnded { at: self.at.clone(), queue: self.queue.to_string() }),
+            None => Err(ConsumerError::Ended { at: self.at.clone(), queue: self.queue.to_string() }),
         }
     }
 
-    /// Whether a message is there already, so that [`next`](Self::next) does not have to wait.
+    /// Tells whether a message is there already, so that [`next`](Self::next) does not have to wait.
     pub fn has_next(&mut self) -> bool {
         if self.ahead.is_none()
             && let Some(Some(Ok(inner))) = self.deliveries.next().now_or_never()
@@ -147,7 +165,11 @@ impl Consumer {
     }
 
     /// The broker may forget the message.
-    pub async fn ack(&self, delivery: &Delivery) -> Result<(), BrokerError> {
+    ///
+    /// # Errors
+    ///
+    /// The connection is gone.
+    pub async fn ack(&self, delivery: &Delivery) -> Result<(), ConsumerError> {
         self.in_hand.settled();
         self.answered(delivery.inner.ack(BasicAckOptions::default())).await.map(drop)
     }
@@ -159,20 +181,24 @@ impl Consumer {
     /// # Errors
     ///
     /// Also when no queue of that name is there to take the copy.
-    pub async fn bury(&self, delivery: &Delivery, reason: &str) -> Result<(), BrokerError> {
+    pub async fn bury(&self, delivery: &Delivery, reason: &str) -> Result<(), ConsumerError> {
         // Whoever reads it in RabbitMQ's management sees what the message said.
         let reason = Legible(reason).to_string();
         let properties =
             properties::with_reason(&delivery.inner.properties, &reason, frame_bytes(&self.connection));
         let copy = published(&self.channel, &self.dead, &delivery.inner.data, properties);
         let Confirmation::Ack(None) = self.answered(copy).await? else {
-            return Err(BrokerError::NotBuried { at: self.at.clone(), queue: self.dead.to_string() });
+            return Err(ConsumerError::NotBuried { at: self.at.clone(), queue: self.dead.to_string() });
         };
         self.ack(delivery).await
     }
 
     /// Asks how many messages wait.
-    pub async fn waiting(&self) -> Result<Waiting, BrokerError> {
+    ///
+    /// # Errors
+    ///
+    /// The connection is gone, or one of the queues.
+    pub async fn waiting(&self) -> Result<Waiting, ConsumerError> {
         let queue = self.answered(depth(&self.channel, &self.queue)).await?;
         let dead = self.answered(depth(&self.channel, &self.dead)).await?;
         Ok(Waiting { queue, dead })
@@ -183,12 +209,12 @@ impl Consumer {
         connect::close(&self.connection).await;
     }
 
-    async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
+    async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, ConsumerError> {
         answered(answer).await.map_err(|source| self.failed(source))
     }
 
-    fn failed(&self, source: lapin::Error) -> BrokerError {
-        BrokerError::after_open(&self.at, source)
+    fn failed(&self, source: lapin::Error) -> ConsumerError {
+        ConsumerError::after_open(&self.at, source)
     }
 }
 
@@ -220,7 +246,7 @@ impl Delivery {
         std::str::from_utf8(value.as_bytes()).ok()
     }
 
-    /// Whether a boolean header is there and true.
+    /// Tells whether a boolean header is there and true.
     pub fn flag(&self, name: &str) -> bool {
         let headers = self.inner.properties.headers().as_ref();
         let value = headers.and_then(|headers| headers.inner().get(name)).and_then(AMQPValue::as_bool);
@@ -234,16 +260,16 @@ impl Delivery {
 }
 
 /// On a connection of its own, which is closed again. Says which of the brokers it was.
-async fn declare(
-    options: &BrokerOptions,
-    subscription: &Subscription,
-    name: &str,
-    attempt: usize,
-) -> Result<Endpoint, BrokerError> {
-    const CHANNEL: connection::ChannelId = 1;
-    let mut connection = connection::Connection::connect(options, name, attempt).await?;
+async fn declare(options: &ConsumerOptions, name: &str, attempt: usize) -> Result<Endpoint, BrokerError> {
+    const CHANNEL: ChannelId = 1;
+    let topology = Topology {
+        declare: options.declare,
+        subscriptions: vec![options.subscription.clone()],
+        ..Topology::default()
+    };
+    let mut connection = OwnConnection::connect(&options.connection, name, attempt).await?;
     connection.open_channel(CHANNEL).await?;
-    topology::declare(&mut connection, CHANNEL, options, std::slice::from_ref(subscription)).await?;
+    topology.declare(&mut connection, CHANNEL).await?;
     let at = connection.at().clone();
     connection.close().await;
     Ok(at)

@@ -3,7 +3,7 @@
 
 use bytes::BufMut;
 
-use super::super::frame::{
+use crate::rabbitmq::frame::{
     Cursor, DELIVER, FRAME_BYTES_MIN, FRAME_OVERHEAD_BYTES, GET_OK, HEADERS_FLAG, Property, check_value,
     method_of, properties,
 };
@@ -61,7 +61,7 @@ pub fn content_header(payload: &[u8], why: &str) -> Option<Vec<u8>> {
 pub fn delivery(payload: &[u8]) -> Option<Vec<u8>> {
     let mut cursor = Cursor(payload);
     let method = method_of(payload)?;
-    cursor.take(4)?;
+    cursor.bytes(4)?;
     if method == DELIVER {
         // The consumer's tag, which is lapin's own.
         cursor.short()?;
@@ -69,7 +69,7 @@ pub fn delivery(payload: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     // Delivery tag and flag.
-    cursor.take(9)?;
+    cursor.bytes(9)?;
     let mut replaced = payload[..payload.len() - cursor.0.len()].to_vec();
     for _ in ["exchange", "routing key"] {
         put_short(cursor.short()?, &mut replaced);

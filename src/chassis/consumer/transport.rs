@@ -21,10 +21,8 @@ use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::Stream as EventStream;
 use tokio::io::AsyncReadExt;
 
-use super::{
-    super::{frame::not_amqp, link::Stream},
-    guard::Guard,
-};
+use super::guard::Guard;
+use crate::rabbitmq::{frame::not_amqp, link::Stream};
 
 /// One read at least; the buffer grows with the frame that is on its way.
 const READ_BYTES: usize = 16 << 10;

@@ -9,17 +9,13 @@ use super::{Handler, HandlingError, Message, Outcome, apply_once, dead_letters::
 use crate::{
     backoff::Backoff,
     chassis::{
+        consumer::{
+            Consumer, ConsumerError, ConsumerOptions, Delivery, Setback, cures, dead_letters::queue_of,
+        },
         database::Database,
         health::Health,
         metrics::Metrics,
-        settings::in_own_keys,
         trace::{self, TraceContext},
-    },
-    rabbitmq::{
-        BrokerError, BrokerOptions, Setback,
-        consumer::{Consumer, Delivery, dead_letters::queue_of},
-        encoding::POSITION_HEADER,
-        topology::Subscription,
     },
     shutdown::Shutdown,
 };
@@ -62,9 +58,7 @@ pub type ProgressReader = watch::Receiver<Progress>;
 /// A queue, and what is done with its messages.
 pub(in crate::chassis) struct Inbox<H> {
     pub(in crate::chassis) name: &'static str,
-    pub(in crate::chassis) subscription: Subscription,
-    pub(in crate::chassis) broker: BrokerOptions,
-    pub(in crate::chassis) prefetch: u16,
+    pub(in crate::chassis) options: ConsumerOptions,
     pub(in crate::chassis) database: Database,
     pub(in crate::chassis) handler: H,
     pub(in crate::chassis) metrics: Metrics,
@@ -117,7 +111,7 @@ impl Ends {
 /// Consumes until `shutdown`; the message under way is then settled or left to the next instance. Connections are made anew for
 /// as long as it takes.
 pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdown: Shutdown) {
-    let queue = inbox.subscription.queue.clone();
+    let queue = inbox.options.subscription.queue.clone();
     let backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
     let mut course = Course { backoff, dead: DeadLetters::default(), ends: Ends::default() };
     loop {
@@ -126,7 +120,7 @@ pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdow
         inbox.progress.send_replace(Progress::default());
         let Err(error) = ended else { return };
         let wait = course.backoff.next_wait();
-        let text = in_own_keys(&error.to_string());
+        let text = cures::explain(&error);
         if let Some(reason) = course.ends.count(&queue, error.setback(), &text) {
             tracing::error!(queue, "{reason}; connecting again in {} ms", wait.as_millis());
             inbox.health.failing(&queue, reason);
@@ -168,15 +162,14 @@ fn stuck(queue: &str, setbacks: u32, last: Setback, error: &str) -> String {
 
 impl<H: Handler> Inbox<H> {
     /// One connection's life: `Ok` when the end was asked for.
-    async fn session(&self, course: &mut Course, shutdown: &mut Shutdown) -> Result<(), BrokerError> {
+    async fn session(&self, course: &mut Course, shutdown: &mut Shutdown) -> Result<(), ConsumerError> {
         let attempt = course.backoff.attempts() as usize;
-        let connecting =
-            Consumer::connect(&self.broker, &self.subscription, self.name, self.prefetch, attempt);
+        let connecting = Consumer::connect(&self.options, self.name, attempt);
         let mut consumer = tokio::select! {
             _ = shutdown.requested() => return Ok(()),
             connected = connecting => connected?,
         };
-        let queue = &self.subscription.queue;
+        let queue = &self.options.subscription.queue;
         tracing::info!(queue, "consuming");
         self.metrics.connected(queue);
         let connected_at = Instant::now();
@@ -237,7 +230,7 @@ impl<H: Handler> Inbox<H> {
     fn proceed(&self, course: &mut Course) {
         course.backoff.reset();
         if std::mem::take(&mut course.ends).are_too_many() {
-            self.health.working(&self.subscription.queue);
+            self.health.working(&self.options.subscription.queue);
         }
     }
 
@@ -247,9 +240,9 @@ impl<H: Handler> Inbox<H> {
         consumer: &Consumer,
         delivery: &Delivery,
         shutdown: &mut Shutdown,
-    ) -> Result<Option<Outcome>, BrokerError> {
+    ) -> Result<Option<Outcome>, ConsumerError> {
         let begin = Instant::now();
-        let queue = &self.subscription.queue;
+        let queue = &self.options.subscription.queue;
         let trace = TraceContext::follow(delivery.header(trace::HEADER));
         let span = tracing::info_span!(
             "message",
@@ -299,7 +292,7 @@ impl<H: Handler> Inbox<H> {
             };
             let wait = backoff.next_wait();
             tracing::warn!(%error, "failed; trying again in {} ms", wait.as_millis());
-            self.metrics.retried(&self.subscription.queue);
+            self.metrics.retried(&self.options.subscription.queue);
             tokio::select! {
                 _ = shutdown.requested() => return None,
                 () = tokio::time::sleep(wait) => {}
@@ -309,7 +302,7 @@ impl<H: Handler> Inbox<H> {
 
     async fn apply(&self, message: &Message) -> Result<Outcome, HandlingError> {
         let mut connection = self.database.connection().await?;
-        apply_once(&mut connection, &self.subscription.queue, message, &self.handler).await
+        apply_once(&mut connection, &self.options.subscription.queue, message, &self.handler).await
     }
 }
 
@@ -332,7 +325,7 @@ fn message(delivery: &Delivery, trace: TraceContext) -> Result<Message, Handling
         event_type: event_type.ok_or_else(|| missing("type", "it says what happened"))?.to_owned(),
         body: delivery.body().to_owned(),
         source: header("outbox-source")?,
-        position: header(POSITION_HEADER)?,
+        position: header("outbox-position")?,
         committed_at: committed_at(delivery),
         replayed: delivery.flag("outbox-replayed"),
         trace,

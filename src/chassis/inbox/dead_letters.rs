@@ -1,12 +1,14 @@
 //! Messages in a queue's dead-letter queue: who put them there, and the way back.
 
 use crate::{
-    chassis::settings::{Settings, in_own_keys},
-    failure::Failure,
-    rabbitmq::{
-        BrokerError,
-        consumer::dead_letters::{self, queue_of},
+    chassis::{
+        consumer::{
+            ConsumerError, cures,
+            dead_letters::{self, queue_of},
+        },
+        settings::Settings,
     },
+    failure::Failure,
 };
 
 /// Knowledge of a dead-letter queue.
@@ -73,7 +75,7 @@ pub async fn redrive(settings: &Settings, queues: &[&str], limit: u32) -> Result
     for &queue in queues {
         let mut moved = 0;
         let left = redrive_one(settings, queue, limit, &mut moved).await.map_err(|error| {
-            let error = in_own_keys(&error.to_string());
+            let error = cures::explain(&error);
             Failure::Runtime(format!(
                 "{moved} messages were put back into {queue}, then: {error}; run it again"
             ))
@@ -88,7 +90,7 @@ async fn redrive_one(
     queue: &str,
     limit: u32,
     moved: &mut u32,
-) -> Result<u32, BrokerError> {
+) -> Result<u32, ConsumerError> {
     let letters = dead_letters::DeadLetters::open(&settings.broker, queue, settings.name).await?;
     let limit = limit.min(letters.waiting().await?);
     while *moved < limit && letters.put_back().await? {

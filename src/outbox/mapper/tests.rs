@@ -64,7 +64,7 @@ fn map(mapping: &Mapping, row: OutboxRow) -> Result<Message, InvalidReason> {
 }
 
 fn header<'a>(message: &'a Message, name: &str) -> Option<&'a HeaderValue> {
-    let mut found = message.headers.iter().filter(|(header, _)| header == name).map(|(_, value)| value);
+    let mut found = message.amqp.headers.iter().filter(|(header, _)| header == name).map(|(_, value)| value);
     let first = found.next();
     assert!(found.next().is_none(), "{name} is there twice");
     first
@@ -82,11 +82,13 @@ fn a_row_becomes_the_message_of_the_contract() {
     assert_eq!(message.position, POSITION);
     assert_eq!(message.committed_at, Timestamp(1));
     assert_eq!(message.aggregate, AggregateKey::new("Order", "42"));
-    assert_eq!((&*message.exchange, &*message.routing_key), ("Order.events", "Created"));
-    assert_eq!((&*message.message_id, &*message.event_type), ("id-1", "Created"));
-    assert_eq!(message.content_type, "application/json");
+    let sent = &message.amqp;
+    assert_eq!((&*sent.exchange, &*sent.routing_key), ("Order.events", "Created"));
+    assert_eq!((message.id(), sent.properties.kind.as_deref()), ("id-1", Some("Created")));
+    assert_eq!(sent.properties.content_type.as_deref(), Some("application/json"));
+    assert_eq!((sent.properties.timestamp, sent.properties.app_id.as_deref()), (Some(0), Some("outboxd")));
     assert_eq!(
-        message.headers,
+        sent.headers,
         [
             ("aggregate-type".into(), text("Order")),
             ("aggregate-id".into(), text("42")),
@@ -98,7 +100,7 @@ fn a_row_becomes_the_message_of_the_contract() {
             ("trace".into(), text("t1")),
         ]
     );
-    assert_eq!(message.body, "{}");
+    assert_eq!(sent.body, "{}");
 }
 
 #[test]
@@ -112,7 +114,8 @@ fn the_body_is_the_payloads_bytes() {
         (BYTEA, Some(b"\\x00fF5c"), "application/octet-stream", b"\x00\xff\\"),
     ] {
         let message = mapping().resolve(&columns(type_oid)).unwrap().message(with(4, payload)).unwrap();
-        assert_eq!((&*message.content_type, &*message.body), (content_type, body), "type {type_oid}");
+        let sent = (message.amqp.properties.content_type.as_deref(), &*message.amqp.body);
+        assert_eq!(sent, (Some(content_type), body), "type {type_oid}");
     }
     // SQL_ASCII databases give any bytes; nobody could tell what such a text says.
     for type_oid in [TEXT, JSON, JSONB] {
@@ -121,7 +124,8 @@ fn the_body_is_the_payloads_bytes() {
         assert_eq!(invalid.reason, InvalidReason::NotUtf8 { column: "payload".into() });
     }
     let configured = Mapping { content_type: Some("application/avro".into()), ..mapping() };
-    assert_eq!(map(&configured, valid()).unwrap().content_type, "application/avro");
+    let sent = map(&configured, valid()).unwrap().amqp;
+    assert_eq!(sent.properties.content_type.as_deref(), Some("application/avro"));
 }
 
 #[test]
@@ -166,7 +170,7 @@ fn a_missing_value_stops_a_route_and_leaves_a_header_out() {
         map(&mapping, with(5, Some(br#"{"region": null}"#))),
         Err(missing("routing key", "{header:region}"))
     );
-    assert_eq!(map(&mapping, with(5, Some(br#"{"region": "west"}"#))).unwrap().routing_key, "a.west");
+    assert_eq!(map(&mapping, with(5, Some(br#"{"region": "west"}"#))).unwrap().amqp.routing_key, "a.west");
 }
 
 #[test]
@@ -177,8 +181,8 @@ fn reserved_headers_win_over_configured_ones_and_those_over_the_rows() {
     let lies = RESERVED_HEADERS.iter().chain(&["tenant"]).map(|name| format!(r#""{name}": "lie""#));
     let object = format!("{{{}}}", lies.collect::<Vec<_>>().join(","));
     let message = map(&mapping, with(5, Some(object.as_bytes()))).unwrap();
-    assert_eq!(message.headers.len(), 6);
-    assert!(message.headers.iter().all(|(_, value)| *value != text("lie")));
+    assert_eq!(message.amqp.headers.len(), 6);
+    assert!(message.amqp.headers.iter().all(|(_, value)| *value != text("lie")));
     assert_eq!(header(&message, "tenant"), Some(&text("acme")));
     assert_eq!(header(&message, "outbox-replayed"), None);
 }
@@ -186,12 +190,12 @@ fn reserved_headers_win_over_configured_ones_and_those_over_the_rows() {
 #[test]
 fn the_id_is_a_template() {
     let mapping = Mapping { id: template("{source}-{id}"), ..mapping() };
-    assert_eq!(map(&mapping, valid()).unwrap().message_id, "orders-id-1");
+    assert_eq!(map(&mapping, valid()).unwrap().id(), "orders-id-1");
     let missing = map(&mapping, with(0, None)).unwrap_err();
     assert_eq!(missing, InvalidReason::MissingValue { part: "id", placeholder: "{id}".into() });
     assert!(missing.to_string().ends_with("or change message.id"), "{missing}");
     let of_another_column = Mapping { id: template("{column:tenant}"), ..mapping };
-    assert_eq!(map(&of_another_column, with(0, None)).unwrap().message_id, "acme");
+    assert_eq!(map(&of_another_column, with(0, None)).unwrap().id(), "acme");
 }
 
 #[test]
@@ -230,25 +234,30 @@ fn properties_come_from_templates_and_are_left_out_without_a_value() {
         content_encoding: Some("gzip".into()),
         kind: Some("t".into()),
         app_id: Some("a".into()),
+        ..of_every_message()
     };
     let message = map(&own("{header:*}"), with(5, Some(headers))).unwrap();
-    assert_eq!(message.properties.as_deref(), Some(&expected));
-    assert_eq!((message.kind(), message.app_id(), &*message.event_type), (Some("t"), Some("a"), "Created"));
+    assert_eq!(message.amqp.properties, expected);
     assert_eq!(header(&message, "priority"), Some(&HeaderValue::Integer(7)), "it is a header, too");
     assert_eq!(header(&message, "event-type"), Some(&text("Created")));
 
     for nothing in [own("{header:*}"), own("")] {
-        let message = map(&nothing, valid()).unwrap();
-        assert_eq!((message.kind(), message.app_id()), (None, None));
-        let left =
-            Properties { kind: Some(String::new()), app_id: Some(String::new()), ..Properties::default() };
-        assert_eq!(message.properties.as_deref(), Some(&left));
+        let sent = map(&nothing, valid()).unwrap().amqp;
+        assert_eq!(sent.properties, Properties { kind: None, app_id: None, ..of_every_message() });
     }
-    let message = map(&mapping(), valid()).unwrap();
-    assert_eq!(
-        (message.kind(), message.app_id(), message.properties.is_none()),
-        (Some("Created"), Some("outboxd"), true)
-    );
+    assert_eq!(map(&mapping(), valid()).unwrap().amqp.properties, of_every_message());
+}
+
+/// Properties of the message of [`valid`] that every message has.
+fn of_every_message() -> Properties {
+    Properties {
+        content_type: Some("application/json".into()),
+        message_id: Some("id-1".into()),
+        timestamp: Some(0),
+        kind: Some("Created".into()),
+        app_id: Some("outboxd".into()),
+        ..Properties::default()
+    }
 }
 
 #[test]
@@ -261,8 +270,8 @@ fn a_value_that_is_none_of_the_propertys_makes_the_row_invalid() {
         invalid.to_string().contains("from 0 to 255") && !invalid.to_string().contains("acme"),
         "{invalid}"
     );
-    assert_eq!(map(&mapping, with(6, Some(b"9"))).unwrap().properties.unwrap().priority, Some(9));
-    assert!(map(&mapping, with(6, None)).unwrap().properties.is_none());
+    assert_eq!(map(&mapping, with(6, Some(b"9"))).unwrap().amqp.properties.priority, Some(9));
+    assert_eq!(map(&mapping, with(6, None)).unwrap().amqp.properties, of_every_message());
 }
 
 #[test]
@@ -271,24 +280,25 @@ fn the_rows_headers_set_properties_where_no_template_does_and_are_not_sent_then(
     mapping.properties = vec![(Property::CorrelationId, template("{column:tenant}"))];
     let headers = Some(&br#"{"priority": 200, "correlation_id": "lie", "type": "t", "app_id": "", "reply_to": null, "h": 1}"#[..]);
     let message = map(&mapping, with(5, headers)).unwrap();
-    let own = message.properties.as_deref().unwrap();
+    let own = &message.amqp.properties;
     assert_eq!(
         (own.priority, own.correlation_id.as_deref(), own.reply_to.as_deref()),
         (Some(200), Some("acme"), None)
     );
-    assert_eq!((message.kind(), message.app_id()), (Some("t"), None));
-    let sent: Vec<_> = message.headers.iter().skip(5).map(|(name, _)| &**name).collect();
+    assert_eq!((own.kind.as_deref(), own.app_id.as_deref()), (Some("t"), None));
+    let sent: Vec<_> = message.amqp.headers.iter().skip(5).map(|(name, _)| &**name).collect();
     assert_eq!(sent, ["h"]);
     let mut without = with(5, headers);
     without.values[6] = None;
-    assert_eq!(map(&mapping, without).unwrap().properties.unwrap().correlation_id.as_deref(), Some("lie"));
+    let sent = map(&mapping, without).unwrap().amqp;
+    assert_eq!(sent.properties.correlation_id.as_deref(), Some("lie"));
     assert!(map(&mapping, with(5, Some(br#"{"expiration_ms": 1.5}"#))).is_err());
 }
 
 #[test]
 fn headers_that_are_no_object_or_mean_routing_are_refused() {
     let column = || "headers".to_owned();
-    assert_eq!(map(&mapping(), with(5, Some(b"null"))).unwrap().headers.len(), 5);
+    assert_eq!(map(&mapping(), with(5, Some(b"null"))).unwrap().amqp.headers.len(), 5);
     assert_eq!(
         map(&mapping(), with(5, Some(b"[1]"))),
         Err(InvalidReason::HeadersNotObject { column: column() })
@@ -327,7 +337,7 @@ fn short_strings_hold_255_bytes_not_characters() {
 fn an_exchange_that_rabbitmq_cannot_have_makes_the_row_invalid() {
     let routed = |template_text: &str, value: &[u8]| {
         let mapping = Mapping { exchange: template(template_text), ..mapping() };
-        map(&mapping, with(6, Some(value))).map(|message| message.exchange)
+        map(&mapping, with(6, Some(value))).map(|message| message.amqp.exchange.clone())
     };
     assert_eq!(routed("{column:tenant}", b""), Err(InvalidReason::EmptyExchange));
     assert_eq!(routed("", b"any"), Ok(String::new()), "the default exchange, by intent");
@@ -338,13 +348,16 @@ fn an_exchange_that_rabbitmq_cannot_have_makes_the_row_invalid() {
     // RabbitMQ keeps these, and routing keys as they are.
     assert_eq!(routed("{column:tenant}", "a\tb\u{85}\u{2028}".as_bytes()), Ok("a\tb\u{85}\u{2028}".into()));
     let mapping = Mapping { routing_key: template("{column:tenant}"), ..mapping() };
-    assert_eq!(map(&mapping, with(6, Some(b"a\r\n"))).map(|message| message.routing_key), Ok("a\r\n".into()));
+    assert_eq!(
+        map(&mapping, with(6, Some(b"a\r\n"))).map(|message| message.amqp.routing_key.clone()),
+        Ok("a\r\n".into())
+    );
 }
 
 #[test]
 fn body_and_headers_have_limits() {
     let body = |bytes: usize| map(&mapping(), with(4, Some(&vec![b'x'; bytes])));
-    assert_eq!(body(1000).unwrap().body.len(), 1000);
+    assert_eq!(body(1000).unwrap().amqp.body.len(), 1000);
     assert_eq!(body(1001), Err(InvalidReason::BodyTooLarge { bytes: 1001, bytes_max: 1000 }));
 
     let big = |bytes: usize| {
@@ -400,7 +413,7 @@ fn the_headers_column_is_used_only_where_it_is_wanted() {
     let object = Some(&br#"{"h": 1}"#[..]);
     let mut mapping = mapping();
     mapping.columns.headers = OptionalColumn::Off;
-    assert_eq!(map(&mapping, with(5, object)).unwrap().headers.len(), 5);
+    assert_eq!(map(&mapping, with(5, object)).unwrap().amqp.headers.len(), 5);
     mapping.exchange = template("{header:h}");
     assert!(mapping.resolve(&columns(JSONB)).unwrap_err().to_string().contains("switched off"));
     mapping.columns.headers = OptionalColumn::IfPresent("meta".into());
@@ -465,9 +478,10 @@ proptest! {
         let properties = Property::ALL.map(|property| (property, template("{column:tenant}")));
         let mapping = Mapping { properties: properties.into(), properties_from_headers: true, ..mapping() };
         if let Ok(message) = map(&mapping, row) {
-            prop_assert!(message.short_properties().all(|text| text.len() <= 255));
-            prop_assert!(message.exchange.len() <= 255 && message.message_id.len() <= 255);
-            prop_assert_eq!(message.body, payload);
+            let mut frames = Vec::new();
+            let fits = crate::rabbitmq::encoding::put_publish(&message.amqp, true, 1, 4096, &mut frames);
+            prop_assert_eq!(fits, Ok(()), "every text fits");
+            prop_assert_eq!(&message.amqp.body, &payload);
         }
     }
 
@@ -476,6 +490,6 @@ proptest! {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let mapper = mapping().resolve(&columns(BYTEA)).unwrap();
         let message = mapper.message(with(4, Some(format!("\\x{hex}").as_bytes()))).unwrap();
-        prop_assert_eq!(&*message.body, &*bytes);
+        prop_assert_eq!(&*message.amqp.body, &*bytes);
     }
 }

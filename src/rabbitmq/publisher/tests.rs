@@ -9,30 +9,22 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 
 use super::{
     super::{
-        fence::{self, Taker},
+        fence::{self, FenceOwner},
         frame::Head,
         link::Link,
+        message::HeaderValue,
     },
     *,
 };
-use crate::{
-    outbox::{AggregateKey, Timestamp},
-    position::{Lsn, Position},
-};
+
+const HEADER: &str = "number";
 
 fn message(number: u64, exchange: &str) -> Arc<Message> {
     Arc::new(Message {
-        position: Position { commit_lsn: Lsn(number), index: 0 },
-        committed_at: Timestamp(0),
-        aggregate: AggregateKey(number),
         exchange: exchange.into(),
-        routing_key: String::new(),
-        message_id: number.to_string(),
-        event_type: String::new(),
-        content_type: "text/plain".into(),
-        headers: Vec::new(),
-        properties: None,
+        headers: vec![(HEADER.into(), HeaderValue::Text(number.to_string()))],
         body: bytes::Bytes::from_static(b"x"),
+        ..Message::default()
     })
 }
 
@@ -40,7 +32,8 @@ fn message(number: u64, exchange: &str) -> Arc<Message> {
 fn publisher() -> (Publisher, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let known = HashSet::from(["known".to_owned()]);
-    let publisher = Publisher::over(Connection::over(Box::new(ours), &[MESSAGES, DECLARES]), true, known);
+    let connection = Connection::over(Box::new(ours), &[MESSAGES, DECLARES]);
+    let publisher = Publisher::over(connection, true, known, HEADER);
     (publisher, theirs)
 }
 
@@ -196,7 +189,7 @@ async fn an_exchange_of_a_message_that_is_not_found_is_declared_again_and_is_a_m
         let selected = AMQPClass::Confirm(AMQPMethod::SelectOk(confirm::SelectOk {}));
         say(&mut broker, MESSAGES, selected).await;
     }
-    // One of the configuration has lost its bindings.
+    // One of the topology has lost its bindings.
     publisher.publish(PublishTag(2), message(2, "known"));
     assert!(is_quiet(&mut publisher).await);
     say(&mut broker, MESSAGES, not_found("known")).await;
@@ -240,8 +233,6 @@ async fn is_one_too_many(publisher: &mut Publisher, tags: &[u64]) {
     match next(publisher).await.unwrap() {
         PublisherEvent::ExchangeRefused { refused, unsent } => {
             assert_eq!(refused, Refused::TooManyExchanges { exchanges_max: 1 });
-            let explained = refused.explain(&message(2, "second"));
-            assert!(explained.contains("'second'") && explained.contains("delivery.exchanges_max is 1"));
             assert_eq!(unsent, tags.iter().copied().map(PublishTag).collect::<Vec<_>>());
         }
         other => panic!("{other:?}"),
@@ -249,11 +240,11 @@ async fn is_one_too_many(publisher: &mut Publisher, tags: &[u64]) {
 }
 
 #[tokio::test]
-async fn rows_have_as_many_exchanges_made_as_the_limit_says_over_all_connections() {
-    let row_exchanges = RowExchanges::new(1, Some("literal"));
+async fn messages_have_as_many_exchanges_declared_as_the_limit_says_over_all_connections() {
+    let exchange_limit = ExchangeLimit::new(1, Some("literal"));
     for connection in 0..2 {
         let (publisher, mut broker) = publisher();
-        let mut publisher = Publisher { row_exchanges: row_exchanges.clone(), ..publisher };
+        let mut publisher = Publisher { exchange_limit: exchange_limit.clone(), ..publisher };
         publisher.publish(PublishTag(1), message(1, "first"));
         publisher.publish(PublishTag(2), message(2, "second"));
         publisher.publish(PublishTag(3), message(3, "known"));
@@ -263,7 +254,7 @@ async fn rows_have_as_many_exchanges_made_as_the_limit_says_over_all_connections
         make(&mut publisher, &mut broker, "first").await;
         miss(&mut publisher, &mut broker, "second").await;
         is_one_too_many(&mut publisher, &[2, 3]).await;
-        // The first is known to the connection, one of the configuration counts for nothing.
+        // The first is known to the connection, one of the topology counts for nothing.
         publisher.publish(PublishTag(3), message(3, "known"));
         publisher.publish(PublishTag(4), message(4, "first"));
         publisher.publish(PublishTag(5), message(5, "literal"));
@@ -273,7 +264,7 @@ async fn rows_have_as_many_exchanges_made_as_the_limit_says_over_all_connections
     }
     // What is only verified is not made.
     let (publisher, _broker) = publisher();
-    let mut publisher = Publisher { row_exchanges, declare: false, ..publisher };
+    let mut publisher = Publisher { exchange_limit, declare: false, ..publisher };
     publisher.publish(PublishTag(5), message(5, "third"));
     assert!(is_quiet(&mut publisher).await);
     assert_eq!(publisher.declaring, Some(("third".to_owned(), Question::Verify)));
@@ -282,7 +273,7 @@ async fn rows_have_as_many_exchanges_made_as_the_limit_says_over_all_connections
 #[tokio::test]
 async fn exchanges_that_are_there_count_for_nothing_and_those_that_are_gone_no_longer() {
     let (publisher, mut broker) = publisher();
-    let mut publisher = Publisher { row_exchanges: RowExchanges::new(1, None), ..publisher };
+    let mut publisher = Publisher { exchange_limit: ExchangeLimit::new(1, None), ..publisher };
     for (tag, exchange) in [(1, "old"), (2, "older")] {
         publisher.publish(PublishTag(tag), message(tag, exchange));
         assert_eq!(declare_of(&mut publisher, &mut broker).await, (exchange.to_owned(), true));
@@ -428,7 +419,7 @@ async fn told_of_fence_in_time(
     mut answer: impl AsyncFnMut(bool) -> AMQPClass,
 ) -> Vec<Fence> {
     const FENCE: ChannelId = 3;
-    publisher.fence("outboxd.publisher.test");
+    publisher.fence("only.publisher");
     let (mut hears, mut says) = tokio::io::split(broker);
     let answers = async {
         let mut heard = bytes::BytesMut::new();
@@ -476,7 +467,8 @@ const LONG: Duration = Duration::from_secs(900);
 async fn a_fence_that_is_not_to_be_had_for_longer_than_a_takeover_is_told_with_whose_it_is() {
     let (mut exclusive, broker) = publisher();
     let told = told_of_fence(&mut exclusive, broker, LONG, |_| closed(405)).await;
-    let [Fence::Busy { .. }, Fence::Taken { by: Taker::Connection, for_at_least, .. }] = &told[..] else {
+    let [Fence::Busy { .. }, Fence::Taken { by: FenceOwner::Connection, for_at_least, .. }] = &told[..]
+    else {
         panic!("{told:?}")
     };
     assert!((Duration::from_secs(180)..Duration::from_secs(200)).contains(for_at_least), "{told:?}");
@@ -485,7 +477,7 @@ async fn a_fence_that_is_not_to_be_had_for_longer_than_a_takeover_is_told_with_w
     let told = told_of_fence(&mut shared, broker, LONG, answer).await;
     assert!(
         matches!(&told[..], [Fence::Busy { .. }, Fence::Taken { by, .. }]
-            if *by == Taker::Nobody { consumers: 1, messages: 2 }),
+            if *by == FenceOwner::Nobody { consumers: 1, messages: 2 }),
         "{told:?}"
     );
 }
@@ -518,9 +510,8 @@ async fn a_fence_whose_node_is_down_is_taken_and_not_free() {
     let [Fence::Busy { .. }, Fence::Taken { by, for_at_least, text, .. }] = &told[..] else {
         panic!("{told:?}")
     };
-    assert_eq!((*by, &**text), (Taker::Unreachable, NO_ANSWER));
+    assert_eq!((*by, &**text), (FenceOwner::Unreachable, NO_ANSWER));
     assert!((Duration::from_secs(180)..Duration::from_secs(200)).contains(for_at_least), "{told:?}");
-    assert!(by.cure("q").contains("rabbitmqctl forget_cluster_node"), "{}", by.cure("q"));
 }
 
 /// RabbitMQ looks 2000 times, 30 ms apart, for the process of such a queue, and answers nothing else on that channel meanwhile.
@@ -538,14 +529,17 @@ async fn a_look_that_is_not_answered_is_told_before_the_broker_gives_up() {
         .await
     };
     let early = told(Duration::from_secs(195)).await;
-    let [Fence::Busy { .. }, Fence::Taken { by: Taker::Unreachable, for_at_least, text, .. }] = &early[..]
+    let [Fence::Busy { .. }, Fence::Taken { by: FenceOwner::Unreachable, for_at_least, text, .. }] =
+        &early[..]
     else {
         panic!("{early:?}")
     };
     assert!(text.contains("not answered within 5 s"), "{text}");
     assert!(*for_at_least < Duration::from_secs(195), "{early:?}");
     let late = told(LONG).await;
-    let [_, _, Fence::Taken { by: Taker::Unreachable, text, .. }] = &late[..] else { panic!("{late:?}") };
+    let [_, _, Fence::Taken { by: FenceOwner::Unreachable, text, .. }] = &late[..] else {
+        panic!("{late:?}")
+    };
     assert_eq!(text, NO_ANSWER, "once the broker has said it");
 }
 
@@ -554,8 +548,8 @@ async fn a_look_at_a_fence_tells_a_queue_that_nobody_answers_for_from_none() {
     const FENCE: ChannelId = 3;
     for (answer, expected) in [
         (Some(closed_saying(404, "NOT_FOUND - no queue 'q' in vhost '/'")), Ok(None)),
-        (Some(closed(405)), Ok(Some(Taker::Connection))),
-        (Some(closed_saying(404, NO_ANSWER)), Ok(Some(Taker::Unreachable))),
+        (Some(closed(405)), Ok(Some(FenceOwner::Connection))),
+        (Some(closed_saying(404, NO_ANSWER)), Ok(Some(FenceOwner::Unreachable))),
         (None, Err(())),
     ] {
         let (ours, mut broker) = tokio::io::duplex(1 << 16);
@@ -564,8 +558,8 @@ async fn a_look_at_a_fence_tells_a_queue_that_nobody_answers_for_from_none() {
         if let Some(answer) = answer {
             say(&mut broker, FENCE, answer).await;
         }
-        let taker = fence::taker(&mut connection, "q").await;
-        assert_eq!(taker.as_ref().map_err(|_| ()), expected.as_ref().map_err(|_| ()), "{taker:?}");
+        let owner = fence::owner(&mut connection, "q").await;
+        assert_eq!(owner.as_ref().ok(), expected.as_ref().ok(), "{owner:?}");
         assert_eq!(connection.is_lost(), expected.is_err());
     }
 }
@@ -590,7 +584,7 @@ async fn a_connection_that_breaks_makes_a_taken_fence_no_younger_unless_it_is_lo
 #[tokio::test]
 async fn an_answer_about_the_fence_that_nobody_asked_for_ends_the_connection() {
     let (mut publisher, mut broker) = publisher();
-    publisher.fence("outboxd.publisher.test");
+    publisher.fence("only.publisher");
     assert!(is_quiet(&mut publisher).await);
     say(&mut broker, 3, opened()).await;
     assert!(is_quiet(&mut publisher).await);
@@ -610,4 +604,48 @@ async fn a_fence_that_another_has_is_asked_for_again_and_again() {
     };
     let told = told_of_fence(&mut publisher, broker, Duration::from_secs(60), answer).await;
     assert!(matches!(&told[..], [Fence::Busy { .. }, Fence::Held]), "{told:?}");
+}
+
+/// As a broker hands a message back, with that text in the header that identifies it.
+async fn hand_back(broker: &mut (impl AsyncWrite + Unpin), identity: &str) {
+    use amq_protocol::{
+        frame::AMQPContentHeader,
+        types::{AMQPValue, FieldTable},
+    };
+    let mut link = Link::new(Box::new(tokio::io::empty()));
+    let returned = basic::Return {
+        reply_code: 312,
+        reply_text: "NO_ROUTE".into(),
+        exchange: "known".into(),
+        routing_key: "".into(),
+    };
+    let method = AMQPClass::Basic(basic::AMQPMethod::Return(returned));
+    link.put(&AMQPFrame::Method(MESSAGES, method)).unwrap();
+    let mut headers = FieldTable::default();
+    headers.insert(HEADER.into(), AMQPValue::LongString(identity.into()));
+    let properties = basic::AMQPProperties::default().with_headers(headers);
+    let header = AMQPContentHeader { class_id: 60, body_size: 0, properties };
+    link.put(&AMQPFrame::Header(MESSAGES, header)).unwrap();
+    broker.write_all(link.output()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_that_comes_back_is_known_by_its_header_and_one_that_is_not_known_ends_the_connection() {
+    let (mut publisher, mut broker) = publisher();
+    for number in 1..=2 {
+        publisher.publish(PublishTag(number), message(number, "known"));
+    }
+    assert!(is_quiet(&mut publisher).await);
+    hand_back(&mut broker, "2").await;
+    confirm(&mut broker, 1).await;
+    confirm(&mut broker, 2).await;
+    let PublisherEvent::Outcomes(told) = next(&mut publisher).await.unwrap() else { panic!("no outcomes") };
+    let returned = Outcome::Returned { reply_code: 312, reply_text: "NO_ROUTE".to_owned() };
+    assert_eq!(told, [(PublishTag(1), Outcome::Confirmed), (PublishTag(2), returned)]);
+    publisher.publish(PublishTag(3), message(3, "known"));
+    assert!(is_quiet(&mut publisher).await);
+    hand_back(&mut broker, "9").await;
+    let error = next(&mut publisher).await.unwrap_err();
+    assert!(matches!(error, BrokerError::UnexpectedReturn { .. }), "{error}");
+    assert!(error.to_string().contains("exchange 'known', number '9'"), "{error}");
 }

@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use amq_protocol::types::{AMQPValue, FieldArray, FieldTable};
 
-use super::short;
+use super::super::short_string::short;
 
 /// The value of an optional argument.
 ///
@@ -27,7 +27,7 @@ pub enum Argument {
 }
 
 /// The arguments as an AMQP table.
-pub(super) fn table(arguments: &[(String, Argument)]) -> io::Result<FieldTable> {
+pub(crate) fn table(arguments: &[(String, Argument)]) -> io::Result<FieldTable> {
     let mut table = FieldTable::default();
     for (name, value) in arguments {
         table.insert(short(name)?, value.field()?);

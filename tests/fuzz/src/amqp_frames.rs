@@ -7,12 +7,12 @@ use amq_protocol::{
     types::{AMQPValue, FieldTable},
 };
 use bytes::BytesMut;
-use outboxd::rabbitmq::{
-    consumer::{
+use outboxd::{
+    chassis::consumer::{
         guard::{Guard, InHand},
         readable::UNREADABLE_HEADER,
     },
-    frame::{HEADER, Head, METHOD, NESTING_MAX, Unreadable, check},
+    rabbitmq::frame::{HEADER, Head, METHOD, NESTING_MAX, Unreadable, check},
 };
 
 const FRAME_BYTES_MAX: usize = 4096;

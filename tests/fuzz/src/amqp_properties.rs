@@ -3,9 +3,9 @@
 
 use amq_protocol::frame::{AMQPFrame, parsing::parse_frame};
 use bytes::BytesMut;
-use outboxd::rabbitmq::{
-    consumer::guard::{Guard, InHand},
-    frame::{HEADER, check},
+use outboxd::{
+    chassis::consumer::guard::{Guard, InHand},
+    rabbitmq::frame::{HEADER, check},
 };
 
 use super::amqp_frames::is_marked;

@@ -15,7 +15,7 @@ use outboxd::{
         RESERVED_HEADERS, SHORT_STRING_BYTES_MAX, Template, Timestamp,
     },
     position::{Lsn, Position},
-    rabbitmq::encoding::header_frame_size,
+    rabbitmq::{encoding::put_publish, message as amqp},
 };
 
 const POSITION: Position = Position { commit_lsn: Lsn(0x16_B374_D848), index: 10 };
@@ -99,31 +99,28 @@ fn check<'a>(
     value_of: impl Fn(&str) -> Option<&'a [u8]>,
 ) {
     let text_of = |name: &str| str::from_utf8(value_of(name).expect("not NULL")).expect("UTF-8");
-    assert_eq!(&*message.event_type, text_of("type"));
     if "{id}".parse::<Template>().is_ok_and(|id| id == mapping.id) {
-        assert_eq!(&*message.message_id, text_of("id"));
+        assert_eq!(message.id(), text_of("id"));
     }
-    assert!(!message.exchange.contains(['\r', '\n']), "RabbitMQ has no such exchange");
+    let sent = &*message.amqp;
+    assert!(!sent.exchange.contains(['\r', '\n']), "RabbitMQ has no such exchange");
     let is_default = mapping.exchange.pieces("orders").next().is_none();
     assert_eq!(
-        message.exchange.is_empty(),
+        sent.exchange.is_empty(),
         is_default,
         "the default exchange is meant by an empty template only"
     );
-    let route = [&*message.exchange, &message.routing_key, &message.event_type];
-    for text in route.into_iter().chain(message.short_properties()) {
-        assert!(text.len() <= SHORT_STRING_BYTES_MAX, "{text}");
-    }
+    assert_eq!(put_publish(sent, true, 1, 4096, &mut Vec::new()), Ok(()), "a text is too long");
 
     let payload = value_of("payload").unwrap_or_default();
     match columns.iter().find(|column| column.name == "payload") {
         Some(Column { type_oid: 17, .. }) if !payload.is_empty() => {
-            let hex: String = message.body.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex: String = sent.body.iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(format!("\\x{hex}"), String::from_utf8_lossy(payload).to_ascii_lowercase());
         }
-        _ => assert_eq!(message.body, payload),
+        _ => assert_eq!(sent.body, payload),
     }
-    assert!(message.body.len() <= mapping.message_bytes_max);
+    assert!(sent.body.len() <= mapping.message_bytes_max);
 
     let own = [
         ("aggregate-type", text_of("aggregatetype")),
@@ -132,24 +129,24 @@ fn check<'a>(
         ("outbox-source", "orders"),
         ("outbox-position", "00000016B374D848-0000000A"),
     ];
-    for ((name, value), (expected_name, expected)) in message.headers.iter().zip(own) {
+    for ((name, value), (expected_name, expected)) in sent.headers.iter().zip(own) {
         assert_eq!((&**name, value), (expected_name, &HeaderValue::Text(expected.to_owned())));
     }
-    let names: BTreeSet<&str> = message.headers.iter().map(|(name, _)| &**name).collect();
-    assert_eq!(names.len(), message.headers.len(), "a header twice: {:?}", message.headers);
+    let names: BTreeSet<&str> = sent.headers.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names.len(), sent.headers.len(), "a header twice: {:?}", sent.headers);
     assert!(names.iter().all(|name| name.len() <= SHORT_STRING_BYTES_MAX));
     assert!(!names.contains("CC") && !names.contains("BCC") && !names.contains("outbox-replayed"));
-    check_row_headers(&message, mapping, value_of("headers"));
+    check_row_headers(sent, mapping, value_of("headers"));
 
-    assert_eq!(header_frame_size(&message), 8 + content_header(&message).len());
+    assert_eq!(sent.header_frame_bytes(), 8 + content_header(sent).len());
     let told = message.content_header_bytes();
     message.mark_replayed();
-    assert_eq!(told, content_header(&message).len(), "with room for outbox-replayed");
+    assert_eq!(told, content_header(&message.amqp).len(), "with room for outbox-replayed");
     assert!(told <= HEADERS_BYTES_MAX);
 }
 
 /// Every member of the row's headers object is there, with its value, unless its name is taken.
-fn check_row_headers(message: &Message, mapping: &Mapping, headers: Option<&[u8]>) {
+fn check_row_headers(message: &amqp::Message, mapping: &Mapping, headers: Option<&[u8]>) {
     use serde_json::Value;
     // Beyond 128 levels, or with a number like 1e400, serde_json cannot serve as a second opinion.
     let Ok(Value::Object(members)) = serde_json::from_slice(headers.unwrap_or(b"null")) else { return };
@@ -184,13 +181,11 @@ fn check_row_headers(message: &Message, mapping: &Mapping, headers: Option<&[u8]
 }
 
 /// The payload of the content header frame, encoded after AMQP 0-9-1, sections 2.3.5.2 and 4.2.5.
-fn content_header(message: &Message) -> Vec<u8> {
+fn content_header(message: &amqp::Message) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend([0, 60, 0, 0]);
     out.extend((message.body.len() as u64).to_be_bytes());
-    let own = message.properties.as_deref().cloned().unwrap_or_default();
-    let kind = own.kind.unwrap_or_else(|| message.event_type.clone());
-    let app = own.app_id.unwrap_or_else(|| "outboxd".to_owned());
+    let own = &message.properties;
     let is_set = [
         true, // content_type
         own.content_encoding.is_some(),
@@ -202,13 +197,13 @@ fn content_header(message: &Message) -> Vec<u8> {
         own.expiration.is_some(),
         true, // message_id
         true, // timestamp
-        message.kind().is_some(),
+        own.kind.is_some(),
         false, // user_id
-        !app.is_empty(),
+        own.app_id.is_some(),
     ];
     let flags = (0..).zip(is_set).map(|(bit, is_set)| u16::from(is_set) << (15 - bit)).sum::<u16>();
     out.extend(flags.to_be_bytes());
-    short(&mut out, &message.content_type);
+    own.content_type.iter().for_each(|text| short(&mut out, text));
     own.content_encoding.iter().for_each(|text| short(&mut out, text));
     let mut table = Vec::new();
     for (name, value) in &message.headers {
@@ -227,14 +222,10 @@ fn content_header(message: &Message) -> Vec<u8> {
     own.correlation_id.iter().for_each(|text| short(&mut out, text));
     own.reply_to.iter().for_each(|text| short(&mut out, text));
     own.expiration.iter().for_each(|text| short(&mut out, text));
-    short(&mut out, &message.message_id);
-    out.extend((message.committed_at.0 / 1_000_000).to_be_bytes());
-    if message.kind().is_some() {
-        short(&mut out, &kind);
-    }
-    if !app.is_empty() {
-        short(&mut out, &app);
-    }
+    own.message_id.iter().for_each(|text| short(&mut out, text));
+    out.extend((COMMITTED_AT.0 / 1_000_000).to_be_bytes());
+    own.kind.iter().for_each(|text| short(&mut out, text));
+    own.app_id.iter().for_each(|text| short(&mut out, text));
     out
 }
 

@@ -79,9 +79,9 @@ fn rendered(template: &Template, headers: &str) -> Option<String> {
             None
         }
         Ok(message) => {
-            let mut found = message.headers.into_iter().filter(|(name, _)| name == "rendered");
+            let mut found = message.amqp.headers.iter().filter(|(name, _)| name == "rendered");
             let Some((_, HeaderValue::Text(text))) = found.next() else { panic!("the header is not there") };
-            Some(text)
+            Some(text.clone())
         }
     }
 }

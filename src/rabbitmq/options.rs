@@ -4,26 +4,17 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use rustls::ClientConfig;
 
-use super::{
-    endpoint::Endpoint,
-    error::BrokerError,
-    fence::FenceMemory,
-    rotating_urls::RotatingUrls,
-    row_exchanges::RowExchanges,
-    subscriptions::SubscriptionWatch,
-    tls,
-    topology::{Exchange, Subscription},
-};
+use super::{endpoint::Endpoint, error::BrokerError, rotating_urls::RotatingUrls, tls};
 
-/// How to reach the broker. Debug hides users and passwords.
+/// How to connect to the broker. Debug hides users and passwords.
 #[derive(Clone)]
-pub struct BrokerOptions {
+pub struct ConnectionOptions {
+    /// Program that connects.
+    pub client: Client,
     /// Tried in turn, starting from a different one at each attempt. `amqp://` or `amqps://`, password included.
     pub urls: Vec<String>,
-    /// The same from files, which go before what they were when the configuration was read.
+    /// The same from files, which go before what they were when `urls` was read.
     pub rotating: Option<RotatingUrls>,
-    /// Declare exchanges, queues and bindings; otherwise only verify that they are there.
-    pub declare: bool,
     /// AMQP heartbeat, rounded up to whole seconds; the broker's is used when it is shorter. A peer that is silent
     /// for twice as long is given up. A URL's `heartbeat` wins.
     pub heartbeat: Duration,
@@ -33,19 +24,18 @@ pub struct BrokerOptions {
     pub ca_file: Option<PathBuf>,
     /// PEM client certificate (with its chain) and PEM key (PKCS#8, PKCS#1 or SEC1, not encrypted).
     pub client_cert: Option<(PathBuf, PathBuf)>,
-    /// Exchanges that are not durable topics without arguments, declared before anything is published.
-    pub exchanges: Vec<Exchange>,
-    /// Durable subscriptions, declared before anything is published.
-    pub subscriptions: Vec<Subscription>,
-    /// Limit on the exchanges that rows name: each source has its own.
-    pub row_exchanges: RowExchanges,
-    /// Memory of the fence: each source has its own.
-    pub fence_memory: FenceMemory,
-    /// Watch of this process over them.
-    pub watch: SubscriptionWatch,
 }
 
-impl fmt::Debug for BrokerOptions {
+/// Program that connects, as RabbitMQ's management shows it beside the connection's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Client property `product`.
+    pub product: &'static str,
+    /// Client property `version`.
+    pub version: &'static str,
+}
+
+impl fmt::Debug for ConnectionOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown: Vec<String> = self
             .urls
@@ -54,21 +44,23 @@ impl fmt::Debug for BrokerOptions {
                 Endpoint::parse(url, self.heartbeat).map_or("(no AMQP URL)".to_owned(), |at| at.to_string())
             })
             .collect();
-        f.debug_struct("BrokerOptions")
+        f.debug_struct("ConnectionOptions")
+            .field("client", &self.client)
             .field("urls", &shown)
-            .field("declare", &self.declare)
             .field("heartbeat", &self.heartbeat)
             .field("connect_timeout", &self.connect_timeout)
             .field("ca_file", &self.ca_file)
             .field("client_cert", &self.client_cert)
-            .field("exchanges", &self.exchanges)
-            .field("subscriptions", &self.subscriptions)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
-impl BrokerOptions {
-    /// Every URL, parsed. An error names the first that is none.
+impl ConnectionOptions {
+    /// Every URL, parsed.
+    ///
+    /// # Errors
+    ///
+    /// There is no URL, one is none, or a file of them cannot be read. No error repeats a URL.
     pub fn endpoints(&self) -> Result<Vec<Endpoint>, BrokerError> {
         if self.urls.is_empty() {
             return Err(BrokerError::NoUrl);
@@ -87,7 +79,7 @@ impl BrokerOptions {
         self.rotating.iter().flat_map(RotatingUrls::files).collect()
     }
 
-    /// Files whose content somebody could log in with: those of [`Self::files`] and the key of `tls_key_file`.
+    /// Files whose content somebody could log in with: those of [`Self::files`] and the client's key.
     pub fn secret_files(&self) -> Vec<PathBuf> {
         let key = self.client_cert.as_ref().map(|(_, key)| key.clone());
         self.files().into_iter().map(PathBuf::from).chain(key).collect()
@@ -101,7 +93,11 @@ impl BrokerOptions {
     }
 
     /// How TLS is done; `None` when no URL asks for it.
-    pub(super) fn tls_config(&self) -> Result<Option<ClientConfig>, BrokerError> {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::endpoints`]; a certificate or key cannot be used.
+    pub fn tls_config(&self) -> Result<Option<ClientConfig>, BrokerError> {
         let config = self.endpoints()?.iter().any(Endpoint::is_tls).then(|| {
             let client_cert = self.client_cert.as_ref();
             tls::client_config(

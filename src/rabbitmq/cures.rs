@@ -1,0 +1,240 @@
+//! Cures of what RabbitMQ refuses, in outboxd's words: keys of its configuration, its commands, the names of its queues.
+//!
+//! The publisher's errors say what happened, and what RabbitMQ's administrator does about it. What outboxd's does is added here, and
+//! only here. Shows no payload.
+
+use super::{
+    error::{BrokerError, DeclareError, none_usable},
+    fence::FenceOwner,
+    publisher::Refused,
+    refusal::{self, Reason, Refusal},
+    tls::CertificateError,
+};
+use crate::outbox::Message;
+
+/// Pattern of the queues that are fences.
+const FENCES: &str = r"^outboxd\.publisher\.";
+
+/// The cure goes on with this, for a refusal of that reason.
+fn more(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Permission => ", as `outboxd setup --print-rabbitmqctl` prints it",
+        Reason::InternalExchange => " (message.exchange)",
+        Reason::Missing => ", or set rabbitmq.declare = true",
+        Reason::InvalidArgument => " (arguments, queue_type)",
+        Reason::MessageTooLarge => {
+            ", or lower delivery.message_bytes_max to the broker's limit, so that such rows fall under delivery.on_invalid"
+        }
+        Reason::UserConnectionLimit => ": outboxd needs one connection a source",
+        Reason::UserChannelLimit => ": outboxd needs three channels a source",
+        Reason::Ended => ": outboxd connects again by itself",
+        _ => "",
+    }
+}
+
+/// Next step after an error; `None` where its text has one for each of several brokers, or nothing is to be done.
+pub fn of(error: &BrokerError) -> Option<String> {
+    let cure = match error {
+        BrokerError::Declare { error, .. } => return Some(of_declare(error)),
+        error => error.cure()?,
+    };
+    let more = match error {
+        BrokerError::NoUrl => " (rabbitmq.url)",
+        BrokerError::Certificates(CertificateError::NoPlatformRoots) => " or set rabbitmq.tls_ca_file",
+        BrokerError::Tls { .. } => " (rabbitmq.tls_ca_file, rabbitmq.tls_cert_file)",
+        BrokerError::FenceGone { .. } => r" (^outboxd\.publisher\.): `run` makes it anew",
+        BrokerError::Unsendable { .. } => ", with delivery.on_invalid = \"park\" such rows are put aside",
+        error => error.reason().map_or("", more),
+    };
+    Some(cure + more)
+}
+
+/// What happened; of several brokers also the next step for each.
+pub fn what(error: &BrokerError) -> String {
+    match error {
+        BrokerError::NoneUsable { tried } => none_usable(tried.iter().map(explain)),
+        error => error.what(),
+    }
+}
+
+/// What happened, and the next step.
+pub fn explain(error: &BrokerError) -> String {
+    match of(error) {
+        Some(cure) => format!("{}; {cure}", what(error)),
+        None => what(error),
+    }
+}
+
+/// Next step for an exchange, queue or binding that cannot be declared.
+pub fn of_declare(error: &DeclareError) -> String {
+    let more = match error.reason {
+        Reason::Different if error.object.starts_with("queue") => " (queue or arguments of its subscription)",
+        Reason::Different => {
+            ", describe it in [[exchanges]], change message.exchange, or set rabbitmq.declare = false to use it as it is"
+        }
+        Reason::UnknownExchangeType if error.object.contains("x-consistent-hash") => {
+            ", or set partitions = 1"
+        }
+        reason => more(reason),
+    };
+    error.cure() + more
+}
+
+/// What is the matter with an exchange, queue or binding, and the next step.
+pub fn explain_declare(error: &DeclareError) -> String {
+    format!("{}; {}", error.what(), of_declare(error))
+}
+
+/// Next step for the broker's refusal of anything else.
+pub fn of_refusal(refusal: &Refusal) -> String {
+    refusal.cure() + more(refusal.reason())
+}
+
+/// Next step for a fence that the broker has refused.
+pub fn of_fence(refusal: &Refusal) -> String {
+    match refusal.reason() {
+        Reason::Permission => {
+            format!("grant the user configure and read on {FENCES} too (rabbitmqctl set_permissions)")
+        }
+        _ => of_refusal(refusal),
+    }
+}
+
+/// Next step, in a sentence that may go on, for a fence that is somebody else's: finds the owner of `queue`, and ends what has it.
+pub fn of_taken_fence(queue: &str, owner: FenceOwner) -> String {
+    match owner {
+        FenceOwner::Connection => {
+            "RabbitMQ tells no client which one. `rabbitmqctl list_queues -p VHOST name owner_pid` names it, and \
+             `rabbitmqctl list_connections pid name user peer_host peer_port` says whose it is: an instance that hangs, or somebody \
+             who should not have the right to configure this queue. `rabbitmqctl close_connection PID REASON` ends it"
+                .to_owned()
+        }
+        FenceOwner::Unreachable => {
+            "RabbitMQ keeps the queue on record until its node is back or removed. `rabbitmqctl cluster_status` names the nodes that \
+             are down: start that node, or, if it never comes back, `rabbitmqctl forget_cluster_node NODE` removes it with the queue"
+                .to_owned()
+        }
+        FenceOwner::Nobody { .. } => format!(
+            "No outboxd has declared it, as it is not exclusive. `rabbitmqctl list_queues -p VHOST name owner_pid policy arguments` \
+             shows it, and `rabbitmqctl delete_queue -p VHOST {queue}` removes it. Take the right to configure {FENCES} from whoever \
+             declared it"
+        ),
+    }
+}
+
+/// What is the matter with a message that the broker does not take, and the next step.
+pub fn explain_refused(message: &Message, refused: &Refused) -> String {
+    let (code, text) = match refused {
+        Refused::Publish { code, text } => (*code, text.clone()),
+        Refused::Exchange(error) => return explain_declare(error),
+        Refused::TooManyExchanges { exchanges_max } => {
+            return too_many_exchanges(&message.amqp.exchange, *exchanges_max);
+        }
+    };
+    let (exchange, means) = (&message.amqp.exchange, refusal::means(code, &text));
+    let refusal = Refusal { code, text };
+    let more = match refusal.reason() {
+        Reason::TopicPermission => {
+            format!(", with a pattern for writing that matches '{}'", message.amqp.routing_key)
+        }
+        Reason::Permission => format!(", with a pattern for writing that matches '{exchange}'"),
+        Reason::MessageTooLarge => format!(" (its body has {} bytes)", message.amqp.body.len()),
+        _ => String::new(),
+    };
+    format!("exchange '{exchange}' {means}: {code} {}; {}{more}", refusal.text, of_refusal(&refusal))
+}
+
+fn too_many_exchanges(exchange: &str, exchanges_max: usize) -> String {
+    if exchanges_max == 0 {
+        return format!(
+            "exchange '{exchange}' is not in the configuration, and delivery.exchanges_max is 0; see whether the row should name \
+             it, then add the exchange to [[exchanges]], or raise delivery.exchanges_max, and restart outboxd"
+        );
+    }
+    format!(
+        "exchange '{exchange}' is not at the broker and is not declared: outboxd has declared {exchanges_max} new ones for rows of \
+         this source since it started, and delivery.exchanges_max is {exchanges_max}; see whether the row should name it, then \
+         declare it at the broker, or raise delivery.exchanges_max or add it to [[exchanges]] and restart outboxd"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        outbox::AggregateKey,
+        position::{Lsn, Position},
+    };
+
+    fn explained(code: u16, text: &str) -> String {
+        let position = Position { commit_lsn: Lsn(1), index: 0 };
+        let amqp = super::super::message::Message {
+            exchange: "Order.events".into(),
+            routing_key: "Nope".into(),
+            body: bytes::Bytes::from_static(b"12345"),
+            ..Default::default()
+        };
+        let message = Message::of(position, AggregateKey(1), amqp);
+        explain_refused(&message, &Refused::Publish { code, text: text.to_owned() })
+    }
+
+    #[test]
+    fn each_refusal_names_its_cure() {
+        for (code, text, cures) in [
+            (
+                403,
+                "ACCESS_REFUSED - access to topic 'Nope' in exchange topic 'Order.events' in vhost 'v' refused for user 'shop'",
+                &["set_topic_permissions -p v shop Order.events WRITE READ", "matches 'Nope'"][..],
+            ),
+            (
+                403,
+                "ACCESS_REFUSED - access to exchange 'Order.events' in vhost '/' refused for user 'shop'",
+                &["set_permissions -p / shop CONFIGURE WRITE READ", "matches 'Order.events'"],
+            ),
+            (
+                406,
+                "PRECONDITION_FAILED - message size 5 is larger than configured max size 4",
+                &["delivery.message_bytes_max", "max_message_size", "5 bytes"],
+            ),
+        ] {
+            let explained = explained(code, text);
+            assert!(explained.contains(text), "{explained}");
+            for cure in cures {
+                assert!(explained.contains(cure), "{cure}: {explained}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_owner_of_a_taken_fence_has_its_next_step() {
+        for (owner, step) in [
+            (FenceOwner::Connection, "rabbitmqctl close_connection"),
+            (FenceOwner::Unreachable, "rabbitmqctl forget_cluster_node"),
+            (FenceOwner::Nobody { consumers: 0, messages: 0 }, "rabbitmqctl delete_queue -p VHOST q"),
+        ] {
+            assert!(of_taken_fence("q", owner).contains(step), "{owner:?}");
+        }
+    }
+
+    #[test]
+    fn one_exchange_too_many_names_the_key_of_the_limit() {
+        for (exchanges_max, more) in [(0, "not in the configuration"), (1, "declared 1 new ones")] {
+            let too_many = too_many_exchanges("second", exchanges_max);
+            let limit = format!("delivery.exchanges_max is {exchanges_max}");
+            assert!(too_many.contains("'second'") && too_many.contains(more), "{too_many}");
+            assert!(too_many.contains(&limit) && too_many.contains("[[exchanges]]"), "{too_many}");
+        }
+    }
+
+    #[test]
+    fn what_outboxd_adds_follows_what_rabbitmqs_administrator_does() {
+        let missing =
+            DeclareError::new("queue 'q'", Refusal { code: 404, text: "NOT_FOUND - no queue 'q'".into() });
+        assert_eq!(of_declare(&missing), "create it, or set rabbitmq.declare = true");
+        let text = "NOT_ALLOWED - connection refused for user 'shop': user connection limit (1) is reached";
+        let refusal = Refusal { code: 530, text: text.to_owned() };
+        assert!(of_refusal(&refusal).ends_with("outboxd needs one connection a source"));
+        // In an error's text the cure follows the last semicolon.
+        assert!(!of_refusal(&refusal).contains(';'));
+    }
+}

@@ -88,11 +88,11 @@ mutate trust-a-server-set-back src/relay/supervisor/known.rs \
 mutate take-the-slot-back src/relay/supervisor/attempt.rs \
     'delivery.ledger_mut().reached(flushed);' 'let _ = flushed;'
 mutate make-a-slot-silently src/slot/continuity/mod.rs \
-    'return gap(cause, known.confirmed);' 'let _ = cause; return Ok(Continuity::First);'
+    'return gap(cause, baseline.confirmed);' 'let _ = cause; return Ok(Continuity::First);'
 mutate take-a-slot-made-anew src/slot/continuity/mod.rs \
     'if at_most.is_some_and(|at_most| flush > Some(at_most)) {' 'if at_most.is_some_and(|_| false) {'
 mutate overlook-a-slot-made-anew-before-a-promotion src/slot/continuity/mod.rs \
-    'known.at_most.into_iter().chain(left).min()' 'left.or(known.at_most)'
+    'baseline.at_most.into_iter().chain(left).min()' 'left.or(baseline.at_most)'
 mutate forget-a-recorded-gap src/slot/continuity/mod.rs \
     'Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) => Err(Gap {' 'Some(SlotRecord { gap: Some(gap), confirmed_flush, confirmed_until, .. }) if false => Err(Gap {'
 mutate trust-a-record-from-a-dump src/slot/continuity/mod.rs \

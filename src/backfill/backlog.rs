@@ -16,7 +16,7 @@
 
 use tokio_postgres::Client;
 
-use super::snapshot::{self, Held, Selection, SnapshotError, SnapshotRows, sql};
+use super::snapshot::{self, RowHold, Selection, SnapshotError, SnapshotRows, sql};
 use crate::{
     outbox::{ColumnNames, OptionalColumn},
     position::Lsn,
@@ -110,7 +110,7 @@ impl Backlog {
         selection: &Selection,
         failover: bool,
     ) -> Result<Self, BacklogError> {
-        Self::begin_held(replication, client, database, columns, selection, failover, Held::AsCopy).await
+        Self::begin_held(replication, client, database, columns, selection, failover, RowHold::Copy).await
     }
 
     async fn begin_held(
@@ -120,7 +120,7 @@ impl Backlog {
         columns: &ColumnNames,
         selection: &Selection,
         failover: bool,
-        mut held: Held,
+        mut held: RowHold,
     ) -> Result<Self, BacklogError> {
         let temporary = temporary_name(&database.slot);
         loop {
@@ -147,7 +147,7 @@ impl Backlog {
         database: &SourceDatabase,
         columns: &ColumnNames,
         selection: &Selection,
-        held: Held,
+        held: RowHold,
     ) -> Result<SnapshotRows, BacklogError> {
         let name = &database.table;
         let temporary = temporary_name(&database.slot);
@@ -242,7 +242,7 @@ pub async fn create_slot_if_table_is_empty(
     let columns = ColumnNames { sequence: off(), created_at: off(), ..ColumnNames::default() };
     let all = Selection::default();
     // Nor be copied with all the others.
-    let held = Held::ByTransaction;
+    let held = RowHold::Transaction;
     let failover = database.failover;
     let mut backlog =
         Backlog::begin_held(replication, client, database, &columns, &all, failover, held).await?;

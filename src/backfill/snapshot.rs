@@ -19,11 +19,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream, types::Type};
 
+pub use crate::postgres::outbox_table::TIMESTAMPTZ;
 use crate::{
     outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
     position::{Lsn, Position},
     postgres::{
-        SourceDatabase, TableName,
+        RowRules, SourceDatabase, TableName,
         error::{ConnectError, WireError},
         outbox_table::{self, ColumnFacts, TableFacts},
         sql_text::{identifier, literal},
@@ -180,21 +181,6 @@ pub(crate) fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> 
     move |error| SnapshotError::Sql { doing, cause: error.into() }
 }
 
-/// OID of `timestamptz` (`catalog/pg_type.dat`).
-pub const TIMESTAMPTZ: u32 = 1184;
-
-/// Configuration of the table's rows, whatever they are read for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RowRules {
-    /// `outbox.unpublished`: an SQL condition. Rows for which it is false were published before outboxd came, and are left out.
-    /// Where it is neither true nor false, a row is published.
-    pub unpublished: Option<String>,
-    /// `outbox.created_at_zone`: the time zone of a `created_at` without one.
-    pub created_at_zone: Option<String>,
-    /// `backlog = "skip"`: rows older than the slot are not read.
-    pub skip_backlog: bool,
-}
-
 /// In what order rows come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
@@ -306,7 +292,7 @@ impl Selection {
     ///
     /// # Errors
     /// [`SnapshotError::NoTimes`] and [`SnapshotError::NoZone`].
-    pub fn validate(
+    pub(crate) fn validate(
         &self,
         database: &SourceDatabase,
         table: &TableFacts,
@@ -329,7 +315,7 @@ impl Selection {
             let quoted = identifier(&column.name);
             // An hour that the clocks repeat counts as its second passage, so no row of it is left out.
             let time = match created_at_zone {
-                _ if column.base_type_oid == TIMESTAMPTZ => quoted.clone(),
+                _ if column.is_timestamptz() => quoted.clone(),
                 Some(zone) => format!("{quoted} AT TIME ZONE {}", literal(zone)),
                 None => return Err(SnapshotError::NoZone(name.clone())),
             };
@@ -353,29 +339,29 @@ impl Selection {
 
 /// How rows are kept that are not read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Held {
+pub(crate) enum RowHold {
     /// As a copy in temporary files of the server, unless the table is too large for that. Where the server has no room for the copy
     /// ([`SnapshotError::NoRoomForCopy`]), a transaction takes its place.
-    AsCopy,
+    Copy,
     /// By the open transaction, which locks the table (ACCESS SHARE) and holds vacuum back.
-    ByTransaction,
+    Transaction,
 }
 
 /// Largest table whose rows are copied. A copy takes as much of the server's disk, and sorting it as much again.
 const COPY_BYTES_MAX: i64 = 8 << 30;
 
-impl Held {
+impl RowHold {
     /// How to go on after such a failure of opening a snapshot: `Some` when it was the copy that failed, for which a transaction does.
     pub(crate) fn instead(self, table: &TableName, error: &SnapshotError) -> Option<Self> {
         let SnapshotError::NoRoomForCopy(cause) = error else { return None };
-        if self == Held::ByTransaction {
+        if self == RowHold::Transaction {
             return None;
         }
         tracing::warn!(
             table = table.quoted(),
             "{error} ({cause}), so they are read in one transaction instead: {WHILE_HELD}"
         );
-        Some(Held::ByTransaction)
+        Some(RowHold::Transaction)
     }
 }
 
@@ -432,7 +418,7 @@ impl SnapshotRows {
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub async fn of_now(
+    pub(crate) async fn of_now(
         mut client: Client,
         database: &SourceDatabase,
         columns: &ColumnNames,
@@ -443,7 +429,7 @@ impl SnapshotRows {
         let mark =
             "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(false, 'outboxd', '') END";
         client.batch_execute(mark).await.map_err(sql("marking the snapshot's position"))?;
-        let mut held = Held::AsCopy;
+        let mut held = RowHold::Copy;
         loop {
             match Self::open_now(&client, database, columns, selection, held).await {
                 Ok(rows) => return Ok(rows.read_by(client)),
@@ -460,7 +446,7 @@ impl SnapshotRows {
         database: &SourceDatabase,
         columns: &ColumnNames,
         selection: &Selection,
-        held: Held,
+        held: RowHold,
     ) -> Result<Self, SnapshotError> {
         prepare(client).await?;
         let table = described(client, database).await?;
@@ -489,7 +475,7 @@ impl SnapshotRows {
         table: &TableFacts,
         columns: &ColumnNames,
         selection: &Selection,
-        (point, held): (Lsn, Held),
+        (point, held): (Lsn, RowHold),
     ) -> Result<Self, SnapshotError> {
         let order = RowOrder::of(table, columns);
         let row = client
@@ -506,7 +492,7 @@ impl SnapshotRows {
             // One statement, and no more: what an operator wrote must not end it and begin another.
             client.prepare(&select).await.map_err(|error| SnapshotError::Rules(error.into()))?;
         }
-        let copies = held == Held::AsCopy && fits_into_a_copy(client, table).await?;
+        let copies = held == RowHold::Copy && fits_into_a_copy(client, table).await?;
         let hold = if copies { " WITH HOLD" } else { "" };
         client
             .batch_execute(&format!("DECLARE outboxd_rows NO SCROLL CURSOR{hold} FOR {select}"))
@@ -559,7 +545,7 @@ impl SnapshotRows {
     }
 
     /// Whether the last row has been read.
-    pub fn is_at_end(&self) -> bool {
+    pub(crate) fn is_at_end(&self) -> bool {
         self.reader.is_none()
     }
 

@@ -2,5 +2,6 @@
 
 mod statements;
 
-pub use statements::{Cleanup, CleanupError, Pass, Seen, SeenRow, Statements, grant_sql, remove, search};
-pub(crate) use statements::{time_column, unpublished};
+pub use crate::postgres::Cleanup;
+pub use statements::{CleanupError, Pass, Seen, SeenRow, Statements, remove, search};
+pub(crate) use statements::{grant_sql, time_column, unpublished};

@@ -17,15 +17,13 @@
 //!
 //! Knows nothing of pace, and does not wait for a confirm: [`relay`](crate::relay) does.
 
-use std::time::Duration;
-
 use tokio_postgres::{Client, types::Type};
 
 use crate::{
     outbox::ColumnNames,
     position::Lsn,
     postgres::{
-        SourceDatabase, TableName,
+        Cleanup, SourceDatabase, TableName,
         outbox_table::{self, TableFacts},
         sql_text::{identifier, literal},
         sqlstate,
@@ -33,13 +31,6 @@ use crate::{
     },
     slot::publication::{self, Held, PublicationFacts, PublishedBy, Publishing},
 };
-
-/// What is to be removed: key `cleanup.retention_s`, with `cleanup.mode = "delete"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cleanup {
-    /// How long a row stays after the time in its `created_at`; zero: no longer than until its message is confirmed.
-    pub retention: Duration,
-}
 
 /// Why nothing can be removed.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +69,7 @@ pub enum CleanupError {
 
 impl CleanupError {
     /// Going on needs somebody's word: rows may lie in the table that were never published.
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         matches!(self, CleanupError::NotPublished { .. })
     }
 
@@ -137,7 +128,7 @@ pub(crate) fn time_column<'a>(
     let column = column.ok_or_else(|| CleanupError::NoTimes(database.table.clone()))?;
     let name = column.name.as_str();
     match &database.rows.created_at_zone {
-        _ if column.base_type_oid == Type::TIMESTAMPTZ.oid() => Ok(TimeColumn { name, zone: None }),
+        _ if column.is_timestamptz() => Ok(TimeColumn { name, zone: None }),
         Some(zone) => Ok(TimeColumn { name, zone: Some(zone) }),
         None => Err(CleanupError::NoZone(database.table.clone())),
     }
@@ -160,7 +151,7 @@ impl TimeColumn<'_> {
 }
 
 /// The statement that lets a role remove rows. To lock a row takes UPDATE on one column, whichever.
-pub fn grant_sql(database: &SourceDatabase, columns: &ColumnNames, role: &str) -> String {
+pub(crate) fn grant_sql(database: &SourceDatabase, columns: &ColumnNames, role: &str) -> String {
     let (column, table) = (identifier(&columns.id), database.table.quoted());
     format!("GRANT DELETE, UPDATE ({column}) ON {table} TO {}", identifier(role))
 }
@@ -209,7 +200,7 @@ pub enum Pass {
 
 impl Pass {
     /// The same after so many of the rows that were seen were removed.
-    pub fn after_removing(self, rows: usize) -> Self {
+    pub(crate) fn after_removing(self, rows: usize) -> Self {
         match self {
             Pass::Rows(stayed) => Pass::Rows(stayed.saturating_sub(rows)),
             other => other,

@@ -41,7 +41,7 @@ pub(super) fn table(database: &SourceDatabase) -> String {
 }
 
 /// The statement that makes the table. A position's text sorts in commit order by its bytes.
-pub fn create_table_sql(database: &SourceDatabase) -> String {
+pub(crate) fn create_table_sql(database: &SourceDatabase) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (slot text NOT NULL, position text COLLATE \"C\" NOT NULL, cause text NOT NULL, \
          reason text NOT NULL, message_id text, aggregate_type text, aggregate_id text, event_type text, exchange text, \
@@ -53,7 +53,7 @@ pub fn create_table_sql(database: &SourceDatabase) -> String {
 }
 
 /// The statement that lets the source's role use the table, once somebody else has made it.
-pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
+pub(crate) fn grant_sql(database: &SourceDatabase, role: &str) -> String {
     own_table::grant_sql(database, TABLE, role)
 }
 

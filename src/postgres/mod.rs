@@ -21,6 +21,7 @@ pub(crate) mod remedy;
 pub mod replication;
 mod service_file;
 mod socket;
+mod source_database;
 mod sql_limits;
 mod sql_socket;
 pub(crate) mod sql_text;
@@ -55,10 +56,10 @@ pub mod catalog {
     pub(crate) use super::sqlstate::OBJECT_IN_USE;
     pub use super::{
         outbox_table::{ColumnFacts, Generated, TableFacts, TableKind, is_empty, table},
-        own_table::{OwnTableFacts, own_table},
+        own_table::OwnTableFacts,
         preflight::Facts,
         server_facts::{ServerFacts, server},
-        slot_creation::{create_slot, create_slot_sql, drop_slot},
+        slot_creation::{create_slot, drop_slot},
         slot_facts::{SlotFacts, slot_progress, slots, wal_end},
         statement::{CatalogError, limit_statements},
     };
@@ -73,73 +74,13 @@ pub mod error {
     };
 }
 
+pub use source_database::{Cleanup, RowRules, SourceDatabase, TableName};
+
 use crate::outbox::Column;
 use pgoutput::RelationColumn;
-use replication::{ReplicationConnection, ReplicationError};
 
 impl From<&RelationColumn> for Column {
     fn from(column: &RelationColumn) -> Self {
         Column { name: column.name.clone(), type_oid: column.type_oid }
-    }
-}
-
-/// A schema-qualified table name, unquoted parts.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TableName {
-    /// Schema; `public` when the configuration names none.
-    pub schema: String,
-    /// Table.
-    pub table: String,
-}
-
-impl std::fmt::Display for TableName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.schema, self.table)
-    }
-}
-
-/// What one source needs to know of its database.
-#[derive(Clone, Debug)]
-pub struct SourceDatabase {
-    /// Where and how to connect.
-    pub endpoint: endpoint::Endpoint,
-    /// Replication slot.
-    pub slot: String,
-    /// Publication: inserts only, this one table.
-    pub publication: String,
-    /// Create publication and slot when they are missing; otherwise only verify.
-    pub create: bool,
-    /// The slot that outboxd makes is synchronised to standbys (PostgreSQL 17 and later).
-    pub failover: bool,
-    /// The outbox table.
-    pub table: TableName,
-    /// Schema of outboxd's own tables: by default that of the outbox table.
-    pub schema: String,
-    /// Configuration of its rows.
-    pub rows: snapshot::RowRules,
-    /// Removing its confirmed rows; `None`: they stay.
-    pub cleanup: Option<cleanup::Cleanup>,
-    /// Policy may put rows aside, so there must be a table for them.
-    pub parks: bool,
-    /// Sent as `wal_sender_timeout` of the replication connection: how long a vanished client keeps the slot.
-    pub wal_sender_timeout: std::time::Duration,
-}
-
-impl SourceDatabase {
-    /// Connects in replication mode.
-    ///
-    /// # Errors
-    /// [`ReplicationError::Connect`].
-    pub async fn connect_replication(
-        &self,
-        application_name: &str,
-    ) -> Result<ReplicationConnection, ReplicationError> {
-        ReplicationConnection::connect(&self.endpoint, application_name, self.wal_sender_timeout).await
-    }
-
-    /// Tells whether whoever gets the slot next makes it a failover slot, unless it is one: the configuration wants one, and lets
-    /// outboxd make it.
-    pub(crate) fn makes_failover(&self, is_failover: bool) -> bool {
-        self.failover && self.create && !is_failover
     }
 }

@@ -59,12 +59,12 @@ pub struct TableFacts {
 
 impl TableFacts {
     /// The columns that are sent: those of a Relation message, in its order.
-    pub fn sent_columns(&self) -> impl Iterator<Item = &ColumnFacts> {
+    pub(crate) fn sent_columns(&self) -> impl Iterator<Item = &ColumnFacts> {
         self.columns.iter().filter(|column| column.sent)
     }
 
     /// The same as the mapper wants them: a domain counts as the type it is made from.
-    pub fn outbox_columns(&self) -> Vec<Column> {
+    pub(crate) fn outbox_columns(&self) -> Vec<Column> {
         self.sent_columns().map(|c| Column { name: c.name.clone(), type_oid: c.base_type_oid }).collect()
     }
 
@@ -77,7 +77,7 @@ impl TableFacts {
     }
 
     /// The column whose values a sequence counts up one by one as rows are inserted: the best order that a table can give.
-    pub fn numbered_column(&self) -> Option<&ColumnFacts> {
+    pub(crate) fn numbered_column(&self) -> Option<&ColumnFacts> {
         self.columns.iter().find(|column| column.sequence_cache == Some(1) && !column.nullable)
     }
 
@@ -119,12 +119,20 @@ pub struct ColumnFacts {
 }
 
 impl ColumnFacts {
+    /// Tells whether its times say in which zone they are.
+    pub(crate) fn is_timestamptz(&self) -> bool {
+        self.base_type_oid == TIMESTAMPTZ
+    }
+
     /// Tells whether its type, or the type that a domain is made from, came with PostgreSQL (`FirstNormalObjectId`, transam.h).
-    pub fn is_built_in(&self) -> bool {
+    pub(crate) fn is_built_in(&self) -> bool {
         const FIRST_NORMAL_OBJECT_ID: u32 = 16384;
         self.base_type_oid < FIRST_NORMAL_OBJECT_ID
     }
 }
+
+/// OID of `timestamptz` (`catalog/pg_type.dat`).
+pub const TIMESTAMPTZ: u32 = 1184;
 
 /// `pg_attribute.attgenerated`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

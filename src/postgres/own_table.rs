@@ -54,7 +54,11 @@ impl OwnTableFacts {
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
-pub async fn own_table(client: &Client, schema: &str, name: &str) -> Result<OwnTableFacts, CatalogError> {
+pub(crate) async fn own_table(
+    client: &Client,
+    schema: &str,
+    name: &str,
+) -> Result<OwnTableFacts, CatalogError> {
     let row = client
         .query_typed_opt(
             "SELECT c.oid IS NOT NULL, has_schema_privilege(n.oid, 'USAGE')

@@ -6,11 +6,11 @@
 
 use super::{checks, condition::OtherOperators, facts::Facts};
 use crate::{
-    backfill::snapshot::{self, RowRules, SnapshotError},
+    backfill::snapshot::{self, SnapshotError},
     check::{Check, Problem, Verdict},
     outbox::{Column, ColumnNames, Mapping, MissingColumn},
     postgres::{
-        SourceDatabase,
+        RowRules, SourceDatabase,
         error::ConnectError,
         hosting::Hosting,
         outbox_table::TableFacts,
@@ -98,7 +98,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
 }
 
 /// Check that the ids of a source's messages tell them from those of the `others`, sources that have numbers for ids, too.
-pub fn message_ids(ids_are_numbers: bool, others: &[&str]) -> Check {
+pub(crate) fn message_ids(ids_are_numbers: bool, others: &[&str]) -> Check {
     const NAME: &str = "message ids";
     match (ids_are_numbers, others) {
         (false, _) => Check::passed(NAME, "are not mere numbers of the table"),

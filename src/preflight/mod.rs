@@ -7,7 +7,8 @@ pub mod dba_script;
 pub mod facts;
 pub mod inspection;
 
-pub use checks::{PARKED, PUBLICATION, RECORDED_TABLE, SLOT, checks, mender, recovery_checks, slot_refusal};
+pub use checks::{PARKED, PUBLICATION, SLOT, checks, mender};
+pub(crate) use checks::{RECORDED_TABLE, recovery_checks, slot_refusal};
 pub use facts::Facts;
 
 pub use crate::check::{Check, Problem, Verdict};

@@ -10,10 +10,8 @@ use crate::{
         SHORT_STRING_BYTES_MAX, Template,
     },
     postgres::{
-        SourceDatabase, TableName,
-        cleanup::Cleanup,
+        Cleanup, RowRules, SourceDatabase, TableName,
         endpoint::{Endpoint, Words},
-        snapshot::RowRules,
     },
     relay::{BacklogPolicy, OnInvalid, OnNack, OnUnroutable, Ordering, RelayOptions, SharedWindow},
 };

@@ -11,7 +11,7 @@ use crate::postgres::{
 };
 
 /// The statement that makes the permanent slot. `failover` takes PostgreSQL 17.
-pub fn create_slot_sql(slot: &str, failover: bool) -> String {
+pub(crate) fn create_slot_sql(slot: &str, failover: bool) -> String {
     let failover = if failover { ", failover => true" } else { "" };
     format!("SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput'{failover})", literal(slot))
 }

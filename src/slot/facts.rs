@@ -56,7 +56,7 @@ impl SlotFacts {
     }
 
     /// Tells whether the server will invalidate it soon unless somebody uses it.
-    pub fn wants_use(&self) -> bool {
+    pub(crate) fn wants_use(&self) -> bool {
         let (Some(unused_for), Some(unused_max)) = (self.unused_for, self.unused_max) else { return false };
         self.active_pid.is_none() && !self.is_lost() && unused_for >= unused_max / UNUSED_PART
     }

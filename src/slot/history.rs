@@ -32,7 +32,7 @@ impl SlotHistory {
     ///
     /// # Errors
     /// [`SlotHistoryError`].
-    pub async fn gather(
+    pub(crate) async fn gather(
         client: &Client,
         replication: &mut ReplicationConnection,
         database: &SourceDatabase,

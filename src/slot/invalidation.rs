@@ -34,7 +34,7 @@ impl Invalidation {
     }
 
     /// What keeps it from happening again.
-    pub fn prevention(&self) -> &'static str {
+    pub(crate) fn prevention(&self) -> &'static str {
         match self {
             Invalidation::WalRemoved => "a larger max_slot_wal_keep_size keeps that from happening again",
             Invalidation::RowsRemoved => {

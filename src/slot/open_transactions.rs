@@ -142,7 +142,7 @@ pub async fn awaited(client: &Client, slot: &str) -> Result<Vec<OpenTransaction>
 ///
 /// # Errors
 /// [`ReplicationError::Command`].
-pub async fn awaited_by_replication(
+pub(crate) async fn awaited_by_replication(
     connection: &mut ReplicationConnection,
     slot: &str,
 ) -> Result<Vec<OpenTransaction>, ReplicationError> {

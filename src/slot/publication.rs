@@ -178,13 +178,13 @@ pub struct PublicationFacts {
 
 impl PublicationFacts {
     /// Tells whether it is for more than the outbox table, now or as soon as there are other tables.
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         let holds_unnamed = self.held != Held::No && !self.lists_table;
         self.all_tables || self.other_tables > 0 || holds_unnamed
     }
 
     /// The statement that takes the outbox table out, and leaves all others in; `None` where it is not by name that it is held.
-    pub fn drop_table_sql(&self, name: &str, table: &TableName, kind: TableKind) -> Option<String> {
+    pub(crate) fn drop_table_sql(&self, name: &str, table: &TableName, kind: TableKind) -> Option<String> {
         self.lists_table.then(|| drop_table_sql(name, table, kind))
     }
 }
@@ -256,7 +256,7 @@ pub async fn facts(
 
 /// The statement that makes the publication: inserts, this one table; a partitioned one under its own name, because
 /// its partitions come and go and may differ in the order of their columns.
-pub fn create_sql(name: &str, table: &TableName, kind: TableKind) -> String {
+pub(crate) fn create_sql(name: &str, table: &TableName, kind: TableKind) -> String {
     let via_root = match kind {
         TableKind::Partitioned => ", publish_via_partition_root = true",
         TableKind::Ordinary | TableKind::Other => "",
@@ -293,7 +293,7 @@ impl SourceDatabase {
 }
 
 /// The statement that puts the table into a publication that does not hold it.
-pub fn add_table_sql(name: &str, table: &TableName, kind: TableKind) -> String {
+pub(crate) fn add_table_sql(name: &str, table: &TableName, kind: TableKind) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {}{}", identifier(name), kind.only(), table.quoted())
 }
 
@@ -320,7 +320,7 @@ pub async fn mend(client: &Client, database: &SourceDatabase, kind: TableKind) -
 }
 
 /// The statement that drops the publication.
-pub fn drop_sql(name: &str) -> String {
+pub(crate) fn drop_sql(name: &str) -> String {
     format!("DROP PUBLICATION {}", identifier(name))
 }
 

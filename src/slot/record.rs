@@ -35,7 +35,8 @@ pub(crate) const TORN_DOWN: &str =
     "outboxd_state.confirmed_flush = '0/0' AND outboxd_state.holder IS NULL AND outboxd_state.gap IS NULL";
 
 /// [`SlotRecord::unaccounted`] of a slot that was made while the table had rows, with `backlog = "skip"`.
-pub const LEFT_OUT: &str = "the table had rows when the slot was made, which backlog = \"skip\" left out";
+pub(crate) const LEFT_OUT: &str =
+    "the table had rows when the slot was made, which backlog = \"skip\" left out";
 
 /// In the column `holder`, after the holder: before the name by which its sessions go. [`slot_use`](super::usage) recognises an
 /// instance by that. 0.1.0 writes none.
@@ -115,7 +116,7 @@ fn timestamp(time: Option<Timestamp>) -> String {
 }
 
 /// The statement that makes the table.
-pub fn create_table_sql(database: &SourceDatabase) -> String {
+pub(crate) fn create_table_sql(database: &SourceDatabase) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, \
          confirmed_flush pg_lsn NOT NULL, confirmed_until timestamptz, holder text, gap text, published_by text, unaccounted text, version bigint NOT NULL, \
@@ -136,12 +137,12 @@ pub(crate) fn application_sql(schema: &str, slot: &str) -> String {
 
 /// The statement by which somebody says that every row of the table is published, or need not be: what
 /// [`unaccounted`](SlotRecord::unaccounted) speaks of is seen to.
-pub fn account_sql(database: &SourceDatabase) -> String {
+pub(crate) fn account_sql(database: &SourceDatabase) -> String {
     format!("UPDATE {} SET unaccounted = NULL WHERE slot = {}", table(database), literal(&database.slot))
 }
 
 /// The statement that lets the source's role use the table, once somebody else has made it.
-pub fn grant_sql(database: &SourceDatabase, role: &str) -> String {
+pub(crate) fn grant_sql(database: &SourceDatabase, role: &str) -> String {
     own_table::grant_sql(database, TABLE, role)
 }
 
@@ -220,7 +221,7 @@ pub async fn claim(
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
-pub async fn write_first(
+pub(crate) async fn write_first(
     client: &Client,
     database: &SourceDatabase,
     record: &SlotRecord,

@@ -15,7 +15,7 @@ use crate::postgres::{
 };
 
 /// Beginning of the application name of every outboxd, by which instances recognise one another.
-pub const APPLICATION_PREFIX: &str = "outboxd";
+const APPLICATION_PREFIX: &str = "outboxd";
 
 const DOING: &str = "looking who uses the replication slot";
 
@@ -52,7 +52,7 @@ pub struct Holder {
     /// Role of the client.
     pub user: Option<String>,
     /// Place of the client.
-    pub address: Address,
+    pub address: ClientAddress,
     /// The client is an outboxd: it calls itself so, or as this instance or the holder in the slot's record calls itself, or it
     /// holds the temporary slot, which nobody else makes.
     pub is_outboxd: bool,
@@ -60,7 +60,7 @@ pub struct Holder {
 
 /// Place that a client has connected from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
+pub enum ClientAddress {
     /// An IP address.
     Ip(String),
     /// A Unix socket of the server's machine.
@@ -77,9 +77,9 @@ impl fmt::Display for Holder {
             None => f.write_str("unknown, ")?,
         }
         match &self.address {
-            Address::Ip(address) => write!(f, "address {address}, ")?,
-            Address::UnixSocket => f.write_str("on a Unix socket, ")?,
-            Address::Hidden => f.write_str("address not shown without pg_read_all_stats, ")?,
+            ClientAddress::Ip(address) => write!(f, "address {address}, ")?,
+            ClientAddress::UnixSocket => f.write_str("on a Unix socket, ")?,
+            ClientAddress::Hidden => f.write_str("address not shown without pg_read_all_stats, ")?,
         }
         write!(f, "server process {}", self.pid)
     }
@@ -137,7 +137,7 @@ async fn read_by_name(client: &Client, slot: &str) -> Result<Vec<SlotUse>, Catal
 ///
 /// # Errors
 /// [`ReplicationError::Command`].
-pub async fn read_by_replication(
+pub(crate) async fn read_by_replication(
     connection: &mut ReplicationConnection,
     schema: &str,
     slot: &str,
@@ -210,9 +210,9 @@ fn parse(row: &[Option<String>], ours: &str) -> Option<SlotUse> {
         application,
         user: user.clone(),
         address: match (address, number(port)) {
-            (Some(address), _) => Address::Ip(address.clone()),
-            (None, Some(_)) => Address::UnixSocket,
-            (None, None) => Address::Hidden,
+            (Some(address), _) => ClientAddress::Ip(address.clone()),
+            (None, Some(_)) => ClientAddress::UnixSocket,
+            (None, None) => ClientAddress::Hidden,
         },
     });
     Some(SlotUse {

@@ -8,7 +8,7 @@ use outboxd::{
         SourceDatabase, TableName,
         endpoint::Endpoint,
         replication::ReplicationStream,
-        slot_use::{self, Address},
+        slot_use::{self, ClientAddress},
     },
 };
 
@@ -282,11 +282,11 @@ async fn a_role_without_rights_sees_which_application_and_user_hold_a_slot() {
     };
     assert_eq!(database.as_deref(), Some(&*stage.name));
     assert_eq!((&*holder.application, holder.user.as_deref()), ("Debezium Streaming", Some("postgres")));
-    assert_eq!(holder.address, Address::Hidden);
+    assert_eq!(holder.address, ClientAddress::Hidden);
     assert!(!holder.is_outboxd);
     let as_superuser =
         slot_use::read(&shared_postgres().await.client(&stage.name).await, "public", &stage.slot()).await;
     assert!(
-        matches!(&as_superuser.unwrap()[0].holder.as_ref().unwrap().address, Address::Ip(ip) if ip == "127.0.0.1")
+        matches!(&as_superuser.unwrap()[0].holder.as_ref().unwrap().address, ClientAddress::Ip(ip) if ip == "127.0.0.1")
     );
 }

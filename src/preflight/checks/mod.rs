@@ -34,7 +34,7 @@ pub const SLOT: &str = "slot";
 pub const PUBLICATION: &str = "publication";
 
 /// Name of the check that the slot's record belongs to the outbox table.
-pub const RECORDED_TABLE: &str = "table of the slot";
+pub(crate) const RECORDED_TABLE: &str = "table of the slot";
 
 /// Name of the check that the server is no standby.
 const PRIMARY: &str = "primary";
@@ -62,12 +62,12 @@ pub(crate) fn unsent(
 
 /// Refusal of a slot that somebody else has: another database, or a program that is no outboxd. `None` when the slot is free, or
 /// another instance has it. The temporary slot counts as long as the slot has to be `made`.
-pub fn slot_refusal(database: &SourceDatabase, uses: &[SlotUse], made: bool) -> Option<Check> {
+pub(crate) fn slot_refusal(database: &SourceDatabase, uses: &[SlotUse], made: bool) -> Option<Check> {
     slot::refusal(database, uses, made)
 }
 
 /// The same of what `recover` needs, which makes the publication whole and the slot anew.
-pub fn recovery_checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Vec<Check> {
+pub(crate) fn recovery_checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Vec<Check> {
     all(database, columns, facts, Missing::Mended)
 }
 

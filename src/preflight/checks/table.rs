@@ -2,11 +2,11 @@
 
 use super::{publication::Missing, sent};
 use crate::{
-    backfill::snapshot::{RowRules, TIMESTAMPTZ, grant_select_sql, see_all_rows_sql},
+    backfill::snapshot::{grant_select_sql, see_all_rows_sql},
     check::{Check, Problem},
     outbox::{ColumnNames, OptionalColumn},
     postgres::{
-        SourceDatabase,
+        RowRules, SourceDatabase,
         outbox_table::{ColumnFacts, TableFacts, TableKind},
         sql_text::identifier,
     },
@@ -163,7 +163,7 @@ fn zone(columns: &ColumnNames, table: &TableFacts, rows: &RowRules) -> Option<Ch
     const NAME: &str = "time zone";
     let column = columns.created_at.name().and_then(|name| table.column(name))?;
     let name = &column.name;
-    match (&rows.created_at_zone, column.base_type_oid == TIMESTAMPTZ) {
+    match (&rows.created_at_zone, column.is_timestamptz()) {
         (None, true) => None,
         (Some(zone), false) => Some(Check::passed(NAME, format!("{name} is read as {zone}"))),
         (Some(_), true) => Some(Check::warning(

@@ -18,7 +18,7 @@ use crate::{
         facts::SlotFacts,
         invalidation::Invalidation,
         publication::{Held, PublicationFacts},
-        usage::{Address, Holder},
+        usage::{ClientAddress, Holder},
     },
 };
 
@@ -127,7 +127,7 @@ fn in_use(application: &str) -> SlotUse {
             pid: 7,
             application: application.into(),
             user: Some("somebody".into()),
-            address: Address::Ip("10.0.0.7".into()),
+            address: ClientAddress::Ip("10.0.0.7".into()),
             is_outboxd: application.starts_with("outboxd"),
         }),
     }

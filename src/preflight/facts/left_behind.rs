@@ -100,7 +100,7 @@ pub(crate) async fn find(
 
 impl LeftBehind {
     /// Tells whether it is the slot's record; otherwise parked rows.
-    pub fn is_record(&self) -> bool {
+    pub(crate) fn is_record(&self) -> bool {
         self.place.table == record::TABLE
     }
 

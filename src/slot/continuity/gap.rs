@@ -83,7 +83,7 @@ pub enum Cause {
 
 impl Cause {
     /// The slot is what it was, and rows were passed over.
-    pub fn is_of_the_publication(&self) -> bool {
+    pub(crate) fn is_of_the_publication(&self) -> bool {
         matches!(self, Cause::Unpublished(_) | Cause::PublishedAnew)
     }
 }

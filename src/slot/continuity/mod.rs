@@ -74,8 +74,8 @@ pub enum Continuity {
     Same,
 }
 
-/// What is known of the slot as it was.
-struct Known<'a> {
+/// The slot as it was, by the newest source.
+struct Baseline<'a> {
     system_id: &'a str,
     timeline: u32,
     /// At least so far it is confirmed.
@@ -112,10 +112,10 @@ impl SlotHistory {
         let lost = slot.and_then(|slot| slot.lost.clone()).map(|why| Cause::Lost { why });
         let flush = slot.and_then(|slot| slot.confirmed_flush);
 
-        let Some(known) = self.known(last_seen) else {
+        let Some(baseline) = self.baseline(last_seen) else {
             return match (slot, lost) {
                 (None, _) => Ok(Continuity::First),
-                (Some(_), None) => match self.passed_over(None) {
+                (Some(_), None) => match self.skipped_rows(None) {
                     None => Ok(Continuity::Adopted),
                     Some(cause) => gap(cause, flush),
                 },
@@ -123,59 +123,59 @@ impl SlotHistory {
             };
         };
         let server = &self.server;
-        if server.system_id != known.system_id {
-            let (had, has) = (known.system_id.to_owned(), server.system_id.clone());
-            return gap(Cause::OtherSystem { had, has }, known.confirmed);
+        if server.system_id != baseline.system_id {
+            let (had, has) = (baseline.system_id.to_owned(), server.system_id.clone());
+            return gap(Cause::OtherSystem { had, has }, baseline.confirmed);
         }
-        let promoted = server.timeline > known.timeline;
-        let behind = known.confirmed.is_some_and(|confirmed| server.xlogpos < confirmed);
-        if server.timeline < known.timeline || !promoted && (behind || known.outdated) {
-            let only_unrecorded = self.record.is_none() && !behind && server.timeline == known.timeline;
+        let promoted = server.timeline > baseline.timeline;
+        let behind = baseline.confirmed.is_some_and(|confirmed| server.xlogpos < confirmed);
+        if server.timeline < baseline.timeline || !promoted && (behind || baseline.outdated) {
+            let only_unrecorded = self.record.is_none() && !behind && server.timeline == baseline.timeline;
             let set_back = Cause::SetBack { end: server.xlogpos };
-            return gap(if only_unrecorded { Cause::Unrecorded } else { set_back }, known.confirmed);
+            return gap(if only_unrecorded { Cause::Unrecorded } else { set_back }, baseline.confirmed);
         }
         let torn_down = self.record.as_ref().is_some_and(SlotRecord::is_torn_down);
         let Some(_) = slot else {
-            let (had, has) = (known.timeline, server.timeline);
+            let (had, has) = (baseline.timeline, server.timeline);
             let cause = match (torn_down, promoted) {
                 (true, _) => Cause::TornDown,
                 (false, true) => Cause::LeftBehind { had, has },
                 (false, false) => Cause::Gone,
             };
-            return gap(cause, known.confirmed);
+            return gap(cause, baseline.confirmed);
         };
         if let Some(lost) = lost {
-            return gap(lost, flush.max(known.confirmed));
+            return gap(lost, flush.max(baseline.confirmed));
         }
         // It was made after the teardown, by somebody who wants it.
         if torn_down {
-            return match self.passed_over(None) {
+            return match self.skipped_rows(None) {
                 None => Ok(Continuity::Adopted),
                 Some(cause) => gap(cause, flush),
             };
         }
         // One that was made anew before the promotion came along, too.
-        let left = promoted.then(|| self.left(known.timeline));
-        let at_most = known.at_most.into_iter().chain(left).min();
+        let left = promoted.then(|| self.left(baseline.timeline));
+        let at_most = baseline.at_most.into_iter().chain(left).min();
         if at_most.is_some_and(|at_most| flush > Some(at_most)) {
-            return gap(Cause::MadeAnew { at: flush }, known.confirmed);
+            return gap(Cause::MadeAnew { at: flush }, baseline.confirmed);
         }
-        match self.passed_over(known.published_by) {
+        match self.skipped_rows(baseline.published_by) {
             None => Ok(Continuity::Same),
-            Some(cause) => gap(cause, known.confirmed.or(flush)),
+            Some(cause) => gap(cause, baseline.confirmed.or(flush)),
         }
     }
 
-    /// Why the slot, right as it is, may have passed rows over: they are not published now, or not by what they were. A table
-    /// that is not there under its name passes nothing over, and is missed elsewhere.
-    fn passed_over(&self, known: Option<PublishedBy>) -> Option<Cause> {
+    /// Why the slot, right as it is, may have skipped rows: they are not published now, or not by what they were. A table
+    /// that is not there under its name skips nothing, and is missed elsewhere.
+    fn skipped_rows(&self, recorded: Option<PublishedBy>) -> Option<Cause> {
         let now = match self.publishing {
             Publishing::By(now) => now,
             Publishing::Not(why) => return Some(Cause::Unpublished(why)),
             Publishing::NoTable => return None,
         };
         // What was seen earlier says nothing against what is written down: another may have recovered meanwhile.
-        let before = known.or(self.published_before);
+        let before = recorded.or(self.published_before);
         before.is_some_and(|before| before.entry != now.entry).then_some(Cause::PublishedAnew)
     }
 
@@ -195,9 +195,9 @@ impl SlotHistory {
             .then_some(settled)
     }
 
-    /// What is known from the newest source: this process, as long as nobody has written to the record since; then the
+    /// The slot as it was by the newest source: this process, as long as nobody has written to the record since; then the
     /// record. Of a slot that was torn down only a process that was left knows anything.
-    fn known<'a>(&'a self, last_seen: Option<&'a LastSeen>) -> Option<Known<'a>> {
+    fn baseline<'a>(&'a self, last_seen: Option<&'a LastSeen>) -> Option<Baseline<'a>> {
         let record = self.record.as_ref();
         let outdated = |last_seen: &LastSeen| record.map_or(0, |record| record.version) < last_seen.version;
         let ours = |last_seen: &LastSeen| {
@@ -218,7 +218,7 @@ impl SlotHistory {
             let LastSeen { system_id, timeline, confirmed, published_by, .. } = last_seen;
             // The record may be ahead of what is remembered: written when the slot was acquired, just before a fault.
             let confirmed = (*confirmed).max(record.map(|record| record.confirmed_flush));
-            return Some(Known {
+            return Some(Baseline {
                 system_id,
                 timeline: *timeline,
                 confirmed,
@@ -230,7 +230,7 @@ impl SlotHistory {
         record.filter(|record| !record.is_torn_down()).map(|record| {
             let confirmed = Some(record.confirmed_flush);
             let at_most = confirmed.filter(|_| record.holder.is_none());
-            Known {
+            Baseline {
                 system_id: &record.system_id,
                 timeline: record.timeline,
                 confirmed,
@@ -242,7 +242,7 @@ impl SlotHistory {
     }
 
     /// Whether the record says that `holder` has the slot.
-    pub fn is_held_by(&self, holder: &str) -> bool {
+    pub(crate) fn is_held_by(&self, holder: &str) -> bool {
         self.record.as_ref().is_some_and(|record| record.holder.as_deref() == Some(holder))
     }
 
@@ -255,13 +255,13 @@ impl SlotHistory {
 impl SlotHistory {
     /// The record with a gap that has to be written down, so that whoever looks next finds it too; `None` when it is
     /// written down already, or nothing is missing to anybody else.
-    pub fn to_be_marked(&self, gap: &Gap, last_seen: Option<&LastSeen>) -> Option<SlotRecord> {
+    pub(crate) fn to_be_marked(&self, gap: &Gap, last_seen: Option<&LastSeen>) -> Option<SlotRecord> {
         let is_marked = self.record.as_ref().is_some_and(|record| record.gap.is_some());
         (!is_marked && gap.cause != Cause::TornDown).then(|| self.marked(gap, last_seen))
     }
 
     /// Tells whether the slot is, or was when its gap was written down, a failover slot.
-    pub fn is_of_failover_slot(&self) -> bool {
+    pub(crate) fn is_of_failover_slot(&self) -> bool {
         let recorded = self.record.as_ref().and_then(|record| record.gap.as_deref());
         self.slot.as_ref().is_some_and(|slot| slot.failover) || recorded.is_some_and(gap::was_failover)
     }

@@ -8,7 +8,7 @@ use outboxd::{
         hosting::Hosting,
         invalidation::Invalidation,
         publication::{Held, PublicationFacts, PublishedBy, Publishing, Unpublished},
-        slot_use::{Address, Holder, SlotUse},
+        slot_use::{ClientAddress, Holder, SlotUse},
         temporary_slot::temporary_name,
     },
 };
@@ -118,7 +118,7 @@ pub(super) fn slot_uses(state: &mut State, name: &str) -> Vec<SlotUse> {
             pid: id as i32,
             application: "outboxd orders".to_owned(),
             user: None,
-            address: Address::Hidden,
+            address: ClientAddress::Hidden,
             is_outboxd: true,
         }),
     };

@@ -32,7 +32,7 @@ use crate::{
     slot::{facts::slot_progress, temporary::temporary_name},
 };
 
-/// Why there is no backlog to be had, or no slot at its end.
+/// The reason for which there is no backlog to be had, or no slot at its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BacklogError {
     /// Another instance is publishing the backlog: stand by, and look for the slot later.
@@ -67,7 +67,7 @@ pub enum BacklogError {
 }
 
 impl BacklogError {
-    /// What to do about it, where it is known.
+    /// The remedy, where it is known.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             BacklogError::Replication { cause, .. } => statement_remedy::of_replication(cause),
@@ -188,7 +188,7 @@ impl Backlog {
         Ok(SnapshotRows::declare(client, database, &table, columns, selection, at).await?)
     }
 
-    /// Where the stream goes on: every row that committed before is in the backlog, every other is not.
+    /// The place where the stream goes on: every row that committed before is in the backlog, every other is not.
     pub fn consistent_point(&self) -> Lsn {
         self.rows.point()
     }

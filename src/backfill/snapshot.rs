@@ -43,7 +43,7 @@ const FETCH_ROWS: u32 = 256;
 /// Name of the connection that asks for characters, shown in `pg_stat_activity`.
 const APPLICATION_NAME: &str = "outboxd encoding";
 
-/// Why rows cannot be read.
+/// The reason for which rows cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// There is no such table.
@@ -122,7 +122,7 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    /// What to do about it, where it is known.
+    /// The remedy, where it is known.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             SnapshotError::Rules(_) => Some(Remedy::by_person(RULES_CURE)),
@@ -181,7 +181,7 @@ pub(crate) fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> 
     move |error| SnapshotError::Sql { doing, cause: error.into() }
 }
 
-/// In what order rows come.
+/// The order in which rows come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
     /// By the sequence column; rows without a value first, by `created_at`.
@@ -278,7 +278,7 @@ impl fmt::Display for Aggregate {
     }
 }
 
-/// Which rows are wanted; by default all.
+/// The choice of rows; by default all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// Those created at that time or later, or at an unknown one.
@@ -337,7 +337,7 @@ impl Selection {
     }
 }
 
-/// How rows are kept that are not read yet.
+/// The way in which the server keeps rows that are not read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowHold {
     /// As a copy in temporary files of the server, unless the table is too large for that. Where the server has no room for the copy
@@ -351,7 +351,7 @@ pub(crate) enum RowHold {
 const COPY_BYTES_MAX: i64 = 8 << 30;
 
 impl RowHold {
-    /// How to go on after such a failure of opening a snapshot: `Some` when it was the copy that failed, for which a transaction does.
+    /// The way to go on after such a failure of opening a snapshot: `Some` when it was the copy that failed, for which a transaction does.
     pub(crate) fn instead(self, table: &TableName, error: &SnapshotError) -> Option<Self> {
         let SnapshotError::NoRoomForCopy(cause) = error else { return None };
         if self == RowHold::Transaction {
@@ -365,7 +365,7 @@ impl RowHold {
     }
 }
 
-/// What a transaction that reads means for others.
+/// The consequence for others of a transaction that reads.
 const WHILE_HELD: &str = "ALTER TABLE waits, and vacuum removes nothing, until the last row is read; set a lock_timeout for migrations \
                           meanwhile";
 
@@ -524,7 +524,7 @@ impl SnapshotRows {
         Self { reader: Some(Reader { client, batch: None }), ..self }
     }
 
-    /// In what order the rows come.
+    /// The order in which the rows come.
     pub fn order(&self) -> RowOrder {
         self.order
     }
@@ -539,12 +539,12 @@ impl SnapshotRows {
         self.point
     }
 
-    /// When the snapshot was taken, by the server's clock.
+    /// The time of the snapshot, by the server's clock.
     pub fn taken_at(&self) -> Timestamp {
         self.taken_at
     }
 
-    /// Whether the last row has been read.
+    /// Tells whether the last row has been read.
     pub(crate) fn is_at_end(&self) -> bool {
         self.reader.is_none()
     }
@@ -691,7 +691,7 @@ pub(crate) fn lock(name: &TableName, table: &TableFacts) -> String {
     }
 }
 
-/// Whether the role may read all that is wanted of all rows.
+/// Refuses a role that may not read all that is wanted of all rows.
 pub(crate) fn may_read(
     database: &SourceDatabase,
     table: &TableFacts,

@@ -32,7 +32,7 @@ use crate::{
     slot::publication::{self, Held, PublicationFacts, PublishedBy, Publishing},
 };
 
-/// Why nothing can be removed.
+/// The reason for which nothing can be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
     /// The table is gone, or has another name.
@@ -73,7 +73,7 @@ impl CleanupError {
         matches!(self, CleanupError::NotPublished { .. })
     }
 
-    /// What to do about it, as far as the error itself does not say.
+    /// The cure, as far as the error itself does not say.
     pub fn hint(&self) -> Option<&'static str> {
         let CleanupError::Catalog(cause) = self else { return None };
         match cause.sqlstate()? {
@@ -99,11 +99,11 @@ impl CleanupError {
     }
 }
 
-/// What a table without a time of its rows lacks.
+/// The want of a table without a time of its rows.
 const NO_TIMES: &str =
     "has no column for the time of a row (outbox.columns.created_at), which cleanup.retention_s needs";
 
-/// What a table lacks whose times are without time zone.
+/// The want of a table whose times are without time zone.
 const NO_ZONE: &str = "has times without time zone (outbox.columns.created_at), and nobody knows in which zone they \
      were written: cleanup.retention_s needs outbox.created_at_zone, or timestamptz";
 
@@ -161,7 +161,7 @@ pub(crate) fn grant_sql(database: &SourceDatabase, columns: &ColumnNames, role: 
 pub struct Statements {
     /// Finds rows that are old enough; the end of the statement is [`Walk`]'s.
     pub search: String,
-    /// How a pass goes through the table.
+    /// The way of a pass through the table.
     pub walk: Walk,
     /// Removes rows that were found.
     pub remove: String,
@@ -169,7 +169,7 @@ pub struct Statements {
     pub published_by: Option<PublishedBy>,
 }
 
-/// How a pass goes through the table.
+/// The way of a pass through the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Walk {
     /// Over the rows that an index on `created_at` leads to; or over all, in PostgreSQL 13, which cannot begin in the middle
@@ -181,7 +181,7 @@ pub enum Walk {
     Blocks(u32),
 }
 
-/// How far a pass through the table has come.
+/// The progress of a pass through the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pass {
     /// It is about to begin; or has come to the end, which is the same.
@@ -304,7 +304,7 @@ impl Statements {
     }
 }
 
-/// How the table lies on disk.
+/// The table's layout on disk.
 struct Layout {
     /// `server_version_num`.
     version: i32,
@@ -420,7 +420,7 @@ fn not_published(database: &SourceDatabase, why: impl ToString) -> CleanupError 
     CleanupError::NotPublished { publication, table, why: why.to_string() }
 }
 
-/// Why a row of the table may have no message.
+/// The reason for which a row of the table may have no message.
 pub(crate) fn unpublished(publication: Option<&PublicationFacts>) -> Option<&'static str> {
     match publication {
         None => Some("does not exist"),

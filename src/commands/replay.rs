@@ -36,7 +36,7 @@ pub(super) async fn run(settings: Settings, options: &Replay) -> Result<(), Fail
     )))
 }
 
-/// Why nothing was published.
+/// The reason for which nothing was published.
 fn nothing(options: &Replay, database: &SourceDatabase) -> String {
     let table = &database.table;
     let since = options.since.map(|since| format!(" created since {since}")).unwrap_or_default();

@@ -177,7 +177,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
     record::create_table(&client, database).await?;
     if let Some(there) = slot_progress(&client, name).await? {
-        let line = taken(database).await?;
+        let line = slot_there(database).await?;
         let fits = there.serves() && there.active_pid.is_none();
         if fits && database.makes_failover(there.failover) {
             let mut replication = database.connect_replication(APPLICATION_NAME).await?;
@@ -205,7 +205,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
                     record(database, made, empty).await?;
                     Ok(Check::passed(NAME, outcome(name, true)))
                 }
-                Err(CatalogError::SlotExists(_)) => taken(database).await,
+                Err(CatalogError::SlotExists(_)) => slot_there(database).await,
                 Err(error) => Err(error.into()),
             }
         }
@@ -232,7 +232,9 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
                     ),
                     "set postgres.create = true until `run` has done so, or backlog = \"skip\"",
                 ),
-                Err(BacklogError::AlreadyThere(_) | BacklogError::Busy(_)) => return taken(database).await,
+                Err(BacklogError::AlreadyThere(_) | BacklogError::Busy(_)) => {
+                    return slot_there(database).await;
+                }
                 Err(error) => return Err(error.into()),
             })
         }
@@ -240,7 +242,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
 }
 
 /// Check of a slot that was there, or that somebody else makes at this moment.
-async fn taken(database: &SourceDatabase) -> Step {
+async fn slot_there(database: &SourceDatabase) -> Step {
     let name = &database.slot;
     let client = database.endpoint.connect_sql(APPLICATION_NAME).await?;
     let uses = usage::read(&client, &database.schema, name).await?;
@@ -273,7 +275,7 @@ fn administration(settings: &Settings) -> Result<String, Failure> {
         .map_err(|error| Failure::Runtime(cures::explain(&error)))
 }
 
-/// What `--print-sql` prints: statements for each source's database, and the broker's side as comments.
+/// The output of `--print-sql`: statements for each source's database, and the broker's side as comments.
 fn scripts(settings: &Settings) -> String {
     let mut text = String::new();
     for (name, source) in &settings.sources {

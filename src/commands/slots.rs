@@ -1,4 +1,4 @@
-//! What the databases tell of the sources while no daemon does: where each slot stands, and what it holds back.
+//! The state of the sources as their databases tell it, while no daemon does: where each slot stands, and what it holds back.
 
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -88,7 +88,7 @@ impl Slots {
     }
 }
 
-/// What a source's database tells.
+/// The progress of a slot as its database tells it.
 struct Progress {
     slot: Option<(SlotFacts, SlotUse)>,
     parked_rows: Option<u64>,

@@ -1,4 +1,4 @@
-//! What the table of parked rows holds, for whoever looks after it: which rows, a row with its values, its end; and whether
+//! The contents of the table of parked rows, for whoever looks after it: which rows, a row with its values, its end; and whether
 //! later rows of its aggregate may have overtaken it.
 
 use tokio_postgres::{Client, Row, types::Type};
@@ -224,7 +224,7 @@ async fn stays_spelled(
     Ok(())
 }
 
-/// Why a parked row may have been overtaken by a later one of its aggregate; `None` when it has not been: the outbox table
+/// The reason for which a parked row may have been overtaken by a later one of its aggregate; `None` when it has not been: the outbox table
 /// still has the row itself, and no later one of its aggregate but parked ones.
 ///
 /// # Errors

@@ -167,7 +167,7 @@ async fn insert(
     Err(CatalogError::Nonsense { doing: DOING, what })
 }
 
-/// Why a row is parked, as it is written into the table.
+/// The reason for which a row is parked, as it is written into the table.
 pub(super) struct Reason {
     pub(super) cause: &'static str,
     pub(super) text: String,
@@ -184,7 +184,7 @@ impl Reason {
     }
 }
 
-/// How many rows are parked; `None` when there is no table, or the role may not read it.
+/// The number of parked rows; `None` when there is no table, or the role may not read it.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].

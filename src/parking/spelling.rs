@@ -1,4 +1,4 @@
-//! How the table of parked rows spells texts that a person could not see, or its database cannot hold.
+//! The spelling in the table of parked rows of texts that a person could not see, or its database cannot hold.
 //!
 //! No text of PostgreSQL has a zero character, and a database whose encoding is not UTF8 lacks most others; but a routing key
 //! that a template or a JSON escape made may have any. Such a character is written as it is shown everywhere else, `\u{0}` or
@@ -10,7 +10,7 @@ use crate::{
     postgres::{sqlstate, statement::CatalogError},
 };
 
-/// Which characters a database is trusted with.
+/// The characters that a database is trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spelling {
     /// All that can be seen.

@@ -20,7 +20,7 @@ pub enum TableKind {
 }
 
 impl TableKind {
-    /// What goes before the table's name in FROM and in CREATE PUBLICATION, so that both see the same rows: without ONLY
+    /// The word before the table's name in FROM and in CREATE PUBLICATION, so that both see the same rows: without ONLY
     /// both take in tables that inherit from an ordinary one, whose rows are not outbox rows. A partitioned table has no
     /// rows of its own, and the publication takes in its partitions either way.
     pub fn only(self) -> &'static str {
@@ -246,7 +246,7 @@ pub async fn table(
     }))
 }
 
-/// Whether the table is known to have no row. Of a table that the role may not read, or not all rows of, that is not known.
+/// Tells whether the table is known to have no row. Of a table that the role may not read, or not all rows of, that is not known.
 ///
 /// # Errors
 /// [`CatalogError`].

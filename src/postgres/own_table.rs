@@ -81,7 +81,7 @@ pub(crate) async fn own_table(
     }))
 }
 
-/// What a concurrent CREATE TABLE IF NOT EXISTS or CREATE SCHEMA IF NOT EXISTS may meet; the last one in a catalog.
+/// SQLSTATEs that a concurrent CREATE TABLE IF NOT EXISTS or CREATE SCHEMA IF NOT EXISTS may meet; the last one in a catalog.
 const MADE_BY_ANOTHER: [&str; 3] =
     [sqlstate::DUPLICATE_TABLE, sqlstate::DUPLICATE_SCHEMA, sqlstate::UNIQUE_VIOLATION];
 

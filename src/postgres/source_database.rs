@@ -22,7 +22,7 @@ impl fmt::Display for TableName {
     }
 }
 
-/// What one source needs to know of its database.
+/// The database of one source, and what is made and read there.
 #[derive(Clone, Debug)]
 pub struct SourceDatabase {
     /// Where and how to connect.
@@ -61,7 +61,7 @@ pub struct RowRules {
     pub skip_backlog: bool,
 }
 
-/// What is to be removed: key `cleanup.retention_s`, with `cleanup.mode = "delete"`.
+/// The choice of rows to be removed: key `cleanup.retention_s`, with `cleanup.mode = "delete"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cleanup {
     /// How long a row stays after the time in its `created_at`; zero: no longer than until its message is confirmed.

@@ -8,8 +8,14 @@ pub(crate) const UNTRANSLATABLE_CHARACTER: &str = "22P05";
 pub(crate) const INVALID_PARAMETER_VALUE: &str = "22023";
 /// `unique_violation`.
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
+/// `read_only_sql_transaction`.
+pub(crate) const READ_ONLY_SQL_TRANSACTION: &str = "25006";
+/// `invalid_schema_name`.
+pub(crate) const INVALID_SCHEMA_NAME: &str = "3F000";
 /// `insufficient_privilege`.
 pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
+/// `undefined_column`.
+pub(crate) const UNDEFINED_COLUMN: &str = "42703";
 /// `undefined_object`.
 pub(crate) const UNDEFINED_OBJECT: &str = "42704";
 /// `duplicate_object`.
@@ -22,6 +28,8 @@ pub(crate) const UNDEFINED_TABLE: &str = "42P01";
 pub(crate) const DUPLICATE_SCHEMA: &str = "42P06";
 /// `duplicate_table`.
 pub(crate) const DUPLICATE_TABLE: &str = "42P07";
+/// `disk_full`.
+pub(crate) const DISK_FULL: &str = "53100";
 /// `configuration_limit_exceeded`; also of temporary files above `temp_file_limit`.
 pub(crate) const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
 /// `object_in_use`; also of a slot that somebody streams from.

@@ -48,7 +48,7 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
-    /// What to do about it, where it is known.
+    /// The remedy, where it is known.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             CatalogError::Statement { cause, .. } => statement_remedy::of_statement(cause),
@@ -56,7 +56,7 @@ impl CatalogError {
         }
     }
 
-    /// What to do about it, when rows were to be parked.
+    /// The remedy, when rows were to be parked.
     pub(crate) fn remedy_of_parking(&self) -> Option<Remedy> {
         match self {
             CatalogError::Statement { cause, .. } => statement_remedy::of_parking(cause),

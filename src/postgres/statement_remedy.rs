@@ -2,7 +2,7 @@
 //!
 //! What the catalog tells before anything fails is judged in [`preflight`](super::preflight), with the same kind of cures.
 
-use super::{replication::ReplicationError, wire_error::WireError};
+use super::{replication::ReplicationError, sqlstate, wire_error::WireError};
 use crate::remedy::Remedy;
 
 /// Remedy of what went wrong on a replication connection, where it is known.
@@ -16,24 +16,21 @@ pub(crate) fn of_replication(error: &ReplicationError) -> Option<Remedy> {
 /// Remedy of a statement or command that the server refused, where there is one that `check` does not know better from the catalog.
 pub(crate) fn of_statement(cause: &WireError) -> Option<Remedy> {
     match cause.sqlstate()? {
-        // insufficient_privilege
-        "42501" => {
+        sqlstate::INSUFFICIENT_PRIVILEGE => {
             Some(Remedy::by_person("`outboxd check` prints the statement that grants what is missing"))
         }
-        // undefined_table, invalid_schema_name, undefined_column: the next attempt looks at the catalog.
-        "42P01" | "3F000" | "42703" => Some(Remedy::by_time("`outboxd check` says what is missing")),
-        // read_only_sql_transaction
-        "25006" => Some(Remedy::by_time(
+        // The next attempt looks at the catalog.
+        sqlstate::UNDEFINED_TABLE | sqlstate::INVALID_SCHEMA_NAME | sqlstate::UNDEFINED_COLUMN => {
+            Some(Remedy::by_time("`outboxd check` says what is missing"))
+        }
+        sqlstate::READ_ONLY_SQL_TRANSACTION => Some(Remedy::by_time(
             "the connection leads to a server that takes no writes: with several hosts, set target_session_attrs=read-write",
         )),
-        // disk_full
-        "53100" => Some(Remedy::by_time("make room on the disk of the server")),
-        // lock_not_available
-        "55P03" => {
+        sqlstate::DISK_FULL => Some(Remedy::by_time("make room on the disk of the server")),
+        sqlstate::LOCK_NOT_AVAILABLE => {
             Some(Remedy::by_time("somebody keeps the table locked: pg_locks shows who, end that transaction"))
         }
-        // query_canceled
-        "57014" => Some(Remedy::by_time(
+        sqlstate::QUERY_CANCELED => Some(Remedy::by_time(
             "see what PostgreSQL is waiting for (pg_stat_activity, application_name outboxd...)",
         )),
         _ => None,

@@ -45,7 +45,7 @@ impl fmt::Display for OtherOperators {
     }
 }
 
-/// Whether some use of the name leaves open which operator is meant.
+/// Tells whether some use of the name leaves open which operator is meant.
 fn is_bare(condition: &str, name: &str) -> bool {
     let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
     let condition = condition.to_lowercase();

@@ -21,7 +21,7 @@ use crate::{
 /// In place of the password, which is not for us to choose.
 const PASSWORD: &str = "CHANGE ME";
 
-/// Who makes the slot, which decides what becomes of the rows that are in the table before it.
+/// The maker of the slot, who decides what becomes of the rows that are in the table before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotMaker {
     /// `run` publishes those rows and makes the slot then: a slot made before would have it take them for published.
@@ -136,7 +136,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
     )
 }
 
-/// How managed services give what the script takes a superuser for.
+/// The ways of managed services to give what the script takes a superuser for.
 fn managed(role: &str) -> String {
     let first = "Where a managed service refuses that, or REPLICATION for the role below, its own way is:";
     let notes = Hosting::notes(role).map(|note| format!("  {note}"));

@@ -165,7 +165,7 @@ fn as_role(database: &SourceDatabase) -> String {
     }
 }
 
-/// Whether the slot is the one that was there before.
+/// Check that the slot is the one that was there before.
 fn continuity(mapping: &Mapping, slot: &str, history: &SlotHistory) -> Check {
     const NAME: &str = "continuity";
     match history.judge(None) {
@@ -183,7 +183,7 @@ fn continuity(mapping: &Mapping, slot: &str, history: &SlotHistory) -> Check {
     }
 }
 
-/// Whether clean-up may take what is in the table for published.
+/// Check that clean-up may assume that what is in the table is published.
 fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<Check> {
     const NAME: &str = "unpublished rows";
     let record = history.record.as_ref().filter(|record| !record.is_torn_down());
@@ -223,7 +223,7 @@ fn unreachable(name: &'static str, error: &ConnectError) -> Check {
     Check { name: name.into(), verdict: Verdict::Failed(Problem::new(chain(error), (*error.remedy).clone())) }
 }
 
-/// Whether the columns that templates name are there. The columns of `outbox.columns` have checks of their own.
+/// Check that the columns that templates name are there. The columns of `outbox.columns` have checks of their own.
 fn templates(database: &SourceDatabase, mapping: &Mapping, facts: &Facts, columns: &[Column]) -> Check {
     const NAME: &str = "templates";
     let missing = match mapping.resolve(columns) {

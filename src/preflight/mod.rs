@@ -1,4 +1,4 @@
-//! Whether a source's database is ready for `run`: facts, read in one go; checks that judge them, each with its cure; and the
+//! The readiness of a source's database for `run`: facts, read in one go; checks that judge them, each with its cure; and the
 //! script by which somebody else makes what is missing.
 
 mod checks;

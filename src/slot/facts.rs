@@ -140,7 +140,7 @@ pub async fn slot_progress(client: &Client, slot: &str) -> Result<Option<SlotFac
     Ok(row.as_ref().map(slot_facts))
 }
 
-/// Where the server's WAL ends on disk; of a standby, how far it has replayed.
+/// The end of the server's WAL on disk; of a standby, how far it has replayed.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].

@@ -1,4 +1,4 @@
-//! Why PostgreSQL has invalidated a slot, and what keeps that from happening again.
+//! The reason for which PostgreSQL has invalidated a slot, and the setting that keeps that from happening again.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ impl Invalidation {
         }
     }
 
-    /// What keeps it from happening again.
+    /// The setting that keeps it from happening again.
     pub(crate) fn prevention(&self) -> &'static str {
         match self {
             Invalidation::WalRemoved => "a larger max_slot_wal_keep_size keeps that from happening again",

@@ -2,9 +2,9 @@
 //! drop it.
 //!
 //! The plugin looks the publication up as it was when a row was written. A row that was written while the publication was
-//! missing, or did not hold the table, is passed over without a word, and the slot moves on. So two questions are told apart:
+//! missing, or did not hold the table, is skipped without a word, and the slot moves on. So two questions are told apart:
 //! what a publication is like now ([`facts`], for `check`), and by what the table's inserts get into the stream
-//! ([`publishing`]), which is asked again and again: should it be another than before, rows were passed over.
+//! ([`publishing`]), which is asked again and again: should it be another than before, rows were skipped.
 
 use std::{fmt, num::ParseIntError, str::FromStr};
 
@@ -20,7 +20,7 @@ use crate::postgres::{
     statement::{CatalogError, execute, failed},
 };
 
-/// By what the inserts of the outbox table get into the stream. As long as both parts stay the same, nothing was passed over.
+/// The entry by which the inserts of the outbox table get into the stream. As long as both parts stay the same, no row was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishedBy {
     /// OID of the catalog's entry that puts the table into the publication: its row in `pg_publication_rel`, its schema's in
@@ -32,7 +32,7 @@ pub struct PublishedBy {
     pub altered_by: u32,
 }
 
-/// As it is written down: `16405.771`.
+/// The text that is written down: `16405.771`.
 impl fmt::Display for PublishedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.entry, self.altered_by)
@@ -48,7 +48,7 @@ impl FromStr for PublishedBy {
     }
 }
 
-/// Whether the inserts of the outbox table get into the stream.
+/// The way of the outbox table's inserts into the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Publishing {
     /// They do.
@@ -60,7 +60,7 @@ pub enum Publishing {
 }
 
 impl Publishing {
-    /// By what, if they do.
+    /// The entry by which they do, if they do.
     pub fn by(self) -> Option<PublishedBy> {
         match self {
             Publishing::By(by) => Some(by),
@@ -69,7 +69,7 @@ impl Publishing {
     }
 }
 
-/// Why rows are passed over. A sentence whose subject, the publication, goes before.
+/// The reason for which rows are skipped. A sentence whose subject, the publication, goes before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unpublished {
     /// There is no publication.
@@ -138,7 +138,7 @@ pub async fn publishing(client: &Client, database: &SourceDatabase) -> Result<Pu
     })
 }
 
-/// How a publication holds a table.
+/// The way in which a publication holds a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// Not at all.

@@ -46,7 +46,7 @@ const CALLED: &str = ", application ";
 /// would wait for ever while the standby is away.
 const DURABLE: &str = "SET synchronous_commit = local";
 
-/// What is written down of a slot.
+/// The record of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotRecord {
     /// System identifier of the server that had the slot.
@@ -76,14 +76,14 @@ pub struct SlotRecord {
 }
 
 impl SlotRecord {
-    /// Of no slot: nothing is confirmed, nobody holds it, and no gap was found. `outboxd teardown` leaves it so; a slot
+    /// Tells whether it is of no slot: nothing is confirmed, nobody holds it, and no gap was found. `outboxd teardown` leaves it so; a slot
     /// that is there has confirmed something, if only what was before it.
     pub fn is_torn_down(&self) -> bool {
         self.confirmed_flush == Lsn::ZERO && self.holder.is_none() && self.gap.is_none()
     }
 }
 
-/// How far a slot is confirmed, to be written down.
+/// The progress of a slot, to be written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Confirmed {
     /// What PostgreSQL is told.
@@ -243,7 +243,7 @@ const OVERWRITE: &str = "DO UPDATE SET system_identifier = excluded.system_ident
                          unaccounted = excluded.unaccounted, version = excluded.version, \
                          written_at = clock_timestamp()";
 
-/// Whether something was written: nothing unless `condition`, and where a record is, what `if_there` says.
+/// Tells whether something was written: nothing unless `condition`, and where a record is, what `if_there` says.
 async fn insert(
     client: &Client,
     database: &SourceDatabase,

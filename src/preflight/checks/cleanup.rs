@@ -1,4 +1,4 @@
-//! Whether clean-up can remove rows.
+//! The check that clean-up can remove rows.
 
 use crate::{
     check::Check,
@@ -8,7 +8,7 @@ use crate::{
     preflight::facts::Facts,
 };
 
-/// Whether confirmed rows can be removed. Never a failure: a table that grows is no reason to relay nothing.
+/// Check that confirmed rows can be removed. Never a failure: a table that grows is no reason to relay nothing.
 pub(super) fn check(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Option<Check> {
     const NAME: &str = "cleanup";
     let (Cleanup { retention }, table) = (database.cleanup?, facts.table.as_ref()?);

@@ -60,7 +60,7 @@ pub(super) fn moves(database: &SourceDatabase, columns: &ColumnNames, facts: &Fa
     Some(Check::passed(NAME, format!("{quoted} is partitioned by {}", keys.join(", "))))
 }
 
-/// Whether a column of an outbox row keeps its value. A primary key tells nothing: it has all columns of the partition key.
+/// Tells whether a column of an outbox row keeps its value. A primary key tells nothing: it has all columns of the partition key.
 fn stays(column: &ColumnFacts, columns: &ColumnNames) -> bool {
     let ColumnNames { id, aggregate_type, aggregate_id, event_type, sequence, created_at, .. } = columns;
     let parts_of_event = [id, aggregate_type, aggregate_id, event_type];

@@ -1,4 +1,4 @@
-//! Whether a database is ready for `run`: a pure function from facts to checks, each with its cure. `run` stops on the
+//! The checks whether a database is ready for `run`: a pure function from facts to checks, each with its cure. `run` stops on the
 //! first that failed; `check` prints them all.
 //!
 //! Knows what outboxd needs of PostgreSQL, and the statement that mends what is missing. Reads nothing itself.
@@ -48,7 +48,7 @@ pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -
     all(database, columns, facts, if there { Missing::Gap } else { Missing::Made })
 }
 
-/// Why a column of the table is not in the stream; `None` if it is, or if there is no such column.
+/// The problem of a column of the table that is not in the stream; `None` if it is, or if there is no such column.
 pub(crate) fn unsent(
     database: &SourceDatabase,
     columns: &ColumnNames,
@@ -71,7 +71,7 @@ pub(crate) fn recovery_checks(database: &SourceDatabase, columns: &ColumnNames, 
     all(database, columns, facts, Missing::Mended)
 }
 
-/// Who mends what failed: a person, as soon as one of the failures takes one. What a standby lacks, such as the slot, it may have once
+/// The mender of what failed: a person, as soon as one of the failures takes one. What a standby lacks, such as the slot, it may have once
 /// it is promoted.
 pub fn mender(checks: &[Check]) -> Mender {
     let failures = || checks.iter().filter_map(|check| Some((&*check.name, check.failure()?)));

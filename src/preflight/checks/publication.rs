@@ -13,7 +13,7 @@ use crate::{
     slot::publication::{Held, PublicationFacts, add_table_sql, create_sql},
 };
 
-/// What a missing publication means.
+/// The meaning of a missing publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
     /// It is made, for there is no slot yet.
@@ -26,7 +26,7 @@ pub(super) enum Missing {
 
 const RECOVER: &str = "`outboxd recover` makes it whole, and publishes the rows that the table still has";
 
-/// What can be altered by hand while there is a slot, but is a gap all the same.
+/// The cure of what can be altered by hand while there is a slot, but is a gap all the same.
 pub(super) fn altered_by_hand(missing: Missing, alter: String) -> String {
     match missing {
         Missing::Gap => {

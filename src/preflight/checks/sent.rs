@@ -1,4 +1,4 @@
-//! Whether the publication sends a column that a message is made of. One that is generated, or that a column list leaves out,
+//! The check that the publication sends a column that a message is made of. One that is generated, or that a column list leaves out,
 //! is in the table and not in the stream.
 
 use super::publication::{Missing, altered_by_hand};
@@ -18,7 +18,7 @@ use crate::{
 /// First version that sends stored generated columns.
 const SENDS_GENERATED: i32 = 18;
 
-/// Why a column is not sent; `None` if it is.
+/// The problem of a column that is not sent; `None` if it is.
 pub(super) fn problem(
     database: &SourceDatabase,
     columns: &ColumnNames,
@@ -73,7 +73,7 @@ pub(super) fn problem(
     }
 }
 
-/// Whether the publication has a list of the table's columns. A list counts, also of all ordinary columns: beside it
+/// Tells whether the publication has a list of the table's columns. A list counts, also of all ordinary columns: beside it
 /// `publish_generated_columns` says nothing.
 fn has_column_list(facts: &Facts) -> bool {
     facts.publication.as_ref().is_some_and(|publication| publication.lists_columns)

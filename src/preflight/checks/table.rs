@@ -42,7 +42,7 @@ pub(super) fn checks(
     checks
 }
 
-/// Whether rows can be read. What streams is sent whatever the role may read: only what is older than the slot, and what
+/// Check that rows can be read. What streams is sent whatever the role may read: only what is older than the slot, and what
 /// `recover` and `replay` publish, is read from the table.
 fn privileges(
     database: &SourceDatabase,
@@ -84,7 +84,7 @@ fn privileges(
 const ONE_TIME: [&str; 5] =
     ["now()", "current_timestamp", "localtimestamp", "transaction_timestamp()", "statement_timestamp()"];
 
-/// In what order rows are read from the table, and which column would give a better one.
+/// The order in which rows are read from the table, and which column would give a better one.
 fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
     const NAME: &str = "backlog order";
     let of = |column: &OptionalColumn| column.name().and_then(|name| table.column(name));

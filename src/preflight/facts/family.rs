@@ -12,10 +12,10 @@ use crate::postgres::{
     statement::{CatalogError, failed},
 };
 
-/// So many tables are named.
+/// Number of tables that are named.
 const NAMED_MAX: i64 = 3;
 
-/// What lies below the outbox table.
+/// The tables below the outbox table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Family {
     /// Tables whose rows are never sent.
@@ -39,7 +39,7 @@ pub struct Unpublished {
     pub names: Vec<String>,
 }
 
-/// Why rows of tables below the outbox table are never sent.
+/// The reason for which rows of tables below the outbox table are never sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
     /// The outbox table is a hypertable of TimescaleDB, whose rows all lie in chunks.
@@ -73,12 +73,12 @@ impl fmt::Display for Unpublished {
 }
 
 impl Unpublished {
-    /// What is wrong and what helps, in one text.
+    /// The problem and its cure in one text.
     pub fn explain(&self) -> String {
         format!("{self}; {}", self.cure())
     }
 
-    /// What helps.
+    /// The cure.
     pub fn cure(&self) -> &'static str {
         match self.sort {
             Sort::Chunks => {
@@ -159,7 +159,7 @@ pub async fn unpublished(client: &Client, table: &TableName) -> Result<Option<Un
     Ok(rows.first().map(|row| found(if row.get(0) { Sort::NotInWal } else { Sort::Heirs })))
 }
 
-/// Whether TimescaleDB has it so, also before the first row makes the first chunk.
+/// Tells whether TimescaleDB has it so, also before the first row makes the first chunk.
 ///
 /// Anybody may make a table or a view of that name, and reading it runs its code with the rights of outboxd's role. So only a table is
 /// read that the extension itself has made, and that belongs to an owner who gains nothing by that: outboxd's role, or one that can

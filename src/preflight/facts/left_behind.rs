@@ -104,7 +104,7 @@ impl LeftBehind {
         self.place.table == record::TABLE
     }
 
-    /// What is wrong, and the statements that put the rows beside the outbox table. `own`: the table that lies there.
+    /// The problem, and the statements that put the rows beside the outbox table. `own`: the table that lies there.
     pub fn problem(&self, database: &SourceDatabase, own: OwnTableFacts, role: &str) -> Problem {
         let SourceDatabase { slot, table, schema, .. } = database;
         let beside = match *schema == table.schema {

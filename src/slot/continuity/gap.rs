@@ -35,7 +35,7 @@ pub(crate) fn was_failover(recorded: &str) -> bool {
     recorded.contains(WAS_FAILOVER)
 }
 
-/// How a slot came to be of no use.
+/// The way in which a slot came to be of no use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The server has invalidated it.
@@ -69,9 +69,9 @@ pub enum Cause {
         /// Where it stands.
         at: Option<Lsn>,
     },
-    /// It passes the table's rows over.
+    /// The publication does not feed it the table's rows.
     Unpublished(Unpublished),
-    /// It passed rows over for a time, between two looks or while nobody looked.
+    /// The publication fed it no rows for a time, between two looks or while nobody looked.
     PublishedAnew,
     /// Nothing is written down of it any more.
     Unrecorded,

@@ -1,4 +1,4 @@
-//! Whether a slot is the one that was there before: a pure function from what is recorded, what is remembered and what
+//! The judgement whether a slot is the one that was there before: a pure function from what is recorded, what is remembered and what
 //! the server says to a verdict.
 //!
 //! PostgreSQL gives a slot no identity but its name. What tells an old slot from a new one of the same name is where it
@@ -9,10 +9,10 @@
 //! On a new timeline the promotion tells: a slot that came along with the replica stands before the place where the old
 //! timeline was left, one that was made afterwards stands behind it.
 //!
-//! A slot may stay the same and yet pass rows over: those that were written while the publication did not hold the table. By
+//! A slot may stay the same and yet skip rows: those that were written while the publication did not hold the table. By
 //! what the table is published is therefore part of what must be as it was.
 //!
-//! What is not told apart: a slot that was made anew before the next instance took it, when its holder did not release it.
+//! One case is not told apart: a slot that was made anew before the next instance took it, when its holder did not release it.
 //! See ARCHITECTURE.md.
 //!
 //! The slot that is the same may have been set back by a crash of its server. Then the record knows how far it had come.
@@ -63,7 +63,7 @@ pub struct LastSeen {
     pub version: i64,
 }
 
-/// What a slot is that may be used.
+/// The verdict on a slot that may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Continuity {
     /// There is none and there never was: it is to be made, after the backlog.
@@ -166,7 +166,7 @@ impl SlotHistory {
         }
     }
 
-    /// Why the slot, right as it is, may have skipped rows: they are not published now, or not by what they were. A table
+    /// The cause for which the slot, right as it is, may have skipped rows: they are not published now, or not by what they were. A table
     /// that is not there under its name skips nothing, and is missed elsewhere.
     fn skipped_rows(&self, recorded: Option<PublishedBy>) -> Option<Cause> {
         let now = match self.publishing {
@@ -241,12 +241,12 @@ impl SlotHistory {
         })
     }
 
-    /// Whether the record says that `holder` has the slot.
+    /// Tells whether the record says that `holder` has the slot.
     pub(crate) fn is_held_by(&self, holder: &str) -> bool {
         self.record.as_ref().is_some_and(|record| record.holder.as_deref() == Some(holder))
     }
 
-    /// Where the server's history left a timeline; zero, which no slot can stand before, if it was never on it.
+    /// The place where the server's history left a timeline; zero, which no slot can stand before, if it was never on it.
     fn left(&self, timeline: u32) -> Lsn {
         self.timelines.iter().find(|(earlier, _)| *earlier == timeline).map_or(Lsn::ZERO, |(_, left)| *left)
     }

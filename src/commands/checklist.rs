@@ -5,7 +5,7 @@ use std::{error::Error, fmt};
 
 use super::{Failure, chain, table::one_line};
 use crate::{
-    check::{Check, Problem, Verdict},
+    check::{Check, Finding, Problem},
     rabbitmq::inspection,
     remedy::Remedy,
 };
@@ -18,12 +18,12 @@ pub(super) fn step_failed(name: &'static str, error: &dyn Error) -> Check {
 /// A check of the broker's room.
 pub(super) fn of_broker(check: inspection::Check) -> Check {
     let problem = |inspection::Problem { what, cure }| Problem::new(what, Remedy::by_person(cure));
-    let verdict = match check.finding {
-        Ok(finding) => Verdict::Passed(finding),
-        Err(found) if check.optional => Verdict::Warning(problem(found)),
-        Err(found) => Verdict::Failed(problem(found)),
+    let finding = match check.finding {
+        Ok(finding) => Finding::Passed(finding),
+        Err(found) if check.optional => Finding::Warning(problem(found)),
+        Err(found) => Finding::Failed(problem(found)),
     };
-    Check { name: check.name.into(), verdict }
+    Check { name: check.name.into(), finding }
 }
 
 /// The checks of one source, or of the broker.
@@ -60,11 +60,11 @@ impl fmt::Display for Section {
         let lengths = self.checks.iter().map(|check| check.name.chars().count());
         let width = lengths.filter(|length| *length <= NAME_WIDTH_MAX).max().unwrap_or_default();
         writeln!(f, "{}", one_line(&self.title))?;
-        for Check { name, verdict } in &self.checks {
-            let (word, what, cure) = match verdict {
-                Verdict::Passed(detail) => ("OK", detail, None),
-                Verdict::Warning(Problem { what, cure, .. }) => ("warning", what, Some(cure)),
-                Verdict::Failed(Problem { what, cure, .. }) => ("FAILED", what, Some(cure)),
+        for Check { name, finding } in &self.checks {
+            let (word, what, cure) = match finding {
+                Finding::Passed(detail) => ("OK", detail, None),
+                Finding::Warning(Problem { what, cure, .. }) => ("warning", what, Some(cure)),
+                Finding::Failed(Problem { what, cure, .. }) => ("FAILED", what, Some(cure)),
             };
             writeln!(f, "  {word:<7}  {:<width$}  {}", one_line(name), one_line(what))?;
             if let Some(cure) = cure {

@@ -7,7 +7,7 @@
 use super::{checks, condition::OtherOperators, facts::Facts};
 use crate::{
     backfill::snapshot::{self, SnapshotError},
-    check::{Check, Problem, Verdict},
+    check::{Check, Finding, Problem},
     outbox::{Column, ColumnNames, Mapping, MissingColumn},
     postgres::{
         RowRules, SourceDatabase,
@@ -220,7 +220,7 @@ fn unreadable(error: &CatalogError) -> Check {
 }
 
 fn unreachable(name: &'static str, error: &ConnectError) -> Check {
-    Check { name: name.into(), verdict: Verdict::Failed(Problem::new(chain(error), (*error.remedy).clone())) }
+    Check { name: name.into(), finding: Finding::Failed(Problem::new(chain(error), (*error.remedy).clone())) }
 }
 
 /// Check that the columns that templates name are there. The columns of `outbox.columns` have checks of their own.

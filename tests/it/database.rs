@@ -12,7 +12,7 @@ use outboxd::{
         cleanup::{self, Cleanup, Pass, Statements},
         endpoint::Endpoint,
         pgoutput::{PgOutput, decode},
-        preflight::{self, Check, Verdict},
+        preflight::{self, Check, Finding},
         publication::{self, Held, Publishing, Unpublished},
         replication::ReplicationEvent,
         slot_record::{self, Confirmed, SlotRecord},
@@ -83,13 +83,13 @@ async fn slot_is_gone(client: &Client, slot: &str) {
     panic!("slot {slot} is still there");
 }
 
-fn check<'a>(checks: &'a [Check], name: &str) -> &'a Verdict {
-    &checks.iter().find(|check| check.name == name).unwrap_or_else(|| panic!("no check {name}")).verdict
+fn check<'a>(checks: &'a [Check], name: &str) -> &'a Finding {
+    &checks.iter().find(|check| check.name == name).unwrap_or_else(|| panic!("no check {name}")).finding
 }
 
 fn cure<'a>(checks: &'a [Check], name: &str) -> &'a str {
     match check(checks, name) {
-        Verdict::Failed(problem) => &problem.cure,
+        Finding::Failed(problem) => &problem.cure,
         other => panic!("{name}: {other:?}"),
     }
 }
@@ -377,7 +377,7 @@ async fn inheritance_and_partitions() {
     assert_eq!(before.publication.as_ref().unwrap().held, Held::AsPartitions, "though it has no partitions");
     let checks = preflight::checks(&database, &columns(), &before);
     let mend = cure(&checks, "publication").to_owned();
-    assert!(matches!(check(&checks, "column created_at"), Verdict::Failed(_)), "a date is no time");
+    assert!(matches!(check(&checks, "column created_at"), Finding::Failed(_)), "a date is no time");
     client
         .batch_execute(&format!(
             r#"{mend} CREATE TABLE p1 PARTITION OF "out""box" FOR VALUES FROM (0) TO (9);
@@ -571,17 +571,17 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
         client.batch_execute(cure(&checks, fault)).await.unwrap();
         let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
         if fault == "publication" {
-            assert!(!matches!(check(&checks, fault), Verdict::Failed(_)), "{harm}: {checks:#?}");
+            assert!(!matches!(check(&checks, fault), Finding::Failed(_)), "{harm}: {checks:#?}");
         } else {
-            assert!(matches!(check(&checks, fault), Verdict::Passed(_)), "{harm}: {checks:#?}");
+            assert!(matches!(check(&checks, fault), Finding::Passed(_)), "{harm}: {checks:#?}");
         }
     }
 
     let wrong = ColumnNames { payload: "seq".into(), event_type: "kind".into(), ..columns() };
     let checks = preflight::checks(&database, &wrong, &facts(&database, &client).await);
-    assert!(matches!(check(&checks, "column payload"), Verdict::Failed(p) if p.what.contains("bigint")));
+    assert!(matches!(check(&checks, "column payload"), Finding::Failed(p) if p.what.contains("bigint")));
     assert!(
-        matches!(check(&checks, "column event_type"), Verdict::Failed(p) if p.what.contains("aggregateid"))
+        matches!(check(&checks, "column event_type"), Finding::Failed(p) if p.what.contains("aggregateid"))
     );
 
     let other = unique("other").replace('-', "_");
@@ -591,9 +591,9 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
         .unwrap();
     let named = SourceDatabase { slot: other.clone(), ..database.clone() };
     let checks = preflight::checks(&named, &columns(), &facts(&named, &client).await);
-    assert!(matches!(check(&checks, "slot"), Verdict::Failed(p) if p.what.contains("test_decoding")));
+    assert!(matches!(check(&checks, "slot"), Finding::Failed(p) if p.what.contains("test_decoding")));
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
-    assert!(matches!(check(&checks, "inactive slots"), Verdict::Warning(p) if p.what.contains(&other)));
+    assert!(matches!(check(&checks, "inactive slots"), Finding::Warning(p) if p.what.contains(&other)));
     catalog::drop_slot(&client, &other).await.unwrap();
 
     let nowhere = TableName { schema: "public".into(), table: "nowhere".into() };
@@ -601,7 +601,7 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
         SourceDatabase { table: nowhere, publication: "nobody".into(), slot: "nobody".into(), ..database };
     let facts = Facts::read(&client, &missing).await.unwrap();
     assert!(facts.table.is_none() && facts.publication.is_none());
-    assert!(matches!(check(&preflight::checks(&missing, &columns(), &facts), "table"), Verdict::Failed(_)));
+    assert!(matches!(check(&preflight::checks(&missing, &columns(), &facts), "table"), Finding::Failed(_)));
 }
 
 /// What a role with no privileges at all gets to know: everything, and what to grant.
@@ -618,11 +618,11 @@ async fn a_role_without_privileges_is_told_what_to_grant() {
         .unwrap();
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
     let grants = cure(&checks, "table privileges");
-    assert!(matches!(check(&checks, "publication"), Verdict::Failed(p) if p.what.contains("ownership")));
+    assert!(matches!(check(&checks, "publication"), Finding::Failed(p) if p.what.contains("ownership")));
     client.batch_execute(&format!(r#"RESET ROLE; {grants} SET ROLE "{role}""#)).await.unwrap();
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
     assert!(
-        matches!(check(&checks, "table privileges"), Verdict::Failed(p) if p.what.contains("row security"))
+        matches!(check(&checks, "table privileges"), Finding::Failed(p) if p.what.contains("row security"))
     );
     client
         .batch_execute(&format!(r#"RESET ROLE; DROP OWNED BY "{role}"; DROP ROLE "{role}""#))

@@ -9,13 +9,13 @@ use crate::remedy::{Mender, Remedy};
 pub struct Check {
     /// What was looked at, such as `wal_level`.
     pub name: Cow<'static, str>,
-    /// What came of it.
-    pub verdict: Verdict,
+    /// Result of the look.
+    pub finding: Finding,
 }
 
-/// What came of a [`Check`].
+/// Result of a [`Check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Finding {
     /// All is well; tells what is there.
     Passed(String),
     /// `run` works, and somebody should know.
@@ -51,7 +51,7 @@ impl fmt::Display for Problem {
 impl Check {
     /// A check that found all well.
     pub fn passed(name: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
-        Check { name: name.into(), verdict: Verdict::Passed(detail.into()) }
+        Check { name: name.into(), finding: Finding::Passed(detail.into()) }
     }
 
     /// A check that found what somebody should know.
@@ -60,7 +60,7 @@ impl Check {
         what: impl Into<String>,
         cure: impl Into<String>,
     ) -> Self {
-        Check { name: name.into(), verdict: Verdict::Warning(Problem::new(what, Remedy::by_person(cure))) }
+        Check { name: name.into(), finding: Finding::Warning(Problem::new(what, Remedy::by_person(cure))) }
     }
 
     /// A failure that stays until somebody follows the cure: `run` is `halted` for it.
@@ -69,7 +69,7 @@ impl Check {
         what: impl Into<String>,
         cure: impl Into<String>,
     ) -> Self {
-        Check { name: name.into(), verdict: Verdict::Failed(Problem::new(what, Remedy::by_person(cure))) }
+        Check { name: name.into(), finding: Finding::Failed(Problem::new(what, Remedy::by_person(cure))) }
     }
 
     /// A failure that may pass by itself: `run` is `connecting` for it.
@@ -78,34 +78,34 @@ impl Check {
         what: impl Into<String>,
         cure: impl Into<String>,
     ) -> Self {
-        Check { name: name.into(), verdict: Verdict::Failed(Problem::new(what, Remedy::by_time(cure))) }
+        Check { name: name.into(), finding: Finding::Failed(Problem::new(what, Remedy::by_time(cure))) }
     }
 
     /// What somebody should know, if `run` works all the same.
     pub fn as_warning(&self) -> Option<&Problem> {
-        match &self.verdict {
-            Verdict::Warning(problem) => Some(problem),
-            Verdict::Passed(_) | Verdict::Failed(_) => None,
+        match &self.finding {
+            Finding::Warning(problem) => Some(problem),
+            Finding::Passed(_) | Finding::Failed(_) => None,
         }
     }
 
     /// What stops `run`, if this does.
     pub fn failure(&self) -> Option<&Problem> {
-        match &self.verdict {
-            Verdict::Failed(problem) => Some(problem),
-            Verdict::Passed(_) | Verdict::Warning(_) => None,
+        match &self.finding {
+            Finding::Failed(problem) => Some(problem),
+            Finding::Passed(_) | Finding::Warning(_) => None,
         }
     }
 }
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.verdict {
-            Verdict::Passed(detail) => write!(f, "OK       {}: {detail}", self.name),
-            Verdict::Warning(Problem { what, cure, .. }) => {
+        match &self.finding {
+            Finding::Passed(detail) => write!(f, "OK       {}: {detail}", self.name),
+            Finding::Warning(Problem { what, cure, .. }) => {
                 write!(f, "warning  {}: {what}; {cure}", self.name)
             }
-            Verdict::Failed(Problem { what, cure, .. }) => {
+            Finding::Failed(Problem { what, cure, .. }) => {
                 write!(f, "FAILED   {}: {what}; {cure}", self.name)
             }
         }

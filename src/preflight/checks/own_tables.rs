@@ -2,7 +2,7 @@
 
 use super::PARKED;
 use crate::{
-    check::{Check, Problem, Verdict},
+    check::{Check, Finding, Problem},
     parking::parked_table,
     postgres::{SourceDatabase, own_table::OwnTableFacts},
     preflight::facts::{Facts, left_behind::LeftBehind},
@@ -49,11 +49,11 @@ pub(super) fn parked(database: &SourceDatabase, facts: &Facts) -> Option<Check> 
     match left {
         // The table is missed, and moving them brings it.
         Some(problem) if database.parks && !facts.parked.exists => {
-            Some(Check { name: PARKED.into(), verdict: Verdict::Failed(problem) })
+            Some(Check { name: PARKED.into(), finding: Finding::Failed(problem) })
         }
         Some(problem) => own
             .filter(|own| own.failure().is_some())
-            .or(Some(Check { name: PARKED.into(), verdict: Verdict::Warning(problem) })),
+            .or(Some(Check { name: PARKED.into(), finding: Finding::Warning(problem) })),
         None => own,
     }
 }

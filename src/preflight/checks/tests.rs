@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    check::Verdict,
+    check::Finding,
     position::Lsn,
     postgres::{
         TableName,
@@ -65,7 +65,7 @@ fn each_fault_of_a_server_fails_its_own_check() {
     assert!(
         server::checks(&good_server(), 2, true)
             .iter()
-            .all(|check| matches!(check.verdict, Verdict::Passed(_)))
+            .all(|check| matches!(check.finding, Finding::Passed(_)))
     );
     for (facts, check, cure) in [
         (ServerFacts { version: 120_018, ..good_server() }, "version", "13"),
@@ -135,9 +135,9 @@ fn in_use(application: &str) -> SlotUse {
 
 #[test]
 fn a_slot_that_cannot_serve_fails_and_one_in_use_by_an_outboxd_does_not() {
-    let verdict = |slot: SlotFacts| slot::existing(&slot, &[in_use("outboxd orders")]).verdict;
+    let finding = |slot: SlotFacts| slot::existing(&slot, &[in_use("outboxd orders")]).finding;
     assert!(
-        matches!(verdict(good_slot()), Verdict::Passed(text) if text.contains("in use by application \"outboxd orders\""))
+        matches!(finding(good_slot()), Finding::Passed(text) if text.contains("in use by application \"outboxd orders\""))
     );
     for (slot, what) in [
         (
@@ -147,7 +147,7 @@ fn a_slot_that_cannot_serve_fails_and_one_in_use_by_an_outboxd_does_not() {
         (SlotFacts { lost: Some(Invalidation::IdleTimeout), ..good_slot() }, "idle_replication_slot_timeout"),
         (SlotFacts { two_phase: true, ..good_slot() }, "prepared"),
     ] {
-        let Verdict::Failed(problem) = verdict(slot) else { panic!("{what}") };
+        let Finding::Failed(problem) = finding(slot) else { panic!("{what}") };
         assert!(problem.what.contains(what), "{}", problem.what);
     }
     let day = Duration::from_secs(24 * 3600);
@@ -159,17 +159,17 @@ fn a_slot_that_cannot_serve_fails_and_one_in_use_by_an_outboxd_does_not() {
         (Some(day), None, None, false),
     ] {
         let slot = SlotFacts { unused_for, unused_max, active_pid, ..good_slot() };
-        match verdict(slot) {
-            Verdict::Warning(Problem { what, cure, .. }) if warns => {
+        match finding(slot) {
+            Finding::Warning(Problem { what, cure, .. }) if warns => {
                 assert!(what.contains("43200 s"), "{what}");
                 assert!(cure.contains("idle_replication_slot_timeout"), "{cure}");
             }
-            Verdict::Passed(_) if !warns => {}
+            Finding::Passed(_) if !warns => {}
             other => panic!("{unused_for:?} {unused_max:?} {other:?}"),
         }
     }
     let late = SlotFacts { wal_status: Some("unreserved".into()), ..good_slot() };
-    assert!(matches!(verdict(late), Verdict::Warning(_)));
+    assert!(matches!(finding(late), Finding::Warning(_)));
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn slots_that_nobody_uses_and_that_hold_wal_are_a_warning() {
         (other(None, Some(Lsn(1))), true),
     ] {
         let check = slot::idle("outboxd_orders", std::slice::from_ref(&slot));
-        assert_eq!(matches!(check.verdict, Verdict::Warning(_)), warns, "{slot:?}");
+        assert_eq!(matches!(check.finding, Finding::Warning(_)), warns, "{slot:?}");
     }
 }
 

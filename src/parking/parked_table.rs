@@ -198,7 +198,7 @@ pub async fn count(client: &Client, database: &SourceDatabase) -> Result<Option<
     if !readable.get::<_, bool>(0) {
         return Ok(None);
     }
-    let count = format!("SELECT count(*) FROM {} WHERE slot = $1", table(database));
+    let count = format!("SELECT count(*) FROM ONLY {} WHERE slot = $1", table(database));
     let count =
         client.query_typed_one(&count, &[(&database.slot, Type::TEXT)]).await.map_err(failed(DOING))?;
     Ok(Some(count.get::<_, i64>(0).unsigned_abs()))

@@ -128,7 +128,7 @@ pub(crate) fn create_table_sql(database: &SourceDatabase) -> String {
 /// The statement that reads by what name the sessions of the slot's holder go.
 pub(crate) fn application_sql(schema: &str, slot: &str) -> String {
     format!(
-        "SELECT split_part(holder, '{CALLED}', 2) FROM {}.{} WHERE slot = {}",
+        "SELECT split_part(holder, '{CALLED}', 2) FROM ONLY {}.{} WHERE slot = {}",
         identifier(schema),
         identifier(TABLE),
         literal(slot)
@@ -138,7 +138,7 @@ pub(crate) fn application_sql(schema: &str, slot: &str) -> String {
 /// The statement by which somebody says that every row of the table is published, or need not be: what
 /// [`unaccounted`](SlotRecord::unaccounted) speaks of is seen to.
 pub(crate) fn account_sql(database: &SourceDatabase) -> String {
-    format!("UPDATE {} SET unaccounted = NULL WHERE slot = {}", table(database), literal(&database.slot))
+    format!("UPDATE ONLY {} SET unaccounted = NULL WHERE slot = {}", table(database), literal(&database.slot))
 }
 
 /// The statement that lets the source's role use the table, once somebody else has made it.
@@ -163,7 +163,7 @@ pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<S
     let select = format!(
         "SELECT system_identifier, timeline, (confirmed_flush - '0/0')::int8, \
          (extract(epoch FROM confirmed_until) * 1000000)::int8, split_part(holder, '{CALLED}', 1), gap, version, published_by, \
-         unaccounted, (version & {LOW}) = (~ xmin::text::bigint & {LOW}) FROM {} WHERE slot = $1",
+         unaccounted, (version & {LOW}) = (~ xmin::text::bigint & {LOW}) FROM ONLY {} WHERE slot = $1",
         table(database)
     );
     let row = match client.query_typed_opt(&select, &[(&database.slot, Type::TEXT)]).await {
@@ -299,7 +299,7 @@ pub async fn mark(
         return insert(client, database, marked, "true", "DO NOTHING").await.map(drop);
     };
     let update = format!(
-        "{DURABLE}; UPDATE {} SET confirmed_flush = '{}', holder = NULL, gap = {}, version = {}, \
+        "{DURABLE}; UPDATE ONLY {} SET confirmed_flush = '{}', holder = NULL, gap = {}, version = {}, \
          written_at = clock_timestamp() WHERE slot = {} AND version = {version}",
         table(database),
         marked.confirmed_flush,
@@ -347,7 +347,7 @@ async fn update(
     more: &str,
 ) -> Result<bool, CatalogError> {
     let update = format!(
-        "{DURABLE}; UPDATE {} SET {more}confirmed_flush = LEAST('{flush}', s.confirmed_flush_lsn), \
+        "{DURABLE}; UPDATE ONLY {} SET {more}confirmed_flush = LEAST('{flush}', s.confirmed_flush_lsn), \
          confirmed_until = COALESCE({}, confirmed_until), version = {}, written_at = clock_timestamp() \
          FROM pg_replication_slots s WHERE {TABLE}.slot = {slot} AND split_part(holder, '{CALLED}', 1) = {} AND s.slot_name = {slot} \
          AND LEAST('{flush}', s.confirmed_flush_lsn) >= confirmed_flush AND s.confirmed_flush_lsn IS NOT NULL \
@@ -370,7 +370,7 @@ async fn update(
 /// [`CatalogError::Statement`].
 pub async fn tear_down(client: &Client, database: &SourceDatabase) -> Result<bool, CatalogError> {
     let update = format!(
-        "UPDATE {} SET confirmed_flush = '0/0', confirmed_until = NULL, holder = NULL, gap = NULL, \
+        "UPDATE ONLY {} SET confirmed_flush = '0/0', confirmed_until = NULL, holder = NULL, gap = NULL, \
          published_by = NULL, unaccounted = NULL, version = version + 1, written_at = clock_timestamp() \
          WHERE slot = $1 AND NOT ({TORN_DOWN})",
         table(database)

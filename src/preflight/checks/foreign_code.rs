@@ -16,11 +16,14 @@ const TIMES: [&str; 2] = ["parked_at", "written_at"];
 pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
     const NAME: &str = "code of others";
     let cleans = database.cleanup.is_some();
-    let is_read = |kind: Kind| matches!(kind, Kind::Index | Kind::Policy | Kind::Statistics);
+    let is_read =
+        |kind: Kind| matches!(kind, Kind::Index | Kind::PartitionKey | Kind::Policy | Kind::Statistics);
     let runs = |code: &&ForeignCode| !code.in_outbox || cleans || is_read(code.kind);
     let warnings = facts.foreign_code.iter().filter(runs).map(|code| {
         let ForeignCode { table, in_outbox, kind, name } = code;
-        let (table, quoted, role) = (table.quoted(), identifier(name), &facts.server.role);
+        let (schema, role) = (identifier(&table.schema), &facts.server.role);
+        let is_schema_shared = table.schema == database.table.schema;
+        let (table, quoted) = (table.quoted(), identifier(name));
         let (what, mends) = match kind {
             Kind::Trigger => {
                 (format!("trigger {quoted} of {table}"), format!("DROP TRIGGER {quoted} ON {table};"))
@@ -41,6 +44,14 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
                     false => format!("ALTER TABLE {table} ALTER {quoted} DROP DEFAULT;"),
                 },
             ),
+            Kind::Generated => (
+                format!("generated column {quoted} of {table}"),
+                format!("ALTER TABLE {table} ALTER {quoted} DROP EXPRESSION; or, where it is virtual or not of outboxd's, DROP {quoted};"),
+            ),
+            Kind::PartitionKey => (
+                format!("a function that the partition key of {table} calls"),
+                "have the key call functions of pg_catalog only".to_owned(),
+            ),
             Kind::Type => (
                 format!("the type of column {quoted} of {table}"),
                 "give the column the type of pg_catalog that `outboxd setup --print-sql` says".to_owned(),
@@ -60,13 +71,20 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
                 format!("whatever role {quoted} puts on {table}, which it owns,"),
                 format!("ALTER TABLE {table} OWNER TO {};", identifier(role)),
             ),
+            Kind::SchemaOwner => (
+                format!("whatever role {quoted} puts in the place of outboxd's tables in schema {schema}, which it owns,"),
+                match is_schema_shared {
+                    true => format!("set postgres.schema to a schema that belongs to {}", identifier(role)),
+                    false => format!("ALTER SCHEMA {schema} OWNER TO {};", identifier(role)),
+                },
+            ),
         };
         let (when, or) = match (in_outbox, is_read(*kind)) {
             (true, true) => ("may run as role {role} when outboxd reads rows", ""),
             (true, false) => {
                 ("runs as role {role} when clean-up removes a row", "or set cleanup.mode = \"none\"; ")
             }
-            (false, _) => ("runs as role {role} when outboxd reads or writes there", ""),
+            (false, _) => ("runs as role {role} when outboxd reads or writes its own tables", ""),
         };
         let when = when.replace("{role}", role);
         Check::warning(

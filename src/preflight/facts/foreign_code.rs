@@ -3,10 +3,13 @@
 //! outboxd removes rows of the outbox table (clean-up) and writes its own tables. A trigger's function and what a rule puts in
 //! a statement's place run as whoever writes, unless the function says otherwise; and who may replicate may use and drop every
 //! slot of the server. Insert triggers of the outbox table run as the application's role, and are left out. A foreign key that
-//! cascades acts as the owner of its table, but that table's AFTER triggers run as whoever removed the row (up to 17).
+//! cascades acts as the owner of its table, but that table's AFTER triggers run as whoever removed the row (up to 17). So do those of
+//! other tables that its rules and BEFORE triggers write: the AFTER triggers of a rule's table wait for the end of the whole
+//! statement, and deferred ones for the commit.
 //!
-//! A function in the condition of an index, or in extended statistics, whose arguments are constants is called by the planner,
-//! even for a SELECT (`RelationGetIndexPredicate`, relcache.c; `get_relation_statistics`, plancat.c). CHECK constraints of
+//! A function in the condition of an index, in extended statistics, or in the key of a partitioned table, whose arguments are constants
+//! is called by the planner, even for a SELECT (`RelationGetIndexPredicate`, relcache.c; `get_relation_statistics`, plancat.c;
+//! `RelationBuildPartitionKey`, partcache.c). CHECK constraints of
 //! partitions are not: sessions have `constraint_exclusion = off`. Functions of an owner that is outboxd's role or can become it,
 //! as a superuser can, are nobody else's. An extension's functions have owners of their own; anybody can put one of theirs
 //! into an extension that they made.
@@ -27,7 +30,7 @@ use crate::{
 pub struct ForeignCode {
     /// The table: the outbox table, a partition of it, one that refers to it, or one of outboxd's own.
     pub table: TableName,
-    /// The table is none of outboxd's own: outboxd reads there at most, and only clean-up writes.
+    /// The table is none of outboxd's own, nor refers to one: outboxd reads there at most, and only clean-up writes.
     pub in_outbox: bool,
     /// Sort of the code.
     pub kind: Kind,
@@ -42,12 +45,16 @@ pub enum Kind {
     Trigger,
     /// The statements of a rule.
     Rule,
-    /// A function that an index calls.
+    /// A function that an index calls, or a domain to which one casts.
     Index,
     /// A CHECK of one of outboxd's own tables, which have none.
     Constraint,
     /// A default of one of outboxd's own tables that outboxd has not given it.
     Default,
+    /// A generated column of one of outboxd's own tables, which have none.
+    Generated,
+    /// A function that the key of a partitioned table calls.
+    PartitionKey,
     /// A type that somebody made, of a column of one of outboxd's own tables: a domain calls functions.
     Type,
     /// A policy that applies to the role.
@@ -58,12 +65,17 @@ pub enum Kind {
     NoTable,
     /// Somebody else who owns one of outboxd's own tables, and may put any of these on it.
     Owner,
+    /// Somebody else who owns the schema of outboxd's own tables, and may put others in their place. There is no table then.
+    SchemaOwner,
 }
 
 /// Finds those that are enabled. `pg_trigger.tgtype` has 2 for BEFORE, 4 for INSERT, 8 for DELETE and 16 for UPDATE;
-/// `pg_rewrite.ev_type` has '1' for SELECT and '4' for DELETE; 16384 is the first OID that is not PostgreSQL's own. Partitions
+/// `pg_rewrite.ev_type` has '1' for SELECT, '2' for UPDATE and '4' for DELETE; 16384 is the first OID that is not PostgreSQL's own. Partitions
 /// repeat their parent's triggers, which are left out where the parent is looked at, and are the parent's where it is not. Up to 14
 /// such a trigger counts as internal.
+///
+/// Parts: 1 is the outbox table with its partitions, 2 are the tables that its cascades reach, 3 are outboxd's own tables, 4 are those that
+/// the cascades of these reach.
 pub(crate) async fn find(
     client: &Client,
     database: &SourceDatabase,
@@ -75,23 +87,26 @@ pub(crate) async fn find(
                              WHERE n.nspname = $1 AND c.relname = $2),
                   below (oid) AS (SELECT oid FROM outbox
                                   UNION SELECT relid::oid FROM outbox, pg_partition_tree(outbox.oid::regclass)),
-                  referring (oid) AS (
-                      SELECT k.conrelid FROM pg_constraint k JOIN below ON below.oid = k.confrelid
+                  own (oid) AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                WHERE n.nspname = $3 AND c.relname IN ($4, $5)),
+                  referring (oid, part) AS (
+                      SELECT k.conrelid, f.part
+                      FROM pg_constraint k JOIN (SELECT oid, 2 FROM below UNION ALL SELECT oid, 4 FROM own) f (oid, part) ON f.oid = k.confrelid
                       WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd')
-                      UNION SELECT k.conrelid FROM pg_constraint k JOIN referring r ON r.oid = k.confrelid
+                      UNION SELECT k.conrelid, r.part FROM pg_constraint k JOIN referring r ON r.oid = k.confrelid
                       WHERE k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))),
                   looked_at (oid, part) AS (
                       SELECT oid, 1 FROM below
-                      UNION ALL SELECT oid, 2 FROM referring WHERE oid NOT IN (SELECT oid FROM below)
-                      UNION ALL SELECT c.oid, 3 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                                WHERE n.nspname = $3 AND c.relname IN ($4, $5)),
+                      UNION ALL SELECT oid, 3 FROM own
+                      UNION ALL SELECT oid, max(part) FROM referring
+                                WHERE oid NOT IN (SELECT oid FROM below UNION ALL SELECT oid FROM own) GROUP BY oid),
                   calls AS (
                       SELECT d.classid, d.objid FROM pg_depend d
                       LEFT JOIN pg_operator o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
                       JOIN pg_proc p ON p.oid = CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid ELSE o.oprcode::oid END
                       WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND d.refobjid >= 16384
                       AND NOT pg_has_role(p.proowner, current_user, 'MEMBER'))
-             SELECT n.nspname::text, c.relname::text, w.part < 3, found.kind, found.name
+             SELECT n.nspname::text, c.relname::text, w.part < 3, found.kind, found.name, w.part
              FROM looked_at w JOIN pg_class r ON r.oid = w.oid,
                   LATERAL (SELECT 1, t.tgname::text,
                                   COALESCE((SELECT p.tgrelid FROM pg_partition_ancestors(w.oid) a
@@ -101,31 +116,34 @@ pub(crate) async fn find(
                            WHERE t.tgrelid = w.oid AND t.tgenabled IN ('O', 'A')
                            AND (NOT t.tgisinternal OR t.tgparentid <> 0 AND t.tgfoid >= 16384)
                            AND NOT EXISTS (SELECT FROM pg_trigger p JOIN looked_at q ON q.oid = p.tgrelid WHERE p.oid = t.tgparentid)
-                           AND t.tgtype & CASE w.part WHEN 1 THEN 8 WHEN 2 THEN 24 ELSE 28 END <> 0
-                           AND (w.part <> 2 OR t.tgtype & 2 = 0)
+                           AND t.tgtype & CASE w.part WHEN 1 THEN 8 WHEN 3 THEN 28 ELSE 24 END <> 0
                            UNION ALL
                            SELECT 2, u.rulename::text, w.oid FROM pg_rewrite u
                            WHERE u.ev_class = w.oid AND u.ev_enabled IN ('O', 'A') AND u.ev_type <> '1'
-                           AND (u.ev_type = '4' AND w.part = 1 OR w.part = 3)
+                           AND (u.ev_type = '4' OR u.ev_type = '2' AND w.part <> 1 OR w.part = 3)
                            UNION ALL
                            SELECT 3, i.indexrelid::regclass::text, w.oid FROM pg_index i
-                           WHERE i.indrelid = w.oid AND w.part <> 2
-                           AND ('pg_class'::regclass::oid, i.indexrelid) IN (SELECT * FROM calls)
+                           WHERE i.indrelid = w.oid AND w.part IN (1, 3)
+                           AND (('pg_class'::regclass::oid, i.indexrelid) IN (SELECT * FROM calls)
+                                OR w.part = 3 AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
+                                       AND d.objid = i.indexrelid AND d.refclassid = 'pg_type'::regclass AND d.refobjid >= 16384))
                            UNION ALL
                            SELECT 4, k.conname::text, w.oid FROM pg_constraint k
                            WHERE k.conrelid = w.oid AND w.part = 3 AND k.contype = 'c'
                            UNION ALL
-                           SELECT CASE WHEN a.atttypid < 16384 THEN 5 ELSE 6 END, a.attname::text, w.oid
+                           SELECT CASE WHEN a.atttypid >= 16384 THEN 6 WHEN a.attgenerated <> '' THEN 12 ELSE 5 END, a.attname::text, w.oid
                            FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
                            WHERE a.attrelid = w.oid AND w.part = 3 AND r.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
                            AND (a.atttypid >= 16384 OR pg_get_expr(d.adbin, d.adrelid) <> 'clock_timestamp()')
                            UNION ALL
                            SELECT 7, p.polname::text, w.oid FROM pg_policy p
-                           WHERE p.polrelid = w.oid AND w.part <> 2 AND row_security_active(w.oid)
+                           WHERE p.polrelid = w.oid AND w.part IN (1, 3) AND row_security_active(w.oid)
                            UNION ALL
                            SELECT 8, format('%s.%I', s.stxnamespace::regnamespace, s.stxname), w.oid FROM pg_statistic_ext s
-                           WHERE s.stxrelid = w.oid AND w.part <> 2
+                           WHERE s.stxrelid = w.oid AND w.part IN (1, 3)
                            AND ('pg_statistic_ext'::regclass::oid, s.oid) IN (SELECT * FROM calls)
+                           UNION ALL
+                           SELECT 13, '', w.oid WHERE w.part = 1 AND ('pg_class'::regclass::oid, w.oid) IN (SELECT * FROM calls)
                            UNION ALL
                            SELECT 9, '', w.oid WHERE w.part = 3 AND r.relkind <> 'r'
                            UNION ALL
@@ -133,7 +151,13 @@ pub(crate) async fn find(
                            WHERE w.part = 3 AND NOT pg_has_role(r.relowner, current_user, 'MEMBER')
                            AND r.relowner NOT IN (SELECT relowner FROM outbox)) found (kind, name, place)
                   JOIN pg_class c ON c.oid = found.place JOIN pg_namespace n ON n.oid = c.relnamespace
-             ORDER BY 3 DESC, w.part, 1, 2, 4, 5",
+             UNION ALL
+             SELECT n.nspname::text, '', false, 11, pg_get_userbyid(s.owner)::text, 5
+             FROM pg_namespace n, pg_database d,
+                  LATERAL (SELECT CASE pg_get_userbyid(n.nspowner) WHEN 'pg_database_owner' THEN d.datdba ELSE n.nspowner END) s (owner)
+             WHERE n.nspname = $3 AND d.datname = current_database() AND NOT pg_has_role(s.owner, current_user, 'MEMBER')
+             AND s.owner NOT IN (SELECT relowner FROM outbox)
+             ORDER BY 3 DESC, 6, 1, 2, 4, 5",
             &[
                 (schema, Type::TEXT),
                 (table, Type::TEXT),
@@ -157,7 +181,10 @@ pub(crate) async fn find(
             7 => Kind::Policy,
             8 => Kind::Statistics,
             9 => Kind::NoTable,
-            _ => Kind::Owner,
+            10 => Kind::Owner,
+            11 => Kind::SchemaOwner,
+            12 => Kind::Generated,
+            _ => Kind::PartitionKey,
         },
         name: row.get(4),
     });

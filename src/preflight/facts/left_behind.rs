@@ -6,7 +6,9 @@
 //!
 //! Anybody may make a table of these names, and reading it runs its policies and the functions of its indexes with the rights of
 //! outboxd's role. So only tables of owners who gain nothing by that are read: owners that are that role or can become it, as a
-//! superuser can, and the owner of the outbox table, which is read anyway. That outboxd's role is a member of an owner says
+//! superuser can, and the owner of the outbox table, which is read anyway; the schema, whose owner may put another table in the place
+//! of one that was looked at, belongs to one of these, too. And only a table as outboxd makes it is read: one that has a policy, a
+//! trigger, a rule, a type of somebody's own, or an index or statistics on more than columns, is none. That outboxd's role is a member of an owner says
 //! nothing: up to PostgreSQL 15 a role can be made a member without being asked by any but the owner.
 
 use tokio_postgres::{Client, types::Type};
@@ -46,12 +48,22 @@ pub(crate) async fn find(
     let SourceDatabase { table: outbox, slot, schema, .. } = database;
     let places = client
         .query_typed(
-            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            "WITH outbox AS (SELECT o.relowner AS owner FROM pg_class o JOIN pg_namespace s ON s.oid = o.relnamespace
+                             WHERE s.nspname = $4 AND o.relname = $5)
+             SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relname IN ($1, $2) AND c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname <> $3
              AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
-             AND (pg_has_role(c.relowner, current_user, 'MEMBER') OR c.relowner =
-                  (SELECT o.relowner FROM pg_class o JOIN pg_namespace s ON s.oid = o.relnamespace
-                   WHERE s.nspname = $4 AND o.relname = $5))
+             AND (pg_has_role(c.relowner, current_user, 'MEMBER') OR c.relowner = (SELECT owner FROM outbox))
+             AND EXISTS (SELECT FROM pg_database d, LATERAL
+                         (SELECT CASE pg_get_userbyid(n.nspowner) WHEN 'pg_database_owner' THEN d.datdba ELSE n.nspowner END) s (owner)
+                         WHERE d.datname = current_database()
+                         AND (pg_has_role(s.owner, current_user, 'MEMBER') OR s.owner = (SELECT owner FROM outbox)))
+             AND NOT row_security_active(c.oid)
+             AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.atttypid >= 16384)
+             AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND COALESCE(i.indexprs, i.indpred) IS NOT NULL)
+             AND NOT EXISTS (SELECT FROM pg_statistic_ext x WHERE x.stxrelid = c.oid)
+             AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid)
+             AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)
              AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = ANY (
                   CASE c.relname WHEN $1 THEN '{slot,confirmed_flush,holder,gap}' ELSE '{slot,position,cause,reason}' END::name[])) = 4
              ORDER BY 2 DESC, 1",
@@ -73,17 +85,17 @@ pub(crate) async fn find(
     let own = own_table::name(database, record::TABLE);
     let slot = literal(slot);
     let live = |place: &TableName| {
-        format!("FROM {} WHERE slot = {slot} AND NOT ({})", place.quoted(), record::TORN_DOWN)
+        format!("FROM ONLY {} WHERE slot = {slot} AND NOT ({})", place.quoted(), record::TORN_DOWN)
     };
     let count = |(index, place): (usize, &TableName)| {
         let rows = match (place.table == record::TABLE, records.may_use) {
-            (false, _) => format!("(SELECT count(*) FROM {} WHERE slot = {slot})", place.quoted()),
+            (false, _) => format!("(SELECT count(*) FROM ONLY {} WHERE slot = {slot})", place.quoted()),
             (true, false) => format!("(SELECT count(*) {})", live(place)),
             (true, true) => {
                 format!("(SELECT count(*) {} AND NOT EXISTS (SELECT {}))", live(place), live(&own))
             }
         };
-        format!("SELECT {index}, {rows}, EXISTS (SELECT FROM {} WHERE slot <> {slot})", place.quoted())
+        format!("SELECT {index}, {rows}, EXISTS (SELECT FROM ONLY {} WHERE slot <> {slot})", place.quoted())
     };
     let counts: Vec<String> = places.iter().enumerate().map(count).collect();
     let counts = client
@@ -137,7 +149,7 @@ impl LeftBehind {
         }
         let (to, slot) = (to.quoted(), literal(&database.slot));
         let (create, grant, clear) = if self.is_record() {
-            let clear = format!("DELETE FROM {to} WHERE slot = {slot}; ");
+            let clear = format!("DELETE FROM ONLY {to} WHERE slot = {slot}; ");
             (record::create_table_sql(database), record::grant_sql(database, role), clear)
         } else {
             let grant = parked_table::grant_sql(database, role);
@@ -145,7 +157,7 @@ impl LeftBehind {
         };
         let make = if own.exists { schema } else { format!("{schema}{create}; {grant}; ") };
         format!(
-            "{make}{clear}WITH moved AS (DELETE FROM {from} WHERE slot = {slot} RETURNING *) INSERT INTO {to} SELECT * FROM moved;"
+            "{make}{clear}WITH moved AS (DELETE FROM ONLY {from} WHERE slot = {slot} RETURNING *) INSERT INTO {to} SELECT * FROM moved;"
         )
     }
 }

@@ -30,7 +30,7 @@ pub(crate) async fn find(
         // A publication that holds a partitioned table publishes its partitions by the same entry.
         let select = format!(
             "SELECT n.nspname::text, held.relname::text
-             FROM {} record JOIN pg_publication_rel entry ON entry.oid::text = split_part(record.published_by, '.', 1)
+             FROM ONLY {} record JOIN pg_publication_rel entry ON entry.oid::text = split_part(record.published_by, '.', 1)
              JOIN pg_class held ON held.oid = entry.prrelid JOIN pg_namespace n ON n.oid = held.relnamespace,
              pg_class outbox JOIN pg_namespace o ON o.oid = outbox.relnamespace
              WHERE record.slot = $1 AND record.gap IS NULL AND o.nspname = $2 AND outbox.relname = $3 AND held.oid <> outbox.oid

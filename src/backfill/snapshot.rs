@@ -26,7 +26,7 @@ use crate::{
     postgres::{
         RowRules, SourceDatabase, TableName,
         error::{ConnectError, WireError},
-        outbox_table::{self, ColumnFacts, TableFacts},
+        outbox_table::{self, ColumnFacts, TableFacts, TableKind},
         sql_text::{identifier, literal},
         sqlstate,
         statement::{CatalogError, NO_TIMEOUTS},
@@ -52,6 +52,9 @@ pub enum SnapshotError {
     /// The server has no room for a copy of the rows: read them in one transaction.
     #[error("the server has no room for a copy of the rows")]
     NoRoomForCopy(#[source] WireError),
+    /// A view or a foreign table stands there, whose code would run with the role's rights.
+    #[error("{} is no ordinary or partitioned table: set outbox.table to the table itself", .0.quoted())]
+    NotATable(TableName),
     /// The table was altered, rewritten or truncated between the snapshot and our lock: start over.
     #[error("table {} was altered just when its rows were to be read: start over", .0.quoted())]
     TableChanged(TableName),
@@ -679,7 +682,11 @@ pub(crate) async fn described(
 ) -> Result<TableFacts, SnapshotError> {
     let name = &database.table;
     let table = outbox_table::table(client, name, &database.publication).await?;
-    table.ok_or_else(|| SnapshotError::NoTable(name.clone()))
+    let table = table.ok_or_else(|| SnapshotError::NoTable(name.clone()))?;
+    match table.kind {
+        TableKind::Other => Err(SnapshotError::NotATable(name.clone())),
+        TableKind::Ordinary | TableKind::Partitioned => Ok(table),
+    }
 }
 
 /// The statement that keeps the table as it is until the transaction ends. LOCK TABLE takes a right to the whole table.

@@ -24,7 +24,7 @@ use crate::{
     position::Lsn,
     postgres::{
         Cleanup, SourceDatabase, TableName,
-        outbox_table::{self, TableFacts},
+        outbox_table::{self, TableFacts, TableKind},
         sql_text::{identifier, literal},
         sqlstate,
         statement::{CatalogError, failed},
@@ -263,6 +263,8 @@ impl Statements {
         client.batch_execute(SESSION).await.map_err(failed("preparing to remove confirmed rows"))?;
         let name = &database.table;
         let facts = outbox_table::table(client, name, &database.publication).await?;
+        // A view that took its place has rules and functions of its own.
+        let facts = facts.filter(|facts| facts.kind != TableKind::Other);
         let facts = facts.ok_or_else(|| CleanupError::NoTable(name.clone()))?;
         let publication = publication::facts(client, &database.publication, name).await?;
         if let Some(why) = unpublished(publication.as_ref()) {

@@ -107,9 +107,6 @@ pub struct ColumnFacts {
     pub sequence_cache: Option<i64>,
     /// Its type, or the type a domain is made from, is one of the string types, whoever made it (`citext`).
     pub is_string: bool,
-    /// Its type, or the type a domain is made from, did not come with PostgreSQL and has operators outside of `pg_catalog` (`citext`).
-    /// Those of an enum are PostgreSQL's.
-    pub has_own_operators: bool,
     /// It is a generated column.
     pub generated: Option<Generated>,
     /// The publication sends it; where there is no publication, one that outboxd makes would.
@@ -192,9 +189,7 @@ pub async fn table(
                     COALESCE((SELECT bool_or(names ? a.attname::text) FROM published WHERE jsonb_typeof(names) = 'array'),
                              a.attgenerated = '')
                     AND (a.attgenerated = '' OR current_setting('server_version_num')::int4 >= 180000),
-                    has_column_privilege(a.attrelid, a.attnum, 'SELECT'),
-                    b.oid >= 16384 AND EXISTS (SELECT FROM pg_operator o WHERE b.oid IN (o.oprleft, o.oprright)
-                                               AND o.oprnamespace <> 'pg_catalog'::regnamespace)
+                    has_column_privilege(a.attrelid, a.attnum, 'SELECT')
              FROM pg_attribute a JOIN base b ON b.attnum = a.attnum AND b.typbasetype = 0
              LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
              WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
@@ -240,7 +235,6 @@ pub async fn table(
                 },
                 sent: column.get(9),
                 may_select: column.get(10),
-                has_own_operators: column.get(11),
             })
             .collect(),
     }))
@@ -252,6 +246,9 @@ pub async fn table(
 /// [`CatalogError`].
 pub async fn is_empty(client: &Client, name: &TableName, kind: TableKind) -> Result<bool, CatalogError> {
     const DOING: &str = "looking whether the table is empty";
+    if kind == TableKind::Other {
+        return Ok(false);
+    }
     // Rows that row security hides are then an error, and no empty table.
     client.batch_execute("SET row_security = off").await.map_err(failed(DOING))?;
     let sql = format!("SELECT NOT EXISTS (SELECT FROM {}{})", kind.only(), name.quoted());
@@ -296,7 +293,6 @@ impl ColumnFacts {
             default: None,
             sequence_cache: None,
             is_string: false,
-            has_own_operators: false,
             generated: None,
             sent: true,
             may_select: true,

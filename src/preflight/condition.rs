@@ -1,109 +1,352 @@
 //! Doubts about `outbox.unpublished`: operators that are not the ones that its author may mean.
 //!
 //! Only `pg_catalog` is searched, so `status = 'New'` on a column of `citext` compares as text, and tells upper from lower case. The
-//! server takes it without a word. Knows the catalog's facts and the condition's text; asks nobody.
+//! server takes it without a word: it coerces the value to text. What it makes of a condition, it tells by the definition of a view, in
+//! which a coercion that nobody wrote differs from a cast. The view is temporary and never committed; making it calls no function,
+//! as neither the planner nor the executor sees it.
+//!
+//! Knows that definition, and which types have operators of their own. Does not know what follows from a doubt.
 
 use std::fmt;
 
-use crate::postgres::outbox_table::{ColumnFacts, TableFacts};
+use tokio_postgres::{Client, types::Type};
 
-/// A column in the condition whose type has operators outside of `pg_catalog`.
+use diagnostics::chain;
+
+use crate::postgres::{
+    SourceDatabase,
+    outbox_table::{TableFacts, TableKind},
+    sql_text::identifier,
+    statement::{CatalogError, failed},
+};
+
+/// Reason for which a condition may select other rows than its author means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OtherOperators {
-    column: String,
-    type_name: String,
+pub enum Doubt {
+    /// A value of a type with operators outside of `pg_catalog` is coerced, and nobody asked for that.
+    OtherOperators {
+        /// The type, as SQL writes it.
+        type_name: String,
+        /// Schema of its operators, as SQL writes it.
+        schema: String,
+    },
+    /// The server does not say what it makes of the condition.
+    Untold {
+        /// Why not.
+        why: String,
+        /// The next step.
+        cure: String,
+    },
 }
 
-impl OtherOperators {
-    /// The first such column that the condition uses with neither `OPERATOR(schema.name)` nor a cast.
-    pub fn of(condition: Option<&str>, table: &TableFacts) -> Option<Self> {
-        let condition = condition?;
-        let is_doubtful =
-            |column: &&ColumnFacts| column.has_own_operators && is_bare(condition, &column.name);
-        let ColumnFacts { name, type_name, .. } = table.columns.iter().find(is_doubtful)?;
-        Some(Self { column: name.clone(), type_name: type_name.clone() })
-    }
-
+impl Doubt {
     /// The next step.
     pub fn cure(&self) -> String {
-        format!(
-            "name the schema of each operator beside {0}, as in {0} OPERATOR(public.=) 'x', or cast: {0}::text = 'x' is how it is \
-             compared now",
-            self.column
-        )
+        match self {
+            Doubt::OtherOperators { schema, .. } => format!(
+                "name the schema of each operator beside such a value, as in status OPERATOR({schema}.=) 'x', or cast the value: \
+                 status::text = 'x' is how it is compared now"
+            ),
+            Doubt::Untold { cure, .. } => cure.clone(),
+        }
     }
 }
 
-impl fmt::Display for OtherOperators {
+impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "outbox.unpublished uses column {}, of type {}, whose own operators are not found: only pg_catalog is searched, so those of \
-             text may take their place, and rows count as published that are not",
-            self.column, self.type_name
-        )
+        match self {
+            Doubt::OtherOperators { type_name, .. } => write!(
+                f,
+                "outbox.unpublished uses a value of type {type_name}, whose own operators are not found: only pg_catalog is searched, so \
+                 those of text may take their place, and rows count as published that are not"
+            ),
+            Doubt::Untold { why, .. } => write!(
+                f,
+                "types in this database have operators outside of pg_catalog, and whether outbox.unpublished means one of them cannot be \
+                 told: {why}"
+            ),
+        }
     }
 }
 
-/// Tells whether some use of the name leaves open which operator is meant.
-fn is_bare(condition: &str, name: &str) -> bool {
-    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
-    let condition = condition.to_lowercase();
-    let name = name.to_lowercase();
-    condition.match_indices(&name).any(|(at, _)| {
-        let (before, after) = (&condition[..at], &condition[at + name.len()..]);
-        let is_whole = !before.ends_with(is_word) && !after.starts_with(is_word);
-        is_whole && !names_operator_after(after) && !names_operator_before(before)
+/// Doubt about the condition of the source, if there is any.
+///
+/// # Errors
+/// [`CatalogError`]; a condition that the server does not take is none.
+pub(super) async fn doubt(
+    client: &Client,
+    database: &SourceDatabase,
+    table: Option<&TableFacts>,
+) -> Result<Option<Doubt>, CatalogError> {
+    let (Some(condition), Some(table)) = (&database.rows.unpublished, table) else { return Ok(None) };
+    // A view is not looked at, which planning would do.
+    if table.kind == TableKind::Other {
+        return Ok(None);
+    }
+    let row = client
+        .query_typed_one(
+            // Domains over such types, and arrays of them, count like them.
+            "WITH RECURSIVE typed (oid) AS (
+                 SELECT side FROM pg_operator o, unnest(ARRAY[o.oprleft, o.oprright]) side
+                 WHERE o.oprnamespace <> 'pg_catalog'::regnamespace AND side >= 16384
+                 UNION SELECT t.oid FROM typed JOIN pg_type t
+                       ON t.typbasetype = typed.oid OR t.typelem = typed.oid AND t.typcategory = 'A')
+             SELECT EXISTS (SELECT FROM typed),
+                    ARRAY (SELECT lower(a.attname::text) FROM pg_attribute a
+                           WHERE a.attrelid = $1 AND NOT a.attisdropped AND a.atttypid IN (SELECT oid FROM typed)),
+                    has_database_privilege(current_database(), 'TEMPORARY')",
+            &[(&table.oid, Type::OID)],
+        )
+        .await
+        .map_err(failed("looking for types with operators of their own"))?;
+    let (has_any, columns, may_ask): (bool, Vec<String>, bool) = (row.get(0), row.get(1), row.get(2));
+    if !may_hold(condition, has_any, &columns) {
+        return Ok(None);
+    }
+    if !may_ask {
+        let (name, role) = (identifier(database.endpoint.database()), identifier(database.endpoint.user()));
+        return Ok(Some(Doubt::Untold {
+            why: format!("role {role} may not make a temporary view, by which the server says so"),
+            cure: format!("GRANT TEMPORARY ON DATABASE {name} TO {role};"),
+        }));
+    }
+    let coerced = match definition(client, database, table, condition).await? {
+        Ok(definition) => implicit_coercions(&definition),
+        Err(why) => {
+            let cure = "see that the role may make a temporary view of the outbox table with this condition";
+            return Ok(Some(Doubt::Untold { why, cure: cure.to_owned() }));
+        }
+    };
+    if coerced.iter().any(|(before, _)| *before == 0) {
+        let why = "the server says it in a way that outboxd does not know".to_owned();
+        let cure = "cast what the condition compares to types of PostgreSQL's own, such as status::text";
+        return Ok(Some(Doubt::Untold { why, cure: cure.to_owned() }));
+    }
+    let (before, after): (Vec<u32>, Vec<u32>) = coerced.into_iter().unzip();
+    let found = client
+        .query_typed_opt(
+            // From a domain to the type that it is made from, and back, is no other type.
+            "WITH RECURSIVE walk (root, at) AS (
+                 SELECT oid, oid FROM unnest($1 || $2) root (oid)
+                 UNION SELECT w.root, CASE t.typbasetype WHEN 0 THEN t.typelem ELSE t.typbasetype END
+                       FROM walk w JOIN pg_type t ON t.oid = w.at
+                       WHERE t.typbasetype <> 0 OR t.typcategory = 'A' AND t.typelem <> 0),
+             core (root, oid) AS (
+                 SELECT w.root, w.at FROM walk w JOIN pg_type t ON t.oid = w.at
+                 WHERE t.typbasetype = 0 AND (t.typcategory <> 'A' OR t.typelem = 0))
+             SELECT format_type(b.oid, NULL), quote_ident(n.nspname)
+             FROM unnest($1, $2) coerced (before, after)
+             JOIN core b ON b.root = coerced.before JOIN core a ON a.root = coerced.after AND a.oid <> b.oid
+             JOIN pg_operator o ON b.oid IN (o.oprleft, o.oprright) JOIN pg_namespace n ON n.oid = o.oprnamespace
+             WHERE b.oid >= 16384 AND n.nspname <> 'pg_catalog' ORDER BY 1, 2 LIMIT 1",
+            &[(&before, Type::OID_ARRAY), (&after, Type::OID_ARRAY)],
+        )
+        .await
+        .map_err(failed("looking for the operators of a type"))?;
+    Ok(found.map(|row| Doubt::OtherOperators { type_name: row.get(0), schema: row.get(1) }))
+}
+
+/// Tells whether a value of a type with operators of its own may be in the condition. Without these characters it holds
+/// nothing but columns, constants of PostgreSQL's own types, and operators.
+fn may_hold(condition: &str, has_any: bool, columns: &[String]) -> bool {
+    let (lower, has_column) = (condition.to_lowercase(), !columns.is_empty());
+    // Quotes may spell a name in other ways.
+    has_any && condition.contains(['(', '.', ':'])
+        || has_column && condition.contains(['"', '&'])
+        || columns.iter().any(|column| lower.contains(&column.to_lowercase()))
+}
+
+/// What the server makes of the condition, as it keeps a view; or why it does not say so.
+async fn definition(
+    client: &Client,
+    database: &SourceDatabase,
+    table: &TableFacts,
+    condition: &str,
+) -> Result<Result<String, String>, CatalogError> {
+    const DOING: &str = "asking what the server makes of outbox.unpublished";
+    // On lines of its own, for it may end in a comment.
+    let make = format!(
+        "CREATE TEMPORARY VIEW outboxd_condition AS SELECT ((\n{condition}\n) IS NOT FALSE) AS chosen FROM {}{}",
+        table.kind.only(),
+        database.table.quoted()
+    );
+    let read = "SELECT ev_action::text FROM pg_rewrite WHERE ev_class = 'pg_temp.outboxd_condition'::regclass AND ev_type = '1'";
+    client.batch_execute("BEGIN").await.map_err(failed(DOING))?;
+    let told = async {
+        // One statement, and no more.
+        client.execute_typed(&make, &[]).await?;
+        client.query_typed_one(read, &[]).await.map(|row| row.get(0))
+    }
+    .await;
+    client.batch_execute("ROLLBACK").await.map_err(failed(DOING))?;
+    match told {
+        Ok(definition) => Ok(Ok(definition)),
+        Err(error) if error.code().is_some() => {
+            let CatalogError::Statement { cause, .. } = failed(DOING)(error) else {
+                return Ok(Err(String::new()));
+            };
+            Ok(Err(chain(&cause)))
+        }
+        Err(error) => Err(failed(DOING)(error)),
+    }
+}
+
+/// Fields that name the type of a node's value (`nodes/primnodes.h`).
+const TYPES: [&str; 18] = [
+    ":vartype",
+    ":consttype",
+    ":paramtype",
+    ":funcresulttype",
+    ":opresulttype",
+    ":resulttype",
+    ":refelemtype",
+    ":refrestype",
+    ":casetype",
+    ":typeId",
+    ":type",
+    ":array_typeid",
+    ":row_typeid",
+    ":coalescetype",
+    ":minmaxtype",
+    ":aggtype",
+    ":wintype",
+    ":seqtypid",
+];
+/// Fields that say by what a coercion came to be; [`IMPLICIT`] that nobody wrote it.
+const FORMATS: [&str; 4] = [":relabelformat", ":coerceformat", ":funcformat", ":convertformat"];
+/// `COERCE_IMPLICIT_CAST`.
+const IMPLICIT: &str = "2";
+/// Fields with what a node takes; the value of one without a type of its own is that of the first.
+const TAKEN: [&str; 5] = [":arg", ":args", ":expr", ":targetList", ":subselect"];
+
+#[derive(Default)]
+struct Node<'a> {
+    field: &'a str,
+    is_implicit: bool,
+    /// Type of its value.
+    own: Option<u32>,
+    /// Type of the first value that it takes.
+    taken: Option<u32>,
+}
+
+/// Types before and after each coercion that nobody wrote, 0 where it is not told. Without recursion, however deep the nodes lie: a
+/// server may send what it likes.
+fn implicit_coercions(definition: &str) -> Vec<(u32, u32)> {
+    let (mut found, mut open) = (Vec::new(), Vec::<Node>::new());
+    for token in tokens(definition) {
+        match (token, open.last_mut()) {
+            ("{", _) => open.push(Node::default()),
+            ("}", _) => {
+                let Some(node) = open.pop() else { break };
+                if node.is_implicit {
+                    found.push((node.taken.unwrap_or(0), node.own.unwrap_or(0)));
+                }
+                if let Some(parent) = open.last_mut()
+                    && TAKEN.contains(&parent.field)
+                {
+                    parent.taken = parent.taken.or(node.own).or(node.taken);
+                }
+            }
+            (word, Some(node)) if word.starts_with(':') => node.field = word,
+            (word, Some(node)) if TYPES.contains(&node.field) => {
+                node.own = word.parse().ok().filter(|oid| *oid != 0);
+            }
+            (word, Some(node)) if FORMATS.contains(&node.field) => node.is_implicit |= word == IMPLICIT,
+            _ => {}
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// Words, and brackets by themselves, as the server reads them (`pg_strtok`, read.c).
+fn tokens(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches([' ', '\n', '\t']);
+        let mut escaped = false;
+        let end = rest.find(|c: char| {
+            let ends = !escaped && matches!(c, ' ' | '\n' | '\t' | '(' | ')' | '{' | '}');
+            escaped = !escaped && c == '\\';
+            ends
+        });
+        // A bracket is one byte long.
+        let length = end.map_or(rest.len(), |end| end.max(1));
+        let (token, after) = rest.split_at(length);
+        rest = after;
+        (!token.is_empty()).then_some(token)
     })
-}
-
-/// `"`, `)` and blanks between a column and what is done to it.
-fn names_operator_after(after: &str) -> bool {
-    let after = after.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '"' | ')'));
-    let mut words = after.split_whitespace();
-    after.strip_prefix("operator").is_some_and(|rest| rest.trim_start().starts_with('('))
-        || after.starts_with("::")
-        || words.next() == Some("as")
-        || after.split_whitespace().next() == Some("is")
-            && words.find(|word| *word != "not").is_some_and(|word| word.starts_with("null"))
-}
-
-/// The column is the right side of `OPERATOR(schema.name)`.
-fn names_operator_before(before: &str) -> bool {
-    let before = before.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '('));
-    let operator = before.strip_suffix(')').and_then(|before| before.rsplit_once('('));
-    operator.is_some_and(|(word, name)| word.trim_end().ends_with("operator") && !name.contains(')'))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_bare;
+    use super::*;
+
+    /// As 15 prints `status = 'New'` and more, with 16385 for citext, 16390 for its array, and 25 for text.
+    const VAR: &str =
+        "{VAR :varno 3 :varattno 2 :vartype 16385 :vartypmod -1 :varcollid 100 :varlevelsup 0 :location 46}";
+
+    fn relabel(arg: &str, after: u32, format: u32) -> String {
+        format!(
+            "{{RELABELTYPE :arg {arg} :resulttype {after} :resulttypmod -1 :resultcollid 100 :relabelformat {format} :location -1}}"
+        )
+    }
 
     #[test]
-    fn a_use_of_a_column_is_bare_without_an_operators_schema_or_a_cast() {
-        for condition in [
-            "status = 'New'",
-            "'New' = status",
-            "\"Status\" <> 'x'",
-            "status OPERATOR(public.=) 'New' OR status = 'Old'",
-            "kind OPERATOR(public.=) 'x' AND status = 'New'",
-            "status IN ('New')",
-            "status IS DISTINCT FROM 'New'",
+    fn a_coercion_that_nobody_wrote_is_told_from_a_cast() {
+        let sublink = format!(
+            "{{SUBLINK :subLinkType 4 :testexpr <> :subselect {{QUERY :cteList <> :targetList ({{TARGETENTRY :expr {VAR} :resno 1 \
+             :resname a\\ b\\}} :resjunk false}}) :override 0}} :location 7}}"
+        );
+        for (definition, found) in [
+            (relabel(VAR, 25, 2), vec![(16385, 25)]),
+            (relabel(VAR, 25, 1), vec![]),
+            (VAR.to_owned(), vec![]),
+            // `status::public.citext` of a text column, and then text again.
+            (relabel(&relabel("{VAR :vartype 25}", 16385, 1), 25, 2), vec![(16385, 25)]),
+            (relabel("{CASETESTEXPR :typeId 16385 :typeMod -1 :collation 100}", 25, 2), vec![(16385, 25)]),
+            (relabel(&sublink, 25, 2), vec![(16385, 25)]),
+            (relabel("{COLLATEEXPR :arg {VAR :vartype 16385} :collOid 5}", 25, 2), vec![(16385, 25)]),
+            (
+                format!(
+                    "({{OPEXPR :opno 98 :opresulttype 16 :args ({} {{CONST :consttype 25 :constvalue 7 [ 28 0 0 0 2 2 2 ]}})}})",
+                    relabel(VAR, 25, 2)
+                ),
+                vec![(16385, 25)],
+            ),
+            (
+                "{ARRAYCOERCEEXPR :arg {VAR :vartype 16390} :elemexpr {CASETESTEXPR :typeId 16385} :resulttype 1009 :coerceformat 2}"
+                    .to_owned(),
+                vec![(16390, 1009)],
+            ),
+            (
+                "{FUNCEXPR :funcid 9 :funcresulttype 20 :funcformat 2 :args ({CONST :consttype 23} {CONST :consttype 16})}"
+                    .to_owned(),
+                vec![(23, 20)],
+            ),
+            ("{FUNCEXPR :funcid 9 :funcresulttype 20 :funcformat 0 :args ({CONST :consttype 23})}".to_owned(), vec![]),
+            (relabel("{UNHEARDOF :location 3}", 25, 2), vec![(0, 25)]),
+            (format!("{}}}", relabel(VAR, 25, 2)), vec![(16385, 25)]),
+            ("{".repeat(100_000), vec![]),
         ] {
-            assert!(is_bare(condition, "status"), "{condition}");
+            assert_eq!(implicit_coercions(&definition), found, "{definition:.300}");
         }
-        for condition in [
-            "status OPERATOR(public.=) 'New'",
-            "(\"status\") operator (public.=) 'New'",
-            "'New' OPERATOR(public.=) status",
-            "status::text = 'new'",
-            "CAST(status AS text) = 'new'",
-            "status IS NOT NULL",
-            "(status IS NULL)",
-            "statuses = 'New' OR old_status = 'x'",
-            "published_at IS NULL",
+    }
+
+    #[test]
+    fn a_condition_of_other_columns_alone_is_not_asked_about() {
+        let columns = ["status".to_owned()];
+        for (condition, has_any, columns, may) in [
+            ("published_at IS NULL", true, &columns[..], false),
+            ("published_at::text = 'x'", false, &[], false),
+            ("txt::public.citext = 'x'", true, &[], true),
+            ("CAST(txt AS citext) = 'x'", true, &[], true),
+            ("STATUS = 'New'", true, &columns, true),
+            ("\"published_at\" IS NULL", true, &[], false),
+            ("U&\"st\\0061tus\" = 'New'", true, &columns, true),
         ] {
-            assert!(!is_bare(condition, "status"), "{condition}");
+            assert_eq!(may_hold(condition, has_any, columns), may, "{condition}");
         }
     }
 }

@@ -91,6 +91,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
          GRANT USAGE ON SCHEMA {schema} TO {role};\n\
          GRANT SELECT ON {table} TO {role};\n\
          {remove}\
+         {temporary}\
          \n\
          -- The publication: before the slot, and by the table's owner or a superuser, whose it stays; `outboxd teardown` says how\n\
          -- to drop it.\n\
@@ -119,6 +120,11 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         remove = database.cleanup.map_or_else(String::new, |_| {
             cleanup::grant_sql(database, columns, database.endpoint.user()) + ";\n"
         }),
+        // By a temporary view the server says what it makes of the condition.
+        temporary = match database.rows.unpublished {
+            Some(_) => format!("GRANT TEMPORARY ON DATABASE {name} TO {role};\n"),
+            None => String::new(),
+        },
         no_heirs = instead_of_heirs(database, columns),
         managed = managed(database.endpoint.user()),
         schema = identifier(&database.table.schema),

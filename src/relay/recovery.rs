@@ -248,7 +248,6 @@ mod tests {
                 default: None,
                 sequence_cache: None,
                 is_string: false,
-                has_own_operators: false,
                 generated: None,
                 sent: true,
                 may_select: true,

@@ -273,6 +273,7 @@ fn facts_of(publication: PublicationFacts) -> Facts {
         foreign_code: Vec::new(),
         server: ServerFacts { version: 180_001, ..good_server() },
         table: Some(TableFacts::sample(vec![column("id", None), column("body", Some(Generated::Stored))])),
+        doubt: None,
         family: Family::default(),
         publication: Some(publication),
         records: own,

@@ -8,6 +8,7 @@ pub mod server;
 
 use tokio_postgres::Client;
 
+use super::condition::{self, Doubt};
 use crate::{
     parking::parked_table,
     postgres::{
@@ -36,6 +37,8 @@ pub struct Facts {
     pub server: ServerFacts,
     /// The outbox table; `None` when there is no such table.
     pub table: Option<TableFacts>,
+    /// Doubt about `outbox.unpublished`.
+    pub doubt: Option<Doubt>,
     /// The tables below it.
     pub family: Family,
     /// The publication; `None` when there is no such publication.
@@ -70,9 +73,11 @@ impl Facts {
         let records = own_table(client, schema, record::TABLE).await?;
         let has_slot = slots.iter().any(|one| one.name == *slot && one.serves());
         let left_behind = left_behind::find(client, database, records).await?;
+        let outbox = outbox_table::table(client, table, publication).await?;
         Ok(Facts {
             server,
-            table: outbox_table::table(client, table, publication).await?,
+            doubt: condition::doubt(client, database, outbox.as_ref()).await?,
+            table: outbox,
             family: Family::read(client, table).await?,
             publication: publication::facts(client, publication, table).await?,
             foreign_code: foreign_code::find(client, database).await?,

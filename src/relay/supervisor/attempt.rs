@@ -13,7 +13,7 @@ use crate::{
     position::Lsn,
     postgres::{
         catalog::{SlotFacts, TableFacts},
-        condition::OtherOperators,
+        condition::Doubt,
         continuity::{LastSeen, SlotHistory},
         family::Unpublished,
         preflight,
@@ -45,6 +45,7 @@ struct Connected<R, P> {
     connection: R,
     publisher: P,
     table: TableFacts,
+    doubt: Option<Doubt>,
     evidence: SlotHistory,
 }
 
@@ -55,7 +56,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 impl<D: Database, B: Broker> Attempt<'_, D, B> {
     pub(super) async fn run(&self, known: &mut Known, shutdown: &mut Shutdown) -> Result<Ended, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
-        let Connected { connection, publisher, table, mut evidence } = tokio::select! {
+        let Connected { connection, publisher, table, doubt, mut evidence } = tokio::select! {
             biased;
             _ = shutdown.requested() => return Ok(known.ended()),
             connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(known)) => {
@@ -167,7 +168,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             delivery.ledger_mut().reached(settled);
         }
         monitor.streams_by(before.pid);
-        let ground = match OtherOperators::of(database.options().rows.unpublished.as_deref(), &table) {
+        let ground = match doubt {
             Some(doubt) => Ground::Doubtful {
                 cure: format!("{}; and restart outboxd", doubt.cure()),
                 why: doubt.to_string(),
@@ -268,8 +269,8 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         let parked = checks.iter().find(|check| check.name == preflight::PARKED);
         let parked_elsewhere = parked.and_then(preflight::Check::as_warning).map(ToString::to_string);
         self.report.parked_elsewhere(parked_elsewhere);
-        let doubt = OtherOperators::of(database.rows.unpublished.as_deref(), &table);
-        if let Some(doubt) = doubt.filter(|_| !known.doubts_condition) {
+        let doubt = facts.doubt;
+        if let Some(doubt) = doubt.as_ref().filter(|_| !known.doubts_condition) {
             known.doubts_condition = true;
             tracing::warn!(source = name, "{doubt}: {}", doubt.cure());
         }
@@ -287,7 +288,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             sql.create_parked(database).await?;
         }
         let publisher = broker.connect(&self.application_name(), self.number).await?;
-        Ok(Connected { connection, publisher, table, evidence })
+        Ok(Connected { connection, publisher, table, doubt, evidence })
     }
 
     pub(super) async fn replication_connection(&self) -> Result<D::Replication, Fault> {

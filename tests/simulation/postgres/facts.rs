@@ -30,7 +30,6 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
         default: None,
         sequence_cache: None,
         is_string: true,
-        has_own_operators: false,
         generated: None,
         sent: true,
         may_select: true,
@@ -65,6 +64,7 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
             rows_estimate: 0,
             columns: COLUMNS.map(text).to_vec(),
         }),
+        doubt: None,
         family: Family::default(),
         recorded_table: None,
         publication: state.postgres.data.publication.map(|_| PublicationFacts {

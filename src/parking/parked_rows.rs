@@ -1,7 +1,10 @@
 //! The contents of the table of parked rows, for whoever looks after it: which rows, a row with its values, its end; and whether
 //! later rows of its aggregate may have overtaken it.
 
-use tokio_postgres::{Client, Row, types::Type};
+use tokio_postgres::{
+    Client, Row,
+    types::{ToSql, Type},
+};
 
 use super::{
     parked_table::{Reason, TABLE, table},
@@ -11,11 +14,13 @@ use crate::{
     outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, ParkReason, Timestamp},
     position::Position,
     postgres::{
-        SourceDatabase, outbox_table,
+        SourceDatabase,
+        outbox_table::{self, TableKind},
         sql_text::{identifier, literal},
         sqlstate::UNDEFINED_TABLE,
         statement::{CatalogError, failed},
     },
+    slot::usage::{ClientAddress, Holder},
 };
 
 /// A parked row without its values.
@@ -50,6 +55,13 @@ impl ParkedEntry {
     pub fn aggregate(&self) -> Option<(&str, &str)> {
         self.aggregate_type.as_deref().zip(self.aggregate_id.as_deref())
     }
+
+    fn bytes(&self) -> usize {
+        let Self { message_id, aggregate_type, aggregate_id, event_type, exchange, routing_key, .. } = self;
+        let texts = [message_id, aggregate_type, aggregate_id, event_type, exchange, routing_key];
+        let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+        size_of::<Self>() + self.cause.len() + self.reason.len() + texts
+    }
 }
 
 /// A parked row as it came.
@@ -61,24 +73,56 @@ pub struct ParkedValues {
     pub row: OutboxRow,
 }
 
-/// Keeps every other command on the parked rows of this source away, for as long as the connection lasts; `false` when there
-/// is one already.
+/// Lock on the parked rows of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Every other command is kept away, for as long as the connection lasts.
+    Held,
+    /// Somebody has it: another command, or whoever works out its number. `None` when that has ended just now.
+    Taken(Option<Holder>),
+}
+
+/// Takes the lock.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
-pub async fn lock(client: &Client, database: &SourceDatabase) -> Result<bool, CatalogError> {
+pub async fn lock(client: &Client, database: &SourceDatabase) -> Result<Lock, CatalogError> {
+    const DOING: &str = "locking the parked rows";
+    let key: [(&(dyn ToSql + Sync), Type); 2] = [(&TABLE, Type::TEXT), (&database.slot, Type::TEXT)];
     let lock = "SELECT pg_try_advisory_lock(hashtext($1), hashtext($2))";
-    let row = client
-        .query_typed_one(lock, &[(&TABLE, Type::TEXT), (&database.slot, Type::TEXT)])
+    let row = client.query_typed_one(lock, &key).await.map_err(failed(DOING))?;
+    if row.get(0) {
+        return Ok(Lock::Held);
+    }
+    let holder = client
+        .query_typed_opt(
+            "SELECT a.pid, a.application_name, current_setting('application_name'), a.usename::text, host(a.client_addr), a.client_port
+             FROM pg_locks l JOIN pg_database d ON d.oid = l.database JOIN pg_stat_activity a ON a.pid = l.pid
+             WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2 AND d.datname = current_database()
+             AND l.classid = (hashtext($1)::int8 & 4294967295)::oid AND l.objid = (hashtext($2)::int8 & 4294967295)::oid LIMIT 1",
+            &key,
+        )
         .await
-        .map_err(failed("locking the parked rows"))?;
-    Ok(row.get(0))
+        .map_err(failed(DOING))?;
+    Ok(Lock::Taken(holder.map(|row| {
+        let (application, own): (Option<String>, String) = (row.get(1), row.get(2));
+        let application = application.unwrap_or_default();
+        Holder {
+            pid: row.get(0),
+            is_outboxd: Holder::is_outboxd(&application, &own),
+            application,
+            user: row.get(3),
+            address: ClientAddress::of(row.get(4), row.get(5)),
+        }
+    })))
 }
 
 /// Rows of one portion: an answer is limited (see [`sql_limits`](crate::postgres::sql_limits)), the number of parked rows is not.
 const PORTION_ROWS: usize = 100;
 /// Characters of a text that are shown. A message can carry no longer ones, so a row that may be requeued is never cut.
 const TEXT_CHARS_MAX: usize = 16 << 10;
+/// Bytes that all parked rows of a source may take without their values: a million rows and more.
+const LISTED_BYTES_MAX: usize = 512 << 20;
 
 /// Every parked row of the source, in the order of their positions; none when there is no table.
 ///
@@ -91,26 +135,51 @@ pub async fn list(client: &Client, database: &SourceDatabase) -> Result<Vec<Park
     let select = format!(
         "SELECT position, cause, left(reason, {TEXT_CHARS_MAX}), {texts}, (extract(epoch FROM committed_at) * 1000000)::int8, \
          (extract(epoch FROM parked_at) * 1000000)::int8 \
-         FROM {} WHERE slot = $1 AND position > $2 ORDER BY position LIMIT {PORTION_ROWS}",
+         FROM ONLY {} WHERE slot = $1 AND position COLLATE \"C\" > $2 ORDER BY position COLLATE \"C\" LIMIT {PORTION_ROWS}",
         table(database)
     );
-    let (mut entries, mut after) = (Vec::new(), String::new());
+    let mut listed = Listed::default();
+    let mut after = String::new();
     loop {
         let portion =
             client.query_typed(&select, &[(&database.slot, Type::TEXT), (&after, Type::TEXT)]).await;
         let portion = match portion {
             Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => {
-                return Ok(entries);
+                return Ok(listed.entries);
             }
             portion => portion.map_err(failed(DOING))?,
         };
         for row in &portion {
-            entries.push(entry(row)?);
+            listed.push(entry(row)?).map_err(|what| CatalogError::Nonsense { doing: DOING, what })?;
         }
         match portion.last() {
             Some(last) if portion.len() == PORTION_ROWS => after = last.get(0),
-            _ => return Ok(entries),
+            _ => return Ok(listed.entries),
         }
+    }
+}
+
+/// What was read so far. A server that lies could go on for ever.
+#[derive(Default)]
+struct Listed {
+    entries: Vec<ParkedEntry>,
+    bytes: usize,
+}
+
+impl Listed {
+    fn push(&mut self, entry: ParkedEntry) -> Result<(), String> {
+        if let Some(last) = self.entries.last().filter(|last| last.position >= entry.position) {
+            return Err(format!("position {} after {}", entry.position, last.position));
+        }
+        self.bytes += entry.bytes();
+        if self.bytes > LISTED_BYTES_MAX {
+            return Err(format!(
+                "more than {} MiB of parked rows: delete those from {TABLE} that nobody will requeue",
+                LISTED_BYTES_MAX >> 20
+            ));
+        }
+        self.entries.push(entry);
+        Ok(())
     }
 }
 
@@ -143,7 +212,7 @@ pub async fn load(
     parked: &ParkedEntry,
 ) -> Result<Option<ParkedValues>, CatalogError> {
     let select = format!(
-        "SELECT column_names, column_types, column_values FROM {} WHERE slot = $1 AND position = $2",
+        "SELECT column_names, column_types, column_values FROM ONLY {} WHERE slot = $1 AND position = $2",
         table(database)
     );
     let position = parked.position.to_string();
@@ -169,7 +238,7 @@ pub async fn remove(
     database: &SourceDatabase,
     position: Position,
 ) -> Result<bool, CatalogError> {
-    let delete = format!("DELETE FROM {} WHERE slot = $1 AND position = $2", table(database));
+    let delete = format!("DELETE FROM ONLY {} WHERE slot = $1 AND position = $2", table(database));
     let position = position.to_string();
     let removed = client
         .execute_typed(&delete, &[(&database.slot, Type::TEXT), (&position, Type::TEXT)])
@@ -203,7 +272,7 @@ async fn stays_spelled(
     Reason { cause, text, exchange, routing_key }: &Reason,
 ) -> Result<(), CatalogError> {
     let update = format!(
-        "UPDATE {} SET cause = $3, reason = $4, exchange = $5, routing_key = $6 WHERE slot = $1 AND position = $2",
+        "UPDATE ONLY {} SET cause = $3, reason = $4, exchange = $5, routing_key = $6 WHERE slot = $1 AND position = $2",
         table(database)
     );
     let position = position.to_string();
@@ -249,6 +318,10 @@ pub async fn overtaken(
     let Some(facts) = outbox_table::table(client, &database.table, &database.publication).await? else {
         return Ok(Some(format!("there is no table {outbox}")));
     };
+    if facts.kind == TableKind::Other {
+        return Ok(Some(format!("{outbox} is no ordinary or partitioned table")));
+    }
+    let only = facts.kind.only();
     let value_of = |name: &str| {
         let index = values.columns.iter().position(|column| column.name == name)?;
         let value = values.row.values.get(index)?.as_deref()?;
@@ -271,10 +344,10 @@ pub async fn overtaken(
     };
     // format() gives what the type's output function gives, as pgoutput does; a cast would strip the blanks of char(n).
     let find = format!(
-        "SELECT EXISTS (SELECT FROM {outbox} o WHERE format('%s', o.{id}) = $1),
-                (SELECT format('%s', o.{id}) FROM {outbox} o
+        "SELECT EXISTS (SELECT FROM {only}{outbox} o WHERE format('%s', o.{id}) = $1),
+                (SELECT format('%s', o.{id}) FROM {only}{outbox} o
                  WHERE format('%s', o.{kind}) = $2 AND format('%s', o.{aggregate}) = $3 AND {later} AND format('%s', o.{id}) <> $1
-                 AND NOT EXISTS (SELECT FROM {parked} p WHERE p.slot = $4 AND p.message_id = format('%s', o.{id})) LIMIT 1)",
+                 AND NOT EXISTS (SELECT FROM ONLY {parked} p WHERE p.slot = $4 AND p.message_id = format('%s', o.{id})) LIMIT 1)",
         id = identifier(&names.id),
         kind = identifier(&names.aggregate_type),
         aggregate = identifier(&names.aggregate_id),
@@ -299,4 +372,39 @@ pub async fn overtaken(
         }
         (true, None) => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::position::Lsn;
+
+    fn entry(lsn: u64, reason: usize) -> ParkedEntry {
+        ParkedEntry {
+            position: Position { commit_lsn: Lsn(lsn), index: 0 },
+            cause: "invalid".into(),
+            reason: "x".repeat(reason),
+            message_id: None,
+            aggregate_type: None,
+            aggregate_id: None,
+            event_type: None,
+            exchange: None,
+            routing_key: None,
+            committed_at: Timestamp(0),
+            parked_at: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn a_server_that_repeats_itself_or_never_ends_is_refused() {
+        for (second, is_refused) in [(2, false), (1, true), (0, true)] {
+            let mut listed = Listed::default();
+            listed.push(entry(1, 0)).unwrap();
+            assert_eq!(listed.push(entry(second, 0)).is_err(), is_refused, "{second}");
+        }
+        let mut listed = Listed::default();
+        let refused = (1..).find_map(|lsn| listed.push(entry(lsn, 8 << 20)).err()).unwrap();
+        assert!(refused.contains("more than 512 MiB") && listed.entries.len() < 64, "{refused}");
+    }
 }

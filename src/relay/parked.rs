@@ -17,8 +17,9 @@ use crate::{
     postgres::{
         catalog::CatalogError,
         left_behind,
-        parked_rows::{self, ParkedEntry, ParkedValues},
+        parked_rows::{self, Lock, ParkedEntry, ParkedValues},
         preflight::Problem,
+        slot_use::Holder,
     },
     rabbitmq::{
         BrokerError, Refused, cures,
@@ -49,9 +50,11 @@ pub enum Fate {
 pub enum ParkedError {
     /// The same is being done already.
     #[error(
-        "somebody else is requeueing or discarding parked rows of this source: wait until that has ended"
+        "somebody else is requeueing or discarding parked rows of this source{}",
+        .0.as_ref().map_or_else(|| ": try again".to_owned(), |holder| format!(", or holds its lock: {holder}; wait until that has ended, or \
+        end it: SELECT pg_terminate_backend({});", holder.pid))
     )]
-    Busy,
+    Busy(Option<Holder>),
     /// What was named is not there.
     #[error("not parked: {}; `outboxd parked list` shows what is", .0.join(", "))]
     NotParked(Vec<String>),
@@ -113,7 +116,10 @@ async fn connect(source: &Source) -> Result<Client, ParkedError> {
     if let Some(problem) = left_behind::parked(&sql, &source.database).await? {
         return Err(ParkedError::LeftBehind(problem));
     }
-    if parked_rows::lock(&sql, &source.database).await? { Ok(sql) } else { Err(ParkedError::Busy) }
+    match parked_rows::lock(&sql, &source.database).await? {
+        Lock::Held => Ok(sql),
+        Lock::Taken(holder) => Err(ParkedError::Busy(holder)),
+    }
 }
 
 fn application_name(source: &Source) -> String {

@@ -69,6 +69,17 @@ pub enum ClientAddress {
     Hidden,
 }
 
+impl ClientAddress {
+    /// As `client_addr` and `client_port` of `pg_stat_activity` say.
+    pub(crate) fn of(address: Option<String>, port: Option<i32>) -> Self {
+        match (address, port) {
+            (Some(address), _) => ClientAddress::Ip(address),
+            (None, Some(_)) => ClientAddress::UnixSocket,
+            (None, None) => ClientAddress::Hidden,
+        }
+    }
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "application \"{}\", user ", self.application)?;
@@ -209,11 +220,7 @@ fn parse(row: &[Option<String>], ours: &str) -> Option<SlotUse> {
         is_outboxd: makes_ours || Holder::is_outboxd(&application, own.as_deref().unwrap_or_default()),
         application,
         user: user.clone(),
-        address: match (address, number(port)) {
-            (Some(address), _) => ClientAddress::Ip(address.clone()),
-            (None, Some(_)) => ClientAddress::UnixSocket,
-            (None, None) => ClientAddress::Hidden,
-        },
+        address: ClientAddress::of(address.clone(), number(port)),
     });
     Some(SlotUse {
         slot,

@@ -1,21 +1,33 @@
 //! Files whose content other users of this machine can read or replace.
 //!
-//! Knows modes and directories. Does not know which files hold secrets.
+//! Knows modes, owners, directories and links. Does not know which files hold secrets.
 
 use std::{
+    ffi::OsString,
     fmt, io,
     os::unix::fs::{MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
+    path::{self, Component, Path, PathBuf},
 };
 
 /// A file that is open to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposure {
     path: PathBuf,
-    mode: u32,
     readable: bool,
-    /// A directory in which others may put another file, or directory, in the place of this one, and its mode.
-    directory: Option<(PathBuf, u32)>,
+    by: Opening,
+}
+
+/// What opens a file to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Opening {
+    /// The file's mode.
+    Mode(u32),
+    /// The file belongs to that user.
+    Owner(u32),
+    /// The mode of a directory in which others may put another file, directory or link in the place of one that leads here.
+    Directory(PathBuf, u32),
+    /// Such a directory, or a link on the way, belongs to that user.
+    OwnerOf(PathBuf, u32),
 }
 
 const READ_BY_OTHERS: u32 = 0o004;
@@ -25,49 +37,68 @@ const PASSED_BY_OTHERS: u32 = 0o001;
 const PASSED_BY_GROUP: u32 = 0o010;
 /// Only the owner of a file, or of the directory, may remove it or give it another name.
 const STICKY: u32 = 0o1000;
+/// The first number of a person's account; lower ones are those of services (`login.defs`, `UID_MIN`).
+const FIRST_PERSON: u32 = 1000;
+/// So many links lead to a file at most, as on Linux (`MAXSYMLINKS`).
+const LINKS_MAX: usize = 40;
+
+/// The user as whom outboxd runs.
+#[derive(Clone, Copy)]
+struct User(u32);
+
+impl User {
+    /// Tells whether an owner is somebody else. Root is nobody else, who may read everything. To root, who looks for a service that
+    /// runs as another user, the accounts of services are not either.
+    fn fears(self, owner: u32) -> bool {
+        let is_service = self.0 == 0 && owner < FIRST_PERSON;
+        owner != 0 && owner != self.0 && !is_service
+    }
+}
 
 impl Exposure {
-    /// Looks at a file and at the directories that lead there: a file that everybody may read is nobody's in a directory that is
-    /// closed, and one that nobody may write can be replaced in a directory that others may write. `None`: it is not open to
-    /// others; or it is no plain file, or cannot be looked at, which reading it will say.
+    /// Looks at a file and at the directories and links that lead there: a file that everybody may read is nobody's in a directory
+    /// that is closed, and one that nobody may write can be replaced in a directory that others may write. Whoever owns a file or a
+    /// directory may do both. `None`: it is not open to others; or it is no plain file, or cannot be looked at, which reading it will say.
     ///
     /// Reading by the group is fine: that is how a service's user gets to a file of root.
     pub fn of(path: &Path) -> Option<Self> {
-        Self::below(Path::new("/"), path)
+        Self::below(Path::new("/"), path, User(rustix::process::geteuid().as_raw()))
     }
 
     /// As [`Exposure::of`], without a look at the directories above `root`.
-    fn below(root: &Path, path: &Path) -> Option<Self> {
+    fn below(root: &Path, path: &Path, user: User) -> Option<Self> {
         let file = path.canonicalize().ok()?;
         let facts = file.metadata().ok()?;
-        let mut way = Way::to(root, file.parent()?).ok()?;
+        let way = Way::to(root, file.parent()?, user).ok()?;
         let mode = facts.permissions().mode() & 0o777;
-        let readable = way.others() && mode & READ_BY_OTHERS != 0;
-        let written =
+        let is_read = way.others() && mode & READ_BY_OTHERS != 0;
+        let is_owned = way.group() && user.fears(facts.uid());
+        let is_written =
             way.others() && mode & WRITTEN_BY_OTHERS != 0 || way.group() && mode & WRITTEN_BY_GROUP != 0;
-        // A link can be replaced, too.
-        if way.open.is_none() && path.is_symlink() {
-            way = Way::to(root, &path.parent()?.canonicalize().ok()?).ok()?;
-        }
-        let directory = way.open.filter(|_| !readable && !written);
-        (facts.is_file() && (readable || written || directory.is_some())).then(|| Self {
-            path: path.to_owned(),
-            mode,
-            readable,
-            directory,
-        })
+        let by = match () {
+            () if is_owned && !is_read => Opening::Owner(facts.uid()),
+            () if is_read || is_written => Opening::Mode(mode),
+            () => way.open.or_else(|| replaceable_link(root, path, user).ok().flatten())?,
+        };
+        facts.is_file().then(|| Self { path: path.to_owned(), readable: is_read || is_owned, by })
     }
 
     /// The next step.
     pub fn cure(&self) -> String {
-        if let Some((directory, _)) = &self.directory {
-            return format!("chmod g-w,o-w {}, or keep the file elsewhere", directory.display());
+        let path = self.path.display();
+        match &self.by {
+            Opening::Directory(directory, _) => {
+                format!("chmod g-w,o-w {}, or keep the file elsewhere", directory.display())
+            }
+            Opening::Owner(_) => format!("chown root {path}, or outboxd's own user in the place of root"),
+            Opening::OwnerOf(directory, _) => {
+                format!("chown -h root {}, or keep the file elsewhere", directory.display())
+            }
+            Opening::Mode(_) => format!(
+                "chmod 0640 {path}, with a group that only outboxd's user is in, or chmod 0600; a Secret of Kubernetes: defaultMode: 0440, \
+                 and securityContext.fsGroup, without which only root may read it"
+            ),
         }
-        format!(
-            "chmod 0640 {}, with a group that only outboxd's user is in, or chmod 0600; a Secret of Kubernetes: defaultMode: 0440, and \
-             securityContext.fsGroup, without which only root may read it",
-            self.path.display()
-        )
     }
 }
 
@@ -75,9 +106,15 @@ impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let may = if self.readable { "read" } else { "replace" };
         write!(f, "{} holds a secret, and other users of this machine may {may} it (", self.path.display())?;
-        match &self.directory {
-            Some((directory, mode)) => write!(f, "directory {}, mode {mode:04o})", directory.display()),
-            None => write!(f, "mode {:04o})", self.mode),
+        match &self.by {
+            Opening::Mode(mode) => write!(f, "mode {mode:04o})"),
+            Opening::Owner(user) => write!(f, "it belongs to user {user})"),
+            Opening::Directory(directory, mode) => {
+                write!(f, "directory {}, mode {mode:04o})", directory.display())
+            }
+            Opening::OwnerOf(directory, user) => {
+                write!(f, "{} belongs to user {user})", directory.display())
+            }
         }
     }
 }
@@ -87,24 +124,31 @@ struct Way {
     /// The permissions that all of them have in common.
     passed: u32,
     /// The uppermost in which others may replace what is there.
-    open: Option<(PathBuf, u32)>,
+    open: Option<Opening>,
 }
 
 impl Way {
-    /// To `directory`, which is no link, and itself.
-    fn to(root: &Path, directory: &Path) -> io::Result<Self> {
+    /// To `directory`, which has no link in it, and itself.
+    fn to(root: &Path, directory: &Path, user: User) -> io::Result<Self> {
         let mut way = Self { passed: 0o777, open: None };
         let below: Vec<&Path> = directory.ancestors().take_while(|one| one.starts_with(root)).collect();
         for one in below.into_iter().rev() {
             let facts = one.metadata()?;
             let mode = facts.mode();
+            // Whoever owns a directory gets into it whatever its own mode is.
+            let is_owned = way.group() && user.fears(facts.uid());
             way.passed &= mode;
             // Many systems give each user a group of the same number, which nobody else is in.
             let by_group = way.group() && mode & WRITTEN_BY_GROUP != 0 && facts.uid() != facts.gid();
             let by_others = way.others() && mode & WRITTEN_BY_OTHERS != 0;
-            if way.open.is_none() && mode & STICKY == 0 && (by_group || by_others) {
-                way.open = Some((one.to_owned(), mode & 0o7777));
-            }
+            let opening = match () {
+                () if is_owned => Some(Opening::OwnerOf(one.to_owned(), facts.uid())),
+                () if mode & STICKY == 0 && (by_group || by_others) => {
+                    Some(Opening::Directory(one.to_owned(), mode & 0o7777))
+                }
+                () => None,
+            };
+            way.open = way.open.or(opening);
         }
         Ok(way)
     }
@@ -116,6 +160,44 @@ impl Way {
     fn group(&self) -> bool {
         self.passed & (PASSED_BY_GROUP | PASSED_BY_OTHERS) != 0
     }
+}
+
+/// The first opening by which a link that leads to the file, or to a directory above it, can be replaced.
+fn replaceable_link(root: &Path, path: &Path, user: User) -> io::Result<Option<Opening>> {
+    let (mut at, mut links) = (PathBuf::new(), 0);
+    let mut left = parts(&path::absolute(path)?);
+    while let Some(part) = left.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&part);
+        let facts = next.symlink_metadata()?;
+        if !facts.is_symlink() {
+            at = next;
+            continue;
+        }
+        let way = Way::to(root, &at, user)?;
+        if way.open.is_some() {
+            return Ok(way.open);
+        }
+        // In a sticky directory its owner may.
+        if next.starts_with(root) && at.metadata()?.mode() & STICKY != 0 && user.fears(facts.uid()) {
+            return Ok(Some(Opening::OwnerOf(next, facts.uid())));
+        }
+        links += 1;
+        if links > LINKS_MAX {
+            return Ok(None);
+        }
+        left.extend(parts(&next.read_link()?));
+    }
+    Ok(None)
+}
+
+/// The parts of a path, the last first; joined, the root replaces what is before it.
+fn parts(path: &Path) -> Vec<OsString> {
+    let is_part = |part: &Component<'_>| *part != Component::CurDir;
+    path.components().rev().filter(is_part).map(|part| part.as_os_str().to_owned()).collect()
 }
 
 /// Tells whether a configuration holds a password itself: in a URL, or as the value of a key that ends so.
@@ -135,6 +217,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::fs;
+
+    /// Somebody, and not root.
+    const SERVICE: User = User(4711);
+
+    /// Owner of what the tests make.
+    fn me() -> User {
+        User(rustix::process::geteuid().as_raw())
+    }
 
     fn set_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -162,14 +252,14 @@ mod tests {
             set_mode(directory.path(), directory_mode);
             set_mode(&file, mode);
             for path in [&file, &link] {
-                let found = Exposure::below(&root, path).map(|exposure| exposure.to_string());
+                let found = Exposure::below(&root, path, me()).map(|exposure| exposure.to_string());
                 let expected = word.map(|word| format!("may {word} it (mode {mode:04o})"));
                 assert_eq!(found.is_some(), expected.is_some(), "{directory_mode:o} {mode:o} {found:?}");
                 assert!(found.unwrap_or_default().ends_with(&expected.unwrap_or_default()), "{mode:o}");
             }
         }
         set_mode(directory.path(), 0o755);
-        assert_eq!(Exposure::below(&root, directory.path()), None);
+        assert_eq!(Exposure::below(&root, directory.path(), me()), None);
         assert_eq!(Exposure::of(Path::new("/dev/null")), None);
         assert_eq!(Exposure::of(Path::new("/no/such/file")), None);
     }
@@ -196,7 +286,7 @@ mod tests {
         {
             set_mode(&open, mode);
             for path in [&file, &link] {
-                let found = Exposure::below(&root, path);
+                let found = Exposure::below(&root, path, me());
                 assert_eq!(found.is_some(), replaced, "{mode:o} {found:?}");
                 let text = found.map(|found| (found.to_string(), found.cure())).unwrap_or_default();
                 let expected = format!("may replace it (directory {}, mode {mode:04o})", open.display());
@@ -205,8 +295,83 @@ mod tests {
                     "{text:?}"
                 );
             }
-            assert_eq!(Exposure::below(&root, &safe), None);
+            assert_eq!(Exposure::below(&root, &safe, me()), None);
         }
+    }
+
+    #[test]
+    fn an_owner_who_is_neither_root_nor_outboxds_user_may_read_and_replace() {
+        for (me, owner, feared) in [
+            (0, 0, false),
+            (0, 999, false),
+            (0, 1000, true),
+            (4711, 0, false),
+            (4711, 4711, false),
+            (4711, 999, true),
+        ] {
+            assert_eq!(User(me).fears(owner), feared, "{me} {owner}");
+        }
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let (inner, closed) = (root.join("inner"), root.join("closed"));
+        for directory in [&inner, &closed] {
+            fs::create_dir(directory).unwrap();
+            set_mode(directory, 0o755);
+        }
+        set_mode(&root, 0o755);
+        let file = inner.join("password");
+        fs::write(&file, "hunter2").unwrap();
+        set_mode(&file, 0o600);
+        // Only root may give files away; for anybody else it is the service that is another user.
+        let is_root = me().0 == 0;
+        let other = if is_root { 4242 } else { me().0 };
+        let own = |path: &Path, uid: u32| {
+            if is_root {
+                std::os::unix::fs::lchown(path, Some(uid), None).unwrap();
+            }
+        };
+        let said = |path: &Path| {
+            Exposure::below(&root, path, SERVICE).map(|found| (found.to_string(), found.cure()))
+        };
+        own(&file, other);
+        let (text, cure) = said(&file).unwrap();
+        assert!(text.ends_with(&format!("may read it (it belongs to user {other})")), "{text}");
+        assert!(cure.starts_with("chown root"), "{cure}");
+        // Not where nobody gets.
+        set_mode(&inner, 0o700);
+        assert_eq!(said(&file).is_some(), !is_root, "{:?}", said(&file));
+        set_mode(&inner, 0o755);
+        if !is_root {
+            return;
+        }
+        own(&file, 0);
+        assert_eq!(said(&file), None);
+        own(&inner, other);
+        let (text, _) = said(&file).unwrap();
+        assert!(
+            text.ends_with(&format!("may replace it ({} belongs to user {other})", inner.display())),
+            "{text}"
+        );
+        own(&inner, 0);
+        // A directory on the way that is a link, and the directory of another one that leads there.
+        let (link, second) = (closed.join("link"), root.join("second"));
+        std::os::unix::fs::symlink(&inner, &link).unwrap();
+        std::os::unix::fs::symlink("closed/./link", &second).unwrap();
+        let by_links = second.join("password");
+        assert_eq!(said(&by_links), None);
+        own(&closed, other);
+        let (text, _) = said(&by_links).unwrap();
+        assert!(text.ends_with(&format!("({} belongs to user {other})", closed.display())), "{text}");
+        assert_eq!(said(&file), None);
+        own(&closed, 0);
+        set_mode(&closed, 0o1777);
+        assert_eq!(said(&by_links), None);
+        own(&link, other);
+        let (text, _) = said(&by_links).unwrap();
+        assert!(text.ends_with(&format!("({} belongs to user {other})", link.display())), "{text}");
+        set_mode(&closed, 0o777);
+        let (text, _) = said(&by_links).unwrap();
+        assert!(text.ends_with(&format!("(directory {}, mode 0777)", closed.display())), "{text}");
     }
 
     #[test]

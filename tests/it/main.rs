@@ -66,4 +66,5 @@ mod tables;
 mod taken;
 mod tls;
 mod trace;
+mod traps;
 mod trust;

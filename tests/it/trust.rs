@@ -6,19 +6,19 @@ use crate::{
 };
 use testkit::{Daemon, Postgres, PostgresOptions, postgres::psql, shared_rabbitmq};
 
-const DELETE: &str = "cleanup.mode = \"delete\"\n";
+pub(crate) const DELETE: &str = "cleanup.mode = \"delete\"\n";
 
 /// Notes who called what; everybody may write there.
-const CALLED: &str = "CREATE TABLE called (what text, by text NOT NULL DEFAULT current_user); GRANT INSERT ON called TO public";
+pub(crate) const CALLED: &str = "CREATE TABLE called (what text, by text NOT NULL DEFAULT current_user); GRANT INSERT ON called TO public";
 
-async fn called(stage: &Stage) -> Vec<(String, String)> {
+pub(crate) async fn called(stage: &Stage) -> Vec<(String, String)> {
     let rows =
         stage.client().await.query("SELECT what, by FROM public.called ORDER BY what", &[]).await.unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
 /// Lines of a check, each with the cure below it.
-fn findings<'a>(stdout: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
+pub(crate) fn findings<'a>(stdout: &'a str, name: &str) -> Vec<(&'a str, &'a str)> {
     let lines: Vec<&str> = stdout.lines().collect();
     let found = lines.windows(2).filter(|pair| pair[0].contains(&format!("  {name}  ")));
     found.map(|pair| (pair[0].trim(), pair[1].trim())).collect()
@@ -300,6 +300,9 @@ async fn check_names_what_else_of_others_runs_on_its_tables() {
              CREATE TABLE refers (id uuid REFERENCES outbox (id) ON DELETE CASCADE);
              CREATE TRIGGER on_cascade AFTER DELETE ON refers FOR EACH ROW EXECUTE FUNCTION note();
              CREATE TRIGGER as_owner BEFORE DELETE ON refers FOR EACH ROW EXECUTE FUNCTION note();
+             CREATE RULE aside AS ON DELETE TO refers DO ALSO SELECT 1;
+             CREATE DOMAIN odd_reason AS text; CREATE INDEX odd_cast ON outboxd_parked ((reason::odd_reason));
+             ALTER TABLE outboxd_parked ADD loud text GENERATED ALWAYS AS (upper(cause)) STORED;
              CREATE DOMAIN odd_text AS text; ALTER TABLE outboxd_state ALTER gap TYPE odd_text;
              ALTER TABLE outboxd_state ADD CONSTRAINT odd_check CHECK (version > 0);
              ALTER TABLE outboxd_state ENABLE ROW LEVEL SECURITY; CREATE POLICY all_rows ON outboxd_state USING (true);
@@ -313,6 +316,10 @@ async fn check_names_what_else_of_others_runs_on_its_tables() {
         ("a function that index public.odd_index of ", "have the index call"),
         ("a function that statistics public.odd_statistics of ", "DROP STATISTICS public.odd_statistics;"),
         ("trigger \"on_cascade\" of \"public\".\"refers\"", "DROP TRIGGER \"on_cascade\""),
+        ("trigger \"as_owner\" of \"public\".\"refers\"", "DROP TRIGGER \"as_owner\""),
+        ("rule \"aside\" of \"public\".\"refers\"", "DROP RULE \"aside\""),
+        ("a function that index public.odd_cast of \"public\".\"outboxd_parked\"", "have the index call"),
+        ("generated column \"loud\" of \"public\".\"outboxd_parked\"", "ALTER \"loud\" DROP EXPRESSION;"),
         ("the type of column \"gap\" of \"public\".\"outboxd_state\"", "give the column"),
         ("CHECK constraint \"odd_check\" of ", "DROP CONSTRAINT \"odd_check\";"),
         ("policy \"all_rows\" of \"public\".\"outboxd_state\"", "DROP POLICY \"all_rows\""),
@@ -521,8 +528,7 @@ async fn a_condition_that_may_mean_other_operators_is_said_and_clean_up_waits() 
         )
         .await;
     stage.consume().await;
-    let doubt =
-        "outbox.unpublished uses column status, of type public.citext, whose own operators are not found";
+    let doubt = "outbox.unpublished uses a value of type public.citext, whose own operators are not found";
     for (condition, is_doubtful) in [
         ("status = 'New'", true),
         ("note OPERATOR(public.=) 'x' OR status = 'New'", true),
@@ -550,5 +556,65 @@ async fn a_condition_that_may_mean_other_operators_is_said_and_clean_up_waits() 
         );
         assert_eq!(daemon.log().contains(doubt), is_doubtful, "{condition}");
         assert!(daemon.sigterm(PATIENCE).await.success());
+    }
+}
+
+/// The server itself says what it makes of a condition, however that is written.
+#[tokio::test]
+async fn a_condition_is_doubted_by_what_the_server_makes_of_it() {
+    const NAME: &str = "selection of rows";
+    let mut stage = Stage::shared("meaning").await;
+    stage
+        .sql(
+            "CREATE EXTENSION citext; CREATE DOMAIN kind AS public.citext;
+             ALTER TABLE outbox ADD status citext, ADD tags citext[], ADD txt text, ADD kind kind, ADD \"a\"\"b\" citext,
+                 ADD seen timestamptz",
+        )
+        .await;
+    stage.with_printed_role().await;
+    for (condition, doubtful) in [
+        ("txt::public.citext = 'New'", true),
+        ("('New' = status)::int = 1", true),
+        ("CAST('New' = status AS boolean)", true),
+        ("NULLIF('New', status) IS NULL", true),
+        ("'New' = ANY (tags)", true),
+        ("'New' = ANY (tags::text[])", false),
+        ("tags @> '{New}'", false),
+        ("CASE status WHEN 'New' THEN true ELSE false END", true),
+        ("status NOT LIKE 'New%'", true),
+        ("kind = 'New'", true),
+        ("kind OPERATOR(public.=) 'New'", false),
+        ("\"a\"\"b\" = 'New'", true),
+        ("U&\"st\\0061tus\" = 'New'", true),
+        ("(SELECT o.status FROM public.outbox o LIMIT 1) = 'New'", true),
+        ("status OPERATOR(public.=) 'New' /* = */ AND NOT (status IS NULL)", false),
+        ("upper(status::text) = 'NEW' AND txt = 'x'", false),
+        ("seen IS NULL", false),
+    ] {
+        stage.source = format!("{DELETE}outbox.unpublished = '''{condition}'''\n");
+        let config = stage.run_printed_sql().await;
+        let said = say(&Daemon::prepare(&config), &["check"]).await;
+        let [(line, cure)] = findings(&said.stdout, NAME)[..] else { panic!("{condition}: {}", said.stdout) };
+        assert_eq!(line.starts_with("warning"), doubtful, "{condition}: {line}");
+        let says = line.contains("a value of type public.citext, whose own operators are not found");
+        assert_eq!(says && cure.contains("OPERATOR(public.=)"), doubtful, "{condition}: {line} {cure}");
+    }
+    let views = "SELECT FROM pg_class WHERE relname = 'outboxd_condition'";
+    assert!(stage.client().await.query(views, &[]).await.unwrap().is_empty());
+
+    // Without the right to ask, nothing is taken for granted, and the cure is enough.
+    let (name, role) = (stage.name.clone(), stage.printed_role());
+    stage.sql(&format!("REVOKE TEMPORARY ON DATABASE \"{name}\" FROM {role}")).await;
+    for (condition, doubtful) in [("seen IS NULL", false), ("seen::date IS NULL", true)] {
+        stage.source = format!("{DELETE}outbox.unpublished = '''{condition}'''\n");
+        let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+        let [(line, cure)] = findings(&said.stdout, NAME)[..] else { panic!("{condition}: {}", said.stdout) };
+        assert_eq!(line.contains("cannot be told"), doubtful, "{condition}: {line}");
+        assert_eq!(line.contains("clean-up removes nothing until then"), doubtful, "{condition}: {line}");
+        if doubtful {
+            stage.sql(cure.trim_start_matches("-> ")).await;
+            let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
+            assert!(findings(&said.stdout, NAME)[0].0.starts_with("OK"), "{}", said.stdout);
+        }
     }
 }

@@ -73,6 +73,10 @@ pub struct Redrive {
 
 impl Redrive {
     /// Carries it out for a service that consumes `queues`, and says on stdout what it did.
+    ///
+    /// # Errors
+    ///
+    /// A queue that the service does not consume, a broker that fails, or a stdout that cannot be written to.
     pub async fn run(self, settings: Settings, queues: &[&str]) -> Result<(), Failure> {
         let wanted: Vec<&str> = queues
             .iter()

@@ -26,6 +26,10 @@ pub struct Event<P> {
 /// Writes the event inside the caller's transaction: it is published if and only if that commits.
 ///
 /// Whoever changes an aggregate locks its row first, so that its events commit in the order in which they happened.
+///
+/// # Errors
+///
+/// The row cannot be written, so the transaction cannot commit.
 pub async fn append<P: Serialize + Debug + Sync>(
     transaction: &Transaction<'_>,
     trace: &TraceContext,

@@ -92,6 +92,11 @@ impl Service {
 ///
 /// A database or broker that cannot be reached is waited for, at the start as well as later. Until there are tables, requests
 /// are answered with 503.
+///
+/// # Errors
+///
+/// An address that is taken, signals that cannot be caught, an HTTP server or a consumer that ends by itself, or work under way that
+/// does not end within `drain_timeout_s`.
 pub async fn run(
     settings: Settings,
     schema: &Schema,

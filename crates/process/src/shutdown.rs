@@ -68,6 +68,10 @@ pub struct StopSignals {
 
 impl StopSignals {
     /// From now on none of them ends the process by itself.
+    ///
+    /// # Errors
+    ///
+    /// The operating system gives no handler.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -114,6 +118,10 @@ const LIMITS_AND_TIMERS: [(i32, &str, &str); 4] = [
 
 impl OtherSignals {
     /// From now on none of them ends the process.
+    ///
+    /// # Errors
+    ///
+    /// The operating system gives no handler.
     pub fn listen() -> io::Result<Self> {
         let named = [
             (SignalKind::hangup(), "SIGHUP", NO_RELOAD),

@@ -98,6 +98,10 @@ fn content(path: &Path) -> Result<String, SecretError> {
 }
 
 /// The text of a file.
+///
+/// # Errors
+///
+/// A file that cannot be read, is no UTF-8, or has more than 1 MiB.
 pub fn text_of(file: &Path) -> io::Result<String> {
     let mut text = String::new();
     if File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {

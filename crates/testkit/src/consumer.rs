@@ -89,6 +89,10 @@ pub struct Reading {
 
 impl Reading {
     /// Connects and consumes, with at most `prefetch` messages ahead of their acknowledgements.
+    ///
+    /// # Errors
+    ///
+    /// A broker that cannot be reached, or a queue that is not there.
     pub async fn open(
         url: &str,
         queue: &str,
@@ -104,6 +108,10 @@ impl Reading {
     }
 
     /// The next message; nothing when there will be none. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// A message that the client library cannot read.
     pub async fn next(&mut self) -> Result<Option<Delivery>, lapin::Error> {
         loop {
             match tokio::time::timeout(LOOK_INTERVAL, self.deliveries.next()).await {
@@ -116,6 +124,10 @@ impl Reading {
 }
 
 /// Connects, and opens a channel.
+///
+/// # Errors
+///
+/// A broker that cannot be reached, or does not answer in time.
 pub async fn connect(url: &str) -> Result<(Connection, Channel), lapin::Error> {
     // A node that is going down may take a connection and never answer.
     let connection = answered(Connection::connect(url, ConnectionProperties::default())).await?;
@@ -124,6 +136,10 @@ pub async fn connect(url: &str) -> Result<(Connection, Channel), lapin::Error> {
 }
 
 /// Bounds an answer: one that is awaited while its connection dies may never be told so.
+///
+/// # Errors
+///
+/// That of the answer, or a limit that has passed.
 pub async fn answered<T>(answer: impl Future<Output = Result<T, lapin::Error>>) -> Result<T, lapin::Error> {
     tokio::time::timeout(ANSWER_LIMIT, answer)
         .await

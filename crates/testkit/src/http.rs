@@ -13,6 +13,10 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub type Answer = Result<(StatusCode, String), String>;
 
 /// Sends one request to `port` on 127.0.0.1 and reads the whole answer.
+///
+/// # Errors
+///
+/// No whole answer within 20 s.
 pub async fn request(
     method: Method,
     port: u16,
@@ -25,6 +29,10 @@ pub async fn request(
 }
 
 /// As [`request`], with the answer's headers.
+///
+/// # Errors
+///
+/// No whole answer within 20 s.
 pub async fn send(
     method: Method,
     port: u16,
@@ -38,6 +46,10 @@ pub async fn send(
 }
 
 /// A GET without credentials.
+///
+/// # Errors
+///
+/// No whole answer within 20 s.
 pub async fn get(port: u16, path: &str) -> Answer {
     request(Method::GET, port, path, &[], String::new()).await
 }

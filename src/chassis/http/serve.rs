@@ -70,16 +70,17 @@ async fn converse(stream: TcpStream, router: Router, turn: Turn, mut shutdown: S
     let mut is_first = true;
     let ended = loop {
         tokio::select! {
-            // What has arrived counts, however long this process had no turn.
             biased;
+            // 1. What has arrived counts, however long this process had no turn.
             ended = connection.as_mut() => break ended,
+            // 2. The limit on the first head.
             () = first_head.as_mut(), if is_first => {
                 if !turn.has_asked() {
                     return;
                 }
                 is_first = false;
             }
-            // hyper would wait for the first request of a connection.
+            // 3. The end. hyper would wait for the first request of a connection.
             _ = shutdown.requested() => match turn.has_asked() {
                 false => return,
                 true => {

@@ -180,10 +180,11 @@ impl<H: Handler> Inbox<H> {
             if !consumer.has_next() {
                 self.progress.send_modify(|progress| progress.head = None);
             }
-            // Priorities: the end; the occasional look, which a busy queue must not put off; the next message.
             tokio::select! {
                 biased;
+                // 1. The end comes first.
                 _ = shutdown.requested() => break,
+                // 2. The occasional look, which a busy queue must not put off.
                 _ = look.tick() => {
                     let begin = Instant::now();
                     let waiting = consumer.waiting().await?;
@@ -208,6 +209,7 @@ impl<H: Handler> Inbox<H> {
                         self.proceed(course);
                     }
                 }
+                // 3. The next message.
                 delivery = consumer.next() => {
                     let delivery = delivery?;
                     let head = Head { committed_at: committed_at(&delivery) };

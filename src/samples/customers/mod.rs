@@ -20,6 +20,10 @@ pub const QUEUE: &str = "customer-service.orders";
 pub const LISTEN: &str = "127.0.0.1:8082";
 
 /// Runs it until SIGTERM, SIGINT or SIGQUIT.
+///
+/// # Errors
+///
+/// As [`chassis::run`].
 pub async fn run(settings: Settings) -> Result<(), Failure> {
     chassis::run(settings, &store::SCHEMA, |service| {
         service.consume(QUEUE, ORDER, &[ORDER_CREATED, ORDER_CANCELLED], saga::Saga);

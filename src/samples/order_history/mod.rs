@@ -40,6 +40,10 @@ pub const CUSTOMERS_QUEUE: &str = "order-history.customers";
 pub const LISTEN: &str = "127.0.0.1:8083";
 
 /// Runs it until SIGTERM, SIGINT or SIGQUIT.
+///
+/// # Errors
+///
+/// As [`chassis::run`].
 pub async fn run(settings: Settings) -> Result<(), Failure> {
     chassis::run(settings, &view::SCHEMA, |service| {
         let orders = [ORDER_CREATED, ORDER_APPROVED, ORDER_REJECTED, ORDER_CANCELLED];

@@ -22,6 +22,10 @@ pub const QUEUE: &str = "order-service.customers";
 pub const LISTEN: &str = "127.0.0.1:8081";
 
 /// Runs it until SIGTERM, SIGINT or SIGQUIT.
+///
+/// # Errors
+///
+/// As [`chassis::run`].
 pub async fn run(settings: Settings) -> Result<(), Failure> {
     chassis::run(settings, &store::SCHEMA, |service| {
         let decisions = [CREDIT_RESERVED, CREDIT_RESERVATION_FAILED, CUSTOMER_VALIDATION_FAILED];

@@ -67,6 +67,10 @@ pub enum TelemetryError {
 }
 
 /// Sets the logs up for the whole process.
+///
+/// # Errors
+///
+/// A variable that is no list of levels, or logs that are set up already.
 pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
     let value = env::var_os(VARIABLE).unwrap_or_default();
     let levels = levels(&value.to_string_lossy())?;

@@ -49,25 +49,25 @@ in_copy() {
     (cd "$copy" && FIRST_SEED=${FIRST_SEED:-1} SEEDS=${SEEDS:-2000} CARGO_TARGET_DIR="$copy/target" cargo test --locked "$@")
 }
 
-mutate acknowledge-unsettled src/ledger.rs \
-    'Some(last) => last.reached = last.reached.max(Some(lsn)),' 'Some(_) => self.advance(lsn),'
-mutate settle-out-of-order src/ledger.rs \
-    'while let Some(Entry { state: State::Settled, .. }) = self.entries.front() {' 'while self.entries.iter().any(|e| matches!(e.state, State::Settled)) {'
-mutate no-gate src/ledger.rs \
+mutate acknowledge-unsettled src/ledger/mod.rs \
+    'Some(last) => last.watermark = last.watermark.max(Some(lsn)),' 'Some(_) => self.advance(lsn),'
+mutate settle-out-of-order src/ledger/mod.rs \
+    'while let Some(Entry { state: EntryState::Settled, .. }) = self.entries.front() {' 'while self.entries.iter().any(|e| matches!(e.state, EntryState::Settled)) {'
+mutate no-gate src/ledger/mod.rs \
     '(Ordering::PerAggregate, Some(aggregate)) => self.last_of.insert(aggregate, tag),' '(Ordering::PerAggregate, Some(aggregate)) => self.last_of.insert(aggregate, tag).filter(|_| false),'
-mutate rows-of-a-transaction-pass-each-other src/ledger.rs \
+mutate rows-of-a-transaction-pass-each-other src/ledger/mod.rs \
     'let mut waits_for = u8::from(self.entries.back().is_some_and(|last| last.leads(&item)));' 'let mut waits_for = 0;'
-mutate forget-what-was-settled-ahead src/ledger.rs \
+mutate forget-what-was-settled-ahead src/ledger/mod.rs \
     'Settled { progress: self.progress, ahead }' 'let _: BTreeSet<Position> = ahead; Settled { progress: self.progress, ahead: BTreeSet::new() }'
 mutate trust-a-server-that-lacks-what-was-settled-ahead src/ledger/progress.rs \
     'position.max(self.ahead.last().copied()).map' 'position.map'
-mutate skip-a-row-on-resume src/ledger.rs \
+mutate skip-a-row-on-resume src/ledger/mod.rs \
     'self.progress.position.is_some_and(|settled| position <= settled)' 'self.progress.position.is_some_and(|settled| position.commit_lsn <= settled.commit_lsn)'
-mutate repeat-settled-rows src/ledger.rs \
+mutate repeat-settled-rows src/ledger/mod.rs \
     'self.progress.position.is_some_and(|settled| position <= settled)' 'self.progress.position.is_some_and(|settled| position < settled)'
-mutate unlimited-bytes src/ledger.rs \
+mutate unlimited-bytes src/ledger/mod.rs \
     ' && self.bytes < self.limits.bytes' ''
-mutate one-message-too-many src/ledger.rs \
+mutate one-message-too-many src/ledger/mod.rs \
     'self.entries.len() < self.limits.messages' 'self.entries.len() <= self.limits.messages'
 mutate count-a-return-as-delivered src/relay/delivery.rs \
     'OnUnroutable::Halt => self.refuse(tag, Refusal::Unroutable),' 'OnUnroutable::Halt => self.drop_unroutable(tag),'
@@ -81,12 +81,12 @@ mutate publish-while-heard-out src/relay/pipeline.rs \
     'heard = self.delivery.idle() => if heard.is_err() { return },' 'heard = self.delivery.next() => if heard.is_err() { return },'
 mutate remove-what-is-not-confirmed src/relay/cleanup.rs \
     'self.wait_until_confirmed(&sql, seen.committed_before).await?;' 'self.wait_until_confirmed(&sql, Lsn::ZERO).await?;'
-mutate trust-a-promoted-server src/relay/supervisor/known.rs \
+mutate trust-a-promoted-server src/relay/supervisor/carryover.rs \
     '&& *before != server' '&& before.0 != server.0'
-mutate trust-a-server-set-back src/relay/supervisor/known.rs \
+mutate trust-a-server-set-back src/relay/supervisor/carryover.rs \
     'self.settled.reaches().filter(|settled| *settled > end)' 'self.settled.reaches().filter(|_| false)'
 mutate take-the-slot-back src/relay/supervisor/attempt.rs \
-    'delivery.ledger_mut().reached(flushed);' 'let _ = flushed;'
+    'delivery.advance_watermark(flushed);' 'let _ = flushed;'
 mutate make-a-slot-silently src/slot/continuity/mod.rs \
     'return gap(cause, baseline.confirmed);' 'let _ = cause; return Ok(Continuity::First);'
 mutate take-a-slot-made-anew src/slot/continuity/mod.rs \
@@ -102,14 +102,14 @@ mutate trust-a-server-without-record src/slot/continuity/mod.rs \
 mutate overlook-a-teardown src/slot/continuity/mod.rs \
     'let torn_down = self.record.as_ref().is_some_and(SlotRecord::is_torn_down);' 'let torn_down = false;'
 mutate keep-a-gap-to-oneself src/relay/supervisor/gap.rs \
-    'evidence.to_be_marked(gap, remembered) {' 'evidence.to_be_marked(gap, remembered).filter(|_| false) {'
+    'history.to_be_marked(gap, remembered) {' 'history.to_be_marked(gap, remembered).filter(|_| false) {'
 mutate publish-without-a-fence src/relay/supervisor/attempt.rs \
-    'delivery.fence(&fence_queue(&database.options().slot, &evidence.server.system_id));' ''
+    'delivery.fence(&fence_queue(&database.options().slot, &history.server.system_id));' ''
 mutate settle-before-parked src/relay/delivery.rs \
     'self.park(tag, row, ParkReason::unroutable(&message));' '{ let _ = (row, &message); self.ledger.parked(tag, crate::position::Lsn::ZERO); }'
-mutate store-nothing src/relay/parker.rs \
+mutate store-nothing src/relay/parking_writer.rs \
     'let before = sql.park(database.options(), &rows).await?;' 'let before = sql.park(database.options(), &rows[..0]).await?;'
-mutate forget-what-could-not-be-stored src/relay/parker.rs \
+mutate forget-what-could-not-be-stored src/relay/parking_writer.rs \
     'self.work = Work::Resting { until: now() + self.backoff.next() };' 'self.batch.clear(); self.work = Work::Resting { until: now() + self.backoff.next() };'
 mutate trust-a-server-that-lacks-a-parked-row src/ledger/progress.rs \
     'confirmed.map(ConfirmedLsn::lsn).max(settled).max(parked_before)' '{ let _ = parked_before; confirmed.map(ConfirmedLsn::lsn).max(settled) }'
@@ -117,9 +117,9 @@ mutate suspects-all-at-once src/ledger/suspects.rs \
     'let limit = if goes_alone { 1 } else { LOT };' 'let limit = if goes_alone { 1 } else { usize::MAX };'
 mutate begin-a-lot-beside-the-last-suspect src/ledger/suspects.rs \
     'published >= limit || self.alone_out.is_some()' 'published >= limit'
-mutate send-beside-a-suspect src/ledger.rs \
+mutate send-beside-a-suspect src/ledger/mod.rs \
     'if self.suspects.are_out() {' 'if false {'
-mutate send-behind-a-refused-message src/ledger.rs \
+mutate send-behind-a-refused-message src/ledger/mod.rs \
     'self.forbidden.first().is_none_or(|forbidden| tag < forbidden)' 'true'
 mutate try-all-nacked-at-once src/ledger/nacks.rs \
     '(0, _) => 1,' '(0, _) => LOT_MAX,'

@@ -84,7 +84,7 @@ pub(crate) fn ledger(ordering: Ordering, messages: usize) -> Ledger {
 pub(crate) fn settle(ledger: &mut Ledger, message: Message, now: Instant, out: &mut Vec<u8>) {
     let commit = message.position.commit_lsn.0;
     ledger.push(message);
-    ledger.reached(Lsn(commit + 1));
+    ledger.advance_watermark(Lsn(commit + 1));
     while let Some((tag, due)) = ledger.next_due(now) {
         let Due::Publish(message) = due else { panic!("nothing is parked") };
         encoding::put_publish(&message.amqp, true, 1, FRAME_BYTES_MAX, out).expect("it fits");

@@ -30,7 +30,7 @@ use crate::{
         dba_script::{self, SlotMaker, comment},
     },
     rabbitmq::{self, PublisherOptions, cures, publishing::Pattern, rabbitmqctl},
-    relay::{BacklogPolicy, fence_queue, told},
+    relay::{BacklogPolicy, fence_queue, watch_slot_creation},
     settings::{Settings, Source},
     slot::{
         continuity::SlotHistory,
@@ -198,7 +198,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
     match source.relay.backlog {
         BacklogPolicy::Skip => {
             let making = creation::create_slot(&client, name, database.failover);
-            match told(database, APPLICATION_NAME, making, waits).await {
+            match watch_slot_creation(database, APPLICATION_NAME, making, waits).await {
                 Ok(()) => {
                     let kind = kind(&client, database).await?;
                     let empty = outbox_table::is_empty(&client, &database.table, kind).await?;
@@ -212,7 +212,7 @@ async fn slot(source: &Source, may_run_create: bool) -> Step {
         BacklogPolicy::Publish => {
             let replication = database.connect_replication(APPLICATION_NAME).await?;
             let making = backlog::create_slot_if_table_is_empty(replication, client, database);
-            Ok(match told(database, APPLICATION_NAME, making, waits).await {
+            Ok(match watch_slot_creation(database, APPLICATION_NAME, making, waits).await {
                 Ok(true) => {
                     record(database, made, true).await?;
                     Check::passed(NAME, outcome(name, true))

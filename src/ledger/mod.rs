@@ -1,11 +1,11 @@
 //! The ledger: every message of one source that is not settled yet, in commit order.
 //!
-//! A message is *waiting* until the gate lets it pass, *published* while the broker has it and has not answered,
+//! A message is *waiting* until the gate lets it pass, *outstanding* from when the publisher has it until the broker answers,
 //! *refused* when the broker nacked or returned it, *parking* while policy puts its row aside, and *settled* once confirmed,
 //! parked, or given up by policy. A row that no message can be made of takes its turn among them and is parked. Only the
 //! contiguous settled prefix moves the position, so a confirm that overtakes an earlier one changes nothing yet.
 //!
-//! What was published and is given back unanswered, as the broker has closed its channel, is waiting again: it may be with the broker.
+//! What was outstanding and is given back unanswered, as the broker has closed its channel, is waiting again: it may be with the broker.
 //! One of those messages may be the reason, so that they go out as suspects, see `suspects.rs`. Messages that were nacked
 //! take turns, see `nacks.rs`.
 //!
@@ -76,9 +76,10 @@ pub enum Refusal {
 }
 
 #[derive(Debug)]
-enum State {
+enum EntryState {
     Waiting,
-    Published {
+    /// The publisher has it, and perhaps the broker, which has not answered.
+    Outstanding {
         at: Instant,
     },
     Refused,
@@ -91,10 +92,10 @@ enum State {
 struct Entry {
     item: Item,
     size: usize,
-    state: State,
+    state: EntryState,
     /// With this message settled, everything up to here is.
-    reached: Option<Lsn>,
-    /// When it was first published, or its parking began.
+    watermark: Option<Lsn>,
+    /// When it was first handed to the publisher, or its parking began.
     first_out: Option<Instant>,
     /// How often the broker refused it.
     refusals: u32,
@@ -113,7 +114,7 @@ struct Entry {
 impl Entry {
     /// Whether `next`, which stands right behind it, has to wait for it to go out.
     fn leads(&self, next: &Item) -> bool {
-        matches!(self.state, State::Waiting)
+        matches!(self.state, EntryState::Waiting)
             && self.first_out.is_none()
             && !matches!(next, Item::Settled { .. })
             && self.item.position().commit_lsn == next.position().commit_lsn
@@ -123,7 +124,7 @@ impl Entry {
 /// A message that was on its way until now.
 struct Outgoing {
     message: Message,
-    /// When it was published.
+    /// When it was handed to the publisher.
     at: Instant,
     /// It had been nacked before, and it was its turn.
     in_turn: bool,
@@ -143,15 +144,15 @@ pub struct Ledger {
     /// pipelined.
     last_of: HashMap<AggregateKey, u64>,
     /// In the order in which they went out; answered ones are taken from the front.
-    published_at: VecDeque<(u64, Instant)>,
+    outstanding_since: VecDeque<(u64, Instant)>,
     bytes: usize,
-    published: usize,
+    outstanding: usize,
     /// When each that is to be tried again is due, and its tag.
     refused: BTreeSet<(Instant, u64)>,
     nacks: Nacks,
     suspects: Suspects,
     forbidden: Forbidden,
-    /// The latest time at which a message was published that is confirmed.
+    /// The latest time at which a message was handed over that is confirmed.
     answered_to: Option<Instant>,
     parking: usize,
     unroutable: usize,
@@ -170,9 +171,9 @@ impl Ledger {
             first_tag: 0,
             ready: BinaryHeap::new(),
             last_of: HashMap::new(),
-            published_at: VecDeque::new(),
+            outstanding_since: VecDeque::new(),
             bytes: 0,
-            published: 0,
+            outstanding: 0,
             refused: BTreeSet::new(),
             nacks: Nacks::default(),
             suspects: Suspects::default(),
@@ -205,7 +206,7 @@ impl Ledger {
     /// is nothing to push. One that was settled ahead of others takes its place behind all that was pushed.
     pub fn push_settled(&mut self, position: Position, committed_at: Timestamp) -> bool {
         if self.ahead.remove(&position) {
-            self.take_in(Item::Settled { position, committed_at });
+            self.append(Item::Settled { position, committed_at });
             self.pop_settled();
             return true;
         }
@@ -221,20 +222,20 @@ impl Ledger {
 
     /// Takes in a message, behind all others.
     pub fn push(&mut self, message: Message) {
-        self.take_in(Item::Message { message, kept: None });
+        self.append(Item::Message { message, kept: None });
     }
 
     /// Takes in a message, behind all others, and keeps its row, so that it can be parked.
     pub fn push_kept(&mut self, message: Message, row: KeptRow) {
-        self.take_in(Item::Message { message, kept: Some(Arc::new(row)) });
+        self.append(Item::Message { message, kept: Some(Arc::new(row)) });
     }
 
     /// Takes in a row that no message can be made of, behind all others; it is parked when its turn comes.
     pub fn push_invalid(&mut self, row: ParkedRow) {
-        self.take_in(Item::Invalid(Arc::new(row)));
+        self.append(Item::Invalid(Arc::new(row)));
     }
 
-    fn take_in(&mut self, item: Item) {
+    fn append(&mut self, item: Item) {
         let tag = self.first_tag + self.entries.len() as u64;
         let settled = matches!(item, Item::Settled { .. });
         let before = match (self.ordering, item.aggregate()) {
@@ -254,8 +255,8 @@ impl Ledger {
         self.entries.push_back(Entry {
             item,
             size,
-            state: if settled { State::Settled } else { State::Waiting },
-            reached: None,
+            state: if settled { EntryState::Settled } else { EntryState::Waiting },
+            watermark: None,
             first_out: None,
             refusals: 0,
             unroutable: false,
@@ -278,13 +279,13 @@ impl Ledger {
     /// Every row that commits before `lsn` has been pushed, or was settled before: the end of a transaction, what a
     /// keepalive between two transactions says, or what the slot (or its record) had confirmed when it became ours. Settling
     /// everything pushed so far now settles everything up to `lsn`.
-    pub fn reached(&mut self, lsn: Lsn) {
+    pub fn advance_watermark(&mut self, lsn: Lsn) {
         if !self.ahead.is_empty() {
             // Whatever another instance went past in the meantime does not come by any more.
             self.ahead = self.ahead.split_off(&Position { commit_lsn: lsn, index: 0 });
         }
         match self.entries.back_mut() {
-            Some(last) => last.reached = last.reached.max(Some(lsn)),
+            Some(last) => last.watermark = last.watermark.max(Some(lsn)),
             None => self.advance(lsn),
         }
     }
@@ -299,20 +300,20 @@ impl Ledger {
         let due = match &entry.item {
             Item::Message { message, .. } => {
                 let due = Due::Publish(message.clone());
-                entry.state = State::Published { at: now };
-                self.published += 1;
+                entry.state = EntryState::Outstanding { at: now };
+                self.outstanding += 1;
                 due
             }
             Item::Invalid(row) => {
                 let due = Due::Park(Arc::clone(row));
-                entry.state = State::Parking;
+                entry.state = EntryState::Parking;
                 self.parking += 1;
                 due
             }
             Item::Settled { .. } => unreachable!("what is settled is neither refused nor ready"),
         };
         if matches!(due, Due::Publish(_)) {
-            self.note_published(tag, now);
+            self.note_outstanding(tag, now);
         }
         Some((PublishTag(tag), due))
     }
@@ -333,10 +334,10 @@ impl Ledger {
         }
         if self.forbidden.is_due(now) {
             // Alone: should the channel be closed again, nothing else has to be repeated.
-            return if self.published == 0 { self.forbidden.send() } else { None };
+            return if self.outstanding == 0 { self.forbidden.send() } else { None };
         }
         if self.has_suspects() {
-            return self.suspects.next(self.published);
+            return self.suspects.next(self.outstanding);
         }
         if self.suspects.are_out() {
             return None;
@@ -375,26 +376,26 @@ impl Ledger {
     /// The broker confirmed a message, or policy gave it up. Returns it, so that the caller can measure.
     ///
     /// # Panics
-    /// When the message is not published: the publisher answered twice, which is our own bug.
+    /// When the message is not outstanding: the publisher answered twice, which is our own bug.
     pub fn settle(&mut self, tag: PublishTag) -> Message {
-        let answered = self.take_published(tag);
+        let answered = self.answer_outstanding(tag);
         self.answered_to = self.answered_to.max(Some(answered.at));
         self.end_turn(&answered);
-        self.settle_taken(tag);
+        self.settle_entry(tag);
         answered.message
     }
 
-    /// Policy puts a published message aside: its row is parking from now on, and its aggregate stays occupied.
+    /// Policy puts an outstanding message aside: its row is parking from now on, and its aggregate stays occupied.
     ///
     /// # Panics
     /// As [`settle`](Self::settle), and when the row was not kept.
     pub fn park(&mut self, tag: PublishTag) -> (Message, Arc<KeptRow>) {
-        let answered = self.take_published(tag);
+        let answered = self.answer_outstanding(tag);
         self.end_turn(&answered);
         let Some(Entry { state, item: Item::Message { kept: Some(row), .. }, .. }) = self.entry(tag.0) else {
             panic!("{tag:?} is to be parked, and its row was not kept")
         };
-        *state = State::Parking;
+        *state = EntryState::Parking;
         let row = Arc::clone(row);
         self.parking += 1;
         self.forget_answered();
@@ -407,17 +408,17 @@ impl Ledger {
     /// When it was not parking, which is our own bug.
     pub fn parked(&mut self, tag: PublishTag, lsn: Lsn) {
         match self.entry(tag.0).map(|entry| &entry.state) {
-            Some(State::Parking) => self.parking -= 1,
+            Some(EntryState::Parking) => self.parking -= 1,
             other => panic!("{tag:?} is parked, and was not parking but {other:?}"),
         }
         self.progress.parked_before = self.progress.parked_before.max(Some(lsn));
-        self.settle_taken(tag);
+        self.settle_entry(tag);
     }
 
-    fn settle_taken(&mut self, tag: PublishTag) {
+    fn settle_entry(&mut self, tag: PublishTag) {
         let Some(entry) = self.entry(tag.0) else { return };
         let aggregate = entry.item.aggregate();
-        entry.state = State::Settled;
+        entry.state = EntryState::Settled;
         // What it took up is free now; only its place is kept until the prefix has come here.
         entry.item =
             Item::Settled { position: entry.item.position(), committed_at: entry.item.committed_at() };
@@ -445,11 +446,11 @@ impl Ledger {
             self.nack(tag, u32::MAX, again_at);
             return;
         }
-        let answered = self.take_published(tag);
+        let answered = self.answer_outstanding(tag);
         self.end_turn(&answered);
         let Some(entry) = self.entry(tag.0) else { return };
         entry.refusals += 1;
-        entry.state = State::Refused;
+        entry.state = EntryState::Refused;
         let again_at = again_at(entry.refusals);
         match why {
             Refusal::Forbidden => self.forbidden.refused(tag.0, again_at),
@@ -476,9 +477,9 @@ impl Ledger {
         failures_max: u32,
         again_at: impl FnOnce(u32) -> Instant,
     ) -> Vec<PublishTag> {
-        let Outgoing { message, at, in_turn } = self.take_published(tag);
+        let Outgoing { message, at, in_turn } = self.answer_outstanding(tag);
         if let Some(entry) = self.entry(tag.0) {
-            entry.state = State::Refused;
+            entry.state = EntryState::Refused;
             entry.missed = false;
         }
         let route = Route::of(&message);
@@ -486,14 +487,14 @@ impl Ledger {
         self.forget_answered();
         match verdict {
             Verdict::Again(due) => {
-                self.take_turns(due);
+                self.schedule_turns(due);
                 Vec::new()
             }
             Verdict::GivenUp(tags) => tags.into_iter().map(PublishTag).collect(),
         }
     }
 
-    fn take_turns(&mut self, due: nacks::Due) {
+    fn schedule_turns(&mut self, due: nacks::Due) {
         for (again_at, tag) in due {
             if let Some(entry) = self.entry(tag) {
                 entry.in_turn = true;
@@ -508,12 +509,12 @@ impl Ledger {
     /// When the message does not wait after a nack, or its row was not kept: our own bugs.
     pub fn park_nacked(&mut self, tag: PublishTag) -> (Message, Arc<KeptRow>) {
         match self.entry(tag.0) {
-            Some(entry @ Entry { state: State::Refused, .. }) => {
+            Some(entry @ Entry { state: EntryState::Refused, .. }) => {
                 let Item::Message { message, kept: Some(row) } = &entry.item else {
                     panic!("{tag:?} is to be parked, and its row was not kept")
                 };
                 let parked = (message.clone(), Arc::clone(row));
-                entry.state = State::Parking;
+                entry.state = EntryState::Parking;
                 self.parking += 1;
                 parked
             }
@@ -523,7 +524,7 @@ impl Ledger {
 
     /// The broker closed the channel for one of the messages that were sent on it, `sent`, of which it has answered none;
     /// `unsent` were handed to the publisher, and nothing was sent of them. All are waiting again, unless one alone was sent: then
-    /// that is the guilty one. It stays published, and the caller says what becomes of it.
+    /// that is the guilty one. It stays outstanding, and the caller says what becomes of it.
     pub fn channel_closed(&mut self, sent: &[PublishTag], unsent: &[PublishTag]) -> Option<PublishTag> {
         self.give_back(unsent);
         if let [guilty] = sent {
@@ -532,7 +533,7 @@ impl Ledger {
         let sent: Vec<u64> = sent.iter().map(|tag| tag.0).collect();
         self.suspects.accuse(&sent);
         for tag in sent {
-            self.take_back(tag);
+            self.return_to_waiting(tag);
         }
         self.forget_answered();
         None
@@ -562,7 +563,7 @@ impl Ledger {
             let was_forbidden = self.forbidden.answered(*tag);
             let was_suspect = self.suspects.is_out(*tag);
             self.suspects.answered(*tag);
-            let Some(at) = self.take_back(*tag) else { continue };
+            let Some(at) = self.return_to_waiting(*tag) else { continue };
             if was_forbidden {
                 self.forbidden.refused(*tag, at);
             } else if was_suspect {
@@ -576,20 +577,20 @@ impl Ledger {
         self.forget_answered();
     }
 
-    /// A published one waits again. Gives when it was published.
-    fn take_back(&mut self, tag: u64) -> Option<Instant> {
+    /// An outstanding one waits again. Gives when it was handed over.
+    fn return_to_waiting(&mut self, tag: u64) -> Option<Instant> {
         let entry = self.entry(tag)?;
-        let State::Published { at } = entry.state else { return None };
-        entry.state = State::Waiting;
+        let EntryState::Outstanding { at } = entry.state else { return None };
+        entry.state = EntryState::Waiting;
         let in_turn = std::mem::take(&mut entry.in_turn);
         let route = match &entry.item {
             Item::Message { message, .. } if in_turn => Some(Route::of(message)),
             _ => None,
         };
-        self.published -= 1;
+        self.outstanding -= 1;
         if let Some(route) = route {
             let due = self.nacks.left(&route);
-            self.take_turns(due);
+            self.schedule_turns(due);
         }
         Some(at)
     }
@@ -600,17 +601,21 @@ impl Ledger {
     }
 
     /// The broker has answered a message.
-    fn take_published(&mut self, tag: PublishTag) -> Outgoing {
+    fn answer_outstanding(&mut self, tag: PublishTag) -> Outgoing {
         let index = tag.0.checked_sub(self.first_tag).map(|index| index as usize);
         match index.and_then(|index| self.entries.get_mut(index)) {
-            Some(Entry { state: State::Published { at }, item, in_turn, .. }) => {
-                let Item::Message { message, .. } = item else { unreachable!("only messages are published") };
-                self.published -= 1;
+            Some(Entry { state: EntryState::Outstanding { at }, item, in_turn, .. }) => {
+                let Item::Message { message, .. } = item else {
+                    unreachable!("only messages are outstanding")
+                };
+                self.outstanding -= 1;
                 self.suspects.answered(tag.0);
                 self.forbidden.answered(tag.0);
                 Outgoing { message: message.clone(), at: *at, in_turn: std::mem::take(in_turn) }
             }
-            other => panic!("outcome for {tag:?}, which is not published but {:?}", other.map(|e| &e.state)),
+            other => {
+                panic!("outcome for {tag:?}, which is not outstanding but {:?}", other.map(|e| &e.state))
+            }
         }
     }
 
@@ -618,17 +623,17 @@ impl Ledger {
     fn end_turn(&mut self, Outgoing { message, in_turn, .. }: &Outgoing) {
         if *in_turn {
             let due = self.nacks.got_through(&Route::of(message));
-            self.take_turns(due);
+            self.schedule_turns(due);
         }
     }
 
     fn pop_settled(&mut self) {
-        while let Some(Entry { state: State::Settled, .. }) = self.entries.front() {
+        while let Some(Entry { state: EntryState::Settled, .. }) = self.entries.front() {
             let Some(entry) = self.entries.pop_front() else { break };
             self.first_tag += 1;
             self.progress.position = Some(entry.item.position());
             self.progress.committed_at = Some(entry.item.committed_at());
-            if let Some(lsn) = entry.reached {
+            if let Some(lsn) = entry.watermark {
                 self.advance(lsn);
             }
         }
@@ -655,12 +660,12 @@ impl Ledger {
 
     /// All that is settled, for the ledger of the next connection.
     pub fn settled(&self) -> Settled {
-        let held = self.entries.iter().filter(|entry| matches!(entry.state, State::Settled));
+        let held = self.entries.iter().filter(|entry| matches!(entry.state, EntryState::Settled));
         let ahead = held.map(|entry| entry.item.position()).chain(self.ahead.iter().copied()).collect();
         Settled { progress: self.progress, ahead }
     }
 
-    /// Nothing is waiting, published, refused or parking.
+    /// Nothing is waiting, outstanding, refused or parking.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -676,8 +681,8 @@ impl Ledger {
     }
 
     /// Messages that the broker has not answered yet.
-    pub fn published(&self) -> usize {
-        self.published
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
     }
 
     /// Rows that are on their way to where policy puts them aside.
@@ -685,11 +690,11 @@ impl Ledger {
         self.parking
     }
 
-    /// Messages that were handed to the broker, and neither settled nor put aside: published ones, and those that are to be tried
+    /// Messages that were handed to the broker, and neither settled nor put aside: outstanding ones, and those that are to be tried
     /// again.
     pub fn in_flight(&self) -> usize {
         let again = self.refused.len() + self.nacks.waiting();
-        self.published + again + self.suspects.waiting() + self.forbidden.waiting()
+        self.outstanding + again + self.suspects.waiting() + self.forbidden.waiting()
     }
 
     /// Whether messages that are not on their way may be with the broker all the same, and are sent again: it nacked them, which
@@ -725,7 +730,7 @@ impl Ledger {
             return None;
         }
         if self.forbidden.is_due(now) {
-            return self.forbidden.next_again().filter(|_| self.published == 0);
+            return self.forbidden.next_again().filter(|_| self.outstanding == 0);
         }
         let refused = self.refused.first().map(|(again_at, _)| *again_at);
         // Others wait for their answers.
@@ -733,33 +738,34 @@ impl Ledger {
         refused.into_iter().chain(self.forbidden.next_again()).min()
     }
 
-    /// Of the oldest message that was published and is not settled (or row that is parking): when it was committed, and when
-    /// it was first published.
+    /// Of the oldest message that was handed over and is not settled (or row that is parking): when it was committed, and when
+    /// it was first handed over.
     pub fn oldest_unconfirmed(&self) -> Option<(Timestamp, Instant)> {
         let oldest = self.entries.front()?;
         Some((oldest.item.committed_at(), oldest.first_out?))
     }
 
-    /// When the message that has waited longest for the broker's answer was published.
-    pub fn oldest_published(&self) -> Option<Instant> {
-        self.published_at.front().map(|(_, at)| *at)
+    /// When the message that has waited longest for the broker's answer was handed over.
+    pub fn oldest_outstanding(&self) -> Option<Instant> {
+        self.outstanding_since.front().map(|(_, at)| *at)
     }
 
     /// The message that has waited longest for the broker's answer.
     pub fn longest_unanswered(&self) -> Option<&Message> {
-        let &(tag, _) = self.published_at.front()?;
+        let &(tag, _) = self.outstanding_since.front()?;
         self.message(PublishTag(tag))
     }
 
-    /// Whether a message was confirmed that was published no earlier than the one that has waited longest for its answer.
+    /// Whether a message was confirmed that was handed over no earlier than the one that has waited longest for its answer.
     pub fn is_overtaken(&self) -> bool {
-        self.oldest_published().is_some_and(|oldest| self.answered_to >= Some(oldest))
+        self.oldest_outstanding().is_some_and(|oldest| self.answered_to >= Some(oldest))
     }
 
     /// Where the messages stand that the broker has not answered yet.
     pub fn unanswered(&self) -> BTreeSet<Position> {
-        let published = self.entries.iter().filter(|entry| matches!(entry.state, State::Published { .. }));
-        published.map(|entry| entry.item.position()).collect()
+        let outstanding =
+            self.entries.iter().filter(|entry| matches!(entry.state, EntryState::Outstanding { .. }));
+        outstanding.map(|entry| entry.item.position()).collect()
     }
 
     /// A message that is not settled.
@@ -772,29 +778,29 @@ impl Ledger {
     }
 
     /// Behind one that stays unanswered, others may be answered and tried again for as long as it takes.
-    fn note_published(&mut self, tag: u64, now: Instant) {
-        if self.published_at.len() > 2 * self.entries.len() {
-            let mut noted = std::mem::take(&mut self.published_at);
+    fn note_outstanding(&mut self, tag: u64, now: Instant) {
+        if self.outstanding_since.len() > 2 * self.entries.len() {
+            let mut noted = std::mem::take(&mut self.outstanding_since);
             noted.retain(|(tag, at)| self.is_unanswered(*tag, *at));
-            self.published_at = noted;
+            self.outstanding_since = noted;
         }
-        self.published_at.push_back((tag, now));
+        self.outstanding_since.push_back((tag, now));
     }
 
-    /// Whether the publish of that time is not answered.
-    fn is_unanswered(&self, tag: u64, published_at: Instant) -> bool {
+    /// Whether what was handed over at that time is not answered.
+    fn is_unanswered(&self, tag: u64, handed_over: Instant) -> bool {
         let index = tag.checked_sub(self.first_tag).map(|index| index as usize);
         let entry = index.and_then(|index| self.entries.get(index));
-        matches!(entry, Some(Entry { state: State::Published { at }, .. }) if *at == published_at)
+        matches!(entry, Some(Entry { state: EntryState::Outstanding { at }, .. }) if *at == handed_over)
     }
 
-    /// Keeps the front of `published_at` one that is not answered.
+    /// Keeps the front of `outstanding_since` one that is not answered.
     fn forget_answered(&mut self) {
-        while let Some(&(tag, published_at)) = self.published_at.front() {
-            if self.is_unanswered(tag, published_at) {
+        while let Some(&(tag, handed_over)) = self.outstanding_since.front() {
+            if self.is_unanswered(tag, handed_over) {
                 return;
             }
-            self.published_at.pop_front();
+            self.outstanding_since.pop_front();
         }
     }
 }

@@ -31,7 +31,7 @@ fn a_confirm_that_overtakes_moves_nothing_until_the_gap_is_closed() {
     let mut ledger = ledger(Ordering::Pipelined);
     for lsn in [10, 20, 30] {
         ledger.push(message(lsn, 0, lsn));
-        ledger.reached(Lsn(lsn + 5));
+        ledger.advance_watermark(Lsn(lsn + 5));
     }
     assert_eq!(publish_all(&mut ledger, now), [0, 1, 2]);
     ledger.settle(PublishTag(2));
@@ -46,7 +46,7 @@ fn a_confirm_that_overtakes_moves_nothing_until_the_gap_is_closed() {
 fn a_transaction_settled_in_part_moves_the_position_but_not_the_lsn() {
     let now = Instant::now();
     let mut ledger = ledger(Ordering::Pipelined);
-    ledger.reached(Lsn(5));
+    ledger.advance_watermark(Lsn(5));
     ledger.push(message(10, 0, 1));
     ledger.push(message(10, 1, 2));
     publish_all(&mut ledger, now);
@@ -71,7 +71,7 @@ fn progress_tells_the_middle_of_a_transaction_from_the_place_between_two() {
     for (commit_lsn, end_lsn) in [(10, 20), (20, 30)] {
         ledger.push(message(commit_lsn, 0, 1));
         ledger.push(message(commit_lsn, 1, 2));
-        ledger.reached(Lsn(end_lsn));
+        ledger.advance_watermark(Lsn(end_lsn));
     }
     for (tag, mid_transaction) in [(0, true), (1, false), (2, true), (3, false)] {
         publish_all(&mut ledger, now);
@@ -83,9 +83,9 @@ fn progress_tells_the_middle_of_a_transaction_from_the_place_between_two() {
 #[test]
 fn an_idle_ledger_follows_the_keepalives_and_never_goes_back() {
     let mut ledger = ledger(Ordering::PerAggregate);
-    ledger.reached(Lsn(100));
+    ledger.advance_watermark(Lsn(100));
     assert_eq!(confirmed(&ledger), Some(100));
-    ledger.reached(Lsn(90));
+    ledger.advance_watermark(Lsn(90));
     assert_eq!(confirmed(&ledger), Some(100));
 }
 
@@ -107,9 +107,9 @@ fn the_age_of_the_oldest_counts_from_its_first_publish_also_after_a_nack() {
 #[test]
 fn a_settled_message_does_not_take_the_position_back() {
     let mut ledger = ledger(Ordering::PerAggregate);
-    ledger.reached(Lsn(100));
+    ledger.advance_watermark(Lsn(100));
     ledger.push(message(10, 0, 1));
-    ledger.reached(Lsn(15));
+    ledger.advance_watermark(Lsn(15));
     publish_all(&mut ledger, Instant::now());
     ledger.settle(PublishTag(0));
     assert_eq!(confirmed(&ledger), Some(100));
@@ -119,9 +119,9 @@ fn a_settled_message_does_not_take_the_position_back() {
 fn a_keepalive_behind_a_message_counts_when_that_message_is_settled() {
     let mut ledger = ledger(Ordering::PerAggregate);
     ledger.push(message(10, 0, 1));
-    ledger.reached(Lsn(15));
-    ledger.reached(Lsn(400));
-    ledger.reached(Lsn(300));
+    ledger.advance_watermark(Lsn(15));
+    ledger.advance_watermark(Lsn(400));
+    ledger.advance_watermark(Lsn(300));
     assert_eq!(confirmed(&ledger), None);
     publish_all(&mut ledger, Instant::now());
     ledger.settle(PublishTag(0));
@@ -174,7 +174,7 @@ fn what_was_settled_ahead_of_others_is_not_taken_in_again_after_a_reconnect() {
     let mut first = ledger(Ordering::PerAggregate);
     for (lsn, aggregate) in [(10, 7), (20, 8), (30, 7)] {
         first.push(message(lsn, 0, aggregate));
-        first.reached(Lsn(lsn + 5));
+        first.advance_watermark(Lsn(lsn + 5));
     }
     assert_eq!(publish_all(&mut first, now), [0, 1]);
     first.settle(PublishTag(1));
@@ -184,10 +184,10 @@ fn what_was_settled_ahead_of_others_is_not_taken_in_again_after_a_reconnect() {
     let mut second = Ledger::new(Ordering::PerAggregate, ROOMY, settled);
     assert!(!second.push_settled(at(10), Timestamp(0)));
     second.push(message(10, 0, 7));
-    second.reached(Lsn(15));
+    second.advance_watermark(Lsn(15));
     assert!(second.expects_settled(), "an end here would repeat it");
     assert!(second.push_settled(at(20), Timestamp(0)));
-    second.reached(Lsn(25));
+    second.advance_watermark(Lsn(25));
     assert!(!second.expects_settled());
     assert_eq!(second.settled(), Settled { ahead: [at(20)].into(), ..Settled::default() }, "still ahead");
     assert_eq!(publish_all(&mut second, now), [0]);
@@ -199,7 +199,7 @@ fn what_was_settled_ahead_of_others_is_not_taken_in_again_after_a_reconnect() {
 #[test]
 fn what_a_server_sends_from_before_the_confirmed_lsn_is_not_taken_in() {
     let mut ledger = ledger(Ordering::PerAggregate);
-    ledger.reached(Lsn(30));
+    ledger.advance_watermark(Lsn(30));
     for (commit_lsn, settled) in [(20, true), (30, false)] {
         let position = Position { commit_lsn: Lsn(commit_lsn), index: 0 };
         assert_eq!(ledger.push_settled(position, Timestamp(0)), settled, "{position}");
@@ -210,9 +210,9 @@ fn what_a_server_sends_from_before_the_confirmed_lsn_is_not_taken_in() {
 fn what_another_instance_went_past_is_not_waited_for() {
     let ahead = [20, 30].map(|lsn| Position { commit_lsn: Lsn(lsn), index: 0 }).into();
     let mut ledger = Ledger::new(Ordering::PerAggregate, ROOMY, Settled { ahead, ..Settled::default() });
-    ledger.reached(Lsn(30));
+    ledger.advance_watermark(Lsn(30));
     assert!(ledger.expects_settled(), "its commit record may begin where the confirmed one ended");
-    ledger.reached(Lsn(31));
+    ledger.advance_watermark(Lsn(31));
     assert!(!ledger.expects_settled());
 }
 
@@ -227,14 +227,14 @@ fn the_confirm_deadline_counts_from_whatever_went_out_first_and_is_unanswered() 
     assert_eq!(publish_all(&mut ledger, at(0)), [0, 2]);
     ledger.settle(PublishTag(0));
     assert_eq!(publish_all(&mut ledger, at(1)), [1]);
-    assert_eq!(ledger.oldest_published(), Some(at(0)), "the one behind it went out before");
+    assert_eq!(ledger.oldest_outstanding(), Some(at(0)), "the one behind it went out before");
     ledger.refuse(PublishTag(2), Refusal::Nacked, |_| at(2));
-    assert_eq!(ledger.oldest_published(), Some(at(1)));
+    assert_eq!(ledger.oldest_outstanding(), Some(at(1)));
     assert_eq!(publish_all(&mut ledger, at(2)), [2]);
     ledger.settle(PublishTag(1));
-    assert_eq!(ledger.oldest_published(), Some(at(2)));
+    assert_eq!(ledger.oldest_outstanding(), Some(at(2)));
     ledger.settle(PublishTag(2));
-    assert_eq!(ledger.oldest_published(), None);
+    assert_eq!(ledger.oldest_outstanding(), None);
 }
 
 #[test]
@@ -251,9 +251,9 @@ fn a_nacked_message_keeps_its_aggregate_occupied_and_goes_out_again_when_due() {
     });
     assert_eq!(publish_all(&mut ledger, now), [0; 0]);
     assert_eq!(ledger.next_again(now), Some(later));
-    assert_eq!(ledger.oldest_published(), None);
+    assert_eq!(ledger.oldest_outstanding(), None);
     assert_eq!(publish_all(&mut ledger, later), [0]);
-    assert_eq!(ledger.oldest_published(), Some(later));
+    assert_eq!(ledger.oldest_outstanding(), Some(later));
     ledger.refuse(PublishTag(0), Refusal::Nacked, |refusals| {
         assert_eq!(refusals, 2);
         later
@@ -429,16 +429,16 @@ fn what_is_tried_again_behind_an_unanswered_message_is_not_remembered_for_ever()
     ledger.push(message(10, 0, 1));
     ledger.push(message(20, 0, 2));
     publish_all(&mut ledger, now);
-    let first = ledger.oldest_published();
+    let first = ledger.oldest_outstanding();
     for _ in 0..1000 {
         ledger.refuse(PublishTag(1), Refusal::Nacked, |_| now);
         now += Duration::from_secs(1);
         assert_eq!(publish_all(&mut ledger, now), [1]);
     }
-    assert!(ledger.published_at.len() < 10, "{}", ledger.published_at.len());
-    assert_eq!(ledger.oldest_published(), first);
+    assert!(ledger.outstanding_since.len() < 10, "{}", ledger.outstanding_since.len());
+    assert_eq!(ledger.oldest_outstanding(), first);
     ledger.settle(PublishTag(0));
-    assert_eq!(ledger.oldest_published(), Some(now));
+    assert_eq!(ledger.oldest_outstanding(), Some(now));
 }
 
 /// One nack costs the other queues of the exchange a copy.
@@ -555,11 +555,11 @@ fn a_parked_message_holds_its_aggregate_and_the_position_until_it_is_stored() {
     ledger.push_kept(message(10, 0, 7), kept());
     ledger.push(message(10, 1, 8));
     ledger.push(message(10, 2, 7));
-    ledger.reached(Lsn(15));
+    ledger.advance_watermark(Lsn(15));
     assert_eq!(publish_all(&mut ledger, now), [0, 1]);
     let at = Position { commit_lsn: Lsn(10), index: 0 };
     ledger.park(PublishTag(0));
-    assert_eq!((ledger.published(), ledger.parking()), (1, 1));
+    assert_eq!((ledger.outstanding(), ledger.parking()), (1, 1));
     ledger.settle(PublishTag(1));
     assert_eq!(publish_all(&mut ledger, now), [0; 0], "its aggregate's next one waits");
     assert_eq!((ledger.progress(), ledger.is_empty()), (Progress::default(), false));
@@ -579,7 +579,7 @@ fn an_invalid_row_takes_its_turn_and_is_parked() {
     ledger.push_invalid(parked_row(10, 1, None));
     ledger.push_invalid(parked_row(10, 2, Some("7")));
     ledger.push(message(10, 3, 8));
-    ledger.reached(Lsn(15));
+    ledger.advance_watermark(Lsn(15));
     assert!(matches!(ledger.next_due(now), Some((PublishTag(0), Due::Publish(_)))));
     assert!(
         matches!(ledger.next_due(now), Some((PublishTag(1), Due::Park(_)))),
@@ -606,8 +606,8 @@ fn a_row_that_is_parked_twice_is_our_bug() {
 }
 
 #[test]
-#[should_panic(expected = "not published")]
-fn an_outcome_for_a_message_that_is_not_published_is_our_bug() {
+#[should_panic(expected = "not outstanding")]
+fn an_outcome_for_a_message_that_is_not_outstanding_is_our_bug() {
     let mut ledger = ledger(Ordering::Pipelined);
     ledger.push(message(10, 0, 1));
     ledger.settle(PublishTag(0));
@@ -676,7 +676,7 @@ proptest! {
                     }
                 }
                 Step::Commit => {
-                    ledger.reached(Lsn(lsn + 5));
+                    ledger.advance_watermark(Lsn(lsn + 5));
                     (lsn, index) = (lsn + 10, 0);
                 }
                 Step::Publish => {
@@ -700,7 +700,7 @@ proptest! {
                 }
                 Step::Settle(_) | Step::Refuse(..) => {}
             }
-            prop_assert_eq!(ledger.published(), out.len());
+            prop_assert_eq!(ledger.outstanding(), out.len());
             let mut last = HashMap::new();
             for &tag in &first_published {
                 let (lsn, aggregate) = rows[tag as usize];
@@ -854,11 +854,11 @@ proptest! {
                 }
             }
             out.extend(publish_all(&mut ledger, now).into_iter().map(PublishTag));
-            prop_assert_eq!(ledger.published(), out.len());
+            prop_assert_eq!(ledger.outstanding(), out.len());
             let again = ledger.next_again(now);
             prop_assert!(again.is_none_or(|again| again > now), "woken in vain: {ledger:?}");
             prop_assert!(!out.is_empty() || again.is_some() || ledger.is_empty(), "nobody wakes: {ledger:?}");
-            prop_assert!(ledger.in_flight() >= out.len() && ledger.published_at.len() <= 2 * ledger.len() + 2);
+            prop_assert!(ledger.in_flight() >= out.len() && ledger.outstanding_since.len() <= 2 * ledger.len() + 2);
         }
         while !ledger.is_empty() {
             match out.pop() {

@@ -36,6 +36,8 @@ const TAKEN_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 const TAKEOVER_HEARTBEATS: u32 = 3;
 /// A takeover may take so much longer than that, on a busy broker.
 const TAKEOVER_MARGIN: Duration = Duration::from_secs(5);
+/// How often it is looked again whose the fence is: it may be another's by now.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// A look that takes longer is told: RabbitMQ looks for a minute for the process of a queue whose node is down.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// RabbitMQ's own heartbeat, for a client that asks for none.
@@ -51,7 +53,8 @@ pub enum Fence {
         /// The broker's own words, which name the queue.
         text: String,
     },
-    /// Somebody has had the queue for longer than a takeover takes. It is asked for again, until one of the other answers is told.
+    /// Somebody has had the queue for longer than a takeover takes. It is asked for again, until one of the other answers is told; this
+    /// one is told anew each minute, as it may be another's by then.
     Taken {
         /// The queue.
         queue: String,
@@ -154,7 +157,10 @@ pub(crate) struct Asking {
     state: State,
     memory: FenceMemory,
     told_busy: bool,
-    told_taken: bool,
+    /// When it was last told whose the fence is.
+    taken_told_at: Option<Instant>,
+    /// What the last look has found, or that it is not answered, was told.
+    is_look_told: bool,
     /// Time within which the broker ends the connection of an instance that hangs.
     takeover: Duration,
 }
@@ -181,7 +187,15 @@ impl Asking {
         let takeover = heartbeat.unwrap_or(DEFAULT_HEARTBEAT) * TAKEOVER_HEARTBEATS + TAKEOVER_MARGIN;
         memory.forget_after(takeover);
         let queue = queue.to_owned();
-        Self { queue, state: State::ToOpen, memory, told_busy: false, told_taken: false, takeover }
+        Self {
+            queue,
+            state: State::ToOpen,
+            memory,
+            told_busy: false,
+            taken_told_at: None,
+            is_look_told: false,
+            takeover,
+        }
     }
 
     /// Asks, if it is time to.
@@ -201,7 +215,7 @@ impl Asking {
                 self.state = State::ToOpen;
                 Poll::Ready(None)
             }
-            State::Looking(patience) if !self.told_taken => {
+            State::Looking(patience) if !self.is_look_told => {
                 ready!(patience.as_mut().poll(cx));
                 let text = format!("a look at it was not answered within {} s", LOOK_PATIENCE.as_secs());
                 Poll::Ready(Some(self.taken(FenceOwner::Unreachable, text)))
@@ -245,9 +259,10 @@ impl Asking {
         }
     }
 
-    /// The broker refused. A fence that is another's is asked for again, and that is told once, and once more when it takes too long.
+    /// The broker refused. A fence that is another's is asked for again, which is told once.
+    /// Whose it is, is told each minute when that takes too long.
     pub(crate) fn refused(&mut self, refusal: Refusal) -> Result<Option<Fence>, DeclareError> {
-        let wait = if self.told_taken { TAKEN_RETRY_INTERVAL } else { RETRY_INTERVAL };
+        let wait = if self.taken_told_at.is_some() { TAKEN_RETRY_INTERVAL } else { RETRY_INTERVAL };
         let refused = mem::replace(&mut self.state, State::Waiting(Box::pin(sleep(wait))));
         let reason = refusal.reason();
         match (refused, refusal.code) {
@@ -278,7 +293,8 @@ impl Asking {
 
     /// Tells whether it is time to find out whose the queue is.
     fn is_to_look(&self) -> bool {
-        !self.told_taken && self.busy_for() >= self.takeover
+        self.busy_for() >= self.takeover
+            && self.taken_told_at.is_none_or(|told| told.elapsed() >= LOOK_INTERVAL)
     }
 
     fn busy_for(&self) -> Duration {
@@ -291,12 +307,14 @@ impl Asking {
     }
 
     fn look(&mut self, connection: &mut Connection) -> Result<(), Loss> {
+        self.is_look_told = false;
         self.state = State::Looking(Box::pin(sleep(LOOK_PATIENCE)));
         connection.ask(CHANNEL, &look(&self.queue).map_err(Loss::Broken)?)
     }
 
     fn taken(&mut self, by: FenceOwner, text: String) -> Fence {
-        (self.told_busy, self.told_taken) = (true, true);
+        (self.told_busy, self.is_look_told) = (true, true);
+        self.taken_told_at = Some(Instant::now());
         Fence::Taken { queue: self.queue.clone(), by, for_at_least: self.busy_for(), text }
     }
 }

@@ -10,7 +10,8 @@ use super::{
     Fault, Shutdown,
     broker::Publisher,
     database::{Backlog, Database, Rows},
-    delivery::{Delivery, sleep_until},
+    deadline::sleep_until,
+    delivery::Delivery,
 };
 use crate::{
     admin::{Reporter, SourceState},
@@ -30,7 +31,7 @@ pub(super) enum Purpose {
 
 /// How far the rows came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Published {
+pub(super) struct RowsSettled {
     /// So many, the first ones in order, are confirmed, or put aside or given up as policy says.
     pub(super) settled: u64,
     /// There are no others.
@@ -40,7 +41,7 @@ pub(super) struct Published {
 /// What became of rows that are all settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backfill {
-    /// Published, and confirmed by the broker.
+    /// RowsSettled, and confirmed by the broker.
     pub confirmed: u64,
     /// Put aside, as policy says.
     pub parked: u64,
@@ -76,6 +77,7 @@ pub(super) async fn publish_backlog<B: Backlog>(
     }
     let (parked, dropped) = (delivery.parked(), delivery.left_out());
     let rows = Backfill { confirmed: published.settled.saturating_sub(parked + dropped), parked, dropped };
+    // Priorities: (1) the slot; (2) the drain timeout.
     tokio::select! {
         biased;
         connection = backlog.finish() => {
@@ -93,7 +95,7 @@ pub(super) async fn publish_rows(
     mapping: &Mapping,
     report: &Reporter,
     shutdown: &mut Shutdown,
-) -> Result<Published, Fault> {
+) -> Result<RowsSettled, Fault> {
     delivery.enter(SourceState::Backlog);
     let mapper = mapping.resolve(rows.columns()).map_err(Fault::Mapping)?;
     tracing::info!(source = report.name(), order = %rows.order(), "publishing rows of the table");
@@ -103,13 +105,14 @@ pub(super) async fn publish_rows(
     let mut deadline: Option<Instant> = None;
     loop {
         let reading = !all_read && (deadline.is_none() || purpose == Purpose::Slot);
-        if !reading && delivery.ledger().is_empty() {
+        if !reading && delivery.unsettled() == 0 {
             break;
         }
         if deadline.is_some_and(|deadline| deadline <= now() || !delivery.can_settle() && !reading) {
             break;
         }
         let may_read = reading && delivery.has_room();
+        // Priorities: (1) being asked to end; (2) the broker's answers, which make room; (3) rows; (4) the timer.
         tokio::select! {
             biased;
             requested = shutdown.requested(), if deadline.is_none() => deadline = Some(requested),
@@ -122,7 +125,7 @@ pub(super) async fn publish_rows(
                         all_read = true;
                         break;
                     };
-                    if let Err(row) = delivery.take_row(&mapper, row, purpose == Purpose::Replay) {
+                    if let Err(row) = delivery.admit(&mapper, row, purpose == Purpose::Replay) {
                         invalid = Some(row);
                         all_read = true;
                         break;
@@ -136,14 +139,14 @@ pub(super) async fn publish_rows(
             () = sleep_until(deadline) => {}
         }
     }
-    let settled = delivery.ledger().is_empty();
+    let settled = delivery.unsettled() == 0;
     if let Some(row) = invalid
         && settled
     {
         report.stuck_at(rows.taken_at());
         return Err(Fault::InvalidRow(row));
     }
-    let done = read - delivery.ledger().len() as u64;
+    let done = read - delivery.unsettled() as u64;
     let complete = all_read && settled;
     let (parked, dropped) = (delivery.parked(), delivery.left_out());
     let confirmed = done.saturating_sub(parked + dropped);
@@ -155,5 +158,5 @@ pub(super) async fn publish_rows(
         complete,
         "rows of the table are settled"
     );
-    Ok(Published { settled: done, complete })
+    Ok(RowsSettled { settled: done, complete })
 }

@@ -49,11 +49,11 @@ const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether every row that is before the confirmed position was published.
 #[derive(Clone, Debug)]
-pub(super) enum Ground {
+pub(super) enum Coverage {
     /// It was, by this.
-    Firm(PublishedBy),
+    Complete(PublishedBy),
     /// It may not have been.
-    Doubtful {
+    Unproven {
         /// The cause.
         why: String,
         /// The next step.
@@ -71,12 +71,12 @@ impl Cleanup {
         columns: &ColumnNames,
         confirmed: watch::Receiver<Option<Confirmed>>,
         report: &Reporter,
-        ground: Ground,
+        coverage: Coverage,
     ) -> Option<Self> {
         let cleanup = database.options().cleanup?;
-        let published_by = match ground {
-            Ground::Firm(published_by) => published_by,
-            Ground::Doubtful { why, cure } => {
+        let published_by = match coverage {
+            Coverage::Complete(published_by) => published_by,
+            Coverage::Unproven { why, cure } => {
                 report.cleanup_off(Some(format!("{why}; {cure}")));
                 return None;
             }
@@ -117,7 +117,7 @@ struct Cleaner<D> {
 
 /// What became of the rows that a search found.
 #[derive(Default)]
-struct Outcome {
+struct Removal {
     removed: usize,
     /// Why a batch stayed, which does not keep the next one from going.
     refused: Option<CleanupError>,
@@ -153,20 +153,20 @@ impl<D: Database> Cleaner<D> {
             let seen = sql.search_rows(self.database.options(), &statements, pass).await?;
             self.searching_since = None;
             let took = begun.elapsed();
-            let mut outcome = Outcome::default();
+            let mut removal = Removal::default();
             if !seen.rows.is_empty() {
                 self.wait_until_confirmed(&sql, seen.committed_before).await?;
                 if begun.elapsed() > SEEN_MAX {
                     continue;
                 }
-                outcome = self.remove(&sql, &statements, &seen.rows).await?;
+                removal = self.remove(&sql, &statements, &seen.rows).await?;
             }
-            pass = seen.then.after_removing(outcome.removed);
+            pass = seen.then.after_removing(removal.removed);
             let least = if pass == Pass::Begin { PAUSE } else { Duration::ZERO };
-            if let Some(refused) = outcome.refused {
+            if let Some(refused) = removal.refused {
                 self.warn(&refused.into());
                 tokio::time::sleep(AFTER_FAILURE).await;
-            } else if pass == Pass::Begin || outcome.removed == 0 {
+            } else if pass == Pass::Begin || removal.removed == 0 {
                 tokio::time::sleep(least.max(took * PAUSE_FACTOR)).await;
             }
         }
@@ -195,21 +195,21 @@ impl<D: Database> Cleaner<D> {
         sql: &D::Sql,
         statements: &Statements,
         rows: &[SeenRow],
-    ) -> Result<Outcome, Uncleaned> {
-        let mut outcome = Outcome::default();
+    ) -> Result<Removal, Uncleaned> {
+        let mut removal = Removal::default();
         for batch in rows.chunks(BATCH_ROWS) {
             let begun = Instant::now();
             match sql.remove_rows(statements, batch).await {
                 Ok(removed) => {
                     self.report.deleted(removed);
-                    outcome.removed += usize::try_from(removed).unwrap_or(batch.len());
+                    removal.removed += usize::try_from(removed).unwrap_or(batch.len());
                 }
                 Err(error) if sql.is_closed() => return Err(error.into()),
-                Err(error) => outcome.refused = Some(error),
+                Err(error) => removal.refused = Some(error),
             }
             tokio::time::sleep(begun.elapsed()).await;
         }
-        Ok(outcome)
+        Ok(removal)
     }
 
     fn warn(&mut self, error: &Uncleaned) {

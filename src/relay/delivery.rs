@@ -1,9 +1,10 @@
-//! The outgoing half of a source: ledger, publisher and parker, and what policy does with the broker's answers.
+//! The outgoing half of a source: ledger, publisher and parking writer, and what policy does with the broker's answers.
 //!
-//! Knows nothing of where rows come from: the backlog and the stream both end here.
+//! Knows nothing of where rows come from: the backlog and the stream both end here. The ledger is nobody else's: callers hand rows
+//! in, say how far WAL has been read, and ask how far everything is settled.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,11 +13,12 @@ use super::{
     Fault, OnInvalid, OnNack, OnUnroutable, RelayOptions, backoff,
     broker::Publisher,
     database::Database,
+    deadline::sleep_until,
     fence::Fencing,
     mishap::{self, NackWatch, Overdue, Stalled},
-    parker::{Batch, Parker},
+    parking_writer::{Batch, ParkingWriter},
     subscriptions::Returns,
-    window::Place,
+    window::WindowShare,
 };
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
@@ -25,6 +27,7 @@ use crate::{
     outbox::{
         InvalidReason, InvalidRow, KeptRow, Mapper, Message, OutboxRow, ParkReason, ParkedRow, Timestamp,
     },
+    position::{Lsn, Position},
     rabbitmq::{
         Fence, Refused, cures,
         publisher::{Outcome, PublisherEvent},
@@ -39,12 +42,35 @@ const NACKS_BEFORE_PARKING: u32 = 8;
 /// A confirm that takes longer than this part of `confirm_timeout`, while others are confirmed, is told of.
 const STALLED_AFTER: u32 = 3;
 
+/// End of a drain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Drained {
+    /// Nothing that was published will be published again, and PostgreSQL has been told the position.
+    Clean,
+    /// The drain timeout passed first, or messages are confirmed behind one that is unroutable or refused.
+    Unfinished {
+        /// As many will be published again, at most.
+        messages: usize,
+        /// What held it up.
+        why: String,
+    },
+}
+
+/// What a delivery that is given up leaves to the next one.
+pub(super) struct Left {
+    pub(super) settled: Settled,
+    /// There are messages that may be with the broker and are not confirmed.
+    pub(super) unconfirmed: bool,
+    /// Those that the broker has not answered.
+    pub(super) unanswered: BTreeSet<Position>,
+}
+
 /// Owns everything that is on its way to the broker.
 pub(super) struct Delivery<'a, D: Database, P> {
     ledger: Ledger,
-    place: Place,
+    share: WindowShare,
     publisher: P,
-    parker: Parker<D>,
+    parking: ParkingWriter<D>,
     returns: Returns,
     /// Rows that policy put aside.
     parked: u64,
@@ -72,7 +98,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         settled: Settled,
         options: &'a RelayOptions,
         report: &'a Reporter,
-        parker: Parker<D>,
+        parking: ParkingWriter<D>,
     ) -> Self {
         // What an earlier connection had in flight is not any more.
         report.in_flight(0);
@@ -81,9 +107,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         let limits = Limits { messages: options.in_flight_max, bytes: options.in_flight_bytes_max };
         Self {
             ledger: Ledger::new(options.ordering, limits, settled),
-            place: options.window.place(),
+            share: options.window.share(),
             publisher,
-            parker,
+            parking,
             returns: Returns::default(),
             parked: 0,
             left_out: 0,
@@ -104,8 +130,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         self.returns = Returns::new(subscriptions);
     }
 
-    /// Takes the fence `queue`. Until it is ours, or known not to be for this user, no message is taken in and none goes
-    /// out.
+    /// Asks for the fence `queue`. Until it is ours, or known not to be for this user, no row is admitted and nothing goes out.
     pub(super) fn fence(&mut self, queue: &str) {
         self.fencing = Fencing::Asked;
         self.publisher.fence(queue);
@@ -123,14 +148,14 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         self.show_state();
     }
 
-    /// Whether another message can be taken; when not, the caller stops reading.
+    /// Whether another row may be admitted; when not, the caller stops reading.
     pub(super) fn has_room(&self) -> bool {
-        self.place.has_room(&self.ledger) && self.blocked.is_none() && matches!(self.fencing, Fencing::Open)
+        self.share.has_room(&self.ledger) && self.blocked.is_none() && matches!(self.fencing, Fencing::Open)
     }
 
-    /// Takes a row in, behind all others: its message goes out when [`next`](Self::next) is polled, with a mark if it is a
+    /// Admits a row, behind all others: its message goes out when [`next`](Self::next) is polled, with a mark if it is a
     /// replay's. A row that no message can be made of is put aside in its turn, or comes back, as policy says.
-    pub(super) fn take_row(
+    pub(super) fn admit(
         &mut self,
         mapper: &Mapper,
         row: OutboxRow,
@@ -184,33 +209,74 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         self.left_out
     }
 
-    pub(super) fn ledger(&self) -> &Ledger {
-        &self.ledger
+    /// Whether a row need not be admitted, as it is settled already: see [`Ledger::push_settled`].
+    pub(super) fn skips_settled(&mut self, position: Position, committed_at: Timestamp) -> bool {
+        self.ledger.push_settled(position, committed_at)
     }
 
-    pub(super) fn ledger_mut(&mut self) -> &mut Ledger {
-        &mut self.ledger
+    /// Every row that commits before `lsn` has been admitted, or was settled before: see [`Ledger::advance_watermark`].
+    pub(super) fn advance_watermark(&mut self, lsn: Lsn) {
+        self.ledger.advance_watermark(lsn);
+    }
+
+    /// How far everything is settled.
+    pub(super) fn progress(&self) -> Progress {
+        self.ledger.progress()
+    }
+
+    /// How many rows were admitted and are not settled.
+    pub(super) fn unsettled(&self) -> usize {
+        self.ledger.len()
+    }
+
+    /// Whether the broker owes an answer.
+    pub(super) fn awaits_answers(&self) -> bool {
+        self.ledger.outstanding() > 0
     }
 
     /// Whether anything in here can still settle without help from outside.
     pub(super) fn can_settle(&self) -> bool {
         match (self.ledger.halted_by(), self.ledger.forbidden()) {
             (None, None) => !self.ledger.is_empty(),
-            _ => self.ledger.published() + self.ledger.parking() > 0,
+            _ => self.ledger.outstanding() + self.ledger.parking() > 0,
         }
+    }
+
+    /// Whether an end right here would have settled rows repeated: a transaction is not complete that an earlier connection left
+    /// settled in part, or rows that were settled ahead of others have not come by again.
+    pub(super) fn is_mid_transaction(&self) -> bool {
+        self.ledger.expects_settled() || self.ledger.is_empty() && self.ledger.progress().is_mid_transaction()
+    }
+
+    /// What is left when it ends now.
+    pub(super) fn left(&self) -> Left {
+        let settled = self.ledger.settled();
+        let half_done = settled.progress.is_mid_transaction() || !settled.ahead.is_empty();
+        let unconfirmed = self.can_settle() || half_done || self.ledger.may_repeat();
+        Left { settled, unconfirmed, unanswered: self.ledger.unanswered() }
+    }
+
+    /// The end of a drain, right here. `settled`: it was not cut short.
+    pub(super) fn drained(&self, settled: bool) -> Drained {
+        let ahead = self.ledger.settled().ahead.len();
+        if settled && ahead == 0 && !self.ledger.may_repeat() {
+            return Drained::Clean;
+        }
+        Drained::Unfinished { messages: ahead.max(self.ledger.len()), why: mishap::undrained(&self.ledger) }
     }
 
     /// Sends off what may go, then waits for one event: answers of the broker, rows that are parked, or a time that has
     /// come. Pends for ever while there is nothing to wait for. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<(), Fault> {
-        self.send_due();
+        self.hand_over_due();
         let read_to = self.ledger.read_to();
         let wake = [self.confirm_deadline(), self.stall_deadline(), self.ledger.next_again(now())];
         let wake = wake.into_iter().flatten().min();
+        // Priorities: (1) the broker's answers; (2) rows that are parked; (3) the timer, as every turn looks at the clock anyway.
         tokio::select! {
             biased;
-            event = self.publisher.next() => self.take(event?),
-            parked = self.parker.next(read_to) => match parked? {
+            event = self.publisher.next() => self.apply(event?),
+            parked = self.parking.next(read_to) => match parked? {
                 Some(batch) => self.settle_parked(&batch),
                 None => self.show_state(),
             },
@@ -226,15 +292,16 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         }
     }
 
-    /// Takes in what the broker says, and sends nothing. Pends for ever while it says nothing. Cancel-safe.
+    /// Applies what the broker says, and sends nothing. Pends for ever while it says nothing. Cancel-safe.
     pub(super) async fn idle(&mut self) -> Result<(), Fault> {
         let event = self.publisher.next().await?;
-        self.take(event);
+        self.apply(event);
         Ok(())
     }
 
-    fn send_due(&mut self) {
-        self.place.note(&self.ledger);
+    /// Gives the publisher and the parking writer what may go out. The publisher writes its frames when it is polled.
+    fn hand_over_due(&mut self) {
+        self.share.update(&self.ledger);
         let now = now();
         let mut count = 0;
         while let Some((tag, due)) = self.ledger.next_due(now) {
@@ -243,7 +310,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                     self.publisher.publish(tag, message);
                     count += 1;
                 }
-                Due::Park(row) => self.parker.park(tag, row),
+                Due::Park(row) => self.parking.admit(tag, row),
             }
         }
         if count > 0 {
@@ -254,18 +321,16 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     fn report_in_flight(&self) {
         self.report.in_flight(self.ledger.in_flight());
-        self.report.oldest_unconfirmed(
-            self.ledger
-                .oldest_unconfirmed()
-                .map(|(committed_at, published)| Unconfirmed { committed: committed_at.into(), published }),
-        );
+        self.report.oldest_unconfirmed(self.ledger.oldest_unconfirmed().map(|(committed_at, first_out)| {
+            Unconfirmed { committed: committed_at.into(), published: first_out }
+        }));
     }
 
     fn confirm_deadline(&self) -> Option<Instant> {
         if self.blocked.is_some() {
             return None;
         }
-        let oldest = self.ledger.oldest_published()?;
+        let oldest = self.ledger.oldest_outstanding()?;
         Some(oldest.max(self.patience_from) + self.patience())
     }
 
@@ -283,7 +348,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     fn stalls_from(&self) -> Option<Instant> {
-        let oldest = self.ledger.oldest_published().filter(|_| self.blocked.is_none())?;
+        let oldest = self.ledger.oldest_outstanding().filter(|_| self.blocked.is_none())?;
         Some(oldest.max(self.patience_from) + self.options.confirm_timeout / STALLED_AFTER)
     }
 
@@ -297,17 +362,17 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         None
     }
 
-    fn take(&mut self, event: PublisherEvent) {
+    fn apply(&mut self, event: PublisherEvent) {
         match event {
             PublisherEvent::Outcomes(outcomes) => self.settle(outcomes),
-            PublisherEvent::Fence(answer) => self.take_fence(answer),
+            PublisherEvent::Fence(answer) => self.apply_fence(answer),
             PublisherEvent::ChannelClosed { refused, sent, unsent } => {
                 self.channel_closed(refused, &sent, &unsent);
             }
             PublisherEvent::ExchangeRefused { refused, unsent } => {
                 if let [first, behind @ ..] = &unsent[..] {
                     self.ledger.give_back(behind);
-                    self.take_refused(*first, &refused);
+                    self.apply_refusal(*first, &refused);
                 }
             }
             PublisherEvent::Blocked { reason } => self.blocked = Some(reason),
@@ -319,7 +384,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         self.show_state();
     }
 
-    fn take_fence(&mut self, answer: Fence) {
+    fn apply_fence(&mut self, answer: Fence) {
         let (fencing, unfenced) = Fencing::answered(answer);
         self.fencing = fencing;
         if let Some(reason) = unfenced {
@@ -335,7 +400,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             self.ledger.channel_closed(sent, unsent)
         };
         match guilty {
-            Some(guilty) => self.take_refused(guilty, &refused),
+            Some(guilty) => self.apply_refusal(guilty, &refused),
             None if missed && sent.len() == 1 => tracing::warn!(
                 source = self.report.name(),
                 "RabbitMQ does not have the exchange of a message any more: outboxd asks for it again, and sends the message again; {}",
@@ -361,7 +426,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     /// The broker does not take a message, and policy says what becomes of it.
-    fn take_refused(&mut self, tag: PublishTag, refused: &Refused) {
+    fn apply_refusal(&mut self, tag: PublishTag, refused: &Refused) {
         match self.options.on_invalid {
             OnInvalid::Halt => {
                 let reason = self.ledger.message(tag).map(|message| mishap::refused(message, refused));
@@ -401,7 +466,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                 }
                 Outcome::Nacked => {
                     nacked += 1;
-                    self.take_nack(tag);
+                    self.apply_nack(tag);
                 }
                 Outcome::Returned { .. } => {
                     returned += 1;
@@ -428,7 +493,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         self.report_progress();
     }
 
-    fn take_nack(&mut self, tag: PublishTag) {
+    fn apply_nack(&mut self, tag: PublishTag) {
         let RelayOptions { backoff_min, backoff_max, on_nack, .. } = *self.options;
         let failures_max = if on_nack == OnNack::Park { NACKS_BEFORE_PARKING } else { u32::MAX };
         let again_at = |failures| now() + backoff::delay(backoff_min, backoff_max, failures);
@@ -467,7 +532,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     fn park(&mut self, tag: PublishTag, kept: Arc<KeptRow>, reason: ParkReason) {
         self.returns.forget(tag);
-        self.parker.park(tag, Arc::new(ParkedRow { kept, reason }));
+        self.parking.admit(tag, Arc::new(ParkedRow { kept, reason }));
     }
 
     fn settle_parked(&mut self, Batch { rows, before }: &Batch) {
@@ -498,7 +563,10 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         match &self.fencing {
             Fencing::Asked => return,
             Fencing::Busy(reason) => return self.report.state(SourceState::Standby, reason),
-            Fencing::Taken(reason) => return self.report.state(SourceState::Blocked, reason),
+            // How long it has been taken changes with each look.
+            Fencing::Taken(reason) => {
+                return self.report.state_with_figures(SourceState::Blocked, reason.clone());
+            }
             Fencing::Open => {}
         }
         if let Some(reason) = &self.blocked {
@@ -509,7 +577,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             self.report.state(SourceState::Halted, reason);
         } else if let Some(message) = self.ledger.halted_by() {
             self.report.state(SourceState::Halted, mishap::unroutable(message));
-        } else if let Some(reason) = self.parker.stuck() {
+        } else if let Some(reason) = self.parking.stuck() {
             self.report.state(SourceState::Halted, reason);
         } else if let Some(reason) = self.stall() {
             self.report.state(SourceState::Blocked, reason);
@@ -521,11 +589,6 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         } else {
             self.report.state(self.healthy, "");
         }
-    }
-
-    /// What a drain that came to no end was waiting for.
-    pub(super) fn undrained(&self) -> String {
-        mishap::undrained(&self.ledger)
     }
 
     /// Closes the connection to the broker in good order.
@@ -546,14 +609,6 @@ fn log_parked(source: &str, ParkedRow { kept, reason }: &ParkedRow) {
         "parked a message: {}; `outboxd parked` lists, requeues or discards it",
         reason.text
     );
-}
-
-/// Waits until `deadline`, or for ever.
-pub(super) async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// How long to wait for the broker to answer a polite goodbye.

@@ -6,16 +6,17 @@
 //!   pipeline   the replication stream              > Delivery (ledger and publisher) -> broker
 //! recovery     a new slot in place of a lost one  \
 //! replay       rows published again                > backfill, on request
-//! making       whom a slot that is being made waits for
+//! slot_creation  whom a slot that is being made waits for
 //! fence        of several instances one publishes
 //! monitor, cleanup   beside the stream: how far the slot is; confirmed rows go from the table
-//! parker       rows put aside by policy
+//! parking_writer  rows put aside by policy
 //! parked       those rows published again, or discarded, on request
 //! mishap       what holds messages up while both links are well, in words
 //! fault        what went wrong, and the verdict: again, or halt
 //! subscriptions   one task for all sources: whether their queues are still there
 //! window       the sources of a process share it
 //! database, broker   what all of these ask of the two servers
+//! source       everything that relaying one source needs
 //! ```
 
 use std::time::Duration;
@@ -24,17 +25,19 @@ mod backfill;
 pub mod broker;
 mod cleanup;
 pub mod database;
+mod deadline;
 mod delivery;
 mod fault;
 mod fence;
-mod making;
 mod mishap;
 mod monitor;
 pub mod parked;
-mod parker;
+mod parking_writer;
 mod pipeline;
 mod recovery;
 mod replay;
+mod slot_creation;
+mod source;
 mod streamed_table;
 mod subscriptions;
 mod supervisor;
@@ -43,13 +46,14 @@ mod window;
 pub use backfill::Backfill;
 pub use fault::{Fault, Verdict};
 pub use fence::fence_queue;
-pub use making::told;
 pub use mishap::Overdue;
 pub use recovery::{Recovered, RecoveryError, recover};
 pub use replay::{Replayed, replay};
+pub use slot_creation::watch_slot_creation;
+pub use source::{Ended, Source};
 use streamed_table::StreamedTable;
 pub use subscriptions::watch_subscriptions;
-pub use supervisor::{Ended, Source, supervise};
+pub use supervisor::supervise;
 pub use window::SharedWindow;
 
 pub use crate::ledger::Ordering;

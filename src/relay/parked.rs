@@ -7,23 +7,26 @@
 use std::collections::HashSet;
 
 use futures_util::FutureExt;
-use tokio_postgres::Client;
 
-use super::{Fault, Shutdown, Source, mishap::Overdue};
+use super::{
+    Fault, Shutdown, Source,
+    broker::{Broker, Publisher},
+    database::{Database, Sql},
+    mishap::Overdue,
+};
 use crate::{
     ledger::PublishTag,
     outbox::{Message, ParkCause, ParkReason},
     position::Position,
     postgres::{
         catalog::CatalogError,
-        left_behind,
-        parked_rows::{self, Lock, ParkedEntry, ParkedValues},
+        parked_rows::{Lock, ParkedEntry, ParkedValues},
         preflight::Problem,
         slot_use::Holder,
     },
     rabbitmq::{
         BrokerError, Refused, cures,
-        publisher::{Outcome, Publisher, PublisherEvent},
+        publisher::{Outcome, PublisherEvent},
     },
 };
 
@@ -110,19 +113,20 @@ fn is_named(entry: &ParkedEntry, name: &str) -> bool {
     entry.message_id.as_deref() == Some(name) || entry.position.to_string() == name
 }
 
-async fn connect(source: &Source) -> Result<Client, ParkedError> {
-    let sql = source.database.endpoint.connect_sql(&application_name(source)).await?;
+async fn connect<D: Database, B>(source: &Source<D, B>) -> Result<D::Sql, ParkedError> {
+    let database = source.database.options();
+    let sql = source.database.connect_sql(&application_name(source)).await?;
     // An earlier row of the same aggregate may be among them.
-    if let Some(problem) = left_behind::parked(&sql, &source.database).await? {
+    if let Some(problem) = sql.parked_elsewhere(database).await? {
         return Err(ParkedError::LeftBehind(problem));
     }
-    match parked_rows::lock(&sql, &source.database).await? {
+    match sql.lock_parked(database).await? {
         Lock::Held => Ok(sql),
         Lock::Taken(holder) => Err(ParkedError::Busy(holder)),
     }
 }
 
-fn application_name(source: &Source) -> String {
+fn application_name<D, B>(source: &Source<D, B>) -> String {
     format!("outboxd parked {}", source.name)
 }
 
@@ -130,15 +134,16 @@ fn application_name(source: &Source) -> String {
 ///
 /// # Errors
 /// [`ParkedError`]; what was told before it is removed.
-pub async fn discard(
-    source: &Source,
+pub async fn discard<D: Database, B>(
+    source: &Source<D, B>,
     selected: &Selected,
     mut tell: impl FnMut(&ParkedEntry),
 ) -> Result<(), ParkedError> {
     let sql = connect(source).await?;
-    let entries = parked_rows::list(&sql, &source.database).await?;
+    let database = source.database.options();
+    let entries = sql.list_parked(database).await?;
     for entry in selected.find(&entries)? {
-        if parked_rows::remove(&sql, &source.database, entry.position).await? {
+        if sql.remove_parked(database, entry.position).await? {
             tell(entry);
         }
     }
@@ -150,25 +155,25 @@ pub async fn discard(
 ///
 /// # Errors
 /// [`ParkedError`]; what was told before it is true.
-pub async fn requeue(
-    source: &Source,
+pub async fn requeue<D: Database, B: Broker>(
+    source: &Source<D, B>,
     selected: &Selected,
     out_of_order: bool,
     mut shutdown: Shutdown,
     mut tell: impl FnMut(&ParkedEntry, &Fate),
 ) -> Result<(), ParkedError> {
     let sql = connect(source).await?;
-    let entries = parked_rows::list(&sql, &source.database).await?;
+    let entries = sql.list_parked(source.database.options()).await?;
     if selected.find(&entries)?.is_empty() {
         return Ok(());
     }
-    let publisher = Publisher::connect(&source.broker, &application_name(source), 0).await?;
-    let mut requeueing = Requeueing { source, sql, publisher, out_of_order, published: 0 };
+    let publisher = source.broker.connect(&application_name(source), 0).await?;
+    let mut requeueing = Requeueing { source, sql, publisher, out_of_order, next_tag: 0 };
     // Of these aggregates an earlier row stays parked: it was not selected, or cannot go.
-    let (mut passed_over, mut stuck) = (HashSet::new(), HashSet::new());
+    let (mut not_selected, mut stuck) = (HashSet::new(), HashSet::new());
     for entry in &entries {
         if !selected.has(entry) {
-            passed_over.extend(entry.aggregate());
+            not_selected.extend(entry.aggregate());
             continue;
         }
         if shutdown.requested().now_or_never().is_some() {
@@ -180,8 +185,8 @@ pub async fn requeue(
         };
         let fate = if is_in(&stuck) {
             Fate::Stays("an earlier row of its aggregate stays parked".to_owned())
-        } else if !out_of_order && is_in(&passed_over) {
-            refused("an earlier row of its aggregate is parked, and is not to be requeued")
+        } else if !out_of_order && is_in(&not_selected) {
+            out_of_turn("an earlier row of its aggregate is parked, and is not to be requeued")
         } else {
             requeueing.row(entry).await?
         };
@@ -194,22 +199,23 @@ pub async fn requeue(
     Ok(())
 }
 
-fn refused(why: &str) -> Fate {
+fn out_of_turn(why: &str) -> Fate {
     Fate::Stays(format!("it would not be in order: {why}; --out-of-order publishes it all the same"))
 }
 
-struct Requeueing<'a> {
-    source: &'a Source,
-    sql: Client,
-    publisher: Publisher,
+struct Requeueing<'a, D: Database, B: Broker> {
+    source: &'a Source<D, B>,
+    sql: D::Sql,
+    publisher: B::Publisher,
     out_of_order: bool,
-    published: u64,
+    next_tag: u64,
 }
 
-impl Requeueing<'_> {
+impl<D: Database, B: Broker> Requeueing<'_, D, B> {
     async fn row(&mut self, entry: &ParkedEntry) -> Result<Fate, ParkedError> {
         let Source { database, mapping, .. } = self.source;
-        let Some(values) = parked_rows::load(&self.sql, database, entry).await? else {
+        let database = database.options();
+        let Some(values) = self.sql.load_parked(database, entry).await? else {
             return Ok(Fate::Stays("it is not parked any more".to_owned()));
         };
         let message = match self.message(&values) {
@@ -217,26 +223,23 @@ impl Requeueing<'_> {
             Err(reason) => return self.stays(entry, reason).await,
         };
         if !self.out_of_order
-            && let Some(why) =
-                parked_rows::overtaken(&self.sql, database, &mapping.columns, entry, &values).await?
+            && let Some(why) = self.sql.overtaken(database, &mapping.columns, entry, &values).await?
         {
-            return Ok(refused(&why));
+            return Ok(out_of_turn(&why));
         }
         match self.publish(message.clone()).await? {
-            Published::Confirmed => {
+            Answer::Confirmed => {
                 let cause = |cause| ParkedError::NotRemoved { position: entry.position, cause };
-                parked_rows::remove(&self.sql, database, entry.position).await.map_err(cause)?;
+                self.sql.remove_parked(database, entry.position).await.map_err(cause)?;
                 Ok(Fate::Requeued)
             }
-            Published::Returned => self.stays(entry, ParkReason::unroutable(&message)).await,
-            Published::Unsendable(reason) => {
-                self.stays(entry, ParkReason::unsendable(&message, reason)).await
-            }
-            Published::Refused(refused) => {
+            Answer::Returned => self.stays(entry, ParkReason::unroutable(&message)).await,
+            Answer::Unsendable(reason) => self.stays(entry, ParkReason::unsendable(&message, reason)).await,
+            Answer::Refused(refused) => {
                 self.stays(entry, ParkReason::refused(&message, cures::explain_refused(&message, &refused)))
                     .await
             }
-            Published::Nacked => {
+            Answer::Nacked => {
                 Ok(Fate::Stays("the broker refused it (nack): requeue it again later".to_owned()))
             }
         }
@@ -253,21 +256,21 @@ impl Requeueing<'_> {
     }
 
     async fn stays(&self, entry: &ParkedEntry, reason: ParkReason) -> Result<Fate, ParkedError> {
-        parked_rows::stays(&self.sql, &self.source.database, entry.position, &reason).await?;
+        self.sql.keep_parked(self.source.database.options(), entry.position, &reason).await?;
         Ok(Fate::Stays(reason.text))
     }
 
     /// Publishes, and once more if the exchange is gone: then it is declared before.
-    async fn publish(&mut self, message: Message) -> Result<Published, ParkedError> {
+    async fn publish(&mut self, message: Message) -> Result<Answer, ParkedError> {
         match self.publish_once(message.clone()).await? {
-            Published::Refused(refused) if refused.misses_exchange() => self.publish_once(message).await,
-            published => Ok(published),
+            Answer::Refused(refused) if refused.misses_exchange() => self.publish_once(message).await,
+            answer => Ok(answer),
         }
     }
 
-    async fn publish_once(&mut self, message: Message) -> Result<Published, ParkedError> {
-        self.publisher.publish(PublishTag(self.published), message.amqp);
-        self.published += 1;
+    async fn publish_once(&mut self, message: Message) -> Result<Answer, ParkedError> {
+        self.publisher.publish(PublishTag(self.next_tag), message);
+        self.next_tag += 1;
         let after = self.source.relay.confirm_timeout;
         let answered = tokio::time::timeout(after, answer(&mut self.publisher)).await;
         Ok(answered.map_err(|_| Fault::ConfirmTimeout { after, what: Overdue::default() })??)
@@ -275,7 +278,7 @@ impl Requeueing<'_> {
 }
 
 /// What became of the one message that is on its way.
-enum Published {
+enum Answer {
     Confirmed,
     Returned,
     Nacked,
@@ -283,7 +286,7 @@ enum Published {
     Refused(Refused),
 }
 
-async fn answer(publisher: &mut Publisher) -> Result<Published, BrokerError> {
+async fn answer(publisher: &mut impl Publisher) -> Result<Answer, BrokerError> {
     loop {
         let outcome = match publisher.next().await {
             Ok(PublisherEvent::Outcomes(outcomes)) => outcomes.into_iter().next(),
@@ -295,16 +298,16 @@ async fn answer(publisher: &mut Publisher) -> Result<Published, BrokerError> {
             Ok(
                 PublisherEvent::ChannelClosed { refused, .. }
                 | PublisherEvent::ExchangeRefused { refused, .. },
-            ) => return Ok(Published::Refused(refused)),
+            ) => return Ok(Answer::Refused(refused)),
             // No fence is asked for: this runs beside the relay, and only one of its kind at a time.
             Ok(PublisherEvent::Unblocked | PublisherEvent::Fence(_)) => None,
-            Err(BrokerError::Unsendable { reason, .. }) => return Ok(Published::Unsendable(reason)),
+            Err(BrokerError::Unsendable { reason, .. }) => return Ok(Answer::Unsendable(reason)),
             Err(error) => return Err(error),
         };
         match outcome {
-            Some((_, Outcome::Confirmed)) => return Ok(Published::Confirmed),
-            Some((_, Outcome::Returned { .. })) => return Ok(Published::Returned),
-            Some((_, Outcome::Nacked)) => return Ok(Published::Nacked),
+            Some((_, Outcome::Confirmed)) => return Ok(Answer::Confirmed),
+            Some((_, Outcome::Returned { .. })) => return Ok(Answer::Returned),
+            Some((_, Outcome::Nacked)) => return Ok(Answer::Nacked),
             None => {}
         }
     }

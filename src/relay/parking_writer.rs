@@ -17,7 +17,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use super::{
     Fault, RelayOptions,
     database::{Database, Sql},
-    delivery::sleep_until,
+    deadline::sleep_until,
 };
 use crate::{backoff::Backoff, clock::now, ledger::PublishTag, outbox::ParkedRow, position::Lsn};
 
@@ -31,19 +31,19 @@ const BATCH_BYTES: usize = 1 << 20;
 /// ends itself ([`Sql::park`]), but for a commit, which waits for a synchronous standby; left behind, that would hold up the next.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A row on its way, and its place in the ledger.
+/// A row on its way, and its tag in the ledger.
 type Parking = (PublishTag, Arc<ParkedRow>);
 
 /// Rows that are parked for good.
 pub(super) struct Batch {
-    /// The rows, and their places in the ledger.
+    /// The rows, and their tags in the ledger.
     pub(super) rows: Vec<Parking>,
     /// They stand in WAL before this place.
     pub(super) before: Lsn,
 }
 
 /// Has a connection of its own for as long as there is something to put aside.
-pub(super) struct Parker<D: Database> {
+pub(super) struct ParkingWriter<D: Database> {
     database: D,
     application_name: String,
     backoff: Backoff,
@@ -67,7 +67,7 @@ enum Work<C> {
     Resting { until: Instant },
 }
 
-impl<D: Database> Parker<D> {
+impl<D: Database> ParkingWriter<D> {
     pub(super) fn new(database: &D, application_name: String, options: &RelayOptions) -> Self {
         Self {
             database: database.clone(),
@@ -80,8 +80,8 @@ impl<D: Database> Parker<D> {
         }
     }
 
-    /// Takes a row over; it is on its way when [`next`](Self::next) is polled.
-    pub(super) fn park(&mut self, tag: PublishTag, row: Arc<ParkedRow>) {
+    /// Admits a row; it is on its way when [`next`](Self::next) is polled.
+    pub(super) fn admit(&mut self, tag: PublishTag, row: Arc<ParkedRow>) {
         self.waiting.push_back((tag, row));
     }
 
@@ -110,6 +110,7 @@ impl<D: Database> Parker<D> {
                     self.work = Work::Idle(None);
                 }
                 Work::Storing { stored, overdue } => {
+                    // Priorities: (1) the server's answer; (2) the timer.
                     let stored = tokio::select! {
                         biased;
                         stored = stored => stored,
@@ -119,7 +120,7 @@ impl<D: Database> Parker<D> {
                             return Ok(None);
                         }
                     };
-                    return self.take(stored);
+                    return self.finish(stored);
                 }
             }
         }
@@ -141,7 +142,7 @@ impl<D: Database> Parker<D> {
         true
     }
 
-    fn take(&mut self, stored: Result<(D::Sql, Lsn), Fault>) -> Result<Option<Batch>, Fault> {
+    fn finish(&mut self, stored: Result<(D::Sql, Lsn), Fault>) -> Result<Option<Batch>, Fault> {
         match stored {
             Ok((connection, before)) => {
                 self.work = Work::Idle((!self.waiting.is_empty()).then_some(connection));

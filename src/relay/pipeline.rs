@@ -4,7 +4,6 @@
 //! and TCP carries the backpressure to PostgreSQL; status updates go on, so that `wal_sender_timeout` stays away.
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,13 +12,14 @@ use super::{
     Fault, RelayOptions, Shutdown, StreamedTable,
     broker::Publisher,
     database::{Database, Replication, Stream},
-    delivery::{CLOSE_TIMEOUT, Delivery, sleep_until},
+    deadline::sleep_until,
+    delivery::{CLOSE_TIMEOUT, Delivery, Drained, Left},
     monitor::Monitor,
 };
 use crate::{
     admin::{Reporter, Side, SourceState},
     clock::now,
-    ledger::{ConfirmedLsn, Progress, Settled},
+    ledger::{ConfirmedLsn, Progress},
     outbox::{Mapper, Mapping, OutboxRow, Timestamp},
     position::{Lsn, Position},
     postgres::{
@@ -29,29 +29,6 @@ use crate::{
         slot_record::Confirmed,
     },
 };
-
-/// How a pipeline came to an end that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Drained {
-    /// Nothing that was published will be published again, and PostgreSQL has taken in the position.
-    Clean,
-    /// The drain timeout passed first, or messages are confirmed behind one that is unroutable or refused.
-    Unfinished {
-        /// As many will be published again, at most.
-        messages: usize,
-        /// What held it up.
-        why: String,
-    },
-}
-
-/// What a pipeline that was given up leaves to the next one.
-pub(super) struct Left {
-    pub(super) settled: Settled,
-    /// There are messages that may be with the broker and are not confirmed.
-    pub(super) unconfirmed: bool,
-    /// Those that the broker has not answered.
-    pub(super) unanswered: BTreeSet<Position>,
-}
 
 /// A replication origin whose name begins so is how a session says that the rows it inserts were moved from another partition,
 /// and have been published before.
@@ -138,24 +115,15 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         }
     }
 
-    fn progress(&self) -> Progress {
-        self.delivery.ledger().progress()
-    }
-
     /// What is left when it ends now.
     pub(super) fn left(&self) -> Left {
-        let ledger = self.delivery.ledger();
-        let settled = ledger.settled();
-        let half_done = settled.progress.is_mid_transaction() || !settled.ahead.is_empty();
-        let unanswered = ledger.unanswered();
-        let unconfirmed = self.delivery.can_settle() || half_done || ledger.may_repeat();
-        Left { settled, unconfirmed, unanswered }
+        self.delivery.left()
     }
 
     /// Up to version 17 the server refuses to send what was written while there was no publication. It does so for ever, also if
     /// there is one by now: a gap behind everything that was confirmed.
     pub(super) fn refused(&self) -> Gap {
-        let Progress { confirmed, committed_at, .. } = self.progress();
+        let Progress { confirmed, committed_at, .. } = self.delivery.progress();
         Gap { cause: Cause::PublishedAnew, confirmed: confirmed.map(ConfirmedLsn::lsn), until: committed_at }
     }
 
@@ -171,8 +139,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             let may_read = self.may_read();
             self.server_fell_silent(may_read)?;
             let wake = self.next_wake();
-            // Priorities: being asked to end; the broker's answers, which make room; PostgreSQL's rows; the timer
-            // last, as it only bounds the wait and every turn of the loop looks at the clock anyway.
+            // Priorities: (1) being asked to end; (2) the broker's answers, which make room; (3) PostgreSQL's rows; (4) what the
+            // monitor sees; (5) the timer last, as it only bounds the wait and every turn of the loop looks at the clock anyway.
             tokio::select! {
                 biased;
                 deadline = shutdown.requested(), if self.deadline.is_none() => {
@@ -183,11 +151,11 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                 }
                 settled = self.delivery.next() => settled?,
                 event = self.stream.next(), if may_read => {
-                    self.take(event?)?;
-                    self.take_what_is_ready()?;
+                    self.receive(event?)?;
+                    self.receive_what_is_ready()?;
                 }
                 // Whatever comes from now on, rows are missing from it.
-                gap = monitor.passed_over() => return Err(Fault::gap(monitor.slot(), self.report.name(), gap)),
+                gap = monitor.rows_skipped() => return Err(Fault::gap(monitor.slot(), self.report.name(), gap)),
                 () = monitor.server_ending() => return Err(Fault::ServerEnding),
                 // Whoever does not read, because the broker takes nothing, hears no silence either; and must not keep the
                 // fence from an instance that has the slot by now.
@@ -199,11 +167,11 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         }
     }
 
-    /// Takes in everything that one read of the socket brought, so that it leaves as one batch.
-    fn take_what_is_ready(&mut self) -> Result<(), Fault> {
+    /// Receives everything that one read of the socket brought, so that it leaves as one batch.
+    fn receive_what_is_ready(&mut self) -> Result<(), Fault> {
         while self.may_read() {
             match self.stream.next_ready()? {
-                Some(event) => self.take(event)?,
+                Some(event) => self.receive(event)?,
                 None => break,
             }
         }
@@ -220,13 +188,9 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     }
 
     /// Whether an end right here would have rows repeated that are settled: the transaction whose rows are arriving is not
-    /// complete, or one is not that an earlier connection left settled in part, or rows that were settled ahead of others
-    /// have not come by again.
+    /// complete, or an earlier one is not.
     fn is_in_the_middle(&self) -> bool {
-        let ledger = self.delivery.ledger();
-        self.transaction.is_some()
-            || ledger.expects_settled()
-            || ledger.is_empty() && ledger.progress().is_mid_transaction()
+        self.transaction.is_some() || self.delivery.is_mid_transaction()
     }
 
     /// Whether the loop is done: `Ok(Some)` after a drain, `Err` when it was halting.
@@ -235,7 +199,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             Intake::Open => return Ok(None),
             Intake::Draining => !self.is_in_the_middle() && !self.delivery.can_settle(),
             // Also what needs help from outside, such as a queue, unless there is no time to wait for it.
-            Intake::Halting(_) if self.deadline.is_none() => self.delivery.ledger().is_empty(),
+            Intake::Halting(_) if self.deadline.is_none() => self.delivery.unsettled() == 0,
             Intake::Halting(_) => !self.delivery.can_settle(),
         };
         if !settled && self.deadline.is_none_or(|deadline| now() < deadline) {
@@ -248,22 +212,15 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                 }
                 Err(fault)
             }
-            _ => {
-                let ledger = self.delivery.ledger();
-                let ahead = ledger.settled().ahead.len();
-                let why = self.delivery.undrained();
-                let unfinished = Drained::Unfinished { messages: ahead.max(ledger.len()), why };
-                let clean = settled && ahead == 0 && !ledger.may_repeat();
-                Ok(Some(if clean { Drained::Clean } else { unfinished }))
-            }
+            _ => Ok(Some(self.delivery.drained(settled))),
         }
     }
 
-    fn take(&mut self, event: ReplicationEvent) -> Result<(), Fault> {
+    fn receive(&mut self, event: ReplicationEvent) -> Result<(), Fault> {
         match event {
             ReplicationEvent::WalData { wal_end, bytes, .. } => {
                 self.server_end = self.server_end.max(wal_end);
-                self.take_pgoutput(pgoutput::decode(bytes)?)
+                self.apply(pgoutput::decode(bytes)?)
             }
             ReplicationEvent::Keepalive { wal_end, reply_requested } => {
                 self.server_end = self.server_end.max(wal_end);
@@ -271,14 +228,14 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                 // Between two transactions everything that commits before `wal_end` has arrived, so an idle slot
                 // advances although nothing was published.
                 if self.transaction.is_none() {
-                    self.delivery.ledger_mut().reached(wal_end);
+                    self.delivery.advance_watermark(wal_end);
                 }
                 Ok(())
             }
         }
     }
 
-    fn take_pgoutput(&mut self, message: PgOutput) -> Result<(), Fault> {
+    fn apply(&mut self, message: PgOutput) -> Result<(), Fault> {
         match message {
             PgOutput::Begin { final_lsn, commit_time, .. } => {
                 self.transaction = Some(Transaction {
@@ -293,13 +250,13 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                     transaction.moved = Some(Moved { origin: name, rows: 0 });
                 }
             }
-            PgOutput::Relation(relation) => self.take_relation(&relation),
-            PgOutput::Insert { relation_oid, new } if self.table.is(relation_oid) => self.take_row(new)?,
+            PgOutput::Relation(relation) => self.describe_table(&relation),
+            PgOutput::Insert { relation_oid, new } if self.table.is(relation_oid) => self.admit(new)?,
             PgOutput::Commit { end_lsn, .. } => {
                 if let Some(Transaction { commit_lsn, moved: Some(moved), .. }) = self.transaction.take() {
-                    self.passed_over(&moved, commit_lsn);
+                    self.tell_of_moved(&moved, commit_lsn);
                 }
-                self.delivery.ledger_mut().reached(end_lsn);
+                self.delivery.advance_watermark(end_lsn);
             }
             PgOutput::Insert { .. }
             | PgOutput::Update { .. }
@@ -313,7 +270,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     }
 
     /// Somebody has to know, for a session may write new rows by mistake, and an origin may have the number of one that was dropped.
-    fn passed_over(&self, Moved { origin, rows }: &Moved, commit_lsn: Lsn) {
+    fn tell_of_moved(&self, Moved { origin, rows }: &Moved, commit_lsn: Lsn) {
         if *rows > 0 {
             let source = self.report.name();
             tracing::warn!(
@@ -328,7 +285,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     }
 
     /// The table as it is described now: at first, and again whenever it was altered.
-    fn take_relation(&mut self, relation: &Relation) {
+    fn describe_table(&mut self, relation: &Relation) {
         let Some(columns) = self.table.describe(relation) else { return };
         match self.mapping.resolve(&columns) {
             Ok(mapper) => self.mapper = Some(Arc::new(mapper)),
@@ -339,7 +296,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         }
     }
 
-    fn take_row(&mut self, tuple: Tuple) -> Result<(), Fault> {
+    fn admit(&mut self, tuple: Tuple) -> Result<(), Fault> {
         let Some(transaction) = &mut self.transaction else {
             return Err(Fault::Protocol("a row outside of a transaction"));
         };
@@ -359,14 +316,14 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         let position = Position { commit_lsn: transaction.commit_lsn, index: transaction.next_index };
         transaction.next_index += 1;
         let committed_at = transaction.committed_at;
-        if self.delivery.ledger_mut().push_settled(position, committed_at) {
+        if self.delivery.skips_settled(position, committed_at) {
             return Ok(());
         }
         let Some(values) = tuple.into_text() else {
             return Err(Fault::Protocol("an inserted value that is not text"));
         };
         let row = OutboxRow { position, committed_at, values };
-        if let Err(invalid) = self.delivery.take_row(&mapper, row, false) {
+        if let Err(invalid) = self.delivery.admit(&mapper, row, false) {
             self.stuck_since = Some(committed_at);
             self.halt(Fault::InvalidRow(invalid));
         }
@@ -384,7 +341,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         if !self.reply_requested && now < self.next_status() {
             return Ok(());
         }
-        let Progress { confirmed, position, committed_at, .. } = self.progress();
+        let Progress { confirmed, position, committed_at, .. } = self.delivery.progress();
         // Without progress the server is asked for a sign of life, see `server_fell_silent`.
         self.stream.send_status(confirmed, !self.progressed()).await?;
         self.reported = confirmed;
@@ -403,7 +360,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     }
 
     fn progressed(&self) -> bool {
-        self.delivery.ledger().progress().confirmed > self.reported
+        self.delivery.progress().confirmed > self.reported
     }
 
     fn next_status(&self) -> Instant {
@@ -447,17 +404,18 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         left
     }
 
-    /// Takes in what the broker says to what it has been sent, and sends nothing more: whoever has the slot now does that.
+    /// Applies what the broker says to what it has been sent, and sends nothing more: whoever has the slot now does that.
     /// PostgreSQL, as long as it listens, hears of the progress: not every fault is the stream's.
     async fn hear_out(&mut self) {
         let mut listens = true;
-        while self.delivery.ledger().published() > 0 {
+        while self.delivery.awaits_answers() {
             let next_status = listens.then(|| self.next_status());
+            // Priorities: (1) the broker's answers; (2) the next status update.
             tokio::select! {
                 biased;
                 heard = self.delivery.idle() => if heard.is_err() { return },
                 () = sleep_until(next_status) => {
-                    let confirmed = self.progress().confirmed;
+                    let confirmed = self.delivery.progress().confirmed;
                     listens = self.stream.send_status(confirmed, false).await.is_ok();
                     self.reported = confirmed;
                     self.reported_at = now();
@@ -468,7 +426,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
 
     /// Ends both connections in good order: when this returns `Ok`, PostgreSQL has taken in the confirmed position.
     pub(super) async fn close(self) -> Result<(), Fault> {
-        let confirmed = self.delivery.ledger().progress().confirmed;
+        let confirmed = self.delivery.progress().confirmed;
         let finish = tokio::time::timeout(FINISH_TIMEOUT, self.stream.finish(confirmed));
         let finished =
             finish.await.map_err(|_| Fault::Protocol("no end of the copy stream from PostgreSQL"))?;

@@ -14,8 +14,8 @@ use super::{
     database::{Backlog, Database, Replication, Rows, Sql},
     delivery::Delivery,
     fence_queue,
-    making::told,
-    parker::Parker,
+    parking_writer::ParkingWriter,
+    slot_creation::watch_slot_creation,
 };
 use crate::{
     admin::Reporter,
@@ -112,15 +112,15 @@ pub async fn recover<D: Database, B: Broker>(
         let replication = server.connect_replication(&application_name).await;
         let mut replication =
             replication.map_err(|error| Fault::no_replication(database, &facts.server, error))?;
-        let mut evidence = server.evidence(&sql, &mut replication, None).await?;
-        let cause = match evidence.judge(None) {
+        let mut history = server.slot_history(&sql, &mut replication, None).await?;
+        let cause = match history.judge(None) {
             Err(gap) => {
                 tracing::warn!(source = name, slot = database.slot, "the slot {gap}");
                 Some(gap)
             }
             Ok(Continuity::First) => None,
             Ok(Continuity::Adopted | Continuity::Same) => {
-                let uses = replication.slot_uses(database).await?;
+                let uses = replication.slot_uses(&database.schema, &database.slot).await?;
                 let holder =
                     uses.into_iter().find(|one| one.slot == database.slot).and_then(|one| one.holder);
                 let holder = holder.map(Box::new);
@@ -133,13 +133,13 @@ pub async fn recover<D: Database, B: Broker>(
             sql.create_parked(database).await?;
         }
         let publisher = broker.connect(&application_name, 0).await?;
-        let failover = database.failover || evidence.is_of_failover_slot();
-        let marked = marked(&evidence, cause);
+        let failover = database.failover || history.is_of_failover_slot();
+        let marked = marked(&history, cause);
         sql.write_record(database, &marked).await?;
         sql.drop_slot(&database.slot).await?;
         // Whatever is altered from now on is a gap again to whoever takes the new slot.
-        server.look_again(&sql, &mut evidence).await?;
-        let Some(published_by) = evidence.publishing.by() else {
+        server.look_again(&sql, &mut history).await?;
+        let Some(published_by) = history.publishing.by() else {
             return Err(Fault::PublicationGone.into());
         };
         let unaccounted = unaccounted(since, marked.unaccounted.as_deref());
@@ -151,9 +151,10 @@ pub async fn recover<D: Database, B: Broker>(
         let reader = server.connect_sql(&application_name).await?;
         tracing::info!(source = name, "making a snapshot, once every transaction that writes now has ended");
         let making = server.begin_backlog(replication, reader, &mapping.columns, &selection, failover);
-        let backlog =
-            told(server, &application_name, making, |reason| tracing::warn!(source = name, "{reason}"))
-                .await?;
+        let backlog = watch_slot_creation(server, &application_name, making, |reason| {
+            tracing::warn!(source = name, "{reason}")
+        })
+        .await?;
         let record = SlotRecord {
             confirmed_until: None,
             holder: None,
@@ -163,8 +164,9 @@ pub async fn recover<D: Database, B: Broker>(
             version: marked.version + 1,
             ..marked
         };
-        Ok((evidence.server, record, publisher, backlog, since))
+        Ok((history.server, record, publisher, backlog, since))
     };
+    // Priorities: (1) being asked to end; (2) the servers.
     let (identity, record, publisher, mut backlog, since) = tokio::select! {
         biased;
         _ = shutdown.requested() => return Err(RecoveryError::CutShort),
@@ -173,8 +175,8 @@ pub async fn recover<D: Database, B: Broker>(
 
     let (at, order, taken_at) =
         (backlog.consistent_point(), backlog.rows().order(), backlog.rows().taken_at());
-    let parker = Parker::new(server, application_name.clone(), relay);
-    let mut delivery = Delivery::new(publisher, Settled::default(), relay, report, parker);
+    let parking = ParkingWriter::new(server, application_name.clone(), relay);
+    let mut delivery = Delivery::new(publisher, Settled::default(), relay, report, parking);
     // The instance that had the slot may hang, and still hold messages.
     delivery.fence(&fence_queue(&database.slot, &identity.system_id));
     let published = publish_backlog(backlog, &mut delivery, mapping, report, &mut shutdown).await;
@@ -189,12 +191,12 @@ pub async fn recover<D: Database, B: Broker>(
 }
 
 /// The record while the recovery is under way.
-fn marked(evidence: &SlotHistory, gap: Option<Gap>) -> SlotRecord {
+fn marked(history: &SlotHistory, gap: Option<Gap>) -> SlotRecord {
     let begun = || {
         let words = "was to be made by `outboxd recover`, which did not come to its end".to_owned();
         Gap { cause: Cause::Recorded(words), confirmed: None, until: None }
     };
-    evidence.marked(&gap.unwrap_or_else(begun), None)
+    history.marked(&gap.unwrap_or_else(begun), None)
 }
 
 /// What clean-up has to leave alone afterwards, unless all rows are published: what it had to before, and what somebody chose to

@@ -6,14 +6,15 @@
 use super::{
     Fault, OnInvalid, OnNack, OnUnroutable, RelayOptions, Shutdown, Source,
     backfill::{Purpose, publish_rows},
+    broker::Broker,
+    database::{Database, Rows},
     delivery::Delivery,
-    parker::Parker,
+    parking_writer::ParkingWriter,
 };
 use crate::{
     admin::Reporter,
     ledger::Settled,
-    postgres::snapshot::{RowOrder, Selection, SnapshotRows},
-    rabbitmq::publisher::Publisher,
+    postgres::snapshot::{RowOrder, Selection},
 };
 
 /// What a replay did.
@@ -33,8 +34,8 @@ pub struct Replayed {
 ///
 /// # Errors
 /// The fault; what was confirmed before it stays published.
-pub async fn replay(
-    source: &Source,
+pub async fn replay<D: Database, B: Broker>(
+    source: &Source<D, B>,
     selection: &Selection,
     report: &Reporter,
     mut shutdown: Shutdown,
@@ -42,12 +43,14 @@ pub async fn replay(
     let Source { name, database, mapping, broker, relay } = source;
     let application_name = format!("outboxd replay {name}");
     let prepare = async {
-        let publisher = Publisher::connect(broker, &application_name, 0).await?;
-        let reader = database.endpoint.connect_sql(&application_name).await?;
-        let rows = SnapshotRows::of_now(reader, database, &mapping.columns, selection).await?;
+        let publisher = broker.connect(&application_name, 0).await?;
+        let reader = database.connect_sql(&application_name).await?;
+        let rows = database.snapshot(reader, &mapping.columns, selection).await?;
         Ok::<_, Fault>((publisher, rows))
     };
+    // Priorities: (1) being asked to end; (2) the servers.
     let (publisher, mut rows) = tokio::select! {
+        biased;
         _ = shutdown.requested() => {
             return Ok(Replayed { rows: 0, left_out: 0, complete: false, order: RowOrder::None });
         }
@@ -55,8 +58,8 @@ pub async fn replay(
     };
     let order = rows.order();
     let relay = leaving_out(relay);
-    let parker = Parker::new(database, application_name, &relay);
-    let mut delivery = Delivery::new(publisher, Settled::default(), &relay, report, parker);
+    let parking = ParkingWriter::new(database, application_name, &relay);
+    let mut delivery = Delivery::new(publisher, Settled::default(), &relay, report, parking);
     let published =
         publish_rows(&mut rows, Purpose::Replay, &mut delivery, mapping, report, &mut shutdown).await;
     let left_out = delivery.left_out();

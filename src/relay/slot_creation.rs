@@ -1,12 +1,12 @@
-//! The making of a slot, which waits for every transaction that is open when it begins, in whatever database of the server:
-//! while it waits, somebody says for which.
+//! Creation of a slot, which waits for every transaction that is open when it begins, in whatever database of the server. While it
+//! waits, the operator is told for which.
 
 use std::{pin::pin, time::Duration};
 
 use super::database::{Database, Sql};
 use crate::postgres::open_transactions;
 
-/// Time after which a making is taken for one that waits.
+/// Time after which a creation counts as one that waits.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Interval between two looks.
@@ -15,28 +15,29 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Longest time of one look.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
-/// Runs `making` to its end. While PostgreSQL waits for other transactions meanwhile, `tell` gets the reason, each time that a
-/// look from outside finds some. Cancel-safe where `making` is.
-pub async fn told<T>(
+/// Runs `creation` to its end. While PostgreSQL waits for other transactions meanwhile, `tell` gets the reason, each time that a
+/// look from outside finds some. Cancel-safe where `creation` is.
+pub async fn watch_slot_creation<T>(
     database: &impl Database,
     application_name: &str,
-    making: impl Future<Output = T>,
+    creation: impl Future<Output = T>,
     tell: impl Fn(String),
 ) -> T {
-    let mut making = pin!(making);
+    let mut creation = pin!(creation);
     let looking = async {
         tokio::time::sleep(PATIENCE).await;
         loop {
             if let Err(error) = look(database, application_name, &tell).await {
-                tracing::debug!(%error, "nobody can see whom the making of the slot waits for; trying again");
+                tracing::debug!(%error, "nobody can see whom the creation of the slot waits for; trying again");
             }
             tokio::time::sleep(INTERVAL).await;
         }
     };
+    // Priorities: (1) the creation; (2) looks at what it waits for.
     tokio::select! {
         biased;
-        made = &mut making => made,
-        () = looking => making.await,
+        created = &mut creation => created,
+        () = looking => creation.await,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Shutdown, delivery::sleep_until};
+use super::{Shutdown, deadline::sleep_until};
 use crate::{
     admin::SubscriptionReporter,
     backoff::Backoff,
@@ -43,6 +43,7 @@ pub async fn watch_subscriptions(
     let mut told = false;
     loop {
         let attempt = backoff.attempts() as usize;
+        // Priorities, of each wait in here: (1) being asked to end; (2) the broker, or the timer.
         let connected = tokio::select! {
             biased;
             _ = shutdown.requested() => return,
@@ -94,6 +95,7 @@ async fn keep_looking(
             sleep_until(Some(pause)).await;
             options.watch.until_asked().await;
         };
+        // Priorities: (1) the connection's end; (2) somebody who asks for a look; (3) the next look that nobody asked for.
         tokio::select! {
             biased;
             lost = look.idle() => return lost,

@@ -31,23 +31,23 @@ struct Held {
 }
 
 impl SharedWindow {
-    /// The place of a source that holds nothing yet.
-    pub(super) fn place(&self) -> Place {
-        Place { window: self.clone(), noted: None }
+    /// The share of a source that holds nothing yet.
+    pub(super) fn share(&self) -> WindowShare {
+        WindowShare { window: self.clone(), noted: None }
     }
 }
 
-/// A source's place in the window.
+/// A source's share of the window.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct WindowShare {
     window: SharedWindow,
     /// What it holds, when that counts.
     noted: Option<usize>,
 }
 
-impl Place {
-    /// Takes note of what the source holds.
-    pub(super) fn note(&mut self, ledger: &Ledger) {
+impl WindowShare {
+    /// Counts what the source holds now.
+    pub(super) fn update(&mut self, ledger: &Ledger) {
         self.count((!ledger.holds_less_than(FEW)).then(|| ledger.fill()));
     }
 
@@ -78,7 +78,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for WindowShare {
     fn drop(&mut self) {
         self.count(None);
     }
@@ -94,23 +94,23 @@ mod tests {
     };
 
     /// A source that holds so many of at most 1,000 messages.
-    struct Source(Place, Ledger);
+    struct Source(WindowShare, Ledger);
 
     impl Source {
         fn of(window: &SharedWindow, messages: usize) -> Self {
             let limits = Limits { messages: 1000, bytes: 1 << 24 };
             let mut source =
-                Self(window.place(), Ledger::new(Ordering::Pipelined, limits, Settled::default()));
-            source.take(messages);
+                Self(window.share(), Ledger::new(Ordering::Pipelined, limits, Settled::default()));
+            source.push(messages);
             source
         }
 
-        fn take(&mut self, messages: usize) {
+        fn push(&mut self, messages: usize) {
             for _ in 0..messages {
                 let position = Position { commit_lsn: Lsn(1), index: 0 };
                 self.1.push(Message::empty(position, AggregateKey(1)));
             }
-            self.0.note(&self.1);
+            self.0.update(&self.1);
         }
 
         fn has_room(&self) -> bool {
@@ -123,13 +123,13 @@ mod tests {
         let window = SharedWindow::default();
         let mut first = Source::of(&window, 499);
         assert!(Source::of(&window, 0).has_room());
-        first.take(500);
+        first.push(500);
         assert!(first.has_room());
         let second = Source::of(&window, 100);
         assert!(!first.has_room(), "it has more than a half");
         drop(second);
         assert!(first.has_room());
-        first.take(1);
+        first.push(1);
         assert!(!first.has_room(), "it is full");
     }
 
@@ -139,7 +139,7 @@ mod tests {
         let first = Source::of(&window, 700);
         let mut second = Source::of(&window, 299);
         assert!(second.has_room());
-        second.take(1);
+        second.push(1);
         assert!(!second.has_room(), "the first has not given up yet what is beyond its half");
         drop(first);
         assert!(second.has_room());
@@ -151,7 +151,7 @@ mod tests {
         let _stuck = Source::of(&window, 1000);
         let mut second = Source::of(&window, 124);
         assert!(second.has_room());
-        second.take(1);
+        second.push(1);
         assert!(!second.has_room());
     }
 

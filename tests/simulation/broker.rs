@@ -9,6 +9,7 @@ use std::{
 
 use outboxd::{
     ledger::PublishTag,
+    outbox::HeaderValue,
     outbox::Message,
     rabbitmq::{
         BrokerError, Endpoint,
@@ -21,9 +22,10 @@ use tokio::time::Instant;
 use crate::{
     fence::FenceOf,
     lasting::{Channel, Lasting, Waiting, row_of},
+    oracle::Sender,
     sabotage::Sabotage,
     wal::RowId,
-    world::{Link, Said, State, World},
+    world::{Link, Said, World, WorldState},
 };
 
 pub(crate) type ConnectionId = u64;
@@ -43,6 +45,8 @@ pub(crate) struct Broker {
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
     /// Exclusive queues, and whose they are.
     pub(crate) fences: BTreeMap<String, ConnectionId>,
+    /// Somebody else has every queue that is a fence.
+    pub(crate) fence_taken: bool,
     /// On the way, by when they arrive; no two of a connection overtake.
     pub(crate) arrivals: BTreeMap<(Instant, u64), Arrival>,
     last_connection: ConnectionId,
@@ -57,6 +61,7 @@ pub(crate) struct Arrival {
     serial: u64,
     /// The fence that the connection had.
     fence: Option<String>,
+    pub(crate) sender: Sender,
 }
 
 pub(crate) struct Connection {
@@ -85,7 +90,7 @@ pub(crate) struct Sent {
     pub(crate) leaderless: bool,
 }
 
-impl State {
+impl WorldState {
     /// Takes in what has arrived at the broker by now.
     pub(crate) fn arrive(&mut self) {
         let now = self.now();
@@ -96,38 +101,48 @@ impl State {
             && next.key().0 <= now
         {
             let arrival = next.remove();
-            self.take_in(arrival, now);
+            self.accept(arrival, now);
         }
     }
 
-    fn take_in(&mut self, arrival: Arrival, now: Instant) {
-        self.accepted(arrival.connection, arrival.fence.as_deref());
+    fn accept(&mut self, arrival: Arrival, now: Instant) {
+        if arrival.sender == Sender::Relay {
+            self.accepted(arrival.connection, arrival.fence.as_deref());
+        }
         if self.closes_channel(&arrival, now) {
             return;
         }
-        let Arrival { connection, row, serial, message, .. } = arrival;
+        let Arrival { connection, row, serial, message, sender, .. } = arrival;
+        // What is replayed says nothing of what the relay has published.
+        let counts = sender != Sender::Replay;
         let key = Some(message.amqp.routing_key.as_str());
         let (full, leaderless) = (self.broker.lasting.full == key, self.broker.lasting.leaderless == key);
         let routed = self.broker.declared && !self.broker.unbound;
         let nack_one_in = if self.broker.trouble { 3 } else { self.scenario.nack_one_in };
         let nacked = routed && !leaderless && (self.one_in(nack_one_in) || full);
         // Queues beside the one that does not take it may have it all the same.
-        if routed && (!(nacked || leaderless) || self.one_in(3)) {
+        if routed && (!(nacked || leaderless) || self.one_in(3)) && counts {
             self.oracle.delivered(row);
         }
         let outcome = match (routed, nacked) {
             (false, _) => {
-                self.oracle.unroutable(row);
+                if counts {
+                    self.oracle.unroutable(row);
+                }
                 Outcome::Returned { reply_code: 312, reply_text: "NO_ROUTE".to_owned() }
             }
             (true, true) => {
-                self.oracle.nacked(row);
+                if counts {
+                    self.oracle.nacked(row);
+                }
                 Outcome::Nacked
             }
             (true, false) => Outcome::Confirmed,
         };
         if routed && leaderless {
-            self.oracle.refused(row);
+            if counts {
+                self.oracle.refused(row);
+            }
             self.note(|| format!("broker: row {row} has no answer"));
             let connection = self.broker.connections.get_mut(&connection);
             let mut unanswered = connection.into_iter().flat_map(|connection| &mut connection.unanswered);
@@ -196,6 +211,8 @@ impl State {
         let row = row_of(message);
         let Some(connection) = self.broker.connections.get_mut(&id) else { return };
         let process = connection.process;
+        let sender = self.oracle.sender(process);
+        let marked = is_replayed(message) && self.scenario.sabotage != Some(Sabotage::ReplayUnmarked);
         let lost = connection.link != Link::Up || connection.channel.is_closed();
         let fence = connection.fence.name();
         connection.last_serial += 1;
@@ -209,10 +226,10 @@ impl State {
         if !lost {
             self.broker.last_arrival += 1;
             let key = (arrives, self.broker.last_arrival);
-            let arrival = Arrival { connection: id, row, serial, message: message.clone(), fence };
+            let arrival = Arrival { connection: id, row, serial, message: message.clone(), fence, sender };
             self.broker.arrivals.insert(key, arrival);
         }
-        self.published(process, id, row, &unanswered, handed_over == now);
+        self.published(process, id, row, &unanswered, marked, handed_over == now);
     }
 
     fn answers(&mut self, id: ConnectionId) -> Said<Result<PublisherEvent, BrokerError>> {
@@ -228,7 +245,7 @@ impl State {
         let Some(connection) = self.broker.connections.get_mut(&id) else { return Said::This(Err(gone())) };
         let process = connection.process;
         if connection.link == Link::Up
-            && let Some(said) = self.take_fence(id)
+            && let Some(said) = self.answer_fence(id)
         {
             return match said {
                 Said::This(answer) => Said::This(Ok(PublisherEvent::Fence(answer))),
@@ -267,7 +284,17 @@ impl State {
                 });
             }
             if !outcomes.is_empty() {
-                for (_, outcome, row) in &outcomes {
+                let sender = self.oracle.sender(process);
+                for (_, outcome, row) in &mut outcomes {
+                    if sender != Sender::Relay {
+                        self.oracle.command_answered(process, *row, outcome);
+                        if sabotage == Some(Sabotage::ReturnedIsRequeued)
+                            && matches!(outcome, Outcome::Returned { .. })
+                        {
+                            *outcome = Outcome::Confirmed;
+                        }
+                        continue;
+                    }
                     self.oracle.answered(id, *row, outcome, now, &scenario.relay);
                     match outcome {
                         Outcome::Confirmed => self.oracle.told_confirmed(process, id, *row, now),
@@ -325,6 +352,15 @@ impl State {
         let channel = connection.channel.next();
         Said::NothingBefore([answer, arrival, channel].into_iter().flatten().filter(|at| *at > now).min())
     }
+}
+
+/// The message has the mark of a replay.
+fn is_replayed(message: &Message) -> bool {
+    message
+        .amqp
+        .headers
+        .iter()
+        .any(|(name, value)| name == "outbox-replayed" && *value == HeaderValue::Boolean(true))
 }
 
 static AT: LazyLock<Endpoint> = LazyLock::new(|| {
@@ -400,7 +436,12 @@ impl Publisher for SimulatedPublisher {
     fn fence(&mut self, queue: &str) {
         self.world.look(|state| {
             if let Some(connection) = state.broker.connections.get_mut(&self.id) {
-                connection.fence = FenceOf::Asks { queue: queue.to_owned(), told_busy: false };
+                connection.fence = FenceOf::Asks {
+                    queue: queue.to_owned(),
+                    since: Instant::now(),
+                    told_busy: false,
+                    told_taken: None,
+                };
             }
         });
     }

@@ -4,7 +4,7 @@ use crate::{
     postgres::{DataDirectory, Mode},
     run::Run,
     wal::{EXCHANGES, ROUTING_KEYS},
-    world::{Link, State, World},
+    world::{Link, World, WorldState},
 };
 
 /// Something that goes wrong.
@@ -66,6 +66,10 @@ pub(crate) enum Fault {
     MessagesRefused,
     /// An exchange cannot be declared for a while.
     ExchangeRefused,
+    /// Somebody deletes an exchange, and its bindings come back a while later.
+    ExchangeDeleted,
+    /// Somebody else has the queue that is the fence, for a while.
+    FenceTaken,
     /// A queue is full and rejects for a while.
     QueueFull,
     /// A queue has no leader, and confirms nothing for a while.
@@ -197,9 +201,9 @@ impl Fault {
             Fault::SlotDroppedWhileStopped => run.lose_slot_while_stopped(false).await,
             Fault::SlotMadeAnew => run.make_slot_anew().await,
             Fault::SlotMadeAnewWhileStopped => run.lose_slot_while_stopped(true).await,
-            Fault::SlotLost => world.change(State::lose_slot),
+            Fault::SlotLost => world.change(WorldState::lose_slot),
             Fault::PublicationMadeAnewWhileStopped => run.make_publication_anew_while_stopped().await,
-            Fault::TornDown => world.change(State::tear_down),
+            Fault::TornDown => world.change(WorldState::tear_down),
             Fault::ParkingFails => {
                 world.change(|state| state.postgres.parks_nothing = true);
                 run.mend(60_000, |state| state.postgres.parks_nothing = false);
@@ -250,13 +254,28 @@ impl Fault {
                 });
                 run.mend(state_lasts(&world), |state| state.broker.lasting.another_exchange = None);
             }
+            Fault::ExchangeDeleted => {
+                world.change(|state| {
+                    let exchange = EXCHANGES[state.rng.usize(0..EXCHANGES.len())];
+                    state.broker.lasting.missing = Some(exchange);
+                    state.broker.unbound = true;
+                });
+                run.mend(2_000, |state| state.broker.unbound = false);
+            }
+            Fault::FenceTaken => {
+                world.change(|state| {
+                    state.cut_all_broker_connections();
+                    state.broker.fence_taken = true;
+                });
+                run.mend(state_lasts(&world), |state| state.broker.fence_taken = false);
+            }
             Fault::QueueFull => {
                 world.change(|state| state.broker.lasting.full = Some(state.routing_key()));
                 run.mend(state_lasts(&world), |state| state.broker.lasting.full = None);
             }
             Fault::QueueWithoutLeader => {
                 world.change(|state| state.broker.lasting.leaderless = Some(state.routing_key()));
-                run.mend(state_lasts(&world), State::find_leader);
+                run.mend(state_lasts(&world), WorldState::find_leader);
             }
             Fault::ProcessCrashes => run.crash().await,
             Fault::ProcessEnds => run.end(30_000).await,
@@ -271,7 +290,7 @@ fn state_lasts(world: &World) -> u64 {
     world.look(|state| if state.rng.bool() { 60_000 } else { 2_000 })
 }
 
-impl State {
+impl WorldState {
     fn routing_key(&mut self) -> &'static str {
         ROUTING_KEYS[self.rng.usize(0..ROUTING_KEYS.len())]
     }

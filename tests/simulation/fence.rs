@@ -3,24 +3,28 @@
 
 use std::time::Duration;
 
-use outboxd::rabbitmq::{Fence, Refusal};
+use outboxd::rabbitmq::{Fence, FenceOwner, Refusal};
 use tokio::time::Instant;
 
 use crate::{
     broker::{Connection, ConnectionId},
     sabotage::Sabotage,
-    world::{Link, Said, State},
+    world::{Link, Said, WorldState},
 };
 
 /// What a connection has to do with a fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FenceOf {
     Nothing,
-    Asks { queue: String, told_busy: bool },
+    Asks { queue: String, since: Instant, told_busy: bool, told_taken: Option<Instant> },
     Has(String),
     Denied,
 }
 
+/// Beyond three heartbeats a takeover may take so long.
+const TAKEOVER_MARGIN: Duration = Duration::from_secs(5);
+/// How often a client looks whose the fence is that it cannot have.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// How often a client asks for a fence that it cannot have.
 const FENCE_RETRY: Duration = Duration::from_millis(200);
 
@@ -33,7 +37,7 @@ impl FenceOf {
     }
 }
 
-impl State {
+impl WorldState {
     /// The broker gives up connections whose clients are silent. A client that hears nothing does not hear of that.
     pub(crate) fn miss_heartbeats(&mut self, now: Instant) {
         let connections = &self.broker.connections;
@@ -93,20 +97,42 @@ impl State {
     }
 
     /// queue.declare of an exclusive queue. It goes with its connection, after everything that the connection has sent.
-    pub(crate) fn take_fence(&mut self, id: ConnectionId) -> Option<Said<Fence>> {
+    pub(crate) fn answer_fence(&mut self, id: ConnectionId) -> Option<Said<Fence>> {
         let connection = self.broker.connections.get_mut(&id)?;
-        let FenceOf::Asks { queue, told_busy } = &mut connection.fence else { return None };
-        let (queue, told) = (queue.clone(), std::mem::replace(told_busy, true));
+        let FenceOf::Asks { queue, since, told_busy, told_taken } = &mut connection.fence else {
+            return None;
+        };
+        let (queue, told, since) = (queue.clone(), std::mem::replace(told_busy, true), *since);
+        let looks_at = told_taken
+            .map_or(since + self.scenario.heartbeat * 3 + TAKEOVER_MARGIN, |looked| looked + LOOK_INTERVAL);
         if self.scenario.unfenced {
             connection.fence = FenceOf::Denied;
             let refusal = Refusal { code: 403, text: "ACCESS_REFUSED".to_owned() };
             return Some(Said::This(Fence::Denied { refusal }));
         }
-        let busy = self.broker.fences.get(&queue).is_some_and(|holder| {
-            let lives = self.broker.connections.get(holder).is_some_and(|holder| holder.link != Link::Cut);
-            lives || self.broker.arrivals.values().any(|arrival| arrival.connection == *holder)
-        });
+        let taken = self.broker.fence_taken;
+        let busy = taken
+            || self.broker.fences.get(&queue).is_some_and(|holder| {
+                let lives =
+                    self.broker.connections.get(holder).is_some_and(|holder| holder.link != Link::Cut);
+                lives || self.broker.arrivals.values().any(|arrival| arrival.connection == *holder)
+            });
         if busy && self.scenario.sabotage != Some(Sabotage::NoFence) {
+            let now = self.now();
+            if told && looks_at <= now {
+                if let Some(Connection { fence: FenceOf::Asks { told_taken, .. }, .. }) =
+                    self.broker.connections.get_mut(&id)
+                {
+                    *told_taken = Some(now);
+                }
+                let by = if taken {
+                    FenceOwner::Nobody { consumers: 1, messages: 0 }
+                } else {
+                    FenceOwner::Connection
+                };
+                let (for_at_least, text) = (now - since, "RESOURCE_LOCKED".to_owned());
+                return Some(Said::This(Fence::Taken { queue, by, for_at_least, text }));
+            }
             return Some(match told {
                 false => Said::This(Fence::Busy { text: "RESOURCE_LOCKED".to_owned() }),
                 true => Said::NothingBefore(Some(self.now() + FENCE_RETRY)),

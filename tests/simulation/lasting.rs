@@ -18,9 +18,10 @@ use tokio::time::Instant;
 
 use crate::{
     broker::{Arrival, ConnectionId},
+    oracle::Sender,
     sabotage::Sabotage,
     wal::RowId,
-    world::{Link, State},
+    world::{Link, WorldState},
 };
 
 /// What lasts.
@@ -30,6 +31,8 @@ pub(crate) struct Lasting {
     pub(crate) refused: Option<&'static str>,
     /// This exchange is there, but of another type.
     pub(crate) another_exchange: Option<&'static str>,
+    /// This exchange was deleted, and is missing until a publisher declares it again.
+    pub(crate) missing: Option<&'static str>,
     /// The queue of this routing key is full and rejects.
     pub(crate) full: Option<&'static str>,
     /// The queue of this routing key has no leader.
@@ -43,12 +46,21 @@ pub(crate) struct Waiting {
     pub(crate) handed_over: Instant,
 }
 
+/// What the broker has closed a channel for.
+struct Closed {
+    /// The client hears of it then.
+    at: Instant,
+    row: RowId,
+    /// Its exchange, where that is missing.
+    missing: Option<String>,
+}
+
 /// The channel of a connection on which messages are published.
 pub(crate) struct Channel {
     /// Handed over, and nothing sent of them.
     pub(crate) waiting: VecDeque<Waiting>,
-    /// The broker has closed it for this row, and the client hears that then.
-    closed: Option<(Instant, RowId)>,
+    /// The broker has closed it, and the client hears that then.
+    closed: Option<Closed>,
     /// Nothing is sent before: it is being opened, or the socket is full.
     sends_from: Instant,
     /// Exchanges that the connection has declared.
@@ -75,13 +87,13 @@ impl Channel {
     /// When it has something to do.
     pub(crate) fn next(&self) -> Option<Instant> {
         let sends = (!self.waiting.is_empty() && self.declaring.is_none()).then_some(self.sends_from);
-        let closed = self.closed.as_ref().map(|(at, _)| *at);
+        let closed = self.closed.as_ref().map(|closed| closed.at);
         let declared = self.declaring.as_ref().map(|(at, _)| *at);
         [sends, closed, declared].into_iter().flatten().min()
     }
 }
 
-impl State {
+impl WorldState {
     /// Sends what may be sent of what was handed over.
     pub(crate) fn send_waiting(&mut self, id: ConnectionId) {
         let now = self.now();
@@ -114,16 +126,22 @@ impl State {
     /// Closes the channel when the broker refuses the message. What came before it has been taken in, what comes behind it on the
     /// channel is lost, and no confirm is told any more.
     pub(crate) fn closes_channel(&mut self, arrival: &Arrival, now: Instant) -> bool {
-        if self.broker.lasting.refused != Some(arrival.message.amqp.routing_key.as_str()) {
+        let exchange = Some(arrival.message.amqp.exchange.as_str());
+        let missing = exchange.filter(|exchange| self.broker.lasting.missing == Some(exchange));
+        if missing.is_none() && self.broker.lasting.refused != Some(arrival.message.amqp.routing_key.as_str())
+        {
             return false;
         }
+        let missing = missing.map(str::to_owned);
         let &Arrival { connection: id, row, .. } = arrival;
         self.note(|| format!("broker: closes the channel of connection {id} for row {row}"));
-        self.oracle.refused(row);
+        if arrival.sender != Sender::Replay {
+            self.oracle.refused(row);
+        }
         self.broker.arrivals.retain(|_, other| other.connection != id);
         let after = self.millis(0..=self.scenario.publish_ms);
         if let Some(connection) = self.broker.connections.get_mut(&id) {
-            connection.channel.closed = Some((now + after, row));
+            connection.channel.closed = Some(Closed { at: now + after, row, missing });
             for sent in &mut connection.unanswered {
                 sent.answer.take_if(|(at, _)| *at > now);
                 sent.leaderless = false;
@@ -141,6 +159,7 @@ impl State {
         let (process, channel) = (connection.process, &mut connection.channel);
         if let Some((_, exchange)) = channel.declaring.take_if(|(at, _)| *at <= now) {
             if another != Some(exchange.as_str()) {
+                self.broker.lasting.missing.take_if(|missing| *missing == exchange);
                 channel.known.insert(exchange);
                 self.send_waiting(id);
                 return None;
@@ -155,7 +174,7 @@ impl State {
             });
             return Some(PublisherEvent::ExchangeRefused { refused: refused_exchange(&exchange), unsent });
         }
-        channel.closed.filter(|(at, _)| *at <= now)?;
+        channel.closed.as_ref().filter(|closed| closed.at <= now)?;
         if sabotage == Some(Sabotage::UnsentCounts) && !channel.waiting.is_empty() {
             let unsent: Vec<_> = channel.waiting.drain(..).collect();
             for Waiting { message, .. } in &unsent {
@@ -164,13 +183,19 @@ impl State {
             let outcomes = unsent.into_iter().map(|unsent| (unsent.tag, Outcome::Confirmed)).collect();
             return Some(PublisherEvent::Outcomes(outcomes));
         }
-        let (_, guilty) = channel.closed.take()?;
+        let Closed { row: guilty, missing, .. } = channel.closed.take()?;
+        if let Some(missing) = &missing {
+            channel.known.remove(missing);
+        }
         channel.sends_from = opens;
         let unsent: Vec<_> = channel.waiting.drain(..).collect();
         let sent: Vec<_> = connection.unanswered.drain(..).collect();
         let rows: Vec<RowId> = sent.iter().map(|sent| sent.row).collect();
         self.note(|| format!("process {process} hears that its channel was closed for one of {rows:?}"));
-        self.oracle.channel_closed(process, id, guilty, &rows, now);
+        match &missing {
+            Some(_) => self.oracle.exchange_missed(process, id, &rows),
+            None => self.oracle.channel_closed(process, id, guilty, &rows, now),
+        }
         if sabotage == Some(Sabotage::WindowAgain) {
             self.broker.connections.get_mut(&id)?.arrives_after = now + Duration::from_millis(1);
             for sent in sent {
@@ -180,7 +205,8 @@ impl State {
         }
         let sent = sent.into_iter().map(|sent| sent.tag).collect();
         let unsent = unsent.into_iter().map(|unsent| unsent.tag).collect();
-        Some(PublisherEvent::ChannelClosed { refused: refused_key(), sent, unsent })
+        let refused = missing.map_or_else(refused_key, |exchange| misses_exchange(&exchange));
+        Some(PublisherEvent::ChannelClosed { refused, sent, unsent })
     }
 
     fn millis_if_states_last(&mut self, at_most: u64) -> Duration {
@@ -195,13 +221,16 @@ impl State {
             let Some(connection) = self.broker.connections.get(&id).filter(|c| c.link == Link::Up) else {
                 continue;
             };
+            let sender = self.oracle.sender(connection.process);
             let held: Vec<_> =
                 connection.unanswered.iter().filter(|s| s.leaderless).map(|s| (s.serial, s.row)).collect();
             for (serial, row) in held {
                 if self.rng.bool() {
                     continue;
                 }
-                self.oracle.delivered(row);
+                if sender != Sender::Replay {
+                    self.oracle.delivered(row);
+                }
                 let after = self.millis(0..=self.scenario.confirm_ms);
                 let connection = self.broker.connections.get_mut(&id);
                 if let Some(sent) =
@@ -221,6 +250,10 @@ pub(crate) fn row_of(message: &Message) -> RowId {
 fn refused_key() -> Refused {
     let text = "ACCESS_REFUSED - access to topic 'Shipped' in exchange topic 'Order.events' in vhost '/' refused for user 'outboxd'";
     Refused::Publish { code: 403, text: text.to_owned() }
+}
+
+fn misses_exchange(exchange: &str) -> Refused {
+    Refused::Publish { code: 404, text: format!("NOT_FOUND - no exchange '{exchange}' in vhost '/'") }
 }
 
 fn refused_exchange(exchange: &str) -> Refused {

@@ -18,7 +18,7 @@ const SEEDS: u64 = 100;
 const LONGEST: Duration = Duration::from_secs(60);
 
 fn alone(seed: u64, state: Fault) -> Scenario {
-    let scenario = Scenario::new(seed, None);
+    let scenario = Scenario::new(seed, None).without_commands();
     Scenario {
         // So that one lasts into the peace.
         relay: RelayOptions { on_nack: OnNack::Wait, ..scenario.relay.clone() },
@@ -105,6 +105,25 @@ fn a_queue_without_a_leader_costs_ever_fewer_copies_and_is_told() {
             copies += 1;
         }
         assert!(report.sent_max <= 1 + copies, "seed {seed}: {} of {copies}", report.sent_max);
+        blocked += u32::from(report.states.contains(&SourceState::Blocked));
+    }
+    println!("{blocked} blocked");
+    assert!(blocked > 5, "{blocked}");
+}
+
+#[test]
+fn an_exchange_that_is_deleted_is_declared_again_and_its_messages_get_through() {
+    for seed in 0..SEEDS {
+        hold(alone(seed, Fault::ExchangeDeleted));
+    }
+}
+
+#[test]
+fn a_fence_that_somebody_else_has_is_told_and_nothing_is_published_meanwhile() {
+    let mut blocked = 0;
+    for seed in 0..SEEDS {
+        let scenario = Scenario { unfenced: false, ..alone(seed, Fault::FenceTaken) };
+        let report = hold(scenario);
         blocked += u32::from(report.states.contains(&SourceState::Blocked));
     }
     println!("{blocked} blocked");

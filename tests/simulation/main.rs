@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod broker;
+mod commands;
 mod faults;
 mod fence;
 mod lasting;

@@ -6,7 +6,7 @@ use crate::{faults::Fault, run::simulate, scenario::Scenario};
 
 /// A policy that parks, a queue that comes and goes, and a table that takes nothing for up to a minute.
 fn parking_fails(seed: u64) -> Scenario {
-    let scenario = Scenario::new(seed, None);
+    let scenario = Scenario::new(seed, None).without_commands();
     Scenario {
         relay: RelayOptions {
             on_unroutable: OnUnroutable::Park,

@@ -2,7 +2,12 @@
 //! Each has a test that says within how many seeds it is caught. `tests/mutations.sh` changes the product's own code, in a
 //! copy.
 
-use crate::{faults::Fault, run::simulate, scenario::Scenario};
+use crate::{
+    commands::{parks_and_requeues, replays},
+    faults::Fault,
+    run::simulate,
+    scenario::Scenario,
+};
 
 /// What a relay could do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,18 @@ pub(crate) enum Sabotage {
     NackedWithoutGrowingWaits,
     /// A successor believes a record that this server has not written.
     TrustAnyRecord,
+    /// A replay's messages have no mark.
+    ReplayUnmarked,
+    /// A replay leaves its last row out and does not say so.
+    SnapshotLosesRow,
+    /// A message that no queue took counts as confirmed, to a command.
+    ReturnedIsRequeued,
+    /// Nobody looks for later rows before a parked one is requeued.
+    OverlookOvertaking,
+    /// Two may see to the parked rows at the same time.
+    ForgetParkedLock,
+    /// Parked rows are requeued from the last to the first.
+    ParkedListReversed,
 }
 
 /// Some seed breaks a promise under the sabotage.
@@ -166,5 +183,46 @@ fn a_relay_that_ignores_the_record_is_caught() {
 fn a_relay_that_trusts_a_record_from_elsewhere_is_caught() {
     is_caught_in(Sabotage::TrustAnyRecord, |scenario| {
         scenario.faults = vec![Fault::RestoredWithNewerRecord];
+    });
+}
+
+#[test]
+fn a_replay_without_its_mark_is_caught() {
+    is_caught_in(Sabotage::ReplayUnmarked, replays);
+}
+
+#[test]
+fn a_replay_that_loses_a_row_is_caught() {
+    is_caught_in(Sabotage::SnapshotLosesRow, replays);
+}
+
+#[test]
+fn a_replay_that_counts_a_returned_message_is_caught() {
+    is_caught_in(Sabotage::ReturnedIsRequeued, |scenario| {
+        replays(scenario);
+        scenario.between_faults_ms = 30;
+    });
+}
+
+#[test]
+fn a_requeue_that_counts_a_returned_message_is_caught() {
+    is_caught_in(Sabotage::ReturnedIsRequeued, parks_and_requeues);
+}
+
+#[test]
+fn a_requeue_that_lets_a_row_come_late_is_caught() {
+    is_caught_in(Sabotage::OverlookOvertaking, parks_and_requeues);
+}
+
+#[test]
+fn a_requeue_that_does_not_lock_the_parked_rows_is_caught() {
+    is_caught_in(Sabotage::ForgetParkedLock, parks_and_requeues);
+}
+
+#[test]
+fn a_requeue_that_goes_from_the_last_row_to_the_first_is_caught() {
+    is_caught_in(Sabotage::ParkedListReversed, |scenario| {
+        parks_and_requeues(scenario);
+        scenario.aggregates = 1;
     });
 }

@@ -51,6 +51,12 @@ pub(crate) struct Scenario {
     pub(crate) instances: u32,
     pub(crate) faults: Vec<Fault>,
     pub(crate) between_faults_ms: u64,
+
+    // What else is run beside the relay.
+    /// `outboxd replay`, now and then.
+    pub(crate) replays: bool,
+    /// `outboxd parked requeue`, now and then.
+    pub(crate) requeues: bool,
 }
 
 impl Scenario {
@@ -120,6 +126,8 @@ impl Scenario {
             between_faults_ms: pick(&mut rng, &[30, 200, 1_000]),
             // The configuration refuses it together with `skip`.
             cleanup: rng.u32(0..2) == 0 && !skip,
+            replays: false,
+            requeues: false,
         };
         // Drawn last, so that older seeds keep their meaning.
         if scenario.relay.parks() && !scenario.faults.is_empty() && rng.u32(0..3) == 0 {
@@ -140,7 +148,20 @@ impl Scenario {
                 scenario.relay.on_nack = OnNack::Park;
             }
         }
+        if scenario.states_last() && rng.u32(0..2) == 0 {
+            scenario.faults.push(Fault::ExchangeDeleted);
+        }
+        if !scenario.unfenced && !scenario.faults.is_empty() && rng.u32(0..8) == 0 {
+            scenario.faults.push(Fault::FenceTaken);
+        }
+        scenario.replays = rng.u32(0..5) == 0;
+        scenario.requeues = scenario.relay.parks() && rng.u32(0..3) == 0;
         scenario
+    }
+
+    /// The relay alone is at work.
+    pub(crate) fn without_commands(self) -> Self {
+        Self { replays: false, requeues: false, ..self }
     }
 
     /// Rows that cannot become messages are written all the time.
@@ -150,7 +171,7 @@ impl Scenario {
 
     /// The broker refuses some messages and not others.
     pub(crate) fn states_last(&self) -> bool {
-        self.faults.iter().any(|fault| Fault::LASTING.contains(fault))
+        self.faults.iter().any(|fault| Fault::LASTING.contains(fault) || *fault == Fault::ExchangeDeleted)
     }
 
     pub(crate) fn drops_unroutable(&self) -> bool {

@@ -18,11 +18,11 @@ use crate::{broker::Broker, oracle::Oracle, postgres::Server, scenario::Scenario
 /// Shared by the simulated connections of every process.
 #[derive(Clone)]
 pub(crate) struct World {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<WorldState>>,
     changed: Arc<Notify>,
 }
 
-pub(crate) struct State {
+pub(crate) struct WorldState {
     pub(crate) rng: fastrand::Rng,
     pub(crate) scenario: Arc<Scenario>,
     pub(crate) postgres: Server,
@@ -56,7 +56,7 @@ pub(crate) enum Said<T> {
 
 impl World {
     pub(crate) fn new(scenario: Arc<Scenario>, trace: bool) -> Self {
-        let state = State {
+        let state = WorldState {
             rng: fastrand::Rng::with_seed(scenario.seed ^ 0x5EED),
             postgres: Server::default(),
             broker: Broker::default(),
@@ -71,7 +71,7 @@ impl World {
     }
 
     /// Looks at the world, which then is up to date: what had to happen by now has happened.
-    pub(crate) fn look<T>(&self, at: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&mut WorldState) -> T) -> T {
         let mut state = self.state.lock().expect("nothing panics under the lock");
         state.reap();
         state.arrive();
@@ -79,14 +79,14 @@ impl World {
     }
 
     /// Changes the world, and lets everybody who waits look again.
-    pub(crate) fn change<T>(&self, how: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn change<T>(&self, how: impl FnOnce(&mut WorldState) -> T) -> T {
         let changed = self.look(how);
         self.changed.notify_waiters();
         changed
     }
 
     /// Waits until something is said. Cancel-safe.
-    pub(crate) async fn hear<T>(&self, mut ask: impl FnMut(&mut State) -> Said<T>) -> T {
+    pub(crate) async fn hear<T>(&self, mut ask: impl FnMut(&mut WorldState) -> Said<T>) -> T {
         loop {
             let changed: OwnedNotified = self.changed.clone().notified_owned();
             match self.look(&mut ask) {
@@ -108,7 +108,7 @@ impl World {
     }
 }
 
-impl State {
+impl WorldState {
     pub(crate) fn now(&self) -> Instant {
         Instant::now()
     }

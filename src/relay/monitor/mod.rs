@@ -1,5 +1,5 @@
 //! Watches one source's server from the outside, on an SQL connection of its own: for metrics and status, and to notice a
-//! shutdown, a silence that the stream cannot tell while nobody reads it, or a publication that passes rows over, of which the
+//! shutdown, a silence that the stream cannot tell while nobody reads it, or a publication that skips rows, of which the
 //! stream says nothing. On the same connection it writes down, now and then, how far the slot is confirmed.
 //!
 //! It lives as long as an attempt; metrics and status are kept true by [`look_on`] while there is none.
@@ -47,7 +47,7 @@ const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// What was true when it was last seen to be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Published {
+pub(super) struct PublicationSeen {
     /// By what the outbox table is published.
     pub(super) by: PublishedBy,
     /// Everything that commits before was confirmed by then, so nothing of it is missing.
@@ -61,7 +61,7 @@ pub(super) struct Monitor {
     task: JoinHandle<()>,
     slot: String,
     walsender: watch::Sender<Option<i32>>,
-    published: watch::Sender<Option<Published>>,
+    published: watch::Sender<Option<PublicationSeen>>,
     gap: watch::Receiver<Option<Gap>>,
     server_ending: Arc<Notify>,
     confirmed: watch::Sender<Option<Confirmed>>,
@@ -126,12 +126,12 @@ impl Monitor {
     }
 
     /// From now on the table is to be published by this.
-    pub(super) fn expect(&self, published: Published) {
+    pub(super) fn expect(&self, published: PublicationSeen) {
         self.published.send_replace(Some(published));
     }
 
     /// Waits until the table is not published any more by what it was, or was not for a time. Cancel-safe.
-    pub(super) async fn passed_over(&self) -> Gap {
+    pub(super) async fn rows_skipped(&self) -> Gap {
         let mut gap = self.gap.clone();
         let found = gap.wait_for(Option::is_some).await.ok().and_then(|gap| gap.clone());
         match found {
@@ -190,9 +190,9 @@ struct Watched<D> {
     /// Somebody else streams from the slot, or nobody.
     is_elsewhere: bool,
     /// What is to be so.
-    published: watch::Receiver<Option<Published>>,
+    published: watch::Receiver<Option<PublicationSeen>>,
     /// What was so.
-    last_published: Option<Published>,
+    last_published: Option<PublicationSeen>,
     finds: watch::Sender<Option<Gap>>,
     /// Position that the record was last written for.
     recorded: Option<Confirmed>,
@@ -238,6 +238,7 @@ impl<D: Database> Watched<D> {
             within(limit, self.look_for_unpublished(&sql).map(Ok::<_, CatalogError>)).await?;
             self.heard();
             let next_look = Instant::now() + INTERVAL.min(limit / LOOKS_IN_SILENCE);
+            // Priorities: (1) the connection's end; (2) the record, until the next look.
             tokio::select! {
                 biased;
                 () = closed(&sql) => {}
@@ -294,9 +295,9 @@ impl<D: Database> Watched<D> {
                 }
                 self.last_published = Some(match confirmed {
                     Some(Confirmed { flush, until, .. }) => {
-                        Published { by, confirmed: Some(flush), until: until.or(last.until) }
+                        PublicationSeen { by, confirmed: Some(flush), until: until.or(last.until) }
                     }
-                    None => Published { by, ..last },
+                    None => PublicationSeen { by, ..last },
                 });
                 return Ok(());
             }
@@ -305,7 +306,7 @@ impl<D: Database> Watched<D> {
             // Renamed, perhaps, and then it is still published.
             Publishing::NoTable => return Ok(()),
         };
-        let Published { confirmed, until, .. } = last;
+        let PublicationSeen { confirmed, until, .. } = last;
         self.finds.send_replace(Some(Gap { cause, confirmed, until }));
         Ok(())
     }
@@ -336,7 +337,7 @@ impl<D: Database> Watched<D> {
 
     /// A table that inherits from the outbox table may be made at any time.
     async fn look_for_unpublished(&self, sql: &D::Sql) {
-        match sql.unpublished_tables(self.database.options()).await {
+        match sql.unpublished_tables(&self.database.options().table).await {
             Ok(found) => self.report.unpublished_tables(found.map(|found| found.explain())),
             Err(error) => {
                 let source = self.report.name();

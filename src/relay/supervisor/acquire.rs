@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use super::attempt::Attempt;
+use super::{
+    gap::judge,
+    streaming::{Made, Streaming, start},
+};
 use crate::{
-    admin::SourceState,
+    admin::{Reporter, SourceState},
     outbox::Timestamp,
     position::Lsn,
     postgres::{
@@ -13,16 +16,14 @@ use crate::{
         catalog::{CatalogError, OBJECT_IN_USE},
         continuity::{LastSeen, SlotHistory},
         open_transactions, preflight,
-        replication::{BeforeStream, ReplicationError},
         slot_use::SlotUse,
         snapshot::Selection,
     },
     relay::{
         BacklogPolicy, Fault, Source,
-        broker::Broker,
         database::{Database, Replication, Sql},
-        making::told,
         pipeline::StreamOf,
+        slot_creation::watch_slot_creation,
     },
 };
 
@@ -36,21 +37,6 @@ pub(super) enum Acquired<S, B> {
     Backlog(Box<B>),
 }
 
-/// How a new slot was made.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Made {
-    /// Rows from then on are its own.
-    pub(super) at: Timestamp,
-    /// The rows before were published.
-    pub(super) after_backlog: bool,
-}
-
-/// The slot's stream, and what was asked just before it began.
-pub(super) struct Streaming<S> {
-    pub(super) stream: S,
-    pub(super) before: BeforeStream,
-}
-
 /// So many times in a row a program that is no outboxd has the slot before it is refused. A person who looks into the slot from
 /// psql has it for a moment, and so has an outboxd that has not written its name into the slot's record yet.
 const STRANGER_LOOKS: u32 = 6;
@@ -58,21 +44,32 @@ const STRANGER_LOOKS: u32 = 6;
 /// How often a standby asks for the slot. Half a second keeps the takeover well within two.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 
-impl<D: Database, B: Broker> Attempt<'_, D, B> {
+/// A source on its way to the slot.
+pub(super) struct Acquisition<'a, D, B> {
+    pub(super) source: &'a Source<D, B>,
+    pub(super) report: &'a Reporter,
+    /// The slot as it was there on an earlier attempt.
+    pub(super) remembered: Option<&'a LastSeen>,
+    /// Everything before is known to be settled.
+    pub(super) from: Lsn,
+}
+
+impl<D: Database, B> Acquisition<'_, D, B> {
     /// Waits until the slot is ours, as a standby while another instance has it. Before anything else it looks who has the slot:
     /// a name that another database or another program has is refused.
+    ///
+    /// # Errors
+    /// [`Fault::Preflight`] for such a name, [`Fault::Gap`], or a connection's.
     pub(super) async fn acquire(
         &self,
         mut connection: D::Replication,
-        evidence: &mut SlotHistory,
-        remembered: Option<&LastSeen>,
-        from: Lsn,
+        history: &mut SlotHistory,
     ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
         let database = self.source.database.options();
-        let mut slot_exists = evidence.slot.is_some();
+        let mut slot_exists = history.slot.is_some();
         let mut strangers = 0;
         loop {
-            let uses = connection.slot_uses(database).await?;
+            let uses = connection.slot_uses(&database.schema, &database.slot).await?;
             if let Some(refusal) = preflight::slot_refusal(database, &uses, !slot_exists) {
                 strangers += 1;
                 if strangers < STRANGER_LOOKS && uses.iter().any(|one| one.stranger().is_some()) {
@@ -96,13 +93,13 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                     if !connection.make_failover(&database.slot).await? {
                         // Another instance was faster; the next look shows which.
                         drop(connection);
-                        connection = self.connect_again(evidence).await?;
+                        connection = self.connect_again(history).await?;
                         continue;
                     }
                     let (source, slot) = (&self.source.name, &database.slot);
                     tracing::info!(source, slot, "the slot is a failover slot from now on");
                 }
-                connection = match self.start(connection, from).await {
+                connection = match start(&self.source.database, connection, self.from).await {
                     Ok(streaming) => return Ok(Acquired::Stream { streaming, made: None }),
                     // Another instance was faster; the next look shows which.
                     Err((Some(connection), error)) if error.sqlstate() == Some(OBJECT_IN_USE) => connection,
@@ -110,21 +107,22 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 };
                 continue;
             }
-            match self.make_slot(connection, evidence, remembered).await {
+            match self.make_slot(connection, history).await {
                 Ok(acquired) => return Ok(acquired),
                 Err(Fault::Backlog(error))
                     if matches!(*error, BacklogError::AlreadyThere(_) | BacklogError::Busy(_)) => {}
                 Err(fault) => return Err(fault),
             }
-            connection = self.connect_again(evidence).await?;
+            connection = self.connect_again(history).await?;
         }
     }
 
     /// A connection in place of one that is of no more use, to the server that this attempt has met: what is known is known of
     /// that one.
-    async fn connect_again(&self, evidence: &SlotHistory) -> Result<D::Replication, Fault> {
-        let mut connection = self.replication_connection().await?;
-        if evidence.server.clone().names() != connection.identify_system().await?.names() {
+    async fn connect_again(&self, history: &SlotHistory) -> Result<D::Replication, Fault> {
+        let database = &self.source.database;
+        let mut connection = database.connect_replication(&self.source.application_name()).await?;
+        if history.server.clone().names() != connection.identify_system().await?.names() {
             return Err(Fault::ServerChanged);
         }
         Ok(connection)
@@ -162,30 +160,18 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
         Ok(())
     }
 
-    pub(super) async fn start(
-        &self,
-        mut connection: D::Replication,
-        from: Lsn,
-    ) -> Result<Streaming<StreamOf<D>>, (Option<D::Replication>, ReplicationError)> {
-        let SourceDatabase { slot, publication, .. } = self.source.database.options();
-        let before = connection.before_stream(slot).await.map_err(|error| (None, error))?;
-        let stream = connection.start(slot, publication, from).await?;
-        Ok(Streaming { stream, before })
-    }
-
     async fn make_slot(
         &self,
         connection: D::Replication,
-        evidence: &mut SlotHistory,
-        remembered: Option<&LastSeen>,
+        history: &mut SlotHistory,
     ) -> Result<Acquired<StreamOf<D>, D::Backlog>, Fault> {
         let Source { database, mapping, relay, .. } = self.source;
-        let name = self.application_name();
+        let name = self.source.application_name();
         let sql = database.connect_sql(&name).await?;
         // Another instance may have had a slot and lost it while we stood by.
-        database.look_again(&sql, evidence).await?;
-        self.judge(&sql, evidence, remembered).await?;
-        if evidence.slot.is_none() && evidence.publishing.by().is_none() {
+        database.look_again(&sql, history).await?;
+        judge(self.source, &sql, history, self.remembered).await?;
+        if history.slot.is_none() && history.publishing.by().is_none() {
             return Err(Fault::PublicationGone);
         }
         let tell = |reason: String| self.report.state(SourceState::Connecting, reason);
@@ -194,13 +180,13 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                 let all = Selection::default();
                 let failover = database.options().failover;
                 let making = database.begin_backlog(connection, sql, &mapping.columns, &all, failover);
-                let backlog = told(database, &name, making, tell).await?;
+                let backlog = watch_slot_creation(database, &name, making, tell).await?;
                 Ok(Acquired::Backlog(Box::new(backlog)))
             }
             BacklogPolicy::Skip => {
                 let at = Timestamp::now();
                 let making = sql.create_slot(&database.options().slot, database.options().failover);
-                let made = match told(database, &name, making, tell).await {
+                let made = match watch_slot_creation(database, &name, making, tell).await {
                     Ok(()) => Some(Made { at, after_backlog: false }),
                     // Another one was faster, and knows more of it.
                     Err(CatalogError::SlotExists(_)) => {
@@ -208,7 +194,7 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
                     }
                     Err(error) => return Err(error.into()),
                 };
-                let streaming = self.start(connection, Lsn::ZERO).await.map_err(|(_, error)| error)?;
+                let streaming = start(database, connection, Lsn::ZERO).await.map_err(|(_, error)| error)?;
                 Ok(Acquired::Stream { streaming, made })
             }
         }

@@ -1,38 +1,52 @@
-//! One attempt: connect, acquire the slot, publish what is older than it, stream, and end in as good an order as can be.
+//! One attempt, from the first connection to the fault or the shutdown that ends it. Each stage hands on what the next one needs.
+//!
+//! ```text
+//! connect          both links               -> Connected
+//! acquire          the slot, and the fence  -> Acquired
+//! publish_backlog  rows older than the slot -> Begun
+//! claim            the slot's record        -> Claimed
+//! stream           until something ends it  -> Streamed
+//! end              in as good an order as can be
+//! ```
 
 use std::{pin::pin, time::Duration};
 
 use super::{
-    Ended, Source,
-    acquire::{Acquired, Made, Streaming},
-    known::Known,
+    acquire::{self, Acquisition},
+    carryover::Carryover,
+    claim::{claim, look_for_a_successor, release},
+    connect::{Connected, connect},
+    gap::{refused_before_claim, skips_rows},
+    streaming::{Made, Streaming, start},
 };
 use crate::{
     admin::Reporter,
     ledger::ConfirmedLsn,
     position::Lsn,
     postgres::{
-        catalog::{SlotFacts, TableFacts},
+        catalog::TableFacts,
         condition::Doubt,
         continuity::{LastSeen, SlotHistory},
-        family::Unpublished,
-        preflight,
     },
     relay::{
-        Fault, Shutdown, StreamedTable, Verdict,
+        Ended, Fault, Shutdown, Source, StreamedTable, Verdict,
         backfill::{Backfilled, publish_backlog},
         broker::Broker,
-        cleanup::{Cleanup, Ground},
-        database::{Backlog, Database, Rows, Sql, Stream},
-        delivery::Delivery,
+        cleanup::{Cleanup, Coverage},
+        database::{Backlog, Database, Rows, Stream},
+        delivery::{Delivery, Drained},
         fence_queue,
-        monitor::{Monitor, Published},
-        parker::Parker,
-        pipeline::{Drained, Pipeline},
+        monitor::{Monitor, PublicationSeen},
+        parking_writer::ParkingWriter,
+        pipeline::{Pipeline, StreamOf},
     },
 };
 
-/// From the first connection to the fault that ends it.
+/// How long the way to the slot may take. Each connection has a limit of its own; this is for a server that takes
+/// connections and then hangs, or that waits for a lock.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One attempt to relay a source.
 pub(super) struct Attempt<'a, D, B> {
     pub(super) source: &'a Source<D, B>,
     pub(super) report: &'a Reporter,
@@ -40,188 +54,278 @@ pub(super) struct Attempt<'a, D, B> {
     pub(super) number: usize,
 }
 
-/// What an attempt begins with.
-struct Connected<R, P> {
-    connection: R,
-    publisher: P,
-    table: TableFacts,
-    doubt: Option<Doubt>,
-    evidence: SlotHistory,
+/// Why an attempt goes no further.
+enum Stop {
+    /// Somebody asked for the end, and nothing streams yet that would have to be drained.
+    Shutdown,
+    Fault(Fault),
 }
 
-/// How long the way to the slot may take. Each connection has a limit of its own; this is for a server that takes
-/// connections and then hangs, or that waits for a lock.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+impl<F: Into<Fault>> From<F> for Stop {
+    fn from(fault: F) -> Self {
+        Stop::Fault(fault.into())
+    }
+}
 
-impl<D: Database, B: Broker> Attempt<'_, D, B> {
-    pub(super) async fn run(&self, known: &mut Known, shutdown: &mut Shutdown) -> Result<Ended, Fault> {
-        let Source { database, mapping, relay, .. } = self.source;
-        let Connected { connection, publisher, table, doubt, mut evidence } = tokio::select! {
+/// What lasts from the connection to the end.
+struct Links<'a, D: Database, P> {
+    delivery: Delivery<'a, D, P>,
+    monitor: Monitor,
+    table: TableFacts,
+    /// Of what `outbox.unpublished` means.
+    doubt: Option<Doubt>,
+    history: SlotHistory,
+}
+
+impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
+    /// Relays until something ends it.
+    ///
+    /// # Errors
+    /// The fault that ended it.
+    pub(super) async fn run(
+        &self,
+        carryover: &mut Carryover,
+        shutdown: &mut Shutdown,
+    ) -> Result<Ended, Fault> {
+        match self.live(carryover, shutdown).await {
+            Ok(ended) => Ok(ended),
+            Err(Stop::Shutdown) => Ok(carryover.ended()),
+            Err(Stop::Fault(fault)) => Err(fault),
+        }
+    }
+
+    async fn live(&self, carryover: &mut Carryover, shutdown: &mut Shutdown) -> Result<Ended, Stop> {
+        let connected = self.connect(carryover, shutdown).await?;
+        let acquired = self.acquire(connected, carryover, shutdown).await?;
+        let begun = self.publish_backlog(acquired, carryover, shutdown).await?;
+        let claimed = self.claim(begun, carryover, shutdown).await?;
+        let streamed = self.stream(claimed, carryover, shutdown).await;
+        Ok(self.end(streamed, carryover).await?)
+    }
+
+    async fn connect(
+        &self,
+        carryover: &mut Carryover,
+        shutdown: &mut Shutdown,
+    ) -> Result<Connected<D::Replication, B::Publisher>, Stop> {
+        let Self { source, report, number } = self;
+        let connecting = connect(source, report, *number, carryover);
+        // Priorities: (1) being asked to end; (2) the servers.
+        tokio::select! {
             biased;
-            _ = shutdown.requested() => return Ok(known.ended()),
-            connected = tokio::time::timeout(CONNECT_TIMEOUT, self.connect(known)) => {
-                connected.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })??
+            _ = shutdown.requested() => Err(Stop::Shutdown),
+            connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting) => match connected {
+                Ok(connected) => Ok(connected?),
+                Err(_) => Err(Fault::ConnectTimeout { after: CONNECT_TIMEOUT }.into()),
             }
-        };
-        let monitor = Monitor::start(database, &known.holder, self.report, relay.server_silence_max);
-        let parker = Parker::new(database, self.application_name(), relay);
-        let mut delivery = Delivery::new(publisher, known.settled.clone(), relay, self.report, parker);
-        delivery.watch(self.source.broker.watch());
+        }
+    }
 
-        delivery.expect(known.stalled.clone());
+    /// Waits for the slot, and asks for the fence.
+    async fn acquire(
+        &self,
+        connected: Connected<D::Replication, B::Publisher>,
+        carryover: &mut Carryover,
+        shutdown: &mut Shutdown,
+    ) -> Result<Acquired<'a, D, B::Publisher>, Stop> {
+        let Self { source, report, .. } = *self;
+        let Source { database, relay, broker, .. } = source;
+        let Connected { connection, publisher, table, doubt, mut history } = connected;
+        let monitor = Monitor::start(database, &carryover.holder, report, relay.server_silence_max);
+        let parking = ParkingWriter::new(database, source.application_name(), relay);
+        let mut delivery = Delivery::new(publisher, carryover.settled.clone(), relay, report, parking);
+        delivery.watch(broker.watch());
+        delivery.expect(carryover.stalled.clone());
 
         let acquired = {
             // Spares the server sending what is settled. A standby waits with what it has seen at first, which stays true.
-            let ours = known.settled.progress.confirmed.map(ConfirmedLsn::lsn);
-            let from = ours.max(evidence.settled()).unwrap_or(Lsn::ZERO);
-            let mut acquire = pin!(self.acquire(connection, &mut evidence, known.slot.as_ref(), from));
+            let ours = carryover.settled.progress.confirmed.map(ConfirmedLsn::lsn);
+            let from = ours.max(history.settled()).unwrap_or(Lsn::ZERO);
+            let acquisition = Acquisition { source, report, remembered: carryover.slot.as_ref(), from };
+            let mut acquiring = pin!(acquisition.acquire(connection, &mut history));
             loop {
+                // Priorities: (1) being asked to end; (2) the slot; (3) a server that has fallen silent; (4) the broker. Nothing is
+                // in flight yet: the last only notices one that goes away while standing by.
                 tokio::select! {
                     biased;
                     _ = shutdown.requested() => break None,
-                    acquired = &mut acquire => break Some(acquired?),
-                    for_at_least = monitor.server_silent() => return Err(Fault::ServerSilent { for_at_least }),
-                    // Nothing is in flight yet: this only notices a broker that goes away while standing by.
+                    acquired = &mut acquiring => break Some(acquired?),
+                    for_at_least = monitor.server_silent() => return Err(Fault::ServerSilent { for_at_least }.into()),
                     idle = delivery.idle() => idle?,
                 }
             }
         };
-        let Some(acquired) = acquired else {
+        let Some(slot) = acquired else {
             delivery.close().await;
-            self.look_for_a_successor(known, &mut evidence).await;
-            return Ok(known.ended());
+            look_for_a_successor(source, carryover, &mut history).await;
+            return Err(Stop::Shutdown);
         };
-        known.was_connected = true;
-        known.slot_wants_use = false;
-        if let Some(side) = known.lost.take() {
-            self.report.reconnected(side);
+        carryover.was_connected = true;
+        carryover.slot_wants_use = false;
+        if let Some(side) = carryover.lost.take() {
+            report.reconnected(side);
         }
         // After the slot, so that whoever merely waits asks one server and not two, and never holds what another needs.
-        delivery.fence(&fence_queue(&database.options().slot, &evidence.server.system_id));
-        let mut deadline = shutdown.clone();
-        let begin = async {
-            let (mut streaming, made) = match acquired {
-                Acquired::Stream { streaming, made } => (streaming, made),
-                Acquired::Backlog(mut backlog) => {
-                    let taken_at = backlog.rows().taken_at();
-                    known.unconfirmed = true;
-                    let backfill = publish_backlog(*backlog, &mut delivery, mapping, self.report, shutdown);
-                    let backfilled = backfill.await;
-                    // The next one publishes all of it again.
-                    if let Err(Fault::ConfirmTimeout { what, .. }) = &backfilled {
-                        known.stalls(None, what.clone());
-                    }
-                    let Backfilled::Done { connection, .. } = backfilled? else { return Ok(None) };
-                    known.unconfirmed = false;
-                    known.stalled = None;
-                    delivery.expect(None);
-                    let started = self.start(connection, Lsn::ZERO).await;
-                    let made = Made { at: taken_at, after_backlog: true };
-                    (started.map_err(|(_, error)| error)?, Some(made))
-                }
-            };
+        delivery.fence(&fence_queue(&database.options().slot, &history.server.system_id));
+        Ok(Acquired { slot, links: Links { delivery, monitor, table, doubt, history } })
+    }
+
+    /// Publishes the rows that are older than the slot, if it is to be made of them, and begins to stream.
+    async fn publish_backlog(
+        &self,
+        Acquired { slot, mut links }: Acquired<'a, D, B::Publisher>,
+        carryover: &mut Carryover,
+        shutdown: &mut Shutdown,
+    ) -> Result<Begun<'a, D, B::Publisher>, Stop> {
+        let Source { database, mapping, .. } = self.source;
+        let mut backlog = match slot {
+            acquire::Acquired::Stream { streaming, made } => return Ok(Begun { streaming, made, links }),
+            acquire::Acquired::Backlog(backlog) => backlog,
+        };
+        let Links { delivery, monitor, .. } = &mut links;
+        let drain = shutdown.clone();
+        let publish = async {
+            let made = Made { at: backlog.rows().taken_at(), after_backlog: true };
+            carryover.unconfirmed = true;
+            let backfilled = publish_backlog(*backlog, delivery, mapping, self.report, shutdown).await;
+            // The next one publishes all of it again.
+            if let Err(Fault::ConfirmTimeout { what, .. }) = &backfilled {
+                carryover.stalls(None, what.clone());
+            }
+            let Backfilled::Done { connection, .. } = backfilled? else { return Err(Stop::Shutdown) };
+            carryover.unconfirmed = false;
+            carryover.stalled = None;
+            delivery.expect(None);
+            let streaming = start(database, connection, Lsn::ZERO).await.map_err(|(_, error)| error)?;
+            Ok((streaming, made))
+        };
+        let published = until_drained(publish, monitor, drain).await;
+        let ((streaming, made), links) = links.go_on(published).await?;
+        Ok(Begun { streaming, made: Some(made), links })
+    }
+
+    /// Writes down that the slot is ours.
+    async fn claim(
+        &self,
+        Begun { mut streaming, made, mut links }: Begun<'a, D, B::Publisher>,
+        carryover: &mut Carryover,
+        shutdown: &Shutdown,
+    ) -> Result<Claimed<'a, D, B::Publisher>, Stop> {
+        let Links { monitor, table, history, .. } = &mut links;
+        let claim = async {
             let claimed = {
-                let claim = self.claim(known, &mut evidence, streaming.before, made, table.kind);
+                let claim = claim(self.source, carryover, history, streaming.before, made, table.kind);
                 let mut claim = pin!(tokio::time::timeout(CONNECT_TIMEOUT, claim));
                 loop {
+                    // Priorities: (1) the claim; (2) the timer. Nobody reads the stream yet, and a first host that does not answer
+                    // may take as long as wal_sender_timeout.
                     tokio::select! {
                         biased;
                         claimed = &mut claim => {
                             break claimed.map_err(|_| Fault::ConnectTimeout { after: CONNECT_TIMEOUT })?;
                         }
-                        // Nobody reads yet, and a first host that does not answer may take as long as wal_sender_timeout.
-                        () = tokio::time::sleep(relay.keepalive_interval) => {
+                        () = tokio::time::sleep(self.source.relay.keepalive_interval) => {
                             streaming.stream.send_status(None, false).await?;
                         }
                     }
                 }
             };
             match claimed {
-                Ok(ground) => Ok(Some((streaming, ground))),
-                Err(taken @ Fault::SlotTaken { .. }) => {
-                    Err(self.refused_before_claim(taken, streaming, &mut evidence, known.slot.as_ref()).await)
+                Ok(coverage) => Ok((streaming, coverage)),
+                Err(lost @ Fault::SlotTaken { .. }) => {
+                    let remembered = carryover.slot.as_ref();
+                    Err(refused_before_claim(self.source, lost, streaming, history, remembered).await.into())
                 }
-                Err(fault) => Err(fault),
+                Err(fault) => Err(fault.into()),
             }
         };
-        let begun = tokio::select! {
-            biased;
-            begun = begin => begun?,
-            // Nobody listens on the connection that holds the temporary slot, and a row that does not come is no error.
-            for_at_least = monitor.server_silent() => return Err(Fault::ServerSilent { for_at_least }),
-            () = deadline.overdue() => None,
-        };
-        let Some((Streaming { stream, before }, ground)) = begun else {
-            delivery.close().await;
-            return Ok(known.ended());
-        };
+        let claimed = until_drained(claim, monitor, shutdown.clone()).await;
+        let ((streaming, coverage), links) = links.go_on(claimed).await?;
+        Ok(Claimed { streaming, coverage, links })
+    }
 
+    /// Streams until something ends it. A gap that the stream has behind it is written down.
+    async fn stream(
+        &self,
+        Claimed { streaming, coverage, links }: Claimed<'a, D, B::Publisher>,
+        carryover: &mut Carryover,
+        shutdown: &mut Shutdown,
+    ) -> Streamed<'a, D, B::Publisher> {
+        let Source { name, database, mapping, relay, .. } = self.source;
+        let Streaming { stream, before } = streaming;
+        let Links { mut delivery, monitor, table, doubt, mut history } = links;
         // The slot may be ahead of us, when another instance had it; and at first the server's keepalives are behind the
         // slot, because decoding begins at its restart_lsn. Neither may take what we report back to before the slot: we
         // do not count on the server to refuse it (LogicalConfirmReceivedLocation, logical.c).
         if let Some(flushed) = before.confirmed_flush {
-            delivery.ledger_mut().reached(flushed);
+            delivery.advance_watermark(flushed);
         }
         // A server that crashed has forgotten how far its slot was confirmed. The record, read again when the slot was ours,
         // has it but for the last second.
-        if let Some(settled) = evidence.settled() {
-            delivery.ledger_mut().reached(settled);
+        if let Some(settled) = history.settled() {
+            delivery.advance_watermark(settled);
         }
         monitor.streams_by(before.pid);
-        let ground = match doubt {
-            Some(doubt) => Ground::Doubtful {
+        let coverage = match doubt {
+            Some(doubt) => Coverage::Unproven {
                 cure: format!("{}; and restart outboxd", doubt.cure()),
                 why: doubt.to_string(),
             },
-            None => ground,
+            None => coverage,
         };
         let table = StreamedTable::new(database.options().table.clone(), &table);
         let mut pipeline = Pipeline::new(stream, delivery, mapping, relay, self.report, table);
-        if let Some(LastSeen { published_by: Some(by), confirmed, .. }) = known.slot {
-            let until = evidence.record.as_ref().and_then(|record| record.confirmed_until);
-            monitor.expect(Published { by, confirmed, until });
+        if let Some(LastSeen { published_by: Some(by), confirmed, .. }) = carryover.slot {
+            let until = history.record.as_ref().and_then(|record| record.confirmed_until);
+            monitor.expect(PublicationSeen { by, confirmed, until });
         }
-        let cleanup = Cleanup::start(database, &mapping.columns, monitor.follow(), self.report, ground);
-        let ended = match pipeline.run(shutdown, &monitor).await {
+        let cleanup = Cleanup::start(database, &mapping.columns, monitor.follow(), self.report, coverage);
+        let gap = match pipeline.run(shutdown, &monitor).await {
             Err(Fault::Replication(error)) if database.options().is_unpublished(&error) => {
-                tracing::warn!(source = self.source.name, %error, "the server refuses to send what is older than the publication");
-                known.keep(pipeline.left());
-                Err(self.passed_over(pipeline.refused(), &mut evidence, known.slot.as_ref()).await)
+                tracing::warn!(source = name, %error, "the server refuses to send what is older than the publication");
+                pipeline.refused()
             }
-            Err(Fault::Gap { gap, .. }) => {
-                known.keep(pipeline.left());
-                Err(self.passed_over(*gap, &mut evidence, known.slot.as_ref()).await)
+            Err(Fault::Gap { gap, .. }) => *gap,
+            ended => {
+                drop(cleanup);
+                return Streamed { pipeline, ended, _monitor: monitor };
             }
-            ended => ended,
         };
-        drop(cleanup);
+        carryover.keep(pipeline.left());
+        let fault = skips_rows(self.source, gap, &mut history, carryover.slot.as_ref()).await;
+        Streamed { pipeline, ended: Err(fault), _monitor: monitor }
+    }
+
+    /// Ends in as good an order as can be, and keeps what the next attempt goes on from.
+    async fn end(
+        &self,
+        Streamed { pipeline, ended, _monitor }: Streamed<'a, D, B::Publisher>,
+        carryover: &mut Carryover,
+    ) -> Result<Ended, Fault> {
+        let name = &self.source.name;
         let drained = match ended {
             Err(fault) if matches!(fault.verdict(), Verdict::Again | Verdict::HaltUntilMended) => {
                 let left = pipeline.abandon(fault.side()).await;
                 if let Fault::ConfirmTimeout { what, .. } = &fault {
-                    known.stalls(Some(left.unanswered.clone()), what.clone());
+                    carryover.stalls(Some(left.unanswered.clone()), what.clone());
                 }
-                known.keep(left);
+                carryover.keep(left);
                 return Err(fault);
             }
             drained => drained,
         };
-        known.keep(pipeline.left());
+        carryover.keep(pipeline.left());
         match pipeline.close().await {
-            Ok(()) => self.release(known).await,
+            Ok(()) => release(self.source, carryover).await,
             Err(fault) => {
-                tracing::warn!(
-                    source = self.source.name,
-                    "the links did not close in order: {}",
-                    fault.explain()
-                );
+                tracing::warn!(source = name, "the links did not close in order: {}", fault.explain());
             }
         }
         match drained? {
             Drained::Clean => Ok(Ended::Drained),
             Drained::Unfinished { messages, why } => {
                 tracing::error!(
-                    source = self.source.name,
+                    source = name,
                     messages,
                     "not everything could be confirmed: {why}; these messages will be published again"
                 );
@@ -229,74 +333,62 @@ impl<D: Database, B: Broker> Attempt<'_, D, B> {
             }
         }
     }
+}
 
-    /// Both links, everything that must hold before a slot is touched, and the topology.
-    async fn connect(&self, known: &mut Known) -> Result<Connected<D::Replication, B::Publisher>, Fault> {
-        let Source { name, mapping, broker, .. } = self.source;
-        let database = self.source.database.options();
-        let sql = self.source.database.connect_sql(&self.application_name()).await?;
-        let mut facts = sql.facts(database).await?;
-        known.slot_wants_use = facts.slot(&database.slot).is_some_and(SlotFacts::wants_use);
-        // A program may have the slot for a moment only: `acquire` looks for longer.
-        for one in facts.slot_uses.iter_mut().filter(|one| one.stranger().is_some()) {
-            one.holder = None;
+/// The slot is ours, or is to be made of the backlog, and the fence is asked for.
+struct Acquired<'a, D: Database, P> {
+    slot: acquire::Acquired<StreamOf<D>, D::Backlog>,
+    links: Links<'a, D, P>,
+}
+
+/// The slot is streamed from. `made`: it is new.
+struct Begun<'a, D: Database, P> {
+    streaming: Streaming<StreamOf<D>>,
+    made: Option<Made>,
+    links: Links<'a, D, P>,
+}
+
+/// The slot's record says that it is ours.
+struct Claimed<'a, D: Database, P> {
+    streaming: Streaming<StreamOf<D>>,
+    coverage: Coverage,
+    links: Links<'a, D, P>,
+}
+
+/// Streaming has ended.
+struct Streamed<'a, D: Database, P> {
+    pipeline: Pipeline<'a, D, P>,
+    ended: Result<Drained, Fault>,
+    /// Watches for as long as the connections last.
+    _monitor: Monitor,
+}
+
+impl<D: Database, P: crate::relay::broker::Publisher> Links<'_, D, P> {
+    /// Goes on after a step that has come to its end. After one that the end came before, takes leave of the broker.
+    async fn go_on<T>(self, step: Result<T, Stop>) -> Result<(T, Self), Stop> {
+        match step {
+            Ok(done) => Ok((done, self)),
+            Err(Stop::Shutdown) => {
+                self.delivery.close().await;
+                Err(Stop::Shutdown)
+            }
+            Err(fault) => Err(fault),
         }
-        let checks = preflight::checks(database, &mapping.columns, &facts);
-        self.report.unpublished_tables(facts.family.unpublished.as_ref().map(Unpublished::explain));
-        // What is wrong with the slot, or with what feeds it, may be a gap, which is judged first.
-        let failed = |besides: &[&str]| {
-            let mut failures = checks.iter().filter(|check| check.failure().is_some());
-            failures.any(|check| !besides.contains(&&*check.name))
-        };
-        // Under a process that had the slot, a table of another name was put in its place, which is a gap, too.
-        let judged = match known.slot {
-            Some(_) => &[preflight::SLOT, preflight::PUBLICATION, preflight::RECORDED_TABLE][..],
-            None => &[preflight::SLOT, preflight::PUBLICATION],
-        };
-        if failed(judged) {
-            return Err(Fault::Preflight(checks));
-        }
-        let connection = self.source.database.connect_replication(&self.application_name()).await;
-        let mut connection =
-            connection.map_err(|error| Fault::no_replication(database, &facts.server, error))?;
-        let remembered = known.slot.as_ref();
-        let timeline = remembered.map(|slot| slot.timeline);
-        let mut evidence = self.source.database.evidence(&sql, &mut connection, timeline).await?;
-        self.judge(&sql, &evidence, remembered).await?;
-        let Some(table) = facts.table.filter(|_| !failed(&[])) else {
-            return Err(Fault::Preflight(checks));
-        };
-        let parked = checks.iter().find(|check| check.name == preflight::PARKED);
-        let parked_elsewhere = parked.and_then(preflight::Check::as_warning).map(ToString::to_string);
-        self.report.parked_elsewhere(parked_elsewhere);
-        let doubt = facts.doubt;
-        if let Some(doubt) = doubt.as_ref().filter(|_| !known.doubts_condition) {
-            known.doubts_condition = true;
-            tracing::warn!(source = name, "{doubt}: {}", doubt.cure());
-        }
-        known.meet(&evidence, name);
-        // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
-        if facts.publication.is_none() && evidence.slot.is_none() {
-            sql.mend_publication(database, table.kind).await?;
-            tracing::info!(source = name, publication = database.publication, "created the publication");
-            self.source.database.look_again(&sql, &mut evidence).await?;
-        }
-        if !facts.records.exists {
-            sql.create_records(database).await?;
-        }
-        if database.parks && !facts.parked.exists {
-            sql.create_parked(database).await?;
-        }
-        let publisher = broker.connect(&self.application_name(), self.number).await?;
-        Ok(Connected { connection, publisher, table, doubt, evidence })
     }
+}
 
-    pub(super) async fn replication_connection(&self) -> Result<D::Replication, Fault> {
-        Ok(self.source.database.connect_replication(&self.application_name()).await?)
-    }
-
-    /// Shown in `pg_stat_activity` and in RabbitMQ's management.
-    pub(super) fn application_name(&self) -> String {
-        format!("outboxd {}", self.source.name)
+/// Runs a step of an attempt that has the slot, until the time for draining is over.
+async fn until_drained<T>(
+    step: impl Future<Output = Result<T, Stop>>,
+    monitor: &Monitor,
+    mut drain: Shutdown,
+) -> Result<T, Stop> {
+    // Priorities: (1) the step; (2) a server that has fallen silent, as nobody listens on the connection that holds the temporary
+    // slot, and a row that does not come is no error; (3) the drain timeout.
+    tokio::select! {
+        biased;
+        done = step => done,
+        for_at_least = monitor.server_silent() => Err(Fault::ServerSilent { for_at_least }.into()),
+        () = drain.overdue() => Err(Stop::Shutdown),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::Ended;
 use crate::{
     admin::Side,
     ledger::{ConfirmedLsn, Settled},
@@ -12,14 +11,15 @@ use crate::{
         slot_record::SlotRecord,
     },
     relay::{
+        Ended,
+        delivery::Left,
         mishap::{Overdue, Stalled},
-        pipeline::Left,
     },
 };
 
 /// What one attempt leaves to the next.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct Carryover {
     /// The server that `settled` speaks of. Another one, or another timeline of it, makes `settled` worthless:
     /// then the slot alone decides.
     pub(super) server: Option<(String, u32)>,
@@ -44,7 +44,7 @@ pub(super) struct Known {
     pub(super) stalled: Option<Stalled>,
 }
 
-impl Known {
+impl Carryover {
     pub(super) fn new() -> Self {
         Self {
             server: None,
@@ -65,7 +65,7 @@ impl Known {
         self.stalled = Some(Stalled::again(self.stalled.take(), positions, what));
     }
 
-    /// Takes in how far an attempt came.
+    /// Keeps how far an attempt came.
     pub(super) fn keep(&mut self, Left { settled, unconfirmed, .. }: Left) {
         let progress = settled.progress;
         self.stalled = self.stalled.take().and_then(|stalled| stalled.without(&settled));
@@ -92,9 +92,9 @@ impl Known {
 
     /// Compares the server with the one that progress was made with, and the slot's holder with us. Whether the slot may be used
     /// has been judged.
-    pub(super) fn meet(&mut self, evidence: &SlotHistory, source: &str) {
-        let end = evidence.server.xlogpos;
-        let server = evidence.server.clone().names();
+    pub(super) fn meet(&mut self, history: &SlotHistory, source: &str) {
+        let end = history.server.xlogpos;
+        let server = history.server.clone().names();
         if let Some(before) = &self.server
             && *before != server
         {
@@ -114,15 +114,15 @@ impl Known {
             );
             self.settled = Settled::default();
         }
-        if evidence.slot.is_some() && self.slot.is_none() {
+        if history.slot.is_some() && self.slot.is_none() {
             let (holder, (system_id, timeline)) = (self.holder.clone(), server.clone());
-            let version = evidence.record.as_ref().map_or(0, |record| record.version);
-            let published_by = evidence.publishing.by();
+            let version = history.record.as_ref().map_or(0, |record| record.version);
+            let published_by = history.publishing.by();
             self.slot =
                 Some(LastSeen { holder, system_id, timeline, confirmed: None, published_by, version });
         }
         self.server = Some(server);
-        self.leave_to_successor(evidence.record.as_ref());
+        self.leave_to_successor(history.record.as_ref());
     }
 }
 
@@ -155,12 +155,12 @@ mod tests {
     }
 
     /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
-    fn known() -> Known {
+    fn carryover() -> Carryover {
         let limits = Limits { messages: 1, bytes: 1 };
         let mut ledger = Ledger::new(Ordering::PerAggregate, limits, Settled::default());
-        ledger.reached(Lsn(100));
+        ledger.advance_watermark(Lsn(100));
         let server = Some(("A".to_owned(), 1));
-        Known { server, settled: ledger.settled(), ..Known::new() }
+        Carryover { server, settled: ledger.settled(), ..Carryover::new() }
     }
 
     #[test]
@@ -168,15 +168,15 @@ mod tests {
         for (server, holds) in
             [(server("A", 1, 100), true), (server("B", 1, 900), false), (server("A", 2, 900), false)]
         {
-            let mut known = known();
-            known.meet(&server, "orders");
-            assert_eq!(known.settled.progress.confirmed.is_some(), holds, "{server:?}");
+            let mut carryover = carryover();
+            carryover.meet(&server, "orders");
+            assert_eq!(carryover.settled.progress.confirmed.is_some(), holds, "{server:?}");
         }
     }
 
     #[test]
     fn what_is_unconfirmed_stays_ours_until_another_has_had_the_slot() {
-        let (ours, another) = (known().holder, Some("another".to_owned()));
+        let (ours, another) = (carryover().holder, Some("another".to_owned()));
         let record = |holder, gap: Option<&str>, flush| SlotRecord {
             system_id: "A".to_owned(),
             timeline: 1,
@@ -197,33 +197,33 @@ mod tests {
             ("a gap", Some(record(None, Some("is gone"), 100)), true),
             ("torn down", Some(record(None, None, 0)), true),
         ] {
-            let mut known = Known { holder: ours.clone(), unconfirmed: true, ..known() };
-            known.leave_to_successor(record.as_ref());
-            assert_eq!(known.ended() == Ended::Undrained, stays, "{what}");
+            let mut carryover = Carryover { holder: ours.clone(), unconfirmed: true, ..carryover() };
+            carryover.leave_to_successor(record.as_ref());
+            assert_eq!(carryover.ended() == Ended::Undrained, stays, "{what}");
         }
     }
 
     #[test]
     fn a_server_set_back_to_an_older_copy_of_itself_does_not_lose_what_it_writes_next() {
-        let mut known = known();
-        known.meet(&server("A", 1, 99), "orders");
-        assert_eq!(known.settled, Settled::default());
+        let mut carryover = carryover();
+        carryover.meet(&server("A", 1, 99), "orders");
+        assert_eq!(carryover.settled, Settled::default());
     }
 
     /// The rows that it writes next have positions that were settled before, in a history that is gone.
     #[test]
     fn a_server_set_back_to_before_a_half_confirmed_transaction_does_not_lose_what_it_writes_next() {
         let limits = Limits { messages: 10, bytes: 1 << 20 };
-        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, known().settled);
+        let mut ledger = Ledger::new(Ordering::PerAggregate, limits, carryover().settled);
         for index in 0..2 {
             ledger.push(Message::empty(Position { commit_lsn: Lsn(200), index }, AggregateKey(1)));
         }
         let (tag, _) = ledger.next_due(std::time::Instant::now()).expect("one may go");
         ledger.settle(tag);
-        let mut known = Known { settled: ledger.settled(), ..known() };
-        known.meet(&server("A", 1, 300), "orders");
-        assert!(known.settled.progress.position.is_some());
-        known.meet(&server("A", 1, 150), "orders");
-        assert_eq!(known.settled, Settled::default());
+        let mut carryover = Carryover { settled: ledger.settled(), ..carryover() };
+        carryover.meet(&server("A", 1, 300), "orders");
+        assert!(carryover.settled.progress.position.is_some());
+        carryover.meet(&server("A", 1, 150), "orders");
+        assert_eq!(carryover.settled, Settled::default());
     }
 }

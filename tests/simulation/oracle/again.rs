@@ -8,7 +8,7 @@ use std::{
 use outboxd::relay::{OnNack, RelayOptions};
 use tokio::time::Instant;
 
-use super::Oracle;
+use super::{Oracle, Sender};
 use crate::wal::{self, RowId};
 
 /// Turns in vain before the messages of a key are parked, if policy says so.
@@ -98,6 +98,12 @@ impl Oracle {
         rows: &[RowId],
         now: Instant,
     ) {
+        if self.sender(process) != Sender::Relay {
+            if let [alone] = rows {
+                self.command_refused(process, *alone);
+            }
+            return;
+        }
         for row in rows {
             self.process(process).in_flight.remove(row);
         }
@@ -119,8 +125,20 @@ impl Oracle {
         }
     }
 
+    /// A process hears that its channel was closed for an exchange that was deleted, and that all of these were on their way. One
+    /// that was alone goes out again at once, as its exchange is declared before.
+    pub(crate) fn exchange_missed(&mut self, process: u64, connection: u64, rows: &[RowId]) {
+        for row in rows {
+            self.process(process).in_flight.remove(row);
+        }
+        self.again.entry(connection).or_default().turns_unknown = true;
+    }
+
     /// A process hears that the exchange of a row is refused.
-    pub(crate) fn exchange_refused(&mut self, _: u64, connection: u64, row: RowId, now: Instant) {
+    pub(crate) fn exchange_refused(&mut self, process: u64, connection: u64, row: RowId, now: Instant) {
+        if self.sender(process) != Sender::Relay {
+            return self.command_refused(process, row);
+        }
         self.refused(row);
         self.again.entry(connection).or_default().turns_unknown = true;
         self.found_guilty(connection, row, now);

@@ -5,8 +5,8 @@ use std::time::Duration;
 use outboxd::{rabbitmq::publisher::Outcome, relay::RelayOptions};
 use tokio::time::Instant;
 
-use super::{Oracle, ProcessSeen, Settled};
-use crate::{wal::RowId, world::State};
+use super::{Oracle, ProcessSeen, Sender, Settled};
+use crate::{wal::RowId, world::WorldState};
 
 impl Oracle {
     /// Nothing uncommitted is ever delivered, and rows of an aggregate are first delivered in commit order.
@@ -108,7 +108,7 @@ impl Oracle {
     }
 }
 
-impl State {
+impl WorldState {
     /// Two instances never publish at the same time: of two connections with one fence, the messages of the second begin
     /// where those of the first end.
     pub(crate) fn accepted(&mut self, connection: u64, fence: Option<&str>) {
@@ -131,6 +131,9 @@ impl State {
     /// A process hears that a row is parked.
     pub(crate) fn told_parked(&mut self, process: u64, row: RowId) {
         let now = self.now();
+        if self.oracle.sender(process) != Sender::Relay {
+            self.oracle.violated(format!("process {process} parks row {row}, and is to park nothing"));
+        }
         self.note(|| format!("process {process} has parked row {row}"));
         let seen = self.oracle.row(row);
         (seen.parked, seen.was_parked) = (true, true);
@@ -144,6 +147,7 @@ impl State {
         connection: u64,
         row: RowId,
         unanswered: &[(RowId, usize)],
+        marked: bool,
         at_once: bool,
     ) {
         let now = self.now();
@@ -179,6 +183,15 @@ impl State {
         if let (true, Some(other)) = (per_aggregate, beside) {
             oracle
                 .violated(format!("rows {other} and {row} of aggregate {aggregate} are in flight together"));
+        }
+
+        if oracle.sender(process) != Sender::Relay {
+            let beside = unanswered.iter().any(|(other, _)| *other != row);
+            return oracle.published_by_command(process, row, marked, beside);
+        }
+        if marked {
+            oracle
+                .violated(format!("row {row} is marked as replayed, and process {process} replays nothing"));
         }
 
         oracle.sent_again(connection, row, now, &self.scenario.relay);

@@ -5,7 +5,7 @@ use outboxd::relay::Ended;
 use super::Oracle;
 use crate::{
     wal::{Row, RowId},
-    world::State,
+    world::WorldState,
 };
 
 impl Oracle {
@@ -20,7 +20,7 @@ impl Oracle {
     }
 }
 
-impl State {
+impl WorldState {
     /// A process has ended by itself. A clean end leaves nothing that the next start would repeat.
     pub(crate) fn ended(&mut self, process: u64, ended: Ended) {
         let Some(slot) = &self.postgres.data.slot else { return };
@@ -68,7 +68,7 @@ impl State {
                 invalid = true;
                 break;
             }
-            let parked = data.parked.contains(&row.id);
+            let parked = data.parked.contains_key(&row.id);
             if seen.delivered == 0 && !seen.dropped && !seen.exempt && !parked {
                 return Some(format!("row {} is neither delivered nor parked", row.id));
             }

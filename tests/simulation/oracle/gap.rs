@@ -1,7 +1,7 @@
 //! What becomes of a slot that is not the one that was there: nothing goes over the gap, and its reason is named.
 
 use super::Oracle;
-use crate::{wal::RowId, world::State};
+use crate::{wal::RowId, world::WorldState};
 
 impl Oracle {
     /// What a halted source may say of the slot: what has happened to it in this run, or to the server.
@@ -21,7 +21,7 @@ impl Oracle {
     }
 }
 
-impl State {
+impl WorldState {
     /// Nothing is read from a slot that is another one.
     pub(crate) fn read_over_gap(&mut self, process: u64, row: RowId) {
         if let Some(what) = self.must_be_left_alone(process) {

@@ -1,6 +1,7 @@
 //! Watches everything and knows what must hold. See the checks; each says what the product promises.
 
 mod again;
+mod command;
 mod delivery;
 mod ending;
 mod gap;
@@ -11,7 +12,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use outboxd::relay::{BacklogPolicy, Ordering};
 use tokio::time::Instant;
 
-use self::again::Again;
+pub(crate) use self::command::Sender;
+use self::{again::Again, command::Command};
 use crate::{
     postgres::{DataDirectory, SessionId},
     scenario::Scenario,
@@ -46,6 +48,12 @@ pub(crate) struct Oracle {
     superseded: HashSet<u64>,
     /// By connection.
     again: HashMap<u64, Again>,
+    /// Processes that run `outboxd replay` or `outboxd parked requeue`.
+    commands: HashMap<u64, Command>,
+    /// Replays that came to their end.
+    pub(crate) replayed: u64,
+    /// Rows that were requeued.
+    pub(crate) requeued: u64,
     pub(crate) duplicates: u64,
     pub(crate) deliveries: u64,
     pub(crate) removals: u64,
@@ -144,6 +152,9 @@ impl Oracle {
             publishing: HashMap::new(),
             superseded: HashSet::new(),
             again: HashMap::new(),
+            commands: HashMap::new(),
+            replayed: 0,
+            requeued: 0,
             duplicates: 0,
             deliveries: 0,
             removals: 0,
@@ -209,7 +220,7 @@ impl Oracle {
             data.transactions.iter().flat_map(|transaction| &transaction.rows).map(|row| row.id).collect();
         for (id, row) in &mut self.rows {
             row.live = live.contains(id);
-            row.parked &= data.parked.contains(id);
+            row.parked &= data.parked.contains_key(id);
         }
     }
 
@@ -246,6 +257,9 @@ impl Oracle {
     /// it had seen that there was none (after a teardown), and meanwhile `recover` has begun. To the server these are two slots. It
     /// must leave this one alone, see [`Oracle::recovered_by_another`].
     pub(crate) fn got_slot(&mut self, process: u64) {
+        if self.sender(process) != Sender::Relay {
+            self.violated(format!("process {process} gets the slot, and is to leave it alone"));
+        }
         let beside = self.skips_backlog && self.recovered_by_another(process);
         if !beside && self.others_with_slot(process).next().is_some() {
             self.violated(format!("process {process} has the slot, and so has another"));

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{postgres::Mode, scenario::Scenario, wal::RowId, world::State};
+use crate::{postgres::Mode, scenario::Scenario, wal::RowId, world::WorldState};
 
-impl State {
+impl WorldState {
     /// PostgreSQL is told a position: every row before it has to be confirmed, parked, or dropped by policy; and it is with the
     /// broker, or in the table of parked rows.
     pub(crate) fn acknowledged(&mut self, process: u64, lsn: u64) {
@@ -23,7 +23,7 @@ impl State {
                     );
                     return oracle.violated(what);
                 }
-                let somewhere = seen.delivered > 0 || data.parked.contains(&row.id);
+                let somewhere = seen.delivered > 0 || data.parked.contains_key(&row.id);
                 if !somewhere && !seen.dropped && !seen.exempt {
                     let what = format!(
                         "process {process} acknowledged {lsn}, but row {} is neither delivered nor parked",

@@ -14,6 +14,7 @@ use outboxd::{
 
 use super::{SessionId, Slot, connection::closed, replication::SimulatedReplication, sql::SimulatedSql};
 use crate::{
+    sabotage::Sabotage,
     wal::{COLUMNS, Row, TEXT},
     world::{Link, World},
 };
@@ -31,6 +32,8 @@ pub(crate) struct SimulatedRows {
     rows: VecDeque<Row>,
     consistent_point: u64,
     read: u32,
+    /// Lasts as long as they are read, where nothing else has it.
+    _connection: Option<SimulatedSql>,
 }
 
 impl SimulatedBacklog {
@@ -67,11 +70,42 @@ impl SimulatedBacklog {
             })
             .await
             .map_err(failed)??;
-        let columns = COLUMNS.map(|name| Column { name: name.to_owned(), type_oid: TEXT }).to_vec();
         let (world, session) = (replication.0.world.clone(), id);
-        let rows = SimulatedRows { world, session, columns, rows, consistent_point, read: 0 };
+        let columns = columns();
+        let rows =
+            SimulatedRows { world, session, columns, rows, consistent_point, read: 0, _connection: None };
         Ok(SimulatedBacklog { replication, rows })
     }
+}
+
+impl SimulatedRows {
+    /// The rows that are in the table now, for a replay.
+    pub(super) async fn of_now(sql: SimulatedSql) -> Result<Self, SnapshotError> {
+        let process = sql.0.process;
+        let (consistent_point, rows) = sql
+            .0
+            .ask(|state| {
+                let data = &mut state.postgres.data;
+                let consistent_point = data.mark_snapshot();
+                let mut rows: VecDeque<Row> = data.table().cloned().collect();
+                state.oracle.snapshot_taken(process, rows.iter().map(|row| (row.id, row.invalid)));
+                let count = rows.len();
+                state.note(|| format!("postgres: process {process} replays {count} rows"));
+                if state.scenario.sabotage == Some(Sabotage::SnapshotLosesRow) {
+                    rows.pop_back();
+                }
+                (consistent_point, rows)
+            })
+            .await
+            .map_err(|cause| SnapshotError::Sql { doing: "reading the rows", cause })?;
+        let (world, session) = (sql.0.world.clone(), sql.0.id);
+        let columns = columns();
+        Ok(Self { world, session, columns, rows, consistent_point, read: 0, _connection: Some(sql) })
+    }
+}
+
+fn columns() -> Vec<Column> {
+    COLUMNS.map(|name| Column { name: name.to_owned(), type_oid: TEXT }).to_vec()
 }
 
 impl Backlog for SimulatedBacklog {

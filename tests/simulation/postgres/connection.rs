@@ -6,7 +6,7 @@ use outboxd::postgres::{
 };
 
 use super::{Mode, SessionId};
-use crate::world::{Link, Said, State, World};
+use crate::world::{Link, Said, World, WorldState};
 
 /// The client's end of a session; closed when dropped.
 pub(super) struct Connection {
@@ -36,7 +36,7 @@ impl Connection {
     }
 
     /// One round trip.
-    pub(super) async fn ask<T>(&self, mut answer: impl FnMut(&mut State) -> T) -> Result<T, WireError> {
+    pub(super) async fn ask<T>(&self, mut answer: impl FnMut(&mut WorldState) -> T) -> Result<T, WireError> {
         self.world.pause(0..=2).await;
         self.world
             .hear(|state| match state.link(self.id) {

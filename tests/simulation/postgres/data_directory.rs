@@ -1,8 +1,11 @@
 //! What a server has on disk.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use outboxd::{position::Lsn, postgres::slot_record::SlotRecord};
+use outboxd::{outbox::ParkedRow, position::Lsn, postgres::slot_record::SlotRecord};
 
 use crate::wal::{Row, RowId, Transaction};
 
@@ -26,7 +29,7 @@ pub(crate) struct DataDirectory {
     pub(super) recorded_by: u64,
     /// There is a table of parked rows.
     pub(super) parks: bool,
-    pub(crate) parked: BTreeSet<RowId>,
+    pub(crate) parked: BTreeMap<RowId, Arc<ParkedRow>>,
     pub(crate) slot: Option<Slot>,
     /// What has become of the slot since it was the right one, in words that whoever halts for it may use. Rows are missing
     /// from it as long as there are any.
@@ -56,7 +59,7 @@ impl Default for DataDirectory {
             record: None,
             recorded_by: 0,
             parks: false,
-            parked: BTreeSet::new(),
+            parked: BTreeMap::new(),
             slot: None,
             gap: Vec::new(),
         }
@@ -157,10 +160,34 @@ impl DataDirectory {
     }
 
     /// Writes a row into the table of parked ones, which makes WAL; nothing if it is there.
-    pub(super) fn park(&mut self, row: RowId) {
-        if self.parked.insert(row) {
+    pub(super) fn park(&mut self, row: RowId, parked: &Arc<ParkedRow>) {
+        if !self.parked.contains_key(&row) {
+            self.parked.insert(row, parked.clone());
             self.wal_end += 160;
         }
+    }
+
+    /// Removes a row from the table of parked ones, which makes WAL.
+    pub(super) fn unpark(&mut self, row: RowId) -> bool {
+        let there = self.parked.remove(&row).is_some();
+        if there {
+            self.wal_end += 60;
+        }
+        there
+    }
+
+    /// Takes a snapshot, which moves WAL on so that no two have one position.
+    pub(super) fn mark_snapshot(&mut self) -> u64 {
+        self.wal_end += 60;
+        self.wal_end
+    }
+
+    /// A later row of its aggregate stands in the table and is not parked, or the row itself is gone from there.
+    pub(super) fn may_be_overtaken(&self, row: RowId) -> bool {
+        let Some(place) = self.table().position(|one| one.id == row) else { return true };
+        let aggregate = self.table().find(|one| one.id == row).map(|one| one.aggregate);
+        let mut later = self.table().skip(place + 1);
+        later.any(|one| Some(one.aggregate) == aggregate && !self.parked.contains_key(&one.id))
     }
 
     /// Writes the slot's record, which makes WAL.

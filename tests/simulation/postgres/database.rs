@@ -6,16 +6,22 @@ use outboxd::{
     outbox::ColumnNames,
     position::Lsn,
     postgres::{
-        SourceDatabase, backlog::BacklogError, catalog::CatalogError, continuity::SlotHistory,
-        error::ConnectError, publication::Publishing, replication::ReplicationError,
-        slot_history::SlotHistoryError, snapshot::Selection,
+        SourceDatabase,
+        backlog::BacklogError,
+        catalog::CatalogError,
+        continuity::SlotHistory,
+        error::ConnectError,
+        publication::Publishing,
+        replication::ReplicationError,
+        slot_history::SlotHistoryError,
+        snapshot::{Selection, SnapshotError},
     },
     relay::database::{Database, Replication},
     remedy::Remedy,
 };
 
 use super::{
-    backlog::SimulatedBacklog,
+    backlog::{SimulatedBacklog, SimulatedRows},
     connection::{Connection, command_failed},
     facts::{publishing, slot_facts},
     replication::SimulatedReplication,
@@ -23,7 +29,7 @@ use super::{
 };
 use crate::{
     sabotage::Sabotage,
-    world::{State, World},
+    world::{World, WorldState},
 };
 
 /// The server, as one process reaches it.
@@ -38,6 +44,7 @@ impl Database for SimulatedDatabase {
     type Sql = SimulatedSql;
     type Replication = SimulatedReplication;
     type Backlog = SimulatedBacklog;
+    type Rows = SimulatedRows;
 
     fn options(&self) -> &SourceDatabase {
         &self.options
@@ -68,18 +75,27 @@ impl Database for SimulatedDatabase {
         SimulatedBacklog::begin(replication, sql, &self.options.slot).await
     }
 
-    async fn evidence(
+    async fn snapshot(
+        &self,
+        sql: SimulatedSql,
+        _: &ColumnNames,
+        _: &Selection,
+    ) -> Result<SimulatedRows, SnapshotError> {
+        SimulatedRows::of_now(sql).await
+    }
+
+    async fn slot_history(
         &self,
         sql: &SimulatedSql,
         replication: &mut SimulatedReplication,
         _: Option<u32>,
     ) -> Result<SlotHistory, SlotHistoryError> {
         let server = replication.identify_system().await?;
-        let left = |state: &mut State| {
+        let left = |state: &mut WorldState| {
             state.postgres.data.history.iter().map(|(timeline, left)| (*timeline, Lsn(*left))).collect()
         };
         let timelines = replication.0.ask(left).await.map_err(command_failed)?;
-        let mut evidence = SlotHistory {
+        let mut history = SlotHistory {
             server,
             timelines,
             record: None,
@@ -87,14 +103,14 @@ impl Database for SimulatedDatabase {
             publishing: Publishing::NoTable,
             published_before: None,
         };
-        self.look_again(sql, &mut evidence).await?;
-        Ok(evidence)
+        self.look_again(sql, &mut history).await?;
+        Ok(history)
     }
 
-    async fn look_again(&self, sql: &SimulatedSql, evidence: &mut SlotHistory) -> Result<(), CatalogError> {
+    async fn look_again(&self, sql: &SimulatedSql, history: &mut SlotHistory) -> Result<(), CatalogError> {
         let slot = &self.options.slot;
-        evidence.published_before = evidence.publishing.by();
-        (evidence.record, evidence.slot, evidence.publishing) = sql
+        history.published_before = history.publishing.by();
+        (history.record, history.slot, history.publishing) = sql
             .run("reading the slot's record", |state| {
                 let sabotage = state.scenario.sabotage;
                 let forgets = sabotage == Some(Sabotage::ForgetRecord);
@@ -106,9 +122,9 @@ impl Database for SimulatedDatabase {
                 (record, slot_facts(state, slot), publishing(state))
             })
             .await?;
-        evidence.server.xlogpos =
+        history.server.xlogpos =
             sql.run("reading the end of WAL", |state| Lsn(state.postgres.data.wal_end)).await?;
-        // A standby whose connection broke may meet the server here, before it takes the slot, rather than in `evidence`.
+        // A standby whose connection broke may meet the server here, before it takes the slot, rather than in `history`.
         self.world.look(|state| state.postgres.judged.push(self.process));
         Ok(())
     }

@@ -17,10 +17,10 @@ use super::SessionId;
 
 use crate::{
     wal::{COLUMNS, OUTBOX, TEXT},
-    world::State,
+    world::WorldState,
 };
 
-pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
+pub(super) fn facts(state: &mut WorldState, slot: &str) -> Facts {
     let text = |name: &str| ColumnFacts {
         name: name.to_owned(),
         type_oid: TEXT,
@@ -103,7 +103,7 @@ pub(super) fn facts(state: &mut State, slot: &str) -> Facts {
 }
 
 /// An outboxd has what is in use: there is nobody else.
-pub(super) fn slot_uses(state: &mut State, name: &str) -> Vec<SlotUse> {
+pub(super) fn slot_uses(state: &mut WorldState, name: &str) -> Vec<SlotUse> {
     let server = &state.postgres;
     let one = |slot: String, temporary, active: Option<SessionId>| SlotUse {
         slot,
@@ -127,7 +127,7 @@ pub(super) fn slot_uses(state: &mut State, name: &str) -> Vec<SlotUse> {
     permanent.into_iter().chain(temporary).collect()
 }
 
-pub(super) fn slot_facts(state: &mut State, name: &str) -> Option<SlotFacts> {
+pub(super) fn slot_facts(state: &mut WorldState, name: &str) -> Option<SlotFacts> {
     let server = &state.postgres;
     let slot = server.data.slot.as_ref()?;
     Some(SlotFacts {
@@ -151,7 +151,7 @@ pub(super) fn slot_facts(state: &mut State, name: &str) -> Option<SlotFacts> {
     })
 }
 
-pub(super) fn publishing(state: &mut State) -> Publishing {
+pub(super) fn publishing(state: &mut WorldState) -> Publishing {
     match state.postgres.data.publication {
         Some(entry) => Publishing::By(PublishedBy { entry, altered_by: 1 }),
         None => Publishing::Not(Unpublished::Missing),

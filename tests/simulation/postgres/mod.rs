@@ -50,6 +50,8 @@ pub(crate) struct Server {
     pub(crate) parks_nothing: bool,
     /// How often a batch of rows was not parked for it.
     pub(crate) parks_refused: u64,
+    /// Who has locked the parked rows.
+    parked_lock: Option<SessionId>,
 }
 
 impl Default for Server {
@@ -65,6 +67,7 @@ impl Default for Server {
             hung_at: None,
             parks_nothing: false,
             parks_refused: 0,
+            parked_lock: None,
         }
     }
 }

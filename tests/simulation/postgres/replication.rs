@@ -3,7 +3,6 @@
 use outboxd::{
     position::Lsn,
     postgres::{
-        SourceDatabase,
         open_transactions::OpenTransaction,
         replication::{BeforeStream, ReplicationError, SystemIdentity},
         slot_use::SlotUse,
@@ -17,7 +16,7 @@ use super::{
     stream::SimulatedStream,
     walsender::Streaming,
 };
-use crate::world::State;
+use crate::world::WorldState;
 
 pub(crate) struct SimulatedReplication(pub(super) Connection);
 
@@ -26,7 +25,7 @@ impl Replication for SimulatedReplication {
 
     async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> {
         let process = self.0.process;
-        let identify = |state: &mut State| {
+        let identify = |state: &mut WorldState| {
             let data = &state.postgres.data;
             state.oracle.identified(process, (data.system_id, data.timeline));
             SystemIdentity {
@@ -39,8 +38,8 @@ impl Replication for SimulatedReplication {
         self.0.ask(identify).await.map_err(command_failed)
     }
 
-    async fn slot_uses(&mut self, database: &SourceDatabase) -> Result<Vec<SlotUse>, ReplicationError> {
-        self.0.ask(|state| slot_uses(state, &database.slot)).await.map_err(command_failed)
+    async fn slot_uses(&mut self, _: &str, slot: &str) -> Result<Vec<SlotUse>, ReplicationError> {
+        self.0.ask(|state| slot_uses(state, slot)).await.map_err(command_failed)
     }
 
     async fn awaited_transactions(&mut self, _: &str) -> Result<Vec<OpenTransaction>, ReplicationError> {
@@ -49,7 +48,7 @@ impl Replication for SimulatedReplication {
 
     async fn before_stream(&mut self, _: &str) -> Result<BeforeStream, ReplicationError> {
         let flushed =
-            |state: &mut State| state.postgres.data.slot.as_ref().map(|slot| Lsn(slot.confirmed_flush));
+            |state: &mut WorldState| state.postgres.data.slot.as_ref().map(|slot| Lsn(slot.confirmed_flush));
         let confirmed_flush = self.0.ask(flushed).await.map_err(command_failed)?;
         Ok(BeforeStream { pid: self.0.id as i32, confirmed_flush })
     }
@@ -65,7 +64,7 @@ impl Replication for SimulatedReplication {
         from: Lsn,
     ) -> Result<SimulatedStream, (Option<Self>, ReplicationError)> {
         let (id, process) = (self.0.id, self.0.process);
-        let start = |state: &mut State| {
+        let start = |state: &mut WorldState| {
             if state.postgres.active.is_some() {
                 return Err(server_error("ERROR", "55006", "replication slot is active"));
             }

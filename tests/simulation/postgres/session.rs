@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::walsender::Streaming;
-use crate::world::{Link, Said, State};
+use crate::world::{Link, Said, WorldState};
 
 pub(crate) type SessionId = u64;
 
@@ -25,14 +25,14 @@ impl Session {
     }
 }
 
-impl State {
+impl WorldState {
     /// What the server does by itself.
     pub(crate) fn reap(&mut self) {
         let now = self.now();
         let timeout = self.scenario.wal_sender_timeout;
         let ids: Vec<SessionId> = self.postgres.sessions.keys().copied().collect();
         for id in ids {
-            self.take_statuses(id, now);
+            self.apply_statuses(id, now);
             let Some(session) = self.postgres.sessions.get(&id) else { continue };
             let timed_out = session.streaming.as_ref().is_some_and(|s| s.heard_at + timeout <= now);
             // A walsender that nobody answers; any other session ends with its link, sooner or later.
@@ -51,6 +51,7 @@ impl State {
     pub(crate) fn end_session(&mut self, id: SessionId) {
         let now = self.now();
         let server = &mut self.postgres;
+        server.parked_lock.take_if(|holder| *holder == id);
         if let Some(session) = server.sessions.get_mut(&id) {
             // A client that hears nothing does not hear this either.
             let knows = !matches!(session.link, Link::Hung(_));

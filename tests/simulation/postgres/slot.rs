@@ -1,7 +1,7 @@
 //! What somebody else may do to the slot.
 
 use super::data_directory::Slot;
-use crate::world::State;
+use crate::world::WorldState;
 
 impl Slot {
     /// One that stands here, on disk as well.
@@ -10,7 +10,7 @@ impl Slot {
     }
 }
 
-impl State {
+impl WorldState {
     /// Drops the slot, whoever uses it. `false` when there is none, or none of which anything is written down: then the next
     /// one is the first one.
     pub(crate) fn drop_slot(&mut self) -> bool {
@@ -38,7 +38,7 @@ impl State {
         self.note(|| format!("postgres: somebody makes the slot anew at {at}"));
     }
 
-    /// The slot stays as it is, and has passed over what was written meanwhile.
+    /// The slot stays as it is, and skips what was written meanwhile.
     pub(crate) fn make_publication_anew(&mut self) {
         const CAUSE: &str = "taken out of the publication and put back";
         if !self.has_recorded_slot() {

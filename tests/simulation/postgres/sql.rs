@@ -3,14 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use outboxd::{
-    outbox::{ColumnNames, ParkedRow},
-    position::Lsn,
+    outbox::{ColumnNames, Outline, ParkReason, ParkedRow, Timestamp},
+    position::{Lsn, Position},
     postgres::{
-        SourceDatabase,
+        SourceDatabase, TableName,
         catalog::{CatalogError, Facts, SlotFacts, TableKind},
         cleanup::{Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
         family::Unpublished,
         open_transactions::OpenTransaction,
+        parked_rows::{Lock, ParkedEntry, ParkedValues},
         preflight::Problem,
         publication::{PublishedBy, Publishing},
         slot_record::{Confirmed, SlotRecord},
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     sabotage::Sabotage,
     wal::{OUTBOX, RowId},
-    world::{Link, State},
+    world::{Link, WorldState},
 };
 
 pub(crate) struct SimulatedSql(pub(super) Connection);
@@ -35,7 +36,7 @@ impl SimulatedSql {
     pub(super) async fn run<T>(
         &self,
         doing: &'static str,
-        answer: impl FnMut(&mut State) -> T,
+        answer: impl FnMut(&mut WorldState) -> T,
     ) -> Result<T, CatalogError> {
         self.0.ask(answer).await.map_err(|cause| CatalogError::Statement { doing, cause })
     }
@@ -79,7 +80,7 @@ impl Sql for SimulatedSql {
         self.run("looking at the publication", publishing).await
     }
 
-    async fn unpublished_tables(&self, _: &SourceDatabase) -> Result<Option<Unpublished>, CatalogError> {
+    async fn unpublished_tables(&self, _: &TableName) -> Result<Option<Unpublished>, CatalogError> {
         Ok(None)
     }
 
@@ -87,7 +88,7 @@ impl Sql for SimulatedSql {
         Ok(None)
     }
 
-    async fn table_is_empty(&self, _: &SourceDatabase, _: TableKind) -> Result<bool, CatalogError> {
+    async fn table_is_empty(&self, _: &TableName, _: TableKind) -> Result<bool, CatalogError> {
         self.run("looking for a row", |state| state.postgres.data.table().next().is_none()).await
     }
 
@@ -136,8 +137,6 @@ impl Sql for SimulatedSql {
 
     async fn park(&self, _: &SourceDatabase, rows: &[Arc<ParkedRow>]) -> Result<Lsn, CatalogError> {
         const DOING: &str = "writing into the table of parked rows";
-        let id = |row: &Arc<ParkedRow>| row.kept.outline().message_id?.parse::<RowId>().ok();
-        let ids: Vec<RowId> = rows.iter().filter_map(id).collect();
         let process = self.0.process;
         self.run(DOING, |state| {
             let failed = |cause| Err(CatalogError::Statement { doing: DOING, cause });
@@ -146,15 +145,15 @@ impl Sql for SimulatedSql {
                 return failed(server_error("ERROR", "53100", "No space left on device"));
             }
             let unheard = !state.peace && state.one_in(16);
-            for id in &ids {
+            for (id, row) in rows.iter().filter_map(|row| Some((row_id(row)?, row))) {
                 if unheard {
-                    state.postgres.data.park(*id);
+                    state.postgres.data.park(id, row);
                     continue;
                 }
                 if state.scenario.sabotage != Some(Sabotage::ForgetParked) {
-                    state.postgres.data.park(*id);
+                    state.postgres.data.park(id, row);
                 }
-                state.told_parked(process, *id);
+                state.told_parked(process, id);
             }
             if unheard {
                 return failed(closed());
@@ -166,6 +165,100 @@ impl Sql for SimulatedSql {
 
     async fn count_parked(&self, _: &SourceDatabase) -> Result<Option<u64>, CatalogError> {
         self.run("counting the parked rows", |state| Some(state.postgres.data.parked.len() as u64)).await
+    }
+
+    async fn lock_parked(&self, _: &SourceDatabase) -> Result<Lock, CatalogError> {
+        let id = self.0.id;
+        self.run("locking the parked rows", |state| {
+            let forgets = state.scenario.sabotage == Some(Sabotage::ForgetParkedLock);
+            let server = &mut state.postgres;
+            if !forgets {
+                server.parked_lock.get_or_insert(id);
+            }
+            let held = forgets || server.parked_lock == Some(id);
+            if held { Lock::Held } else { Lock::Taken(None) }
+        })
+        .await
+    }
+
+    async fn list_parked(&self, _: &SourceDatabase) -> Result<Vec<ParkedEntry>, CatalogError> {
+        let (id, process) = (self.0.id, self.0.process);
+        self.run("reading the parked rows", |state| {
+            let server = &state.postgres;
+            let mut rows: Vec<_> = server.data.parked.iter().collect();
+            rows.sort_by_key(|(_, parked)| parked.kept.row().position);
+            let listed = rows.iter().map(|(row, parked)| (parked.kept.row().position, **row)).collect();
+            state.oracle.parked_listed(process, listed, server.parked_lock == Some(id));
+            if state.scenario.sabotage == Some(Sabotage::ParkedListReversed) {
+                rows.reverse();
+            }
+            rows.into_iter().map(|(_, parked)| entry(parked)).collect()
+        })
+        .await
+    }
+
+    async fn load_parked(
+        &self,
+        _: &SourceDatabase,
+        entry: &ParkedEntry,
+    ) -> Result<Option<ParkedValues>, CatalogError> {
+        self.run("reading a parked row", |state| {
+            let (_, parked) = state.parked_at(entry.position)?;
+            Some(ParkedValues { columns: parked.kept.columns().to_vec(), row: parked.kept.row().clone() })
+        })
+        .await
+    }
+
+    async fn overtaken(
+        &self,
+        database: &SourceDatabase,
+        _: &ColumnNames,
+        entry: &ParkedEntry,
+        _: &ParkedValues,
+    ) -> Result<Option<String>, CatalogError> {
+        if database.cleanup.is_some() {
+            return Ok(Some("clean-up removes rows".to_owned()));
+        }
+        let process = self.0.process;
+        self.run("looking for later rows of a parked row's aggregate", |state| {
+            let overlooks = state.scenario.sabotage == Some(Sabotage::OverlookOvertaking);
+            let (row, _) = state.parked_at(entry.position)?;
+            let found = state.postgres.data.may_be_overtaken(row);
+            state.oracle.looked_for_later_rows(process, row, found);
+            (found && !overlooks).then(|| "the table has a later row of its aggregate".to_owned())
+        })
+        .await
+    }
+
+    async fn remove_parked(&self, _: &SourceDatabase, position: Position) -> Result<bool, CatalogError> {
+        const DOING: &str = "removing a parked row";
+        let process = self.0.process;
+        self.run(DOING, |state| {
+            let Some((row, _)) = state.parked_at(position) else { return Ok(false) };
+            state.oracle.parked_row_removed(process, row);
+            let removed = state.postgres.data.unpark(row);
+            state.note(|| format!("process {process} has removed parked row {row}"));
+            // It is, and nobody hears of it.
+            if !state.peace && state.one_in(16) {
+                return Err(CatalogError::Statement { doing: DOING, cause: closed() });
+            }
+            Ok(removed)
+        })
+        .await?
+    }
+
+    async fn keep_parked(
+        &self,
+        _: &SourceDatabase,
+        position: Position,
+        reason: &ParkReason,
+    ) -> Result<(), CatalogError> {
+        self.run("writing why a row stays parked", |state| {
+            let Some((row, parked)) = state.parked_at(position) else { return };
+            let parked = ParkedRow { kept: parked.kept.clone(), reason: reason.clone() };
+            state.postgres.data.parked.insert(row, Arc::new(parked));
+        })
+        .await
     }
 
     async fn limit_statements(&self, _: Duration) -> Result<(), CatalogError> {
@@ -257,14 +350,14 @@ impl Sql for SimulatedSql {
     ) -> Result<Seen, CleanupError> {
         const ROWS: usize = 100;
         let skip = if let Pass::Rows(stayed) = pass { stayed } else { 0 };
-        let seen = |state: &mut State| {
+        let seen = |state: &mut WorldState| {
             let rows = state.postgres.data.table().skip(skip).take(ROWS);
             rows.map(|row| SeenRow { table: OUTBOX, place: row.id.to_string(), transaction: String::new() })
                 .collect()
         };
         let rows: Vec<SeenRow> = self.run("looking for rows to remove", seen).await?;
         let then = if rows.len() == ROWS { Pass::Rows(skip + ROWS) } else { Pass::Begin };
-        let end = |state: &mut State| match state.scenario.sabotage {
+        let end = |state: &mut WorldState| match state.scenario.sabotage {
             Some(Sabotage::RemoveAtOnce) => Lsn::ZERO,
             _ => Lsn(state.postgres.data.wal_end),
         };
@@ -288,5 +381,36 @@ impl Sql for SimulatedSql {
 
     fn is_closed(&self) -> bool {
         self.0.world.look(|state| state.link(self.0.id) == Link::Cut)
+    }
+}
+
+fn row_id(row: &ParkedRow) -> Option<RowId> {
+    row.kept.outline().message_id?.parse().ok()
+}
+
+fn entry(ParkedRow { kept, reason }: &ParkedRow) -> ParkedEntry {
+    let Outline { message_id, aggregate_type, aggregate_id, event_type } = kept.outline();
+    let (exchange, routing_key) =
+        reason.route.as_ref().map(|route| (route.exchange.clone(), route.routing_key.clone())).unzip();
+    ParkedEntry {
+        position: kept.row().position,
+        cause: reason.cause.to_string(),
+        reason: reason.text.clone(),
+        message_id,
+        aggregate_type,
+        aggregate_id,
+        event_type,
+        exchange,
+        routing_key,
+        committed_at: kept.row().committed_at,
+        parked_at: Timestamp(0),
+    }
+}
+
+impl WorldState {
+    fn parked_at(&self, position: Position) -> Option<(RowId, Arc<ParkedRow>)> {
+        let parked = &self.postgres.data.parked;
+        let (row, parked) = parked.iter().find(|(_, parked)| parked.kept.row().position == position)?;
+        Some((*row, parked.clone()))
     }
 }

@@ -27,7 +27,7 @@ impl SimulatedStream {
         Self { connection, last_heard: Instant::now(), seen: 0 }
     }
 
-    fn took(&mut self, event: &ReplicationEvent) -> bool {
+    fn received(&mut self, event: &ReplicationEvent) -> bool {
         self.last_heard = Instant::now();
         let is_row = matches!(event, ReplicationEvent::WalData { bytes, .. } if bytes.first() == Some(&b'I'));
         self.seen += u64::from(is_row);
@@ -67,7 +67,7 @@ impl Stream for SimulatedStream {
                 let process = self.connection.process;
                 self.connection.world.look(|state| state.oracle.heard_of_the_end(process));
             })?;
-            if self.took(&event) {
+            if self.received(&event) {
                 return Ok(event);
             }
         }
@@ -80,7 +80,7 @@ impl Stream for SimulatedStream {
             .world
             .look(|state| if state.one_in(8) { Said::NothingBefore(None) } else { state.stream(id) });
         match said {
-            Said::This(event) => event.map(|event| self.took(&event).then_some(event)),
+            Said::This(event) => event.map(|event| self.received(&event).then_some(event)),
             Said::NothingBefore(_) => Ok(None),
         }
     }
@@ -110,7 +110,7 @@ impl Stream for SimulatedStream {
                 Link::Hung(since) => state.until_tcp_gives_up(since, ReplicationError::Stream(closed())),
                 Link::Up if state.now() < arrived => Said::NothingBefore(Some(arrived)),
                 Link::Up => {
-                    state.take_statuses(id, arrived);
+                    state.apply_statuses(id, arrived);
                     state.end_session(id);
                     state.oracle.finished(process);
                     Said::This(Ok(()))

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Mode, SessionId, connection::closed};
 use crate::{
     wal::{self, COLUMNS, OTHER, OUTBOX, RowId, Transaction},
-    world::{Link, Said, State},
+    world::{Link, Said, WorldState},
 };
 
 /// A walsender at work.
@@ -42,8 +42,8 @@ enum Carries {
     Commit { commit_lsn: u64, end_lsn: u64 },
 }
 
-impl State {
-    pub(super) fn take_statuses(&mut self, id: SessionId, now: Instant) {
+impl WorldState {
+    pub(super) fn apply_statuses(&mut self, id: SessionId, now: Instant) {
         loop {
             let Some(session) = self.postgres.sessions.get_mut(&id) else { return };
             let Some(streaming) = &mut session.streaming else { return };

@@ -4,7 +4,7 @@
 use std::{future::poll_fn, pin::pin, task::Poll};
 
 use super::Run;
-use crate::world::{State, World};
+use crate::world::{World, WorldState};
 
 /// Runs `process` while it is not frozen.
 pub(super) async fn while_not_frozen<F: Future>(world: World, id: u64, process: F) -> F::Output {
@@ -30,7 +30,7 @@ impl Run {
     }
 }
 
-impl State {
+impl WorldState {
     fn freeze(&mut self, process: u64) {
         self.note(|| format!("process {process} is stopped"));
         self.frozen.entry(process).or_default();

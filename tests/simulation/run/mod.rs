@@ -1,5 +1,6 @@
 //! One simulation: a service that writes, instances of outboxd that come and go, faults, and then peace.
 
+mod command;
 mod freezing;
 mod process;
 mod put_back;
@@ -20,7 +21,10 @@ use outboxd::{
 };
 use tokio::time::Instant;
 
-use self::process::{INVALID_ROW, Process};
+use self::{
+    command::Command,
+    process::{INVALID_ROW, Process},
+};
 use crate::{
     postgres::DataDirectory,
     scenario::Scenario,
@@ -38,6 +42,10 @@ pub(crate) struct Report {
     pub(crate) duplicates: u64,
     pub(crate) removals: u64,
     pub(crate) parks_refused: u64,
+    /// Replays that came to their end.
+    pub(crate) replayed: u64,
+    /// Rows that were requeued.
+    pub(crate) requeued: u64,
     /// Rows with a nack behind them that were parked.
     pub(crate) parked_after_nacks: usize,
     /// How often the message was sent that was sent most.
@@ -69,6 +77,8 @@ pub(crate) fn simulate(scenario: Scenario, trace: bool) -> Report {
             duplicates: state.oracle.duplicates,
             removals: state.oracle.removals,
             parks_refused: state.postgres.parks_refused,
+            replayed: state.oracle.replayed,
+            requeued: state.oracle.requeued,
             parked_after_nacks: state.oracle.parked_after_nacks(),
             sent_max: state.oracle.sent_max(false),
             innocent_sent_max: state.oracle.sent_max(true),
@@ -82,6 +92,7 @@ pub(crate) struct Run {
     pub(crate) world: World,
     scenario: Arc<Scenario>,
     processes: Vec<Process>,
+    commands: Vec<Command>,
     last_process: u64,
     last_row: RowId,
     /// Copies of the data directory, for bad times.
@@ -124,6 +135,7 @@ impl Run {
             world: World::new(scenario.clone(), trace),
             scenario,
             processes: Vec::new(),
+            commands: Vec::new(),
             last_process: 0,
             last_row: 0,
             copies: VecDeque::new(),
@@ -149,6 +161,7 @@ impl Run {
             }
             self.look_around();
             self.recover().await;
+            self.run_commands();
             self.world.pause(0..=self.scenario.between_writes_ms).await;
             if next_fault <= Instant::now()
                 && let Some(fault) = self.world.look(|state| {
@@ -185,6 +198,7 @@ impl Run {
         });
         let deadline = Instant::now() + PEACE;
         let mut started_again = false;
+        let mut last_commands = false;
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
             self.see_states();
@@ -195,7 +209,12 @@ impl Run {
                 started_again = true;
                 self.start_again_where(|process| process.is_halted(INVALID_ROW)).await;
             }
-            match self.world.look(|state| state.unfinished()) {
+            let unfinished = self.world.look(|state| state.unfinished()).or_else(|| self.running_command());
+            match unfinished {
+                None if !last_commands => {
+                    last_commands = true;
+                    self.run_last_commands();
+                }
                 None => return Ok(()),
                 Some(missing) if deadline <= Instant::now() => {
                     let shown: Vec<String> = self.processes.iter().map(Process::shown).collect();
@@ -234,7 +253,11 @@ impl Run {
     }
 
     /// A while from now, something gets well.
-    pub(crate) fn mend(&self, within_ms: u64, how: impl FnOnce(&mut crate::world::State) + Send + 'static) {
+    pub(crate) fn mend(
+        &self,
+        within_ms: u64,
+        how: impl FnOnce(&mut crate::world::WorldState) + Send + 'static,
+    ) {
         let world = self.world.clone();
         tokio::spawn(async move {
             world.pause(0..=within_ms).await;

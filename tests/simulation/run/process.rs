@@ -86,7 +86,7 @@ impl Run {
         self.world.look(|state| state.note(|| format!("process {id} starts")));
     }
 
-    pub(super) fn take_one(&mut self) -> Process {
+    pub(super) fn remove_one(&mut self) -> Process {
         let index = self.world.look(|state| state.rng.usize(0..self.processes.len()));
         self.processes.remove(index)
     }
@@ -99,7 +99,7 @@ impl Run {
     }
 
     pub(super) async fn kill(&mut self) {
-        let process = self.take_one();
+        let process = self.remove_one();
         self.world.look(|state| {
             state.slot_must_keep_up(process.id);
             state.note(|| format!("process {} is killed", process.id));
@@ -112,14 +112,14 @@ impl Run {
 
     /// SIGTERM, and a new start.
     pub(crate) async fn end(&mut self, drain_timeout_ms: u64) {
-        let process = self.take_one();
+        let process = self.remove_one();
         self.terminate(process, Duration::from_millis(drain_timeout_ms)).await;
         self.world.pause(0..=500).await;
         self.start();
     }
 
     pub(super) async fn end_for_good(&mut self) {
-        let process = self.take_one();
+        let process = self.remove_one();
         self.terminate(process, Duration::from_secs(30)).await;
     }
 

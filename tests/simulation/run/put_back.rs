@@ -42,6 +42,8 @@ impl Run {
     /// Puts a copy in the server's place, and says whether it can be told from the server by its identity.
     fn replace(&mut self, mut data: DataDirectory, changed: impl FnOnce(&mut DataDirectory)) -> bool {
         self.copies.clear();
+        // What they write would hide that the server was set back.
+        self.kill_commands();
         self.world.change(|state| {
             // Identities are never used twice.
             data.system_id = state.postgres.data.system_id;

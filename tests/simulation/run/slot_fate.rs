@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Run;
-use crate::world::State;
+use crate::world::WorldState;
 
 impl Run {
     /// Drops the slot under whoever uses it, and makes it anew behind what is written meanwhile. Only while its holder lives, and
@@ -53,7 +53,7 @@ impl Run {
         }
     }
 
-    /// Rows are written while there is none, and the slot passes over them.
+    /// Rows are written while there is none, and the slot skips them.
     pub(crate) async fn make_publication_anew_while_stopped(&mut self) {
         let instances = self.processes.len();
         for _ in 0..instances {
@@ -65,7 +65,7 @@ impl Run {
         }
         self.world.pause(0..=100).await;
         self.write_some();
-        self.world.change(State::make_publication_anew);
+        self.world.change(WorldState::make_publication_anew);
         for _ in 0..instances {
             self.start();
         }

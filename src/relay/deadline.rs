@@ -1,0 +1,11 @@
+//! Waiting for a time that may never come.
+
+use std::time::Instant;
+
+/// Waits until `deadline`, or for ever. Cancel-safe.
+pub(super) async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,96 @@
+//! Both links, everything that must hold before a slot is touched, and the topology.
+
+use super::{carryover::Carryover, gap::judge};
+use crate::{
+    admin::Reporter,
+    postgres::{
+        catalog::{SlotFacts, TableFacts},
+        condition::Doubt,
+        continuity::SlotHistory,
+        family::Unpublished,
+        preflight,
+    },
+    relay::{
+        Fault, Source,
+        broker::Broker,
+        database::{Database, Sql},
+    },
+};
+
+/// What an attempt begins with.
+pub(super) struct Connected<R, P> {
+    pub(super) connection: R,
+    pub(super) publisher: P,
+    pub(super) table: TableFacts,
+    pub(super) doubt: Option<Doubt>,
+    pub(super) history: SlotHistory,
+}
+
+/// Connects to both servers, and looks whether all is as it must be. `number`: attempts that failed since the last progress.
+///
+/// # Errors
+/// [`Fault::Preflight`], [`Fault::Gap`], or a connection's.
+pub(super) async fn connect<D: Database, B: Broker>(
+    source: &Source<D, B>,
+    report: &Reporter,
+    number: usize,
+    carryover: &mut Carryover,
+) -> Result<Connected<D::Replication, B::Publisher>, Fault> {
+    let Source { name, mapping, broker, .. } = source;
+    let database = source.database.options();
+    let application_name = source.application_name();
+    let sql = source.database.connect_sql(&application_name).await?;
+    let mut facts = sql.facts(database).await?;
+    carryover.slot_wants_use = facts.slot(&database.slot).is_some_and(SlotFacts::wants_use);
+    // A program may have the slot for a moment only: `acquire` looks for longer.
+    for one in facts.slot_uses.iter_mut().filter(|one| one.stranger().is_some()) {
+        one.holder = None;
+    }
+    let checks = preflight::checks(database, &mapping.columns, &facts);
+    report.unpublished_tables(facts.family.unpublished.as_ref().map(Unpublished::explain));
+    // What is wrong with the slot, or with what feeds it, may be a gap, which is judged first.
+    let failed = |besides: &[&str]| {
+        let mut failures = checks.iter().filter(|check| check.failure().is_some());
+        failures.any(|check| !besides.contains(&&*check.name))
+    };
+    // Under a process that had the slot, a table of another name was put in its place, which is a gap, too.
+    let judged = match carryover.slot {
+        Some(_) => &[preflight::SLOT, preflight::PUBLICATION, preflight::RECORDED_TABLE][..],
+        None => &[preflight::SLOT, preflight::PUBLICATION],
+    };
+    if failed(judged) {
+        return Err(Fault::Preflight(checks));
+    }
+    let connection = source.database.connect_replication(&application_name).await;
+    let mut connection = connection.map_err(|error| Fault::no_replication(database, &facts.server, error))?;
+    let remembered = carryover.slot.as_ref();
+    let timeline = remembered.map(|slot| slot.timeline);
+    let mut history = source.database.slot_history(&sql, &mut connection, timeline).await?;
+    judge(source, &sql, &history, remembered).await?;
+    let Some(table) = facts.table.filter(|_| !failed(&[])) else {
+        return Err(Fault::Preflight(checks));
+    };
+    let parked = checks.iter().find(|check| check.name == preflight::PARKED);
+    let parked_elsewhere = parked.and_then(preflight::Check::as_warning).map(ToString::to_string);
+    report.parked_elsewhere(parked_elsewhere);
+    let doubt = facts.doubt;
+    if let Some(doubt) = doubt.as_ref().filter(|_| !carryover.doubts_condition) {
+        carryover.doubts_condition = true;
+        tracing::warn!(source = name, "{doubt}: {}", doubt.cure());
+    }
+    carryover.meet(&history, name);
+    // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
+    if facts.publication.is_none() && history.slot.is_none() {
+        sql.mend_publication(database, table.kind).await?;
+        tracing::info!(source = name, publication = database.publication, "created the publication");
+        source.database.look_again(&sql, &mut history).await?;
+    }
+    if !facts.records.exists {
+        sql.create_records(database).await?;
+    }
+    if database.parks && !facts.parked.exists {
+        sql.create_parked(database).await?;
+    }
+    let publisher = broker.connect(&application_name, number).await?;
+    Ok(Connected { connection, publisher, table, doubt, history })
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use amqp_publisher::topology::{QueueType, Subscription};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use utoipa_axum::router::OpenApiRouter;
@@ -19,7 +20,6 @@ use super::{
 use crate::{
     backoff::Backoff,
     failure::Failure,
-    rabbitmq::topology::{QueueType, Subscription},
     shutdown::{Shutdown, StopSignals, shutdown},
 };
 

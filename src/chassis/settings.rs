@@ -2,10 +2,11 @@
 
 use std::{net::ToSocketAddrs, path::Path, time::Duration};
 
+use amqp_publisher::ConnectionOptions;
+
 use crate::{
     configuration::{self, Origins, Section, SettingsError},
     postgres::endpoint::Endpoint,
-    rabbitmq::ConnectionOptions,
     settings::broker::Access,
 };
 

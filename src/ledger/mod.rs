@@ -27,7 +27,7 @@ use std::{
 };
 
 /// Ascending in commit order; a message that is published again keeps its tag.
-pub use crate::rabbitmq::publisher::PublishTag;
+pub use amqp_publisher::PublishTag;
 pub use item::Due;
 use item::Item;
 pub use nacks::Nacked;

@@ -2,10 +2,11 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use amqp_publisher::publisher::message as amqp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{outbox::Timestamp, rabbitmq::message as amqp};
+use crate::outbox::Timestamp;
 
 fn message(commit_lsn: u64, index: u32, aggregate: u64) -> Message {
     Message::empty(Position { commit_lsn: Lsn(commit_lsn), index }, AggregateKey(aggregate))

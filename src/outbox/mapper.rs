@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use amqp_publisher::publisher::message::{self as amqp, Properties, header_bytes};
 use bytes::Bytes;
 
 use super::{
@@ -11,7 +12,6 @@ use super::{
     message::APP_ID,
     row_headers::{HeadersError, RowHeaders},
 };
-use crate::rabbitmq::message::{self as amqp, Properties, header_bytes};
 
 /// Type OIDs of `pg_type.dat`, fixed for all time.
 const BYTEA: u32 = 17;

@@ -6,11 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use amqp_publisher::publisher::message::{self as amqp, HeaderValue, header_bytes};
+
 use super::Timestamp;
-use crate::{
-    position::Position,
-    rabbitmq::message::{self as amqp, HeaderValue, header_bytes},
-};
+use crate::position::Position;
 
 /// Header that tells one message of a source from every other.
 pub const POSITION_HEADER: &str = "outbox-position";

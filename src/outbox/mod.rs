@@ -16,7 +16,7 @@ mod row_headers;
 mod template;
 mod timestamp;
 
-pub use crate::rabbitmq::{message::HeaderValue, short_string::SHORT_STRING_BYTES_MAX};
+pub use amqp_publisher::{HeaderValue, short_string::SHORT_STRING_BYTES_MAX};
 pub(crate) use diagnostics::nearest;
 pub use invalid::{InvalidReason, InvalidRow};
 pub use mapper::Mapper;

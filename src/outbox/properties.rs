@@ -1,7 +1,8 @@
 //! AMQP properties that a row may set: their keys, which values they take, and where the values come from.
 
+use amqp_publisher::{Properties, short_string::SHORT_STRING_BYTES_MAX};
+
 use super::InvalidReason;
-use crate::rabbitmq::{message::Properties, short_string::SHORT_STRING_BYTES_MAX};
 
 /// RabbitMQ's limit for a time to live would be another with each version; ten years are within all of them.
 const EXPIRATION_MS_MAX: u64 = 315_360_000_000;

@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    error::BrokerError,
-    options::ConnectionOptions,
+    BrokerError, ConnectionOptions,
     publishing::{Pattern, Publishing},
     topology::{Argument, CONSISTENT_HASH, Declaration, Destination, TOPIC, Topology, is_predeclared},
 };

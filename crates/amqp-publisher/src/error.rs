@@ -2,12 +2,16 @@
 
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
-use super::{
-    endpoint::{Endpoint, InvalidUrl},
+use diagnostics::remedy::Mender;
+use secret::SecretError;
+
+use crate::{
+    connection::{
+        endpoint::{Endpoint, InvalidUrl},
+        tls::CertificateError,
+    },
     refusal::{self, Reason, Refusal, reply},
-    tls::CertificateError,
 };
-use crate::{remedy::Mender, secret::SecretError};
 
 /// Error below, such as that of a socket.
 #[derive(Clone, Debug)]
@@ -48,7 +52,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// What comes breaks the rules of AMQP 0-9-1.
+    /// Breach of AMQP 0-9-1 by what comes.
     pub(crate) fn violation(text: impl Into<String>) -> Self {
         Self::Broken(io::Error::new(io::ErrorKind::InvalidData, text.into()))
     }
@@ -76,42 +80,42 @@ pub enum BrokerError {
     Certificates(CertificateError),
     /// No TCP connection.
     Unreachable {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: Cause,
     },
     /// No connection within [`ConnectionOptions::connect_timeout`](super::ConnectionOptions::connect_timeout).
     TimedOut {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
         /// The limit.
         after: Duration,
     },
     /// TCP, but no TLS.
     Tls {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
-        /// What rustls said.
+        /// Error of rustls.
         source: Cause,
     },
     /// The broker does not accept user and password.
     LoginRefused {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
         /// The broker's own words.
         text: String,
     },
     /// The vhost is missing, or not for this user.
     VhostRefused {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
         /// The broker's own words.
         text: String,
     },
     /// A limit, or something else than login and vhost, keeps the connection from being opened.
     ConnectionRefused {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
         /// AMQP reply code, for instance 530 when a limit of connections is reached.
         code: u16,
@@ -120,7 +124,7 @@ pub enum BrokerError {
     },
     /// A connection may have fewer channels than are needed.
     TooFewChannels {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
         /// As many as both sides agreed on.
         channel_max: u16,
@@ -129,9 +133,9 @@ pub enum BrokerError {
     },
     /// The connection broke off before it was open.
     Handshake {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
-        /// What broke it off.
+        /// Error that broke it off.
         source: Cause,
     },
     /// Several URLs, and none of them did.
@@ -141,14 +145,14 @@ pub enum BrokerError {
     },
     /// The broker does not have, or does not allow, what is to be declared.
     Declare {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
-        /// What, and why.
+        /// The object, and the reason.
         error: DeclareError,
     },
     /// The broker closed a channel; everything in flight on it has to be sent again.
     ChannelClosed {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
         /// AMQP reply code, for instance 404 when an exchange was deleted under way.
         code: u16,
@@ -157,7 +161,7 @@ pub enum BrokerError {
     },
     /// The broker closed the connection and said why.
     ConnectionClosed {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
         /// AMQP reply code, for instance 320 when an operator closed it or the node stops.
         code: u16,
@@ -166,14 +170,14 @@ pub enum BrokerError {
     },
     /// The connection is gone without a word: cut off, or no heartbeat.
     Lost {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
-        /// What was noticed.
+        /// Sign of the loss.
         source: Cause,
     },
     /// Somebody took the fence away, while we held it.
     FenceGone {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
         /// The queue.
         queue: String,
@@ -182,20 +186,20 @@ pub enum BrokerError {
     Unsendable {
         /// Value of the header that tells it from others.
         message: String,
-        /// What does not fit.
+        /// Part that does not fit.
         reason: String,
     },
     /// The broker returned a message that is not in flight; it is no longer certain what was delivered.
     UnexpectedReturn {
-        /// Which broker.
+        /// The broker.
         at: Endpoint,
-        /// What is known of the message.
+        /// Knowledge of the message.
         what: String,
     },
 }
 
 impl BrokerError {
-    /// What happened, without the next step.
+    /// Account of what happened, without the next step.
     pub fn what(&self) -> String {
         match self {
             Self::InvalidUrl(error) => format!("the URL of RabbitMQ {}", error.what),
@@ -293,7 +297,7 @@ impl BrokerError {
         }
     }
 
-    /// Who mends it.
+    /// The one who mends it.
     pub fn mender(&self) -> Mender {
         match self {
             Self::InvalidUrl(_)
@@ -314,7 +318,7 @@ impl BrokerError {
     }
 }
 
-/// What happened when none of several URLs could be used, from the text of each error.
+/// Account of what happened when none of several URLs could be used, from the text of each error.
 pub fn none_usable(tried: impl IntoIterator<Item = String>) -> String {
     let tried: Vec<String> = tried.into_iter().collect();
     format!("no RabbitMQ node could be used: {}", tried.join(" | "))
@@ -364,9 +368,9 @@ impl From<SecretError> for BrokerError {
 /// An exchange, queue or binding that cannot be declared or is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclareError {
-    /// What was to be declared, for instance `queue 'customer-service.orders'`.
+    /// The object that was to be declared, for instance `queue 'customer-service.orders'`.
     pub object: String,
-    /// Why it failed.
+    /// Reason of the failure.
     pub reason: Reason,
     /// AMQP reply code.
     pub code: u16,
@@ -380,7 +384,7 @@ impl DeclareError {
         Self { object: object.into(), reason: refusal::reason(code, &text), code, text }
     }
 
-    /// What is the matter.
+    /// Account of what is the matter.
     pub fn what(&self) -> String {
         let Self { object, code, text, .. } = self;
         format!("{object} {}: {text}", refusal::means(*code, text))

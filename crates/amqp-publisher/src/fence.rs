@@ -19,7 +19,7 @@ use amq_protocol::{
 };
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{
+use crate::{
     connection::{CallError, ChannelId, Connection, is_answer, open_channel, unasked},
     error::{BrokerError, DeclareError, Loss},
     refusal::{Reason, Refusal, reply},
@@ -28,7 +28,7 @@ use super::{
 
 /// A channel of its own, as a refusal closes it.
 const CHANNEL: ChannelId = 3;
-/// How often a fence that another connection has is asked for. Each time the broker logs a channel that failed.
+/// Interval at which a fence that another connection has is asked for. Each time the broker logs a channel that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// The same, once that takes longer than a takeover.
 const TAKEN_RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// RabbitMQ's own heartbeat, for a client that asks for none.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// What became of asking for a fence.
+/// Answer to the question for a fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fence {
     /// It is ours until the connection ends: nobody else publishes.

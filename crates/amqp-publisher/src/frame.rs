@@ -1,9 +1,9 @@
 //! Frames as bytes (AMQP 0-9-1 specification, 2.3.5), and whether what is in one may be parsed. Pure, bounded, without recursion.
 //!
-//! lapin's codec crate reads tables and arrays by recursion as deep as they are nested, and refuses text that is not UTF-8: one
+//! The codec, `amq-protocol`, reads tables and arrays by recursion as deep as they are nested, and refuses text that is not UTF-8: one
 //! message ends a thread's stack, or a connection. What passes here it reads within [`NESTING_MAX`] levels.
 //!
-//! The broker's remarks, such as a reply text, quote names that any row or message may give, and RabbitMQ cuts them after so many bytes,
+//! The broker's remarks, such as a reply text, quote names that any message may give, and RabbitMQ cuts them after so many bytes,
 //! also in the middle of a character. They are made legible ([`mend_remark`]) before they are checked.
 
 use std::{io, ops::Range};
@@ -55,7 +55,7 @@ impl Head {
     ///
     /// # Errors
     ///
-    /// What comes is no frame of AMQP 0-9-1.
+    /// The bytes are no frame of AMQP 0-9-1.
     pub fn peek(bytes: &[u8]) -> io::Result<Option<Self>> {
         let Some(&[kind, a, b, length @ ..]) = bytes.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
         match kind {
@@ -482,7 +482,7 @@ pub enum Value<'a> {
 /// Rest of a payload. Nothing is read where too little is left.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a>(
-    /// What is left.
+    /// The bytes that are left.
     pub &'a [u8],
 );
 

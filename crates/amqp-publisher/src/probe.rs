@@ -13,7 +13,7 @@ use amq_protocol::{
     types::{AMQPValue, FieldTable},
 };
 
-use super::{
+use crate::{
     connection::{CallError, ChannelId, Connection, open_channel},
     error::{BrokerError, DeclareError, Loss},
     frame::FRAME_OVERHEAD_BYTES,

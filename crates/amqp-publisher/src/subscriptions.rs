@@ -15,10 +15,9 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{
-    connection::{ChannelId, Connection, Event, unasked},
+use crate::{
+    connection::{ChannelId, Connection, Event, options::ConnectionOptions, unasked},
     error::{BrokerError, DeclareError, Loss},
-    options::ConnectionOptions,
     refusal::Reason,
     topology::{Declaration, Subscription, Topology},
 };

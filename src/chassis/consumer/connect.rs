@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use amqp_publisher::{BrokerError, ConnectionOptions, Endpoint, connection::dial, error::Cause};
 use async_rs::Runtime;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, types::LongString};
 
@@ -10,7 +11,6 @@ use super::{
     guard::{Guard, InHand},
     transport::{Guarded, GuardedTokio},
 };
-use crate::rabbitmq::{BrokerError, ConnectionOptions, Endpoint, dial, error::Cause};
 
 /// Frames that a consumer asks for at least: RabbitMQ's default, which every publisher may fill with headers. lapin allots 32 frames
 /// each way: 8 MiB, of which it touches what the traffic needs.

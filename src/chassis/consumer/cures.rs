@@ -2,8 +2,9 @@
 //!
 //! Errors say what happened, and what RabbitMQ's administrator does about it. What the service's does is added here.
 
+use amqp_publisher::{BrokerError, Reason, connection::tls::CertificateError, error::none_usable};
+
 use super::ConsumerError;
-use crate::rabbitmq::{BrokerError, Reason, error::none_usable, tls::CertificateError};
 
 /// What happened, and the next step.
 pub(in crate::chassis) fn explain(error: &ConsumerError) -> String {
@@ -41,11 +42,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::time::Duration;
 
+    use amqp_publisher::{DeclareError, Endpoint, Refusal, error::Cause};
+
     use super::*;
-    use crate::{
-        chassis::settings::KEYS,
-        rabbitmq::{DeclareError, Endpoint, Refusal, error::Cause},
-    };
+    use crate::chassis::settings::KEYS;
 
     #[test]
     fn an_error_of_the_broker_names_keys_that_a_service_has() {

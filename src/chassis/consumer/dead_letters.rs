@@ -1,5 +1,6 @@
 //! Messages in a queue's dead-letter queue, and the way back.
 
+use amqp_publisher::{Connection as OwnConnection, ConnectionOptions, Endpoint, short_string::short};
 use lapin::{
     Channel, Confirmation, Connection,
     options::{BasicAckOptions, BasicGetOptions, ConfirmSelectOptions},
@@ -12,9 +13,6 @@ use super::{
     depth, frame_bytes,
     guard::InHand,
     properties, published,
-};
-use crate::rabbitmq::{
-    ConnectionOptions, Endpoint, connection::Connection as OwnConnection, short_string::short,
 };
 
 /// The dead-letter queue of a queue.

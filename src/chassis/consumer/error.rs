@@ -1,8 +1,7 @@
 //! Errors of a consumer, and which of them a message may have caused.
 
+use amqp_publisher::{BrokerError, Endpoint, error::Cause};
 use lapin::{ErrorKind, protocol::AMQPError};
-
-use crate::rabbitmq::{BrokerError, Endpoint, error::Cause};
 
 /// AMQP reply code of a connection that an operator closed, or whose node stops.
 const CONNECTION_FORCED: u16 = 320;

@@ -15,12 +15,12 @@ use std::{
     },
 };
 
+use amqp_publisher::frame::{
+    self, DELIVER, FRAME_BYTES_MIN, FRAME_END, GET_OK, Head, RETURN, TUNE, Unreadable, Walk, Walked, not_amqp,
+};
 use bytes::{BufMut, BytesMut};
 
 use super::readable;
-use crate::rabbitmq::frame::{
-    self, DELIVER, FRAME_BYTES_MIN, FRAME_END, GET_OK, Head, RETURN, TUNE, Unreadable, Walk, Walked, not_amqp,
-};
 
 const ACK: (u16, u16) = (60, 80);
 const NACK: (u16, u16) = (60, 120);

@@ -23,6 +23,10 @@ mod transport;
 
 use std::{io, time::Duration};
 
+use amqp_publisher::{
+    BrokerError, Connection as OwnConnection, ConnectionOptions, Endpoint, Topology, connection::ChannelId,
+    short_string::short, topology::Subscription,
+};
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
     Channel, Confirmation, Connection,
@@ -34,15 +38,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use crate::{
-    legible::Legible,
-    rabbitmq::{
-        BrokerError, ConnectionOptions, Endpoint,
-        connection::{ChannelId, Connection as OwnConnection},
-        short_string::short,
-        topology::{Subscription, Topology},
-    },
-};
+use crate::legible::Legible;
 use connect::answered;
 pub use error::{ConsumerError, Setback};
 use guard::InHand;

@@ -3,7 +3,7 @@
 
 use bytes::BufMut;
 
-use crate::rabbitmq::frame::{
+use amqp_publisher::frame::{
     Cursor, DELIVER, FRAME_BYTES_MIN, FRAME_OVERHEAD_BYTES, GET_OK, HEADERS_FLAG, Property, check_value,
     method_of, properties,
 };

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use amqp_publisher::{connection::link::Stream, frame::not_amqp};
 use async_rs::{
     Tokio,
     traits::{Executor, Reactor, RuntimeKit},
@@ -22,7 +23,6 @@ use futures_util::Stream as EventStream;
 use tokio::io::AsyncReadExt;
 
 use super::guard::Guard;
-use crate::rabbitmq::{frame::not_amqp, link::Stream};
 
 /// One read at least; the buffer grows with the frame that is on its way.
 const READ_BYTES: usize = 16 << 10;

@@ -479,7 +479,7 @@ proptest! {
         let mapping = Mapping { properties: properties.into(), properties_from_headers: true, ..mapping() };
         if let Ok(message) = map(&mapping, row) {
             let mut frames = Vec::new();
-            let fits = crate::rabbitmq::encoding::put_publish(&message.amqp, true, 1, 4096, &mut frames);
+            let fits = amqp_publisher::publisher::encoding::put_publish(&message.amqp, true, 1, 4096, &mut frames);
             prop_assert_eq!(fits, Ok(()), "every text fits");
             prop_assert_eq!(&message.amqp.body, &payload);
         }

@@ -6,13 +6,11 @@ use amq_protocol::{
     protocol::{AMQPClass, connection},
     types::{AMQPValue, FieldTable},
 };
+use amqp_publisher::frame::{HEADER, Head, METHOD, NESTING_MAX, Unreadable, check};
 use bytes::BytesMut;
-use outboxd::{
-    chassis::consumer::{
-        guard::{Guard, InHand},
-        readable::UNREADABLE_HEADER,
-    },
-    rabbitmq::frame::{HEADER, Head, METHOD, NESTING_MAX, Unreadable, check},
+use outboxd::chassis::consumer::{
+    guard::{Guard, InHand},
+    readable::UNREADABLE_HEADER,
 };
 
 const FRAME_BYTES_MAX: usize = 4096;

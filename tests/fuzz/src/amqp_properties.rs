@@ -2,11 +2,9 @@
 //! them, and else with a reason.
 
 use amq_protocol::frame::{AMQPFrame, parsing::parse_frame};
+use amqp_publisher::frame::{HEADER, check};
 use bytes::BytesMut;
-use outboxd::{
-    chassis::consumer::guard::{Guard, InHand},
-    rabbitmq::frame::{HEADER, check},
-};
+use outboxd::chassis::consumer::guard::{Guard, InHand};
 
 use super::amqp_frames::is_marked;
 

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 
+use amqp_publisher::publisher::{encoding::put_publish, message as amqp};
 use bytes::Bytes;
 use outboxd::{
     outbox::{
@@ -15,7 +16,6 @@ use outboxd::{
         RESERVED_HEADERS, SHORT_STRING_BYTES_MAX, Template, Timestamp,
     },
     position::{Lsn, Position},
-    rabbitmq::{encoding::put_publish, message as amqp},
 };
 
 const POSITION: Position = Position { commit_lsn: Lsn(0x16_B374_D848), index: 10 };

@@ -6,7 +6,8 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{endpoint::Endpoint, error::BrokerError, link::Stream};
+use super::{endpoint::Endpoint, link::Stream};
+use crate::error::BrokerError;
 
 /// Connects, and does TLS if `at` asks for it.
 pub(crate) async fn dial(

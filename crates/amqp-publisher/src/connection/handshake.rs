@@ -14,14 +14,16 @@ use amq_protocol::{
 
 use super::{
     endpoint::{CHANNELS, Endpoint},
-    error::{BrokerError, Loss},
     link::{Frame, Link},
     options::Client,
+};
+use crate::{
+    error::{BrokerError, Loss},
     refusal::{Reason, Refusal, reply},
     short_string::short,
 };
 
-/// What this client understands of RabbitMQ's extensions (<https://www.rabbitmq.com/docs/connections#capabilities>).
+/// Extensions of RabbitMQ's that this client understands (<https://www.rabbitmq.com/docs/connections#capabilities>).
 /// `consumer_cancel_notify`: who consumes from a queue, such as a fence, is told when it is deleted.
 /// `authentication_failure_close`: a refused login is told, and not just a socket that is closed.
 const CAPABILITIES: [&str; 6] = [

@@ -21,9 +21,9 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::frame::{self, DELIVER, FRAME_OVERHEAD_BYTES, Unreadable, Walk};
+use crate::frame::{self, DELIVER, FRAME_OVERHEAD_BYTES, Unreadable, Walk};
 
-/// What a link runs over: TCP, or TLS over it.
+/// Stream that a link runs over: TCP, or TLS over it.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -83,7 +83,7 @@ impl Link {
         }
     }
 
-    /// What the two sides agreed on; no heartbeat when `interval` is zero.
+    /// Sets what the two sides agreed on; no heartbeat when `interval` is zero.
     pub(crate) fn tuned(&mut self, frame_bytes_max: usize, interval: Duration) {
         self.walk.limit(frame_bytes_max);
         self.heartbeat = (!interval.is_zero())

@@ -1,7 +1,15 @@
 //! An open connection: channels, calls and their answers, and what the broker says unasked.
 //!
-//! Not lapin's: what is published goes from the relay's own task straight into the socket's buffer, and confirms come back the same
-//! way. See "Publishing without lapin" in ARCHITECTURE.md for what that saves and costs. The codec is lapin's own crate.
+//! One task owns it: what is published goes from there straight into the socket's buffer, and confirms come back the same way.
+//! Knows nothing of what is published, or of when to try again. The codec is `amq-protocol`.
+
+pub mod dial;
+pub mod endpoint;
+mod handshake;
+pub mod link;
+pub mod options;
+pub mod rotating_urls;
+pub mod tls;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -25,13 +33,14 @@ use amq_protocol::{
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout};
 
-use super::{
-    dial::dial,
-    endpoint::Endpoint,
+use dial::dial;
+use endpoint::Endpoint;
+use link::{Frame, Link};
+use options::ConnectionOptions;
+
+use crate::{
     error::{BrokerError, Loss},
-    frame, handshake,
-    link::{Frame, Link},
-    options::ConnectionOptions,
+    frame,
     refusal::Refusal,
 };
 
@@ -40,7 +49,7 @@ pub type ChannelId = u16;
 
 /// One answer may take so long; a quorum queue is declared within seconds also by a busy cluster.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a connection may take to close in good order before it is simply dropped.
+/// Time that a connection may take to close in good order before it is simply dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Events that may wait while an answer is awaited. Hardly any does: whoever calls has nothing in flight on that connection.
@@ -69,7 +78,7 @@ pub struct Connection {
     is_lost: bool,
 }
 
-/// What the broker says.
+/// Word of the broker.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The answer to what was last asked on that channel.
@@ -159,7 +168,7 @@ impl Connection {
     /// A connection that is open already, and so are these channels.
     #[cfg(test)]
     #[allow(clippy::expect_used)]
-    pub(crate) fn over(stream: Box<dyn super::link::Stream>, open: &[ChannelId]) -> Self {
+    pub(crate) fn over(stream: Box<dyn link::Stream>, open: &[ChannelId]) -> Self {
         let at = Endpoint::parse("amqp://localhost", Duration::ZERO).expect("a URL");
         Self { open: open.iter().copied().collect(), ..Self::new(Link::new(stream), at) }
     }
@@ -247,7 +256,7 @@ impl Connection {
         closed.map(drop).map_err(|error| error.at(&self.at))
     }
 
-    /// What the broker says next; writes what is queued. Nothing is lost when it is not polled again.
+    /// The next word of the broker; writes what is queued. Nothing is lost when it is not polled again.
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Loss>> {
         match self.early.pop_front() {
             Some(event) => Poll::Ready(Ok(event)),

@@ -4,9 +4,10 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use rustls::ClientConfig;
 
-use super::{endpoint::Endpoint, error::BrokerError, rotating_urls::RotatingUrls, tls};
+use super::{endpoint::Endpoint, rotating_urls::RotatingUrls, tls};
+use crate::error::BrokerError;
 
-/// How to connect to the broker. Debug hides users and passwords.
+/// Way to connect to a broker. Debug hides users and passwords.
 #[derive(Clone)]
 pub struct ConnectionOptions {
     /// Program that connects.
@@ -92,7 +93,7 @@ impl ConnectionOptions {
         unencrypted.map(|at| at.host().to_owned()).collect()
     }
 
-    /// How TLS is done; `None` when no URL asks for it.
+    /// Set-up of TLS; `None` when no URL asks for it.
     ///
     /// # Errors
     ///

@@ -1,8 +1,10 @@
 //! URLs of brokers that stand in files, or whose password does: read again for every connection, so that a password may be
 //! rotated.
 
-use super::{endpoint::Endpoint, error::BrokerError};
-use crate::secret::Secret;
+use secret::Secret;
+
+use super::endpoint::Endpoint;
+use crate::error::BrokerError;
 
 /// Where the URLs come from, and what is put into each of them.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::{
 
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::secret::pem::{self, PemError};
+use secret::pem::{self, PemError};
 
 /// Certificates or key that cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -15,7 +15,7 @@ pub enum CertificateError {
     /// The file is unreadable, or holds nothing of the kind.
     #[error("{what} in {}: {reason}", path.display())]
     File {
-        /// What was looked for.
+        /// Content that was looked for.
         what: &'static str,
         /// Where.
         path: PathBuf,
@@ -45,7 +45,7 @@ impl CertificateError {
     }
 }
 
-/// How TLS is done. With `ca_file` only its CAs are trusted, otherwise the platform's.
+/// Set-up of TLS. With `ca_file` only its CAs are trusted, otherwise the platform's.
 pub(crate) fn client_config(
     ca_file: Option<&Path>,
     client_cert: Option<(&Path, &Path)>,

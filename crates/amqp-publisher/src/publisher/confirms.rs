@@ -30,11 +30,11 @@ pub enum Outcome {
 
 /// The broker speaks of a message that is not in flight: it is no longer certain what was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotInFlight;
+pub(super) struct NotInFlight;
 
 /// Everything published whose outcome is not told yet, in publish order.
 #[derive(Debug)]
-pub(crate) struct Confirms {
+pub(super) struct Confirms {
     /// Header whose value tells one message in flight from every other.
     identifying_header: &'static str,
     /// Without a gap. Settled entries stay until they reach the front.
@@ -56,23 +56,23 @@ struct Published {
 }
 
 impl Confirms {
-    pub(crate) fn new(identifying_header: &'static str) -> Self {
+    pub(super) fn new(identifying_header: &'static str) -> Self {
         let (first, returned_to) = (1, 1);
         Self { identifying_header, published: VecDeque::new(), first, returned_to, outcomes: Vec::new() }
     }
 
     /// Tells whether nothing is in flight.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.published.is_empty()
     }
 
     /// A message is on its way.
-    pub(crate) fn published(&mut self, tag: PublishTag, message: Arc<Message>) {
+    pub(super) fn published(&mut self, tag: PublishTag, message: Arc<Message>) {
         self.published.push_back(Published { tag, message: Some(message), returned: None });
     }
 
     /// The broker handed back the message with that value of the identifying header.
-    pub(crate) fn returned(
+    pub(super) fn returned(
         &mut self,
         identity: &[u8],
         reply_code: u16,
@@ -96,7 +96,7 @@ impl Confirms {
     }
 
     /// The broker confirmed, or refused, a publish or all up to it.
-    pub(crate) fn confirmed(
+    pub(super) fn confirmed(
         &mut self,
         delivery_tag: u64,
         multiple: bool,
@@ -124,14 +124,14 @@ impl Confirms {
     }
 
     /// The channel is closed, and another will number its publishes from 1. Gives those that have no outcome, in publish order.
-    pub(crate) fn close(&mut self) -> Vec<PublishTag> {
+    pub(super) fn close(&mut self) -> Vec<PublishTag> {
         (self.first, self.returned_to) = (1, 1);
         let without_outcome = |published: Published| published.message.map(|_| published.tag);
         self.published.drain(..).filter_map(without_outcome).collect()
     }
 
     /// The outcomes since the last call, in publish order.
-    pub(crate) fn drain_outcomes(&mut self) -> Vec<(PublishTag, Outcome)> {
+    pub(super) fn drain_outcomes(&mut self) -> Vec<(PublishTag, Outcome)> {
         self.outcomes.sort_unstable_by_key(|(delivery_tag, ..)| *delivery_tag);
         self.outcomes.drain(..).map(|(_, tag, outcome)| (tag, outcome)).collect()
     }

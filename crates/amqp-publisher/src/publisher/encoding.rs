@@ -3,10 +3,8 @@
 use amq_protocol::protocol::basic::AMQPProperties;
 use bytes::BufMut;
 
-use super::{
-    frame::{self, FRAME_END, FRAME_OVERHEAD_BYTES},
-    message::{HeaderValue, Message, TooLong},
-};
+use super::message::{HeaderValue, Message, TooLong};
+use crate::frame::{self, FRAME_END, FRAME_OVERHEAD_BYTES};
 
 /// The class `basic`, and its method `publish`.
 const BASIC: u16 = 60;
@@ -180,7 +178,7 @@ fn put_short(part: &'static str, text: &str, out: &mut Vec<u8>) -> Result<(), To
 }
 
 /// Text of a header of a message that the broker handed back.
-pub(crate) fn text_header<'a>(properties: &'a AMQPProperties, name: &str) -> Option<&'a [u8]> {
+pub(super) fn text_header<'a>(properties: &'a AMQPProperties, name: &str) -> Option<&'a [u8]> {
     Some(properties.headers().as_ref()?.inner().get(name)?.as_long_string()?.as_bytes())
 }
 

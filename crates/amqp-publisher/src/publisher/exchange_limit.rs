@@ -25,27 +25,27 @@ impl ExchangeLimit {
     }
 
     /// The limit.
-    pub(crate) fn max(&self) -> usize {
+    pub(super) fn max(&self) -> usize {
         self.max
     }
 
     /// Tells whether it matters for the limit that the broker has this exchange already.
-    pub(crate) fn counts(&self, exchange: &str) -> bool {
+    pub(super) fn counts(&self, exchange: &str) -> bool {
         self.max < usize::MAX && self.only.as_deref() != Some(exchange) && !self.names().contains(exchange)
     }
 
     /// Tells whether one more that counts may be declared.
-    pub(crate) fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.names().len() < self.max
     }
 
     /// Notes that the broker did not have it, and declared it.
-    pub(crate) fn declared(&self, exchange: String) {
+    pub(super) fn declared(&self, exchange: String) {
         self.names().insert(exchange);
     }
 
     /// Forgets the one that the broker says it does not have. A name that it does not quote whole keeps its place.
-    pub(crate) fn forget_missing(&self, text: &str) {
+    pub(super) fn forget_missing(&self, text: &str) {
         let Some((_, named)) = text.split_once("no exchange '") else { return };
         self.names().retain(|exchange| {
             named.strip_prefix(exchange.as_str()).is_none_or(|behind| !behind.starts_with("' in vhost '"))

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::{frame::FRAME_OVERHEAD_BYTES, short_string::SHORT_STRING_BYTES_MAX};
+use crate::{frame::FRAME_OVERHEAD_BYTES, short_string::SHORT_STRING_BYTES_MAX};
 
 /// Message to publish. RabbitMQ writes it to disk (`delivery_mode` 2).
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -6,6 +6,11 @@
 //! message ([`BrokerError::Unsendable`]): whoever goes on after it has given that message up. A message that the broker does not
 //! take costs the channel and not the connection: the publisher opens it again and gives back what has no outcome.
 
+mod confirms;
+pub mod encoding;
+pub mod exchange_limit;
+pub mod message;
+
 use std::{
     collections::{HashSet, VecDeque},
     future::poll_fn,
@@ -18,16 +23,17 @@ use amq_protocol::protocol::{
     confirm::{AMQPMethod, Select},
 };
 
-pub use super::confirms::{Outcome, PublishTag};
-use super::{
-    confirms::{Confirms, NotInFlight},
-    connection::{CallError, ChannelId, Connection, Event, is_answer, open_channel, unasked},
-    encoding,
+use confirms::{Confirms, NotInFlight};
+pub use confirms::{Outcome, PublishTag};
+use exchange_limit::ExchangeLimit;
+use message::Message;
+
+use crate::{
+    connection::{
+        CallError, ChannelId, Connection, Event, is_answer, open_channel, options::ConnectionOptions, unasked,
+    },
     error::{BrokerError, DeclareError, Loss},
-    exchange_limit::ExchangeLimit,
     fence::{Asking, Fence, FenceMemory},
-    message::Message,
-    options::ConnectionOptions,
     refusal::{Refusal, reply},
     subscriptions::SubscriptionWatch,
     topology::{self, Declaration, Topology},
@@ -80,7 +86,7 @@ pub enum PublisherEvent {
     /// The broker closed the channel for a message and does not say which. Nothing of what was handed over and has no outcome
     /// will be answered: it has to be handed over again.
     ChannelClosed {
-        /// Why.
+        /// The reason.
         refused: Refused,
         /// Published, in that order, and may be with the broker. Never empty.
         sent: Vec<PublishTag>,
@@ -90,7 +96,7 @@ pub enum PublisherEvent {
     /// The exchange of the first of these messages is not there, or may not be declared. None of them is published, and they have to be
     /// handed over again; what was published before will be answered.
     ExchangeRefused {
-        /// Why.
+        /// The reason.
         refused: Refused,
         /// In the order in which they were handed over. Never empty.
         unsent: Vec<PublishTag>,
@@ -138,7 +144,7 @@ enum Channel {
 /// Question about an exchange of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
-    /// Whether it is there, as only what is not there falls under the limit. That needs no permission, or any to it (RabbitMQ 4.2 and later).
+    /// Looks whether it is there, as only what is not there falls under the limit. That needs no permission, or any to it (RabbitMQ 4.2 and later).
     IsThere,
     /// The same, where nothing is declared.
     Verify,
@@ -171,7 +177,7 @@ pub struct Publisher {
     looked: Option<(String, bool)>,
     /// Nothing is sent until this has its answer.
     fencing: Option<Asking>,
-    /// What earlier connections have heard of the fence.
+    /// Memory of what earlier connections have heard of the fence.
     fence_memory: FenceMemory,
     /// Handed over, and not published.
     waiting: VecDeque<(PublishTag, Arc<Message>)>,
@@ -184,7 +190,7 @@ pub struct Publisher {
     told_blocked: bool,
     /// Told by `next` when there is nothing left to tell; nothing is sent after it.
     failure: Option<BrokerError>,
-    /// What is in flight will not be answered any more.
+    /// Set when nothing in flight will be answered any more.
     is_lost: bool,
 }
 
@@ -608,7 +614,7 @@ fn select_confirms() -> AMQPClass {
 }
 
 /// Tells whether `named` begins with `whole`, or is its beginning: RabbitMQ cuts long texts, with `...` in place of the rest. A `?` may
-/// stand for what is not ASCII, see [`mend_remark`](super::frame::mend_remark).
+/// stand for what is not ASCII, see [`mend_remark`](crate::frame::mend_remark).
 fn is_said(named: &str, whole: &str) -> bool {
     let named = named.strip_suffix("...").map_or(named, |cut| cut.trim_end_matches('?'));
     named.chars().zip(whole.chars()).all(|(said, is)| said == is || (said == '?' && !is.is_ascii()))

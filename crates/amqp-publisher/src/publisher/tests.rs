@@ -7,14 +7,11 @@ use amq_protocol::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 
-use super::{
-    super::{
-        fence::{self, FenceOwner},
-        frame::Head,
-        link::Link,
-        message::HeaderValue,
-    },
-    *,
+use super::{message::HeaderValue, *};
+use crate::{
+    connection::link::Link,
+    fence::{self, FenceOwner},
+    frame::Head,
 };
 
 const HEADER: &str = "number";

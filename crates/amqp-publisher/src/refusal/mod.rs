@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::{remedy::Mender, shell_word::quoted};
+use diagnostics::{remedy::Mender, shell_word::quoted};
 
 /// AMQP reply codes, as in the specification's table of constants.
 pub(crate) mod reply {
@@ -125,7 +125,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Who mends it.
+    /// The one who mends it.
     pub fn mender(self) -> Mender {
         match self {
             Self::Login

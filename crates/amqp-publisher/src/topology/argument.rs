@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use amq_protocol::types::{AMQPValue, FieldArray, FieldTable};
 
-use super::super::short_string::short;
+use crate::short_string::short;
 
 /// The value of an optional argument.
 ///

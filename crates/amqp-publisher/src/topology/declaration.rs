@@ -5,15 +5,14 @@ use std::{fmt, io};
 use amq_protocol::protocol::{AMQPClass, exchange, queue};
 
 use super::{
-    super::{
-        connection::{CallError, ChannelId, Connection},
-        endpoint::Endpoint,
-        error::{BrokerError, DeclareError, Loss},
-        refusal::{Refusal, reply},
-        short_string::short,
-    },
     Exchange, TOPIC,
     argument::{self, Argument},
+};
+use crate::{
+    connection::{CallError, ChannelId, Connection, endpoint::Endpoint},
+    error::{BrokerError, DeclareError, Loss},
+    refusal::{Refusal, reply},
+    short_string::short,
 };
 
 /// Of an exchange's arguments the only one that the broker compares with what is there.
@@ -28,7 +27,7 @@ pub enum Declaration {
         name: String,
         /// Type of the exchange.
         kind: String,
-        /// Whether it survives a restart of the broker.
+        /// Set when it survives a restart of the broker.
         durable: bool,
         /// Optional arguments.
         arguments: Vec<(String, Argument)>,
@@ -42,7 +41,7 @@ pub enum Declaration {
     },
     /// A binding of an exchange or queue to an exchange.
     Binding {
-        /// What is bound.
+        /// Exchange or queue that is bound.
         destination: Destination,
         /// The exchange that it is bound to.
         source: String,
@@ -51,7 +50,7 @@ pub enum Declaration {
     },
 }
 
-/// What a binding leads to.
+/// End of a binding: the queue or exchange that it leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// A queue.
@@ -81,7 +80,7 @@ impl Declaration {
         arguments.iter().map(|(name, _)| &**name).filter(|name| *name != ALTERNATE_EXCHANGE).collect()
     }
 
-    /// What to call it in an error: kind and name, without its arguments.
+    /// Its name in an error: kind and name, without its arguments.
     pub fn object(&self) -> String {
         match self {
             Self::Exchange { name, kind, .. } => format!("exchange '{name}' ({kind})"),
@@ -113,7 +112,7 @@ impl Declaration {
         }
     }
 
-    /// What is the matter when it could not be declared.
+    /// The error when it could not be declared.
     pub(crate) fn failure(&self, error: CallError, at: &Endpoint) -> BrokerError {
         match error {
             CallError::Refused(refusal) => self.refused(refusal, at),
@@ -127,12 +126,12 @@ impl Declaration {
         }
     }
 
-    /// What is the matter when the broker closed the channel for it.
+    /// The error when the broker closed the channel for it.
     fn refused(&self, refusal: Refusal, at: &Endpoint) -> BrokerError {
         BrokerError::Declare { at: at.clone(), error: DeclareError::new(self.object(), refusal) }
     }
 
-    /// What to ask for; nothing when there is no way to ask.
+    /// The method that asks for it; `None` when there is no way to ask.
     pub(crate) fn method(&self, create: bool) -> io::Result<Option<AMQPClass>> {
         Ok(Some(match self {
             Self::Exchange { name, kind, durable, arguments } => {

@@ -9,7 +9,7 @@ mod declaration;
 pub use argument::Argument;
 pub use declaration::{Declaration, Destination};
 
-use super::{
+use crate::{
     connection::{ChannelId, Connection},
     error::BrokerError,
 };
@@ -72,9 +72,9 @@ pub struct Subscription {
     /// 1 for one queue. N > 1: queues `<queue>-0` to `<queue>-<N-1>` behind a consistent-hash exchange `<queue>` on
     /// [`Topology::partition_header`], so that messages with the same value stay in one of them.
     pub partitions: u32,
-    /// Whether only one consumer of a queue gets messages at a time, which keeps their order. Not for streams.
+    /// Set when only one consumer of a queue gets messages at a time, which keeps their order. Not for streams.
     pub single_active_consumer: bool,
-    /// Whether rejected messages go to `<queue>.dead`, a queue of the same type. Not for streams.
+    /// Set when rejected messages go to `<queue>.dead`, a queue of the same type. Not for streams.
     pub dead_letter: bool,
     /// Further arguments of the queue, or of each of its partitions, in the order of their names. The dead-letter queue has none.
     pub arguments: Vec<(String, Argument)>,
@@ -87,7 +87,7 @@ pub struct Exchange {
     pub name: String,
     /// Type of the exchange, as the broker calls it.
     pub kind: String,
-    /// Whether it survives a restart of the broker.
+    /// Set when it survives a restart of the broker.
     pub durable: bool,
     /// Set when the broker is to return a message that no queue is bound for.
     pub mandatory: bool,

@@ -1,5 +1,6 @@
 //! `outboxd parked`: parked rows are listed, published again in order, or discarded.
 
+use hyper::Method;
 use serde_json::Value;
 
 use crate::{
@@ -7,7 +8,7 @@ use crate::{
     parked::{PARK, parked_rows, until_parked},
     stage::{PATIENCE, Said, Stage, eventually, say, until, until_alive, until_state},
 };
-use testkit::{Daemon, Direction, Proxy, unique};
+use testkit::{Daemon, Direction, Proxy, consumer, shared_rabbitmq, unique};
 
 /// A source that parks, and nobody who consumes.
 async fn nobody_bound(test: &str) -> Stage {
@@ -227,6 +228,16 @@ async fn a_requeued_row_has_the_bytes_it_was_committed_with_and_the_configuratio
     inbox.stays_empty().await;
 }
 
+const REQUEUE_ALL: [&str; 5] = ["parked", "requeue", "--source", "orders", "--all"];
+
+/// The same configuration, with a proxy before the broker.
+fn behind_a_proxy(stage: &Stage) -> (Proxy, Daemon) {
+    let broker: u16 = stage.amqp_url.rsplit_once(':').unwrap().1.split_once('/').unwrap().0.parse().unwrap();
+    let proxy = Proxy::start(broker);
+    let config = stage.config().replace(&format!(":{broker}/"), &format!(":{}/", proxy.port()));
+    (proxy, Daemon::prepare(&config))
+}
+
 /// Killed while its message is on its way: the row stays, and the next one sends a copy of the same id.
 #[tokio::test]
 async fn a_requeue_that_is_killed_loses_nothing() {
@@ -238,11 +249,8 @@ async fn a_requeue_that_is_killed_loses_nothing() {
     }
     until_parked(&stage, expected.len()).await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    let broker: u16 = stage.amqp_url.rsplit_once(':').unwrap().1.split_once('/').unwrap().0.parse().unwrap();
-    let proxy = Proxy::start(broker);
-    let through =
-        Daemon::prepare(&stage.config().replace(&format!(":{broker}/"), &format!(":{}/", proxy.port())));
-    let mut requeueing = through.begin_command(&["parked", "requeue", "--source", "orders", "--all"]);
+    let (proxy, through) = behind_a_proxy(&stage);
+    let mut requeueing = through.begin_command(&REQUEUE_ALL);
     let mut received = ids(&receive(&mut inbox, 3).await);
     // It sends, and hears of no confirm.
     proxy.stall_only(Direction::ToClient);
@@ -258,6 +266,43 @@ async fn a_requeue_that_is_killed_loses_nothing() {
     received.dedup();
     assert_eq!(received, expected, "each in order, a copy next to its first");
     assert!(copies <= 1, "at most what was on its way: {copies}");
+}
+
+/// The publisher declared it for the first row, and believes that it is still there.
+#[tokio::test]
+async fn an_exchange_that_goes_during_a_requeue_is_declared_anew_and_the_row_tried_once_more() {
+    let stage = nobody_bound("requeue_exchange").await;
+    let daemon = stage.relay_as_printed_role().await;
+    let mut expected = Vec::new();
+    // No row waits for an earlier one of its aggregate.
+    for number in 0..20 {
+        expected.push(stage.write_unseen(&format!("a{number}"), "OrderCreated").await);
+    }
+    until_parked(&stage, expected.len()).await;
+    let mut inbox = stage.inbox(&["Order.events"]).await;
+    let (proxy, through) = behind_a_proxy(&stage);
+    let requeueing = through.begin_command(&REQUEUE_ALL);
+    let mut received = ids(&receive(&mut inbox, 1).await);
+    // It hears of no confirm, so it publishes one more at most.
+    proxy.stall_only(Direction::ToClient);
+    let exchange = format!("/api/exchanges/{}/Order.events", stage.name);
+    shared_rabbitmq().await.api(Method::DELETE, &exchange, Value::Null).await;
+    proxy.resume();
+    let ended = requeueing.wait_with_output().await.unwrap();
+    let said = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{said}{}", String::from_utf8_lossy(&ended.stderr));
+    // The first try is refused for the exchange. The second one finds it, and no queue bound.
+    let stay: Vec<_> =
+        said.lines().filter(|line| line.contains("Order/") && !line.ends_with("requeued")).collect();
+    assert!(!stay.is_empty() && stay.len() < expected.len(), "{said}");
+    assert!(stay.iter().all(|line| line.contains("no queue is bound")), "{said}");
+
+    consumer::bind(&stage.amqp_url, "Order.events", &stage.name, "#").await;
+    let said = parked(&daemon, &["requeue", "--all"]).await;
+    assert!(said.status == 0 && said.stdout.ends_with("still parked: 0\n"), "{}", said.stdout);
+    received.extend(ids(&receive(&mut inbox, expected.len() - 1).await));
+    assert_eq!(received, expected, "each once, in order");
+    inbox.stays_empty().await;
 }
 
 #[tokio::test]

@@ -4,14 +4,14 @@
 //!
 //! ```text
 //! CopyData bytes
-//!   -> ReplicationEvent    postgres::replication   frames of the copy stream
-//!   -> PgOutput            postgres::pgoutput      what the plugin says
+//!   -> ReplicationEvent    pg_replication          frames of the copy stream
+//!   -> PgOutput            pg_replication          what the plugin says
 //!   -> OutboxRow           outbox                  a row of the outbox table
 //!   -> Message             outbox::Mapper          what the broker will see
 //!   -> Ledger              ledger                  waiting, published, settled: in commit order
 //!   -> Outcome             rabbitmq::publisher     confirmed, returned, nacked
 //!   -> ConfirmedLsn        ledger                  the proof that a position may be acknowledged
-//!   -> status update       postgres::replication   PostgreSQL may forget what is before it
+//!   -> status update       pg_replication          PostgreSQL may forget what is before it
 //! ```
 //!
 //! `relay` is the loop that moves things along the spine, and the only room that knows both worlds. The modules below

@@ -1,38 +1,13 @@
 //! Everything that knows PostgreSQL. Knows nothing of RabbitMQ, of the ledger's inside, or of retry policy.
 
-pub(crate) mod answer;
-mod connect;
-mod connect_error;
-mod connection_options;
-pub(crate) mod connection_string;
-pub mod endpoint;
-mod endpoint_error;
-#[cfg(test)]
-mod hostile;
-pub mod hosting;
-mod login;
-mod login_methods;
 pub mod outbox_table;
 pub mod own_table;
-mod password_file;
-pub mod pgoutput;
-pub mod quote;
-pub(crate) mod remedy;
-pub mod replication;
-mod service_file;
-mod socket;
 mod source_database;
-mod sql_limits;
-mod sql_socket;
 pub(crate) mod sql_text;
 pub(crate) mod sqlstate;
 pub mod statement;
 pub(crate) mod statement_remedy;
-pub mod stored_text;
 pub(crate) mod stored_values;
-mod tls;
-mod wire;
-mod wire_error;
 
 /// The old paths of what has a room of its own.
 pub use crate::{
@@ -65,12 +40,25 @@ pub mod catalog {
     };
 }
 
-/// What can go wrong between us and a server.
+/// The old paths of the replication client.
+pub use pg_replication::{pgoutput, stored_text};
+/// The old path of endpoints.
+pub mod endpoint {
+    pub use pg_replication::{Endpoint, Words};
+}
+/// The old path of errors of connections.
 pub mod error {
-    pub use super::{
-        connect_error::ConnectError,
-        endpoint_error::EndpointError,
-        wire_error::{AuthenticationError, ServerError, WireError},
+    pub use pg_replication::{AuthenticationError, ConnectError, EndpointError, ServerError, WireError};
+}
+/// The old path of who runs a server.
+pub mod hosting {
+    pub use pg_replication::Hosting;
+}
+/// The old path of the replication connection.
+pub mod replication {
+    pub use pg_replication::{
+        BeforeStream, END_WITH_CLIENT, ReplicationConnection, ReplicationError, ReplicationEvent,
+        ReplicationStream, SystemIdentity,
     };
 }
 

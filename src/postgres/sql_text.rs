@@ -2,7 +2,7 @@
 
 use super::TableName;
 
-pub(crate) use super::quote::{identifier, literal};
+pub(crate) use pg_replication::quote::{identifier, literal};
 
 /// An anonymous block of PL/pgSQL (manual, "DO"), with its semicolon.
 pub(crate) fn block(statements: &str) -> String {

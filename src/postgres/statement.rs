@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::{answer::simple_answer, error::WireError, statement_remedy};
+use pg_replication::{WireError, simple_answer};
+
+use super::statement_remedy;
 use crate::remedy::Remedy;
 
 /// A statement failed.

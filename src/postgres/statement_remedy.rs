@@ -2,7 +2,9 @@
 //!
 //! What the catalog tells before anything fails is judged in [`preflight`](super::preflight), with the same kind of cures.
 
-use super::{replication::ReplicationError, sqlstate, wire_error::WireError};
+use pg_replication::{ReplicationError, WireError};
+
+use super::sqlstate;
 use crate::remedy::Remedy;
 
 /// Remedy of what went wrong on a replication connection, where it is known.
@@ -55,7 +57,7 @@ pub(crate) fn of_parking(cause: &WireError) -> Option<Remedy> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::postgres::wire_error::ServerError;
+    use pg_replication::ServerError;
 
     #[test]
     fn a_row_that_cannot_be_parked_has_the_cure_of_its_statement_or_one_of_its_own() {

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use super::stored_text::Encoding;
+use pg_replication::stored_text::Encoding;
+
 use crate::outbox::decode_hex;
 
 /// An item of a SELECT list for a column: its text as it is stored. What `format` makes of a value is what its type's output

@@ -19,7 +19,6 @@ use crate::{
     position::{Lsn, Position},
     postgres::{
         SourceDatabase,
-        answer::simple_answer,
         own_table::{self, made},
         sql_text::{identifier, literal},
         sqlstate::UNDEFINED_TABLE,
@@ -280,7 +279,9 @@ async fn insert(
 
 async fn written(client: &Client, statement: &str) -> Result<Vec<SimpleQueryMessage>, CatalogError> {
     let doing = "writing the slot's record";
-    simple_answer(client, statement).await.map_err(|cause| CatalogError::Statement { doing, cause })
+    pg_replication::simple_answer(client, statement)
+        .await
+        .map_err(|cause| CatalogError::Statement { doing, cause })
 }
 
 /// Writes down a gap that was found when the record was of version `found`, or when there was none; nothing if it has been

@@ -1,4 +1,4 @@
-//! Names and values in the text of a command or statement, where a parameter cannot stand.
+//! Names and values in the text of a command, a statement or a connection string, where a parameter cannot stand.
 
 /// A quoted identifier (manual, "Identifiers and Key Words").
 pub fn identifier(name: &str) -> String {
@@ -10,6 +10,15 @@ pub fn identifier(name: &str) -> String {
 pub fn literal(value: &str) -> String {
     let quoted = value.replace('\'', "''");
     if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', r"\\")) } else { format!("'{quoted}'") }
+}
+
+/// A value as one of the pairs of a connection string, in quotes where it needs them.
+pub fn option_value(value: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    match !value.is_empty() && value.bytes().all(plain) {
+        true => value.to_owned(),
+        false => format!("'{}'", value.replace('\\', r"\\").replace('\'', r"\'")),
+    }
 }
 
 #[cfg(test)]

@@ -11,13 +11,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::{
-    answer::simple_answer,
-    endpoint::Endpoint,
-    replication::{ReplicationConnection, ReplicationError},
-    wire::{LOGIN_MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX, Wire},
-    wire_error::{AuthenticationError, WireError},
+use pg_replication::{
+    AuthenticationError, Endpoint, ReplicationConnection, ReplicationError, WireError, simple_answer,
 };
+
+/// Longest message of a server before the login is complete.
+const LOGIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 const READY: &[u8] = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x24search_path\0pg_catalog, pg_temp\0Z\0\0\0\x05I";
 
@@ -40,13 +39,26 @@ async fn server(answer: Vec<u8>, then_close: bool) -> SocketAddr {
     address
 }
 
-async fn replication(address: SocketAddr, options: &str) -> Result<Wire, WireError> {
+async fn replication(address: SocketAddr, options: &str) -> Result<ReplicationConnection, WireError> {
     let text = format!(
         "postgresql://u:pw@127.0.0.1:{}/db?sslmode=disable&connect_timeout=2{options}",
         address.port()
     );
     let endpoint = Endpoint::parse(&text).unwrap();
-    endpoint.connect_replication("test", Duration::from_secs(60)).await.map_err(|error| error.cause)
+    ReplicationConnection::connect(&endpoint, "test", Duration::from_secs(60)).await.map_err(cause)
+}
+
+/// What the connection made of the server's answer to a command.
+async fn answer(mut connection: ReplicationConnection) -> WireError {
+    cause(connection.query("SELECT 1").await.unwrap_err())
+}
+
+fn cause(error: ReplicationError) -> WireError {
+    match error {
+        ReplicationError::Connect(error) => error.cause,
+        ReplicationError::Command { cause, .. } | ReplicationError::Stream(cause) => cause,
+        ReplicationError::Ended => panic!("{error}"),
+    }
 }
 
 async fn sql(address: SocketAddr) -> Result<tokio_postgres::Client, WireError> {
@@ -77,7 +89,7 @@ async fn garbage_is_a_protocol_error() {
     ] {
         // Whatever the method: what is refused for it is not read.
         let methods = "&require_auth=none,password,md5,scram-sha-256";
-        let error = replication(server(garbage.clone(), false).await, methods).await.unwrap_err();
+        let error = replication(server(garbage.clone(), false).await, methods).await.err().unwrap();
         assert!(matches!(error, WireError::Protocol(_)), "{garbage:?}: {error:?}");
     }
 }
@@ -88,7 +100,7 @@ async fn an_end_in_the_middle_of_a_message_is_named_so() {
         [(&b""[..], false), (b"R", true), (b"R\0\0\0\x08\0\0", true), (b"R\0\0\0\x08\0\0\0\0", false)]
     {
         let address = server(said.to_vec(), true).await;
-        for error in [replication(address, "").await.unwrap_err(), sql(address).await.err().unwrap()] {
+        for error in [replication(address, "").await.err().unwrap(), sql(address).await.err().unwrap()] {
             assert!(
                 matches!(error, WireError::Closed { mid_message } if mid_message == cut),
                 "{said:?}: {error:?}"
@@ -101,7 +113,7 @@ async fn an_end_in_the_middle_of_a_message_is_named_so() {
 async fn silence_ends_with_connect_timeout() {
     let started = Instant::now();
     for said in [&b""[..], b"R\0\0\0\x08\0"] {
-        let error = replication(server(said.to_vec(), false).await, "").await.unwrap_err();
+        let error = replication(server(said.to_vec(), false).await, "").await.err().unwrap();
         assert!(matches!(error, WireError::Timeout(limit) if limit == Duration::from_secs(2)), "{error:?}");
     }
     assert!(started.elapsed() < Duration::from_secs(10));
@@ -113,7 +125,7 @@ async fn before_login_no_long_message_is_waited_for() {
         let mut announcement = vec![b'N'];
         announcement.extend(u32::try_from(length).unwrap().to_be_bytes());
         let address = server(announcement, false).await;
-        for error in [replication(address, "").await.unwrap_err(), sql(address).await.err().unwrap()] {
+        for error in [replication(address, "").await.err().unwrap(), sql(address).await.err().unwrap()] {
             assert!(matches!(error, WireError::Protocol(_)), "{error:?}");
             assert!(error.to_string().contains(&length.to_string()), "{error}");
         }
@@ -124,8 +136,7 @@ async fn before_login_no_long_message_is_waited_for() {
 async fn an_announced_length_takes_no_memory_by_itself() {
     let mut answer = READY.to_vec();
     answer.extend([b'd', 0x7F, 0xFF, 0xFF, 0xFF]);
-    let mut wire = replication(server(answer, false).await, "").await.unwrap();
-    let error = wire.next_frame().await.unwrap_err();
+    let error = self::answer(replication(server(answer, false).await, "").await.unwrap()).await;
     assert!(matches!(error, WireError::Protocol(_)), "{error:?}");
 
     // tokio-postgres would wait for all of it; its socket ends that.
@@ -142,16 +153,6 @@ async fn an_announced_length_takes_no_memory_by_itself() {
             assert!(asked.await.expect("an answer").unwrap_err().is_closed());
         }
     }
-
-    // As long as a message may be, but only its beginning ever comes.
-    let mut answer = READY.to_vec();
-    answer.push(b'd');
-    answer.extend(u32::try_from(MESSAGE_BYTES_MAX).unwrap().to_be_bytes());
-    answer.extend([7; 300_000]);
-    let mut wire = replication(server(answer, true).await, "").await.unwrap();
-    let error = wire.next_frame().await.unwrap_err();
-    assert!(matches!(error, WireError::Closed { mid_message: true }), "{error:?}");
-    assert!(wire.input_capacity() < 2_000_000, "{}", wire.input_capacity());
 }
 
 #[tokio::test]
@@ -168,7 +169,7 @@ async fn an_error_of_megabytes_is_cut_to_what_can_be_shown() {
             "sql" => {
                 WireError::from(sql(address).await.unwrap().batch_execute("SELECT 1").await.unwrap_err())
             }
-            _ => replication(address, "").await.unwrap().next_frame().await.unwrap_err(),
+            _ => self::answer(replication(address, "").await.unwrap()).await,
         };
         let shown = error.to_string();
         assert!(shown.ends_with("xxx... (2099151 bytes)") && shown.len() < 2100, "{kind}: {shown}");
@@ -288,7 +289,7 @@ async fn methods_that_we_do_not_speak_are_named() {
         (message(b'R', b"\0\0\0\x63"), "unknown (99)"),
         (sasl, "SASL"),
     ] {
-        let error = replication(server(request, false).await, "").await.unwrap_err();
+        let error = replication(server(request, false).await, "").await.err().unwrap();
         let WireError::Authentication(AuthenticationError::Unsupported(found)) = &error else {
             panic!("{name}: {error:?}")
         };
@@ -306,7 +307,7 @@ async fn a_pooler_in_place_of_the_server_is_recognised_by_its_words() {
     ] {
         let refusal = [b"SFATAL\0C08P01\0M", words.as_bytes(), b"\0\0"].concat();
         let address = server(message(b'E', &refusal), false).await;
-        for error in [replication(address, "").await.unwrap_err(), sql(address).await.err().unwrap()] {
+        for error in [replication(address, "").await.err().unwrap(), sql(address).await.err().unwrap()] {
             let text = error.to_string();
             assert!(text.contains(words) && text.contains("connect to PostgreSQL directly"), "{text}");
         }
@@ -326,7 +327,7 @@ async fn a_pooler_in_place_of_the_server_is_recognised_by_its_words() {
     answer.extend(message(b'S', b"search_path\0\"$user\", public\0"));
     answer.extend(message(b'Z', b"I"));
     let address = server(answer, false).await;
-    for error in [replication(address, "").await.unwrap_err(), sql(address).await.err().unwrap()] {
+    for error in [replication(address, "").await.err().unwrap(), sql(address).await.err().unwrap()] {
         let error = error.to_string();
         assert!(
             error.contains("search_path \"$user\", public though pg_catalog,pg_temp was asked for"),
@@ -344,7 +345,7 @@ async fn a_login_that_require_auth_does_not_list_is_refused_at_the_first_word() 
         let option = format!("&require_auth={allowed}");
         let text = format!("postgresql://u:pw@127.0.0.1:{}/db?sslmode=disable{option}", address.port());
         let by_sql = Endpoint::parse(&text).unwrap().connect_sql("test").await.unwrap_err().cause;
-        for error in [replication(address, &option).await.unwrap_err(), by_sql] {
+        for error in [replication(address, &option).await.err().unwrap(), by_sql] {
             let refused = AuthenticationError::MethodNotAllowed(named).to_string();
             assert!(
                 matches!(&error, WireError::Authentication(error) if error.to_string() == refused),
@@ -358,14 +359,14 @@ async fn a_login_that_require_auth_does_not_list_is_refused_at_the_first_word() 
 async fn a_server_that_skips_its_half_of_scram_is_not_believed() {
     let mut answer = message(b'R', b"\0\0\0\x0ASCRAM-SHA-256\0\0");
     answer.extend(message(b'R', &[0; 4]));
-    let error = replication(server(answer, false).await, "").await.unwrap_err();
+    let error = replication(server(answer, false).await, "").await.err().unwrap();
     assert!(matches!(error, WireError::Protocol(_)), "{error:?}");
 }
 
 #[tokio::test]
 async fn channel_binding_that_is_required_is_not_given_up() {
     for answer in [READY.to_vec(), message(b'R', b"\0\0\0\x0ASCRAM-SHA-256\0\0")] {
-        let error = replication(server(answer, false).await, "&channel_binding=require").await.unwrap_err();
+        let error = replication(server(answer, false).await, "&channel_binding=require").await.err().unwrap();
         assert!(
             matches!(error, WireError::Authentication(AuthenticationError::ChannelBindingMissing(_))),
             "{error:?}"

@@ -1,4 +1,4 @@
-//! The pgoutput decoder against what a real server sent (tests/golden/pgoutput, made by capture.sh there), and against
+//! The pgoutput decoder against what a real server sent (tests/golden, made by capture.sh there), and against
 //! generated messages: what is encoded comes back, no bytes panic, and no piece of a message passes for the whole.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,18 +10,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use outboxd::{
-    position::Lsn,
-    postgres::pgoutput::{
-        Found, OldTuple, PgOutput, Relation, RelationColumn, ReplicaIdentity, Tuple, Value, decode,
-    },
+use pg_replication::{
+    Lsn,
+    pgoutput::{Found, OldTuple, PgOutput, Relation, RelationColumn, ReplicaIdentity, Tuple, Value, decode},
 };
 use proptest::{collection::vec, option, prelude::*};
 
-/// Each capture, decoded and rendered, is what its `.txt` says. `OUTBOXD_GOLDEN=write` writes them, to be read through.
+/// Each capture, decoded and rendered, is what its `.txt` says. `PGOUTPUT_GOLDEN=write` writes them, to be read through.
 #[test]
 fn captures_of_a_real_server() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pgoutput");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut captures = 0;
     for entry in fs::read_dir(&folder).unwrap() {
         let hex = entry.unwrap().path();
@@ -33,7 +31,7 @@ fn captures_of_a_real_server() {
             .map(|bytes| render(&decode(bytes).unwrap_or_else(|error| panic!("{}: {error}", hex.display()))))
             .collect::<String>();
         let expected = hex.with_extension("txt");
-        if std::env::var("OUTBOXD_GOLDEN").is_ok_and(|what| what == "write") {
+        if std::env::var("PGOUTPUT_GOLDEN").is_ok_and(|what| what == "write") {
             fs::write(&expected, &rendered).unwrap();
         }
         assert_eq!(rendered, fs::read_to_string(&expected).unwrap(), "{}", hex.display());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::SLOT;
 use crate::{
     check::Check,
-    postgres::{SourceDatabase, connection_string::quoted_value, sql_text::identifier},
+    postgres::{SourceDatabase, sql_text::identifier},
     preflight::facts::server::ServerFacts,
     shell_word::quoted,
     slot::{
@@ -133,7 +133,10 @@ pub(super) fn failover(
             if database.create {
                 "restart outboxd, which makes it one before it streams".to_owned()
             } else {
-                let database = format!("dbname={} replication=database", quoted_value(&server.database));
+                let database = format!(
+                    "dbname={} replication=database",
+                    pg_replication::quote::option_value(&server.database)
+                );
                 let alter = format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", identifier(&slot.name));
                 format!("stop outboxd, then: psql {} -c {}", quoted(&database), quoted(&alter))
             },

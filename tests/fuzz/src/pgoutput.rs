@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use bytes::{Buf, Bytes};
 use outboxd::{
     outbox::{Column, ColumnNames, Mapper, Mapping, OutboxRow, Template, Timestamp},
-    position::{Lsn, Position},
-    postgres::pgoutput::{PgOutput, Relation, decode},
+    position::Position,
+};
+use pg_replication::{
+    Lsn,
+    pgoutput::{PgOutput, Relation, decode},
 };
 
 const ORIGIN: Position = Position { commit_lsn: Lsn(0), index: 0 };

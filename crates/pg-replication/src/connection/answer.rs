@@ -18,14 +18,14 @@ const UNREADABLE_BYTES: usize = 256 << 10;
 
 /// Bytes of the rows of one answer.
 #[derive(Default)]
-pub(super) struct AnswerBytes(usize);
+pub(crate) struct AnswerBytes(usize);
 
 impl AnswerBytes {
     /// Counts a row, or whatever else is kept of an answer.
     ///
     /// # Errors
     /// The answer takes more than [`SIMPLE_ANSWER_BYTES_MAX`].
-    pub(super) fn add(&mut self, row: usize) -> Result<(), WireError> {
+    pub(crate) fn add(&mut self, row: usize) -> Result<(), WireError> {
         self.0 = self.0.saturating_add(row).saturating_add(ROW_BYTES);
         sql_limits::check_answer(self.0, SIMPLE_ANSWER_BYTES_MAX)
     }
@@ -35,10 +35,7 @@ impl AnswerBytes {
 ///
 /// # Errors
 /// Also when it is too long to be kept.
-pub(crate) async fn simple_answer(
-    client: &Client,
-    query: &str,
-) -> Result<Vec<SimpleQueryMessage>, WireError> {
+pub async fn simple_answer(client: &Client, query: &str) -> Result<Vec<SimpleQueryMessage>, WireError> {
     let mut messages = pin!(client.simple_query_raw(query).await?);
     let (mut answer, mut bytes) = (Vec::new(), AnswerBytes::default());
     while let Some(message) = messages.try_next().await? {

@@ -27,7 +27,7 @@ use super::{
     wire::Wire,
     wire_error::{AuthenticationError, WireError},
 };
-use crate::remedy::Mender;
+use diagnostics::remedy::Mender;
 
 /// Session settings of every connection; text of values depends on the first ones (manual, "Locale and Formatting").
 ///
@@ -61,7 +61,7 @@ impl Endpoint {
 
     /// Opens a connection in replication mode (manual, "Streaming Replication Protocol"): `replication=database`, with
     /// the settings of [`Self::connect_sql`] and this `wal_sender_timeout`.
-    pub(super) async fn connect_replication(
+    pub(crate) async fn connect_replication(
         &self,
         application_name: &str,
         wal_sender_timeout: Duration,

@@ -8,7 +8,7 @@ use super::{
     remedy::{self, ConnectionKind},
     wire_error::{Chain, WireError},
 };
-use crate::remedy::Remedy;
+use diagnostics::remedy::Remedy;
 
 /// No host of the connection string gave a connection.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! The two syntaxes of a connection string (manual, "Connection Strings") as a list of options.
 //!
-//! What an option means is the business of `connection_options` and `endpoint`.
+//! What an option means is the business of `options` and `endpoint`.
 //! No error repeats a piece of the text other than something that looks like an option's name: any piece of a
 //! mistyped connection string may be part of a password.
 
@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use super::endpoint_error::EndpointError;
 
 /// Options by name; of several with one name the last one wins, as in libpq.
-pub(super) type Options = BTreeMap<String, String>;
+pub(crate) type Options = BTreeMap<String, String>;
 
 /// Shown in logs: what was meant as another option must not end up in them.
 const SHOWN: [&str; 5] = ["host", "hostaddr", "port", "dbname", "user"];
 
 /// Reads a URL or key=value pairs.
-pub(super) fn parse(text: &str) -> Result<Options, EndpointError> {
+pub(crate) fn parse(text: &str) -> Result<Options, EndpointError> {
     let text = text.trim();
     for scheme in ["postgresql://", "postgres://"] {
         if let Some(rest) = text.strip_prefix(scheme) {
@@ -153,17 +153,8 @@ fn value(text: &str) -> Option<(String, &str)> {
     (!quoted).then_some((value, ""))
 }
 
-/// A value as one of the pairs of a connection string, in quotes where it needs them.
-pub(crate) fn quoted_value(value: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-    match !value.is_empty() && value.bytes().all(plain) {
-        true => value.to_owned(),
-        false => format!("'{}'", value.replace('\\', r"\\").replace('\'', r"\'")),
-    }
-}
-
 /// The name, if it may be that of an option.
-pub(super) fn checked_name(name: &str) -> Result<&str, EndpointError> {
+pub(crate) fn checked_name(name: &str) -> Result<&str, EndpointError> {
     let plausible =
         !name.is_empty() && name.len() <= 32 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     if plausible {
@@ -277,7 +268,7 @@ mod tests {
 
         #[test]
         fn any_value_survives_in_both_syntaxes(value in "\\PC{1,20}") {
-            let quoted = quoted_value(&value);
+            let quoted = crate::quote::option_value(&value);
             prop_assert_eq!(&parse(&format!("host=h sslkey={quoted} user=u")).unwrap()["sslkey"], &value);
             let encoded = utf8_percent_encode(&value, NON_ALPHANUMERIC);
             prop_assert_eq!(&parse(&format!("postgres://u@h?a=b&sslkey={encoded}")).unwrap()["sslkey"], &value);

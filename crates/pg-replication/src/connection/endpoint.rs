@@ -14,14 +14,13 @@ use std::{
 use tokio_postgres::{Config, config::ChannelBinding};
 
 use super::{
-    connection_options,
     connection_string::{self, Options},
     endpoint_error::EndpointError,
     login_methods::LoginMethods,
-    password_file, service_file,
+    options, password_file, service_file,
     tls::{Roots, TlsMode, TlsOptions, TlsVersions},
 };
-use crate::secret::Secret;
+use secret::Secret;
 
 /// Time for one address: TCP, TLS and login together, when `connect_timeout` does not say otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,16 +75,16 @@ impl Default for Words {
 
 /// One place to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) address: Address,
-    pub(super) port: u16,
+pub(crate) struct Target {
+    pub(crate) address: Address,
+    pub(crate) port: u16,
     /// The name that the server's certificate must bear.
-    pub(super) server_name: String,
+    pub(crate) server_name: String,
 }
 
 /// Where a target is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Address {
+pub(crate) enum Address {
     /// Host name or IP address.
     Tcp(String),
     /// The directory of the server's Unix socket.
@@ -94,7 +93,7 @@ pub(super) enum Address {
 
 /// `target_session_attrs`, as far as it is honoured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SessionWanted {
+pub(crate) enum SessionWanted {
     Any,
     ReadWrite,
     Primary,
@@ -105,7 +104,7 @@ impl Endpoint {
     /// Strings"), and the password that goes in its place. What comes from a file is read again for every connection.
     ///
     /// Several hosts are tried in order. The user must be named; the database is by default the user's name. All options of libpq
-    /// are known: `connection_options` has those that are refused. `service` is looked up; no other file is opened, and no
+    /// are known: `options` has those that are refused. `service` is looked up; no other file is opened, and no
     /// connection.
     ///
     /// # Errors
@@ -114,9 +113,9 @@ impl Endpoint {
         let of = |what| move |source| EndpointError::Secret { what, source };
         let text = url.read().map_err(of("connection string"))?;
         let password_text = password.as_ref().map(Secret::read).transpose().map_err(of("password"))?;
-        let mut options = connection_options::checked(connection_string::parse(&text)?)?;
+        let mut options = options::checked(connection_string::parse(&text)?)?;
         if options.contains_key("service") {
-            options = connection_options::checked(service_file::completed(options)?)?;
+            options = options::checked(service_file::completed(options)?)?;
         }
         options.extend(password_text.map(|password| ("password".to_owned(), password)));
         Self::made_from(url, password, &options)
@@ -168,7 +167,7 @@ impl Endpoint {
                 _ => SessionWanted::Any,
             },
             tls: tls_options(options)?,
-            login_methods: connection_options::login_methods(options)?,
+            login_methods: options::login_methods(options)?,
             password_file: password_file::path(text("passfile")),
             words: Words::default(),
         })
@@ -180,12 +179,12 @@ impl Endpoint {
         Self { words, ..self }
     }
 
-    pub(super) fn words(&self) -> Words {
+    pub(crate) fn words(&self) -> Words {
         self.words
     }
 
     /// The endpoint as the files say it now.
-    pub(super) fn now(&self) -> Result<Self, EndpointError> {
+    pub(crate) fn now(&self) -> Result<Self, EndpointError> {
         Ok(Self::read(self.url.clone(), self.password.clone())?.with_words(self.words))
     }
 
@@ -232,20 +231,20 @@ impl Endpoint {
         self.config.get_dbname().unwrap_or_default()
     }
 
-    pub(super) fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
-    pub(super) fn tls(&self) -> &TlsOptions {
+    pub(crate) fn tls(&self) -> &TlsOptions {
         &self.tls
     }
 
-    pub(super) fn connect_timeout(&self) -> Duration {
+    pub(crate) fn connect_timeout(&self) -> Duration {
         self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
 
     /// The places to try, in the configured order or, with `load_balance_hosts=random`, in any.
-    pub(super) fn targets(&self) -> Vec<Target> {
+    pub(crate) fn targets(&self) -> Vec<Target> {
         let mut targets = self.targets.clone();
         if self.random_order {
             fastrand::shuffle(&mut targets);
@@ -253,20 +252,20 @@ impl Endpoint {
         targets
     }
 
-    pub(super) fn in_random_order(&self) -> bool {
+    pub(crate) fn in_random_order(&self) -> bool {
         self.random_order
     }
 
-    pub(super) fn session_wanted(&self) -> SessionWanted {
+    pub(crate) fn session_wanted(&self) -> SessionWanted {
         self.session
     }
 
-    pub(super) fn login_methods(&self) -> LoginMethods {
+    pub(crate) fn login_methods(&self) -> LoginMethods {
         self.login_methods
     }
 
     /// The password for a target: the given one, else that of the password file; else why there is none.
-    pub(super) fn password_for(&self, target: &Target) -> Result<Vec<u8>, Option<String>> {
+    pub(crate) fn password_for(&self, target: &Target) -> Result<Vec<u8>, Option<String>> {
         if let Some(password) = self.config.get_password() {
             return Ok(password.to_owned());
         }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::secret::SecretError;
+use secret::SecretError;
 
 /// Reason why a connection string, or a file that it names, cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@
 //! A service is recognised by the role that it puts into every cluster. Recognition chooses words only: nothing is refused or allowed
 //! by it.
 
-use super::sql_text::identifier;
+use crate::quote::identifier;
 
 /// Who runs the server, as far as cures differ.
 #[derive(Debug, PartialEq, Eq)]

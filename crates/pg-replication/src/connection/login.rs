@@ -28,15 +28,15 @@ const AUTHENTICATION_CODE_MAX: i32 = 12;
 
 /// Who we are.
 #[derive(Clone, Copy)]
-pub(super) struct Credentials<'a> {
-    pub(super) user: &'a str,
-    pub(super) password: Option<&'a [u8]>,
-    pub(super) channel_binding: config::ChannelBinding,
-    pub(super) methods: LoginMethods,
+pub(crate) struct Credentials<'a> {
+    pub(crate) user: &'a str,
+    pub(crate) password: Option<&'a [u8]>,
+    pub(crate) channel_binding: config::ChannelBinding,
+    pub(crate) methods: LoginMethods,
 }
 
 /// Logs in; `parameters` are those of the startup message besides `user`.
-pub(super) async fn login(
+pub(crate) async fn login(
     socket: Socket,
     credentials: Credentials<'_>,
     parameters: &[(&str, &str)],

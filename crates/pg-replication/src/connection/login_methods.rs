@@ -18,12 +18,12 @@ const METHODS: [(&str, i32); 6] =
     [("none", 0), ("password", 3), ("md5", 5), ("gss", 7), ("sspi", 9), ("scram-sha-256", 10)];
 
 /// Values of `require_auth`.
-pub(super) const EXPECTED: &str =
+pub(crate) const EXPECTED: &str =
     "a list of scram-sha-256, md5, password and none, or of the same with a '!' before each";
 
 /// The accepted methods; by default all, as far as they give no password away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LoginMethods {
+pub(crate) struct LoginMethods {
     /// One bit for each.
     accepted: u8,
     /// Each is named, and none is accepted only because it is not excluded.
@@ -38,7 +38,7 @@ impl Default for LoginMethods {
 
 impl LoginMethods {
     /// A list of methods, either all wanted or all unwanted. `None`: neither.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut bits = 0;
         let (mut wanted, mut unwanted) = (false, false);
         for method in text.split(',').map(str::trim) {
@@ -59,7 +59,7 @@ impl LoginMethods {
     }
 
     /// Checks the code that the server begins with, before anything is answered.
-    pub(super) fn check(self, code: i32, peer: Peer) -> Result<(), AuthenticationError> {
+    pub(crate) fn check(self, code: i32, peer: Peer) -> Result<(), AuthenticationError> {
         self.accepts(code).map_err(AuthenticationError::MethodNotAllowed)?;
         let encrypted = match peer {
             Peer::Local | Peer::Verified => return Ok(()),

@@ -120,7 +120,7 @@ const REFUSED: [(&str, &str); 11] = [
 const OAUTH: &str = "OAuth is not spoken: use scram-sha-256 or cert in pg_hba.conf";
 
 /// Takes out what is empty, which is as if it were not given, and refuses what cannot be honoured.
-pub(super) fn checked(options: Options) -> Result<Options, EndpointError> {
+pub(crate) fn checked(options: Options) -> Result<Options, EndpointError> {
     let options: Options = options.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     for (option, value) in &options {
         if HONOURED.contains(&option.as_str()) {
@@ -145,7 +145,7 @@ pub(super) fn checked(options: Options) -> Result<Options, EndpointError> {
 }
 
 /// `require_auth`.
-pub(super) fn login_methods(options: &Options) -> Result<LoginMethods, EndpointError> {
+pub(crate) fn login_methods(options: &Options) -> Result<LoginMethods, EndpointError> {
     let Some(text) = options.get("require_auth") else { return Ok(LoginMethods::default()) };
     LoginMethods::parse(text)
         .ok_or(EndpointError::Value { option: "require_auth", expected: login_methods::EXPECTED })

@@ -9,22 +9,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::secret;
-
 /// Directories of Unix sockets that libpq calls `localhost`, as it is built by the project and by the distributions.
 const SOCKET_DIRECTORIES: [&str; 3] = ["/tmp", "/var/run/postgresql", "/run/postgresql"];
 
 /// Whose password is looked up.
-pub(super) struct Login<'a> {
+pub(crate) struct Login<'a> {
     /// Host name, address, or directory of a Unix socket.
-    pub(super) host: &'a str,
-    pub(super) port: u16,
-    pub(super) database: &'a str,
-    pub(super) user: &'a str,
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+    pub(crate) database: &'a str,
+    pub(crate) user: &'a str,
 }
 
 /// The file: the one that is named, else `$PGPASSFILE`, else `~/.pgpass`.
-pub(super) fn path(named: Option<&str>) -> Option<PathBuf> {
+pub(crate) fn path(named: Option<&str>) -> Option<PathBuf> {
     let variable = || env::var_os("PGPASSFILE").filter(|value| !value.is_empty()).map(PathBuf::from);
     named.map(PathBuf::from).or_else(variable).or_else(|| {
         env::home_dir().filter(|home| !home.as_os_str().is_empty()).map(|home| home.join(".pgpass"))
@@ -32,7 +30,7 @@ pub(super) fn path(named: Option<&str>) -> Option<PathBuf> {
 }
 
 /// The password, or why there is none.
-pub(super) fn password(path: &Path, login: &Login<'_>) -> Result<String, String> {
+pub(crate) fn password(path: &Path, login: &Login<'_>) -> Result<String, String> {
     let name = path.display();
     let facts =
         path.metadata().map_err(|error| format!("the password file {name} cannot be read: {error}"))?;

@@ -5,14 +5,15 @@
 use super::{
     endpoint::{Endpoint, Words},
     hosting::Hosting,
-    quote::identifier,
     wire_error::{AuthenticationError, WireError},
 };
-use crate::remedy::Remedy;
+use diagnostics::remedy::Remedy;
+
+use crate::quote::identifier;
 
 /// Kind of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ConnectionKind {
+pub(crate) enum ConnectionKind {
     /// For SQL.
     Sql,
     /// In replication mode.
@@ -20,7 +21,7 @@ pub(super) enum ConnectionKind {
 }
 
 /// Remedy of a connection that could not be made. SQLSTATEs are those of the manual's appendix "PostgreSQL Error Codes".
-pub(super) fn of_connection(
+pub(crate) fn of_connection(
     kind: ConnectionKind,
     endpoint: &Endpoint,
     hosting: &Hosting,
@@ -115,7 +116,8 @@ fn place_of_password(endpoint: &Endpoint) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{postgres::wire_error::ServerError, remedy::Mender};
+    use crate::connection::wire_error::ServerError;
+    use diagnostics::remedy::Mender;
 
     #[test]
     fn a_refusal_names_the_statement_that_lifts_it_and_whether_somebody_has_to() {

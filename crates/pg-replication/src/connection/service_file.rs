@@ -12,12 +12,11 @@ use super::{
     connection_string::{self, Options},
     endpoint_error::EndpointError,
 };
-use crate::secret;
 
 const SYSTEM_DIRECTORY: &str = "/etc/postgresql-common";
 
 /// The options with those of their service put in where they are missing.
-pub(super) fn completed(mut options: Options) -> Result<Options, EndpointError> {
+pub(crate) fn completed(mut options: Options) -> Result<Options, EndpointError> {
     let Some(service) = options.remove("service").filter(|name| !name.is_empty()) else { return Ok(options) };
     let named = options.remove("servicefile").filter(|path| !path.is_empty()).map(PathBuf::from);
     for file in files(named) {

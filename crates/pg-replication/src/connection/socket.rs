@@ -30,7 +30,7 @@ use super::{
 
 /// An open byte stream to a server.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(crate) enum Socket {
     /// Unencrypted TCP.
     Tcp(TcpStream),
     /// Unix socket.
@@ -45,7 +45,7 @@ pub(super) enum Socket {
 
 /// Knowledge of who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Peer {
+pub(crate) enum Peer {
     /// A process of this machine, by its Unix socket.
     Local,
     /// The server that the certificate names, or that its authority vouches for.
@@ -58,7 +58,7 @@ pub(super) enum Peer {
 
 impl Socket {
     /// Connects to a server's Unix socket. TLS is not used there, whatever `sslmode` says, as in libpq.
-    pub(super) async fn open_unix(directory: &Path, port: u16) -> Result<Self, WireError> {
+    pub(crate) async fn open_unix(directory: &Path, port: u16) -> Result<Self, WireError> {
         let path = directory.join(format!(".s.PGSQL.{port}"));
         match UnixStream::connect(path).await {
             Ok(stream) => Ok(Socket::Unix(stream)),
@@ -67,7 +67,7 @@ impl Socket {
     }
 
     /// Connects over TCP and does with TLS what `options` say.
-    pub(super) async fn open_tcp(
+    pub(crate) async fn open_tcp(
         address: SocketAddr,
         server_name: &str,
         config: &Config,
@@ -84,7 +84,7 @@ impl Socket {
     }
 
     /// The other end, as far as it is known.
-    pub(super) fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         match self {
             Socket::Unix(_) => Peer::Local,
             Socket::Tls { verified: true, .. } => Peer::Verified,
@@ -94,12 +94,12 @@ impl Socket {
     }
 
     /// Tells whether TLS is at work.
-    pub(super) fn is_encrypted(&self) -> bool {
+    pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self, Socket::Tls { .. })
     }
 
     /// The hash that SCRAM-SHA-256-PLUS binds to; `None` without TLS, or when the server's certificate allows none.
-    pub(super) fn server_end_point(&self) -> Option<Vec<u8>> {
+    pub(crate) fn server_end_point(&self) -> Option<Vec<u8>> {
         match self {
             Socket::Tls { stream, .. } => {
                 let (_, session) = stream.get_ref();

@@ -19,17 +19,17 @@ use super::{
 };
 
 /// Bytes before a login is complete. PostgreSQL sends two thousand, and the notices of a login trigger.
-pub(super) const LOGIN_BYTES_MAX: usize = 1 << 20;
+pub(crate) const LOGIN_BYTES_MAX: usize = 1 << 20;
 /// Names of parameters that a server may report. PostgreSQL reports fewer than twenty.
-pub(super) const PARAMETERS_MAX: usize = 256;
+pub(crate) const PARAMETERS_MAX: usize = 256;
 /// Bytes of one answer, or between two, beside its longest message: a single row may be as long as any. Rows of a table are read in
 /// portions, by the simple protocol, and are not kept: of these only the number counts.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Bytes that a row takes in memory beside those on the wire, at least.
-pub(super) const ROW_BYTES: usize = 128;
+pub(crate) const ROW_BYTES: usize = 128;
 
 /// Refuses an answer of more than `max` bytes.
-pub(super) fn check_answer(bytes: usize, max: usize) -> Result<(), WireError> {
+pub(crate) fn check_answer(bytes: usize, max: usize) -> Result<(), WireError> {
     if bytes > max {
         let mib = max >> 20;
         return Err(WireError::protocol(format!("an answer that takes more than {mib} MiB")));
@@ -39,7 +39,7 @@ pub(super) fn check_answer(bytes: usize, max: usize) -> Result<(), WireError> {
 
 /// Follows the server's messages from one to the next.
 #[derive(Default)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Tag and length of the message that begins, as far as they have come.
     header: [u8; TAG_AND_LENGTH],
     filled: usize,
@@ -72,7 +72,7 @@ impl Limits {
     ///
     /// # Errors
     /// [`WireError::Protocol`] when it is more than may come.
-    pub(super) fn follow(&mut self, mut received: &[u8]) -> Result<(), WireError> {
+    pub(crate) fn follow(&mut self, mut received: &[u8]) -> Result<(), WireError> {
         self.count_login(received.len())?;
         while let [byte, after @ ..] = received {
             if self.rest > 0 {

@@ -25,7 +25,7 @@ const REQUEST_BYTES: usize = TAG_AND_LENGTH + 4;
 ///
 /// It would also set aside whatever length a server announces, and wait for that much: at a port that speaks another
 /// protocol, more than a gigabyte. And it keeps what a server likes to say. So [`Limits`] are looked at, too.
-pub(super) struct SqlSocket {
+pub(crate) struct SqlSocket {
     socket: Socket,
     methods: LoginMethods,
     /// The first bytes of the server, until they are enough; `None` from then on.
@@ -34,7 +34,7 @@ pub(super) struct SqlSocket {
 }
 
 impl SqlSocket {
-    pub(super) fn new(socket: Socket, methods: LoginMethods) -> Self {
+    pub(crate) fn new(socket: Socket, methods: LoginMethods) -> Self {
         SqlSocket { socket, methods, first: Some(Vec::new()), limits: Limits::default() }
     }
 
@@ -95,7 +95,7 @@ impl TlsStream for SqlSocket {
 }
 
 /// Passes the socket on: there is nothing left to negotiate.
-pub(super) struct Negotiated;
+pub(crate) struct Negotiated;
 
 impl TlsConnect<SqlSocket> for Negotiated {
     type Stream = SqlSocket;

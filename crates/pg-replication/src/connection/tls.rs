@@ -33,11 +33,11 @@ use x509_cert::{
 };
 
 use super::endpoint_error::EndpointError;
-use crate::secret::pem::{self, PemError};
+use secret::pem::{self, PemError};
 
 /// `sslmode` (manual, "SSL Mode Descriptions").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TlsMode {
+pub(crate) enum TlsMode {
     /// No TLS.
     Disable,
     /// TLS when the server refuses an unencrypted login, nothing verified.
@@ -53,7 +53,7 @@ pub(super) enum TlsMode {
 }
 
 impl TlsMode {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "disable" => TlsMode::Disable,
             "allow" => TlsMode::Allow,
@@ -66,7 +66,7 @@ impl TlsMode {
     }
 
     /// Attempts in their order, each made when `pg_hba.conf` has refused the one before.
-    pub(super) fn attempts(self) -> &'static [TlsMode] {
+    pub(crate) fn attempts(self) -> &'static [TlsMode] {
         match self {
             TlsMode::Disable => &[TlsMode::Disable],
             TlsMode::Allow => &[TlsMode::Disable, TlsMode::Require],
@@ -80,7 +80,7 @@ impl TlsMode {
 
 /// `ssl_min_protocol_version` and `ssl_max_protocol_version`, of the versions that rustls has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TlsVersions {
+pub(crate) enum TlsVersions {
     /// TLS 1.2 and 1.3.
     Both,
     /// TLS 1.2.
@@ -103,7 +103,7 @@ impl TlsVersions {
 
 /// `sslrootcert`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Roots {
+pub(crate) enum Roots {
     /// `system`.
     Platform,
     /// A PEM file with one or more certificates.
@@ -112,22 +112,22 @@ pub(super) enum Roots {
 
 /// Everything a connection string says of TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TlsOptions {
-    pub(super) mode: TlsMode,
+pub(crate) struct TlsOptions {
+    pub(crate) mode: TlsMode,
     /// `None`: the platform's, where verification asks for any.
-    pub(super) roots: Option<Roots>,
+    pub(crate) roots: Option<Roots>,
     /// `sslcert` and `sslkey`.
-    pub(super) client: Option<(PathBuf, PathBuf)>,
+    pub(crate) client: Option<(PathBuf, PathBuf)>,
     /// `sslnegotiation=direct`: the handshake begins at once, without SSLRequest (PostgreSQL 17 and later).
-    pub(super) direct: bool,
+    pub(crate) direct: bool,
     /// `sslsni`: the handshake names the host, in clear.
-    pub(super) names_server: bool,
-    pub(super) versions: TlsVersions,
+    pub(crate) names_server: bool,
+    pub(crate) versions: TlsVersions,
 }
 
 impl TlsOptions {
     /// Tells whether a handshake that succeeds proves which server answers. Any public authority proves nothing without the name.
-    pub(super) fn identifies_server(&self) -> bool {
+    pub(crate) fn identifies_server(&self) -> bool {
         match self.mode {
             TlsMode::VerifyFull => true,
             TlsMode::VerifyCa => matches!(self.roots, Some(Roots::File(_))),
@@ -136,7 +136,7 @@ impl TlsOptions {
     }
 
     /// Reads the files and makes the rustls configuration. `None`: TLS is disabled.
-    pub(super) fn client_config(&self) -> Result<Option<Arc<ClientConfig>>, EndpointError> {
+    pub(crate) fn client_config(&self) -> Result<Option<Arc<ClientConfig>>, EndpointError> {
         let name_checked = match self.mode {
             TlsMode::Disable => return Ok(None),
             TlsMode::Allow | TlsMode::Prefer | TlsMode::Require => None,
@@ -205,7 +205,7 @@ fn file_error(option: &'static str, path: &Path, error: PemError) -> EndpointErr
 }
 
 /// What to look at when a handshake has failed.
-pub(super) fn hint(error: &Error) -> &'static str {
+pub(crate) fn hint(error: &Error) -> &'static str {
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "the server's certificate comes from no authority in sslrootcert (without it, from none that this machine trusts)"
@@ -314,7 +314,7 @@ fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(),
 /// `tls-server-end-point` (RFC 5929, section 4.1): the certificate's hash under its own signature's hash function, with
 /// SHA-256 in the place of MD5 and SHA-1. `None` where the signature has no single hash (Ed25519) or hides it in its
 /// parameters (RSA-PSS): then there is no channel binding.
-pub(super) fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+pub(crate) fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let algorithm = Certificate::from_der(certificate).ok()?.signature_algorithm.oid;
     match algorithm {
         MD_5_WITH_RSA_ENCRYPTION

@@ -31,13 +31,13 @@ use super::{
 
 /// No message is longer: PostgreSQL builds each in a buffer that cannot exceed 1 GiB (`MaxAllocSize`, memutils.h). Only rows need as
 /// much.
-pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 30;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 30;
 /// No error or notice is longer. Their words may quote a value.
 const WORDS_BYTES_MAX: usize = 16 << 20;
 /// Nor any other message: the description of 1,600 columns takes a seventh of it.
 const OTHER_BYTES_MAX: usize = 1 << 20;
 /// Nor any before login is complete, when we do not know yet who is talking, nor a parameter later.
-pub(super) const LOGIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
+pub(crate) const LOGIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Reads that bring nothing but what may come at any time, before everybody else has a turn: a server that never pauses stops nobody.
 const READS_AT_ONCE: usize = 16;
 
@@ -50,11 +50,11 @@ const ROOM_BYTES_MIN: usize = 8 << 10;
 /// A frame grew the buffer beyond this: it is given back as soon as it is empty.
 const BLOCK_BYTES_KEPT: usize = 1 << 20;
 
-pub(super) const TAG_AND_LENGTH: usize = 5;
+pub(crate) const TAG_AND_LENGTH: usize = 5;
 
 /// A server's end of a conversation.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     socket: Socket,
     input: BytesMut,
     output: BytesMut,
@@ -70,30 +70,30 @@ pub(super) struct Wire {
 
 /// One message of the server.
 #[derive(Debug)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     tag: u8,
     /// With tag and length.
     bytes: BytesMut,
 }
 
 impl Frame {
-    pub(super) fn tag(&self) -> u8 {
+    pub(crate) fn tag(&self) -> u8 {
         self.tag
     }
 
     /// What follows tag and length. Shares the block that it was received into.
-    pub(super) fn into_payload(self) -> Bytes {
+    pub(crate) fn into_payload(self) -> Bytes {
         let mut bytes = self.bytes.freeze();
         bytes.advance(TAG_AND_LENGTH);
         bytes
     }
 
-    pub(super) fn payload(&self) -> &[u8] {
+    pub(crate) fn payload(&self) -> &[u8] {
         &self.bytes[TAG_AND_LENGTH..]
     }
 
     /// The message; not for CopyBothResponse, which postgres-protocol does not know.
-    pub(super) fn parse(mut self) -> Result<Message, WireError> {
+    pub(crate) fn parse(mut self) -> Result<Message, WireError> {
         let tag = self.tag;
         let message = Message::parse(&mut self.bytes)
             .map_err(|error| WireError::protocol(format!("{}: {error}", name_of(tag))))?;
@@ -101,7 +101,7 @@ impl Frame {
     }
 
     /// Says that this message may not come here.
-    pub(super) fn unexpected(&self, doing: &str) -> WireError {
+    pub(crate) fn unexpected(&self, doing: &str) -> WireError {
         WireError::protocol(format!("{} while {doing}", name_of(self.tag)))
     }
 }
@@ -111,7 +111,7 @@ fn name_of(tag: u8) -> String {
 }
 
 /// Refuses a length that no PostgreSQL server would announce, once `logged_in` or before.
-pub(super) fn check_length(tag: u8, length: usize, logged_in: bool) -> Result<(), WireError> {
+pub(crate) fn check_length(tag: u8, length: usize, logged_in: bool) -> Result<(), WireError> {
     let max = match tag {
         _ if !logged_in => LOGIN_MESSAGE_BYTES_MAX,
         COPY_DATA_TAG | DATA_ROW_TAG => MESSAGE_BYTES_MAX,
@@ -130,7 +130,7 @@ pub(super) fn check_length(tag: u8, length: usize, logged_in: bool) -> Result<()
 
 impl Wire {
     /// A conversation that has not begun. Messages are limited to [`LOGIN_MESSAGE_BYTES_MAX`] until [`Self::logged_in`].
-    pub(super) fn new(socket: Socket) -> Self {
+    pub(crate) fn new(socket: Socket) -> Self {
         Wire {
             socket,
             input: BytesMut::new(),
@@ -144,41 +144,41 @@ impl Wire {
     }
 
     /// Lifts the limit on messages, as far as each kind needs it: the server has shown who it is.
-    pub(super) fn logged_in(&mut self) {
+    pub(crate) fn logged_in(&mut self) {
         self.logged_in = true;
     }
 
-    pub(super) fn socket(&self) -> &Socket {
+    pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
 
     /// The encoding of the database, when the server has reported it.
-    pub(super) fn server_encoding(&self) -> Option<&str> {
+    pub(crate) fn server_encoding(&self) -> Option<&str> {
         self.server_encoding.as_deref()
     }
 
     /// The search path of the session, when the server has reported it.
-    pub(super) fn search_path(&self) -> Option<&str> {
+    pub(crate) fn search_path(&self) -> Option<&str> {
         self.search_path.as_deref()
     }
 
     /// When bytes last came from the server.
-    pub(super) fn last_heard(&self) -> Instant {
+    pub(crate) fn last_heard(&self) -> Instant {
         self.last_heard
     }
 
     /// Whether everything queued has been handed to the operating system.
-    pub(super) fn is_flushed(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         self.output.is_empty()
     }
 
     /// The buffer to append frames to; they are written by whoever waits next.
-    pub(super) fn output(&mut self) -> &mut BytesMut {
+    pub(crate) fn output(&mut self) -> &mut BytesMut {
         &mut self.output
     }
 
     /// Writes as much of what is queued as the socket takes at once. Never waits.
-    pub(super) async fn try_flush(&mut self) -> Result<(), WireError> {
+    pub(crate) async fn try_flush(&mut self) -> Result<(), WireError> {
         poll_fn(|cx| {
             self.write_some(cx);
             Poll::Ready(())
@@ -191,7 +191,7 @@ impl Wire {
     }
 
     /// The next message, after dealing with those that may come at any time; an ErrorResponse is [`WireError::Server`].
-    pub(super) async fn next_frame(&mut self) -> Result<Frame, WireError> {
+    pub(crate) async fn next_frame(&mut self) -> Result<Frame, WireError> {
         loop {
             for _ in 0..READS_AT_ONCE {
                 if let Some(frame) = self.next_frame_ready()? {
@@ -204,7 +204,7 @@ impl Wire {
     }
 
     /// The next message if it has arrived already. No system call.
-    pub(super) fn next_frame_ready(&mut self) -> Result<Option<Frame>, WireError> {
+    pub(crate) fn next_frame_ready(&mut self) -> Result<Option<Frame>, WireError> {
         while let Some(frame) = self.take_frame()? {
             match frame.tag {
                 COPY_DATA_TAG => return Ok(Some(frame)),
@@ -255,7 +255,7 @@ impl Wire {
     }
 
     /// Writes what can be written, and reads once.
-    pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+    pub(crate) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         self.write_some(cx);
         self.make_room()?;
         let read = {
@@ -302,13 +302,8 @@ impl Wire {
         Ok(())
     }
 
-    #[cfg(test)]
-    pub(super) fn input_capacity(&self) -> usize {
-        self.input.capacity()
-    }
-
     /// Writes what can be written.
-    pub(super) fn write_some(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn write_some(&mut self, cx: &mut Context<'_>) {
         if let Poll::Ready(Err(error)) = self.poll_write_all(cx) {
             self.output.clear();
             self.write_error.get_or_insert(error);
@@ -325,5 +320,29 @@ impl Wire {
         }
         // TLS has a buffer of its own.
         Pin::new(&mut self.socket).poll_flush(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tokio::{io::AsyncWriteExt, net::UnixStream};
+
+    #[tokio::test]
+    async fn an_announced_length_takes_as_much_memory_as_has_come() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut wire = Wire::new(Socket::Unix(ours));
+        wire.logged_in();
+        let server = async move {
+            // As long as a message may be, but only its beginning ever comes.
+            theirs.write_all(b"d").await.unwrap();
+            theirs.write_all(&u32::try_from(MESSAGE_BYTES_MAX).unwrap().to_be_bytes()).await.unwrap();
+            theirs.write_all(&[7; 300_000]).await.unwrap();
+        };
+        let (frame, ()) = tokio::join!(wire.next_frame(), server);
+        let error = frame.unwrap_err();
+        assert!(matches!(error, WireError::Closed { mid_message: true }), "{error:?}");
+        assert!(wire.input.capacity() < 2_000_000, "{}", wire.input.capacity());
     }
 }

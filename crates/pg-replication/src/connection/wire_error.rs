@@ -13,7 +13,7 @@ use super::{endpoint_error::EndpointError, tls};
 const TEXT_BYTES_MAX: usize = 2000;
 
 /// Next step when a pooler answers.
-pub(super) const POOLER_CURE: &str = "a pooler passes no replication on and keeps no session: connect to PostgreSQL directly, with \
+pub(crate) const POOLER_CURE: &str = "a pooler passes no replication on and keeps no session: connect to PostgreSQL directly, with \
                                       the server's own host and port";
 
 /// An `ErrorResponse` of the server (manual, "Error and Notice Message Fields").
@@ -35,7 +35,7 @@ impl ServerError {
     /// Reads the fields of an ErrorResponse or NoticeResponse. Total: what is not UTF-8 is replaced, and fields
     /// that end early leave the rest empty, because half an error message is worth more than none. For the same
     /// reason a text that is too long for a log is cut.
-    pub(super) fn from_fields(mut fields: ErrorFields<'_>) -> Self {
+    pub(crate) fn from_fields(mut fields: ErrorFields<'_>) -> Self {
         let mut error = ServerError::default();
         while let Ok(Some(field)) = fields.next() {
             let text = cut(&String::from_utf8_lossy(field.value_bytes()));
@@ -298,7 +298,7 @@ impl WireError {
     }
 
     /// With the next step where the server names none: a pooler in its place, or encryption that `pg_hba.conf` refuses.
-    pub(super) fn explained(mut self, encrypted: bool) -> Self {
+    pub(crate) fn explained(mut self, encrypted: bool) -> Self {
         if let WireError::Server(server) = &mut self
             && server.hint.is_none()
         {
@@ -308,18 +308,18 @@ impl WireError {
     }
 
     /// Of a setting with another value than was asked for.
-    pub(super) fn dropped(setting: &'static str, found: &str, wanted: &'static str) -> Self {
+    pub(crate) fn dropped(setting: &'static str, found: &str, wanted: &'static str) -> Self {
         WireError::SettingsDropped { setting, found: cut(found), wanted }
     }
 
-    pub(super) fn protocol(what: impl Into<String>) -> Self {
+    pub(crate) fn protocol(what: impl Into<String>) -> Self {
         WireError::Protocol(what.into())
     }
 
     /// Sorts an I/O error of an open connection: rustls hides its own errors inside `io::Error`, a peer that vanishes
     /// without TLS's close message is an end of file like any other, and what `SqlSocket` refuses comes back through
     /// the socket.
-    pub(super) fn from_io(doing: &'static str, source: io::Error) -> Self {
+    pub(crate) fn from_io(doing: &'static str, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return WireError::Closed { mid_message: false };
         }
@@ -374,7 +374,7 @@ impl From<tokio_postgres::Error> for WireError {
 }
 
 /// An error and its sources in one line.
-pub(super) struct Chain<'a>(pub(super) &'a dyn std::error::Error);
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use crate::position::Lsn;
+use crate::Lsn;
 
 /// One pgoutput message.
 #[derive(Clone, Debug, PartialEq, Eq)]

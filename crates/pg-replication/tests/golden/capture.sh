@@ -4,12 +4,12 @@
 # The PG* environment variables name a server (PostgreSQL 14 or later, wal_level = logical) and a superuser on it. A
 # database is made for the purpose and dropped again. Afterwards let the tests write the renderings, and read through them:
 #
-#     PGHOST=... PGPORT=... tests/golden/pgoutput/capture.sh
-#     OUTBOXD_GOLDEN=write cargo test --test pgoutput
-#     git diff tests/golden/pgoutput
+#     PGHOST=... PGPORT=... crates/pg-replication/tests/golden/capture.sh
+#     PGOUTPUT_GOLDEN=write cargo test -p pg-replication --test pgoutput
+#     git diff crates/pg-replication/tests/golden
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-database=outboxd_golden_$$
+database=pgoutput_golden_$$
 
 psql -Xqd "${PGDATABASE:-postgres}" -c "CREATE DATABASE $database ENCODING 'UTF8' TEMPLATE template0"
 trap 'psql -Xqd "${PGDATABASE:-postgres}" -c "DROP DATABASE $database"' EXIT
@@ -17,7 +17,7 @@ sql() { psql -Xqd "$database" -v ON_ERROR_STOP=1 "$@"; }
 
 # capture NAME PUBLICATION COMMENT: runs standard input between the making of a slot and the look at what it holds.
 capture() {
-    slot=outboxd_golden_$$
+    slot=pgoutput_golden_$$
     sql -c "SELECT FROM pg_create_logical_replication_slot('$slot', 'pgoutput')" >/dev/null
     sql >/dev/null
     {

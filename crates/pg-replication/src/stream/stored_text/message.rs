@@ -1,7 +1,7 @@
 //! Which parts of a pgoutput message are text in the database's encoding, and the message with other text in their place.
 //!
 //! Total: of a message that breaks off, the text before the break is found; that it breaks off is for
-//! [`pgoutput`](super::super::pgoutput) to say. UPDATE, DELETE and TRUNCATE are ignored, and so their text is left as it is.
+//! [`pgoutput`](crate::pgoutput) to say. UPDATE, DELETE and TRUNCATE are ignored, and so their text is left as it is.
 
 use std::ops::Range;
 
@@ -18,11 +18,11 @@ enum Kind {
 
 /// The texts of a message that are not ASCII.
 #[derive(Debug, Default)]
-pub(in super::super) struct Texts(Vec<(Range<usize>, Kind)>);
+pub(crate) struct Texts(Vec<(Range<usize>, Kind)>);
 
 impl Texts {
     /// Finds them.
-    pub(in super::super) fn of(message: &[u8]) -> Self {
+    pub(crate) fn of(message: &[u8]) -> Self {
         let mut texts = Texts::default();
         if message.is_ascii() {
             return texts;
@@ -38,17 +38,17 @@ impl Texts {
         texts
     }
 
-    pub(in super::super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The texts themselves.
-    pub(in super::super) fn iter<'a>(&'a self, message: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + Clone {
+    pub(crate) fn iter<'a>(&'a self, message: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + Clone {
         self.0.iter().map(|(range, _)| &message[range.clone()])
     }
 
     /// The message with what `translate` makes of each text.
-    pub(in super::super) fn replaced(&self, message: &[u8], translate: impl Fn(&[u8]) -> Vec<u8>) -> Bytes {
+    pub(crate) fn replaced(&self, message: &[u8], translate: impl Fn(&[u8]) -> Vec<u8>) -> Bytes {
         const LENGTH_BYTES: usize = 4;
         let mut replaced = BytesMut::with_capacity(message.len() * 2);
         let mut at = 0;
@@ -139,7 +139,7 @@ impl Reader<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::postgres::pgoutput::{self, PgOutput, Value};
+    use crate::pgoutput::{self, PgOutput, Value};
     use proptest::prelude::*;
 
     fn doubled(text: &[u8]) -> Vec<u8> {

@@ -15,15 +15,15 @@ use std::{collections::HashMap, fmt, time::Duration};
 use futures_util::{FutureExt, future::BoxFuture, future::try_join_all};
 use tokio_postgres::{Client, types::Type};
 
-use super::{endpoint::Endpoint, wire_error::WireError};
+use crate::connection::{endpoint::Endpoint, wire_error::WireError};
 
-pub(super) use message::Texts;
+pub(crate) use message::Texts;
 
 /// The encoding of the client itself.
 const UTF8: &str = "UTF8";
 
 /// The encoding of a database that does not know what its bytes mean. As a client's it has the server convert nothing.
-pub(super) const SQL_ASCII: &str = "SQL_ASCII";
+pub(crate) const SQL_ASCII: &str = "SQL_ASCII";
 
 /// SQLSTATEs `untranslatable_character` and `character_not_in_repertoire`.
 const NO_EQUIVALENT: [&str; 2] = ["22P05", "22021"];

@@ -25,7 +25,7 @@ use crate::{
         replication::{ReplicationConnection, ReplicationError},
         sql_text::{identifier, literal},
         sqlstate::DUPLICATE_OBJECT,
-        statement::NO_TIMEOUTS,
+        statement::{self, NO_TIMEOUTS},
         statement_remedy,
     },
     remedy::Remedy,
@@ -56,14 +56,6 @@ pub enum BacklogError {
     /// The rows could not be read.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The server's answer is not what was asked for.
-    #[error("{doing}: the server's answer makes no sense: {what}")]
-    Nonsense {
-        /// What was being done.
-        doing: &'static str,
-        /// What is wrong with it.
-        what: String,
-    },
 }
 
 impl BacklogError {
@@ -77,12 +69,14 @@ impl BacklogError {
     }
 }
 
+const MAKING: &str = "making the temporary slot";
+
 fn failed(doing: &'static str) -> impl FnOnce(ReplicationError) -> BacklogError {
     move |cause| BacklogError::Replication { doing, cause }
 }
 
-fn nonsense(doing: &'static str, what: impl Into<String>) -> BacklogError {
-    BacklogError::Nonsense { doing, what: what.into() }
+fn nonsense(what: impl Into<String>) -> BacklogError {
+    SnapshotError::from(statement::nonsense(MAKING, what)).into()
 }
 
 /// The rows of a snapshot, and the temporary slot that begins where it ends.
@@ -261,7 +255,6 @@ async fn create_temporary(
     connection: &mut ReplicationConnection,
     name: &str,
 ) -> Result<(Lsn, String), BacklogError> {
-    const DOING: &str = "making the temporary slot";
     let command =
         format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT", identifier(name));
     let rows = match connection.query(&command).await {
@@ -269,18 +262,18 @@ async fn create_temporary(
         Err(error) if error.sqlstate() == Some(DUPLICATE_OBJECT) => {
             return Err(BacklogError::Busy(name.to_owned()));
         }
-        Err(error) => return Err(failed(DOING)(error)),
+        Err(error) => return Err(failed(MAKING)(error)),
     };
     // slot_name, consistent_point, snapshot_name, output_plugin
     match rows.as_slice() {
         [row] => match row.as_slice() {
             [_, Some(point), Some(snapshot), ..] => match point.parse() {
                 Ok(point) if point > Lsn::ZERO => Ok((point, snapshot.clone())),
-                _ => Err(nonsense(DOING, format!("consistent_point '{point}'"))),
+                _ => Err(nonsense(format!("consistent_point '{point}'"))),
             },
-            _ => Err(nonsense(DOING, "it names no snapshot")),
+            _ => Err(nonsense("it names no snapshot")),
         },
-        rows => Err(nonsense(DOING, format!("{} rows", rows.len()))),
+        rows => Err(nonsense(format!("{} rows", rows.len()))),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
         outbox_table::{self, ColumnFacts, TableFacts, TableKind},
         sql_text::{identifier, literal},
         sqlstate,
-        statement::{CatalogError, NO_TIMEOUTS},
+        statement::{CatalogError, NO_TIMEOUTS, nonsense},
         statement_remedy,
         stored_text::{Encoding, Translator},
         stored_values,
@@ -114,14 +114,6 @@ pub enum SnapshotError {
     /// The catalog could not be read.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The server's answer is not what was asked for.
-    #[error("{doing}: the server's answer makes no sense: {what}")]
-    Nonsense {
-        /// What was being done.
-        doing: &'static str,
-        /// What is wrong with it.
-        what: String,
-    },
 }
 
 impl SnapshotError {
@@ -587,18 +579,13 @@ impl SnapshotRows {
                     let values = values(&row).map_err(sql(DOING))?;
                     if values.len() != self.columns.len() {
                         let what = format!("{} values in a row", values.len());
-                        return Err(SnapshotError::Nonsense { doing: DOING, what });
+                        return Err(nonsense(DOING, what).into());
                     }
                     self.rows += 1;
                     let row = OutboxRow {
                         position: Position { commit_lsn: Lsn(self.point.0 - 1), index },
                         committed_at: self.taken_at,
-                        values: stored_values::as_stored(&self.encoding, values).ok_or_else(|| {
-                            SnapshotError::Nonsense {
-                                doing: DOING,
-                                what: "a value that is not in the hex format".to_owned(),
-                            }
-                        })?,
+                        values: stored_values::as_stored(&self.encoding, values).ok_or_else(|| nonsense(DOING, "a value that is not in the hex format"))?,
                     };
                     if matches!(self.encoding, Encoding::Other(_)) {
                         self.untranslated = Some(row);

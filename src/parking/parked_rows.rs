@@ -18,7 +18,7 @@ use crate::{
         outbox_table::{self, TableKind},
         sql_text::{identifier, literal},
         sqlstate::UNDEFINED_TABLE,
-        statement::{CatalogError, failed},
+        statement::{CatalogError, failed, nonsense},
     },
     slot::usage::{ClientAddress, Holder},
 };
@@ -117,6 +117,8 @@ pub async fn lock(client: &Client, database: &SourceDatabase) -> Result<Lock, Ca
     })))
 }
 
+const READING: &str = "reading the parked rows";
+
 /// Rows of one portion: an answer is limited (see [`sql_limits`](crate::postgres::sql_limits)), the number of parked rows is not.
 const PORTION_ROWS: usize = 100;
 /// Characters of a text that are shown. A message can carry no longer ones, so a row that may be requeued is never cut.
@@ -129,7 +131,6 @@ const LISTED_BYTES_MAX: usize = 512 << 20;
 /// # Errors
 /// [`CatalogError::Statement`], and [`CatalogError::Nonsense`] for a position that somebody else has written.
 pub async fn list(client: &Client, database: &SourceDatabase) -> Result<Vec<ParkedEntry>, CatalogError> {
-    const DOING: &str = "reading the parked rows";
     let texts = ["message_id", "aggregate_type", "aggregate_id", "event_type", "exchange", "routing_key"];
     let texts = texts.map(|column| format!("left({column}, {TEXT_CHARS_MAX})")).join(", ");
     let select = format!(
@@ -147,7 +148,7 @@ pub async fn list(client: &Client, database: &SourceDatabase) -> Result<Vec<Park
             Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_TABLE) => {
                 return Ok(listed.entries);
             }
-            portion => portion.map_err(failed(DOING))?,
+            portion => portion.map_err(failed(READING))?,
         };
         for row in &portion {
             listed.push(entry(row)?).map_err(|what| CatalogError::Nonsense { doing: DOING, what })?;
@@ -185,10 +186,9 @@ impl Listed {
 
 fn entry(row: &Row) -> Result<ParkedEntry, CatalogError> {
     let position: &str = row.get(0);
-    let nonsense =
-        |what| CatalogError::Nonsense { doing: "reading the parked rows", what: format!("position {what}") };
+    let unreadable = |_| nonsense(READING, format!("position {position}"));
     Ok(ParkedEntry {
-        position: position.parse().map_err(|_| nonsense(position))?,
+        position: position.parse().map_err(unreadable)?,
         cause: row.get(1),
         reason: row.get(2),
         message_id: row.get(3),

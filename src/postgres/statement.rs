@@ -75,6 +75,11 @@ impl CatalogError {
     }
 }
 
+/// The error of an answer that is not what the query asks for.
+pub(crate) fn nonsense(doing: &'static str, what: impl Into<String>) -> CatalogError {
+    CatalogError::Nonsense { doing, what: what.into() }
+}
+
 pub(crate) fn failed(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> CatalogError {
     move |error| CatalogError::Statement { doing, cause: error.into() }
 }

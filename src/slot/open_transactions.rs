@@ -11,7 +11,7 @@ use super::temporary::temporary_name;
 use crate::postgres::{
     replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
-    statement::{CatalogError, text_rows},
+    statement::{CatalogError, nonsense, text_rows},
 };
 
 const DOING: &str = "looking for open transactions";
@@ -153,8 +153,8 @@ pub(crate) async fn awaited_by_replication(
 
 async fn read(client: &Client, sql: &str) -> Result<Vec<OpenTransaction>, CatalogError> {
     let rows = text_rows(client, DOING, sql).await?;
-    let nonsense = || CatalogError::Nonsense { doing: DOING, what: format!("{rows:?}") };
-    rows.iter().map(|row| parse(row).ok_or_else(nonsense)).collect()
+    let unexpected = || nonsense(DOING, format!("{rows:?}"));
+    rows.iter().map(|row| parse(row).ok_or_else(unexpected)).collect()
 }
 
 const OPEN: &str = "WITH open AS (

@@ -11,7 +11,7 @@ use super::{record, temporary::temporary_name};
 use crate::postgres::{
     replication::{ReplicationConnection, ReplicationError},
     sql_text::literal,
-    statement::{CatalogError, text_rows},
+    statement::{CatalogError, nonsense, text_rows},
 };
 
 /// Beginning of the application name of every outboxd, by which instances recognise one another.
@@ -140,8 +140,8 @@ pub(crate) async fn holder(client: &Client, slot: &str) -> Result<Option<Holder>
 
 async fn read_by_name(client: &Client, slot: &str) -> Result<Vec<SlotUse>, CatalogError> {
     let rows = text_rows(client, DOING, &sql(slot)).await?;
-    let nonsense = || CatalogError::Nonsense { doing: DOING, what: format!("{rows:?}") };
-    rows.iter().map(|row| parse(row, slot).ok_or_else(nonsense)).collect()
+    let unexpected = || nonsense(DOING, format!("{rows:?}"));
+    rows.iter().map(|row| parse(row, slot).ok_or_else(unexpected)).collect()
 }
 
 /// Reads the same by a replication connection.

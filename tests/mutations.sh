@@ -79,7 +79,7 @@ mutate drain-within-a-transaction src/relay/pipeline.rs \
     'Intake::Draining => !self.is_in_the_middle() && ' 'Intake::Draining => '
 mutate publish-while-heard-out src/relay/pipeline.rs \
     'heard = self.delivery.idle() => if heard.is_err() { return },' 'heard = self.delivery.next() => if heard.is_err() { return },'
-mutate remove-what-is-not-confirmed src/relay/cleanup.rs \
+mutate remove-what-is-not-confirmed src/cleanup/task.rs \
     'self.wait_until_confirmed(&sql, seen.committed_before).await?;' 'self.wait_until_confirmed(&sql, Lsn::ZERO).await?;'
 mutate trust-a-promoted-server src/relay/supervisor/carryover.rs \
     '&& *before != server' '&& before.0 != server.0'
@@ -107,9 +107,9 @@ mutate publish-without-a-fence src/relay/supervisor/attempt.rs \
     'delivery.fence(&fence_queue(&database.options().slot, &history.server.system_id));' ''
 mutate settle-before-parked src/relay/delivery.rs \
     'self.park(tag, row, ParkReason::unroutable(&message));' '{ let _ = (row, &message); self.ledger.parked(tag, crate::position::Lsn::ZERO); }'
-mutate store-nothing src/relay/parking_writer.rs \
+mutate store-nothing src/parking/writer.rs \
     'let before = sql.park(database.options(), &rows).await?;' 'let before = sql.park(database.options(), &rows[..0]).await?;'
-mutate forget-what-could-not-be-stored src/relay/parking_writer.rs \
+mutate forget-what-could-not-be-stored src/parking/writer.rs \
     'self.work = Work::Resting { until: now() + self.backoff.next() };' 'self.batch.clear(); self.work = Work::Resting { until: now() + self.backoff.next() };'
 mutate trust-a-server-that-lacks-a-parked-row src/ledger/progress.rs \
     'confirmed.map(ConfirmedLsn::lsn).max(settled).max(parked_before)' '{ let _ = parked_before; confirmed.map(ConfirmedLsn::lsn).max(settled) }'

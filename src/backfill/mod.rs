@@ -3,4 +3,7 @@
 //! Knows the table and the slot. Knows nothing of messages, of confirms, or of retry policy.
 
 pub mod backlog;
+pub mod publish;
+pub mod recover;
+pub mod replay;
 pub mod snapshot;

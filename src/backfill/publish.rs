@@ -6,22 +6,23 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 
-use super::{
-    Fault, Shutdown,
-    broker::Publisher,
-    database::{Backlog, Database, Rows},
-    deadline::sleep_until,
-    delivery::Delivery,
-};
 use crate::{
     admin::{Reporter, SourceState},
     clock::now,
     outbox::Mapping,
+    relay::{
+        Fault,
+        broker::Publisher,
+        database::{Backlog, Database, Rows},
+        deadline::sleep_until,
+        delivery::Delivery,
+    },
+    shutdown::Shutdown,
 };
 
 /// What the rows are published for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     /// To make a slot when all are confirmed. A shutdown does not cut this short before its deadline, as what is finished
     /// need not be repeated.
     Slot,
@@ -31,11 +32,11 @@ pub(super) enum Purpose {
 
 /// How far the rows came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RowsSettled {
+pub(crate) struct RowsSettled {
     /// So many, the first ones in order, are confirmed, or put aside or given up as policy says.
-    pub(super) settled: u64,
+    pub(crate) settled: u64,
     /// There are no others.
-    pub(super) complete: bool,
+    pub(crate) complete: bool,
 }
 
 /// What became of rows that are all settled.
@@ -50,7 +51,7 @@ pub struct Backfill {
 }
 
 /// What the end of a backlog leads to.
-pub(super) enum Backfilled<R> {
+pub(crate) enum Backfilled<R> {
     /// All confirmed; the slot exists, and streaming can go on from it on this connection.
     Done {
         /// The connection.
@@ -63,7 +64,7 @@ pub(super) enum Backfilled<R> {
 }
 
 /// Publishes the whole backlog, waits for its confirms, and makes the slot.
-pub(super) async fn publish_backlog<B: Backlog>(
+pub(crate) async fn publish_backlog<B: Backlog>(
     mut backlog: B,
     delivery: &mut Delivery<'_, impl Database, impl Publisher>,
     mapping: &Mapping,
@@ -88,7 +89,7 @@ pub(super) async fn publish_backlog<B: Backlog>(
 }
 
 /// Publishes all rows and waits for their confirms, or for `shutdown`.
-pub(super) async fn publish_rows(
+pub(crate) async fn publish_rows(
     rows: &mut impl Rows,
     purpose: Purpose,
     delivery: &mut Delivery<'_, impl Database, impl Publisher>,

@@ -7,20 +7,12 @@
 
 use std::time::Duration;
 
-use super::{
-    Fault, Shutdown, Source,
-    backfill::{Backfill, Backfilled, publish_backlog},
-    broker::Broker,
-    database::{Backlog, Database, Replication, Rows, Sql},
-    delivery::Delivery,
-    fence_queue,
-    parking_writer::ParkingWriter,
-    slot_creation::watch_slot_creation,
-};
+use super::publish::{Backfill, Backfilled, publish_backlog};
 use crate::{
     admin::Reporter,
     ledger::Settled,
     outbox::{ColumnNames, Timestamp},
+    parking::writer::ParkingWriter,
     position::Lsn,
     postgres::{
         catalog::{SlotFacts, TableFacts},
@@ -30,6 +22,15 @@ use crate::{
         slot_use::Holder,
         snapshot::{RowOrder, Selection, TIMESTAMPTZ},
     },
+    relay::{
+        Fault, Source,
+        broker::Broker,
+        database::{Backlog, Database, Replication, Rows, Sql},
+        delivery::Delivery,
+        fence_queue,
+        slot_creation::watch_slot_creation,
+    },
+    shutdown::Shutdown,
 };
 
 /// Rows may have been created so long before the last confirmed message was committed, and yet be committed after it: a

@@ -3,18 +3,19 @@
 //! relay publishes of the same aggregate meanwhile. Nothing is parked: what cannot be published is still in the table, and is
 //! left out.
 
-use super::{
-    Fault, OnInvalid, OnNack, OnUnroutable, RelayOptions, Shutdown, Source,
-    backfill::{Purpose, publish_rows},
-    broker::Broker,
-    database::{Database, Rows},
-    delivery::Delivery,
-    parking_writer::ParkingWriter,
-};
+use super::publish::{Purpose, publish_rows};
 use crate::{
     admin::Reporter,
     ledger::Settled,
+    parking::writer::ParkingWriter,
     postgres::snapshot::{RowOrder, Selection},
+    relay::{
+        Fault, OnInvalid, OnNack, OnUnroutable, RelayOptions, Source,
+        broker::Broker,
+        database::{Database, Rows},
+        delivery::Delivery,
+    },
+    shutdown::Shutdown,
 };
 
 /// What a replay did.

@@ -585,7 +585,8 @@ impl SnapshotRows {
                     let row = OutboxRow {
                         position: Position { commit_lsn: Lsn(self.point.0 - 1), index },
                         committed_at: self.taken_at,
-                        values: stored_values::as_stored(&self.encoding, values).ok_or_else(|| nonsense(DOING, "a value that is not in the hex format"))?,
+                        values: stored_values::as_stored(&self.encoding, values)
+                            .ok_or_else(|| nonsense(DOING, "a value that is not in the hex format"))?,
                     };
                     if matches!(self.encoding, Encoding::Other(_)) {
                         self.untranslated = Some(row);

@@ -1,6 +1,7 @@
 //! Removing rows whose messages are confirmed (`cleanup.mode = "delete"`).
 
 mod statements;
+pub(crate) mod task;
 
 pub use crate::postgres::Cleanup;
 pub use statements::{CleanupError, Pass, Seen, SeenRow, Statements, remove, search};

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-use super::database::{Database, Sql};
 use crate::{
     admin::Reporter,
     outbox::ColumnNames,
@@ -27,6 +26,7 @@ use crate::{
         publication::PublishedBy,
         slot_record::Confirmed,
     },
+    relay::database::{Database, Sql},
 };
 
 /// Rows of one transaction: it takes milliseconds.
@@ -49,7 +49,7 @@ const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether every row that is before the confirmed position was published.
 #[derive(Clone, Debug)]
-pub(super) enum Coverage {
+pub(crate) enum Coverage {
     /// It was, by this.
     Complete(PublishedBy),
     /// It may not have been.
@@ -62,11 +62,11 @@ pub(super) enum Coverage {
 }
 
 /// Ends when dropped. What the server is at then, it finishes: that was allowed before.
-pub(super) struct Cleanup(JoinHandle<()>);
+pub(crate) struct Cleanup(JoinHandle<()>);
 
 impl Cleanup {
     /// For as long as the slot is streamed from; `None` when rows are to stay. `confirmed` is what the server was told.
-    pub(super) fn start<D: Database>(
+    pub(crate) fn start<D: Database>(
         database: &D,
         columns: &ColumnNames,
         confirmed: watch::Receiver<Option<Confirmed>>,

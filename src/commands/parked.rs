@@ -11,9 +11,11 @@ use crate::{
     check::Problem,
     cli::{Chosen, DiscardParked, ListParked, Parked, RequeueParked},
     legible,
-    parking::parked_rows::{self, ParkedEntry},
+    parking::{
+        parked_rows::{self, ParkedEntry},
+        requeue::{self, Fate, Selected},
+    },
     preflight::facts::left_behind,
-    relay::parked::{self, Fate, Selected},
     settings::Settings,
 };
 
@@ -93,7 +95,7 @@ async fn requeue(settings: &Settings, options: &RequeueParked) -> Result<(), Fai
     let selected = selected(&options.chosen);
     let (mut requeued, mut staying) = (0, 0);
     let job = stoppable(settings.drain_timeout, async |shutdown| {
-        parked::requeue(&source, &selected, options.out_of_order, shutdown, |entry, fate| match fate {
+        requeue::requeue(&source, &selected, options.out_of_order, shutdown, |entry, fate| match fate {
             Fate::Requeued => {
                 requeued += 1;
                 say(entry, "requeued");
@@ -117,7 +119,7 @@ async fn requeue(settings: &Settings, options: &RequeueParked) -> Result<(), Fai
 async fn discard(settings: &Settings, options: &DiscardParked) -> Result<(), Failure> {
     let source = source(settings, &options.source)?;
     let mut discarded = 0;
-    let done = parked::discard(&source, &selected(&options.chosen), |entry| {
+    let done = requeue::discard(&source, &selected(&options.chosen), |entry| {
         discarded += 1;
         say(entry, "discarded");
     })

@@ -3,9 +3,12 @@
 use super::{Failure, answer, source, stop::stoppable};
 use crate::{
     admin::Board,
+    backfill::{
+        publish::Backfill,
+        recover::{self, Recovered},
+    },
     cli::Recover,
     postgres::SourceDatabase,
-    relay::{self, Backfill, Recovered},
     settings::Settings,
 };
 
@@ -15,7 +18,7 @@ pub(super) async fn run(settings: Settings, options: &Recover) -> Result<(), Fai
     source.database.create = true;
     let report = Board::new().reporter(&source.name);
     let recovering = stoppable(settings.drain_timeout, async |shutdown| {
-        relay::recover(&source, options.since, &report, shutdown).await
+        recover::recover(&source, options.since, &report, shutdown).await
     });
     let recovered = recovering.await?.map_err(|error| Failure::Runtime(error.to_string()))?;
     answer(&text(&source.database, &recovered))

@@ -3,10 +3,12 @@
 use super::{Failure, answer, source, stop::stoppable};
 use crate::{
     admin::Board,
-    backfill::snapshot::Selection,
+    backfill::{
+        replay::{self, Replayed},
+        snapshot::Selection,
+    },
     cli::Replay,
     postgres::SourceDatabase,
-    relay::{self, Replayed},
     settings::Settings,
 };
 
@@ -15,7 +17,7 @@ pub(super) async fn run(settings: Settings, options: &Replay) -> Result<(), Fail
     let report = Board::new().reporter(&source.name);
     let selection = Selection { since: options.since, aggregate: options.aggregate.clone() };
     let replaying = stoppable(settings.drain_timeout, async |shutdown| {
-        relay::replay(&source, &selection, &report, shutdown).await
+        replay::replay(&source, &selection, &report, shutdown).await
     });
     let Replayed { rows, left_out, complete, order } =
         replaying.await?.map_err(|fault| Failure::Runtime(fault.explain()))?;

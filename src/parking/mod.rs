@@ -5,4 +5,6 @@
 
 pub mod parked_rows;
 pub mod parked_table;
+pub mod requeue;
 mod spelling;
+pub(crate) mod writer;

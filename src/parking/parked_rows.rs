@@ -151,7 +151,7 @@ pub async fn list(client: &Client, database: &SourceDatabase) -> Result<Vec<Park
             portion => portion.map_err(failed(READING))?,
         };
         for row in &portion {
-            listed.push(entry(row)?).map_err(|what| CatalogError::Nonsense { doing: DOING, what })?;
+            listed.push(entry(row)?).map_err(|what| nonsense(READING, what))?;
         }
         match portion.last() {
             Some(last) if portion.len() == PORTION_ROWS => after = last.get(0),

@@ -8,12 +8,6 @@ use std::collections::HashSet;
 
 use futures_util::FutureExt;
 
-use super::{
-    Fault, Shutdown, Source,
-    broker::{Broker, Publisher},
-    database::{Database, Sql},
-    mishap::Overdue,
-};
 use crate::{
     ledger::PublishTag,
     outbox::{Message, ParkCause, ParkReason},
@@ -28,6 +22,13 @@ use crate::{
         BrokerError, Refused, cures,
         publisher::{Outcome, PublisherEvent},
     },
+    relay::{
+        Fault, Source,
+        broker::{Broker, Publisher},
+        database::{Database, Sql},
+        mishap::Overdue,
+    },
+    shutdown::Shutdown,
 };
 
 /// Which parked rows are meant.

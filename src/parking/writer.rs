@@ -1,4 +1,4 @@
-//! Puts rows aside for [`Delivery`](super::delivery::Delivery), without holding the loop up: rows gather while a batch is on
+//! Puts rows aside for [`Delivery`](crate::relay::delivery::Delivery), without holding the loop up: rows gather while a batch is on
 //! its way. How many is bounded by the ledger, where each has its place until it is parked.
 //!
 //! A batch that cannot be stored is tried again until it can, whatever the cause, and nothing else ends for it: the stream and
@@ -14,12 +14,18 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 
-use super::{
-    Fault, RelayOptions,
-    database::{Database, Sql},
-    deadline::sleep_until,
+use crate::{
+    backoff::Backoff,
+    clock::now,
+    ledger::PublishTag,
+    outbox::ParkedRow,
+    position::Lsn,
+    relay::{
+        Fault, RelayOptions,
+        database::{Database, Sql},
+        deadline::sleep_until,
+    },
 };
-use crate::{backoff::Backoff, clock::now, ledger::PublishTag, outbox::ParkedRow, position::Lsn};
 
 /// Rows of one transaction, at most.
 const BATCH_ROWS: usize = 100;
@@ -35,15 +41,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 type Parking = (PublishTag, Arc<ParkedRow>);
 
 /// Rows that are parked for good.
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// The rows, and their tags in the ledger.
-    pub(super) rows: Vec<Parking>,
+    pub(crate) rows: Vec<Parking>,
     /// They stand in WAL before this place.
-    pub(super) before: Lsn,
+    pub(crate) before: Lsn,
 }
 
 /// Has a connection of its own for as long as there is something to put aside.
-pub(super) struct ParkingWriter<D: Database> {
+pub(crate) struct ParkingWriter<D: Database> {
     database: D,
     application_name: String,
     backoff: Backoff,
@@ -68,7 +74,7 @@ enum Work<C> {
 }
 
 impl<D: Database> ParkingWriter<D> {
-    pub(super) fn new(database: &D, application_name: String, options: &RelayOptions) -> Self {
+    pub(crate) fn new(database: &D, application_name: String, options: &RelayOptions) -> Self {
         Self {
             database: database.clone(),
             application_name,
@@ -81,12 +87,12 @@ impl<D: Database> ParkingWriter<D> {
     }
 
     /// Admits a row; it is on its way when [`next`](Self::next) is polled.
-    pub(super) fn admit(&mut self, tag: PublishTag, row: Arc<ParkedRow>) {
+    pub(crate) fn admit(&mut self, tag: PublishTag, row: Arc<ParkedRow>) {
         self.waiting.push_back((tag, row));
     }
 
     /// Why rows cannot be put aside now, and what to do; `None` while they can.
-    pub(super) fn stuck(&self) -> Option<&str> {
+    pub(crate) fn stuck(&self) -> Option<&str> {
         self.stuck.as_deref()
     }
 
@@ -96,7 +102,7 @@ impl<D: Database> ParkingWriter<D> {
     ///
     /// # Errors
     /// [`Fault::ServerChanged`] when that is not the server that answers now.
-    pub(super) async fn next(&mut self, read_to: Lsn) -> Result<Option<Batch>, Fault> {
+    pub(crate) async fn next(&mut self, read_to: Lsn) -> Result<Option<Batch>, Fault> {
         loop {
             match &mut self.work {
                 Work::Idle(connection) => {

@@ -16,7 +16,6 @@ use super::{
     deadline::sleep_until,
     fence::Fencing,
     mishap::{self, NackWatch, Overdue, Stalled},
-    parking_writer::{Batch, ParkingWriter},
     subscriptions::Returns,
     window::WindowShare,
 };
@@ -27,6 +26,7 @@ use crate::{
     outbox::{
         InvalidReason, InvalidRow, KeptRow, Mapper, Message, OutboxRow, ParkReason, ParkedRow, Timestamp,
     },
+    parking::writer::{Batch, ParkingWriter},
     position::{Lsn, Position},
     rabbitmq::{
         Fence, Refused, cures,
@@ -44,7 +44,7 @@ const STALLED_AFTER: u32 = 3;
 
 /// End of a drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Drained {
+pub(crate) enum Drained {
     /// Nothing that was published will be published again, and PostgreSQL has been told the position.
     Clean,
     /// The drain timeout passed first, or messages are confirmed behind one that is unroutable or refused.
@@ -57,16 +57,16 @@ pub(super) enum Drained {
 }
 
 /// What a delivery that is given up leaves to the next one.
-pub(super) struct Left {
-    pub(super) settled: Settled,
+pub(crate) struct Left {
+    pub(crate) settled: Settled,
     /// There are messages that may be with the broker and are not confirmed.
-    pub(super) unconfirmed: bool,
+    pub(crate) unconfirmed: bool,
     /// Those that the broker has not answered.
-    pub(super) unanswered: BTreeSet<Position>,
+    pub(crate) unanswered: BTreeSet<Position>,
 }
 
 /// Owns everything that is on its way to the broker.
-pub(super) struct Delivery<'a, D: Database, P> {
+pub(crate) struct Delivery<'a, D: Database, P> {
     ledger: Ledger,
     share: WindowShare,
     publisher: P,
@@ -93,7 +93,7 @@ pub(super) struct Delivery<'a, D: Database, P> {
 }
 
 impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
-    pub(super) fn new(
+    pub(crate) fn new(
         publisher: P,
         settled: Settled,
         options: &'a RelayOptions,
@@ -126,36 +126,36 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     /// From now on a message that comes back though a subscription should have got it is looked into before policy has it.
-    pub(super) fn watch(&mut self, subscriptions: SubscriptionWatch) {
+    pub(crate) fn watch(&mut self, subscriptions: SubscriptionWatch) {
         self.returns = Returns::new(subscriptions);
     }
 
     /// Asks for the fence `queue`. Until it is ours, or known not to be for this user, no row is admitted and nothing goes out.
-    pub(super) fn fence(&mut self, queue: &str) {
+    pub(crate) fn fence(&mut self, queue: &str) {
         self.fencing = Fencing::Asked;
         self.publisher.fence(queue);
     }
 
     /// These were not confirmed on an earlier connection: patience with them is longer, and until they are settled the source
     /// says so.
-    pub(super) fn expect(&mut self, stalled: Option<Stalled>) {
+    pub(crate) fn expect(&mut self, stalled: Option<Stalled>) {
         self.stalled = stalled;
     }
 
     /// From now on `state` is shown while nothing is wrong.
-    pub(super) fn enter(&mut self, state: SourceState) {
+    pub(crate) fn enter(&mut self, state: SourceState) {
         self.healthy = state;
         self.show_state();
     }
 
     /// Whether another row may be admitted; when not, the caller stops reading.
-    pub(super) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.share.has_room(&self.ledger) && self.blocked.is_none() && matches!(self.fencing, Fencing::Open)
     }
 
     /// Admits a row, behind all others: its message goes out when [`next`](Self::next) is polled, with a mark if it is a
     /// replay's. A row that no message can be made of is put aside in its turn, or comes back, as policy says.
-    pub(super) fn admit(
+    pub(crate) fn admit(
         &mut self,
         mapper: &Mapper,
         row: OutboxRow,
@@ -200,42 +200,42 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     /// How many rows were put aside, for good.
-    pub(super) fn parked(&self) -> u64 {
+    pub(crate) fn parked(&self) -> u64 {
         self.parked
     }
 
     /// How many rows were given up: returned or invalid ones, neither published nor parked.
-    pub(super) fn left_out(&self) -> u64 {
+    pub(crate) fn left_out(&self) -> u64 {
         self.left_out
     }
 
     /// Whether a row need not be admitted, as it is settled already: see [`Ledger::push_settled`].
-    pub(super) fn skips_settled(&mut self, position: Position, committed_at: Timestamp) -> bool {
+    pub(crate) fn skips_settled(&mut self, position: Position, committed_at: Timestamp) -> bool {
         self.ledger.push_settled(position, committed_at)
     }
 
     /// Every row that commits before `lsn` has been admitted, or was settled before: see [`Ledger::advance_watermark`].
-    pub(super) fn advance_watermark(&mut self, lsn: Lsn) {
+    pub(crate) fn advance_watermark(&mut self, lsn: Lsn) {
         self.ledger.advance_watermark(lsn);
     }
 
     /// How far everything is settled.
-    pub(super) fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         self.ledger.progress()
     }
 
     /// How many rows were admitted and are not settled.
-    pub(super) fn unsettled(&self) -> usize {
+    pub(crate) fn unsettled(&self) -> usize {
         self.ledger.len()
     }
 
     /// Whether the broker owes an answer.
-    pub(super) fn awaits_answers(&self) -> bool {
+    pub(crate) fn awaits_answers(&self) -> bool {
         self.ledger.outstanding() > 0
     }
 
     /// Whether anything in here can still settle without help from outside.
-    pub(super) fn can_settle(&self) -> bool {
+    pub(crate) fn can_settle(&self) -> bool {
         match (self.ledger.halted_by(), self.ledger.forbidden()) {
             (None, None) => !self.ledger.is_empty(),
             _ => self.ledger.outstanding() + self.ledger.parking() > 0,
@@ -244,12 +244,12 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     /// Whether an end right here would have settled rows repeated: a transaction is not complete that an earlier connection left
     /// settled in part, or rows that were settled ahead of others have not come by again.
-    pub(super) fn is_mid_transaction(&self) -> bool {
+    pub(crate) fn is_mid_transaction(&self) -> bool {
         self.ledger.expects_settled() || self.ledger.is_empty() && self.ledger.progress().is_mid_transaction()
     }
 
     /// What is left when it ends now.
-    pub(super) fn left(&self) -> Left {
+    pub(crate) fn left(&self) -> Left {
         let settled = self.ledger.settled();
         let half_done = settled.progress.is_mid_transaction() || !settled.ahead.is_empty();
         let unconfirmed = self.can_settle() || half_done || self.ledger.may_repeat();
@@ -257,7 +257,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     /// The end of a drain, right here. `settled`: it was not cut short.
-    pub(super) fn drained(&self, settled: bool) -> Drained {
+    pub(crate) fn drained(&self, settled: bool) -> Drained {
         let ahead = self.ledger.settled().ahead.len();
         if settled && ahead == 0 && !self.ledger.may_repeat() {
             return Drained::Clean;
@@ -267,7 +267,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
 
     /// Sends off what may go, then waits for one event: answers of the broker, rows that are parked, or a time that has
     /// come. Pends for ever while there is nothing to wait for. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn next(&mut self) -> Result<(), Fault> {
         self.hand_over_due();
         let read_to = self.ledger.read_to();
         let wake = [self.confirm_deadline(), self.stall_deadline(), self.ledger.next_again(now())];
@@ -293,7 +293,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     /// Applies what the broker says, and sends nothing. Pends for ever while it says nothing. Cancel-safe.
-    pub(super) async fn idle(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn idle(&mut self) -> Result<(), Fault> {
         let event = self.publisher.next().await?;
         self.apply(event);
         Ok(())
@@ -592,7 +592,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     }
 
     /// Closes the connection to the broker in good order.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         self.publisher.close().await;
     }
 }
@@ -612,4 +612,4 @@ fn log_parked(source: &str, ParkedRow { kept, reason }: &ParkedRow) {
 }
 
 /// How long to wait for the broker to answer a polite goodbye.
-pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -128,12 +128,12 @@ pub enum Verdict {
 
 impl Fault {
     /// The slot of a source cannot be gone on with.
-    pub(super) fn gap(slot: &str, source_name: &str, gap: Gap) -> Self {
+    pub(crate) fn gap(slot: &str, source_name: &str, gap: Gap) -> Self {
         Fault::Gap { slot: slot.to_owned(), source_name: source_name.to_owned(), gap: Box::new(gap) }
     }
 
     /// A server that took an SQL connection gave no replication connection.
-    pub(super) fn no_replication(
+    pub(crate) fn no_replication(
         database: &SourceDatabase,
         server: &ServerFacts,
         error: ReplicationError,
@@ -212,7 +212,7 @@ impl Fault {
     }
 
     /// The error and its causes in one line.
-    pub(super) fn with_causes(&self) -> String {
+    pub(crate) fn with_causes(&self) -> String {
         let mut text = self.to_string();
         // A broker's error says its causes itself, in front of the cure.
         let mut source = if matches!(self, Fault::Broker(_)) { None } else { self.source() };

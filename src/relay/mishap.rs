@@ -19,20 +19,20 @@ const NACK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Messages that the broker confirmed so late that the connection was given up for it. Copies of them are sent ever more rarely.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stalled {
+pub(crate) struct Stalled {
     /// Where they stand; `None`: all, as rows of a backlog have another position each time.
-    pub(super) positions: Option<BTreeSet<Position>>,
+    pub(crate) positions: Option<BTreeSet<Position>>,
     /// How often that has happened in a row.
-    pub(super) times: u32,
+    pub(crate) times: u32,
     /// What the last fault said.
-    pub(super) reason: String,
+    pub(crate) reason: String,
     /// Others were confirmed meanwhile, so that the broker as a whole is not to blame.
-    pub(super) are_overtaken: bool,
+    pub(crate) are_overtaken: bool,
 }
 
 impl Stalled {
     /// The same messages, or others, were not confirmed in time.
-    pub(super) fn again(
+    pub(crate) fn again(
         before: Option<Self>,
         positions: Option<BTreeSet<Position>>,
         unconfirmed: Overdue,
@@ -47,17 +47,17 @@ impl Stalled {
     }
 
     /// What to say while they are not settled. A single loss of everything tells nothing of these messages.
-    pub(super) fn reason(&self) -> Option<&str> {
+    pub(crate) fn reason(&self) -> Option<&str> {
         (self.are_overtaken || self.times > 1).then_some(self.reason.as_str())
     }
 
     /// Whether this message is one of them.
-    pub(super) fn has(&self, position: Position) -> bool {
+    pub(crate) fn has(&self, position: Position) -> bool {
         self.positions.as_ref().is_none_or(|positions| positions.contains(&position))
     }
 
     /// Forgets those that are settled; `None` when all are.
-    pub(super) fn without(mut self, settled: &Settled) -> Option<Self> {
+    pub(crate) fn without(mut self, settled: &Settled) -> Option<Self> {
         if let Some(positions) = &mut self.positions {
             let before = settled.progress.position;
             positions.retain(|position| Some(*position) > before && !settled.ahead.contains(position));
@@ -68,7 +68,7 @@ impl Stalled {
 
     /// How long the answer to such a message may take. A broker that finds its queue again answers on the same connection, so
     /// that patience costs nothing, and each connection that is given up costs a copy of each.
-    pub(super) fn patience(&self, confirm_timeout: Duration) -> Duration {
+    pub(crate) fn patience(&self, confirm_timeout: Duration) -> Duration {
         confirm_timeout.saturating_mul(1 << self.times.min(16))
     }
 }
@@ -82,7 +82,7 @@ pub struct Overdue {
 
 impl Overdue {
     /// The one that was awaited longest.
-    pub(super) fn of(ledger: &Ledger) -> Self {
+    pub(crate) fn of(ledger: &Ledger) -> Self {
         let is_overtaken = ledger.is_overtaken();
         let message = ledger.longest_unanswered();
         Self {
@@ -106,7 +106,7 @@ fn shown(message: &Message) -> String {
 }
 
 /// A message that the broker does not take holds up everything behind it.
-pub(super) fn refused(message: &Message, refused: &Refused) -> String {
+pub(crate) fn refused(message: &Message, refused: &Refused) -> String {
     let goes_on = match refused {
         Refused::Publish { .. } | Refused::Exchange(_) => {
             "outboxd tries it again and goes on by itself when RabbitMQ takes it, or set"
@@ -125,7 +125,7 @@ pub(super) fn refused(message: &Message, refused: &Refused) -> String {
 }
 
 /// A message that no queue is bound for holds up everything.
-pub(super) fn unroutable(message: &Message) -> String {
+pub(crate) fn unroutable(message: &Message) -> String {
     format!(
         "message {} at {} is unroutable: no queue is bound to exchange '{}' for routing key '{}'; bind one and \
          it goes on by itself, or set delivery.on_unroutable = \"park\" or \"drop\" and restart",
@@ -137,7 +137,7 @@ pub(super) fn unroutable(message: &Message) -> String {
 }
 
 /// A confirm that does not come. `is_overtaken`: others that were published no earlier have theirs.
-pub(super) fn unconfirmed(message: &Message, is_overtaken: bool) -> String {
+pub(crate) fn unconfirmed(message: &Message, is_overtaken: bool) -> String {
     let (exchange, routing_key) = (&message.amqp.exchange, &message.amqp.routing_key);
     let cause = format!(
         "a queue bound to exchange '{exchange}' for routing key '{routing_key}' confirms nothing. A quorum queue without a leader, as a \
@@ -156,19 +156,19 @@ pub(super) fn unconfirmed(message: &Message, is_overtaken: bool) -> String {
 
 /// Messages that wait after a nack, once that has lasted.
 #[derive(Debug, Default)]
-pub(super) struct NackWatch {
+pub(crate) struct NackWatch {
     /// Since when, by both clocks.
     since: Option<(Instant, Timestamp)>,
 }
 
 impl NackWatch {
     /// Whether something waited at the last look.
-    pub(super) fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.since.is_some()
     }
 
     /// Takes in what waits now. Gives how many messages, and since when.
-    pub(super) fn look(&mut self, nacked: Option<Nacked<'_>>) -> Option<(usize, Timestamp)> {
+    pub(crate) fn look(&mut self, nacked: Option<Nacked<'_>>) -> Option<(usize, Timestamp)> {
         let Some(Nacked { messages, since, .. }) = nacked else {
             self.since = None;
             return None;
@@ -185,7 +185,7 @@ impl NackWatch {
     }
 
     /// What to say of it, once it has lasted.
-    pub(super) fn reason(&self, ledger: &Ledger, backoff_max: Duration) -> Option<String> {
+    pub(crate) fn reason(&self, ledger: &Ledger, backoff_max: Duration) -> Option<String> {
         let Nacked { messages, route, more_routes, since } = ledger.nacked()?;
         let (_, at) = self.since?;
         if now().saturating_duration_since(since) < NACK_PATIENCE {
@@ -205,7 +205,7 @@ impl NackWatch {
 }
 
 /// What a drain that came to no end was waiting for.
-pub(super) fn undrained(ledger: &Ledger) -> String {
+pub(crate) fn undrained(ledger: &Ledger) -> String {
     if let Some(message) = ledger.forbidden().and_then(|tag| ledger.message(tag)) {
         format!("{} is refused by RabbitMQ, and others wait or are confirmed behind it", shown(message))
     } else if let Some(message) = ledger.halted_by() {

@@ -2,53 +2,43 @@
 //!
 //! ```text
 //! supervisor   connect, acquire the slot or stand by, run, back off, drain
-//!   backfill   rows of the table                  \
+//!   backfill::publish   rows of the table         \
 //!   pipeline   the replication stream              > Delivery (ledger and publisher) -> broker
-//! recovery     a new slot in place of a lost one  \
-//! replay       rows published again                > backfill, on request
 //! slot_creation  whom a slot that is being made waits for
 //! fence        of several instances one publishes
-//! monitor, cleanup   beside the stream: how far the slot is; confirmed rows go from the table
-//! parking_writer  rows put aside by policy
-//! parked       those rows published again, or discarded, on request
+//! monitor      beside the stream: how far the slot is
 //! mishap       what holds messages up while both links are well, in words
 //! fault        what went wrong, and the verdict: again, or halt
 //! subscriptions   one task for all sources: whether their queues are still there
 //! window       the sources of a process share it
-//! database, broker   what all of these ask of the two servers
+//! database, broker   what all of these, and the features, ask of the two servers
 //! source       everything that relaying one source needs
 //! ```
+//!
+//! Features have rooms of their own, which stand on the seam to both servers (`database`, `broker`), on `Fault` and on `Delivery`:
+//! [`backfill`](crate::backfill) (backlog, recover, replay), [`parking`](crate::parking), [`cleanup`](crate::cleanup).
 
 use std::time::Duration;
 
-mod backfill;
 pub mod broker;
-mod cleanup;
 pub mod database;
-mod deadline;
-mod delivery;
-mod fault;
+pub(crate) mod deadline;
+pub(crate) mod delivery;
+pub(crate) mod fault;
 mod fence;
-mod mishap;
+pub(crate) mod mishap;
 mod monitor;
-pub mod parked;
-mod parking_writer;
 mod pipeline;
-mod recovery;
-mod replay;
-mod slot_creation;
-mod source;
+pub(crate) mod slot_creation;
+pub(crate) mod source;
 mod streamed_table;
 mod subscriptions;
 mod supervisor;
 mod window;
 
-pub use backfill::Backfill;
 pub use fault::{Fault, Verdict};
 pub use fence::fence_queue;
 pub use mishap::Overdue;
-pub use recovery::{Recovered, RecoveryError, recover};
-pub use replay::{Replayed, replay};
 pub use slot_creation::watch_slot_creation;
 pub use source::{Ended, Source};
 use streamed_table::StreamedTable;

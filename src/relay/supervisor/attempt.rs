@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     admin::Reporter,
+    backfill::publish::{Backfilled, publish_backlog},
+    cleanup::task::{Cleanup, Coverage},
     ledger::ConfirmedLsn,
+    parking::writer::ParkingWriter,
     position::Lsn,
     postgres::{
         catalog::TableFacts,
@@ -30,14 +33,11 @@ use crate::{
     },
     relay::{
         Ended, Fault, Shutdown, Source, StreamedTable, Verdict,
-        backfill::{Backfilled, publish_backlog},
         broker::Broker,
-        cleanup::{Cleanup, Coverage},
         database::{Backlog, Database, Rows, Stream},
         delivery::{Delivery, Drained},
         fence_queue,
         monitor::{Monitor, PublicationSeen},
-        parking_writer::ParkingWriter,
         pipeline::{Pipeline, StreamOf},
     },
 };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{carryover::Carryover, gap::judge, streaming::Made};
 use crate::{
+    cleanup::task::Coverage,
     ledger::Progress,
     position::Lsn,
     postgres::{
@@ -15,7 +16,6 @@ use crate::{
     },
     relay::{
         Fault, Source,
-        cleanup::Coverage,
         database::{Database, Sql},
     },
 };

@@ -3,12 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use outboxd::{
+    backfill::replay::Replayed,
+    parking::requeue::{Fate, ParkedError},
     position::Position,
     rabbitmq::publisher::Outcome,
-    relay::{
-        Fault, OnInvalid, OnUnroutable, RelayOptions, Replayed,
-        parked::{Fate, ParkedError},
-    },
+    relay::{Fault, OnInvalid, OnUnroutable, RelayOptions},
 };
 
 use super::Oracle;

@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use outboxd::{
     admin::Board,
-    postgres::snapshot::Selection,
-    relay::{
-        parked::{Selected, requeue},
-        replay,
-    },
+    backfill::{replay::replay, snapshot::Selection},
+    parking::requeue::{Selected, requeue},
     shutdown::{ShutdownTrigger, shutdown},
 };
 use tokio::task::JoinHandle;
@@ -125,7 +122,7 @@ fn told(
     world: &crate::world::World,
     id: u64,
     entry: &outboxd::postgres::parked_rows::ParkedEntry,
-    fate: &outboxd::relay::parked::Fate,
+    fate: &outboxd::parking::requeue::Fate,
 ) {
     world.look(|state| {
         state.note(|| format!("process {id} says of parked row {:?}: {fate:?}", entry.message_id));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outboxd::{admin::Board, relay::recover, shutdown::shutdown};
+use outboxd::{admin::Board, backfill::recover::recover, shutdown::shutdown};
 
 use super::{Run, process::GAP};
 

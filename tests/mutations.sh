@@ -66,9 +66,9 @@ mutate skip-a-row-on-resume src/ledger/mod.rs \
 mutate repeat-settled-rows src/ledger/mod.rs \
     'self.progress.position.is_some_and(|settled| position <= settled)' 'self.progress.position.is_some_and(|settled| position < settled)'
 mutate unlimited-bytes src/ledger/mod.rs \
-    ' && self.bytes < self.limits.bytes' ''
+    ' && self.bytes < limits.bytes' ''
 mutate one-message-too-many src/ledger/mod.rs \
-    'self.entries.len() < self.limits.messages' 'self.entries.len() <= self.limits.messages'
+    'self.entries.len() < limits.messages' 'self.entries.len() <= limits.messages'
 mutate count-a-return-as-delivered src/relay/delivery.rs \
     'OnUnroutable::Halt => self.refuse(tag, Refusal::Unroutable),' 'OnUnroutable::Halt => self.drop_unroutable(tag),'
 mutate keepalive-within-a-transaction src/relay/pipeline.rs \
@@ -110,7 +110,7 @@ mutate settle-before-parked src/relay/delivery.rs \
 mutate store-nothing src/parking/writer.rs \
     'let before = sql.park(database.options(), &rows).await?;' 'let before = sql.park(database.options(), &rows[..0]).await?;'
 mutate forget-what-could-not-be-stored src/parking/writer.rs \
-    'self.work = Work::Resting { until: now() + self.backoff.next() };' 'self.batch.clear(); self.work = Work::Resting { until: now() + self.backoff.next() };'
+    'self.work = Work::Resting { until: now() + self.backoff.next_wait() };' 'self.batch.clear(); self.work = Work::Resting { until: now() + self.backoff.next_wait() };'
 mutate trust-a-server-that-lacks-a-parked-row src/ledger/progress.rs \
     'confirmed.map(ConfirmedLsn::lsn).max(settled).max(parked_before)' '{ let _ = parked_before; confirmed.map(ConfirmedLsn::lsn).max(settled) }'
 mutate suspects-all-at-once src/ledger/suspects.rs \

@@ -143,11 +143,11 @@ pub async fn recover<D: Database, B: Broker>(
         let Some(published_by) = history.publishing.by() else {
             return Err(Fault::PublicationGone.into());
         };
-        let unaccounted = unaccounted(since, marked.unaccounted.as_deref());
+        let unproven = unproven(since, marked.unproven.as_deref());
         let zone = database.rows.created_at_zone.as_deref();
         let since = since.or_else(|| since_record(marked.confirmed_until, &table, &mapping.columns, zone));
         // All rows are published, so all are accounted for.
-        let unaccounted = unaccounted.filter(|_| since.is_some());
+        let unproven = unproven.filter(|_| since.is_some());
         let selection = Selection { since, aggregate: None };
         let reader = server.connect_sql(&application_name).await?;
         tracing::info!(source = name, "making a snapshot, once every transaction that writes now has ended");
@@ -161,7 +161,7 @@ pub async fn recover<D: Database, B: Broker>(
             holder: None,
             gap: None,
             published_by: Some(published_by),
-            unaccounted,
+            unproven,
             version: marked.version + 1,
             ..marked
         };
@@ -202,7 +202,7 @@ fn marked(history: &SlotHistory, gap: Option<Gap>) -> SlotRecord {
 
 /// What clean-up has to leave alone afterwards, unless all rows are published: what it had to before, and what somebody chose to
 /// leave out.
-fn unaccounted(chosen: Option<Timestamp>, before: Option<&str>) -> Option<String> {
+fn unproven(chosen: Option<Timestamp>, before: Option<&str>) -> Option<String> {
     let chosen =
         chosen.map(|since| format!("`outboxd recover --since {since}` left out the rows created before"));
     before.map(str::to_owned).or(chosen)

@@ -138,7 +138,7 @@ async fn record(
         holder: None,
         gap: None,
         published_by: publishing.by(),
-        unaccounted: (!empty).then(|| record::LEFT_OUT.to_owned()),
+        unproven: (!empty).then(|| record::LEFT_OUT.to_owned()),
         version: 1,
         as_written: true,
     };

@@ -50,7 +50,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         format!(
             "-- If the table has rows when `run` first takes a slot that was made here, clean-up (cleanup.mode = \"delete\") removes\n\
              -- nothing, as they may never have been published, until you have looked after them and say so:\n{}",
-            comment(&(record::account_sql(database) + ";"))
+            comment(&(record::declare_published_sql(database) + ";"))
         )
     } else {
         String::new()

@@ -197,7 +197,7 @@ fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<
             "outboxd has not made the slot, so rows that are in the table when it begins may be older than it"
         }
         (None, None) => return None,
-        (Some(SlotRecord { unaccounted: Some(why), .. }), _) => why,
+        (Some(SlotRecord { unproven: Some(why), .. }), _) => why,
         (Some(_), _) if altered => {
             "the publication was altered, and may have published no inserts for a time"
         }
@@ -208,7 +208,7 @@ fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<
         format!("{why}; clean-up removes nothing before somebody has looked after them"),
         format!(
             "when you have, and `run` has begun: {}; then restart outboxd",
-            record::account_sql(database)
+            record::declare_published_sql(database)
         ),
     ))
 }

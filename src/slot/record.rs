@@ -33,7 +33,7 @@ pub const TABLE: &str = "outboxd_state";
 pub(crate) const TORN_DOWN: &str =
     "outboxd_state.confirmed_flush = '0/0' AND outboxd_state.holder IS NULL AND outboxd_state.gap IS NULL";
 
-/// [`SlotRecord::unaccounted`] of a slot that was made while the table had rows, with `backlog = "skip"`.
+/// [`SlotRecord::unproven`] of a slot that was made while the table had rows, with `backlog = "skip"`.
 pub(crate) const LEFT_OUT: &str =
     "the table had rows when the slot was made, which backlog = \"skip\" left out";
 
@@ -64,9 +64,10 @@ pub struct SlotRecord {
     pub gap: Option<String>,
     /// By what the outbox table is published; `None` when that is not known.
     pub published_by: Option<PublishedBy>,
-    /// Why the table may hold rows that were never published although no gap speaks of them, such as rows that are older than
-    /// a slot made by hand. While it is set, clean-up removes nothing.
-    pub unaccounted: Option<String>,
+    /// The reason for which it is not proven that all rows of the table were published, although there is no gap: rows may be older than
+    /// a slot made by hand. While it is set, clean-up removes nothing. Column
+    /// `unaccounted`: operators clear it by that name, so it keeps it.
+    pub unproven: Option<String>,
     /// Grows with every write, a teardown's too, so that an older state of the database shows.
     pub version: i64,
     /// The row is as outboxd wrote it on this server: no dump and no hand has put it there, and 0.1.0 has not written it.
@@ -135,8 +136,8 @@ pub(crate) fn application_sql(schema: &str, slot: &str) -> String {
 }
 
 /// The statement by which somebody says that every row of the table is published, or need not be: what
-/// [`unaccounted`](SlotRecord::unaccounted) speaks of is seen to.
-pub(crate) fn account_sql(database: &SourceDatabase) -> String {
+/// [`unproven`](SlotRecord::unproven) speaks of is seen to.
+pub(crate) fn declare_published_sql(database: &SourceDatabase) -> String {
     format!("UPDATE ONLY {} SET unaccounted = NULL WHERE slot = {}", table(database), literal(&database.slot))
 }
 
@@ -178,7 +179,7 @@ pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<S
         holder: row.get(4),
         gap: row.get(5),
         published_by: row.get::<_, Option<&str>>(7).and_then(|by| by.parse().ok()),
-        unaccounted: row.get(8),
+        unproven: row.get(8),
         version: row.get(6),
         as_written: row.get(9),
     }))
@@ -269,7 +270,7 @@ async fn insert(
         holder,
         text(gap),
         text(&published_by),
-        text(&record.unaccounted),
+        text(&record.unproven),
     );
     let answers = written(client, &insert).await?;
     let written =

@@ -279,7 +279,7 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
             holder: Some("a name".into()),
             gap: None,
             published_by: None,
-            unaccounted: None,
+            unproven: None,
             version: 1,
             as_written: true,
         };
@@ -312,7 +312,7 @@ async fn a_record_says_what_the_slot_says_and_shows_when_something_else_wrote_it
         holder: Some("a name".into()),
         gap: None,
         published_by: None,
-        unaccounted: None,
+        unproven: None,
         version: 1,
         as_written: true,
     };

@@ -185,7 +185,7 @@ mod tests {
             holder,
             gap: gap.map(str::to_owned),
             published_by: None,
-            unaccounted: None,
+            unproven: None,
             version: 1,
             as_written: true,
         };

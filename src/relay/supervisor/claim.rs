@@ -48,10 +48,10 @@ pub(super) async fn claim<D: Database, B>(
     let confirmed = stream.confirmed_flush.max(history.settled());
     // Of a table that was renamed a moment ago what was known stays true.
     let published_by = history.publishing.by().or(before.and_then(|record| record.published_by));
-    let mut unaccounted = unaccounted(before, made, published_by);
+    let mut unproven = unproven(before, made, published_by);
     // What is not there need not be accounted for.
-    if unaccounted.is_some() && sql.table_is_empty(&database.options().table, kind).await? {
-        unaccounted = None;
+    if unproven.is_some() && sql.table_is_empty(&database.options().table, kind).await? {
+        unproven = None;
     }
     let record = SlotRecord {
         system_id: system_id.clone(),
@@ -61,15 +61,15 @@ pub(super) async fn claim<D: Database, B>(
         holder: Some(carryover.holder.clone()),
         gap: None,
         published_by,
-        unaccounted,
+        unproven,
         version: before.map_or(0, |record| record.version).max(seen) + 1,
         as_written: true,
     };
     // Ours already, by an earlier attempt: nothing new, and no WAL for it.
     let ours = before.is_some_and(|before| {
-        let SlotRecord { holder, published_by, unaccounted, .. } = &record;
+        let SlotRecord { holder, published_by, unproven, .. } = &record;
         (&before.holder, before.timeline) == (holder, timeline)
-            && (&before.published_by, &before.unaccounted) == (published_by, unaccounted)
+            && (&before.published_by, &before.unproven) == (published_by, unproven)
     });
     // Before it is written, for a connection that is lost then does not tell whether it was.
     let holder = carryover.holder.clone();
@@ -87,10 +87,10 @@ pub(super) async fn claim<D: Database, B>(
         }
         memory.version = record.version;
     }
-    Ok(match (record.unaccounted, published_by) {
+    Ok(match (record.unproven, published_by) {
         (None, Some(published_by)) => Coverage::Complete(published_by),
         (why, _) => {
-            let word = slot_record::account_sql(database.options());
+            let word = slot_record::declare_published_sql(database.options());
             Coverage::Unproven {
                 why: why.unwrap_or_else(|| "the table cannot be found under its name".into()),
                 cure: format!("when you have seen to such rows, say so with {word}; and restart outboxd"),
@@ -142,13 +142,13 @@ pub(super) async fn release<D: Database, B>(source: &Source<D, B>, carryover: &C
 }
 
 /// Why the table may hold rows that were never published although the slot is right.
-fn unaccounted(
+fn unproven(
     before: Option<&SlotRecord>,
     made: Option<Made>,
     published_by: Option<PublishedBy>,
 ) -> Option<String> {
     let why = match before.filter(|record| !record.is_torn_down()) {
-        Some(SlotRecord { unaccounted: Some(why), .. }) => return Some(why.clone()),
+        Some(SlotRecord { unproven: Some(why), .. }) => return Some(why.clone()),
         Some(SlotRecord { published_by: Some(before), .. }) if Some(*before) != published_by => {
             "the publication was altered, and may have published no inserts for a time"
         }

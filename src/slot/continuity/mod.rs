@@ -285,7 +285,7 @@ impl SlotHistory {
             holder: None,
             gap: Some(gap::recorded(&gap.cause, self.slot.as_ref())),
             published_by: record.and_then(|record| record.published_by),
-            unaccounted: record.and_then(|record| record.unaccounted.clone()),
+            unproven: record.and_then(|record| record.unproven.clone()),
             version: seen.unwrap_or(0) + 1,
             as_written: true,
         }

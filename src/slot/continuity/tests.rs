@@ -28,7 +28,7 @@ fn record(holder: Option<&str>) -> Option<SlotRecord> {
         holder: holder.map(str::to_owned),
         gap: None,
         published_by: Some(PUBLISHED_BY),
-        unaccounted: None,
+        unproven: None,
         version: 7,
         as_written: true,
     })

@@ -123,7 +123,7 @@ impl DataDirectory {
                 holder: None,
                 gap: None,
                 published_by: None,
-                unaccounted: None,
+                unproven: None,
                 version: record.version + 1,
                 ..record
             });

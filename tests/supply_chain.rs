@@ -68,7 +68,8 @@ fn tree() -> BTreeSet<(String, String, String)> {
         .unwrap();
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let text = String::from_utf8(tree.stdout).unwrap();
-    let crates = text.lines().map(|line| {
+    // A blank line stands between two members.
+    let crates = text.lines().filter(|line| !line.is_empty()).map(|line| {
         let (package, license) = line.trim_end_matches(" (*)").split_once('|').unwrap();
         let mut words = package.split(' ');
         let (name, version) = (words.next().unwrap(), words.next().unwrap().trim_start_matches('v'));

@@ -1,8 +1,8 @@
 //! The command line: what can be asked of `outboxd`. Parses and explains; does nothing.
 
 use crate::{
+    backfill::snapshot::Aggregate,
     outbox::{ParseSinceError, Timestamp},
-    postgres::snapshot::Aggregate,
     telemetry::LogFormat,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -12,7 +12,7 @@ pub use pg_replication::{Lsn, ParseLsnError};
 /// Sent with every message as `outbox-position`; comparing two of one source as strings gives commit order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// LSN of the transaction's commit record. For a backlog row, see [`postgres::backlog`](crate::postgres::backlog).
+    /// LSN of the transaction's commit record. For a backlog row, see [`backlog`](crate::backfill::backlog).
     pub commit_lsn: Lsn,
     /// 0 for the first outbox row of the transaction.
     pub index: u32,

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use outboxd::{
     outbox::OptionalColumn,
-    postgres::cleanup::Cleanup,
+    postgres::Cleanup,
     rabbitmq::{
         Endpoint,
         topology::{Argument, QueueType},

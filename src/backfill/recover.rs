@@ -8,20 +8,15 @@
 use std::time::Duration;
 
 use super::publish::{Backfill, Backfilled, publish_backlog};
+use super::snapshot::{RowOrder, Selection};
 use crate::{
     admin::Reporter,
     ledger::Settled,
     outbox::{ColumnNames, Timestamp},
     parking::writer::ParkingWriter,
     position::Lsn,
-    postgres::{
-        catalog::{SlotFacts, TableFacts},
-        continuity::{Cause, Continuity, Gap, SlotHistory},
-        preflight,
-        slot_record::SlotRecord,
-        slot_use::Holder,
-        snapshot::{RowOrder, Selection, TIMESTAMPTZ},
-    },
+    postgres::outbox_table::{TIMESTAMPTZ, TableFacts},
+    preflight,
     relay::{
         Fault, Source,
         broker::Broker,
@@ -31,6 +26,12 @@ use crate::{
         slot_creation::watch_slot_creation,
     },
     shutdown::Shutdown,
+    slot::{
+        continuity::{Cause, Continuity, Gap, SlotHistory},
+        facts::SlotFacts,
+        record::SlotRecord,
+        usage::Holder,
+    },
 };
 
 /// Rows may have been created so long before the last confirmed message was committed, and yet be committed after it: a
@@ -227,7 +228,7 @@ mod tests {
     use super::*;
     use crate::{
         outbox::OptionalColumn,
-        postgres::catalog::{ColumnFacts, TableKind},
+        postgres::outbox_table::{ColumnFacts, TableKind},
     };
 
     #[test]

@@ -4,11 +4,11 @@
 //! left out.
 
 use super::publish::{Purpose, publish_rows};
+use super::snapshot::{RowOrder, Selection};
 use crate::{
     admin::Reporter,
     ledger::Settled,
     parking::writer::ParkingWriter,
-    postgres::snapshot::{RowOrder, Selection},
     relay::{
         Fault, OnInvalid, OnNack, OnUnroutable, RelayOptions, Source,
         broker::Broker,

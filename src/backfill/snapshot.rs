@@ -19,7 +19,6 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream, types::Type};
 
-pub use crate::postgres::outbox_table::TIMESTAMPTZ;
 use crate::{
     outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
     position::{Lsn, Position},
@@ -756,6 +755,7 @@ fn values(row: &SimpleQueryRow) -> Result<Vec<Option<Bytes>>, tokio_postgres::Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::outbox_table::TIMESTAMPTZ;
 
     fn table(columns: &[(&str, u32, bool, Option<i64>)]) -> TableFacts {
         let column =

@@ -3,6 +3,5 @@
 mod statements;
 pub(crate) mod task;
 
-pub use crate::postgres::Cleanup;
 pub use statements::{CleanupError, Pass, Seen, SeenRow, Statements, remove, search};
 pub(crate) use statements::{grant_sql, time_column, unpublished};

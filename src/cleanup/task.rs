@@ -1,7 +1,7 @@
 //! Removes the rows of one source whose messages are confirmed, beside the stream, on an SQL connection of its own.
 //!
 //! The rule: a row goes only after everything that commits before a position is confirmed, and the row was seen before the
-//! server was asked for that position (`postgres/cleanup.rs` says why that is enough). Two must agree that it is confirmed. This
+//! server was asked for that position (`statements.rs` says why that is enough). Two must agree that it is confirmed. This
 //! process, by its ledger: a slot that somebody dropped and made anew says nothing. And the slot, on the very connection
 //! that the rows are removed on: after a failover the stream may still be thought alive while new connections lead elsewhere.
 //!
@@ -15,18 +15,14 @@ use std::time::Duration;
 
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
+use super::{CleanupError, Pass, SeenRow, Statements};
 use crate::{
     admin::Reporter,
     outbox::ColumnNames,
     position::Lsn,
-    postgres::{
-        catalog::CatalogError,
-        cleanup::{self, CleanupError, Pass, SeenRow, Statements},
-        error::ConnectError,
-        publication::PublishedBy,
-        slot_record::Confirmed,
-    },
+    postgres::{error::ConnectError, statement::CatalogError},
     relay::database::{Database, Sql},
+    slot::{publication::PublishedBy, record::Confirmed},
 };
 
 /// Rows of one transaction: it takes milliseconds.
@@ -103,7 +99,7 @@ impl Drop for Cleanup {
 }
 
 struct Cleaner<D> {
-    cleanup: cleanup::Cleanup,
+    cleanup: crate::postgres::Cleanup,
     published_by: PublishedBy,
     database: D,
     columns: ColumnNames,

@@ -8,16 +8,13 @@ use std::collections::HashSet;
 
 use futures_util::FutureExt;
 
+use super::parked_rows::{Lock, ParkedEntry, ParkedValues};
 use crate::{
     ledger::PublishTag,
     outbox::{Message, ParkCause, ParkReason},
     position::Position,
-    postgres::{
-        catalog::CatalogError,
-        parked_rows::{Lock, ParkedEntry, ParkedValues},
-        preflight::Problem,
-        slot_use::Holder,
-    },
+    postgres::statement::CatalogError,
+    preflight::Problem,
     rabbitmq::{
         BrokerError, Refused, cures,
         publisher::{Outcome, PublisherEvent},
@@ -29,6 +26,7 @@ use crate::{
         mishap::Overdue,
     },
     shutdown::Shutdown,
+    slot::usage::Holder,
 };
 
 /// Which parked rows are meant.

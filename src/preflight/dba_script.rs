@@ -252,7 +252,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON "Bestell-Dienst"."outboxd_state" TO "ord
                     pg_replication_slots WHERE slot_name = 'outboxd_orders');";
         assert_eq!(statements(&database, SlotMaker::Script), format!("{without_slot}\n{slot}"));
 
-        let cleanup = Some(cleanup::Cleanup { retention: Duration::ZERO });
+        let cleanup = Some(crate::postgres::Cleanup { retention: Duration::ZERO });
         let removing = statements(&SourceDatabase { cleanup, ..database.clone() }, SlotMaker::Run);
         assert!(
             removing.contains(r#"GRANT DELETE, UPDATE ("id") ON "Bestell-Dienst"."outbox" TO "order""s";"#),

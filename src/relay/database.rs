@@ -9,31 +9,44 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
+    backfill::{
+        backlog::{self, BacklogError},
+        snapshot::{RowOrder, Selection, SnapshotError, SnapshotRows},
+    },
+    cleanup::{self, CleanupError, Pass, Seen, SeenRow, Statements},
     ledger::ConfirmedLsn,
     outbox::{Column, ColumnNames, OutboxRow, ParkReason, ParkedRow, Timestamp},
-    position::{Lsn, Position},
-    postgres::{
-        SourceDatabase, TableName,
-        backlog::{self, BacklogError},
-        catalog::{self, CatalogError, Facts, SlotFacts, TableKind},
-        cleanup::{self, Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
-        continuity::SlotHistory,
-        error::ConnectError,
-        family::{self, Unpublished},
-        left_behind,
-        open_transactions::{self, OpenTransaction},
+    parking::{
         parked_rows::{self, Lock, ParkedEntry, ParkedValues},
         parked_table,
-        preflight::Problem,
-        publication::{self, PublishedBy, Publishing},
+    },
+    position::{Lsn, Position},
+    postgres::{
+        Cleanup, SourceDatabase, TableName,
+        error::ConnectError,
+        outbox_table::{self, TableKind},
         replication::{
             BeforeStream, ReplicationConnection, ReplicationError, ReplicationEvent, ReplicationStream,
             SystemIdentity,
         },
-        slot_history::SlotHistoryError,
-        slot_record::{self, Confirmed, SlotRecord},
-        slot_use::{self, SlotUse},
-        snapshot::{RowOrder, Selection, SnapshotError, SnapshotRows},
+        statement::{self, CatalogError},
+    },
+    preflight::{
+        Facts, Problem,
+        facts::{
+            family::{self, Unpublished},
+            left_behind,
+        },
+    },
+    slot::{
+        continuity::SlotHistory,
+        creation,
+        facts::{self, SlotFacts},
+        history::SlotHistoryError,
+        open_transactions::{self, OpenTransaction},
+        publication::{self, PublishedBy, Publishing},
+        record::{self, Confirmed, SlotRecord},
+        usage::{self, SlotUse},
     },
 };
 
@@ -148,48 +161,48 @@ seam! {
         async fn unpublished_tables(&self, table: &TableName) -> Result<Option<Unpublished>, CatalogError> = family::unpublished;
 
         /// Whether the table is known to have no row.
-        async fn table_is_empty(&self, table: &TableName, kind: TableKind) -> Result<bool, CatalogError> = catalog::is_empty;
+        async fn table_is_empty(&self, table: &TableName, kind: TableKind) -> Result<bool, CatalogError> = outbox_table::is_empty;
 
         /// Makes the permanent slot at once, synchronised to standbys if `failover`.
-        async fn create_slot(&self, slot: &str, failover: bool) -> Result<(), CatalogError> = catalog::create_slot;
+        async fn create_slot(&self, slot: &str, failover: bool) -> Result<(), CatalogError> = creation::create_slot;
 
         /// Transactions that somebody's making of the slot waits for, the oldest first.
         async fn awaited_transactions(&self, slot: &str) -> Result<Vec<OpenTransaction>, CatalogError> = open_transactions::awaited;
 
         /// Drops a slot; `false` when there was none.
-        async fn drop_slot(&self, slot: &str) -> Result<bool, CatalogError> = catalog::drop_slot;
+        async fn drop_slot(&self, slot: &str) -> Result<bool, CatalogError> = creation::drop_slot;
 
         /// One slot; `None` when there is no such slot.
-        async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> = catalog::slot_progress;
+        async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> = facts::slot_progress;
 
         /// From now on the server refuses what takes longer, or waits longer for a lock.
-        async fn limit_statements(&self, to: Duration) -> Result<(), CatalogError> = catalog::limit_statements;
+        async fn limit_statements(&self, to: Duration) -> Result<(), CatalogError> = statement::limit_statements;
 
         // The slot's record.
 
         /// Makes the table of slot records.
-        async fn create_records(&self, database: &SourceDatabase) -> Result<(), CatalogError> = slot_record::create_table;
+        async fn create_records(&self, database: &SourceDatabase) -> Result<(), CatalogError> = record::create_table;
 
         /// Writes the slot's record, whatever was there.
-        async fn write_record(&self, database: &SourceDatabase, record: &SlotRecord) -> Result<(), CatalogError> = slot_record::write;
+        async fn write_record(&self, database: &SourceDatabase, record: &SlotRecord) -> Result<(), CatalogError> = record::write;
 
         /// Writes the slot's record for whoever streams from the slot as server process `pid`; `false`, and nothing is written,
         /// when somebody else does by now.
         async fn claim_record(&self, database: &SourceDatabase, record: &SlotRecord, pid: i32) -> Result<bool, CatalogError>
-            = slot_record::claim;
+            = record::claim;
 
         /// Writes down a gap, unless the record was written since it was found of that version, or not found.
         async fn mark_record(&self, database: &SourceDatabase, found: Option<i64>, marked: &SlotRecord) -> Result<(), CatalogError>
-            = slot_record::mark;
+            = record::mark;
 
         /// Copies the slot's position into the record, but none beyond `confirmed`, unless another has taken over; whether the record
         /// says `confirmed` now.
         async fn note_record(&self, database: &SourceDatabase, holder: &str, confirmed: Confirmed) -> Result<bool, CatalogError>
-            = slot_record::note;
+            = record::note;
 
         /// Writes down where `holder` has left the slot, unless another has taken over.
         async fn release_record(&self, database: &SourceDatabase, holder: &str, confirmed: Confirmed) -> Result<(), CatalogError>
-            = slot_record::release;
+            = record::release;
 
         // Parked rows.
 
@@ -266,7 +279,7 @@ seam! {
 
         /// Use of a slot's name and of its temporary slot's.
         async fn slot_uses(&mut self, schema: &str, slot: &str) -> Result<Vec<SlotUse>, ReplicationError>
-            = slot_use::read_by_replication;
+            = usage::read_by_replication;
 
         /// Transactions that somebody's making of the slot waits for, the oldest first.
         async fn awaited_transactions(&mut self, slot: &str) -> Result<Vec<OpenTransaction>, ReplicationError>

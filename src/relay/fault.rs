@@ -5,22 +5,16 @@ use std::{error::Error, fmt::Write as _, time::Duration};
 use super::mishap::Overdue;
 use crate::{
     admin::Side,
+    backfill::{backlog::BacklogError, snapshot::SnapshotError},
     outbox::{InvalidReason, InvalidRow, MappingError},
     postgres::{
-        SourceDatabase,
-        backlog::BacklogError,
-        catalog::{CatalogError, ServerFacts},
-        continuity::Gap,
-        error::ConnectError,
-        pgoutput::DecodeError,
-        preflight::{self, Check},
-        replication::ReplicationError,
-        slot_history::SlotHistoryError,
-        snapshot::SnapshotError,
-        statement_remedy,
+        SourceDatabase, error::ConnectError, pgoutput::DecodeError, replication::ReplicationError,
+        statement::CatalogError, statement_remedy,
     },
+    preflight::{self, Check, facts::server::ServerFacts},
     rabbitmq::{BrokerError, cures},
     remedy::{Mender, Remedy},
+    slot::{continuity::Gap, history::SlotHistoryError},
 };
 
 /// Why a source's attempt ended.

@@ -23,10 +23,12 @@ use crate::{
     outbox::{Mapper, Mapping, OutboxRow, Timestamp},
     position::{Lsn, Position},
     postgres::{
-        continuity::{Cause, Gap},
         pgoutput::{self, PgOutput, Relation, Tuple},
         replication::ReplicationEvent,
-        slot_record::Confirmed,
+    },
+    slot::{
+        continuity::{Cause, Gap},
+        record::Confirmed,
     },
 };
 

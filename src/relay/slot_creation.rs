@@ -4,7 +4,7 @@
 use std::{pin::pin, time::Duration};
 
 use super::database::{Database, Sql};
-use crate::postgres::open_transactions;
+use crate::slot::open_transactions;
 
 /// Time after which a creation counts as one that waits.
 const PATIENCE: Duration = Duration::from_secs(2);

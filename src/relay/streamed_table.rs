@@ -2,7 +2,7 @@
 
 use crate::{
     outbox::Column,
-    postgres::{TableName, catalog::TableFacts, pgoutput::Relation},
+    postgres::{TableName, outbox_table::TableFacts, pgoutput::Relation},
 };
 
 /// The outbox table as the stream names it. It is known by its OID and by its name: a table that is renamed under way

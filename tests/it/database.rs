@@ -3,20 +3,26 @@
 use std::time::Duration;
 
 use outboxd::{
+    backfill::{
+        backlog::{Backlog, BacklogError, create_slot_if_table_is_empty},
+        snapshot::{RowOrder, Selection},
+    },
+    cleanup::{self, Pass, Statements},
     outbox::ColumnNames,
     position::Lsn,
     postgres::{
-        SourceDatabase, TableName,
-        backlog::{Backlog, BacklogError, create_slot_if_table_is_empty},
-        catalog::{self, CatalogError, Facts, TableKind},
-        cleanup::{self, Cleanup, Pass, Statements},
+        Cleanup, SourceDatabase, TableName,
         endpoint::Endpoint,
+        outbox_table::TableKind,
         pgoutput::{PgOutput, decode},
-        preflight::{self, Check, Finding},
-        publication::{self, Held, Publishing, Unpublished},
         replication::ReplicationEvent,
-        slot_record::{self, Confirmed, SlotRecord},
-        snapshot::{RowOrder, Selection},
+        statement::CatalogError,
+    },
+    preflight::{self, Check, Facts, Finding},
+    slot::{
+        creation, facts,
+        publication::{self, Held, Publishing, Unpublished},
+        record::{self, Confirmed, SlotRecord},
     },
 };
 use tokio_postgres::Client;
@@ -75,7 +81,7 @@ async fn facts(database: &SourceDatabase, client: &Client) -> Facts {
 /// Waits for what the server does in its own time, such as to notice that a connection has ended.
 async fn slot_is_gone(client: &Client, slot: &str) {
     for _ in 0..200 {
-        if catalog::slot_progress(client, slot).await.unwrap().is_none() {
+        if facts::slot_progress(client, slot).await.unwrap().is_none() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -178,7 +184,7 @@ async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
     assert!(matches!(begin(&database).await, Err(BacklogError::Busy(_))));
     drop(first);
     slot_is_gone(&client, &format!("{}_backlog", database.slot)).await;
-    assert!(catalog::slot_progress(&client, &database.slot).await.unwrap().is_none());
+    assert!(facts::slot_progress(&client, &database.slot).await.unwrap().is_none());
 
     let early = begin(&database).await.unwrap();
     assert!(matches!(early.finish().await, Err(BacklogError::Unfinished)));
@@ -195,11 +201,11 @@ async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
         .await
         .map_err(|e| e.1)
         .unwrap();
-    let in_use = catalog::drop_slot(&client, &database.slot).await.unwrap_err();
+    let in_use = creation::drop_slot(&client, &database.slot).await.unwrap_err();
     assert!(matches!(in_use, CatalogError::SlotInUse { holder: Some(_), .. }), "{in_use}");
     drop(stream);
     for _ in 0..200 {
-        match catalog::drop_slot(&client, &database.slot).await {
+        match creation::drop_slot(&client, &database.slot).await {
             Ok(there_was_one) => {
                 assert!(there_was_one);
                 break;
@@ -207,7 +213,7 @@ async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
-    assert!(!catalog::drop_slot(&client, &database.slot).await.unwrap());
+    assert!(!creation::drop_slot(&client, &database.slot).await.unwrap());
     assert!(publication::drop(&client, &database.publication).await.unwrap());
     assert!(!publication::drop(&client, &database.publication).await.unwrap());
 }
@@ -246,19 +252,19 @@ async fn setup_makes_the_slot_only_for_an_empty_table() {
     };
     client.batch_execute(r#"INSERT INTO "out""box" DEFAULT VALUES"#).await.unwrap();
     assert!(!create().await.unwrap());
-    assert!(catalog::slot_progress(&client, &database.slot).await.unwrap().is_none());
+    assert!(facts::slot_progress(&client, &database.slot).await.unwrap().is_none());
     client.batch_execute(r#"DELETE FROM "out""box""#).await.unwrap();
     assert!(create().await.unwrap());
-    let slot = catalog::slot_progress(&client, &database.slot).await.unwrap().unwrap();
+    let slot = facts::slot_progress(&client, &database.slot).await.unwrap().unwrap();
     assert!(!slot.temporary && !slot.is_lost() && slot.active_pid.is_none());
     assert_eq!(slot.plugin.as_deref(), Some("pgoutput"));
     assert!(slot.confirmed_flush.unwrap() <= slot.current && slot.retained_bytes >= slot.lag_bytes);
     assert!(matches!(create().await, Err(BacklogError::AlreadyThere(_))));
     assert!(matches!(
-        catalog::create_slot(&client, &database.slot, false).await,
+        creation::create_slot(&client, &database.slot, false).await,
         Err(CatalogError::SlotExists(_))
     ));
-    catalog::drop_slot(&client, &database.slot).await.unwrap();
+    creation::drop_slot(&client, &database.slot).await.unwrap();
 }
 
 /// An instance that was frozen when it had just got the slot, and has lost it, does not put its name over its successor's.
@@ -266,8 +272,8 @@ async fn setup_makes_the_slot_only_for_an_empty_table() {
 async fn the_record_is_claimed_only_by_whoever_streams() {
     let (database, client) = database(STANDARD).await;
     publish(&database, &client, TableKind::Ordinary).await;
-    slot_record::create_table(&client, &database).await.unwrap();
-    catalog::create_slot(&client, &database.slot, false).await.unwrap();
+    record::create_table(&client, &database).await.unwrap();
+    creation::create_slot(&client, &database.slot, false).await.unwrap();
     let mut replication = database.connect_replication("test").await.unwrap();
     let ours = replication.before_stream(&database.slot).await.unwrap();
     let claimed = async |pid| {
@@ -283,7 +289,7 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
             version: 1,
             as_written: true,
         };
-        slot_record::claim(&client, &database, &record, pid).await.unwrap()
+        record::claim(&client, &database, &record, pid).await.unwrap()
     };
     assert!(!claimed(ours.pid).await, "nobody streams yet");
     let stream = replication.start::<Lsn>(&database.slot, &database.publication, Lsn::ZERO).await;
@@ -291,7 +297,7 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
     assert!(!claimed(ours.pid + 1).await, "somebody else streams");
     assert!(claimed(ours.pid).await);
     stream.finish(None).await.unwrap();
-    catalog::drop_slot(&client, &database.slot).await.unwrap();
+    creation::drop_slot(&client, &database.slot).await.unwrap();
 }
 
 /// What the record says of the slot's position is no more than the slot says, and is to be relied on only as outboxd wrote it.
@@ -299,11 +305,11 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
 async fn a_record_says_what_the_slot_says_and_shows_when_something_else_wrote_it() {
     let (database, client) = database(STANDARD).await;
     publish(&database, &client, TableKind::Ordinary).await;
-    slot_record::create_table(&client, &database).await.unwrap();
-    catalog::create_slot(&client, &database.slot, false).await.unwrap();
-    let read = async || slot_record::read(&client, &database).await.unwrap().unwrap();
+    record::create_table(&client, &database).await.unwrap();
+    creation::create_slot(&client, &database.slot, false).await.unwrap();
+    let read = async || record::read(&client, &database).await.unwrap().unwrap();
     let flush =
-        catalog::slot_progress(&client, &database.slot).await.unwrap().unwrap().confirmed_flush.unwrap();
+        facts::slot_progress(&client, &database.slot).await.unwrap().unwrap().confirmed_flush.unwrap();
     let record = SlotRecord {
         system_id: "1".into(),
         timeline: 1,
@@ -316,13 +322,13 @@ async fn a_record_says_what_the_slot_says_and_shows_when_something_else_wrote_it
         version: 1,
         as_written: true,
     };
-    slot_record::write(&client, &database, &record).await.unwrap();
+    record::write(&client, &database, &record).await.unwrap();
     let mut before = read().await;
     assert!(before.as_written && before.version >> 32 == 1, "{before:?}");
 
     let note = async |holder, flush| {
         let confirmed = Confirmed { flush, position: None, until: None };
-        slot_record::note(&client, &database, holder, confirmed).await.unwrap()
+        record::note(&client, &database, holder, confirmed).await.unwrap()
     };
     assert!(!note("another", flush).await);
     assert!(!note("a name", Lsn(flush.0 - 200)).await, "never back");
@@ -349,10 +355,10 @@ async fn a_record_says_what_the_slot_says_and_shows_when_something_else_wrote_it
     client.batch_execute("VACUUM (FREEZE, FULL) outboxd_state").await.unwrap();
     assert!(read().await.as_written);
 
-    catalog::drop_slot(&client, &database.slot).await.unwrap();
+    creation::drop_slot(&client, &database.slot).await.unwrap();
     assert!(!note("a name", flush).await, "there is no slot to say anything");
     let confirmed = Confirmed { flush, position: None, until: None };
-    slot_record::release(&client, &database, "a name", confirmed).await.unwrap();
+    record::release(&client, &database, "a name", confirmed).await.unwrap();
     assert_eq!(read().await.holder.as_deref(), Some("a name"));
 }
 
@@ -553,7 +559,7 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
     assert!(checks.iter().all(|check| check.failure().is_none()), "the cures cure: {checks:#?}");
     // To a slot that is there a publication that is not whole is a gap, which takes more.
-    catalog::drop_slot(&client, &database.slot).await.unwrap();
+    creation::drop_slot(&client, &database.slot).await.unwrap();
 
     // Each of these is mended by running its cure.
     for (harm, fault) in [
@@ -594,7 +600,7 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
     assert!(matches!(check(&checks, "slot"), Finding::Failed(p) if p.what.contains("test_decoding")));
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
     assert!(matches!(check(&checks, "inactive slots"), Finding::Warning(p) if p.what.contains(&other)));
-    catalog::drop_slot(&client, &other).await.unwrap();
+    creation::drop_slot(&client, &other).await.unwrap();
 
     let nowhere = TableName { schema: "public".into(), table: "nowhere".into() };
     let missing =

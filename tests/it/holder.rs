@@ -4,12 +4,8 @@ use std::time::Duration;
 
 use outboxd::{
     position::Lsn,
-    postgres::{
-        SourceDatabase, TableName,
-        endpoint::Endpoint,
-        replication::ReplicationStream,
-        slot_use::{self, ClientAddress},
-    },
+    postgres::{SourceDatabase, TableName, endpoint::Endpoint, replication::ReplicationStream},
+    slot::usage::{self, ClientAddress},
 };
 
 use crate::stage::{PATIENCE, Stage, alive, eventually, say, source, until, until_alive, until_state};
@@ -276,16 +272,14 @@ async fn a_role_without_rights_sees_which_application_and_user_hold_a_slot() {
     stage.sql(&format!("CREATE ROLE {role} LOGIN")).await;
     let url = stage.postgres_url.replace("//postgres@", &format!("//{role}@"));
     let client = Endpoint::parse(&url).unwrap().connect_sql("outboxd orders").await.unwrap();
-    let uses = slot_use::read(&client, "public", &stage.slot()).await.unwrap();
-    let [slot_use::SlotUse { holder: Some(holder), database, .. }] = uses.as_slice() else {
-        panic!("{uses:?}")
-    };
+    let uses = usage::read(&client, "public", &stage.slot()).await.unwrap();
+    let [usage::SlotUse { holder: Some(holder), database, .. }] = uses.as_slice() else { panic!("{uses:?}") };
     assert_eq!(database.as_deref(), Some(&*stage.name));
     assert_eq!((&*holder.application, holder.user.as_deref()), ("Debezium Streaming", Some("postgres")));
     assert_eq!(holder.address, ClientAddress::Hidden);
     assert!(!holder.is_outboxd);
     let as_superuser =
-        slot_use::read(&shared_postgres().await.client(&stage.name).await, "public", &stage.slot()).await;
+        usage::read(&shared_postgres().await.client(&stage.name).await, "public", &stage.slot()).await;
     assert!(
         matches!(&as_superuser.unwrap()[0].holder.as_ref().unwrap().address, ClientAddress::Ip(ip) if ip == "127.0.0.1")
     );

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use outboxd::{
     outbox::{Column, ColumnNames, Mapping, OutboxRow, ParkCause, ParkReason, ParkedRow, Timestamp},
+    parking::{parked_rows, parked_table},
     position::{Lsn, Position},
-    postgres::{SourceDatabase, TableName, endpoint::Endpoint, parked_rows, parked_table},
+    postgres::{SourceDatabase, TableName, endpoint::Endpoint},
 };
 use tokio_postgres::Client;
 

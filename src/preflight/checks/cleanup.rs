@@ -2,9 +2,9 @@
 
 use crate::{
     check::Check,
-    cleanup::{self, Cleanup, CleanupError},
+    cleanup::{self, CleanupError},
     outbox::ColumnNames,
-    postgres::{SourceDatabase, sql_text::identifier},
+    postgres::{Cleanup, SourceDatabase, sql_text::identifier},
     preflight::facts::Facts,
 };
 

@@ -17,11 +17,11 @@ mod table;
 
 use publication::Missing;
 
+use super::facts::Facts;
 use crate::{
     check::{Check, Problem},
     outbox::ColumnNames,
     postgres::SourceDatabase,
-    preflight::facts::Facts,
     remedy::Mender,
     slot::usage::SlotUse,
 };

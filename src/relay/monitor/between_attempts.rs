@@ -10,9 +10,7 @@ use crate::{
     admin::Reporter,
     position::Lsn,
     postgres::{
-        SourceDatabase,
-        catalog::{CatalogError, OBJECT_IN_USE},
-        replication::ReplicationError,
+        SourceDatabase, replication::ReplicationError, sqlstate::OBJECT_IN_USE, statement::CatalogError,
     },
     relay::database::{Database, Replication, Sql, Stream},
 };

@@ -22,13 +22,12 @@ use crate::{
     admin::Reporter,
     outbox::Timestamp,
     position::Lsn,
-    postgres::{
-        SourceDatabase,
-        catalog::{CatalogError, SlotFacts},
+    postgres::{SourceDatabase, error::ConnectError, statement::CatalogError},
+    slot::{
         continuity::{Cause, Gap},
-        error::ConnectError,
+        facts::SlotFacts,
         publication::{PublishedBy, Publishing},
-        slot_record::Confirmed,
+        record::Confirmed,
     },
 };
 

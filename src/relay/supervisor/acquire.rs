@@ -8,22 +8,21 @@ use super::{
 };
 use crate::{
     admin::{Reporter, SourceState},
+    backfill::{backlog::BacklogError, snapshot::Selection},
     outbox::Timestamp,
     position::Lsn,
-    postgres::{
-        SourceDatabase,
-        backlog::BacklogError,
-        catalog::{CatalogError, OBJECT_IN_USE},
-        continuity::{LastSeen, SlotHistory},
-        open_transactions, preflight,
-        slot_use::SlotUse,
-        snapshot::Selection,
-    },
+    postgres::{SourceDatabase, sqlstate::OBJECT_IN_USE, statement::CatalogError},
+    preflight,
     relay::{
         BacklogPolicy, Fault, Source,
         database::{Database, Replication, Sql},
         pipeline::StreamOf,
         slot_creation::watch_slot_creation,
+    },
+    slot::{
+        continuity::{LastSeen, SlotHistory},
+        open_transactions,
+        usage::SlotUse,
     },
 };
 

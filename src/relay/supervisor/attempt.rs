@@ -26,11 +26,8 @@ use crate::{
     ledger::ConfirmedLsn,
     parking::writer::ParkingWriter,
     position::Lsn,
-    postgres::{
-        catalog::TableFacts,
-        condition::Doubt,
-        continuity::{LastSeen, SlotHistory},
-    },
+    postgres::outbox_table::TableFacts,
+    preflight::condition::Doubt,
     relay::{
         Ended, Fault, Shutdown, Source, StreamedTable, Verdict,
         broker::Broker,
@@ -40,6 +37,7 @@ use crate::{
         monitor::{Monitor, PublicationSeen},
         pipeline::{Pipeline, StreamOf},
     },
+    slot::continuity::{LastSeen, SlotHistory},
 };
 
 /// How long the way to the slot may take. Each connection has a limit of its own; this is for a server that takes

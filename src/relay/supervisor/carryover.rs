@@ -6,14 +6,14 @@ use crate::{
     admin::Side,
     ledger::{ConfirmedLsn, Settled},
     position::Position,
-    postgres::{
-        continuity::{LastSeen, SlotHistory},
-        slot_record::SlotRecord,
-    },
     relay::{
         Ended,
         delivery::Left,
         mishap::{Overdue, Stalled},
+    },
+    slot::{
+        continuity::{LastSeen, SlotHistory},
+        record::SlotRecord,
     },
 };
 
@@ -134,10 +134,8 @@ mod tests {
         ledger::{Ledger, Limits, Ordering},
         outbox::{AggregateKey, Message},
         position::{Lsn, Position},
-        postgres::{
-            publication::{Publishing, Unpublished},
-            replication::SystemIdentity,
-        },
+        postgres::replication::SystemIdentity,
+        slot::publication::{Publishing, Unpublished},
     };
 
     fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SlotHistory {

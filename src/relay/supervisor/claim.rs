@@ -7,16 +7,15 @@ use crate::{
     cleanup::task::Coverage,
     ledger::Progress,
     position::Lsn,
-    postgres::{
-        catalog::TableKind,
-        continuity::{LastSeen, SlotHistory},
-        publication::PublishedBy,
-        replication::BeforeStream,
-        slot_record::{self, Confirmed, LEFT_OUT, SlotRecord},
-    },
+    postgres::{outbox_table::TableKind, replication::BeforeStream},
     relay::{
         Fault, Source,
         database::{Database, Sql},
+    },
+    slot::{
+        continuity::{LastSeen, SlotHistory},
+        publication::PublishedBy,
+        record::{self, Confirmed, LEFT_OUT, SlotRecord},
     },
 };
 
@@ -90,7 +89,7 @@ pub(super) async fn claim<D: Database, B>(
     Ok(match (record.unproven, published_by) {
         (None, Some(published_by)) => Coverage::Complete(published_by),
         (why, _) => {
-            let word = slot_record::declare_published_sql(database.options());
+            let word = record::declare_published_sql(database.options());
             Coverage::Unproven {
                 why: why.unwrap_or_else(|| "the table cannot be found under its name".into()),
                 cure: format!("when you have seen to such rows, say so with {word}; and restart outboxd"),

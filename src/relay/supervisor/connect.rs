@@ -3,18 +3,14 @@
 use super::{carryover::Carryover, gap::judge};
 use crate::{
     admin::Reporter,
-    postgres::{
-        catalog::{SlotFacts, TableFacts},
-        condition::Doubt,
-        continuity::SlotHistory,
-        family::Unpublished,
-        preflight,
-    },
+    postgres::outbox_table::TableFacts,
+    preflight::{self, condition::Doubt, facts::family::Unpublished},
     relay::{
         Fault, Source,
         broker::Broker,
         database::{Database, Sql},
     },
+    slot::{continuity::SlotHistory, facts::SlotFacts},
 };
 
 /// What an attempt begins with.

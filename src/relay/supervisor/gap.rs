@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::streaming::Streaming;
 use crate::{
-    postgres::continuity::{Cause, Gap, LastSeen, SlotHistory},
     relay::{
         Fault, Source,
         database::{Database, Sql, Stream},
         pipeline::StreamOf,
     },
+    slot::continuity::{Cause, Gap, LastSeen, SlotHistory},
 };
 
 /// Longest time for finding out what became of a slot that was ours. The next attempt finds it out, too, but knows less well where

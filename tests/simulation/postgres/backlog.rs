@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 
 use outboxd::{
-    outbox::{Column, OutboxRow, Timestamp},
-    position::{Lsn, Position},
-    postgres::{
+    backfill::{
         backlog::BacklogError,
         snapshot::{RowOrder, SnapshotError},
     },
+    outbox::{Column, OutboxRow, Timestamp},
+    position::{Lsn, Position},
     relay::database::{Backlog, Rows},
 };
 

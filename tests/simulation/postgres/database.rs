@@ -3,21 +3,16 @@
 use std::sync::Arc;
 
 use outboxd::{
-    outbox::ColumnNames,
-    position::Lsn,
-    postgres::{
-        SourceDatabase,
+    backfill::{
         backlog::BacklogError,
-        catalog::CatalogError,
-        continuity::SlotHistory,
-        error::ConnectError,
-        publication::Publishing,
-        replication::ReplicationError,
-        slot_history::SlotHistoryError,
         snapshot::{Selection, SnapshotError},
     },
+    outbox::ColumnNames,
+    position::Lsn,
+    postgres::{SourceDatabase, error::ConnectError, replication::ReplicationError, statement::CatalogError},
     relay::database::{Database, Replication},
     remedy::Remedy,
+    slot::{continuity::SlotHistory, history::SlotHistoryError, publication::Publishing},
 };
 
 use super::{

@@ -3,13 +3,20 @@
 use outboxd::{
     position::Lsn,
     postgres::{
-        catalog::{ColumnFacts, Facts, OwnTableFacts, ServerFacts, SlotFacts, TableFacts, TableKind},
-        family::Family,
         hosting::Hosting,
+        outbox_table::{ColumnFacts, TableFacts, TableKind},
+        own_table::OwnTableFacts,
+    },
+    preflight::{
+        Facts,
+        facts::{family::Family, server::ServerFacts},
+    },
+    slot::{
+        facts::SlotFacts,
         invalidation::Invalidation,
         publication::{Held, PublicationFacts, PublishedBy, Publishing, Unpublished},
-        slot_use::{ClientAddress, Holder, SlotUse},
-        temporary_slot::temporary_name,
+        temporary::temporary_name,
+        usage::{ClientAddress, Holder, SlotUse},
     },
 };
 

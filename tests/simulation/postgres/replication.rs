@@ -2,12 +2,9 @@
 
 use outboxd::{
     position::Lsn,
-    postgres::{
-        open_transactions::OpenTransaction,
-        replication::{BeforeStream, ReplicationError, SystemIdentity},
-        slot_use::SlotUse,
-    },
+    postgres::replication::{BeforeStream, ReplicationError, SystemIdentity},
     relay::database::Replication,
+    slot::{open_transactions::OpenTransaction, usage::SlotUse},
 };
 
 use super::{

@@ -3,20 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use outboxd::{
+    cleanup::{CleanupError, Pass, Seen, SeenRow, Statements},
     outbox::{ColumnNames, Outline, ParkReason, ParkedRow, Timestamp},
+    parking::parked_rows::{Lock, ParkedEntry, ParkedValues},
     position::{Lsn, Position},
-    postgres::{
-        SourceDatabase, TableName,
-        catalog::{CatalogError, Facts, SlotFacts, TableKind},
-        cleanup::{Cleanup, CleanupError, Pass, Seen, SeenRow, Statements},
-        family::Unpublished,
-        open_transactions::OpenTransaction,
-        parked_rows::{Lock, ParkedEntry, ParkedValues},
-        preflight::Problem,
-        publication::{PublishedBy, Publishing},
-        slot_record::{Confirmed, SlotRecord},
-    },
+    postgres::{Cleanup, SourceDatabase, TableName, outbox_table::TableKind, statement::CatalogError},
+    preflight::{Facts, Problem, facts::family::Unpublished},
     relay::database::Sql,
+    slot::{
+        facts::SlotFacts,
+        open_transactions::OpenTransaction,
+        publication::{PublishedBy, Publishing},
+        record::{Confirmed, SlotRecord},
+    },
 };
 
 use super::{

@@ -121,7 +121,7 @@ impl Run {
 fn told(
     world: &crate::world::World,
     id: u64,
-    entry: &outboxd::postgres::parked_rows::ParkedEntry,
+    entry: &outboxd::parking::parked_rows::ParkedEntry,
     fate: &outboxd::parking::requeue::Fate,
 ) {
     world.look(|state| {

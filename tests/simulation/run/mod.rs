@@ -17,7 +17,7 @@ use std::{
 use outboxd::{
     admin::SourceState,
     outbox::{ColumnNames, Mapping},
-    postgres::{SourceDatabase, TableName, cleanup::Cleanup, endpoint::Endpoint},
+    postgres::{Cleanup, SourceDatabase, TableName, endpoint::Endpoint},
 };
 use tokio::time::Instant;
 

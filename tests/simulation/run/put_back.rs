@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outboxd::postgres::slot_record::SlotRecord;
+use outboxd::slot::record::SlotRecord;
 
 use super::{
     Run,

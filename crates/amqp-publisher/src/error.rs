@@ -58,7 +58,7 @@ impl Loss {
     }
 
     /// The error of the connection to that broker.
-    pub fn at(self, at: &Endpoint) -> BrokerError {
+    pub(crate) fn at(self, at: &Endpoint) -> BrokerError {
         let at = at.clone();
         match self {
             Self::Closed(Refusal { code, text }) => BrokerError::ConnectionClosed { at, code, text },

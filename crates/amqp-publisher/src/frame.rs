@@ -74,7 +74,7 @@ impl Head {
     }
 
     /// For a frame that is longer than the two sides agreed on.
-    pub fn too_long(self, frame_bytes_max: usize) -> io::Error {
+    fn too_long(self, frame_bytes_max: usize) -> io::Error {
         not_amqp(format!("a frame of {} bytes where at most {frame_bytes_max} may come", self.length))
     }
 
@@ -99,7 +99,7 @@ impl Head {
     /// # Errors
     ///
     /// The frame does not end where its head says.
-    pub fn payload_mut(self, bytes: &mut [u8]) -> io::Result<&mut [u8]> {
+    fn payload_mut(self, bytes: &mut [u8]) -> io::Result<&mut [u8]> {
         self.payload(bytes)?;
         let end = bytes.len() - 1;
         Ok(&mut bytes[HEAD_BYTES..end])
@@ -248,7 +248,7 @@ pub fn check(kind: u8, payload: &[u8]) -> Result<(), Unreadable> {
 /// refusal from another.
 ///
 /// RabbitMQ up to 3.11 cuts a text at 252 bytes wherever that is. Later versions write `ä` as one byte (Latin-1).
-pub fn mend_remark(payload: &mut [u8]) {
+pub(crate) fn mend_remark(payload: &mut [u8]) {
     let Some(text) = remark(payload).and_then(|range| payload.get_mut(range)) else { return };
     let mut checked = 0;
     while let Err(error) = std::str::from_utf8(&text[checked..]) {

@@ -461,7 +461,7 @@ pub(crate) fn open_channel() -> AMQPClass {
 
 impl CallError {
     /// The error of the connection to that broker.
-    pub fn at(self, at: &Endpoint) -> BrokerError {
+    pub(crate) fn at(self, at: &Endpoint) -> BrokerError {
         match self {
             Self::Refused(Refusal { code, text }) => {
                 BrokerError::ChannelClosed { at: at.clone(), code, text }

@@ -326,7 +326,7 @@ static TABLE: &[Row] = &[
 static UNKNOWN: Row = row(0, &[""], Reason::Other, "is refused", "see the broker's log");
 
 /// Reason of a refusal, by the broker's reply code and its own words.
-pub fn reason(code: u16, text: &str) -> Reason {
+pub(crate) fn reason(code: u16, text: &str) -> Reason {
     find(code, text).reason
 }
 
@@ -336,7 +336,7 @@ pub fn means(code: u16, text: &str) -> &'static str {
 }
 
 /// Cure of a refusal, with names from the broker's sentence. Holds no semicolon: in an error's text the cure follows the last one.
-pub fn cure(code: u16, text: &str) -> String {
+pub(crate) fn cure(code: u16, text: &str) -> String {
     let mut cure = find(code, text).cure.to_owned();
     for (placeholder, before) in [
         ("{vhost}", &[" in vhost '", "vhost '"][..]),

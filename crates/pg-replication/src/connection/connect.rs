@@ -54,7 +54,7 @@ impl Endpoint {
     /// password are read first.
     ///
     /// # Errors
-    /// When no host gave a session that `target_session_attrs` allows; names every host tried.
+    /// [`ConnectError`] when no host gave a session that `target_session_attrs` allows; names every host tried.
     pub async fn connect_sql(&self, application_name: &str) -> Result<Client, ConnectError> {
         self.as_it_is_now(ConnectionKind::Sql)?.open_sql(application_name).await
     }

@@ -15,11 +15,11 @@ use diagnostics::remedy::Remedy;
 pub struct ConnectError {
     /// The last host tried, as `host:port`.
     pub host: Box<str>,
-    /// What was wrong with it.
+    /// Failure of that host.
     pub cause: WireError,
     /// The hosts and addresses tried before, in order.
     pub earlier: Vec<(String, WireError)>,
-    /// What to do about it.
+    /// The cure, and who applies it.
     pub remedy: Box<Remedy>,
 }
 

@@ -121,7 +121,7 @@ impl Endpoint {
         Self::made_from(url, password, &options)
     }
 
-    /// As [`Self::read`], from text.
+    /// Reads a connection string from text, as [`Self::read`] does.
     ///
     /// # Errors
     /// See [`Self::read`].

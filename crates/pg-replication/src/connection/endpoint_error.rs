@@ -34,7 +34,7 @@ pub enum EndpointError {
     Value {
         /// The option.
         option: &'static str,
-        /// What it may be.
+        /// Values that it may have.
         expected: &'static str,
     },
     /// An option of libpq asks for what this client does not do.
@@ -48,9 +48,9 @@ pub enum EndpointError {
     /// Something indispensable is not there.
     #[error("the connection string names no {what}: {cure}")]
     Missing {
-        /// What is missing.
+        /// The missing option.
         what: &'static str,
-        /// What to write.
+        /// The text to write.
         cure: &'static str,
     },
     /// Two options contradict each other.
@@ -79,7 +79,7 @@ pub enum EndpointError {
         option: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it and how to mend it.
+        /// The problem and its cure.
         problem: &'static str,
         /// The underlying error.
         #[source]

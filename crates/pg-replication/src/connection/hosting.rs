@@ -5,7 +5,7 @@
 
 use crate::quote::identifier;
 
-/// Who runs the server, as far as cures differ.
+/// Operator of a server, as far as cures differ.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Hosting {
     /// Role that every cluster of the service has.
@@ -95,22 +95,22 @@ impl Hosting {
         MANAGED.iter().map(|hosting| hosting.marker)
     }
 
-    /// What lets `role` open a replication connection.
+    /// The statement that lets `role` open a replication connection, and who may run it.
     pub fn grant_replication(&self, role: &str) -> String {
         self.replication.replace("{role}", &identifier(role))
     }
 
-    /// How `wal_level` becomes logical.
+    /// The act by which `wal_level` becomes logical.
     pub fn set_wal_level(&self) -> &'static str {
         self.wal_level
     }
 
-    /// How a parameter that needs a restart gets a value: `max_wal_senders = 12`.
+    /// The act by which a parameter that needs a restart gets a value: `max_wal_senders = 12`.
     pub fn set_parameter(&self, setting: &str) -> String {
         self.parameter.replace("{setting}", setting)
     }
 
-    /// What managed services do in place of `wal_level` and REPLICATION, one line each.
+    /// The acts of managed services in place of `wal_level` and REPLICATION, one line each.
     pub fn notes(role: &str) -> impl Iterator<Item = String> {
         MANAGED.iter().map(move |hosting| {
             format!("{}: {}; {}", hosting.name, hosting.wal_level, hosting.grant_replication(role))

@@ -205,7 +205,7 @@ impl Wire {
 
     /// The next message if it has arrived already. No system call.
     pub(crate) fn next_frame_ready(&mut self) -> Result<Option<Frame>, WireError> {
-        while let Some(frame) = self.take_frame()? {
+        while let Some(frame) = self.split_frame()? {
             match frame.tag {
                 COPY_DATA_TAG => return Ok(Some(frame)),
                 ERROR_RESPONSE_TAG => {
@@ -237,7 +237,7 @@ impl Wire {
         Ok(None)
     }
 
-    fn take_frame(&mut self) -> Result<Option<Frame>, WireError> {
+    fn split_frame(&mut self) -> Result<Option<Frame>, WireError> {
         let Some((tag, length)) = self.announced()? else { return Ok(None) };
         if self.input.len() < length {
             return Ok(None);

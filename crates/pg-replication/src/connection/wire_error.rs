@@ -27,7 +27,7 @@ pub struct ServerError {
     pub message: String,
     /// More about the problem.
     pub detail: Option<String>,
-    /// What to do about it.
+    /// The next step.
     pub hint: Option<String>,
 }
 
@@ -130,7 +130,7 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// Why we would not, or could not, prove to the server who we are.
+/// Reason why the client would not, or could not, prove to the server who it is.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthenticationError {
     /// The server asks for a password and the configuration has none.
@@ -212,13 +212,13 @@ impl AuthenticationError {
     }
 }
 
-/// What went wrong on one connection.
+/// Failure of one connection.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// The operating system says so: refused, reset, unreachable, no such host.
     #[error("{doing} failed")]
     Io {
-        /// What was being done, such as "connecting".
+        /// The act, such as "connecting".
         doing: &'static str,
         /// The operating system's error.
         #[source]
@@ -236,7 +236,7 @@ pub enum WireError {
     /// The TLS handshake failed, or TLS broke later.
     #[error("TLS failed: {hint}")]
     Tls {
-        /// What to look at.
+        /// The next step.
         hint: &'static str,
         /// The TLS library's error.
         #[source]
@@ -254,7 +254,7 @@ pub enum WireError {
     /// The server answered with an error.
     #[error(transparent)]
     Server(Box<ServerError>),
-    /// What came is not the PostgreSQL protocol, or not what may come here.
+    /// Bytes that are not the PostgreSQL protocol, or not what may come here.
     #[error("protocol error: {0}")]
     Protocol(String),
     /// The server works but is not one that `target_session_attrs` asks for.

@@ -21,7 +21,7 @@ pub enum PgOutput {
     Begin {
         /// LSN of the transaction's commit record: the same as `commit_lsn` of its [`Commit`](PgOutput::Commit).
         final_lsn: Lsn,
-        /// When it committed.
+        /// Time of the commit, by the server's clock, to the microsecond.
         commit_time: SystemTime,
         /// Its transaction id.
         xid: u32,
@@ -29,9 +29,9 @@ pub enum PgOutput {
     /// `M`: a message of `pg_logical_emit_message`. A transactional one comes between Begin and Commit, any other stands
     /// by itself.
     LogicalMessage {
-        /// Whether it belongs to the transaction around it.
+        /// It belongs to the transaction around it.
         transactional: bool,
-        /// Where the message lies in WAL.
+        /// Place of the message in WAL.
         lsn: Lsn,
         /// Its prefix, the first argument.
         prefix: String,
@@ -44,7 +44,7 @@ pub enum PgOutput {
         commit_lsn: Lsn,
         /// First byte after the commit record: what to report as flushed once the transaction is settled.
         end_lsn: Lsn,
-        /// When it committed.
+        /// Time of the commit, by the server's clock, to the microsecond.
         commit_time: SystemTime,
     },
     /// `O`: the transaction was replicated from elsewhere.
@@ -76,7 +76,7 @@ pub enum PgOutput {
     Update {
         /// OID of the table.
         relation_oid: u32,
-        /// What is known of the row before; absent when no column of the replica identity changed.
+        /// The row before, as far as it is known; absent when no column of the replica identity changed.
         old: Option<OldTuple>,
         /// The row after.
         new: Tuple,
@@ -85,7 +85,7 @@ pub enum PgOutput {
     Delete {
         /// OID of the table.
         relation_oid: u32,
-        /// What is known of the row.
+        /// The row, as far as it is known.
         old: OldTuple,
     },
     /// `T`: tables were truncated.
@@ -170,7 +170,7 @@ pub enum Value {
     Binary(Bytes),
 }
 
-/// What UPDATE and DELETE tell of the row before.
+/// The row before an UPDATE or DELETE, as far as it is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OldTuple {
     /// `K`: the columns of the replica identity; all others are NULL.
@@ -185,15 +185,15 @@ pub enum OldTuple {
 pub struct DecodeError {
     /// Kind of message, for instance `Insert message`; just `message` when it was not recognised.
     pub message: &'static str,
-    /// Where in the message, counted from its first byte.
+    /// Place in the message, in bytes from its first one.
     pub offset: usize,
-    /// What should have been there.
+    /// Expected piece.
     pub expected: &'static str,
-    /// What is there.
+    /// Piece that was found.
     pub found: Found,
 }
 
-/// What a [`DecodeError`] met instead.
+/// Piece that a [`DecodeError`] met in place of the expected one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Found {
     /// The message ends too early, with so many bytes left.
@@ -217,6 +217,9 @@ pub enum Found {
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// Decodes one message: the payload of one XLogData.
+///
+/// # Errors
+/// Bytes that are no whole message of protocol version 1, or more than one.
 pub fn decode(bytes: Bytes) -> Result<PgOutput, DecodeError> {
     let mut reader = Reader { bytes, at: 0, message: "message" };
     let output = match reader.u8("a message kind")? {

@@ -33,7 +33,7 @@ pub struct BeforeStream {
     /// The server process at the other end, `active_pid` of the slot that it streams from. Asked of the server, because
     /// what a pooler tells at login is its own.
     pub pid: i32,
-    /// What the slot has confirmed; `None` when there is no such slot.
+    /// Position that the slot has confirmed; `None` when there is no such slot.
     pub confirmed_flush: Option<Lsn>,
 }
 

@@ -63,7 +63,7 @@ impl ReplicationConnection {
         Ok(ReplicationConnection { wire, endpoint, application_name, unanswered: false })
     }
 
-    /// Who the server is, and on which timeline.
+    /// Asks who the server is, and on which timeline (`IDENTIFY_SYSTEM`).
     ///
     /// # Errors
     /// [`ReplicationError::Command`].
@@ -101,7 +101,7 @@ impl ReplicationConnection {
         }
     }
 
-    /// Who this connection is to the server, and what a slot has confirmed.
+    /// Asks who this connection is to the server, and what a slot has confirmed.
     ///
     /// # Errors
     /// [`ReplicationError::Command`].

@@ -146,7 +146,7 @@ impl<A: Into<Lsn>> ReplicationStream<A> {
         Ok(true)
     }
 
-    /// When bytes last came from the server.
+    /// Time at which bytes last came from the server.
     pub fn last_heard(&self) -> Instant {
         self.wire.last_heard()
     }

@@ -21,7 +21,7 @@ const KEEPALIVE_BYTES: usize = 17;
 pub enum ReplicationEvent {
     /// XLogData: one message of the output plugin.
     WalData {
-        /// Where its WAL begins; zero for messages that have none of their own, such as Relation.
+        /// Start of its WAL; zero for messages that have none of their own, such as Relation.
         wal_start: Lsn,
         /// With logical replication the same as `wal_start`, despite its name ("current end of WAL" in the manual).
         wal_end: Lsn,
@@ -30,7 +30,7 @@ pub enum ReplicationEvent {
     },
     /// Primary keepalive message.
     Keepalive {
-        /// How far the server has sent: all WAL before it has been decoded, and what of it concerns us has been sent.
+        /// End of what the server has sent: all WAL before it has been decoded, and what of it concerns us has been sent.
         wal_end: Lsn,
         /// The server wants a status update now; it ends the connection after `wal_sender_timeout` without one.
         reply_requested: bool,

@@ -40,13 +40,13 @@ type Utf8 = Option<Box<[u8]>>;
 /// Bytes of a character by its first one, which is not ASCII.
 type Width = fn(u8) -> usize;
 
-/// How text of a database comes.
+/// Form in which text of a database comes.
 pub enum Encoding {
-    /// As UTF-8, and so it is sent.
+    /// UTF-8, which is sent as it is.
     Utf8,
-    /// As whatever it is: nobody knows. What is UTF-8 is taken for that.
+    /// Bytes of unknown meaning (SQL_ASCII). UTF-8 among them is taken for that.
     Unknown,
-    /// In another encoding.
+    /// Another encoding, and who converts it.
     Other(Box<Translator>),
 }
 

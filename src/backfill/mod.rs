@@ -1,6 +1,7 @@
 //! Rows from the table, where the stream has none: those that are older than the slot, and those that are wanted once more.
 //!
-//! Knows the table and the slot. Knows nothing of messages, of confirms, or of retry policy.
+//! `backlog` and `snapshot` know the table and the slot, and nothing of messages. `publish`, `recover` and `replay` hand rows to the
+//! relay's delivery. Knows nothing of the stream.
 
 pub mod backlog;
 pub mod publish;

@@ -1,7 +1,7 @@
 //! Rows that policy puts aside (`delivery.on_invalid`, `delivery.on_unroutable`): their table, what is written into it, and what
 //! is read for whoever looks after it.
 //!
-//! Knows nothing of why a row is parked, nor of when its position may be acknowledged.
+//! The tables' files know nothing of why a row is parked, nor of when its position may be acknowledged: `writer` tells the relay.
 
 pub mod parked_rows;
 pub mod parked_table;

@@ -9,7 +9,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 # Each program by itself, as it is delivered; the test kit finds it built.
-BUILD_ALONE = set -e; for program in $(1); do $(CARGO) build --release --locked --package outboxd --bin $$program; done
+BUILD_ALONE = set -e; for program in $(1); do $(CARGO) build --release --locked --package $$program --bin $$program; done
 
 demo: prerequisites ## three services and outboxd between them: follow orders, stop a service, kill -9 (KEEP=1: stays up)
 	@$(call BUILD_ALONE,outboxd order-service customer-service order-history)

@@ -16,10 +16,8 @@ export CARGO_ENCODED_RUSTFLAGS="$flags"
 export CFLAGS="${CFLAGS:-} -ffile-prefix-map=$here=/outboxd -ffile-prefix-map=$cargo_home=/cargo"
 
 [ $# -gt 0 ] || set -- outboxd order-service customer-service order-history
-bins=
-for name; do bins="$bins --bin $name"; done
-# shellcheck disable=SC2086
-"$cargo" build --release --locked --target-dir target/dist $bins
+# Each by itself: no feature that another program switches on is in it.
+for name; do "$cargo" build --release --locked --target-dir target/dist --package "$name" --bin "$name"; done
 
 for name; do
     for path in "$here/" "$cargo_home/" "$sysroot/"; do

@@ -27,12 +27,12 @@ texts() { # DIRECTORY CRATE
 
 echo "outboxd is licensed under MIT or Apache-2.0. Its binaries hold the Rust standard library (MIT or Apache-2.0) and these crates:"
 # Into a file: the failure of a first command in a pipe goes unseen.
-"$cargo" tree --locked --edges normal --prefix none --format '{p}|{l}|{r}' >"$seen/tree"
+"$cargo" tree --locked --package outboxd --package order-service --package customer-service --package order-history --edges normal --prefix none --format '{p}|{l}|{r}' >"$seen/tree"
 sed 's/ (\*)$//' "$seen/tree" | LC_ALL=C sort -u >"$seen/crates"
 [ "$(wc -l <"$seen/crates")" -ge 50 ] || { echo "cargo tree names fewer than 50 crates" >&2; exit 1; }
 while IFS='|' read -r package license repository; do
-    # "name v1.2.3", and for some "(proc-macro)", which is not in the binary; of outboxd itself the path.
-    case $package in outboxd\ * | *proc-macro*) continue ;; esac
+    # "name v1.2.3", and for some "(proc-macro)", which is not in the binary; of the workspace itself the path.
+    case $package in "" | *\ \(/* | *proc-macro*) continue ;; esac
     name=${package%% *}
     version=${package#* v}
     directory=$(find "$sources" -mindepth 2 -maxdepth 2 -type d -name "$name-${version%% *}" | head -n 1)

@@ -53,10 +53,6 @@ pub mod relay;
 
 pub mod settings;
 
-pub mod chassis;
-
-pub mod samples;
-
 pub mod cli;
 
 pub mod commands;

@@ -49,34 +49,30 @@ fn rules() -> Rules {
     rules.try_deserialize().unwrap()
 }
 
-/// Name, version and licence of each crate that is built for this machine, the tests' own apart.
-fn tree() -> BTreeSet<(String, String, String)> {
+/// The programs that are delivered.
+const PROGRAMS: [&str; 4] = ["outboxd", "order-service", "customer-service", "order-history"];
+
+/// Name and version of each crate that `programs` are built of for this machine, the tests' own apart, and what `fact` says of it:
+/// `{l}` its licence, `{f}` its features.
+fn tree(programs: &[&str], fact: &str) -> BTreeSet<(String, String, String)> {
     let tree = Command::new(env!("CARGO"))
-        .args([
-            "tree",
-            "--locked",
-            "--workspace",
-            "--edges",
-            "normal,build",
-            "--prefix",
-            "none",
-            "--format",
-            "{p}|{l}",
-        ])
+        .args(["tree", "--locked", "--edges", "normal,build", "--prefix", "none"])
+        .args(["--format", &format!("{{p}}|{fact}")])
+        .args(programs.iter().flat_map(|program| ["--package", program]))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let text = String::from_utf8(tree.stdout).unwrap();
-    // A blank line stands between two members.
+    // A blank line stands between two programs.
     let crates = text.lines().filter(|line| !line.is_empty()).map(|line| {
-        let (package, license) = line.trim_end_matches(" (*)").split_once('|').unwrap();
+        let (package, fact) = line.trim_end_matches(" (*)").split_once('|').unwrap();
         let mut words = package.split(' ');
         let (name, version) = (words.next().unwrap(), words.next().unwrap().trim_start_matches('v'));
-        (name.to_owned(), version.to_owned(), license.to_owned())
+        (name.to_owned(), version.to_owned(), fact.to_owned())
     });
     let crates: BTreeSet<_> = crates.collect();
-    assert!(crates.len() > 100 && crates.iter().any(|(name, ..)| name == "outboxd"), "{crates:?}");
+    assert!(crates.len() > 100 && crates.iter().any(|(name, ..)| name == programs[0]), "{crates:?}");
     crates
 }
 
@@ -134,7 +130,8 @@ fn every_licence_is_an_allowed_one() {
     ] {
         assert_eq!(is_allowed(expression, &allow), allowed, "{expression}");
     }
-    let refused: Vec<_> = tree().into_iter().filter(|(.., license)| !is_allowed(license, &allow)).collect();
+    let refused: Vec<_> =
+        tree(&PROGRAMS, "{l}").into_iter().filter(|(.., license)| !is_allowed(license, &allow)).collect();
     assert!(refused.is_empty(), "{refused:?}");
 }
 
@@ -142,7 +139,7 @@ fn every_licence_is_an_allowed_one() {
 fn no_crate_is_there_that_is_banned_or_twice_without_a_reason() {
     let Bans { deny, skip } = rules().bans;
     let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (name, version, _) in tree() {
+    for (name, version, _) in tree(&PROGRAMS, "{l}") {
         versions.entry(name).or_default().insert(version);
     }
     for Crate { name, reason } in &deny {
@@ -168,4 +165,21 @@ fn every_crate_comes_from_a_registry_that_is_allowed() {
         let address = registry.strip_prefix("registry+").unwrap_or(registry);
         assert!(allowed.iter().any(|allowed| allowed == address), "{registry}");
     }
+}
+
+/// Every program is built by itself (`release/build.sh`, the image, the benches, the test kit), so this is what the daemon is.
+#[test]
+fn the_daemon_holds_nothing_that_only_the_services_use() {
+    let daemon = tree(&["outboxd"], "{f}");
+    let services = tree(&PROGRAMS[1..], "{f}");
+    let holds = |tree: &BTreeSet<(String, String, String)>, wanted: &str| {
+        tree.iter().any(|(name, ..)| name == wanted)
+    };
+    for name in ["chassis", "contract", "lapin", "utoipa", "deadpool", "rust_decimal"] {
+        assert!(holds(&services, name), "{name} is no crate of the services any more");
+        assert!(!holds(&daemon, name), "{name} is in the daemon");
+    }
+    // A crate of a service may switch it on, and the keys of a row's headers would then come in another order.
+    let json = daemon.iter().find(|(name, ..)| name == "serde_json").unwrap();
+    assert!(!json.2.split(',').any(|feature| feature == "preserve_order"), "{json:?}");
 }

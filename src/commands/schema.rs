@@ -1,14 +1,12 @@
 //! `outboxd schema`: the DDL to paste into a service's migrations.
 
 use super::{Failure, answer};
-use crate::{
-    cli::{Schema, SchemaPreset},
-    outbox::ddl,
-};
+use crate::cli::{Schema, SchemaPreset};
+use outbox_schema::{INBOX, OUTBOX_STANDARD};
 
 pub(super) fn run(options: &Schema) -> Result<(), Failure> {
     let outbox = match options.preset {
-        SchemaPreset::Standard => ddl::OUTBOX_STANDARD,
+        SchemaPreset::Standard => OUTBOX_STANDARD,
     };
-    answer(&format!("{outbox}\n{}", ddl::INBOX))
+    answer(&format!("{outbox}\n{INBOX}"))
 }

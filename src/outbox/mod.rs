@@ -3,8 +3,6 @@
 //! [`Mapping`] is what the configuration says; [`Mapper`] is that mapping resolved against the columns the table has
 //! right now, made anew whenever the server describes the table (a Relation message, or the backlog's own query).
 
-/// Tables of the pattern as SQL.
-pub use outbox_schema as ddl;
 mod invalid;
 mod mapper;
 mod mapping;

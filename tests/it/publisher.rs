@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chassis::consumer::{Consumer, ConsumerError, ConsumerOptions};
 use lapin::{
     Channel, Connection, ConnectionProperties, ExchangeKind,
     options::{
@@ -14,7 +15,6 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use outboxd::{
-    chassis::consumer::{Consumer, ConsumerError, ConsumerOptions},
     position::{Lsn, Position},
     rabbitmq::{
         BrokerError, Client, ConnectionOptions, DeclareError, FenceMemory, PublisherOptions, Reason, Refused,

@@ -8,12 +8,12 @@ use super::{
     inbox,
     settings::{self, Settings},
 };
-use crate::{
-    core_dumps,
+use process::{
     failure::Failure,
     shutdown::OtherSignals,
     telemetry::{self, LogFormat},
 };
+use secret::core_dumps;
 
 /// Shown at the end of each service's `--help`.
 pub const HELP: &str = "\
@@ -28,7 +28,7 @@ Environment (each goes before the same key of the file; a key KEY may also be gi
   INBOX_RETENTION_S         how old rows of the table inbox get; 0 keeps them all
   DATABASE_CONNECTIONS_MAX  connections to the database
   DRAIN_TIMEOUT_S           how long requests and messages under way may take after SIGTERM
-  OUTBOXD_LOG               log levels, for instance warn,outboxd::chassis=debug
+  OUTBOXD_LOG               log levels, for instance warn,chassis=debug
 
 Signals: SIGTERM, SIGINT and SIGQUIT drain and end; a second one ends at once; any other is logged and ignored
 

@@ -8,7 +8,7 @@ use deadpool::{
 };
 use tokio_postgres::{Client, error::SqlState};
 
-use crate::postgres::{endpoint::Endpoint, error::ConnectError};
+use pg_replication::{ConnectError, Endpoint};
 
 /// How long a caller waits for a connection to become free, or to be made.
 const WAIT: Duration = Duration::from_secs(5);

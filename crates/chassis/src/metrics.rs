@@ -7,7 +7,7 @@ use prometheus::{
 };
 
 use super::inbox::Outcome;
-use crate::telemetry;
+use process::telemetry;
 
 /// Counters of requests and messages. Clones count together.
 #[derive(Clone, Debug)]

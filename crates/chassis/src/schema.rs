@@ -6,13 +6,12 @@
 use tokio_postgres::{Client, Transaction};
 
 use super::database::DatabaseError;
-use crate::outbox::ddl;
 
 /// Any number will do that nothing else in the database uses for an advisory lock: instances that start together take turns.
 const LOCK: i64 = 0x6f75_7462_6f78;
 
 /// The chassis's own tables, each with its script. A service may have made one beforehand, with `outboxd schema`.
-const OWN: [(&str, &str); 2] = [("outbox", ddl::OUTBOX_STANDARD), ("inbox", ddl::INBOX)];
+const OWN: [(&str, &str); 2] = [("outbox", outbox_schema::OUTBOX_STANDARD), ("inbox", outbox_schema::INBOX)];
 
 /// Makes today's inbox of version 0.1.0's, whose rows did not say which source their message came from.
 const INBOX_OF_0_1_0: &str = "

@@ -17,7 +17,7 @@ use super::{
     schema::Schema,
     settings::Settings,
 };
-use crate::{
+use process::{
     backoff::Backoff,
     failure::Failure,
     shutdown::{Shutdown, StopSignals, shutdown},

@@ -2,13 +2,11 @@
 
 use std::{net::ToSocketAddrs, path::Path, time::Duration};
 
-use amqp_publisher::ConnectionOptions;
+use amqp_publisher::{Client, ConnectionOptions};
 
-use crate::{
-    configuration::{self, Origins, Section, SettingsError},
-    postgres::endpoint::Endpoint,
-    settings::broker::Access,
-};
+use broker_access::Access;
+use configuration::{Origins, Section, SettingsError};
+use pg_replication::Endpoint;
 
 /// The keys, which in capital letters are the environment's variables.
 pub(super) const KEYS: [&str; 18] = [
@@ -100,6 +98,7 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
         parsed.map_err(|error| root.problem("database_url", error.to_string(), "correct the URL")).ok()
     });
     let database_connections_max = root.count("database_connections_max", 1..=1000, 8);
+    let client = Client { product: name, version: env!("CARGO_PKG_VERSION") };
     let access = Access::read(&mut root, "amqp_");
     let declare = root.flag("amqp_declare", true);
     let prefetch = root.number("amqp_prefetch", 1..=u64::from(u16::MAX), 1);
@@ -110,7 +109,7 @@ fn settings(mut root: Section<'_>, name: &'static str, listen: &'static str) -> 
         name,
         database: database?,
         database_connections_max,
-        broker: access.connection(HEARTBEAT, CONNECT_TIMEOUT),
+        broker: access.connection(client, HEARTBEAT, CONNECT_TIMEOUT),
         declare,
         prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
         inbox_retention: Some(inbox_retention).filter(|age| !age.is_zero()),
@@ -130,15 +129,15 @@ fn required(root: &mut Section<'_>, key: &str, example: &str) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::configuration::documentation;
+    use configuration::documentation;
     use std::collections::BTreeMap;
 
     #[test]
     fn each_services_file_documents_every_key_with_its_default() {
         for (listen, file) in [
-            ("127.0.0.1:8081", include_str!("../../config/order-service.toml")),
-            ("127.0.0.1:8082", include_str!("../../config/customer-service.toml")),
-            ("127.0.0.1:8083", include_str!("../../config/order-history.toml")),
+            ("127.0.0.1:8081", include_str!("../../../config/order-service.toml")),
+            ("127.0.0.1:8082", include_str!("../../../config/customer-service.toml")),
+            ("127.0.0.1:8083", include_str!("../../../config/order-history.toml")),
         ] {
             let known = documentation::check(file, |root| settings(root, "a-service", listen));
             assert_eq!(known, KEYS.len());

@@ -12,9 +12,6 @@ use std::{
 
 use serde_json::Value;
 
-/// The package of a program, where it does not bear its name.
-const PACKAGE: &str = "outboxd";
-
 /// The executable of a program, with everything that was changed in its source. In a release build of this crate it is one, too.
 ///
 /// # Panics
@@ -31,7 +28,7 @@ fn build(name: &str) -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--locked", "--quiet", "--message-format", "json-render-diagnostics"]);
-    command.args(["--package", PACKAGE, "--bin", name]);
+    command.args(["--package", name, "--bin", name]);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }

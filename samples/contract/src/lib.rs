@@ -11,9 +11,6 @@
 //! Each service has a database of its own, which no other can read; they share nothing but [`events`], the language that they
 //! speak, and [`money`].
 
-pub mod customers;
 pub mod events;
 pub mod money;
-pub mod order_history;
-pub mod orders;
-mod repeated_id;
+pub mod repeated_id;

@@ -3,16 +3,16 @@
 //! A service's ids begin at the time at which its tables were made, so a database that this version makes anew repeats none. What is
 //! left is put aside with its reason: to apply it would mix two orders, and to pass it over would leave one PENDING for ever.
 
-use crate::chassis::inbox::HandlingError;
+use chassis::inbox::HandlingError;
 
 /// For an event about an order whose id stands for another order here.
-pub(super) fn of_order(order_id: i64) -> HandlingError {
+pub fn of_order(order_id: i64) -> HandlingError {
     let known = format!("order {order_id} is known here with another customer or another total");
     repeated(&known, "order-service", "orders")
 }
 
 /// The same for a customer.
-pub(super) fn of_customer(customer_id: i64) -> HandlingError {
+pub fn of_customer(customer_id: i64) -> HandlingError {
     let known = format!("customer {customer_id} is known here with another name or another limit");
     repeated(&known, "customer-service", "customers")
 }

@@ -11,16 +11,14 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::store;
-use crate::{
-    chassis::{
-        database::Database,
-        http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, next_page, required},
-        trace::TraceContext,
-    },
-    samples::{
-        events::{CustomerCreated, name_problem},
-        money::{CreditLimitSchema, Money},
-    },
+use chassis::{
+    database::Database,
+    http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, next_page, required},
+    trace::TraceContext,
+};
+use contract::{
+    events::{CustomerCreated, name_problem},
+    money::{CreditLimitSchema, Money},
 };
 
 pub(super) fn routes(database: Database) -> OpenApiRouter {

@@ -6,11 +6,9 @@ mod api;
 mod saga;
 mod store;
 
-use super::events::{ORDER, ORDER_CANCELLED, ORDER_CREATED};
-use crate::{
-    chassis::{self, settings::Settings},
-    failure::Failure,
-};
+use chassis::settings::Settings;
+use contract::events::{ORDER, ORDER_CANCELLED, ORDER_CREATED};
+use process::failure::Failure;
 
 /// Its name.
 pub const NAME: &str = "customer-service";

@@ -1,10 +1,8 @@
 //! The customer service.
 
+use chassis::cli::{self, Command, Options};
 use clap::Parser;
-use outboxd::{
-    chassis::cli::{self, Command, Options},
-    samples::customers::{LISTEN, NAME, QUEUE, run},
-};
+use customer_service::{LISTEN, NAME, QUEUE, run};
 use std::process::ExitCode;
 
 /// Knows each customer's credit limit, and reserves credit for orders.

@@ -3,12 +3,10 @@
 use tokio_postgres::Transaction;
 
 use super::store::{self, Releasing, Reserving};
-use crate::{
-    chassis::inbox::{Handler, HandlingError, Message},
-    samples::{
-        events::{ORDER_CANCELLED, ORDER_CREATED, OrderEvent},
-        repeated_id,
-    },
+use chassis::inbox::{Handler, HandlingError, Message};
+use contract::{
+    events::{ORDER_CANCELLED, ORDER_CREATED, OrderEvent},
+    repeated_id,
 };
 
 pub(super) struct Saga;

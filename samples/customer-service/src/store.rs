@@ -2,21 +2,19 @@
 
 use tokio_postgres::{GenericClient, Row, Transaction};
 
-use crate::{
-    chassis::{
-        database::DatabaseError,
-        http::Page,
-        outbox::{self, Event},
-        schema::Schema,
-        trace::TraceContext,
+use chassis::{
+    database::DatabaseError,
+    http::Page,
+    outbox::{self, Event},
+    schema::Schema,
+    trace::TraceContext,
+};
+use contract::{
+    events::{
+        CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_CREATED, CUSTOMER_VALIDATION_FAILED,
+        CreditDecision, CustomerCreated, OrderDetails,
     },
-    samples::{
-        events::{
-            CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_CREATED,
-            CUSTOMER_VALIDATION_FAILED, CreditDecision, CustomerCreated, OrderDetails,
-        },
-        money::Money,
-    },
+    money::Money,
 };
 
 /// `reserved` is the sum of the customer's rows in `credit` that are RESERVED; no transaction can leave it above the limit.

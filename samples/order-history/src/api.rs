@@ -9,16 +9,14 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::view;
-use crate::{
-    chassis::{
-        database::Database,
-        http::{ApiError, ErrorBody, Id, Page, PageQuery, Query, next_page},
-        inbox::{Progress, ProgressReader},
-    },
-    samples::{
-        events::RejectionReason,
-        money::{CreditLimitSchema, Money, OrderTotalSchema},
-    },
+use chassis::{
+    database::Database,
+    http::{ApiError, ErrorBody, Id, Page, PageQuery, Query, next_page},
+    inbox::{Progress, ProgressReader},
+};
+use contract::{
+    events::RejectionReason,
+    money::{CreditLimitSchema, Money, OrderTotalSchema},
 };
 
 /// What answers are made from: the view, and how far each stream has been consumed.
@@ -173,7 +171,7 @@ fn seconds_behind(progress: Progress, applied: Option<i64>, now: i64) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chassis::inbox::Head;
+    use chassis::inbox::Head;
 
     #[test]
     fn nobody_is_behind_who_has_nothing_to_do() {

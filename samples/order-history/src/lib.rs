@@ -11,13 +11,11 @@ mod view;
 
 pub use rebuild::{Rebuilt, rebuild};
 
-use super::events::{
+use chassis::{database::DatabaseError, settings::Settings};
+use contract::events::{
     CUSTOMER, CUSTOMER_CREATED, ORDER, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED, ORDER_REJECTED,
 };
-use crate::{
-    chassis::{self, database::DatabaseError, settings::Settings},
-    failure::Failure,
-};
+use process::failure::Failure;
 use projector::Projector;
 use tokio_postgres::Client;
 

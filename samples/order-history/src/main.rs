@@ -1,14 +1,12 @@
 //! The order history.
 
-use clap::{Parser, Subcommand};
-use outboxd::{
-    chassis::{
-        cli::{self, Options},
-        settings::Settings,
-    },
-    failure::Failure,
-    samples::order_history::{CUSTOMERS_QUEUE, LISTEN, NAME, ORDERS_QUEUE, rebuild, run},
+use chassis::{
+    cli::{self, Options},
+    settings::Settings,
 };
+use clap::{Parser, Subcommand};
+use order_history::{CUSTOMERS_QUEUE, LISTEN, NAME, ORDERS_QUEUE, rebuild, run};
+use process::failure::Failure;
 use std::{
     io::{self, Write},
     process::ExitCode,

@@ -3,7 +3,7 @@
 use tokio_postgres::Transaction;
 
 use super::view::Change;
-use crate::chassis::inbox::{Handler, HandlingError, Message};
+use chassis::inbox::{Handler, HandlingError, Message};
 
 /// The handler of one stream.
 #[derive(Clone, Copy, Debug)]

@@ -5,15 +5,12 @@ use std::fmt;
 use tokio_postgres::Transaction;
 
 use super::view::Change;
-use crate::{
-    chassis::{
-        database::{Database, DatabaseError},
-        inbox::HandlingError,
-        settings::Settings,
-    },
-    failure::Failure,
-    shutdown::StopSignals,
+use chassis::{
+    database::{Database, DatabaseError},
+    inbox::HandlingError,
+    settings::Settings,
 };
+use process::{failure::Failure, shutdown::StopSignals};
 
 /// Where events come from that are not retained here.
 const REPLAY: &str = "to bring back what the services still have, let order-history run, and publish their events again: \

@@ -3,18 +3,16 @@
 
 use tokio_postgres::{Row, Transaction};
 
-use crate::{
-    chassis::{
-        inbox::{HandlingError, payload},
-        schema::Schema,
+use chassis::{
+    inbox::{HandlingError, payload},
+    schema::Schema,
+};
+use contract::{
+    events::{
+        CUSTOMER_CREATED, CustomerCreated, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED, ORDER_REJECTED,
+        OrderEvent, RejectionReason,
     },
-    samples::{
-        events::{
-            CUSTOMER_CREATED, CustomerCreated, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED,
-            ORDER_REJECTED, OrderEvent, RejectionReason,
-        },
-        repeated_id,
-    },
+    repeated_id,
 };
 
 /// An order may be there before its customer: so nothing refers to `customers`, and a customer is there only when its own

@@ -14,16 +14,14 @@ use super::{
     order::{OrderState, Step},
     store::{self, Order, Taken},
 };
-use crate::{
-    chassis::{
-        database::Database,
-        http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, next_page, required},
-        trace::TraceContext,
-    },
-    samples::{
-        events::{OrderDetails, RejectionReason},
-        money::{Money, OrderTotalSchema},
-    },
+use chassis::{
+    database::Database,
+    http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, next_page, required},
+    trace::TraceContext,
+};
+use contract::{
+    events::{OrderDetails, RejectionReason},
+    money::{Money, OrderTotalSchema},
 };
 
 pub(super) fn routes(database: Database) -> OpenApiRouter {

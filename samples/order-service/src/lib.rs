@@ -8,11 +8,9 @@ pub mod order;
 mod saga;
 mod store;
 
-use super::events::{CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_VALIDATION_FAILED};
-use crate::{
-    chassis::{self, settings::Settings},
-    failure::Failure,
-};
+use chassis::settings::Settings;
+use contract::events::{CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_VALIDATION_FAILED};
+use process::failure::Failure;
 
 /// Its name.
 pub const NAME: &str = "order-service";

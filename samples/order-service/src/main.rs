@@ -1,10 +1,8 @@
 //! The order service.
 
+use chassis::cli::{self, Command, Options};
 use clap::Parser;
-use outboxd::{
-    chassis::cli::{self, Command, Options},
-    samples::orders::{LISTEN, NAME, QUEUE, run},
-};
+use order_service::{LISTEN, NAME, QUEUE, run};
 use std::process::ExitCode;
 
 /// Takes orders, and follows each through the saga.

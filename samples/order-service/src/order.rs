@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::samples::events::{
+use contract::events::{
     CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER_VALIDATION_FAILED, ORDER_APPROVED, ORDER_CANCELLED,
     ORDER_REJECTED, RejectionReason,
 };

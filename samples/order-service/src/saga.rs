@@ -6,10 +6,8 @@ use super::{
     order::Step,
     store::{self, Taken},
 };
-use crate::{
-    chassis::inbox::{Handler, HandlingError, Message},
-    samples::events::CreditDecision,
-};
+use chassis::inbox::{Handler, HandlingError, Message};
+use contract::events::CreditDecision;
 
 pub(super) struct Saga;
 

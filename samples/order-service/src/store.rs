@@ -3,16 +3,14 @@
 use tokio_postgres::{GenericClient, Row, Transaction};
 
 use super::order::{OrderState, Step};
-use crate::{
-    chassis::{
-        database::DatabaseError,
-        http::Page,
-        outbox::{self, Event},
-        schema::Schema,
-        trace::TraceContext,
-    },
-    samples::events::{ORDER, ORDER_CREATED, OrderDetails, OrderEvent},
+use chassis::{
+    database::DatabaseError,
+    http::Page,
+    outbox::{self, Event},
+    schema::Schema,
+    trace::TraceContext,
 };
+use contract::events::{ORDER, ORDER_CREATED, OrderDetails, OrderEvent};
 
 /// Ids begin at the time at which the table was made, in microseconds since 1970: those of a database that is made anew are
 /// none that other services remember.

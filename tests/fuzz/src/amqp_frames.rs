@@ -8,7 +8,7 @@ use amq_protocol::{
 };
 use amqp_publisher::frame::{HEADER, Head, METHOD, NESTING_MAX, Unreadable, check};
 use bytes::BytesMut;
-use outboxd::chassis::consumer::{
+use chassis::consumer::{
     guard::{Guard, InHand},
     readable::UNREADABLE_HEADER,
 };

@@ -4,7 +4,7 @@
 use amq_protocol::frame::{AMQPFrame, parsing::parse_frame};
 use amqp_publisher::frame::{HEADER, check};
 use bytes::BytesMut;
-use outboxd::chassis::consumer::guard::{Guard, InHand};
+use chassis::consumer::guard::{Guard, InHand};
 
 use super::amqp_frames::is_marked;
 

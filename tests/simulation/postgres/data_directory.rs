@@ -1,7 +1,7 @@
 //! What a server has on disk.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -161,8 +161,8 @@ impl DataDirectory {
 
     /// Writes a row into the table of parked ones, which makes WAL; nothing if it is there.
     pub(super) fn park(&mut self, row: RowId, parked: &Arc<ParkedRow>) {
-        if !self.parked.contains_key(&row) {
-            self.parked.insert(row, parked.clone());
+        if let Entry::Vacant(place) = self.parked.entry(row) {
+            place.insert(parked.clone());
             self.wal_end += 160;
         }
     }

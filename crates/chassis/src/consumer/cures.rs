@@ -7,7 +7,7 @@ use amqp_publisher::{BrokerError, Reason, connection::tls::CertificateError, err
 use super::ConsumerError;
 
 /// What happened, and the next step.
-pub(in crate::chassis) fn explain(error: &ConsumerError) -> String {
+pub(crate) fn explain(error: &ConsumerError) -> String {
     match error {
         ConsumerError::Broker(error) => explain_broker(error),
         error => error.to_string(),
@@ -45,7 +45,7 @@ mod tests {
     use amqp_publisher::{DeclareError, Endpoint, Refusal, error::Cause};
 
     use super::*;
-    use crate::chassis::settings::KEYS;
+    use crate::settings::KEYS;
 
     #[test]
     fn an_error_of_the_broker_names_keys_that_a_service_has() {

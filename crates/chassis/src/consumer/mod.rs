@@ -38,8 +38,8 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use crate::legible::Legible;
 use connect::answered;
+use diagnostics::legible::Legible;
 pub use error::{ConsumerError, Setback};
 use guard::InHand;
 pub use properties::REASON_HEADER;

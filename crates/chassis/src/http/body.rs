@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::ApiError;
-use crate::http_connections::Turn;
+use process::http_connections::Turn;
 
 /// From a request's head to the last byte of its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);

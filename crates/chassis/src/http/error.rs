@@ -10,7 +10,8 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{chassis::database::DatabaseError, legible};
+use crate::database::DatabaseError;
+use diagnostics::legible;
 
 /// A refusal, with its status.
 #[derive(Clone, Debug, PartialEq, Eq)]

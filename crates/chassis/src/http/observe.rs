@@ -10,7 +10,7 @@ use axum::{
 };
 use tracing::Instrument;
 
-use crate::chassis::{
+use crate::{
     metrics::Metrics,
     trace::{self, TraceContext},
 };

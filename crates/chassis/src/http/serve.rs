@@ -19,7 +19,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{
+use process::{
     http_connections::{self, Turn, within_open_files},
     shutdown::Shutdown,
 };
@@ -37,7 +37,7 @@ const OTHER_FILES: usize = 64;
 
 /// Answers until `shutdown`, and then what is under way. What the HTTP side takes of the files that may be open leaves
 /// `database_connections_max` and what consumers need.
-pub(in crate::chassis) async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     database_connections_max: usize,

@@ -7,18 +7,13 @@ use tracing::Instrument;
 
 use super::{Handler, HandlingError, Message, Outcome, apply_once, dead_letters::DeadLetters};
 use crate::{
-    backoff::Backoff,
-    chassis::{
-        consumer::{
-            Consumer, ConsumerError, ConsumerOptions, Delivery, Setback, cures, dead_letters::queue_of,
-        },
-        database::Database,
-        health::Health,
-        metrics::Metrics,
-        trace::{self, TraceContext},
-    },
-    shutdown::Shutdown,
+    consumer::{Consumer, ConsumerError, ConsumerOptions, Delivery, Setback, cures, dead_letters::queue_of},
+    database::Database,
+    health::Health,
+    metrics::Metrics,
+    trace::{self, TraceContext},
 };
+use process::{backoff::Backoff, shutdown::Shutdown};
 
 /// Waits before a message, or a connection, is tried again.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -56,14 +51,14 @@ pub struct Head {
 pub type ProgressReader = watch::Receiver<Progress>;
 
 /// A queue, and what is done with its messages.
-pub(in crate::chassis) struct Inbox<H> {
-    pub(in crate::chassis) name: &'static str,
-    pub(in crate::chassis) options: ConsumerOptions,
-    pub(in crate::chassis) database: Database,
-    pub(in crate::chassis) handler: H,
-    pub(in crate::chassis) metrics: Metrics,
-    pub(in crate::chassis) health: Health,
-    pub(in crate::chassis) progress: watch::Sender<Progress>,
+pub(crate) struct Inbox<H> {
+    pub(crate) name: &'static str,
+    pub(crate) options: ConsumerOptions,
+    pub(crate) database: Database,
+    pub(crate) handler: H,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
+    pub(crate) progress: watch::Sender<Progress>,
 }
 
 /// State that one connection leaves to the next.
@@ -110,7 +105,7 @@ impl Ends {
 
 /// Consumes until `shutdown`; the message under way is then settled or left to the next instance. Connections are made anew for
 /// as long as it takes.
-pub(in crate::chassis) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdown: Shutdown) {
+pub(crate) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdown: Shutdown) {
     let queue = inbox.options.subscription.queue.clone();
     let backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
     let mut course = Course { backoff, dead: DeadLetters::default(), ends: Ends::default() };

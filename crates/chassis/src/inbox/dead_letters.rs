@@ -1,15 +1,13 @@
 //! Messages in a queue's dead-letter queue: who put them there, and the way back.
 
 use crate::{
-    chassis::{
-        consumer::{
-            ConsumerError, cures,
-            dead_letters::{self, queue_of},
-        },
-        settings::Settings,
+    consumer::{
+        ConsumerError, cures,
+        dead_letters::{self, queue_of},
     },
-    failure::Failure,
+    settings::Settings,
 };
+use process::failure::Failure;
 
 /// Knowledge of a dead-letter queue.
 #[derive(Debug, Default)]

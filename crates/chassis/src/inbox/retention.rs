@@ -10,12 +10,10 @@ use tokio::time::sleep;
 
 use super::ProgressReader;
 use crate::{
-    chassis::{
-        database::{Database, DatabaseError},
-        metrics::Metrics,
-    },
-    shutdown::Shutdown,
+    database::{Database, DatabaseError},
+    metrics::Metrics,
 };
+use process::shutdown::Shutdown;
 
 /// Interval of the look for old rows.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -23,17 +21,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const BATCH_ROWS: u64 = 1000;
 
 /// The rows of one consumer.
-pub(in crate::chassis) struct Retention {
-    pub(in crate::chassis) queue: String,
+pub(crate) struct Retention {
+    pub(crate) queue: String,
     /// Age from which on a row is removed.
-    pub(in crate::chassis) age: Duration,
-    pub(in crate::chassis) database: Database,
-    pub(in crate::chassis) metrics: Metrics,
-    pub(in crate::chassis) progress: ProgressReader,
+    pub(crate) age: Duration,
+    pub(crate) database: Database,
+    pub(crate) metrics: Metrics,
+    pub(crate) progress: ProgressReader,
 }
 
 /// Removes old rows until `shutdown`.
-pub(in crate::chassis) async fn retain(retention: Retention, mut shutdown: Shutdown) {
+pub(crate) async fn retain(retention: Retention, mut shutdown: Shutdown) {
     let pruning = async {
         loop {
             sleep(LOOK_EVERY).await;

@@ -3,7 +3,7 @@
 use hyper::Method;
 use serde_json::Value;
 
-use outboxd::legible::is_hidden;
+use diagnostics::legible::is_hidden;
 
 use crate::{
     broker::{ByHand, header, publish, take},

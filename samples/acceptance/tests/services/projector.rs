@@ -1,12 +1,10 @@
 //! The projector under any interleaving, duplication and replay of a valid history: the view is always the same.
 
-use outboxd::{
-    chassis::{
-        inbox::{Message, Outcome, apply_once},
-        trace::TraceContext,
-    },
-    samples::order_history::{migrate, projector::Projector},
+use chassis::{
+    inbox::{Message, Outcome, apply_once},
+    trace::TraceContext,
 };
+use order_history::{migrate, projector::Projector};
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::json;
 use tokio_postgres::Client;

@@ -1,6 +1,6 @@
 //! Copies are told apart by source, and replays by where they were made.
 
-use outboxd::chassis::{
+use chassis::{
     inbox::{Handler, HandlingError, Message, Outcome, apply_once},
     schema::Schema,
     trace::TraceContext,

@@ -3,9 +3,9 @@
 use crate::{
     backfill::snapshot::Aggregate,
     outbox::{ParseSinceError, Timestamp},
-    telemetry::LogFormat,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use process::telemetry::LogFormat;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},

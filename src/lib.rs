@@ -9,7 +9,7 @@
 //!   -> OutboxRow           outbox                  a row of the outbox table
 //!   -> Message             outbox::Mapper          what the broker will see
 //!   -> Ledger              ledger                  waiting, published, settled: in commit order
-//!   -> Outcome             rabbitmq::publisher     confirmed, returned, nacked
+//!   -> Outcome             amqp_publisher         confirmed, returned, nacked
 //!   -> ConfirmedLsn        ledger                  the proof that a position may be acknowledged
 //!   -> status update       pg_replication          PostgreSQL may forget what is before it
 //! ```
@@ -17,15 +17,6 @@
 //! `relay` is the loop that moves things along the spine, and the only room that knows both worlds. The modules below
 //! are in reading order; each imports only from those above it, but for `admin`, `settings` and `relay`, which stand
 //! side by side.
-
-pub use ::configuration;
-pub use ::secret;
-pub use diagnostics::{check, legible, remedy};
-pub use process::{failure, shutdown, telemetry};
-pub use secret::core_dumps;
-
-pub(crate) use diagnostics::shell_word;
-pub(crate) use process::{backoff, clock, http_connections};
 
 pub mod position;
 

@@ -4,13 +4,13 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use amqp_publisher::{
+    Endpoint,
+    topology::{Argument, QueueType},
+};
 use outboxd::{
     outbox::OptionalColumn,
     postgres::Cleanup,
-    rabbitmq::{
-        Endpoint,
-        topology::{Argument, QueueType},
-    },
     relay::{BacklogPolicy, OnUnroutable, Ordering},
     settings::{Settings, SettingsError, load, load_with},
 };

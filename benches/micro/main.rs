@@ -6,8 +6,10 @@ mod way;
 
 use std::time::Instant;
 
+use amqp_publisher::publisher::encoding;
 use divan::{Bencher, black_box, counter::BytesCount};
-use outboxd::{ledger::Ordering, postgres::pgoutput, rabbitmq::encoding};
+use outboxd::ledger::Ordering;
+use pg_replication::pgoutput;
 
 /// As in the daemon.
 #[global_allocator]

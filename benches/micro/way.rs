@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
+use amqp_publisher::publisher::encoding;
 use bytes::{BufMut, Bytes, BytesMut};
 use outboxd::{
     ledger::{Due, Ledger, Limits, Ordering, Settled},
     outbox::{Column, ColumnNames, Mapper, Mapping, Message, OutboxRow, Timestamp},
     position::{Lsn, Position},
-    postgres::pgoutput::{self, PgOutput},
-    rabbitmq::encoding,
 };
+use pg_replication::pgoutput::{self, PgOutput};
 
 /// What a connection agrees on with RabbitMQ.
 pub(crate) const FRAME_BYTES_MAX: usize = 32 << 10;

@@ -8,7 +8,7 @@ use super::{
     reporter::SourceState,
     subscriptions::SubscriptionReporter,
 };
-use crate::telemetry;
+use process::telemetry;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector,

@@ -5,10 +5,6 @@
 //! from its answer, and shutdown never waits long for anyone.
 
 use super::Board;
-use crate::{
-    http_connections::{self, Turn, within_open_files},
-    legible,
-};
 use axum::{
     Router,
     extract::State,
@@ -16,6 +12,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use diagnostics::legible;
 use hyper::{
     Request,
     body::Incoming,
@@ -23,6 +20,7 @@ use hyper::{
     service::{Service, service_fn},
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use process::http_connections::{self, Turn, within_open_files};
 use std::{io, net::SocketAddr, pin::pin, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},

@@ -1,7 +1,7 @@
 //! The answers as values: the `/status` document, also read by `outboxd status`, and the verdict of `/readyz`.
 
 use super::{reporter::SourceState, subscriptions::SubscriptionStatus};
-use crate::legible::Legible;
+use diagnostics::legible::Legible;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

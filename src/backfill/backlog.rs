@@ -22,15 +22,15 @@ use crate::{
     position::Lsn,
     postgres::{
         SourceDatabase, TableName,
-        replication::{ReplicationConnection, ReplicationError},
         sql_text::{identifier, literal},
         sqlstate::DUPLICATE_OBJECT,
         statement::{self, NO_TIMEOUTS},
         statement_remedy,
     },
-    remedy::Remedy,
     slot::{facts::slot_progress, temporary::temporary_name},
 };
+use diagnostics::remedy::Remedy;
+use pg_replication::{ReplicationConnection, ReplicationError};
 
 /// The reason for which there is no backlog to be had, or no slot at its end.
 #[derive(Debug, thiserror::Error)]

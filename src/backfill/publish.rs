@@ -8,7 +8,6 @@ use futures_util::FutureExt;
 
 use crate::{
     admin::{Reporter, SourceState},
-    clock::now,
     outbox::Mapping,
     relay::{
         Fault,
@@ -17,8 +16,8 @@ use crate::{
         deadline::sleep_until,
         delivery::Delivery,
     },
-    shutdown::Shutdown,
 };
+use process::{clock::now, shutdown::Shutdown};
 
 /// What the rows are published for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,6 @@ use crate::{
         fence_queue,
         slot_creation::watch_slot_creation,
     },
-    shutdown::Shutdown,
     slot::{
         continuity::{Cause, Continuity, Gap, SlotHistory},
         facts::SlotFacts,
@@ -33,6 +32,7 @@ use crate::{
         usage::Holder,
     },
 };
+use process::shutdown::Shutdown;
 
 /// Rows may have been created so long before the last confirmed message was committed, and yet be committed after it: a
 /// transaction may last. More than any transaction that writes messages should; what it costs are copies.

@@ -15,8 +15,8 @@ use crate::{
         database::{Database, Rows},
         delivery::Delivery,
     },
-    shutdown::Shutdown,
 };
+use process::shutdown::Shutdown;
 
 /// What a replay did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

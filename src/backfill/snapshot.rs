@@ -24,16 +24,17 @@ use crate::{
     position::{Lsn, Position},
     postgres::{
         RowRules, SourceDatabase, TableName,
-        error::{ConnectError, WireError},
         outbox_table::{self, ColumnFacts, TableFacts, TableKind},
         sql_text::{identifier, literal},
         sqlstate,
         statement::{CatalogError, NO_TIMEOUTS, nonsense},
-        statement_remedy,
-        stored_text::{Encoding, Translator},
-        stored_values,
+        statement_remedy, stored_values,
     },
-    remedy::Remedy,
+};
+use diagnostics::remedy::Remedy;
+use pg_replication::{
+    ConnectError, WireError,
+    stored_text::{Encoding, Translator},
 };
 
 /// Rows of one FETCH: enough to make its round trip cheap, few enough to be read to the end when we are given up.

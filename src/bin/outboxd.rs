@@ -4,8 +4,9 @@ use clap::Parser;
 use outboxd::{
     cli::Cli,
     commands::{self, Failure},
-    core_dumps, telemetry,
 };
+use process::telemetry;
+use secret::core_dumps;
 use std::process::ExitCode;
 
 /// A message is a few small allocations that live for a round trip to the broker: ARCHITECTURE.md, "mimalloc".

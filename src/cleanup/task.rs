@@ -20,10 +20,11 @@ use crate::{
     admin::Reporter,
     outbox::ColumnNames,
     position::Lsn,
-    postgres::{error::ConnectError, statement::CatalogError},
+    postgres::statement::CatalogError,
     relay::database::{Database, Sql},
     slot::{publication::PublishedBy, record::Confirmed},
 };
+use pg_replication::ConnectError;
 
 /// Rows of one transaction: it takes milliseconds.
 const BATCH_ROWS: usize = 1000;

@@ -10,19 +10,19 @@ use super::{
     checklist::{Section, conclusion, of_broker},
 };
 use crate::{
-    check::Check,
     cli,
     outbox::{Mapping, Template},
     preflight::inspection::{self, Inspection},
     rabbitmq::{
         self,
         publishing::{Pattern, Publishing},
-        topology::Topology,
     },
     relay::fence_queue,
-    secret::exposure::{self, Exposure},
     settings::{Settings, Source},
 };
+use amqp_publisher::topology::Topology;
+use diagnostics::check::Check;
+use secret::exposure::{self, Exposure};
 
 /// Shown in `pg_stat_activity` and in RabbitMQ's management.
 const APPLICATION_NAME: &str = "outboxd check";

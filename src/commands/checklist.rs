@@ -4,9 +4,9 @@
 use std::{error::Error, fmt};
 
 use super::{Failure, chain, table::one_line};
-use crate::{
+use crate::rabbitmq::inspection;
+use diagnostics::{
     check::{Check, Finding, Problem},
-    rabbitmq::inspection,
     remedy::Remedy,
 };
 

@@ -16,15 +16,15 @@ mod stop;
 mod table;
 mod teardown;
 
-pub use crate::failure::Failure;
 use crate::{
     cli::{Cli, Command},
-    legible,
     relay::Source,
     settings::{self, Settings},
-    shutdown::OtherSignals,
 };
+use diagnostics::legible;
 use diagnostics::{chain, nearest};
+pub use process::failure::Failure;
+use process::shutdown::OtherSignals;
 use std::{
     env,
     io::{self, Write},

@@ -8,9 +8,7 @@ use super::{
     table::{Column, one_line, table, unknown},
 };
 use crate::{
-    check::Problem,
     cli::{Chosen, DiscardParked, ListParked, Parked, RequeueParked},
-    legible,
     parking::{
         parked_rows::{self, ParkedEntry},
         requeue::{self, Fate, Selected},
@@ -18,6 +16,7 @@ use crate::{
     preflight::facts::left_behind,
     settings::Settings,
 };
+use diagnostics::{check::Problem, legible};
 
 const APPLICATION_NAME: &str = "outboxd parked";
 

@@ -7,11 +7,11 @@ use tokio::task::{Id, JoinSet};
 use super::Failure;
 use crate::{
     admin::{self, Board, SourceState},
-    rabbitmq::subscriptions::SubscriptionWatch,
     relay::{self, Ended, Source},
     settings::Settings,
-    shutdown::{self, Shutdown, StopSignals},
 };
+use amqp_publisher::subscriptions::SubscriptionWatch;
+use process::shutdown::{self, Shutdown, StopSignals};
 
 pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     let board = Board::new();

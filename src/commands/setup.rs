@@ -15,7 +15,6 @@ use crate::{
         backlog::{self, BacklogError},
         snapshot::SnapshotError,
     },
-    check::Check,
     cli::Setup,
     outbox::Timestamp,
     parking::parked_table,
@@ -29,7 +28,7 @@ use crate::{
         self,
         dba_script::{self, SlotMaker, comment},
     },
-    rabbitmq::{self, PublisherOptions, cures, publishing::Pattern, rabbitmqctl},
+    rabbitmq::{self, cures, publishing::Pattern, rabbitmqctl},
     relay::{BacklogPolicy, fence_queue, watch_slot_creation},
     settings::{Settings, Source},
     slot::{
@@ -41,6 +40,8 @@ use crate::{
         usage,
     },
 };
+use amqp_publisher::PublisherOptions;
+use diagnostics::check::Check;
 
 const APPLICATION_NAME: &str = "outboxd setup";
 

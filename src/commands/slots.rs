@@ -8,8 +8,6 @@ use super::{
     table::{Column, size, table, unknown},
 };
 use crate::{
-    check::Problem,
-    legible,
     parking::parked_table,
     postgres::SourceDatabase,
     preflight::facts::left_behind,
@@ -19,6 +17,7 @@ use crate::{
         usage::{self, SlotUse},
     },
 };
+use diagnostics::{check::Problem, legible};
 
 /// The document of `status --json` without a daemon. Keys that the daemon's `/status` has too mean the same there.
 #[derive(Debug, Serialize)]

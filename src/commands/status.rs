@@ -9,10 +9,11 @@ use super::{
 };
 use crate::{
     admin::{SourceStatus, Status},
-    cli, legible,
+    cli,
     settings::Settings,
 };
 use bytes::Bytes;
+use diagnostics::legible;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, client::conn::http1::handshake, header::HOST};
 use hyper_util::rt::TokioIo;

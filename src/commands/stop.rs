@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Failure;
-use crate::shutdown::{Shutdown, StopSignals, shutdown};
+use process::shutdown::{Shutdown, StopSignals, shutdown};
 
 /// Runs a job to its end; the first signal asks it to drain within `drain_timeout`, a second one ends it at once.
 pub(super) async fn stoppable<T>(

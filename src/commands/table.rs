@@ -1,6 +1,6 @@
 //! Aligned columns on a terminal.
 
-use crate::legible::Legible;
+use diagnostics::legible::Legible;
 
 /// A column: its heading, whether it is a number, and how a row fills it.
 pub(super) type Column<T> = (&'static str, bool, fn(&T) -> String);

@@ -3,7 +3,6 @@
 
 use super::{Failure, answer, source};
 use crate::{
-    check::Problem,
     cli::Teardown,
     parking::parked_table,
     postgres::statement::CatalogError,
@@ -17,6 +16,7 @@ use crate::{
         temporary::temporary_name,
     },
 };
+use diagnostics::check::Problem;
 
 const APPLICATION_NAME: &str = "outboxd teardown";
 

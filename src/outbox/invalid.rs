@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::{HEADERS_BYTES_MAX, SHORT_STRING_BYTES_MAX};
-use crate::{legible::Legible, position::Position};
+use crate::position::Position;
+use diagnostics::legible::Legible;
 
 /// Characters of the row's id that an error shows.
 const ID_SHOWN_MAX: usize = 80;

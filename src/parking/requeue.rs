@@ -15,19 +15,20 @@ use crate::{
     position::Position,
     postgres::statement::CatalogError,
     preflight::Problem,
-    rabbitmq::{
-        BrokerError, Refused, cures,
-        publisher::{Outcome, PublisherEvent},
-    },
+    rabbitmq::cures,
     relay::{
         Fault, Source,
         broker::{Broker, Publisher},
         database::{Database, Sql},
         mishap::Overdue,
     },
-    shutdown::Shutdown,
     slot::usage::Holder,
 };
+use amqp_publisher::{
+    BrokerError, Refused,
+    publisher::{Outcome, PublisherEvent},
+};
+use process::shutdown::Shutdown;
 
 /// Which parked rows are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,8 @@
 //! `\u{20ac}`, so whoever reads the table by SQL sees which one it is. Nothing reads these texts back: a requeued row is made into a
 //! message again from its own columns.
 
-use crate::{
-    legible::Legible,
-    postgres::{sqlstate, statement::CatalogError},
-};
+use crate::postgres::{sqlstate, statement::CatalogError};
+use diagnostics::legible::Legible;
 
 /// The characters that a database is trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

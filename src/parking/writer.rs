@@ -15,8 +15,6 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::{
-    backoff::Backoff,
-    clock::now,
     ledger::PublishTag,
     outbox::ParkedRow,
     position::Lsn,
@@ -26,6 +24,7 @@ use crate::{
         deadline::sleep_until,
     },
 };
+use process::{backoff::Backoff, clock::now};
 
 /// Rows of one transaction, at most.
 const BATCH_ROWS: usize = 100;

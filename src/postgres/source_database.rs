@@ -2,10 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{
-    endpoint::Endpoint,
-    replication::{ReplicationConnection, ReplicationError},
-};
+use pg_replication::{Endpoint, ReplicationConnection, ReplicationError};
 
 /// A schema-qualified table name, unquoted parts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use pg_replication::{WireError, simple_answer};
 
 use super::statement_remedy;
-use crate::remedy::Remedy;
+use diagnostics::remedy::Remedy;
 
 /// A statement failed.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@
 use pg_replication::{ReplicationError, WireError};
 
 use super::sqlstate;
-use crate::remedy::Remedy;
+use diagnostics::remedy::Remedy;
 
 /// Remedy of what went wrong on a replication connection, where it is known.
 pub(crate) fn of_replication(error: &ReplicationError) -> Option<Remedy> {

@@ -11,12 +11,12 @@ use crate::{
     parking::parked_table,
     postgres::{
         SourceDatabase, TableName,
-        hosting::Hosting,
         outbox_table::TableKind,
         sql_text::{block, identifier, literal, make_schema_sql},
     },
     slot::{creation::create_slot_sql, publication, record},
 };
+use pg_replication::Hosting;
 
 /// In place of the password, which is not for us to choose.
 const PASSWORD: &str = "CHANGE ME";
@@ -193,7 +193,8 @@ pub fn comment(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::postgres::{TableName, endpoint::Endpoint};
+    use crate::postgres::TableName;
+    use pg_replication::Endpoint;
     use std::time::Duration;
 
     #[test]

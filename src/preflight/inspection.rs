@@ -7,14 +7,10 @@
 use super::{checks, condition::Doubt, facts::Facts};
 use crate::{
     backfill::snapshot::{self, SnapshotError},
-    check::{Check, Finding, Problem},
     outbox::{Column, ColumnNames, Mapping, MissingColumn},
     postgres::{
         RowRules, SourceDatabase,
-        error::ConnectError,
-        hosting::Hosting,
         outbox_table::{TableFacts, TableKind},
-        replication::{ReplicationError, SystemIdentity},
         sql_text::identifier,
         sqlstate::INSUFFICIENT_PRIVILEGE,
         statement::CatalogError,
@@ -26,6 +22,8 @@ use crate::{
     },
 };
 use diagnostics::chain;
+use diagnostics::check::{Check, Finding, Problem};
+use pg_replication::{ConnectError, Hosting, ReplicationError, SystemIdentity};
 use tokio_postgres::Client;
 
 const CONNECTION: &str = "connection";

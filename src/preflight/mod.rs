@@ -11,4 +11,4 @@ pub use checks::{PARKED, PUBLICATION, SLOT, checks, mender};
 pub(crate) use checks::{RECORDED_TABLE, recovery_checks, slot_refusal};
 pub use facts::Facts;
 
-pub use crate::check::{Check, Finding, Problem};
+pub use diagnostics::check::{Check, Finding, Problem};

@@ -3,14 +3,14 @@
 //! The publisher's errors say what happened, and what RabbitMQ's administrator does about it. What outboxd's does is added here, and
 //! only here. Shows no payload.
 
-use super::{
+use crate::outbox::Message;
+use amqp_publisher::{
+    connection::tls::CertificateError,
     error::{BrokerError, DeclareError, none_usable},
     fence::FenceOwner,
     publisher::Refused,
     refusal::{self, Reason, Refusal},
-    tls::CertificateError,
 };
-use crate::outbox::Message;
 
 /// Pattern of the queues that are fences.
 const FENCES: &str = r"^outboxd\.publisher\.";
@@ -168,7 +168,7 @@ mod tests {
 
     fn explained(code: u16, text: &str) -> String {
         let position = Position { commit_lsn: Lsn(1), index: 0 };
-        let amqp = super::super::message::Message {
+        let amqp = amqp_publisher::Message {
             exchange: "Order.events".into(),
             routing_key: "Nope".into(),
             body: bytes::Bytes::from_static(b"12345"),

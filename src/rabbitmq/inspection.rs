@@ -1,14 +1,13 @@
 //! Compares what a configuration needs with what the broker has, finds every problem in one go, and creates nothing
 //! unless asked to.
 
-use super::{
+use super::{cures, publishing::Publishing};
+use amqp_publisher::{
     connection::{CallError, ChannelId, Connection},
-    cures,
     error::{BrokerError, DeclareError},
     fence::{self, FenceOwner},
     probe,
     publisher::PublisherOptions,
-    publishing::Publishing,
     refusal::{Reason, Refusal},
     topology::{CONSISTENT_HASH, DELAYED_MESSAGE, Declaration, Destination, Exchange, is_predeclared},
 };

@@ -8,12 +8,3 @@ pub mod cures;
 pub mod inspection;
 pub mod publishing;
 pub mod rabbitmqctl;
-
-pub use amqp_publisher::{
-    BrokerError, Client, ConnectionOptions, DeclareError, Endpoint, Fence, FenceMemory, FenceOwner,
-    InvalidUrl, PublisherOptions, Reason, Refusal, Refused, RotatingUrls,
-    connection::{self, dial, link, tls},
-    error, fence, frame, probe,
-    publisher::{self, encoding, exchange_limit, message},
-    refusal, short_string, subscriptions, topology,
-};

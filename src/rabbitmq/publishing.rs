@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use super::topology::{Subscription, Topology};
+use amqp_publisher::topology::{Subscription, Topology};
 
 /// Text with gaps that each row fills. Displayed with `*` for a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{
+use super::publishing::{Pattern, Publishing};
+use amqp_publisher::{
     BrokerError, ConnectionOptions,
-    publishing::{Pattern, Publishing},
     topology::{Argument, CONSISTENT_HASH, Declaration, Destination, TOPIC, Topology, is_predeclared},
 };
-use crate::shell_word::quoted;
+use diagnostics::shell_word::quoted;
 
 /// The name by which permissions know the default exchange.
 const DEFAULT_EXCHANGE: &str = "amq.default";
@@ -197,7 +197,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::rabbitmq::{
+    use amqp_publisher::{
         Client,
         topology::{QueueType, Subscription},
     };

@@ -1,13 +1,10 @@
 //! What the relay asks of a broker, and that RabbitMQ answers it. See [`database`](super::database) for why.
 
-use crate::{
-    ledger::PublishTag,
-    outbox::Message,
-    rabbitmq::{
-        BrokerError, PublisherOptions,
-        publisher::{self, PublisherEvent},
-        subscriptions::SubscriptionWatch,
-    },
+use crate::{ledger::PublishTag, outbox::Message};
+use amqp_publisher::{
+    BrokerError, PublisherOptions,
+    publisher::{self, PublisherEvent},
+    subscriptions::SubscriptionWatch,
 };
 
 /// A broker that can be reached.

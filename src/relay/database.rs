@@ -23,12 +23,7 @@ use crate::{
     position::{Lsn, Position},
     postgres::{
         Cleanup, SourceDatabase, TableName,
-        error::ConnectError,
         outbox_table::{self, TableKind},
-        replication::{
-            BeforeStream, ReplicationConnection, ReplicationError, ReplicationEvent, ReplicationStream,
-            SystemIdentity,
-        },
         statement::{self, CatalogError},
     },
     preflight::{
@@ -48,6 +43,10 @@ use crate::{
         record::{self, Confirmed, SlotRecord},
         usage::{self, SlotUse},
     },
+};
+use pg_replication::{
+    BeforeStream, ConnectError, ReplicationConnection, ReplicationError, ReplicationEvent, ReplicationStream,
+    SystemIdentity,
 };
 
 /// A database that can be reached.

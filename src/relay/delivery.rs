@@ -21,19 +21,20 @@ use super::{
 };
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
-    clock::now,
     ledger::{Due, Ledger, Limits, Progress, PublishTag, Refusal, Settled},
     outbox::{
         InvalidReason, InvalidRow, KeptRow, Mapper, Message, OutboxRow, ParkReason, ParkedRow, Timestamp,
     },
     parking::writer::{Batch, ParkingWriter},
     position::{Lsn, Position},
-    rabbitmq::{
-        Fence, Refused, cures,
-        publisher::{Outcome, PublisherEvent},
-        subscriptions::SubscriptionWatch,
-    },
+    rabbitmq::cures,
 };
+use amqp_publisher::{
+    Fence, Refused,
+    publisher::{Outcome, PublisherEvent},
+    subscriptions::SubscriptionWatch,
+};
+use process::clock::now;
 
 /// With `delivery.on_nack = "park"`: turns of an exchange and routing key that are in vain, one after the other, before its messages
 /// are parked.

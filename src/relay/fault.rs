@@ -7,15 +7,14 @@ use crate::{
     admin::Side,
     backfill::{backlog::BacklogError, snapshot::SnapshotError},
     outbox::{InvalidReason, InvalidRow, MappingError},
-    postgres::{
-        SourceDatabase, error::ConnectError, pgoutput::DecodeError, replication::ReplicationError,
-        statement::CatalogError, statement_remedy,
-    },
+    postgres::{SourceDatabase, statement::CatalogError, statement_remedy},
     preflight::{self, Check, facts::server::ServerFacts},
-    rabbitmq::{BrokerError, cures},
-    remedy::{Mender, Remedy},
+    rabbitmq::cures,
     slot::{continuity::Gap, history::SlotHistoryError},
 };
+use amqp_publisher::BrokerError;
+use diagnostics::remedy::{Mender, Remedy};
+use pg_replication::{ConnectError, ReplicationError, pgoutput::DecodeError};
 
 /// Why a source's attempt ended.
 #[derive(Debug, thiserror::Error)]

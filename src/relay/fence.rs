@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use crate::rabbitmq::{Fence, FenceOwner, cures};
+use crate::rabbitmq::cures;
+use amqp_publisher::{Fence, FenceOwner};
 
 /// The fence of whoever relays from `slot`.
 ///

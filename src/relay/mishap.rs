@@ -7,12 +7,13 @@ use std::{
 };
 
 use crate::{
-    clock::now,
     ledger::{Ledger, Nacked, Settled},
     outbox::{Message, Timestamp},
     position::Position,
-    rabbitmq::{Refused, cures},
+    rabbitmq::cures,
 };
+use amqp_publisher::Refused;
+use process::clock::now;
 
 /// A nack or two are normal; after so long the source says that messages are held up.
 const NACK_PATIENCE: Duration = Duration::from_secs(5);

@@ -47,7 +47,7 @@ pub use supervisor::supervise;
 pub use window::SharedWindow;
 
 pub use crate::ledger::Ordering;
-use crate::{backoff, shutdown::Shutdown};
+use process::{backoff, shutdown::Shutdown};
 
 /// What to do with a message that no queue is bound for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,19 +18,19 @@ use super::{
 };
 use crate::{
     admin::{Reporter, Side, SourceState},
-    clock::now,
     ledger::{ConfirmedLsn, Progress},
     outbox::{Mapper, Mapping, OutboxRow, Timestamp},
     position::{Lsn, Position},
-    postgres::{
-        pgoutput::{self, PgOutput, Relation, Tuple},
-        replication::ReplicationEvent,
-    },
     slot::{
         continuity::{Cause, Gap},
         record::Confirmed,
     },
 };
+use pg_replication::{
+    ReplicationEvent,
+    pgoutput::{self, PgOutput, Relation, Tuple},
+};
+use process::clock::now;
 
 /// A replication origin whose name begins so is how a session says that the rows it inserts were moved from another partition,
 /// and have been published before.

@@ -2,8 +2,9 @@
 
 use crate::{
     outbox::Column,
-    postgres::{TableName, outbox_table::TableFacts, pgoutput::Relation},
+    postgres::{TableName, outbox_table::TableFacts},
 };
+use pg_replication::pgoutput::Relation;
 
 /// The outbox table as the stream names it. It is known by its OID and by its name: a table that is renamed under way
 /// keeps the one, a table that is made anew keeps the other, and its rows count in both cases.

@@ -12,15 +12,15 @@ use std::{
 use super::{Shutdown, deadline::sleep_until};
 use crate::{
     admin::SubscriptionReporter,
-    backoff::Backoff,
-    clock::now,
     ledger::PublishTag,
     outbox::{Message, Timestamp},
-    rabbitmq::{
-        BrokerError, PublisherOptions, cures,
-        subscriptions::{Look, QueueState, SubscriptionWatch},
-    },
+    rabbitmq::cures,
 };
+use amqp_publisher::{
+    BrokerError, PublisherOptions,
+    subscriptions::{Look, QueueState, SubscriptionWatch},
+};
+use process::{backoff::Backoff, clock::now};
 
 /// Interval of the looks that nobody asked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);

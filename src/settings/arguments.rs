@@ -1,10 +1,8 @@
 //! `arguments` of `[[exchanges]]` and `[[subscriptions]]`: optional arguments with their AMQP types.
 
-use crate::{
-    configuration::{Literal, Section},
-    outbox::SHORT_STRING_BYTES_MAX,
-    rabbitmq::topology::{Argument, QueueType},
-};
+use crate::outbox::SHORT_STRING_BYTES_MAX;
+use amqp_publisher::topology::{Argument, QueueType};
+use configuration::{Literal, Section};
 
 /// Arguments that RabbitMQ takes for some types of queue only, and refuses for the others ("invalid arg"). One that is not listed
 /// here is left to the broker's judgement.

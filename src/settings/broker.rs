@@ -5,14 +5,12 @@ use std::time::Duration;
 use broker_access::Access;
 
 use super::{exchanges, subscriptions};
-use crate::{
-    configuration::Section,
-    outbox::POSITION_HEADER,
-    rabbitmq::{
-        Client, FenceMemory, PublisherOptions, exchange_limit::ExchangeLimit,
-        subscriptions::SubscriptionWatch, topology::Topology,
-    },
+use crate::outbox::POSITION_HEADER;
+use amqp_publisher::{
+    Client, FenceMemory, PublisherOptions, publisher::exchange_limit::ExchangeLimit,
+    subscriptions::SubscriptionWatch, topology::Topology,
 };
+use configuration::Section;
 
 /// Header by which a subscription with partitions spreads messages over its queues: those of one aggregate stay in one of them.
 const PARTITION_HEADER: &str = "aggregate-id";

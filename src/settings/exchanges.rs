@@ -1,11 +1,9 @@
 //! `[[exchanges]]`: exchanges that are not durable topics without arguments.
 
 use super::{arguments, names};
-use crate::{
-    configuration::Section,
-    outbox::SHORT_STRING_BYTES_MAX,
-    rabbitmq::topology::{Argument, CONSISTENT_HASH, DELAYED_MESSAGE, Exchange, is_predeclared},
-};
+use crate::outbox::SHORT_STRING_BYTES_MAX;
+use amqp_publisher::topology::{Argument, CONSISTENT_HASH, DELAYED_MESSAGE, Exchange, is_predeclared};
+use configuration::Section;
 
 /// The argument that says how an exchange of the type `x-delayed-message` routes.
 const DELAYED_TYPE: &str = "x-delayed-type";

@@ -17,14 +17,15 @@ use std::{
     time::Duration,
 };
 
-pub use crate::configuration::{Origin, Problem, SettingsError};
 use crate::{
-    configuration::{self, Origins, Section},
     outbox::Mapping,
     postgres::SourceDatabase,
-    rabbitmq::{FenceMemory, PublisherOptions, exchange_limit::ExchangeLimit, publishing::Pattern},
+    rabbitmq::publishing::Pattern,
     relay::{self, RelayOptions, SharedWindow},
 };
+use amqp_publisher::{FenceMemory, PublisherOptions, publisher::exchange_limit::ExchangeLimit};
+use configuration::{self, Origins, Section};
+pub use configuration::{Origin, Problem, SettingsError};
 
 /// Variables of the environment that begin so override the file; `__` stands for the dot between keys.
 pub const ENVIRONMENT_PREFIX: &str = "OUTBOXD__";

@@ -1,8 +1,8 @@
 //! Names as PostgreSQL and the configuration allow them.
 
-use crate::configuration::Complaint;
 use crate::outbox::LINE_BREAKS;
 use crate::postgres::TableName;
+use configuration::Complaint;
 
 /// NAMEDATALEN - 1: longer names PostgreSQL cuts without an error.
 const IDENTIFIER_BYTES_MAX: usize = 63;

@@ -4,17 +4,15 @@ use std::time::Duration;
 
 use super::{Source, names};
 use crate::{
-    configuration::{Complaint, Section},
     outbox::{
         ColumnNames, Mapping, OptionalColumn, Placeholder, Property, RESERVED_HEADERS, ROUTING_HEADERS,
         SHORT_STRING_BYTES_MAX, Template,
     },
-    postgres::{
-        Cleanup, RowRules, SourceDatabase, TableName,
-        endpoint::{Endpoint, Words},
-    },
+    postgres::{Cleanup, RowRules, SourceDatabase, TableName},
     relay::{BacklogPolicy, OnInvalid, OnNack, OnUnroutable, Ordering, RelayOptions, SharedWindow},
 };
+use configuration::{Complaint, Section};
+use pg_replication::{Endpoint, Words};
 
 /// Largest message that RabbitMQ can be configured to take (`max_message_size`).
 const MESSAGE_BYTES_MAX: u64 = 512 * 1024 * 1024;

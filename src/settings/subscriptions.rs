@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{arguments, exchanges, names};
-use crate::{
-    configuration::Section,
-    outbox::SHORT_STRING_BYTES_MAX,
-    rabbitmq::topology::{Exchange, QueueType, Subscription},
-};
+use crate::outbox::SHORT_STRING_BYTES_MAX;
+use amqp_publisher::topology::{Exchange, QueueType, Subscription};
+use configuration::Section;
 
 /// Bytes that are appended to a queue's name: `.dead`, or a partition's number; room for both is left.
 const QUEUE_SUFFIX_BYTES_MAX: usize = 15;

@@ -1,6 +1,6 @@
 //! `config/outboxd.toml` documents what the code does.
 
-use crate::configuration::documentation;
+use configuration::documentation;
 
 #[test]
 fn the_file_documents_every_key_with_its_default_and_no_other() {

@@ -4,11 +4,11 @@ use tokio_postgres::Client;
 
 use super::usage;
 use crate::postgres::{
-    replication::END_WITH_CLIENT,
     sql_text::literal,
     sqlstate,
     statement::{CatalogError, NO_TIMEOUTS, execute, failed},
 };
+use pg_replication::END_WITH_CLIENT;
 
 /// The statement that makes the permanent slot. `failover` takes PostgreSQL 17.
 pub(crate) fn create_slot_sql(slot: &str, failover: bool) -> String {

@@ -9,11 +9,8 @@ use super::{
     publication::{self, Publishing},
     record::{self, SlotRecord},
 };
-use crate::postgres::{
-    SourceDatabase,
-    replication::{ReplicationConnection, ReplicationError},
-    statement::CatalogError,
-};
+use crate::postgres::{SourceDatabase, statement::CatalogError};
+use pg_replication::{ReplicationConnection, ReplicationError};
 
 /// The history of a slot could not be read.
 #[derive(Debug, thiserror::Error)]

@@ -9,10 +9,10 @@ use tokio_postgres::Client;
 
 use super::temporary::temporary_name;
 use crate::postgres::{
-    replication::{ReplicationConnection, ReplicationError},
     sql_text::{identifier, literal},
     statement::{CatalogError, nonsense, text_rows},
 };
+use pg_replication::{ReplicationConnection, ReplicationError};
 
 const DOING: &str = "looking for open transactions";
 

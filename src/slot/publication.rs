@@ -12,13 +12,12 @@ use tokio_postgres::{Client, types::Type};
 
 use crate::postgres::{
     SourceDatabase, TableName,
-    error::ServerError,
     outbox_table::TableKind,
-    replication::ReplicationError,
     sql_text::identifier,
     sqlstate,
     statement::{CatalogError, execute, failed},
 };
+use pg_replication::{ReplicationError, ServerError};
 
 /// The entry by which the inserts of the outbox table get into the stream. As long as both parts stay the same, no row was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

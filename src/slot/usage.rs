@@ -9,10 +9,10 @@ use tokio_postgres::Client;
 
 use super::{record, temporary::temporary_name};
 use crate::postgres::{
-    replication::{ReplicationConnection, ReplicationError},
     sql_text::literal,
     statement::{CatalogError, nonsense, text_rows},
 };
+use pg_replication::{ReplicationConnection, ReplicationError};
 
 /// Beginning of the application name of every outboxd, by which instances recognise one another.
 const APPLICATION_PREFIX: &str = "outboxd";

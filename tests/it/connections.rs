@@ -2,7 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use outboxd::postgres::{SourceDatabase, TableName, endpoint::Endpoint, error::ConnectError};
+use outboxd::postgres::{SourceDatabase, TableName};
+use pg_replication::{ConnectError, Endpoint};
 
 use crate::stage::{Stage, say};
 use testkit::{Authority, Daemon, Postgres, PostgresOptions, shared_rabbitmq};

@@ -10,20 +10,17 @@ use outboxd::{
     cleanup::{self, Pass, Statements},
     outbox::ColumnNames,
     position::Lsn,
-    postgres::{
-        Cleanup, SourceDatabase, TableName,
-        endpoint::Endpoint,
-        outbox_table::TableKind,
-        pgoutput::{PgOutput, decode},
-        replication::ReplicationEvent,
-        statement::CatalogError,
-    },
+    postgres::{Cleanup, SourceDatabase, TableName, outbox_table::TableKind, statement::CatalogError},
     preflight::{self, Check, Facts, Finding},
     slot::{
         creation, facts,
         publication::{self, Held, Publishing, Unpublished},
         record::{self, Confirmed, SlotRecord},
     },
+};
+use pg_replication::{
+    Endpoint, ReplicationEvent,
+    pgoutput::{PgOutput, decode},
 };
 use tokio_postgres::Client;
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use outboxd::{
     position::Lsn,
-    postgres::{SourceDatabase, TableName, endpoint::Endpoint, replication::ReplicationStream},
+    postgres::{SourceDatabase, TableName},
     slot::usage::{self, ClientAddress},
 };
+use pg_replication::{Endpoint, ReplicationStream};
 
 use crate::stage::{PATIENCE, Stage, alive, eventually, say, source, until, until_alive, until_state};
 use testkit::{Daemon, shared_postgres, unique};

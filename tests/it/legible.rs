@@ -1,6 +1,6 @@
 //! What rows and servers say is text: nothing of it acts on a terminal, begins a line or hides, wherever people read it.
 
-use outboxd::legible::is_hidden;
+use diagnostics::legible::is_hidden;
 
 use crate::{
     parked::PARK,

@@ -6,8 +6,9 @@ use outboxd::{
     outbox::{Column, ColumnNames, Mapping, OutboxRow, ParkCause, ParkReason, ParkedRow, Timestamp},
     parking::{parked_rows, parked_table},
     position::{Lsn, Position},
-    postgres::{SourceDatabase, TableName, endpoint::Endpoint},
+    postgres::{SourceDatabase, TableName},
 };
+use pg_replication::Endpoint;
 use tokio_postgres::Client;
 
 use crate::stage::eventually;

@@ -6,6 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use amqp_publisher::{
+    BrokerError, Client, ConnectionOptions, DeclareError, FenceMemory, PublisherOptions, Reason, Refused,
+    publisher::{
+        Outcome, PublishTag, Publisher, PublisherEvent,
+        exchange_limit::ExchangeLimit,
+        message::{HeaderValue, Message, Properties},
+    },
+    subscriptions::SubscriptionWatch,
+    topology::{QueueType, Subscription, Topology},
+};
 use chassis::consumer::{Consumer, ConsumerError, ConsumerOptions};
 use lapin::{
     Channel, Connection, ConnectionProperties, ExchangeKind,
@@ -17,15 +27,9 @@ use lapin::{
 use outboxd::{
     position::{Lsn, Position},
     rabbitmq::{
-        BrokerError, Client, ConnectionOptions, DeclareError, FenceMemory, PublisherOptions, Reason, Refused,
         cures,
-        exchange_limit::ExchangeLimit,
         inspection::inspect,
-        message::{HeaderValue, Message, Properties},
-        publisher::{Outcome, PublishTag, Publisher, PublisherEvent},
         publishing::{Pattern, Publishing},
-        subscriptions::SubscriptionWatch,
-        topology::{QueueType, Subscription, Topology},
     },
 };
 use tokio::{

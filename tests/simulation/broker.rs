@@ -7,14 +7,13 @@ use std::{
     time::Duration,
 };
 
+use amqp_publisher::{
+    BrokerError, Endpoint,
+    publisher::{Outcome, PublisherEvent},
+};
 use outboxd::{
     ledger::PublishTag,
-    outbox::HeaderValue,
-    outbox::Message,
-    rabbitmq::{
-        BrokerError, Endpoint,
-        publisher::{Outcome, PublisherEvent},
-    },
+    outbox::{HeaderValue, Message},
     relay::broker::{Broker as Reachable, Publisher},
 };
 use tokio::time::Instant;

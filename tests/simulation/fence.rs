@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use outboxd::rabbitmq::{Fence, FenceOwner, Refusal};
+use amqp_publisher::{Fence, FenceOwner, Refusal};
 use tokio::time::Instant;
 
 use crate::{

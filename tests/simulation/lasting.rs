@@ -6,14 +6,11 @@ use std::{
     time::Duration,
 };
 
-use outboxd::{
-    ledger::PublishTag,
-    outbox::Message,
-    rabbitmq::{
-        DeclareError, Refusal, Refused,
-        publisher::{Outcome, PublisherEvent},
-    },
+use amqp_publisher::{
+    DeclareError, Refusal, Refused,
+    publisher::{Outcome, PublisherEvent},
 };
+use outboxd::{ledger::PublishTag, outbox::Message};
 use tokio::time::Instant;
 
 use crate::{

@@ -1,12 +1,12 @@
 //! The check that clean-up can remove rows.
 
 use crate::{
-    check::Check,
     cleanup::{self, CleanupError},
     outbox::ColumnNames,
     postgres::{Cleanup, SourceDatabase, sql_text::identifier},
     preflight::facts::Facts,
 };
+use diagnostics::check::Check;
 
 /// Check that confirmed rows can be removed. Never a failure: a table that grows is no reason to relay nothing.
 pub(super) fn check(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Option<Check> {

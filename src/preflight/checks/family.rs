@@ -3,7 +3,6 @@
 use tokio_postgres::types::Type;
 
 use crate::{
-    check::Check,
     outbox::ColumnNames,
     postgres::{
         SourceDatabase,
@@ -11,6 +10,7 @@ use crate::{
     },
     preflight::facts::{Facts, family::Family},
 };
+use diagnostics::check::Check;
 
 /// Types of points in time.
 const TIMES: [Type; 3] = [Type::DATE, Type::TIMESTAMP, Type::TIMESTAMPTZ];

@@ -1,13 +1,13 @@
 //! Triggers, rules, policies, defaults and functions of others that run with the rights of outboxd's role.
 
 use crate::{
-    check::Check,
     postgres::{SourceDatabase, sql_text::identifier},
     preflight::facts::{
         Facts,
         foreign_code::{ForeignCode, Kind},
     },
 };
+use diagnostics::check::Check;
 
 /// Columns that have a default.
 const TIMES: [&str; 2] = ["parked_at", "written_at"];

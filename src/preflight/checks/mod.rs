@@ -18,12 +18,10 @@ mod table;
 use publication::Missing;
 
 use super::facts::Facts;
-use crate::{
+use crate::{outbox::ColumnNames, postgres::SourceDatabase, slot::usage::SlotUse};
+use diagnostics::{
     check::{Check, Problem},
-    outbox::ColumnNames,
-    postgres::SourceDatabase,
     remedy::Mender,
-    slot::usage::SlotUse,
 };
 
 /// Name of the check of the slot itself; whether it is the one that was there before is another question

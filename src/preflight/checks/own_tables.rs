@@ -2,12 +2,12 @@
 
 use super::PARKED;
 use crate::{
-    check::{Check, Finding, Problem},
     parking::parked_table,
     postgres::{SourceDatabase, own_table::OwnTableFacts},
     preflight::facts::{Facts, left_behind::LeftBehind},
     slot::record,
 };
+use diagnostics::check::{Check, Finding, Problem};
 
 /// The table of slot records. With the outbox table's schema missing there is no place for it, and the table's check fails.
 /// A record in another schema comes first: with a new one beside it a gap would be forgotten.

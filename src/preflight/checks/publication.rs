@@ -3,7 +3,6 @@
 
 use super::PUBLICATION;
 use crate::{
-    check::Check,
     postgres::{
         SourceDatabase,
         outbox_table::{TableFacts, TableKind},
@@ -12,6 +11,7 @@ use crate::{
     preflight::facts::Facts,
     slot::publication::{Held, PublicationFacts, add_table_sql, create_sql},
 };
+use diagnostics::check::Check;
 
 /// The meaning of a missing publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use super::RECORDED_TABLE;
 use crate::{
-    check::Check,
     postgres::{SourceDatabase, sql_text::identifier},
     preflight::facts::Facts,
 };
+use diagnostics::check::Check;
 
 /// Refuses another table under the same slot; `None` where the record belongs to the configured table.
 pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Option<Check> {

@@ -3,7 +3,6 @@
 
 use super::publication::{Missing, altered_by_hand};
 use crate::{
-    check::Problem,
     outbox::ColumnNames,
     postgres::{
         SourceDatabase,
@@ -11,9 +10,9 @@ use crate::{
         sql_text::identifier,
     },
     preflight::facts::Facts,
-    remedy::Remedy,
     slot::publication::{PublicationFacts, add_table_sql, create_sql, drop_table_sql},
 };
+use diagnostics::{check::Problem, remedy::Remedy};
 
 /// First version that sends stored generated columns.
 const SENDS_GENERATED: i32 = 18;

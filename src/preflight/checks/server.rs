@@ -1,7 +1,8 @@
 //! The server, and what the role may do on it.
 
 use super::PRIMARY;
-use crate::{check::Check, postgres::sql_text::identifier, preflight::facts::server::ServerFacts};
+use crate::{postgres::sql_text::identifier, preflight::facts::server::ServerFacts};
+use diagnostics::check::Check;
 
 /// `slots_needed`: as many are to be made at a time. `writes`: something is to be made, a record included.
 pub(super) fn checks(server: &ServerFacts, slots_needed: i64, writes: bool) -> Vec<Check> {

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use super::SLOT;
 use crate::{
-    check::Check,
     postgres::{SourceDatabase, sql_text::identifier},
     preflight::facts::server::ServerFacts,
-    shell_word::quoted,
     slot::{
         creation::create_slot_sql,
         facts::SlotFacts,
@@ -15,6 +13,7 @@ use crate::{
         usage::SlotUse,
     },
 };
+use diagnostics::{check::Check, shell_word::quoted};
 
 const OTHER: &str = "set postgres.slot to another name";
 

@@ -1,6 +1,7 @@
 //! `synchronous_standby_names`: whether the server may take outboxd for a standby.
 
-use crate::{check::Check, postgres::sql_text::literal, preflight::facts::server::ServerFacts};
+use crate::{postgres::sql_text::literal, preflight::facts::server::ServerFacts};
+use diagnostics::check::Check;
 
 /// What stands for every name.
 const STAR: &str = "*";

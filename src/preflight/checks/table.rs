@@ -3,7 +3,6 @@
 use super::{publication::Missing, sent};
 use crate::{
     backfill::snapshot::{grant_select_sql, see_all_rows_sql},
-    check::{Check, Problem},
     outbox::{ColumnNames, OptionalColumn},
     postgres::{
         RowRules, SourceDatabase,
@@ -12,6 +11,7 @@ use crate::{
     },
     preflight::facts::{Facts, server::ServerFacts},
 };
+use diagnostics::check::{Check, Problem};
 
 pub(super) fn checks(
     database: &SourceDatabase,

@@ -4,12 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    check::Finding,
     position::Lsn,
     postgres::{
         TableName,
-        endpoint::Endpoint,
-        hosting::Hosting,
         outbox_table::{ColumnFacts, Generated, TableFacts},
         own_table::OwnTableFacts,
     },
@@ -21,6 +18,8 @@ use crate::{
         usage::{ClientAddress, Holder},
     },
 };
+use diagnostics::check::Finding;
+use pg_replication::{Endpoint, Hosting};
 
 fn good_server() -> ServerFacts {
     ServerFacts {

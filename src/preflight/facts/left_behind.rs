@@ -14,7 +14,6 @@
 use tokio_postgres::{Client, types::Type};
 
 use crate::{
-    check::Problem,
     parking::parked_table,
     postgres::{
         SourceDatabase, TableName,
@@ -22,9 +21,9 @@ use crate::{
         sql_text::{identifier, literal},
         statement::{CatalogError, failed},
     },
-    remedy::Remedy,
     slot::record,
 };
+use diagnostics::{check::Problem, remedy::Remedy};
 
 /// Rows of the source's slot in a table of another schema.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,8 @@
 
 use tokio_postgres::{Client, types::Type};
 
-use crate::postgres::{
-    hosting::Hosting,
-    statement::{CatalogError, failed},
-};
+use crate::postgres::statement::{CatalogError, failed};
+use pg_replication::Hosting;
 
 /// The server, and what the role may do on it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,11 +9,10 @@ use super::{INTERVAL, Unwatched, show_slot, within};
 use crate::{
     admin::Reporter,
     position::Lsn,
-    postgres::{
-        SourceDatabase, replication::ReplicationError, sqlstate::OBJECT_IN_USE, statement::CatalogError,
-    },
+    postgres::{SourceDatabase, sqlstate::OBJECT_IN_USE, statement::CatalogError},
     relay::database::{Database, Replication, Sql, Stream},
 };
+use pg_replication::ReplicationError;
 
 /// For all hosts together; each has `postgres.connect_timeout_ms`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -22,7 +22,7 @@ use crate::{
     admin::Reporter,
     outbox::Timestamp,
     position::Lsn,
-    postgres::{SourceDatabase, error::ConnectError, statement::CatalogError},
+    postgres::{SourceDatabase, statement::CatalogError},
     slot::{
         continuity::{Cause, Gap},
         facts::SlotFacts,
@@ -30,6 +30,7 @@ use crate::{
         record::Confirmed,
     },
 };
+use pg_replication::ConnectError;
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// So many looks, at least, in the time that a server may be silent.

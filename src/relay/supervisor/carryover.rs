@@ -134,9 +134,9 @@ mod tests {
         ledger::{Ledger, Limits, Ordering},
         outbox::{AggregateKey, Message},
         position::{Lsn, Position},
-        postgres::replication::SystemIdentity,
         slot::publication::{Publishing, Unpublished},
     };
+    use pg_replication::SystemIdentity;
 
     fn server(system_id: &str, timeline: u32, xlogpos: u64) -> SlotHistory {
         let system_id = system_id.to_owned();

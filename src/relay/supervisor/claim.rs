@@ -7,7 +7,7 @@ use crate::{
     cleanup::task::Coverage,
     ledger::Progress,
     position::Lsn,
-    postgres::{outbox_table::TableKind, replication::BeforeStream},
+    postgres::outbox_table::TableKind,
     relay::{
         Fault, Source,
         database::{Database, Sql},
@@ -18,6 +18,7 @@ use crate::{
         record::{self, Confirmed, LEFT_OUT, SlotRecord},
     },
 };
+use pg_replication::BeforeStream;
 
 /// How long the last word to the slot's record may take. It is not needed for safety: without it a slot that is made anew
 /// while nobody looks cannot be told from the old one.

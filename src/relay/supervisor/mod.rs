@@ -27,9 +27,9 @@ use super::{
 };
 use crate::{
     admin::{Reporter, SourceState},
-    clock::now,
     ledger::Settled,
 };
+use process::clock::now;
 
 mod acquire;
 mod attempt;

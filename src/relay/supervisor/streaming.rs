@@ -3,15 +3,13 @@
 use crate::{
     outbox::Timestamp,
     position::Lsn,
-    postgres::{
-        SourceDatabase,
-        replication::{BeforeStream, ReplicationError},
-    },
+    postgres::SourceDatabase,
     relay::{
         database::{Database, Replication},
         pipeline::StreamOf,
     },
 };
+use pg_replication::{BeforeStream, ReplicationError};
 
 /// The slot's stream, and what was asked just before it began.
 pub(super) struct Streaming<S> {

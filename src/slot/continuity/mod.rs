@@ -26,7 +26,8 @@ use super::{
     publication::{PublishedBy, Publishing},
     record::SlotRecord,
 };
-use crate::{position::Lsn, postgres::replication::SystemIdentity};
+use crate::position::Lsn;
+use pg_replication::SystemIdentity;
 
 /// The slot, its record, its publication and the server, as the database and the server describe them now.
 #[derive(Clone, Debug)]

@@ -5,7 +5,8 @@
 use std::{cell::RefCell, collections::BTreeMap};
 
 use config::{Config, File, FileFormat, Value, ValueKind};
-use outboxd::{postgres::endpoint::Endpoint, settings::load_with};
+use outboxd::settings::load_with;
+use pg_replication::Endpoint;
 
 /// Stands for a password, wherever one can be given.
 const SECRET: &str = "hunter2";

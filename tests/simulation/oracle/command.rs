@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use amqp_publisher::publisher::Outcome;
 use outboxd::{
     backfill::replay::Replayed,
     parking::requeue::{Fate, ParkedError},
     position::Position,
-    rabbitmq::publisher::Outcome,
     relay::{Fault, OnInvalid, OnUnroutable, RelayOptions},
 };
 

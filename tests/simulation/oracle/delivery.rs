@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use outboxd::{rabbitmq::publisher::Outcome, relay::RelayOptions};
+use amqp_publisher::publisher::Outcome;
+use outboxd::relay::RelayOptions;
 use tokio::time::Instant;
 
 use super::{Oracle, ProcessSeen, Sender, Settled};

@@ -1,9 +1,6 @@
 //! The client's end of a session, and what the server says when it cannot be had.
 
-use outboxd::postgres::{
-    error::{ServerError, WireError},
-    replication::ReplicationError,
-};
+use pg_replication::{ReplicationError, ServerError, WireError};
 
 use super::{Mode, SessionId};
 use crate::world::{Link, Said, World, WorldState};

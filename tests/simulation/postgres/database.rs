@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use diagnostics::remedy::Remedy;
 use outboxd::{
     backfill::{
         backlog::BacklogError,
@@ -9,11 +10,11 @@ use outboxd::{
     },
     outbox::ColumnNames,
     position::Lsn,
-    postgres::{SourceDatabase, error::ConnectError, replication::ReplicationError, statement::CatalogError},
+    postgres::{SourceDatabase, statement::CatalogError},
     relay::database::{Database, Replication},
-    remedy::Remedy,
     slot::{continuity::SlotHistory, history::SlotHistoryError, publication::Publishing},
 };
+use pg_replication::{ConnectError, ReplicationError};
 
 use super::{
     backlog::{SimulatedBacklog, SimulatedRows},

@@ -3,7 +3,6 @@
 use outboxd::{
     position::Lsn,
     postgres::{
-        hosting::Hosting,
         outbox_table::{ColumnFacts, TableFacts, TableKind},
         own_table::OwnTableFacts,
     },
@@ -19,6 +18,7 @@ use outboxd::{
         usage::{ClientAddress, Holder, SlotUse},
     },
 };
+use pg_replication::Hosting;
 
 use super::SessionId;
 

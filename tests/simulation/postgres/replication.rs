@@ -2,10 +2,10 @@
 
 use outboxd::{
     position::Lsn,
-    postgres::replication::{BeforeStream, ReplicationError, SystemIdentity},
     relay::database::Replication,
     slot::{open_transactions::OpenTransaction, usage::SlotUse},
 };
+use pg_replication::{BeforeStream, ReplicationError, SystemIdentity};
 
 use super::{
     connection::{Connection, command_failed, server_error},

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use outboxd::{
-    ledger::ConfirmedLsn,
-    postgres::replication::{ReplicationError, ReplicationEvent},
-    relay::database::Stream,
-};
+use outboxd::{ledger::ConfirmedLsn, relay::database::Stream};
+use pg_replication::{ReplicationError, ReplicationEvent};
 use tokio::time::Instant;
 
 use super::connection::{Connection, closed};

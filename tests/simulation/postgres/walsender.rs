@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use outboxd::{
-    position::Lsn,
-    postgres::replication::{ReplicationError, ReplicationEvent},
-};
+use outboxd::position::Lsn;
+use pg_replication::{ReplicationError, ReplicationEvent};
 use tokio::time::Instant;
 
 use super::{Mode, SessionId, connection::closed};

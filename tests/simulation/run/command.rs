@@ -6,8 +6,8 @@ use outboxd::{
     admin::Board,
     backfill::{replay::replay, snapshot::Selection},
     parking::requeue::{Selected, requeue},
-    shutdown::{ShutdownTrigger, shutdown},
 };
+use process::shutdown::{ShutdownTrigger, shutdown};
 use tokio::task::JoinHandle;
 
 use super::Run;

@@ -17,8 +17,9 @@ use std::{
 use outboxd::{
     admin::SourceState,
     outbox::{ColumnNames, Mapping},
-    postgres::{Cleanup, SourceDatabase, TableName, endpoint::Endpoint},
+    postgres::{Cleanup, SourceDatabase, TableName},
 };
+use pg_replication::Endpoint;
 use tokio::time::Instant;
 
 use self::{

@@ -5,8 +5,8 @@ use std::time::Duration;
 use outboxd::{
     admin::{Board, SourceState, SourceStatus},
     relay::{Ended, Ordering, SharedWindow, Source, supervise},
-    shutdown::{ShutdownTrigger, shutdown},
 };
+use process::shutdown::{ShutdownTrigger, shutdown};
 use tokio::task::JoinHandle;
 
 use super::{Run, freezing::while_not_frozen};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use outboxd::{admin::Board, backfill::recover::recover, shutdown::shutdown};
+use outboxd::{admin::Board, backfill::recover::recover};
+use process::shutdown::shutdown;
 
 use super::{Run, process::GAP};
 

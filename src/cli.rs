@@ -2,7 +2,7 @@
 
 use crate::{
     backfill::snapshot::Aggregate,
-    outbox::{ParseSinceError, Timestamp},
+    message::{ParseSinceError, Timestamp},
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use process::telemetry::LogFormat;

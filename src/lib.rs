@@ -7,7 +7,7 @@
 //!   -> ReplicationEvent    pg_replication          frames of the copy stream
 //!   -> PgOutput            pg_replication          what the plugin says
 //!   -> OutboxRow           outbox                  a row of the outbox table
-//!   -> Message             outbox::Mapper          what the broker will see
+//!   -> Message             message::Mapper          what the broker will see
 //!   -> Ledger              ledger                  waiting, published, settled: in commit order
 //!   -> Outcome             amqp_publisher         confirmed, returned, nacked
 //!   -> ConfirmedLsn        ledger                  the proof that a position may be acknowledged
@@ -20,7 +20,7 @@
 
 pub mod position;
 
-pub mod outbox;
+pub mod message;
 
 pub mod ledger;
 

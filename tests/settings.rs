@@ -9,7 +9,7 @@ use amqp_publisher::{
     topology::{Argument, QueueType},
 };
 use outboxd::{
-    outbox::OptionalColumn,
+    message::OptionalColumn,
     postgres::Cleanup,
     relay::{BacklogPolicy, OnUnroutable, Ordering},
     settings::{Settings, SettingsError, load, load_with},

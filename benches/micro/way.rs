@@ -6,7 +6,7 @@ use amqp_publisher::publisher::encoding;
 use bytes::{BufMut, Bytes, BytesMut};
 use outboxd::{
     ledger::{Due, Ledger, Limits, Ordering, Settled},
-    outbox::{Column, ColumnNames, Mapper, Mapping, Message, OutboxRow, Timestamp},
+    message::{Column, ColumnNames, Mapper, Mapping, Message, OutboxRow, Timestamp},
     position::{Lsn, Position},
 };
 use pg_replication::pgoutput::{self, PgOutput};

@@ -8,7 +8,7 @@ use super::{
     status::{Reconnects, SourceStatus},
 };
 use crate::{
-    outbox::Timestamp,
+    message::Timestamp,
     position::{Lsn, Position},
 };
 use serde::{Deserialize, Serialize};

@@ -9,7 +9,7 @@ use std::{
 use prometheus::{IntCounterVec, IntGaugeVec};
 use serde::{Deserialize, Serialize};
 
-use crate::outbox::Timestamp;
+use crate::message::Timestamp;
 
 /// One queue of a subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,7 +18,7 @@ use tokio_postgres::Client;
 
 use super::snapshot::{self, RowHold, Selection, SnapshotError, SnapshotRows, sql};
 use crate::{
-    outbox::{ColumnNames, OptionalColumn},
+    message::{ColumnNames, OptionalColumn},
     position::Lsn,
     postgres::{
         SourceDatabase, TableName,

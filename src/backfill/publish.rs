@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 
 use crate::{
     admin::{Reporter, SourceState},
-    outbox::Mapping,
+    message::Mapping,
     relay::{
         Fault,
         broker::Publisher,

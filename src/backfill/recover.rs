@@ -12,7 +12,7 @@ use super::snapshot::{RowOrder, Selection};
 use crate::{
     admin::Reporter,
     ledger::Settled,
-    outbox::{ColumnNames, Timestamp},
+    message::{ColumnNames, Timestamp},
     parking::writer::ParkingWriter,
     position::Lsn,
     postgres::outbox_table::{TIMESTAMPTZ, TableFacts},
@@ -227,7 +227,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{
-        outbox::OptionalColumn,
+        message::OptionalColumn,
         postgres::outbox_table::{ColumnFacts, TableKind},
     };
 

@@ -20,7 +20,7 @@ use futures_util::StreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream, types::Type};
 
 use crate::{
-    outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
+    message::{Column, ColumnNames, OptionalColumn, OutboxRow, Timestamp},
     position::{Lsn, Position},
     postgres::{
         RowRules, SourceDatabase, TableName,

@@ -20,7 +20,7 @@
 use tokio_postgres::{Client, types::Type};
 
 use crate::{
-    outbox::ColumnNames,
+    message::ColumnNames,
     position::Lsn,
     postgres::{
         Cleanup, SourceDatabase, TableName,
@@ -159,7 +159,7 @@ pub(crate) fn grant_sql(database: &SourceDatabase, columns: &ColumnNames, role: 
 /// The statements for one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statements {
-    /// Finds rows that are old enough; the end of the statement is [`Walk`]'s.
+    /// Finds rows that are old enough; the end of the statement is `Walk`'s.
     pub search: String,
     /// The way of a pass through the table.
     pub walk: Walk,

@@ -18,7 +18,7 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use super::{CleanupError, Pass, SeenRow, Statements};
 use crate::{
     admin::Reporter,
-    outbox::ColumnNames,
+    message::ColumnNames,
     position::Lsn,
     postgres::statement::CatalogError,
     relay::database::{Database, Sql},

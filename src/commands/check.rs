@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cli,
-    outbox::{Mapping, Template},
+    message::{Mapping, Template},
     preflight::inspection::{self, Inspection},
     rabbitmq::{
         self,

@@ -16,7 +16,7 @@ use crate::{
         snapshot::SnapshotError,
     },
     cli::Setup,
-    outbox::Timestamp,
+    message::Timestamp,
     parking::parked_table,
     postgres::{
         SourceDatabase,

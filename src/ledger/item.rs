@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    outbox::{AggregateKey, KeptRow, Message, ParkedRow, Timestamp},
+    message::{AggregateKey, KeptRow, Message, ParkedRow, Timestamp},
     position::Position,
 };
 

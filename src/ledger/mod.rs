@@ -37,7 +37,7 @@ pub use progress::{ConfirmedLsn, Progress, Settled};
 use suspects::{Forbidden, Suspects};
 
 use crate::{
-    outbox::{AggregateKey, KeptRow, Message, ParkedRow, Route, Timestamp},
+    message::{AggregateKey, KeptRow, Message, ParkedRow, Route, Timestamp},
     position::{Lsn, Position},
 };
 

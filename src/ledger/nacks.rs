@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use crate::outbox::Route;
+use crate::message::Route;
 
 /// Messages of one key that may be tried together.
 const LOT_MAX: usize = 1024;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    outbox::Timestamp,
+    message::Timestamp,
     position::{Lsn, Position},
 };
 

@@ -6,7 +6,7 @@ use amqp_publisher::publisher::message as amqp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::outbox::Timestamp;
+use crate::message::Timestamp;
 
 fn message(commit_lsn: u64, index: u32, aggregate: u64) -> Message {
     Message::empty(Position { commit_lsn: Lsn(commit_lsn), index }, AggregateKey(aggregate))
@@ -524,7 +524,7 @@ fn room_ends_by_count_or_by_bytes_and_one_large_message_always_fits() {
 }
 
 fn parked_row(commit_lsn: u64, index: u32, aggregate: Option<&str>) -> ParkedRow {
-    use crate::outbox::{Column, ColumnNames, InvalidReason, InvalidRow, Mapping, OutboxRow, ParkReason};
+    use crate::message::{Column, ColumnNames, InvalidReason, InvalidRow, Mapping, OutboxRow, ParkReason};
     let names = ["id", "aggregatetype", "aggregateid", "type", "payload"];
     let columns = names.map(|name| Column { name: name.into(), type_oid: 25 });
     let mapping = Mapping {

@@ -2,10 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
+use diagnostics::nearest;
+
 use super::{
     Column, KeptColumns, Mapper, Placeholder, Property, RESERVED_HEADERS, ROUTING_HEADERS, Template,
     mapper::{PayloadKind, Piece, Rendering},
-    nearest,
     template::Part,
 };
 

@@ -6,7 +6,7 @@
 mod invalid;
 mod mapper;
 mod mapping;
-mod message;
+mod outgoing;
 mod parked;
 mod properties;
 mod row;
@@ -15,12 +15,11 @@ mod template;
 mod timestamp;
 
 pub use amqp_publisher::{HeaderValue, short_string::SHORT_STRING_BYTES_MAX};
-pub(crate) use diagnostics::nearest;
 pub use invalid::{InvalidReason, InvalidRow};
 pub use mapper::Mapper;
 pub(crate) use mapper::decode_hex;
 pub use mapping::{ColumnNames, Mapping, MappingError, MissingColumn, OptionalColumn};
-pub use message::{
+pub use outgoing::{
     AggregateKey, HEADERS_BYTES_MAX, LINE_BREAKS, Message, POSITION_HEADER, RESERVED_HEADERS, ROUTING_HEADERS,
 };
 pub use parked::{KeptColumns, KeptRow, Outline, ParkCause, ParkReason, ParkedRow, Route};

@@ -200,7 +200,7 @@ pub struct ParkedRow {
 mod tests {
     use super::*;
     use crate::{
-        outbox::Timestamp,
+        message::Timestamp,
         position::{Lsn, Position},
     };
 

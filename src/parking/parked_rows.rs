@@ -11,7 +11,7 @@ use super::{
     spelling::{self, Spelling},
 };
 use crate::{
-    outbox::{Column, ColumnNames, OptionalColumn, OutboxRow, ParkReason, Timestamp},
+    message::{Column, ColumnNames, OptionalColumn, OutboxRow, ParkReason, Timestamp},
     position::Position,
     postgres::{
         SourceDatabase,

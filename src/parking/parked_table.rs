@@ -13,7 +13,7 @@ use tokio_postgres::{Client, types::Type};
 
 use super::spelling::{self, Spelling};
 use crate::{
-    outbox::{Outline, ParkReason, ParkedRow},
+    message::{Outline, ParkReason, ParkedRow},
     position::Lsn,
     postgres::{
         SourceDatabase,

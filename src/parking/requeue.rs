@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use super::parked_rows::{Lock, ParkedEntry, ParkedValues};
 use crate::{
     ledger::PublishTag,
-    outbox::{Message, ParkCause, ParkReason},
+    message::{Message, ParkCause, ParkReason},
     position::Position,
     postgres::statement::CatalogError,
     preflight::Problem,

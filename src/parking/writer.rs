@@ -16,7 +16,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 
 use crate::{
     ledger::PublishTag,
-    outbox::ParkedRow,
+    message::ParkedRow,
     position::Lsn,
     relay::{
         Fault, RelayOptions,

@@ -11,7 +11,7 @@ pub(crate) mod stored_values;
 
 pub use source_database::{Cleanup, RowRules, SourceDatabase, TableName};
 
-use crate::outbox::Column;
+use crate::message::Column;
 use pg_replication::pgoutput::RelationColumn;
 
 impl From<&RelationColumn> for Column {

@@ -6,7 +6,7 @@ use super::{
     TableName, sqlstate,
     statement::{CatalogError, failed},
 };
-use crate::outbox::{Column, ColumnNames};
+use crate::message::{Column, ColumnNames};
 
 /// `pg_class.relkind`, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use pg_replication::stored_text::Encoding;
 
-use crate::outbox::decode_hex;
+use crate::message::decode_hex;
 
 /// An item of a SELECT list for a column: its text as it is stored. What `format` makes of a value is what its type's output
 /// function does, as in the stream.

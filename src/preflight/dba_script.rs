@@ -7,7 +7,7 @@
 
 use crate::{
     cleanup,
-    outbox::ColumnNames,
+    message::ColumnNames,
     parking::parked_table,
     postgres::{
         SourceDatabase, TableName,

@@ -7,7 +7,7 @@
 use super::{checks, condition::Doubt, facts::Facts};
 use crate::{
     backfill::snapshot::{self, SnapshotError},
-    outbox::{Column, ColumnNames, Mapping, MissingColumn},
+    message::{Column, ColumnNames, Mapping, MissingColumn},
     postgres::{
         RowRules, SourceDatabase,
         outbox_table::{TableFacts, TableKind},

@@ -3,7 +3,7 @@
 //! The publisher's errors say what happened, and what RabbitMQ's administrator does about it. What outboxd's does is added here, and
 //! only here. Shows no payload.
 
-use crate::outbox::Message;
+use crate::message::Message;
 use amqp_publisher::{
     connection::tls::CertificateError,
     error::{BrokerError, DeclareError, none_usable},
@@ -162,7 +162,7 @@ fn too_many_exchanges(exchange: &str, exchanges_max: usize) -> String {
 mod tests {
     use super::*;
     use crate::{
-        outbox::AggregateKey,
+        message::AggregateKey,
         position::{Lsn, Position},
     };
 

@@ -1,6 +1,6 @@
 //! What the relay asks of a broker, and that RabbitMQ answers it. See [`database`](super::database) for why.
 
-use crate::{ledger::PublishTag, outbox::Message};
+use crate::{ledger::PublishTag, message::Message};
 use amqp_publisher::{
     BrokerError, PublisherOptions,
     publisher::{self, PublisherEvent},

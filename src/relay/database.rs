@@ -15,7 +15,7 @@ use crate::{
     },
     cleanup::{self, CleanupError, Pass, Seen, SeenRow, Statements},
     ledger::ConfirmedLsn,
-    outbox::{Column, ColumnNames, OutboxRow, ParkReason, ParkedRow, Timestamp},
+    message::{Column, ColumnNames, OutboxRow, ParkReason, ParkedRow, Timestamp},
     parking::{
         parked_rows::{self, Lock, ParkedEntry, ParkedValues},
         parked_table,

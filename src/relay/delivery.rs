@@ -22,7 +22,7 @@ use super::{
 use crate::{
     admin::{Reporter, SourceState, Unconfirmed},
     ledger::{Due, Ledger, Limits, Progress, PublishTag, Refusal, Settled},
-    outbox::{
+    message::{
         InvalidReason, InvalidRow, KeptRow, Mapper, Message, OutboxRow, ParkReason, ParkedRow, Timestamp,
     },
     parking::writer::{Batch, ParkingWriter},

@@ -6,7 +6,7 @@ use super::mishap::Overdue;
 use crate::{
     admin::Side,
     backfill::{backlog::BacklogError, snapshot::SnapshotError},
-    outbox::{InvalidReason, InvalidRow, MappingError},
+    message::{InvalidReason, InvalidRow, MappingError},
     postgres::{SourceDatabase, statement::CatalogError, statement_remedy},
     preflight::{self, Check, facts::server::ServerFacts},
     rabbitmq::cures,

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     ledger::{Ledger, Nacked, Settled},
-    outbox::{Message, Timestamp},
+    message::{Message, Timestamp},
     position::Position,
     rabbitmq::cures,
 };
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_row_with_one_exchange_too_many_says_whether_declaring_it_helps() {
         let message =
-            Message::empty(Position { commit_lsn: Lsn(1), index: 0 }, crate::outbox::AggregateKey(1));
+            Message::empty(Position { commit_lsn: Lsn(1), index: 0 }, crate::message::AggregateKey(1));
         let goes_on = |exchanges_max| {
             refused(&message, &Refused::TooManyExchanges { exchanges_max }).contains("goes on by itself")
         };

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     admin::{Reporter, Side, SourceState},
     ledger::{ConfirmedLsn, Progress},
-    outbox::{Mapper, Mapping, OutboxRow, Timestamp},
+    message::{Mapper, Mapping, OutboxRow, Timestamp},
     position::{Lsn, Position},
     slot::{
         continuity::{Cause, Gap},

@@ -1,7 +1,7 @@
 //! One source: everything that relaying it needs, and how that ends.
 
 use super::RelayOptions;
-use crate::{outbox::Mapping, postgres::SourceDatabase};
+use crate::{message::Mapping, postgres::SourceDatabase};
 use amqp_publisher::PublisherOptions;
 
 /// Everything one source needs. Its rows come from a [`Database`](super::database::Database), its messages go to a

@@ -1,7 +1,7 @@
 //! Which relation of the stream is the outbox table, and what its columns are.
 
 use crate::{
-    outbox::Column,
+    message::Column,
     postgres::{TableName, outbox_table::TableFacts},
 };
 use pg_replication::pgoutput::Relation;

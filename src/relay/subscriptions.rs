@@ -13,7 +13,7 @@ use super::{Shutdown, deadline::sleep_until};
 use crate::{
     admin::SubscriptionReporter,
     ledger::PublishTag,
-    outbox::{Message, Timestamp},
+    message::{Message, Timestamp},
     rabbitmq::cures,
 };
 use amqp_publisher::{

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
     use crate::{
         ledger::{Ordering, Settled},
-        outbox::{AggregateKey, Message},
+        message::{AggregateKey, Message},
         position::{Lsn, Position},
     };
 

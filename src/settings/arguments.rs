@@ -1,6 +1,6 @@
 //! `arguments` of `[[exchanges]]` and `[[subscriptions]]`: optional arguments with their AMQP types.
 
-use crate::outbox::SHORT_STRING_BYTES_MAX;
+use crate::message::SHORT_STRING_BYTES_MAX;
 use amqp_publisher::topology::{Argument, QueueType};
 use configuration::{Literal, Section};
 

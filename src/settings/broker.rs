@@ -5,7 +5,7 @@ use std::time::Duration;
 use broker_access::Access;
 
 use super::{exchanges, subscriptions};
-use crate::outbox::POSITION_HEADER;
+use crate::message::POSITION_HEADER;
 use amqp_publisher::{
     Client, FenceMemory, PublisherOptions, publisher::exchange_limit::ExchangeLimit,
     subscriptions::SubscriptionWatch, topology::Topology,

@@ -1,7 +1,7 @@
 //! `[[exchanges]]`: exchanges that are not durable topics without arguments.
 
 use super::{arguments, names};
-use crate::outbox::SHORT_STRING_BYTES_MAX;
+use crate::message::SHORT_STRING_BYTES_MAX;
 use amqp_publisher::topology::{Argument, CONSISTENT_HASH, DELAYED_MESSAGE, Exchange, is_predeclared};
 use configuration::Section;
 

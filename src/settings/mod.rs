@@ -18,7 +18,7 @@ use std::{
 };
 
 use crate::{
-    outbox::Mapping,
+    message::Mapping,
     postgres::SourceDatabase,
     rabbitmq::publishing::Pattern,
     relay::{self, RelayOptions, SharedWindow},

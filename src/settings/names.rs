@@ -1,6 +1,6 @@
 //! Names as PostgreSQL and the configuration allow them.
 
-use crate::outbox::LINE_BREAKS;
+use crate::message::LINE_BREAKS;
 use crate::postgres::TableName;
 use configuration::Complaint;
 

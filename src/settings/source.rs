@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Source, names};
 use crate::{
-    outbox::{
+    message::{
         ColumnNames, Mapping, OptionalColumn, Placeholder, Property, RESERVED_HEADERS, ROUTING_HEADERS,
         SHORT_STRING_BYTES_MAX, Template,
     },

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{arguments, exchanges, names};
-use crate::outbox::SHORT_STRING_BYTES_MAX;
+use crate::message::SHORT_STRING_BYTES_MAX;
 use amqp_publisher::topology::{Exchange, QueueType, Subscription};
 use configuration::Section;
 

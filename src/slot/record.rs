@@ -15,7 +15,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, types::Type};
 
 use super::publication::PublishedBy;
 use crate::{
-    outbox::Timestamp,
+    message::Timestamp,
     position::{Lsn, Position},
     postgres::{
         SourceDatabase,

@@ -8,7 +8,7 @@ use outboxd::{
         snapshot::{RowOrder, Selection},
     },
     cleanup::{self, Pass, Statements},
-    outbox::ColumnNames,
+    message::ColumnNames,
     position::Lsn,
     postgres::{Cleanup, SourceDatabase, TableName, outbox_table::TableKind, statement::CatalogError},
     preflight::{self, Check, Facts, Finding},

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outboxd::{
-    outbox::{Column, ColumnNames, Mapping, OutboxRow, ParkCause, ParkReason, ParkedRow, Timestamp},
+    message::{Column, ColumnNames, Mapping, OutboxRow, ParkCause, ParkReason, ParkedRow, Timestamp},
     parking::{parked_rows, parked_table},
     position::{Lsn, Position},
     postgres::{SourceDatabase, TableName},

@@ -13,7 +13,7 @@ use amqp_publisher::{
 };
 use outboxd::{
     ledger::PublishTag,
-    outbox::{HeaderValue, Message},
+    message::{HeaderValue, Message},
     relay::broker::{Broker as Reachable, Publisher},
 };
 use tokio::time::Instant;

@@ -10,7 +10,7 @@ use amqp_publisher::{
     DeclareError, Refusal, Refused,
     publisher::{Outcome, PublisherEvent},
 };
-use outboxd::{ledger::PublishTag, outbox::Message};
+use outboxd::{ledger::PublishTag, message::Message};
 use tokio::time::Instant;
 
 use crate::{

@@ -4,7 +4,7 @@
 //! message ends a thread's stack, or a connection. What passes here it reads within [`NESTING_MAX`] levels.
 //!
 //! The broker's remarks, such as a reply text, quote names that any message may give, and RabbitMQ cuts them after so many bytes,
-//! also in the middle of a character. They are made legible ([`mend_remark`]) before they are checked.
+//! also in the middle of a character. They are made legible (`mend_remark`) before they are checked.
 
 use std::{io, ops::Range};
 

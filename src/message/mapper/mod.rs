@@ -9,7 +9,7 @@ use super::{
     AggregateKey, HEADERS_BYTES_MAX, HeaderValue, InvalidReason, InvalidRow, KeptColumns, KeptRow,
     LINE_BREAKS, Message, OutboxRow, POSITION_HEADER, Placeholder, Property, RESERVED_HEADERS,
     ROUTING_HEADERS, SHORT_STRING_BYTES_MAX,
-    message::APP_ID,
+    outgoing::APP_ID,
     row_headers::{HeadersError, RowHeaders},
 };
 

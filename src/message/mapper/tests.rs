@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    outbox::{Column, ColumnNames, Mapping, OptionalColumn, Template, Timestamp},
+    message::{Column, ColumnNames, Mapping, OptionalColumn, Template, Timestamp},
     position::{Lsn, Position},
 };
 use proptest::prelude::*;

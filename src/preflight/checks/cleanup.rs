@@ -2,7 +2,7 @@
 
 use crate::{
     cleanup::{self, CleanupError},
-    outbox::ColumnNames,
+    message::ColumnNames,
     postgres::{Cleanup, SourceDatabase, sql_text::identifier},
     preflight::facts::Facts,
 };

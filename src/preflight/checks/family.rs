@@ -3,7 +3,7 @@
 use tokio_postgres::types::Type;
 
 use crate::{
-    outbox::ColumnNames,
+    message::ColumnNames,
     postgres::{
         SourceDatabase,
         outbox_table::{ColumnFacts, TableFacts},

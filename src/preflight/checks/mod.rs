@@ -18,7 +18,7 @@ mod table;
 use publication::Missing;
 
 use super::facts::Facts;
-use crate::{outbox::ColumnNames, postgres::SourceDatabase, slot::usage::SlotUse};
+use crate::{message::ColumnNames, postgres::SourceDatabase, slot::usage::SlotUse};
 use diagnostics::{
     check::{Check, Problem},
     remedy::Mender,

@@ -3,7 +3,7 @@
 
 use super::publication::{Missing, altered_by_hand};
 use crate::{
-    outbox::ColumnNames,
+    message::ColumnNames,
     postgres::{
         SourceDatabase,
         outbox_table::{ColumnFacts, Generated},

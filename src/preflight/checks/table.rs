@@ -3,7 +3,7 @@
 use super::{publication::Missing, sent};
 use crate::{
     backfill::snapshot::{grant_select_sql, see_all_rows_sql},
-    outbox::{ColumnNames, OptionalColumn},
+    message::{ColumnNames, OptionalColumn},
     postgres::{
         RowRules, SourceDatabase,
         outbox_table::{ColumnFacts, TableFacts, TableKind},

@@ -20,7 +20,7 @@ pub(super) use between_attempts::{keep_in_use, look_on};
 use super::database::{Database, Sql};
 use crate::{
     admin::Reporter,
-    outbox::Timestamp,
+    message::Timestamp,
     position::Lsn,
     postgres::{SourceDatabase, statement::CatalogError},
     slot::{

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     admin::{Reporter, SourceState},
     backfill::{backlog::BacklogError, snapshot::Selection},
-    outbox::Timestamp,
+    message::Timestamp,
     position::Lsn,
     postgres::{SourceDatabase, sqlstate::OBJECT_IN_USE, statement::CatalogError},
     preflight,

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
     use crate::{
         ledger::{Ledger, Limits, Ordering},
-        outbox::{AggregateKey, Message},
+        message::{AggregateKey, Message},
         position::{Lsn, Position},
         slot::publication::{Publishing, Unpublished},
     };

@@ -1,7 +1,7 @@
 //! A slot of one's own: its stream, just begun, and how it was made if it is new.
 
 use crate::{
-    outbox::Timestamp,
+    message::Timestamp,
     position::Lsn,
     postgres::SourceDatabase,
     relay::{

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    outbox::Timestamp,
+    message::Timestamp,
     position::Lsn,
     slot::{facts::SlotFacts, invalidation::Invalidation, publication::Unpublished},
 };

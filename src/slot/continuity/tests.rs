@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    outbox::Timestamp,
+    message::Timestamp,
     slot::{invalidation::Invalidation, publication::Unpublished},
 };
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use amqp_publisher::publisher::{encoding::put_publish, message as amqp};
 use bytes::Bytes;
 use outboxd::{
-    outbox::{
+    message::{
         Column, ColumnNames, HEADERS_BYTES_MAX, HeaderValue, Mapping, Message, OutboxRow, Property,
         RESERVED_HEADERS, SHORT_STRING_BYTES_MAX, Template, Timestamp,
     },

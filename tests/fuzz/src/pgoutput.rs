@@ -1,11 +1,11 @@
 //! Any bytes are a pgoutput message or an error; a piece of a message is never a message; and whatever a stream says of
-//! its tables, a row of one becomes a message or an [`InvalidRow`](outboxd::outbox::InvalidRow).
+//! its tables, a row of one becomes a message or an [`InvalidRow`](outboxd::message::InvalidRow).
 
 use std::collections::BTreeMap;
 
 use bytes::{Buf, Bytes};
 use outboxd::{
-    outbox::{Column, ColumnNames, Mapper, Mapping, OutboxRow, Template, Timestamp},
+    message::{Column, ColumnNames, Mapper, Mapping, OutboxRow, Template, Timestamp},
     position::Position,
 };
 use pg_replication::{

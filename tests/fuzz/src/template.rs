@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use outboxd::{
-    outbox::{
+    message::{
         Column, ColumnNames, HeaderValue, InvalidReason, Mapping, OutboxRow, Placeholder, Template, Timestamp,
     },
     position::{Lsn, Position},

@@ -7,7 +7,7 @@ use outboxd::{
         backlog::BacklogError,
         snapshot::{RowOrder, SnapshotError},
     },
-    outbox::{Column, OutboxRow, Timestamp},
+    message::{Column, OutboxRow, Timestamp},
     position::{Lsn, Position},
     relay::database::{Backlog, Rows},
 };

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use outboxd::{outbox::ParkedRow, position::Lsn, slot::record::SlotRecord};
+use outboxd::{message::ParkedRow, position::Lsn, slot::record::SlotRecord};
 
 use crate::wal::{Row, RowId, Transaction};
 

@@ -8,7 +8,7 @@ use outboxd::{
         backlog::BacklogError,
         snapshot::{Selection, SnapshotError},
     },
-    outbox::ColumnNames,
+    message::ColumnNames,
     position::Lsn,
     postgres::{SourceDatabase, statement::CatalogError},
     relay::database::{Database, Replication},

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use outboxd::{
     cleanup::{CleanupError, Pass, Seen, SeenRow, Statements},
-    outbox::{ColumnNames, Outline, ParkReason, ParkedRow, Timestamp},
+    message::{ColumnNames, Outline, ParkReason, ParkedRow, Timestamp},
     parking::parked_rows::{Lock, ParkedEntry, ParkedValues},
     position::{Lsn, Position},
     postgres::{Cleanup, SourceDatabase, TableName, outbox_table::TableKind, statement::CatalogError},

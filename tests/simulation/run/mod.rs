@@ -16,7 +16,7 @@ use std::{
 
 use outboxd::{
     admin::SourceState,
-    outbox::{ColumnNames, Mapping},
+    message::{ColumnNames, Mapping},
     postgres::{Cleanup, SourceDatabase, TableName},
 };
 use pg_replication::Endpoint;

@@ -6,7 +6,7 @@
 //! text is not UTF-8, and its row alone is invalid.
 //!
 //! Knows how long a character is in each encoding that a database may have (manual, "Character Set Support"), and
-//! which parts of a message are text ([`message`]). Knows nothing of what a row means.
+//! which parts of a message are text (`message`). Knows nothing of what a row means.
 
 mod message;
 

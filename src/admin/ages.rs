@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
 
-use super::metrics::{added, saturated};
+use super::family::{added, saturated};
 
 /// Values of `pg_replication_slots.wal_status`, and what stands for NULL.
 const WAL_STATUSES: [&str; 5] = ["reserved", "extended", "unreserved", "lost", "unknown"];

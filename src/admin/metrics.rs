@@ -5,13 +5,14 @@
 
 use super::{
     ages::{Ages, SourceAges},
-    reporter::SourceState,
+    family::{added, saturated},
+    state::SourceState,
     subscriptions::SubscriptionReporter,
 };
 use process::telemetry;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, core::Collector,
+    TextEncoder,
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -228,11 +229,6 @@ impl KnownLater {
     }
 }
 
-/// Gauges are signed; no count of ours comes near.
-pub(super) fn saturated(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
 fn describe_process(registry: &Registry, started: SystemTime) {
     let build = Opts::new("outboxd_build_info", "Always 1; the version is the label");
     let build = added(registry, IntGaugeVec::new(build, &["version"]));
@@ -243,17 +239,6 @@ fn describe_process(registry: &Registry, started: SystemTime) {
     let since_epoch = started.duration_since(UNIX_EPOCH).unwrap_or_default();
     added(registry, start).set(saturated(since_epoch.as_secs()));
     added(registry, Ok(telemetry::lost_lines().clone()));
-}
-
-/// Registers a family. Names, labels and buckets are constants of this file, so a failure is a mistake in it.
-#[expect(clippy::expect_used, reason = "fails on our own mistakes only, and then in every test")]
-pub(super) fn added<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    collector: prometheus::Result<C>,
-) -> C {
-    let collector = collector.expect("the family's description is valid");
-    registry.register(Box::new(collector.clone())).expect("the family's name is used once");
-    collector
 }
 
 #[cfg(test)]

@@ -7,14 +7,17 @@
 //! decides nothing: that a stalled source is not ready is the relay's verdict, given as a [`SourceState`].
 
 mod ages;
+mod family;
 mod metrics;
 mod reporter;
 mod server;
+mod state;
 mod status;
 mod subscriptions;
 
-pub use reporter::{Reporter, Side, SourceState, Unconfirmed};
+pub use reporter::{Reporter, Side, Unconfirmed};
 pub use server::{AdminError, bind, serve};
+pub use state::SourceState;
 pub use status::{Readiness, Reconnects, SourceStatus, Status};
 pub use subscriptions::{SubscriptionReporter, SubscriptionStatus};
 

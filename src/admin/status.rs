@@ -1,6 +1,6 @@
 //! The answers as values: the `/status` document, also read by `outboxd status`, and the verdict of `/readyz`.
 
-use super::{reporter::SourceState, subscriptions::SubscriptionStatus};
+use super::{state::SourceState, subscriptions::SubscriptionStatus};
 use diagnostics::legible::Legible;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -32,6 +32,14 @@ fn build(name: &str) -> PathBuf {
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
+    // What cargo says to a program of its caller is not for another build: build scripts that look at it, such as ring's, would have
+    // everything compiled again, here and once more outside.
+    let of_the_caller = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| of_the_caller.iter().any(|of| name.starts_with(of))) {
+            command.env_remove(name);
+        }
+    }
     let output = command
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .stdin(Stdio::null())

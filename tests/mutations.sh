@@ -1,6 +1,6 @@
 #!/bin/sh
 # Changes one thing in the product at a time, in a copy of it, and expects the simulation to break a promise; what no seed meets
-# in so short a time, the unit tests have to see. A line that is no longer there fails as well, so that this list cannot go
+# in so short a time, the unit tests of the changed crate have to see. A line that is no longer there fails as well, so that this list cannot go
 # stale. Builds apart from the product: cargo takes the copy for it.
 #   ONLY=no-gate tests/mutations.sh     this one alone
 set -eu
@@ -32,12 +32,16 @@ mutate() {
         }
         { print }' "$root/$2" > "$copy/$2"
     log=$copy/$1.log
-    if ! in_copy --test simulation -- every_promise_holds_under_every_seed > "$log" 2>&1 && grep -q '^seed ' "$log"; then
+    case $2 in
+        crates/*/*) package=${2#crates/} package=${package%%/*} ;;
+        *) package=outboxd ;;
+    esac
+    if ! in_copy --package outboxd --test simulation -- every_promise_holds_under_every_seed > "$log" 2>&1 && grep -q '^seed ' "$log"; then
         echo "$1: caught by $(grep -m1 '^seed ' "$log")"
     elif ! grep -q '^test result: ok' "$log"; then
         echo "$1: was not built, see $log"
         failed=1
-    elif ! in_copy --lib > "$log" 2>&1 && grep -q '^test .* FAILED$' "$log"; then
+    elif ! in_copy --package "$package" --lib > "$log" 2>&1 && grep -q '^test .* FAILED$' "$log"; then
         echo "$1: caught by $(grep -m1 '^test .* FAILED$' "$log")"
     else
         echo "$1: SURVIVED, see $log"

@@ -200,7 +200,7 @@ async fn nothing_is_left_of_a_process_that_ends_in_whatever_way() {
         process::signal(&[child.id()], signal);
         child.wait().unwrap();
         let gone = || working_in(&folder).is_empty() && !folder.exists() && !process::is_running(daemon);
-        within(Duration::from_secs(30), "everything is gone", gone).await;
+        within(Duration::from_secs(90), "everything is gone", gone).await;
     }
 }
 

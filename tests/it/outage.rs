@@ -186,8 +186,9 @@ async fn connections_that_fall_silent() {
     for (proxy, direction, reason) in [
         (&postgres, None, "PostgreSQL has been silent"),
         (&postgres, Some(Direction::ToClient), "PostgreSQL has been silent"),
-        (&broker, None, "confirmed nothing"),
-        (&broker, Some(Direction::ToClient), "confirmed nothing"),
+        // "confirmed nothing", or "gets no confirm, while others are confirmed" where some came just before.
+        (&broker, None, "confirm"),
+        (&broker, Some(Direction::ToClient), "confirm"),
     ] {
         stage.receive_more(FLOW).await;
         match direction {

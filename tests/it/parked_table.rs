@@ -117,7 +117,7 @@ async fn an_insert_that_waits_is_ended_by_the_server_and_leaves_nothing_behind()
 async fn a_row_is_parked_once_a_synchronous_standby_has_it_however_long_that_takes() {
     let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let server = Postgres::start(PostgresOptions {
-        settings: vec![setting("statement_timeout", "500ms"), setting("synchronous_commit", "off")],
+        settings: vec![setting("statement_timeout", "3s"), setting("synchronous_commit", "off")],
         ..PostgresOptions::default()
     })
     .await;
@@ -143,7 +143,7 @@ async fn a_row_is_parked_once_a_synchronous_standby_has_it_however_long_that_tak
     let mut storing = std::pin::pin!(storing);
     tokio::select! {
         stored = &mut storing => panic!("no standby has it: {stored:?}"),
-        () = until_waiting(&admin, pid, "wait_event = 'SyncRep'", 2) => {}
+        () = until_waiting(&admin, pid, "wait_event = 'SyncRep'", 6) => {}
     }
     require("").await;
     storing.await.unwrap();

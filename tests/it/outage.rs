@@ -182,13 +182,15 @@ async fn connections_that_fall_silent() {
     let mut daemon = Daemon::start(&stage.config_through(&postgres, &broker));
     daemon.wait_ready(PATIENCE).await;
     let writing = stage.keep_writing();
+    const SILENT: &[&str] = &["PostgreSQL has been silent"];
+    // The second where some confirms came just before the stall and others did not.
+    const UNCONFIRMED: &[&str] = &["confirmed nothing", "gets no confirm, while others are confirmed"];
     let mut stalls = 0;
-    for (proxy, direction, reason) in [
-        (&postgres, None, "PostgreSQL has been silent"),
-        (&postgres, Some(Direction::ToClient), "PostgreSQL has been silent"),
-        // "confirmed nothing", or "gets no confirm, while others are confirmed" where some came just before.
-        (&broker, None, "confirm"),
-        (&broker, Some(Direction::ToClient), "confirm"),
+    for (proxy, direction, reasons) in [
+        (&postgres, None, SILENT),
+        (&postgres, Some(Direction::ToClient), SILENT),
+        (&broker, None, UNCONFIRMED),
+        (&broker, Some(Direction::ToClient), UNCONFIRMED),
     ] {
         stage.receive_more(FLOW).await;
         match direction {
@@ -197,7 +199,8 @@ async fn connections_that_fall_silent() {
         }
         let noticed = until(&daemon, "orders", |shown| shown["state"] == "connecting").await;
         println!("{noticed}");
-        assert!(noticed["reason"].as_str().unwrap().contains(reason), "{noticed}");
+        let reason = noticed["reason"].as_str().unwrap();
+        assert!(reasons.iter().any(|expected| reason.contains(expected)), "{noticed}");
         proxy.resume();
         daemon.wait_ready(PATIENCE).await;
         stalls += 1;

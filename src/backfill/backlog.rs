@@ -1,22 +1,22 @@
-//! Rows that were there before the slot: published once, without a gap before the stream, and without a half-done state.
+//! The backlog: rows that are older than the slot. They are published once, and no gap is left between them and the stream.
 //!
-//! 1. [`Backlog::begin`] makes a *temporary* slot and exports its snapshot. The snapshot has every row that committed before
-//!    the slot's consistent point; the slot will send every row that commits after it.
-//! 2. [`Backlog::rows`] are the rows of that snapshot. The caller publishes them, and has all of them confirmed.
+//! 1. [`Backlog::begin`] creates a *temporary* slot and exports its snapshot. The snapshot has every row committed before the
+//!    slot's consistent point. The slot sends every row committed after it.
+//! 2. [`Backlog::rows`] are the rows of the snapshot. The caller publishes them and waits for all confirms.
 //! 3. [`Backlog::finish`] copies the temporary slot to the permanent one, at the same position.
 //!
-//! Whatever ends us before the last step leaves no slot behind, so that the next one starts over: duplicates, never a gap.
-//! The temporary slot's name is fixed, which makes it the lock that keeps a second instance out.
-//! The publication must exist before [`Backlog::begin`]: a slot cannot decode with one that was made after it.
+//! A crash before the last step leaves no slot, so the next start begins again: duplicates, never a gap. The temporary slot has a
+//! fixed name, and so keeps a second instance out. The publication must exist before [`Backlog::begin`], because a slot cannot
+//! decode with a publication created after it.
 //!
-//! The rows are those of [`snapshot`], for which the consistent point is the place of the snapshot: a
-//! commit record may begin there, and every streamed row must sort behind the backlog.
+//! A backlog row's position is the last byte before the consistent point, because a commit record may begin at that point and every
+//! streamed row must sort after the backlog.
 //!
-//! Knows nothing of messages, of confirms, or of retry policy.
+//! Does not know messages, confirms, or retry policy.
 
 use tokio_postgres::Client;
 
-use super::snapshot::{self, RowHold, Selection, SnapshotError, SnapshotRows, sql};
+use super::snapshot::{self, RowHold, Selection, SnapshotError, SnapshotRows};
 use crate::{
     message::{ColumnNames, OptionalColumn},
     position::Lsn,
@@ -32,24 +32,24 @@ use crate::{
 use diagnostics::remedy::Remedy;
 use pg_replication::{ReplicationConnection, ReplicationError};
 
-/// The reason for which there is no backlog to be had, or no slot at its end.
+/// Failure to read the backlog, or to create the slot after it.
 #[derive(Debug, thiserror::Error)]
 pub enum BacklogError {
-    /// Another instance is publishing the backlog: stand by, and look for the slot later.
+    /// Another instance is publishing the backlog. The caller stands by.
     #[error("another instance is publishing the backlog: it holds the temporary slot {0}")]
     Busy(String),
     /// The permanent slot exists: another instance has published the backlog.
     #[error("slot {0} exists already: the backlog has been published")]
     AlreadyThere(String),
-    /// [`Backlog::finish`] came before the last row.
+    /// [`Backlog::finish`] was called before the last row.
     #[error("the backlog has not been read to its end")]
     Unfinished,
     /// A replication command failed.
     #[error("{doing} failed")]
     Replication {
-        /// What was being done.
+        /// Operation.
         doing: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         cause: ReplicationError,
     },
@@ -59,7 +59,7 @@ pub enum BacklogError {
 }
 
 impl BacklogError {
-    /// The remedy, where it is known.
+    /// The remedy, if known.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             BacklogError::Replication { cause, .. } => statement_remedy::of_replication(cause),
@@ -69,7 +69,7 @@ impl BacklogError {
     }
 }
 
-const MAKING: &str = "making the temporary slot";
+const MAKING: &str = "creating the temporary slot";
 
 fn failed(doing: &'static str) -> impl FnOnce(ReplicationError) -> BacklogError {
     move |cause| BacklogError::Replication { doing, cause }
@@ -79,9 +79,9 @@ fn nonsense(what: impl Into<String>) -> BacklogError {
     SnapshotError::from(statement::nonsense(MAKING, what)).into()
 }
 
-/// The rows of a snapshot, and the temporary slot that begins where it ends.
+/// The rows of a snapshot, and the temporary slot that continues after it.
 pub struct Backlog {
-    /// The rows, to be read to the end.
+    /// The rows. Must be read to the end.
     pub rows: SnapshotRows,
     replication: ReplicationConnection,
     slot: String,
@@ -90,12 +90,13 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Makes the temporary slot and opens its snapshot; the permanent one is synchronised to standbys if `failover`. Waits until every transaction that writes now has ended.
+    /// Creates the temporary slot and opens its snapshot. Waits until every open transaction that has written has ended. The
+    /// permanent slot will be synchronised to standbys if `failover`.
     ///
-    /// Takes both connections for itself; a dropped future or backlog ends them, and the temporary slot with them.
+    /// Takes both connections. Dropping the future or the backlog closes them, which ends the temporary slot.
     ///
     /// # Errors
-    /// [`BacklogError::Busy`] and [`BacklogError::AlreadyThere`] when another instance was faster.
+    /// [`BacklogError::Busy`] and [`BacklogError::AlreadyThere`] if another instance was faster; otherwise that of the failed step.
     pub async fn begin(
         replication: ReplicationConnection,
         client: Client,
@@ -125,7 +126,7 @@ impl Backlog {
                 }
                 Err(BacklogError::Snapshot(error)) => {
                     held = held.instead(&database.table, &error).ok_or(error)?;
-                    // Its snapshot ended with the transaction.
+                    // The snapshot ended with the transaction.
                     drop_temporary(&mut replication, &temporary).await?;
                     client = snapshot::anew(client, database).await?;
                 }
@@ -134,7 +135,7 @@ impl Backlog {
         }
     }
 
-    /// Makes the temporary slot and declares the cursor.
+    /// Creates the temporary slot and declares the cursor.
     async fn open(
         replication: &mut ReplicationConnection,
         client: &Client,
@@ -154,8 +155,8 @@ impl Backlog {
         watched.map_err(failed("having the connection watched"))?;
 
         let (consistent_point, exported) = create_temporary(replication, &temporary).await?;
-        // Another instance may have copied its slot and let go of the name just now.
-        // One of another database, too: whoever looks again sees that.
+        // Another instance may have copied its temporary slot and dropped it just now. A slot of another database counts, too: the
+        // next attempt reports it.
         if slot_progress(client, &database.slot).await.map_err(SnapshotError::from)?.is_some() {
             drop_temporary(replication, &temporary).await?;
             return Err(BacklogError::AlreadyThere(database.slot.clone()));
@@ -168,13 +169,14 @@ impl Backlog {
                 snapshot::lock(name, &table)
             ))
             .await
-            .map_err(sql("opening the snapshot"))?;
-        // A table that is rewritten or truncated after the snapshot and before our lock looks empty to it (manual,
-        // "Caveats" of "Concurrency Control"). The lock cannot come first: who waits for it may be a transaction that
-        // the slot waits for, and the server does not see that circle. So see whether something happened. The other
-        // connection sees the present.
-        let shape_now =
-            replication.query(&shape_query(name)).await.map_err(failed("looking at the table again"))?;
+            .map_err(|error| SnapshotError::from(statement::failed("opening the snapshot")(error)))?;
+        // A table that is rewritten or truncated between the snapshot and our lock looks empty to the snapshot (manual, "Caveats"
+        // of "Concurrency Control"). The lock cannot come first: the slot might wait for a transaction that waits for our lock, a
+        // deadlock that the server does not detect. So the table's shape is compared. The replication connection sees the present.
+        let shape_now = replication
+            .query(&shape_query(name))
+            .await
+            .map_err(failed("reading the shape of the table again"))?;
         if shape_now.first().and_then(|row| row.first()) != Some(&shape_before) {
             return Err(SnapshotError::TableChanged(name.clone()).into());
         }
@@ -182,15 +184,15 @@ impl Backlog {
         Ok(SnapshotRows::declare(client, database, &table, columns, selection, at).await?)
     }
 
-    /// The place where the stream goes on: every row that committed before is in the backlog, every other is not.
+    /// Position at which the stream continues. The backlog has every row committed before it, and no other.
     pub fn consistent_point(&self) -> Lsn {
         self.rows.point()
     }
 
-    /// Makes the permanent slot. Call it when all rows have been confirmed. The connection is then ready to stream.
+    /// Creates the permanent slot after all rows are confirmed. Returns the connection, ready to stream.
     ///
     /// # Errors
-    /// [`BacklogError::Unfinished`] before the last row. After any error there may or may not be a slot: look again.
+    /// [`BacklogError::Unfinished`] before the last row. After any other error the slot may exist or not.
     pub async fn finish(mut self) -> Result<ReplicationConnection, BacklogError> {
         if !self.rows.is_at_end() {
             return Err(BacklogError::Unfinished);
@@ -205,12 +207,11 @@ impl Backlog {
             Err(error) if error.sqlstate() == Some(DUPLICATE_OBJECT) => {
                 return Err(BacklogError::AlreadyThere(self.slot));
             }
-            Err(error) => return Err(failed("making the permanent slot")(error)),
+            Err(error) => return Err(failed("creating the permanent slot")(error)),
         }
-        // First, so that it holds back no WAL while anything waits.
+        // Dropped first, so that it holds back no WAL if the next step waits.
         drop_temporary(&mut self.replication, &self.temporary).await?;
-        // A copy is an ordinary slot, whatever its original is. Whoever has the slot next, as the configuration is the same,
-        // makes it a failover slot.
+        // A copy is never a failover slot. If another instance has the slot by now, it makes it one by the same configuration.
         if self.failover {
             let made = self.replication.make_failover(&self.slot).await;
             if !made.map_err(failed("making the slot a failover slot"))? {
@@ -221,8 +222,8 @@ impl Backlog {
     }
 }
 
-/// For `setup`: makes the permanent slot if the table has no row, and leaves it to `run`, which publishes the backlog
-/// first, if it has one. `true` when the slot was made.
+/// Creates the permanent slot for `setup` if the table is empty, and returns `true`. A table with rows is left to `run`, which
+/// publishes the backlog first.
 ///
 /// # Errors
 /// As [`Backlog::begin`] and [`Backlog::finish`].
@@ -231,11 +232,11 @@ pub async fn create_slot_if_table_is_empty(
     client: Client,
     database: &SourceDatabase,
 ) -> Result<bool, BacklogError> {
-    // In no order: the first row would otherwise have to wait for all of them to be sorted.
+    // Unordered, because an ordered first row waits until all rows are sorted.
     let off = || OptionalColumn::Off;
     let columns = ColumnNames { sequence: off(), created_at: off(), ..ColumnNames::default() };
     let all = Selection::default();
-    // Nor be copied with all the others.
+    // Not copied, because one row is enough.
     let held = RowHold::Transaction;
     let failover = database.failover;
     let mut backlog =
@@ -249,8 +250,8 @@ pub async fn create_slot_if_table_is_empty(
     Ok(empty)
 }
 
-/// `CREATE_REPLICATION_SLOT` (manual, "Streaming Replication Protocol"), in the syntax that all of 13 to 18 take. The
-/// snapshot lives until the connection's next command.
+/// Creates the temporary slot by `CREATE_REPLICATION_SLOT` (manual, "Streaming Replication Protocol"), in the syntax of 13 to 18.
+/// The snapshot lives until the next command of the connection.
 async fn create_temporary(
     connection: &mut ReplicationConnection,
     name: &str,
@@ -271,7 +272,7 @@ async fn create_temporary(
                 Ok(point) if point > Lsn::ZERO => Ok((point, snapshot.clone())),
                 _ => Err(nonsense(format!("consistent_point '{point}'"))),
             },
-            _ => Err(nonsense("it names no snapshot")),
+            _ => Err(nonsense("no snapshot name")),
         },
         rows => Err(nonsense(format!("{} rows", rows.len()))),
     }
@@ -283,8 +284,8 @@ async fn drop_temporary(connection: &mut ReplicationConnection, name: &str) -> R
     Ok(())
 }
 
-/// One text that differs when the table was rewritten, truncated, replaced, altered in its columns, or when it gained or
-/// lost a partition.
+/// The query of the table's shape: a text that changes when the table is rewritten, truncated or replaced, or when its columns or
+/// partitions change.
 fn shape_query(table: &TableName) -> String {
     format!(
         "WITH outbox AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -303,6 +304,6 @@ async fn shape_by_sql(client: &Client, table: &TableName) -> Result<Option<Strin
     let row = client
         .query_typed_one(&shape_query(table), &[])
         .await
-        .map_err(sql("reading the shape of the table"))?;
+        .map_err(statement::failed("reading the shape of the table"))?;
     Ok(row.get(0))
 }

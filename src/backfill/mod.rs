@@ -1,7 +1,7 @@
-//! Rows from the table, where the stream has none: those that are older than the slot, and those that are wanted once more.
+//! Rows read from the table: those older than the slot, and those to be published again.
 //!
-//! `backlog` and `snapshot` know the table and the slot, and nothing of messages. `publish`, `recover` and `replay` hand rows to the
-//! relay's delivery. Knows nothing of the stream.
+//! `backlog` and `snapshot` know the table and the slot, and no messages. `publish`, `recover` and `replay` pass rows to the relay's
+//! delivery. Does not know the stream.
 
 pub mod backlog;
 pub mod publish;

@@ -1,6 +1,6 @@
-//! The loop over rows of the table: the backlog before the stream, recovery, and replay.
+//! The loop that publishes rows of the table, for backlog, recovery and replay.
 //!
-//! Nothing is marked as done until all of it is confirmed, so whoever is cut short starts over: duplicates, never a gap.
+//! Nothing is marked as done until all rows are confirmed. A run that is cut short begins again: duplicates, never a gap.
 
 use std::time::Instant;
 
@@ -19,50 +19,50 @@ use crate::{
 };
 use process::{clock::now, shutdown::Shutdown};
 
-/// What the rows are published for.
+/// Purpose of publishing rows of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// To make a slot when all are confirmed. A shutdown does not cut this short before its deadline, as what is finished
-    /// need not be repeated.
+    /// A slot is created after all confirms. A shutdown lets the reading go on until its deadline, because a finished backlog is
+    /// not repeated.
     Slot,
-    /// To have them published again: they are marked, and a shutdown ends the reading.
+    /// A replay: the messages are marked, and a shutdown ends the reading.
     Replay,
 }
 
-/// How far the rows came.
+/// Progress through the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RowsSettled {
-    /// So many, the first ones in order, are confirmed, or put aside or given up as policy says.
+    /// Number of rows, from the first on, that are confirmed, parked or dropped.
     pub(crate) settled: u64,
-    /// There are no others.
+    /// Set if these are all rows.
     pub(crate) complete: bool,
 }
 
-/// What became of rows that are all settled.
+/// Counts of rows that are all settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backfill {
-    /// RowsSettled, and confirmed by the broker.
+    /// Rows confirmed by the broker.
     pub confirmed: u64,
-    /// Put aside, as policy says.
+    /// Rows parked by policy.
     pub parked: u64,
-    /// Given up, as policy says: unroutable, or no messages.
+    /// Rows dropped by policy: unroutable ones, and ones that cannot become messages.
     pub dropped: u64,
 }
 
-/// What the end of a backlog leads to.
+/// End of a backlog.
 pub(crate) enum Backfilled<R> {
-    /// All confirmed; the slot exists, and streaming can go on from it on this connection.
+    /// All rows are settled and the slot exists. The connection can stream from it.
     Done {
         /// The connection.
         connection: R,
-        /// What became of the rows.
+        /// Counts of the rows.
         rows: Backfill,
     },
-    /// Asked to end before all was confirmed: the next start publishes the backlog again.
+    /// A shutdown came before all rows were settled. The next start publishes the backlog again.
     CutShort,
 }
 
-/// Publishes the whole backlog, waits for its confirms, and makes the slot.
+/// Publishes the whole backlog, waits for the confirms, and creates the slot.
 pub(crate) async fn publish_backlog<B: Backlog>(
     mut backlog: B,
     delivery: &mut Delivery<'_, impl Database, impl Publisher>,
@@ -88,6 +88,9 @@ pub(crate) async fn publish_backlog<B: Backlog>(
 }
 
 /// Publishes all rows and waits for their confirms, or for `shutdown`.
+///
+/// # Errors
+/// The first fault, also that of an invalid row: after everything before it is settled.
 pub(crate) async fn publish_rows(
     rows: &mut impl Rows,
     purpose: Purpose,
@@ -98,9 +101,9 @@ pub(crate) async fn publish_rows(
 ) -> Result<RowsSettled, Fault> {
     delivery.enter(SourceState::Backlog);
     let mapper = mapping.resolve(rows.columns()).map_err(Fault::Mapping)?;
-    tracing::info!(source = report.name(), order = %rows.order(), "publishing rows of the table");
+    tracing::info!(source = report.name(), order = %rows.order(), "publishing rows of the outbox table");
     let (mut read, mut all_read) = (0_u64, false);
-    // What came before it is confirmed first.
+    // An invalid row is reported after everything before it is confirmed.
     let mut invalid = None;
     let mut deadline: Option<Instant> = None;
     loop {
@@ -112,13 +115,13 @@ pub(crate) async fn publish_rows(
             break;
         }
         let may_read = reading && delivery.has_room();
-        // Priorities: (1) being asked to end; (2) the broker's answers, which make room; (3) rows; (4) the timer.
+        // Priorities: (1) the shutdown; (2) the broker's answers, which make room; (3) rows; (4) the timer.
         tokio::select! {
             biased;
             requested = shutdown.requested(), if deadline.is_none() => deadline = Some(requested),
             settled = delivery.next() => settled?,
             row = rows.next(), if may_read => {
-                // What has arrived already leaves as one batch.
+                // Rows that have arrived already leave as one batch.
                 let mut next = Some(row);
                 while let Some(row) = next.take() {
                     let Some(row) = row? else {
@@ -156,7 +159,7 @@ pub(crate) async fn publish_rows(
         parked,
         dropped,
         complete,
-        "rows of the table are settled"
+        "rows of the outbox table are settled"
     );
     Ok(RowsSettled { settled: done, complete })
 }

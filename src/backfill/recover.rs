@@ -1,9 +1,9 @@
-//! `outboxd recover`: a new slot in place of one that is lost, with nothing falling between.
+//! `outboxd recover`: creates a new slot in place of a lost one, without a gap between the published rows and the stream.
 //!
-//! The same steps as the first backlog: a temporary slot exports a snapshot, the rows of the snapshot are published and
-//! confirmed, and the temporary slot is copied to the permanent one. Before anything is dropped the gap is marked in the
-//! record, and only after the copy the record says that all is well: an instance that looks on takes no slot for the
-//! right one before, and whatever ends us in between leaves a gap that is still named, for the same command again.
+//! The steps are those of the first backlog: a temporary slot exports a snapshot, the rows of the snapshot are published and
+//! confirmed, and the temporary slot is copied to the permanent one. The gap is marked in the record before anything is dropped,
+//! and cleared after the copy. So no other instance accepts a slot in between, and an interrupted recovery leaves a recorded gap:
+//! the same command can be run again.
 
 use std::time::Duration;
 
@@ -34,45 +34,46 @@ use crate::{
 };
 use process::shutdown::Shutdown;
 
-/// Rows may have been created so long before the last confirmed message was committed, and yet be committed after it: a
-/// transaction may last. More than any transaction that writes messages should; what it costs are copies.
+/// Longest time between a row's `created_at` and its commit, as a transaction may last. Longer than any transaction that writes
+/// messages should take. A larger value costs duplicates.
 const MARGIN: Duration = Duration::from_secs(3600);
 
-/// What a recovery did.
+/// Result of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
-    /// Where the new slot begins.
+    /// Start of the new slot.
     pub at: Lsn,
-    /// What became of the rows.
+    /// Counts of the rows.
     pub rows: Backfill,
-    /// Rows created before were left out; `None`: none were.
+    /// Rows created before this time were left out; `None` if none were.
     pub since: Option<Timestamp>,
-    /// In what order the rows came.
+    /// Order of the rows.
     pub order: RowOrder,
 }
 
-/// Why there is no new slot.
+/// Failure to recover.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
-    /// There is nothing to recover from.
+    /// The slot has no gap.
     #[error(
-        "slot {slot} is healthy{}: nothing is missing, `outboxd run` goes on from it; `outboxd replay` publishes rows again \
-         without touching the slot",
+        "slot {slot} is healthy{}: no row is missing, and `outboxd run` continues from it. To publish rows again without \
+         touching the slot, use `outboxd replay`",
         holder.as_ref().map(|holder| format!(", and in use by {holder}")).unwrap_or_default()
     )]
     Healthy {
-        /// The slot.
+        /// Name of the slot.
         slot: String,
-        /// Its holder.
+        /// Holder of the slot.
         holder: Option<Box<Holder>>,
     },
-    /// Asked to end first.
+    /// A shutdown came first.
     #[error(
-        "ended before all rows were confirmed, so there is no new slot yet: run it again, it begins anew"
+        "interrupted before all rows were confirmed, so the new slot does not exist yet: run `outboxd recover` again, which \
+         starts from the beginning"
     )]
     CutShort,
-    /// Something failed.
-    #[error("{}; run `outboxd recover` again, it begins anew", .0.explain())]
+    /// A step failed.
+    #[error("{}; then run `outboxd recover` again, which starts from the beginning", .0.explain())]
     Fault(Box<Fault>),
 }
 
@@ -82,11 +83,11 @@ impl<F: Into<Fault>> From<F> for RecoveryError {
     }
 }
 
-/// Makes a new slot for `source` and publishes the rows that were created since `since`; without it, since the last
-/// recorded confirm, less one hour, or all if that is not known.
+/// Creates a new slot for `source` and publishes the rows created since `since`. Without `since`, it publishes the rows created
+/// since an hour before the last recorded confirm, or all rows if that time is unknown.
 ///
 /// # Errors
-/// [`RecoveryError`]: the new slot is there only without one.
+/// [`RecoveryError`]. The new slot exists only after `Ok`.
 pub async fn recover<D: Database, B: Broker>(
     source: &Source<D, B>,
     since: Option<Timestamp>,
@@ -101,7 +102,7 @@ pub async fn recover<D: Database, B: Broker>(
         let facts = sql.facts(database).await?;
         let checks = preflight::recovery_checks(database, &mapping.columns, &facts);
         let lost = facts.slot(&database.slot).is_some_and(SlotFacts::is_lost);
-        // Somebody else's is not dropped.
+        // A slot of another program is never dropped.
         let refused = preflight::slot_refusal(database, &facts.slot_uses, true).is_some();
         let failed = |check: &preflight::Check| {
             check.failure().is_some() && (refused || !lost || check.name != preflight::SLOT)
@@ -109,7 +110,7 @@ pub async fn recover<D: Database, B: Broker>(
         let Some(table) = facts.table.filter(|_| !checks.iter().any(failed)) else {
             return Err(Fault::Preflight(checks).into());
         };
-        // Before anything is changed.
+        // Validated before anything is changed.
         Selection { since, aggregate: None }.validate(database, &table, &mapping.columns)?;
         let replication = server.connect_replication(&application_name).await;
         let mut replication =
@@ -139,7 +140,7 @@ pub async fn recover<D: Database, B: Broker>(
         let marked = marked(&history, cause);
         sql.write_record(database, &marked).await?;
         sql.drop_slot(&database.slot).await?;
-        // Whatever is altered from now on is a gap again to whoever takes the new slot.
+        // If the publication is altered from now on, the new slot's next holder finds a gap again.
         server.look_again(&sql, &mut history).await?;
         let Some(published_by) = history.publishing.by() else {
             return Err(Fault::PublicationGone.into());
@@ -147,11 +148,14 @@ pub async fn recover<D: Database, B: Broker>(
         let unproven = unproven(since, marked.unproven.as_deref());
         let zone = database.rows.created_at_zone.as_deref();
         let since = since.or_else(|| since_record(marked.confirmed_until, &table, &mapping.columns, zone));
-        // All rows are published, so all are accounted for.
+        // Without `since` all rows are published, so none is unproven.
         let unproven = unproven.filter(|_| since.is_some());
         let selection = Selection { since, aggregate: None };
         let reader = server.connect_sql(&application_name).await?;
-        tracing::info!(source = name, "making a snapshot, once every transaction that writes now has ended");
+        tracing::info!(
+            source = name,
+            "taking a snapshot after all open transactions that have written have ended"
+        );
         let making = server.begin_backlog(replication, reader, &mapping.columns, &selection, failover);
         let backlog = watch_slot_creation(server, &application_name, making, |reason| {
             tracing::warn!(source = name, "{reason}")
@@ -168,7 +172,7 @@ pub async fn recover<D: Database, B: Broker>(
         };
         Ok((history.server, record, publisher, backlog, since))
     };
-    // Priorities: (1) being asked to end; (2) the servers.
+    // Priorities: (1) the shutdown; (2) the servers.
     let (identity, record, publisher, mut backlog, since) = tokio::select! {
         biased;
         _ = shutdown.requested() => return Err(RecoveryError::CutShort),
@@ -179,7 +183,7 @@ pub async fn recover<D: Database, B: Broker>(
         (backlog.consistent_point(), backlog.rows().order(), backlog.rows().taken_at());
     let parking = ParkingWriter::new(server, application_name.clone(), relay);
     let mut delivery = Delivery::new(publisher, Settled::default(), relay, report, parking);
-    // The instance that had the slot may hang, and still hold messages.
+    // The instance that had the slot may hang and still have messages to send, so it is fenced out.
     delivery.fence(&fence_queue(&database.slot, &identity.system_id));
     let published = publish_backlog(backlog, &mut delivery, mapping, report, &mut shutdown).await;
     delivery.close().await;
@@ -195,22 +199,22 @@ pub async fn recover<D: Database, B: Broker>(
 /// The record while the recovery is under way.
 fn marked(history: &SlotHistory, gap: Option<Gap>) -> SlotRecord {
     let begun = || {
-        let words = "was to be made by `outboxd recover`, which did not come to its end".to_owned();
+        let words =
+            "does not exist yet: `outboxd recover` was interrupted before it created the slot".to_owned();
         Gap { cause: Cause::Recorded(words), confirmed: None, until: None }
     };
     history.marked(&gap.unwrap_or_else(begun), None)
 }
 
-/// What clean-up has to leave alone afterwards, unless all rows are published: what it had to before, and what somebody chose to
-/// leave out.
+/// The reason why clean-up must remove nothing after a partial recovery: the one from before, or the operator's `--since`.
 fn unproven(chosen: Option<Timestamp>, before: Option<&str>) -> Option<String> {
-    let chosen =
-        chosen.map(|since| format!("`outboxd recover --since {since}` left out the rows created before"));
+    let chosen = chosen
+        .map(|since| format!("`outboxd recover --since {since}` left out the rows created before that time"));
     before.map(str::to_owned).or(chosen)
 }
 
-/// Where a record lets begin; `None`: with the first row. A `timestamp` without time zone is left alone, unless
-/// the configuration says in which zone it was written.
+/// Time from which rows are published after a recorded confirm; `None` for all rows. A `timestamp` column without time zone is not
+/// used unless the configuration has its zone.
 fn since_record(
     recorded: Option<Timestamp>,
     table: &TableFacts,
@@ -226,37 +230,11 @@ fn since_record(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{
-        message::OptionalColumn,
-        postgres::outbox_table::{ColumnFacts, TableKind},
-    };
+    use crate::{message::OptionalColumn, postgres::outbox_table::ColumnFacts};
 
     #[test]
     fn recovery_begins_an_hour_before_the_record_where_the_table_can_tell() {
-        let table = |type_oid| TableFacts {
-            oid: 1,
-            kind: TableKind::Ordinary,
-            logged: true,
-            may_use_schema: true,
-            may_select: true,
-            may_remove: true,
-            owned: true,
-            row_security: false,
-            rows_estimate: 0,
-            columns: vec![ColumnFacts {
-                name: "created_at".into(),
-                type_oid,
-                base_type_oid: type_oid,
-                type_name: String::new(),
-                nullable: true,
-                default: None,
-                sequence_cache: None,
-                is_string: false,
-                generated: None,
-                sent: true,
-                may_select: true,
-            }],
-        };
+        let table = |type_oid| TableFacts::sample(vec![ColumnFacts::sample("created_at", type_oid)]);
         let noon: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
         let columns = ColumnNames::default();
         let zone = Some("America/New_York");

@@ -1,7 +1,8 @@
-//! `outboxd replay`: rows that are still in the table, published again and marked, from one snapshot. Touches no slot, so
-//! it may run beside the relay; what it publishes of an aggregate is in order by itself, and in no order with what the
-//! relay publishes of the same aggregate meanwhile. Nothing is parked: what cannot be published is still in the table, and is
-//! left out.
+//! `outboxd replay`: publishes rows of the table again, marked as replayed, from one snapshot.
+//!
+//! A replay touches no slot, so it may run beside the relay. Its messages of an aggregate are in order among themselves, but not
+//! with messages that the relay publishes meanwhile. A row that cannot be published is left out and not parked: it is still in the
+//! table.
 
 use super::publish::{Purpose, publish_rows};
 use super::snapshot::{RowOrder, Selection};
@@ -18,23 +19,23 @@ use crate::{
 };
 use process::shutdown::Shutdown;
 
-/// What a replay did.
+/// Result of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replayed {
-    /// So many rows, the first ones in order, are published and confirmed, but for those left out.
+    /// Number of rows published and confirmed, from the first on, without those left out.
     pub rows: u64,
-    /// So many of the first ones were left out: no message can be made of them, or no queue is bound for it.
+    /// Number of rows left out: they cannot become messages, or no queue is bound for the message.
     pub left_out: u64,
-    /// These were all; otherwise it was asked to end.
+    /// Set if these were all rows. Otherwise a shutdown ended the replay.
     pub complete: bool,
-    /// In what order they came.
+    /// Order of the rows.
     pub order: RowOrder,
 }
 
-/// Publishes the selected rows again; on `shutdown`, waits for those that are on their way.
+/// Publishes the selected rows again. On `shutdown`, waits for the confirms of messages in flight.
 ///
 /// # Errors
-/// The fault; what was confirmed before it stays published.
+/// The fault that ended the replay. Messages confirmed before it stay published.
 pub async fn replay<D: Database, B: Broker>(
     source: &Source<D, B>,
     selection: &Selection,
@@ -49,7 +50,7 @@ pub async fn replay<D: Database, B: Broker>(
         let rows = database.snapshot(reader, &mapping.columns, selection).await?;
         Ok::<_, Fault>((publisher, rows))
     };
-    // Priorities: (1) being asked to end; (2) the servers.
+    // Priorities: (1) the shutdown; (2) the servers.
     let (publisher, mut rows) = tokio::select! {
         biased;
         _ = shutdown.requested() => {
@@ -70,7 +71,7 @@ pub async fn replay<D: Database, B: Broker>(
     Ok(Replayed { rows, left_out, complete: published.complete, order })
 }
 
-/// What would be parked is left out.
+/// The options of a replay, which leaves rows out in place of parking them.
 fn leaving_out(relay: &RelayOptions) -> RelayOptions {
     let on_unroutable = match relay.on_unroutable {
         OnUnroutable::Park => OnUnroutable::Drop,

@@ -1,17 +1,18 @@
-//! The rows of the outbox table as one snapshot shows them: all, or those that are selected, in the best order that the
-//! table allows. For the backlog, for recovery and for replay.
+//! Rows of the outbox table from one snapshot, for backlog, recovery and replay: all or a selection, in the best order that the
+//! table allows.
 //!
-//! A row's [`Position`] has the LSN of the byte before the place in WAL that the snapshot belongs to: every row that
-//! commits later has a commit record that begins there at the earliest, and so sorts behind.
+//! A row's [`Position`] has the LSN of the last byte before the snapshot's place in WAL. The commit record of a later row begins at
+//! that place at the earliest, so every later row sorts after the snapshot.
 //!
-//! Memory: rows are fetched from a cursor, a batch at a time, and a batch not yet polled stays in the socket.
-//! tokio-postgres reads ahead of us by what two reads of the socket give (`InnerClient::send` in its `client.rs` makes a channel
-//! of one place for the answer, and `Connection::poll_read` in `connection.rs` stops reading while that is full). The
-//! cursor is there for the end: an abandoned SELECT would be read, by that same loop, to its last row. It is WITH HOLD, so that the
-//! server copies the rows at once and the transaction ends: a broker that takes nothing for days neither keeps a migration waiting for
-//! the table, and the application's inserts behind it, nor vacuum from its work.
+//! Memory: rows are fetched from a cursor in batches, and a batch that is not polled stays in the socket. tokio-postgres reads ahead
+//! by two reads of the socket (`InnerClient::send` in its `client.rs` makes a channel of one place for the answer, and
+//! `Connection::poll_read` in `connection.rs` stops reading while that is full). An abandoned SELECT would be read to its last row
+//! by the same loop; an abandoned cursor is not.
 //!
-//! Knows nothing of slots, of messages, of confirms, or of retry policy.
+//! The cursor is WITH HOLD: the server copies the rows at once and the transaction ends. So a broker that is down for days blocks
+//! neither a migration of the table, with the application's inserts behind it, nor vacuum.
+//!
+//! Does not know slots, messages, confirms, or retry policy.
 
 use std::{fmt, ops::Range, pin::Pin, str::FromStr};
 
@@ -27,7 +28,7 @@ use crate::{
         outbox_table::{self, ColumnFacts, TableFacts, TableKind},
         sql_text::{identifier, literal},
         sqlstate,
-        statement::{CatalogError, NO_TIMEOUTS, nonsense},
+        statement::{CatalogError, NO_TIMEOUTS, failed, nonsense},
         statement_remedy, stored_values,
     },
 };
@@ -37,111 +38,99 @@ use pg_replication::{
     stored_text::{Encoding, Translator},
 };
 
-/// Rows of one FETCH: enough to make its round trip cheap, few enough to be read to the end when we are given up.
+/// Rows of one FETCH: enough to make the round trip cheap, few enough to be read to the end after an abandoned read.
 const FETCH_ROWS: u32 = 256;
 
-/// Name of the connection that asks for characters, shown in `pg_stat_activity`.
+/// Application name of the connection that reads how the server converts characters.
 const APPLICATION_NAME: &str = "outboxd encoding";
 
-/// The reason for which rows cannot be read.
+/// Failure to read rows.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// There is no such table.
+    /// The table does not exist.
     #[error("table {} does not exist", .0.quoted())]
     NoTable(TableName),
-    /// The server has no room for a copy of the rows: read them in one transaction.
+    /// The server has no room for a copy of the rows. They can be read in one transaction.
     #[error("the server has no room for a copy of the rows")]
     NoRoomForCopy(#[source] WireError),
-    /// A view or a foreign table stands there, whose code would run with the role's rights.
-    #[error("{} is no ordinary or partitioned table: set outbox.table to the table itself", .0.quoted())]
+    /// A view or a foreign table has the name. Its code would run with the role's rights.
+    #[error("{} is not an ordinary or partitioned table: set outbox.table to the table itself", .0.quoted())]
     NotATable(TableName),
-    /// The table was altered, rewritten or truncated between the snapshot and our lock: start over.
-    #[error("table {} was altered just when its rows were to be read: start over", .0.quoted())]
+    /// The table was altered, rewritten or truncated between the snapshot and our lock.
+    #[error("table {} was altered while outboxd began to read its rows; the next attempt reads it again", .0.quoted())]
     TableChanged(TableName),
-    /// Rows since a time were asked for.
+    /// `--since` needs a column for the time of a row.
     #[error(
-        "table {} has no column for the time of a row (outbox.columns.created_at), which --since needs; leave --since out, \
-         and all rows are published",
+        "--since needs a column with the time of a row, and table {} has none: set outbox.columns.created_at; or leave --since \
+         out, which publishes all rows",
         .0.quoted()
     )]
     NoTimes(TableName),
-    /// Rows since a time were asked for, and the times do not say when.
+    /// `--since` needs times with a known zone.
     #[error(
-        "table {} has times without time zone (outbox.columns.created_at), and nobody knows in which zone they were written, \
-         which --since needs: set outbox.created_at_zone, for instance to \"America/New_York\"; or leave --since out, and all \
-         rows are published",
+        "--since needs times with a time zone, and column outbox.columns.created_at of table {} has none: set \
+         outbox.created_at_zone, for instance to \"America/New_York\"; or leave --since out, which publishes all rows",
         .0.quoted()
     )]
     NoZone(TableName),
-    /// The role may not read what a message takes.
+    /// The role may not read columns that a message needs.
     #[error("the role may not read the columns {columns} of {}: {grant};", table.quoted())]
     MayNotRead {
-        /// The table.
+        /// Table.
         table: TableName,
-        /// Their names.
+        /// Names of the columns.
         columns: String,
-        /// The statement that lets it.
+        /// The GRANT statement.
         grant: String,
     },
-    /// The role would not see all rows.
+    /// Row security would hide rows from the role.
     #[error("row security hides rows of {} from the role: {cure}", table.quoted())]
     RowSecurity {
-        /// The table.
+        /// Table.
         table: TableName,
-        /// The statement that lets the role see them.
+        /// The statement that shows the rows to the role.
         cure: String,
     },
-    /// The condition or the zone of the configuration does not work.
-    #[error("the rows cannot be selected as outbox.unpublished or outbox.created_at_zone says")]
+    /// The configured condition or zone fails.
+    #[error("the rows cannot be selected by outbox.unpublished and outbox.created_at_zone")]
     Rules(#[source] WireError),
-    /// More rows than a position can number.
+    /// The table has more rows than a position can number.
     #[error(
-        "there are more than 2^32 rows: publish with backlog = \"skip\", or delete rows that need no publishing"
+        "the table has more than 2^32 rows: set backlog = \"skip\", or delete rows that need not be published"
     )]
     TooManyRows,
-    /// SQL failed.
-    #[error("{doing} failed")]
-    Sql {
-        /// What was being done.
-        doing: &'static str,
-        /// Why.
-        #[source]
-        cause: WireError,
-    },
-    /// The session that takes the place of one in which a copy failed could not be had.
+    /// A session to replace one whose copy failed could not be opened.
     #[error(transparent)]
     Connect(Box<ConnectError>),
-    /// The catalog could not be read.
+    /// A statement failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
 }
 
 impl SnapshotError {
-    /// The remedy, where it is known.
+    /// The remedy, if known.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             SnapshotError::Rules(_) => Some(Remedy::by_person(RULES_CURE)),
-            SnapshotError::Sql { cause, .. }
-                if cause.sqlstate() == Some(sqlstate::CONFIGURATION_LIMIT_EXCEEDED) =>
+            SnapshotError::Catalog(error)
+                if error.sqlstate() == Some(sqlstate::CONFIGURATION_LIMIT_EXCEEDED) =>
             {
                 Some(Remedy::by_person(
-                    "the server keeps in temporary files what work_mem does not hold: as a superuser raise temp_file_limit for outboxd's \
-                     role (ALTER ROLE ... SET temp_file_limit = ...;); an index on the column that orders the rows spares the sort",
+                    "the sort needs more temporary files than temp_file_limit allows: as a superuser, raise the limit for outboxd's role \
+                     (ALTER ROLE ... SET temp_file_limit = ...;); or create an index on the column that orders the rows",
                 ))
             }
-            SnapshotError::Sql { cause, .. } | SnapshotError::NoRoomForCopy(cause) => {
-                statement_remedy::of_statement(cause)
-            }
+            SnapshotError::NoRoomForCopy(cause) => statement_remedy::of_statement(cause),
             SnapshotError::Connect(error) => Some((*error.remedy).clone()),
             SnapshotError::Catalog(error) => error.remedy(),
             _ => None,
         }
     }
 
-    /// What failed for want of the server's resources (SQLSTATE class 53: `temp_file_limit`, a full disk, memory) while it copied.
+    /// Tells a copy that failed for lack of resources (SQLSTATE class 53: `temp_file_limit`, a full disk, memory).
     fn of_copy(self) -> Self {
         match self {
-            SnapshotError::Sql { cause, .. }
+            SnapshotError::Catalog(CatalogError::Statement { cause, .. })
                 if cause.sqlstate().is_some_and(|code| code.starts_with("53")) =>
             {
                 SnapshotError::NoRoomForCopy(cause)
@@ -150,12 +139,11 @@ impl SnapshotError {
         }
     }
 
-    /// What failed while the server computed the condition or the zone for a row, and not for the connection: SQLSTATEs of data
-    /// and of what a function raises.
+    /// Tells a failure of the configured condition or zone, by the SQLSTATEs of data and of functions that raise.
     fn of_rules(self, rules: &RowRules) -> Self {
         let is_computed = |code: &str| ["22", "42", "P0", "38", "2F"].contains(&code.get(..2).unwrap_or(""));
         match self {
-            SnapshotError::Sql { cause, .. }
+            SnapshotError::Catalog(CatalogError::Statement { cause, .. })
                 if (rules.unpublished.is_some() || rules.created_at_zone.is_some())
                     && cause.sqlstate().is_some_and(|code| {
                         is_computed(code) && code != sqlstate::INSUFFICIENT_PRIVILEGE
@@ -168,23 +156,20 @@ impl SnapshotError {
     }
 }
 
-/// Cure of a condition or a zone that does not work, for `check` and `run`.
-pub(crate) const RULES_CURE: &str = "correct outbox.unpublished (an SQL condition on the table's columns that fails for no row; what is not \
-                                     PostgreSQL's own with its schema) or outbox.created_at_zone (a zone of pg_timezone_names), and restart outboxd";
+/// Cure of a condition or a zone that fails, for `check` and `run`.
+pub(crate) const RULES_CURE: &str = "correct outbox.unpublished (an SQL condition on the table's columns that fails for no row; name the \
+                                     schema of functions and types that are not PostgreSQL's own) or outbox.created_at_zone (a zone of \
+                                     pg_timezone_names), and restart outboxd";
 
-pub(crate) fn sql(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> SnapshotError {
-    move |error| SnapshotError::Sql { doing, cause: error.into() }
-}
-
-/// The order in which rows come.
+/// Order of the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
-    /// By the sequence column; rows without a value first, by `created_at`.
+    /// Order by the sequence column; rows without a value first, by `created_at`.
     Sequence,
-    /// By `created_at`, rows without one first; where that is equal by a column that a sequence numbers, or else as the rows lie
-    /// in the table, which is most often as they were inserted.
+    /// Order by `created_at`, rows without a value first. Equal times are ordered by a column that a sequence numbers, or else by
+    /// place in the table, which mostly is the order of insertion.
     CreatedAt,
-    /// As the rows lie in the table: no promise.
+    /// Order by place in the table, without any promise.
     None,
 }
 
@@ -193,7 +178,7 @@ impl fmt::Display for RowOrder {
         f.write_str(match self {
             RowOrder::Sequence => "by the sequence column",
             RowOrder::CreatedAt => "by created_at",
-            RowOrder::None => "none: the table has neither a sequence nor a created_at column",
+            RowOrder::None => "not defined: the table has neither a sequence nor a created_at column",
         })
     }
 }
@@ -209,7 +194,7 @@ impl RowOrder {
 
     fn clause(self, table: &TableFacts, columns: &ColumnNames) -> String {
         let column = |column: &OptionalColumn| column.name().and_then(|name| table.column(name));
-        // Only where there may be any: an index serves the order that says nothing of NULL.
+        // NULLS FIRST only for a nullable column: an index serves the order without it.
         let by = |column: &ColumnFacts| {
             format!("{}{}, ", identifier(&column.name), if column.nullable { " NULLS FIRST" } else { "" })
         };
@@ -225,14 +210,14 @@ impl RowOrder {
             }
         };
         let terms: String = first.into_iter().chain(then).map(by).collect();
-        // A right to some columns is none to these.
+        // System columns need the right to read the whole table.
         let terms = terms + if table.may_select { "tableoid, ctid" } else { "" };
         format!(" ORDER BY {}", terms.trim_end_matches(", "))
     }
 }
 
-/// The text of a column, by SQL. A cast is what the owner of a type says it is (CREATE CAST), and would run with the role's rights: so
-/// types that are not PostgreSQL's own give what their output function gives.
+/// The SQL expression for a column's text. A cast may call a function of the type's owner (CREATE CAST) with the role's rights, so
+/// types that are not PostgreSQL's own go through their output function.
 fn text_of(table: &TableFacts, column: &str) -> String {
     let name = identifier(column);
     match table.column(column) {
@@ -245,12 +230,12 @@ fn there<'a>(table: &TableFacts, column: &'a OptionalColumn) -> Option<&'a str> 
     column.name().filter(|name| table.column(name).is_some())
 }
 
-/// One aggregate, as `TYPE/ID`. A type has no slash; an id may have.
+/// One aggregate, written `TYPE/ID`. The id may have slashes, the type may not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aggregate {
-    /// As in the column of aggregate types.
+    /// Value of the column `aggregate_type`.
     pub kind: String,
-    /// As in the column of aggregate ids.
+    /// Value of the column `aggregate_id`.
     pub id: String,
 }
 
@@ -273,17 +258,17 @@ impl fmt::Display for Aggregate {
     }
 }
 
-/// The choice of rows; by default all.
+/// A selection of rows; by default all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Those created at that time or later, or at an unknown one.
+    /// Selects rows created at this time or later, or at an unknown time.
     pub since: Option<Timestamp>,
-    /// Those of one aggregate.
+    /// Selects rows of one aggregate.
     pub aggregate: Option<Aggregate>,
 }
 
 impl Selection {
-    /// Tells whether the table can say which rows are selected.
+    /// Checks that the table has the columns for the selection.
     ///
     /// # Errors
     /// [`SnapshotError::NoTimes`] and [`SnapshotError::NoZone`].
@@ -308,7 +293,7 @@ impl Selection {
             let column = columns.created_at.name().and_then(|name| table.column(name));
             let column = column.ok_or_else(|| SnapshotError::NoTimes(name.clone()))?;
             let quoted = identifier(&column.name);
-            // An hour that the clocks repeat counts as its second passage, so no row of it is left out.
+            // PostgreSQL reads an hour that the clocks repeat as its second passage, so no row of it is left out.
             let time = match created_at_zone {
                 _ if column.is_timestamptz() => quoted.clone(),
                 Some(zone) => format!("{quoted} AT TIME ZONE {}", literal(zone)),
@@ -318,7 +303,7 @@ impl Selection {
                 "({time} >= timestamptz 'epoch' + {micros} * interval '1 microsecond' OR {quoted} IS NULL)"
             ));
         }
-        // On lines of its own, for it may end in a comment.
+        // The condition has its own lines, because it may end in a comment.
         conditions.extend(unpublished.as_ref().map(|condition| format!("((\n{condition}\n) IS NOT FALSE)")));
         if let Some(Aggregate { kind, id }) = &self.aggregate {
             for (column, value) in [(&columns.aggregate_type, kind), (&columns.aggregate_id, id)] {
@@ -335,18 +320,18 @@ impl Selection {
 /// The way in which the server keeps rows that are not read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowHold {
-    /// As a copy in temporary files of the server, unless the table is too large for that. Where the server has no room for the copy
-    /// ([`SnapshotError::NoRoomForCopy`]), a transaction takes its place.
+    /// A copy in temporary files of the server, unless the table is too large. If the server has no room for the copy
+    /// ([`SnapshotError::NoRoomForCopy`]), a transaction replaces it.
     Copy,
-    /// By the open transaction, which locks the table (ACCESS SHARE) and holds vacuum back.
+    /// An open transaction, which locks the table (ACCESS SHARE) and holds vacuum back.
     Transaction,
 }
 
-/// Largest table whose rows are copied. A copy takes as much of the server's disk, and sorting it as much again.
+/// Largest table whose rows are copied. A copy takes that much of the server's disk, and sorting it the same again.
 const COPY_BYTES_MAX: i64 = 8 << 30;
 
 impl RowHold {
-    /// The way to go on after such a failure of opening a snapshot: `Some` when it was the copy that failed, for which a transaction does.
+    /// The other way to hold rows after a failed copy; `None` after any other error.
     pub(crate) fn instead(self, table: &TableName, error: &SnapshotError) -> Option<Self> {
         let SnapshotError::NoRoomForCopy(cause) = error else { return None };
         if self == RowHold::Transaction {
@@ -354,18 +339,18 @@ impl RowHold {
         }
         tracing::warn!(
             table = table.quoted(),
-            "{error} ({cause}), so they are read in one transaction instead: {WHILE_HELD}"
+            "{error} ({cause}). outboxd reads them in one transaction instead: {WHILE_HELD}"
         );
         Some(RowHold::Transaction)
     }
 }
 
-/// The consequence for others of a transaction that reads.
-const WHILE_HELD: &str = "ALTER TABLE waits, and vacuum removes nothing, until the last row is read; set a lock_timeout for migrations \
-                          meanwhile";
+/// Effect of a reading transaction on other sessions.
+const WHILE_HELD: &str = "until the last row is read, ALTER TABLE waits and vacuum removes no dead rows; set a lock_timeout for \
+                          migrations meanwhile";
 
-/// Tells whether the rows of the table may be copied, as far as our limit and the server's `temp_file_limit` go. The copy may be
-/// larger than the table, which does not hold the default of a column that was added later, nor the conversion of its encoding.
+/// Tells whether a copy of the rows fits into our limit and the server's `temp_file_limit`. The copy may be larger than the table,
+/// which does not store the default of a column added later, and may be in a more compact encoding.
 async fn fits_into_a_copy(client: &Client, table: &TableFacts) -> Result<bool, SnapshotError> {
     let row = client
         .query_typed_one(
@@ -376,12 +361,13 @@ async fn fits_into_a_copy(client: &Client, table: &TableFacts) -> Result<bool, S
             &[(&table.oid, Type::OID), (&COPY_BYTES_MAX, Type::INT8)],
         )
         .await
-        .map_err(sql("asking for the size of the table"))?;
+        .map_err(failed("reading the size of the table"))?;
     let (bytes, fits): (i64, bool) = (row.get(0), row.get(1));
     if !fits {
         tracing::warn!(
             bytes,
-            "the outbox table is too large for a copy of its rows (half of temp_file_limit, or {COPY_BYTES_MAX} bytes): {WHILE_HELD}"
+            "the outbox table is too large for a copy of its rows (limit: half of temp_file_limit, or {COPY_BYTES_MAX} bytes), so \
+             outboxd reads them in one transaction: {WHILE_HELD}"
         );
     }
     Ok(fits)
@@ -389,7 +375,7 @@ async fn fits_into_a_copy(client: &Client, table: &TableFacts) -> Result<bool, S
 
 /// The rows of one snapshot.
 pub struct SnapshotRows {
-    /// The session that reads; `None` once the last row was read, so that neither a copy nor a transaction stays.
+    /// The reading session; `None` after the last row, so that neither a copy nor a transaction stays.
     reader: Option<Reader>,
     order: RowOrder,
     columns: Vec<Column>,
@@ -398,18 +384,18 @@ pub struct SnapshotRows {
     taken_at: Timestamp,
     rows: u64,
     encoding: Encoding,
-    /// A row whose text is not translated yet.
+    /// A row whose text is not converted yet.
     untranslated: Option<OutboxRow>,
 }
 
 struct Reader {
     client: Client,
-    /// The FETCH under way.
+    /// The current FETCH.
     batch: Option<Pin<Box<SimpleQueryStream>>>,
 }
 
 impl SnapshotRows {
-    /// A snapshot of now, without a slot. Takes the connection for itself.
+    /// Takes a snapshot of the present state, without a slot. Takes the connection.
     ///
     /// # Errors
     /// [`SnapshotError`].
@@ -419,11 +405,11 @@ impl SnapshotRows {
         columns: &ColumnNames,
         selection: &Selection,
     ) -> Result<Self, SnapshotError> {
-        // On an idle server two replays would have the same positions, and a consumer would take the second for a copy of the
-        // first. The message moves the position on; pgoutput sends it to nobody.
+        // On an idle server two replays would have the same positions, and a consumer would take the second for duplicates of the
+        // first. The message advances the position; pgoutput does not send it.
         let mark =
             "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(false, 'outboxd', '') END";
-        client.batch_execute(mark).await.map_err(sql("marking the snapshot's position"))?;
+        client.batch_execute(mark).await.map_err(failed("marking the snapshot's position"))?;
         let mut held = RowHold::Copy;
         loop {
             match Self::open_now(&client, database, columns, selection, held).await {
@@ -447,23 +433,22 @@ impl SnapshotRows {
         let table = described(client, database).await?;
         may_read(database, &table, columns)?;
         let lock = lock(&database.table, &table);
-        // The lock first: a table that is rewritten or truncated after the snapshot looks empty to it. The lock of a role that may
-        // read some columns only is a query, so the snapshot must not be that of the first query: each statement has its own, and
-        // a cursor keeps its.
+        // The lock comes before the snapshot, to which a table that is rewritten or truncated later looks empty. A role that may
+        // read some columns only locks by a query, so READ COMMITTED gives each statement its own snapshot. A cursor keeps its own.
         client
             .batch_execute(&format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {lock}"))
             .await
-            .map_err(sql("opening the snapshot"))?;
+            .map_err(failed("opening the snapshot"))?;
         let table = described(client, database).await?;
         let point = client
             .query_typed_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8", &[])
             .await
-            .map_err(sql("reading the server's position"))?;
+            .map_err(failed("reading the server's WAL position"))?;
         let point = Lsn(point.get::<_, i64>(0).cast_unsigned());
         Self::declare(client, database, &table, columns, selection, (point, held)).await
     }
 
-    /// Declares the cursor, in a transaction whose snapshot is that of `point`. There are no rows before [`Self::read_by`].
+    /// Declares the cursor, in a transaction whose snapshot belongs to `point`. No rows come before [`Self::read_by`].
     pub(crate) async fn declare(
         client: &Client,
         database: &SourceDatabase,
@@ -479,12 +464,12 @@ impl SnapshotRows {
                 &[],
             )
             .await
-            .map_err(sql("reading the server's clock"))?;
+            .map_err(failed("reading the server's clock"))?;
         let (taken_at, encoding) =
             (row.get(0), Encoding::of(row.get(1), &database.endpoint, APPLICATION_NAME));
         let select = select(database, table, columns, selection, &encoding)?;
         if database.rows.unpublished.is_some() || database.rows.created_at_zone.is_some() {
-            // One statement, and no more: what an operator wrote must not end it and begin another.
+            // PREPARE accepts one statement only: the operator's condition must not end it and begin another.
             client.prepare(&select).await.map_err(|error| SnapshotError::Rules(error.into()))?;
         }
         let copies = held == RowHold::Copy && fits_into_a_copy(client, table).await?;
@@ -492,14 +477,12 @@ impl SnapshotRows {
         client
             .batch_execute(&format!("DECLARE outboxd_rows NO SCROLL CURSOR{hold} FOR {select}"))
             .await
-            .map_err(sql("beginning to read the rows"))?;
+            .map_err(failed("beginning to read the rows"))?;
         if copies {
-            // The server copies the rows here. Without a transaction nothing is locked and vacuum is not held back, however long the
-            // broker takes.
-            client
-                .batch_execute("COMMIT")
-                .await
-                .map_err(|error| sql("copying the rows")(error).of_copy().of_rules(&database.rows))?;
+            // The server copies the rows now. Without a transaction, no lock stays and vacuum is not held back.
+            client.batch_execute("COMMIT").await.map_err(|error| {
+                SnapshotError::from(failed("copying the rows")(error)).of_copy().of_rules(&database.rows)
+            })?;
         }
         Ok(Self {
             reader: None,
@@ -514,27 +497,27 @@ impl SnapshotRows {
         })
     }
 
-    /// Hands over the session in which the cursor was declared.
+    /// Passes the session in which the cursor was declared.
     pub(crate) fn read_by(self, client: Client) -> Self {
         Self { reader: Some(Reader { client, batch: None }), ..self }
     }
 
-    /// The order in which the rows come.
+    /// Order of the rows.
     pub fn order(&self) -> RowOrder {
         self.order
     }
 
-    /// The columns of the rows, for the mapper to be resolved against.
+    /// Columns of the rows, for the mapper.
     pub fn columns(&self) -> &[Column] {
         &self.columns
     }
 
-    /// The place in WAL that the snapshot belongs to: every row that committed before is in it.
+    /// Place of the snapshot in WAL: it has every row committed before.
     pub fn point(&self) -> Lsn {
         self.point
     }
 
-    /// The time of the snapshot, by the server's clock.
+    /// Time of the snapshot by the server's clock.
     pub fn taken_at(&self) -> Timestamp {
         self.taken_at
     }
@@ -544,25 +527,23 @@ impl SnapshotRows {
         self.reader.is_none()
     }
 
-    /// The next row; `None` after the last. Cancel-safe: no row is lost with a dropped future.
-    ///
-    /// Must not be asked again after an error.
+    /// Reads the next row; `None` after the last. Cancel-safe: a dropped future loses no row. Must not be called after an error.
     ///
     /// # Errors
     /// The server's, [`SnapshotError::Rules`] for a row on which the configured condition fails, and [`SnapshotError::TooManyRows`].
     pub async fn next(&mut self) -> Result<Option<OutboxRow>, SnapshotError> {
         const DOING: &str = "reading the rows";
-        let failed = |error| sql(DOING)(error).of_rules(&self.rules);
+        let failed = |error| SnapshotError::from(failed(DOING)(error)).of_rules(&self.rules);
         loop {
             if let (Some(row), Encoding::Other(translator)) = (&self.untranslated, &mut self.encoding) {
                 let texts = row.values.iter().flatten().map(|value| &**value);
                 let doing = "converting text";
-                translator.learn(texts).await.map_err(|cause| SnapshotError::Sql { doing, cause })?;
+                translator.learn(texts).await.map_err(|cause| CatalogError::Statement { doing, cause })?;
                 let row = self.untranslated.take();
                 return Ok(row.map(|row| translated(row, translator)));
             }
             let Some(reader) = &mut self.reader else { return Ok(None) };
-            // simple_query_raw sends before it first waits, if it waits at all, so the batch cannot be asked for twice.
+            // simple_query_raw sends before it waits, so a dropped future cannot request a batch twice.
             let batch = match &mut reader.batch {
                 Some(batch) => batch,
                 none => none.insert(Box::pin(
@@ -576,7 +557,7 @@ impl SnapshotRows {
             match batch.next().await.transpose().map_err(&failed)? {
                 Some(SimpleQueryMessage::Row(row)) => {
                     let index = u32::try_from(self.rows).map_err(|_| SnapshotError::TooManyRows)?;
-                    let values = values(&row).map_err(sql(DOING))?;
+                    let values = values(&row).map_err(&failed)?;
                     if values.len() != self.columns.len() {
                         let what = format!("{} values in a row", values.len());
                         return Err(nonsense(DOING, what).into());
@@ -594,7 +575,7 @@ impl SnapshotRows {
                     }
                     return Ok(Some(row));
                 }
-                // A batch that is not full is the last; what ends the connection ends its transaction.
+                // A batch that is not full is the last. Dropping the connection ends its transaction.
                 Some(SimpleQueryMessage::CommandComplete(rows)) if rows < u64::from(FETCH_ROWS) => {
                     self.reader = None;
                 }
@@ -624,7 +605,7 @@ fn select(
     ))
 }
 
-/// For `check`: has the server plan what would be read, with the rules that the configuration gives. Reads no row.
+/// Has the server plan the query with the configured condition and zone, for `check`. Reads no row.
 pub(crate) async fn try_rules(
     client: &Client,
     database: &SourceDatabase,
@@ -643,22 +624,23 @@ pub(crate) async fn try_rules(
     client.batch_execute(&format!("EXPLAIN {select}")).await.map_err(rules)
 }
 
-/// Not being shown all rows is an error under row_security = off, and not a smaller snapshot. A scan that joins another one
-/// halfway (synchronize_seqscans) would begin in the middle of the table.
+/// Prepares the session. With row_security = off, hidden rows are an error and not a smaller snapshot. With synchronize_seqscans, a
+/// scan might begin in the middle of the table.
 pub(crate) async fn prepare(client: &Client) -> Result<(), SnapshotError> {
     client
         .batch_execute(&format!("{NO_TIMEOUTS}; SET row_security = off; SET synchronize_seqscans = off"))
         .await
-        .map_err(sql("preparing to read the rows"))
+        .map_err(failed("preparing to read the rows"))?;
+    Ok(())
 }
 
-/// A session in place of one in which a copy has failed: PostgreSQL keeps the temporary file of that copy, and counts it against
+/// Opens a session in place of one whose copy has failed. PostgreSQL keeps the temporary file of that copy, and counts it against
 /// `temp_file_limit`, until the session ends.
 pub(crate) async fn anew(client: Client, database: &SourceDatabase) -> Result<Client, SnapshotError> {
     let name = client
         .query_typed_one("SELECT current_setting('application_name')", &[])
         .await
-        .map_err(sql("asking for the name of the session"))?;
+        .map_err(failed("reading the name of the session"))?;
     drop(client);
     let name: &str = name.get(0);
     database.endpoint.connect_sql(name).await.map_err(|error| SnapshotError::Connect(Box::new(error)))
@@ -677,7 +659,7 @@ pub(crate) async fn described(
     }
 }
 
-/// The statement that keeps the table as it is until the transaction ends. LOCK TABLE takes a right to the whole table.
+/// The statement that locks the table until the transaction ends. LOCK TABLE needs a right to the whole table.
 pub(crate) fn lock(name: &TableName, table: &TableFacts) -> String {
     let (only, name) = (table.kind.only(), name.quoted());
     match table.may_select {
@@ -686,7 +668,7 @@ pub(crate) fn lock(name: &TableName, table: &TableFacts) -> String {
     }
 }
 
-/// Refuses a role that may not read all that is wanted of all rows.
+/// Refuses a role that may not read all rows with all needed columns.
 pub(crate) fn may_read(
     database: &SourceDatabase,
     table: &TableFacts,
@@ -707,7 +689,7 @@ pub(crate) fn may_read(
     Ok(())
 }
 
-/// The statement that lets a role read rows: all columns, or only those that are wanted where the publication leaves some out.
+/// The statement that grants a role to read rows: all columns, or only the needed ones if the publication leaves some out.
 pub(crate) fn grant_select_sql(
     name: &TableName,
     table: &TableFacts,
@@ -721,7 +703,7 @@ pub(crate) fn grant_select_sql(
     format!("GRANT SELECT{list} ON {} TO {}", name.quoted(), identifier(role))
 }
 
-/// The statements of which each lets a role see all rows.
+/// Alternative statements that let a role see all rows.
 pub(crate) fn see_all_rows_sql(name: &TableName, role: &str) -> String {
     format!(
         "ALTER ROLE {} BYPASSRLS; or, for every role: ALTER TABLE {} DISABLE ROW LEVEL SECURITY;",
@@ -735,7 +717,7 @@ fn translated(row: OutboxRow, translator: &Translator) -> OutboxRow {
     OutboxRow { values: row.values.into_iter().map(|text| text.map(value)).collect(), ..row }
 }
 
-/// The values of a row, as slices of one piece of memory: tokio-postgres does not give its own away.
+/// The values of a row as slices of one buffer, because tokio-postgres does not hand over its own.
 fn values(row: &SimpleQueryRow) -> Result<Vec<Option<Bytes>>, tokio_postgres::Error> {
     let texts = (0..row.len()).map(|index| row.try_get(index)).collect::<Result<Vec<_>, _>>()?;
     let mut buffer = BytesMut::with_capacity(texts.iter().flatten().map(|text| text.len()).sum());

@@ -9,8 +9,10 @@ use outboxd::{
     },
     message::{Column, OutboxRow, Timestamp},
     position::{Lsn, Position},
+    postgres::statement::CatalogError,
     relay::database::{Backlog, Rows},
 };
+use pg_replication::WireError;
 
 use super::{SessionId, Slot, connection::closed, replication::SimulatedReplication, sql::SimulatedSql};
 use crate::{
@@ -43,7 +45,7 @@ impl SimulatedBacklog {
         sql: SimulatedSql,
         slot: &str,
     ) -> Result<Self, BacklogError> {
-        let failed = |cause| SnapshotError::Sql { doing: "making the temporary slot", cause };
+        let failed = |cause| SnapshotError::from(statement_failed("creating the temporary slot", cause));
         sql.0.ask(|_| ()).await.map_err(failed)?;
         let (id, process) = (replication.0.id, replication.0.process);
         let (consistent_point, rows) = replication
@@ -97,11 +99,15 @@ impl SimulatedRows {
                 (consistent_point, rows)
             })
             .await
-            .map_err(|cause| SnapshotError::Sql { doing: "reading the rows", cause })?;
+            .map_err(|cause| statement_failed("reading the rows", cause))?;
         let (world, session) = (sql.0.world.clone(), sql.0.id);
         let columns = columns();
         Ok(Self { world, session, columns, rows, consistent_point, read: 0, _connection: Some(sql) })
     }
+}
+
+fn statement_failed(doing: &'static str, cause: WireError) -> CatalogError {
+    CatalogError::Statement { doing, cause }
 }
 
 fn columns() -> Vec<Column> {
@@ -138,7 +144,8 @@ impl Backlog for SimulatedBacklog {
             state.note(|| format!("postgres: process {process} made the slot at {point}"));
             Ok(())
         });
-        made.await.map_err(|cause| SnapshotError::Sql { doing: "making the permanent slot", cause })??;
+        let failed = |cause| SnapshotError::from(statement_failed("creating the permanent slot", cause));
+        made.await.map_err(failed)??;
         Ok(self.replication)
     }
 }
@@ -158,7 +165,7 @@ impl Rows for SimulatedRows {
 
     async fn next(&mut self) -> Result<Option<OutboxRow>, SnapshotError> {
         if self.world.look(|state| state.link(self.session)) == Link::Cut {
-            return Err(SnapshotError::Sql { doing: "reading the backlog", cause: closed() });
+            return Err(statement_failed("reading the backlog", closed()).into());
         }
         if self.read % 16 == 7 {
             self.world.pause(0..=3).await;

@@ -1,4 +1,4 @@
-//! Removing rows whose messages are confirmed (`cleanup.mode = "delete"`).
+//! Clean-up: removes rows whose messages are confirmed (`cleanup.mode = "delete"`). The statements, and the task that sets their pace.
 
 mod statements;
 pub(crate) mod task;

@@ -1,21 +1,19 @@
-//! Removing rows whose messages are confirmed, `cleanup.mode = "delete"`: the statements.
+//! The statements of clean-up.
 //!
-//! A row does not say where in WAL its transaction committed, and the time in it says nothing about that. But a commit record
-//! is written before anybody else sees the row (`RecordTransactionCommit` before `ProcArrayEndTransaction`, xact.c). So who
-//! sees a row, and asks only then how far WAL has been written, has a position that the row's transaction committed before.
-//! Once everything before that position is confirmed, the row is.
+//! **Position.** A row stores neither its commit position nor anything that tells it. But PostgreSQL writes the commit record before
+//! other sessions see the row (`RecordTransactionCommit` before `ProcArrayEndTransaction`, xact.c). So clean-up first sees the row
+//! and then reads the end of WAL: the row committed before that end. When everything before it is confirmed, so is the row.
 //!
-//! Until then the row may be gone and another one lie in its place. What is removed is therefore named by its place and by
-//! the transaction that wrote it (`tableoid`, `ctid`, `xmin`): whatever lies there then is of a transaction that was
-//! committed when it was seen. No key is needed.
+//! **Identity.** Meanwhile another row may have taken the place. So a row is identified by its place and its writing transaction
+//! (`tableoid`, `ctid`, `xmin`). No key is needed.
 //!
-//! All that holds for rows that get into the stream. So whoever removes rows says by what the table was published when the
-//! slot was taken, and if it is another at the end of a search, nothing more is removed.
+//! **Publication.** All this holds only for published rows. So the caller passes the publication entry of the time when the slot was
+//! acquired. If the entry is another one at the end of a search, nothing more is removed.
 //!
-//! A pass goes through the table block by block and reads each block once, however many rows were removed before it and are
-//! not vacuumed yet. Only where an index on `created_at` leads to the old rows it goes by that.
+//! **Cost.** A pass reads the table block by block, each block once, however many removed rows are not vacuumed yet. It uses an index
+//! on `created_at` if there is one.
 //!
-//! Knows nothing of pace, and does not wait for a confirm: [`relay`](crate::relay) does.
+//! Does not know the pace, and does not wait for confirms: [`task`](super::task) does.
 
 use tokio_postgres::{Client, types::Type};
 
@@ -32,34 +30,34 @@ use crate::{
     slot::publication::{self, Held, PublicationFacts, PublishedBy, Publishing},
 };
 
-/// The reason for which nothing can be removed.
+/// Failure to remove rows.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
-    /// The table is gone, or has another name.
-    #[error("table {} does not exist (any more): set outbox.table to its name and restart outboxd", .0.quoted())]
+    /// The table does not exist, or was renamed.
+    #[error("table {} does not exist or was renamed: set outbox.table to its name and restart outboxd", .0.quoted())]
     NoTable(TableName),
-    /// A retention was asked for.
+    /// A retention needs a column for the time of a row.
     #[error("table {} {NO_TIMES}", .0.quoted())]
     NoTimes(TableName),
-    /// A retention was asked for, and the times do not say when.
+    /// A retention needs times with a known zone.
     #[error("table {} {NO_ZONE}", .0.quoted())]
     NoZone(TableName),
-    /// There may be rows that were never published.
+    /// Rows may have been skipped by the publication.
     #[error("publication {publication} {why}, so rows of {} may be unpublished", table.quoted())]
     NotPublished {
-        /// The publication's name.
+        /// Name of the publication.
         publication: String,
-        /// The outbox table.
+        /// Outbox table.
         table: TableName,
-        /// What it does not do.
+        /// Fault of the publication.
         why: String,
     },
-    /// The server has the slot elsewhere than we do.
+    /// The slot's position on this server is behind the confirmed one.
     #[error(
-        "slot {slot} is not where it was confirmed to be: this connection leads to another server than the stream's"
+        "slot {slot} is behind its confirmed position: this connection leads to another server than the stream's"
     )]
     OtherServer {
-        /// Its name.
+        /// Name of the slot.
         slot: String,
     },
     /// A statement failed.
@@ -68,28 +66,28 @@ pub enum CleanupError {
 }
 
 impl CleanupError {
-    /// Going on needs somebody's word: rows may lie in the table that were never published.
+    /// Tells whether clean-up stops until a restart: rows of the table may never have been published.
     pub(crate) fn is_final(&self) -> bool {
         matches!(self, CleanupError::NotPublished { .. })
     }
 
-    /// The cure, as far as the error itself does not say.
+    /// The cure, unless the error itself has it.
     pub fn hint(&self) -> Option<&'static str> {
         let CleanupError::Catalog(cause) = self else { return None };
         match cause.sqlstate()? {
-            sqlstate::INSUFFICIENT_PRIVILEGE => Some("`outboxd check` prints the GRANT that is missing"),
+            sqlstate::INSUFFICIENT_PRIVILEGE => Some("`outboxd check` prints the missing GRANT"),
             sqlstate::INVALID_PARAMETER_VALUE => {
                 Some("set outbox.created_at_zone to a zone of pg_timezone_names, and restart outboxd")
             }
             sqlstate::QUERY_CANCELED => {
                 Some("with cleanup.retention_s, an index on created_at makes the search short")
             }
-            sqlstate::LOCK_NOT_AVAILABLE => {
-                Some("somebody is altering the table, or holds what a foreign key refers to")
-            }
+            sqlstate::LOCK_NOT_AVAILABLE => Some(
+                "another session alters the table, or locks rows that a foreign key refers to: see pg_locks",
+            ),
             sqlstate::UNDEFINED_TABLE | sqlstate::UNDEFINED_FUNCTION | sqlstate::UNDEFINED_OBJECT => Some(
-                "if a trigger of the table names a table, function or type: with its schema, or SET search_path on the trigger's \
-                 function, as outboxd's connections search pg_catalog only",
+                "outboxd's connections search pg_catalog only: in triggers of the table, qualify every name with its schema, or SET \
+                 search_path on the trigger's function",
             ),
             code if code.starts_with("23") => Some(
                 "a foreign key to the outbox table keeps its rows: drop it, or declare it ON DELETE CASCADE",
@@ -99,15 +97,15 @@ impl CleanupError {
     }
 }
 
-/// The want of a table without a time of its rows.
+/// The fault of a table without a time of its rows.
 const NO_TIMES: &str =
-    "has no column for the time of a row (outbox.columns.created_at), which cleanup.retention_s needs";
+    "has no column with the time of a row (outbox.columns.created_at), which cleanup.retention_s needs";
 
-/// The want of a table whose times are without time zone.
-const NO_ZONE: &str = "has times without time zone (outbox.columns.created_at), and nobody knows in which zone they \
-     were written: cleanup.retention_s needs outbox.created_at_zone, or timestamptz";
+/// The fault of a table whose times have no time zone.
+const NO_ZONE: &str = "has times without time zone (outbox.columns.created_at): cleanup.retention_s needs \
+     outbox.created_at_zone, or a timestamptz column";
 
-/// The column that says how old a row is, for a retention.
+/// The column with the time of a row, for a retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TimeColumn<'a> {
     name: &'a str,
@@ -118,7 +116,7 @@ pub(crate) struct TimeColumn<'a> {
 /// Finds the [`TimeColumn`].
 ///
 /// # Errors
-/// There is none, or it does not tell.
+/// [`CleanupError::NoTimes`] and [`CleanupError::NoZone`].
 pub(crate) fn time_column<'a>(
     database: &'a SourceDatabase,
     table: &'a TableFacts,
@@ -135,10 +133,10 @@ pub(crate) fn time_column<'a>(
 }
 
 impl TimeColumn<'_> {
-    /// The condition of a row that is so old.
+    /// The SQL condition of a row that is older.
     ///
-    /// An hour that the clocks repeat counts as its second passage, so no row goes too early. The second condition is implied by
-    /// the first, but for the server, which finds by it where an index on the column ends: no zone moves its clocks by a day.
+    /// PostgreSQL reads an hour that the clocks repeat as its second passage, so no row is removed too early. The second condition
+    /// follows from the first, as no zone moves its clocks by a day. The planner needs it to use an index on the column.
     fn older_than(self, seconds: u64) -> String {
         let (column, until) = (identifier(self.name), format!("now() - {seconds} * interval '1 second'"));
         match self.zone.map(literal) {
@@ -150,7 +148,7 @@ impl TimeColumn<'_> {
     }
 }
 
-/// The statement that lets a role remove rows. To lock a row takes UPDATE on one column, whichever.
+/// The statement that grants a role to remove rows. Locking a row needs UPDATE on any one column.
 pub(crate) fn grant_sql(database: &SourceDatabase, columns: &ColumnNames, role: &str) -> String {
     let (column, table) = (identifier(&columns.id), database.table.quoted());
     format!("GRANT DELETE, UPDATE ({column}) ON {table} TO {}", identifier(role))
@@ -159,47 +157,47 @@ pub(crate) fn grant_sql(database: &SourceDatabase, columns: &ColumnNames, role: 
 /// The statements for one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statements {
-    /// Finds rows that are old enough; the end of the statement is `Walk`'s.
+    /// Finds rows that are old enough. `walk` appends the range of the search.
     pub search: String,
     /// The way of a pass through the table.
     pub walk: Walk,
     /// Removes rows that were found.
     pub remove: String,
-    /// By what the table is published as long as rows may go.
+    /// Publication entry under which rows may be removed.
     pub published_by: Option<PublishedBy>,
 }
 
 /// The way of a pass through the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Walk {
-    /// Over the rows that an index on `created_at` leads to; or over all, in PostgreSQL 13, which cannot begin in the middle
-    /// of a table. Rows that stayed are stepped over.
+    /// Over rows, skipping those that stayed: by an index on `created_at`; or over all rows on PostgreSQL 13, which cannot begin in
+    /// the middle of a table.
     #[default]
     Rows,
-    /// By block numbers, so many at a time in each partition. A partition cannot be asked by itself: who may read the table
-    /// need not have the right to read its partitions.
+    /// Over blocks, this number at a time in each partition. Partitions are not read by their own names, because the role may lack
+    /// rights to them.
     Blocks(u32),
 }
 
 /// The progress of a pass through the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pass {
-    /// It is about to begin; or has come to the end, which is the same.
+    /// Begin of a pass, or end of the one before.
     #[default]
     Begin,
-    /// So many rows were seen and have stayed.
+    /// Number of rows that were seen and have stayed.
     Rows(usize),
-    /// The blocks before `next` were seen, and the table had `end` of them when the pass began.
+    /// Range of the blocks that the pass has not read yet.
     Blocks {
-        /// The first that was not.
+        /// First block that was not read.
         next: u32,
-        /// What was added since is for the next pass.
+        /// Number of blocks when the pass began. Later ones are for the next pass.
         end: u32,
     },
 }
 
 impl Pass {
-    /// The same after so many of the rows that were seen were removed.
+    /// The progress after that number of the seen rows was removed.
     pub(crate) fn after_removing(self, rows: usize) -> Self {
         match self {
             Pass::Rows(stayed) => Pass::Rows(stayed.saturating_sub(rows)),
@@ -208,8 +206,7 @@ impl Pass {
     }
 }
 
-/// Rows of one search in [`Walk::Rows`]: enough that several thousand rows a second need few searches and waits, and no more
-/// than a megabyte.
+/// Rows of one search in [`Walk::Rows`]: at most a megabyte, and enough for several thousand rows a second with few searches.
 const SEARCH_ROWS: usize = 10_000;
 /// Blocks of one search, of all partitions together: about as many rows, and at most 291 in each of 8 kB
 /// (`MaxHeapTuplesPerPage`).
@@ -217,39 +214,38 @@ const SEARCH_BLOCKS: u32 = 128;
 /// The first version that can scan a range of blocks (TID Range Scan).
 const BLOCK_RANGES_SINCE: i32 = 140_000;
 
-/// A row that was there.
+/// A row that a search has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenRow {
-    /// `tableoid`: the table, or the partition.
+    /// `tableoid`: the table or partition.
     pub table: u32,
-    /// `ctid`: the place in it.
+    /// `ctid`: the place in the table.
     pub place: String,
     /// `xmin`: the transaction that wrote it.
     pub transaction: String,
 }
 
-/// Rows that were there.
+/// Rows that a search has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// In the order in which they were found.
+    /// Rows in the order in which they were found.
     pub rows: Vec<SeenRow>,
-    /// Each of their transactions committed before this position.
+    /// Position before which all their transactions committed.
     pub committed_before: Lsn,
-    /// Where the next search goes on.
+    /// Progress of the pass after the search.
     pub then: Pass,
 }
 
-/// For a connection of its own. Removing again what a crash of the server brought back costs less than a flush for each
-/// batch. Nobody is to wait for us long, neither those who queue behind us for a lock nor VACUUM for an old snapshot. A scan
-/// that joins another one halfway (`synchronize_seqscans`) would make OFFSET mean something else each time. And the planner,
-/// which knows little of `ctid`, would read all partitions to find a thousand rows whose places are known, for a hash join.
+/// Settings of clean-up's own connection. Without `synchronous_commit` a crash may bring rows back, which are then removed again.
+/// The timeouts keep others from waiting long, for a lock or for VACUUM. With `synchronize_seqscans` an OFFSET would mean something
+/// else each time. The planner underestimates `ctid` and would read all partitions for a hash join.
 const SESSION: &str = "SET synchronous_commit = off; SET lock_timeout = '1s'; SET statement_timeout = '30s';
     SET default_transaction_isolation = 'read committed'; SET synchronize_seqscans = off; SET row_security = off;
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET max_parallel_workers_per_gather = 0; SET jit = off;
     SET idle_in_transaction_session_timeout = 0";
 
 impl Statements {
-    /// Looks at the table, and makes the connection ready for its statements.
+    /// Reads the table's description and prepares the connection.
     ///
     /// # Errors
     /// [`CleanupError`].
@@ -263,7 +259,7 @@ impl Statements {
         client.batch_execute(SESSION).await.map_err(failed("preparing to remove confirmed rows"))?;
         let name = &database.table;
         let facts = outbox_table::table(client, name, &database.publication).await?;
-        // A view that took its place has rules and functions of its own.
+        // A view in the table's place has rules and functions of its own.
         let facts = facts.filter(|facts| facts.kind != TableKind::Other);
         let facts = facts.ok_or_else(|| CleanupError::NoTable(name.clone()))?;
         let publication = publication::facts(client, &database.publication, name).await?;
@@ -292,7 +288,7 @@ impl Statements {
             ),
             walk,
             published_by: Some(published_by),
-            // Rows that somebody holds stay for the next search.
+            // Rows locked by others stay for the next search.
             remove: format!(
                 "WITH chosen AS (
                      SELECT o.tableoid AS part, o.ctid AS place
@@ -310,9 +306,9 @@ impl Statements {
 struct Layout {
     /// `server_version_num`.
     version: i32,
-    /// It and its partitions.
+    /// Number of partitions; 1 for an ordinary table.
     tables: u32,
-    /// An index begins with the time of a row.
+    /// Set if an index begins with the time column.
     indexed: bool,
 }
 
@@ -330,15 +326,14 @@ impl Layout {
                 &[(&table.oid, Type::OID), (&created_at, Type::TEXT)],
             )
             .await
-            .map_err(failed("looking how the table lies on disk"))?;
+            .map_err(failed("reading the layout of the outbox table"))?;
         let tables = u32::try_from(row.get::<_, i64>(1)).unwrap_or(u32::MAX);
         Ok(Self { version: row.get(0), tables, indexed: row.get(2) })
     }
 }
 
 impl Statements {
-    /// The statement of the next search, when the table has so many blocks, and where the one after it goes on if this one
-    /// finds so many rows.
+    /// The statement of the next search in a table of `blocks` blocks, and a function from the number of rows found to the progress.
     pub fn next_search(&self, pass: Pass, blocks: u32) -> (String, impl Fn(usize) -> Pass + use<>) {
         let (skip, next, end) = match pass {
             Pass::Begin => (0, 0, blocks),
@@ -363,7 +358,7 @@ impl Statements {
     }
 }
 
-/// Blocks of the largest of the table's partitions, or of the table.
+/// Reads the number of blocks of the table, or of its largest partition.
 async fn blocks(client: &Client, table: &TableName) -> Result<u32, CatalogError> {
     let row = client
         .query_typed_one(
@@ -372,12 +367,12 @@ async fn blocks(client: &Client, table: &TableName) -> Result<u32, CatalogError>
             &[(&table.quoted(), Type::TEXT)],
         )
         .await
-        .map_err(failed("looking how large the table is"))?;
+        .map_err(failed("reading the size of the outbox table"))?;
     Ok(u32::try_from(row.get::<_, i64>(0)).unwrap_or(u32::MAX))
 }
 
-/// Rows that are there now and old enough, from where a pass has come to. Somebody may have meddled with the publication, and
-/// then a row may be there whose message never will be; so that is looked at, too.
+/// Searches for rows that are old enough, from the progress of the pass on. Also checks the publication, because rows skipped by it
+/// must not be removed.
 ///
 /// # Errors
 /// [`CleanupError`].
@@ -387,7 +382,7 @@ pub async fn search(
     statements: &Statements,
     pass: Pass,
 ) -> Result<Seen, CleanupError> {
-    const DOING: &str = "looking for rows to remove";
+    const DOING: &str = "searching for rows to remove";
     let blocks = match pass {
         Pass::Begin => blocks(client, &database.table).await?,
         _ => 0,
@@ -398,7 +393,7 @@ pub async fn search(
         .iter()
         .map(|row| SeenRow { table: row.get(0), place: row.get(1), transaction: row.get(2) })
         .collect();
-    // Only now: see the head of this file.
+    // Read after the rows: see the head of this file.
     let end = client
         .query_typed_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8", &[])
         .await
@@ -407,7 +402,7 @@ pub async fn search(
         match publication::publishing(client, database).await? {
             Publishing::By(by) if statements.published_by == Some(by) => {}
             Publishing::By(_) => {
-                return Err(not_published(database, "was altered, or the table was not in it for a time"));
+                return Err(not_published(database, "was altered, or did not contain the table for a time"));
             }
             Publishing::Not(why) => return Err(not_published(database, why)),
             Publishing::NoTable => return Err(CleanupError::NoTable(database.table.clone())),
@@ -422,22 +417,21 @@ fn not_published(database: &SourceDatabase, why: impl ToString) -> CleanupError 
     CleanupError::NotPublished { publication, table, why: why.to_string() }
 }
 
-/// The reason for which a row of the table may have no message.
+/// The reason why the publication may skip a row of the table.
 pub(crate) fn unpublished(publication: Option<&PublicationFacts>) -> Option<&'static str> {
     match publication {
         None => Some("does not exist"),
         Some(facts) if !facts.insert => Some("does not publish inserts"),
-        Some(facts) if facts.held != Held::AsItself => Some("does not hold the table"),
+        Some(facts) if facts.held != Held::AsItself => Some("does not contain the table"),
         Some(facts) if facts.row_filter.is_some() => Some("publishes only some rows"),
         Some(_) => None,
     }
 }
 
-/// Removes those of `rows` that are still there, are still the same and that nobody holds, in one short transaction; how
-/// many that were.
+/// Removes those of `rows` that still exist unchanged and that no other session locks, in one short transaction. Returns their number.
 ///
 /// # Errors
-/// [`CleanupError`]; then all of them are still there.
+/// [`CleanupError`]. Then no row was removed.
 pub async fn remove(client: &Client, statements: &Statements, rows: &[SeenRow]) -> Result<u64, CleanupError> {
     let tables: Vec<u32> = rows.iter().map(|row| row.table).collect();
     let places: Vec<&str> = rows.iter().map(|row| row.place.as_str()).collect();

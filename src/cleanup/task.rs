@@ -1,15 +1,15 @@
-//! Removes the rows of one source whose messages are confirmed, beside the stream, on an SQL connection of its own.
+//! The clean-up task of one source. It runs beside the stream on an SQL connection of its own.
 //!
-//! The rule: a row goes only after everything that commits before a position is confirmed, and the row was seen before the
-//! server was asked for that position (`statements.rs` says why that is enough). Two must agree that it is confirmed. This
-//! process, by its ledger: a slot that somebody dropped and made anew says nothing. And the slot, on the very connection
-//! that the rows are removed on: after a failover the stream may still be thought alive while new connections lead elsewhere.
+//! **Rule.** A row is seen first, then the end of WAL is read, and the row is removed after everything before that end is confirmed
+//! (`statements.rs` says why that is enough). Two sources must agree on the confirmed position. The ledger of this process counts,
+//! because a slot may have been dropped and created again. The slot on the same connection counts, because after a failover new
+//! connections may lead to another server than the stream.
 //!
-//! And nothing is removed that may not have been published at all. Where the slot's record says that there may be such rows
-//! nobody begins; and whoever sees that the table is not published as it was when the slot was taken stops for good.
+//! **Unpublished rows.** Clean-up does not begin if the slot's record says that rows may be unpublished. It stops until a restart if
+//! the publication entry of the table changes.
 //!
-//! The pace: at once again while there is much to do, and never more than half of the time of one server process. Whatever
-//! fails is a warning; the stream never waits for any of this.
+//! **Pace.** Clean-up goes on at once while there is much to do, and uses at most half of the time of one server process. A failure is
+//! a warning. The stream never waits for clean-up.
 
 use std::time::Duration;
 
@@ -28,41 +28,42 @@ use pg_replication::ConnectError;
 
 /// Rows of one transaction: it takes milliseconds.
 const BATCH_ROWS: usize = 1000;
-/// Between two passes through the table.
+/// Pause between two passes through the table.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Times as long as a search took is the pause after it, when it led to nothing.
+/// Pause after a search without a result, as a multiple of its time.
 const PAUSE_FACTOR: u32 = 20;
-/// After a failure, which somebody has to mend most often.
+/// Pause after a failure, which mostly needs a person.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
-/// A failure that lasts is said again so often; another one at once.
+/// Interval at which a lasting failure is logged again. Another failure is logged at once.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-/// Rows that were found longer ago are looked for again. Far less than the server takes to use a transaction number again,
-/// which is part of a row's name.
+/// Age at which found rows are searched again. Far shorter than the time after which the server reuses a transaction number, which is
+/// part of a row's identity.
 const SEEN_MAX: Duration = Duration::from_secs(3600);
-/// The slot takes in what it is told within milliseconds.
+/// Interval between two looks at the slot, which advances within milliseconds after a status update.
 const SLOT_INTERVAL: Duration = Duration::from_millis(50);
-/// A slot that has not taken it in by then is another one.
+/// Time after which a slot that has not advanced must be another one.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether every row that is before the confirmed position was published.
+/// Proof that every row before the confirmed position was published, or the lack of it.
 #[derive(Clone, Debug)]
 pub(crate) enum Coverage {
-    /// It was, by this.
+    /// Every row was published, by this entry.
     Complete(PublishedBy),
-    /// It may not have been.
+    /// Rows may be unpublished.
     Unproven {
-        /// The cause.
+        /// Cause.
         why: String,
-        /// The next step.
+        /// Next step.
         cure: String,
     },
 }
 
-/// Ends when dropped. What the server is at then, it finishes: that was allowed before.
+/// The running task. It ends when dropped. A statement already sent still completes, and may.
 pub(crate) struct Cleanup(JoinHandle<()>);
 
 impl Cleanup {
-    /// For as long as the slot is streamed from; `None` when rows are to stay. `confirmed` is what the server was told.
+    /// Starts the task for as long as the slot is streamed from; `None` if rows are to stay. `confirmed` is the position reported to
+    /// the server.
     pub(crate) fn start<D: Database>(
         database: &D,
         columns: &ColumnNames,
@@ -106,33 +107,33 @@ struct Cleaner<D> {
     columns: ColumnNames,
     confirmed: watch::Receiver<Option<Confirmed>>,
     report: Reporter,
-    /// What somebody was last told is wrong, and when.
+    /// Last warning, and its time.
     warned: Option<(String, Instant)>,
-    /// Since when a search is under way.
+    /// Start of the current search.
     searching_since: Option<Instant>,
 }
 
-/// What became of the rows that a search found.
+/// Result of removing the rows of a search.
 #[derive(Default)]
 struct Removal {
     removed: usize,
-    /// Why a batch stayed, which does not keep the next one from going.
+    /// Failure of a batch. Later batches are tried all the same.
     refused: Option<CleanupError>,
 }
 
 impl<D: Database> Cleaner<D> {
     async fn run(mut self) {
         loop {
-            // Rows that were seen are forgotten with the connection: the next one may lead to another server.
+            // Seen rows are forgotten with the connection: the next one may lead to another server.
             let Err(error) = self.clean().await;
             if let Uncleaned::Cleanup(error) = &error
                 && error.is_final()
             {
-                self.report.cleanup_off(Some(format!("{error}; restart outboxd when it is mended")));
+                self.report.cleanup_off(Some(format!("{error}; `outboxd check` prints the next step")));
                 return;
             }
             self.warn(&error);
-            // A search that was too long is as much of a burden as one that came to its end.
+            // A search that timed out burdens the server like one that completed.
             let took = self.searching_since.take().map_or(Duration::ZERO, |since| since.elapsed());
             tokio::time::sleep(AFTER_FAILURE.max(took * PAUSE_FACTOR)).await;
         }
@@ -169,11 +170,11 @@ impl<D: Database> Cleaner<D> {
         }
     }
 
-    /// Waits, as long as it takes, until everything that commits before `position` is confirmed.
+    /// Waits without a limit until everything that commits before `position` is confirmed.
     async fn wait_until_confirmed(&mut self, sql: &D::Sql, position: Lsn) -> Result<(), Uncleaned> {
         let passed = |now: &Option<Confirmed>| now.is_some_and(|now| now.flush >= position);
         if self.confirmed.wait_for(passed).await.is_err() {
-            // The stream has ended, and this task is about to.
+            // The stream has ended, and this task will be dropped.
             std::future::pending::<()>().await;
         }
         let since = Instant::now();
@@ -214,15 +215,15 @@ impl<D: Database> Cleaner<D> {
         let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
         let why = diagnostics::chain(error) + &hint;
         if self.warned.as_ref().is_some_and(|(told, at)| *told == why && at.elapsed() < WARNING_INTERVAL) {
-            tracing::debug!(source, "confirmed rows stay in the table: {why}");
+            tracing::debug!(source, "clean-up removes no rows: {why}");
             return;
         }
-        tracing::warn!(source, "confirmed rows stay in the table: {why}; relaying goes on");
+        tracing::warn!(source, "clean-up removes no rows: {why}; messages are still published");
         self.warned = Some((why, Instant::now()));
     }
 }
 
-/// Why nothing is removed.
+/// Failure of clean-up.
 #[derive(Debug, thiserror::Error)]
 enum Uncleaned {
     #[error(transparent)]

@@ -1,7 +1,7 @@
-//! Rows that policy puts aside (`delivery.on_invalid`, `delivery.on_unroutable`): their table, what is written into it, and what
-//! is read for whoever looks after it.
+//! Parked rows: rows that policy puts aside (`delivery.on_invalid`, `delivery.on_unroutable`, `delivery.on_nack`). The table, the
+//! writer that fills it, and the operations of `outboxd parked`.
 //!
-//! The tables' files know nothing of why a row is parked, nor of when its position may be acknowledged: `writer` tells the relay.
+//! Does not know why a row is parked, or when its position may be acknowledged: the relay does.
 
 pub mod parked_rows;
 pub mod parked_table;

@@ -1,5 +1,5 @@
-//! The contents of the table of parked rows, for whoever looks after it: which rows, a row with its values, its end; and whether
-//! later rows of its aggregate may have overtaken it.
+//! The contents of the table of parked rows, for `outboxd parked`: list, load, remove and update rows, and tell whether later rows
+//! of the aggregate may have overtaken one.
 
 use tokio_postgres::{
     Client, Row,
@@ -26,32 +26,32 @@ use crate::{
 /// A parked row without its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedEntry {
-    /// Its place in commit order.
+    /// Position in commit order.
     pub position: Position,
-    /// `unroutable` or `invalid`.
+    /// `unroutable`, `invalid`, `refused` or `nacked`.
     pub cause: String,
-    /// In words, spelled as the table has it; so are exchange and routing key.
+    /// Reason in words, as the table has it.
     pub reason: String,
-    /// The id, as far as it can be read; so are the next three.
+    /// Message id, if readable.
     pub message_id: Option<String>,
-    /// The aggregate's type.
+    /// Type of the aggregate, if readable.
     pub aggregate_type: Option<String>,
-    /// The aggregate's id.
+    /// Id of the aggregate, if readable.
     pub aggregate_id: Option<String>,
-    /// The event's type.
+    /// Type of the event, if readable.
     pub event_type: Option<String>,
-    /// Where its message was to go.
+    /// Exchange of the message, as the table has it.
     pub exchange: Option<String>,
-    /// See `exchange`.
+    /// Routing key of the message, as the table has it.
     pub routing_key: Option<String>,
-    /// When its transaction was committed.
+    /// Commit time of the row.
     pub committed_at: Timestamp,
-    /// When it was parked.
+    /// Time when the row was parked.
     pub parked_at: Timestamp,
 }
 
 impl ParkedEntry {
-    /// Type and id of its aggregate, when both are known.
+    /// Type and id of the aggregate, if both are known.
     pub fn aggregate(&self) -> Option<(&str, &str)> {
         self.aggregate_type.as_deref().zip(self.aggregate_id.as_deref())
     }
@@ -64,10 +64,10 @@ impl ParkedEntry {
     }
 }
 
-/// A parked row as it came.
+/// A parked row with its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedValues {
-    /// The columns that the table had then.
+    /// Columns of the table when the row was written.
     pub columns: Vec<Column>,
     /// The row.
     pub row: OutboxRow,
@@ -76,9 +76,9 @@ pub struct ParkedValues {
 /// Lock on the parked rows of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lock {
-    /// Every other command is kept away, for as long as the connection lasts.
+    /// This connection holds the lock until it ends, and keeps other commands away.
     Held,
-    /// Somebody has it: another command, or whoever works out its number. `None` when that has ended just now.
+    /// Another session holds the lock: a command, or a program that uses the same number. `None` if it has just ended.
     Taken(Option<Holder>),
 }
 
@@ -119,17 +119,17 @@ pub async fn lock(client: &Client, database: &SourceDatabase) -> Result<Lock, Ca
 
 const READING: &str = "reading the parked rows";
 
-/// Rows of one portion: an answer is limited (see [`sql_limits`](crate::postgres::sql_limits)), the number of parked rows is not.
+/// Rows of one answer, whose size is limited. The number of parked rows is not.
 const PORTION_ROWS: usize = 100;
-/// Characters of a text that are shown. A message can carry no longer ones, so a row that may be requeued is never cut.
+/// Characters of a text that are read. A message cannot carry longer ones, so a row that may be requeued is never cut.
 const TEXT_CHARS_MAX: usize = 16 << 10;
-/// Bytes that all parked rows of a source may take without their values: a million rows and more.
+/// Limit of the memory for all parked rows of a source without their values: enough for a million rows.
 const LISTED_BYTES_MAX: usize = 512 << 20;
 
-/// Every parked row of the source, in the order of their positions; none when there is no table.
+/// Lists the parked rows of the source in the order of their positions. Empty if there is no table.
 ///
 /// # Errors
-/// [`CatalogError::Statement`], and [`CatalogError::Nonsense`] for a position that somebody else has written.
+/// [`CatalogError::Statement`], and [`CatalogError::Nonsense`] for a position that outboxd has not written.
 pub async fn list(client: &Client, database: &SourceDatabase) -> Result<Vec<ParkedEntry>, CatalogError> {
     let texts = ["message_id", "aggregate_type", "aggregate_id", "event_type", "exchange", "routing_key"];
     let texts = texts.map(|column| format!("left({column}, {TEXT_CHARS_MAX})")).join(", ");
@@ -160,7 +160,7 @@ pub async fn list(client: &Client, database: &SourceDatabase) -> Result<Vec<Park
     }
 }
 
-/// What was read so far. A server that lies could go on for ever.
+/// Rows read so far, with limits against a server that never ends its answer.
 #[derive(Default)]
 struct Listed {
     entries: Vec<ParkedEntry>,
@@ -175,7 +175,7 @@ impl Listed {
         self.bytes += entry.bytes();
         if self.bytes > LISTED_BYTES_MAX {
             return Err(format!(
-                "more than {} MiB of parked rows: delete those from {TABLE} that nobody will requeue",
+                "more than {} MiB of parked rows: delete rows from {TABLE} that nobody will requeue",
                 LISTED_BYTES_MAX >> 20
             ));
         }
@@ -202,7 +202,7 @@ fn entry(row: &Row) -> Result<ParkedEntry, CatalogError> {
     })
 }
 
-/// A parked row with its values; `None` when it is parked no longer.
+/// Loads a parked row with its values; `None` if it is no longer parked.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -229,7 +229,7 @@ pub async fn load(
     Ok(Some(ParkedValues { columns, row }))
 }
 
-/// Removes a parked row; `false` when there was none.
+/// Removes a parked row. Returns `false` if there was none.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -247,7 +247,7 @@ pub async fn remove(
     Ok(removed > 0)
 }
 
-/// Writes down why a row stays parked.
+/// Updates the reason why a row stays parked.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -289,12 +289,12 @@ async fn stays_spelled(
             ],
         )
         .await
-        .map_err(failed("writing why a row stays parked"))?;
+        .map_err(failed("updating the reason of a parked row"))?;
     Ok(())
 }
 
-/// The reason for which a parked row may have been overtaken by a later one of its aggregate; `None` when it has not been: the outbox table
-/// still has the row itself, and no later one of its aggregate but parked ones.
+/// Returns the reason why a later row of the aggregate may have overtaken a parked row. `None` if none has: the outbox table still
+/// has the row itself, and all later rows of its aggregate are parked, too.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -305,21 +305,19 @@ pub async fn overtaken(
     parked: &ParkedEntry,
     values: &ParkedValues,
 ) -> Result<Option<String>, CatalogError> {
-    const DOING: &str = "looking for later rows of a parked row's aggregate";
+    const DOING: &str = "looking for later rows of the parked row's aggregate";
     let (Some((aggregate_type, aggregate_id)), Some(id)) = (parked.aggregate(), &parked.message_id) else {
-        return Ok(Some("the row does not name its id and its aggregate".to_owned()));
+        return Ok(Some("the row has no readable id or aggregate".to_owned()));
     };
     if database.cleanup.is_some() {
-        return Ok(Some(
-            "clean-up removes rows, so later ones of its aggregate may be gone from the table".to_owned(),
-        ));
+        return Ok(Some("clean-up may have removed later rows of its aggregate from the table".to_owned()));
     }
     let outbox = database.table.quoted();
     let Some(facts) = outbox_table::table(client, &database.table, &database.publication).await? else {
-        return Ok(Some(format!("there is no table {outbox}")));
+        return Ok(Some(format!("table {outbox} does not exist")));
     };
     if facts.kind == TableKind::Other {
-        return Ok(Some(format!("{outbox} is no ordinary or partitioned table")));
+        return Ok(Some(format!("{outbox} is not an ordinary or partitioned table")));
     }
     let only = facts.kind.only();
     let value_of = |name: &str| {
@@ -327,22 +325,22 @@ pub async fn overtaken(
         let value = values.row.values.get(index)?.as_deref()?;
         str::from_utf8(value).ok()
     };
-    // Of two rows created at the same time either may be the later one.
+    // Either of two rows created at the same time may be the later one.
     let later = [(&names.sequence, ">"), (&names.created_at, ">=")].into_iter().find_map(
         |(column, operator): (&OptionalColumn, _)| {
             let column = facts.column(column.name()?)?;
             let value = value_of(&column.name)?;
-            // The literal takes the column's type; of a domain the type below it, so that no constraint of the domain is tried.
+            // The literal takes the column's type, or the base type of a domain, so that no constraint of the domain is checked.
             Some(format!("o.{} {operator} {}", identifier(&column.name), literal(value)))
         },
     );
     let Some(later) = later else {
         return Ok(Some(
-            "the table has neither a sequence nor a created_at column that would tell which rows are later"
+            "the table has neither a sequence nor a created_at column to tell which rows are later"
                 .to_owned(),
         ));
     };
-    // format() gives what the type's output function gives, as pgoutput does; a cast would strip the blanks of char(n).
+    // format() uses the type's output function, as pgoutput does. A cast would strip the blanks of char(n).
     let find = format!(
         "SELECT EXISTS (SELECT FROM {only}{outbox} o WHERE format('%s', o.{id}) = $1),
                 (SELECT format('%s', o.{id}) FROM {only}{outbox} o
@@ -368,7 +366,7 @@ pub async fn overtaken(
     Ok(match (found.get(0), found.get::<_, Option<String>>(1)) {
         (_, Some(later)) => Some(format!("{outbox} has a later row of its aggregate, id '{later}'")),
         (false, None) => {
-            Some(format!("{outbox} no longer has the row, so later ones may have been removed, too"))
+            Some(format!("the row is no longer in {outbox}, so later rows may have been removed, too"))
         }
         (true, None) => None,
     })

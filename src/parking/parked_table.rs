@@ -1,11 +1,10 @@
-//! The table of parked rows: what could not be published, with everything that is needed to publish it again.
+//! The table of parked rows, with everything that is needed to publish them again.
 //!
-//! It lies beside the outbox table, so that whatever happens to the rows happens to it too. A row is known by its slot and its
-//! position, so one that is parked again after a crash is the same. Its values stand there as bytes, in the order of its
-//! columns: text output may be no text in the database's encoding. Why a row is parked, and where it was to go, is spelled
-//! so that the database can hold it (`parked_text.rs`).
+//! The table lies beside the outbox table, so that dumps, backups and replicas contain both. Slot and position identify a row, so a
+//! row parked again after a crash is the same one. Values are stored as bytes in the order of the columns, because text output may
+//! not be valid text in the database's encoding. Reason and route are spelled so that the database can store them (`spelling.rs`).
 //!
-//! Knows nothing of why a row is parked, nor of when its position may be acknowledged: after [`store`] has returned.
+//! Does not know why a row is parked. Its position may be acknowledged after [`store`] has returned.
 
 use std::sync::Arc;
 
@@ -27,12 +26,12 @@ use crate::{
 /// The table, by default in the schema of the outbox table.
 pub const TABLE: &str = "outboxd_parked";
 
-/// A parked row is acknowledged to PostgreSQL as a published one is, so it must be as durable as the service's own commits,
-/// whatever the role or the database says: synchronous standbys included.
+/// Begin of a transaction that parks rows. A parked row is acknowledged to PostgreSQL like a published one, so it must be as durable
+/// as the service's own commits: it waits for synchronous standbys, whatever role and database set.
 ///
-/// The limits are for the inserts: the server itself ends what takes longer, so that nothing is left behind there which
-/// would hold up, or be held up by, the next try. A commit has none, as a statement's timer stops before it
-/// (`finish_xact_command`, postgres.c); it waits for as long as its standbys are away.
+/// The timeouts are for the inserts: the server ends slow ones itself, so that no session is left behind to block the next try. The
+/// commit has no timeout, because a statement's timer stops before it (`finish_xact_command`, postgres.c). It waits until the
+/// synchronous standbys are back.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; \
                      SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '20s'";
 
@@ -40,7 +39,7 @@ pub(super) fn table(database: &SourceDatabase) -> String {
     own_table::name(database, TABLE).quoted()
 }
 
-/// The statement that makes the table. A position's text sorts in commit order by its bytes.
+/// The statement that creates the table. The text of a position sorts bytewise in commit order.
 pub(crate) fn create_table_sql(database: &SourceDatabase) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (slot text NOT NULL, position text COLLATE \"C\" NOT NULL, cause text NOT NULL, \
@@ -52,12 +51,12 @@ pub(crate) fn create_table_sql(database: &SourceDatabase) -> String {
     )
 }
 
-/// The statement that lets the source's role use the table, once somebody else has made it.
+/// The statement that grants the source's role the use of the table, if another role has created it.
 pub(crate) fn grant_sql(database: &SourceDatabase, role: &str) -> String {
     own_table::grant_sql(database, TABLE, role)
 }
 
-/// Makes the table if it is not there.
+/// Creates the table if it does not exist.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -66,11 +65,11 @@ pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<
     made(client, "creating the table of parked rows", &database.schema, TABLE, &create).await
 }
 
-/// Puts rows aside, all or none, and gives a place in WAL behind them. A row that is there already, from before a crash, is as
-/// good. Refused within half a minute for each row if it cannot be done, but as long as a synchronous standby is away, it waits.
+/// Parks rows, all or none, and returns a place in WAL after them. A row parked before a crash stays as it is. Fails within half a
+/// minute for each row, but waits as long as a synchronous standby is down.
 ///
 /// # Errors
-/// The server's; the connection is then good for nothing else.
+/// The server's. The connection cannot be used after it.
 pub async fn store(
     client: &Client,
     database: &SourceDatabase,
@@ -108,7 +107,7 @@ async fn insert(
     spelling: Spelling,
 ) -> Result<(), CatalogError> {
     let row = parked.kept.row();
-    // These came out of this database, so it can hold them, but for what stands in place of bytes that are not UTF-8.
+    // The values come from this database, so it can store them, except the replacement of bytes that are not UTF-8.
     let Outline { message_id, aggregate_type, aggregate_id, event_type } = parked.kept.outline();
     let readable = |text: Option<String>| match spelling {
         Spelling::Plain => text,
@@ -122,10 +121,10 @@ async fn insert(
     let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     let types: Vec<u32> = columns.iter().map(|column| column.type_oid).collect();
     let values: Vec<Option<&[u8]>> = row.values.iter().map(|value| value.as_deref()).collect();
-    // A position that is taken must be taken by the same row: in a database that was put together from others it may not be.
-    // The row is updated, to what it is, for two reasons: unlike a SELECT, that sees one which another session has committed
-    // since this statement began; and it makes WAL, so that the commit waits for standbys that the row may not have reached, as
-    // that session may have been ended while it waited for them.
+    // A row that is there already must be the same row; in a database merged from others it may not be. The row is updated to what
+    // it is, for two reasons. Unlike a SELECT, an UPDATE sees a row that another session has committed since the statement began.
+    // And it makes WAL, so the commit waits for synchronous standbys, which the row may not have reached: the other session may
+    // have been ended while it waited for them.
     let insert = format!(
         "INSERT INTO {table} AS parked (slot, position, cause, reason, message_id, aggregate_type, aggregate_id, event_type,
                                         exchange, routing_key, committed_at, column_names, column_types, column_values)
@@ -161,13 +160,13 @@ async fn insert(
         return Ok(());
     }
     let what = format!(
-        "another row is parked under slot {} and position {position}: requeue or discard that one, and this one is parked",
+        "another row is parked for slot {} at position {position}: requeue or discard that row, then this one is parked",
         database.slot
     );
     Err(CatalogError::Nonsense { doing: DOING, what })
 }
 
-/// The reason for which a row is parked, as it is written into the table.
+/// The reason why a row is parked, as written into the table.
 pub(super) struct Reason {
     pub(super) cause: &'static str,
     pub(super) text: String,
@@ -184,7 +183,7 @@ impl Reason {
     }
 }
 
-/// The number of parked rows; `None` when there is no table, or the role may not read it.
+/// Counts the parked rows; `None` if there is no table, or the role may not read it.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].

@@ -1,8 +1,9 @@
-//! `outboxd parked requeue` and `discard`: parked rows are removed, or published again with the configuration as it is now, in the order of their positions.
+//! `outboxd parked requeue` and `discard`: parked rows are published again with the present configuration, or removed.
 //!
-//! One at a time: a row leaves the table after its confirm, and before the next one is published. What still cannot go stays, and
-//! so do the later ones of its aggregate. Touches no slot, and may run beside the relay; so whether a row keeps its place in the
-//! order of its aggregate is looked up in the outbox table just before it is published.
+//! Rows are requeued one at a time in the order of their positions: each is removed from the table after its confirm and before the
+//! next one is published. A row that still cannot be published stays, and so do the later rows of its aggregate. The commands touch
+//! no slot and may run beside the relay. So just before a row is published, the outbox table tells whether it keeps its place in
+//! the order of its aggregate.
 
 use std::collections::HashSet;
 
@@ -30,56 +31,57 @@ use amqp_publisher::{
 };
 use process::shutdown::Shutdown;
 
-/// Which parked rows are meant.
+/// Selection of parked rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selected {
-    /// Every one of the source.
+    /// All rows of the source.
     All,
-    /// Those of these message ids or positions.
+    /// Rows with these message ids or positions.
     Named(Vec<String>),
 }
 
-/// What became of a row that was to be requeued.
+/// Result of requeueing a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Published, confirmed, and parked no longer.
+    /// The row is published, confirmed and removed from the table.
     Requeued,
-    /// Parked as before, for this reason.
+    /// The row stays parked, for this reason.
     Stays(String),
 }
 
-/// Why parked rows could not be seen to.
+/// Failure to requeue or discard parked rows.
 #[derive(Debug, thiserror::Error)]
 pub enum ParkedError {
-    /// The same is being done already.
+    /// Another command holds the lock.
     #[error(
-        "somebody else is requeueing or discarding parked rows of this source{}",
-        .0.as_ref().map_or_else(|| ": try again".to_owned(), |holder| format!(", or holds its lock: {holder}; wait until that has ended, or \
-        end it: SELECT pg_terminate_backend({});", holder.pid))
+        "another `outboxd parked` command requeues or discards rows of this source{}",
+        .0.as_ref().map_or_else(|| ": try again".to_owned(), |holder| format!(", or a session holds its lock: {holder}; wait until it \
+        has ended, or end it: SELECT pg_terminate_backend({});", holder.pid))
     )]
     Busy(Option<Holder>),
-    /// What was named is not there.
-    #[error("not parked: {}; `outboxd parked list` shows what is", .0.join(", "))]
+    /// Rows that the operator named are not parked.
+    #[error("not parked: {}; `outboxd parked list` lists the parked rows", .0.join(", "))]
     NotParked(Vec<String>),
-    /// Some rows are parked where this command does not look.
+    /// Rows are parked in a table of another schema.
     #[error("{}: {}", .0.what, .0.cure)]
     LeftBehind(Problem),
-    /// Asked to end first.
-    #[error("ended before all rows were seen to; those that are not named above stay parked")]
+    /// A shutdown came first.
+    #[error("interrupted; rows that are not listed above stay parked")]
     CutShort,
-    /// A row is published, and is still in the table.
+    /// A row is published and still in the table.
     #[error(
-        "the row at {position} is published and confirmed, but could not be removed from the table: requeueing it again sends a copy with the same message_id"
+        "the row at {position} is published and confirmed, but could not be removed from the table. Requeueing it again sends a \
+         duplicate with the same message_id; `outboxd parked discard` removes it"
     )]
     NotRemoved {
-        /// Where it stands.
+        /// Position of the row.
         position: Position,
-        /// Why.
+        /// Cause.
         #[source]
         cause: CatalogError,
     },
-    /// Something failed.
-    #[error("{}; rows that are not named above as requeued or discarded stay parked", .0.explain())]
+    /// A step failed.
+    #[error("{}; rows that are not listed above as requeued or discarded stay parked", .0.explain())]
     Fault(Box<Fault>),
 }
 
@@ -116,7 +118,7 @@ fn is_named(entry: &ParkedEntry, name: &str) -> bool {
 async fn connect<D: Database, B>(source: &Source<D, B>) -> Result<D::Sql, ParkedError> {
     let database = source.database.options();
     let sql = source.database.connect_sql(&application_name(source)).await?;
-    // An earlier row of the same aggregate may be among them.
+    // An earlier row of the same aggregate may be parked there.
     if let Some(problem) = sql.parked_elsewhere(database).await? {
         return Err(ParkedError::LeftBehind(problem));
     }
@@ -130,10 +132,10 @@ fn application_name<D, B>(source: &Source<D, B>) -> String {
     format!("outboxd parked {}", source.name)
 }
 
-/// Removes parked rows for good, and tells each.
+/// Removes parked rows for good, and calls `tell` for each.
 ///
 /// # Errors
-/// [`ParkedError`]; what was told before it is removed.
+/// [`ParkedError`]. Rows told before it are removed.
 pub async fn discard<D: Database, B>(
     source: &Source<D, B>,
     selected: &Selected,
@@ -150,11 +152,11 @@ pub async fn discard<D: Database, B>(
     Ok(())
 }
 
-/// Publishes parked rows again and tells what became of each; on `shutdown`, waits for the one that is on its way. A row that may have been overtaken by a later
-/// one of its aggregate stays, unless `out_of_order`.
+/// Publishes parked rows again, and calls `tell` with the result of each. On `shutdown`, waits for the row in flight. A row that may
+/// have been overtaken by a later row of its aggregate stays, unless `out_of_order`.
 ///
 /// # Errors
-/// [`ParkedError`]; what was told before it is true.
+/// [`ParkedError`]. Results told before it are final.
 pub async fn requeue<D: Database, B: Broker>(
     source: &Source<D, B>,
     selected: &Selected,
@@ -169,7 +171,7 @@ pub async fn requeue<D: Database, B: Broker>(
     }
     let publisher = source.broker.connect(&application_name(source), 0).await?;
     let mut requeueing = Requeueing { source, sql, publisher, out_of_order, next_tag: 0 };
-    // Of these aggregates an earlier row stays parked: it was not selected, or cannot go.
+    // Aggregates with an earlier row that stays parked: not selected, or not publishable.
     let (mut not_selected, mut stuck) = (HashSet::new(), HashSet::new());
     for entry in &entries {
         if !selected.has(entry) {
@@ -186,7 +188,7 @@ pub async fn requeue<D: Database, B: Broker>(
         let fate = if is_in(&stuck) {
             Fate::Stays("an earlier row of its aggregate stays parked".to_owned())
         } else if !out_of_order && is_in(&not_selected) {
-            out_of_turn("an earlier row of its aggregate is parked, and is not to be requeued")
+            out_of_turn("an earlier row of its aggregate is parked and was not selected")
         } else {
             requeueing.row(entry).await?
         };
@@ -200,7 +202,7 @@ pub async fn requeue<D: Database, B: Broker>(
 }
 
 fn out_of_turn(why: &str) -> Fate {
-    Fate::Stays(format!("it would not be in order: {why}; --out-of-order publishes it all the same"))
+    Fate::Stays(format!("it would be out of order: {why}; --out-of-order publishes it anyway"))
 }
 
 struct Requeueing<'a, D: Database, B: Broker> {
@@ -216,7 +218,7 @@ impl<D: Database, B: Broker> Requeueing<'_, D, B> {
         let Source { database, mapping, .. } = self.source;
         let database = database.options();
         let Some(values) = self.sql.load_parked(database, entry).await? else {
-            return Ok(Fate::Stays("it is not parked any more".to_owned()));
+            return Ok(Fate::Stays("it is no longer parked".to_owned()));
         };
         let message = match self.message(&values) {
             Ok(message) => message,
@@ -239,13 +241,11 @@ impl<D: Database, B: Broker> Requeueing<'_, D, B> {
                 self.stays(entry, ParkReason::refused(&message, cures::explain_refused(&message, &refused)))
                     .await
             }
-            Answer::Nacked => {
-                Ok(Fate::Stays("the broker refused it (nack): requeue it again later".to_owned()))
-            }
+            Answer::Nacked => Ok(Fate::Stays("the broker refused it (nack): requeue it later".to_owned())),
         }
     }
 
-    /// With the columns that the table had then, and the mapping as it is now.
+    /// The message of a row, from the columns that the table had then and the present mapping.
     fn message(&self, values: &ParkedValues) -> Result<Message, ParkReason> {
         let mapper = self.source.mapping.resolve(&values.columns).map_err(|error| ParkReason {
             cause: ParkCause::Invalid,
@@ -260,7 +260,7 @@ impl<D: Database, B: Broker> Requeueing<'_, D, B> {
         Ok(Fate::Stays(reason.text))
     }
 
-    /// Publishes, and once more if the exchange is gone: then it is declared before.
+    /// Publishes the message. If the exchange is missing, publishes again, which declares it first.
     async fn publish(&mut self, message: Message) -> Result<Answer, ParkedError> {
         match self.publish_once(message.clone()).await? {
             Answer::Refused(refused) if refused.misses_exchange() => self.publish_once(message).await,
@@ -277,7 +277,7 @@ impl<D: Database, B: Broker> Requeueing<'_, D, B> {
     }
 }
 
-/// What became of the one message that is on its way.
+/// The broker's answer to the one message in flight.
 enum Answer {
     Confirmed,
     Returned,
@@ -291,15 +291,15 @@ async fn answer(publisher: &mut impl Publisher) -> Result<Answer, BrokerError> {
         let outcome = match publisher.next().await {
             Ok(PublisherEvent::Outcomes(outcomes)) => outcomes.into_iter().next(),
             Ok(PublisherEvent::Blocked { reason }) => {
-                tracing::warn!(reason, "the broker blocks publishers: waiting");
+                tracing::warn!(reason, "the broker blocks publishers (a memory or disk alarm): waiting");
                 None
             }
-            // It is the only one that is on its way.
+            // Only one message is in flight, so the refusal is its answer.
             Ok(
                 PublisherEvent::ChannelClosed { refused, .. }
                 | PublisherEvent::ExchangeRefused { refused, .. },
             ) => return Ok(Answer::Refused(refused)),
-            // No fence is asked for: this runs beside the relay, and only one of its kind at a time.
+            // No fence is acquired: the command runs beside the relay, and its lock admits one command at a time.
             Ok(PublisherEvent::Unblocked | PublisherEvent::Fence(_)) => None,
             Err(BrokerError::Unsendable { reason, .. }) => return Ok(Answer::Unsendable(reason)),
             Err(error) => return Err(error),

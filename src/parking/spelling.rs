@@ -1,24 +1,23 @@
-//! The spelling in the table of parked rows of texts that a person could not see, or its database cannot hold.
+//! The spelling of characters in the table of parked rows that are invisible, or that the database cannot store.
 //!
-//! No text of PostgreSQL has a zero character, and a database whose encoding is not UTF8 lacks most others; but a routing key
-//! that a template or a JSON escape made may have any. Such a character is written as it is shown everywhere else, `\u{0}` or
-//! `\u{20ac}`, so whoever reads the table by SQL sees which one it is. Nothing reads these texts back: a requeued row is made into a
-//! message again from its own columns.
+//! PostgreSQL stores no zero character, and a database whose encoding is not UTF8 lacks most other characters. A routing key from a
+//! template or a JSON escape may have any. Such a character is written as everywhere else, `\u{0}` or `\u{20ac}`. Nothing reads
+//! these texts back: the message of a requeued row is made from its columns.
 
 use crate::postgres::{sqlstate, statement::CatalogError};
 use diagnostics::legible::Legible;
 
-/// The characters that a database is trusted with.
+/// The characters that are written as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spelling {
-    /// All that can be seen.
+    /// All visible characters.
     Plain,
-    /// Those of ASCII: every encoding that a server may have contains them (manual, "Character Set Support").
+    /// ASCII, which every server encoding contains (manual, "Character Set Support").
     Ascii,
 }
 
 impl Spelling {
-    /// The text as it is written into the table.
+    /// Returns the text as written into the table.
     pub(super) fn write(self, text: &str) -> String {
         let text = Legible(text).to_string();
         match self {
@@ -34,7 +33,7 @@ impl Spelling {
     }
 }
 
-/// Tells whether the database has no place for a character.
+/// Tells whether the error is about a character that the database cannot store.
 pub(super) fn cannot_be_held(error: &CatalogError) -> bool {
     matches!(
         error.sqlstate(),

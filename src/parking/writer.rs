@@ -1,10 +1,10 @@
-//! Puts rows aside for [`Delivery`](crate::relay::delivery::Delivery), without holding the loop up: rows gather while a batch is on
-//! its way. How many is bounded by the ledger, where each has its place until it is parked.
+//! Parks rows for [`Delivery`](crate::relay::delivery::Delivery) without blocking its loop: rows gather while a batch is being
+//! stored. The ledger bounds their number, because each keeps its place there until it is parked.
 //!
-//! A batch that cannot be stored is tried again until it can, whatever the cause, and nothing else ends for it: the stream and
-//! the broker's connection are well, and a new attempt would publish again what is confirmed behind the rows. That holds for a
-//! connection that cannot be made, too: should the server be gone, the stream and the monitor find that out, and end the attempt.
-//! Only one that leads to another server than the rows came from ends it right here.
+//! A batch that cannot be stored is tried again until it can, whatever the cause. The attempt does not end for it: stream and broker
+//! work, and a new attempt would repeat messages that are confirmed after those rows. The same goes for a connection that cannot be
+//! opened: if the server is down, the stream or the monitor ends the attempt. Only a connection to another server than the rows'
+//! ends the attempt here.
 
 use std::{
     collections::VecDeque,
@@ -26,49 +26,49 @@ use crate::{
 };
 use process::{backoff::Backoff, clock::now};
 
-/// Rows of one transaction, at most.
+/// Largest number of rows in one transaction.
 const BATCH_ROWS: usize = 100;
 
-/// Bytes of one transaction; a row that is larger has one of its own.
+/// Bytes of one transaction. A larger row has a transaction of its own.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// How long a batch may be on its way before the source says so. It is not given up then: what takes the server too long it
-/// ends itself ([`Sql::park`]), but for a commit, which waits for a synchronous standby; left behind, that would hold up the next.
+/// Time after which a batch that is still being stored is reported. It is not given up: the server ends slow statements itself
+/// ([`Sql::park`]), except a commit, which waits for a synchronous standby and would block the next try if left behind.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A row on its way, and its tag in the ledger.
+/// A row to be parked, and its tag in the ledger.
 type Parking = (PublishTag, Arc<ParkedRow>);
 
 /// Rows that are parked for good.
 pub(crate) struct Batch {
-    /// The rows, and their tags in the ledger.
+    /// Rows with their tags in the ledger.
     pub(crate) rows: Vec<Parking>,
-    /// They stand in WAL before this place.
+    /// Place in WAL after the parked rows.
     pub(crate) before: Lsn,
 }
 
-/// Has a connection of its own for as long as there is something to put aside.
+/// The writer of parked rows. Has a connection of its own while there are rows to park.
 pub(crate) struct ParkingWriter<D: Database> {
     database: D,
     application_name: String,
     backoff: Backoff,
     waiting: VecDeque<Parking>,
-    /// The rows that are to be stored first, all or none.
+    /// The rows of the current transaction.
     batch: Vec<Parking>,
     work: Work<D::Sql>,
     stuck: Option<String>,
 }
 
 enum Work<C> {
-    /// Nothing is on its way. The connection, if there is one still.
+    /// No batch is being stored. Keeps the connection, if it is still open.
     Idle(Option<C>),
-    /// The batch is on its way.
+    /// The batch is being stored.
     Storing {
         stored: BoxFuture<'static, Result<(C, Lsn), Fault>>,
-        /// When to say that it takes long, unless that is said.
+        /// Time at which the delay is reported, unless it has been.
         overdue: Option<Instant>,
     },
-    /// The batch was not stored; again at that time.
+    /// The batch could not be stored. The next try is at that time.
     Resting { until: Instant },
 }
 
@@ -85,22 +85,21 @@ impl<D: Database> ParkingWriter<D> {
         }
     }
 
-    /// Admits a row; it is on its way when [`next`](Self::next) is polled.
+    /// Admits a row. [`next`](Self::next) stores it when polled.
     pub(crate) fn admit(&mut self, tag: PublishTag, row: Arc<ParkedRow>) {
         self.waiting.push_back((tag, row));
     }
 
-    /// Why rows cannot be put aside now, and what to do; `None` while they can.
+    /// The reason why rows cannot be parked now, with its cure; `None` while they can.
     pub(crate) fn stuck(&self) -> Option<&str> {
         self.stuck.as_deref()
     }
 
-    /// The next rows that are parked for good; `None` when there is something new to say of why they are not, see
-    /// [`stuck`](Self::stuck). The rows come from a server whose WAL reaches to `read_to` at least. Cancel-safe. Pends for ever
-    /// while there is nothing to do.
+    /// Returns the next rows that are parked for good, or `None` if [`stuck`](Self::stuck) has changed. The rows come from a server
+    /// whose WAL reaches `read_to` at least. Cancel-safe. Pends for ever while there is nothing to do.
     ///
     /// # Errors
-    /// [`Fault::ServerChanged`] when that is not the server that answers now.
+    /// [`Fault::ServerChanged`] if another server answers now.
     pub(crate) async fn next(&mut self, read_to: Lsn) -> Result<Option<Batch>, Fault> {
         loop {
             match &mut self.work {
@@ -131,7 +130,7 @@ impl<D: Database> ParkingWriter<D> {
         }
     }
 
-    /// Sends the next batch on its way; `false` when there is nothing to park.
+    /// Begins to store the next batch. Returns `false` if there is nothing to park.
     fn begin(&mut self, connection: Option<D::Sql>, read_to: Lsn) -> bool {
         if self.batch.is_empty() {
             let count = batch(self.waiting.iter().map(|(_, row)| row.kept.size()));
@@ -167,14 +166,14 @@ impl<D: Database> ParkingWriter<D> {
         }
     }
 
-    /// Stays the same for as long as the cause does.
+    /// The text for `stuck`. It stays the same as long as the cause does.
     fn explain(&self, why: &str) -> String {
         let count = self.batch.len();
         let first =
             self.batch.first().map(|(_, row)| row.kept.row().position.to_string()).unwrap_or_default();
         format!(
-            "cannot park {count} messages, the first at {first}: {why}. Nothing from there on is acknowledged to PostgreSQL \
-             before they are parked; goes on by itself"
+            "cannot park {count} messages, the first at {first}: {why}. The slot does not advance beyond them, and holds WAL back, \
+             until they are parked. outboxd goes on by itself when it can"
         )
     }
 }
@@ -182,7 +181,7 @@ impl<D: Database> ParkingWriter<D> {
 fn no_answer() -> String {
     format!(
         "no answer within {} s; see what PostgreSQL is waiting for (pg_stat_activity, application_name outboxd...): a \
-         synchronous standby may be away",
+         synchronous standby may be down",
         PATIENCE.as_secs()
     )
 }
@@ -196,7 +195,7 @@ fn because(fault: &Fault) -> String {
     remedy.map_or_else(|| fault.explain(), |remedy| format!("{}; {}", fault.with_causes(), remedy.cure))
 }
 
-/// How many of the first rows go together.
+/// Number of the first rows that fit into one transaction.
 fn batch(sizes: impl Iterator<Item = usize>) -> usize {
     let together = sizes.take(BATCH_ROWS).scan(0, |bytes, size| {
         *bytes += size;
@@ -205,10 +204,10 @@ fn batch(sizes: impl Iterator<Item = usize>) -> usize {
     together.enumerate().take_while(|(index, bytes)| *index == 0 || *bytes <= BATCH_BYTES).count()
 }
 
-/// Gives the connection back, for the next batch.
+/// Stores a batch and returns the connection for the next one.
 ///
-/// A new one may lead to a server that was set back, or to another one. The next attempt tells that by the end of its WAL, which
-/// rows that are written here would move on; so this looks first.
+/// A new connection may lead to another server, or to one that was set back. The next attempt recognises that by the end of WAL,
+/// which a write would advance. So the end of WAL is checked before anything is written.
 async fn store<D: Database>(
     database: D,
     connection: Option<D::Sql>,

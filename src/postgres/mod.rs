@@ -1,4 +1,6 @@
-//! Everything that knows PostgreSQL. Knows nothing of RabbitMQ, of the ledger's inside, or of retry policy.
+//! Plain SQL to the source's database and its failures, the outbox table, and outboxd's own tables.
+//!
+//! Does not know slots, RabbitMQ, or retry policy.
 
 pub mod outbox_table;
 pub mod own_table;

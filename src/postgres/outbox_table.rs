@@ -1,4 +1,4 @@
-//! The outbox table: its kind, its columns, and what the role may do with it. Passes no judgement.
+//! Facts of the outbox table: its kind, its columns, and the role's rights. [`preflight`](crate::preflight) judges them.
 
 use tokio_postgres::{Client, types::Type};
 
@@ -13,16 +13,16 @@ use crate::message::{Column, ColumnNames};
 pub enum TableKind {
     /// An ordinary table.
     Ordinary,
-    /// A partitioned table: its rows lie in partitions.
+    /// A partitioned table, whose rows lie in partitions.
     Partitioned,
-    /// A view, a foreign table: nothing that can be published.
+    /// A view or a foreign table, which cannot be published.
     Other,
 }
 
 impl TableKind {
-    /// The word before the table's name in FROM and in CREATE PUBLICATION, so that both see the same rows: without ONLY
-    /// both take in tables that inherit from an ordinary one, whose rows are not outbox rows. A partitioned table has no
-    /// rows of its own, and the publication takes in its partitions either way.
+    /// The word before the table's name in FROM and in CREATE PUBLICATION, so that both see the same rows. Without ONLY, both include
+    /// tables that inherit from an ordinary table, whose rows are not outbox rows. A partitioned table has no rows of its own, and
+    /// the publication includes its partitions either way.
     pub fn only(self) -> &'static str {
         match self {
             TableKind::Partitioned => "",
@@ -36,39 +36,38 @@ impl TableKind {
 pub struct TableFacts {
     /// OID in `pg_class`.
     pub oid: u32,
-    /// What sort of table.
+    /// Kind of the table.
     pub kind: TableKind,
-    /// Its rows go to WAL: it is neither unlogged nor temporary.
+    /// Set if its rows are written to WAL: the table is neither unlogged nor temporary.
     pub logged: bool,
-    /// The role has USAGE on the schema.
+    /// Set if the role has USAGE on the schema.
     pub may_use_schema: bool,
-    /// The role has SELECT on the whole table.
+    /// Set if the role has SELECT on the whole table.
     pub may_select: bool,
-    /// The role has DELETE on the table, and UPDATE on some column of it, without which nobody may lock a row: what removing
-    /// confirmed rows takes.
+    /// Set if the role may remove rows: it has DELETE on the table, and UPDATE on some column, which locking a row needs.
     pub may_remove: bool,
-    /// The role is, or is a member of, its owner, which CREATE PUBLICATION needs.
+    /// Set if the role is, or is a member of, the owner, as CREATE PUBLICATION requires.
     pub owned: bool,
-    /// Row security applies to the role: the backlog would not see all rows.
+    /// Set if row security applies to the role, which hides rows from the backlog.
     pub row_security: bool,
-    /// `pg_class.reltuples`: the planner's estimate of the number of rows, negative when unknown.
+    /// `pg_class.reltuples`: the planner's estimate of the number of rows, negative if unknown.
     pub rows_estimate: i64,
-    /// Its columns by number, without dropped ones.
+    /// Columns by number, without dropped ones.
     pub columns: Vec<ColumnFacts>,
 }
 
 impl TableFacts {
-    /// The columns that are sent: those of a Relation message, in its order.
+    /// The columns that the publication sends: those of a Relation message, in its order.
     pub(crate) fn sent_columns(&self) -> impl Iterator<Item = &ColumnFacts> {
         self.columns.iter().filter(|column| column.sent)
     }
 
-    /// The same as the mapper wants them: a domain counts as the type it is made from.
+    /// The sent columns for the mapper, with the base type of a domain as its type.
     pub(crate) fn outbox_columns(&self) -> Vec<Column> {
         self.sent_columns().map(|c| Column { name: c.name.clone(), type_oid: c.base_type_oid }).collect()
     }
 
-    /// Columns that the role may not read, of those that reading rows in their order takes.
+    /// Names of the columns that are needed to read rows in their order, and that the role may not read.
     pub fn unreadable(&self, columns: &ColumnNames) -> Vec<&str> {
         let order = [columns.sequence.name(), columns.created_at.name()];
         let is_read = |column: &&ColumnFacts| column.sent || order.contains(&Some(&*column.name));
@@ -76,12 +75,12 @@ impl TableFacts {
         unreadable.map(|column| &*column.name).collect()
     }
 
-    /// The column whose values a sequence counts up one by one as rows are inserted: the best order that a table can give.
+    /// The column that a sequence increments by one for each inserted row: the best order of a table.
     pub(crate) fn numbered_column(&self) -> Option<&ColumnFacts> {
         self.columns.iter().find(|column| column.sequence_cache == Some(1) && !column.nullable)
     }
 
-    /// The column of this name.
+    /// Finds the column of this name.
     pub fn column(&self, name: &str) -> Option<&ColumnFacts> {
         self.columns.iter().find(|column| column.name == name)
     }
@@ -90,38 +89,38 @@ impl TableFacts {
 /// A column of the outbox table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnFacts {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// OID of its type.
+    /// OID of the type.
     pub type_oid: u32,
-    /// OID of the type a domain is made from; otherwise `type_oid`.
+    /// OID of a domain's base type; otherwise `type_oid`.
     pub base_type_oid: u32,
     /// The type as SQL writes it, such as `character varying(255)`.
     pub type_name: String,
-    /// It may be NULL.
+    /// Set if the column may be NULL.
     pub nullable: bool,
     /// Default of the column, as SQL writes it.
     pub default: Option<String>,
-    /// A sequence numbers its rows upwards, as an identity column or by the default: so many values each session draws at a
-    /// time (CACHE).
+    /// CACHE of the ascending sequence that numbers the column, as identity or by default: the number of values that a session
+    /// draws at a time.
     pub sequence_cache: Option<i64>,
-    /// Its type, or the type a domain is made from, is one of the string types, whoever made it (`citext`).
+    /// Set if the base type is a string type, also of an extension (`citext`).
     pub is_string: bool,
-    /// It is a generated column.
+    /// Kind of a generated column.
     pub generated: Option<Generated>,
-    /// The publication sends it; where there is no publication, one that outboxd makes would.
+    /// Set if the publication sends the column. Without a publication, set if one created by outboxd would.
     pub sent: bool,
-    /// The role may read it.
+    /// Set if the role may read the column.
     pub may_select: bool,
 }
 
 impl ColumnFacts {
-    /// Tells whether its times say in which zone they are.
+    /// Tells whether the type is `timestamptz`, whose times have a zone.
     pub(crate) fn is_timestamptz(&self) -> bool {
         self.base_type_oid == TIMESTAMPTZ
     }
 
-    /// Tells whether its type, or the type that a domain is made from, came with PostgreSQL (`FirstNormalObjectId`, transam.h).
+    /// Tells whether the base type is PostgreSQL's own (`FirstNormalObjectId`, transam.h).
     pub(crate) fn is_built_in(&self) -> bool {
         const FIRST_NORMAL_OBJECT_ID: u32 = 16384;
         self.base_type_oid < FIRST_NORMAL_OBJECT_ID
@@ -140,7 +139,7 @@ pub enum Generated {
     Virtual,
 }
 
-/// Reads the [`TableFacts`], seen from a publication; `None` when there is no such table.
+/// Reads the [`TableFacts`], seen from a publication; `None` if the table does not exist.
 ///
 /// # Errors
 /// [`CatalogError`].
@@ -166,8 +165,8 @@ pub async fn table(
     let oid: u32 = row.get(0);
     let columns = client
         .query_typed(
-            // A sequence is the column's own (identity, serial), or its default depends on it. Before version 18 no generated
-            // column is sent, whatever the view of 15.0 says.
+            // A sequence belongs to the column (identity, serial), or the default depends on it. Before version 18 no generated
+            // column is sent, although the view of 15.0 lists them.
             "WITH RECURSIVE base(attnum, oid, typbasetype, typcategory) AS (
                  SELECT a.attnum, t.oid, t.typbasetype, t.typcategory FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                  WHERE a.attrelid = $1
@@ -240,16 +239,16 @@ pub async fn table(
     }))
 }
 
-/// Tells whether the table is known to have no row. Of a table that the role may not read, or not all rows of, that is not known.
+/// Tells whether the table is known to be empty. Returns `false` if the role may not read all of it.
 ///
 /// # Errors
 /// [`CatalogError`].
 pub async fn is_empty(client: &Client, name: &TableName, kind: TableKind) -> Result<bool, CatalogError> {
-    const DOING: &str = "looking whether the table is empty";
+    const DOING: &str = "reading whether the table is empty";
     if kind == TableKind::Other {
         return Ok(false);
     }
-    // Rows that row security hides are then an error, and no empty table.
+    // Rows hidden by row security are then an error, and do not make the table look empty.
     client.batch_execute("SET row_security = off").await.map_err(failed(DOING))?;
     let sql = format!("SELECT NOT EXISTS (SELECT FROM {}{})", kind.only(), name.quoted());
     match client.query_typed_one(&sql, &[]).await {
@@ -263,7 +262,7 @@ pub async fn is_empty(client: &Client, name: &TableName, kind: TableKind) -> Res
 
 #[cfg(test)]
 impl TableFacts {
-    /// An ordinary table in good order.
+    /// An ordinary table without faults.
     pub(crate) fn sample(columns: Vec<ColumnFacts>) -> Self {
         Self {
             oid: 1,

@@ -1,4 +1,4 @@
-//! Tables of outboxd's own, for slot records and for parked rows: whether they are there, and the making of one.
+//! outboxd's own tables, for slot records and for parked rows: their facts, and their creation.
 
 use tokio_postgres::{Client, types::Type};
 
@@ -9,12 +9,12 @@ use super::{
     statement::{CatalogError, failed},
 };
 
-/// The name of a table of outboxd's own.
+/// The qualified name of one of outboxd's own tables.
 pub(crate) fn name(database: &SourceDatabase, table: &str) -> TableName {
     TableName { schema: database.schema.clone(), table: table.to_owned() }
 }
 
-/// The statement that lets the source's role use a table of outboxd's own, once somebody else has made it.
+/// The statement that grants the source's role the use of one of outboxd's own tables, if another role has created it.
 pub(crate) fn grant_sql(database: &SourceDatabase, table: &str, role: &str) -> String {
     format!(
         "GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {}",
@@ -23,24 +23,24 @@ pub(crate) fn grant_sql(database: &SourceDatabase, table: &str, role: &str) -> S
     )
 }
 
-/// A table of outboxd's own.
+/// Facts of one of outboxd's own tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnTableFacts {
-    /// The schema is there.
+    /// Set if the schema exists.
     pub has_schema: bool,
-    /// The role has USAGE on the schema.
+    /// Set if the role has USAGE on the schema.
     pub may_use_schema: bool,
-    /// It is there.
+    /// Set if the table exists.
     pub exists: bool,
-    /// The role may read and write it.
+    /// Set if the role may read and write the table.
     pub may_use: bool,
-    /// The role may make tables in the schema.
+    /// Set if the role may create tables in the schema.
     pub may_create: bool,
 }
 
 impl OwnTableFacts {
-    /// The statements that somebody else runs before those for the table, each with `; ` behind it: they make the schema, and let
-    /// the role use it, as far as that is missing.
+    /// The statements that another role runs before those for the table, each followed by `; `: they create the schema and grant its
+    /// use, as far as that is missing.
     pub(crate) fn schema_sql(&self, schema: &str, role: &str) -> String {
         match (self.has_schema, self.may_use_schema) {
             (true, true) => String::new(),
@@ -50,7 +50,7 @@ impl OwnTableFacts {
     }
 }
 
-/// Reads the [`OwnTableFacts`] of the table of that name in a schema.
+/// Reads the [`OwnTableFacts`] of a table.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -71,7 +71,7 @@ pub(crate) async fn own_table(
             &[(&schema, Type::TEXT), (&name, Type::TEXT)],
         )
         .await
-        .map_err(failed("reading the description of a table of outboxd's own"))?;
+        .map_err(failed("reading the description of outboxd's own table"))?;
     Ok(row.map_or_else(OwnTableFacts::default, |row| OwnTableFacts {
         has_schema: true,
         exists: row.get(0),
@@ -81,12 +81,12 @@ pub(crate) async fn own_table(
     }))
 }
 
-/// SQLSTATEs that a concurrent CREATE TABLE IF NOT EXISTS or CREATE SCHEMA IF NOT EXISTS may meet; the last one in a catalog.
+/// SQLSTATEs of a concurrent CREATE TABLE IF NOT EXISTS or CREATE SCHEMA IF NOT EXISTS. The last one comes from a catalog index.
 const MADE_BY_ANOTHER: [&str; 3] =
     [sqlstate::DUPLICATE_TABLE, sqlstate::DUPLICATE_SCHEMA, sqlstate::UNIQUE_VIOLATION];
 
-/// Runs CREATE TABLE IF NOT EXISTS for a table of outboxd's own, unless the table is there: the statement takes CREATE on the
-/// schema even then, which the role may well not have. The same goes for the schema before it.
+/// Creates one of outboxd's own tables, and its schema, if they do not exist. Existence is checked first, because CREATE TABLE IF NOT
+/// EXISTS needs CREATE on the schema even if the table exists, which the role may lack.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].

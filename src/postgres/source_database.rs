@@ -1,10 +1,10 @@
-//! A source's database as configuration describes it, for every room that needs some of it.
+//! A source's database as the configuration describes it.
 
 use std::{fmt, time::Duration};
 
 use pg_replication::{Endpoint, ReplicationConnection, ReplicationError};
 
-/// A schema-qualified table name, unquoted parts.
+/// A schema-qualified table name. The parts are unquoted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TableName {
     /// Schema; `public` when the configuration names none.
@@ -19,38 +19,38 @@ impl fmt::Display for TableName {
     }
 }
 
-/// The database of one source, and what is made and read there.
+/// The database of one source, and the names of its slot, publication and tables.
 #[derive(Clone, Debug)]
 pub struct SourceDatabase {
-    /// Where and how to connect.
+    /// Server, role and connection options.
     pub endpoint: Endpoint,
     /// Replication slot.
     pub slot: String,
     /// Publication: inserts only, this one table.
     pub publication: String,
-    /// Create publication and slot when they are missing; otherwise only verify.
+    /// Create publication and slot if they are missing; otherwise only verify.
     pub create: bool,
-    /// The slot that outboxd makes is synchronised to standbys (PostgreSQL 17 and later).
+    /// Create a slot that is synchronised to standbys (PostgreSQL 17 and later).
     pub failover: bool,
-    /// The outbox table.
+    /// Outbox table.
     pub table: TableName,
     /// Schema of outboxd's own tables: by default that of the outbox table.
     pub schema: String,
-    /// Configuration of its rows.
+    /// Configuration of the table's rows.
     pub rows: RowRules,
-    /// Removing its confirmed rows; `None`: they stay.
+    /// Clean-up of confirmed rows; `None` keeps them.
     pub cleanup: Option<Cleanup>,
-    /// Policy may put rows aside, so there must be a table for them.
+    /// Set if a policy parks rows, which needs the table of parked rows.
     pub parks: bool,
-    /// Sent as `wal_sender_timeout` of the replication connection: how long a vanished client keeps the slot.
+    /// `wal_sender_timeout` of the replication connection: the time for which a vanished client keeps the slot.
     pub wal_sender_timeout: Duration,
 }
 
-/// Configuration of the table's rows, whatever they are read for.
+/// Configuration of the table's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowRules {
-    /// `outbox.unpublished`: an SQL condition. Rows for which it is false were published before outboxd came, and are left out.
-    /// Where it is neither true nor false, a row is published.
+    /// `outbox.unpublished`: an SQL condition. Rows for which it is false were published before outboxd, and are left out. Rows for
+    /// which it is NULL are published.
     pub unpublished: Option<String>,
     /// `outbox.created_at_zone`: the time zone of a `created_at` without one.
     pub created_at_zone: Option<String>,
@@ -58,10 +58,10 @@ pub struct RowRules {
     pub skip_backlog: bool,
 }
 
-/// The choice of rows to be removed: key `cleanup.retention_s`, with `cleanup.mode = "delete"`.
+/// Configuration of clean-up: key `cleanup.retention_s`, with `cleanup.mode = "delete"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cleanup {
-    /// How long a row stays after the time in its `created_at`; zero: no longer than until its message is confirmed.
+    /// Time for which a row stays after its `created_at`. Zero removes it as soon as its message is confirmed.
     pub retention: Duration,
 }
 
@@ -77,8 +77,7 @@ impl SourceDatabase {
         ReplicationConnection::connect(&self.endpoint, application_name, self.wal_sender_timeout).await
     }
 
-    /// Tells whether whoever gets the slot next makes it a failover slot, unless it is one: the configuration wants one, and lets
-    /// outboxd make it.
+    /// Tells whether the next holder turns the slot into a failover slot: the configuration asks for one and lets outboxd create it.
     pub(crate) fn makes_failover(&self, is_failover: bool) -> bool {
         self.failover && self.create && !is_failover
     }

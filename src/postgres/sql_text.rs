@@ -1,4 +1,4 @@
-//! Names and values in the text of a statement, where a parameter cannot stand.
+//! Quoting of names and values in statements that take no parameters.
 
 use super::TableName;
 
@@ -7,22 +7,22 @@ pub(crate) use pg_replication::quote::{identifier, literal};
 /// An anonymous block of PL/pgSQL (manual, "DO"), with its semicolon.
 pub(crate) fn block(statements: &str) -> String {
     let body = format!(" BEGIN\n  {statements}\nEND ");
-    // A name may hold what would end the quotation.
+    // A name may contain the end of the quotation.
     if body.contains("$$") { format!("DO {};", literal(&body)) } else { format!("DO $${body}$$;") }
 }
 
-/// The statements by which somebody else makes the schema of outboxd's own tables.
+/// The statements by which another role creates the schema of outboxd's own tables.
 pub(crate) fn make_schema_sql(schema: &str, role: &str) -> String {
     format!("CREATE SCHEMA IF NOT EXISTS {}; {}", identifier(schema), use_schema_sql(schema, role))
 }
 
-/// The statement that lets the source's role use that schema.
+/// The statement that grants the source's role the use of that schema.
 pub(crate) fn use_schema_sql(schema: &str, role: &str) -> String {
     format!("GRANT USAGE ON SCHEMA {} TO {}", identifier(schema), identifier(role))
 }
 
 impl TableName {
-    /// The name as it stands in a statement: both parts quoted.
+    /// The name for a statement, with both parts quoted.
     pub fn quoted(&self) -> String {
         format!("{}.{}", identifier(&self.schema), identifier(&self.table))
     }

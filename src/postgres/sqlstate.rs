@@ -1,4 +1,4 @@
-//! SQLSTATEs that outboxd tells from others (manual, "PostgreSQL Error Codes").
+//! SQLSTATEs that outboxd treats in a way of their own (manual, "PostgreSQL Error Codes").
 
 /// `character_not_in_repertoire`.
 pub(crate) const CHARACTER_NOT_IN_REPERTOIRE: &str = "22021";
@@ -30,11 +30,13 @@ pub(crate) const DUPLICATE_SCHEMA: &str = "42P06";
 pub(crate) const DUPLICATE_TABLE: &str = "42P07";
 /// `disk_full`.
 pub(crate) const DISK_FULL: &str = "53100";
-/// `configuration_limit_exceeded`; also of temporary files above `temp_file_limit`.
+/// `configuration_limit_exceeded`, also for temporary files above `temp_file_limit`.
 pub(crate) const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
-/// `object_in_use`; also of a slot that somebody streams from.
+/// `object_in_use`, also for a slot that a client streams from.
 pub(crate) const OBJECT_IN_USE: &str = "55006";
 /// `lock_not_available`.
 pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
-/// `query_canceled`; also by `statement_timeout`.
+/// `query_canceled`, also by `statement_timeout`.
 pub(crate) const QUERY_CANCELED: &str = "57014";
+/// `cannot_connect_now`: the server shuts down or starts up.
+pub(crate) const CANNOT_CONNECT_NOW: &str = "57P03";

@@ -1,8 +1,8 @@
-//! Plain SQL to the source's database: statements, their answers, and how they fail.
+//! Plain SQL to the source's database: statements, their answers, and their failures.
 //!
-//! Works with PostgreSQL 13 to 18. A catalog column that only later versions have is read through `to_jsonb(row) ->> 'column'`,
-//! which is NULL where the column is missing, so that there is one query for all versions.
-//! Knows no table and no slot: the rooms above do, each with its own statements.
+//! Works with PostgreSQL 13 to 18. One query serves all versions: a catalog column of later versions only is read through
+//! `to_jsonb(row) ->> 'column'`, which is NULL without the column. Does not know tables or slots: the rooms above have their own
+//! statements.
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ pub enum CatalogError {
     /// The server refused, or the connection broke.
     #[error("{doing} failed")]
     Statement {
-        /// What was being done, such as "reading the slots".
+        /// Operation, such as "reading the slots".
         doing: &'static str,
-        /// Why.
+        /// Cause.
         #[source]
         cause: WireError,
     },
@@ -39,18 +39,18 @@ pub enum CatalogError {
     /// There is such a slot already.
     #[error("slot {0} exists already")]
     SlotExists(String),
-    /// The server's answer is not what the query asks for.
-    #[error("{doing}: the server's answer makes no sense: {what}")]
+    /// The server's answer does not fit the query.
+    #[error("{doing}: unexpected answer from the server: {what}")]
     Nonsense {
-        /// What was being done.
+        /// Operation.
         doing: &'static str,
-        /// What is wrong with it.
+        /// Fault of the answer.
         what: String,
     },
 }
 
 impl CatalogError {
-    /// The remedy, where it is known.
+    /// The remedy, if known.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             CatalogError::Statement { cause, .. } => statement_remedy::of_statement(cause),
@@ -58,7 +58,7 @@ impl CatalogError {
         }
     }
 
-    /// The remedy, when rows were to be parked.
+    /// The remedy of a failure to park rows.
     pub(crate) fn remedy_of_parking(&self) -> Option<Remedy> {
         match self {
             CatalogError::Statement { cause, .. } => statement_remedy::of_parking(cause),
@@ -66,7 +66,7 @@ impl CatalogError {
         }
     }
 
-    /// SQLSTATE, where the server sent one.
+    /// SQLSTATE, if the server sent one.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
             CatalogError::Statement { cause, .. } => cause.sqlstate(),
@@ -75,36 +75,37 @@ impl CatalogError {
     }
 }
 
-/// The error of an answer that is not what the query asks for.
+/// The error of an answer that does not fit the query.
 pub(crate) fn nonsense(doing: &'static str, what: impl Into<String>) -> CatalogError {
     CatalogError::Nonsense { doing, what: what.into() }
 }
 
+/// Maps the error of a statement, for `map_err`.
 pub(crate) fn failed(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> CatalogError {
     move |error| CatalogError::Statement { doing, cause: error.into() }
 }
 
-/// No timeout of role or database may end a session that waits for transactions or for the broker. Asking `pg_settings` leaves
-/// out those that this version does not have: `idle_session_timeout` came with 14, `transaction_timeout` with 17.
+/// Switches off the timeouts of role and database, for a session that waits for transactions or for the broker. `pg_settings`
+/// leaves out settings that the version lacks: `idle_session_timeout` came with 14, `transaction_timeout` with 17.
 pub(crate) const NO_TIMEOUTS: &str =
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN
     ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')";
 
-/// Has the server refuse from now on what takes longer on this connection, or waits longer for a lock.
+/// Sets the server's limits for statements and lock waits on this connection.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
 pub async fn limit_statements(client: &Client, to: Duration) -> Result<(), CatalogError> {
     let ms = to.as_millis().max(1);
     let limit = format!("SET statement_timeout = {ms}; SET lock_timeout = {ms}");
-    client.batch_execute(&limit).await.map_err(failed("limiting how long statements may take"))
+    client.batch_execute(&limit).await.map_err(failed("setting the statement timeout"))
 }
 
-/// Stands for a name that is no UTF-8: all databases of a server list each other's names, and each name is stored in the encoding
-/// of the database where it was given.
+/// Placeholder for a name that is not UTF-8. Every database of a server sees the names of the others, each in the encoding of the
+/// database in which it was given.
 pub(crate) const IN_ANOTHER_ENCODING: &str = "(a name in another encoding)";
 
-/// The rows of a statement as text, as a replication connection gives them, too.
+/// Reads the rows of a statement as text, as a replication connection does.
 pub(crate) async fn text_rows(
     client: &Client,
     doing: &'static str,
@@ -123,7 +124,7 @@ pub(crate) async fn text_rows(
     Ok(rows.collect())
 }
 
-/// Runs a statement; `false` when the server answers with the SQLSTATE that says: nothing to do.
+/// Runs a statement. Returns `false` if the server answers with the SQLSTATE `idle`, which means that there is nothing to do.
 pub(crate) async fn execute(
     client: &Client,
     doing: &'static str,

@@ -1,4 +1,4 @@
-//! Values that plain SQL reads as they are stored, in place of a conversion to UTF-8 that may fail.
+//! Values read by plain SQL in the database's encoding, because the server's conversion to UTF-8 may fail.
 
 use bytes::Bytes;
 
@@ -6,8 +6,7 @@ use pg_replication::stored_text::Encoding;
 
 use crate::message::decode_hex;
 
-/// An item of a SELECT list for a column: its text as it is stored. What `format` makes of a value is what its type's output
-/// function does, as in the stream.
+/// The item of a SELECT list for a column's text as stored. `format` uses the type's output function, as the stream does.
 pub(crate) fn select(encoding: &Encoding, column: &str) -> String {
     match encoding {
         Encoding::Utf8 => column.to_owned(),
@@ -17,7 +16,7 @@ pub(crate) fn select(encoding: &Encoding, column: &str) -> String {
     }
 }
 
-/// The values as they are stored, of the text that the server gave for [`select`]; `None` when it is not that.
+/// The stored values from the server's text for [`select`]; `None` if the text does not fit.
 pub(crate) fn as_stored(encoding: &Encoding, values: Vec<Option<Bytes>>) -> Option<Vec<Option<Bytes>>> {
     match encoding {
         Encoding::Utf8 => Some(values),

@@ -1,11 +1,11 @@
-//! Doubts about `outbox.unpublished`: operators that are not the ones that its author may mean.
+//! Doubts about `outbox.unpublished`: a condition may use other operators than its author means.
 //!
-//! Only `pg_catalog` is searched, so `status = 'New'` on a column of `citext` compares as text, and tells upper from lower case. The
-//! server takes it without a word: it coerces the value to text. What it makes of a condition, it tells by the definition of a view, in
-//! which a coercion that nobody wrote differs from a cast. The view is temporary and never committed; making it calls no function,
-//! as neither the planner nor the executor sees it.
+//! outboxd's connections search `pg_catalog` only. So `status = 'New'` on a column of `citext` compares as text, case-sensitively: the
+//! server coerces the value to text without a warning. The definition of a view shows the coercions of its condition, and tells an
+//! implicit one from a cast. outboxd creates a temporary view and rolls it back. That calls no function, because neither the planner
+//! nor the executor sees the view.
 //!
-//! Knows that definition, and which types have operators of their own. Does not know what follows from a doubt.
+//! Knows the definition of a view, and the types with operators of their own. Does not know what follows from a doubt.
 
 use std::fmt;
 
@@ -20,32 +20,32 @@ use crate::postgres::{
     statement::{CatalogError, failed},
 };
 
-/// Reason for which a condition may select other rows than its author means.
+/// The reason why a condition may select other rows than its author means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// A value of a type with operators outside of `pg_catalog` is coerced, and nobody asked for that.
+    /// A value of a type with operators outside of `pg_catalog` is coerced implicitly.
     OtherOperators {
         /// The type, as SQL writes it.
         type_name: String,
         /// Schema of its operators, as SQL writes it.
         schema: String,
     },
-    /// The server does not say what it makes of the condition.
+    /// The server does not show the coercions of the condition.
     Untold {
-        /// Why not.
+        /// Cause.
         why: String,
-        /// The next step.
+        /// Next step.
         cure: String,
     },
 }
 
 impl Doubt {
-    /// The next step.
+    /// Next step.
     pub fn cure(&self) -> String {
         match self {
             Doubt::OtherOperators { schema, .. } => format!(
-                "name the schema of each operator beside such a value, as in status OPERATOR({schema}.=) 'x', or cast the value: \
-                 status::text = 'x' is how it is compared now"
+                "qualify each operator of such a value with its schema, as in status OPERATOR({schema}.=) 'x'; or cast the value, \
+                 as in status::text = 'x', which keeps the present comparison"
             ),
             Doubt::Untold { cure, .. } => cure.clone(),
         }
@@ -57,35 +57,35 @@ impl fmt::Display for Doubt {
         match self {
             Doubt::OtherOperators { type_name, .. } => write!(
                 f,
-                "outbox.unpublished uses a value of type {type_name}, whose own operators are not found: only pg_catalog is searched, so \
-                 those of text may take their place, and rows count as published that are not"
+                "outbox.unpublished uses a value of type {type_name}. outboxd searches pg_catalog only and does not find the operators \
+                 of that type: operators of text may take their place, so unpublished rows may count as published"
             ),
             Doubt::Untold { why, .. } => write!(
                 f,
-                "types in this database have operators outside of pg_catalog, and whether outbox.unpublished means one of them cannot be \
-                 told: {why}"
+                "types in this database have operators outside of pg_catalog, and outboxd cannot tell whether outbox.unpublished uses \
+                 one of them: {why}"
             ),
         }
     }
 }
 
-/// Doubt about the condition of the source, if there is any.
+/// Finds a doubt about the condition of the source.
 ///
 /// # Errors
-/// [`CatalogError`]; a condition that the server does not take is none.
+/// [`CatalogError`]. A condition that the server refuses gives a doubt and no error.
 pub(super) async fn doubt(
     client: &Client,
     database: &SourceDatabase,
     table: Option<&TableFacts>,
 ) -> Result<Option<Doubt>, CatalogError> {
     let (Some(condition), Some(table)) = (&database.rows.unpublished, table) else { return Ok(None) };
-    // A view is not looked at, which planning would do.
+    // Planning a query of a view would call its functions.
     if table.kind == TableKind::Other {
         return Ok(None);
     }
     let row = client
         .query_typed_one(
-            // Domains over such types, and arrays of them, count like them.
+            // Domains over such types, and arrays of them, count, too.
             "WITH RECURSIVE typed (oid) AS (
                  SELECT side FROM pg_operator o, unnest(ARRAY[o.oprleft, o.oprright]) side
                  WHERE o.oprnamespace <> 'pg_catalog'::regnamespace AND side >= 16384
@@ -98,7 +98,7 @@ pub(super) async fn doubt(
             &[(&table.oid, Type::OID)],
         )
         .await
-        .map_err(failed("looking for types with operators of their own"))?;
+        .map_err(failed("reading the types with operators of their own"))?;
     let (has_any, columns, may_ask): (bool, Vec<String>, bool) = (row.get(0), row.get(1), row.get(2));
     if !may_hold(condition, has_any, &columns) {
         return Ok(None);
@@ -106,26 +106,26 @@ pub(super) async fn doubt(
     if !may_ask {
         let (name, role) = (identifier(database.endpoint.database()), identifier(database.endpoint.user()));
         return Ok(Some(Doubt::Untold {
-            why: format!("role {role} may not make a temporary view, by which the server says so"),
+            why: format!("role {role} may not create the temporary view that would show it"),
             cure: format!("GRANT TEMPORARY ON DATABASE {name} TO {role};"),
         }));
     }
     let coerced = match definition(client, database, table, condition).await? {
         Ok(definition) => implicit_coercions(&definition),
         Err(why) => {
-            let cure = "see that the role may make a temporary view of the outbox table with this condition";
+            let cure = "let the role create a temporary view of the outbox table with this condition";
             return Ok(Some(Doubt::Untold { why, cure: cure.to_owned() }));
         }
     };
     if coerced.iter().any(|(before, _)| *before == 0) {
-        let why = "the server says it in a way that outboxd does not know".to_owned();
-        let cure = "cast what the condition compares to types of PostgreSQL's own, such as status::text";
+        let why = "the server shows it in a form that outboxd does not know".to_owned();
+        let cure = "cast the compared values to types of PostgreSQL's own, such as status::text";
         return Ok(Some(Doubt::Untold { why, cure: cure.to_owned() }));
     }
     let (before, after): (Vec<u32>, Vec<u32>) = coerced.into_iter().unzip();
     let found = client
         .query_typed_opt(
-            // From a domain to the type that it is made from, and back, is no other type.
+            // A domain and its base type count as the same type.
             "WITH RECURSIVE walk (root, at) AS (
                  SELECT oid, oid FROM unnest($1 || $2) root (oid)
                  UNION SELECT w.root, CASE t.typbasetype WHEN 0 THEN t.typelem ELSE t.typbasetype END
@@ -142,29 +142,29 @@ pub(super) async fn doubt(
             &[(&before, Type::OID_ARRAY), (&after, Type::OID_ARRAY)],
         )
         .await
-        .map_err(failed("looking for the operators of a type"))?;
+        .map_err(failed("reading the operators of a type"))?;
     Ok(found.map(|row| Doubt::OtherOperators { type_name: row.get(0), schema: row.get(1) }))
 }
 
-/// Tells whether a value of a type with operators of its own may be in the condition. Without these characters it holds
-/// nothing but columns, constants of PostgreSQL's own types, and operators.
+/// Tells whether the condition may use a value of a type with operators of its own. Without these characters it has only columns,
+/// constants of PostgreSQL's own types, and operators.
 fn may_hold(condition: &str, has_any: bool, columns: &[String]) -> bool {
     let (lower, has_column) = (condition.to_lowercase(), !columns.is_empty());
-    // Quotes may spell a name in other ways.
+    // Quotes allow other spellings of a name.
     has_any && condition.contains(['(', '.', ':'])
         || has_column && condition.contains(['"', '&'])
         || columns.iter().any(|column| lower.contains(&column.to_lowercase()))
 }
 
-/// What the server makes of the condition, as it keeps a view; or why it does not say so.
+/// Reads the server's definition of a view with the condition, or the reason why the server refuses the view.
 async fn definition(
     client: &Client,
     database: &SourceDatabase,
     table: &TableFacts,
     condition: &str,
 ) -> Result<Result<String, String>, CatalogError> {
-    const DOING: &str = "asking what the server makes of outbox.unpublished";
-    // On lines of its own, for it may end in a comment.
+    const DOING: &str = "reading how the server understands outbox.unpublished";
+    // The condition has its own lines, because it may end in a comment.
     let make = format!(
         "CREATE TEMPORARY VIEW outboxd_condition AS SELECT ((\n{condition}\n) IS NOT FALSE) AS chosen FROM {}{}",
         table.kind.only(),
@@ -173,7 +173,7 @@ async fn definition(
     let read = "SELECT ev_action::text FROM pg_rewrite WHERE ev_class = 'pg_temp.outboxd_condition'::regclass AND ev_type = '1'";
     client.batch_execute("BEGIN").await.map_err(failed(DOING))?;
     let told = async {
-        // One statement, and no more.
+        // A prepared statement is one statement only: the condition cannot begin another.
         client.execute_typed(&make, &[]).await?;
         client.query_typed_one(read, &[]).await.map(|row| row.get(0))
     }
@@ -212,25 +212,25 @@ const TYPES: [&str; 18] = [
     ":wintype",
     ":seqtypid",
 ];
-/// Fields that say by what a coercion came to be; [`IMPLICIT`] that nobody wrote it.
+/// Fields with the form of a coercion; [`IMPLICIT`] is one that nobody wrote.
 const FORMATS: [&str; 4] = [":relabelformat", ":coerceformat", ":funcformat", ":convertformat"];
 /// `COERCE_IMPLICIT_CAST`.
 const IMPLICIT: &str = "2";
-/// Fields with what a node takes; the value of one without a type of its own is that of the first.
+/// Fields with the arguments of a node. A node without a type of its own has the type of the first argument.
 const TAKEN: [&str; 5] = [":arg", ":args", ":expr", ":targetList", ":subselect"];
 
 #[derive(Default)]
 struct Node<'a> {
     field: &'a str,
     is_implicit: bool,
-    /// Type of its value.
+    /// Type of the node's value.
     own: Option<u32>,
-    /// Type of the first value that it takes.
+    /// Type of the first argument.
     taken: Option<u32>,
 }
 
-/// Types before and after each coercion that nobody wrote, 0 where it is not told. Without recursion, however deep the nodes lie: a
-/// server may send what it likes.
+/// Types before and after each implicit coercion, 0 if unknown. Works without recursion, because a hostile server may nest nodes
+/// without limit.
 fn implicit_coercions(definition: &str) -> Vec<(u32, u32)> {
     let (mut found, mut open) = (Vec::new(), Vec::<Node>::new());
     for token in tokens(definition) {
@@ -260,7 +260,7 @@ fn implicit_coercions(definition: &str) -> Vec<(u32, u32)> {
     found
 }
 
-/// Words, and brackets by themselves, as the server reads them (`pg_strtok`, read.c).
+/// Splits into words and single brackets, as the server does (`pg_strtok`, read.c).
 fn tokens(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {

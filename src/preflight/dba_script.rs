@@ -1,9 +1,8 @@
-//! Everything that one source needs of its database, as SQL for somebody who may create it: a role with no more rights
-//! than the commands take, the publication, the slot. Pure text; what need not be run stands in comments. It can be run again:
-//! what is there stays as it is.
+//! The SQL script that creates what one source needs of its database: a least-privilege role, the publication, the slot. For a DBA.
+//! Pure text. Optional statements are comments. The script can be run again, and leaves existing objects as they are.
 //!
-//! The publication belongs to whoever runs the script. Nothing but `teardown` would drop it, and an owner could take
-//! rows out of it unseen.
+//! The publication belongs to the role that runs the script, not to outboxd's: only `teardown` would need the ownership, and an owner
+//! could remove rows from the publication unseen.
 
 use crate::{
     cleanup,
@@ -18,19 +17,19 @@ use crate::{
 };
 use pg_replication::Hosting;
 
-/// In place of the password, which is not for us to choose.
+/// Placeholder of the role's password, which the DBA chooses.
 const PASSWORD: &str = "CHANGE ME";
 
-/// The maker of the slot, who decides what becomes of the rows that are in the table before it.
+/// The creator of the slot, which decides whether earlier rows of the table are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotMaker {
-    /// `run` publishes those rows and makes the slot then: a slot made before would have it take them for published.
+    /// `run` publishes the rows and then creates the slot. With an existing slot it would take the rows for published.
     Run,
-    /// Whoever runs the script makes the slot; the rows are not published.
+    /// The script creates the slot, and earlier rows are not published.
     Script,
 }
 
-/// The script. Valid as it stands for an ordinary table; the statement for a partitioned one is in a comment.
+/// The script. It is valid as it stands for an ordinary table. The statement for a partitioned one is a comment.
 pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker) -> String {
     let role = identifier(database.endpoint.user());
     let name = identifier(database.endpoint.database());
@@ -40,7 +39,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         let there = format!("SELECT FROM pg_publication WHERE pubname = {}", literal(&database.publication));
         block(&format!("IF NOT EXISTS ({there}) THEN\n    {create};\n  END IF;"))
     };
-    // In a statement of its own, outside of a block: the server makes no slot in a transaction that has written.
+    // A statement of its own, outside of a block: the server creates no slot in a transaction that has written.
     let create_slot = format!(
         "{} WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {});",
         create_slot_sql(&database.slot, database.failover),
@@ -48,8 +47,8 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
     );
     let kept = if database.cleanup.is_some() {
         format!(
-            "-- If the table has rows when `run` first takes a slot that was made here, clean-up (cleanup.mode = \"delete\") removes\n\
-             -- nothing, as they may never have been published, until you have looked after them and say so:\n{}",
+            "-- If the table has rows when `run` first uses a slot created here, they may be unpublished. Then clean-up\n\
+             -- (cleanup.mode = \"delete\") removes no rows until you declare that all are published, or need not be:\n{}",
             comment(&(record::declare_published_sql(database) + ";"))
         )
     } else {
@@ -57,19 +56,19 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
     };
     let create_slot = match slot {
         SlotMaker::Script => format!(
-            "-- The slot. Rows that are in the table before it are not published. Waits for the transactions that write now.\n\
+            "-- The slot. Rows older than the slot are not published. PostgreSQL first waits for the open transactions.\n\
              {kept}{create_slot}\n"
         ),
         SlotMaker::Run => format!(
-            "-- The slot is made by `run`, after it has published the rows that are in the table by then (backlog = \"publish\").\n\
-             -- Make it here only if those rows are not to be published:\n{kept}{}",
+            "-- `run` creates the slot after it has published the rows that are in the table (backlog = \"publish\").\n\
+             -- Create it here only if those rows are not to be published:\n{kept}{}",
             comment(&create_slot)
         ),
     };
     let parked = if database.parks {
         format!(
-            "-- What policy puts aside (delivery.on_unroutable, delivery.on_invalid), until `outboxd parked` requeues or \
-             discards it.\n{};\n{};\n\n",
+            "-- Parked rows (delivery.on_unroutable, on_invalid and on_nack), until `outboxd parked` requeues or discards them.\n\
+             {};\n{};\n\n",
             parked_table::create_table_sql(database),
             parked_table::grant_sql(database, database.endpoint.user()),
         )
@@ -77,15 +76,15 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         String::new()
     };
     format!(
-        "-- The server, once, with a restart (as far as it is not so):\n\
+        "-- The server, unless wal_level is logical already. Restart it afterwards:\n\
          --   ALTER SYSTEM SET wal_level = logical;\n\
          {managed}\
-         -- pg_hba.conf must let the role into the database by an ordinary line; one for `replication` is not needed.\n\
+         -- pg_hba.conf needs an ordinary line for the role and the database. A line for `replication` is not needed.\n\
          \n\
-         -- No function of somebody else's is called in place of PostgreSQL's own.\n\
+         -- Functions are searched in pg_catalog only, so that none of another owner is called.\n\
          SET search_path = pg_catalog, pg_temp;\n\
          \n\
-         -- The role. One that is there keeps its password.\n\
+         -- The role. An existing role keeps its password.\n\
          {make_role}\n\
          GRANT CONNECT ON DATABASE {name} TO {role};\n\
          GRANT USAGE ON SCHEMA {schema} TO {role};\n\
@@ -93,15 +92,15 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
          {remove}\
          {temporary}\
          \n\
-         -- The publication: before the slot, and by the table's owner or a superuser, whose it stays; `outboxd teardown` says how\n\
-         -- to drop it.\n\
+         -- The publication. Create it before the slot, as the table's owner or a superuser, who stays its owner.\n\
+         -- `outboxd teardown` prints the statement that drops it.\n\
          {ordinary}\n\
-         -- for a partitioned table instead:\n\
+         -- For a partitioned table instead:\n\
          {partitioned}\
          {no_heirs}\
          \n\
          {own_schema}\
-         -- What outboxd writes down of its slot, to notice when it is lost or replaced.\n\
+         -- outboxd's record of its slot, by which it notices a lost or replaced slot.\n\
          {records};\n\
          {grant};\n\
          \n\
@@ -120,7 +119,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         remove = database.cleanup.map_or_else(String::new, |_| {
             cleanup::grant_sql(database, columns, database.endpoint.user()) + ";\n"
         }),
-        // By a temporary view the server says what it makes of the condition.
+        // A temporary view shows how the server understands the condition.
         temporary = match database.rows.unpublished {
             Some(_) => format!("GRANT TEMPORARY ON DATABASE {name} TO {role};\n"),
             None => String::new(),
@@ -131,7 +130,7 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
         own_schema = match database.schema == database.table.schema {
             true => String::new(),
             false => format!(
-                "-- A schema for outboxd's own tables (postgres.schema), in which nobody else makes triggers.\n{};\n\n",
+                "-- A schema for outboxd's own tables (postgres.schema), in which no other role creates triggers.\n{};\n\n",
                 make_schema_sql(&database.schema, database.endpoint.user())
             ),
         },
@@ -142,14 +141,14 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
     )
 }
 
-/// The ways of managed services to give what the script takes a superuser for.
+/// The ways of managed services to what otherwise needs a superuser.
 fn managed(role: &str) -> String {
-    let first = "Where a managed service refuses that, or REPLICATION for the role below, its own way is:";
+    let first = "A managed service may refuse that, or REPLICATION for the role below. Its own way is:";
     let notes = Hosting::notes(role).map(|note| format!("  {note}"));
     std::iter::once(first.to_owned()).chain(notes).map(|line| comment(&line)).collect()
 }
 
-/// For a table whose rows lie in tables that inherit from it: one that PostgreSQL itself partitions, in its place.
+/// The statements that replace a table whose rows lie in child tables by one that PostgreSQL itself partitions.
 fn instead_of_heirs(database: &SourceDatabase, columns: &ColumnNames) -> String {
     let TableName { schema, table } = &database.table;
     let named = |suffix| TableName { schema: schema.clone(), table: format!("{table}_{suffix}") }.quoted();
@@ -173,18 +172,20 @@ fn instead_of_heirs(database: &SourceDatabase, columns: &ColumnNames) -> String 
         renamed = identifier(&format!("{table}_before")),
     );
     format!(
-        "-- Rows that lie in tables that inherit from it, as the chunks of a TimescaleDB hypertable do, are never published. In place of\n\
-         -- such a table one that PostgreSQL itself partitions, while nobody writes and outboxd has confirmed everything:\n\
-         {}-- Then have each identity or serial column go on where the old one stands, for ids that come again are taken for copies:\n\
+        "-- Rows stored in tables that inherit from the outbox table, such as chunks of a TimescaleDB hypertable, are never published.\n\
+         -- Replace such a table by one that PostgreSQL itself partitions:\n\
+         -- 1. Stop the writers, and wait until outboxd has confirmed everything. Then run:\n\
+         {}-- 2. Continue each identity or serial column after the old one. Consumers take repeated ids for duplicates:\n\
          --   SELECT setval(pg_get_serial_sequence(NEW TABLE, COLUMN), (SELECT max(COLUMN) FROM OLD TABLE));\n\
-         -- and give the new table the application's GRANTs, constraints, indexes and triggers, the GRANTs above, and partitions ahead\n\
-         -- of time; `outboxd recover` if there is a slot. Rows of the tables that inherited were never published: those that you\n\
-         -- insert into the new table are.\n",
+         -- 3. Give the new table the application's GRANTs, constraints, indexes and triggers, the GRANTs above, and partitions\n\
+         --    ahead of time.\n\
+         -- 4. If there is a slot, run `outboxd recover`. Rows of the inheriting tables were never published. To publish them, insert\n\
+         --    them into the new table.\n",
         comment(&statements)
     )
 }
 
-/// Text as comment lines, each with its line feed. A quoted name may hold line breaks, which end a comment.
+/// Turns text into comment lines. A quoted name may contain line breaks, which would end a comment.
 pub fn comment(text: &str) -> String {
     text.split(['\n', '\r']).map(|line| format!("-- {line}\n")).collect()
 }
@@ -215,7 +216,7 @@ mod tests {
         let statements = |database: &SourceDatabase, slot| {
             let script = script(database, &ColumnNames::default(), slot);
             assert!(!script.contains("s3cret"), "{script}");
-            // A session that reads it in (`\i`) goes on with its own path.
+            // A session that includes the script (`\i`) keeps its own path.
             assert!(script.ends_with("\nRESET search_path;\n"), "{script}");
             script
                 .lines()

@@ -1,8 +1,7 @@
-//! Looks at everything that `run` needs of a database, finds every problem in one go, and changes nothing.
+//! Inspects a database for `check`: finds every problem at once and changes nothing.
 //!
-//! [`checks`] judges what the catalog says; added here is whether the catalog can be reached at all, whether the
-//! server gives us a replication connection, whether the slot is the one that was there before, and whether the templates
-//! find their columns.
+//! [`checks`] judges the catalog. This file adds the checks that need more: the connections, the continuity of the slot, and the
+//! columns of the templates.
 
 use super::{checks, condition::Doubt, facts::Facts};
 use crate::{
@@ -29,17 +28,18 @@ use tokio_postgres::Client;
 const CONNECTION: &str = "connection";
 const REPLICATION: &str = "replication connection";
 
-/// Findings about one source.
+/// Result of the inspection of one source.
 pub struct Inspection {
-    /// Everything that was looked at.
+    /// Checks in the order of the inspection.
     pub checks: Vec<Check>,
-    /// Set when ids of messages are numbers of the table, see [`Mapping::ids_are_numbers`]; `None` when that could not be seen.
+    /// Set if the ids of messages are numbers of the table, see [`Mapping::ids_are_numbers`]; `None` if that is unknown.
     pub ids_are_numbers: Option<bool>,
-    /// System identifier of the server, if nobody uses the slot there.
+    /// System identifier of the server, if no client uses the slot.
     pub idle_on: Option<String>,
 }
 
-/// Connects in both ways and closes both connections. A database that cannot be reached gives one check, which failed.
+/// Inspects a database over an SQL and a replication connection, and closes both. A database that cannot be reached gives one failed
+/// check.
 pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_name: &str) -> Inspection {
     let (mut ids_are_numbers, mut idle_on) = (None, None);
     let mut hosting = Hosting::own();
@@ -55,7 +55,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
         Ok(facts) => {
             hosting = facts.server.hosting;
             is_other_table = facts.recorded_table.is_some();
-            // Also the temporary slot, which an instance has while it publishes a backlog.
+            // The temporary slot counts, too: an instance holds it while it publishes a backlog.
             is_used = facts.slot_uses.iter().any(|one| one.active_pid.is_some());
             checks.extend(checks::checks(database, &mapping.columns, &facts));
             if let Some(table) = &facts.table {
@@ -79,7 +79,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             checks.push(Check::passed(REPLICATION, server));
             is_used |= history.slot.as_ref().is_some_and(|slot| slot.active_pid.is_some());
             idle_on = (!is_used).then(|| system_id.clone());
-            // Of another table than the record's, the record tells nothing.
+            // A record of another table tells nothing about this one.
             if !is_other_table {
                 checks.push(continuity(mapping, &database.slot, &history));
                 checks.extend(database.cleanup.and_then(|_| unpublished_rows(database, &history)));
@@ -95,30 +95,30 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
     Inspection { checks, ids_are_numbers, idle_on }
 }
 
-/// Check that the ids of a source's messages tell them from those of the `others`, sources that have numbers for ids, too.
+/// Checks that the ids of a source's messages differ from those of `others`, which are sources with numbers for ids, too.
 pub(crate) fn message_ids(ids_are_numbers: bool, others: &[&str]) -> Check {
     const NAME: &str = "message ids";
     match (ids_are_numbers, others) {
-        (false, _) => Check::passed(NAME, "are not mere numbers of the table"),
+        (false, _) => Check::passed(NAME, "are not plain numbers of the table"),
         (true, []) => Check::passed(
             NAME,
-            "are numbers, unique in this table only: an inbox that takes messages of another outbox, too, needs outbox-source in \
-             its key",
+            "are numbers, unique in this table only: an inbox that also receives messages of another outbox needs the header \
+             outbox-source in its key",
         ),
         (true, others) => Check::warning(
             NAME,
             format!(
-                "are numbers, as those of {}: both send the same ones, and an inbox without outbox-source in its key takes the \
-                 second message for a copy of the first and drops it",
+                "are numbers, like those of {}: both sources send the same ids. An inbox without outbox-source in its key takes the \
+                 second message for a duplicate and drops it",
                 others.join(", ")
             ),
-            "consumers of both need (source, message_id) as the key (`outboxd schema` prints it); or set message.id = \
-             \"{source}-{id}\", which changes the ids of copies that are sent again",
+            "use (source, message_id) as the key in consumers of both (`outboxd schema` prints it); or set message.id = \
+             \"{source}-{id}\", which also changes the ids of duplicates sent after the change",
         ),
     }
 }
 
-/// Check that the server takes the condition and the zone of the configuration.
+/// Checks that the server accepts the configured condition and zone.
 async fn rules(
     client: &Client,
     database: &SourceDatabase,
@@ -133,7 +133,7 @@ async fn rules(
         created_at_zone.as_ref().map(|_| "outbox.created_at_zone"),
     ];
     let given = given.into_iter().flatten().collect::<Vec<_>>().join(" and ");
-    // Of a view in the table's place, which its own check refuses, planning calls functions.
+    // Planning a query of a view would call its functions. The check of the table refuses a view.
     if given.is_empty() || table.kind == TableKind::Other {
         return None;
     }
@@ -141,15 +141,15 @@ async fn rules(
         Ok(()) => match doubt {
             Some(doubt) => {
                 let off =
-                    if database.cleanup.is_some() { "; clean-up removes nothing until then" } else { "" };
+                    if database.cleanup.is_some() { "; clean-up removes no rows until then" } else { "" };
                 Check::warning(NAME, format!("{doubt}{off}"), doubt.cure())
             }
-            None => Check::passed(NAME, format!("the server takes {given}")),
+            None => Check::passed(NAME, format!("PostgreSQL accepts {given}")),
         },
-        // A right to read, which nothing needs while no row of the table is read.
+        // The right to read is not needed while no row of the table is read.
         Err(SnapshotError::Rules(cause)) if cause.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) => {
             let check = if database.rows.skip_backlog { Check::warning } else { Check::failed };
-            let what = format!("{given} cannot be tried: {cause}");
+            let what = format!("{given} cannot be verified: {cause}");
             let role = identifier(database.endpoint.user());
             check(NAME, what, format!("GRANT SELECT ON {} TO {role};", database.table.quoted()))
         }
@@ -161,29 +161,31 @@ fn as_role(database: &SourceDatabase) -> String {
     let role = format!("as role {}", identifier(database.endpoint.user()));
     match database.endpoint.file_names() {
         None => role,
-        Some(files) => format!("{role}; read for every connection: {files}"),
+        Some(files) => format!("{role}; files read for every connection: {files}"),
     }
 }
 
-/// Check that the slot is the one that was there before.
+/// Checks that the slot is still the same slot as before.
 fn continuity(mapping: &Mapping, slot: &str, history: &SlotHistory) -> Check {
     const NAME: &str = "continuity";
     match history.judge(None) {
-        Ok(Continuity::First) => Check::passed(NAME, "a first slot: nothing is recorded of an earlier one"),
-        Ok(Continuity::Adopted) => Check::passed(NAME, "nothing is recorded of the slot yet"),
-        Ok(Continuity::Same) => Check::passed(NAME, "the slot is the one that was there before"),
+        Ok(Continuity::First) => {
+            Check::passed(NAME, "no slot and no record of an earlier one: a first start")
+        }
+        Ok(Continuity::Adopted) => Check::passed(NAME, "the slot has no record yet"),
+        Ok(Continuity::Same) => Check::passed(NAME, "the slot is the same as before"),
         Err(gap) => Check::failed(
             NAME,
-            format!("{slot} {gap}"),
+            format!("slot {slot} {gap}"),
             format!(
-                "`outboxd recover --source {}` makes a new slot and publishes the rows that the table still has",
+                "`outboxd recover --source {}` creates a new slot and publishes the rows that are still in the table",
                 mapping.source
             ),
         ),
     }
 }
 
-/// Check that clean-up may assume that what is in the table is published.
+/// Checks that clean-up may assume that every row of the table is published.
 fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<Check> {
     const NAME: &str = "unpublished rows";
     let record = history.record.as_ref().filter(|record| !record.is_torn_down());
@@ -192,7 +194,7 @@ fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<
     });
     let why = match (record, &history.slot) {
         (None, Some(_)) => {
-            "outboxd has not made the slot, so rows that are in the table when it begins may be older than it"
+            "outboxd has not created the slot, so rows of the table may be older than the slot and unpublished"
         }
         (None, None) => return None,
         (Some(SlotRecord { unproven: Some(why), .. }), _) => why,
@@ -203,9 +205,9 @@ fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<
     };
     Some(Check::warning(
         NAME,
-        format!("{why}; clean-up removes nothing before somebody has looked after them"),
+        format!("{why}; clean-up removes no rows until you declare that all are published"),
         format!(
-            "when you have, and `run` has begun: {}; then restart outboxd",
+            "publish or delete the unpublished rows; then, while `run` is streaming: {}; then restart outboxd",
             record::declare_published_sql(database)
         ),
     ))
@@ -215,7 +217,7 @@ fn unreadable(error: &CatalogError) -> Check {
     Check::failed(
         "catalog",
         chain(error),
-        "outboxd needs PostgreSQL 13 or later, and reads the system catalogs",
+        "outboxd reads the system catalogs and needs PostgreSQL 13 or later",
     )
 }
 
@@ -223,7 +225,7 @@ fn unreachable(name: &'static str, error: &ConnectError) -> Check {
     Check { name: name.into(), finding: Finding::Failed(Problem::new(chain(error), (*error.remedy).clone())) }
 }
 
-/// Check that the columns that templates name are there. The columns of `outbox.columns` have checks of their own.
+/// Checks that the table has the columns of the templates. The columns of `outbox.columns` have checks of their own.
 fn templates(database: &SourceDatabase, mapping: &Mapping, facts: &Facts, columns: &[Column]) -> Check {
     const NAME: &str = "templates";
     let missing = match mapping.resolve(columns) {
@@ -236,15 +238,15 @@ fn templates(database: &SourceDatabase, mapping: &Mapping, facts: &Facts, column
         Some((checks::unsent(database, &mapping.columns, name, facts)?, wanted_by))
     });
     if let Some((Problem { what, cure, .. }, wanted_by)) = unsent {
-        return Check::failed(NAME, format!("{what} ({wanted_by} wants it)"), cure);
+        return Check::failed(NAME, format!("{what} ({wanted_by} uses it)"), cure);
     }
     let missing: Vec<String> = missing.iter().filter(of_templates).map(MissingColumn::to_string).collect();
     if missing.is_empty() {
-        return Check::passed(NAME, "their columns are there");
+        return Check::passed(NAME, "the table has their columns");
     }
     Check::failed(
         NAME,
         format!("the table lacks {}", missing.join(", ")),
-        "correct the templates below message, or add the column",
+        "correct the templates in the section message, or add the column",
     )
 }

@@ -1,5 +1,7 @@
-//! The readiness of a source's database for `run`: facts, read in one go; checks that judge them, each with its cure; and the
-//! script by which somebody else makes what is missing.
+//! The readiness of a source's database for `run`: facts read from it, checks that judge the facts and name the cures, and the script
+//! by which a DBA creates what is missing.
+//!
+//! Knows what outboxd needs of PostgreSQL. Does not know RabbitMQ.
 
 mod checks;
 pub mod condition;

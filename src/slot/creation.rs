@@ -1,4 +1,4 @@
-//! The statements that make and drop the permanent slot by plain SQL.
+//! Creation and removal of the permanent slot by plain SQL.
 
 use tokio_postgres::Client;
 
@@ -10,23 +10,23 @@ use crate::postgres::{
 };
 use pg_replication::END_WITH_CLIENT;
 
-/// The statement that makes the permanent slot. `failover` takes PostgreSQL 17.
+/// The statement that creates the permanent slot. `failover` needs PostgreSQL 17.
 pub(crate) fn create_slot_sql(slot: &str, failover: bool) -> String {
     let failover = if failover { ", failover => true" } else { "" };
     format!("SELECT pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput'{failover})", literal(slot))
 }
 
-/// Makes the permanent slot at once, for `backlog = "skip"`: what was committed before is not published. Waits for the
-/// transactions that are open now, whatever timeouts role and database have.
+/// Creates the permanent slot at once, for `backlog = "skip"`: rows committed before it are not published. PostgreSQL first waits
+/// for all transactions that are open now, so the timeouts of role and database are switched off.
 ///
 /// # Errors
 /// [`CatalogError::SlotExists`], or the server's.
 pub async fn create_slot(client: &Client, slot: &str, failover: bool) -> Result<(), CatalogError> {
     client.batch_execute(NO_TIMEOUTS).await.map_err(failed("switching timeouts off"))?;
     for setting in END_WITH_CLIENT {
-        // Not every operating system lets a server look; the slot is made all the same.
+        // Some operating systems do not support the check. The slot can be created without it.
         if let Err(error) = client.batch_execute(setting).await {
-            tracing::debug!(%error, "the server does not watch the connection");
+            tracing::debug!(%error, "PostgreSQL cannot watch the connection while it creates the slot");
         }
     }
     let sql = create_slot_sql(slot, failover);
@@ -34,7 +34,7 @@ pub async fn create_slot(client: &Client, slot: &str, failover: bool) -> Result<
     if made { Ok(()) } else { Err(CatalogError::SlotExists(slot.to_owned())) }
 }
 
-/// Drops the slot; `false` when there was none.
+/// Drops the slot. Returns `false` if there was none.
 ///
 /// # Errors
 /// [`CatalogError::SlotInUse`], or the server's.

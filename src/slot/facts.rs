@@ -13,56 +13,56 @@ use crate::{
 /// A replication slot (manual, "pg_replication_slots").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotFacts {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its output plugin; `None` for a physical slot.
+    /// Output plugin; `None` for a physical slot.
     pub plugin: Option<String>,
-    /// Its database; `None` for a physical slot.
+    /// Database; `None` for a physical slot.
     pub database: Option<String>,
-    /// It is of the database that was asked, as the server compares: a name reads differently in another encoding.
+    /// Set if the slot belongs to the connection's database. The server compares, as names may be in different encodings.
     pub here: bool,
-    /// It ends with its session.
+    /// Set if the slot ends with its session.
     pub temporary: bool,
-    /// The process that uses it.
+    /// Server process that uses the slot.
     pub active_pid: Option<i32>,
-    /// What its consumer has confirmed; `None` for a physical slot.
+    /// Position confirmed by the consumer; `None` for a physical slot.
     pub confirmed_flush: Option<Lsn>,
-    /// The oldest WAL that it keeps; `None` when it keeps none, which is so when it is lost.
+    /// Start of the WAL that the slot holds back; `None` if it holds back none, as when it is lost.
     pub restart_lsn: Option<Lsn>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: Option<String>,
-    /// Why the WAL or the rows that it needs are gone, for good; `None` while it can be streamed from.
+    /// Reason why the slot is lost for good; `None` while it can be streamed from.
     pub lost: Option<Invalidation>,
-    /// How long nobody has used it (17 and later).
+    /// Time since the slot was last used (17 and later).
     pub unused_for: Option<Duration>,
-    /// The server invalidates it when nobody has used it for so long (`idle_replication_slot_timeout` of 18 and later).
+    /// Unused time after which the server invalidates the slot (`idle_replication_slot_timeout`, 18 and later).
     pub unused_max: Option<Duration>,
-    /// It decodes prepared transactions at PREPARE (14 and later).
+    /// Set if the slot decodes prepared transactions at PREPARE (14 and later).
     pub two_phase: bool,
-    /// It is synchronised to standbys (17 and later).
+    /// Set if the slot is synchronised to standbys (17 and later).
     pub failover: bool,
-    /// WAL from `restart_lsn` to the server's current end, in bytes: what it makes the server keep.
+    /// WAL that the slot holds back: bytes from `restart_lsn` to the current end.
     pub retained_bytes: u64,
-    /// WAL from `confirmed_flush` to the server's current end, in bytes.
+    /// Lag: bytes from `confirmed_flush` to the current end.
     pub lag_bytes: u64,
-    /// The server's current end of WAL.
+    /// Current end of the server's WAL.
     pub current: Lsn,
 }
 
 impl SlotFacts {
-    /// The WAL that it needs is gone, for good: there is a gap.
+    /// Tells whether the WAL that the slot needs is gone for good, so that there is a gap.
     pub fn is_lost(&self) -> bool {
         self.lost.is_some()
     }
 
-    /// Tells whether the server will invalidate it soon unless somebody uses it.
+    /// Tells whether the server will invalidate the slot soon unless a client uses it.
     pub(crate) fn wants_use(&self) -> bool {
         let (Some(unused_for), Some(unused_max)) = (self.unused_for, self.unused_max) else { return false };
         self.active_pid.is_none() && !self.is_lost() && unused_for >= unused_max / UNUSED_PART
     }
 
-    /// The tables of the database that was asked can be streamed from it: it is a permanent pgoutput slot of that database. One
-    /// that is still being made is none yet, for its maker may give up.
+    /// Tells whether the slot can stream tables of the connection's database: it is a permanent pgoutput slot of that database.
+    /// A slot that is being created does not count, because its creation may be given up.
     pub fn serves(&self) -> bool {
         self.plugin.as_deref() == Some("pgoutput")
             && self.here
@@ -71,10 +71,10 @@ impl SlotFacts {
     }
 }
 
-/// A slot is used again after this part of the time after which the server would invalidate it.
+/// Divisor of `idle_replication_slot_timeout`: outboxd uses a slot again after that part of it.
 const UNUSED_PART: u32 = 4;
 
-/// One query for all versions; LSNs as bytes from `0/0`.
+/// The query for all versions. LSNs are bytes from `0/0`.
 const SLOTS: &str = "SELECT s.slot_name::text, s.plugin::text, s.database::text, s.temporary, s.active_pid,
             pg_wal_lsn_diff(s.confirmed_flush_lsn, '0/0')::int8, pg_wal_lsn_diff(s.restart_lsn, '0/0')::int8, s.wal_status,
             to_jsonb(s) ->> 'invalidation_reason',
@@ -117,7 +117,7 @@ fn slot_facts(row: &Row) -> SlotFacts {
     }
 }
 
-/// All slots of the server, by name.
+/// Reads all slots of the server, ordered by name.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -127,7 +127,7 @@ pub async fn slots(client: &Client) -> Result<Vec<SlotFacts>, CatalogError> {
     Ok(rows.iter().map(slot_facts).collect())
 }
 
-/// One slot: what the monitor asks every few seconds. One round trip; `None` when there is no such slot.
+/// Reads one slot in one round trip, as the monitor does every few seconds. `None` if it does not exist.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -140,7 +140,7 @@ pub async fn slot_progress(client: &Client, slot: &str) -> Result<Option<SlotFac
     Ok(row.as_ref().map(slot_facts))
 }
 
-/// The end of the server's WAL on disk; of a standby, how far it has replayed.
+/// Reads the end of the server's WAL on disk; on a standby, the replayed position.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -158,7 +158,7 @@ pub async fn wal_end(client: &Client) -> Result<Lsn, CatalogError> {
 
 #[cfg(test)]
 impl SlotFacts {
-    /// A slot in good order that nobody uses.
+    /// A healthy slot that no client uses.
     pub(crate) fn sample(confirmed_flush: Lsn) -> Self {
         Self {
             name: "outboxd_orders".into(),

@@ -1,4 +1,4 @@
-//! The reading of a slot's history: its record, the slot, the publication and the server, so that they go together.
+//! Reads a slot's history: the record, the slot, the publication and the server, consistent with each other.
 //! [`continuity`](super::continuity) judges them.
 
 use tokio_postgres::Client;
@@ -12,10 +12,10 @@ use super::{
 use crate::postgres::{SourceDatabase, statement::CatalogError};
 use pg_replication::{ReplicationConnection, ReplicationError};
 
-/// The history of a slot could not be read.
+/// Failure to read a slot's history.
 #[derive(Debug, thiserror::Error)]
 pub enum SlotHistoryError {
-    /// SQL failed.
+    /// An SQL statement failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     /// A replication command failed.
@@ -24,8 +24,7 @@ pub enum SlotHistoryError {
 }
 
 impl SlotHistory {
-    /// Reads the record and the slot, and asks the server who it is. `remembered` is the timeline that this process has
-    /// last seen, if it has seen any.
+    /// Reads the history. `remembered` is the timeline that this process saw last, if any.
     ///
     /// # Errors
     /// [`SlotHistoryError`].
@@ -48,7 +47,7 @@ impl SlotHistory {
         Ok(Self { server, timelines, record, slot, publishing, published_before: None })
     }
 
-    /// Reads record, slot, publication and the end of WAL again, as time has passed.
+    /// Reads record, slot, publication and the end of WAL again.
     ///
     /// # Errors
     /// As [`record::read`].
@@ -64,10 +63,9 @@ impl SlotHistory {
     }
 }
 
-/// Record, slot and publication as they were at one time: whoever acquires the slot writes the record before moving the slot,
-/// and whoever tears all down clears it before dropping the publication; so a record that stays the same while the others are
-/// read goes with them. Slots are in no snapshot. Another database's slot is no slot here: only its name is
-/// taken.
+/// Record, slot and publication as of one moment. No snapshot covers slots, so the record is read before and after the others:
+/// an instance writes the record before it moves the slot, and `teardown` clears it before it drops the publication. If the
+/// record has not changed, all three belong together. A slot of another database counts as none.
 async fn consistent(
     client: &Client,
     database: &SourceDatabase,

@@ -1,8 +1,8 @@
-//! The reason for which PostgreSQL has invalidated a slot, and the setting that keeps that from happening again.
+//! The reason why PostgreSQL has invalidated a slot, and the setting that prevents it.
 
 use std::fmt;
 
-/// `pg_replication_slots.invalidation_reason`, as far as the server says it.
+/// `pg_replication_slots.invalidation_reason`, as far as the version of the server reports one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Invalidation {
     /// `wal_removed`; before version 17 also `wal_status = lost`.
@@ -13,14 +13,14 @@ pub enum Invalidation {
     WalLevel,
     /// `idle_timeout`, of version 18 and later.
     IdleTimeout,
-    /// Version 16 says only that there was a conflict.
+    /// A conflict. Version 16 reports no more than that.
     Conflict,
-    /// A reason that later versions may add.
+    /// A reason of a later version.
     Other(String),
 }
 
 impl Invalidation {
-    /// The reason of a slot that is lost: `reason` where the server gives one, and the conflict that version 16 reports.
+    /// The reason of a lost slot, from `invalidation_reason` and from the column `conflicting` of version 16.
     pub fn of(reason: Option<&str>, conflicting: bool) -> Self {
         match reason {
             Some("wal_removed") => Invalidation::WalRemoved,
@@ -33,46 +33,46 @@ impl Invalidation {
         }
     }
 
-    /// The setting that keeps it from happening again.
+    /// The setting that prevents it.
     pub(crate) fn prevention(&self) -> &'static str {
         match self {
-            Invalidation::WalRemoved => "a larger max_slot_wal_keep_size keeps that from happening again",
+            Invalidation::WalRemoved => "to prevent this, raise max_slot_wal_keep_size",
             Invalidation::RowsRemoved => {
-                "hot_standby_feedback = on and a physical slot (primary_slot_name) on the standby keep that from happening again"
+                "to prevent this, set hot_standby_feedback = on and a physical slot (primary_slot_name) on the standby"
             }
             Invalidation::WalLevel => {
-                "wal_level = logical on the primary and on every standby keeps that from happening again"
+                "to prevent this, set wal_level = logical on the primary and on every standby"
             }
             Invalidation::IdleTimeout => {
-                "a larger idle_replication_slot_timeout, or 0, keeps that from happening again while outboxd is stopped"
+                "to prevent this while outboxd is stopped, raise idle_replication_slot_timeout or set it to 0"
             }
             Invalidation::Conflict | Invalidation::Other(_) => {
-                "the server's log says more, in the line \"invalidating obsolete replication slot\""
+                "see the line \"invalidating obsolete replication slot\" in PostgreSQL's log"
             }
         }
     }
 }
 
-/// A clause after "is lost: ".
+/// A clause that follows "is lost: ".
 impl fmt::Display for Invalidation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Invalidation::WalRemoved => {
-                f.write_str("the server has removed WAL that it needs, as it held back more than max_slot_wal_keep_size")
+                f.write_str("PostgreSQL has removed WAL that it needs, because it held back more than max_slot_wal_keep_size")
             }
             Invalidation::RowsRemoved => f.write_str(
-                "the server has removed rows of its catalog that it needs (rows_removed), while it was a standby",
+                "PostgreSQL has removed catalog rows that it needs (rows_removed), while the server was a standby",
             ),
             Invalidation::WalLevel => {
-                f.write_str("the server's wal_level was lower than logical for a time (wal_level_insufficient)")
+                f.write_str("wal_level was lower than logical for a time (wal_level_insufficient)")
             }
             Invalidation::IdleTimeout => {
-                f.write_str("nobody used it for longer than idle_replication_slot_timeout (idle_timeout)")
+                f.write_str("no client used it for longer than idle_replication_slot_timeout (idle_timeout)")
             }
             Invalidation::Conflict => f.write_str(
-                "the server has invalidated it, as WAL (max_slot_wal_keep_size), rows of the catalog or wal_level were missing",
+                "PostgreSQL has invalidated it, because WAL (max_slot_wal_keep_size), catalog rows or wal_level were missing",
             ),
-            Invalidation::Other(reason) => write!(f, "the server has invalidated it ({reason})"),
+            Invalidation::Other(reason) => write!(f, "PostgreSQL has invalidated it ({reason})"),
         }
     }
 }

@@ -1,7 +1,6 @@
-//! The replication slot of a source: how it stands, who uses it, what is recorded of it, what feeds it, and whether it is the one
-//! that was there before.
+//! The replication slot of a source: its facts, its holder, its record, its publication, and the check that it is still the same slot.
 //!
-//! Knows plain SQL and the replication client. Knows nothing of rows, of messages, of RabbitMQ, or of when to try again.
+//! Knows plain SQL and the replication client. Does not know rows, messages, RabbitMQ, or retry policy.
 
 pub mod continuity;
 pub mod creation;

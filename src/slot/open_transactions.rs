@@ -1,7 +1,7 @@
-//! Transactions that have written something and have not ended, in whatever database of the server: the making of a slot waits
-//! for those that were open when it began, and so does whoever needs the slot.
+//! Open transactions that have written something, in every database of the server. PostgreSQL creates a slot only after all that
+//! were open at the beginning have ended.
 //!
-//! A session's transaction is shown with the time of its begin only to members of `pg_read_all_stats` and of its role.
+//! PostgreSQL shows the start time of a transaction only to members of `pg_read_all_stats` and of the session's role.
 
 use std::fmt;
 
@@ -16,22 +16,22 @@ use pg_replication::{ReplicationConnection, ReplicationError};
 
 const DOING: &str = "looking for open transactions";
 
-/// Transactions that a text names. A server may have hundreds open.
+/// Number of transactions that a text names. A server may have hundreds open.
 const NAMED_MAX: usize = 5;
 
-/// Seconds for which a transaction is open before `check` speaks of it.
+/// Age in seconds at which `check` reports a transaction.
 const OLD_S: u32 = 5;
 
-/// A transaction that has written something and has not ended.
+/// An open transaction that has written something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenTransaction {
-    /// Its owner.
+    /// Owner.
     pub of: Owner,
-    /// Its begin, or the time of its PREPARE; `None` when that is not shown to this role.
+    /// Time of BEGIN or PREPARE; `None` if this role may not see it.
     pub since: Option<String>,
-    /// Its database.
+    /// Database.
     pub database: Option<String>,
-    /// Its role.
+    /// Role.
     pub user: Option<String>,
 }
 
@@ -42,19 +42,19 @@ pub enum Owner {
     Session {
         /// Server process.
         pid: i32,
-        /// Name that its client gives itself.
+        /// Application name of the client.
         application: String,
     },
-    /// Nobody: it is prepared (PREPARE TRANSACTION), and outlives sessions and restarts.
+    /// No session: the transaction is prepared (PREPARE TRANSACTION), and outlives sessions and restarts.
     Prepared {
-        /// Its global identifier.
+        /// Global identifier.
         gid: String,
     },
 }
 
 impl fmt::Display for OpenTransaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.since.as_deref().unwrap_or("a time not shown without pg_read_all_stats"))?;
+        f.write_str(self.since.as_deref().unwrap_or("a time hidden without pg_read_all_stats"))?;
         match &self.of {
             Owner::Session { pid, .. } => write!(f, " (server process {pid}")?,
             Owner::Prepared { gid } => write!(f, " (prepared, gid {}", literal(gid))?,
@@ -74,7 +74,7 @@ impl fmt::Display for OpenTransaction {
 }
 
 impl OpenTransaction {
-    /// The statement that ends it.
+    /// The statement that ends the transaction.
     fn end(&self) -> String {
         match (&self.of, &self.database) {
             (Owner::Session { pid, .. }, _) => format!("SELECT pg_terminate_backend({pid});"),
@@ -86,7 +86,7 @@ impl OpenTransaction {
     }
 }
 
-/// The transactions in one text, the oldest first: "transactions open since ...".
+/// The transactions as one text, the oldest first: "transactions open since ...".
 pub fn named(transactions: &[OpenTransaction]) -> String {
     let named: Vec<String> = transactions.iter().take(NAMED_MAX).map(OpenTransaction::to_string).collect();
     let more = match transactions.len().saturating_sub(NAMED_MAX) {
@@ -96,30 +96,30 @@ pub fn named(transactions: &[OpenTransaction]) -> String {
     format!("transactions open since {}{more}", named.join(", "))
 }
 
-/// The statements that end them.
+/// The cure, with statements that end the transactions.
 pub fn cure(transactions: &[OpenTransaction]) -> String {
-    // What may have begun just now is on other work by the time that somebody pastes the statement.
+    // A transaction of unknown age may be short: the process may do other work when an operator runs the statement.
     let old = transactions.iter().take(NAMED_MAX).filter(|one| one.since.is_some());
     let ends: Vec<String> = old.map(OpenTransaction::end).collect();
     match ends.as_slice() {
-        [] => "look whether they stay, and commit or roll them back where they were begun".to_owned(),
-        ends => format!("commit or roll them back where they were begun, or end them: {}", ends.join(" ")),
+        [] => "if they stay open, commit or roll them back in their sessions".to_owned(),
+        ends => format!("commit or roll them back in their sessions, or end them: {}", ends.join(" ")),
     }
 }
 
-/// Reason of a state in which the slot is not there yet; `None` when its making waits for nobody.
+/// The reason why the slot is not created yet; `None` if its creation waits for no transaction.
 pub fn reason(slot: &str, transactions: &[OpenTransaction]) -> Option<String> {
     (!transactions.is_empty()).then(|| {
         format!(
-            "slot \"{slot}\" is not made yet, and nothing is published before: PostgreSQL waits for {}; {}",
+            "slot {slot} is not created yet, so no message is published: PostgreSQL waits for {}; {}",
             named(transactions),
             cure(transactions)
         )
     })
 }
 
-/// Transactions that have been open for some seconds, or whose begin is not shown; the oldest first. A slot that were made now
-/// would wait for them.
+/// Transactions that have been open for some seconds or for an unknown time, the oldest first. The creation of a slot would wait
+/// for them.
 ///
 /// # Errors
 /// [`CatalogError`].
@@ -130,7 +130,7 @@ pub async fn old(client: &Client) -> Result<Vec<OpenTransaction>, CatalogError> 
     read(client, &sql).await
 }
 
-/// Transactions that the making of a slot waits for, the oldest first; none when nobody makes it, or it waits for none now.
+/// Transactions that the creation of a slot waits for, the oldest first. Empty if nobody creates it, or it waits for none now.
 ///
 /// # Errors
 /// [`CatalogError`].
@@ -138,7 +138,7 @@ pub async fn awaited(client: &Client, slot: &str) -> Result<Vec<OpenTransaction>
     read(client, &awaited_sql(slot)).await
 }
 
-/// The same by a replication connection.
+/// [`awaited`] over a replication connection.
 ///
 /// # Errors
 /// [`ReplicationError::Command`].
@@ -166,8 +166,8 @@ const OPEN: &str = "WITH open AS (
 
 const COLUMNS: &str = "SELECT pid, gid, to_char(since AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), database, role, application";
 
-/// `SnapBuildWaitSnapshot` (snapbuild.c) locks one transaction after the other that its record found running, in no order. Those
-/// as old as the one that it waits for now are among them, and those that began before the making did.
+/// `SnapBuildWaitSnapshot` (snapbuild.c) waits for the running transactions one after the other, in no order. The result has those
+/// that are at least as old as the one that it waits for now, and those that began before the creation did.
 fn awaited_sql(slot: &str) -> String {
     format!(
         "{OPEN}, maker AS (
@@ -214,12 +214,15 @@ mod tests {
         let reason = reason("outboxd_orders", &transactions).unwrap_or_default();
         for part in [
             "transactions open since 2026-01-31T08:00:00Z (prepared, gid 'it''s', database \"billing\", user \"app\")",
-            "a time not shown without pg_read_all_stats (server process 42, database \"billing\", user \"app\", application \"psql\")",
+            "a time hidden without pg_read_all_stats (server process 42, database \"billing\", user \"app\", application \"psql\")",
             "in database \"billing\": ROLLBACK PREPARED 'it''s';",
         ] {
             assert!(reason.contains(part), "{part}: {reason}");
         }
-        assert!(!reason.contains("pg_terminate_backend"), "it may have begun just now: {reason}");
+        assert!(
+            !reason.contains("pg_terminate_backend"),
+            "a transaction of unknown age may be short: {reason}"
+        );
         assert!(cure(&[session(42, Some("2026-01-31T08:00:00Z"))]).contains("pg_terminate_backend(42)"));
         assert_eq!(super::reason("outboxd_orders", &[]), None);
     }

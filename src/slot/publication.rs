@@ -1,10 +1,9 @@
-//! The publication: how it holds the outbox table, whether it has held it all the time, and the statements that make, mend or
-//! drop it.
+//! The publication: how it contains the outbox table, whether that has changed, and the statements that create, repair or drop it.
 //!
-//! The plugin looks the publication up as it was when a row was written. A row that was written while the publication was
-//! missing, or did not hold the table, is skipped without a word, and the slot moves on. So two questions are told apart:
-//! what a publication is like now ([`facts`], for `check`), and by what the table's inserts get into the stream
-//! ([`publishing`]), which is asked again and again: should it be another than before, rows were skipped.
+//! The plugin uses the publication as it was when a row was written. A row written while the publication was missing, or did not
+//! contain the table, is skipped silently, and the slot moves on. So there are two questions. [`facts`] describes the publication
+//! now, for `check`. [`publishing`] names the entry that publishes the table, and is asked again and again: if the entry changes,
+//! rows were skipped.
 
 use std::{fmt, num::ParseIntError, str::FromStr};
 
@@ -19,19 +18,18 @@ use crate::postgres::{
 };
 use pg_replication::{ReplicationError, ServerError};
 
-/// The entry by which the inserts of the outbox table get into the stream. As long as both parts stay the same, no row was skipped.
+/// The entry that publishes the inserts of the outbox table. While both parts stay the same, no row is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishedBy {
-    /// OID of the catalog's entry that puts the table into the publication: its row in `pg_publication_rel`, its schema's in
-    /// `pg_publication_namespace`, or the publication itself when that is for all tables. A table that was taken out and put
-    /// back has another, and so has one that is held with another row filter.
+    /// OID of the catalog entry that puts the table into the publication: its row in `pg_publication_rel`, its schema's row in
+    /// `pg_publication_namespace`, or the publication itself if it is for all tables. The OID changes when the table is removed and
+    /// added again, also with another row filter.
     pub entry: u32,
-    /// `xmin` of the publication's row in `pg_publication`: another after whatever ALTER PUBLICATION says of the publication
-    /// itself, what it publishes among it.
+    /// `xmin` of the publication's row in `pg_publication`, which changes with every ALTER PUBLICATION of the publication itself.
     pub altered_by: u32,
 }
 
-/// The text that is written down: `16405.771`.
+/// The text in the record, such as `16405.771`.
 impl fmt::Display for PublishedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.entry, self.altered_by)
@@ -47,19 +45,19 @@ impl FromStr for PublishedBy {
     }
 }
 
-/// The way of the outbox table's inserts into the stream.
+/// State of the publication of the outbox table's inserts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Publishing {
-    /// They do.
+    /// The entry publishes the inserts.
     By(PublishedBy),
-    /// They do not.
+    /// The inserts are not published.
     Not(Unpublished),
-    /// There is no table of that name. One that was renamed is still published.
+    /// No table has the name. A renamed table is still published.
     NoTable,
 }
 
 impl Publishing {
-    /// The entry by which they do, if they do.
+    /// The entry that publishes the inserts, if any.
     pub fn by(self) -> Option<PublishedBy> {
         match self {
             Publishing::By(by) => Some(by),
@@ -68,16 +66,16 @@ impl Publishing {
     }
 }
 
-/// The reason for which rows are skipped. A sentence whose subject, the publication, goes before.
+/// The reason why rows are skipped. The text follows the publication's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unpublished {
-    /// There is no publication.
+    /// The publication does not exist.
     Missing,
-    /// It does not hold the table.
+    /// The publication does not contain the table.
     NotHeld,
-    /// It does not publish inserts.
+    /// The publication does not publish inserts.
     NoInserts,
-    /// It publishes a partitioned table under the names of its partitions, which nobody takes for the outbox table.
+    /// The publication sends the rows of a partitioned table under the names of its partitions, which are not the outbox table.
     AsPartitions,
 }
 
@@ -85,21 +83,23 @@ impl fmt::Display for Unpublished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Unpublished::Missing => "does not exist",
-            Unpublished::NotHeld => "does not hold the table",
+            Unpublished::NotHeld => "does not contain the table",
             Unpublished::NoInserts => "does not publish inserts",
-            Unpublished::AsPartitions => "publishes the table as its partitions",
+            Unpublished::AsPartitions => {
+                "publishes the partitions in place of the table (publish_via_partition_root = false)"
+            }
         })
     }
 }
 
-/// Looks by what the table's inserts get into the stream. Cheap, however many tables the publication holds.
+/// Reads the entry that publishes the table's inserts. Cheap for a publication of any size.
 ///
 /// # Errors
 /// [`CatalogError`].
 pub async fn publishing(client: &Client, database: &SourceDatabase) -> Result<Publishing, CatalogError> {
-    // Every entry depends on its publication and on what it puts in (publication_add_relation, publication_add_schema:
-    // pg_publication.c), so pg_depend has those of all versions, although pg_publication_namespace is of 15 and later. A
-    // partition is held by what holds one of its ancestors, unless that is published under the ancestor's name.
+    // Every entry depends on its publication and on its table or schema (publication_add_relation, publication_add_schema:
+    // pg_publication.c). So pg_depend serves all versions; pg_publication_namespace exists since 15. A partition belongs to the
+    // publication of its ancestors, unless its rows are published under the ancestor's name.
     let row = client
         .query_typed_one(
             "WITH p AS (SELECT oid, xmin::text::int8 AS altered_by, pubinsert, puballtables, pubviaroot
@@ -124,7 +124,7 @@ pub async fn publishing(client: &Client, database: &SourceDatabase) -> Result<Pu
             ],
         )
         .await
-        .map_err(failed("looking whether the table is published"))?;
+        .map_err(failed("reading whether the table is published"))?;
     let altered_by =
         row.get::<_, Option<i64>>(4).and_then(|xmin| u32::try_from(xmin).ok()).unwrap_or_default();
     Ok(match (row.get(0), row.get(1), row.get(2), row.get(3), row.get::<_, Option<u32>>(5)) {
@@ -137,14 +137,14 @@ pub async fn publishing(client: &Client, database: &SourceDatabase) -> Result<Pu
     })
 }
 
-/// The way in which a publication holds a table.
+/// The way in which a publication contains a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// Not at all.
     No,
-    /// Its rows are sent as its own.
+    /// Under the table's own name.
     AsItself,
-    /// A partitioned table whose rows are sent as those of the partitions.
+    /// As partitions: rows of a partitioned table are sent under the names of the partitions.
     AsPartitions,
 }
 
@@ -153,47 +153,47 @@ pub enum Held {
 pub struct PublicationFacts {
     /// FOR ALL TABLES.
     pub all_tables: bool,
-    /// The role is, or is a member of, its owner, which ALTER PUBLICATION and DROP PUBLICATION need.
+    /// Set if the role is, or is a member of, the owner, as ALTER PUBLICATION and DROP PUBLICATION require.
     pub owned: bool,
-    /// Its owner.
+    /// Owner.
     pub owner: String,
-    /// Publishes INSERT.
+    /// Set if INSERT is published.
     pub insert: bool,
-    /// What else it publishes: `update`, `delete`, `truncate`.
+    /// Other published operations: `update`, `delete`, `truncate`.
     pub more_operations: Vec<&'static str>,
     /// `publish_via_partition_root`.
     pub via_partition_root: bool,
-    /// How it holds the outbox table.
+    /// The way in which the outbox table is contained.
     pub held: Held,
-    /// The outbox table's row filter (15 and later).
+    /// Row filter of the outbox table (15 and later).
     pub row_filter: Option<String>,
-    /// How many other tables it holds, partitions of the outbox table not counted.
+    /// Number of other tables, without partitions of the outbox table.
     pub other_tables: i64,
-    /// Names the outbox table, and does not hold it as one of all tables or of a schema.
+    /// Set if the publication names the outbox table, and does not just contain all tables or its schema.
     pub lists_table: bool,
-    /// Has a list of the outbox table's columns.
+    /// Set if the publication has a column list for the outbox table.
     pub lists_columns: bool,
 }
 
 impl PublicationFacts {
-    /// Tells whether it is for more than the outbox table, now or as soon as there are other tables.
+    /// Tells whether the publication is for other tables, too, now or as soon as there are any.
     pub(crate) fn is_shared(&self) -> bool {
         let holds_unnamed = self.held != Held::No && !self.lists_table;
         self.all_tables || self.other_tables > 0 || holds_unnamed
     }
 
-    /// The statement that takes the outbox table out, and leaves all others in; `None` where it is not by name that it is held.
+    /// The statement that removes the outbox table and keeps the others; `None` if the publication does not name the table.
     pub(crate) fn drop_table_sql(&self, name: &str, table: &TableName, kind: TableKind) -> Option<String> {
         self.lists_table.then(|| drop_table_sql(name, table, kind))
     }
 }
 
-/// The statement that takes the table out of a publication.
+/// The statement that removes the table from a publication.
 pub(crate) fn drop_table_sql(name: &str, table: &TableName, kind: TableKind) -> String {
     format!("ALTER PUBLICATION {} DROP TABLE {}{}", identifier(name), kind.only(), table.quoted())
 }
 
-/// Reads the [`PublicationFacts`]; `None` when there is no such publication.
+/// Reads the [`PublicationFacts`]; `None` if the publication does not exist.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -202,9 +202,8 @@ pub async fn facts(
     name: &str,
     table: &TableName,
 ) -> Result<Option<PublicationFacts>, CatalogError> {
-    // The view pg_publication_tables knows of FOR ALL TABLES, of schemas and of partitions. A partitioned table without
-    // partitions is in it only under publish_via_partition_root, hence the look at pg_publication_rel.
-    // A row filter of a partition that is published for itself matters no less.
+    // The view pg_publication_tables covers FOR ALL TABLES, schemas and partitions. It has a partitioned table without partitions
+    // only under publish_via_partition_root, so pg_publication_rel is read, too. The row filter of a partition counts as well.
     let row = client
         .query_typed_opt(
             "WITH p AS (SELECT * FROM pg_publication WHERE pubname = $1),
@@ -253,8 +252,8 @@ pub async fn facts(
     }))
 }
 
-/// The statement that makes the publication: inserts, this one table; a partitioned one under its own name, because
-/// its partitions come and go and may differ in the order of their columns.
+/// The statement that creates the publication, for inserts of this one table. A partitioned table is published under its own name,
+/// because partitions come and go and may have their columns in another order.
 pub(crate) fn create_sql(name: &str, table: &TableName, kind: TableKind) -> String {
     let via_root = match kind {
         TableKind::Partitioned => ", publish_via_partition_root = true",
@@ -268,7 +267,7 @@ pub(crate) fn create_sql(name: &str, table: &TableName, kind: TableKind) -> Stri
     )
 }
 
-/// Makes the publication; `false` when there was one of that name already.
+/// Creates the publication. Returns `false` if it existed already.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -283,21 +282,21 @@ pub async fn create(
 }
 
 impl SourceDatabase {
-    /// The server refused to send what was written while the publication did not exist (`get_publication_by_name`: up to
-    /// version 17 an ERROR with SQLSTATE `undefined_object` that names it).
+    /// Tells whether the error is the refusal to send rows written while the publication did not exist
+    /// (`get_publication_by_name`: up to version 17 an ERROR with SQLSTATE `undefined_object` that names it).
     pub fn is_unpublished(&self, error: &ReplicationError) -> bool {
         let names_it = |error: &ServerError| error.message.contains(&format!("\"{}\"", self.publication));
         error.server().is_some_and(|error| error.code == sqlstate::UNDEFINED_OBJECT && names_it(error))
     }
 }
 
-/// The statement that puts the table into a publication that does not hold it.
+/// The statement that adds the table to a publication.
 pub(crate) fn add_table_sql(name: &str, table: &TableName, kind: TableKind) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {}{}", identifier(name), kind.only(), table.quoted())
 }
 
-/// Makes the publication whole: makes it if it is missing, and puts the table in if it is not held. What is wrong with it
-/// otherwise is for its owner to alter.
+/// Creates the publication if it is missing, and adds the table if it is not contained. Other faults are left to the publication's
+/// owner.
 ///
 /// # Errors
 /// [`CatalogError`].
@@ -308,10 +307,9 @@ pub async fn mend(client: &Client, database: &SourceDatabase, kind: TableKind) -
             create(client, publication, table, kind).await?;
         }
         Publishing::Not(Unpublished::NotHeld) => {
-            // Somebody else may be faster.
+            // Another instance may be faster.
             let add = add_table_sql(publication, table, kind);
-            execute(client, "putting the table into the publication", &add, sqlstate::DUPLICATE_OBJECT)
-                .await?;
+            execute(client, "adding the table to the publication", &add, sqlstate::DUPLICATE_OBJECT).await?;
         }
         _ => {}
     }
@@ -323,7 +321,7 @@ pub(crate) fn drop_sql(name: &str) -> String {
     format!("DROP PUBLICATION {}", identifier(name))
 }
 
-/// Drops the publication; `false` when there was none.
+/// Drops the publication. Returns `false` if there was none.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].

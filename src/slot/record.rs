@@ -1,15 +1,14 @@
-//! The record of a slot, kept in the source's own database: that there is such a slot, on which server, and how far it was
-//! confirmed when that was last written down.
+//! The record of a slot in the source's database: the server of the slot, its holder, and its last recorded position.
 //!
-//! The record tells whether the slot is the one that was there before ([`continuity`](super::continuity) judges), and how
-//! large a gap is if it is not. It lies beside the outbox table, or in a schema of its own (`postgres.schema`), so that whatever
-//! happens to the rows happens to it too: a dump of the database, a backup and a replica take it along.
+//! The record shows whether the slot is still the same ([`continuity`](super::continuity) judges), and where a gap begins if it is
+//! not. The table lies beside the outbox table, or in a schema of its own (`postgres.schema`), so that dumps, backups and replicas
+//! of the rows contain the record, too.
 //!
-//! The record also keeps the slot's own position: a PostgreSQL that crashes forgets positions which the slot had confirmed.
-//! So while messages are confirmed, the slot's holder copies that position into the record once a second. A copy never says
-//! more than the slot itself says on that server at that time. [`SlotHistory::settled`](super::continuity::SlotHistory::settled) decides whether to use it.
+//! A crash of PostgreSQL may set the slot back to an earlier confirmed position. So while messages are confirmed, the holder copies
+//! the slot's position into the record once a second. A copy is never ahead of the slot on that server at that time.
+//! [`SlotHistory::settled`](super::continuity::SlotHistory::settled) decides whether to use it.
 //!
-//! Writing makes WAL. An idle database stays idle: nothing is written unless another row was confirmed.
+//! Each write makes WAL. An idle database stays idle: nothing is written unless another row was confirmed.
 
 use tokio_postgres::{Client, SimpleQueryMessage, types::Type};
 
@@ -26,23 +25,22 @@ use crate::{
     },
 };
 
-/// The table, by default in the schema of the outbox table; one row for each slot.
+/// The table, by default in the schema of the outbox table. It has one row for each slot.
 pub const TABLE: &str = "outboxd_state";
 
-/// [`SlotRecord::is_torn_down`], of the row that is there.
+/// [`SlotRecord::is_torn_down`] as an SQL condition on the existing row.
 pub(crate) const TORN_DOWN: &str =
     "outboxd_state.confirmed_flush = '0/0' AND outboxd_state.holder IS NULL AND outboxd_state.gap IS NULL";
 
-/// [`SlotRecord::unproven`] of a slot that was made while the table had rows, with `backlog = "skip"`.
+/// [`SlotRecord::unproven`] of a slot that was created while the table had rows, with `backlog = "skip"`.
 pub(crate) const LEFT_OUT: &str =
-    "the table had rows when the slot was made, which backlog = \"skip\" left out";
+    "the table had rows when the slot was created, and backlog = \"skip\" left them out";
 
-/// In the column `holder`, after the holder: before the name by which its sessions go. [`slot_use`](super::usage) recognises an
-/// instance by that. 0.1.0 writes none.
+/// Separator in the column `holder` between the holder and the application name of its sessions. [`usage`](super::usage)
+/// recognises an instance by that name. 0.1.0 writes none.
 const CALLED: &str = ", application ";
 
-/// A record that a crash takes away would leave an older one as the last word. A commit that waits for a synchronous standby
-/// would wait for ever while the standby is away.
+/// A write must survive a crash, or an older record would count. It must not wait for a synchronous standby, which may be down.
 const DURABLE: &str = "SET synchronous_commit = local";
 
 /// The record of a slot.
@@ -50,56 +48,55 @@ const DURABLE: &str = "SET synchronous_commit = local";
 pub struct SlotRecord {
     /// System identifier of the server that had the slot.
     pub system_id: String,
-    /// Its timeline then.
+    /// Timeline of that server at the last write.
     pub timeline: u32,
-    /// Everything that commits before is confirmed. Without a holder the slot stands exactly here, unless the server crashed
-    /// and forgot.
+    /// Everything that commits before this position is confirmed. Without a holder the slot stands exactly here, unless a crash of
+    /// the server has set it back.
     pub confirmed_flush: Lsn,
-    /// When the last confirmed message was committed, by the server's clock, or when the slot was made; `None` when
-    /// neither is known.
+    /// Commit time of the last confirmed message by the server's clock, or the time when the slot was created; `None` if neither
+    /// is known.
     pub confirmed_until: Option<Timestamp>,
-    /// Who has the slot, and may have confirmed more since; `None` after a release in good order.
+    /// Holder of the slot, which may have confirmed more since; `None` after a clean release.
     pub holder: Option<String>,
-    /// A gap that somebody found, which stays until it is recovered from: what proved it may not be there for ever.
+    /// A gap, kept until `recover`, because its proof may disappear.
     pub gap: Option<String>,
-    /// By what the outbox table is published; `None` when that is not known.
+    /// Publication entry of the outbox table; `None` if unknown.
     pub published_by: Option<PublishedBy>,
-    /// The reason for which it is not proven that all rows of the table were published, although there is no gap: rows may be older than
-    /// a slot made by hand. While it is set, clean-up removes nothing. Column
-    /// `unaccounted`: operators clear it by that name, so it keeps it.
+    /// The reason why rows of the table may be unpublished although there is no gap, such as rows older than a slot created by
+    /// hand. While it is set, clean-up removes nothing. The column is called `unaccounted`, as operators clear it by that name.
     pub unproven: Option<String>,
-    /// Grows with every write, a teardown's too, so that an older state of the database shows.
+    /// Number that grows with every write, `teardown` included, so that an older state of the database is recognised.
     pub version: i64,
-    /// The row is as outboxd wrote it on this server: no dump and no hand has put it there, and 0.1.0 has not written it.
-    /// Not written; the row's version and its `xmin` tell, see `next_version`.
+    /// Set if outboxd wrote the row on this server: no dump, no person and not version 0.1.0. Not a column: the version and
+    /// `xmin` of the row tell, see `next_version`.
     pub as_written: bool,
 }
 
 impl SlotRecord {
-    /// Tells whether it is of no slot: nothing is confirmed, nobody holds it, and no gap was found. `outboxd teardown` leaves it so; a slot
-    /// that is there has confirmed something, if only what was before it.
+    /// Tells whether the record is one that `outboxd teardown` has cleared: no position, no holder and no gap. Every slot has a
+    /// confirmed position above zero.
     pub fn is_torn_down(&self) -> bool {
         self.confirmed_flush == Lsn::ZERO && self.holder.is_none() && self.gap.is_none()
     }
 }
 
-/// The progress of a slot, to be written down.
+/// The progress of a slot, for its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Confirmed {
-    /// What PostgreSQL is told.
+    /// Position reported to PostgreSQL.
     pub flush: Lsn,
-    /// The last confirmed row.
+    /// Last confirmed row.
     pub position: Option<Position>,
-    /// When it was committed.
+    /// Commit time of that row.
     pub until: Option<Timestamp>,
 }
 
 /// The low half of a version.
 const LOW: u32 = u32::MAX;
 
-/// The version after `version`, both as SQL. The high half counts; the low half names the transaction that writes, inverted.
-/// A row that a dump, a subscription or a hand puts into the table has another `xmin`. So has one that 0.1.0 writes: its next
-/// version is the old one plus 1, which names an earlier transaction, as the number is inverted.
+/// The version after `version`, both as SQL. The high half counts; the low half is the inverted number of the writing transaction.
+/// A row written by a dump, a subscription or a person has another `xmin`. So has a row written by 0.1.0, which adds 1 to the
+/// version: the inverted number then names an earlier transaction.
 fn next_version(version: &str) -> String {
     format!("(((({version})::bigint >> 32) + 1) << 32) | (~ pg_current_xact_id()::text::bigint & {LOW})")
 }
@@ -115,7 +112,7 @@ fn timestamp(time: Option<Timestamp>) -> String {
     }
 }
 
-/// The statement that makes the table.
+/// The statement that creates the table.
 pub(crate) fn create_table_sql(database: &SourceDatabase) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (slot text PRIMARY KEY, system_identifier text NOT NULL, timeline bigint NOT NULL, \
@@ -125,7 +122,7 @@ pub(crate) fn create_table_sql(database: &SourceDatabase) -> String {
     )
 }
 
-/// The statement that reads by what name the sessions of the slot's holder go.
+/// The statement that reads the application name of the slot's holder.
 pub(crate) fn application_sql(schema: &str, slot: &str) -> String {
     format!(
         "SELECT split_part(holder, '{CALLED}', 2) FROM ONLY {}.{} WHERE slot = {}",
@@ -135,18 +132,18 @@ pub(crate) fn application_sql(schema: &str, slot: &str) -> String {
     )
 }
 
-/// The statement by which somebody says that every row of the table is published, or need not be: what
-/// [`unproven`](SlotRecord::unproven) speaks of is seen to.
+/// The statement by which an operator declares that every row of the table is published or need not be. Clears
+/// [`unproven`](SlotRecord::unproven).
 pub(crate) fn declare_published_sql(database: &SourceDatabase) -> String {
     format!("UPDATE ONLY {} SET unaccounted = NULL WHERE slot = {}", table(database), literal(&database.slot))
 }
 
-/// The statement that lets the source's role use the table, once somebody else has made it.
+/// The statement that grants the source's role the use of the table, if another role has created it.
 pub(crate) fn grant_sql(database: &SourceDatabase, role: &str) -> String {
     own_table::grant_sql(database, TABLE, role)
 }
 
-/// Makes the table if it is not there.
+/// Creates the table if it does not exist.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -155,7 +152,7 @@ pub async fn create_table(client: &Client, database: &SourceDatabase) -> Result<
     made(client, "creating the table of slot records", &database.schema, TABLE, &create).await
 }
 
-/// The slot's record; `None` when there is none, or no table.
+/// Reads the slot's record; `None` if there is no record or no table.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -185,7 +182,7 @@ pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Option<S
     }))
 }
 
-/// Writes the record, whatever was there. For whoever has the slot, or is about to make it.
+/// Writes the record over any other. Only for the holder of the slot, or its creator.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -198,8 +195,8 @@ pub async fn write(
     Ok(())
 }
 
-/// Writes the record for whoever streams from the slot as server process `pid`; `false`, and nothing is written, when that
-/// is no longer so. An instance that was frozen just after it had got the slot must not put its name over its successor's.
+/// Writes the record if server process `pid` streams from the slot. Otherwise writes nothing and returns `false`: an instance that
+/// was frozen just after it got the slot must not overwrite the name of its successor.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -213,11 +210,11 @@ pub async fn claim(
         "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {} AND active_pid = {pid})",
         literal(&database.slot)
     );
-    // Once more under the row's lock, for which the statement may have waited.
+    // Checked again under the row lock, for which the statement may have waited.
     insert(client, database, record, &streams, &format!("{OVERWRITE} WHERE {streams}")).await
 }
 
-/// Writes the first record of a slot, unless whoever has acquired it by now has done so; also the first after a teardown.
+/// Writes the first record of a slot, also after a teardown, unless an instance has acquired the slot and written one.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -243,7 +240,7 @@ const OVERWRITE: &str = "DO UPDATE SET system_identifier = excluded.system_ident
                          unaccounted = excluded.unaccounted, version = excluded.version, \
                          written_at = clock_timestamp()";
 
-/// Tells whether something was written: nothing unless `condition`, and where a record is, what `if_there` says.
+/// Inserts the record if `condition` holds, and does `if_there` if a record exists. Returns whether it has written.
 async fn insert(
     client: &Client,
     database: &SourceDatabase,
@@ -252,11 +249,11 @@ async fn insert(
     if_there: &str,
 ) -> Result<bool, CatalogError> {
     let SlotRecord { system_id, timeline, confirmed_flush, confirmed_until, holder, gap, .. } = record;
-    // At least the record's own, which is greater than the one that it follows.
+    // At least the record's own version, which is greater than that of the record before.
     let version = next_version(&record.version.to_string());
     let published_by = record.published_by.map(|by| by.to_string());
     let text = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
-    // As the server shows the name: shortened, and without what it does not take in names.
+    // The server's own form of the name: shortened, and without characters that it does not accept.
     let holder = format!("{} || '{CALLED}' || current_setting('application_name')", text(holder));
     let insert = format!(
         "{DURABLE}; INSERT INTO {} (slot, system_identifier, timeline, confirmed_flush, confirmed_until, holder, \
@@ -285,8 +282,7 @@ async fn written(client: &Client, statement: &str) -> Result<Vec<SimpleQueryMess
         .map_err(|cause| CatalogError::Statement { doing, cause })
 }
 
-/// Writes down a gap that was found when the record was of version `found`, or when there was none; nothing if it has been
-/// written since.
+/// Writes a gap that was found in the record of version `found`, or without a record. Writes nothing if the record has changed since.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -312,8 +308,8 @@ pub async fn mark(
     client.batch_execute(&update).await.map_err(failed("marking the slot's record"))
 }
 
-/// Copies the slot's position into the record, but none beyond `confirmed`; nothing if another has taken over. `true` when the
-/// record says `confirmed` now. The slot may still be on its way there.
+/// Copies the slot's position into the record, up to `confirmed`, unless another instance has taken over. Returns `true` if the
+/// record has `confirmed` now. The slot may still be behind it.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -326,7 +322,7 @@ pub async fn note(
     update(client, database, holder, confirmed, "").await
 }
 
-/// Writes down where `holder` has left the slot; nothing if another has taken over.
+/// Writes the position at which `holder` released the slot, unless another instance has taken over.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].
@@ -339,8 +335,8 @@ pub async fn release(
     update(client, database, holder, confirmed, "holder = NULL, ").await.map(drop)
 }
 
-/// No more than the slot says, by the same server in the same statement: after a failover this connection may lead to another
-/// server than the stream. And never back, which also keeps a position that is not to be trusted from becoming one that is.
+/// Writes no position beyond the slot's, read from the same server in the same statement: after a failover this connection may lead
+/// to another server than the stream. Never writes an earlier position, which would make an unreliable record look reliable.
 async fn update(
     client: &Client,
     database: &SourceDatabase,
@@ -364,9 +360,8 @@ async fn update(
     Ok(answers.iter().any(|answer| matches!(answer, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"))))
 }
 
-/// Writes down that there is no slot any more, on purpose: the next one of this name is a first one; `false` when there was
-/// no record. The row stays: were it gone, a process that remembers the slot could not tell a teardown from an older
-/// state of the database.
+/// Clears the record after a teardown: the next slot of this name is a first one. Returns `false` if there was no record. The row
+/// stays, because a process that remembers the slot must be able to tell a teardown from an older state of the database.
 ///
 /// # Errors
 /// [`CatalogError::Statement`].

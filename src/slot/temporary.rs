@@ -1,14 +1,13 @@
-//! The name of the temporary slot by which the first start of a source makes its permanent one. Instances recognise one another
-//! by it.
+//! The name of the temporary slot that holds the backlog's snapshot until the permanent slot exists. Instances recognise each other by it.
 
-/// The temporary slot that goes with a slot: at most 63 bytes (`NAMEDATALEN`), and another one for every slot.
+/// The name of a slot's temporary slot: at most 63 bytes (`NAMEDATALEN`), and different for every slot.
 pub fn temporary_name(slot: &str) -> String {
     const SUFFIX: &str = "_backlog";
     const BYTES_MAX: usize = 63;
     if slot.len() + SUFFIX.len() <= BYTES_MAX {
         return format!("{slot}{SUFFIX}");
     }
-    // FNV-1a, for it must come out the same in every version of this program.
+    // FNV-1a: every version of outboxd must compute the same name.
     let hash =
         slot.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let kept: String = slot.chars().take(BYTES_MAX - SUFFIX.len() - 9).collect();

@@ -1,7 +1,7 @@
-//! Use of a slot's name: the database that it belongs to, the server process that holds it, and whether that is an outboxd.
+//! Use of a slot's name: its database, the server process that holds it, and whether that is an outboxd.
 //!
-//! Slots of all databases of a server share one set of names, so a name that is taken says nothing yet. An instance looks
-//! here before it stands by. [`preflight`](crate::preflight) judges; nothing here does.
+//! All databases of a server share the names of slots, so another database or program may have the name. An instance checks this
+//! before it stands by. [`preflight`](crate::preflight) judges the result.
 
 use std::fmt;
 
@@ -14,63 +14,63 @@ use crate::postgres::{
 };
 use pg_replication::{ReplicationConnection, ReplicationError};
 
-/// Beginning of the application name of every outboxd, by which instances recognise one another.
+/// Prefix of the application name of every outboxd, by which instances recognise each other.
 const APPLICATION_PREFIX: &str = "outboxd";
 
-const DOING: &str = "looking who uses the replication slot";
+const DOING: &str = "reading the use of the replication slot";
 
-/// A name in use: that of a source's slot, or of the temporary slot by which its first start makes it.
+/// A slot name in use: that of the source's slot, or of its temporary slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlotUse {
-    /// The name.
+    /// Name.
     pub slot: String,
     /// Output plugin; `None` for a physical slot.
     pub plugin: Option<String>,
     /// Database of the slot; `None` for a physical slot.
     pub database: Option<String>,
-    /// The slot is of the database that was asked, as the server compares: a name reads differently in another encoding.
+    /// Set if the slot belongs to the connection's database. The server compares, as names may be in different encodings.
     pub here: bool,
-    /// The slot ends with its session.
+    /// Set if the slot ends with its session.
     pub temporary: bool,
-    /// The slot is synchronised to standbys (17 and later).
+    /// Set if the slot is synchronised to standbys (17 and later).
     pub failover: bool,
-    /// Set unless the slot is still being made. A slot that is being made may yet come to nothing.
+    /// Set unless the slot is still being created. Its creation may be given up.
     pub is_made: bool,
     /// Server process that holds the slot.
     pub active_pid: Option<i32>,
-    /// What is known of that process; `None` when nobody holds the slot, or the process has just ended.
+    /// The client of that process; `None` if nobody holds the slot, or the process has just ended.
     pub holder: Option<Holder>,
 }
 
-/// A server process that holds a slot, and the client that it works for.
+/// A server process that holds a slot, and its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Server process.
     pub pid: i32,
-    /// Name that the client gives itself.
+    /// Application name of the client.
     pub application: String,
     /// Role of the client.
     pub user: Option<String>,
-    /// Place of the client.
+    /// Address of the client.
     pub address: ClientAddress,
-    /// The client is an outboxd: it calls itself so, or as this instance or the holder in the slot's record calls itself, or it
-    /// holds the temporary slot, which nobody else makes.
+    /// Set if the client is an outboxd. Its application name begins with outboxd, or is that of this instance or of the holder in the
+    /// slot's record; or it holds the temporary slot, which only outboxd creates.
     pub is_outboxd: bool,
 }
 
-/// Place that a client has connected from.
+/// Address that a client has connected from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAddress {
     /// An IP address.
     Ip(String),
-    /// A Unix socket of the server's machine.
+    /// A Unix socket on the server's machine.
     UnixSocket,
-    /// Not shown to this role.
+    /// Hidden from this role.
     Hidden,
 }
 
 impl ClientAddress {
-    /// As `client_addr` and `client_port` of `pg_stat_activity` say.
+    /// The address from `client_addr` and `client_port` of `pg_stat_activity`.
     pub(crate) fn of(address: Option<String>, port: Option<i32>) -> Self {
         match (address, port) {
             (Some(address), _) => ClientAddress::Ip(address),
@@ -90,28 +90,28 @@ impl fmt::Display for Holder {
         match &self.address {
             ClientAddress::Ip(address) => write!(f, "address {address}, ")?,
             ClientAddress::UnixSocket => f.write_str("on a Unix socket, ")?,
-            ClientAddress::Hidden => f.write_str("address not shown without pg_read_all_stats, ")?,
+            ClientAddress::Hidden => f.write_str("address hidden without pg_read_all_stats, ")?,
         }
         write!(f, "server process {}", self.pid)
     }
 }
 
 impl Holder {
-    /// Tells whether a client of that name is an outboxd, to one that calls itself `own`. All instances of a source have one
-    /// configuration, and so the same name where the connection string gives one.
+    /// Tells whether a client of this application name is an outboxd. `own` is the name of this instance: instances of a source share
+    /// their configuration, and so a name in the connection string.
     pub fn is_outboxd(application: &str, own: &str) -> bool {
         application.starts_with(APPLICATION_PREFIX) || !application.is_empty() && application == own
     }
 }
 
 impl SlotUse {
-    /// The program that streams from the slot and is no outboxd. A slot that is being made is nobody's yet.
+    /// The program that streams from the slot and is not outboxd. A slot that is being created belongs to nobody yet.
     pub fn stranger(&self) -> Option<&Holder> {
         self.holder.as_ref().filter(|holder| self.is_made && !holder.is_outboxd)
     }
 }
 
-/// Reads the use of a slot's name and of its temporary slot's; a name that is free is left out. The slot's record is in `schema`.
+/// Reads the use of a slot's name and of its temporary slot's name. A free name is left out. The slot's record is in `schema`.
 ///
 /// # Errors
 /// [`CatalogError`].
@@ -121,7 +121,7 @@ pub async fn read(client: &Client, schema: &str, slot: &str) -> Result<Vec<SlotU
         let recorded = record::application_sql(schema, slot);
         match text_rows(client, DOING, &recorded).await {
             Ok(rows) => recognise(&mut uses, &rows),
-            // No record, or none that the role may read.
+            // There is no record, or the role may not read it.
             Err(error) if error.sqlstate().is_some() => {}
             Err(error) => return Err(error),
         }
@@ -129,7 +129,7 @@ pub async fn read(client: &Client, schema: &str, slot: &str) -> Result<Vec<SlotU
     Ok(uses)
 }
 
-/// Reads who holds a slot; whether that is an outboxd is told by its name alone.
+/// Reads the holder of a slot. Its application name alone tells whether it is an outboxd.
 ///
 /// # Errors
 /// [`CatalogError`].
@@ -144,7 +144,7 @@ async fn read_by_name(client: &Client, slot: &str) -> Result<Vec<SlotUse>, Catal
     rows.iter().map(|row| parse(row, slot).ok_or_else(unexpected)).collect()
 }
 
-/// Reads the same by a replication connection.
+/// [`read`] over a replication connection.
 ///
 /// # Errors
 /// [`ReplicationError::Command`].
@@ -167,8 +167,8 @@ pub(crate) async fn read_by_replication(
     Ok(uses)
 }
 
-/// An outboxd writes its name into the record before it confirms anything. A program that gets the slot after it has another
-/// name, and the record does not speak of that one.
+/// Recognises a holder by the application name in the record, which outboxd writes before it confirms anything. Another program
+/// that gets the slot later has another name.
 fn recognise(uses: &mut [SlotUse], recorded: &[Vec<Option<String>>]) {
     let Some(Some(recorded)) = recorded.first().and_then(|row| row.first()) else { return };
     for holder in uses.iter_mut().filter_map(|one| one.holder.as_mut()) {
@@ -176,8 +176,8 @@ fn recognise(uses: &mut [SlotUse], recorded: &[Vec<Option<String>>]) {
     }
 }
 
-/// Application name and role are shown to everybody, the address only to members of `pg_read_all_stats` and of the client's role
-/// (`pg_stat_get_activity`, pgstatfuncs.c). A slot has no confirmed position until it is made.
+/// Every role sees application name and role; only members of `pg_read_all_stats` and of the client's role see the address
+/// (`pg_stat_get_activity`, pgstatfuncs.c). A slot has no confirmed position until its creation is complete.
 fn sql(slot: &str) -> String {
     format!(
         "SELECT s.slot_name, s.plugin, s.database, s.database = current_database(), s.temporary,

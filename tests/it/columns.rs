@@ -89,7 +89,8 @@ async fn a_generated_payload_is_used_where_it_is_sent_and_said_where_it_is_not()
     assert_eq!(said.status, 1);
     if version < 18 {
         for (failed, column) in [(&payload, "body"), (&templates, "label")] {
-            let what = format!("column {column} is generated, not sent by PostgreSQL {version}");
+            let what =
+                format!("column {column} is a generated column, which PostgreSQL {version} does not send");
             assert!(failed.contains("FAILED") && failed.contains(&what), "{failed}");
             assert!(failed.contains("DROP EXPRESSION"), "{failed}");
         }

@@ -229,7 +229,7 @@ async fn each_fault_of_a_database_comes_with_what_mends_it() {
     let said = check(&stage.config()).await;
     let cure = said.failed("column event_type", "no column type; it has id");
     assert!(cure.contains("outbox.columns.event_type"));
-    let cure = said.failed("column payload", "of type boolean, and should be one of json, jsonb");
+    let cure = said.failed("column payload", "has type boolean, but needs one of json, jsonb");
     assert!(cure.contains("change its type"));
     sql(&client, "ALTER TABLE outbox ALTER payload TYPE jsonb USING NULL").await;
     stage.source = "outbox.columns.event_type = \"event\"".to_owned();
@@ -238,11 +238,14 @@ async fn each_fault_of_a_database_comes_with_what_mends_it() {
     let said = check(&(stage.config() + templates)).await;
     let cure = said.failed("templates", "column \"tenant\" (for {column:tenant})");
     said.failed("templates", "did you mean \"event\"?");
-    assert!(cure.contains("templates below message"));
+    assert!(cure.contains("templates in the section message"));
 
     // The publication.
     for (harm, what) in [
-        ("CREATE TABLE other (id int); CREATE PUBLICATION outboxd_orders FOR TABLE other", "does not hold"),
+        (
+            "CREATE TABLE other (id int); CREATE PUBLICATION outboxd_orders FOR TABLE other",
+            "does not contain",
+        ),
         ("ALTER PUBLICATION outboxd_orders SET (publish = 'update, delete')", "does not publish inserts"),
     ] {
         sql(&client, harm).await;
@@ -375,7 +378,7 @@ async fn each_fault_of_a_server_comes_with_what_mends_it() {
     }
     sql(&client, "CHECKPOINT").await;
     let daemon = Daemon::prepare(&stage.config());
-    let cure = say(&daemon, &["check"]).await.failed("slot", "is lost: the server has removed WAL");
+    let cure = say(&daemon, &["check"]).await.failed("slot", "is lost: PostgreSQL has removed WAL");
     assert!(cure.contains("outboxd recover"), "{cure}");
     assert!(say(&daemon, &["status"]).await.stdout.contains("the slot is lost"));
     let said = say(&daemon, &["teardown", "--source", "orders"]).await;

@@ -119,7 +119,7 @@ async fn a_slot_made_anew_while_outboxd_is_stopped_is_not_taken_for_the_old_one(
     stage.write_row("gap", 1, "OrderCreated").await;
     make_slot(&stage).await;
     daemon.start_again();
-    halts_until_recovered(&daemon, &stage, "is not the one that was there").await;
+    halts_until_recovered(&daemon, &stage, "was dropped and created again").await;
 }
 
 #[tokio::test]
@@ -134,11 +134,11 @@ async fn a_slot_made_anew_between_two_attempts_is_not_taken_for_the_old_one() {
     stage.write_row("gap", 1, "OrderCreated").await;
     make_slot(&stage).await;
     daemon.resume();
-    halts(&daemon, &stage, "is not the one that was there").await;
+    halts(&daemon, &stage, "was dropped and created again").await;
     // What only the first process could know has been written down.
     daemon.kill9().await;
     daemon.start_again();
-    halts_until_recovered(&daemon, &stage, "is not the one that was there").await;
+    halts_until_recovered(&daemon, &stage, "was dropped and created again").await;
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn a_promoted_server_goes_on_with_the_slot_that_came_along_and_with_no_oth
     stage.write_row("gap", 1, "OrderCreated").await;
     make_slot(&stage).await;
     daemon.start_again();
-    halts_until_recovered(&daemon, &stage, "is not the one that was there").await;
+    halts_until_recovered(&daemon, &stage, "was dropped and created again").await;
 }
 
 #[tokio::test]
@@ -408,7 +408,7 @@ async fn another_table_under_the_same_slot_is_refused_and_leaves_no_gap() {
         let said = say(&daemon, &["check"]).await;
         assert_eq!(said.status, 1);
         for part in [
-            &format!("belongs to table \"public\".\"outbox\", and outbox.table names {quoted}"),
+            &format!("belongs to table \"public\".\"outbox\", but outbox.table is {quoted}"),
             "-> set outbox.table to \"public\".\"outbox\"",
             "`outboxd teardown`",
         ] {

@@ -200,7 +200,11 @@ async fn sources_whose_ids_are_numbers_are_warned_of() {
     let daemon = alive(&stage.config()).await;
     let checked = say(&daemon, &["check"]).await;
     assert_eq!(warned(&checked.stdout), 2, "{}", checked.stdout);
-    assert!(checked.stdout.contains("as those of numbered: both send the same ones"), "{}", checked.stdout);
+    assert!(
+        checked.stdout.contains("like those of numbered: both sources send the same ids"),
+        "{}",
+        checked.stdout
+    );
     drop(daemon);
     stage.source = format!("{one}{two}message.id = \"{{source}}-{{id}}\"\n");
     let daemon = alive(&stage.config()).await;

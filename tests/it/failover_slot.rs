@@ -106,7 +106,7 @@ async fn postgres_failover_makes_a_failover_slot_also_of_one_that_is_there() {
     assert!(daemon.sigterm(PATIENCE).await.success());
     let only_verifies = Daemon::prepare(&config(&mut stage, "postgres.create = false"));
     let said = say(&only_verifies, &["check"]).await;
-    assert!(said.stdout.contains("is no failover slot") && said.stdout.contains("(FAILOVER true)"));
+    assert!(said.stdout.contains("is not a failover slot") && said.stdout.contains("(FAILOVER true)"));
     config(&mut stage, "");
     let mut daemon = stage.relay().await;
     assert_eq!(stage.is_failover().await, Some(true));

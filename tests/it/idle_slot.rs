@@ -67,7 +67,9 @@ async fn a_slot_is_kept_in_use_while_the_broker_is_away_and_lost_while_outboxd_i
     let Some((_server, stage, mut daemon, _proxies)) = kept_in_use("").await else { return };
     let said = say(&daemon, &["check"]).await;
     assert_eq!(said.status, 0);
-    assert!(said.stdout.contains("a slot that nobody uses for 20 s (idle_replication_slot_timeout)"));
+    assert!(
+        said.stdout.contains("invalidates a slot after 20 s without use (idle_replication_slot_timeout)")
+    );
 
     assert!(daemon.sigterm(PATIENCE).await.success());
     eventually("the slot is lost", async || invalidated(&stage).await.as_deref() == Some("idle_timeout"))
@@ -75,6 +77,6 @@ async fn a_slot_is_kept_in_use_while_the_broker_is_away_and_lost_while_outboxd_i
     daemon.start_again();
     until_alive(&daemon).await;
     let reason = until_state(&daemon, "orders", "halted").await;
-    assert!(reason.contains("nobody used it for longer than idle_replication_slot_timeout"), "{reason}");
+    assert!(reason.contains("no client used it for longer than idle_replication_slot_timeout"), "{reason}");
     assert!(!reason.contains("max_slot_wal_keep_size"), "{reason}");
 }

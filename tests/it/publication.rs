@@ -76,7 +76,7 @@ async fn a_table_taken_out_of_the_publication_is_noticed_while_nothing_is_sent()
     let (stage, daemon) = relayed_as_owner("taken_out").await;
     stage.sql("CREATE TABLE other (id int); ALTER PUBLICATION outboxd_orders SET TABLE other").await;
     stage.write_row("in the gap", 1, "OrderCreated").await;
-    halts_until_recovered(&stage, &daemon, "the publication does not hold the table").await;
+    halts_until_recovered(&stage, &daemon, "the publication does not contain the table").await;
 }
 
 /// Before anybody looked, and with the stream going on as if nothing had been.
@@ -88,7 +88,7 @@ async fn a_table_put_back_into_the_publication_between_two_looks_leaves_a_gap() 
     stage.write_row("in the gap", 1, "OrderCreated").await;
     client.batch_execute("ALTER PUBLICATION outboxd_orders ADD TABLE ONLY outbox").await.unwrap();
     stage.write_row("sent", 1, "OrderCreated").await;
-    halts_until_recovered(&stage, &daemon, "taken out of the publication and put back").await;
+    halts_until_recovered(&stage, &daemon, "removed from the publication and added again").await;
 }
 
 /// Whoever watches the publication has a connection that may be lost like any other.
@@ -105,7 +105,7 @@ async fn a_monitor_that_was_cut_off_looks_again_and_notices() {
     assert_eq!(daemon.reconnects("orders", "postgres").await, 0, "the stream is another connection");
     client.batch_execute("ALTER PUBLICATION outboxd_orders DROP TABLE outbox").await.unwrap();
     stage.write_row("in the gap", 1, "OrderCreated").await;
-    halts_until_recovered(&stage, &daemon, "the publication does not hold the table").await;
+    halts_until_recovered(&stage, &daemon, "the publication does not contain the table").await;
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_publication_made_anew_while_outboxd_is_stopped_leaves_a_gap() {
     stage.write_row("in the gap", 1, "OrderCreated").await;
     stage.sql(PUBLISH).await;
     daemon.start_again();
-    halts_until_recovered(&stage, &daemon, "the publication is not the one that was there").await;
+    halts_until_recovered(&stage, &daemon, "the publication was dropped and created again").await;
 }
 
 /// A gap that was seen stays one, whoever makes the publication by hand.
@@ -143,7 +143,7 @@ async fn a_table_made_anew_under_the_same_name_is_not_published_and_halts() {
         .await
         .unwrap();
     stage.write_row("in the gap", 1, "OrderCreated").await;
-    halts_until_recovered(&stage, &daemon, "the publication does not hold the table").await;
+    halts_until_recovered(&stage, &daemon, "the publication does not contain the table").await;
 }
 
 /// With a publication of all tables nothing is passed over.
@@ -196,7 +196,7 @@ async fn a_partitioned_table_that_is_published_as_its_partitions_halts() {
     let said = say(&daemon, &["recover", "--source", "orders"]).await;
     assert!(said.status == 1 && said.stderr.contains("publish_via_partition_root = true"), "{}", said.stderr);
     stage.sql("ALTER PUBLICATION outboxd_orders SET (publish_via_partition_root = true)").await;
-    halts_until_recovered(&stage, &daemon, "publishes the table as its partitions").await;
+    halts_until_recovered(&stage, &daemon, "publishes the partitions in place of the table").await;
 }
 
 /// The slot was made before, so that it has passed over whatever was written since.
@@ -224,7 +224,7 @@ async fn a_slot_made_by_hand_before_a_publication_made_by_hand_has_a_gap_as_soon
     stage.write_row("in the gap", 1, "OrderCreated").await;
     // The script makes the publication, and leaves the slot alone.
     let daemon = alive(&stage.run_printed_sql().await).await;
-    halts_until_recovered(&stage, &daemon, "younger than the rows").await;
+    halts_until_recovered(&stage, &daemon, "created after the rows").await;
 }
 
 /// Somebody may read the other tables from it.
@@ -240,7 +240,9 @@ async fn a_publication_that_holds_other_tables_is_nobodys_to_drop() {
         assert!(said.contains("other tables") && !said.contains("DROP PUBLICATION"), "{said}");
         assert!(said.contains(take_out), "{said}");
     }
-    assert!(check().await.contains("set postgres.publication to a name of its own"));
+    assert!(
+        check().await.contains("set postgres.publication to the name of a publication for outboxd alone")
+    );
     stage.sql(take_out).await;
     assert!(!teardown().await.contains("out of it"), "it is out");
 

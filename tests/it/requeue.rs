@@ -68,7 +68,7 @@ async fn parked_rows_of_an_aggregate_go_out_in_order_once_they_can_and_stay_toge
     let mut inbox = stage.inbox(&["Order.events"]).await;
     // Out of the middle it would overtake the first.
     let said = parked(&daemon, &["requeue", &expected[2]]).await;
-    assert!(said.status == 1 && said.stdout.contains("is not to be requeued"), "{}", said.stdout);
+    assert!(said.status == 1 && said.stdout.contains("was not selected"), "{}", said.stdout);
     let said = parked(&daemon, &["requeue", "--all"]).await;
     assert!(said.status == 0 && said.stdout.ends_with("requeued: 4, still parked: 0\n"), "{}", said.stdout);
     let received = receive(&mut inbox, 4).await;
@@ -134,7 +134,7 @@ async fn a_row_that_was_or_may_have_been_overtaken_is_requeued_only_on_request()
     stage.sql("ALTER TABLE outbox RENAME s TO seq; ALTER TABLE outbox RENAME c TO created_at").await;
     stage.sql(&format!("DELETE FROM outbox WHERE id = '{other}'")).await;
     let said = parked(&daemon, &["requeue", &other]).await;
-    assert!(said.status == 1 && said.stdout.contains("no longer has the row"), "{}", said.stdout);
+    assert!(said.status == 1 && said.stdout.contains("the row is no longer in"), "{}", said.stdout);
     inbox.stays_empty().await;
 
     let said = parked(&daemon, &["requeue", "--all", "--out-of-order"]).await;
@@ -393,7 +393,10 @@ async fn the_printed_role_may_park_and_what_it_lacks_is_told_with_a_cure() {
     stage.sql(&format!("REVOKE INSERT ON outboxd_parked FROM \"{role}\"")).await;
     stage.write_unseen("a", "Two").await;
     let reason = until_state(&daemon, "orders", "halted").await;
-    assert!(reason.contains("42501") && reason.contains("`outboxd check` prints the statement"), "{reason}");
+    assert!(
+        reason.contains("42501") && reason.contains("`outboxd check` prints the missing GRANT"),
+        "{reason}"
+    );
     assert_eq!(daemon.readyz().await.0, 503);
     stage.sql(&grant).await;
     until_parked(&stage, 2).await;

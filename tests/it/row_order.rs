@@ -78,7 +78,7 @@ async fn where_created_at_ties_a_numbered_column_decides_and_check_proposes_it()
         .await;
     let daemon = Daemon::prepare(&stage.config());
     let warning = finding(&say(&daemon, &["check"]).await, "backlog order");
-    assert!(warning.contains("whose default now() is the time at which a transaction"), "{warning}");
+    assert!(warning.contains("whose default now() is the start time of a transaction"), "{warning}");
     assert!(warning.contains("set outbox.columns.sequence = \"id\""), "{warning}");
     assert_eq!(say(&daemon, REPLAY).await.status, 0);
     assert_eq!(inbox.bodies(50).await, numbers(1..=50));

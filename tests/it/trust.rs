@@ -129,7 +129,7 @@ async fn check_names_each_trigger_and_rule_that_runs_with_the_rights_of_its_role
         ),
         (
             format!("a function that index public.odd_index of \"public\".\"outbox\" calls may run as role {role} when outboxd reads"),
-            "have the index call functions of pg_catalog only",
+            "let the index call functions of pg_catalog only",
         ),
         (
             "rule \"aside\" of \"public\".\"outboxd_parked\" runs as".to_owned(),
@@ -313,12 +313,12 @@ async fn check_names_what_else_of_others_runs_on_its_tables() {
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     let found = findings(&said.stdout, "code of others");
     let expected = [
-        ("a function that index public.odd_index of ", "have the index call"),
+        ("a function that index public.odd_index of ", "let the index call"),
         ("a function that statistics public.odd_statistics of ", "DROP STATISTICS public.odd_statistics;"),
         ("trigger \"on_cascade\" of \"public\".\"refers\"", "DROP TRIGGER \"on_cascade\""),
         ("trigger \"as_owner\" of \"public\".\"refers\"", "DROP TRIGGER \"as_owner\""),
         ("rule \"aside\" of \"public\".\"refers\"", "DROP RULE \"aside\""),
-        ("a function that index public.odd_cast of \"public\".\"outboxd_parked\"", "have the index call"),
+        ("a function that index public.odd_cast of \"public\".\"outboxd_parked\"", "let the index call"),
         ("generated column \"loud\" of \"public\".\"outboxd_parked\"", "ALTER \"loud\" DROP EXPRESSION;"),
         ("the type of column \"gap\" of \"public\".\"outboxd_state\"", "give the column"),
         ("CHECK constraint \"odd_check\" of ", "DROP CONSTRAINT \"odd_check\";"),
@@ -346,7 +346,7 @@ async fn check_names_what_else_of_others_runs_on_its_tables() {
     let found = findings(&said.stdout, "code of others");
     for (what, mends) in [
         ("trigger \"on_each\" of \"public\".\"whole\"", "DROP TRIGGER \"on_each\" ON \"public\".\"whole\";"),
-        ("behind \"public\".\"outboxd_parked\", which is no ordinary table", "rename it"),
+        ("behind \"public\".\"outboxd_parked\", which is not an ordinary table", "rename it"),
     ] {
         let one = found.iter().find(|(line, _)| line.contains(what));
         assert!(one.is_some_and(|(_, cure)| cure.contains(mends)), "{what} {}", said.stdout);
@@ -415,7 +415,7 @@ async fn tables_of_its_own_lie_in_the_schema_that_the_configuration_names() {
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert_eq!(said.status, 1);
     let [(line, cure)] = findings(&said.stdout, "records of slots")[..] else { panic!("{}", said.stdout) };
-    assert!(line.contains("not in schema \"elsewhere\", which postgres.schema names"), "{line}");
+    assert!(line.contains("not in schema \"elsewhere\" (postgres.schema)"), "{line}");
     assert!(
         cure.contains("CREATE SCHEMA IF NOT EXISTS \"elsewhere\"")
             && cure.contains("SET SCHEMA \"elsewhere\""),
@@ -424,11 +424,7 @@ async fn tables_of_its_own_lie_in_the_schema_that_the_configuration_names() {
     stage.sql(cure.trim_start_matches("-> ")).await;
     assert_eq!(tables().await, ["elsewhere.outboxd_parked", "elsewhere.outboxd_state"]);
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
-    assert!(
-        said.status == 0 && said.stdout.contains("the slot is the one that was there before"),
-        "{}",
-        said.stdout
-    );
+    assert!(said.status == 0 && said.stdout.contains("the slot is the same as before"), "{}", said.stdout);
 
     // The role of the script, in a schema of the DBA's.
     let mut stage = Stage::shared("own_schema_printed").await;
@@ -528,7 +524,7 @@ async fn a_condition_that_may_mean_other_operators_is_said_and_clean_up_waits() 
         )
         .await;
     stage.consume().await;
-    let doubt = "outbox.unpublished uses a value of type public.citext, whose own operators are not found";
+    let doubt = "outbox.unpublished uses a value of type public.citext. outboxd searches pg_catalog only and does not find the operators of that type";
     for (condition, is_doubtful) in [
         ("status = 'New'", true),
         ("note OPERATOR(public.=) 'x' OR status = 'New'", true),
@@ -596,7 +592,7 @@ async fn a_condition_is_doubted_by_what_the_server_makes_of_it() {
         let said = say(&Daemon::prepare(&config), &["check"]).await;
         let [(line, cure)] = findings(&said.stdout, NAME)[..] else { panic!("{condition}: {}", said.stdout) };
         assert_eq!(line.starts_with("warning"), doubtful, "{condition}: {line}");
-        let says = line.contains("a value of type public.citext, whose own operators are not found");
+        let says = line.contains("a value of type public.citext. outboxd searches pg_catalog only and does not find the operators of that type");
         assert_eq!(says && cure.contains("OPERATOR(public.=)"), doubtful, "{condition}: {line} {cure}");
     }
     let views = "SELECT FROM pg_class WHERE relname = 'outboxd_condition'";
@@ -610,7 +606,7 @@ async fn a_condition_is_doubted_by_what_the_server_makes_of_it() {
         let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
         let [(line, cure)] = findings(&said.stdout, NAME)[..] else { panic!("{condition}: {}", said.stdout) };
         assert_eq!(line.contains("cannot be told"), doubtful, "{condition}: {line}");
-        assert_eq!(line.contains("clean-up removes nothing until then"), doubtful, "{condition}: {line}");
+        assert_eq!(line.contains("clean-up removes no rows until then"), doubtful, "{condition}: {line}");
         if doubtful {
             stage.sql(cure.trim_start_matches("-> ")).await;
             let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;

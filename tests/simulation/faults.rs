@@ -20,7 +20,7 @@ pub(crate) enum Fault {
     PostgresStops,
     /// A copy of the server takes over that lacks the last transactions, on the next timeline.
     Failover,
-    /// The same, and the slot did not come along.
+    /// The same, and the slot is not on the new timeline.
     FailoverWithoutSlot,
     /// A copy of the data directory is put back.
     SetBack,
@@ -180,7 +180,7 @@ impl Fault {
             Fault::FailoverWithoutSlot => {
                 let promote = |data: &mut DataDirectory| {
                     data.promote();
-                    data.leave_slot("the slot did not come along");
+                    data.leave_slot("the slot is not on the new timeline");
                 };
                 run.put_back(promote).await;
             }

@@ -1,4 +1,4 @@
-//! The check that clean-up can remove rows.
+//! Check that clean-up can remove rows.
 
 use crate::{
     cleanup::{self, CleanupError},
@@ -8,7 +8,7 @@ use crate::{
 };
 use diagnostics::check::Check;
 
-/// Check that confirmed rows can be removed. Never a failure: a table that grows is no reason to relay nothing.
+/// Checks that confirmed rows can be removed. Never a failure, because messages are published all the same.
 pub(super) fn check(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Option<Check> {
     const NAME: &str = "cleanup";
     let (Cleanup { retention }, table) = (database.cleanup?, facts.table.as_ref()?);
@@ -18,7 +18,7 @@ pub(super) fn check(database: &SourceDatabase, columns: &ColumnNames, facts: &Fa
         let role = &facts.server.role;
         Check::warning(
             NAME,
-            format!("role {role} may not remove rows of {quoted}, so all of them stay"),
+            format!("role {role} may not remove rows of {quoted}, so clean-up removes no rows"),
             format!("{};", cleanup::grant_sql(database, columns, role)),
         )
     } else if let Err(error) = time
@@ -39,17 +39,17 @@ pub(super) fn check(database: &SourceDatabase, columns: &ColumnNames, facts: &Fa
         };
         Check::warning(
             NAME,
-            format!("all rows stay: {error}"),
+            format!("clean-up removes no rows: {error}"),
             format!("{cure} or set cleanup.retention_s = 0"),
         )
     } else if let Some(why) = facts.publication.as_ref().and_then(|facts| cleanup::unpublished(Some(facts))) {
         Check::warning(
             NAME,
             format!(
-                "publication {} {why}, and a row that was not published is not removed, so all rows stay",
+                "publication {} {why}, so rows may be unpublished, and clean-up removes no rows",
                 identifier(&database.publication)
             ),
-            "have it publish all inserts of the table, or set cleanup.mode = \"none\"",
+            "let it publish all inserts of the table, or set cleanup.mode = \"none\"",
         )
     } else {
         let seconds = retention.as_secs();

@@ -1,4 +1,4 @@
-//! The tables below the outbox table: whether all rows are sent, and whether rows may move.
+//! Checks of the outbox table's child tables: all rows are published, and rows do not move between partitions.
 
 use tokio_postgres::types::Type;
 
@@ -15,13 +15,13 @@ use diagnostics::check::Check;
 /// Types of points in time.
 const TIMES: [Type; 3] = [Type::DATE, Type::TIMESTAMP, Type::TIMESTAMPTZ];
 
-/// Tables whose rows are never sent.
+/// Warns of child tables whose rows are never published.
 pub(super) fn unpublished(facts: &Facts) -> Option<Check> {
     let unpublished = facts.family.unpublished.as_ref()?;
     Some(Check::warning("child tables", unpublished.to_string(), unpublished.cure()))
 }
 
-/// Rows that may come to lie in another partition: to the stream the one is deleted and another inserted.
+/// Warns of rows that may move to another partition. The stream has a move as a DELETE and an INSERT.
 pub(super) fn moves(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Option<Check> {
     const NAME: &str = "partitions";
     let Family { partition_keys, filled_defaults, .. } = &facts.family;
@@ -34,12 +34,12 @@ pub(super) fn moves(database: &SourceDatabase, columns: &ColumnNames, facts: &Fa
         return Some(Check::warning(
             NAME,
             format!(
-                "{quoted} is partitioned by {}: an UPDATE of it that moves a row to another partition publishes the row again, with \
-                 another position and after later events",
+                "{quoted} is partitioned by {}: an UPDATE that moves a row to another partition publishes the row again, at a new \
+                 position and after later events",
                 changing.join(", ")
             ),
             format!(
-                "partition by a column that is never changed, such as {}; if nothing ever changes {}, all is well",
+                "partition by a column that never changes, such as {}; ignore this if no statement ever changes {}",
                 proposal(columns, table),
                 changing.join(", ")
             ),
@@ -49,18 +49,18 @@ pub(super) fn moves(database: &SourceDatabase, columns: &ColumnNames, facts: &Fa
         return Some(Check::warning(
             NAME,
             format!(
-                "the default partition {} has rows: whoever moves them to partitions of their own publishes them again",
+                "the default partition {} has rows: moving them to other partitions publishes them again",
                 filled_defaults.join(", ")
             ),
-            "make partitions ahead of time (premake of pg_partman); and before rows are moved, in that session: SELECT \
-             pg_replication_origin_session_setup('outboxd_moved'); see \"Partitions\" in README.md",
+            "create partitions ahead of time (premake of pg_partman); before you move rows, run in that session: SELECT \
+             pg_replication_origin_session_setup('outboxd_moved'); see docs/configure/table.md",
         ));
     }
     let keys: Vec<&str> = keys().map(|key| key.name.as_str()).collect();
     Some(Check::passed(NAME, format!("{quoted} is partitioned by {}", keys.join(", "))))
 }
 
-/// Tells whether a column of an outbox row keeps its value. A primary key tells nothing: it has all columns of the partition key.
+/// Tells whether a column of an outbox row keeps its value. The primary key is no proof, as it must contain the partition key.
 fn stays(column: &ColumnFacts, columns: &ColumnNames) -> bool {
     let ColumnNames { id, aggregate_type, aggregate_id, event_type, sequence, created_at, .. } = columns;
     let parts_of_event = [id, aggregate_type, aggregate_id, event_type];

@@ -1,4 +1,4 @@
-//! Triggers, rules, policies, defaults and functions of others that run with the rights of outboxd's role.
+//! Check of code of other owners that runs with the rights of outboxd's role.
 
 use crate::{
     postgres::{SourceDatabase, sql_text::identifier},
@@ -9,10 +9,10 @@ use crate::{
 };
 use diagnostics::check::Check;
 
-/// Columns that have a default.
+/// Columns of outboxd's own tables that have a default.
 const TIMES: [&str; 2] = ["parked_at", "written_at"];
 
-/// Check that nothing of somebody else's runs as outboxd's role. A warning: somebody may want it, and trust its owner.
+/// Checks that no code of other owners runs as outboxd's role. A warning, because an operator may want the code and trust its owner.
 pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
     const NAME: &str = "code of others";
     let cleans = database.cleanup.is_some();
@@ -31,7 +31,7 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
             Kind::Rule => (format!("rule {quoted} of {table}"), format!("DROP RULE {quoted} ON {table};")),
             Kind::Index => (
                 format!("a function that index {name} of {table} calls"),
-                "have the index call functions of pg_catalog only".to_owned(),
+                "let the index call functions of pg_catalog only".to_owned(),
             ),
             Kind::Constraint => (
                 format!("CHECK constraint {quoted} of {table}"),
@@ -50,11 +50,11 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
             ),
             Kind::PartitionKey => (
                 format!("a function that the partition key of {table} calls"),
-                "have the key call functions of pg_catalog only".to_owned(),
+                "let the key call functions of pg_catalog only".to_owned(),
             ),
             Kind::Type => (
                 format!("the type of column {quoted} of {table}"),
-                "give the column the type of pg_catalog that `outboxd setup --print-sql` says".to_owned(),
+                "give the column the type that `outboxd setup --print-sql` prints".to_owned(),
             ),
             Kind::Policy => {
                 (format!("policy {quoted} of {table}"), format!("DROP POLICY {quoted} ON {table};"))
@@ -64,15 +64,15 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
                 format!("DROP STATISTICS {name};"),
             ),
             Kind::NoTable => (
-                format!("what stands behind {table}, which is no ordinary table,"),
-                "rename it, and have `outboxd setup` make the table".to_owned(),
+                format!("the code behind {table}, which is not an ordinary table,"),
+                "rename it, and let `outboxd setup` create the table".to_owned(),
             ),
             Kind::Owner => (
-                format!("whatever role {quoted} puts on {table}, which it owns,"),
+                format!("any code that role {quoted} adds to {table}, which it owns,"),
                 format!("ALTER TABLE {table} OWNER TO {};", identifier(role)),
             ),
             Kind::SchemaOwner => (
-                format!("whatever role {quoted} puts in the place of outboxd's tables in schema {schema}, which it owns,"),
+                format!("any code that role {quoted} puts in the place of outboxd's tables in schema {schema}, which it owns,"),
                 match is_schema_shared {
                     true => format!("set postgres.schema to a schema that belongs to {}", identifier(role)),
                     false => format!("ALTER SCHEMA {schema} OWNER TO {};", identifier(role)),
@@ -90,17 +90,17 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Vec<Check> {
         Check::warning(
             NAME,
             format!(
-                "{what} {when}, with all its rights: one that may replicate may drop every slot of the server"
+                "{what} {when}, with all its rights. A role that may replicate may drop every slot of the server"
             ),
-            format!("{mends} {or}or see that only roles that {role} trusts can alter it"),
+            format!("{mends} {or}or make sure that only trusted roles can alter it"),
         )
     });
     let warnings: Vec<Check> = warnings.collect();
     if warnings.is_empty() {
         return vec![Check::passed(
             NAME,
-            "no trigger, rule, policy, constraint, default, index or statistics of others that runs was found on the outbox table \
-             and outboxd's own",
+            "the outbox table and outboxd's own tables have no trigger, rule, policy, constraint, default, index or statistics of \
+             other owners that runs as outboxd's role",
         )];
     }
     warnings

@@ -1,7 +1,7 @@
-//! The checks whether a database is ready for `run`: a pure function from facts to checks, each with its cure. `run` stops on the
-//! first that failed; `check` prints them all.
+//! The checks whether a database is ready for `run`: a pure function from facts to checks, each with its cure. A failed check stops
+//! `run`; `check` prints them all.
 //!
-//! Knows what outboxd needs of PostgreSQL, and the statement that mends what is missing. Reads nothing itself.
+//! Knows the requirements of outboxd on PostgreSQL, and the statements that meet them. Reads nothing itself.
 
 mod cleanup;
 mod family;
@@ -24,29 +24,28 @@ use diagnostics::{
     remedy::Mender,
 };
 
-/// Name of the check of the slot itself; whether it is the one that was there before is another question
-/// ([`continuity`](crate::slot::continuity)).
+/// Name of the check of the present slot. [`continuity`](crate::slot::continuity) judges whether it is the same slot as before.
 pub const SLOT: &str = "slot";
 
-/// Name of the check of the publication; what may have happened to it in between is part of that other question.
+/// Name of the check of the present publication. [`continuity`](crate::slot::continuity) judges its past.
 pub const PUBLICATION: &str = "publication";
 
 /// Name of the check that the slot's record belongs to the outbox table.
 pub(crate) const RECORDED_TABLE: &str = "table of the slot";
 
-/// Name of the check that the server is no standby.
+/// Name of the check that the server is not a standby.
 const PRIMARY: &str = "primary";
 
 /// Name of the check of parked rows and their table.
 pub const PARKED: &str = "parked messages";
 
-/// Everything that `run` needs of the database, in the order in which it would miss it.
+/// Checks everything that `run` needs of the database, in the order in which `run` needs it.
 pub fn checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Vec<Check> {
     let there = facts.slot(&database.slot).is_some();
     all(database, columns, facts, if there { Missing::Gap } else { Missing::Made })
 }
 
-/// The problem of a column of the table that is not in the stream; `None` if it is, or if there is no such column.
+/// The problem of a table's column that the publication does not send; `None` if it is sent or does not exist.
 pub(crate) fn unsent(
     database: &SourceDatabase,
     columns: &ColumnNames,
@@ -58,19 +57,19 @@ pub(crate) fn unsent(
     sent::problem(database, columns, column, facts, if there { Missing::Gap } else { Missing::Made })
 }
 
-/// Refusal of a slot that somebody else has: another database, or a program that is no outboxd. `None` when the slot is free, or
-/// another instance has it. The temporary slot counts as long as the slot has to be `made`.
+/// Refusal of a slot that belongs to another database, or to a program that is not outboxd. `None` if the slot is free or another
+/// instance has it. The temporary slot counts, too, if the slot has to be created (`made`).
 pub(crate) fn slot_refusal(database: &SourceDatabase, uses: &[SlotUse], made: bool) -> Option<Check> {
     slot::refusal(database, uses, made)
 }
 
-/// The same of what `recover` needs, which makes the publication whole and the slot anew.
+/// Checks everything that `recover` needs, which repairs the publication and creates the slot again.
 pub(crate) fn recovery_checks(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts) -> Vec<Check> {
     all(database, columns, facts, Missing::Mended)
 }
 
-/// The mender of what failed: a person, as soon as one of the failures takes one. What a standby lacks, such as the slot, it may have once
-/// it is promoted.
+/// The mender of the failed checks: a person if one of the failures needs one. On a standby time may mend all, because a slot that it
+/// lacks may exist after its promotion.
 pub fn mender(checks: &[Check]) -> Mender {
     let failures = || checks.iter().filter_map(|check| Some((&*check.name, check.failure()?)));
     let is_standby = failures().any(|(name, _)| name == PRIMARY);
@@ -81,7 +80,7 @@ pub fn mender(checks: &[Check]) -> Mender {
 fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing: Missing) -> Vec<Check> {
     let slot = facts.slot(&database.slot);
     let to_be_made = slot.is_none() || missing == Missing::Mended;
-    // Publishing rows of the table takes a temporary slot beside the permanent one, which goes before it is made anew.
+    // Publishing rows of the table needs a temporary slot beside the permanent one. `recover` drops the permanent one first.
     let slots_needed = match (slot, missing) {
         (None, _) if database.rows.skip_backlog && missing != Missing::Mended => 1,
         (None, _) => 2,
@@ -92,7 +91,7 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
     let mut checks = server::checks(&facts.server, slots_needed, writes);
     checks.push(synchronous::check(&facts.server));
     match recorded_table::check(database, facts) {
-        // A mistake in the file, so nothing else about that table matters.
+        // A mistake in the configuration: other checks of that table would mislead.
         Some(other_table) => checks.push(other_table),
         None => checks.extend(of_table(database, columns, facts, missing)),
     }
@@ -107,13 +106,13 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
     checks
 }
 
-/// The outbox table, how it is published, and the tables beside it.
+/// Checks of the outbox table, its publication, and the tables beside it.
 fn of_table(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing: Missing) -> Vec<Check> {
     let mut checks = match &facts.table {
         None => vec![Check::failed(
             "table",
             format!("{} does not exist in database {}", database.table.quoted(), facts.server.database),
-            "`outboxd schema` prints the statement that makes it; or set outbox.table",
+            "create it (`outboxd schema` prints the statement), or set outbox.table to the right name",
         )],
         Some(table) => table::checks(database, columns, table, facts, missing),
     };

@@ -1,4 +1,4 @@
-//! The tables that outboxd writes.
+//! Checks of outboxd's own tables.
 
 use super::PARKED;
 use crate::{
@@ -9,8 +9,7 @@ use crate::{
 };
 use diagnostics::check::{Check, Finding, Problem};
 
-/// The table of slot records. With the outbox table's schema missing there is no place for it, and the table's check fails.
-/// A record in another schema comes first: with a new one beside it a gap would be forgotten.
+/// Check of the table of slot records. A record in another schema is reported first, because a new record would hide a gap.
 pub(super) fn records(database: &SourceDatabase, facts: &Facts) -> Check {
     if facts.left_behind.iter().any(LeftBehind::is_record) {
         let all: Vec<Problem> = facts
@@ -40,14 +39,14 @@ pub(super) fn records(database: &SourceDatabase, facts: &Facts) -> Check {
 
 const RECORDS: &str = "records of slots";
 
-/// The table of parked rows, where policy parks; and whatever policy says, rows that are parked in another schema. These keep no
-/// message from being published.
+/// Check of the table of parked rows, if a policy parks; and in any case of rows parked in another schema, which is a warning, because
+/// messages are published all the same.
 pub(super) fn parked(database: &SourceDatabase, facts: &Facts) -> Option<Check> {
     let left = facts.left_behind.iter().find(|found| !found.is_record());
     let left = left.map(|found| found.problem(database, facts.parked, &facts.server.role));
     let own = database.parks.then(|| own_parked(database, facts));
     match left {
-        // The table is missed, and moving them brings it.
+        // A failure, because the table is needed, and moving the rows creates it.
         Some(problem) if database.parks && !facts.parked.exists => {
             Some(Check { name: PARKED.into(), finding: Finding::Failed(problem) })
         }
@@ -72,7 +71,7 @@ fn own_parked(database: &SourceDatabase, facts: &Facts) -> Check {
     )
 }
 
-/// A table that outboxd writes, and the statements that somebody else may make it with.
+/// One of outboxd's own tables, with the statements by which another role may create it.
 struct OwnTable {
     check: &'static str,
     table: &'static str,
@@ -81,8 +80,7 @@ struct OwnTable {
     facts: OwnTableFacts,
 }
 
-/// With the outbox table's schema missing there is no place for a table beside it, and the outbox table's check fails. A schema of
-/// its own is made.
+/// Check of one of outboxd's own tables. If the outbox table's schema is missing, only the outbox table's check fails.
 fn own_table(database: &SourceDatabase, facts: &Facts, own: &OwnTable) -> Check {
     let &OwnTable { check, table, ref create, ref grant, facts: ref own_facts } = own;
     let OwnTableFacts { has_schema, exists, may_use, may_create, .. } = own_facts;
@@ -90,14 +88,14 @@ fn own_table(database: &SourceDatabase, facts: &Facts, own: &OwnTable) -> Check 
     let may_create = *may_create || !has_schema && facts.server.may_create;
     let schema = own_facts.schema_sql(&database.schema, role);
     match (*exists, database.create) {
-        (true, _) if *may_use => Check::passed(check, format!("{table} is there")),
+        (true, _) if *may_use => Check::passed(check, format!("table {table} exists")),
         (true, _) => Check::failed(
             check,
             format!("role {role} may not read and write table {table}"),
             format!("{schema}{grant};"),
         ),
         (false, true) if may_create || facts.table.is_none() => {
-            Check::passed(check, format!("{table} will be created"))
+            Check::passed(check, format!("table {table} will be created"))
         }
         (false, true) => Check::failed(
             check,

@@ -1,5 +1,5 @@
-//! The publication. One that is missing, or does not hold the table, is made or mended where nothing is lost by that: before
-//! there is a slot, or by `recover`. To a slot that is there it is a gap.
+//! Check of the publication. A missing publication, or one without the table, is created or repaired before there is a slot, and by
+//! `recover`. For an existing slot it is a gap.
 
 use super::PUBLICATION;
 use crate::{
@@ -16,27 +16,27 @@ use diagnostics::check::Check;
 /// The meaning of a missing publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// It is made, for there is no slot yet.
+    /// No slot exists yet, so the publication is created.
     Made,
-    /// It is made, and so is a new slot.
+    /// `recover` repairs the publication and creates a new slot.
     Mended,
-    /// A slot that is there has passed rows over.
+    /// The existing slot has skipped rows.
     Gap,
 }
 
-const RECOVER: &str = "`outboxd recover` makes it whole, and publishes the rows that the table still has";
+const RECOVER: &str = "`outboxd recover` repairs it and publishes the rows that are still in the table";
 
-/// The cure of what can be altered by hand while there is a slot, but is a gap all the same.
+/// The cure of a fault that an owner can repair while there is a slot, but that is a gap all the same.
 pub(super) fn altered_by_hand(missing: Missing, alter: String) -> String {
     match missing {
         Missing::Gap => {
-            format!("{alter} and then `outboxd recover`, which publishes what was not sent meanwhile")
+            format!("{alter} and then `outboxd recover`, which publishes the rows skipped meanwhile")
         }
         Missing::Made | Missing::Mended => alter,
     }
 }
 
-/// `None` without the table: whether it is published cannot be told before outbox.table is right.
+/// Checks the publication; `None` without the table, which has to exist first.
 pub(super) fn check(database: &SourceDatabase, facts: &Facts, missing: Missing) -> Option<Check> {
     let TableFacts { kind, owned, .. } = facts.table.as_ref()?;
     Some(of_table(database, facts, missing, *kind, *owned))
@@ -57,7 +57,7 @@ fn of_table(
         return match database.create {
             _ if missing == Missing::Gap => Check::failed(
                 PUBLICATION,
-                format!("{name} does not exist, so what is written now is never sent"),
+                format!("{name} does not exist, so PostgreSQL skips all rows written now"),
                 RECOVER,
             ),
             true if facts.server.may_create && owned => {
@@ -66,8 +66,8 @@ fn of_table(
             true => Check::failed(
                 PUBLICATION,
                 format!(
-                    "{name} does not exist, and role {} may not create it: that takes CREATE on the database and the \
-                    ownership of the table",
+                    "{name} does not exist, and role {} may not create it, which needs CREATE on the database and the ownership of \
+                     the table",
                     facts.server.role
                 ),
                 format!("as the table's owner: {create};"),
@@ -88,20 +88,20 @@ fn of_table(
         );
     }
     let add = add_table_sql(&database.publication, &database.table, kind);
-    let not_held = format!("{name} does not hold {table}");
+    let not_held = format!("{name} does not contain {table}");
     match held {
         Held::No if *all_tables => {
             return Check::failed(
                 PUBLICATION,
-                format!("{name} holds all tables, but not {table}"),
-                "an unlogged, temporary or foreign table cannot be published: see the check of the table",
+                format!("{name} is for all tables, but does not contain {table}"),
+                "see the check of the table: an unlogged, temporary or foreign table cannot be published",
             );
         }
         Held::No => {
             return match missing {
                 Missing::Gap => Check::failed(PUBLICATION, not_held, RECOVER),
                 Missing::Mended if publication.owned && owned => {
-                    Check::passed(PUBLICATION, format!("{table} will be put into {name}"))
+                    Check::passed(PUBLICATION, format!("{table} will be added to {name}"))
                 }
                 Missing::Mended => Check::failed(
                     PUBLICATION,
@@ -111,12 +111,14 @@ fn of_table(
                 Missing::Made => Check::failed(PUBLICATION, not_held, format!("{add};")),
             };
         }
-        // What is published as partitions comes under their names, and would be taken for rows of other tables.
+        // Rows published as partitions come under the partitions' names, and would count as rows of other tables.
         Held::AsPartitions => {
             let alter = format!("ALTER PUBLICATION {own_name} SET (publish_via_partition_root = true);");
             return Check::failed(
                 PUBLICATION,
-                format!("{name} publishes {table} as its partitions"),
+                format!(
+                    "{name} publishes the partitions of {table} in place of the table, so no row would be recognised"
+                ),
                 altered_by_hand(missing, alter),
             );
         }
@@ -124,11 +126,11 @@ fn of_table(
     }
     let mut more = Vec::new();
     if let Some(filter) = row_filter {
-        more.push(format!("publishes only rows WHERE {filter}, and the backlog is not filtered"));
+        more.push(format!("publishes only rows WHERE {filter}, while the backlog publishes all rows"));
     }
     match publication.other_tables {
         0 => {}
-        others => more.push(format!("holds {others} other tables, whose rows are ignored")),
+        others => more.push(format!("contains {others} other tables, whose rows are ignored")),
     }
     if !publication.more_operations.is_empty() {
         more.push(format!("publishes {} too, which is ignored", publication.more_operations.join(", ")));
@@ -151,20 +153,20 @@ fn of_table(
                 Missing::Made if publication.is_shared() => {
                     let take_out = publication.drop_table_sql(&database.publication, &database.table, kind);
                     let take_out = take_out
-                        .map(|sql| format!("; where nobody else reads {table} from this one, then: {sql};"));
+                        .map(|sql| format!("; if nobody else reads {table} from this one, then: {sql};"));
                     format!(
-                        "one for outboxd alone costs the server less: set postgres.publication to a name of its own{}",
+                        "to save the server work, set postgres.publication to the name of a publication for outboxd alone{}",
                         take_out.unwrap_or_default()
                     )
                 }
                 Missing::Made => {
                     format!(
-                        "one for outboxd alone costs the server less: DROP PUBLICATION {own_name}; {create};"
+                        "to save the server work, create one for outboxd alone: DROP PUBLICATION {own_name}; {create};"
                     )
                 }
                 Missing::Gap | Missing::Mended => {
-                    "one for outboxd alone costs the server less; but as there is a \
-                     slot, another publication is a gap, and takes `outboxd recover`"
+                    "a publication for outboxd alone would save the server work; but for the existing slot another publication is a \
+                     gap, and needs `outboxd recover`"
                         .to_owned()
                 }
             },

@@ -1,4 +1,4 @@
-//! The outbox table is the one that the slot's record belongs to.
+//! Check that the slot's record belongs to the configured outbox table.
 
 use super::RECORDED_TABLE;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 };
 use diagnostics::check::Check;
 
-/// Refuses another table under the same slot; `None` where the record belongs to the configured table.
+/// Refuses another table with the same slot; `None` if the record belongs to the configured table.
 pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Option<Check> {
     let recorded = facts.recorded_table.as_ref()?.quoted();
     let SourceDatabase { slot, publication, table, .. } = database;
@@ -15,13 +15,13 @@ pub(super) fn check(database: &SourceDatabase, facts: &Facts) -> Option<Check> {
     Some(Check::failed(
         RECORDED_TABLE,
         format!(
-            "the record of slot {slot} belongs to table {recorded}, and outbox.table names {configured}: nothing is published, and \
-             the slot keeps the rows of {recorded}"
+            "the record of slot {slot} belongs to table {recorded}, but outbox.table is {configured}: nothing is published, and the \
+             slot still holds the rows of {recorded}"
         ),
         format!(
             "set outbox.table to {recorded}. If the change is intended: (1) with outbox.table = {recorded}, let `outboxd run` publish \
-             what is left; (2) run `outboxd teardown` for this source; (3) set outbox.table to {configured}, and have publication {} \
-             hold only that table, or let outboxd make the publication; (4) start outboxd, which begins with the rows of \
+             the remaining rows; (2) run `outboxd teardown` for this source; (3) set outbox.table to {configured}, and let publication \
+             {} contain only that table, or let outboxd create the publication; (4) start outboxd, which begins with the rows of \
              {configured}",
             identifier(publication)
         ),

@@ -1,5 +1,5 @@
-//! The check that the publication sends a column that a message is made of. One that is generated, or that a column list leaves out,
-//! is in the table and not in the stream.
+//! The check that the publication sends a column that messages need. A generated column, or one that a column list leaves out, is in
+//! the table but not in the stream.
 
 use super::publication::{Missing, altered_by_hand};
 use crate::{
@@ -17,7 +17,7 @@ use diagnostics::{check::Problem, remedy::Remedy};
 /// First version that sends stored generated columns.
 const SENDS_GENERATED: i32 = 18;
 
-/// The problem of a column that is not sent; `None` if it is.
+/// The problem of a column that is not sent; `None` if it is sent.
 pub(super) fn problem(
     database: &SourceDatabase,
     columns: &ColumnNames,
@@ -33,52 +33,51 @@ pub(super) fn problem(
     let publication = identifier(&database.publication);
     let table = database.table.quoted();
     let ordinary = format!(
-        "make it an ordinary column, which whoever writes the row fills: ALTER TABLE {table} ALTER COLUMN {} DROP EXPRESSION;",
+        "turn it into an ordinary column, which the application fills: ALTER TABLE {table} ALTER COLUMN {} DROP EXPRESSION;",
         identifier(name)
     );
     let problem = |what: String, cure: String| Some(Problem::new(what, Remedy::by_person(cure)));
     match column.generated {
         Some(_) if version < SENDS_GENERATED => problem(
-            format!("column {name} is generated, not sent by PostgreSQL {version}"),
+            format!("column {name} is a generated column, which PostgreSQL {version} does not send"),
             format!("{ordinary} PostgreSQL {SENDS_GENERATED} can send a stored one"),
         ),
         Some(Generated::Virtual) => problem(
-            format!(
-                "column {name} is generated when it is read (VIRTUAL), and no version sends such a column"
-            ),
-            "make it a stored one, or an ordinary column which whoever writes the row fills".to_owned(),
+            format!("column {name} is a virtual generated column, which no version of PostgreSQL sends"),
+            "turn it into a stored generated column, or into an ordinary column that the application fills"
+                .to_owned(),
         ),
         Some(Generated::Stored) if facts.publication.is_none() => {
             let create = create_sql(&database.publication, &database.table, facts.table.as_ref()?.kind);
             let create = create.replace("'insert'", "'insert', publish_generated_columns = stored");
             problem(
                 format!(
-                    "column {name} is generated, and the publication that outboxd makes sends none of these"
+                    "column {name} is a generated column, and a publication created by outboxd does not send these"
                 ),
-                format!("make the publication yourself, as the table's owner: {create};"),
+                format!("create the publication yourself, as the table's owner: {create};"),
             )
         }
         Some(Generated::Stored) if !has_column_list(facts) => problem(
-            format!("column {name} is generated, and publication {publication} sends none of these"),
+            format!("column {name} is a generated column, and publication {publication} does not send these"),
             altered_by_hand(
                 missing,
                 format!("ALTER PUBLICATION {publication} SET (publish_generated_columns = stored);"),
             ),
         ),
         Some(Generated::Stored) | None => problem(
-            format!("publication {publication} leaves out column {name}, of which messages are made"),
+            format!("publication {publication} leaves out column {name}, which messages need"),
             altered_by_hand(missing, with_columns(database, columns, column, facts)?),
         ),
     }
 }
 
-/// Tells whether the publication has a list of the table's columns. A list counts, also of all ordinary columns: beside it
-/// `publish_generated_columns` says nothing.
+/// Tells whether the publication has a column list for the table. With a list, even of all ordinary columns,
+/// `publish_generated_columns` has no effect.
 fn has_column_list(facts: &Facts) -> bool {
     facts.publication.as_ref().is_some_and(|publication| publication.lists_columns)
 }
 
-/// The statements that put all columns into the list that messages are made of, and this one.
+/// The statements that put all needed columns into the column list, and this one.
 fn with_columns(
     database: &SourceDatabase,
     names: &ColumnNames,

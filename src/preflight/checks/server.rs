@@ -1,10 +1,10 @@
-//! The server, and what the role may do on it.
+//! Checks of the server and of the role's rights.
 
 use super::PRIMARY;
 use crate::{postgres::sql_text::identifier, preflight::facts::server::ServerFacts};
 use diagnostics::check::Check;
 
-/// `slots_needed`: as many are to be made at a time. `writes`: something is to be made, a record included.
+/// Checks the server. `slots_needed` is the number of slots to be created at a time; `writes` is set if anything is to be created.
 pub(super) fn checks(server: &ServerFacts, slots_needed: i64, writes: bool) -> Vec<Check> {
     let mut checks = Vec::new();
     let version = server.version / 10_000;
@@ -17,11 +17,10 @@ pub(super) fn checks(server: &ServerFacts, slots_needed: i64, writes: bool) -> V
         Check::failed_for_now(
             PRIMARY,
             "the server is a standby",
-            "connect to the primary; with several hosts in \
-            postgres.url, target_session_attrs=primary finds it",
+            "connect to the primary; with several hosts in postgres.url, target_session_attrs=primary finds it",
         )
     } else {
-        Check::passed(PRIMARY, "the server is not in recovery")
+        Check::passed(PRIMARY, "the server is not a standby")
     });
     if server.read_only && !server.in_recovery {
         let (role, database) = (&server.role, &server.database);
@@ -30,11 +29,10 @@ pub(super) fn checks(server: &ServerFacts, slots_needed: i64, writes: bool) -> V
             "read-only",
             format!(
                 "sessions of role {role} in database {database} are read-only (default_transaction_read_only = on): outboxd can \
-                 neither write its records nor make what is missing; whoever has the slot already goes on"
+                 neither write its records nor create what is missing. An instance that already streams goes on"
             ),
             format!(
-                "BEGIN READ WRITE; ALTER ROLE {} IN DATABASE {} SET default_transaction_read_only = off; COMMIT; which lets outboxd \
-                 write, and nobody else",
+                "BEGIN READ WRITE; ALTER ROLE {} IN DATABASE {} SET default_transaction_read_only = off; COMMIT; (for this role only)",
                 identifier(role),
                 identifier(database)
             ),
@@ -52,18 +50,18 @@ pub(super) fn checks(server: &ServerFacts, slots_needed: i64, writes: bool) -> V
     checks.push(if server.encoding == "SQL_ASCII" {
         Check::warning(
             "encoding",
-            "the database's encoding is SQL_ASCII, so the server does not know what its text \
-            means: a row that is not UTF-8 cannot become a message",
+            "the database's encoding is SQL_ASCII, which does not define characters beyond ASCII: a row that is not UTF-8 cannot \
+             become a message",
             "use a database whose encoding is UTF8",
         )
     } else {
         let invalid = match server.encoding.as_str() {
             "UTF8" => "",
-            _ => "; a row with bytes that have no equivalent in UTF-8 is invalid (delivery.on_invalid)",
+            _ => "; a row with bytes that have no UTF-8 equivalent is invalid (delivery.on_invalid)",
         };
         Check::passed("encoding", server.encoding.clone() + invalid)
     });
-    // Publishing a backlog takes a temporary slot beside the permanent one.
+    // A backlog needs a temporary slot beside the permanent one.
     let slots_free = i64::from(server.slots_max) - server.slots_used;
     checks.push(match slots_free {
         free if free >= slots_needed => {
@@ -72,13 +70,13 @@ pub(super) fn checks(server: &ServerFacts, slots_needed: i64, writes: bool) -> V
         free => Check::failed_for_now(
             "free slots",
             format!(
-                "{} of {} replication slots {} free (max_replication_slots), and {slots_needed} are needed to make the source's",
+                "{} of {} replication slots {} free (max_replication_slots); creating the source's slot needs {slots_needed}",
                 free.max(0),
                 server.slots_max,
                 if free == 1 { "is" } else { "are" }
             ),
             format!(
-                "{}; or drop a slot that nobody uses",
+                "{}; or drop an unused slot",
                 server.hosting.set_parameter(&format!("max_replication_slots = {}", server.slots_used + slots_needed))
             ),
         ),

@@ -1,4 +1,4 @@
-//! The slot, and those that nobody uses.
+//! Checks of the slot, and of inactive slots.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use diagnostics::{check::Check, shell_word::quoted};
 
 const OTHER: &str = "set postgres.slot to another name";
 
-/// A slot of the name that cannot become ours, or is not given to us.
+/// Refuses a slot of the configured name that belongs to somebody else, or cannot serve.
 pub(super) fn refusal(database: &SourceDatabase, uses: &[SlotUse], to_be_made: bool) -> Option<Check> {
     let concerns = |one: &&SlotUse| one.slot == database.slot || to_be_made;
     uses.iter().filter(concerns).find_map(|one| refused(&database.slot, one))
@@ -28,13 +28,13 @@ fn refused(ours: &str, one: &SlotUse) -> Option<Check> {
     let name = if slot == ours {
         format!("slot {slot}")
     } else {
-        format!("slot {slot}, the name of the temporary slot by which {ours} is made,")
+        format!("slot {slot}, which has the name of the temporary slot for creating {ours},")
     };
     let held = holder.as_ref().map(|holder| format!(", and is in use by {holder}")).unwrap_or_default();
     let what = match (plugin, database, one.stranger()) {
         (None, ..) => format!("{name} is a physical slot{held}"),
         (Some(plugin), ..) if plugin != "pgoutput" => {
-            format!("{name} is a slot of the plugin {plugin}, not pgoutput{held}")
+            format!("{name} uses the plugin {plugin}, not pgoutput{held}")
         }
         (_, Some(database), _) if !here => {
             format!(
@@ -45,34 +45,34 @@ fn refused(ours: &str, one: &SlotUse) -> Option<Check> {
             return Some(Check::failed(
                 SLOT,
                 format!(
-                    "{name} is in use by {stranger}, which is no outboxd: nothing is published, and what that program confirms \
-                     never is"
+                    "{name} is in use by {stranger}, which is not outboxd. outboxd publishes nothing meanwhile, and never publishes \
+                     rows that the other program confirms"
                 ),
                 format!(
-                    "stop that program if outboxd takes its place; otherwise {OTHER}. An outboxd 0.1.0 is recognised only by a name \
-                     (application_name in its postgres.url) that begins with outboxd or is this instance's"
+                    "if outboxd replaces that program, stop the program; otherwise {OTHER}. If it is an outboxd 0.1.0, give it an \
+                     application_name in postgres.url that begins with outboxd"
                 ),
             ));
         }
         _ if one.temporary && slot == ours => {
             format!("{name} is a temporary slot of another session{held}")
         }
-        _ if !one.temporary && slot != ours => format!("{name} is a permanent slot's{held}"),
+        _ if !one.temporary && slot != ours => format!("{name} is a permanent slot{held}"),
         _ => return None,
     };
     Some(Check::failed(SLOT, what, OTHER))
 }
 
-/// Transactions that the making of the slot would wait for.
+/// Check of transactions that the creation of the slot would wait for.
 pub(super) fn open_transactions(transactions: &[OpenTransaction]) -> Check {
     const NAME: &str = "open transactions";
     if transactions.is_empty() {
-        return Check::passed(NAME, "none that the making of the slot would wait for");
+        return Check::passed(NAME, "none that the creation of the slot would wait for");
     }
     Check::warning(
         NAME,
         format!(
-            "the slot is made, and the first message published, only once these have ended, in whatever database they are: {}",
+            "PostgreSQL creates the slot, and outboxd publishes the first message, only after these have ended, in any database: {}",
             open_transactions::named(transactions)
         ),
         open_transactions::cure(transactions),
@@ -81,7 +81,7 @@ pub(super) fn open_transactions(transactions: &[OpenTransaction]) -> Check {
 
 pub(super) fn missing(database: &SourceDatabase, uses: &[SlotUse]) -> Check {
     if let Some(holder) = uses.iter().find_map(|one| one.holder.as_ref()) {
-        Check::passed(SLOT, format!("slot {} is being made by {holder}", database.slot))
+        Check::passed(SLOT, format!("slot {} is being created by {holder}", database.slot))
     } else if database.create {
         Check::passed(SLOT, format!("slot {} will be created", database.slot))
     } else {
@@ -91,7 +91,7 @@ pub(super) fn missing(database: &SourceDatabase, uses: &[SlotUse]) -> Check {
             match database.cleanup {
                 None => format!("{};", create_slot_sql(&database.slot, database.failover)),
                 Some(_) => format!(
-                    "{}; -- if the table has rows by then, clean-up removes nothing until somebody has looked after them",
+                    "{}; -- if the table has rows by then, clean-up removes no rows until you declare that they are published",
                     create_slot_sql(&database.slot, database.failover)
                 ),
             },
@@ -99,10 +99,10 @@ pub(super) fn missing(database: &SourceDatabase, uses: &[SlotUse]) -> Check {
     }
 }
 
-/// What PostgreSQL has failover slots.
+/// First version with failover slots.
 const FAILOVER_VERSION: i32 = 170_000;
 
-/// `postgres.failover` where the server, or the slot, has none of it.
+/// Check of the server and the slot for `postgres.failover`.
 pub(super) fn failover(
     database: &SourceDatabase,
     slot: Option<&SlotFacts>,
@@ -117,7 +117,7 @@ pub(super) fn failover(
         return Some(Check::failed(
             NAME,
             format!(
-                "postgres.failover is true, and PostgreSQL {version} has no failover slots: a promoted standby has no slot"
+                "postgres.failover is true, but PostgreSQL {version} has no failover slots: a promoted standby would have no slot"
             ),
             "set postgres.failover = false, or upgrade to PostgreSQL 17 or later",
         ));
@@ -126,11 +126,11 @@ pub(super) fn failover(
         Some(slot) if !slot.failover && (slot.active_pid.is_some() || !database.create) => Check::warning(
             NAME,
             format!(
-                "slot {} is no failover slot: a promoted standby has no slot, and rows may be missing",
+                "slot {} is not a failover slot: a promoted standby would have no slot, and rows may be missing",
                 slot.name
             ),
             if database.create {
-                "restart outboxd, which makes it one before it streams".to_owned()
+                "restart outboxd, which turns it into one before it streams".to_owned()
             } else {
                 let database = format!(
                     "dbname={} replication=database",
@@ -141,7 +141,7 @@ pub(super) fn failover(
             },
         ),
         Some(slot) if !slot.failover => {
-            Check::passed(NAME, format!("slot {} will be made a failover slot", slot.name))
+            Check::passed(NAME, format!("slot {} will be turned into a failover slot", slot.name))
         }
         Some(slot) => Check::passed(NAME, format!("slot {} is a failover slot", slot.name)),
         None => Check::passed(NAME, "the slot will be a failover slot"),
@@ -154,13 +154,13 @@ pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
     if let Some(why) = &slot.lost {
         let confirmed = slot
             .confirmed_flush
-            .map(|lsn| format!(". Rows after {lsn} have not been published"))
+            .map(|lsn| format!(". Rows committed after {lsn} have not been published"))
             .unwrap_or_default();
         return Check::failed(
             NAME,
             format!("slot {name} is lost: {why}{confirmed}"),
             format!(
-                "`outboxd recover` makes a new slot and publishes the rows that the table still has; {}",
+                "`outboxd recover` creates a new slot and publishes the rows that are still in the table; {}",
                 why.prevention()
             ),
         );
@@ -169,17 +169,16 @@ pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
         return Check::warning(
             NAME,
             format!(
-                "slot {name} is about to be lost: it needs {} bytes of WAL, more than \
-            max_slot_wal_keep_size",
+                "slot {name} is about to be lost: it holds back {} bytes of WAL, more than max_slot_wal_keep_size allows",
                 slot.retained_bytes
             ),
-            "let outboxd catch up now, or raise max_slot_wal_keep_size",
+            "raise max_slot_wal_keep_size, or let outboxd catch up at once",
         );
     }
     if slot.two_phase {
         return Check::failed(
             NAME,
-            format!("slot {name} decodes prepared transactions (two_phase), which outboxd does not"),
+            format!("slot {name} decodes prepared transactions (two_phase), which outboxd does not support"),
             OTHER,
         );
     }
@@ -191,28 +190,28 @@ pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
     Check::passed(NAME, format!("slot {name}{active}, {} bytes behind", slot.lag_bytes))
 }
 
-/// The shortest `idle_replication_slot_timeout` that leaves time to notice that outboxd does not run, and to mend it.
+/// Shortest `idle_replication_slot_timeout` that leaves time to notice a stopped outboxd and to start it.
 const UNUSED_MAX_LEAST: Duration = Duration::from_secs(24 * 3600);
 
-/// Warns of `idle_replication_slot_timeout`. A running outboxd uses its slot often enough, whatever it waits for.
+/// Warns of `idle_replication_slot_timeout`. A running outboxd uses its slot often enough in every state.
 fn unused(slot: &SlotFacts) -> Option<Check> {
     let limit = slot.unused_max?;
     let unused_for =
         slot.unused_for.filter(|unused_for| *unused_for >= limit / 2 && slot.active_pid.is_none());
     let what = match unused_for {
-        Some(unused_for) => format!("nobody has used slot {} for {} s", slot.name, unused_for.as_secs()),
+        Some(unused_for) => format!("no client has used slot {} for {} s", slot.name, unused_for.as_secs()),
         None if limit < UNUSED_MAX_LEAST => format!("slot {} may be unused for a short time only", slot.name),
         None => return None,
     };
     Some(Check::warning(
         SLOT,
         format!(
-            "{what}: PostgreSQL invalidates a slot that nobody uses for {} s (idle_replication_slot_timeout), and what is not \
-             published by then takes `outboxd recover`",
+            "{what}: PostgreSQL invalidates a slot after {} s without use (idle_replication_slot_timeout). Unpublished rows then need \
+             `outboxd recover`",
             limit.as_secs()
         ),
-        "have outboxd running, which keeps the slot in use also while RabbitMQ is away; or raise idle_replication_slot_timeout \
-         (0 is no limit), which takes a reload and no restart",
+        "keep outboxd running, which uses the slot even while RabbitMQ is down; or raise idle_replication_slot_timeout (0 is no \
+         limit), which needs a reload and no restart",
     ))
 }
 
@@ -223,7 +222,7 @@ pub(super) fn idle(ours: &str, slots: &[SlotFacts]) -> Check {
         .filter(|slot| slot.active_pid.is_none() && slot.restart_lsn.is_some() && slot.name != ours)
         .collect();
     if idle.is_empty() {
-        return Check::passed(NAME, "no other slot holds WAL back unused");
+        return Check::passed(NAME, "no other slot is inactive and holds back WAL");
     }
     let what = idle
         .iter()
@@ -232,6 +231,6 @@ pub(super) fn idle(ours: &str, slots: &[SlotFacts]) -> Check {
     Check::warning(
         NAME,
         what.join(", "),
-        "drop those that nobody will use again: SELECT pg_drop_replication_slot(name);",
+        "drop the slots that no program will use again: SELECT pg_drop_replication_slot(name);",
     )
 }

@@ -1,13 +1,13 @@
-//! `synchronous_standby_names`: whether the server may take outboxd for a standby.
+//! The check that `synchronous_standby_names` does not match outboxd.
 
 use crate::{postgres::sql_text::literal, preflight::facts::server::ServerFacts};
 use diagnostics::check::Check;
 
-/// What stands for every name.
+/// The wildcard for every name.
 const STAR: &str = "*";
 
-/// Warns of a list that outboxd matches. It is no synchronous standby while it streams, but it is one for a moment each time it
-/// confirms a position (`ReplicationStream::send_status`).
+/// Warns of a list that matches outboxd. outboxd is not a synchronous standby while it streams, but counts as one for a moment each
+/// time it confirms a position (`ReplicationStream::send_status`).
 pub(super) fn check(server: &ServerFacts) -> Check {
     const NAME: &str = "synchronous standbys";
     let names = &server.synchronous_standby_names;
@@ -19,9 +19,9 @@ pub(super) fn check(server: &ServerFacts) -> Check {
         return Check::passed(NAME, format!("synchronous_standby_names is {names}"));
     }
     let cure = if server.standbys.is_empty() {
-        "put the names of the standbys in the place of *, as in ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (a, b)'; \
-         SELECT pg_reload_conf(); a standby's name is the application_name in its primary_conninfo, and a superuser sees it in \
-         pg_stat_replication"
+        "replace * by the names of the standbys, as in ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 (a, b)'; SELECT \
+         pg_reload_conf(); a standby's name is the application_name in its primary_conninfo (a superuser sees it in \
+         pg_stat_replication)"
             .to_owned()
     } else {
         let named = named(&tokens, &server.standbys);
@@ -30,14 +30,14 @@ pub(super) fn check(server: &ServerFacts) -> Check {
     Check::warning(
         NAME,
         format!(
-            "synchronous_standby_names is {names}, which also means outboxd: a commit may be acknowledged as replicated because \
-             outboxd has confirmed it, although no standby has it yet; its message then outlives it in a failover"
+            "synchronous_standby_names is {names}, which also matches outboxd: PostgreSQL may acknowledge a commit that outboxd has \
+             confirmed and no standby has. After a failover its message exists without its row"
         ),
         cure,
     )
 }
 
-/// The setting with the standbys' names in place of the star, but those that it has already.
+/// The setting with the standbys' names in place of the star, without names that it has already.
 fn named(tokens: &[&str], standbys: &[String]) -> String {
     let bare = |token: &str| token.trim_matches('"').replace("\"\"", "\"");
     let missing = standbys.iter().filter(|standby| !tokens.iter().any(|token| bare(token) == **standby));
@@ -52,7 +52,7 @@ fn is_star(token: &str) -> bool {
     token.trim_matches('"') == STAR
 }
 
-/// Names, keywords, and what stands between them, in their order and complete.
+/// Splits the setting into names, keywords and separators, and keeps all of it.
 fn tokens(setting: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = setting;

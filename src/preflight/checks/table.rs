@@ -1,4 +1,4 @@
-//! The outbox table: its sort, the right to read it, its columns.
+//! Checks of the outbox table: its kind, the right to read it, its columns.
 
 use super::{publication::Missing, sent};
 use crate::{
@@ -42,8 +42,7 @@ pub(super) fn checks(
     checks
 }
 
-/// Check that rows can be read. What streams is sent whatever the role may read: only what is older than the slot, and what
-/// `recover` and `replay` publish, is read from the table.
+/// Checks that rows can be read. The stream needs no right to the table. Only backlog, `recover` and `replay` read it.
 fn privileges(
     database: &SourceDatabase,
     columns: &ColumnNames,
@@ -73,24 +72,20 @@ fn privileges(
     if is_read || !table.may_use_schema {
         return Check::failed(NAME, format!("{what}, which the backlog needs"), cure);
     }
-    Check::warning(
-        NAME,
-        format!("{what}: the stream goes on without it, `recover` and `replay` do not"),
-        cure,
-    )
+    Check::warning(NAME, format!("{what}: streaming works without it, `recover` and `replay` do not"), cure)
 }
 
-/// Functions whose value stays the same for a whole transaction, or for a whole statement.
+/// Functions with one value for a whole transaction or statement.
 const ONE_TIME: [&str; 5] =
     ["now()", "current_timestamp", "localtimestamp", "transaction_timestamp()", "statement_timestamp()"];
 
-/// The order in which rows are read from the table, and which column would give a better one.
+/// Check of the order in which rows are read from the table, with the column that would give a better one.
 fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
     const NAME: &str = "backlog order";
     let of = |column: &OptionalColumn| column.name().and_then(|name| table.column(name));
     let better = match table.numbered_column() {
         Some(column) => format!(
-            "set outbox.columns.sequence = \"{}\": a sequence counts it up as rows are inserted",
+            "set outbox.columns.sequence = \"{}\", which a sequence numbers as rows are inserted",
             column.name
         ),
         None => format!("ALTER TABLE {quoted} ADD COLUMN seq bigint GENERATED ALWAYS AS IDENTITY;"),
@@ -100,13 +95,14 @@ fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
             (true, _) => Check::warning(
                 NAME,
                 format!(
-                    "by the sequence column {name}, which may be NULL: backlog, recovery and replay send rows without a value \
+                    "by the sequence column {name}, which may be NULL: backlog, recovery and replay publish rows without a value \
                      first, {}",
-                    of(&columns.created_at).map_or("as they lie in the table", |_| "by created_at")
+                    of(&columns.created_at)
+                        .map_or("ordered by their place in the table", |_| "ordered by created_at")
                 ),
                 format!(
-                    "number those rows in the order in which they were written, then ALTER TABLE {quoted} ALTER COLUMN {} SET NOT \
-                     NULL;",
+                    "number those rows in the order in which they were written, then run ALTER TABLE {quoted} ALTER COLUMN {} SET \
+                     NOT NULL;",
                     identifier(name)
                 ),
             ),
@@ -114,9 +110,9 @@ fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
                 NAME,
                 format!(
                     "by the sequence column {name}, of which each session draws {cache} values at a time: backlog, recovery and \
-                     replay may send rows of one aggregate in another order than they were written"
+                     replay may publish rows of one aggregate in another order than they were written"
                 ),
-                "ALTER SEQUENCE ... CACHE 1; for the sequence of this column",
+                "run ALTER SEQUENCE ... CACHE 1; for the sequence of this column",
             ),
             _ => Check::passed(NAME, format!("by the sequence column {name}")),
         };
@@ -124,8 +120,7 @@ fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
     let Some(ColumnFacts { name, nullable, default, .. }) = of(&columns.created_at) else {
         return Check::warning(
             NAME,
-            "the table has neither a sequence nor a created_at column: rows that were there before the slot are published in no \
-             promised order",
+            "the table has neither a sequence nor a created_at column: backlog, recovery and replay publish rows in no defined order",
             better,
         );
     };
@@ -134,8 +129,8 @@ fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
         return Check::warning(
             NAME,
             format!(
-                "by {name}, whose default {default} is the time at which a transaction or a statement began: backlog, recovery and \
-                 replay may send rows of one aggregate in another order than they were committed"
+                "by {name}, whose default {default} is the start time of a transaction or a statement: backlog, recovery and replay \
+                 may publish rows of one aggregate in another order than they were committed"
             ),
             match table.numbered_column() {
                 Some(_) => better,
@@ -150,7 +145,7 @@ fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
         return Check::warning(
             NAME,
             format!(
-                "by {name}, which may be NULL: backlog, recovery and replay send rows without a time first"
+                "by {name}, which may be NULL: backlog, recovery and replay publish rows without a time first"
             ),
             better,
         );
@@ -158,27 +153,27 @@ fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
     Check::passed(NAME, format!("by {name}"))
 }
 
-/// Check that `created_at` and the zone of the configuration go together.
+/// Checks that `created_at` and the configured zone fit.
 fn zone(columns: &ColumnNames, table: &TableFacts, rows: &RowRules) -> Option<Check> {
     const NAME: &str = "time zone";
     let column = columns.created_at.name().and_then(|name| table.column(name))?;
     let name = &column.name;
     match (&rows.created_at_zone, column.is_timestamptz()) {
         (None, true) => None,
-        (Some(zone), false) => Some(Check::passed(NAME, format!("{name} is read as {zone}"))),
+        (Some(zone), false) => Some(Check::passed(NAME, format!("{name} is read as time in {zone}"))),
         (Some(_), true) => Some(Check::warning(
             NAME,
             format!(
-                "{name} is {}, which has its zone: outbox.created_at_zone has no effect",
+                "{name} is {}, which has a time zone: outbox.created_at_zone has no effect",
                 column.type_name
             ),
-            "leave outbox.created_at_zone out",
+            "remove outbox.created_at_zone",
         )),
         (None, false) => Some(Check::warning(
             NAME,
             format!(
-                "{name} is {}: nobody knows in which zone its times were written, so --since of `recover` and `replay` is refused, \
-                 and `recover` alone publishes all rows",
+                "{name} is {}, and the zone of its times is unknown: `recover` and `replay` refuse --since, and `recover` without \
+                 --since publishes all rows",
                 column.type_name
             ),
             "set outbox.created_at_zone, for instance to \"America/New_York\"; or make the column timestamptz",
@@ -200,7 +195,7 @@ mod types {
     pub(super) const HEADERS: &[(u32, &str)] = &[(114, "json"), (3802, "jsonb"), (25, "text")];
     pub(super) const INTEGERS: &[(u32, &str)] = &[(20, "bigint"), (23, "integer"), (21, "smallint")];
     pub(super) const TIMES: &[(u32, &str)] = &[(1184, "timestamptz"), (1114, "timestamp")];
-    /// Whatever has text output, which every type has.
+    /// Every type, as all have text output.
     pub(super) const ANY: &[(u32, &str)] = &[];
 }
 
@@ -210,7 +205,7 @@ struct ColumnRole<'a> {
     name: Option<&'a str>,
     required: bool,
     types: &'static [(u32, &'static str)],
-    /// Used only where rows are read from the table: no matter whether it is sent.
+    /// Set if the column is only used when rows are read from the table, so it need not be sent.
     only_read: bool,
 }
 
@@ -233,7 +228,7 @@ fn roles<'a>(columns: &'a ColumnNames) -> [ColumnRole<'a>; 8] {
     ]
 }
 
-/// `None` for an optional column that the table does not have, or that is switched off.
+/// Checks a column; `None` for an optional column that the table does not have, or that is switched off.
 fn column(
     role: &ColumnRole<'_>,
     quoted: &str,
@@ -247,7 +242,7 @@ fn column(
             Check::failed(
                 role.check,
                 format!("table {quoted} has no column {name}; it has {there}"),
-                format!("set outbox.columns.{}, or add the column", role.key),
+                format!("set outbox.columns.{} to the right name, or add the column", role.key),
             )
         });
     };
@@ -270,7 +265,7 @@ fn column(
         let allowed = role.types.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ");
         Check::failed(
             role.check,
-            format!("column {name} of table {quoted} is of type {type_name}, and should be one of {allowed}"),
+            format!("column {name} of table {quoted} has type {type_name}, but needs one of {allowed}"),
             format!("set outbox.columns.{} to another column, or change its type", role.key),
         )
     })

@@ -1,7 +1,7 @@
-//! The tables below the outbox table: partitions, and tables that inherit from it, such as the chunks of a hypertable.
+//! Child tables of the outbox table: partitions, and tables that inherit from it, such as the chunks of a hypertable.
 //!
-//! Rows that lie in such a table are shown by a SELECT from the outbox table, and may yet never be in the stream. Reads only;
-//! [`preflight`](crate::preflight::checks) judges.
+//! A SELECT from the outbox table shows rows of such a table, but the stream may never have them.
+//! [`checks`](crate::preflight::checks) judges.
 
 use std::fmt;
 
@@ -12,41 +12,41 @@ use crate::postgres::{
     statement::{CatalogError, failed},
 };
 
-/// Number of tables that are named.
+/// Number of tables that a text names.
 const NAMED_MAX: i64 = 3;
 
-/// The tables below the outbox table.
+/// The child tables of the outbox table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Family {
-    /// Tables whose rows are never sent.
+    /// Child tables whose rows are never published.
     pub unpublished: Option<Unpublished>,
-    /// Columns that say in which partition a row lies, at every level.
+    /// Columns of the partition keys, at every level.
     pub partition_keys: Vec<String>,
     /// Default partitions that have rows.
     pub filled_defaults: Vec<String>,
 }
 
-/// Tables below the outbox table whose rows are never sent.
+/// Child tables whose rows are never published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unpublished {
-    /// The outbox table, as it stands in a statement.
+    /// Outbox table, quoted for a statement.
     pub table: String,
-    /// What sort of tables.
+    /// Reason.
     pub sort: Sort,
-    /// How many.
+    /// Number of child tables.
     pub count: i64,
     /// Names of some of them.
     pub names: Vec<String>,
 }
 
-/// The reason for which rows of tables below the outbox table are never sent.
+/// The reason why rows of child tables are never published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
     /// The outbox table is a hypertable of TimescaleDB, whose rows all lie in chunks.
     Chunks,
-    /// They inherit from an ordinary table, and are tables of their own.
+    /// The child tables inherit from an ordinary table, and are tables of their own.
     Heirs,
-    /// They are partitions that are foreign or unlogged, and their rows are not in WAL.
+    /// The child tables are foreign or unlogged partitions, whose rows are not in WAL.
     NotInWal,
 }
 
@@ -58,15 +58,16 @@ impl fmt::Display for Unpublished {
         match sort {
             Sort::Chunks => write!(
                 f,
-                "{table} is a hypertable of TimescaleDB: its rows lie in chunks, which are tables of their own, so no row is published"
+                "{table} is a hypertable of TimescaleDB: its rows are stored in chunks, which are tables of their own, so no row is \
+                 published"
             ),
             Sort::Heirs => write!(
                 f,
-                "{count} tables inherit from {table} ({names}): rows that lie in them, and not in {table} itself, are not published"
+                "{count} tables inherit from {table} ({names}): rows stored in them, and not in {table} itself, are not published"
             ),
             Sort::NotInWal => write!(
                 f,
-                "{count} partitions of {table} are foreign or unlogged ({names}): their rows are not in WAL, and are not published"
+                "{count} partitions of {table} are foreign or unlogged ({names}): their rows are not in WAL and are not published"
             ),
         }
     }
@@ -86,24 +87,24 @@ impl Unpublished {
                  prints how"
             }
             Sort::Heirs => {
-                "drop the trigger or the rule that puts rows into them, or make it a table that PostgreSQL itself partitions (PARTITION \
-                 BY RANGE); `outboxd setup --print-sql` prints how"
+                "drop the trigger or the rule that redirects rows into them, or make it a table that PostgreSQL itself partitions \
+                 (PARTITION BY RANGE); `outboxd setup --print-sql` prints how"
             }
             Sort::NotInWal => {
-                "ALTER TABLE ... SET LOGGED; for an unlogged one, and let no row of the outbox lie on a foreign server"
+                "run ALTER TABLE ... SET LOGGED; for an unlogged partition, and keep outbox rows off foreign servers"
             }
         }
     }
 }
 
 impl Family {
-    /// Reads all of it.
+    /// Reads the child tables.
     ///
     /// # Errors
     /// [`CatalogError`].
     pub async fn read(client: &Client, table: &TableName) -> Result<Self, CatalogError> {
         let unpublished = unpublished(client, table).await?;
-        // The catalog has it that the columns of a key, also those in an expression, depend on the table as a whole.
+        // In pg_depend the columns of a partition key, also those in an expression, depend on the table as a whole.
         let row = client
             .query_typed_one(
                 "WITH family AS (SELECT t.relid::oid AS oid, t.parentrelid::oid AS parent
@@ -125,12 +126,12 @@ impl Family {
     }
 }
 
-/// Looks for tables whose rows are never sent. Cheap, as long as they are not many thousands.
+/// Finds child tables whose rows are never published. Cheap up to some thousands of child tables.
 ///
 /// # Errors
 /// [`CatalogError`].
 pub async fn unpublished(client: &Client, table: &TableName) -> Result<Option<Unpublished>, CatalogError> {
-    const DOING: &str = "looking for tables that inherit from the outbox table";
+    const DOING: &str = "reading the child tables of the outbox table";
     let rows = client
         .query_typed(
             "WITH RECURSIVE outbox AS (
@@ -159,13 +160,13 @@ pub async fn unpublished(client: &Client, table: &TableName) -> Result<Option<Un
     Ok(rows.first().map(|row| found(if row.get(0) { Sort::NotInWal } else { Sort::Heirs })))
 }
 
-/// Tells whether TimescaleDB has it so, also before the first row makes the first chunk.
+/// Tells whether the table is a hypertable, also before its first row creates the first chunk.
 ///
-/// Anybody may make a table or a view of that name, and reading it runs its code with the rights of outboxd's role. So only a table is
-/// read that the extension itself has made, and that belongs to an owner who gains nothing by that: outboxd's role, or one that can
-/// become it, as the superuser can whose such tables are.
+/// Any role may create a table or a view with the name of TimescaleDB's catalog, and reading it runs its code with the rights of
+/// outboxd's role. So it is read only if the extension has created it, and if its owner gains nothing by that: outboxd's role, or one
+/// that can become it, such as the superuser who owns those tables.
 async fn is_hypertable(client: &Client, table: &TableName) -> Result<bool, CatalogError> {
-    const DOING: &str = "looking whether the outbox table is a hypertable";
+    const DOING: &str = "reading whether the outbox table is a hypertable";
     let has_catalog = client
         .query_typed_opt(
             "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -1,18 +1,18 @@
-//! Triggers, rules, policies, defaults and functions that run when outboxd reads or writes: code of others, with the rights of its role.
+//! Code of other owners that runs with the rights of outboxd's role: triggers, rules, policies, defaults and functions.
 //!
-//! outboxd removes rows of the outbox table (clean-up) and writes its own tables. A trigger's function and what a rule puts in
-//! a statement's place run as whoever writes, unless the function says otherwise; and who may replicate may use and drop every
-//! slot of the server. Insert triggers of the outbox table run as the application's role, and are left out. A foreign key that
-//! cascades acts as the owner of its table, but that table's AFTER triggers run as whoever removed the row (up to 17). So do those of
-//! other tables that its rules and BEFORE triggers write: the AFTER triggers of a rule's table wait for the end of the whole
-//! statement, and deferred ones for the commit.
+//! **Writes.** outboxd removes rows of the outbox table (clean-up) and writes its own tables. Triggers and rules run with the
+//! writer's rights, unless their function says otherwise. A role that may replicate may use and drop every slot of the server.
+//! Insert triggers of the outbox table run as the application's role and are left out. A cascading foreign key acts as the owner of
+//! its table, but up to 17 that table's AFTER triggers run as the role that removed the row. So do AFTER triggers of tables written
+//! by its rules and BEFORE triggers, at the end of the statement or at the commit.
 //!
-//! A function in the condition of an index, in extended statistics, or in the key of a partitioned table, whose arguments are constants
-//! is called by the planner, even for a SELECT (`RelationGetIndexPredicate`, relcache.c; `get_relation_statistics`, plancat.c;
-//! `RelationBuildPartitionKey`, partcache.c). CHECK constraints of
-//! partitions are not: sessions have `constraint_exclusion = off`. Functions of an owner that is outboxd's role or can become it,
-//! as a superuser can, are nobody else's. An extension's functions have owners of their own; anybody can put one of theirs
-//! into an extension that they made.
+//! **Reads.** The planner calls a function with constant arguments even for a SELECT, if it stands in the condition of an index, in
+//! extended statistics, or in a partition key (`RelationGetIndexPredicate`, relcache.c; `get_relation_statistics`, plancat.c;
+//! `RelationBuildPartitionKey`, partcache.c). CHECK constraints of partitions are not called, because sessions have
+//! `constraint_exclusion = off`.
+//!
+//! **Owners.** Functions whose owner is outboxd's role, or can become it as a superuser can, are not foreign. Functions of an
+//! extension count by their owners, because any role can add a function to an extension of its own.
 
 use tokio_postgres::{Client, types::Type};
 
@@ -25,57 +25,58 @@ use crate::{
     slot::record,
 };
 
-/// Code of somebody else's.
+/// Code of another owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignCode {
-    /// The table: the outbox table, a partition of it, one that refers to it, or one of outboxd's own.
+    /// Table: the outbox table, a partition of it, one that refers to it, or one of outboxd's own.
     pub table: TableName,
-    /// The table is none of outboxd's own, nor refers to one: outboxd reads there at most, and only clean-up writes.
+    /// Set unless the table is one of outboxd's own or refers to one. outboxd reads such a table at most; only clean-up writes there.
     pub in_outbox: bool,
-    /// Sort of the code.
+    /// Kind of the code.
     pub kind: Kind,
     /// Name of the trigger, the rule, the index, the constraint, the column, the policy, the statistics or the owner.
     pub name: String,
 }
 
-/// Sort of the code.
+/// Kind of the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A trigger's function.
+    /// Function of a trigger.
     Trigger,
-    /// The statements of a rule.
+    /// Statements of a rule.
     Rule,
-    /// A function that an index calls, or a domain to which one casts.
+    /// Function called by an index, or a domain that it casts to.
     Index,
-    /// A CHECK of one of outboxd's own tables, which have none.
+    /// CHECK on one of outboxd's own tables, which have none.
     Constraint,
-    /// A default of one of outboxd's own tables that outboxd has not given it.
+    /// Default on one of outboxd's own tables that outboxd has not set.
     Default,
-    /// A generated column of one of outboxd's own tables, which have none.
+    /// Generated column of one of outboxd's own tables, which have none.
     Generated,
-    /// A function that the key of a partitioned table calls.
+    /// Function called by the key of a partitioned table.
     PartitionKey,
-    /// A type that somebody made, of a column of one of outboxd's own tables: a domain calls functions.
+    /// User-defined type in one of outboxd's own tables: a domain calls functions.
     Type,
-    /// A policy that applies to the role.
+    /// Policy that applies to the role.
     Policy,
-    /// A function that extended statistics call.
+    /// Function called by extended statistics.
     Statistics,
-    /// A view or foreign table in place of one of outboxd's own tables.
+    /// View or foreign table in the place of one of outboxd's own tables.
     NoTable,
-    /// Somebody else who owns one of outboxd's own tables, and may put any of these on it.
+    /// Other owner of one of outboxd's own tables, who may add any of these.
     Owner,
-    /// Somebody else who owns the schema of outboxd's own tables, and may put others in their place. There is no table then.
+    /// Other owner of the schema of outboxd's own tables, who may replace them. `table` has no table name then.
     SchemaOwner,
 }
 
-/// Finds those that are enabled. `pg_trigger.tgtype` has 2 for BEFORE, 4 for INSERT, 8 for DELETE and 16 for UPDATE;
-/// `pg_rewrite.ev_type` has '1' for SELECT, '2' for UPDATE and '4' for DELETE; 16384 is the first OID that is not PostgreSQL's own. Partitions
-/// repeat their parent's triggers, which are left out where the parent is looked at, and are the parent's where it is not. Up to 14
-/// such a trigger counts as internal.
+/// Finds the code that is enabled.
 ///
-/// Parts: 1 is the outbox table with its partitions, 2 are the tables that its cascades reach, 3 are outboxd's own tables, 4 are those that
-/// the cascades of these reach.
+/// `pg_trigger.tgtype` has 2 for BEFORE, 4 for INSERT, 8 for DELETE and 16 for UPDATE. `pg_rewrite.ev_type` has '1' for SELECT, '2'
+/// for UPDATE and '4' for DELETE. 16384 is the first OID that is not PostgreSQL's own. A partition repeats the triggers of its
+/// parent: they are reported for the parent only. Up to 14 such a trigger counts as internal.
+///
+/// Parts: 1 is the outbox table with its partitions, 2 are tables reached by its cascades, 3 are outboxd's own tables, 4 are tables
+/// reached by the cascades of these.
 pub(crate) async fn find(
     client: &Client,
     database: &SourceDatabase,
@@ -167,7 +168,7 @@ pub(crate) async fn find(
             ],
         )
         .await
-        .map_err(failed("looking for code of others that runs when outboxd reads or writes"))?;
+        .map_err(failed("searching for code of other owners that runs when outboxd reads or writes"))?;
     let found = rows.iter().map(|row| ForeignCode {
         table: TableName { schema: row.get(0), table: row.get(1) },
         in_outbox: row.get(2),

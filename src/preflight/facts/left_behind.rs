@@ -1,15 +1,17 @@
-//! Rows of a source in tables of outboxd's own that do not lie beside its outbox table: they stayed where they were when
-//! the outbox table was moved to another schema.
+//! Records and parked rows of a source that stayed in another schema when the outbox table or `postgres.schema` was moved.
 //!
-//! Whose a row is, its slot's name tells, of which a server has one. A table that the role may not read is left out: it
-//! belongs to another source. Nothing is moved here: another outboxd of the source may still write in the old place.
+//! The slot's name, which is unique on a server, tells the owner of a row. A table that the role may not read is left out: it belongs
+//! to another source. Nothing is moved here, because another outboxd of the source may still write to the old place.
 //!
-//! Anybody may make a table of these names, and reading it runs its policies and the functions of its indexes with the rights of
-//! outboxd's role. So only tables of owners who gain nothing by that are read: owners that are that role or can become it, as a
-//! superuser can, and the owner of the outbox table, which is read anyway; the schema, whose owner may put another table in the place
-//! of one that was looked at, belongs to one of these, too. And only a table as outboxd makes it is read: one that has a policy, a
-//! trigger, a rule, a type of somebody's own, or an index or statistics on more than columns, is none. That outboxd's role is a member of an owner says
-//! nothing: up to PostgreSQL 15 a role can be made a member without being asked by any but the owner.
+//! **Trust.** Any role may create a table of these names, and reading it runs its policies and index functions with the rights of
+//! outboxd's role. So a table is read only if its owner gains nothing by that:
+//!
+//! - Its owner is outboxd's role, or can become it as a superuser can, or owns the outbox table. The same goes for the owner of
+//!   the schema, who could replace the table.
+//! - It is a table as outboxd creates it: without policies, triggers, rules, types of other owners, and without indexes or statistics
+//!   on expressions.
+//!
+//! Membership of outboxd's role in the owner is no proof: up to PostgreSQL 15 the owner alone can make a role a member.
 
 use tokio_postgres::{Client, types::Type};
 
@@ -28,17 +30,17 @@ use diagnostics::{check::Problem, remedy::Remedy};
 /// Rows of the source's slot in a table of another schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftBehind {
-    /// Where they lie.
+    /// Table that contains them.
     pub place: TableName,
-    /// How many.
+    /// Number of rows.
     pub rows: i64,
-    /// Rows of other slots lie there, too.
+    /// Set if the table has rows of other slots, too.
     pub is_shared: bool,
 }
 
-const DOING: &str = "looking for rows that were left in another schema";
+const DOING: &str = "searching for rows in another schema";
 
-/// Finds them: the record of the source's slot, unless there is one where it belongs, and parked rows.
+/// Finds the record of the source's slot, unless the right table has one, and parked rows.
 pub(crate) async fn find(
     client: &Client,
     database: &SourceDatabase,
@@ -110,27 +112,27 @@ pub(crate) async fn find(
 }
 
 impl LeftBehind {
-    /// Tells whether it is the slot's record; otherwise parked rows.
+    /// Tells whether this is the slot's record. Otherwise it is parked rows.
     pub(crate) fn is_record(&self) -> bool {
         self.place.table == record::TABLE
     }
 
-    /// The problem, and the statements that put the rows beside the outbox table. `own`: the table that lies there.
+    /// The problem, with the statements that move the rows beside the outbox table. `own` is the table there.
     pub fn problem(&self, database: &SourceDatabase, own: OwnTableFacts, role: &str) -> Problem {
         let SourceDatabase { slot, table, schema, .. } = database;
         let beside = match *schema == table.schema {
-            true => format!("not beside {}, which was moved", table.quoted()),
-            false => format!("not in schema {}, which postgres.schema names", identifier(schema)),
+            true => format!("not beside {}, which was moved to another schema", table.quoted()),
+            false => format!("not in schema {} (postgres.schema)", identifier(schema)),
         };
         let what = if self.is_record() {
             format!(
-                "the record of slot {slot} lies in {}, {beside}: without the record a lost slot would go unnoticed. Stop every \
-                 outboxd of this source, then move it",
+                "the record of slot {slot} is in {}, {beside}: without its record outboxd cannot notice a lost slot. Stop every \
+                 outboxd of this source, then move the record",
                 self.place.quoted()
             )
         } else {
             format!(
-                "{} rows of slot {slot} are parked in {}, {beside}: `outboxd parked` cannot see them there. Stop every outboxd of \
+                "{} rows of slot {slot} are parked in {}, {beside}: `outboxd parked` does not list them. Stop every outboxd of \
                  this source, then move them",
                 self.rows,
                 self.place.quoted()
@@ -161,7 +163,7 @@ impl LeftBehind {
     }
 }
 
-/// Problems of everything that is left behind.
+/// Problems of all records and parked rows left behind.
 ///
 /// # Errors
 /// [`CatalogError`].
@@ -169,7 +171,7 @@ pub async fn problems(client: &Client, database: &SourceDatabase) -> Result<Vec<
     Ok(found(client, database).await?.into_iter().map(|(_, problem)| problem).collect())
 }
 
-/// Problem of rows that are parked where nobody looks for them; `None` when there are none.
+/// Problem of parked rows left behind; `None` if there are none.
 ///
 /// # Errors
 /// [`CatalogError`].

@@ -1,4 +1,4 @@
-//! Facts about one source's database: read in one go, for the checks to judge.
+//! Facts of one source's database, for the checks to judge.
 
 pub mod family;
 pub mod foreign_code;
@@ -30,30 +30,30 @@ use foreign_code::ForeignCode;
 use left_behind::LeftBehind;
 use server::ServerFacts;
 
-/// Everything that [`checks`](super::checks::checks) looks at.
+/// Input of [`checks`](super::checks::checks).
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The server and the role.
+    /// Server and role.
     pub server: ServerFacts,
-    /// The outbox table; `None` when there is no such table.
+    /// Outbox table; `None` if it does not exist.
     pub table: Option<TableFacts>,
     /// Doubt about `outbox.unpublished`.
     pub doubt: Option<Doubt>,
-    /// The tables below it.
+    /// Partitions and child tables of the outbox table.
     pub family: Family,
-    /// The publication; `None` when there is no such publication.
+    /// Publication; `None` if it does not exist.
     pub publication: Option<PublicationFacts>,
-    /// Triggers and rules that run when outboxd writes.
+    /// Code of other owners that runs when outboxd reads or writes.
     pub foreign_code: Vec<ForeignCode>,
-    /// The table of slot records ([`record`]).
+    /// Table of slot records ([`record`]).
     pub records: OwnTableFacts,
-    /// The table of parked rows ([`parked_table`]).
+    /// Table of parked rows ([`parked_table`]).
     pub parked: OwnTableFacts,
     /// Record and parked rows of the slot in another schema.
     pub left_behind: Vec<LeftBehind>,
-    /// The table that the slot's record belongs to, where it is another one.
+    /// Table of the slot's record, if it is another than the outbox table.
     pub recorded_table: Option<TableName>,
-    /// All slots of the server, of whatever database.
+    /// All slots of the server, in every database.
     pub slots: Vec<SlotFacts>,
     /// Use of the source's slot and of its temporary slot.
     pub slot_uses: Vec<SlotUse>,
@@ -62,7 +62,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Reads them all.
+    /// Reads the facts.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -91,7 +91,7 @@ impl Facts {
         })
     }
 
-    /// The slot of that name, if the tables of this database can be streamed from it.
+    /// Finds the slot of that name, if it can stream tables of this database.
     pub fn slot(&self, name: &str) -> Option<&SlotFacts> {
         self.slots.iter().find(|slot| slot.name == name && slot.serves())
     }

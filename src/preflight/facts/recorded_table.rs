@@ -1,4 +1,4 @@
-//! The table that a slot's record belongs to, where that is another one than the configuration names.
+//! The table that a slot's record belongs to, if it is another than the configured one.
 //!
 //! The record stores which entry of a publication publishes the outbox table, and that entry names a table. A table that was
 //! renamed or moved keeps its entry, so it is found as the table that it was. An entry of all tables, or of a schema, names none.
@@ -15,7 +15,8 @@ use crate::{
     slot::record,
 };
 
-/// Finds it; `None` where the record belongs to the source's outbox table, or names no table. A record with a gap is left to `recover`.
+/// Finds the other table; `None` if the record belongs to the configured outbox table, or names none. A record with a gap is left to
+/// `recover`.
 pub(crate) async fn find(
     client: &Client,
     database: &SourceDatabase,
@@ -43,7 +44,7 @@ pub(crate) async fn find(
                 &[(&slot, Type::TEXT), (&outbox.schema, Type::TEXT), (&outbox.table, Type::TEXT)],
             )
             .await
-            .map_err(failed("looking which table the slot's record belongs to"))?;
+            .map_err(failed("reading the table of the slot's record"))?;
         if let Some(row) = row {
             return Ok(Some(TableName { schema: row.get(0), table: row.get(1) }));
         }

@@ -1,11 +1,11 @@
-//! The server and what the role may do on it, as plain SQL tells. Passes no judgement.
+//! Facts of the server and the role's rights, read by plain SQL.
 
 use tokio_postgres::{Client, types::Type};
 
 use crate::postgres::statement::{CatalogError, failed};
 use pg_replication::Hosting;
 
-/// The server, and what the role may do on it.
+/// Facts of the server, and the role's rights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFacts {
     /// `server_version_num`, 150014 for 15.14.
@@ -16,27 +16,27 @@ pub struct ServerFacts {
     pub database: String,
     /// The database's encoding, such as `UTF8`.
     pub encoding: String,
-    /// The role that we are.
+    /// outboxd's role.
     pub role: String,
-    /// Who runs the server.
+    /// Managed service, or a server of one's own.
     pub hosting: &'static Hosting,
-    /// It may CREATE in the database, which CREATE PUBLICATION needs.
+    /// Set if the role has CREATE on the database, as CREATE PUBLICATION requires.
     pub may_create: bool,
-    /// The server is a standby.
+    /// Set on a standby.
     pub in_recovery: bool,
-    /// Transactions of this session are read-only, as on a standby or by `default_transaction_read_only`.
+    /// Set if transactions of this session are read-only, as on a standby or by `default_transaction_read_only`.
     pub read_only: bool,
     /// `max_replication_slots`.
     pub slots_max: i32,
-    /// Slots that exist.
+    /// Number of existing slots.
     pub slots_used: i64,
     /// `max_wal_senders`.
     pub wal_senders_max: i32,
-    /// Walsenders at work.
+    /// Number of active walsenders.
     pub wal_senders_used: i64,
     /// `synchronous_standby_names`.
     pub synchronous_standby_names: String,
-    /// Names of the standbys that stream now, as far as the role may see them.
+    /// Names of the streaming standbys that the role may see.
     pub standbys: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! A gap: what happened to a slot or to what it is fed by, and from where on rows may be missing.
+//! A gap: the event that made the slot miss rows, and the position after which rows may be missing.
 
 use std::fmt;
 
@@ -8,87 +8,87 @@ use crate::{
     slot::{facts::SlotFacts, invalidation::Invalidation, publication::Unpublished},
 };
 
-/// Rows may be missing: between what was confirmed and what a slot from now on would send.
+/// A range of WAL whose rows may be missing: from the last confirmed position to the start of a new slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// What happened.
+    /// Cause.
     pub cause: Cause,
-    /// The last position that is known to be confirmed: rows that committed after it may be missing.
+    /// Last position known to be confirmed. Rows committed after it may be missing.
     pub confirmed: Option<Lsn>,
-    /// When the last message that is known to be confirmed was committed.
+    /// Commit time of the last message known to be confirmed.
     pub until: Option<Timestamp>,
 }
 
-/// Words of a recorded gap that tell that the slot was a failover slot: `recover` makes another one, also when it is cut short and
-/// begins anew without a slot to look at.
+/// Mark in a recorded gap that the slot was a failover slot. `recover` reads it to create a failover slot again, even when a second
+/// run finds no slot any more.
 const WAS_FAILOVER: &str = "; it was a failover slot";
 
-/// The words of a gap, for the record.
+/// The text of a gap for the record.
 pub(crate) fn recorded(cause: &Cause, slot: Option<&SlotFacts>) -> String {
     let words = cause.to_string();
     let marked = slot.is_some_and(|slot| slot.failover) && !was_failover(&words);
     if marked { words + WAS_FAILOVER } else { words }
 }
 
-/// Tells whether the words of a recorded gap are of a failover slot.
+/// Tells whether a recorded gap belongs to a failover slot.
 pub(crate) fn was_failover(recorded: &str) -> bool {
     recorded.contains(WAS_FAILOVER)
 }
 
-/// The way in which a slot came to be of no use.
+/// The reason why a slot has a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// The server has invalidated it.
+    /// PostgreSQL has invalidated the slot.
     Lost {
-        /// Why.
+        /// The server's reason.
         why: Invalidation,
     },
-    /// It is not there, on the server where it was.
+    /// The slot does not exist any more, on the same server.
     Gone,
-    /// It is not there, on a server that was promoted since.
+    /// The slot does not exist on a server that was promoted since.
     LeftBehind {
-        /// The timeline that had it.
+        /// Timeline of the slot.
         had: u32,
-        /// The server's timeline.
+        /// Timeline of the server now.
         has: u32,
     },
-    /// The server is not the one that had it.
+    /// The database is on another server than the slot was.
     OtherSystem {
-        /// The system identifier that had it.
+        /// System identifier of the slot's server.
         had: String,
-        /// The server's.
+        /// System identifier of this server.
         has: String,
     },
-    /// The server is in an older state than one that was seen before.
+    /// The server is in an older state than outboxd has seen before.
     SetBack {
-        /// Where its WAL ends.
+        /// End of the server's WAL.
         end: Lsn,
     },
-    /// There is one of that name, and it is another.
+    /// Another slot has the name.
     MadeAnew {
-        /// Where it stands.
+        /// Confirmed position of that slot.
         at: Option<Lsn>,
     },
-    /// The publication does not feed it the table's rows.
+    /// The publication does not publish the table's rows.
     Unpublished(Unpublished),
-    /// The publication fed it no rows for a time, between two looks or while nobody looked.
+    /// The publication did not publish the table's rows for a time in which outboxd did not look at it.
     PublishedAnew,
-    /// Nothing is written down of it any more.
+    /// The record of the slot is gone.
     Unrecorded,
-    /// It was torn down on purpose, and this process was left.
+    /// `outboxd teardown` removed the slot while this process was running.
     TornDown,
-    /// What was found before, in the words of then.
+    /// A gap found earlier, in the text of the record.
     Recorded(String),
 }
 
 impl Cause {
-    /// The slot is what it was, and rows were passed over.
+    /// Tells whether the slot itself is intact and the publication made it skip rows.
     pub(crate) fn is_of_the_publication(&self) -> bool {
         matches!(self, Cause::Unpublished(_) | Cause::PublishedAnew)
     }
 }
 
-/// A sentence without the slot's name, which goes before: what happened, and from where on rows may be missing.
+/// A sentence that follows the slot's name: the cause, and the position after which rows may be missing.
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; rows committed after ", self.cause)?;
@@ -97,7 +97,7 @@ impl fmt::Display for Gap {
             None => f.write_str("an unknown position")?,
         }
         if let Some(until) = self.until {
-            write!(f, " (a message committed at {until} is confirmed)")?;
+            write!(f, " (the last confirmed message was committed at {until})")?;
         }
         f.write_str(" may not have been published")
     }
@@ -107,38 +107,38 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Lost { why } => write!(f, "is lost: {why} ({})", why.prevention()),
-            Cause::Gone => f.write_str("is gone: somebody dropped it"),
+            Cause::Gone => f.write_str("is gone: it was dropped"),
             Cause::LeftBehind { had, has } => write!(
                 f,
-                "is gone: the server went from timeline {had} to {has}, promoted or restored from a backup, and the slot \
-                 did not come along"
+                "is gone: the server went from timeline {had} to {has} (a promotion, or a restored backup), and the slot is not \
+                 on the new timeline"
             ),
             Cause::OtherSystem { had, has } => write!(
                 f,
-                "was on another server: the database came here by a dump or an upgrade (system identifier {had} then, {has} now)"
+                "was on another server (system identifier {had}, now {has}): the database was moved by a dump or an upgrade"
             ),
             Cause::SetBack { end } => write!(
                 f,
-                "is on a server that was set back to an older state, where WAL ends at {end} and more had been confirmed"
+                "is on a server that was set back to an older state, such as a restored snapshot; its WAL ends at {end}"
             ),
             Cause::MadeAnew { at: Some(at) } => write!(
                 f,
-                "is not the one that was there: it stands at {at}, where the other never was, so somebody made it anew or moved it"
+                "was dropped and created again, or moved: it stands at {at}, after every position that outboxd has confirmed"
             ),
-            Cause::Unpublished(why) => write!(f, "has passed over what was written last: the publication {why}"),
+            Cause::MadeAnew { at: None } => f.write_str("was dropped and created again"),
+            Cause::Unpublished(why) => write!(f, "has skipped the latest rows: the publication {why}"),
             Cause::PublishedAnew => f.write_str(
-                "may have passed rows over: the table was taken out of the publication and put back, or the publication is not \
-                 the one that was there, or is younger than the rows",
+                "may have skipped rows: the table was removed from the publication and added again, or the publication was \
+                 dropped and created again, or created after the rows",
             ),
             Cause::Unrecorded => f.write_str(
-                "has no record any more in outboxd_state: the database was set back to an older state, or somebody removed \
-                 the record while outboxd ran",
+                "has no record in outboxd_state any more: the database was set back to an older state, or the record was \
+                 deleted while outboxd was running",
             ),
             Cause::TornDown => f.write_str(
-                "was removed by `outboxd teardown` while this process ran, which begins afresh when it is started again",
+                "was removed by `outboxd teardown` while this process was running; after a restart outboxd begins with a new slot",
             ),
             Cause::Recorded(words) => f.write_str(words),
-            Cause::MadeAnew { at: None } => f.write_str("is not the one that was there"),
         }
     }
 }

@@ -1,21 +1,20 @@
-//! The judgement whether a slot is the one that was there before: a pure function from what is recorded, what is remembered and what
-//! the server says to a verdict.
+//! The verdict whether a slot is still the same slot as before. A pure function of the record, of this process's memory, and of the
+//! server's answers.
 //!
-//! PostgreSQL gives a slot no identity but its name. What tells an old slot from a new one of the same name is where it
-//! stands. A slot moves only as far as its consumer confirms, so one that stands beyond everything that was ever confirmed
-//! is another one, or somebody moved it: a new slot begins behind all WAL that existed when it was made. How far was
-//! confirmed is known exactly to the process that did it, and to everybody after a release in good order.
+//! PostgreSQL identifies a slot by its name only, so its position has to tell an old slot from a new one. A slot moves no further
+//! than its consumer confirms, and a new slot begins after all WAL that existed when it was created. So a slot beyond everything
+//! that was ever confirmed is a new one, or somebody moved it. The process that confirmed knows the exact bound; after a clean
+//! release the record has it.
 //!
-//! On a new timeline the promotion tells: a slot that came along with the replica stands before the place where the old
-//! timeline was left, one that was made afterwards stands behind it.
+//! After a promotion the branch point of the timeline decides: a slot copied from the primary stands before it, a new one after it.
 //!
-//! A slot may stay the same and yet skip rows: those that were written while the publication did not hold the table. By
-//! what the table is published is therefore part of what must be as it was.
+//! The same slot may still have skipped rows: those written while the publication did not contain the table. So the publication
+//! entry must be the same, too.
 //!
-//! One case is not told apart: a slot that was made anew before the next instance took it, when its holder did not release it.
-//! See ARCHITECTURE.md.
+//! One case is not detected: the holder died without a release, and the slot was dropped and created again before the next
+//! instance acquired it. See docs/internals/decisions.
 //!
-//! The slot that is the same may have been set back by a crash of its server. Then the record knows how far it had come.
+//! A crash of the server may set the same slot back. The record then has its confirmed position.
 
 mod gap;
 
@@ -29,69 +28,67 @@ use super::{
 use crate::position::Lsn;
 use pg_replication::SystemIdentity;
 
-/// The slot, its record, its publication and the server, as the database and the server describe them now.
+/// The present state of the slot, its record, its publication and the server.
 #[derive(Clone, Debug)]
 pub struct SlotHistory {
-    /// The server. Its end of WAL is read after the record: one that was written meanwhile must not look like one from
-    /// the future.
+    /// The server. The end of its WAL is read after the record, because a record written meanwhile must not lie after that end.
     pub server: SystemIdentity,
-    /// Earlier timelines of the server with the places where they were left. May be empty when nothing is known of any.
+    /// Earlier timelines of the server with their branch points. Empty if none is needed or known.
     pub timelines: Vec<(u32, Lsn)>,
     /// The record.
     pub record: Option<SlotRecord>,
-    /// The slot that is there.
+    /// The slot, if it exists.
     pub slot: Option<SlotFacts>,
-    /// Whether the table's inserts get into the stream.
+    /// Publication of the table's inserts.
     pub publishing: Publishing,
-    /// By what they did at the last look before this one.
+    /// Publication entry at the previous look of the same attempt.
     pub published_before: Option<PublishedBy>,
 }
 
 /// State of the slot when this process last saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastSeen {
-    /// The name under which this process holds slots.
+    /// Name under which this process holds slots.
     pub holder: String,
-    /// The server that it has seen the slot on.
+    /// System identifier of the server.
     pub system_id: String,
-    /// That server's timeline.
+    /// Timeline of the server.
     pub timeline: u32,
-    /// The most that this process can have told the server to be confirmed; `None` when it never had the slot.
+    /// Upper bound of the positions that this process has confirmed to the server; `None` if it never had the slot.
     pub confirmed: Option<Lsn>,
-    /// By what the table was published when it last looked.
+    /// Publication entry at the last look.
     pub published_by: Option<PublishedBy>,
-    /// The version of the record that it has last seen or written.
+    /// Version of the record at the last read or write.
     pub version: i64,
 }
 
 /// The verdict on a slot that may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Continuity {
-    /// There is none and there never was: it is to be made, after the backlog.
+    /// No slot exists or ever existed: outboxd publishes the backlog and creates it.
     First,
-    /// There is one of which nothing is written down: it was made by hand, or by an earlier version.
+    /// The slot has no record: it was created by hand, or by an earlier version.
     Adopted,
-    /// It is the one that was there before.
+    /// The slot is the same as before.
     Same,
 }
 
-/// The slot as it was, by the newest source.
+/// The slot as it was, from the newest knowledge of it.
 struct Baseline<'a> {
     system_id: &'a str,
     timeline: u32,
-    /// At least so far it is confirmed.
+    /// Lower bound of the confirmed position.
     confirmed: Option<Lsn>,
-    /// No further has it been confirmed.
+    /// Upper bound of the confirmed position.
     at_most: Option<Lsn>,
-    /// By what the table was published.
+    /// Publication entry of the table.
     published_by: Option<PublishedBy>,
-    /// The database holds an older record than this process knows, or none.
+    /// The database has an older record than this process has seen, or none.
     outdated: bool,
 }
 
 impl SlotHistory {
-    /// The verdict. A gap is never closed by going on, nor by time: one that was recorded stays one, and whatever happened to
-    /// the slot since does not hide where it began.
+    /// Judges the slot. A recorded gap stays a gap with its first position, whatever happens to the slot afterwards.
     ///
     /// # Errors
     /// The gap.
@@ -148,14 +145,14 @@ impl SlotHistory {
         if let Some(lost) = lost {
             return gap(lost, flush.max(baseline.confirmed));
         }
-        // It was made after the teardown, by somebody who wants it.
+        // The slot was created after the teardown, on purpose.
         if torn_down {
             return match self.skipped_rows(None) {
                 None => Ok(Continuity::Adopted),
                 Some(cause) => gap(cause, flush),
             };
         }
-        // One that was made anew before the promotion came along, too.
+        // A slot created again before the promotion is copied to the standby, too.
         let left = promoted.then(|| self.left(baseline.timeline));
         let at_most = baseline.at_most.into_iter().chain(left).min();
         if at_most.is_some_and(|at_most| flush > Some(at_most)) {
@@ -167,26 +164,25 @@ impl SlotHistory {
         }
     }
 
-    /// The cause for which the slot, right as it is, may have skipped rows: they are not published now, or not by what they were. A table
-    /// that is not there under its name skips nothing, and is missed elsewhere.
+    /// The cause for which an intact slot may have skipped rows: the table is not published now, or by another entry than before.
+    /// A missing table is reported elsewhere.
     fn skipped_rows(&self, recorded: Option<PublishedBy>) -> Option<Cause> {
         let now = match self.publishing {
             Publishing::By(now) => now,
             Publishing::Not(why) => return Some(Cause::Unpublished(why)),
             Publishing::NoTable => return None,
         };
-        // What was seen earlier says nothing against what is written down: another may have recovered meanwhile.
+        // The record goes before what was seen earlier: another instance may have recovered meanwhile.
         let before = recorded.or(self.published_before);
         before.is_some_and(|before| before.entry != now.entry).then_some(Cause::PublishedAnew)
     }
 
-    /// Position to which the record has the slot confirmed, where that can be relied on: the slot itself said so once, in the
-    /// history that this server has, and at most a crash has made it forget. Only for a slot that was [judged](Self::judge)
-    /// to be right.
+    /// The record's confirmed position, if it is reliable: the slot had it in this server's history, and at most a crash set the
+    /// slot back since. Only for a slot that [`judge`](Self::judge) has accepted.
     ///
-    /// A record of another system or timeline speaks of another history, in which other rows may have had these positions. So
-    /// may one that was not written on this server but brought here, by a dump that is newer than the server's state. A gap
-    /// and a teardown leave nothing to rely on.
+    /// A record of another system or timeline belongs to another history, in which other rows may have had these positions. So
+    /// does a record that was not written on this server, such as one from a newer dump. After a gap or a teardown no position is
+    /// reliable.
     pub fn settled(&self) -> Option<Lsn> {
         let record = self.record.as_ref().filter(|record| record.as_written && record.gap.is_none())?;
         let here = (record.system_id.as_str(), record.timeline)
@@ -196,8 +192,8 @@ impl SlotHistory {
             .then_some(settled)
     }
 
-    /// The slot as it was by the newest source: this process, as long as nobody has written to the record since; then the
-    /// record. Of a slot that was torn down only a process that was left knows anything.
+    /// The newest knowledge of the slot: this process's memory as long as no other instance has written the record, otherwise the
+    /// record. The record of a torn-down slot is empty, so only a process that was running then knows that slot.
     fn baseline<'a>(&'a self, last_seen: Option<&'a LastSeen>) -> Option<Baseline<'a>> {
         let record = self.record.as_ref();
         let outdated = |last_seen: &LastSeen| record.map_or(0, |record| record.version) < last_seen.version;
@@ -206,8 +202,7 @@ impl SlotHistory {
                 record.holder.as_deref() == Some(last_seen.holder.as_str()) || record.is_torn_down()
             })
         };
-        // A replica that was behind was promoted: what it has written down goes with its slot, and what this process remembers
-        // since has not happened there.
+        // A replica that was behind was promoted: its record belongs to its slot. What this process saw later never happened there.
         let superseded = |last_seen: &LastSeen| {
             self.server.timeline > last_seen.timeline
                 && outdated(last_seen)
@@ -217,7 +212,7 @@ impl SlotHistory {
             |last_seen: &&LastSeen| (ours(last_seen) || outdated(last_seen)) && !superseded(last_seen);
         if let Some(last_seen) = last_seen.filter(counts) {
             let LastSeen { system_id, timeline, confirmed, published_by, .. } = last_seen;
-            // The record may be ahead of what is remembered: written when the slot was acquired, just before a fault.
+            // The record may be ahead of the memory: it is written when the slot is acquired, perhaps just before a fault.
             let confirmed = (*confirmed).max(record.map(|record| record.confirmed_flush));
             return Some(Baseline {
                 system_id,
@@ -247,27 +242,27 @@ impl SlotHistory {
         self.record.as_ref().is_some_and(|record| record.holder.as_deref() == Some(holder))
     }
 
-    /// The place where the server's history left a timeline; zero, which no slot can stand before, if it was never on it.
+    /// Branch point at which the server left a timeline; zero if it was never on it, as no slot stands before zero.
     fn left(&self, timeline: u32) -> Lsn {
         self.timelines.iter().find(|(earlier, _)| *earlier == timeline).map_or(Lsn::ZERO, |(_, left)| *left)
     }
 }
 
 impl SlotHistory {
-    /// The record with a gap that has to be written down, so that whoever looks next finds it too; `None` when it is
-    /// written down already, or nothing is missing to anybody else.
+    /// The record with the gap, to be written so that other instances find it too. `None` if the record has a gap already, or if the
+    /// gap concerns this process only.
     pub(crate) fn to_be_marked(&self, gap: &Gap, last_seen: Option<&LastSeen>) -> Option<SlotRecord> {
         let is_marked = self.record.as_ref().is_some_and(|record| record.gap.is_some());
         (!is_marked && gap.cause != Cause::TornDown).then(|| self.marked(gap, last_seen))
     }
 
-    /// Tells whether the slot is, or was when its gap was written down, a failover slot.
+    /// Tells whether the slot is a failover slot, or was one when its gap was recorded.
     pub(crate) fn is_of_failover_slot(&self) -> bool {
         let recorded = self.record.as_ref().and_then(|record| record.gap.as_deref());
         self.slot.as_ref().is_some_and(|slot| slot.failover) || recorded.is_some_and(gap::was_failover)
     }
 
-    /// The record with a gap, whatever is written down.
+    /// The record with the gap in place of what it has now.
     pub fn marked(&self, gap: &Gap, last_seen: Option<&LastSeen>) -> SlotRecord {
         let record = self.record.as_ref();
         let seen = last_seen.map(|last_seen| last_seen.version).max(record.map(|record| record.version));

@@ -18,7 +18,7 @@ fn lost(confirmed_flush: u64) -> Option<SlotFacts> {
     slot(confirmed_flush).map(|slot| SlotFacts { lost: Some(Invalidation::WalRemoved), ..slot })
 }
 
-/// Written down on timeline 1 of system A, at 100.
+/// A record of timeline 1 of system A, at 100.
 fn record(holder: Option<&str>) -> Option<SlotRecord> {
     Some(SlotRecord {
         system_id: "A".into(),
@@ -36,7 +36,7 @@ fn record(holder: Option<&str>) -> Option<SlotRecord> {
 
 const PUBLISHED_BY: PublishedBy = PublishedBy { entry: 16_400, altered_by: 700 };
 
-/// What the process "me" knows, that has confirmed up to 300 on timeline 1 of system A.
+/// Memory of the process "me", which has confirmed up to 300 on timeline 1 of system A.
 fn last_seen() -> LastSeen {
     LastSeen {
         holder: "me".into(),
@@ -67,7 +67,7 @@ fn nothing_known_is_a_beginning() {
     assert_eq!(gap.confirmed, Some(Lsn(70)));
 }
 
-/// What may be confirmed beyond the record decides how far the slot may stand.
+/// The slot may stand as far as a holder may have confirmed beyond the record.
 #[test]
 fn a_slot_is_the_same_as_long_as_it_stands_where_it_can_have_come_to() {
     let at = |flush, holder| history(record(holder), server("A", 1, 1000), slot(flush));
@@ -77,13 +77,13 @@ fn a_slot_is_the_same_as_long_as_it_stands_where_it_can_have_come_to() {
         (at(100, None), None, true),
         (at(90, None), None, true),
         (at(101, None), None, false),
-        // Held by a process that is not there any more: nobody knows how far it came.
+        // Held by a process that has died: its last position is unknown.
         (at(100, Some("other")), None, true),
         (at(900, Some("other")), None, true),
         // Held by ourselves: up to what we confirmed.
         (at(300, Some("me")), Some(&me), true),
         (at(301, Some("me")), Some(&me), false),
-        // Another had it since, or made it anew with `recover`: the record knows better than we do.
+        // Another instance had it since, or created it again by `recover`: the record is newer than our memory.
         (at(900, Some("other")), Some(&me), true),
         (at(100, None), Some(&me), true),
         (at(250, None), Some(&me), false),
@@ -96,7 +96,7 @@ fn a_slot_is_the_same_as_long_as_it_stands_where_it_can_have_come_to() {
     }
 }
 
-/// The record is written when a slot is acquired; a fault just after that must not make it look like another one.
+/// The record is written when a slot is acquired. A fault just after that must not make the slot look like another one.
 #[test]
 fn what_was_acquired_last_counts_although_nothing_was_confirmed_since() {
     let earlier = LastSeen { confirmed: Some(Lsn(50)), ..last_seen() };
@@ -138,10 +138,10 @@ fn after_a_promotion_the_place_where_the_timeline_was_left_decides() {
     // A replica that was behind: its WAL ends before what was confirmed.
     let late = history(record(Some("me")), server("A", 2, 200), slot(90));
     assert_eq!(late.judge(Some(&last_seen())), Ok(Continuity::Same));
-    // Made anew before the promotion: it came along, and is another one all the same.
+    // Created again before the promotion: copied to the standby, and still another slot.
     let anew = history(record(None), server("A", 2, 1000), slot(400));
     assert_eq!(cause(&anew, None), Cause::MadeAnew { at: Some(Lsn(400)) });
-    // So does one in a replica that was behind, where what this process confirmed since has not happened.
+    // The same on a replica that was behind, where this process's later confirms never happened.
     let later = LastSeen { version: 9, confirmed: Some(Lsn(450)), ..last_seen() };
     assert_eq!(cause(&anew, Some(&later)), Cause::MadeAnew { at: Some(Lsn(400)) });
     // A branch that never was on the timeline of the slot.
@@ -162,7 +162,7 @@ fn another_system_and_an_older_state_are_gaps_with_and_without_a_slot() {
     }
 }
 
-/// Whatever the older state says by itself, and however much WAL it has written since.
+/// The older state may say anything, and may have written any amount of WAL since.
 #[test]
 fn a_record_older_than_the_one_that_was_seen_is_a_server_set_back() {
     let later = LastSeen { version: 8, ..last_seen() };
@@ -175,7 +175,7 @@ fn a_record_older_than_the_one_that_was_seen_is_a_server_set_back() {
     }
 }
 
-/// A gap stays one although what proved it is gone: the process that remembered, or the end of WAL.
+/// A gap stays a gap after its proof is gone: the memory of a process, or the end of WAL.
 #[test]
 fn a_gap_that_was_found_stays_until_it_is_recovered_from() {
     let mut found = history(record(Some("me")), server("A", 1, 1000), slot(400));
@@ -195,8 +195,8 @@ fn a_gap_that_was_found_stays_until_it_is_recovered_from() {
     assert_eq!(found.judge(Some(&last_seen())), Ok(Continuity::Same));
 }
 
-/// As when a copy of the server is put back that is older than the first record. Nobody but this process can tell, so it
-/// writes the gap down where there was no record.
+/// A copy of the server is restored that is older than the first record. Only this process knows, so it records the gap where there
+/// was no record.
 #[test]
 fn a_record_that_is_gone_is_a_gap_and_is_written_down_although_the_slot_looks_right() {
     for slot in [slot(100), slot(900), None] {
@@ -232,18 +232,18 @@ fn after_a_teardown_everything_begins_afresh_except_in_a_process_that_was_left()
     let gap = left.judge(Some(&last_seen())).unwrap_err();
     assert_eq!(gap.cause, Cause::TornDown);
     assert_eq!(left.to_be_marked(&gap, Some(&last_seen())), None, "nothing is missing to the next slot");
-    // Somebody has made the next slot, recorded or not: it goes on from there.
+    // The next slot was created, with or without a record: the stream goes on from there.
     assert_eq!(here(torn_down(8), slot(900)).judge(Some(&last_seen())), Ok(Continuity::Adopted));
     let next = record(None).map(|record| SlotRecord { confirmed_flush: Lsn(900), version: 9, ..record });
     assert_eq!(here(next, slot(900)).judge(Some(&last_seen())), Ok(Continuity::Same));
-    // An older state, in which there was none.
+    // An older state, without a slot.
     let older = here(torn_down(6), None);
     let gap = older.judge(Some(&last_seen())).unwrap_err();
     assert_eq!(gap.cause, Cause::SetBack { end: Lsn(1000) });
     assert!(older.to_be_marked(&gap, Some(&last_seen())).is_some());
 }
 
-/// To whoever has a slot, and not before: the publication of a first slot is made before it.
+/// A missing publication is a gap only if there is a slot: the publication of a first slot is created before it.
 #[test]
 fn a_slot_whose_publication_is_missing_has_a_gap_and_no_slot_has_none() {
     let here = || server("A", 1, 1000);
@@ -261,7 +261,7 @@ fn a_slot_whose_publication_is_missing_has_a_gap_and_no_slot_has_none() {
         let torn_down = record(None).map(|record| SlotRecord { confirmed_flush: Lsn::ZERO, ..record });
         let made_since = unpublished(torn_down, slot(150));
         assert_eq!(cause(&made_since, None), Cause::Unpublished(why));
-        // What happened to the slot itself comes first: the same command mends both.
+        // The slot's own cause comes first: the same command mends both.
         assert_eq!(cause(&unpublished(record(None), None), None), Cause::Gone);
     }
 }
@@ -273,7 +273,7 @@ fn a_table_taken_out_of_the_publication_and_put_back_is_a_gap_to_who_knows_how_i
         |publishing, record| SlotHistory { publishing, ..history(record, server("A", 1, 1000), slot(100)) };
     let put_back = published(Publishing::By(anew), record(None));
     assert_eq!(cause(&put_back, None), Cause::PublishedAnew);
-    assert!(put_back.judge(None).unwrap_err().to_string().contains("taken out of the publication"));
+    assert!(put_back.judge(None).unwrap_err().to_string().contains("removed from the publication"));
     let remembers = published(Publishing::By(anew), record(Some("me")));
     assert_eq!(cause(&remembers, Some(&last_seen())), Cause::PublishedAnew);
     let nothing_known = record(None).map(|record| SlotRecord { published_by: None, ..record });
@@ -288,14 +288,14 @@ fn a_table_taken_out_of_the_publication_and_put_back_is_a_gap_to_who_knows_how_i
     let no_slot = SlotHistory { slot: None, ..before };
     assert_eq!(no_slot.judge(None), Ok(Continuity::First));
 
-    // Whoever alters the publication itself most often takes nothing out of it, and who renames the table does not either.
+    // Most statements that alter the publication itself remove no table from it. Neither does a rename of the table.
     let altered = PublishedBy { altered_by: 900, ..PUBLISHED_BY };
     for harmless in [Publishing::By(altered), Publishing::NoTable] {
         assert_eq!(published(harmless, record(None)).judge(None), Ok(Continuity::Same));
     }
 }
 
-/// A PostgreSQL that crashed has forgotten how far its slot was confirmed; the record has not.
+/// After a crash PostgreSQL may have lost the slot's confirmed position. The record still has it.
 #[test]
 fn the_record_counts_only_where_this_server_has_written_it_for_this_slot() {
     let here = || server("A", 1, 1000);

@@ -8,7 +8,8 @@ impl Oracle {
     pub(crate) fn halted_for(&mut self, process: u64, slot: &str, reason: &str) {
         let happened = self.gaps.iter().copied().any(|cause| reason.contains(cause));
         // The slot's own check may have found it lost just before everything was torn down.
-        let says_where = ["rows committed after ", "Rows after "].iter().any(|words| reason.contains(words));
+        let says_where =
+            ["rows committed after ", "Rows committed after "].iter().any(|words| reason.contains(words));
         let named = reason.contains(slot) && says_where;
         if !happened || !named {
             self.violated(format!("process {process} halts, and names no gap that there is: {reason}"));

@@ -146,7 +146,7 @@ impl Oracle {
             epoch: 0,
             settled_before: 0,
             sealed: HashSet::new(),
-            gaps: HashSet::from(["which did not come to its end"]),
+            gaps: HashSet::from(["`outboxd recover` was interrupted before it created the slot"]),
             recovering: HashSet::new(),
             skips_backlog: scenario.relay.backlog == BacklogPolicy::Skip,
             publishing: HashMap::new(),

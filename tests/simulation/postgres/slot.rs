@@ -33,14 +33,14 @@ impl WorldState {
         data.wal_end += 100;
         let at = data.wal_end;
         data.slot = Some(Slot::at(at));
-        data.gap.push("is not the one that was there");
-        self.oracle.may_halt_for(&["is not the one that was there"]);
+        data.gap.push("was dropped and created again");
+        self.oracle.may_halt_for(&["was dropped and created again"]);
         self.note(|| format!("postgres: somebody makes the slot anew at {at}"));
     }
 
     /// The slot stays as it is, and skips what was written meanwhile.
     pub(crate) fn make_publication_anew(&mut self) {
-        const CAUSE: &str = "taken out of the publication and put back";
+        const CAUSE: &str = "removed from the publication and added again";
         if !self.has_recorded_slot() {
             return;
         }

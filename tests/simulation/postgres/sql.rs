@@ -219,7 +219,7 @@ impl Sql for SimulatedSql {
             return Ok(Some("clean-up removes rows".to_owned()));
         }
         let process = self.0.process;
-        self.run("looking for later rows of a parked row's aggregate", |state| {
+        self.run("looking for later rows of the parked row's aggregate", |state| {
             let overlooks = state.scenario.sabotage == Some(Sabotage::OverlookOvertaking);
             let (row, _) = state.parked_at(entry.position)?;
             let found = state.postgres.data.may_be_overtaken(row);
@@ -252,7 +252,7 @@ impl Sql for SimulatedSql {
         position: Position,
         reason: &ParkReason,
     ) -> Result<(), CatalogError> {
-        self.run("writing why a row stays parked", |state| {
+        self.run("updating the reason of a parked row", |state| {
             let Some((row, parked)) = state.parked_at(position) else { return };
             let parked = ParkedRow { kept: parked.kept.clone(), reason: reason.clone() };
             state.postgres.data.parked.insert(row, Arc::new(parked));
@@ -354,7 +354,7 @@ impl Sql for SimulatedSql {
             rows.map(|row| SeenRow { table: OUTBOX, place: row.id.to_string(), transaction: String::new() })
                 .collect()
         };
-        let rows: Vec<SeenRow> = self.run("looking for rows to remove", seen).await?;
+        let rows: Vec<SeenRow> = self.run("searching for rows to remove", seen).await?;
         let then = if rows.len() == ROWS { Pass::Rows(skip + ROWS) } else { Pass::Begin };
         let end = |state: &mut WorldState| match state.scenario.sabotage {
             Some(Sabotage::RemoveAtOnce) => Lsn::ZERO,

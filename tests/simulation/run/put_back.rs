@@ -59,11 +59,11 @@ impl Run {
             }
             // To this server there never was one: who remembers nothing makes the first, and to who remembers it is another.
             if data.slot.is_none() && !data.has_recorded_slot() {
-                state.oracle.may_halt_for(&["is not the one that was there"]);
+                state.oracle.may_halt_for(&["was dropped and created again"]);
             }
             // Made before a teardown, which the copy knows nothing of.
             if data.publishes_otherwise_than(&state.postgres.data) {
-                state.oracle.may_halt_for(&["the publication is not the one that was there"]);
+                state.oracle.may_halt_for(&["the publication was dropped and created again"]);
             }
             // Who was told of that by the server before looks for a better reason at this one.
             if state.postgres.data.is_unpublished() {
@@ -74,7 +74,7 @@ impl Run {
             }
             if data.timeline != state.postgres.data.timeline {
                 // The latter when a process remembers a timeline that the copy never was on.
-                let causes = ["the slot did not come along", "is not the one that was there"];
+                let causes = ["the slot is not on the new timeline", "was dropped and created again"];
                 state.oracle.may_halt_for(&causes);
             }
             state.replace_data(data);

@@ -22,7 +22,7 @@ use crate::{
     admin::Reporter,
     message::Timestamp,
     position::Lsn,
-    postgres::{SourceDatabase, statement::CatalogError},
+    postgres::{SourceDatabase, sqlstate::CANNOT_CONNECT_NOW, statement::CatalogError},
     slot::{
         continuity::{Cause, Gap},
         facts::SlotFacts,
@@ -42,8 +42,6 @@ const AFTER_FAILURE: Duration = Duration::from_millis(500);
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 /// The next try after the record could not be written.
 const RECORD_AGAIN: Duration = Duration::from_secs(10);
-/// SQLSTATE of "the database system is shutting down", and of "starting up".
-const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// What was true when it was last seen to be.
 #[derive(Clone, Copy, Debug)]

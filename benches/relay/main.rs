@@ -10,6 +10,7 @@ mod amqp;
 mod arrivals;
 mod backlog;
 mod ceilings;
+mod comparison;
 mod contender;
 mod distance;
 mod drain;

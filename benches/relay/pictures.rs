@@ -160,7 +160,8 @@ fn plain(value: f64) -> String {
     if value >= 1.0 || value == 0.0 { grouped(value, 0) } else { format!("{value}") }
 }
 
-fn begin(height: f64, title: &str) -> String {
+/// The start of a picture: its frame, white whatever it lies on, and its title.
+pub fn begin(height: f64, title: &str) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"
@@ -170,7 +171,8 @@ fn begin(height: f64, title: &str) -> String {
     svg
 }
 
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, said: &str) {
+/// A text at a place; `anchor` is SVG's.
+pub fn text(svg: &mut String, x: f64, y: f64, anchor: &str, said: &str) {
     let said = escaped(said);
     let _ = writeln!(
         svg,

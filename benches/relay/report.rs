@@ -1,23 +1,38 @@
-//! What a reader sees of the record: `benches/RESULTS.md` and its pictures. All of it is made from the record, so nothing of it can
-//! disagree.
+//! The record as a reader sees it: `benches/RESULTS.md`, the table in the README, and the pictures. All of it is made from the record, so
+//! nothing of it can disagree.
 
 use crate::{
-    pictures,
+    comparison, pictures,
     plan::{SUBJECTS, Subject},
     record::{self, Results},
     targets,
 };
-use std::{fmt::Write, fs, io};
+use std::{fmt::Write, fs, io, path::Path};
 
-/// Writes the pictures and `RESULTS.md`.
+/// Lines of the README between which its table stands.
+const TABLE: (&str, &str) =
+    ("<!-- benchmark: `make bench` writes this table -->\n", "<!-- end of benchmark -->\n");
+
+/// Writes the pictures, the README's table and `RESULTS.md`.
 pub fn write(results: &Results) -> io::Result<()> {
     let folder = record::folder();
+    let root = folder.ancestors().nth(2).expect("benches/results lies in the repository");
+    fs::write(root.join("docs/images/benchmark.svg"), comparison::draw(results))?;
+    write_table(&root.join("README.md"), &comparison::as_markdown(results))?;
     let mut drawn = Vec::new();
     for (name, svg) in pictures::draw(results) {
         fs::write(folder.join(name), svg)?;
         drawn.push(name);
     }
     fs::write(folder.with_file_name("RESULTS.md"), as_markdown(results, &drawn))
+}
+
+/// Replaces the README's table.
+fn write_table(readme: &Path, table: &str) -> io::Result<()> {
+    let text = fs::read_to_string(readme)?;
+    let (before, rest) = text.split_once(TABLE.0).expect("the README has the table's first mark");
+    let (_, after) = rest.split_once(TABLE.1).expect("the README has the table's last mark");
+    fs::write(readme, format!("{before}{}{table}{}{after}", TABLE.0, TABLE.1))
 }
 
 fn as_markdown(results: &Results, pictures: &[&str]) -> String {

@@ -151,7 +151,7 @@ fn stuck(queue: &str, setbacks: u32, last: Setback, error: &str) -> String {
     format!(
         "queue {queue}: consuming it failed {setbacks} times in a row; at last {last} ({error}), and no message is handled; look into \
          RabbitMQ's log. If its first message is the cause, RabbitMQ moves it to {dead} once its deliveries exceed the queue's \
-         delivery limit (20 by default since RabbitMQ 4; before, set a policy: docs/consumers.md)"
+         delivery limit (20 by default since RabbitMQ 4; before, set a policy: docs/services/consumers.md)"
     )
 }
 

@@ -1,4 +1,4 @@
--- For docker/compose.yaml: what `outboxd schema` prints, without its comments.
+-- For docker/compose.yaml: the outbox table as `outboxd schema` prints it, without comments.
 CREATE TABLE outbox (
   id            uuid PRIMARY KEY DEFAULT gen_random_uuid(),
   aggregatetype text NOT NULL,
@@ -10,10 +10,10 @@ CREATE TABLE outbox (
   created_at    timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- The role that relays, with no more rights than that takes. `outboxd setup --print-sql` prints the same for a database of yours.
+-- outboxd's role, with the least privileges. `outboxd setup --print-sql` prints these statements for your own database.
 CREATE ROLE outboxd LOGIN REPLICATION PASSWORD 'secret';
 GRANT USAGE ON SCHEMA public TO outboxd;
 GRANT SELECT ON outbox TO outboxd;
 CREATE PUBLICATION outboxd_orders FOR TABLE ONLY outbox WITH (publish = 'insert');
--- For outboxd's own tables, so that nobody else's triggers run with its rights.
+-- Schema of outboxd's own tables. Nobody else can create triggers there, which would run with the role's privileges.
 CREATE SCHEMA outboxd AUTHORIZATION outboxd;

@@ -1,10 +1,10 @@
 #!/bin/sh
-# debian.sh SUITE [TARGET...]: `make demo` and `make test`, or other targets, in a bare Debian of that suite. Needs root.
+# debian.sh SUITE [TARGET...]: runs `make demo` and `make test`, or the targets, in a bare Debian of that suite. Needs root.
 #
-# The root lies in target/debian/SUITE and is made once, by debootstrap; builds stay in it. Rust and its registry come from this
-# machine. The rest comes from the suite's packages, as on a fresh machine: `make prerequisites` installs it in there.
-# Everything runs in namespaces of its own for mounts, processes and IPC. They end with this script, however it ends,
-# so that neither a mount nor a process stays.
+# debootstrap makes the root in target/debian/SUITE once; builds stay in it. Rust and its registry come from this machine.
+# `make prerequisites` installs everything else from the suite's packages, as on a fresh machine.
+# Everything runs in its own namespaces for mounts, processes and IPC. The namespaces end with this script, however the
+# script ends, so no mount and no process is left.
 
 set -eu
 
@@ -25,12 +25,12 @@ prepare() {
     sysroot=$(cd / && rustc --print sysroot)
     [ "$sysroot" != /usr ] || fail "the suite brings its own /usr: use a toolchain of rustup, which lies elsewhere"
     cargo_home=${CARGO_HOME:-${HOME:?}/.cargo}
-    # In there, cargo needs no network.
+    # cargo needs no network inside the root.
     cargo fetch --locked --manifest-path "$repository/Cargo.toml"
     export sysroot cargo_home
 }
 
-# In the namespaces, as their first process.
+# The first process in the namespaces.
 inside() {
     mount --make-rprivate /
     if [ ! -e "$root/complete" ]; then
@@ -47,7 +47,7 @@ inside() {
     mount --bind "$cargo_home" "$root$cargo_home"
     mount --bind "$sysroot" "$root$sysroot"
     mount --bind "$repository" "$root/outboxd"
-    # A test writes into its target folder only.
+    # Tests write into their target folder only.
     for folder in "$sysroot" /outboxd; do mount -o remount,bind,ro "$root$folder"; done
 
     echo "Debian $(cat "$root/etc/debian_version"), $suite: make $*"
@@ -67,7 +67,7 @@ prepare
 mkdir -p "$root"
 exec 9>"$root.lock"
 flock -n 9 || fail "another one runs in $root"
-# The signal of its parent's death reaches `unshare` after a kill -9 too, and kills the first process in there, and so all others.
+# `unshare` gets the parent-death signal after a kill -9 too. The signal ends the namespaces' first process, and so all others.
 OUTBOXD_IN_NAMESPACES=yes setpriv --pdeathsig KILL \
     unshare --mount --pid --ipc --fork --kill-child "$0" "$suite" "$@" </dev/null &
 namespaces=$!

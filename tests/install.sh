@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what building and testing need and this machine has not: a C linker, PostgreSQL and RabbitMQ, from Debian's
-# packages. The machine's own services are neither started nor touched: tests and demo start private nodes.
-# With nothing missing it needs no network and no rights.
+# Installs what building and testing need and this machine lacks: a C linker, PostgreSQL and RabbitMQ, from Debian's packages.
+# Starts and changes no service of the machine: tests and demo start private nodes.
+# Needs neither network nor root when nothing is missing.
 
 set -eu
 
@@ -26,7 +26,7 @@ elif ! command -v sudo >/dev/null; then
     echo "This needs root, and there is no sudo. As root: apt-get install --no-install-recommends$missing" >&2
     exit 1
 elif [ -t 2 ]; then
-    as_root=sudo # may ask for a password, on the terminal
+    as_root=sudo # may ask for a password on the terminal
 elif sudo -n true 2>/dev/null; then
     as_root="sudo -n"
 else
@@ -43,13 +43,13 @@ no_folder=no
 [ -d "${no_cluster%/*}" ] || no_folder=yes
 
 restore() {
-    # One that was there before is not ours, and stays.
+    # Keeps a file that existed before.
     for file in "$policy" "$no_cluster"; do
         if grep -qs "$ours" "$file"; then $as_root rm -f "$file"; fi
     done
     if [ "$no_folder" = yes ]; then $as_root rmdir "${no_cluster%/*}" 2>/dev/null || true; fi
 }
-# Creates a file that does not exist; leaves one that does.
+# Creates a file, unless it exists.
 create() { # FILE MODE, content from standard input
     $as_root mkdir -p "${1%/*}"
     if $as_root sh -c 'set -C; cat >"$1"' sh "$1" 2>/dev/null; then $as_root chmod "$2" "$1"; fi
@@ -58,14 +58,14 @@ trap restore EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# Debian's packages start their service when they are installed, unless this script answers 101.
+# Debian's packages start their service at installation, unless this script exits with 101.
 printf '#!/bin/sh\n# %s\nexit 101\n' "$ours" | create "$policy" 755
 printf '# %s\ncreate_main_cluster = false\n' "$ours" | create "$no_cluster" 644
 
 apt() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 "$@" </dev/null
 }
-# The lists have a lock of their own, for which apt-get does not wait.
+# apt-get does not wait for the lock of the package lists.
 tries=0
 until apt update; do
     tries=$((tries + 1))
@@ -78,7 +78,7 @@ done
 # shellcheck disable=SC2086
 apt install --no-install-recommends $missing
 
-# Installed by us, so not wanted at the next boot either.
+# A service that this script installed must not start at the next boot either.
 if command -v systemctl >/dev/null; then
     for package in $missing; do
         case $package in

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Changes one thing in the product at a time, in a copy of it, and expects the simulation to break a promise; what no seed meets
-# in so short a time, the unit tests of the changed crate have to see. A line that is no longer there fails as well, so that this list cannot go
-# stale. Builds apart from the product: cargo takes the copy for it.
-#   ONLY=no-gate tests/mutations.sh     this one alone
+# Changes one line of the product at a time, in a copy, and expects the simulation to report a broken promise. For a change that
+# no seed reaches in so short a time, the unit tests of the changed crate must fail. A FROM text that no longer occurs fails,
+# too, so the list cannot go stale. The copy is built apart from the product.
+#   ONLY=no-gate tests/mutations.sh     runs this mutation only
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD

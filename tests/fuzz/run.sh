@@ -1,10 +1,10 @@
 #!/bin/sh
-# run.sh SECONDS [TARGET...]: fuzzes each target, or all of them, for that long, beginning with its corpus; stops at the
-# first input that breaks a promise and leaves it in artifacts/. What is found on the way stays in target/corpus; with
-# MERGE=1 nothing is fuzzed, and of that what adds coverage goes into corpus/, the smallest first.
+# run.sh SECONDS [TARGET...]: fuzzes each target, or all targets, for that long, beginning with its corpus. Stops at the first
+# input that breaks a promise and leaves it in artifacts/. New inputs stay in target/corpus. With MERGE=1 nothing is fuzzed:
+# inputs of target/corpus that add coverage go into corpus/, the smallest first.
 #
-# libFuzzer on the stable toolchain: the flags are those that cargo-fuzz sets, without a sanitizer, which would take a
-# nightly one and find little in a program that has no unsafe code.
+# libFuzzer on the stable toolchain, with the flags that cargo-fuzz sets. A sanitizer would need the nightly toolchain and
+# find little in a program without unsafe code.
 set -eu
 cd "$(dirname "$0")"
 seconds=$1

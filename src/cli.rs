@@ -1,4 +1,4 @@
-//! The command line: what can be asked of `outboxd`. Parses and explains; does nothing.
+//! The command line of `outboxd`: commands, options and their help. Parses; runs nothing.
 
 use crate::{
     backfill::snapshot::Aggregate,
@@ -11,9 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Names the configuration file when `--config` does not.
+/// Variable that names the configuration file when `--config` is absent.
 pub const CONFIG_VARIABLE: &str = "OUTBOXD_CONFIG";
-/// The configuration file when nothing names one.
+/// The configuration file when neither `--config` nor the variable names one.
 pub const CONFIG_DEFAULT: &str = "/etc/outboxd/outboxd.toml";
 
 const EXIT_STATUS: &str = "\
@@ -21,18 +21,18 @@ Exit status:
    0  done, or drained after SIGTERM, SIGINT or SIGQUIT
    1  failed at run time
    2  bad command line
-  78  bad configuration; starting again without changing it is of no use
+  78  bad configuration: correct it before starting again
 
 Environment:
   OUTBOXD_CONFIG          configuration file, when --config is not given
-  OUTBOXD__SECTION__KEY   overrides one key, e.g. OUTBOXD__SOURCES__ORDERS__POSTGRES__URL; such variables alone are
-                          enough when neither --config nor OUTBOXD_CONFIG names a file and the default one is missing
+  OUTBOXD__SECTION__KEY   overrides one key, e.g. OUTBOXD__SOURCES__ORDERS__POSTGRES__URL. Without --config and
+                          OUTBOXD_CONFIG the file may be missing: such variables alone are enough
   OUTBOXD_LOG             log levels, e.g. info,outboxd::relay=debug [default: info]";
 
 /// Relays committed rows of PostgreSQL outbox tables to RabbitMQ.
 ///
-/// Each committed row of an outbox table becomes one message, published in the commit order of its aggregate and with publisher
-/// confirms. PostgreSQL is told that a position is flushed only after every message up to it is confirmed.
+/// Each committed row of an outbox table becomes one message. outboxd publishes the messages of an aggregate in commit order, with
+/// publisher confirms. A position is acknowledged to PostgreSQL only after every message up to it is confirmed.
 #[derive(Clone, Debug, PartialEq, Parser)]
 #[command(name = "outboxd", version, after_help = EXIT_STATUS)]
 pub struct Cli {
@@ -40,17 +40,17 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// How logs on stderr look
+    /// Format of the log on stderr
     #[arg(long, global = true, value_name = "FORMAT", default_value = "pretty")]
     pub log_format: LogFormat,
 
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
 impl Cli {
-    /// Whether `--config` or `$OUTBOXD_CONFIG` (passed in as `variable`) names the configuration file.
+    /// Tells whether `--config` or `$OUTBOXD_CONFIG` (passed in as `variable`) names the configuration file.
     pub fn names_config_file(&self, variable: Option<OsString>) -> bool {
         self.config.is_some() || variable.is_some_and(|value| !value.is_empty())
     }
@@ -63,82 +63,81 @@ impl Cli {
     }
 }
 
-/// What `outboxd` can do.
+/// The commands of `outboxd`.
 #[derive(Clone, Debug, PartialEq, Subcommand)]
 pub enum Command {
     /// Relay until SIGTERM, SIGINT or SIGQUIT
     ///
-    /// Relays every source of the configuration file and serves the admin endpoints. On SIGTERM, SIGINT or SIGQUIT it stops
-    /// reading, waits for outstanding confirms, reports the final position to PostgreSQL and exits with 0. A second one ends it
-    /// at once. Any other signal is logged and ignored; SIGHUP does not reload in this version.
+    /// Relays every source of the configuration file and serves the admin endpoints. On SIGTERM, SIGINT or SIGQUIT outboxd
+    /// stops reading, waits for outstanding confirms, reports the final position to PostgreSQL, and exits with 0. A second such
+    /// signal ends outboxd at once. Any other signal is logged and ignored. SIGHUP does not reload the file in this version.
     Run,
 
     /// Verify the configuration and everything `run` needs
     ///
-    /// Validates the file, then connects and looks at versions, wal_level, privileges, table and column types,
-    /// publication, slot, exchanges and queues. Prints one line for each check; a failure comes with the command or
-    /// statement that mends it. Changes nothing.
+    /// Validates the file, then connects and checks versions, wal_level, privileges, table and column types, publication,
+    /// slot, exchanges and queues. Prints one line for each check, and below a failure the command or statement that corrects
+    /// it. Changes nothing. Exits with 1 when a check fails.
     Check(Check),
 
     /// Create publication, slot, slot record and RabbitMQ topology
     ///
-    /// Creates what is missing and leaves alone what is there, so it can be repeated. Creates nothing when a check fails.
-    /// postgres.create = false and rabbitmq.declare = false concern `run`, not this. With backlog = "publish" a table
-    /// that has rows gets its slot from `run`, which publishes them first. Neither `run` nor `setup` removes a binding: a
-    /// key that was taken out of binding_keys stays bound until --unbind removes it.
+    /// Creates what is missing and changes nothing that exists, so the command can be repeated. Creates nothing when a check
+    /// fails. postgres.create = false and rabbitmq.declare = false apply to `run`, not to `setup`. With backlog = "publish"
+    /// and rows in the table, `run` creates the slot, after it has published these rows. Neither `run` nor `setup` removes a
+    /// binding: a key that was removed from binding_keys stays bound until --unbind removes it.
     Setup(Setup),
 
     /// Drop one source's slot and publication
     ///
-    /// A slot that nobody reads makes PostgreSQL keep WAL until the disk is full, so drop it when a source is retired.
-    /// The outbox table and everything in RabbitMQ stay. The record of the slot goes too, so that a later set-up starts
-    /// afresh, with the backlog. Stop outboxd first. A source that is not in the configuration is a bad command line.
+    /// An unused slot makes PostgreSQL keep WAL until the disk is full: drop it when a source is retired. Stop outboxd first.
+    /// The outbox table and everything in RabbitMQ stay. The slot's record is cleared, so a later set-up starts again with
+    /// the backlog.
     Teardown(Teardown),
 
-    /// Make a new slot in place of a lost one, and publish what may be missing
+    /// Create a new slot in place of a lost one, and publish the rows that may be missing
     ///
-    /// For a source that halted because its slot is lost, gone, or not the one that was there before. Publishes rows that
-    /// are still in the outbox table, from one consistent snapshot, and makes the slot at that snapshot when all are
-    /// confirmed, so that nothing falls between. Without --since: the rows created since the last confirm that outboxd
-    /// has recorded, less one hour, or all if nothing is recorded. Some rows may have been published before; such copies
-    /// carry the same message_id. Refuses when the slot is healthy or in use. A running, halted outboxd goes on with the
-    /// new slot by itself. What ends it early leaves no slot: run it again.
+    /// For a source that halted because its slot was lost, dropped, or replaced by another one. Publishes rows that are still
+    /// in the outbox table, from one consistent snapshot, and creates the slot at that snapshot after every row is confirmed,
+    /// so no row is missed in between. Without --since: rows created since the last recorded confirm, less one hour, or all
+    /// rows when none is recorded. Some rows may have been published before; the copies carry the same message_id. Refuses
+    /// when the slot is healthy or in use. A running, halted outboxd continues with the new slot by itself. An interrupted
+    /// `recover` leaves no slot: run it again.
     Recover(Recover),
 
-    /// Publish rows again that are still in the outbox table
+    /// Publish rows of the outbox table again
     ///
-    /// From one consistent snapshot, by the sequence column, else by created_at; each message as at first, with the same
-    /// message_id, and with the header outbox-replayed: true. Touches no slot, and may run while outboxd runs. The
-    /// messages of an aggregate are in order among themselves, but in no order with those that the running outboxd
-    /// publishes of the same aggregate meanwhile. On SIGTERM waits for what is on its way, says how far it came, and
-    /// exits with 1.
+    /// Reads rows from one consistent snapshot, ordered by the sequence column, else by created_at. Each message has the same
+    /// message_id as at first, and the header outbox-replayed: true. Does not use the slot; may run beside `run`. Replayed
+    /// messages of an aggregate are in order among themselves, but not relative to messages that `run` publishes at the same
+    /// time. On SIGTERM, `replay` waits for outstanding confirms, prints how many rows are confirmed, and exits with 1.
     Replay(Replay),
 
-    /// See to the messages that policy put aside
+    /// List, requeue or discard parked rows
     ///
-    /// With delivery.on_unroutable = "park" or delivery.on_invalid = "park" a row that cannot be published is put into the
-    /// table outboxd_parked of its source's database, and what follows it goes on. There it stays until it is requeued or
-    /// discarded.
+    /// With delivery.on_unroutable, delivery.on_invalid or delivery.on_nack = "park", outboxd puts a row that it cannot publish
+    /// into the table outboxd_parked of the source's database, and continues with later rows. The row stays there until it is
+    /// requeued or discarded.
     #[command(subcommand)]
     Parked(Parked),
 
-    /// Show what the running daemon does
+    /// Show the state of every source
     ///
-    /// Asks the admin endpoint of the daemon that uses the same configuration file, and prints for every source its
-    /// state, position, lag, the WAL that its slot holds back, the messages in flight, and the rows parked. When no daemon
-    /// answers, prints what the databases know of the slots, and exits with 1.
+    /// Asks the daemon at admin.listen, and prints for each source its state, confirmed position, lag, the WAL that its slot
+    /// retains, messages in flight and parked rows. When no daemon answers, prints each slot as its database shows it, and
+    /// exits with 1.
     Status(Status),
 
     /// Print the DDL of the outbox and inbox tables
     ///
-    /// Needs neither a configuration file nor a database: `outboxd schema | psql orders`.
+    /// Needs neither a configuration file nor a connection: `outboxd schema | psql orders`.
     Schema(Schema),
 }
 
 /// Options of `check`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Check {
-    /// Only validate the file: connect to nothing
+    /// Only validate the file; do not connect
     #[arg(long)]
     pub offline: bool,
 }
@@ -146,22 +145,22 @@ pub struct Check {
 /// Options of `setup`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct Setup {
-    /// Print the statements for a DBA, and a least-privilege role, and do nothing
+    /// Only print the SQL statements for a DBA, with a least-privilege role
     #[arg(long)]
     pub print_sql: bool,
 
-    /// Print the rabbitmqctl commands for an administrator, and do nothing
+    /// Only print the rabbitmqctl commands for an administrator
     ///
-    /// They make virtual host and user, and grant the rights that the configuration needs and no more: regular expressions
-    /// for configure, write and read, and the routing keys of each topic exchange that is known. With
-    /// rabbitmq.declare = false no right to declare is among them. The user is that of rabbitmq.url.
+    /// The commands create the virtual host and the user of rabbitmq.url, and grant only the permissions that the
+    /// configuration needs: regular expressions for configure, write and read, and for the routing keys of each known topic
+    /// exchange. With rabbitmq.declare = false they grant no permission to declare exchanges and queues.
     #[arg(long, conflicts_with = "print_sql")]
     pub print_rabbitmqctl: bool,
 
-    /// Remove a binding that the configuration no longer has, and do nothing else
+    /// Only remove a binding that the configuration no longer has
     ///
-    /// The key has to be out of the subscription's binding_keys. `rabbitmqctl list_bindings` lists what is bound. For a
-    /// subscription with partitions QUEUE is its name in the configuration.
+    /// Remove KEY from the subscription's binding_keys first. `rabbitmqctl list_bindings` lists the bindings. For a
+    /// subscription with partitions, QUEUE is the queue's name in the configuration.
     #[arg(long, num_args = 3, value_names = ["EXCHANGE", "QUEUE", "KEY"], conflicts_with_all = ["print_sql", "print_rabbitmqctl"])]
     pub unbind: Option<Vec<String>>,
 }
@@ -174,7 +173,7 @@ pub struct Teardown {
     pub source: String,
 }
 
-/// Counted from this machine's clock.
+/// Parses `--since`; a duration counts back from this machine's clock.
 fn since(text: &str) -> Result<Timestamp, ParseSinceError> {
     Timestamp::parse_since(text, Timestamp::now())
 }
@@ -186,8 +185,8 @@ pub struct Recover {
     #[arg(long, value_name = "NAME")]
     pub source: String,
 
-    /// Only rows created since then: 90s, 15m, 1h, 2d or 1w ago, a date (its beginning in UTC), or a time with its zone such as
-    /// 2026-01-31T08:05:09Z. Needs the column created_at, and outbox.created_at_zone where that has no time zone
+    /// Only rows created since TIME: 90s, 15m, 1h, 2d or 1w ago, a date (0:00 UTC), or a time with a zone, such as
+    /// 2026-01-31T08:05:09Z. Needs the column created_at, and outbox.created_at_zone for a column without time zone
     #[arg(long, value_name = "TIME", value_parser = since)]
     pub since: Option<Timestamp>,
 }
@@ -199,8 +198,8 @@ pub struct Replay {
     #[arg(long, value_name = "NAME")]
     pub source: String,
 
-    /// Only rows created since then: 90s, 15m, 1h, 2d or 1w ago, a date (its beginning in UTC), or a time with its zone such as
-    /// 2026-01-31T08:05:09Z. Needs the column created_at, and outbox.created_at_zone where that has no time zone
+    /// Only rows created since TIME: 90s, 15m, 1h, 2d or 1w ago, a date (0:00 UTC), or a time with a zone, such as
+    /// 2026-01-31T08:05:09Z. Needs the column created_at, and outbox.created_at_zone for a column without time zone
     #[arg(long, value_name = "TIME", value_parser = since)]
     pub since: Option<Timestamp>,
 
@@ -209,25 +208,26 @@ pub struct Replay {
     pub aggregate: Option<Aggregate>,
 }
 
-/// What can be done about parked messages.
+/// The commands for parked rows.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Parked {
-    /// List them, in commit order
+    /// List parked rows in commit order
     ///
-    /// With position, message id, aggregate, event type, why and when each was parked. Payloads are not shown: they are in
+    /// Prints position, message id, aggregate, event type, cause, time and reason of each. Payloads are not shown: they are in
     /// the table outboxd_parked, column column_values.
     List(ListParked),
 
-    /// Publish them again, in commit order, with the configuration as it is now
+    /// Publish parked rows again, in commit order
     ///
-    /// With the same message_id and outbox-position. A row leaves the table after its confirm; one that still cannot be
-    /// published stays, and so do the later ones of its aggregate. A row that may have been overtaken by later ones of its
-    /// aggregate stays as well, and the line says why: the outbox table has later rows, no longer has this one, or has no
-    /// column that tells. --out-of-order publishes it all the same, for consumers that can bear it. Nobody should write
-    /// rows of that aggregate meanwhile. May run while outboxd runs. Exits with 1 when anything stays.
+    /// Uses the current configuration, and the same message_id and outbox-position. A row leaves the table after its confirm.
+    /// A row that still cannot be published stays parked, and so do later parked rows of its aggregate. A row that later
+    /// messages of its aggregate may have overtaken also stays, and the output says why: the outbox table has later rows, no
+    /// longer has this row, or has no column that gives the order. --out-of-order publishes such a row, for consumers that
+    /// tolerate it. Stop the writers of the aggregate first: a row committed during the requeue may be delivered before the
+    /// requeued one. May run beside `run`. Exits with 1 when a row stays parked.
     Requeue(RequeueParked),
 
-    /// Remove them for good, unpublished
+    /// Delete parked rows without publishing them
     Discard(DiscardParked),
 }
 
@@ -250,11 +250,11 @@ pub struct RequeueParked {
     #[arg(long, value_name = "NAME")]
     pub source: String,
 
-    /// Which ones.
+    /// The rows to requeue.
     #[command(flatten)]
     pub chosen: Chosen,
 
-    /// Also those that later messages of their aggregate may have overtaken
+    /// Also requeue rows that later messages of their aggregate may have overtaken
     #[arg(long)]
     pub out_of_order: bool,
 }
@@ -266,20 +266,20 @@ pub struct DiscardParked {
     #[arg(long, value_name = "NAME")]
     pub source: String,
 
-    /// Which ones.
+    /// The rows to discard.
     #[command(flatten)]
     pub chosen: Chosen,
 }
 
-/// Which parked messages a command is for.
+/// The parked rows that a command is for.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 #[group(required = true, multiple = false)]
 pub struct Chosen {
-    /// Message ids or positions, as `parked list` shows them
+    /// Message ids or positions, as `parked list` prints them
     #[arg(value_name = "ID")]
     pub names: Vec<String>,
 
-    /// All that are parked
+    /// All parked rows
     #[arg(long)]
     pub all: bool,
 }
@@ -287,7 +287,7 @@ pub struct Chosen {
 /// Options of `status`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Status {
-    /// Print JSON: the daemon's own, as it is
+    /// Print the daemon's JSON answer unchanged
     #[arg(long)]
     pub json: bool,
 }
@@ -300,10 +300,10 @@ pub struct Schema {
     pub preset: SchemaPreset,
 }
 
-/// The layouts whose DDL `schema` prints.
+/// Layouts whose DDL `schema` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SchemaPreset {
-    /// The table that Debezium made the standard, with three optional columns
+    /// The columns of Debezium's outbox table, with three optional ones
     Standard,
 }
 

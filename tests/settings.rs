@@ -335,7 +335,7 @@ fn each_mistake_has_its_message() {
         ),
         (
             "cleanup = { mode = \"delete\", retention_s = 1 }\noutbox.columns.created_at = \"\"",
-            "cleanup.retention_s: needs the time of a row, though outbox.columns.created_at is \"\"",
+            "cleanup.retention_s: needs the time of each row, but outbox.columns.created_at is \"\"",
         ),
         ("cleanup.retention_s = 5", "cleanup.retention_s: has no effect"),
         ("[sources.Bad]", "sources.Bad: is no valid source name"),
@@ -524,7 +524,7 @@ fn exchanges_are_checked_with_those_who_use_them() {
         ),
         (
             "[[exchanges]]\nname = \"q\"\n[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\npartitions = 2",
-            "subscriptions[0].queue: the exchange \"q\" before the partitions",
+            "subscriptions[0].queue: the exchange \"q\" before the partitions is also in",
         ),
     ] {
         let found = problems(&with(lines), &[]);
@@ -566,7 +566,7 @@ fn properties_are_templates_and_literals_are_tried_out() {
         ("message.id = \"{uuid}\"", "message.id: unknown placeholder"),
         (
             "message.properties_from_headers = true\noutbox.columns.headers = \"\"",
-            "message.properties_from_headers: is of no use",
+            "message.properties_from_headers: has no effect: outbox.columns.headers is \"\"",
         ),
     ] {
         let found = problems(&with(lines), &[]);

@@ -1,6 +1,6 @@
-//! Gauges that are set when `/metrics` is asked for: times that pass by themselves, and the slot's `wal_status`.
+//! Gauges that are set at each request for `/metrics`: ages, which change by themselves, and the slot's `wal_status`.
 //!
-//! As with every gauge, what is not known is absent.
+//! A gauge without a known value is absent.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,10 +8,10 @@ use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
 
 use super::family::{added, saturated};
 
-/// Values of `pg_replication_slots.wal_status`, and what stands for NULL.
+/// Values of `pg_replication_slots.wal_status`; `unknown` stands for NULL.
 const WAL_STATUSES: [&str; 5] = ["reserved", "extended", "unreserved", "lost", "unknown"];
 
-/// The families.
+/// Families of these gauges.
 #[derive(Clone, Debug)]
 pub(super) struct Ages {
     lag: GaugeVec,
@@ -20,7 +20,7 @@ pub(super) struct Ages {
     wal_status: IntGaugeVec,
 }
 
-/// Those of one source.
+/// The gauges of one source.
 #[derive(Debug)]
 pub(super) struct SourceAges {
     families: Ages,
@@ -37,22 +37,22 @@ impl Ages {
         Self {
             lag: seconds(
                 "outboxd_lag_seconds",
-                "Age of the oldest unconfirmed message, or of the row that the source halts for, since its commit; 0 while streaming \
-                 with nothing unconfirmed, absent while nobody reads the stream and nothing is unconfirmed: alert on outboxd_source_state as well",
+                "Seconds since the commit of the oldest unconfirmed message, or of the row that halts the source; 0 while the source streams \
+                 with nothing unconfirmed; absent when nothing is unconfirmed and the source does not stream: alert on outboxd_source_state, too",
             ),
             oldest_unconfirmed: seconds(
                 "outboxd_oldest_unconfirmed_seconds",
-                "Age of the oldest unconfirmed message since it was published; absent while there is none, also while RabbitMQ is away and \
-                 none was published",
+                "Seconds since the oldest unconfirmed message was published; absent while there is none, also during an outage of RabbitMQ \
+                 with nothing published",
             ),
             last_confirm: gauge(
                 "outboxd_last_confirm_timestamp_seconds",
-                "When the broker last confirmed a message, in seconds since the Unix epoch; absent before the first",
+                "Time of the last confirm, in seconds since the Unix epoch; absent before the first",
                 &["source"],
             ),
             wal_status: gauge(
                 "outboxd_slot_wal_status",
-                "1 for the wal_status of the replication slot, 0 for the others; lost: the slot cannot be gone on with",
+                "1 for the wal_status of the replication slot, 0 for the others; lost: rows may be missing, run outboxd recover",
                 &["source", "wal_status"],
             ),
         }
@@ -77,7 +77,7 @@ impl SourceAges {
         for (family, seconds) in [(lags, lag), (unconfirmed, oldest_unconfirmed)] {
             match seconds {
                 Some(seconds) => family.with_label_values(label).set(seconds),
-                // The error says that it was not there.
+                // An error means that the gauge was absent already.
                 None => drop(family.remove_label_values(label)),
             }
         }

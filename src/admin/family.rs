@@ -1,8 +1,8 @@
-//! Families of metrics: how one is registered, and the values that a gauge can have.
+//! Families of metrics: their registration, and the range of a gauge.
 
 use prometheus::{Registry, core::Collector};
 
-/// Registers a family. Names, labels and buckets are constants of this room, so a failure is a mistake in it.
+/// Registers a family. Names, labels and buckets are constants, so only our own mistake makes the registration fail.
 #[expect(clippy::expect_used, reason = "fails on our own mistakes only, and then in every test")]
 pub(super) fn added<C: Collector + Clone + 'static>(
     registry: &Registry,
@@ -13,7 +13,7 @@ pub(super) fn added<C: Collector + Clone + 'static>(
     collector
 }
 
-/// Gauges are signed; no count of ours comes near.
+/// Converts a count to a gauge's signed value.
 pub(super) fn saturated(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

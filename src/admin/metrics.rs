@@ -1,7 +1,7 @@
-//! The Prometheus instruments: every family once, and for each source the handles that the relay increments.
+//! The Prometheus metrics: all families, and for each source the handles that the relay increments.
 //!
-//! Label values are looked up when a source is added, never for a message. Gauges whose value is not known yet
-//! (lag, retained WAL) are absent instead of 0: an unknown lag must not look like no lag.
+//! Label values are looked up when a source is added, never for a message. A gauge without a known value (lag, retained WAL) is
+//! absent instead of 0: an unknown lag must not look like no lag.
 
 use super::{
     ages::{Ages, SourceAges},
@@ -16,11 +16,11 @@ use prometheus::{
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Seconds. A commit is usually confirmed within milliseconds; minutes are a broker that was away.
+/// Buckets in seconds: milliseconds for the usual case, minutes for an outage of the broker.
 const COMMIT_TO_CONFIRM_BUCKETS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
-/// All families, in a registry of their own: what other code in the process registers globally is not ours to show.
+/// All families, in their own registry, apart from metrics that other code registers globally.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
@@ -87,7 +87,7 @@ impl Metrics {
             ),
             nacked: counter(
                 "outboxd_messages_nacked_total",
-                "Messages that the broker refused (nack); sent again",
+                "Messages that the broker nacked; outboxd sends them again, or parks their rows",
             ),
             nacked_waiting: gauge(
                 "outboxd_nacked_messages",
@@ -95,13 +95,13 @@ impl Metrics {
             ),
             nacked_since: gauge(
                 "outboxd_nacked_since_timestamp_seconds",
-                "Since when messages wait after a nack, in seconds since the Unix epoch; absent while none does",
+                "Time since which messages wait after a nack, in seconds since the Unix epoch; absent while none does",
             ),
-            parked: counter("outboxd_messages_parked_total", "Messages that policy put aside"),
+            parked: counter("outboxd_messages_parked_total", "Messages whose rows were parked in the table outboxd_parked"),
             parked_rows: gauge("outboxd_parked_rows", "Rows in the table outboxd_parked"),
             ignored: counter(
                 "outboxd_rows_ignored_total",
-                "Changes of the outbox table that are not inserts",
+                "Changes of the outbox table that are not published: updates, deletes, truncates, and rows moved between partitions",
             ),
             deleted: counter("outboxd_rows_deleted_total", "Confirmed rows that clean-up has removed"),
             cleanup_off: gauge(
@@ -113,7 +113,7 @@ impl Metrics {
                 HistogramVec::new(
                     HistogramOpts::new(
                         "outboxd_commit_to_confirm_seconds",
-                        "From the commit of a row, by the database's clock, to the confirm of its message",
+                        "Seconds from the commit of a row, by the database's clock, to the confirm of its message",
                     )
                     .buckets(COMMIT_TO_CONFIRM_BUCKETS.to_vec()),
                     &["source"],
@@ -121,15 +121,15 @@ impl Metrics {
             ),
             in_flight: gauge(
                 "outboxd_in_flight_messages",
-                "Messages handed to the broker and neither confirmed nor put aside",
+                "Messages sent to the broker and neither confirmed nor parked",
             ),
-            slot_retained: gauge("outboxd_slot_retained_bytes", "WAL that the replication slot holds back"),
+            slot_retained: gauge("outboxd_slot_retained_bytes", "WAL that the replication slot retains"),
             lag: gauge("outboxd_lag_bytes", "WAL from the confirmed position to the server's end of WAL"),
             ages: Ages::new(&registry),
             reconnects: added(
                 &registry,
                 IntCounterVec::new(
-                    Opts::new("outboxd_reconnects_total", "Connections made anew after a loss"),
+                    Opts::new("outboxd_reconnects_total", "Reconnects after a lost connection"),
                     &["source", "side"],
                 ),
             ),
@@ -149,7 +149,7 @@ impl Metrics {
         metrics
     }
 
-    /// The handles of one source; its counters exist, at 0, from now on.
+    /// Makes the handles of one source. Its counters start at 0.
     pub(super) fn source(&self, name: &str) -> SourceMetrics {
         let counter = |family: &IntCounterVec| family.with_label_values(&[name]);
         SourceMetrics {
@@ -176,15 +176,15 @@ impl Metrics {
         }
     }
 
-    /// The reporter of the subscriptions' queues, with families of their own: no source has them.
+    /// Makes the reporter of the subscriptions' queues. Its families have no label `source`.
     pub(super) fn subscriptions(&self) -> SubscriptionReporter {
         let recreated = Opts::new(
             "outboxd_subscription_queue_recreated_total",
-            "How often the queue of a subscription was gone and was declared anew",
+            "Number of times that outboxd declared a lost subscription queue again",
         );
         let missing = Opts::new(
             "outboxd_subscription_queue_missing",
-            "1 while the queue of a subscription is not there or not bound",
+            "1 while a subscription queue is missing or not bound, and gets no messages",
         );
         SubscriptionReporter::new(
             added(&self.registry, IntCounterVec::new(recreated, &["queue"])),
@@ -194,7 +194,7 @@ impl Metrics {
 
     pub(super) fn render(&self) -> String {
         let mut text = String::new();
-        // Formatting into a string does not fail; what is there is better than nothing if that ever changes.
+        // Formatting into a string does not fail. A partial text would be better than none.
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "the metrics could not be rendered");
         }
@@ -210,7 +210,7 @@ impl SourceMetrics {
     }
 }
 
-/// A gauge that appears with its first value. Set on a timer, so the label lookup does not matter.
+/// A gauge that is absent before its first value. Its setter looks up the labels, which is cheap enough on a timer.
 #[derive(Debug)]
 pub(super) struct KnownLater {
     family: IntGaugeVec,
@@ -222,9 +222,9 @@ impl KnownLater {
         self.family.with_label_values(&[&self.source]).set(saturated(value));
     }
 
-    /// No longer known.
+    /// Removes the value.
     pub(super) fn clear(&self) {
-        // The error says that it was not there, which is what is wanted.
+        // An error means that the gauge was absent already.
         let _ = self.family.remove_label_values(&[&self.source]);
     }
 }

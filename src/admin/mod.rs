@@ -1,10 +1,10 @@
-//! What the relay reports and what the world reads: `/metrics`, `/healthz`, `/readyz` and `/status`.
+//! The admin endpoints: `/metrics`, `/healthz`, `/readyz` and `/status`, and the reports of the relay behind them.
 //!
-//! The [`Board`] is the world's side, one for the process. A [`Reporter`] is the relay's side, one for each source; its
-//! clones all write to the same place. Reporting never waits for a reader and never fails.
+//! The endpoints read from the [`Board`], one for the process. The relay writes to a [`Reporter`], one for each source; clones share
+//! their state. Reporting never waits for a reader and never fails.
 //!
-//! Knows how to show what it was told. Does not know PostgreSQL, RabbitMQ or the ledger, asks nobody for anything, and
-//! decides nothing: that a stalled source is not ready is the relay's verdict, given as a [`SourceState`].
+//! Knows how to show what was reported. Does not know PostgreSQL, RabbitMQ or the ledger, and decides nothing: the relay decides
+//! whether a source is ready, and reports a [`SourceState`].
 
 mod ages;
 mod family;
@@ -28,7 +28,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-/// Everything that is reported in this process, for the endpoints to read. Clones share it.
+/// All reports of this process, read by the endpoints. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct Board(Arc<Inner>);
 
@@ -36,13 +36,13 @@ pub struct Board(Arc<Inner>);
 struct Inner {
     started: Instant,
     metrics: Metrics,
-    /// By name, so that every answer lists the sources in the same order.
+    /// Reporters by name: every answer lists the sources in the same order.
     sources: Mutex<BTreeMap<String, Reporter>>,
     subscriptions: SubscriptionReporter,
 }
 
 impl Board {
-    /// A board without sources; the process counts as started now.
+    /// Makes a board without sources, with now as the start of the process.
     #[expect(clippy::new_without_default, reason = "reads the clock: two defaults would not be equal")]
     pub fn new() -> Board {
         let metrics = Metrics::new(SystemTime::now());
@@ -50,8 +50,8 @@ impl Board {
         Board(Arc::new(Inner { started: Instant::now(), metrics, sources: Mutex::default(), subscriptions }))
     }
 
-    /// The reporter of the source `name`, which the endpoints show from now on, as [`SourceState::Connecting`].
-    /// Asked again for the same name, it returns the same reporter.
+    /// Returns the reporter of the source `name`, always the same one. The endpoints show a new source as
+    /// [`SourceState::Connecting`].
     pub fn reporter(&self, name: &str) -> Reporter {
         let mut sources = self.sources();
         let reporter = sources
@@ -65,18 +65,18 @@ impl Board {
         self.0.subscriptions.clone()
     }
 
-    /// The Prometheus text format, version 0.0.4.
+    /// All metrics in the Prometheus text format, version 0.0.4.
     pub fn metrics(&self) -> String {
         self.sources().values().for_each(Reporter::set_ages);
         self.0.metrics.render()
     }
 
-    /// Readiness: every source is streaming or standing by, and every subscription has its queues. Names those that are not ready.
+    /// Readiness: every source is streaming or standing by, and every subscription has its queues.
     pub fn readiness(&self) -> Readiness {
         Readiness::of(&self.status())
     }
 
-    /// Everything at once, sources by name.
+    /// The `/status` document, with the sources sorted by name.
     pub fn status(&self) -> Status {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

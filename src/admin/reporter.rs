@@ -1,7 +1,7 @@
 //! The relay's side of the board: one [`Reporter`] for each source.
 //!
-//! Counters are atomics that take a whole batch at once. What has no place in a counter (state, positions) is behind a
-//! mutex, held for an assignment and never across an `await`.
+//! Counters are atomics, incremented by a whole batch at once. State and positions are behind a mutex, which is held for an
+//! assignment and never across an `await`.
 
 use super::{
     family::saturated,
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// Which of a source's two connections.
+/// One of a source's two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The replication connection.
@@ -27,16 +27,16 @@ pub enum Side {
     Rabbitmq,
 }
 
-/// The oldest message that is published and not yet confirmed.
+/// The oldest published, unconfirmed message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unconfirmed {
-    /// When its row was committed, by the database's clock.
+    /// Commit time of its row, by the database's clock.
     pub committed: SystemTime,
-    /// When it was first published, by ours.
+    /// Time of its first publish, by our clock.
     pub published: Instant,
 }
 
-/// Tells the board about one source. Cheap to clone and cheap to call; the relay's task owns a clone.
+/// Reports one source to the board. Cheap to clone and cheap to call; the relay's task owns a clone.
 #[derive(Clone, Debug)]
 pub struct Reporter(Arc<Inner>);
 
@@ -99,12 +99,12 @@ impl Reporter {
         &self.0.name
     }
 
-    /// `n` messages were sent to the broker; a message sent again counts again.
+    /// Counts `n` messages sent to the broker. A repeated message counts again.
     pub fn published(&self, n: u64) {
         self.0.metrics.published.inc_by(n);
     }
 
-    /// The broker confirmed `n` messages.
+    /// Counts `n` messages that the broker confirmed.
     pub fn confirmed(&self, n: u64) {
         self.0.metrics.confirmed.inc_by(n);
         if n > 0 {
@@ -112,17 +112,17 @@ impl Reporter {
         }
     }
 
-    /// The broker returned `n` messages as unroutable.
+    /// Counts `n` messages that the broker returned as unroutable.
     pub fn returned(&self, n: u64) {
         self.0.metrics.returned.inc_by(n);
     }
 
-    /// The broker nacked `n` messages.
+    /// Counts `n` messages that the broker nacked.
     pub fn nacked(&self, n: u64) {
         self.0.metrics.nacked.inc_by(n);
     }
 
-    /// Shows how many messages wait after a nack, and since when; `None`: none.
+    /// Sets the number of messages that wait after a nack, and the time since which some do; `None`: none.
     pub fn nacked_waiting(&self, waiting: Option<(usize, Timestamp)>) {
         let metrics = &self.0.metrics;
         metrics.nacked_waiting.set(saturated(waiting.map_or(0, |(messages, _)| messages) as u64));
@@ -133,12 +133,12 @@ impl Reporter {
         self.live().nacked_since = waiting.map(|(_, since)| since);
     }
 
-    /// Policy put `n` messages aside.
+    /// Counts `n` parked messages.
     pub fn parked(&self, n: u64) {
         self.0.metrics.parked.inc_by(n);
     }
 
-    /// So many rows are in the table of parked ones; `None` when there is no such table.
+    /// Sets the number of rows in the table `outboxd_parked`; `None` when there is no such table.
     pub fn parked_rows(&self, rows: Option<u64>) {
         match rows {
             Some(rows) => self.0.metrics.parked_rows.set(rows),
@@ -147,8 +147,8 @@ impl Reporter {
         self.live().parked_rows = rows;
     }
 
-    /// Rows of the source are parked where `outboxd parked` does not look, as `what` says; `None`: there are none. Logged as a
-    /// warning, once for each text.
+    /// Reports parked rows where `outboxd parked` does not look, as `what` says; `None`: there are none. Logs a warning, once for
+    /// each text.
     pub fn parked_elsewhere(&self, what: Option<String>) {
         let mut live = self.live();
         if let Some(what) = &what
@@ -159,61 +159,61 @@ impl Reporter {
         live.parked_elsewhere = what;
     }
 
-    /// Tells whether there are such rows, as far as is known.
+    /// Tells whether the last report was of such rows.
     pub fn has_parked_elsewhere(&self) -> bool {
         self.live().parked_elsewhere.is_some()
     }
 
-    /// `n` changes of the outbox table were not inserts.
+    /// Counts `n` ignored changes of the outbox table.
     pub fn ignored(&self, n: u64) {
         self.0.metrics.ignored.inc_by(n);
     }
 
-    /// `n` confirmed rows were removed from the outbox table.
+    /// Counts `n` confirmed rows that clean-up removed.
     pub fn deleted(&self, n: u64) {
         self.0.metrics.deleted.inc_by(n);
     }
 
-    /// `n` messages were handed to the broker and are neither confirmed nor put aside; those that it refused and that are to be
-    /// sent again are among them.
+    /// Sets the number of messages that were sent to the broker and are neither confirmed nor parked, including nacked ones that
+    /// will be sent again.
     pub fn in_flight(&self, n: usize) {
         self.0.metrics.in_flight.set(saturated(n as u64));
     }
 
-    /// One message was confirmed so long after its row's commit. A negative difference of two clocks is zero.
+    /// Counts a confirm, with the time since the row's commit. A negative difference of the two clocks is zero.
     pub fn commit_to_confirm(&self, took: Duration) {
         self.0.metrics.commit_to_confirm.observe(took.as_secs_f64());
     }
 
-    /// The oldest unconfirmed message, or that there is none. Its age is counted on when the source is asked for its
-    /// status, so reporting it again is needed only when it is another message.
+    /// Sets the oldest unconfirmed message, or that there is none. Status requests compute its age, so the relay reports only a change
+    /// to another message.
     pub fn oldest_unconfirmed(&self, oldest: Option<Unconfirmed>) {
         self.live().oldest = oldest;
     }
 
-    /// The source halts for a row of this commit, and everything before it is confirmed: no message is unconfirmed, and yet the lag
-    /// grows.
+    /// Reports that a row of this commit halts the source while everything before it is confirmed: the lag grows although no
+    /// message is unconfirmed.
     pub fn stuck_at(&self, committed: Timestamp) {
         let stuck = Unconfirmed { committed: committed.into(), published: Instant::now() };
         self.live().oldest = Some(stuck);
     }
 
-    /// Every message up to `lsn` is confirmed; `position` is that of the last of them, `None` when `lsn` advanced
-    /// without a message.
+    /// Sets the confirmed position: every message up to `lsn` is confirmed. `position` is that of the last message, `None` when `lsn`
+    /// advanced without one.
     pub fn confirmed_position(&self, lsn: Lsn, position: Option<Position>) {
         let mut live = self.live();
         live.confirmed_lsn = Some(lsn);
         live.position = position.or(live.position);
     }
 
-    /// WAL between the confirmed position and the server's end of WAL.
+    /// Sets the WAL between the confirmed position and the server's end of WAL.
     pub fn lag(&self, bytes: u64) {
         self.0.metrics.lag.set(bytes);
         self.live().lag_bytes = Some(bytes);
     }
 
-    /// What `pg_replication_slots` says: the WAL that the slot holds back, `None` when the server cannot tell
-    /// (a lost slot has no `restart_lsn`), and its `wal_status`.
+    /// Sets the WAL that the slot retains, and its `wal_status`, from `pg_replication_slots`. `None` for a slot without
+    /// `restart_lsn`, such as a lost one.
     pub fn slot(&self, retained_bytes: Option<u64>, wal_status: &str) {
         match retained_bytes {
             Some(bytes) => self.0.metrics.slot_retained.set(bytes),
@@ -226,7 +226,7 @@ impl Reporter {
         }
     }
 
-    /// A connection was made anew after a loss. The first connection does not count.
+    /// Counts a reconnect after a lost connection. The first connection does not count.
     pub fn reconnected(&self, side: Side) {
         match side {
             Side::Postgres => self.0.metrics.reconnects_postgres.inc(),
@@ -234,12 +234,11 @@ impl Reporter {
         }
     }
 
-    /// The source is now in `state`, because of `reason`: a sentence for an operator, with the cure when one is known.
+    /// Sets the source's state and its reason: a sentence for an operator, with the cure when one is known.
     ///
-    /// Logs the change, so the caller need not: `halted` as an error, `connecting` and `blocked` as a warning, the rest
-    /// as information. The reason of those three stays visible as `last_error` after the source has recovered.
-    /// Reporting the same state for the same reason again changes and logs nothing; so keep what differs each time
-    /// (delays, attempts) out of the reason.
+    /// Logs the change: `halted` as an error, `connecting` and `blocked` as a warning, the others as information. The reason of these
+    /// three stays visible as `last_error` after a recovery. The same state with the same reason changes and logs nothing, so a
+    /// reason has no figures that differ each time (delays, attempts).
     pub fn state(&self, state: SourceState, reason: impl Into<String>) {
         let reason = reason.into();
         let mut live = self.live();
@@ -260,7 +259,7 @@ impl Reporter {
         self.log(from, state, &reason);
     }
 
-    /// As [`state`](Self::state), for a reason whose figures change all the time: only the change of the state is logged.
+    /// Sets the state like [`state`](Self::state), with a reason whose figures change often. Logs only a change of the state.
     pub fn state_with_figures(&self, state: SourceState, reason: String) {
         let mut live = self.live();
         if live.state != state {
@@ -273,7 +272,8 @@ impl Reporter {
         live.reason = reason;
     }
 
-    /// Nothing but the slot keeps instances apart, because of `reason`. Logged as a warning, once for each reason.
+    /// Reports that the fence is missing, because of `reason`: only the slot keeps instances apart. Logs a warning, once for each
+    /// reason.
     pub fn unfenced(&self, reason: String) {
         let mut live = self.live();
         if live.unfenced.as_ref() != Some(&reason) {
@@ -282,21 +282,20 @@ impl Reporter {
         }
     }
 
-    /// Clean-up removes nothing until somebody has seen to it, because of `why`; `None`: nothing keeps it from its work. Logged as
-    /// a warning, once for each reason.
+    /// Reports that clean-up is off until an operator acts, because of `why`; `None`: clean-up works. Logs a warning, once for each
+    /// reason.
     pub fn cleanup_off(&self, why: Option<String>) {
         let mut live = self.live();
         if let Some(why) = &why
             && live.cleanup_off.as_ref() != Some(why)
         {
-            tracing::warn!(source = %self.0.name, "clean-up is off: {why}; relaying goes on");
+            tracing::warn!(source = %self.0.name, "clean-up is off: {why}; messages are still published");
         }
         self.0.metrics.cleanup_off.set(i64::from(why.is_some()));
         live.cleanup_off = why;
     }
 
-    /// Rows may lie in tables that are not published, as `what` says; `None`: there are no such tables. Logged as a warning, once
-    /// for each text.
+    /// Reports tables whose rows are not published, as `what` says; `None`: there are none. Logs a warning, once for each text.
     pub fn unpublished_tables(&self, what: Option<String>) {
         let mut live = self.live();
         if let Some(what) = &what
@@ -324,7 +323,7 @@ impl Reporter {
         let metrics = &self.0.metrics;
         let live = self.live();
         let age = |at: SystemTime| SystemTime::now().duration_since(at).unwrap_or_default();
-        // Nothing unconfirmed means no lag only while the stream is read; otherwise nobody knows what waits in the WAL.
+        // Nothing unconfirmed means no lag only while the source streams; otherwise the WAL may hold rows.
         let lag_seconds = match live.oldest {
             Some(oldest) => Some(seconds(age(oldest.committed))),
             None => (live.state == SourceState::Streaming).then_some(0.0),
@@ -364,7 +363,7 @@ impl Reporter {
         }
     }
 
-    /// Sets the gauges whose values change by themselves.
+    /// Sets the gauges of ages.
     pub(super) fn set_ages(&self) {
         let SourceStatus { lag_seconds, oldest_unconfirmed_seconds, slot_wal_status, .. } = self.status();
         let last_confirm = self.live().last_confirm;
@@ -373,12 +372,12 @@ impl Reporter {
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
-        // No assignment under the lock can leave it half done, so a panic elsewhere does not spoil it.
+        // Every assignment under the lock is complete, so a panic elsewhere leaves valid values.
         self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Seconds to the millisecond: more digits would be noise in JSON.
+/// Seconds, rounded to milliseconds.
 fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }

@@ -1,8 +1,7 @@
-//! The HTTP side: four read-only paths for probes, scrapers and people.
+//! The HTTP server: four read-only paths for probes, scrapers and people.
 //!
-//! Each connection carries one request and lives for a few seconds at most, and there is a limit to their number: beyond it the
-//! client that was waited for the longest makes room. So neither a slow client nor many of them can hold memory or keep a probe
-//! from its answer, and shutdown never waits long for anyone.
+//! Each connection carries one request and lives for a few seconds at most. Beyond a maximum of connections, the server closes the
+//! one that has waited the longest. So slow clients, or many of them, neither hold memory, nor delay a probe, nor hold up a shutdown.
 
 use super::Board;
 use axum::{
@@ -27,48 +26,48 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// From accept to the last byte of the answer.
+/// Time limit from accept to the last byte of the answer.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// From accept to the last byte of the request's head.
+/// Time limit from accept to the last byte of the request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
-/// Beyond this, the client that was waited for the longest makes room.
+/// Maximum of connections. One more closes the connection that has waited the longest.
 const CONNECTIONS_MAX: usize = 64;
-/// Files that may be open for the sources' connections, logs and timers, where fewer may be open than usual.
+/// Open files reserved for the sources' connections, logs and timers, under a low limit on open files.
 const OTHER_FILES: usize = 128;
-/// How long answers under way may still take after shutdown was asked for.
+/// Time limit for answers in progress after a shutdown request.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-/// The admin endpoints cannot be offered.
+/// Failure to start the admin endpoints.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// The address is not to be had.
+    /// The address cannot be bound.
     #[error(
-        "cannot listen on {address} for the admin endpoints: stop what uses that address, or set admin.listen to another"
+        "cannot listen on {address} for the admin endpoints: stop the program that uses that address, or change admin.listen"
     )]
     Bind {
-        /// As configured.
+        /// The configured address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Takes the address. Apart from [`serve`], so that a daemon that cannot have it ends before it starts anything.
+/// Binds the address. Separate from [`serve`]: a daemon that cannot bind ends before it starts anything.
 ///
 /// # Errors
 ///
-/// An address that is taken, or is none of this machine.
+/// Fails when the address is in use, or does not belong to this machine.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, AdminError> {
     TcpListener::bind(address).await.map_err(|source| AdminError::Bind { address, source })
 }
 
-/// Answers from `board` until `shutdown` completes, and then at most a second longer.
+/// Serves requests from `board` until `shutdown` completes, and at most a second longer.
 pub async fn serve(listener: TcpListener, board: Board, shutdown: impl Future<Output = ()>) {
     let router = router(board);
     let max = within_open_files(CONNECTIONS_MAX, OTHER_FILES);
     let serve = |stream, turn| answer(stream, router.clone(), turn);
     let mut connections = http_connections::accept(listener, "admin", max, shutdown, serve).await;
-    // What has not finished by then is aborted when the set is dropped.
+    // The drop of the set aborts the answers that are left.
     let _ = timeout(SHUTDOWN_GRACE, connections.all_ended()).await;
 }
 
@@ -79,19 +78,19 @@ async fn answer(stream: TcpStream, router: Router, turn: Turn) {
     let mut answering = pin!(timeout(CONNECTION_TIMEOUT, connection));
     let answered = tokio::select! {
         biased;
-        // 1. What has arrived counts, however long this process had no turn.
+        // 1. A request that has arrived is answered, however long this process got no CPU.
         answered = &mut answering => answered,
         // 2. The limit on a head.
         () = sleep(HEAD_TIMEOUT) => match turn.has_asked() {
             true => answering.await,
-            false => return tracing::debug!("an admin connection asked for nothing"),
+            false => return tracing::debug!("closed an admin connection that sent no request"),
         },
     };
     match answered {
         Ok(Ok(())) => {}
-        // A client that goes away or talks nonsense is its own affair.
+        // A client that disconnects or sends no HTTP is no problem of ours.
         Ok(Err(error)) => tracing::debug!(%error, "an admin connection failed"),
-        Err(_) => tracing::debug!("an admin connection took too long"),
+        Err(_) => tracing::debug!("closed an admin connection that took too long"),
     }
 }
 
@@ -213,16 +212,16 @@ mod tests {
         assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or_default(), 0, "and was cut");
     }
 
-    /// Bytes that the server sends until it closes the connection.
+    /// Bytes that the server sends before it closes the connection.
     async fn rest(stream: &mut TcpStream) -> Vec<u8> {
         let mut text = Vec::new();
-        // A connection that is cut with something unread ends with an error.
+        // A connection closed with unread bytes ends with an error.
         let _ = timeout(CONNECTION_TIMEOUT * 3, stream.read_to_end(&mut text)).await.expect("an end");
         text
     }
 
-    /// Clients that hold their connections: one asks for nothing, one for half of something, one sends a byte at a time, one reads
-    /// nothing, one has ended its half.
+    /// Opens a connection that the client holds: without a request, with half a request, with single bytes, without reading, or
+    /// with its own half closed.
     async fn hold(address: SocketAddr, number: usize) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.unwrap();
         match number % 5 {

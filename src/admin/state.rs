@@ -1,24 +1,24 @@
-//! States of a source, and the words that the contract has for them.
+//! States of a source, and their names in metrics, JSON and logs.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// State of a source, as the contract names it.
+/// State of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceState {
-    /// Without one of its two connections, for the first time or again.
+    /// Connecting to PostgreSQL or RabbitMQ, for the first time or again.
     Connecting,
     /// Publishing the rows that are older than the slot.
     Backlog,
-    /// Relaying what commits.
+    /// Publishing rows as they commit.
     Streaming,
-    /// Another instance has the slot, or its connection to the broker still lives; this one waits to take over.
+    /// Waiting to take over: another instance has the slot, or still has its connection to the broker.
     Standby,
-    /// The broker accepts no messages (memory or disk alarm), or a queue does not take or confirm some of them.
+    /// Waiting for the broker: it accepts no messages (memory or disk alarm), or a queue nacks or does not confirm some of them.
     Blocked,
-    /// Stopped until somebody does what the reason says.
+    /// Stopped until an operator removes the cause that the reason names.
     Halted,
 }
 
@@ -33,7 +33,7 @@ impl SourceState {
         SourceState::Halted,
     ];
 
-    /// The name used in metrics, JSON and logs.
+    /// The state's name in metrics, JSON and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             SourceState::Connecting => "connecting",
@@ -45,12 +45,12 @@ impl SourceState {
         }
     }
 
-    /// Messages flow, or would if a row were committed now. For a standby they flow through the other instance.
+    /// Tells whether messages flow, or would flow for a row committed now. With a standby they flow through the other instance.
     pub const fn is_ready(self) -> bool {
         matches!(self, SourceState::Streaming | SourceState::Standby)
     }
 
-    /// Something is wrong, and the reason given with this state says what.
+    /// Tells whether the state's reason names a problem.
     pub(super) const fn is_trouble(self) -> bool {
         matches!(self, SourceState::Connecting | SourceState::Blocked | SourceState::Halted)
     }

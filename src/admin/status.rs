@@ -1,4 +1,4 @@
-//! The answers as values: the `/status` document, also read by `outboxd status`, and the verdict of `/readyz`.
+//! The `/status` document, which `outboxd status` reads, too, and the verdict of `/readyz`.
 
 use super::{state::SourceState, subscriptions::SubscriptionStatus};
 use diagnostics::legible::Legible;
@@ -8,96 +8,96 @@ use std::fmt;
 /// The `/status` document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Of the running daemon.
+    /// Version of the running daemon.
     pub version: String,
-    /// Since the daemon started.
+    /// Seconds since the daemon started.
     pub uptime_seconds: u64,
-    /// By name.
+    /// Sources, sorted by name.
     pub sources: Vec<SourceStatus>,
-    /// The queues of subscriptions, by name, since they were looked at.
+    /// Queues of the subscriptions, sorted by name, after the first look at them.
     #[serde(default)]
     pub subscriptions: Vec<SubscriptionStatus>,
 }
 
-/// One source. What is not known, or not known yet, is `null`. Counters count since the daemon started.
+/// One source. An unknown value is `null`. Counters start at 0 when the daemon starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceStatus {
-    /// As configured.
+    /// Name in the configuration.
     pub name: String,
-    /// What it is doing.
+    /// Current state.
     pub state: SourceState,
-    /// Why.
+    /// Reason of the state, for an operator.
     pub reason: String,
-    /// Since when it is in this state; RFC 3339, UTC.
+    /// Time of the last change of the state; RFC 3339, UTC.
     pub since: String,
-    /// Every message up to here is confirmed.
+    /// Confirmed position: every message up to this LSN is confirmed.
     pub confirmed_lsn: Option<String>,
     /// `outbox-position` of the last confirmed message.
     pub position: Option<String>,
-    /// WAL from the confirmed position to the server's end of WAL.
+    /// WAL in bytes from the confirmed position to the server's end of WAL.
     pub lag_bytes: Option<u64>,
-    /// Age of the oldest unconfirmed message, or of the row that the source halts for, since its commit, by the database's clock. 0
-    /// while streaming with nothing unconfirmed; `null` when nothing is unconfirmed and the stream is not read.
+    /// Seconds since the commit of the oldest unconfirmed message, or of the row that halts the source, by the database's clock. 0
+    /// while the source streams with nothing unconfirmed; `null` when nothing is unconfirmed and the source does not stream.
     pub lag_seconds: Option<f64>,
-    /// Age of the oldest unconfirmed message since it was published, or since the source halted for a row of which there is no message;
-    /// `null` when there is none.
+    /// Seconds since the oldest unconfirmed message was published, or since a row that cannot become a message halted the source.
+    /// `null` when there is neither.
     pub oldest_unconfirmed_seconds: Option<f64>,
-    /// When the broker last confirmed a message; RFC 3339, UTC. `null` before the first.
+    /// Time of the last confirm; RFC 3339, UTC. `null` before the first.
     #[serde(default)]
     pub last_confirmed_at: Option<String>,
-    /// WAL that the slot holds back.
+    /// WAL in bytes that the slot retains.
     pub slot_retained_bytes: Option<u64>,
     /// `pg_replication_slots.wal_status`.
     pub slot_wal_status: Option<String>,
-    /// Messages handed to the broker and neither confirmed nor put aside, with those that it refused and that are sent again.
+    /// Messages sent to the broker and neither confirmed nor parked, including nacked ones that are sent again.
     pub in_flight: u64,
     /// Messages sent to the broker, repeats included.
     pub published: u64,
     /// Messages that the broker confirmed.
     pub confirmed: u64,
-    /// Messages that came back as unroutable.
+    /// Messages that the broker returned as unroutable.
     pub returned: u64,
     /// Messages that the broker nacked.
     pub nacked: u64,
     /// Messages that wait to be sent again after a nack.
     #[serde(default)]
     pub nacked_waiting: u64,
-    /// Since when some do; RFC 3339, UTC. `null` when none does.
+    /// Time since which messages wait after a nack; RFC 3339, UTC. `null` when none does.
     #[serde(default)]
     pub nacked_since: Option<String>,
-    /// Messages that policy put aside.
+    /// Messages whose rows were parked.
     pub parked: u64,
-    /// Rows in the table of parked ones, whenever they were put there; `null` when there is no such table.
+    /// Rows in the table `outboxd_parked`, also from earlier runs; `null` when there is no such table.
     pub parked_rows: Option<u64>,
-    /// Rows that are parked in another schema than the outbox table's, and the statement that moves them; `null` when there are none.
+    /// Parked rows in a schema where outboxd does not look, with the statement that moves them; `null` when there are none.
     #[serde(default)]
     pub parked_elsewhere: Option<String>,
-    /// Changes of the outbox table that are not inserts.
+    /// Changes of the outbox table that outboxd ignores: updates, deletes, truncates.
     pub ignored: u64,
     /// Confirmed rows that clean-up has removed.
     pub deleted: u64,
-    /// Why clean-up removes nothing until somebody has seen to it; `null` when it does, or is not configured.
+    /// Reason why clean-up is off until an operator acts; `null` when clean-up works, or is not configured.
     pub cleanup_off: Option<String>,
-    /// Tables below the outbox table whose rows are never published, and what helps; `null` when there are none.
+    /// Partitions and child tables whose rows are never published, with the cure; `null` when there are none.
     #[serde(default)]
     pub unpublished_tables: Option<String>,
-    /// Connections made anew after a loss.
+    /// Reconnects after a lost connection.
     pub reconnects: Reconnects,
-    /// The last reason for which the source was connecting, blocked or halted, also when it has recovered since.
+    /// Last reason of the state connecting, blocked or halted. Stays after a recovery.
     pub last_error: Option<String>,
 }
 
 /// Reconnects by side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reconnects {
-    /// Of the replication connection.
+    /// Reconnects of the replication connection.
     pub postgres: u64,
-    /// Of the publishing connection.
+    /// Reconnects of the publishing connection.
     pub rabbitmq: u64,
 }
 
-/// The verdict of `/readyz`. Its text is the body: `ready`, or one line for each source that is not, and for each queue of a
-/// subscription that gets no messages.
+/// Verdict of `/readyz`. Its text is the body: `ready`, or one line for each source that is not ready and for each subscription
+/// queue that gets no messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness(Vec<String>);
 
@@ -113,7 +113,7 @@ impl Readiness {
         Readiness(unready.chain(missing).map(|line: String| Legible(line).to_string()).collect())
     }
 
-    /// Every source is streaming or standing by, and every subscription has its queues.
+    /// Tells whether every source is streaming or standing by, and every subscription has its queues.
     pub fn is_ready(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,4 +1,4 @@
-//! The queues of subscriptions, as the look at them reports: one [`SubscriptionReporter`] for the process.
+//! State of the subscriptions' queues: one [`SubscriptionReporter`] for the process.
 
 use std::{
     collections::BTreeMap,
@@ -14,17 +14,17 @@ use crate::message::Timestamp;
 /// One queue of a subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubscriptionStatus {
-    /// The queue.
+    /// Name of the queue.
     pub queue: String,
-    /// Reason why it gets no messages; `null` while it is there.
+    /// Reason why the queue gets no messages; `null` while the queue exists.
     pub missing: Option<String>,
-    /// Number of times that it was gone and was declared anew since the daemon started.
+    /// Number of times that outboxd declared the queue again after its loss, since the daemon started.
     pub recreated: u64,
-    /// Time of the last one; RFC 3339, UTC.
+    /// Time of the last such declaration; RFC 3339, UTC.
     pub recreated_at: Option<String>,
 }
 
-/// Tells the board about the queues of subscriptions. Cheap to clone.
+/// Reports the subscriptions' queues to the board. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SubscriptionReporter(Arc<Inner>);
 
@@ -40,14 +40,14 @@ impl SubscriptionReporter {
         Self(Arc::new(Inner { recreated, missing, queues: Mutex::default() }))
     }
 
-    /// The queue is there.
+    /// Reports that the queue exists.
     pub fn present(&self, queue: &str) {
         self.0.missing.with_label_values(&[queue]).set(0);
         self.0.recreated.with_label_values(&[queue]);
         self.change(queue, |status| status.missing = None);
     }
 
-    /// The queue gets no messages, because of `reason`, which has the cure. Logged as an error, once for each reason.
+    /// Reports that the queue gets no messages, because of `reason`, which has the cure. Logs an error, once for each reason.
     pub fn missing(&self, queue: &str, reason: String) {
         self.0.missing.with_label_values(&[queue]).set(1);
         self.change(queue, |status| {
@@ -58,7 +58,7 @@ impl SubscriptionReporter {
         });
     }
 
-    /// The queue was gone and is declared anew.
+    /// Reports that the queue was lost and is declared again.
     pub fn recreated(&self, queue: &str, at: SystemTime) {
         self.0.recreated.with_label_values(&[queue]).inc();
         self.change(queue, |status| {

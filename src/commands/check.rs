@@ -1,5 +1,5 @@
-//! `outboxd check`: everything that `run` needs, looked at and changed in nothing. Every source and the broker are
-//! looked at whatever the others lack.
+//! `outboxd check`: verifies everything that `run` needs, and changes nothing. Checks every source and the broker, whatever
+//! fails elsewhere.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -24,7 +24,7 @@ use amqp_publisher::topology::Topology;
 use diagnostics::check::Check;
 use secret::exposure::{self, Exposure};
 
-/// Shown in `pg_stat_activity` and in RabbitMQ's management.
+/// Name of the connections in `pg_stat_activity` and in RabbitMQ's management.
 const APPLICATION_NAME: &str = "outboxd check";
 
 pub(super) async fn run(
@@ -40,19 +40,19 @@ pub(super) async fn run(
     result
 }
 
-/// Looks at all of them at the same time: what cannot be reached takes its whole connect timeout.
+/// Checks all sources and the broker at the same time: an unreachable server takes its whole connect timeout.
 pub(super) async fn online(settings: &Settings) -> Vec<Section> {
     let sources = settings.sources.values().map(async |source| {
         let Source { database, mapping, .. } = source;
         inspection::inspect(database, mapping, APPLICATION_NAME).await
     });
-    // Under a name that no instance takes: what is asked is whether the user may.
+    // Tests the permission with queue names that no instance uses.
     let fences: Vec<_> =
         settings.sources.values().map(|source| fence_queue(&source.database.slot, "check")).collect();
     let publishing: Vec<_> = settings.sources.values().map(|source| publishing(&source.mapping)).collect();
     let broker = rabbitmq::inspection::inspect(&settings.broker, APPLICATION_NAME, &publishing, &fences);
     let (inspected, broker) = join(join_all(sources), broker).await;
-    // Known only now, and each asked for by its own name: it is looked at, and not taken.
+    // The system identifiers are known only now. These queues are looked up, never declared.
     let unused = settings.sources.values().zip(&inspected);
     let unused = unused.filter_map(|(source, inspection)| {
         Some(fence_queue(&source.database.slot, inspection.idle_on.as_deref()?))
@@ -85,11 +85,11 @@ fn of_sources(settings: &Settings, inspected: Vec<Inspection>) -> Vec<Section> {
     sections.collect()
 }
 
-/// The file has been read, or we would not be here; what is left are the files that it names.
+/// Checks the files that the configuration names. The configuration itself is valid already.
 fn offline(settings: &Settings) -> Vec<Section> {
     let sources = settings.sources.iter().map(|(name, source)| {
         let tls = match source.database.endpoint.validate_tls() {
-            Ok(()) => Check::passed("TLS", "certificates and key can be used, as far as sslmode needs any"),
+            Ok(()) => Check::passed("TLS", "the certificates and the key that sslmode needs are usable"),
             Err(error) => {
                 Check::failed("TLS", super::chain(&error), "correct postgres.url, or the file it names")
             }
@@ -108,7 +108,7 @@ fn offline(settings: &Settings) -> Vec<Section> {
     sources.chain([Section::new(BROKER, broker)]).collect()
 }
 
-/// Files with secrets that others may read or replace, and passwords that cross a network unencrypted.
+/// Checks for secret files that other users may read or replace, and for passwords sent unencrypted.
 fn secrets(settings: &Settings, file: Option<&Path>) -> Vec<Check> {
     let configuration =
         file.filter(|file| std::fs::read_to_string(file).is_ok_and(|text| exposure::holds_password(&text)));
@@ -122,7 +122,7 @@ fn secrets(settings: &Settings, file: Option<&Path>) -> Vec<Check> {
         configuration.map(Path::to_owned).into_iter().chain(of_sources).chain(of_broker).collect();
     let exposed: Vec<_> = files.iter().filter_map(|file| Exposure::of(file)).collect();
     let mut lines: Vec<Check> = match exposed.as_slice() {
-        [] => vec![Check::passed("secret files", "no other user of this machine may read or replace one")],
+        [] => vec![Check::passed("secret files", "no other user of this machine can read or replace one")],
         exposed => exposed
             .iter()
             .map(|exposure| Check::warning("secret files", exposure.to_string(), exposure.cure()))
@@ -132,9 +132,9 @@ fn secrets(settings: &Settings, file: Option<&Path>) -> Vec<Check> {
         Check::warning(
             "login",
             format!(
-                "amqp:// gives the password for RabbitMQ at {host} to everybody on the way there, and every message with it"
+                "amqp:// sends the password for RabbitMQ at {host}, and every message, unencrypted over the network"
             ),
-            "use amqps:// (port 5671, rabbitmq.tls_ca_file), or a network that only the two of them are in",
+            "use amqps:// (port 5671, rabbitmq.tls_ca_file), or a private network between the two hosts",
         )
     }));
     lines
@@ -158,21 +158,21 @@ fn subscriptions(topology: &Topology) -> String {
     format!("valid, {} exchanges, {} subscriptions", exchanges.len(), subscriptions.len())
 }
 
-/// Limit on the exchanges that rows have declared, where rows decide on a name and `run` declares it.
+/// Limit on the exchanges that `run` declares because rows name them.
 fn exchanges_of_rows(settings: &Settings, source: &Source) -> Option<Check> {
     let exchange = publishing(&source.mapping).exchange;
     let is_named_by_rows = exchange.text().is_none() && settings.broker.topology.declare;
     is_named_by_rows.then(|| {
         let max = source.exchanges_max;
         let finding = format!(
-            "rows may have {max} declared by the name {exchange}, beyond those of the configuration and those that RabbitMQ has \
-             already (delivery.exchanges_max); a row that names one more falls under delivery.on_invalid"
+            "`run` declares at most {max} exchanges {exchange} that rows name, besides those of the configuration and those that \
+             exist (delivery.exchanges_max); a row that names one more falls under delivery.on_invalid"
         );
         Check::passed("exchanges of rows", finding)
     })
 }
 
-/// Exchange and routing key of a source, as far as its configuration tells.
+/// Exchange and routing key of a source, as far as the configuration fixes them.
 pub(super) fn publishing(mapping: &Mapping) -> Publishing {
     let pattern = |template: &Template| Pattern::new(template.pieces(&mapping.source));
     Publishing {
@@ -182,13 +182,13 @@ pub(super) fn publishing(mapping: &Mapping) -> Publishing {
     }
 }
 
-/// The section of what is to be kept from others.
+/// Title of the section about secrets.
 const SECRETS: &str = "secrets";
 
-/// The section that is nobody's source.
+/// Title of the broker's section.
 pub(super) const BROKER: &str = "broker";
 
-/// A source's section.
+/// Title of a source's section.
 pub(super) fn title(name: &str, source: &Source) -> String {
     format!("source {name}: {}", source.database.endpoint)
 }

@@ -1,5 +1,5 @@
-//! Checks as `check` and `setup` print them: a section for each source and one for the broker, a line for each check, and below
-//! what is wrong another one with the cure.
+//! Output of `check` and `setup`: a section for each source and one for the broker, a line for each check, and below each problem a
+//! line with the cure.
 
 use std::{error::Error, fmt};
 
@@ -10,12 +10,12 @@ use diagnostics::{
     remedy::Remedy,
 };
 
-/// Check of a step that went wrong after everything had been checked.
+/// Failure of a step after all checks had passed.
 pub(super) fn step_failed(name: &'static str, error: &dyn Error) -> Check {
-    Check::failed(name, chain(error), "`outboxd check` tells more; then repeat the command")
+    Check::failed(name, chain(error), "see `outboxd check`, then repeat the command")
 }
 
-/// A check of the broker's room.
+/// Converts a check of the broker.
 pub(super) fn of_broker(check: inspection::Check) -> Check {
     let problem = |inspection::Problem { what, cure }| Problem::new(what, Remedy::by_person(cure));
     let finding = match check.finding {
@@ -41,7 +41,7 @@ impl Section {
         self.checks.iter().any(has_failed)
     }
 
-    /// Only what failed.
+    /// Keeps failed checks only.
     pub(super) fn failures(mut self) -> Self {
         self.checks.retain(has_failed);
         self
@@ -52,7 +52,7 @@ fn has_failed(check: &Check) -> bool {
     check.failure().is_some()
 }
 
-/// A name that is longer pushes its finding to the right, and not those of all others.
+/// Longest name that widens the column of names. A longer name shifts only its own line.
 const NAME_WIDTH_MAX: usize = 44;
 
 impl fmt::Display for Section {
@@ -75,7 +75,7 @@ impl fmt::Display for Section {
     }
 }
 
-/// The closing line. What failed makes the command fail.
+/// The closing line, and the command's result: a failed check fails the command.
 pub(super) fn conclusion(sections: &[Section]) -> (String, Result<(), Failure>) {
     let checks = || sections.iter().flat_map(|section| &section.checks);
     let failed = checks().filter(|check| has_failed(check)).count();

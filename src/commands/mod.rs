@@ -1,4 +1,4 @@
-//! One file for each command, and what they share: reading the settings, answering on stdout, failing.
+//! The commands, one file each, and what they share: reading the settings, writing to stdout, failing.
 //!
 //! A command returns its [`Failure`]; only the binary prints it and exits.
 
@@ -32,12 +32,13 @@ use std::{
 };
 use stop::until_stopped;
 
-/// Does what the command line asks for.
+/// Runs the command of the command line.
 ///
 /// # Errors
-/// The [`Failure`] of the command, with its exit status.
+///
+/// Returns the [`Failure`] of the command, with its exit status.
 pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
-    // First of all: from here on no signal ends the process without a line.
+    // First of all: from now on no signal ends the process without a line in the log.
     let _others = OtherSignals::listen().map_err(|error| Failure::runtime(&error))?;
     match &cli.command {
         Command::Run => run::run(settings(&cli)?).await,
@@ -58,7 +59,7 @@ fn settings(cli: &Cli) -> Result<Settings, Failure> {
     settings::load(file(cli).as_deref()).map_err(|error| Failure::Configuration(error.to_string()))
 }
 
-/// The configuration file. The default one may be missing where the environment says everything; one that somebody named may not.
+/// The configuration file. Only the default file may be missing, and only when environment variables hold the configuration.
 fn file(cli: &Cli) -> Option<PathBuf> {
     let variable = env::var_os(crate::cli::CONFIG_VARIABLE);
     let file = cli.config_file(variable.clone());
@@ -66,7 +67,7 @@ fn file(cli: &Cli) -> Option<PathBuf> {
     (named || file.exists() || !settings::environment_says_something()).then_some(file)
 }
 
-/// The source that `--source` names, ready for the relay.
+/// The source of the name that `--source` gives, ready for the relay.
 fn source(settings: &Settings, name: &str) -> Result<Source, Failure> {
     let Some(source) = settings.sources.get(name) else {
         return Err(unknown(name, settings.sources.keys().map(String::as_str)));
@@ -78,18 +79,18 @@ fn unknown<'a>(source: &str, known: impl Iterator<Item = &'a str> + Clone) -> Fa
     let meant = nearest(source, known.clone()).map(|name| format!("; did you mean {name}?"));
     let known = known.collect::<Vec<_>>().join(", ");
     Failure::CommandLine(format!(
-        "--source {source}: there is no such source in the configuration, which has {known}{}",
+        "--source {source}: the configuration has no such source; it has {known}{}",
         meant.unwrap_or_default()
     ))
 }
 
-/// Writes a command's answer to stdout: legible lines, whoever their texts come from.
+/// Writes a command's output to stdout, with control characters escaped.
 fn answer(text: &str) -> Result<(), Failure> {
     answer_verbatim(&legible::lines(text))
 }
 
-/// Writes a script to stdout, which names things as the configuration does, letter by letter. A reader that has seen enough
-/// (`outboxd status | head -1`) is no failure.
+/// Writes a script to stdout, with unescaped names. A reader that closes its end (`outboxd status | head -1`) is no
+/// failure.
 fn answer_verbatim(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -1,4 +1,4 @@
-//! `outboxd parked`: shows the rows that policy put aside, publishes them again, or removes them.
+//! `outboxd parked`: lists parked rows, publishes them again, or deletes them.
 
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ const COLUMNS: [Column<ParkedEntry>; 7] = [
     ("REASON", false, |row| row.reason.clone()),
 ];
 
-/// A parked row in the document of `parked list --json`. No payload: that stays in the table.
+/// A parked row in the output of `parked list --json`, without its payload.
 #[derive(Serialize)]
 struct Shown<'a> {
     position: String,
@@ -111,7 +111,7 @@ async fn requeue(settings: &Settings, options: &RequeueParked) -> Result<(), Fai
     done.map_err(|error| Failure::runtime(&error))?;
     match staying {
         0 => Ok(()),
-        _ => Err(Failure::Runtime(format!("{staying} rows stay parked; the lines above say why"))),
+        _ => Err(Failure::Runtime(format!("{staying} rows stay parked; see the reasons above"))),
     }
 }
 
@@ -131,7 +131,7 @@ fn selected(chosen: &Chosen) -> Selected {
     if chosen.all { Selected::All } else { Selected::Named(chosen.names.clone()) }
 }
 
-/// Each at once, for whatever comes may end the command. That nobody reads it is found out at the end.
+/// Prints each row at once, because the command may end at any time. An unreadable stdout is reported at the end.
 fn say(entry: &ParkedEntry, what: &str) {
     let id = entry.message_id.as_deref().map_or_else(unknown, one_line);
     let aggregate = entry.aggregate().map_or_else(unknown, |(kind, id)| one_line(&format!("{kind}/{id}")));

@@ -1,4 +1,4 @@
-//! `outboxd recover`: a new slot in place of a lost one, after the rows that may be missing have been published.
+//! `outboxd recover`: publishes the rows that may be missing, then creates a new slot in place of a lost one.
 
 use super::{Failure, answer, source, stop::stoppable};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 
 pub(super) async fn run(settings: Settings, options: &Recover) -> Result<(), Failure> {
     let mut source = source(&settings, &options.source)?;
-    // Whoever calls it wants a slot made: `postgres.create` says what `run` may do.
+    // `postgres.create` restricts `run` only: this command is a request for a slot.
     source.database.create = true;
     let report = Board::new().reporter(&source.name);
     let recovering = stoppable(settings.drain_timeout, async |shutdown| {
@@ -36,10 +36,7 @@ fn text(database: &SourceDatabase, recovered: &Recovered) -> String {
     let Backfill { confirmed, parked, dropped } = rows;
     let set_aside = [
         (parked, "rows parked (`outboxd parked` lists, requeues or discards them)"),
-        (
-            dropped,
-            "rows given up as unroutable (delivery.on_unroutable = \"drop\"), neither confirmed nor parked",
-        ),
+        (dropped, "rows dropped as unroutable (delivery.on_unroutable = \"drop\"): these messages are lost"),
     ];
     let set_aside: String = set_aside
         .into_iter()
@@ -48,7 +45,7 @@ fn text(database: &SourceDatabase, recovered: &Recovered) -> String {
         .collect();
     format!(
         "rows published and confirmed: {confirmed} ({which}; order: {order})\n{set_aside}\
-         slot {slot}: made at {at}; a running outboxd goes on with it by itself\n\
-         Some of the rows may have been published before: such copies carry the same message_id.\n"
+         slot {slot}: created at {at}; a running outboxd continues with it by itself\n\
+         Some rows may have been published before. Their copies carry the same message_id.\n"
     )
 }

@@ -1,4 +1,4 @@
-//! `outboxd replay`: publishes rows again that are still in the table.
+//! `outboxd replay`: publishes rows that are still in the table again.
 
 use super::{Failure, answer, source, stop::stoppable};
 use crate::{
@@ -27,18 +27,18 @@ pub(super) async fn run(settings: Settings, options: &Replay) -> Result<(), Fail
         answer(&nothing(options, &source.database))?;
     }
     if left_out > 0 {
-        answer(&format!("rows left out, as they cannot be published (the log has each): {left_out}\n"))?;
+        answer(&format!("rows left out because they cannot be published (see the log): {left_out}\n"))?;
     }
     if complete {
         return Ok(());
     }
     Err(Failure::Runtime(format!(
-        "ended before all rows were published again: only the first {rows} are confirmed; copies of the next ones may have \
-         been sent"
+        "ended before all rows were published again: the first {rows} are confirmed; copies of later rows may have been \
+         sent; run it again: it starts from the first row"
     )))
 }
 
-/// The reason for which nothing was published.
+/// Reason why nothing was published.
 fn nothing(options: &Replay, database: &SourceDatabase) -> String {
     let table = &database.table;
     let since = options.since.map(|since| format!(" created since {since}")).unwrap_or_default();
@@ -46,7 +46,7 @@ fn nothing(options: &Replay, database: &SourceDatabase) -> String {
         database.rows.unpublished.as_ref().map_or("", |_| " that outbox.unpublished lets through");
     match &options.aggregate {
         Some(aggregate) => format!(
-            "table {table} has no row of aggregate {aggregate}{since}{condition}; type and id are compared letter by letter\n"
+            "table {table} has no row of aggregate {aggregate}{since}{condition}; type and id must match exactly\n"
         ),
         None => format!("table {table} has no row{since}{condition}\n"),
     }

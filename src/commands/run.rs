@@ -1,4 +1,4 @@
-//! `outboxd run`: every source in a task of its own, the admin endpoints, and an end in good order.
+//! `outboxd run`: one task for each source, the admin endpoints, and the drain at the end.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,7 +15,7 @@ use process::shutdown::{self, Shutdown, StopSignals};
 
 pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     let board = Board::new();
-    // Taken before anything is published, so that an address in use is found at once.
+    // Binds before anything is published: an address in use ends outboxd at once.
     let admin = match settings.admin_listen {
         Some(address) => Some(admin::bind(address).await.map_err(|error| Failure::runtime(&error))?),
         None => None,
@@ -24,7 +24,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     let (trigger, shutdown) = shutdown::shutdown();
     let mut broker = settings.broker;
     broker.watch = SubscriptionWatch::new(&broker.topology);
-    // Also during the drain: a message that comes back then waits for a look, too.
+    // Watches during the drain, too: a message that is returned then waits for a look at the queue.
     let (stop_watching, watched) = shutdown::shutdown();
     let watching = broker.watch.is_active().then(|| {
         let watching = relay::watch_subscriptions(broker.clone(), board.subscriptions(), watched);
@@ -44,7 +44,7 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
 
     tokio::select! {
         signal = stop.next() => tracing::info!(
-            signal, drain_timeout_s = settings.drain_timeout.as_secs(), "draining; a second signal ends at once"
+            signal, drain_timeout_s = settings.drain_timeout.as_secs(), "draining: waiting for the confirms of messages in flight; a second signal ends outboxd at once"
         ),
         () = sources.watch() => {}
     }
@@ -52,12 +52,12 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
     let asked = tokio::time::Instant::now();
     let undrained = tokio::select! {
         undrained = sources.ended(asked + settings.drain_timeout) => undrained,
-        _ = stop.next() => return Err(Failure::Runtime("ended by a second signal before everything was confirmed".to_owned())),
+        _ = stop.next() => return Err(Failure::Runtime("ended by a second signal; the next start publishes unconfirmed messages again".to_owned())),
     };
     drop(admin_end);
     stop_watching.request(Duration::ZERO);
     if let Some(watching) = watching {
-        // Nothing depends on its goodbye to the broker.
+        // Nothing depends on the clean end of this connection.
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, watching).await;
     }
     if let Some(admin) = admin {
@@ -68,12 +68,12 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Runtime(format!(
-        "not everything was confirmed, and what was in flight will be published again: {}",
+        "not every message was confirmed; the next start publishes the unconfirmed ones again: {}",
         undrained.join("; ")
     )))
 }
 
-/// The sources' tasks. They share nothing but the board, so one that fails leaves the others running.
+/// The sources' tasks. Tasks share nothing but the board, so the failure of one leaves the others running.
 struct Sources {
     board: Board,
     shutdown: Shutdown,
@@ -81,10 +81,10 @@ struct Sources {
     running: HashMap<Id, Source>,
 }
 
-/// Limit for a goodbye that nothing depends on.
+/// Time limit for the clean end of a connection that nothing depends on.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A source that ended by our own bug starts over from its slot, but not in a tight loop.
+/// Wait before a source that panicked starts again, so that a repeated panic is no tight loop.
 const AFTER_PANIC: Duration = Duration::from_secs(5);
 
 impl Sources {
@@ -102,14 +102,14 @@ impl Sources {
         self.running.insert(task.id(), source);
     }
 
-    /// Starts a source again that panicked. Never returns: sources end only when they are asked to. Cancel-safe.
+    /// Restarts a source that panicked. Never returns: sources end only at shutdown. Cancel-safe.
     async fn watch(&mut self) {
         loop {
             match self.tasks.join_next_with_id().await {
                 Some(Err(error)) => {
                     let Some(source) = self.running.remove(&error.id()) else { continue };
-                    let reason = "an internal error ended this source; it starts again from its slot. Please report the \
-                                  panic message in the log";
+                    let reason = "an internal error ended this source; outboxd starts it again from its slot, and may repeat \
+                                  messages that were in flight. Please report the panic message in the log";
                     self.board.reporter(&source.name).state(SourceState::Connecting, reason);
                     self.start(source, AFTER_PANIC);
                 }
@@ -119,7 +119,7 @@ impl Sources {
         }
     }
 
-    /// Waits for all; gives those that could not drain, and why. They have had until `deadline`.
+    /// Waits for all sources. Returns those that could not drain by `deadline`, with the reason.
     async fn ended(&mut self, deadline: tokio::time::Instant) -> Vec<String> {
         let mut undrained = Vec::new();
         while let Some(ended) = self.tasks.join_next_with_id().await {
@@ -135,15 +135,17 @@ impl Sources {
         undrained
     }
 
-    /// What the source said last, or else that its time is up, or that it has lost a connection.
+    /// Returns the source's last reason, or that its time is up, or that a connection was lost.
     fn why_undrained(&self, name: &str, deadline: tokio::time::Instant) -> String {
         let shown = self.board.status().sources.into_iter().find(|source| source.name == name);
         match shown {
             Some(source) if !source.reason.is_empty() => {
                 format!("{name} is {}: {}", source.state, source.reason)
             }
-            _ if tokio::time::Instant::now() >= deadline => format!("{name}: drain_timeout_s passed"),
-            _ => format!("{name}: a connection was lost, or messages are confirmed behind one that is not"),
+            _ if tokio::time::Instant::now() >= deadline => {
+                format!("{name}: confirms are missing after drain_timeout_s")
+            }
+            _ => format!("{name}: a connection was lost, or a message is unconfirmed before confirmed ones"),
         }
     }
 }

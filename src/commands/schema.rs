@@ -1,4 +1,4 @@
-//! `outboxd schema`: the DDL to paste into a service's migrations.
+//! `outboxd schema`: prints the DDL for a service's migrations.
 
 use super::{Failure, answer};
 use crate::cli::{Schema, SchemaPreset};

@@ -1,4 +1,4 @@
-//! The state of the sources as their databases tell it, while no daemon does: where each slot stands, and what it holds back.
+//! State of the sources without a daemon, read from their databases: each slot's position and retained WAL.
 
 use futures_util::future::join_all;
 use serde::Serialize;
@@ -19,12 +19,12 @@ use crate::{
 };
 use diagnostics::{check::Problem, legible};
 
-/// The document of `status --json` without a daemon. Keys that the daemon's `/status` has too mean the same there.
+/// The document of `status --json` without a daemon. Its keys mean the same as those of the daemon's `/status`.
 #[derive(Debug, Serialize)]
 pub(super) struct Slots {
-    /// Why the daemon is not the one who tells.
+    /// Reason why no daemon answered.
     daemon: String,
-    /// By name.
+    /// Sources, sorted by name.
     sources: Vec<Slot>,
 }
 
@@ -36,11 +36,11 @@ struct Slot {
     lag_bytes: Option<u64>,
     slot_retained_bytes: Option<u64>,
     slot_wal_status: Option<String>,
-    /// The server process that streams to somebody.
+    /// Server process that streams from the slot.
     slot_active_pid: Option<i32>,
-    /// Rows in the table of parked ones.
+    /// Rows in the table `outboxd_parked`.
     parked_rows: Option<u64>,
-    /// What there is to say: why nothing is known, or who may be using the slot.
+    /// Who uses the slot, or why nothing is known.
     note: String,
 }
 
@@ -57,7 +57,7 @@ const COLUMNS: [Column<Slot>; 9] = [
 ];
 
 impl Slots {
-    /// Asks all databases at the same time. One that does not answer says why in its note.
+    /// Asks all databases at the same time. The note of one that fails has the error.
     pub(super) async fn read(settings: &Settings, daemon: String) -> Self {
         let sources = settings.sources.iter().map(async |(name, source)| {
             let database = &source.database;
@@ -68,7 +68,7 @@ impl Slots {
             };
             let mut found = match slot {
                 Some((facts, one)) => found.with(facts, &one),
-                None => Slot { note: "there is no such slot: see `outboxd check`".into(), ..found },
+                None => Slot { note: "there is no such slot: run `outboxd check`".into(), ..found },
             };
             for Problem { what, cure, .. } in left_behind {
                 found.note += &format!("; {what}: {cure}");
@@ -87,11 +87,11 @@ impl Slots {
     }
 }
 
-/// The progress of a slot as its database tells it.
+/// A slot's progress, read from its database.
 struct Progress {
     slot: Option<(SlotFacts, SlotUse)>,
     parked_rows: Option<u64>,
-    /// Rows that stayed in another schema.
+    /// Rows of outboxd's tables that are in another schema.
     left_behind: Vec<Problem>,
 }
 
@@ -112,11 +112,11 @@ impl Slot {
         let SlotUse { database, here, holder, .. } = one;
         let note = match (&facts.active_pid, holder) {
             _ if database.is_some() && !here => {
-                "the slot is another database's: see `outboxd check`".to_owned()
+                "the slot belongs to another database: run `outboxd check`".to_owned()
             }
             (_, Some(holder)) => format!("in use by {holder}"),
             (Some(_), None) => "in use".to_owned(),
-            _ if facts.is_lost() => "the slot is lost: see `outboxd check`".to_owned(),
+            _ if facts.is_lost() => "the slot is lost: run `outboxd check`".to_owned(),
             _ => "nobody streams from it".to_owned(),
         };
         Self {

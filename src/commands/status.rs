@@ -1,6 +1,6 @@
-//! `outboxd status`: asks the running daemon's `/status` and shows the answer as a table.
+//! `outboxd status`: prints the `/status` of the running daemon as a table.
 //!
-//! Without a daemon that answers, the databases tell how far it got. The broker is not asked.
+//! Without an answer, the databases show the progress of the slots. The broker is not asked.
 
 use super::{
     Failure, answer,
@@ -25,26 +25,26 @@ use std::{
 };
 use tokio::{net::TcpStream, time::timeout};
 
-/// From connecting to the last byte of the answer.
+/// Time limit from connecting to the last byte of the answer.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Thousands of sources fit.
+/// Largest answer: thousands of sources fit.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error(
-        "no daemon answers at {0}: is `outboxd run` running, and with the admin.listen of this configuration file?"
+        "no daemon answers at {0}: check that `outboxd run` is running, with the admin.listen of this configuration"
     )]
     Connect(SocketAddr, #[source] io::Error),
-    #[error("the daemon at {0} accepted the connection but gave no answer within {DEADLINE:?}")]
+    #[error("the daemon at {0} accepted the connection but did not answer within {DEADLINE:?}; see its log")]
     Deadline(SocketAddr),
-    #[error("the connection to {0} failed before the daemon had answered")]
+    #[error("the connection to {0} failed before the daemon answered")]
     Http(SocketAddr, #[source] hyper::Error),
     #[error("the answer of {0} broke off")]
     Body(SocketAddr, #[source] Box<dyn Error + Send + Sync>),
     #[error("{0} answered with {1}; admin.listen may be the address of another program")]
     Code(SocketAddr, hyper::StatusCode),
-    #[error("{0} did not answer as outboxd {version} does; compare the versions", version = env!("CARGO_PKG_VERSION"))]
+    #[error("the answer of {0} is not that of outboxd {version}; compare the versions of daemon and command", version = env!("CARGO_PKG_VERSION"))]
     NotStatus(SocketAddr, #[source] serde_json::Error),
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn run(settings: Settings, options: &cli::Status) -> Result<(),
     Err(failure.map_or(Failure::Runtime(heading), |error| Failure::runtime(&error)))
 }
 
-/// What goes to stdout.
+/// The text for stdout.
 async fn shown(address: SocketAddr, json: bool) -> Result<String, AskError> {
     let body = timeout(DEADLINE, ask(address)).await.map_err(|_| AskError::Deadline(address))??;
     let status: Status =
@@ -78,7 +78,7 @@ async fn ask(address: SocketAddr) -> Result<Bytes, AskError> {
     let http = |error| AskError::Http(address, error);
     let stream = TcpStream::connect(address).await.map_err(|error| AskError::Connect(address, error))?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(http)?;
-    // Ends with the answer; its error is also the request's.
+    // The task ends with the answer; the request returns the same error.
     tokio::spawn(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.uri_mut() = hyper::Uri::from_static("/status");
@@ -93,7 +93,7 @@ async fn ask(address: SocketAddr) -> Result<Bytes, AskError> {
     Ok(body.map_err(|error| AskError::Body(address, error))?.to_bytes())
 }
 
-/// A daemon that listens on every address is asked on loopback.
+/// Address to ask: loopback for a daemon that listens on every address.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let loopback = match listen.ip() {
         ip if !ip.is_unspecified() => ip,
@@ -115,7 +115,7 @@ const COLUMNS: [Column<SourceStatus>; 9] = [
     ("REASON", false, reason),
 ];
 
-/// Why it is in its state; and where nothing is to be said of that, what else is not as configured.
+/// The reason of the state; without one, another problem of the source.
 fn reason(source: &SourceStatus) -> String {
     let SourceStatus { reason, unpublished_tables, parked_elsewhere, cleanup_off, .. } = source;
     let cleanup_off = || Some(format!("clean-up is off: {}", cleanup_off.as_ref()?));

@@ -1,11 +1,11 @@
-//! The end of a command by a signal: one that publishes drains first, any other ends at once.
+//! Commands and signals: a command that publishes drains first, any other command ends at once.
 
 use std::time::Duration;
 
 use super::Failure;
 use process::shutdown::{Shutdown, StopSignals, shutdown};
 
-/// Runs a job to its end; the first signal asks it to drain within `drain_timeout`, a second one ends it at once.
+/// Runs a job to its end. The first signal asks the job to drain within `drain_timeout`, a second one ends it at once.
 pub(super) async fn stoppable<T>(
     drain_timeout: Duration,
     job: impl AsyncFnOnce(Shutdown) -> T,
@@ -20,24 +20,24 @@ pub(super) async fn stoppable<T>(
     tracing::info!(
         signal,
         drain_timeout_s = drain_timeout.as_secs(),
-        "draining; a second signal ends at once"
+        "draining: waiting for the confirms of messages in flight; a second signal ends the command at once"
     );
     trigger.request(drain_timeout);
     tokio::select! {
         done = job => Ok(done),
         _ = stop.next() => {
-            Err(Failure::Runtime("ended by a second signal before everything was confirmed".to_owned()))
+            Err(Failure::Runtime("ended by a second signal before every message was confirmed; run the command again".to_owned()))
         }
     }
 }
 
-/// Runs a job to its end, or to the first signal. For jobs that may be cut anywhere and run again.
+/// Runs a job to its end, or to the first signal. For jobs that may stop anywhere and run again.
 pub(super) async fn until_stopped(job: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
     tokio::select! {
         done = job => done,
         signal = stop.next() => Err(Failure::Runtime(format!(
-            "ended by {signal} before it was done; run it again: it does what is left"
+            "ended by {signal} before the command was done; run it again: it continues with what is missing"
         ))),
     }
 }

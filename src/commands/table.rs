@@ -1,11 +1,11 @@
-//! Aligned columns on a terminal.
+//! Tables on stdout, with aligned columns.
 
 use diagnostics::legible::Legible;
 
-/// A column: its heading, whether it is a number, and how a row fills it.
+/// A column: heading, right alignment for numbers, and the cell of a row.
 pub(super) type Column<T> = (&'static str, bool, fn(&T) -> String);
 
-/// A heading and a line for each row, with each cell on one line.
+/// Formats a heading and one line for each row.
 pub(super) fn table<T>(columns: &[Column<T>], rows: &[T]) -> String {
     let heading = columns.iter().map(|(heading, ..)| (*heading).to_owned()).collect();
     let rows = rows.iter().map(|row| columns.iter().map(|(_, _, cell)| one_line(&cell(row))).collect());
@@ -27,17 +27,17 @@ pub(super) fn table<T>(columns: &[Column<T>], rows: &[T]) -> String {
     text
 }
 
-/// The cell of what is not known.
+/// The cell of an unknown value.
 pub(super) fn unknown() -> String {
     "-".to_owned()
 }
 
-/// A text as one cell.
+/// Formats a text as one line.
 pub(super) fn one_line(text: &str) -> String {
     Legible(text.trim()).to_string()
 }
 
-/// `512 B`, `1.5 MiB`.
+/// Formats bytes: `512 B`, `1.5 MiB`.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
@@ -45,7 +45,7 @@ pub(super) fn size(bytes: u64) -> String {
     }
     let mut value = bytes as f64 / 1024.0;
     let mut unit = 0;
-    // What would be printed as 1024.0 belongs to the next unit.
+    // A value that would print as 1024.0 belongs to the next unit.
     while value >= 1023.95 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;

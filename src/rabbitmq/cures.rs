@@ -1,7 +1,7 @@
-//! Cures of what RabbitMQ refuses, in outboxd's words: keys of its configuration, its commands, the names of its queues.
+//! outboxd's part of the next step after an error of RabbitMQ: its configuration keys, commands and queue names.
 //!
-//! The publisher's errors say what happened, and what RabbitMQ's administrator does about it. What outboxd's does is added here, and
-//! only here. Shows no payload.
+//! The publisher's errors say what happened, and what RabbitMQ's administrator does. Only this module adds what outboxd's operator
+//! does. Shows no payload.
 
 use crate::message::Message;
 use amqp_publisher::{
@@ -12,10 +12,10 @@ use amqp_publisher::{
     refusal::{self, Reason, Refusal},
 };
 
-/// Pattern of the queues that are fences.
+/// Pattern of the fences' queue names.
 const FENCES: &str = r"^outboxd\.publisher\.";
 
-/// The cure goes on with this, for a refusal of that reason.
+/// Continuation of the cure of a refusal for this reason.
 fn more(reason: Reason) -> &'static str {
     match reason {
         Reason::Permission => ", as `outboxd setup --print-rabbitmqctl` prints it",
@@ -32,7 +32,7 @@ fn more(reason: Reason) -> &'static str {
     }
 }
 
-/// Next step after an error; `None` where its text has one for each of several brokers, or nothing is to be done.
+/// Next step after an error. `None` when the error's text has one for each of several brokers, or when there is nothing to do.
 pub fn of(error: &BrokerError) -> Option<String> {
     let cure = match error {
         BrokerError::Declare { error, .. } => return Some(of_declare(error)),
@@ -42,14 +42,14 @@ pub fn of(error: &BrokerError) -> Option<String> {
         BrokerError::NoUrl => " (rabbitmq.url)",
         BrokerError::Certificates(CertificateError::NoPlatformRoots) => " or set rabbitmq.tls_ca_file",
         BrokerError::Tls { .. } => " (rabbitmq.tls_ca_file, rabbitmq.tls_cert_file)",
-        BrokerError::FenceGone { .. } => r" (^outboxd\.publisher\.): `run` makes it anew",
-        BrokerError::Unsendable { .. } => ", with delivery.on_invalid = \"park\" such rows are put aside",
+        BrokerError::FenceGone { .. } => r" (^outboxd\.publisher\.): `run` declares it again",
+        BrokerError::Unsendable { .. } => ", with delivery.on_invalid = \"park\" such rows are parked",
         error => error.reason().map_or("", more),
     };
     Some(cure + more)
 }
 
-/// What happened; of several brokers also the next step for each.
+/// Text of an error. For several brokers the text has the next step for each.
 pub fn what(error: &BrokerError) -> String {
     match error {
         BrokerError::NoneUsable { tried } => none_usable(tried.iter().map(explain)),
@@ -57,7 +57,7 @@ pub fn what(error: &BrokerError) -> String {
     }
 }
 
-/// What happened, and the next step.
+/// Text of an error, with the next step.
 pub fn explain(error: &BrokerError) -> String {
     match of(error) {
         Some(cure) => format!("{}; {cure}", what(error)),
@@ -65,7 +65,7 @@ pub fn explain(error: &BrokerError) -> String {
     }
 }
 
-/// Next step for an exchange, queue or binding that cannot be declared.
+/// Next step after a failed declaration of an exchange, queue or binding.
 pub fn of_declare(error: &DeclareError) -> String {
     let more = match error.reason {
         Reason::Different if error.object.starts_with("queue") => " (queue or arguments of its subscription)",
@@ -80,17 +80,17 @@ pub fn of_declare(error: &DeclareError) -> String {
     error.cure() + more
 }
 
-/// What is the matter with an exchange, queue or binding, and the next step.
+/// Text of a failed declaration of an exchange, queue or binding, with the next step.
 pub fn explain_declare(error: &DeclareError) -> String {
     format!("{}; {}", error.what(), of_declare(error))
 }
 
-/// Next step for the broker's refusal of anything else.
+/// Next step after any other refusal of the broker.
 pub fn of_refusal(refusal: &Refusal) -> String {
     refusal.cure() + more(refusal.reason())
 }
 
-/// Next step for a fence that the broker has refused.
+/// Next step after a refusal of the fence's queue.
 pub fn of_fence(refusal: &Refusal) -> String {
     match refusal.reason() {
         Reason::Permission => {
@@ -100,29 +100,30 @@ pub fn of_fence(refusal: &Refusal) -> String {
     }
 }
 
-/// Next step, in a sentence that may go on, for a fence that is somebody else's: finds the owner of `queue`, and ends what has it.
+/// Next step for a fence that has another owner: commands that find the owner of `queue`, and end or remove it. The last sentence is
+/// open, so that more may follow.
 pub fn of_taken_fence(queue: &str, owner: FenceOwner) -> String {
     match owner {
         FenceOwner::Connection => {
-            "RabbitMQ tells no client which one. `rabbitmqctl list_queues -p VHOST name owner_pid` names it, and \
-             `rabbitmqctl list_connections pid name user peer_host peer_port` says whose it is: an instance that hangs, or somebody \
-             who should not have the right to configure this queue. `rabbitmqctl close_connection PID REASON` ends it"
+            "`rabbitmqctl list_queues -p VHOST name owner_pid` shows the pid of that connection, and `rabbitmqctl list_connections \
+             pid name user peer_host peer_port` shows its user and host: an instance that hangs, or a user that should not have the \
+             permission to configure this queue. `rabbitmqctl close_connection PID REASON` ends it"
                 .to_owned()
         }
         FenceOwner::Unreachable => {
-            "RabbitMQ keeps the queue on record until its node is back or removed. `rabbitmqctl cluster_status` names the nodes that \
-             are down: start that node, or, if it never comes back, `rabbitmqctl forget_cluster_node NODE` removes it with the queue"
+            "RabbitMQ keeps the queue until its node is back or removed. `rabbitmqctl cluster_status` shows the nodes that are \
+             down: start that node, or, if it never comes back, `rabbitmqctl forget_cluster_node NODE` removes it with the queue"
                 .to_owned()
         }
         FenceOwner::Nobody { .. } => format!(
-            "No outboxd has declared it, as it is not exclusive. `rabbitmqctl list_queues -p VHOST name owner_pid policy arguments` \
-             shows it, and `rabbitmqctl delete_queue -p VHOST {queue}` removes it. Take the right to configure {FENCES} from whoever \
-             declared it"
+            "No outboxd declared the queue, because it is not exclusive. `rabbitmqctl list_queues -p VHOST name owner_pid policy \
+             arguments` shows it, and `rabbitmqctl delete_queue -p VHOST {queue}` removes it. Take the permission to configure \
+             {FENCES} from the user that declared it"
         ),
     }
 }
 
-/// What is the matter with a message that the broker does not take, and the next step.
+/// Text of a refusal of a message, with the next step.
 pub fn explain_refused(message: &Message, refused: &Refused) -> String {
     let (code, text) = match refused {
         Refused::Publish { code, text } => (*code, text.clone()),
@@ -147,14 +148,14 @@ pub fn explain_refused(message: &Message, refused: &Refused) -> String {
 fn too_many_exchanges(exchange: &str, exchanges_max: usize) -> String {
     if exchanges_max == 0 {
         return format!(
-            "exchange '{exchange}' is not in the configuration, and delivery.exchanges_max is 0; see whether the row should name \
-             it, then add the exchange to [[exchanges]], or raise delivery.exchanges_max, and restart outboxd"
+            "exchange '{exchange}' is not in the configuration, and delivery.exchanges_max is 0; if the row's exchange is correct, \
+             add it to [[exchanges]], or raise delivery.exchanges_max, and restart outboxd"
         );
     }
     format!(
-        "exchange '{exchange}' is not at the broker and is not declared: outboxd has declared {exchanges_max} new ones for rows of \
-         this source since it started, and delivery.exchanges_max is {exchanges_max}; see whether the row should name it, then \
-         declare it at the broker, or raise delivery.exchanges_max or add it to [[exchanges]] and restart outboxd"
+        "exchange '{exchange}' does not exist, and outboxd does not declare it: it has declared {exchanges_max} new ones for rows of \
+         this source since it started, and delivery.exchanges_max is {exchanges_max}; if the row's exchange is correct, declare it \
+         at the broker, or raise delivery.exchanges_max or add it to [[exchanges]] and restart outboxd"
     )
 }
 

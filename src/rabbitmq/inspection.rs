@@ -1,5 +1,5 @@
-//! Compares what a configuration needs with what the broker has, finds every problem in one go, and creates nothing
-//! unless asked to.
+//! Compares the configuration with the broker and finds every problem at once. Only [`establish`] declares, and [`unbind`] removes,
+//! anything that stays.
 
 use super::{cures, publishing::Publishing};
 use amqp_publisher::{
@@ -12,35 +12,35 @@ use amqp_publisher::{
     topology::{CONSISTENT_HASH, DELAYED_MESSAGE, Declaration, Destination, Exchange, is_predeclared},
 };
 
-/// A declare that fails closes its channel, so it is opened anew for each.
+/// Channel of the declarations. A failed declaration closes the channel, so each one opens it again.
 const CHANNEL: ChannelId = 1;
-/// A message of this size is sent to learn whether the broker takes one of `delivery.message_bytes_max`.
+/// Largest message sent to find out whether the broker accepts `delivery.message_bytes_max`.
 const SENT_BYTES_MAX: usize = 64 << 20;
-/// Stands for what a row decides.
+/// Stands for a text that rows fill in.
 const SAMPLE: &str = "outboxd-check";
 
-/// One thing looked at.
+/// One check of the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at, for instance `queue 'customer-service.orders'`.
+    /// The object of the check, for instance `queue 'customer-service.orders'`.
     pub name: String,
-    /// What was found.
+    /// The result.
     pub finding: Result<String, Problem>,
-    /// A problem does not keep `run` from working.
+    /// True when `run` works in spite of a problem.
     pub optional: bool,
 }
 
-/// What is the matter, and what mends it.
+/// A problem and its cure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What was found.
+    /// The problem.
     pub what: String,
-    /// What to do.
+    /// The next step.
     pub cure: String,
 }
 
-/// Connects and looks at everything that `run` needs of the broker: every exchange and queue that is configured, room for those that
-/// are missing, the fences, and whether what the sources publish would be taken. Closes the connection.
+/// Connects and checks everything that `run` needs from the broker: configured exchanges and queues, room for missing queues, the
+/// fences, and the publishing of the sources. Closes the connection.
 pub async fn inspect(
     options: &PublisherOptions,
     connection_name: &str,
@@ -60,8 +60,8 @@ pub async fn inspect(
     checks
 }
 
-/// Looks whose the fences are of sources whose slots nobody uses: they should be nobody's. Changes nothing. Says nothing of a broker
-/// that cannot be reached, as [`inspect`] does.
+/// Checks that nobody owns the fences of sources whose slots nobody uses. Changes nothing. Leaves an unreachable broker to
+/// [`inspect`].
 pub async fn look_at_fences(
     options: &PublisherOptions,
     connection_name: &str,
@@ -76,17 +76,17 @@ pub async fn look_at_fences(
     inspection.finish().await
 }
 
-/// Check that says what a message goes without that is not `mandatory`.
+/// Check that names the loss of publishing without `mandatory`.
 fn given_up(Exchange { name, kind, .. }: &Exchange) -> Check {
-    let why = if kind == DELAYED_MESSAGE { ", as RabbitMQ returns what it delays" } else { "" };
+    let why = if kind == DELAYED_MESSAGE { " (RabbitMQ returns messages that it delays)" } else { "" };
     let finding = format!(
-        "published without `mandatory`{why}: a message that no queue is bound for is lost and counts as confirmed; \
+        "are published without `mandatory`{why}: a message that no queue is bound for is lost and counts as confirmed; \
          delivery.on_unroutable has no effect"
     );
     Check { name: format!("messages to exchange '{name}'"), finding: Ok(finding), optional: false }
 }
 
-/// Connects, declares what is configured whatever `declare` says, and closes the connection.
+/// Connects, declares the configured exchanges, queues and bindings whatever `declare` says, and closes the connection.
 pub async fn establish(options: &PublisherOptions, connection_name: &str) -> Vec<Check> {
     let mut inspection = match Inspection::begin(options, connection_name).await {
         Ok(inspection) => inspection,
@@ -100,8 +100,8 @@ pub async fn establish(options: &PublisherOptions, connection_name: &str) -> Vec
     inspection.finish().await
 }
 
-/// Removes the binding of a queue, or of a partitioned subscription's exchange, that the configuration no longer has: neither `run`
-/// nor `setup` unbinds anything by itself.
+/// Removes a binding that the configuration no longer has, of a queue or of a partitioned subscription's exchange. Neither `run` nor
+/// `setup` removes a binding by itself.
 pub async fn unbind(
     options: &PublisherOptions,
     connection_name: &str,
@@ -124,7 +124,7 @@ pub async fn unbind(
         key: key.to_owned(),
     };
     if planned.contains(&binding) {
-        let what = "is in the configuration: `run` would bind it again".to_owned();
+        let what = "is in the configuration: `run` would create it again".to_owned();
         let cure =
             format!("remove \"{key}\" from binding_keys of that subscription first, and restart outboxd");
         return vec![Check { name: binding.object(), finding: Err(Problem { what, cure }), optional: false }];
@@ -136,7 +136,8 @@ pub async fn unbind(
     let unbound = probe::unbind(&mut inspection.connection, &destination, exchange, key).await;
     let finding = match unbound {
         Ok(()) => {
-            Ok("is not there, or no longer: events with that key reach it by other bindings only".to_owned())
+            Ok("does not exist now: messages with that key reach the queue only through other bindings"
+                .to_owned())
         }
         Err(error) => Err(probe::failure(binding.object(), error, &inspection.connection).into()),
     };
@@ -144,24 +145,24 @@ pub async fn unbind(
     inspection.finish().await
 }
 
-/// Reads the certificates and the key, without a connection.
+/// Checks the certificates and the key without a connection.
 pub fn validate_tls(options: &PublisherOptions) -> Check {
     let connector = options.connection.tls_config();
     let finding = match connector {
-        Ok(Some(_)) => Ok("certificates and key can be used".to_owned()),
-        Ok(None) => Ok("no URL asks for it".to_owned()),
+        Ok(Some(_)) => Ok("certificates and key are usable".to_owned()),
+        Ok(None) => Ok("not used: no URL begins with amqps://".to_owned()),
         Err(error) => Err(error.into()),
     };
     Check { name: "TLS".to_owned(), finding, optional: false }
 }
 
-/// A connection to ask on, and what was found so far.
+/// A connection for the checks, and their results so far.
 struct Inspection<'o> {
     options: &'o PublisherOptions,
     name: &'o str,
     connection: Connection,
     checks: Vec<Check>,
-    /// Queues that are missing and may be declared.
+    /// Number of missing queues that may be declared.
     missing_queues: usize,
 }
 
@@ -190,7 +191,7 @@ impl<'o> Inspection<'o> {
         self.add(Check { name, finding, optional: true }).await;
     }
 
-    /// The broker ends the connection for some of what is asked; the rest is asked on a new one.
+    /// Adds a check. RabbitMQ closes the connection after some failures: the next checks use a new one.
     async fn add(&mut self, check: Check) {
         self.checks.push(check);
         if self.connection.is_lost()
@@ -218,7 +219,7 @@ impl<'o> Inspection<'o> {
         .to_owned())
     }
 
-    /// Looks at what is configured, and at the exchanges that `message.exchange` names.
+    /// Checks the configured topology, and the exchanges that `message.exchange` names.
     async fn look_at_topology(&mut self, publishing: &[Publishing]) {
         let mut needed = self.options.topology.plan();
         for exchange in publishing.iter().filter_map(|publishing| publishing.exchange.text()) {
@@ -234,34 +235,38 @@ impl<'o> Inspection<'o> {
         self.note_other_bindings().await;
     }
 
-    /// Says what neither `run` nor `setup` does about binding keys that the configuration no longer has.
+    /// Notes that neither `run` nor `setup` removes bindings that the configuration no longer has.
     async fn note_other_bindings(&mut self) {
         if !self.options.topology.subscriptions.is_empty() {
-            let finding = "binding keys that were removed from the configuration stay bound (AMQP cannot list them): see `rabbitmqctl \
-                           list_bindings`, and unbind with `outboxd setup --unbind EXCHANGE QUEUE KEY`";
+            let finding = "binding keys that were removed from the configuration stay bound, and AMQP cannot list them: list them with \
+                           `rabbitmqctl list_bindings`, and remove them with `outboxd setup --unbind EXCHANGE QUEUE KEY`";
             self.note("other bindings".to_owned(), Ok(finding.to_owned())).await;
         }
     }
 
-    /// A passive declare tells whether it is there, but compares nothing. To declare what is there once more does compare, and
-    /// changes nothing (AMQP 0-9-1 reference, queue.declare "equivalent"); it needs the right to configure, though, and is
-    /// of no interest when nothing is to be declared.
+    /// Checks one exchange, queue or binding. A passive declare tells only whether the object exists. An active declare of an existing
+    /// object compares and changes nothing (AMQP 0-9-1 reference, queue.declare "equivalent"), but needs the permission to configure, so
+    /// it is left out with `rabbitmq.declare = false`.
     async fn look(&mut self, declaration: &Declaration) -> Result<String, BrokerError> {
         let (connection, declare) = (&mut self.connection, self.options.topology.declare);
         if let Declaration::Binding { destination, source, key } = declaration {
             return match declare {
                 true => match probe::bind(connection, destination, source, key).await {
                     Err(error) => Err(probe::failure(declaration.object(), error, connection)),
-                    Ok(()) => Ok("will be declared (AMQP cannot tell whether it is there)".to_owned()),
+                    Ok(()) => {
+                        Ok("`run` and `setup` declare it (AMQP cannot tell whether it exists)".to_owned())
+                    }
                 },
-                false => {
-                    Ok("not verified: AMQP cannot tell whether it is there; see rabbitmqctl list_bindings"
-                        .to_owned())
-                }
+                false => Ok(
+                    "not verified, because AMQP cannot tell whether it exists; see rabbitmqctl list_bindings"
+                        .to_owned(),
+                ),
             };
         }
         match on_fresh_channel(connection, declaration, false).await {
-            Ok(()) if !declare => return Ok("is there (rabbitmq.declare = false: not compared)".to_owned()),
+            Ok(()) if !declare => {
+                return Ok("exists; not compared, because of rabbitmq.declare = false".to_owned());
+            }
             Ok(()) => {}
             Err(BrokerError::Declare { error: DeclareError { reason: Reason::Missing, .. }, .. })
                 if declare =>
@@ -275,18 +280,18 @@ impl<'o> Inspection<'o> {
                     _ => None,
                 };
                 let plugin = plugin.map(|plugin| format!(", with the plugin {plugin}")).unwrap_or_default();
-                return Ok(format!("missing; run and setup will declare it{plugin}"));
+                return Ok(format!("missing; `run` and `setup` will declare it{plugin}"));
             }
             Err(error) => return Err(error),
         }
         on_fresh_channel(connection, declaration, true).await?;
         Ok(match &declaration.uncompared()[..] {
-            [] => "is there, as configured".to_owned(),
-            names => format!("is there, as configured; RabbitMQ does not compare {}", names.join(", ")),
+            [] => "exists, as configured".to_owned(),
+            names => format!("exists, as configured; RabbitMQ does not compare {}", names.join(", ")),
         })
     }
 
-    /// Looks whether the virtual host has room for the queues that are missing: so many exclusive ones are taken until the end.
+    /// Checks that the virtual host has room for the missing queues: declares as many exclusive queues until the inspection ends.
     async fn try_queues(&mut self, fences: &[String]) {
         let (Some(fence), missing) = (fences.first(), self.missing_queues) else { return };
         for number in 0..missing {
@@ -294,20 +299,23 @@ impl<'o> Inspection<'o> {
             let Err(BrokerError::ChannelClosed { code, text, .. }) = acquired else { continue };
             let refusal = Refusal { code, text };
             if refusal.reason() == Reason::QueueLimit {
-                let what = format!("{missing} are missing, and there is room for {number}: {}", refusal.text);
+                let what = format!(
+                    "{missing} queues are missing, and the limit leaves room for {number}: {}",
+                    refusal.text
+                );
                 let cure = cures::of_refusal(&refusal);
                 return self.note("room for queues".to_owned(), Err(Problem { what, cure })).await;
             }
-            // Without the right to a fence, which is said below, nothing can be tried.
+            // The test needs the permission for a fence, whose own check reports the lack of it.
             return;
         }
     }
 
-    /// Looks whether this user may have the fences. The queues go with the connection.
+    /// Checks that this user may declare the fences. The queues end with the connection.
     async fn try_fences(&mut self, fences: &[String]) {
         for queue in fences {
             let finding = match fence::acquire(&mut self.connection, queue).await {
-                Ok(()) => Ok("may be declared: of several instances only one publishes".to_owned()),
+                Ok(()) => Ok("may be declared: only one of several instances publishes at a time".to_owned()),
                 Err(error) => {
                     let (why, cure) = match error {
                         BrokerError::ChannelClosed { code, text, .. } => {
@@ -318,7 +326,7 @@ impl<'o> Inspection<'o> {
                         error => (error.to_string(), "see the broker's log".to_owned()),
                     };
                     let what = format!(
-                        "may not be declared and read, so an instance that hangs may publish beside its successor: {why}"
+                        "may not be declared and read, so an instance that hangs may publish at the same time as its successor: {why}"
                     );
                     Err(Problem { what, cure })
                 }
@@ -327,7 +335,7 @@ impl<'o> Inspection<'o> {
         }
     }
 
-    /// Looks whose the fences are, as long as there is a connection to look by.
+    /// Checks the owners of the fences, as long as the connection lives.
     async fn look_at_fences(&mut self, fences: &[String]) {
         for queue in fences {
             let name = format!("queue '{queue}'");
@@ -335,19 +343,19 @@ impl<'o> Inspection<'o> {
                 Ok(None) => {}
                 Ok(Some(owner)) => {
                     let what = format!(
-                        "belongs to {}, although nobody uses the slot: `run` publishes nothing while that is so",
+                        "belongs to {}, although nobody uses the slot: `run` publishes nothing until the queue is free",
                         owner.whose()
                     );
                     let finding = Err(Problem { what, cure: cures::of_taken_fence(queue, owner) });
-                    // An instance that starts, or hangs, has its connection for a moment without the slot, and a node may come back.
+                    // An instance that starts, or hangs, has its connection without the slot for a moment, and a node may come back.
                     let optional = !matches!(owner, FenceOwner::Nobody { .. });
                     self.add(Check { name, finding, optional }).await;
                 }
                 Err(error) => {
                     let what = format!(
-                        "whose it is cannot be told, and `run` publishes nothing if it is somebody's: {error}"
+                        "its owner is unknown, and `run` publishes nothing while another connection owns it: {error}"
                     );
-                    let cure = "see whether a node is down (rabbitmqctl cluster_status): a queue of such a node is looked for in vain"
+                    let cure = "check whether the node of this queue is down (rabbitmqctl cluster_status), and start it"
                         .to_owned();
                     self.warn(name, Err(Problem { what, cure })).await;
                 }
@@ -358,7 +366,7 @@ impl<'o> Inspection<'o> {
         }
     }
 
-    /// Looks whether the broker would take what the sources publish, as far as it is known without a row.
+    /// Checks that the broker accepts the sources' messages, as far as these are known without a row.
     async fn try_publishing(&mut self, publishing: &[Publishing]) {
         let topology = &self.options.topology;
         let mut tried = Vec::new();
@@ -380,7 +388,7 @@ impl<'o> Inspection<'o> {
         }
     }
 
-    /// An exchange whose name is known, with the routing keys that are known.
+    /// Checks publishing to a known exchange, with the known routing keys.
     async fn try_exchange(&mut self, exchange: &str, sample: &str, keys: &[&str]) {
         let name = match exchange {
             "" => "publishing to the default exchange".to_owned(),
@@ -394,11 +402,12 @@ impl<'o> Inspection<'o> {
                     Reason::Missing if self.options.topology.declare => {}
                     Reason::TopicPermission if keys.is_empty() => {
                         let what = format!(
-                            "this user's topic permissions allow some routing keys only, and which ones rows have is not known \
+                            "this user's topic permissions allow some routing keys only, and the keys of the rows are not known \
                              here: {}",
                             refusal.text
                         );
-                        let cure = "make sure that they allow every key that message.routing_key may give"
+                        let cure = "compare the topic permissions with the keys that message.routing_key gives (rabbitmqctl \
+                                    list_user_topic_permissions)"
                             .to_owned();
                         return self.warn(name, Err(Problem { what, cure })).await;
                     }
@@ -413,13 +422,13 @@ impl<'o> Inspection<'o> {
         let finding = match keys {
             [] => "this user may publish to it".to_owned(),
             keys => {
-                format!("this user may publish to it, by the keys that are known here: {}", keys.join(", "))
+                format!("this user may publish to it with the known routing keys: {}", keys.join(", "))
             }
         };
         self.note(name, Ok(finding)).await;
     }
 
-    /// Exchanges that rows name, and no subscription.
+    /// Checks publishing to exchanges that only rows name, with a sample name.
     async fn try_unnamed(&mut self, source: &Publishing) {
         let name = format!("publishing to exchanges '{}'", source.exchange);
         let exchange = source.exchange.filled(SAMPLE);
@@ -445,45 +454,43 @@ impl<'o> Inspection<'o> {
         let finding = match refused
             .filter(|error| !matches!(error.reason, Reason::Missing | Reason::TopicPermission))
         {
-            None => Ok("rows name them: none is known here, and one of that form would be taken".to_owned()),
+            None => Ok("only rows name these exchanges; a test with a sample name passed".to_owned()),
             Some(error) => Err(Problem {
-                what: format!("rows name them, and none is known here; one of that form, {}", error.what()),
+                what: format!("only rows name these exchanges; with a sample name, {}", error.what()),
                 cure: cures::of_declare(&error),
             }),
         };
         self.warn(name, finding).await;
     }
 
-    /// Looks whether the broker takes messages as large as the configuration lets them be.
+    /// Checks that the broker accepts messages of `delivery.message_bytes_max`.
     async fn try_size(&mut self, bytes: usize) {
         let name = "message size".to_owned();
         let sent = bytes.min(SENT_BYTES_MAX);
-        // A message that is too large is refused before anything else; that is not known of the default exchange's other refusals.
+        // RabbitMQ checks the size first. Another refusal by the default exchange therefore says that the size is accepted.
         let answered = probe::publish(&mut self.connection, "", probe::UNUSED_KEY, sent).await;
         let finding = match answered {
             Err(CallError::Lost(_)) => return self.note_untried(name).await,
             Err(CallError::Refused(refusal)) if refusal.reason() == Reason::MessageTooLarge => Err(Problem {
                 what: format!(
-                    "delivery.message_bytes_max is {bytes}, and the broker takes less: {}",
+                    "delivery.message_bytes_max is {bytes}, and the broker's limit is lower: {}",
                     refusal.text
                 ),
                 cure: cures::of_refusal(&refusal),
             }),
             _ if sent < bytes => Ok(format!(
-                "the broker takes {sent} bytes; delivery.message_bytes_max is {bytes}, which was not tried"
+                "the broker accepts {sent} bytes; delivery.message_bytes_max = {bytes} was not tested"
             )),
-            _ => Ok(format!("the broker takes {bytes} bytes (delivery.message_bytes_max)")),
+            _ => Ok(format!("the broker accepts {bytes} bytes (delivery.message_bytes_max)")),
         };
         self.note(name, finding).await;
     }
 
-    /// The connection ended, or the broker takes no messages now.
+    /// Warns of a check that was impossible: the connection ended, or the broker accepts no messages now.
     async fn note_untried(&mut self, name: String) {
         let what = match self.connection.blocked() {
-            Some(reason) => format!("could not be tried: the broker takes no messages now ({reason})"),
-            None => {
-                "could not be tried: the connection was lost, or the broker did not answer in time".to_owned()
-            }
+            Some(reason) => format!("not tested: the broker accepts no messages now ({reason})"),
+            None => "not tested: the connection was lost, or the broker did not answer in time".to_owned(),
         };
         let cure = "see the broker's alarms and log (rabbitmq-diagnostics alarms), and repeat the command"
             .to_owned();
@@ -491,7 +498,7 @@ impl<'o> Inspection<'o> {
     }
 }
 
-/// The plugin that an exchange type comes with.
+/// Plugin that provides an exchange type.
 fn plugin(kind: &str) -> Option<&'static str> {
     match kind {
         CONSISTENT_HASH => Some("rabbitmq_consistent_hash_exchange"),

@@ -1,8 +1,7 @@
-//! RabbitMQ, as far as outboxd asks more of it than `amqp_publisher` does by itself. Knows nothing of PostgreSQL, of what a row is, or
-//! of when to try again.
+//! RabbitMQ beyond publishing, which `amqp_publisher` does. Does not know PostgreSQL, rows, or retries.
 //!
-//! [`inspection`] compares what is configured with what is there, [`rabbitmqctl`] prints what an administrator grants, and [`cures`]
-//! says next steps in outboxd's words. [`publishing`] is what is known of a source's messages before there is a row.
+//! [`inspection`] compares the configuration with the broker, [`rabbitmqctl`] prints an administrator's commands, and [`cures`] adds
+//! outboxd's next steps to errors. [`publishing`] describes a source's messages before there is a row.
 
 pub mod cures;
 pub mod inspection;

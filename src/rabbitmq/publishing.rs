@@ -1,17 +1,17 @@
-//! The publishing of a source, as far as it is known before there is a row: exchange and routing key as text with gaps.
+//! A source's exchange and routing key before there is a row: text with gaps.
 
 use std::{collections::BTreeSet, fmt};
 
 use amqp_publisher::topology::{Subscription, Topology};
 
-/// Text with gaps that each row fills. Displayed with `*` for a gap.
+/// Text with gaps that each row fills. Displays `*` for a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    /// Never two texts in a row.
+    /// Text, and `None` for a gap. Two texts never stand side by side.
     pieces: Vec<Option<String>>,
 }
 
-/// Exchange, routing key and size of what one source publishes.
+/// Exchange, routing key and size of the messages of one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publishing {
     /// `message.exchange`
@@ -23,7 +23,7 @@ pub struct Publishing {
 }
 
 impl Pattern {
-    /// Of pieces of text, and `None` for a gap.
+    /// Makes a pattern of pieces of text, and `None` for a gap.
     pub fn new<'p>(pieces: impl IntoIterator<Item = Option<&'p str>>) -> Self {
         let mut merged: Vec<Option<String>> = Vec::new();
         for piece in pieces {
@@ -36,7 +36,7 @@ impl Pattern {
         Self { pieces: merged }
     }
 
-    /// The whole text, if there is no gap.
+    /// The whole text of a pattern without gap.
     pub fn text(&self) -> Option<&str> {
         match &*self.pieces {
             [] => Some(""),
@@ -45,12 +45,12 @@ impl Pattern {
         }
     }
 
-    /// Tells whether `text` comes of it when the gaps are filled.
+    /// Tells whether some filling of the gaps gives `text`.
     pub fn fits(&self, text: &str) -> bool {
         fits(&self.pieces, text)
     }
 
-    /// The text with every gap filled in the same way.
+    /// The text with the same filling in every gap.
     pub(super) fn filled(&self, filling: &str) -> String {
         self.pieces.iter().map(|piece| piece.as_deref().unwrap_or(filling)).collect()
     }
@@ -81,7 +81,7 @@ impl fmt::Display for Pattern {
 }
 
 impl Publishing {
-    /// The exchanges that are known to be published to: the one that `message.exchange` names, else those of `[[exchanges]]` and
+    /// Exchanges that the source is known to publish to: the one that `message.exchange` names, else those of `[[exchanges]]` and
     /// `[[subscriptions]]` that rows may name.
     pub(super) fn exchanges<'p>(&'p self, topology: &'p Topology) -> BTreeSet<&'p str> {
         match self.exchange.text() {
@@ -95,7 +95,7 @@ impl Publishing {
         }
     }
 
-    /// The routing keys that are known to be used with an exchange: the one that the configuration names, else the binding keys
+    /// Routing keys that the source is known to use with an exchange: the one that the configuration names, else the binding keys
     /// without wildcard that rows may have.
     pub(super) fn keys<'p>(&'p self, exchange: &str, subscriptions: &'p [Subscription]) -> BTreeSet<&'p str> {
         match self.routing_key.text() {

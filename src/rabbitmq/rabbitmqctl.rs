@@ -1,4 +1,4 @@
-//! The commands by which an administrator makes a user that may do what the configuration needs, and no more.
+//! rabbitmqctl commands for a user with only the permissions that the configuration needs.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use amqp_publisher::{
 };
 use diagnostics::shell_word::quoted;
 
-/// The name by which permissions know the default exchange.
+/// Name of the default exchange in permissions.
 const DEFAULT_EXCHANGE: &str = "amq.default";
 
 /// Names of exchanges and queues, as alternatives of one regular expression.
@@ -30,7 +30,7 @@ impl Names {
         }
     }
 
-    /// Anchored: RabbitMQ takes a match anywhere for one. Without names it matches the empty text alone, which is no name.
+    /// Anchored regular expression, because RabbitMQ matches anywhere in a name. Without names, it matches only the empty text.
     fn regex(&self) -> String {
         let names: Vec<&str> = self.0.iter().map(String::as_str).collect();
         match &*names {
@@ -41,7 +41,7 @@ impl Names {
     }
 }
 
-/// Names that a user needs each of the three rights for.
+/// Names that need each of RabbitMQ's three permissions.
 #[derive(Default)]
 struct Rights {
     configure: Names,
@@ -54,7 +54,7 @@ impl Rights {
         let mut rights = Self::default();
         for fence in fences {
             rights.configure.pattern(fence);
-            // To be told when it is deleted.
+            // Consuming from the queue tells when it is deleted.
             rights.read.pattern(fence);
         }
         for source in publishing {
@@ -69,7 +69,7 @@ impl Rights {
         rights
     }
 
-    /// Rights as RabbitMQ asks for them (<https://www.rabbitmq.com/docs/access-control#authorisation>).
+    /// Adds the permissions of a declaration (<https://www.rabbitmq.com/docs/access-control#authorisation>).
     fn declare(&mut self, declaration: &Declaration) {
         match declaration {
             Declaration::Exchange { name, arguments, .. } => {
@@ -93,7 +93,7 @@ impl Rights {
 }
 
 impl Rights {
-    /// An exchange or queue whose argument leads messages on to an exchange: they are read here and written there.
+    /// Adds the permissions of an argument that forwards messages to an exchange: read here, write there.
     fn lead(&mut self, from: &str, arguments: &[(String, Argument)], argument: &str) {
         let to = arguments.iter().find_map(|(name, value)| match value {
             Argument::Text(exchange) if name == argument => Some(exchange),
@@ -106,11 +106,11 @@ impl Rights {
     }
 }
 
-/// The commands, for a POSIX shell, with what they are for. `fences` are the queues by which sources keep others from publishing.
+/// Commands for a POSIX shell, with comments. `fences` are the names of the sources' exclusive queues.
 ///
 /// # Errors
 ///
-/// A URL of the configuration is none.
+/// Fails when a URL of the configuration is invalid.
 pub fn commands(
     connection: &ConnectionOptions,
     topology: &Topology,
@@ -124,13 +124,13 @@ pub fn commands(
         if !seen.insert((vhost.clone(), user.clone())) {
             continue;
         }
-        text += &format!("# ==== {at}: run this there, as an administrator ====\n");
-        text += "# Virtual host and user, where they are missing. add_user asks for the password.\n";
+        text += &format!("# ==== {at}: run this on a node of that broker, as an administrator ====\n");
+        text += "# Only for a virtual host or a user that is missing. add_user asks for the password.\n";
         if at.vhost() != "/" {
             text += &format!("rabbitmqctl add_vhost {vhost}\n");
         }
         text += &format!("rabbitmqctl add_user {user}\n");
-        text += "# Rights to configure, write and read; they replace the ones that the user has there.\n";
+        text += "# Permissions to configure, write and read. They replace the user's permissions in that virtual host.\n";
         let Rights { configure, write, read } = Rights::of(topology, publishing, fences);
         let [configure, write, read] = [configure, write, read].map(|names| quoted(&names.regex()));
         text += &format!("rabbitmqctl set_permissions -p {vhost} {user} {configure} {write} {read}\n");
@@ -138,12 +138,12 @@ pub fn commands(
     }
     let is_hash = |declaration: &Declaration| matches!(declaration, Declaration::Exchange { kind, .. } if kind == CONSISTENT_HASH);
     if topology.plan().iter().any(is_hash) {
-        text += "# For subscriptions with partitions, on every node.\nrabbitmq-plugins enable rabbitmq_consistent_hash_exchange\n";
+        text += "# For subscriptions with partitions: run this on every node.\nrabbitmq-plugins enable rabbitmq_consistent_hash_exchange\n";
     }
     Ok(text)
 }
 
-/// Which routing keys the user may write, and bind by, for each topic exchange that is known. Without such a command all are allowed.
+/// Commands that limit the routing keys for writing and binding, for each known topic exchange. RabbitMQ allows all keys without them.
 fn topic_permissions(topology: &Topology, publishing: &[Publishing], vhost: &str, user: &str) -> String {
     let subscriptions = &topology.subscriptions;
     let exchanges: BTreeSet<&str> = publishing.iter().flat_map(|source| source.exchanges(topology)).collect();
@@ -167,19 +167,19 @@ fn topic_permissions(topology: &Topology, publishing: &[Publishing], vhost: &str
     match text.is_empty() {
         true => text,
         false => format!(
-            "# Routing keys to write, and to bind by; without these commands all are allowed.\n{text}"
+            "# Routing keys for publishing and for binding. Without these commands all keys are allowed.\n{text}"
         ),
     }
 }
 
 impl Names {
-    /// A key, which unlike a name may be empty.
+    /// Adds a routing key. Unlike a name, a key may be empty.
     fn keys(&mut self, key: &str) {
         self.0.insert(escaped(key));
     }
 }
 
-/// Text as a regular expression that matches it alone.
+/// Regular expression that matches this text only.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {

@@ -1,11 +1,11 @@
-//! `arguments` of `[[exchanges]]` and `[[subscriptions]]`: optional arguments with their AMQP types.
+//! `arguments` of `[[exchanges]]` and `[[subscriptions]]`, with their AMQP types.
 
 use crate::message::SHORT_STRING_BYTES_MAX;
 use amqp_publisher::topology::{Argument, QueueType};
 use configuration::{Literal, Section};
 
-/// Arguments that RabbitMQ takes for some types of queue only, and refuses for the others ("invalid arg"). One that is not listed
-/// here is left to the broker's judgement.
+/// Arguments that RabbitMQ accepts for some queue types only, and refuses for the others ("invalid arg"). RabbitMQ alone checks an
+/// argument that is not in this list.
 const OF_SOME_TYPES: [(&str, &[QueueType]); 13] = {
     use QueueType::{Classic, Quorum, Stream};
     [
@@ -62,8 +62,8 @@ pub(super) struct Keys {
     pub(super) dead_letter: bool,
 }
 
-/// Refuses arguments that contradict another key of the subscription, or that its type of queue does not have. Those that
-/// only repeat a key are taken out.
+/// Refuses arguments that contradict another key of the subscription, or that its queue type does not have. Removes arguments
+/// that only repeat a key.
 pub(super) fn agree(section: &Section<'_>, arguments: &mut Vec<(String, Argument)>, keys: &Keys) {
     let problem = |name: &str, what: String, cure: &str| {
         section.problem(&format!("arguments.{name}"), what, cure);
@@ -96,21 +96,21 @@ pub(super) fn agree(section: &Section<'_>, arguments: &mut Vec<(String, Argument
                 format!("contradicts single_active_consumer, which is {}", keys.single_active_consumer);
             problem(name, what, "set single_active_consumer, and leave the argument out");
         }
-        // As false it is not the same to RabbitMQ as left out.
+        // RabbitMQ treats false as different from an absent argument.
         name != SINGLE_ACTIVE_CONSUMER || !keys.single_active_consumer && agrees
     });
     for name in [DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY] {
         if keys.dead_letter && has(arguments, name) {
             let what = "contradicts dead_letter = true, which sends dead letters to <queue>.dead".to_owned();
-            problem(
-                name,
-                what,
-                "set dead_letter = false for a target of your own, or leave the argument out",
-            );
+            problem(name, what, "set dead_letter = false to use your own target, or leave the argument out");
         }
     }
     if has(arguments, DEAD_LETTER_ROUTING_KEY) && !has(arguments, DEAD_LETTER_EXCHANGE) && !keys.dead_letter {
         let what = "is refused by RabbitMQ without x-dead-letter-exchange".to_owned();
-        problem(DEAD_LETTER_ROUTING_KEY, what, "name the exchange, too; \"\" is the default exchange");
+        problem(
+            DEAD_LETTER_ROUTING_KEY,
+            what,
+            "set x-dead-letter-exchange, too; \"\" is the default exchange",
+        );
     }
 }

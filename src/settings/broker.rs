@@ -1,4 +1,4 @@
-//! `[rabbitmq]`, with what `[[exchanges]]` and `[[subscriptions]]` say beside it.
+//! `[rabbitmq]`, `[[exchanges]]` and `[[subscriptions]]` together: the publisher's options.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use amqp_publisher::{
 };
 use configuration::Section;
 
-/// Header by which a subscription with partitions spreads messages over its queues: those of one aggregate stay in one of them.
+/// Header that decides the queue of a message in a subscription with partitions: messages of one aggregate share a queue.
 const PARTITION_HEADER: &str = "aggregate-id";
 
-/// Shown by RabbitMQ of each connection.
+/// Product and version of each connection, which RabbitMQ's management shows.
 const CLIENT: Client = Client { product: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") };
 
-/// Values of the three of them.
+/// Options read from the three sections.
 pub(super) struct Broker {
     pub(super) options: PublisherOptions,
-    /// Waited for by the relay, not by the publisher.
+    /// Used by the relay, not by the publisher.
     pub(super) confirm_timeout: Duration,
 }
 

@@ -5,7 +5,7 @@ use crate::message::SHORT_STRING_BYTES_MAX;
 use amqp_publisher::topology::{Argument, CONSISTENT_HASH, DELAYED_MESSAGE, Exchange, is_predeclared};
 use configuration::Section;
 
-/// The argument that says how an exchange of the type `x-delayed-message` routes.
+/// Argument with the type by which an `x-delayed-message` exchange routes.
 const DELAYED_TYPE: &str = "x-delayed-type";
 const DEFAULT_TYPE: &str = "topic";
 
@@ -44,8 +44,8 @@ fn exchange(section: &mut Section<'_>) -> Option<Exchange> {
     if delays && says_mandatory && mandatory {
         section.problem(
             "mandatory",
-            "cannot be true for type \"x-delayed-message\": RabbitMQ returns what such an exchange delays, and delivers it all \
-             the same",
+            "cannot be true for type \"x-delayed-message\": RabbitMQ returns each message that the exchange delays, although it \
+             delivers the message later",
             "set false, or leave the key out",
         );
     }
@@ -79,8 +79,8 @@ fn exchange(section: &mut Section<'_>) -> Option<Exchange> {
     Some(Exchange { name, kind: kind?, durable, mandatory: mandatory && !delays, arguments })
 }
 
-/// Problem of binding a queue to an exchange of this description by these keys, and the cure. `None` as keys: none are
-/// given, so that the queue is bound by `#`.
+/// Problem and cure of binding a queue to this exchange with these keys. Keys that are `None` are absent in the configuration: the
+/// queue is bound by `#`.
 pub(super) fn unbindable(exchange: &Exchange, keys: Option<&[String]>) -> Option<(String, &'static str)> {
     let delayed_type = exchange.arguments.iter().find(|(name, _)| name == DELAYED_TYPE);
     let kind = match (&*exchange.kind, delayed_type) {
@@ -96,12 +96,12 @@ pub(super) fn unbindable(exchange: &Exchange, keys: Option<&[String]>) -> Option
         )),
         ("headers", _) if !all(means_everything) => Some((
             format!("has no effect: {at} compares headers with the arguments of a binding, not keys"),
-            "leave the key out for all messages; for some, take the subscription out, and declare queue and binding yourself \
+            "leave the key out for all messages; for some of them, remove the subscription, and declare queue and binding yourself \
              (definitions of the management plugin)",
         )),
         ("direct", None) => Some((
             format!(
-                "is missing: at {at} a queue gets only messages whose routing key is one of its keys, letter by letter"
+                "is missing: at {at} a queue gets only messages whose routing key equals one of its keys"
             ),
             "list the keys",
         )),

@@ -1,7 +1,7 @@
-//! outboxd's own keys: from file and environment, as [`configuration`] reads them, to each room's own options, or every problem at once.
+//! outboxd's configuration keys: reads file and environment with [`configuration`] into each room's options, or lists every problem.
 //!
-//! Knows the names, ranges and defaults of all keys; `config/outboxd.toml` documents them, and a test holds the two
-//! together. Opens no connection.
+//! Knows the names, ranges and defaults of all keys. A test compares them with `config/outboxd.toml`, which documents them. Opens no
+//! connection.
 
 mod arguments;
 pub(crate) mod broker;
@@ -27,37 +27,37 @@ use amqp_publisher::{FenceMemory, PublisherOptions, publisher::exchange_limit::E
 use configuration::{self, Origins, Section};
 pub use configuration::{Origin, Problem, SettingsError};
 
-/// Variables of the environment that begin so override the file; `__` stands for the dot between keys.
+/// Prefix of the environment variables that override the file. `__` in a name stands for a dot.
 pub const ENVIRONMENT_PREFIX: &str = "OUTBOXD__";
 
-/// Everything that the configuration says, checked as far as that goes without a connection.
+/// The whole configuration, checked as far as possible without a connection.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the admin endpoints listen; `None`: nowhere.
+    /// Address of the admin endpoints; `None` switches them off.
     pub admin_listen: Option<SocketAddr>,
     /// The broker, and the durable subscriptions on it.
     pub broker: PublisherOptions,
     /// The sources by name; at least one.
     pub sources: BTreeMap<String, Source>,
-    /// How long a shutdown waits for confirms.
+    /// Longest wait of a shutdown for confirms.
     pub drain_timeout: Duration,
 }
 
 /// One outbox table.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Where it is.
+    /// Database, slot, publication and table.
     pub database: SourceDatabase,
-    /// How its rows become messages.
+    /// Mapping of rows to messages.
     pub mapping: Mapping,
-    /// How they are delivered.
+    /// Delivery: ordering, window, policies.
     pub relay: RelayOptions,
-    /// Exchanges that rows may have declared beyond those of the configuration.
+    /// `delivery.exchanges_max`.
     pub exchanges_max: usize,
 }
 
 impl Source {
-    /// The source under its name, ready for the relay, at this broker.
+    /// Makes the relay's source of this name, which publishes to `broker`.
     pub fn at(self, name: &str, broker: &PublisherOptions) -> relay::Source {
         let Source { database, mapping, relay, exchanges_max } = self;
         let exchange = Pattern::new(mapping.exchange.pieces(&mapping.source));
@@ -68,7 +68,7 @@ impl Source {
     }
 }
 
-/// Tells whether the environment of this process has a variable that begins with [`ENVIRONMENT_PREFIX`].
+/// Tells whether an environment variable of this process begins with [`ENVIRONMENT_PREFIX`].
 pub fn environment_says_something() -> bool {
     let (environment, problems) = configuration::environment(|name| name.starts_with(ENVIRONMENT_PREFIX));
     !environment.is_empty() || !problems.is_empty()
@@ -78,7 +78,7 @@ pub fn environment_says_something() -> bool {
 ///
 /// # Errors
 ///
-/// Every problem in one go, each with file or variable, key and cure. None shows a secret.
+/// Returns every problem at once, each with file or variable, key and cure. No problem shows a secret.
 pub fn load(file: Option<&Path>) -> Result<Settings, SettingsError> {
     let (environment, mut problems) = configuration::environment(|name| name.starts_with(ENVIRONMENT_PREFIX));
     match load_with(file, &environment) {
@@ -91,7 +91,7 @@ pub fn load(file: Option<&Path>) -> Result<Settings, SettingsError> {
     }
 }
 
-/// As [`load`], with the environment given; variables without the prefix are ignored.
+/// Reads like [`load`], from the given environment. Variables without the prefix are ignored.
 ///
 /// # Errors
 ///
@@ -103,7 +103,7 @@ pub fn load_with(
     configuration::read(&Origins { file, prefix: ENVIRONMENT_PREFIX, environment }, settings)
 }
 
-/// `None` means that a problem was reported; a value may come with problems, too.
+/// Returns `None` after a reported problem. A value may come with problems, too.
 fn settings(mut root: Section<'_>) -> Option<Settings> {
     let mut admin = root.section("admin");
     let enabled = admin.flag("enabled", true);
@@ -137,18 +137,18 @@ fn settings(mut root: Section<'_>) -> Option<Settings> {
     Some(Settings { admin_listen, broker: broker.options, sources, drain_timeout })
 }
 
-/// A slot streams to one connection at a time: of two sources that share one, the second would stand by for ever.
+/// Refuses a slot of two sources: a slot streams to one connection at a time, so the second source would stand by for ever.
 fn refuse_shared_slots(sections: &Section<'_>, sources: &BTreeMap<String, Source>) {
     let mut seen = BTreeSet::new();
     for (name, source) in sources {
         let place = source.database.endpoint.describe();
-        // Slots belong to the server, not to the database.
+        // All databases of a server share the names of slots.
         let server = place.rsplit_once('/').map_or(&*place, |(server, _)| server).to_owned();
         if !seen.insert((server, &source.database.slot)) {
             sections.problem(
                 &format!("{name}.postgres.slot"),
                 format!("another source on this server already uses the slot \"{}\"", source.database.slot),
-                "give each source a slot of its own",
+                "set a different slot for each source",
             );
         }
     }

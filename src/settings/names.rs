@@ -4,11 +4,11 @@ use crate::message::LINE_BREAKS;
 use crate::postgres::TableName;
 use configuration::Complaint;
 
-/// NAMEDATALEN - 1: longer names PostgreSQL cuts without an error.
+/// NAMEDATALEN - 1. PostgreSQL truncates longer names without an error.
 const IDENTIFIER_BYTES_MAX: usize = 63;
 const SOURCE_CHARS_MAX: usize = 40;
 
-/// The name of a section `[sources.NAME]`.
+/// Checks the name of a section `[sources.NAME]`.
 pub(super) fn source(name: &str) -> Result<(), Complaint> {
     let valid = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
     if (1..=SOURCE_CHARS_MAX).contains(&name.len()) && name.bytes().all(valid) {
@@ -18,7 +18,7 @@ pub(super) fn source(name: &str) -> Result<(), Complaint> {
     Err((what, format!("use 1 to {SOURCE_CHARS_MAX} of a-z, 0-9, _ and -")))
 }
 
-/// A replication slot (manual, "Replication Slots": lower-case letters, digits, underscore).
+/// Checks the name of a replication slot (manual, "Replication Slots": lower-case letters, digits, underscore).
 pub(super) fn slot(name: &str) -> Result<String, Complaint> {
     let valid = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
     if (1..=IDENTIFIER_BYTES_MAX).contains(&name.len()) && name.bytes().all(valid) {
@@ -28,7 +28,7 @@ pub(super) fn slot(name: &str) -> Result<String, Complaint> {
     Err((what, format!("use 1 to {IDENTIFIER_BYTES_MAX} of a-z, 0-9 and _")))
 }
 
-/// Any identifier, without quotes.
+/// Checks an identifier without quotes.
 pub(super) fn identifier(name: &str) -> Result<String, Complaint> {
     if (1..=IDENTIFIER_BYTES_MAX).contains(&name.len()) && !name.contains('\0') {
         return Ok(name.to_owned());
@@ -37,13 +37,13 @@ pub(super) fn identifier(name: &str) -> Result<String, Complaint> {
     Err((what, format!("use 1 to {IDENTIFIER_BYTES_MAX} bytes")))
 }
 
-/// Problem of a name of an exchange or queue that RabbitMQ would store as another one, and the cure.
+/// Problem and cure of an exchange's or queue's name that RabbitMQ would store in another form.
 pub(super) fn altered_by_broker(name: &str) -> Option<(&'static str, &'static str)> {
     let what = "has a line break (LF or CR), which RabbitMQ removes from the names of exchanges and queues";
-    name.contains(LINE_BREAKS).then_some((what, "write the name without one"))
+    name.contains(LINE_BREAKS).then_some((what, "remove the line break"))
 }
 
-/// A time zone (manual, "Time Zones"); whether the server knows it, only the server can say.
+/// Checks the form of a time zone (manual, "Time Zones"). Only the server knows which zones exist.
 pub(super) fn time_zone(name: &str) -> Result<String, Complaint> {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'/' | b'+' | b'-' | b':');
     if (1..=IDENTIFIER_BYTES_MAX).contains(&name.len()) && name.bytes().all(valid) {
@@ -53,10 +53,10 @@ pub(super) fn time_zone(name: &str) -> Result<String, Complaint> {
     Err((what, "write for instance \"America/New_York\" or \"UTC\"".to_owned()))
 }
 
-/// `schema.table` or `table`; parts in double quotes are taken as they are, others in lower case, as in SQL.
+/// Parses `schema.table` or `table`. Parts in double quotes keep their case; others become lower case, as in SQL.
 pub(super) fn table(text: &str) -> Result<TableName, Complaint> {
     let complaint = || {
-        let cure = "write schema.table, and double quotes around a part that SQL would want them for";
+        let cure = "write schema.table, with double quotes around a part that needs them in SQL";
         (format!("'{text}' is no table name"), cure.to_owned())
     };
     let (first, rest) = part(text).ok_or_else(complaint)?;
@@ -69,7 +69,7 @@ pub(super) fn table(text: &str) -> Result<TableName, Complaint> {
     Ok(TableName { schema: identifier(&schema)?, table: identifier(&table)? })
 }
 
-/// The identifier that `text` begins with, and what follows it.
+/// The identifier at the start of `text`, and the rest.
 fn part(text: &str) -> Option<(String, &str)> {
     if let Some(mut rest) = text.strip_prefix('"') {
         let mut name = String::new();

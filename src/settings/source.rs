@@ -14,10 +14,10 @@ use crate::{
 use configuration::{Complaint, Section};
 use pg_replication::{Endpoint, Words};
 
-/// Largest message that RabbitMQ can be configured to take (`max_message_size`).
+/// Largest value of RabbitMQ's `max_message_size`.
 const MESSAGE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
-/// Reads one source; `None` means that a problem was reported.
+/// Reads one source. Returns `None` after a reported problem.
 pub(super) fn read(
     name: &str,
     mut section: Section<'_>,
@@ -28,7 +28,7 @@ pub(super) fn read(
     if let Err((what, cure)) = &valid {
         section.complain(what, cure);
     }
-    // The rest is looked at all the same, under a name that gives a valid slot.
+    // Checks the rest of the section under a name that gives a valid slot.
     let name = if valid.is_ok() { name } else { "source" };
     let backlog = section
         .choice("backlog", &[("publish", Some(BacklogPolicy::Publish)), ("skip", Some(BacklogPolicy::Skip))]);
@@ -51,11 +51,11 @@ pub(super) fn read(
     Some(Source { database, mapping: mapping?, relay: relay?, exchanges_max })
 }
 
-/// Names of the keys that cures of connections lead to.
+/// Keys and commands that the cures of connection errors name.
 const WORDS: Words = Words {
     connection_string: "postgres.url",
     password: "postgres.password or postgres.password_file",
-    make_role: "make it with the statements of `outboxd setup --print-sql`",
+    make_role: "create it with the statements of `outboxd setup --print-sql`",
 };
 
 fn database(
@@ -68,7 +68,7 @@ fn database(
         section.problem(
             "url",
             "is missing",
-            "set it to for instance \"postgresql://outboxd@host:5432/database\"",
+            "set it, for instance to \"postgresql://outboxd@host:5432/database\"",
         );
     }
     let url_key = if section.has("url") { "url" } else { "url_file" };
@@ -189,8 +189,8 @@ fn mapping(
     if properties_from_headers && headers_off {
         section.problem(
             "properties_from_headers",
-            "is of no use: outbox.columns.headers is \"\"",
-            "name the headers column, or leave the key out",
+            "has no effect: outbox.columns.headers is \"\"",
+            "set outbox.columns.headers, or leave the key out",
         );
     }
     section.finish();
@@ -208,7 +208,7 @@ fn mapping(
     })
 }
 
-/// A template for a property; one without placeholders is tried out at once.
+/// Parses a property's template. A template without placeholders is checked as a value at once.
 fn property_template(property: Property, text: &str, headers_off: bool) -> Result<Template, Complaint> {
     let template = short(text, headers_off)?;
     if template.placeholders().next().is_none() {
@@ -225,7 +225,7 @@ fn header_problem(name: &str) -> Option<String> {
     if RESERVED_HEADERS.contains(&name) {
         Some("is a header that outboxd sets itself".into())
     } else if ROUTING_HEADERS.contains(&name) {
-        Some("has a meaning of its own in RabbitMQ: a list of further routing keys".into())
+        Some("has a special meaning in RabbitMQ: a list of further routing keys".into())
     } else if !(1..=SHORT_STRING_BYTES_MAX).contains(&name.len()) {
         Some(format!("must have 1 to {SHORT_STRING_BYTES_MAX} bytes"))
     } else {
@@ -239,19 +239,19 @@ fn template(text: &str, headers_off: bool) -> Result<Template, Complaint> {
     let wants_headers = template.placeholders().any(|part| matches!(part, Placeholder::Header(_)));
     if wants_headers && headers_off {
         let what = "uses {header:NAME} though outbox.columns.headers is \"\"";
-        return Err((what.into(), "name the headers column, or take the placeholder out".into()));
+        return Err((what.into(), "set outbox.columns.headers, or remove the placeholder".into()));
     }
     Ok(template)
 }
 
-/// A template for the name of an exchange.
+/// Parses the template of an exchange's name.
 fn exchange(text: &str, headers_off: bool) -> Result<Template, Complaint> {
     let template = short(text, headers_off)?;
     let altered = template.pieces("").flatten().find_map(names::altered_by_broker);
     altered.map_or(Ok(template), |(what, cure)| Err((what.to_owned(), cure.to_owned())))
 }
 
-/// A template for an AMQP short string.
+/// Parses the template of an AMQP short string.
 fn short(text: &str, headers_off: bool) -> Result<Template, Complaint> {
     let template = template(text, headers_off)?;
     if template.literal_bytes() > SHORT_STRING_BYTES_MAX {
@@ -300,7 +300,7 @@ fn relay(
                 "is more than half of postgres.wal_sender_timeout_ms ({})",
                 wal_sender_timeout.as_millis()
             ),
-            "lower it, or PostgreSQL may take outboxd for dead",
+            "lower it: PostgreSQL ends a connection that reports too rarely",
         );
     }
     section.finish();
@@ -317,13 +317,13 @@ fn relay(
         backoff_min,
         backoff_max,
         status_interval,
-        // A third leaves room for an update that is late, and twice for an answer that is.
+        // A third of the timeout tolerates a late update; twice the timeout tolerates a late answer.
         keepalive_interval: wal_sender_timeout / 3,
         server_silence_max: wal_sender_timeout * 2,
     })
 }
 
-/// `None` also when a problem was reported.
+/// Reads `cleanup`. Returns `None` without clean-up, and after a reported problem.
 fn cleanup(
     mut section: Section<'_>,
     backlog: Option<BacklogPolicy>,
@@ -342,16 +342,16 @@ fn cleanup(
     if delete == Some(true) && retained && *created_at == OptionalColumn::Off {
         section.problem(
             "retention_s",
-            "needs the time of a row, though outbox.columns.created_at is \"\"",
-            "name the column, or set 0",
+            "needs the time of each row, but outbox.columns.created_at is \"\"",
+            "set outbox.columns.created_at, or set 0",
         );
     }
     if delete == Some(true) && backlog == Some(BacklogPolicy::Skip) {
         section.problem(
             "mode",
             "\"delete\" would remove the rows that backlog = \"skip\" leaves unpublished",
-            "remove those rows yourself and set backlog = \"publish\", which means nothing once the slot is there; or set \
-             \"none\"",
+            "remove those rows yourself and set backlog = \"publish\", which has no effect once the slot exists; or set \
+             mode = \"none\"",
         );
     }
     section.finish();

@@ -7,7 +7,7 @@ use crate::message::SHORT_STRING_BYTES_MAX;
 use amqp_publisher::topology::{Exchange, QueueType, Subscription};
 use configuration::Section;
 
-/// Bytes that are appended to a queue's name: `.dead`, or a partition's number; room for both is left.
+/// Bytes left for what outboxd appends to a queue's name: `.dead`, or a partition's number.
 const QUEUE_SUFFIX_BYTES_MAX: usize = 15;
 const PARTITIONS_MAX: u64 = 1024;
 
@@ -70,8 +70,8 @@ fn subscription(section: &mut Section<'_>, exchanges: &[Exchange]) -> Option<Sub
     {
         section.problem(
             "queue",
-            format!("the exchange \"{queue}\" before the partitions is described in [[exchanges]], too"),
-            "rename the queue, or take that entry out",
+            format!("the exchange \"{queue}\" before the partitions is also in [[exchanges]]"),
+            "rename the queue, or remove that entry",
         );
     }
     if queue.as_ref().is_some_and(|queue| queue.starts_with("amq.")) {
@@ -103,7 +103,7 @@ fn subscription(section: &mut Section<'_>, exchanges: &[Exchange]) -> Option<Sub
     let own_target = arguments.iter().any(|(name, _)| name == arguments::DEAD_LETTER_EXCHANGE);
     let says_dead_letter = section.has("dead_letter");
     let mut dead_letter = section.flag("dead_letter", !stream);
-    // A target of one's own takes the place of the one that is only the default.
+    // A configured dead-letter target replaces the default one.
     if own_target && !says_dead_letter {
         dead_letter = false;
     }

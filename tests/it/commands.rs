@@ -112,7 +112,7 @@ async fn setup_makes_everything_once_and_teardown_removes_it() {
     }
     let said = say(&daemon, &["check"]).await;
     assert_eq!(said.status, 0);
-    said.passed(&queue, "is there, as configured");
+    said.passed(&queue, "exists, as configured");
 
     let said = say(&daemon, &["status"]).await;
     let address = format!("127.0.0.1:{}", daemon.admin_port());

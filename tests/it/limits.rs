@@ -30,7 +30,11 @@ async fn a_queue_limit_is_named_with_the_command_that_raises_it() {
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert_eq!(said.status, 1);
     assert!(said.stdout.contains("  FAILED   room for queues"), "{}", said.stdout);
-    assert!(said.stdout.contains("2 are missing, and there is room for 1: "), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("2 queues are missing, and the limit leaves room for 1: "),
+        "{}",
+        said.stdout
+    );
     let cure = format!("rabbitmqctl clear_vhost_limits -p {}", stage.name);
     assert!(said.stdout.contains(&cure), "{}", said.stdout);
 

@@ -84,7 +84,7 @@ async fn every_command_works_under_the_printed_role() {
     until_alive(&daemon).await;
     until_state(&daemon, "orders", "halted").await;
     let said = does_for_source(&daemon, &["recover"]).await;
-    assert!(said.contains("made at"), "{said}");
+    assert!(said.contains("created at"), "{said}");
     daemon.wait_ready(PATIENCE).await;
     stage.write_row("a", 3, "OrderChanged").await;
     until(&daemon, "orders", |shown| shown["state"] == "streaming").await;

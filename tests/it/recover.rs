@@ -185,7 +185,7 @@ async fn without_a_record_all_rows_come_and_foreign_slots_stay() {
 #[tokio::test]
 async fn parked_and_dropped_rows_are_not_counted_as_confirmed() {
     for (policy, said_apart) in
-        [("drop", "rows given up as unroutable"), ("park", "rows parked (`outboxd parked`")]
+        [("drop", "rows dropped as unroutable"), ("park", "rows parked (`outboxd parked`")]
     {
         let mut stage = Stage::shared(policy).await;
         stage.source = format!("delivery.on_unroutable = \"{policy}\"\n");

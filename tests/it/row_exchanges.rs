@@ -202,7 +202,7 @@ async fn rows_make_as_many_exchanges_as_the_limit_says_and_the_next_one_names_it
     daemon.wait_ready(PATIENCE).await;
     println!("{} MB", daemon.memory_peak_mb());
     let checked = say(&daemon, &["check"]).await.stdout;
-    assert!(checked.contains("rows may have 256 declared by the name *.events"), "{checked}");
+    assert!(checked.contains("`run` declares at most 256 exchanges *.events that rows name"), "{checked}");
     drop(daemon);
 
     // What is configured does not count, and with 0 rows reach nothing else.

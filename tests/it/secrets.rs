@@ -169,7 +169,7 @@ async fn check_warns_of_secrets_that_others_may_read_or_hear() {
             replaced.display()
         ),
         format!("-> chmod 0640 {}", open.display()),
-        "warning  login         amqp:// gives the password for RabbitMQ at broker.example to everybody"
+        "warning  login         amqp:// sends the password for RabbitMQ at broker.example, and every message, unencrypted"
             .to_owned(),
         "use amqps://".to_owned(),
         "warnings: 3".to_owned(),

@@ -40,7 +40,7 @@ struct Slot {
     slot_active_pid: Option<i32>,
     /// Rows in the table `outboxd_parked`.
     parked_rows: Option<u64>,
-    /// Who uses the slot, or why nothing is known.
+    /// User of the slot, or the reason why nothing is known.
     note: String,
 }
 

@@ -1,4 +1,4 @@
-//! Rows that were there before the slot: all of them, once, in order, before the stream, whatever comes in between.
+//! Rows older than the slot: all are published, once, in order, before the stream, whatever interrupts the backlog.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
 };
 use testkit::{Committed, Daemon, Direction, Proxy, process, shared_postgres};
 
-/// Writes rows whose `seq` runs against their place in the table, and tells the oracle.
+/// Writes rows whose `seq` runs against their order in the table, and tells the oracle.
 async fn write_backlog(stage: &Stage, count: i64) {
     let client = stage.client().await;
     let rows = client
@@ -27,21 +27,21 @@ async fn write_backlog(stage: &Stage, count: i64) {
         id: row.get(0),
         aggregate: row.get(1),
         sequence: row.get(2),
-        // All of them one transaction, so that the oracle wants them in the order of `seq`.
+        // One transaction number for all rows, so that the oracle expects the order of `seq`.
         transaction: u64::MAX,
         index: usize::try_from(row.get::<_, i64>(2)).unwrap(),
         body: row.get(3),
     }));
 }
 
-/// Names of the stage's slots, permanent ones and temporary ones.
+/// Names of the stage's slots, permanent and temporary.
 async fn slots(stage: &Stage) -> Vec<String> {
     let select = "SELECT slot_name::text FROM pg_replication_slots WHERE starts_with(slot_name, $1)";
     let rows = stage.client().await.query(select, &[&stage.slot()]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Waits until the server has noticed that nobody holds the temporary slot any more, and no other was left.
+/// Waits until the server has dropped the temporary slot of a lost connection, and no slot is left.
 async fn no_slot_is_left(stage: &Stage) {
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
@@ -64,7 +64,7 @@ async fn until_received(stage: &Stage, count: usize, daemon: &Daemon) {
     }
 }
 
-/// How many messages have arrived, once no more do.
+/// Number of messages, after no more arrive.
 async fn all_received(stage: &Stage) -> usize {
     let mut count = usize::MAX;
     while count != stage.oracle.received_count() {
@@ -74,7 +74,7 @@ async fn all_received(stage: &Stage) -> usize {
     count
 }
 
-/// Writers write before, during and after the change from the table to the stream.
+/// Writers write before, during and after the change from the backlog to the stream.
 #[tokio::test]
 async fn five_thousand_rows_come_in_sequence_and_the_stream_behind_them() {
     let mut stage = Stage::shared("backlog").await;
@@ -125,7 +125,7 @@ async fn without_a_sequence_created_at_decides_and_skip_skips() {
     drop(daemon);
 }
 
-/// Each death leaves nothing behind; the life that gets through publishes all of it.
+/// Each interrupted attempt leaves no slot. The attempt that completes publishes every row.
 #[tokio::test]
 async fn a_backlog_that_is_cut_short_starts_over_and_loses_nothing() {
     let mut stage = Stage::shared("cut").await;
@@ -133,7 +133,7 @@ async fn a_backlog_that_is_cut_short_starts_over_and_loses_nothing() {
     stage.consume().await;
     let broker = stage.amqp_url.rsplit_once(':').unwrap().1.split_once('/').unwrap().0.parse().unwrap();
     let proxy = Proxy::start(broker);
-    // Some messages pass, and then no confirm: the backlog cannot come to its end.
+    // Some messages pass, then no confirm does: the backlog cannot end.
     let begin_and_stall = async |daemon: &Daemon| {
         proxy.resume();
         proxy.throttle(100_000);
@@ -152,14 +152,14 @@ async fn a_backlog_that_is_cut_short_starts_over_and_loses_nothing() {
         if life < 2 {
             daemon.kill9().await;
         } else {
-            // Asked to end, but the time given is not enough: the same, said honestly.
+            // The drain timeout is too short: the daemon exits with 1.
             let status = daemon.sigterm(PATIENCE).await;
             assert_eq!(status.code(), Some(1), "{}", daemon.log());
         }
         no_slot_is_left(&stage).await;
     }
 
-    // Asked to end with time enough: the backlog is finished first, and then needs no repetition.
+    // The drain timeout is long enough: the backlog is completed, and no restart repeats it.
     let cut_short = all_received(&stage).await;
     let mut daemon = Daemon::start(&config);
     begin_and_stall(&daemon).await;
@@ -176,7 +176,7 @@ async fn a_backlog_that_is_cut_short_starts_over_and_loses_nothing() {
     stage.workload.transactions = 50;
     stage.write().await;
     let verdict = stage.verdict().await;
-    // Copies from another snapshot bear its position. Nothing else may be wrong.
+    // Copies of another snapshot have its position. Only that may be wrong.
     assert!(
         verdict.lost.is_empty() && verdict.phantoms.is_empty() && verdict.altered.is_empty(),
         "{verdict}"
@@ -186,7 +186,7 @@ async fn a_backlog_that_is_cut_short_starts_over_and_loses_nothing() {
     assert!(verdict.received <= cut_short + verdict.committed, "the last life was clean: {verdict}");
 }
 
-/// 100 MB wait while the broker blocks, and then take their time; memory stays at what is allowed to be in flight.
+/// A backlog of 100 MB waits for a blocked broker, then for a slow one. Memory stays within the in-flight window.
 #[tokio::test]
 async fn a_large_backlog_before_a_blocked_and_slow_broker_takes_no_memory() {
     const ROWS: usize = 2000;
@@ -207,7 +207,7 @@ async fn a_large_backlog_before_a_blocked_and_slow_broker_takes_no_memory() {
     let daemon = alive(&config).await;
     let reason = until_state(&daemon, "orders", "blocked").await;
     assert!(reason.contains("memory"), "{reason}");
-    // Nothing of the table is locked meanwhile, and no snapshot keeps vacuum from its work.
+    // Meanwhile no lock is on the table, and no snapshot holds vacuum back.
     let in_transaction = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'outboxd orders'
                           AND backend_type = 'client backend' AND (state = 'idle in transaction' OR backend_xmin IS NOT NULL)";
     let client = stage.client().await;
@@ -215,7 +215,7 @@ async fn a_large_backlog_before_a_blocked_and_slow_broker_takes_no_memory() {
         .await;
     stage.sql("SET lock_timeout = '60s'; ALTER TABLE outbox ADD COLUMN note text").await;
     stage.sql("SET lock_timeout = '60s'; ALTER TABLE outbox DROP COLUMN note").await;
-    // Long enough for whatever reads on to have read all of it.
+    // Long enough for an unbounded reader to read all rows.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let blocked = daemon.memory_peak_mb();
     let shown = source(&daemon, "orders").await;

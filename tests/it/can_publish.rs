@@ -1,5 +1,5 @@
-//! `check` finds, before `run` does, what keeps messages from being published, and publishes none to find it. What an administrator
-//! grants with the printed commands is enough.
+//! `check` finds obstacles to publishing before `run` does, and publishes nothing. The printed rabbitmqctl commands grant enough
+//! permissions.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::stage::{PATIENCE, Said, Stage, eventually, say, until_alive, until_state};
 use testkit::{Daemon, RabbitMq, shared_rabbitmq, unique};
 
-/// A source, its vhost, and a user whose rights the test sets.
+/// A source, its virtual host, and a user whose permissions the test sets.
 struct Shop {
     stage: Stage,
     node: &'static RabbitMq,
@@ -31,7 +31,7 @@ impl Shop {
         self.node.api(Method::PUT, &format!("/api/exchanges/{}/{name}", self.stage.name), body).await;
     }
 
-    /// The user may write only such routing keys to an exchange.
+    /// Limits the routing keys that the user may write to an exchange.
     async fn allow_keys(&self, exchange: &str, write: &str) {
         let body = json!({ "exchange": exchange, "write": write, "read": ".*" });
         let path = format!("/api/topic-permissions/{}/{}", self.stage.name, self.user);
@@ -48,7 +48,7 @@ impl Shop {
         config + source
     }
 
-    /// What there is in the vhost: names of exchanges, of queues with what they hold, and bindings.
+    /// Contents of the virtual host: exchanges, queues with their messages, bindings.
     async fn contents(&self) -> Vec<String> {
         let mut all = Vec::new();
         for kind in ["exchanges", "queues", "bindings"] {
@@ -83,7 +83,7 @@ async fn check_fails_where_run_cannot_publish() {
     }
     let before = shop.contents().await;
 
-    // By its type and properties.
+    // Type and properties of the exchange.
     shop.check(true, &to("fan")).await.shows("FAILED", "exchange 'fan' (topic)", "exists, but differently");
     shop.check(true, &to("inside")).await.shows(
         "FAILED",
@@ -100,7 +100,7 @@ async fn check_fails_where_run_cannot_publish() {
         "is internal",
     );
 
-    // By rights.
+    // Permissions.
     let fenced = r"^outboxd\.publisher\.";
     shop.node.allow(&shop.user, &shop.stage.name, [".*", "^fan$", ".*"]).await;
     shop.check(true, &to("open")).await.shows(
@@ -124,7 +124,7 @@ async fn check_fails_where_run_cannot_publish() {
     assert!(said.stdout.contains("--print-rabbitmqctl"), "{}", said.stdout);
     shop.node.allow(&shop.user, &shop.stage.name, [".*"; 3]).await;
 
-    // By routing keys.
+    // Topic permissions.
     shop.allow_keys("open", "^Ok").await;
     let by = |key: &str| to("open") + &format!("message.routing_key = \"{key}\"\n");
     shop.check(true, &by("{event_type}")).await.shows(
@@ -167,7 +167,7 @@ async fn what_check_tries_reaches_no_queue() {
     for _ in 0..3 {
         assert_eq!(shop.check(false, exchange).await.status, 0);
     }
-    // A message that is published tells when it is known what the queue holds.
+    // One published message proves that the earlier checks left nothing in the queue.
     let mut daemon = Daemon::start(&shop.config(false, exchange));
     daemon.wait_ready(PATIENCE).await;
     shop.stage.write_unseen("a", "OrderCreated").await;
@@ -247,7 +247,7 @@ async fn a_removed_binding_key_stays_bound_until_it_is_unbound() {
     said.shows("OK", "other bindings", "stay bound");
     assert!(said.stdout.contains("outboxd setup --unbind EXCHANGE QUEUE KEY"), "{}", said.stdout);
 
-    // What the configuration has would be bound again.
+    // A binding of the configuration is not removed.
     let said = say(&one, &["setup", "--unbind", "Order.events", "one", "OrderCreated"]).await;
     said.shows("FAILED", "binding of queue one", "is in the configuration");
     for queue in ["one", "many", "one"] {

@@ -1,12 +1,12 @@
-//! Causes that keep a source from its work: `check`, the log, `/readyz` and `status` name the same cure, and the state tells whether
-//! somebody has to apply it. Once it is applied the source goes on by itself.
+//! Causes that stop a source: `check`, the log, `/readyz` and `status` name the same cure, and the state tells whether an
+//! operator must act. The source continues by itself after the cure.
 
 use std::fs;
 
 use crate::stage::{PATIENCE, Stage, alive, say, until};
 use testkit::{Daemon, Postgres, PostgresOptions, shared_postgres, shared_rabbitmq, unique};
 
-/// The cures below what failed.
+/// The cures of all failed checks.
 async fn cures(daemon: &Daemon) -> Vec<String> {
     let said = say(daemon, &["check"]).await;
     assert_eq!(said.status, 1);
@@ -16,7 +16,7 @@ async fn cures(daemon: &Daemon) -> Vec<String> {
     cures.collect()
 }
 
-/// Waits for the state, and sees that everybody is told the cure. `what` is of the reason.
+/// Waits for the state, and checks that every output has the cure. `what` is part of the reason.
 async fn is_told(daemon: &Daemon, state: &str, what: &str, cures: &[String]) {
     assert!(!cures.is_empty());
     let shown =
@@ -69,7 +69,7 @@ async fn what_only_a_person_can_mend_halts_the_source_with_the_cure_of_check() {
 
     let of_source = async |daemon: &Daemon| {
         let mut cures = cures(daemon).await;
-        // The broker is asked only when the database is in order.
+        // outboxd connects to the broker only after the checks of the database.
         cures.retain(|cure| !cure.contains("guest may log in"));
         cures
     };
@@ -82,7 +82,7 @@ async fn what_only_a_person_can_mend_halts_the_source_with_the_cure_of_check() {
     is_told(&daemon, "halted", "permission denied for database", &found).await;
     sql(&name, &found[0]).await;
 
-    // One after the other, as `run` comes to them.
+    // Each cause is applied alone: `run` reports the first one it meets.
     let found = of_source(&daemon).await;
     for (what, part) in [
         ("table outboxd_state does not exist", "CREATE TABLE"),
@@ -103,7 +103,7 @@ async fn what_only_a_person_can_mend_halts_the_source_with_the_cure_of_check() {
     broker.allow(&user, &name, [".*"; 3]).await;
     daemon.wait_ready(PATIENCE).await;
 
-    // A table of outboxd's own that goes later.
+    // outboxd's own table is dropped later.
     assert!(daemon.sigterm(PATIENCE).await.success());
     sql(&name, "DROP TABLE outboxd_state").await;
     daemon.start_again();
@@ -162,7 +162,7 @@ async fn a_mistyped_table_is_named_and_nobody_is_sent_to_recover() {
     stage.verdict().await.assert_delivered(0);
 }
 
-/// The server plans it, as `check` has it do, and stumbles over one row.
+/// The server plans the condition, and `check` passes, but one row makes the condition fail.
 #[tokio::test]
 async fn a_condition_that_fails_for_a_row_halts_and_names_its_key() {
     let mut stage = Stage::shared("condition").await;
@@ -177,7 +177,7 @@ async fn a_condition_that_fails_for_a_row_halts_and_names_its_key() {
     stage.sql("DELETE FROM outbox WHERE type = 'Null'").await;
     daemon.wait_ready(PATIENCE).await;
 
-    // `check` says the same of one that cannot be planned.
+    // `check` reports a condition that cannot be planned.
     let right = fs::read_to_string(daemon.config_file()).unwrap();
     fs::write(daemon.config_file(), right.replace("length(type) - 4", "no_such_column")).unwrap();
     let found = cures(&daemon).await;

@@ -1,4 +1,4 @@
-//! Clean-up: rows go once their messages are confirmed, never before, and nobody notices.
+//! Clean-up removes rows after their messages are confirmed, never before, and disturbs nobody.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ fn insert(payload: &str) -> String {
     )
 }
 
-/// What the clean-up has the server do, or did last, and whether it has a pause.
+/// The clean-up's current or last statement, and whether the clean-up is idle.
 async fn cleaner(client: &Client) -> Option<(String, bool, String)> {
     let sql = "SELECT query, state = 'idle', state_change::text FROM pg_stat_activity \
                WHERE application_name = 'outboxd cleanup orders' AND datname = current_database()";
@@ -42,7 +42,7 @@ async fn cleaner(client: &Client) -> Option<(String, bool, String)> {
     Some((row.try_get(0).ok()?, row.try_get(1).ok()?, row.try_get(2).ok()?))
 }
 
-/// Waits until the clean-up has looked through the table again.
+/// Waits until the clean-up has searched the table again.
 async fn until_searched(client: &Client) {
     let before = cleaner(client).await;
     eventually("the clean-up has looked at the table", async || {
@@ -52,10 +52,10 @@ async fn until_searched(client: &Client) {
     .await;
 }
 
-/// Waits until the clean-up has found rows and waits for their confirm, which does not come; then until PostgreSQL has been
-/// told the position twice again, with new WAL before, so that whatever passes has passed.
+/// Waits until the clean-up has found rows and waits for a confirm that does not come, then until PostgreSQL was told the
+/// position twice again, after new WAL.
 async fn until_it_waits_in_vain(client: &Client) {
-    // It has looked at the publication, which comes last before it waits.
+    // The check of the publication is the last step before the wait.
     let waits = async || {
         cleaner(client).await.is_some_and(|(query, idle, _)| idle && query.contains("pg_publication"))
     };
@@ -85,14 +85,14 @@ async fn rows_go_once_they_are_confirmed() {
     stage.verdict().await.assert_delivered(0);
     let client = stage.client().await;
     until_count(&client, "outbox", 0).await;
-    // Removed by us, each once; a moment later it is counted.
+    // Each row is removed once and counted; the counter follows a moment later.
     let committed = stage.oracle.committed_count();
     let shown = until(&daemon, "orders", |shown| shown["deleted"].as_u64() == Some(committed as u64)).await;
     assert_eq!(shown["ignored"], 0, "a delete is not published");
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// An unroutable message holds the position. What is behind it and before it in commit order tells where it stands.
+/// An unroutable message holds the position back. Rows before and after it in commit order show where the position is.
 #[tokio::test]
 async fn rows_stay_while_the_position_is_held_and_go_when_it_passes() {
     let mut stage = cleaning("held").await;
@@ -139,7 +139,7 @@ async fn the_retention_keeps_young_rows_and_rows_without_a_time() {
     assert_eq!(left.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["2", "3"]);
 }
 
-/// Its rows are the oldest of the table by every column, and commit last; the stream is far beyond their places in WAL.
+/// The rows are the oldest of the table by every column, and commit last. The stream is far beyond their WAL by then.
 #[tokio::test]
 async fn a_row_that_is_old_and_commits_late_stays_until_it_is_confirmed() {
     let mut stage = cleaning("late").await;
@@ -173,8 +173,8 @@ async fn a_row_that_is_old_and_commits_late_stays_until_it_is_confirmed() {
     until_count(&client, "outbox", 0).await;
 }
 
-/// Killed again and again in the middle of removing and of confirming. Every delete leaves a copy of its row, with the
-/// place in WAL that the slot had confirmed by then; the row's commit must be before it, and its message must have arrived.
+/// The daemon is killed repeatedly between deletes and confirms. A trigger copies each deleted row with the slot's confirmed
+/// position: the row's commit must be before it, and its message must have arrived.
 #[tokio::test]
 async fn kill_9_under_load_removes_nothing_that_is_not_confirmed() {
     let mut stage = cleaning("clean_kill").await;
@@ -199,10 +199,10 @@ async fn kill_9_under_load_removes_nothing_that_is_not_confirmed() {
         let before = count(&client, "removed").await;
         stage.receive_more(200).await;
         eventually("more rows are removed", async || count(&client, "removed").await > before).await;
-        // At another moment of its round each time.
+        // A random moment of the clean-up's round.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(0..400))).await;
         daemon.kill9().await;
-        // What a killed process had the server remove, it removes; nothing after that.
+        // The server completes a statement of the killed process, and runs no further one.
         eventually("the server is done with it", async || {
             let sql = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'outboxd cleanup%' AND datname = current_database()";
             client.execute(sql, &[]).await.unwrap() == 0
@@ -210,7 +210,7 @@ async fn kill_9_under_load_removes_nothing_that_is_not_confirmed() {
         .await;
         let (removed, arrived) = (removed_ids(&client).await, stage.oracle.distinct_count());
         println!("kill {kill}: {} rows removed, {arrived} messages arrived", removed.len());
-        // A message that was confirmed is in the queue, and the consumer gets to it without the daemon.
+        // A confirmed message is in the queue, and reaches the consumer without the daemon.
         eventually("what was removed has arrived", async || {
             removed.iter().all(|id| stage.oracle.has_received(id))
         })
@@ -230,14 +230,13 @@ async fn removed_ids(client: &Client) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// A row that somebody holds is passed over, and an open transaction with a new row is not waited for. Nobody waits for us
-/// either: what we hold, we hold for milliseconds.
+/// A locked row is skipped, and an open transaction with a new row delays nothing. The clean-up's own locks last milliseconds.
 #[tokio::test]
 async fn nobody_is_waited_for() {
     let mut stage = cleaning("held_rows").await;
     let daemon = stage.relay_as_printed_role().await;
     let (mut holder, mut writer, client) = (stage.client().await, stage.client().await, stage.client().await);
-    // Nothing is routable yet, so the rows are there to be held.
+    // No queue is bound yet, so the rows stay in the table.
     let rows = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
                 SELECT 'Order', n::text, 'OrderCreated', '1' FROM generate_series(1, 500) n";
     client.batch_execute(rows).await.unwrap();
@@ -257,7 +256,7 @@ async fn nobody_is_waited_for() {
     assert!(!daemon.log().contains("clean-up removes no rows"), "{}", daemon.log());
 }
 
-/// Names that must be quoted, a key of two columns, no key at all, ids that are all alike.
+/// Names that need quotes, a key of two columns, no key, equal ids.
 #[tokio::test]
 async fn tables_of_any_name_and_key_are_cleaned() {
     for (name, columns) in
@@ -289,7 +288,7 @@ async fn tables_of_any_name_and_key_are_cleaned() {
     }
 }
 
-/// A place in one partition is a place in every other, too.
+/// A row's ctid in one partition exists in every other partition, too.
 #[tokio::test]
 async fn of_a_partitioned_table_the_row_in_the_right_partition_goes() {
     let mut stage = cleaning("clean_parts").await;
@@ -311,7 +310,7 @@ async fn of_a_partitioned_table_the_row_in_the_right_partition_goes() {
         .await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
     let daemon = stage.relay_as_printed_role().await;
-    // One transaction, so that places and transactions agree, and only the partition tells the rows apart.
+    // One transaction, so that ctid and xmin are equal and only the partition distinguishes the rows.
     stage
         .sql(
             "INSERT INTO outbox (id, payload, created_at) VALUES
@@ -326,7 +325,7 @@ async fn of_a_partitioned_table_the_row_in_the_right_partition_goes() {
     assert_eq!((count(&client, "outbox").await, deleted(&daemon).await), (3, 3));
 }
 
-/// Whoever may not remove rows, or is not let, relays all the same.
+/// A role that may not delete, or is kept from it, still relays.
 #[tokio::test]
 async fn what_keeps_rows_is_said_and_does_not_keep_messages() {
     let mut stage = cleaning("kept").await;
@@ -351,7 +350,7 @@ async fn what_keeps_rows_is_said_and_does_not_keep_messages() {
     let grant = format!("GRANT DELETE, UPDATE (\"id\") ON \"public\".\"outbox\" TO \"{role}\"");
     assert!(check.stdout.contains(&format!("{grant};")), "{}", check.stdout);
 
-    // A row that a foreign key keeps.
+    // A foreign key keeps a row.
     stage
         .sql("CREATE TABLE refers (id uuid REFERENCES outbox); INSERT INTO refers SELECT id FROM outbox")
         .await;
@@ -369,7 +368,7 @@ async fn what_keeps_rows_is_said_and_does_not_keep_messages() {
     until_count(&client, "outbox", 0).await;
 }
 
-/// A table of the same name that is not published would lose its rows.
+/// A new table of the same name that is not published must not lose its rows.
 #[tokio::test]
 async fn a_table_that_is_not_published_any_more_keeps_its_rows() {
     let mut stage = cleaning("unpublished").await;
@@ -388,20 +387,21 @@ async fn a_table_that_is_not_published_any_more_keeps_its_rows() {
     client.batch_execute(&insert("2")).await.unwrap();
     until_state(&daemon, "orders", "halted").await;
     assert_eq!(count(&client, "outbox").await, 1);
-    // Also to whoever puts it right by hand, and starts anew.
+    // The same after the publication is corrected by hand, and a restart.
     client.batch_execute("ALTER PUBLICATION outboxd_orders SET TABLE ONLY outbox").await.unwrap();
     daemon.restart().await;
     until_alive(&daemon).await;
     let reason = until_state(&daemon, "orders", "halted").await;
     assert!(reason.contains("does not contain the table"), "{reason}");
     assert_eq!(count(&client, "outbox").await, 1);
-    // Recovered from, it is published, and then it may go. The role has no rights on the new table yet.
+    // After `recover` the rows are published, and clean-up may remove them. The role has no privileges on the new table yet.
     stage.run_printed_sql().await;
     assert_eq!(say(&daemon, &["recover", "--source", "orders"]).await.status, 0);
     until_count(&client, "outbox", 0).await;
 }
 
-/// They may be older than the slot, so that nobody has published them: whoever made it has to say that they are seen to.
+/// The rows may be older than the slot and unpublished: the operator who created the slot must confirm that they are accounted
+/// for.
 #[tokio::test]
 async fn rows_that_were_there_before_a_slot_made_by_hand_stay_until_somebody_has_seen_to_them() {
     let mut stage = cleaning("by_hand").await;
@@ -430,7 +430,7 @@ async fn rows_that_were_there_before_a_slot_made_by_hand_stay_until_somebody_has
     assert_eq!(client.query_one(cleaners, &[]).await.unwrap().get::<_, i64>(0), 0);
     assert_eq!(count(&client, "outbox").await, 2);
 
-    // Whoever removes them has seen to them.
+    // Deleting these rows settles the matter.
     client.batch_execute("DELETE FROM outbox").await.unwrap();
     daemon.restart().await;
     daemon.wait_ready(PATIENCE).await;
@@ -440,7 +440,7 @@ async fn rows_that_were_there_before_a_slot_made_by_hand_stay_until_somebody_has
     assert!(until(&daemon, "orders", |_| true).await["cleanup_off"].is_null());
 }
 
-/// Of an empty table nothing can be older than the slot.
+/// An empty table has no rows older than the slot.
 #[tokio::test]
 async fn a_slot_made_by_hand_for_an_empty_table_is_cleaned_behind() {
     let mut stage = cleaning("by_hand_empty").await;
@@ -453,7 +453,7 @@ async fn a_slot_made_by_hand_for_an_empty_table_is_cleaned_behind() {
     assert!(!daemon.log().contains("clean-up is off"), "{}", daemon.log());
 }
 
-/// `backlog = "skip"` and clean-up are refused together; one after the other they come to the same.
+/// `backlog = "skip"` and clean-up are refused together. One after the other has the same danger.
 #[tokio::test]
 async fn rows_that_were_skipped_stay_when_clean_up_is_switched_on_later() {
     for made_by_setup in [true, false] {
@@ -461,7 +461,7 @@ async fn rows_that_were_skipped_stay_when_clean_up_is_switched_on_later() {
         stage.consume().await;
         stage.sql(&insert("1")).await;
         stage.source = "backlog = \"skip\"\n".to_owned();
-        // By a superuser: the script would make the slot.
+        // With a superuser: the printed script would create the slot.
         let mut daemon = Daemon::prepare(&stage.config());
         if made_by_setup {
             assert_eq!(say(&daemon, &["setup"]).await.status, 0);
@@ -477,7 +477,7 @@ async fn rows_that_were_skipped_stay_when_clean_up_is_switched_on_later() {
         let shown = until(&daemon, "orders", |shown| shown["cleanup_off"].is_string()).await;
         assert!(shown["cleanup_off"].as_str().unwrap().contains("left out"), "{shown}");
         assert_eq!(count(&stage.client().await, "outbox").await, 2);
-        // A recovery of all rows publishes them, too, and then they may go.
+        // A `recover` of all rows publishes them, and then clean-up may remove them.
         assert!(daemon.sigterm(PATIENCE).await.success());
         stage.sql(&format!("SELECT pg_drop_replication_slot('{}')", stage.slot())).await;
         stage.sql("UPDATE outboxd_state SET confirmed_until = NULL").await;
@@ -487,7 +487,7 @@ async fn rows_that_were_skipped_stay_when_clean_up_is_switched_on_later() {
     }
 }
 
-/// Nobody knows in which zone such times were written: the writer's, which need not be the server's.
+/// The zone of such times is unknown: the writer's zone may differ from the server's.
 #[tokio::test]
 async fn times_without_a_zone_are_no_ground_for_a_retention() {
     let mut stage = cleaning("no_zone").await;
@@ -504,12 +504,12 @@ async fn times_without_a_zone_are_no_ground_for_a_retention() {
     assert!(said.stdout.contains("TYPE timestamptz USING \"created_at\" AT TIME ZONE"), "{}", said.stdout);
     let client = stage.client().await;
     assert_eq!(count(&client, "outbox").await, 1);
-    // Mended, the row goes without a restart.
+    // After the cure the row is removed without a restart.
     client.batch_execute("ALTER TABLE outbox ALTER created_at TYPE timestamptz").await.unwrap();
     until_count(&client, "outbox", 0).await;
 }
 
-/// Two rows whose local times differ by an hour less than the retention, in a session of another zone; with and without an index.
+/// Two rows whose local times differ by an hour less than the retention, in a session of another zone, with and without an index.
 #[tokio::test]
 async fn times_whose_zone_is_stated_are_read_in_that_zone() {
     for index in ["SELECT 1", "CREATE INDEX ON outbox (created_at)"] {
@@ -538,7 +538,7 @@ async fn times_whose_zone_is_stated_are_read_in_that_zone() {
     }
 }
 
-/// Rows that an index leads to go as well.
+/// Rows found by an index are removed, too.
 #[tokio::test]
 async fn an_index_on_the_time_leads_to_the_old_rows() {
     let mut stage = cleaning("indexed").await;
@@ -557,7 +557,7 @@ async fn an_index_on_the_time_leads_to_the_old_rows() {
     eventually("all of them are counted", async || deleted(&daemon).await == 1500).await;
 }
 
-/// It is found again with another connection, and nobody relays less meanwhile.
+/// Clean-up reconnects and finds the table again. Relaying continues meanwhile.
 #[tokio::test]
 async fn a_clean_up_that_loses_its_connection_or_its_table_goes_on_when_it_has_it_again() {
     let mut stage = cleaning("again").await;
@@ -572,7 +572,7 @@ async fn a_clean_up_that_loses_its_connection_or_its_table_goes_on_when_it_has_i
     stage.write_row("a", 1, "OrderCreated").await;
     until_count(&client, "outbox", 0).await;
 
-    // A row of a renamed table is published as before, and stays until the table can be found.
+    // A row of a renamed table is published, and stays until clean-up finds the table.
     client.batch_execute("ALTER TABLE outbox RENAME TO elsewhere").await.unwrap();
     stage.workload.table = "elsewhere".to_owned();
     stage.write_row("a", 2, "OrderCreated").await;
@@ -608,8 +608,8 @@ async fn a_standby_removes_nothing() {
     assert_eq!(deleted(&standby).await, 1);
 }
 
-/// In transactions of a bounded number of rows, while others write. Says how fast. The rows are older than a slot that was
-/// made by hand, and count as published because somebody says so.
+/// Clean-up removes rows in transactions of a bounded size, while writers write. Prints the rate. The rows are older than a slot
+/// made by hand, and are declared published.
 #[tokio::test]
 async fn a_large_backlog_goes_in_small_batches() {
     const ROWS: i64 = 100_000;

@@ -1,4 +1,4 @@
-//! Columns that the publication does not send, and types that outboxd has never heard of.
+//! Columns that the publication does not send, and types unknown to outboxd.
 
 use crate::{
     row_order::finding,
@@ -11,13 +11,13 @@ async fn version(stage: &Stage) -> i32 {
     stage.client().await.query_one(version, &[]).await.unwrap().get(0)
 }
 
-/// The statement that a finding gives as the cure, up to a word.
+/// The statement in a finding's cure, up to the word `before`.
 fn cure<'a>(finding: &'a str, before: &str) -> &'a str {
     let (_, cure) = finding.split_once("-> ").expect("a cure");
     cure.split(before).next().unwrap()
 }
 
-/// People hide personal data by a column list, and grant the role no more than that.
+/// A column list hides personal data, and the role has privileges on the same columns only.
 #[tokio::test]
 async fn a_column_list_and_a_right_to_its_columns_are_enough_and_a_needed_column_is_named() {
     let stage = Stage::shared("column_list").await;
@@ -50,7 +50,7 @@ async fn a_column_list_and_a_right_to_its_columns_are_enough_and_a_needed_column
     assert!(finding(&said, "column headers").contains("warning"), "{}", said.stdout);
     stage.sql(cure(&failed, "MISSING")).await;
 
-    // What is sent now can be read only with one more right.
+    // A newly sent column needs one more privilege to be read.
     let said = say(&Daemon::prepare(&config), &["check"]).await;
     let failed = finding(&said, "table privileges");
     assert!(failed.contains("FAILED") && !failed.contains("tax_number"), "{failed}");
@@ -108,7 +108,7 @@ async fn a_generated_payload_is_used_where_it_is_sent_and_said_where_it_is_not()
     assert_eq!(inbox.bodies(2).await, [r#"{"generated": true}"#; 2]);
 }
 
-/// Of a type that an extension brings, and of domains, the stream tells no more than a number.
+/// The stream describes types of extensions, and domains, by a number only.
 #[tokio::test]
 async fn payloads_of_citext_and_of_domains_are_what_they_are_made_of() {
     for (test, kind, insert, content_type, body) in [

@@ -1,6 +1,6 @@
-//! The commands beside `run`, against real servers: what they find, what they advise, what they change, how they exit.
+//! The commands other than `run`, against real servers: findings, cures, changes, exit statuses.
 //!
-//! Where the advice is a statement it is carried out as it stands, and the next `check` has to pass.
+//! A cure that is a statement is run unchanged, and the next `check` must pass.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::stage::{self, PATIENCE, Said, Stage};
 use testkit::{Daemon, Postgres, PostgresOptions, ports::Port, shared_postgres, shared_rabbitmq, unique};
 
-/// Begins every password here, and must never be printed.
+/// Prefix of every password. No output may hold it.
 const SECRET: &str = "s3cret";
 
 /// Runs a command to its end.
@@ -26,7 +26,7 @@ async fn check(config: &str) -> Said {
     say(&Daemon::prepare(config), &["check"]).await
 }
 
-/// `check` with nothing to complain of.
+/// Runs `check`, which must find nothing.
 async fn passes(config: &str) {
     let said = check(config).await;
     assert_eq!((said.status, said.stderr.as_str()), (0, ""), "{}", said.stdout);
@@ -75,7 +75,7 @@ async fn stage(test: &str) -> Stage {
     with_secret(Stage::shared(test).await)
 }
 
-/// The servers trust everybody on this machine; what matters is that the password is not shown.
+/// Adds passwords to the URLs. The servers trust every local user; only the output matters.
 fn with_secret(mut stage: Stage) -> Stage {
     stage.postgres_url = stage.postgres_url.replace("postgres@", &format!("postgres:{SECRET}@"));
     stage
@@ -273,7 +273,7 @@ async fn each_fault_of_a_database_comes_with_what_mends_it() {
         let renamed = stage.config().replace(&slot, &format!("{slot}_2"));
         passes(&renamed).await;
         if what.starts_with("belongs") {
-            // Seen from another source, it is one that nobody uses and that holds WAL back.
+            // Another source sees an unused slot that holds WAL back.
             let cure = check(&renamed).await.warned("inactive slots", &format!("{slot} holds back"));
             assert!(cure.contains("pg_drop_replication_slot"));
         }
@@ -329,7 +329,7 @@ async fn each_fault_of_a_server_comes_with_what_mends_it() {
     .await;
     let stage = with_secret(Stage::on("server", &server, shared_rabbitmq().await).await);
 
-    // Each by its own cure; all of them want a restart.
+    // Each setting has its own cure; all of them need a restart.
     let said = check(&stage.config()).await;
     let client = stage.client().await;
     for (name, what) in [
@@ -366,7 +366,7 @@ async fn each_fault_of_a_server_comes_with_what_mends_it() {
     let cure = check(&tls).await.failed("connection", "does not offer TLS");
     assert!(cure.contains("sslmode"));
 
-    // The slot, once the server has thrown away what it needs.
+    // A slot whose WAL the server has removed.
     let slot = stage.slot();
     assert_eq!(say(&Daemon::prepare(&stage.config()), &["setup"]).await.status, 0);
     sql(&client, "ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'").await;
@@ -385,7 +385,7 @@ async fn each_fault_of_a_server_comes_with_what_mends_it() {
     assert!(said.stdout.contains(&format!("slot {slot}: dropped")));
     passes(&stage.config()).await;
 
-    // And gone.
+    // A slot that is gone.
     server.stop_fast().await;
     let said = check(&stage.config()).await;
     let at = format!("cannot connect to PostgreSQL at 127.0.0.1:{}", server.port());
@@ -436,7 +436,7 @@ async fn each_fault_of_the_broker_comes_with_what_mends_it() {
     assert!(said.failed(exchange, "exists, but differently").contains("delete or rename"));
     assert!(said.failed(&queue, "exists, but differently").contains("drain and delete"));
     assert!(said.stdout.contains(&format!("  OK       queue '{}.dead'", stage.name)));
-    // What is not to be declared need only be there.
+    // With rabbitmq.declare = false the objects need only exist.
     passes(
         &(config
             .replace("[rabbitmq]\n", "[rabbitmq]\ndeclare = false\n")
@@ -466,7 +466,7 @@ async fn the_printed_role_is_enough_for_check_and_run() {
     stage.source = subscription(&queue);
     let config = stage.config();
 
-    // Connects to nothing: the same without servers.
+    // `--print-sql` connects to nothing.
     let script = say(&Daemon::prepare(&config), &["setup", "--print-sql"]).await;
     assert_eq!((script.status, script.stderr.as_str()), (0, ""));
     let unreachable = config.replace("@127.0.0.1:", "@127.0.0.2:");
@@ -493,7 +493,7 @@ async fn the_printed_role_is_enough_for_check_and_run() {
     sql(&client, &script.stdout).await;
     passes(&config).await;
 
-    // The backlog by the role's SELECT, the stream by its REPLICATION.
+    // The backlog needs SELECT, the stream needs REPLICATION.
     stage.postgres_url = superuser.clone();
     stage.workload.pause = Duration::from_millis(20);
     stage.consume().await;
@@ -509,12 +509,12 @@ async fn the_printed_role_is_enough_for_check_and_run() {
     stage.verdict().await.assert_delivered(0);
     assert!(daemon.sigterm(PATIENCE).await.success());
     passes(&config).await;
-    // The role is no owner, and so cannot drop the publication; the slot it can.
+    // The role does not own the publication and cannot drop it. It can drop the slot.
     let said = say(&daemon, &["teardown", "--source", "orders"]).await;
     assert_eq!(said.status, 0);
     assert!(said.stdout.contains("dropped") && said.stdout.contains("stays, because its owner is postgres"));
 
-    // With the slot in the script, too.
+    // The script with the slot in it.
     let skip = Daemon::prepare(&(config.replace("[[subs", "backlog = \"skip\"\n[[subs")));
     let script = say(&skip, &["setup", "--print-sql"]).await.stdout;
     let statement =

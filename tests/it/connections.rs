@@ -1,4 +1,4 @@
-//! Connection strings with libpq's options against a real server: what is honoured works, what is refused says what to set.
+//! libpq's connection strings and options against a real server: supported ones work, others are refused with the cure.
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
@@ -10,7 +10,7 @@ use testkit::{Authority, Daemon, Postgres, PostgresOptions, shared_rabbitmq};
 
 const SECRET: &str = "s3cret";
 
-/// Both kinds of connections, of which the second is tried even if the first fails.
+/// Opens both kinds of connections. The second is tried even after a failure of the first.
 async fn connect(url: &str) -> Result<String, String> {
     let chain = |error: &dyn std::error::Error| {
         let mut text = error.to_string();

@@ -1,12 +1,11 @@
-//! Whatever happens to a slot, outboxd notices that it is not the one that was there, says where the gap begins, and makes
-//! no new one silently.
+//! Lost and replaced slots: outboxd notices, names the start of the gap, and never creates a new slot silently.
 
 use tokio_postgres::Client;
 
 use crate::stage::{PATIENCE, Stage, alive, eventually, say, until_alive, until_state};
 use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq, unique};
 
-/// A server of the test's own, with settings.
+/// Starts the test's own server, with settings.
 async fn server(settings: &[(&str, &str)]) -> Postgres {
     let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     Postgres::start(PostgresOptions { settings, ..Default::default() }).await
@@ -16,7 +15,7 @@ async fn on(test: &str, server: &Postgres) -> Stage {
     Stage::on(test, server, shared_rabbitmq().await).await
 }
 
-/// Some rows through a daemon of one life; what it has confirmed stays behind.
+/// Relays some rows, and stops the daemon after PostgreSQL has confirmed them.
 async fn relayed(stage: &mut Stage) -> Daemon {
     stage.workload.transactions = 20;
     stage.consume().await;
@@ -26,7 +25,7 @@ async fn relayed(stage: &mut Stage) -> Daemon {
     daemon
 }
 
-/// What is written down of the slot: holder, and whether the slot stands where the record says.
+/// The slot's record: holder, and whether its position is the slot's.
 async fn record(stage: &Stage) -> Option<(Option<String>, bool)> {
     let select = "SELECT holder, confirmed_flush = (SELECT confirmed_flush_lsn FROM pg_replication_slots s \
                   WHERE s.slot_name = r.slot) FROM outboxd_state r WHERE slot = $1";
@@ -52,7 +51,7 @@ async fn has_slot(client: &Client, slot: &str) -> bool {
     client.execute(slots, &[&slot]).await.unwrap() > 0
 }
 
-/// That the source halts, names slot, position and next step, and leaves things as they are. Returns the reason.
+/// Checks that the source halts, names slot, position and next step, and changes nothing. Returns the reason.
 async fn halts(daemon: &Daemon, stage: &Stage, what: &str) -> String {
     let before = has_slot(&stage.client().await, &stage.slot()).await;
     until_alive(daemon).await;
@@ -66,7 +65,7 @@ async fn halts(daemon: &Daemon, stage: &Stage, what: &str) -> String {
     reason
 }
 
-/// That a start halts, `check` says the same, and `recover` lets the running daemon go on with nothing lost.
+/// Checks that a start halts, that `check` reports the same, and that the daemon continues after `recover` with nothing lost.
 async fn halts_until_recovered(daemon: &Daemon, stage: &Stage, what: &str) {
     halts(daemon, stage, what).await;
     let said = say(daemon, &["check"]).await;
@@ -104,7 +103,7 @@ async fn a_slot_dropped_while_outboxd_is_stopped_is_not_made_anew() {
         stage.write_row(if clean { "gap" } else { "gap 2" }, 1, "OrderCreated").await;
         daemon.start_again();
         halts_until_recovered(&daemon, &stage, "is gone").await;
-        // So that the next round finds its own rows.
+        // Gives the next round its own rows.
         stage.write_row(if clean { "between" } else { "end" }, 1, "OrderCreated").await;
         assert!(stage.verdict().await.lost.is_empty());
     }
@@ -135,7 +134,7 @@ async fn a_slot_made_anew_between_two_attempts_is_not_taken_for_the_old_one() {
     make_slot(&stage).await;
     daemon.resume();
     halts(&daemon, &stage, "was dropped and created again").await;
-    // What only the first process could know has been written down.
+    // The gap that the first process noticed is recorded.
     daemon.kill9().await;
     daemon.start_again();
     halts_until_recovered(&daemon, &stage, "was dropped and created again").await;
@@ -160,7 +159,7 @@ async fn a_slot_whose_wal_is_removed_halts_and_recovery_finds_the_rows() {
     halts_until_recovered(&daemon, &stage, "max_slot_wal_keep_size").await;
 }
 
-/// Put back without its slots, as pg_basebackup takes it, on the same timeline and on a new one.
+/// A backup without slots, as pg_basebackup takes it, restored on the same timeline and on a new one.
 #[tokio::test]
 async fn a_backup_that_was_put_back_has_no_slot_and_halts() {
     let server = server(&[]).await;
@@ -184,7 +183,7 @@ async fn a_backup_that_was_put_back_has_no_slot_and_halts() {
     }
 }
 
-/// As with a failover slot: what stands before the branch came along, what stands behind it was made there.
+/// A promoted standby: a synchronised slot is from before the new timeline, any other was created on it.
 #[tokio::test]
 async fn a_promoted_server_goes_on_with_the_slot_that_came_along_and_with_no_other() {
     let server = server(&[]).await;
@@ -228,7 +227,7 @@ async fn a_server_set_back_under_a_running_outboxd_halts_although_it_has_a_slot(
     daemon.start_again();
     daemon.wait_ready(PATIENCE).await;
     stage.write().await;
-    // Until PostgreSQL has been told of all of it.
+    // Waits until PostgreSQL has the confirmed position of every row.
     assert!(stage.verdict().await.lost.is_empty());
     stage
         .client()
@@ -247,14 +246,14 @@ async fn a_server_set_back_under_a_running_outboxd_halts_although_it_has_a_slot(
     server.put_back(&backup).await;
     server.start_again().await;
     halts(&daemon, &stage, "was set back to an older state").await;
-    // Neither a restart nor WAL makes it another.
+    // Neither a restart nor new WAL changes the verdict.
     stage.sql("CREATE TABLE more_wal AS SELECT generate_series(1, 20000)").await;
     daemon.restart().await;
     halts(&daemon, &stage, "was set back to an older state").await;
     recovers_and_goes_on(&daemon, &stage).await;
 }
 
-/// `outboxd recover` mends it, and the daemon streams again by itself.
+/// Runs `recover`, and checks that the daemon streams again by itself.
 async fn recovers_and_goes_on(daemon: &Daemon, stage: &Stage) {
     assert_eq!(say(daemon, &["recover", "--source", "orders"]).await.status, 0);
     until_state(daemon, "orders", "streaming").await;
@@ -263,7 +262,7 @@ async fn recovers_and_goes_on(daemon: &Daemon, stage: &Stage) {
     eventually("the stream goes on", async || stage.oracle.received_count() > received).await;
 }
 
-/// To nobody else the slot looks wrong: it has no record, like one that was made by hand.
+/// No other instance would see a problem: the slot has no record, like one made by hand.
 #[tokio::test]
 async fn a_server_set_back_to_before_the_first_record_halts_until_recovered() {
     let server = server(&[]).await;
@@ -282,13 +281,13 @@ async fn a_server_set_back_to_before_the_first_record_halts_until_recovered() {
     server.put_back(&backup).await;
     server.start_again().await;
     halts(&daemon, &stage, "set back to an older state").await;
-    // What only that process could know has been written down.
+    // The gap that this process noticed is recorded.
     daemon.restart().await;
     halts(&daemon, &stage, "set back to an older state").await;
     recovers_and_goes_on(&daemon, &stage).await;
 }
 
-/// It neither undoes the teardown nor takes the next slot for a wrong one.
+/// The process neither undoes the teardown nor halts for the next slot.
 #[tokio::test]
 async fn a_process_left_by_a_teardown_waits_and_goes_on_with_the_slot_that_setup_makes() {
     let mut stage = Stage::shared("torn_down").await;
@@ -311,7 +310,7 @@ async fn a_process_left_by_a_teardown_waits_and_goes_on_with_the_slot_that_setup
     stage.verdict().await.assert_delivered(0);
 }
 
-/// The record comes with the dump, and no slot does.
+/// A dump holds the record, and no slot.
 #[tokio::test]
 async fn a_dump_in_another_server_halts_and_a_slot_made_there_does_not_help() {
     let here = server(&[]).await;
@@ -320,7 +319,7 @@ async fn a_dump_in_another_server_halts_and_a_slot_made_there_does_not_help() {
     let mut daemon = relayed(&mut stage).await;
     assert!(daemon.sigterm(PATIENCE).await.success());
     stage.write_row("gap", 1, "OrderCreated").await;
-    // A dump holds the role's rights, and not the role.
+    // A dump holds the role's privileges, but not the role.
     let role = format!("CREATE ROLE \"{}\"", stage.printed_role());
     there.client("postgres").await.batch_execute(&role).await.unwrap();
     here.dump_into(&stage.name, &there).await;
@@ -349,14 +348,14 @@ async fn the_gap_begins_where_the_last_confirm_was_recorded() {
     assert!(reason.contains(&format!("(a message committed at {last}")), "{reason}");
 }
 
-/// Also the way of whoever knows that nothing is missing: without the record, the slot is taken as it is.
+/// Deleting the record is also how an operator declares that nothing is missing: the slot is then used as it is.
 #[tokio::test]
 async fn a_slot_without_a_record_is_adopted_and_teardown_lets_everything_begin_afresh() {
     let mut stage = Stage::shared("adopted").await;
     let mut daemon = relayed(&mut stage).await;
     assert!(daemon.sigterm(PATIENCE).await.success());
     stage.sql("DROP TABLE outboxd_state").await;
-    // The role may not make the table.
+    // The role may not create the table.
     stage.run_printed_sql().await;
     stage.write_row("waiting", 1, "OrderCreated").await;
     daemon.start_again();
@@ -384,12 +383,12 @@ async fn setup_records_the_slot_that_it_makes() {
     let said = say(&daemon, &["setup"]).await;
     assert_eq!(said.status, 1, "no new slot by a second setup");
     assert!(said.stdout.contains("is gone"), "{}", said.stdout);
-    // Two sources may share the table.
+    // Two sources may share the table of records.
     let other = config.replace(&stage.slot(), &unique("other").replace('-', "_"));
     assert_eq!(say(&Daemon::prepare(&other), &["setup"]).await.status, 0);
 }
 
-/// The table exists and the slot is another's: a mistake in the file, and no gap that would stay when it is corrected.
+/// The table exists and the slot belongs to another table: a mistake in the file, and no gap after its correction.
 #[tokio::test]
 async fn another_table_under_the_same_slot_is_refused_and_leaves_no_gap() {
     let mut stage = Stage::shared("other_table").await;

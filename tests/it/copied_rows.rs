@@ -1,4 +1,4 @@
-//! Rows that the server copies before they are published, and those that it has no room to copy.
+//! Rows of a backlog that the server copies before they are published, and rows without room for a copy.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{
 };
 use testkit::{Daemon, Direction, Proxy};
 
-/// A source whose role has so much of temporary files, with so many rows of such a payload in its table.
+/// A source with these settings for its role, such as temp_file_limit, and rows of this payload in its table.
 async fn limited(test: &str, settings: &[&str], rows: u32, payload: &str) -> (Stage, String) {
     let mut stage = Stage::shared(test).await;
     stage.source = "delivery.in_flight_max = 50\n".into();
@@ -26,7 +26,7 @@ async fn limited(test: &str, settings: &[&str], rows: u32, payload: &str) -> (St
     (stage, config)
 }
 
-/// All of them, once, in the order in which they were inserted.
+/// Checks that all rows arrive once, in insert order.
 async fn arrive(inbox: &mut Inbox, rows: u32) {
     for n in 1..=rows {
         assert_eq!(text_header(&inbox.next().await, "aggregate-id"), n.to_string());
@@ -59,7 +59,7 @@ async fn a_table_above_half_of_temp_file_limit_is_read_in_its_transaction() {
     assert_eq!(client.execute(held, &[]).await.unwrap(), 0);
 }
 
-/// A column that is added with a default makes the copy larger than the table, which does not hold it for older rows.
+/// A column added with a default makes the copy larger than the table, which does not store it for older rows.
 #[tokio::test]
 async fn a_copy_that_meets_temp_file_limit_gives_way_to_a_transaction_and_every_row_comes_once() {
     const ROWS: u32 = 3000;
@@ -82,7 +82,7 @@ async fn a_copy_that_meets_temp_file_limit_gives_way_to_a_transaction_and_every_
     arrive(&mut inbox, ROWS).await;
 }
 
-/// Its lock is a query, and a snapshot of before would find the table empty.
+/// The lock is a query of its own, and an older snapshot would show an empty table.
 #[tokio::test]
 async fn a_replay_with_a_right_to_columns_alone_sees_what_it_waited_for() {
     let stage = Stage::shared("replay_waits").await;
@@ -99,7 +99,7 @@ async fn a_replay_with_a_right_to_columns_alone_sees_what_it_waited_for() {
     daemon.wait_ready(PATIENCE).await;
     stage.write_unseen("a", "E").await;
     inbox.next().await;
-    // Not the writer's own: what a transaction has seen of others' activity it sees again.
+    // A separate connection: within a transaction, the activity of other sessions does not change.
     let (writer, watcher) = (stage.client().await, stage.client().await);
     writer
         .batch_execute(
@@ -117,7 +117,7 @@ async fn a_replay_with_a_right_to_columns_alone_sees_what_it_waited_for() {
     };
     let (said, ()) = tokio::join!(say(&daemon, &["replay", "--source", "orders"]), commit);
     assert_eq!(said.status, 0, "{}", said.stderr);
-    // Once from the stream, as a new row, and once from the table.
+    // Once from the stream as a new row, and once from the table.
     let mut replayed = 0;
     for _ in 0..2 {
         let delivery = inbox.next().await;

@@ -1,4 +1,4 @@
-//! How often each message reached a queue, also through a queue that takes no more than it has room for.
+//! Counts the copies of each message in a queue, also in a queue with a limit.
 
 use std::{
     collections::HashMap,
@@ -45,7 +45,7 @@ pub(crate) async fn bound_queue(
 }
 
 impl Copies {
-    /// Counts what the queue gets from now on.
+    /// Counts the messages of a queue from now on.
     pub(crate) async fn of(url: &str, queue: &str) -> Self {
         let seen = Arc::<Mutex<HashMap<String, usize>>>::default();
         let mut reading = Reading::open(url, queue, 100, FieldTable::default()).await.unwrap();
@@ -60,18 +60,18 @@ impl Copies {
         Self { seen, task }
     }
 
-    /// So many different messages have arrived.
+    /// Waits until that many different messages have arrived.
     pub(crate) async fn until(&self, messages: usize) {
         eventually("messages arrive", async || self.seen.lock().unwrap().len() >= messages).await;
     }
 
-    /// Different messages, and copies of the one that came most often.
+    /// Number of different messages, and the highest number of copies of one.
     pub(crate) fn count(&self) -> (usize, usize) {
         let seen = self.seen.lock().unwrap();
         (seen.len(), seen.values().copied().max().unwrap_or(0))
     }
 
-    /// All deliveries.
+    /// Number of deliveries.
     pub(crate) fn total(&self) -> usize {
         self.seen.lock().unwrap().values().sum()
     }

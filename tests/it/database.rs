@@ -26,7 +26,7 @@ use tokio_postgres::Client;
 
 use testkit::{shared_postgres, unique};
 
-/// A database of its own, with a slot name of its own: slots belong to the server.
+/// Creates a database and a slot name for one test: all databases of a server share the names of slots.
 async fn database(ddl: &str) -> (SourceDatabase, Client) {
     let server = shared_postgres().await;
     let name = unique("db");
@@ -45,7 +45,7 @@ async fn database(ddl: &str) -> (SourceDatabase, Client) {
         wal_sender_timeout: Duration::from_secs(30),
     };
     let client = database.endpoint.connect_sql("test").await.unwrap();
-    // For the statements of the tests, which name no schema.
+    // The tests' statements name no schema.
     client.batch_execute(&format!("SET search_path = public; {ddl}")).await.unwrap();
     (database, client)
 }
@@ -75,7 +75,7 @@ async fn facts(database: &SourceDatabase, client: &Client) -> Facts {
     Facts::read(client, database).await.unwrap()
 }
 
-/// Waits for what the server does in its own time, such as to notice that a connection has ended.
+/// Waits until the server has dropped the slot of a lost connection.
 async fn slot_is_gone(client: &Client, slot: &str) {
     for _ in 0..200 {
         if facts::slot_progress(client, slot).await.unwrap().is_none() {
@@ -97,7 +97,7 @@ fn cure<'a>(checks: &'a [Check], name: &str) -> &'a str {
     }
 }
 
-/// No row twice, none lost, while writers write before, during and after the change from table to stream.
+/// Every row comes once, while writers write before, during and after the change from the backlog to the stream.
 #[tokio::test]
 async fn backlog_and_stream_together_are_every_row_once() {
     let (database, client) = database(STANDARD).await;
@@ -158,7 +158,7 @@ async fn backlog_and_stream_together_are_every_row_once() {
     }
     assert!(from_table > 0);
     if let Some(streamed) = streamed {
-        // Both ways give the text of the same output functions, under the same settings.
+        // Both ways use the same output functions under the same settings.
         let payload = width - 3;
         assert_eq!(text[payload], streamed[payload]);
         assert_eq!(
@@ -215,7 +215,7 @@ async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
     assert!(!publication::drop(&client, &database.publication).await.unwrap());
 }
 
-/// More rows than a FETCH brings, an exact multiple of it, and futures dropped all the time.
+/// More rows than one FETCH returns, an exact multiple of it, and futures dropped all the time.
 #[tokio::test]
 async fn reading_the_backlog_survives_dropped_futures() {
     let (database, client) = database(STANDARD).await;
@@ -264,7 +264,7 @@ async fn setup_makes_the_slot_only_for_an_empty_table() {
     creation::drop_slot(&client, &database.slot).await.unwrap();
 }
 
-/// An instance that was frozen when it had just got the slot, and has lost it, does not put its name over its successor's.
+/// An instance that was frozen after it got the slot, and lost it, does not overwrite its successor's claim.
 #[tokio::test]
 async fn the_record_is_claimed_only_by_whoever_streams() {
     let (database, client) = database(STANDARD).await;
@@ -297,7 +297,7 @@ async fn the_record_is_claimed_only_by_whoever_streams() {
     creation::drop_slot(&client, &database.slot).await.unwrap();
 }
 
-/// What the record says of the slot's position is no more than the slot says, and is to be relied on only as outboxd wrote it.
+/// The recorded position is never beyond the slot's, and is used only when outboxd wrote it.
 #[tokio::test]
 async fn a_record_says_what_the_slot_says_and_shows_when_something_else_wrote_it() {
     let (database, client) = database(STANDARD).await;
@@ -338,7 +338,7 @@ async fn a_record_says_what_the_slot_says_and_shows_when_something_else_wrote_it
         before = now;
     }
 
-    // A dump, a hand, and version 0.1.0.
+    // A record from a dump, from manual SQL, and from version 0.1.0.
     let copy = "CREATE TABLE copy AS SELECT * FROM outboxd_state; DELETE FROM outboxd_state; \
                 INSERT INTO outboxd_state SELECT * FROM copy";
     let hand = "UPDATE outboxd_state SET unaccounted = NULL";
@@ -359,7 +359,7 @@ async fn a_record_says_what_the_slot_says_and_shows_when_something_else_wrote_it
     assert_eq!(read().await.holder.as_deref(), Some("a name"));
 }
 
-/// Rows of tables that inherit from the outbox are not outbox rows; partitions are.
+/// Rows of child tables (INHERITS) are not outbox rows; rows of partitions are.
 #[tokio::test]
 async fn inheritance_and_partitions() {
     let (database, client) =
@@ -399,8 +399,7 @@ async fn inheritance_and_partitions() {
     assert_eq!(facts(&database, &client).await.publication.unwrap().held, Held::AsItself);
 }
 
-/// Also behind rows that were removed and are not vacuumed yet, which would be read again and again by searches that begin at
-/// the table's beginning.
+/// The same holds behind deleted rows that are not vacuumed yet: a search from the table's start would read them again and again.
 #[tokio::test]
 async fn a_pass_of_clean_up_reads_each_block_of_the_table_once() {
     let partitioned = STANDARD.replace("PRIMARY KEY ", "").replace(
@@ -449,7 +448,7 @@ async fn a_pass_of_clean_up_reads_each_block_of_the_table_once() {
         println!("{kind:?}: {all} blocks, {read} read in {searches} searches, {found} of {left} rows found");
         assert!(searches > 5, "one search is no pass");
         assert_eq!((found as i64, read as i64), (left, all));
-        // What a whole pass finds goes, and the next one finds nothing.
+        // A complete pass removes what it finds, and the next pass finds nothing.
         let (mut pass, mut removed) = (Pass::default(), 0);
         loop {
             let seen = cleanup::search(&client, &database, &statements, pass).await.unwrap();
@@ -468,8 +467,8 @@ fn number_after(text: &str, word: &str) -> usize {
     rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
-/// In whatever way a publication holds the table, and of whatever version the server is: two queries agree on it, and what
-/// was taken out and put back is told from what stayed.
+/// For every way to publish a table, and every server version: two queries agree, and a table that was removed and added again
+/// differs from one that stayed.
 #[tokio::test]
 async fn by_what_a_table_is_published_shows_that_it_was_taken_out_and_put_back() {
     let (database, client) = database(STANDARD).await;
@@ -492,7 +491,7 @@ async fn by_what_a_table_is_published_shows_that_it_was_taken_out_and_put_back()
     publish(&database, &client, TableKind::Ordinary).await;
     let first = published().await.by().unwrap();
 
-    // Nothing of this passes a row over.
+    // These changes skip no row.
     sql(r#"CREATE TABLE other (id int); ALTER PUBLICATION "out""box" ADD TABLE other;
            ALTER PUBLICATION "out""box" SET TABLE ONLY "out""box""#)
     .await;
@@ -507,7 +506,7 @@ async fn by_what_a_table_is_published_shows_that_it_was_taken_out_and_put_back()
     sql(r#"ALTER TABLE elsewhere RENAME TO "out""box""#).await;
     assert_eq!(published().await.by(), Some(altered));
 
-    // All of this may.
+    // These changes may skip rows.
     sql(r#"ALTER PUBLICATION "out""box" SET (publish = 'update')"#).await;
     assert_eq!(published().await, Publishing::Not(Unpublished::NoInserts));
     sql(r#"ALTER PUBLICATION "out""box" SET (publish = 'insert'); ALTER PUBLICATION "out""box" SET TABLE other"#).await;
@@ -528,7 +527,7 @@ async fn by_what_a_table_is_published_shows_that_it_was_taken_out_and_put_back()
         seen.push(entry);
     }
 
-    // Under its own name, a partition is held by what holds its root; under the root's name it is not.
+    // Under its own name, a partition is published by a publication of its root. Under the root's name it is not.
     sql(r#"DROP PUBLICATION "out""box"; ALTER TABLE "out""box" RENAME TO leaf; ALTER TABLE leaf DROP COLUMN shout;
            ALTER TABLE leaf DROP CONSTRAINT "out""box_pkey"; ALTER TABLE leaf ALTER seq DROP IDENTITY;
            CREATE TABLE root (LIKE leaf) PARTITION BY LIST (type); ALTER TABLE root ATTACH PARTITION leaf DEFAULT;
@@ -547,7 +546,7 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
     assert!(checks.iter().all(|check| check.failure().is_none()), "{checks:#?}");
 
-    // Nothing there, and nothing may be created.
+    // Nothing exists, and nothing may be created.
     database.create = false;
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
     for missing in ["publication", "records of slots", "slot"] {
@@ -555,10 +554,10 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
     }
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
     assert!(checks.iter().all(|check| check.failure().is_none()), "the cures cure: {checks:#?}");
-    // To a slot that is there a publication that is not whole is a gap, which takes more.
+    // With an existing slot, an incomplete publication is a gap, which needs `recover`.
     creation::drop_slot(&client, &database.slot).await.unwrap();
 
-    // Each of these is mended by running its cure.
+    // The cure of each of these makes the check pass.
     for (harm, fault) in [
         (r#"ALTER PUBLICATION "out""box" SET (publish = 'update')"#, "publication"),
         (r#"CREATE TABLE other (id int); ALTER PUBLICATION "out""box" SET TABLE other"#, "publication"),
@@ -566,7 +565,7 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
         (r#"ALTER TABLE "out""box" SET UNLOGGED"#, "table"),
     ] {
         if harm.contains("UNLOGGED") {
-            // An unlogged table cannot be published, so that the server refuses while it is.
+            // An unlogged table cannot be published: the server refuses it.
             client.batch_execute(r#"ALTER PUBLICATION "out""box" DROP TABLE "out""box""#).await.unwrap();
         }
         client.batch_execute(harm).await.unwrap();
@@ -607,7 +606,7 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
     assert!(matches!(check(&preflight::checks(&missing, &columns(), &facts), "table"), Finding::Failed(_)));
 }
 
-/// What a role with no privileges at all gets to know: everything, and what to grant.
+/// A role without privileges learns every missing privilege, and the GRANT for each.
 #[tokio::test]
 async fn a_role_without_privileges_is_told_what_to_grant() {
     let (database, client) = database(STANDARD).await;

@@ -1,4 +1,4 @@
-//! What was committed arrives, once, in order, and nothing else does.
+//! Committed rows arrive, once, in order, and nothing else does.
 
 use crate::stage::{PATIENCE, Stage};
 

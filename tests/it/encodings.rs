@@ -1,5 +1,5 @@
-//! Databases whose encoding is not UTF8: text arrives as the server would convert it, and a row with bytes that have no
-//! equivalent in UTF-8 is invalid by itself.
+//! Databases whose encoding is not UTF8: text arrives as the server would convert it. A row with bytes that have no UTF-8
+//! equivalent is invalid, and only this row.
 
 use crate::{
     inbox::text_header,
@@ -61,7 +61,7 @@ async fn names_and_values_in_every_encoding_arrive_from_the_table_and_from_the_s
     }
 }
 
-/// Bytes that the database takes for text, and that mean nothing in UTF-8.
+/// Bytes that are text to the database, and invalid UTF-8.
 #[tokio::test]
 async fn bytes_without_an_equivalent_in_utf8_halt_at_their_row_or_park_it() {
     for (encoding, bytes) in [("WIN1252", "81"), ("EUC_JP", "a9a1"), ("SQL_ASCII", "fc81")] {
@@ -82,7 +82,7 @@ async fn bytes_without_an_equivalent_in_utf8_halt_at_their_row_or_park_it() {
         let checked = say(&daemon, &["check"]).await;
         assert!(checked.status == 0 && checked.stdout.contains("UTF-8"), "{}", checked.stdout);
 
-        // Halted with the row, and the way out; what is before it is with the broker.
+        // The source halts for the row with its cure, after everything before the row is confirmed.
         stage.write_row("a", 1, "OrderCreated").await;
         let id: String = client.query_one(&odd_payload, &[]).await.unwrap().get(0);
         stage.write_row("a", 2, "OrderChanged").await;
@@ -95,7 +95,7 @@ async fn bytes_without_an_equivalent_in_utf8_halt_at_their_row_or_park_it() {
         stage.receive_more(0).await;
         assert!(daemon.sigterm(PATIENCE).await.success());
 
-        // Put aside, with its text as far as there is any.
+        // Parked, with as much of the text as can be converted.
         stage.source = PARK.to_owned();
         stage.run_printed_sql().await;
         let mut daemon = Daemon::start(&stage.config());
@@ -117,7 +117,7 @@ async fn bytes_without_an_equivalent_in_utf8_halt_at_their_row_or_park_it() {
         assert!(discarded.stdout.contains("discarded: 2"), "{}", discarded.stdout);
         until(&daemon, "orders", |shown| shown["parked_rows"] == 0).await;
 
-        // From the table it is the same.
+        // A replay from the table gives the same.
         let replayed = say(&daemon, &["replay", "--source", "orders"]).await;
         assert!(replayed.status == 0 && replayed.stdout.contains("has each): 2"), "{}", replayed.stdout);
         assert!(daemon.sigterm(PATIENCE).await.success());
@@ -128,7 +128,7 @@ async fn bytes_without_an_equivalent_in_utf8_halt_at_their_row_or_park_it() {
     }
 }
 
-/// Every database of a server sees the slots of all of them, and a database may have a name that is no UTF-8.
+/// Every database shows all slots of the server, and a database's name may be invalid UTF-8.
 #[tokio::test]
 async fn a_slot_of_a_database_whose_name_is_in_another_encoding_stops_nobody() {
     let latin = stage("LATIN1").await;
@@ -149,7 +149,7 @@ async fn a_slot_of_a_database_whose_name_is_in_another_encoding_stops_nobody() {
     assert!(daemon.sigterm(PATIENCE).await.success());
     drop(&neighbour);
 
-    // And one of the source's own name.
+    // A database with the source's own name.
     assert_eq!(say(&daemon, &["teardown", "--source", "orders"]).await.status, 0);
     make(&stage.slot());
     let said = say(&daemon, &["check"]).await;

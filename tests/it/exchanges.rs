@@ -1,4 +1,4 @@
-//! Exchanges and queues as people have them: types, arguments, messages that nobody need want, and AMQP properties.
+//! Exchanges and queues of all kinds: types, arguments, messages that no queue needs, AMQP properties.
 
 use lapin::message::Delivery;
 
@@ -7,7 +7,7 @@ use crate::{
     stage::{PATIENCE, Stage, alive, say, source, until, until_state},
 };
 
-/// A table and templates by which a row names its exchange, and its properties.
+/// Templates by which a row names its exchange and its properties, and their table.
 const ROUTED: &str = "message.exchange = \"{aggregate_type}\"\nmessage.routing_key = \"{event_type}\"\n";
 
 async fn insert(stage: &Stage, exchange: &str, key: &str, payload: &str) {
@@ -62,7 +62,7 @@ async fn exchanges_of_any_type_are_declared_as_described_and_their_queues_get_wh
         ("plain", "E"),
     ] {
         if exchange == "plain" {
-            // Not described: a durable topic.
+            // Not in [[exchanges]]: a durable topic.
             Inbox::bind(&stage.amqp_url, "q.plain", &["plain"]).await;
         }
         insert(&stage, exchange, key, "{}").await;
@@ -77,7 +77,7 @@ async fn exchanges_of_any_type_are_declared_as_described_and_their_queues_get_wh
     assert!(checked.stdout.contains("exchange 'x.lost' (fanout)"), "{}", checked.stdout);
     assert!(daemon.sigterm(PATIENCE).await.success());
 
-    // Another value of one argument: it is named, with both values, before `run` meets it.
+    // Another value of one argument: `check` names the argument with both values.
     stage.source = stage.source.replace("'x-delivery-limit' = 7", "'x-delivery-limit' = 8");
     let daemon = alive(&stage.config()).await;
     let checked = say(&daemon, &["check"]).await;
@@ -89,7 +89,7 @@ async fn exchanges_of_any_type_are_declared_as_described_and_their_queues_get_wh
     assert!(reason.contains("x-delivery-limit"), "{reason}");
 }
 
-/// As with the delayed exchange, whose plugin returns what it delivers.
+/// Like a delayed exchange, whose plugin returns messages that it delivers later.
 #[tokio::test]
 async fn a_message_to_an_exchange_without_mandatory_is_sent_once_whoever_wants_it() {
     let mut stage = Stage::shared("optional").await;
@@ -110,7 +110,7 @@ async fn a_message_to_an_exchange_without_mandatory_is_sent_once_whoever_wants_i
         "{}",
         checked.stdout
     );
-    // Any other exchange is as careful as before.
+    // Other exchanges still use `mandatory`.
     insert(&stage, "careful", "nobody", "{}").await;
     let reason = until_state(&daemon, "orders", "halted").await;
     assert!(reason.contains("'careful'"), "{reason}");
@@ -150,7 +150,7 @@ async fn properties_of_the_row_are_the_same_from_stream_replay_and_requeue() {
     let daemon = stage.relay_as_printed_role().await;
     let row = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload, headers, number, priority, lifetime_ms) \
                VALUES ('Order', '1', 'E', '{}', '{\"correlation_id\": \"of-header\", \"h\": 1}', 7, 3, 86400000)";
-    // Nobody is bound: it is parked, and comes by requeue.
+    // No queue is bound: the row is parked, and `requeue` delivers it.
     stage.sql(row).await;
     until(&daemon, "orders", |shown| shown["parked"] == 1).await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
@@ -161,7 +161,7 @@ async fn properties_of_the_row_are_the_same_from_stream_replay_and_requeue() {
     assert_eq!(say(&daemon, &["replay", "--source", "orders"]).await.status, 0);
     assert_properties(&inbox.next().await);
 
-    // No such priority: the row is named, and is no message.
+    // An invalid priority: the row is invalid, and its reason names the property.
     stage.sql(&row.replace("7, 3, 86400000", "8, 256, 5")).await;
     until(&daemon, "orders", |shown| shown["parked"] == 2).await;
     let listed = say(&daemon, &["parked", "list", "--source", "orders"]).await;

@@ -1,4 +1,4 @@
-//! Failover slots, of PostgreSQL 17 and later: made as the configuration says, and made again as they were.
+//! Failover slots (PostgreSQL 17 and later): created as configured, and kept by `recover`.
 
 use crate::{
     holder::{database, hold},
@@ -6,13 +6,13 @@ use crate::{
 };
 use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq};
 
-/// A server that removes the WAL of slots which fall behind.
+/// Starts a server that removes the WAL of slots which fall behind.
 async fn server() -> Postgres {
     let settings = vec![("max_slot_wal_keep_size".to_owned(), "1MB".to_owned())];
     Postgres::start(PostgresOptions { settings, ..PostgresOptions::default() }).await
 }
 
-/// Says so when the server has no failover slots.
+/// Tells whether the server has failover slots, and prints a line when it has none.
 async fn has_failover_slots(server: &Postgres) -> bool {
     let client = server.client("postgres").await;
     let sql = "SELECT current_setting('server_version_num')::int4";
@@ -24,13 +24,13 @@ async fn has_failover_slots(server: &Postgres) -> bool {
 }
 
 impl Stage {
-    /// Whether the slot is a failover slot; `None` when there is no slot.
+    /// Tells whether the slot is a failover slot; `None` without a slot.
     async fn is_failover(&self) -> Option<bool> {
         let sql = "SELECT failover FROM pg_replication_slots WHERE slot_name = $1";
         self.client().await.query_opt(sql, &[&self.slot()]).await.unwrap().map(|row| row.get(0))
     }
 
-    /// Lets the server throw away what the slot needs.
+    /// Makes the server remove WAL that the slot needs.
     async fn lose_slot(&self) {
         for _ in 0..4 {
             self.sql("CREATE TABLE bulk AS SELECT generate_series(1, 1000)").await;
@@ -56,7 +56,7 @@ async fn a_failover_slot_that_is_lost_is_recovered_as_a_failover_slot() {
     stage.verdict().await.assert_delivered(0);
     assert!(daemon.sigterm(PATIENCE).await.success());
 
-    // The slot alone knows what it was; and a recovery that nobody lets come to its end has dropped it.
+    // Only the slot knew that it was a failover slot, and an interrupted recovery has dropped it.
     stage.source = String::new();
     let mut daemon = Daemon::prepare(&stage.config());
     stage.write_row("a", 2, "OrderChanged").await;
@@ -65,14 +65,14 @@ async fn a_failover_slot_that_is_lost_is_recovered_as_a_failover_slot() {
     eventually("the lost slot is dropped", async || stage.is_failover().await.is_none()).await;
     recovery.kill().await.unwrap();
     stage.bind("#").await;
-    // The server may still hold the temporary slot of the one that was killed.
+    // The server may still hold the temporary slot of the killed process.
     eventually("recovered", async || say(&daemon, &["recover", "--source", "orders"]).await.status == 0)
         .await;
     assert_eq!(stage.is_failover().await, Some(true));
     daemon.start_again();
     daemon.wait_ready(PATIENCE).await;
 
-    // What a gap has found is written down, so a slot that somebody drops then is known, too.
+    // The lost slot's kind is recorded, so it is still known after somebody drops the slot.
     daemon.kill9().await;
     stage.lose_slot().await;
     daemon.start_again();
@@ -94,13 +94,13 @@ async fn postgres_failover_makes_a_failover_slot_also_of_one_that_is_there() {
         stage.config()
     };
     if !has_failover_slots(&server).await {
-        // What needs a newer server is refused.
+        // Failover slots on an older server are refused.
         let said = say(&Daemon::prepare(&config(&mut stage, "")), &["check"]).await;
         assert_eq!(said.status, 1);
         assert!(said.stdout.contains("has no failover slots"));
         return;
     }
-    // An ordinary one, by an outboxd that was configured so.
+    // An ordinary slot, made with postgres.failover = false.
     let mut daemon = stage.relay().await;
     assert_eq!(stage.is_failover().await, Some(false));
     assert!(daemon.sigterm(PATIENCE).await.success());
@@ -123,7 +123,7 @@ async fn postgres_failover_makes_a_failover_slot_also_of_one_that_is_there() {
     }
 }
 
-/// The server would wait for the other one without limit, and the one that asks would never say that it stands by.
+/// The server would wait for the other instance without limit, and the waiting instance would never report that it stands by.
 #[tokio::test]
 async fn a_slot_that_another_instance_uses_is_made_a_failover_slot_by_nobody_who_waits() {
     let server = server().await;
@@ -144,7 +144,7 @@ async fn a_slot_that_another_instance_uses_is_made_a_failover_slot_by_nobody_who
         .await;
     drop(holder);
 
-    // Two begin at once: one streams, the other stands by, and the slot is a failover slot.
+    // Two instances start at once: one streams, the other stands by, and the slot is a failover slot.
     stage.source = "postgres.failover = true".to_owned();
     let daemons = [Daemon::start(&stage.config()), Daemon::start(&stage.config())];
     for daemon in &daemons {

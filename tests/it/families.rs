@@ -1,4 +1,4 @@
-//! Tables below the outbox table: those whose rows nobody sends, and rows that move from one to another.
+//! Child tables and partitions: those whose rows are not sent, and rows that move between partitions.
 
 use crate::{
     row_order::finding,
@@ -12,7 +12,7 @@ fn insert(payload: &str) -> String {
     )
 }
 
-/// A child may be made long after the start, as for every new month.
+/// A child table may be created long after the start, for instance each month.
 #[tokio::test]
 async fn tables_that_inherit_are_said_whenever_they_come_and_the_printed_statements_help() {
     let stage = Stage::shared("heirs_said").await;
@@ -33,7 +33,7 @@ async fn tables_that_inherit_are_said_whenever_they_come_and_the_printed_stateme
     let warning = finding(&check, "child tables");
     assert!(check.status == 0 && warning.contains("public.february, public.january"), "{}", check.stdout);
     assert!(warning.contains("setup --print-sql"), "{warning}");
-    // Each start says it.
+    // Each start logs the warning.
     assert!(daemon.sigterm(PATIENCE).await.success());
     daemon.start_again();
     daemon.wait_ready(PATIENCE).await;
@@ -53,7 +53,7 @@ async fn tables_that_inherit_are_said_whenever_they_come_and_the_printed_stateme
     assert!(check.status == 0 && !check.stdout.contains("child tables"), "{}", check.stdout);
 }
 
-/// TimescaleDB is not to be had in the tests; its catalog is.
+/// The tests have no TimescaleDB, but tables like its catalog.
 #[tokio::test]
 async fn a_hypertable_and_partitions_that_are_not_in_wal_are_warned_of() {
     let stage = Stage::shared("hypertable").await;
@@ -110,7 +110,7 @@ async fn a_partition_key_that_may_change_is_warned_of() {
             }
         }
     }
-    // A level below counts, too.
+    // A partition of a partition counts, too.
     stage
         .sql(
             "DROP TABLE outbox; CREATE TABLE outbox (LIKE before INCLUDING DEFAULTS) PARTITION BY RANGE (created_at);
@@ -121,7 +121,7 @@ async fn a_partition_key_that_may_change_is_warned_of() {
     assert!(found.contains("status"), "{found}");
 }
 
-/// As `partition_data_proc` of pg_partman does it: by way of a temporary table, in one transaction.
+/// Statements as in pg_partman's `partition_data_proc`: through a temporary table, in one transaction.
 fn out_of_the_default(day: u32) -> String {
     format!(
         "BEGIN;
@@ -134,7 +134,7 @@ fn out_of_the_default(day: u32) -> String {
     )
 }
 
-/// The stream tells a move by nothing from another row, so whoever moves rows says so.
+/// The stream shows a moved row like a new one, so the session that moves rows marks them by a replication origin.
 #[tokio::test]
 async fn rows_moved_under_the_origin_are_not_published_again_and_others_are() {
     let stage = Stage::shared("moved").await;
@@ -162,7 +162,7 @@ async fn rows_moved_under_the_origin_are_not_published_again_and_others_are() {
     })
     .await;
 
-    // A session that says so, across its transactions, and beside others that write.
+    // A session with the origin, across several transactions, beside other writers.
     let origin = format!("outboxd_moved_{}", stage.name);
     let mover = stage.client().await;
     let setup = format!(
@@ -188,7 +188,7 @@ async fn rows_moved_under_the_origin_are_not_published_again_and_others_are() {
     }
     assert_eq!(log.matches("rows of one transaction").count(), 2, "{log}");
 
-    // A session that does not.
+    // A session without the origin.
     stage.sql(&out_of_the_default(3)).await;
     assert_eq!(inbox.bodies(1).await, ["4"]);
     assert!(daemon.sigterm(PATIENCE).await.success());

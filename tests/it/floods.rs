@@ -1,5 +1,6 @@
-//! Servers that never pause: PostgreSQL and RabbitMQ behind a [`Liar`] that says one thing without end at some step of the protocol.
-//! The daemon's memory stays what it is, probes are answered, SIGTERM ends it, and everything is delivered once the flood is over.
+//! Servers that flood: PostgreSQL and RabbitMQ behind a [`Liar`] that repeats one message without end at some step of the
+//! protocol. The daemon's memory stays bounded, probes are answered, SIGTERM ends the daemon, and every row is delivered after
+//! the flood.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,13 @@ use testkit::{
     shared_postgres, shared_rabbitmq,
 };
 
-/// Length of each flood from its first byte. Without limits it took hundreds of megabytes.
+/// Duration of each flood from its first byte. Without limits, memory grew by hundreds of megabytes in that time.
 const LASTS: Duration = Duration::from_secs(4);
-/// Peak memory under any flood. A debug build has 16 MB without one, and had 384 at most while there were no limits.
+/// Highest peak memory under any flood. A debug build uses 16 MB without a flood, and used up to 384 MB without limits.
 const MEMORY_MB_MAX: u64 = 100;
 
-/// In place of that kind of message, these without end, until the source's last error has these words: those of the limit that is
-/// exceeded. None where nothing is: of such messages only the last one counts, or none.
+/// Kind of the message to replace, prefix, messages to repeat, and words that the source's last error must have: those of the
+/// exceeded limit. No words for messages of which at most the last one counts.
 type Flood = (&'static str, &'static [u8], fn(u64) -> Vec<u8>, &'static str);
 
 const BLOCKS: &str = "connection.blocked or connection.unblocked more than 100 times in 1 s";
@@ -35,14 +36,14 @@ async fn bear(stage: &Stage, daemon: &Daemon, liar: &Liar, floods: Vec<Flood>) {
         while begun.is_none_or(|begun| begun.elapsed() < LASTS) || !reason.contains(words) {
             sequence += 1;
             stage.write_row("a", sequence, "OrderCreated").await;
-            // Whatever it says, it answers.
+            // The probe must answer, ready or not.
             let (_, text) = daemon.readyz().await;
             assert!(text.len() < 10_000, "{what}: {} bytes in /readyz", text.len());
             if liar.told() > 0 {
                 begun.get_or_insert_with(Instant::now);
                 let source = crate::stage::source(daemon, "orders").await;
                 let last = source["last_error"].as_str().unwrap_or_default();
-                // One of them says so; the next attempt may end otherwise.
+                // One attempt must report it; the next may end otherwise.
                 if !reason.contains(words) || words.is_empty() {
                     reason = last.to_owned();
                 }
@@ -60,7 +61,7 @@ async fn bear(stage: &Stage, daemon: &Daemon, liar: &Liar, floods: Vec<Flood>) {
     }
 }
 
-/// Ends under a last flood; starts again, and nothing is lost.
+/// Stops the daemon during a last flood, starts it again, and checks that nothing is lost.
 async fn end_and_recover(stage: &mut Stage, daemon: &mut Daemon, liar: &Liar, last: Flood) {
     let (what, in_place_of, messages, _) = last;
     liar.tell(None);
@@ -111,12 +112,12 @@ fn description(_: u64) -> Vec<u8> {
     message(b'T', &[0, 0])
 }
 
-/// A keepalive that wants an answer.
+/// A keepalive that requests an answer.
 fn keepalive(_: u64) -> Vec<u8> {
     message(b'd', &[&b"k"[..], &[0; 16], &[1]].concat())
 }
 
-/// Describes a table of no columns with an OID of its own, far from the outbox table's.
+/// Describes a table without columns, with an OID far from the outbox table's.
 fn relation(number: u64) -> Vec<u8> {
     let oid = u32::try_from((1 << 30) + number % (1 << 30)).unwrap().to_be_bytes();
     let relation = [&b"R"[..], &oid, format!("public\0t{number}\0f\0\0").as_bytes()].concat();

@@ -1,6 +1,5 @@
-//! A PostgreSQL that crashes forgets how far its slot was confirmed, and for how long is up to it: the slot is saved when its
-//! `restart_lsn` or `catalog_xmin` moves, which a transaction that stays open prevents. Whoever has the slot next goes on from
-//! its record.
+//! A crash of PostgreSQL loses the slot's latest confirmed position. The server saves a slot when its `restart_lsn` or
+//! `catalog_xmin` moves, which an open transaction prevents. The next user of the slot continues from outboxd's record.
 
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use crate::{
 };
 use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq};
 
-/// A server of the test's own.
+/// Starts the test's own server.
 async fn stage(test: &str) -> (Postgres, Stage) {
     let server = Postgres::start(PostgresOptions::default()).await;
     let mut stage = Stage::on(test, &server, shared_rabbitmq().await).await;
@@ -22,14 +21,14 @@ async fn stage(test: &str) -> (Postgres, Stage) {
     (server, stage)
 }
 
-/// As long as this connection lives, the slot is not saved, but perhaps once soon.
+/// Opens a transaction that keeps the server from saving the slot, except perhaps once soon.
 async fn pin(stage: &Stage) -> Client {
     let client = stage.client().await;
     client.batch_execute("BEGIN; INSERT INTO pin VALUES (1)").await.unwrap();
     client
 }
 
-/// Waits until the record says all that there is to say.
+/// Waits until the record has the slot's final position.
 async fn record_rests(stage: &Stage) {
     const LONGER_THAN_IT_TAKES: Duration = Duration::from_secs(3);
     let client = stage.client().await;
@@ -47,7 +46,7 @@ async fn record_rests(stage: &Stage) {
     panic!("the record is written again and again, though nothing is confirmed");
 }
 
-/// Tells whether the slot stands before the place that its record names.
+/// Tells whether the slot's position is before the recorded one.
 async fn has_forgotten(stage: &Stage) -> bool {
     let sql = "SELECT s.confirmed_flush_lsn < r.confirmed_flush FROM outboxd_state r JOIN pg_replication_slots s \
                ON s.slot_name = r.slot WHERE r.slot = $1";
@@ -69,7 +68,7 @@ async fn another_process_repeats_nothing_that_a_crash_of_postgresql_made_the_slo
         daemon.kill9().await;
         drop(pinned);
         server.start_again().await;
-        // Up to the server: it may have saved the slot at the last moment.
+        // Depends on the server: it may save the slot at the last moment.
         forgotten |= has_forgotten(&stage).await;
         daemon.start_again();
         daemon.wait_ready(PATIENCE).await;
@@ -82,7 +81,7 @@ async fn another_process_repeats_nothing_that_a_crash_of_postgresql_made_the_slo
 
 #[tokio::test]
 async fn a_crash_of_postgresql_under_load_repeats_about_a_second_to_a_standby() {
-    /// More than the record may be behind on a busy machine, and much less than the server forgets.
+    /// Longer than the record's delay on a busy machine, and much shorter than what the server loses.
     const BEHIND: Duration = Duration::from_secs(4);
     const FORGOTTEN: Duration = Duration::from_secs(12);
     let (server, mut stage) = stage("crash").await;

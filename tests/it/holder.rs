@@ -1,4 +1,4 @@
-//! A slot's name that somebody else has: another database of the server, another program, or another outboxd.
+//! A slot that somebody else uses: another database of the server, another program, or another outboxd.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use pg_replication::{Endpoint, ReplicationStream};
 use crate::stage::{PATIENCE, Stage, alive, eventually, say, source, until, until_alive, until_state};
 use testkit::{Daemon, shared_postgres, unique};
 
-/// A stage whose daemons and commands have the role that `setup` prints.
+/// A stage whose daemons and commands have the printed role.
 async fn staged(test: &str) -> Stage {
     let mut stage = Stage::shared(test).await;
     stage.with_printed_role().await;
     stage
 }
 
-/// A configuration with the slot's name of another stage.
+/// A configuration with the slot of another stage.
 fn with_slot_of(stage: &Stage, other: &Stage) -> String {
     stage.config().replace(
         &format!("postgres.slot = \"{}\"", stage.slot()),
@@ -50,7 +50,7 @@ async fn of_two_databases_with_one_slot_name_one_streams_and_the_other_is_refuse
     let (status, text) = daemons[refused].readyz().await;
     assert!(status == 503 && text.contains(has), "{status} {text}");
 
-    // The one that is started later hears the same, and not that its publication is missing.
+    // A later start reports the same, and not a missing publication.
     assert!(daemons[refused].sigterm(PATIENCE).await.success());
     daemons[refused].start_again();
     until_alive(&daemons[refused]).await;
@@ -66,11 +66,12 @@ async fn of_two_databases_with_one_slot_name_one_streams_and_the_other_is_refuse
         assert!(command == "teardown" || told.contains(&format!("belongs to database \"{has}\"")), "{told}");
     }
     assert_eq!(source(&daemons[leader], "orders").await["state"], "streaming");
-    // Its status shows nothing of the slot that is another's.
+    // The status shows nothing of the other's slot.
     assert_eq!(source(&daemons[refused], "orders").await["slot_retained_bytes"], serde_json::Value::Null);
 }
 
-/// The first one publishes its backlog as long as nobody takes it: all that time there is only a temporary slot.
+/// The first instance cannot finish its backlog, because the broker does not confirm. All that time only its temporary slot
+/// exists.
 #[tokio::test]
 async fn the_temporary_slot_of_another_database_is_not_stood_by_for() {
     let (first, second) = (staged("first").await, staged("second").await);
@@ -86,12 +87,12 @@ async fn the_temporary_slot_of_another_database_is_not_stood_by_for() {
     assert!(said.stdout.contains("set postgres.slot"), "{}", said.stdout);
 }
 
-/// Streams from a stage's slot under another application's name, and confirms nothing.
+/// Streams from a stage's slot with another application_name, and confirms nothing.
 pub(crate) async fn hold(stage: &Stage, application: &str) -> ReplicationStream {
     try_hold(stage, application).await.unwrap()
 }
 
-/// The same; `None` while somebody else has the slot.
+/// Tries the same; `None` while another connection has the slot.
 async fn try_hold(stage: &Stage, application: &str) -> Option<ReplicationStream> {
     let database = database(stage);
     let connection = database.connect_replication(application).await.unwrap();
@@ -116,7 +117,7 @@ pub(crate) fn database(stage: &Stage) -> SourceDatabase {
 
 #[tokio::test]
 async fn a_slot_that_another_program_holds_is_refused_with_its_name_user_and_address() {
-    // A superuser: to another role the server does not show the address of somebody else's session.
+    // A superuser: other roles do not see the address of another user's session.
     let mut stage = Stage::shared("debezium").await;
     stage.consume().await;
     let mut daemon = stage.relay().await;
@@ -151,7 +152,7 @@ async fn a_slot_that_another_program_holds_is_refused_with_its_name_user_and_add
     stage.verdict().await.assert_delivered(0);
 }
 
-/// Debezium gets the slot between two outboxds, while the second stands by.
+/// Debezium gets the slot between two instances, while the second stands by.
 #[tokio::test]
 async fn a_standby_that_another_program_forestalls_is_ready_no_more() {
     let stage = staged("forestalled").await;
@@ -185,17 +186,17 @@ async fn instances_with_another_application_name_of_their_own_stand_by_for_one_a
     assert_eq!(standby.readyz().await.0, 200);
 }
 
-/// Configuration of an instance whose sessions go by another name.
+/// Configuration of an instance with another application_name.
 fn named(stage: &Stage, application: &str) -> String {
     let url = stage.postgres_url.replace("//postgres@", &format!("//{}@", stage.printed_role()));
     stage.config().replace(&url, &format!("{url}?application_name={application}"))
 }
 
-/// Before the upgrade the instances are called otherwise than after it.
+/// An upgrade may change application_name.
 #[tokio::test]
 async fn instances_with_different_application_names_stand_by_for_one_another_and_for_no_stranger() {
     let stage = staged("two_names").await;
-    // Nobody takes it, so the backlog stays, and with it the temporary slot.
+    // No confirm arrives, so the backlog and its temporary slot stay.
     stage.write_row("a", 1, "OrderCreated").await;
     let mut first = alive(&named(&stage, "billing")).await;
     until_state(&first, "orders", "halted").await;
@@ -208,7 +209,7 @@ async fn instances_with_different_application_names_stand_by_for_one_another_and
     let _inbox = stage.inbox(&[&format!("{}.events", stage.workload.aggregate_type)]).await;
     until_state(&first, "orders", "streaming").await;
 
-    // The slot itself, of which the record tells.
+    // The slot itself, whose holder is recorded.
     assert!(second.sigterm(PATIENCE).await.success());
     second.start_again();
     until_alive(&second).await;
@@ -225,7 +226,7 @@ async fn instances_with_different_application_names_stand_by_for_one_another_and
     assert_eq!(first.readyz().await.0, 200);
     assert!(!first.log().contains("no outboxd") && !second.log().contains("no outboxd"));
 
-    // The record still names the one that was killed; a program that comes after it is none.
+    // The record names the killed instance. Another program that takes the slot is not that instance.
     first.suspend();
     second.kill9().await;
     let _stranger = loop {
@@ -243,7 +244,7 @@ async fn instances_with_different_application_names_stand_by_for_one_another_and
     assert_eq!(first.readyz().await.0, 503);
 }
 
-/// As `pg_logical_slot_peek_changes` has it.
+/// Like `pg_logical_slot_peek_changes`.
 #[tokio::test]
 async fn a_person_who_looks_into_the_slot_for_a_moment_halts_nobody() {
     let stage = staged("peek").await;

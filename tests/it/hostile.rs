@@ -1,6 +1,5 @@
-//! Servers that lie, at every step of their protocols: PostgreSQL and RabbitMQ behind a [`Liar`]. Whatever they say, the
-//! daemon names it and tries again, in bounded memory, ends at once when it is told to, and delivers everything once
-//! they have come to their senses.
+//! Servers that send wrong answers, at every step of their protocols: PostgreSQL and RabbitMQ behind a [`Liar`]. The daemon names
+//! each problem and retries, in bounded memory, ends at once on SIGTERM, and delivers every row after the servers behave again.
 
 use std::time::Duration;
 
@@ -14,20 +13,20 @@ use testkit::{
     shared_postgres, shared_rabbitmq,
 };
 
-/// A lie, by the kind of the message that it takes the place of, and what the daemon says of it.
+/// Kind of the message to replace, the replacement, and the daemon's words for it.
 type Said = (&'static [u8], Then, &'static str);
 
-/// A PostgreSQL message whose length says what it likes.
+/// A PostgreSQL message with any length field.
 fn postgres(tag: u8, length: u32, payload: &[u8]) -> Vec<u8> {
     [&[tag], &length.to_be_bytes()[..], payload].concat()
 }
 
-/// An AMQP frame whose size and end say what they like.
+/// An AMQP frame with any size field and end byte.
 fn frame(kind: u8, channel: u16, size: u32, payload: &[u8], end: u8) -> Vec<u8> {
     [&[kind], &channel.to_be_bytes()[..], &size.to_be_bytes(), payload, &[end]].concat()
 }
 
-/// What Start says, with this value among the server's properties.
+/// AMQP's Start, with this value among the server's properties.
 fn start(property: Vec<u8>) -> Vec<u8> {
     let properties = raw_amqp::table(&[(b"n", property)]);
     [&[0, 9][..], &properties, &raw_amqp::long(b"PLAIN"), &raw_amqp::long(b"en_US")].concat()
@@ -39,18 +38,18 @@ fn frame_of_headers(value: Vec<u8>) -> Vec<u8> {
     raw_amqp::frame(2, 1, &[&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &properties].concat())
 }
 
-/// `close-ok` is owed for it: reply code, short text, class and method.
+/// AMQP's close: reply code, short text, class and method. The client must answer `close-ok`.
 fn close(code: u16, text: &str) -> Vec<u8> {
     [&code.to_be_bytes()[..], &raw_amqp::short(text.as_bytes()), &[0; 4]].concat()
 }
 
-/// An ErrorResponse with a message of so many bytes.
+/// An ErrorResponse with a message of this size.
 fn error_response(bytes: usize) -> Vec<u8> {
     let fields = [b"SFATAL\0CXX000\0M", "x".repeat(bytes).as_bytes(), b"\0\0"].concat();
     postgres(b'E', u32::try_from(fields.len() + 4).unwrap(), &fields)
 }
 
-/// Tells each lie until the daemon has met it twice and says what is expected; rows are written all the while.
+/// Sends each wrong answer until the daemon has met it twice and reported the expected words. Rows are written meanwhile.
 async fn tell(stage: &Stage, daemon: &Daemon, liar: &Liar, lies: Vec<Said>) {
     let mut sequence = 0;
     for (in_place_of, then, expected) in lies {
@@ -61,7 +60,7 @@ async fn tell(stage: &Stage, daemon: &Daemon, liar: &Liar, lies: Vec<Said>) {
             sequence += 1;
             stage.write_row("a", sequence, "OrderCreated").await;
             let source = crate::stage::source(daemon, "orders").await;
-            // It may have come as far as streaming again since.
+            // The source may stream again by now.
             let reason = source["last_error"].as_str().unwrap_or_default().to_owned();
             if liar.told() >= 2 && reason.contains(expected) {
                 let (status, text) = daemon.readyz().await;
@@ -81,7 +80,7 @@ async fn tell(stage: &Stage, daemon: &Daemon, liar: &Liar, lies: Vec<Said>) {
     }
 }
 
-/// All is well again; nothing is lost, and the lies have cost no memory. Then one more, and SIGTERM.
+/// Checks that nothing is lost and memory has not grown after the servers behave again. Then one more wrong answer, and SIGTERM.
 async fn come_to_senses(stage: &mut Stage, daemon: &mut Daemon, liar: &Liar, last: Lie) {
     liar.tell(None);
     until(daemon, "orders", |shown| shown["state"] == "streaming").await;
@@ -108,13 +107,13 @@ async fn a_postgresql_that_lies_at_any_step() {
             .await;
     until(&daemon, "orders", |shown| shown["state"] == "streaming").await;
 
-    // R: authentication, S: a parameter, Z: ready for a command, T and D: a result of SQL, W and d: the copy stream.
+    // R: authentication, S: parameter, Z: ready for a command, T and D: result of SQL, W and d: copy stream.
     let lies = vec![
         (&b"R"[..], Then::Say(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), "is this a PostgreSQL port?"),
         (b"R", Then::Say(postgres(b'R', 0x7FFF_FFFF, b"")), "announces 2147483647 bytes"),
         (b"R", Then::Say(postgres(b'R', 0xFFFF_FFFF, b"")), "announces 4294967295 bytes"),
         (b"R", Then::Say(error_response(16 << 20)), "message 'E' announces 16777237 bytes"),
-        // The same step of SASL for ever, or notices.
+        // The same step of SASL without end, or notices.
         (b"R", Then::Babble(postgres(b'R', 8, &[0, 0, 0, 11])), "unexpected message from server"),
         (b"R", Then::Babble(postgres(b'N', 11, b"Mhello\0")), "unexpected message from server"),
         (b"R", Then::Stop, "in the middle of a message"),
@@ -152,7 +151,7 @@ async fn a_postgresql_that_lies_at_any_step() {
         (b"d", Then::Say(postgres(b'c', 4, b"")), "the server ended the replication stream"),
     ];
     tell(&stage, &daemon, &liar, lies).await;
-    // The answer to a query, for which it would wait a minute.
+    // The answer to a query, which the daemon would await for a minute.
     come_to_senses(&mut stage, &mut daemon, &liar, Lie { in_place_of: b"T", then: Then::FallSilent }).await;
 }
 
@@ -177,7 +176,7 @@ async fn a_broker_that_lies_at_any_step() {
             Then::Say(method(0, 10, 50, &close(541, "not today"))),
             "refuses the connection: 541 not today",
         ),
-        // A table of arrays nested so deep that they fill a frame: any parser by recursion ends with its stack.
+        // A table of arrays nested deep enough to fill a frame: a recursive parser overflows its stack.
         (
             START,
             Then::Say(method(0, 10, 10, &start(raw_amqp::arrays(25_000)))),
@@ -195,7 +194,7 @@ async fn a_broker_that_lies_at_any_step() {
         (TUNE, Then::Stop, "broke off the handshake"),
         (TUNE, Then::FallSilent, "did not answer within 1500 ms"),
         (TUNE, Then::Say(method(0, 10, 50, &close(541, "enough"))), "refuses the connection: 541 enough"),
-        // Every limit is the largest, then the smallest.
+        // Every limit has its largest value, then its smallest.
         (TUNE, Then::Say(method(0, 10, 30, &[0xFF; 8])), "did not answer within 1500 ms"),
         (OPEN_OK, Then::Say(method(0, 99, 99, b"")), "cannot be read: no broker sends method 99.99"),
         (OPEN_OK, Then::Stop, "broke off the handshake"),
@@ -211,7 +210,7 @@ async fn a_broker_that_lies_at_any_step() {
         (SELECT_OK, Then::Stop, "connection aborted"),
         (SELECT_OK, Then::FallSilent, "not even a heartbeat"),
         (ACK, Then::Stop, "connection aborted"),
-        // The confirm that does not come is waited for longer each time; heartbeats are not.
+        // The wait for a missing confirm grows each time; the wait for heartbeats does not.
         (ACK, Then::FallSilent, "not even a heartbeat"),
         (ACK, Then::Say(vec![0xFF; 4096]), "no frame of type 255"),
         (ACK, Then::Say(frame(1, 1, 0x7FFF_FFFF, b"", 0xCE)), "a frame of 2147483655 bytes"),
@@ -233,7 +232,7 @@ async fn a_broker_that_lies_at_any_step() {
             Then::Say([method(1, 60, 50, &[0; 5]), frame_of_headers(raw_amqp::arrays(6_000))].concat()),
             "a message came back with properties that cannot be read: the headers are nested deeper than 32 levels",
         ),
-        // Deliveries that nobody has asked for are passed over, so the confirm is missed.
+        // Unexpected deliveries are skipped, so the confirm is missing.
         (
             ACK,
             Then::Babble([method(3, 60, 60, b"?"), frame_of_headers(raw_amqp::arrays(6_000))].concat()),
@@ -244,7 +243,7 @@ async fn a_broker_that_lies_at_any_step() {
     come_to_senses(&mut stage, &mut daemon, &liar, Lie { in_place_of: START, then: Then::FallSilent }).await;
 }
 
-/// Each attempt at such a peer once left a thread, a socket and 2 MiB behind.
+/// Each attempt once leaked a thread, a socket and 2 MiB.
 #[tokio::test]
 async fn a_broker_that_says_nothing_costs_neither_threads_nor_sockets() {
     let mut stage = Stage::shared("mute").await;
@@ -271,14 +270,14 @@ async fn a_broker_that_says_nothing_costs_neither_threads_nor_sockets() {
     assert!(threads < 30 && now < 20, "{threads} threads, {now} connections");
 }
 
-/// Sockets that some process holds, connected to a port of this machine. The open files of a process that may not dump core are
-/// shown to root only; these lists to everybody.
+/// Number of sockets of all processes that are connected to a port of this machine. Only root sees the open files of a process
+/// that may not dump core; everybody sees these lists.
 fn connections_to(port: u16) -> usize {
     let lists =
         ["/proc/net/tcp", "/proc/net/tcp6"].map(|list| std::fs::read_to_string(list).unwrap_or_default());
     let is_held = |line: &&str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        // Without an inode: a rest that the kernel closes.
+        // No inode: a socket that the kernel is closing.
         fields.get(2).is_some_and(|peer| peer.ends_with(&format!(":{port:04X}")))
             && fields.get(9).is_some_and(|inode| *inode != "0")
     };

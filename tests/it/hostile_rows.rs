@@ -1,4 +1,4 @@
-//! Rows, tables and names at the limits of what PostgreSQL and AMQP allow, and beyond them.
+//! Rows, tables and names at the limits of PostgreSQL and AMQP, and beyond.
 
 use lapin::types::AMQPValue;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -13,7 +13,7 @@ fn long(text: impl Into<Vec<u8>>) -> AMQPValue {
     AMQPValue::LongString(text.into().into())
 }
 
-/// As bytea, of which every byte travels as two: from nothing up to the default limit, and one byte more.
+/// bytea payloads, whose bytes travel as two characters each: from empty up to the default limit, and one byte more.
 #[tokio::test]
 async fn payloads_from_nothing_to_sixteen_mebibytes_pass_and_one_more_byte_halts() {
     const MAX: usize = 16 << 20;
@@ -21,7 +21,7 @@ async fn payloads_from_nothing_to_sixteen_mebibytes_pass_and_one_more_byte_halts
     stage.sql("ALTER TABLE outbox ALTER payload TYPE bytea USING NULL").await;
     let mut inbox = stage.inbox(&["Order.events"]).await;
     let mut daemon = stage.relay_as_printed_role().await;
-    // Not UTF-8, wherever it is cut.
+    // Invalid UTF-8 at every position.
     let insert = async |bytes: usize| {
         stage
             .sql(&format!(
@@ -46,7 +46,7 @@ async fn payloads_from_nothing_to_sixteen_mebibytes_pass_and_one_more_byte_halts
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// A content header cannot be split over frames: what does not fit is refused once, before the broker sees it.
+/// A content header cannot be split over frames: a header that does not fit is refused once, before the broker sees it.
 #[tokio::test]
 async fn ten_thousand_headers_halt_and_as_many_as_fit_arrive() {
     const FIT: usize = 800;
@@ -71,12 +71,12 @@ async fn ten_thousand_headers_halt_and_as_many_as_fit_arrive() {
     let reason = until_state(&daemon, "orders", "halted").await;
     assert!(reason.contains("more than the 15360 bytes that one AMQP frame holds"), "{reason}");
     inbox.stays_empty().await;
-    // Once and for all: no connection was lost over it, and no attempt is repeated.
+    // Refused once: no connection was lost, and no attempt is repeated.
     assert_eq!(daemon.count("orders", "messages_published_total").await, 1);
     for side in ["postgres", "rabbitmq"] {
         assert_eq!(daemon.reconnects("orders", side).await, 0, "{side}");
     }
-    // Nothing is in flight, and yet the source is behind, ever more.
+    // Nothing is in flight, and the lag grows.
     assert!(reason.contains("changing or deleting it in the table does not help"), "{reason}");
     let shown = source(&daemon, "orders").await;
     for age in ["lag_seconds", "oldest_unconfirmed_seconds"] {
@@ -88,7 +88,7 @@ async fn ten_thousand_headers_halt_and_as_many_as_fit_arrive() {
     assert!(confirmed > Some(1e9), "{confirmed:?}");
     let kept = "outboxd_slot_wal_status{source=\"orders\",wal_status=\"reserved\"}";
     assert_eq!(daemon.metric(kept).await, Some(1.0));
-    // It is still there for whoever starts again, and so is what came behind it.
+    // After a restart the row is still there, and so are the rows behind it.
     assert!(daemon.sigterm(PATIENCE).await.success());
     daemon.start_again();
     crate::stage::until_alive(&daemon).await;
@@ -96,7 +96,7 @@ async fn ten_thousand_headers_halt_and_as_many_as_fit_arrive() {
     inbox.stays_empty().await;
 }
 
-/// Headers that halt: name of the source, type of the column, value, and a piece of the reason.
+/// Headers that halt the source: name of the source, type of the column, value, and a part of the reason.
 const REFUSED: [(&str, &str, &str, &str); 9] = [
     ("array", "jsonb", "'[{\"a\": 1}]'", "JSON that is not an object"),
     ("text", "jsonb", "'\"text\"'", "JSON that is not an object"),
@@ -105,7 +105,7 @@ const REFUSED: [(&str, &str, &str, &str); 9] = [
     ("cc", "jsonb", "'{\"CC\": [\"q\"]}'", "header \"CC\" has a meaning of its own"),
     ("bcc", "jsonb", "'{\"BCC\": null}'", "header \"BCC\" has a meaning of its own"),
     ("long-name", "jsonb", "jsonb_build_object(repeat('k', 256), 1)", "name of a header is 256 bytes long"),
-    // Only the type json lets these in.
+    // Only the type json allows these.
     ("surrogate", "json", "'{\"a\": \"\\ud800\"}'", "does not hold valid JSON"),
     ("no-json", "text", "'{\"a\": '", "does not hold valid JSON"),
 ];
@@ -154,7 +154,7 @@ async fn every_shape_of_json_becomes_headers_or_halts_with_a_reason() {
             r#"{"h": 0.50, "e": 1e3, "s": 12345678901234567.89}"#.into(),
             vec![
                 ("h", AMQPValue::Double(0.5)),
-                // jsonb writes numbers out.
+                // jsonb expands the exponent.
                 ("e", AMQPValue::LongLongInt(1000)),
                 ("s", long("12345678901234567.89")),
             ],
@@ -192,7 +192,7 @@ async fn every_shape_of_json_becomes_headers_or_halts_with_a_reason() {
     assert_eq!(source(&daemon, "orders").await["state"], "streaming");
 }
 
-/// PostgreSQL lets no zero character into text and jsonb; by an escape in json, and by bytea, there is one.
+/// PostgreSQL allows no zero character in text and jsonb. An escape in json gives one, and so does bytea.
 #[tokio::test]
 async fn zero_characters_arrive_where_postgresql_lets_them_in() {
     let mut stage = Stage::shared("zero").await;
@@ -220,7 +220,7 @@ async fn zero_characters_arrive_where_postgresql_lets_them_in() {
     drop(daemon);
 }
 
-/// Every character that there is, but zero, in pieces as long as AMQP allows, wherever a text can go.
+/// Every Unicode character except zero, in texts as long as AMQP allows, in every place of a message.
 #[tokio::test]
 async fn all_of_unicode_travels_in_ids_types_keys_headers_and_payloads() {
     let mut stage = Stage::shared("unicode").await;

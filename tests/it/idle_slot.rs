@@ -1,14 +1,14 @@
-//! `idle_replication_slot_timeout`, of PostgreSQL 18: a slot that nobody uses is invalidated.
+//! `idle_replication_slot_timeout` (PostgreSQL 18): the server invalidates an unused slot.
 
 use std::time::{Duration, Instant};
 
 use crate::stage::{PATIENCE, Stage, eventually, say, source, until_alive, until_state};
 use testkit::{Daemon, Postgres, PostgresOptions, Proxy, shared_rabbitmq};
 
-/// The server looks at its slots with each checkpoint.
+/// The server checks its slots at each checkpoint.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why the slot is invalid, after a checkpoint.
+/// The slot's invalidation reason, after a checkpoint.
 async fn invalidated(stage: &Stage) -> Option<String> {
     let client = stage.client().await;
     client.batch_execute("CHECKPOINT").await.unwrap();
@@ -16,7 +16,7 @@ async fn invalidated(stage: &Stage) -> Option<String> {
     client.query_one(sql, &[&stage.slot()]).await.unwrap().get(0)
 }
 
-/// A source whose slot is kept in use while the broker is away; `None` where the server has no such timeout.
+/// A source that keeps its slot in use while the broker is down; `None` where the server has no such timeout.
 async fn kept_in_use(settings: &str) -> Option<(Postgres, Stage, Daemon, [Proxy; 2])> {
     let server = Postgres::start(PostgresOptions::default()).await;
     let client = server.client("postgres").await;
@@ -36,7 +36,7 @@ async fn kept_in_use(settings: &str) -> Option<(Postgres, Stage, Daemon, [Proxy;
     let mut daemon = Daemon::start(&stage.config_through(&postgres, &broker));
     daemon.wait_ready(PATIENCE).await;
     stage.write_row("a", 1, "OrderCreated").await;
-    // Confirmed, too: what is in flight when the broker goes may be repeated.
+    // Confirmed, too: messages in flight at the outage may be repeated.
     eventually("the row is confirmed", async || {
         stage.oracle.distinct_count() == 1 && !source(&daemon, "orders").await["last_confirmed_at"].is_null()
     })
@@ -56,7 +56,7 @@ async fn kept_in_use(settings: &str) -> Option<(Postgres, Stage, Daemon, [Proxy;
     Some((server, stage, daemon, [postgres, broker]))
 }
 
-/// There is no time then to look at the slot between two of them.
+/// Such attempts leave no time to use the slot between them.
 #[tokio::test]
 async fn a_slot_is_kept_in_use_between_attempts_that_follow_one_another_at_once() {
     kept_in_use("delivery.backoff_min_ms = 1\ndelivery.backoff_max_ms = 1").await;

@@ -1,4 +1,4 @@
-//! A queue read message by message, for tests that look at everything a message carries.
+//! A queue read message by message, for tests of all parts of a message.
 
 use futures_util::StreamExt;
 use lapin::{
@@ -18,7 +18,7 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// Declares the queue and binds it to everything that goes to these topic exchanges.
+    /// Declares the queue and binds it to all messages of these topic exchanges.
     pub(crate) async fn bind(url: &str, queue: &str, exchanges: &[&str]) -> Self {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
@@ -48,7 +48,7 @@ impl Inbox {
         }
     }
 
-    /// The next messages, as the text of their bodies.
+    /// The bodies of the next messages, as text.
     pub(crate) async fn bodies(&mut self, count: usize) -> Vec<String> {
         let mut bodies = Vec::new();
         while bodies.len() < count {
@@ -57,7 +57,7 @@ impl Inbox {
         bodies
     }
 
-    /// That nothing is there and nothing comes for a moment.
+    /// Checks that the queue is empty and stays empty for a moment.
     #[track_caller]
     pub(crate) fn stays_empty(&mut self) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();

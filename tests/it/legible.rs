@@ -1,4 +1,4 @@
-//! What rows and servers say is text: nothing of it acts on a terminal, begins a line or hides, wherever people read it.
+//! Texts of rows and servers are shown escaped everywhere: none controls a terminal, begins a line or hides.
 
 use diagnostics::legible::is_hidden;
 
@@ -8,7 +8,7 @@ use crate::{
 };
 use testkit::{Daemon, http};
 
-/// A line that looks like a log's, sequences that act on a terminal, and characters that turn text around or hide.
+/// A line like one of the log, control sequences of terminals, and characters that reorder or hide text.
 const HOSTILE: &str = "x\nforged ERROR\r\u{1b}[2J\u{9b}31m\u{202e}\u{2066}\u{200b}\u{e0041}\u{7f}";
 
 #[track_caller]
@@ -17,7 +17,7 @@ fn assert_legible(whose: &str, text: &str) {
     assert!(!text.lines().any(|line| line.starts_with("forged")), "{whose}: {text}");
 }
 
-/// Everything that a person reads of the daemon.
+/// Checks every output of the daemon for people.
 async fn assert_all_legible(daemon: &Daemon) {
     for path in ["/readyz", "/status", "/metrics"] {
         let (_, text) = http::get(daemon.admin_port(), path).await.unwrap();
@@ -71,7 +71,7 @@ async fn what_a_row_or_a_server_says_acts_on_no_terminal_and_forges_no_line() {
     assert_eq!(said.stdout.lines().count(), 2, "{}", said.stdout);
     assert_all_legible(&daemon).await;
 
-    // The owner of the database chooses what its errors say.
+    // The owner of the database controls the texts of its errors.
     let refuses = format!(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING MESSAGE = '{HOSTILE}'; END $$;
          CREATE TRIGGER refuse BEFORE INSERT ON outboxd_parked EXECUTE FUNCTION refuse()"

@@ -1,4 +1,4 @@
-//! Limits of the broker: each is named as what it is, with the command that raises it, and is survived where that is possible.
+//! Limits of the broker: outboxd names each with the command that raises it, and continues where possible.
 
 use hyper::Method;
 use serde_json::json;
@@ -10,7 +10,7 @@ async fn limit_vhost(node: &RabbitMq, vhost: &str, name: &str, value: i64) {
     node.api(Method::PUT, &format!("/api/vhost-limits/{vhost}/{name}"), json!({ "value": value })).await;
 }
 
-/// Reason why the source is in this state, once something is in its way.
+/// The reason of a state, once it names RabbitMQ.
 async fn reason(daemon: &Daemon, state: &str) -> String {
     let is_refused = |shown: &serde_json::Value| {
         shown["state"] == state && shown["reason"].as_str().is_some_and(|reason| reason.contains("RabbitMQ"))

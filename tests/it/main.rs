@@ -1,4 +1,4 @@
-//! Tests against real nodes and the real daemon, in one program: it links once, and its tests share the nodes.
+//! Tests against real nodes and the real daemon, in one program: one link, and shared nodes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

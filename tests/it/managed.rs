@@ -1,4 +1,4 @@
-//! Databases of managed services: who may replicate is not told by `rolreplication`, and the cures are the service's own.
+//! Managed services: `rolreplication` does not show who may replicate, and the cures are the service's own.
 
 use crate::stage::{PATIENCE, Said, Stage, alive, say, until};
 use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq};
@@ -10,7 +10,8 @@ fn finding(said: &Said, name: &str) -> String {
     lines[at..].iter().take(2).copied().collect::<Vec<_>>().join("\n")
 }
 
-/// Amazon RDS gives the right by a membership, and shows no REPLICATION. So does `pg_roles` of this database, once it is altered.
+/// Amazon RDS grants replication by a membership, and shows no REPLICATION attribute. The altered `pg_roles` of this database
+/// does the same.
 #[tokio::test]
 async fn a_role_that_may_replicate_by_membership_is_not_refused_for_its_attribute() {
     let mut stage = Stage::shared("membership").await;
@@ -44,7 +45,7 @@ async fn a_role_that_may_replicate_by_membership_is_not_refused_for_its_attribut
     stage.sql(&format!("REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
-/// A cluster of Amazon RDS has these roles.
+/// Roles of an Amazon RDS cluster.
 #[tokio::test]
 async fn cures_are_those_of_the_service_in_check_and_in_the_reason_of_a_source() {
     let server = Postgres::start(PostgresOptions {

@@ -1,4 +1,4 @@
-//! The contract of one message: every part of it, for every type of payload, from the backlog and from the stream.
+//! The parts of a message, for every payload type, from the backlog and from the stream.
 
 use lapin::{message::Delivery, types::AMQPValue};
 
@@ -7,7 +7,7 @@ use crate::{
     stage::{PATIENCE, Stage, until_state},
 };
 
-/// An order with every kind of header. What is reserved or configured must win over the row's own.
+/// An order with every kind of header. Reserved and configured headers override the row's own.
 const ORDER: &str = r#"INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, tenant_id, headers) VALUES
     ('00000000-0000-4000-8000-000000000001', 'Order', 'ä 7', 'OrderCreated', '{"b": [1, 2.50], "a": "Grüße"}', 'acme',
      '{"s": "x", "i": -3, "d": 0.5, "t": true, "f": false, "n": null, "o": {"k": [1, null]}, "big": 123456789012345678901,
@@ -54,7 +54,7 @@ fn assert_order(delivery: &Delivery, committed: std::ops::RangeInclusive<u64>) {
     position(delivery);
 }
 
-/// The position, after a look at its form.
+/// The position, after a check of its format.
 fn position(delivery: &Delivery) -> String {
     let position = text_header(delivery, "outbox-position");
     let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
@@ -113,13 +113,13 @@ async fn every_part_is_as_promised_from_the_backlog_and_from_the_stream() {
         last = position;
     }
     lsns.dedup();
-    // batch_execute sends it all as one query, but BEGIN and COMMIT in it make transactions of their own.
+    // batch_execute sends one query, but BEGIN and COMMIT in it make separate transactions.
     assert!(lsns.len() >= 2, "{lsns:?}");
     inbox.stays_empty().await;
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// Each type of payload with its bytes and its content type; templates of another kind beside.
+/// Each payload type with its bytes and its content type, and other templates.
 #[tokio::test]
 async fn payloads_of_every_type_are_sent_byte_for_byte() {
     let mut stage = Stage::shared("payloads").await;
@@ -170,7 +170,7 @@ async fn payloads_of_every_type_are_sent_byte_for_byte() {
         .iter()
         .map(|(name, literal, ..)| format!("INSERT INTO of_{name} VALUES (1, 'A', '9', 'E', {literal});"))
         .collect();
-    // Once for the backlog, once for the stream.
+    // One insert for the backlog, one for the stream.
     stage.sql(&insert).await;
     let daemon = stage.relay_as_printed_role().await;
     for round in ["backlog", "stream"] {
@@ -198,8 +198,8 @@ async fn payloads_of_every_type_are_sent_byte_for_byte() {
     drop(daemon);
 }
 
-/// Up to `message_bytes_max` a payload passes; above it the source halts behind what came before, says why, and goes on
-/// where it stopped when the limit is raised.
+/// A payload up to `message_bytes_max` passes. A larger one halts the source after the rows before it, with the reason. A higher
+/// limit lets the source continue from there.
 #[tokio::test]
 async fn a_payload_passes_up_to_the_limit_and_halts_above_it() {
     const MAX: usize = 1_100_000;

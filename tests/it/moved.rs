@@ -1,5 +1,5 @@
-//! The outbox table in another schema than before: what outboxd keeps beside it is found where it stayed, and the statement
-//! that is given moves it.
+//! An outbox table that moved to another schema: outboxd finds its own tables in the old one, and gives the statement that moves
+//! them.
 
 use crate::{
     parked::{PARK, parked_rows, until_parked},
@@ -21,7 +21,7 @@ fn cure<'a>(said: &'a Said, word: &str, check: &str) -> &'a str {
     lines.next().and_then(|line| line.trim_start().strip_prefix("-> ")).expect("a cure")
 }
 
-/// A source with a parked row, whose table then moves to schema `app`. `before` comes between.
+/// A source with a parked row, whose table then moves to schema `app`. `before` runs before the move.
 async fn moved(test: &str, before: &str) -> (Stage, Daemon) {
     let mut stage = Stage::shared(test).await;
     stage.source = PARK.to_owned();
@@ -72,7 +72,7 @@ async fn what_stayed_in_the_old_schema_is_said_by_every_command_and_moved_by_the
     let shown = say(&daemon, &["status"]).await;
     assert!(shown.stdout.contains(move_both), "{}", shown.stdout);
 
-    // Goes on by itself, with all that it had.
+    // The source continues by itself, with its record and its parked rows.
     stage.sql(move_both).await;
     daemon.wait_ready(PATIENCE).await;
     until(&daemon, "orders", |shown| shown["parked_rows"] == 1).await;
@@ -83,7 +83,7 @@ async fn what_stayed_in_the_old_schema_is_said_by_every_command_and_moved_by_the
     inbox.next().await;
 }
 
-/// Rows of another source stay in the old schema, and the new one has tables of its own already.
+/// Rows of another source stay in the old schema, and the new schema has its own tables already.
 #[tokio::test]
 async fn rows_that_lie_beside_those_of_another_source_are_moved_alone() {
     let other = "INSERT INTO outboxd_state SELECT 'other', system_identifier, timeline, confirmed_flush, confirmed_until, holder, gap, \
@@ -103,7 +103,7 @@ async fn rows_that_lie_beside_those_of_another_source_are_moved_alone() {
     let moved = "SELECT slot FROM app.outboxd_parked";
     assert_eq!(client.query_one(moved, &[]).await.unwrap().get::<_, String>(0), stage.slot());
 
-    // Rows alone, whoever put them there, hold nothing up.
+    // Rows without a moved table hold nothing up.
     stage.sql(&format!("UPDATE public.outboxd_parked SET slot = '{}'", stage.slot())).await;
     assert!(daemon.sigterm(PATIENCE).await.success());
     daemon.start_again();

@@ -1,4 +1,4 @@
-//! Queues that are full and reject: what waits, what goes on, and what it costs the neighbours.
+//! Full queues that reject: which messages wait, which pass, and the cost for other queues.
 
 use lapin::types::AMQPValue;
 
@@ -11,7 +11,7 @@ use testkit::Daemon;
 
 const FAST: &str = "delivery.backoff_min_ms = 50\ndelivery.backoff_max_ms = 400\n";
 
-/// A queue that takes one message and rejects the others, bound to everything.
+/// A queue for all messages that accepts one and rejects the others.
 async fn full_queue(test: &str) -> Stage {
     let mut stage = Stage::shared(test).await;
     let full = [
@@ -23,12 +23,12 @@ async fn full_queue(test: &str) -> Stage {
     stage
 }
 
-/// Reads what the full queue takes, so that it has room.
+/// Consumes from the full queue, so that it has room.
 async fn empty(stage: &Stage) -> Copies {
     Copies::of(&stage.amqp_url, "full").await
 }
 
-/// Waits until the source says that it is held up, and looks at what it says.
+/// Waits until the source is blocked, and checks its reason.
 async fn until_blocked(daemon: &Daemon, messages: usize) -> String {
     let shown =
         until(daemon, "orders", |shown| shown["state"] == "blocked" && shown["nacked_waiting"] == messages)
@@ -86,7 +86,7 @@ async fn a_full_queue_alone_is_said_with_what_waits_for_it_and_a_drain_says_nack
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// The healthy queue gets every message at once, and then a copy of one message in each wait, however many wait for the full one.
+/// The healthy queue gets every message at once, then one copy in each wait, however many messages wait for the full queue.
 #[tokio::test]
 async fn a_healthy_queue_beside_a_full_one_gets_every_message_and_is_not_flooded() {
     const ROWS: usize = 200;
@@ -107,14 +107,14 @@ async fn a_healthy_queue_beside_a_full_one_gets_every_message_and_is_not_flooded
     println!("{nacked} nacks: {messages} messages, {} deliveries, {most} of one", healthy.total());
     assert_eq!(messages, ROWS);
     assert!(most <= 3, "{most} copies of one");
-    // At most one in each wait; 5 s and a little more of them have passed.
+    // At most one copy in each wait, and a little more than 5 s of waits have passed.
     assert!(healthy.total() < 2 * ROWS, "{}", healthy.total());
     let (before, total) = (nacked, healthy.total());
     eventually("each nack is one copy", async || healthy.total() >= total + 3).await;
     let nacked = daemon.count("orders", "messages_nacked_total").await;
     assert!(healthy.total() - total <= nacked - before + 3, "{} {total} {nacked} {before}", healthy.total());
 
-    // With room for a few at a time it takes a few copies more, and everything arrives.
+    // With room for a few messages at a time, a few more copies are sent, and every message arrives.
     let copies = empty(&stage).await;
     copies.until(ROWS).await;
     until_state(&daemon, "orders", "streaming").await;
@@ -147,7 +147,7 @@ async fn what_a_full_queue_does_not_take_is_parked_where_that_is_wanted_and_othe
     assert_eq!(rows.len(), 3);
     until_state(&daemon, "orders", "streaming").await;
     assert_eq!(source(&daemon, "orders").await["in_flight"], 0);
-    // Requeued while it is full they stay, and say why; with room they go.
+    // Requeued rows stay parked, with the reason, while the queue is full; with room they are delivered.
     let requeue = ["parked", "requeue", "--source", "orders", "--all"];
     let said = say(&daemon, &requeue).await;
     assert!(said.stdout.contains("nack"), "{}", said.stdout);

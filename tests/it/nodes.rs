@@ -1,4 +1,4 @@
-//! The support itself: private nodes start, stop in every way, come back with their data, and leave nothing behind.
+//! The test kit itself: private nodes start, stop in every way, keep their data, and leave nothing behind.
 
 use crate::stage::until_alive;
 use lapin::{
@@ -89,7 +89,7 @@ async fn a_node_blocks_publishers_and_closes_connections_on_request() {
     let connection = Connection::connect(&node.url("/"), ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     node.block().await;
-    // The node says so when a connection publishes.
+    // The node reports the alarm when a connection publishes.
     let options = BasicPublishOptions::default();
     channel
         .basic_publish("".into(), "nowhere".into(), options, b"", BasicProperties::default())
@@ -114,8 +114,8 @@ async fn nodes_speak_tls_when_they_are_given_a_certificate() {
     std::net::TcpStream::connect(("127.0.0.1", rabbitmq.tls_port())).unwrap();
 }
 
-/// The oracle, the writers and the consumer fit together: a relay that only copies rows satisfies them, also when the
-/// server is killed under the writers.
+/// Oracle, writers and consumer agree: a relay that only copies rows satisfies them, also when the server is killed under the
+/// writers.
 #[tokio::test]
 async fn a_copying_loop_satisfies_the_oracle() {
     let postgres = Postgres::start(PostgresOptions::default()).await;
@@ -136,7 +136,7 @@ async fn a_copying_loop_satisfies_the_oracle() {
 
     let connection = Connection::connect(&broker, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    // The transaction's start order is not its commit order; per aggregate, the row lock makes `seq` follow commits.
+    // The start order of transactions is not their commit order. The row lock makes `seq` follow commits within an aggregate.
     let select = "SELECT id::text, aggregateid, payload::text, seq FROM outbox ORDER BY seq";
     for row in postgres.client("copied").await.query(select, &[]).await.unwrap() {
         let mut headers = FieldTable::default();
@@ -154,7 +154,7 @@ async fn a_copying_loop_satisfies_the_oracle() {
 
 const CHILD: &str = "OUTBOXD_TEST_CHILD_STARTS_NODES";
 
-/// What the test below runs in a process of its own and ends.
+/// Runs in a process of its own, for the test below.
 #[tokio::test]
 #[ignore = "is a part of nothing_is_left_of_a_process_that_ends_in_whatever_way"]
 async fn child_that_starts_nodes() {
@@ -162,7 +162,7 @@ async fn child_that_starts_nodes() {
         return;
     }
     tokio::join!(shared_postgres(), shared_rabbitmq());
-    // Its working directory is shown to root only. Nobody answers it, and it goes on.
+    // Only root sees the daemon's working directory. No node answers the daemon, and it keeps running.
     let daemon = Daemon::start(
         "[rabbitmq]\nurl = \"amqp://guest@127.0.0.1:1/%2f\"\n[sources.orders]\npostgres.url = \"postgresql://me@127.0.0.1:1/db\"\n",
     );
@@ -175,7 +175,7 @@ async fn child_that_starts_nodes() {
 #[tokio::test]
 async fn nothing_is_left_of_a_process_that_ends_in_whatever_way() {
     for signal in ["INT", "KILL"] {
-        // Whoever runs the tests in the background of a shell has SIGINT ignored, and so has every child.
+        // A shell's background job ignores SIGINT, and so does every child of it.
         let mut child = Command::new("env")
             .arg("--default-signal=INT")
             .arg(std::env::current_exe().unwrap())

@@ -1,4 +1,4 @@
-//! Transactions that were open before the slot, in whatever database of the server: its making waits for them.
+//! Transactions that were open before the slot, in any database of the server: creating the slot waits for them.
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_postgres::Client;
@@ -8,17 +8,17 @@ use testkit::{Daemon, Postgres, PostgresOptions, shared_rabbitmq, unique};
 
 const BEGIN: &str = "BEGIN; INSERT INTO bills VALUES (1)";
 
-/// A server of the test's own: whatever is open on it holds up every other slot.
+/// Starts the test's own server: an open transaction delays every slot of its server.
 async fn server() -> Postgres {
     let settings = vec![("max_prepared_transactions".to_owned(), "5".to_owned())];
     Postgres::start(PostgresOptions { settings, ..PostgresOptions::default() }).await
 }
 
-/// A transaction that has written something, in a database of its own.
+/// Opens a transaction that has written something, in a database of its own.
 async fn left_open(server: &Postgres, database: &str) -> Client {
     server.create_database(database).await;
     let client = server.client(database).await;
-    // Apart, or one transaction would have it all.
+    // Separate calls, because one call would be one transaction.
     for statements in ["CREATE TABLE bills (n int)", "SET application_name = 'nightly'", BEGIN] {
         client.batch_execute(statements).await.unwrap();
     }
@@ -33,7 +33,7 @@ fn waits(shown: &serde_json::Value) -> bool {
     shown["reason"].as_str().is_some_and(|reason| reason.contains("waits for transactions open since"))
 }
 
-/// No slot of the stage is there, not even one that is being made.
+/// Checks that no slot of the stage exists, not even one that is being created.
 async fn no_slot_is_left(stage: &Stage) {
     let client = stage.client().await;
     let slots = "SELECT FROM pg_replication_slots WHERE starts_with(slot_name, $1)";
@@ -96,7 +96,7 @@ async fn a_first_start_names_the_open_and_prepared_transactions_that_it_waits_fo
         ["nightly", "orphan"].iter().all(|part| log.contains(part))
     })
     .await;
-    // Whoever waits for the slot of an instance that waits is no more ready than that one.
+    // An instance that waits for the slot of a waiting instance is not ready either.
     let second = alive(&stage.config()).await;
     let shown = until(&second, "orders", waits).await;
     assert!(shown["reason"].as_str().unwrap().contains("application \"outboxd orders\""), "{shown}");

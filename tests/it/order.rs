@@ -1,11 +1,11 @@
-//! The promise of order, under writers that compete for few aggregates.
+//! Order under writers that compete for few aggregates.
 
 use std::time::Duration;
 
 use crate::stage::{PATIENCE, Stage, source};
 use testkit::{Consumer, Oracle, Workload};
 
-/// Three aggregate types go to three exchanges, each of which is used for the first time while the others are busy.
+/// Three aggregate types go to three exchanges. Each exchange is used for the first time while the others are busy.
 async fn three_exchanges_under_conflict(ordering: &str) {
     let mut stage = Stage::shared("order").await;
     stage.source = format!("delivery.ordering = \"{ordering}\"\n");

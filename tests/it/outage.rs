@@ -1,4 +1,4 @@
-//! Nodes that go away, hang or close connections under load, and networks that do.
+//! Nodes that stop, hang or close connections under load, and networks that fail.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use testkit::{
 
 const IN_FLIGHT_MAX: usize = 64;
 
-/// Messages that come through before and after each disturbance.
+/// Messages that must arrive before and after each disturbance.
 const FLOW: usize = 100;
 
 fn under_load(stage: &mut Stage, wal_sender_timeout_ms: u32) {
@@ -20,7 +20,8 @@ fn under_load(stage: &mut Stage, wal_sender_timeout_ms: u32) {
     );
 }
 
-/// Ends the load: everything arrived, and the daemon sent again at most what was in flight at each disturbance.
+/// Ends the load and checks that every row arrived, and that the daemon repeated at most the messages in flight at each
+/// disturbance.
 async fn judge(stage: &Stage, daemon: &mut Daemon, disturbances: usize) {
     let verdict = stage.verdict().await;
     let sent = daemon.count("orders", "messages_published_total").await;
@@ -37,7 +38,7 @@ async fn a_broker_that_blocks_restarts_or_dies() {
     let broker = RabbitMq::start(RabbitMqOptions::default()).await;
     let mut stage = Stage::on("broker", shared_postgres().await, &broker).await;
     under_load(&mut stage, 2000);
-    // In six seconds more than the sockets between walsender and daemon hold: the walsender itself has to wait.
+    // Six seconds of this exceed the socket buffers between walsender and daemon, so the walsender itself waits.
     stage.workload.filler_bytes = 8000;
     stage.workload.pause = Duration::from_millis(20);
     stage.consume().await;
@@ -57,7 +58,7 @@ async fn a_broker_that_blocks_restarts_or_dies() {
     let (status, text) = daemon.readyz().await;
     assert!(status == 503 && text.contains("memory"), "{status} {text}");
     let received = stage.oracle.received_count();
-    // Longer than both wal_sender_timeout and what the daemon bears of a silent server.
+    // Longer than wal_sender_timeout, and than the daemon's limit for a silent server.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(stage.oracle.received_count() <= received + IN_FLIGHT_MAX, "it is not blocked");
     assert_eq!(source(&daemon, "orders").await["state"], "blocked");
@@ -109,7 +110,7 @@ async fn a_postgresql_that_restarts_or_dies_or_ends_our_connections() {
         }
         pids
     };
-    // The monitor only looks on, and comes back by itself.
+    // The monitor reconnects by itself.
     eventually("the monitor is there", async || !backends("outboxd monitor").await.is_empty()).await;
     let monitor = terminate("outboxd monitor").await;
     stage.receive_more(FLOW).await;
@@ -183,7 +184,7 @@ async fn connections_that_fall_silent() {
     daemon.wait_ready(PATIENCE).await;
     let writing = stage.keep_writing();
     const SILENT: &[&str] = &["PostgreSQL has been silent"];
-    // The second where some confirms came just before the stall and others did not.
+    // The second text when some confirms arrived just before the stall.
     const UNCONFIRMED: &[&str] = &["confirmed nothing", "gets no confirm, while others are confirmed"];
     let mut stalls = 0;
     for (proxy, direction, reasons) in [
@@ -209,7 +210,7 @@ async fn connections_that_fall_silent() {
     writing.stop().await;
     stage.verdict().await;
 
-    // Without traffic only a missing heartbeat tells.
+    // Without traffic, only a missing heartbeat shows the outage.
     broker.stall();
     let noticed = until(&daemon, "orders", |shown| shown["state"] == "connecting").await;
     println!("{noticed}");
@@ -219,8 +220,8 @@ async fn connections_that_fall_silent() {
     judge(&stage, &mut daemon, stalls).await;
 }
 
-/// A fast shutdown waits for walsenders until everything is confirmed, and their clients are not told. A source that
-/// can confirm nothing must not keep its server from going down.
+/// A fast shutdown of PostgreSQL waits until walsenders have everything confirmed, and tells their clients nothing. A source that
+/// cannot confirm must not block the shutdown.
 #[tokio::test]
 async fn a_postgresql_can_shut_down_while_nothing_can_be_confirmed() {
     let postgres = Postgres::start(PostgresOptions::default()).await;
@@ -237,8 +238,8 @@ async fn a_postgresql_can_shut_down_while_nothing_can_be_confirmed() {
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// Just then an operator has to see how much WAL the slot holds back; also of a daemon that has not met the broker yet, and of a
-/// source that is halted.
+/// During an outage the operator needs to see the WAL that the slot retains, also with a daemon that has never reached the
+/// broker, and with a halted source.
 #[tokio::test]
 async fn the_wal_that_a_slot_holds_back_is_shown_while_the_broker_is_down_and_while_the_source_is_halted() {
     let broker = RabbitMq::start(RabbitMqOptions::default()).await;
@@ -256,22 +257,22 @@ async fn the_wal_that_a_slot_holds_back_is_shown_while_the_broker_is_down_and_wh
 
     broker.start_again().await;
     daemon.wait_ready(PATIENCE).await;
-    // No message can be made of it, which halts.
+    // A row that cannot become a message halts the source.
     stage
         .sql("INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('Order', 'a', repeat('t', 300))")
         .await;
     until_state(&daemon, "orders", "halted").await;
-    // What was held back before is confirmed, and that is seen.
+    // The earlier WAL is confirmed, and the metric shows it.
     eventually("the slot is seen anew", async || daemon.metric(LAG).await < Some(GROWTH)).await;
     wal_is_seen_to_grow(&stage, &daemon, 3).await;
 }
 
 const RETAINED: &str = "outboxd_slot_retained_bytes{source=\"orders\"}";
 const LAG: &str = "outboxd_lag_bytes{source=\"orders\"}";
-/// Bytes.
+/// Growth of the retained WAL, in bytes.
 const GROWTH: f64 = 1_000_000.0;
 
-/// Writes a row of a megabyte, and waits until the slot holds back so much more.
+/// Writes a row of a megabyte, and waits until the retained WAL has grown by as much.
 async fn wal_is_seen_to_grow(stage: &Stage, daemon: &Daemon, sequence: i64) {
     eventually("the slot is seen", async || daemon.metric(RETAINED).await.is_some()).await;
     let shown = async || [daemon.metric(RETAINED).await.unwrap(), daemon.metric(LAG).await.unwrap()];

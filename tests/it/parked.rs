@@ -1,11 +1,11 @@
-//! Rows that policy puts aside: what could not be published, without holding up what can be, and nothing lost.
+//! Parked rows: a row that cannot be published does not hold up others, and nothing is lost.
 
 use tokio_postgres::Client;
 
 use crate::stage::{PATIENCE, Stage, eventually, say, until, until_alive, until_state};
 use testkit::Daemon;
 
-/// Both policies park.
+/// All policies park.
 pub(crate) const PARK: &str = "delivery.on_unroutable = \"park\"\ndelivery.on_invalid = \"park\"\n\
                                delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n";
 
@@ -18,7 +18,7 @@ pub(crate) async fn parking(test: &str) -> Stage {
     stage
 }
 
-/// Of every parked row, by position: message id, cause, reason.
+/// Every parked row, by position: message id, cause, reason.
 pub(crate) async fn parked_rows(client: &Client) -> Vec<(Option<String>, String, String)> {
     let select = "SELECT message_id, cause, reason FROM outboxd_parked ORDER BY position";
     let rows = client.query(select, &[]).await.unwrap();
@@ -30,7 +30,7 @@ pub(crate) async fn until_parked(stage: &Stage, count: usize) {
     eventually("rows are parked", async || parked_rows(&client).await.len() >= count).await;
 }
 
-/// What the slot has confirmed does not stay before anything that is in WAL now.
+/// Waits until the slot's confirmed position has passed the current end of WAL.
 pub(crate) async fn until_confirmed(stage: &Stage) {
     let client = stage.client().await;
     let end: String = client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
@@ -114,14 +114,14 @@ async fn rows_that_cannot_become_messages_are_parked_from_the_stream_and_from_th
     assert_eq!(daemon.count("orders", "messages_parked_total").await, 6);
     assert_eq!(daemon.readyz().await.0, 200);
 
-    // They are in the table still, so a replay leaves them out.
+    // The rows are still in the outbox table, so a replay leaves them out.
     let said = say(&daemon, &["replay", "--source", "orders"]).await;
     assert!(said.status == 0 && said.stdout.contains("confirmed: 4 "), "{}", said.stdout);
     assert!(said.stdout.contains("(the log has each): 6\n"), "{}", said.stdout);
     assert_eq!(parked_rows(&stage.client().await).await.len(), 6);
 }
 
-/// A content header cannot be split over frames, and the connection's are small.
+/// A content header cannot be split over frames, and the connection's frames are small.
 #[tokio::test]
 async fn a_message_that_amqp_cannot_carry_is_parked_and_the_publisher_goes_on_behind_it() {
     let mut stage = Stage::shared("park_unsendable").await;
@@ -152,7 +152,7 @@ async fn a_message_that_amqp_cannot_carry_is_parked_and_the_publisher_goes_on_be
     assert_eq!(daemon.readyz().await.0, 200);
 }
 
-/// While somebody has locked the table: nothing behind the row is acknowledged, and everything else goes on.
+/// The table of parked rows is locked: nothing behind the row is acknowledged, and other rows are published.
 #[tokio::test]
 async fn a_row_is_not_acknowledged_before_it_is_parked_and_the_loop_goes_on_meanwhile() {
     let mut stage = parking("park_lock").await;
@@ -169,9 +169,9 @@ async fn a_row_is_not_acknowledged_before_it_is_parked_and_the_loop_goes_on_mean
         stage.write_row("b", sequence, "OrderChanged").await;
     }
     stage.verdict().await.assert_delivered(0);
-    // The same aggregate waits.
+    // A later row of the same aggregate waits.
     stage.write_row("a", 2, "OrderChanged").await;
-    // Longer than the server would bear a client that says nothing.
+    // Longer than the server tolerates a silent client.
     let reply = format!(
         "SELECT active_pid, confirmed_flush_lsn >= '{before}', now() - pid.reply_time < interval '2 s'
          FROM pg_replication_slots s JOIN pg_stat_replication pid ON pid.pid = s.active_pid WHERE slot_name = '{}'",
@@ -200,7 +200,7 @@ async fn a_row_is_not_acknowledged_before_it_is_parked_and_the_loop_goes_on_mean
 #[tokio::test]
 async fn a_kill_between_parking_and_acknowledging_parks_a_row_once() {
     let mut stage = parking("park_kill").await;
-    // So the position is told late, and the kill comes before.
+    // A late status update: the kill comes before it.
     stage.source += "postgres.wal_sender_timeout_ms = 3600000\ndelivery.status_interval_ms = 60000\n";
     let mut daemon = stage.relay_as_printed_role().await;
     let id = stage.write_unseen("a", "OrderCreated").await;
@@ -228,7 +228,7 @@ async fn without_the_table_or_the_right_to_it_nothing_is_lost_and_the_reason_say
     stage.sql("DROP TABLE outboxd_parked").await;
     let daemon = Daemon::start(&stage.config());
     until_alive(&daemon).await;
-    // Not ready without a place for what policy may have to park.
+    // A source that may have to park is not ready without the table.
     let missing =
         until(&daemon, "orders", |shown| shown["reason"].to_string().contains("outboxd_parked")).await;
     let reason = missing["reason"].as_str().unwrap();
@@ -237,7 +237,7 @@ async fn without_the_table_or_the_right_to_it_nothing_is_lost_and_the_reason_say
     stage.run_printed_sql().await;
     until_state(&daemon, "orders", "streaming").await;
 
-    // Gone while running.
+    // The table is dropped while the daemon runs.
     stage.write_row("a", 1, "OrderChanged").await;
     stage.verdict().await.assert_delivered(0);
     stage.sql("ALTER TABLE outboxd_parked RENAME TO elsewhere").await;

@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 use crate::stage::eventually;
 use testkit::{Postgres, PostgresOptions, shared_postgres, unique};
 
-/// A database with a table of parked rows, and a session that parks, by its process id.
+/// Creates a database with a table of parked rows, and a session that parks, with its process id.
 async fn parking(server: &Postgres) -> (SourceDatabase, Client, i32) {
     let name = unique("parked");
     let url = server.create_database(&name).await;
@@ -68,7 +68,7 @@ async fn until_waiting(client: &Client, pid: i32, for_what: &str, seconds: u32) 
         .await;
 }
 
-/// An earlier try may have been given up while its commit was on its way.
+/// An earlier attempt may have been cancelled while its commit was in progress.
 #[tokio::test]
 async fn a_row_that_another_session_commits_meanwhile_is_parked_and_no_other_row() {
     let server = shared_postgres().await;
@@ -112,7 +112,7 @@ async fn an_insert_that_waits_is_ended_by_the_server_and_leaves_nothing_behind()
     assert_eq!(other.query_one(&waits, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
 
-/// Were it cancelled, PostgreSQL would answer that it succeeded, with a warning.
+/// A cancelled commit would be reported as a success, with a warning.
 #[tokio::test]
 async fn a_row_is_parked_once_a_synchronous_standby_has_it_however_long_that_takes() {
     let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());

@@ -1,4 +1,4 @@
-//! Rows that policy puts aside, and a table that does not take them.
+//! Rows that cannot be parked.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -9,7 +9,7 @@ use crate::{
 };
 use testkit::{shared_postgres, unique};
 
-/// For longer than the server lets an insert wait, several times over.
+/// Locked for several times longer than the server lets an insert wait.
 #[tokio::test]
 async fn a_locked_table_holds_up_what_is_to_be_parked_and_repeats_nothing_that_is_confirmed() {
     let mut stage = parking("park_locked").await;
@@ -38,7 +38,7 @@ async fn a_locked_table_holds_up_what_is_to_be_parked_and_repeats_nothing_that_i
     assert_eq!(halted, Some(1.0));
     assert!(daemon.log().contains("source is halted") && daemon.log().contains(&reason));
 
-    // It is tried again and again, by one at a time, while other aggregates go on.
+    // One row at a time is retried while other aggregates go on.
     let (mut tried, mut written) = (BTreeSet::new(), 0);
     let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ~ 'INTO .*outboxd_parked' \
                    AND wait_event_type = 'Lock'";
@@ -71,7 +71,7 @@ async fn a_locked_table_holds_up_what_is_to_be_parked_and_repeats_nothing_that_i
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// While nothing can be parked, no more is held than may be in flight, and a shutdown says that not all is done.
+/// While nothing can be parked, the in-flight window limits what is held, and a shutdown exits with 1.
 #[tokio::test]
 async fn a_window_full_of_rows_that_cannot_be_parked_waits_and_goes_on() {
     let mut stage = parking("park_full").await;
@@ -99,7 +99,7 @@ async fn a_window_full_of_rows_that_cannot_be_parked_waits_and_goes_on() {
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// A zero character in every database, and in others than UTF8 whatever their encoding lacks.
+/// A zero character in every database, and in others than UTF8 the characters that their encoding lacks.
 #[tokio::test]
 async fn texts_that_the_database_cannot_hold_are_parked_and_listed_with_escapes_and_requeued_as_they_were() {
     const KEYS: [&str; 4] = ["plain é", "\0k", "5 €", r"\u{0}"];
@@ -117,7 +117,7 @@ async fn texts_that_the_database_cannot_hold_are_parked_and_listed_with_escapes_
         let daemon = stage.relay_as_printed_role().await;
         let client = stage.client().await;
         for key in KEYS {
-            // In JSON's own escapes, which PostgreSQL does not read.
+            // JSON escapes, which PostgreSQL does not resolve.
             let escaped: String = key.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
             let insert = format!(
                 "INSERT INTO outbox (aggregatetype, aggregateid, type, headers) \
@@ -143,7 +143,7 @@ async fn texts_that_the_database_cannot_hold_are_parked_and_listed_with_escapes_
         );
         assert!(listed.iter().all(|row| row["aggregate_id"] == "é"), "{encoding}: {listed:?}");
 
-        // What stays is written down again, and what goes is as it was committed.
+        // A row that stays is written again, and a published row is as it was committed.
         let requeue = ["parked", "requeue", "--source", "orders", "--all"];
         assert_eq!(say(&daemon, &requeue).await.status, 1);
         let mut inbox = stage.inbox(&["Order.events"]).await;

@@ -1,5 +1,5 @@
-//! The role that `setup --print-sql` makes: every command works with it, and what it may not do comes with the statement for
-//! whoever may.
+//! The role of `setup --print-sql`: every command works with it. Where the role has no privilege, the output has the statement
+//! for a DBA.
 
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ async fn does_for_source(daemon: &Daemon, command: &[&str]) -> String {
     does(daemon, &[command, &SOURCE].concat()).await.stdout
 }
 
-/// A source that parks, under the printed role.
+/// A source that parks, with the printed role.
 async fn stage(test: &str) -> Stage {
     let mut stage = Stage::shared(test).await;
     stage.source = PARK.to_owned();
@@ -29,7 +29,7 @@ async fn stage(test: &str) -> Stage {
     stage
 }
 
-/// What follows the line of the publication, which stays: the statement that removes it.
+/// The statement in the output of `teardown` that drops the publication, which stays.
 fn statement(teardown: &str) -> &str {
     let line = teardown.lines().find(|line| line.starts_with("publication outboxd_orders: stays"));
     line.and_then(|line| line.split_once("To remove it: ")).expect("a statement").1
@@ -41,7 +41,7 @@ async fn every_command_works_under_the_printed_role() {
     stage.consume_only("OrderChanged").await;
     let mut daemon = Daemon::prepare(&stage.config());
 
-    // Before anything is there but what the script makes.
+    // Nothing exists but the script's objects.
     assert!(!does(&daemon, &["check"]).await.stdout.contains("FAILED"));
     assert!(does(&daemon, &["schema"]).await.stdout.contains("CREATE TABLE outbox"));
     for outcome in ["created", "was there"] {
@@ -52,7 +52,7 @@ async fn every_command_works_under_the_printed_role() {
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["sources"][0]["parked_rows"], 0, "{json}");
 
-    // The stream, and what policy puts aside.
+    // The stream, and parked rows.
     daemon.start_again();
     daemon.wait_ready(PATIENCE).await;
     stage.write_row("a", 1, "OrderChanged").await;
@@ -75,7 +75,7 @@ async fn every_command_works_under_the_printed_role() {
     inbox.next().await;
     assert!(daemon.sigterm(PATIENCE).await.success());
 
-    // The slot is gone: what is there is made no second time.
+    // The slot is gone; `recover` creates nothing that exists.
     let drop = format!("SELECT pg_drop_replication_slot('{}')", stage.slot());
     stage.sql(&drop).await;
     stage.write_row("a", 2, "OrderChanged").await;
@@ -90,7 +90,7 @@ async fn every_command_works_under_the_printed_role() {
     until(&daemon, "orders", |shown| shown["state"] == "streaming").await;
     assert!(daemon.sigterm(PATIENCE).await.success());
 
-    // The publication is the DBA's.
+    // The DBA owns the publication.
     let said = does_for_source(&daemon, &["teardown"]).await;
     for part in ["dropped", "its owner is postgres", "not role role_printed"] {
         assert!(said.contains(part), "{said}");
@@ -100,7 +100,7 @@ async fn every_command_works_under_the_printed_role() {
     let said = does_for_source(&daemon, &["teardown"]).await;
     assert!(said.contains("publication outboxd_orders: was not there"), "{said}");
 
-    // And all of it again.
+    // The same steps again.
     let said = say(&daemon, &["setup"]).await;
     assert!(said.status == 1 && said.stdout.contains("CREATE PUBLICATION"), "{}", said.stdout);
     stage.run_printed_sql().await;
@@ -108,7 +108,7 @@ async fn every_command_works_under_the_printed_role() {
     does_for_source(&daemon, &["teardown"]).await;
 }
 
-/// With the slot in the script; and with the right to remove rows.
+/// With the slot in the script, and with the privilege to delete rows.
 #[tokio::test]
 async fn the_printed_script_can_be_run_again_whatever_is_there_already() {
     for (test, more) in [

@@ -1,4 +1,4 @@
-//! The proxy of the support: each way to misbehave does what it says.
+//! The test kit's proxy: each disturbance does what it says.
 
 use std::time::{Duration, Instant};
 use testkit::{Direction, Proxy};
@@ -8,11 +8,11 @@ use tokio::{
     time::timeout,
 };
 
-/// Long enough to say that nothing comes.
+/// Wait after which nothing more is expected.
 const SILENCE: Duration = Duration::from_millis(200);
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A server that sends everything back, behind a proxy.
+/// A server behind a proxy that sends every byte back.
 async fn echo() -> Proxy {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -38,7 +38,7 @@ async fn comes_back(stream: &mut TcpStream, text: &[u8]) {
     assert_eq!(answer, text);
 }
 
-/// Everything that still comes until the connection ends.
+/// The bytes that arrive before the connection ends.
 async fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
     let _ = timeout(LIMIT, stream.read_to_end(&mut rest)).await.expect("the connection ends");

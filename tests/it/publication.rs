@@ -1,5 +1,5 @@
-//! A row that was written while the publication did not hold the table is never sent, and the stream says nothing of it: so
-//! whatever happened to the publication, outboxd halts, and `recover` publishes what the table still has.
+//! Altered publications. PostgreSQL never sends a row that was written while the publication did not hold the table, and the
+//! stream does not show it. outboxd halts, and `recover` publishes the rows that the table has.
 
 use crate::{
     row_order::finding,
@@ -9,14 +9,14 @@ use testkit::Daemon;
 
 const PUBLISH: &str = "CREATE PUBLICATION outboxd_orders FOR TABLE ONLY outbox WITH (publish = 'insert')";
 
-/// Some rows through a daemon of one life, which goes on.
+/// Relays some rows through a daemon that keeps running.
 async fn relayed(test: &str) -> (Stage, Daemon) {
     let stage = stage(test).await;
     let daemon = stage.relay_as_printed_role().await;
     written(stage, daemon).await
 }
 
-/// The same with a superuser: `recover` makes the publication whole, which the printed role, being none of its owners, may not.
+/// The same with a superuser: `recover` corrects the publication, which the printed role does not own.
 async fn relayed_as_owner(test: &str) -> (Stage, Daemon) {
     let stage = stage(test).await;
     let daemon = stage.relay().await;
@@ -36,8 +36,8 @@ async fn written(stage: Stage, daemon: Daemon) -> (Stage, Daemon) {
     (stage, daemon)
 }
 
-/// That the source halts and says what happened, since when and what to do; that nobody mends the publication meanwhile, as
-/// that would hide it; that `check` and `setup` say the same; and that `recover` makes everything whole.
+/// Checks that the source halts and names the cause, the time and the next step; that outboxd does not correct the publication
+/// meanwhile, which would hide the gap; that `check` and `setup` report the same; and that `recover` corrects everything.
 async fn halts_until_recovered(stage: &Stage, daemon: &Daemon, what: &str) {
     until_alive(daemon).await;
     let reason = until_state(daemon, "orders", "halted").await;
@@ -79,7 +79,7 @@ async fn a_table_taken_out_of_the_publication_is_noticed_while_nothing_is_sent()
     halts_until_recovered(&stage, &daemon, "the publication does not contain the table").await;
 }
 
-/// Before anybody looked, and with the stream going on as if nothing had been.
+/// Corrected before anybody noticed, while the stream continues as if nothing had happened.
 #[tokio::test]
 async fn a_table_put_back_into_the_publication_between_two_looks_leaves_a_gap() {
     let (stage, daemon) = relayed("put_back").await;
@@ -91,7 +91,7 @@ async fn a_table_put_back_into_the_publication_between_two_looks_leaves_a_gap() 
     halts_until_recovered(&stage, &daemon, "removed from the publication and added again").await;
 }
 
-/// Whoever watches the publication has a connection that may be lost like any other.
+/// The connection that watches the publication may be lost, too.
 #[tokio::test]
 async fn a_monitor_that_was_cut_off_looks_again_and_notices() {
     let (stage, daemon) = relayed_as_owner("cut_monitor").await;
@@ -119,7 +119,7 @@ async fn a_publication_made_anew_while_outboxd_is_stopped_leaves_a_gap() {
     halts_until_recovered(&stage, &daemon, "the publication was dropped and created again").await;
 }
 
-/// A gap that was seen stays one, whoever makes the publication by hand.
+/// A noticed gap stays a gap after somebody creates the publication by hand.
 #[tokio::test]
 async fn a_publication_made_by_hand_does_not_hide_what_was_passed_over() {
     let (stage, mut daemon) = relayed("by_hand").await;
@@ -146,7 +146,7 @@ async fn a_table_made_anew_under_the_same_name_is_not_published_and_halts() {
     halts_until_recovered(&stage, &daemon, "the publication does not contain the table").await;
 }
 
-/// With a publication of all tables nothing is passed over.
+/// A publication of all tables skips nothing.
 #[tokio::test]
 async fn a_table_made_anew_in_a_publication_of_all_tables_goes_on() {
     let mut stage = Stage::shared("all_tables").await;
@@ -168,7 +168,7 @@ async fn a_table_made_anew_in_a_publication_of_all_tables_goes_on() {
     assert_eq!(daemon.readyz().await.0, 200);
 }
 
-/// Its rows would come under the names of the partitions, and be taken for those of other tables.
+/// The rows would have the names of the partitions, and count as rows of other tables.
 #[tokio::test]
 async fn a_partitioned_table_that_is_published_as_its_partitions_halts() {
     let mut stage = Stage::shared("as_parts").await;
@@ -187,31 +187,31 @@ async fn a_partitioned_table_that_is_published_as_its_partitions_halts() {
     let daemon = stage.relay_as_printed_role().await;
     stage.write_row("a", 1, "OrderCreated").await;
     stage.verdict().await.assert_delivered(0);
-    // Partitions come and go, and that is none of it.
+    // New and dropped partitions alter nothing.
     stage.sql("CREATE TABLE second PARTITION OF outbox FOR VALUES IN ('Other'); DROP TABLE second").await;
     stage.sql("ALTER PUBLICATION outboxd_orders SET (publish_via_partition_root = false)").await;
     stage.write_row("in the gap", 1, "OrderCreated").await;
     until_state(&daemon, "orders", "halted").await;
-    // What has to be altered by hand is said, and then the same command mends the rest.
+    // `recover` names what has to be altered by hand, and afterwards does the rest.
     let said = say(&daemon, &["recover", "--source", "orders"]).await;
     assert!(said.status == 1 && said.stderr.contains("publish_via_partition_root = true"), "{}", said.stderr);
     stage.sql("ALTER PUBLICATION outboxd_orders SET (publish_via_partition_root = true)").await;
     halts_until_recovered(&stage, &daemon, "publishes the partitions in place of the table").await;
 }
 
-/// The slot was made before, so that it has passed over whatever was written since.
+/// The slot existed before, and has skipped the rows written since.
 #[tokio::test]
 async fn a_slot_made_by_hand_before_the_publication_has_a_gap() {
     let mut stage = Stage::shared("slot_first").await;
     stage.consume().await;
     stage.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", stage.slot())).await;
     stage.write_row("in the gap", 1, "OrderCreated").await;
-    // A superuser: `recover` makes the publication.
+    // A superuser: `recover` creates the publication.
     let daemon = alive(&stage.config()).await;
     halts_until_recovered(&stage, &daemon, "the publication does not exist").await;
 }
 
-/// Up to version 17 the server refuses to send what was written before the publication was there, and does so for ever.
+/// Up to version 17 the server refuses for ever to send rows from before the publication.
 #[tokio::test]
 async fn a_slot_made_by_hand_before_a_publication_made_by_hand_has_a_gap_as_soon_as_the_server_refuses() {
     let mut stage = Stage::shared("both_hand").await;
@@ -222,12 +222,12 @@ async fn a_slot_made_by_hand_before_a_publication_made_by_hand_has_a_gap_as_soon
     stage.consume().await;
     stage.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", stage.slot())).await;
     stage.write_row("in the gap", 1, "OrderCreated").await;
-    // The script makes the publication, and leaves the slot alone.
+    // The script creates the publication, and no slot.
     let daemon = alive(&stage.run_printed_sql().await).await;
     halts_until_recovered(&stage, &daemon, "created after the rows").await;
 }
 
-/// Somebody may read the other tables from it.
+/// Another program may use the other tables of the publication.
 #[tokio::test]
 async fn a_publication_that_holds_other_tables_is_nobodys_to_drop() {
     let stage = Stage::shared("shared").await;
@@ -255,7 +255,7 @@ async fn a_publication_that_holds_other_tables_is_nobodys_to_drop() {
     assert!(teardown().await.contains("publication outboxd_orders: dropped"));
 }
 
-/// Nothing was there: that is a beginning, and no gap.
+/// Nothing existed before: a first start has no gap.
 #[tokio::test]
 async fn a_first_start_makes_the_publication_and_so_does_one_after_a_teardown() {
     let (stage, mut daemon) = relayed_as_owner("first").await;
@@ -267,7 +267,7 @@ async fn a_first_start_makes_the_publication_and_so_does_one_after_a_teardown() 
     assert!(stage.verdict().await.lost.is_empty());
 }
 
-/// Whoever may not make it is told who may, and nothing is dropped before.
+/// A role that may not create the publication learns who may, and nothing is dropped before.
 #[tokio::test]
 async fn a_role_that_may_not_mend_the_publication_is_told_who_may() {
     let mut stage = Stage::shared("not_owner").await;
@@ -305,8 +305,8 @@ async fn a_role_that_may_not_mend_the_publication_is_told_who_may() {
     assert!(stage.verdict().await.lost.is_empty());
 }
 
-/// What is altered may be harmless, so messages go on; but nothing is removed on the strength of it, also by the next
-/// process, until somebody has said that nothing is missing.
+/// An alteration may be harmless, so messages continue. Clean-up stays off, also after a restart, until an operator declares that
+/// nothing is missing.
 #[tokio::test]
 async fn an_altered_publication_is_said_and_ends_clean_up_until_somebody_has_looked() {
     let mut stage = Stage::shared("altered").await;
@@ -318,7 +318,7 @@ async fn an_altered_publication_is_said_and_ends_clean_up_until_somebody_has_loo
     stage.write_row("a", 1, "OrderCreated").await;
     eventually("the row is removed", async || rows().await == 0).await;
 
-    // For a time no inserts are published, and nobody looks: the slot is right, and has passed a row over.
+    // Inserts are not published for a while, and nobody notices: the slot has skipped a row.
     client.batch_execute("ALTER PUBLICATION outboxd_orders SET (publish = 'update')").await.unwrap();
     let insert = "INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('Order', 'passed over', 'OrderCreated')";
     client.batch_execute(insert).await.unwrap();
@@ -326,7 +326,7 @@ async fn an_altered_publication_is_said_and_ends_clean_up_until_somebody_has_loo
     let shown =
         until(&daemon, "orders", |shown| shown["cleanup_off"].is_string() || shown["state"] == "halted")
             .await;
-    // Whoever looked in between has seen it, and halted: that is as good.
+    // A monitor that noticed in between has halted the source, which is as good.
     if shown["state"] == "halted" {
         return;
     }

@@ -1,4 +1,4 @@
-//! The exclusive queue of a publisher: nobody else consumes from it, anybody may publish into it.
+//! The exclusive queue of a publisher: nobody else can consume from it, anybody can publish into it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use testkit::{
     shared_rabbitmq,
 };
 
-/// Rounds of everything that is published, 20 messages a second.
+/// Rounds of publishing, 20 messages a second.
 const ROUNDS: usize = 20;
 
 async fn queue_of(stage: &Stage) -> String {
@@ -22,7 +22,7 @@ async fn queue_of(stage: &Stage) -> String {
     names.next().expect("the publisher has its queue").to_owned()
 }
 
-/// Properties that a client library cannot read, and the routing key that they go with.
+/// Properties that a client library cannot parse, with their routing keys.
 fn hostile(queue: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let headers = |name: &[u8], value: Vec<u8>| properties(HEADERS, &[&table(&[(name, value)])]);
     let to_queue = |properties| (queue.as_bytes().to_vec(), properties);
@@ -32,7 +32,7 @@ fn hostile(queue: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         to_queue(headers(b"n", tables(1000))),
         to_queue(headers(b"\xff\xfe", text(b"x"))),
         to_queue(properties(MESSAGE_ID, &[&short(b"\xff")])),
-        // More than a frame of outboxd's holds, as long as it asks for no more.
+        // Larger than outboxd's frames, unless it negotiates larger ones.
         to_queue(headers(b"n", text(&[b'x'; 100_000]))),
         (b"\xff\xfe".to_vec(), headers(b"CC", array(&text(queue.as_bytes())))),
         to_queue(properties(0, &[])),

@@ -1,4 +1,4 @@
-//! `outboxd recover`: everything that was written while there was no slot arrives, whatever happens meanwhile.
+//! `outboxd recover`: every row that was written without a slot arrives, whatever happens meanwhile.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use testkit::{Daemon, Direction, Proxy, Verdict, process};
 
 const RECOVER: &[&str] = &["recover", "--source", "orders"];
 
-/// A slot that was there and is not any more, and rows that nobody has published.
+/// A lost slot, and rows that are not published.
 async fn gap(test: &str) -> (Stage, Daemon) {
     let mut stage = Stage::shared(test).await;
     stage.with_printed_role().await;
@@ -30,14 +30,14 @@ async fn drop_slot(stage: &Stage) {
     .await;
 }
 
-/// Names of the stage's slots, permanent ones and temporary ones.
+/// Names of the stage's slots, permanent and temporary.
 async fn slots(stage: &Stage) -> Vec<String> {
     let select = "SELECT slot_name::text FROM pg_replication_slots WHERE starts_with(slot_name, $1)";
     let rows = stage.client().await.query(select, &[&stage.slot()]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Copies have another position, and come when later messages were there already; nothing else may be wrong.
+/// Checks that nothing is wrong but copies, which have other positions and arrive after later messages.
 fn nothing_lost(verdict: &Verdict) {
     assert!(
         verdict.lost.is_empty() && verdict.phantoms.is_empty() && verdict.altered.is_empty(),
@@ -50,7 +50,7 @@ fn port_of(url: &str) -> u16 {
     url.rsplit_once(':').unwrap().1.split_once('/').unwrap().0.parse().unwrap()
 }
 
-/// The writers write before, during and after; outboxd runs, halted, and goes on.
+/// Writers write before, during and after the recovery. A halted outboxd runs meanwhile, and continues.
 #[tokio::test]
 async fn rows_written_without_a_slot_and_during_recovery_all_arrive() {
     let (mut stage, mut daemon) = gap("recover").await;
@@ -73,7 +73,7 @@ async fn rows_written_without_a_slot_and_during_recovery_all_arrive() {
     nothing_lost(&stage.verdict().await);
     assert_eq!(daemon.readyz().await.0, 200);
 
-    // Healthy now, in use and not.
+    // The slot is healthy now: first in use, then not.
     let said = say(&daemon, RECOVER).await;
     assert_eq!((said.status, said.stdout.as_str()), (1, ""));
     assert!(
@@ -111,7 +111,7 @@ async fn a_recovery_that_is_killed_leaves_the_gap_and_the_next_one_closes_it() {
         let pid = recovering.id().expect("it runs");
         process::signal(&[pid], signal);
         if signal == "TERM" {
-            // Twice: it would use the time to drain.
+            // Two signals: after one, the command would drain.
             tokio::time::sleep(Duration::from_millis(500)).await;
             process::signal(&[pid], signal);
             let said = Said::from(recovering.wait_with_output().await.unwrap());
@@ -149,7 +149,7 @@ async fn since_leaves_out_older_rows_and_needs_a_time_in_the_table() {
     assert!(said.stderr.contains("outbox.columns.created_at"), "{}", said.stderr);
     stage.sql("ALTER TABLE outbox RENAME other TO created_at").await;
 
-    // By itself it goes back to an hour before the last confirm, which these rows are older than.
+    // Without --since, `recover` starts one hour before the last confirm, and these rows are older.
     let said = say(&daemon, RECOVER).await;
     assert_eq!(said.status, 0);
     assert!(said.stdout.contains("rows published and confirmed: 1 (created since "), "{}", said.stdout);
@@ -163,7 +163,7 @@ async fn since_leaves_out_older_rows_and_needs_a_time_in_the_table() {
     assert!(stage.verdict().await.lost.is_empty());
 }
 
-/// Nothing is recorded, so nothing is left out; and a slot of somebody else is not touched.
+/// Without a record every row is published. The slot of another owner is not touched.
 #[tokio::test]
 async fn without_a_record_all_rows_come_and_foreign_slots_stay() {
     let (stage, daemon) = gap("unknown").await;
@@ -181,7 +181,7 @@ async fn without_a_record_all_rows_come_and_foreign_slots_stay() {
     assert_eq!(say(&daemon, &["recover", "--source", "order"]).await.status, 2);
 }
 
-/// A row that went nowhere, or into the table of parked ones, is not said to be confirmed.
+/// Dropped and parked rows are not counted as confirmed.
 #[tokio::test]
 async fn parked_and_dropped_rows_are_not_counted_as_confirmed() {
     for (policy, said_apart) in

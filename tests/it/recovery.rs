@@ -1,4 +1,4 @@
-//! The daemon ends and starts again under load: in good order without one copy, killed with a bounded number.
+//! The daemon restarts under load: a clean end repeats nothing, a kill repeats a bounded number.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ async fn a_clean_restart_under_load_repeats_nothing() {
     stage.workload.pause = Duration::from_millis(5);
     stage.source = "delivery.in_flight_max = 500".to_owned();
     stage.consume().await;
-    // A busy machine takes its time with the large transaction.
+    // A large transaction takes its time on a busy machine.
     let config = format!("drain_timeout_s = {}\n{}", PATIENCE.as_secs(), stage.config());
     let mut daemon = Daemon::start(&config);
     daemon.wait_ready(PATIENCE).await;
@@ -59,7 +59,7 @@ async fn kill_9_under_load_loses_nothing_and_repeats_little() {
         let allowed = kill_9(&stage, &mut daemon).await;
         allowed_in_all += allowed;
         daemon.start_again();
-        // Copies come first: the order is total.
+        // Copies come first, because the order is total.
         stage.receive_more(300).await;
         let repeated = stage.oracle.verdict().duplicates - before;
         println!("kill {kill}: {repeated} repeated, {allowed} allowed");
@@ -69,9 +69,8 @@ async fn kill_9_under_load_loses_nothing_and_repeats_little() {
     stage.verdict().await.assert_delivered(allowed_in_all);
 }
 
-/// Kills the daemon; returns how many messages its successor may repeat: those in flight, those confirmed after the
-/// last status update (every 100 ms; half as long again for a busy machine), and the confirmed rows of one
-/// transaction that is not whole.
+/// Kills the daemon. Returns the number of messages that its successor may repeat: those in flight, those confirmed after the
+/// last status update (every 100 ms; half as long again for a busy machine), and the confirmed rows of an incomplete transaction.
 pub(crate) async fn kill_9(stage: &Stage, daemon: &mut Daemon) -> usize {
     let confirmed = async |daemon: &Daemon| daemon.count("orders", "messages_confirmed_total").await;
     let (before, since) = (confirmed(daemon).await, Instant::now());

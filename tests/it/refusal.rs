@@ -25,7 +25,7 @@ async fn nacked_messages_are_sent_again_in_the_order_of_their_aggregates() {
     stage.write().await;
     eventually("a full queue refuses", async || daemon.count("orders", "messages_nacked_total").await > 50)
         .await;
-    // A queue that has been full for five seconds is said, which on a busy machine may be by now. Nothing else may be wrong.
+    // A queue that has been full for five seconds is reported, possibly already on a busy machine. Nothing else may be wrong.
     let (status, text) = daemon.readyz().await;
     assert!(
         status == 200 || text.contains("a queue bound for it does not take them"),
@@ -67,7 +67,7 @@ async fn an_unroutable_message_holds_everything_until_a_queue_is_bound() {
         assert!(text.contains(named), "{named}: {text}");
     }
 
-    // These have a queue, but what they follow does not.
+    // Their queue is bound, but the earlier message of their aggregate is unroutable.
     for sequence in 1..=20 {
         stage.write_row("c", sequence, "OrderChanged").await;
         stage.write_row("b", sequence + 1, "OrderChanged").await;
@@ -93,7 +93,8 @@ async fn an_unroutable_message_holds_everything_until_a_queue_is_bound() {
     }
 }
 
-/// They are confirmed, and to PostgreSQL they are not: it can be told no position beyond the unroutable one.
+/// Messages behind an unroutable one are confirmed by RabbitMQ, but not acknowledged to PostgreSQL: the unroutable one holds the
+/// position back.
 #[tokio::test]
 async fn a_drain_says_that_what_is_confirmed_behind_an_unroutable_message_will_come_again() {
     let mut stage = Stage::shared("behind").await;
@@ -141,7 +142,7 @@ async fn an_unroutable_message_is_dropped_and_counted_where_that_is_wanted() {
     stage.is_settled_for_good(&mut daemon).await;
 }
 
-/// A content header cannot be split over frames, and the connection's are small.
+/// A content header cannot be split over frames, and the connection's frames are small.
 #[tokio::test]
 async fn a_message_that_amqp_cannot_carry_halts_behind_an_unroutable_one_that_still_goes_out() {
     let mut stage = Stage::shared("unsendable").await;
@@ -178,7 +179,7 @@ async fn an_invalid_row_halts_its_source_after_what_came_before_it_and_no_other_
         other.workload.transactions = 50;
         other.amqp_url.clone_from(&stage.amqp_url);
         other.consume().await;
-        // Its publication has the name that the script gives it as a source of its own.
+        // The publication has the name that the script gives to a separate source.
         other.source = "postgres.publication = \"outboxd_orders\"".to_owned();
         let invoices = other.run_printed_sql().await;
         let (_, invoices) = invoices.split_once("[sources.orders]").unwrap();
@@ -187,7 +188,7 @@ async fn an_invalid_row_halts_its_source_after_what_came_before_it_and_no_other_
         daemon.wait_ready(PATIENCE).await;
         stage.write().await;
         let client = stage.client().await;
-        // The row before it in its own transaction is published, too.
+        // The earlier row of the same transaction is published, too.
         let insert = format!(
             "INSERT INTO outbox (aggregateid, type, payload, {columns}) \
              VALUES ('bad', 'OrderCreated', '{{\"secret\": \"hidden\"}}', {values}) RETURNING id::text"

@@ -1,4 +1,4 @@
-//! Messages that RabbitMQ does not take: it closes the channel for them, or refuses their exchange.
+//! Messages that RabbitMQ refuses: it closes the channel, or refuses the exchange.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use testkit::{Daemon, Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, cons
 const FAST: &str = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n";
 const QUORUM: &str = "quorum";
 
-/// A quorum queue for everything; and a user who may write keys that begin with `Ok`. One transaction of 500 rows of many
-/// aggregates that may go and one that may not, and then one row more.
+/// A quorum queue for all messages, a user who may write keys that begin with `Ok`, one transaction of 500 allowed rows of many
+/// aggregates and one forbidden row, and one row after it.
 async fn forbidden_row(test: &str, more: &str) -> (Stage, Copies, String) {
     let mut stage = Stage::shared(test).await;
     let queue_type = [("x-queue-type", AMQPValue::LongString(QUORUM.into()))];
@@ -50,7 +50,7 @@ async fn allow_keys(stage: &Stage, write: &str) {
 #[tokio::test]
 async fn a_message_that_costs_the_channel_is_found_and_halts_behind_everything_before_it() {
     let (stage, copies, id) = forbidden_row("forbidden", "").await;
-    // By the backlog first, and by the stream after a restart.
+    // First by the backlog, then by the stream after a restart.
     let mut daemon = Daemon::start(&stage.config());
     until_alive(&daemon).await;
     let reason = until_state(&daemon, "orders", "halted").await;
@@ -60,7 +60,7 @@ async fn a_message_that_costs_the_channel_is_found_and_halts_behind_everything_b
         assert!(reason.contains(named), "{named}: {reason}");
     }
     copies.until(500).await;
-    // It is tried again, alone, and nothing flips meanwhile.
+    // The message is retried alone, and the state stays the same.
     let published = daemon.count("orders", "messages_published_total").await;
     eventually("it is tried again", async || {
         assert_eq!(daemon.readyz().await.0, 503);
@@ -102,7 +102,7 @@ async fn a_message_that_costs_the_channel_is_parked_and_what_follows_goes_on() {
     assert!(reason.contains("set_topic_permissions") && reason.contains("'Nope'"), "{reason}");
     daemon.wait_ready(PATIENCE).await;
 
-    // Requeueing meets the same, and says so.
+    // `requeue` meets the same refusal, and reports it.
     let said = say(&daemon, &["parked", "requeue", "--source", "orders", "--all", "--out-of-order"]).await;
     assert!(said.stdout.contains("set_topic_permissions"), "{}", said.stdout);
     allow_keys(&stage, ".*").await;
@@ -112,7 +112,7 @@ async fn a_message_that_costs_the_channel_is_parked_and_what_follows_goes_on() {
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// One message is in flight, so that the broker's refusal of the channel can mean no other.
+/// With one message in flight, the refusal of the channel can mean only that message.
 #[tokio::test]
 async fn a_message_alone_whose_exchange_was_deleted_before_it_is_delivered_and_not_parked() {
     let mut stage = Stage::shared("deleted_before").await;
@@ -144,7 +144,7 @@ async fn a_message_alone_whose_exchange_was_deleted_before_it_is_delivered_and_n
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// A later message that is confirmed already is repeated, and the log says behind which.
+/// A later, confirmed message is repeated, and the log names the message that holds it back.
 #[tokio::test]
 async fn a_message_refused_in_the_stream_repeats_no_more_and_a_drain_leaves_it_for_the_next_start() {
     let (stage, copies, _) = forbidden_row("forbidden_stream", "").await;
@@ -213,7 +213,7 @@ async fn a_row_larger_than_the_brokers_limit_names_both_limits_and_goes_on_when_
     assert_eq!(daemon.readyz().await.0, 200);
 }
 
-/// The exchange has another type, and a declare of it is refused each time.
+/// The exchange has another type, and each declaration is refused.
 #[tokio::test]
 async fn a_row_whose_exchange_cannot_be_declared_halts_and_does_not_flip() {
     let mut stage = Stage::shared("other_type").await;
@@ -241,7 +241,7 @@ async fn a_row_whose_exchange_cannot_be_declared_halts_and_does_not_flip() {
     assert_eq!(stage.oracle.received_count(), 1, "nothing goes out behind it");
     assert_eq!(daemon.reconnects("orders", "rabbitmq").await, 0);
     channel.exchange_delete("Other.events".into(), Default::default()).await.unwrap();
-    // Declared now, and no queue is bound: that is said instead.
+    // The exchange is declared now, and no queue is bound: the reason changes.
     until(&daemon, "orders", |shown| shown["reason"].to_string().contains("is unroutable")).await;
     stage.sql("SELECT 1").await;
     let bound = "Other.events";
@@ -250,7 +250,7 @@ async fn a_row_whose_exchange_cannot_be_declared_halts_and_does_not_flip() {
     connection.close(200, "done".into()).await.unwrap();
 }
 
-/// RabbitMQ 3 reads the setting for each message, RabbitMQ 4 once at its start.
+/// Sets the size limit. RabbitMQ 3 reads it for each message, RabbitMQ 4 at its start.
 async fn limit(broker: &RabbitMq, bytes: u32) {
     let set = "application:set_env(rabbit, max_message_size, N), persistent_term:put(max_message_size, N).";
     broker.eval(&set.replace('N', &bytes.to_string())).await;

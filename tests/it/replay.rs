@@ -10,7 +10,7 @@ use testkit::{Daemon, Proxy, process};
 
 const REPLAY: &[&str] = &["replay", "--source", "orders"];
 
-/// Rows whose `seq` runs against their place in the table, of two aggregates, a day apart; all of them relayed.
+/// Relays rows of two aggregates, a day apart, whose `seq` runs against their order in the table.
 async fn relayed(test: &str, rows: i64) -> (Stage, Daemon, Inbox) {
     let mut stage = Stage::shared(test).await;
     stage.with_printed_role().await;
@@ -31,7 +31,7 @@ async fn relayed(test: &str, rows: i64) -> (Stage, Daemon, Inbox) {
     (stage, daemon, inbox)
 }
 
-/// The next messages, all of them marked, as numbers.
+/// The next messages as numbers; each must be marked as replayed.
 async fn replayed(inbox: &mut Inbox, count: usize) -> Vec<(i64, Delivery)> {
     let mut deliveries = Vec::new();
     while deliveries.len() < count {
@@ -73,7 +73,7 @@ async fn rows_come_again_marked_and_in_sequence_while_outboxd_runs() {
     let positions: Vec<String> = all.iter().map(|(_, d)| text_header(d, "outbox-position")).collect();
     assert!(positions.is_sorted() && positions[0] < positions[19], "{positions:?}");
 
-    // The relay has neither noticed nor been disturbed.
+    // The relay was not disturbed.
     assert_eq!(client.query_one(slot, &[&stage.slot()]).await.unwrap().get::<_, Option<i32>>(1), pid);
     assert_eq!(source(&daemon, "orders").await["confirmed"], 20);
     stage
@@ -87,7 +87,7 @@ async fn rows_come_again_marked_and_in_sequence_while_outboxd_runs() {
     inbox.stays_empty().await;
 }
 
-/// Fails on an idle server only, so best alone.
+/// Could fail only on an idle server, so it is best run alone.
 #[tokio::test]
 async fn two_replays_have_different_positions_although_nothing_was_written_between_them() {
     let (_stage, daemon, mut inbox) = relayed("replay_twice", 1).await;
@@ -158,7 +158,7 @@ async fn sigterm_ends_a_replay_in_order_and_it_says_how_far_it_came() {
     let count: usize = said.stdout.split_whitespace().nth(5).and_then(|count| count.parse().ok()).unwrap();
     assert!((100..ROWS as usize).contains(&count), "{count} rows");
     assert!(said.stderr.contains(&format!("only the first {count} are confirmed")), "{}", said.stderr);
-    // Exactly those.
+    // Exactly the rest.
     let rest = replayed(&mut inbox, count - 100).await;
     assert_eq!([numbers(&first), numbers(&rest)].concat(), (1..=count as i64).collect::<Vec<_>>());
     inbox.stays_empty().await;

@@ -10,7 +10,7 @@ use crate::{
 };
 use testkit::{Daemon, Direction, Proxy, consumer, shared_rabbitmq, unique};
 
-/// A source that parks, and nobody who consumes.
+/// A source that parks, without any bound queue.
 async fn nobody_bound(test: &str) -> Stage {
     let mut stage = Stage::shared(test).await;
     stage.source = PARK.to_owned();
@@ -59,14 +59,14 @@ async fn parked_rows_of_an_aggregate_go_out_in_order_once_they_can_and_stay_toge
     assert!(table.stdout.contains("Order/a") && table.stdout.lines().count() == 5, "{}", table.stdout);
     assert!(!table.stdout.contains("hidden"), "a payload is shown");
 
-    // Nobody is bound yet: the first of each aggregate is tried, what is behind it is not.
+    // No queue is bound yet: the first row of each aggregate is tried, later ones are not.
     let said = parked(&daemon, &["requeue", "--all"]).await;
     assert!(said.status == 1 && said.stdout.ends_with("requeued: 0, still parked: 4\n"), "{}", said.stdout);
     assert_eq!(said.stdout.matches("an earlier row of its aggregate stays parked").count(), 2);
     assert_eq!(said.stdout.matches("no queue is bound").count(), 2);
 
     let mut inbox = stage.inbox(&["Order.events"]).await;
-    // Out of the middle it would overtake the first.
+    // Alone, the third row would overtake the first.
     let said = parked(&daemon, &["requeue", &expected[2]]).await;
     assert!(said.status == 1 && said.stdout.contains("was not selected"), "{}", said.stdout);
     let said = parked(&daemon, &["requeue", "--all"]).await;
@@ -85,7 +85,7 @@ async fn parked_rows_of_an_aggregate_go_out_in_order_once_they_can_and_stay_toge
     inbox.stays_empty().await;
 }
 
-/// More than one answer may hold, with an id that is larger than all of them.
+/// More rows than one result may hold, with an id larger than all of them.
 #[tokio::test]
 async fn any_number_of_parked_rows_is_listed_and_discarded() {
     let stage = nobody_bound("many").await;
@@ -123,7 +123,7 @@ async fn a_row_that_was_or_may_have_been_overtaken_is_requeued_only_on_request()
     let said = parked(&daemon, &["requeue", &first]).await;
     assert!(said.status == 1 && said.stdout.contains("has a later row of its aggregate"), "{}", said.stdout);
     assert!(said.stdout.contains(&later) && said.stdout.contains("--out-of-order"), "{}", said.stdout);
-    // Nothing tells which rows are later, or what else there was.
+    // No column gives the order.
     stage.sql("ALTER TABLE outbox RENAME seq TO s; ALTER TABLE outbox RENAME created_at TO c").await;
     let said = parked(&daemon, &["requeue", &other]).await;
     assert!(
@@ -172,7 +172,7 @@ async fn discard_removes_what_is_named_and_two_commands_do_not_meet() {
     let said = parked(&daemon, &["discard", &first, &last]).await;
     assert!(said.status == 0 && said.stdout.ends_with("discarded: 2\n"), "{}", said.stdout);
     assert!(said.stdout.contains(&first) && said.stdout.contains(&last), "{}", said.stdout);
-    // What stood before it is gone, so it goes out in order.
+    // The earlier row is gone, so this row is in order.
     let mut inbox = stage.inbox(&["Order.events"]).await;
     assert_eq!(parked(&daemon, &["requeue", "--all"]).await.status, 0);
     assert_eq!(ids(&receive(&mut inbox, 1).await), [field(1, "message_id")]);
@@ -197,7 +197,7 @@ async fn a_requeued_row_has_the_bytes_it_was_committed_with_and_the_configuratio
     until_parked(&stage, 2).await;
     let mut inbox = stage.inbox(&["Order.events", "acme.events"]).await;
 
-    // With the exchange from a column that the second row has no value in, and a header more.
+    // The exchange comes from a column that is NULL in the second row, and there is one more header.
     let changed = |more: &str| {
         let config = stage.config().replace("delivery.message_bytes_max = 1000\n", more);
         Daemon::prepare(&config)
@@ -216,7 +216,7 @@ async fn a_requeued_row_has_the_bytes_it_was_committed_with_and_the_configuratio
         (odd.to_owned(), "acme".to_owned())
     );
 
-    // Why it stays is why it cannot go now.
+    // The reason is that of the last attempt.
     let shown = listed(&daemon).await;
     assert!(
         shown.len() == 1 && shown[0]["reason"].as_str().unwrap().contains("{column:tenant}"),
@@ -238,7 +238,7 @@ fn behind_a_proxy(stage: &Stage) -> (Proxy, Daemon) {
     (proxy, Daemon::prepare(&config))
 }
 
-/// Killed while its message is on its way: the row stays, and the next one sends a copy of the same id.
+/// Killed before the confirm: the row stays, and the next requeue sends a copy with the same id.
 #[tokio::test]
 async fn a_requeue_that_is_killed_loses_nothing() {
     let stage = nobody_bound("requeue_kill").await;
@@ -252,7 +252,7 @@ async fn a_requeue_that_is_killed_loses_nothing() {
     let (proxy, through) = behind_a_proxy(&stage);
     let mut requeueing = through.begin_command(&REQUEUE_ALL);
     let mut received = ids(&receive(&mut inbox, 3).await);
-    // It sends, and hears of no confirm.
+    // The command publishes, and no confirm arrives.
     proxy.stall_only(Direction::ToClient);
     requeueing.start_kill().unwrap();
     requeueing.wait().await.unwrap();
@@ -268,13 +268,13 @@ async fn a_requeue_that_is_killed_loses_nothing() {
     assert!(copies <= 1, "at most what was on its way: {copies}");
 }
 
-/// The publisher declared it for the first row, and believes that it is still there.
+/// The publisher declared the exchange for the first row, and does not know that it was deleted.
 #[tokio::test]
 async fn an_exchange_that_goes_during_a_requeue_is_declared_anew_and_the_row_tried_once_more() {
     let stage = nobody_bound("requeue_exchange").await;
     let daemon = stage.relay_as_printed_role().await;
     let mut expected = Vec::new();
-    // No row waits for an earlier one of its aggregate.
+    // Each row has its own aggregate.
     for number in 0..20 {
         expected.push(stage.write_unseen(&format!("a{number}"), "OrderCreated").await);
     }
@@ -283,7 +283,7 @@ async fn an_exchange_that_goes_during_a_requeue_is_declared_anew_and_the_row_tri
     let (proxy, through) = behind_a_proxy(&stage);
     let requeueing = through.begin_command(&REQUEUE_ALL);
     let mut received = ids(&receive(&mut inbox, 1).await);
-    // It hears of no confirm, so it publishes one more at most.
+    // Without a confirm, the command publishes one more message at most.
     proxy.stall_only(Direction::ToClient);
     let exchange = format!("/api/exchanges/{}/Order.events", stage.name);
     shared_rabbitmq().await.api(Method::DELETE, &exchange, Value::Null).await;
@@ -291,7 +291,7 @@ async fn an_exchange_that_goes_during_a_requeue_is_declared_anew_and_the_row_tri
     let ended = requeueing.wait_with_output().await.unwrap();
     let said = String::from_utf8(ended.stdout).unwrap();
     assert_eq!(ended.status.code(), Some(1), "{said}{}", String::from_utf8_lossy(&ended.stderr));
-    // The first try is refused for the exchange. The second one finds it, and no queue bound.
+    // The first attempt is refused for the exchange. The second finds the exchange, without a queue.
     let stay: Vec<_> =
         said.lines().filter(|line| line.contains("Order/") && !line.ends_with("requeued")).collect();
     assert!(!stay.is_empty() && stay.len() < expected.len(), "{said}");
@@ -342,7 +342,7 @@ async fn a_halted_source_says_why_everywhere_and_parks_after_a_restart_with_that
     stage.verdict().await.assert_delivered(0);
     until_parked(&stage, 1).await;
     assert_eq!(parked_rows(&stage.client().await).await[0].0, Some(id));
-    // The slot goes, and what was never published stays.
+    // `teardown` drops the slot, and parked rows stay.
     assert!(daemon.sigterm(PATIENCE).await.success());
     let said = say(&daemon, &["teardown", "--source", "orders"]).await;
     assert!(
@@ -365,7 +365,7 @@ async fn the_printed_role_may_park_and_what_it_lacks_is_told_with_a_cure() {
     stage.postgres_url = superuser;
     let script = say(&daemon, &["setup", "--print-sql"]).await.stdout;
     stage.sql("REVOKE ALL ON SCHEMA public FROM public").await;
-    // The slot in a transaction of its own.
+    // The statement that creates the slot needs its own transaction.
     let (statements, slot) = script.split_once("SELECT pg_catalog.pg_create").unwrap();
     stage.sql(statements).await;
     stage.sql(&format!("SELECT pg_catalog.pg_create{}", slot.lines().next().unwrap())).await;
@@ -389,7 +389,7 @@ async fn the_printed_role_may_park_and_what_it_lacks_is_told_with_a_cure() {
     stage.write_unseen("a", "One").await;
     until_parked(&stage, 1).await;
 
-    // Taken away while running.
+    // The privilege is revoked while the daemon runs.
     stage.sql(&format!("REVOKE INSERT ON outboxd_parked FROM \"{role}\"")).await;
     stage.write_unseen("a", "Two").await;
     let reason = until_state(&daemon, "orders", "halted").await;

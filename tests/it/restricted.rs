@@ -1,4 +1,4 @@
-//! What a careful DBA gives a role, and takes from it: timeouts, read-only sessions, row security, no right to read.
+//! Restrictions of a careful DBA: timeouts, read-only sessions, row security, no SELECT.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use testkit::Daemon;
 const ROW: &str =
     "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', 'a', 'E', '1')";
 
-/// A slot is made once the transactions that write have ended, which may take longer than any statement should.
+/// Creating a slot waits for writing transactions, possibly longer than a statement may last.
 #[tokio::test]
 async fn timeouts_of_the_database_end_no_wait_for_a_slot() {
-    // At the same time, for each waits longer than any statement may.
+    // In parallel, because each waits longer than a statement may last.
     let waits = [
         ("t_publish", "", None),
         ("t_skip", "backlog = \"skip\"\n", None),
@@ -91,7 +91,7 @@ async fn a_read_only_database_is_said_with_the_statement_that_lets_outboxd_write
     assert_eq!(inbox.bodies(1).await, ["1"]);
 }
 
-/// What streams is sent whatever the role may read, so a source that leaves older rows out needs no right to any.
+/// The stream needs no SELECT, so a source that skips the backlog needs none.
 #[tokio::test]
 async fn without_a_backlog_neither_row_security_nor_a_missing_right_keeps_rows_from_streaming() {
     for (test, rights, what, cure) in [

@@ -1,4 +1,4 @@
-//! Exchanges that rows name: what RabbitMQ does not have under that name, or does not let this user have, is the row's own matter.
+//! Exchanges that rows name: a name that RabbitMQ cannot have, or refuses to this user, concerns that row only.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use testkit::{Daemon, consumer, shared_rabbitmq};
 const FAST: &str = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n";
 const PARK: &str = "delivery.on_invalid = \"park\"\n";
 
-/// A row of this aggregate type; gives its id.
+/// Writes a row of this aggregate type; returns its id.
 async fn write_of(stage: &Stage, aggregate_type: &str) -> String {
     let insert = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ($1, 'hostile', 'Hostile', '1') \
                   RETURNING id::text";
     stage.client().await.query_one(insert, &[&aggregate_type]).await.unwrap().get(0)
 }
 
-/// The names of a virtual host's exchanges, without RabbitMQ's own.
+/// Names of the virtual host's exchanges, without RabbitMQ's own.
 async fn exchanges(stage: &Stage) -> Vec<String> {
     let path = format!("/api/exchanges/{}", stage.name);
     let listed = shared_rabbitmq().await.api(Method::GET, &path, json!(null)).await;
@@ -30,13 +30,14 @@ async fn exchanges(stage: &Stage) -> Vec<String> {
     names.filter(|name| !name.is_empty() && !name.starts_with("amq.")).collect()
 }
 
-/// With `halt` nothing passes a row of this aggregate type, and its state stays; with `park` it goes aside, and the others arrive.
+/// Checks that with `halt` the source stays halted at a row of this aggregate type, and that with `park` the row is parked and
+/// the others arrive.
 async fn is_refused_by_both_policies(mut stage: Stage, aggregate_type: &str, cause: &str, named: &[&str]) {
     stage.source = FAST.to_owned();
     stage.consume().await;
     let mut daemon = Daemon::start(&stage.config());
     until_alive(&daemon).await;
-    // Rows of a backlog would come with other positions after the restart.
+    // Backlog rows would have other positions after the restart.
     until_state(&daemon, "orders", "streaming").await;
     stage.write_row("a", 1, "OrderCreated").await;
     let id = write_of(&stage, aggregate_type).await;
@@ -91,7 +92,7 @@ async fn a_name_that_rabbitmq_keeps_for_itself_refuses_the_row() {
     .await;
 }
 
-/// A user who may declare the one exchange and what keeps other instances away.
+/// A user who may declare only one exchange and the fence.
 async fn limited(test: &str) -> Stage {
     let mut stage = Stage::shared(test).await;
     let broker = shared_rabbitmq().await;
@@ -121,7 +122,7 @@ async fn an_exchange_that_the_user_may_not_declare_refuses_the_row_until_it_may(
     assert_eq!(daemon.reconnects("orders", "rabbitmq").await, 0);
 }
 
-/// Declares an exchange that is lost when RabbitMQ restarts, other than outboxd would.
+/// Declares a transient exchange, unlike outboxd would.
 async fn declare_transient(stage: &Stage, exchange: &str) -> lapin::Connection {
     let (connection, channel) = consumer::connect(&stage.amqp_url).await.unwrap();
     let declare = lapin::options::ExchangeDeclareOptions { durable: false, ..Default::default() };
@@ -130,7 +131,7 @@ async fn declare_transient(stage: &Stage, exchange: &str) -> lapin::Connection {
     connection
 }
 
-/// RabbitMQ 3.10 cuts such a text in the middle of a character, and later versions write it as Latin-1.
+/// RabbitMQ 3.10 cuts such a text within a character; later versions write it as Latin-1.
 #[tokio::test]
 async fn a_refusal_that_quotes_a_long_name_beyond_ascii_is_the_rows_own() {
     let name = "ä".repeat(120);
@@ -169,7 +170,7 @@ async fn an_exchange_without_a_name_is_refused_unless_the_template_means_it() {
     assert!(rows[0].1 == "invalid" && rows[0].2.contains("default exchange"), "{rows:?}");
     drop(daemon);
 
-    // A queue of that name is reached by the default exchange.
+    // The default exchange reaches a queue of that name.
     let mut stage = Stage::shared("default_exchange").await;
     stage.consume().await;
     stage.source = format!("{FAST}message.exchange = \"\"\nmessage.routing_key = \"{}\"\n", stage.name);
@@ -205,7 +206,7 @@ async fn rows_make_as_many_exchanges_as_the_limit_says_and_the_next_one_names_it
     assert!(checked.contains("`run` declares at most 256 exchanges *.events that rows name"), "{checked}");
     drop(daemon);
 
-    // What is configured does not count, and with 0 rows reach nothing else.
+    // Configured exchanges do not count. With 0, rows reach no others.
     let mut stage = Stage::shared("exchanges_none").await;
     let described = "[[exchanges]]\nname = \"Order.events\"\n";
     stage.source = format!("{FAST}delivery.exchanges_max = 0\n{described}");
@@ -228,7 +229,7 @@ async fn rows_make_as_many_exchanges_as_the_limit_says_and_the_next_one_names_it
     until(&daemon, "orders", |shown| shown["reason"].to_string().contains("is unroutable")).await;
 }
 
-/// No row decides on the name.
+/// No row decides the name.
 #[tokio::test]
 async fn the_exchange_that_the_template_names_literally_counts_as_configured() {
     let mut stage = Stage::shared("exchange_literal").await;
@@ -260,7 +261,7 @@ async fn exchanges_that_are_there_before_outboxd_do_not_count() {
     until(&daemon, "orders", |shown| shown["parked_rows"] == 1).await;
     let rows = parked_rows(&stage.client().await).await;
     assert!(rows[0].0.as_ref() == Some(&id) && rows[0].2.contains("delivery.exchanges_max is 1"), "{rows:?}");
-    // The broker's own word on the one that it was given meanwhile.
+    // The broker's answer about an exchange that was declared meanwhile.
     consumer::bind(&stage.amqp_url, "New3.events", "new", "#").await;
     let _id = write_of(&stage, "New3").await;
     eventually("it arrives", async || stage.messages_in("new").await == 2).await;

@@ -1,5 +1,5 @@
-//! Which rows of the table are published, and in what order, where the table was not made for it: columns that came later,
-//! times without zone, times of whole transactions, another relay before outboxd.
+//! Selection and order of the table's rows in tables with other columns: added columns, times without zone, transaction times,
+//! another relay before outboxd.
 
 use crate::{
     inbox::Inbox,
@@ -9,7 +9,7 @@ use testkit::Daemon;
 
 const REPLAY: &[&str] = &["replay", "--source", "orders"];
 
-/// A table of one's own without `seq`; its rows are numbered in `payload`.
+/// A table without `seq`; its rows are numbered in `payload`.
 async fn table(test: &str, columns: &str) -> (Stage, Inbox) {
     let stage = Stage::shared(test).await;
     stage
@@ -27,7 +27,7 @@ fn numbers(range: impl Iterator<Item = u32>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
-/// The warning's or the failure's lines.
+/// Lines of a warning or a failure.
 pub(crate) fn finding(said: &Said, name: &str) -> String {
     let mut lines = said.stdout.lines().skip_while(|line| !line.contains(&format!("  {name}  ")));
     lines.by_ref().take(2).collect::<Vec<_>>().join("\n")
@@ -50,7 +50,7 @@ async fn rows_without_a_sequence_value_or_a_time_come_first() {
     assert_eq!(say(&daemon, REPLAY).await.status, 0);
     assert_eq!(inbox.bodies(6).await, numbers(1..=6));
 
-    // A sequence that came later, without a value in the rows that were there.
+    // A sequence column that was added later, without values in existing rows.
     stage
         .sql(
             "ALTER TABLE outbox ADD COLUMN seq bigint; CREATE SEQUENCE later; ALTER TABLE outbox ALTER seq SET DEFAULT nextval('later');
@@ -65,7 +65,7 @@ async fn rows_without_a_sequence_value_or_a_time_come_first() {
     assert_eq!(inbox.bodies(8).await, numbers(1..=8));
 }
 
-/// All rows of a transaction have one time, and an update moves them about in the table.
+/// All rows of a transaction have one time, and an update moves them within the table.
 #[tokio::test]
 async fn where_created_at_ties_a_numbered_column_decides_and_check_proposes_it() {
     let (mut stage, mut inbox) =
@@ -130,7 +130,7 @@ async fn since_on_times_without_zone_is_refused_unless_the_zone_is_stated() {
     assert!(said.stdout.contains("confirmed: 2 (created since "), "{}", said.stdout);
     assert_eq!(inbox.bodies(2).await, ["1", "2"]);
 
-    // An aggregate that is not there is no success in silence.
+    // An unknown aggregate is reported.
     let said = say(&daemon, &[REPLAY, &["--aggregate", "order/a"]].concat()).await;
     assert_eq!(said.status, 0);
     assert!(said.stdout.contains("has no row of aggregate order/a"), "{}", said.stdout);
@@ -164,7 +164,7 @@ async fn what_a_poller_has_published_is_left_out_and_what_it_has_not_is_not() {
             "{condition}: {failed}"
         );
     }
-    // NULL is not known to be published.
+    // A condition that is NULL publishes the row.
     stage.source =
         "outbox.columns.sequence = \"id\"\noutbox.unpublished = \"NOT done -- a comment\"\n".into();
     assert_eq!(say(&Daemon::prepare(&stage.config()), REPLAY).await.status, 0);

@@ -1,4 +1,4 @@
-//! Much at once: one transaction larger than memory may become, many sources of which some are broken.
+//! Large amounts: one transaction larger than the daemon's memory, and many sources of which some are broken.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use crate::{
 };
 use testkit::{Postgres, PostgresOptions, shared_rabbitmq};
 
-/// The server decodes it for a while and then sends it at once; nobody consumes, and the queue counts.
+/// The server decodes for a while, then sends everything at once. Nobody consumes; the queue counts.
 #[tokio::test]
 async fn a_transaction_of_300_000_rows_takes_no_memory() {
     const ROWS: u32 = 300_000;
-    // Of its own, as it keeps the server busy.
+    // The test's own server, because the test keeps it busy.
     let postgres = Postgres::start(PostgresOptions::default()).await;
     let stage = Stage::on("huge", &postgres, shared_rabbitmq().await).await;
     let connection = lapin::Connection::connect(&stage.amqp_url, Default::default()).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_transaction_of_300_000_rows_takes_no_memory() {
         assert!(text_header(&got.delivery, "outbox-position").ends_with(&format!("-{:08X}", n - 1)));
         assert!(header(&got.delivery, "outbox-source").is_some());
     }
-    // All of it is acknowledged to the server, too.
+    // The whole transaction is acknowledged to the server, too.
     assert!(daemon.sigterm(PATIENCE).await.success());
     let query = "SELECT confirmed_flush_lsn - '0/0' > 0 AND pg_current_wal_lsn() - confirmed_flush_lsn < 10000000 \
                  FROM pg_replication_slots";
@@ -118,7 +118,7 @@ async fn two_broken_sources_of_sixteen_leave_the_others_running() {
     let (status, text) = testkit::http::get(daemon.admin_port(), "/readyz").await.unwrap();
     assert_eq!((status.as_u16(), text.lines().count()), (503, 2), "{text}");
 
-    // What is mended goes on by itself.
+    // A repaired source continues by itself.
     stage.sql("CREATE TABLE outbox_7 (LIKE outbox INCLUDING ALL)").await;
     until_state(&daemon, "s7", "streaming").await;
     write(2).await;

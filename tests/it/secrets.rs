@@ -1,4 +1,4 @@
-//! Secrets that somebody rotates: read from their files for every connection, without a restart and without being shown.
+//! Rotated secrets: read from their files for every connection, without a restart, and never shown.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use testkit::{
     Daemon, Postgres, PostgresOptions, process, programs, shared_postgres, shared_rabbitmq, unique,
 };
 
-/// Begins every password, and stands in no log.
+/// Prefix of every password. No log may hold it.
 const SECRET: &str = "s3cret";
 
 struct Files(tempfile::TempDir);
@@ -28,7 +28,7 @@ impl Files {
     }
 }
 
-/// One source has its password in a file, the other its whole URL; the third is told neither.
+/// One source has its password in a file, another its whole URL. The third has neither.
 #[tokio::test]
 async fn postgresql_passwords_are_rotated_while_the_sources_stream() {
     let hba = vec!["host all rotating 127.0.0.1/32 scram-sha-256".to_owned()];
@@ -67,7 +67,7 @@ async fn postgresql_passwords_are_rotated_while_the_sources_stream() {
         .await;
         assert_eq!(shown["state"], "halted");
     }
-    // A file that is not there for a moment is said, and looked for again.
+    // A missing file is reported, and read again.
     fs::remove_file(&password).unwrap();
     let named = format!("{} cannot be read", password.display());
     until(&daemon, "by-password", |shown| {
@@ -89,7 +89,7 @@ async fn postgresql_passwords_are_rotated_while_the_sources_stream() {
     }
     assert!(daemon.sigterm(PATIENCE).await.success());
 
-    // Before a start the same file is a problem of the configuration.
+    // At a start, a missing file is a problem of the configuration.
     fs::remove_file(&url).unwrap();
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert!(said.status == 78 && said.stderr.contains("postgres.url_file"), "{}", said.stderr);
@@ -176,7 +176,7 @@ async fn check_warns_of_secrets_that_others_may_read_or_hear() {
     ] {
         assert!(said.stdout.contains(&line), "{line}");
     }
-    // The configuration itself, once it holds a password.
+    // The configuration itself, when it holds a password.
     for file in [&open, &replaced] {
         mode(file, 0o640);
     }
@@ -189,7 +189,7 @@ async fn check_warns_of_secrets_that_others_may_read_or_hear() {
     mode(&daemon.config_file(), 0o604);
     let said = say(&daemon, &offline).await;
     assert!(!said.stdout.contains(SECRET));
-    // Unless the directory of the tests is closed to others, as it may be.
+    // Except when the tests' directory is closed to other users.
     let closed = is_closed(&daemon.config_file());
     assert_eq!(said.stdout.contains("outboxd.toml holds a secret"), !closed, "{}", said.stdout);
 }

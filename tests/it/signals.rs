@@ -1,11 +1,11 @@
-//! Signals, as operators and their tools send them: none ends outboxd at once, undrained, without a line.
+//! Signals of operators and their tools: none ends outboxd at once without draining and without a line in the log.
 
 use std::{process::Output, time::Duration};
 
 use crate::stage::{PATIENCE, Stage, alive, eventually, until_alive, until_state};
 use testkit::{Daemon, Proxy, process, shared_postgres, shared_rabbitmq};
 
-/// Name of each in the log, and what `kill` calls it.
+/// Name of each signal in the log, and for `kill`.
 const IGNORED: [(&str, &str); 12] = [
     ("SIGHUP is ignored: configuration reload is not in this version; restart", "HUP"),
     ("SIGUSR1 is ignored", "USR1"),
@@ -21,7 +21,7 @@ const IGNORED: [(&str, &str); 12] = [
     ("a real-time signal is ignored", "40"),
 ];
 
-/// Sends all of them; each is logged, and the daemon is still there.
+/// Sends all of them. Each is logged, and the daemon keeps running.
 async fn survives_all(daemon: &mut Daemon) {
     for (line, name) in IGNORED {
         process::signal(&[daemon.pid()], name);
@@ -30,7 +30,7 @@ async fn survives_all(daemon: &mut Daemon) {
     assert_eq!(daemon.ended(), None, "{}", daemon.log());
 }
 
-/// Asks for an end by SIGQUIT.
+/// Ends the daemon by SIGQUIT.
 async fn quits(mut daemon: Daemon) {
     process::signal(&[daemon.pid()], "QUIT");
     assert!(daemon.wait(PATIENCE).await.success(), "{}", daemon.log());
@@ -70,7 +70,7 @@ async fn halted_it_ignores_what_has_no_meaning_and_ends_on_sigquit() {
     quits(daemon).await;
 }
 
-/// Begins a command, sends SIGHUP, which it survives, when it waits, and then the other.
+/// Starts a command, sends SIGHUP while it waits, which it survives, then the other signal.
 async fn interrupted(
     daemon: &Daemon,
     arguments: &[&str],
@@ -104,7 +104,7 @@ async fn commands_outlive_their_terminal_and_say_which_signal_ended_them() {
     let mut ended = vec![("check", "TERM", interrupted(&cut_off, &["check"], "TERM", asks).await)];
 
     let daemon = Daemon::prepare(&stage.config());
-    // A slot is made only when every transaction that has an id has ended.
+    // A slot is created only after every transaction with an id has ended.
     blocker.batch_execute("BEGIN; SELECT txid_current()").await.unwrap();
     ended.push(("setup", "INT", interrupted(&daemon, &["setup"], "INT", waits_for_lock).await));
     blocker.batch_execute("ROLLBACK").await.unwrap();

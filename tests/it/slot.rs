@@ -1,4 +1,4 @@
-//! Who has the slot, and where it stands.
+//! The slot's user and position.
 
 use std::time::{Duration, Instant};
 

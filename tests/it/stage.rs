@@ -1,4 +1,5 @@
-//! One source on real nodes: a database with an outbox table, a vhost with a consumer, writers, the daemon, the oracle.
+//! A test's stage: a database with an outbox table, a virtual host with a consumer, writers, the daemon's configuration, the
+//! oracle.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -18,12 +19,12 @@ use testkit::{
     postgres::psql, shared_postgres, shared_rabbitmq, unique,
 };
 
-/// Long enough for a busy machine; a test that needs it all has failed.
+/// Time limit of every wait, long enough for a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-/// So long must nothing arrive any more before the oracle is asked.
+/// Silence after which the oracle gives its verdict.
 const QUIET: Duration = Duration::from_millis(700);
 
-/// What is away comes back within seconds, and need not be waited for longer than that.
+/// Short backoff: nodes of a test come back within seconds.
 const SOON: &str = "delivery.backoff_max_ms = 1000\n";
 
 pub(crate) struct Stage {
@@ -33,30 +34,30 @@ pub(crate) struct Stage {
     pub(crate) amqp_url: String,
     pub(crate) workload: Workload,
     pub(crate) oracle: Oracle,
-    /// More of `[sources.orders]`, as dotted keys.
+    /// Further lines of `[sources.orders]`, as dotted keys.
     pub(crate) source: String,
-    /// More of `[rabbitmq]`.
+    /// Further lines of `[rabbitmq]`.
     pub(crate) rabbitmq: String,
-    /// The daemon's role; `None`: the superuser that the test itself is.
+    /// The daemon's role; `None`: the test's own superuser.
     role: Option<String>,
     consumer: Option<Consumer>,
 }
 
-/// Writers that write until they are told to stop.
+/// Writers that write until [`stop`](Self::stop).
 pub(crate) struct Writing {
     workload: Workload,
     task: JoinHandle<()>,
 }
 
 impl Writing {
-    /// Lets the writers finish what they are at.
+    /// Stops the writers after their current transactions.
     pub(crate) async fn stop(self) {
         self.workload.stopped.store(true, Ordering::Relaxed);
         self.task.await.expect("the writers do not panic");
     }
 }
 
-/// Waits until `condition` holds; after `PATIENCE` the test has failed.
+/// Waits until `condition` holds. Fails the test after [`PATIENCE`].
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let deadline = Instant::now() + PATIENCE;
     while !condition().await {
@@ -66,12 +67,12 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut conditi
 }
 
 impl Stage {
-    /// On the nodes that all tests share.
+    /// A stage on the nodes that all tests share.
     pub(crate) async fn shared(test: &str) -> Self {
         Self::on(test, shared_postgres().await, shared_rabbitmq().await).await
     }
 
-    /// Has the daemon give up soon what does not answer, and try again at once.
+    /// Shortens the daemon's timeouts and backoff.
     pub(crate) fn make_impatient(&mut self) {
         self.source = "delivery.backoff_min_ms = 20\ndelivery.backoff_max_ms = 200\n\
                        delivery.status_interval_ms = 50\npostgres.wal_sender_timeout_ms = 1000"
@@ -79,7 +80,7 @@ impl Stage {
         self.rabbitmq = "connect_timeout_ms = 1500\nconfirm_timeout_ms = 1500\nheartbeat_s = 1".into();
     }
 
-    /// On nodes of the test's own.
+    /// A stage on the test's own nodes.
     pub(crate) async fn on(test: &str, postgres: &Postgres, broker: &RabbitMq) -> Self {
         let name = unique(test);
         let stage = Self {
@@ -105,7 +106,7 @@ impl Stage {
         client
     }
 
-    /// Statements in the source's database.
+    /// Runs statements in the source's database.
     pub(crate) async fn sql(&self, statements: &str) {
         self.client()
             .await
@@ -114,7 +115,7 @@ impl Stage {
             .unwrap_or_else(|e| panic!("{e:?} in {statements}"));
     }
 
-    /// Binds a queue and gives it to the test.
+    /// Binds a queue and returns it.
     pub(crate) async fn inbox(&self, exchanges: &[&str]) -> Inbox {
         Inbox::bind(&self.amqp_url, &self.name, exchanges).await
     }
@@ -124,14 +125,14 @@ impl Stage {
         self.consume_only("#").await;
     }
 
-    /// Binds the queue for these routing keys only, and consumes from it.
+    /// Binds the queue for this routing key only, and consumes from it.
     pub(crate) async fn consume_only(&mut self, binding_key: &str) {
         let consumer =
             Consumer::start(&self.amqp_url, &self.exchange(), &self.name, binding_key, &self.oracle).await;
         self.consumer = Some(consumer);
     }
 
-    /// Binds the queue for these routing keys, too.
+    /// Adds a binding of the queue for this routing key.
     pub(crate) async fn bind(&self, binding_key: &str) {
         consumer::bind(&self.amqp_url, &self.exchange(), &self.name, binding_key).await;
     }
@@ -161,8 +162,8 @@ impl Stage {
         }
     }
 
-    /// From now on the daemon and its commands have the role that `setup --print-sql` makes for the source as it is now, and no
-    /// right that everybody has. psql runs the script, twice, as it stands.
+    /// Gives the daemon and its commands the role that `setup --print-sql` creates, and revokes the privileges of PUBLIC. psql
+    /// runs the script twice.
     pub(crate) async fn with_printed_role(&mut self) {
         self.sql(&format!(
             "REVOKE ALL ON DATABASE \"{}\" FROM public; REVOKE ALL ON SCHEMA public FROM public; \
@@ -176,12 +177,12 @@ impl Stage {
         }
     }
 
-    /// Name of the role that [`run_printed_sql`](Self::run_printed_sql) makes.
+    /// Name of the role that [`run_printed_sql`](Self::run_printed_sql) creates.
     pub(crate) fn printed_role(&self) -> String {
         format!("role_{}", self.name)
     }
 
-    /// Has a superuser's psql run what `setup --print-sql` prints for the printed role; gives the configuration.
+    /// Runs the output of `setup --print-sql` with a superuser's psql. Returns the configuration for the printed role.
     pub(crate) async fn run_printed_sql(&self) -> String {
         let config = self.config_as(&self.printed_role());
         let script = Said::from(Daemon::prepare(&config).command(&["setup", "--print-sql"]).await);
@@ -196,12 +197,12 @@ impl Stage {
         self.config().replace("//postgres@", &format!("//{role}@"))
     }
 
-    /// A daemon that is streaming, as a superuser: for what the script does not fit, or what a role without rights could not do.
+    /// A streaming daemon with a superuser, for tests that the printed script or its role does not fit.
     pub(crate) async fn relay(&self) -> Daemon {
         Self::relay_of(&self.config()).await
     }
 
-    /// A daemon that is streaming. It and its commands have the role that `setup --print-sql` makes for the source as it is now.
+    /// A streaming daemon. The daemon and its commands have the role that `setup --print-sql` creates.
     pub(crate) async fn relay_as_printed_role(&self) -> Daemon {
         Self::relay_of(&self.run_printed_sql().await).await
     }
@@ -212,12 +213,12 @@ impl Stage {
         daemon
     }
 
-    /// Lets the writers write all their transactions.
+    /// Runs the writers to their end.
     pub(crate) async fn write(&self) {
         self.workload.run(&self.postgres_url, &self.oracle).await;
     }
 
-    /// Lets the writers write until they are told to stop.
+    /// Starts writers that write until they are stopped.
     pub(crate) fn keep_writing(&self) -> Writing {
         let workload = Workload { transactions: usize::MAX, ..self.workload.clone() };
         let (writers, url, oracle) = (workload.clone(), self.postgres_url.clone(), self.oracle.clone());
@@ -229,7 +230,7 @@ impl Stage {
         self.write_transaction(&format!("SELECT '{aggregate}', '{event_type}', {sequence}::bigint")).await;
     }
 
-    /// Commits a row that the oracle does not get to know, and gives its id.
+    /// Commits a row that the oracle does not know, and returns its id.
     pub(crate) async fn write_unseen(&self, aggregate: &str, event_type: &str) -> String {
         let insert = format!(
             "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
@@ -238,8 +239,8 @@ impl Stage {
         self.client().await.query_one(&insert, &[]).await.expect("a row written").get(0)
     }
 
-    /// Restarts the daemon: a message that came back and was put aside, or given up, does not come again, and aggregate `a`
-    /// goes on with its third.
+    /// Restarts the daemon and checks that a parked or dropped message does not come again, and that aggregate `a` continues with
+    /// its third.
     pub(crate) async fn is_settled_for_good(&self, daemon: &mut Daemon) {
         assert!(daemon.sigterm(PATIENCE).await.success());
         daemon.start_again();
@@ -249,14 +250,14 @@ impl Stage {
         assert_eq!(daemon.count("orders", "messages_returned_total").await, 0);
     }
 
-    /// Commits one transaction of so many rows, of many aggregates.
+    /// Commits one transaction of `rows` rows, of many aggregates.
     pub(crate) async fn write_large(&self, rows: usize) {
         let rows =
             format!("SELECT 'l' || n % 5000, 'OrderCreated', n FROM generate_series(1, {rows}::bigint) n");
         self.write_transaction(&rows).await;
     }
 
-    /// Commits what `rows` selects: aggregate, event type, number within the aggregate.
+    /// Commits the rows that `rows` selects: aggregate, event type, number within the aggregate.
     async fn write_transaction(&self, rows: &str) {
         static NUMBER: AtomicU64 = AtomicU64::new(1 << 60);
         let transaction = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -278,7 +279,7 @@ impl Stage {
         }));
     }
 
-    /// Deletes a queue, as somebody does by mistake.
+    /// Deletes a queue.
     pub(crate) async fn delete_queue(&self, queue: &str) {
         let connection =
             Connection::connect(&self.amqp_url, ConnectionProperties::default()).await.expect("connected");
@@ -286,7 +287,7 @@ impl Stage {
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
     }
 
-    /// How many messages wait in a queue.
+    /// Number of messages in a queue.
     pub(crate) async fn messages_in(&self, queue: &str) -> u32 {
         let connection =
             Connection::connect(&self.amqp_url, ConnectionProperties::default()).await.expect("connected");
@@ -296,7 +297,7 @@ impl Stage {
         declared.expect("the queue is there").message_count()
     }
 
-    /// Waits until so many messages arrived that had not arrived before.
+    /// Waits until that many more different messages have arrived.
     pub(crate) async fn receive_more(&self, messages: usize) {
         let wanted = self.oracle.distinct_count() + messages;
         eventually("more messages arrive", async || self.oracle.distinct_count() >= wanted).await;
@@ -307,7 +308,7 @@ impl Stage {
         self.config_through_ports(postgres.port(), broker.port())
     }
 
-    /// The daemon's configuration with something that listens on these ports between it and its nodes.
+    /// The daemon's configuration with these ports as its nodes.
     pub(crate) fn config_through_ports(&self, postgres: u16, broker: u16) -> String {
         let port_of = |url: &str| {
             let authority = url.split("//").nth(1).and_then(|rest| rest.split('/').next());
@@ -319,7 +320,7 @@ impl Stage {
         through(through(self.config(), &self.postgres_url, postgres), &self.amqp_url, broker)
     }
 
-    /// The oracle's verdict, once everything has arrived and it is quiet.
+    /// The oracle's verdict, after everything has arrived and nothing more comes.
     pub(crate) async fn verdict(&self) -> Verdict {
         let verdict = self.oracle.settle(PATIENCE, QUIET).await;
         println!("{verdict}");
@@ -327,7 +328,7 @@ impl Stage {
     }
 }
 
-/// A daemon that is alive, whatever its sources are.
+/// Starts a daemon and waits until it answers, whatever the state of its sources.
 pub(crate) async fn alive(config: &str) -> Daemon {
     let daemon = Daemon::start(config);
     until_alive(&daemon).await;
@@ -343,14 +344,14 @@ pub(crate) async fn until_alive(daemon: &Daemon) {
     }
 }
 
-/// What `/status` says of a source.
+/// A source in `/status`.
 pub(crate) async fn source(daemon: &Daemon, name: &str) -> serde_json::Value {
     let status = daemon.status().await;
     let sources = status["sources"].as_array().expect("a list of sources");
     sources.iter().find(|source| source["name"] == name).expect("the source is shown").clone()
 }
 
-/// Waits until what `/status` says of a source satisfies `condition`, and returns it.
+/// Waits until the source in `/status` satisfies `condition`, and returns it.
 pub(crate) async fn until(
     daemon: &Daemon,
     name: &str,
@@ -373,7 +374,7 @@ pub(crate) async fn until_state(daemon: &Daemon, name: &str, state: &str) -> Str
     shown["reason"].as_str().expect("a reason").to_owned()
 }
 
-/// What a command said, and how it ended.
+/// Output and exit status of a command.
 pub(crate) struct Said {
     pub(crate) status: i32,
     pub(crate) stdout: String,

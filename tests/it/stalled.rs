@@ -1,4 +1,4 @@
-//! A quorum queue without a leader: it confirms nothing, and the other queues do.
+//! A quorum queue without a leader: it confirms nothing, while other queues do.
 
 use lapin::types::AMQPValue;
 
@@ -8,7 +8,7 @@ use crate::{
 };
 use testkit::{Daemon, RabbitMq, RabbitMqOptions, shared_postgres};
 
-/// What a node does to a quorum queue of its own.
+/// Runs a function of the node on one of its quorum queues.
 async fn queue_server(broker: &RabbitMq, stage: &Stage, function: &str) {
     let server = format!("{{'{}_leaderless', node()}}", stage.name);
     let said = broker.eval(&format!("ra:{function}(quorum_queues, {server}).")).await;
@@ -37,7 +37,7 @@ async fn a_queue_without_a_leader_is_suspected_and_said_and_costs_its_neighbours
         stage.write_unseen(&format!("s{number}"), "Stuck").await;
     }
     healthy.until(6).await;
-    // Others go on, and are confirmed.
+    // Messages to other queues are confirmed.
     for number in 1..=20 {
         stage.write_row("other", number, "OrderChanged").await;
     }
@@ -47,7 +47,7 @@ async fn a_queue_without_a_leader_is_suspected_and_said_and_costs_its_neighbours
     for named in ["'Order.events'", "'Stuck'", "quorum_status", "while others are confirmed"] {
         assert!(reason.contains(named), "{named}: {reason}");
     }
-    // The connection is given up for it. On a new channel RabbitMQ does not find the queue's leader, and nacks.
+    // outboxd reconnects because of it. On a new channel RabbitMQ does not find the queue's leader, and nacks.
     let shown =
         until(&daemon, "orders", |shown| shown["reason"].to_string().contains("nacks 5 messages")).await;
     println!("{shown}");

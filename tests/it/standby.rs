@@ -1,7 +1,6 @@
 //! Two instances of one source: one publishes, the other waits and takes over, and never do both publish.
 //!
-//! Who publishes is not asked of the instances: each logs in as a user of its own, and the broker's own trace says whose
-//! messages it has accepted, in which order.
+//! Each instance logs in as its own user, and the broker's trace shows whose messages it accepted, in which order.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +16,10 @@ use testkit::{Daemon, Direction, Proxy, RabbitMq, RabbitMqOptions, shared_postgr
 
 const FLOW: usize = 100;
 const USERS: [&str; 2] = ["first", "second"];
-/// Everything but the fence.
+/// Permission for everything but the fence.
 const NO_FENCE: &str = r"^(?!outboxd\.publisher\.).*";
 
-/// Two instances that differ in their user at the broker, and in that the first one's links can be disturbed.
+/// Two instances with different users at the broker. The links of the first can be disturbed.
 struct Pair {
     stage: Stage,
     trace: Trace,
@@ -31,11 +30,11 @@ struct Pair {
 }
 
 impl Pair {
-    /// The first streams, the second stands by. `configure` is what both users may configure at the broker.
+    /// Starts both: the first streams, the second stands by. `configure` is the configure permission of both users.
     async fn start(test: &str, heartbeat_s: u32, configure: &str, change: impl FnOnce(&mut Stage)) -> Self {
         let node = shared_rabbitmq().await;
         let mut stage = Stage::shared(test).await;
-        // Few aggregates, and a broker that is far away: the leader always holds messages that wait for their turn.
+        // Few aggregates, and a distant broker: the leader always holds messages that wait for their turn.
         stage.workload.aggregates = 3;
         stage.workload.pause = Duration::from_millis(5);
         stage.source = format!(
@@ -64,8 +63,7 @@ impl Pair {
         Self { stage, trace, first, second, postgres, broker }
     }
 
-    /// Waits until the broker has accepted something of the second instance, which then has taken over; says how long
-    /// after `since` that was.
+    /// Waits until the broker accepts a message of the second instance. Returns the time since `since`.
     async fn second_publishes(&self, since: Instant) -> Duration {
         let began = || {
             let turns = self.trace.turns();
@@ -75,7 +73,7 @@ impl Pair {
         began().expect("it has").saturating_duration_since(since)
     }
 
-    /// Hands the slot back to the first, in good order.
+    /// Hands the slot back to the first instance, without a loss of connections.
     async fn hand_back(&mut self) {
         assert!(self.second.sigterm(PATIENCE).await.success());
         until_state(&self.first, "orders", "streaming").await;
@@ -142,7 +140,7 @@ async fn of_two_instances_started_at_once_one_publishes_the_backlog() {
     let [one, other] = &daemons;
     eventually("one streams and the other stands by", async || one_streams(one, other).await).await;
 
-    // The one that waited does not publish the backlog when its turn comes.
+    // The instance that waited does not publish the backlog when it takes over.
     let leader = usize::from(source(other, "orders").await["state"] == "streaming");
     daemons[leader].kill9().await;
     until(&daemons[1 - leader], "orders", |shown| shown["state"] == "streaming").await;
@@ -194,7 +192,7 @@ async fn a_frozen_leader_publishes_nothing_after_its_successor() {
     took.sort();
     println!("SIGSTOP to the successor's first message: median {:?} of {took:?}", took[1]);
     writing.stop().await;
-    // The verdict need not wait for what has gathered behind the slow link.
+    // The verdict need not wait for messages behind the slow link.
     pair.broker.delay(Direction::ToClient, Duration::ZERO);
     assert!(pair.stage.verdict().await.keeps_promises());
     pair.trace.assert_one_at_a_time();
@@ -216,7 +214,7 @@ async fn a_leader_that_goes_on_before_the_broker_gave_it_up_is_waited_for() {
     .await;
     let queue = format!("outboxd.publisher.{}.", pair.stage.slot());
     assert!(waits["reason"].as_str().unwrap().contains(&queue), "{waits}");
-    // Longer than the server bears the silence of whoever has the slot and waits for the fence.
+    // Longer than the server tolerates silence of the instance that has the slot and waits for the fence.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(pair.second.reconnects("orders", "postgres").await, 0);
     assert_eq!(pair.second.count("orders", "messages_published_total").await, 0);
@@ -227,13 +225,13 @@ async fn a_leader_that_goes_on_before_the_broker_gave_it_up_is_waited_for() {
     until_state(&pair.first, "orders", "standby").await;
     pair.stage.receive_more(FLOW).await;
     writing.stop().await;
-    // The verdict need not wait for what has gathered behind the slow link.
+    // The verdict need not wait for messages behind the slow link.
     pair.broker.delay(Direction::ToClient, Duration::ZERO);
     assert!(pair.stage.verdict().await.keeps_promises());
     pair.trace.assert_one_at_a_time();
 }
 
-/// By hand, or by whatever sweeps queues.
+/// Deleted by hand, or by a program that removes queues.
 #[tokio::test]
 async fn a_fence_that_is_deleted_under_way_is_taken_anew() {
     let mut pair = pair("swept", 10).await;
@@ -246,7 +244,7 @@ async fn a_fence_that_is_deleted_under_way_is_taken_anew() {
     let before = fences().await;
     assert_eq!(before.len(), 1, "{before:?}");
     let queue = before[0].split_whitespace().next().unwrap();
-    // What somebody puts into it harms nothing.
+    // A message in the queue does no harm.
     let path = format!("/api/exchanges/{}/amq.default/publish", pair.stage.name);
     let message =
         json!({ "routing_key": queue, "payload": "x", "payload_encoding": "string", "properties": {} });
@@ -271,7 +269,7 @@ async fn a_fence_that_is_deleted_under_way_is_taken_anew() {
     pair.trace.assert_one_at_a_time();
 }
 
-/// The same without the right to the fence: this shows that the trace sees what must not be.
+/// The same without the permission for the fence: proves that the trace sees overlapping publishers.
 #[tokio::test]
 async fn without_a_fence_two_publish_at_the_same_time() {
     let mut pair = Pair::start("unfenced", 20, NO_FENCE, |_| ()).await;
@@ -292,7 +290,7 @@ async fn without_a_fence_two_publish_at_the_same_time() {
     }
     assert!(pair.trace.overlaps() > 0, "the trace shows no overlap: {:#?}", pair.trace.turns());
     writing.stop().await;
-    // The verdict need not wait for what has gathered behind the slow link.
+    // The verdict need not wait for messages behind the slow link.
     pair.broker.delay(Direction::ToClient, Duration::ZERO);
     assert!(pair.stage.verdict().await.keeps_promises());
 
@@ -333,14 +331,14 @@ async fn a_leader_that_is_cut_off_makes_way() {
     pair.trace.assert_one_at_a_time();
 }
 
-/// What it had in flight is the successor's, and with that the end of whoever merely stands by is one in good order.
+/// The successor publishes the lost messages in flight, so the former leader ends like a standby, with exit status 0.
 #[tokio::test]
 async fn a_standby_that_lost_the_slot_with_messages_in_flight_has_nothing_left_to_drain() {
     let mut pair = pair("lostit", 1).await;
     pair.stage.consume().await;
     let writing = pair.stage.keep_writing();
     pair.stage.receive_more(FLOW).await;
-    // First the broker's answers, so that there is something unconfirmed when the slot is lost.
+    // First the broker's answers stop, so that messages are unconfirmed when the slot is lost.
     pair.broker.stall_only(Direction::ToClient);
     let in_flight = async || pair.first.count("orders", "in_flight_messages").await;
     eventually("messages are in flight", async || in_flight().await > 0).await;
@@ -358,7 +356,7 @@ async fn a_standby_that_lost_the_slot_with_messages_in_flight_has_nothing_left_t
     pair.trace.assert_one_at_a_time();
 }
 
-/// It does not read, so it hears no silence; and yet it must not keep the fence for ever.
+/// The leader does not read, so it does not notice the silence, and still must not keep the fence for ever.
 #[tokio::test]
 async fn a_leader_that_is_cut_off_from_postgresql_while_it_holds_all_it_may_makes_way() {
     let mut pair = Pair::start("full", 1, ".*", |stage| {
@@ -373,7 +371,7 @@ async fn a_leader_that_is_cut_off_from_postgresql_while_it_holds_all_it_may_make
     assert!(reason.contains("silent"), "{reason}");
     until_state(&pair.second, "orders", "halted").await;
     pair.stage.consume().await;
-    // The queue may be bound while messages are on their way: then the first of them are refused, and not the last.
+    // The queue may be bound while messages are on their way: then the first ones are returned, and the last ones are not.
     assert!(pair.stage.verdict().await.of_each_aggregate().keeps_promises());
     pair.postgres.resume();
     until_state(&pair.first, "orders", "standby").await;

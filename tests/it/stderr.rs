@@ -1,4 +1,4 @@
-//! A stderr that nobody reads, or that cannot be written to, costs log lines and nothing else.
+//! A stderr that nobody reads, or that cannot be written to, loses log lines and nothing else.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn a_stderr_that_nobody_reads_holds_up_no_message_and_no_end() {
     stage.write_row("a", 1, "OrderCreated").await;
     stage.verdict().await.assert_delivered(0);
 
-    // More than the queue holds, each row being worth a line.
+    // More rows than the log's queue holds lines, with one line for each row.
     stage
         .sql(
             "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \

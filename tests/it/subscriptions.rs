@@ -1,4 +1,4 @@
-//! Queues of subscriptions that somebody deletes while outboxd runs.
+//! Subscription queues that are deleted while outboxd runs.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use testkit::Daemon;
 const SUBSCRIBED: &str =
     "[[subscriptions]]\nqueue = 'subscribed'\nexchange = 'Order.events'\nqueue_type = 'classic'\n";
 
-/// What `/status` says of the queue.
+/// The queue in `/status`.
 async fn subscribed(daemon: &Daemon) -> Value {
     let status = daemon.status().await;
     let queues = status["subscriptions"].as_array().expect("a list of queues").clone();
@@ -22,7 +22,7 @@ async fn until_seen(daemon: &Daemon) {
     .await;
 }
 
-/// Alone: its messages come back. None of them is put aside by a policy that is for messages nobody wants.
+/// The only queue: its messages are returned. No policy for unroutable messages applies to them.
 #[tokio::test]
 async fn a_queue_that_is_deleted_is_declared_anew_before_policy_has_its_messages() {
     let mut stage = Stage::shared("deleted").await;
@@ -45,7 +45,7 @@ async fn a_queue_that_is_deleted_is_declared_anew_before_policy_has_its_messages
     assert!(log.contains("ERROR") && log.contains("the queue of a subscription was deleted"), "{log}");
     assert!(log.contains("outboxd replay --source NAME --since 2"), "{log}");
 
-    // A message that no subscription expects is as unroutable as before.
+    // A message that no subscription expects is still unroutable.
     stage
         .sql(
             "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Other', 'a', 'E', '{}')",
@@ -55,7 +55,7 @@ async fn a_queue_that_is_deleted_is_declared_anew_before_policy_has_its_messages
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// Beside another queue: nothing comes back, so only a look finds it.
+/// Beside another queue nothing is returned, so only the regular look finds the loss.
 #[tokio::test]
 async fn a_deleted_queue_beside_another_is_found_by_the_regular_look() {
     let mut stage = Stage::shared("beside").await;
@@ -74,7 +74,7 @@ async fn a_deleted_queue_beside_another_is_found_by_the_regular_look() {
     assert!(daemon.log().contains("the queue of a subscription was deleted"), "{}", daemon.log());
 }
 
-/// The queue is not ours to declare: outboxd is not ready and says what to do.
+/// outboxd may not declare the queue: it is not ready, and names the next step.
 #[tokio::test]
 async fn a_deleted_queue_that_may_not_be_declared_is_a_reason_not_to_be_ready() {
     let mut stage = Stage::shared("foreign").await;

@@ -1,11 +1,11 @@
-//! Where `synchronous_standby_names` means every walsender, outboxd among them.
+//! `synchronous_standby_names` that includes every walsender, outboxd's too.
 
 use std::process::Stdio;
 
 use crate::stage::{PATIENCE, Stage, eventually, say};
 use testkit::{Daemon, Postgres, PostgresOptions, Proxy, postgres::bin_dir, run, shared_rabbitmq};
 
-/// A standby that receives and flushes WAL, as far as commits wait for one. Ends when it is dropped.
+/// A standby that receives and flushes WAL, enough for commits to return. Ends when it is dropped.
 fn standby(server: &Postgres) -> tokio::process::Child {
     tokio::process::Command::new(bin_dir().join("pg_receivewal"))
         .args(["--synchronous", "--no-loop", "--directory"])
@@ -26,13 +26,13 @@ async fn no_commit_waits_for_a_blocked_broker_where_every_walsender_is_a_synchro
     .await;
     let node = shared_rabbitmq().await;
     let mut stage = Stage::on("synchronous", &server, node).await;
-    // Else outboxd gives the silent broker up, and the slot with it.
+    // Otherwise outboxd would give up the silent broker, and release the slot.
     stage.rabbitmq = "confirm_timeout_ms = 3600000\nheartbeat_s = 3600".to_owned();
     stage.consume().await;
     let (postgres, broker) = (Proxy::start(server.port()), Proxy::start(node.port()));
     let mut daemon = Daemon::start(&stage.config_through(&postgres, &broker));
     daemon.wait_ready(PATIENCE).await;
-    // The first of several walsenders of the same priority is the synchronous one, so outboxd comes first.
+    // The first of several walsenders of one priority is the synchronous one, so outboxd starts first.
     let _standby = standby(&server);
     let admin = server.client("postgres").await;
     let is = async |name: &str, state: &str| {
@@ -43,14 +43,14 @@ async fn no_commit_waits_for_a_blocked_broker_where_every_walsender_is_a_synchro
     admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     eventually("the standby is the synchronous one", async || is("replica", "sync").await).await;
-    // The walsender of outboxd has heard of the setting, too, when it has sent another row.
+    // The walsender of outboxd has read the setting after it sent another row.
     stage.write_row("a", 1, "OrderCreated").await;
     eventually("the row has arrived", async || stage.oracle.distinct_count() == 1).await;
 
     broker.stall();
     let writing = async {
         for number in 2..20 {
-            // Each is a commit of its own, which returns once a standby has it.
+            // Each row is a commit of its own, which returns after a standby has it.
             stage.write_row("a", number, "OrderChanged").await;
         }
     };

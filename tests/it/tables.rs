@@ -1,4 +1,4 @@
-//! Outbox tables of every shape, and what happens to them under way.
+//! Outbox tables of every kind, and alterations while outboxd runs.
 
 use crate::{
     inbox::{header, text_header},
@@ -46,8 +46,8 @@ async fn names_may_hold_quotes_blanks_and_upper_case() {
     drop(daemon);
 }
 
-/// Rows count for the partitioned table wherever they come to lie, as long as they come through it; partitions come and
-/// go, and a table that is only an heir is none.
+/// Rows count as rows of the partitioned table, in any partition, as long as they are inserted through it. Partitions come and
+/// go. A child table by INHERITS is no partition.
 #[tokio::test]
 async fn partitions_come_and_go() {
     let stage = Stage::shared("partitions").await;
@@ -69,7 +69,7 @@ async fn partitions_come_and_go() {
     assert_eq!(inbox.bodies(2).await, ["b0", "b1"]);
     stage
         .sql(
-            // A partition of another column order, made apart and attached under way.
+            // A partition with another column order, created separately and attached later.
             "INSERT INTO outbox (id, payload) VALUES (6, 's0'), (1, 's1');
              CREATE TABLE p1 (payload text, dropped int, seq bigint NOT NULL, type text, aggregateid text, aggregatetype text, id int);
              ALTER TABLE p1 DROP COLUMN dropped;
@@ -78,7 +78,7 @@ async fn partitions_come_and_go() {
         .await;
     stage.sql("ALTER TABLE outbox ATTACH PARTITION p1 FOR VALUES FROM (10) TO (20)").await;
     stage.sql("INSERT INTO outbox (id, payload) VALUES (11, 's2'), (2, 's3')").await;
-    // Straight into a partition is through the outbox table, too.
+    // An insert into a partition is an insert into the outbox table, too.
     stage.sql("INSERT INTO p1 (id, payload, seq, type, aggregateid, aggregatetype) VALUES (12, 's4', 9, 'E', 'a', 'Order')").await;
     stage.sql("ALTER TABLE outbox DETACH PARTITION p1 CONCURRENTLY").await;
     stage.sql("INSERT INTO p1 (id, payload, seq, type, aggregateid, aggregatetype) VALUES (13, 'detached', 9, 'E', 'a', 'Order')").await;
@@ -104,7 +104,7 @@ async fn rows_of_heirs_are_not_mixed_in() {
     drop(daemon);
 }
 
-/// The table changes its shape and its name while rows are written; all of them arrive, each as its row was described.
+/// The table's columns and name change while rows are written. Every row arrives as described at its time.
 #[tokio::test]
 async fn an_altered_table_is_followed() {
     let mut stage = Stage::shared("altered").await;
@@ -120,7 +120,7 @@ async fn an_altered_table_is_followed() {
         "ALTER TABLE outbox RENAME unused TO still_unused",
         "ALTER TABLE outbox DROP COLUMN doomed",
         "ALTER TABLE outbox ALTER type TYPE varchar(40), ALTER aggregateid TYPE varchar",
-        // A rewrite: the rows get new places, and are not published again.
+        // A rewrite of the table: the rows get new places, and are not published again.
         "ALTER TABLE outbox ALTER payload TYPE text USING payload::text",
         "ALTER TABLE outbox ALTER tenant SET DEFAULT 't1'",
         "VACUUM FULL outbox",
@@ -140,7 +140,7 @@ async fn an_altered_table_is_followed() {
         }
         stage.sql(&insert(table, &format!("{n}"))).await;
         if n == 3 {
-            // In one transaction, between two rows.
+            // Within one transaction, between two rows.
             stage
                 .sql(&format!(
                     "BEGIN; {}; ALTER TABLE outbox ADD middle int; {}; COMMIT",
@@ -163,7 +163,7 @@ async fn an_altered_table_is_followed() {
     assert_eq!(source(&daemon, "orders").await["state"], "streaming");
 }
 
-/// A publication of the user's own, with more kinds of changes and more tables than needed.
+/// The user's own publication, with more kinds of changes and more tables than needed.
 #[tokio::test]
 async fn other_changes_and_other_tables_are_ignored_and_counted() {
     let mut stage = Stage::shared("ignored").await;
@@ -185,7 +185,7 @@ async fn other_changes_and_other_tables_are_ignored_and_counted() {
     stage.sql(&insert("outbox", "5")).await;
     assert_eq!(inbox.bodies(4).await, ["1", "2", "4", "5"]);
     inbox.stays_empty().await;
-    // 100 inserted, 100 updated, one update, two deletes, one truncate of two tables.
+    // 100 inserts, 100 updates, one update, two deletes, one truncate of two tables.
     let shown = until(&daemon, "orders", |shown| shown["ignored"].as_u64() >= Some(204)).await;
     assert_eq!((shown["ignored"].as_u64(), shown["confirmed"].as_u64()), (Some(204), Some(4)));
     let counted = daemon.metric("outboxd_rows_ignored_total{source=\"orders\"}").await;

@@ -1,4 +1,4 @@
-//! A publisher queue that is somebody else's although the slot is ours: not a standby, but a source that a person has to see to.
+//! A publisher queue with another owner although the slot is ours: not a standby, but a source that needs an operator.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use lapin::{Channel, Connection, ConnectionProperties, options::QueueDeclareOpti
 use crate::stage::{Stage, alive, eventually, say, until, until_state};
 use testkit::{Daemon, RabbitMq, shared_rabbitmq};
 
-/// Declares the publisher queue of the stage's source before outboxd does; gives its name.
+/// Declares the publisher queue of the stage's source before outboxd does; returns its name.
 async fn take(stage: &Stage, options: QueueDeclareOptions) -> (Connection, Channel, String) {
     let identifier = "SELECT system_identifier::text FROM pg_control_system()";
     let server: String = stage.client().await.query_one(identifier, &[]).await.unwrap().get(0);
@@ -18,7 +18,7 @@ async fn take(stage: &Stage, options: QueueDeclareOptions) -> (Connection, Chann
     (connection, channel, queue)
 }
 
-/// Waits until the daemon says that the queue is somebody else's; gives the reason.
+/// Waits until the daemon reports the queue's owner; returns the reason.
 async fn until_told(daemon: &Daemon, queue: &str) -> String {
     let reason = until_state(daemon, "orders", "blocked").await;
     println!("{reason}");
@@ -31,7 +31,7 @@ async fn until_told(daemon: &Daemon, queue: &str) -> String {
     reason
 }
 
-/// Lists queues of the stage's virtual host as the reason says.
+/// Lists the virtual host's queues with the command of the reason.
 async fn owner(broker: &RabbitMq, stage: &Stage, queue: &str) -> String {
     let listed = broker.ctl(&["list_queues", "-q", "-p", &stage.name, "name", "owner_pid"]).await;
     let line = listed.lines().find(|line| line.starts_with(queue)).expect("the queue is listed");
@@ -40,7 +40,7 @@ async fn owner(broker: &RabbitMq, stage: &Stage, queue: &str) -> String {
 
 async fn stage(test: &str) -> Stage {
     let mut stage = Stage::shared(test).await;
-    // The broker ends the connection of whoever hangs after three seconds.
+    // The broker closes the connection of a hanging instance after three seconds.
     stage.rabbitmq = "heartbeat_s = 1".into();
     stage.consume().await;
     stage
@@ -76,7 +76,7 @@ async fn a_publisher_queue_that_another_connection_has_makes_the_source_not_read
     drop(thief);
 }
 
-/// Such a queue stays when its maker is gone.
+/// Such a queue outlives the connection that declared it.
 #[tokio::test]
 async fn a_publisher_queue_that_is_not_exclusive_is_nobodys_and_makes_the_source_not_ready() {
     let stage = stage("nobodys").await;

@@ -1,4 +1,4 @@
-//! Encryption and authentication, on both sides: what must work works, and what must not says why and shows no secret.
+//! Encryption and authentication on both sides: valid set-ups work, others are refused with the reason, and no secret is shown.
 
 use std::{
     collections::BTreeSet,
@@ -12,22 +12,22 @@ use crate::{
 };
 use testkit::{Authority, Daemon, Postgres, PostgresOptions, shared_postgres, shared_rabbitmq};
 
-/// In every password, and in no log.
+/// Part of every password. No log may hold it.
 const SECRET: &str = "s3cret";
 
-/// A port where nobody listens.
+/// A port without a listener.
 fn dead_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// One source for each way to connect, all in one daemon.
+/// One source for each kind of connection, all in one daemon.
 #[tokio::test]
 async fn postgres_connections_of_every_kind() {
     let (authority, other) = (Authority::new("authority of the server"), Authority::new("another authority"));
     let (certificate, key) = authority.issue("localhost", &["localhost"]);
     let hba = |kind: &str, user: &str, method: &str| format!("{kind} all {user} 127.0.0.1/32 {method}");
     let postgres = Postgres::start(PostgresOptions {
-        // The file that the server sends also serves to verify clients: it ends with the authority.
+        // The server's certificate file also verifies clients: it ends with the authority.
         certificate: Some((certificate + authority.certificate(), key)),
         settings: vec![("ssl_ca_file".into(), "server.crt".into())],
         hba: vec![
@@ -167,14 +167,14 @@ async fn postgres_connections_of_every_kind() {
     for (name, _) in &good {
         until_state(&daemon, name, "streaming").await;
     }
-    // `localhost` may have an IPv6 address, too, at which nothing listens.
+    // `localhost` may have an IPv6 address, too, without a listener.
     let more_addresses =
         ("localhost", 0).to_socket_addrs().unwrap().filter(|at| at.ip() != Ipv4Addr::LOCALHOST).count();
     for (name, url, expected) in &bad {
         let shown = until(&daemon, name, |shown| shown["last_error"].is_string()).await;
         let reason = shown["reason"].as_str().unwrap();
         println!("{name}: {reason}");
-        // Of every address that was tried.
+        // Errors of every address that was tried.
         let refused = match *name {
             "all-dead" => 2,
             _ if url.contains("@localhost") => more_addresses,

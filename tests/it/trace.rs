@@ -1,5 +1,5 @@
-//! What a broker has accepted, message by message, by its own account: the firehose
-//! (<https://www.rabbitmq.com/docs/firehose>) copies every publish that a channel takes in, and names connection and user.
+//! Messages that a broker accepted, by its own trace: the firehose (<https://www.rabbitmq.com/docs/firehose>) copies every
+//! accepted publish, with connection and user.
 
 use std::{
     sync::{Arc, Mutex},
@@ -16,7 +16,7 @@ use lapin::{
 
 use testkit::RabbitMq;
 
-/// A publish that the broker has taken in.
+/// A publish that the broker accepted.
 #[derive(Clone, Debug)]
 pub(crate) struct Accepted {
     pub(crate) user: String,
@@ -24,7 +24,7 @@ pub(crate) struct Accepted {
     pub(crate) at: Instant,
 }
 
-/// Publishes of one connection that no other interrupted.
+/// Publishes of one connection without another connection's in between.
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) user: String,
@@ -33,7 +33,7 @@ pub(crate) struct Turn {
     pub(crate) began: Instant,
 }
 
-/// Everything that is published in a virtual host from now on.
+/// All publishes in a virtual host from now on.
 pub(crate) struct Trace {
     accepted: Arc<Mutex<Vec<Accepted>>>,
     _connection: Connection,
@@ -73,7 +73,7 @@ impl Trace {
         Self { accepted, _connection: connection }
     }
 
-    /// Who published, one after the other.
+    /// Turns of the publishing connections, in order.
     pub(crate) fn turns(&self) -> Vec<Turn> {
         let mut turns: Vec<Turn> = Vec::new();
         for Accepted { user, connection, at } in self.accepted.lock().unwrap().iter().cloned() {
@@ -85,7 +85,7 @@ impl Trace {
         turns
     }
 
-    /// Connections that published again after another one had.
+    /// Number of turns of connections that had published before.
     pub(crate) fn overlaps(&self) -> usize {
         let turns = self.turns();
         let again = |(number, turn): &(usize, &Turn)| {
@@ -94,7 +94,7 @@ impl Trace {
         turns.iter().enumerate().filter(again).count()
     }
 
-    /// Panics unless every connection published in one turn: two never at the same time.
+    /// Panics unless every connection published in a single turn.
     #[track_caller]
     pub(crate) fn assert_one_at_a_time(&self) {
         let turns = self.turns();

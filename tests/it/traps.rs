@@ -1,4 +1,4 @@
-//! Traps that owners of tables lay for outboxd's role on what it reads and writes: they do not go off, or `check` names them.
+//! Traps of table owners for outboxd's role in tables that it reads and writes: no trap works, or `check` names it.
 
 use testkit::Daemon;
 
@@ -10,7 +10,7 @@ use crate::{
 
 const NAME: &str = "code of others";
 
-/// `odd` raises, for outboxd's role, when the planner calls it.
+/// Creates the function `odd`, which raises an error for outboxd's role when the planner calls it.
 fn odd(role: &str) -> String {
     format!(
         "CREATE FUNCTION odd(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
@@ -26,13 +26,13 @@ async fn victim(stage: &Stage) -> tokio_postgres::Client {
     client
 }
 
-/// The role falls into the trap when it runs the statement, so the trap works.
+/// Proves that the trap works: the statement fails for the role.
 async fn springs(stage: &Stage, statement: &str) {
     let error = victim(stage).await.batch_execute(statement).await.unwrap_err();
     assert!(format!("{error:?}").contains("the planner called"), "{error:?}");
 }
 
-/// The owner of the outbox table makes a table as if the source's record lay there.
+/// The owner of the outbox table creates a table that looks like the one with the source's record.
 #[tokio::test]
 async fn lookalikes_of_the_outbox_owner_are_read_only_as_outboxd_makes_them() {
     let mut stage = Stage::shared("lookalikes").await;
@@ -66,7 +66,7 @@ async fn lookalikes_of_the_outbox_owner_are_read_only_as_outboxd_makes_them() {
     springs(&stage, "SELECT FROM heir.outboxd_state WHERE slot = 'a'").await;
     victim(&stage).await.batch_execute("SELECT count(*) FROM policy.outboxd_state").await.unwrap();
     assert_eq!(called(&stage).await, [("note".to_owned(), role)]);
-    // This one would stop the source.
+    // This table would stop the source.
     victim(&stage).await.batch_execute("SELECT FROM type.outboxd_parked WHERE slot = 'a'").await.unwrap_err();
     stage.sql("DELETE FROM public.called").await;
 
@@ -78,7 +78,7 @@ async fn lookalikes_of_the_outbox_owner_are_read_only_as_outboxd_makes_them() {
     assert!(daemon.sigterm(PATIENCE).await.success());
     assert_eq!(called(&stage).await, []);
 
-    // As outboxd makes it, it is read, and a record is found there.
+    // A table as outboxd creates it is read, and a record is found in it.
     stage.sql("DELETE FROM public.outboxd_state; DROP INDEX index.odd_index").await;
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert!(said.stdout.contains("lies in \"index\".\"outboxd_state\""), "{}", said.stdout);
@@ -106,7 +106,7 @@ async fn check_names_a_function_in_the_key_of_a_partitioned_table() {
     assert!(cure.contains("let the key call functions of pg_catalog only"), "{cure}");
 }
 
-/// Whoever owns a table may have others inherit from it.
+/// The owner of a table may create child tables of it.
 #[tokio::test]
 async fn tables_that_inherit_from_its_own_are_not_read() {
     let mut stage = Stage::shared("own_heirs").await;
@@ -129,7 +129,7 @@ async fn tables_that_inherit_from_its_own_are_not_read() {
     let ids = [stage.write_unseen("a", "OrderCreated").await, stage.write_unseen("b", "OrderCreated").await];
     stage.write_row("c", 1, "OrderChanged").await;
     until_parked(&stage, 2).await;
-    // Of no outbox row, whatever it says of the aggregate.
+    // Belongs to no outbox row, whatever its aggregate is.
     stage
         .sql(
             "INSERT INTO outbox_heir (aggregatetype, aggregateid, type, payload, seq, created_at)
@@ -154,7 +154,7 @@ async fn tables_that_inherit_from_its_own_are_not_read() {
     assert_eq!(said.status, 0, "{}{}", said.stdout, said.stderr);
 }
 
-/// The role's own DELETE runs what its cascade reaches, by way of rules and deferred triggers, too.
+/// The role's DELETE runs whatever its cascade reaches, also by rules and deferred triggers.
 #[tokio::test]
 async fn check_names_what_a_cascade_reaches_and_it_is_as_the_check_says() {
     let mut stage = Stage::shared("cascades").await;
@@ -197,7 +197,7 @@ async fn check_names_what_a_cascade_reaches_and_it_is_as_the_check_says() {
     }
     assert_eq!(found.len(), expected.len(), "{}", said.stdout);
 
-    // It is as the check says.
+    // The check is right.
     stage.consume_only("OrderChanged").await;
     let mut daemon = Daemon::start(&stage.config());
     daemon.wait_ready(PATIENCE).await;
@@ -222,14 +222,14 @@ async fn check_names_what_a_cascade_reaches_and_it_is_as_the_check_says() {
     assert_eq!(called(&stage).await, [by_role("on_discard")]);
     assert!(daemon.sigterm(PATIENCE).await.success());
 
-    // Without clean-up the row of the outbox table stays, and the parked one may go all the same.
+    // Without clean-up the outbox row stays, and the parked row may still be removed.
     stage.source = PARK.to_owned();
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     let found = findings(&said.stdout, NAME);
     assert!(found.len() == 1 && found[0].0.contains("on_discard"), "{}", said.stdout);
 }
 
-/// A tenant was there first with the schema, and lets the role into it.
+/// A tenant created the schema first, and grants the role access.
 #[tokio::test]
 async fn check_names_an_owner_of_the_schema_of_its_tables_and_the_cure_is_enough() {
     let mut stage = Stage::shared("own_place").await;
@@ -248,7 +248,7 @@ async fn check_names_an_owner_of_the_schema_of_its_tables_and_the_cure_is_enough
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert!(said.status == 0 && findings(&said.stdout, NAME)[0].0.starts_with("OK"), "{}", said.stdout);
 
-    // Beside the outbox table the schema is not outboxd's to have.
+    // The schema of the outbox table is not outboxd's to own.
     stage.sql(&format!("ALTER SCHEMA public OWNER TO {tenant}")).await;
     stage.source.clear();
     stage.run_printed_sql().await;
@@ -257,7 +257,7 @@ async fn check_names_an_owner_of_the_schema_of_its_tables_and_the_cure_is_enough
     assert!(line.contains(&tenant) && cure.contains("set postgres.schema to"), "{line} {cure}");
 }
 
-/// Whoever owns the outbox table, or its schema, puts a view in its place.
+/// The owner of the outbox table, or of its schema, replaces the table by a view.
 #[tokio::test]
 async fn a_view_in_the_place_of_the_outbox_table_is_not_read() {
     let mut stage = Stage::shared("view").await;
@@ -280,7 +280,7 @@ async fn a_view_in_the_place_of_the_outbox_table_is_not_read() {
         ))
         .await;
     springs(&stage, "EXPLAIN SELECT FROM ONLY outbox").await;
-    // In no order, which a view has not.
+    // Without an order column.
     let unordered = "outbox.columns.sequence = \"\"\noutbox.columns.created_at = \"\"\n";
     stage.source = format!("{PARK}{unordered}outbox.unpublished = \"type = 'x'\"\n");
     let config = stage.config();
@@ -299,7 +299,7 @@ async fn a_view_in_the_place_of_the_outbox_table_is_not_read() {
     assert_eq!(parked_rows(&stage.client().await).await.len(), 1);
 }
 
-/// The number of the lock is no secret, and any session of the database may hold it.
+/// The lock's number is public, and any session of the database may hold the lock.
 #[tokio::test]
 async fn whoever_holds_the_lock_on_parked_rows_is_named() {
     let mut stage = Stage::shared("parked_lock").await;

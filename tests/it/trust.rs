@@ -1,4 +1,5 @@
-//! The database's owner and outboxd's role: functions, triggers and rules of the one that would run with the rights of the other.
+//! The database's owner and outboxd's role: functions, triggers and rules of the one that would run with the privileges of the
+//! other.
 
 use crate::{
     parked::PARK,
@@ -8,7 +9,7 @@ use testkit::{Daemon, Postgres, PostgresOptions, postgres::psql, shared_rabbitmq
 
 pub(crate) const DELETE: &str = "cleanup.mode = \"delete\"\n";
 
-/// Notes who called what; everybody may write there.
+/// A table that records calls with their role; everybody may write to it.
 pub(crate) const CALLED: &str = "CREATE TABLE called (what text, by text NOT NULL DEFAULT current_user); GRANT INSERT ON called TO public";
 
 pub(crate) async fn called(stage: &Stage) -> Vec<(String, String)> {
@@ -24,7 +25,7 @@ pub(crate) fn findings<'a>(stdout: &'a str, name: &str) -> Vec<(&'a str, &'a str
     found.map(|pair| (pair[0].trim(), pair[1].trim())).collect()
 }
 
-/// A database's owner may put functions into `public` and `public` first into the path of every session.
+/// A database's owner may create functions in `public`, and put `public` first in every session's search_path.
 #[tokio::test]
 async fn functions_in_public_are_not_called_in_place_of_those_of_pg_catalog() {
     let mut stage = Stage::shared("shadow").await;
@@ -67,7 +68,7 @@ async fn functions_in_public_are_not_called_in_place_of_those_of_pg_catalog() {
     assert_eq!(called(&stage).await, both);
     stage.sql("DELETE FROM public.called").await;
 
-    // A superuser runs the script, and the role everything else: a backlog, the stream, a parked row, clean-up.
+    // A superuser runs the script, the role does everything else: backlog, stream, a parked row, clean-up.
     stage.consume_only("OrderChanged").await;
     stage.write_row("a", 1, "OrderChanged").await;
     let mut daemon = Daemon::start(&stage.run_printed_sql().await);
@@ -145,7 +146,7 @@ async fn check_names_each_trigger_and_rule_that_runs_with_the_rights_of_its_role
     }
     assert_eq!(found.len(), 4, "{}", said.stdout);
 
-    // It is as the check says.
+    // The check is right.
     let mut daemon = Daemon::start(&stage.config());
     daemon.wait_ready(PATIENCE).await;
     stage.write_row("a", 1, "OrderCreated").await;
@@ -156,13 +157,13 @@ async fn check_names_each_trigger_and_rule_that_runs_with_the_rights_of_its_role
     .await;
     assert!(daemon.sigterm(PATIENCE).await.success());
 
-    // Without clean-up nothing runs on the outbox table but what its writers start.
+    // Without clean-up, only its writers run anything on the outbox table.
     stage.source = PARK.to_owned();
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert_eq!(findings(&said.stdout, "code of others").len(), 3, "{}", said.stdout);
 }
 
-/// A tenant of the database makes tables that look like those of a source whose outbox table was moved.
+/// A tenant of the database creates tables like those of a source whose outbox table was moved.
 #[tokio::test]
 async fn tables_of_strangers_that_bear_its_names_are_not_read() {
     let mut stage = Stage::shared("strangers").await;
@@ -220,7 +221,7 @@ async fn tables_of_strangers_that_bear_its_names_are_not_read() {
     assert_eq!(called(&stage).await, []);
 }
 
-/// A tenant of the database makes what looks like the catalog of TimescaleDB.
+/// A tenant of the database creates a schema like TimescaleDB's catalog.
 #[tokio::test]
 async fn a_catalog_of_a_stranger_that_bears_the_name_of_timescaledbs_is_not_read() {
     let mut stage = Stage::shared("hypertrap").await;
@@ -243,7 +244,7 @@ async fn a_catalog_of_a_stranger_that_bears_the_name_of_timescaledbs_is_not_read
         "CREATE TABLE _timescaledb_catalog.hypertable (x int);
          ALTER TABLE _timescaledb_catalog.hypertable OWNER TO {tenant}"
     );
-    // It may even be in an extension of that name, whose owner the tenant is.
+    // The schema may even belong to an extension of that name that the tenant owns.
     let member = format!(
         "{table}; UPDATE pg_extension SET extname = 'timescaledb' WHERE extname = 'citext';
          ALTER EXTENSION timescaledb ADD TABLE _timescaledb_catalog.hypertable"
@@ -333,7 +334,7 @@ async fn check_names_what_else_of_others_runs_on_its_tables() {
     }
     assert_eq!(found.len(), expected.len(), "{}", said.stdout);
 
-    // The outbox table is a partition itself, and a view stands where a table was.
+    // The outbox table is a partition itself, and a view replaces a table.
     stage
         .sql(
             "DROP TABLE refers; CREATE TABLE whole (LIKE outbox) PARTITION BY LIST (type);
@@ -353,7 +354,7 @@ async fn check_names_what_else_of_others_runs_on_its_tables() {
     }
 }
 
-/// Somebody has made the schema, and nothing else.
+/// The schema exists, and nothing else.
 #[tokio::test]
 async fn the_printed_statements_let_the_role_into_the_schema_of_its_tables() {
     let mut stage = Stage::shared("no_usage").await;
@@ -375,7 +376,7 @@ async fn the_printed_statements_let_the_role_into_the_schema_of_its_tables() {
     mended(&stage, "not in schema \"third\"", "third").await;
 }
 
-/// A check of the records fails with that line, and its cure is enough.
+/// Checks that the check of the records fails with that line, and that its cure is enough.
 async fn mended(stage: &Stage, expected: &str, schema: &str) {
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert_eq!(said.status, 1, "{}", said.stdout);
@@ -399,7 +400,7 @@ async fn tables_of_its_own_lie_in_the_schema_that_the_configuration_names() {
         let rows = client.query(query, &[]).await.unwrap();
         rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
     };
-    // A role that may make a schema makes it; a superuser here.
+    // A role that may create a schema creates it; here a superuser.
     stage.consume_only("OrderChanged").await;
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert!(said.status == 0 && said.stdout.contains("outboxd_state will be created"), "{}", said.stdout);
@@ -410,7 +411,8 @@ async fn tables_of_its_own_lie_in_the_schema_that_the_configuration_names() {
     assert_eq!(tables().await, there);
     assert!(daemon.sigterm(PATIENCE).await.success());
 
-    // Another place is no other source: the record is found where it lies, and the statements move it. The printed role sees it.
+    // Another schema is the same source: the record is found in the old schema, and the statements move it. The printed role sees
+    // it.
     stage.source = format!("{PARK}postgres.schema = \"elsewhere\"\n");
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert_eq!(said.status, 1);
@@ -426,7 +428,7 @@ async fn tables_of_its_own_lie_in_the_schema_that_the_configuration_names() {
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     assert!(said.status == 0 && said.stdout.contains("the slot is the same as before"), "{}", said.stdout);
 
-    // The role of the script, in a schema of the DBA's.
+    // The printed role, in a schema of the DBA's.
     let mut stage = Stage::shared("own_schema_printed").await;
     stage.source = place;
     stage.with_printed_role().await;
@@ -442,7 +444,7 @@ async fn tables_of_its_own_lie_in_the_schema_that_the_configuration_names() {
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// The casts and constraints of the database's owner are not tried on a value that outboxd compares.
+/// The casts and constraints of the database's owner do not run on a value that outboxd compares.
 #[tokio::test]
 async fn casts_and_domains_of_the_table_run_nothing() {
     let mut stage = Stage::shared("casts").await;
@@ -512,7 +514,7 @@ async fn the_compose_example_relays_as_a_role_of_its_own() {
     assert!(daemon.sigterm(PATIENCE).await.success());
 }
 
-/// With only `pg_catalog` in the path, `=` between a citext and a literal is that of text.
+/// With only `pg_catalog` in the search_path, `=` between a citext and a literal is that of text.
 #[tokio::test]
 async fn a_condition_that_may_mean_other_operators_is_said_and_clean_up_waits() {
     const NAME: &str = "selection of rows";
@@ -555,7 +557,7 @@ async fn a_condition_that_may_mean_other_operators_is_said_and_clean_up_waits() 
     }
 }
 
-/// The server itself says what it makes of a condition, however that is written.
+/// The server's own form of a condition decides, however the condition is written.
 #[tokio::test]
 async fn a_condition_is_doubted_by_what_the_server_makes_of_it() {
     const NAME: &str = "selection of rows";
@@ -598,7 +600,7 @@ async fn a_condition_is_doubted_by_what_the_server_makes_of_it() {
     let views = "SELECT FROM pg_class WHERE relname = 'outboxd_condition'";
     assert!(stage.client().await.query(views, &[]).await.unwrap().is_empty());
 
-    // Without the right to ask, nothing is taken for granted, and the cure is enough.
+    // Without the privilege to ask, outboxd assumes the worst, and the cure is enough.
     let (name, role) = (stage.name.clone(), stage.printed_role());
     stage.sql(&format!("REVOKE TEMPORARY ON DATABASE \"{name}\" FROM {role}")).await;
     for (condition, doubtful) in [("seen IS NULL", false), ("seen::date IS NULL", true)] {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
+    broker::Broker,
     inbox::text_header,
-    publisher::Broker,
     stage::{PATIENCE, Stage, alive, eventually, source, until_state},
 };
 use testkit::{Committed, Daemon, Direction, Proxy, process, shared_postgres};

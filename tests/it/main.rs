@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod backlog;
+mod broker;
 mod can_publish;
 mod causes;
 mod cleanup;
 mod columns;
 mod commands;
 mod connections;
+mod consumer;
 mod continuity;
 mod copied_rows;
 mod copies;
@@ -25,6 +27,7 @@ mod hostile;
 mod hostile_rows;
 mod idle_slot;
 mod inbox;
+mod inspection;
 mod legible;
 mod limits;
 mod managed;

@@ -1,236 +1,31 @@
-//! The publisher, the topology and the inspection against a real broker.
+//! The publisher against a real broker: outcomes of messages, topology, and the ends of a connection.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use amqp_publisher::{
-    BrokerError, Client, ConnectionOptions, DeclareError, FenceMemory, PublisherOptions, Reason, Refused,
-    publisher::{
-        Outcome, PublishTag, Publisher, PublisherEvent,
-        exchange_limit::ExchangeLimit,
-        message::{HeaderValue, Message, Properties},
-    },
-    subscriptions::SubscriptionWatch,
-    topology::{QueueType, Subscription, Topology},
+    BrokerError, DeclareError, Reason, Refused,
+    publisher::{Outcome, PublishTag, Publisher, PublisherEvent, message::HeaderValue},
+    topology::QueueType,
 };
-use chassis::consumer::{Consumer, ConsumerError, ConsumerOptions};
 use lapin::{
-    Channel, Connection, ConnectionProperties, ExchangeKind,
-    options::{
-        BasicGetOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    Channel, ExchangeKind,
+    options::{BasicGetOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use outboxd::rabbitmq::{cures, inspection::inspect};
+use tokio::time::timeout;
+
+use crate::{
+    broker::{
+        Broker, changed, connect_error, exchange, message, name, next, options, outcomes, queue,
+        subscription, unique,
     },
-    types::{AMQPValue, FieldTable, ShortString},
+    stage::PATIENCE,
 };
-use outboxd::{
-    position::{Lsn, Position},
-    rabbitmq::{
-        cures,
-        inspection::inspect,
-        publishing::{Pattern, Publishing},
-    },
-};
-use tokio::{
-    sync::{Mutex, MutexGuard, OnceCell},
-    time::timeout,
-};
-
-use testkit::{self, Authority, RabbitMq, RabbitMqOptions, shared_rabbitmq};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The node under test, with a virtual host of the test's own on it.
-pub(crate) struct Broker {
-    url: String,
-    pub(crate) node: &'static RabbitMq,
-}
-
-impl Broker {
-    /// On the node that all tests share.
-    async fn shared() -> Self {
-        Self::on(shared_rabbitmq().await).await
-    }
-
-    /// On the node that these tests disturb as a whole; alone on it for as long as the guard lives.
-    pub(crate) async fn alone() -> (Self, MutexGuard<'static, ()>) {
-        static ALONE: Mutex<()> = Mutex::const_new(());
-        let guard = ALONE.lock().await;
-        (Self::on(&disturbed().await.node).await, guard)
-    }
-
-    /// Who issued the certificate of the node that is disturbed.
-    pub(crate) async fn authority(&self) -> &'static Authority {
-        &disturbed().await.authority
-    }
-
-    async fn on(node: &'static RabbitMq) -> Self {
-        let vhost = testkit::unique("publisher");
-        Self { url: node.create_vhost(&vhost).await, node }
-    }
-
-    fn options(&self) -> PublisherOptions {
-        options(self.url.clone())
-    }
-
-    fn options_with(&self, change: impl FnOnce(&mut PublisherOptions)) -> PublisherOptions {
-        changed(&self.options(), change)
-    }
-
-    fn url_with(&self, from: &str, to: &str) -> String {
-        let changed = self.url.replace(from, to);
-        assert_ne!(changed, self.url, "the URL has no {from}");
-        changed
-    }
-
-    async fn publisher(&self, options: &PublisherOptions) -> Publisher {
-        timeout(PATIENCE, Publisher::connect(options, "outboxd test", 0)).await.unwrap().unwrap()
-    }
-
-    /// A channel of the test's own, to arrange things and look at them.
-    async fn channel(&self) -> (Connection, Channel) {
-        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        (connection, channel)
-    }
-}
-
-fn options(url: String) -> PublisherOptions {
-    PublisherOptions {
-        connection: ConnectionOptions {
-            client: Client { product: "outboxd test", version: "1" },
-            rotating: None,
-            urls: vec![url],
-            heartbeat: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(10),
-            ca_file: None,
-            client_cert: None,
-        },
-        topology: Topology { declare: true, partition_header: "aggregate-id", ..Topology::default() },
-        identifying_header: "outbox-position",
-        exchange_limit: ExchangeLimit::default(),
-        fence_memory: FenceMemory::default(),
-        watch: SubscriptionWatch::default(),
-    }
-}
-
-fn changed(options: &PublisherOptions, change: impl FnOnce(&mut PublisherOptions)) -> PublisherOptions {
-    let mut options = options.clone();
-    change(&mut options);
-    options
-}
-
-/// What a service asks for that consumes the queue of a subscription.
-fn consumer(options: &PublisherOptions, subscription: &Subscription) -> ConsumerOptions {
-    ConsumerOptions {
-        connection: options.connection.clone(),
-        declare: true,
-        subscription: subscription.clone(),
-        prefetch: 1,
-    }
-}
-
-/// A node of its own for alarms, killed connections and missing plugins; it also asks for client certificates.
-struct Disturbed {
-    node: RabbitMq,
-    authority: Authority,
-}
-
-async fn disturbed() -> &'static Disturbed {
-    static DISTURBED: OnceCell<Disturbed> = OnceCell::const_new();
-    DISTURBED
-        .get_or_init(|| async {
-            let authority = Authority::new("authority of the broker");
-            let (certificate, key) = authority.issue("localhost", &["localhost"]);
-            // What the server sends is also what it verifies clients with, so the chain ends with the authority.
-            let chain = certificate + authority.certificate();
-            let settings = ["verify = verify_peer", "fail_if_no_peer_cert = true"];
-            let node = RabbitMq::start(RabbitMqOptions {
-                settings: settings.map(|setting| format!("ssl_options.{setting}")).into(),
-                certificate: Some((chain, key)),
-                ..Default::default()
-            })
-            .await;
-            Disturbed { node, authority }
-        })
-        .await
-}
-
-/// A name that no other test and no other run has.
-fn unique(name: &str) -> String {
-    format!("t{:08x}.{name}", fastrand::u32(..))
-}
-
-fn message(number: u64, exchange: &str, routing_key: &str) -> Arc<Message> {
-    let position =
-        Position { commit_lsn: Lsn(0x1000 + number / 3), index: u32::try_from(number % 3).unwrap() };
-    Arc::new(Message {
-        exchange: exchange.to_owned(),
-        routing_key: routing_key.to_owned(),
-        properties: Properties {
-            content_type: Some("application/json".into()),
-            message_id: Some(format!("id-{number}")),
-            timestamp: Some(1_700_000_000),
-            kind: Some("Tested".to_owned()),
-            app_id: Some("outboxd".into()),
-            ..Properties::default()
-        },
-        headers: vec![
-            ("outbox-position".into(), HeaderValue::Text(position.to_string())),
-            ("aggregate-id".into(), HeaderValue::Text(format!("a{}", number % 50))),
-            ("number".into(), HeaderValue::Integer(i64::try_from(number).unwrap())),
-        ],
-        body: format!("{{\"n\":{number}}}").into(),
-    })
-}
-
-async fn next(publisher: &mut Publisher) -> Result<PublisherEvent, BrokerError> {
-    timeout(PATIENCE, publisher.next()).await.expect("the publisher says nothing")
-}
-
-async fn outcomes(publisher: &mut Publisher, count: usize) -> BTreeMap<u64, Outcome> {
-    let mut all = BTreeMap::new();
-    while all.len() < count {
-        if let PublisherEvent::Outcomes(outcomes) = next(publisher).await.unwrap() {
-            for (tag, outcome) in outcomes {
-                assert_eq!(all.insert(tag.0, outcome), None, "{tag:?} told twice");
-            }
-        }
-    }
-    all
-}
-
-async fn error(publisher: &mut Publisher) -> BrokerError {
-    loop {
-        if let Err(error) = next(publisher).await {
-            return error;
-        }
-    }
-}
-
-async fn connect_error(options: &PublisherOptions) -> BrokerError {
-    let connected = timeout(PATIENCE, Publisher::connect(options, "outboxd test", 0)).await.unwrap();
-    connected.err().expect("it must not connect")
-}
-
-fn name(text: &str) -> ShortString {
-    text.into()
-}
-
-async fn queue(channel: &Channel, queue: &str, arguments: &[(&str, AMQPValue)]) {
-    let mut table = FieldTable::default();
-    for (key, value) in arguments {
-        table.insert(name(key), value.clone());
-    }
-    let options = QueueDeclareOptions { durable: true, ..Default::default() };
-    channel.queue_declare(name(queue), options, table).await.unwrap();
-}
-
-async fn exchange(channel: &Channel, exchange: &str, kind: ExchangeKind) {
-    let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    channel.exchange_declare(name(exchange), kind, options, FieldTable::default()).await.unwrap();
-}
 
 async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) {
     let options = QueueBindOptions::default();
@@ -245,21 +40,16 @@ async fn drained(channel: &Channel, queue: &str) -> Vec<String> {
     bodies
 }
 
-fn subscription(queue: &str, exchange: &str) -> Subscription {
-    Subscription {
-        queue: queue.to_owned(),
-        exchange: exchange.to_owned(),
-        binding_keys: vec!["#".to_owned()],
-        queue_type: QueueType::Classic,
-        partitions: 1,
-        single_active_consumer: true,
-        dead_letter: true,
-        arguments: Vec::new(),
-    }
-}
-
 fn quorum() -> (&'static str, AMQPValue) {
     ("x-queue-type", AMQPValue::LongString("quorum".into()))
+}
+
+async fn error(publisher: &mut Publisher) -> BrokerError {
+    loop {
+        if let Err(error) = next(publisher).await {
+            return error;
+        }
+    }
 }
 
 #[tokio::test]
@@ -268,7 +58,7 @@ async fn frames_leave_in_the_order_of_publishing_whatever_exchanges_come_first_i
     let (_connection, channel) = broker.channel().await;
     let prefix = unique("order");
     queue(&channel, &prefix, &[]).await;
-    // The first of these exchanges are there and bound; for them a declare comes in the middle of the stream, too.
+    // The first exchanges exist and are bound. Later messages also need declarations between the publishes.
     let exchanges: Vec<String> = (0..40).map(|n| format!("{prefix}.{n}")).collect();
     for exchange_name in &exchanges {
         exchange(&channel, exchange_name, ExchangeKind::Topic).await;
@@ -399,7 +189,7 @@ async fn a_message_arrives_as_the_contract_says() {
 
 #[tokio::test]
 async fn headers_fit_up_to_the_limit_and_are_refused_above_it() {
-    /// What a connection agrees on with RabbitMQ.
+    /// Frame size negotiated with RabbitMQ.
     const HEADER_FRAME_MAX: usize = 32 << 10;
     let broker = Broker::shared().await;
     let (_connection, channel) = broker.channel().await;
@@ -433,7 +223,7 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
         publisher.publish(PublishTag(number), message(number, &good, "k"));
     }
     publisher.publish(PublishTag(500), message(500, &taken, "k"));
-    // The refusal may come before the last answers to what was sent earlier: these come all the same, and nothing is sent again.
+    // The refusal may come before outcomes of earlier messages. These still arrive, and nothing is sent again.
     let (mut outcomes, mut refused) = (Vec::new(), None);
     while outcomes.len() < 500 || refused.is_none() {
         match next(&mut publisher).await.unwrap() {
@@ -455,11 +245,11 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
     assert_eq!(failure.reason, Reason::Different);
     let cure = cures::of_declare(&failure);
     assert!(failure.to_string().contains(&taken) && cure.contains("message.exchange"), "{failure}; {cure}");
-    // The connection goes on.
+    // The connection still works.
     publisher.publish(PublishTag(501), message(501, &good, "k"));
     assert!(matches!(next(&mut publisher).await.unwrap(), PublisherEvent::Outcomes(_)));
 
-    // Used as it is when nothing is to be declared.
+    // With declare = false the exchange is used as it is.
     let mut publisher =
         broker.publisher(&broker.options_with(|options| options.topology.declare = false)).await;
     publisher.publish(PublishTag(1), message(1, &taken, "k"));
@@ -469,7 +259,7 @@ async fn an_exchange_of_another_type_is_named_with_a_cure() {
     assert_eq!(failure.reason, Reason::Missing, "{failure}");
 }
 
-/// Why an exchange was refused, and that these messages came back for it. What was sent before may be answered first.
+/// The refusal of an exchange, which must name these messages as unsent. Outcomes of earlier messages may come first.
 async fn exchange_refused(publisher: &mut Publisher, unsent: &[u64]) -> DeclareError {
     loop {
         match next(publisher).await.unwrap() {
@@ -506,7 +296,7 @@ async fn an_exchange_deleted_under_way_costs_the_channel_or_with_its_bindings_th
     outcomes(&mut publisher, 2).await;
     publisher.close().await;
 
-    // With the exchange of a subscription its bindings are gone, too, and a new connection makes them.
+    // The bindings of a subscription's exchange are gone with it, and a new connection creates them.
     let subscriptions = vec![subscription(&exchange_name, &exchange_name)];
     let options = broker.options_with(|options| options.topology.subscriptions = subscriptions);
     let mut publisher = broker.publisher(&options).await;
@@ -535,7 +325,7 @@ async fn nobody_listening_bad_login_and_bad_vhost_are_told_apart_and_hide_the_pa
         assert!(shown.contains(expected), "{shown}");
         assert!(!shown.contains("s3cret") && !shown.contains("guest:guest"), "{shown}");
     }
-    // All of them are tried, beginning with a different one each time.
+    // All URLs are tried, each time beginning with a different one.
     let urls = [&unreachable, &login].map(|options| options.connection.urls[0].clone());
     let both = broker.options_with(|options| options.connection.urls = urls.into());
     let shown = connect_error(&both).await.to_string();
@@ -584,7 +374,7 @@ async fn subscriptions_are_declared_and_declared_again() {
     }
     let outcomes = outcomes(&mut publisher, 400).await;
     assert!(outcomes.values().all(|outcome| *outcome == Outcome::Confirmed));
-    // basic.get is not for a quorum queue with a single active consumer.
+    // RabbitMQ refuses basic.get on a quorum queue with a single active consumer.
     let passive = QueueDeclareOptions { passive: true, ..Default::default() };
     let plain = channel
         .queue_declare(name(&format!("{prefix}.plain")), passive, FieldTable::default())
@@ -609,32 +399,6 @@ async fn subscriptions_are_declared_and_declared_again() {
         let checks = inspect(options, "outboxd check", &[], &[]).await;
         assert!(checks.iter().all(|check| check.finding.is_ok()), "{checks:#?}");
     }
-}
-
-#[tokio::test]
-async fn inspection_finds_every_difference_in_one_go_and_creates_nothing() {
-    let broker = Broker::shared().await;
-    let (_connection, channel) = broker.channel().await;
-    let prefix = unique("different");
-    let (events, queue_name) = (format!("{prefix}.events"), format!("{prefix}.queue"));
-    exchange(&channel, &events, ExchangeKind::Direct).await;
-    queue(&channel, &queue_name, &[("x-max-length", AMQPValue::LongLongInt(5))]).await;
-    let subscriptions = vec![subscription(&queue_name, &events)];
-    let options = broker.options_with(|options| options.topology.subscriptions = subscriptions);
-    let checks = inspect(&options, "outboxd check", &[], &[]).await;
-    let problems: Vec<_> = checks.iter().filter_map(|check| check.finding.as_ref().err()).collect();
-    assert_eq!(problems.len(), 2, "{checks:#?}");
-    assert!(problems[0].what.contains(&events) && problems[1].what.contains(&queue_name), "{problems:#?}");
-    let verify_only = changed(&options, |options| options.topology.declare = false);
-    let checks = inspect(&verify_only, "outboxd check", &[], &[]).await;
-    let dead = checks.iter().find(|check| check.name.contains(".dead")).unwrap();
-    assert!(dead.finding.is_err(), "it was not created by the first inspection");
-
-    let error = connect_error(&options).await;
-    assert!(
-        matches!(&error, BrokerError::Declare { error, .. } if error.reason == Reason::Different),
-        "{error}"
-    );
 }
 
 #[tokio::test]
@@ -675,98 +439,7 @@ async fn a_missing_plugin_is_named() {
     );
 }
 
-#[tokio::test]
-async fn too_few_channels_are_refused_by_name() {
-    let (broker, _alone) = Broker::alone().await;
-    let set = async |channels: u16| {
-        broker.node.ctl(&["eval", &format!("application:set_env(rabbit, channel_max, {channels}).")]).await
-    };
-    let queue = unique("channels");
-    let mut seen = Vec::new();
-    for channels in [1, 2, 3] {
-        set(channels).await;
-        let published = Publisher::connect(&broker.options(), "outboxd test", 0).await.map(drop);
-        let subscription = subscription(&queue, &unique("events"));
-        let consumed =
-            Consumer::connect(&consumer(&broker.options(), &subscription), "a service", 0).await.map(drop);
-        let consumed = consumed.map_err(|error| match error {
-            ConsumerError::Broker(error) => error,
-            error => panic!("{error}"),
-        });
-        seen.push((channels, published, consumed));
-    }
-    set(2047).await;
-    for (channels, published, consumed) in seen {
-        for result in [published, consumed] {
-            match result {
-                Ok(()) => assert_eq!(channels, 3),
-                Err(error @ BrokerError::TooFewChannels { .. }) => {
-                    assert!(channels < 3 && error.to_string().contains("raise channel_max"), "{error}");
-                }
-                Err(error) => panic!("{channels}: {error}"),
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn an_ipv6_address_will_do_for_publisher_and_consumer() {
-    let broker = Broker::shared().await;
-    let Ok(listener) = tokio::net::TcpListener::bind("[::1]:0").await else {
-        println!("this machine has no IPv6");
-        return;
-    };
-    let address = broker.url.split_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
-    let url = broker.url_with(&address, &listener.local_addr().unwrap().to_string());
-    assert!(url.contains("@[::1]:"), "{url}");
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let mut server = tokio::net::TcpStream::connect(&address).await.unwrap();
-            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
-        }
-    });
-    let options = options(url);
-    let subscription = subscription(&unique("ipv6"), &unique("events"));
-    let consuming = consumer(&options, &subscription);
-    let mut consumer = Consumer::connect(&consuming, "a service", 0).await.unwrap();
-    let mut publisher = broker.publisher(&options).await;
-    publisher.publish(PublishTag(1), message(1, &subscription.exchange, "k"));
-    assert_eq!(outcomes(&mut publisher, 1).await[&1], Outcome::Confirmed);
-    timeout(PATIENCE, consumer.next()).await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn check_finds_that_the_broker_takes_smaller_messages_than_the_configuration() {
-    let (broker, _alone) = Broker::alone().await;
-    let publishing = Publishing {
-        exchange: Pattern::new([None]),
-        routing_key: Pattern::new([None]),
-        message_bytes_max: 2 << 20,
-    };
-    let looked = async |limit: u32| {
-        // RabbitMQ 4 has read it at its start.
-        let setting = format!(
-            "application:set_env(rabbit, max_message_size, {limit}), persistent_term:put(max_message_size, {limit})."
-        );
-        broker.node.ctl(&["eval", &setting]).await;
-        let checks =
-            inspect(&broker.options(), "outboxd check", std::slice::from_ref(&publishing), &[]).await;
-        checks.into_iter().find(|check| check.name == "message size").expect("it is looked at")
-    };
-    let (small, large) = (looked(1 << 20).await, looked(128 << 20).await);
-    let problem = small.finding.unwrap_err();
-    assert!(
-        problem.what.contains("message_bytes_max is 2097152") && problem.what.contains("1048576"),
-        "{problem:?}"
-    );
-    assert!(
-        problem.cure.contains("delivery.message_bytes_max") && problem.cure.contains("max_message_size"),
-        "{problem:?}"
-    );
-    assert!(large.finding.unwrap().contains("2097152"));
-}
-
-/// Forwards to the broker until it is told to stop: then it stalls, or cuts.
+/// Forwards to the broker until the test stalls or cuts the link.
 async fn proxy(to: String) -> (u16, tokio::sync::watch::Sender<Link>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -812,7 +485,7 @@ async fn a_silent_or_cut_link_is_noticed_in_flight_and_when_idle() {
             let failure = error(&mut publisher).await;
             assert!(matches!(failure, BrokerError::Lost { .. }), "{failure:?}");
             assert!(begun.elapsed() < Duration::from_secs(10), "{link:?}: {:?}", begun.elapsed());
-            // Said again when asked again.
+            // The publisher repeats its error.
             assert_eq!(error(&mut publisher).await.to_string(), failure.to_string());
         }
     }
@@ -835,7 +508,7 @@ async fn a_blocked_connection_says_so_and_goes_on_by_itself() {
         }
     };
     assert!(!blocked.is_empty());
-    // Nothing more comes, a new exchange's declare included, and asking for it can be given up at any time.
+    // No further event comes, not even for a declaration, and waiting can be cancelled at any time.
     for number in 5..10 {
         publisher.publish(PublishTag(number), message(number, &unique("blocked"), "k"));
     }
@@ -858,9 +531,9 @@ async fn tls_verifies_the_server_and_shows_the_client_certificate() {
     let (broker, _alone) = Broker::alone().await;
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let (certificate, key) = disturbed().await.authority.issue("client", &[]);
+    let (certificate, key) = broker.authority().await.issue("client", &[]);
     for (file, text) in [
-        ("ca.pem", disturbed().await.authority.certificate()),
+        ("ca.pem", broker.authority().await.certificate()),
         ("client.pem", &certificate),
         ("client.key", &key),
     ] {

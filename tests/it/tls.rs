@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
+    broker::Broker,
     inbox::text_header,
-    publisher::Broker,
     stage::{PATIENCE, Stage, alive, until, until_state},
 };
 use testkit::{Authority, Daemon, Postgres, PostgresOptions, shared_postgres, shared_rabbitmq};

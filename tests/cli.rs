@@ -1,4 +1,4 @@
-//! The executable from outside: what it prints where, and how it exits.
+//! The executable: its output and exit statuses.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -135,8 +135,8 @@ fn a_missing_configuration_file_is_bad_configuration() {
     }
 }
 
-/// Bad configuration of every kind through the executable: 78, nothing on stdout, and every problem on a line of its own
-/// with file or variable, key, what is wrong, and the cure.
+/// Bad configuration of every kind: exit status 78, no stdout, and one line for each problem, with file or variable, key, problem
+/// and cure.
 #[test]
 fn bad_configuration_exits_with_78_and_tells_every_problem_at_once() {
     const GOOD: &str = "[rabbitmq]\nurl = \"amqp://h\"\n[sources.a]\npostgres.url = \"postgresql://u@h/d\"\n";
@@ -144,7 +144,7 @@ fn bad_configuration_exits_with_78_and_tells_every_problem_at_once() {
     let file = directory.path().join("outboxd.toml");
     let file = file.to_str().unwrap();
     for (text, variables, expected) in [
-        // Nothing, and what is no TOML.
+        // An empty file, and invalid TOML.
         (
             String::new(),
             &[][..],
@@ -152,7 +152,7 @@ fn bad_configuration_exits_with_78_and_tells_every_problem_at_once() {
         ),
         ("\n[rabbitmq\n".into(), &[], &["TOML parse error at line 2"]),
         ("\u{0}".into(), &[], &["TOML parse error at line 1"]),
-        // Unknown keys and kinds of values that do not fit, on all levels.
+        // Unknown keys, and values of the wrong type, on all levels.
         (
             format!(
                 "drain_timeout = 3\n[amin]\nlisten = 1\n{GOOD}outbox.tabel = \"x\"\n\
@@ -168,7 +168,7 @@ fn bad_configuration_exits_with_78_and_tells_every_problem_at_once() {
                 "sources.a.message: must be a table, is a whole number; ",
             ],
         ),
-        // Out of range, contradicting each other, not available.
+        // Values out of range, contradicting ones, unavailable ones.
         (
             GOOD.replace("url = \"amqp", "heartbeat_s = 0\nurls = [\"amqp://h\"]\nurl = \"amqp")
                 + "backlog = \"maybe\"\ncleanup.retention_s = 5\noutbox.preset = \"debezium\"\n\
@@ -184,7 +184,7 @@ fn bad_configuration_exits_with_78_and_tells_every_problem_at_once() {
                 "sources.a.delivery.backoff_max_ms: is less than backoff_min_ms; ",
             ],
         ),
-        // Connection strings and secrets, none of which is shown; and two sources that share a slot.
+        // Connection strings and secrets, which are never shown; and two sources that share a slot.
         (
             "[rabbitmq]\nurl = \"http://u:hunter2@h\"\npassword_file = \"/no/such/file\"\n\
              [sources.a]\npostgres.url = \"postgresql://u:hunter2@h:x/d\"\n\
@@ -199,7 +199,7 @@ fn bad_configuration_exits_with_78_and_tells_every_problem_at_once() {
                 "sources.c.postgres.slot: another source on this server already uses the slot \"s\"; give each",
             ],
         ),
-        // From the environment, where the variable is named in place of the file.
+        // Environment variables, which are named in place of the file.
         (
             GOOD.into(),
             &[

@@ -1,16 +1,15 @@
-//! The inputs that `make fuzz` began with and those that it found worth keeping: what must hold for any bytes holds for
-//! these, in every run of the tests.
+//! Recorded inputs of `make fuzz`: the properties for any bytes hold for these in every run of the tests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{fs, panic, path::Path};
 
-// A crate of its own when it is fuzzed.
+// A crate of its own for `make fuzz`.
 #[allow(unreachable_pub)]
 #[path = "fuzz/src/lib.rs"]
 mod targets;
 
-/// Runs a target over its corpus; names the input that breaks it.
+/// Runs a target on its corpus, and names an input that breaks its property.
 fn replay(target: &str, holds: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
     let mut inputs = 0;

@@ -1,4 +1,4 @@
-//! `settings::load` as its callers see it: a file, an environment, and either options or every problem at once.
+//! `settings::load`: a file and an environment give options, or every problem at once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -30,7 +30,7 @@ fn read(text: &str, environment: &[(&str, &str)]) -> Result<Settings, SettingsEr
     load_with(Some(&file), &environment)
 }
 
-/// The problems, one a line, without the directory of the file.
+/// The problems as lines, without the directory of the file.
 fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
     let error = read(text, environment).expect_err("there must be a problem");
     assert_eq!(error.to_string().lines().count(), error.problems.len());
@@ -38,7 +38,7 @@ fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
     error.to_string().lines().map(line).collect()
 }
 
-/// `MINIMAL` with more lines for its source.
+/// `MINIMAL` with further lines for its source.
 fn with(lines: &str) -> String {
     format!("{MINIMAL}{lines}")
 }
@@ -530,7 +530,7 @@ fn exchanges_are_checked_with_those_who_use_them() {
         let found = problems(&with(lines), &[]);
         assert!(found.iter().any(|line| line.contains(expected)), "{lines}\ngives {found:#?}");
     }
-    // The environment has nothing but text: what reads as a number is one, as RabbitMQ wants x-message-ttl.
+    // A variable is text. A text that reads as a number is a number, as RabbitMQ needs it for x-message-ttl.
     let subscription = "[[subscriptions]]\nqueue = \"q\"\nexchange = \"e\"\nqueue_type = \"classic\"";
     let variable = ("OUTBOXD__SUBSCRIPTIONS__0__ARGUMENTS__X", "5");
     let text = ("OUTBOXD__SUBSCRIPTIONS__0__ARGUMENTS__Y", "5D");

@@ -1,6 +1,6 @@
-//! The rules of `deny.toml`, held to what outboxd is built from. No network and no other tool: cargo knows the tree.
+//! The rules of `deny.toml`, checked against outboxd's dependencies without the network and without other tools.
 //!
-//! cargo-deny judges by the same file, and by more, where it is installed (`make lint`).
+//! cargo-deny checks the same file, and more, where it is installed (`make lint`).
 
 #![allow(clippy::unwrap_used)]
 
@@ -49,11 +49,11 @@ fn rules() -> Rules {
     rules.try_deserialize().unwrap()
 }
 
-/// The programs that are delivered.
+/// The released programs.
 const PROGRAMS: [&str; 4] = ["outboxd", "order-service", "customer-service", "order-history"];
 
-/// Name and version of each crate that `programs` are built of for this machine, the tests' own apart, and what `fact` says of it:
-/// `{l}` its licence, `{f}` its features.
+/// Name, version and a `fact` of each crate in the release builds of `programs` for this machine: `{l}` gives the licence, `{f}`
+/// the features.
 fn tree(programs: &[&str], fact: &str) -> BTreeSet<(String, String, String)> {
     let tree = Command::new(env!("CARGO"))
         .args(["tree", "--locked", "--edges", "normal,build", "--prefix", "none"])
@@ -64,7 +64,7 @@ fn tree(programs: &[&str], fact: &str) -> BTreeSet<(String, String, String)> {
         .unwrap();
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     let text = String::from_utf8(tree.stdout).unwrap();
-    // A blank line stands between two programs.
+    // A blank line separates the programs.
     let crates = text.lines().filter(|line| !line.is_empty()).map(|line| {
         let (package, fact) = line.trim_end_matches(" (*)").split_once('|').unwrap();
         let mut words = package.split(' ');
@@ -167,7 +167,7 @@ fn every_crate_comes_from_a_registry_that_is_allowed() {
     }
 }
 
-/// Every program is built by itself (`release/build.sh`, the image, the benches, the test kit), so this is what the daemon is.
+/// Each program is built alone (`release/build.sh`, the image, the benches, the test kit), so this tree is the daemon's.
 #[test]
 fn the_daemon_holds_nothing_that_only_the_services_use() {
     let daemon = tree(&["outboxd"], "{f}");
@@ -179,7 +179,7 @@ fn the_daemon_holds_nothing_that_only_the_services_use() {
         assert!(holds(&services, name), "{name} is no crate of the services any more");
         assert!(!holds(&daemon, name), "{name} is in the daemon");
     }
-    // A crate of a service may switch it on, and the keys of a row's headers would then come in another order.
+    // A crate of the services may enable this feature, which would change the order of the keys in a row's headers.
     let json = daemon.iter().find(|(name, ..)| name == "serde_json").unwrap();
     assert!(!json.2.split(',').any(|feature| feature == "preserve_order"), "{json:?}");
 }

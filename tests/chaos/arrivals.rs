@@ -1,22 +1,22 @@
-//! What has arrived at a queue, kept small enough for an hour of it: of each aggregate the messages by their number.
+//! Messages that arrived at a queue, by aggregate and number: small enough for an hour's run.
 //!
-//! The numbers of an aggregate's committed rows have no gap, because a writer that rolls back rolls the number back too. So
-//! most of what could be wrong shows while messages come in; what was committed is asked of the table in the end.
+//! The numbers of an aggregate's committed rows have no gap, because a rolled-back writer also rolls back its number. So most
+//! errors show while messages arrive. The comparison with the committed rows follows at the end.
 
 use std::collections::HashMap;
 
-/// A message as it was delivered.
+/// A delivered message.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     /// The outbox row's id, a UUID.
     pub(crate) id: u128,
     pub(crate) aggregate: String,
-    /// Which of its aggregate's rows it is, from 1.
+    /// Number of the row within its aggregate, from 1.
     pub(crate) sequence: u64,
     pub(crate) position: Position,
-    /// The first bytes of the body's SHA-256.
+    /// First bytes of the body's SHA-256.
     pub(crate) digest: u64,
-    /// The broker says that it delivers it again.
+    /// The broker's flag for a repeated delivery.
     pub(crate) redelivered: bool,
 }
 
@@ -31,28 +31,28 @@ pub(crate) struct First {
     pub(crate) digest: u64,
 }
 
-/// Everything that has arrived at one queue.
+/// All messages that arrived at one queue.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
     aggregates: HashMap<String, Vec<Option<First>>>,
-    /// Different messages.
+    /// Number of different messages.
     pub(crate) distinct: u64,
-    /// Numbers that are not there although a higher one of the aggregate is.
+    /// Missing numbers below the highest one of their aggregate.
     pub(crate) missing: u64,
-    /// Copies that were published again.
+    /// Copies that outboxd published again.
     pub(crate) duplicates: u64,
-    /// How many of these each row has had since [`begin_round`](Self::begin_round).
+    /// Copies of each row since [`begin_round`](Self::begin_round).
     copies: HashMap<(String, u64), u64>,
     /// Copies that the broker delivered again.
     pub(crate) redelivered: u64,
     /// First deliveries out of commit order.
     pub(crate) out_of_order: Vec<String>,
-    /// Copies that are not like the first, and what cannot be read.
+    /// Copies that differ from the first, and unreadable messages.
     pub(crate) unlike: Vec<String>,
 }
 
 impl Arrivals {
-    /// Writes a delivery down, in order of arrival.
+    /// Records a delivery, in order of arrival.
     pub(crate) fn add(&mut self, message: Message) {
         let firsts = self.aggregates.entry(message.aggregate.clone()).or_default();
         let index = message.sequence.saturating_sub(1) as usize;
@@ -84,22 +84,22 @@ impl Arrivals {
         self.distinct += 1;
     }
 
-    /// From here on the copies of each row are counted anew.
+    /// Starts counting the copies of each row from 0.
     pub(crate) fn begin_round(&mut self) {
         self.copies.clear();
     }
 
-    /// The most copies that one row has had in this round.
+    /// Highest number of copies of one row in this round.
     pub(crate) fn most_copies(&self) -> u64 {
         self.copies.values().copied().max().unwrap_or(0)
     }
 
-    /// What came of a row, if anything.
+    /// The first delivery of a row, if any.
     pub(crate) fn first(&self, aggregate: &str, sequence: u64) -> Option<First> {
         *self.aggregates.get(aggregate)?.get(sequence.checked_sub(1)? as usize)?
     }
 
-    /// Numbers that have not arrived though a higher one has; a few, to read.
+    /// A few missing numbers, as texts.
     pub(crate) fn gaps(&self) -> Vec<String> {
         let holes = self.aggregates.iter().flat_map(|(aggregate, firsts)| {
             let holes = firsts.iter().enumerate().filter(|(_, first)| first.is_none());

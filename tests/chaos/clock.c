@@ -1,8 +1,8 @@
-/* A clock that a test may set: preloaded into a process, it shifts the wall clock by the seconds that a file holds, and leaves
- * the monotonic clock alone, as the kernel does when somebody sets the time.
+/* A clock that a test can set. Preloaded into a process, it shifts the wall clock by the seconds in a file, and leaves the
+ * monotonic clock alone, like the kernel when the time is set.
  *
- * The file, named by CHAOS_CLOCK, holds one native 64-bit integer and is mapped, so that a jump takes effect at once, in
- * every process that has it.
+ * CHAOS_CLOCK names the file, which holds one native 64-bit integer. The file is mapped, so a jump takes effect at once in every
+ * process that uses it.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -1,4 +1,5 @@
-//! Wall clocks that jump: a small library, built from `clock.c` and preloaded into a process, shifts what it is told.
+//! Wall clocks that jump: a small library, built from `clock.c` and preloaded into a process, shifts the time that the process
+//! reads.
 
 use std::{fs, io::Write, path::PathBuf, process::Command};
 
@@ -6,14 +7,14 @@ use testkit::run;
 
 const SOURCE: &str = include_str!("clock.c");
 
-/// The wall clock of whatever runs with its environment.
+/// The wall clock of processes with this environment.
 pub(crate) struct Clock {
     library: PathBuf,
     shift: PathBuf,
 }
 
 impl Clock {
-    /// One for each name, showing the machine's time. None without a C compiler that builds the library.
+    /// Several clocks that show the machine's time. `None` without a C compiler that builds the library.
     pub(crate) fn several<const N: usize>() -> Option<[Clock; N]> {
         let folder = run::folder("clock");
         let (source, library) = (folder.join("clock.c"), folder.join("clock.so"));
@@ -29,9 +30,9 @@ impl Clock {
         })
     }
 
-    /// Shows the machine's time and that many seconds more from now on.
+    /// Shifts the clock: the machine's time plus this many seconds.
     pub(crate) fn jump(&self, seconds: i64) {
-        // Not truncated in between: the file is mapped.
+        // The mapped file must not be truncated.
         let mut file = fs::OpenOptions::new()
             .create(true)
             .write(true)
@@ -41,7 +42,7 @@ impl Clock {
         file.write_all(&seconds.to_ne_bytes()).expect("shift written");
     }
 
-    /// The variables that make a process show this time.
+    /// Environment variables that give a process this clock.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
         [("LD_PRELOAD", &self.library), ("CHAOS_CLOCK", &self.shift)]
             .map(|(name, path)| (name.to_owned(), path.display().to_string()))

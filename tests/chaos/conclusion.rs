@@ -1,4 +1,5 @@
-//! The end of a run: everything arrives, the slot follows, outboxd drains, and the table says what should have arrived.
+//! The end of a run: every message arrives, the slot's position follows, outboxd drains, and the table's rows are compared with
+//! the messages.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -18,7 +19,7 @@ use crate::{
 };
 
 impl Run {
-    /// Lets everything arrive and compares it with the table.
+    /// Waits until every message has arrived, and compares the messages with the table.
     pub(crate) async fn conclude(&self, writers: Writers, report: &mut Report) {
         let written = match timeout(PATIENCE, writers.stop()).await {
             Ok(written) => written,
@@ -40,12 +41,12 @@ impl Run {
         while !arrived() && Instant::now() < deadline {
             sleep(Duration::from_millis(50)).await;
         }
-        // Late copies, and what should not come at all.
+        // Time for late copies, and for messages that should not come.
         sleep(Duration::from_secs(1)).await;
         if let Err(failure) = self.end_in_good_order(&client).await {
             report.failures.push(failure);
         }
-        // Taken, not locked: the consumers go on.
+        // Takes the arrivals without holding their locks: the consumers continue.
         let [witness, service] =
             [&self.witness, &self.service].map(|consumer| std::mem::take(&mut *consumer.arrivals()));
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -68,7 +69,7 @@ impl Run {
         }
     }
 
-    /// The slot follows, and the instances drain.
+    /// Checks that the slot's position follows, and that the instances drain.
     async fn end_in_good_order(&self, client: &Client) -> Result<(), String> {
         let leader = self.world.set_standby(false).await?;
         let wal_end: String =

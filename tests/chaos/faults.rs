@@ -1,4 +1,4 @@
-//! What goes wrong: a table.
+//! The table of faults.
 
 use std::ops::RangeInclusive;
 
@@ -43,7 +43,7 @@ pub(crate) enum Fault {
     BrokerLink(Trouble),
 }
 
-/// What a network does.
+/// Faults of a network link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     Cut,
@@ -55,7 +55,7 @@ pub(crate) enum Trouble {
     Throttled,
 }
 
-/// What a fault needs to itself: two at a time have different subjects.
+/// The part that a fault affects. Two faults at a time have different subjects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     Relay,
@@ -65,13 +65,13 @@ pub(crate) enum Subject {
     BrokerLink,
 }
 
-/// A line of the table.
+/// One line of the table.
 #[derive(Debug)]
 pub(crate) struct Kind {
     pub(crate) fault: Fault,
     pub(crate) name: &'static str,
     pub(crate) subject: Subject,
-    /// For how long it lasts, in milliseconds; 0 is a fault without duration, whose recovery counts from its start.
+    /// Duration in milliseconds. 0 for a fault without duration, whose recovery counts from its start.
     pub(crate) lasts_ms: RangeInclusive<u64>,
 }
 
@@ -87,13 +87,13 @@ const fn broker_link(trouble: Trouble, lasts_ms: RangeInclusive<u64>, name: &'st
     kind(BrokerLink(trouble), Subject::BrokerLink, lasts_ms, name)
 }
 
-/// Longer than some of the time limits of [`crate::world`], shorter than others.
+/// Longer than some of the time limits in [`crate::world`], shorter than others.
 const SILENCE_MS: RangeInclusive<u64> = 500..=9_000;
 
-/// Long enough for rows of every kind to meet it, and for several attempts to be refused.
+/// Long enough for rows of every kind, and for several refused attempts.
 const STATE_MS: RangeInclusive<u64> = 2_000..=8_000;
 
-/// All of them.
+/// All faults.
 pub(crate) static FAULTS: [Kind; 38] = [
     kind(RelayKilled, Relay, 0..=1_500, "outboxd: kill -9"),
     kind(RelayRestarted, Relay, 0..=1_500, "outboxd: SIGTERM, then started"),
@@ -136,23 +136,23 @@ pub(crate) static FAULTS: [Kind; 38] = [
 ];
 
 impl Fault {
-    /// It needs a clock that can jump.
+    /// Tells whether the fault needs a clock that can jump.
     pub(crate) fn is_clock(self) -> bool {
         matches!(self, RelayClock | PostgresClock | BrokerClock)
     }
 
-    /// The instance that leads is gone, and a standby, if there is one, has to take over.
+    /// Tells whether the leader ends, so that a standby has to take over.
     pub(crate) fn ends_leader(self) -> bool {
         matches!(self, RelayKilled | RelayRestarted)
     }
 
-    /// A process with its memory is gone.
+    /// Tells whether a process loses its memory.
     pub(crate) fn ends_process(self) -> bool {
         self.ends_leader() || self == RelayLogFull
     }
 
-    /// Nothing is lost that is not known to somebody who stays, unless a connection is lost, too. What a full queue costs is counted
-    /// for itself.
+    /// Tells whether the fault alone repeats no message, because a remaining process knows every confirm. A lost connection, and
+    /// the copies for a full queue, count separately.
     pub(crate) fn repeats_nothing(self) -> bool {
         let loses_no_connection = matches!(
             self,
@@ -166,7 +166,7 @@ impl Fault {
         loses_no_connection || self.is_clock()
     }
 
-    /// The words of the reason that `/status` has to give while it lasts.
+    /// Words that the reason in `/status` must have while the fault lasts.
     pub(crate) fn reason(self) -> Option<&'static str> {
         match self {
             PostgresPassword => Some("password authentication failed"),
@@ -177,8 +177,8 @@ impl Fault {
         }
     }
 
-    /// PostgreSQL starts with the slot as it was last saved. Before version 17 a shutdown in good order does not save it
-    /// either, when nothing but its confirmed position has changed.
+    /// Tells whether PostgreSQL starts with the slot as last saved. Before version 17, a clean shutdown does not save a slot with
+    /// only a new confirmed position either.
     pub(crate) fn forgets_slot_position(self) -> bool {
         matches!(self, PostgresKilled | PostgresStoppedImmediate | PostgresStoppedFast)
     }

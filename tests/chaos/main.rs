@@ -1,17 +1,17 @@
-//! Chaos on real nodes: the real outboxd between a real PostgreSQL and a real RabbitMQ, all of which get killed, stopped,
-//! frozen, cut off and misled about the time while services write; and a verdict on every row.
+//! Chaos on real nodes: outboxd, PostgreSQL and RabbitMQ are killed, stopped, frozen, cut off, and shown a wrong time while services
+//! write. The verdict covers every row.
 //!
 //! ```text
 //! make chaos                     an hour
 //! CHAOS_MINUTES=5 make chaos     five minutes
-//! SEED=n make chaos              the same choices again
-//! ONLY=password make chaos       only faults whose name contains that
+//! SEED=n make chaos              the choices of an earlier run
+//! ONLY=password make chaos       only faults whose name contains this word
 //! ```
 //!
-//! One seed decides what is written and which faults come, in which order, for how long. What they meet is decided by the
-//! machine, so a run cannot be repeated exactly: a failure keeps the logs.
+//! A seed decides the rows and the faults, with their order and duration. The timing depends on the machine, so a run cannot be
+//! repeated exactly: a failure keeps the logs.
 //!
-//! Read [`plan`] and [`faults`] for what happens, [`queues`] for how it is observed, [`verdict`] for what is judged.
+//! [`plan`] and [`faults`] describe the faults, [`queues`] the observation, [`verdict`] the checks.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -34,9 +34,9 @@ use std::{env, fs, path::Path, time::Duration};
 
 use run::Extent;
 
-/// In `make test`.
+/// Length of the run in `make test`.
 const SHORT: Extent = Extent::Rounds(6);
-/// Its seed draws a refused row and a full queue alone, two faults at a time, a standby, and a restart of each server.
+/// Seed of that run: it draws a refused row and a full queue alone, two faults at a time, a standby, and a restart of each server.
 const SHORT_SEED: u64 = 161;
 
 fn number(name: &str) -> Option<u64> {
@@ -48,7 +48,7 @@ fn number(name: &str) -> Option<u64> {
 async fn every_promise_holds_through_every_fault() {
     let extent =
         number("CHAOS_MINUTES").map_or(SHORT, |minutes| Extent::Time(Duration::from_secs(60 * minutes)));
-    // The short run's choices stay the same, so that a change is judged by what it changes; the long one's are new each time.
+    // The short run always has the same choices, so that a failure comes from a change. Each long run has new ones.
     let seed = number("SEED").unwrap_or_else(|| match extent {
         Extent::Rounds(_) => SHORT_SEED,
         Extent::Time(_) => fastrand::u64(..1 << 48),

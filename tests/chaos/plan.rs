@@ -1,41 +1,41 @@
-//! What a seed means: the workload, and a sequence of rounds, each with one fault or two at a time.
+//! The plan of a seed: the workload, and a sequence of rounds, each with one or two faults at a time.
 
 use fastrand::Rng;
 
 use crate::faults::{FAULTS, Kind};
 
-/// A fault at a time.
+/// A fault with its duration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strike {
     pub(crate) kind: &'static Kind,
     pub(crate) lasts_ms: u64,
-    /// For what the fault has to choose: how far a clock jumps, how slow a link is.
+    /// Random number for the fault's choices: how far a clock jumps, how slow a link is.
     pub(crate) dice: u64,
 }
 
-/// What happens between two times of peace.
+/// One round: calm, then one fault or two.
 #[derive(Clone, Debug)]
 pub(crate) struct Round {
-    /// Peace before it.
+    /// Calm before the fault, in milliseconds.
     pub(crate) calm_ms: u64,
-    /// A second instance stands by.
+    /// Tells whether a second instance stands by.
     pub(crate) standby: bool,
     pub(crate) first: Strike,
-    /// With how long it begins after the first.
+    /// A second fault, and the milliseconds by which it begins later.
     pub(crate) second: Option<(Strike, u64)>,
 }
 
-/// Rounds without end.
+/// An endless sequence of rounds.
 pub(crate) struct Plan {
     random: Rng,
     kinds: Vec<&'static Kind>,
-    /// What is left of the kinds: every kind comes once before one comes again.
+    /// Kinds left to draw: every kind comes once before one comes again.
     deck: Vec<&'static Kind>,
     calm_ms_max: u64,
 }
 
 impl Plan {
-    /// Of all kinds whose name contains `only`; one that comes as the second may be any.
+    /// Draws the first fault from all kinds whose name contains `only`. The second may be of any kind.
     pub(crate) fn new(seed: u64, only: &str, calm_ms_max: u64) -> Self {
         let kinds: Vec<&'static Kind> = FAULTS.iter().filter(|kind| kind.name.contains(only)).collect();
         assert!(!kinds.is_empty(), "no kind of fault is called '{only}'");
@@ -62,7 +62,7 @@ impl Iterator for Plan {
         let kind = self.draw();
         let first = self.strike(kind);
         let second = self.random.u8(0..100) < 25;
-        // Not from the deck, so that each kind also comes alone as often as the others.
+        // Drawn apart from the deck, so that each kind also comes alone as often as the others.
         let others: Vec<&'static Kind> =
             FAULTS.iter().filter(|other| other.subject != kind.subject).collect();
         let other = others[self.random.usize(0..others.len())];
@@ -81,7 +81,7 @@ impl Round {
         std::iter::once(&self.first).chain(self.second.as_ref().map(|(strike, _)| strike))
     }
 
-    /// What the report calls it.
+    /// Name of the round in the report.
     pub(crate) fn name(&self) -> String {
         let one = |strike: &Strike| {
             let name = strike.kind.name.to_owned();

@@ -1,4 +1,4 @@
-//! What must hold after each round.
+//! The promises that are checked after each round.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::{
     writers::ROWS_MAX,
 };
 
-/// Of an instance, whatever happens: in flight are at most 16 MB, and batches of rows, frames and confirms come on top.
+/// Memory limit of an instance in MB: at most 16 MB are in flight, plus batches of rows, frames and confirms.
 const MEMORY_MAX_MB: u64 = 120;
 
-/// A server that restarts has forgotten how far its slot was confirmed. The slot's record is written once a second; five are
-/// allowed, as the machine is busy and a second fault may hold the write up.
+/// A restarted server has lost the slot's latest confirmed position. outboxd writes its record of the slot once a second; five
+/// are allowed, because the machine is busy and a second fault may delay the write.
 pub(crate) const RECORD_BEHIND: Duration = Duration::from_secs(5);
 
-/// How often messages of a key that is nacked are tried again, one at a time with growing waits, while a queue is full here.
+/// Most attempts for a nacked key, one message at a time with growing waits, while a queue is full in this test.
 const NACKED_TURNS_MAX: u64 = 64;
 
-/// What the same refusal may cost one row: a copy after the connection that this fault closes, two while the refused message is
-/// searched for, and none for each further attempt.
+/// Copies that one refusal may cost one row: one after the connection that this fault closes, two during the search for the
+/// refused message, none for later attempts.
 fn copies_of_one_row(fault: Fault) -> Option<u64> {
     match fault {
         Fault::RowRefused => Some(3),
@@ -31,9 +31,9 @@ fn copies_of_one_row(fault: Fault) -> Option<u64> {
     }
 }
 
-/// Copies for a refusal, however long it lasts. A message that makes the broker close the channel is searched for among those that
-/// were in flight, and each of these is sent at most twice more. A message that is nacked is sent again once its queue has room;
-/// until then those of its key take turns.
+/// Copies for a refusal, however long it lasts. When the broker closes the channel for a message, each message in flight is sent
+/// at most twice more during the search. A nacked message is sent again when its queue has room; until then the messages of its
+/// key take turns.
 fn copies_while_refused(fault: Fault) -> u64 {
     match fault {
         Fault::RowRefused => 2 * IN_FLIGHT_MAX,
@@ -43,11 +43,10 @@ fn copies_while_refused(fault: Fault) -> u64 {
 }
 
 impl Run {
-    /// The most that the promise allows: what was in flight, for each lost connection; after the loss of a process also what was
-    /// confirmed in the last 100 ms (a second, as the machine is busy) and the beginning of a transaction that was not
-    /// whole. Of what a server that restarts has forgotten the process that has the slot repeats nothing; when that one is
-    /// lost, too, or another gets the slot, what the slot's record does not say yet is repeated.
-    /// Refusals that last cost copies of their own, see [`copies_while_refused`].
+    /// Limit of duplicates: the messages in flight for each lost connection. After the loss of a process also the messages
+    /// confirmed in the last 100 ms (a second here, as the machine is busy), and the start of an incomplete transaction. A
+    /// position that a restarted server has lost repeats nothing while the same process keeps the slot; otherwise the messages
+    /// beyond the slot's record are repeated. Lasting refusals add their own copies, see [`copies_while_refused`].
     pub(crate) fn allowed(&self, round: &Round, reconnects: u64, recent: u64) -> Allowed {
         let rate_peak = self.watch.totals().rate_peak;
         let lossy = round.strikes().filter(|strike| !strike.kind.fault.repeats_nothing()).count() as u64;
@@ -62,7 +61,7 @@ impl Run {
         Allowed { duplicates, slot_set_back }
     }
 
-    /// The first promise that is broken, if one is.
+    /// The first broken promise, if any.
     pub(crate) fn broken_promise(&self, round: &Round, outcome: &Outcome) -> Option<String> {
         let few = |sentences: &[String]| sentences.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
         for (queue, consumer) in [("witness", &self.witness), ("service", &self.service)] {

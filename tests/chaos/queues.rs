@@ -1,19 +1,18 @@
-//! The queues, and the consumers that write down what arrives.
+//! The queues, and the consumers that record what arrives.
 //!
 //! | queue | gets | for |
 //! | --- | --- | --- |
-//! | `witness`, quorum | everything | the truth about what was published; acknowledged at once, so that the broker delivers little again |
-//! | `service`, quorum | what is not fragile | what a service sees, with late acknowledgements and what the broker delivers again |
-//! | `fragile`, classic | what is fragile | to be deleted, and to be full |
-//! | `subscribed`, classic | what is steady | a subscription of outboxd's, beside other queues; to be deleted, and declared again by outboxd |
-//! | `sole`, classic | rows of that type | the same, with no other queue beside it |
+//! | `witness`, quorum | everything | records every publish; acknowledges at once, so that the broker delivers little again |
+//! | `service`, quorum | rows that are not fragile | acts as a service, with late acknowledgements and repeated deliveries |
+//! | `fragile`, classic | fragile rows | is deleted, and gets full |
+//! | `subscribed`, classic | steady rows | a subscription of outboxd beside other queues; is deleted, and outboxd declares it again |
+//! | `sole`, classic | rows of its own type | the same, without another queue beside it |
 //!
-//! `witness` is bound by both keys. While `fragile` is gone, `witness` is bound by one, so fragile rows are unroutable and
-//! none is lost with the deleted queue: the witness has what was in it.
+//! `witness` is bound by both keys. While `fragile` does not exist, `witness` is bound by one key, so fragile rows are unroutable. No
+//! row is lost with the deleted queue, because the witness has its messages.
 //!
-//! The witness was a stream once, in which each copy has an offset of its own. But RabbitMQ 3.10 confirms messages that a stream
-//! does not have, when they are published while the stream's writer still starts after the broker's own restart; the
-//! quorum queue beside it had every one of them.
+//! The witness is no stream: after a restart of the broker, RabbitMQ 3.10 confirms messages that a stream does not store while its
+//! writer still starts. The quorum queue stores them all.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -41,7 +40,7 @@ use testkit::consumer::{Reading, answered, connect};
 pub(crate) const STEADY: &str = "Steady";
 pub(crate) const FRAGILE: &str = "Fragile";
 
-/// Of the rows that are for [`SOLE`] alone.
+/// Event type of the rows for [`SOLE`] alone.
 pub(crate) const SOLE_TYPE: &str = "Sole";
 
 pub(crate) const EXCHANGE: &str = "Order.events";
@@ -49,15 +48,15 @@ const WITNESS: &str = "witness";
 const SERVICE: &str = "service";
 pub(crate) const FRAGILE_QUEUE: &str = "fragile";
 pub(crate) const SUBSCRIBED: &str = "subscribed";
-/// The queue's name, and its rows' aggregate.
+/// Name of the queue, and of its rows' aggregate.
 pub(crate) const SOLE: &str = "sole";
 
-/// The routing keys of a subscription of outboxd's.
+/// Routing keys of one of outboxd's subscriptions.
 pub(crate) fn keys_of(subscription: &str) -> &'static [&'static str] {
     if subscription == SOLE { &[SOLE_TYPE] } else { &[STEADY] }
 }
 
-/// outboxd's subscriptions, as its configuration has them.
+/// Configuration of outboxd's subscriptions.
 pub(crate) fn subscriptions() -> String {
     let one = |queue| {
         let keys = keys_of(queue);
@@ -69,14 +68,14 @@ pub(crate) fn subscriptions() -> String {
     [SUBSCRIBED, SOLE].map(one).concat()
 }
 
-/// A consumer at work; it connects anew for as long as it lives.
+/// A running consumer. It reconnects until it is dropped.
 pub(crate) struct Consumer {
     arrivals: Arc<Mutex<Arrivals>>,
     task: JoinHandle<()>,
 }
 
 impl Consumer {
-    /// What has arrived so far.
+    /// The messages that have arrived so far.
     pub(crate) fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,8 +87,8 @@ impl Drop for Consumer {
     }
 }
 
-/// Declares everything. Quorum queues of this broker lose their registration when it is killed within half a
-/// second of it, so this takes two.
+/// Declares everything. A broker that is killed within half a second of it loses the registration of quorum queues, so this waits
+/// two seconds.
 pub(crate) async fn declare(url: &str) -> Result<(), lapin::Error> {
     let (connection, channel) = connect(url).await?;
     let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
@@ -104,16 +103,16 @@ pub(crate) async fn declare(url: &str) -> Result<(), lapin::Error> {
     Ok(())
 }
 
-/// Makes fragile rows routable: the witness comes first, so that it misses none.
+/// Makes fragile rows routable. The witness is bound first, so that it misses none.
 pub(crate) async fn make_fragile(url: &str) -> Result<(), lapin::Error> {
     let (connection, channel) = connect(url).await?;
     bind(&channel, WITNESS, FRAGILE).await?;
-    // Nobody reads it.
+    // Nobody consumes from the queue.
     queue(&channel, FRAGILE_QUEUE, &[("x-max-length", AMQPValue::LongInt(1000))], FRAGILE).await?;
     answered(connection.close(200, "made".into())).await
 }
 
-/// Deletes the fragile queue with what is in it; then the witness gets no fragile rows either.
+/// Deletes the fragile queue with its messages, then unbinds the witness from fragile rows.
 pub(crate) async fn delete_fragile(url: &str) -> Result<(), lapin::Error> {
     let (connection, channel) = connect(url).await?;
     answered(channel.queue_delete(FRAGILE_QUEUE.into(), QueueDeleteOptions::default())).await?;
@@ -122,14 +121,14 @@ pub(crate) async fn delete_fragile(url: &str) -> Result<(), lapin::Error> {
     answered(connection.close(200, "deleted".into())).await
 }
 
-/// Deletes a queue with what is in it.
+/// Deletes a queue with its messages.
 pub(crate) async fn delete(url: &str, queue: &str) -> Result<(), lapin::Error> {
     let (connection, channel) = connect(url).await?;
     answered(channel.queue_delete(queue.into(), QueueDeleteOptions::default())).await?;
     answered(connection.close(200, "deleted".into())).await
 }
 
-/// How many messages are in a queue; an error when there is none of that name.
+/// Number of messages in a queue. Fails when the queue does not exist.
 pub(crate) async fn depth(url: &str, queue: &str) -> Result<u32, lapin::Error> {
     let (connection, channel) = connect(url).await?;
     let passive = QueueDeclareOptions { passive: true, ..Default::default() };
@@ -156,12 +155,12 @@ async fn bind(channel: &Channel, queue: &str, key: &str) -> Result<(), lapin::Er
     answered(binding).await
 }
 
-/// Writes down everything, and acknowledges at once.
+/// Records every message, and acknowledges at once.
 pub(crate) fn witness(url: &str) -> Consumer {
     consumer(url, WITNESS, 1)
 }
 
-/// Consumes as a service does, and acknowledges late: many at once, or when nothing comes for a moment.
+/// Consumes like a service, and acknowledges late: many at once, or after a moment without messages.
 pub(crate) fn service(url: &str) -> Consumer {
     consumer(url, SERVICE, 50)
 }
@@ -212,7 +211,7 @@ fn note(arrivals: &Mutex<Arrivals>, delivery: &Delivery) {
     }
 }
 
-/// Nothing when something is missing that every message has.
+/// Parses a delivery. `None` when a part that every message has is missing.
 fn message(delivery: &Delivery) -> Option<Message> {
     let position = string(delivery, "outbox-position")?;
     let (commit, index) = position.split_once('-')?;

@@ -1,4 +1,4 @@
-//! What came of a run, as Markdown.
+//! The report of a run, in Markdown.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use crate::{
     writers::{ROWS_MAX, WRITERS},
 };
 
-/// What came of one round.
+/// Result of one round.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) name: String,
@@ -24,19 +24,19 @@ pub(crate) struct Outcome {
     pub(crate) allowed: Allowed,
 }
 
-/// How many duplicates the promise allows.
+/// Number of duplicates that the promise allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allowed {
     pub(crate) duplicates: u64,
-    /// PostgreSQL was restarted, and whoever knew how far its slot had been confirmed did not get the slot again.
+    /// True when PostgreSQL was restarted, and the process that knew the confirmed position did not get the slot again.
     pub(crate) slot_set_back: bool,
 }
 
-/// Where and with what it ran.
+/// Environment of the run.
 #[derive(Debug, Default)]
 pub(crate) struct Setting {
     pub(crate) seed: u64,
-    /// Only faults whose name contains this.
+    /// Part of the names of the selected faults.
     pub(crate) only: String,
     pub(crate) began: String,
     pub(crate) postgres: String,
@@ -44,7 +44,7 @@ pub(crate) struct Setting {
     pub(crate) clocks: bool,
 }
 
-/// What the writers did, and what arrived.
+/// Counts of the writers and of the arrivals.
 #[derive(Debug, Default)]
 pub(crate) struct Sums {
     pub(crate) transactions: u64,
@@ -68,7 +68,7 @@ pub(crate) struct Report {
     pub(crate) witness: Verdict,
     pub(crate) service: Verdict,
     pub(crate) totals: Totals,
-    /// Broken promises; empty is what is wanted.
+    /// Broken promises; empty in a good run.
     pub(crate) failures: Vec<String>,
 }
 

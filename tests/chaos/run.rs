@@ -1,4 +1,4 @@
-//! A run: peace, a fault or two, recovery, again and again; then the verdict.
+//! A run: calm, a fault or two, recovery, in a loop; then the verdict.
 
 use std::{
     path::Path,
@@ -19,7 +19,7 @@ use crate::{
     writers::{self, PROBE, Writers},
 };
 
-/// When a run is over.
+/// Length of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Extent {
     Rounds(usize),
@@ -34,7 +34,7 @@ impl Extent {
         }
     }
 
-    /// A short run has no time for long peace.
+    /// Longest calm: a short run has no time for a long one.
     fn calm_ms_max(self) -> u64 {
         match self {
             Extent::Rounds(_) => 800,
@@ -43,7 +43,7 @@ impl Extent {
     }
 }
 
-/// A world under faults, and who looks on.
+/// Nodes under faults, with writers, consumers and the watch.
 pub(crate) struct Run {
     pub(crate) world: World,
     pub(crate) watch: Watch,
@@ -53,7 +53,7 @@ pub(crate) struct Run {
     outcomes: Mutex<Vec<Outcome>>,
 }
 
-/// Runs to the end, or to the first broken promise; then the logs are in `logs`.
+/// Runs to the end, or to the first broken promise, and then keeps the logs in `logs`.
 pub(crate) async fn run(seed: u64, only: &str, extent: Extent, logs: &Path) -> Report {
     let world = World::create().await;
     let setting = setting(seed, only, &world).await;
@@ -66,7 +66,7 @@ pub(crate) async fn run(seed: u64, only: &str, extent: Extent, logs: &Path) -> R
         began: Instant::now(),
         outcomes: Mutex::default(),
     });
-    // A task of its own, so that a panic leaves the logs behind, too.
+    // A separate task, so that the logs are kept after a panic, too.
     let plan = Plan::new(seed, only, extent.calm_ms_max());
     let rounds = tokio::spawn({
         let run = run.clone();
@@ -95,7 +95,7 @@ pub(crate) async fn run(seed: u64, only: &str, extent: Extent, logs: &Path) -> R
         totals: run.watch.totals().clone(),
         failures,
     };
-    // A world that was left in mid-fault has no end worth looking at.
+    // A run that stopped within a fault has no end worth checking.
     if !broken {
         run.conclude(writers, &mut report).await;
     }
@@ -148,15 +148,15 @@ impl Run {
         self.world.begin(&round.first, leader).await?;
         if let Some((second, after_ms)) = &round.second {
             sleep(Duration::from_millis(*after_ms)).await;
-            // In the middle of the first, a drain may fail.
+            // A drain may fail during the first fault.
             let _undrained = self.world.begin(second, leader).await;
         }
-        // Another fault beside it may be what is said.
+        // With a second fault, the reason may name that one.
         if round.second.is_none() {
             self.world.says(round.first.kind.fault).await?;
         }
         let mut over = Instant::now();
-        // A leader that is gone is started again once its standby has taken over.
+        // A lost leader is started again after its standby has taken over.
         let is_taken_over = |strike: &&Strike| round.standby && strike.kind.fault.ends_leader();
         for strike in round.strikes().filter(|strike| !is_taken_over(strike)) {
             if *strike.kind.lasts_ms.end() > 0 {
@@ -176,7 +176,7 @@ impl Run {
         }
         self.world.settled().await?;
         self.arrives(probe, "service", &self.service).await?;
-        // For the watch to have seen the last reconnect.
+        // Time for the watch to count the last reconnect.
         sleep(Duration::from_millis(500)).await;
 
         let duplicates = self.witness.arrivals().duplicates - duplicates_before;
@@ -190,13 +190,13 @@ impl Run {
         }
     }
 
-    /// Commits a row, and says its number.
+    /// Commits a probe row and returns its number.
     async fn probe(&self) -> Result<u64, String> {
         let probing = writers::probe(&self.world.postgres_url);
         timeout(PATIENCE, probing).await.map_err(|_| "PostgreSQL takes no row".to_owned())
     }
 
-    /// Waits until that row has come to the consumer of `queue`.
+    /// Waits until that row has arrived at the consumer of `queue`.
     async fn arrives(&self, probe: u64, queue: &str, consumer: &Consumer) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         while consumer.arrivals().first(PROBE, probe).is_none() {

@@ -1,4 +1,4 @@
-//! Does what a fault is, and mends it.
+//! Starts and ends each fault.
 
 use std::time::{Duration, Instant};
 
@@ -15,17 +15,17 @@ use crate::{
 };
 use testkit::{Direction, Proxy};
 
-/// How far a clock jumps, in seconds.
+/// Jumps of a clock, in seconds.
 const JUMPS_S: [i64; 8] = [-86_400, -3_600, -60, -5, 5, 60, 3_600, 86_400];
-/// A watermark that is always passed, the one of the private nodes, and a limit that no disk satisfies.
+/// Settings: a memory watermark that is always passed, that of the test nodes, and a disk limit that no disk satisfies.
 const NO_MEMORY: [&str; 3] = ["set_vm_memory_high_watermark", "absolute", "1MB"];
 const MEMORY: [&str; 3] = ["set_vm_memory_high_watermark", "absolute", "1GB"];
 const NO_DISK: [&str; 2] = ["set_disk_free_limit", "100000GB"];
 const DISK: [&str; 2] = ["set_disk_free_limit", "50MB"];
 
 impl World {
-    /// Begins a fault; `leader` is the instance that it hits, where it hits one. An error when that does not end as it
-    /// should in peace.
+    /// Starts a fault. `leader` is the instance that the fault hits, if it hits one. Fails when that instance does not end as it
+    /// should without other faults.
     pub(crate) async fn begin(&self, strike: &Strike, leader: usize) -> Result<(), String> {
         let hit = &self.instances[leader];
         match strike.kind.fault {
@@ -69,7 +69,7 @@ impl World {
                 self.broker
                     .allow_topics(RELAY, DATABASE, queues::EXCHANGE, &format!("^(?!{FRAGILE}$)"))
                     .await;
-                // A channel remembers what was allowed.
+                // RabbitMQ caches permissions for each channel.
                 self.close_relay_connections().await;
             }
             Fault::QueueFull => {
@@ -85,14 +85,14 @@ impl World {
         Ok(())
     }
 
-    /// Ends it; nothing to do for a fault without duration.
+    /// Ends the fault. Does nothing for a fault without duration.
     pub(crate) async fn end(&self, strike: &Strike, leader: usize) {
         let hit = &self.instances[leader];
         match strike.kind.fault {
             Fault::RelayKilled | Fault::RelayRestarted => hit.daemon.lock().await.start_again(),
             Fault::RelaySuspended => hit.daemon.lock().await.resume(),
             Fault::RelayLogFull => {
-                // Something else may be broken by now.
+                // A second fault may still last.
                 let _undrained = hit.end().await;
                 hit.daemon.lock().await.start_again();
             }
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// Waits until an instance says what is wrong, where it has to.
+    /// Waits until an instance reports the fault's reason, if it must.
     pub(crate) async fn says(&self, fault: Fault) -> Result<(), String> {
         let Some(words) = fault.reason() else { return Ok(()) };
         let deadline = Instant::now() + PATIENCE;
@@ -133,12 +133,12 @@ impl World {
         }
     }
 
-    /// Waits until outboxd has mended by itself what nobody else does: it declares its subscriptions again.
+    /// Waits until outboxd has repaired what only outboxd repairs: it declares its subscriptions again.
     pub(crate) async fn mended(&self, fault: Fault) -> Result<(), String> {
         let queue = match fault {
             Fault::SubscriptionDeleted => queues::SUBSCRIBED,
             Fault::SoleSubscriptionDeleted => {
-                // Without that queue it is unroutable.
+                // The row is unroutable without that queue.
                 writers::commit_one(&self.postgres_url, queues::SOLE, queues::SOLE_TYPE).await;
                 queues::SOLE
             }
@@ -198,7 +198,7 @@ impl World {
 }
 
 impl Instance {
-    /// Asks it to end and waits until it has drained. What it cannot drain its successor repeats.
+    /// Sends SIGTERM and waits for the drain. The successor repeats what was not drained.
     async fn end(&self) -> Result<(), String> {
         let status = self.daemon.lock().await.sigterm(PATIENCE).await;
         if status.success() { Ok(()) } else { Err(format!("outboxd, asked to end, does so with {status}")) }

@@ -1,4 +1,4 @@
-//! Judges what arrived by what the outbox table holds in the end: it keeps every committed row.
+//! Compares the arrivals with the outbox table, which keeps every committed row.
 
 use std::collections::HashMap;
 
@@ -14,24 +14,24 @@ pub(crate) struct Row {
     pub(crate) aggregate: String,
     pub(crate) sequence: u64,
     pub(crate) digest: u64,
-    /// Its place in insert order.
+    /// Position in insert order.
     pub(crate) inserted: i64,
 }
 
-/// What is wrong; each list holds sentences to read.
+/// Errors found. The lists hold readable sentences.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) rows: u64,
     pub(crate) lost: Vec<String>,
-    /// Received and never committed.
+    /// Messages received but never committed.
     pub(crate) ghosts: u64,
     pub(crate) altered: Vec<String>,
-    /// Two rows of one transaction whose positions are not in insert order.
+    /// Pairs of rows in one transaction whose positions are not in insert order.
     pub(crate) transaction_out_of_order: Vec<String>,
 }
 
 impl Verdict {
-    /// What is wrong, if anything, with some of it.
+    /// The errors as text, if any, with some examples.
     pub(crate) fn failure(&self) -> Option<String> {
         let lists = [
             ("lost", &self.lost),
@@ -49,12 +49,12 @@ impl Verdict {
     }
 }
 
-/// The rows that a queue is to get, as far as its verdict has come.
+/// Comparison of a queue's expected rows, in progress.
 pub(crate) struct Judge<'a> {
     arrivals: &'a Arrivals,
     verdict: Verdict,
     matched: u64,
-    /// By position, what was inserted where.
+    /// Rows by position.
     transactions: HashMap<u64, Vec<(u32, i64)>>,
 }
 
@@ -63,7 +63,7 @@ impl<'a> Judge<'a> {
         Self { arrivals, verdict: Verdict::default(), matched: 0, transactions: HashMap::new() }
     }
 
-    /// Looks at one committed row.
+    /// Checks one committed row.
     pub(crate) fn row(&mut self, row: &Row) {
         self.verdict.rows += 1;
         let Some(first) = self.arrivals.first(&row.aggregate, row.sequence) else {
@@ -71,7 +71,7 @@ impl<'a> Judge<'a> {
             return;
         };
         if first.id != row.id {
-            // What arrived in its place is counted as a ghost.
+            // The message in its place counts as one that was never committed.
             self.verdict.lost.push(format!("{row:?}; in its place came {first:?}"));
             return;
         }
@@ -98,7 +98,7 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Judges by all rows of the table that satisfy `condition`.
+/// Checks all rows of the table that satisfy `condition`.
 pub(crate) async fn judge(client: &Client, condition: &str, arrivals: &Arrivals) -> Verdict {
     let sql = format!(
         "SELECT id::text, aggregateid, (headers ->> 'sequence')::bigint, seq, \
@@ -123,7 +123,7 @@ pub(crate) async fn judge(client: &Client, condition: &str, arrivals: &Arrivals)
     judge.verdict()
 }
 
-/// A UUID's number; 0 for what is none.
+/// Number of a UUID; 0 for an invalid one.
 pub(crate) fn parse_id(text: &str) -> u128 {
     u128::from_str_radix(&text.replace('-', ""), 16).unwrap_or_default()
 }

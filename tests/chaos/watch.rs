@@ -1,4 +1,4 @@
-//! Looks on while everything breaks: what the instances count, the memory they take, whether one ended by itself.
+//! Watches the instances during faults: counters, memory, unexpected ends.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,23 +12,23 @@ use testkit::http;
 
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Sums over all lives of all instances; what one counted in its last moments before a kill is not in them.
+/// Sums over all runs of all instances, without the last moments before a kill.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) published: u64,
     pub(crate) confirmed: u64,
     pub(crate) reconnects: u64,
     pub(crate) in_flight_peak: u64,
-    /// Messages confirmed in a second, at most.
+    /// Most messages confirmed in a second.
     pub(crate) rate_peak: u64,
     pub(crate) memory_peak_mb: u64,
-    /// Instances that ended although nobody had ended them.
+    /// Instances that ended by themselves.
     pub(crate) deaths: Vec<String>,
-    /// When how many had been confirmed.
+    /// Confirmed messages over time.
     history: Vec<(Instant, u64)>,
 }
 
-/// The looking on; ends when dropped.
+/// The running watch. Ends when dropped.
 pub(crate) struct Watch {
     totals: Arc<Mutex<Totals>>,
     task: JoinHandle<()>,
@@ -50,7 +50,7 @@ impl Watch {
         Self { totals, task }
     }
 
-    /// How many messages were confirmed in the time that has just passed.
+    /// Messages confirmed within the last `time`.
     pub(crate) fn confirmed_within(&self, time: Duration) -> u64 {
         let totals = self.totals();
         let before = totals.history.iter().rev().find(|(at, _)| at.elapsed() > time);
@@ -68,7 +68,7 @@ impl Drop for Watch {
     }
 }
 
-/// What an instance said last.
+/// Last counters of an instance.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counters {
     at: Option<Instant>,
@@ -78,7 +78,7 @@ struct Counters {
 }
 
 async fn look(instance: &Instance, before: &mut Counters, totals: &Mutex<Totals>) {
-    // Somebody else has it while it is started or ended.
+    // The lock is taken while the instance is started or stopped.
     if let Ok(mut daemon) = instance.daemon.try_lock() {
         match daemon.ended() {
             Some(status) => {
@@ -109,7 +109,7 @@ async fn look(instance: &Instance, before: &mut Counters, totals: &Mutex<Totals>
         confirmed: of_source("messages_confirmed_total"),
         reconnects: value("outboxd_reconnects_total{"),
     };
-    // A new life counts from 0.
+    // A restarted instance counts from 0.
     let more = |now: u64, before: u64| if now >= before { now - before } else { now };
     let confirmed = more(now.confirmed, before.confirmed);
     let mut totals = lock(totals);

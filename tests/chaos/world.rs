@@ -1,4 +1,4 @@
-//! The nodes, and two instances of outboxd, each with links of its own to both: one leads, the other is off or stands by.
+//! The nodes, and two instances of outboxd with their own links to both: one leads, the other is off or stands by.
 
 use std::{
     fs,
@@ -18,15 +18,15 @@ pub(crate) const INSTANCES: usize = 2;
 pub(crate) const SOURCE: &str = "orders";
 pub(crate) const IN_FLIGHT_MAX: u64 = 256;
 
-/// What the relay is configured with; the report shows it.
+/// outboxd's configuration, which the report shows.
 pub(crate) const RABBITMQ: &str = "heartbeat_s = 2\nconfirm_timeout_ms = 4000\nconnect_timeout_ms = 3000";
 pub(crate) const DELIVERY: &str = "postgres.wal_sender_timeout_ms = 4000\ndelivery.backoff_max_ms = 2000";
 
-/// Long enough for a busy machine; whoever needs it all has failed.
+/// Time limit of every wait, long enough for a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-/// Of the database and the virtual host.
+/// Name of the database and of the virtual host.
 pub(crate) const DATABASE: &str = "chaos";
-/// The user of outboxd at both servers, and its password while nobody has changed it.
+/// outboxd's user at both servers, and its first password.
 pub(crate) const RELAY: &str = "relay";
 pub(crate) const PASSWORD: &str = "of the relay";
 
@@ -55,7 +55,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts the nodes and one instance, which is ready.
+    /// Starts the nodes and one instance, and waits until it is ready.
     pub(crate) async fn create() -> Self {
         let clocks = Clock::several().map(|[relay, postgres, broker]| Clocks { relay, postgres, broker });
         let environment = |clock: fn(&Clocks) -> &Clock| {
@@ -77,7 +77,7 @@ impl World {
         let amqp_url = broker.create_vhost(DATABASE).await;
         broker.create_user(RELAY, PASSWORD).await;
         broker.allow(RELAY, DATABASE, [".*"; 3]).await;
-        // Nobody reads it.
+        // Nobody consumes from the queue.
         broker.set_policy(DATABASE, queues::SUBSCRIBED, json!({ "max-length": 1000 })).await;
         queues::declare(&amqp_url).await.expect("queues declared");
         let instances = Arc::new(std::array::from_fn(|_| {
@@ -91,12 +91,12 @@ impl World {
         world
     }
 
-    /// A client of the server itself.
+    /// A client that connects to the server directly.
     pub(crate) async fn client(&self) -> Client {
         writers::connect(&self.postgres_url).await
     }
 
-    /// Waits until one instance streams and the other one, if it runs, stands by; says which streams.
+    /// Waits until one instance streams and the other, if it runs, stands by. Returns the leader.
     pub(crate) async fn settled(&self) -> Result<usize, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -124,15 +124,15 @@ impl World {
         }
     }
 
-    /// Starts or ends the instance that does not lead; says which one leads.
+    /// Starts or stops the instance that does not lead. Returns the leader.
     pub(crate) async fn set_standby(&self, wanted: bool) -> Result<usize, String> {
         let leader = self.settled().await?;
         let mut other = self.instances[1 - leader].daemon.lock().await;
         match (wanted, other.is_wanted()) {
             (true, false) => other.start_again(),
             (false, true) => {
-                // One that lost the slot with messages in flight says so by its exit status, though another has
-                // published them since.
+                // An instance that lost the slot with messages in flight exits with 1, although its successor has published them
+                // since.
                 other.sigterm(PATIENCE).await;
             }
             _ => return Ok(leader),
@@ -141,7 +141,7 @@ impl World {
         self.settled().await
     }
 
-    /// What both instances say, for the message of a failure.
+    /// State of both instances, for the message of a failure.
     pub(crate) async fn shown(&self) -> String {
         let mut text = String::new();
         for instance in self.instances.iter() {
@@ -188,7 +188,7 @@ impl Instance {
         Self { daemon: Mutex::new(daemon), admin_port, to_postgres, to_broker }
     }
 
-    /// What `/status` says of the source, when it answers.
+    /// The source in `/status`, if the instance answers.
     pub(crate) async fn shown(&self) -> Option<Value> {
         let asked = http::get(self.admin_port, "/status");
         let (_, text) = tokio::time::timeout(Duration::from_secs(2), asked).await.ok()?.ok()?;

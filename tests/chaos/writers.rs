@@ -1,8 +1,8 @@
-//! Services that write: concurrent transactions of one to some hundred rows over few hot aggregates and many cold ones, some
-//! rolled back as a whole, some to a savepoint. They survive everything that happens to the server.
+//! Writing services: concurrent transactions of one to some hundred rows, over few hot aggregates and many cold ones. Some
+//! transactions roll back as a whole, some to a savepoint. Writers survive every fault of the server.
 //!
-//! A commit whose answer got lost is not looked up: the table keeps all rows, so in the end it tells. A writer takes the
-//! numbers of its rows from the aggregates' rows, which it has locked, so they are in commit order and have no gap.
+//! A commit whose answer was lost is not looked up: the table keeps all rows and decides at the end. Writers take the numbers of
+//! their rows from locked rows of the aggregates, so the numbers follow commit order and have no gap.
 
 use std::{
     collections::BTreeMap,
@@ -22,30 +22,30 @@ use crate::queues::{FRAGILE, SOLE, STEADY};
 pub(crate) const WRITERS: u64 = 4;
 pub(crate) const ROWS_MAX: usize = 300;
 const AGGREGATES: usize = 200;
-/// The aggregate of the rows that are written to see whether they arrive.
+/// Aggregate of the rows that test whether messages arrive.
 pub(crate) const PROBE: &str = "probe";
 
-/// Of each hundred transactions, those that: are large, are rolled back, roll back to a savepoint.
+/// Percentages of transactions: large ones, rolled-back ones, those that roll back to a savepoint.
 const LARGE: u8 = 3;
 const ROLLED_BACK: u8 = 10;
 const SAVEPOINT: u8 = 15;
-/// Of each hundred rows.
+/// Percentage of rows of hot aggregates.
 const HOT: u8 = 40;
 const FRAGILE_ROWS: u8 = 5;
 
-/// What all writers did.
+/// Counts of all writers.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
     pub(crate) committed: AtomicU64,
     pub(crate) rolled_back: AtomicU64,
     pub(crate) savepoints: AtomicU64,
-    /// Commits whose answer got lost.
+    /// Commits whose answer was lost.
     pub(crate) unknown: AtomicU64,
-    /// Transactions that broke before their commit.
+    /// Transactions that failed before their commit.
     pub(crate) broken: AtomicU64,
 }
 
-/// Writers at work.
+/// Running writers.
 pub(crate) struct Writers {
     tasks: Vec<JoinHandle<()>>,
     stopped: Arc<AtomicBool>,
@@ -56,7 +56,7 @@ impl Writers {
     pub(crate) fn start(url: &str, seed: u64) -> Self {
         let (stopped, written) = (Arc::<AtomicBool>::default(), Arc::<Written>::default());
         let tasks = (1..=WRITERS).map(|number| {
-            // Each its own sequence, so that what one meets does not change what another writes.
+            // Each writer has its own random numbers, so the errors of one do not change the rows of another.
             let random = Rng::with_seed(seed.wrapping_add(number));
             let writer = Writer { url: url.to_owned(), random, written: written.clone() };
             tokio::spawn(writer.run(stopped.clone()))
@@ -64,7 +64,7 @@ impl Writers {
         Self { tasks: tasks.collect(), stopped, written }
     }
 
-    /// Lets them finish what they are at.
+    /// Stops the writers after their current transactions.
     pub(crate) async fn stop(self) -> Arc<Written> {
         self.stopped.store(true, Ordering::Relaxed);
         for task in self.tasks {
@@ -93,7 +93,7 @@ pub(crate) async fn probe(url: &str) -> u64 {
     commit_one(url, PROBE, STEADY).await
 }
 
-/// Commits one row and returns its number; tries until the server takes it.
+/// Commits one row and returns its number. Retries until the server accepts it.
 pub(crate) async fn commit_one(url: &str, aggregate: &str, event_type: &'static str) -> u64 {
     let mut random = Rng::new();
     loop {
@@ -119,18 +119,18 @@ struct Writer {
     written: Arc<Written>,
 }
 
-/// A row before it has a number.
+/// A row without a number yet.
 struct Draft {
     aggregate: String,
     event_type: &'static str,
     body_bytes: usize,
 }
 
-/// How a transaction went.
+/// End of a transaction.
 enum End {
     Committed,
     RolledBack,
-    /// The commit was sent, and its answer got lost.
+    /// The commit was sent, and its answer was lost.
     Unknown,
 }
 
@@ -162,7 +162,7 @@ impl Writer {
         let mut transaction = client.transaction().await?;
         let mut numbers = lock(&transaction, &drafts).await?;
         if !undone.is_empty() {
-            // Of the same aggregates, with the very numbers that others will have: were one published, it would show.
+            // Rows of the same aggregates with numbers that later rows will have: a published one would show.
             let undone: Vec<Draft> = undone
                 .into_iter()
                 .map(|draft| Draft { aggregate: drafts[0].aggregate.clone(), ..draft })
@@ -203,7 +203,7 @@ impl Writer {
     }
 }
 
-/// Locks the aggregates of these rows, in one order, so that there are no deadlocks; returns their versions.
+/// Locks the aggregates of these rows in a fixed order, which prevents deadlocks. Returns their versions.
 async fn lock(transaction: &Transaction<'_>, drafts: &[Draft]) -> Result<BTreeMap<String, i64>, Error> {
     let names: Vec<&str> = drafts.iter().map(|draft| draft.aggregate.as_str()).collect();
     let sql = "SELECT id, version FROM aggregates WHERE id = ANY ($1) ORDER BY id FOR UPDATE";
@@ -211,7 +211,7 @@ async fn lock(transaction: &Transaction<'_>, drafts: &[Draft]) -> Result<BTreeMa
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Inserts the rows in their order, each with its aggregate's next number.
+/// Inserts the rows in order, each with its aggregate's next number.
 async fn insert(
     transaction: &Transaction<'_>,
     drafts: &[Draft],
@@ -248,7 +248,7 @@ async fn update(transaction: &Transaction<'_>, numbers: &BTreeMap<String, i64>) 
     Ok(())
 }
 
-/// Tries until the server is there.
+/// Retries until the server accepts the connection.
 pub(crate) async fn connect(url: &str) -> Client {
     loop {
         match tokio_postgres::connect(url, NoTls).await {

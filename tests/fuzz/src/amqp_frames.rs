@@ -1,5 +1,5 @@
-//! Any bytes of a broker, in any pieces. lapin's codec reads every frame that the guard passes on, with tables nested [`NESTING_MAX`]
-//! deep at most. A frame that is refused ends the connection with a reason. The guard keeps less than a frame.
+//! Any bytes from a broker, in any pieces: lapin's codec reads every frame that the guard passes on, with tables nested
+//! [`NESTING_MAX`] deep at most. A refused frame ends the connection with a reason. The guard buffers less than a frame.
 
 use amq_protocol::{
     frame::{AMQPFrame, parsing::parse_frame},
@@ -16,7 +16,7 @@ use chassis::consumer::{
 const FRAME_BYTES_MAX: usize = 4096;
 const PREFETCH: u16 = 3;
 
-/// Takes the first byte for the size of the pieces, the rest for what the broker sends.
+/// Uses the first byte as the size of the pieces, the rest as the broker's bytes.
 pub fn holds(input: &[u8]) {
     let Some((&piece, stream)) = input.split_first() else { return };
     let piece = usize::from(piece) + 1;
@@ -37,7 +37,7 @@ pub fn holds(input: &[u8]) {
     whole_payloads(stream);
 }
 
-/// Bytes that the guard passes on, and the reason for which it ends the connection, if it does.
+/// Bytes that the guard passes on, and the reason when it ends the connection.
 fn through(stream: &[u8], piece: usize) -> (BytesMut, Option<String>) {
     let in_hand = InHand::default();
     let mut guard = Guard::new(FRAME_BYTES_MAX, PREFETCH, in_hand);
@@ -53,7 +53,7 @@ fn through(stream: &[u8], piece: usize) -> (BytesMut, Option<String>) {
     (output, None)
 }
 
-/// Reads frames as lapin does; each has to be one.
+/// Reads frames like lapin. Every frame must be valid.
 fn read(passed: &[u8]) -> Vec<AMQPFrame> {
     let (mut rest, mut frames) = (passed, Vec::new());
     while !rest.is_empty() {
@@ -65,14 +65,15 @@ fn read(passed: &[u8]) -> Vec<AMQPFrame> {
     frames
 }
 
-/// Takes the input as the payload of one method and of one content header: the check and the codec agree, but where the check knows better.
+/// Uses the input as the payload of one method and of one content header. The check and the codec must agree, except where the
+/// check knows better.
 fn whole_payloads(payload: &[u8]) {
     for kind in [METHOD, HEADER] {
         let length = u32::try_from(payload.len()).expect("no input is so long").to_be_bytes();
         let frame = [&[kind, 0, 1][..], &length, payload, &[0xCE]].concat();
         match check(kind, payload) {
             Ok(()) => assert!(parse_frame(&frame[..]).is_ok(), "it passes, and cannot be read"),
-            // Of these the codec must not see a byte, or the stack would end.
+            // The codec must not see these: its recursion would overflow the stack.
             Err(Unreadable::TooDeep(_) | Unreadable::UnknownMethod { .. }) => {}
             Err(why) => {
                 assert!(!why.to_string().is_empty());
@@ -85,12 +86,12 @@ fn whole_payloads(payload: &[u8]) {
     }
 }
 
-/// Gives something if the payload has too few containers for any stack to end.
+/// Returns `Some` if the payload has too few containers to overflow any stack.
 fn shallow(payload: &[u8]) -> Option<()> {
     (payload.iter().filter(|byte| matches!(byte, b'A' | b'F')).count() < 100).then_some(())
 }
 
-/// Levels of a table, itself counted.
+/// Levels of a table, including the table itself.
 fn depth_of(table: &FieldTable) -> usize {
     1 + table.inner().values().map(depth_of_value).max().unwrap_or_default()
 }
@@ -105,7 +106,7 @@ fn depth_of_value(value: &AMQPValue) -> usize {
     }
 }
 
-/// Tells whether a message says that it could not be read.
+/// Tells whether a message is marked as unreadable.
 pub(crate) fn is_marked(properties: &amq_protocol::protocol::basic::AMQPProperties) -> bool {
     properties.headers().as_ref().is_some_and(|headers| headers.contains_key(UNREADABLE_HEADER))
 }

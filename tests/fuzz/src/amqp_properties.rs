@@ -1,5 +1,5 @@
-//! Any bytes in place of a message's properties. lapin gets a message with the same body: with the properties as they are if its codec reads
-//! them, and else with a reason.
+//! Any bytes in place of a message's properties: lapin gets a message with the same body, and with the properties if its codec
+//! reads them, else with a reason.
 
 use amq_protocol::frame::{AMQPFrame, parsing::parse_frame};
 use amqp_publisher::frame::{HEADER, check};
@@ -11,7 +11,7 @@ use super::amqp_frames::is_marked;
 /// Longer than any input, so that every content header fits into a frame.
 const FRAME_BYTES_MAX: usize = 32 << 10;
 
-/// Takes the input as flags and properties, in a content header, with the delivery before and the body behind.
+/// Uses the input as flags and properties in a content header, after the delivery and before the body.
 pub fn holds(input: &[u8]) {
     if input.len() < 2 || input.len() > 20_000 {
         return;

@@ -1,6 +1,6 @@
 //! Any file and any environment give settings or a list of problems, and neither shows a secret.
 //!
-//! An input is the file's text, then variables as `NAME=value`, with a zero byte between all of them.
+//! An input is the file's text, then variables as `NAME=value`, separated by zero bytes.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -8,17 +8,17 @@ use config::{Config, File, FileFormat, Value, ValueKind};
 use outboxd::settings::load_with;
 use pg_replication::Endpoint;
 
-/// Stands for a password, wherever one can be given.
+/// Marks a password, wherever one can be given.
 const SECRET: &str = "hunter2";
 
 thread_local! {
-    /// Written anew for each input.
+    /// The file is written again for each input.
     static FILE: RefCell<std::path::PathBuf> = RefCell::new(
         std::env::temp_dir().join(format!("outboxd-fuzz-{}-{:?}.toml", std::process::id(), std::thread::current().id())),
     );
 }
 
-/// See the module.
+/// Checks the module's property for an input.
 pub fn holds(input: &[u8]) {
     let mut parts = input.split(|byte| *byte == 0);
     let file = parts.next().unwrap_or_default();
@@ -48,7 +48,7 @@ pub fn holds(input: &[u8]) {
     }
 }
 
-/// Whether the word stands only where secrets do: elsewhere, as a queue's name say, a problem may well show it.
+/// Tells whether the word is only in secrets. A problem may show it elsewhere, for instance in a queue's name.
 fn nothing_else_holds_the_secret(file: &[u8], environment: &BTreeMap<String, String>) -> bool {
     let Ok(text) = str::from_utf8(file) else { return true };
     let in_file = Config::builder()
@@ -56,18 +56,18 @@ fn nothing_else_holds_the_secret(file: &[u8], environment: &BTreeMap<String, Str
         .build()
         .and_then(Config::try_deserialize::<BTreeMap<String, Value>>)
         .map(|values| values.iter().map(|(key, value)| secrets(&[key], value)).sum::<usize>());
-    // Of a file that cannot be parsed nothing may be shown, wherever the word is.
+    // No problem may show any part of a file that cannot be parsed.
     let file_is_clean = in_file.map_or(true, |secret| secret == count(text));
     let environment_is_clean = environment.iter().all(|(name, value)| {
         let key = name.strip_prefix("OUTBOXD__").unwrap_or_default().to_lowercase();
         let path: Vec<&str> = key.split("__").collect();
-        // Names are shown, and the keys they stand for in lower case.
+        // Names are shown, and their keys in lower case.
         count(&name.to_lowercase()) == 0 && count(value) == secrets(&path, &Value::from(value.as_str()))
     });
     file_is_clean && environment_is_clean
 }
 
-/// How often the word is a secret, in a value at this place of the configuration.
+/// Number of occurrences of the word in secrets, in a value at this place of the configuration.
 fn secrets(path: &[&str], value: &Value) -> usize {
     match (&value.kind, path) {
         (ValueKind::Table(table), _) => {
@@ -78,14 +78,14 @@ fn secrets(path: &[&str], value: &Value) -> usize {
             count(text)
         }
         (ValueKind::String(url), ["rabbitmq", "url" | "urls"] | ["sources", _, "postgres", "url"]) => {
-            // Host, database and the like may be shown once they are known to be that.
+            // Host, database and other parts may be shown once they are parsed.
             if Endpoint::parse(url).is_ok() || path[0] == "rabbitmq" { password(url) } else { count(url) }
         }
         _ => 0,
     }
 }
 
-/// How often the word is in the password of a URL.
+/// Number of occurrences of the word in the password of a URL.
 fn password(url: &str) -> usize {
     let authority = url.split_once("://").map_or("", |(_, rest)| rest);
     let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();

@@ -1,6 +1,7 @@
-//! What must hold for any bytes: one module for each fuzz target, each with one function that panics if it does not.
+//! Properties that hold for any bytes: one module for each fuzz target, each with one function that panics when its property
+//! fails.
 //!
-//! `make fuzz` looks for bytes that break it; `tests/fuzz_corpus.rs` tries those that were found worth keeping.
+//! `make fuzz` searches for bytes that break a property. `tests/fuzz_corpus.rs` checks the recorded ones.
 
 pub mod amqp_frames;
 pub mod amqp_properties;

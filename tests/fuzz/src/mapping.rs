@@ -1,10 +1,9 @@
-//! Any row gives a message within AMQP's limits or a reason: what is reserved is outboxd's, header names are unique, the
-//! content header has the size that was told, texts are unchanged, and no reason shows the payload.
+//! Any row gives a message within AMQP's limits, or a reason. Reserved headers are outboxd's, header names are unique, the
+//! content header has the predicted size, texts are unchanged, and no reason shows the payload.
 //!
-//! An input is text by parts, with a zero byte between them, which no text of PostgreSQL can hold: the payload's type
-//! and the limit, the columns' names, the templates of exchange and routing key, configured headers (`name=template`,
-//! one on a line; `message.KEY=template` for the id or a property, `message.properties_from_headers=`), and the row's values,
-//! `\N` for NULL.
+//! An input is text in parts, separated by zero bytes, which no text of PostgreSQL can hold: the payload's type and the limit;
+//! the columns' names; the templates of exchange and routing key; configured headers (`name=template`, one a line;
+//! `message.KEY=template` for the id or a property; `message.properties_from_headers=`); the row's values, `\N` for NULL.
 
 use std::collections::BTreeSet;
 
@@ -20,10 +19,10 @@ use outboxd::{
 
 const POSITION: Position = Position { commit_lsn: Lsn(0x16_B374_D848), index: 10 };
 const COMMITTED_AT: Timestamp = Timestamp(1_700_000_000_999_999);
-/// Stands for a payload that nobody but the consumer may see.
+/// Marks a payload that only the consumer may see.
 const SECRET: &[u8] = b"hunter2";
 
-/// See the module.
+/// Checks the module's property for an input.
 pub fn holds(input: &[u8]) {
     let mut parts = input.split(|byte| *byte == 0);
     let Some((mapping, columns)) = table(&mut parts) else { return };
@@ -49,7 +48,7 @@ pub fn holds(input: &[u8]) {
     }
 }
 
-/// What precedes the row; `None` if the configuration would not have let it through.
+/// Mapping and columns before the row; `None` for a configuration that outboxd refuses.
 fn table<'a>(parts: &mut impl Iterator<Item = &'a [u8]>) -> Option<(Mapping, Vec<Column>)> {
     let mut text = || parts.next().and_then(|part| str::from_utf8(part).ok());
     let (kind, limit) = text()?.split_once(' ')?;
@@ -145,10 +144,10 @@ fn check<'a>(
     assert!(told <= HEADERS_BYTES_MAX);
 }
 
-/// Every member of the row's headers object is there, with its value, unless its name is taken.
+/// Checks that every member of the row's headers object is in the message, with its value, unless its name is taken.
 fn check_row_headers(message: &amqp::Message, mapping: &Mapping, headers: Option<&[u8]>) {
     use serde_json::Value;
-    // Beyond 128 levels, or with a number like 1e400, serde_json cannot serve as a second opinion.
+    // serde_json cannot serve as a second parser beyond 128 levels, or for a number like 1e400.
     let Ok(Value::Object(members)) = serde_json::from_slice(headers.unwrap_or(b"null")) else { return };
     for (name, expected) in &members {
         if RESERVED_HEADERS.contains(&&**name) || mapping.headers.iter().any(|(taken, _)| taken == name) {
@@ -180,7 +179,7 @@ fn check_row_headers(message: &amqp::Message, mapping: &Mapping, headers: Option
     }
 }
 
-/// The payload of the content header frame, encoded after AMQP 0-9-1, sections 2.3.5.2 and 4.2.5.
+/// Payload of the content header frame, encoded by AMQP 0-9-1, sections 2.3.5.2 and 4.2.5.
 fn content_header(message: &amqp::Message) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend([0, 60, 0, 0]);

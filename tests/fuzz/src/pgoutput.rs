@@ -1,5 +1,5 @@
-//! Any bytes are a pgoutput message or an error; a piece of a message is never a message; and whatever a stream says of
-//! its tables, a row of one becomes a message or an [`InvalidRow`](outboxd::message::InvalidRow).
+//! Any bytes are a pgoutput message or an error, and a part of a message is never a message. For any description of a table, a
+//! row gives a message or an [`InvalidRow`](outboxd::message::InvalidRow).
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ use pg_replication::{
 
 const ORIGIN: Position = Position { commit_lsn: Lsn(0), index: 0 };
 
-/// Takes the input as one message, and as a stream of messages with two bytes of length before each.
+/// Uses the input as one message, and as a stream of messages with two bytes of length before each.
 pub fn holds(input: &[u8]) {
     let bytes = Bytes::copy_from_slice(input);
     if let Ok(output) = decode(bytes.clone()) {
-        // An encoding is never the beginning of another one, so a torn message cannot pass unnoticed.
+        // No encoding is a prefix of another, so a truncated message is noticed.
         assert!(decode(bytes.slice(..bytes.len() - 1)).is_err(), "{output:?} in one byte less");
     }
     stream(bytes);

@@ -1,5 +1,5 @@
-//! Any text is a template or an error that says where; what it renders is what a second, naive reading of it renders;
-//! and escaped text is always literal.
+//! Any text is a template, or an error with its place. A naive second parser renders the same text. Escaped text is always
+//! literal.
 
 use bytes::Bytes;
 use outboxd::{
@@ -31,7 +31,7 @@ pub fn holds(input: &[u8]) {
     }
 }
 
-/// A headers column that has every header that the template asks for.
+/// A headers column with every header that the template uses.
 fn headers_column(template: &Template) -> String {
     let names = template.placeholders().filter_map(|placeholder| match placeholder {
         Placeholder::Header(name) => Some(name),
@@ -41,7 +41,7 @@ fn headers_column(template: &Template) -> String {
     serde_json::Value::Object(members.collect()).to_string()
 }
 
-/// What the mapping makes of the template in a header; `None`: too much for one.
+/// The template's text in a header; `None` when it is too large for one.
 fn rendered(template: &Template, headers: &str) -> Option<String> {
     let mut columns = vec!["id", "aggregatetype", "aggregateid", "type", "payload", "headers"];
     for placeholder in template.placeholders() {
@@ -86,12 +86,12 @@ fn rendered(template: &Template, headers: &str) -> Option<String> {
     }
 }
 
-/// What a column or header of that name holds: braces that nothing may expand again.
+/// The value of a column or header: braces that must not be expanded again.
 fn value_of(name: &str) -> String {
     format!("<{{id}}{}}}>", name.len())
 }
 
-/// The template read a second time, in the simplest way.
+/// The template rendered by a naive second parser.
 fn expected(text: &str, headers: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

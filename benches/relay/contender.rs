@@ -93,7 +93,7 @@ impl Contender {
     /// Messages that outboxd says are confirmed, of all its sources; 0 while it does not answer yet.
     pub async fn confirmed(&self) -> f64 {
         let Program::Outboxd(daemon) = &self.program else { return 0.0 };
-        let Ok((_, metrics)) = http::get(daemon.admin_port(), "/metrics").await else { return 0.0 };
+        let Ok((_, metrics)) = http::get(daemon.port(), "/metrics").await else { return 0.0 };
         let series =
             metrics.lines().filter_map(|line| line.strip_prefix("outboxd_messages_confirmed_total{"));
         series.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()

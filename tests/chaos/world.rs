@@ -184,7 +184,7 @@ impl Instance {
         );
         let mut daemon = Daemon::prepare(&config);
         daemon.environment = environment;
-        let admin_port = daemon.admin_port();
+        let admin_port = daemon.port();
         Self { daemon: Mutex::new(daemon), admin_port, to_postgres, to_broker }
     }
 

@@ -115,7 +115,7 @@ async fn setup_makes_everything_once_and_teardown_removes_it() {
     said.passed(&queue, "exists, as configured");
 
     let said = say(&daemon, &["status"]).await;
-    let address = format!("127.0.0.1:{}", daemon.admin_port());
+    let address = format!("127.0.0.1:{}", daemon.port());
     assert_eq!(said.status, 1);
     assert!(said.stdout.starts_with(&format!("daemon not running at {address}\n")));
     let row = said.stdout.lines().find(|line| line.starts_with("orders ")).expect("a row for the source");

@@ -20,7 +20,7 @@ fn assert_legible(whose: &str, text: &str) {
 /// Checks every output of the daemon for people.
 async fn assert_all_legible(daemon: &Daemon) {
     for path in ["/readyz", "/status", "/metrics"] {
-        let (_, text) = http::get(daemon.admin_port(), path).await.unwrap();
+        let (_, text) = http::get(daemon.port(), path).await.unwrap();
         assert_legible(path, &text);
     }
     for arguments in [

@@ -115,7 +115,7 @@ async fn two_broken_sources_of_sixteen_leave_the_others_running() {
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), 2 * (SOURCES - 2));
-    let (status, text) = testkit::http::get(daemon.admin_port(), "/readyz").await.unwrap();
+    let (status, text) = testkit::http::get(daemon.port(), "/readyz").await.unwrap();
     assert_eq!((status.as_u16(), text.lines().count()), (503, 2), "{text}");
 
     // A repaired source continues by itself.

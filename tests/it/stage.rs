@@ -338,7 +338,7 @@ pub(crate) async fn alive(config: &str) -> Daemon {
 /// Waits until the daemon answers.
 pub(crate) async fn until_alive(daemon: &Daemon) {
     let deadline = std::time::Instant::now() + PATIENCE;
-    while http::get(daemon.admin_port(), "/healthz").await.is_err() {
+    while http::get(daemon.port(), "/healthz").await.is_err() {
         assert!(std::time::Instant::now() < deadline, "the daemon is not alive: {}", daemon.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

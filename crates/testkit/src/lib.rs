@@ -11,6 +11,7 @@ pub mod certs;
 pub mod consumer;
 pub mod daemon;
 pub mod http;
+pub mod instance;
 pub mod liar;
 pub mod oracle;
 pub mod ports;

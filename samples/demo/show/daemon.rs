@@ -26,7 +26,7 @@ pub(crate) fn keep_files(daemon: &Daemon) -> Outcome<()> {
 
 /// Base address of its admin endpoints.
 pub(crate) fn admin_url(daemon: &Daemon) -> String {
-    format!("http://127.0.0.1:{}", daemon.admin_port())
+    format!("http://127.0.0.1:{}", daemon.port())
 }
 
 /// What one of its commands prints.
@@ -49,7 +49,7 @@ pub(crate) async fn start(screen: Screen, daemon: &mut Daemon) -> Outcome<()> {
     screen.fact("configuration", &short(&config_file()));
     screen.fact("log", &short(&log_file()));
     screen.fact("metrics", &format!("{}/metrics", admin_url(daemon)));
-    let (status, body) = http::get(daemon.admin_port(), "/readyz").await?;
+    let (status, body) = http::get(daemon.port(), "/readyz").await?;
     screen.fact("GET /readyz", &format!("{status}: {}, {took:.1} s after the start", body.trim()));
     Ok(())
 }

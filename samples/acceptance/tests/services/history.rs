@@ -1,15 +1,41 @@
-//! The view: its queries, its lag, and how it is made anew.
+//! The order history, a view: its queries, its lag, and its rebuild.
 
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
 };
 use serde_json::{Value, json};
+use testkit::{Daemon, Shop};
+use tokio_postgres::{Client, NoTls};
 
 use crate::{
     broker::{ByHand, publish, publish_as, text_header},
     eventually, history_shows, settled, shared_shop, shop,
 };
+
+/// A client of the view's database.
+async fn view(shop: &Shop) -> Client {
+    let (client, connection) = tokio_postgres::connect(&shop.databases[2], NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Places an order within the customer's limit and one beyond it. Returns the customer, the orders with their states, and the view.
+async fn two_orders(shop: &Shop) -> (i64, [(i64, &'static str); 2], Value) {
+    let customer = shop.customer("10").await;
+    let orders = [shop.order(customer, "6").await, shop.order(customer, "6").await];
+    let expected = [(orders[0], "APPROVED"), (orders[1], "REJECTED")];
+    let before = history_shows(shop, customer, &expected).await;
+    (customer, expected, before)
+}
+
+/// Has outboxd publish all rows of both outbox tables again.
+async fn replay(relay: &Daemon) {
+    for source in ["orders", "customers"] {
+        let output = relay.command(&["replay", "--source", source]).await;
+        assert!(output.status.success(), "{output:?}");
+    }
+}
 
 fn ids(history: &Value) -> Vec<i64> {
     history["orders"].as_array().unwrap().iter().map(|order| order["orderId"].as_i64().unwrap()).collect()
@@ -56,9 +82,7 @@ async fn an_order_may_come_before_its_customer_who_is_no_phantom_meanwhile() {
     }
     let path = format!("/customers/{customer}/orderhistory");
     eventually("the order is in the view", async || {
-        let (client, connection) =
-            tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
-        tokio::spawn(connection);
+        let client = view(shop).await;
         client.query_opt("SELECT FROM orders WHERE id = $1", &[&order]).await.unwrap()
     })
     .await;
@@ -106,9 +130,7 @@ async fn it_is_behind_while_an_event_cannot_be_applied() {
     let shop = shop("behind").await;
     let customer = shop.customer("10").await;
     history_shows(&shop, customer, &[]).await;
-    let (mut client, connection) =
-        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let mut client = view(&shop).await;
     let lock = client.transaction().await.unwrap();
     lock.batch_execute("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE").await.unwrap();
     let order = shop.order(customer, "10").await;
@@ -127,9 +149,7 @@ async fn a_replayed_event_mends_the_view_and_a_mere_copy_does_not_touch_it() {
     let shop = shared_shop().await;
     let customer = shop.customer("10").await;
     history_shows(shop, customer, &[]).await;
-    let (client, connection) =
-        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = view(shop).await;
     client.execute("DELETE FROM customers WHERE id = $1", &[&customer]).await.unwrap();
     let select = "SELECT message_id, body FROM events WHERE event_type = 'CustomerCreated' \
                   AND convert_from(body, 'UTF8')::jsonb ->> 'customerId' = $1::text";
@@ -140,7 +160,7 @@ async fn a_replayed_event_mends_the_view_and_a_mere_copy_does_not_touch_it() {
     let path = format!("/customers/{customer}/orderhistory");
     let copy = properties.clone().with_headers(text_header("outbox-source", "customers"));
     publish_as(&shop.amqp_url, "order-history.customers", copy, body).await;
-    // Behind the copy, in the same queue.
+    // A later message of the same queue.
     let next = shop.customer("1").await;
     history_shows(shop, next, &[]).await;
     assert_eq!(shop.history.get(&path).await.0, 404);
@@ -155,23 +175,18 @@ async fn a_replayed_event_mends_the_view_and_a_mere_copy_does_not_touch_it() {
 #[tokio::test]
 async fn a_view_that_was_lost_is_made_anew_from_retained_events() {
     let shop = shop("rebuild").await;
-    let customer = shop.customer("10").await;
-    let orders = [shop.order(customer, "6").await, shop.order(customer, "6").await];
-    let expected = [(orders[0], "APPROVED"), (orders[1], "REJECTED")];
-    let before = history_shows(&shop, customer, &expected).await;
-    let (client, connection) =
-        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let (customer, expected, before) = two_orders(&shop).await;
+    let client = view(&shop).await;
     client.batch_execute("DELETE FROM orders; UPDATE customers SET name = 'Mallory'").await.unwrap();
 
     let output = shop.history.command(&["rebuild"]).await;
     assert!(output.status.success(), "{output:?}");
-    // Two created, one approved, one rejected; and the customer.
+    // Two created, one approved, one rejected, and the customer.
     assert!(String::from_utf8_lossy(&output.stdout).contains("from 5 events"), "{output:?}");
     assert_eq!(history_shows(&shop, customer, &expected).await, before);
     assert_eq!(shop.history.command(&["rebuild", "--help"]).await.status.code(), Some(0));
 
-    // What comes after a rebuild is applied as ever.
+    // Events after a rebuild are applied.
     let next = shop.order(customer, "4").await;
     assert_eq!(settled(&shop, next).await.0, "APPROVED");
     history_shows(&shop, customer, &[expected[0], expected[1], (next, "APPROVED")]).await;
@@ -202,20 +217,12 @@ async fn rebuilds_beside_a_running_service_neither_lose_nor_stop_anything() {
 #[tokio::test]
 async fn a_view_that_was_lost_with_its_events_comes_back_by_a_replay() {
     let shop = shop("replay").await;
-    let customer = shop.customer("10").await;
-    let orders = [shop.order(customer, "6").await, shop.order(customer, "6").await];
-    let expected = [(orders[0], "APPROVED"), (orders[1], "REJECTED")];
-    let before = history_shows(&shop, customer, &expected).await;
-    let (client, connection) =
-        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let (customer, expected, before) = two_orders(&shop).await;
+    let client = view(&shop).await;
     client.batch_execute("TRUNCATE orders, customers, events, streams").await.unwrap();
-    for source in ["orders", "customers"] {
-        let output = shop.relay.command(&["replay", "--source", source]).await;
-        assert!(output.status.success(), "{output:?}");
-    }
+    replay(&shop.relay).await;
     assert_eq!(history_shows(&shop, customer, &expected).await, before);
-    // Those who book things have taken no notice.
+    // The other two services ignore the replay.
     let next = shop.order(customer, "4").await;
     assert_eq!(settled(&shop, next).await.0, "APPROVED");
     let last = shop.order(customer, "0.01").await;
@@ -225,14 +232,9 @@ async fn a_view_that_was_lost_with_its_events_comes_back_by_a_replay() {
 #[tokio::test]
 async fn a_view_whose_tables_were_dropped_is_made_anew_from_retained_events() {
     let shop = shop("dropped").await;
-    let customer = shop.customer("10").await;
-    let orders = [shop.order(customer, "6").await, shop.order(customer, "6").await];
-    let expected = [(orders[0], "APPROVED"), (orders[1], "REJECTED")];
-    let before = history_shows(&shop, customer, &expected).await;
-    let (client, connection) =
-        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
-    // One that an earlier version took, and that this one cannot apply.
+    let (customer, expected, before) = two_orders(&shop).await;
+    let client = view(&shop).await;
+    // An event that an earlier version accepted, and that this one cannot apply.
     let bad = "INSERT INTO events (message_id, event_type, body) VALUES ('bad', 'OrderCreated', $1)";
     let body = format!(
         r#"{{"orderId": 1, "orderDetails": {{"customerId": {customer}, "orderTotal": {{"amount": -1}}}}}}"#
@@ -249,7 +251,7 @@ async fn a_view_whose_tables_were_dropped_is_made_anew_from_retained_events() {
     );
     assert!(String::from_utf8_lossy(&output.stderr).contains("amount must be more than zero"), "{output:?}");
     assert_eq!(history_shows(&shop, customer, &expected).await, before);
-    // The service has run all the time, and goes on.
+    // The service ran all the time, and continues.
     let next = shop.order(customer, "4").await;
     history_shows(&shop, customer, &[expected[0], expected[1], (next, "APPROVED")]).await;
 }
@@ -257,15 +259,10 @@ async fn a_view_whose_tables_were_dropped_is_made_anew_from_retained_events() {
 #[tokio::test]
 async fn a_view_that_was_dropped_with_its_events_says_so_and_comes_back_by_a_replay() {
     let mut shop = shop("dropped_whole").await;
-    let customer = shop.customer("10").await;
-    let orders = [shop.order(customer, "6").await, shop.order(customer, "6").await];
-    let expected = [(orders[0], "APPROVED"), (orders[1], "REJECTED")];
-    let before = history_shows(&shop, customer, &expected).await;
-    let (client, connection) =
-        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let (customer, expected, before) = two_orders(&shop).await;
+    let client = view(&shop).await;
 
-    // Without its events alone, the view stays.
+    // Without the table of events alone, the view stays.
     client.batch_execute("DROP TABLE events").await.unwrap();
     let refused = async |history: &testkit::Service| {
         let output = history.command(&["rebuild"]).await;
@@ -287,10 +284,7 @@ async fn a_view_that_was_dropped_with_its_events_says_so_and_comes_back_by_a_rep
     let (status, _) = shop.history.get(&format!("/customers/{customer}/orderhistory")).await;
     assert_eq!(status, 404, "there is nothing in it");
     assert!(shop.history.log().contains("tables were dropped, and are made anew, empty"));
-    for source in ["orders", "customers"] {
-        let output = shop.relay.command(&["replay", "--source", source]).await;
-        assert!(output.status.success(), "{output:?}");
-    }
+    replay(&shop.relay).await;
     assert_eq!(history_shows(&shop, customer, &expected).await, before);
     let output = shop.history.command(&["rebuild"]).await;
     assert!(String::from_utf8_lossy(&output.stdout).contains("from 5 events"), "{output:?}");
@@ -303,9 +297,7 @@ async fn a_rebuild_from_some_of_the_events_says_what_is_gone() {
     let customer = shop.customer("10").await;
     let orders = [shop.order(customer, "4").await, shop.order(customer, "4").await];
     history_shows(&shop, customer, &[(orders[0], "APPROVED"), (orders[1], "APPROVED")]).await;
-    let (client, connection) =
-        tokio_postgres::connect(&shop.databases[2], tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = view(&shop).await;
     let forget = "DELETE FROM events WHERE convert_from(body, 'UTF8')::jsonb ->> 'orderId' = $1::text";
     client.execute(forget, &[&orders[0].to_string()]).await.unwrap();
     let output = shop.history.command(&["rebuild"]).await;

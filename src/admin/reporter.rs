@@ -289,7 +289,7 @@ impl Reporter {
         if let Some(why) = &why
             && live.cleanup_off.as_ref() != Some(why)
         {
-            tracing::warn!(source = %self.0.name, "clean-up is off: {why}; messages are still published");
+            tracing::warn!(source = %self.0.name, "clean-up is off: {why}; relaying goes on");
         }
         self.0.metrics.cleanup_off.set(i64::from(why.is_some()));
         live.cleanup_off = why;

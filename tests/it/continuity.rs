@@ -94,7 +94,11 @@ async fn a_slot_dropped_while_outboxd_is_stopped_is_not_made_anew() {
         assert!(holder.is_some(), "the daemon has the slot");
         if clean {
             assert!(daemon.sigterm(PATIENCE).await.success());
-            assert_eq!(record(&stage).await, Some((None, true)), "left in order, and exactly there");
+            assert_eq!(
+                record(&stage).await,
+                Some((None, true)),
+                "the record is released, at the slot's position"
+            );
         } else {
             daemon.kill9().await;
             assert_eq!(record(&stage).await.expect("a record").0, holder);

@@ -353,7 +353,7 @@ async fn a_record_says_what_the_slot_says_and_shows_when_something_else_wrote_it
     assert!(read().await.as_written);
 
     creation::drop_slot(&client, &database.slot).await.unwrap();
-    assert!(!note("a name", flush).await, "there is no slot to say anything");
+    assert!(!note("a name", flush).await, "a position was noted without a slot");
     let confirmed = Confirmed { flush, position: None, until: None };
     record::release(&client, &database, "a name", confirmed).await.unwrap();
     assert_eq!(read().await.holder.as_deref(), Some("a name"));
@@ -553,7 +553,10 @@ async fn a_good_database_passes_and_each_fault_names_its_cure() {
         client.batch_execute(cure(&checks, missing)).await.unwrap();
     }
     let checks = preflight::checks(&database, &columns(), &facts(&database, &client).await);
-    assert!(checks.iter().all(|check| check.failure().is_none()), "the cures cure: {checks:#?}");
+    assert!(
+        checks.iter().all(|check| check.failure().is_none()),
+        "a check still fails after its cure: {checks:#?}"
+    );
     // With an existing slot, an incomplete publication is a gap, which needs `recover`.
     creation::drop_slot(&client, &database.slot).await.unwrap();
 

@@ -50,7 +50,7 @@ async fn what_a_row_or_a_server_says_acts_on_no_terminal_and_forges_no_line() {
     let mut daemon = Daemon::start(&stage.config());
     until_alive(&daemon).await;
     let reason = until_state(&daemon, "orders", "halted").await;
-    assert!(reason.contains(HOSTILE), "the document says it as it is: {reason:?}");
+    assert!(reason.contains(HOSTILE), "/status must have the unescaped text: {reason:?}");
     let ready = daemon.readyz().await.1;
     assert!(
         ready.contains(r"x\nforged ERROR\r\u{1b}[2J\u{9b}31m\u{202e}\u{2066}\u{200b}\u{e0041}\u{7f}"),

@@ -332,7 +332,10 @@ async fn an_altered_publication_is_said_and_ends_clean_up_until_somebody_has_loo
     }
     assert!(shown["cleanup_off"].as_str().unwrap().contains("was altered"), "{shown}");
     assert_eq!(daemon.metric("outboxd_cleanup_off{source=\"orders\"}").await, Some(1.0));
-    eventually("somebody is told", async || daemon.log().contains("the publication was altered")).await;
+    eventually("the log reports the altered publication", async || {
+        daemon.log().contains("the publication was altered")
+    })
+    .await;
     stage.write_row("a", 2, "OrderCreated").await;
     stage.verdict().await.assert_delivered(0);
     assert_eq!(rows().await, 2);

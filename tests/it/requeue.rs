@@ -156,7 +156,7 @@ async fn discard_removes_what_is_named_and_two_commands_do_not_meet() {
 
     let said = parked(&daemon, &["discard", "nothing-like-it", &field(0, "message_id")]).await;
     assert!(said.status == 1 && said.stderr.contains("not parked: nothing-like-it;"), "{}", said.stderr);
-    assert_eq!(listed(&daemon).await.len(), 3, "nothing is done by half");
+    assert_eq!(listed(&daemon).await.len(), 3, "a command with an unknown id must discard nothing");
     assert_eq!(parked(&daemon, &["discard"]).await.status, 2);
 
     let client = stage.client().await;

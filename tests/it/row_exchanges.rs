@@ -47,13 +47,13 @@ async fn is_refused_by_both_policies(mut stage: Stage, aggregate_type: &str, cau
     for named in named.iter().chain(&[&*id, " at 00000000", "on_invalid"]) {
         assert!(reason.contains(named), "{named}: {reason}");
     }
-    eventually("what stands before it arrives", async || stage.oracle.received_count() >= 1).await;
+    eventually("the row before the refused one arrives", async || stage.oracle.received_count() >= 1).await;
     for _ in 0..40 {
         let shown = source(&daemon, "orders").await;
         assert_eq!((&shown["state"], daemon.readyz().await.0), (&json!("halted"), 503), "{shown}");
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    assert_eq!(stage.oracle.received_count(), 1, "nothing goes out behind it");
+    assert_eq!(stage.oracle.received_count(), 1, "a row behind the refused one was published");
     assert_eq!(daemon.reconnects("orders", "rabbitmq").await, 0);
     daemon.sigterm(PATIENCE).await;
     drop(daemon);

@@ -74,7 +74,7 @@ async fn an_idle_slot_advances_while_everything_else_is_busy() {
     }
     assert_eq!(daemon.count("orders", "messages_published_total").await, 0);
     assert_eq!(daemon.reconnects("orders", "postgres").await, 0);
-    busy.iter().for_each(|task| assert!(!task.is_finished(), "nobody was busy"));
+    busy.iter().for_each(|task| assert!(!task.is_finished(), "no other writer was active"));
     busy.iter().for_each(tokio::task::JoinHandle::abort);
 }
 

@@ -70,7 +70,7 @@ impl Pair {
             turns.iter().rfind(|turn| turn.user.starts_with("second")).map(|turn| turn.began)
         };
         eventually("the second publishes", async || began().is_some_and(|began| began >= since)).await;
-        began().expect("it has").saturating_duration_since(since)
+        began().expect("a publish of the second instance").saturating_duration_since(since)
     }
 
     /// Hands the slot back to the first instance, without a loss of connections.

@@ -89,7 +89,8 @@ async fn a_deleted_queue_that_may_not_be_declared_is_a_reason_not_to_be_ready() 
     stage.write_unseen("a", "OrderCreated").await;
     let reason = until_state(&daemon, "orders", "halted").await;
     assert!(reason.contains("bind one"), "{reason}");
-    eventually("the queue is missed", async || subscribed(&daemon).await["missing"].is_string()).await;
+    eventually("the missing queue is reported", async || subscribed(&daemon).await["missing"].is_string())
+        .await;
     let (status, text) = daemon.readyz().await;
     assert_eq!(status, 503);
     assert!(text.contains("subscription subscribed: gets no messages: queue 'subscribed'"), "{text}");

@@ -45,7 +45,7 @@ async fn a_role_that_may_replicate_by_membership_is_not_refused_for_its_attribut
     stage.sql(&format!("REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
-/// Roles of an Amazon RDS cluster.
+/// These roles make the server look like an Amazon RDS cluster.
 #[tokio::test]
 async fn cures_are_those_of_the_service_in_check_and_in_the_reason_of_a_source() {
     let server = Postgres::start(PostgresOptions {

@@ -103,7 +103,7 @@ async fn rows_that_lie_beside_those_of_another_source_are_moved_alone() {
     let moved = "SELECT slot FROM app.outboxd_parked";
     assert_eq!(client.query_one(moved, &[]).await.unwrap().get::<_, String>(0), stage.slot());
 
-    // Rows without a moved table hold nothing up.
+    // Parked rows alone in the old schema do not stop the source.
     stage.sql(&format!("UPDATE public.outboxd_parked SET slot = '{}'", stage.slot())).await;
     assert!(daemon.sigterm(PATIENCE).await.success());
     daemon.start_again();

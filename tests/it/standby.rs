@@ -73,7 +73,7 @@ impl Pair {
         began().expect("a publish of the second instance").saturating_duration_since(since)
     }
 
-    /// Hands the slot back to the first instance, without a loss of connections.
+    /// Drains and ends the second instance, so that the first takes over, and starts the second again.
     async fn hand_back(&mut self) {
         assert!(self.second.sigterm(PATIENCE).await.success());
         until_state(&self.first, "orders", "streaming").await;

@@ -1,6 +1,6 @@
 //! outboxd as a process: started, watched, killed, frozen.
 
-use super::{http, instance::Instance, process, programs};
+use super::{instance::Instance, process, programs};
 use serde_json::Value;
 use std::{
     fs, io,

@@ -196,7 +196,7 @@ fn bad_configuration_exits_with_78_and_tells_every_problem_at_once() {
                 "rabbitmq.url: does not begin with amqp:// or amqps://; write ",
                 "rabbitmq.password_file: /no/such/file cannot be read: No such file",
                 "sources.a.postgres.url: ",
-                "sources.c.postgres.slot: another source on this server already uses the slot \"s\"; give each",
+                "sources.c.postgres.slot: another source on this server already uses the slot \"s\"; set a different slot",
             ],
         ),
         // Environment variables, which are named in place of the file.

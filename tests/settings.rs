@@ -303,7 +303,7 @@ fn each_mistake_has_its_message() {
             "message.headers = { event-type = \"x\" }",
             "message.headers.event-type: is a header that outboxd sets",
         ),
-        ("message.headers = { CC = \"x\" }", "message.headers.CC: has a meaning of its own in RabbitMQ"),
+        ("message.headers = { CC = \"x\" }", "message.headers.CC: has a special meaning in RabbitMQ"),
         ("message.headers = { a = 1 }", "message.headers.a: must be text, is a whole number"),
         ("message.content_type = \"\"", "message.content_type: must have 1 to 255 bytes, has 0"),
         (

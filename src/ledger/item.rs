@@ -1,4 +1,4 @@
-//! What an entry of the ledger is about, and what its caller must do when its turn has come.
+//! The content of a ledger entry, and the step that its caller must take next.
 
 use std::sync::Arc;
 
@@ -7,14 +7,14 @@ use crate::{
     position::Position,
 };
 
-/// What a row takes its place in the ledger for.
+/// Content of a ledger entry.
 #[derive(Debug)]
 pub(super) enum Item {
-    /// To be published. The row is there when policy may put it aside.
+    /// A message to publish. The row is kept if policy may park it.
     Message { message: Message, kept: Option<Arc<KeptRow>> },
-    /// To be parked, as no message can be made of it.
+    /// A row to park, because no message can be made of it.
     Invalid(Arc<ParkedRow>),
-    /// Nothing any more. Only the place counts.
+    /// A settled row. Only its position still matters.
     Settled { position: Position, committed_at: Timestamp },
 }
 
@@ -35,7 +35,7 @@ impl Item {
         }
     }
 
-    /// `None`: a row that does not name its aggregate, or waits for nothing.
+    /// Returns the aggregate. `None` for a settled row, and for a row that does not name its aggregate.
     pub(super) fn aggregate(&self) -> Option<AggregateKey> {
         match self {
             Item::Message { message, .. } => Some(message.aggregate),
@@ -53,11 +53,11 @@ impl Item {
     }
 }
 
-/// What the caller must do with an entry whose turn it is.
+/// Step that the caller must take with an entry.
 #[derive(Clone, Debug)]
 pub enum Due {
-    /// Publish it, and tell the broker's answer.
+    /// Publish the message, and report the broker's answer.
     Publish(Message),
-    /// Put it aside, and say when that is done.
+    /// Park the row, and report when it is parked.
     Park(Arc<ParkedRow>),
 }

@@ -1,16 +1,21 @@
 //! The ledger: every message of one source that is not settled yet, in commit order.
 //!
-//! A message is *waiting* until the gate lets it pass, *outstanding* from when the publisher has it until the broker answers,
-//! *refused* when the broker nacked or returned it, *parking* while policy puts its row aside, and *settled* once confirmed,
-//! parked, or given up by policy. A row that no message can be made of takes its turn among them and is parked. Only the
-//! contiguous settled prefix moves the position, so a confirm that overtakes an earlier one changes nothing yet.
+//! States of a message:
 //!
-//! What was outstanding and is given back unanswered, as the broker has closed its channel, is waiting again: it may be with the broker.
-//! One of those messages may be the reason, so that they go out as suspects, see `suspects.rs`. Messages that were nacked
-//! take turns, see `nacks.rs`.
+//! - *waiting*: the gate holds it back
+//! - *outstanding*: the publisher has it, and the broker has not answered
+//! - *refused*: the broker nacked or returned it, or closed the channel for it
+//! - *parking*: policy parks its row
+//! - *settled*: confirmed, parked, or given up by policy
 //!
-//! The gate lets a message pass when everything of its aggregate that stands before it is settled, and everything of its
-//! transaction that stands before it is out. What waits there holds no other transaction up.
+//! A row that no message can be made of waits in the same order and is parked. Only the contiguous settled prefix moves the
+//! position. A confirm that overtakes an earlier one therefore changes nothing yet.
+//!
+//! When the broker closes the channel, outstanding messages wait again, although the broker may have them. One of them may be the
+//! cause, so they go out as suspects (`suspects.rs`). Nacked messages take turns (`nacks.rs`).
+//!
+//! The gate lets a message pass when every earlier message of its aggregate is settled and every earlier row of its transaction has
+//! gone out. A message that waits for its aggregate holds back no other transaction.
 //!
 //! Pure: no I/O, no clock (time is passed in), no knowledge of the wire.
 
@@ -26,7 +31,7 @@ use std::{
     time::Instant,
 };
 
-/// Ascending in commit order; a message that is published again keeps its tag.
+/// Identifies an entry, ascending in commit order. A message that is published again keeps its tag.
 pub use amqp_publisher::PublishTag;
 pub use item::Due;
 use item::Item;
@@ -41,49 +46,50 @@ use crate::{
     position::{Lsn, Position},
 };
 
-/// When messages of one aggregate may be in flight together.
+/// Rule for messages of one aggregate that are in flight together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ordering {
-    /// One at a time: a nack cannot let a later message of the same aggregate overtake.
+    /// At most one at a time. A later message of the same aggregate cannot overtake a nacked one.
     PerAggregate,
-    /// Any number: a nacked message may be delivered behind a later one of its aggregate.
+    /// Any number. A nacked message may be delivered after a later one of its aggregate.
     Pipelined,
 }
 
-/// How much the ledger may hold.
+/// Limits of the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Messages.
+    /// Number of messages.
     pub messages: usize,
-    /// Bytes, by [`Message::size`]. One message beyond the limit is accepted, so that a large one can pass at all.
+    /// Bytes, by [`Message::size`]. One message beyond the limit is accepted, so that a large one can pass.
     pub bytes: usize,
 }
 
-/// How full a ledger is at its limit.
+/// Fill level of a ledger at its limit.
 pub const WHOLE: usize = 1 << 16;
 
-/// Why the broker refused a message.
+/// Reason for which the broker refused a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It could not store the message (`basic.nack`). Those of one exchange and routing key take turns.
+    /// The broker could not store the message (`basic.nack`). Messages of one exchange and routing key take turns.
     Nacked,
-    /// It closes the channel for the message, or refuses its exchange. Nothing behind it is published until it gets through.
+    /// The broker closes the channel for the message, or refuses its exchange. No later message is published until this one is
+    /// settled.
     Forbidden,
-    /// No queue is bound for it (`basic.return`). Nothing else is published until it gets through.
+    /// No queue is bound for the message (`basic.return`). No other message is published until this one is settled.
     Unroutable,
-    /// No queue took it, though one should have; whether that is still so is being looked at.
+    /// No queue took the message, although a subscription should have. The subscriptions are being checked.
     LookedInto,
 }
 
 #[derive(Debug)]
 enum EntryState {
     Waiting,
-    /// The publisher has it, and perhaps the broker, which has not answered.
+    /// The publisher has the message, and perhaps the broker. No answer yet.
     Outstanding {
         at: Instant,
     },
     Refused,
-    /// On its way to where policy puts it aside.
+    /// The row is being parked.
     Parking,
     Settled,
 }
@@ -93,26 +99,27 @@ struct Entry {
     item: Item,
     size: usize,
     state: EntryState,
-    /// With this message settled, everything up to here is.
+    /// When this entry and all before it are settled, everything up to this LSN is.
     watermark: Option<Lsn>,
-    /// When it was first handed to the publisher, or its parking began.
+    /// Time when the message was first handed to the publisher, or when parking began.
     first_out: Option<Instant>,
-    /// How often the broker refused it.
+    /// Number of refusals by the broker.
     refusals: u32,
-    /// It was returned, and nothing else goes out before it gets through.
+    /// The message was returned. No other message is published until this one is settled.
     unroutable: bool,
-    /// It was nacked, and it is its turn to be tried again.
+    /// The message was nacked, and it is its turn to be sent again.
     in_turn: bool,
-    /// The broker had no exchange for it when it was sent last, or for one that was sent beside it.
+    /// The exchange was missing at the last publish of this message, or of one sent beside it.
     missed: bool,
-    /// The next one of its aggregate, which waits for this one to settle.
+    /// The next message of the same aggregate, which waits for this one to settle.
     next_of_aggregate: Option<u64>,
-    /// For how many it waits: for its aggregate's previous one to settle, for its transaction's previous one to go out.
+    /// Number of entries that this one waits for: the previous one of its aggregate to settle, the previous one of its transaction
+    /// to go out.
     waits_for: u8,
 }
 
 impl Entry {
-    /// Whether `next`, which stands right behind it, has to wait for it to go out.
+    /// Returns whether `next`, the entry right after this one, has to wait until this one has gone out.
     fn leads(&self, next: &Item) -> bool {
         matches!(self.state, EntryState::Waiting)
             && self.first_out.is_none()
@@ -121,48 +128,47 @@ impl Entry {
     }
 }
 
-/// A message that was on its way until now.
+/// A message that was outstanding until now.
 struct Outgoing {
     message: Message,
-    /// When it was handed to the publisher.
+    /// Time when the message was handed to the publisher.
     at: Instant,
-    /// It had been nacked before, and it was its turn.
+    /// The message was nacked before, and it was its turn.
     in_turn: bool,
 }
 
-/// See the module's description.
+/// The ledger of one source. See the module's description.
 #[derive(Debug)]
 pub struct Ledger {
     ordering: Ordering,
     limits: Limits,
     entries: VecDeque<Entry>,
-    /// Tag of `entries[0]`; the others follow without a gap.
+    /// Tag of `entries[0]`. The others follow without a gap.
     first_tag: u64,
-    /// Tags of those that wait and may go out, lowest first.
+    /// Tags of waiting entries that may go out, lowest first.
     ready: BinaryHeap<Reverse<u64>>,
-    /// Of each aggregate that has something in here the last tag: the next one has to wait for it. Stays empty when
-    /// pipelined.
+    /// Last tag of each aggregate that has entries here. The next message of the aggregate waits for it. Empty when pipelined.
     last_of: HashMap<AggregateKey, u64>,
-    /// In the order in which they went out; answered ones are taken from the front.
+    /// Outstanding tags in the order in which they went out. Answered ones are removed from the front.
     outstanding_since: VecDeque<(u64, Instant)>,
     bytes: usize,
     outstanding: usize,
-    /// When each that is to be tried again is due, and its tag.
+    /// Tags to be sent again, by the time when they are due.
     refused: BTreeSet<(Instant, u64)>,
     nacks: Nacks,
     suspects: Suspects,
     forbidden: Forbidden,
-    /// The latest time at which a message was handed over that is confirmed.
+    /// Latest time at which a message that is confirmed by now was handed over.
     answered_to: Option<Instant>,
     parking: usize,
     unroutable: usize,
     progress: Progress,
-    /// Rows that were settled on an earlier connection, and have not come by again yet.
+    /// Rows that an earlier connection settled ahead of others. They have not arrived on this connection yet.
     ahead: BTreeSet<Position>,
 }
 
 impl Ledger {
-    /// An empty ledger that goes on from what is settled.
+    /// Creates an empty ledger that continues from `settled`.
     pub fn new(ordering: Ordering, limits: Limits, Settled { progress, ahead }: Settled) -> Self {
         Self {
             ordering,
@@ -186,24 +192,24 @@ impl Ledger {
         }
     }
 
-    /// Whether another message may be pushed. When not, the caller stops reading.
+    /// Returns whether another message may be pushed. If not, the caller stops reading.
     pub fn has_room(&self) -> bool {
         self.holds_less_than(self.limits)
     }
 
-    /// Whether it holds less than so much, by both counts.
+    /// Returns whether the ledger holds less than `limits`, in messages and in bytes.
     pub fn holds_less_than(&self, limits: Limits) -> bool {
         self.entries.len() < limits.messages && self.bytes < limits.bytes
     }
 
-    /// How full it is, by whichever count is more, rounded up: [`WHOLE`] at its limit.
+    /// Fill level by the larger of both counts, rounded up: [`WHOLE`] at the limit.
     pub fn fill(&self) -> usize {
         let of = |held: usize, limit: usize| held.saturating_mul(WHOLE).div_ceil(limit.max(1));
         of(self.entries.len(), self.limits.messages).max(of(self.bytes, self.limits.bytes))
     }
 
-    /// Whether a row is settled already, by an earlier connection of the same process or before the confirmed LSN: then there
-    /// is nothing to push. One that was settled ahead of others takes its place behind all that was pushed.
+    /// Returns whether a row is already settled: before the confirmed LSN, or by an earlier connection of this process. The caller
+    /// then pushes nothing. A row that was settled ahead of others takes its position after all that was pushed.
     pub fn push_settled(&mut self, position: Position, committed_at: Timestamp) -> bool {
         if self.ahead.remove(&position) {
             self.append(Item::Settled { position, committed_at });
@@ -215,22 +221,22 @@ impl Ledger {
         is_confirmed || self.progress.position.is_some_and(|settled| position <= settled)
     }
 
-    /// Whether rows that were settled on an earlier connection are still to come by.
+    /// Returns whether rows that an earlier connection settled ahead of others are still to arrive.
     pub fn expects_settled(&self) -> bool {
         !self.ahead.is_empty()
     }
 
-    /// Takes in a message, behind all others.
+    /// Adds a message after all others.
     pub fn push(&mut self, message: Message) {
         self.append(Item::Message { message, kept: None });
     }
 
-    /// Takes in a message, behind all others, and keeps its row, so that it can be parked.
+    /// Adds a message after all others and keeps its row, so that it can be parked.
     pub fn push_kept(&mut self, message: Message, row: KeptRow) {
         self.append(Item::Message { message, kept: Some(Arc::new(row)) });
     }
 
-    /// Takes in a row that no message can be made of, behind all others; it is parked when its turn comes.
+    /// Adds a row that no message can be made of, after all others. The row is parked when its turn comes.
     pub fn push_invalid(&mut self, row: ParkedRow) {
         self.append(Item::Invalid(Arc::new(row)));
     }
@@ -267,7 +273,7 @@ impl Ledger {
         });
     }
 
-    /// One thing less for `tag` to wait for.
+    /// Removes one of the reasons for which `tag` waits.
     fn release(&mut self, tag: u64) {
         let Some(entry) = self.entry(tag) else { return };
         entry.waits_for -= 1;
@@ -276,12 +282,14 @@ impl Ledger {
         }
     }
 
-    /// Every row that commits before `lsn` has been pushed, or was settled before: the end of a transaction, what a
-    /// keepalive between two transactions says, or what the slot (or its record) had confirmed when it became ours. Settling
-    /// everything pushed so far now settles everything up to `lsn`.
+    /// Raises the watermark: every row that commits before `lsn` was pushed or is settled. When everything pushed so far is
+    /// settled, everything up to `lsn` is.
+    ///
+    /// Callers know this from the end of a transaction, from a keepalive between two transactions, and from the confirmed position
+    /// of the slot or of its record at the start.
     pub fn advance_watermark(&mut self, lsn: Lsn) {
         if !self.ahead.is_empty() {
-            // Whatever another instance went past in the meantime does not come by any more.
+            // Rows that another instance has confirmed in the meantime do not arrive any more.
             self.ahead = self.ahead.split_off(&Position { commit_lsn: lsn, index: 0 });
         }
         match self.entries.back_mut() {
@@ -290,8 +298,8 @@ impl Ledger {
         }
     }
 
-    /// The next one that may go out at `now`, and what the caller must do with it: a forbidden one whose time has come, alone;
-    /// then suspects; refused ones whose time has come; then those that the gate lets pass, in commit order.
+    /// Returns the next entry that may go out at `now`, and the step to take. Order: a forbidden message that is due, alone;
+    /// suspects; refused messages that are due; entries that pass the gate, in commit order.
     pub fn next_due(&mut self, now: Instant) -> Option<(PublishTag, Due)> {
         let tag = self.next_tag(now)?;
         self.lead_out(tag);
@@ -318,7 +326,7 @@ impl Ledger {
         Some((PublishTag(tag), due))
     }
 
-    /// Its transaction's next one need not wait for it any longer.
+    /// Releases the next entry of the same transaction.
     fn lead_out(&mut self, tag: u64) {
         let index = (tag - self.first_tag) as usize;
         if let (Some(entry), Some(next)) = (self.entries.get(index), self.entries.get(index + 1))
@@ -333,7 +341,7 @@ impl Ledger {
             return None;
         }
         if self.forbidden.is_due(now) {
-            // Alone: should the channel be closed again, nothing else has to be repeated.
+            // Sent alone, so that nothing else has to be repeated if the broker closes the channel again.
             return if self.outstanding == 0 { self.forbidden.send() } else { None };
         }
         if self.has_suspects() {
@@ -345,7 +353,7 @@ impl Ledger {
         self.due_again(now).or_else(|| self.pass_gate())
     }
 
-    /// Whether a suspect waits that may go out, which all others wait for.
+    /// Returns whether a suspect waits that may go out. All other messages wait for suspects.
     fn has_suspects(&self) -> bool {
         self.suspects.first().is_some_and(|tag| self.is_not_behind_forbidden(tag))
     }
@@ -373,10 +381,10 @@ impl Ledger {
         self.ready.pop().map(|Reverse(tag)| tag)
     }
 
-    /// The broker confirmed a message, or policy gave it up. Returns it, so that the caller can measure.
+    /// Settles a message that the broker confirmed or policy gave up. Returns the message, for metrics.
     ///
     /// # Panics
-    /// When the message is not outstanding: the publisher answered twice, which is our own bug.
+    /// If the message is not outstanding: the publisher answered twice, which is a bug of outboxd.
     pub fn settle(&mut self, tag: PublishTag) -> Message {
         let answered = self.answer_outstanding(tag);
         self.answered_to = self.answered_to.max(Some(answered.at));
@@ -385,10 +393,10 @@ impl Ledger {
         answered.message
     }
 
-    /// Policy puts an outstanding message aside: its row is parking from now on, and its aggregate stays occupied.
+    /// Starts parking an outstanding message. Its aggregate stays occupied until the row is parked.
     ///
     /// # Panics
-    /// As [`settle`](Self::settle), and when the row was not kept.
+    /// As [`settle`](Self::settle), and if the row was not kept.
     pub fn park(&mut self, tag: PublishTag) -> (Message, Arc<KeptRow>) {
         let answered = self.answer_outstanding(tag);
         self.end_turn(&answered);
@@ -402,10 +410,10 @@ impl Ledger {
         (answered.message, row)
     }
 
-    /// A row is parked for good, in WAL before `lsn`: a server whose WAL ends there does not have it.
+    /// Settles a row that is parked, in WAL before `lsn`. A server whose WAL ends before `lsn` may lack the parked row.
     ///
     /// # Panics
-    /// When it was not parking, which is our own bug.
+    /// If the row was not being parked, which is a bug of outboxd.
     pub fn parked(&mut self, tag: PublishTag, lsn: Lsn) {
         match self.entry(tag.0).map(|entry| &entry.state) {
             Some(EntryState::Parking) => self.parking -= 1,
@@ -419,7 +427,7 @@ impl Ledger {
         let Some(entry) = self.entry(tag.0) else { return };
         let aggregate = entry.item.aggregate();
         entry.state = EntryState::Settled;
-        // What it took up is free now; only its place is kept until the prefix has come here.
+        // The content is freed. The position stays until the settled prefix reaches it.
         entry.item =
             Item::Settled { position: entry.item.position(), committed_at: entry.item.committed_at() };
         let size = std::mem::take(&mut entry.size);
@@ -436,8 +444,8 @@ impl Ledger {
         self.pop_settled();
     }
 
-    /// The broker refused a message: it is published again, not before the time that `again_at` gives for the number of refusals
-    /// so far, this one included.
+    /// Records that the broker refused a message. The message is published again at the time that `again_at` gives for the number
+    /// of refusals, this one included.
     ///
     /// # Panics
     /// As [`settle`](Self::settle).
@@ -465,9 +473,9 @@ impl Ledger {
         self.forget_answered();
     }
 
-    /// The broker nacked a message. Messages of one exchange and routing key take turns; `again_at` gives the time of the next
-    /// turn after so many that were in vain. When there were `failures_max` in a row, gives those that wait for their turn: the
-    /// caller must have each [put aside](Self::park_nacked).
+    /// Records a nack. Messages of one exchange and routing key take turns; `again_at` gives the time of the next turn after a
+    /// number of failed ones. After `failures_max` failures in a row, returns the messages that wait for their turn. The caller
+    /// must [park](Self::park_nacked) each.
     ///
     /// # Panics
     /// As [`settle`](Self::settle).
@@ -503,10 +511,10 @@ impl Ledger {
         }
     }
 
-    /// Policy puts a message aside that was nacked too often, see [`nack`](Self::nack).
+    /// Starts parking a message that was nacked too often. See [`nack`](Self::nack).
     ///
     /// # Panics
-    /// When the message does not wait after a nack, or its row was not kept: our own bugs.
+    /// If the message does not wait after a nack, or if its row was not kept: bugs of outboxd.
     pub fn park_nacked(&mut self, tag: PublishTag) -> (Message, Arc<KeptRow>) {
         match self.entry(tag.0) {
             Some(entry @ Entry { state: EntryState::Refused, .. }) => {
@@ -522,9 +530,9 @@ impl Ledger {
         }
     }
 
-    /// The broker closed the channel for one of the messages that were sent on it, `sent`, of which it has answered none;
-    /// `unsent` were handed to the publisher, and nothing was sent of them. All are waiting again, unless one alone was sent: then
-    /// that is the guilty one. It stays outstanding, and the caller says what becomes of it.
+    /// Records that the broker closed the channel. The messages `sent` have no answer; `unsent` had not left the publisher. All of
+    /// them wait again. If `sent` is a single message, the channel was closed for it: the message stays outstanding and is
+    /// returned, and the caller decides about it.
     pub fn channel_closed(&mut self, sent: &[PublishTag], unsent: &[PublishTag]) -> Option<PublishTag> {
         self.give_back(unsent);
         if let [guilty] = sent {
@@ -539,9 +547,9 @@ impl Ledger {
         None
     }
 
-    /// As [`channel_closed`](Self::channel_closed), for an exchange that the broker does not have. Whatever is sent again has its
-    /// exchange declared first, so that one message alone is not guilty yet: it waits again, once, as if nothing had been sent of it.
-    /// The next time it is.
+    /// Like [`channel_closed`](Self::channel_closed), for an exchange that the broker does not have. The publisher declares the
+    /// exchange before the next publish. A single message therefore waits again once, as if unsent, and is returned only the second
+    /// time.
     pub fn exchange_missed(&mut self, sent: &[PublishTag], unsent: &[PublishTag]) -> Option<PublishTag> {
         let mut is_new = false;
         for PublishTag(tag) in sent {
@@ -557,7 +565,7 @@ impl Ledger {
         self.channel_closed(sent, unsent)
     }
 
-    /// Nothing was sent of these: they wait again.
+    /// Takes back messages that the publisher had not sent. They wait again.
     pub fn give_back(&mut self, unsent: &[PublishTag]) {
         for PublishTag(tag) in unsent {
             let was_forbidden = self.forbidden.answered(*tag);
@@ -577,7 +585,7 @@ impl Ledger {
         self.forget_answered();
     }
 
-    /// An outstanding one waits again. Gives when it was handed over.
+    /// Puts an outstanding message back to waiting. Returns the time when it was handed over.
     fn return_to_waiting(&mut self, tag: u64) -> Option<Instant> {
         let entry = self.entry(tag)?;
         let EntryState::Outstanding { at } = entry.state else { return None };
@@ -600,7 +608,7 @@ impl Ledger {
         self.entries.get_mut(index as usize)
     }
 
-    /// The broker has answered a message.
+    /// Removes a message that the broker has answered from the outstanding ones.
     fn answer_outstanding(&mut self, tag: PublishTag) -> Outgoing {
         let index = tag.0.checked_sub(self.first_tag).map(|index| index as usize);
         match index.and_then(|index| self.entries.get_mut(index)) {
@@ -619,7 +627,7 @@ impl Ledger {
         }
     }
 
-    /// A message that is settled, parking, or refused for another reason needs no turn any more.
+    /// Ends the turn of a message that is settled, parking, or refused for another reason.
     fn end_turn(&mut self, Outgoing { message, in_turn, .. }: &Outgoing) {
         if *in_turn {
             let due = self.nacks.got_through(&Route::of(message));
@@ -639,18 +647,18 @@ impl Ledger {
         }
     }
 
-    /// Never back: what was settled stays settled.
+    /// Never goes back: what was settled stays settled.
     fn advance(&mut self, lsn: Lsn) {
         let confirmed = self.progress.confirmed.map_or(lsn, |confirmed| confirmed.0.max(lsn));
         self.progress.confirmed = Some(ConfirmedLsn(confirmed));
     }
 
-    /// How far the contiguous settled prefix reaches.
+    /// Returns the end of the contiguous settled prefix.
     pub fn progress(&self) -> Progress {
         self.progress
     }
 
-    /// How far WAL reaches at least on the server that all of this is from.
+    /// Returns a position that the WAL of the current server has certainly reached.
     pub fn read_to(&self) -> Lsn {
         let Progress { confirmed, parked_before, .. } = self.progress;
         let read = self.entries.back().map(|entry| entry.item.position()).max(self.ahead.last().copied());
@@ -658,52 +666,52 @@ impl Ledger {
         confirmed.map(ConfirmedLsn::lsn).max(parked_before).max(read).unwrap_or(Lsn::ZERO)
     }
 
-    /// All that is settled, for the ledger of the next connection.
+    /// Returns all that is settled, for the ledger of the next connection.
     pub fn settled(&self) -> Settled {
         let held = self.entries.iter().filter(|entry| matches!(entry.state, EntryState::Settled));
         let ahead = held.map(|entry| entry.item.position()).chain(self.ahead.iter().copied()).collect();
         Settled { progress: self.progress, ahead }
     }
 
-    /// Nothing is waiting, outstanding, refused or parking.
+    /// Returns whether nothing is waiting, outstanding, refused or parking.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The first message that is not settled, if the first that is held is one.
+    /// Returns the first entry's message. `None` if the first entry is not a message.
     pub fn oldest(&self) -> Option<&Message> {
         self.message(PublishTag(self.first_tag))
     }
 
-    /// Messages and rows held, whatever their state.
+    /// Number of messages and rows held, in any state.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Messages that the broker has not answered yet.
+    /// Number of messages that the broker has not answered yet.
     pub fn outstanding(&self) -> usize {
         self.outstanding
     }
 
-    /// Rows that are on their way to where policy puts them aside.
+    /// Number of rows that are being parked.
     pub fn parking(&self) -> usize {
         self.parking
     }
 
-    /// Messages that were handed to the broker, and neither settled nor put aside: outstanding ones, and those that are to be tried
-    /// again.
+    /// Number of messages that were handed to the publisher and are neither settled nor parking: outstanding ones, and those to be
+    /// sent again.
     pub fn in_flight(&self) -> usize {
         let again = self.refused.len() + self.nacks.waiting();
         self.outstanding + again + self.suspects.waiting() + self.forbidden.waiting()
     }
 
-    /// Whether messages that are not on their way may be with the broker all the same, and are sent again: it nacked them, which
-    /// other queues took, or it closed their channel.
+    /// Returns whether some queue may already have a message that is to be sent again: other queues took it before the nack, or the
+    /// channel was closed before its confirm.
     pub fn may_repeat(&self) -> bool {
         self.suspects.waiting() > 0 || self.nacks.shown().is_some()
     }
 
-    /// The first unroutable message that holds everything up, if one does.
+    /// Returns the first unroutable message that holds back all others.
     pub fn halted_by(&self) -> Option<&Message> {
         if self.unroutable == 0 {
             return None;
@@ -714,17 +722,17 @@ impl Ledger {
         })
     }
 
-    /// The first message that the broker is known to refuse, and that holds up everything behind it.
+    /// Returns the first forbidden message, which holds back every later one.
     pub fn forbidden(&self) -> Option<PublishTag> {
         self.forbidden.first().map(PublishTag)
     }
 
-    /// What waits after a nack; `None` when nothing does.
+    /// Summary of messages that wait after a nack. `None` if there are none.
     pub fn nacked(&self) -> Option<Nacked<'_>> {
         self.nacks.shown()
     }
 
-    /// When the next message that is to be tried again is due, as far as time alone decides.
+    /// Time when the next refused message is due, as far as only time decides.
     pub fn next_again(&self, now: Instant) -> Option<Instant> {
         if self.forbidden.is_out() {
             return None;
@@ -733,19 +741,18 @@ impl Ledger {
             return self.forbidden.next_again().filter(|_| self.outstanding == 0);
         }
         let refused = self.refused.first().map(|(again_at, _)| *again_at);
-        // Others wait for their answers.
+        // Refused messages wait until the suspects are answered.
         let refused = refused.filter(|_| !self.has_suspects() && !self.suspects.are_out());
         refused.into_iter().chain(self.forbidden.next_again()).min()
     }
 
-    /// Of the oldest message that was handed over and is not settled (or row that is parking): when it was committed, and when
-    /// it was first handed over.
+    /// Commit time and first hand-over of the oldest message (or parking row) that went out and is not settled.
     pub fn oldest_unconfirmed(&self) -> Option<(Timestamp, Instant)> {
         let oldest = self.entries.front()?;
         Some((oldest.item.committed_at(), oldest.first_out?))
     }
 
-    /// When the message that has waited longest for the broker's answer was handed over.
+    /// Hand-over time of the message that has waited longest for the broker's answer.
     pub fn oldest_outstanding(&self) -> Option<Instant> {
         self.outstanding_since.front().map(|(_, at)| *at)
     }
@@ -756,19 +763,19 @@ impl Ledger {
         self.message(PublishTag(tag))
     }
 
-    /// Whether a message was confirmed that was handed over no earlier than the one that has waited longest for its answer.
+    /// Returns whether a confirm arrived for a message that was handed over no earlier than the longest unanswered one.
     pub fn is_overtaken(&self) -> bool {
         self.oldest_outstanding().is_some_and(|oldest| self.answered_to >= Some(oldest))
     }
 
-    /// Where the messages stand that the broker has not answered yet.
+    /// Positions of the messages that the broker has not answered yet.
     pub fn unanswered(&self) -> BTreeSet<Position> {
         let outstanding =
             self.entries.iter().filter(|entry| matches!(entry.state, EntryState::Outstanding { .. }));
         outstanding.map(|entry| entry.item.position()).collect()
     }
 
-    /// A message that is not settled.
+    /// Returns a message that is not settled.
     pub fn message(&self, PublishTag(tag): PublishTag) -> Option<&Message> {
         let index = tag.checked_sub(self.first_tag)?;
         match &self.entries.get(index as usize)?.item {
@@ -777,7 +784,8 @@ impl Ledger {
         }
     }
 
-    /// Behind one that stays unanswered, others may be answered and tried again for as long as it takes.
+    /// Appends to `outstanding_since`. Answered entries behind an unanswered one are removed once they are many, so that the queue
+    /// stays small.
     fn note_outstanding(&mut self, tag: u64, now: Instant) {
         if self.outstanding_since.len() > 2 * self.entries.len() {
             let mut noted = std::mem::take(&mut self.outstanding_since);
@@ -787,14 +795,14 @@ impl Ledger {
         self.outstanding_since.push_back((tag, now));
     }
 
-    /// Whether what was handed over at that time is not answered.
+    /// Returns whether the publish of `tag` at that time has no answer yet.
     fn is_unanswered(&self, tag: u64, handed_over: Instant) -> bool {
         let index = tag.checked_sub(self.first_tag).map(|index| index as usize);
         let entry = index.and_then(|index| self.entries.get(index));
         matches!(entry, Some(Entry { state: EntryState::Outstanding { at }, .. }) if *at == handed_over)
     }
 
-    /// Keeps the front of `outstanding_since` one that is not answered.
+    /// Removes answered entries from the front of `outstanding_since`.
     fn forget_answered(&mut self) {
         while let Some(&(tag, handed_over)) = self.outstanding_since.front() {
             if self.is_unanswered(tag, handed_over) {

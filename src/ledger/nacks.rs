@@ -1,10 +1,10 @@
-//! Messages that the broker nacked, and when each is tried again.
+//! Messages that the broker nacked, and when each is sent again.
 //!
-//! A nack does not say which queue did not take the message, and the other queues of its exchange took it: each further try is a
-//! copy in those. So the messages of one exchange and routing key take turns. One is tried at a time, with growing waits; when it
-//! gets through, two follow, then four, and so on until one is nacked again. A queue that stays full costs its neighbours one
-//! copy in each wait, however many messages are waiting for it. The turns see to it that a message for another queue of the same
-//! key is not held up by the first one for good.
+//! A nack does not name the queue that refused the message. The exchange's other queues took it, and each further try puts another
+//! copy into them. Messages of one exchange and routing key therefore take turns. One is tried at a time, with growing waits. After
+//! a success two follow, then four, and so on until the next nack. A queue that stays full costs its neighbours one copy per wait,
+//! however many messages wait. Because of the turns, one message cannot hold back another that goes to a different queue by the
+//! same key.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,8 +13,8 @@ use std::{
 
 use crate::message::Route;
 
-/// Messages of one key that may be tried together.
-const LOT_MAX: usize = 1024;
+/// Largest number of messages of one key that are tried together.
+const BATCH_MAX: usize = 1024;
 
 /// Messages that wait after a nack.
 #[derive(Debug, Default)]
@@ -25,42 +25,42 @@ pub(super) struct Nacks {
 /// Messages of one exchange and routing key that take turns.
 #[derive(Debug)]
 struct Turns {
-    /// The one whose last try is longest ago first.
+    /// Waiting tags. The one whose last try is longest ago comes first.
     waiting: VecDeque<u64>,
-    /// Due again or on their way, and unanswered.
+    /// Number of messages that are due or outstanding.
     out: usize,
-    /// As many are tried together.
-    lot: usize,
+    /// Number of messages that are tried together.
+    batch: usize,
     succeeded: usize,
     failed: usize,
-    /// Lots in a row that were nacked.
+    /// Number of batches in a row that were nacked.
     failures: u32,
     again_at: Instant,
     since: Instant,
 }
 
-/// Messages that wait after a nack, for an operator.
+/// Summary of messages that wait after a nack, for an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nacked<'a> {
-    /// Messages, of all keys.
+    /// Number of messages, of all keys.
     pub messages: usize,
     /// Exchange and routing key that have waited longest.
     pub route: &'a Route,
-    /// Further ones.
+    /// Number of other exchanges and routing keys.
     pub more_routes: usize,
-    /// Since when: about the first nack.
+    /// Time of about the first nack.
     pub since: Instant,
 }
 
-/// Messages that are due again, and when.
+/// Messages that are due again, with the time.
 pub(super) type Due = Vec<(Instant, u64)>;
 
-/// Next step for messages that are nacked.
+/// Next step for nacked messages.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// Trying these again.
+    /// These are tried again.
     Again(Due),
-    /// None got through for too long: these are not tried any more.
+    /// None was confirmed for too long. These are not tried any more.
     GivenUp(Vec<u64>),
 }
 
@@ -70,8 +70,8 @@ impl Nacks {
         self.routes.values().map(|turns| turns.waiting.len()).sum()
     }
 
-    /// A message that was published at `published` was nacked, in its turn or for the first time. `again_at` gives the time of
-    /// the next try after so many failures; `failures_max` of them in a row are borne.
+    /// Records a nack of a message that was published at `published`, in its turn or for the first time. `again_at` gives the time
+    /// of the next try after a number of failures. The messages are given up after `failures_max` failures in a row.
     pub(super) fn nacked(
         &mut self,
         route: Route,
@@ -84,7 +84,7 @@ impl Nacks {
         let turns = self.routes.entry(route.clone()).or_insert(Turns {
             waiting: VecDeque::new(),
             out: 0,
-            lot: 1,
+            batch: 1,
             succeeded: 0,
             failed: 0,
             failures: 0,
@@ -96,20 +96,20 @@ impl Nacks {
             turns.out -= 1;
             turns.failed += 1;
         }
-        let is_first_of_lot = if in_turn { turns.failed == 1 } else { turns.out == 0 };
-        if is_first_of_lot {
+        let is_first_of_batch = if in_turn { turns.failed == 1 } else { turns.out == 0 };
+        if is_first_of_batch {
             turns.failures += 1;
             turns.again_at = again_at(turns.failures);
         }
         if turns.failures < failures_max {
-            return Verdict::Again(turns.next_lot());
+            return Verdict::Again(turns.next_batch());
         }
         let given_up = turns.waiting.drain(..).collect();
         self.forget_if_done(&route);
         Verdict::GivenUp(given_up)
     }
 
-    /// A message whose turn it was got through. Gives what is due again.
+    /// Records the confirm of a message in its turn. Returns what is due again.
     pub(super) fn got_through(&mut self, route: &Route) -> Due {
         self.ended(route, |turns| {
             turns.succeeded += 1;
@@ -117,7 +117,7 @@ impl Nacks {
         })
     }
 
-    /// A message whose turn it was is seen to elsewhere. Gives what is due again.
+    /// Records that a message in its turn is parked or refused for another reason. Returns what is due again.
     pub(super) fn left(&mut self, route: &Route) -> Due {
         self.ended(route, |_| ())
     }
@@ -126,7 +126,7 @@ impl Nacks {
         let Some(turns) = self.routes.get_mut(route) else { return Due::new() };
         turns.out -= 1;
         how(turns);
-        let due = turns.next_lot();
+        let due = turns.next_batch();
         self.forget_if_done(route);
         due
     }
@@ -137,7 +137,7 @@ impl Nacks {
         }
     }
 
-    /// Summary of what waits; `None` when nothing does.
+    /// Summary of the waiting messages. `None` if there are none.
     pub(super) fn shown(&self) -> Option<Nacked<'_>> {
         let (route, oldest) = self.routes.iter().min_by_key(|(_, turns)| turns.since)?;
         let messages = self.routes.values().map(|turns| turns.waiting.len() + turns.out).sum();
@@ -146,18 +146,18 @@ impl Nacks {
 }
 
 impl Turns {
-    /// The next ones, once all of the last lot are answered.
-    fn next_lot(&mut self) -> Due {
+    /// Starts the next batch, once the last one is answered.
+    fn next_batch(&mut self) -> Due {
         if self.out > 0 {
             return Due::new();
         }
-        self.lot = match (self.succeeded, self.failed) {
+        self.batch = match (self.succeeded, self.failed) {
             (0, _) => 1,
-            (_, 0) => (self.lot * 2).min(LOT_MAX),
+            (_, 0) => (self.batch * 2).min(BATCH_MAX),
             (succeeded, _) => succeeded,
         };
         (self.succeeded, self.failed) = (0, 0);
-        self.out = self.lot.min(self.waiting.len());
+        self.out = self.batch.min(self.waiting.len());
         self.waiting.drain(..self.out).map(|tag| (self.again_at, tag)).collect()
     }
 }

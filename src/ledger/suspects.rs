@@ -1,52 +1,52 @@
-//! Messages of which one has made the broker close the channel, and nobody knows yet which; and those of which that is known.
+//! Suspects: messages of which one made the broker close the channel. Also the forbidden messages, for which that is proven.
 //!
-//! The broker does not say which message it closed the channel for, and may close it before it has confirmed earlier ones. So
-//! suspects go out again in small lots, each confirmed before the window moves on; when the channel is closed for a lot, its
-//! members go one by one; and the one that is alone on its way when the channel is closed is guilty. A message is therefore sent
-//! three times at most, however large the window was.
+//! The broker does not name the message for which it closed the channel, and may close it before it confirms earlier messages.
+//! Suspects therefore go out again in small batches, each confirmed before the next. If the channel is closed for a batch, its
+//! members go out one by one. The message that is outstanding alone when the channel is closed is the cause. A message is sent
+//! three times at most, however large the in-flight window was.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Instant,
 };
 
-/// Suspects that may be on their way together.
-const LOT: usize = 16;
+/// Largest number of suspects that are outstanding together.
+const BATCH: usize = 16;
 
 /// Suspects, by tag.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
-    /// Waiting, of a lot for which the channel was closed: these go one by one.
+    /// Waiting members of a batch for which the channel was closed. These go out one by one.
     alone: BTreeSet<u64>,
-    /// Waiting, and go in small lots.
+    /// Waiting suspects that go out in small batches.
     few: BTreeSet<u64>,
-    /// On their way again.
+    /// Suspects that are outstanding again.
     out: BTreeSet<u64>,
-    /// Of those the one that went alone. Nothing goes out beside it, also when it is the last of its lot.
+    /// The outstanding suspect that went out alone. Nothing goes out beside it, even if it is the last of its batch.
     alone_out: Option<u64>,
 }
 
 impl Suspects {
-    /// The first that waits.
+    /// Returns the first waiting suspect.
     pub(super) fn first(&self) -> Option<u64> {
         self.alone.first().into_iter().chain(self.few.first()).min().copied()
     }
 
-    /// How many wait.
+    /// Number of waiting suspects.
     pub(super) fn waiting(&self) -> usize {
         self.alone.len() + self.few.len()
     }
 
-    /// Whether any is on its way: until it is answered, nothing but suspects may be sent.
+    /// Returns whether suspects are outstanding. Until they are answered, only suspects may be sent.
     pub(super) fn are_out(&self) -> bool {
         !self.out.is_empty()
     }
 
-    /// Takes the next one that may go out beside so many that are on their way.
+    /// Takes the next suspect that may go out beside `published` outstanding messages.
     pub(super) fn next(&mut self, published: usize) -> Option<u64> {
         let tag = self.first()?;
         let goes_alone = self.alone.contains(&tag);
-        let limit = if goes_alone { 1 } else { LOT };
+        let limit = if goes_alone { 1 } else { BATCH };
         if published >= limit || self.alone_out.is_some() {
             return None;
         }
@@ -60,62 +60,62 @@ impl Suspects {
         Some(tag)
     }
 
-    /// A message was answered, or is not on its way any more.
+    /// Records that a message was answered, or is no longer outstanding.
     pub(super) fn answered(&mut self, tag: u64) {
         self.out.remove(&tag);
         self.alone_out.take_if(|alone| *alone == tag);
     }
 
-    /// Whether a suspect is on its way.
+    /// Returns whether this suspect is outstanding.
     pub(super) fn is_out(&self, tag: u64) -> bool {
         self.out.contains(&tag)
     }
 
-    /// A suspect was not sent after all: it waits again.
+    /// Puts back a suspect that was not sent.
     pub(super) fn again(&mut self, tag: u64) {
         self.few.insert(tag);
     }
 
-    /// The channel was closed for one of these.
+    /// Records that the channel was closed for one of `sent`.
     pub(super) fn accuse(&mut self, sent: &[u64]) {
-        // They have been sent as a lot already, or are no more than one.
-        let is_a_lot = sent.len() <= LOT;
+        // At most a batch: either sent as one before, or small enough to try one by one.
+        let is_a_batch = sent.len() <= BATCH;
         self.out.clear();
         self.alone_out = None;
-        if is_a_lot { &mut self.alone } else { &mut self.few }.extend(sent);
+        if is_a_batch { &mut self.alone } else { &mut self.few }.extend(sent);
     }
 }
 
-/// Messages that the broker is known to refuse, by tag. Each is tried again alone, and nothing behind the first one goes out.
+/// Messages that the broker is known to refuse, by tag. Each is tried again alone. No message after the first one goes out.
 #[derive(Debug, Default)]
 pub(super) struct Forbidden {
-    /// When each is due again.
+    /// Time when each is due again.
     waiting: BTreeMap<u64, Instant>,
     out: Option<u64>,
 }
 
 impl Forbidden {
-    /// The first one.
+    /// Returns the first forbidden message.
     pub(super) fn first(&self) -> Option<u64> {
         self.waiting.keys().next().copied().into_iter().chain(self.out).min()
     }
 
-    /// How many wait.
+    /// Number of waiting messages.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether one is on its way: nothing else may go out beside it.
+    /// Returns whether one is outstanding. Nothing else may go out beside it.
     pub(super) fn is_out(&self) -> bool {
         self.out.is_some()
     }
 
-    /// When the next one is due.
+    /// Time when the next one is due.
     pub(super) fn next_again(&self) -> Option<Instant> {
         self.waiting.values().min().copied()
     }
 
-    /// Whether one is due.
+    /// Returns whether one is due.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.next_again().is_some_and(|again_at| again_at <= now)
     }
@@ -128,12 +128,12 @@ impl Forbidden {
         Some(tag)
     }
 
-    /// A message is refused until `again_at` at least.
+    /// Records that a message is refused. It is tried again at `again_at`.
     pub(super) fn refused(&mut self, tag: u64, again_at: Instant) {
         self.waiting.insert(tag, again_at);
     }
 
-    /// A message was answered, or is not on its way any more; whether it was the one that was tried again.
+    /// Records that a message was answered, or is no longer outstanding. Returns whether it was the forbidden one that was tried.
     pub(super) fn answered(&mut self, tag: u64) -> bool {
         self.out.take_if(|out| *out == tag).is_some()
     }

@@ -282,8 +282,8 @@ fn nothing_else_goes_out_while_a_message_is_unroutable_not_even_while_it_is_trie
     assert_eq!(publish_all(&mut ledger, now), [2]);
 }
 
-/// A broker that closes the channel for some messages, and confirms nothing of what was published together with one. Gives those,
-/// and how often each other message was sent.
+/// Simulates a broker that closes the channel for some messages and confirms nothing published together with them. Returns those
+/// messages, and how often each other message was sent.
 fn find(guilty: &[u64], messages: u64) -> (Vec<u64>, HashMap<u64, u32>) {
     let now = Instant::now();
     let mut ledger = ledger(Ordering::PerAggregate);
@@ -367,10 +367,10 @@ fn a_message_alone_whose_exchange_is_gone_goes_out_once_more_before_it_is_guilty
     assert_eq!(publish_all(&mut ledger, now), [0]);
     assert_eq!(ledger.exchange_missed(&alone, &[]), None);
     assert!(!ledger.may_repeat(), "it is not with the broker");
-    // The exchange is there again, and nothing is bound to it.
+    // The exchange exists again. No queue is bound to it.
     assert_eq!(publish_all(&mut ledger, now), [0]);
     ledger.refuse(PublishTag(0), Refusal::Unroutable, |_| now);
-    // So it may be gone once more.
+    // The exchange may be deleted once more.
     assert_eq!(publish_all(&mut ledger, now), [0]);
     assert_eq!(ledger.exchange_missed(&alone, &[]), None);
     assert_eq!(publish_all(&mut ledger, now), [0]);
@@ -384,13 +384,13 @@ fn a_message_alone_whose_exchange_is_gone_goes_out_once_more_before_it_is_guilty
     assert!(ledger.is_empty());
 }
 
-/// A lot behind the refused one had its channel closed, and so had more than a lot before it: neither waits for the other.
+/// The channel was closed for a batch behind the refused message, and for more than a batch before it. Neither waits for the other.
 #[test]
 fn what_stands_before_a_refused_message_goes_out_although_suspects_wait_behind_it() {
     let now = Instant::now();
     let later = now + Duration::from_secs(1);
     let mut ledger = ledger(Ordering::PerAggregate);
-    // Twenty that wait for the one before them, the guilty one, and one behind it.
+    // Twenty messages that wait for the one before them, the refused one, and one behind it.
     for number in 0..40 {
         ledger.push(message(10 + number, 0, number % 20));
     }
@@ -442,7 +442,7 @@ fn what_is_tried_again_behind_an_unanswered_message_is_not_remembered_for_ever()
     assert_eq!(ledger.oldest_outstanding(), Some(now));
 }
 
-/// One nack costs the other queues of the exchange a copy.
+/// One nack costs the other queues of the exchange one copy.
 #[test]
 fn nacked_messages_of_one_key_take_turns_and_get_through_ever_more_at_a_time() {
     let mut now = Instant::now();
@@ -614,7 +614,7 @@ fn an_outcome_for_a_message_that_is_not_outstanding_is_our_bug() {
     ledger.settle(PublishTag(0));
 }
 
-/// What happens next in a generated history; indexes choose among what is possible.
+/// Next step of a generated history. Indexes choose among the possible ones.
 #[derive(Clone, Debug)]
 enum Step {
     Row {
@@ -643,8 +643,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever the broker answers and in whatever order: the confirmed LSN never covers an unsettled row, never goes
-    /// back, and one aggregate never has two messages out.
+    /// For any answers in any order: the confirmed LSN never covers an unsettled row and never goes back. One aggregate never has
+    /// two messages outstanding.
     #[test]
     fn the_confirmed_lsn_never_covers_an_unsettled_row(steps in steps(), pipelined: bool) {
         let ordering = if pipelined { Ordering::Pipelined } else { Ordering::PerAggregate };
@@ -656,7 +656,7 @@ proptest! {
         let mut settled = HashSet::new();
         let mut first_published: Vec<u64> = Vec::new();
         let mut last_confirmed = 0;
-        // From then on suspects and refused messages hold others up.
+        // After a closed channel, suspects and refused messages hold others back.
         let mut closed = false;
         for step in steps {
             let published = matches!(step, Step::Publish);
@@ -715,7 +715,7 @@ proptest! {
                 prop_assert_eq!(aggregates.len(), out.len(), "one message out per aggregate");
                 let unsettled = (0..rows.len()).filter(|&tag| !settled.contains(&(tag as u64)));
                 let unsettled: HashSet<_> = unsettled.map(|tag| rows[tag].1).collect();
-                // Held up by nothing but its own aggregate and transaction.
+                // Only its own aggregate and transaction may hold it back.
                 let alone = unsettled.iter().find(|aggregate| {
                     let first = (0..rows.len()).find(|&tag| rows[tag].1 == **aggregate && !settled.contains(&(tag as u64)));
                     first.is_some_and(|tag| tag == 0 || rows[tag - 1].0 != rows[tag].0) && !aggregates.contains(aggregate)
@@ -729,7 +729,7 @@ proptest! {
                 prop_assert!(*commit_lsn >= confirmed || settled.contains(&(tag as u64)));
             }
         }
-        // A new connection: whatever is not confirmed comes again, and what is settled is not taken in.
+        // A new connection: unconfirmed rows come again, and settled ones are skipped.
         let mut next = Ledger::new(ordering, ROOMY, ledger.settled());
         let mut taken = Vec::new();
         let mut index = 0;
@@ -751,7 +751,7 @@ proptest! {
         prop_assert!(ledger.is_empty() && ledger.in_flight() == 0, "{ledger:?}");
         let unsettled = (0..rows.len() as u64).filter(|tag| !settled.contains(tag));
         prop_assert_eq!(taken, unsettled.collect::<Vec<_>>());
-        // Answer everything that is left: all must come out settled.
+        // The broker answers everything that is left. All of it must be settled.
         let mut ledger = next;
         let mut out = Vec::new();
         loop {
@@ -765,7 +765,7 @@ proptest! {
     }
 }
 
-/// What the broker says next of what is out, and how long what it refuses waits.
+/// Next answer of the broker, and the wait after a refusal.
 #[derive(Clone, Debug)]
 enum Said {
     Confirmed,
@@ -773,16 +773,16 @@ enum Said {
     Unroutable,
     LookedInto,
     Forbidden,
-    /// The channel is closed; nothing was sent of the last so many.
+    /// The channel is closed. The last ones had not been sent.
     Closed {
         unsent: prop::sample::Index,
         missed: bool,
     },
-    /// Nothing was sent of the last so many, and the first of these is refused.
+    /// The last ones had not been sent, and the exchange of the first of them is refused.
     ExchangeRefused {
         unsent: prop::sample::Index,
     },
-    /// More rows come.
+    /// More rows arrive.
     Rows,
     /// Time passes.
     Nothing,
@@ -803,8 +803,8 @@ fn said() -> impl Strategy<Value = Said> {
 }
 
 proptest! {
-    /// Whatever the broker has refused, and in whatever order: nobody has to wait who could go, nobody is woken who cannot, and
-    /// when the broker takes everything, everything settles in the end.
+    /// For any refusals in any order: a message that could go out does not wait, and no wake-up is in vain. When the broker takes
+    /// everything, everything is settled.
     #[test]
     fn nothing_that_was_refused_waits_for_ever_or_is_woken_in_vain(
         said in prop::collection::vec((said(), any::<prop::sample::Index>(), 0..3_u64), 1..200),
@@ -827,7 +827,7 @@ proptest! {
                 Said::Nothing => now += Duration::from_secs(1),
                 _ if out.is_empty() => {}
                 Said::Closed { unsent, missed } => {
-                    // One at least was sent.
+                    // At least one was sent.
                     let unsent = out.split_off(1 + unsent.index(out.len()));
                     let sent: Vec<_> = std::mem::take(&mut out);
                     let closed = if missed { Ledger::exchange_missed } else { Ledger::channel_closed };

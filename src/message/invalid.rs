@@ -1,4 +1,4 @@
-//! Why a row cannot become a message, and what to do about it. Never shows a payload.
+//! Reasons why a row cannot become a message, and what to do about each. Error texts never show a payload.
 
 use std::fmt;
 
@@ -6,21 +6,21 @@ use super::{HEADERS_BYTES_MAX, SHORT_STRING_BYTES_MAX};
 use crate::position::Position;
 use diagnostics::legible::Legible;
 
-/// Characters of the row's id that an error shows.
+/// Longest part of a row's id that an error shows, in characters.
 const ID_SHOWN_MAX: usize = 80;
 
-/// A row that cannot become a message. It will be as invalid on the next attempt.
+/// A row that cannot become a message. Another attempt has the same result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidRow {
-    /// Where the row stands.
+    /// Position of the row.
     pub position: Position,
-    /// The text of its id column, when that is there and is UTF-8.
+    /// Text of the row's id column. `None` if the column is missing or not UTF-8.
     pub id: Option<String>,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: InvalidReason,
 }
 
-/// What makes a row invalid.
+/// Reason why a row is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InvalidReason {
     /// A column that every message needs is NULL.
@@ -28,42 +28,43 @@ pub enum InvalidReason {
         /// The column.
         column: String,
     },
-    /// A value of a template for id, exchange or routing key is NULL, or not among the row's headers.
+    /// A placeholder of the template for id, exchange or routing key has no value: the column is NULL, or the row's headers lack
+    /// the name.
     MissingValue {
         /// `id`, `exchange` or `routing key`.
         part: &'static str,
         /// The placeholder, as written in the template.
         placeholder: String,
     },
-    /// A text that has to be UTF-8 is not: a database with encoding SQL_ASCII stores any bytes, and other encodings have
-    /// bytes without a character.
+    /// A text is not UTF-8. A database with encoding SQL_ASCII stores any bytes; other encodings have bytes without a Unicode
+    /// character.
     NotUtf8 {
         /// The column.
         column: String,
     },
-    /// A text is longer than an AMQP short string can be.
+    /// A text is longer than an AMQP short string allows.
     TooLong {
-        /// Which part of the message.
+        /// Part of the message.
         part: &'static str,
-        /// Its length in bytes.
+        /// Length in bytes.
         bytes: usize,
     },
-    /// `message.exchange` has placeholders, and gives no name: that of RabbitMQ's default exchange.
+    /// `message.exchange` has placeholders and gives an empty name for this row. The empty name means RabbitMQ's default exchange.
     EmptyExchange,
-    /// The name of the exchange has a line feed or a carriage return, which RabbitMQ removes from a declare and not from a publish.
+    /// The exchange name has a line feed or a carriage return. RabbitMQ removes both in a declare and keeps them in a publish.
     LineBreakInExchange,
     /// The body exceeds `delivery.message_bytes_max`.
     BodyTooLarge {
-        /// Its length in bytes.
+        /// Length in bytes.
         bytes: usize,
         /// The limit.
         bytes_max: usize,
     },
     /// Properties and headers do not fit in one frame: more than [`HEADERS_BYTES_MAX`].
     HeadersTooLarge,
-    /// AMQP cannot carry the message on a connection with these limits.
+    /// The message does not fit into the limits that this connection negotiated.
     Unsendable {
-        /// What does not fit.
+        /// The part that does not fit.
         reason: String,
     },
     /// The headers column holds text that is not JSON, or a string in it has an invalid escape.
@@ -76,16 +77,16 @@ pub enum InvalidReason {
         /// The column.
         column: String,
     },
-    /// The row's headers hold `CC` or `BCC`, see [`ROUTING_HEADERS`](super::ROUTING_HEADERS).
+    /// The row's headers hold `CC` or `BCC`. See [`ROUTING_HEADERS`](super::ROUTING_HEADERS).
     RoutingHeader {
         /// The header.
         name: String,
     },
-    /// A property has a value that it cannot have.
+    /// The value of a property is not allowed.
     Property {
-        /// Its key below `message`.
+        /// Key of the property below `message`.
         property: &'static str,
-        /// Values that it may have.
+        /// Allowed values.
         wanted: &'static str,
     },
     /// A bytea value is not in the hex output format.
@@ -93,7 +94,7 @@ pub enum InvalidReason {
         /// The column.
         column: String,
     },
-    /// The row has another number of values than the table has columns.
+    /// The number of values differs from the number of columns.
     ColumnCount {
         /// Columns of the table.
         columns: usize,

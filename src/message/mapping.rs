@@ -1,4 +1,4 @@
-//! Preset `standard`: which column becomes which part of the message, and whether the table has it.
+//! Preset `standard`: which column becomes which part of the message, and whether the table has that column.
 
 use std::{fmt, sync::Arc};
 
@@ -15,14 +15,14 @@ use super::{
 pub enum OptionalColumn {
     /// The default: used when the table has it.
     IfPresent(String),
-    /// Named in the configuration: its absence is an error, for whoever names it counts on it.
+    /// Named in the configuration. A table without the column is refused.
     Required(String),
-    /// Switched off, whatever the table has.
+    /// Never used, even if the table has the column.
     Off,
 }
 
 impl OptionalColumn {
-    /// The column's name, unless it is switched off.
+    /// Returns the column's name, unless the column is switched off.
     pub fn name(&self) -> Option<&str> {
         match self {
             OptionalColumn::IfPresent(name) | OptionalColumn::Required(name) => Some(name),
@@ -31,14 +31,14 @@ impl OptionalColumn {
     }
 }
 
-/// Names of the columns that have a meaning, as stored in `pg_attribute` (no quotes, case counts).
+/// Names of the columns that have a meaning, as stored in `pg_attribute` (no quotes, case matters).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ColumnNames {
-    /// Becomes `message_id`, unless `message.id` says otherwise.
+    /// Becomes `message_id`, unless `message.id` is set.
     pub id: String,
-    /// With the aggregate's id, what order is kept by.
+    /// Type of the aggregate. Order is kept per type and id.
     pub aggregate_type: String,
-    /// See `aggregate_type`.
+    /// Id of the aggregate.
     pub aggregate_id: String,
     /// Becomes the property `type`.
     pub event_type: String,
@@ -46,14 +46,14 @@ pub struct ColumnNames {
     pub payload: String,
     /// JSON object of message headers.
     pub headers: OptionalColumn,
-    /// Order of rows that are read from the table.
+    /// Order of rows that are read from the table (backlog, recover, replay).
     pub sequence: OptionalColumn,
-    /// When the row was inserted; for retention and replay.
+    /// Time of the insert, for retention and replay.
     pub created_at: OptionalColumn,
 }
 
 impl Default for ColumnNames {
-    /// The columns of the table that Debezium made the standard.
+    /// The columns of Debezium's outbox table.
     fn default() -> Self {
         ColumnNames {
             id: "id".into(),
@@ -68,7 +68,7 @@ impl Default for ColumnNames {
     }
 }
 
-/// What the configuration says of how rows become messages.
+/// Mapping of rows to messages, as configured.
 #[derive(Clone, Debug)]
 pub struct Mapping {
     /// The source's name, sent as `outbox-source`.
@@ -83,33 +83,34 @@ pub struct Mapping {
     pub routing_key: Template,
     /// `message.headers`, in the order they are sent.
     pub headers: Vec<(String, Template)>,
-    /// `message.priority` and the others, none twice.
+    /// `message.priority` and the other properties, each at most once.
     pub properties: Vec<(Property, Template)>,
-    /// `message.properties_from_headers`: a row's header that has the key of a property sets it, and is not sent as a header.
+    /// `message.properties_from_headers`: a row's header with the key of a property sets that property, and is not sent as a
+    /// header.
     pub properties_from_headers: bool,
-    /// `message.content_type`; `None`: by the payload column's type.
+    /// `message.content_type`. `None`: chosen by the payload column's type.
     pub content_type: Option<String>,
     /// `delivery.message_bytes_max`: largest body in bytes.
     pub message_bytes_max: usize,
 }
 
-/// A column that the mapping needs and the table lacks.
+/// A column that the mapping needs and the table does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissingColumn {
-    /// The name looked for.
+    /// Name of the column.
     pub name: String,
-    /// The configuration key or placeholder that asks for it.
+    /// Configuration key or placeholder that names the column.
     pub wanted_by: String,
-    /// The table's column that was probably meant.
+    /// Column of the table with the most similar name.
     pub nearest: Option<String>,
 }
 
-/// The mapping cannot be used with the columns this table has.
+/// The table lacks columns that the mapping needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappingError {
-    /// Every column that is missing.
+    /// Every missing column.
     pub missing: Vec<MissingColumn>,
-    /// What the table has instead.
+    /// Columns that the table has.
     pub columns: Vec<String>,
 }
 
@@ -145,8 +146,8 @@ impl std::error::Error for MappingError {}
 const NUMBERS: [u32; 4] = [21, 23, 20, 1700];
 
 impl Mapping {
-    /// Tells whether ids of messages are made of nothing but numbers of this table, as of a `bigint` key: another table has the
-    /// same ones.
+    /// Returns whether message ids consist of numbers of this table only, for example from a `bigint` key. Another table produces
+    /// the same ids.
     pub fn ids_are_numbers(&self, columns: &[Column]) -> bool {
         let is_number = |name: &str| {
             columns.iter().any(|column| column.name == name && NUMBERS.contains(&column.type_oid))
@@ -162,7 +163,7 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// Names every missing column, who asks for it, and what the table has instead.
+    /// [`MappingError`] names every missing column, the key that needs it, and the columns that the table has.
     pub fn resolve(&self, columns: &[Column]) -> Result<Mapper, MappingError> {
         let mut resolver = Resolver { mapping: self, columns, missing: Vec::new() };
         let names = &self.columns;
@@ -173,7 +174,7 @@ impl Mapping {
         let payload = resolver.required(&names.payload, "outbox.columns.payload");
         let headers = resolver.optional(&names.headers, "outbox.columns.headers");
         let message_id = match self.id.parts() {
-            // As good as always, and the column is looked at all the same.
+            // The default template. The id column is read without rendering.
             [Part::Placeholder(Placeholder::Id)] => None,
             _ => Some(resolver.rendering(&self.id)),
         };
@@ -184,7 +185,7 @@ impl Mapping {
             let taken = RESERVED_HEADERS.contains(&&**name)
                 || ROUTING_HEADERS.contains(&&**name)
                 || configured.iter().any(|(other, _)| other == name);
-            // The settings refuse such names; this keeps the promise for a mapping made in any other way.
+            // The settings refuse a duplicate header. This check covers a mapping that was built in another way.
             if !taken {
                 configured.push((name.clone(), resolver.rendering(template)));
             }
@@ -227,7 +228,7 @@ impl Mapping {
     }
 }
 
-/// Looks names up and notes the ones that are not there; an index it gives is valid only if none is missing.
+/// Looks up column names and collects the missing ones. The indexes are valid only if no column is missing.
 struct Resolver<'a> {
     mapping: &'a Mapping,
     columns: &'a [Column],
@@ -270,7 +271,7 @@ impl Resolver<'_> {
 
     fn piece(&mut self, placeholder: &Placeholder) -> Piece {
         let names = &self.mapping.columns;
-        // That one of the named columns is missing is noted once, under its configuration key.
+        // A missing named column is already reported under its configuration key.
         let index = match placeholder {
             Placeholder::Id => self.find(&names.id).unwrap_or(0),
             Placeholder::AggregateType => self.find(&names.aggregate_type).unwrap_or(0),
@@ -280,7 +281,7 @@ impl Resolver<'_> {
             Placeholder::Source => return Piece::Literal(self.mapping.source.clone()),
             Placeholder::Header(name) => {
                 match &names.headers {
-                    // `Required` is noted under its configuration key.
+                    // A missing `Required` column is already reported under its configuration key.
                     OptionalColumn::IfPresent(column) if self.find(column).is_none() => {
                         self.lacking(column, &placeholder.to_string());
                     }

@@ -1,7 +1,8 @@
-//! From a row of the outbox table to a message. Pure: no I/O, no runtime, no knowledge of PostgreSQL's protocol or of a connection to RabbitMQ.
+//! From a row of the outbox table to a message. Pure: no I/O, no runtime. Knows neither PostgreSQL's protocol nor a connection to
+//! RabbitMQ.
 //!
-//! [`Mapping`] is what the configuration says; [`Mapper`] is that mapping resolved against the columns the table has
-//! right now, made anew whenever the server describes the table (a Relation message, or the backlog's own query).
+//! [`Mapping`] is the configuration. [`Mapper`] is the mapping resolved against the table's current columns. A new one is built
+//! whenever the server describes the table: in a Relation message, or in the query for the backlog.
 
 mod invalid;
 mod mapper;

@@ -1,4 +1,4 @@
-//! Rows that policy puts aside: a row as it came, kept for as long as that may happen, and what is written down of it.
+//! Parked rows: a row as it was read, kept until it is settled, and the record of it in `outboxd_parked`.
 
 use std::{fmt, sync::Arc};
 
@@ -6,13 +6,13 @@ use bytes::{Bytes, BytesMut};
 
 use super::{AggregateKey, Column, InvalidRow, Message, OutboxRow};
 
-/// Values up to which copying costs next to nothing. A slice would keep alive everything that came with it.
+/// Largest value that is copied, in bytes. A slice would keep the whole receive buffer alive.
 const COPIED_BELOW: usize = 16 * 1024;
 
-/// The columns of kept rows, and which of them have a meaning.
+/// The columns of kept rows, with the indexes of those that have a meaning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptColumns {
-    /// All of them, in the order of the values.
+    /// All columns, in the order of the values.
     pub columns: Vec<Column>,
     pub(super) id: usize,
     pub(super) aggregate_type: usize,
@@ -20,28 +20,28 @@ pub struct KeptColumns {
     pub(super) event_type: usize,
 }
 
-/// A row as it came, kept so that it can be put aside, and published again later.
+/// A row as it was read, kept so that it can be parked and published later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptRow {
     columns: Arc<KeptColumns>,
     row: OutboxRow,
 }
 
-/// What tells a row from others, as far as it can be read: text that is not UTF-8 has replacement characters.
+/// Identity of a row, as far as it is readable. Bytes that are not UTF-8 become replacement characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
-    /// The id.
+    /// Text of the id column.
     pub message_id: Option<String>,
-    /// The aggregate's type.
+    /// Text of the aggregate type column.
     pub aggregate_type: Option<String>,
-    /// The aggregate's id.
+    /// Text of the aggregate id column.
     pub aggregate_id: Option<String>,
-    /// The event's type.
+    /// Text of the event type column.
     pub event_type: Option<String>,
 }
 
 impl KeptRow {
-    /// Takes small values out of the buffer that they were received in.
+    /// Copies small values out of the receive buffer.
     pub(super) fn new(columns: Arc<KeptColumns>, mut row: OutboxRow) -> Self {
         let is_small = |value: &&mut Bytes| value.len() < COPIED_BELOW;
         let small = row.values.iter().flatten().map(Bytes::len).filter(|length| *length < COPIED_BELOW).sum();
@@ -53,17 +53,17 @@ impl KeptRow {
         Self { columns, row }
     }
 
-    /// Its columns.
+    /// Returns the columns.
     pub fn columns(&self) -> &[Column] {
         &self.columns.columns
     }
 
-    /// The row itself.
+    /// Returns the row.
     pub fn row(&self) -> &OutboxRow {
         &self.row
     }
 
-    /// Bytes of memory it holds on to, near enough to bound it. A large body is counted here and with its message.
+    /// Memory that the row takes, in bytes, close enough to limit it. A large body is counted here and with its message.
     pub fn size(&self) -> usize {
         let values = &self.row.values;
         size_of::<Self>()
@@ -71,7 +71,7 @@ impl KeptRow {
             + values.iter().flatten().map(Bytes::len).sum::<usize>()
     }
 
-    /// What tells it from other rows.
+    /// Returns the row's identity.
     pub fn outline(&self) -> Outline {
         let KeptColumns { id, aggregate_type, aggregate_id, event_type, .. } = *self.columns;
         let text = |index: usize| {
@@ -86,28 +86,28 @@ impl KeptRow {
         }
     }
 
-    /// Its aggregate, when it names one.
+    /// Returns the row's aggregate. `None` if the row does not name one.
     pub fn aggregate(&self) -> Option<AggregateKey> {
         let Outline { aggregate_type, aggregate_id, .. } = self.outline();
         Some(AggregateKey::new(&aggregate_type?, &aggregate_id?))
     }
 }
 
-/// Which policy puts a row aside.
+/// Policy that parks a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParkCause {
-    /// No queue is bound for its message: `delivery.on_unroutable`.
+    /// No queue is bound for the message: `delivery.on_unroutable`.
     Unroutable,
-    /// It cannot become a message, or AMQP cannot carry that: `delivery.on_invalid`.
+    /// The row cannot become a message, or AMQP cannot carry the message: `delivery.on_invalid`.
     Invalid,
-    /// The broker does not take its message, whatever is tried: `delivery.on_invalid`.
+    /// The broker refuses the message on every attempt: `delivery.on_invalid`.
     Refused,
-    /// A queue has not taken its message for too long: `delivery.on_nack`.
+    /// A queue has nacked the message for too long: `delivery.on_nack`.
     Nacked,
 }
 
 impl ParkCause {
-    /// The word used in the table, in logs and in JSON.
+    /// The name used in the table, in logs and in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             ParkCause::Unroutable => "unroutable",
@@ -124,7 +124,7 @@ impl fmt::Display for ParkCause {
     }
 }
 
-/// Where a message was to go.
+/// Exchange and routing key of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The exchange.
@@ -133,19 +133,19 @@ pub struct Route {
     pub routing_key: String,
 }
 
-/// Why a row is put aside.
+/// Reason why a row is parked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkReason {
-    /// The policy.
+    /// The policy that applies.
     pub cause: ParkCause,
-    /// In words, with the cure. Never shows a payload.
+    /// Reason and next step, for an operator. Never shows a payload.
     pub text: String,
-    /// Where the message was to go; `None` when there was none.
+    /// Exchange and routing key. `None` if the row did not become a message.
     pub route: Option<Route>,
 }
 
 impl ParkReason {
-    /// No queue is bound for the message.
+    /// Reason for a message that no queue is bound for.
     pub fn unroutable(message: &Message) -> Self {
         let (exchange, routing_key) = (&message.amqp.exchange, &message.amqp.routing_key);
         let text =
@@ -153,17 +153,17 @@ impl ParkReason {
         Self { cause: ParkCause::Unroutable, text, route: Some(Route::of(message)) }
     }
 
-    /// No message can be made of the row.
+    /// Reason for a row that cannot become a message.
     pub fn invalid(row: &InvalidRow) -> Self {
         Self { cause: ParkCause::Invalid, text: row.reason.to_string(), route: None }
     }
 
-    /// The broker refuses the message, for these reasons.
+    /// Reason for a message that the broker refuses. `why` is the broker's answer, with the next step.
     pub fn refused(message: &Message, why: String) -> Self {
         Self { cause: ParkCause::Refused, text: why, route: Some(Route::of(message)) }
     }
 
-    /// A queue that the message is routed to has not taken it for too long.
+    /// Reason for a message that a queue has nacked for too long.
     pub fn nacked(message: &Message) -> Self {
         let (exchange, routing_key) = (&message.amqp.exchange, &message.amqp.routing_key);
         let text = format!(
@@ -174,25 +174,25 @@ impl ParkReason {
         Self { cause: ParkCause::Nacked, text, route: Some(Route::of(message)) }
     }
 
-    /// AMQP cannot carry the message.
+    /// Reason for a message that AMQP cannot carry.
     pub fn unsendable(message: &Message, reason: String) -> Self {
         Self { cause: ParkCause::Invalid, text: reason, route: Some(Route::of(message)) }
     }
 }
 
 impl Route {
-    /// Where a message is to go.
+    /// Returns the route of a message.
     pub fn of(message: &Message) -> Self {
         Self { exchange: message.amqp.exchange.clone(), routing_key: message.amqp.routing_key.clone() }
     }
 }
 
-/// A row that is put aside.
+/// A row to park, or a parked one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParkedRow {
-    /// Everything that is needed to publish it again.
+    /// The row, with all that is needed to publish it later.
     pub kept: Arc<KeptRow>,
-    /// Why it was not published.
+    /// The reason why it was not published.
     pub reason: ParkReason,
 }
 

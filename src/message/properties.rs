@@ -1,16 +1,16 @@
-//! AMQP properties that a row may set: their keys, which values they take, and where the values come from.
+//! AMQP properties that a row or a template can set: keys, allowed values, and the order of precedence.
 
 use amqp_publisher::{Properties, short_string::SHORT_STRING_BYTES_MAX};
 
 use super::InvalidReason;
 
-/// RabbitMQ's limit for a time to live would be another with each version; ten years are within all of them.
+/// Largest time to live, ten years. RabbitMQ's own limit differs between versions and is never lower.
 const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
-/// RabbitMQ closes the channel of a publisher that uses this as `reply_to` and does not consume from it ("fast reply consumer does
-/// not exist"). A relay cannot.
+/// RabbitMQ closes the channel if a publisher sets this `reply_to` without consuming from it ("fast reply consumer does not
+/// exist"). outboxd does not consume.
 const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// A property by the name that its template has in the configuration, and its header in a row.
+/// A property that can be set, named by its configuration key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Property {
     /// `priority`
@@ -30,7 +30,7 @@ pub enum Property {
 }
 
 impl Property {
-    /// Every one.
+    /// All properties.
     pub const ALL: [Property; 7] = [
         Property::Priority,
         Property::ExpirationMs,
@@ -41,7 +41,7 @@ impl Property {
         Property::AppId,
     ];
 
-    /// The key below `message`, and the header of a row that sets it.
+    /// The key below `message`, and the name of the row's header that sets the property.
     pub const fn key(self) -> &'static str {
         match self {
             Property::Priority => "priority",
@@ -54,30 +54,30 @@ impl Property {
         }
     }
 
-    /// Tells whether it can have this value.
+    /// Checks whether `value` is allowed.
     ///
     /// # Errors
     ///
-    /// Says what it may be.
+    /// [`InvalidReason`] with the allowed values.
     pub fn accepts(self, value: &str) -> Result<(), InvalidReason> {
         self.set(&mut Properties::default(), value.to_owned())
     }
 
-    /// The one that a row's header of this name sets.
+    /// Returns the property that a row's header of this name sets.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|property| property.key() == name)
     }
 
-    /// Sets it; an empty value leaves it out.
+    /// Sets the property. An empty value removes it.
     ///
     /// # Errors
     ///
-    /// The value is none of that property's.
+    /// [`InvalidReason`] if the value is not allowed.
     pub(super) fn set(self, properties: &mut Properties, value: String) -> Result<(), InvalidReason> {
         let invalid = |wanted| InvalidReason::Property { property: self.key(), wanted };
         if value.is_empty() {
             match self {
-                // These two have a default.
+                // Only these two have a default.
                 Property::Type => properties.kind = None,
                 Property::AppId => properties.app_id = None,
                 _ => {}
@@ -116,7 +116,7 @@ impl Property {
     }
 }
 
-/// A decimal number without sign, as PostgreSQL writes it and JSON does.
+/// Parses a decimal number without sign, as PostgreSQL and JSON write it.
 fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

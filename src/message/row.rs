@@ -1,4 +1,4 @@
-//! What the relay knows of one row: its place, its commit time, and its columns as PostgreSQL's text output.
+//! A row of the outbox table, with its position, its commit time and its columns in PostgreSQL's text format.
 
 use bytes::Bytes;
 
@@ -10,18 +10,18 @@ use crate::position::Position;
 pub struct Column {
     /// The column's name, as stored in `pg_attribute` (no quotes).
     pub name: String,
-    /// OID of its type in `pg_type`, for instance 3802 for jsonb.
+    /// OID of the column's type in `pg_type`, for example 3802 for jsonb.
     pub type_oid: u32,
 }
 
 /// A row of the outbox table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxRow {
-    /// Its place in commit order.
+    /// Position of the row in commit order.
     pub position: Position,
-    /// When its transaction committed; for a backlog row, when the snapshot was taken.
+    /// Commit time of the transaction. For a backlog row, the time of the snapshot.
     pub committed_at: Timestamp,
-    /// One value a column, in the order of the columns that the [`Mapper`](super::Mapper) was resolved against;
-    /// text as the type's output function gives it, `None` for NULL.
+    /// Values in the order of the columns that the [`Mapper`](super::Mapper) was resolved against. Each is the text of the type's
+    /// output function, or `None` for NULL.
     pub values: Vec<Option<Bytes>>,
 }

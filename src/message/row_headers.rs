@@ -1,4 +1,4 @@
-//! The row's own headers: a JSON object, whose members become AMQP header values without loss of digits.
+//! The row's own headers: a JSON object whose members become AMQP header values without losing digits.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 
 use super::HeaderValue;
 
-/// The members of a row's headers object, undecoded; of a name that occurs twice, the last (as in jsonb).
+/// The members of a row's headers object, not decoded. The last of two equal names counts, as in jsonb.
 #[derive(Debug, Default)]
 pub(super) struct RowHeaders<'a>(BTreeMap<String, &'a RawValue>);
 
-/// Why a headers column cannot be read.
+/// Reason why a headers column cannot be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HeadersError {
     NotJson,
@@ -18,7 +18,7 @@ pub(super) enum HeadersError {
 }
 
 impl<'a> RowHeaders<'a> {
-    /// Reads the text of a json or jsonb value. JSON null means no headers, as SQL NULL does.
+    /// Parses the text of a json or jsonb value. JSON null means no headers, like SQL NULL.
     pub(super) fn parse(text: &'a str) -> Result<Self, HeadersError> {
         let document: &RawValue = serde_json::from_str(text).map_err(|_| HeadersError::NotJson)?;
         match document.get().as_bytes().first() {
@@ -30,7 +30,7 @@ impl<'a> RowHeaders<'a> {
         }
     }
 
-    /// The member's text as a template inserts it: strings as such, others as JSON text; `None` for null or no member.
+    /// Returns the member's text for a template: a string as it is, anything else as JSON. `None` for null or a missing member.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, HeadersError> {
         let Some(raw) = self.0.get(name) else { return Ok(None) };
         match raw.get() {
@@ -40,7 +40,7 @@ impl<'a> RowHeaders<'a> {
         }
     }
 
-    /// Every member with its AMQP value, in the order of their names.
+    /// Returns every member with its AMQP value, sorted by name.
     pub(super) fn into_values(self) -> impl Iterator<Item = Result<(String, HeaderValue), HeadersError>> {
         self.0.into_iter().map(|(name, raw)| Ok((name, header_value(raw.get())?)))
     }
@@ -57,7 +57,7 @@ fn header_value(json: &str) -> Result<HeaderValue, HeadersError> {
     })
 }
 
-/// A number that no AMQP type can hold goes as its text rather than as a wrong number.
+/// Converts a number. One that no AMQP type can hold exactly becomes text.
 fn number(json: &str) -> HeaderValue {
     let exact = || HeaderValue::Text(json.to_owned());
     if json.contains(['.', 'e', 'E']) {
@@ -69,8 +69,8 @@ fn number(json: &str) -> HeaderValue {
     }
 }
 
-/// A decimal number's digits without the zeros around them, and the power of ten of the last one: the same for `1.50`
-/// and `15e-1`. The sign is left out.
+/// Splits a decimal number into its digits without surrounding zeros and the power of ten of the last digit. `1.50` and `15e-1`
+/// give the same result. The sign is dropped.
 fn significant(number: &str) -> (String, i64) {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -80,7 +80,7 @@ fn significant(number: &str) -> (String, i64) {
     if kept_digits.is_empty() {
         return (kept_digits, 0);
     }
-    // An exponent too large for this is of no double.
+    // No double has such an exponent.
     let exponent = exponent.parse::<i64>().unwrap_or(i64::MAX / 2);
     let places = digits.len() as i64 - kept.len() as i64 - fraction.len() as i64;
     (kept_digits, exponent + places)
@@ -126,7 +126,7 @@ mod tests {
             ("100.0e-2", Double(1.0)),
             ("0.30000000000000004", Double(0.30000000000000004)),
             ("5e-324", Double(5e-324)),
-            // A double would be 12345678901234568, and 0.1 with other digits behind it.
+            // A double would be 12345678901234568, and 0.1 with other digits after it.
             ("12345678901234567.89", Text("12345678901234567.89".into())),
             ("0.1000000000000000000001", Text("0.1000000000000000000001".into())),
             ("[]", Text("[]".into())),
@@ -155,7 +155,7 @@ mod tests {
         for json in ["", "{", "{} {}", "{\"a\"}", "{a: 1}"] {
             assert_eq!(RowHeaders::parse(json).unwrap_err(), HeadersError::NotJson, "{json}");
         }
-        // The type json lets a lone surrogate in; no UTF-8 text can hold it.
+        // The type json accepts a lone surrogate, which UTF-8 cannot express.
         assert!(RowHeaders::parse(r#"{"a": "\ud800"}"#).and_then(|h| h.text("a")).is_err());
     }
 

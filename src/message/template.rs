@@ -1,12 +1,12 @@
 //! Templates such as `{aggregate_type}.events`: literal text and placeholders, parsed once at start.
 //!
-//! Knows the syntax only. Which column a placeholder means is settled by [`Mapping::resolve`](super::Mapping::resolve).
+//! Knows the syntax only. [`Mapping::resolve`](super::Mapping::resolve) finds the column of each placeholder.
 
 use std::{fmt, str::FromStr};
 
 use diagnostics::nearest;
 
-/// One thing of a row, or of its source, that a template can insert.
+/// A value of a row, or of its source, that a template can insert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Placeholder {
     /// `{id}`
@@ -21,7 +21,7 @@ pub enum Placeholder {
     Source,
     /// `{column:NAME}`: the text of any column of the table.
     Column(String),
-    /// `{header:NAME}`: a member of the row's headers object; a string as such, anything else as its JSON text.
+    /// `{header:NAME}`: a member of the row's headers object. A string is inserted as it is, anything else as JSON.
     Header(String),
 }
 
@@ -54,37 +54,37 @@ pub(super) enum Part {
     Placeholder(Placeholder),
 }
 
-/// A parsed template: literal text, placeholders, and `{{` and `}}` for the braces themselves.
+/// A parsed template: literal text and placeholders. `{{` and `}}` stand for the braces themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     parts: Vec<Part>,
 }
 
-/// What is wrong with a template, and at which character, counted from 1.
+/// An error in a template. Characters are counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TemplateError {
-    /// The braces hold something that is no placeholder.
+    /// The braces hold an unknown name.
     UnknownPlaceholder {
-        /// Where its `{` is.
+        /// Character of the `{`.
         at: usize,
-        /// What is between the braces.
+        /// Text between the braces.
         name: String,
     },
     /// `{column:}` or `{header:}`.
     MissingName {
-        /// Where its `{` is.
+        /// Character of the `{`.
         at: usize,
         /// `column` or `header`.
         kind: &'static str,
     },
     /// A `{` without its `}`.
     Unclosed {
-        /// Where the `{` is.
+        /// Character of the `{`.
         at: usize,
     },
     /// A `}` without its `{`.
     Unopened {
-        /// Where the `}` is.
+        /// Character of the `}`.
         at: usize,
     },
 }
@@ -125,20 +125,20 @@ impl fmt::Display for TemplateError {
 impl std::error::Error for TemplateError {}
 
 impl Template {
-    /// Bytes of literal text: what every rendering has at least.
+    /// Bytes of literal text, the least that any rendering has.
     pub fn literal_bytes(&self) -> usize {
         let literal = |part: &Part| if let Part::Literal(text) = part { text.len() } else { 0 };
         self.parts.iter().map(literal).sum()
     }
 
-    /// The placeholders, in order.
+    /// Returns the placeholders, in order.
     pub fn placeholders(&self) -> impl Iterator<Item = &Placeholder> {
         self.parts
             .iter()
             .filter_map(|part| if let Part::Placeholder(found) = part { Some(found) } else { None })
     }
 
-    /// Pieces of the template for a source: literal text, the source's own name included, or `None` for what each row decides.
+    /// Returns the pieces of the template for a source: literal text, with the source's name, or `None` for a value of the row.
     pub fn pieces<'t>(&'t self, source: &'t str) -> impl Iterator<Item = Option<&'t str>> {
         self.parts.iter().map(move |part| match part {
             Part::Literal(text) => Some(text.as_str()),
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn errors_say_what_and_at_which_character() {
         let error = |text: &str| text.parse::<Template>().unwrap_err();
-        // Characters, not bytes: the umlaut counts once.
+        // The position counts characters, not bytes.
         let unknown = error("ü{agregate_type}");
         assert_eq!(unknown, TemplateError::UnknownPlaceholder { at: 2, name: "agregate_type".into() });
         let shown = unknown.to_string();

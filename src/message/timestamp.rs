@@ -1,4 +1,4 @@
-//! Points in time as PostgreSQL counts them, and their form in RFC 3339.
+//! Points in time with PostgreSQL's resolution, and their form in RFC 3339.
 
 use std::{
     fmt,
@@ -14,28 +14,28 @@ const DAY_S: i64 = 86_400;
 const MICROS: i64 = 1_000_000;
 
 impl Timestamp {
-    /// What the system's clock says.
+    /// Reads the system clock.
     pub fn now() -> Self {
         SystemTime::now().into()
     }
 
-    /// Time from `earlier` to `self`; zero when `earlier` is later, as two machines' clocks may have it.
+    /// Time from `earlier` to `self`. Zero if `earlier` is later, which happens between the clocks of two machines.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// Whole seconds since 1970, as AMQP has them: what is before is 0.
+    /// Whole seconds since 1970, as AMQP needs them. Earlier times give 0.
     pub fn seconds(self) -> u64 {
         u64::try_from(self.0.div_euclid(1_000_000)).unwrap_or(0)
     }
 
-    /// So long before.
+    /// Subtracts `distance`.
     pub fn before(self, distance: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(distance.as_micros()).unwrap_or(i64::MAX)))
     }
 }
 
-/// What is before 1970 counts as 1970.
+/// Times before 1970 become 1970.
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -64,12 +64,12 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// The text is no time of RFC 3339.
+/// The text is not a time of RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a time of RFC 3339, such as 2026-01-31T08:05:09Z or 2026-01-31T09:05:09.25+01:00")]
 pub struct ParseTimestampError;
 
-/// RFC 3339, section 5.6; digits beyond the microsecond are cut off.
+/// Parses RFC 3339, section 5.6. Digits beyond the microsecond are dropped.
 impl FromStr for Timestamp {
     type Err = ParseTimestampError;
 
@@ -78,13 +78,13 @@ impl FromStr for Timestamp {
     }
 }
 
-/// The text says no point in time that can be counted from.
+/// The text names no point in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseSinceError {
-    /// A time without its zone.
+    /// A time without a time zone.
     #[error("a time needs its zone: append Z for UTC, or an offset such as +01:00 (2026-01-31T08:05:09Z)")]
     NoZone,
-    /// Something else.
+    /// Any other text.
     #[error(
         "not a time: write 90s, 15m, 1h, 2d or 1w for so long ago, a date such as 2026-01-31 for its beginning in UTC, or a \
          time such as 2026-01-31T08:05:09Z or 2026-01-31T09:05:09+01:00"
@@ -93,9 +93,10 @@ pub enum ParseSinceError {
 }
 
 impl Timestamp {
-    /// A time of RFC 3339, a date (its beginning in UTC), or how long before `now`: `90s`, `15m`, `1h`, `2d`, `1w`.
+    /// Parses a time of RFC 3339, a date (its beginning in UTC), or a distance before `now`: `90s`, `15m`, `1h`, `2d`, `1w`.
     ///
     /// # Errors
+    ///
     /// [`ParseSinceError`].
     pub fn parse_since(text: &str, now: Timestamp) -> Result<Self, ParseSinceError> {
         let text = text.trim();
@@ -151,7 +152,7 @@ fn parse(text: &[u8]) -> Option<Timestamp> {
         _ => return None,
     };
     let days = days_since_1970(year, month, day);
-    // A second of 60 is a leap second, which the clocks of servers do not have: the next one.
+    // Second 60 is a leap second. Servers' clocks do not have it, so it counts as the next second.
     if civil(days) != (year, month, day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
@@ -166,17 +167,17 @@ fn digits(text: &[u8]) -> Option<i64> {
     str::from_utf8(text).ok()?.parse().ok()
 }
 
-// Years are counted from March, so that the leap day is the last one of its year and the lengths of the months before it
-// repeat every five (153 days).
+// Years are counted from March. The leap day is then the last day of the year, and the lengths of the months repeat every five
+// months (153 days).
 
 const FROM_0000_03_01_TO_1970: i64 = 719_468;
 const CENTURIES_4: i64 = 146_097;
 
-/// The Gregorian date so many days after 1970-01-01.
+/// Returns the Gregorian date of a day, counted from 1970-01-01.
 fn civil(days_since_1970: i64) -> (i64, i64, i64) {
     let days = days_since_1970 + FROM_0000_03_01_TO_1970;
     let (era, of_era) = (days.div_euclid(CENTURIES_4), days.rem_euclid(CENTURIES_4));
-    // Take the leap days out, and every year has 365 days.
+    // Without the leap days, every year has 365 days.
     let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / (CENTURIES_4 - 1)) / 365;
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * of_year + 2) / 153;
@@ -185,7 +186,7 @@ fn civil(days_since_1970: i64) -> (i64, i64, i64) {
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
-/// The inverse of [`civil`]; a date that does not exist gives the day of another one.
+/// The inverse of [`civil`]. A date that does not exist gives the day of another date.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let (year, from_march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
@@ -272,7 +273,7 @@ mod tests {
 
     #[test]
     fn dates_around_every_kind_of_leap_year() {
-        // Seconds as `date -u -d ... +%s` gives them.
+        // Seconds from `date -u -d ... +%s`.
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00.007Z"),
             (68_169_599, "1972-02-28T23:59:59.007Z"),

@@ -1,4 +1,4 @@
-//! Builds the message of a row. Runs for every row: nothing here looks a column up by its name.
+//! The mapper: builds the message of a row. Works with column indexes; nothing here looks a column up by name.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -13,12 +13,12 @@ use super::{
     row_headers::{HeadersError, RowHeaders},
 };
 
-/// Type OIDs of `pg_type.dat`, fixed for all time.
+/// Type OIDs of `pg_type.dat`. PostgreSQL never changes them.
 const BYTEA: u32 = 17;
 const JSON: u32 = 114;
 const JSONB: u32 = 3802;
 
-/// Bytes up to which copying a body costs next to nothing.
+/// Largest body that is copied, in bytes. Copying so little costs next to nothing.
 const COPIED_BELOW: usize = 16 * 1024;
 
 /// A [`Mapping`](super::Mapping) resolved against the columns of the table.
@@ -34,7 +34,7 @@ pub struct Mapper {
     pub(super) payload: usize,
     pub(super) payload_kind: PayloadKind,
     pub(super) headers: Option<usize>,
-    /// `None`: the id column as it is.
+    /// `None`: the id column, unchanged.
     pub(super) message_id: Option<Rendering>,
     pub(super) exchange: Rendering,
     pub(super) routing_key: Rendering,
@@ -46,7 +46,7 @@ pub struct Mapper {
     pub(super) kept: Arc<KeptColumns>,
 }
 
-/// What the type of the payload column says of its bytes.
+/// Kind of payload, by the type of the payload column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PayloadKind {
     Json,
@@ -72,7 +72,7 @@ impl PayloadKind {
     }
 }
 
-/// A template whose columns are indexes.
+/// A template with column indexes in place of names.
 #[derive(Debug)]
 pub(super) struct Rendering(pub(super) Vec<Piece>);
 
@@ -84,11 +84,11 @@ pub(super) enum Piece {
 }
 
 impl Mapper {
-    /// Turns a row into its message. The row's values must be those of the columns resolved against.
+    /// Builds the message of a row. The row's values must be in the order of the columns that this mapper was resolved against.
     ///
     /// # Errors
     ///
-    /// The row breaks one of the rules of [`InvalidReason`]; the same row will do so again.
+    /// [`InvalidRow`] with the rule that the row breaks. The same row fails again.
     pub fn message(&self, row: OutboxRow) -> Result<Message, InvalidRow> {
         self.build(&row).map_err(|reason| {
             let id = row.values.get(self.id).and_then(Option::as_deref);
@@ -97,7 +97,7 @@ impl Mapper {
         })
     }
 
-    /// Keeps a row beside its message, so that it can be put aside. Its values must be those of the columns resolved against.
+    /// Keeps a row beside its message, so that it can be parked. The values must be in the order of the resolved columns.
     pub fn keep(&self, row: OutboxRow) -> KeptRow {
         KeptRow::new(Arc::clone(&self.kept), row)
     }
@@ -170,7 +170,7 @@ impl Mapper {
         Ok(message)
     }
 
-    /// Sets what the templates give, else what the row's headers do.
+    /// Sets properties from the templates. The row's headers set those that no template gives a value.
     fn set_properties(
         &self,
         properties: &mut Properties,
@@ -206,12 +206,12 @@ impl Mapper {
             None => Bytes::new(),
             Some(value) if self.payload_kind == PayloadKind::Bytea => decode_hex(value)
                 .ok_or_else(|| InvalidReason::ByteaNotHex { column: self.column(self.payload) })?,
-            // A text of which nobody could tell what it says.
+            // Nothing tells a consumer the encoding of such a text.
             Some(value) if str::from_utf8(value).is_err() => {
                 return Err(InvalidReason::NotUtf8 { column: self.column(self.payload) });
             }
-            // A slice keeps alive all that was received with it, other tables' rows included, while the message is in
-            // flight; a small body is copied, so that what is held is what is counted.
+            // A slice would keep the whole receive buffer alive while the message is in flight. A small body is copied, so that
+            // memory in use equals memory counted.
             Some(value) if value.len() < COPIED_BELOW => Bytes::copy_from_slice(value),
             Some(value) => value.clone(),
         };
@@ -235,7 +235,7 @@ impl Mapper {
         }
     }
 
-    /// The name of the exchange. Only a template that says so means the default exchange.
+    /// Renders the exchange name. Only an empty template means the default exchange.
     fn exchange(&self, row: &OutboxRow, row_headers: &RowHeaders<'_>) -> Result<String, InvalidReason> {
         let exchange = self.route("exchange", &self.exchange, row, row_headers)?;
         if exchange.is_empty() && !self.exchange.0.is_empty() {
@@ -305,7 +305,7 @@ enum Rendered {
     Missing(String),
 }
 
-/// Headers under construction. Refuses at once what cannot be sent, so that a huge object costs nothing.
+/// Headers under construction. Refuses at once what cannot be sent, so that a huge object costs no memory.
 struct Headers {
     list: Vec<(Cow<'static, str>, HeaderValue)>,
     bytes: usize,
@@ -329,7 +329,7 @@ impl Headers {
         Ok(())
     }
 
-    /// Tells whether a row's header must give way: the name is reserved, or configured.
+    /// Returns whether a name is taken, by a reserved header or by a configured one. The row's header of that name is left out.
     fn has(&self, name: &str) -> bool {
         RESERVED_HEADERS.contains(&name) || self.list.iter().any(|(taken, _)| taken == name)
     }
@@ -342,7 +342,7 @@ fn short(part: &'static str, text: String) -> Result<String, InvalidReason> {
     Ok(text)
 }
 
-/// Decodes `\x0aff`. The escape format never begins with `\x`: it doubles a backslash.
+/// Decodes `\x0aff`. The escape format never begins with `\x`, because it doubles a backslash.
 pub(crate) fn decode_hex(text: &[u8]) -> Option<Bytes> {
     let (pairs, []) = text.strip_prefix(b"\\x")?.as_chunks::<2>() else { return None };
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());

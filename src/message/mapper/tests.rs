@@ -117,7 +117,7 @@ fn the_body_is_the_payloads_bytes() {
         let sent = (message.amqp.properties.content_type.as_deref(), &*message.amqp.body);
         assert_eq!(sent, (Some(content_type), body), "type {type_oid}");
     }
-    // SQL_ASCII databases give any bytes; nobody could tell what such a text says.
+    // A SQL_ASCII database stores any bytes, and nothing tells their encoding.
     for type_oid in [TEXT, JSON, JSONB] {
         let mapper = mapping().resolve(&columns(type_oid)).unwrap();
         let invalid = mapper.message(with(4, Some(b"\xff\xfe"))).unwrap_err();
@@ -248,7 +248,7 @@ fn properties_come_from_templates_and_are_left_out_without_a_value() {
     assert_eq!(map(&mapping(), valid()).unwrap().amqp.properties, of_every_message());
 }
 
-/// Properties of the message of [`valid`] that every message has.
+/// Properties that every message of [`valid`] has.
 fn of_every_message() -> Properties {
     Properties {
         content_type: Some("application/json".into()),
@@ -387,7 +387,7 @@ fn resolving_names_every_missing_column_and_the_nearest() {
     let mut mapping = mapping();
     mapping.columns.aggregate_type = "aggregate_type".into();
     mapping.columns.headers = OptionalColumn::Required("meta".into());
-    // Only where rows are read from the table.
+    // The sequence column counts only where rows are read from the table.
     mapping.columns.sequence = OptionalColumn::Required("seq".into());
     mapping.routing_key = template("{aggregate_type}.{column:tennant}");
     let error = mapping.resolve(&columns(JSONB)).unwrap_err();
@@ -459,7 +459,7 @@ proptest! {
             HeaderValue::Integer(integer) => (*integer).into(),
             HeaderValue::Double(double) => (*double).into(),
             HeaderValue::Text(text) if value.is_string() => text.clone().into(),
-            // serde_json's own reading of a double may be off by the last digit: compare texts.
+            // serde_json may read a double one digit off, so texts are compared.
             HeaderValue::Text(text) => {
                 prop_assert_eq!(text, &value.to_string());
                 return Ok(());

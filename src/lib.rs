@@ -5,18 +5,17 @@
 //! ```text
 //! CopyData bytes
 //!   -> ReplicationEvent    pg_replication          frames of the copy stream
-//!   -> PgOutput            pg_replication          what the plugin says
-//!   -> OutboxRow           outbox                  a row of the outbox table
-//!   -> Message             message::Mapper          what the broker will see
-//!   -> Ledger              ledger                  waiting, published, settled: in commit order
-//!   -> Outcome             amqp_publisher         confirmed, returned, nacked
-//!   -> ConfirmedLsn        ledger                  the proof that a position may be acknowledged
-//!   -> status update       pg_replication          PostgreSQL may forget what is before it
+//!   -> PgOutput            pg_replication          decoded messages of the plugin pgoutput
+//!   -> OutboxRow           message                 a row of the outbox table
+//!   -> Message             message::Mapper         the message for the broker
+//!   -> Ledger              ledger                  waiting, outstanding, settled: in commit order
+//!   -> Outcome             amqp_publisher          confirmed, returned, nacked
+//!   -> ConfirmedLsn        ledger                  proof that a position may be acknowledged
+//!   -> status update       pg_replication          PostgreSQL may remove WAL before the position
 //! ```
 //!
-//! `relay` is the loop that moves things along the spine, and the only room that knows both worlds. The modules below
-//! are in reading order; each imports only from those above it, but for `admin`, `settings` and `relay`, which stand
-//! side by side.
+//! `relay` is the loop that moves rows along the spine, and the only room that knows both servers. The modules below are
+//! in reading order.
 
 pub mod position;
 

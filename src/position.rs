@@ -1,15 +1,15 @@
-//! Place of a row in the write-ahead log: [`Lsn`] and [`Position`].
+//! Positions in the write-ahead log: [`Lsn`] and [`Position`].
 //!
-//! Pure values, known to every room. Nothing here says whether a position was received, published or confirmed:
-//! that proof is [`ConfirmedLsn`](crate::ledger::ConfirmedLsn), which only the ledger can make.
+//! Pure values, known to every room. A position does not tell whether its row was received, published or confirmed. The
+//! proof of a confirm is [`ConfirmedLsn`](crate::ledger::ConfirmedLsn), which only the ledger creates.
 
 use std::{fmt, str::FromStr};
 
 pub use pg_replication::{Lsn, ParseLsnError};
 
-/// The place of one outbox row in commit order: its transaction's commit LSN, then the row's index in that transaction.
+/// Position of one outbox row in commit order: its transaction's commit LSN, then the row's index in that transaction.
 ///
-/// Sent with every message as `outbox-position`; comparing two of one source as strings gives commit order.
+/// Sent with every message as `outbox-position`. Comparing two of one source as strings gives commit order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// LSN of the transaction's commit record. For a backlog row, see [`backlog`](crate::backfill::backlog).
@@ -38,7 +38,7 @@ impl FromStr for Position {
             let commit_lsn = Lsn(u64::from_str_radix(lsn, 16).ok()?);
             Some(Position { commit_lsn, index: u32::from_str_radix(index, 16).ok()? })
         };
-        // Leading zeros, upper case, no sign: it is its own text.
+        // Leading zeros, upper case, no sign: only the exact form of `Display` is accepted.
         parse()
             .filter(|position: &Position| position.to_string() == text)
             .ok_or_else(|| ParsePositionError(text.to_owned()))

@@ -1,5 +1,5 @@
-//! How much memory management a message costs. Allocations are counted, not seconds, so the figures are the same on every machine: whoever
-//! raises them by a quarter finds out here, and either takes it back or says why in this file.
+//! Allocations per message. Counts do not depend on the machine, as seconds would. A change that raises one by a quarter fails here, and
+//! either goes or changes the figure in this file.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -13,7 +13,7 @@ use outboxd::ledger::Ordering;
 
 const MESSAGES: u64 = 10_000;
 
-/// Runs rows through decoder, mapper, ledger and encoder, and says what that took of the allocator.
+/// Runs rows through decoder, mapper, ledger and encoder. Returns what they allocated.
 fn way_of(payload_bytes: usize, ordering: Ordering) -> AllocationInfo {
     let (mapper, insert, now) = (way::mapper(), way::insert(payload_bytes), Instant::now());
     let mut ledger = way::ledger(ordering, 1_000);
@@ -24,14 +24,14 @@ fn way_of(payload_bytes: usize, ordering: Ordering) -> AllocationInfo {
             way::settle(&mut ledger, way::message(&mapper, insert.clone(), commit), now, &mut out);
         }
     };
-    // What is allocated once is not counted.
+    // Warms up, so that one-time allocations are not counted.
     run(1..1_000);
     measure(|| run(1_000..1_000 + MESSAGES))
 }
 
 #[test]
 fn a_message_costs_no_more_allocations_than_it_did() {
-    // As measured; a quarter is allowed on top.
+    // Measured values. A quarter more is allowed.
     const ALLOCATIONS: f64 = 17.0;
     const BYTES: f64 = 1401.0;
     const PAYLOAD: usize = 300;
@@ -50,7 +50,7 @@ fn a_message_costs_no_more_allocations_than_it_did() {
     }
 }
 
-/// A large body is neither copied out of the receive buffer nor out of the message, but into what goes to the socket.
+/// The only copy of a large body is the one into the socket's buffer.
 #[test]
 fn a_large_body_is_not_copied_on_its_way() {
     const PAYLOAD: usize = 1_000_000;

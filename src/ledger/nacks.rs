@@ -58,7 +58,7 @@ pub(super) type Due = Vec<(Instant, u64)>;
 /// Next step for nacked messages.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// These are tried again.
+    /// Messages to try again, with the time.
     Again(Due),
     /// None was confirmed for too long. These are not tried any more.
     GivenUp(Vec<u64>),

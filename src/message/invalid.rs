@@ -125,24 +125,24 @@ impl fmt::Display for InvalidReason {
             }
             InvalidReason::MissingValue { part, placeholder } => write!(
                 f,
-                "{placeholder} of the {part} has no value in this row; declare the column NOT NULL, or change message.{}",
+                "the {part} needs {placeholder}, which has no value in this row; declare the column NOT NULL, or change message.{}",
                 part.replace(' ', "_")
             ),
             InvalidReason::NotUtf8 { column } => {
-                write!(f, "column \"{column}\" holds bytes that have no equivalent in UTF-8")
+                write!(f, "column \"{column}\" holds bytes that have no equivalent in UTF-8; write the event again with valid text")
             }
             InvalidReason::TooLong { part, bytes } => write!(
                 f,
-                "the {part} is {bytes} bytes long, AMQP allows {SHORT_STRING_BYTES_MAX}; change its template below message, and have \
-                 the service write shorter values from now on"
+                "the {part} is {bytes} bytes long, AMQP allows {SHORT_STRING_BYTES_MAX}; have the service write shorter values, or \
+                 change the template below message"
             ),
             InvalidReason::EmptyExchange => f.write_str(
-                "message.exchange gives an empty name for this row, which is RabbitMQ's default exchange; have the service write the \
-                 value that the template takes, or set message.exchange = \"\" if routing keys are to name queues",
+                "message.exchange is empty for this row, which means RabbitMQ's default exchange; have the service write the value that \
+                 the template uses, or set message.exchange = \"\" if routing keys are queue names",
             ),
             InvalidReason::LineBreakInExchange => f.write_str(
-                "the name of its exchange has a line break (LF or CR), which RabbitMQ removes when it declares an exchange, so that a \
-                 publish does not find it; have the service write names without one, or change message.exchange",
+                "the name of the exchange has a line break (LF or CR); RabbitMQ removes it when it declares the exchange, and a publish \
+                 then finds no exchange of that name; have the service write names without line breaks, or change message.exchange",
             ),
             InvalidReason::BodyTooLarge { bytes, bytes_max } => write!(
                 f,
@@ -151,11 +151,11 @@ impl fmt::Display for InvalidReason {
             ),
             InvalidReason::HeadersTooLarge => write!(
                 f,
-                "properties and headers need more than the {HEADERS_BYTES_MAX} bytes that one AMQP frame holds for \
-                 certain; move content from the headers to the payload"
+                "properties and headers are larger than {HEADERS_BYTES_MAX} bytes, and AMQP cannot split them over frames; move \
+                 content from the headers to the payload"
             ),
             InvalidReason::Unsendable { reason } => {
-                write!(f, "{reason}; move content from the headers to the payload, or raise that limit")
+                write!(f, "{reason}; move content from the headers to the payload, or raise the limit")
             }
             InvalidReason::HeadersNotJson { column } => {
                 write!(f, "column \"{column}\" does not hold valid JSON; give it type jsonb")
@@ -169,18 +169,18 @@ impl fmt::Display for InvalidReason {
             ),
             InvalidReason::Property { property, wanted } => write!(
                 f,
-                "the property {property} must be {wanted}; correct what writes the value, or change message.{property} (or the \
-                 header {property}, with message.properties_from_headers)"
+                "the property {property} must be {wanted}; have the service write a valid value, or change message.{property} (the header \
+                 {property}, with message.properties_from_headers)"
             ),
             InvalidReason::ByteaNotHex { column } => write!(
                 f,
-                "bytea column \"{column}\" came in the escape format; run ALTER ROLE ... SET bytea_output = 'hex' for \
+                "bytea column \"{column}\" came in the escape format, which outboxd does not read; run ALTER ROLE ... SET bytea_output = 'hex' for \
                  outboxd's role and restart outboxd"
             ),
             InvalidReason::ColumnCount { columns, values } => write!(
                 f,
-                "it has {values} values for the table's {columns} columns; restart outboxd to read the table's \
-                 definition again"
+                "the row has {values} values, the table {columns} columns; restart outboxd, which then reads the table's definition \
+                 again"
             ),
         }
     }

@@ -126,15 +126,15 @@ impl fmt::Display for MissingColumn {
 
 impl fmt::Display for MappingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the outbox table, as published, lacks ")?;
+        f.write_str("the outbox table, as PostgreSQL publishes it, lacks ")?;
         for (i, missing) in self.missing.iter().enumerate() {
             let separator = if i == 0 { "" } else { ", " };
             write!(f, "{separator}{missing}")?;
         }
         write!(
             f,
-            "; its columns are {}; correct outbox.columns or the templates, or add the column to the table (and to \
-             the publication's column list, if it has one)",
+            "; its columns are {}; correct outbox.columns or the templates, or add the column to the table (and to the \
+             publication's column list, if there is one)",
             self.columns.join(", ")
         )
     }

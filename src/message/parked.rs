@@ -167,9 +167,9 @@ impl ParkReason {
     pub fn nacked(message: &Message) -> Self {
         let (exchange, routing_key) = (&message.amqp.exchange, &message.amqp.routing_key);
         let text = format!(
-            "RabbitMQ nacked it again and again: a queue bound to exchange '{exchange}' for routing key '{routing_key}' does not \
-             take it; see whether one is full (x-max-length with overflow reject-publish) or has no leader (rabbitmq-queues quorum_status); \
-             other queues may have it"
+            "RabbitMQ nacked every try: a queue bound to exchange '{exchange}' for routing key '{routing_key}' does not take the message. \
+             Look for a full queue (x-max-length with overflow reject-publish) or a quorum queue without a leader (rabbitmq-queues \
+             quorum_status); other queues may already have the message"
         );
         Self { cause: ParkCause::Nacked, text, route: Some(Route::of(message)) }
     }

@@ -98,7 +98,7 @@ impl Property {
             }
             Property::ReplyTo if value == DIRECT_REPLY_TO => {
                 return Err(invalid(
-                    "another than amq.rabbitmq.reply-to, which RabbitMQ takes from no relay",
+                    "another queue than amq.rabbitmq.reply-to, which RabbitMQ accepts only from a consumer of it",
                 ));
             }
             Property::CorrelationId => properties.correlation_id = Some(self.short(value)?),

@@ -86,8 +86,8 @@ pub enum ParseSinceError {
     NoZone,
     /// Any other text.
     #[error(
-        "not a time: write 90s, 15m, 1h, 2d or 1w for so long ago, a date such as 2026-01-31 for its beginning in UTC, or a \
-         time such as 2026-01-31T08:05:09Z or 2026-01-31T09:05:09+01:00"
+        "not a time: write 90s, 15m, 1h, 2d or 1w (before now), a date such as 2026-01-31 (its beginning in UTC), or a time \
+         such as 2026-01-31T08:05:09Z or 2026-01-31T09:05:09+01:00"
     )]
     NoTime,
 }

@@ -1,4 +1,4 @@
-//! What the relay asks of a broker, and that RabbitMQ answers it. See [`database`](super::database) for why.
+//! The relay's view of a broker, and its implementation by RabbitMQ. See [`database`](super::database) for the reason.
 
 use crate::{ledger::PublishTag, message::Message};
 use amqp_publisher::{
@@ -7,19 +7,23 @@ use amqp_publisher::{
     subscriptions::SubscriptionWatch,
 };
 
-/// A broker that can be reached.
+/// A broker that outboxd can connect to.
 pub trait Broker: Clone + Send + Sync + 'static {
     /// A connection that publishes.
     type Publisher: Publisher;
 
     /// Connects, and declares the subscriptions' topology.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError`]: no connection, or the broker refuses a declaration.
     fn connect(
         &self,
         connection_name: &str,
         attempt: usize,
     ) -> impl Future<Output = Result<Self::Publisher, BrokerError>> + Send;
 
-    /// Watch over the subscriptions.
+    /// Watch over the subscriptions' queues.
     fn watch(&self) -> SubscriptionWatch {
         SubscriptionWatch::default()
     }
@@ -27,17 +31,25 @@ pub trait Broker: Clone + Send + Sync + 'static {
 
 /// A connection that publishes, with confirms.
 pub trait Publisher: Send {
-    /// Asks for the exclusive right to publish, known to the broker by `queue`; nothing goes out until
-    /// [`PublisherEvent::Fence`] tells that it is held, or denied.
+    /// Asks for the exclusive right to publish, which the broker grants by the queue named `queue`. Nothing is published until
+    /// [`PublisherEvent::Fence`] reports the answer.
     fn fence(&mut self, queue: &str);
 
-    /// Tells whether a message fits into the frames of this connection; else why not.
+    /// Checks whether a message fits into the frames of this connection.
+    ///
+    /// # Errors
+    ///
+    /// The limit that the message exceeds, in words.
     fn check(&self, message: &Message) -> Result<(), String>;
 
-    /// Hands a message over; it is published, in the order of these calls, when [`next`](Self::next) is polled.
+    /// Hands a message over. [`next`](Self::next) publishes messages in the order of these calls.
     fn publish(&mut self, tag: PublishTag, message: Message);
 
-    /// Publishes, and gives what the broker says. Cancel-safe. Pends for ever while there is nothing to do.
+    /// Publishes, and waits for the broker's next event. Cancel-safe. Pending for ever while there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError`] that ended the connection.
     fn next(&mut self) -> impl Future<Output = Result<PublisherEvent, BrokerError>> + Send;
 
     /// Closes the connection in good order.

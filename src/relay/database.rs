@@ -1,8 +1,9 @@
-//! What the relay asks of a database, and that PostgreSQL answers it.
+//! The relay's view of a database, and its implementation by PostgreSQL.
 //!
-//! The room `postgres` answers in production, a simulated server in `tests/simulation`; which one is known when the relay
-//! is compiled for it, so the seam costs nothing. A trait is a table of questions: behind each stands the function that answers in
-//! production. An implementation keeps the promises of that function: what is cancel-safe, what comes back after which error.
+//! The rooms `postgres`, `slot`, `parking` and `cleanup` implement the traits in production; `tests/simulation` implements them
+//! with a simulated server. Dispatch is static, so the traits cost nothing at run time. Each method names the function that
+//! implements it in production. Another implementation keeps that function's promises: cancel safety, and the state after each
+//! error.
 
 use std::{sync::Arc, time::Duration};
 
@@ -49,7 +50,7 @@ use pg_replication::{
     SystemIdentity,
 };
 
-/// A database that can be reached.
+/// A database that outboxd can connect to.
 pub trait Database: Clone + Send + Sync + 'static {
     /// A connection for plain SQL.
     type Sql: Sql;
@@ -60,22 +61,34 @@ pub trait Database: Clone + Send + Sync + 'static {
     /// Rows of a snapshot without a slot.
     type Rows: Rows;
 
-    /// The names of slot, publication and table, and what else the configuration says.
+    /// Names of slot, publication and table, and the other settings of the database.
     fn options(&self) -> &SourceDatabase;
 
     /// Connects for plain SQL.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`].
     fn connect_sql(
         &self,
         application_name: &str,
     ) -> impl Future<Output = Result<Self::Sql, ConnectError>> + Send;
 
     /// Connects for replication.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplicationError`].
     fn connect_replication(
         &self,
         application_name: &str,
     ) -> impl Future<Output = Result<Self::Replication, ReplicationError>> + Send;
 
-    /// Makes the temporary slot and opens its snapshot. The permanent slot that follows is synchronised to standbys if `failover`.
+    /// Creates the temporary slot and opens its snapshot. If `failover` is set, the permanent slot that follows is a failover slot.
+    ///
+    /// # Errors
+    ///
+    /// [`BacklogError`]; among them that another instance holds the temporary slot, or that the slot exists already.
     fn begin_backlog(
         &self,
         replication: Self::Replication,
@@ -86,6 +99,10 @@ pub trait Database: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Backlog, BacklogError>> + Send;
 
     /// Takes a snapshot of the rows that are in the table now.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`].
     fn snapshot(
         &self,
         sql: Self::Sql,
@@ -93,7 +110,11 @@ pub trait Database: Clone + Send + Sync + 'static {
         selection: &Selection,
     ) -> impl Future<Output = Result<Self::Rows, SnapshotError>> + Send;
 
-    /// What tells whether the slot is the one that was there before.
+    /// Reads the facts that tell whether the slot is the one that was there before.
+    ///
+    /// # Errors
+    ///
+    /// [`SlotHistoryError`].
     fn slot_history(
         &self,
         sql: &Self::Sql,
@@ -101,7 +122,11 @@ pub trait Database: Clone + Send + Sync + 'static {
         remembered: Option<u32>,
     ) -> impl Future<Output = Result<SlotHistory, SlotHistoryError>> + Send;
 
-    /// The same again of the server that the history is of.
+    /// Reads these facts again, from the same server.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError`].
     fn look_again(
         &self,
         sql: &Self::Sql,
@@ -109,7 +134,7 @@ pub trait Database: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), CatalogError>> + Send;
 }
 
-/// Declares a trait together with the type that answers in production, and behind each question the function that does.
+/// Declares a trait, and implements it for the production type. Each method names the function that implements it.
 macro_rules! seam {
     (
         $(#[$about:meta])*
@@ -147,118 +172,118 @@ seam! {
     pub trait Sql: [Send + Sync] for tokio_postgres::Client;
 
     asked {
-        /// Everything that a source's start looks at.
+        /// Reads every fact that the start of a source checks.
         async fn facts(&self, database: &SourceDatabase) -> Result<Facts, CatalogError> = Facts::read;
 
-        /// Makes the publication if it is missing, and puts the table in if it is not held.
+        /// Creates the publication if it is missing, and adds the table if the publication does not have it.
         async fn mend_publication(&self, database: &SourceDatabase, kind: TableKind) -> Result<(), CatalogError> = publication::mend;
 
-        /// Whether the table's inserts get into the stream, and by what.
+        /// Reads whether the publication publishes inserts of the table, and by which entry.
         async fn publishing(&self, database: &SourceDatabase) -> Result<Publishing, CatalogError> = publication::publishing;
 
-        /// Tables below the outbox table whose rows are never sent.
+        /// Finds tables below the outbox table whose rows are never sent.
         async fn unpublished_tables(&self, table: &TableName) -> Result<Option<Unpublished>, CatalogError> = family::unpublished;
 
-        /// Whether the table is known to have no row.
+        /// Reads whether the table has no rows.
         async fn table_is_empty(&self, table: &TableName, kind: TableKind) -> Result<bool, CatalogError> = outbox_table::is_empty;
 
-        /// Makes the permanent slot at once, synchronised to standbys if `failover`.
+        /// Creates the permanent slot at once, as a failover slot if `failover` is set.
         async fn create_slot(&self, slot: &str, failover: bool) -> Result<(), CatalogError> = creation::create_slot;
 
-        /// Transactions that somebody's making of the slot waits for, the oldest first.
+        /// Lists the transactions that the creation of the slot waits for, oldest first.
         async fn awaited_transactions(&self, slot: &str) -> Result<Vec<OpenTransaction>, CatalogError> = open_transactions::awaited;
 
-        /// Drops a slot; `false` when there was none.
+        /// Drops a slot. Returns `false` if there was none.
         async fn drop_slot(&self, slot: &str) -> Result<bool, CatalogError> = creation::drop_slot;
 
-        /// One slot; `None` when there is no such slot.
+        /// Reads one slot. `None` if there is no such slot.
         async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> = facts::slot_progress;
 
-        /// From now on the server refuses what takes longer, or waits longer for a lock.
+        /// Limits the duration of statements and of waits for locks on this connection.
         async fn limit_statements(&self, to: Duration) -> Result<(), CatalogError> = statement::limit_statements;
 
         // The slot's record.
 
-        /// Makes the table of slot records.
+        /// Creates the table of slot records.
         async fn create_records(&self, database: &SourceDatabase) -> Result<(), CatalogError> = record::create_table;
 
         /// Writes the slot's record, whatever was there.
         async fn write_record(&self, database: &SourceDatabase, record: &SlotRecord) -> Result<(), CatalogError> = record::write;
 
-        /// Writes the slot's record for whoever streams from the slot as server process `pid`; `false`, and nothing is written,
-        /// when somebody else does by now.
+        /// Writes the slot's record if the server process `pid` streams from the slot. Otherwise writes nothing and returns
+        /// `false`.
         async fn claim_record(&self, database: &SourceDatabase, record: &SlotRecord, pid: i32) -> Result<bool, CatalogError>
             = record::claim;
 
-        /// Writes down a gap, unless the record was written since it was found of that version, or not found.
+        /// Writes a gap into the record, if the record still has the version `found` (`None`: if there is still no record).
         async fn mark_record(&self, database: &SourceDatabase, found: Option<i64>, marked: &SlotRecord) -> Result<(), CatalogError>
             = record::mark;
 
-        /// Copies the slot's position into the record, but none beyond `confirmed`, unless another has taken over; whether the record
-        /// says `confirmed` now.
+        /// Copies the slot's position into the record, up to `confirmed`, unless another holder has taken over. Returns whether the
+        /// record now says `confirmed`.
         async fn note_record(&self, database: &SourceDatabase, holder: &str, confirmed: Confirmed) -> Result<bool, CatalogError>
             = record::note;
 
-        /// Writes down where `holder` has left the slot, unless another has taken over.
+        /// Writes the position where `holder` left the slot, unless another holder has taken over.
         async fn release_record(&self, database: &SourceDatabase, holder: &str, confirmed: Confirmed) -> Result<(), CatalogError>
             = record::release;
 
         // Parked rows.
 
-        /// Makes the table of parked rows.
+        /// Creates the table of parked rows.
         async fn create_parked(&self, database: &SourceDatabase) -> Result<(), CatalogError> = parked_table::create_table;
 
-        /// Puts rows aside, all or none; when this returns `Ok` they are there for good, in WAL before the place that it gives. Rows
-        /// that are there already are as good. The server ends what takes long, but for the commit. After an error the connection
-        /// is good for nothing else.
+        /// Parks rows, all or none. After `Ok` they are committed, in WAL before the returned LSN. Rows that are already parked
+        /// count as parked. The server cancels slow statements except the commit. After an error the connection must not be used
+        /// again.
         async fn park(&self, database: &SourceDatabase, rows: &[Arc<ParkedRow>]) -> Result<Lsn, CatalogError> = parked_table::store;
 
-        /// How many rows are parked; `None` when that cannot be seen.
+        /// Counts the parked rows. `None` if the role may not read them.
         async fn count_parked(&self, database: &SourceDatabase) -> Result<Option<u64>, CatalogError> = parked_table::count;
 
-        /// Rows that are parked in another schema, and what moves them.
+        /// Finds rows that are parked in another schema, with the statements that move them.
         async fn parked_elsewhere(&self, database: &SourceDatabase) -> Result<Option<Problem>, CatalogError> = left_behind::parked;
 
-        /// Keeps every other command on the parked rows away, for as long as the connection lasts.
+        /// Locks out every other command on the parked rows, for the life of the connection.
         async fn lock_parked(&self, database: &SourceDatabase) -> Result<Lock, CatalogError> = parked_rows::lock;
 
-        /// Every parked row, in the order of their positions.
+        /// Lists all parked rows by position.
         async fn list_parked(&self, database: &SourceDatabase) -> Result<Vec<ParkedEntry>, CatalogError> = parked_rows::list;
 
-        /// A parked row with its values; `None` when it is parked no longer.
+        /// Loads a parked row with its values. `None` if the row is not parked any more.
         async fn load_parked(&self, database: &SourceDatabase, entry: &ParkedEntry) -> Result<Option<ParkedValues>, CatalogError>
             = parked_rows::load;
 
-        /// Why a parked row may have been overtaken by a later one of its aggregate; `None` when it has not been.
+        /// Returns the reason why a later row of the same aggregate may have overtaken a parked one. `None` if none has.
         async fn overtaken(&self, database: &SourceDatabase, names: &ColumnNames, entry: &ParkedEntry, values: &ParkedValues)
             -> Result<Option<String>, CatalogError>
             = parked_rows::overtaken;
 
-        /// Removes a parked row; `false` when there was none.
+        /// Removes a parked row. Returns `false` if there was none.
         async fn remove_parked(&self, database: &SourceDatabase, position: Position) -> Result<bool, CatalogError> = parked_rows::remove;
 
-        /// Writes down why a row stays parked.
+        /// Writes the reason why a row stays parked.
         async fn keep_parked(&self, database: &SourceDatabase, position: Position, reason: &ParkReason) -> Result<(), CatalogError>
             = parked_rows::stays;
 
         // Clean-up.
 
-        /// The statements that remove confirmed rows, as long as the table is published by this, on a connection that is then good
-        /// for nothing else.
+        /// Prepares the statements that remove confirmed rows while the same publication entry publishes the table. Afterwards the
+        /// connection serves only these.
         async fn prepare_cleanup(
             &self, database: &SourceDatabase, cleanup: Cleanup, columns: &ColumnNames, published_by: PublishedBy
         ) -> Result<Statements, CleanupError> = Statements::prepare;
 
-        /// Rows that are there and old enough, and a position that all of them were committed before.
+        /// Finds rows that are old enough, and a position before which all of them were committed.
         async fn search_rows(&self, database: &SourceDatabase, statements: &Statements, pass: Pass) -> Result<Seen, CleanupError>
             = cleanup::search;
 
-        /// Removes rows, as far as they are still the same; how many that were.
+        /// Removes rows that are unchanged since they were found. Returns their number.
         async fn remove_rows(&self, statements: &Statements, rows: &[SeenRow]) -> Result<u64, CleanupError> = cleanup::remove;
     }
 
     known {
-        /// The connection is gone.
+        /// Returns whether the connection is closed.
         fn is_closed(&self) -> bool = tokio_postgres::Client::is_closed;
     }
 }
@@ -268,29 +293,29 @@ seam! {
     pub trait Replication: [Sized + Send] for ReplicationConnection;
 
     types {
-        /// What it becomes.
+        /// The connection while it streams.
         Stream: Stream = ReplicationStream<ConfirmedLsn>;
     }
 
     asked {
-        /// Who the server is, and on which timeline.
+        /// Reads the server's system identifier and timeline.
         async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> = Self::identify_system;
 
-        /// Use of a slot's name and of its temporary slot's.
+        /// Reads who uses the slot and its temporary slot.
         async fn slot_uses(&mut self, schema: &str, slot: &str) -> Result<Vec<SlotUse>, ReplicationError>
             = usage::read_by_replication;
 
-        /// Transactions that somebody's making of the slot waits for, the oldest first.
+        /// Lists the transactions that the creation of the slot waits for, oldest first.
         async fn awaited_transactions(&mut self, slot: &str) -> Result<Vec<OpenTransaction>, ReplicationError>
             = open_transactions::awaited_by_replication;
 
-        /// Who this connection is to the server, and what a slot has confirmed.
+        /// Reads this connection's process id and the slot's confirmed position.
         async fn before_stream(&mut self, slot: &str) -> Result<BeforeStream, ReplicationError> = Self::before_stream;
 
-        /// Has the slot synchronised to standbys from now on; `false`, and the connection is of no more use, while somebody uses it.
+        /// Makes the slot a failover slot. Returns `false` while somebody uses it; the connection must then not be used again.
         async fn make_failover(&mut self, slot: &str) -> Result<bool, ReplicationError> = Self::make_failover;
 
-        /// Begins streaming. When the server refused, the connection comes back.
+        /// Starts streaming. If the server refuses, the error returns the connection.
         async fn start(self, slot: &str, publication: &str, from: Lsn) -> Result<Self::Stream, (Option<Self>, ReplicationError)>
             = Self::start;
     }
@@ -301,22 +326,22 @@ seam! {
     pub trait Stream: [Send] for ReplicationStream<ConfirmedLsn>;
 
     asked {
-        /// The next event. Cancel-safe.
+        /// Waits for the next event. Cancel-safe.
         async fn next(&mut self) -> Result<ReplicationEvent, ReplicationError> = Self::next;
 
-        /// Tells the server how far everything is confirmed. Never waits for the server. Cancel-safe.
+        /// Reports the confirmed position to the server. Never waits for the server. Cancel-safe.
         async fn send_status(&mut self, confirmed: Option<ConfirmedLsn>, reply_requested: bool) -> Result<(), ReplicationError>
             = Self::send_status;
 
-        /// Ends the stream; when this returns `Ok`, the server has taken in the position and given the slot free.
+        /// Ends the stream. After `Ok`, the server has stored the position and released the slot.
         async fn finish(self, confirmed: Option<ConfirmedLsn>) -> Result<(), ReplicationError> = Self::finish;
     }
 
     known {
-        /// The next event if one has already been received.
+        /// Returns the next event if it has already been received.
         fn next_ready(&mut self) -> Result<Option<ReplicationEvent>, ReplicationError> = Self::next_ready;
 
-        /// When the server was last heard.
+        /// Time when the server was last heard.
         fn last_heard(&self) -> Instant = Self::last_heard;
     }
 }
@@ -326,36 +351,40 @@ seam! {
     pub trait Rows: [Send] for SnapshotRows;
 
     asked {
-        /// The next row; `None` after the last. Cancel-safe.
+        /// Reads the next row. `None` after the last. Cancel-safe.
         async fn next(&mut self) -> Result<Option<OutboxRow>, SnapshotError> = Self::next;
     }
 
     known {
-        /// In what order the rows come.
+        /// Order of the rows.
         fn order(&self) -> RowOrder = Self::order;
 
-        /// The columns of the rows.
+        /// Columns of the rows.
         fn columns(&self) -> &[Column] = Self::columns;
 
-        /// When the snapshot was taken, by the server's clock.
+        /// Time of the snapshot, by the server's clock.
         fn taken_at(&self) -> Timestamp = Self::taken_at;
     }
 }
 
-/// Rows of a snapshot, and the temporary slot that begins where it ends.
+/// Rows of a snapshot, and the temporary slot that begins where the snapshot ends.
 pub trait Backlog: Send {
-    /// The connection that comes back at the end.
+    /// The connection that [`finish`](Self::finish) returns.
     type Replication;
     /// The rows.
     type Rows: Rows;
 
-    /// The rows, to be read to the end.
+    /// Returns the rows. The caller reads them to the end.
     fn rows(&mut self) -> &mut Self::Rows;
 
-    /// Where the stream goes on.
+    /// Position where the stream continues.
     fn consistent_point(&self) -> Lsn;
 
-    /// Makes the permanent slot.
+    /// Creates the permanent slot.
+    ///
+    /// # Errors
+    ///
+    /// [`BacklogError`].
     fn finish(self) -> impl Future<Output = Result<Self::Replication, BacklogError>> + Send;
 }
 

@@ -1,8 +1,8 @@
-//! Waiting for a time that may never come.
+//! Sleep until an optional deadline.
 
 use std::time::Instant;
 
-/// Waits until `deadline`, or for ever. Cancel-safe.
+/// Waits until `deadline`, or for ever if there is none. Cancel-safe.
 pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,

@@ -1,7 +1,7 @@
-//! The outgoing half of a source: ledger, publisher and parking writer, and what policy does with the broker's answers.
+//! The outgoing half of a source: ledger, publisher and parking writer, and the policies for the broker's answers.
 //!
-//! Knows nothing of where rows come from: the backlog and the stream both end here. The ledger is nobody else's: callers hand rows
-//! in, say how far WAL has been read, and ask how far everything is settled.
+//! Does not know where rows come from; both the backlog and the stream use it. Owns the ledger: callers pass rows in, report how
+//! far WAL has been read, and ask for the settled position.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,60 +36,60 @@ use amqp_publisher::{
 };
 use process::clock::now;
 
-/// With `delivery.on_nack = "park"`: turns of an exchange and routing key that are in vain, one after the other, before its messages
-/// are parked.
+/// Number of failed turns in a row after which messages of an exchange and routing key are parked, with `delivery.on_nack =
+/// "park"`.
 const NACKS_BEFORE_PARKING: u32 = 8;
 
-/// A confirm that takes longer than this part of `confirm_timeout`, while others are confirmed, is told of.
+/// Fraction of `confirm_timeout` after which a missing confirm is reported, if other messages are confirmed.
 const STALLED_AFTER: u32 = 3;
 
-/// End of a drain.
+/// Result of a drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Drained {
-    /// Nothing that was published will be published again, and PostgreSQL has been told the position.
+    /// Every published message is settled, and PostgreSQL knows the position.
     Clean,
-    /// The drain timeout passed first, or messages are confirmed behind one that is unroutable or refused.
+    /// The drain timeout passed first, or messages were confirmed behind an unroutable or refused one.
     Unfinished {
-        /// As many will be published again, at most.
+        /// Largest number of messages that will be published again.
         messages: usize,
-        /// What held it up.
+        /// Reason for the delay, for an operator.
         why: String,
     },
 }
 
-/// What a delivery that is given up leaves to the next one.
+/// State that a delivery leaves to the next one.
 pub(crate) struct Left {
     pub(crate) settled: Settled,
-    /// There are messages that may be with the broker and are not confirmed.
+    /// The broker may have messages that are not confirmed.
     pub(crate) unconfirmed: bool,
-    /// Those that the broker has not answered.
+    /// Positions of messages that the broker has not answered.
     pub(crate) unanswered: BTreeSet<Position>,
 }
 
-/// Owns everything that is on its way to the broker.
+/// Owns every message that is on its way to the broker.
 pub(crate) struct Delivery<'a, D: Database, P> {
     ledger: Ledger,
     share: WindowShare,
     publisher: P,
     parking: ParkingWriter<D>,
     returns: Returns,
-    /// Rows that policy put aside.
+    /// Number of rows that policy parked.
     parked: u64,
-    /// Rows that policy gave up.
+    /// Number of rows that policy gave up.
     left_out: u64,
     options: &'a RelayOptions,
     report: &'a Reporter,
-    /// The state to show while nothing is wrong.
+    /// State to show while nothing is wrong.
     healthy: SourceState,
     fencing: Fencing,
-    /// What the broker gave as its reason to block the connection.
+    /// The broker's reason for blocking the connection.
     blocked: Option<String>,
-    /// Why the broker does not take these.
+    /// Reasons why the broker refuses these messages.
     refused: BTreeMap<PublishTag, String>,
     nacks: NackWatch,
-    /// Messages that cost an earlier connection their confirms.
+    /// Messages whose missing confirms ended an earlier connection.
     stalled: Option<Stalled>,
-    /// Confirm deadlines count from here at the earliest: a blocked broker confirms nothing, and that is not its silence.
+    /// Earliest start of confirm deadlines. A blocked broker confirms nothing, and the time of the block does not count.
     patience_from: Instant,
 }
 
@@ -101,7 +101,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         report: &'a Reporter,
         parking: ParkingWriter<D>,
     ) -> Self {
-        // What an earlier connection had in flight is not any more.
+        // Messages that were in flight on an earlier connection are not in flight any more.
         report.in_flight(0);
         report.nacked_waiting(None);
         report.oldest_unconfirmed(None);
@@ -126,36 +126,42 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         }
     }
 
-    /// From now on a message that comes back though a subscription should have got it is looked into before policy has it.
+    /// Sets the subscriptions to check. A message that is returned although a subscription should have got it is sent again after a
+    /// check; then policy applies.
     pub(crate) fn watch(&mut self, subscriptions: SubscriptionWatch) {
         self.returns = Returns::new(subscriptions);
     }
 
-    /// Asks for the fence `queue`. Until it is ours, or known not to be for this user, no row is admitted and nothing goes out.
+    /// Asks for the fence `queue`. No row is admitted and nothing is published until the broker grants it, or refuses it to this
+    /// user.
     pub(crate) fn fence(&mut self, queue: &str) {
         self.fencing = Fencing::Asked;
         self.publisher.fence(queue);
     }
 
-    /// These were not confirmed on an earlier connection: patience with them is longer, and until they are settled the source
-    /// says so.
+    /// Sets the messages that an earlier connection left unconfirmed. Their confirm deadline is longer, and the source reports them
+    /// until they are settled.
     pub(crate) fn expect(&mut self, stalled: Option<Stalled>) {
         self.stalled = stalled;
     }
 
-    /// From now on `state` is shown while nothing is wrong.
+    /// Sets the state that is shown while nothing is wrong.
     pub(crate) fn enter(&mut self, state: SourceState) {
         self.healthy = state;
         self.show_state();
     }
 
-    /// Whether another row may be admitted; when not, the caller stops reading.
+    /// Returns whether another row may be admitted. If not, the caller stops reading.
     pub(crate) fn has_room(&self) -> bool {
         self.share.has_room(&self.ledger) && self.blocked.is_none() && matches!(self.fencing, Fencing::Open)
     }
 
-    /// Admits a row, behind all others: its message goes out when [`next`](Self::next) is polled, with a mark if it is a
-    /// replay's. A row that no message can be made of is put aside in its turn, or comes back, as policy says.
+    /// Admits a row after all others. [`next`](Self::next) publishes its message, marked if `replayed`. A row that no message can
+    /// be made of is parked or left out, as policy says.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRow`] if policy halts for it.
     pub(crate) fn admit(
         &mut self,
         mapper: &Mapper,
@@ -178,7 +184,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             }
             (Err(invalid), _) if policy == OnInvalid::LeaveOut => {
                 self.left_out += 1;
-                tracing::warn!(source = self.report.name(), "left out: {invalid}");
+                tracing::warn!(source = self.report.name(), "left out a row: {invalid}");
             }
             (Err(invalid), _) => return Err(invalid),
         }
@@ -200,42 +206,42 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         }
     }
 
-    /// How many rows were put aside, for good.
+    /// Number of rows that are parked.
     pub(crate) fn parked(&self) -> u64 {
         self.parked
     }
 
-    /// How many rows were given up: returned or invalid ones, neither published nor parked.
+    /// Number of rows given up: returned or invalid ones, neither published nor parked.
     pub(crate) fn left_out(&self) -> u64 {
         self.left_out
     }
 
-    /// Whether a row need not be admitted, as it is settled already: see [`Ledger::push_settled`].
+    /// Returns whether a row is already settled. See [`Ledger::push_settled`].
     pub(crate) fn skips_settled(&mut self, position: Position, committed_at: Timestamp) -> bool {
         self.ledger.push_settled(position, committed_at)
     }
 
-    /// Every row that commits before `lsn` has been admitted, or was settled before: see [`Ledger::advance_watermark`].
+    /// Raises the watermark. See [`Ledger::advance_watermark`].
     pub(crate) fn advance_watermark(&mut self, lsn: Lsn) {
         self.ledger.advance_watermark(lsn);
     }
 
-    /// How far everything is settled.
+    /// Returns the settled position.
     pub(crate) fn progress(&self) -> Progress {
         self.ledger.progress()
     }
 
-    /// How many rows were admitted and are not settled.
+    /// Number of rows that are admitted and not settled.
     pub(crate) fn unsettled(&self) -> usize {
         self.ledger.len()
     }
 
-    /// Whether the broker owes an answer.
+    /// Returns whether the broker owes an answer.
     pub(crate) fn awaits_answers(&self) -> bool {
         self.ledger.outstanding() > 0
     }
 
-    /// Whether anything in here can still settle without help from outside.
+    /// Returns whether anything can still settle without help from outside.
     pub(crate) fn can_settle(&self) -> bool {
         match (self.ledger.halted_by(), self.ledger.forbidden()) {
             (None, None) => !self.ledger.is_empty(),
@@ -243,13 +249,13 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         }
     }
 
-    /// Whether an end right here would have settled rows repeated: a transaction is not complete that an earlier connection left
-    /// settled in part, or rows that were settled ahead of others have not come by again.
+    /// Returns whether an end at this point would repeat settled rows: an earlier connection settled a transaction in part, or rows
+    /// ahead of others, and these rows have not all arrived again.
     pub(crate) fn is_mid_transaction(&self) -> bool {
         self.ledger.expects_settled() || self.ledger.is_empty() && self.ledger.progress().is_mid_transaction()
     }
 
-    /// What is left when it ends now.
+    /// State that an end at this point leaves behind.
     pub(crate) fn left(&self) -> Left {
         let settled = self.ledger.settled();
         let half_done = settled.progress.is_mid_transaction() || !settled.ahead.is_empty();
@@ -257,7 +263,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         Left { settled, unconfirmed, unanswered: self.ledger.unanswered() }
     }
 
-    /// The end of a drain, right here. `settled`: it was not cut short.
+    /// Result of a drain that ends at this point. `settled`: the drain was not cut short.
     pub(crate) fn drained(&self, settled: bool) -> Drained {
         let ahead = self.ledger.settled().ahead.len();
         if settled && ahead == 0 && !self.ledger.may_repeat() {
@@ -266,14 +272,18 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         Drained::Unfinished { messages: ahead.max(self.ledger.len()), why: mishap::undrained(&self.ledger) }
     }
 
-    /// Sends off what may go, then waits for one event: answers of the broker, rows that are parked, or a time that has
-    /// come. Pends for ever while there is nothing to wait for. Cancel-safe.
+    /// Publishes what may go out, then waits for one event: answers of the broker, parked rows, or a timer. Pending for ever while
+    /// there is nothing to wait for. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] that ends the attempt: of the broker, of parking, or a confirm that did not arrive in time.
     pub(crate) async fn next(&mut self) -> Result<(), Fault> {
         self.hand_over_due();
         let read_to = self.ledger.read_to();
         let wake = [self.confirm_deadline(), self.stall_deadline(), self.ledger.next_again(now())];
         let wake = wake.into_iter().flatten().min();
-        // Priorities: (1) the broker's answers; (2) rows that are parked; (3) the timer, as every turn looks at the clock anyway.
+        // Priorities: (1) the broker's answers; (2) parked rows; (3) the timer. Every turn looks at the clock anyway.
         tokio::select! {
             biased;
             event = self.publisher.next() => self.apply(event?),
@@ -293,14 +303,18 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         }
     }
 
-    /// Applies what the broker says, and sends nothing. Pends for ever while it says nothing. Cancel-safe.
+    /// Applies the broker's events and publishes nothing. Pending for ever without events. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] of the broker's side.
     pub(crate) async fn idle(&mut self) -> Result<(), Fault> {
         let event = self.publisher.next().await?;
         self.apply(event);
         Ok(())
     }
 
-    /// Gives the publisher and the parking writer what may go out. The publisher writes its frames when it is polled.
+    /// Hands over what may go out to the publisher and the parking writer. The publisher writes its frames when it is polled.
     fn hand_over_due(&mut self) {
         self.share.update(&self.ledger);
         let now = now();
@@ -335,7 +349,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         Some(oldest.max(self.patience_from) + self.patience())
     }
 
-    /// How long the answer may take that is awaited longest.
+    /// Longest wait for the longest unanswered message.
     fn patience(&self) -> Duration {
         let RelayOptions { confirm_timeout, .. } = *self.options;
         let position = self.ledger.longest_unanswered().map(|message| message.position);
@@ -343,7 +357,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         stalled.map_or(confirm_timeout, |stalled| stalled.patience(confirm_timeout))
     }
 
-    /// When to say that a confirm does not come, unless that is past.
+    /// Time when a missing confirm is reported. `None` if that time has passed.
     fn stall_deadline(&self) -> Option<Instant> {
         self.stalls_from().filter(|from| self.ledger.is_overtaken() && *from > now())
     }
@@ -353,7 +367,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         Some(oldest.max(self.patience_from) + self.options.confirm_timeout / STALLED_AFTER)
     }
 
-    /// A confirm that does not come, in words.
+    /// Describes a missing confirm, once it is late.
     fn stall(&self) -> Option<String> {
         let message = self.ledger.longest_unanswered()?;
         let stalls_now = self.ledger.is_overtaken() && self.stalls_from().is_some_and(|from| from <= now());
@@ -404,7 +418,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             Some(guilty) => self.apply_refusal(guilty, &refused),
             None if missed && sent.len() == 1 => tracing::warn!(
                 source = self.report.name(),
-                "RabbitMQ does not have the exchange of a message any more: outboxd asks for it again, and sends the message again; {}",
+                "RabbitMQ has no exchange for a message any more: outboxd asks for the exchange again and sends the message again; {}",
                 sent.first()
                     .and_then(|tag| self.ledger.message(*tag))
                     .map(|message| cures::explain_refused(message, &refused))
@@ -417,8 +431,8 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                     messages = sent.len(),
                     code,
                     text,
-                    "RabbitMQ closed the channel for one of these messages and does not say which: they are sent again a few at a time, \
-                     to find it"
+                    "RabbitMQ closed the channel because of one of these messages and does not say which: outboxd sends them again in small \
+                     batches to find it, and some may be delivered twice"
                 );
             }
         }
@@ -426,7 +440,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         self.report_in_flight();
     }
 
-    /// The broker does not take a message, and policy says what becomes of it.
+    /// Applies policy to a message that the broker refuses.
     fn apply_refusal(&mut self, tag: PublishTag, refused: &Refused) {
         match self.options.on_invalid {
             OnInvalid::Halt => {
@@ -445,7 +459,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                     source = self.report.name(),
                     message_id = message.id(),
                     position = %message.position,
-                    "left out: {}",
+                    "left out a row: {}",
                     cures::explain_refused(&message, refused)
                 );
             }
@@ -564,15 +578,17 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         match &self.fencing {
             Fencing::Asked => return,
             Fencing::Busy(reason) => return self.report.state(SourceState::Standby, reason),
-            // How long it has been taken changes with each look.
+            // The time in the reason changes with each look.
             Fencing::Taken(reason) => {
                 return self.report.state_with_figures(SourceState::Blocked, reason.clone());
             }
             Fencing::Open => {}
         }
         if let Some(reason) = &self.blocked {
-            let reason =
-                format!("the broker blocks publishers: {reason}; goes on by itself when it unblocks");
+            let reason = format!(
+                "RabbitMQ blocks publishers: {reason}. Rows wait in the slot. Free memory or disk on RabbitMQ's nodes (rabbitmqctl status \
+                 shows alarms); outboxd then goes on by itself"
+            );
             self.report.state(SourceState::Blocked, &reason);
         } else if let Some(reason) = self.ledger.forbidden().and_then(|tag| self.refused.get(&tag)) {
             self.report.state(SourceState::Halted, reason);
@@ -583,7 +599,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         } else if let Some(reason) = self.stall() {
             self.report.state(SourceState::Blocked, reason);
         } else if let Some(reason) = self.nacks.reason(&self.ledger, self.options.backoff_max) {
-            // Its figures change all the time.
+            // The figures in the reason change all the time.
             self.report.state_with_figures(SourceState::Blocked, reason);
         } else if let Some(reason) = self.stalled.as_ref().and_then(Stalled::reason) {
             self.report.state(SourceState::Blocked, reason);
@@ -607,10 +623,10 @@ fn log_parked(source: &str, ParkedRow { kept, reason }: &ParkedRow) {
         aggregate_id = outline.aggregate_id,
         position = %kept.row().position,
         cause = %reason.cause,
-        "parked a message: {}; `outboxd parked` lists, requeues or discards it",
+        "parked a row: {}; `outboxd parked` lists, requeues or discards it",
         reason.text
     );
 }
 
-/// How long to wait for the broker to answer a polite goodbye.
+/// Longest wait for the broker to answer the close of a connection.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! What can end an attempt, and the one verdict on it: try again, or halt.
+//! Faults that end an attempt, and the one verdict on each: retry or halt.
 
 use std::{error::Error, fmt::Write as _, time::Duration};
 
@@ -16,66 +16,72 @@ use amqp_publisher::BrokerError;
 use diagnostics::remedy::{Mender, Remedy};
 use pg_replication::{ConnectError, ReplicationError, pgoutput::DecodeError};
 
-/// Why a source's attempt ended.
+/// Reason why an attempt ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// The replication connection.
+    /// The replication connection failed.
     #[error(transparent)]
     Replication(Box<ReplicationError>),
     /// The SQL connection could not be made.
     #[error(transparent)]
     Connect(Box<ConnectError>),
-    /// A look into the catalog failed.
+    /// A query of the catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     /// The backlog could not be read.
     #[error(transparent)]
     Backlog(Box<BacklogError>),
-    /// The database is not as it must be.
+    /// A check of the database failed.
     #[error("{}", failures(.0))]
     Preflight(Vec<Check>),
-    /// The broker's side.
+    /// The broker's side failed.
     #[error("{}", cures::explain(.0))]
     Broker(Box<BrokerError>),
-    /// PostgreSQL sent what is not pgoutput.
-    #[error("PostgreSQL sent what outboxd cannot read; please report it")]
+    /// The stream from PostgreSQL is not pgoutput.
+    #[error(
+        "outboxd cannot decode a message of the replication stream; rows wait in the slot; please report this"
+    )]
     Decode(#[from] DecodeError),
-    /// PostgreSQL sent messages in an order that cannot be.
-    #[error("unexpected from PostgreSQL: {0}; please report it")]
+    /// PostgreSQL sent messages in an impossible order.
+    #[error("unexpected message from PostgreSQL: {0}; rows wait in the slot; please report this")]
     Protocol(&'static str),
-    /// The broker owes an answer for too long.
-    #[error("{what} ({} ms, rabbitmq.confirm_timeout_ms and longer each time)", after.as_millis())]
+    /// A confirm did not arrive in time.
+    #[error("{what} (waited {} ms: rabbitmq.confirm_timeout_ms, and longer each time)", after.as_millis())]
     ConfirmTimeout {
         /// The limit.
         after: Duration,
-        /// Which message, and what may be the matter.
+        /// The message, and possible causes.
         what: Overdue,
     },
-    /// PostgreSQL does not answer although it was asked to.
-    #[error("PostgreSQL has been silent for {} ms: it hangs, or the link is cut", for_at_least.as_millis())]
+    /// PostgreSQL did not answer a request for a sign of life.
+    #[error("PostgreSQL has been silent for {} ms: it hangs, or the connection is cut", for_at_least.as_millis())]
     ServerSilent {
-        /// How long.
+        /// Duration of the silence.
         for_at_least: Duration,
     },
-    /// PostgreSQL is shutting down, which waits for whoever streams to confirm everything.
+    /// PostgreSQL is shutting down. The shutdown waits until every walsender has its WAL confirmed.
     #[error("PostgreSQL is shutting down")]
     ServerEnding,
-    /// A standby's new connection leads somewhere else than its first.
-    #[error("PostgreSQL is another server than a moment ago, or was promoted: looking at it anew")]
+    /// A standby's new connection reached another server than its first one.
+    #[error(
+        "PostgreSQL is another server than a moment ago, or was promoted; outboxd connects again and checks it"
+    )]
     ServerChanged,
-    /// Without a slot there is no gap, but one that is made now would pass rows over.
-    #[error("the publication was dropped or altered a moment ago: looking at it anew before a slot is made")]
+    /// There is neither publication nor slot. A slot created now would skip rows.
+    #[error(
+        "the publication was dropped or altered a moment ago; outboxd checks it again before it creates a slot"
+    )]
     PublicationGone,
-    /// We hung, or were frozen, just after we had got the slot.
-    #[error("slot \"{slot}\" was ours and has been given to another instance meanwhile: asking for it anew")]
+    /// The process was frozen just after it acquired the slot.
+    #[error("slot \"{slot}\" belongs to another instance by now; this instance asks for it again")]
     SlotTaken {
-        /// Its name.
+        /// Name of the slot.
         slot: String,
     },
-    /// The servers answer, but not to everything that has to be done before streaming.
+    /// The servers accept connections, but a step before streaming does not end.
     #[error(
-        "connecting and looking around took longer than {} s: see what PostgreSQL is waiting for (pg_stat_activity, \
-         application_name outboxd...)",
+        "connecting and the first checks took longer than {} s; see what PostgreSQL waits for: SELECT pid, state, wait_event, query \
+         FROM pg_stat_activity WHERE application_name LIKE 'outboxd%'",
         after.as_secs()
     )]
     ConnectTimeout {
@@ -85,20 +91,20 @@ pub enum Fault {
     /// Rows of the table could not be read.
     #[error(transparent)]
     Snapshot(Box<SnapshotError>),
-    /// The slot is lost, gone, not the one that was there before, or has passed rows over.
+    /// The slot is lost, gone, replaced, or has skipped rows.
     #[error(
-        "slot \"{slot}\" {gap}. No new slot is made silently: `outboxd recover --source {source_name}` makes one and publishes \
-         the rows that the table still has"
+        "slot \"{slot}\" {gap}. outboxd does not create another one by itself: `outboxd recover --source {source_name}` creates it and \
+         publishes the rows that the table still has"
     )]
     Gap {
-        /// Its name.
+        /// Name of the slot.
         slot: String,
-        /// The source's name.
+        /// Name of the source.
         source_name: String,
-        /// What happened, and from where on rows may be missing.
+        /// The cause, and the position after which rows may be missing.
         gap: Box<Gap>,
     },
-    /// The table does not have what the configuration asks for.
+    /// The table lacks columns that the configuration names.
     #[error(transparent)]
     Mapping(MappingError),
     /// A row that cannot become a message.
@@ -106,26 +112,26 @@ pub enum Fault {
     InvalidRow(InvalidRow),
 }
 
-/// What to do about a fault.
+/// Reaction to a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Time or somebody else may mend it: again, with backoff.
+    /// Retry with backoff: the cause may pass by itself.
     Again,
-    /// Only a person can mend it: say so as `halted`, and try again with backoff, for nobody tells outboxd when it is mended.
+    /// Show `halted` and retry with backoff: a person has to repair the cause, and nothing tells outboxd when that is done.
     HaltUntilMended,
-    /// Going on would lose or repeat something, or come to the same: stop until a restart.
+    /// Stop until a restart: going on would lose or repeat rows, or fail again.
     Halt,
-    /// The same, but `outboxd recover` can mend it from outside: stop, and look now and then.
+    /// Stop, and check now and then whether `outboxd recover` has repaired the slot.
     HaltUntilRecovered,
 }
 
 impl Fault {
-    /// The slot of a source cannot be gone on with.
+    /// Fault of a slot with a gap.
     pub(crate) fn gap(slot: &str, source_name: &str, gap: Gap) -> Self {
         Fault::Gap { slot: slot.to_owned(), source_name: source_name.to_owned(), gap: Box::new(gap) }
     }
 
-    /// A server that took an SQL connection gave no replication connection.
+    /// Fault of a server that accepted an SQL connection and refused a replication connection.
     pub(crate) fn no_replication(
         database: &SourceDatabase,
         server: &ServerFacts,
@@ -139,10 +145,10 @@ impl Fault {
         }
     }
 
-    /// Retry or stop: the one place that decides.
+    /// Decides between retry and halt. Nothing else does.
     pub fn verdict(&self) -> Verdict {
         match self {
-            // The row's fault, as with `InvalidRow`.
+            // The cause is the row, as with `InvalidRow`.
             Fault::Broker(error) if matches!(**error, BrokerError::Unsendable { .. }) => Verdict::Halt,
             Fault::Gap { .. } => Verdict::HaltUntilRecovered,
             Fault::Mapping(_) | Fault::InvalidRow(_) => Verdict::Halt,
@@ -153,7 +159,7 @@ impl Fault {
         }
     }
 
-    /// Who mends it, while it is tried again.
+    /// Returns who repairs the cause while outboxd retries.
     fn mender(&self) -> Mender {
         match self {
             Fault::Preflight(checks) => preflight::mender(checks),
@@ -162,7 +168,7 @@ impl Fault {
         }
     }
 
-    /// The cure that its text does not have.
+    /// Returns the remedy, unless the fault's own text has it.
     fn remedy(&self) -> Option<Remedy> {
         match self {
             Fault::Replication(error) => statement_remedy::of_replication(error),
@@ -187,7 +193,7 @@ impl Fault {
         }
     }
 
-    /// Whose connection has to be made anew because of it.
+    /// Returns the side whose connection has to be made anew.
     pub fn side(&self) -> Side {
         match self {
             Fault::Broker(_) | Fault::ConfirmTimeout { .. } => Side::Rabbitmq,
@@ -195,7 +201,7 @@ impl Fault {
         }
     }
 
-    /// The error, its causes and the cure in one line.
+    /// The error, its causes and the remedy in one line.
     pub fn explain(&self) -> String {
         let mut text = self.with_causes();
         if let Some(Remedy { cure, .. }) = self.remedy() {
@@ -207,7 +213,7 @@ impl Fault {
     /// The error and its causes in one line.
     pub(crate) fn with_causes(&self) -> String {
         let mut text = self.to_string();
-        // A broker's error says its causes itself, in front of the cure.
+        // The text of a broker's error already has its causes, in front of the remedy.
         let mut source = if matches!(self, Fault::Broker(_)) { None } else { self.source() };
         while let Some(error) = source {
             let _ = write!(text, ": {error}");
@@ -217,7 +223,7 @@ impl Fault {
     }
 }
 
-/// Boxed, for they are large, and a `Fault` is what every step of the loop may return.
+/// Boxed, because these errors are large and every step of the loop may return a `Fault`.
 macro_rules! boxed {
     ($($variant:ident($error:ty)),*) => {
         $(impl From<$error> for Fault {
@@ -245,18 +251,18 @@ impl From<SlotHistoryError> for Fault {
     }
 }
 
-/// The next steps after a row that cannot become a message.
+/// Next steps for a row that cannot become a message.
 fn way_out(reason: &InvalidReason) -> &'static str {
     match reason {
-        // Whoever corrects the row corrects the table, and not what WAL has of it.
+        // A correction changes the table and not the row in WAL.
         InvalidReason::NotUtf8 { .. } => {
-            ". The rows behind it wait. To go on: (1) set delivery.on_invalid = \"park\" and restart outboxd, which puts the row \
-             aside and publishes the rows behind it; (2) have the service write the event again, as a new row with valid text; \
+            ". Later rows wait. To go on: (1) set delivery.on_invalid = \"park\" and restart outboxd, which parks the row and publishes \
+             the later ones; (2) have the service write the event again, as a new row with valid text; \
              (3) remove the parked row with `outboxd parked discard`"
         }
         _ => {
-            ". WAL keeps the row as it was written: changing or deleting it in the table does not help, unless it was read from the \
-             table for a backlog; with delivery.on_invalid = \"park\" such a row is put aside: set it and restart outboxd"
+            ". Later rows wait. To go on, set delivery.on_invalid = \"park\" and restart outboxd, which parks the row. Changing or deleting \
+             the row in the table helps only for a backlog row: WAL keeps the row as it was written"
         }
     }
 }

@@ -1,36 +1,38 @@
-//! Who may publish: the name of a source's fence, and what to say of it. What a fence is, the room `rabbitmq` knows.
+//! The fence: the right to publish for a source. Holds the name of the fence queue and the texts about it; the crate
+//! `amqp-publisher` knows how to take it.
 //!
-//! The slot alone keeps two instances from streaming, but not from publishing: one that was frozen, or cut off from
-//! PostgreSQL, has lost the slot and may yet send what it holds. The fence is taken after the slot and before the first
-//! publish, and given up with the connection to the broker.
+//! The slot keeps two instances from streaming at once, but not from publishing. An instance that was frozen, or cut off from
+//! PostgreSQL, has lost the slot and may still send messages that it holds. The fence is taken after the slot and before the first
+//! publish. Closing the connection to the broker releases it.
 
 use std::time::Duration;
 
 use crate::rabbitmq::cures;
 use amqp_publisher::{Fence, FenceOwner};
 
-/// The fence of whoever relays from `slot`.
+/// Returns the name of the fence queue for `slot`.
 ///
-/// `server` is the system identifier: services may share a virtual host and name their slots alike, on PostgreSQL servers of
-/// their own. A promoted replica has the identifier of its primary, so failover does not let two instances publish.
+/// `server` is the system identifier: services may share a virtual host and use equal slot names on their own PostgreSQL servers. A
+/// promoted replica has its primary's identifier, so a failover does not let two instances publish.
 pub fn fence_queue(slot: &str, server: &str) -> String {
     format!("outboxd.publisher.{slot}.{server}")
 }
 
-/// How the question for the fence stands.
+/// State of the request for the fence.
 pub(super) enum Fencing {
-    /// Nothing is in the way: not asked yet, ours, or not for this user.
+    /// Publishing is allowed: the fence was not requested yet, is held, or is refused to this user.
     Open,
-    /// Asked. Nothing to show: it takes one question to the broker.
+    /// Requested. Nothing is shown, because the answer takes one round trip.
     Asked,
-    /// Another instance has it: why that is so, and what to do.
+    /// Another instance holds the fence. Reason and next step.
     Busy(String),
-    /// Somebody has it for longer than a takeover takes, so nothing is published until a person has seen to it: the same.
+    /// Another connection has held the fence for longer than a takeover takes. Nothing is published until a person acts. Reason and next
+    /// step.
     Taken(String),
 }
 
 impl Fencing {
-    /// After what the broker said; gives the reason for a warning when there will be no fence.
+    /// Returns the state after the broker's answer, and the text of a warning if there is no fence.
     pub(super) fn answered(answer: Fence) -> (Self, Option<String>) {
         match answer {
             Fence::Held => (Fencing::Open, None),
@@ -48,14 +50,14 @@ impl Fencing {
 
 fn busy(text: &str) -> String {
     format!(
-        "the slot is ours, and another instance's connection to RabbitMQ is not gone yet ({text}); publishing begins when the \
-         broker has ended it, after three missed heartbeats at the latest"
+        "this instance has the slot, but another instance's connection to RabbitMQ still exists ({text}); publishing begins when \
+         RabbitMQ has ended that connection, after three missed heartbeats at the latest"
     )
 }
 
 fn taken(queue: &str, by: FenceOwner, for_at_least: Duration, text: &str) -> String {
     format!(
-        "nothing is published, although the slot is ours: queue '{queue}', which only one instance may have, has belonged to {} for {} s, \
+        "nothing is published, although this instance has the slot: queue '{queue}', which only one instance may have, has belonged to {} for {} s, \
          longer than a takeover takes ({text}). Rows wait in the slot. {}; outboxd then goes on by itself",
         by.whose(),
         for_at_least.as_secs(),
@@ -65,15 +67,15 @@ fn taken(queue: &str, by: FenceOwner, for_at_least: Duration, text: &str) -> Str
 
 fn unwatched(text: &str) -> String {
     format!(
-        "nobody tells if the fence is deleted ({text}): an instance that was frozen may then go on to publish for a moment \
-         after another took over; {GRANT}"
+        "outboxd cannot notice when its fence queue is deleted ({text}): an instance that was frozen may then publish for a moment \
+         after another took over, out of order; {GRANT}"
     )
 }
 
 fn denied(text: &str, cure: &str) -> String {
     format!(
-        "publishing without a fence ({text}): an instance that was frozen or cut off may go on to publish for a moment after \
-         another took over; {cure}"
+        "publishing without a fence ({text}): an instance that was frozen or cut off may publish for a moment after another took \
+         over, out of order; {cure}"
     )
 }
 

@@ -1,4 +1,4 @@
-//! What holds messages up while both links are well, in words for an operator. Shows no payload.
+//! Texts for an operator about messages that are held up while both connections work. Never shows a payload.
 
 use std::{
     collections::BTreeSet,
@@ -15,24 +15,24 @@ use crate::{
 use amqp_publisher::Refused;
 use process::clock::now;
 
-/// A nack or two are normal; after so long the source says that messages are held up.
+/// Time after which nacked messages are reported. One or two nacks are normal.
 const NACK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Messages that the broker confirmed so late that the connection was given up for it. Copies of them are sent ever more rarely.
+/// Messages whose missing confirms ended a connection. The confirm deadline doubles each time, so copies become ever rarer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stalled {
-    /// Where they stand; `None`: all, as rows of a backlog have another position each time.
+    /// Positions of the messages. `None`: all, because backlog rows have another position on each attempt.
     pub(crate) positions: Option<BTreeSet<Position>>,
-    /// How often that has happened in a row.
+    /// Number of times in a row.
     pub(crate) times: u32,
-    /// What the last fault said.
+    /// Text of the last fault.
     pub(crate) reason: String,
-    /// Others were confirmed meanwhile, so that the broker as a whole is not to blame.
+    /// Other messages were confirmed meanwhile, so the broker as a whole works.
     pub(crate) are_overtaken: bool,
 }
 
 impl Stalled {
-    /// The same messages, or others, were not confirmed in time.
+    /// Records that messages, the same or others, were not confirmed in time.
     pub(crate) fn again(
         before: Option<Self>,
         positions: Option<BTreeSet<Position>>,
@@ -47,17 +47,17 @@ impl Stalled {
         Self { positions, times, reason, are_overtaken }
     }
 
-    /// What to say while they are not settled. A single loss of everything tells nothing of these messages.
+    /// Reason to show while they are not settled. A single timeout of all messages says nothing about these.
     pub(crate) fn reason(&self) -> Option<&str> {
         (self.are_overtaken || self.times > 1).then_some(self.reason.as_str())
     }
 
-    /// Whether this message is one of them.
+    /// Returns whether the message at `position` is one of them.
     pub(crate) fn has(&self, position: Position) -> bool {
         self.positions.as_ref().is_none_or(|positions| positions.contains(&position))
     }
 
-    /// Forgets those that are settled; `None` when all are.
+    /// Removes settled messages. Returns `None` when all are settled.
     pub(crate) fn without(mut self, settled: &Settled) -> Option<Self> {
         if let Some(positions) = &mut self.positions {
             let before = settled.progress.position;
@@ -67,14 +67,14 @@ impl Stalled {
         are_left.then_some(self)
     }
 
-    /// How long the answer to such a message may take. A broker that finds its queue again answers on the same connection, so
-    /// that patience costs nothing, and each connection that is given up costs a copy of each.
+    /// Longest wait for the confirm of such a message. A queue that recovers answers on the same connection. Waiting longer is
+    /// therefore free, while each new connection costs a copy of each message.
     pub(crate) fn patience(&self, confirm_timeout: Duration) -> Duration {
         confirm_timeout.saturating_mul(1 << self.times.min(16))
     }
 }
 
-/// A confirm that did not come in time.
+/// A confirm that did not arrive in time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overdue {
     what: String,
@@ -82,7 +82,7 @@ pub struct Overdue {
 }
 
 impl Overdue {
-    /// The one that was awaited longest.
+    /// Describes the longest unanswered message.
     pub(crate) fn of(ledger: &Ledger) -> Self {
         let is_overtaken = ledger.is_overtaken();
         let message = ledger.longest_unanswered();
@@ -99,37 +99,37 @@ impl fmt::Display for Overdue {
     }
 }
 
-/// A message as an operator finds it.
+/// A message, in words for an operator.
 fn shown(message: &Message) -> String {
     let (id, position) = (message.id(), message.position);
     let (exchange, routing_key) = (&message.amqp.exchange, &message.amqp.routing_key);
     format!("message {id} at {position} (exchange '{exchange}', routing key '{routing_key}')")
 }
 
-/// A message that the broker does not take holds up everything behind it.
+/// Text about a message that the broker refuses. Every later message waits.
 pub(crate) fn refused(message: &Message, refused: &Refused) -> String {
     let goes_on = match refused {
         Refused::Publish { .. } | Refused::Exchange(_) => {
-            "outboxd tries it again and goes on by itself when RabbitMQ takes it, or set"
+            "outboxd tries again and goes on by itself when RabbitMQ takes it; or set"
         }
-        // Nobody looks whether the exchange is there by now.
-        Refused::TooManyExchanges { exchanges_max: 0 } => "to put such rows aside, set",
+        // Nothing checks again whether the exchange exists.
+        Refused::TooManyExchanges { exchanges_max: 0 } => "to park such rows, set",
         Refused::TooManyExchanges { .. } => {
-            "outboxd looks for the exchange again and goes on by itself once somebody has declared it; to put such rows aside, set"
+            "outboxd checks again and goes on by itself once the exchange is declared; to park such rows, set"
         }
     };
     format!(
-        "{} is refused: {}. What stands before it goes out, and nothing behind it; {goes_on} delivery.on_invalid = \"park\" and restart",
+        "{} is refused: {}. Earlier messages are published, later ones wait; {goes_on} delivery.on_invalid = \"park\" and restart",
         shown(message),
         cures::explain_refused(message, refused)
     )
 }
 
-/// A message that no queue is bound for holds up everything.
+/// Text about an unroutable message. All other messages wait.
 pub(crate) fn unroutable(message: &Message) -> String {
     format!(
-        "message {} at {} is unroutable: no queue is bound to exchange '{}' for routing key '{}'; bind one and \
-         it goes on by itself, or set delivery.on_unroutable = \"park\" or \"drop\" and restart",
+        "message {} at {} is unroutable: no queue is bound to exchange '{}' for routing key '{}'. All other messages wait; bind one \
+         and outboxd goes on by itself, or set delivery.on_unroutable = \"park\" or \"drop\" and restart",
         message.id(),
         message.position,
         message.amqp.exchange,
@@ -137,38 +137,37 @@ pub(crate) fn unroutable(message: &Message) -> String {
     )
 }
 
-/// A confirm that does not come. `is_overtaken`: others that were published no earlier have theirs.
+/// Text about a missing confirm. `is_overtaken`: messages that were published no earlier are confirmed.
 pub(crate) fn unconfirmed(message: &Message, is_overtaken: bool) -> String {
     let (exchange, routing_key) = (&message.amqp.exchange, &message.amqp.routing_key);
     let cause = format!(
-        "a queue bound to exchange '{exchange}' for routing key '{routing_key}' confirms nothing. A quorum queue without a leader, as a \
-         majority of its nodes is down? `rabbitmq-queues quorum_status QUEUE` shows it; the source goes on by itself when the queue \
-         answers"
+        "a queue bound to exchange '{exchange}' for routing key '{routing_key}' confirms nothing. A quorum queue does so while a majority of \
+         its nodes is down (`rabbitmq-queues quorum_status QUEUE` shows no leader); outboxd goes on by itself when the queue answers"
     );
     if is_overtaken {
         format!("{} gets no confirm, while others are confirmed: {cause}", shown(message))
     } else {
         format!(
-            "the broker confirmed nothing: it hangs, or the link is cut; or, as to {}, {cause}",
+            "the broker confirmed nothing: it hangs, or the connection is cut; or, for {}, {cause}",
             shown(message)
         )
     }
 }
 
-/// Messages that wait after a nack, once that has lasted.
+/// Watch over messages that wait after a nack.
 #[derive(Debug, Default)]
 pub(crate) struct NackWatch {
-    /// Since when, by both clocks.
+    /// Time of the first nack, by the monotonic and by the wall clock.
     since: Option<(Instant, Timestamp)>,
 }
 
 impl NackWatch {
-    /// Whether something waited at the last look.
+    /// Returns whether messages waited at the last look.
     pub(crate) fn is_on(&self) -> bool {
         self.since.is_some()
     }
 
-    /// Takes in what waits now. Gives how many messages, and since when.
+    /// Records the messages that wait now. Returns their number and the time of the first nack.
     pub(crate) fn look(&mut self, nacked: Option<Nacked<'_>>) -> Option<(usize, Timestamp)> {
         let Some(Nacked { messages, since, .. }) = nacked else {
             self.since = None;
@@ -185,7 +184,7 @@ impl NackWatch {
         Some((messages, at))
     }
 
-    /// What to say of it, once it has lasted.
+    /// Text about the waiting messages, once they have waited for a while.
     pub(crate) fn reason(&self, ledger: &Ledger, backoff_max: Duration) -> Option<String> {
         let Nacked { messages, route, more_routes, since } = ledger.nacked()?;
         let (_, at) = self.since?;
@@ -195,23 +194,26 @@ impl NackWatch {
         let more = if more_routes > 0 { format!(" and {more_routes} more") } else { String::new() };
         let (exchange, key) = (&route.exchange, &route.routing_key);
         Some(format!(
-            "RabbitMQ nacks {messages} messages since {at}, for exchange '{exchange}' and routing key '{key}'{more}: a queue bound for \
-             it does not take them. See whether one is full (rabbitmqctl list_queues name messages arguments policy; x-max-length \
-             with overflow reject-publish), and drain it or raise its limit; or whether a quorum queue has no leader (rabbitmq-queues \
-             quorum_status QUEUE). Other messages go on; these are sent again, one of a \
-             key at least every {} ms, until the queue takes them; with delivery.on_nack = \"park\" they are put aside",
+            "RabbitMQ nacked {messages} messages since {at} that still wait (exchange '{exchange}', routing key '{key}'{more}): a queue bound \
+             for them does not take them. A full one (rabbitmqctl list_queues name messages arguments policy; x-max-length with overflow \
+             reject-publish): drain it or raise its limit. A quorum queue without a leader (rabbitmq-queues quorum_status QUEUE): start its \
+             nodes. Other messages go on. outboxd sends one of each key again at least every {} ms until the queue takes them; \
+             delivery.on_nack = \"park\" parks them",
             backoff_max.as_millis()
         ))
     }
 }
 
-/// What a drain that came to no end was waiting for.
+/// Reason why a drain did not finish.
 pub(crate) fn undrained(ledger: &Ledger) -> String {
     if let Some(message) = ledger.forbidden().and_then(|tag| ledger.message(tag)) {
-        format!("{} is refused by RabbitMQ, and others wait or are confirmed behind it", shown(message))
+        format!(
+            "{} is refused by RabbitMQ, and later messages wait or are confirmed behind it",
+            shown(message)
+        )
     } else if let Some(message) = ledger.halted_by() {
         format!(
-            "{} is unroutable, and others wait or are confirmed behind one that is unroutable",
+            "{} is unroutable, and later messages wait or are confirmed behind one that is unroutable",
             shown(message)
         )
     } else if let Some(Nacked { messages, route, .. }) = ledger.nacked() {
@@ -224,7 +226,7 @@ pub(crate) fn undrained(ledger: &Ledger) -> String {
     } else if let Some(message) = ledger.longest_unanswered().or_else(|| ledger.oldest()) {
         format!("{} is not confirmed", shown(message))
     } else {
-        "messages are confirmed behind one that is not".to_owned()
+        "messages were confirmed behind one that was not".to_owned()
     }
 }
 

@@ -1,21 +1,21 @@
-//! The relay: what joins PostgreSQL and RabbitMQ. Only this room knows both.
+//! The relay: the loop between PostgreSQL and RabbitMQ. Only this room knows both.
 //!
 //! ```text
 //! supervisor   connect, acquire the slot or stand by, run, back off, drain
-//!   backfill::publish   rows of the table         \
-//!   pipeline   the replication stream              > Delivery (ledger and publisher) -> broker
-//! slot_creation  whom a slot that is being made waits for
-//! fence        of several instances one publishes
-//! monitor      beside the stream: how far the slot is
-//! mishap       what holds messages up while both links are well, in words
-//! fault        what went wrong, and the verdict: again, or halt
-//! subscriptions   one task for all sources: whether their queues are still there
-//! window       the sources of a process share it
-//! database, broker   what all of these, and the features, ask of the two servers
+//! backfill::publish   rows of the table         \
+//! pipeline            the replication stream     > Delivery (ledger and publisher) -> broker
+//! slot_creation  reports the transactions that a new slot waits for
+//! fence        of several instances only one publishes
+//! monitor      watches the slot beside the stream
+//! mishap       texts about messages that are held up while both connections work
+//! fault        faults, and the verdict on each: retry or halt
+//! subscriptions   one task for all sources: checks the subscriptions' queues
+//! window       the in-flight window that the sources of a process share
+//! database, broker   traits: what the relay and the features need from the two servers
 //! source       everything that relaying one source needs
 //! ```
 //!
-//! Features have rooms of their own, which stand on the seam to both servers (`database`, `broker`), on `Fault` and on `Delivery`:
+//! Features have rooms of their own, which use the traits (`database`, `broker`), `Fault` and `Delivery`:
 //! [`backfill`](crate::backfill) (backlog, recover, replay), [`parking`](crate::parking), [`cleanup`](crate::cleanup).
 
 use std::time::Duration;
@@ -49,56 +49,56 @@ pub use window::SharedWindow;
 pub use crate::ledger::Ordering;
 use process::{backoff, shutdown::Shutdown};
 
-/// What to do with a message that no queue is bound for.
+/// Policy for a message that no queue is bound for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUnroutable {
-    /// Hold everything and try again until a route appears.
+    /// Hold back all messages, and try again until a queue is bound.
     Halt,
-    /// Put its row aside, and go on.
+    /// Park the row, and go on.
     Park,
-    /// Log it, count it, and go on.
+    /// Log and count the message, and go on.
     Drop,
 }
 
 /// Policy for a row that cannot become a message, or whose message the broker refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnInvalid {
-    /// Confirm what came before it, then halt.
+    /// Confirm all earlier messages, then halt.
     Halt,
-    /// Put it aside, and go on.
+    /// Park the row, and go on.
     Park,
-    /// Log it, and go on. Only for a replay, whose rows are still in the table.
+    /// Log the row, and go on. Only for a replay, whose rows stay in the table.
     LeaveOut,
 }
 
 /// Policy for a message that a queue does not take (`basic.nack`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnNack {
-    /// Send it again until it gets through.
+    /// Send the message again until the queue takes it.
     Wait,
-    /// When nothing of its exchange and routing key gets through for a while, put its row aside, and go on.
+    /// Park the row when no message of its exchange and routing key is confirmed for a while, and go on.
     Park,
 }
 
-/// What to do with the rows that are older than the slot.
+/// Policy for rows that are older than the slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BacklogPolicy {
     /// Publish them before the stream.
     Publish,
-    /// Leave them alone.
+    /// Do not publish them.
     Skip,
 }
 
-/// How one source is relayed: keys `delivery.*`, `backlog` and `rabbitmq.confirm_timeout_ms`.
+/// Options of one source: keys `delivery.*`, `backlog` and `rabbitmq.confirm_timeout_ms`.
 #[derive(Clone, Debug)]
 pub struct RelayOptions {
-    /// When messages of one aggregate may be in flight together.
+    /// Rule for messages of one aggregate that are in flight together.
     pub ordering: Ordering,
-    /// Messages held at once, waiting ones included.
+    /// Largest number of messages held at once, waiting ones included.
     pub in_flight_max: usize,
-    /// Bytes held at once.
+    /// Largest number of bytes held at once.
     pub in_flight_bytes_max: usize,
-    /// With whom: the sources of the process.
+    /// The window that the sources of the process share.
     pub window: SharedWindow,
     /// Policy for returned messages.
     pub on_unroutable: OnUnroutable,
@@ -108,23 +108,22 @@ pub struct RelayOptions {
     pub on_nack: OnNack,
     /// Policy for rows older than the slot.
     pub backlog: BacklogPolicy,
-    /// How long the broker may owe an answer before its connection is given up.
+    /// Longest wait for a confirm before the connection is given up.
     pub confirm_timeout: Duration,
     /// First wait before an attempt is repeated.
     pub backoff_min: Duration,
     /// Longest wait before an attempt is repeated.
     pub backoff_max: Duration,
-    /// After progress, PostgreSQL is told at most this often.
+    /// Shortest interval of status updates after progress.
     pub status_interval: Duration,
-    /// Without progress, PostgreSQL is told this often; well below `wal_sender_timeout`.
+    /// Interval of status updates without progress, well below `wal_sender_timeout`.
     pub keepalive_interval: Duration,
-    /// PostgreSQL may be silent for so long, although it is asked for a sign of life with each status, before its
-    /// connection is given up.
+    /// Longest silence of PostgreSQL before its connection is given up. Each status update asks for a sign of life.
     pub server_silence_max: Duration,
 }
 
 impl RelayOptions {
-    /// Policy may put rows aside, so a message's row has to be kept beside it.
+    /// Returns whether some policy parks rows. Rows are then kept beside their messages.
     pub fn parks(&self) -> bool {
         self.on_unroutable == OnUnroutable::Park
             || self.on_invalid == OnInvalid::Park

@@ -1,7 +1,7 @@
 //! The streaming loop of one source: replication stream in, messages out, confirmed positions back.
 //!
-//! One task owns all of it by value. When the ledger is full, or the broker blocks, the loop stops reading the socket
-//! and TCP carries the backpressure to PostgreSQL; status updates go on, so that `wal_sender_timeout` stays away.
+//! One task owns all of it by value. When the ledger is full, or the broker blocks, the loop stops reading the socket, and TCP
+//! carries the backpressure to PostgreSQL. Status updates continue, so that `wal_sender_timeout` does not end the connection.
 
 use std::{
     sync::Arc,
@@ -32,8 +32,8 @@ use pg_replication::{
 };
 use process::clock::now;
 
-/// A replication origin whose name begins so is how a session says that the rows it inserts were moved from another partition,
-/// and have been published before.
+/// Prefix of a replication origin's name. A session under such an origin moves rows between partitions; the rows were published
+/// before.
 const MOVED: &str = "outboxd_moved";
 
 /// The transaction whose rows are arriving.
@@ -42,27 +42,27 @@ struct Transaction {
     committed_at: Timestamp,
     /// Index of its next outbox row.
     next_index: u32,
-    /// Whoever wrote it said that it moves rows.
+    /// The moved rows, if the transaction has such an origin.
     moved: Option<Moved>,
 }
 
-/// What a transaction under an origin [`MOVED`] has brought.
+/// Rows of a transaction under an origin [`MOVED`].
 struct Moved {
     origin: String,
-    /// So many rows have come by.
+    /// Number of rows so far.
     rows: u64,
 }
 
-/// Whether, and why, the loop has stopped taking in new transactions.
+/// State of the intake of new transactions.
 enum Intake {
     Open,
-    /// Asked to end: the transaction under way is finished, so that a clean restart repeats nothing.
+    /// Shutdown was requested. The current transaction is finished, so that a clean restart repeats nothing.
     Draining,
-    /// A row cannot become a message: what came before it is still confirmed, then the source halts.
+    /// A row cannot become a message. Earlier messages are still confirmed, then the source halts.
     Halting(Fault),
 }
 
-/// What a database streams with.
+/// The replication stream of a database.
 pub(super) type StreamOf<D> = <<D as Database>::Replication as Replication>::Stream;
 
 pub(super) struct Pipeline<'a, D: Database, P> {
@@ -75,16 +75,16 @@ pub(super) struct Pipeline<'a, D: Database, P> {
     mapper: Option<Arc<Mapper>>,
     transaction: Option<Transaction>,
     intake: Intake,
-    /// When the row was committed that the source halts for.
+    /// Commit time of the row that the source halts for.
     stuck_since: Option<Timestamp>,
-    /// Asked to end, by this time at the latest.
+    /// End of the drain timeout, once shutdown was requested.
     deadline: Option<Instant>,
-    /// What PostgreSQL was told last, and when.
+    /// Last position reported to PostgreSQL, and the time of the report.
     reported: Option<ConfirmedLsn>,
     reported_at: Instant,
     reply_requested: bool,
     listening_since: Option<Instant>,
-    /// The server's end of WAL, as far as it was heard.
+    /// End of the server's WAL, as far as known.
     server_end: Lsn,
 }
 
@@ -117,20 +117,23 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         }
     }
 
-    /// What is left when it ends now.
+    /// State that an end at this point leaves behind.
     pub(super) fn left(&self) -> Left {
         self.delivery.left()
     }
 
-    /// Up to version 17 the server refuses to send what was written while there was no publication. It does so for ever, also if
-    /// there is one by now: a gap behind everything that was confirmed.
+    /// Gap after everything confirmed. Up to version 17 the server refuses for ever to send what was written without a publication,
+    /// even if there is one by now.
     pub(super) fn refused(&self) -> Gap {
         let Progress { confirmed, committed_at, .. } = self.delivery.progress();
         Gap { cause: Cause::PublishedAnew, confirmed: confirmed.map(ConfirmedLsn::lsn), until: committed_at }
     }
 
-    /// Streams until `shutdown`, then drains. After a fault the pipeline is of no more use but for
-    /// [`abandon`](Self::abandon) or [`close`](Self::close).
+    /// Streams until `shutdown`, then drains. After a fault, only [`abandon`](Self::abandon) or [`close`](Self::close) may follow.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] that ended the stream.
     pub(super) async fn run(&mut self, shutdown: &mut Shutdown, monitor: &Monitor) -> Result<Drained, Fault> {
         self.delivery.enter(SourceState::Streaming);
         loop {
@@ -141,8 +144,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             let may_read = self.may_read();
             self.server_fell_silent(may_read)?;
             let wake = self.next_wake();
-            // Priorities: (1) being asked to end; (2) the broker's answers, which make room; (3) PostgreSQL's rows; (4) what the
-            // monitor sees; (5) the timer last, as it only bounds the wait and every turn of the loop looks at the clock anyway.
+            // Priorities: (1) shutdown; (2) the broker's answers, which make room; (3) PostgreSQL's rows; (4) the monitor; (5) the
+            // timer. The timer only bounds the wait, and every turn looks at the clock anyway.
             tokio::select! {
                 biased;
                 deadline = shutdown.requested(), if self.deadline.is_none() => {
@@ -156,11 +159,11 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                     self.receive(event?)?;
                     self.receive_what_is_ready()?;
                 }
-                // Whatever comes from now on, rows are missing from it.
+                // Rows are missing before everything that arrives from now on.
                 gap = monitor.rows_skipped() => return Err(Fault::gap(monitor.slot(), self.report.name(), gap)),
                 () = monitor.server_ending() => return Err(Fault::ServerEnding),
-                // Whoever does not read, because the broker takes nothing, hears no silence either; and must not keep the
-                // fence from an instance that has the slot by now.
+                // A loop that does not read, because the broker takes nothing, cannot notice the silence itself. The connection
+                // must end: another instance may have the slot by now and needs the fence.
                 for_at_least = monitor.server_silent(), if !may_read => {
                     return Err(Fault::ServerSilent { for_at_least });
                 }
@@ -189,18 +192,17 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         wanted && self.delivery.has_room()
     }
 
-    /// Whether an end right here would have rows repeated that are settled: the transaction whose rows are arriving is not
-    /// complete, or an earlier one is not.
+    /// Returns whether an end at this point would repeat settled rows: the current transaction or an earlier one is incomplete.
     fn is_in_the_middle(&self) -> bool {
         self.transaction.is_some() || self.delivery.is_mid_transaction()
     }
 
-    /// Whether the loop is done: `Ok(Some)` after a drain, `Err` when it was halting.
+    /// Returns whether the loop is done: `Ok(Some)` after a drain, `Err` if the source halts.
     fn intake_ended(&mut self) -> Result<Option<Drained>, Fault> {
         let settled = match self.intake {
             Intake::Open => return Ok(None),
             Intake::Draining => !self.is_in_the_middle() && !self.delivery.can_settle(),
-            // Also what needs help from outside, such as a queue, unless there is no time to wait for it.
+            // A halt also waits for messages that need help from outside, such as a missing queue, unless shutdown was requested.
             Intake::Halting(_) if self.deadline.is_none() => self.delivery.unsettled() == 0,
             Intake::Halting(_) => !self.delivery.can_settle(),
         };
@@ -227,8 +229,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             ReplicationEvent::Keepalive { wal_end, reply_requested } => {
                 self.server_end = self.server_end.max(wal_end);
                 self.reply_requested |= reply_requested;
-                // Between two transactions everything that commits before `wal_end` has arrived, so an idle slot
-                // advances although nothing was published.
+                // Between two transactions, everything that commits before `wal_end` has arrived. An idle slot therefore advances
+                // without any publish.
                 if self.transaction.is_none() {
                     self.delivery.advance_watermark(wal_end);
                 }
@@ -271,7 +273,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         Ok(())
     }
 
-    /// Somebody has to know, for a session may write new rows by mistake, and an origin may have the number of one that was dropped.
+    /// Warns about moved rows. A session may write new rows under such an origin by mistake, and an origin may have a dropped one's
+    /// number.
     fn tell_of_moved(&self, Moved { origin, rows }: &Moved, commit_lsn: Lsn) {
         if *rows > 0 {
             let source = self.report.name();
@@ -280,13 +283,13 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
                 rows,
                 origin,
                 %commit_lsn,
-                "{rows} rows of one transaction are not published: its session says by replication origin \"{origin}\" that they were \
-                 moved between partitions. If they are new, `outboxd replay --source {source}` publishes them"
+                "{rows} rows of one transaction are not published: replication origin \"{origin}\" marks them as moved between partitions. \
+                 If they are new, `outboxd replay --source {source}` publishes them"
             );
         }
     }
 
-    /// The table as it is described now: at first, and again whenever it was altered.
+    /// Applies the table's description: the first, and each one after a change of the table.
     fn describe_table(&mut self, relation: &Relation) {
         let Some(columns) = self.table.describe(relation) else { return };
         match self.mapping.resolve(&columns) {
@@ -303,7 +306,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
             return Err(Fault::Protocol("a row outside of a transaction"));
         };
         let Some(mapper) = self.mapper.clone() else {
-            // The relation could not be mapped, and the source is halting.
+            // The columns do not fit the mapping, and the source is halting.
             return if matches!(self.intake, Intake::Halting(_)) {
                 Ok(())
             } else {
@@ -336,24 +339,24 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         self.intake = Intake::Halting(fault);
     }
 
-    /// Tells PostgreSQL the confirmed position: when it asks, after progress but not more often than
-    /// `status_interval`, and in any case well within `wal_sender_timeout`.
+    /// Reports the confirmed position to PostgreSQL: on request, after progress at most every `status_interval`, and always well
+    /// within `wal_sender_timeout`.
     async fn report_status(&mut self, monitor: &Monitor) -> Result<(), Fault> {
         let now = now();
         if !self.reply_requested && now < self.next_status() {
             return Ok(());
         }
         let Progress { confirmed, position, committed_at, .. } = self.delivery.progress();
-        // Without progress the server is asked for a sign of life, see `server_fell_silent`.
+        // Without progress, the server is asked for a sign of life. See `server_fell_silent`.
         self.stream.send_status(confirmed, !self.progressed()).await?;
         self.reported = confirmed;
         self.reported_at = now;
         self.reply_requested = false;
         if let Some(confirmed) = confirmed {
-            // Also an idle slot advances.
+            // An idle slot advances, too.
             self.report.confirmed_position(confirmed.lsn(), position);
             monitor.confirmed(Confirmed { flush: confirmed.lsn(), position, until: committed_at });
-            // While nobody reads, only the monitor knows how far the server is.
+            // While nobody reads the stream, only the monitor knows the server's WAL end.
             if self.may_read() {
                 self.report.lag(self.server_end.bytes_since(confirmed.lsn()));
             }
@@ -371,8 +374,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         self.reported_at + interval
     }
 
-    /// A server that is cut off says nothing, and neither does its kernel: only the lack of an answer tells. Counted
-    /// from when we last began to listen, as a full ledger keeps us from reading for as long as the broker takes.
+    /// Fails if the server has been silent for too long. A cut connection gives no error, so only missing answers show it. Time
+    /// counts from when reading last resumed, because a full ledger stops reading for as long as the broker takes.
     fn server_fell_silent(&mut self, listening: bool) -> Result<(), Fault> {
         if !listening {
             self.listening_since = None;
@@ -391,23 +394,22 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         self.deadline.map_or(next_status, |deadline| next_status.min(deadline))
     }
 
-    /// Gives up after one side failed, so that the next attempt repeats as little as can be: the broker is heard out on
-    /// what it already has, PostgreSQL learns what is confirmed and has the slot free at once. Each, if it still
-    /// answers, within [`CLOSE_TIMEOUT`].
+    /// Ends after one side failed, so that the next attempt repeats as little as possible. The broker's outstanding answers are
+    /// awaited, PostgreSQL gets the confirmed position, and the slot is released. Each step takes at most [`CLOSE_TIMEOUT`].
     pub(super) async fn abandon(mut self, failed: Side) -> Left {
         if failed == Side::Postgres {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.hear_out()).await;
         }
         let left = self.left();
         let Self { stream, delivery, .. } = self;
-        // And the fence with it: an instance that has the slot already need not wait for our goodbye to PostgreSQL.
+        // Releases the fence at once. An instance that has the slot already does not wait for the end of this one.
         drop(delivery);
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.finish(left.settled.progress.confirmed)).await;
         left
     }
 
-    /// Applies what the broker says to what it has been sent, and sends nothing more: whoever has the slot now does that.
-    /// PostgreSQL, as long as it listens, hears of the progress: not every fault is the stream's.
+    /// Applies the broker's answers and publishes nothing more, because another instance may have the slot. Reports progress to
+    /// PostgreSQL while that connection works: not every fault is the stream's.
     async fn hear_out(&mut self) {
         let mut listens = true;
         while self.delivery.awaits_answers() {
@@ -426,7 +428,11 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
         }
     }
 
-    /// Ends both connections in good order: when this returns `Ok`, PostgreSQL has taken in the confirmed position.
+    /// Ends both connections in good order. After `Ok`, PostgreSQL has stored the confirmed position.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] of the replication connection.
     pub(super) async fn close(self) -> Result<(), Fault> {
         let confirmed = self.delivery.progress().confirmed;
         let finish = tokio::time::timeout(FINISH_TIMEOUT, self.stream.finish(confirmed));
@@ -437,5 +443,5 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     }
 }
 
-/// How long PostgreSQL may take to end the copy stream. It may be in the middle of sending a large transaction.
+/// Longest wait for PostgreSQL to end the copy stream. The server may be in the middle of a large transaction.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,22 +1,22 @@
-//! Creation of a slot, which waits for every transaction that is open when it begins, in whatever database of the server. While it
-//! waits, the operator is told for which.
+//! Creation of a slot. PostgreSQL waits for every transaction that is open at that time, in any database of the server. The
+//! operator is told which ones.
 
 use std::{pin::pin, time::Duration};
 
 use super::database::{Database, Sql};
 use crate::slot::open_transactions;
 
-/// Time after which a creation counts as one that waits.
+/// Time after which a creation counts as waiting.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Interval between two looks.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Longest time of one look.
+/// Longest duration of one look.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
-/// Runs `creation` to its end. While PostgreSQL waits for other transactions meanwhile, `tell` gets the reason, each time that a
-/// look from outside finds some. Cancel-safe where `creation` is.
+/// Runs `creation` to its end. While PostgreSQL waits for other transactions, `tell` gets the reason after each look. Cancel-safe
+/// if `creation` is.
 pub async fn watch_slot_creation<T>(
     database: &impl Database,
     application_name: &str,
@@ -28,12 +28,12 @@ pub async fn watch_slot_creation<T>(
         tokio::time::sleep(PATIENCE).await;
         loop {
             if let Err(error) = look(database, application_name, &tell).await {
-                tracing::debug!(%error, "nobody can see whom the creation of the slot waits for; trying again");
+                tracing::debug!(%error, "the transactions that the creation of the slot waits for could not be read; trying again");
             }
             tokio::time::sleep(INTERVAL).await;
         }
     };
-    // Priorities: (1) the creation; (2) looks at what it waits for.
+    // Priorities: (1) the creation; (2) looks at the transactions.
     tokio::select! {
         biased;
         created = &mut creation => created,

@@ -1,22 +1,22 @@
-//! One source: everything that relaying it needs, and how that ends.
+//! One source: everything that relaying it needs, and the result at its end.
 
 use super::RelayOptions;
 use crate::{message::Mapping, postgres::SourceDatabase};
 use amqp_publisher::PublisherOptions;
 
-/// Everything one source needs. Its rows come from a [`Database`](super::database::Database), its messages go to a
+/// Everything that relaying one source needs. Rows come from a [`Database`](super::database::Database), messages go to a
 /// [`Broker`](super::broker::Broker).
 #[derive(Clone, Debug)]
 pub struct Source<D = SourceDatabase, B = PublisherOptions> {
-    /// Its name in the configuration.
+    /// Name of the source in the configuration.
     pub name: String,
-    /// Where rows come from.
+    /// The database that rows come from.
     pub database: D,
-    /// How they become messages.
+    /// The mapping of rows to messages.
     pub mapping: Mapping,
-    /// Where messages go.
+    /// The broker that messages go to.
     pub broker: B,
-    /// How they get there.
+    /// The options of the relay.
     pub relay: RelayOptions,
 }
 
@@ -27,12 +27,12 @@ impl<D, B> Source<D, B> {
     }
 }
 
-/// How a source ended after it was asked to.
+/// Result of a source after a requested shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Nothing is left in flight, or another instance has had the slot since, and with it whatever was.
+    /// No message is left in flight, or another instance has taken over the slot and the rest.
     Drained,
-    /// The drain timeout passed first, or a connection was lost and not made anew: what was unconfirmed will be published
-    /// again, by whoever has the slot next.
+    /// The drain timeout passed first, or a lost connection was not made again. The next holder of the slot publishes unconfirmed
+    /// messages again.
     Undrained,
 }

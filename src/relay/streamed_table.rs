@@ -1,4 +1,4 @@
-//! Which relation of the stream is the outbox table, and what its columns are.
+//! The outbox table in the stream: the relation that it is, and its columns.
 
 use crate::{
     message::Column,
@@ -6,13 +6,12 @@ use crate::{
 };
 use pg_replication::pgoutput::Relation;
 
-/// The outbox table as the stream names it. It is known by its OID and by its name: a table that is renamed under way
-/// keeps the one, a table that is made anew keeps the other, and its rows count in both cases.
+/// The outbox table as the stream names it, by OID and by name. A table that is renamed keeps its OID, a table that is created anew
+/// keeps its name. Rows count in both cases.
 pub(super) struct StreamedTable {
     name: TableName,
     oid: u32,
-    /// OIDs of the domains among its columns' types, with those of the types they are made from, which the stream
-    /// does not tell.
+    /// Domain types of the columns with their base types. The stream does not tell base types.
     domains: Vec<(u32, u32)>,
 }
 
@@ -22,19 +21,18 @@ impl StreamedTable {
         Self { name, oid: facts.oid, domains: types.filter(|(oid, base)| oid != base).collect() }
     }
 
-    /// Whether rows of this relation are outbox rows.
+    /// Returns whether rows of this relation are outbox rows.
     pub(super) fn is(&self, relation_oid: u32) -> bool {
         self.oid == relation_oid
     }
 
-    /// Takes in the description of a relation; its columns, if it is the outbox table.
+    /// Applies the description of a relation. Returns the columns if it is the outbox table.
     pub(super) fn describe(&mut self, relation: &Relation) -> Option<Vec<Column>> {
         if relation.namespace == self.name.schema && relation.name == self.name.table {
             self.oid = relation.oid;
         } else if relation.oid == self.oid {
             tracing::warn!(
-                "the outbox table {} is now called {}.{}: its rows are still relayed, but the next start needs \
-                 outbox.table changed",
+                "the outbox table {} is now called {}.{}: its rows are still relayed; change outbox.table before the next start",
                 self.name,
                 relation.namespace,
                 relation.name

@@ -1,8 +1,8 @@
-//! Subscriptions while outboxd runs: a look at their queues now and then, and at once when a message comes back that one of them
-//! should have got.
+//! Subscriptions while outboxd runs. Their queues are checked now and then, and at once when a message is returned that a
+//! subscription should have got.
 //!
-//! Subscriptions belong to the process and not to a source, so there is one task for all sources. It has a connection of its own:
-//! a queue that is gone closes the channel that asks for it, and no message may be on that.
+//! Subscriptions belong to the process and not to a source, so one task serves all sources. The task has its own connection:
+//! RabbitMQ closes the channel that asks for a missing queue, and messages must not be on that channel.
 
 use std::{
     collections::HashMap,
@@ -22,18 +22,18 @@ use amqp_publisher::{
 };
 use process::{backoff::Backoff, clock::now};
 
-/// Interval of the looks that nobody asked for.
+/// Interval of regular looks.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
-/// At least so long between two looks, however many messages come back.
+/// Shortest interval between two looks, however many messages are returned.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// Time that a message that came back waits for a look before policy has it.
+/// Longest time that a returned message waits for a look before policy applies.
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// Shown in RabbitMQ's management.
+/// Name of the connection in RabbitMQ's management.
 const CONNECTION_NAME: &str = "outboxd subscriptions";
 
-/// Looks at the subscriptions of `options` until `shutdown`, declares anew what is gone, and says what was lost.
+/// Checks the subscriptions of `options` until `shutdown`, declares missing queues again, and logs what was lost.
 pub async fn watch_subscriptions(
     options: PublisherOptions,
     report: SubscriptionReporter,
@@ -41,9 +41,10 @@ pub async fn watch_subscriptions(
 ) {
     let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
     let mut told = false;
+    let mut told_in_place = false;
     loop {
         let attempt = backoff.attempts() as usize;
-        // Priorities, of each wait in here: (1) being asked to end; (2) the broker, or the timer.
+        // Priorities of each wait here: (1) shutdown; (2) the broker, or the timer.
         let connected = tokio::select! {
             biased;
             _ = shutdown.requested() => return,
@@ -53,9 +54,12 @@ pub async fn watch_subscriptions(
             Ok(mut look) => tokio::select! {
                 biased;
                 _ = shutdown.requested() => return look.close().await,
-                lost = keep_looking(&mut look, &options, &report, || {
+                lost = keep_looking(&mut look, &options, &report, |states| {
                     backoff.reset();
                     told = false;
+                    if !std::mem::replace(&mut told_in_place, true) {
+                        tell_in_place(states);
+                    }
                 }) => lost,
             },
             Err(error) => error,
@@ -63,7 +67,7 @@ pub async fn watch_subscriptions(
         if !std::mem::replace(&mut told, true) {
             tracing::warn!(
                 error = cures::explain(&lost),
-                "the queues of subscriptions cannot be looked at, so one that is deleted meanwhile goes unnoticed until they can; trying again"
+                "the queues of subscriptions cannot be checked, so a queue that is deleted now is noticed late; trying again"
             );
         }
         let wait = now() + backoff.next_wait();
@@ -75,33 +79,45 @@ pub async fn watch_subscriptions(
     }
 }
 
-/// Looks now and again, until the connection is lost.
+/// Looks again and again, until the connection is lost.
 async fn keep_looking(
     look: &mut Look,
     options: &PublisherOptions,
     report: &SubscriptionReporter,
-    mut looked: impl FnMut(),
+    mut looked: impl FnMut(&[(String, QueueState)]),
 ) -> BrokerError {
     loop {
         let question = options.watch.asked();
         match look.look(&options.topology, &options.watch).await {
-            Ok(states) => tell(&options.watch, report, states),
+            Ok(states) => {
+                looked(&states);
+                tell(&options.watch, report, states);
+            }
             Err(lost) => return lost,
         }
-        looked();
         options.watch.answer(question);
         let (pause, next) = (now() + LOOK_PAUSE, now() + LOOK_INTERVAL);
         let asked = async {
             sleep_until(Some(pause)).await;
             options.watch.until_asked().await;
         };
-        // Priorities: (1) the connection's end; (2) somebody who asks for a look; (3) the next look that nobody asked for.
+        // Priorities: (1) the connection's end; (2) a requested look; (3) the next regular look.
         tokio::select! {
             biased;
             lost = look.idle() => return lost,
             () = asked => {}
             () = sleep_until(Some(next)) => {}
         }
+    }
+}
+
+/// Logs the queues that the first look finds.
+fn tell_in_place(states: &[(String, QueueState)]) {
+    let in_place = |state: &QueueState| matches!(state, QueueState::Present | QueueState::DeclaredAnew);
+    let queues: Vec<&str> =
+        states.iter().filter(|(_, state)| in_place(state)).map(|(queue, _)| queue.as_str()).collect();
+    if !queues.is_empty() {
+        tracing::info!(queues = queues.join(", "), "the queues of the subscriptions are in place");
     }
 }
 
@@ -112,21 +128,20 @@ fn tell(watch: &SubscriptionWatch, report: &SubscriptionReporter, states: Vec<(S
         tracing::error!(
             queue,
             last_seen = since,
-            "the queue of a subscription was deleted: RabbitMQ dropped the messages that it held, and what was published since then \
-             did not reach it; it is declared anew. `outboxd replay --source NAME --since {since}` publishes rows again that the \
-             outbox table still has"
+            "the queue of a subscription was deleted: its messages are lost, and messages published since {since} did not reach it. outboxd \
+             declares it again. `outboxd replay --source NAME --since {since}` publishes again the rows that the outbox table still has"
         );
     }
     for (queue, state) in states {
         match state {
             QueueState::Present | QueueState::DeclaredAnew => report.present(&queue),
             QueueState::Missing(error) => report.missing(&queue, cures::explain_declare(&error)),
-            QueueState::Unknown(error) => tracing::debug!(queue, %error, "a queue cannot be looked at"),
+            QueueState::Unknown(error) => tracing::debug!(queue, %error, "a queue could not be checked"),
         }
     }
 }
 
-/// Messages of one source that came back though a subscription should have got them.
+/// Returned messages of one source that a subscription should have got.
 #[derive(Default)]
 pub(super) struct Returns {
     watch: SubscriptionWatch,
@@ -136,7 +151,7 @@ pub(super) struct Returns {
 struct LookedInto {
     question: u64,
     since: Instant,
-    /// The look had ended when it was sent the last time.
+    /// The look had ended before the message was last sent.
     was_answered: bool,
 }
 
@@ -145,7 +160,7 @@ impl Returns {
         Self { watch, looked_into: HashMap::new() }
     }
 
-    /// Tells whether to send a returned message again, because the subscriptions are being looked at; otherwise policy has it.
+    /// Returns whether to send a returned message again, because the subscriptions are being checked. Otherwise policy applies.
     pub(super) fn sends_again(&mut self, tag: PublishTag, message: &Message) -> bool {
         if !self.watch.expects(&message.amqp.exchange, &message.amqp.routing_key) {
             return false;
@@ -165,7 +180,7 @@ impl Returns {
         true
     }
 
-    /// A message got through, or policy has it.
+    /// Forgets a message that is confirmed, parked or dropped.
     pub(super) fn forget(&mut self, tag: PublishTag) {
         if !self.looked_into.is_empty() {
             self.looked_into.remove(&tag);

@@ -1,10 +1,10 @@
-//! The window that the sources of one process share.
+//! The in-flight window that the sources of one process share.
 //!
-//! One source needs the whole of its window to keep a distant broker busy; many need no more together, and if each filled its
-//! own, memory would grow with their number. Whoever holds more than a few messages therefore counts, and gets its part.
+//! A single source needs the whole window to keep a distant broker busy. Many sources need no more together; if each filled its own
+//! window, memory would grow with their number. Every source that holds more than a few messages therefore counts, and gets an
+//! equal part.
 //!
-//! A source that is stuck with a full window keeps it. So that it cannot keep the others waiting, a little of its part is everybody's
-//! own, whatever the others hold.
+//! A stuck source keeps a full window. So that it cannot stop the others, every source may always use a quarter of its part.
 
 use std::sync::{
     Arc,
@@ -13,50 +13,50 @@ use std::sync::{
 
 use crate::ledger::{Ledger, Limits, WHOLE};
 
-/// What a source may hold however many others there are.
+/// Amount that a source may hold, however many others there are.
 const FEW: Limits = Limits { messages: 64, bytes: 65_536 };
-/// One in so many of its part is a source's own, however much the others hold.
+/// One in so many of its part is always available to a source, however much the others hold.
 const OWN_IN: usize = 4;
 
-/// What the sources of a process hold of their windows. Clones count together.
+/// Window of all sources of a process. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct SharedWindow(Arc<Held>);
 
 #[derive(Debug, Default)]
 struct Held {
-    /// How many hold more than a few messages.
+    /// Number of sources that hold more than a few messages.
     sources: AtomicUsize,
-    /// What these hold, each by the [`Ledger::fill`] of its own window.
+    /// Sum of what these hold, each by the [`Ledger::fill`] of its own window.
     fill: AtomicUsize,
 }
 
 impl SharedWindow {
-    /// The share of a source that holds nothing yet.
+    /// Creates the share of a source that holds nothing yet.
     pub(super) fn share(&self) -> WindowShare {
         WindowShare { window: self.clone(), noted: None }
     }
 }
 
-/// A source's share of the window.
+/// Share of one source.
 #[derive(Debug)]
 pub(super) struct WindowShare {
     window: SharedWindow,
-    /// What it holds, when that counts.
+    /// Amount that the source holds, if it counts.
     noted: Option<usize>,
 }
 
 impl WindowShare {
-    /// Counts what the source holds now.
+    /// Records what the source holds now.
     pub(super) fn update(&mut self, ledger: &Ledger) {
         self.count((!ledger.holds_less_than(FEW)).then(|| ledger.fill()));
     }
 
-    /// Whether the source may hold more.
+    /// Returns whether the source may hold more.
     pub(super) fn has_room(&self, ledger: &Ledger) -> bool {
         ledger.has_room() && (ledger.holds_less_than(FEW) || self.is_left_room(ledger.fill()))
     }
 
-    /// Whether a source that holds `mine` has not had its part, and the others have left it over.
+    /// Returns whether a source that holds `mine` has not used up its part, and the others have left room.
     fn is_left_room(&self, mine: usize) -> bool {
         let Held { sources, fill } = &*self.window.0;
         let sources = sources.load(Relaxed) + usize::from(self.noted.is_none());
@@ -93,7 +93,7 @@ mod tests {
         position::{Lsn, Position},
     };
 
-    /// A source that holds so many of at most 1,000 messages.
+    /// A source that holds a number of at most 1,000 messages.
     struct Source(WindowShare, Ledger);
 
     impl Source {

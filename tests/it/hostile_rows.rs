@@ -69,7 +69,7 @@ async fn ten_thousand_headers_halt_and_as_many_as_fit_arrive() {
         assert_eq!(header(&delivery, &format!("h{n}")), Some(AMQPValue::LongLongInt(n as i64)));
     }
     let reason = until_state(&daemon, "orders", "halted").await;
-    assert!(reason.contains("more than the 15360 bytes that one AMQP frame holds"), "{reason}");
+    assert!(reason.contains("properties and headers are larger than 15360 bytes"), "{reason}");
     inbox.stays_empty().await;
     // Refused once: no connection was lost, and no attempt is repeated.
     assert_eq!(daemon.count("orders", "messages_published_total").await, 1);

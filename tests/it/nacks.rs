@@ -35,7 +35,7 @@ async fn until_blocked(daemon: &Daemon, messages: usize) -> String {
             .await;
     let reason = shown["reason"].as_str().unwrap().to_owned();
     println!("{reason}");
-    let count = format!("nacks {messages} messages since 20");
+    let count = format!("nacked {messages} messages since 20");
     for named in [&count, "'Order.events'", "'OrderCreated'", "x-max-length", "reject-publish", "on_nack"] {
         assert!(reason.contains(named), "{named}: {reason}");
     }
@@ -65,7 +65,7 @@ async fn a_full_queue_alone_is_said_with_what_waits_for_it_and_a_drain_says_nack
         daemon.count("orders", "messages_nacked_total").await >= nacked + 10
     })
     .await;
-    let lines = daemon.log().matches("RabbitMQ nacks").count();
+    let lines = daemon.log().matches("RabbitMQ nacked").count();
     assert_eq!(lines, 1, "one line and not one for each nack: {}", daemon.log());
 
     assert_eq!(daemon.sigterm(PATIENCE).await.code(), Some(1));

@@ -28,7 +28,7 @@ async fn nacked_messages_are_sent_again_in_the_order_of_their_aggregates() {
     // A queue that has been full for five seconds is reported, possibly already on a busy machine. Nothing else may be wrong.
     let (status, text) = daemon.readyz().await;
     assert!(
-        status == 200 || text.contains("a queue bound for it does not take them"),
+        status == 200 || text.contains("a queue bound for them does not take them"),
         "a nack is no reason to stop: {text}"
     );
 

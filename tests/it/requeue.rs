@@ -315,7 +315,7 @@ async fn a_halted_source_says_why_everywhere_and_parks_after_a_restart_with_that
     stage.verdict().await.assert_delivered(0);
     let id = stage.write_unseen("a", "OrderCreated").await;
     let reason = until_state(&daemon, "orders", "halted").await;
-    for part in [&*id, "bind one and it goes on by itself", "\"park\""] {
+    for part in [&*id, "bind one and outboxd goes on by itself", "\"park\""] {
         assert!(reason.contains(part), "{part}: {reason}");
     }
     let (status, ready) = daemon.readyz().await;

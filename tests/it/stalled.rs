@@ -49,7 +49,7 @@ async fn a_queue_without_a_leader_is_suspected_and_said_and_costs_its_neighbours
     }
     // outboxd reconnects because of it. On a new channel RabbitMQ does not find the queue's leader, and nacks.
     let shown =
-        until(&daemon, "orders", |shown| shown["reason"].to_string().contains("nacks 5 messages")).await;
+        until(&daemon, "orders", |shown| shown["reason"].to_string().contains("nacked 5 messages")).await;
     println!("{shown}");
     let reason = shown["reason"].as_str().unwrap();
     assert!(shown["state"] == "blocked" && reason.contains("quorum_status"), "{shown}");

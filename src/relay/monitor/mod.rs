@@ -1,8 +1,8 @@
-//! Watches one source's server from the outside, on an SQL connection of its own: for metrics and status, and to notice a
-//! shutdown, a silence that the stream cannot tell while nobody reads it, or a publication that skips rows, of which the
-//! stream says nothing. On the same connection it writes down, now and then, how far the slot is confirmed.
+//! The monitor: watches one source's server on an SQL connection of its own. Reports metrics and status. Notices a shutdown, a
+//! silence that the stream cannot notice while nobody reads it, and a publication that skips rows. Also copies the slot's position
+//! into its record.
 //!
-//! It lives as long as an attempt; metrics and status are kept true by [`look_on`] while there is none.
+//! The monitor lives as long as an attempt. Between attempts, [`look_on`] reports metrics and status.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,28 +33,28 @@ use crate::{
 use pg_replication::ConnectError;
 
 const INTERVAL: Duration = Duration::from_secs(5);
-/// So many looks, at least, in the time that a server may be silent.
+/// Least number of looks in the time that a server may be silent.
 const LOOKS_IN_SILENCE: u32 = 4;
-/// Sooner after a failure: it may be the server's shutdown.
+/// Wait after a failure. Short, because the failure may be the server's shutdown.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
-/// Shortest interval at which the slot's position is copied into its record while messages are confirmed: that makes WAL. So much
-/// traffic is repeated when PostgreSQL crashes and another process than before gets the slot.
+/// Shortest interval at which the slot's position is copied into its record while messages are confirmed. Each write makes WAL. If
+/// PostgreSQL crashes and another process gets the slot, this much traffic is repeated.
 const RECORD_INTERVAL: Duration = Duration::from_secs(1);
-/// The next try after the record could not be written.
+/// Wait after a failed write of the record.
 const RECORD_AGAIN: Duration = Duration::from_secs(10);
 
-/// What was true when it was last seen to be.
+/// The state of the publication at the last good look.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PublicationSeen {
-    /// By what the outbox table is published.
+    /// Publication entry that publishes the outbox table.
     pub(super) by: PublishedBy,
-    /// Everything that commits before was confirmed by then, so nothing of it is missing.
+    /// Confirmed position at that look. Nothing before it is missing.
     pub(super) confirmed: Option<Lsn>,
-    /// When the last message that was confirmed by then was committed.
+    /// Commit time of the last message that was confirmed by then.
     pub(super) until: Option<Timestamp>,
 }
 
-/// Ends when dropped.
+/// The monitor's handle. The task ends when it is dropped.
 pub(super) struct Monitor {
     task: JoinHandle<()>,
     slot: String,
@@ -68,7 +68,7 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    /// `holder` is the name that the slot's record is written under. The server may be silent for `silence_max`.
+    /// Starts the task. `holder` is the holder's name in the slot's record. The server may be silent for `silence_max`.
     pub(super) fn start(
         database: &impl Database,
         holder: &str,
@@ -112,23 +112,23 @@ impl Monitor {
         }
     }
 
-    /// The slot that is watched.
+    /// Name of the watched slot.
     pub(super) fn slot(&self) -> &str {
         &self.slot
     }
 
-    /// From now on the slot is streamed from by the server process `pid`, and only a server where that is so is heard: after a
-    /// failover another one answers at the same address, and the old one says nothing of its end.
+    /// Sets the server process that streams from the slot. Only a server with that process counts as heard: after a failover
+    /// another server may answer at the same address, while the old one sends nothing.
     pub(super) fn streams_by(&self, pid: i32) {
         self.walsender.send_replace(Some(pid));
     }
 
-    /// From now on the table is to be published by this.
+    /// Sets the publication entry that must keep publishing the table.
     pub(super) fn expect(&self, published: PublicationSeen) {
         self.published.send_replace(Some(published));
     }
 
-    /// Waits until the table is not published any more by what it was, or was not for a time. Cancel-safe.
+    /// Waits until the table is no longer published by that entry, or was not for a time. Cancel-safe.
     pub(super) async fn rows_skipped(&self) -> Gap {
         let mut gap = self.gap.clone();
         let found = gap.wait_for(Option::is_some).await.ok().and_then(|gap| gap.clone());
@@ -139,28 +139,23 @@ impl Monitor {
         }
     }
 
-    /// How far the slot is confirmed now.
+    /// Sets the slot's confirmed position.
     pub(super) fn confirmed(&self, now: Confirmed) {
         self.confirmed.send_replace(Some(now));
     }
 
-    /// To follow how far the slot is confirmed: what the server was told.
+    /// Subscribes to the slot's confirmed position, as reported to the server.
     pub(super) fn follow(&self) -> watch::Receiver<Option<Confirmed>> {
         self.confirmed.subscribe()
     }
 
-    /// Waits until the server shuts down. A fast shutdown waits for walsenders until all WAL is confirmed, and tells
-    /// them nothing (`WalSndDone`, walsender.c): with a broker that takes nothing it would wait for ever, kept alive
-    /// by our own status updates. Cancel-safe.
+    /// Waits until the server shuts down. A fast shutdown waits until walsenders have all WAL confirmed, and tells them nothing
+    /// (`WalSndDone`, walsender.c). With a stuck broker the status updates would keep the server waiting for ever. Cancel-safe.
     pub(super) async fn server_ending(&self) {
         self.server_ending.notified().await;
     }
-}
 
-/// What the monitor hears of the server.
-impl Monitor {
-    /// Waits until the server has been silent for `silence_max`, although it was asked something all the time; says how
-    /// long. Cancel-safe.
+    /// Waits until the server has not answered for `silence_max`. Returns the duration. Cancel-safe.
     pub(super) async fn server_silent(&self) -> Duration {
         loop {
             let heard = *self.heard.borrow();
@@ -185,16 +180,16 @@ struct Watched<D> {
     server_ending: Arc<Notify>,
     confirmed: watch::Receiver<Option<Confirmed>>,
     walsender: watch::Receiver<Option<i32>>,
-    /// Somebody else streams from the slot, or nobody.
+    /// Another process streams from the slot, or none.
     is_elsewhere: bool,
-    /// What is to be so.
+    /// The publication entry to expect.
     published: watch::Receiver<Option<PublicationSeen>>,
-    /// What was so.
+    /// The publication entry at the last look.
     last_published: Option<PublicationSeen>,
     finds: watch::Sender<Option<Gap>>,
-    /// Position that the record was last written for.
+    /// Position of the last write of the record.
     recorded: Option<Confirmed>,
-    /// When it may be written again.
+    /// Earliest time of the next write.
     record_next: Instant,
     hears: watch::Sender<Instant>,
     silence_max: Duration,
@@ -211,7 +206,7 @@ impl<D: Database> Watched<D> {
                 self.server_ending.notify_one();
             }
             let source = self.report.name();
-            tracing::debug!(source, %error, "the slot could not be looked at; trying again");
+            tracing::debug!(source, %error, "the slot could not be checked; trying again");
             tokio::time::sleep(AFTER_FAILURE).await;
         }
     }
@@ -219,7 +214,7 @@ impl<D: Database> Watched<D> {
     async fn watch(&mut self) -> Result<std::convert::Infallible, Unwatched> {
         let limit = self.silence_max;
         let sql = within(limit, self.database.connect_sql("outboxd monitor")).await?;
-        // So that a server that is merely slow, or a lock that somebody holds, is answered with a refusal, and is no silence.
+        // A slow server, or a lock, then ends in an error instead of in silence.
         within(limit, sql.limit_statements(limit / LOOKS_IN_SILENCE)).await?;
         self.heard();
         loop {
@@ -245,9 +240,9 @@ impl<D: Database> Watched<D> {
         }
     }
 
-    /// Writes the record whenever it is due, and looks at the publication before each time: the record must not speak of what
-    /// came after a gap. A server that the slot is not streamed from gets none: it may be an older copy of the one that is, and each
-    /// write moves its WAL on to where the two cannot be told apart.
+    /// Writes the record when it is due. Looks at the publication before each write, so that the record never covers rows behind a
+    /// gap. Writes nothing to a server that the slot is not streamed from: the server may be an older copy, and each write moves
+    /// its WAL closer to where the two cannot be told apart.
     async fn record_until(&mut self, end: Instant, sql: &D::Sql) -> Result<(), Unwatched> {
         let limit = self.silence_max;
         loop {
@@ -264,7 +259,7 @@ impl<D: Database> Watched<D> {
             if now >= end {
                 return Ok(());
             }
-            // Looked at so often, as nobody says when another row is confirmed; and not late because a look at the slot came between.
+            // Nothing signals a new confirm, so this loop polls. A look at the slot in between does not delay the write.
             let due = if self.record_next > now { self.record_next } else { now + RECORD_INTERVAL };
             tokio::time::sleep_until(end.min(due)).await;
         }
@@ -279,7 +274,7 @@ impl<D: Database> Watched<D> {
     async fn look_at_publication(&mut self, sql: &D::Sql) -> Result<(), CatalogError> {
         let Some(expected) = *self.published.borrow() else { return Ok(()) };
         let last = self.last_published.unwrap_or(expected);
-        // What is confirmed before the look was published, if the look finds all well.
+        // Read before the look: everything up to here was published if the look finds no change.
         let confirmed = *self.confirmed.borrow();
         let cause = match sql.publishing(self.database.options()).await? {
             Publishing::By(by) if by.entry == expected.by.entry => {
@@ -287,8 +282,8 @@ impl<D: Database> Watched<D> {
                     let source = self.report.name();
                     tracing::warn!(
                         source,
-                        "the publication was altered: if it published no inserts for a time, the rows of that time are \
-                         missing, and `outboxd replay` publishes them"
+                        "the publication was altered: if it published no inserts for a time, the messages of that time are missing. \
+                         `outboxd replay --source {source}` publishes them"
                     );
                 }
                 self.last_published = Some(match confirmed {
@@ -301,7 +296,7 @@ impl<D: Database> Watched<D> {
             }
             Publishing::By(_) => Cause::PublishedAnew,
             Publishing::Not(why) => Cause::Unpublished(why),
-            // Renamed, perhaps, and then it is still published.
+            // The table may only have been renamed, and is still published then.
             Publishing::NoTable => return Ok(()),
         };
         let PublicationSeen { confirmed, until, .. } = last;
@@ -319,7 +314,7 @@ impl<D: Database> Watched<D> {
         }
     }
 
-    /// Those that the attempt has found, until somebody has moved them.
+    /// Reports rows parked in another schema until somebody has moved them.
     async fn look_for_parked_elsewhere(&self, sql: &D::Sql) {
         if !self.report.has_parked_elsewhere() {
             return;
@@ -328,18 +323,18 @@ impl<D: Database> Watched<D> {
             Ok(found) => self.report.parked_elsewhere(found.map(|problem| problem.to_string())),
             Err(error) => {
                 let source = self.report.name();
-                tracing::debug!(source, %error, "rows parked in another schema could not be looked at; trying again");
+                tracing::debug!(source, %error, "rows parked in another schema could not be read; trying again");
             }
         }
     }
 
-    /// A table that inherits from the outbox table may be made at any time.
+    /// Reports tables that inherit from the outbox table. One may be created at any time.
     async fn look_for_unpublished(&self, sql: &D::Sql) {
         match sql.unpublished_tables(&self.database.options().table).await {
             Ok(found) => self.report.unpublished_tables(found.map(|found| found.explain())),
             Err(error) => {
                 let source = self.report.name();
-                tracing::debug!(source, %error, "tables below the outbox table could not be looked at; trying again");
+                tracing::debug!(source, %error, "tables below the outbox table could not be read; trying again");
             }
         }
     }
@@ -354,7 +349,7 @@ impl<D: Database> Watched<D> {
             // The next connection tries at once.
             return;
         }
-        // The server may not have taken in yet what it was told just now.
+        // The server may not have stored the latest status update yet.
         if let Ok(true) = noted {
             self.recorded = Some(now);
         }
@@ -365,22 +360,22 @@ impl<D: Database> Watched<D> {
             tracing::warn!(
                 source,
                 %error,
-                "the slot's record in outboxd_state could not be written, trying again in {} s; should PostgreSQL crash \
-                 before, another instance may repeat what was confirmed since the last write",
+                "the slot's position could not be written to outboxd_state; trying again in {} s. If PostgreSQL crashes before, another \
+                 instance may publish messages again that were confirmed since the last write",
                 RECORD_AGAIN.as_secs()
             );
         }
     }
 }
 
-/// Asked of the server: what the stream has brought so far says little while nobody reads it.
+/// Reads the slot's figures from the server. The stream knows little while nobody reads it.
 async fn show_slot(
     sql: &impl Sql,
     database: &SourceDatabase,
     report: &Reporter,
 ) -> Result<Option<SlotFacts>, CatalogError> {
     let progress = sql.slot_progress(&database.slot).await?;
-    // A slot that only has the name says nothing of this source.
+    // The slot has the right name and serves another purpose.
     let Some(progress) = progress.filter(SlotFacts::serves) else {
         return Ok(None);
     };
@@ -397,8 +392,8 @@ async fn within<T, E: Into<Unwatched>>(
     tokio::time::timeout(limit, answer).await.map_err(|_| Unwatched::NoAnswer(limit))?.map_err(Into::into)
 }
 
-/// Only another row's confirm is worth a write: writing moves the slot's position too, and an idle database would never come
-/// to rest.
+/// Returns whether another row was confirmed. Only that justifies a write: each write moves the slot too, and an idle database
+/// would never come to rest.
 fn is_news(now: Confirmed, recorded: Option<Confirmed>) -> bool {
     now.position != recorded.and_then(|recorded| recorded.position)
 }
@@ -410,7 +405,7 @@ async fn closed(sql: &impl Sql) {
     }
 }
 
-/// Why nothing can be seen.
+/// Reason why a look failed.
 #[derive(Debug, thiserror::Error)]
 enum Unwatched {
     #[error(transparent)]
@@ -422,7 +417,7 @@ enum Unwatched {
 }
 
 impl Unwatched {
-    /// SQLSTATE, where the server sent one: also a refusal is an answer.
+    /// SQLSTATE if the server sent one. A refusal is an answer, too.
     fn sqlstate(&self) -> Option<&str> {
         match self {
             Unwatched::Connect(error) => error.sqlstate(),

@@ -1,4 +1,4 @@
-//! The way to a slot of one's own: it is there, or is made, or another instance has it and is waited for.
+//! Acquisition of the slot: it exists, or is created, or another instance holds it and this one stands by.
 
 use std::time::Duration;
 
@@ -26,39 +26,40 @@ use crate::{
     },
 };
 
-/// A slot of one's own: streaming from it, or about to be made from the backlog.
+/// The acquired slot: streaming, or about to be created from the backlog.
 pub(super) enum Acquired<S, B> {
     Stream {
         streaming: Streaming<S>,
-        /// The slot is new.
+        /// Set if the slot is new.
         made: Option<Made>,
     },
     Backlog(Box<B>),
 }
 
-/// So many times in a row a program that is no outboxd has the slot before it is refused. A person who looks into the slot from
-/// psql has it for a moment, and so has an outboxd that has not written its name into the slot's record yet.
+/// Number of looks in a row that find the slot used by a program other than outboxd before the source refuses it. A person in psql
+/// uses the slot for a moment, and so does an instance that has not yet written its name into the slot's record.
 const STRANGER_LOOKS: u32 = 6;
 
-/// How often a standby asks for the slot. Half a second keeps the takeover well within two.
+/// Interval at which a standby asks for the slot. Half a second keeps a takeover well within two seconds.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A source on its way to the slot.
 pub(super) struct Acquisition<'a, D, B> {
     pub(super) source: &'a Source<D, B>,
     pub(super) report: &'a Reporter,
-    /// The slot as it was there on an earlier attempt.
+    /// The slot at an earlier attempt.
     pub(super) remembered: Option<&'a LastSeen>,
-    /// Everything before is known to be settled.
+    /// Everything before this position is settled.
     pub(super) from: Lsn,
 }
 
 impl<D: Database, B> Acquisition<'_, D, B> {
-    /// Waits until the slot is ours, as a standby while another instance has it. Before anything else it looks who has the slot:
-    /// a name that another database or another program has is refused.
+    /// Waits until this instance has the slot, as a standby while another has it. First checks who uses the slot's name: a slot of
+    /// another database or of another program is refused.
     ///
     /// # Errors
-    /// [`Fault::Preflight`] for such a name, [`Fault::Gap`], or a connection's.
+    ///
+    /// [`Fault::Preflight`] for such a name, [`Fault::Gap`], or a fault of a connection.
     pub(super) async fn acquire(
         &self,
         mut connection: D::Replication,
@@ -90,17 +91,21 @@ impl<D: Database, B> Acquisition<'_, D, B> {
                 let ours = uses.iter().find(|one| one.slot == database.slot);
                 if ours.is_some_and(|ours| database.makes_failover(ours.failover)) {
                     if !connection.make_failover(&database.slot).await? {
-                        // Another instance was faster; the next look shows which.
+                        // Another instance was faster. The next look shows which.
                         drop(connection);
                         connection = self.connect_again(history).await?;
                         continue;
                     }
                     let (source, slot) = (&self.source.name, &database.slot);
-                    tracing::info!(source, slot, "the slot is a failover slot from now on");
+                    tracing::info!(
+                        source,
+                        slot,
+                        "made the slot a failover slot: PostgreSQL synchronises it to standby servers"
+                    );
                 }
                 connection = match start(&self.source.database, connection, self.from).await {
                     Ok(streaming) => return Ok(Acquired::Stream { streaming, made: None }),
-                    // Another instance was faster; the next look shows which.
+                    // Another instance was faster. The next look shows which.
                     Err((Some(connection), error)) if error.sqlstate() == Some(OBJECT_IN_USE) => connection,
                     Err((_, error)) => return Err(error.into()),
                 };
@@ -116,8 +121,8 @@ impl<D: Database, B> Acquisition<'_, D, B> {
         }
     }
 
-    /// A connection in place of one that is of no more use, to the server that this attempt has met: what is known is known of
-    /// that one.
+    /// Replaces a connection that cannot be used any more. It must reach the same server, because all that is known is about that
+    /// one.
     async fn connect_again(&self, history: &SlotHistory) -> Result<D::Replication, Fault> {
         let database = &self.source.database;
         let mut connection = database.connect_replication(&self.source.application_name()).await?;
@@ -127,8 +132,8 @@ impl<D: Database, B> Acquisition<'_, D, B> {
         Ok(connection)
     }
 
-    /// Says why the slot cannot be had now, and waits a moment. A slot whose making waits for other transactions is nobody's yet:
-    /// nothing is published, so whoever waits for it is not ready either.
+    /// Reports why the slot is not available, and waits a moment. A slot whose creation waits for other transactions belongs to
+    /// nobody yet. Nothing is published, so an instance that waits for it is not ready either.
     async fn stand_by(&self, connection: &mut D::Replication, in_use: &SlotUse) -> Result<(), Fault> {
         let SourceDatabase { slot, .. } = self.source.database.options();
         if let Some(holder) = &in_use.holder {
@@ -138,18 +143,21 @@ impl<D: Database, B> Acquisition<'_, D, B> {
                 Some(waits) => (
                     SourceState::Connecting,
                     format!(
-                        "{waits}. Another instance makes the slot: {holder}; where there is none, its process was left behind: \
+                        "{waits}. Another instance creates the slot: {holder}. If that instance does not run any more, end its process: \
                          SELECT pg_terminate_backend({});",
                         holder.pid
                     ),
                 ),
-                None if in_use.slot == *slot => {
-                    (SourceState::Standby, format!("another instance has the slot: {holder}"))
-                }
+                None if in_use.slot == *slot => (
+                    SourceState::Standby,
+                    format!(
+                        "another instance has the slot: {holder}; this one takes over when that one ends"
+                    ),
+                ),
                 None => (
                     SourceState::Standby,
                     format!(
-                        "another instance is publishing the backlog, and holds the temporary slot: {holder}"
+                        "another instance publishes the backlog and has the temporary slot: {holder}; this one takes over when that one ends"
                     ),
                 ),
             };
@@ -167,7 +175,7 @@ impl<D: Database, B> Acquisition<'_, D, B> {
         let Source { database, mapping, relay, .. } = self.source;
         let name = self.source.application_name();
         let sql = database.connect_sql(&name).await?;
-        // Another instance may have had a slot and lost it while we stood by.
+        // Another instance may have had a slot and lost it during the standby.
         database.look_again(&sql, history).await?;
         judge(self.source, &sql, history, self.remembered).await?;
         if history.slot.is_none() && history.publishing.by().is_none() {
@@ -186,8 +194,15 @@ impl<D: Database, B> Acquisition<'_, D, B> {
                 let at = Timestamp::now();
                 let making = sql.create_slot(&database.options().slot, database.options().failover);
                 let made = match watch_slot_creation(database, &name, making, tell).await {
-                    Ok(()) => Some(Made { at, after_backlog: false }),
-                    // Another one was faster, and knows more of it.
+                    Ok(()) => {
+                        tracing::info!(
+                            source = self.source.name,
+                            slot = database.options().slot,
+                            "created the slot; rows that were in the table before are not published (backlog = \"skip\")"
+                        );
+                        Some(Made { at, after_backlog: false })
+                    }
+                    // Another instance was faster, and knows more about the slot.
                     Err(CatalogError::SlotExists(_)) => {
                         return Err(BacklogError::AlreadyThere(database.options().slot.clone()).into());
                     }

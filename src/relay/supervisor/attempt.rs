@@ -1,4 +1,4 @@
-//! One attempt, from the first connection to the fault or the shutdown that ends it. Each stage hands on what the next one needs.
+//! One attempt, from the first connection to the fault or the shutdown that ends it. Each stage passes on what the next one needs.
 //!
 //! ```text
 //! connect          both links               -> Connected
@@ -6,7 +6,7 @@
 //! publish_backlog  rows older than the slot -> Begun
 //! claim            the slot's record        -> Claimed
 //! stream           until something ends it  -> Streamed
-//! end              in as good an order as can be
+//! end              in the best possible order
 //! ```
 
 use std::{pin::pin, time::Duration};
@@ -40,21 +40,21 @@ use crate::{
     slot::continuity::{LastSeen, SlotHistory},
 };
 
-/// How long the way to the slot may take. Each connection has a limit of its own; this is for a server that takes
-/// connections and then hangs, or that waits for a lock.
+/// Longest way to the slot. Each connection has a limit of its own. This one covers a server that accepts connections and then
+/// hangs, or that waits for a lock.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One attempt to relay a source.
 pub(super) struct Attempt<'a, D, B> {
     pub(super) source: &'a Source<D, B>,
     pub(super) report: &'a Reporter,
-    /// Attempts that failed since the last progress.
+    /// Number of attempts that failed since the last progress.
     pub(super) number: usize,
 }
 
-/// Why an attempt goes no further.
+/// Reason why an attempt stops early.
 enum Stop {
-    /// Somebody asked for the end, and nothing streams yet that would have to be drained.
+    /// Shutdown was requested before streaming began, so there is nothing to drain.
     Shutdown,
     Fault(Fault),
 }
@@ -65,21 +65,22 @@ impl<F: Into<Fault>> From<F> for Stop {
     }
 }
 
-/// What lasts from the connection to the end.
+/// Parts of an attempt that last from the connection to the end.
 struct Links<'a, D: Database, P> {
     delivery: Delivery<'a, D, P>,
     monitor: Monitor,
     table: TableFacts,
-    /// Of what `outbox.unpublished` means.
+    /// Doubt about the meaning of `outbox.unpublished`.
     doubt: Option<Doubt>,
     history: SlotHistory,
 }
 
 impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
-    /// Relays until something ends it.
+    /// Relays until a fault or the shutdown.
     ///
     /// # Errors
-    /// The fault that ended it.
+    ///
+    /// [`Fault`] that ended the attempt.
     pub(super) async fn run(
         &self,
         carryover: &mut Carryover,
@@ -108,7 +109,7 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
     ) -> Result<Connected<D::Replication, B::Publisher>, Stop> {
         let Self { source, report, number } = self;
         let connecting = connect(source, report, *number, carryover);
-        // Priorities: (1) being asked to end; (2) the servers.
+        // Priorities: (1) shutdown; (2) the servers.
         tokio::select! {
             biased;
             _ = shutdown.requested() => Err(Stop::Shutdown),
@@ -136,14 +137,14 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
         delivery.expect(carryover.stalled.clone());
 
         let acquired = {
-            // Spares the server sending what is settled. A standby waits with what it has seen at first, which stays true.
+            // The server then does not send settled rows again. The position stays true for a standby, however long it waits.
             let ours = carryover.settled.progress.confirmed.map(ConfirmedLsn::lsn);
             let from = ours.max(history.settled()).unwrap_or(Lsn::ZERO);
             let acquisition = Acquisition { source, report, remembered: carryover.slot.as_ref(), from };
             let mut acquiring = pin!(acquisition.acquire(connection, &mut history));
             loop {
-                // Priorities: (1) being asked to end; (2) the slot; (3) a server that has fallen silent; (4) the broker. Nothing is
-                // in flight yet: the last only notices one that goes away while standing by.
+                // Priorities: (1) shutdown; (2) the slot; (3) a silent server; (4) the broker. Nothing is in flight yet, so (4)
+                // only notices a broker that goes away during the standby.
                 tokio::select! {
                     biased;
                     _ = shutdown.requested() => break None,
@@ -163,12 +164,12 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
         if let Some(side) = carryover.lost.take() {
             report.reconnected(side);
         }
-        // After the slot, so that whoever merely waits asks one server and not two, and never holds what another needs.
+        // After the slot: an instance that waits asks one server and not two, and never holds the fence that another needs.
         delivery.fence(&fence_queue(&database.options().slot, &history.server.system_id));
         Ok(Acquired { slot, links: Links { delivery, monitor, table, doubt, history } })
     }
 
-    /// Publishes the rows that are older than the slot, if it is to be made of them, and begins to stream.
+    /// Publishes the rows that are older than the slot, if the slot is created from them, and starts streaming.
     async fn publish_backlog(
         &self,
         Acquired { slot, mut links }: Acquired<'a, D, B::Publisher>,
@@ -186,11 +187,17 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
             let made = Made { at: backlog.rows().taken_at(), after_backlog: true };
             carryover.unconfirmed = true;
             let backfilled = publish_backlog(*backlog, delivery, mapping, self.report, shutdown).await;
-            // The next one publishes all of it again.
+            // The next attempt publishes all of the backlog again.
             if let Err(Fault::ConfirmTimeout { what, .. }) = &backfilled {
                 carryover.stalls(None, what.clone());
             }
             let Backfilled::Done { connection, .. } = backfilled? else { return Err(Stop::Shutdown) };
+            let slot = &database.options().slot;
+            tracing::info!(
+                source = self.source.name,
+                slot,
+                "created the slot; the rows before it are published"
+            );
             carryover.unconfirmed = false;
             carryover.stalled = None;
             delivery.expect(None);
@@ -202,7 +209,7 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
         Ok(Begun { streaming, made: Some(made), links })
     }
 
-    /// Writes down that the slot is ours.
+    /// Writes this instance's name into the slot's record.
     async fn claim(
         &self,
         Begun { mut streaming, made, mut links }: Begun<'a, D, B::Publisher>,
@@ -215,8 +222,8 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
                 let claim = claim(self.source, carryover, history, streaming.before, made, table.kind);
                 let mut claim = pin!(tokio::time::timeout(CONNECT_TIMEOUT, claim));
                 loop {
-                    // Priorities: (1) the claim; (2) the timer. Nobody reads the stream yet, and a first host that does not answer
-                    // may take as long as wal_sender_timeout.
+                    // Priorities: (1) the claim; (2) the timer. Nobody reads the stream yet. A first host that does not answer may
+                    // take as long as wal_sender_timeout.
                     tokio::select! {
                         biased;
                         claimed = &mut claim => {
@@ -242,7 +249,7 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
         Ok(Claimed { streaming, coverage, links })
     }
 
-    /// Streams until something ends it. A gap that the stream has behind it is written down.
+    /// Streams until a fault or the shutdown. Records a gap that the stream has skipped.
     async fn stream(
         &self,
         Claimed { streaming, coverage, links }: Claimed<'a, D, B::Publisher>,
@@ -252,14 +259,14 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
         let Source { name, database, mapping, relay, .. } = self.source;
         let Streaming { stream, before } = streaming;
         let Links { mut delivery, monitor, table, doubt, mut history } = links;
-        // The slot may be ahead of us, when another instance had it; and at first the server's keepalives are behind the
-        // slot, because decoding begins at its restart_lsn. Neither may take what we report back to before the slot: we
-        // do not count on the server to refuse it (LogicalConfirmReceivedLocation, logical.c).
+        // The slot may be ahead of this process if another instance had it. The server's first keepalives are behind the slot,
+        // because decoding begins at restart_lsn. Neither may move the reported position back; outboxd does not rely on the server
+        // to refuse that (LogicalConfirmReceivedLocation, logical.c).
         if let Some(flushed) = before.confirmed_flush {
             delivery.advance_watermark(flushed);
         }
-        // A server that crashed has forgotten how far its slot was confirmed. The record, read again when the slot was ours,
-        // has it but for the last second.
+        // A server that crashed may have lost the slot's latest position. The record, read again after the slot was acquired, has
+        // it except for the last second.
         if let Some(settled) = history.settled() {
             delivery.advance_watermark(settled);
         }
@@ -280,7 +287,7 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
         let cleanup = Cleanup::start(database, &mapping.columns, monitor.follow(), self.report, coverage);
         let gap = match pipeline.run(shutdown, &monitor).await {
             Err(Fault::Replication(error)) if database.options().is_unpublished(&error) => {
-                tracing::warn!(source = name, %error, "the server refuses to send what is older than the publication");
+                tracing::warn!(source = name, %error, "PostgreSQL refuses to send rows that are older than the publication");
                 pipeline.refused()
             }
             Err(Fault::Gap { gap, .. }) => *gap,
@@ -294,7 +301,7 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
         Streamed { pipeline, ended: Err(fault), _monitor: monitor }
     }
 
-    /// Ends in as good an order as can be, and keeps what the next attempt goes on from.
+    /// Ends in the best possible order, and keeps the state that the next attempt continues from.
     async fn end(
         &self,
         Streamed { pipeline, ended, _monitor }: Streamed<'a, D, B::Publisher>,
@@ -316,7 +323,11 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
         match pipeline.close().await {
             Ok(()) => release(self.source, carryover).await,
             Err(fault) => {
-                tracing::warn!(source = name, "the links did not close in order: {}", fault.explain());
+                tracing::warn!(
+                    source = name,
+                    "a connection did not close in good order, so the next start may publish some messages again: {}",
+                    fault.explain()
+                );
             }
         }
         match drained? {
@@ -325,7 +336,7 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
                 tracing::error!(
                     source = name,
                     messages,
-                    "not everything could be confirmed: {why}; these messages will be published again"
+                    "the drain ended before every message was confirmed: {why}; the next start publishes these messages again"
                 );
                 Ok(Ended::Undrained)
             }
@@ -333,20 +344,20 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
     }
 }
 
-/// The slot is ours, or is to be made of the backlog, and the fence is asked for.
+/// The slot is acquired, or is about to be created from the backlog. The fence is requested.
 struct Acquired<'a, D: Database, P> {
     slot: acquire::Acquired<StreamOf<D>, D::Backlog>,
     links: Links<'a, D, P>,
 }
 
-/// The slot is streamed from. `made`: it is new.
+/// The stream has started. `made`: set if the slot is new.
 struct Begun<'a, D: Database, P> {
     streaming: Streaming<StreamOf<D>>,
     made: Option<Made>,
     links: Links<'a, D, P>,
 }
 
-/// The slot's record says that it is ours.
+/// The slot's record names this instance as its holder.
 struct Claimed<'a, D: Database, P> {
     streaming: Streaming<StreamOf<D>>,
     coverage: Coverage,
@@ -357,12 +368,12 @@ struct Claimed<'a, D: Database, P> {
 struct Streamed<'a, D: Database, P> {
     pipeline: Pipeline<'a, D, P>,
     ended: Result<Drained, Fault>,
-    /// Watches for as long as the connections last.
+    /// Watches as long as the connections last.
     _monitor: Monitor,
 }
 
 impl<D: Database, P: crate::relay::broker::Publisher> Links<'_, D, P> {
-    /// Goes on after a step that has come to its end. After one that the end came before, takes leave of the broker.
+    /// Continues after a finished step. After a shutdown, closes the connection to the broker.
     async fn go_on<T>(self, step: Result<T, Stop>) -> Result<(T, Self), Stop> {
         match step {
             Ok(done) => Ok((done, self)),
@@ -375,14 +386,14 @@ impl<D: Database, P: crate::relay::broker::Publisher> Links<'_, D, P> {
     }
 }
 
-/// Runs a step of an attempt that has the slot, until the time for draining is over.
+/// Runs a step of an attempt that has the slot, until the drain timeout.
 async fn until_drained<T>(
     step: impl Future<Output = Result<T, Stop>>,
     monitor: &Monitor,
     mut drain: Shutdown,
 ) -> Result<T, Stop> {
-    // Priorities: (1) the step; (2) a server that has fallen silent, as nobody listens on the connection that holds the temporary
-    // slot, and a row that does not come is no error; (3) the drain timeout.
+    // Priorities: (1) the step; (2) a silent server, because nobody listens on the connection that holds the temporary slot, and a
+    // missing row is no error; (3) the drain timeout.
     tokio::select! {
         biased;
         done = step => done,

@@ -1,4 +1,4 @@
-//! What one attempt leaves to the next: all that outlives a lost connection.
+//! State that one attempt leaves to the next: everything that outlives a lost connection.
 
 use std::collections::BTreeSet;
 
@@ -17,30 +17,29 @@ use crate::{
     },
 };
 
-/// What one attempt leaves to the next.
+/// State that one attempt leaves to the next.
 #[derive(Debug)]
 pub(super) struct Carryover {
-    /// The server that `settled` speaks of. Another one, or another timeline of it, makes `settled` worthless:
-    /// then the slot alone decides.
+    /// The server that `settled` is about: system identifier and timeline. If either changes, `settled` is void and the slot alone
+    /// decides.
     pub(super) server: Option<(String, u32)>,
     pub(super) settled: Settled,
-    /// The name under which this process holds slots.
+    /// Name under which this process holds slots.
     pub(super) holder: String,
-    /// The slot as it was there: should it be gone later, or another, rows may be lost, and a new one must not be made
-    /// silently.
+    /// The slot when it was last seen. If it is gone or another one later, rows may be lost, and no new slot is created silently.
     pub(super) slot: Option<LastSeen>,
     /// The last attempt had the slot, or its backlog.
     pub(super) was_connected: bool,
-    /// Whose connection was lost since, and not made anew yet.
+    /// The side whose connection was lost and not made again yet.
     pub(super) lost: Option<Side>,
-    /// The last attempt that had the slot left messages behind that may be with the broker and are not confirmed: whoever
-    /// has the slot next publishes them again, and nobody has had it since.
+    /// The last attempt with the slot left messages that the broker may have and has not confirmed. The next holder of the slot
+    /// publishes them again; nobody has had the slot since.
     pub(super) unconfirmed: bool,
-    /// The last attempt has seen that the server will invalidate the slot unless somebody uses it, and has not used it.
+    /// The last attempt saw that the server will invalidate the unused slot, and did not use it.
     pub(super) slot_wants_use: bool,
-    /// Somebody was told that `outbox.unpublished` may not mean what its author means.
+    /// The doubt about `outbox.unpublished` was logged.
     pub(super) doubts_condition: bool,
-    /// Messages whose confirms did not come in time.
+    /// Messages whose confirms did not arrive in time.
     pub(super) stalled: Option<Stalled>,
 }
 
@@ -60,12 +59,12 @@ impl Carryover {
         }
     }
 
-    /// The broker did not confirm these in time; `None`: rows of a backlog.
+    /// Records messages that the broker did not confirm in time. `None`: rows of a backlog.
     pub(super) fn stalls(&mut self, positions: Option<BTreeSet<Position>>, what: Overdue) {
         self.stalled = Some(Stalled::again(self.stalled.take(), positions, what));
     }
 
-    /// Keeps how far an attempt came.
+    /// Keeps the progress of an attempt.
     pub(super) fn keep(&mut self, Left { settled, unconfirmed, .. }: Left) {
         let progress = settled.progress;
         self.stalled = self.stalled.take().and_then(|stalled| stalled.without(&settled));
@@ -76,8 +75,8 @@ impl Carryover {
         }
     }
 
-    /// What an attempt left unconfirmed is taken over by whoever has had the slot since, as its record says: that instance began
-    /// where the slot was confirmed.
+    /// Hands unconfirmed messages to an instance that has had the slot since, according to its record. That instance started at the
+    /// slot's confirmed position.
     pub(super) fn leave_to_successor(&mut self, record: Option<&SlotRecord>) {
         let has_successor = record.is_some_and(|record| {
             record.holder.as_ref() != Some(&self.holder) && record.gap.is_none() && !record.is_torn_down()
@@ -85,13 +84,13 @@ impl Carryover {
         self.unconfirmed &= !has_successor;
     }
 
-    /// What to say of an end that comes while there is no connection.
+    /// Result of a shutdown while there is no connection.
     pub(super) fn ended(&self) -> Ended {
         if self.unconfirmed { Ended::Undrained } else { Ended::Drained }
     }
 
-    /// Compares the server with the one that progress was made with, and the slot's holder with us. Whether the slot may be used
-    /// has been judged.
+    /// Compares the server with the earlier one, and the slot's holder with this process. Whether the slot may be used was decided
+    /// before.
     pub(super) fn meet(&mut self, history: &SlotHistory, source: &str) {
         let end = history.server.xlogpos;
         let server = history.server.clone().names();
@@ -100,17 +99,21 @@ impl Carryover {
         {
             tracing::warn!(
                 source,
-                "the server is another one, or was promoted (system identifier, timeline: {before:?}, now {server:?}); \
-                 going on from what its slot says"
+                "PostgreSQL is another server, or was promoted (system identifier {} and timeline {} before, {} and {} now): \
+                 outboxd continues at the position of its slot, and may publish some messages again",
+                before.0,
+                before.1,
+                server.0,
+                server.1
             );
             self.settled = Settled::default();
         }
-        // A copy of the data directory was put back: same names, another history.
+        // A copy of the data directory was restored: the same names, another history.
         if let Some(beyond) = self.settled.reaches().filter(|settled| *settled > end) {
             tracing::warn!(
                 source,
-                "the server's WAL ends at {end}, before {beyond} which was confirmed already: it was set back to an older \
-                 state; going on from what its slot says"
+                "PostgreSQL's WAL ends at {end}, before {beyond}, which is confirmed: the server was set back to an older state. outboxd \
+                 continues at the position of its slot; consumers may have messages whose rows the server has lost"
             );
             self.settled = Settled::default();
         }
@@ -152,7 +155,7 @@ mod tests {
         }
     }
 
-    /// What a process knows that has confirmed up to 100 on timeline 1 of server A.
+    /// State of a process that has confirmed up to 100 on timeline 1 of server A.
     fn carryover() -> Carryover {
         let limits = Limits { messages: 1, bytes: 1 };
         let mut ledger = Ledger::new(Ordering::PerAggregate, limits, Settled::default());
@@ -208,7 +211,7 @@ mod tests {
         assert_eq!(carryover.settled, Settled::default());
     }
 
-    /// The rows that it writes next have positions that were settled before, in a history that is gone.
+    /// Rows written next get positions that were settled before, in a history that is gone.
     #[test]
     fn a_server_set_back_to_before_a_half_confirmed_transaction_does_not_lose_what_it_writes_next() {
         let limits = Limits { messages: 10, bytes: 1 << 20 };

@@ -1,4 +1,4 @@
-//! What an attempt writes into the slot's record: that the slot is its own, and where it has left it.
+//! Writes of an attempt to the slot's record: that this instance holds the slot, and the position where it left it.
 
 use std::time::Duration;
 
@@ -20,15 +20,16 @@ use crate::{
 };
 use pg_replication::BeforeStream;
 
-/// How long the last word to the slot's record may take. It is not needed for safety: without it a slot that is made anew
-/// while nobody looks cannot be told from the old one.
+/// Longest duration of the last write to the slot's record. The write is not needed for safety: without it, a slot that is dropped
+/// and created again while no instance runs cannot be told from the old one.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Writes down that the slot is ours, before it is moved; not before looking once more whether it is the right one,
-/// as a standby may have waited for days. `made`: the slot is new. Says whether every row before it was published.
+/// Writes this instance's name into the record before the slot moves. First checks again whether it is the right slot, because a
+/// standby may have waited for days. `made`: set if the slot is new. Returns whether every earlier row was published.
 ///
 /// # Errors
-/// [`Fault::Gap`]; [`Fault::SlotTaken`] when another instance has the slot by now; or what the server says.
+///
+/// [`Fault::Gap`]; [`Fault::SlotTaken`] if another instance has the slot by now; or a fault of the server.
 pub(super) async fn claim<D: Database, B>(
     source: &Source<D, B>,
     carryover: &mut Carryover,
@@ -44,12 +45,12 @@ pub(super) async fn claim<D: Database, B>(
     let before = history.record.as_ref();
     let seen = carryover.slot.as_ref().map_or(0, |slot| slot.version);
     let (system_id, timeline) = history.server.clone().names();
-    // What may not be relied on is not written anew: then it could be.
+    // A position that cannot be trusted is not written again, because the record would make it trusted.
     let confirmed = stream.confirmed_flush.max(history.settled());
-    // Of a table that was renamed a moment ago what was known stays true.
+    // A table that was renamed a moment ago keeps its known entry.
     let published_by = history.publishing.by().or(before.and_then(|record| record.published_by));
     let mut unproven = unproven(before, made, published_by);
-    // What is not there need not be accounted for.
+    // An empty table has no unproven rows.
     if unproven.is_some() && sql.table_is_empty(&database.options().table, kind).await? {
         unproven = None;
     }
@@ -65,13 +66,13 @@ pub(super) async fn claim<D: Database, B>(
         version: before.map_or(0, |record| record.version).max(seen) + 1,
         as_written: true,
     };
-    // Ours already, by an earlier attempt: nothing new, and no WAL for it.
+    // An earlier attempt of this process wrote the same record: no write, and no WAL for it.
     let ours = before.is_some_and(|before| {
         let SlotRecord { holder, published_by, unproven, .. } = &record;
         (&before.holder, before.timeline) == (holder, timeline)
             && (&before.published_by, &before.unproven) == (published_by, unproven)
     });
-    // Before it is written, for a connection that is lost then does not tell whether it was.
+    // Remembered before the write, because a connection that is lost during it does not tell whether it happened.
     let holder = carryover.holder.clone();
     let memory = carryover.slot.insert(LastSeen {
         holder,
@@ -93,13 +94,13 @@ pub(super) async fn claim<D: Database, B>(
             let word = record::declare_published_sql(database.options());
             Coverage::Unproven {
                 why: why.unwrap_or_else(|| "the table cannot be found under its name".into()),
-                cure: format!("when you have seen to such rows, say so with {word}; and restart outboxd"),
+                cure: format!("publish or remove such rows, record that with {word}; and restart outboxd"),
             }
         }
     })
 }
 
-/// Looks, if there is need to, whether another instance has had the slot since an attempt left messages unconfirmed.
+/// Checks whether another instance has had the slot since an attempt left messages unconfirmed.
 pub(super) async fn look_for_a_successor<D: Database, B>(
     source: &Source<D, B>,
     carryover: &mut Carryover,
@@ -113,7 +114,7 @@ pub(super) async fn look_for_a_successor<D: Database, B>(
         let sql = database.connect_sql(&source.application_name()).await?;
         Ok::<_, Fault>(database.look_again(&sql, history).await?)
     };
-    // Who cannot look knows of no successor.
+    // If the look fails, no successor is assumed.
     if let Ok(Ok(())) = tokio::time::timeout(RELEASE_TIMEOUT, look).await
         && history.judge(carryover.slot.as_ref()).is_ok()
     {
@@ -121,7 +122,7 @@ pub(super) async fn look_for_a_successor<D: Database, B>(
     }
 }
 
-/// Writes down where exactly the slot was left.
+/// Writes the exact position where the slot was left.
 pub(super) async fn release<D: Database, B>(source: &Source<D, B>, carryover: &Carryover) {
     let Source { name, database, .. } = source;
     let Progress { confirmed: Some(confirmed), position, committed_at, .. } = carryover.settled.progress
@@ -138,10 +139,14 @@ pub(super) async fn release<D: Database, B>(source: &Source<D, B>, carryover: &C
         Ok(Err(fault)) => fault.explain(),
         Err(_) => format!("no answer within {} s", RELEASE_TIMEOUT.as_secs()),
     };
-    tracing::warn!(source = name, "the slot's record does not say that the slot was left in order: {failed}");
+    tracing::warn!(
+        source = name,
+        "the slot's last position could not be written to outboxd_state: {failed}. No message is lost; but if somebody drops and creates the \
+         slot while no instance runs, the next start may not notice"
+    );
 }
 
-/// Why the table may hold rows that were never published although the slot is right.
+/// Returns the reason why the table may hold rows that were never published, although the slot is right.
 fn unproven(
     before: Option<&SlotRecord>,
     made: Option<Made>,
@@ -157,7 +162,7 @@ fn unproven(
             Some(Made { after_backlog: true, .. }) => return None,
             Some(_) => LEFT_OUT,
             None => {
-                "the table had rows when a slot was found that outboxd had not made, and they may be older than it"
+                "outboxd found a slot that it had not created, and the table had rows, which may be older than the slot"
             }
         },
     };

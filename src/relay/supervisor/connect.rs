@@ -1,4 +1,4 @@
-//! Both links, everything that must hold before a slot is touched, and the topology.
+//! Connections to both servers, the checks that must pass before the slot is touched, and the topology.
 
 use super::{carryover::Carryover, gap::judge};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     slot::{continuity::SlotHistory, facts::SlotFacts},
 };
 
-/// What an attempt begins with.
+/// Result of the first stage of an attempt.
 pub(super) struct Connected<R, P> {
     pub(super) connection: R,
     pub(super) publisher: P,
@@ -22,10 +22,11 @@ pub(super) struct Connected<R, P> {
     pub(super) history: SlotHistory,
 }
 
-/// Connects to both servers, and looks whether all is as it must be. `number`: attempts that failed since the last progress.
+/// Connects to both servers and checks every condition. `number`: attempts that failed since the last progress.
 ///
 /// # Errors
-/// [`Fault::Preflight`], [`Fault::Gap`], or a connection's.
+///
+/// [`Fault::Preflight`], [`Fault::Gap`], or a fault of a connection.
 pub(super) async fn connect<D: Database, B: Broker>(
     source: &Source<D, B>,
     report: &Reporter,
@@ -38,18 +39,18 @@ pub(super) async fn connect<D: Database, B: Broker>(
     let sql = source.database.connect_sql(&application_name).await?;
     let mut facts = sql.facts(database).await?;
     carryover.slot_wants_use = facts.slot(&database.slot).is_some_and(SlotFacts::wants_use);
-    // A program may have the slot for a moment only: `acquire` looks for longer.
+    // A program may use the slot for a moment only. `acquire` looks several times.
     for one in facts.slot_uses.iter_mut().filter(|one| one.stranger().is_some()) {
         one.holder = None;
     }
     let checks = preflight::checks(database, &mapping.columns, &facts);
     report.unpublished_tables(facts.family.unpublished.as_ref().map(Unpublished::explain));
-    // What is wrong with the slot, or with what feeds it, may be a gap, which is judged first.
+    // A problem of the slot or of its publication may be a gap, which is judged first.
     let failed = |besides: &[&str]| {
         let mut failures = checks.iter().filter(|check| check.failure().is_some());
         failures.any(|check| !besides.contains(&&*check.name))
     };
-    // Under a process that had the slot, a table of another name was put in its place, which is a gap, too.
+    // For a process that had the slot, a table of another name in its place is a gap, too.
     let judged = match carryover.slot {
         Some(_) => &[preflight::SLOT, preflight::PUBLICATION, preflight::RECORDED_TABLE][..],
         None => &[preflight::SLOT, preflight::PUBLICATION],
@@ -75,7 +76,7 @@ pub(super) async fn connect<D: Database, B: Broker>(
         tracing::warn!(source = name, "{doubt}: {}", doubt.cure());
     }
     carryover.meet(&history, name);
-    // Before the slot: when WAL is decoded, the publication is looked up as it was at that time.
+    // The publication comes before the slot: decoding looks the publication up as of the time of each change.
     if facts.publication.is_none() && history.slot.is_none() {
         sql.mend_publication(database, table.kind).await?;
         tracing::info!(source = name, publication = database.publication, "created the publication");
@@ -83,9 +84,11 @@ pub(super) async fn connect<D: Database, B: Broker>(
     }
     if !facts.records.exists {
         sql.create_records(database).await?;
+        tracing::info!(source = name, schema = database.schema, "created the table outboxd_state");
     }
     if database.parks && !facts.parked.exists {
         sql.create_parked(database).await?;
+        tracing::info!(source = name, schema = database.schema, "created the table outboxd_parked");
     }
     let publisher = broker.connect(&application_name, number).await?;
     Ok(Connected { connection, publisher, table, doubt, history })

@@ -1,4 +1,4 @@
-//! A slot that rows may be missing behind: judged, and written down.
+//! Gaps: a slot behind which rows may be missing is detected and recorded.
 
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ use crate::{
     slot::continuity::{Cause, Gap, LastSeen, SlotHistory},
 };
 
-/// Longest time for finding out what became of a slot that was ours. The next attempt finds it out, too, but knows less well where
-/// a gap begins.
+/// Longest search for the reason why the slot is gone. The next attempt finds the reason, too, but knows the start of a gap less
+/// exactly.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Tells whether the slot may be used. A gap is written down: what proves it may be nothing but this process's memory.
+/// Checks whether the slot may be used. A gap is recorded, because its only proof may be this process's memory.
 ///
 /// # Errors
+///
 /// [`Fault::Gap`].
 pub(super) async fn judge<D: Database, B>(
     source: &Source<D, B>,
@@ -34,7 +35,7 @@ pub(super) async fn judge<D: Database, B>(
     Err(Fault::gap(&source.database.options().slot, &source.name, gap))
 }
 
-/// Writes a gap down, as far as that can be done.
+/// Records a gap. A failure is logged only.
 async fn mark<D: Database, B>(
     source: &Source<D, B>,
     sql: &D::Sql,
@@ -46,13 +47,16 @@ async fn mark<D: Database, B>(
         let found = history.record.as_ref().map(|record| record.version);
         if let Err(error) = sql.mark_record(source.database.options(), found, &marked).await {
             let error = Fault::from(error).explain();
-            tracing::warn!(source = source.name, "the gap could not be written down: {error}");
+            tracing::warn!(
+                source = source.name,
+                "the gap could not be recorded in outboxd_state, so do not restart outboxd before you have run `outboxd recover`: {error}"
+            );
         }
     }
 }
 
-/// The fault of a slot that was not ours any more when it was to be claimed. Up to version 17 that may be because the server has
-/// refused by then to send what is older than the publication, which the stream says: a gap behind everything that was confirmed.
+/// Returns the fault of a slot that was no longer ours at the claim. Up to version 17 the server may have refused to send what is
+/// older than the publication, which the stream reports: then there is a gap after everything confirmed.
 pub(super) async fn refused_before_claim<D: Database, B>(
     source: &Source<D, B>,
     lost: Fault,
@@ -76,7 +80,7 @@ pub(super) async fn refused_before_claim<D: Database, B>(
     }
 }
 
-/// Writes down that the stream of a slot that was claimed skips rows, from where `found` says. Gives the fault to end with.
+/// Records that the stream of a claimed slot has skipped rows, from where `found` says. Returns the fault to end with.
 pub(super) async fn skips_rows<D: Database, B>(
     source: &Source<D, B>,
     found: Gap,
@@ -87,9 +91,9 @@ pub(super) async fn skips_rows<D: Database, B>(
     look_closer(source, found, history, remembered, holder).await
 }
 
-/// Writes a gap down. If the slot is not there any more, or was torn down, that is the reason, and not the publication that
-/// went with it. If the slot's record is not `holder`'s any more, nothing is wrong with the slot of whoever has it now. Should
-/// the look fail, the next attempt finds all this, but knows less well where a gap begins.
+/// Records a gap. A slot that is gone or torn down is itself the reason, and not the publication that went with it. If the record
+/// names another holder than `holder`, that holder's slot is fine. If the look fails, the next attempt finds all this, with a less
+/// exact start of the gap.
 async fn look_closer<D: Database, B>(
     source: &Source<D, B>,
     found: Gap,

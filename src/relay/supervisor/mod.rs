@@ -1,18 +1,18 @@
 //! The life of one source: connect, acquire the slot or stand by, run, back off, drain.
 //!
-//! Recovery is crash-only. A lost link, a timeout or a closed channel ends the whole attempt; what is kept is the
-//! [`Carryover`], and the next attempt is like the first. There is one way back, and it is exercised all the time.
+//! Recovery is crash-only. A lost connection, a timeout or a closed channel ends the whole attempt. Only the [`Carryover`] is kept,
+//! and the next attempt is like the first. There is one way back, and every fault uses it.
 //!
 //! Imports run downward:
 //!
 //! ```text
 //! attempt      from the first connection to the fault that ends it, stage by stage
-//!   connect      both links, and what must hold before a slot is touched
-//!   acquire      the slot is there, or is made, or is waited for
-//!   claim        whose the slot is, and where it was left, in its record
-//!     gap          whether the slot may be used; what is missing is written down
-//!     streaming    the slot's stream, just begun
-//! carryover    what an attempt leaves to the next
+//! connect      both links, and the checks before the slot is touched
+//! acquire      the slot exists, or is created, or another instance has it
+//! claim        writes holder and position to the slot's record
+//!   gap          detects and records that rows may be missing
+//!   streaming    the started stream of the slot
+//! carryover    state that an attempt leaves to the next
 //! ```
 
 use std::time::Duration;
@@ -42,10 +42,10 @@ mod streaming;
 use attempt::Attempt;
 use carryover::Carryover;
 
-/// How often a source that halted for its slot looks whether somebody has mended it.
+/// Interval at which a source that halted for its slot checks whether the slot was recovered.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Relays one source until `shutdown`; returns only then.
+/// Relays one source until `shutdown`.
 pub async fn supervise<D: Database, B: Broker>(
     source: Source<D, B>,
     report: Reporter,
@@ -78,7 +78,7 @@ pub async fn supervise<D: Database, B: Broker>(
             }
             Verdict::HaltUntilRecovered => {
                 report.state(SourceState::Halted, fault.explain());
-                // Whatever slot is made now, it alone says where to go on.
+                // The next slot alone decides where to continue.
                 carryover.settled = Settled::default();
                 Some(RECOVERY_INTERVAL)
             }
@@ -88,16 +88,16 @@ pub async fn supervise<D: Database, B: Broker>(
             }
         };
         let next_attempt = wait.map(|wait| now() + wait);
-        // A short wait ends before `look_on` has come so far.
+        // `look_on` does this too, but a short wait ends before it gets there.
         if std::mem::take(&mut carryover.slot_wants_use) && verdict != Verdict::HaltUntilRecovered {
-            // Priorities: (1) being asked to end; (2) the use.
+            // Priorities: (1) shutdown; (2) the use of the slot.
             tokio::select! {
                 biased;
                 _ = shutdown.requested() => return carryover.ended(),
                 () = keep_in_use(&source.database, &report) => {}
             }
         }
-        // Priorities: (1) being asked to end; (2) the next attempt; (3) looks at the slot meanwhile.
+        // Priorities: (1) shutdown; (2) the next attempt; (3) looks at the slot meanwhile.
         tokio::select! {
             biased;
             _ = shutdown.requested() => return carryover.ended(),

@@ -1,4 +1,4 @@
-//! A slot of one's own: its stream, just begun, and how it was made if it is new.
+//! The started stream of a slot, and how the slot was created if it is new.
 
 use crate::{
     message::Timestamp,
@@ -11,25 +11,26 @@ use crate::{
 };
 use pg_replication::{BeforeStream, ReplicationError};
 
-/// The slot's stream, and what was asked just before it began.
+/// The stream, and the facts read just before it started.
 pub(super) struct Streaming<S> {
     pub(super) stream: S,
     pub(super) before: BeforeStream,
 }
 
-/// How a new slot was made.
+/// Creation of a new slot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Made {
-    /// Rows from then on are its own.
+    /// The slot's own rows begin at this time.
     pub(super) at: Timestamp,
-    /// The rows before were published.
+    /// All earlier rows were published.
     pub(super) after_backlog: bool,
 }
 
-/// Begins to stream from the slot, at `from` or where the slot is by now.
+/// Starts streaming from the slot, at `from` or at the slot's position if that is later.
 ///
 /// # Errors
-/// When the server refused, the connection comes back with the error.
+///
+/// The error with the connection, if the server refused and the connection still works.
 pub(super) async fn start<D: Database>(
     database: &D,
     mut connection: D::Replication,

@@ -1,5 +1,5 @@
-//! A RabbitMQ broker, as far as a publisher can tell: it routes, stores, confirms late and in any order, nacks, returns, blocks,
-//! forgets to answer, and goes away.
+//! A simulated RabbitMQ broker, as a publisher sees it. Routes and stores messages, confirms late and in any order, nacks, returns,
+//! blocks, leaves messages unanswered, and goes away.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,21 +32,21 @@ pub(crate) type ConnectionId = u64;
 #[derive(Default)]
 pub(crate) struct Broker {
     pub(crate) down: bool,
-    /// A memory or disk alarm: nothing is taken from publishers.
+    /// A memory or disk alarm. The broker reads nothing from publishers.
     pub(crate) alarm: bool,
-    /// Exchange, queue and binding are there. A broker that was replaced has none of it until they are declared.
+    /// Exchange, queue and binding exist. A replaced broker has none until they are declared.
     pub(crate) declared: bool,
-    /// Somebody has unbound the queue.
+    /// The queue was unbound.
     pub(crate) unbound: bool,
-    /// It has a bad time: it nacks much, or is slow.
+    /// The broker nacks often and is slow.
     pub(crate) trouble: bool,
     pub(crate) lasting: Lasting,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
-    /// Exclusive queues, and whose they are.
+    /// Exclusive queues and the connections that own them.
     pub(crate) fences: BTreeMap<String, ConnectionId>,
-    /// Somebody else has every queue that is a fence.
+    /// A foreign connection owns every fence queue.
     pub(crate) fence_taken: bool,
-    /// On the way, by when they arrive; no two of a connection overtake.
+    /// Messages on the way, by time of arrival. Messages of one connection stay in order.
     pub(crate) arrivals: BTreeMap<(Instant, u64), Arrival>,
     last_connection: ConnectionId,
     last_arrival: u64,
@@ -56,9 +56,9 @@ pub(crate) struct Arrival {
     pub(crate) connection: ConnectionId,
     pub(crate) row: RowId,
     pub(crate) message: Message,
-    /// Which of the connection's publishes.
+    /// Number of the publish on its connection.
     serial: u64,
-    /// The fence that the connection had.
+    /// Fence that the connection held at the publish.
     fence: Option<String>,
     pub(crate) sender: Sender,
 }
@@ -66,16 +66,16 @@ pub(crate) struct Arrival {
 pub(crate) struct Connection {
     pub(crate) process: u64,
     pub(crate) link: Link,
-    /// In the order of publishing; told ones are taken out.
+    /// In the order of publishing. Answered messages are removed.
     pub(crate) unanswered: VecDeque<Sent>,
     pub(crate) channel: Channel,
     last_serial: u64,
     pub(crate) arrives_after: Instant,
     blocked_told: bool,
     pub(crate) fence: FenceOf,
-    /// The client is silent: then the broker closes the connection.
+    /// The client is silent. The broker closes the connection at this time.
     pub(crate) silent_until: Option<Instant>,
-    /// The client has dropped it, and the broker does not know.
+    /// The client dropped the connection, and the broker has not noticed.
     pub(crate) abandoned: bool,
 }
 
@@ -85,12 +85,12 @@ pub(crate) struct Sent {
     pub(crate) row: RowId,
     pub(crate) message: Message,
     pub(crate) answer: Option<(Instant, Outcome)>,
-    /// Its queue has no leader that would answer.
+    /// The message's queue has no leader to answer.
     pub(crate) leaderless: bool,
 }
 
 impl WorldState {
-    /// Takes in what has arrived at the broker by now.
+    /// Processes what has arrived at the broker by now.
     pub(crate) fn arrive(&mut self) {
         let now = self.now();
         self.miss_heartbeats(now);
@@ -112,14 +112,14 @@ impl WorldState {
             return;
         }
         let Arrival { connection, row, serial, message, sender, .. } = arrival;
-        // What is replayed says nothing of what the relay has published.
+        // A replayed message proves nothing about the relay.
         let counts = sender != Sender::Replay;
         let key = Some(message.amqp.routing_key.as_str());
         let (full, leaderless) = (self.broker.lasting.full == key, self.broker.lasting.leaderless == key);
         let routed = self.broker.declared && !self.broker.unbound;
         let nack_one_in = if self.broker.trouble { 3 } else { self.scenario.nack_one_in };
         let nacked = routed && !leaderless && (self.one_in(nack_one_in) || full);
-        // Queues beside the one that does not take it may have it all the same.
+        // Other queues may store a message that one queue does not take.
         if routed && (!(nacked || leaderless) || self.one_in(3)) && counts {
             self.oracle.delivered(row);
         }
@@ -160,14 +160,14 @@ impl WorldState {
             && let Some(sent) = connection.unanswered.iter_mut().find(|sent| sent.serial == serial)
             && !mute
         {
-            // Several at once: the broker answers when it has written to disk.
+            // The broker answers several messages at once, after a write to disk.
             let at = (now + after).duration_since(began).as_millis() as u64;
             let at = began + Duration::from_millis(at.next_multiple_of(quantum));
             sent.answer = Some((at.max(now), outcome));
         }
     }
 
-    /// Ends a connection: of what was on its way, the first part arrives.
+    /// Cuts a connection. Of the messages on the way, the first ones still arrive.
     pub(crate) fn cut_broker_connection(&mut self, id: ConnectionId) {
         let now = self.now();
         let Some(connection) = self.broker.connections.get_mut(&id) else { return };
@@ -318,7 +318,7 @@ impl WorldState {
         }
         match connection.link {
             Link::Cut => return Said::This(Err(gone())),
-            // No heartbeat.
+            // Missed heartbeats.
             Link::Hung(since) => {
                 let until = since + self.scenario.heartbeat * 2;
                 if until > now {
@@ -342,7 +342,7 @@ impl WorldState {
                 PublisherEvent::Unblocked
             }));
         }
-        // What was sent just now may be there already.
+        // A message that was sent just now may have arrived already.
         if self.broker.last_arrival != arrivals_before {
             return Said::NothingBefore(Some(now));
         }
@@ -353,7 +353,7 @@ impl WorldState {
     }
 }
 
-/// The message has the mark of a replay.
+/// Returns whether the message is marked as replayed.
 fn is_replayed(message: &Message) -> bool {
     message
         .amqp
@@ -373,7 +373,7 @@ pub(crate) struct SimulatedBroker {
     pub(crate) process: u64,
 }
 
-/// Closed when dropped.
+/// A connection that publishes. Closed when dropped.
 pub(crate) struct SimulatedPublisher {
     world: World,
     id: ConnectionId,
@@ -384,7 +384,7 @@ impl Drop for SimulatedPublisher {
     fn drop(&mut self) {
         self.world.change(|state| {
             match state.broker.connections.get_mut(&self.id) {
-                // Its end does not hear the goodbye.
+                // The broker does not receive the close of a silent connection.
                 Some(connection) if connection.silent_until.is_some() && connection.link != Link::Cut => {
                     connection.abandoned = true;
                 }

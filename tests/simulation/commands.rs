@@ -1,4 +1,4 @@
-//! Commands that publish beside the relay, in scenarios that give them something to do.
+//! Scenarios for the commands that publish beside the relay.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use outboxd::relay::{OnUnroutable, RelayOptions};
 
 use crate::{faults::Fault, run::simulate, scenario::Scenario};
 
-/// A queue that comes and goes, links that break, and instances that are killed.
+/// Changes a scenario: a queue that comes and goes, broken connections, and killed instances.
 pub(crate) fn parks_and_requeues(scenario: &mut Scenario) {
     scenario.relay = RelayOptions { on_unroutable: OnUnroutable::Park, ..scenario.relay.clone() };
     scenario.faults =
@@ -19,7 +19,7 @@ pub(crate) fn parks_and_requeues(scenario: &mut Scenario) {
     scenario.relay.backoff_max = Duration::from_millis(200);
 }
 
-/// The same, and rows are replayed.
+/// The same, with replays in place of requeues.
 pub(crate) fn replays(scenario: &mut Scenario) {
     parks_and_requeues(scenario);
     (scenario.replays, scenario.requeues) = (true, false);

@@ -1,4 +1,4 @@
-//! What goes wrong, one thing at a time. Most of it gets well again by itself, a random while later.
+//! Faults, one at a time. Most are repaired after a random time.
 
 use crate::{
     postgres::{DataDirectory, Mode},
@@ -7,7 +7,7 @@ use crate::{
     world::{Link, World, WorldState},
 };
 
-/// Something that goes wrong.
+/// A fault of a server, a connection or a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Connections to PostgreSQL break.
@@ -18,35 +18,35 @@ pub(crate) enum Fault {
     PostgresCrashes,
     /// A fast shutdown, which waits for walsenders; then the server comes back.
     PostgresStops,
-    /// A copy of the server takes over that lacks the last transactions, on the next timeline.
+    /// A replica that lacks the last transactions is promoted, on the next timeline.
     Failover,
-    /// The same, and the slot is not on the new timeline.
+    /// The same, and the replica has no slot.
     FailoverWithoutSlot,
-    /// A copy of the data directory is put back.
+    /// A copy of the data directory is restored.
     SetBack,
-    /// The same while outboxd is stopped, and the slot's record is loaded from a dump that is newer than the copy.
+    /// The same while outboxd is stopped. The slot's record is then loaded from a dump that is newer than the copy.
     RestoredWithNewerRecord,
-    /// A backup is put back, which has no slots.
+    /// A backup without slots is restored.
     SetBackWithoutSlot,
-    /// Another cluster with the same data: another system identifier.
+    /// Another cluster with the same data and another system identifier.
     OtherSystem,
     /// The same, from a dump.
     OtherSystemWithoutSlot,
-    /// Somebody drops the slot under whoever uses it.
+    /// The slot is dropped while it is in use.
     SlotDropped,
-    /// Somebody drops the slot while outboxd is stopped.
+    /// The slot is dropped while outboxd is stopped.
     SlotDroppedWhileStopped,
-    /// Somebody drops the slot under whoever uses it, and makes it anew.
+    /// The slot is dropped while it is in use, and created again.
     SlotMadeAnew,
     /// The same while outboxd is stopped.
     SlotMadeAnewWhileStopped,
     /// The server removes WAL that the slot needs: `wal_status = lost`.
     SlotLost,
-    /// Somebody drops the publication and makes it anew while outboxd is stopped.
+    /// The publication is dropped and created again while outboxd is stopped.
     PublicationMadeAnewWhileStopped,
     /// `outboxd teardown` while outboxd runs.
     TornDown,
-    /// The table of parked rows takes nothing for a while.
+    /// The table of parked rows accepts nothing for a while.
     ParkingFails,
     /// Connections to the broker break.
     BrokerCut,
@@ -54,9 +54,9 @@ pub(crate) enum Fault {
     BrokerHangs,
     /// The broker is away for a while.
     BrokerDown,
-    /// The broker takes nothing for a while.
+    /// The broker accepts nothing for a while.
     BrokerBlocked,
-    /// An empty broker takes the place of the broker.
+    /// An empty broker replaces the broker.
     BrokerReplaced,
     /// The queue is unbound for a while.
     QueueGone,
@@ -66,13 +66,13 @@ pub(crate) enum Fault {
     MessagesRefused,
     /// An exchange cannot be declared for a while.
     ExchangeRefused,
-    /// Somebody deletes an exchange, and its bindings come back a while later.
+    /// An exchange is deleted. Its bindings come back after a while.
     ExchangeDeleted,
-    /// Somebody else has the queue that is the fence, for a while.
+    /// A foreign connection owns the fence queue for a while.
     FenceTaken,
     /// A queue is full and rejects for a while.
     QueueFull,
-    /// A queue has no leader, and confirms nothing for a while.
+    /// A queue has no leader and confirms nothing for a while.
     QueueWithoutLeader,
     /// kill -9, and a new start.
     ProcessCrashes,
@@ -85,7 +85,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// The older ones; the others are drawn apart, so that a seed keeps its meaning.
+    /// The older faults. The others are drawn separately, so that a seed keeps its meaning.
     pub(crate) const ALL: [Fault; 27] = [
         Fault::PostgresCut,
         Fault::PostgresHangs,
@@ -116,7 +116,7 @@ impl Fault {
         Fault::ProcessFreezes,
     ];
 
-    /// States of the broker that last.
+    /// Lasting states of the broker.
     pub(crate) const LASTING: [Fault; 4] =
         [Fault::MessagesRefused, Fault::ExchangeRefused, Fault::QueueFull, Fault::QueueWithoutLeader];
 
@@ -159,7 +159,7 @@ impl Fault {
                         }
                     }
                 });
-                // It waits for its walsenders, and an administrator not for ever.
+                // The server waits for its walsenders, and an administrator does not wait for ever.
                 for _ in 0..40 {
                     world.pause(50..=50).await;
                     if world.look(|state| state.postgres.active.is_none()) {
@@ -249,7 +249,7 @@ impl Fault {
                 world.change(|state| {
                     let exchange = EXCHANGES[state.rng.usize(0..EXCHANGES.len())];
                     state.broker.lasting.another_exchange = Some(exchange);
-                    // What a connection has declared stays known to it.
+                    // A connection still knows what it has declared.
                     state.cut_all_broker_connections();
                 });
                 run.mend(state_lasts(&world), |state| state.broker.lasting.another_exchange = None);
@@ -285,7 +285,7 @@ impl Fault {
     }
 }
 
-/// At most so long, in ms: beyond the last write, or only for a moment.
+/// Longest duration of such a state, in ms: beyond the last write, or only a moment.
 fn state_lasts(world: &World) -> u64 {
     world.look(|state| if state.rng.bool() { 60_000 } else { 2_000 })
 }
@@ -304,7 +304,7 @@ impl WorldState {
         all.into_iter().filter(|_| self.rng.bool()).collect()
     }
 
-    /// Puts a copy of the data directory in place of what is there.
+    /// Replaces the data directory by a copy.
     pub(crate) fn replace_data(&mut self, data: DataDirectory) {
         self.end_all_sessions();
         self.postgres.data = data;

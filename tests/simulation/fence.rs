@@ -1,5 +1,5 @@
-//! Exclusive queues, and connections whose clients are silent: whoever has a fence keeps it until the broker ends his
-//! connection, and has taken in everything that came on it.
+//! Fences (exclusive queues), and connections with silent clients. A connection keeps its fence until the broker has closed it and
+//! has processed everything that arrived on it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
     world::{Link, Said, WorldState},
 };
 
-/// What a connection has to do with a fence.
+/// Relation of a connection to the fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FenceOf {
     Nothing,
@@ -21,11 +21,11 @@ pub(crate) enum FenceOf {
     Denied,
 }
 
-/// Beyond three heartbeats a takeover may take so long.
+/// Longest takeover beyond three heartbeats.
 const TAKEOVER_MARGIN: Duration = Duration::from_secs(5);
-/// How often a client looks whose the fence is that it cannot have.
+/// Interval at which a client checks who owns a taken fence.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
-/// How often a client asks for a fence that it cannot have.
+/// Interval at which a client asks again for a taken fence.
 const FENCE_RETRY: Duration = Duration::from_millis(200);
 
 impl FenceOf {
@@ -38,7 +38,7 @@ impl FenceOf {
 }
 
 impl WorldState {
-    /// The broker gives up connections whose clients are silent. A client that hears nothing does not hear of that.
+    /// Closes connections whose clients are silent. A client that hears nothing does not notice.
     pub(crate) fn miss_heartbeats(&mut self, now: Instant) {
         let connections = &self.broker.connections;
         let silent: Vec<_> = connections
@@ -61,7 +61,7 @@ impl WorldState {
         }
     }
 
-    /// From now on nothing comes from the client; the broker notices after two to three heartbeats.
+    /// Silences the client. The broker notices after two to three heartbeats.
     fn fall_silent(&mut self, id: ConnectionId) {
         let heartbeat = self.scenario.heartbeat;
         let until = self.now() + heartbeat * 2 + self.rng.u32(0..=1000) * heartbeat / 1000;
@@ -70,7 +70,7 @@ impl WorldState {
         }
     }
 
-    /// Nothing passes any more, in either direction.
+    /// Stops all traffic, in both directions.
     pub(crate) fn hang_broker_connection(&mut self, id: ConnectionId) {
         let now = self.now();
         if let Some(connection) = self.broker.connections.get_mut(&id)
@@ -81,7 +81,7 @@ impl WorldState {
         }
     }
 
-    /// The process sends nothing, not even heartbeats, or does so again.
+    /// Sets whether the process sends anything, heartbeats included.
     pub(crate) fn broker_hears(&mut self, process: u64, hears: bool) {
         let of_process = |(id, connection): (&ConnectionId, &Connection)| {
             (connection.process == process && connection.link == Link::Up && !connection.abandoned)
@@ -96,7 +96,8 @@ impl WorldState {
         }
     }
 
-    /// queue.declare of an exclusive queue. It goes with its connection, after everything that the connection has sent.
+    /// Answers queue.declare of an exclusive queue. The queue is deleted with its connection, after everything that the connection
+    /// has sent.
     pub(crate) fn answer_fence(&mut self, id: ConnectionId) -> Option<Said<Fence>> {
         let connection = self.broker.connections.get_mut(&id)?;
         let FenceOf::Asks { queue, since, told_busy, told_taken } = &mut connection.fence else {

@@ -1,5 +1,5 @@
-//! States of the broker that last, each of one routing key or exchange while the others are well: it closes the channel for a
-//! message, refuses an exchange, nacks, or confirms nothing. And a publisher's channel, which is closed and opened again.
+//! Lasting states of the broker for one routing key or one exchange, while others work: the broker closes the channel for a
+//! message, refuses an exchange, nacks, or confirms nothing. Also a publisher's channel, which is closed and opened again.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -21,48 +21,48 @@ use crate::{
     world::{Link, WorldState},
 };
 
-/// What lasts.
+/// Lasting states.
 #[derive(Default)]
 pub(crate) struct Lasting {
-    /// The user may not publish with this routing key: the channel is closed for it.
+    /// A routing key that the user may not publish with. The broker closes the channel.
     pub(crate) refused: Option<&'static str>,
-    /// This exchange is there, but of another type.
+    /// An exchange that exists with another type.
     pub(crate) another_exchange: Option<&'static str>,
-    /// This exchange was deleted, and is missing until a publisher declares it again.
+    /// An exchange that was deleted, and is missing until a publisher declares it again.
     pub(crate) missing: Option<&'static str>,
-    /// The queue of this routing key is full and rejects.
+    /// A routing key whose queue is full and rejects messages.
     pub(crate) full: Option<&'static str>,
-    /// The queue of this routing key has no leader.
+    /// A routing key whose queue has no leader.
     pub(crate) leaderless: Option<&'static str>,
 }
 
-/// A message that was handed over.
+/// A message that was handed over and not sent.
 pub(crate) struct Waiting {
     pub(crate) tag: PublishTag,
     pub(crate) message: Message,
     pub(crate) handed_over: Instant,
 }
 
-/// What the broker has closed a channel for.
+/// A channel that the broker has closed.
 struct Closed {
-    /// The client hears of it then.
+    /// Time when the client hears of it.
     at: Instant,
     row: RowId,
-    /// Its exchange, where that is missing.
+    /// The exchange, if it is missing.
     missing: Option<String>,
 }
 
-/// The channel of a connection on which messages are published.
+/// The channel on which a connection publishes.
 pub(crate) struct Channel {
-    /// Handed over, and nothing sent of them.
+    /// Messages that were handed over and not sent.
     pub(crate) waiting: VecDeque<Waiting>,
-    /// The broker has closed it, and the client hears that then.
+    /// Set when the broker has closed the channel and the client has not heard of it.
     closed: Option<Closed>,
-    /// Nothing is sent before: it is being opened, or the socket is full.
+    /// Nothing is sent before this time: the channel is being opened, or the socket is full.
     sends_from: Instant,
     /// Exchanges that the connection has declared.
     known: HashSet<String>,
-    /// The answer to the declare of this exchange comes then.
+    /// Time of the answer to the declare of this exchange.
     declaring: Option<(Instant, String)>,
 }
 
@@ -81,7 +81,7 @@ impl Channel {
         self.closed.is_some()
     }
 
-    /// When it has something to do.
+    /// Time of the channel's next event.
     pub(crate) fn next(&self) -> Option<Instant> {
         let sends = (!self.waiting.is_empty() && self.declaring.is_none()).then_some(self.sends_from);
         let closed = self.closed.as_ref().map(|closed| closed.at);
@@ -91,7 +91,7 @@ impl Channel {
 }
 
 impl WorldState {
-    /// Sends what may be sent of what was handed over.
+    /// Sends the waiting messages that may be sent.
     pub(crate) fn send_waiting(&mut self, id: ConnectionId) {
         let now = self.now();
         let lasts = self.scenario.states_last();
@@ -120,8 +120,8 @@ impl WorldState {
         }
     }
 
-    /// Closes the channel when the broker refuses the message. What came before it has been taken in, what comes behind it on the
-    /// channel is lost, and no confirm is told any more.
+    /// Closes the channel if the broker refuses the message. Earlier messages are processed, later ones on the channel are lost,
+    /// and no confirm is sent any more.
     pub(crate) fn closes_channel(&mut self, arrival: &Arrival, now: Instant) -> bool {
         let exchange = Some(arrival.message.amqp.exchange.as_str());
         let missing = exchange.filter(|exchange| self.broker.lasting.missing == Some(exchange));
@@ -147,7 +147,7 @@ impl WorldState {
         true
     }
 
-    /// What a client hears of its channels once it has heard every outcome.
+    /// Returns a channel's event that the client hears of, once every outcome was reported.
     pub(crate) fn hear_of_channel(&mut self, id: ConnectionId, now: Instant) -> Option<PublisherEvent> {
         let opens = now + self.millis_if_states_last(self.scenario.publish_ms * 2);
         let sabotage = self.scenario.sabotage;
@@ -210,7 +210,7 @@ impl WorldState {
         if self.scenario.states_last() { self.millis(0..=at_most) } else { Duration::ZERO }
     }
 
-    /// The queue has a leader again: it confirms some of what it was sent meanwhile, and has never heard of the rest.
+    /// Elects a leader. The queue confirms some of the messages that it was sent meanwhile and knows nothing of the rest.
     pub(crate) fn find_leader(&mut self) {
         self.broker.lasting.leaderless = None;
         let now = self.now();

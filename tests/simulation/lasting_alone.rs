@@ -1,4 +1,4 @@
-//! While the broker refuses some messages, and nothing else is wrong.
+//! Tests with lasting refusals of the broker and no other fault.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::{
 };
 
 const SEEDS: u64 = 100;
-/// No state lasts longer.
+/// Longest duration of a state.
 const LONGEST: Duration = Duration::from_secs(60);
 
 fn alone(seed: u64, state: Fault) -> Scenario {
     let scenario = Scenario::new(seed, None).without_commands();
     Scenario {
-        // So that one lasts into the peace.
+        // A state then lasts beyond the last write.
         relay: RelayOptions { on_nack: OnNack::Wait, ..scenario.relay.clone() },
         invalid: false,
         nack_one_in: 0,
@@ -45,7 +45,7 @@ fn a_refused_message_costs_no_other_more_than_two_copies_and_is_told() {
     for seed in 0..SEEDS {
         let mut scenario = alone(seed, Fault::MessagesRefused);
         if seed % 2 == 0 {
-            // A window of more than one lot.
+            // A window of more than one batch.
             scenario.relay.ordering = Ordering::Pipelined;
             scenario.relay.in_flight_max = 40;
             scenario.relay.in_flight_bytes_max = 1 << 24;
@@ -99,7 +99,7 @@ fn a_queue_without_a_leader_costs_ever_fewer_copies_and_is_told() {
         let scenario = alone(seed, Fault::QueueWithoutLeader);
         let timeout = scenario.relay.confirm_timeout;
         let report = hold(scenario);
-        // The first after the timeout, the next after twice that, and so on.
+        // The first copy follows after the timeout, the next after twice that time, and so on.
         let mut copies = 1;
         while timeout * ((1 << copies) - 1) <= LONGEST {
             copies += 1;

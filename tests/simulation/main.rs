@@ -1,10 +1,10 @@
-//! The relay in a simulated world: the real supervisor, pipeline, backlog, ledger and decoder between a simulated PostgreSQL
+//! The relay in a simulated world: the real supervisor, pipeline, backlog, ledger and decoder run between a simulated PostgreSQL
 //! and a simulated RabbitMQ, in paused time. Every choice comes from one seed, so a failure can be repeated:
 //!
 //! ```text
-//! make test                2,000 seeds from 0: the same for everybody, so that a change is judged by what it changes
-//! make simulate            100,000 seeds that nobody has tried, from the clock
-//! SEED=n make simulate     one, with a trace
+//! make test                2,000 seeds from 0: always the same, so that only a change of the code changes the result
+//! make simulate            100,000 new seeds, from the clock
+//! SEED=n make simulate     one seed, with a trace
 //! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -96,40 +96,40 @@ fn repeat(seed: u64) {
     assert_eq!(report.violation, None, "seed {seed}");
 }
 
-/// Each broke a promise once, the relay's or the oracle's. What a seed means changes with the relay, so that one may have lost its
-/// point.
+/// Seeds that once broke a promise, because of a bug in the relay or in the oracle. A seed's meaning changes with the relay, so
+/// some may not test the same case any more.
 #[test]
 fn what_broke_a_promise_once_breaks_none_any_more() {
     const SEEDS: [u64; 16] = [
-        // A server sends rows that another instance had confirmed, and that were not asked for.
+        // The server sends rows that were not asked for and that another instance had confirmed.
         1795374688083835,
-        // A copy is put back from before a teardown, with the publication of then.
+        // A copy from before a teardown is restored, with the publication of that time.
         1795373875096669,
-        // A server sends rows from before the position that it was asked for.
+        // The server sends rows from before the requested position.
         1795370849143523,
-        // After a failover one that waits for the fence hears the new server, and its stream is of the old one.
+        // After a failover, an instance that waits for the fence hears the new server while its stream comes from the old one.
         1795370849069058,
-        // While one process recovers, another makes the slot, and finds the gap before it uses it.
+        // While one process recovers, another creates the slot, and finds the gap before it uses the slot.
         1795362442037462,
-        // Rows are parked on a server that was set back, before anybody has looked at it.
+        // Rows are parked on a server that was set back, before any process has checked the server.
         1795366956009268,
         1795366956083310,
         1795368226051338,
-        // Who skips the backlog makes a first slot on a server that was set back to before its record.
+        // An instance with `backlog = "skip"` creates a first slot on a server that was set back to before its record.
         1795366956018053,
-        // The publication went with a teardown, and then the server is another.
+        // A teardown removes the publication, and then the server is another one.
         1795366956020944,
-        // A row that was skipped holds up the recovery.
+        // A skipped row holds back the recovery.
         1795366956066884,
-        // The server has not noticed yet that a process was killed, which tells it nothing any more.
+        // The server has not noticed that a process was killed. The dead process learns nothing any more.
         1795368226040115,
-        // The last suspect of a lot goes alone, and the next lot begins beside it.
+        // The last suspect of a batch goes out alone, and the next batch starts beside it.
         1795841743003451,
         // A look at the slot comes just before the record is due, which then waits for another second.
         1795841743005237,
-        // The stream hangs, and meanwhile the record is written on an older copy, whose WAL then reaches as far as the server's did.
+        // The stream hangs. Meanwhile the record is written on an older copy, whose WAL then reaches as far as the server's.
         1795841743016706,
-        // Everything is torn down and made anew by another, before the one that had the slot has looked at its publication.
+        // A process tears everything down and creates it again before the slot's holder has checked its publication.
         1795848789014003,
     ];
     for seed in SEEDS {

@@ -1,10 +1,10 @@
-//! While rows cannot be parked, and nothing else is wrong.
+//! Tests with a table of parked rows that accepts nothing, and no other fault.
 
 use outboxd::relay::{OnInvalid, OnUnroutable, RelayOptions};
 
 use crate::{faults::Fault, run::simulate, scenario::Scenario};
 
-/// A policy that parks, a queue that comes and goes, and a table that takes nothing for up to a minute.
+/// A policy that parks, a queue that comes and goes, and a table that accepts nothing for up to a minute.
 fn parking_fails(seed: u64) -> Scenario {
     let scenario = Scenario::new(seed, None).without_commands();
     Scenario {
@@ -22,7 +22,8 @@ fn parking_fails(seed: u64) -> Scenario {
     }
 }
 
-/// Neither the stream nor the connection to the broker ends for it: what is confirmed behind the rows would be published again.
+/// Neither the stream nor the broker's connection ends for a failed park. Messages confirmed after the rows would be published
+/// again.
 #[test]
 fn a_park_that_fails_repeats_nothing_and_is_done_in_the_end() {
     let mut refused = 0;
@@ -36,7 +37,7 @@ fn a_park_that_fails_repeats_nothing_and_is_done_in_the_end() {
     assert!(refused > 1_000, "{refused}");
 }
 
-/// What tells such a server is the end of its WAL, which a row that is parked there would move on.
+/// The end of WAL identifies such a server. Parking a row there would move it.
 #[test]
 fn nothing_is_parked_on_a_server_set_back_before_somebody_has_looked_at_it() {
     for seed in 0..400 {

@@ -1,6 +1,5 @@
-//! Faults of the relay itself, done at the seam, so that the oracle can show that it bites without a switch in the product.
-//! Each has a test that says within how many seeds it is caught. `tests/mutations.sh` changes the product's own code, in a
-//! copy.
+//! Sabotage: bugs of the relay, simulated in the servers' answers, so that the oracle proves itself without a switch in the
+//! product. Each has a test with a limit on the number of seeds. `tests/mutations.sh` changes the product's own code in a copy.
 
 use crate::{
     commands::{parks_and_requeues, replays},
@@ -9,63 +8,63 @@ use crate::{
     scenario::Scenario,
 };
 
-/// What a relay could do wrong.
+/// A bug that a relay could have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
-    /// PostgreSQL is told what was received, not what is confirmed.
+    /// Acknowledges received positions to PostgreSQL instead of confirmed ones.
     AcknowledgeReceived,
-    /// A confirm counts for every message published before.
+    /// Treats a confirm as a confirm of every earlier message.
     ConfirmTakesThoseBefore,
-    /// Messages of one aggregate go out together, although one at a time is promised.
+    /// Sends messages of one aggregate together, although one at a time is promised.
     NoGate,
-    /// The first row after a reconnect goes missing.
+    /// Skips the first row after a reconnect.
     SkipOnResume,
-    /// Exchange, queue and binding are declared by the first connection only.
+    /// Declares exchange, queue and binding on the first connection only.
     DeclareOnlyAtFirst,
-    /// Rows are removed as soon as they are seen.
+    /// Removes rows as soon as they are seen.
     RemoveAtOnce,
-    /// Twice the messages that `in_flight_max` allows are held.
+    /// Holds twice the messages that `in_flight_max` allows.
     HoldTwice,
-    /// The slot's record is not read, so that a slot that is gone looks like one that never was.
+    /// Does not read the slot's record, so that a lost slot looks like a first start.
     ForgetRecord,
-    /// Everybody gets the fence.
+    /// Grants the fence to every connection.
     NoFence,
-    /// A row counts as parked before it is in the table.
+    /// Counts a row as parked before it is in the table.
     ForgetParked,
-    /// The slot's position is not copied into its record.
+    /// Does not copy the slot's position into its record.
     RecordSeldom,
-    /// A successor takes the slot's word although its record knows better.
+    /// Trusts the slot's position although its record knows better.
     DistrustRecord,
-    /// The whole window is sent again when a channel was closed for one message.
+    /// Sends the whole window again after the channel was closed for one message.
     WindowAgain,
-    /// Messages that were handed over and not sent when a channel was closed count as confirmed.
+    /// Counts messages as confirmed that were not sent when the channel was closed.
     UnsentCounts,
-    /// A nacked message is sent again at once.
+    /// Sends a nacked message again at once.
     NackedAtOnce,
-    /// Waits between the turns of nacked messages do not grow.
+    /// Does not lengthen the waits between turns of nacked messages.
     NackedWithoutGrowingWaits,
-    /// A successor believes a record that this server has not written.
+    /// Trusts a record that this server has not written.
     TrustAnyRecord,
-    /// A replay's messages have no mark.
+    /// Does not mark replayed messages.
     ReplayUnmarked,
-    /// A replay leaves its last row out and does not say so.
+    /// Leaves the last row out of a replay, without a word.
     SnapshotLosesRow,
-    /// A message that no queue took counts as confirmed, to a command.
+    /// Counts a returned message of a command as confirmed.
     ReturnedIsRequeued,
-    /// Nobody looks for later rows before a parked one is requeued.
+    /// Requeues a parked row without a look for later rows.
     OverlookOvertaking,
-    /// Two may see to the parked rows at the same time.
+    /// Lets two commands work on the parked rows at once.
     ForgetParkedLock,
-    /// Parked rows are requeued from the last to the first.
+    /// Requeues parked rows from the last to the first.
     ParkedListReversed,
 }
 
-/// Some seed breaks a promise under the sabotage.
+/// Expects that some seed breaks a promise under the sabotage.
 fn is_caught(sabotage: Sabotage) {
     is_caught_in(sabotage, |_| ());
 }
 
-/// The same in scenarios that are changed so that they come to the point.
+/// The same, in scenarios changed to reach the point sooner.
 fn is_caught_in(sabotage: Sabotage, change: impl Fn(&mut Scenario)) {
     const WITHIN: u64 = 500;
     for seed in 0..WITHIN {
@@ -116,8 +115,8 @@ fn a_relay_that_makes_a_slot_silently_is_caught() {
 
 #[test]
 fn a_relay_that_publishes_without_the_fence_is_caught() {
-    // Rare among all faults: the leader must neither read, so that it does not hear that it lost the slot, nor be
-    // answered, so that something is left to be sent; and then the broker must hear it again.
+    // Rare among all faults. The leader must not read, so that it does not notice the loss of the slot. The leader must not be
+    // answered, so that something is left to be sent. Then the broker must hear it again.
     is_caught_in(Sabotage::NoFence, |scenario| {
         scenario.instances = 2;
         scenario.faults =
@@ -159,7 +158,7 @@ fn a_relay_whose_waits_after_nacks_do_not_grow_is_caught() {
     is_caught_in(Sabotage::NackedWithoutGrowingWaits, |scenario| scenario.faults = vec![Fault::QueueFull]);
 }
 
-/// The scenario of a server that crashes, never saves its slot, and is written to for some seconds.
+/// A scenario in which the server crashes, never saves its slot, and is written to for some seconds.
 fn forgetful(scenario: &mut Scenario) {
     scenario.faults = vec![Fault::PostgresCrashes, Fault::ProcessCrashes];
     scenario.instances = 2;

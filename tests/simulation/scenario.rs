@@ -1,4 +1,4 @@
-//! What a seed means: how the relay is configured, how fast the servers are, and what goes wrong.
+//! Meaning of a seed: the relay's options, the servers' speed, and the faults.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{faults::Fault, sabotage::Sabotage};
 pub(crate) struct Scenario {
     pub(crate) seed: u64,
     pub(crate) relay: RelayOptions,
-    /// Confirmed rows are removed.
+    /// Clean-up removes confirmed rows.
     pub(crate) cleanup: bool,
     pub(crate) sabotage: Option<Sabotage>,
 
@@ -20,7 +20,7 @@ pub(crate) struct Scenario {
     pub(crate) aggregates: u8,
     pub(crate) payload_max: u16,
     pub(crate) between_writes_ms: u64,
-    /// One row is written that cannot become a message, and halts its source.
+    /// One row cannot become a message and halts its source.
     pub(crate) invalid: bool,
 
     // PostgreSQL.
@@ -29,11 +29,11 @@ pub(crate) struct Scenario {
     pub(crate) connect_ms: u64,
     pub(crate) stall_one_in: u32,
     pub(crate) stall_ms: u64,
-    /// Transactions that have no row of the publication are sent, as before PostgreSQL 15.
+    /// The server sends transactions without a row of the publication, as before PostgreSQL 15.
     pub(crate) empty_transactions: bool,
-    /// Of so many status updates one gets the slot saved; 0: none, as while a transaction stays open for long.
+    /// One in so many status updates makes the server save the slot. 0: none, as while a transaction stays open for long.
     pub(crate) slot_saved_one_in: u32,
-    /// Not even a shutdown in good order saves the slot, as before PostgreSQL 17.
+    /// Not even a clean shutdown saves the slot, as before PostgreSQL 17.
     pub(crate) slot_unsaved_at_stop: bool,
 
     // RabbitMQ.
@@ -41,21 +41,21 @@ pub(crate) struct Scenario {
     pub(crate) confirm_ms: u64,
     pub(crate) confirm_quantum_ms: u64,
     pub(crate) nack_one_in: u32,
-    /// A confirm never comes.
+    /// One in so many confirms never comes.
     pub(crate) mute_one_in: u32,
     pub(crate) heartbeat: Duration,
     /// The user has no right to the fence, so instances may publish at the same time.
     pub(crate) unfenced: bool,
 
-    // What goes wrong.
+    // Faults.
     pub(crate) instances: u32,
     pub(crate) faults: Vec<Fault>,
     pub(crate) between_faults_ms: u64,
 
-    // What else is run beside the relay.
-    /// `outboxd replay`, now and then.
+    // Commands beside the relay.
+    /// Runs `outboxd replay` now and then.
     pub(crate) replays: bool,
-    /// `outboxd parked requeue`, now and then.
+    /// Runs `outboxd parked requeue` now and then.
     pub(crate) requeues: bool,
 }
 
@@ -124,7 +124,7 @@ impl Scenario {
             instances: if two_instances { 2 } else { 1 },
             faults: if calm { Vec::new() } else { kinds },
             between_faults_ms: pick(&mut rng, &[30, 200, 1_000]),
-            // The configuration refuses it together with `skip`.
+            // The configuration refuses clean-up together with `skip`.
             cleanup: rng.u32(0..2) == 0 && !skip,
             replays: false,
             requeues: false,
@@ -159,17 +159,17 @@ impl Scenario {
         scenario
     }
 
-    /// The relay alone is at work.
+    /// The scenario without commands.
     pub(crate) fn without_commands(self) -> Self {
         Self { replays: false, requeues: false, ..self }
     }
 
-    /// Rows that cannot become messages are written all the time.
+    /// Returns whether rows that cannot become messages are written all the time.
     pub(crate) fn parks_invalid(&self) -> bool {
         self.relay.on_invalid == OnInvalid::Park
     }
 
-    /// The broker refuses some messages and not others.
+    /// Returns whether the broker refuses some messages for a while.
     pub(crate) fn states_last(&self) -> bool {
         self.faults.iter().any(|fault| Fault::LASTING.contains(fault) || *fault == Fault::ExchangeDeleted)
     }

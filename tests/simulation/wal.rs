@@ -1,4 +1,4 @@
-//! What the simulated server has on disk, and how it says it: pgoutput bytes, so that the decoder is on the path.
+//! The simulated server's WAL, as pgoutput bytes, so that the product's decoder is part of the simulation.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -12,18 +12,18 @@ pub(crate) const OTHER: u32 = 16_500;
 pub(crate) const TEXT: u32 = 25;
 pub(crate) const COLUMNS: [&str; 5] = ["id", "aggregatetype", "aggregateid", "type", "payload"];
 
-/// Every type that rows have, which is their routing key.
+/// Every event type, used as routing key.
 pub(crate) const ROUTING_KEYS: [&str; 4] = ["Changed", "Created", "Shipped", "Removed"];
 /// Every exchange.
 pub(crate) const EXCHANGES: [&str; 2] = ["Order.events", "Stock.events"];
 
-/// The type of a row.
+/// Returns the event type of a row.
 pub(crate) fn routing_key(row: RowId) -> &'static str {
-    // Drawn from its number, so that older seeds keep their meaning.
+    // Derived from the row's number, so that older seeds keep their meaning.
     ROUTING_KEYS[(row.wrapping_mul(0x9E37_79B9) >> 30) as usize]
 }
 
-/// The type of an aggregate, which its exchange is called after.
+/// Returns the type of an aggregate, which names its exchange.
 pub(crate) fn aggregate_type(aggregate: u8) -> &'static str {
     if aggregate % 3 == 2 { "Stock" } else { "Order" }
 }
@@ -34,12 +34,12 @@ pub(crate) struct Row {
     pub(crate) id: RowId,
     pub(crate) aggregate: u8,
     pub(crate) payload_bytes: u16,
-    /// It has no type, and so cannot become a message.
+    /// The row has no event type, and so cannot become a message.
     pub(crate) invalid: bool,
 }
 
 impl Row {
-    /// As PostgreSQL's text output.
+    /// The values in PostgreSQL's text format.
     pub(crate) fn values(&self) -> Vec<Option<Bytes>> {
         let text = |text: String| Some(Bytes::from(text));
         vec![
@@ -55,15 +55,15 @@ impl Row {
 /// A committed transaction.
 #[derive(Clone, Debug)]
 pub(crate) struct Transaction {
-    /// Where its commit record begins, and where it ends.
+    /// Start and end of the commit record.
     pub(crate) commit_lsn: u64,
     pub(crate) end_lsn: u64,
     pub(crate) rows: Vec<Row>,
-    /// It also changed another table that the publication holds.
+    /// The transaction also changed another table of the publication.
     pub(crate) others: bool,
 }
 
-/// 2026-01-01, in microseconds since 2000: the commit time of everything.
+/// Commit time of every transaction: 2026-01-01, in microseconds since 2000.
 const COMMITTED_AT: i64 = 820_454_400_000_000;
 
 pub(crate) fn begin(transaction: &Transaction) -> Bytes {

@@ -1,4 +1,4 @@
-//! Everything of one simulation that is not the product: two servers, an oracle, one source of chance and one clock.
+//! The world of one simulation: two servers, the oracle, one random generator and one clock.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{broker::Broker, oracle::Oracle, postgres::Server, scenario::Scenario};
 
-/// Shared by the simulated connections of every process.
+/// Handle to the world, shared by the simulated connections of every process.
 #[derive(Clone)]
 pub(crate) struct World {
     state: Arc<Mutex<WorldState>>,
@@ -28,29 +28,29 @@ pub(crate) struct WorldState {
     pub(crate) postgres: Server,
     pub(crate) broker: Broker,
     pub(crate) oracle: Oracle,
-    /// Processes that were stopped, and what lets them go on.
+    /// Frozen processes, with their wakers.
     pub(crate) frozen: BTreeMap<u64, Option<Waker>>,
     pub(crate) began: Instant,
-    /// Nothing goes wrong any more.
+    /// Faults have ended.
     pub(crate) peace: bool,
-    /// What happened, when somebody wants to know.
+    /// Trace of events, if wanted.
     pub(crate) trace: Option<Vec<String>>,
 }
 
-/// The way to a server, or a connection.
+/// A link to a server, or of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Link {
     Up,
     /// Both ends know.
     Cut,
-    /// Nothing passes, and nobody knows. Since when.
+    /// Nothing passes since this time, and neither end knows.
     Hung(Instant),
 }
 
-/// What a simulated connection has to say.
+/// Answer of a simulated connection.
 pub(crate) enum Said<T> {
     This(T),
-    /// Nothing before this time, unless something changes.
+    /// No answer before this time, unless the world changes.
     NothingBefore(Option<Instant>),
 }
 
@@ -70,7 +70,7 @@ impl World {
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::default() }
     }
 
-    /// Looks at the world, which then is up to date: what had to happen by now has happened.
+    /// Brings the world up to date and looks at it.
     pub(crate) fn look<T>(&self, at: impl FnOnce(&mut WorldState) -> T) -> T {
         let mut state = self.state.lock().expect("nothing panics under the lock");
         state.reap();
@@ -78,14 +78,14 @@ impl World {
         at(&mut state)
     }
 
-    /// Changes the world, and lets everybody who waits look again.
+    /// Changes the world and wakes everybody who waits.
     pub(crate) fn change<T>(&self, how: impl FnOnce(&mut WorldState) -> T) -> T {
         let changed = self.look(how);
         self.changed.notify_waiters();
         changed
     }
 
-    /// Waits until something is said. Cancel-safe.
+    /// Waits until there is an answer. Cancel-safe.
     pub(crate) async fn hear<T>(&self, mut ask: impl FnMut(&mut WorldState) -> Said<T>) -> T {
         loop {
             let changed: OwnedNotified = self.changed.clone().notified_owned();
@@ -101,7 +101,7 @@ impl World {
         }
     }
 
-    /// A wait of random length.
+    /// Waits for a random time.
     pub(crate) async fn pause(&self, millis: RangeInclusive<u64>) {
         let pause = self.look(|state| state.millis(millis));
         tokio::time::sleep(pause).await;
@@ -117,7 +117,7 @@ impl WorldState {
         Duration::from_millis(self.rng.u64(range))
     }
 
-    /// One in `n`.
+    /// True once in `n` calls on average.
     pub(crate) fn one_in(&mut self, n: u32) -> bool {
         n > 0 && self.rng.u32(0..n) == 0
     }

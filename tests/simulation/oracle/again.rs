@@ -1,4 +1,5 @@
-//! How often a message is sent again, and when: what one message costs the others, and what a refusal that lasts costs.
+//! Limits on copies: how often and when a message is sent again, what one message costs the others, and the cost of a lasting
+//! refusal.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,16 +12,16 @@ use tokio::time::Instant;
 use super::{Oracle, Sender};
 use crate::wal::{self, RowId};
 
-/// Turns in vain before the messages of a key are parked, if policy says so.
+/// Failed turns before the messages of a key are parked, if policy says so.
 const NACKS_BEFORE_PARKING: u32 = 8;
 
-/// On one connection.
+/// Messages sent again on one connection.
 #[derive(Default)]
 pub(super) struct Again {
     rows: HashMap<RowId, SentAgain>,
     /// Nacked messages, by exchange and routing key.
     turns: HashMap<Route, Turns>,
-    /// A channel was closed meanwhile, so that turns may be another's.
+    /// A channel was closed meanwhile, so the turns are uncertain.
     turns_unknown: bool,
 }
 
@@ -28,19 +29,20 @@ type Route = (&'static str, &'static str);
 
 #[derive(Default)]
 struct SentAgain {
-    /// Channels that were closed while it was in flight with others.
+    /// Number of channels that were closed while the message was in flight with others.
     closes: u32,
-    /// Nacks and returns.
+    /// Number of nacks and returns.
     refusals: u32,
-    /// How often it was found to be refused, and when that was last.
+    /// Number of times that the message was found to be refused, and the last time.
     guilty: Option<(u32, Instant)>,
 }
 
-/// Nacked messages of one key. Of `lot` that may be sent together, so many are `left` to be sent and so many `unanswered`.
+/// Nacked messages of one key. Of `batch` messages that may be sent together, `left` are still to be sent and `unanswered` have no
+/// answer.
 struct Turns {
     waiting: HashSet<RowId>,
     out: HashSet<RowId>,
-    lot: usize,
+    batch: usize,
     left: usize,
     unanswered: usize,
     succeeded: usize,
@@ -51,23 +53,23 @@ struct Turns {
 }
 
 impl Turns {
-    fn next_lot(&mut self, options: &RelayOptions) {
+    fn next_batch(&mut self, options: &RelayOptions) {
         if self.unanswered > 0 {
             return;
         }
-        self.lot = match (self.succeeded, self.failed) {
+        self.batch = match (self.succeeded, self.failed) {
             (0, _) => 1,
-            (_, 0) => self.lot * 2,
+            (_, 0) => self.batch * 2,
             (succeeded, _) => succeeded,
         };
         (self.succeeded, self.failed) = (0, 0);
-        self.left = self.lot.min(self.waiting.len());
+        self.left = self.batch.min(self.waiting.len());
         self.unanswered = self.left;
         self.not_before = self.failed_at + least_wait(options, self.failures);
     }
 }
 
-/// No wait after so many refusals in a row is shorter.
+/// Shortest wait after a number of refusals in a row.
 fn least_wait(RelayOptions { backoff_min, backoff_max, .. }: &RelayOptions, refusals: u32) -> Duration {
     if refusals == 0 {
         return Duration::ZERO;
@@ -81,15 +83,15 @@ impl Oracle {
         (wal::aggregate_type(aggregate), wal::routing_key(row))
     }
 
-    /// The broker did not take a message, and others of its aggregate may be told to pass it.
+    /// The broker did not take a message. Later messages of its aggregate may be told to pass it.
     pub(crate) fn refused(&mut self, row: RowId) {
         self.row(row).refused = true;
     }
 
-    /// A process hears that its channel was closed for `guilty`, and that all of these were on their way.
+    /// A process hears that its channel was closed for `guilty`, and that all of these were outstanding.
     ///
-    /// Once with the whole window, once in a small lot, and then alone: no message is sent more than three times for it, unless it
-    /// was nacked or returned in between.
+    /// A message is sent once with the whole window, once in a small batch, and then alone: three times at most for a closed
+    /// channel, unless it was nacked or returned in between.
     pub(crate) fn channel_closed(
         &mut self,
         process: u64,
@@ -125,8 +127,8 @@ impl Oracle {
         }
     }
 
-    /// A process hears that its channel was closed for an exchange that was deleted, and that all of these were on their way. One
-    /// that was alone goes out again at once, as its exchange is declared before.
+    /// A process hears that its channel was closed for a deleted exchange, and that all of these were outstanding. A single one is
+    /// sent again at once, because its exchange is declared first.
     pub(crate) fn exchange_missed(&mut self, process: u64, connection: u64, rows: &[RowId]) {
         for row in rows {
             self.process(process).in_flight.remove(row);
@@ -151,7 +153,7 @@ impl Oracle {
         seen.guilty = Some((times, now));
     }
 
-    /// A message goes out, perhaps again.
+    /// A message is sent, perhaps again.
     pub(super) fn sent_again(&mut self, connection: u64, row: RowId, now: Instant, options: &RelayOptions) {
         self.row(row).sent += 1;
         let route = self.route(row);
@@ -170,9 +172,9 @@ impl Oracle {
         }
         turns.out.insert(row);
         if turns.left == 0 {
-            let lot = turns.lot;
+            let batch = turns.batch;
             return self.violated(format!(
-                "row {row} was nacked and is sent again, beside {lot} others of {route:?}"
+                "row {row} was nacked and is sent again, beside {batch} others of {route:?}"
             ));
         }
         turns.left -= 1;
@@ -195,7 +197,7 @@ impl Oracle {
         let turns = again.turns.entry(route).or_insert_with(|| Turns {
             waiting: HashSet::new(),
             out: HashSet::new(),
-            lot: 1,
+            batch: 1,
             left: 0,
             unanswered: 0,
             succeeded: 0,
@@ -214,13 +216,13 @@ impl Oracle {
             turns.failures += 1;
             turns.failed_at = now;
         }
-        turns.next_lot(options);
+        turns.next_batch(options);
         if options.on_nack == OnNack::Park && turns.failures >= NACKS_BEFORE_PARKING {
             again.turns.remove(&route);
         }
     }
 
-    /// A process hears that a message is not nacked this time.
+    /// A process hears that a message was not nacked this time.
     pub(super) fn ends_turn(
         &mut self,
         connection: u64,
@@ -236,7 +238,7 @@ impl Oracle {
             turns.unanswered -= 1;
             turns.succeeded += 1;
             turns.failures = 0;
-            turns.next_lot(options);
+            turns.next_batch(options);
             if turns.waiting.is_empty() && turns.unanswered == 0 {
                 again.turns.remove(&route);
             }

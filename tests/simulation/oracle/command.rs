@@ -1,4 +1,4 @@
-//! What the commands promise that publish beside the relay: `outboxd replay` and `outboxd parked requeue`.
+//! Promises of the commands that publish beside the relay: `outboxd replay` and `outboxd parked requeue`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,7 +13,7 @@ use outboxd::{
 use super::Oracle;
 use crate::wal::RowId;
 
-/// Who sends a message.
+/// Sender of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sender {
     Relay,
@@ -26,22 +26,22 @@ pub(super) enum Command {
     Requeue(Requeue),
 }
 
-/// `outboxd replay`.
+/// State of an `outboxd replay`.
 pub(super) struct Replay {
     leaves_out_unroutable: bool,
     leaves_out_refused: bool,
-    /// The rows of its snapshot, in order.
+    /// Rows of the snapshot, in order.
     rows: Vec<RowId>,
     confirmed: HashSet<RowId>,
     left_out: HashSet<RowId>,
 }
 
-/// `outboxd parked requeue`.
+/// State of an `outboxd parked requeue`.
 pub(super) struct Requeue {
     out_of_order: bool,
-    /// The rows that it saw parked, in the order of their positions.
+    /// The parked rows that the command listed, by position.
     listed: Vec<(Position, RowId)>,
-    /// It has looked, and no later row of the aggregate stood in the table.
+    /// Rows for which the command looked and found no later row of the aggregate in the table.
     in_order: HashSet<RowId>,
     confirmed: HashSet<RowId>,
     removed: HashSet<RowId>,
@@ -80,9 +80,9 @@ impl Oracle {
         }
     }
 
-    // What the database sees.
+    // Seen by the database.
 
-    /// No message can be made of an invalid row.
+    /// Records the snapshot's rows. No message can be made of an invalid one.
     pub(crate) fn snapshot_taken(&mut self, process: u64, rows: impl Iterator<Item = (RowId, bool)>) {
         if let Some(Command::Replay(replay)) = self.commands.get_mut(&process) {
             for (row, invalid) in rows {
@@ -94,7 +94,7 @@ impl Oracle {
         }
     }
 
-    /// Nobody else may see to the parked rows meanwhile.
+    /// No other command may work on the parked rows meanwhile.
     pub(crate) fn parked_listed(&mut self, process: u64, rows: Vec<(Position, RowId)>, locked: bool) {
         if !locked {
             self.violated(format!("process {process} sees to parked rows and has not locked them"));
@@ -112,7 +112,7 @@ impl Oracle {
         }
     }
 
-    /// A row leaves the table of parked rows after its confirm.
+    /// A row leaves the table of parked rows only after its confirm.
     pub(crate) fn parked_row_removed(&mut self, process: u64, row: RowId) {
         let Some(Command::Requeue(requeue)) = self.commands.get_mut(&process) else { return };
         requeue.removed.insert(row);
@@ -123,9 +123,9 @@ impl Oracle {
         }
     }
 
-    // What the broker sees.
+    // Seen by the broker.
 
-    /// A command hands a message to the broker: `beside` others that it has not heard of yet.
+    /// A command hands a message to the broker. `beside`: other messages of the command have no answer yet.
     pub(super) fn published_by_command(&mut self, process: u64, row: RowId, marked: bool, beside: bool) {
         let broken = match self.commands.get(&process) {
             Some(Command::Replay(replay)) => self.replays_wrongly(replay, row, marked),
@@ -137,7 +137,7 @@ impl Oracle {
         }
     }
 
-    /// Every message is marked, and rows of an aggregate go in their order.
+    /// Every message is marked, and rows of an aggregate go in order.
     fn replays_wrongly(&self, replay: &Replay, row: RowId, marked: bool) -> Option<String> {
         if !marked {
             return Some(format!("replays row {row}, and its message is not marked"));
@@ -157,7 +157,7 @@ impl Oracle {
         Some(format!("replays row {row} before row {earlier} of its aggregate is settled"))
     }
 
-    /// One row at a time, and none before an earlier one of its aggregate, nor behind a later one that was not parked.
+    /// One row at a time; none before an earlier one of its aggregate, and none after a later one that was not parked.
     fn requeues_wrongly(&self, requeue: &Requeue, row: RowId, marked: bool, beside: bool) -> Option<String> {
         if marked {
             return Some(format!("requeues row {row}, and its message is marked as a replay's"));
@@ -207,9 +207,9 @@ impl Oracle {
         }
     }
 
-    // What is said in the end.
+    // Reported at the end.
 
-    /// Nobody is told of more rows than the broker has.
+    /// A replay reports no more rows than the broker has.
     pub(crate) fn replay_ended(&mut self, process: u64, ended: &Result<Replayed, Fault>) {
         let Some(Command::Replay(Replay { rows, confirmed, left_out, .. })) = self.commands.get(&process)
         else {
@@ -231,7 +231,7 @@ impl Oracle {
         }
     }
 
-    /// Each row's fate is told as it is.
+    /// A requeue reports the true fate of each row.
     pub(crate) fn fate_told(&mut self, process: u64, position: Position, fate: &Fate) {
         let Some(Command::Requeue(requeue)) = self.commands.get_mut(&process) else { return };
         let Some(&(_, row)) = requeue.listed.iter().find(|(other, _)| *other == position) else { return };
@@ -246,7 +246,7 @@ impl Oracle {
         }
     }
 
-    /// A requeue that ends well has told the fate of every row that was parked. `all`: they were to be requeued all.
+    /// A successful requeue reports the fate of every parked row. `all`: all rows were to be requeued.
     pub(crate) fn requeue_ended(&mut self, process: u64, all: bool, ended: &Result<(), ParkedError>) {
         let Some(Command::Requeue(requeue)) = self.commands.get(&process) else { return };
         let untold = requeue.listed.iter().find(|(_, row)| !requeue.told.contains_key(row));

@@ -1,4 +1,4 @@
-//! What the broker sees: order, limits, the gate, and no more repetition than there must be.
+//! Checks at the broker: order, limits, the gate, and no unnecessary repetition.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{Oracle, ProcessSeen, Sender, Settled};
 use crate::{wal::RowId, world::WorldState};
 
 impl Oracle {
-    /// Nothing uncommitted is ever delivered, and rows of an aggregate are first delivered in commit order.
+    /// No uncommitted row is delivered, and rows of an aggregate are first delivered in commit order.
     pub(crate) fn delivered(&mut self, row: RowId) {
         let Some(seen) = self.rows.get_mut(&row) else {
             return self.violated(format!("row {row} was delivered and never committed"));
@@ -25,7 +25,7 @@ impl Oracle {
             return;
         }
         let (aggregate, transaction) = (seen.aggregate, seen.transaction);
-        // Also beside rows of other aggregates, until one is refused.
+        // Applies to rows of other aggregates, too, until one is refused.
         let overtaken = (transaction..row).find(|before| {
             self.rows.get(before).is_some_and(|before| {
                 let put_aside = before.exempt || before.invalid || before.refused;
@@ -102,7 +102,7 @@ impl Oracle {
         told.insert(row);
         held.advance(|row| told.contains(row));
         *settled_to = held.rows[..held.settled].last().copied().unwrap_or(0).max(*settled_to);
-        // Of the stream it remembers each, also one that was settled ahead of others; a backlog begins anew.
+        // A process remembers each row of the stream, also one that was settled ahead of others. A backlog begins again.
         if handed.contains(&row) {
             done.insert(row, *epoch);
         }
@@ -110,8 +110,8 @@ impl Oracle {
 }
 
 impl WorldState {
-    /// Two instances never publish at the same time: of two connections with one fence, the messages of the second begin
-    /// where those of the first end.
+    /// Two instances never publish at the same time: of two connections with one fence, the messages of the second begin after
+    /// those of the first end.
     pub(crate) fn accepted(&mut self, connection: u64, fence: Option<&str>) {
         if self.scenario.unfenced {
             return;
@@ -153,7 +153,7 @@ impl WorldState {
     ) {
         let now = self.now();
         self.note(|| format!("process {process} publishes row {row}"));
-        // While it does not read, it finds out with its next status update.
+        // A process that does not read notices with its next status update.
         let notices = self.scenario.relay.keepalive_interval + Duration::from_millis(10);
         let oracle = &mut self.oracle;
         let (epoch, per_aggregate) = (oracle.epoch, oracle.per_aggregate);
@@ -197,11 +197,11 @@ impl WorldState {
 
         oracle.sent_again(connection, row, now, &self.scenario.relay);
 
-        // What a process knows to be settled it does not repeat, nor what a clean end has left behind.
+        // A process does not repeat what it knows to be settled, nor what a clean end has left.
         if told_here {
             oracle.violated(format!("row {row} is published again on the connection that confirmed it"));
         }
-        // Whoever has not noticed yet that the slot is another's does not know of that end.
+        // A process that has not noticed the loss of its slot does not know of that end.
         let has_slot = oracle.processes.get(&process).is_some_and(|seen| seen.has_slot);
         if has_slot && oracle.sealed.contains(&row) {
             oracle.violated(format!(
@@ -217,7 +217,7 @@ impl WorldState {
             oracle.violated(format!("process {process} repeats row {row}, which it knows to be settled"));
         }
 
-        // What was handed to the publisher before, and only now fits into the socket, the fence guards alone.
+        // Only the fence guards a message that was handed over earlier and fits into the socket only now.
         if !at_once {
             return;
         }

@@ -1,4 +1,4 @@
-//! How a process ends, and how every run does.
+//! The end of a process, and of every run.
 
 use outboxd::relay::Ended;
 
@@ -13,7 +13,7 @@ impl Oracle {
         self.process(process).asked_to_end = true;
     }
 
-    /// The server has taken in a process's last position.
+    /// The server has stored a process's last position.
     pub(crate) fn finished(&mut self, process: u64) {
         let process = self.process(process);
         process.finished = process.asked_to_end;
@@ -21,7 +21,7 @@ impl Oracle {
 }
 
 impl WorldState {
-    /// A process has ended by itself. A clean end leaves nothing that the next start would repeat.
+    /// A process has ended by itself. After a clean end, the next start repeats nothing.
     pub(crate) fn ended(&mut self, process: u64, ended: Ended) {
         let Some(slot) = &self.postgres.data.slot else { return };
         let flushed = slot.confirmed_flush;
@@ -32,8 +32,8 @@ impl WorldState {
         if ended != Ended::Drained || !seen.finished || halted {
             return;
         }
-        // What the process knows, or would have learned on this connection. What was in flight when an earlier one was lost is
-        // repeated whether there is a restart or not.
+        // Rows that the process knows, or would have learned about on this connection. Messages in flight on an earlier, lost
+        // connection are repeated with or without a restart.
         let concerns = |id: &RowId| {
             seen.told.contains(id)
                 || seen.in_flight.contains_key(id)
@@ -55,13 +55,13 @@ impl WorldState {
         oracle.sealed.extend(sealed);
     }
 
-    /// What is missing from the end that every run must come to; `None` when nothing is.
+    /// Returns what a run still lacks at its end. `None` if it is complete.
     pub(crate) fn unfinished(&self) -> Option<String> {
         let data = &self.postgres.data;
         let mut invalid = false;
         for row in data.transactions.iter().flat_map(|transaction| &transaction.rows) {
             let seen = self.oracle.rows.get(&row.id)?;
-            // One that was there before the slot and is skipped stands in the way of `recover`, which publishes the table.
+            // A row from before the slot that is skipped stops `recover`, which publishes the table.
             let recovers = !data.gap.is_empty() || data.has_marked_gap();
             let stands_in_the_way = !seen.exempt || recovers;
             if row.invalid && stands_in_the_way && !self.scenario.parks_invalid() {
@@ -74,7 +74,7 @@ impl WorldState {
             }
         }
         match &data.slot {
-            // What stands before the invalid row is delivered, and the source halts there.
+            // Rows before the invalid row are delivered, and the source halts there.
             _ if invalid => None,
             _ if !data.gap.is_empty() => Some(format!("the slot {}", data.gap.join(", "))),
             None => Some("there is no slot".to_owned()),

@@ -1,4 +1,4 @@
-//! Watches everything and knows what must hold. See the checks; each says what the product promises.
+//! The oracle: watches everything and checks the product's promises. Each check states one.
 
 mod again;
 mod command;
@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub(crate) struct Oracle {
-    /// The first promise that was broken.
+    /// The first broken promise.
     pub(crate) violation: Option<String>,
     rows: HashMap<RowId, RowSeen>,
     /// Rows by aggregate, in commit order.
@@ -30,29 +30,29 @@ pub(crate) struct Oracle {
     per_aggregate: bool,
     in_flight_max: usize,
     in_flight_bytes_max: usize,
-    /// Counts the histories that the server had: a copy put back begins another one.
+    /// Number of histories of the server. Restoring a copy starts another one.
     epoch: u32,
-    /// Transactions of this history before this one are known to be settled.
+    /// Transactions of this history before this one are settled.
     settled_before: usize,
-    /// Rows that a clean end left confirmed, or a crash of the server, in the slot on disk or in its record: nobody may repeat them.
+    /// Rows confirmed in the slot on disk or in its record by a clean end or a server crash. No process may repeat them.
     sealed: HashSet<RowId>,
-    /// Causes of a gap that there have been.
+    /// Causes of a gap that occurred.
     gaps: HashSet<&'static str>,
     /// Processes that run `outboxd recover`.
     pub(crate) recovering: HashSet<u64>,
-    /// A slot is made at once, without a backlog before it.
+    /// The slot is created at once, without a backlog.
     skips_backlog: bool,
-    /// By fence: the connection whose message was accepted last.
+    /// Connection whose message was accepted last, by fence.
     publishing: HashMap<String, u64>,
-    /// Connections behind which another one has published.
+    /// Connections after which another one has published.
     superseded: HashSet<u64>,
-    /// By connection.
+    /// Copies, by connection.
     again: HashMap<u64, Again>,
     /// Processes that run `outboxd replay` or `outboxd parked requeue`.
     commands: HashMap<u64, Command>,
-    /// Replays that came to their end.
+    /// Number of replays that finished.
     pub(crate) replayed: u64,
-    /// Rows that were requeued.
+    /// Number of rows that were requeued.
     pub(crate) requeued: u64,
     pub(crate) duplicates: u64,
     pub(crate) deliveries: u64,
@@ -62,26 +62,26 @@ pub(crate) struct Oracle {
 #[derive(Default)]
 struct RowSeen {
     aggregate: u8,
-    /// The first row of its transaction; they are numbered in insert order.
+    /// First row of the row's transaction. Rows are numbered in insert order.
     transaction: RowId,
-    /// In the server's history; a row that was lost with a copy put back is not.
+    /// The row is in the server's present history, and was not lost when a copy was restored.
     live: bool,
     invalid: bool,
     exempt: bool,
     delivered: u32,
     sent: u32,
     dropped: bool,
-    /// Some process was told that it is in the table of parked rows.
+    /// A process was told that the row is in the table of parked rows.
     parked: bool,
-    /// It was once, though perhaps in a history that is gone: what follows it in its aggregate has been let go.
+    /// The row was parked once, perhaps in a lost history. Later rows of its aggregate may have passed it.
     was_parked: bool,
-    /// Nacked or returned, at least once.
+    /// The row was nacked or returned at least once.
     refused: bool,
     nacked: bool,
     returned_last: bool,
-    /// Each time that a process was told that the broker has it, or that it is parked, or dropped it.
+    /// Times when a process was told that the row is confirmed or parked, or dropped it.
     settled: Vec<Settled>,
-    /// On which connection that was last.
+    /// Connection of the last such time.
     told_on: Option<u64>,
 }
 
@@ -109,24 +109,24 @@ impl InOrder {
 struct ProcessSeen {
     had_slot: bool,
     has_slot: bool,
-    /// When it lost the slot, and knew.
+    /// Time when the process lost the slot and noticed.
     left: Option<Instant>,
-    /// It was told that its stream broke, and has not begun again.
+    /// The process was told that its stream broke, and has not started another one.
     stream_broke: bool,
     frozen: bool,
     thawed: Option<Instant>,
     identity: Option<(u32, u32)>,
     session: SessionId,
-    /// Of the session.
+    /// Epoch of the session.
     epoch: u32,
-    /// The rows of the session.
+    /// Rows of the session.
     handed: HashSet<RowId>,
-    /// Those that it holds until they are settled.
+    /// Rows that the process holds until they are settled.
     held: InOrder,
-    /// The last row that was settled so.
+    /// Last row that was settled without a gap.
     settled_to: RowId,
     told: HashSet<RowId>,
-    /// Rows that this process knows to be settled, in which epoch.
+    /// Rows that this process knows to be settled, with the epoch.
     done: HashMap<RowId, u32>,
     in_flight: HashMap<RowId, u64>,
     asked_to_end: bool,
@@ -161,7 +161,7 @@ impl Oracle {
         }
     }
 
-    /// How often the message was sent that was sent most, of all or of those that were never refused.
+    /// Largest number of times that one message was sent, of all messages or of those that were never refused.
     pub(crate) fn sent_max(&self, innocent: bool) -> u32 {
         let rows = self.rows.values().filter(|row| !(innocent && row.refused));
         rows.map(|row| row.sent).max().unwrap_or(0)
@@ -203,7 +203,7 @@ impl Oracle {
         self.row(row).exempt = true;
     }
 
-    /// No row goes before its message is confirmed, or dropped by policy.
+    /// No row is removed before its message is confirmed, or dropped by policy.
     pub(crate) fn removed(&mut self, row: RowId) {
         if self.row(row).settled.is_empty() {
             self.violated(format!("row {row} was removed, and nobody was told that the broker has it"));
@@ -224,12 +224,12 @@ impl Oracle {
         }
     }
 
-    /// The slot may be behind what it was, or gone.
+    /// The slot's position may have gone back, or the slot is gone.
     pub(crate) fn slot_forgot(&mut self) {
         self.sealed.clear();
     }
 
-    /// The next holder of the slot repeats nothing of what lies before this place.
+    /// The next holder of the slot repeats nothing before this position.
     pub(crate) fn settled_for_good(&mut self, data: &DataDirectory, before: u64) {
         let settled = data.transactions.iter().take_while(|transaction| transaction.commit_lsn < before);
         let rows = settled.flat_map(|transaction| &transaction.rows).map(|row| row.id);
@@ -237,7 +237,7 @@ impl Oracle {
         self.sealed = rows.filter(delivered).collect();
     }
 
-    // What the database sees.
+    // Seen by the database.
 
     pub(crate) fn heard_of_the_end(&mut self, process: u64) {
         self.process(process).stream_broke = true;
@@ -251,11 +251,11 @@ impl Oracle {
         }
     }
 
-    /// The slot is this process's, or the temporary one, which is as good while there is no other.
+    /// The process got the slot, or the temporary one, which counts as the slot while there is none.
     ///
-    /// One process can get the slot although another is about to make it: one that skips the backlog made it at once, just after
-    /// it had seen that there was none (after a teardown), and meanwhile `recover` has begun. To the server these are two slots. It
-    /// must leave this one alone, see [`Oracle::recovered_by_another`].
+    /// One process can get the slot although another is about to create it. With `backlog = "skip"` it created the slot at once,
+    /// just after it had seen that there was none (after a teardown), while `recover` has begun. To the server these are two slots.
+    /// The process must not use its slot, see [`Oracle::recovered_by_another`].
     pub(crate) fn got_slot(&mut self, process: u64) {
         if self.sender(process) != Sender::Relay {
             self.violated(format!("process {process} gets the slot, and is to leave it alone"));
@@ -275,7 +275,7 @@ impl Oracle {
         others.map(|(other, _)| *other)
     }
 
-    /// Another process runs `outboxd recover` now, and holds the temporary slot: the slot that this one has is not the right one.
+    /// Another process runs `outboxd recover` and holds the temporary slot. The slot of this process is not the right one.
     pub(crate) fn recovered_by_another(&self, process: u64) -> bool {
         self.others_with_slot(process).any(|other| self.recovering.contains(&other))
     }
@@ -286,7 +286,7 @@ impl Oracle {
         process.left = knows.filter(|_| !process.frozen);
     }
 
-    /// A frozen process notices nothing, and is not to blame for what it does not do.
+    /// A frozen process notices nothing and is not blamed.
     pub(crate) fn frozen(&mut self, process: u64) {
         let process = self.process(process);
         process.frozen = true;
@@ -310,13 +310,13 @@ impl Oracle {
         process.in_flight.clear();
     }
 
-    /// The server may send others all the same, which the process leaves out.
+    /// The server may send earlier rows all the same, which the process skips.
     pub(crate) fn asked_for_rows_after(&mut self, process: u64, row: RowId) {
         let process = self.process(process);
         process.settled_to = process.settled_to.max(row);
     }
 
-    /// Only a process that has streamed remembers anything of a server.
+    /// Only a process that has streamed remembers anything about a server.
     pub(crate) fn has_streamed(&self, process: u64) -> bool {
         self.processes.get(&process).is_some_and(|seen| seen.session != 0)
     }
@@ -329,7 +329,7 @@ impl Oracle {
             return;
         }
         seen.handed.insert(row);
-        // What the process knows to be settled it may skip. Rows are numbered as they commit.
+        // The process may skip rows that it knows to be settled. Rows are numbered in commit order.
         if row <= seen.settled_to || seen.done.contains_key(&row) {
             return;
         }

@@ -1,12 +1,12 @@
-//! What PostgreSQL is told: nothing too early, and nothing too late.
+//! Checks of the positions that PostgreSQL is told: nothing too early, and nothing too late.
 
 use std::time::Duration;
 
 use crate::{postgres::Mode, scenario::Scenario, wal::RowId, world::WorldState};
 
 impl WorldState {
-    /// PostgreSQL is told a position: every row before it has to be confirmed, parked, or dropped by policy; and it is with the
-    /// broker, or in the table of parked rows.
+    /// PostgreSQL is told a position. Every row before it must be confirmed, parked or dropped by policy, and must be in the broker
+    /// or in the table of parked rows.
     pub(crate) fn acknowledged(&mut self, process: u64, lsn: u64) {
         self.acknowledged_over_gap(process, lsn);
         let oracle = &mut self.oracle;
@@ -36,15 +36,15 @@ impl WorldState {
         }
     }
 
-    /// The slot is made when all of the backlog is settled.
+    /// The slot is created when all of the backlog is settled.
     pub(crate) fn slot_made_at(&mut self, process: u64, consistent_point: u64) {
         let gap = std::mem::take(&mut self.postgres.data.gap);
         self.acknowledged(process, consistent_point);
         self.postgres.data.gap = gap;
     }
 
-    /// The bound on duplicates: a crash now would repeat what is in flight, and of what was confirmed no more than the last
-    /// 100 ms, or the rows of a transaction that is not complete. So the slot is that close behind.
+    /// The bound on duplicates: a crash now would repeat the messages in flight and, of the confirmed ones, at most the last 100 ms
+    /// or the rows of an incomplete transaction. The slot must be that close.
     pub(crate) fn slot_must_keep_up(&mut self, process: u64) {
         let allowed =
             self.scenario.relay.status_interval + Duration::from_millis(self.scenario.status_latency_ms + 10);
@@ -52,8 +52,8 @@ impl WorldState {
         self.must_keep_up("the slot", at, process, allowed);
     }
 
-    /// The same bound when PostgreSQL crashes now, whoever has the slot next: what is on disk is about a second behind. A
-    /// connection that was cut is made anew in that time, one that hangs not at once.
+    /// The same bound for a crash of PostgreSQL, whichever process has the slot next. The state on disk is about a second behind. A
+    /// cut connection is made again in that time, a hanging one is not.
     pub(crate) fn record_must_keep_up(&mut self) {
         let Scenario { relay, status_latency_ms, connect_ms, .. } = &*self.scenario;
         let after_a_cut = Duration::from_millis(600 + connect_ms);

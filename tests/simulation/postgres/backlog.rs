@@ -28,18 +28,18 @@ pub(crate) struct SimulatedBacklog {
 
 pub(crate) struct SimulatedRows {
     world: World,
-    /// Whose loss is noticed.
+    /// The session whose loss is noticed.
     session: SessionId,
     columns: Vec<Column>,
     rows: VecDeque<Row>,
     consistent_point: u64,
     read: u32,
-    /// Lasts as long as they are read, where nothing else has it.
+    /// Open while the rows are read, if nothing else holds the connection.
     _connection: Option<SimulatedSql>,
 }
 
 impl SimulatedBacklog {
-    /// Makes the temporary slot and its snapshot.
+    /// Creates the temporary slot and its snapshot.
     pub(super) async fn begin(
         replication: SimulatedReplication,
         sql: SimulatedSql,
@@ -81,7 +81,7 @@ impl SimulatedBacklog {
 }
 
 impl SimulatedRows {
-    /// The rows that are in the table now, for a replay.
+    /// Returns the rows that are in the table now, for a replay.
     pub(super) async fn of_now(sql: SimulatedSql) -> Result<Self, SnapshotError> {
         let process = sql.0.process;
         let (consistent_point, rows) = sql
@@ -138,7 +138,7 @@ impl Backlog for SimulatedBacklog {
             state.postgres.data.slot = Some(Slot::at(point));
             state.postgres.data.gap.clear();
             state.postgres.backlog = None;
-            // Before this process streams, another may be faster.
+            // Another process may be faster before this one streams.
             let now = state.now();
             state.oracle.left_slot(process, Some(now));
             state.note(|| format!("postgres: process {process} made the slot at {point}"));

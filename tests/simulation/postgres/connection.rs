@@ -1,11 +1,11 @@
-//! The client's end of a session, and what the server says when it cannot be had.
+//! The client's end of a session, and the server's answers while it is not available.
 
 use pg_replication::{ReplicationError, ServerError, WireError};
 
 use super::{Mode, SessionId};
 use crate::world::{Link, Said, World, WorldState};
 
-/// The client's end of a session; closed when dropped.
+/// The client's end of a session. Closed when dropped.
 pub(super) struct Connection {
     pub(super) world: World,
     pub(super) id: SessionId,
@@ -32,7 +32,7 @@ impl Connection {
         Ok(Self { world: world.clone(), id, process })
     }
 
-    /// One round trip.
+    /// Makes one round trip.
     pub(super) async fn ask<T>(&self, mut answer: impl FnMut(&mut WorldState) -> T) -> Result<T, WireError> {
         self.world.pause(0..=2).await;
         self.world

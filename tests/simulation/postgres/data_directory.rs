@@ -1,4 +1,4 @@
-//! What a server has on disk.
+//! The server's state on disk.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -9,39 +9,39 @@ use outboxd::{message::ParkedRow, position::Lsn, slot::record::SlotRecord};
 
 use crate::wal::{Row, RowId, Transaction};
 
-/// What is in the data directory, and goes where a copy of it goes.
+/// Contents of the data directory. Copied with each copy of it.
 #[derive(Clone, Debug)]
 pub(crate) struct DataDirectory {
     pub(crate) system_id: u32,
     pub(crate) timeline: u32,
     pub(crate) wal_end: u64,
     pub(crate) transactions: Vec<Arc<Transaction>>,
-    /// Rows that clean-up has removed from the table; they are still in WAL.
+    /// Rows that clean-up has removed from the table. They are still in WAL.
     removed: BTreeSet<RowId>,
-    /// Earlier timelines, and where they were left.
+    /// Earlier timelines, and the positions where they ended.
     pub(super) history: Vec<(u32, u64)>,
-    /// The entry that puts the table into the publication, if there is one.
+    /// The entry that adds the table to the publication, if there is one.
     pub(super) publication: Option<u32>,
-    /// There is a table of slot records.
+    /// The table of slot records exists.
     pub(super) records: bool,
     pub(crate) record: Option<SlotRecord>,
-    /// Who has written its holder.
+    /// The process that wrote the record's holder.
     pub(super) recorded_by: u64,
-    /// There is a table of parked rows.
+    /// The table of parked rows exists.
     pub(super) parks: bool,
     pub(crate) parked: BTreeMap<RowId, Arc<ParkedRow>>,
     pub(crate) slot: Option<Slot>,
-    /// What has become of the slot since it was the right one, in words that whoever halts for it may use. Rows are missing
-    /// from it as long as there are any.
+    /// Changes of the slot since it was the right one, in words that a halted source may use. While there are any, rows are missing
+    /// from the slot.
     pub(crate) gap: Vec<&'static str>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Slot {
     pub(crate) confirmed_flush: u64,
-    /// What a crash leaves of it.
+    /// Position that remains after a crash.
     pub(crate) persisted: u64,
-    /// WAL that it needs has been removed.
+    /// WAL that the slot needs has been removed.
     pub(super) lost: bool,
 }
 
@@ -67,30 +67,30 @@ impl Default for DataDirectory {
 }
 
 impl DataDirectory {
-    /// A replica that has come so far takes over.
+    /// Promotes a replica that has come so far.
     pub(crate) fn promote(&mut self) {
         self.history.push((self.timeline, self.wal_end));
         self.timeline += 1;
     }
 
-    /// No slot is in a backup, and none came along with this replica or dump.
+    /// Drops the slot: a backup has none, and none came along with this replica or dump.
     pub(crate) fn leave_slot(&mut self, what: &'static str) {
         if self.slot.take().is_some() && self.has_recorded_slot() {
             self.gap.push(what);
         }
     }
 
-    /// Whoever starts knows that there is to be a slot.
+    /// Returns whether the record names a slot, so that a process expects one.
     pub(crate) fn has_recorded_slot(&self) -> bool {
         self.record.as_ref().is_some_and(|record| !record.is_torn_down())
     }
 
-    /// Somebody removed the publication, or nobody has made it yet.
+    /// Returns whether there is no publication.
     pub(crate) fn is_unpublished(&self) -> bool {
         self.publication.is_none()
     }
 
-    /// Who has the slot, according to its record.
+    /// Returns the process that has the slot, according to the record.
     pub(crate) fn holder_process(&self) -> Option<u64> {
         self.record.as_ref()?.holder.as_ref().map(|_| self.recorded_by)
     }
@@ -99,7 +99,7 @@ impl DataDirectory {
         self.record.as_ref().is_some_and(|record| record.gap.is_some())
     }
 
-    /// How far the slot is settled by what a crash leaves: the slot on disk, and its record where that is of this server.
+    /// Position up to which rows stay settled after a crash, by the slot on disk, and by its record if that belongs to this server.
     pub(crate) fn settled_for_good(&self) -> Option<u64> {
         let slot = self.slot.as_ref()?;
         let record = self.record.as_ref().filter(|record| {
@@ -110,7 +110,7 @@ impl DataDirectory {
         Some(record.map_or(0, |record| record.confirmed_flush.0).max(slot.persisted))
     }
 
-    /// The record says where exactly the slot was left.
+    /// Returns whether the record has the exact position where the slot was left.
     pub(crate) fn is_released(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.holder.is_none() && record.gap.is_none())
     }
@@ -130,12 +130,12 @@ impl DataDirectory {
         }
     }
 
-    /// The table is in the publication by another entry than there.
+    /// Returns whether another entry than there publishes the table.
     pub(crate) fn publishes_otherwise_than(&self, other: &Self) -> bool {
         self.publication != other.publication
     }
 
-    /// Makes the publication, if there is none; another entry each time.
+    /// Creates the publication if there is none, each time with another entry.
     pub(super) fn publish(&mut self) {
         if self.publication.is_none() {
             self.wal_end += 60;
@@ -143,13 +143,13 @@ impl DataDirectory {
         }
     }
 
-    /// The rows that are in the table, in commit order.
+    /// Returns the rows that are in the table, in commit order.
     pub(super) fn table(&self) -> impl Iterator<Item = &Row> {
         let rows = self.transactions.iter().flat_map(|transaction| &transaction.rows);
         rows.filter(|row| !self.removed.contains(&row.id))
     }
 
-    /// Removes a row from the table, which makes WAL; `false` when it is not there.
+    /// Removes a row from the table, which makes WAL. Returns `false` if the row is not there.
     pub(super) fn remove(&mut self, row: RowId) -> bool {
         let there = self.table().any(|one| one.id == row);
         if there {
@@ -159,7 +159,7 @@ impl DataDirectory {
         there
     }
 
-    /// Writes a row into the table of parked ones, which makes WAL; nothing if it is there.
+    /// Writes a row into the table of parked rows, which makes WAL, unless the row is there.
     pub(super) fn park(&mut self, row: RowId, parked: &Arc<ParkedRow>) {
         if let Entry::Vacant(place) = self.parked.entry(row) {
             place.insert(parked.clone());
@@ -167,7 +167,7 @@ impl DataDirectory {
         }
     }
 
-    /// Removes a row from the table of parked ones, which makes WAL.
+    /// Removes a row from the table of parked rows, which makes WAL.
     pub(super) fn unpark(&mut self, row: RowId) -> bool {
         let there = self.parked.remove(&row).is_some();
         if there {
@@ -176,13 +176,13 @@ impl DataDirectory {
         there
     }
 
-    /// Takes a snapshot, which moves WAL on so that no two have one position.
+    /// Takes a snapshot, which moves WAL on so that no two snapshots have one position.
     pub(super) fn mark_snapshot(&mut self) -> u64 {
         self.wal_end += 60;
         self.wal_end
     }
 
-    /// A later row of its aggregate stands in the table and is not parked, or the row itself is gone from there.
+    /// Returns whether a later row of the aggregate is in the table and not parked, or the row itself is gone from the table.
     pub(super) fn may_be_overtaken(&self, row: RowId) -> bool {
         let Some(place) = self.table().position(|one| one.id == row) else { return true };
         let aggregate = self.table().find(|one| one.id == row).map(|one| one.aggregate);

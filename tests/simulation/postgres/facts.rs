@@ -1,4 +1,4 @@
-//! What the catalog says.
+//! Answers of the catalog.
 
 use outboxd::{
     position::Lsn,
@@ -109,7 +109,7 @@ pub(super) fn facts(state: &mut WorldState, slot: &str) -> Facts {
     }
 }
 
-/// An outboxd has what is in use: there is nobody else.
+/// Used slots belong to an outboxd, because there are no other programs.
 pub(super) fn slot_uses(state: &mut WorldState, name: &str) -> Vec<SlotUse> {
     let server = &state.postgres;
     let one = |slot: String, temporary, active: Option<SessionId>| SlotUse {

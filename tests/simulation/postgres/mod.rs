@@ -1,6 +1,5 @@
-//! A PostgreSQL server, as far as a logical replication client can tell. Hostile where the protocol allows it: it sends what
-//! was sent before, says keepalives from behind the slot, and forgets in a crash what a slot has confirmed since it was made, or
-//! since a moment of the server's choice.
+//! A simulated PostgreSQL server, as a logical replication client sees it. Hostile where the protocol allows it: it sends rows
+//! again, sends keepalives from behind the slot, and forgets confirmed positions in a crash.
 
 #![allow(clippy::result_large_err)] // They are the product's, which boxes them one level higher.
 
@@ -24,13 +23,13 @@ pub(crate) use data_directory::{DataDirectory, Slot};
 pub(crate) use database::SimulatedDatabase;
 pub(crate) use session::{Session, SessionId};
 
-/// How a server meets who connects.
+/// The server's reaction to a new connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Mode {
     #[default]
     Up,
     Down,
-    /// Fast shutdown: no new connections, and walsenders stay until all is confirmed.
+    /// Fast shutdown: no new connections, and walsenders stay until all WAL is confirmed.
     Ending,
 }
 
@@ -39,18 +38,18 @@ pub(crate) struct Server {
     pub(crate) data: DataDirectory,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
     last_session: SessionId,
-    /// Who streams from the slot, and who holds the temporary one.
+    /// Sessions that stream from the slot and that hold the temporary one.
     pub(crate) active: Option<SessionId>,
     pub(crate) backlog: Option<SessionId>,
-    /// Processes that have looked at the server, and at the end of its WAL, since it was put back to an older state.
+    /// Processes that have checked the server and the end of its WAL since it was set back to an older state.
     pub(crate) judged: Vec<u64>,
-    /// When connections last fell silent.
+    /// Time when connections last fell silent.
     pub(crate) hung_at: Option<Instant>,
-    /// The table of parked rows takes nothing.
+    /// The table of parked rows accepts nothing.
     pub(crate) parks_nothing: bool,
-    /// How often a batch of rows was not parked for it.
+    /// Number of batches that the table refused for that reason.
     pub(crate) parks_refused: u64,
-    /// Who has locked the parked rows.
+    /// Session that has locked the parked rows.
     parked_lock: Option<SessionId>,
 }
 

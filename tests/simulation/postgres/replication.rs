@@ -72,7 +72,7 @@ impl Replication for SimulatedReplication {
                 let message = "can no longer get changes from replication slot";
                 return Err(server_error("ERROR", "55000", message));
             }
-            // A server that sends more than it was asked for is borne, too.
+            // A server may send more than it was asked for.
             let flushed = slot.confirmed_flush;
             let asked = from.0;
             let from = if state.one_in(5) { flushed } else { asked.max(flushed) };

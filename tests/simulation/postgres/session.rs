@@ -1,4 +1,4 @@
-//! Connections, as the server sees them: they open, break, hang and are noticed to be gone.
+//! Connections as the server sees them: they open, break, hang, and are closed once the server notices.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use crate::world::{Link, Said, WorldState};
 
 pub(crate) type SessionId = u64;
 
-/// A connection, of whatever kind.
+/// A connection of any kind.
 pub(crate) struct Session {
     pub(crate) process: u64,
     pub(crate) link: Link,
-    /// When the server notices that the client is gone.
+    /// Time when the server notices that the client is gone.
     closes_at: Option<Instant>,
     pub(crate) streaming: Option<Streaming>,
 }
 
 impl Session {
-    /// Its client is there and can be reached.
+    /// Returns whether the client exists and can be reached.
     pub(crate) fn has_client(&self) -> bool {
         self.link == Link::Up && self.closes_at.is_none()
     }
 }
 
 impl WorldState {
-    /// What the server does by itself.
+    /// Closes sessions whose clients are gone.
     pub(crate) fn reap(&mut self) {
         let now = self.now();
         let timeout = self.scenario.wal_sender_timeout;
@@ -35,7 +35,7 @@ impl WorldState {
             self.apply_statuses(id, now);
             let Some(session) = self.postgres.sessions.get(&id) else { continue };
             let timed_out = session.streaming.as_ref().is_some_and(|s| s.heard_at + timeout <= now);
-            // A walsender that nobody answers; any other session ends with its link, sooner or later.
+            // A walsender without answers times out. Any other session ends with its link, sooner or later.
             let vanished = match session.link {
                 Link::Up => timed_out,
                 Link::Cut => false,
@@ -47,13 +47,13 @@ impl WorldState {
         }
     }
 
-    /// The server is done with a session.
+    /// Ends a session on the server's side.
     pub(crate) fn end_session(&mut self, id: SessionId) {
         let now = self.now();
         let server = &mut self.postgres;
         server.parked_lock.take_if(|holder| *holder == id);
         if let Some(session) = server.sessions.get_mut(&id) {
-            // A client that hears nothing does not hear this either.
+            // A client on a silent link does not notice.
             let knows = !matches!(session.link, Link::Hung(_));
             if knows {
                 session.link = Link::Cut;
@@ -64,14 +64,14 @@ impl WorldState {
             let had_slot = server.active.take_if(|active| *active == id).is_some();
             let had_backlog = server.backlog.take_if(|holder| *holder == id).is_some();
             if had_slot || had_backlog {
-                // Nobody listens on the connection that holds the temporary slot: its loss is found out at the end.
+                // Nobody listens on the connection that holds the temporary slot. Its loss is noticed at the end.
                 self.oracle.left_slot(process, (knows && had_slot).then_some(now));
                 self.note(|| format!("postgres: process {process} has the slot no longer"));
             }
         }
     }
 
-    /// The client's end of a session is gone: of what it sent last some arrives.
+    /// Drops the client's end of a session. Some of what it sent last arrives.
     pub(super) fn abandon_session(&mut self, id: SessionId) {
         let now = self.now();
         let delay = self.millis(0..=20);
@@ -111,7 +111,7 @@ impl WorldState {
         self.postgres.sessions.get(&id).map_or(Link::Cut, |session| session.link)
     }
 
-    /// `TCP_USER_TIMEOUT` and keepalives see to it that nobody waits for ever.
+    /// `TCP_USER_TIMEOUT` and keepalives end every wait.
     pub(super) fn until_tcp_gives_up<T, E>(&self, hung: Instant, error: E) -> Said<Result<T, E>> {
         let until = hung + Duration::from_secs(60);
         if until <= self.now() { Said::This(Err(error)) } else { Said::NothingBefore(Some(until)) }

@@ -1,18 +1,18 @@
-//! What somebody else may do to the slot.
+//! Changes of the slot by others.
 
 use super::data_directory::Slot;
 use crate::world::WorldState;
 
 impl Slot {
-    /// One that stands here, on disk as well.
+    /// A slot at this position, on disk as well.
     pub(super) fn at(lsn: u64) -> Self {
         Self { confirmed_flush: lsn, persisted: lsn, lost: false }
     }
 }
 
 impl WorldState {
-    /// Drops the slot, whoever uses it. `false` when there is none, or none of which anything is written down: then the next
-    /// one is the first one.
+    /// Drops the slot, even if it is in use. Returns `false` if there is none, or none that has a record: then the next one is the
+    /// first.
     pub(crate) fn drop_slot(&mut self) -> bool {
         if !self.has_recorded_slot() {
             return false;
@@ -24,7 +24,7 @@ impl WorldState {
         true
     }
 
-    /// Makes one of the same name where the WAL ends, which the making of it is part of (`LogStandbySnapshot`).
+    /// Creates a slot of the same name at the end of WAL. Its creation makes WAL itself (`LogStandbySnapshot`).
     pub(crate) fn make_slot_by_hand(&mut self) {
         let data = &mut self.postgres.data;
         if data.slot.is_some() {
@@ -38,7 +38,7 @@ impl WorldState {
         self.note(|| format!("postgres: somebody makes the slot anew at {at}"));
     }
 
-    /// The slot stays as it is, and skips what was written meanwhile.
+    /// Creates the publication again. The slot stays and skips what was written meanwhile.
     pub(crate) fn make_publication_anew(&mut self) {
         const CAUSE: &str = "removed from the publication and added again";
         if !self.has_recorded_slot() {
@@ -52,7 +52,7 @@ impl WorldState {
         self.note(|| "postgres: somebody makes the publication anew".to_owned());
     }
 
-    /// The server removes WAL that the slot needs.
+    /// Removes WAL that the slot needs.
     pub(crate) fn lose_slot(&mut self) {
         if !self.has_recorded_slot() {
             return;
@@ -65,8 +65,8 @@ impl WorldState {
         self.oracle.may_halt_for(&["is lost"]);
     }
 
-    /// `outboxd teardown`, which refuses while the slot is in use, so that somebody ends the stream first. What is not
-    /// published by then is for the next slot, if there is to be one.
+    /// `outboxd teardown`. It refuses while the slot is in use, so the stream is ended first. Rows that are not published by then
+    /// are left for the next slot, if there is one.
     pub(crate) fn tear_down(&mut self) {
         if !self.has_recorded_slot() {
             return;
@@ -80,13 +80,13 @@ impl WorldState {
         self.oracle.may_halt_for(&["was removed by `outboxd teardown`"]);
     }
 
-    /// There is a slot, and whoever starts knows that there is to be one.
+    /// Returns whether there is a slot with a record, so that a process expects one.
     fn has_recorded_slot(&self) -> bool {
         let data = &self.postgres.data;
         data.slot.is_some() && data.has_recorded_slot()
     }
 
-    /// A crash sets the slot back to what is on disk. What its record has beyond is repeated by nobody all the same.
+    /// Sets the slot back to its state on disk, as a crash does. No process repeats what its record has beyond that.
     pub(crate) fn slot_forgets(&mut self) {
         self.oracle.slot_forgot();
         let settled = self.postgres.data.settled_for_good();
@@ -100,11 +100,11 @@ impl WorldState {
         if let Some(active) = self.postgres.active {
             self.end_session(active);
         }
-        // What it had confirmed will be published again.
+        // Confirmed messages after this position are published again.
         self.oracle.slot_forgot();
     }
 
-    /// A new slot begins behind the rows that are missing, so nobody but `outboxd recover` may make one.
+    /// A new slot begins after the missing rows. Only `outboxd recover` may create one.
     pub(super) fn slot_is_made_by(&mut self, process: u64) {
         let gap = self.postgres.data.gap.join(", ");
         if !gap.is_empty() && !self.oracle.recovering.contains(&process) {

@@ -101,7 +101,7 @@ impl Sql for SimulatedSql {
             data.slot = Some(Slot::at(data.wal_end));
             state.slot_is_made_by(process);
             let data = &state.postgres.data;
-            // What was committed before is not for the relay.
+            // Rows that were committed before are not relayed.
             for row in data.transactions.iter().flat_map(|transaction| &transaction.rows) {
                 state.oracle.exempt(row.id);
             }
@@ -119,7 +119,7 @@ impl Sql for SimulatedSql {
             if state.postgres.active.is_some() {
                 return Err(CatalogError::SlotInUse { slot: slot.to_owned(), holder: None });
             }
-            // What it had confirmed will be published again, on purpose.
+            // Confirmed messages are published again, on purpose.
             state.oracle.slot_forgot();
             Ok(state.postgres.data.slot.take().is_some())
         })
@@ -237,7 +237,7 @@ impl Sql for SimulatedSql {
             state.oracle.parked_row_removed(process, row);
             let removed = state.postgres.data.unpark(row);
             state.note(|| format!("process {process} has removed parked row {row}"));
-            // It is, and nobody hears of it.
+            // The commit happens, and the client is not told.
             if !state.peace && state.one_in(16) {
                 return Err(CatalogError::Statement { doing: DOING, cause: closed() });
             }

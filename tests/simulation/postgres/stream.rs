@@ -15,7 +15,7 @@ use crate::{
 pub(crate) struct SimulatedStream {
     connection: Connection,
     last_heard: Instant,
-    /// The last row handed out, for the sake of [`Sabotage`].
+    /// The last row handed out, for [`Sabotage`].
     seen: u64,
 }
 
@@ -29,7 +29,7 @@ impl SimulatedStream {
         let is_row = matches!(event, ReplicationEvent::WalData { bytes, .. } if bytes.first() == Some(&b'I'));
         self.seen += u64::from(is_row);
         let sabotage = self.connection.world.look(|state| state.scenario.sabotage);
-        // The first row of a connection goes missing.
+        // The first row of a connection is skipped.
         !(sabotage == Some(Sabotage::SkipOnResume) && is_row && self.seen == 1 && self.connection.id > 20)
     }
 
@@ -45,7 +45,7 @@ impl SimulatedStream {
             {
                 lsn = streaming.sent;
             }
-            // On a silent link it never arrives, and the server at its other end may not be the one that it is meant for.
+            // On a silent link the status never arrives. The server at the other end may be another one.
             if state.link(id) == Link::Up {
                 state.acknowledged(process, lsn);
             }

@@ -1,4 +1,4 @@
-//! A walsender at work: what it says next, and what it takes in.
+//! A walsender: the messages that it sends next, and the answers that it processes.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,11 +28,11 @@ pub(crate) struct Streaming {
     pub(crate) stalled_until: Instant,
     pub(crate) last_stall: Instant,
     pub(super) statuses: VecDeque<(Instant, u64)>,
-    /// When the client was handed the end of a transaction, by `commit_lsn`.
+    /// Times when the client was handed the end of a transaction, by `commit_lsn`.
     pub(crate) commits: BTreeMap<u64, Instant>,
 }
 
-/// What an event means to the oracle.
+/// Meaning of an event for the oracle.
 #[derive(Clone, Copy, Debug)]
 enum Carries {
     Nothing,
@@ -55,7 +55,7 @@ impl WorldState {
         }
     }
 
-    /// LogicalConfirmReceivedLocation: the server believes its client, also when it goes back.
+    /// LogicalConfirmReceivedLocation: the server accepts the client's position, even if it goes back.
     fn confirm(&mut self, lsn: u64) {
         let persist = self.one_in(self.scenario.slot_saved_one_in);
         let Some(slot) = &mut self.postgres.data.slot else { return };
@@ -72,7 +72,7 @@ impl WorldState {
         }
     }
 
-    /// What the walsender says next.
+    /// Returns the walsender's next message.
     pub(super) fn stream(&mut self, id: SessionId) -> Said<Result<ReplicationEvent, ReplicationError>> {
         match self.link(id) {
             Link::Cut => return Said::This(Err(ReplicationError::Stream(closed()))),
@@ -172,7 +172,7 @@ impl WorldState {
 }
 
 impl Streaming {
-    /// Sends the transactions from number `next` on, which commit at `from` or later.
+    /// Sends the transactions from number `next` on that commit at `from` or later.
     pub(super) fn new(next: usize, from: u64, now: Instant) -> Self {
         Self {
             since: now,

@@ -1,4 +1,4 @@
-//! Somebody who runs `outboxd replay` and `outboxd parked requeue` beside the relay.
+//! Runs of `outboxd replay` and `outboxd parked requeue` beside the relay.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::Run;
 
-/// A command at work.
+/// A running command.
 pub(super) struct Command {
     id: u64,
     trigger: ShutdownTrigger,
@@ -20,7 +20,7 @@ pub(super) struct Command {
 }
 
 impl Run {
-    /// Now and then one is started, or ends early.
+    /// Sometimes starts a command, or ends one early.
     pub(super) fn run_commands(&mut self) {
         let (replays, requeues) = (self.scenario.replays, self.scenario.requeues);
         if !replays && !requeues {
@@ -45,7 +45,7 @@ impl Run {
         }
     }
 
-    /// When nothing goes wrong any more.
+    /// Runs the commands once more, after the last fault.
     pub(super) fn run_last_commands(&mut self) {
         if self.scenario.replays {
             self.start_replay();
@@ -55,7 +55,7 @@ impl Run {
         }
     }
 
-    /// One that has not ended yet, in words.
+    /// Describes a command that is still running.
     pub(super) fn running_command(&self) -> Option<String> {
         let command = self.commands.iter().find(|command| !command.task.is_finished())?;
         Some(format!("the command of process {} is at work", command.id))

@@ -1,12 +1,12 @@
-//! SIGSTOP and SIGCONT: a process that does nothing for a while, keeps its connections, and then goes on as if nothing had
-//! happened. Its monitor, a task of its own, goes on all the time: it publishes nothing.
+//! SIGSTOP and SIGCONT: a process does nothing for a while, keeps its connections, and then continues as if nothing had happened.
+//! Its monitor, a task of its own, keeps running: it publishes nothing.
 
 use std::{future::poll_fn, pin::pin, task::Poll};
 
 use super::Run;
 use crate::world::{World, WorldState};
 
-/// Runs `process` while it is not frozen.
+/// Polls `process` unless it is frozen.
 pub(super) async fn while_not_frozen<F: Future>(world: World, id: u64, process: F) -> F::Output {
     let mut process = pin!(process);
     poll_fn(|cx| {
@@ -20,7 +20,7 @@ pub(super) async fn while_not_frozen<F: Future>(world: World, id: u64, process: 
 }
 
 impl Run {
-    /// Stops one for a while. Often that is longer than the servers bear its silence.
+    /// Freezes one process for a while, often longer than the servers tolerate silence.
     pub(crate) fn freeze_one(&mut self) {
         let index = self.world.look(|state| state.rng.usize(0..self.processes.len()));
         let id = self.processes[index].id;

@@ -1,4 +1,4 @@
-//! One simulation: a service that writes, instances of outboxd that come and go, faults, and then peace.
+//! One simulation: a service that writes, instances of outboxd that start and end, faults, and then peace.
 
 mod command;
 mod freezing;
@@ -33,25 +33,25 @@ use crate::{
     world::World,
 };
 
-/// How long after the last fault everything has to be delivered. A silent connection alone may take a minute.
+/// Time after the last fault within which everything must be delivered. A silent connection alone may take a minute.
 const PEACE: Duration = Duration::from_secs(400);
 
-/// What came of a simulation.
+/// Result of a simulation.
 pub(crate) struct Report {
     pub(crate) violation: Option<String>,
     pub(crate) deliveries: u64,
     pub(crate) duplicates: u64,
     pub(crate) removals: u64,
     pub(crate) parks_refused: u64,
-    /// Replays that came to their end.
+    /// Number of replays that finished.
     pub(crate) replayed: u64,
-    /// Rows that were requeued.
+    /// Number of rows that were requeued.
     pub(crate) requeued: u64,
-    /// Rows with a nack behind them that were parked.
+    /// Number of rows that were nacked and then parked.
     pub(crate) parked_after_nacks: usize,
-    /// How often the message was sent that was sent most.
+    /// Largest number of times that one message was sent.
     pub(crate) sent_max: u32,
-    /// The same, of those that the broker never refused.
+    /// The same, of the messages that the broker never refused.
     pub(crate) innocent_sent_max: u32,
     /// States in which some process was seen.
     pub(crate) states: Vec<SourceState>,
@@ -59,7 +59,7 @@ pub(crate) struct Report {
 }
 
 pub(crate) fn simulate(scenario: Scenario, trace: bool) -> Report {
-    // The relay's jitter.
+    // Seeds the relay's jitter.
     fastrand::seed(scenario.seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -96,7 +96,7 @@ pub(crate) struct Run {
     commands: Vec<Command>,
     last_process: u64,
     last_row: RowId,
-    /// Copies of the data directory, for bad times.
+    /// Copies of the data directory, for faults that restore one.
     copies: VecDeque<DataDirectory>,
     options: Arc<SourceDatabase>,
     mapping: Mapping,
@@ -181,7 +181,7 @@ impl Run {
             self.end_for_good().await;
         }
         self.check()?;
-        // And a last start finds nothing to do.
+        // A last start finds nothing to do.
         self.start();
         tokio::time::sleep(Duration::from_secs(5)).await;
         self.check()
@@ -191,7 +191,7 @@ impl Run {
         self.world.look(|state| state.oracle.violation.take()).map_or(Ok(()), Err)
     }
 
-    /// Faults stop, and everything is delivered: the run ends.
+    /// Ends the faults and waits until everything is delivered.
     async fn find_peace(&mut self) -> Result<(), String> {
         self.world.change(|state| {
             state.note(|| "*** peace".to_owned());
@@ -205,7 +205,7 @@ impl Run {
             self.see_states();
             self.recover().await;
             self.check()?;
-            // One that halted at an invalid row which the server that took over does not have waits for somebody, too.
+            // A process that halted at an invalid row stays halted if the new server does not have that row. A person restarts it.
             if !started_again && Instant::now() + PEACE / 2 > deadline {
                 started_again = true;
                 self.start_again_where(|process| process.is_halted(INVALID_ROW)).await;
@@ -226,7 +226,7 @@ impl Run {
         }
     }
 
-    /// What somebody does who is not after anything: other tables' WAL, a copy of the server, a look at the slot.
+    /// Unrelated activity: other tables' WAL, a copy of the server, a look at the slot.
     fn look_around(&mut self) {
         self.see_states();
         let copy = self.world.change(|state| {
@@ -253,7 +253,7 @@ impl Run {
         self.states.dedup();
     }
 
-    /// A while from now, something gets well.
+    /// Repairs something after a random time.
     pub(crate) fn mend(
         &self,
         within_ms: u64,
@@ -267,7 +267,7 @@ impl Run {
     }
 }
 
-/// Sums of many simulations.
+/// Sums over many simulations.
 #[derive(Default)]
 pub(crate) struct Sums {
     pub(crate) seeds: u64,

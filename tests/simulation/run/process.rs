@@ -1,4 +1,4 @@
-//! Instances of outboxd, which come and go.
+//! Instances of outboxd, which start and end.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::{Run, freezing::while_not_frozen};
 use crate::{broker::SimulatedBroker, postgres::SimulatedDatabase, sabotage::Sabotage};
 
-/// An instance of outboxd: a place where a process runs, most of the time.
+/// An instance of outboxd.
 pub(super) struct Process {
     pub(super) id: u64,
     board: Board,
@@ -29,14 +29,14 @@ impl Process {
         self.board.status().sources.first().map(|source| source.state)
     }
 
-    /// What it says of itself.
+    /// The source's state and reason.
     pub(super) fn shown(&self) -> String {
         let sources = self.board.status().sources;
         let shown = sources.iter().map(|source| format!("{:?}: {}", source.state, source.reason));
         format!("process {} is {}", self.id, shown.collect::<String>())
     }
 
-    /// What it says it has halted for, if it is this.
+    /// The reason for which the source halts, if it contains `why`.
     pub(super) fn halted(&self, why: &str) -> Option<String> {
         let sources = self.board.status().sources;
         let halted =
@@ -45,12 +45,12 @@ impl Process {
     }
 }
 
-/// What somebody reads who is to start an instance again, or to run `outboxd recover`.
+/// Texts by which a person decides to restart an instance, or to run `outboxd recover`.
 pub(super) const INVALID_ROW: &str = "cannot become";
 pub(super) const GAP: &str = "outboxd recover";
 
 impl Run {
-    /// What a new process is started with, and its number.
+    /// Returns the source of a new process, and the process's number.
     pub(super) fn source(&mut self) -> (u64, Source<SimulatedDatabase, SimulatedBroker>) {
         self.last_process += 1;
         let id = self.last_process;
@@ -103,7 +103,7 @@ impl Run {
         self.world.look(|state| {
             state.slot_must_keep_up(process.id);
             state.note(|| format!("process {} is killed", process.id));
-            // Its kernel closes what a frozen process has, too.
+            // The kernel closes the connections of a frozen process, too.
             state.thaw(process.id);
         });
         process.task.abort();

@@ -1,4 +1,4 @@
-//! A copy of the server that takes its place.
+//! Copies that replace the server.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use super::{
 use crate::postgres::DataDirectory;
 
 impl Run {
-    /// A copy of the server takes its place. If it has the same identity, nothing is written before every process has met
-    /// it: once its WAL has grown beyond what was confirmed it cannot be told from the one before.
+    /// Replaces the server by a copy. If the copy has the same identity, nothing is written until every process has met it: once
+    /// its WAL has grown beyond the confirmed position, the copy cannot be told from the server before.
     pub(crate) async fn put_back(&mut self, changed: impl FnOnce(&mut DataDirectory)) {
         let Some(data) = self.copies.pop_back() else { return };
         let recognisable = self.replace(data, changed);
-        // Another identity is seen however much is written meanwhile.
+        // Another identity is noticed, however much is written meanwhile.
         if recognisable {
             for _ in 0..self.world.look(|state| state.rng.u8(0..20)) {
                 self.write();
@@ -29,7 +29,7 @@ impl Run {
                 })
             };
             let Some(one) = self.processes.iter().position(unmet) else { return };
-            // An instance that halted at an invalid row waits for somebody to start it again.
+            // An instance that halted at an invalid row waits for a restart.
             let id = self.processes[one].id;
             self.start_again_where(|process| process.id == id && process.is_halted(INVALID_ROW)).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -39,13 +39,13 @@ impl Run {
         });
     }
 
-    /// Puts a copy in the server's place, and says whether it can be told from the server by its identity.
+    /// Replaces the server by a copy. Returns whether the copy's identity differs.
     fn replace(&mut self, mut data: DataDirectory, changed: impl FnOnce(&mut DataDirectory)) -> bool {
         self.copies.clear();
-        // What they write would hide that the server was set back.
+        // Their writes would hide that the server was set back.
         self.kill_commands();
         self.world.change(|state| {
-            // Identities are never used twice.
+            // An identity is never used twice.
             data.system_id = state.postgres.data.system_id;
             data.timeline = state.postgres.data.timeline;
             changed(&mut data);
@@ -53,19 +53,20 @@ impl Run {
             let before = identity(&state.postgres.data);
             state.oracle.may_halt_for(&data.gap);
             state.oracle.may_halt_for(&["set back to an older state"]);
-            // To whoever is at claiming the slot just then, and takes the server for the one that it has met.
+            // For a process that is about to claim the slot and takes this server for the one that it has met.
             if data.slot.is_none() {
                 state.oracle.may_halt_for(&["is gone"]);
             }
-            // To this server there never was one: who remembers nothing makes the first, and to who remembers it is another.
+            // To this server there never was a slot. A process without memory creates the first one; to a process with memory the
+            // slot is another.
             if data.slot.is_none() && !data.has_recorded_slot() {
                 state.oracle.may_halt_for(&["was dropped and created again"]);
             }
-            // Made before a teardown, which the copy knows nothing of.
+            // Created before a teardown that the copy does not know of.
             if data.publishes_otherwise_than(&state.postgres.data) {
                 state.oracle.may_halt_for(&["the publication was dropped and created again"]);
             }
-            // Who was told of that by the server before looks for a better reason at this one.
+            // A process that was told so by the server before looks for a better reason on this one.
             if state.postgres.data.is_unpublished() {
                 state.oracle.may_halt_for(&["the publication does not exist"]);
             }
@@ -73,7 +74,7 @@ impl Run {
                 state.oracle.may_halt_for(&["was on another server"]);
             }
             if data.timeline != state.postgres.data.timeline {
-                // The latter when a process remembers a timeline that the copy never was on.
+                // The second cause applies when a process remembers a timeline that the copy was never on.
                 let causes = ["the slot is not on the new timeline", "was dropped and created again"];
                 state.oracle.may_halt_for(&causes);
             }
@@ -82,9 +83,8 @@ impl Run {
         })
     }
 
-    /// Somebody stops outboxd, puts an older copy of the server back (the snapshot of a disk), and loads a dump over it that is
-    /// newer: the slot is the old one, and its record speaks of positions which other rows have by now. The rest of the dump does
-    /// not matter.
+    /// Stops outboxd, restores an older copy of the server (a snapshot of the disk), and loads a newer dump over it. The slot is
+    /// the old one, and its record names positions that other rows have by now. The rest of the dump does not matter.
     pub(crate) async fn restore_with_newer_record(&mut self) {
         let record = self.world.look(|state| {
             let data = &state.postgres.data;
@@ -110,7 +110,7 @@ impl Run {
         }
     }
 
-    /// Ends such instances, and starts others.
+    /// Ends the instances that match, and starts others.
     pub(super) async fn start_again_where(&mut self, such: impl Fn(&Process) -> bool) {
         while let Some(one) = self.processes.iter().position(&such) {
             let process = self.processes.remove(one);

@@ -1,4 +1,4 @@
-//! Somebody who runs `outboxd recover`.
+//! Runs of `outboxd recover`.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use process::shutdown::shutdown;
 
 use super::{Run, process::GAP};
 
-/// Everything that may hold a recovery up gets well sooner.
+/// Longest recovery. Everything that may delay it is repaired sooner.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 impl Run {
-    /// `outboxd recover`, by somebody who sees that an instance has halted for its slot. Some are killed, or asked to end: the
-    /// gap stays, and the next one begins anew.
+    /// Runs `outboxd recover` when an instance has halted for its slot. Some runs are killed or asked to end: the gap stays, and
+    /// the next run starts again.
     pub(super) async fn recover(&mut self) {
         let slot = &self.options.slot;
         let halted: Vec<(u64, String)> =

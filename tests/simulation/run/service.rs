@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Run {
-    /// A transaction of the service.
+    /// Writes one transaction of the service.
     pub(super) fn write(&mut self) {
         let scenario = self.scenario.clone();
         let (rows, rolled_back) = self.world.look(|state| {
@@ -40,7 +40,7 @@ impl Run {
                 return;
             }
             let data = &mut state.postgres.data;
-            // The commit record may follow at once, when the rows were written before the last commit.
+            // The commit record may follow at once, if the rows were written before the last commit.
             let commit_lsn = data.wal_end + state.rng.u64(0..3) * 40;
             let transaction =
                 Transaction { commit_lsn, end_lsn: commit_lsn + 48, rows, others: state.rng.u8(0..4) == 0 };

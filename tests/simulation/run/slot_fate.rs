@@ -1,4 +1,4 @@
-//! Somebody who does to the slot what nobody should.
+//! Changes of the slot that nobody should make.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use super::Run;
 use crate::world::WorldState;
 
 impl Run {
-    /// Drops the slot under whoever uses it, and makes it anew behind what is written meanwhile. Only while its holder lives, and
-    /// nobody else: to a standby that comes first, and after a kill, it is the slot that was there; see ARCHITECTURE.md.
+    /// Drops the slot while it is in use, and creates it again after more writes. Only while its holder lives, and no other
+    /// process: to a standby that comes first, and after a kill, the slot is the earlier one.
     pub(crate) async fn make_slot_anew(&mut self) {
         let holder = self.world.look(|state| state.postgres.data.holder_process());
         let [only] = self.processes.as_slice() else { return };
-        // At an invalid row it may end without another look at the slot.
+        // An instance at an invalid row may end without another look at the slot.
         if holder != Some(only.id) || self.scenario.invalid || !self.world.change(|state| state.drop_slot()) {
             return;
         }
@@ -28,7 +28,7 @@ impl Run {
             .look(|state| state.oracle.violated("nobody noticed that the slot was made anew".to_owned()));
     }
 
-    /// Drops the slot while no instance runs, and makes it anew if the last one left it in good order.
+    /// Drops the slot while no instance runs. Creates it again if the last instance left it in good order.
     pub(crate) async fn lose_slot_while_stopped(&mut self, anew: bool) {
         let instances = self.processes.len();
         for _ in 0..instances {
@@ -53,7 +53,7 @@ impl Run {
         }
     }
 
-    /// Rows are written while there is none, and the slot skips them.
+    /// Drops the publication, writes rows, and creates it again. The slot skips these rows.
     pub(crate) async fn make_publication_anew_while_stopped(&mut self) {
         let instances = self.processes.len();
         for _ in 0..instances {

@@ -118,7 +118,7 @@ mutate forget-what-could-not-be-stored src/parking/writer.rs \
 mutate trust-a-server-that-lacks-a-parked-row src/ledger/progress.rs \
     'confirmed.map(ConfirmedLsn::lsn).max(settled).max(parked_before)' '{ let _ = parked_before; confirmed.map(ConfirmedLsn::lsn).max(settled) }'
 mutate suspects-all-at-once src/ledger/suspects.rs \
-    'let limit = if goes_alone { 1 } else { LOT };' 'let limit = if goes_alone { 1 } else { usize::MAX };'
+    'let limit = if goes_alone { 1 } else { BATCH };' 'let limit = if goes_alone { 1 } else { usize::MAX };'
 mutate begin-a-lot-beside-the-last-suspect src/ledger/suspects.rs \
     'published >= limit || self.alone_out.is_some()' 'published >= limit'
 mutate send-beside-a-suspect src/ledger/mod.rs \
@@ -126,7 +126,7 @@ mutate send-beside-a-suspect src/ledger/mod.rs \
 mutate send-behind-a-refused-message src/ledger/mod.rs \
     'self.forbidden.first().is_none_or(|forbidden| tag < forbidden)' 'true'
 mutate try-all-nacked-at-once src/ledger/nacks.rs \
-    '(0, _) => 1,' '(0, _) => LOT_MAX,'
+    '(0, _) => 1,' '(0, _) => BATCH_MAX,'
 if [ "$tried" = 0 ]; then
     echo "there is no mutation called $ONLY"
     exit 2

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use outboxd::relay::{OnUnroutable, RelayOptions};
 
-use crate::{faults::Fault, run::simulate, scenario::Scenario};
+use crate::{
+    run::simulate,
+    scenario::{Fault, Scenario},
+};
 
 /// Changes a scenario: a queue that comes and goes, broken connections, and killed instances.
 pub(crate) fn parks_and_requeues(scenario: &mut Scenario) {

@@ -8,9 +8,8 @@ use outboxd::{
 };
 
 use crate::{
-    faults::Fault,
     run::{Report, simulate},
-    scenario::Scenario,
+    scenario::{Fault, Scenario},
 };
 
 const SEEDS: u64 = 100;

@@ -6,20 +6,30 @@
 //! make simulate            100,000 new seeds, from the clock
 //! SEED=n make simulate     one seed, with a trace
 //! ```
+//!
+//! Imports run downward:
+//!
+//! ```text
+//! main, commands, parking, lasting_alone, caught   tests
+//!   run          the driver: a service, instances of outboxd, commands, and faults that strike
+//!     broker, postgres   the servers' behaviour, and the connections that the product uses
+//!       world      the state of both servers, the oracle, chance and time
+//!         oracle     checks every promise
+//!         scenario   the meaning of a seed: options, speeds, faults, and sabotage of the relay
+//!         link, wal  what servers and processes exchange
+//! ```
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod broker;
+mod caught;
 mod commands;
-mod faults;
-mod fence;
-mod lasting;
 mod lasting_alone;
+mod link;
 mod oracle;
 mod parking;
 mod postgres;
 mod run;
-mod sabotage;
 mod scenario;
 mod wal;
 mod world;

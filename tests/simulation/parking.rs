@@ -2,7 +2,10 @@
 
 use outboxd::relay::{OnInvalid, OnUnroutable, RelayOptions};
 
-use crate::{faults::Fault, run::simulate, scenario::Scenario};
+use crate::{
+    run::simulate,
+    scenario::{Fault, Scenario},
+};
 
 /// A policy that parks, a queue that comes and goes, and a table that accepts nothing for up to a minute.
 fn parking_fails(seed: u64) -> Scenario {

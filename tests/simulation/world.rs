@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{broker::Broker, oracle::Oracle, postgres::Server, scenario::Scenario};
+use crate::{broker::state::Broker, link::Said, oracle::Oracle, postgres::state::Server, scenario::Scenario};
 
 /// Handle to the world, shared by the simulated connections of every process.
 #[derive(Clone)]
@@ -35,23 +35,6 @@ pub(crate) struct WorldState {
     pub(crate) peace: bool,
     /// Trace of events, if wanted.
     pub(crate) trace: Option<Vec<String>>,
-}
-
-/// A link to a server, or of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Link {
-    Up,
-    /// Both ends know.
-    Cut,
-    /// Nothing passes since this time, and neither end knows.
-    Hung(Instant),
-}
-
-/// Answer of a simulated connection.
-pub(crate) enum Said<T> {
-    This(T),
-    /// No answer before this time, unless the world changes.
-    NothingBefore(Option<Instant>),
 }
 
 impl World {

@@ -1,7 +1,9 @@
 //! The oracle: watches everything and checks the product's promises. Each check states one.
 
 mod again;
+mod beside;
 mod command;
+mod copies;
 mod delivery;
 mod ending;
 mod gap;
@@ -15,7 +17,7 @@ use tokio::time::Instant;
 pub(crate) use self::command::Sender;
 use self::{again::Again, command::Command};
 use crate::{
-    postgres::{DataDirectory, SessionId},
+    postgres::{data_directory::DataDirectory, state::SessionId},
     scenario::Scenario,
     wal::{RowId, Transaction},
 };

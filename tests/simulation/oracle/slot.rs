@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{postgres::Mode, scenario::Scenario, wal::RowId, world::WorldState};
+use crate::{postgres::state::Mode, scenario::Scenario, wal::RowId, world::WorldState};
 
 impl WorldState {
     /// PostgreSQL is told a position. Every row before it must be confirmed, parked or dropped by policy, and must be in the broker

@@ -14,11 +14,15 @@ use outboxd::{
 };
 use pg_replication::WireError;
 
-use super::{SessionId, Slot, connection::closed, replication::SimulatedReplication, sql::SimulatedSql};
+use super::{
+    connection::closed, data_directory::Slot, replication::SimulatedReplication, sql::SimulatedSql,
+    state::SessionId,
+};
 use crate::{
-    sabotage::Sabotage,
+    link::Link,
+    scenario::Sabotage,
     wal::{COLUMNS, Row, TEXT},
-    world::{Link, World},
+    world::World,
 };
 
 pub(crate) struct SimulatedBacklog {

@@ -2,8 +2,11 @@
 
 use pg_replication::{ReplicationError, ServerError, WireError};
 
-use super::{Mode, SessionId};
-use crate::world::{Link, Said, World, WorldState};
+use super::state::{Mode, SessionId};
+use crate::{
+    link::{Link, Said},
+    world::{World, WorldState},
+};
 
 /// The client's end of a session. Closed when dropped.
 pub(super) struct Connection {

@@ -24,7 +24,7 @@ use super::{
     sql::SimulatedSql,
 };
 use crate::{
-    sabotage::Sabotage,
+    scenario::Sabotage,
     world::{World, WorldState},
 };
 

@@ -20,7 +20,7 @@ use outboxd::{
 };
 use pg_replication::Hosting;
 
-use super::SessionId;
+use super::state::SessionId;
 
 use crate::{
     wal::{COLUMNS, OUTBOX, TEXT},

@@ -11,7 +11,7 @@ use super::{
     connection::{Connection, command_failed, server_error},
     facts::slot_uses,
     stream::SimulatedStream,
-    walsender::Streaming,
+    streaming::Streaming,
 };
 use crate::world::WorldState;
 

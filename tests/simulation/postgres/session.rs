@@ -4,26 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::walsender::Streaming;
-use crate::world::{Link, Said, WorldState};
-
-pub(crate) type SessionId = u64;
-
-/// A connection of any kind.
-pub(crate) struct Session {
-    pub(crate) process: u64,
-    pub(crate) link: Link,
-    /// Time when the server notices that the client is gone.
-    closes_at: Option<Instant>,
-    pub(crate) streaming: Option<Streaming>,
-}
-
-impl Session {
-    /// Returns whether the client exists and can be reached.
-    pub(crate) fn has_client(&self) -> bool {
-        self.link == Link::Up && self.closes_at.is_none()
-    }
-}
+use super::state::{Session, SessionId};
+use crate::{
+    link::{Link, Said},
+    world::WorldState,
+};
 
 impl WorldState {
     /// Closes sessions whose clients are gone.

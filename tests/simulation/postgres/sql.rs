@@ -19,14 +19,15 @@ use outboxd::{
 };
 
 use super::{
-    Slot,
     connection::{Connection, closed, server_error},
+    data_directory::Slot,
     facts::{facts, publishing, slot_facts},
 };
 use crate::{
-    sabotage::Sabotage,
+    link::Link,
+    scenario::Sabotage,
     wal::{OUTBOX, RowId},
-    world::{Link, WorldState},
+    world::WorldState,
 };
 
 pub(crate) struct SimulatedSql(pub(super) Connection);

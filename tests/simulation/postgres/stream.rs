@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, closed};
 use crate::{
-    sabotage::Sabotage,
-    world::{Link, Said},
+    link::{Link, Said},
+    scenario::Sabotage,
 };
 
 pub(crate) struct SimulatedStream {

@@ -7,17 +7,9 @@ use outboxd::{
     backfill::{replay::replay, snapshot::Selection},
     parking::requeue::{Selected, requeue},
 };
-use process::shutdown::{ShutdownTrigger, shutdown};
-use tokio::task::JoinHandle;
+use process::shutdown::shutdown;
 
-use super::Run;
-
-/// A running command.
-pub(super) struct Command {
-    id: u64,
-    trigger: ShutdownTrigger,
-    task: JoinHandle<()>,
-}
+use super::{Command, Run};
 
 impl Run {
     /// Sometimes starts a command, or ends one early.

@@ -2,11 +2,13 @@
 
 mod command;
 mod freezing;
+mod instances;
 mod process;
 mod put_back;
 mod recovery;
 mod service;
 mod slot_fate;
+mod strike;
 
 use std::{
     collections::VecDeque,
@@ -14,23 +16,21 @@ use std::{
     time::Duration,
 };
 
+use ::process::shutdown::ShutdownTrigger;
 use outboxd::{
     admin::SourceState,
     message::{ColumnNames, Mapping},
     postgres::{Cleanup, SourceDatabase, TableName},
 };
 use pg_replication::Endpoint;
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
-use self::{
-    command::Command,
-    process::{INVALID_ROW, Process},
-};
+use self::process::{INVALID_ROW, Process};
 use crate::{
-    postgres::DataDirectory,
+    postgres::data_directory::DataDirectory,
     scenario::Scenario,
     wal::{Row, RowId},
-    world::World,
+    world::{World, WorldState},
 };
 
 /// Time after the last fault within which everything must be delivered. A silent connection alone may take a minute.
@@ -101,6 +101,13 @@ pub(crate) struct Run {
     options: Arc<SourceDatabase>,
     mapping: Mapping,
     states: Vec<SourceState>,
+}
+
+/// A running command.
+pub(super) struct Command {
+    id: u64,
+    trigger: ShutdownTrigger,
+    task: JoinHandle<()>,
 }
 
 impl Run {
@@ -254,11 +261,7 @@ impl Run {
     }
 
     /// Repairs something after a random time.
-    pub(crate) fn mend(
-        &self,
-        within_ms: u64,
-        how: impl FnOnce(&mut crate::world::WorldState) + Send + 'static,
-    ) {
+    pub(crate) fn mend(&self, within_ms: u64, how: impl FnOnce(&mut WorldState) + Send + 'static) {
         let world = self.world.clone();
         tokio::spawn(async move {
             world.pause(0..=within_ms).await;

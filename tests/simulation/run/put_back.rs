@@ -8,7 +8,7 @@ use super::{
     Run,
     process::{INVALID_ROW, Process},
 };
-use crate::postgres::DataDirectory;
+use crate::postgres::data_directory::DataDirectory;
 
 impl Run {
     /// Replaces the server by a copy. If the copy has the same identity, nothing is written until every process has met it: once

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Run;
 use crate::{
-    postgres::Mode,
+    postgres::state::Mode,
     wal::{Row, RowId, Transaction},
 };
 

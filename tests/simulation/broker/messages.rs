@@ -1,93 +1,28 @@
-//! A simulated RabbitMQ broker, as a publisher sees it. Routes and stores messages, confirms late and in any order, nacks, returns,
-//! blocks, leaves messages unanswered, and goes away.
+//! Messages on their way to the broker, and the broker's answers.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::LazyLock,
-    time::Duration,
-};
+use std::time::Duration;
 
 use amqp_publisher::{
-    BrokerError, Endpoint,
+    BrokerError,
     publisher::{Outcome, PublisherEvent},
 };
 use outboxd::{
     ledger::PublishTag,
     message::{HeaderValue, Message},
-    relay::broker::{Broker as Reachable, Publisher},
 };
 use tokio::time::Instant;
 
-use crate::{
-    fence::FenceOf,
-    lasting::{Channel, Lasting, Waiting, row_of},
-    oracle::Sender,
-    sabotage::Sabotage,
-    wal::RowId,
-    world::{Link, Said, World, WorldState},
+use super::{
+    publisher::AT,
+    state::{Arrival, ConnectionId, Sent},
 };
-
-pub(crate) type ConnectionId = u64;
-
-#[derive(Default)]
-pub(crate) struct Broker {
-    pub(crate) down: bool,
-    /// A memory or disk alarm. The broker reads nothing from publishers.
-    pub(crate) alarm: bool,
-    /// Exchange, queue and binding exist. A replaced broker has none until they are declared.
-    pub(crate) declared: bool,
-    /// The queue was unbound.
-    pub(crate) unbound: bool,
-    /// The broker nacks often and is slow.
-    pub(crate) trouble: bool,
-    pub(crate) lasting: Lasting,
-    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
-    /// Exclusive queues and the connections that own them.
-    pub(crate) fences: BTreeMap<String, ConnectionId>,
-    /// A foreign connection owns every fence queue.
-    pub(crate) fence_taken: bool,
-    /// Messages on the way, by time of arrival. Messages of one connection stay in order.
-    pub(crate) arrivals: BTreeMap<(Instant, u64), Arrival>,
-    last_connection: ConnectionId,
-    last_arrival: u64,
-}
-
-pub(crate) struct Arrival {
-    pub(crate) connection: ConnectionId,
-    pub(crate) row: RowId,
-    pub(crate) message: Message,
-    /// Number of the publish on its connection.
-    serial: u64,
-    /// Fence that the connection held at the publish.
-    fence: Option<String>,
-    pub(crate) sender: Sender,
-}
-
-pub(crate) struct Connection {
-    pub(crate) process: u64,
-    pub(crate) link: Link,
-    /// In the order of publishing. Answered messages are removed.
-    pub(crate) unanswered: VecDeque<Sent>,
-    pub(crate) channel: Channel,
-    last_serial: u64,
-    pub(crate) arrives_after: Instant,
-    blocked_told: bool,
-    pub(crate) fence: FenceOf,
-    /// The client is silent. The broker closes the connection at this time.
-    pub(crate) silent_until: Option<Instant>,
-    /// The client dropped the connection, and the broker has not noticed.
-    pub(crate) abandoned: bool,
-}
-
-pub(crate) struct Sent {
-    pub(crate) serial: u64,
-    pub(crate) tag: PublishTag,
-    pub(crate) row: RowId,
-    pub(crate) message: Message,
-    pub(crate) answer: Option<(Instant, Outcome)>,
-    /// The message's queue has no leader to answer.
-    pub(crate) leaderless: bool,
-}
+use crate::{
+    link::{Link, Said},
+    oracle::Sender,
+    scenario::Sabotage,
+    wal::RowId,
+    world::WorldState,
+};
 
 impl WorldState {
     /// Processes what has arrived at the broker by now.
@@ -231,7 +166,7 @@ impl WorldState {
         self.published(process, id, row, &unanswered, marked, handed_over == now);
     }
 
-    fn answers(&mut self, id: ConnectionId) -> Said<Result<PublisherEvent, BrokerError>> {
+    pub(super) fn answers(&mut self, id: ConnectionId) -> Said<Result<PublisherEvent, BrokerError>> {
         let now = self.now();
         let (alarm, sabotage) = (self.broker.alarm, self.scenario.sabotage);
         let dropping = self.scenario.drops_unroutable();
@@ -362,112 +297,6 @@ fn is_replayed(message: &Message) -> bool {
         .any(|(name, value)| name == "outbox-replayed" && *value == HeaderValue::Boolean(true))
 }
 
-static AT: LazyLock<Endpoint> = LazyLock::new(|| {
-    Endpoint::parse("amqp://outboxd@simulated:5672", Duration::from_secs(10)).expect("it is a URL")
-});
-
-/// The broker, as one process reaches it.
-#[derive(Clone)]
-pub(crate) struct SimulatedBroker {
-    pub(crate) world: World,
-    pub(crate) process: u64,
-}
-
-/// A connection that publishes. Closed when dropped.
-pub(crate) struct SimulatedPublisher {
-    world: World,
-    id: ConnectionId,
-    waiting: VecDeque<(PublishTag, Message)>,
-}
-
-impl Drop for SimulatedPublisher {
-    fn drop(&mut self) {
-        self.world.change(|state| {
-            match state.broker.connections.get_mut(&self.id) {
-                // The broker does not receive the close of a silent connection.
-                Some(connection) if connection.silent_until.is_some() && connection.link != Link::Cut => {
-                    connection.abandoned = true;
-                }
-                _ => {
-                    state.cut_broker_connection(self.id);
-                    state.broker.connections.remove(&self.id);
-                }
-            }
-        });
-    }
-}
-
-impl Reachable for SimulatedBroker {
-    type Publisher = SimulatedPublisher;
-
-    async fn connect(&self, _: &str, attempt: usize) -> Result<SimulatedPublisher, BrokerError> {
-        self.world.pause(0..=self.world.look(|state| state.scenario.connect_ms)).await;
-        let id = self.world.change(|state| {
-            if state.broker.down {
-                return Err(BrokerError::TimedOut { at: AT.clone(), after: Duration::from_secs(1) });
-            }
-            state.broker.last_connection += 1;
-            let id = state.broker.last_connection;
-            let forgets = state.scenario.sabotage == Some(Sabotage::DeclareOnlyAtFirst);
-            if !forgets || (attempt == 0 && id == 1) {
-                state.broker.declared = true;
-            }
-            let connection = Connection {
-                process: self.process,
-                link: Link::Up,
-                unanswered: VecDeque::new(),
-                channel: Channel::new(state.now()),
-                last_serial: 0,
-                arrives_after: state.now(),
-                blocked_told: false,
-                fence: FenceOf::Nothing,
-                silent_until: None,
-                abandoned: false,
-            };
-            state.broker.connections.insert(id, connection);
-            Ok(id)
-        })?;
-        Ok(SimulatedPublisher { world: self.world.clone(), id, waiting: VecDeque::new() })
-    }
-}
-
-impl Publisher for SimulatedPublisher {
-    fn fence(&mut self, queue: &str) {
-        self.world.look(|state| {
-            if let Some(connection) = state.broker.connections.get_mut(&self.id) {
-                connection.fence = FenceOf::Asks {
-                    queue: queue.to_owned(),
-                    since: Instant::now(),
-                    told_busy: false,
-                    told_taken: None,
-                };
-            }
-        });
-    }
-
-    fn check(&self, _: &Message) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn publish(&mut self, tag: PublishTag, message: Message) {
-        self.waiting.push_back((tag, message));
-    }
-
-    async fn next(&mut self) -> Result<PublisherEvent, BrokerError> {
-        let id = self.id;
-        let waiting = std::mem::take(&mut self.waiting);
-        self.world.look(|state| {
-            if let Some(connection) = state.broker.connections.get_mut(&id) {
-                let handed_over = Instant::now();
-                let waiting = waiting.into_iter().map(|(tag, message)| Waiting { tag, message, handed_over });
-                connection.channel.waiting.extend(waiting);
-            }
-            state.send_waiting(id);
-        });
-        self.world.hear(|state| state.answers(id)).await
-    }
-
-    async fn close(self) {
-        self.world.pause(0..=5).await;
-    }
+pub(crate) fn row_of(message: &Message) -> RowId {
+    message.id().parse().unwrap_or(RowId::MAX)
 }

@@ -6,20 +6,12 @@ use std::time::Duration;
 use amqp_publisher::{Fence, FenceOwner, Refusal};
 use tokio::time::Instant;
 
+use super::state::{Connection, ConnectionId, FenceOf};
 use crate::{
-    broker::{Connection, ConnectionId},
-    sabotage::Sabotage,
-    world::{Link, Said, WorldState},
+    link::{Link, Said},
+    scenario::Sabotage,
+    world::WorldState,
 };
-
-/// Relation of a connection to the fence.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum FenceOf {
-    Nothing,
-    Asks { queue: String, since: Instant, told_busy: bool, told_taken: Option<Instant> },
-    Has(String),
-    Denied,
-}
 
 /// Longest takeover beyond three heartbeats.
 const TAKEOVER_MARGIN: Duration = Duration::from_secs(5);
@@ -27,15 +19,6 @@ const TAKEOVER_MARGIN: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval at which a client asks again for a taken fence.
 const FENCE_RETRY: Duration = Duration::from_millis(200);
-
-impl FenceOf {
-    pub(crate) fn name(&self) -> Option<String> {
-        match self {
-            FenceOf::Has(queue) => Some(queue.clone()),
-            _ => None,
-        }
-    }
-}
 
 impl WorldState {
     /// Closes connections whose clients are silent. A client that hears nothing does not notice.

@@ -1,94 +1,19 @@
 //! Lasting states of the broker for one routing key or one exchange, while others work: the broker closes the channel for a
 //! message, refuses an exchange, nacks, or confirms nothing. Also a publisher's channel, which is closed and opened again.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    time::Duration,
-};
+use std::time::Duration;
 
 use amqp_publisher::{
     DeclareError, Refusal, Refused,
     publisher::{Outcome, PublisherEvent},
 };
-use outboxd::{ledger::PublishTag, message::Message};
 use tokio::time::Instant;
 
-use crate::{
-    broker::{Arrival, ConnectionId},
-    oracle::Sender,
-    sabotage::Sabotage,
-    wal::RowId,
-    world::{Link, WorldState},
+use super::{
+    messages::row_of,
+    state::{Arrival, Closed, ConnectionId, Waiting},
 };
-
-/// Lasting states.
-#[derive(Default)]
-pub(crate) struct Lasting {
-    /// A routing key that the user may not publish with. The broker closes the channel.
-    pub(crate) refused: Option<&'static str>,
-    /// An exchange that exists with another type.
-    pub(crate) another_exchange: Option<&'static str>,
-    /// An exchange that was deleted, and is missing until a publisher declares it again.
-    pub(crate) missing: Option<&'static str>,
-    /// A routing key whose queue is full and rejects messages.
-    pub(crate) full: Option<&'static str>,
-    /// A routing key whose queue has no leader.
-    pub(crate) leaderless: Option<&'static str>,
-}
-
-/// A message that was handed over and not sent.
-pub(crate) struct Waiting {
-    pub(crate) tag: PublishTag,
-    pub(crate) message: Message,
-    pub(crate) handed_over: Instant,
-}
-
-/// A channel that the broker has closed.
-struct Closed {
-    /// Time when the client hears of it.
-    at: Instant,
-    row: RowId,
-    /// The exchange, if it is missing.
-    missing: Option<String>,
-}
-
-/// The channel on which a connection publishes.
-pub(crate) struct Channel {
-    /// Messages that were handed over and not sent.
-    pub(crate) waiting: VecDeque<Waiting>,
-    /// Set when the broker has closed the channel and the client has not heard of it.
-    closed: Option<Closed>,
-    /// Nothing is sent before this time: the channel is being opened, or the socket is full.
-    sends_from: Instant,
-    /// Exchanges that the connection has declared.
-    known: HashSet<String>,
-    /// Time of the answer to the declare of this exchange.
-    declaring: Option<(Instant, String)>,
-}
-
-impl Channel {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            closed: None,
-            sends_from: now,
-            known: HashSet::new(),
-            declaring: None,
-        }
-    }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.is_some()
-    }
-
-    /// Time of the channel's next event.
-    pub(crate) fn next(&self) -> Option<Instant> {
-        let sends = (!self.waiting.is_empty() && self.declaring.is_none()).then_some(self.sends_from);
-        let closed = self.closed.as_ref().map(|closed| closed.at);
-        let declared = self.declaring.as_ref().map(|(at, _)| *at);
-        [sends, closed, declared].into_iter().flatten().min()
-    }
-}
+use crate::{link::Link, oracle::Sender, scenario::Sabotage, wal::RowId, world::WorldState};
 
 impl WorldState {
     /// Sends the waiting messages that may be sent.
@@ -238,10 +163,6 @@ impl WorldState {
             }
         }
     }
-}
-
-pub(crate) fn row_of(message: &Message) -> RowId {
-    message.id().parse().unwrap_or(RowId::MAX)
 }
 
 fn refused_key() -> Refused {

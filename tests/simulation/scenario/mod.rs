@@ -1,10 +1,13 @@
 //! Meaning of a seed: the relay's options, the servers' speed, and the faults.
 
+mod fault;
+mod sabotage;
+
 use std::time::Duration;
 
 use outboxd::relay::{BacklogPolicy, OnInvalid, OnNack, OnUnroutable, Ordering, RelayOptions, SharedWindow};
 
-use crate::{faults::Fault, sabotage::Sabotage};
+pub(crate) use self::{fault::Fault, sabotage::Sabotage};
 
 pub(crate) struct Scenario {
     pub(crate) seed: u64,

@@ -71,7 +71,7 @@ async fn an_unroutable_message_is_parked_and_what_follows_it_goes_on() {
     assert_eq!(daemon.count("orders", "parked_rows").await, 1);
     assert_eq!(daemon.readyz().await.0, 200);
     let log = daemon.log();
-    assert!(log.contains("parked a message") && log.contains(&id), "{log}");
+    assert!(log.contains("parked a row") && log.contains(&id), "{log}");
     assert!(!log.contains("hidden"), "a payload in the log: {log}");
 
     stage.is_settled_for_good(&mut daemon).await;

@@ -19,6 +19,10 @@ pub(super) enum HeadersError {
 
 impl<'a> RowHeaders<'a> {
     /// Parses the text of a json or jsonb value. JSON null means no headers, like SQL NULL.
+    ///
+    /// # Errors
+    ///
+    /// [`HeadersError`].
     pub(super) fn parse(text: &'a str) -> Result<Self, HeadersError> {
         let document: &RawValue = serde_json::from_str(text).map_err(|_| HeadersError::NotJson)?;
         match document.get().as_bytes().first() {
@@ -31,6 +35,10 @@ impl<'a> RowHeaders<'a> {
     }
 
     /// Returns the member's text for a template: a string as it is, anything else as JSON. `None` for null or a missing member.
+    ///
+    /// # Errors
+    ///
+    /// [`HeadersError`] if the string has an invalid escape.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, HeadersError> {
         let Some(raw) = self.0.get(name) else { return Ok(None) };
         match raw.get() {

@@ -45,6 +45,9 @@ pub trait Publisher: Send {
     /// Hands a message over. [`next`](Self::next) publishes messages in the order of these calls.
     fn publish(&mut self, tag: PublishTag, message: Message);
 
+    /// Number of messages published on this connection: their frames were handed to it, repeats included.
+    fn published(&self) -> u64;
+
     /// Publishes, and waits for the broker's next event. Cancel-safe. Pending for ever while there is nothing to do.
     ///
     /// # Errors
@@ -83,6 +86,10 @@ impl Publisher for publisher::Publisher {
 
     fn publish(&mut self, tag: PublishTag, message: Message) {
         self.publish(tag, message.amqp);
+    }
+
+    fn published(&self) -> u64 {
+        self.published()
     }
 
     async fn next(&mut self) -> Result<PublisherEvent, BrokerError> {

@@ -148,7 +148,12 @@ macro_rules! seam {
         $(#[$about])*
         pub trait $name: $($bound)+ {
             $($($(#[$type_about])* type $type: $type_bound;)*)?
-            $($(#[$question])* fn $ask($($asked)*) -> impl Future<Output = $answer> + Send;)*
+            $($(#[$question])*
+            #[doc = ""]
+            #[doc = "# Errors"]
+            #[doc = ""]
+            #[doc = "The server refuses, does not answer in time, or the connection is lost."]
+            fn $ask($($asked)*) -> impl Future<Output = $answer> + Send;)*
             $($($(#[$fact])* fn $tell($($told)*) -> $known;)*)?
         }
 

@@ -79,6 +79,8 @@ pub(crate) struct Delivery<'a, D: Database, P> {
     left_out: u64,
     options: &'a RelayOptions,
     report: &'a Reporter,
+    /// Messages of this connection that the metric counts as published.
+    counted_published: u64,
     /// State to show while nothing is wrong.
     healthy: SourceState,
     fencing: Fencing,
@@ -114,6 +116,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
             returns: Returns::default(),
             parked: 0,
             left_out: 0,
+            counted_published: 0,
             options,
             report,
             healthy: SourceState::Connecting,
@@ -279,6 +282,7 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     ///
     /// [`Fault`] that ends the attempt: of the broker, of parking, or a confirm that did not arrive in time.
     pub(crate) async fn next(&mut self) -> Result<(), Fault> {
+        self.count_published();
         self.hand_over_due();
         let read_to = self.ledger.read_to();
         let wake = [self.confirm_deadline(), self.stall_deadline(), self.ledger.next_again(now())];
@@ -286,7 +290,10 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
         // Priorities: (1) the broker's answers; (2) parked rows; (3) the timer. Every turn looks at the clock anyway.
         tokio::select! {
             biased;
-            event = self.publisher.next() => self.apply(event?),
+            event = self.publisher.next() => {
+                self.count_published();
+                self.apply(event?);
+            }
             parked = self.parking.next(read_to) => match parked? {
                 Some(batch) => self.settle_parked(&batch),
                 None => self.show_state(),
@@ -309,8 +316,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     ///
     /// [`Fault`] of the broker's side.
     pub(crate) async fn idle(&mut self) -> Result<(), Fault> {
-        let event = self.publisher.next().await?;
-        self.apply(event);
+        let event = self.publisher.next().await;
+        self.count_published();
+        self.apply(event?);
         Ok(())
     }
 
@@ -318,20 +326,26 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
     fn hand_over_due(&mut self) {
         self.share.update(&self.ledger);
         let now = now();
-        let mut count = 0;
+        let mut is_new = false;
         while let Some((tag, due)) = self.ledger.next_due(now) {
             match due {
                 Due::Publish(message) => {
                     self.publisher.publish(tag, message);
-                    count += 1;
+                    is_new = true;
                 }
                 Due::Park(row) => self.parking.admit(tag, row),
             }
         }
-        if count > 0 {
-            self.report.published(count);
+        if is_new {
             self.report_in_flight();
         }
+    }
+
+    /// Counts what the publisher has published since the last call, in this call or in one that was cancelled.
+    fn count_published(&mut self) {
+        let published = self.publisher.published();
+        self.report.published(published - self.counted_published);
+        self.counted_published = published;
     }
 
     fn report_in_flight(&self) {

@@ -182,6 +182,8 @@ pub struct Publisher {
     /// Handed over, and not published.
     waiting: VecDeque<(PublishTag, Arc<Message>)>,
     confirms: Confirms,
+    /// Number of messages published on this connection.
+    published: u64,
     /// Header that tells one message in flight from every other.
     identifying_header: &'static str,
     /// Heard, to be told once the outcomes before it are. Each is the end of something that was asked, so there are a few at most.
@@ -253,6 +255,7 @@ impl Publisher {
             fence_memory: FenceMemory::default(),
             waiting: VecDeque::new(),
             confirms: Confirms::new(identifying_header),
+            published: 0,
             identifying_header,
             news: VecDeque::new(),
             told_blocked: false,
@@ -288,6 +291,11 @@ impl Publisher {
     /// No two messages in flight may have the same text in the identifying header: it is how a returned message is recognised.
     pub fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {
         self.waiting.push_back((tag, message));
+    }
+
+    /// Number of messages published on this connection: their frames were handed to it, repeats included.
+    pub fn published(&self) -> u64 {
+        self.published
     }
 
     /// Publishes, declares exchanges on first use, and hears confirms.
@@ -448,6 +456,7 @@ impl Publisher {
         encoding::put_publish(&message, mandatory, MESSAGES, frame_bytes_max, self.connection.output())
             .map_err(|error| unsendable(error.to_string()))?;
         self.confirms.published(tag, message);
+        self.published += 1;
         Ok(())
     }
 

@@ -163,7 +163,7 @@ pub struct Ledger {
     parking: usize,
     unroutable: usize,
     progress: Progress,
-    /// Rows that an earlier connection settled ahead of others. They have not arrived on this connection yet.
+    /// Rows that an earlier connection settled ahead of others and that have not arrived on this connection yet.
     ahead: BTreeSet<Position>,
 }
 
@@ -565,7 +565,7 @@ impl Ledger {
         self.channel_closed(sent, unsent)
     }
 
-    /// Takes back messages that the publisher had not sent. They wait again.
+    /// Puts messages that the publisher had not sent back to waiting.
     pub fn give_back(&mut self, unsent: &[PublishTag]) {
         for PublishTag(tag) in unsent {
             let was_forbidden = self.forbidden.answered(*tag);

@@ -60,7 +60,7 @@ pub(super) type Due = Vec<(Instant, u64)>;
 pub(super) enum Verdict {
     /// Messages to try again, with the time.
     Again(Due),
-    /// None was confirmed for too long. These are not tried any more.
+    /// Messages to give up: none of them was confirmed for too long.
     GivenUp(Vec<u64>),
 }
 

@@ -31,7 +31,7 @@ impl From<ConfirmedLsn> for Lsn {
 pub struct Progress {
     /// Everything up to here is settled. Always the end of a transaction or a place between two.
     pub confirmed: Option<ConfirmedLsn>,
-    /// The last settled row. It is beyond `confirmed` if its transaction is settled in part.
+    /// The last settled row, which is beyond `confirmed` if its transaction is settled in part.
     pub position: Option<Position>,
     /// Commit time of that row's transaction.
     pub committed_at: Option<Timestamp>,

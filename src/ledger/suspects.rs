@@ -16,7 +16,7 @@ const BATCH: usize = 16;
 /// Suspects, by tag.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
-    /// Waiting members of a batch for which the channel was closed. These go out one by one.
+    /// Waiting members of a batch for which the channel was closed, to go out one by one.
     alone: BTreeSet<u64>,
     /// Waiting suspects that go out in small batches.
     few: BTreeSet<u64>,
@@ -128,7 +128,7 @@ impl Forbidden {
         Some(tag)
     }
 
-    /// Records that a message is refused. It is tried again at `again_at`.
+    /// Records that a message is refused, to be tried again at `again_at`.
     pub(super) fn refused(&mut self, tag: u64, again_at: Instant) {
         self.waiting.insert(tag, again_at);
     }

@@ -39,7 +39,7 @@ pub const HEADERS_BYTES_MAX: usize = 15 * 1024;
 
 /// Identifies an aggregate within one source: a hash of its type and id.
 ///
-/// Two aggregates with the same hash wait for each other. That costs time and is never wrong.
+/// Two aggregates with the same hash wait for each other. The order stays right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AggregateKey(pub u64);
 

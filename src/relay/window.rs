@@ -4,7 +4,7 @@
 //! window, memory would grow with their number. Every source that holds more than a few messages therefore counts, and gets an
 //! equal part.
 //!
-//! A stuck source keeps a full window. So that it cannot stop the others, every source may always use a quarter of its part.
+//! A stuck source keeps a full window and cannot stop the others: every source may always use a quarter of its part.
 
 use std::sync::{
     Arc,

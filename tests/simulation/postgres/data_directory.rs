@@ -16,7 +16,7 @@ pub(crate) struct DataDirectory {
     pub(crate) timeline: u32,
     pub(crate) wal_end: u64,
     pub(crate) transactions: Vec<Arc<Transaction>>,
-    /// Rows that clean-up has removed from the table. They are still in WAL.
+    /// Rows that clean-up has removed from the table and that are still in WAL.
     removed: BTreeSet<RowId>,
     /// Earlier timelines, and the positions where they ended.
     pub(super) history: Vec<(u32, u64)>,

@@ -22,7 +22,8 @@ async fn take(stage: &Stage, options: QueueDeclareOptions) -> (Connection, Chann
 async fn until_told(daemon: &Daemon, queue: &str) -> String {
     let reason = until_state(daemon, "orders", "blocked").await;
     println!("{reason}");
-    for part in [queue, "this instance has the slot", "nothing is published", "longer than a takeover takes"] {
+    for part in [queue, "this instance has the slot", "nothing is published", "longer than a takeover takes"]
+    {
         assert!(reason.contains(part), "{part}: {reason}");
     }
     let (status, text) = daemon.readyz().await;

@@ -99,7 +99,7 @@ async fn setup_makes_everything_once_and_teardown_removes_it() {
     let said = say(&daemon, &["check"]).await;
     assert_eq!(said.status, 0);
     said.passed("slot", "will be created");
-    said.passed(&queue, "missing; run and setup will declare it");
+    said.passed(&queue, "missing; `run` and `setup` will declare it");
     said.passed("replication connection", "timeline 1");
 
     for outcome in ["created", "was there"] {

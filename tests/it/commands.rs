@@ -254,7 +254,7 @@ async fn each_fault_of_a_database_comes_with_what_mends_it() {
         passes(&stage.config()).await;
     }
     let said = check(&stage.config()).await;
-    said.warned("publication", "holds 1 other tables");
+    said.warned("publication", "contains 1 other tables");
 
     // The slot.
     let elsewhere = shared_postgres().await.create_database(&unique("elsewhere")).await;

@@ -6,11 +6,11 @@ pub mod outbox_table;
 pub mod own_table;
 mod source_database;
 pub(crate) mod sql_text;
-pub(crate) mod sqlstate;
 pub mod statement;
 pub(crate) mod statement_remedy;
 pub(crate) mod stored_values;
 
+pub(crate) use pg_replication::sqlstate;
 pub use source_database::{Cleanup, RowRules, SourceDatabase, TableName};
 
 use crate::message::Column;

@@ -1,17 +1,16 @@
-//! A place in the write-ahead log.
+//! Position in the write-ahead log.
 
 use std::{fmt, str::FromStr};
 
-/// A log sequence number: a byte offset into the write-ahead log, written `16/B374D848` by PostgreSQL
-/// (manual, section "pg_lsn Type").
+/// Log sequence number: a byte position in the write-ahead log, written as `16/B374D848` (manual, "pg_lsn Type").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// `0/0`, which PostgreSQL calls invalid: "from wherever the slot says".
+    /// `0/0`, PostgreSQL's invalid LSN. As a start position it means "where the slot stands".
     pub const ZERO: Lsn = Lsn(0);
 
-    /// Bytes of WAL from `earlier` to `self`; 0 when `self` is not ahead.
+    /// Returns the bytes of WAL from `earlier` to `self`; 0 if `self` is not ahead.
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
     }

@@ -1,18 +1,18 @@
-//! Names and values in the text of a command, a statement or a connection string, where a parameter cannot stand.
+//! Quoting of names and values in commands, statements and connection strings, where parameters are not possible.
 
-/// A quoted identifier (manual, "Identifiers and Key Words").
+/// Returns a quoted identifier (manual, "Identifiers and Key Words").
 pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A quoted string; with a backslash in it an `E''` one, which means the same under either
+/// Returns a quoted string. One with a backslash becomes an `E''` string, which means the same under either
 /// `standard_conforming_strings` (manual, "String Constants").
 pub fn literal(value: &str) -> String {
     let quoted = value.replace('\'', "''");
     if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', r"\\")) } else { format!("'{quoted}'") }
 }
 
-/// A value as one of the pairs of a connection string, in quotes where it needs them.
+/// Returns a value for a key=value pair of a connection string, quoted if necessary.
 pub fn option_value(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     match !value.is_empty() && value.bytes().all(plain) {

@@ -1,5 +1,5 @@
-//! Answers of the simple protocol that are kept whole, up to a limit. Those of the extended one are limited by
-//! [`sql_limits`](super::sql_limits).
+//! Whole answers of the simple protocol, up to a limit. [`sql_limits`](super::sql_limits) limits answers of the
+//! extended protocol.
 
 use std::pin::pin;
 
@@ -11,9 +11,10 @@ use super::{
     wire_error::WireError,
 };
 
-/// Bytes of the rows of one such answer. All of them have few rows.
+/// Most bytes of the rows of one answer. Every caller expects few rows.
 const SIMPLE_ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Counted for a value that is no UTF-8, whose length nobody tells: a name that was given in another database.
+/// Bytes counted for a value that is not UTF-8 and whose length is therefore unknown: a name given in another
+/// database.
 const UNREADABLE_BYTES: usize = 256 << 10;
 
 /// Bytes of the rows of one answer.
@@ -31,10 +32,11 @@ impl AnswerBytes {
     }
 }
 
-/// The whole answer to a simple query, without the descriptions of its rows.
+/// Runs a simple query and returns its rows, without the row descriptions.
 ///
 /// # Errors
-/// Also when it is too long to be kept.
+/// [`WireError::Server`] when the server refuses the query; [`WireError::Protocol`] when the rows take more than 16
+/// MiB; otherwise the failure of the connection.
 pub async fn simple_answer(client: &Client, query: &str) -> Result<Vec<SimpleQueryMessage>, WireError> {
     let mut messages = pin!(client.simple_query_raw(query).await?);
     let (mut answer, mut bytes) = (Vec::new(), AnswerBytes::default());

@@ -1,5 +1,7 @@
-//! Opens connections: tries the hosts in order, each within its time, and fixes the session settings that both kinds
-//! of connections share, so that a value reads the same whether it came by replication or by SQL.
+//! Opens connections: tries the hosts in order, each within its time limit.
+//!
+//! Replication and SQL connections get the same session settings, so a value has the same text whichever way it
+//! comes.
 
 use std::{
     borrow::Cow,
@@ -27,39 +29,37 @@ use super::{
     wire::Wire,
     wire_error::{AuthenticationError, WireError},
 };
+use crate::sqlstate;
 use diagnostics::remedy::Mender;
 
-/// Session settings of every connection; text of values depends on the first ones (manual, "Locale and Formatting").
+/// Session settings of every connection. The first ones decide the text of values (manual, "Locale and Formatting").
 ///
-/// The path keeps names from everybody else's objects: without it a function in `public` whose arguments fit better than
-/// `pg_catalog`'s is called in its place, with the role's rights (manual, "Writing SECURITY DEFINER Functions Safely" has the same
-/// path). From the start of the session on, before the first statement. Without `constraint_exclusion` the planner calls no
-/// function of a partition's CHECK constraints (`relation_excluded_by_constraints`, plancat.c); partitions are pruned without it.
+/// `search_path` shuts out objects of other users: otherwise the server may call a function in `public` that fits the
+/// arguments better than the one in `pg_catalog`, with the role's rights (manual, "Writing SECURITY DEFINER Functions
+/// Safely"). It applies before the first statement. With `constraint_exclusion=off` the planner calls no function of
+/// a partition's CHECK constraints (`relation_excluded_by_constraints`, plancat.c); partition pruning still works.
 const SETTINGS: &str = "-c DateStyle=ISO -c IntervalStyle=postgres -c TimeZone=UTC -c extra_float_digits=3 \
                         -c bytea_output=hex -c search_path=pg_catalog,pg_temp -c constraint_exclusion=off";
 
-/// The path as the server shows it.
+/// `search_path` as the server reports it.
 const SEARCH_PATH: &str = "pg_catalog,pg_temp";
 
-/// SQLSTATE `invalid_authorization_specification`, which `pg_hba.conf` refuses with.
-const REFUSED: &str = "28000";
-
 impl Endpoint {
-    /// Opens an ordinary SQL connection. Its driver task is spawned and ends with the client.
+    /// Opens an SQL connection. A spawned task drives it and ends with the client.
     ///
-    /// The session has DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 3, bytea_output hex,
-    /// constraint_exclusion off, and finds no names outside of `pg_catalog` and its own temporary tables: statements name the
-    /// schema of everything else.
-    /// An `application_name` in the connection string goes before the one given here. Files with the connection string or the
-    /// password are read first.
+    /// The session has DateStyle ISO, IntervalStyle postgres, TimeZone UTC, extra_float_digits 3, bytea_output hex
+    /// and constraint_exclusion off. Its `search_path` holds `pg_catalog` and the temporary schema only, so
+    /// statements qualify every other name. An `application_name` in the connection string takes precedence over the
+    /// argument. Files with the connection string or the password are read first.
     ///
     /// # Errors
-    /// [`ConnectError`] when no host gave a session that `target_session_attrs` allows; names every host tried.
+    /// [`ConnectError`] when no host gives a session that `target_session_attrs` allows. The error names every host
+    /// tried.
     pub async fn connect_sql(&self, application_name: &str) -> Result<Client, ConnectError> {
         self.as_it_is_now(ConnectionKind::Sql)?.open_sql(application_name).await
     }
 
-    /// Opens a connection in replication mode (manual, "Streaming Replication Protocol"): `replication=database`, with
+    /// Opens a connection in replication mode (`replication=database`; manual, "Streaming Replication Protocol") with
     /// the settings of [`Self::connect_sql`] and this `wal_sender_timeout`.
     pub(crate) async fn connect_replication(
         &self,
@@ -87,8 +87,8 @@ impl Endpoint {
         let mut config = self.config().clone();
         config.application_name(self.application_name(application_name));
         config.options(options(self.config().get_options(), ""));
-        // TLS is done already when tokio-postgres gets the socket. `Direct` keeps it from asking the server again, and
-        // `Require` makes it ask us for the channel binding.
+        // tokio-postgres gets a socket whose TLS handshake is done. `Direct` stops it from asking the server again;
+        // `Require` makes it ask for the channel binding.
         config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
         let (wanted, methods) = (self.session_wanted(), self.login_methods());
         self.first_host(ConnectionKind::Sql, |socket, password| {
@@ -99,26 +99,27 @@ impl Endpoint {
             async move {
                 let (client, connection) =
                     config.connect_raw(SqlSocket::new(socket, methods), Negotiated).await?;
-                // A server reports it at once; one in which it differs has not heard our settings.
+                // Servers report TimeZone at login. Another value shows that a pooler dropped the settings.
                 if let Some(zone) = connection.parameter("TimeZone").filter(|zone| *zone != "UTC") {
                     return Err(WireError::dropped("TimeZone", zone, "UTC"));
                 }
-                // Reported since version 18; a pooler may drop one setting and keep another.
+                // PostgreSQL reports search_path since version 18. A pooler may drop one setting and keep another, so
+                // it is always checked.
                 let path = connection.parameter("search_path").map(str::to_owned);
                 tokio::spawn(async move {
                     match connection.await.map_err(WireError::from) {
                         Ok(()) => {}
-                        // The client only hears that the connection is closed.
+                        // The client's own error would only say that the connection is closed.
                         Err(WireError::Protocol(problem)) => {
                             tracing::warn!(
                                 problem,
-                                "an SQL connection ended: PostgreSQL sent what this client cannot read"
+                                "SQL connection closed: PostgreSQL sent a message that the client cannot read"
                             );
                         }
                         Err(error) => {
                             tracing::debug!(
                                 error = &error as &dyn std::error::Error,
-                                "an SQL connection ended"
+                                "SQL connection closed"
                             );
                         }
                     }
@@ -144,7 +145,7 @@ impl Endpoint {
         wal_sender_timeout: Duration,
     ) -> Result<Wire, ConnectError> {
         let config = self.config();
-        // An exported snapshot lives in a transaction that idles here while its rows are read.
+        // An exported snapshot ends with its transaction, which idles while the snapshot's rows are read.
         let more = format!(
             "-c idle_in_transaction_session_timeout=0 -c wal_sender_timeout={}",
             wal_sender_timeout.as_millis()
@@ -167,7 +168,7 @@ impl Endpoint {
                     methods: self.login_methods(),
                 };
                 let mut wire = login::login(socket, credentials, &parameters).await?;
-                // The other settings, which the stream's texts depend on, come the same way.
+                // The search path stands for all settings: they arrive in the same startup option.
                 let path = match wire.search_path() {
                     Some(path) => path.to_owned(),
                     None => ask(&mut wire, "SHOW search_path").await?,
@@ -187,8 +188,7 @@ impl Endpoint {
         self.config().get_application_name().unwrap_or(given)
     }
 
-    /// Tries every host, and every address of each, until `session` succeeds on one. Each has `connect_timeout` for
-    /// everything together.
+    /// Tries every address of every host until `session` succeeds. `connect_timeout` limits each attempt as a whole.
     async fn first_host<T, F>(
         &self,
         kind: ConnectionKind,
@@ -222,7 +222,7 @@ impl Endpoint {
                     }
                 }
             }
-            // `localhost` may have an address at which nothing listens: what another one says counts for more.
+            // `localhost` may have an address at which nothing listens. A remedy from another address says more.
             let of_target: Vec<_> = failures[first..].iter().map(|(_, cause)| remedy(cause)).collect();
             let telling = of_target.iter().position(|remedy| remedy.mender == Mender::Person);
             remedies.extend(of_target.into_iter().nth(telling.unwrap_or(failures.len() - first - 1)));
@@ -230,7 +230,7 @@ impl Endpoint {
         let (host, cause) = failures
             .pop()
             .unwrap_or_else(|| (self.describe(), WireError::protocol("the host name has no address")));
-        // The host that has the database may be the one that is away.
+        // The host with the database may be the one that is down: a remedy that waits wins.
         let passes = remedies.iter().position(|remedy| remedy.mender == Mender::Time);
         let last = remedies.len().saturating_sub(1);
         let remedy = match remedies.into_iter().nth(passes.unwrap_or(last)) {
@@ -240,8 +240,8 @@ impl Endpoint {
         Err(ConnectError { host: host.into(), cause, earlier: failures, remedy: Box::new(remedy) })
     }
 
-    /// Tries one place as `sslmode` says. As in libpq, `allow` and `prefer` go on to the other way when `pg_hba.conf` refuses
-    /// the first one. (libpq does after any refusal, and so tries a wrong password twice.)
+    /// Tries one address as `sslmode` says. As in libpq, `allow` and `prefer` try the other way when `pg_hba.conf`
+    /// refuses the first. Unlike libpq they do so after no other refusal, so a wrong password is sent once.
     async fn first_mode<T, F>(
         &self,
         target: &Target,
@@ -272,10 +272,10 @@ impl Endpoint {
                 }
                 (error, _) => error.explained(encrypted),
             };
-            // The other way changes nothing on a Unix socket, nor where the server has no TLS.
+            // A second attempt is useless on a Unix socket and without TLS on the server.
             let other_way = matches!(place, Place::Tcp(_)) && encrypted == (*mode == TlsMode::Prefer);
-            let again = error.sqlstate() == Some(REFUSED) && other_way;
-            // The refusal of the first way tells more than that there is no other.
+            let again = error.sqlstate() == Some(sqlstate::INVALID_AUTHORIZATION_SPECIFICATION) && other_way;
+            // The first refusal says more than "the server does not offer TLS".
             let said = matches!(error, WireError::TlsNotOffered) && !errors.is_empty()
                 || errors.iter().any(|earlier| earlier.to_string() == error.to_string());
             if !said {
@@ -317,7 +317,7 @@ async fn places(target: &Target) -> Result<Vec<Place>, WireError> {
     }
 }
 
-/// The target, with the address when that says more.
+/// The target's name, with its IP address if the name is a host name.
 fn name(target: &Target, place: Place) -> Cow<'static, str> {
     match place {
         Place::Tcp(address) if target.to_string() != address.to_string() => {
@@ -334,7 +334,7 @@ async fn within<T>(
     tokio::time::timeout(limit, attempt).await.unwrap_or(Err(WireError::Timeout(limit)))
 }
 
-/// Refuses a session that has not heard our settings, as behind a pooler that drops them.
+/// Refuses a session whose `search_path` is not the requested one, as behind a pooler that drops startup options.
 fn check_path(path: &str) -> Result<(), WireError> {
     match path.replace(' ', "") == SEARCH_PATH {
         true => Ok(()),
@@ -342,7 +342,7 @@ fn check_path(path: &str) -> Result<(), WireError> {
     }
 }
 
-/// The first value of the answer to a question.
+/// Returns the first value of a query's answer.
 async fn first_value(client: &Client, question: &str) -> Result<Option<String>, WireError> {
     let answer = simple_answer(client, question).await?;
     let value = answer.iter().find_map(|message| match message {
@@ -352,12 +352,12 @@ async fn first_value(client: &Client, question: &str) -> Result<Option<String>, 
     Ok(value.map(str::to_owned))
 }
 
-/// The user's options first: PostgreSQL takes the last of several settings.
+/// Joins startup options. The connection string's come first, because PostgreSQL uses the last of several values.
 fn options(given: Option<&str>, more: &str) -> String {
     [given.unwrap_or_default(), SETTINGS, more].join(" ").trim().to_owned()
 }
 
-/// The question whose answer `on` or `t` makes a session unsuitable.
+/// Returns the query whose answer `on` or `t` makes a session unsuitable.
 fn query_of(wanted: SessionWanted) -> Option<&'static str> {
     match wanted {
         SessionWanted::Any => None,
@@ -383,7 +383,7 @@ fn check_session(wanted: SessionWanted, unsuitable: bool) -> Result<(), WireErro
     }
 }
 
-/// The last row of the answer to a question with one column.
+/// Runs a query with one column and returns the value of its last row.
 async fn ask(wire: &mut Wire, query: &str) -> Result<String, WireError> {
     postgres_protocol::message::frontend::query(query, wire.output())
         .map_err(|error| WireError::protocol(error.to_string()))?;
@@ -391,7 +391,7 @@ async fn ask(wire: &mut Wire, query: &str) -> Result<String, WireError> {
     loop {
         let frame = wire.next_frame().await?;
         match frame.tag() {
-            // The number of columns, the value's length, its text.
+            // A row: number of columns, length of the value, its text.
             DATA_ROW_TAG => {
                 const BEFORE_VALUE: usize = 6;
                 let value = frame.payload().get(BEFORE_VALUE..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A connection that no host of a connection string gave: what each said, and what to do about it.
+//! The error of a connection string none of whose hosts gave a connection: each host's failure, and the remedy.
 
 use std::fmt;
 
@@ -17,14 +17,15 @@ pub struct ConnectError {
     pub host: Box<str>,
     /// Failure of that host.
     pub cause: WireError,
-    /// The hosts and addresses tried before, in order.
+    /// Failures of the hosts and addresses tried before it, in order.
     pub earlier: Vec<(String, WireError)>,
     /// The cure, and who applies it.
     pub remedy: Box<Remedy>,
 }
 
 impl ConnectError {
-    /// The error of a replication connection, with the cure of whoever runs the server, which an SQL connection has told.
+    /// Returns the error with the cure for this hosting. For a replication connection whose `hosting` an SQL
+    /// connection has detected.
     pub fn hosted(mut self, endpoint: &Endpoint, hosting: &Hosting) -> Self {
         let kind = ConnectionKind::Replication;
         self.remedy.cure = remedy::of_connection(kind, endpoint, hosting, &self.cause).cure;

@@ -1,18 +1,17 @@
-//! The two syntaxes of a connection string (manual, "Connection Strings") as a list of options.
+//! Parser of the two syntaxes of a connection string (manual, "Connection Strings"): text in, a list of options out.
 //!
-//! What an option means is the business of `options` and `endpoint`.
-//! No error repeats a piece of the text other than something that looks like an option's name: any piece of a
-//! mistyped connection string may be part of a password.
+//! `options` and `endpoint` know what an option means. Errors repeat no part of the text except an option's name,
+//! because any other part of a mistyped connection string may belong to a password.
 
 use percent_encoding::percent_decode_str;
 use std::collections::BTreeMap;
 
 use super::endpoint_error::EndpointError;
 
-/// Options by name; of several with one name the last one wins, as in libpq.
+/// Options by name. The last of several with one name wins, as in libpq.
 pub(crate) type Options = BTreeMap<String, String>;
 
-/// Shown in logs: what was meant as another option must not end up in them.
+/// Options whose values logs show. A value of these that holds `=` is refused, because it may contain another option.
 const SHOWN: [&str; 5] = ["host", "hostaddr", "port", "dbname", "user"];
 
 /// Reads a URL or key=value pairs.
@@ -34,7 +33,7 @@ fn parse_url(rest: &str) -> Result<Options, EndpointError> {
     let end = rest.len();
     let (at, slash, question) =
         (rest.find('@'), rest.find('/').unwrap_or(end), rest.find('?').unwrap_or(end));
-    // An '@' behind both the first '/' and the first '?' belongs to an option's value, not to user:password@.
+    // An '@' after both the first '/' and the first '?' belongs to an option's value, not to user:password@.
     let (credentials, rest) = match at {
         Some(at) if at < slash || at < question => (&rest[..at], &rest[at + 1..]),
         _ => ("", rest),
@@ -46,7 +45,7 @@ fn parse_url(rest: &str) -> Result<Options, EndpointError> {
             "there are two '@' before the path: write an '@' of user or password as %40",
         ));
     }
-    // Shown as the database's name.
+    // Logs show the database's name, so it must not hold another URL.
     if database.contains(['/', '@', ',']) {
         return Err(EndpointError::Syntax(
             "the path holds a '/', ',' or '@': give one URL (it may list several hosts: host1,host2/database), and write these \
@@ -65,7 +64,7 @@ fn parse_url(rest: &str) -> Result<Options, EndpointError> {
         let (name, value) =
             option.split_once('=').ok_or(EndpointError::Syntax("an option after '?' has no '='"))?;
         let (name, value) = (checked_name(name)?, decoded(name, value)?);
-        // As JDBC's URLs have it; libpq reads it, too.
+        // JDBC's spelling, which libpq accepts, too.
         match (name, value.as_str()) {
             ("ssl", "true") => options.insert("sslmode".to_owned(), "require".to_owned()),
             _ => options.insert(name.to_owned(), value),
@@ -134,7 +133,8 @@ fn parse_pairs(text: &str) -> Result<Options, EndpointError> {
     Ok(options)
 }
 
-/// One value, quoted or up to the next blank, and what follows it. `None`: the quote is not closed.
+/// Reads one value, quoted or up to the next blank, and returns it with the rest. `None`: the closing quote is
+/// missing.
 fn value(text: &str) -> Option<(String, &str)> {
     let (text, quoted) = match text.strip_prefix('\'') {
         Some(text) => (text, true),
@@ -153,7 +153,7 @@ fn value(text: &str) -> Option<(String, &str)> {
     (!quoted).then_some((value, ""))
 }
 
-/// The name, if it may be that of an option.
+/// Returns the name if it can be an option's name.
 pub(crate) fn checked_name(name: &str) -> Result<&str, EndpointError> {
     let plausible =
         !name.is_empty() && name.len() <= 32 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');

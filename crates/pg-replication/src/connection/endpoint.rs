@@ -1,8 +1,8 @@
-//! A connection string: where the database is, who we are there, and how TLS is to be done.
+//! Endpoint of a connection: hosts, user, database and TLS, read from a connection string.
 //!
-//! [`Endpoint`] keeps the string, or the file that it stands in, and is made anew from it for every connection: passwords and
-//! tokens that somebody rotates are used without a restart. Opening connections is `connect`'s business. No form of
-//! [`Endpoint`] or [`EndpointError`] shows the password.
+//! [`Endpoint`] keeps the string, or the file that holds it, and parses it again for every connection: a rotated
+//! password or token takes effect without a restart. `connect` opens connections. [`Endpoint`] and [`EndpointError`]
+//! never show the password.
 
 use std::{
     fmt,
@@ -22,26 +22,26 @@ use super::{
 };
 use secret::Secret;
 
-/// Time for one address: TCP, TLS and login together, when `connect_timeout` does not say otherwise.
+/// Limit for one address (TCP, TLS and login together) without `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A silent TCP connection is probed after this long...
+/// Silence after which TCP keepalive probes begin.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-/// ...again as often as this...
+/// Interval between keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// ...and given up after so many probes.
+/// Unanswered keepalive probes after which the connection is closed.
 const KEEPALIVE_RETRIES: u32 = 3;
-/// Keepalive probes do not run while something sent is unacknowledged; this limit holds then.
+/// Time that sent data may stay unacknowledged. Keepalive probes pause meanwhile.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(60);
 const PORT: u16 = 5432;
 
 /// Hosts, user, password, database and TLS of one PostgreSQL database.
 #[derive(Clone)]
 pub struct Endpoint {
-    /// Source of all the rest, which is made from it again for every connection.
+    /// The connection string. All other fields are derived from it, again for every connection.
     url: Secret,
-    /// Put in place of the string's.
+    /// Replaces the password in the connection string.
     password: Option<Secret>,
-    /// User, password, database, options and keepalives; neither hosts nor TLS.
+    /// User, password, database, options and keepalives, without hosts and TLS.
     config: Config,
     targets: Vec<Target>,
     random_order: bool,
@@ -52,14 +52,14 @@ pub struct Endpoint {
     words: Words,
 }
 
-/// Names that the caller's configuration has for what a cure leads to.
+/// Words of the caller's configuration, used in cures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Words {
-    /// The place of the connection string, such as a key: goes behind "correct the host in".
+    /// Name of the connection string, such as its key: completes "correct the host in ...".
     pub connection_string: &'static str,
-    /// The place for a password beside the password file: goes behind "set".
+    /// Name of the password setting: completes "set ...".
     pub password: &'static str,
-    /// The act that makes a missing role.
+    /// The command that creates a missing role.
     pub make_role: &'static str,
 }
 
@@ -73,7 +73,7 @@ impl Default for Words {
     }
 }
 
-/// One place to try.
+/// One host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) address: Address,
@@ -82,7 +82,7 @@ pub(crate) struct Target {
     pub(crate) server_name: String,
 }
 
-/// Where a target is.
+/// Address of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
     /// Host name or IP address.
@@ -91,7 +91,7 @@ pub(crate) enum Address {
     Unix(PathBuf),
 }
 
-/// `target_session_attrs`, as far as it is honoured.
+/// Supported values of `target_session_attrs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SessionWanted {
     Any,
@@ -100,15 +100,16 @@ pub(crate) enum SessionWanted {
 }
 
 impl Endpoint {
-    /// Reads a connection string, a `postgresql://` or `postgres://` URL or libpq's key=value pairs (manual, "Connection
-    /// Strings"), and the password that goes in its place. What comes from a file is read again for every connection.
-    ///
-    /// Several hosts are tried in order. The user must be named; the database is by default the user's name. All options of libpq
-    /// are known: `options` has those that are refused. `service` is looked up; no other file is opened, and no
+    /// Reads a connection string: a `postgresql://` or `postgres://` URL, or libpq's key=value pairs (manual,
+    /// "Connection Strings"). `password` replaces the string's password. Values in files are read again for every
     /// connection.
     ///
+    /// Hosts are tried in order. The user is required; the database defaults to the user's name. Every option of
+    /// libpq 18 is known: each is honoured, without effect here, or refused by name. The file of `service` is read;
+    /// no other file, and no connection, is opened.
+    ///
     /// # Errors
-    /// Names the option, never its value.
+    /// [`EndpointError`], which names the option and never its value.
     pub fn read(url: Secret, password: Option<Secret>) -> Result<Self, EndpointError> {
         let of = |what| move |source| EndpointError::Secret { what, source };
         let text = url.read().map_err(of("connection string"))?;
@@ -124,7 +125,7 @@ impl Endpoint {
     /// Reads a connection string from text, as [`Self::read`] does.
     ///
     /// # Errors
-    /// See [`Self::read`].
+    /// As [`Self::read`].
     pub fn parse(text: &str) -> Result<Self, EndpointError> {
         Self::read(Secret::Text(text.to_owned()), None)
     }
@@ -173,7 +174,7 @@ impl Endpoint {
         })
     }
 
-    /// The same endpoint with cures in the caller's words.
+    /// Returns the endpoint with cures in the caller's words.
     #[must_use]
     pub fn with_words(self, words: Words) -> Self {
         Self { words, ..self }
@@ -183,50 +184,50 @@ impl Endpoint {
         self.words
     }
 
-    /// The endpoint as the files say it now.
+    /// Reads the connection string and the password again.
     pub(crate) fn now(&self) -> Result<Self, EndpointError> {
         Ok(Self::read(self.url.clone(), self.password.clone())?.with_words(self.words))
     }
 
-    /// The names of [`Self::files`] in a sentence.
+    /// Returns the names of [`Self::files`], joined by "and"; `None` without files.
     pub fn file_names(&self) -> Option<String> {
         let files: Vec<String> = self.files().iter().map(|file| file.display().to_string()).collect();
         (!files.is_empty()).then(|| files.join(" and "))
     }
 
-    /// The files that are read for every connection, and whose content is the connection string or the password.
+    /// Returns the files that hold the connection string or the password. They are read for every connection.
     pub fn files(&self) -> Vec<&Path> {
         [Some(&self.url), self.password.as_ref()].into_iter().flatten().filter_map(Secret::file).collect()
     }
 
-    /// Files whose content somebody could log in with: those of [`Self::files`] and the key of `sslkey`. A password file that
-    /// others may read is not used, and says so.
+    /// Returns the files that suffice to log in: [`Self::files`] and the key of `sslkey`. The password file is not
+    /// among them: one that others may read is refused when it is used.
     pub fn secret_files(&self) -> Vec<&Path> {
         let key = self.tls.client.as_ref().map(|(_, key)| key.as_path());
         self.files().into_iter().chain(key).collect()
     }
 
-    /// Reads and checks the files of `sslrootcert`, `sslcert` and `sslkey`, or finds the platform's root certificates.
-    /// No network. Files are read again for every connection, so that renewed certificates are used without a restart.
+    /// Reads and checks the files of `sslrootcert`, `sslcert` and `sslkey`, or the platform's root certificates. Uses
+    /// no network. Every connection reads the files again, so a renewed certificate takes effect without a restart.
     ///
     /// # Errors
-    /// Names the file, what is wrong with it, and the cure.
+    /// [`EndpointError`] with the file, the problem and the cure.
     pub fn validate_tls(&self) -> Result<(), EndpointError> {
         self.tls.client_config().map(drop)
     }
 
-    /// `host:port,host:port/database`, as shown in logs: without user and password.
+    /// Returns `host:port,host:port/database`, without user and password, as logs show it.
     pub fn describe(&self) -> String {
         let places: Vec<String> = self.targets.iter().map(Target::to_string).collect();
         format!("{}/{}", places.join(","), self.database())
     }
 
-    /// The user.
+    /// Returns the user.
     pub fn user(&self) -> &str {
         self.config.get_user().unwrap_or_default()
     }
 
-    /// The database.
+    /// Returns the database.
     pub fn database(&self) -> &str {
         self.config.get_dbname().unwrap_or_default()
     }
@@ -243,7 +244,7 @@ impl Endpoint {
         self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
 
-    /// The places to try, in the configured order or, with `load_balance_hosts=random`, in any.
+    /// Returns the targets in the configured order, or shuffled with `load_balance_hosts=random`.
     pub(crate) fn targets(&self) -> Vec<Target> {
         let mut targets = self.targets.clone();
         if self.random_order {
@@ -264,7 +265,8 @@ impl Endpoint {
         self.login_methods
     }
 
-    /// The password for a target: the given one, else that of the password file; else why there is none.
+    /// Returns the password for a target: the configured one, else the one in the password file. The error is the
+    /// reason why the password file has none.
     pub(crate) fn password_for(&self, target: &Target) -> Result<Vec<u8>, Option<String>> {
         if let Some(password) = self.config.get_password() {
             return Ok(password.to_owned());
@@ -308,7 +310,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// One target for each host, or for each address where there are no hosts.
+/// Returns one target for each host, or for each address without hosts.
 fn targets(options: &Options) -> Result<Vec<Target>, EndpointError> {
     let list = |name: &str| -> Vec<&str> {
         options.get(name).map(|text| text.split(',').map(str::trim).collect()).unwrap_or_default()
@@ -364,7 +366,8 @@ fn target(host: String, address: String, port: u16) -> Result<Target, EndpointEr
     }
 }
 
-/// Limits and keepalives. Zero and less mean, as in libpq, that the default holds. Ours are shorter than the system's.
+/// Sets time limits and keepalives. As in libpq, zero or less selects the default. The defaults are shorter than the
+/// system's.
 fn set_times(config: &mut Config, options: &Options) -> Result<(), EndpointError> {
     let number = |option: &'static str| match options.get(option).map(|text| text.trim().parse::<i64>()) {
         None => Ok(None),
@@ -394,7 +397,7 @@ fn tls_options(options: &Options) -> Result<TlsOptions, EndpointError> {
     });
     let mode = match text("sslmode").and_then(TlsMode::parse) {
         Some(mode) => mode,
-        // libpq's rule for `system`: roots that vouch for the whole world are of use only with the name checked.
+        // libpq's rule for `system`: public authorities prove nothing unless the host's name is checked.
         None if roots == Some(Roots::Platform) => TlsMode::VerifyFull,
         None => TlsMode::Prefer,
     };

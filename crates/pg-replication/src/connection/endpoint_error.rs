@@ -1,6 +1,6 @@
-//! What can be wrong with a connection string and with the files that it names.
+//! Errors of connection strings and of the files that they name.
 //!
-//! No text here shows a password: an option is named, its value is not.
+//! No text shows a password: errors name the option, not its value.
 
 use std::path::PathBuf;
 
@@ -12,13 +12,13 @@ pub enum EndpointError {
     /// The text is neither a URL nor key=value pairs.
     #[error("the connection string cannot be read: {0}")]
     Syntax(&'static str),
-    /// A value has bytes that are no text.
+    /// A value is not UTF-8 or holds a zero byte.
     #[error("the connection string cannot be read: the value of {0} is not UTF-8")]
     NotText(String),
-    /// A quoted value does not end.
+    /// A quoted value has no closing quote.
     #[error("the connection string cannot be read: the value of {0} has no closing quote")]
     NoClosingQuote(String),
-    /// libpq has no such option.
+    /// An option that libpq does not have.
     #[error(
         "the connection string has an unknown option {option}{}",
         meant.as_ref().map(|meant| format!(": did you mean {meant}?")).unwrap_or_default()
@@ -29,23 +29,23 @@ pub enum EndpointError {
         /// The nearest known one.
         meant: Option<String>,
     },
-    /// An option has a value that it cannot have.
+    /// An option has an invalid value.
     #[error("the connection string's {option} must be {expected}")]
     Value {
         /// The option.
         option: &'static str,
-        /// Values that it may have.
+        /// The allowed values.
         expected: &'static str,
     },
-    /// An option of libpq asks for what this client does not do.
-    #[error("the connection string's {option} cannot be honoured: {instead}")]
+    /// An option of libpq that this client does not support.
+    #[error("the connection string's {option} is not supported: {instead}")]
     Refused {
         /// The option.
         option: &'static str,
-        /// Why, and what to do instead.
+        /// The reason, and the alternative.
         instead: &'static str,
     },
-    /// Something indispensable is not there.
+    /// A required option is missing.
     #[error("the connection string names no {what}: {cure}")]
     Missing {
         /// The missing option.
@@ -59,13 +59,13 @@ pub enum EndpointError {
     /// The service cannot be looked up.
     #[error("the connection string's service {service} cannot be used: {problem}")]
     Service {
-        /// Its name.
+        /// Name of the service.
         service: String,
         /// The problem.
         problem: String,
     },
-    /// The file of the connection string or of the password cannot be used.
-    #[error("the file of the {what}: {source}; it is read for every connection")]
+    /// The file with the connection string or the password cannot be used.
+    #[error("the file of the {what}: {source}; the file is read for every connection")]
     Secret {
         /// `connection string` or `password`.
         what: &'static str,
@@ -85,12 +85,12 @@ pub enum EndpointError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// This machine has no root certificates of its own.
+    /// The platform has no trusted root certificates.
     #[error(
         "this machine has no trusted root certificates: install ca-certificates, or name a file with sslrootcert"
     )]
     NoPlatformRoots,
-    /// The TLS library does not take the configuration.
+    /// The TLS library refuses the configuration.
     #[error("TLS cannot be set up as configured")]
     Tls(#[from] rustls::Error),
 }

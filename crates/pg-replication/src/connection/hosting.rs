@@ -1,26 +1,26 @@
-//! Managed services of PostgreSQL, and how each gives what elsewhere takes a superuser. A table; reads nothing itself.
+//! Table of managed PostgreSQL services and the commands that replace a superuser's there. Reads nothing itself.
 //!
-//! A service is recognised by the role that it puts into every cluster. Recognition chooses words only: nothing is refused or allowed
-//! by it.
+//! Each service is recognised by a role that it creates in every cluster. Recognition only selects the words of
+//! cures; nothing is refused or allowed by it.
 
 use crate::quote::identifier;
 
-/// Operator of a server, as far as cures differ.
+/// Hosting of a server, as far as cures differ.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Hosting {
-    /// Role that every cluster of the service has.
+    /// Role that the service creates in every cluster.
     marker: &'static str,
     /// Name of the service.
     name: &'static str,
     /// Statement that lets `{role}` open a replication connection, and who may run it.
     replication: &'static str,
-    /// How `wal_level` becomes logical.
+    /// Command that sets `wal_level` to logical.
     wal_level: &'static str,
-    /// How a parameter of the server gets the value of `{setting}`.
+    /// Command that sets a server parameter, with `{setting}` in place.
     parameter: &'static str,
 }
 
-/// A server whose superuser is at hand.
+/// A self-hosted server: a superuser is available.
 static OWN: Hosting = Hosting {
     marker: "",
     name: "a server of one's own",
@@ -80,37 +80,37 @@ static MANAGED: [Hosting; 6] = [
 ];
 
 impl Hosting {
-    /// Hosting of a server that has these of the [markers](Self::markers).
+    /// Returns the hosting of a server that has these of the [markers](Self::markers).
     pub fn of(markers: &[String]) -> &'static Self {
         MANAGED.iter().find(|hosting| markers.iter().any(|role| role == hosting.marker)).unwrap_or(&OWN)
     }
 
-    /// A server that belongs to no known service.
+    /// Returns the hosting of a server that belongs to no known service.
     pub fn own() -> &'static Self {
         &OWN
     }
 
-    /// Roles that tell the services apart.
+    /// Returns the roles that identify the services.
     pub fn markers() -> impl Iterator<Item = &'static str> {
         MANAGED.iter().map(|hosting| hosting.marker)
     }
 
-    /// The statement that lets `role` open a replication connection, and who may run it.
+    /// Returns the statement that lets `role` open a replication connection, and who may run it.
     pub fn grant_replication(&self, role: &str) -> String {
         self.replication.replace("{role}", &identifier(role))
     }
 
-    /// The act by which `wal_level` becomes logical.
+    /// Returns the command that sets `wal_level` to logical.
     pub fn set_wal_level(&self) -> &'static str {
         self.wal_level
     }
 
-    /// The act by which a parameter that needs a restart gets a value: `max_wal_senders = 12`.
+    /// Returns the command for a setting that needs a restart, such as `max_wal_senders = 12`.
     pub fn set_parameter(&self, setting: &str) -> String {
         self.parameter.replace("{setting}", setting)
     }
 
-    /// The acts of managed services in place of `wal_level` and REPLICATION, one line each.
+    /// Returns one line for each managed service: what replaces `wal_level` and REPLICATION there.
     pub fn notes(role: &str) -> impl Iterator<Item = String> {
         MANAGED.iter().map(move |hosting| {
             format!("{}: {}; {}", hosting.name, hosting.wal_level, hosting.grant_replication(role))

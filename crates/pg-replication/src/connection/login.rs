@@ -1,7 +1,7 @@
-//! From an open socket to "ready for query": startup message and authentication (manual, "Start-up" and "SASL Authentication").
+//! Login: startup message and authentication (manual, "Start-up" and "SASL Authentication").
 //!
-//! Knows what proves who we are, and what must never be sent where others could read it. Does not know how the socket
-//! was opened nor what it will be used for.
+//! Decides which credentials may be sent over which connection. Does not know how the socket was opened or what the
+//! session is for.
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::{
@@ -26,7 +26,7 @@ use super::{
 /// The last authentication code that postgres-protocol knows: AuthenticationSASLFinal.
 const AUTHENTICATION_CODE_MAX: i32 = 12;
 
-/// Who we are.
+/// User, password, and the accepted login methods.
 #[derive(Clone, Copy)]
 pub(crate) struct Credentials<'a> {
     pub(crate) user: &'a str,
@@ -35,7 +35,7 @@ pub(crate) struct Credentials<'a> {
     pub(crate) methods: LoginMethods,
 }
 
-/// Logs in; `parameters` are those of the startup message besides `user`.
+/// Logs in. `parameters` are the startup message's, without `user`.
 pub(crate) async fn login(
     socket: Socket,
     credentials: Credentials<'_>,
@@ -53,7 +53,7 @@ pub(crate) async fn login(
             return Ok(wire);
         }
         let refusal = frame.unexpected("logging in");
-        // Its key would serve to cancel a running command, which we end by closing the connection instead.
+        // The key could cancel a running command. This client closes the connection instead.
         let Message::BackendKeyData(_) = frame.parse()? else { return Err(refusal) };
     }
 }
@@ -88,7 +88,7 @@ async fn authenticate(wire: &mut Wire, credentials: Credentials<'_>) -> Result<(
     }
 }
 
-/// The first message of the authentication dialogue, if it asks for what `methods` accept.
+/// Reads the first authentication message and refuses a method that `methods` exclude.
 async fn first_request(wire: &mut Wire, methods: LoginMethods) -> Result<Message, WireError> {
     let frame = wire.next_frame().await?;
     if frame.tag() == AUTHENTICATION_TAG
@@ -99,7 +99,7 @@ async fn first_request(wire: &mut Wire, methods: LoginMethods) -> Result<Message
     read(frame)
 }
 
-/// The next message of the authentication dialogue.
+/// Reads the next authentication message.
 async fn request(wire: &mut Wire) -> Result<Message, WireError> {
     read(wire.next_frame().await?)
 }
@@ -126,7 +126,7 @@ fn unsupported(message: &Message) -> WireError {
         Message::AuthenticationScmCredential => "SCM credential",
         Message::AuthenticationGss => "GSSAPI",
         Message::AuthenticationSspi => "SSPI",
-        _ => return WireError::protocol("an authentication message that does not belong here"),
+        _ => return WireError::protocol("an authentication message out of place"),
     };
     AuthenticationError::Unsupported(method.to_owned()).into()
 }
@@ -156,8 +156,8 @@ async fn scram(
     };
     let (binding, mechanism) = match (end_point, plus) {
         (Some(hash), true) => (ChannelBinding::tls_server_end_point(hash), SCRAM_SHA_256_PLUS),
-        // "We could, and you seem not to": the server breaks off if it did offer, so an attacker who strikes
-        // SCRAM-SHA-256-PLUS off the list is found out (RFC 5802, section 6).
+        // The flag "client supports channel binding, server does not": a server that did offer SCRAM-SHA-256-PLUS
+        // then aborts, which exposes an attacker who removed it from the list (RFC 5802, section 6).
         (Some(_), false) => (ChannelBinding::unrequested(), SCRAM_SHA_256),
         (None, _) => (ChannelBinding::unsupported(), SCRAM_SHA_256),
     };
@@ -167,7 +167,7 @@ async fn scram(
             return Err(AuthenticationError::ChannelBindingMissing(what).into());
         }
         if !plain {
-            let what = "SASL without channel binding not being offered, SCRAM-SHA-256-PLUS";
+            let what = "only SCRAM-SHA-256-PLUS, which is impossible on this connection, so SASL";
             return Err(AuthenticationError::Unsupported(what.to_owned()).into());
         }
     }
@@ -180,7 +180,7 @@ async fn scram(
     };
     scram.update(body.data()).map_err(AuthenticationError::Scram)?;
     frontend::sasl_response(scram.message(), wire.output()).map_err(AuthenticationError::Password)?;
-    // Without this message the server has not proved that it knows the password, so a mere AuthenticationOk will not do.
+    // SASLFinal proves that the server knows the password. AuthenticationOk alone does not.
     let Message::AuthenticationSaslFinal(body) = request(wire).await? else {
         return Err(WireError::protocol("no SASLFinal in the SCRAM exchange"));
     };

@@ -1,10 +1,10 @@
-//! Ways to log in that the client accepts, by the code of the server's first authentication message (manual, "Message
-//! Formats", "Authentication..."): those that `require_auth` lists, and of these none that gives a password away.
+//! Login methods that the client accepts, by the code of the server's first authentication message (manual, "Message
+//! Formats").
 //!
-//! A server that asks for a password in clear text has it. One that asks for an MD5 hash with a salt of its own choice can find the
-//! password by trying, or pass the salt of another server on and log in there. So both are for a server that is known: by its
-//! verified certificate, or by the directory of its Unix socket. `require_auth` may say otherwise by naming the method; a password in
-//! clear text crosses no unencrypted network even then.
+//! A server that asks for a clear-text password learns it. A server that asks for an MD5 hash chooses the salt: it
+//! can guess the password offline, or relay another server's salt and log in there. Both methods therefore need an
+//! identified server: a verified certificate, or a Unix socket. `require_auth` may allow them by name, but a
+//! clear-text password never crosses an unencrypted network.
 
 use super::{socket::Peer, wire_error::AuthenticationError};
 
@@ -13,20 +13,20 @@ const CLEAR_TEXT_PASSWORD: i32 = 3;
 /// Code of AuthenticationMD5Password.
 const MD5_PASSWORD: i32 = 5;
 
-/// Methods as `require_auth` names them, with their codes. `none`: the server asks for nothing.
+/// Methods by their name in `require_auth`, with their codes. `none`: the server asks for no authentication.
 const METHODS: [(&str, i32); 6] =
     [("none", 0), ("password", 3), ("md5", 5), ("gss", 7), ("sspi", 9), ("scram-sha-256", 10)];
 
-/// Values of `require_auth`.
+/// Description of the values of `require_auth`.
 pub(crate) const EXPECTED: &str =
     "a list of scram-sha-256, md5, password and none, or of the same with a '!' before each";
 
-/// The accepted methods; by default all, as far as they give no password away.
+/// The accepted methods. The default accepts all that do not disclose a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LoginMethods {
-    /// One bit for each.
+    /// One bit for each entry of [`METHODS`].
     accepted: u8,
-    /// Each is named, and none is accepted only because it is not excluded.
+    /// `require_auth` names the accepted methods, instead of excluding others.
     named: bool,
 }
 
@@ -37,7 +37,7 @@ impl Default for LoginMethods {
 }
 
 impl LoginMethods {
-    /// A list of methods, either all wanted or all unwanted. `None`: neither.
+    /// Parses a list of methods, either all wanted or all unwanted. `None`: the list is invalid.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut bits = 0;
         let (mut wanted, mut unwanted) = (false, false);
@@ -58,7 +58,7 @@ impl LoginMethods {
         }
     }
 
-    /// Checks the code that the server begins with, before anything is answered.
+    /// Checks the method that the server asks for, before anything is sent.
     pub(crate) fn check(self, code: i32, peer: Peer) -> Result<(), AuthenticationError> {
         self.accepts(code).map_err(AuthenticationError::MethodNotAllowed)?;
         let encrypted = match peer {
@@ -75,7 +75,7 @@ impl LoginMethods {
         }
     }
 
-    /// Gives the name of the method if `require_auth` does not allow it.
+    /// Fails with the name of a method that `require_auth` does not allow.
     fn accepts(self, code: i32) -> Result<(), &'static str> {
         match METHODS.iter().position(|(_, known)| *known == code) {
             Some(place) if self.accepted & (1 << place) != 0 => Ok(()),

@@ -1,4 +1,4 @@
-//! From a connection string to an open session, of either kind.
+//! Connections: from a connection string to an open session, for SQL or replication.
 //!
 //! Knows libpq's options, files, TLS, login and frames. Does not know what a session is used for.
 

@@ -1,7 +1,7 @@
-//! The options of libpq 18 (manual, "Parameter Key Words"): which are honoured, which cannot matter here, and which are refused.
+//! Options of libpq 18 (manual, "Parameter Key Words"): honoured, without effect here, or refused.
 //!
-//! Refused is what asks for protection that this client does not give, or for a session in which it cannot work. No option is
-//! passed over in silence because it is unknown. Values are read by `endpoint` and `tls`.
+//! An option is refused if it asks for protection that this client does not give, or for a session that cannot work.
+//! An unknown option is an error. `endpoint` and `tls` read the values.
 
 use super::{
     connection_string::Options,
@@ -10,7 +10,7 @@ use super::{
 };
 use diagnostics::nearest;
 
-/// Options whose values are free, and read elsewhere.
+/// Options with free values, which `endpoint` and `tls` read.
 const HONOURED: [&str; 24] = [
     "application_name",
     "connect_timeout",
@@ -32,15 +32,15 @@ const HONOURED: [&str; 24] = [
     "sslrootcert",
     "tcp_user_timeout",
     "user",
-    // The caller gives a name for where application_name is missing.
+    // The caller supplies a default for application_name.
     "fallback_application_name",
-    // There is no GSSAPI, so nobody reads these.
+    // Options of GSSAPI, which is not supported and never used.
     "gssdelegation",
     "gsslib",
     "krbsrvname",
 ];
 
-/// Options with a few values, those that are allowed, and what to say of others.
+/// Options with a fixed set of values: name, allowed values, and their description in an error.
 const WORDS: [(&str, &[&str], &str); 17] = [
     (
         "sslmode",
@@ -48,78 +48,74 @@ const WORDS: [(&str, &[&str], &str); 17] = [
         "disable, allow, prefer, require, verify-ca or verify-full",
     ),
     ("sslnegotiation", &["postgres", "direct"], "postgres or direct"),
-    // TLS without compression is all that libpq does, too, whatever this says.
+    // TLS compression is never used, in libpq neither.
     ("sslcompression", &["0", "1"], "0 or 1"),
     ("sslsni", &["0", "1"], "0 or 1"),
     (
         "sslcertmode",
         &["disable", "allow"],
-        "disable or allow: this client does not see whether the server asked for a certificate; have pg_hba.conf ask with \
-         clientcert=verify-full",
+        "disable or allow: this client does not see whether the server asks for a certificate; require it with \
+         clientcert=verify-full in pg_hba.conf",
     ),
     (
         "ssl_min_protocol_version",
         &["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"],
-        "TLSv1, TLSv1.1, TLSv1.2 (the lowest that is spoken) or TLSv1.3",
+        "TLSv1, TLSv1.1, TLSv1.2 (the lowest version that is used) or TLSv1.3",
     ),
-    ("ssl_max_protocol_version", &["TLSv1.2", "TLSv1.3"], "TLSv1.2 or TLSv1.3: no older version is spoken"),
+    (
+        "ssl_max_protocol_version",
+        &["TLSv1.2", "TLSv1.3"],
+        "TLSv1.2 or TLSv1.3: older versions are not supported",
+    ),
     (
         "gssencmode",
         &["disable", "prefer"],
-        "disable or prefer: there is no GSSAPI encryption, use TLS (sslmode=verify-full)",
+        "disable or prefer: GSSAPI encryption is not supported, use TLS (sslmode=verify-full)",
     ),
     ("channel_binding", &["disable", "prefer", "require"], "disable, prefer or require"),
     (
         "target_session_attrs",
         &["any", "read-write", "primary"],
-        "any, read-write or primary: slots are read on the primary, which read-only, standby and prefer-standby lead away from",
+        "any, read-write or primary: slots are read on the primary, which the other values avoid",
     ),
     ("load_balance_hosts", &["disable", "random"], "disable or random"),
     ("keepalives", &["0", "1"], "0 or 1"),
     (
         "client_encoding",
         &["UTF8", "UTF-8", "UNICODE", "auto"],
-        "UTF8 or auto: UTF-8 is read and sent, whatever the database's encoding is",
+        "UTF8 or auto: the client uses UTF-8, whatever the database's encoding",
     ),
-    (
-        "replication",
-        &["false", "off", "no", "0"],
-        "left out: ordinary and replication connections are opened as they are needed",
-    ),
-    ("min_protocol_version", &["3.0"], "3.0, the version that is spoken"),
+    ("replication", &["false", "off", "no", "0"], "left out: the client sets it for each connection itself"),
+    ("min_protocol_version", &["3.0"], "3.0, the version that the client uses"),
     ("max_protocol_version", &["3.0", "3.2", "latest"], "3.0, 3.2 or latest"),
-    // Removed from libpq in 14; it meant sslmode.
+    // Removed from libpq in version 14 in favour of sslmode.
     ("requiressl", &["0"], "left out: write sslmode=require"),
 ];
 
-/// Options that ask for what this client does not do, and what to do instead.
+/// Unsupported options, each with the alternative.
 const REFUSED: [(&str, &str); 11] = [
-    ("sslkeylogfile", "TLS keys are written to no file: leave it out"),
-    ("sslpassword", "encrypted keys are not read: give sslkey a key without a passphrase"),
-    (
-        "sslcrl",
-        "revocation lists are not read: leave it out, or take the revoked authority out of sslrootcert",
-    ),
-    (
-        "sslcrldir",
-        "revocation lists are not read: leave it out, or take the revoked authority out of sslrootcert",
-    ),
+    ("sslkeylogfile", "TLS keys are never written to a file: leave it out"),
+    ("sslpassword", "encrypted private keys are not supported: set sslkey to a key without a passphrase"),
+    ("sslcrl", REVOCATION),
+    ("sslcrldir", REVOCATION),
     (
         "requirepeer",
-        "nobody asks who runs the server of a Unix socket: leave it out, and let only the server's user write to the \
+        "the owner of a Unix socket is not checked: leave it out, and give only the server's user write access to the \
          socket's directory",
     ),
-    ("scram_client_key", "the login takes a password: give password or passfile"),
-    ("scram_server_key", "the login takes a password: give password or passfile"),
+    ("scram_client_key", SCRAM_KEYS),
+    ("scram_server_key", SCRAM_KEYS),
     ("oauth_issuer", OAUTH),
     ("oauth_client_id", OAUTH),
     ("oauth_client_secret", OAUTH),
     ("oauth_scope", OAUTH),
 ];
 
-const OAUTH: &str = "OAuth is not spoken: use scram-sha-256 or cert in pg_hba.conf";
+const REVOCATION: &str = "certificate revocation lists are not supported: leave it out, or remove the revoked authority from sslrootcert";
+const SCRAM_KEYS: &str = "SCRAM keys are not supported: set password or passfile";
+const OAUTH: &str = "OAuth is not supported: use scram-sha-256 or cert in pg_hba.conf";
 
-/// Takes out what is empty, which is as if it were not given, and refuses what cannot be honoured.
+/// Removes empty options, which count as not given, and refuses unsupported options and invalid values.
 pub(crate) fn checked(options: Options) -> Result<Options, EndpointError> {
     let options: Options = options.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     for (option, value) in &options {
@@ -127,7 +123,7 @@ pub(crate) fn checked(options: Options) -> Result<Options, EndpointError> {
             continue;
         }
         if let Some((option, words, expected)) = WORDS.iter().find(|(known, ..)| known == option) {
-            // As libpq has it: encodings and versions of TLS in any case, all others as they are.
+            // As in libpq: encodings and TLS versions ignore case, all other values do not.
             let any_case = option.ends_with("protocol_version") || *option == "client_encoding";
             let is = |word: &&str| *word == value || any_case && word.eq_ignore_ascii_case(value);
             if !words.iter().any(is) {
@@ -144,7 +140,7 @@ pub(crate) fn checked(options: Options) -> Result<Options, EndpointError> {
     Ok(options)
 }
 
-/// `require_auth`.
+/// Reads the accepted login methods from `require_auth`.
 pub(crate) fn login_methods(options: &Options) -> Result<LoginMethods, EndpointError> {
     let Some(text) = options.get("require_auth") else { return Ok(LoginMethods::default()) };
     LoginMethods::parse(text)

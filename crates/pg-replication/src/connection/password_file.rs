@@ -1,7 +1,8 @@
-//! `~/.pgpass` and `passfile` (manual, "The Password File"): a line for each server, `host:port:database:user:password`.
+//! Password file, `~/.pgpass` or `passfile` (manual, "The Password File"): one line
+//! `host:port:database:user:password` for each server.
 //!
-//! The file is read for every connection. As in libpq, one that others may read is not used; unlike libpq, the login that then
-//! fails says why.
+//! Every connection reads the file again. As in libpq, a file that others may read is not used; unlike in libpq, the
+//! failed login says so.
 
 use std::{
     env,
@@ -9,10 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Directories of Unix sockets that libpq calls `localhost`, as it is built by the project and by the distributions.
+/// Socket directories that libpq matches with `localhost`: the defaults of the project and of the distributions.
 const SOCKET_DIRECTORIES: [&str; 3] = ["/tmp", "/var/run/postgresql", "/run/postgresql"];
 
-/// Whose password is looked up.
+/// The login that needs a password.
 pub(crate) struct Login<'a> {
     /// Host name, address, or directory of a Unix socket.
     pub(crate) host: &'a str,
@@ -21,7 +22,7 @@ pub(crate) struct Login<'a> {
     pub(crate) user: &'a str,
 }
 
-/// The file: the one that is named, else `$PGPASSFILE`, else `~/.pgpass`.
+/// Returns the file's path: the given one, else `$PGPASSFILE`, else `~/.pgpass`.
 pub(crate) fn path(named: Option<&str>) -> Option<PathBuf> {
     let variable = || env::var_os("PGPASSFILE").filter(|value| !value.is_empty()).map(PathBuf::from);
     named.map(PathBuf::from).or_else(variable).or_else(|| {
@@ -29,18 +30,18 @@ pub(crate) fn path(named: Option<&str>) -> Option<PathBuf> {
     })
 }
 
-/// The password, or why there is none.
+/// Returns the password, or the reason why there is none.
 pub(crate) fn password(path: &Path, login: &Login<'_>) -> Result<String, String> {
     let name = path.display();
     let facts =
         path.metadata().map_err(|error| format!("the password file {name} cannot be read: {error}"))?;
     if !facts.is_file() {
-        return Err(format!("the password file {name} is not used: it is no plain file"));
+        return Err(format!("the password file {name} is not used: it is not a regular file"));
     }
     let mode = facts.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(format!(
-            "the password file {name} is not used: its mode {mode:04o} gives others access, chmod 0600 mends it"
+            "the password file {name} is not used: its mode {mode:04o} gives others access; run chmod 0600"
         ));
     }
     let text =
@@ -51,7 +52,7 @@ pub(crate) fn password(path: &Path, login: &Login<'_>) -> Result<String, String>
     })
 }
 
-/// The password of a line that fits.
+/// Returns the line's password if the line matches the login.
 fn matching(line: &str, login: &Login<'_>) -> Option<String> {
     if line.starts_with('#') {
         return None;
@@ -61,7 +62,7 @@ fn matching(line: &str, login: &Login<'_>) -> Option<String> {
     for wanted in [login.host, &port, login.database, login.user] {
         let (field, after) = field(rest)?;
         let local = wanted == login.host && SOCKET_DIRECTORIES.contains(&wanted) && field == "localhost";
-        // An escaped asterisk is one, and no wildcard.
+        // An escaped asterisk is a literal one.
         let any = rest.starts_with("*:");
         if !any && field != wanted && !local {
             return None;
@@ -76,7 +77,7 @@ fn matching(line: &str, login: &Login<'_>) -> Option<String> {
     Some(password)
 }
 
-/// The field up to the next colon, with `\:` and `\\` read as what they stand for, and what follows the colon.
+/// Returns the field up to the next colon, with `\:` and `\\` unescaped, and the rest after the colon.
 fn field(text: &str) -> Option<(String, &str)> {
     let mut field = String::new();
     let mut chars = text.char_indices();
@@ -131,7 +132,7 @@ mod tests {
         let missing = password(file.path(), &LOGIN).unwrap_err();
         assert!(missing.contains("no line for db.example:5432:orders:me:too"), "{missing}");
         let directory = password(Path::new("/"), &LOGIN).unwrap_err();
-        assert!(directory.contains("no plain file"), "{directory}");
+        assert!(directory.contains("not a regular file"), "{directory}");
         assert!(!format!("{refusal}{missing}").contains("s3cret"));
     }
 }

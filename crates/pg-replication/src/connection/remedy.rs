@@ -1,12 +1,13 @@
-//! Remedies of connections that could not be made.
+//! Remedies of failed connections.
 //!
-//! Speaks in libpq's words, and in those of the caller ([`Words`]) where a cure leads to the caller's configuration.
+//! Texts name libpq's options and, where the caller's configuration has the cure, the caller's own words ([`Words`]).
 
 use super::{
     endpoint::{Endpoint, Words},
     hosting::Hosting,
     wire_error::{AuthenticationError, WireError},
 };
+use crate::sqlstate;
 use diagnostics::remedy::Remedy;
 
 use crate::quote::identifier;
@@ -14,13 +15,13 @@ use crate::quote::identifier;
 /// Kind of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionKind {
-    /// For SQL.
+    /// An SQL session.
     Sql,
-    /// In replication mode.
+    /// A session in replication mode.
     Replication,
 }
 
-/// Remedy of a connection that could not be made. SQLSTATEs are those of the manual's appendix "PostgreSQL Error Codes".
+/// Returns the remedy of a failed connection.
 pub(crate) fn of_connection(
     kind: ConnectionKind,
     endpoint: &Endpoint,
@@ -36,48 +37,50 @@ pub(crate) fn of_connection(
         WireError::Server(server) if server.is_of_pooler() => Remedy::by_person(pooler()),
         WireError::SettingsDropped { .. } => Remedy::by_person(pooler()),
         WireError::Server(server) => match (server.code.as_str(), kind) {
-            ("28P01", _) => Remedy::by_person(format!(
+            (sqlstate::INVALID_PASSWORD, _) => Remedy::by_person(format!(
                 "correct the user or the password{}; or ALTER ROLE {role} PASSWORD '...';",
                 place_of_password(endpoint)
             )),
-            ("28000", _) => Remedy::by_person(format!(
+            (sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, _) => Remedy::by_person(format!(
                 "if role {role} is missing, {make_role}; otherwise let it into database {database} by a line of pg_hba.conf, \
                  then SELECT pg_reload_conf();"
             )),
-            ("3D000", _) => Remedy::by_person(format!(
+            (sqlstate::INVALID_CATALOG_NAME, _) => Remedy::by_person(format!(
                 "correct the database in {connection_string}, or CREATE DATABASE {database};"
             )),
-            ("42501", ConnectionKind::Replication) => {
+            (sqlstate::INSUFFICIENT_PRIVILEGE, ConnectionKind::Replication) => {
                 Remedy::by_person(hosting.grant_replication(endpoint.user()))
             }
-            ("42501", ConnectionKind::Sql) => {
+            (sqlstate::INSUFFICIENT_PRIVILEGE, ConnectionKind::Sql) => {
                 Remedy::by_person(format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
             }
-            ("53300", ConnectionKind::Replication) => {
+            (sqlstate::TOO_MANY_CONNECTIONS, ConnectionKind::Replication) => {
                 let raise = hosting.set_parameter("max_wal_senders = N");
-                Remedy::by_time(format!("raise max_wal_senders, with N above what it is: {raise}"))
+                Remedy::by_time(format!("raise max_wal_senders, with N above its current value: {raise}"))
             }
-            ("53300", ConnectionKind::Sql) => {
+            (sqlstate::TOO_MANY_CONNECTIONS, ConnectionKind::Sql) => {
                 Remedy::by_time("raise max_connections, or the CONNECTION LIMIT of the role or the database")
             }
-            ("57P03", _) => Remedy::by_time("the server is starting or stopping: try again in a moment"),
+            (sqlstate::CANNOT_CONNECT_NOW, _) => {
+                Remedy::by_time("the server is starting or stopping: try again in a moment")
+            }
             _ => Remedy::by_time("see the server's log"),
         },
         WireError::Io { doing: "looking up the host name", .. } => {
             Remedy::by_time(format!("correct the host in {connection_string}"))
         }
         WireError::Io { .. } => Remedy::by_time(
-            "check that PostgreSQL runs there, that it listens on this address and port (listen_addresses, port), and the \
+            "check that PostgreSQL runs there and listens on this address and port (listen_addresses, port), and check the \
              firewall",
         ),
         WireError::Timeout(_) => {
-            Remedy::by_time("check host and port, and whether a firewall drops the packets")
+            Remedy::by_time("check the host, the port, and whether a firewall drops packets")
         }
         WireError::Tls { .. } | WireError::TlsNotOffered => Remedy::by_person(format!(
             "correct sslmode, sslrootcert, sslcert or sslkey in {connection_string}, or the server's certificate"
         )),
         WireError::Endpoint(_) => {
-            Remedy::by_person(format!("correct {connection_string}, or the file it names"))
+            Remedy::by_person(format!("correct {connection_string}, or the file that it names"))
         }
         WireError::Authentication(error) => Remedy::by_person(match error {
             AuthenticationError::PasswordMissing | AuthenticationError::PasswordFile(_) => {
@@ -94,12 +97,12 @@ pub(crate) fn of_connection(
             }
             _ => "correct the password, or the method in pg_hba.conf".to_owned(),
         }),
-        // A failover may be under way.
+        // During a failover the new primary may not be ready yet.
         WireError::SessionNotSuitable { .. } => Remedy::by_time(format!(
             "list the primary's host in {connection_string} too, or remove target_session_attrs"
         )),
         WireError::Closed { .. } | WireError::Protocol(_) | WireError::Sql(_) => {
-            Remedy::by_time("check that the port is PostgreSQL's, and see the server's log")
+            Remedy::by_time("check that this is PostgreSQL's port, and see the server's log")
         }
     }
 }

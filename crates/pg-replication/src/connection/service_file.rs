@@ -1,7 +1,7 @@
-//! `service` (manual, "The Connection Service File"): options that stand in a file under a name.
+//! Service file (manual, "The Connection Service File"): the options of the connection string's `service`.
 //!
-//! Looks in the file that is named, else in `$PGSERVICEFILE`, else in `~/.pg_service.conf`; then in the system's
-//! `pg_service.conf`, in `$PGSYSCONFDIR` or where Debian has it.
+//! Reads the given file, else `$PGSERVICEFILE`, else `~/.pg_service.conf`; then the system's `pg_service.conf` in
+//! `$PGSYSCONFDIR` or in Debian's directory.
 
 use std::{
     env,
@@ -15,7 +15,7 @@ use super::{
 
 const SYSTEM_DIRECTORY: &str = "/etc/postgresql-common";
 
-/// The options with those of their service put in where they are missing.
+/// Returns the options, with missing ones filled in from their service.
 pub(crate) fn completed(mut options: Options) -> Result<Options, EndpointError> {
     let Some(service) = options.remove("service").filter(|name| !name.is_empty()) else { return Ok(options) };
     let named = options.remove("servicefile").filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -50,7 +50,8 @@ fn files(named: Option<PathBuf>) -> impl Iterator<Item = PathBuf> {
     user.into_iter().chain([system])
 }
 
-/// The options below `[service]`; `None` when there is no such section. Of two with one name the first counts.
+/// Returns the options below `[service]`, `None` without such a section. The first of two options with one name
+/// counts.
 fn section(service: &str, file: &Path, text: &str) -> Result<Option<Options>, EndpointError> {
     let mut lines = text.lines().map(str::trim).enumerate();
     let heading = format!("[{service}]");
@@ -65,7 +66,7 @@ fn section(service: &str, file: &Path, text: &str) -> Result<Option<Options>, En
         let wrong = |what| problem(service, format!("{}, line {}: {what}", file.display(), number + 1));
         let Some((name, value)) = line.split_once('=') else { return Err(wrong("expected option=value")) };
         let name = connection_string::checked_name(name.trim())
-            .map_err(|_| wrong("something that is no option's name stands before the '='"))?;
+            .map_err(|_| wrong("the text before the '=' is not an option's name"))?;
         if matches!(name, "service" | "servicefile") {
             return Err(wrong("a service cannot refer to another service"));
         }
@@ -101,7 +102,7 @@ mod tests {
             ("[other]\nhost=h", "no service file has a section of this name"),
             ("[orders]\nhost", "line 2: expected option=value"),
             ("[orders]\nhost=h\nservice=s3cret", "line 3: a service cannot refer"),
-            ("[orders]\npass word=s3cret", "line 2: something that is no option's name"),
+            ("[orders]\npass word=s3cret", "line 2: the text before the '=' is not an option's name"),
         ] {
             let error = read(text, "orders").unwrap_err();
             assert!(error.contains(expected) && error.contains("orders"), "{text}: {error}");

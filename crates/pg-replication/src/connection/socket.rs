@@ -1,4 +1,4 @@
-//! A byte stream to a server: TCP or Unix socket, with TLS negotiated. Both kinds of connections start here, so the
+//! Byte stream to a server: TCP or Unix socket, with TLS negotiated. SQL and replication connections share it, so the
 //! rules of `sslmode` exist once.
 //!
 //! Knows SSLRequest and no other message of the protocol.
@@ -38,26 +38,26 @@ pub(crate) enum Socket {
     /// TLS over TCP.
     Tls {
         stream: Box<TlsStream<TcpStream>>,
-        /// `sslmode` had the server's certificate verified.
+        /// The server's certificate was verified, as `sslmode` asked.
         verified: bool,
     },
 }
 
-/// Knowledge of who is at the other end.
+/// Identity of the other end, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
-    /// A process of this machine, by its Unix socket.
+    /// A process on this machine, reached by Unix socket.
     Local,
-    /// The server that the certificate names, or that its authority vouches for.
+    /// The server named by a verified certificate, or one that the trusted authority vouches for.
     Verified,
-    /// An unknown server, by TLS.
+    /// An unidentified server over TLS.
     Unverified,
-    /// An unknown server, and everybody on the way reads along.
+    /// An unidentified server without encryption.
     Unencrypted,
 }
 
 impl Socket {
-    /// Connects to a server's Unix socket. TLS is not used there, whatever `sslmode` says, as in libpq.
+    /// Connects to a server's Unix socket. As in libpq, `sslmode` has no effect there.
     pub(crate) async fn open_unix(directory: &Path, port: u16) -> Result<Self, WireError> {
         let path = directory.join(format!(".s.PGSQL.{port}"));
         match UnixStream::connect(path).await {
@@ -66,7 +66,7 @@ impl Socket {
         }
     }
 
-    /// Connects over TCP and does with TLS what `options` say.
+    /// Connects over TCP and negotiates TLS by `tls`.
     pub(crate) async fn open_tcp(
         address: SocketAddr,
         server_name: &str,
@@ -83,7 +83,7 @@ impl Socket {
         }
     }
 
-    /// The other end, as far as it is known.
+    /// Returns the identity of the other end.
     pub(crate) fn peer(&self) -> Peer {
         match self {
             Socket::Unix(_) => Peer::Local,
@@ -93,12 +93,13 @@ impl Socket {
         }
     }
 
-    /// Tells whether TLS is at work.
+    /// Tells whether the stream is encrypted.
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self, Socket::Tls { .. })
     }
 
-    /// The hash that SCRAM-SHA-256-PLUS binds to; `None` without TLS, or when the server's certificate allows none.
+    /// Returns the hash that SCRAM-SHA-256-PLUS binds to. `None` without TLS, or when the server's certificate allows
+    /// none.
     pub(crate) fn server_end_point(&self) -> Option<Vec<u8>> {
         match self {
             Socket::Tls { stream, .. } => {
@@ -110,8 +111,8 @@ impl Socket {
     }
 }
 
-/// A half-open connection must be noticed on both sides of silence: keepalive probes while nothing is sent, and
-/// `TCP_USER_TIMEOUT` while something sent stays unacknowledged.
+/// Sets the limits that detect a half-open connection: keepalive probes while nothing is sent, `TCP_USER_TIMEOUT`
+/// while sent data is unacknowledged.
 fn keep_alive(stream: &TcpStream, config: &Config) -> io::Result<()> {
     let socket = SockRef::from(stream);
     #[cfg(target_os = "linux")]
@@ -129,7 +130,7 @@ fn keep_alive(stream: &TcpStream, config: &Config) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// SSLRequest and the handshake (manual, "SSL Session Encryption").
+/// Sends SSLRequest and does the handshake (manual, "SSL Session Encryption").
 async fn negotiate(
     mut stream: TcpStream,
     server_name: &str,
@@ -141,12 +142,12 @@ async fn negotiate(
         frontend::ssl_request(&mut request);
         let io = |source| WireError::from_io("asking for TLS", source);
         stream.write_all(&request).await.map_err(io)?;
-        // Exactly one byte: what an attacker slips in behind it then reaches the TLS handshake, and breaks it.
+        // Reads exactly one byte. Bytes that an attacker injects behind it reach the TLS handshake and break it.
         match stream.read_u8().await.map_err(io)? {
             b'S' => {}
             b'N' if options.mode == TlsMode::Prefer => return Ok(Socket::Tcp(stream)),
             b'N' => return Err(WireError::TlsNotOffered),
-            // An error at this point is not authenticated, so its text is not shown (as in libpq since 17.1).
+            // The error is not authenticated, so its text is not shown (as in libpq since 17.1).
             b'E' => return Err(WireError::protocol("the server answers the request for TLS with an error")),
             other => {
                 return Err(WireError::protocol(format!(
@@ -165,7 +166,7 @@ async fn negotiate(
     }
 }
 
-/// Hands a call to whichever stream there is.
+/// Forwards a call to the stream of the variant.
 macro_rules! each {
     ($socket:expr, $stream:ident => $call:expr) => {
         match $socket.get_mut() {

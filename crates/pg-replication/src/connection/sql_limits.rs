@@ -1,8 +1,10 @@
-//! Limits of what a server may say to tokio-postgres, which keeps whatever comes: every parameter, every notice of a login, every
-//! row of an answer. And it reads an answer to its end when nobody wants it any more, so an answer without end would hold its
-//! connection for ever.
+//! Limits of what a server may send over an SQL connection.
 //!
-//! Knows where a message begins and which of them are kept. Does not know what they mean.
+//! tokio-postgres keeps all parameters, all notices of a login and all rows of an answer. It also reads an answer to
+//! its end after the caller has gone, so an endless answer would hold its connection for ever. The limits here end
+//! such a connection.
+//!
+//! Knows where a message begins and which messages tokio-postgres keeps. Does not know their meaning.
 
 use std::{
     collections::HashSet,
@@ -18,14 +20,14 @@ use super::{
     wire_error::WireError,
 };
 
-/// Bytes before a login is complete. PostgreSQL sends two thousand, and the notices of a login trigger.
+/// Most bytes before a login is complete. PostgreSQL sends about two thousand, and the notices of a login trigger.
 pub(crate) const LOGIN_BYTES_MAX: usize = 1 << 20;
-/// Names of parameters that a server may report. PostgreSQL reports fewer than twenty.
+/// Most parameters that a server may report. PostgreSQL reports fewer than twenty.
 pub(crate) const PARAMETERS_MAX: usize = 256;
-/// Bytes of one answer, or between two, beside its longest message: a single row may be as long as any. Rows of a table are read in
-/// portions, by the simple protocol, and are not kept: of these only the number counts.
+/// Most bytes of one answer, or between two answers, without its longest message, because a single row may have any
+/// size. Rows of a table are read in portions by the simple protocol and not kept; they count by number only.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// Bytes that a row takes in memory beside those on the wire, at least.
+/// Least memory that a row takes in addition to its bytes on the wire.
 pub(crate) const ROW_BYTES: usize = 128;
 
 /// Refuses an answer of more than `max` bytes.
@@ -37,29 +39,29 @@ pub(crate) fn check_answer(bytes: usize, max: usize) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Follows the server's messages from one to the next.
+/// Counter of the server's messages.
 #[derive(Default)]
 pub(crate) struct Limits {
-    /// Tag and length of the message that begins, as far as they have come.
+    /// Tag and length of the next message, as far as received.
     header: [u8; TAG_AND_LENGTH],
     filled: usize,
-    /// Tag of the message that has begun last.
+    /// Tag of the current message.
     tag: u8,
-    /// Bytes that are still to come of it.
+    /// Bytes of the current message that are still to come.
     rest: usize,
     logged_in: bool,
-    /// Bytes that came before login was complete.
+    /// Bytes received before the login was complete.
     login_bytes: usize,
     parameters: Parameters,
-    /// Bytes of the answer under way, but for the longest message of it.
+    /// Bytes of the current answer, without its longest message.
     answer: usize,
-    /// Bytes of that message.
+    /// Bytes of the answer's longest message.
     longest: usize,
-    /// The rows of that answer are kept.
+    /// tokio-postgres keeps the answer's rows.
     keeps_rows: bool,
 }
 
-/// Names that were reported, by their hashes, and the name that is just coming.
+/// Names of reported parameters, as hashes, and the name that is being received.
 #[derive(Default)]
 struct Parameters {
     names: HashSet<u64>,
@@ -68,10 +70,10 @@ struct Parameters {
 }
 
 impl Limits {
-    /// Takes in what was received, wherever in a message that begins and ends.
+    /// Counts received bytes. They may begin and end anywhere in a message.
     ///
     /// # Errors
-    /// [`WireError::Protocol`] when it is more than may come.
+    /// [`WireError::Protocol`] when a limit is exceeded.
     pub(crate) fn follow(&mut self, mut received: &[u8]) -> Result<(), WireError> {
         self.count_login(received.len())?;
         while let [byte, after @ ..] = received {
@@ -95,7 +97,7 @@ impl Limits {
         Ok(())
     }
 
-    /// Counts the bytes of a login, with those that were read together with its last one: nothing was asked yet.
+    /// Counts the bytes of a login. Bytes read together with its last ones count too, because no query was sent yet.
     fn count_login(&mut self, bytes: usize) -> Result<(), WireError> {
         if self.logged_in {
             return Ok(());
@@ -111,7 +113,7 @@ impl Limits {
 
     fn begin(&mut self) -> Result<(), WireError> {
         let [tag, length @ ..] = self.header;
-        // A length below 4 is an error to tokio-postgres.
+        // tokio-postgres refuses a length below 4.
         let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
         wire::check_length(tag, length, self.logged_in)?;
         (self.tag, self.rest) = (tag, length.saturating_sub(4));
@@ -121,7 +123,7 @@ impl Limits {
                 (self.answer, self.longest) = (0, 0);
                 return Ok(());
             }
-            // tokio-postgres keeps the rows of what it has bound parameters for, and passes on those of anything else.
+            // tokio-postgres keeps the rows of a statement with bound parameters and passes all others on.
             BIND_COMPLETE_TAG => self.keeps_rows = true,
             PARAMETER_STATUS_TAG => self.parameters.begin(),
             _ => {}
@@ -143,7 +145,7 @@ impl Parameters {
         self.name = Some(self.keys.build_hasher());
     }
 
-    /// A part of a ParameterStatus. The name ends with a zero; the value behind it takes the place of the one before.
+    /// Reads a part of a ParameterStatus: a name, a zero, and the value that replaces the previous one.
     fn follow(&mut self, payload: &[u8]) -> Result<(), WireError> {
         let Some(mut name) = self.name.take() else { return Ok(()) };
         let end = payload.iter().position(|byte| *byte == 0);
@@ -178,7 +180,7 @@ mod tests {
         limits
     }
 
-    /// Said in pieces of every size, so that names and lengths are torn.
+    /// Received in pieces of every size, so that names and lengths are split.
     #[test]
     fn a_parameter_that_is_reported_again_counts_once() {
         let mut limits = logged_in();
@@ -225,7 +227,7 @@ mod tests {
         limits.follow(&message(b'2', b"")).unwrap();
         let rows = (0..).find(|_| limits.follow(&row).is_err()).unwrap();
         assert!(rows < ANSWER_BYTES_MAX / ROW_BYTES, "{rows}");
-        // The next answer counts from none, and portions of a table may be as long as any.
+        // The count restarts with the next answer, and portions of a table may have any size.
         let mut limits = logged_in();
         for _ in 0..3 {
             limits.follow(&message(b'2', b"")).unwrap();
@@ -238,7 +240,7 @@ mod tests {
         }
     }
 
-    /// Whoever asked may be gone.
+    /// Holds after the caller has gone, too.
     #[test]
     fn whatever_comes_without_end_is_given_up() {
         for said in

@@ -1,4 +1,4 @@
-//! What lies between a [`Socket`] and tokio-postgres: it looks at what a server says before tokio-postgres believes it.
+//! Socket for tokio-postgres that checks what a server sends before tokio-postgres acts on it.
 
 use std::{
     io,
@@ -15,20 +15,20 @@ use super::{
     wire_error::WireError,
 };
 
-/// Tag, length and code of an authentication message.
+/// Bytes of an authentication message's tag, length and code.
 const REQUEST_BYTES: usize = TAG_AND_LENGTH + 4;
 
-/// The socket as tokio-postgres sees it: TLS is done, and its channel binding is known.
+/// Socket as tokio-postgres sees it: with TLS done and the channel binding known.
 ///
-/// tokio-postgres would log in by any method, and give a password in clear text or as an MD5 hash to anybody who asks. It acts on
-/// such a request only when that is the first message, so looking at the first nine bytes is enough to refuse.
+/// tokio-postgres logs in by any method, and would give a clear-text password or an MD5 hash to any server that asks.
+/// It acts on such a request only in the first message, so the first nine bytes suffice to refuse it.
 ///
-/// It would also set aside whatever length a server announces, and wait for that much: at a port that speaks another
-/// protocol, more than a gigabyte. And it keeps what a server likes to say. So [`Limits`] are looked at, too.
+/// tokio-postgres also reserves memory for any announced length, more than a gigabyte at a port of another protocol,
+/// and keeps whatever a server reports. [`Limits`] end both.
 pub(crate) struct SqlSocket {
     socket: Socket,
     methods: LoginMethods,
-    /// The first bytes of the server, until they are enough; `None` from then on.
+    /// The server's first bytes. `None` once they have been checked.
     first: Option<Vec<u8>>,
     limits: Limits,
 }
@@ -94,7 +94,7 @@ impl TlsStream for SqlSocket {
     }
 }
 
-/// Passes the socket on: there is nothing left to negotiate.
+/// TLS connector that returns the socket unchanged, because TLS is already negotiated.
 pub(crate) struct Negotiated;
 
 impl TlsConnect<SqlSocket> for Negotiated {

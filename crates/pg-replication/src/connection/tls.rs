@@ -1,7 +1,7 @@
-//! `sslmode` and its companions as a rustls configuration, and the channel binding of a TLS session.
+//! TLS: `sslmode` and its related options as a rustls configuration, and a session's channel binding.
 //!
-//! Knows certificates; knows nothing of sockets or of the PostgreSQL protocol. The crypto provider is named here,
-//! never taken from the process's default, so that other users of rustls in the process cannot change it.
+//! Knows certificates, but neither sockets nor the PostgreSQL protocol. The crypto provider is set explicitly, so
+//! that other users of rustls in the process cannot change it.
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -40,15 +40,15 @@ use secret::pem::{self, PemError};
 pub(crate) enum TlsMode {
     /// No TLS.
     Disable,
-    /// TLS when the server refuses an unencrypted login, nothing verified.
+    /// No TLS, unless the server refuses an unencrypted login. Nothing is verified.
     Allow,
-    /// TLS when the server offers it, nothing verified; no TLS when it refuses an encrypted login.
+    /// TLS when the server offers it; no TLS when the server refuses an encrypted login. Nothing is verified.
     Prefer,
-    /// TLS, nothing verified.
+    /// TLS. Nothing is verified.
     Require,
-    /// TLS, and the certificate comes from a trusted authority, whatever name it bears.
+    /// TLS with a certificate of a trusted authority, whatever name it bears.
     VerifyCa,
-    /// TLS, and the certificate comes from a trusted authority and bears the host's name.
+    /// TLS with a certificate of a trusted authority that bears the host's name.
     VerifyFull,
 }
 
@@ -65,7 +65,7 @@ impl TlsMode {
         })
     }
 
-    /// Attempts in their order, each made when `pg_hba.conf` has refused the one before.
+    /// Returns the modes to try in order, each after `pg_hba.conf` has refused the one before.
     pub(crate) fn attempts(self) -> &'static [TlsMode] {
         match self {
             TlsMode::Disable => &[TlsMode::Disable],
@@ -78,7 +78,7 @@ impl TlsMode {
     }
 }
 
-/// `ssl_min_protocol_version` and `ssl_max_protocol_version`, of the versions that rustls has.
+/// TLS versions between `ssl_min_protocol_version` and `ssl_max_protocol_version` that rustls supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TlsVersions {
     /// TLS 1.2 and 1.3.
@@ -110,23 +110,24 @@ pub(crate) enum Roots {
     File(PathBuf),
 }
 
-/// Everything a connection string says of TLS.
+/// TLS options of a connection string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TlsOptions {
     pub(crate) mode: TlsMode,
-    /// `None`: the platform's, where verification asks for any.
+    /// Trusted roots. `None`: the platform's.
     pub(crate) roots: Option<Roots>,
     /// `sslcert` and `sslkey`.
     pub(crate) client: Option<(PathBuf, PathBuf)>,
-    /// `sslnegotiation=direct`: the handshake begins at once, without SSLRequest (PostgreSQL 17 and later).
+    /// `sslnegotiation=direct`: the handshake begins without SSLRequest (PostgreSQL 17 and later).
     pub(crate) direct: bool,
-    /// `sslsni`: the handshake names the host, in clear.
+    /// `sslsni`: the handshake names the host in clear text.
     pub(crate) names_server: bool,
     pub(crate) versions: TlsVersions,
 }
 
 impl TlsOptions {
-    /// Tells whether a handshake that succeeds proves which server answers. Any public authority proves nothing without the name.
+    /// Tells whether a successful handshake identifies the server. A public authority without a checked name does
+    /// not.
     pub(crate) fn identifies_server(&self) -> bool {
         match self.mode {
             TlsMode::VerifyFull => true,
@@ -135,7 +136,7 @@ impl TlsOptions {
         }
     }
 
-    /// Reads the files and makes the rustls configuration. `None`: TLS is disabled.
+    /// Reads the files and builds the rustls configuration. `None`: TLS is disabled.
     pub(crate) fn client_config(&self) -> Result<Option<Arc<ClientConfig>>, EndpointError> {
         let name_checked = match self.mode {
             TlsMode::Disable => return Ok(None),
@@ -166,7 +167,7 @@ impl TlsOptions {
         };
         config.enable_sni = self.names_server;
         if self.direct {
-            // Without it a server refuses a handshake that no SSLRequest announced (manual, "SSL Session Encryption").
+            // Servers refuse a direct handshake without this ALPN (manual, "SSL Session Encryption").
             config.alpn_protocols = vec![b"postgresql".to_vec()];
         }
         Ok(Some(Arc::new(config)))
@@ -177,7 +178,7 @@ impl TlsOptions {
         let mut exactly = Vec::new();
         match &self.roots {
             None | Some(Roots::Platform) => {
-                // One unreadable file among the platform's hundred is not our problem; none at all is.
+                // A single unreadable root among the platform's is ignored; a platform without any root is an error.
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
                 if roots.is_empty() {
                     return Err(EndpointError::NoPlatformRoots);
@@ -204,11 +205,11 @@ fn file_error(option: &'static str, path: &Path, error: PemError) -> EndpointErr
     EndpointError::File { option, path: path.to_owned(), problem, source: source.into() }
 }
 
-/// What to look at when a handshake has failed.
+/// Returns the next step after a failed handshake.
 pub(crate) fn hint(error: &Error) -> &'static str {
     match error {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "the server's certificate comes from no authority in sslrootcert (without it, from none that this machine trusts)"
+            "the server's certificate is not issued by an authority in sslrootcert (without sslrootcert: by one that this machine trusts)"
         }
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -220,26 +221,26 @@ pub(crate) fn hint(error: &Error) -> &'static str {
         }
         Error::InvalidCertificate(_) => "the server's certificate cannot be accepted",
         Error::AlertReceived(_) => {
-            "the server refused our side: check sslcert and sslkey, and the server's log"
+            "the server refused the client: check sslcert and sslkey, and the server's log"
         }
         _ => "check that the server speaks TLS 1.2 or 1.3 on this port",
     }
 }
 
-/// Whom to believe.
+/// Certificates to trust.
 #[derive(Debug)]
 struct Trust {
     roots: RootCertStore,
-    /// The certificates of the `sslrootcert` file themselves. A server may present one of them as its own: that is what
-    /// `openssl req -x509` makes, the manual's quick recipe, and webpki refuses an authority in a server's place.
+    /// Certificates of the `sslrootcert` file. A server may present one of them as its own, as made by `openssl req
+    /// -x509` in the manual. webpki refuses an authority as a server's certificate, so these are compared directly.
     exactly: Vec<CertificateDer<'static>>,
     name_checked: bool,
 }
 
-/// The server's certificate under the rules of `sslmode`.
+/// Verifier of the server's certificate by the rules of `sslmode`.
 #[derive(Debug)]
 struct Verifier {
-    /// `None`: any certificate will do.
+    /// `None`: any certificate is accepted.
     trust: Option<Trust>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -273,7 +274,8 @@ impl ServerCertVerifier for Verifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    // Checked even where any certificate will do: SCRAM's channel binding rests on the server holding its certificate's key.
+    // Checked even when any certificate is accepted: SCRAM's channel binding requires that the server holds the
+    // certificate's key.
     fn verify_tls12_signature(
         &self,
         message: &[u8],
@@ -311,9 +313,9 @@ fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(),
     Ok(())
 }
 
-/// `tls-server-end-point` (RFC 5929, section 4.1): the certificate's hash under its own signature's hash function, with
-/// SHA-256 in the place of MD5 and SHA-1. `None` where the signature has no single hash (Ed25519) or hides it in its
-/// parameters (RSA-PSS): then there is no channel binding.
+/// Returns `tls-server-end-point` (RFC 5929, section 4.1): the certificate's hash under its signature's hash
+/// function, with SHA-256 in place of MD5 and SHA-1. `None` for a signature without a single hash (Ed25519) or with
+/// the hash in its parameters (RSA-PSS): there is no channel binding then.
 pub(crate) fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let algorithm = Certificate::from_der(certificate).ok()?.signature_algorithm.oid;
     match algorithm {

@@ -1,11 +1,10 @@
-//! Frames: PostgreSQL's messages over a [`Socket`], without copying what they carry.
+//! Frames: PostgreSQL's messages over a [`Socket`], without copying their payload.
 //!
-//! Knows length, tag, and what may come at any time (notices, parameter changes). Does not know what the messages are
-//! about: login, commands and the copy stream are `login`'s and `replication`'s.
+//! Knows lengths, tags, and the messages that may come at any time (notices, parameter changes). Does not know what
+//! other messages mean: `login` and `stream` do.
 //!
-//! Reading and writing are one pump. Whoever waits for the server also writes what is queued, so nobody ever waits for
-//! writing alone, and a half-written frame is continued by the next call, whichever that is. Dropping a future of this
-//! module loses nothing.
+//! One function reads and writes. A caller that waits for the server also writes what is queued, so no call waits for
+//! writing alone, and the next call continues a half-written frame. Dropping a future of this module loses nothing.
 
 use std::{
     future::poll_fn,
@@ -29,36 +28,37 @@ use super::{
     wire_error::{ServerError, WireError},
 };
 
-/// No message is longer: PostgreSQL builds each in a buffer that cannot exceed 1 GiB (`MaxAllocSize`, memutils.h). Only rows need as
-/// much.
+/// Longest message with a row or copy data. PostgreSQL builds each in a buffer of at most 1 GiB (`MaxAllocSize`,
+/// memutils.h).
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 30;
-/// No error or notice is longer. Their words may quote a value.
+/// Longest error or notice. Its text may quote a value.
 const WORDS_BYTES_MAX: usize = 16 << 20;
-/// Nor any other message: the description of 1,600 columns takes a seventh of it.
+/// Longest other message. The description of 1,600 columns takes a seventh of it.
 const OTHER_BYTES_MAX: usize = 1 << 20;
-/// Nor any before login is complete, when we do not know yet who is talking, nor a parameter later.
+/// Longest message before login is complete, when the server is not identified yet, and longest parameter at any
+/// time.
 pub(crate) const LOGIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Reads that bring nothing but what may come at any time, before everybody else has a turn: a server that never pauses stops nobody.
+/// Reads without a frame for the caller before other tasks get a turn, so that a server that never pauses blocks
+/// none.
 const READS_AT_ONCE: usize = 16;
 
-/// One block of the input buffer. Frames handed out keep their block alive, and a block serves many frames. Larger ones save
-/// few system calls, and each source has a few.
+/// Size of one block of the input buffer. Frames keep their block alive, and a block serves many frames. Larger
+/// blocks save few system calls, and each source has several.
 const BLOCK_BYTES: usize = 64 << 10;
-/// A block with less room than this is left behind for a new one: small enough to waste little, and large enough that
-/// a slow trickle of small frames still shares one block.
+/// Least free room in a block before a new one begins: little is wasted, and small frames still share a block.
 const ROOM_BYTES_MIN: usize = 8 << 10;
-/// A frame grew the buffer beyond this: it is given back as soon as it is empty.
+/// Capacity above which an empty buffer is released, after a large frame has grown it.
 const BLOCK_BYTES_KEPT: usize = 1 << 20;
 
 pub(crate) const TAG_AND_LENGTH: usize = 5;
 
-/// A server's end of a conversation.
+/// A connection to a server, as frames.
 #[derive(Debug)]
 pub(crate) struct Wire {
     socket: Socket,
     input: BytesMut,
     output: BytesMut,
-    /// Writing failed. Said only when reading ends too: the server's last words, if any, tell more.
+    /// Error of a failed write. Reported only when reading ends too, because the server's last message tells more.
     write_error: Option<io::Error>,
     logged_in: bool,
     last_heard: Instant,
@@ -72,7 +72,7 @@ pub(crate) struct Wire {
 #[derive(Debug)]
 pub(crate) struct Frame {
     tag: u8,
-    /// With tag and length.
+    /// The whole message, with tag and length.
     bytes: BytesMut,
 }
 
@@ -81,7 +81,7 @@ impl Frame {
         self.tag
     }
 
-    /// What follows tag and length. Shares the block that it was received into.
+    /// Returns the payload, without tag and length. Shares the receive buffer's block.
     pub(crate) fn into_payload(self) -> Bytes {
         let mut bytes = self.bytes.freeze();
         bytes.advance(TAG_AND_LENGTH);
@@ -92,7 +92,7 @@ impl Frame {
         &self.bytes[TAG_AND_LENGTH..]
     }
 
-    /// The message; not for CopyBothResponse, which postgres-protocol does not know.
+    /// Parses the message. Not for CopyBothResponse, which postgres-protocol does not know.
     pub(crate) fn parse(mut self) -> Result<Message, WireError> {
         let tag = self.tag;
         let message = Message::parse(&mut self.bytes)
@@ -100,7 +100,7 @@ impl Frame {
         message.ok_or_else(|| WireError::protocol(format!("{}: too short", name_of(tag))))
     }
 
-    /// Says that this message may not come here.
+    /// Returns the error for a message that is not allowed at this point.
     pub(crate) fn unexpected(&self, doing: &str) -> WireError {
         WireError::protocol(format!("{} while {doing}", name_of(self.tag)))
     }
@@ -110,7 +110,7 @@ fn name_of(tag: u8) -> String {
     format!("message '{}'", tag.escape_ascii())
 }
 
-/// Refuses a length that no PostgreSQL server would announce, once `logged_in` or before.
+/// Refuses a length that a PostgreSQL server never announces, before login or after.
 pub(crate) fn check_length(tag: u8, length: usize, logged_in: bool) -> Result<(), WireError> {
     let max = match tag {
         _ if !logged_in => LOGIN_MESSAGE_BYTES_MAX,
@@ -129,7 +129,7 @@ pub(crate) fn check_length(tag: u8, length: usize, logged_in: bool) -> Result<()
 }
 
 impl Wire {
-    /// A conversation that has not begun. Messages are limited to [`LOGIN_MESSAGE_BYTES_MAX`] until [`Self::logged_in`].
+    /// Creates a connection before login. [`LOGIN_MESSAGE_BYTES_MAX`] limits messages until [`Self::logged_in`].
     pub(crate) fn new(socket: Socket) -> Self {
         Wire {
             socket,
@@ -143,7 +143,7 @@ impl Wire {
         }
     }
 
-    /// Lifts the limit on messages, as far as each kind needs it: the server has shown who it is.
+    /// Raises the limits of messages to those after login.
     pub(crate) fn logged_in(&mut self) {
         self.logged_in = true;
     }
@@ -152,32 +152,32 @@ impl Wire {
         &self.socket
     }
 
-    /// The encoding of the database, when the server has reported it.
+    /// Returns the database's encoding, if the server has reported it.
     pub(crate) fn server_encoding(&self) -> Option<&str> {
         self.server_encoding.as_deref()
     }
 
-    /// The search path of the session, when the server has reported it.
+    /// Returns the session's search path, if the server has reported it.
     pub(crate) fn search_path(&self) -> Option<&str> {
         self.search_path.as_deref()
     }
 
-    /// When bytes last came from the server.
+    /// Returns the time of the last bytes from the server.
     pub(crate) fn last_heard(&self) -> Instant {
         self.last_heard
     }
 
-    /// Whether everything queued has been handed to the operating system.
+    /// Tells whether all queued bytes have been handed to the operating system.
     pub(crate) fn is_flushed(&self) -> bool {
         self.output.is_empty()
     }
 
-    /// The buffer to append frames to; they are written by whoever waits next.
+    /// Returns the buffer for outgoing frames. The next call that waits writes them.
     pub(crate) fn output(&mut self) -> &mut BytesMut {
         &mut self.output
     }
 
-    /// Writes as much of what is queued as the socket takes at once. Never waits.
+    /// Writes as many queued bytes as the socket accepts at once. Never waits.
     pub(crate) async fn try_flush(&mut self) -> Result<(), WireError> {
         poll_fn(|cx| {
             self.write_some(cx);
@@ -190,7 +190,8 @@ impl Wire {
         }
     }
 
-    /// The next message, after dealing with those that may come at any time; an ErrorResponse is [`WireError::Server`].
+    /// Returns the next message, and handles notices and parameter changes before it. An ErrorResponse becomes
+    /// [`WireError::Server`].
     pub(crate) async fn next_frame(&mut self) -> Result<Frame, WireError> {
         loop {
             for _ in 0..READS_AT_ONCE {
@@ -203,7 +204,7 @@ impl Wire {
         }
     }
 
-    /// The next message if it has arrived already. No system call.
+    /// Returns the next message if it has arrived. No system call.
     pub(crate) fn next_frame_ready(&mut self) -> Result<Option<Frame>, WireError> {
         while let Some(frame) = self.split_frame()? {
             match frame.tag {
@@ -216,7 +217,7 @@ impl Wire {
                 }
                 NOTICE_RESPONSE_TAG => {
                     if let Message::NoticeResponse(body) = frame.parse()? {
-                        tracing::debug!(notice = %ServerError::from_fields(body.fields()), "PostgreSQL says");
+                        tracing::debug!(notice = %ServerError::from_fields(body.fields()), "notice from PostgreSQL");
                     }
                 }
                 PARAMETER_STATUS_TAG => {
@@ -245,7 +246,8 @@ impl Wire {
         Ok(Some(Frame { tag, bytes: self.input.split_to(length) }))
     }
 
-    /// Tag and whole length of the message that the input begins with, or an error when it is longer than may be.
+    /// Returns tag and total length of the message at the input's start, or an error when the length exceeds its
+    /// limit.
     fn announced(&self) -> Result<Option<(u8, usize)>, WireError> {
         let header = Header::parse(&self.input).map_err(|error| WireError::protocol(error.to_string()))?;
         let Some(header) = header else { return Ok(None) };
@@ -254,7 +256,7 @@ impl Wire {
         Ok(Some((header.tag(), length + 1)))
     }
 
-    /// Writes what can be written, and reads once.
+    /// Writes what the socket accepts, and reads once.
     pub(crate) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         self.write_some(cx);
         self.make_room()?;
@@ -282,8 +284,8 @@ impl Wire {
         }
     }
 
-    /// Room for the next read. A long message gets it by doubling what has really come, so that announcing a length
-    /// costs a liar as many bytes as it costs us.
+    /// Makes room for the next read. For a long message the room doubles with the bytes that have arrived, so an
+    /// announced length alone takes no memory.
     fn make_room(&mut self) -> Result<(), WireError> {
         if self.input.is_empty() && self.input.capacity() > BLOCK_BYTES_KEPT {
             self.input = BytesMut::new();
@@ -295,14 +297,14 @@ impl Wire {
         };
         let room = self.input.capacity() - filled;
         if room < ROOM_BYTES_MIN || (room < missing && room < BLOCK_BYTES) {
-            // What is left of a block counts: a block whose other frames are all done with is then used again, not doubled.
+            // The rest of a block counts: a block whose frames are all released is reused, not doubled.
             let rest_of_block = BLOCK_BYTES.saturating_sub(filled).max(ROOM_BYTES_MIN);
             self.input.reserve(rest_of_block.max(missing.min(filled)));
         }
         Ok(())
     }
 
-    /// Writes what can be written.
+    /// Writes what the socket accepts.
     pub(crate) fn write_some(&mut self, cx: &mut Context<'_>) {
         if let Poll::Ready(Err(error)) = self.poll_write_all(cx) {
             self.output.clear();
@@ -318,7 +320,7 @@ impl Wire {
             }
             self.output.advance(written);
         }
-        // TLS has a buffer of its own.
+        // TLS buffers, too.
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 }
@@ -335,7 +337,7 @@ mod tests {
         let mut wire = Wire::new(Socket::Unix(ours));
         wire.logged_in();
         let server = async move {
-            // As long as a message may be, but only its beginning ever comes.
+            // The longest allowed message, of which only the beginning arrives.
             theirs.write_all(b"d").await.unwrap();
             theirs.write_all(&u32::try_from(MESSAGE_BYTES_MAX).unwrap().to_be_bytes()).await.unwrap();
             theirs.write_all(&[7; 300_000]).await.unwrap();

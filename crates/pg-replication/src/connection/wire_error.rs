@@ -1,20 +1,21 @@
-//! What can go wrong between us and a PostgreSQL server, whatever the connection was for.
+//! Errors between the client and a PostgreSQL server, for both kinds of connections.
 //!
-//! Says what happened. Knows nothing of hosts, which are [`ConnectError`](super::connect_error::ConnectError)'s, and nothing of retry
-//! policy: whoever retries reads [`WireError::sqlstate`] and the variants, and decides.
+//! Knows what happened, but no hosts, which [`ConnectError`](super::connect_error::ConnectError) adds, and no retry
+//! policy: the caller decides by [`WireError::sqlstate`] and the variant.
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::ErrorFields;
 use std::{fmt, io, time::Duration};
 
 use super::{endpoint_error::EndpointError, tls};
+use crate::sqlstate;
 
-/// Most bytes that are kept of each text that a server says: they are shown in logs, `/readyz` and `/status`.
+/// Most bytes kept of each text from a server. Logs, `/readyz` and `/status` show these texts.
 const TEXT_BYTES_MAX: usize = 2000;
 
-/// Next step when a pooler answers.
-pub(crate) const POOLER_CURE: &str = "a pooler passes no replication on and keeps no session: connect to PostgreSQL directly, with \
-                                      the server's own host and port";
+/// Next step when a connection pooler answers.
+pub(crate) const POOLER_CURE: &str = "a connection pooler forwards no replication and keeps no session: connect to PostgreSQL \
+                                      directly, with the server's own host and port";
 
 /// An `ErrorResponse` of the server (manual, "Error and Notice Message Fields").
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,16 +33,15 @@ pub struct ServerError {
 }
 
 impl ServerError {
-    /// Reads the fields of an ErrorResponse or NoticeResponse. Total: what is not UTF-8 is replaced, and fields
-    /// that end early leave the rest empty, because half an error message is worth more than none. For the same
-    /// reason a text that is too long for a log is cut.
+    /// Reads the fields of an ErrorResponse or NoticeResponse. Total: invalid UTF-8 is replaced, fields that end
+    /// early leave the rest empty, and long texts are cut.
     pub(crate) fn from_fields(mut fields: ErrorFields<'_>) -> Self {
         let mut error = ServerError::default();
         while let Ok(Some(field)) = fields.next() {
             let text = cut(&String::from_utf8_lossy(field.value_bytes()));
             match field.type_() {
                 b'S' if error.severity.is_empty() => error.severity = text,
-                // 'V' is the severity that is never translated.
+                // 'V' is the severity in English, whatever the server's language.
                 b'V' => error.severity = text,
                 b'C' => error.code = text,
                 b'M' => error.message = text,
@@ -53,14 +53,14 @@ impl ServerError {
         error.hinted()
     }
 
-    /// With the next step for what a lock or a read-only session refuses, where the server names none.
+    /// Adds a hint for a lock or a read-only session, if the server gives none.
     fn hinted(mut self) -> Self {
         let hint = match self.code.as_str() {
-            "25006" => {
+            sqlstate::READ_ONLY_SQL_TRANSACTION => {
                 "this session may not write: ALTER ROLE ... IN DATABASE ... SET default_transaction_read_only = off; for its role; or \
                  connect to the primary"
             }
-            "55P03" => {
+            sqlstate::LOCK_NOT_AVAILABLE => {
                 "another session holds a lock that this statement needs: SELECT pid, pg_blocking_pids(pid), query FROM \
                  pg_stat_activity; shows which"
             }
@@ -70,7 +70,7 @@ impl ServerError {
         self
     }
 
-    /// Tells whether a connection pooler says this in PostgreSQL's place: PgBouncer, and those that took its words over, refuse the
+    /// Tells whether the error comes from a connection pooler. PgBouncer, and others with its messages, refuse the
     /// startup parameters `replication` and `options`; RDS Proxy refuses `options`.
     pub fn is_of_pooler(&self) -> bool {
         let message = self.message.to_ascii_lowercase();
@@ -79,18 +79,24 @@ impl ServerError {
             || message.contains("rds proxy")
     }
 
-    /// The next step after a refused login, where the server's words alone do not tell.
+    /// Returns the next step after a refused login that the server's message does not give.
     fn own_hint(&self, encrypted: bool) -> Option<&'static str> {
         match (self.code.as_str(), encrypted) {
             _ if self.is_of_pooler() => Some(POOLER_CURE),
-            ("28000", true) if self.message.contains("pg_hba.conf") => Some(
-                "let this role in by a line of pg_hba.conf that begins with host or hostssl; where it has only a hostnossl \
+            (sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, true) if self.message.contains("pg_hba.conf") => {
+                Some(
+                    "let this role in by a line of pg_hba.conf that begins with host or hostssl; where it has only a hostnossl \
                  line, set sslmode=disable",
-            ),
-            ("28000", false) if self.message.contains("pg_hba.conf") => Some(
-                "let this role in by a line of pg_hba.conf that begins with host or hostnossl; where it has only a hostssl \
+                )
+            }
+            (sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, false)
+                if self.message.contains("pg_hba.conf") =>
+            {
+                Some(
+                    "let this role in by a line of pg_hba.conf that begins with host or hostnossl; where it has only a hostssl \
                  line, set sslmode=verify-full",
-            ),
+                )
+            }
             _ => None,
         }
     }
@@ -109,7 +115,7 @@ impl From<&tokio_postgres::error::DbError> for ServerError {
     }
 }
 
-/// The text, or as much of it as can be shown.
+/// Returns the text, cut to [`TEXT_BYTES_MAX`].
 fn cut(text: &str) -> String {
     let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     if end == text.len() { text.to_owned() } else { format!("{}... ({} bytes)", &text[..end], text.len()) }
@@ -130,76 +136,76 @@ impl fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
-/// Reason why the client would not, or could not, prove to the server who it is.
+/// Reason why the client did not log in.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthenticationError {
-    /// The server asks for a password and the configuration has none.
+    /// The server asks for a password, and none is configured.
     #[error(
         "the server asks for a password and none is configured: put it into the URL or into a password file"
     )]
     PasswordMissing,
-    /// The server asks for a password, and the password file has none for it.
+    /// The server asks for a password, and the password file gives none.
     #[error("the server asks for a password and none is configured: {0}")]
     PasswordFile(String),
-    /// `require_auth` does not list how the server wants to have it.
+    /// The server asks for a method that `require_auth` does not allow.
     #[error(
         "the server asks for {0}, which require_auth in the connection string does not allow: correct pg_hba.conf, or \
          require_auth"
     )]
     MethodNotAllowed(&'static str),
-    /// The server asks for the password itself where others could read it, or might be another one.
+    /// The server asks for a clear-text password, and the server is not identified or the connection not encrypted.
     #[error(
         "the server asks for the password in clear text over {}, which is refused: {GIVES_PASSWORD_AWAY}{}",
         connection(*encrypted),
-        if *encrypted { "; require_auth=password gives it all the same" } else { "" }
+        if *encrypted { "; require_auth=password allows it" } else { "" }
     )]
     ClearTextRefused {
-        /// TLS is at work, with a certificate that nobody has verified.
+        /// The connection uses TLS, with an unverified certificate.
         encrypted: bool,
     },
-    /// The server asks for a hash of the password where others could read it, or might be another one.
+    /// The server asks for an MD5 hash of the password, and the server is not identified.
     #[error(
-        "the server asks for the password as an MD5 hash over {}, which is refused: {GIVES_PASSWORD_AWAY}; require_auth=md5 gives it \
-         all the same",
+        "the server asks for the password as an MD5 hash over {}, which is refused: {GIVES_PASSWORD_AWAY}; require_auth=md5 \
+         allows it",
         connection(*encrypted)
     )]
     Md5Refused {
-        /// TLS is at work, with a certificate that nobody has verified.
+        /// The connection uses TLS, with an unverified certificate.
         encrypted: bool,
     },
-    /// A method that this client does not speak.
+    /// A login method that this client does not support.
     #[error(
         "the server asks for {0} authentication, which is not supported: use scram-sha-256, cert or peer in pg_hba.conf"
     )]
     Unsupported(String),
-    /// `channel_binding=require`, but the server asked for something that cannot do it.
+    /// `channel_binding=require`, and the server asks for a method without channel binding.
     #[error(
         "channel_binding=require, but {0}: it needs TLS, scram-sha-256 in pg_hba.conf, and a server certificate whose \
          signature has a hash (RSA with PKCS #1 padding, or ECDSA)"
     )]
     ChannelBindingMissing(&'static str),
-    /// SCRAM did not add up: the server does not know our password either, or sent nonsense.
+    /// The server failed to prove that it knows the password, or sent an invalid SCRAM message.
     #[error("the SCRAM exchange failed: the server could not prove that it knows the password")]
     Scram(#[source] io::Error),
-    /// An SQL connection gave authentication up.
+    /// tokio-postgres gave up the authentication of an SQL connection.
     #[error("the authentication dialogue of the SQL connection failed")]
     Sql(#[source] tokio_postgres::Error),
-    /// The password cannot be sent (it holds a zero byte).
+    /// The password cannot be sent, because it holds a zero byte.
     #[error("the password cannot be sent")]
     Password(#[source] io::Error),
 }
 
 /// Danger and cure of a password in clear text or as an MD5 hash.
-const GIVES_PASSWORD_AWAY: &str = "whoever answers or listens there could log in with it. Use sslmode=verify-full with sslrootcert, or \
+const GIVES_PASSWORD_AWAY: &str = "anyone who answers or listens there could log in with it. Use sslmode=verify-full with sslrootcert, or \
                                    scram-sha-256 in pg_hba.conf and for the stored password (password_encryption)";
 
-/// Connection on which nobody knows who answers.
+/// Describes a connection to an unidentified server.
 fn connection(encrypted: bool) -> &'static str {
     if encrypted { "a TLS connection whose certificate is not verified" } else { "an unencrypted connection" }
 }
 
 impl AuthenticationError {
-    /// tokio-postgres tells these apart only by their text (`connect_raw.rs`), which names no cure.
+    /// Recognises errors that tokio-postgres distinguishes only by their text (`connect_raw.rs`), without a cure.
     fn in_words_of_tokio_postgres(error: &tokio_postgres::Error) -> Option<Self> {
         match std::error::Error::source(error)?.to_string().as_str() {
             "password missing" => Some(Self::PasswordMissing),
@@ -215,10 +221,10 @@ impl AuthenticationError {
 /// Failure of one connection.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
-    /// The operating system says so: refused, reset, unreachable, no such host.
+    /// An error of the operating system: refused, reset, unreachable, no such host.
     #[error("{doing} failed")]
     Io {
-        /// The act, such as "connecting".
+        /// The operation, such as "connecting".
         doing: &'static str,
         /// The operating system's error.
         #[source]
@@ -227,13 +233,13 @@ pub enum WireError {
     /// The server ended the connection.
     #[error("the server closed the connection{}", if *mid_message { " in the middle of a message" } else { "" })]
     Closed {
-        /// A message had begun to arrive.
+        /// The end came within a message.
         mid_message: bool,
     },
-    /// Connecting, the TLS handshake and the login together took too long.
+    /// `connect_timeout` passed before the connection was ready.
     #[error("no connection within {} s (connect_timeout)", .0.as_secs())]
     Timeout(Duration),
-    /// The TLS handshake failed, or TLS broke later.
+    /// The TLS handshake or the TLS session failed.
     #[error("TLS failed: {hint}")]
     Tls {
         /// The next step.
@@ -242,22 +248,22 @@ pub enum WireError {
         #[source]
         source: io::Error,
     },
-    /// `sslmode` asks for TLS, and the server does not do it.
+    /// `sslmode` requires TLS, and the server does not offer it.
     #[error("the server does not offer TLS: set ssl = on there, or sslmode=disable here")]
     TlsNotOffered,
-    /// The connection string or a file it names cannot be used.
+    /// The connection string, or a file that it names, cannot be used.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    /// Authentication was given up on our side; a rejection by the server is [`WireError::Server`] with SQLSTATE class 28.
+    /// The client gave up authentication. A rejection by the server is [`WireError::Server`] with SQLSTATE class 28.
     #[error("authentication failed")]
     Authentication(#[from] AuthenticationError),
     /// The server answered with an error.
     #[error(transparent)]
     Server(Box<ServerError>),
-    /// Bytes that are not the PostgreSQL protocol, or not what may come here.
+    /// Bytes that are not PostgreSQL's protocol, or a message out of place.
     #[error("protocol error: {0}")]
     Protocol(String),
-    /// The server works but is not one that `target_session_attrs` asks for.
+    /// The server is not one that `target_session_attrs` allows.
     #[error("the server is {found} and target_session_attrs={wanted}")]
     SessionNotSuitable {
         /// `read-only` or `a standby`.
@@ -265,31 +271,30 @@ pub enum WireError {
         /// `read-write` or `primary`.
         wanted: &'static str,
     },
-    /// A pooler on the way to the server has dropped the settings of the session.
+    /// A pooler between client and server dropped the session's settings.
     #[error(
-        "the session has {setting} {found} though {wanted} was asked for: a connection pooler that drops the settings of a session \
-         stands between; {POOLER_CURE}"
+        "the session has {setting} {found} instead of {wanted}: a connection pooler dropped the session's settings; {POOLER_CURE}"
     )]
     SettingsDropped {
         /// The setting.
         setting: &'static str,
         /// The value that the session has.
         found: String,
-        /// The value that was asked for.
+        /// The requested value.
         wanted: &'static str,
     },
-    /// An SQL connection failed in a way that tokio-postgres does not tell apart.
+    /// A failure of an SQL connection that tokio-postgres does not specify.
     #[error("the SQL connection failed")]
     Sql(#[source] tokio_postgres::Error),
 }
 
 impl WireError {
-    /// SQLSTATE, when it was the server who refused.
+    /// Returns the SQLSTATE of a server's error.
     pub fn sqlstate(&self) -> Option<&str> {
         self.server().map(|error| error.code.as_str())
     }
 
-    /// The server's own words, when it was the server who refused.
+    /// Returns the server's error.
     pub fn server(&self) -> Option<&ServerError> {
         match self {
             WireError::Server(error) => Some(error),
@@ -297,7 +302,7 @@ impl WireError {
         }
     }
 
-    /// With the next step where the server names none: a pooler in its place, or encryption that `pg_hba.conf` refuses.
+    /// Adds the next step if the server gives none: for a pooler, or for encryption that `pg_hba.conf` refuses.
     pub(crate) fn explained(mut self, encrypted: bool) -> Self {
         if let WireError::Server(server) = &mut self
             && server.hint.is_none()
@@ -307,7 +312,7 @@ impl WireError {
         self
     }
 
-    /// Of a setting with another value than was asked for.
+    /// Returns the error of a session setting with another value than requested.
     pub(crate) fn dropped(setting: &'static str, found: &str, wanted: &'static str) -> Self {
         WireError::SettingsDropped { setting, found: cut(found), wanted }
     }
@@ -316,9 +321,8 @@ impl WireError {
         WireError::Protocol(what.into())
     }
 
-    /// Sorts an I/O error of an open connection: rustls hides its own errors inside `io::Error`, a peer that vanishes
-    /// without TLS's close message is an end of file like any other, and what `SqlSocket` refuses comes back through
-    /// the socket.
+    /// Classifies an I/O error of an open connection. rustls and `SqlSocket` wrap their errors in `io::Error`, and a
+    /// peer that vanishes without TLS's close message is an end of file.
     pub(crate) fn from_io(doing: &'static str, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::UnexpectedEof {
             return WireError::Closed { mid_message: false };
@@ -362,7 +366,7 @@ impl From<tokio_postgres::Error> for WireError {
             return WireError::Sql(error);
         }
         match error.into_source().map(|source| source.downcast::<io::Error>()) {
-            // Said by tokio-util's `Decoder::decode_eof`.
+            // Text of tokio-util's `Decoder::decode_eof`.
             Some(Ok(source)) if source.to_string() == "bytes remaining on stream" => {
                 WireError::Closed { mid_message: true }
             }
@@ -373,7 +377,7 @@ impl From<tokio_postgres::Error> for WireError {
     }
 }
 
-/// An error and its sources in one line.
+/// An error with its sources on one line.
 pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
 
 impl fmt::Display for Chain<'_> {

@@ -1,12 +1,36 @@
-//! Decodes what the `pgoutput` plugin sends, protocol version 1: bytes of one message in, one [`PgOutput`] out.
+//! Decoder of the `pgoutput` plugin's messages, protocol version 1: [`decode`] turns the bytes of one message into a
+//! [`PgOutput`].
 //!
-//! Pure and total: any bytes give a value or a [`DecodeError`], trailing bytes are an error, and no length that the bytes
-//! claim is believed before it is checked. It knows the layout of messages (manual, section "Logical Replication Message
-//! Formats"; written by `src/backend/replication/logical/proto.c` and `pgoutput.c`) and nothing of transactions, or of what
-//! values mean. Messages that only later protocol versions send (streamed and prepared transactions) are deliberately absent:
-//! version 1 is what the client asks for.
+//! Pure and total: any bytes give a value or a [`DecodeError`]. Trailing bytes are an error, and every length is
+//! checked before it is used. Knows the layout of messages (manual, "Logical Replication Message Formats"; written by
+//! `src/backend/replication/logical/proto.c` and `pgoutput.c`). Does not know transactions, or the meaning of values.
+//! Messages of later protocol versions (streamed and prepared transactions) are absent, because the client requests
+//! version 1.
 //!
-//! Values are slices of the input, not copies. Names are checked to be UTF-8; values are not, that is up to who reads them.
+//! Values are slices of the input, not copies. Names must be UTF-8; values are not checked.
+//!
+//! | message | variant | when |
+//! | --- | --- | --- |
+//! | `B` Begin | [`PgOutput::Begin`] | first of a transaction |
+//! | `M` Message | [`PgOutput::LogicalMessage`] | `pg_logical_emit_message` |
+//! | `C` Commit | [`PgOutput::Commit`] | last of a transaction |
+//! | `O` Origin | [`PgOutput::Origin`] | after Begin, for a transaction replicated from elsewhere |
+//! | `R` Relation | [`PgOutput::Relation`] | before the first row of a table, and after its definition changed |
+//! | `Y` Type | [`PgOutput::Type`] | before a Relation with a type that is not built in |
+//! | `I` Insert, `U` Update, `D` Delete | [`PgOutput::Insert`], [`PgOutput::Update`], [`PgOutput::Delete`] | one for each row |
+//! | `T` Truncate | [`PgOutput::Truncate`] | one for each TRUNCATE |
+//!
+//! # Example
+//! ```
+//! use pg_replication::{Lsn, pgoutput::{self, PgOutput}};
+//!
+//! let bytes = b"C\0\0\0\0\0\x01\x6B\x37\x48\0\0\0\0\x01\x6B\x37\x78\0\x02\xA2\x6F\x5C\x1D\x90\0";
+//! let PgOutput::Commit { commit_lsn, end_lsn, .. } = pgoutput::decode(bytes.as_slice().into())? else {
+//!     panic!("'C' is a Commit message")
+//! };
+//! assert_eq!((commit_lsn, end_lsn), (Lsn(0x16B3748), Lsn(0x16B3778)));
+//! # Ok::<(), pgoutput::DecodeError>(())
+//! ```
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,57 +41,57 @@ use crate::Lsn;
 /// One pgoutput message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PgOutput {
-    /// `B`: a transaction begins. It has committed already, or the server would not send it.
+    /// `B`: a transaction begins. It is committed: the server sends no other.
     Begin {
-        /// LSN of the transaction's commit record: the same as `commit_lsn` of its [`Commit`](PgOutput::Commit).
+        /// LSN of the commit record, equal to `commit_lsn` of its [`Commit`](PgOutput::Commit).
         final_lsn: Lsn,
         /// Time of the commit, by the server's clock, to the microsecond.
         commit_time: SystemTime,
-        /// Its transaction id.
+        /// Transaction id.
         xid: u32,
     },
-    /// `M`: a message of `pg_logical_emit_message`. A transactional one comes between Begin and Commit, any other stands
-    /// by itself.
+    /// `M`: a message of `pg_logical_emit_message`. A transactional message comes between Begin and Commit, any other
+    /// stands alone.
     LogicalMessage {
-        /// It belongs to the transaction around it.
+        /// Set if the message belongs to the surrounding transaction.
         transactional: bool,
-        /// Place of the message in WAL.
+        /// LSN of the message.
         lsn: Lsn,
-        /// Its prefix, the first argument.
+        /// Prefix of the message.
         prefix: String,
-        /// Its content, any bytes.
+        /// Content of the message, any bytes.
         content: Bytes,
     },
     /// `C`: the transaction is complete.
     Commit {
         /// LSN of the commit record.
         commit_lsn: Lsn,
-        /// First byte after the commit record: what to report as flushed once the transaction is settled.
+        /// LSN after the commit record: the position to acknowledge once the transaction is processed.
         end_lsn: Lsn,
         /// Time of the commit, by the server's clock, to the microsecond.
         commit_time: SystemTime,
     },
-    /// `O`: the transaction was replicated from elsewhere.
+    /// `O`: the transaction was replicated from another server.
     Origin {
-        /// LSN of its commit on the server it came from.
+        /// LSN of its commit on the other server.
         commit_lsn: Lsn,
         /// Name of the replication origin.
         name: String,
     },
     /// `R`: describes a table before its first row, and again after its definition changed.
     Relation(Relation),
-    /// `Y`: names a type that is not built in, before a Relation that uses it.
+    /// `Y`: describes a type that is not built in, before a Relation that uses it.
     Type {
         /// OID in `pg_type`.
         type_oid: u32,
-        /// Its schema.
+        /// Schema of the type.
         namespace: String,
-        /// Its name.
+        /// Name of the type.
         name: String,
     },
     /// `I`: a row was inserted.
     Insert {
-        /// OID of the table; its Relation came before.
+        /// OID of the table, whose Relation came before.
         relation_oid: u32,
         /// The row.
         new: Tuple,
@@ -76,25 +100,25 @@ pub enum PgOutput {
     Update {
         /// OID of the table.
         relation_oid: u32,
-        /// The row before, as far as it is known; absent when no column of the replica identity changed.
+        /// The old row, as far as it is known. Absent if no column of the replica identity changed.
         old: Option<OldTuple>,
-        /// The row after.
+        /// The new row.
         new: Tuple,
     },
     /// `D`: a row was deleted.
     Delete {
         /// OID of the table.
         relation_oid: u32,
-        /// The row, as far as it is known.
+        /// The deleted row, as far as it is known.
         old: OldTuple,
     },
     /// `T`: tables were truncated.
     Truncate {
         /// OIDs of the tables.
         relation_oids: Vec<u32>,
-        /// TRUNCATE ... CASCADE.
+        /// `TRUNCATE ... CASCADE`.
         cascade: bool,
-        /// TRUNCATE ... RESTART IDENTITY.
+        /// `TRUNCATE ... RESTART IDENTITY`.
         restart_identity: bool,
     },
 }
@@ -102,24 +126,24 @@ pub enum PgOutput {
 /// A table as a Relation message describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {
-    /// OID in `pg_class`; what Insert and the others refer to.
+    /// OID in `pg_class`, to which Insert and other messages refer.
     pub oid: u32,
     /// Schema.
     pub namespace: String,
     /// Table.
     pub name: String,
-    /// Which columns identify a row in UPDATE and DELETE.
+    /// Columns that identify a row in UPDATE and DELETE.
     pub replica_identity: ReplicaIdentity,
-    /// Published columns, in the order of the values of a [`Tuple`]. Dropped and generated ones are not among them.
+    /// Published columns, in the order of a [`Tuple`]'s values. Dropped and generated columns are absent.
     pub columns: Vec<RelationColumn>,
 }
 
 /// `pg_class.relreplident`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaIdentity {
-    /// `d`: the primary key, if there is one.
+    /// `d`: the primary key, if the table has one.
     Default,
-    /// `n`: nothing.
+    /// `n`: no columns.
     Nothing,
     /// `f`: all columns.
     Full,
@@ -130,9 +154,9 @@ pub enum ReplicaIdentity {
 /// A column of a [`Relation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelationColumn {
-    /// Part of the replica identity.
+    /// Set if the column belongs to the replica identity.
     pub key: bool,
-    /// Name, unquoted.
+    /// Name, without quotes.
     pub name: String,
     /// OID in `pg_type`.
     pub type_oid: u32,
@@ -140,13 +164,14 @@ pub struct RelationColumn {
     pub type_modifier: i32,
 }
 
-/// The values of a row, one a column of its [`Relation`].
+/// Values of a row, one for each column of its [`Relation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuple(pub Vec<Value>);
 
 impl Tuple {
-    /// The values as text; `None` when one is neither text nor NULL. An Insert of a connection that did not ask for
-    /// binary always has text: only an Update leaves unchanged values out.
+    /// Returns the values as text, `None` for NULL. `None` for the whole row if a value is
+    /// [unchanged](Value::Unchanged) or [binary](Value::Binary). An Insert always has text unless the connection
+    /// asked for binary.
     pub fn into_text(self) -> Option<Vec<Option<Bytes>>> {
         let text = |value| match value {
             Value::Text(text) => Some(Some(text)),
@@ -162,64 +187,64 @@ impl Tuple {
 pub enum Value {
     /// `n`: NULL.
     Null,
-    /// `u`: a large value kept out of line that the UPDATE did not touch, so that WAL does not have it.
+    /// `u`: an out-of-line value that an UPDATE did not change, so that WAL does not contain it.
     Unchanged,
-    /// `t`: what the type's output function gives, in the client's encoding.
+    /// `t`: output of the type's output function, in the client's encoding.
     Text(Bytes),
-    /// `b`: what the type's send function gives; only when the option `binary` was asked for.
+    /// `b`: output of the type's send function, only with the option `binary`.
     Binary(Bytes),
 }
 
-/// The row before an UPDATE or DELETE, as far as it is told.
+/// Old row of an UPDATE or DELETE, as far as the server sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OldTuple {
-    /// `K`: the columns of the replica identity; all others are NULL.
+    /// `K`: the replica identity's columns. All others are NULL.
     Key(Tuple),
     /// `O`: the whole row (REPLICA IDENTITY FULL).
     Full(Tuple),
 }
 
-/// The bytes are not a pgoutput message of protocol version 1.
+/// Error for bytes that are not a message of protocol version 1.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("pgoutput {message}: expected {expected} at byte {offset}, found {found}")]
 pub struct DecodeError {
-    /// Kind of message, for instance `Insert message`; just `message` when it was not recognised.
+    /// Kind of message, such as `Insert message`; `message` if the kind was not recognised.
     pub message: &'static str,
-    /// Place in the message, in bytes from its first one.
+    /// Offset in the message.
     pub offset: usize,
-    /// Expected piece.
+    /// Expected part.
     pub expected: &'static str,
-    /// Piece that was found.
+    /// Part found instead.
     pub found: Found,
 }
 
-/// Piece that a [`DecodeError`] met in place of the expected one.
+/// Part that a [`DecodeError`] found instead of the expected one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Found {
-    /// The message ends too early, with so many bytes left.
+    /// The message ends early, after this many more bytes.
     #[error("only {0} more bytes")]
     Remaining(usize),
-    /// The message goes on for so many bytes.
+    /// The message continues for this many bytes.
     #[error("{0} more bytes")]
     Trailing(usize),
-    /// A tag or a flag that has no meaning here.
+    /// An unknown tag or flag.
     #[error("{0:#04x}")]
     Byte(u8),
     /// Text that is not UTF-8.
     #[error("bytes that are not UTF-8")]
     NotUtf8,
-    /// A number that cannot be.
+    /// A number out of range.
     #[error("{0}")]
     Number(i64),
 }
 
-/// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL's clock starts (`datatype/timestamp.h`).
+/// Microseconds from 1970-01-01 to 2000-01-01, PostgreSQL's epoch (`datatype/timestamp.h`).
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
-/// Decodes one message: the payload of one XLogData.
+/// Decodes one message, the bytes of a [`ReplicationEvent::WalData`](crate::ReplicationEvent::WalData).
 ///
 /// # Errors
-/// Bytes that are no whole message of protocol version 1, or more than one.
+/// [`DecodeError`] unless the bytes are exactly one message of protocol version 1.
 pub fn decode(bytes: Bytes) -> Result<PgOutput, DecodeError> {
     let mut reader = Reader { bytes, at: 0, message: "message" };
     let output = match reader.u8("a message kind")? {
@@ -293,7 +318,7 @@ impl Reader {
                 return Err(self.error(self.at - 1, "replica identity d, n, f or i", Found::Byte(other)));
             }
         };
-        // A column takes 10 bytes at the least: one of flags, the name's terminating zero, OID and modifier.
+        // A column takes at least 10 bytes: flags, the name's terminating zero, OID and modifier.
         let columns = self.repeated(10, |reader| {
             Ok(RelationColumn {
                 key: reader.flags("column flags 0 or 1 (key)", 1)? == 1,
@@ -371,7 +396,7 @@ impl Reader {
     }
 }
 
-/// The pieces of a message.
+/// The parts of a message.
 impl Reader {
     fn named(&mut self, message: &'static str) -> &mut Self {
         self.message = message;
@@ -409,7 +434,7 @@ impl Reader {
         self.array(expected).map(|bytes| Lsn(u64::from_be_bytes(bytes)))
     }
 
-    /// Microseconds since 2000, if they can be counted from 1970, too.
+    /// Reads microseconds since 2000, if `SystemTime` can hold them.
     fn time(&mut self, expected: &'static str) -> Result<SystemTime, DecodeError> {
         let since_2000 = i64::from_be_bytes(self.array(expected)?);
         let time = since_2000.checked_add(POSTGRES_EPOCH_US).and_then(|since_1970| {
@@ -422,8 +447,7 @@ impl Reader {
         time.ok_or_else(|| self.error(self.at - 8, expected, Found::Number(since_2000)))
     }
 
-    /// A byte that may have the bits of `mask` and no others: version 1 has no more flags, so another bit means that this
-    /// is not what it seems to be.
+    /// Reads a byte with no bits outside of `mask`. Version 1 has no other flags, so another bit means damage.
     fn flags(&mut self, expected: &'static str, mask: u8) -> Result<u8, DecodeError> {
         match self.u8(expected)? {
             flags if flags & !mask == 0 => Ok(flags),
@@ -431,7 +455,7 @@ impl Reader {
         }
     }
 
-    /// Text up to its terminating zero.
+    /// Reads text up to its terminating zero.
     fn string(&mut self, expected: &'static str) -> Result<String, DecodeError> {
         let rest = &self.bytes[self.at..];
         let Some(length) = rest.iter().position(|byte| *byte == 0) else {
@@ -445,7 +469,7 @@ impl Reader {
         Ok(text)
     }
 
-    /// A schema, for which the server sends nothing when it is `pg_catalog`.
+    /// Reads a schema. The server sends an empty one for `pg_catalog`.
     fn namespace(&mut self) -> Result<String, DecodeError> {
         let namespace = self.string("schema")?;
         Ok(if namespace.is_empty() { "pg_catalog".to_owned() } else { namespace })
@@ -461,8 +485,8 @@ impl Reader {
         Ok(self.bytes.slice(start..self.at))
     }
 
-    /// A 16-bit count and that many items of `size_min` bytes at the least: memory is taken for no more of them than the
-    /// message has room for.
+    /// Reads a 16-bit count and that many items of at least `size_min` bytes. Reserves memory for no more items than
+    /// the message can hold.
     fn repeated<T>(
         &mut self,
         size_min: usize,

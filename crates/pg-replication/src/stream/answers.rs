@@ -7,37 +7,37 @@ use postgres_protocol::message::backend::DataRowBody;
 
 use crate::{Lsn, connection::wire_error::WireError};
 
-/// IDENTIFY_SYSTEM's answer.
+/// Answer to IDENTIFY_SYSTEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemIdentity {
-    /// Differs between clusters that did not come from one another.
+    /// System identifier. Clusters share it only if one was copied from the other.
     pub system_id: String,
-    /// Grows with every promotion.
+    /// Timeline. Every promotion begins a new one.
     pub timeline: u32,
-    /// The end of flushed WAL.
+    /// End of flushed WAL.
     pub xlogpos: Lsn,
-    /// The database we are connected to.
+    /// The connection's database.
     pub database: Option<String>,
 }
 
 impl SystemIdentity {
-    /// System identifier and timeline, which tell this server and its history from any other.
+    /// Returns system identifier and timeline, which together identify a history of WAL.
     pub fn names(self) -> (String, u32) {
         (self.system_id, self.timeline)
     }
 }
 
-/// Facts that are asked for just before streaming begins.
+/// State of connection and slot just before streaming begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BeforeStream {
-    /// The server process at the other end, `active_pid` of the slot that it streams from. Asked of the server, because
-    /// what a pooler tells at login is its own.
+    /// Process id of the session on the server: `active_pid` of the slot that it streams. Queried, because a pooler
+    /// reports its own at login.
     pub pid: i32,
-    /// Position that the slot has confirmed; `None` when there is no such slot.
+    /// `confirmed_flush_lsn` of the slot; `None` if the slot does not exist.
     pub confirmed_flush: Option<Lsn>,
 }
 
-/// The answer to IDENTIFY_SYSTEM.
+/// Parses the answer to IDENTIFY_SYSTEM.
 pub(super) fn identity(rows: &[Vec<Option<String>>]) -> Option<SystemIdentity> {
     let [row] = rows else { return None };
     let [Some(system_id), Some(timeline), Some(xlogpos), database] = row.as_slice() else { return None };
@@ -49,7 +49,8 @@ pub(super) fn identity(rows: &[Vec<Option<String>>]) -> Option<SystemIdentity> {
     })
 }
 
-/// The lines of a history file (`timeline.c`): timeline, where it was left, why; separated by tabs. Others are comments.
+/// Parses a timeline history file (`timeline.c`): timeline, switch position and reason, separated by tabs. Other
+/// lines are comments.
 pub(super) fn left_timelines(content: &str) -> Vec<(u32, Lsn)> {
     let left = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
@@ -58,7 +59,7 @@ pub(super) fn left_timelines(content: &str) -> Vec<(u32, Lsn)> {
     content.lines().filter_map(left).collect()
 }
 
-/// A row as text.
+/// Returns a row's values as text.
 pub(super) fn text_row(body: &DataRowBody) -> Result<Vec<Option<String>>, WireError> {
     let value = |range: Option<Range<usize>>| match range {
         None => Ok(None),

@@ -1,4 +1,4 @@
-//! A connection in replication mode, which runs commands (manual, "Streaming Replication Protocol").
+//! Connection in replication mode, for commands (manual, "Streaming Replication Protocol").
 
 use std::time::Duration;
 
@@ -22,37 +22,47 @@ use crate::{
 /// CopyBothResponse, which postgres-protocol does not know (manual, "Message Formats").
 const COPY_BOTH_RESPONSE_TAG: u8 = b'W';
 
-/// How long a change of a slot may wait for a session that uses the slot.
+/// Limit for a change of a slot that another session uses.
 const ALTER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Statements after which the session ends while a statement runs whose client has gone: at once when the client's machine
-/// closes the connection (14 and later), and within a minute when that machine is gone. A session that waits for a transaction
-/// reads nothing, and would otherwise keep the slot's name for as long as it waits.
+/// Statements after which the server ends the session when its client goes while a statement runs: at once when the
+/// client's machine closes the connection (PostgreSQL 14 and later), within a minute when that machine is gone. A
+/// session that waits for a transaction does not read from its client, and would keep the slot's name for as long as
+/// it waits.
 ///
-/// The server arms its timer when a later statement begins, and keeps it going in replication commands, which arm none
-/// (`start_xact_command` and `ProcessInterrupts`, postgres.c). So something has to run in between; the last one does.
+/// The server arms its timer when a later statement begins, and keeps it running during replication commands, which
+/// arm none (`start_xact_command` and `ProcessInterrupts`, postgres.c). The last statement is that later one.
 pub const END_WITH_CLIENT: [&str; 3] = [
     "SELECT set_config(name, '10', false) FROM pg_settings WHERE name IN ('tcp_keepalives_idle', 'tcp_keepalives_interval')",
     "SELECT set_config(name, '2000', false) FROM pg_settings WHERE name = 'client_connection_check_interval'",
     "SELECT set_config(name, '3', false) FROM pg_settings WHERE name = 'tcp_keepalives_count'",
 ];
 
-/// A connection in replication mode (`replication=database`), not yet streaming: can run replication commands and simple SQL.
+/// Connection in replication mode (`replication=database`) that is not streaming yet. Runs replication commands and
+/// simple SQL.
+///
+/// | command | method |
+/// | --- | --- |
+/// | `IDENTIFY_SYSTEM` | [`identify_system`](Self::identify_system) |
+/// | `TIMELINE_HISTORY` | [`timeline_history`](Self::timeline_history) |
+/// | `START_REPLICATION ... LOGICAL` | [`start`](Self::start) |
+/// | `ALTER_REPLICATION_SLOT` | [`make_failover`](Self::make_failover) |
+/// | any other, and SQL | [`query`](Self::query) |
 pub struct ReplicationConnection {
     wire: Wire,
-    /// Where, and under which name, to ask what a text in the database's encoding means.
+    /// Endpoint and name of the connection that asks the server how to convert text.
     endpoint: Endpoint,
     application_name: String,
-    /// A command was sent whose answer has not been read to its end, because a caller dropped the future.
+    /// The answer to a command has not been read to its end, because a caller dropped the future.
     unanswered: bool,
 }
 
 impl ReplicationConnection {
-    /// Connects to the first suitable host. See [`Endpoint::connect_sql`] for
-    /// the settings of the session. `wal_sender_timeout` is how long the server waits for a client that says nothing.
+    /// Connects to the first suitable host, with the session settings of [`Endpoint::connect_sql`]. The server ends
+    /// the connection after `wal_sender_timeout` without a message from the client.
     ///
     /// # Errors
-    /// [`ReplicationError::Connect`].
+    /// [`ReplicationError::Connect`], which names every host tried.
     pub async fn connect(
         endpoint: &Endpoint,
         application_name: &str,
@@ -63,7 +73,7 @@ impl ReplicationConnection {
         Ok(ReplicationConnection { wire, endpoint, application_name, unanswered: false })
     }
 
-    /// Asks who the server is, and on which timeline (`IDENTIFY_SYSTEM`).
+    /// Identifies the server and its timeline (`IDENTIFY_SYSTEM`).
     ///
     /// # Errors
     /// [`ReplicationError::Command`].
@@ -74,18 +84,19 @@ impl ReplicationConnection {
         })
     }
 
-    /// Runs a replication command or SQL with the simple query protocol; gives the rows as text. All rows are held in
-    /// memory, so it is for commands with few: an answer that is too long is an error.
+    /// Runs a replication command or SQL by the simple query protocol and returns the rows as text. All rows are held
+    /// in memory, and more than 16 MiB of them are an error.
     ///
-    /// A dropped future leaves the connection usable: the rest of its answer is skipped by the next command.
+    /// Cancel-safe: the next command skips the rest of a dropped command's answer.
     ///
     /// # Errors
-    /// [`ReplicationError::Command`]. After an error of the server the connection can be used again.
+    /// [`ReplicationError::Command`]. The connection remains usable after an error of the server.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, ReplicationError> {
         self.run(sql).await.map_err(|cause| ReplicationError::of_command(sql, cause))
     }
 
-    /// The timelines that this one came from, each with the place where it was left; the first timeline has none.
+    /// Returns the timelines before this one, each with its switch position (`TIMELINE_HISTORY`). The first timeline
+    /// has none.
     ///
     /// # Errors
     /// [`ReplicationError::Command`].
@@ -101,12 +112,14 @@ impl ReplicationConnection {
         }
     }
 
-    /// Asks who this connection is to the server, and what a slot has confirmed.
+    /// Prepares streaming: returns the session's process id and the slot's confirmed position, and lifts
+    /// `transaction_timeout`.
     ///
     /// # Errors
     /// [`ReplicationError::Command`].
     pub async fn before_stream(&mut self, slot: &str) -> Result<BeforeStream, ReplicationError> {
-        // Decoding is done in transactions, each of which lasts as long as nobody reads what it sends.
+        // Logical decoding runs in transactions that last until the client reads their rows, so transaction_timeout
+        // must not end them.
         let sql = format!(
             "SELECT pg_catalog.pg_backend_pid(),
                     (SELECT confirmed_flush_lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}),
@@ -129,7 +142,8 @@ impl ReplicationConnection {
         })
     }
 
-    /// Has the server end this session when its client goes while a command runs. Not every operating system lets a server look.
+    /// Asks the server to end this session when its client goes while a command runs. Not every operating system
+    /// supports that; a refusal is no error.
     ///
     /// # Errors
     /// [`ReplicationError::Command`].
@@ -138,7 +152,7 @@ impl ReplicationConnection {
             match self.query(setting).await {
                 Ok(_) => {}
                 Err(error) if error.sqlstate().is_some() => {
-                    tracing::debug!(%error, "the server does not watch the connection");
+                    tracing::debug!(%error, "PostgreSQL does not check during commands whether the client is still connected");
                 }
                 Err(error) => return Err(error),
             }
@@ -146,8 +160,10 @@ impl ReplicationConnection {
         Ok(())
     }
 
-    /// Has a slot synchronised to standbys from now on (PostgreSQL 17 and later). `false` while another session uses the slot:
-    /// the server would wait for that without limit (`ReplicationSlotAlter`, slot.c). Drop this connection then, which ends the wait.
+    /// Makes a slot a failover slot, which PostgreSQL 17 and later synchronise to standbys.
+    ///
+    /// Returns `false` while another session uses the slot. The server would wait for that session without limit
+    /// (`ReplicationSlotAlter`, slot.c): drop this connection to end the wait.
     ///
     /// # Errors
     /// [`ReplicationError::Command`].
@@ -160,12 +176,15 @@ impl ReplicationConnection {
         }
     }
 
-    /// Begins streaming a logical slot with pgoutput, protocol version 1. `from` is where to begin if the slot is not
-    /// further already; `Lsn::ZERO` leaves it to the slot. `A` is what the stream acknowledges, see [`ReplicationStream`].
+    /// Starts streaming a logical slot with `pgoutput`, protocol version 1.
+    ///
+    /// `from` is the start position unless the slot has confirmed a later one; `Lsn::ZERO` starts where the slot
+    /// stands. `A` is the type of acknowledged positions, see [`ReplicationStream`]. The publication may
+    /// have any name.
     ///
     /// # Errors
-    /// [`ReplicationError::Command`]. When the server refused (`55006`, another process has the slot, above all) the
-    /// connection comes back, so that a standby can ask again.
+    /// [`ReplicationError::Command`]. If the server refused, the connection is returned with the error, so that a
+    /// standby can try again when another session has the slot ([`OBJECT_IN_USE`](crate::sqlstate::OBJECT_IN_USE)).
     pub async fn start<A: Into<Lsn>>(
         mut self,
         slot: &str,
@@ -186,8 +205,9 @@ impl ReplicationConnection {
         }
     }
 
-    /// Has the server convert no text any more, unless it sends UTF-8 as it is; gives who converts it then. A command
-    /// is not converted either, so a publication whose name is not ASCII takes that the server goes on converting.
+    /// Stops the server from converting text, unless it sends UTF-8 unchanged, and returns the translator that
+    /// converts it instead. The server would not convert a command either, so a publication with a name outside of
+    /// ASCII leaves conversion to the server.
     async fn text_as_it_is_stored(
         &mut self,
         publication: &str,
@@ -221,7 +241,7 @@ impl ReplicationConnection {
                     Message::RowDescription(_)
                     | Message::CommandComplete(_)
                     | Message::EmptyQueryResponse => {}
-                    _ => return Err(WireError::protocol("the answer to a query is none")),
+                    _ => return Err(WireError::protocol("a message that does not answer a query")),
                 },
                 // FATAL ends the connection, so no ReadyForQuery follows.
                 Err(WireError::Server(error)) if error.severity == "ERROR" => refused = Some(*error),
@@ -258,7 +278,7 @@ impl ReplicationConnection {
         Ok(())
     }
 
-    /// Reads on until the server is ready for the next command.
+    /// Reads until the server is ready for the next command.
     async fn settle(&mut self) -> Result<(), WireError> {
         loop {
             match self.wire.next_frame().await {
@@ -274,8 +294,9 @@ impl ReplicationConnection {
 }
 
 fn start_command(slot: &str, publication: &str, from: Lsn) -> String {
-    // publication_names is a list of identifiers inside of a string literal. In the replication grammar a backslash
-    // in a literal is a backslash (repl_scanner.l).
+    // publication_names is a list of identifiers in a string literal. The replication grammar interprets neither a backslash in
+    // a literal nor a doubled quote in an identifier (repl_scanner.l): a slot's name with a quote is a syntax error, and no slot
+    // has one.
     let publications = identifier(publication).replace('\'', "''");
     format!(
         "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names '{publications}')",

@@ -1,4 +1,4 @@
-//! The copy stream: events come, status updates go, and it ends in order.
+//! Copy stream: receives events, sends status updates, and ends in order.
 
 use std::{
     future::poll_fn,
@@ -24,10 +24,10 @@ use crate::{
     connection::{wire::Wire, wire_error::WireError},
 };
 
-/// A connection in CopyBoth mode. After an error it is of no more use.
+/// Connection in CopyBoth mode. Unusable after an error.
 ///
-/// `A` is what it acknowledges. A caller who may acknowledge a position only with some proof, such as "stored", makes that
-/// proof a type. Acknowledging what was merely received then does not compile:
+/// `A` is the type of acknowledged positions. A caller that may acknowledge a position only with a proof, such as
+/// "stored", makes that proof a type. Acknowledging a merely received position then does not compile:
 ///
 /// ```compile_fail,E0308
 /// use pg_replication::{Lsn, ReplicationError, ReplicationStream};
@@ -46,18 +46,18 @@ use crate::{
 /// }
 /// ```
 ///
-/// A caller without such a type has `A = Lsn`.
+/// Callers without such a type use `A = Lsn`.
 #[derive(Debug)]
 pub struct ReplicationStream<A = Lsn> {
     acknowledges: PhantomData<fn(A)>,
     wire: Wire,
-    /// The newest status that is not in the output yet, because an older one is still being written.
+    /// Newest status update that is not in the output yet, because an older one is still being written.
     status: Option<(Lsn, bool)>,
-    /// Of a database whose text is in an encoding of its own.
+    /// Translator for a database whose encoding is not UTF8.
     translator: Option<Box<Translator>>,
-    /// An event with text that the translator has to ask for.
+    /// Event with text that the translator does not know yet.
     untranslated: Option<(ReplicationEvent, Texts)>,
-    /// The position that the server was last told to be flushed.
+    /// Last position reported as flushed.
     flushed: Lsn,
 }
 
@@ -73,14 +73,14 @@ impl<A: Into<Lsn>> ReplicationStream<A> {
         }
     }
 
-    /// The next event. Cancel-safe. Continues writing a status update that the socket did not take at once. An event
-    /// already received is returned without a system call.
+    /// Returns the next event. Cancel-safe. Also continues a status update that the socket did not accept at once. An
+    /// event that has been received is returned without a system call.
     ///
-    /// An idle server that gets regular status updates has nothing to say: ask for a reply with [`Self::send_status`]
-    /// and compare [`Self::last_heard`] to notice a server that is there but no longer works.
+    /// An idle server that receives status updates sends nothing. To detect a hanging server, request a reply with
+    /// [`Self::send_status`] and watch [`Self::last_heard`].
     ///
     /// # Errors
-    /// [`ReplicationError::Ended`] at the server's shutdown, else [`ReplicationError::Stream`].
+    /// [`ReplicationError::Ended`] when the server shuts down, otherwise [`ReplicationError::Stream`].
     pub async fn next(&mut self) -> Result<ReplicationEvent, ReplicationError> {
         loop {
             if let Some(event) = self.next_ready()? {
@@ -98,7 +98,7 @@ impl<A: Into<Lsn>> ReplicationStream<A> {
         }
     }
 
-    /// The next event if one has already been received; no waiting, no system call.
+    /// Returns the next event if it has been received. Neither waits nor makes a system call.
     ///
     /// # Errors
     /// As [`Self::next`].
@@ -134,7 +134,7 @@ impl<A: Into<Lsn>> ReplicationStream<A> {
         }
     }
 
-    /// Asks for what the translator needs to go on; `false` when it needs nothing.
+    /// Looks up the characters that the translator does not know. `false`: there are none.
     async fn learn(&mut self) -> Result<bool, ReplicationError> {
         let (Some(translator), Some((ReplicationEvent::WalData { bytes, .. }, texts))) =
             (&mut self.translator, &self.untranslated)
@@ -146,25 +146,25 @@ impl<A: Into<Lsn>> ReplicationStream<A> {
         Ok(true)
     }
 
-    /// Time at which bytes last came from the server.
+    /// Returns the time of the last bytes from the server.
     pub fn last_heard(&self) -> Instant {
         self.wire.last_heard()
     }
 
-    /// Standby status update: everything before `confirmed` is flushed, so the server may forget it.
-    /// Without a confirmed position it is a sign of life only: LSN 0 moves nothing (`ProcessStandbyReplyMessage`, walsender.c).
+    /// Sends a standby status update: the server may discard all WAL before `confirmed`. Without a position the
+    /// update only keeps the connection alive: LSN 0 moves nothing (`ProcessStandbyReplyMessage`, walsender.c).
     ///
-    /// A second update in the same write takes the flushed position back, which leaves the slot where it is. A walsender counts as a
-    /// synchronous standby only while it has such a position (syncrep.c), so this client is none, whatever
-    /// `synchronous_standby_names` says, and no commit waits for it.
+    /// A second update in the same write withdraws the flushed position, which leaves the slot where it is. A
+    /// walsender is a synchronous standby only while it has a flushed position (syncrep.c). So this client never is
+    /// one, whatever `synchronous_standby_names` says, and no commit waits for it.
     ///
-    /// Never waits: what the socket does not take at once is continued by the next call of this function or of
-    /// [`Self::next`], and while it is not taken a newer status replaces an older one. So a server that does not read
-    /// can neither hold up the caller nor fill memory. Cancel-safe.
+    /// Cancel-safe, and never waits. The next call of this method or of [`Self::next`] continues what the socket did
+    /// not accept; meanwhile a newer status replaces an older one. So a server that does not read neither blocks the
+    /// caller nor fills memory.
     ///
     /// # Errors
-    /// [`ReplicationError::Stream`] when the socket is broken. [`Self::next`] would have given the server's last words,
-    /// if there were any.
+    /// [`ReplicationError::Stream`] when the socket is broken. [`Self::next`] would have returned the server's last
+    /// message, if there was one.
     pub async fn send_status(
         &mut self,
         confirmed: Option<A>,
@@ -174,11 +174,12 @@ impl<A: Into<Lsn>> ReplicationStream<A> {
         self.send_status_at(flushed, reply_requested).await.map_err(ReplicationError::Stream)
     }
 
-    /// Sends a last status update (none without a confirmed position), ends the copy, and reads until the server has ended it too;
-    /// events that still come are thrown away. When this returns Ok the server has taken in the position and given the slot free.
+    /// Ends the copy: sends a last status update (none without `confirmed`), and reads until the server has ended the
+    /// copy, too. Remaining events are discarded. After `Ok` the server has processed the position and released the
+    /// slot.
     ///
-    /// A server in the middle of a large transaction first sends the rest of it, so give it a limited time. Dropped
-    /// or failed, the position may or may not have arrived; nothing else is lost.
+    /// In the middle of a large transaction the server first sends the rest, so limit the time. After an error, or
+    /// when the future is dropped, the position may or may not have arrived; nothing else is lost.
     ///
     /// # Errors
     /// As [`Self::next`].
@@ -197,7 +198,7 @@ impl<A: Into<Lsn>> ReplicationStream<A> {
         self.wire.try_flush().await
     }
 
-    /// Appends the status once what was begun before it is written.
+    /// Appends the pending status once the previous one is written.
     fn write_status(&mut self, cx: &mut Context<'_>) {
         if self.status.is_some() {
             self.wire.write_some(cx);
@@ -228,7 +229,7 @@ impl<A: Into<Lsn>> ReplicationStream<A> {
             }
         }
         frontend::terminate(self.wire.output());
-        // The position is in already: whether the goodbye arrives does not matter.
+        // The server has processed the position, so a lost goodbye does not matter.
         let _ = self.wire.try_flush().await;
         Ok(())
     }

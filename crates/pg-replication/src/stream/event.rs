@@ -21,24 +21,25 @@ const KEEPALIVE_BYTES: usize = 17;
 pub enum ReplicationEvent {
     /// XLogData: one message of the output plugin.
     WalData {
-        /// Start of its WAL; zero for messages that have none of their own, such as Relation.
+        /// Position of the change in WAL; zero for messages without one, such as Relation.
         wal_start: Lsn,
-        /// With logical replication the same as `wal_start`, despite its name ("current end of WAL" in the manual).
+        /// The same as `wal_start` in logical replication, although the manual calls it "current end of WAL".
         wal_end: Lsn,
-        /// The message. Shares the receive buffer.
+        /// The message, for [`pgoutput::decode`](crate::pgoutput::decode). Shares the receive buffer.
         bytes: Bytes,
     },
     /// Primary keepalive message.
     Keepalive {
-        /// End of what the server has sent: all WAL before it has been decoded, and what of it concerns us has been sent.
+        /// End of the WAL that the server has decoded and whose changes it has sent.
         wal_end: Lsn,
-        /// The server wants a status update now; it ends the connection after `wal_sender_timeout` without one.
+        /// The server requests a status update at once, and ends the connection after `wal_sender_timeout` without
+        /// one.
         reply_requested: bool,
     },
 }
 
 impl ReplicationEvent {
-    /// The texts that are not ASCII.
+    /// Returns the event's texts that are not ASCII.
     pub(crate) fn texts(&self) -> Texts {
         match self {
             ReplicationEvent::WalData { bytes, .. } => Texts::of(bytes),
@@ -47,13 +48,13 @@ impl ReplicationEvent {
     }
 }
 
-/// Reads the event of a frame.
+/// Decodes the event of a frame.
 pub(crate) fn event(frame: Frame) -> Result<ReplicationEvent, ReplicationError> {
     match frame.tag() {
         COPY_DATA_TAG => decode(frame.into_payload())
             .ok_or_else(|| WireError::protocol("copy data that is neither XLogData nor a keepalive"))
             .map_err(ReplicationError::Stream),
-        // At shutdown a walsender says CommandComplete without CopyDone (WalSndDone, walsender.c).
+        // At shutdown a walsender sends CommandComplete without CopyDone (WalSndDone, walsender.c).
         COPY_DONE_TAG | COMMAND_COMPLETE_TAG => Err(ReplicationError::Ended),
         _ => Err(ReplicationError::Stream(frame.unexpected("streaming"))),
     }

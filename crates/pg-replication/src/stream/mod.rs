@@ -1,7 +1,7 @@
 //! Replication commands and the copy stream.
 //!
-//! Knows XLogData, keepalives and status updates. Does not know what WAL data means, which is
-//! [`pgoutput`](crate::pgoutput)'s, nor when a position may be acknowledged, which is the caller's.
+//! Knows XLogData, keepalives and status updates. Does not know the meaning of WAL data
+//! ([`pgoutput`](crate::pgoutput) does), nor when a position may be acknowledged (the caller does).
 
 pub(crate) mod answers;
 pub(crate) mod connection;

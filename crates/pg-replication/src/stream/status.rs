@@ -11,16 +11,17 @@ const STATUS_UPDATE_TAG: u8 = b'r';
 /// 2000-01-01T00:00:00Z, PostgreSQL's epoch, in seconds since 1970.
 const EPOCH_S: u64 = 946_684_800;
 
-/// What a standby status update says of the flushed position.
+/// Flushed position of a standby status update.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Flushed {
-    /// The slot moves there.
+    /// The slot moves to this position.
     At(Lsn),
-    /// None, after it was told: the slot stays, and `pg_stat_replication` shows the position as written and replayed.
+    /// No flushed position, after this one was reported: the slot stays, and `pg_stat_replication` shows this
+    /// position as written and replayed.
     TakenBack(Lsn),
 }
 
-/// Appends a standby status update, as CopyData.
+/// Appends a standby status update as CopyData.
 pub(crate) fn put_status(output: &mut BytesMut, flushed: Flushed, reply_requested: bool, now: SystemTime) {
     const LENGTH: u32 = 4 + 1 + 3 * 8 + 8 + 1;
     output.put_u8(COPY_DATA_TAG);

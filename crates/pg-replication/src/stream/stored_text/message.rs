@@ -1,27 +1,27 @@
-//! Which parts of a pgoutput message are text in the database's encoding, and the message with other text in their place.
+//! Texts of a pgoutput message in the database's encoding, and their replacement.
 //!
-//! Total: of a message that breaks off, the text before the break is found; that it breaks off is for
-//! [`pgoutput`](crate::pgoutput) to say. UPDATE, DELETE and TRUNCATE are ignored, and so their text is left as it is.
+//! Total: finds the texts before the point at which a message breaks off; [`pgoutput`](crate::pgoutput) reports the
+//! break. UPDATE, DELETE and TRUNCATE are not searched, so their text stays as it is.
 
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// What ends a text.
+/// Delimiter of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A zero behind it.
+    /// A zero after the text.
     Name,
-    /// Four bytes of its length before it.
+    /// A length of four bytes before the text.
     Value,
 }
 
-/// The texts of a message that are not ASCII.
+/// Texts of a message that are not ASCII.
 #[derive(Debug, Default)]
 pub(crate) struct Texts(Vec<(Range<usize>, Kind)>);
 
 impl Texts {
-    /// Finds them.
+    /// Finds the texts of a message.
     pub(crate) fn of(message: &[u8]) -> Self {
         let mut texts = Texts::default();
         if message.is_ascii() {
@@ -42,12 +42,12 @@ impl Texts {
         self.0.is_empty()
     }
 
-    /// The texts themselves.
+    /// Returns the texts.
     pub(crate) fn iter<'a>(&'a self, message: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + Clone {
         self.0.iter().map(|(range, _)| &message[range.clone()])
     }
 
-    /// The message with what `translate` makes of each text.
+    /// Returns the message with every text translated.
     pub(crate) fn replaced(&self, message: &[u8], translate: impl Fn(&[u8]) -> Vec<u8>) -> Bytes {
         const LENGTH_BYTES: usize = 4;
         let mut replaced = BytesMut::with_capacity(message.len() * 2);
@@ -69,7 +69,7 @@ impl Texts {
     }
 }
 
-/// Reads as far as the message goes.
+/// Reader that stops where the message breaks off.
 struct Reader<'a> {
     message: &'a [u8],
     at: usize,

@@ -1,12 +1,12 @@
-//! Text of a database whose encoding is not UTF8, as UTF-8.
+//! Conversion of text from a database whose encoding is not UTF8.
 //!
-//! The server could convert what it sends, but ends the stream at the first character without an equivalent, for ever and without a
-//! word of which row that is. So text comes as it is stored, and is converted here, character by character, by what the server says of
-//! each: a table of ours might differ from the server's. A character without an equivalent stays as it is stored. Then the
-//! text is not UTF-8, and its row alone is invalid.
+//! The server could convert the text, but it ends the stream at the first character without an equivalent, again at
+//! every attempt, and does not name the row. So text arrives as stored and is converted here, character by character.
+//! The server is asked for each character's equivalent, because a table of this crate could differ from the server's.
+//! A character without an equivalent stays as stored: the text is then not UTF-8, and only its row is invalid.
 //!
-//! Knows how long a character is in each encoding that a database may have (manual, "Character Set Support"), and
-//! which parts of a message are text (`message`). Knows nothing of what a row means.
+//! Knows the length of a character in each server encoding (manual, "Character Set Support") and which parts of a
+//! message are text (`message`). Does not know what a row means.
 
 mod message;
 
@@ -15,44 +15,47 @@ use std::{collections::HashMap, fmt, time::Duration};
 use futures_util::{FutureExt, future::BoxFuture, future::try_join_all};
 use tokio_postgres::{Client, types::Type};
 
-use crate::connection::{endpoint::Endpoint, wire_error::WireError};
+use crate::{
+    connection::{endpoint::Endpoint, wire_error::WireError},
+    sqlstate,
+};
 
 pub(crate) use message::Texts;
 
-/// The encoding of the client itself.
+/// The client's encoding.
 const UTF8: &str = "UTF8";
 
-/// The encoding of a database that does not know what its bytes mean. As a client's it has the server convert nothing.
+/// Encoding without a meaning of bytes above 127. As client encoding it turns conversion off.
 pub(crate) const SQL_ASCII: &str = "SQL_ASCII";
 
-/// SQLSTATEs `untranslatable_character` and `character_not_in_repertoire`.
-const NO_EQUIVALENT: [&str; 2] = ["22P05", "22021"];
+/// Errors of a character without an equivalent.
+const NO_EQUIVALENT: [&str; 2] = [sqlstate::UNTRANSLATABLE_CHARACTER, sqlstate::CHARACTER_NOT_IN_REPERTOIRE];
 
-/// Characters that are kept. No encoding has as many; what a server says of bytes that are none is forgotten.
+/// Most characters that are remembered. No encoding has as many, so only invalid bytes are forgotten.
 const CHARACTERS_MAX: usize = 100_000;
 
-/// A character as it is stored, filled up with zeros, which no text has.
+/// A stored character, padded with zeros, which no text contains.
 type Stored = [u8; 4];
 
-/// A character as UTF-8; `None`: it has no equivalent.
+/// A character in UTF-8; `None` if it has no equivalent.
 type Utf8 = Option<Box<[u8]>>;
 
-/// Bytes of a character by its first one, which is not ASCII.
+/// Length of a character by its first byte, which is not ASCII.
 type Width = fn(u8) -> usize;
 
-/// Form in which text of a database comes.
+/// Encoding of a database's text.
 pub enum Encoding {
-    /// UTF-8, which is sent as it is.
+    /// UTF-8, which needs no conversion.
     Utf8,
-    /// Bytes of unknown meaning (SQL_ASCII). UTF-8 among them is taken for that.
+    /// Bytes of unknown meaning (SQL_ASCII). Valid UTF-8 among them is read as such.
     Unknown,
-    /// Another encoding, and who converts it.
+    /// Another encoding, and its translator.
     Other(Box<Translator>),
 }
 
 impl Encoding {
-    /// The encoding by the name that the server gives it (`server_encoding`). `endpoint` and `application_name` are of the
-    /// connection that asks the server what a character means.
+    /// Returns the encoding by its name in `server_encoding`. `endpoint` and `application_name` are for the
+    /// connection that asks the server for characters.
     pub fn of(name: &str, endpoint: &Endpoint, application_name: &str) -> Self {
         match name {
             UTF8 => Encoding::Utf8,
@@ -65,7 +68,8 @@ impl Encoding {
     }
 }
 
-/// The lead bytes 0x8E and 0x8F announce more than the usual two bytes in some encodings (`pg_wchar.h`: SS2, SS3).
+/// Returns the character width of an encoding. In some the lead bytes 0x8E and 0x8F announce more than two bytes
+/// (`pg_wchar.h`: SS2, SS3).
 fn width(encoding: &str) -> Width {
     match encoding {
         "EUC_JP" | "EUC_JIS_2004" | "EUC_KR" => |lead| if lead == 0x8F { 3 } else { 2 },
@@ -79,13 +83,13 @@ fn width(encoding: &str) -> Width {
     }
 }
 
-/// Converts text to UTF-8 by what it has asked the server.
+/// Translator of text to UTF-8 by the server's answers.
 pub struct Translator {
     endpoint: Endpoint,
     application_name: String,
     width: Width,
     known: HashMap<Stored, Utf8>,
-    /// Kept while it may be needed again.
+    /// Connection for further questions.
     client: Option<Client>,
     asking: Option<BoxFuture<'static, Result<Answer, WireError>>>,
 }
@@ -106,10 +110,11 @@ impl Translator {
         Self { endpoint, application_name, width, known: HashMap::new(), client: None, asking: None }
     }
 
-    /// Asks the server for the characters of these texts that are not known yet. Cancel-safe: what was asked is not asked again.
+    /// Asks the server for the unknown characters of these texts. Cancel-safe: a question that was sent is not
+    /// repeated.
     ///
     /// # Errors
-    /// The server cannot be asked.
+    /// [`WireError`] when the server cannot be asked.
     pub async fn learn<'a>(
         &mut self,
         texts: impl Iterator<Item = &'a [u8]> + Clone,
@@ -132,12 +137,12 @@ impl Translator {
             self.asking = None;
             let Answer { client, characters } = answer?;
             self.known.extend(characters);
-            // Of an encoding of single bytes all are known by now.
+            // All characters of a single-byte encoding are known after one question.
             self.client = Some(client).filter(|_| !self.is_of_single_bytes());
         }
     }
 
-    /// Tells whether no character of these texts has to be asked for.
+    /// Tells whether all characters of these texts are known.
     pub fn knows<'a>(&self, mut texts: impl Iterator<Item = &'a [u8]>) -> bool {
         texts.all(|text| {
             let mut characters = characters(text, self.width).filter(|character| !character.is_ascii());
@@ -164,7 +169,8 @@ impl Translator {
         unknown
     }
 
-    /// Gives the text as UTF-8. Text with a character that has no equivalent, or that was not learned, is never UTF-8.
+    /// Returns the text in UTF-8. A text with a character that is unknown or has no equivalent never becomes valid
+    /// UTF-8.
     pub fn translate(&self, text: &[u8]) -> Vec<u8> {
         let mut translated = Vec::with_capacity(text.len() + text.len() / 2);
         let mut complete = true;
@@ -181,7 +187,7 @@ impl Translator {
                 }
             }
         }
-        // Bytes that mean nothing may look like UTF-8 by chance. 0xFF is in no UTF-8.
+        // Unconverted bytes may look like UTF-8 by chance. 0xFF occurs in no UTF-8.
         if !complete && str::from_utf8(&translated).is_ok() {
             translated.push(0xFF);
         }
@@ -189,7 +195,7 @@ impl Translator {
     }
 }
 
-/// The characters of a text. One that is cut short by the end is as long as what is left.
+/// Returns the characters of a text. The last one may be cut short.
 fn characters(text: &[u8], width: Width) -> impl Iterator<Item = &[u8]> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -228,7 +234,7 @@ async fn ask(
         };
         let texts = match convert(&client, &characters).await? {
             Some(texts) => texts,
-            // One of them has no equivalent.
+            // At least one character has no equivalent, so each is asked for by itself.
             None => {
                 let each = characters.iter().map(async |character| {
                     let one = convert(&client, std::slice::from_ref(character)).await?;
@@ -243,7 +249,7 @@ async fn ask(
     tokio::time::timeout(limit, asking).await.unwrap_or(Err(WireError::Timeout(limit)))
 }
 
-/// Characters of the database's encoding as UTF-8; `None` when one of them has no equivalent.
+/// Converts characters of the database's encoding to UTF-8; `None` if one of them has no equivalent.
 async fn convert(client: &Client, characters: &[Stored]) -> Result<Option<Vec<Utf8>>, WireError> {
     const CONVERT: &str = "SELECT convert(c, getdatabaseencoding(), 'UTF8') FROM unnest($1) WITH ORDINALITY AS u (c, n) ORDER BY n";
     let characters: Vec<&[u8]> = characters.iter().map(bytes).collect();

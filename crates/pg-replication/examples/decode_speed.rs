@@ -1,4 +1,4 @@
-//! Measures how fast bytes of pgoutput are decoded, without a server.
+//! Measures the decoder's speed, without a server.
 //!
 //! ```text
 //! cargo run --release --example decode_speed
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// An Insert message with values of these lengths (manual, "Logical Replication Message Formats").
+/// Returns an Insert message with values of these lengths (manual, "Logical Replication Message Formats").
 fn insert(lengths: &[usize]) -> Result<Bytes, std::num::TryFromIntError> {
     const RELATION_OID: u32 = 16_400;
     let mut message = BytesMut::new();

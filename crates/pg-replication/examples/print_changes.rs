@@ -1,10 +1,16 @@
 //! Prints the changes of a publication's tables as they are committed.
 //!
 //! ```text
-//! cargo run --example print_changes -- URL SLOT PUBLICATION
+//! cargo run --example print_changes -- "postgresql://me@localhost/shop" my_slot my_publication
 //! ```
 //!
-//! The slot is temporary: it begins now, and goes with the connection.
+//! The program creates a temporary slot, which begins now and ends with the connection. Output:
+//!
+//! ```text
+//! BEGIN 751, commits at 0/1A2B3C8
+//!   INSERT public.orders: id="42" total="9.50"
+//! COMMIT, ends at 0/1A2B3F8
+//! ```
 
 use std::{collections::HashMap, env, error::Error, process::ExitCode, time::Duration};
 
@@ -14,9 +20,9 @@ use pg_replication::{
     quote::identifier,
 };
 
-/// How long the server waits for a sign of life of this program.
+/// Time after which the server ends the connection without a status update.
 const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often it gets one.
+/// Interval between status updates.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
 #[tokio::main(flavor = "current_thread")]

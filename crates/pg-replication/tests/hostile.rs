@@ -1,4 +1,5 @@
-//! Servers that are none, lie, or stop in mid-word: what comes of it is a typed error, at once and in little memory.
+//! Servers that are not PostgreSQL, lie, or stop mid-message: the client returns a typed error at once and takes
+//! little memory.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -20,7 +21,7 @@ const LOGIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 const READY: &[u8] = b"R\0\0\0\x08\0\0\0\0S\0\0\0\x24search_path\0pg_catalog, pg_temp\0Z\0\0\0\x05I";
 
-/// Reads something, sends `answer`, then closes the connection or holds it for ever; serves every connection alike.
+/// A server that reads once, sends `answer`, and then closes or holds the connection.
 async fn server(answer: Vec<u8>, then_close: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -48,7 +49,7 @@ async fn replication(address: SocketAddr, options: &str) -> Result<ReplicationCo
     ReplicationConnection::connect(&endpoint, "test", Duration::from_secs(60)).await.map_err(cause)
 }
 
-/// What the connection made of the server's answer to a command.
+/// Returns the error of a command to the server.
 async fn answer(mut connection: ReplicationConnection) -> WireError {
     cause(connection.query("SELECT 1").await.unwrap_err())
 }
@@ -66,7 +67,7 @@ async fn sql(address: SocketAddr) -> Result<tokio_postgres::Client, WireError> {
     Endpoint::parse(&text).unwrap().connect_sql("test").await.map_err(|error| error.cause)
 }
 
-/// A message with its length made right.
+/// Returns a message with the correct length.
 fn message(tag: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len() + 4).unwrap();
     [&[tag], length.to_be_bytes().as_slice(), payload].concat()
@@ -87,7 +88,7 @@ async fn garbage_is_a_protocol_error() {
         [message(b'R', &[0; 4]), message(b'D', b"\0\x01\xFF\0\0\0")].concat(),
         [message(b'R', &[0; 4]), message(b'd', b"w")].concat(),
     ] {
-        // Whatever the method: what is refused for it is not read.
+        // Every method is allowed, so the refusal is about the message.
         let methods = "&require_auth=none,password,md5,scram-sha-256";
         let error = replication(server(garbage.clone(), false).await, methods).await.err().unwrap();
         assert!(matches!(error, WireError::Protocol(_)), "{garbage:?}: {error:?}");
@@ -139,12 +140,12 @@ async fn an_announced_length_takes_no_memory_by_itself() {
     let error = self::answer(replication(server(answer, false).await, "").await.unwrap()).await;
     assert!(matches!(error, WireError::Protocol(_)), "{error:?}");
 
-    // tokio-postgres would wait for all of it; its socket ends that.
+    // tokio-postgres would wait for all of it; the client's socket ends the connection.
     let mut answer = READY.to_vec();
     answer.extend(message(b'S', b"a\0b\0"));
     answer.extend([b'D', 0x7F, 0xFF, 0xFF, 0xFF]);
     match sql(server(answer, false).await).await {
-        // All of it was read at once, or the rest later.
+        // The answer arrives at once or in pieces.
         Err(error) => {
             assert!(error.to_string().contains("2147483647 bytes where at most 1073741824"), "{error}")
         }
@@ -157,7 +158,7 @@ async fn an_announced_length_takes_no_memory_by_itself() {
 
 #[tokio::test]
 async fn an_error_of_megabytes_is_cut_to_what_can_be_shown() {
-    // Ends in the middle of a character.
+    // The cut falls inside a character.
     let words = "x".repeat(1999) + &"é".repeat(1 << 20);
     let refusal = [b"SERROR\0CXX000\0M", words.as_bytes(), b"\0\0"].concat();
     for kind in ["replication", "sql"] {
@@ -176,10 +177,10 @@ async fn an_error_of_megabytes_is_cut_to_what_can_be_shown() {
     }
 }
 
-/// A server that asks for the password and gives what it hears.
+/// A server that asks for the password and returns what the client sends.
 async fn eavesdropper(mut stream: TcpStream, method: u8) -> Vec<u8> {
     let _ = stream.read(&mut [0; 4096]).await.unwrap();
-    // In two pieces, as TCP may deliver it.
+    // Sent in two pieces, as TCP may deliver it.
     let salt: &[u8] = if method == MD5 { b"salt" } else { b"" };
     let request = message(b'R', &[&[0, 0, 0, method], salt].concat());
     stream.write_all(&request[..4]).await.unwrap();
@@ -193,7 +194,7 @@ async fn eavesdropper(mut stream: TcpStream, method: u8) -> Vec<u8> {
 const CLEAR_TEXT: u8 = 3;
 const MD5: u8 = 5;
 
-/// Logs everybody in, and answers the first question with one column and rows of these without end.
+/// A server that accepts every login and answers the first query with endless rows.
 async fn endless(row: Vec<u8>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -226,7 +227,7 @@ async fn an_answer_without_end_is_given_up() {
         ReplicationConnection::connect(&endpoint, "test", Duration::from_secs(60)).await.unwrap();
     let Err(ReplicationError::Command { cause: by_replication, .. }) = connection.query("SELECT 1").await
     else {
-        panic!("all of it was taken");
+        panic!("an endless answer was accepted");
     };
     for error in [by_sql, by_replication] {
         assert!(error.to_string().contains("more than 16 MiB"), "{error}");
@@ -312,7 +313,7 @@ async fn a_pooler_in_place_of_the_server_is_recognised_by_its_words() {
             assert!(text.contains(words) && text.contains("connect to PostgreSQL directly"), "{text}");
         }
     }
-    // One that passes the login on, and drops the settings that came with it.
+    // A pooler that forwards the login and drops its settings.
     let mut answer = message(b'R', &[0; 4]);
     answer.extend(message(b'S', b"TimeZone\0America/New_York\0"));
     answer.extend(message(b'Z', b"I"));
@@ -321,7 +322,7 @@ async fn a_pooler_in_place_of_the_server_is_recognised_by_its_words() {
         error.contains("America/New_York") && error.contains("connect to PostgreSQL directly"),
         "{error}"
     );
-    // One that passes on the settings that it knows, and drops the path.
+    // A pooler that forwards the settings it knows and drops search_path.
     let mut answer = message(b'R', &[0; 4]);
     answer.extend(message(b'S', b"TimeZone\0UTC\0"));
     answer.extend(message(b'S', b"search_path\0\"$user\", public\0"));
@@ -329,10 +330,7 @@ async fn a_pooler_in_place_of_the_server_is_recognised_by_its_words() {
     let address = server(answer, false).await;
     for error in [replication(address, "").await.err().unwrap(), sql(address).await.err().unwrap()] {
         let error = error.to_string();
-        assert!(
-            error.contains("search_path \"$user\", public though pg_catalog,pg_temp was asked for"),
-            "{error}"
-        );
+        assert!(error.contains("search_path \"$user\", public instead of pg_catalog,pg_temp"), "{error}");
     }
 }
 
@@ -380,7 +378,7 @@ async fn answers_to_ssl_request() {
         (&b"N"[..], "does not offer TLS"),
         (b"H", "0x48"),
         (b"E", "with an error"),
-        // Bytes behind the 'S' were sent before the handshake: an attacker's.
+        // Bytes after the 'S' precede the handshake, so an attacker sent them.
         (b"SR\0\0\0\x08\0\0\0\0Z\0\0\0\x05I", "TLS failed"),
     ] {
         let address = server(answer.to_vec(), false).await;

@@ -1,5 +1,5 @@
-//! The pgoutput decoder against what a real server sent (tests/golden, made by capture.sh there), and against
-//! generated messages: what is encoded comes back, no bytes panic, and no piece of a message passes for the whole.
+//! The pgoutput decoder against captures from a real server (`tests/golden`, made by `capture.sh` there) and against
+//! generated messages: an encoded message decodes to itself, no bytes panic, and no part of a message decodes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -16,7 +16,7 @@ use pg_replication::{
 };
 use proptest::{collection::vec, option, prelude::*};
 
-/// Each capture, decoded and rendered, is what its `.txt` says. `PGOUTPUT_GOLDEN=write` writes them, to be read through.
+/// Every capture decodes to its `.txt`. `PGOUTPUT_GOLDEN=write` writes the `.txt` files for review.
 #[test]
 fn captures_of_a_real_server() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -39,7 +39,7 @@ fn captures_of_a_real_server() {
     assert!(captures >= 19, "only {captures} captures found in {}", folder.display());
 }
 
-/// The messages of a capture: one hex line each, `#` begins a comment.
+/// Messages of a capture: one hex line each, `#` begins a comment.
 fn messages(capture: &str) -> impl Iterator<Item = Bytes> {
     capture.lines().filter(|line| !line.starts_with('#')).map(|line| {
         (0..line.len()).step_by(2).map(|i| u8::from_str_radix(&line[i..i + 2], 16).unwrap()).collect()
@@ -118,7 +118,7 @@ fn render_tuple(title: &str, Tuple(values): &Tuple) -> String {
     text
 }
 
-/// The inverse of [`decode`].
+/// Encodes a message, as the inverse of [`decode`].
 fn encode(output: &PgOutput) -> Bytes {
     let mut out = Vec::new();
     match output {
@@ -198,10 +198,10 @@ fn encode(output: &PgOutput) -> Bytes {
     out.into()
 }
 
-/// Microseconds from 1970 to 2000, where PostgreSQL's clock starts.
+/// Microseconds from 1970 to 2000, PostgreSQL's epoch.
 const EPOCH: i64 = 946_684_800_000_000;
 
-/// The time so many microseconds after 1970.
+/// Returns the time this many microseconds after 1970.
 fn time_of(micros: i64) -> SystemTime {
     let distance = Duration::from_micros(micros.unsigned_abs());
     if micros < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
@@ -261,7 +261,7 @@ fn put_tuple(out: &mut Vec<u8>, kind: u8, Tuple(values): &Tuple) {
 
 fn any_message() -> impl Strategy<Value = PgOutput> {
     let lsn = || any::<u64>().prop_map(Lsn);
-    // Every time that the protocol can carry and that can be told from 1970.
+    // Every time that the protocol and `SystemTime` can hold.
     let time = || (i64::MIN + EPOCH..).prop_map(time_of);
     let name = || "[^\0]{0,12}";
     let namespace = || prop_oneof![Just("pg_catalog".to_owned()), "[^\0]{1,12}"];
@@ -352,7 +352,8 @@ proptest! {
         let _ = decode(bytes.into());
     }
 
-    /// Damage done to a valid message gets further into the decoder than noise. What it still accepts is what was sent.
+    /// A damaged message gets further into the decoder than random bytes. If it still decodes, encoding it returns
+    /// the same bytes.
     #[test]
     fn damage_gives_a_value_or_an_error(message in any_message(), at in any::<prop::sample::Index>(), byte: u8) {
         let mut bytes = encode(&message).to_vec();
@@ -391,7 +392,7 @@ fn an_error_tells_what_was_expected_and_where() {
 
 #[test]
 fn counts_that_the_message_cannot_hold_take_no_memory() {
-    // A Truncate that claims four thousand million tables, a tuple that claims 65535 columns.
+    // A Truncate that announces 4,294,967,295 tables, and a tuple that announces 65,535 columns.
     let truncate = decode(Bytes::from_static(b"T\xff\xff\xff\xff\0\0\0\0\x01")).unwrap_err();
     assert_eq!(truncate.found, Found::Remaining(0));
     let insert = decode(Bytes::from_static(b"I\0\0\0\x01N\xff\xffnn")).unwrap_err();

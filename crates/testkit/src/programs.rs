@@ -1,6 +1,6 @@
-//! The programs of this workspace, built when they are first asked for: never what happens to lie in `target/`.
+//! Programs of this workspace, built when a test first asks for them. A stale executable in `target/` is never used.
 //!
-//! Each is built alone, as it is delivered: a feature that a test or another program switches on in a dependency is not in it.
+//! Each program is built alone, as it is delivered: without features that tests or other programs switch on in its dependencies.
 
 use std::{
     collections::HashMap,
@@ -12,28 +12,41 @@ use std::{
 
 use serde_json::Value;
 
-/// The executable of a program, with everything that was changed in its source. In a release build of this crate it is one, too.
+/// Builds a program from its current source and returns the executable. A release build of this crate builds in release mode, too.
 ///
 /// # Panics
 ///
-/// The program cannot be built: the compiler's words are on stderr.
+/// The program cannot be built. The compiler's messages are on stderr.
 pub fn executable(name: &str) -> PathBuf {
-    static BUILT: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
-    // A test that failed in here has said why, and the next one may build.
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    built.get_or_insert_default().entry(name.to_owned()).or_insert_with(|| build(name)).clone()
+    built(name, ["--bin", name])
 }
 
-fn build(name: &str) -> PathBuf {
+/// Builds an example of a package and returns the executable, as [`executable`] does.
+///
+/// # Panics
+///
+/// The example cannot be built. The compiler's messages are on stderr.
+pub fn example(package: &str, name: &str) -> PathBuf {
+    built(package, ["--example", name])
+}
+
+fn built(package: &str, target: [&str; 2]) -> PathBuf {
+    static BUILT: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
+    // A build that failed has panicked in one test; the next test may build again.
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    built.get_or_insert_default().entry(target.join(" ")).or_insert_with(|| build(package, target)).clone()
+}
+
+fn build(package: &str, target: [&str; 2]) -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--locked", "--quiet", "--message-format", "json-render-diagnostics"]);
-    command.args(["--package", name, "--bin", name]);
+    command.args(["--package", package]).args(target);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
-    // What cargo says to a program of its caller is not for another build: build scripts that look at it, such as ring's, would have
-    // everything compiled again, here and once more outside.
+    // Cargo's variables for the calling test are removed: build scripts that read them, such as ring's, would cause everything to be
+    // compiled again, here and once more outside.
     let of_the_caller = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
     for (name, _) in env::vars_os() {
         if name.to_str().is_some_and(|name| of_the_caller.iter().any(|of| name.starts_with(of))) {

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Captures what pgoutput sends for a number of situations, from a real server, into the *.hex files beside this script.
+# Captures pgoutput's messages for a number of situations from a real server, into the *.hex files beside this script.
 #
-# The PG* environment variables name a server (PostgreSQL 14 or later, wal_level = logical) and a superuser on it. A
-# database is made for the purpose and dropped again. Afterwards let the tests write the renderings, and read through them:
+# The PG* environment variables name a server (PostgreSQL 14 or later, wal_level = logical) and a superuser on it. The
+# script creates a database and drops it at the end. Then let the tests write the renderings, and review them:
 #
 #     PGHOST=... PGPORT=... crates/pg-replication/tests/golden/capture.sh
 #     PGOUTPUT_GOLDEN=write cargo test -p pg-replication --test pgoutput
@@ -15,7 +15,7 @@ psql -Xqd "${PGDATABASE:-postgres}" -c "CREATE DATABASE $database ENCODING 'UTF8
 trap 'psql -Xqd "${PGDATABASE:-postgres}" -c "DROP DATABASE $database"' EXIT
 sql() { psql -Xqd "$database" -v ON_ERROR_STOP=1 "$@"; }
 
-# capture NAME PUBLICATION COMMENT: runs standard input between the making of a slot and the look at what it holds.
+# capture NAME PUBLICATION COMMENT: runs standard input after creating a slot, and captures what the slot then holds.
 capture() {
     slot=pgoutput_golden_$$
     sql -c "SELECT FROM pg_create_logical_replication_slot('$slot', 'pgoutput')" >/dev/null

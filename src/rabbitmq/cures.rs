@@ -9,7 +9,7 @@ use amqp_publisher::{
     error::{BrokerError, DeclareError, none_usable},
     fence::FenceOwner,
     publisher::Refused,
-    refusal::{self, Reason, Refusal},
+    refusal::{Reason, Refusal},
 };
 
 /// Pattern of the fences' queue names.
@@ -125,15 +125,14 @@ pub fn of_taken_fence(queue: &str, owner: FenceOwner) -> String {
 
 /// Text of a refusal of a message, with the next step.
 pub fn explain_refused(message: &Message, refused: &Refused) -> String {
-    let (code, text) = match refused {
-        Refused::Publish { code, text } => (*code, text.clone()),
+    let refusal = match refused {
+        Refused::Publish(refusal) => refusal,
         Refused::Exchange(error) => return explain_declare(error),
         Refused::TooManyExchanges { exchanges_max } => {
             return too_many_exchanges(&message.amqp.exchange, *exchanges_max);
         }
     };
-    let (exchange, means) = (&message.amqp.exchange, refusal::means(code, &text));
-    let refusal = Refusal { code, text };
+    let exchange = &message.amqp.exchange;
     let more = match refusal.reason() {
         Reason::TopicPermission => {
             format!(", with a pattern for writing that matches '{}'", message.amqp.routing_key)
@@ -142,7 +141,7 @@ pub fn explain_refused(message: &Message, refused: &Refused) -> String {
         Reason::MessageTooLarge => format!(" (its body has {} bytes)", message.amqp.body.len()),
         _ => String::new(),
     };
-    format!("exchange '{exchange}' {means}: {code} {}; {}{more}", refusal.text, of_refusal(&refusal))
+    format!("exchange '{exchange}' {}: {refusal}; {}{more}", refusal.means(), of_refusal(refusal))
 }
 
 fn too_many_exchanges(exchange: &str, exchanges_max: usize) -> String {
@@ -176,7 +175,7 @@ mod tests {
             ..Default::default()
         };
         let message = Message::of(position, AggregateKey(1), amqp);
-        explain_refused(&message, &Refused::Publish { code, text: text.to_owned() })
+        explain_refused(&message, &Refused::Publish(Refusal { code, text: text.to_owned() }))
     }
 
     #[test]

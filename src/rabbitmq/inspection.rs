@@ -8,7 +8,7 @@ use amqp_publisher::{
     fence::{self, FenceOwner},
     probe,
     publisher::PublisherOptions,
-    refusal::{Reason, Refusal},
+    refusal::Reason,
     topology::{CONSISTENT_HASH, DELAYED_MESSAGE, Declaration, Destination, Exchange, is_predeclared},
 };
 
@@ -296,8 +296,7 @@ impl<'o> Inspection<'o> {
         let (Some(fence), missing) = (fences.first(), self.missing_queues) else { return };
         for number in 0..missing {
             let acquired = fence::acquire(&mut self.connection, &format!("{fence}-{number}")).await;
-            let Err(BrokerError::ChannelClosed { code, text, .. }) = acquired else { continue };
-            let refusal = Refusal { code, text };
+            let Err(BrokerError::ChannelClosed { refusal, .. }) = acquired else { continue };
             if refusal.reason() == Reason::QueueLimit {
                 let what = format!(
                     "{missing} queues are missing, and the limit leaves room for {number}: {}",
@@ -318,8 +317,7 @@ impl<'o> Inspection<'o> {
                 Ok(()) => Ok("may be declared: only one of several instances publishes at a time".to_owned()),
                 Err(error) => {
                     let (why, cure) = match error {
-                        BrokerError::ChannelClosed { code, text, .. } => {
-                            let refusal = Refusal { code, text };
+                        BrokerError::ChannelClosed { refusal, .. } => {
                             let cure = cures::of_fence(&refusal);
                             (refusal.text, cure)
                         }

@@ -439,12 +439,12 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                     .unwrap_or_default()
             ),
             None => {
-                let Refused::Publish { code, text } = refused else { return };
+                let Refused::Publish(refusal) = refused else { return };
                 tracing::warn!(
                     source = self.report.name(),
                     messages = sent.len(),
-                    code,
-                    text,
+                    code = refusal.code,
+                    text = refusal.text,
                     "RabbitMQ closed the channel because of one of these messages and does not say which: outboxd sends them again in small \
                      batches to find it, and some may be delivered twice"
                 );

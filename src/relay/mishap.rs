@@ -109,7 +109,7 @@ fn shown(message: &Message) -> String {
 /// Text about a message that the broker refuses. Every later message waits.
 pub(crate) fn refused(message: &Message, refused: &Refused) -> String {
     let goes_on = match refused {
-        Refused::Publish { .. } | Refused::Exchange(_) => {
+        Refused::Publish(_) | Refused::Exchange(_) => {
             "outboxd tries again and goes on by itself when RabbitMQ takes it; or set"
         }
         // Nothing checks again whether the exchange exists.

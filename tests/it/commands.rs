@@ -409,7 +409,7 @@ async fn each_fault_of_the_broker_comes_with_what_mends_it() {
     let closed = Port::reserve();
     let elsewhere = config.replace(&format!(":{}/", node.port()), &format!(":{}/", closed.number()));
     let said = check(&elsewhere).await;
-    assert!(said.failed("RabbitMQ", "cannot be reached").contains("check that it runs"));
+    assert!(said.failed("RabbitMQ", "cannot be reached").contains("check that RabbitMQ runs there"));
     said.passed("connection", "as role");
     let wrong = config.replace(&format!("{user}:{SECRET}@"), &format!("{user}:s3cretive@"));
     assert!(check(&wrong).await.failed("RabbitMQ", "refuses the login").contains("user and password"));

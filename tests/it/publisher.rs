@@ -7,7 +7,7 @@ use std::{
 };
 
 use amqp_publisher::{
-    BrokerError, DeclareError, Reason, Refused,
+    BrokerError, DeclareError, Reason, Refusal, Refused,
     publisher::{Outcome, PublishTag, Publisher, PublisherEvent, message::HeaderValue},
     topology::QueueType,
 };
@@ -285,7 +285,11 @@ async fn an_exchange_deleted_under_way_costs_the_channel_or_with_its_bindings_th
     publisher.publish(PublishTag(2), message(2, &exchange_name, "k"));
     publisher.publish(PublishTag(3), message(3, &exchange_name, "k"));
     match timeout(PATIENCE, publisher.next()).await.unwrap().unwrap() {
-        PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 404, text }, sent, unsent } => {
+        PublisherEvent::ChannelClosed {
+            refused: Refused::Publish(Refusal { code: 404, text }),
+            sent,
+            unsent,
+        } => {
             assert!(text.contains(&exchange_name), "{text}");
             assert_eq!([sent, unsent].concat(), [2, 3].map(PublishTag));
         }
@@ -305,7 +309,10 @@ async fn an_exchange_deleted_under_way_costs_the_channel_or_with_its_bindings_th
         publisher.publish(PublishTag(number), message(number, &exchange_name, "k"));
     }
     let failure = error(&mut publisher).await;
-    assert!(matches!(failure, BrokerError::ChannelClosed { code: 404, .. }), "{failure:?}");
+    assert!(
+        matches!(failure, BrokerError::ChannelClosed { refusal: Refusal { code: 404, .. }, .. }),
+        "{failure:?}"
+    );
     assert!(failure.to_string().contains(&exchange_name), "{failure}");
 }
 
@@ -412,7 +419,10 @@ async fn a_closed_connection_is_noticed_in_flight_and_when_idle() {
     let killing = broker.node.ctl(&["close_all_connections", "--global", "operator says so"]);
     let (_, busy, idle) = tokio::join!(killing, error(&mut busy), error(&mut idle));
     for error in [busy, idle] {
-        assert!(matches!(error, BrokerError::ConnectionClosed { code: 320, .. }), "{error:?}");
+        assert!(
+            matches!(error, BrokerError::ConnectionClosed { refusal: Refusal { code: 320, .. }, .. }),
+            "{error:?}"
+        );
         assert!(error.to_string().contains("operator says so"), "{error}");
     }
 }

@@ -263,7 +263,7 @@ async fn a_fence_that_is_deleted_under_way_is_taken_anew() {
     })
     .await;
     let log = pair.first.log() + &pair.second.log();
-    assert!(log.contains("was deleted, which keeps other instances from publishing"), "{log}");
+    assert!(log.contains("which keeps other instances from publishing, was deleted"), "{log}");
     pair.stage.write_row("after", 1, "OrderCreated").await;
     assert!(pair.stage.verdict().await.keeps_promises());
     pair.trace.assert_one_at_a_time();

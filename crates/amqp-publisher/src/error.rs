@@ -1,4 +1,4 @@
-//! Errors of the broker, told apart by what is to be done about them. Texts hold no user and no password.
+//! Errors of a connection to RabbitMQ, distinguished by their cure. No text contains a password.
 
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
@@ -10,20 +10,20 @@ use crate::{
         endpoint::{Endpoint, InvalidUrl},
         tls::CertificateError,
     },
-    refusal::{self, Reason, Refusal, reply},
+    refusal::{Reason, Refusal},
 };
 
-/// Error below, such as that of a socket.
+/// Underlying error, such as that of a socket.
 #[derive(Clone, Debug)]
 pub struct Cause(Arc<dyn Error + Send + Sync>);
 
 impl Cause {
-    /// Keeps the error.
+    /// Wraps an error.
     pub fn new(error: impl Error + Send + Sync + 'static) -> Self {
         Self(Arc::new(error))
     }
 
-    /// Tells a certificate or version that does not do from a connection that broke off.
+    /// Tells whether TLS itself failed, by a certificate or version, and not the connection below.
     fn is_of_tls(&self) -> bool {
         let io = self.0.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         io.is_some_and(|inner| inner.is::<rustls::Error>())
@@ -45,14 +45,14 @@ impl From<io::Error> for Cause {
 /// End of a connection.
 #[derive(Debug)]
 pub enum Loss {
-    /// The broker closed it and said why.
+    /// The broker closed the connection, with a reason.
     Closed(Refusal),
-    /// It is gone, or speaks no AMQP.
+    /// The connection broke, or the bytes are not AMQP.
     Broken(io::Error),
 }
 
 impl Loss {
-    /// Breach of AMQP 0-9-1 by what comes.
+    /// Returns the loss for a violation of AMQP 0-9-1.
     pub(crate) fn violation(text: impl Into<String>) -> Self {
         Self::Broken(io::Error::new(io::ErrorKind::InvalidData, text.into()))
     }
@@ -61,24 +61,24 @@ impl Loss {
     pub(crate) fn at(self, at: &Endpoint) -> BrokerError {
         let at = at.clone();
         match self {
-            Self::Closed(Refusal { code, text }) => BrokerError::ConnectionClosed { at, code, text },
+            Self::Closed(refusal) => BrokerError::ConnectionClosed { at, refusal },
             Self::Broken(error) => BrokerError::Lost { at, source: error.into() },
         }
     }
 }
 
-/// Reason why there is no connection, or no longer one. Displayed as what happened, a semicolon, and the next step.
+/// Error of a connection. Displayed as what happened, a semicolon, and the next step.
 #[derive(Clone, Debug)]
 pub enum BrokerError {
-    /// A URL is none.
+    /// A URL is invalid.
     InvalidUrl(InvalidUrl),
-    /// The file of the URLs or of the password cannot be used now.
+    /// The file with the URLs or the password cannot be read.
     Secret(String),
-    /// There is no URL.
+    /// No URL is configured.
     NoUrl,
     /// A certificate or key cannot be used.
     Certificates(CertificateError),
-    /// No TCP connection.
+    /// The TCP connection failed.
     Unreachable {
         /// The broker.
         at: Endpoint,
@@ -92,114 +92,108 @@ pub enum BrokerError {
         /// The limit.
         after: Duration,
     },
-    /// TCP, but no TLS.
+    /// The TLS handshake failed.
     Tls {
         /// The broker.
         at: Endpoint,
         /// Error of rustls.
         source: Cause,
     },
-    /// The broker does not accept user and password.
+    /// The broker refused user and password.
     LoginRefused {
         /// The broker.
         at: Endpoint,
-        /// The broker's own words.
-        text: String,
+        /// The broker's code and text.
+        refusal: Refusal,
     },
-    /// The vhost is missing, or not for this user.
+    /// The virtual host does not exist, or the user has no access to it.
     VhostRefused {
         /// The broker.
         at: Endpoint,
-        /// The broker's own words.
-        text: String,
+        /// The broker's code and text.
+        refusal: Refusal,
     },
-    /// A limit, or something else than login and vhost, keeps the connection from being opened.
+    /// The broker refused the connection for another reason, such as a limit.
     ConnectionRefused {
         /// The broker.
         at: Endpoint,
-        /// AMQP reply code, for instance 530 when a limit of connections is reached.
-        code: u16,
-        /// The broker's own words.
-        text: String,
+        /// The broker's code and text, for instance 530 when a limit of connections is reached.
+        refusal: Refusal,
     },
-    /// A connection may have fewer channels than are needed.
+    /// The broker or the URL allows too few channels.
     TooFewChannels {
         /// The broker.
         at: Endpoint,
-        /// As many as both sides agreed on.
+        /// Agreed number of channels.
         channel_max: u16,
-        /// As many as there have to be.
+        /// Required number of channels.
         needed: u16,
     },
-    /// The connection broke off before it was open.
+    /// The connection broke during the handshake.
     Handshake {
         /// The broker.
         at: Endpoint,
-        /// Error that broke it off.
+        /// The underlying error.
         source: Cause,
     },
-    /// Several URLs, and none of them did.
+    /// No URL was usable.
     NoneUsable {
-        /// One error a URL, in the order in which they were tried.
+        /// Errors of all URLs, in the order of the attempts.
         tried: Vec<BrokerError>,
     },
-    /// The broker does not have, or does not allow, what is to be declared.
+    /// An exchange, queue or binding is missing or cannot be declared.
     Declare {
         /// The broker.
         at: Endpoint,
         /// The object, and the reason.
         error: DeclareError,
     },
-    /// The broker closed a channel; everything in flight on it has to be sent again.
+    /// The broker closed a channel. Everything in flight on it has to be sent again.
     ChannelClosed {
         /// The broker.
         at: Endpoint,
-        /// AMQP reply code, for instance 404 when an exchange was deleted under way.
-        code: u16,
-        /// The broker's own words.
-        text: String,
+        /// The broker's code and text, for instance 404 when an exchange was deleted under way.
+        refusal: Refusal,
     },
-    /// The broker closed the connection and said why.
+    /// The broker closed the connection, with a reason.
     ConnectionClosed {
         /// The broker.
         at: Endpoint,
-        /// AMQP reply code, for instance 320 when an operator closed it or the node stops.
-        code: u16,
-        /// The broker's own words.
-        text: String,
+        /// The broker's code and text, for instance 320 when an operator closed it or the node stops.
+        refusal: Refusal,
     },
-    /// The connection is gone without a word: cut off, or no heartbeat.
+    /// The connection broke without a reason from the broker: cut off, or no heartbeat.
     Lost {
         /// The broker.
         at: Endpoint,
-        /// Sign of the loss.
+        /// The underlying error.
         source: Cause,
     },
-    /// Somebody took the fence away, while we held it.
+    /// The fence's queue was deleted while this connection held it.
     FenceGone {
         /// The broker.
         at: Endpoint,
         /// The queue.
         queue: String,
     },
-    /// A message that AMQP cannot carry.
+    /// A message does not fit into AMQP's limits.
     Unsendable {
-        /// Value of the header that tells it from others.
+        /// Value of the message's identifying header.
         message: String,
-        /// Part that does not fit.
+        /// The part that is too long, and its limit.
         reason: String,
     },
-    /// The broker returned a message that is not in flight; it is no longer certain what was delivered.
+    /// The broker returned a message that is not in flight, so delivery of the others is uncertain.
     UnexpectedReturn {
         /// The broker.
         at: Endpoint,
-        /// Knowledge of the message.
+        /// Description of the message.
         what: String,
     },
 }
 
 impl BrokerError {
-    /// Account of what happened, without the next step.
+    /// Returns what happened, without the next step.
     pub fn what(&self) -> String {
         match self {
             Self::InvalidUrl(error) => format!("the URL of RabbitMQ {}", error.what),
@@ -211,10 +205,14 @@ impl BrokerError {
                 format!("RabbitMQ at {at} did not answer within {} ms", after.as_millis())
             }
             Self::Tls { at, source } => format!("no TLS session with RabbitMQ at {at}: {source}"),
-            Self::LoginRefused { at, text } => format!("RabbitMQ at {at} refuses the login: {text}"),
-            Self::VhostRefused { at, text } => format!("RabbitMQ at {at} refuses the vhost: {text}"),
-            Self::ConnectionRefused { at, code, text } => {
-                format!("RabbitMQ at {at} refuses the connection: {code} {text}")
+            Self::LoginRefused { at, refusal } => {
+                format!("RabbitMQ at {at} refuses the login: {}", refusal.text)
+            }
+            Self::VhostRefused { at, refusal } => {
+                format!("RabbitMQ at {at} refuses the vhost: {}", refusal.text)
+            }
+            Self::ConnectionRefused { at, refusal } => {
+                format!("RabbitMQ at {at} refuses the connection: {refusal}")
             }
             Self::TooFewChannels { at, channel_max, needed } => {
                 format!(
@@ -224,15 +222,15 @@ impl BrokerError {
             Self::Handshake { at, source } => format!("RabbitMQ at {at} broke off the handshake: {source}"),
             Self::NoneUsable { tried } => none_usable(tried.iter().map(Self::to_string)),
             Self::Declare { at, error } => format!("RabbitMQ at {at}: {}", error.what()),
-            Self::ChannelClosed { at, code, text } => {
-                format!("RabbitMQ at {at} closed the channel: {code} {text}")
+            Self::ChannelClosed { at, refusal } => {
+                format!("RabbitMQ at {at} closed the channel: {refusal}")
             }
-            Self::ConnectionClosed { at, code, text } => {
-                format!("RabbitMQ at {at} closed the connection: {code} {text}")
+            Self::ConnectionClosed { at, refusal } => {
+                format!("RabbitMQ at {at} closed the connection: {refusal}")
             }
             Self::Lost { at, source } => format!("the connection to RabbitMQ at {at} is lost: {source}"),
             Self::FenceGone { at, queue } => format!(
-                "queue '{queue}' at RabbitMQ at {at} was deleted, which keeps other instances from publishing"
+                "RabbitMQ at {at}: queue '{queue}', which keeps other instances from publishing, was deleted"
             ),
             Self::Unsendable { message, reason } => {
                 format!("message {message} cannot be sent: {reason}")
@@ -243,21 +241,22 @@ impl BrokerError {
         }
     }
 
-    /// Next step, in RabbitMQ's words; `None` where each error among them has its own, or nothing is to be done.
+    /// Returns the next step, in RabbitMQ's terms. `None` for [`BrokerError::NoneUsable`], whose errors have their
+    /// own, and when there is nothing to do.
     pub fn cure(&self) -> Option<String> {
-        if let Some((code, text)) = self.refusal() {
-            return Some(refusal::cure(code, text));
+        if let Some(refusal) = self.refusal() {
+            return Some(refusal.cure());
         }
         let cure = match self {
             Self::InvalidUrl(error) => error.cure,
-            Self::Secret(_) => "it is read for every connection",
+            Self::Secret(_) => "correct the file, which is read again for every connection",
             Self::NoUrl => "give one, such as amqp://user:password@host:5672/%2f",
             Self::Certificates(error) => return error.cure().map(str::to_owned),
-            Self::Unreachable { .. } => "check that it runs, and its host, port and firewall",
-            Self::TimedOut { .. } => "check host and port, and whether the node is overloaded",
+            Self::Unreachable { .. } => "check that RabbitMQ runs there, and check host, port and firewall",
+            Self::TimedOut { .. } => "check host, port, and whether the node is overloaded",
             Self::Tls { .. } => {
-                "check that the port speaks TLS, which CA certificates are trusted, that the certificate names this host, and whether \
-                 the broker wants a client certificate"
+                "check that the port speaks TLS, that the certificate comes from a trusted CA and names this host, and whether the \
+                 broker requires a client certificate"
             }
             Self::TooFewChannels { needed, .. } => {
                 return Some(format!(
@@ -265,39 +264,39 @@ impl BrokerError {
                 ));
             }
             Self::Handshake { .. } => {
-                "check that the port speaks AMQP 0-9-1, with TLS if and only if the URL says amqps, and whether the broker wants a \
-                 client certificate"
+                "check that the port speaks AMQP 0-9-1, with TLS if the URL begins with amqps and without it otherwise, and whether \
+                 the broker requires a client certificate"
             }
             Self::Declare { error, .. } => return Some(error.cure()),
-            Self::FenceGone { .. } => "exempt it from whatever removes queues",
+            Self::FenceGone { .. } => "exempt the queue from policies and scripts that delete queues",
             Self::Unsendable { .. } => "shorten its headers",
-            Self::UnexpectedReturn { .. } => "what is unconfirmed has to be sent again",
+            Self::UnexpectedReturn { .. } => "unconfirmed messages have to be sent again",
             _ => return None,
         };
         Some(cure.to_owned())
     }
 
     /// Code and words of the broker, where it has refused the login, the vhost, a connection or a channel.
-    fn refusal(&self) -> Option<(u16, &str)> {
+    fn refusal(&self) -> Option<&Refusal> {
         match self {
-            Self::LoginRefused { text, .. } => Some((reply::ACCESS_REFUSED, text)),
-            Self::VhostRefused { text, .. } => Some((reply::NOT_ALLOWED, text)),
-            Self::ConnectionRefused { code, text, .. }
-            | Self::ChannelClosed { code, text, .. }
-            | Self::ConnectionClosed { code, text, .. } => Some((*code, text)),
+            Self::LoginRefused { refusal, .. }
+            | Self::VhostRefused { refusal, .. }
+            | Self::ConnectionRefused { refusal, .. }
+            | Self::ChannelClosed { refusal, .. }
+            | Self::ConnectionClosed { refusal, .. } => Some(refusal),
             _ => None,
         }
     }
 
-    /// Reason of the broker's refusal, if it has refused anything.
+    /// Returns the reason, if the broker has refused something.
     pub fn reason(&self) -> Option<Reason> {
         match self {
             Self::Declare { error, .. } => Some(error.reason),
-            error => error.refusal().map(|(code, text)| refusal::reason(code, text)),
+            error => error.refusal().map(Refusal::reason),
         }
     }
 
-    /// The one who mends it.
+    /// Returns who applies the cure.
     pub fn mender(&self) -> Mender {
         match self {
             Self::InvalidUrl(_)
@@ -318,7 +317,7 @@ impl BrokerError {
     }
 }
 
-/// Account of what happened when none of several URLs could be used, from the text of each error.
+/// Returns what happened when no URL was usable, from the text of each error.
 pub fn none_usable(tried: impl IntoIterator<Item = String>) -> String {
     let tried: Vec<String> = tried.into_iter().collect();
     format!("no RabbitMQ node could be used: {}", tried.join(" | "))
@@ -365,32 +364,30 @@ impl From<SecretError> for BrokerError {
     }
 }
 
-/// An exchange, queue or binding that cannot be declared or is not there.
+/// Error of an exchange, queue or binding that is missing or cannot be declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeclareError {
-    /// The object that was to be declared, for instance `queue 'customer-service.orders'`.
+    /// The object, for instance `queue 'customer-service.orders'`.
     pub object: String,
-    /// Reason of the failure.
+    /// Reason of the refusal.
     pub reason: Reason,
-    /// AMQP reply code.
-    pub code: u16,
-    /// The broker's own words.
-    pub text: String,
+    /// The broker's code and text.
+    pub refusal: Refusal,
 }
 
 impl DeclareError {
-    /// The verdict on the channel's end while `object` was declared.
-    pub fn new(object: impl Into<String>, Refusal { code, text }: Refusal) -> Self {
-        Self { object: object.into(), reason: refusal::reason(code, &text), code, text }
+    /// Creates the error of a channel that the broker closed while `object` was declared.
+    pub fn new(object: impl Into<String>, refusal: Refusal) -> Self {
+        Self { object: object.into(), reason: refusal.reason(), refusal }
     }
 
-    /// Account of what is the matter.
+    /// Returns what happened.
     pub fn what(&self) -> String {
-        let Self { object, code, text, .. } = self;
-        format!("{object} {}: {text}", refusal::means(*code, text))
+        let Self { object, refusal, .. } = self;
+        format!("{object} {}: {}", refusal.means(), refusal.text)
     }
 
-    /// Next step, in RabbitMQ's words.
+    /// Returns the next step, in RabbitMQ's terms.
     pub fn cure(&self) -> String {
         let Self { object, .. } = self;
         match self.reason {
@@ -401,7 +398,7 @@ impl DeclareError {
             Reason::UnknownExchangeType if object.contains("x-consistent-hash") => {
                 "run rabbitmq-plugins enable rabbitmq_consistent_hash_exchange on every node".to_owned()
             }
-            _ => refusal::cure(self.code, &self.text),
+            _ => self.refusal.cure(),
         }
     }
 }

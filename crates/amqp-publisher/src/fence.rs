@@ -1,9 +1,10 @@
-//! A fence: of all connections that ask for it one has it at a time, and only that one publishes.
+//! Fence: a lock that only one connection holds at a time. Only the holder publishes.
 //!
-//! It is an exclusive queue. (Nobody else consumes from it; what somebody may publish to it is passed over unread.) RabbitMQ keeps
-//! such a queue for as long as it keeps the connection that declared it, and answers everybody else with 405 RESOURCE_LOCKED (AMQP 0-9-1 reference, queue.declare
-//! "exclusive"; <https://www.rabbitmq.com/docs/queues#exclusive-queues>). So whoever gets it knows that the connection of
-//! the one before is gone, and with it every frame that a frozen process, a kernel or a network may still hold.
+//! The fence is an exclusive queue. RabbitMQ keeps such a queue as long as the connection that declared it, and
+//! answers everybody else with 405 RESOURCE_LOCKED (AMQP 0-9-1 reference, queue.declare "exclusive";
+//! <https://www.rabbitmq.com/docs/queues#exclusive-queues>). A connection that gets the queue therefore knows that
+//! the previous holder's connection is gone, with every frame that a frozen process, a kernel or a network may still
+//! hold. Messages that somebody publishes into the queue are skipped.
 
 use std::{
     mem,
@@ -26,66 +27,69 @@ use crate::{
     short_string::short,
 };
 
-/// A channel of its own, as a refusal closes it.
+/// Channel of the fence. A refusal closes it, so nothing else uses it.
 const CHANNEL: ChannelId = 3;
-/// Interval at which a fence that another connection has is asked for. Each time the broker logs a channel that failed.
+/// Retry interval while another connection has the fence. The broker logs a failed channel for each retry.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// The same, once that takes longer than a takeover.
+/// Retry interval after the time of a takeover has passed.
 const TAKEN_RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// The broker ends the connection of a client that hangs between two and three heartbeats after the last one.
+/// Heartbeats within which the broker ends the connection of a client that hangs: two to three.
 const TAKEOVER_HEARTBEATS: u32 = 3;
-/// A takeover may take so much longer than that, on a busy broker.
+/// Margin for a takeover on a busy broker.
 const TAKEOVER_MARGIN: Duration = Duration::from_secs(5);
-/// How often it is looked again whose the fence is: it may be another's by now.
+/// Interval between looks at the queue's owner, which may have changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
-/// A look that takes longer is told: RabbitMQ looks for a minute for the process of a queue whose node is down.
+/// Time after which an unanswered look is reported. RabbitMQ waits for a minute for the process of a queue whose node
+/// is down.
 const LOOK_PATIENCE: Duration = Duration::from_secs(5);
-/// RabbitMQ's own heartbeat, for a client that asks for none.
+/// RabbitMQ's default heartbeat, for a client that asks for none.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(60);
 
-/// Answer to the question for a fence.
+/// State of a requested fence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fence {
-    /// It is ours until the connection ends: nobody else publishes.
+    /// Held by this connection until it ends. No other connection publishes.
     Held,
-    /// Another connection has it. It is asked for again, until one of the other answers is told.
+    /// Another connection holds the fence. The request is repeated until another state is reported.
     Busy {
-        /// The broker's own words, which name the queue.
+        /// The broker's text, which names the queue.
         text: String,
     },
-    /// Somebody has had the queue for longer than a takeover takes. It is asked for again, until one of the other answers is told; this
-    /// one is told anew each minute, as it may be another's by then.
+    /// The queue has been taken for longer than a takeover takes. The request is repeated until another state is
+    /// reported, and this one is reported again each minute, because the owner may have changed.
     Taken {
         /// The queue.
         queue: String,
-        /// Owner, as far as AMQP tells.
+        /// Owner, as far as AMQP shows it.
         by: FenceOwner,
-        /// Time for which it has been asked for in vain.
+        /// Time since the first refused request.
         for_at_least: Duration,
-        /// The broker's own words, which name the queue and the virtual host.
+        /// The broker's text, which names the queue and the virtual host.
         text: String,
     },
-    /// It is ours, but the user has no right to read the queue, so nobody will tell if it is deleted.
+    /// Held by this connection, but the user may not read the queue, so the broker does not report its
+    /// deletion.
     Unwatched {
-        /// The broker's own words, which name the queue and the user.
+        /// The broker's text, which names the queue and the user.
         text: String,
     },
-    /// The user has no right to configure the queue, or a limit of queues is reached, so there is no fence.
+    /// There is no fence: the user may not configure the queue, or a limit of queues is reached.
     Denied {
-        /// The broker's word, which names the queue, and the user or the limit.
+        /// The broker's refusal, which names the queue, and the user or the limit.
         refusal: Refusal,
     },
 }
 
-/// Owner of a queue that should be a fence. AMQP tells no client which connection declared an exclusive queue.
+/// Owner of a fence's queue. AMQP does not show which connection declared an exclusive queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FenceOwner {
-    /// A connection that is still there: the queue is exclusive.
+    /// An open connection: the queue is exclusive.
     Connection,
-    /// A connection of a node that is down or cut off: the broker has the queue on record, and nobody answers for it. RabbitMQ keeps the
-    /// record until that node is back or removed (4.2 with Khepri, 4.3).
+    /// A connection of a node that is down or cut off. The broker has a record of the queue, but no process answers
+    /// for it. RabbitMQ keeps the record until that node is back or removed (4.2 with Khepri, 4.3).
     Unreachable,
-    /// Nobody's connection: the queue is not exclusive, so no publisher has declared it, and it stays until somebody deletes it.
+    /// No connection: the queue is not exclusive, so no publisher has declared it. It stays until somebody deletes
+    /// it.
     Nobody {
         /// Consumers of the queue.
         consumers: u32,
@@ -95,7 +99,7 @@ pub enum FenceOwner {
 }
 
 impl FenceOwner {
-    /// The owner that the refusal of a look tells of; `None` when the queue is not there, or may not be looked at.
+    /// Returns the owner that a refused look shows; `None` when the queue does not exist or may not be looked at.
     fn of(refusal: &Refusal) -> Option<Self> {
         match refusal.reason() {
             Reason::Locked => Some(Self::Connection),
@@ -104,7 +108,7 @@ impl FenceOwner {
         }
     }
 
-    /// The owner, in words.
+    /// Describes the owner.
     pub fn whose(&self) -> String {
         match self {
             Self::Connection => "another connection".to_owned(),
@@ -116,12 +120,12 @@ impl FenceOwner {
     }
 }
 
-/// Memory of a fence that is somebody else's, for all connections of one source: a link that breaks makes nobody else's queue
-/// younger. Clones share it.
+/// Time for which a fence has been refused, shared by all connections of a source, so that a reconnect does not reset
+/// it. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct FenceMemory(Arc<Mutex<Option<Busy>>>);
 
-/// Refusals in a row, of one connection or of several that follow one another.
+/// Consecutive refusals, of one connection or several.
 #[derive(Clone, Copy, Debug)]
 struct Busy {
     since: Instant,
@@ -139,7 +143,7 @@ impl FenceMemory {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Forgets what is older than `pause`: the fence may have been anybody's since.
+    /// Forgets refusals older than `pause`, because the owner may have changed since.
     fn forget_after(&self, pause: Duration) {
         if self.busy().is_some_and(|busy| busy.last.elapsed() > pause) {
             self.forget();
@@ -151,38 +155,38 @@ impl FenceMemory {
     }
 }
 
-/// A fence that is being asked for.
+/// A requested fence.
 pub(crate) struct Asking {
     queue: String,
     state: State,
     memory: FenceMemory,
     told_busy: bool,
-    /// When it was last told whose the fence is.
+    /// Time of the last report of the owner.
     taken_told_at: Option<Instant>,
-    /// What the last look has found, or that it is not answered, was told.
+    /// Set if the result of the last look, or its delay, was reported.
     is_look_told: bool,
     /// Time within which the broker ends the connection of an instance that hangs.
     takeover: Duration,
 }
 
 enum State {
-    /// The channel is to be opened.
+    /// The channel has to be opened.
     ToOpen,
-    /// The answer to `channel.open` is awaited.
+    /// Waits for the answer to `channel.open`.
     Opening,
-    /// It is declared for us alone, and the answer is awaited.
+    /// Waits for the answer to the exclusive declaration.
     Declaring,
-    /// It is looked at whether it is there and not exclusive (a passive declare of an exclusive queue is refused). So long the answer may
-    /// take.
+    /// Waits, for a limited time, for the answer to a passive declaration, which RabbitMQ refuses for an exclusive
+    /// queue.
     Looking(Pin<Box<Sleep>>),
-    /// Ours; whether its end will be told is awaited.
+    /// Declared. Waits for the consumer through which the broker reports the queue's deletion.
     Declared,
-    /// Somebody else has it: for so long.
+    /// Another connection holds the queue. Waits before the next request.
     Waiting(Pin<Box<Sleep>>),
 }
 
 impl Asking {
-    /// `heartbeat` is what this connection has agreed on with the broker, and so those of other instances.
+    /// Creates a request. `heartbeat` is this connection's, and so that of other instances.
     pub(crate) fn new(queue: &str, memory: FenceMemory, heartbeat: Option<Duration>) -> Self {
         let takeover = heartbeat.unwrap_or(DEFAULT_HEARTBEAT) * TAKEOVER_HEARTBEATS + TAKEOVER_MARGIN;
         memory.forget_after(takeover);
@@ -198,7 +202,7 @@ impl Asking {
         }
     }
 
-    /// Asks, if it is time to.
+    /// Sends the request when it is due.
     pub(crate) fn ask(&mut self, connection: &mut Connection) -> Result<(), Loss> {
         if let State::ToOpen = self.state {
             connection.ask(CHANNEL, &open_channel())?;
@@ -207,7 +211,7 @@ impl Asking {
         Ok(())
     }
 
-    /// Ready when it is time to ask again, or with what is to be told of a look that is not answered.
+    /// Becomes ready when the next request is due, or with a report of an unanswered look.
     pub(crate) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Fence>> {
         match &mut self.state {
             State::Waiting(wait) => {
@@ -224,12 +228,12 @@ impl Asking {
         }
     }
 
-    /// Tells whether an answer is awaited on that channel. While nothing is asked the channel is closed.
+    /// Tells whether an answer is awaited on this channel. Between requests the channel is closed.
     pub(crate) fn awaits_on(&self, channel: ChannelId) -> bool {
         channel == CHANNEL && !matches!(self.state, State::ToOpen | State::Waiting(_))
     }
 
-    /// The channel is open, or the fence is held or somebody else's, which is told.
+    /// Handles an answer, and returns the fence's new state if there is one to report.
     pub(crate) fn answered(
         &mut self,
         answer: &AMQPClass,
@@ -247,7 +251,7 @@ impl Asking {
             (State::Looking(_), AMQPClass::Queue(queue::AMQPMethod::DeclareOk(found))) => {
                 let by =
                     FenceOwner::Nobody { consumers: found.consumer_count, messages: found.message_count };
-                // Whose it is, is known. When it can be had, the same question tells as before.
+                // The owner is known now. The next declaration shows when the queue is free.
                 self.declare(connection)?;
                 Ok(Some(self.taken(by, "the queue is there, and it is not exclusive".to_owned())))
             }
@@ -259,8 +263,8 @@ impl Asking {
         }
     }
 
-    /// The broker refused. A fence that is another's is asked for again, which is told once.
-    /// Whose it is, is told each minute when that takes too long.
+    /// Handles a refusal. A fence held by another connection is requested again, which is reported once. After the
+    /// time of a takeover, its owner is reported each minute.
     pub(crate) fn refused(&mut self, refusal: Refusal) -> Result<Option<Fence>, DeclareError> {
         let wait = if self.taken_told_at.is_some() { TAKEN_RETRY_INTERVAL } else { RETRY_INTERVAL };
         let refused = mem::replace(&mut self.state, State::Waiting(Box::pin(sleep(wait))));
@@ -270,7 +274,7 @@ impl Asking {
                 self.memory.forget();
                 Ok(Some(Fence::Unwatched { text: refusal.text }))
             }
-            // Deleted already: it is to be had, so it is declared next.
+            // The queue is gone, so the next request declares it.
             (State::Declared | State::Looking(_), _) if reason == Reason::Missing => {
                 self.memory.forget();
                 Ok(None)
@@ -291,7 +295,7 @@ impl Asking {
         }
     }
 
-    /// Tells whether it is time to find out whose the queue is.
+    /// Tells whether a look at the queue's owner is due.
     fn is_to_look(&self) -> bool {
         self.busy_for() >= self.takeover
             && self.taken_told_at.is_none_or(|told| told.elapsed() >= LOOK_INTERVAL)
@@ -319,11 +323,11 @@ impl Asking {
     }
 }
 
-/// Acquires a fence, for as long as the connection lasts, and begins to watch it.
+/// Acquires a fence until the connection ends, and watches it.
 ///
 /// # Errors
 ///
-/// Somebody else has it, the user may not have it, or the connection is lost.
+/// [`BrokerError`] when another connection holds it, the user may not declare it, or the connection is lost.
 pub async fn acquire(connection: &mut Connection, queue: &str) -> Result<(), BrokerError> {
     connection.open_channel(CHANNEL).await?;
     for ask in [declare, consume] {
@@ -333,15 +337,15 @@ pub async fn acquire(connection: &mut Connection, queue: &str) -> Result<(), Bro
         };
         answered.map_err(|error| error.at(connection.at()))?;
     }
-    // The queue belongs to the connection, not to the channel.
+    // An exclusive queue belongs to the connection, not to the channel.
     connection.close_channel(CHANNEL).await
 }
 
-/// Looks whose a fence is that should be nobody's; `None`: it is not there, or that cannot be seen.
+/// Returns the owner of a fence's queue; `None` when the queue does not exist or may not be looked at.
 ///
 /// # Errors
 ///
-/// The broker does not answer, as when the queue's node is down, or the connection is lost.
+/// [`BrokerError`] when the connection is lost, or the broker does not answer because the queue's node is down.
 pub async fn owner(connection: &mut Connection, queue: &str) -> Result<Option<FenceOwner>, BrokerError> {
     connection.open_channel(CHANNEL).await?;
     let look = look(queue).map_err(|error| Loss::Broken(error).at(connection.at()))?;
@@ -356,7 +360,8 @@ pub async fn owner(connection: &mut Connection, queue: &str) -> Result<Option<Fe
     }
 }
 
-/// Classic, whatever the virtual host's default is: no other type can be exclusive.
+/// Declares an exclusive queue. It is classic, whatever the virtual host's default, because no other type can be
+/// exclusive.
 fn declare(queue: &str) -> std::io::Result<AMQPClass> {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
@@ -364,14 +369,14 @@ fn declare(queue: &str) -> std::io::Result<AMQPClass> {
     Ok(AMQPClass::Queue(queue::AMQPMethod::Declare(declare)))
 }
 
-/// Changes nothing. The broker answers how many consumers and messages there are, or refuses.
+/// Declares the queue passively. The broker answers with its consumers and messages, or refuses.
 fn look(queue: &str) -> std::io::Result<AMQPClass> {
     let look = queue::Declare { queue: short(queue)?, passive: true, ..Default::default() };
     Ok(AMQPClass::Queue(queue::AMQPMethod::Declare(look)))
 }
 
-/// A consumer of the fence, whose tag is its name. It is told when the queue is deleted under way, and a policy's `expires` removes
-/// no queue that has one.
+/// Consumes from the fence. The broker reports to a consumer that its queue is deleted, and a policy's `expires` does
+/// not delete a queue that has one. The consumer tag is the queue's name.
 fn consume(queue: &str) -> std::io::Result<AMQPClass> {
     let (queue, consumer_tag) = (short(queue)?, short(queue)?);
     let consume = basic::Consume { queue, consumer_tag, no_ack: true, ..Default::default() };

@@ -1,33 +1,35 @@
-//! Frames as bytes (AMQP 0-9-1 specification, 2.3.5), and whether what is in one may be parsed. Pure, bounded, without recursion.
+//! Frames as bytes (AMQP 0-9-1 specification, 2.3.5), and the check whether their payload may be parsed. Pure,
+//! bounded, without recursion.
 //!
-//! The codec, `amq-protocol`, reads tables and arrays by recursion as deep as they are nested, and refuses text that is not UTF-8: one
-//! message ends a thread's stack, or a connection. What passes here it reads within [`NESTING_MAX`] levels.
+//! The codec, `amq-protocol`, parses nested tables and arrays by recursion of any depth, and refuses text that is not
+//! UTF-8. One message could so overflow a thread's stack or end a connection. A payload that passes the check here is
+//! parsed within [`NESTING_MAX`] levels.
 //!
-//! The broker's remarks, such as a reply text, quote names that any message may give, and RabbitMQ cuts them after so many bytes,
-//! also in the middle of a character. They are made legible (`mend_remark`) before they are checked.
+//! The broker's remarks, such as a reply text, quote names from messages, and RabbitMQ cuts them after a number of
+//! bytes, even within a character. `mend_remark` makes them valid UTF-8 before the check.
 
 use std::{io, ops::Range};
 
 use bytes::{Buf, BytesMut};
 
-/// Type, channel and size.
+/// Size of a frame's head: type, channel and length.
 pub const HEAD_BYTES: usize = 7;
-/// Size of a frame without a payload: the head, and the octet that ends it.
+/// Size of a frame without payload: the head and the end octet.
 pub const FRAME_OVERHEAD_BYTES: usize = HEAD_BYTES + 1;
-/// Every connection takes frames of this size (specification, `frame-min-size`).
+/// Frame size that every peer accepts (specification, `frame-min-size`).
 pub const FRAME_BYTES_MIN: usize = 4096;
-/// Octet that ends a frame.
+/// End octet of a frame.
 pub const FRAME_END: u8 = 0xCE;
-/// Tables and arrays within each other, the outermost counted, at most. RabbitMQ's own, as in `x-death`, have four levels.
+/// Deepest nesting of tables and arrays. RabbitMQ's own, as in `x-death`, have four levels.
 pub const NESTING_MAX: usize = 32;
 
-/// Frame types (4.2.3).
+/// Frame type of a method (4.2.3).
 pub const METHOD: u8 = 1;
-/// A content header: the size of a message's body, and its properties.
+/// Frame type of a content header: body size and properties of a message.
 pub const HEADER: u8 = 2;
-/// A part of a message's body.
+/// Frame type of a part of a message's body.
 pub const BODY: u8 = 3;
-/// A heartbeat, on channel 0 and without payload.
+/// Frame type of a heartbeat, on channel 0 and without payload.
 pub const HEARTBEAT: u8 = 8;
 
 /// Class and method of `connection.tune`.
@@ -39,23 +41,23 @@ pub const DELIVER: (u16, u16) = (60, 60);
 /// Class and method of `basic.get-ok`.
 pub const GET_OK: (u16, u16) = (60, 71);
 
-/// The beginning of a frame.
+/// Head of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     /// One of the four frame types.
     pub kind: u8,
     /// Channel, 0 for the connection itself.
     pub channel: u16,
-    /// Length of the whole frame, overhead included.
+    /// Length of the whole frame, including its overhead.
     pub length: usize,
 }
 
 impl Head {
-    /// The head of the frame that `bytes` begins with; `None` while too little is there.
+    /// Returns the head of the frame at the start of `bytes`; `None` if more bytes are needed.
     ///
     /// # Errors
     ///
-    /// The bytes are no frame of AMQP 0-9-1.
+    /// [`io::Error`] when the bytes are not a frame of AMQP 0-9-1.
     pub fn peek(bytes: &[u8]) -> io::Result<Option<Self>> {
         let Some(&[kind, a, b, length @ ..]) = bytes.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
         match kind {
@@ -73,32 +75,32 @@ impl Head {
         Ok(Some(Self { kind, channel: u16::from_be_bytes([a, b]), length }))
     }
 
-    /// For a frame that is longer than the two sides agreed on.
+    /// Returns the error of a frame above the agreed size.
     fn too_long(self, frame_bytes_max: usize) -> io::Error {
         not_amqp(format!("a frame of {} bytes where at most {frame_bytes_max} may come", self.length))
     }
 
-    /// For a frame whose payload must not be parsed.
+    /// Returns the error of a frame whose payload must not be parsed.
     pub fn unreadable(self, why: &Unreadable) -> io::Error {
         let Self { kind, length, .. } = self;
         not_amqp(format!("a frame of type {kind} and {length} bytes that cannot be read: {why}"))
     }
 
-    /// The payload of the whole frame `bytes`.
+    /// Returns the payload of the whole frame `bytes`.
     ///
     /// # Errors
     ///
-    /// The frame does not end where its head says.
+    /// [`io::Error`] when the frame does not end where its head says.
     pub fn payload(self, bytes: &[u8]) -> io::Result<&[u8]> {
         let payload = bytes.get(HEAD_BYTES..).and_then(|rest| rest.strip_suffix(&[FRAME_END]));
         payload.ok_or_else(|| self.unreadable(&Unreadable::NoEnd))
     }
 
-    /// The same, to be written to.
+    /// Returns the payload of the whole frame `bytes` for writing.
     ///
     /// # Errors
     ///
-    /// The frame does not end where its head says.
+    /// [`io::Error`] when the frame does not end where its head says.
     fn payload_mut(self, bytes: &mut [u8]) -> io::Result<&mut [u8]> {
         self.payload(bytes)?;
         let end = bytes.len() - 1;
@@ -106,45 +108,45 @@ impl Head {
     }
 }
 
-/// Walk over the frames in a stream of bytes, none longer than the two sides have agreed on.
+/// Iterator over the frames in a stream of bytes, up to the agreed frame size.
 #[derive(Debug)]
 pub struct Walk {
     frame_bytes_max: usize,
-    /// Bytes of a content header that are still to be passed over.
+    /// Bytes of a content header that are still to be skipped.
     skipped: usize,
 }
 
-/// Frame that a [`Walk`] has come to.
+/// Frame of a [`Walk`].
 #[derive(Debug)]
 pub struct Walked {
     /// Head of the frame.
     pub head: Head,
-    /// All of it. Of a content header that is longer than a frame may be, as much as fits into one.
+    /// The frame's bytes. A content header above the frame size is cut to that size.
     pub bytes: BytesMut,
 }
 
 impl Walk {
-    /// For frames of at most so many bytes.
+    /// Creates a walk over frames of at most `frame_bytes_max` bytes.
     pub fn new(frame_bytes_max: usize) -> Self {
         Self { frame_bytes_max, skipped: 0 }
     }
 
-    /// Bytes of a frame, at most.
+    /// Returns the largest allowed frame.
     pub fn frame_bytes_max(&self) -> usize {
         self.frame_bytes_max
     }
 
-    /// Allows frames of at most so many bytes from now on.
+    /// Sets the largest allowed frame.
     pub fn limit(&mut self, frame_bytes_max: usize) {
         self.frame_bytes_max = frame_bytes_max;
     }
 
-    /// Takes the next frame out of `input`, its remark made legible; `None` while too little is there.
+    /// Removes the next frame from `input`, with its remark made valid UTF-8; `None` if more bytes are needed.
     ///
     /// # Errors
     ///
-    /// What comes is no frame of AMQP 0-9-1, or is too long and no content header. (That is somebody's message, and its publisher
-    /// may have agreed on longer frames.)
+    /// [`io::Error`] when the bytes are not a frame of AMQP 0-9-1, or the frame is too long. A content header may be
+    /// longer, because its publisher may have agreed on longer frames.
     pub fn next(&mut self, input: &mut BytesMut) -> io::Result<Option<Walked>> {
         let skipped = self.skipped.min(input.len());
         input.advance(skipped);
@@ -167,29 +169,29 @@ impl Walk {
 }
 
 impl Walked {
-    /// Tells whether all of the frame is here.
+    /// Tells whether the frame is complete.
     pub fn is_whole(&self) -> bool {
         self.bytes.len() == self.head.length
     }
 
-    /// The payload; of a frame that is not whole, as much as a frame may have.
+    /// Returns the payload, cut to the largest frame.
     ///
     /// # Errors
     ///
-    /// The frame does not end where its head says.
+    /// [`io::Error`] when the frame does not end where its head says.
     pub fn payload(&self) -> io::Result<&[u8]> {
         match self.is_whole() {
             true => self.head.payload(&self.bytes),
-            // Not the byte more that stands where the frame's end belongs.
+            // Without the last byte, which stands in place of the frame's end.
             false => Ok(&self.bytes[HEAD_BYTES..self.bytes.len() - 1]),
         }
     }
 
-    /// The payload by itself.
+    /// Returns the payload as bytes of its own.
     ///
     /// # Errors
     ///
-    /// The frame does not end where its head says.
+    /// [`io::Error`] when the frame does not end where its head says.
     pub fn into_payload(mut self) -> io::Result<BytesMut> {
         self.payload()?;
         self.bytes.truncate(self.bytes.len() - 1);
@@ -198,7 +200,7 @@ impl Walked {
     }
 }
 
-/// Breach of AMQP 0-9-1 by what comes.
+/// Returns the error of a violation of AMQP 0-9-1.
 pub fn not_amqp(text: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text.into())
 }
@@ -206,19 +208,19 @@ pub fn not_amqp(text: impl Into<String>) -> io::Error {
 /// Reason why a payload must not be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// Tables or arrays lie too deep within each other.
+    /// Tables or arrays are nested too deeply.
     #[error("the {0} are nested deeper than {NESTING_MAX} levels")]
     TooDeep(&'static str),
-    /// A short text, which has to be UTF-8 for whoever reads it.
+    /// A short text is not UTF-8, which its reader requires.
     #[error("the {0} is not UTF-8")]
     NotUtf8(&'static str),
-    /// Lengths that do not fit, or a value of an unknown type.
+    /// A length does not fit, or a value has an unknown type.
     #[error("a length or a type in the {0} is wrong")]
     Malformed(&'static str),
-    /// More than belongs there.
+    /// Bytes are left after the payload.
     #[error("{0} bytes are left over at its end")]
     LeftOver(usize),
-    /// A method that only clients send, or none of AMQP 0-9-1.
+    /// A method that only clients send, or that AMQP 0-9-1 does not have.
     #[error("no broker sends method {class}.{method} to a client")]
     UnknownMethod {
         /// Class of the method.
@@ -226,16 +228,16 @@ pub enum Unreadable {
         /// Number of the method in its class.
         method: u16,
     },
-    /// The octet that ends a frame is not where it has to be.
+    /// The end octet is missing.
     #[error("it does not end where it says")]
     NoEnd,
 }
 
-/// Checks that amq-protocol reads the payload of a frame of this type, in bounded depth.
+/// Checks that amq-protocol can parse the payload of a frame of this type, in bounded depth.
 ///
 /// # Errors
 ///
-/// Says why it does not.
+/// [`Unreadable`], with the reason.
 pub fn check(kind: u8, payload: &[u8]) -> Result<(), Unreadable> {
     match kind {
         METHOD => method(payload),
@@ -244,10 +246,11 @@ pub fn check(kind: u8, payload: &[u8]) -> Result<(), Unreadable> {
     }
 }
 
-/// Writes `?` over each byte of a method's remark that is not UTF-8. Nothing moves: a longer text might lose its end, which tells one
-/// refusal from another.
+/// Replaces each byte of a method's remark that is not UTF-8 by `?`. The length stays: a longer text might lose its
+/// end, which distinguishes refusals.
 ///
-/// RabbitMQ up to 3.11 cuts a text at 252 bytes wherever that is. Later versions write `ä` as one byte (Latin-1).
+/// RabbitMQ up to 3.11 cuts a text at 252 bytes, even within a character. Later versions write `ä` as one byte
+/// (Latin-1).
 pub(crate) fn mend_remark(payload: &mut [u8]) {
     let Some(text) = remark(payload).and_then(|range| payload.get_mut(range)) else { return };
     let mut checked = 0;
@@ -257,7 +260,7 @@ pub(crate) fn mend_remark(payload: &mut [u8]) {
     }
 }
 
-/// The remark of a method, if it has one and is as long as it says.
+/// Returns the range of a method's remark, if it has one of the announced length.
 fn remark(payload: &[u8]) -> Option<Range<usize>> {
     let method = method_of(payload)?;
     let fields = METHODS.iter().find(|(of, number, _)| (*of, *number) == method)?.2;
@@ -274,13 +277,13 @@ fn remark(payload: &[u8]) -> Option<Range<usize>> {
     None
 }
 
-/// Class and number of the method that a payload begins with.
+/// Returns class and number of the method at the start of a payload.
 pub fn method_of(payload: &[u8]) -> Option<(u16, u16)> {
     let mut cursor = Cursor(payload);
     Some((cursor.u16()?, cursor.u16()?))
 }
 
-/// Length of the body that follows a content header; 0 when it is not there.
+/// Returns the body size in a content header; 0 if it is missing.
 pub fn body_size(content_header: &[u8]) -> u64 {
     let size = content_header.get(4..).and_then(|rest| rest.first_chunk());
     size.map_or(0, |size| u64::from_be_bytes(*size))
@@ -289,21 +292,21 @@ pub fn body_size(content_header: &[u8]) -> u64 {
 /// Part of a method or of the properties.
 #[derive(Clone, Copy)]
 enum Field {
-    /// Number of bytes of a number, or of up to eight bits.
+    /// A number of so many bytes, or up to eight bits.
     Fixed(usize),
-    /// A short text of that name.
+    /// A short text with this name.
     Short(&'static str),
-    /// A short text of that name, which the broker composes for people.
+    /// A short text with this name that the broker composes for people.
     Remark(&'static str),
-    /// A length of four bytes, and bytes.
+    /// A length of four bytes and as many bytes.
     Long,
-    /// A table of that name.
+    /// A table with this name.
     Table(&'static str),
 }
 
 use Field::{Fixed, Long, Remark, Short, Table};
 
-/// Every method that RabbitMQ sends to a client, and its parts. (`channel.flow` is not among them: it never does.)
+/// Methods that RabbitMQ sends to a client, with their parts. RabbitMQ never sends `channel.flow`.
 const METHODS: [(u16, u16, &[Field]); 36] = [
     (10, 10, &[Fixed(2), Table("server properties"), Long, Long]),
     (10, 20, &[Long]),
@@ -342,10 +345,10 @@ const METHODS: [(u16, u16, &[Field]); 36] = [
     (90, 21, &[]),
     (90, 31, &[]),
 ];
-/// Reply code, reply text, and the class and method that it is about.
+/// Parts of a close: reply code, reply text, and the class and method that caused it.
 const CLOSE: [Field; 3] = [Fixed(2), Remark("reply text"), Fixed(4)];
 
-/// The properties of a message, each with its flag, in the order in which they come.
+/// Properties of a message with their flags, in wire order.
 const PROPERTIES: [(u16, Field); 14] = [
     (1 << 15, Short("property content_type")),
     (1 << 14, Short("property content_encoding")),
@@ -387,7 +390,7 @@ fn content_header(payload: &[u8]) -> Result<(), Unreadable> {
     cursor.end()
 }
 
-/// Beginning of a content header.
+/// Start of a content header.
 #[derive(Debug)]
 pub struct ContentHead<'a> {
     /// Class, weight and size of the body.
@@ -396,7 +399,7 @@ pub struct ContentHead<'a> {
     pub flags: u16,
 }
 
-/// One property of a message as it lies in a content header.
+/// Raw property of a content header.
 #[derive(Debug)]
 pub enum Property<'a> {
     /// A number, or a time.
@@ -407,24 +410,25 @@ pub enum Property<'a> {
     Headers(&'a [u8]),
 }
 
-/// The properties of a content header with their flags, as far as their lengths allow, whatever is in them.
+/// Returns the properties of a content header with their flags, as far as lengths allow. Their content is not
+/// checked.
 pub fn properties<'a>(flags: u16, mut cursor: Cursor<'a>) -> impl Iterator<Item = (u16, Property<'a>)> + 'a {
     PROPERTIES.into_iter().filter(move |(flag, _)| flags & flag != 0).map_while(move |(flag, field)| {
         let property = match field {
             Fixed(bytes) => Property::Fixed(cursor.bytes(bytes)?),
             Short(_) | Remark(_) => Property::Text(cursor.short()?),
-            // A table that is cut off is read as far as it goes; nothing is left behind it.
+            // A table that is cut off is read to its end, and nothing follows it.
             Long | Table(_) => Property::Headers(cursor.long_or_rest()?),
         };
         Some((flag, property))
     })
 }
 
-/// Checks that amq-protocol reads a value that is nested in `level` tables or arrays; `what` names the outermost.
+/// Checks that amq-protocol can parse a value nested in `level` tables or arrays. `what` names the outermost.
 ///
 /// # Errors
 ///
-/// Says why it does not.
+/// [`Unreadable`], with the reason.
 pub fn check_value(value: Value<'_>, level: usize, what: &'static str) -> Result<(), Unreadable> {
     match value {
         Value::Plain => Ok(()),
@@ -432,7 +436,7 @@ pub fn check_value(value: Value<'_>, level: usize, what: &'static str) -> Result
     }
 }
 
-/// Passes over all that is in a table or an array, which is the `level`th of those around it.
+/// Skips the content of a table or array at nesting `level`.
 fn walk(content: &[u8], named: bool, level: usize, what: &'static str) -> Result<(), Unreadable> {
     let malformed = Unreadable::Malformed(what);
     if level > NESTING_MAX {
@@ -465,34 +469,34 @@ fn name_in(what: &'static str) -> &'static str {
     }
 }
 
-/// A value as it lies in a table or an array.
+/// Raw value of a table or array.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
-    /// A number, a time, a long text, or nothing.
+    /// A number, a time, a long text, or void.
     Plain,
     /// A table, whose members have names, or an array.
     Nested {
-        /// Its members, as they lie there.
+        /// Raw members.
         content: &'a [u8],
-        /// Set for a table.
+        /// `true` for a table.
         named: bool,
     },
 }
 
-/// Rest of a payload. Nothing is read where too little is left.
+/// Rest of a payload. A read fails if too few bytes are left.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a>(
-    /// The bytes that are left.
+    /// The remaining bytes.
     pub &'a [u8],
 );
 
 impl<'a> Cursor<'a> {
-    /// Tells whether nothing is left.
+    /// Tells whether no bytes are left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// So many bytes.
+    /// Reads a number of bytes.
     pub fn bytes(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
@@ -505,18 +509,18 @@ impl<'a> Cursor<'a> {
         Some(*taken)
     }
 
-    /// A number of two bytes.
+    /// Reads a number of two bytes.
     pub fn u16(&mut self) -> Option<u16> {
         self.chunk().map(u16::from_be_bytes)
     }
 
-    /// A length of one byte, and bytes.
+    /// Reads a length of one byte and as many bytes.
     pub fn short(&mut self) -> Option<&'a [u8]> {
         let [length] = self.chunk()?;
         self.bytes(length.into())
     }
 
-    /// A length of four bytes, and bytes.
+    /// Reads a length of four bytes and as many bytes.
     fn long(&mut self) -> Option<&'a [u8]> {
         let length = u32::from_be_bytes(self.chunk()?);
         self.bytes(length as usize)
@@ -527,12 +531,12 @@ impl<'a> Cursor<'a> {
         self.bytes(length.min(self.0.len()))
     }
 
-    /// The beginning of a content header.
+    /// Reads the start of a content header.
     pub fn content_head(&mut self) -> Option<ContentHead<'a>> {
         Some(ContentHead { fixed: self.bytes(12)?, flags: self.u16()? })
     }
 
-    /// A value with the letter of its type before it, as RabbitMQ and amq-protocol have them.
+    /// Reads a value and the letter of its type, as RabbitMQ and amq-protocol define them.
     pub fn value(&mut self) -> Option<Value<'a>> {
         let [letter] = self.chunk()?;
         let bytes = match letter {
@@ -575,14 +579,14 @@ mod tests {
 
     use super::*;
 
-    /// Tells whether amq-protocol reads such a frame.
+    /// Tells whether amq-protocol parses the frame.
     fn parses(kind: u8, payload: &[u8]) -> bool {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let frame = [&[kind, 0, 1][..], &length, payload, &[FRAME_END]].concat();
         parse_frame(&frame[..]).is_ok()
     }
 
-    /// The parts of a frame, the short texts with one letter, the tables with one entry of each kind.
+    /// Returns the bytes of a field: a short text with one letter, a table with one entry of each kind.
     fn sample(field: Field) -> Vec<u8> {
         match field {
             Fixed(bytes) => vec![1; bytes],
@@ -608,7 +612,7 @@ mod tests {
         [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2][..], &flags.to_be_bytes(), properties].concat()
     }
 
-    /// A content header whose headers hold containers of that kind, the table around them counted.
+    /// Returns a content header whose headers nest containers to this depth, including the outer table.
     fn nested(letter: u8, depth: usize) -> Vec<u8> {
         let mut content = Vec::new();
         for level in (1..depth).rev() {
@@ -644,7 +648,7 @@ mod tests {
         for letter in *b"AF" {
             let deepest = nested(letter, NESTING_MAX);
             assert_eq!(check(HEADER, &deepest), Ok(()));
-            // A quarter of what a thread has that nobody asked for more.
+            // A quarter of a thread's default stack.
             let parsing = std::thread::Builder::new().stack_size(512 << 10);
             assert!(parsing.spawn(move || parses(HEADER, &deepest)).unwrap().join().unwrap());
             for depth in [NESTING_MAX + 1, 1281, 20_000] {
@@ -673,7 +677,7 @@ mod tests {
 
     #[test]
     fn a_remark_that_is_cut_in_a_character_or_is_latin_1_keeps_its_length_and_is_read() {
-        // `ä` as UTF-8 and as Latin-1, and the beginnings of characters of two and of four bytes.
+        // `ä` in UTF-8 and in Latin-1, and incomplete characters of two and of four bytes.
         let said = b"'\xc3\xa4\xe4' \xc3... \xf0\x9f\x98";
         let mended = "'ä?' ?... ???".as_bytes();
         let mut remarks = 0;
@@ -702,7 +706,7 @@ mod tests {
 
     #[test]
     fn what_no_broker_sends_is_refused_before_its_tables_are_read() {
-        // `queue.declare` has a table, and comes from clients only.
+        // `queue.declare` has a table, and only clients send it.
         let refused = check(METHOD, b"\0\x32\0\x0a\0\0");
         assert_eq!(refused, Err(Unreadable::UnknownMethod { class: 50, method: 10 }));
         assert!(Head::peek(b"HTTP/1.1 400").unwrap_err().to_string().contains("no frame of type 72"));

@@ -1,28 +1,80 @@
-//! Publishing to RabbitMQ over AMQP 0-9-1: confirms, returns, topology, and a lock that keeps publishing to one connection.
+//! Publisher for RabbitMQ over AMQP 0-9-1, with confirms, returns, topology, and a fence that lets only one
+//! connection publish.
 //!
-//! A [`Publisher`] is one connection. It connects to the first broker that can be used, declares a [`Topology`], and publishes the
-//! [`Message`]s that are handed to it, in that order. Whoever has it polls [`Publisher::next`], which tells the [`Outcome`] of each:
-//! confirmed, returned, or nacked. A message that the broker refuses costs the channel and not the connection.
+//! A [`Publisher`] is one connection. It connects to the first usable broker, declares a [`Topology`], and publishes
+//! [`Message`]s in the order in which they are handed over. The caller polls [`Publisher::next`], which returns the
+//! [`Outcome`] of each message: confirmed, returned or nacked. A message that the broker refuses costs the channel,
+//! not the connection.
 //!
 //! ```text
 //! Publisher             messages in, outcomes out
-//!   publisher/          message -> encoding -> frames;  confirms: what is in flight, and what became of it
-//!   fence               an exclusive queue: of several publishers only one publishes
-//!   topology/           exchanges, queues, bindings: what is needed, declared or verified
-//!   subscriptions       whether the queues are still there
-//!   probe               what the broker would refuse, asked without leaving anything behind
+//!   publisher/          message -> encoding -> frames;  confirms: messages in flight and their outcomes
+//!   fence               an exclusive queue: only one of several publishers publishes
+//!   topology/           exchanges, queues, bindings: planned, declared or verified
+//!   subscriptions       a watch over the subscriptions' queues
+//!   probe               asks what the broker would refuse, and leaves nothing behind
 //! connection/           channels, calls and their answers
-//!   dial -> link -> handshake   a byte stream, frames of it, a login
-//! frame                 bytes of a frame, and whether the codec may read them
-//! refusal/  error       why the broker refuses, who mends it, and how
+//!   dial -> link -> handshake   byte stream, frames, login
+//! frame                 bytes of a frame, and the check before the codec parses them
+//! refusal/  error       RabbitMQ's refusals: reason, cure, and who applies it
 //! ```
 //!
-//! Recovery is crash-only: a publisher that gave an error is dropped, and what has no outcome is published again by another one.
-//! Nothing here is tried again but the question for a fence.
+//! Recovery is crash-only: after an error the publisher is dropped, and another one publishes the messages without an
+//! outcome again. Only the request for a fence is repeated here.
 //!
-//! Knows nothing of where messages come from, of their order across connections, or of any configuration: errors say what happened and
-//! what an administrator of RabbitMQ does about it ([`BrokerError::what`], [`BrokerError::cure`]), and the caller adds the names of
-//! its own keys. [`frame`], [`encoding`](publisher::encoding) and `confirms` are pure.
+//! Does not know where messages come from, their order across connections, or any configuration. Errors say what
+//! happened and what an administrator of RabbitMQ does about it ([`BrokerError::what`], [`BrokerError::cure`]); the
+//! caller adds the names of its own keys. [`frame`], [`encoding`](publisher::encoding) and `confirms` are pure.
+//!
+//! # Example
+//! ```no_run
+//! use std::{sync::Arc, time::Duration};
+//! use amqp_publisher::{
+//!     Client, ConnectionOptions, Message, Outcome, PublishTag, Publisher, PublisherEvent, PublisherOptions, Topology,
+//!     publisher::exchange_limit::ExchangeLimit,
+//! };
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = PublisherOptions {
+//!     connection: ConnectionOptions {
+//!         client: Client { product: "shop", version: "1.0" },
+//!         urls: vec!["amqp://guest:guest@localhost:5672/%2f".to_owned()],
+//!         rotating: None,
+//!         heartbeat: Duration::from_secs(10),
+//!         connect_timeout: Duration::from_secs(5),
+//!         ca_file: None,
+//!         client_cert: None,
+//!     },
+//!     topology: Topology { declare: true, ..Topology::default() },
+//!     identifying_header: "number",
+//!     exchange_limit: ExchangeLimit::default(),
+//!     fence_memory: Default::default(),
+//!     watch: Default::default(),
+//! };
+//! let mut publisher = Publisher::connect(&options, "shop publisher", 0).await?;
+//! let message = Message {
+//!     exchange: "orders".to_owned(),
+//!     routing_key: "created".to_owned(),
+//!     headers: vec![("number".into(), amqp_publisher::HeaderValue::Text("1".to_owned()))],
+//!     body: b"{}".as_slice().into(),
+//!     ..Message::default()
+//! };
+//! publisher.publish(PublishTag(1), Arc::new(message));
+//! if let PublisherEvent::Outcomes(outcomes) = publisher.next().await? {
+//!     assert_eq!(outcomes, [(PublishTag(1), Outcome::Confirmed)]);
+//! }
+//! publisher.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Guarantees
+//! - Frames are written in the order of [`Publisher::publish`], whatever exchange has to be declared in between.
+//! - Each published message has exactly one outcome, or is returned by [`PublisherEvent::ChannelClosed`], or the
+//!   publisher ends in an error.
+//! - A returned message is never reported as confirmed.
+//! - Data from a broker is kept only up to a limit that has a name, and its nesting is checked before it is parsed.
+//! - No error and no `Debug` output shows a password.
 #![deny(missing_docs)]
 
 pub mod connection;

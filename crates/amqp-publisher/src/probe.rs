@@ -1,7 +1,7 @@
-//! Finds out what the broker would refuse, and leaves nothing behind: no message, no queue, no exchange, no binding.
+//! Probes: ask the broker what it would refuse, and leave nothing behind: no message, queue, exchange or binding.
 //!
-//! Each question is an attempt that cannot succeed, or that is taken back, and whose checks come first: RabbitMQ checks the rights to
-//! a resource before anything else about it (`rabbit_channel.erl` of 3.10 to 4.3).
+//! Each probe is an attempt that cannot succeed or is undone. RabbitMQ checks the rights to a resource before
+//! anything else about it (`rabbit_channel.erl` of 3.10 to 4.3).
 
 use amq_protocol::{
     frame::{AMQPContentHeader, AMQPFrame},
@@ -22,25 +22,26 @@ use crate::{
     topology::{Declaration, Destination},
 };
 
-/// A refusal closes the channel, so it is opened anew for each question.
+/// Channel of the probes. A refusal closes it, so each probe opens it anew.
 const CHANNEL: ChannelId = 1;
 /// Content class `basic`.
 const BASIC: u16 = 60;
-/// A body is sent in frames of at most so many bytes, however large a frame may be.
+/// Largest body frame that a probe sends, whatever the connection's limit.
 const BODY_FRAME_BYTES_MAX: usize = 128 << 10;
-/// Of exchanges of the plugin `rabbitmq_recent_history_exchange`, which would keep a copy.
+/// Header that stops an exchange of the plugin `rabbitmq_recent_history_exchange` from keeping a copy.
 const KEEP_NOT: &str = "x-recent-history-no-store";
-/// A key that nobody publishes with, and an argument that nobody binds with.
+/// Routing key and binding argument that nobody else uses.
 pub const UNUSED_KEY: &str = "amqp-publisher.probe.4d8e27c1a0b35f96";
 
-/// Asks whether a message of `bytes` may be published, which is what RabbitMQ checks before it stores one: its size, the right to
-/// write, that the exchange is there and not internal, the right to the routing key.
+/// Probes whether a message of `bytes` may be published. RabbitMQ checks its size, the right to write, that the
+/// exchange exists and is not internal, and the right to the routing key.
 ///
-/// The message is published in a transaction and taken back (`tx.rollback`): queues get the messages of a transaction at its commit.
+/// The message is published in a transaction that is rolled back (`tx.rollback`). Queues get the messages of a
+/// transaction at its commit.
 ///
 /// # Errors
 ///
-/// The broker would refuse it, or the connection is lost.
+/// [`BrokerError`] when the broker would refuse it, or the connection is lost.
 pub async fn publish(
     connection: &mut Connection,
     exchange: &str,
@@ -74,14 +75,14 @@ fn put_message(connection: &mut Connection, exchange: &str, key: &str, bytes: us
     Ok(())
 }
 
-/// Asks whether an exchange or queue that is not there could be declared.
+/// Probes whether a missing exchange or queue could be declared.
 ///
-/// One argument is made invalid. RabbitMQ looks at arguments after the rights, and after a virtual host's limit of queues (up to
-/// 3.13; later versions check limits last), but before it creates anything.
+/// One argument is invalid. RabbitMQ checks arguments after the rights and, up to 3.13, after the virtual host's
+/// limit of queues (later versions check limits last), but before it creates anything.
 ///
 /// # Errors
 ///
-/// The broker would refuse it, or the connection is lost.
+/// [`BrokerError`] when the broker would refuse it, or the connection is lost.
 pub async fn declare(connection: &mut Connection, declaration: &Declaration) -> Result<(), BrokerError> {
     let lost = |error| Loss::Broken(error).at(connection.at());
     let Some(mut method) = declaration.method(true).map_err(lost)? else { return Ok(()) };
@@ -103,19 +104,19 @@ pub async fn declare(connection: &mut Connection, declaration: &Declaration) -> 
     }
 }
 
-/// Tells whether it is the invalid argument that the broker refuses.
+/// Tells whether the broker refuses the invalid argument, and nothing else.
 fn is_of(refusal: &Refusal, argument: &str) -> bool {
-    // Somebody else may have created it by now.
+    // Another client may have created it meanwhile.
     let expected = [Reason::InvalidArgument, Reason::Different];
     expected.contains(&refusal.reason()) && refusal.text.contains(&format!("'{argument}'"))
 }
 
-/// Asks whether a binding could be made: nothing is unbound that is of use, for nobody binds with that argument, and bindings with
-/// other arguments are other bindings. RabbitMQ asks for the same rights as to bind, that to the key included, and for them first.
+/// Probes whether a binding could be made, by unbinding it with an argument that no real binding has. RabbitMQ
+/// requires the same rights as for the binding, including that to the key, and checks them first.
 ///
 /// # Errors
 ///
-/// The broker would refuse it, or the connection is lost.
+/// [`BrokerError`] when the broker would refuse it, or the connection is lost.
 pub async fn bind(
     connection: &mut Connection,
     destination: &Destination,
@@ -125,17 +126,17 @@ pub async fn bind(
     let mut arguments = FieldTable::default();
     arguments.insert(UNUSED_KEY.into(), AMQPValue::Boolean(true));
     match unbind_with(connection, destination, source, key, arguments).await {
-        // Exchange or queue is still to be declared.
+        // The exchange or queue is not declared yet.
         Err(CallError::Refused(refusal)) if refusal.reason() == Reason::Missing => Ok(()),
         done => done,
     }
 }
 
-/// Removes a binding; one that is not there is no error to RabbitMQ.
+/// Removes a binding. A missing binding is no error to RabbitMQ.
 ///
 /// # Errors
 ///
-/// The broker refuses, or the connection is lost.
+/// [`BrokerError`] when the broker refuses, or the connection is lost.
 pub async fn unbind(
     connection: &mut Connection,
     destination: &Destination,
@@ -176,12 +177,12 @@ async fn unbind_with(
 
 async fn close(connection: &mut Connection) -> Result<(), CallError> {
     connection.close_channel(CHANNEL).await.map_err(|error| match error {
-        BrokerError::ChannelClosed { code, text, .. } => CallError::Refused(Refusal { code, text }),
+        BrokerError::ChannelClosed { refusal, .. } => CallError::Refused(refusal),
         error => CallError::Lost(Loss::Broken(std::io::Error::other(error))),
     })
 }
 
-/// The refusal of `object`, or the loss of the connection, as an error.
+/// Returns the error of a refused `object`, or of a lost connection.
 pub fn failure(object: String, error: CallError, connection: &Connection) -> BrokerError {
     let at = connection.at().clone();
     match error {

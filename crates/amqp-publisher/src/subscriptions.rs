@@ -1,7 +1,7 @@
-//! Subscriptions after they have been declared: whether their queues are still there, and which messages they should have got.
+//! Watch over declared subscriptions: whether their queues still exist, and which messages they should have got.
 //!
-//! [`SubscriptionWatch`] is how a source that had a message returned asks for a look; [`Look`] is the connection that looks. When to
-//! look, and whom to tell, is decided elsewhere.
+//! A source whose message was returned asks for a look by [`SubscriptionWatch`]. [`Look`] is the connection that
+//! looks. The caller decides when to look and whom to tell.
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +22,10 @@ use crate::{
     topology::{Declaration, Subscription, Topology},
 };
 
-/// The channel of a look.
+/// Channel of a look.
 const CHANNEL: ChannelId = 1;
 
-/// Exchange of news between the sources of a process and its look at the subscriptions. Clones share it; the default watches
+/// State shared by the sources of a process and its looks at the subscriptions. Clones share it; the default watches
 /// nothing.
 #[derive(Clone, Debug, Default)]
 pub struct SubscriptionWatch(Option<Arc<Shared>>);
@@ -33,23 +33,23 @@ pub struct SubscriptionWatch(Option<Arc<Shared>>);
 #[derive(Debug)]
 struct Shared {
     routes: Vec<Route>,
-    /// Number of looks that were asked for.
+    /// Number of requested looks.
     asked: watch::Sender<u64>,
-    /// Number of them that are answered.
+    /// Number of the last answered request.
     answered: AtomicU64,
     queues: Mutex<Queues>,
 }
 
-/// Knowledge of the queues.
+/// Observed state of the queues.
 #[derive(Debug, Default)]
 struct Queues {
-    /// When each was last there.
+    /// Time at which each queue was last seen.
     seen: BTreeMap<String, SystemTime>,
-    /// Those that were gone and are declared anew, with the time at which they were last there; not told yet.
+    /// Queues that were lost and declared anew, with the time at which they were last seen, and not reported yet.
     lost: Vec<(String, SystemTime)>,
 }
 
-/// Which messages a subscription gets.
+/// Exchange and binding keys of a subscription.
 #[derive(Debug)]
 struct Route {
     exchange: String,
@@ -58,7 +58,7 @@ struct Route {
 }
 
 impl SubscriptionWatch {
-    /// Watches the subscriptions, if there are any.
+    /// Creates a watch over the topology's subscriptions.
     pub fn new(topology: &Topology) -> Self {
         let kind = |name: &str| {
             let described = topology.exchanges.iter().find(|described| described.name == name);
@@ -82,50 +82,51 @@ impl SubscriptionWatch {
         }))
     }
 
-    /// Tells whether there is anything to watch.
+    /// Tells whether there are subscriptions.
     pub fn is_active(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Tells whether a queue of a subscription should have got a message.
+    /// Tells whether a subscription's queue should have got a message.
     pub fn expects(&self, exchange: &str, routing_key: &str) -> bool {
         let routes = self.0.iter().flat_map(|shared| &shared.routes);
         routes.filter(|route| route.exchange == exchange).any(|route| route.matches(routing_key))
     }
 
-    /// Asks for a look; gives the number of the question.
+    /// Requests a look and returns the request's number.
     pub fn ask(&self) -> u64 {
         let Some(shared) = &self.0 else { return 0 };
         shared.asked.send_modify(|asked| *asked += 1);
         *shared.asked.borrow()
     }
 
-    /// The last question that was answered, by a look that began after it.
+    /// Returns the number of the last request that a later look has answered.
     pub fn answered(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| shared.answered.load(Ordering::Acquire))
     }
 
-    /// The last question so far.
+    /// Returns the number of the last request.
     pub fn asked(&self) -> u64 {
         self.0.as_ref().map_or(0, |shared| *shared.asked.borrow())
     }
 
-    /// Ready when a question is not answered. Cancel-safe.
+    /// Waits until a request is unanswered. Cancel-safe.
     pub async fn until_asked(&self) {
         let Some(shared) = &self.0 else { return std::future::pending().await };
         let mut asked = shared.asked.subscribe();
-        // It ends only with the sender, which is ours.
+        // The wait fails only when the sender is dropped, and this watch holds it.
         let _ = asked.wait_for(|asked| *asked > self.answered()).await;
     }
 
-    /// A look that began after question `number` has ended.
+    /// Marks requests up to `number` as answered.
     pub fn answer(&self, number: u64) {
         if let Some(shared) = &self.0 {
             shared.answered.store(number, Ordering::Release);
         }
     }
 
-    /// Queues that were gone and are declared anew, with the time at which they were last there. Each is told once.
+    /// Returns queues that were lost and declared anew, with the time at which they were last seen. Each is returned
+    /// once.
     pub fn drain_lost(&self) -> Vec<(String, SystemTime)> {
         self.queues().map(|mut queues| std::mem::take(&mut queues.lost)).unwrap_or_default()
     }
@@ -136,7 +137,7 @@ impl SubscriptionWatch {
         }
     }
 
-    /// One that was never seen is new, and not lost.
+    /// A queue that was never seen is new, not lost.
     fn lost(&self, queue: &str) {
         if let Some(mut queues) = self.queues()
             && let Some(last) = queues.seen.remove(queue)
@@ -149,7 +150,7 @@ impl SubscriptionWatch {
         Some(self.0.as_ref()?.queues.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Before a connection declares everything anew: notes queues that were there and are gone.
+    /// Notes lost queues before a connection declares everything anew.
     pub(crate) async fn note_lost(
         &self,
         connection: &mut Connection,
@@ -176,17 +177,17 @@ impl Route {
             "topic" => self.keys.iter().any(|key| topic_matches(key, routing_key)),
             "direct" => self.keys.iter().any(|key| key == routing_key),
             "fanout" | "headers" | "x-consistent-hash" => true,
-            // How another type routes is not known here.
+            // Routing of other types is unknown here.
             _ => false,
         }
     }
 }
 
-/// Tells whether a topic exchange routes a message by this binding key: `*` stands for one word, `#` for any number.
+/// Tells whether a binding key of a topic exchange matches: `*` stands for one word, `#` for any number of words.
 fn topic_matches(binding: &str, key: &str) -> bool {
     let words = |text| if str::is_empty(text) { Vec::new() } else { text.split('.').collect::<Vec<_>>() };
     let key = words(key);
-    // Tells of each number of words at the beginning of the key whether what was looked at of the binding matches them.
+    // `matches[n]`: the binding's words so far match the key's first n words.
     let mut matches = vec![false; key.len() + 1];
     matches[0] = true;
     for part in words(binding) {
@@ -204,31 +205,31 @@ fn topic_matches(binding: &str, key: &str) -> bool {
     matches[key.len()]
 }
 
-/// Finding of a look about one queue.
+/// State of a queue in a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueState {
-    /// The queue is there.
+    /// The queue exists.
     Present,
-    /// The queue was gone, and is declared anew and bound.
+    /// The queue was lost, and is declared anew and bound.
     DeclaredAnew,
-    /// The queue gets no messages.
+    /// The queue does not exist and gets no messages.
     Missing(DeclareError),
-    /// The queue cannot be looked at.
+    /// The state cannot be determined.
     Unknown(DeclareError),
 }
 
-/// A connection that looks at the queues of subscriptions.
+/// Connection that looks at the queues of subscriptions.
 pub struct Look {
     connection: Connection,
     is_open: bool,
 }
 
 impl Look {
-    /// Connects. `attempt` rotates the URLs; `name` is shown by RabbitMQ's management.
+    /// Connects. `attempt` selects the first URL. RabbitMQ's management shows `name`.
     ///
     /// # Errors
     ///
-    /// Those of [`Connection::connect`].
+    /// As [`Connection::connect`].
     pub async fn connect(
         options: &ConnectionOptions,
         name: &str,
@@ -238,12 +239,12 @@ impl Look {
         Ok(Self { connection, is_open: false })
     }
 
-    /// Looks at every queue of the subscriptions by passive declares, and tells `watch` which are there. With
-    /// [`Topology::declare`], declares those anew that are gone, and every binding.
+    /// Checks every queue by a passive declaration and reports to `watch` which exist. With [`Topology::declare`],
+    /// also declares lost queues anew, and every binding.
     ///
     /// # Errors
     ///
-    /// The connection is lost.
+    /// [`BrokerError`] when the connection is lost.
     pub async fn look(
         &mut self,
         topology: &Topology,
@@ -321,7 +322,7 @@ impl Look {
         Ok(())
     }
 
-    /// A refusal closes only the channel, which is opened again when it is needed.
+    /// Applies a declaration. A refusal closes only the channel, which the next declaration opens again.
     async fn apply(
         &mut self,
         declaration: &Declaration,
@@ -341,7 +342,7 @@ impl Look {
         }
     }
 
-    /// Keeps the connection alive; ends when it is lost, or when the broker answers what nobody has asked.
+    /// Keeps the connection alive. Returns when it is lost, or when the broker sends something unexpected.
     pub async fn idle(&mut self) -> BrokerError {
         loop {
             let heard = poll_fn(|cx| self.connection.poll_event(cx)).await;
@@ -351,16 +352,16 @@ impl Look {
                     continue;
                 }
                 Ok(Event::Answer { channel, method }) => unasked(channel, &method),
-                Ok(_) => {
-                    Loss::violation("news of messages on a connection that neither publishes nor consumes")
-                }
+                Ok(_) => Loss::violation(
+                    "confirms or messages on a connection that neither publishes nor consumes",
+                ),
                 Err(loss) => loss,
             };
             return lost.at(self.connection.at());
         }
     }
 
-    /// Closes the connection in good order.
+    /// Closes the connection in order.
     pub async fn close(self) {
         self.connection.close().await;
     }
@@ -394,13 +395,13 @@ mod tests {
         }))
     }
 
-    /// A look whose channel is open, at a broker.
+    /// Returns a look with an open channel, and the broker's end.
     fn look() -> (Look, tokio::io::DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(256);
         (Look { connection: Connection::over(Box::new(ours), &[CHANNEL]), is_open: true }, theirs)
     }
 
-    /// It reads nothing, so whatever it is answered stays in memory.
+    /// The broker reads nothing, so every answer to it would stay in memory.
     #[tokio::test]
     async fn a_broker_that_closes_a_channel_without_end_is_given_up_by_a_look_that_is_idle() {
         let (mut look, mut broker) = look();

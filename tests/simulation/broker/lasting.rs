@@ -167,11 +167,14 @@ impl WorldState {
 
 fn refused_key() -> Refused {
     let text = "ACCESS_REFUSED - access to topic 'Shipped' in exchange topic 'Order.events' in vhost '/' refused for user 'outboxd'";
-    Refused::Publish { code: 403, text: text.to_owned() }
+    Refused::Publish(Refusal { code: 403, text: text.to_owned() })
 }
 
 fn misses_exchange(exchange: &str) -> Refused {
-    Refused::Publish { code: 404, text: format!("NOT_FOUND - no exchange '{exchange}' in vhost '/'") }
+    Refused::Publish(Refusal {
+        code: 404,
+        text: format!("NOT_FOUND - no exchange '{exchange}' in vhost '/'"),
+    })
 }
 
 fn refused_exchange(exchange: &str) -> Refused {

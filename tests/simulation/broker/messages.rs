@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amqp_publisher::{
-    BrokerError,
+    BrokerError, Refusal,
     publisher::{Outcome, PublisherEvent},
 };
 use outboxd::{
@@ -173,8 +173,7 @@ impl WorldState {
         let scenario = self.scenario.clone();
         let gone = || BrokerError::ConnectionClosed {
             at: AT.clone(),
-            code: 320,
-            text: "CONNECTION_FORCED".to_owned(),
+            refusal: Refusal { code: 320, text: "CONNECTION_FORCED".to_owned() },
         };
         let Some(connection) = self.broker.connections.get_mut(&id) else { return Said::This(Err(gone())) };
         let process = connection.process;

@@ -1,4 +1,4 @@
-//! From an endpoint to a byte stream: TCP, and TLS when the URL asks for it.
+//! Byte stream to an endpoint: TCP, with TLS if the URL asks for it.
 
 use std::{io, sync::Arc};
 
@@ -9,7 +9,7 @@ use tokio_rustls::TlsConnector;
 use super::{endpoint::Endpoint, link::Stream};
 use crate::error::BrokerError;
 
-/// Connects, and does TLS if `at` asks for it.
+/// Connects, with TLS if `at` asks for it.
 pub(crate) async fn dial(
     at: &Endpoint,
     tls: Option<&Arc<ClientConfig>>,
@@ -17,24 +17,25 @@ pub(crate) async fn dial(
     secured(at, tls, tcp(at).await?).await
 }
 
-/// Connects.
+/// Opens a TCP connection.
 ///
 /// # Errors
 ///
-/// Nobody answers there.
+/// [`BrokerError::Unreachable`].
 pub async fn tcp(at: &Endpoint) -> Result<TcpStream, BrokerError> {
     let unreachable = |error: io::Error| BrokerError::Unreachable { at: at.clone(), source: error.into() };
     let stream = TcpStream::connect((at.host(), at.port())).await.map_err(unreachable)?;
-    // Whole batches are written at once; what is left over must not wait for the broker's acknowledgement of the rest.
+    // Batches are written at once. Without Nagle's algorithm the rest of a batch does not wait for an
+    // acknowledgement.
     stream.set_nodelay(true).map_err(unreachable)?;
     Ok(stream)
 }
 
-/// Does TLS over a connection, if `at` asks for it.
+/// Does the TLS handshake on a connection, if `at` asks for TLS.
 ///
 /// # Errors
 ///
-/// The two sides do not agree, or the certificate is not to be trusted.
+/// [`BrokerError::Tls`] when the handshake fails or the certificate is not trusted.
 pub async fn secured(
     at: &Endpoint,
     tls: Option<&Arc<ClientConfig>>,

@@ -1,4 +1,4 @@
-//! An AMQP URL, resolved: where to connect, as whom, and with which limits. Shown without user and password.
+//! Parsed AMQP URL: host, login and limits. Never shown with user or password.
 
 use std::{
     fmt,
@@ -9,27 +9,27 @@ use std::{
 
 use amq_protocol::uri::{AMQPScheme, AMQPUri};
 
-/// Largest AMQP frame in bytes that is asked for unless the URL's `frame_max` says otherwise.
+/// Largest requested frame, in bytes, unless the URL's `frame_max` sets another.
 pub const FRAME_MAX: u32 = 32 * 1024;
-/// Channels that a connection has to have: for messages, for declares, and for the fence.
+/// Channels that a connection needs: for messages, for declarations, and for the fence.
 pub(crate) const CHANNELS: u16 = 3;
 
 /// One broker's address. Displayed as `host:port/vhost`, never with user or password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Shared, because every error carries its endpoint.
+    /// Shared, because errors hold clones of their endpoint.
     uri: Arc<AMQPUri>,
 }
 
-/// A text that is not an AMQP URL. No part of the text is repeated: any may belong to a password.
+/// Error of a text that is not an AMQP URL. Repeats no part of the text, because any part may belong to a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {cure}")]
 pub struct InvalidUrl {
-    /// The problem, to follow what names the URL.
+    /// The problem, as the end of a sentence whose subject is the URL.
     pub what: &'static str,
     /// The cure.
     pub cure: &'static str,
-    /// Set when it rather is several URLs than one.
+    /// Set if the text looks like several URLs.
     pub is_several: bool,
 }
 
@@ -46,13 +46,13 @@ impl InvalidUrl {
 const EXAMPLE: &str = "write amqp://user:password@host:5672/%2f";
 
 impl Endpoint {
-    /// Reads a URL as <https://www.rabbitmq.com/docs/uri-spec> has it, query parameters `frame_max`, `heartbeat`,
-    /// `channel_max` and `auth_mechanism` included; what it leaves open is set from `FRAME_MAX` and `heartbeat`.
+    /// Reads a URL (<https://www.rabbitmq.com/docs/uri-spec>) with the query parameters `frame_max`, `heartbeat`,
+    /// `channel_max` and `auth_mechanism`. `FRAME_MAX` and `heartbeat` are the defaults.
     ///
     /// # Errors
     ///
-    /// Also for what that page allows, but what is rather a mistake: a part that ends up in another place than it was meant for, such
-    /// as a second URL in the path, would be shown in logs.
+    /// [`InvalidUrl`], also for a valid URL that is probably a mistake: for example a second URL in the path, which
+    /// logs would show.
     pub fn parse(url: &str, heartbeat: Duration) -> Result<Self, InvalidUrl> {
         let mut uri = parsed(url)?;
         uri.query.frame_max.get_or_insert(FRAME_MAX);
@@ -60,7 +60,7 @@ impl Endpoint {
         Ok(Self { uri: Arc::new(uri) })
     }
 
-    /// The URL with user and password put in, where they are given apart.
+    /// Reads a URL and replaces its user and password by the given ones.
     ///
     /// # Errors
     ///
@@ -85,34 +85,34 @@ impl Endpoint {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
-    /// User that logs in.
+    /// Returns the user.
     pub fn user(&self) -> &str {
         &self.uri.authority.userinfo.username
     }
 
-    /// The virtual host.
+    /// Returns the virtual host.
     pub fn vhost(&self) -> &str {
         &self.uri.vhost
     }
 
-    /// Host name or IP address, without brackets.
+    /// Returns the host name or IP address, without brackets.
     pub fn host(&self) -> &str {
         &self.uri.authority.host
     }
 
-    /// Tells whether the host is this machine, by its name or its address.
+    /// Tells whether the host is this machine, by name or address.
     pub(crate) fn is_local(&self) -> bool {
         let host = self.host();
         host.eq_ignore_ascii_case("localhost")
             || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
-    /// TCP port.
+    /// Returns the TCP port.
     pub(crate) fn port(&self) -> u16 {
         self.uri.authority.port
     }
 
-    /// All of it, the password included.
+    /// Returns the whole URL, including the password.
     pub fn uri(&self) -> &AMQPUri {
         &self.uri
     }
@@ -138,14 +138,14 @@ fn parsed(url: &str) -> Result<AMQPUri, InvalidUrl> {
     let rest = ["amqp://", "amqps://"].iter().find_map(|scheme| url.strip_prefix(scheme));
     let rest = rest.ok_or(InvalidUrl::new("does not begin with amqp:// or amqps://", EXAMPLE))?;
     let address = ipv6_address(plain(rest)?)?;
-    // Its reasons may repeat the URL, so none of them is passed on.
+    // The parser's errors may repeat the URL, so they are dropped.
     let mut uri: AMQPUri = url.parse().map_err(|_: String| {
         InvalidUrl::new(
             "is not a valid URL",
             "write amqp://user:password@host:5672/%2f, with special characters in user and password as %XX",
         )
     })?;
-    // The parser drops an IPv6 address and would have us connect to `localhost`.
+    // The parser drops an IPv6 address and would connect to `localhost`.
     if let Some(address) = address {
         uri.authority.host = address.to_string();
     }
@@ -167,7 +167,7 @@ fn parsed(url: &str) -> Result<AMQPUri, InvalidUrl> {
     Ok(uri)
 }
 
-/// Refuses what is not plainly one URL, and gives its host as it is written.
+/// Refuses a text that is not clearly one URL, and returns the host as written.
 fn plain(rest: &str) -> Result<&str, InvalidUrl> {
     const EACH_APART: &str = "give each broker a URL of its own";
     let refuse = |what, cure| Err(InvalidUrl::new(what, cure));
@@ -203,7 +203,7 @@ fn plain(rest: &str) -> Result<&str, InvalidUrl> {
     Ok(host)
 }
 
-/// The address between brackets.
+/// Returns the address between brackets.
 fn ipv6_address(host: &str) -> Result<Option<Ipv6Addr>, InvalidUrl> {
     let Some(bracketed) = host.strip_prefix('[') else { return Ok(None) };
     let address = bracketed.split_once(']').and_then(|(address, _)| address.parse().ok());
@@ -213,7 +213,7 @@ fn ipv6_address(host: &str) -> Result<Option<Ipv6Addr>, InvalidUrl> {
     ))
 }
 
-/// AMQP counts heartbeats in whole seconds and takes 0 for none, so a fraction is rounded up.
+/// Returns whole seconds, rounded up: AMQP counts heartbeats in seconds, and 0 turns them off.
 fn whole_seconds(duration: Duration) -> u16 {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     u16::try_from(seconds).unwrap_or(u16::MAX)
@@ -268,7 +268,7 @@ mod tests {
             "amqp://a:s3cret@h1/%2f,a:s3cret@h2/%2f",
             "amqp://a:s3cret@h1,h2/%2f",
             "amqp://h1/%2f?heartbeat=1,amqp://a:s3cret@h2",
-            // A password that holds what ends the host.
+            // A password with a character that ends the host.
             "amqp://user:12/s3cret@h",
             "amqp://user:12#s3cret@h/%2f",
             "amqp://user:12?s3cret@h/%2f",

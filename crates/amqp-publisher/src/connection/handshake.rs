@@ -1,4 +1,4 @@
-//! From a byte stream to an open connection: versions, login, limits, vhost (AMQP 0-9-1 specification, 2.2.4).
+//! Opening of a connection on a byte stream: versions, login, limits, virtual host (AMQP 0-9-1 specification, 2.2.4).
 
 use std::{future::poll_fn, time::Duration};
 
@@ -23,9 +23,9 @@ use crate::{
     short_string::short,
 };
 
-/// Extensions of RabbitMQ's that this client understands (<https://www.rabbitmq.com/docs/connections#capabilities>).
-/// `consumer_cancel_notify`: who consumes from a queue, such as a fence, is told when it is deleted.
-/// `authentication_failure_close`: a refused login is told, and not just a socket that is closed.
+/// Extensions of RabbitMQ that this client supports (<https://www.rabbitmq.com/docs/connections#capabilities>). With
+/// `consumer_cancel_notify` the broker reports the deletion of a queue that is consumed, such as a fence. With
+/// `authentication_failure_close` the broker reports a refused login instead of closing the socket.
 const CAPABILITIES: [&str; 6] = [
     "publisher_confirms",
     "exchange_exchange_bindings",
@@ -35,11 +35,12 @@ const CAPABILITIES: [&str; 6] = [
     "authentication_failure_close",
 ];
 
-/// Logs in and opens the vhost. `name` is shown by RabbitMQ's management and in its log.
+/// Logs in and opens the virtual host. RabbitMQ's management and log show `name`.
 ///
 /// # Errors
 ///
-/// Also when the broker, or the URL, allows fewer channels than are needed: to open one more would end the connection.
+/// [`BrokerError`], also when the broker or the URL allows fewer channels than [`CHANNELS`]: opening one more would
+/// end the connection.
 pub(crate) async fn open(
     link: &mut Link,
     at: &Endpoint,
@@ -50,17 +51,13 @@ pub(crate) async fn open(
         let at = at.clone();
         match loss {
             Loss::Broken(error) => BrokerError::Handshake { at, source: error.into() },
-            Loss::Closed(Refusal { code: reply::ACCESS_REFUSED, text }) => {
-                BrokerError::LoginRefused { at, text }
+            Loss::Closed(refusal) if refusal.code == reply::ACCESS_REFUSED => {
+                BrokerError::LoginRefused { at, refusal }
             }
-            Loss::Closed(refusal) => {
-                let reason = refusal.reason();
-                let Refusal { code, text } = refusal;
-                match reason {
-                    Reason::NoVhost | Reason::VhostAccess => BrokerError::VhostRefused { at, text },
-                    _ => BrokerError::ConnectionRefused { at, code, text },
-                }
-            }
+            Loss::Closed(refusal) => match refusal.reason() {
+                Reason::NoVhost | Reason::VhostAccess => BrokerError::VhostRefused { at, refusal },
+                _ => BrokerError::ConnectionRefused { at, refusal },
+            },
         }
     })?;
     match channel_max {
@@ -69,7 +66,7 @@ pub(crate) async fn open(
     }
 }
 
-/// The greatest number of channels that both sides agreed on; 0 is no limit.
+/// Runs the handshake and returns the agreed number of channels; 0 is no limit.
 async fn converse(link: &mut Link, at: &Endpoint, client: Client, name: &str) -> Result<u16, Loss> {
     link.put(&AMQPFrame::ProtocolHeader(ProtocolVersion::amqp_0_9_1())).map_err(Loss::Broken)?;
     let AMQPMethod::Start(_) = answer(link).await? else { return Err(unexpected("connection.start")) };
@@ -99,7 +96,7 @@ async fn converse(link: &mut Link, at: &Endpoint, client: Client, name: &str) ->
     }
 }
 
-/// The lower of what the two sides want; 0 is no limit, and of a heartbeat none at all.
+/// Returns the lower of both sides' limits; 0 is no limit, and for the heartbeat none.
 fn agree(offered: &Tune, at: &Endpoint) -> TuneOk {
     fn lower<N: Ord + Default>(theirs: N, ours: N) -> N {
         let none = N::default();
@@ -135,7 +132,7 @@ async fn answer(link: &mut Link) -> Result<AMQPMethod, Loss> {
     match poll_fn(|cx| link.poll_frame(cx)).await.map_err(Loss::Broken)? {
         Frame::Method(0, AMQPClass::Connection(AMQPMethod::Close(close))) => {
             put(link, AMQPMethod::CloseOk(CloseOk {}))?;
-            // The broker logs who leaves without this; that it does not take it any more changes nothing.
+            // The broker logs a client that leaves without this answer. If it cannot be written, nothing is lost.
             let _ = poll_fn(|cx| link.poll_flush(cx)).await;
             Err(Loss::Closed(Refusal::new(close.reply_code, close.reply_text)))
         }

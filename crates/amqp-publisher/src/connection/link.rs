@@ -1,8 +1,7 @@
-//! Frames over a socket: AMQP's framing and heartbeats (AMQP 0-9-1 specification, 2.3.5 and 4.2.7), and nothing of what methods
-//! mean.
+//! Link: AMQP frames and heartbeats over a socket (AMQP 0-9-1 specification, 2.3.5 and 4.2.7).
 //!
-//! Reading and writing are one pump: whoever waits for the broker also writes what is queued, as much at a time as there is.
-//! Dropping a future of this module loses nothing.
+//! Does not know what methods mean. One function reads and writes: a caller that waits for the broker also writes all
+//! that is queued. Dropping a future of this module loses nothing.
 
 use std::{
     io, mem,
@@ -23,48 +22,50 @@ use tokio::{
 
 use crate::frame::{self, DELIVER, FRAME_OVERHEAD_BYTES, Unreadable, Walk};
 
-/// Stream that a link runs over: TCP, or TLS over it.
+/// Byte stream below a link: TCP, or TLS over TCP.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A frame of type 8 on channel 0 without payload.
 const HEARTBEAT: [u8; FRAME_OVERHEAD_BYTES] = [8, 0, 0, 0, 0, 0, 0, 0xCE];
-/// No frame is longer before the two sides have agreed on less; the broker's first one lists what it can.
+/// Longest frame before both sides have agreed on a limit. The broker's first frame lists its capabilities.
 const FRAME_BYTES_MAX: usize = 128 << 10;
-/// Reads without a frame of interest before everybody else has a turn, so that a broker that never pauses stops nobody.
+/// Reads without a frame for the caller before other tasks get a turn, so that a broker that never pauses blocks
+/// none.
 const READS_AT_ONCE: usize = 16;
-/// One read. A confirm takes 21 bytes, and many share one.
+/// Size of one read. A confirm takes 21 bytes, so a read holds many.
 const READ_BYTES: usize = 16 << 10;
-/// A burst that made the output longer is over: it is given back as soon as it is empty.
+/// Capacity above which the empty output buffer is released, after a burst has grown it.
 const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 
-/// Word of the broker to a publisher.
+/// Frame that concerns a publisher.
 #[derive(Debug)]
 pub(crate) enum Frame {
-    /// A method, on a channel.
+    /// A method on a channel.
     Method(u16, AMQPClass),
-    /// The content header of a message that comes on a channel, not parsed; `None` when it is longer than a frame may be.
+    /// Unparsed content header of an incoming message; `None` when it exceeds the frame limit.
     Header(u16, Option<BytesMut>),
 }
 
-/// The broker, as a sequence of frames each way.
+/// A broker, as a sequence of frames in each direction.
 pub(crate) struct Link {
     stream: Box<dyn Stream>,
     input: BytesMut,
     walk: Walk,
     output: Vec<u8>,
-    /// So much of `output` is written.
+    /// Bytes of `output` that are written.
     written: usize,
     heartbeat: Option<Heartbeat>,
     last_heard: Instant,
     last_said: Instant,
 }
 
-/// Both sides say something at least this often, or are given up after two such times (4.2.7).
+/// Heartbeat: both sides send at least one frame in this interval, and give the other up after two intervals of
+/// silence (4.2.7).
 struct Heartbeat {
     interval: Duration,
-    /// When to look whether that is so. Moves when it fires, not with every frame.
+    /// Time of the next check. Moves when it fires, not with every frame.
     look: Pin<Box<Sleep>>,
 }
 
@@ -83,24 +84,24 @@ impl Link {
         }
     }
 
-    /// Sets what the two sides agreed on; no heartbeat when `interval` is zero.
+    /// Sets the agreed limits. `interval` zero turns heartbeats off.
     pub(crate) fn tuned(&mut self, frame_bytes_max: usize, interval: Duration) {
         self.walk.limit(frame_bytes_max);
         self.heartbeat = (!interval.is_zero())
             .then(|| Heartbeat { interval, look: Box::pin(sleep_until(Instant::now() + interval / 2)) });
     }
 
-    /// Interval of heartbeats, if there are any.
+    /// Returns the heartbeat interval, if heartbeats are on.
     pub(crate) fn heartbeat(&self) -> Option<Duration> {
         self.heartbeat.as_ref().map(|heartbeat| heartbeat.interval)
     }
 
-    /// The largest frame that may be sent, its overhead included.
+    /// Returns the largest frame that may be sent, including its overhead.
     pub(crate) fn frame_bytes_max(&self) -> usize {
         self.walk.frame_bytes_max()
     }
 
-    /// The buffer to append whole frames to; they are written by whoever waits next.
+    /// Returns the buffer for whole outgoing frames. The next call that waits writes them.
     pub(crate) fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
@@ -109,7 +110,8 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// The frame cannot be written down, as when a table is longer than its length field can say; what was queued is gone, too.
+    /// [`io::Error`] when the frame cannot be encoded, for example because a table exceeds its length field. Queued
+    /// frames are lost, too.
     pub(crate) fn put(&mut self, frame: &AMQPFrame) -> io::Result<()> {
         match gen_frame(frame)(mem::take(&mut self.output).into()) {
             Ok(written) => {
@@ -120,20 +122,20 @@ impl Link {
         }
     }
 
-    /// The next frame; writes what is queued. A heartbeat is dealt with here.
+    /// Returns the next frame, handles heartbeats, and writes what is queued.
     ///
-    /// Messages are of no interest, but for the properties of those that come back: anybody may publish into a queue that is consumed
-    /// from here, whatever he likes. So `basic.deliver` and bodies are passed over unread.
+    /// Skips `basic.deliver` and bodies, because anybody may publish into a consumed queue. The properties of
+    /// returned messages are kept.
     ///
     /// # Errors
     ///
-    /// The connection is lost, the broker is silent for two heartbeats, or what comes is not AMQP.
+    /// [`io::Error`] when the connection is lost, the broker is silent for two heartbeats, or the bytes are not AMQP.
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Frame>> {
         for _ in 0..READS_AT_ONCE {
             if let Some(frame) = self.next_frame()? {
                 return Poll::Ready(Ok(frame));
             }
-            // Not before reading: what the broker said last tells more than that it takes nothing any more.
+            // A write error is reported after reading: the broker's last frame tells more.
             let unwritable = match self.poll_flush(cx) {
                 Poll::Ready(Err(error)) => Some(error),
                 Poll::Ready(Ok(())) | Poll::Pending => None,
@@ -146,7 +148,8 @@ impl Link {
             if let Some(error) = unwritable {
                 return Poll::Ready(Err(error));
             }
-            // Only now: whoever was stopped for a while finds what came meanwhile, and must not take it for silence.
+            // Checked after reading: a process that was stopped finds what arrived meanwhile, and must not take the
+            // pause for silence.
             if !self.keep_alive(cx)? {
                 return Poll::Pending;
             }
@@ -155,7 +158,7 @@ impl Link {
         Poll::Pending
     }
 
-    /// Writes all that is queued.
+    /// Writes all queued bytes.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.output.len() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.output[self.written..])? {
@@ -174,7 +177,7 @@ impl Link {
                 self.output = Vec::new();
             }
         }
-        // TLS has a buffer of its own.
+        // TLS buffers, too.
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -190,7 +193,7 @@ impl Link {
         })
     }
 
-    /// The next frame of interest, if it is there.
+    /// Returns the next frame for the caller, if it has arrived.
     fn next_frame(&mut self) -> io::Result<Option<Frame>> {
         while let Some(walked) = self.walk.next(&mut self.input)? {
             let (head, payload) = (walked.head, walked.payload()?);
@@ -215,7 +218,7 @@ impl Link {
         Ok(None)
     }
 
-    /// Says that we are here, and notices when the broker is not. Tells whether there is a heartbeat to be sent.
+    /// Sends heartbeats, and detects a silent broker. Returns whether a heartbeat is queued.
     fn keep_alive(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let Some(heartbeat) = &mut self.heartbeat else { return Ok(false) };
         let mut is_due = false;
@@ -229,7 +232,7 @@ impl Link {
             }
             is_due = now.saturating_duration_since(self.last_said) >= interval / 2;
         }
-        // While the broker takes nothing, what waits for it is sign of life enough.
+        // While the socket accepts nothing, the queued bytes replace a heartbeat.
         let says = is_due && self.output.is_empty();
         if says {
             self.output.extend_from_slice(&HEARTBEAT);

@@ -1,7 +1,7 @@
-//! An open connection: channels, calls and their answers, and what the broker says unasked.
+//! Open connection: channels, calls and their answers, and events that the broker sends by itself.
 //!
-//! One task owns it: what is published goes from there straight into the socket's buffer, and confirms come back the same way.
-//! Knows nothing of what is published, or of when to try again. The codec is `amq-protocol`.
+//! One task owns the connection. Published frames go straight into the socket's buffer, and confirms come back the
+//! same way. Does not know what is published or when to reconnect. The codec is `amq-protocol`.
 
 pub mod dial;
 pub mod endpoint;
@@ -44,62 +44,63 @@ use crate::{
     refusal::Refusal,
 };
 
-/// Number of a channel of a connection, from 1.
+/// Number of a channel, from 1.
 pub type ChannelId = u16;
 
-/// One answer may take so long; a quorum queue is declared within seconds also by a busy cluster.
+/// Limit for one answer. A busy cluster declares a quorum queue within seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time that a connection may take to close in good order before it is simply dropped.
+/// Limit for closing a connection in order. After it the connection is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Events that may wait while an answer is awaited. Hardly any does: whoever calls has nothing in flight on that connection.
+/// Most events kept while an answer is awaited. Hardly any occur, because the caller has nothing in flight then.
 const EARLY_MAX: usize = 64;
-/// `connection.blocked` and `connection.unblocked` within a second. RabbitMQ sends one when an alarm begins or ends.
+/// Most `connection.blocked` and `connection.unblocked` within [`BLOCK_CHANGES_WITHIN`]. RabbitMQ sends one when an
+/// alarm begins or ends.
 const BLOCK_CHANGES_MAX: u32 = 100;
 const BLOCK_CHANGES_WITHIN: Duration = Duration::from_secs(1);
-/// Frames that are taken in before everybody else has a turn, so that a broker that never pauses stops nobody.
+/// Frames handled before other tasks get a turn, so that a broker that never pauses blocks none.
 const FRAMES_AT_ONCE: usize = 1024;
 
-/// A connection to one broker. After a [`Loss`] it is of no more use.
+/// Connection to one broker. Unusable after a [`Loss`].
 pub struct Connection {
     link: Link,
     at: Endpoint,
-    /// Channels that may be closed: they were asked for, and are not closed yet. A broker that closes others is given up: every close is
-    /// answered, and the answers would pile up at one that reads nothing.
+    /// Open channels. Only these may be closed by the broker: every close is answered, and answers to endless closes
+    /// would fill memory.
     open: BTreeSet<ChannelId>,
-    /// Came while an answer was awaited. At most [`EARLY_MAX`].
+    /// Events that arrived while an answer was awaited, at most [`EARLY_MAX`].
     early: VecDeque<Event>,
-    /// Reason why the broker takes nothing. Only the last word counts, so there is no queue of them.
+    /// Reason why the broker blocks the connection. Only the last one counts, so there is no queue.
     blocked: Option<String>,
     block_changes: BlockChanges,
-    /// A message is being handed back on that channel: its content follows.
+    /// Returned message on a channel whose content is still to come.
     returning: Option<(ChannelId, basic::Return)>,
-    /// Of no more use.
+    /// Set if the connection is unusable.
     is_lost: bool,
 }
 
-/// Word of the broker.
+/// Event from the broker.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The answer to what was last asked on that channel.
+    /// Answer to the last call on a channel.
     Answer { channel: ChannelId, method: AMQPClass },
-    /// The broker ended a consumer: its queue is gone.
+    /// End of a consumer: its queue was deleted.
     ConsumerEnded { consumer_tag: String },
-    /// The broker closed the channel. Its number may be opened again.
+    /// Channel closed by the broker. Its number may be opened again.
     ChannelClosed { channel: ChannelId, refusal: Refusal },
-    /// Publishes are confirmed: that one, or all up to it.
+    /// Confirm of one publish, or of all up to it.
     Confirmed { channel: ChannelId, delivery_tag: u64, multiple: bool, ack: bool },
-    /// A `mandatory` message that no queue is bound for. Its confirm is still to come.
+    /// Return of a `mandatory` message that no queue is bound for. Its confirm is still to come.
     Returned { reply_code: u16, reply_text: String, exchange: String, properties: Box<AMQPProperties> },
 }
 
-/// Counts how often the broker has blocked or unblocked the connection within [`BLOCK_CHANGES_WITHIN`].
+/// Counter of `connection.blocked` and `connection.unblocked` within [`BLOCK_CHANGES_WITHIN`].
 struct BlockChanges {
     since: Instant,
     count: u32,
 }
 
-/// Reason why a call has no answer.
+/// Failure of a call.
 #[derive(Debug)]
 pub enum CallError {
     /// The broker closed the channel instead.
@@ -109,12 +110,12 @@ pub enum CallError {
 }
 
 impl Connection {
-    /// Connects to the first URL that can be used, beginning with number `attempt` (modulo their number).
-    /// `name` is shown by RabbitMQ's management and in its log.
+    /// Connects to the first usable URL, beginning with number `attempt` (modulo their number). RabbitMQ's management
+    /// and log show `name`.
     ///
     /// # Errors
     ///
-    /// That of the URL, or of each of them.
+    /// [`BrokerError`] of the only URL, or [`BrokerError::NoneUsable`] with the error of each.
     pub async fn connect(
         options: &ConnectionOptions,
         name: &str,
@@ -165,7 +166,7 @@ impl Connection {
         }
     }
 
-    /// A connection that is open already, and so are these channels.
+    /// Creates a connection that is open, with these open channels.
     #[cfg(test)]
     #[allow(clippy::expect_used)]
     pub(crate) fn over(stream: Box<dyn link::Stream>, open: &[ChannelId]) -> Self {
@@ -173,22 +174,22 @@ impl Connection {
         Self { open: open.iter().copied().collect(), ..Self::new(Link::new(stream), at) }
     }
 
-    /// The broker that it leads to.
+    /// Returns the broker.
     pub fn at(&self) -> &Endpoint {
         &self.at
     }
 
-    /// Tells whether nothing more can be asked on it.
+    /// Tells whether the connection is unusable.
     pub fn is_lost(&self) -> bool {
         self.is_lost
     }
 
-    /// Reason why the broker takes no messages on it now, as far as it has said so. No event tells of it.
+    /// Returns the reason why the broker blocks the connection now. No event reports it.
     pub fn blocked(&self) -> Option<&str> {
         self.blocked.as_deref()
     }
 
-    /// Interval of heartbeats that was agreed on, if there are any.
+    /// Returns the agreed heartbeat interval, if heartbeats are on.
     pub(crate) fn heartbeat(&self) -> Option<Duration> {
         self.link.heartbeat()
     }
@@ -198,12 +199,12 @@ impl Connection {
         self.link.frame_bytes_max()
     }
 
-    /// Frames to be sent are appended here, whole.
+    /// Returns the buffer for whole outgoing frames.
     pub(crate) fn output(&mut self) -> &mut Vec<u8> {
         self.link.output()
     }
 
-    /// Asks something on a channel. The answer is an [`Event`] of that channel.
+    /// Sends a method on a channel. The answer is an [`Event`] of that channel.
     pub(crate) fn ask(&mut self, channel: ChannelId, method: &AMQPClass) -> Result<(), Loss> {
         if let AMQPClass::Channel(channel::AMQPMethod::Open(_)) = method {
             self.open.insert(channel);
@@ -211,13 +212,13 @@ impl Connection {
         self.put(&AMQPFrame::Method(channel, method.clone()))
     }
 
-    /// Appends a frame to what is to be sent.
+    /// Queues a frame.
     pub(crate) fn put(&mut self, frame: &AMQPFrame) -> Result<(), Loss> {
         self.link.put(frame).map_err(Loss::Broken)
     }
 
-    /// Asks, and waits for the answer; what else comes meanwhile is told later. The connection is lost when that is more than
-    /// [`EARLY_MAX`] events.
+    /// Sends a method and waits for the answer. Other events are kept for later; more than [`EARLY_MAX`] of them end
+    /// the connection.
     pub(crate) async fn call(
         &mut self,
         channel: ChannelId,
@@ -227,7 +228,7 @@ impl Connection {
         let answer = poll_fn(|cx| self.poll_answer(cx, channel, &method));
         let answered = timeout(ANSWER_TIMEOUT, answer).await;
         answered.unwrap_or_else(|_| {
-            // What comes late would be taken for the answer to something else.
+            // A late answer would be taken for the answer to another call.
             self.is_lost = true;
             let text = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
             Err(CallError::Lost(Loss::Broken(io::Error::new(io::ErrorKind::TimedOut, text))))
@@ -238,7 +239,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The broker refuses, or the connection is lost.
+    /// [`BrokerError`] when the broker refuses, or the connection is lost.
     pub async fn open_channel(&mut self, channel: ChannelId) -> Result<(), BrokerError> {
         let opened = self.call(channel, open_channel()).await;
         opened.map(drop).map_err(|error| error.at(&self.at))
@@ -248,7 +249,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The broker closed it before, or the connection is lost.
+    /// [`BrokerError::ChannelClosed`] when the broker closed the channel first; otherwise the connection is lost.
     pub async fn close_channel(&mut self, channel: ChannelId) -> Result<(), BrokerError> {
         let close = channel::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
         let closed = self.call(channel, AMQPClass::Channel(channel::AMQPMethod::Close(close))).await;
@@ -256,7 +257,7 @@ impl Connection {
         closed.map(drop).map_err(|error| error.at(&self.at))
     }
 
-    /// The next word of the broker; writes what is queued. Nothing is lost when it is not polled again.
+    /// Returns the next event, and writes what is queued. Cancel-safe.
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Loss>> {
         match self.early.pop_front() {
             Some(event) => Poll::Ready(Ok(event)),
@@ -264,8 +265,8 @@ impl Connection {
         }
     }
 
-    /// Closes the connection in good order, or not, if that takes too long. Events that come before the answer, such as confirms, are
-    /// of no more interest, however many there are: nothing is kept of them.
+    /// Closes the connection in order, within [`CLOSE_TIMEOUT`]. Events before the answer, such as confirms, are
+    /// discarded.
     pub async fn close(mut self) {
         let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
         let close = AMQPClass::Connection(AMQPMethod::Close(close));
@@ -280,7 +281,7 @@ impl Connection {
                 }
             }
         };
-        // There is nothing left to do about a connection that will not close.
+        // A connection that does not close in time is dropped.
         let _ = timeout(CLOSE_TIMEOUT, closing).await;
     }
 
@@ -316,7 +317,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The next event, after at most [`FRAMES_AT_ONCE`] frames that are none.
+    /// Returns the next event, after at most [`FRAMES_AT_ONCE`] frames without one.
     fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Loss>> {
         for _ in 0..FRAMES_AT_ONCE {
             let frame = match ready!(self.link.poll_frame(cx)) {
@@ -330,7 +331,7 @@ impl Connection {
                 Ok(None) => {}
                 Ok(Some(event)) => return Poll::Ready(Ok(event)),
                 Err(loss) => {
-                    // Our close-ok, if it still goes: without it the broker logs a client that vanished.
+                    // Writes close-ok if the socket accepts it. Without it the broker logs a client that vanished.
                     let _ = self.link.poll_flush(cx);
                     self.is_lost = true;
                     return Poll::Ready(Err(loss));
@@ -346,7 +347,7 @@ impl Connection {
         self.block_changes.count()
     }
 
-    /// Tells what a frame says; `None` where that is noted, or goes on in another frame.
+    /// Returns the event of a frame; `None` if the frame has none, or another frame completes it.
     fn event_of(&mut self, frame: Frame) -> Result<Option<Event>, Loss> {
         Ok(Some(match frame {
             Frame::Method(0, AMQPClass::Connection(method)) => match method {
@@ -394,7 +395,7 @@ impl Connection {
                     exchange: returned.exchange.to_string(),
                     properties: Box::new(properties_of_ours(payload.as_deref())?),
                 },
-                // Of a message that somebody has put into a queue that is consumed from here: its properties are of no interest.
+                // Properties of a message in a consumed queue are ignored.
                 None => return Ok(None),
             },
             Frame::Method(channel, method) => Event::Answer { channel, method },
@@ -402,7 +403,7 @@ impl Connection {
     }
 }
 
-/// Properties of a message that came back. It is one of ours, so there is nothing in them that cannot be read.
+/// Reads the properties of a returned message. This client has sent it, so unreadable properties are an error.
 fn properties_of_ours(payload: Option<&[u8]>) -> Result<AMQPProperties, Loss> {
     let unreadable = |why: &dyn std::fmt::Display| {
         Loss::violation(format!("a message came back with properties that cannot be read: {why}"))
@@ -416,11 +417,11 @@ fn properties_of_ours(payload: Option<&[u8]>) -> Result<AMQPProperties, Loss> {
 }
 
 impl BlockChanges {
-    /// Counts one more.
+    /// Counts one change.
     ///
     /// # Errors
     ///
-    /// There are more than an honest broker sends. Each may be told and logged, so such a connection is given up.
+    /// [`Loss`] when there are more changes than RabbitMQ sends. Each may be logged, so the connection is given up.
     fn count(&mut self) -> Result<(), Loss> {
         if self.since.elapsed() >= BLOCK_CHANGES_WITHIN {
             *self = Self { since: Instant::now(), count: 0 };
@@ -437,7 +438,7 @@ impl BlockChanges {
     }
 }
 
-/// Tells whether a method is the answer to another: in AMQP 0-9-1 its number is the next one of the same class, except that
+/// Tells whether a method answers another. In AMQP 0-9-1 an answer has the next number in the same class, except that
 /// RabbitMQ's `exchange.unbind` (40) is answered by 51.
 pub(crate) fn is_answer(method: &AMQPClass, asked: &AMQPClass) -> bool {
     let step = match asked {
@@ -448,7 +449,7 @@ pub(crate) fn is_answer(method: &AMQPClass, asked: &AMQPClass) -> bool {
         && method.get_amqp_method_id() == asked.get_amqp_method_id() + step
 }
 
-/// The broker answers what nobody has asked.
+/// Returns the error of an answer without a question.
 pub(crate) fn unasked(channel: ChannelId, method: &AMQPClass) -> Loss {
     let (class, method) = (method.get_amqp_class_id(), method.get_amqp_method_id());
     Loss::violation(format!("method {class}.{method} on channel {channel} is no answer to anything"))
@@ -460,12 +461,10 @@ pub(crate) fn open_channel() -> AMQPClass {
 }
 
 impl CallError {
-    /// The error of the connection to that broker.
+    /// Returns the error, with the broker.
     pub(crate) fn at(self, at: &Endpoint) -> BrokerError {
         match self {
-            Self::Refused(Refusal { code, text }) => {
-                BrokerError::ChannelClosed { at: at.clone(), code, text }
-            }
+            Self::Refused(refusal) => BrokerError::ChannelClosed { at: at.clone(), refusal },
             Self::Lost(loss) => loss.at(at),
         }
     }

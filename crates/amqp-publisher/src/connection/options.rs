@@ -1,4 +1,4 @@
-//! Which brokers to try, and how to reach them. Knows nothing of what a connection is used for.
+//! Connection options: brokers to try, and how to connect. Does not know what a connection is used for.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -7,27 +7,27 @@ use rustls::ClientConfig;
 use super::{endpoint::Endpoint, rotating_urls::RotatingUrls, tls};
 use crate::error::BrokerError;
 
-/// Way to connect to a broker. Debug hides users and passwords.
+/// Brokers and how to connect to them. `Debug` hides users and passwords.
 #[derive(Clone)]
 pub struct ConnectionOptions {
     /// Program that connects.
     pub client: Client,
-    /// Tried in turn, starting from a different one at each attempt. `amqp://` or `amqps://`, password included.
+    /// URLs (`amqp://` or `amqps://`, with password), tried in turn from a different one at each attempt.
     pub urls: Vec<String>,
-    /// The same from files, which go before what they were when `urls` was read.
+    /// URLs from files, which take precedence over `urls`.
     pub rotating: Option<RotatingUrls>,
-    /// AMQP heartbeat, rounded up to whole seconds; the broker's is used when it is shorter. A peer that is silent
-    /// for twice as long is given up. A URL's `heartbeat` wins.
+    /// Heartbeat interval, rounded up to whole seconds. A shorter one of the broker applies. A peer that is silent
+    /// for two intervals is given up. A URL's `heartbeat` takes precedence.
     pub heartbeat: Duration,
-    /// Limit for TCP, TLS, login and vhost together, for each URL.
+    /// Limit for TCP, TLS, login and virtual host together, for each URL.
     pub connect_timeout: Duration,
-    /// PEM file of the only CA certificates that `amqps` trusts; else the platform's.
+    /// PEM file with the CA certificates that `amqps` trusts; without it the platform's.
     pub ca_file: Option<PathBuf>,
     /// PEM client certificate (with its chain) and PEM key (PKCS#8, PKCS#1 or SEC1, not encrypted).
     pub client_cert: Option<(PathBuf, PathBuf)>,
 }
 
-/// Program that connects, as RabbitMQ's management shows it beside the connection's name.
+/// Program that connects. RabbitMQ's management shows it beside the connection's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     /// Client property `product`.
@@ -57,11 +57,12 @@ impl fmt::Debug for ConnectionOptions {
 }
 
 impl ConnectionOptions {
-    /// Every URL, parsed.
+    /// Returns all URLs, parsed.
     ///
     /// # Errors
     ///
-    /// There is no URL, one is none, or a file of them cannot be read. No error repeats a URL.
+    /// [`BrokerError::NoUrl`], [`BrokerError::InvalidUrl`], or [`BrokerError::Secret`] for a file that cannot be
+    /// read. No error repeats a URL.
     pub fn endpoints(&self) -> Result<Vec<Endpoint>, BrokerError> {
         if self.urls.is_empty() {
             return Err(BrokerError::NoUrl);
@@ -75,29 +76,29 @@ impl ConnectionOptions {
         Ok(endpoints?)
     }
 
-    /// The files with URLs or the password, which are read for every connection.
+    /// Returns the files with URLs or the password, which are read for every connection.
     pub fn files(&self) -> Vec<String> {
         self.rotating.iter().flat_map(RotatingUrls::files).collect()
     }
 
-    /// Files whose content somebody could log in with: those of [`Self::files`] and the client's key.
+    /// Returns the files that suffice to log in: [`Self::files`] and the client's key.
     pub fn secret_files(&self) -> Vec<PathBuf> {
         let key = self.client_cert.as_ref().map(|(_, key)| key.clone());
         self.files().into_iter().map(PathBuf::from).chain(key).collect()
     }
 
-    /// Hosts to which user, password and messages go unencrypted, this machine apart.
+    /// Returns the hosts that get user, password and messages unencrypted, without this machine.
     pub fn unencrypted_hosts(&self) -> Vec<String> {
         let endpoints = self.endpoints().unwrap_or_default();
         let unencrypted = endpoints.iter().filter(|at| !at.is_tls() && !at.is_local());
         unencrypted.map(|at| at.host().to_owned()).collect()
     }
 
-    /// Set-up of TLS; `None` when no URL asks for it.
+    /// Returns the TLS configuration; `None` when no URL asks for TLS.
     ///
     /// # Errors
     ///
-    /// Those of [`Self::endpoints`]; a certificate or key cannot be used.
+    /// As [`Self::endpoints`]; [`BrokerError::Certificates`] when a certificate or key cannot be used.
     pub fn tls_config(&self) -> Result<Option<ClientConfig>, BrokerError> {
         let config = self.endpoints()?.iter().any(Endpoint::is_tls).then(|| {
             let client_cert = self.client_cert.as_ref();

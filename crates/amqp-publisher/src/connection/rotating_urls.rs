@@ -1,27 +1,27 @@
-//! URLs of brokers that stand in files, or whose password does: read again for every connection, so that a password may be
-//! rotated.
+//! Broker URLs from files, or with a password from a file. Every connection reads the files again, so a rotated
+//! password takes effect.
 
 use secret::Secret;
 
 use super::endpoint::Endpoint;
 use crate::error::BrokerError;
 
-/// Where the URLs come from, and what is put into each of them.
+/// Source of URLs, and the login for each.
 #[derive(Clone, Debug)]
 pub struct RotatingUrls {
-    /// One URL a line.
+    /// URLs, one a line.
     pub urls: Secret,
-    /// In place of every URL's user.
+    /// Replaces the user of every URL.
     pub username: Option<String>,
-    /// In place of every URL's password.
+    /// Replaces the password of every URL.
     pub password: Option<Secret>,
 }
 
 impl RotatingUrls {
-    /// The URLs as they are now, login included.
+    /// Returns the current URLs, with the login.
     ///
     /// # Errors
-    /// A file cannot be read, or holds no URL. Neither error repeats what a file holds.
+    /// [`BrokerError`] when a file cannot be read or holds no valid URL. The error does not repeat a file's content.
     pub fn read(&self) -> Result<Vec<String>, BrokerError> {
         let urls = self.urls.read()?;
         let password = self.password.as_ref().map(Secret::read).transpose()?;
@@ -31,7 +31,7 @@ impl RotatingUrls {
             .collect()
     }
 
-    /// The files.
+    /// Returns the files.
     pub fn files(&self) -> impl Iterator<Item = String> {
         let secrets = [Some(&self.urls), self.password.as_ref()].into_iter().flatten();
         secrets.filter_map(Secret::file).map(|file| file.display().to_string())

@@ -1,4 +1,4 @@
-//! TLS for `amqps`: rustls with ring, the server's name always verified.
+//! TLS for `amqps`: rustls with ring. The server's name is always verified.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,32 +9,32 @@ use rustls::{ClientConfig, RootCertStore};
 
 use secret::pem::{self, PemError};
 
-/// Certificates or key that cannot be used.
+/// Error of certificates or keys.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The file is unreadable, or holds nothing of the kind.
+    /// The file is unreadable, or does not hold the expected content.
     #[error("{what} in {}: {reason}", path.display())]
     File {
-        /// Content that was looked for.
+        /// The expected content.
         what: &'static str,
-        /// Where.
+        /// The file.
         path: PathBuf,
         /// The problem and its cure.
         reason: String,
     },
-    /// The platform has no trusted certificates.
+    /// The platform has no trusted CA certificates.
     #[error("this machine has no trusted CA certificates")]
     NoPlatformRoots,
-    /// Certificate and key do not go together, or rustls cannot use them.
+    /// Certificate and key do not match, or rustls does not support them.
     #[error("the client certificate and key cannot be used")]
     Identity(#[source] rustls::Error),
-    /// rustls refuses the set-up as a whole.
+    /// rustls refuses the configuration.
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
 }
 
 impl CertificateError {
-    /// Next step.
+    /// Returns the next step.
     pub fn cure(&self) -> Option<&'static str> {
         match self {
             Self::File { .. } => Some("correct the file, or name another"),
@@ -45,7 +45,7 @@ impl CertificateError {
     }
 }
 
-/// Set-up of TLS. With `ca_file` only its CAs are trusted, otherwise the platform's.
+/// Returns the TLS configuration. With `ca_file` only its CAs are trusted, otherwise the platform's.
 pub(crate) fn client_config(
     ca_file: Option<&Path>,
     client_cert: Option<(&Path, &Path)>,
@@ -80,7 +80,8 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, CertificateError> {
             }
         }
         None => {
-            // A platform's store may hold certificates that rustls cannot parse; only an empty one is of no use.
+            // A platform's store may hold certificates that rustls cannot parse. Only a store without any usable one
+            // is an error.
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if store.is_empty() {
                 return Err(CertificateError::NoPlatformRoots);

@@ -1,56 +1,57 @@
-//! What is published and not yet confirmed, and what became of each. Pure: no I/O.
+//! Messages in flight and their outcomes. Pure: no I/O.
 //!
-//! The broker numbers the publishes of a channel in confirm mode from 1, and confirms by that number, one or all up to it
-//! (<https://www.rabbitmq.com/docs/confirms#publisher-confirms>). A message that it cannot route comes back with `basic.return`
-//! before it is confirmed, without the number: it is recognised by a header.
+//! In confirm mode the broker numbers the publishes of a channel from 1 and confirms by number, one or all up to it
+//! (<https://www.rabbitmq.com/docs/confirms#publisher-confirms>). A message that it cannot route returns with
+//! `basic.return` before its confirm, without the number: a header identifies it.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use super::message::Message;
 
-/// Name of one message between a publisher and whoever publishes by it.
+/// Caller's number of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublishTag(pub u64);
 
-/// Outcome of one publish.
+/// Outcome of a publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every queue that the message was routed to has it on disk, or on a quorum of disks.
+    /// Every queue of the message has it on disk, or on a quorum of disks.
     Confirmed,
-    /// No queue is bound for it, so it went nowhere. RabbitMQ confirms such a message too; that is not told.
+    /// Unroutable: no queue is bound for the message. RabbitMQ confirms it, too; that confirm is not reported.
     Returned {
         /// 312, NO_ROUTE.
         reply_code: u16,
         /// The broker's own words.
         reply_text: String,
     },
-    /// A queue rejected it or failed, and it may or may not be in others: it has to be published again.
+    /// A queue rejected the message or failed. Other queues may have it. It has to be published again.
     Nacked,
 }
 
-/// The broker speaks of a message that is not in flight: it is no longer certain what was delivered.
+/// The broker named a message that is not in flight, so delivery of the others is uncertain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NotInFlight;
 
-/// Everything published whose outcome is not told yet, in publish order.
+/// Published messages without a reported outcome, in publish order.
 #[derive(Debug)]
 pub(super) struct Confirms {
-    /// Header whose value tells one message in flight from every other.
+    /// Header whose value identifies a message in flight.
     identifying_header: &'static str,
-    /// Without a gap. Settled entries stay until they reach the front.
+    /// Contiguous. Settled entries stay until they reach the front.
     published: VecDeque<Published>,
     /// Delivery tag of `published[0]`.
     first: u64,
-    /// Delivery tag behind that of the last message that came back. The broker routes in publish order, so the next one is not before.
+    /// Delivery tag after the last returned message. The broker routes in publish order, so the next return is not
+    /// before it.
     returned_to: u64,
-    /// By delivery tag.
+    /// Outcomes with their delivery tags.
     outcomes: Vec<(u64, PublishTag, Outcome)>,
 }
 
 #[derive(Debug)]
 struct Published {
     tag: PublishTag,
-    /// `None` once it is settled.
+    /// `None` once settled.
     message: Option<Arc<Message>>,
     returned: Option<Outcome>,
 }
@@ -61,17 +62,17 @@ impl Confirms {
         Self { identifying_header, published: VecDeque::new(), first, returned_to, outcomes: Vec::new() }
     }
 
-    /// Tells whether nothing is in flight.
+    /// Tells whether no message is in flight.
     pub(super) fn is_empty(&self) -> bool {
         self.published.is_empty()
     }
 
-    /// A message is on its way.
+    /// Records a published message.
     pub(super) fn published(&mut self, tag: PublishTag, message: Arc<Message>) {
         self.published.push_back(Published { tag, message: Some(message), returned: None });
     }
 
-    /// The broker handed back the message with that value of the identifying header.
+    /// Records the return of the message with this identity.
     pub(super) fn returned(
         &mut self,
         identity: &[u8],
@@ -95,7 +96,7 @@ impl Confirms {
         returned.is_none() && value.is_some_and(|value| value.as_bytes() == identity)
     }
 
-    /// The broker confirmed, or refused, a publish or all up to it.
+    /// Records a confirm or nack of a publish, or of all up to it.
     pub(super) fn confirmed(
         &mut self,
         delivery_tag: u64,
@@ -123,14 +124,14 @@ impl Confirms {
         Ok(())
     }
 
-    /// The channel is closed, and another will number its publishes from 1. Gives those that have no outcome, in publish order.
+    /// Resets the numbering for a new channel, and returns the messages without an outcome, in publish order.
     pub(super) fn close(&mut self) -> Vec<PublishTag> {
         (self.first, self.returned_to) = (1, 1);
         let without_outcome = |published: Published| published.message.map(|_| published.tag);
         self.published.drain(..).filter_map(without_outcome).collect()
     }
 
-    /// The outcomes since the last call, in publish order.
+    /// Returns the outcomes since the last call, in publish order.
     pub(super) fn drain_outcomes(&mut self) -> Vec<(PublishTag, Outcome)> {
         self.outcomes.sort_unstable_by_key(|(delivery_tag, ..)| *delivery_tag);
         self.outcomes.drain(..).map(|(_, tag, outcome)| (tag, outcome)).collect()
@@ -161,7 +162,7 @@ mod tests {
         confirms
     }
 
-    /// The message of that number comes back.
+    /// Returns the message with this number.
     fn comes_back(confirms: &mut Confirms, number: u64) -> Result<(), NotInFlight> {
         confirms.returned(number.to_string().as_bytes(), 312, "NO_ROUTE".into())
     }
@@ -250,8 +251,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
-        /// Returns come in publish order and before their own confirm; apart from that confirms come in any order and
-        /// grouping, messages are published meanwhile, and outcomes are taken at any time.
+        /// Returns arrive in publish order and before their confirm. Confirms arrive in any order and grouping, while
+        /// messages are published and outcomes are read at any time.
         #[test]
         fn every_outcome_is_right(
             fates in proptest::collection::vec((any::<bool>(), 0..4_u8), 1..40),
@@ -276,7 +277,7 @@ mod tests {
                 } else if !unconfirmed.is_empty() {
                     let at = usize::from(choice) % unconfirmed.len();
                     let tag = unconfirmed.remove(at);
-                    // One confirm is of one kind only.
+                    // A confirm covers messages of one kind only.
                     let before: Vec<u64> = unconfirmed.iter().copied().filter(|&other| other < tag).collect();
                     let multiple = kind == 2 && before.iter().all(|&other| nacked(other) == nacked(tag));
                     if multiple {

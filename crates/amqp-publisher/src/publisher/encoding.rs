@@ -1,4 +1,4 @@
-//! From [`Message`] to the frames that publish it. Pure and total.
+//! Encoding of a [`Message`] as frames. Pure and total.
 
 use amq_protocol::protocol::basic::AMQPProperties;
 use bytes::BufMut;
@@ -6,19 +6,19 @@ use bytes::BufMut;
 use super::message::{HeaderValue, Message, TooLong};
 use crate::frame::{self, FRAME_END, FRAME_OVERHEAD_BYTES};
 
-/// The class `basic`, and its method `publish`.
+/// Class `basic`, with its method `publish`.
 const BASIC: u16 = 60;
 const PUBLISH: u16 = 40;
 /// `delivery_mode` of a message that the broker writes to disk.
 const PERSISTENT: u8 = 2;
 
-/// Appends the frames that publish a message: method, content header, and as many of the body as it takes (AMQP 0-9-1
-/// specification, 4.2.6), none longer than `frame_bytes_max`; whether the header fits tells [`Message::header_frame_bytes`]. A
-/// message that is `mandatory` comes back when no queue is bound for it.
+/// Appends the frames of a message: method, content header, and as many body frames as needed (AMQP 0-9-1
+/// specification, 4.2.6), none longer than `frame_bytes_max`. [`Message::header_frame_bytes`] tells whether the
+/// header fits. The broker returns a `mandatory` message that no queue is bound for.
 ///
 /// # Errors
 ///
-/// Something that AMQP limits to 255 bytes is longer. `out` is as it was.
+/// [`TooLong`] when a text exceeds AMQP's 255 bytes. `out` is then unchanged.
 pub fn put_publish(
     message: &Message,
     mandatory: bool,
@@ -40,7 +40,7 @@ pub fn put_publish(
     Ok(())
 }
 
-/// `basic.publish`.
+/// Appends `basic.publish`.
 fn put_method(message: &Message, mandatory: bool, channel: u16, out: &mut Vec<u8>) -> Result<(), TooLong> {
     const RESERVED: u16 = 0;
     let frame = begin(frame::METHOD, channel, out);
@@ -49,13 +49,13 @@ fn put_method(message: &Message, mandatory: bool, channel: u16, out: &mut Vec<u8
     out.put_u16(RESERVED);
     put_short("exchange", &message.exchange, out)?;
     put_short("routing key", &message.routing_key, out)?;
-    // The first bit; the second is `immediate`.
+    // The first bit is `mandatory`, the second `immediate`.
     out.put_u8(u8::from(mandatory));
     end(frame, out);
     Ok(())
 }
 
-/// The properties, in the order of their flags.
+/// Appends the content header. Properties are in the order of their flags.
 fn put_header(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), TooLong> {
     const WEIGHT: u16 = 0;
     const CONTENT_TYPE: u16 = 1 << 15;
@@ -75,7 +75,7 @@ fn put_header(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), 
     out.put_u16(BASIC);
     out.put_u16(WEIGHT);
     out.put_u64(message.body.len() as u64);
-    // Known only when all of them are written.
+    // Filled in after all properties.
     let flags = out.len();
     out.put_u16(0);
     let mut set = DELIVERY_MODE;
@@ -110,7 +110,7 @@ fn put_header(message: &Message, channel: u16, out: &mut Vec<u8>) -> Result<(), 
     Ok(())
 }
 
-/// The table `headers` (4.2.5.5).
+/// Appends the table `headers` (4.2.5.5).
 fn put_headers(message: &Message, out: &mut Vec<u8>) -> Result<(), TooLong> {
     let length = Length::begin(out);
     for (name, value) in &message.headers {
@@ -140,7 +140,7 @@ fn put_headers(message: &Message, out: &mut Vec<u8>) -> Result<(), TooLong> {
     Ok(())
 }
 
-/// Begins a frame; its length is not known yet.
+/// Begins a frame of unknown length.
 fn begin(kind: u8, channel: u16, out: &mut Vec<u8>) -> Length {
     out.put_u8(kind);
     out.put_u16(channel);
@@ -152,7 +152,7 @@ fn end(frame: Length, out: &mut Vec<u8>) {
     out.put_u8(FRAME_END);
 }
 
-/// Four octets that say how long what follows them is.
+/// Position of a four-octet length, which is filled in at the end.
 struct Length {
     at: usize,
 }
@@ -177,7 +177,7 @@ fn put_short(part: &'static str, text: &str, out: &mut Vec<u8>) -> Result<(), To
     Ok(())
 }
 
-/// Text of a header of a message that the broker handed back.
+/// Returns the text of a returned message's header.
 pub(super) fn text_header<'a>(properties: &'a AMQPProperties, name: &str) -> Option<&'a [u8]> {
     Some(properties.headers().as_ref()?.inner().get(name)?.as_long_string()?.as_bytes())
 }
@@ -249,7 +249,7 @@ mod tests {
 
     const FRAME_BYTES: usize = 4096;
 
-    /// The frames of a message, read back by somebody else's parser.
+    /// Returns a message's frames, parsed by the codec.
     fn frames(message: &Message) -> Vec<AMQPFrame> {
         let mut out = Vec::new();
         put_publish(message, true, 1, FRAME_BYTES, &mut out).unwrap();

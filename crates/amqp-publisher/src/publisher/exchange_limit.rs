@@ -1,50 +1,51 @@
-//! Limit on the exchanges that messages have a publisher declare.
+//! Limit of exchanges that a publisher declares for messages.
 //!
-//! Counts since the process began, over all connections. Exchanges of the topology, the broker's own, and those that were
-//! there when a publisher first looked do not count. One that a publish finds gone counts no longer.
+//! Counts since the start of the process, over all connections. Exchanges of the topology, predeclared ones, and
+//! those that exist when a publisher first needs them do not count. An exchange that is found missing later counts no
+//! longer.
 
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Names that messages gave and the broker did not have, and how many there may be. Clones share the names. The default is no limit.
+/// Exchanges declared for messages, and their limit. Clones share the names. The default has no limit.
 #[derive(Clone, Debug)]
 pub struct ExchangeLimit {
     max: usize,
-    /// The only exchange that messages name, where that is known before.
+    /// The only exchange of all messages, if known in advance.
     only: Option<Arc<str>>,
-    /// Locked for a look or an insertion, when a connection needs an exchange for the first time.
+    /// Locked only when a connection needs an exchange for the first time.
     names: Arc<Mutex<HashSet<String>>>,
 }
 
 impl ExchangeLimit {
-    /// No names so far; `only` is the exchange of every message, where that is known: it does not count.
+    /// Creates a limit. `only` is the exchange of all messages, if known in advance; it does not count.
     pub fn new(max: usize, only: Option<&str>) -> Self {
         Self { max, only: only.map(Arc::from), names: Arc::default() }
     }
 
-    /// The limit.
+    /// Returns the limit.
     pub(super) fn max(&self) -> usize {
         self.max
     }
 
-    /// Tells whether it matters for the limit that the broker has this exchange already.
+    /// Tells whether the exchange counts unless the broker has it.
     pub(super) fn counts(&self, exchange: &str) -> bool {
         self.max < usize::MAX && self.only.as_deref() != Some(exchange) && !self.names().contains(exchange)
     }
 
-    /// Tells whether one more that counts may be declared.
+    /// Tells whether one more exchange may be declared.
     pub(super) fn has_room(&self) -> bool {
         self.names().len() < self.max
     }
 
-    /// Notes that the broker did not have it, and declared it.
+    /// Counts a declared exchange.
     pub(super) fn declared(&self, exchange: String) {
         self.names().insert(exchange);
     }
 
-    /// Forgets the one that the broker says it does not have. A name that it does not quote whole keeps its place.
+    /// Stops counting the exchange that the broker reports as missing. A name that the broker has cut still counts.
     pub(super) fn forget_missing(&self, text: &str) {
         let Some((_, named)) = text.split_once("no exchange '") else { return };
         self.names().retain(|exchange| {

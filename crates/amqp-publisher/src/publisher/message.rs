@@ -1,4 +1,4 @@
-//! A message as it is published, free of any client library's types, and the bytes that it takes.
+//! Message to publish, without types of a client library, and its size.
 
 use std::borrow::Cow;
 
@@ -6,22 +6,22 @@ use bytes::Bytes;
 
 use crate::{frame::FRAME_OVERHEAD_BYTES, short_string::SHORT_STRING_BYTES_MAX};
 
-/// Message to publish. RabbitMQ writes it to disk (`delivery_mode` 2).
+/// Message to publish. It is persistent (`delivery_mode` 2).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {
     /// Exchange to publish to; empty for the default exchange.
     pub exchange: String,
     /// Routing key.
     pub routing_key: String,
-    /// Properties beside the headers.
+    /// Properties without the headers.
     pub properties: Properties,
-    /// Property `headers`, in the order in which they are sent. A name that stands twice is sent twice.
+    /// Property `headers`, in wire order. Duplicate names are sent as they are.
     pub headers: Vec<(Cow<'static, str>, HeaderValue)>,
     /// The body.
     pub body: Bytes,
 }
 
-/// Properties of a message (AMQP 0-9-1 reference, class `basic`), each sent if it is there.
+/// Properties of a message (AMQP 0-9-1 reference, class `basic`). `None` is not sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Properties {
     /// Property `content_type`.
@@ -46,7 +46,7 @@ pub struct Properties {
     pub app_id: Option<Cow<'static, str>>,
 }
 
-/// Value of a header, with the AMQP type that it is sent as.
+/// Value of a header, with its AMQP type.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HeaderValue {
     /// AMQP long string (`S`).
@@ -62,7 +62,7 @@ pub enum HeaderValue {
 }
 
 impl Message {
-    /// Value of a header that is text, the first of that name.
+    /// Returns the value of the first header with this name, if it is text.
     pub fn text_header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find_map(|(header, value)| match value {
             HeaderValue::Text(text) if header == name => Some(text.as_str()),
@@ -70,7 +70,7 @@ impl Message {
         })
     }
 
-    /// Bytes of memory that it takes.
+    /// Returns the memory that the message takes, in bytes.
     pub fn memory_bytes(&self) -> usize {
         let header = |(name, value): &(Cow<'static, str>, HeaderValue)| {
             let text = if let HeaderValue::Text(text) = value { text.len() } else { 0 };
@@ -84,7 +84,7 @@ impl Message {
             + self.body.len()
     }
 
-    /// Bytes of the payload of its content header frame (AMQP 0-9-1 specification, 2.3.5.2).
+    /// Returns the payload size of the content header frame (AMQP 0-9-1 specification, 2.3.5.2).
     pub fn content_header_bytes(&self) -> usize {
         // Class 2, weight 2, size of the body 8, flags 2; delivery_mode 1.
         const FIXED: usize = 14 + 1;
@@ -98,15 +98,15 @@ impl Message {
         FIXED + self.properties.texts().map(short).sum::<usize>() + priority + timestamp + table
     }
 
-    /// Bytes of its content header frame, frame overhead included. A connection must allow frames of this size: the broker closes
-    /// it otherwise (501 FRAME_ERROR).
+    /// Returns the size of the content header frame, including its overhead. The connection must allow frames of this
+    /// size, or the broker closes it (501 FRAME_ERROR).
     pub fn header_frame_bytes(&self) -> usize {
         FRAME_OVERHEAD_BYTES + self.content_header_bytes()
     }
 }
 
 impl Properties {
-    /// Every property that is an AMQP short text.
+    /// Returns the properties that are short texts.
     fn texts(&self) -> impl Iterator<Item = &str> {
         let Self {
             content_type,
@@ -126,7 +126,7 @@ impl Properties {
     }
 }
 
-/// Bytes of one header in its table: short text, octet of the type, value (4.2.1, `field-value-pair`).
+/// Returns the size of a header in its table: short text, type octet, value (4.2.1, `field-value-pair`).
 pub fn header_bytes(name: &str, value: &HeaderValue) -> usize {
     let value = match value {
         HeaderValue::Text(text) => 4 + text.len(),
@@ -137,12 +137,12 @@ pub fn header_bytes(name: &str, value: &HeaderValue) -> usize {
     1 + name.len() + 1 + value
 }
 
-/// A text of the message is longer than an AMQP short text may be.
+/// Error of a text that exceeds an AMQP short text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its {part} is {length} bytes long, AMQP allows {SHORT_STRING_BYTES_MAX}")]
 pub struct TooLong {
     /// Part of the message.
     pub part: &'static str,
-    /// Its bytes.
+    /// Length in bytes.
     pub length: usize,
 }

@@ -1,10 +1,13 @@
-//! Publishing with confirms, persistence and, unless an exchange is described otherwise, `mandatory`: what was handed over, what of
-//! it is published (its frames are written), what became of it.
+//! Publisher with confirms. Messages are persistent and, unless their exchange is described otherwise, `mandatory`.
 //!
-//! Knows nothing of what messages are about, of order across failures, or of when to publish a message again. A [`Publisher`] that gave an
-//! error is finished; whatever it had not told an outcome for is to be published again by another. One error is of a single
-//! message ([`BrokerError::Unsendable`]): whoever goes on after it has given that message up. A message that the broker does not
-//! take costs the channel and not the connection: the publisher opens it again and gives back what has no outcome.
+//! Does not know the meaning of messages, order across connections, or when to publish a message again. A
+//! [`Publisher`] is unusable after an error; another one publishes the messages without an outcome again. One error
+//! concerns a single message ([`BrokerError::Unsendable`]): a caller that continues gives up that message. A message
+//! that the broker refuses costs the channel, not the connection: the publisher opens the channel again and returns
+//! the messages without an outcome.
+//!
+//! Three states are distinguished: *handed over* to the publisher, *published* (frames written), and *settled* by an
+//! outcome.
 
 mod confirms;
 pub mod encoding;
@@ -39,16 +42,16 @@ use crate::{
     topology::{self, Declaration, Topology},
 };
 
-/// The channel of all messages, in confirm mode.
+/// Channel of all messages, in confirm mode.
 const MESSAGES: ChannelId = 1;
-/// Exchanges are declared here: a declare that fails closes its channel, and must not take messages along.
+/// Channel for declarations of exchanges. A refused declaration closes its channel, which must not affect messages.
 const DECLARES: ChannelId = 2;
-/// So much is encoded ahead of the socket. It comes on top of what the messages themselves take. With the message that goes beyond
-/// it, a small one fits into 64 KiB.
+/// Bytes encoded ahead of the socket, in addition to the messages themselves. With one more small message the buffer
+/// still fits 64 KiB.
 const AHEAD_BYTES: usize = 60 << 10;
-/// An identifying header that nobody knows is shown up to so many bytes.
+/// Bytes shown of an unknown identifying header.
 const IDENTITY_BYTES_SHOWN: usize = 100;
-/// Events that are heard before they are told, and before everybody else has a turn.
+/// Events handled before they are reported, and before other tasks get a turn.
 const EVENTS_AT_ONCE: usize = 1024;
 
 /// Brokers, topology and limits of a publisher.
@@ -56,67 +59,62 @@ const EVENTS_AT_ONCE: usize = 1024;
 pub struct PublisherOptions {
     /// Brokers to try, and how to connect to one of them.
     pub connection: ConnectionOptions,
-    /// Exchanges and subscriptions to declare, or verify, before anything is published.
+    /// Exchanges and subscriptions to declare or verify before the first publish.
     pub topology: Topology,
-    /// Header whose text tells one message in flight from every other: the broker hands it back with a returned message.
+    /// Header whose text identifies a message in flight. The broker returns it with a returned message.
     pub identifying_header: &'static str,
-    /// Limit on the exchanges that messages have declared beyond the topology's.
+    /// Limit of exchanges declared for messages beyond the topology's.
     pub exchange_limit: ExchangeLimit,
-    /// Memory of the fence, for all connections that ask for the same one.
+    /// Time for which the fence has been refused, shared by the connections that request it.
     pub fence_memory: FenceMemory,
-    /// Watch of this process over the subscriptions.
+    /// Watch over the process's subscriptions.
     pub watch: SubscriptionWatch,
 }
 
-/// Word of the publisher.
+/// Event of a publisher.
 #[derive(Debug)]
 pub enum PublisherEvent {
-    /// Outcomes in the order of publishing, never empty, one for each message that was published.
+    /// Outcomes in publish order, one for each message. Never empty.
     Outcomes(Vec<(PublishTag, Outcome)>),
-    /// The broker takes nothing any more, for instance because of a memory or disk alarm. It says so after something was
-    /// published during the alarm, and for everything on this connection.
+    /// The broker blocks the connection, for instance because of a memory or disk alarm. It reports this after the
+    /// first publish during the alarm.
     Blocked {
         /// The broker's own words.
         reason: String,
     },
-    /// The broker takes messages again.
+    /// The broker unblocks the connection.
     Unblocked,
-    /// Answer to the question for a fence. Nothing is published before it is held or denied.
+    /// State of the requested fence. Nothing is published before it is held or denied.
     Fence(Fence),
-    /// The broker closed the channel for a message and does not say which. Nothing of what was handed over and has no outcome
-    /// will be answered: it has to be handed over again.
+    /// The broker closed the channel for an unnamed message. All messages without an outcome have to be handed over
+    /// again.
     ChannelClosed {
         /// The reason.
         refused: Refused,
-        /// Published, in that order, and may be with the broker. Never empty.
+        /// Messages that were published, in publish order. The broker may have them. Never empty.
         sent: Vec<PublishTag>,
-        /// Not published.
+        /// Messages that were not published.
         unsent: Vec<PublishTag>,
     },
-    /// The exchange of the first of these messages is not there, or may not be declared. None of them is published, and they have to be
-    /// handed over again; what was published before will be answered.
+    /// The exchange of the first of these messages is missing or may not be declared. None of them is published; they
+    /// have to be handed over again. Messages published before keep their outcomes.
     ExchangeRefused {
         /// The reason.
         refused: Refused,
-        /// In the order in which they were handed over. Never empty.
+        /// The messages, in the order of [`Publisher::publish`]. Never empty.
         unsent: Vec<PublishTag>,
     },
 }
 
-/// Reason why the broker does not take one message: it closed the channel for it, or refused its exchange.
+/// Reason why the broker refuses a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// The channel was closed.
-    Publish {
-        /// AMQP reply code.
-        code: u16,
-        /// The broker's own words.
-        text: String,
-    },
-    /// The exchange is not there and cannot be declared, or is of another type.
+    /// The broker closed the channel.
+    Publish(Refusal),
+    /// The exchange is missing and cannot be declared, or has another type.
     Exchange(DeclareError),
-    /// The exchange is none of the topology's, and it would be one more than messages may have declared: the broker was looked at and
-    /// does not have it, or messages may have none declared at all.
+    /// The broker does not have the exchange, it is not in the topology, and the limit of declared exchanges is
+    /// reached. With a limit of 0 the broker is not asked.
     TooManyExchanges {
         /// The limit.
         exchanges_max: usize,
@@ -124,85 +122,86 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Tells whether the broker does not have the exchange that was published to. Its publisher asks for it again before the next
-    /// publish.
+    /// Tells whether the broker did not find the exchange. The publisher then looks for the exchange again before the
+    /// next publish.
     pub fn misses_exchange(&self) -> bool {
-        matches!(self, Self::Publish { code: reply::NOT_FOUND, .. })
+        matches!(self, Self::Publish(refusal) if refusal.code == reply::NOT_FOUND)
     }
 }
 
-/// A channel that the broker may close, and that is then opened again.
+/// State of a channel that is opened again after the broker closes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Channel {
     Open,
-    /// The answer to `channel.open` is awaited.
+    /// Waits for the answer to `channel.open`.
     Opening,
-    /// The answer to `confirm.select` is awaited.
+    /// Waits for the answer to `confirm.select`.
     Selecting,
 }
 
-/// Question about an exchange of a message.
+/// Question about a message's exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
-    /// Looks whether it is there, as only what is not there falls under the limit. That needs no permission, or any to it (RabbitMQ 4.2 and later).
+    /// Does it exist? Only a missing exchange counts towards the limit. Needs no permission, or any to the exchange
+    /// (RabbitMQ 4.2 and later).
     IsThere,
-    /// The same, where nothing is declared.
+    /// Does it exist, when nothing is declared?
     Verify,
-    /// Declare it, or compare it with the one that is there.
+    /// Declares it, or compares it with the existing one.
     Declare {
-        /// It was not there, and counts.
+        /// Set if it was missing, and counts towards the limit.
         counts: bool,
     },
 }
 
-/// One connection that publishes.
+/// Publisher on one connection.
 pub struct Publisher {
     connection: Connection,
     declare: bool,
-    /// That of all messages.
+    /// State of the channel for messages.
     messages: Channel,
-    /// That of declares.
+    /// State of the channel for declarations.
     declares: Channel,
-    /// Exchanges of the topology, which the connection began with.
+    /// Exchanges of the topology, declared when the connection began.
     planned_exchanges: HashSet<String>,
-    /// These, and those of messages that this connection has declared or found since.
+    /// The topology's exchanges, and those found or declared for messages since.
     known_exchanges: HashSet<String>,
-    /// Limit on those of messages.
+    /// Limit of exchanges declared for messages.
     exchange_limit: ExchangeLimit,
-    /// Exchanges whose messages go without `mandatory`.
+    /// Exchanges whose messages are not `mandatory`.
     optional: HashSet<String>,
-    /// A front message's exchange, on its way to be known, and what the broker is asked.
+    /// Exchange of the first waiting message, and the question that the broker was asked about it.
     declaring: Option<(String, Question)>,
-    /// The exchange that was looked for last, and whether it was there, until it is declared.
+    /// Last exchange that was looked for, and whether it exists, until it is declared.
     looked: Option<(String, bool)>,
-    /// Nothing is sent until this has its answer.
+    /// Fence request. Nothing is published until it is answered.
     fencing: Option<Asking>,
-    /// Memory of what earlier connections have heard of the fence.
+    /// Time for which the fence has been refused to earlier connections.
     fence_memory: FenceMemory,
-    /// Handed over, and not published.
+    /// Messages handed over and not published.
     waiting: VecDeque<(PublishTag, Arc<Message>)>,
     confirms: Confirms,
     /// Number of messages published on this connection.
     published: u64,
-    /// Header that tells one message in flight from every other.
+    /// Header that identifies a message in flight.
     identifying_header: &'static str,
-    /// Heard, to be told once the outcomes before it are. Each is the end of something that was asked, so there are a few at most.
+    /// Events to report after the outcomes before them. Each answers a question, so there are few.
     news: VecDeque<PublisherEvent>,
-    /// The last thing told of a block: that the broker blocks the connection.
+    /// Set if the last reported state is that the broker blocks the connection.
     told_blocked: bool,
-    /// Told by `next` when there is nothing left to tell; nothing is sent after it.
+    /// Error that `next` returns after all events. Nothing is published after it.
     failure: Option<BrokerError>,
-    /// Set when nothing in flight will be answered any more.
+    /// Set if messages in flight get no more answers.
     is_lost: bool,
 }
 
 impl Publisher {
-    /// Connects, selects confirms, and declares (or verifies) the topology. `attempt` rotates the URLs; `connection_name` is shown by
-    /// RabbitMQ's management.
+    /// Connects, selects confirms, and declares or verifies the topology. `attempt` selects the first URL. RabbitMQ's
+    /// management shows `connection_name`.
     ///
     /// # Errors
     ///
-    /// Those of [`Connection::connect`] and [`Topology::declare`].
+    /// As [`Connection::connect`] and [`Topology::declare`].
     pub async fn connect(
         options: &PublisherOptions,
         connection_name: &str,
@@ -264,17 +263,18 @@ impl Publisher {
         }
     }
 
-    /// Asks for a fence, the exclusive queue `queue`, as soon as [`next`](Self::next) is polled, and holds back whatever is to
-    /// be published until that tells [`Fence::Held`] or [`Fence::Denied`].
+    /// Requests a fence, the exclusive queue `queue`, at the next call of [`next`](Self::next). Nothing is published
+    /// until that returns [`Fence::Held`] or [`Fence::Denied`].
     pub fn fence(&mut self, queue: &str) {
         self.fencing = Some(Asking::new(queue, self.fence_memory.clone(), self.connection.heartbeat()));
     }
 
-    /// Tells whether a message fits into the frames of this connection.
+    /// Checks that a message fits into the connection's frames.
     ///
     /// # Errors
     ///
-    /// Says why it does not fit, in words that show no payload. Once handed over, it is a [`BrokerError::Unsendable`].
+    /// The reason why the message does not fit, without its payload. Once handed over, such a message is
+    /// [`BrokerError::Unsendable`].
     pub fn check(&self, message: &Message) -> Result<(), String> {
         let (frame_max, header) = (self.connection.frame_bytes_max(), message.header_frame_bytes());
         if header > frame_max {
@@ -285,33 +285,32 @@ impl Publisher {
         Ok(())
     }
 
-    /// Hands a message over; it is published when [`next`](Self::next) is polled. Frames are written in the order of these calls.
-    /// Nothing here limits how many are handed over: that is the caller's part.
+    /// Hands a message over. [`next`](Self::next) publishes it. Frames are written in the order of these calls. The
+    /// caller limits the number of messages.
     ///
-    /// No two messages in flight may have the same text in the identifying header: it is how a returned message is recognised.
+    /// Messages in flight must differ in the identifying header, because it identifies a returned message.
     pub fn publish(&mut self, tag: PublishTag, message: Arc<Message>) {
         self.waiting.push_back((tag, message));
     }
 
-    /// Number of messages published on this connection: their frames were handed to it, repeats included.
+    /// Returns the number of messages published on this connection: frames handed to it, repeats included.
     pub fn published(&self) -> u64 {
         self.published
     }
 
-    /// Publishes, declares exchanges on first use, and hears confirms.
+    /// Publishes, declares exchanges on first use, and returns the next event.
     ///
-    /// Cancel-safe: dropping the future loses nothing. Pends for ever while there is nothing to do and the connection is
-    /// well.
+    /// Cancel-safe. Waits for ever while there is nothing to do and the connection works.
     ///
     /// # Errors
     ///
-    /// The connection is lost: every further call gives the same error. After [`BrokerError::Unsendable`] it goes on behind that
-    /// message, which was not published.
+    /// [`BrokerError`] when the connection is lost; every further call returns the same error. After
+    /// [`BrokerError::Unsendable`] the publisher continues with the messages after that one, which was not published.
     pub async fn next(&mut self) -> Result<PublisherEvent, BrokerError> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Closes the connection in good order, within a few seconds. What is unconfirmed by then stays unknown.
+    /// Closes the connection in order, within a few seconds. Unconfirmed messages remain without an outcome.
     pub async fn close(self) {
         self.connection.close().await;
     }
@@ -324,7 +323,7 @@ impl Publisher {
                 self.failure = Some(error);
             }
             self.hear(cx);
-            // Also after a failure: what was confirmed before it need not be sent again.
+            // Reported after a failure, too: confirmed messages need not be published again.
             let outcomes = self.confirms.drain_outcomes();
             if !outcomes.is_empty() {
                 return Poll::Ready(Ok(PublisherEvent::Outcomes(outcomes)));
@@ -349,7 +348,7 @@ impl Publisher {
         }
     }
 
-    /// Gives the news of a block since the last. One that is over by now is of no interest.
+    /// Returns a change of the blocked state since the last report. A block that has ended meanwhile is not reported.
     fn block_to_tell(&mut self) -> Option<PublisherEvent> {
         let blocked = self.connection.blocked();
         if blocked.is_some() == self.told_blocked {
@@ -362,28 +361,28 @@ impl Publisher {
         })
     }
 
-    /// The first failure counts; but one message that cannot be sent does not hide that the connection is gone.
+    /// Records a failure. The first one counts, but a lost connection replaces an unsendable message.
     fn fail(&mut self, error: BrokerError) {
         if matches!(self.failure, None | Some(BrokerError::Unsendable { .. })) {
             self.failure = Some(error);
         }
     }
 
-    /// Nothing more is to be heard, or to be believed.
+    /// Records a failure after which nothing from the broker is processed.
     fn lose(&mut self, error: BrokerError) {
         self.is_lost = true;
         self.fail(error);
     }
 
-    /// A message that cannot be sent does not harm those before it: they are heard out first, or else they would be sent
-    /// twice.
+    /// Returns the failure to report. Messages published before an unsendable one get their outcomes first; otherwise
+    /// they would be published twice.
     fn failure_to_tell(&self) -> Option<&BrokerError> {
         let is_of_one_message = |error: &&BrokerError| matches!(error, BrokerError::Unsendable { .. });
         let heard_out = self.is_lost || self.confirms.is_empty();
         self.failure.as_ref().filter(|error| heard_out || !is_of_one_message(error))
     }
 
-    /// Tells whether a waiting message can be encoded now.
+    /// Tells whether the first waiting message can be encoded now.
     fn may_send(&mut self) -> bool {
         self.fencing.is_none()
             && self.messages == Channel::Open
@@ -393,7 +392,7 @@ impl Publisher {
             && self.connection.output().len() < AHEAD_BYTES
     }
 
-    /// Encodes waiting messages, from the front, until one needs an exchange that is not known yet.
+    /// Encodes waiting messages from the front, until one needs an unknown exchange.
     fn admit(&mut self) -> Result<(), BrokerError> {
         if let Some(fencing) = &mut self.fencing {
             let asked = fencing.ask(&mut self.connection);
@@ -421,7 +420,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Question about an exchange that is not known; `None` when it would be one too many.
+    /// Returns the question about an unknown exchange; `None` when the limit is reached.
     fn question(&mut self, exchange: &str) -> Option<Question> {
         if !self.declare {
             return Some(Question::Verify);
@@ -460,7 +459,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Hears what has arrived, [`EVENTS_AT_ONCE`] at most.
+    /// Handles events that have arrived, at most [`EVENTS_AT_ONCE`].
     fn hear(&mut self, cx: &mut Context<'_>) {
         for _ in 0..EVENTS_AT_ONCE {
             if self.is_lost {
@@ -540,7 +539,7 @@ impl Publisher {
                 let answer = fencing.answered(&method, &mut self.connection)?;
                 self.tell_fence(answer);
             }
-            // The only queue that is consumed from here.
+            // The fence is the only consumed queue.
             Event::ConsumerEnded { consumer_tag: queue } => {
                 self.lose(BrokerError::FenceGone { at: self.connection.at().clone(), queue });
             }
@@ -569,7 +568,8 @@ impl Publisher {
         {
             self.declares = Channel::Opening;
             self.connection.ask(DECLARES, &open_channel())?;
-            // What was handed over may have been given back meanwhile: whoever needs the exchange next asks again.
+            // The messages may have been given back meanwhile. Then the next message that needs the exchange asks
+            // again.
             if question == Question::IsThere && refusal.code == reply::NOT_FOUND {
                 self.looked = Some((exchange, false));
             } else if self.waiting.front().is_some_and(|(_, message)| message.exchange == exchange) {
@@ -581,15 +581,14 @@ impl Publisher {
         } else if channel == MESSAGES && self.messages == Channel::Open && self.is_of_a_message(&refusal) {
             self.messages = Channel::Opening;
             self.connection.ask(MESSAGES, &open_channel())?;
-            let Refusal { code, text } = refusal;
-            if code == reply::NOT_FOUND {
-                // Whoever is sent again has its exchange declared first.
+            if refusal.code == reply::NOT_FOUND {
+                // Messages that are handed over again have their exchange declared first.
                 self.looked = None;
-                self.exchange_limit.forget_missing(&text);
+                self.exchange_limit.forget_missing(&refusal.text);
                 self.known_exchanges.clone_from(&self.planned_exchanges);
             }
             let (sent, unsent) = (self.confirms.close(), self.give_back_waiting());
-            let refused = Refused::Publish { code, text };
+            let refused = Refused::Publish(refusal);
             self.news.push_back(PublisherEvent::ChannelClosed { refused, sent, unsent });
         } else {
             self.lose(CallError::Refused(refusal).at(&at));
@@ -597,9 +596,10 @@ impl Publisher {
         Ok(())
     }
 
-    /// Tells whether the channel can have been closed for one message. An exchange of the topology that is gone under way (404) has
-    /// taken its bindings along: then a new connection declares all of the topology. Any other is a message's own: it is declared
-    /// again for that message, or cannot be, as the broker's own; not every broker has `amq.rabbitmq.event`.
+    /// Tells whether one message may be the reason for closing the channel. A missing exchange of the topology (404)
+    /// has lost its bindings, so a new connection declares the whole topology. Any other missing exchange concerns
+    /// its messages: it is declared again for them, unless it is predeclared (not every broker has
+    /// `amq.rabbitmq.event`).
     fn is_of_a_message(&self, refusal: &Refusal) -> bool {
         let is_declared_anew =
             refusal.code == reply::NOT_FOUND && self.may_mean_a_planned_exchange(&refusal.text);
@@ -617,13 +617,13 @@ impl Publisher {
     }
 }
 
-/// `confirm.select`.
+/// Returns `confirm.select`.
 fn select_confirms() -> AMQPClass {
     AMQPClass::Confirm(AMQPMethod::Select(Select { nowait: false }))
 }
 
-/// Tells whether `named` begins with `whole`, or is its beginning: RabbitMQ cuts long texts, with `...` in place of the rest. A `?` may
-/// stand for what is not ASCII, see [`mend_remark`](crate::frame::mend_remark).
+/// Tells whether `named` begins with `whole`, or is a cut form of it. RabbitMQ cuts long texts and appends `...`. A
+/// `?` may stand for a byte that is not ASCII, see [`mend_remark`](crate::frame::mend_remark).
 fn is_said(named: &str, whole: &str) -> bool {
     let named = named.strip_suffix("...").map_or(named, |cut| cut.trim_end_matches('?'));
     named.chars().zip(whole.chars()).all(|(said, is)| said == is || (said == '?' && !is.is_ascii()))

@@ -25,7 +25,7 @@ fn message(number: u64, exchange: &str) -> Arc<Message> {
     })
 }
 
-/// A publisher, and the other end of its connection.
+/// Returns a publisher, and the broker's end of its connection.
 fn publisher() -> (Publisher, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let known = HashSet::from(["known".to_owned()]);
@@ -49,7 +49,7 @@ fn closed_saying(reply_code: u16, text: &str) -> AMQPClass {
     AMQPClass::Channel(channel::AMQPMethod::Close(close))
 }
 
-/// As RabbitMQ closes the channel for a publish to an exchange that it does not have.
+/// Returns RabbitMQ's close of the channel for a publish to a missing exchange.
 fn not_found(exchange: &str) -> AMQPClass {
     let reply_text = format!("NOT_FOUND - no exchange '{exchange}' in vhost '/'").as_str().into();
     let close = channel::Close { reply_code: 404, reply_text, class_id: 60, method_id: 40 };
@@ -113,7 +113,11 @@ async fn a_channel_that_is_closed_for_a_message_is_opened_again_and_gives_back_w
         "what was confirmed before is told before: {told:?}"
     );
     match next(&mut publisher).await.unwrap() {
-        PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 403, .. }, sent, unsent } => {
+        PublisherEvent::ChannelClosed {
+            refused: Refused::Publish(Refusal { code: 403, .. }),
+            sent,
+            unsent,
+        } => {
             assert_eq!((sent, unsent), (vec![PublishTag(1), PublishTag(3)], Vec::new()));
         }
         other => panic!("{other:?}"),
@@ -130,14 +134,17 @@ async fn a_channel_that_is_closed_for_a_message_is_opened_again_and_gives_back_w
         matches!(&told, PublisherEvent::Outcomes(told) if told[..] == [(PublishTag(1), Outcome::Confirmed)]),
         "its numbers begin anew: {told:?}"
     );
-    // The broker's own exchange that it does not have is a matter of the message; any other that is gone takes the connection
-    // along.
+    // A missing predeclared exchange concerns the message only. Any other missing one of the topology ends the
+    // connection.
     publisher.publish(PublishTag(2), message(2, "amq.rabbitmq.event"));
     assert!(is_quiet(&mut publisher).await);
     say(&mut broker, MESSAGES, not_found("amq.rabbitmq.event")).await;
     let told = next(&mut publisher).await.unwrap();
     assert!(
-        matches!(told, PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 404, .. }, .. }),
+        matches!(
+            told,
+            PublisherEvent::ChannelClosed { refused: Refused::Publish(Refusal { code: 404, .. }), .. }
+        ),
         "{told:?}"
     );
     say(&mut broker, MESSAGES, opened()).await;
@@ -147,7 +154,10 @@ async fn a_channel_that_is_closed_for_a_message_is_opened_again_and_gives_back_w
     assert!(is_quiet(&mut publisher).await);
     say(&mut broker, MESSAGES, closed(404)).await;
     let told = next(&mut publisher).await;
-    assert!(matches!(told, Err(BrokerError::ChannelClosed { code: 404, .. })), "{told:?}");
+    assert!(
+        matches!(told, Err(BrokerError::ChannelClosed { refusal: Refusal { code: 404, .. }, .. })),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -164,7 +174,8 @@ fn a_planned_exchange_is_recognised_in_a_text_that_is_cut_or_latin_1() {
     assert!(!is_said("Order?events' in vhost '/'", "Order.events' in vhost '"));
 }
 
-/// RabbitMQ answers a declare of such an exchange and does not find it: then the message is refused, and the connection stays.
+/// RabbitMQ answers the declaration of such an exchange, but does not find it. The message is refused, and the
+/// connection stays.
 #[tokio::test]
 async fn an_exchange_of_a_message_that_is_not_found_is_declared_again_and_is_a_matter_of_that_message() {
     let (mut publisher, mut broker) = publisher();
@@ -177,7 +188,11 @@ async fn an_exchange_of_a_message_that_is_not_found_is_declared_again_and_is_a_m
         let close = not_found("own");
         say(&mut broker, MESSAGES, close).await;
         match next(&mut publisher).await.unwrap() {
-            PublisherEvent::ChannelClosed { refused: Refused::Publish { code: 404, .. }, sent, .. } => {
+            PublisherEvent::ChannelClosed {
+                refused: Refused::Publish(Refusal { code: 404, .. }),
+                sent,
+                ..
+            } => {
                 assert_eq!(sent, [PublishTag(1)]);
             }
             other => panic!("{other:?}"),
@@ -186,19 +201,22 @@ async fn an_exchange_of_a_message_that_is_not_found_is_declared_again_and_is_a_m
         let selected = AMQPClass::Confirm(AMQPMethod::SelectOk(confirm::SelectOk {}));
         say(&mut broker, MESSAGES, selected).await;
     }
-    // One of the topology has lost its bindings.
+    // An exchange of the topology has lost its bindings.
     publisher.publish(PublishTag(2), message(2, "known"));
     assert!(is_quiet(&mut publisher).await);
     say(&mut broker, MESSAGES, not_found("known")).await;
     let told = next(&mut publisher).await;
-    assert!(matches!(told, Err(BrokerError::ChannelClosed { code: 404, .. })), "{told:?}");
+    assert!(
+        matches!(told, Err(BrokerError::ChannelClosed { refusal: Refusal { code: 404, .. }, .. })),
+        "{told:?}"
+    );
 }
 
 fn declared() -> AMQPClass {
     AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}))
 }
 
-/// The next declare of an exchange that a broker hears: its name, and whether it only looks.
+/// Returns the next declaration that the broker gets: the exchange's name, and whether it is passive.
 async fn declare_of(publisher: &mut Publisher, broker: &mut DuplexStream) -> (String, bool) {
     assert!(is_quiet(publisher).await);
     let mut heard = bytes::BytesMut::new();
@@ -213,14 +231,14 @@ async fn declare_of(publisher: &mut Publisher, broker: &mut DuplexStream) -> (St
     }
 }
 
-/// A broker does not have the exchange that a publisher looks for.
+/// Answers a look for an exchange with "not found".
 async fn miss(publisher: &mut Publisher, broker: &mut DuplexStream, exchange: &str) {
     assert_eq!(declare_of(publisher, broker).await, (exchange.to_owned(), true));
     say(broker, DECLARES, not_found(exchange)).await;
     say(broker, DECLARES, opened()).await;
 }
 
-/// A publisher that declares an exchange and goes on.
+/// Has the publisher declare an exchange.
 async fn make(publisher: &mut Publisher, broker: &mut DuplexStream, exchange: &str) {
     assert_eq!(declare_of(publisher, broker).await, (exchange.to_owned(), false));
     say(broker, DECLARES, declared()).await;
@@ -251,7 +269,7 @@ async fn messages_have_as_many_exchanges_declared_as_the_limit_says_over_all_con
         make(&mut publisher, &mut broker, "first").await;
         miss(&mut publisher, &mut broker, "second").await;
         is_one_too_many(&mut publisher, &[2, 3]).await;
-        // The first is known to the connection, one of the topology counts for nothing.
+        // The connection knows the first exchange, and the topology's exchange does not count.
         publisher.publish(PublishTag(3), message(3, "known"));
         publisher.publish(PublishTag(4), message(4, "first"));
         publisher.publish(PublishTag(5), message(5, "literal"));
@@ -259,7 +277,7 @@ async fn messages_have_as_many_exchanges_declared_as_the_limit_says_over_all_con
         assert!(is_quiet(&mut publisher).await);
         assert_eq!(publisher.confirms.close(), [1, 3, 4, 5].map(PublishTag), "sent");
     }
-    // What is only verified is not made.
+    // Verification declares nothing.
     let (publisher, _broker) = publisher();
     let mut publisher = Publisher { exchange_limit, declare: false, ..publisher };
     publisher.publish(PublishTag(5), message(5, "third"));
@@ -299,7 +317,7 @@ async fn exchanges_that_are_there_count_for_nothing_and_those_that_are_gone_no_l
     assert_eq!(publisher.confirms.close(), [PublishTag(4)]);
 }
 
-/// The next frame that a broker hears; what has been heard behind it stays in `heard`.
+/// Returns the next frame that the broker gets. Bytes after it stay in `heard`.
 async fn asked(hears: &mut (impl AsyncRead + Unpin), heard: &mut bytes::BytesMut) -> AMQPFrame {
     loop {
         if let Ok((_, frame)) = parse_frame(&heard[..]) {
@@ -372,7 +390,7 @@ async fn frames_that_nobody_asked_for_in_place_of_an_answer_are_limited() {
 async fn confirms_without_number_before_the_answer_do_not_keep_a_connection_from_closing_in_good_order() {
     let (ours, mut broker) = tokio::io::duplex(256);
     let connection = Connection::over(Box::new(ours), &[]);
-    // A connection that is dropped meanwhile takes no more of them.
+    // A dropped connection accepts no more of them.
     let answers = async {
         for _ in 0..1000 {
             confirm(&mut broker, 1).await;
@@ -397,8 +415,8 @@ async fn a_broker_that_closes_channels_without_end_does_not_keep_a_connection_fr
     assert!(closed.is_ok(), "it waited for the answer, and answered each close meanwhile");
 }
 
-/// What the `publisher` tells of its fence within some time, while a broker answers each question about it with `answer`, which knows
-/// whether the question is a mere look.
+/// Returns the fence states that the `publisher` reports within some time. The broker answers each request by
+/// `answer`, whose argument is whether the request is a passive declaration.
 async fn told_of_fence(
     publisher: &mut Publisher,
     broker: tokio::io::DuplexStream,
@@ -408,7 +426,7 @@ async fn told_of_fence(
     told_of_fence_in_time(publisher, broker, within, async |is_look| answer(is_look)).await
 }
 
-/// The same, while the broker takes its time for each answer.
+/// As [`told_of_fence`], with a delay before each answer.
 async fn told_of_fence_in_time(
     publisher: &mut Publisher,
     broker: tokio::io::DuplexStream,
@@ -461,7 +479,7 @@ fn is_taken(told: &Fence) -> bool {
     matches!(told, Fence::Taken { .. })
 }
 
-/// Longer than a takeover may take by far.
+/// Far longer than a takeover.
 const LONG: Duration = Duration::from_secs(900);
 
 #[tokio::test(start_paused = true)]
@@ -502,7 +520,8 @@ async fn a_fence_that_is_free_by_the_time_of_the_look_is_declared() {
     assert!(matches!(&told[..], [Fence::Busy { .. }, Fence::Held]), "{told:?}");
 }
 
-/// A queue of a node that is down: a declare is refused for its owner's sake, a look is not answered by anybody (RabbitMQ 4.3).
+/// Answer for a queue of a node that is down. RabbitMQ 4.3 refuses a declaration because of its owner, and does not
+/// answer a look.
 const NO_ANSWER: &str =
     "NOT_FOUND - failed to perform operation on queue 'outboxd.publisher.test' in vhost '/' due to timeout";
 
@@ -518,7 +537,8 @@ async fn a_fence_whose_node_is_down_is_taken_and_not_free() {
     assert!((Duration::from_secs(180)..Duration::from_secs(200)).contains(for_at_least), "{told:?}");
 }
 
-/// RabbitMQ looks 2000 times, 30 ms apart, for the process of such a queue, and answers nothing else on that channel meanwhile.
+/// RabbitMQ looks 2000 times, 30 ms apart, for the process of such a queue, and answers nothing else on the channel
+/// meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_look_that_is_not_answered_is_told_before_the_broker_gives_up() {
     let told = async |within| {
@@ -597,7 +617,7 @@ async fn an_answer_about_the_fence_that_nobody_asked_for_ends_the_connection() {
     assert!(matches!(told, Err(BrokerError::Lost { .. })), "{told:?}");
 }
 
-/// Only the first refusal is told, and nothing else need happen before the next question.
+/// Only the first refusal is reported, and the next request needs no other event.
 #[tokio::test(start_paused = true)]
 async fn a_fence_that_another_has_is_asked_for_again_and_again() {
     let (mut publisher, broker) = publisher();
@@ -610,7 +630,7 @@ async fn a_fence_that_another_has_is_asked_for_again_and_again() {
     assert!(matches!(&told[..], [Fence::Busy { .. }, Fence::Held]), "{told:?}");
 }
 
-/// As a broker hands a message back, with that text in the header that identifies it.
+/// Sends a `basic.return` with this text in the identifying header.
 async fn hand_back(broker: &mut (impl AsyncWrite + Unpin), identity: &str) {
     use amq_protocol::{
         frame::AMQPContentHeader,

@@ -1,14 +1,15 @@
-//! RabbitMQ's refusals: its reply codes and sentences, each with what it means and what mends it.
+//! Table of RabbitMQ's refusals: reply codes and texts, each with its meaning and cure.
 //!
-//! One table for connecting, declaring, publishing and consuming. The sentences are those of RabbitMQ 3.10 to 4.3; codes say too
-//! little (406 is a difference, a limit, a missing plugin or a message that is too large). What RabbitMQ adds later falls back to
-//! what its code means. RabbitMQ cuts a text after 255 bytes, so a row goes by the beginning of its sentence wherever it can.
+//! The table serves connecting, declaring, publishing and consuming. Texts are those of RabbitMQ 3.10 to 4.3, because
+//! a code says too little: 406 is a difference, a limit, a missing plugin or a too large message. An unknown text
+//! falls back to the meaning of its code. RabbitMQ cuts a text after 255 bytes, so rows match the beginning where
+//! possible.
 
 use std::fmt;
 
 use diagnostics::{remedy::Mender, shell_word::quoted};
 
-/// AMQP reply codes, as in the specification's table of constants.
+/// AMQP reply codes (specification, table of constants).
 pub(crate) mod reply {
     pub(crate) const CONNECTION_FORCED: u16 = 320;
     pub(crate) const ACCESS_REFUSED: u16 = 403;
@@ -22,7 +23,7 @@ pub(crate) mod reply {
     pub(crate) const INTERNAL_ERROR: u16 = 541;
 }
 
-/// Word of the broker when it closes a channel or a connection.
+/// Refusal of the broker: the reply code and text with which it closes a channel or connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// AMQP reply code.
@@ -36,14 +37,38 @@ impl Refusal {
         Self { code, text: text.to_string() }
     }
 
-    /// Reason, by code and words.
+    /// Returns the reason.
     pub fn reason(&self) -> Reason {
-        reason(self.code, &self.text)
+        find(self.code, &self.text).reason
     }
 
-    /// Next step, for an administrator of the broker.
+    /// Returns the meaning, to follow the name of what was refused.
+    pub fn means(&self) -> &'static str {
+        find(self.code, &self.text).means
+    }
+
+    /// Returns the next step for an administrator of RabbitMQ, with names from the text.
     pub fn cure(&self) -> String {
-        cure(self.code, &self.text)
+        // No cure holds a semicolon: in an error's text the cure follows the last one.
+        let mut cure = find(self.code, &self.text).cure.to_owned();
+        for (placeholder, before) in [
+            ("{vhost}", &[" in vhost '", "vhost '"][..]),
+            ("{user}", &["user '"]),
+            ("{exchange}", &["exchange topic '", "exchange '"]),
+        ] {
+            if cure.contains(placeholder) {
+                let name = before.iter().find_map(|before| named(&self.text, before));
+                let name = name.map_or_else(|| placeholder[1..placeholder.len() - 1].to_uppercase(), quoted);
+                cure = cure.replace(placeholder, &name);
+            }
+        }
+        cure
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.code, self.text)
     }
 }
 
@@ -58,23 +83,23 @@ pub enum Reason {
     TopicPermission,
     /// A name begins with `amq.`.
     ReservedName,
-    /// An internal exchange takes messages from other exchanges only.
+    /// The exchange is internal and takes messages only from other exchanges.
     InternalExchange,
     /// The default exchange can be neither declared nor bound.
     DefaultExchange,
-    /// Another consumer has the queue for itself.
+    /// Another consumer uses the queue exclusively.
     ExclusiveConsumer,
-    /// There is no such exchange, queue or binding.
+    /// The exchange, queue or binding does not exist.
     Missing,
-    /// The queue is there, and its node or its process is not.
+    /// The queue exists, but its node or process is down.
     Unavailable,
-    /// A queue belongs to another connection, or cannot be read in this way.
+    /// The queue belongs to another connection, or cannot be read in this way.
     Locked,
-    /// An exchange or queue is there with other properties or arguments.
+    /// The exchange or queue exists with other properties or arguments.
     Different,
-    /// The virtual host or the cluster has as many queues as it may have.
+    /// The limit of queues of the virtual host or cluster is reached.
     QueueLimit,
-    /// The cluster has as many exchanges as it may have.
+    /// The cluster's limit of exchanges is reached.
     ExchangeLimit,
     /// An argument or property is not allowed for this kind of exchange, queue or binding.
     InvalidArgument,
@@ -86,35 +111,35 @@ pub enum Reason {
     InvalidMessage,
     /// A consumer held a message unacknowledged for too long.
     AcknowledgementTimeout,
-    /// There is no such virtual host.
+    /// The virtual host does not exist.
     NoVhost,
-    /// The user may not use the virtual host.
+    /// The user has no access to the virtual host.
     VhostAccess,
-    /// The virtual host is there and does not run on this node.
+    /// The virtual host exists, but does not run on this node.
     VhostDown,
-    /// The virtual host has as many connections as it may have.
+    /// The virtual host's limit of connections is reached.
     VhostConnectionLimit,
-    /// The user has as many connections as it may have.
+    /// The user's limit of connections is reached.
     UserConnectionLimit,
-    /// The node has as many connections as it may have.
+    /// The node's limit of connections is reached.
     NodeConnectionLimit,
-    /// A connection has as many channels as it may have.
+    /// The connection's limit of channels is reached.
     ChannelLimit,
-    /// The user has as many channels as it may have.
+    /// The user's limit of channels is reached.
     UserChannelLimit,
-    /// The node has as many channels as it may have.
+    /// The node's limit of channels is reached.
     NodeChannelLimit,
-    /// A channel has as many consumers as it may have.
+    /// The channel's limit of consumers is reached.
     ConsumerLimit,
     /// The two sides could not agree on `channel_max` or `frame_max`.
     Negotiation,
-    /// The broker does not offer the way of logging in.
+    /// The broker does not offer the login mechanism.
     Mechanism,
     /// An operator or the node itself ended the connection.
     Ended,
     /// The broker's configuration or a feature flag forbids this kind of queue.
     FeatureDisabled,
-    /// A stream or quorum queue has no replica that could answer.
+    /// A stream or quorum queue has no replica that answers.
     NoReplica,
     /// A frame is larger than the two sides agreed on.
     FrameTooLarge,
@@ -125,7 +150,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The one who mends it.
+    /// Returns who applies the cure.
     pub fn mender(self) -> Mender {
         match self {
             Self::Login
@@ -148,7 +173,7 @@ impl Reason {
             | Self::Mechanism
             | Self::FeatureDisabled
             | Self::FrameTooLarge => Mender::Person,
-            // Somebody may close a connection or end a consumer, and a node may come back.
+            // Another client may close a connection or end a consumer, and a node may return.
             Self::ExclusiveConsumer
             | Self::Unavailable
             | Self::Locked
@@ -169,15 +194,15 @@ impl Reason {
     }
 }
 
-/// One kind of refusal.
+/// Row of the table.
 struct Row {
     code: u16,
-    /// The first piece begins the sentence, the others follow in this order.
+    /// Parts of the text, in order. The text begins with the first one.
     words: &'static [&'static str],
     reason: Reason,
-    /// Goes on after the name of an exchange, queue or binding.
+    /// Completes a sentence after the name of an exchange, queue or binding.
     means: &'static str,
-    /// Begins with a verb. `{vhost}`, `{user}` and `{exchange}` are taken from the sentence.
+    /// Begins with a verb. `{vhost}`, `{user}` and `{exchange}` are filled in from the text.
     cure: &'static str,
 }
 
@@ -195,7 +220,7 @@ const UNKNOWN_TYPE: &str = "is of a type that the broker does not know";
 const ENABLE_PLUGIN: &str =
     "enable the plugin that brings this type of exchange on every node (rabbitmq-plugins enable)";
 
-/// Every refusal that is known, the more special ones first. The last row of a code takes what the others leave.
+/// Known refusals, the more specific ones first. The last row of a code matches any text.
 #[rustfmt::skip]
 static TABLE: &[Row] = &[
     row(reply::ACCESS_REFUSED, &["access to topic '"], Reason::TopicPermission, "is closed to this user for that routing key",
@@ -210,7 +235,7 @@ static TABLE: &[Row] = &[
         "name another exchange"),
     row(reply::ACCESS_REFUSED, &["", " in exclusive use"], Reason::ExclusiveConsumer, "is read by a consumer that has it for itself",
         "stop that consumer (rabbitmqctl list_consumers -p {vhost})"),
-    row(reply::ACCESS_REFUSED, &["Login was refused "], Reason::Login, "needs a login that the broker does not accept",
+    row(reply::ACCESS_REFUSED, &["Login was refused "], Reason::Login, "needs a login that the broker accepts",
         "check user and password (the user guest may log in from localhost only)"),
     row(reply::ACCESS_REFUSED, &[""], Reason::Permission, "is refused to this user",
         "grant the user configure, write and read (rabbitmqctl set_permissions)"),
@@ -292,7 +317,7 @@ static TABLE: &[Row] = &[
         "raise the user's limit (rabbitmqctl set_user_limits {user} '{\"max-connections\": N}', which replaces the user's other limits)"),
     row(reply::NOT_ALLOWED, &["connection refused: node connection limit ("], Reason::NodeConnectionLimit, "needs one more connection than the node may have",
         "raise connection_max in rabbitmq.conf, or close connections that nobody needs"),
-    // RabbitMQ 4.0 names its own node as the user.
+    // RabbitMQ 4.0 reports its own node as the user.
     row(reply::NOT_ALLOWED, &["number of channels opened for user '"], Reason::UserChannelLimit, "needs one more channel than the user may have",
         "raise the user's limit (rabbitmqctl set_user_limits USER '{\"max-channels\": N}', which replaces the user's other limits)"),
     row(reply::NOT_ALLOWED, &["number of channels opened on node '"], Reason::NodeChannelLimit, "needs one more channel than the node may have",
@@ -322,42 +347,15 @@ static TABLE: &[Row] = &[
         "see the broker's log, and whether a majority of the cluster's nodes is up (rabbitmqctl cluster_status)"),
 ];
 
-/// Takes what no row of the table has.
+/// Row for an unknown code.
 static UNKNOWN: Row = row(0, &[""], Reason::Other, "is refused", "see the broker's log");
-
-/// Reason of a refusal, by the broker's reply code and its own words.
-pub(crate) fn reason(code: u16, text: &str) -> Reason {
-    find(code, text).reason
-}
-
-/// Meaning of a refusal, to follow the name of what was refused.
-pub fn means(code: u16, text: &str) -> &'static str {
-    find(code, text).means
-}
-
-/// Cure of a refusal, with names from the broker's sentence. Holds no semicolon: in an error's text the cure follows the last one.
-pub(crate) fn cure(code: u16, text: &str) -> String {
-    let mut cure = find(code, text).cure.to_owned();
-    for (placeholder, before) in [
-        ("{vhost}", &[" in vhost '", "vhost '"][..]),
-        ("{user}", &["user '"]),
-        ("{exchange}", &["exchange topic '", "exchange '"]),
-    ] {
-        if cure.contains(placeholder) {
-            let name = before.iter().find_map(|before| named(text, before));
-            let name = name.map_or_else(|| placeholder[1..placeholder.len() - 1].to_uppercase(), quoted);
-            cure = cure.replace(placeholder, &name);
-        }
-    }
-    cure
-}
 
 fn find(code: u16, text: &str) -> &'static Row {
     let sentence = sentence(text);
     TABLE.iter().find(|row| row.code == code && is_said(sentence, row.words)).unwrap_or(&UNKNOWN)
 }
 
-/// The broker's words without the code's name in front (`PRECONDITION_FAILED - `), and without the right that RabbitMQ 4 names
+/// Returns the text without the code's name (`PRECONDITION_FAILED - `) and without the right that RabbitMQ 4 names
 /// (`write access to exchange ...`, up to 3.13 `access to exchange ...`).
 fn sentence(text: &str) -> &str {
     let sentence = match text.split_once(" - ") {
@@ -381,7 +379,7 @@ fn is_said(sentence: &str, words: &[&str]) -> bool {
     })
 }
 
-/// The name between quotes that follows `before`.
+/// Returns the quoted name after `before`.
 fn named<'t>(text: &'t str, before: &str) -> Option<&'t str> {
     let (_, rest) = text.split_once(before)?;
     rest.split_once('\'').map(|(name, _)| name)

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Sentences of RabbitMQ, version by version where they differ, taken from its source and, in part, from nodes.
+/// RabbitMQ's texts, of each version in which they differ, from its source and partly from nodes.
 const SENTENCES: &[(u16, &str, Reason)] = &[
     (
         403,
@@ -263,7 +263,7 @@ const SENTENCES: &[(u16, &str, Reason)] = &[
 #[test]
 fn every_sentence_of_the_broker_has_its_cause() {
     for (code, text, expected) in SENTENCES {
-        assert_eq!(reason(*code, text), *expected, "{code} {text}");
+        assert_eq!(Refusal::new(*code, text).reason(), *expected, "{code} {text}");
     }
 }
 
@@ -275,7 +275,7 @@ fn every_row_is_reached_by_a_sentence_and_has_one_cure_without_leftovers() {
         assert!(reached.next().is_some() || falls_back, "no sentence for {} {:?}", row.code, row.words);
     }
     for (code, text, _) in SENTENCES {
-        let cure = cure(*code, text);
+        let cure = Refusal::new(*code, text).cure();
         assert!(
             !cure.contains("; ") && !cure.contains("{v") && !cure.contains("{u") && !cure.contains("{e"),
             "{cure}"
@@ -286,6 +286,7 @@ fn every_row_is_reached_by_a_sentence_and_has_one_cure_without_leftovers() {
 
 #[test]
 fn a_cure_names_the_vhost_user_and_exchange_of_the_sentence() {
+    let cure = |code, text: &str| Refusal::new(code, text).cure();
     let limit = cure(
         406,
         "PRECONDITION_FAILED - cannot declare queue 'a.q': queue limit in vhost 'V 1' (1) is reached",
@@ -295,7 +296,7 @@ fn a_cure_names_the_vhost_user_and_exchange_of_the_sentence() {
     let topic = "ACCESS_REFUSED - access to topic 'Nope' in exchange topic 'Order.events' in vhost '/' refused for user 'shop'";
     let topic = cure(403, topic);
     assert!(topic.ends_with("set_topic_permissions -p / shop Order.events WRITE READ"), "{topic}");
-    // What was cut off is left to the reader.
+    // A name that was cut off is left out.
     let cut = cure(406, "PRECONDITION_FAILED - cannot declare queue 'a-name-so-long-that-the-rest-is-cut...");
     assert!(cut.contains("set_vhost_limits -p VHOST"), "{cut}");
 }

@@ -6,9 +6,9 @@ use amq_protocol::types::{AMQPValue, FieldArray, FieldTable};
 
 use crate::short_string::short;
 
-/// The value of an optional argument.
+/// Value of an optional argument.
 ///
-/// RabbitMQ compares integers by value, whatever their width, and a list or table also by the types in it
+/// RabbitMQ compares integers by value, whatever their width, but a list or table also by the types of its members
 /// (`rabbit_misc:assert_args_equivalence`).
 #[derive(Clone, Debug, PartialEq)]
 pub enum Argument {
@@ -26,7 +26,7 @@ pub enum Argument {
     Table(Vec<(String, Argument)>),
 }
 
-/// The arguments as an AMQP table.
+/// Returns the arguments as an AMQP table.
 pub(crate) fn table(arguments: &[(String, Argument)]) -> io::Result<FieldTable> {
     let mut table = FieldTable::default();
     for (name, value) in arguments {

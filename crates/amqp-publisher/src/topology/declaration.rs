@@ -1,4 +1,4 @@
-//! One exchange, queue or binding: how it is declared, or looked for, and what is said of it.
+//! Declaration of one exchange, queue or binding.
 
 use std::{fmt, io};
 
@@ -15,42 +15,42 @@ use crate::{
     short_string::short,
 };
 
-/// Of an exchange's arguments the only one that the broker compares with what is there.
+/// The only argument of an exchange that the broker compares with an existing one.
 const ALTERNATE_EXCHANGE: &str = "alternate-exchange";
 
-/// One thing to declare. Displayed in one line.
+/// Declaration of one object. Displayed on one line.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Declaration {
     /// An exchange.
     Exchange {
-        /// Its name.
+        /// Name of the exchange.
         name: String,
         /// Type of the exchange.
         kind: String,
-        /// Set when it survives a restart of the broker.
+        /// Set if the exchange survives a restart of the broker.
         durable: bool,
         /// Optional arguments.
         arguments: Vec<(String, Argument)>,
     },
     /// A durable queue.
     Queue {
-        /// Its name.
+        /// Name of the queue.
         name: String,
-        /// Its optional arguments, as [`Topology::plan`](super::Topology::plan) sets them.
+        /// Optional arguments, as [`Topology::plan`](super::Topology::plan) sets them.
         arguments: Vec<(String, Argument)>,
     },
     /// A binding of an exchange or queue to an exchange.
     Binding {
-        /// Exchange or queue that is bound.
+        /// Exchange or queue at the end of the binding.
         destination: Destination,
-        /// The exchange that it is bound to.
+        /// Exchange at the start of the binding.
         source: String,
         /// The binding key.
         key: String,
     },
 }
 
-/// End of a binding: the queue or exchange that it leads to.
+/// Destination of a binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// A queue.
@@ -60,7 +60,7 @@ pub enum Destination {
 }
 
 impl Declaration {
-    /// A durable exchange of type `topic`.
+    /// Returns a durable exchange of type `topic`.
     pub fn topic_exchange(name: &str) -> Self {
         Self::Exchange { name: name.to_owned(), kind: TOPIC.to_owned(), durable: true, arguments: Vec::new() }
     }
@@ -74,13 +74,13 @@ impl Declaration {
         }
     }
 
-    /// Names of the arguments that the broker does not compare with those of an exchange that is there.
+    /// Returns the names of the arguments that the broker does not compare with those of an existing exchange.
     pub fn uncompared(&self) -> Vec<&str> {
         let Self::Exchange { arguments, .. } = self else { return Vec::new() };
         arguments.iter().map(|(name, _)| &**name).filter(|name| *name != ALTERNATE_EXCHANGE).collect()
     }
 
-    /// Its name in an error: kind and name, without its arguments.
+    /// Returns the object's name in an error: kind and name, without arguments.
     pub fn object(&self) -> String {
         match self {
             Self::Exchange { name, kind, .. } => format!("exchange '{name}' ({kind})"),
@@ -91,11 +91,11 @@ impl Declaration {
         }
     }
 
-    /// Declares it, or with `create` false looks whether it is there. A binding is then left alone.
+    /// Declares the object. With `create` false only checks that it exists; a binding is then not checked.
     ///
     /// # Errors
     ///
-    /// The broker refuses, which closes the channel, or the connection is lost.
+    /// [`BrokerError::Declare`] when the broker refuses, which closes the channel; otherwise the connection is lost.
     pub async fn apply(
         &self,
         connection: &mut Connection,
@@ -112,11 +112,11 @@ impl Declaration {
         }
     }
 
-    /// The error when it could not be declared.
+    /// Returns the error of a failed declaration.
     pub(crate) fn failure(&self, error: CallError, at: &Endpoint) -> BrokerError {
         match error {
             CallError::Refused(refusal) => self.refused(refusal, at),
-            // An exchange type that it does not know, or a failure inside it, is a reason for the broker to close the whole connection.
+            // RabbitMQ closes the whole connection for an unknown exchange type or an internal failure.
             CallError::Lost(Loss::Closed(refusal))
                 if matches!(refusal.code, reply::COMMAND_INVALID | reply::INTERNAL_ERROR) =>
             {
@@ -126,12 +126,12 @@ impl Declaration {
         }
     }
 
-    /// The error when the broker closed the channel for it.
+    /// Returns the error of a channel that was closed for the declaration.
     fn refused(&self, refusal: Refusal, at: &Endpoint) -> BrokerError {
         BrokerError::Declare { at: at.clone(), error: DeclareError::new(self.object(), refusal) }
     }
 
-    /// The method that asks for it; `None` when there is no way to ask.
+    /// Returns the method that declares or checks the object; `None` if AMQP has none.
     pub(crate) fn method(&self, create: bool) -> io::Result<Option<AMQPClass>> {
         Ok(Some(match self {
             Self::Exchange { name, kind, durable, arguments } => {
@@ -179,7 +179,7 @@ impl fmt::Display for Declaration {
         };
         match self {
             Self::Exchange { name, kind, durable, arguments } => {
-                let durable = if *durable { "durable" } else { "gone after a restart of the broker" };
+                let durable = if *durable { "durable" } else { "not durable" };
                 write!(f, "exchange {name}: {kind}, {durable}")?;
                 list(f, arguments)
             }

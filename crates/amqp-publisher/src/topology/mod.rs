@@ -1,7 +1,7 @@
-//! Durable exchanges, queues and bindings: what a subscription needs, and how it is declared or verified.
+//! Topology: durable exchanges, queues and bindings that subscriptions need.
 //!
-//! [`Topology::plan`] is pure and knows every name and argument; [`Topology::declare`] carries it out. Nothing here deletes or
-//! unbinds.
+//! [`Topology::plan`] is pure and knows every name and argument; [`Topology::declare`] carries the plan out. Nothing
+//! here deletes or unbinds.
 
 mod argument;
 mod declaration;
@@ -14,28 +14,29 @@ use crate::{
     error::BrokerError,
 };
 
-/// The type of an exchange that no [`Exchange`] describes.
+/// Type of an exchange that no [`Exchange`] describes.
 pub const TOPIC: &str = "topic";
 /// Exchange type of the plugin `rabbitmq_consistent_hash_exchange`.
 pub const CONSISTENT_HASH: &str = "x-consistent-hash";
-/// Exchange type of the plugin `rabbitmq_delayed_message_exchange`. It returns what it delays, and delivers it all the same.
+/// Exchange type of the plugin `rabbitmq_delayed_message_exchange`, which returns each message that it delays and
+/// later delivers.
 pub const DELAYED_MESSAGE: &str = "x-delayed-message";
-/// Routing key with which a queue is bound to a consistent-hash exchange: its share of the ring.
+/// Routing key that binds a queue to a consistent-hash exchange: its share of the ring.
 const EQUAL_SHARE: &str = "1";
 
-/// RabbitMQ's kinds of queue, its argument `x-queue-type`.
+/// Queue types of RabbitMQ (`x-queue-type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueType {
-    /// Replicated by Raft.
+    /// Replicated queue (Raft).
     Quorum,
-    /// On one node.
+    /// Queue on one node.
     Classic,
-    /// An append-only log. Has no dead letters and no single active consumer.
+    /// Append-only log. Has neither dead letters nor a single active consumer.
     Stream,
 }
 
 impl QueueType {
-    /// The value of `x-queue-type`.
+    /// Returns the value of `x-queue-type`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Quorum => "quorum",
@@ -45,58 +46,58 @@ impl QueueType {
     }
 }
 
-/// Exchanges and subscriptions that are there, or declared, before anything is published.
+/// Exchanges and subscriptions that exist, or are declared, before the first publish.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Topology {
-    /// Declare exchanges, queues and bindings; otherwise only verify that they are there.
+    /// Set to declare exchanges, queues and bindings. Otherwise their existence is verified.
     pub declare: bool,
     /// Exchanges that are not durable topics without arguments.
     pub exchanges: Vec<Exchange>,
     /// Durable subscriptions.
     pub subscriptions: Vec<Subscription>,
-    /// Header by which a subscription with partitions spreads messages over its queues.
+    /// Header whose value selects the partition.
     pub partition_header: &'static str,
 }
 
 /// A durable subscription.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subscription {
-    /// Name of the queue; of the hash exchange and the prefix of the queues when there are partitions.
+    /// Name of the queue. With partitions, name of the hash exchange and prefix of the queues.
     pub queue: String,
-    /// Exchange that messages are published to; a durable topic, unless an [`Exchange`] describes it.
+    /// Exchange that gets the messages: a durable topic, unless an [`Exchange`] describes it.
     pub exchange: String,
     /// Binding keys from the exchange.
     pub binding_keys: Vec<String>,
-    /// Kind of the queue, or of each of its partitions.
+    /// Type of the queue, or of each partition.
     pub queue_type: QueueType,
-    /// 1 for one queue. N > 1: queues `<queue>-0` to `<queue>-<N-1>` behind a consistent-hash exchange `<queue>` on
-    /// [`Topology::partition_header`], so that messages with the same value stay in one of them.
+    /// Number of queues. N > 1: queues `<queue>-0` to `<queue>-<N-1>` behind a consistent-hash exchange `<queue>` on
+    /// [`Topology::partition_header`]. Messages with the same value stay in one queue.
     pub partitions: u32,
-    /// Set when only one consumer of a queue gets messages at a time, which keeps their order. Not for streams.
+    /// Set if only one consumer of a queue gets messages at a time, which keeps their order. Not for streams.
     pub single_active_consumer: bool,
-    /// Set when rejected messages go to `<queue>.dead`, a queue of the same type. Not for streams.
+    /// Set if rejected messages go to `<queue>.dead`, a queue of the same type. Not for streams.
     pub dead_letter: bool,
-    /// Further arguments of the queue, or of each of its partitions, in the order of their names. The dead-letter queue has none.
+    /// Further arguments of the queue, or of each partition, ordered by name. The dead-letter queue gets none.
     pub arguments: Vec<(String, Argument)>,
 }
 
-/// An exchange that is described, and not just named.
+/// Description of an exchange.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
     /// Name of the exchange.
     pub name: String,
     /// Type of the exchange, as the broker calls it.
     pub kind: String,
-    /// Set when it survives a restart of the broker.
+    /// Set if the exchange survives a restart of the broker.
     pub durable: bool,
-    /// Set when the broker is to return a message that no queue is bound for.
+    /// Set if messages are published as `mandatory`, so that the broker returns those that no queue is bound for.
     pub mandatory: bool,
-    /// Arguments of the exchange, in the order of their names.
+    /// Arguments of the exchange, ordered by name.
     pub arguments: Vec<(String, Argument)>,
 }
 
 impl Topology {
-    /// Everything that the exchanges and subscriptions need, in an order in which it can be declared, nothing twice.
+    /// Returns all declarations, each once, in an order in which they can be declared.
     pub fn plan(&self) -> Vec<Declaration> {
         let described = self.exchanges.iter().filter(|exchange| !is_predeclared(&exchange.name));
         let mut plan: Vec<_> = described.map(Declaration::exchange).collect();
@@ -110,7 +111,7 @@ impl Topology {
         plan
     }
 
-    /// Everything that one subscription needs, the exchange that it is bound to included.
+    /// Returns the declarations of one subscription, including its exchange.
     pub(crate) fn plan_of(&self, subscription: &Subscription) -> Vec<Declaration> {
         let Subscription { queue, exchange, binding_keys, queue_type, partitions, .. } = subscription;
         let keeps_one_by_one = *queue_type != QueueType::Stream;
@@ -125,7 +126,7 @@ impl Topology {
         if subscription.dead_letter && keeps_one_by_one {
             let dead = format!("{queue}.dead");
             plan.push(Declaration::Queue { name: dead.clone(), arguments: arguments.clone() });
-            // The default exchange routes to the queue that the routing key names.
+            // The default exchange routes to the queue named by the routing key.
             arguments.push(text("x-dead-letter-exchange", ""));
             arguments.push(text("x-dead-letter-routing-key", &dead));
         }
@@ -160,13 +161,13 @@ impl Topology {
         plan
     }
 
-    /// Declares what the exchanges and subscriptions need; without [`Topology::declare`] only verifies that exchanges and
-    /// queues are there, by passive declares, which compare no arguments, and takes the bindings on trust: AMQP 0-9-1 has no way
-    /// to ask for them.
+    /// Declares exchanges, queues and bindings. Without [`Topology::declare`] verifies that exchanges and queues
+    /// exist, by passive declarations, which compare no arguments. Bindings are not verified: AMQP 0-9-1 cannot query
+    /// them.
     ///
     /// # Errors
     ///
-    /// The first failure, which ends it and closes the channel.
+    /// [`BrokerError`] of the first failure, after which the channel is closed.
     pub async fn declare(&self, connection: &mut Connection, channel: ChannelId) -> Result<(), BrokerError> {
         for declaration in self.plan() {
             declaration.apply(connection, channel, self.declare).await?;
@@ -175,8 +176,8 @@ impl Topology {
     }
 }
 
-/// Tells whether an exchange is the broker's own: the default exchange and those that every virtual host has. Nobody may declare
-/// another `amq.*`, which the broker then says by name (403); publishing to one unknown would cost the channel each time.
+/// Tells whether an exchange is predeclared: the default exchange, or one that every virtual host has. The broker
+/// refuses to declare any other `amq.*` (403), and closes the channel for each publish to one that does not exist.
 pub fn is_predeclared(exchange: &str) -> bool {
     const OWN: [&str; 8] = [
         "",

@@ -1,28 +1,30 @@
-//! Errors of a consumer, and which of them a message may have caused.
+//! Errors of a consumer, and whether a message may have caused them.
 
-use amqp_publisher::{BrokerError, Endpoint, error::Cause};
-use lapin::{ErrorKind, protocol::AMQPError};
+use amqp_publisher::{BrokerError, Endpoint, Refusal, error::Cause};
+use lapin::ErrorKind;
 
-/// AMQP reply code of a connection that an operator closed, or whose node stops.
+/// AMQP reply code of a connection that an operator or a stopping node closed.
 const CONNECTION_FORCED: u16 = 320;
 
 /// Error that ends a consumer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConsumerError {
-    /// The broker cannot be reached, refuses, or is gone.
+    /// The broker cannot be reached or refuses, or the connection is lost.
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// The broker ended the consumer: its queue was deleted, or the queue's node went away.
-    #[error("RabbitMQ at {at} ended the consumer of queue '{queue}'; it was deleted, or its node went away")]
+    #[error(
+        "RabbitMQ at {at} ended the consumer of queue '{queue}'; the queue was deleted, or its node went away"
+    )]
     Ended {
         /// Which broker.
         at: Endpoint,
         /// The queue.
         queue: String,
     },
-    /// A message that was to be put aside was not taken by the queue for such messages.
+    /// The dead-letter queue did not accept a message.
     #[error(
-        "RabbitMQ at {at} did not take a message for queue '{queue}'; check that the queue is there and not full"
+        "RabbitMQ at {at} did not accept a message for queue '{queue}'; check that the queue exists and is not full"
     )]
     NotBuried {
         /// Which broker.
@@ -33,29 +35,24 @@ pub enum ConsumerError {
 }
 
 impl ConsumerError {
-    /// The verdict on an error of lapin's once the connection was open.
+    /// Returns the error of an open connection from lapin's.
     pub(super) fn after_open(at: &Endpoint, source: lapin::Error) -> Self {
         let at = at.clone();
         let error = match protocol_error(&source) {
-            Some(error) if source.is_amqp_soft_error() => {
-                BrokerError::ChannelClosed { at, code: error.get_id(), text: error.get_message().to_string() }
-            }
-            Some(error) => BrokerError::ConnectionClosed {
-                at,
-                code: error.get_id(),
-                text: error.get_message().to_string(),
-            },
+            Some(refusal) if source.is_amqp_soft_error() => BrokerError::ChannelClosed { at, refusal },
+            Some(refusal) => BrokerError::ConnectionClosed { at, refusal },
             None => BrokerError::Lost { at, source: Cause::new(source) },
         };
         error.into()
     }
 
-    /// End of a consumer's work while it was at it; `None` when the broker is away or refuses.
+    /// Returns the interruption of a working consumer; `None` when the broker is away or refuses.
     pub fn setback(&self) -> Option<Setback> {
         match self {
-            Self::Broker(BrokerError::ConnectionClosed { code: CONNECTION_FORCED, .. }) => {
-                Some(Setback::Forced)
-            }
+            Self::Broker(BrokerError::ConnectionClosed {
+                refusal: Refusal { code: CONNECTION_FORCED, .. },
+                ..
+            }) => Some(Setback::Forced),
             Self::Broker(BrokerError::Lost { .. } | BrokerError::ConnectionClosed { .. }) => {
                 Some(Setback::Connection)
             }
@@ -67,25 +64,27 @@ impl ConsumerError {
     }
 }
 
-/// Part of a consumer that ended while it was at work.
+/// Interruption of a working consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setback {
-    /// An operator or the broker itself ended the connection (320), as a node does that stops. No message is to blame.
+    /// An operator or the broker ended the connection (320), as a stopping node does. No message is to blame.
     Forced,
-    /// The connection is gone.
+    /// The connection was lost.
     Connection,
     /// The broker closed the channel.
     Channel,
     /// The broker ended the consumer.
     Consumer,
-    /// A message could not be put aside.
+    /// A message could not be moved to the dead-letter queue.
     DeadLetter,
 }
 
-/// The broker's own error, when that is what `error` is.
-fn protocol_error(error: &lapin::Error) -> Option<&AMQPError> {
+/// Returns the broker's refusal in a lapin error.
+fn protocol_error(error: &lapin::Error) -> Option<Refusal> {
     match error.kind() {
-        ErrorKind::ProtocolError(error) => Some(error),
+        ErrorKind::ProtocolError(error) => {
+            Some(Refusal { code: error.get_id(), text: error.get_message().to_string() })
+        }
         _ => None,
     }
 }

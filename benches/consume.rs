@@ -1,7 +1,7 @@
-//! Speed at which a service drains its queue, by how many messages the broker may send ahead of their acknowledgements.
+//! Speed at which a service drains its queue, by prefetch.
 //!
-//! `customer-service` finds a queue of orders when it starts, of as many customers as orders or of one. Each round takes a
-//! database and a virtual host of its own; contenders take turns. Command: `cargo bench --bench consume`.
+//! `customer-service` starts with a queue of orders, of as many customers as orders or of one. Each round has its own
+//! database and virtual host; contenders alternate. Command: `cargo bench --bench consume`.
 
 use std::{
     error::Error,
@@ -22,12 +22,12 @@ const QUEUE: &str = "customer-service.orders";
 const MESSAGES: i64 = 3_000;
 const ROUNDS: usize = 3;
 const PREFETCH: [&str; 4] = ["1", "2", "8", "64"];
-/// A round that takes longer is broken.
+/// Limit of a round. A longer one is broken.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
-    // `cargo bench` passes its own arguments, which there are none of here.
+    // Arguments come from `cargo bench` only.
     let (postgres, rabbitmq) = tokio::join!(
         Postgres::start(PostgresOptions::default()),
         RabbitMq::start(RabbitMqOptions::default())
@@ -42,11 +42,12 @@ async fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Fills the queue, starts the service, and gives the messages per second between the first and the last one handled.
+/// Fills the queue, starts the service, and returns the messages per second between the first and the last handled
+/// one.
 async fn drain(postgres: &Postgres, rabbitmq: &RabbitMq, name: &str, prefetch: &str) -> Outcome<f64> {
     let database = postgres.create_database(name).await;
     let amqp = rabbitmq.create_vhost(name).await;
-    // Declares the queue, and creates the tables.
+    // The first start declares the queue and creates the tables.
     let mut service = Service::start("customer-service", &database, &amqp).await;
     while service.metric("inbox_connected{queue=\"customer-service.orders\"}").await != Some(1.0) {
         sleep(Duration::from_millis(20)).await;
@@ -75,7 +76,7 @@ async fn drain(postgres: &Postgres, rabbitmq: &RabbitMq, name: &str, prefetch: &
     }
 }
 
-/// One order for each message, all of one customer, which makes them wait for nothing else.
+/// Publishes one order for each message, all of one customer, so that nothing else delays them.
 async fn publish(amqp: &str) -> Outcome<()> {
     let (connection, channel) = consumer::connect(amqp).await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;

@@ -1,8 +1,8 @@
-//! How fast an order goes through the whole saga: three services, three databases, the broker and outboxd on this machine.
+//! Speed of an order through the whole saga: three services, three databases, the broker and outboxd on this machine.
 //!
-//! First a burst, as fast as the order service takes orders: orders per second from the first POST to the last order settled,
-//! and shown by the history. Then a steady 50 orders per second: from an order's POST to APPROVED, and to the history view.
-//! Times are when the databases show it, looked at every two milliseconds.
+//! First a burst at full speed: orders per second from the first POST until the last order is settled, and until the
+//! history shows it. Then a steady 50 orders per second: time from an order's POST to APPROVED, and to the history
+//! view. Times come from the databases, which are queried every two milliseconds.
 
 use std::{
     collections::HashMap,
@@ -25,12 +25,12 @@ const RATE: u32 = 50;
 const STEADY_FOR: Duration = Duration::from_secs(30);
 
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-/// Nothing settles for so long: something is broken.
+/// Time without a settled order after which the run fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
-    // `cargo bench` passes its own arguments, which there are none of here.
+    // Arguments come from `cargo bench` only.
     let (postgres, rabbitmq) = tokio::join!(
         Postgres::start(PostgresOptions::default()),
         RabbitMq::start(RabbitMqOptions::default())
@@ -77,7 +77,7 @@ async fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Places the burst; gives when it began, and the orders' ids.
+/// Places the burst, and returns its start and the orders' ids.
 async fn burst(shop: &Arc<Shop>, customers: &Arc<Vec<i64>>) -> Outcome<(Instant, Vec<i64>)> {
     let begin = Instant::now();
     let mut placers = JoinSet::new();
@@ -100,10 +100,10 @@ async fn burst(shop: &Arc<Shop>, customers: &Arc<Vec<i64>>) -> Outcome<(Instant,
 
 type Seen = HashMap<i64, Instant>;
 
-/// Places orders at a steady rate; gives when each was placed, settled, and shown by the history.
+/// Places orders at a steady rate, and returns when each was placed, settled, and shown by the history.
 async fn steady(shop: &Arc<Shop>, customers: &Arc<Vec<i64>>) -> Outcome<(Seen, Seen, Seen)> {
     let count = STEADY_FOR.as_secs() as u32 * RATE;
-    // Ids follow one another: there is one order service, and nobody else orders.
+    // Ids are consecutive, because one order service serves only this run.
     let first = shop.order(customers[0], "1").await + 1;
     let last = first + i64::from(count) - 1;
     let watching = [&shop.databases[0], &shop.databases[2]].map(|database| {
@@ -129,7 +129,8 @@ async fn steady(shop: &Arc<Shop>, customers: &Arc<Vec<i64>>) -> Outcome<(Seen, S
     Ok((placed, settled.await??, shown.await??))
 }
 
-/// Waits until all orders from `first` to `last` are settled in this database; gives when each was seen to be.
+/// Waits until all orders from `first` to `last` are settled in this database, and returns when each was seen
+/// settled.
 async fn watch(database: &str, first: i64, last: i64) -> Outcome<Seen> {
     let (client, connection) = tokio_postgres::connect(database, tokio_postgres::NoTls).await?;
     tokio::spawn(connection);

@@ -1,4 +1,4 @@
-//! What each step of a message costs, without a server: `cargo bench --bench micro`.
+//! Cost of each step of a message, without a server: `cargo bench --bench micro`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -11,7 +11,7 @@ use divan::{Bencher, black_box, counter::BytesCount};
 use outboxd::ledger::Ordering;
 use pg_replication::pgoutput;
 
-/// As in the daemon.
+/// Allocator of the daemon.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -45,7 +45,7 @@ fn encode(bencher: Bencher, payload_bytes: usize) {
     });
 }
 
-/// Into a window that is full of other aggregates' messages, which are settled one by one.
+/// Measures a window full of other aggregates' messages, which are settled one by one.
 #[divan::bench(args = [Ordering::PerAggregate, Ordering::Pipelined])]
 fn ledger(bencher: Bencher, ordering: Ordering) {
     let (mapper, insert, now) = (way::mapper(), way::insert(100), Instant::now());

@@ -1,4 +1,4 @@
-//! The way of a row through the relay, without a server: decoded, mapped, taken in by the ledger, encoded, settled.
+//! Steps of a row in the relay, without a server: decoded, mapped, added to the ledger, encoded, settled.
 
 use std::time::Instant;
 
@@ -11,14 +11,14 @@ use outboxd::{
 };
 use pg_replication::pgoutput::{self, PgOutput};
 
-/// What a connection agrees on with RabbitMQ.
+/// Frame size agreed with RabbitMQ.
 pub(crate) const FRAME_BYTES_MAX: usize = 32 << 10;
 const RELATION: u32 = 16_400;
 const UUID: u32 = 2950;
 const TEXT: u32 = 25;
 const JSONB: u32 = 3802;
 
-/// The mapper of a table with the columns that `outboxd schema` prints.
+/// Returns the mapper of the table that `outboxd schema` prints.
 pub(crate) fn mapper() -> Mapper {
     let mapping = Mapping {
         source: "orders".into(),
@@ -45,7 +45,8 @@ pub(crate) fn mapper() -> Mapper {
         .expect("the columns are there")
 }
 
-/// The pgoutput message of one row with a payload of so many bytes (manual, "Logical Replication Message Formats", Insert).
+/// Returns the pgoutput message of a row with a payload of this size (manual, "Logical Replication Message Formats",
+/// Insert).
 pub(crate) fn insert(payload_bytes: usize) -> Bytes {
     let payload = format!("{{\"filler\": \"{}\"}}", "x".repeat(payload_bytes.saturating_sub(14)));
     let values = ["5f6cbd9c-6a5e-4b52-9a0b-3f6f4c8f1d2e", "Order", "order-4711", "OrderCreated", &payload];
@@ -63,24 +64,24 @@ pub(crate) fn insert(payload_bytes: usize) -> Bytes {
     bytes.freeze()
 }
 
-/// What the pipeline makes of it.
+/// Returns the row of a pgoutput message.
 pub(crate) fn row(insert: Bytes, position: Position) -> OutboxRow {
     let Ok(PgOutput::Insert { new, .. }) = pgoutput::decode(insert) else { panic!("an insert") };
     OutboxRow { position, committed_at: Timestamp(0), values: new.into_text().expect("text") }
 }
 
-/// The message of a row of transaction `commit`.
+/// Returns the message of a row in transaction `commit`.
 pub(crate) fn message(mapper: &Mapper, insert: Bytes, commit: u64) -> Message {
     let position = Position { commit_lsn: Lsn(commit), index: 0 };
     mapper.message(row(insert, position)).expect("a message")
 }
 
-/// A ledger with a window of so many messages.
+/// Returns a ledger with a window of this many messages.
 pub(crate) fn ledger(ordering: Ordering, messages: usize) -> Ledger {
     Ledger::new(ordering, Limits { messages, bytes: 64 << 20 }, Settled::default())
 }
 
-/// Takes a message in, lets it out, and settles it: its window is one.
+/// Adds a message to a ledger with a window of one, publishes it, and settles it.
 pub(crate) fn settle(ledger: &mut Ledger, message: Message, now: Instant, out: &mut Vec<u8>) {
     let commit = message.position.commit_lsn.0;
     ledger.push(message);

@@ -1,7 +1,8 @@
-//! AMQP 0-9-1 by hand on a blocking socket, as little of it as a publisher with confirms needs: the fastest client
-//! there can be, which measures the broker and not a client.
+//! Minimal AMQP 0-9-1 on a blocking socket, only as much as a publisher with confirms needs: the fastest possible
+//! client, which measures the broker and not itself.
 //!
-//! Frames, methods and class numbers are those of the specification, <https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf>.
+//! Frames, methods and class numbers come from the specification,
+//! <https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf>.
 
 use std::{
     io::{Read, Write},
@@ -14,15 +15,15 @@ const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const FRAME_END: u8 = 0xCE;
 const BASIC: u16 = 60;
-/// Silence for so long: the broker is not well, and the measurement worth nothing.
+/// Silence after which the measurement is invalid.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A connection with one channel in confirm mode.
+/// Connection with one channel in confirm mode.
 pub struct Publisher {
     socket: TcpStream,
 }
 
-/// A frame that came in: its type and what is in it.
+/// Incoming frame: type and payload.
 pub struct Frame {
     kind: u8,
     payload: Vec<u8>,
@@ -44,7 +45,7 @@ impl Publisher {
         short_string(&mut start_ok, "en_US");
         publisher.call(0, 10, 11, &start_ok)?;
         publisher.expect(10, 30)?; // connection.tune
-        // One channel, frames of 128 KiB, no heartbeats: it lives for seconds.
+        // One channel, frames of 128 KiB, no heartbeats for a connection of seconds.
         publisher.call(0, 10, 31, &[0, 1, 0, 2, 0, 0, 0, 0])?;
         let mut open = Vec::new();
         short_string(&mut open, vhost);
@@ -58,12 +59,12 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// The socket for a thread of its own that reads confirms.
+    /// Returns the socket for the thread that reads confirms.
     pub fn reader(&self) -> std::io::Result<Reader> {
         Ok(Reader { socket: std::io::BufReader::new(self.socket.try_clone()?) })
     }
 
-    /// Hands whole frames to the broker.
+    /// Sends whole frames.
     pub fn send(&mut self, frames: &[u8]) -> std::io::Result<()> {
         self.socket.write_all(frames)
     }
@@ -85,13 +86,13 @@ impl Publisher {
     }
 }
 
-/// Hears the confirms.
+/// Reader of confirms.
 pub struct Reader {
     socket: std::io::BufReader<TcpStream>,
 }
 
 impl Reader {
-    /// Waits for the next `basic.ack`: delivery tag, and whether it speaks for all before it.
+    /// Waits for the next `basic.ack`, and returns its delivery tag and whether it covers all before.
     pub fn next_ack(&mut self) -> std::io::Result<(u64, bool)> {
         loop {
             let frame = read_frame(&mut self.socket)?;
@@ -111,7 +112,8 @@ impl Reader {
     }
 }
 
-/// One message as frames: persistent, mandatory, JSON, with the headers `aggregate-type` and `aggregate-id`.
+/// Returns the frames of a message: persistent, mandatory, JSON, with the headers `aggregate-type` and
+/// `aggregate-id`.
 pub fn message(
     exchange: &str,
     routing_key: &str,
@@ -146,7 +148,7 @@ pub fn message(
     properties.extend(BASIC.to_be_bytes());
     properties.extend([0, 0]);
     properties.extend((body.len() as u64).to_be_bytes());
-    // Content type, headers, delivery mode; and message id, timestamp, type, application.
+    // Content type, headers, delivery mode; otherwise also message id, timestamp, type, application.
     let few = 0b1011_0000_0000_0000u16;
     properties.extend(if like_outboxd { few | 0b1110_1000 } else { few }.to_be_bytes());
     short_string(&mut properties, "application/json");

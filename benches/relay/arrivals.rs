@@ -1,4 +1,4 @@
-//! A service's consumer: when each event arrived.
+//! Consumer of a service, with the arrival time of each event.
 
 use crate::queue::QUEUE;
 use futures_util::StreamExt;
@@ -10,24 +10,24 @@ use lapin::{
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
-/// An event as it came.
+/// Arrival of an event.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// Its number, `n` of the payload.
+    /// Number of the event, `n` of the payload.
     pub n: u32,
-    /// Whose event it is, `a` of the payload.
+    /// Aggregate of the event, `a` of the payload.
     pub aggregate: u32,
-    /// When the consumer had it.
+    /// Time of the arrival.
     pub at: Instant,
 }
 
-/// What the consumer gets from now on. It ends when this is dropped.
+/// Stream of arrivals from now on. Ends when dropped.
 pub struct Arrivals {
     receiver: mpsc::UnboundedReceiver<Arrival>,
 }
 
 impl Arrivals {
-    /// Consumes the queue, acknowledging each message.
+    /// Consumes the queue and acknowledges each message.
     pub async fn of(amqp_url: &str) -> Self {
         let connection =
             Connection::connect(amqp_url, ConnectionProperties::default()).await.expect("connected");
@@ -57,13 +57,14 @@ impl Arrivals {
         Self { receiver }
     }
 
-    /// The next one, unless it takes longer than that.
+    /// Returns the next arrival within `limit`.
     pub async fn next(&mut self, limit: Duration) -> Option<Arrival> {
         tokio::time::timeout(limit, self.receiver.recv()).await.ok().flatten()
     }
 }
 
-/// The number behind a key of the payload, however the relay rendered the JSON: with spaces, or as a string within JSON.
+/// Returns the number of a key in the payload, however the relay rendered the JSON: with spaces, or as a string in
+/// JSON.
 fn number(body: &[u8], key: &str) -> u32 {
     let text = String::from_utf8_lossy(body).replace('\\', "");
     let digits = text.split_once(key).map(|(_, rest)| {

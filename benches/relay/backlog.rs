@@ -1,32 +1,32 @@
-//! Rows for the outbox, written by the server itself, so that the writing is as fast as it gets and costs us nothing.
+//! Rows of the outbox, written by the server itself, which is fastest and costs this process nothing.
 
 use tokio_postgres::Client;
 
-/// How often each aggregate comes.
+/// Distribution of aggregates.
 #[derive(Clone, Copy, Debug)]
 pub enum Aggregates {
-    /// Each of so many equally often.
+    /// Equal shares of this many aggregates.
     Uniform(u32),
-    /// Of so many, the first most often: its share falls with its number (Zipf with exponent 1, continuous).
+    /// Shares of this many aggregates by Zipf's law (exponent 1, continuous): the share falls with the number.
     #[allow(dead_code)]
     Zipf(u32),
 }
 
-/// What is written.
+/// Rows to write.
 #[derive(Clone, Copy, Debug)]
 pub struct Backlog {
-    /// Rows in all, numbered from 1 in commit order: `n` of the payload; `a` is the aggregate.
+    /// Number of rows, numbered from 1 in commit order: `n` of the payload; `a` is the aggregate.
     pub rows: u32,
     /// Rows of each transaction.
     pub per_transaction: u32,
-    /// Whose events they are.
+    /// Aggregates of the events.
     pub aggregates: Aggregates,
-    /// Length of the payload as text, 60 at least.
+    /// Length of the payload as text, at least 60.
     pub payload_bytes: u32,
 }
 
 impl Default for Backlog {
-    /// The backlog of every figure that says nothing else.
+    /// Default backlog of all figures.
     fn default() -> Self {
         Self {
             rows: 100_000,
@@ -38,7 +38,7 @@ impl Default for Backlog {
 }
 
 impl Backlog {
-    /// Writes it. The table has been made by [`create_table`].
+    /// Writes the rows. [`create_table`] has created the table.
     pub async fn write(&self, client: &Client) {
         let aggregate = match self.aggregates {
             Aggregates::Uniform(count) => format!("1 + floor(random() * {count})"),

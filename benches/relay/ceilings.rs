@@ -1,4 +1,4 @@
-//! What the nodes can do with nobody between them: PostgreSQL decoding alone, and RabbitMQ confirming alone.
+//! Ceilings of the nodes alone: PostgreSQL decoding, and RabbitMQ confirming.
 
 use crate::{
     amqp::{self, Publisher},
@@ -15,13 +15,13 @@ use tokio::process::Command;
 
 const PUBLICATION: &str = "ceiling";
 const SLOT: &str = "ceiling";
-/// Unconfirmed messages at most: as many as the relay allows itself by default.
+/// Most unconfirmed messages: the relay's default.
 const WINDOW: u64 = 4096;
-/// As much goes to the kernel at once.
+/// Bytes of one write.
 const CHUNK_BYTES: usize = 64 * 1024;
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Creates the publication and the slot that WAL is decoded with; before the rows are written.
+/// Creates publication and slot for decoding, before the rows are written.
 pub async fn prepare_decoding(stage: &Stage) {
     let publication = format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE outbox WITH (publish = 'insert')");
     stage.client.batch_execute(&publication).await.expect("publication created");
@@ -29,13 +29,13 @@ pub async fn prepare_decoding(stage: &Stage) {
     stage.client.batch_execute(&slot).await.expect("slot created");
 }
 
-/// Has the slot stand at the end of WAL.
+/// Moves the slot to the end of WAL.
 pub async fn catch_up(stage: &Stage) {
     let advance = format!("SELECT pg_replication_slot_advance('{SLOT}', pg_current_wal_lsn())");
     stage.client.batch_execute(&advance).await.expect("slot advanced");
 }
 
-/// Rows a second that `pg_recvlogical` gets out of pgoutput and throws away: from its start to its end.
+/// Returns the rows per second that `pg_recvlogical` receives from pgoutput and discards, from its start to its end.
 pub async fn decoding(stage: &Stage, rows: u32) -> f64 {
     let end: String =
         stage.client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.expect("position").get(0);
@@ -51,10 +51,11 @@ pub async fn decoding(stage: &Stage, rows: u32) -> f64 {
     f64::from(rows) / begun.elapsed().as_secs_f64()
 }
 
-/// Messages a second that the broker confirms into one fresh queue, from the first frame to the last confirm: encoded beforehand, written
-/// in large pieces, so that the client costs next to nothing.
+/// Returns the messages per second that the broker confirms into a new queue, from the first frame to the last
+/// confirm. They are encoded before and written in large pieces, so that the client costs next to nothing.
 ///
-/// `like_outboxd`: with all properties and headers that the relay's messages have; else with a content type and two headers.
+/// `like_outboxd`: with all properties and headers of the relay's messages; otherwise with a content type and two
+/// headers.
 pub async fn broker(stage: &Stage, messages: u32, payload_bytes: usize, like_outboxd: bool) -> f64 {
     let port = stage.broker.port();
     tokio::task::spawn_blocking(move || publish(port, messages, payload_bytes, like_outboxd))
@@ -95,7 +96,7 @@ fn publish(port: u16, messages: u32, payload_bytes: usize, like_outboxd: bool) -
     .map(|()| f64::from(messages) / begun.elapsed().as_secs_f64())
 }
 
-/// How many messages are confirmed, told from one thread to the other.
+/// Number of confirmed messages, shared by two threads.
 #[derive(Default)]
 struct Confirmed {
     state: Mutex<Tags>,
@@ -104,11 +105,11 @@ struct Confirmed {
 
 #[derive(Default)]
 struct Tags {
-    /// All up to here.
+    /// All tags up to this one are confirmed.
     up_to: u64,
-    /// And these, which came alone.
+    /// Tags confirmed individually beyond it.
     beyond: HashSet<u64>,
-    /// Nothing further comes.
+    /// No more confirms will arrive.
     ended: bool,
 }
 
@@ -141,7 +142,8 @@ impl Confirmed {
         self.changed.notify_one();
     }
 
-    /// Waits until fewer than the window are unconfirmed of `sent`; returns how many are confirmed.
+    /// Waits until fewer messages of `sent` than the window are unconfirmed, and returns the number of confirmed
+    /// ones.
     fn wait_for_room(&self, sent: u64) -> u64 {
         let full = |tags: &mut Tags| !tags.ended && sent - tags.up_to - tags.beyond.len() as u64 >= WINDOW;
         let tags = self.changed.wait_while(self.state.lock().expect("no panic"), full).expect("no panic");

@@ -1,4 +1,5 @@
-//! Who is measured: outboxd in its two orderings, and the peers. All are programs that are started, watched and killed alike.
+//! Contenders: outboxd in its two orderings, and the peers. All are programs that are started, watched and killed
+//! alike.
 
 use crate::{
     peer::Peer,
@@ -7,12 +8,12 @@ use crate::{
 use std::time::Duration;
 use testkit::{Daemon, http};
 
-/// A graceful end may take as long as a drain timeout.
+/// Limit of a graceful end: a drain timeout.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// A relay, with the settings it is measured in.
+/// Relay with its settings.
 pub struct Contender {
-    /// What its rows in the tables are called.
+    /// Name in the tables.
     pub name: String,
     program: Program,
 }
@@ -23,7 +24,7 @@ enum Program {
 }
 
 impl Contender {
-    /// outboxd with an ordering and nothing else but its defaults.
+    /// Returns outboxd with an ordering and defaults otherwise.
     pub fn outboxd(stage: &Stage, ordering: &str) -> Self {
         let slot = format!("outboxd_{}", ordering.replace('-', "_"));
         let config = format!(
@@ -35,17 +36,17 @@ impl Contender {
         Self::configured(&format!("outboxd, {ordering}"), &config)
     }
 
-    /// outboxd with a configuration, all but `[admin]`.
+    /// Returns outboxd with a configuration, without `[admin]`.
     pub fn configured(name: &str, config: &str) -> Self {
         Self { name: name.to_owned(), program: Program::Outboxd(Daemon::prepare(config)) }
     }
 
-    /// A peer that could be fetched.
+    /// Returns a fetched peer.
     pub fn peer(peer: Peer) -> Self {
         Self { name: peer.name().to_owned(), program: Program::Peer(peer) }
     }
 
-    /// The table that its service writes to.
+    /// Returns the table that its service writes to.
     pub fn table(&self) -> &'static str {
         match &self.program {
             Program::Outboxd(_) => OUTBOX,
@@ -53,7 +54,7 @@ impl Contender {
         }
     }
 
-    /// How many of a backlog's rows it is given.
+    /// Returns how many of a backlog's rows the contender gets.
     pub fn rows_of(&self, backlog: u32) -> u32 {
         match &self.program {
             Program::Outboxd(_) => backlog,
@@ -61,7 +62,7 @@ impl Contender {
         }
     }
 
-    /// Has it create its slot, before there are rows.
+    /// Creates the contender's slot, before the rows exist.
     pub async fn prepare(&self) -> Result<(), String> {
         let output = match &self.program {
             Program::Outboxd(daemon) => daemon.command(&["setup"]).await,
@@ -74,7 +75,7 @@ impl Contender {
         Err(format!("{} cannot be set up: {}", self.name, said.trim()))
     }
 
-    /// Starts it, without waiting for anything.
+    /// Starts the contender without waiting.
     pub fn start(&mut self) {
         match &mut self.program {
             Program::Outboxd(daemon) => daemon.start_again(),
@@ -82,7 +83,7 @@ impl Contender {
         }
     }
 
-    /// The process.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         match &self.program {
             Program::Outboxd(daemon) => daemon.pid(),
@@ -90,7 +91,7 @@ impl Contender {
         }
     }
 
-    /// Messages that outboxd says are confirmed, of all its sources; 0 while it does not answer yet.
+    /// Returns the messages that outboxd reports as confirmed, of all sources; 0 while it does not answer.
     pub async fn confirmed(&self) -> f64 {
         let Program::Outboxd(daemon) = &self.program else { return 0.0 };
         let Ok((_, metrics)) = http::get(daemon.port(), "/metrics").await else { return 0.0 };
@@ -99,7 +100,7 @@ impl Contender {
         series.filter_map(|rest| rest.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
     }
 
-    /// Asks it to end, and waits.
+    /// Stops the contender in order.
     pub async fn stop(&mut self) {
         match &mut self.program {
             Program::Outboxd(daemon) => {
@@ -110,7 +111,7 @@ impl Contender {
         }
     }
 
-    /// Kills it.
+    /// Kills the contender.
     pub async fn kill9(&mut self) {
         match &mut self.program {
             Program::Outboxd(daemon) => daemon.kill9().await,
@@ -118,7 +119,7 @@ impl Contender {
         }
     }
 
-    /// The end of what it has printed, for the message of a failure.
+    /// Returns the end of its output, for the message of a failure.
     pub fn log_tail(&self) -> String {
         let log = match &self.program {
             Program::Outboxd(daemon) => daemon.log(),

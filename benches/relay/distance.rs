@@ -1,7 +1,8 @@
-//! Distance to a node: a TCP relay that hands everything on after a time, however much is on its way meanwhile.
+//! Distance to a node: a TCP relay that forwards all data after a delay, however much is in transit.
 //!
-//! Threads and blocking sockets, because a runtime's timer counts in milliseconds, and half of one matters here. The
-//! proxy of `crates/testkit` holds each piece back before it reads the next one, which is a slow link and not a long one.
+//! Uses threads and blocking sockets, because a runtime's timers count milliseconds, and half of one matters here.
+//! The proxy of `crates/testkit` delays each piece before it reads the next one, which makes a slow link, not a long
+//! one.
 
 use std::{
     io::{Read, Write},
@@ -13,16 +14,16 @@ use std::{
 use testkit::ports::Port;
 
 const PIECE_BYTES: usize = 64 * 1024;
-/// Pieces on their way at most: beyond that TCP stops the sender, as it does at the end of its window.
+/// Most pieces in transit. Beyond it TCP stops the sender, as at the end of its window.
 const PIECES: usize = 256;
 
-/// A way to a node. Its threads end with its connections, and with this process.
+/// Distance to a node. Its threads end with its connections and with this process.
 pub struct Distance {
     port: Port,
 }
 
 impl Distance {
-    /// To `server_port` on 127.0.0.1, half the round-trip time each way.
+    /// Creates a distance to `server_port` on 127.0.0.1, with half the round-trip time in each direction.
     pub fn to(server_port: u16, round_trip: Duration) -> Self {
         let port = Port::reserve();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.number())).expect("the port is ours");
@@ -38,7 +39,7 @@ impl Distance {
         Self { port }
     }
 
-    /// The port to connect to instead.
+    /// Returns the port to connect to.
     pub fn port(&self) -> u16 {
         self.port.number()
     }

@@ -1,5 +1,5 @@
-//! How fast a backlog in WAL becomes messages: throughput as a share of what the broker can do, CPU per message, peak memory, and
-//! how long the first message takes.
+//! Drain of a backlog in WAL: throughput as a share of the broker's ceiling, CPU per message, peak memory, and time
+//! to the first message.
 
 use crate::{
     backlog::Backlog,
@@ -12,9 +12,9 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 
-/// How often the queue is looked at.
+/// Interval of queries to the queue.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-/// A relay that makes no progress for so long will not make any.
+/// Time without progress after which a relay is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const COLUMNS: &[Column] = &[
@@ -34,12 +34,12 @@ const CEILINGS: &[Column] = &[
     Column { name: "broker's", decimals: 1 },
 ];
 
-/// What one drain showed.
+/// Result of one drain.
 struct Drain {
     per_second: f64,
     cpu_us: f64,
     cpu_us_without_start: f64,
-    /// Of server and broker.
+    /// CPU of server and broker.
     nodes_us: [f64; 2],
     peak_mb: f64,
     first_ms: f64,
@@ -56,7 +56,7 @@ impl Drain {
     };
 }
 
-/// Drains the same rows by each contender in turn, the broker's ceiling measured before and after each.
+/// Drains the same rows by each contender in turn. The broker's ceiling is measured before and after each.
 pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) -> Vec<Table> {
     let backlog = Backlog::default();
     let mut raw = Table::new(
@@ -73,8 +73,8 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
     drains.notes = prepare(stage, contenders).await;
     ceilings::prepare_decoding(stage).await;
     for round in 0..rounds as usize {
-        // The first time moves what a slot is confirmed to, and only the second where the server begins to read for it: a
-        // `restart_lsn` that was found on the way is waiting for its confirm, and keeps later ones out.
+        // The first pass moves the slot's confirmed position, only the second its start of reading: a `restart_lsn`
+        // that waits for its confirm keeps later ones out.
         for _ in 0..2 {
             drains.notes.extend(catch_up(stage, contenders).await);
         }
@@ -85,7 +85,7 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
         let mut ceiling = broker(stage, &backlog, false).await;
         raw.add("broker alone", &ceiling);
         for turn in 0..contenders.len() {
-            // Nobody always comes first.
+            // The order rotates.
             let next = (turn + round) % contenders.len();
             let contender = &mut contenders[next];
             let drained = drain(stage, contender, backlog.rows).await;
@@ -117,7 +117,8 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
     vec![raw, drains]
 }
 
-/// Sets all of them up and has each drain a few rows unmeasured. Who cannot do that is left out, and it is said why.
+/// Sets up all contenders, and lets each drain a few rows without measuring. Omits those that fail, and returns the
+/// reasons.
 pub async fn prepare(stage: &Stage, contenders: &mut Vec<Contender>) -> Vec<String> {
     let mut problems = Vec::new();
     for contender in std::mem::take(contenders) {
@@ -130,8 +131,8 @@ pub async fn prepare(stage: &Stage, contenders: &mut Vec<Contender>) -> Vec<Stri
     problems
 }
 
-/// Has each drain a few rows unmeasured, so that its slot stands at the end of WAL: what the others did to their tables is not
-/// decoded at its expense. Who cannot is left out.
+/// Lets each contender drain a few rows without measuring, so that its slot is at the end of WAL and it does not
+/// decode other contenders' tables. Omits those that fail.
 async fn catch_up(stage: &Stage, contenders: &mut Vec<Contender>) -> Vec<String> {
     let few = Backlog { rows: 1_000, ..Default::default() };
     few.write(&stage.client).await;
@@ -151,19 +152,19 @@ fn left_out(problem: String) -> String {
     problem
 }
 
-/// Rows decoded a second, and what each costs server and broker.
+/// Returns rows decoded per second, and the CPU of server and broker for each.
 async fn decoding(stage: &Stage, backlog: &Backlog) -> [f64; 3] {
     with_cpu(stage, backlog, ceilings::decoding(stage, backlog.rows)).await
 }
 
-/// Messages confirmed a second, and what each costs server and broker.
+/// Returns messages confirmed per second, and the CPU of server and broker for each.
 async fn broker(stage: &Stage, backlog: &Backlog, like_outboxd: bool) -> [f64; 3] {
     let _queue = stage.fresh_queue().await;
     let publishing = ceilings::broker(stage, backlog.rows, backlog.payload_bytes as usize, like_outboxd);
     with_cpu(stage, backlog, publishing).await
 }
 
-/// A ceiling, and what each row of the backlog costs server and broker meanwhile.
+/// Returns a ceiling, and the CPU of server and broker for each row meanwhile.
 async fn with_cpu(stage: &Stage, backlog: &Backlog, ceiling: impl Future<Output = f64>) -> [f64; 3] {
     let before = stage.cpu().await;
     let per_second = ceiling.await;

@@ -1,25 +1,25 @@
-//! What was measured: tables of samples, one a round, shown by their median and their spread.
+//! Figures: tables of samples, one for each round, shown by median and spread.
 
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-/// What a column of a table holds.
+/// Column of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
-    /// Its heading, with the unit.
+    /// Heading with the unit.
     pub name: &'static str,
-    /// Digits behind the point that mean something.
+    /// Significant decimals.
     pub decimals: usize,
 }
 
 /// Rows of samples.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Table {
-    /// What was measured.
+    /// Title of the table.
     pub title: String,
     columns: Vec<(String, usize)>,
     rows: Vec<Row>,
-    /// What a reader has to know.
+    /// Notes for the reader.
     #[serde(default)]
     pub notes: Vec<String>,
 }
@@ -27,21 +27,21 @@ pub struct Table {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Row {
     name: String,
-    /// For each column its samples, in the order of the rounds.
+    /// Samples of each column, in the order of rounds.
     samples: Vec<Vec<f64>>,
 }
 
-/// A line of a picture.
+/// Line of a chart.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Series {
-    /// What it shows.
+    /// Name of the line.
     pub name: String,
-    /// Its points, from left to right.
+    /// Points from left to right.
     pub points: Vec<(f64, f64)>,
 }
 
 impl Series {
-    /// The line through these points, to two decimals. Points within a level stretch are left out.
+    /// Returns the line through these points, with two decimals and without points inside a level stretch.
     pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         let mut bends: Vec<(f64, f64)> = Vec::new();
         for (x, y) in points {
@@ -64,19 +64,19 @@ fn rounded(value: f64, decimals: usize) -> f64 {
     (value * scale).round() / scale
 }
 
-/// The middle of some samples, and how far they lie apart.
+/// Median and spread of samples.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
-    /// Of an even number the mean of the two in the middle.
+    /// Median; the mean of the two middle samples of an even number.
     pub median: f64,
-    /// The least.
+    /// Least sample.
     pub min: f64,
-    /// The greatest.
+    /// Greatest sample.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of no samples there is none.
+    /// Returns the spread, `None` without samples.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted: Vec<f64> = samples.iter().copied().filter(|sample| sample.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
@@ -89,14 +89,14 @@ impl Spread {
 }
 
 impl Table {
-    /// A table without rows.
+    /// Creates a table without rows.
     pub fn new(title: impl Into<String>, columns: &[Column]) -> Self {
         let columns = columns.iter().map(|column| (column.name.to_owned(), column.decimals)).collect();
         Self { title: title.into(), columns, rows: Vec::new(), notes: Vec::new() }
     }
 
-    /// Adds one sample for each column to a row, which is made when it is not there. What was not measured is NaN. Of a sample
-    /// two digits more are kept than are shown.
+    /// Adds one sample for each column to a row, which is created if necessary. NaN is not measured. Two digits more
+    /// are kept than shown.
     pub fn add(&mut self, row: &str, samples: &[f64]) {
         assert_eq!(samples.len(), self.columns.len(), "one sample for each column");
         let at = self.rows.iter().position(|known| known.name == row).unwrap_or_else(|| {
@@ -112,14 +112,14 @@ impl Table {
         }
     }
 
-    /// Names of the rows, and the spread of one column's samples.
+    /// Returns the names of rows with the spread of one column.
     pub fn column(&self, name: &str) -> Vec<(&str, Spread)> {
         let Some(at) = self.columns.iter().position(|(known, _)| known == name) else { return Vec::new() };
         let spread = |row: &'_ Row| Spread::of(&row.samples[at]);
         self.rows.iter().filter_map(|row| Some((row.name.as_str(), spread(row)?))).collect()
     }
 
-    /// The latest samples of a row, for whoever watches.
+    /// Returns the last samples of a row as progress output.
     pub fn last_as_text(&self, row: &str) -> String {
         let mut text = row.to_owned();
         for known in self.rows.iter().filter(|known| known.name == row) {
@@ -132,7 +132,7 @@ impl Table {
         text
     }
 
-    /// The table as Markdown, which is also how it is printed: `median (min-max)` in each cell, of one sample itself.
+    /// Returns the table as Markdown, which is also printed: `median (min-max)` in each cell, or the only sample.
     pub fn as_markdown(&self) -> String {
         let mut grid: Vec<Vec<String>> =
             vec![std::iter::once(String::new()).chain(self.columns.iter().map(|c| c.0.clone())).collect()];
@@ -162,7 +162,7 @@ fn cell(samples: &[f64], decimals: usize) -> String {
     if samples.len() == 1 { median } else { format!("{median} ({min}-{max})") }
 }
 
-/// 12345.67 as `12,345.7`.
+/// Formats 12345.67 as `12,345.7`.
 pub fn grouped(value: f64, decimals: usize) -> String {
     let text = format!("{:.decimals$}", value.abs());
     let (whole, fraction) =

@@ -1,5 +1,5 @@
-//! What happens to throughput, CPU per message and memory when something grows: sources, backlog, payload, transactions,
-//! aggregates, queues, distance.
+//! Growth: throughput, CPU per message and memory with more sources, backlog, payload, transactions, aggregates,
+//! queues or distance.
 
 use crate::{
     backlog::{Aggregates, Backlog},
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use testkit::{create_outbox, unique};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// So much of a drain has passed when all sources have long been connected.
+/// Share of a drain after which all sources have long been connected.
 const UNDER_WAY: f64 = 0.25;
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -26,7 +26,7 @@ const COLUMNS: &[Column] = &[
     Column { name: "peak RSS MB", decimals: 1 },
 ];
 
-/// One drain, described.
+/// Case of one drain.
 struct Case {
     name: String,
     backlog: Backlog,
@@ -55,7 +55,7 @@ impl Case {
     }
 }
 
-/// Measures every case of one dimension, `rounds` times.
+/// Measures every case of a dimension, `rounds` times.
 pub async fn run(stage: &Stage, dimension: &str, rounds: u32) -> Vec<Table> {
     let mut table = Table::new(dimension, COLUMNS);
     for _ in 0..rounds {
@@ -188,7 +188,7 @@ async fn drain(stage: &Stage, case: &Case) -> [f64; 5] {
     for queue in queues {
         queue.delete().await;
     }
-    // Nobody reads these slots again, and they would hold WAL.
+    // Nobody reads these slots again, and they would retain WAL.
     let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots";
     stage.client.batch_execute(drop).await.expect("slots dropped");
     stage.clear(OUTBOX).await;
@@ -199,8 +199,8 @@ async fn drain(stage: &Stage, case: &Case) -> [f64; 5] {
     samples
 }
 
-/// Messages are counted in the queue: to be asked costs outboxd CPU, the more the more sources it has. Only of a stream the
-/// broker does not tell how much is in it.
+/// Messages are counted in the queue, because a request costs outboxd CPU, more with more sources. For a stream the
+/// broker reports no number of messages.
 async fn watch(contender: &mut Contender, case: &Case, queue: &Queue) -> [f64; 5] {
     let rows = f64::from(case.backlog.rows * case.sources);
     contender.start();

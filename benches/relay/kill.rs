@@ -1,4 +1,4 @@
-//! What a kill -9 in the middle of a drain costs: messages lost, duplicated, or out of their aggregate's order.
+//! Effect of a kill -9 during a drain: messages lost, duplicated, or out of their aggregate's order.
 
 use crate::{
     arrivals::Arrivals,
@@ -16,9 +16,9 @@ use std::{
 
 const ROWS: u32 = 50_000;
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Nothing new for so long, with all rows there: the relay is done.
+/// Silence after which a relay is done, when all rows have arrived.
 const QUIET: Duration = Duration::from_secs(3);
-/// Nothing new for so long: it will not come.
+/// Silence after which the rest is lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const COLUMNS: &[Column] = &[
@@ -39,7 +39,7 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
             stage.fill(contender.table(), rows).await;
             let queue = stage.fresh_queue().await;
             contender.start();
-            // At full speed.
+            // The drain is at full speed.
             wait(&queue, contender, |count, _| count >= rows / 5 * 2).await;
             contender.kill9().await;
             contender.start();
@@ -54,7 +54,8 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
     vec![table]
 }
 
-/// Waits until what the queue holds, and how long it has held it, satisfy. After [`PATIENCE`] without change it is as it is.
+/// Waits until the queue's count, and the time since its last change, satisfy `enough`. Gives up after [`PATIENCE`]
+/// without a change.
 async fn wait(queue: &Queue, contender: &Contender, enough: impl Fn(u32, Duration) -> bool) -> u32 {
     let (mut last, mut since) = (0, Instant::now());
     loop {
@@ -73,7 +74,8 @@ async fn wait(queue: &Queue, contender: &Contender, enough: impl Fn(u32, Duratio
     }
 }
 
-/// Reads the whole queue: rows that are not there, messages that came again, first copies behind a later row of their aggregate.
+/// Reads the whole queue, and returns lost rows, repeated messages, and first copies after a later row of their
+/// aggregate.
 async fn judge(stage: &Stage, rows: u32, messages: u32) -> [f64; 3] {
     let mut arrivals = Arrivals::of(&stage.amqp_url()).await;
     let mut copies = vec![0u32; rows as usize + 1];

@@ -1,7 +1,8 @@
-//! From commit to consumer at 500 events a second, beside a service that publishes straight after its commit.
+//! Latency from commit to consumer at 500 events per second, beside a service that publishes straight after its
+//! commit.
 //!
-//! The clock of an event starts when its service sends COMMIT, and stops when the consumer, in this process, has the message.
-//! A service that publishes itself writes the same row, so that only the way from the commit on is another.
+//! The time of an event starts when its service sends COMMIT, and stops when the consumer, in this process, has the
+//! message. A service that publishes by itself writes the same row, so only the way after the commit differs.
 
 use crate::{
     arrivals::Arrivals,
@@ -27,20 +28,20 @@ use testkit::create_outbox;
 use tokio::task::JoinSet;
 
 const PER_SECOND: u32 = 500;
-/// Not counted: a virtual machine compiles meanwhile.
+/// Events that are not counted: a virtual machine compiles meanwhile.
 const WARM_UP: u32 = 5 * PER_SECOND;
 const COUNTED: u32 = 20 * PER_SECOND;
-/// Connections of the service; events take them in turn.
+/// Connections of the service, which events use in turn.
 const WRITERS: u32 = 16;
-/// An event that takes longer than this after the last one was written is late beyond measure, or lost.
+/// Time after the last write after which an event is lost, or late beyond measure.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A relay must have started by then.
+/// Limit for the start of a relay.
 const START_LIMIT: Duration = Duration::from_secs(90);
-/// Nothing for so long: what came before has come.
+/// Silence after which earlier events have arrived.
 const QUIET: Duration = Duration::from_millis(500);
-/// Numbers from here on are no events, but show that a relay has come to the end of WAL.
+/// Numbers from here on are probes, which show that a relay has reached the end of WAL.
 const PROBES: u32 = 1_000_000;
-/// What the service's events are written to when it publishes itself.
+/// Table of the service's events when it publishes by itself.
 const UNWATCHED_TABLE: &str = "outbox_unwatched";
 const DIRECTLY: &str = "no relay: published after the commit";
 
@@ -55,7 +56,7 @@ const COLUMNS: &[Column] = &[
     Column { name: "missing", decimals: 0 },
 ];
 
-/// Measures all, in turn, `rounds` times.
+/// Measures all in turn, `rounds` times.
 pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) -> (Vec<Table>, Vec<Series>) {
     let title = format!(
         "Commit to consumer at {PER_SECOND} events/s, one event a transaction, {WRITERS} connections"
@@ -86,7 +87,7 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
     (vec![table], series)
 }
 
-/// Of one run: sorted, in ms.
+/// Latencies of a run, sorted, in ms.
 struct Latencies {
     sorted: Vec<f64>,
     cpu_ms_per_s: f64,
@@ -123,7 +124,8 @@ fn add(table: &mut Table, name: &str, run: &Latencies, floor: [f64; 2], all: &mu
     }
 }
 
-/// How many ms a share of the events took at most. Shares are counted in nines: 2 is 0.99, 3 is 0.999.
+/// Returns the latency that a share of the events does not exceed. Shares are counted in nines: 2 is 0.99, 3 is
+/// 0.999.
 fn distribution(name: String, mut latencies: Vec<f64>) -> Series {
     latencies.sort_by(f64::total_cmp);
     let nines = (0..=60).map(|step| f64::from(step) / 20.0);
@@ -142,8 +144,8 @@ async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Result<Lat
         return Ok(Latencies { sorted, cpu_ms_per_s: f64::NAN });
     };
     contender.start();
-    // Its slot has the events of the others' turns as well. The probe comes behind them, but for a few that wait for another of
-    // their aggregate; and none may be taken for one of this turn.
+    // Its slot holds the events of other contenders' turns, too. The probe comes after them, except for a few that
+    // wait for another of their aggregate. None of them may count in this turn.
     let probe = PROBES + fastrand::u32(..1_000_000);
     stage.write_one(contender.table(), probe).await;
     loop {
@@ -168,7 +170,7 @@ async fn measure(stage: &Stage, contender: Option<&mut Contender>) -> Result<Lat
     Ok(Latencies { sorted, cpu_ms_per_s })
 }
 
-/// Waits for all events and gives what the counted ones took.
+/// Waits for all events and returns the latencies of the counted ones.
 async fn collect(arrivals: &mut Arrivals, service: &Service, total: u32) -> Vec<f64> {
     let mut seen = vec![false; total as usize + 1];
     let (mut missing, mut sorted) = (total, Vec::with_capacity(COUNTED as usize));
@@ -190,7 +192,7 @@ async fn collect(arrivals: &mut Arrivals, service: &Service, total: u32) -> Vec<
     sorted
 }
 
-/// When each event's COMMIT was sent.
+/// Times at which COMMIT was sent.
 struct Service {
     base: Instant,
     commits: Vec<AtomicU64>,
@@ -212,7 +214,7 @@ impl Service {
     }
 }
 
-/// Writes all events at their times, and publishes them too when there is no relay to do it.
+/// Writes all events at their times, and publishes them if there is no relay.
 async fn write(stage: &Stage, service: &Arc<Service>, table: &'static str, publish: bool) {
     let connection =
         Connection::connect(&stage.amqp_url(), ConnectionProperties::default()).await.expect("connected");

@@ -1,8 +1,8 @@
-//! How fast the relay is, and what it costs, on private nodes and beside the raw ceilings of the same run. `make bench` runs it.
+//! Benchmark of the relay on private nodes, beside the raw ceilings of the same run. `make bench` runs it.
 //!
-//! Every figure is a ratio, or stands beside what it has to be compared with: absolute ones drift with the machine.
-//! `drain`, `latency`, `memory`, `start`, `takeover`, `kill` and `growth` measure and give tables; `record`
-//! keeps them, and `report` shows them. Whoever is measured is a `Contender`, and seen through the queue it publishes to.
+//! Every figure is a ratio or stands beside a reference, because absolute figures vary with the machine. `drain`,
+//! `latency`, `memory`, `start`, `takeover`, `kill` and `growth` measure and return tables; `record` keeps them, and
+//! `report` shows them. A measured relay is a `Contender`, and is observed through its queue.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
@@ -72,7 +72,7 @@ async fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Measures one subject on nodes of its own: what another left behind is no burden to it.
+/// Measures a subject on nodes of its own, without the remains of others.
 async fn measure(subject: &Subject, plan: &Plan) -> Section {
     let rounds = plan.rounds_of(subject);
     let stage = Stage::open().await;
@@ -91,7 +91,7 @@ async fn measure(subject: &Subject, plan: &Plan) -> Section {
     Section::of(&stage, plan, subject, tables, series).await
 }
 
-/// Those that can be fetched; of the others it is said why.
+/// Fetches the peers, and prints why others are omitted.
 async fn peers(stage: &Stage, plan: &Plan, subject: &Subject) -> Vec<Contender> {
     let mut there = Vec::new();
     for entry in PEERS.iter().filter(|entry| plan.wants_peer(subject, entry.folder)) {

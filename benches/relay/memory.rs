@@ -1,4 +1,4 @@
-//! Resident memory of outboxd in its default settings: idle, draining, in one huge transaction, and with the broker away.
+//! Resident memory of outboxd with default settings: idle, draining, in one huge transaction, and without the broker.
 
 use crate::{
     backlog::Backlog,
@@ -11,7 +11,7 @@ use crate::{
 use std::time::{Duration, Instant};
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
-/// So long is nothing done, and so long is the broker away.
+/// Time of idleness, and of the broker's absence.
 const WHILE_IDLE: Duration = Duration::from_secs(10);
 const WHILE_AWAY: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const COLUMNS: &[Column] =
     &[Column { name: "resident MB", decimals: 1 }, Column { name: "peak MB", decimals: 1 }];
 
-/// A process as its memory is looked at.
+/// Observed memory of a process.
 struct Watch {
     pid: u32,
     begun: Instant,
@@ -31,7 +31,7 @@ impl Watch {
         Self { pid: contender.pid(), begun: Instant::now(), points: Vec::new() }
     }
 
-    /// Looks until the queue holds that many messages, or for that long.
+    /// Samples until the queue holds this many messages, or for `limit`.
     async fn until(&mut self, queue: Option<(&Queue, u32)>, limit: Duration) {
         let end = Instant::now() + limit;
         while Instant::now() < end {
@@ -47,13 +47,13 @@ impl Watch {
         assert!(queue.is_none(), "the drain takes longer than {limit:?}");
     }
 
-    /// What it is now, and was at most.
+    /// Returns the present and the peak memory.
     fn figures(&self) -> [f64; 2] {
         [self.points.last().expect("a look").1, usage::peak_mb(self.pid).expect("it runs")]
     }
 }
 
-/// Measures each state `rounds` times. The pictures are the last round's.
+/// Measures each state `rounds` times. The charts show the last round.
 pub async fn run(stage: &Stage, rounds: u32) -> (Vec<Table>, Vec<Series>) {
     let mut table = Table::new("Memory of outboxd, default settings", COLUMNS);
     let mut contender = Contender::outboxd(stage, "per-aggregate");

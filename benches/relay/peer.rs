@@ -1,7 +1,7 @@
-//! Another relay, behind a script of its own in `benches/peers/NAME/relay.sh`: `fetch`, `prepare`, `run`.
+//! Peer: another relay behind a script `benches/peers/NAME/relay.sh` with the verbs `fetch`, `prepare` and `run`.
 //!
-//! `run` replaces the script by the relay, so that its process id is the relay's. `benches/peers/README.md` says what
-//! a script finds in its environment.
+//! `run` replaces the script by the relay, so that the process id is the relay's. `benches/peers/README.md` describes
+//! the script's environment.
 
 use crate::{
     queue::EXCHANGE,
@@ -19,24 +19,24 @@ use testkit::{
 };
 use tokio::process::Command;
 
-/// An archive of 700 MB is the largest.
+/// Limit of a download; the largest archive has 700 MB.
 const FETCH_LIMIT: Duration = Duration::from_secs(600);
 
-/// A peer in certain settings.
+/// Peer with its settings.
 pub struct Entry {
-    /// Its folder in `benches/peers`.
+    /// Folder in `benches/peers`.
     pub folder: &'static str,
     settings: &'static str,
     name: &'static str,
-    /// The table that its service writes to: another one where the relay removes rows, or wants other columns.
+    /// Table of its service: another one if the relay removes rows, or needs other columns.
     table: &'static str,
-    /// The most rows of a backlog it is given: enough for a figure, also where 100,000 would take minutes.
+    /// Most rows of a backlog: enough for a figure if 100,000 would take minutes.
     rows_max: u32,
 }
 
 const ALL: u32 = u32::MAX;
 
-/// Every peer, in its usual and in its best settings.
+/// All peers, in their usual and their best settings.
 pub const PEERS: &[Entry] = &[
     Entry {
         folder: "polling",
@@ -82,7 +82,7 @@ pub const PEERS: &[Entry] = &[
     },
 ];
 
-/// A peer, fetched and ready to be started.
+/// Fetched peer, ready to start.
 pub struct Peer {
     entry: &'static Entry,
     script: PathBuf,
@@ -92,7 +92,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Fetches what is not there yet. The error is what the script said.
+    /// Fetches missing files. The error is the script's output.
     pub async fn fetch(stage: &Stage, entry: &'static Entry) -> Result<Self, String> {
         let Entry { folder, settings, name, table, .. } = *entry;
         let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -123,22 +123,22 @@ impl Peer {
         }
     }
 
-    /// What its rows are called.
+    /// Returns the name in the tables.
     pub fn name(&self) -> &'static str {
         self.entry.name
     }
 
-    /// The table that its service writes to.
+    /// Returns the table of its service.
     pub fn table(&self) -> &'static str {
         self.entry.table
     }
 
-    /// Makes what it needs in the database, before there are rows.
+    /// Creates what the peer needs in the database, before the rows exist.
     pub async fn prepare(&self) -> Output {
         self.command("prepare").output().await.expect("the script runs")
     }
 
-    /// Starts it.
+    /// Starts the peer.
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "{} runs", self.name());
         let mut command = process::command(&self.script);
@@ -146,31 +146,31 @@ impl Peer {
         self.process = Some(Process::spawn(command, &self.folder, &self.log_file()));
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("it runs").pid()
     }
 
-    /// Asks it to end, and kills it when it does not.
+    /// Stops the peer in order, and kills it after `limit`.
     pub async fn stop(&mut self, limit: Duration) {
         let mut process = self.process.take().expect("it runs");
         process.signal("TERM");
         process.wait_or_kill(limit).await;
     }
 
-    /// Kills it.
+    /// Kills the peer.
     pub async fn kill9(&mut self) {
         let mut process = self.process.take().expect("it runs");
         process.signal("KILL");
         process.wait_or_kill(Duration::from_secs(10)).await;
     }
 
-    /// The most rows of a backlog it is given.
+    /// Returns the most rows of a backlog.
     pub fn rows_max(&self) -> u32 {
         self.entry.rows_max
     }
 
-    /// What it has printed.
+    /// Returns the output.
     pub fn log(&self) -> String {
         fs::read(self.log_file())
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())

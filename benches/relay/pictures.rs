@@ -1,4 +1,4 @@
-//! The figures as SVG, by plain formatting.
+//! Charts of the figures as SVG, by plain formatting.
 
 use crate::{
     figures::{Series, Spread, Table, grouped},
@@ -12,7 +12,7 @@ const COLOURS: &[&str] = &[
     "#5c4b3a", "#24292f",
 ];
 
-/// Every picture that there are figures for: file name and content.
+/// Returns the file name and content of every chart that has figures.
 pub fn draw(results: &Results) -> Vec<(&'static str, String)> {
     let mut drawn = Vec::new();
     if let Some(section) = results.get("peers") {
@@ -73,14 +73,14 @@ fn bar_chart(title: &str, bars: &[(String, Spread)]) -> String {
     svg + "</svg>\n"
 }
 
-/// Lines over an axis.
+/// Line chart.
 struct LineChart<'a> {
     title: &'a str,
     x: &'a str,
     y: &'a str,
-    /// Places on the x axis with their names; none: round numbers.
+    /// Marks on the x axis with their names. Empty: round numbers.
     marks: &'a [(f64, &'a str)],
-    /// Whether the y axis is.
+    /// Set if the y axis is logarithmic.
     logarithmic: bool,
 }
 
@@ -142,7 +142,7 @@ impl LineChart<'_> {
     }
 }
 
-/// About five round numbers from one to the other; on a logarithmic axis 1, 2 and 5 of each decade.
+/// Returns about five round numbers in the range; on a logarithmic axis 1, 2 and 5 of each decade.
 fn ticks(least: f64, most: f64, logarithmic: bool) -> Vec<f64> {
     if logarithmic {
         let decades = least.log10().floor() as i32..=most.log10().ceil() as i32;

@@ -1,17 +1,17 @@
-//! What is to be measured, from the command line.
+//! Plan of a run, from the command line.
 
-/// Rounds that figures have to have; fewer are for looking.
+/// Rounds that recorded figures need. Fewer are for a look.
 const ROUNDS: u32 = 5;
 
-/// Something that can be measured.
+/// Subject of a measurement.
 pub struct Subject {
-    /// As on the command line.
+    /// Name on the command line.
     pub name: &'static str,
-    /// What it tells.
+    /// Description.
     pub tells: &'static str,
-    /// With fewer rounds its figures are printed and not recorded.
+    /// Rounds that its recorded figures need.
     pub rounds: u32,
-    /// One of those that `growth` stands for.
+    /// Set if `growth` includes it.
     pub of_growth: bool,
 }
 
@@ -19,12 +19,12 @@ const fn subject(name: &'static str, tells: &'static str) -> Subject {
     Subject { name, tells, rounds: ROUNDS, of_growth: false }
 }
 
-/// Its cases are compared with one another more than with themselves.
+/// Creates a subject of growth, whose cases are compared with one another.
 const fn growth(name: &'static str, tells: &'static str) -> Subject {
     Subject { name, tells, rounds: 1, of_growth: true }
 }
 
-/// Everything that can be measured, in the order in which it is, with what it tells.
+/// All subjects in their order, with descriptions.
 pub const SUBJECTS: &[Subject] = &[
     subject("drain", "raw ceilings, then throughput, CPU per message and peak memory of a drain"),
     subject("peers", "the same drain beside all peers (with PEERS=all)"),
@@ -50,27 +50,27 @@ pub const SUBJECTS: &[Subject] = &[
     growth("window", "in_flight_max at 10 ms to the broker"),
 ];
 
-/// What is to be measured.
+/// Plan of a run.
 pub struct Plan {
-    /// Some of [`SUBJECTS`].
+    /// Subjects to measure.
     pub subjects: Vec<&'static Subject>,
-    /// How often each measurement is repeated, in alternation, when it is not as often as its subject needs.
+    /// Rounds of each measurement, in alternation, if not those of its subject.
     rounds: Option<u32>,
-    /// Record figures of too few rounds as well, marked as preliminary.
+    /// Set to record figures of too few rounds, marked as preliminary.
     pub record: bool,
-    /// Measure nothing, but write what is made from the recorded figures anew.
+    /// Set to measure nothing and only write the report of the recorded figures.
     pub write: bool,
-    /// Measure the peers too: all, or the one of this folder.
+    /// Peers to measure: all, or the one in this folder.
     pub peers: Option<String>,
 }
 
 impl Plan {
-    /// Reads the program's arguments; none asks for nothing, as when `cargo bench` runs every bench there is.
+    /// Reads the program's arguments. Without any, as when `cargo bench` runs every bench, there is no plan.
     pub fn from_arguments() -> Result<Option<Self>, String> {
         let mut plan = Self { subjects: Vec::new(), rounds: None, record: false, write: false, peers: None };
         for argument in std::env::args().skip(1) {
             if argument == "--bench" {
-                // Cargo's own.
+                // Cargo's argument.
             } else if argument == "write" {
                 plan.write = true;
             } else if argument == "--record" {
@@ -93,29 +93,29 @@ impl Plan {
         Ok(Some(plan).filter(|plan| plan.write || !plan.subjects.is_empty()))
     }
 
-    /// How often a subject is measured.
+    /// Returns the rounds of a subject.
     pub fn rounds_of(&self, subject: &Subject) -> u32 {
         self.rounds.unwrap_or(subject.rounds).max(1)
     }
 
-    /// Whether what is measured of a subject goes on record: with too few rounds only when that is asked for.
+    /// Tells whether a subject's figures are recorded: those of too few rounds only on request.
     pub fn is_recorded(&self, subject: &Subject) -> bool {
         self.record || self.rounds_of(subject) >= subject.rounds
     }
 
-    /// Whether the peer of that folder is measured.
+    /// Tells whether the peer in this folder is measured.
     pub fn wants_peer(&self, subject: &Subject, folder: &str) -> bool {
-        // What peers write to their own tables is WAL that every slot of the server reads.
+        // Peers' own tables write WAL that every slot of the server decodes.
         let alone = subject.name == "drain";
         !alone && self.peers.as_ref().is_some_and(|peers| peers == "all" || peers == folder)
     }
 
-    /// Whether a subject is nothing without peers, and there are none.
+    /// Tells whether a subject needs peers and has none.
     pub fn lacks_peers(&self, subject: &Subject) -> bool {
         subject.name == "peers" && self.peers.is_none()
     }
 
-    /// How the program is used.
+    /// Returns the usage.
     pub fn usage() -> String {
         let mut text =
             "make bench [ONLY=\"SUBJECT ...\"] [ROUNDS=n] [PEERS=all] [RECORD=1]\nsubjects:\n".to_owned();

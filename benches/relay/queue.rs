@@ -1,4 +1,4 @@
-//! The queue that everybody publishes to, as an observer sees it: the same for every relay, and no work for any of them.
+//! Queue of all relays as an observer sees it: the same for every relay, at no cost for any.
 
 use lapin::{
     Channel, Connection, ConnectionProperties, ExchangeKind,
@@ -6,12 +6,12 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-/// Where every relay publishes to.
+/// Exchange of every relay.
 pub const EXCHANGE: &str = "Order.events";
-/// The queue bound to it for everything.
+/// Queue bound to the exchange for everything.
 pub const QUEUE: &str = "bench";
 
-/// The queue, just made and empty.
+/// Observed queue.
 pub struct Queue {
     channel: Channel,
     name: String,
@@ -19,8 +19,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Makes the queue anew, of type `quorum`, `classic` or `stream`: what an earlier drain left on the broker's disk
-    /// counts for nobody.
+    /// Creates the queue anew, of type `quorum`, `classic` or `stream`, without remains of an earlier drain on the
+    /// broker's disk.
     pub async fn fresh(amqp_url: &str, kind: &str) -> Self {
         Self::named(amqp_url, QUEUE, kind).await
     }
@@ -47,7 +47,7 @@ impl Queue {
         queue
     }
 
-    /// The queue as it is: after the broker has been away.
+    /// Returns the existing queue, after the broker was away.
     pub async fn existing(amqp_url: &str) -> Self {
         Self::open(amqp_url, QUEUE).await
     }
@@ -59,7 +59,7 @@ impl Queue {
         Self { channel, name: name.to_owned(), _connection: connection }
     }
 
-    /// Messages in it that are ready.
+    /// Returns the number of ready messages.
     pub async fn count(&self) -> u32 {
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let name = self.name.as_str().into();
@@ -67,7 +67,7 @@ impl Queue {
         queue.expect("the queue answers").message_count()
     }
 
-    /// Deletes it, when it is there.
+    /// Deletes the queue if it exists.
     pub async fn delete(&self) {
         let name = self.name.as_str().into();
         self.channel.queue_delete(name, QueueDeleteOptions::default()).await.expect("queue deleted");

@@ -1,6 +1,6 @@
-//! Figures of the last run of each subject, with how and when they came about: one file for each in `benches/results`.
+//! Record of each subject's last run, with its circumstances: one file for each in `benches/results`.
 //!
-//! A run replaces the files of what it has measured, and no others. Knows nothing of what is made from the figures.
+//! A run replaces only the files of its subjects. Does not know the report.
 
 use crate::{
     figures::{Series, Table},
@@ -18,22 +18,22 @@ use std::{
     process::Command,
 };
 
-/// One subject, measured.
+/// Figures of one subject.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Section {
-    /// The command that measures it again.
+    /// Command that repeats the measurement.
     pub command: String,
-    /// How often everything was repeated.
+    /// Number of rounds.
     pub rounds: u32,
     /// Day, in UTC.
     pub date: String,
-    /// The state of the sources, as `git describe` names it.
+    /// Revision of the sources, as `git describe` names it.
     pub revision: String,
-    /// Versions of the nodes, and what the machine is.
+    /// Versions of the nodes, and the machine.
     pub setting: String,
-    /// What was measured.
+    /// Tables of figures.
     pub tables: Vec<Table>,
-    /// What the pictures show.
+    /// Lines of the charts.
     pub series: Vec<Series>,
 }
 
@@ -41,7 +41,7 @@ pub struct Section {
 pub type Results = BTreeMap<&'static str, Section>;
 
 impl Section {
-    /// What was measured on this stage, with how and when.
+    /// Returns the figures with their circumstances.
     pub async fn of(
         stage: &Stage,
         plan: &Plan,
@@ -76,7 +76,7 @@ impl Section {
         }
     }
 
-    /// For whoever watches.
+    /// Prints the figures.
     pub fn print(&self) {
         for table in &self.tables {
             println!("\n## {}\n\n{}", table.title, table.as_markdown());
@@ -84,7 +84,7 @@ impl Section {
     }
 }
 
-/// Replaces what is on record of a subject.
+/// Replaces the record of a subject.
 pub fn keep(subject: &Subject, section: &Section) -> io::Result<()> {
     fs::create_dir_all(folder())?;
     let mut text = String::new();
@@ -92,7 +92,7 @@ pub fn keep(subject: &Subject, section: &Section) -> io::Result<()> {
     fs::write(file_of(subject), text + "\n")
 }
 
-/// What is on record of all subjects.
+/// Returns the record of all subjects.
 pub fn recorded() -> io::Result<Results> {
     let mut results = Results::new();
     for subject in SUBJECTS {
@@ -105,7 +105,7 @@ pub fn recorded() -> io::Result<Results> {
     Ok(results)
 }
 
-/// The folder of the record, and of the pictures made from it.
+/// Returns the folder of the record and charts.
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("results")
 }
@@ -114,8 +114,8 @@ fn file_of(subject: &Subject) -> PathBuf {
     folder().join(subject.name).with_extension("json")
 }
 
-/// JSON in which everything that holds no object of its own stands on one line: a row of a table, a line of a picture. So a diff is
-/// as long as what has changed.
+/// Writes JSON with everything that holds no object on one line, such as a row of a table, so that a diff is as long
+/// as the change.
 fn write_lines(value: &Value, depth: usize, text: &mut String) {
     let (open, close, entries): (_, _, Vec<(String, &Value)>) = match value {
         Value::Array(items) if holds_object(value) => {

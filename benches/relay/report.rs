@@ -1,5 +1,5 @@
-//! The record as a reader sees it: `benches/RESULTS.md`, the table in the README, and the pictures. All of it is made from the record, so
-//! nothing of it can disagree.
+//! Report of the record: `benches/RESULTS.md`, the table in the README, and the charts. Everything comes from the record, so
+//! nothing can contradict it.
 
 use crate::{
     comparison, pictures,
@@ -9,11 +9,11 @@ use crate::{
 };
 use std::{fmt::Write, fs, io, path::Path};
 
-/// Lines of the README between which its table stands.
+/// Lines of the README around its table.
 const TABLE: (&str, &str) =
     ("<!-- benchmark: `make bench` writes this table -->\n", "<!-- end of benchmark -->\n");
 
-/// Writes the pictures, the README's table and `RESULTS.md`.
+/// Writes the charts, the README's table and `RESULTS.md`.
 pub fn write(results: &Results) -> io::Result<()> {
     let folder = record::folder();
     let root = folder.ancestors().nth(2).expect("benches/results lies in the repository");

@@ -1,4 +1,4 @@
-//! The private nodes, the database with its outbox table, and the virtual host: what every relay is measured on.
+//! Stage of all measurements: private nodes, the database with its outbox table, and the virtual host.
 
 use crate::{queue::Queue, usage};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ pub const OUTBOX: &str = "outbox";
 /// Name of the virtual host.
 pub const VHOST: &str = "bench";
 
-/// What every relay is measured on.
+/// Nodes on which every relay is measured.
 pub struct Stage {
     /// The server with the outbox.
     pub postgres: Postgres,
@@ -25,14 +25,14 @@ pub struct Stage {
 /// CPU time of the nodes, user and system.
 #[derive(Clone, Copy, Debug)]
 pub struct NodesCpu {
-    /// PostgreSQL, all its processes.
+    /// All processes of PostgreSQL.
     pub server: Duration,
     /// RabbitMQ.
     pub broker: Duration,
 }
 
 impl NodesCpu {
-    /// Microseconds for each of `count` since `earlier`: the server's, the broker's.
+    /// Returns microseconds for each of `count` since `earlier`, of server and broker.
     pub fn us_each(&self, earlier: &Self, count: u32) -> [f64; 2] {
         [self.server.saturating_sub(earlier.server), self.broker.saturating_sub(earlier.broker)]
             .map(|time| time.as_secs_f64() * 1e6 / f64::from(count))
@@ -44,11 +44,11 @@ impl Stage {
     pub async fn open() -> Self {
         let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let server = PostgresOptions {
-            // No checkpoint in the middle of a drain that another one was spared.
+            // Avoids a checkpoint in only some of the drains.
             settings: vec![setting("shared_buffers", "256MB"), setting("max_wal_size", "8GB")],
             ..Default::default()
         };
-        // A million messages may lie in a queue without an alarm.
+        // Allows a million messages in a queue without an alarm.
         let settings = vec!["vm_memory_high_watermark.absolute = 6GB".to_owned()];
         let broker = RabbitMqOptions { settings, ..Default::default() };
         let (postgres, broker) = tokio::join!(Postgres::start(server), RabbitMq::start(broker));
@@ -57,22 +57,22 @@ impl Stage {
         let client = postgres.client(DATABASE).await;
         create_outbox(&client, OUTBOX).await;
         let stage = Self { postgres, broker, client };
-        // Whoever is set up may want to publish already.
+        // A contender may publish while it is set up.
         stage.fresh_queue().await;
         stage
     }
 
-    /// The database's connection string.
+    /// Returns the database's connection string.
     pub fn postgres_url(&self) -> String {
         self.postgres.url(DATABASE)
     }
 
-    /// The virtual host's.
+    /// Returns the virtual host's URL.
     pub fn amqp_url(&self) -> String {
         self.broker.url(VHOST)
     }
 
-    /// The CPU time that server and broker have taken so far.
+    /// Returns the CPU time of server and broker so far.
     pub async fn cpu(&self) -> NodesCpu {
         let (server, broker) = (self.postgres.pid().await, self.broker.pid().await);
         NodesCpu {
@@ -81,12 +81,12 @@ impl Stage {
         }
     }
 
-    /// An empty quorum queue, bound for everything.
+    /// Creates an empty quorum queue, bound for everything.
     pub async fn fresh_queue(&self) -> Queue {
         Queue::fresh(&self.amqp_url(), "quorum").await
     }
 
-    /// Writes one row with that number.
+    /// Writes one row with this number.
     pub async fn write_one(&self, table: &str, n: u32) {
         let insert = format!(
             "INSERT INTO {table} (aggregatetype, aggregateid, type, payload) \
@@ -95,7 +95,7 @@ impl Stage {
         self.client.batch_execute(&insert).await.expect("row written");
     }
 
-    /// Gives a contender with a table of its own what is in the outbox; no slot but its own sees it.
+    /// Copies the outbox into a contender's own table, which only its slot decodes.
     pub async fn fill(&self, table: &str, rows: u32) {
         if table == OUTBOX {
             return;
@@ -109,7 +109,7 @@ impl Stage {
         self.client.batch_execute(&copy).await.expect("rows copied");
     }
 
-    /// Waits until the server has noticed that whoever had a slot is gone.
+    /// Waits until the server has released the slots of contenders that ended.
     pub async fn slots_are_free(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
@@ -119,7 +119,7 @@ impl Stage {
         }
     }
 
-    /// Empties a table, and has the server write its dirty pages now rather than in the next measurement.
+    /// Empties a table, and makes the server write its dirty pages before the next measurement.
     pub async fn clear(&self, table: &str) {
         for statement in [format!("TRUNCATE {table}"), "CHECKPOINT".to_owned()] {
             self.client.batch_execute(&statement).await.expect("table emptied");

@@ -1,4 +1,4 @@
-//! How long it takes from the start of the process to the first message, with one row waiting.
+//! Time from the start of the process to the first message, with one row waiting.
 
 use crate::{
     arrivals::Arrivals,
@@ -33,7 +33,7 @@ pub async fn run(stage: &Stage, contenders: &mut Vec<Contender>, rounds: u32) ->
             };
             table.add(&contender.name, &[(first.at - begun).as_secs_f64() * 1e3]);
             println!("{}", table.last_as_text(&contender.name));
-            // The others have the row in their slots as well, so each starts with the same amount or less.
+            // The other slots have the row, too, so each contender starts with the same amount or less.
             while arrivals.next(Duration::from_millis(500)).await.is_some() {}
             contender.stop().await;
             stage.clear(contender.table()).await;

@@ -1,5 +1,5 @@
-//! How long a standby takes to go on after a kill -9: from the kill to the first message of a row that was committed after it,
-//! which nobody but the standby can have published.
+//! Takeover by a standby after a kill -9: from the kill to the first message of a row committed after it, which only
+//! the standby can have published.
 
 use crate::{
     arrivals::Arrivals,
@@ -10,12 +10,12 @@ use crate::{
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A row is written so often.
+/// Interval between rows.
 const EVERY: Duration = Duration::from_millis(10);
-/// The standby has long tried in vain for the slot.
+/// Time after which the standby has long been waiting for the slot.
 const SETTLED: Duration = Duration::from_secs(3);
 
-/// Kills the one that streams, `rounds` times; the other becomes the next to be killed.
+/// Kills the streaming instance, `rounds` times. The other one becomes the next to be killed.
 pub async fn run(stage: &Stage, rounds: u32) -> Vec<Table> {
     let columns = [Column { name: "ms", decimals: 0 }];
     let title = "kill -9 of the instance that streams to the first message of its standby";
@@ -49,7 +49,7 @@ pub async fn run(stage: &Stage, rounds: u32) -> Vec<Table> {
     vec![table]
 }
 
-/// When the event arrived.
+/// Waits for an event, and returns its time of arrival.
 async fn wait_for(arrivals: &mut Arrivals, n: u32) -> Instant {
     loop {
         let arrival = arrivals.next(PATIENCE).await.expect("the standby goes on");

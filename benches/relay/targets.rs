@@ -1,16 +1,16 @@
-//! What outboxd is to reach, beside what the recorded figures say.
+//! Targets of outboxd, beside the recorded figures.
 
 use crate::{figures::grouped, record::Results};
 use std::fmt::Write;
 
-/// What a median has to be.
+/// Bound of a median.
 enum Wanted {
     AtLeast(f64),
     AtMost(f64),
 }
 use Wanted::{AtLeast, AtMost};
 
-/// Where the figure stands: subject, row, column; what it has to be, with how many decimals.
+/// Target of a figure: subject, row, column, bound, decimals.
 type Target = (&'static str, &'static str, &'static str, Wanted, usize);
 
 const TARGETS: &[Target] = &[
@@ -26,12 +26,12 @@ const TARGETS: &[Target] = &[
     ("latency", "outboxd, per-aggregate", "p99 ratio", AtMost(3.0), 2),
     ("start", "outboxd, per-aggregate", "ms", AtMost(150.0), 0),
     ("takeover", "outboxd", "ms", AtMost(2000.0), 0),
-    // 4,096 in flight, and 100 ms of confirmed traffic, counted as only 10,000 messages a second.
+    // 4,096 in flight, and 100 ms of confirmed traffic at only 10,000 messages per second.
     ("kill", "outboxd, pipelined", "duplicates", AtMost(5096.0), 0),
     ("kill", "outboxd, per-aggregate", "duplicates", AtMost(5096.0), 0),
 ];
 
-/// The targets that there are figures for, as a table.
+/// Returns the targets that have figures, as a table.
 pub fn as_markdown(results: &Results) -> String {
     let mut text = "| figure | target | median | reached |\n| --- | --- | --- | --- |\n".to_owned();
     for (subject, row, column, wanted, decimals) in TARGETS {

@@ -1,24 +1,24 @@
-//! What a process costs, from proc(5): CPU time and resident memory.
+//! CPU time and resident memory of a process, from proc(5).
 
 use std::{fs, time::Duration};
 use testkit::process::children;
 
-/// The kernel counts CPU time in hundredths of a second, whatever it schedules by (USER_HZ of time(7)).
+/// Unit of CPU time: the kernel counts hundredths of a second (USER_HZ of time(7)).
 const TICK: Duration = Duration::from_millis(10);
 
-/// User and system time of the process so far, all its threads together.
+/// Returns the user and system time of a process, with all threads.
 pub fn cpu(pid: u32) -> Option<Duration> {
     ticks(pid, 2)
 }
 
-/// The same of a process and all its children, also of those that have ended.
+/// Returns the user and system time of a process and its children, including those that have ended.
 pub fn cpu_of_family(pid: u32) -> Option<Duration> {
-    // A child that ends between the two readings counts twice; those that are measured do not.
+    // A child that ends between the two readings would count twice; the measured ones do not end.
     let of_children = children(pid).into_iter().filter_map(cpu).sum::<Duration>();
     Some(ticks(pid, 4)? + of_children)
 }
 
-/// User and system time, then the same of the children that were waited for.
+/// Returns the sum of the first `fields` times: user, system, and the same of children that were waited for.
 fn ticks(pid: u32, fields: usize) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after_name = stat.rsplit_once(") ")?.1;
@@ -26,12 +26,12 @@ fn ticks(pid: u32, fields: usize) -> Option<Duration> {
     Some(TICK * counts.map(|field| field.parse::<u32>().unwrap_or(0)).sum())
 }
 
-/// Resident memory now, in MB.
+/// Returns the resident memory, in MB.
 pub fn resident_mb(pid: u32) -> Option<f64> {
     status_mb(pid, "VmRSS:")
 }
 
-/// The most resident memory the process ever had, in MB.
+/// Returns the peak of resident memory, in MB.
 pub fn peak_mb(pid: u32) -> Option<f64> {
     status_mb(pid, "VmHWM:")
 }

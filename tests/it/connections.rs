@@ -115,7 +115,7 @@ async fn encryption_and_login_are_as_the_options_say() {
         ),
         (at("no_tls", "gssencmode=require"), vec!["gssencmode must be disable or prefer"]),
         (at("no_tls", "target_session_attrs=prefer-standby"), vec!["any, read-write or primary"]),
-        (at("no_tls", "sslcrl=/crl"), vec!["sslcrl cannot be honoured"]),
+        (at("no_tls", "sslcrl=/crl"), vec!["sslcrl is not supported"]),
         (format!("service=nowhere servicefile='{services}'"), vec!["service nowhere cannot be used"]),
     ] {
         let error = connect(&url).await.expect_err(&url);

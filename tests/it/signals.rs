@@ -7,7 +7,7 @@ use testkit::{Daemon, Proxy, process, shared_postgres, shared_rabbitmq};
 
 /// Name of each signal in the log, and for `kill`.
 const IGNORED: [(&str, &str); 12] = [
-    ("SIGHUP is ignored: configuration reload is not in this version; restart", "HUP"),
+    ("SIGHUP is ignored: this version does not reload its configuration; restart", "HUP"),
     ("SIGUSR1 is ignored", "USR1"),
     ("SIGUSR2 is ignored", "USR2"),
     ("SIGALRM is ignored", "ALRM"),

@@ -1,4 +1,4 @@
-//! Keys that say where the brokers are and as whom they are reached: the same for outboxd and, behind `amqp_`, for each service.
+//! Keys of the brokers' addresses and login: the same for outboxd and, with the prefix `amqp_`, for each service.
 //!
 //! Knows these keys and no other. Opens no connection.
 
@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use amqp_publisher::{Client, ConnectionOptions, Endpoint, RotatingUrls};
 use configuration::Section;
 
-/// Brokers, and as whom they are reached.
+/// Brokers and login.
 #[derive(Debug)]
 pub struct Access {
     urls: Vec<String>,
@@ -17,8 +17,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Reads `url` or `urls`, `username`, `password` and the TLS files, each name behind `prefix`. Without a usable URL a problem is
-    /// noted.
+    /// Reads `url` or `urls`, `username`, `password` and the TLS files, each with `prefix`. Notes a problem if no URL
+    /// is usable.
     pub fn read(section: &mut Section<'_>, prefix: &str) -> Self {
         let key = |name: &str| format!("{prefix}{name}");
         let (urls, rotating) = urls(section, prefix);
@@ -41,7 +41,7 @@ impl Access {
         Self { urls, rotating, ca_file, client_cert: cert.zip(private_key) }
     }
 
-    /// How `client` connects there.
+    /// Returns the connection options for `client`.
     pub fn connection(
         self,
         client: Client,
@@ -53,7 +53,7 @@ impl Access {
     }
 }
 
-/// The URLs with user and password put in where they are given apart, and the files that they come from.
+/// Returns the URLs with the separate user and password, and the files that hold them.
 fn urls(section: &mut Section<'_>, prefix: &str) -> (Vec<String>, Option<RotatingUrls>) {
     let key = |name: &str| format!("{prefix}{name}");
     let (url_key, urls_key) = (key("url"), key("urls"));
@@ -73,7 +73,7 @@ fn urls(section: &mut Section<'_>, prefix: &str) -> (Vec<String>, Option<Rotatin
     let password = section.rotating_secret(&key("password"));
     let Some(urls) = url.or(urls) else { return (Vec::new(), None) };
     let from_files = RotatingUrls { urls, username, password };
-    // They could be read just now; a file that vanishes meanwhile is the first connection's to say.
+    // The files were just readable. If one vanishes now, the first connection reports it.
     let text = from_files.urls.read().unwrap_or_default();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     if !one && lines.clone().next().is_none() {

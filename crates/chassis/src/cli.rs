@@ -1,4 +1,4 @@
-//! What every service's command line has in common, and its way from there to an exit status.
+//! Command line common to all services, and the exit status.
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -15,9 +15,9 @@ use process::{
 };
 use secret::core_dumps;
 
-/// Shown at the end of each service's `--help`.
+/// End of each service's `--help`.
 pub const HELP: &str = "\
-Environment (each goes before the same key of the file; a key KEY may also be given as KEY_FILE, naming a file):
+Environment (each variable overrides the same key of the file; instead of KEY, KEY_FILE may name a file with the value):
   DATABASE_URL              postgresql://user:password@host:5432/database
   AMQP_URL                  amqp://user:password@host:5672/%2f
   LISTEN                    host:port of the HTTP endpoints
@@ -36,47 +36,47 @@ HTTP, beside the service's own paths: /healthz, /readyz, /metrics (Prometheus), 
 
 Exit status: 0 ended in good order; 1 failed at run time; 2 bad command line; 78 bad configuration";
 
-/// Options of every service.
+/// Options of all services.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Options {
-    /// Configuration file; without it, the environment has to say everything
+    /// Configuration file; without it, the environment must hold every required key
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// How logs on stderr look
+    /// Format of logs on stderr
     #[arg(long, global = true, value_name = "FORMAT", default_value = "pretty")]
     pub log_format: LogFormat,
 }
 
-/// Commands that every service has beside serving.
+/// Commands of all services besides serving.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Put dead letters back into the queue
     ///
-    /// The messages of each QUEUE.dead go to the end of QUEUE, in the order in which they died, whoever put them there: RabbitMQ,
-    /// when their deliveries exceeded the queue's delivery limit, or the service, when it could not handle them. A message that
-    /// fails again comes back with its new reason. The service may be running.
+    /// Moves the messages of each QUEUE.dead to the end of QUEUE, oldest first, whoever put them there: RabbitMQ,
+    /// when their deliveries exceeded the queue's delivery limit, or the service, when it could not handle them. A
+    /// message that fails again returns with its new reason. The service may be running.
     Redrive(Redrive),
 }
 
 /// Options of `redrive`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Redrive {
-    /// Of each queue, at most so many messages
+    /// Most messages of each queue
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub limit: u32,
 
-    /// Only this queue of the service's
+    /// Only this queue of the service
     #[arg(long, value_name = "QUEUE")]
     pub queue: Option<String>,
 }
 
 impl Redrive {
-    /// Carries it out for a service that consumes `queues`, and says on stdout what it did.
+    /// Moves the dead letters of a service that consumes `queues`, and prints the result.
     ///
     /// # Errors
     ///
-    /// A queue that the service does not consume, a broker that fails, or a stdout that cannot be written to.
+    /// [`Failure`] when the service does not consume the queue, the broker fails, or stdout cannot be written.
     pub async fn run(self, settings: Settings, queues: &[&str]) -> Result<(), Failure> {
         let wanted: Vec<&str> = queues
             .iter()
@@ -99,8 +99,8 @@ impl Redrive {
     }
 }
 
-/// Sets the logs up, reads the settings of the service called `name`, runs it, and says how it ended.
-/// `listen` is where it listens when nothing else is configured.
+/// Sets up the logs, reads the settings of the service `name`, runs it, and reports how it ended. `listen` is its
+/// default address.
 pub fn start<F>(
     name: &'static str,
     listen: &'static str,
@@ -124,7 +124,7 @@ where
                 run(settings).await
             })
         });
-    // Nowhere is left to say that stderr is gone; the exit status still tells.
+    // A closed stderr cannot be reported; the exit status still tells.
     telemetry::finish(ended.as_ref().err().map(|failure| format!("{name}: {failure}")).as_deref());
     ended.err().map_or(ExitCode::SUCCESS, |failure| ExitCode::from(failure.exit_status()))
 }

@@ -1,4 +1,4 @@
-//! A service's connections to its own database.
+//! Connections of a service to its own database.
 
 use std::{fmt, time::Duration};
 
@@ -10,46 +10,46 @@ use tokio_postgres::{Client, error::SqlState};
 
 use pg_replication::{ConnectError, Endpoint};
 
-/// How long a caller waits for a connection to become free, or to be made.
+/// Limit for waiting for a free connection, or for a new one.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// A bounded number of connections, made when they are needed and used again.
+/// Bounded pool of connections, opened when needed.
 #[derive(Clone)]
 pub struct Database {
     pool: managed::Pool<Connector>,
 }
 
-/// A connection on loan; a [`Client`] in all but name.
+/// Borrowed connection, which dereferences to [`Client`].
 pub type Connection = managed::Object<Connector>;
 
-/// Makes the connections of a [`Database`].
+/// Opens the connections of a [`Database`].
 pub struct Connector {
     endpoint: Endpoint,
     application_name: &'static str,
 }
 
-/// What can go wrong with the database.
+/// Error of the database.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// No connection can be made.
+    /// A connection cannot be opened.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// All connections were in use for too long.
     #[error("no connection to the database became free within {} s", WAIT.as_secs())]
     Busy,
-    /// This program has no runtime to wait in.
+    /// The program has no runtime to wait in.
     #[error(transparent)]
     Pool(#[from] BuildError),
-    /// The service's tables are in another schema than `public`. New ones would be empty: messages that were handled would be
-    /// handled again.
+    /// The service's tables are in another schema than `public`. New ones would be empty, so handled messages would
+    /// be handled again.
     #[error(
-        "the service's tables are in schema {schema}, and not in public, where this version has them. Nothing is handled until they \
-         are moved: BEGIN; {move_sql} COMMIT; If they belong to another service, give this one a database or a role of its own"
+        "the service's tables are in schema {schema}, but this version expects them in public. No message is handled until they are \
+         moved: BEGIN; {move_sql} COMMIT; If they belong to another service, give this service a database or a role of its own"
     )]
     Elsewhere {
         /// The schema.
         schema: String,
-        /// The statements that move them.
+        /// Statements that move the tables.
         move_sql: String,
     },
     /// A statement failed, or the connection with it.
@@ -58,11 +58,11 @@ pub enum DatabaseError {
 }
 
 impl Database {
-    /// Connects to nothing yet.
+    /// Creates a pool without a connection.
     ///
     /// # Errors
     ///
-    /// When connections cannot be waited for in this runtime.
+    /// [`DatabaseError`] when the runtime has no timers.
     pub fn new(
         endpoint: Endpoint,
         application_name: &'static str,
@@ -76,11 +76,11 @@ impl Database {
         Ok(Self { pool })
     }
 
-    /// A connection, as soon as one is free.
+    /// Returns a connection as soon as one is free.
     ///
     /// # Errors
     ///
-    /// When the database cannot be reached, or all connections stay in use for five seconds.
+    /// [`DatabaseError`] when the database cannot be reached, or no connection becomes free within five seconds.
     pub async fn connection(&self) -> Result<Connection, DatabaseError> {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => DatabaseError::Connect(error),
@@ -90,16 +90,16 @@ impl Database {
 }
 
 impl DatabaseError {
-    /// Whether the same statements will fail again however often they are tried: the data is at fault, not the database.
-    /// Classes of SQLSTATE: 22, data exception; 23, integrity constraint violation (manual, "PostgreSQL Error Codes").
+    /// Tells whether a retry cannot help, because the data is at fault. SQLSTATE classes 22, data exception, and 23,
+    /// integrity constraint violation (manual, "PostgreSQL Error Codes").
     pub fn is_permanent(&self) -> bool {
         let Self::Statement(error) = self else { return false };
         let class = error.code().map(|state| &state.code()[..2]);
         matches!(class, Some("22" | "23"))
     }
 
-    /// Whether it is the database's state that does not allow it now: it is ending or starting, out of resources, read-only, or gone.
-    /// Classes 08, 40, 53 and 57, and 25006.
+    /// Tells whether the database's state prevents the statement now: it is starting or stopping, out of resources,
+    /// read-only, or gone. SQLSTATE classes 08, 40, 53 and 57, and 25006.
     pub fn is_unavailable(&self) -> bool {
         let Self::Statement(error) = self else { return true };
         let code = error.code().map(SqlState::code);
@@ -108,7 +108,7 @@ impl DatabaseError {
     }
 }
 
-/// `db error` alone says nothing: the server's own words, or what the driver knows.
+/// Returns the server's message, or the driver's, because the driver's `db error` alone says nothing.
 fn said(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(error) => format!("{} (SQLSTATE {})", error.message(), error.code().code()),

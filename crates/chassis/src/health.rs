@@ -1,26 +1,26 @@
-//! Reasons that keep a running service from doing its work, for `/readyz`.
+//! Health of a running service, for `/readyz`.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Troubles by what has them, each with its reason. Clones share them.
+/// Problems by component, each with its reason. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Health(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Health {
-    /// Notes that `what` does not work.
+    /// Records that `what` does not work.
     pub(super) fn failing(&self, what: &str, reason: String) {
         self.troubles().insert(what.to_owned(), reason);
     }
 
-    /// Notes that `what` works.
+    /// Records that `what` works.
     pub(super) fn working(&self, what: &str) {
         self.troubles().remove(what);
     }
 
-    /// Every reason why the service does not do its work; `None` while it does.
+    /// Returns all reasons why the service does not work; `None` while it works.
     pub(super) fn reason(&self) -> Option<String> {
         let troubles = self.troubles();
         let reasons: Vec<&str> = troubles.values().map(String::as_str).collect();

@@ -1,12 +1,12 @@
-//! What a service needs to take part: write its events, consume those of others once, and answer over HTTP.
+//! Base of a service: writes its events, consumes those of others once, and answers over HTTP.
 //!
 //! ```text
 //! HTTP request -> http       -> the service's own code -> outbox   one transaction
 //! queue        -> inbox      -> the service's own code -> outbox   one transaction, the message's id in it
 //! ```
 //!
-//! [`run`] joins these for one service. Nothing here knows what a service does, or that it is outboxd which relays its
-//! outbox. `trace` carries one identifier through all of it.
+//! [`run`] joins these for one service. Nothing here knows what a service does, or that outboxd relays its outbox.
+//! `trace` carries one identifier through all of it.
 
 pub mod cli;
 pub mod consumer;

@@ -1,4 +1,4 @@
-//! What Prometheus is told of a service.
+//! Prometheus metrics of a service.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use prometheus::{
 use super::inbox::Outcome;
 use process::telemetry;
 
-/// Counters of requests and messages. Clones count together.
+/// Metrics of requests and messages. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
     registry: Registry,
@@ -41,14 +41,14 @@ impl Metrics {
             request_seconds: registered(
                 &registry,
                 HistogramVec::new(
-                    HistogramOpts::new("http_request_seconds", "From a request's arrival to its answer"),
+                    HistogramOpts::new("http_request_seconds", "Time from a request's arrival to its answer"),
                     request,
                 )?,
             )?,
             messages: registered(
                 &registry,
                 IntCounterVec::new(
-                    Opts::new("inbox_messages_total", "Messages acknowledged, by what became of them"),
+                    Opts::new("inbox_messages_total", "Messages acknowledged, by outcome"),
                     &["queue", "outcome"],
                 )?,
             )?,
@@ -57,7 +57,7 @@ impl Metrics {
                 HistogramVec::new(
                     HistogramOpts::new(
                         "inbox_message_seconds",
-                        "From a message's arrival to its acknowledgement",
+                        "Time from a message's arrival to its acknowledgement",
                     ),
                     &["queue"],
                 )?,
@@ -88,7 +88,7 @@ impl Metrics {
                 IntCounterVec::new(
                     Opts::new(
                         "inbox_dead_lettered_total",
-                        "Messages that came into the dead-letter queue by another hand: RabbitMQ's, or another instance's",
+                        "Messages that RabbitMQ or another instance put into the dead-letter queue",
                     ),
                     &["queue"],
                 )?,
@@ -147,15 +147,15 @@ impl Metrics {
 
     pub(super) fn disconnected(&self, queue: &str) {
         self.connected.with_label_values(&[queue]).set(0);
-        // How many wait now, nobody knows. There may be no such series yet.
+        // The number of waiting messages is unknown now. The series may not exist yet.
         let _ = self.waiting.remove_label_values(&[queue]);
         let _ = self.dead.remove_label_values(&[queue]);
     }
 
-    /// In Prometheus's text format.
+    /// Returns the metrics in Prometheus's text format.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        // Only a metric without a sample cannot be encoded, and those are left out by `gather`.
+        // Only a metric without a sample cannot be encoded, and `gather` omits those.
         let _ = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text);
         text
     }

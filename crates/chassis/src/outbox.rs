@@ -1,4 +1,4 @@
-//! Publishing, as a service sees it: one more row in the transaction that changes its own tables.
+//! Publishing from a service: one more row in the transaction that changes the service's tables.
 
 use std::fmt::Debug;
 
@@ -10,26 +10,27 @@ use super::{
     trace::{self, TraceContext},
 };
 
-/// Something that has happened.
+/// Event of an aggregate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<P> {
-    /// Type of what it happened to; names the exchange.
+    /// Aggregate type, which names the exchange.
     pub aggregate_type: &'static str,
-    /// Which one; its events are delivered in commit order.
+    /// Aggregate id. Events of one aggregate are delivered in commit order.
     pub aggregate_id: i64,
-    /// What happened; the routing key.
+    /// Event type: the routing key.
     pub event_type: &'static str,
-    /// The body, as JSON.
+    /// Body, as JSON.
     pub payload: P,
 }
 
-/// Writes the event inside the caller's transaction: it is published if and only if that commits.
+/// Writes the event in the caller's transaction: it is published if and only if the transaction commits.
 ///
-/// Whoever changes an aggregate locks its row first, so that its events commit in the order in which they happened.
+/// A transaction locks the aggregate's row before it writes events, so that they commit in the order in which they
+/// happened.
 ///
 /// # Errors
 ///
-/// The row cannot be written, so the transaction cannot commit.
+/// [`DatabaseError`] when the row cannot be written, so that the transaction cannot commit.
 pub async fn append<P: Serialize + Debug + Sync>(
     transaction: &Transaction<'_>,
     trace: &TraceContext,

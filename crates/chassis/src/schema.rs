@@ -1,19 +1,19 @@
-//! Creates a service's tables, and changes them from one version to the next, when it starts.
+//! Schema of a service: creates its tables, and migrates them between versions, at the start.
 //!
-//! Connections see no schema but `pg_catalog`, so that nobody's function is called in place of PostgreSQL's. So scripts and
-//! statements name the schema of every table: `public`.
+//! Connections have only `pg_catalog` on their `search_path`, so that nobody's function replaces PostgreSQL's.
+//! Scripts and statements therefore qualify every table with `public`.
 
 use tokio_postgres::{Client, Transaction};
 
 use super::database::DatabaseError;
 
-/// Any number will do that nothing else in the database uses for an advisory lock: instances that start together take turns.
+/// Number of an advisory lock that nothing else in the database uses: instances that start together take turns.
 const LOCK: i64 = 0x6f75_7462_6f78;
 
-/// The chassis's own tables, each with its script. A service may have made one beforehand, with `outboxd schema`.
+/// Tables of the chassis with their scripts. A service may have created one before with `outboxd schema`.
 const OWN: [(&str, &str); 2] = [("outbox", outbox_schema::OUTBOX_STANDARD), ("inbox", outbox_schema::INBOX)];
 
-/// Makes today's inbox of version 0.1.0's, whose rows did not say which source their message came from.
+/// Migration of version 0.1.0's inbox, whose rows do not have their message's source.
 const INBOX_OF_0_1_0: &str = "
 ALTER TABLE public.inbox
   ADD COLUMN IF NOT EXISTS source text NOT NULL DEFAULT '*',
@@ -23,9 +23,9 @@ ALTER TABLE public.inbox
 CREATE INDEX IF NOT EXISTS inbox_age ON public.inbox (consumer, received_at);
 ";
 
-/// A schema with the tables of a service that ran as this role, by a `search_path` of the role's or the database's, and the statements
-/// that move them: every table of the schema that belongs to who made `schema_version`, which is always the service itself.
-/// A stranger's tables are not taken for these.
+/// Query of another schema with this service's tables, as after a `search_path` of the role or database, and of the
+/// statements that move them: every table of the schema with the owner of `schema_version`, which is always the
+/// service. Another owner's tables are ignored.
 const ELSEWHERE: &str = "
 SELECT n.nspname::text, string_agg(format('ALTER TABLE %I.%I SET SCHEMA public;', n.nspname, t.relname), ' ' ORDER BY t.relname)
 FROM pg_class v JOIN pg_namespace n ON n.oid = v.relnamespace
@@ -36,23 +36,23 @@ AND EXISTS (SELECT FROM pg_class i WHERE i.relnamespace = n.oid AND i.relname = 
             AND 2 = (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = i.oid AND a.attname IN ('consumer', 'message_id')))
 GROUP BY 1 ORDER BY 1 LIMIT 1";
 
-/// A service's own tables.
+/// Tables of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct Schema {
-    /// Scripts, one for each version, never changed in effect once they have been released.
+    /// Scripts, one for each version. A released script never changes in effect.
     pub migrations: &'static [&'static str],
-    /// Tables whose content comes from elsewhere, so that they may be dropped. They are made anew, empty, by all scripts, which
-    /// therefore leave alone what is there (`IF NOT EXISTS`). A table that is not listed holds what nobody else has.
+    /// Tables with derived content, which may be dropped. All scripts together create them again, empty, so a script
+    /// leaves existing tables alone (`IF NOT EXISTS`). A table that is not listed holds original data.
     pub derived: &'static [&'static str],
 }
 
 impl Schema {
-    /// Makes the chassis's tables if they are not there and in no other schema either, brings version 0.1.0's up to date, and applies
-    /// the scripts that have not been applied yet. All or nothing.
+    /// Creates the chassis's tables unless they exist here or in another schema, migrates version 0.1.0's, and
+    /// applies the scripts that were not applied yet, in one transaction.
     ///
     /// # Errors
     ///
-    /// Nothing has changed then.
+    /// [`DatabaseError`], after which nothing has changed.
     pub async fn migrate(&self, client: &mut Client) -> Result<(), DatabaseError> {
         let transaction = client.transaction().await?;
         transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
@@ -70,9 +70,7 @@ impl Schema {
                           WHERE attrelid = 'public.inbox'::regclass AND attname = 'replay')";
         if !transaction.query_one(has_replay, &[]).await?.get::<_, bool>(0) {
             transaction.batch_execute(INBOX_OF_0_1_0).await?;
-            tracing::info!(
-                "the inbox of version 0.1.0 has been brought up to date: its key holds the source"
-            );
+            tracing::info!("the inbox of version 0.1.0 was migrated: its key now holds the source");
         }
         let versions = "CREATE TABLE IF NOT EXISTS public.schema_version (version bigint PRIMARY KEY)";
         transaction.batch_execute(versions).await?;
@@ -83,7 +81,7 @@ impl Schema {
             let tables = missing.join(", ");
             tracing::warn!(
                 tables,
-                "tables were dropped, and are made anew, empty; their content has to be made anew as well"
+                "dropped tables are created again, empty; their content has to be rebuilt"
             );
             transaction.execute("DELETE FROM public.schema_version", &[]).await?;
             applied = 0;
@@ -91,12 +89,12 @@ impl Schema {
         for (version, script) in (1_i64..).zip(self.migrations).filter(|(version, _)| *version > applied) {
             transaction.batch_execute(script).await?;
             transaction.execute("INSERT INTO public.schema_version VALUES ($1)", &[&version]).await?;
-            tracing::info!(version, "the database schema has been brought up to this version");
+            tracing::info!(version, "the database schema was migrated to this version");
         }
         Ok(transaction.commit().await?)
     }
 
-    /// The derived tables that are not there.
+    /// Returns the derived tables that do not exist.
     async fn missing(&self, transaction: &Transaction<'_>) -> Result<Vec<&'static str>, DatabaseError> {
         let mut missing = Vec::new();
         for table in self.derived {
@@ -108,7 +106,7 @@ impl Schema {
     }
 }
 
-/// A script of [`OWN`], which leaves the schema to whoever runs it, for the schema `public`.
+/// Returns a script of [`OWN`], which names no schema, for the schema `public`.
 fn in_public(script: &str) -> String {
     script.replace("CREATE TABLE ", "CREATE TABLE public.").replace(" ON inbox ", " ON public.inbox ")
 }

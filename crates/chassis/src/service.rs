@@ -1,4 +1,4 @@
-//! One service's life: its tables, its queues, its HTTP endpoints, and an end in good order.
+//! Life of one service: its tables, queues, HTTP endpoints, and an end in order.
 
 use std::time::Duration;
 
@@ -23,25 +23,25 @@ use process::{
     shutdown::{Shutdown, StopSignals, shutdown},
 };
 
-/// What a service is made of, while it is being put together.
+/// Parts of a service, while they are assembled.
 pub struct Service {
     settings: Settings,
     database: Database,
     metrics: Metrics,
     health: Health,
     shutdown: Shutdown,
-    /// To be started when there are tables for them.
+    /// Consumers, which start when the tables exist.
     consumers: Vec<BoxFuture<'static, ()>>,
 }
 
 impl Service {
-    /// Its own database.
+    /// Returns the service's database.
     pub fn database(&self) -> &Database {
         &self.database
     }
 
-    /// Consumes the events `event_types` of aggregates of the type `aggregate_type` from the durable queue `queue`, which
-    /// is declared if it is not there. Its messages go to one instance at a time, in order: single active consumer.
+    /// Consumes the events `event_types` of the aggregate type `aggregate_type` from the durable queue `queue`, which
+    /// is declared if it does not exist. One instance at a time gets its messages, in order (single active consumer).
     pub fn consume(
         &mut self,
         queue: &str,
@@ -88,21 +88,22 @@ impl Service {
     }
 }
 
-/// Runs a service until SIGTERM, SIGINT or SIGQUIT. `schema` has its own tables; `assemble` names its queues and gives its API.
+/// Runs a service until SIGTERM, SIGINT or SIGQUIT. `schema` has its tables. `assemble` registers its queues and
+/// returns its API.
 ///
-/// A database or broker that cannot be reached is waited for, at the start as well as later. Until there are tables, requests
-/// are answered with 503.
+/// The service waits for a database or broker that cannot be reached, at the start and later. Until its tables exist,
+/// it answers requests with 503.
 ///
 /// # Errors
 ///
-/// An address that is taken, signals that cannot be caught, an HTTP server or a consumer that ends by itself, or work under way that
-/// does not end within `drain_timeout_s`.
+/// [`Failure`] when the address is in use, signals cannot be caught, the HTTP server or a consumer ends by itself, or
+/// work in progress does not end within `drain_timeout_s`.
 pub async fn run(
     settings: Settings,
     schema: &Schema,
     assemble: impl FnOnce(&mut Service) -> OpenApiRouter,
 ) -> Result<(), Failure> {
-    // Taken before anything is changed, so that an address in use is found at once.
+    // Bound before anything is changed, so that an address in use is found at once.
     let listener = TcpListener::bind(&settings.listen).await.map_err(|error| {
         let listen = &settings.listen;
         Failure::Runtime(format!(
@@ -128,7 +129,7 @@ pub async fn run(
     tokio::select! {
         () = prepared(&database, schema) => {}
         signal = stop.next() => {
-            tracing::info!(signal, "ended before the database was ready");
+            tracing::info!(signal, "stopped before the database was ready");
             return Ok(());
         }
     }
@@ -157,15 +158,15 @@ pub async fn run(
         drained = timeout(settings.drain_timeout, drained) => match drained {
             Ok(()) => tracing::info!("drained"),
             Err(_) => return Err(Failure::Runtime(
-                "not everything under way ended within drain_timeout_s; what was not committed is done again".to_owned(),
+                "work in progress did not end within drain_timeout_s; what was not committed is done again at the next start".to_owned(),
             )),
         },
-        _ = stop.next() => return Err(Failure::Runtime("ended by a second signal".to_owned())),
+        _ = stop.next() => return Err(Failure::Runtime("stopped by a second signal".to_owned())),
     }
     Ok(())
 }
 
-/// Waits for the database, and brings its tables up to date.
+/// Waits for the database, and migrates its tables.
 async fn prepared(database: &Database, schema: &Schema) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {

@@ -1,4 +1,4 @@
-//! Keys that every service has: from its TOML file, from the environment, or from both.
+//! Keys of every service: from its TOML file, the environment, or both.
 
 use std::{net::ToSocketAddrs, path::Path, time::Duration};
 
@@ -8,7 +8,7 @@ use broker_access::Access;
 use configuration::{Origins, Section, SettingsError};
 use pg_replication::Endpoint;
 
-/// The keys, which in capital letters are the environment's variables.
+/// The keys. In capital letters they are the environment's variables.
 pub(super) const KEYS: [&str; 18] = [
     "amqp_declare",
     "amqp_password",
@@ -33,26 +33,26 @@ pub(super) const KEYS: [&str; 18] = [
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What every service has to know.
+/// Settings of every service.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The service's name, shown by PostgreSQL, RabbitMQ and in metrics.
     pub name: &'static str,
-    /// `database_url`: its own database.
+    /// `database_url`: the service's database.
     pub database: Endpoint,
-    /// `database_connections_max`: connections to it.
+    /// `database_connections_max`: most connections to the database.
     pub database_connections_max: usize,
-    /// `amqp_url` or `amqp_urls`, and what goes with them.
+    /// `amqp_url` or `amqp_urls`, and the other `amqp_` keys.
     pub broker: ConnectionOptions,
-    /// `amqp_declare`: whether a service declares what its subscriptions need, or only verifies it.
+    /// `amqp_declare`: whether the service declares what its subscriptions need, or only verifies it.
     pub declare: bool,
-    /// `amqp_prefetch`: unacknowledged messages at most, the one in hand and those sent ahead of it.
+    /// `amqp_prefetch`: most unacknowledged messages.
     pub prefetch: u16,
-    /// `inbox_retention_s`: how old a row of the inbox gets; `None` keeps all.
+    /// `inbox_retention_s`: age at which a row of the inbox is removed; `None` keeps all.
     pub inbox_retention: Option<Duration>,
     /// `listen`: host and port of the HTTP endpoints.
     pub listen: String,
-    /// `drain_timeout_s`: how long what is under way may take after SIGTERM.
+    /// `drain_timeout_s`: limit for work in progress after SIGTERM.
     pub drain_timeout: Duration,
 }
 
@@ -60,7 +60,7 @@ pub struct Settings {
 ///
 /// # Errors
 ///
-/// Every problem in one go, each with file or variable, key and cure. None shows a secret.
+/// [`SettingsError`] with all problems, each with file or variable, key and cure. None shows a secret.
 pub fn load(
     name: &'static str,
     listen: &'static str,

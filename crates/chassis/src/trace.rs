@@ -1,14 +1,14 @@
-//! W3C Trace Context: the one identifier that a request and all its consequences share, in whichever service.
+//! W3C Trace Context: one identifier that a request and all its consequences share, across services.
 //!
-//! Taken from a request's header `traceparent`, carried in the outbox row's headers, and found again in the message.
+//! It comes from a request's header `traceparent`, travels in the outbox row's headers, and arrives in the message.
 //! The format is that of the recommendation's section 3.2, "Traceparent Header".
 
 use std::fmt;
 
-/// Name of the HTTP header, of the outbox row's header, and of the message's.
+/// Name of the header in HTTP, in the outbox row, and in the message.
 pub const HEADER: &str = "traceparent";
 
-/// Where in a trace something happens. Displayed as a `traceparent`.
+/// Step in a trace. Displayed as a `traceparent`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: u128,
@@ -17,12 +17,12 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// The beginning of a trace of our own.
+    /// Begins a trace.
     pub fn begin() -> Self {
         Self { trace_id: fastrand::u128(1..), span_id: fastrand::u64(1..), flags: 1 }
     }
 
-    /// The next step of the trace that `traceparent` names; when it names none, the beginning of a new one.
+    /// Returns the next step of the trace in `traceparent`, or begins a trace if it names none.
     pub fn follow(traceparent: Option<&str>) -> Self {
         match traceparent.and_then(Self::parse) {
             Some(parent) => parent.next(),
@@ -30,18 +30,18 @@ impl TraceContext {
         }
     }
 
-    /// The next step of the same trace.
+    /// Returns the next step of the same trace.
     #[must_use]
     pub fn next(&self) -> Self {
         Self { span_id: fastrand::u64(1..), ..*self }
     }
 
-    /// The identifier that all steps share: 32 hexadecimal digits.
+    /// Returns the identifier that all steps share: 32 hexadecimal digits.
     pub fn trace_id(&self) -> String {
         format!("{:032x}", self.trace_id)
     }
 
-    /// Versions after 00 may have more behind the flags; what is known of them reads the same.
+    /// Versions after 00 may have more fields. The known fields are read in the same way.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let version = hex(parts.next()?, 2)?;
@@ -61,7 +61,7 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// Lower case only, and no sign, which `from_str_radix` would take.
+/// Parses lower-case digits only, and no sign, which `from_str_radix` would accept.
 fn hex(digits: &str, count: usize) -> Option<u128> {
     let valid = digits.len() == count && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     valid.then(|| u128::from_str_radix(digits, 16).ok()).flatten()

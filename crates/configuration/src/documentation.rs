@@ -1,4 +1,4 @@
-//! Holds a documented configuration file and the code that reads it together.
+//! Comparison of a documented configuration file with the code that reads it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,8 +8,8 @@ use config::{Value, ValueKind};
 
 use super::{Origins, reader::Report, reader::Section, tree};
 
-/// Panics unless `file` shows every key that `take` asks for, with its default, and no key that it does not ask for.
-/// Lines that begin with '#' and no space are settings, too. Gives the number of keys.
+/// Panics unless `file` documents exactly the keys that `take` reads, with their defaults. A line that begins with
+/// '#' and no space is a setting, too. Returns the number of keys.
 pub fn check<T>(file: &str, take: impl Fn(Section<'_>) -> Option<T>) -> usize {
     let setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
     let uncommented: Vec<&str> = file
@@ -45,7 +45,7 @@ pub fn check<T>(file: &str, take: impl Fn(Section<'_>) -> Option<T>) -> usize {
     known.len()
 }
 
-/// What the file says at a pattern such as `sources.<source>.postgres.slot`; the first of what the user names will do.
+/// Returns the documented value of a pattern such as `sources.<source>.postgres.slot`, at the first name that fits.
 fn at(values: &BTreeMap<String, Value>, pattern: &str) -> Option<ValueKind> {
     let mut kind = ValueKind::Table(values.clone().into_iter().collect());
     for key in pattern.split('.') {

@@ -1,9 +1,11 @@
-//! A TOML file and the environment as one tree, taken apart key by key, with every problem noted in one go.
+//! Configuration from a TOML file and the environment: one tree, read key by key, with all problems reported
+//! together.
 //!
-//! The mechanism that all programs share. The crate `config` parses and merges; names, ranges and defaults of keys belong to each program:
-//! outboxd's are in `src/settings`. The folder `config/` holds a documented file for each program.
+//! All programs share this mechanism. The crate `config` parses and merges. Each program defines the names, ranges
+//! and defaults of its keys: outboxd's are in `src/settings`. The folder `config/` holds a documented file for each
+//! program.
 //!
-//! Knows no key of any program. Opens no file but the configuration and those that a key ending in `_file` names.
+//! Knows no program's keys. Opens only the configuration file and the files named by keys that end in `_file`.
 
 #[cfg(any(test, feature = "documentation"))]
 pub mod documentation;
@@ -20,22 +22,22 @@ pub use problem::{Origin, Problem, SettingsError};
 use reader::Report;
 pub use reader::{Complaint, Section};
 
-/// Where a program's configuration comes from.
+/// Sources of a program's configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Origins<'a> {
-    /// The file; a program that can live on its environment may go without.
+    /// The file. Optional for a program that needs only its environment.
     pub file: Option<&'a Path>,
-    /// The variables that override it begin with this; what follows is the key, `__` standing for the dot.
+    /// Prefix of the variables that override the file. The key follows, with `__` for a dot.
     pub prefix: &'static str,
-    /// The environment; variables without the prefix are ignored.
+    /// The environment. Variables without the prefix are ignored.
     pub environment: &'a BTreeMap<String, String>,
 }
 
-/// The variables of this process that `wanted` picks by name.
+/// Returns the process's variables whose names `wanted` selects.
 ///
 /// # Errors
 ///
-/// A [`Problem`] for each of them that is not UTF-8.
+/// A [`Problem`] for each variable that is not UTF-8.
 pub fn environment(wanted: impl Fn(&str) -> bool) -> (BTreeMap<String, String>, Vec<Problem>) {
     let mut environment = BTreeMap::new();
     let mut problems = Vec::new();
@@ -54,12 +56,12 @@ pub fn environment(wanted: impl Fn(&str) -> bool) -> (BTreeMap<String, String>, 
     (environment, problems)
 }
 
-/// Reads everything and has `make` make something of it; `None` of that means that a problem was noted, and a value may
-/// come with problems, too.
+/// Reads the configuration and builds a value from it by `make`. `make` returns `None` when it has noted a problem; a
+/// value may come with problems, too.
 ///
 /// # Errors
 ///
-/// All problems that were noted.
+/// [`SettingsError`] with all problems.
 pub fn read<T>(
     origins: &Origins<'_>,
     make: impl FnOnce(Section<'_>) -> Option<T>,

@@ -1,10 +1,10 @@
-//! Values whose type is the user's to choose, such as the optional arguments of a queue.
+//! Values whose type the user chooses, such as the optional arguments of a queue.
 
 use config::{Value, ValueKind};
 
 use super::{reader::Section, tree};
 
-/// A value as the file has it.
+/// Value as written in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Literal {
     /// A string.
@@ -17,12 +17,12 @@ pub enum Literal {
     Fraction(f64),
     /// An array.
     List(Vec<Literal>),
-    /// In the order of the names.
+    /// A table, ordered by name.
     Table(Vec<(String, Literal)>),
 }
 
 impl Section<'_> {
-    /// A table of any names and values, in the order of the names; empty when it is not there.
+    /// Reads a table of any names and values, ordered by name. A missing table is empty.
     pub fn literals(&mut self, key: &str) -> Vec<(String, Literal)> {
         let Some(value) = self.take(key, None) else { return Vec::new() };
         match value.kind {
@@ -37,11 +37,11 @@ impl Section<'_> {
         }
     }
 
-    /// `None` when a problem was noted.
+    /// Reads one value. `None` when a problem was noted.
     fn literal(&self, key: &str, value: Value) -> Option<Literal> {
         let from_environment = tree::is_from_environment(&value);
         Some(match value.kind {
-            // The environment has only text: what reads as a number or as true or false is meant so.
+            // The environment has only text: a text that reads as a number, true or false becomes one.
             ValueKind::String(text) if from_environment => match (text.parse(), text.parse()) {
                 (Ok(number), _) => Literal::Integer(number),
                 (_, Ok(flag)) => Literal::Flag(flag),

@@ -1,8 +1,8 @@
-//! What is wrong with the configuration: where, which key, what, and the cure.
+//! Problems of a configuration: place, key, problem, and cure.
 
 use std::{fmt, path::PathBuf};
 
-/// Where a value was given, or would be.
+/// Place of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The configuration file.
@@ -25,11 +25,11 @@ impl fmt::Display for Origin {
 pub struct Problem {
     /// File or variable.
     pub origin: Origin,
-    /// The key's full path; empty when the problem is the file's or the variable's own.
+    /// Full path of the key. Empty for a problem of the file or variable itself.
     pub key: String,
-    /// What is wrong.
+    /// The problem.
     pub what: String,
-    /// What to do.
+    /// The cure.
     pub cure: String,
 }
 
@@ -43,10 +43,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The configuration cannot be used. Displayed as one line for each problem.
+/// Error of an unusable configuration. Displayed as one line for each problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {
-    /// Every problem that was found; at least one.
+    /// All problems, at least one.
     pub problems: Vec<Problem>,
 }
 

@@ -1,6 +1,6 @@
-//! Takes keys out of a tree of values, notes every problem, and refuses what nobody took.
+//! Reader of keys from a tree of values. Notes every problem, and refuses keys that nobody reads.
 //!
-//! A getter that reports a problem still gives a usable value where it can, so that one pass finds all of them.
+//! A getter that reports a problem still returns a usable value if it can, so that one pass finds all problems.
 
 use std::{
     cell::RefCell,
@@ -15,15 +15,15 @@ use config::{Value, ValueKind};
 use super::{Origin, Origins, Problem, tree};
 use diagnostics::nearest;
 
-/// What a parser of one value says of a bad one: what is wrong, and the cure.
+/// Problem and cure of a value, from its parser.
 pub type Complaint = (String, String);
 
-/// What reading has brought to light.
+/// Result of reading: problems and known keys.
 pub struct Report {
     file: Option<PathBuf>,
     prefix: &'static str,
     pub problems: Vec<Problem>,
-    /// Every key that was asked for, by its pattern, with its default.
+    /// Every key that was read, by its pattern, with its default.
     pub known: BTreeMap<String, Option<String>>,
 }
 
@@ -33,7 +33,7 @@ impl Report {
         Report { file, prefix: origins.prefix, problems: Vec::new(), known: BTreeMap::new() }
     }
 
-    /// Where a key that the environment gave came from, or else where it would stand.
+    /// Returns the variable or file that holds a key, or would hold it.
     fn origin(&self, key_path: &str, from_environment: bool) -> Origin {
         match &self.file {
             Some(file) if !from_environment => Origin::File(file.clone()),
@@ -45,21 +45,21 @@ impl Report {
     }
 }
 
-/// One table of the configuration.
+/// Table of the configuration.
 pub struct Section<'r> {
     report: &'r RefCell<Report>,
-    /// Keys from the root to here, each followed by a dot: `sources.orders.`
+    /// Path of the table, each key followed by a dot: `sources.orders.`
     path: String,
-    /// The same with placeholders for what the user names: `sources.<source>.`
+    /// Path with placeholders for names that the user chooses: `sources.<source>.`
     pattern: String,
     values: BTreeMap<String, Value>,
-    /// Which of the values the environment gave.
+    /// Keys whose values come from the environment.
     overridden: BTreeSet<String>,
     asked_for: Vec<String>,
 }
 
 impl<'r> Section<'r> {
-    /// The whole tree.
+    /// Returns the root table.
     pub fn root(report: &'r RefCell<Report>, values: BTreeMap<String, Value>) -> Self {
         Section::new(report, String::new(), String::new(), values)
     }
@@ -75,7 +75,7 @@ impl<'r> Section<'r> {
         Section { report, path, pattern, values, overridden, asked_for: Vec::new() }
     }
 
-    /// Notes a problem with `key`, at the file or the variable that gave it.
+    /// Notes a problem of `key`, with the file or variable that holds it.
     pub fn problem(&self, key: &str, what: impl Into<String>, cure: impl Into<String>) {
         let key_path = format!("{}{key}", self.path);
         let mut report = self.report.borrow_mut();
@@ -83,7 +83,7 @@ impl<'r> Section<'r> {
         report.problems.push(Problem { origin, key: key_path, what: what.into(), cure: cure.into() });
     }
 
-    /// Notes a problem with the section as a whole.
+    /// Notes a problem of the table as a whole.
     pub fn complain(&self, what: impl Into<String>, cure: impl Into<String>) {
         let mut report = self.report.borrow_mut();
         let key = self.path.trim_end_matches('.').to_owned();
@@ -91,22 +91,22 @@ impl<'r> Section<'r> {
         report.problems.push(Problem { origin, key, what: what.into(), cure: cure.into() });
     }
 
-    /// Whether the key is given and has not been taken yet.
+    /// Tells whether the key is given and not read yet.
     pub fn has(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
 
-    /// Whether the environment gave the key.
+    /// Tells whether the environment gives the key.
     pub(super) fn is_overridden(&self, key: &str) -> bool {
         self.overridden.contains(key)
     }
 
-    /// Lets go of a value that another key overrides.
+    /// Drops a value that another key overrides.
     pub(super) fn ignore(&mut self, key: &str) {
         self.values.remove(key);
     }
 
-    /// The keys given and not taken yet.
+    /// Returns the keys that are given and not read yet.
     pub fn names(&self) -> Vec<String> {
         self.values.keys().cloned().collect()
     }
@@ -117,13 +117,13 @@ impl<'r> Section<'r> {
         self.values.remove(key)
     }
 
-    /// A table with known keys; empty when it is not there.
+    /// Reads a table with known keys. A missing table is empty.
     pub fn section(&mut self, key: &str) -> Section<'r> {
         self.asked_for.push(key.to_owned());
         self.named_section(key, key)
     }
 
-    /// A table whose name the user chose; `placeholder` stands for it in the list of known keys.
+    /// Reads a table whose name the user chooses. `placeholder` stands for it in the list of known keys.
     pub fn named_section(&mut self, name: &str, placeholder: &str) -> Section<'r> {
         let values = match self.values.remove(name).map(|value| value.kind) {
             Some(ValueKind::Table(table)) => table.into_iter().collect(),
@@ -137,7 +137,7 @@ impl<'r> Section<'r> {
         Section::new(self.report, path, pattern, values)
     }
 
-    /// An array of tables, such as `[[subscriptions]]`.
+    /// Reads an array of tables, such as `[[subscriptions]]`.
     pub fn sections(&mut self, key: &str) -> Vec<Section<'r>> {
         self.asked_for.push(key.to_owned());
         let items = match self.values.remove(key).map(|value| value.kind) {
@@ -165,13 +165,13 @@ impl<'r> Section<'r> {
         sections
     }
 
-    /// Text, if the key is given.
+    /// Reads a text, if the key is given.
     pub fn text(&mut self, key: &str) -> Option<String> {
         let value = self.take(key, None)?;
         self.text_of(key, value)
     }
 
-    /// Text, not empty, if the key is given.
+    /// Reads a text that is not empty, if the key is given.
     pub fn filled_text(&mut self, key: &str) -> Option<String> {
         let text = self.text(key)?;
         if text.is_empty() {
@@ -181,7 +181,7 @@ impl<'r> Section<'r> {
         Some(text)
     }
 
-    /// Text that `parse` makes something of; without a default, `None` also means that the key is not given.
+    /// Reads a text and parses it. Without a default, `None` also means that the key is not given.
     pub fn parsed<T>(
         &mut self,
         key: &str,
@@ -195,7 +195,7 @@ impl<'r> Section<'r> {
         parse(&text).map_err(|(what, cure)| self.problem(key, what, cure)).ok()
     }
 
-    /// As `parsed`, for a key whose name the user chose.
+    /// As [`Self::parsed`], for a key whose name the user chooses.
     pub fn named<T>(
         &mut self,
         name: &str,
@@ -208,7 +208,7 @@ impl<'r> Section<'r> {
         parse(&text).map_err(|(what, cure)| self.problem(name, what, cure)).ok()
     }
 
-    /// One of a few words. A word without a value is part of the contract, but not of this version.
+    /// Reads one of a few words. A word without a value belongs to the contract but not to this version.
     pub fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, Option<T>)]) -> Option<T> {
         let (default, _) = words.first()?;
         self.parsed(key, Some(default), |text| {
@@ -226,7 +226,7 @@ impl<'r> Section<'r> {
         })
     }
 
-    /// true or false.
+    /// Reads `true` or `false`.
     pub fn flag(&mut self, key: &str, default: bool) -> bool {
         let Some(value) = self.take(key, Some(default.to_string())) else { return default };
         match value.kind {
@@ -240,7 +240,7 @@ impl<'r> Section<'r> {
         default
     }
 
-    /// A whole number within `range`.
+    /// Reads a whole number within `range`.
     pub fn number(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
         debug_assert!(range.contains(&default), "{key}");
         let Some(value) = self.take(key, Some(default.to_string())) else { return default };
@@ -273,22 +273,22 @@ impl<'r> Section<'r> {
         }
     }
 
-    /// As `number`, for what is kept in memory.
+    /// As [`Self::number`], for a count in memory.
     pub fn count(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> usize {
         usize::try_from(self.number(key, range, default)).unwrap_or(usize::MAX)
     }
 
-    /// A duration whose key ends in `_ms`.
+    /// Reads a duration whose key ends in `_ms`.
     pub fn milliseconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
         Duration::from_millis(self.number(key, range, default))
     }
 
-    /// A duration whose key ends in `_s`.
+    /// Reads a duration whose key ends in `_s`.
     pub fn seconds(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> Duration {
         Duration::from_secs(self.number(key, range, default))
     }
 
-    /// A list of texts; in the environment separated by commas.
+    /// Reads a list of texts, separated by commas in the environment.
     pub fn texts(&mut self, key: &str) -> Option<Vec<String>> {
         match self.take(key, None)?.kind {
             ValueKind::Array(items) => items
@@ -312,7 +312,7 @@ impl<'r> Section<'r> {
         }
     }
 
-    /// Refuses every key that was not taken.
+    /// Notes a problem for every key that was not read.
     pub fn finish(self) {
         for key in self.values.keys() {
             let known = self.asked_for.iter().map(|known| &**known);
@@ -339,7 +339,7 @@ impl<'r> Section<'r> {
         }
     }
 
-    /// Names kinds only, for the value may be a secret.
+    /// Notes a value of the wrong type. Names only types, because the value may be a secret.
     pub(super) fn wrong_kind(&self, key: &str, wanted: &str, found: &ValueKind) {
         let found = match found {
             ValueKind::Nil => "nothing",

@@ -1,10 +1,11 @@
-//! Values that may come from a file of their own: `X_file` beside `X`.
+//! Values that may come from a file: `X_file` beside `X`.
 
 use super::reader::Section;
 use ::secret::{Secret, SecretError};
 
 impl Section<'_> {
-    /// The secret `key`, or the file that `<key>_file` names, whose content can be read now and is read again for every use.
+    /// Reads the secret `key`, or the file named by `<key>_file`. The file has to be readable now, and is read again
+    /// for every use.
     pub fn rotating_secret(&mut self, key: &str) -> Option<Secret> {
         self.refuse_both(key, &format!("{key}_file"));
         let direct = self.filled_text(key).map(Secret::Text);
@@ -12,7 +13,7 @@ impl Section<'_> {
         direct.or(from_file)
     }
 
-    /// As `rotating_secret`, for a list: one entry a line.
+    /// As [`Self::rotating_secret`], for a list with one entry a line.
     pub fn rotating_secrets(&mut self, key: &str) -> Option<Secret> {
         self.refuse_both(key, &format!("{key}_file"));
         let direct = self.texts(key).map(|entries| Secret::Text(entries.join("\n")));
@@ -20,7 +21,8 @@ impl Section<'_> {
         direct.or(from_file)
     }
 
-    /// Two keys that say the same thing: the environment's goes before the file's, and of one origin there may be only one.
+    /// Notes a problem if both of two exclusive keys come from the same origin. Otherwise the environment's takes
+    /// precedence.
     pub fn refuse_both(&mut self, key: &str, other: &str) {
         if !self.has(key) || !self.has(other) {
             return;

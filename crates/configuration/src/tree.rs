@@ -1,4 +1,4 @@
-//! File and environment as one tree of values. Knows no key.
+//! Tree of values from the file and the environment. Knows no key.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -6,7 +6,7 @@ use config::{Config, Environment, File, FileFormat, Map, Source, Value, ValueKin
 
 use super::{Origin, Origins, Problem};
 
-/// Reads the file, if there is one, and lays the environment over it.
+/// Reads the file, if there is one, and overrides it by the environment.
 pub(crate) fn read(origins: &Origins<'_>) -> Result<BTreeMap<String, Value>, Problem> {
     let problem = |what: String, cure: &str| Problem {
         origin: Origin::File(origins.file.unwrap_or(Path::new("the environment")).to_owned()),
@@ -17,7 +17,7 @@ pub(crate) fn read(origins: &Origins<'_>) -> Result<BTreeMap<String, Value>, Pro
     let text = origins.file.map_or(Ok(String::new()), ::secret::text_of).map_err(|error| {
         problem(
             format!("cannot be read: {error}"),
-            "name the file with --config; /dev/null will do when the environment says everything",
+            "name the file with --config, or /dev/null if the environment holds the whole configuration",
         )
     })?;
     let ours = origins
@@ -43,8 +43,8 @@ pub(crate) fn read(origins: &Origins<'_>) -> Result<BTreeMap<String, Value>, Pro
     }
 }
 
-/// Puts the values of `over` in place of those of `under`, table by table. `SUBSCRIPTIONS__0__QUEUE` is a key of the first
-/// table of an array; a number beyond the last one adds a table.
+/// Replaces the values of `under` by those of `over`, table by table. `SUBSCRIPTIONS__0__QUEUE` is a key of an
+/// array's first table. A number beyond the last one adds a table.
 fn lay_over(under: &mut Value, over: Value) {
     let origin = over.origin().map(str::to_owned);
     match (&mut under.kind, over.kind) {
@@ -68,12 +68,12 @@ fn lay_over(under: &mut Value, over: Value) {
     }
 }
 
-/// Tells whether a table stands for an array, as the environment writes one.
+/// Tells whether a table stands for an array, as from the environment.
 pub(super) fn is_numbered(table: &Map<String, Value>) -> bool {
     !table.is_empty() && table.keys().all(|key| key.parse::<usize>().is_ok())
 }
 
-/// The tables of such an array with their numbers, in the order of these.
+/// Returns the tables of such an array with their numbers, in order.
 pub(super) fn in_order(table: Map<String, Value>) -> Vec<(usize, Value)> {
     let numbered = table.into_iter().filter_map(|(key, value)| Some((key.parse().ok()?, value)));
     let mut items: Vec<(usize, Value)> = numbered.collect();
@@ -81,14 +81,15 @@ pub(super) fn in_order(table: Map<String, Value>) -> Vec<(usize, Value)> {
     items
 }
 
-/// Whether the environment gave this value; the file's values have no origin, being parsed from text.
+/// Tells whether a value comes from the environment. Values of the file have no origin, because they are parsed from
+/// text.
 pub(super) fn is_from_environment(value: &Value) -> bool {
     value.origin().is_some()
 }
 
-/// A syntax error quotes the line it is in, which may hold a password: keeps place and message only.
+/// Reduces a syntax error to place and message, because the quoted line may hold a password.
 ///
-/// The parser's text is a line with the place, three of excerpt, and the message.
+/// The parser's text is a line with the place, three lines of excerpt, and the message.
 fn without_excerpt(error: &str) -> String {
     let lines: Vec<&str> = error.lines().collect();
     let place = lines.iter().position(|line| line.contains("TOML parse error at line "));

@@ -1,8 +1,8 @@
-//! Text of an error with everything that caused it.
+//! Text of an error and its causes.
 
 use std::error::Error;
 
-/// Gives the error and everything that caused it: `what: cause: cause of the cause`.
+/// Returns an error and its causes: `what: cause: cause of the cause`.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

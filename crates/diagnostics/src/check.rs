@@ -1,42 +1,42 @@
-//! A check: what was looked at and what came of it, with a cure for everything that is wrong.
+//! Checks: an object, its finding, and a cure for each problem.
 
 use std::{borrow::Cow, fmt};
 
 use crate::remedy::{Mender, Remedy};
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at, such as `wal_level`.
+    /// Name of the checked object, such as `wal_level`.
     pub name: Cow<'static, str>,
-    /// Result of the look.
+    /// The finding.
     pub finding: Finding,
 }
 
 /// Result of a [`Check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// All is well; tells what is there.
+    /// No problem. Describes what was found.
     Passed(String),
-    /// `run` works, and somebody should know.
+    /// `run` works, but an operator should know.
     Warning(Problem),
     /// `run` cannot work.
     Failed(Problem),
 }
 
-/// Something that is wrong.
+/// Problem with its cure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What is wrong.
+    /// The problem.
     pub what: String,
-    /// The statement or the act that mends it.
+    /// The statement or command that solves the problem.
     pub cure: String,
-    /// Who mends it.
+    /// Solver of the problem: a person or time.
     pub mender: Mender,
 }
 
 impl Problem {
-    /// A problem and its remedy.
+    /// Creates a problem from its remedy.
     pub fn new(what: impl Into<String>, Remedy { cure, mender }: Remedy) -> Self {
         Self { what: what.into(), cure, mender }
     }
@@ -49,12 +49,12 @@ impl fmt::Display for Problem {
 }
 
 impl Check {
-    /// A check that found all well.
+    /// Creates a check without a problem.
     pub fn passed(name: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
         Check { name: name.into(), finding: Finding::Passed(detail.into()) }
     }
 
-    /// A check that found what somebody should know.
+    /// Creates a check with a warning.
     pub fn warning(
         name: impl Into<Cow<'static, str>>,
         what: impl Into<String>,
@@ -63,7 +63,7 @@ impl Check {
         Check { name: name.into(), finding: Finding::Warning(Problem::new(what, Remedy::by_person(cure))) }
     }
 
-    /// A failure that stays until somebody follows the cure: `run` is `halted` for it.
+    /// Creates a failure that lasts until a person applies the cure: `run` is `halted`.
     pub fn failed(
         name: impl Into<Cow<'static, str>>,
         what: impl Into<String>,
@@ -72,7 +72,7 @@ impl Check {
         Check { name: name.into(), finding: Finding::Failed(Problem::new(what, Remedy::by_person(cure))) }
     }
 
-    /// A failure that may pass by itself: `run` is `connecting` for it.
+    /// Creates a failure that may end by itself: `run` is `connecting`.
     pub fn failed_for_now(
         name: impl Into<Cow<'static, str>>,
         what: impl Into<String>,
@@ -81,7 +81,7 @@ impl Check {
         Check { name: name.into(), finding: Finding::Failed(Problem::new(what, Remedy::by_time(cure))) }
     }
 
-    /// What somebody should know, if `run` works all the same.
+    /// Returns the problem of a warning.
     pub fn as_warning(&self) -> Option<&Problem> {
         match &self.finding {
             Finding::Warning(problem) => Some(problem),
@@ -89,7 +89,7 @@ impl Check {
         }
     }
 
-    /// What stops `run`, if this does.
+    /// Returns the problem of a failure.
     pub fn failure(&self) -> Option<&Problem> {
         match &self.finding {
             Finding::Failed(problem) => Some(problem),

@@ -1,8 +1,8 @@
-//! Text of rows and peers as it is shown to people: no character of it acts on a terminal, begins a line, or hides.
+//! Display of text from rows and peers: no character controls a terminal, begins a line, or is invisible.
 //!
-//! Applied where text leaves the process, so that nothing has to be remembered where it is composed: by the logs
-//! , by what commands print, and by the HTTP answers for people. What programs exchange, such as messages and
-//! the columns of a table, stays as it is. Pure.
+//! Applied where text leaves the process: by logs, by the output of commands, and by HTTP answers for people. So the
+//! code that composes a text need not escape it. Data for programs, such as messages and table columns, stays as it
+//! is. Pure.
 
 use std::{
     borrow::Cow,
@@ -11,8 +11,8 @@ use std::{
 
 use serde::Serialize;
 
-/// Tells whether a character is escaped: control characters, line separators, those that change the direction of text, and those that
-/// leave no mark (Unicode's `Default_Ignorable_Code_Point`, and interlinear annotations).
+/// Tells whether a character is escaped: control characters, line separators, characters that change the direction of
+/// text, and invisible ones (Unicode's `Default_Ignorable_Code_Point`, and interlinear annotations).
 pub fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -22,7 +22,7 @@ pub fn is_hidden(c: char) -> bool {
             | '\u{E0000}'..='\u{E0FFF}')
 }
 
-/// Text on one line, with `\n`, `\t` and `\u{1b}` in place of what is hidden.
+/// Text on one line, with `\n`, `\t` and `\u{1b}` in place of hidden characters.
 #[derive(Clone, Copy, Debug)]
 pub struct Legible<T>(pub T);
 
@@ -32,7 +32,7 @@ impl<T: Display> Display for Legible<T> {
     }
 }
 
-/// A writer that escapes what is hidden.
+/// Writer that escapes hidden characters.
 #[derive(Debug)]
 pub struct Escaping<W>(pub W);
 
@@ -51,7 +51,7 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// Text whose line feeds are meant, such as a table's; all else that is hidden is escaped.
+/// Escapes hidden characters except line feeds, for text of several lines such as a table.
 pub fn lines(text: &str) -> Cow<'_, str> {
     if !text.contains(|c| is_hidden(c) && c != '\n') {
         return text.into();
@@ -59,17 +59,17 @@ pub fn lines(text: &str) -> Cow<'_, str> {
     text.split('\n').map(|line| Legible(line).to_string()).collect::<Vec<_>>().join("\n").into()
 }
 
-/// A value as a JSON document for people, which holds nothing hidden and ends its last line.
+/// Returns a value as a JSON document for people, without hidden characters and with a final line feed.
 ///
 /// # Errors
 ///
-/// The value cannot be written as JSON.
+/// [`serde_json::Error`] when the value cannot be written as JSON.
 pub fn document(value: &impl Serialize) -> serde_json::Result<String> {
     serde_json::to_string_pretty(value).map(|document| json(&document).into_owned() + "\n")
 }
 
-/// A JSON document that means the same and holds nothing hidden. JSON itself escapes only the control characters of ASCII, so
-/// that those that are left are blanks between its tokens.
+/// Escapes the hidden characters of a JSON document, which keeps its meaning. JSON itself escapes only ASCII's
+/// control characters, so those that remain are blanks between tokens.
 pub fn json(document: &str) -> Cow<'_, str> {
     if !document.contains(|c| is_hidden(c) && c != '\n') {
         return document.into();
@@ -107,7 +107,7 @@ mod tests {
             ("\u{202e}gpj.exe\u{2066}\u{200f}", r"\u{202e}gpj.exe\u{2066}\u{200f}"),
             ("\u{2028}\u{2029}\u{200b}\u{feff}\u{ad}", r"\u{2028}\u{2029}\u{200b}\u{feff}\u{ad}"),
             ("\u{e0041}\u{fe0f}\u{e0100}", r"\u{e0041}\u{fe0f}\u{e0100}"),
-            // Letters of every script, with their marks; and what is written with a backslash.
+            // Letters of every script with their marks, and text with a backslash.
             (
                 "größe e\u{301} Ελλάδα עברית العربية हिन्दी 日本語 💩",
                 "größe e\u{301} Ελλάδα עברית العربية हिन्दी 日本語 💩",

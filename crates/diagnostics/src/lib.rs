@@ -1,6 +1,6 @@
-//! Texts for the people who run a program: what is wrong, what mends it, and nothing in it that is not seen.
+//! Texts for operators: problems, cures, and text without hidden characters.
 //!
-//! Knows no cause: whoever names one stands above. Pure.
+//! Knows no causes, which the crates above define. Pure.
 
 mod chain;
 pub mod check;

@@ -1,9 +1,9 @@
-//! "Did you mean": the nearest of a few names to one that somebody misspelt.
+//! "Did you mean": the name nearest to a misspelt one.
 
-/// Below this similarity a suggestion confuses more than it helps.
+/// Least similarity of a suggestion. A less similar one confuses more than it helps.
 const SIMILARITY_MIN: f64 = 0.55;
 
-/// The candidate that `word` most likely was meant to be, if any is near.
+/// Returns the candidate nearest to `word`, if one is similar enough.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates

@@ -1,6 +1,6 @@
-//! Words of a command that an operator copies into a POSIX shell.
+//! Quoting of words in commands that an operator copies into a POSIX shell.
 
-/// A word as a POSIX shell takes it, in single quotes where it needs them.
+/// Returns a word for a POSIX shell, in single quotes if necessary.
 pub fn quoted(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+,".contains(&byte);
     match !word.is_empty() && word.bytes().all(plain) {

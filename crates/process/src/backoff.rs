@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Gives ever longer waits, up to a maximum, each with jitter so that many that lost the same server do not come
-/// back in step.
+/// Exponentially longer waits up to a maximum, with jitter so that many clients of a failed server do not return in
+/// step.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     min: Duration,
@@ -12,29 +12,30 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits between `min` and `max`, the first about `min`.
+    /// Creates waits between `min` and `max`, the first about `min`.
     pub fn new(min: Duration, max: Duration) -> Self {
         Self { min, max, attempts: 0 }
     }
 
-    /// The next wait.
+    /// Returns the next wait.
     pub fn next_wait(&mut self) -> Duration {
         self.attempts = self.attempts.saturating_add(1);
         delay(self.min, self.max, self.attempts)
     }
 
-    /// How many waits were taken since the last [`reset`](Self::reset).
+    /// Returns the number of waits since the last [`reset`](Self::reset).
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// Things went well: start over with short waits.
+    /// Starts over with short waits, after a success.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
 }
 
-/// The wait before attempt number `attempt` (from 1): between half and the whole of `min * 2^(attempt - 1)`, at most `max`.
+/// Returns the wait before attempt number `attempt` (from 1): between half of and all of `min * 2^(attempt - 1)`, at
+/// most `max`.
 pub fn delay(min: Duration, max: Duration, attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(20);
     let whole = min.saturating_mul(1 << doublings).min(max);

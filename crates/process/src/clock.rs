@@ -1,9 +1,8 @@
-//! The clock.
+//! Clock.
 
 use std::time::Instant;
 
-/// The time by the runtime's clock, which is the machine's unless a simulation has stopped it. The relay asks no other
-/// clock how much time has passed.
+/// Returns the time of the runtime's clock, which a simulation can pause. The relay measures time by no other clock.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

@@ -1,4 +1,4 @@
-//! Why a program ends otherwise than well, and with which exit status.
+//! Failures of a program, with their exit status.
 
 use std::{error::Error, fmt};
 
@@ -7,29 +7,29 @@ use diagnostics::{
     legible::{self, Legible},
 };
 
-/// Why a program did not do what it was asked to. The text is complete: what happened, where, and what to do next.
+/// Failure of a program. The text is complete: what happened, where, and the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// An argument is wrong that only the configuration shows to be so.
+    /// A wrong argument that only the configuration reveals.
     CommandLine(String),
-    /// The configuration is wrong; starting again without changing it is of no use.
+    /// A wrong configuration. A restart without a change does not help.
     Configuration(String),
-    /// Something outside is; trying again may help.
+    /// A failure outside of the program. A retry may help.
     Runtime(String),
 }
 
 impl Failure {
-    /// A failure at run time, with everything that caused it: `what: cause: cause of the cause`.
+    /// Returns the failure at run time of an error with its causes: `what: cause: cause of the cause`.
     pub fn runtime(error: &dyn Error) -> Failure {
         Failure::Runtime(chain(error))
     }
 
-    /// A failure of the configuration, likewise.
+    /// Returns the failure of the configuration of an error with its causes.
     pub fn configuration(error: &dyn Error) -> Failure {
         Failure::Configuration(chain(error))
     }
 
-    /// The exit status: 78 is `EX_CONFIG` of sysexits.h, and the unit file tells systemd not to restart on it.
+    /// Returns the exit status. 78 is `EX_CONFIG` of sysexits.h, on which the unit file forbids a restart.
     pub fn exit_status(&self) -> u8 {
         match self {
             Failure::Runtime(_) => 1,
@@ -42,7 +42,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // One line a problem.
+            // One line for each problem.
             Failure::Configuration(text) => f.write_str(&legible::lines(text)),
             Failure::CommandLine(text) | Failure::Runtime(text) => write!(f, "{}", Legible(text)),
         }

@@ -1,7 +1,7 @@
-//! Connections of an HTTP server, as many as it may have. When there are no more, the one makes room whose client it has waited
-//! for the longest: clients that send nothing, or do not read, keep nobody out.
+//! Connections of an HTTP server, up to a limit. At the limit the connection whose client has been silent longest is
+//! closed for a new one, so clients that send nothing or do not read keep nobody out.
 //!
-//! Knows nothing of what is asked or answered.
+//! Does not know requests or answers.
 
 use std::{
     collections::HashMap,
@@ -17,20 +17,20 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Minimum silence of a client that is dropped for another. An honest client that has just connected is not dropped.
+/// Least silence of a client whose connection is closed for another. A client that has just connected is kept.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// Pause before a server that is full of clients at work looks again.
+/// Pause before a server whose clients are all active looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// After a failed accept, most likely for want of file descriptors.
+/// Pause after a failed accept, mostly for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// No more files can be opened, by this process (`EMFILE`) or by any (`ENFILE`), on Linux.
+/// Linux errors of a process (`EMFILE`) or system (`ENFILE`) that can open no more files.
 const NO_MORE_FILES: [i32; 2] = [24, 23];
-/// Open files where the system does not say how many there may be.
+/// Limit of open files if the system reports none.
 const OPEN_FILES: usize = 256;
-/// A server has at least so many connections, however few files may be open.
+/// Least number of connections of a server, whatever the limit of open files.
 const CONNECTIONS_MIN: usize = 8;
 
-/// All connections of one server.
+/// Connections of one server.
 pub struct Connections {
     max: usize,
     tasks: JoinSet<()>,
@@ -38,21 +38,21 @@ pub struct Connections {
     dropped: u64,
 }
 
-/// Turn on a connection: the client's or the server's. Clones share it.
+/// Whose turn it is on a connection: the client's or the server's. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Turn(Arc<Mutex<Course>>);
 
-/// Course of a connection so far.
+/// History of a connection.
 #[derive(Debug)]
 struct Course {
-    /// The client has been waited for since then; `None` while it is the server's turn.
+    /// Time since which the client's data is awaited; `None` during the server's turn.
     client_since: Option<Instant>,
-    /// A request has come.
+    /// Set if a request has arrived.
     has_asked: bool,
 }
 
-/// Accepts connections until `end`, at most `max` at a time, and has `serve` answer on each; gives those that are open then. `server` is
-/// the listener's name in the log. `serve` gets to know whose turn it is, and says when that changes.
+/// Accepts connections until `end`, at most `max` at a time, and serves each by `serve`, which receives and updates
+/// its [`Turn`]. Returns the connections that are open then. `server` is the listener's name in the log.
 pub async fn accept<F>(
     listener: TcpListener,
     server: &str,
@@ -96,26 +96,26 @@ impl Connections {
         Self { max, tasks: JoinSet::new(), open: HashMap::new(), dropped: 0 }
     }
 
-    /// Tells whether another one may be accepted, if need be after one was dropped.
+    /// Tells whether another connection may be accepted, if necessary after closing one.
     fn has_room(&mut self) -> bool {
         self.open.len() < self.max
             || self.drop_longest_awaited(
-                "all HTTP connections are in use: the ones whose clients have been silent for longest are dropped for new ones; see who \
-                 connects and sends or reads nothing",
+                "all HTTP connections are in use, so those with the longest silent clients are closed for new ones; check which client \
+                 connects and then neither sends nor reads",
             )
     }
 
-    /// Drops a connection where one could not be accepted for want of open files.
+    /// Closes a connection if an accept failed for lack of open files.
     fn make_room_after(&mut self, error: &io::Error) {
         if error.raw_os_error().is_some_and(|code| NO_MORE_FILES.contains(&code)) {
             self.drop_longest_awaited(
-                "no more files can be opened: HTTP connections whose clients have been silent for longest are dropped for new ones; \
-                 raise the limit of open files (LimitNOFILE=, ulimit -n), or see what uses them",
+                "no more files can be opened, so HTTP connections with the longest silent clients are closed for new ones; raise the \
+                 limit of open files (LimitNOFILE=, ulimit -n), or check what uses them",
             );
         }
     }
 
-    /// Drops the connection whose client has been waited for the longest; `false` when there is none that has been for a while.
+    /// Closes the connection whose client has been silent longest. `false` if no client has been silent for a while.
     fn drop_longest_awaited(&mut self, why: &str) -> bool {
         let awaited = self.open.iter().filter_map(|(id, (_, turn))| Some((turn.client_since()?, *id)));
         let Some((_, id)) = awaited.min().filter(|(since, _)| since.elapsed() >= PATIENCE) else {
@@ -124,7 +124,7 @@ impl Connections {
         if let Some((task, _)) = self.open.remove(&id) {
             task.abort();
             self.dropped += 1;
-            // Whoever connects without end is told of once, twice, four times ...
+            // An endless flood is logged at 1, 2, 4, ... connections.
             if self.dropped.is_power_of_two() {
                 tracing::warn!(open = self.open.len() + 1, max = self.max, dropped = self.dropped, "{why}");
             }
@@ -132,7 +132,7 @@ impl Connections {
         true
     }
 
-    /// Takes a connection over.
+    /// Adds a connection.
     fn add<F>(&mut self, serve: impl FnOnce(Turn) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -142,7 +142,7 @@ impl Connections {
         self.open.insert(task.id(), (task, turn));
     }
 
-    /// Waits for the end of any; never ends while there is none. Cancel-safe.
+    /// Waits for the end of any connection, for ever without one. Cancel-safe.
     async fn ended(&mut self) {
         match self.tasks.join_next_with_id().await {
             Some(Ok((id, ()))) => drop(self.open.remove(&id)),
@@ -151,7 +151,7 @@ impl Connections {
         }
     }
 
-    /// Waits for the end of all.
+    /// Waits for the end of all connections.
     pub async fn all_ended(&mut self) {
         while !self.tasks.is_empty() {
             self.ended().await;
@@ -164,7 +164,7 @@ impl Turn {
         Self(Arc::new(Mutex::new(Course { client_since: Some(Instant::now()), has_asked: false })))
     }
 
-    /// Answers a request.
+    /// Answers a request in the server's turn.
     pub async fn answering<T>(self, answer: impl Future<Output = T>) -> T {
         self.is_servers();
         let answer = answer.await;
@@ -172,17 +172,17 @@ impl Turn {
         answer
     }
 
-    /// The client has said all that the server needs for now.
+    /// Begins the server's turn: it has all that it needs from the client for now.
     pub fn is_servers(&self) {
         *self.course() = Course { client_since: None, has_asked: true };
     }
 
-    /// The client has to send, or to read, for the server to go on.
+    /// Begins the client's turn: it has to send or read.
     pub fn is_clients(&self) {
         self.course().client_since.get_or_insert_with(Instant::now);
     }
 
-    /// Tells whether a request has come.
+    /// Tells whether a request has arrived.
     pub fn has_asked(&self) -> bool {
         self.course().has_asked
     }
@@ -196,14 +196,14 @@ impl Turn {
     }
 }
 
-/// Number of connections: as many as are wanted, or as there may be files open besides `others`.
+/// Returns the number of connections: `wanted`, or as many as the limit of open files leaves beside `others`.
 pub fn within_open_files(wanted: usize, others: usize) -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let files = open_files(&limits).unwrap_or(OPEN_FILES);
     wanted.min(files.saturating_sub(others)).max(CONNECTIONS_MIN)
 }
 
-/// The soft limit of open files, as proc(5) shows it.
+/// Returns the soft limit of open files from proc(5).
 fn open_files(limits: &str) -> Option<usize> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     match line.split_whitespace().next()? {

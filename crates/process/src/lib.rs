@@ -1,6 +1,6 @@
-//! Life of a long-running program: how it ends, what signals mean, when it tries again, and where its log lines go.
+//! Life cycle of a long-running program: exit status, signals, backoff, HTTP connections and log lines.
 //!
-//! Knows nothing of what a program does. One clock for all of them, which a simulation can stop.
+//! Does not know what a program does. All programs share one clock, which a simulation can pause.
 
 pub mod backoff;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! The request to end: from the operating system, and as every task sees it.
+//! Shutdown: the request from the operating system, as every task sees it.
 
 use std::{
     io,
@@ -13,33 +13,33 @@ use tokio::{
 
 use crate::clock::now;
 
-/// Held by whoever may end the program.
+/// Handle that requests the shutdown.
 #[derive(Debug)]
 pub struct ShutdownTrigger {
     deadline: watch::Sender<Option<Instant>>,
 }
 
-/// Held by each task that is to drain.
+/// Handle of a task that drains at the shutdown.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
     deadline: watch::Receiver<Option<Instant>>,
 }
 
-/// A trigger and what it reaches. Dropping the trigger requests nothing.
+/// Returns a trigger and the handle that it reaches. Dropping the trigger requests nothing.
 pub fn shutdown() -> (ShutdownTrigger, Shutdown) {
     let (sender, receiver) = watch::channel(None);
     (ShutdownTrigger { deadline: sender }, Shutdown { deadline: receiver })
 }
 
 impl ShutdownTrigger {
-    /// Asks every task to drain within `drain_timeout`.
+    /// Requests every task to drain within `drain_timeout`.
     pub fn request(&self, drain_timeout: Duration) {
         self.deadline.send_replace(Some(now() + drain_timeout));
     }
 }
 
 impl Shutdown {
-    /// Waits until the end is requested; gives the time by which draining must be over. Cancel-safe.
+    /// Waits for the request and returns the deadline for draining. Cancel-safe.
     pub async fn requested(&mut self) -> Instant {
         let requested = match self.deadline.wait_for(Option::is_some).await {
             Ok(deadline) => *deadline,
@@ -51,14 +51,14 @@ impl Shutdown {
         }
     }
 
-    /// Waits until the end is requested and the time for draining is over. Cancel-safe.
+    /// Waits until the deadline for draining has passed. Cancel-safe.
     pub async fn overdue(&mut self) {
         let deadline = self.requested().await;
         tokio::time::sleep_until(deadline.into()).await;
     }
 }
 
-/// SIGTERM, SIGINT and SIGQUIT, as the operating system sends them: each asks for an end in good order.
+/// Signals that request a shutdown: SIGTERM, SIGINT and SIGQUIT.
 #[derive(Debug)]
 pub struct StopSignals {
     terminate: Signal,
@@ -67,11 +67,11 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// From now on none of them ends the process by itself.
+    /// Catches these signals from now on.
     ///
     /// # Errors
     ///
-    /// The operating system gives no handler.
+    /// [`io::Error`] when the operating system refuses a handler.
     pub fn listen() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -80,7 +80,7 @@ impl StopSignals {
         })
     }
 
-    /// Waits for one of them; gives its name. Cancel-safe.
+    /// Waits for one of the signals and returns its name. Cancel-safe.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
@@ -90,38 +90,38 @@ impl StopSignals {
     }
 }
 
-/// Signals that would end the process by default, at once and without a line: while this lives, each is logged and ignored.
+/// Signals that would end the process at once by default. While this value lives, each is logged and ignored.
 ///
-/// Not among them are those of [`StopSignals`], SIGKILL, those of a fault in the program itself, such as SIGSEGV, and SIGPIPE,
+/// Excluded are those of [`StopSignals`], SIGKILL, signals of a fault in the program such as SIGSEGV, and SIGPIPE,
 /// which Rust ignores.
 #[derive(Debug)]
 pub struct OtherSignals {
-    /// Ends with its owner.
+    /// Task that ends with this value.
     _hearing: JoinSet<()>,
 }
 
-/// A flood of one signal is one line in so much time.
+/// Interval between log lines of one signal.
 const SIGNAL_PAUSE: Duration = Duration::from_secs(1);
-const NO_RELOAD: &str = "configuration reload is not in this version; restart to take changes in";
-const NO_MEANING: &str = "it has no meaning here; SIGTERM drains and ends";
-/// Linux's numbers of SIGXCPU, SIGXFSZ, SIGVTALRM and SIGPROF, which are BSD's as well.
+const NO_RELOAD: &str = "this version does not reload its configuration; restart it to apply changes";
+const NO_MEANING: &str = "the signal has no effect; SIGTERM drains and ends the program";
+/// Numbers of SIGXCPU, SIGXFSZ, SIGVTALRM and SIGPROF on Linux and BSD.
 const LIMITS_AND_TIMERS: [(i32, &str, &str); 4] = [
     (
         24,
         "SIGXCPU",
-        "the limit of CPU time (ulimit -t, LimitCPU) is reached; the kernel kills at the hard limit",
+        "the soft limit of CPU time (ulimit -t, LimitCPU) is reached; the kernel kills the program at the hard limit",
     ),
-    (25, "SIGXFSZ", "a file has the size that is allowed (ulimit -f, LimitFSIZE); log lines may be lost"),
+    (25, "SIGXFSZ", "a file has reached its size limit (ulimit -f, LimitFSIZE); log lines may be lost"),
     (26, "SIGVTALRM", NO_MEANING),
     (27, "SIGPROF", NO_MEANING),
 ];
 
 impl OtherSignals {
-    /// From now on none of them ends the process.
+    /// Catches these signals from now on.
     ///
     /// # Errors
     ///
-    /// The operating system gives no handler.
+    /// [`io::Error`] when the operating system refuses a handler.
     pub fn listen() -> io::Result<Self> {
         let named = [
             (SignalKind::hangup(), "SIGHUP", NO_RELOAD),
@@ -139,7 +139,7 @@ impl OtherSignals {
     }
 }
 
-/// SIGSTKFLT, SIGPWR and the real-time signals, which begin behind the two that glibc keeps for itself.
+/// Returns SIGSTKFLT, SIGPWR and the real-time signals, which begin after the two that glibc reserves.
 #[cfg(target_os = "linux")]
 fn other_kinds() -> impl Iterator<Item = (SignalKind, &'static str, &'static str)> {
     let named = [(16, "SIGSTKFLT"), (30, "SIGPWR")].into_iter();

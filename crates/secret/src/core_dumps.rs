@@ -1,12 +1,13 @@
-//! No core dumps: a process that holds passwords leaves no copy of its memory on a disk.
+//! Core dumps: a process that holds passwords writes none.
 
-/// Has the kernel write no core dump of this process, whatever the limits and the handler of core dumps say; users other than root
-/// can neither trace it nor read its memory. For `main`, before a secret is read.
+/// Stops the kernel from writing a core dump of this process, whatever its limits and the handler of core dumps.
+/// Users other than root can then neither trace the process nor read its memory. Call it in `main`, before a secret
+/// is read.
 pub fn forbid() {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        // Only a kernel that does not know the call refuses it. A limit of 0 is the rest of what can be done.
+        // Only a kernel without this call refuses it. A limit of 0 is then all that is possible.
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
     use rustix::process::{Resource, Rlimit, setrlimit};

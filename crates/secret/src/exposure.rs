@@ -1,4 +1,4 @@
-//! Files whose content other users of this machine can read or replace.
+//! Exposure of files: other users of this machine can read or replace their content.
 //!
 //! Knows modes, owners, directories and links. Does not know which files hold secrets.
 
@@ -9,7 +9,7 @@ use std::{
     path::{self, Component, Path, PathBuf},
 };
 
-/// A file that is open to others.
+/// File that other users can read or replace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposure {
     path: PathBuf,
@@ -17,16 +17,16 @@ pub struct Exposure {
     by: Opening,
 }
 
-/// What opens a file to others.
+/// Reason why others can reach a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Opening {
     /// The file's mode.
     Mode(u32),
-    /// The file belongs to that user.
+    /// The file's owner.
     Owner(u32),
-    /// The mode of a directory in which others may put another file, directory or link in the place of one that leads here.
+    /// Mode of a directory in which others may replace a file, directory or link on the path.
     Directory(PathBuf, u32),
-    /// Such a directory, or a link on the way, belongs to that user.
+    /// Owner of such a directory, or of a link on the path.
     OwnerOf(PathBuf, u32),
 }
 
@@ -35,20 +35,20 @@ const WRITTEN_BY_OTHERS: u32 = 0o002;
 const WRITTEN_BY_GROUP: u32 = 0o020;
 const PASSED_BY_OTHERS: u32 = 0o001;
 const PASSED_BY_GROUP: u32 = 0o010;
-/// Only the owner of a file, or of the directory, may remove it or give it another name.
+/// Sticky bit: only the owner of a file or of its directory may remove or rename it.
 const STICKY: u32 = 0o1000;
-/// The first number of a person's account; lower ones are those of services (`login.defs`, `UID_MIN`).
+/// First user id of a person's account; services have lower ones (`login.defs`, `UID_MIN`).
 const FIRST_PERSON: u32 = 1000;
-/// So many links lead to a file at most, as on Linux (`MAXSYMLINKS`).
+/// Most links on a path, as on Linux (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
 
-/// The user as whom outboxd runs.
+/// User that runs outboxd.
 #[derive(Clone, Copy)]
 struct User(u32);
 
 impl User {
-    /// Tells whether an owner is somebody else. Root is nobody else, who may read everything. To root, who looks for a service that
-    /// runs as another user, the accounts of services are not either.
+    /// Tells whether a file's owner is a risk. Root never is, because it may read everything. For root, which checks
+    /// for a service that runs as another user, accounts of services are none either.
     fn fears(self, owner: u32) -> bool {
         let is_service = self.0 == 0 && owner < FIRST_PERSON;
         owner != 0 && owner != self.0 && !is_service
@@ -56,16 +56,16 @@ impl User {
 }
 
 impl Exposure {
-    /// Looks at a file and at the directories and links that lead there: a file that everybody may read is nobody's in a directory
-    /// that is closed, and one that nobody may write can be replaced in a directory that others may write. Whoever owns a file or a
-    /// directory may do both. `None`: it is not open to others; or it is no plain file, or cannot be looked at, which reading it will say.
+    /// Checks a file and the directories and links on its path. A closed directory protects a readable file, and an
+    /// open directory exposes a protected one. The owner of a file or directory can read and replace. `None`: others
+    /// have no access, or the file is not a regular one or cannot be checked, which reading it reports.
     ///
-    /// Reading by the group is fine: that is how a service's user gets to a file of root.
+    /// Access by the group is allowed: so a service's user reads a file of root.
     pub fn of(path: &Path) -> Option<Self> {
         Self::below(Path::new("/"), path, User(rustix::process::geteuid().as_raw()))
     }
 
-    /// As [`Exposure::of`], without a look at the directories above `root`.
+    /// As [`Exposure::of`], without checking directories above `root`.
     fn below(root: &Path, path: &Path, user: User) -> Option<Self> {
         let file = path.canonicalize().ok()?;
         let facts = file.metadata().ok()?;
@@ -83,7 +83,7 @@ impl Exposure {
         facts.is_file().then(|| Self { path: path.to_owned(), readable: is_read || is_owned, by })
     }
 
-    /// The next step.
+    /// Returns the next step.
     pub fn cure(&self) -> String {
         let path = self.path.display();
         match &self.by {
@@ -119,26 +119,26 @@ impl fmt::Display for Exposure {
     }
 }
 
-/// The directories that lead somewhere.
+/// Directories of a path.
 struct Way {
-    /// The permissions that all of them have in common.
+    /// Permissions that all directories have in common.
     passed: u32,
-    /// The uppermost in which others may replace what is there.
+    /// The topmost directory in which others may replace entries.
     open: Option<Opening>,
 }
 
 impl Way {
-    /// To `directory`, which has no link in it, and itself.
+    /// Returns the path to `directory`, which contains no link, including itself.
     fn to(root: &Path, directory: &Path, user: User) -> io::Result<Self> {
         let mut way = Self { passed: 0o777, open: None };
         let below: Vec<&Path> = directory.ancestors().take_while(|one| one.starts_with(root)).collect();
         for one in below.into_iter().rev() {
             let facts = one.metadata()?;
             let mode = facts.mode();
-            // Whoever owns a directory gets into it whatever its own mode is.
+            // The owner of a directory has access whatever its mode.
             let is_owned = way.group() && user.fears(facts.uid());
             way.passed &= mode;
-            // Many systems give each user a group of the same number, which nobody else is in.
+            // Many systems give each user a private group with the user's number.
             let by_group = way.group() && mode & WRITTEN_BY_GROUP != 0 && facts.uid() != facts.gid();
             let by_others = way.others() && mode & WRITTEN_BY_OTHERS != 0;
             let opening = match () {
@@ -162,7 +162,7 @@ impl Way {
     }
 }
 
-/// The first opening by which a link that leads to the file, or to a directory above it, can be replaced.
+/// Returns the first way to replace a link on the path to the file.
 fn replaceable_link(root: &Path, path: &Path, user: User) -> io::Result<Option<Opening>> {
     let (mut at, mut links) = (PathBuf::new(), 0);
     let mut left = parts(&path::absolute(path)?);
@@ -181,7 +181,7 @@ fn replaceable_link(root: &Path, path: &Path, user: User) -> io::Result<Option<O
         if way.open.is_some() {
             return Ok(way.open);
         }
-        // In a sticky directory its owner may.
+        // In a sticky directory the link's owner may replace it.
         if next.starts_with(root) && at.metadata()?.mode() & STICKY != 0 && user.fears(facts.uid()) {
             return Ok(Some(Opening::OwnerOf(next, facts.uid())));
         }
@@ -194,13 +194,13 @@ fn replaceable_link(root: &Path, path: &Path, user: User) -> io::Result<Option<O
     Ok(None)
 }
 
-/// The parts of a path, the last first; joined, the root replaces what is before it.
+/// Returns the parts of a path, the last one first. Joining the root replaces everything before it.
 fn parts(path: &Path) -> Vec<OsString> {
     let is_part = |part: &Component<'_>| *part != Component::CurDir;
     path.components().rev().filter(is_part).map(|part| part.as_os_str().to_owned()).collect()
 }
 
-/// Tells whether a configuration holds a password itself: in a URL, or as the value of a key that ends so.
+/// Tells whether a configuration holds a password: in a URL, or as the value of a key with such an ending.
 pub fn holds_password(configuration: &str) -> bool {
     configuration.lines().map(str::trim_start).filter(|line| !line.starts_with('#')).any(|line| {
         let key = line.split_once('=').map(|(key, _)| key.trim_end().trim_end_matches(['"', '\'']));
@@ -218,10 +218,10 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// Somebody, and not root.
+    /// A user other than root.
     const SERVICE: User = User(4711);
 
-    /// Owner of what the tests make.
+    /// Owner of the tests' files.
     fn me() -> User {
         User(rustix::process::geteuid().as_raw())
     }
@@ -322,7 +322,7 @@ mod tests {
         let file = inner.join("password");
         fs::write(&file, "hunter2").unwrap();
         set_mode(&file, 0o600);
-        // Only root may give files away; for anybody else it is the service that is another user.
+        // Only root may change a file's owner. For other users the service is made another user.
         let is_root = me().0 == 0;
         let other = if is_root { 4242 } else { me().0 };
         let own = |path: &Path, uid: u32| {
@@ -337,7 +337,7 @@ mod tests {
         let (text, cure) = said(&file).unwrap();
         assert!(text.ends_with(&format!("may read it (it belongs to user {other})")), "{text}");
         assert!(cure.starts_with("chown root"), "{cure}");
-        // Not where nobody gets.
+        // A closed directory protects it.
         set_mode(&inner, 0o700);
         assert_eq!(said(&file).is_some(), !is_root, "{:?}", said(&file));
         set_mode(&inner, 0o755);
@@ -353,7 +353,7 @@ mod tests {
             "{text}"
         );
         own(&inner, 0);
-        // A directory on the way that is a link, and the directory of another one that leads there.
+        // A link on the path, and another user's directory on the link's path.
         let (link, second) = (closed.join("link"), root.join("second"));
         std::os::unix::fs::symlink(&inner, &link).unwrap();
         std::os::unix::fs::symlink("closed/./link", &second).unwrap();

@@ -1,7 +1,7 @@
-//! A value that is given as it is, or by a file that is read again whenever the value is needed: a password that somebody
-//! rotates, a token that ends.
+//! Secret values: given directly, or by a file that is read again for every use, such as a rotated password or a
+//! token that expires.
 //!
-//! Knows files and no key of any configuration. No form of [`Secret`] or [`SecretError`] shows a value.
+//! Knows files, and no configuration keys. [`Secret`] and [`SecretError`] never show a value.
 
 pub mod core_dumps;
 pub mod exposure;
@@ -14,19 +14,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// More than any configuration or secret has; `/dev/zero` has no end.
+/// Most bytes of a file: more than any configuration or secret. `/dev/zero` has no end.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// A value, or the file that holds it.
+/// Value, or the file that holds it.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// The value.
     Text(String),
-    /// The file with the value, which is read for every use.
+    /// The file with the value, read for every use.
     File(PathBuf),
 }
 
-/// Reason why a file gives no value.
+/// Error of a file without a usable value.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be read.
@@ -37,13 +37,14 @@ pub enum SecretError {
         /// The operating system's error.
         source: io::Error,
     },
-    /// The file has no text.
+    /// The file is empty.
     #[error("{} is empty", .0.display())]
     Empty(PathBuf),
 }
 
 impl Secret {
-    /// The value of a file, and the secret to keep. What a pipe says can be read only once, so it is kept as text.
+    /// Reads a file, and returns the secret to keep and its value. The content of a pipe can be read only once, so it
+    /// is kept as text.
     ///
     /// # Errors
     /// [`SecretError`].
@@ -54,7 +55,7 @@ impl Secret {
         Ok((secret, text))
     }
 
-    /// The value as it is now, without the newline at the end of a file.
+    /// Returns the current value, without the line feed at a file's end.
     ///
     /// # Errors
     /// [`SecretError`].
@@ -65,7 +66,7 @@ impl Secret {
         }
     }
 
-    /// The file that is read for every use.
+    /// Returns the file, if the value comes from one.
     pub fn file(&self) -> Option<&Path> {
         match self {
             Secret::Text(_) => None,
@@ -97,11 +98,11 @@ fn content(path: &Path) -> Result<String, SecretError> {
     }
 }
 
-/// The text of a file.
+/// Reads the text of a file.
 ///
 /// # Errors
 ///
-/// A file that cannot be read, is no UTF-8, or has more than 1 MiB.
+/// [`io::Error`] when the file cannot be read, is not UTF-8, or has more than 1 MiB.
 pub fn text_of(file: &Path) -> io::Result<String> {
     let mut text = String::new();
     if File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)? as u64 > FILE_BYTES_MAX {

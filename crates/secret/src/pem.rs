@@ -1,6 +1,6 @@
-//! Certificates and private keys from PEM files.
+//! Certificates and private keys in PEM files.
 //!
-//! Knows the form of the files; knows nothing of TLS, nor of whoever trusts or presents what they hold.
+//! Knows the format of the files. Does not know TLS, or the use of certificates.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use rustls_pki_types::{
     pem::{Error, PemObject},
 };
 
-/// Reason why a file gives no certificate or key. Displayed as the problem and its cure, to follow the name of the file.
+/// Error of a PEM file. Displayed as the problem and its cure, to follow the name of the file.
 #[derive(Debug, thiserror::Error)]
 #[error("{problem}")]
 pub struct PemError {
     /// The problem and its cure.
     pub problem: &'static str,
-    /// What was met in the file, or instead of it.
+    /// The underlying error.
     pub source: Error,
 }
 
@@ -32,11 +32,11 @@ impl PemError {
     }
 }
 
-/// The certificates of a file, in their order: at least one.
+/// Reads the certificates of a file, in order, at least one.
 ///
 /// # Errors
 ///
-/// A file that cannot be read, holds no certificate, or a damaged block.
+/// [`PemError`] when the file cannot be read, holds no certificate, or is damaged.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let found = found.and_then(|found| if found.is_empty() { Err(Error::NoItemsFound) } else { Ok(found) });
@@ -46,11 +46,11 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemErro
     })
 }
 
-/// The first private key of a file: PKCS#8, PKCS#1 or SEC1, not encrypted.
+/// Reads the first private key of a file: PKCS#8, PKCS#1 or SEC1, not encrypted.
 ///
 /// # Errors
 ///
-/// A file that cannot be read, holds no such key, or a damaged block.
+/// [`PemError`] when the file cannot be read, holds no such key, or is damaged.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| {
         let missing =

@@ -1,8 +1,8 @@
-//! Certificates for nodes that speak TLS, made on the spot.
+//! TLS certificates of nodes, made when needed.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-/// A certificate authority of a test.
+/// Certificate authority of a test.
 #[derive(Debug)]
 pub struct Authority {
     certificate: String,
@@ -10,7 +10,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A new one, with that common name.
+    /// Creates an authority with this common name.
     pub fn new(name: &str) -> Self {
         let key = KeyPair::generate().expect("a key pair");
         let mut params = params(name, &[]);
@@ -19,12 +19,13 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    /// Its certificate in PEM: what `sslrootcert` names.
+    /// Returns the authority's certificate in PEM, for `sslrootcert`.
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// A certificate for that common name and those host names and addresses, and its private key, both PEM.
+    /// Issues a certificate for this common name and these hosts and addresses. Returns it and its private key in
+    /// PEM.
     pub fn issue(&self, name: &str, hosts: &[&str]) -> (String, String) {
         let key = KeyPair::generate().expect("a key pair");
         let certificate = params(name, hosts).signed_by(&key, &self.issuer).expect("a certificate");

@@ -1,4 +1,4 @@
-//! A consumer with a durable queue, which tells the oracle what it gets and then acknowledges it.
+//! Consumer of a durable queue that reports each message to the oracle and then acknowledges it.
 
 use super::oracle::{Oracle, Received};
 use futures_util::StreamExt;
@@ -14,23 +14,23 @@ use lapin::{
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// How long a node may take over one answer.
+/// Limit for one answer of a node.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-/// While nothing comes, the connection is looked at so often.
+/// Interval of checking the connection while no message arrives.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A running consumer; stops when dropped, and its queue stays.
+/// Running consumer. Dropping it stops it; its queue stays.
 #[derive(Debug)]
 pub struct Consumer {
     task: JoinHandle<()>,
 }
 
 impl Consumer {
-    /// Declares the topic exchange and the queue, both durable, binds them by `binding_key`, and consumes from then on;
-    /// when the broker goes away, as soon as it is back.
+    /// Declares a durable topic exchange and queue, binds them by `binding_key`, and consumes from then on.
+    /// Reconnects when the broker returns.
     pub async fn start(url: &str, exchange: &str, queue: &str, binding_key: &str, oracle: &Oracle) -> Self {
         let [url, exchange, queue, binding_key] = [url, exchange, queue, binding_key].map(str::to_owned);
-        // Bound before anything is published, or the test fails here.
+        // Bound before the first publish, or the test fails here.
         bind(&url, &exchange, &queue, &binding_key).await;
         let oracle = oracle.clone();
         let task = tokio::spawn(async move {
@@ -52,7 +52,7 @@ impl Drop for Consumer {
     }
 }
 
-/// Declares the topic exchange and the queue, both durable, and binds them by `binding_key`; consumes nothing.
+/// Declares a durable topic exchange and queue, and binds them by `binding_key`, without consuming.
 pub async fn bind(url: &str, exchange: &str, queue: &str, binding_key: &str) {
     declare(url, exchange, queue, binding_key).await.expect("queue declared");
 }
@@ -81,18 +81,18 @@ async fn consume(url: &str, queue: &str, oracle: &Oracle) -> Result<(), lapin::E
     Ok(())
 }
 
-/// A connection that consumes one queue, and notices when it is lost.
+/// Connection that consumes one queue and detects its loss.
 pub struct Reading {
     connection: Connection,
     deliveries: lapin::Consumer,
 }
 
 impl Reading {
-    /// Connects and consumes, with at most `prefetch` messages ahead of their acknowledgements.
+    /// Connects and consumes, with at most `prefetch` unacknowledged messages.
     ///
     /// # Errors
     ///
-    /// A broker that cannot be reached, or a queue that is not there.
+    /// [`lapin::Error`] when the broker cannot be reached or the queue does not exist.
     pub async fn open(
         url: &str,
         queue: &str,
@@ -107,11 +107,11 @@ impl Reading {
         Ok(Self { connection, deliveries })
     }
 
-    /// The next message; nothing when there will be none. Cancel-safe.
+    /// Returns the next message, `None` at the end. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// A message that the client library cannot read.
+    /// [`lapin::Error`] when the client library cannot read a message.
     pub async fn next(&mut self) -> Result<Option<Delivery>, lapin::Error> {
         loop {
             match tokio::time::timeout(LOOK_INTERVAL, self.deliveries.next()).await {
@@ -123,30 +123,30 @@ impl Reading {
     }
 }
 
-/// Connects, and opens a channel.
+/// Connects and opens a channel.
 ///
 /// # Errors
 ///
-/// A broker that cannot be reached, or does not answer in time.
+/// [`lapin::Error`] when the broker cannot be reached or does not answer in time.
 pub async fn connect(url: &str) -> Result<(Connection, Channel), lapin::Error> {
-    // A node that is going down may take a connection and never answer.
+    // A stopping node may accept a connection and never answer.
     let connection = answered(Connection::connect(url, ConnectionProperties::default())).await?;
     let channel = answered(connection.create_channel()).await?;
     Ok((connection, channel))
 }
 
-/// Bounds an answer: one that is awaited while its connection dies may never be told so.
+/// Waits for an answer within a limit: lapin may not report to a waiting call that its connection has ended.
 ///
 /// # Errors
 ///
-/// That of the answer, or a limit that has passed.
+/// [`lapin::Error`] of the answer, or when the limit has passed.
 pub async fn answered<T>(answer: impl Future<Output = Result<T, lapin::Error>>) -> Result<T, lapin::Error> {
     tokio::time::timeout(ANSWER_LIMIT, answer)
         .await
         .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }
 
-/// A message as the oracle wants it; what is missing is empty, and the oracle will say so.
+/// Returns a message for the oracle. Missing parts are empty, which the oracle reports.
 pub fn received(delivery: &Delivery) -> Received {
     let header = |name: &str| {
         let headers = delivery.properties.headers().as_ref();

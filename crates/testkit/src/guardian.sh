@@ -1,10 +1,10 @@
 # guardian DIRECTORY SHORT_DIRECTORY, with the reading end of a pipe as standard input.
 #
-# Waits until the other end of the pipe is closed, which the kernel does however its owner ends, then ends every process
-# whose working directory lies in DIRECTORY, or that a file PID.process there records, and removes both directories.
-# Processes with a terminal are left alone: those belong to somebody who is reading the logs.
+# Waits until the other end of the pipe is closed, which the kernel does however its owner ends. Then ends every
+# process whose working directory lies in DIRECTORY, or that a file PID.process there records, and removes both
+# directories. Processes with a terminal are left alone: somebody is reading logs there.
 #
-# The records are for processes that may not dump core: their working directory is shown to root only.
+# The records are for processes that may not dump core: only root sees their working directory.
 
 directory=$1
 short_directory=$2

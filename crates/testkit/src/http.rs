@@ -1,4 +1,4 @@
-//! One HTTP request to a program of this run: the management API of RabbitMQ, the admin endpoints of outboxd, the services.
+//! HTTP requests to programs of this run: RabbitMQ's management API, outboxd's admin endpoints, the services.
 
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, StatusCode, body::Bytes};
@@ -6,13 +6,13 @@ use hyper_util::rt::TokioIo;
 use std::{net::Ipv4Addr, time::Duration};
 use tokio::net::TcpStream;
 
-/// No answer here takes long.
+/// Limit for one answer.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Status and body of an answer, or why there was none.
+/// Status and body of an answer, or the reason why there is none.
 pub type Answer = Result<(StatusCode, String), String>;
 
-/// Sends one request to `port` on 127.0.0.1 and reads the whole answer.
+/// Sends a request to `port` on 127.0.0.1 and reads the whole answer.
 ///
 /// # Errors
 ///
@@ -28,7 +28,7 @@ pub async fn request(
     Ok((answer.status(), answer.into_body()))
 }
 
-/// As [`request`], with the answer's headers.
+/// As [`request`], but returns the answer's headers, too.
 ///
 /// # Errors
 ///
@@ -45,7 +45,7 @@ pub async fn send(
         .unwrap_or_else(|_| Err(format!("no answer from port {port} within {LIMIT:?}")))
 }
 
-/// A GET without credentials.
+/// Sends a GET request without credentials.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! A proxy to a node that understands where a message begins and ends: it passes messages on up to a certain one, and
-//! then lies. So a server can be made to stop, to babble or to be silent at any step of its protocol.
+//! Proxy that parses a node's messages, passes them on up to a certain one, and then lies. So a server stops, babbles
+//! or falls silent at any step of its protocol.
 
 use std::{
     fmt,
@@ -33,20 +33,20 @@ pub const SELECT_OK: &[u8] = &[0, 85, 0, 11];
 /// Class and method of `basic.ack`.
 pub const ACK: &[u8] = &[0, 60, 0, 80];
 
-/// Bytes of a flood that are written at a time.
+/// Bytes of a flood written at a time.
 const FLOOD_BYTES: usize = 64 << 10;
 
-/// How messages are framed, and where it stands what kind of message one is.
+/// Framing of messages, and the place of a message's kind.
 #[derive(Clone, Copy, Debug)]
 pub enum Protocol {
-    /// Tag, then a length that counts itself (manual, "Message Formats").
+    /// Tag, then a length that includes itself (manual, "Message Formats").
     Postgres,
-    /// Type, channel, size, payload, end; a method's payload begins with class and method (AMQP 0-9-1, 2.3.5).
+    /// Type, channel, size, payload, end. A method's payload begins with class and method (AMQP 0-9-1, 2.3.5).
     Amqp,
 }
 
 impl Protocol {
-    /// Bytes of the message that `bytes` begins with, and its kind; `None` while too little of it is there.
+    /// Returns length and kind of the message at the start of `bytes`; `None` if more bytes are needed.
     fn message(self, bytes: &[u8]) -> Option<(usize, &[u8])> {
         let number =
             |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().unwrap()) as usize);
@@ -59,27 +59,27 @@ impl Protocol {
     }
 }
 
-/// What is done in place of the first message of a kind.
+/// Lie in place of the first message of a kind.
 #[derive(Clone)]
 pub struct Lie {
-    /// Class and method, or tag.
+    /// Kind of the message: class and method, or tag.
     pub in_place_of: &'static [u8],
-    /// The lie itself.
+    /// The lie.
     pub then: Then,
 }
 
-/// Bytes that a [`Lie`] puts there.
+/// Content of a [`Lie`].
 #[derive(Clone)]
 pub enum Then {
-    /// Half of the message, and an end.
+    /// Half of the message, then the end of the connection.
     Stop,
-    /// Half of the message, and nothing more.
+    /// Half of the message, then silence.
     FallSilent,
-    /// These bytes, and nothing more.
+    /// Fixed bytes, then silence.
     Say(Vec<u8>),
-    /// These bytes, again and again.
+    /// Fixed bytes, repeated for ever.
     Babble(Vec<u8>),
-    /// Messages made from 0, 1, 2, ..., without end and as fast as they are read.
+    /// Endless messages made from 0, 1, 2, ..., as fast as they are read.
     Flood(fn(u64) -> Vec<u8>),
 }
 
@@ -96,16 +96,16 @@ impl fmt::Display for Then {
     }
 }
 
-/// The proxy. Its connections end when what it is told to do changes.
+/// The proxy. Its connections end when its lie changes.
 pub struct Liar {
-    /// Where it listens, on 127.0.0.1.
+    /// Port on 127.0.0.1 on which it listens.
     pub port: u16,
     lie: watch::Sender<Option<Lie>>,
     told: Arc<AtomicUsize>,
 }
 
 impl Liar {
-    /// A proxy that is honest so far.
+    /// Starts a proxy without a lie.
     pub async fn before(server_port: u16, protocol: Protocol) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -128,13 +128,13 @@ impl Liar {
         Self { port, lie, told }
     }
 
-    /// From now on, on new connections; old ones end.
+    /// Sets the lie for new connections, and ends the old ones.
     pub fn tell(&self, lie: Option<Lie>) {
         self.told.store(0, Ordering::SeqCst);
         self.lie.send_replace(lie);
     }
 
-    /// How often the lie has been told.
+    /// Returns the number of lies told.
     pub fn told(&self) -> usize {
         self.told.load(Ordering::SeqCst)
     }
@@ -164,7 +164,7 @@ async fn serve(client: TcpStream, port: u16, protocol: Protocol, lie: Option<Lie
             }
         }
     };
-    // Whichever side ends, ends both.
+    // The end of either side ends both.
     tokio::select! {
         () = upward => {}
         () = downward => {}

@@ -1,10 +1,10 @@
-//! Ground of the tests, the benches and the demos: private PostgreSQL and RabbitMQ nodes, a TCP proxy that breaks
-//! on request, writers, a consumer, an oracle that judges what arrived, and a handle on the real daemon.
+//! Base of tests, benches and demos: private PostgreSQL and RabbitMQ nodes, a TCP proxy with faults, writers, a
+//! consumer, an oracle that judges deliveries, and a handle on the real daemon.
 //!
-//! Everything here panics with a full sentence when the machine does not do what a test needs: a test has no use for
-//! an error it cannot handle.
+//! Functions panic with a whole sentence when the machine does not do what a test needs, because a test cannot handle
+//! such an error.
 
-// See above: a failed expectation here is a failed test.
+// A failed expectation here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod certs;

@@ -1,6 +1,6 @@
-//! Judges what arrived against what was committed: conservation and order, the promises of the daemon.
+//! Oracle: compares deliveries with committed rows, for conservation and order, as the daemon promises.
 //!
-//! One oracle watches one source through one queue: order across queues is not promised and not judged.
+//! One oracle watches one source through one queue. Order across queues is not promised and not judged.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,24 +9,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A row whose transaction is known to be committed.
+/// Row of a transaction that is known to be committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The outbox row's id.
+    /// Id of the outbox row.
     pub id: String,
-    /// Its aggregate's id.
+    /// Id of the row's aggregate.
     pub aggregate: String,
-    /// Which of its aggregate's rows it is, in commit order.
+    /// Number among the aggregate's rows, in commit order.
     pub sequence: i64,
-    /// Its transaction, numbered by the writer.
+    /// Number of the transaction, from the writer.
     pub transaction: u64,
-    /// Which row of its transaction it is.
+    /// Index in the transaction.
     pub index: usize,
-    /// Its payload; JSON is compared as JSON, because jsonb changes the text.
+    /// Payload. JSON is compared as JSON, because jsonb changes the text.
     pub body: String,
 }
 
-/// A message as a consumer got it.
+/// Message as a consumer received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
     /// `message_id`.
@@ -37,11 +37,11 @@ pub struct Received {
     pub position: String,
     /// The body.
     pub body: String,
-    /// The broker delivers it again because an acknowledgement got lost: such a copy is not the daemon's.
+    /// Set if the broker delivered it again after a lost acknowledgement. Such a copy is not the daemon's.
     pub redelivered: bool,
 }
 
-/// Collects both sides; clones share what they collect.
+/// Collector of committed rows and deliveries. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Oracle {
     records: Arc<Mutex<Records>>,
@@ -53,74 +53,74 @@ struct Records {
     received: Vec<Received>,
 }
 
-/// What the oracle found. Lists hold sentences to read.
+/// Findings of the oracle. Lists hold sentences for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Rows committed.
     pub committed: usize,
     /// Deliveries, copies included.
     pub received: usize,
-    /// Committed and never received.
+    /// Rows committed and never received.
     pub lost: Vec<String>,
-    /// Received and never committed.
+    /// Messages received and never committed.
     pub phantoms: Vec<String>,
-    /// Received with another body or aggregate than committed.
+    /// Messages received with another body or aggregate than committed.
     pub altered: Vec<String>,
-    /// Copies beyond the first of each message that the daemon published again.
+    /// Further copies that the daemon published.
     pub duplicates: usize,
-    /// Copies beyond the first of each message that the broker delivered again.
+    /// Further copies that the broker delivered again.
     pub redelivered: usize,
-    /// Copies whose position differs from the first one's.
+    /// Copies with another position than the first one.
     pub unrecognisable: Vec<String>,
     /// First deliveries of an aggregate out of commit order.
     pub out_of_order: Vec<String>,
     /// First deliveries of a transaction out of insert order.
     pub transaction_out_of_order: Vec<String>,
-    /// First deliveries whose position is not above the one before of its aggregate.
+    /// First deliveries whose position is not above the aggregate's previous one.
     pub position_fell: Vec<String>,
 }
 
 impl Oracle {
-    /// Writes down rows whose commit was acknowledged.
+    /// Records rows whose commit was acknowledged.
     pub fn committed(&self, rows: impl IntoIterator<Item = Committed>) {
         self.lock().committed.extend(rows);
     }
 
-    /// Writes down a message, in order of arrival.
+    /// Records a message, in order of arrival.
     pub fn received(&self, message: Received) {
         self.lock().received.push(message);
     }
 
-    /// How many rows are committed.
+    /// Returns the number of committed rows.
     pub fn committed_count(&self) -> usize {
         self.lock().committed.len()
     }
 
-    /// How many deliveries there were.
+    /// Returns the number of deliveries.
     pub fn received_count(&self) -> usize {
         self.lock().received.len()
     }
 
-    /// How many different messages there were.
+    /// Returns the number of different messages.
     pub fn distinct_count(&self) -> usize {
         let records = self.lock();
         records.received.iter().map(|message| message.id.as_str()).collect::<HashSet<_>>().len()
     }
 
-    /// Whether the message of a row has arrived.
+    /// Tells whether a row's message has arrived.
     pub fn has_received(&self, id: &str) -> bool {
         self.lock().received.iter().any(|message| message.id == id)
     }
 
-    /// Whether every committed row has arrived.
+    /// Tells whether every committed row has arrived.
     pub fn is_complete(&self) -> bool {
         let records = self.lock();
         let arrived: HashSet<&str> = records.received.iter().map(|message| message.id.as_str()).collect();
         records.committed.iter().all(|row| arrived.contains(row.id.as_str()))
     }
 
-    /// Waits until every committed row has arrived, at most `limit`, then until nothing arrived for `idle`, so that late
-    /// copies count; then judges.
+    /// Waits until every committed row has arrived, at most `limit`, and then until nothing has arrived for `idle`,
+    /// so that late copies count. Then judges.
     pub async fn settle(&self, limit: Duration, idle: Duration) -> Verdict {
         let deadline = Instant::now() + limit;
         while !self.is_complete() && Instant::now() < deadline {
@@ -137,7 +137,7 @@ impl Oracle {
         self.verdict()
     }
 
-    /// Judges what has been collected so far.
+    /// Judges the records so far.
     pub fn verdict(&self) -> Verdict {
         let records = self.lock();
         let rows: HashMap<&str, &Committed> =
@@ -195,25 +195,25 @@ impl Oracle {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Records> {
-        // A test that failed while it held the lock has its own message; the records are whole at any time.
+        // The records stay consistent when a test fails while it holds the lock.
         self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Verdict {
-    /// Panics unless everything arrived, nothing else did, and all of it in order; copies are allowed up to that many.
+    /// Panics unless every row arrived, in order, and nothing else did. Allows this many copies.
     #[track_caller]
     pub fn assert_delivered(&self, duplicates_max: usize) {
         assert!(self.keeps_promises() && self.duplicates <= duplicates_max, "{self}");
     }
 
-    /// Whether nothing is lost, invented, altered or out of order. Says nothing about how many copies there are.
+    /// Tells whether nothing is lost, invented, altered or out of order. The number of copies does not count.
     pub fn keeps_promises(&self) -> bool {
         self.findings().iter().all(|(_, found)| found.is_empty())
     }
 
-    /// Leaves out what does not hold where messages were refused: those of other aggregates may overtake a refused one, also
-    /// within its transaction.
+    /// Removes findings that do not hold after refused messages: other aggregates may overtake a refused one, also in
+    /// its transaction.
     pub fn of_each_aggregate(self) -> Self {
         Self { transaction_out_of_order: vec![], ..self }
     }
@@ -281,7 +281,7 @@ mod tests {
         vec![row("1", "a", 1, 7, 0), row("2", "b", 1, 7, 1), row("3", "a", 2, 8, 0)]
     }
 
-    /// The message of a row, as the daemon would publish it.
+    /// Returns a row's message as the daemon publishes it.
     fn message(row: &Committed) -> Received {
         Received {
             id: row.id.clone(),
@@ -292,7 +292,7 @@ mod tests {
         }
     }
 
-    /// The verdict on `change` of a perfect delivery.
+    /// Returns the verdict on a perfect delivery with this change.
     fn verdict_on(change: impl FnOnce(&mut Vec<Received>)) -> Verdict {
         let oracle = Oracle::default();
         oracle.committed(rows());
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn judges_order_by_first_deliveries() {
-        // After a crash the tail comes again: no promise is broken.
+        // After a crash the last messages come again, which breaks no promise.
         let verdict = verdict_on(|messages| {
             let tail = [messages[0].clone(), messages[1].clone()];
             messages.splice(2..2, tail);

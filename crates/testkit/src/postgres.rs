@@ -1,6 +1,6 @@
-//! A private PostgreSQL server: own data folder, own port on 127.0.0.1, ready for logical replication.
+//! Private PostgreSQL server with its own data folder and port on 127.0.0.1, ready for logical replication.
 //!
-//! `initdb` runs once in a process; every server starts from a copy of its result.
+//! `initdb` runs once in a process. Every server starts from a copy of its result.
 
 use super::{
     ports::Port,
@@ -17,27 +17,27 @@ use std::{
 };
 use tokio::sync::{Mutex, OnceCell};
 
-/// Starting includes crash recovery on a machine that is busy with other tests.
+/// Limit for the start, which includes crash recovery on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// A fast shutdown waits for WAL senders to send what is left.
+/// Limit for a fast shutdown, which waits for WAL senders to send the rest.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a test may want otherwise.
+/// Options of a server.
 #[derive(Clone, Debug, Default)]
 pub struct PostgresOptions {
-    /// Settings of `postgresql.conf`; they win over the ones chosen here. Values are quoted by us.
+    /// Settings of `postgresql.conf`, which override those chosen here. Values are quoted here.
     pub settings: Vec<(String, String)>,
-    /// Lines of `pg_hba.conf`, before the ones that trust everybody on this machine.
+    /// Lines of `pg_hba.conf`, before those that trust every local user.
     pub hba: Vec<String>,
-    /// Certificate chain and private key, both PEM: the server then speaks TLS to those who ask.
+    /// Certificate chain and private key in PEM, with which the server offers TLS.
     pub certificate: Option<(String, String)>,
-    /// A system of its own: the other servers are copies of one, and have one system identifier.
+    /// Set if the server gets a system identifier of its own. Other servers are copies with a common one.
     pub own_system: bool,
-    /// Variables of its processes.
+    /// Environment of the server's processes.
     pub environment: Vec<(String, String)>,
 }
 
-/// A server of our own. Ends, and its data with it, when dropped or when this process ends.
+/// Private server. It ends, and its data with it, when dropped or when this process ends.
 #[derive(Debug)]
 pub struct Postgres {
     folder: PathBuf,
@@ -47,41 +47,41 @@ pub struct Postgres {
     process: Mutex<Option<Process>>,
 }
 
-/// The server that all tests of this process share: each takes its own database.
+/// Returns the server shared by all tests of this process. Each uses its own database.
 pub async fn shared_postgres() -> &'static Postgres {
     static SHARED: OnceCell<Postgres> = OnceCell::const_new();
     SHARED.get_or_init(|| Postgres::start(PostgresOptions::default())).await
 }
 
 impl Postgres {
-    /// Creates a server and waits until it takes connections.
+    /// Creates a server and waits until it accepts connections.
     pub async fn start(options: PostgresOptions) -> Self {
         let server = tokio::task::spawn_blocking(|| Self::create(options)).await.expect("created");
         server.start_again().await;
         server
     }
 
-    /// Its port on 127.0.0.1.
+    /// Returns the server's port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port.number()
     }
 
-    /// The folder of its unix socket: the `host` of a connection string.
+    /// Returns the folder of the Unix socket, the `host` of a connection string.
     pub fn socket_dir(&self) -> &Path {
         &self.socket_folder
     }
 
-    /// Its log, of all its lives.
+    /// Returns the path of the log, which all starts share.
     pub fn log(&self) -> PathBuf {
         self.folder.join("log")
     }
 
-    /// Its data folder.
+    /// Returns the data folder.
     pub fn data_dir(&self) -> PathBuf {
         self.folder.join("data")
     }
 
-    /// A connection string for a superuser that needs no password.
+    /// Returns a connection string for a superuser without a password.
     pub fn url(&self, database: &str) -> String {
         format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port())
     }
@@ -93,7 +93,8 @@ impl Postgres {
         self.url(name)
     }
 
-    /// Waits until commits wait for a synchronous standby: after a reload the checkpointer makes the setting known, in its own time.
+    /// Waits until commits wait for a synchronous standby. After a reload the checkpointer publishes the setting with
+    /// a delay.
     pub async fn commits_wait(&self, database: &str) {
         let probe = self.client(database).await;
         let probing = tokio::spawn(async move {
@@ -108,7 +109,7 @@ impl Postgres {
         probing.abort();
     }
 
-    /// A client, driven by a task of the calling runtime.
+    /// Returns a client, driven by a task of the calling runtime.
     pub async fn client(&self, database: &str) -> tokio_postgres::Client {
         let (client, connection) =
             tokio_postgres::connect(&self.url(database), tokio_postgres::NoTls).await.unwrap_or_else(
@@ -118,17 +119,17 @@ impl Postgres {
         client
     }
 
-    /// The postmaster.
+    /// Returns the postmaster's process id.
     pub async fn pid(&self) -> u32 {
         self.process.lock().await.as_ref().expect("the server runs").pid()
     }
 
-    /// Ends it as `pg_ctl stop -m fast` does: clients are cut off, everything is written.
+    /// Stops the server as `pg_ctl stop -m fast` does: clients are disconnected, everything is written.
     pub async fn stop_fast(&self) {
         self.stop_by("INT").await;
     }
 
-    /// Ends it as `pg_ctl stop -m immediate` does: recovery follows at the next start.
+    /// Stops the server as `pg_ctl stop -m immediate` does: recovery follows at the next start.
     pub async fn stop_immediate(&self) {
         self.stop_by("QUIT").await;
     }
@@ -136,8 +137,8 @@ impl Postgres {
     /// Kills the postmaster and all its children at once, as the kernel does when memory runs out.
     pub async fn kill9(&self) {
         let Some(mut process) = self.process.lock().await.take() else { return };
-        // The children would end by themselves when they notice, but some only after their current work, and as long
-        // as one lives no new postmaster may start on the same data.
+        // Children end by themselves, but some only after their current work, and no new postmaster may start on the
+        // data before.
         let mut pids = process::children(process.pid());
         pids.push(process.pid());
         process::signal(&pids, "KILL");
@@ -147,7 +148,7 @@ impl Postgres {
         }
     }
 
-    /// Starts it again after a stop, on the same port and data.
+    /// Starts the server again on the same port and data.
     pub async fn start_again(&self) {
         let mut running = self.process.lock().await;
         assert!(running.is_none(), "the server has not been stopped");
@@ -169,13 +170,13 @@ impl Postgres {
         *running = Some(process);
     }
 
-    /// Stops it in the fast way and starts it again.
+    /// Stops the server in fast mode and starts it again.
     pub async fn restart(&self) {
         self.stop_fast().await;
         self.start_again().await;
     }
 
-    /// Copies the data of a stopped server to a place that goes with the server.
+    /// Copies a stopped server's data to a place that is removed with the server.
     pub async fn back_up(&self, name: &str) -> PathBuf {
         assert!(self.process.lock().await.is_none(), "the server has not been stopped");
         let backup = self.folder.join(name);
@@ -183,21 +184,21 @@ impl Postgres {
         backup
     }
 
-    /// Puts a backup in the place of a stopped server's data.
+    /// Replaces a stopped server's data by a backup.
     pub async fn put_back(&self, backup: &Path) {
         assert!(self.process.lock().await.is_none(), "the server has not been stopped");
         fs::remove_dir_all(self.data_dir()).expect("data removed");
         checked(Command::new("cp").args(["-a", "--reflink=auto"]).arg(backup).arg(self.data_dir()));
     }
 
-    /// Removes the slots of a stopped server: pg_basebackup does not copy them.
+    /// Removes a stopped server's slots, which pg_basebackup does not copy.
     pub fn forget_slots(&self) {
         for slot in fs::read_dir(self.data_dir().join("pg_replslot")).expect("a folder of slots") {
             fs::remove_dir_all(slot.expect("a slot").path()).expect("slot removed");
         }
     }
 
-    /// Has a stopped server go on on a timeline of its own at its next start, as after a promotion.
+    /// Makes a stopped server continue on a new timeline at its next start, as after a promotion.
     pub fn branch_off(&self) {
         let signal = self.data_dir().join("recovery.signal");
         fs::write(&signal, "").expect("signal written");
@@ -208,7 +209,7 @@ impl Postgres {
         fs::write(settings, text).expect("settings written");
     }
 
-    /// Carries a database over to another server, as `pg_dump` writes it.
+    /// Copies a database to another server by `pg_dump`.
     pub async fn dump_into(&self, database: &str, other: &Postgres) {
         let dump = self.folder.join("dump.sql");
         let tool = |name: &str, url: String| {
@@ -230,7 +231,7 @@ impl Postgres {
         assert!(stopped, "the private server did not stop on SIG{signal}; {}", self.log_tail());
     }
 
-    /// The postmaster writes its state as the eighth line of its pid file (what pg_ctl waits for).
+    /// Tells whether the postmaster is ready, by the eighth line of its pid file, as pg_ctl does.
     fn says_ready(&self, pid: u32) -> bool {
         let Ok(text) = fs::read_to_string(self.data_dir().join("postmaster.pid")) else { return false };
         let lines: Vec<&str> = text.lines().collect();
@@ -274,9 +275,9 @@ impl Postgres {
             ("max_replication_slots", "400"),
             ("max_connections", "300"),
             ("shared_buffers", "32MB"),
-            // Processes get killed here, machines do not.
+            // Processes are killed here, machines are not.
             ("fsync", "off"),
-            // Segments of POSIX shared memory would outlive a killed server; files end with the folder.
+            // POSIX shared memory would outlive a killed server; files are removed with the folder.
             ("dynamic_shared_memory_type", "mmap"),
             ("log_line_prefix", "%m [%p] %q%a %u@%d "),
             ("log_replication_commands", "on"),
@@ -316,7 +317,7 @@ impl Drop for Postgres {
     }
 }
 
-/// Has psql run a script, and stop at the first error.
+/// Runs a script with psql, which stops at the first error.
 pub fn psql(url: &str, script: &str) {
     let folder = run::folder("psql");
     give_to_server_user(&folder);
@@ -329,14 +330,14 @@ pub fn psql(url: &str, script: &str) {
     run::sweep(&folder);
 }
 
-/// A socket's address holds 107 bytes: `<folder>/.s.PGSQL.<port>`.
+/// Returns the socket's folder. The path `<folder>/.s.PGSQL.<port>` has at most 107 bytes.
 fn socket_folder(folder: &Path, port: u16) -> PathBuf {
     let near = folder.join("socket");
     let longest = format!("{}/.s.PGSQL.{port}", near.display());
     if longest.len() <= 107 { near } else { run::short_folder(&port.to_string()) }
 }
 
-/// The data folder that all servers of this process start from.
+/// Returns the data folder that all servers of this process are copied from.
 fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
@@ -347,7 +348,7 @@ fn template() -> &'static Path {
     })
 }
 
-/// Makes a data folder within `folder`.
+/// Creates a data folder in `folder`.
 fn init(folder: &Path, data: &Path) {
     give_to_server_user(folder);
     checked(
@@ -359,7 +360,7 @@ fn init(folder: &Path, data: &Path) {
     );
 }
 
-/// The programs of the newest server on this machine.
+/// Returns the folder with the programs of the newest installed server.
 pub fn bin_dir() -> &'static Path {
     static BIN_DIR: OnceLock<PathBuf> = OnceLock::new();
     BIN_DIR.get_or_init(|| {
@@ -375,8 +376,8 @@ pub fn bin_dir() -> &'static Path {
     })
 }
 
-/// PostgreSQL refuses to run as root. Its user may be unable to enter our folder (below a private /root, say), so it
-/// keeps root's right to pass, where this process has that right itself.
+/// Returns a command that runs as the server's user, because PostgreSQL refuses to run as root. The user keeps root's
+/// right to pass directories, such as a private /root, if this process has it.
 fn as_server_user(program: &Path) -> Command {
     static PREFIX: OnceLock<Vec<String>> = OnceLock::new();
     let prefix = PREFIX.get_or_init(|| {
@@ -396,9 +397,9 @@ fn as_server_user(program: &Path) -> Command {
     let mut words = prefix.iter().map(String::as_str).map(Path::new).chain([program]);
     let mut command = process::command(words.next().expect("at least the program"));
     command.args(words);
-    // Its record does not belong into the folder that the tests are run in.
+    // Its record belongs into the run's folder, not into the tests' working directory.
     command.current_dir(run::directory());
-    // A test must not depend on what the developer's shell exports for psql.
+    // A test must not depend on psql variables of the developer's shell.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
         command.env_remove(name);
     }
@@ -413,7 +414,7 @@ fn give_to_server_user(path: &Path) {
     }
 }
 
-/// Whom the server runs as when we are root: `postgres`, or `nobody` where the package made no such user.
+/// Returns the server's user if this process is root: `postgres`, or `nobody` without such a user.
 fn server_user() -> Option<(u32, u32)> {
     static USER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
     *USER.get_or_init(|| {

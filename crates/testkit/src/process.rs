@@ -1,5 +1,5 @@
-//! A process that belongs to this run: own session, output in a log file, found by the guardian through its working
-//! directory or its record.
+//! Processes of this run: in a session of their own, with output in a log file. The guardian finds them by working
+//! directory or record.
 
 use std::{
     ffi::OsStr,
@@ -9,27 +9,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Writes `PID.process` into the working directory, what proc(5) says of the process: its id, and the time of its start. The working
-/// directory of a process that may not dump core is shown to root only.
+/// Shell command that writes `PID.process` into the working directory: the process's line of proc(5), with its id and
+/// start time. Only root sees the working directory of a process that may not dump core.
 const RECORD: &str = r#"IFS= read -r stat <"/proc/$$/stat" && printf '%s\n' "$stat" >"$$.process""#;
 
-/// A running process; killed when dropped.
+/// Running process. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
 }
 
-/// `program` as a command to complete with arguments and environment and to hand to [`Process::spawn`].
+/// Returns a command that runs `program`, to complete with arguments and environment and to pass to
+/// [`Process::spawn`].
 ///
-/// In a session of its own, so that Ctrl-C ends the test first; without core dumps, because nodes get killed here.
-/// The process id stays the one of the child: both the shell and setsid are replaced by what they run.
+/// It runs in a session of its own, so that Ctrl-C ends the test first, and without core dumps, because nodes are
+/// killed here. The child keeps its process id: the program replaces the shell and setsid.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!(r#"ulimit -c 0; {RECORD}; exec setsid "$@""#)).arg("sh").arg(program);
     command
 }
 
-/// As [`command`], in the session of the test: for what it waits for. To be run in a folder of this run.
+/// As [`command`], but in the test's session, for a command that the test waits for. Run it in a folder of this run.
 pub fn short_command(program: impl AsRef<OsStr>) -> tokio::process::Command {
     let mut command = tokio::process::Command::new("sh");
     command.arg("-c").arg(format!(r#"{RECORD}; exec "$@""#)).arg("sh").arg(program);
@@ -37,7 +38,7 @@ pub fn short_command(program: impl AsRef<OsStr>) -> tokio::process::Command {
 }
 
 impl Process {
-    /// Starts `command` (of [`command`]) in `directory`, which lies in the run's folder, with its output appended to `log`.
+    /// Starts a command made by [`command`] in `directory`, inside the run's folder. Appends its output to `log`.
     pub fn spawn(mut command: Command, directory: &Path, log: &Path) -> Self {
         let out = OpenOptions::new()
             .create(true)
@@ -55,22 +56,22 @@ impl Process {
         Self { child }
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends the signal of that name: `TERM`, `KILL`, `STOP`. One that is no longer there is no error.
+    /// Sends a signal by name: `TERM`, `KILL`, `STOP`. Ignores a process that has ended.
     pub fn signal(&self, name: &str) {
         signal(&[self.pid()], name);
     }
 
-    /// How it ended, when it has.
+    /// Returns the exit status if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
 
-    /// Waits for its end, at most that long.
+    /// Waits for the end of the process, at most `limit`.
     pub async fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + limit;
         loop {
@@ -84,7 +85,7 @@ impl Process {
         }
     }
 
-    /// Waits for its end, and kills it when it has not ended after `limit`. Says whether it ended by itself.
+    /// Waits for the end of the process, and kills it after `limit`. Returns whether it ended by itself.
     pub async fn wait_or_kill(&mut self, limit: Duration) -> bool {
         if self.wait(limit).await.is_some() {
             return true;
@@ -102,7 +103,7 @@ impl Drop for Process {
     }
 }
 
-/// Sends a signal to many, by the `kill` that every shell has.
+/// Sends a signal to processes by the shell's `kill`.
 pub fn signal(pids: &[u32], name: &str) {
     let _ = Command::new("sh")
         .args(["-c", r#"kill -s "$@""#, "sh", name])
@@ -111,7 +112,7 @@ pub fn signal(pids: &[u32], name: &str) {
         .status();
 }
 
-/// The processes whose parent is `parent`.
+/// Returns the children of `parent`.
 pub fn children(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes
@@ -120,7 +121,7 @@ pub fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Whether a process of that id runs; one that ended and that nobody has waited for does not.
+/// Tells whether a process runs. A zombie does not.
 pub fn is_running(pid: u32) -> bool {
     stat_fields(pid).is_some_and(|(state, _)| state != "Z")
 }
@@ -131,7 +132,7 @@ fn stat_fields(pid: u32) -> Option<(String, u32)> {
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-/// The last lines of a log, for the message of a failure.
+/// Returns the last lines of a log, for the message of a failure.
 pub fn tail(log: &Path) -> String {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
@@ -139,7 +140,7 @@ pub fn tail(log: &Path) -> String {
     format!("the end of {}:\n{}", log.display(), shown.join("\n"))
 }
 
-/// The first of `candidates` that is there.
+/// Returns the first existing path.
 pub fn first_existing(candidates: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
     candidates.into_iter().find(|path| path.exists())
 }

@@ -1,6 +1,6 @@
-//! A TCP proxy between the daemon and a node that misbehaves on request, as networks do.
+//! TCP proxy between the daemon and a node that misbehaves on request, as networks do.
 //!
-//! It runs on a thread of its own, so that what it does to connections does not depend on the runtime of a test.
+//! The proxy runs on a thread of its own, so that its effect does not depend on a test's runtime.
 
 use super::ports::Port;
 use std::{
@@ -20,16 +20,16 @@ use tokio::{
     sync::watch,
 };
 
-/// A way through the proxy.
+/// Direction of data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// What the daemon sends.
+    /// From the daemon to the node.
     ToServer,
-    /// What the node answers.
+    /// From the node to the daemon.
     ToClient,
 }
 
-/// A proxy that forwards everything until it is told otherwise. Its connections close when it is dropped.
+/// Proxy that forwards everything until ordered otherwise. Dropping it closes its connections.
 #[derive(Debug)]
 pub struct Proxy {
     port: Port,
@@ -37,12 +37,12 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
-/// What the proxy is told to do; `Default` is to forward.
+/// Orders of the proxy. The default is to forward.
 #[derive(Clone, Debug, Default)]
 struct Orders {
-    /// Counts changes, so that a caller can wait until the last one counts.
+    /// Number of changes, so that a caller can wait until the last one applies.
     number: u64,
-    /// Connections accepted before this many cuts are to be closed.
+    /// Number of cuts. Connections accepted before the last one are closed.
     cuts: u64,
     refuse: bool,
     stall: [bool; 2],
@@ -52,16 +52,16 @@ struct Orders {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The last orders that hold.
+    /// Number of the orders that apply.
     in_force: AtomicU64,
-    /// Bytes that may still pass before everything is cut, by direction; `u64::MAX` is no limit.
+    /// Bytes that may pass before all connections are cut, by direction; `u64::MAX` is no limit.
     allowance: [AtomicU64; 2],
     passed: [AtomicU64; 2],
     accepted: AtomicU64,
 }
 
 impl Proxy {
-    /// A proxy to `server_port` on 127.0.0.1.
+    /// Starts a proxy to `server_port` on 127.0.0.1.
     pub fn start(server_port: u16) -> Self {
         let port = Port::reserve();
         let (orders, receiver) = watch::channel(Orders::default());
@@ -81,22 +81,22 @@ impl Proxy {
         proxy
     }
 
-    /// The port on 127.0.0.1 to connect to.
+    /// Returns the proxy's port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port.number()
     }
 
-    /// Closes all connections, once. New ones are taken.
+    /// Closes all connections once. New ones are accepted.
     pub fn cut(&self) {
         self.change(|orders| orders.cuts += 1);
     }
 
-    /// Closes all connections as soon as that many more bytes have passed in that direction, in mid-message most likely.
+    /// Closes all connections after this many more bytes in a direction, most likely within a message.
     pub fn cut_after(&self, direction: Direction, bytes: u64) {
         self.shared.allowance[direction as usize].store(bytes, Ordering::SeqCst);
     }
 
-    /// Closes all connections and refuses new ones, as a host does where nothing listens.
+    /// Closes all connections and refuses new ones, as a host without a listener does.
     pub fn refuse(&self) {
         self.change(|orders| {
             orders.refuse = true;
@@ -104,27 +104,27 @@ impl Proxy {
         });
     }
 
-    /// Takes connections and keeps them open, but forwards nothing in either direction: a dead network.
+    /// Accepts connections and keeps them open, but forwards nothing: a dead network.
     pub fn stall(&self) {
         self.change(|orders| orders.stall = [true; 2]);
     }
 
-    /// Forwards nothing in one direction: confirms that never arrive, for instance.
+    /// Forwards nothing in one direction, for example so that confirms never arrive.
     pub fn stall_only(&self, direction: Direction) {
         self.change(|orders| orders.stall[direction as usize] = true);
     }
 
-    /// Holds every piece of data back that long. Later pieces wait for it, so throughput falls too.
+    /// Delays every piece of data. Later pieces wait for it, so throughput falls, too.
     pub fn delay(&self, direction: Direction, time: Duration) {
         self.change(|orders| orders.delay[direction as usize] = time);
     }
 
-    /// Lets about that many bytes a second pass, each connection and direction for itself.
+    /// Limits each connection and direction to about this many bytes a second.
     pub fn throttle(&self, bytes_per_s: u64) {
         self.change(|orders| orders.bytes_per_s = Some(bytes_per_s));
     }
 
-    /// Forwards everything again; what was held back comes out.
+    /// Forwards everything again, including withheld data.
     pub fn resume(&self) {
         for allowance in &self.shared.allowance {
             allowance.store(u64::MAX, Ordering::SeqCst);
@@ -134,17 +134,17 @@ impl Proxy {
         });
     }
 
-    /// How many bytes have passed since the start.
+    /// Returns the bytes forwarded since the start.
     pub fn passed(&self, direction: Direction) -> u64 {
         self.shared.passed[direction as usize].load(Ordering::SeqCst)
     }
 
-    /// How many connections were taken since the start.
+    /// Returns the number of connections accepted since the start.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// Returns when the change holds for every connection that comes after.
+    /// Applies a change, and returns when it holds for every later connection.
     fn change(&self, change: impl FnOnce(&mut Orders)) {
         let mut number = 0;
         self.orders.send_modify(|orders| {
@@ -189,7 +189,7 @@ async fn serve(
             _ = orders.changed() => {}
             Ok((client, _)) = accept(listener.as_ref()) => {
                 shared.accepted.fetch_add(1, Ordering::SeqCst);
-                // As of now: a cut after a number of bytes does not come through this loop.
+                // A cut after a number of bytes does not come through this loop.
                 let cuts = orders.borrow().cuts;
                 tokio::spawn(connect(client, server, cutter.subscribe(), cuts, cutter.clone(), shared.clone()));
             }
@@ -212,7 +212,7 @@ async fn connect(
     cutter: watch::Sender<Orders>,
     shared: Arc<Shared>,
 ) {
-    // The node may be down: the client then sees its connection closed.
+    // If the node is down, the client sees its connection closed.
     let Ok(server) = TcpStream::connect(server).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
@@ -246,7 +246,7 @@ struct Pump {
 }
 
 impl Pump {
-    /// Forwards until the reading side ends, and hands that end on.
+    /// Forwards until the reading side ends, and passes that end on.
     async fn run(mut self) {
         let way = self.direction as usize;
         let mut buffer = vec![0; 16 * 1024];
@@ -276,7 +276,7 @@ impl Pump {
         let _ = self.to.shutdown().await;
     }
 
-    /// How much of `wanted` may pass. Where it is not all, the limit is spent and lifted.
+    /// Returns how much of `wanted` may pass. If it is less, the limit is used up and removed.
     fn take_allowance(&self, wanted: u64) -> u64 {
         let allowance = &self.shared.allowance[self.direction as usize];
         let left = |allowed: u64| match allowed {

@@ -1,4 +1,5 @@
-//! A private RabbitMQ node: own data, own epmd, own ports on 127.0.0.1, with the management and consistent-hash plugins.
+//! Private RabbitMQ node with its own data, epmd and ports on 127.0.0.1, and the management and consistent-hash
+//! plugins.
 
 use super::{
     http,
@@ -20,24 +21,25 @@ use std::{
 };
 use tokio::sync::{Mutex, OnceCell};
 
-/// An Erlang node loads hundreds of modules: seconds alone, much longer beside a compiler on few cores.
+/// Limit for the start. An Erlang node loads hundreds of modules: seconds alone, much longer beside a compiler on few
+/// cores.
 const START_LIMIT: Duration = Duration::from_secs(180);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// `guest:guest` in base64.
 const GUEST: &str = "Basic Z3Vlc3Q6Z3Vlc3Q=";
 
-/// What a test may want otherwise.
+/// Options of a node.
 #[derive(Clone, Debug, Default)]
 pub struct RabbitMqOptions {
-    /// Lines of `rabbitmq.conf`, after the ones chosen here.
+    /// Lines of `rabbitmq.conf`, after those chosen here.
     pub settings: Vec<String>,
-    /// Certificate chain and private key, both PEM: the node then also listens with TLS, on [`RabbitMq::tls_port`].
+    /// Certificate chain and private key in PEM, with which the node listens on [`RabbitMq::tls_port`].
     pub certificate: Option<(String, String)>,
-    /// Variables of the node's processes.
+    /// Environment of the node's processes.
     pub environment: Vec<(String, String)>,
 }
 
-/// A node of our own. Ends, and its data with it, when dropped or when this process ends.
+/// Private node. It ends, and its data with it, when dropped or when this process ends.
 #[derive(Debug)]
 pub struct RabbitMq {
     folder: PathBuf,
@@ -49,45 +51,45 @@ pub struct RabbitMq {
     epmd_port: Port,
     environment: Vec<(String, String)>,
     node: Mutex<Option<Process>>,
-    /// Names the node's distribution port to `rabbitmqctl`; serves all lives of the node.
+    /// epmd, which tells `rabbitmqctl` the node's distribution port. All starts of the node share it.
     epmd: Mutex<Option<Process>>,
 }
 
-/// The node that all tests of this process share: each takes its own virtual host.
+/// Returns the node shared by all tests of this process. Each uses its own virtual host.
 pub async fn shared_rabbitmq() -> &'static RabbitMq {
     static SHARED: OnceCell<RabbitMq> = OnceCell::const_new();
     SHARED.get_or_init(|| RabbitMq::start(RabbitMqOptions::default())).await
 }
 
 impl RabbitMq {
-    /// Creates a node and waits until it takes connections and its management API answers.
+    /// Creates a node and waits until it accepts connections and its management API answers.
     pub async fn start(options: RabbitMqOptions) -> Self {
         let node = Self::create(&options);
         node.start_again().await;
         node
     }
 
-    /// Its AMQP port on 127.0.0.1.
+    /// Returns the AMQP port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.amqp.number()
     }
 
-    /// Its AMQP port with TLS, when it was given a certificate.
+    /// Returns the AMQP port with TLS, for a node with a certificate.
     pub fn tls_port(&self) -> u16 {
         self.amqps.number()
     }
 
-    /// Its log, of all its lives.
+    /// Returns the path of the log, which all starts share.
     pub fn log(&self) -> PathBuf {
         self.folder.join("log")
     }
 
-    /// The AMQP URI of a virtual host, for the administrator `guest`.
+    /// Returns the AMQP URI of a virtual host, for the administrator `guest`.
     pub fn url(&self, vhost: &str) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/{}", self.port(), percent_encoded(vhost))
     }
 
-    /// Where its management pages are, for `guest` with password `guest`.
+    /// Returns the URL of the management pages, for `guest` with password `guest`.
     pub fn management_url(&self) -> String {
         format!("http://127.0.0.1:{}/", self.management.number())
     }
@@ -105,7 +107,7 @@ impl RabbitMq {
         self.api(Method::PUT, &format!("/api/users/{}", percent_encoded(name)), user).await;
     }
 
-    /// Deletes a user; the connections it has stay.
+    /// Deletes a user, whose connections stay.
     pub async fn delete_user(&self, name: &str) {
         self.api(Method::DELETE, &format!("/api/users/{}", percent_encoded(name)), Value::Null).await;
     }
@@ -128,34 +130,34 @@ impl RabbitMq {
         self.api(Method::DELETE, &topic_permissions(user, vhost), Value::Null).await;
     }
 
-    /// Sets a policy for a queue, which is called as the queue.
+    /// Sets a policy for a queue. The policy has the queue's name.
     pub async fn set_policy(&self, vhost: &str, queue: &str, definition: Value) {
         let policy =
             json!({ "pattern": format!("^{queue}$"), "definition": definition, "apply-to": "queues" });
         self.api(Method::PUT, &policy_path(vhost, queue), policy).await;
     }
 
-    /// Clears that policy.
+    /// Removes a queue's policy.
     pub async fn clear_policy(&self, vhost: &str, queue: &str) {
         self.api(Method::DELETE, &policy_path(vhost, queue), Value::Null).await;
     }
 
-    /// Raises the memory alarm: connections that publish get `connection.blocked` and are not read any more.
+    /// Raises the memory alarm: publishing connections get `connection.blocked` and are no longer read.
     pub async fn block(&self) {
         self.eval("rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []}).").await;
     }
 
-    /// Clears that alarm.
+    /// Clears the memory alarm.
     pub async fn unblock(&self) {
         self.eval("rabbit_alarm:clear_alarm({resource_limit, memory, node()}).").await;
     }
 
-    /// Closes every AMQP connection, as an administrator does: their clients are told. Costs a second.
+    /// Closes every AMQP connection as an administrator does, with a reason. Takes a second.
     pub async fn close_all_connections(&self) {
         self.ctl(&["close_all_connections", "--global", "closed by a test"]).await;
     }
 
-    /// Asks the management API and returns the JSON it answers, or null.
+    /// Sends a request to the management API and returns its JSON, or null.
     pub async fn api(&self, method: Method, path: &str, body: Value) -> Value {
         let (status, text) = self
             .request(method.clone(), path, body)
@@ -165,12 +167,12 @@ impl RabbitMq {
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
-    /// Has the node evaluate Erlang. Costs a second.
+    /// Evaluates Erlang in the node. Takes a second.
     pub async fn eval(&self, expression: &str) -> String {
         self.ctl(&["eval", expression]).await
     }
 
-    /// Runs `rabbitmqctl` and returns what it prints. Costs a second.
+    /// Runs `rabbitmqctl` and returns its output. Takes a second.
     pub async fn ctl(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(bin_dir().join("rabbitmqctl"));
         command.args(arguments).current_dir(&self.folder).stdin(Stdio::null());
@@ -186,48 +188,48 @@ impl RabbitMq {
         said
     }
 
-    /// The node's process.
+    /// Returns the node's process id.
     pub async fn pid(&self) -> u32 {
         self.node.lock().await.as_ref().expect("the node runs").pid()
     }
 
-    /// Ends it in the regular way.
+    /// Stops the node in order.
     pub async fn stop(&self) {
         let Some(mut node) = self.node.lock().await.take() else { return };
-        // On SIGTERM it would stop its applications in an order that makes the management plugin wait five seconds for
-        // one that is gone already.
+        // On SIGTERM the node would stop its applications in an order that makes the management plugin wait five
+        // seconds for one that has ended.
         self.ctl(&["stop"]).await;
         let stopped = node.wait_or_kill(STOP_LIMIT).await;
         assert!(stopped, "the private node did not stop; {}", self.log_tail());
     }
 
-    /// Kills it.
+    /// Kills the node.
     pub async fn kill9(&self) {
-        // Its port programs end when their pipe to it closes.
+        // The node's port programs end when their pipe to it closes.
         if let Some(mut node) = self.node.lock().await.take() {
             node.signal("KILL");
             node.wait_or_kill(STOP_LIMIT).await;
         }
     }
 
-    /// Freezes it: it keeps its connections and does nothing.
+    /// Freezes the node: it keeps its connections and does nothing.
     pub async fn suspend(&self) {
         self.node.lock().await.as_ref().expect("the node runs").signal("STOP");
     }
 
-    /// Lets it go on.
+    /// Resumes a frozen node.
     pub async fn resume(&self) {
         self.node.lock().await.as_ref().expect("the node runs").signal("CONT");
     }
 
-    /// Starts it again after a stop, on the same ports and data.
+    /// Starts the node again on the same ports and data.
     pub async fn start_again(&self) {
         let mut running = self.node.lock().await;
         assert!(running.is_none(), "the node has not been stopped");
         self.start_epmd().await;
         let mut command = process::command(bin_dir().join("rabbitmq-server"));
-        // No standard input of the node is a terminal; asking the script for input anyway makes it become the node
-        // instead of staying as its parent.
+        // The node's standard input is no terminal. With input allowed the script becomes the node instead of its
+        // parent.
         command.arg("-noinput").env("RABBITMQ_ALLOW_INPUT", "1");
         self.set_environment(&mut command);
         command.envs(self.environment.iter().cloned());
@@ -243,7 +245,7 @@ impl RabbitMq {
         *running = Some(node);
     }
 
-    /// Stops it in the regular way and starts it again.
+    /// Stops the node in order and starts it again.
     pub async fn restart(&self) {
         self.stop().await;
         self.start_again().await;
@@ -264,7 +266,7 @@ impl RabbitMq {
         }
     }
 
-    /// The listeners come up one after the other, the API before the last of them.
+    /// Checks that the node answers. The listeners start one after the other, the API before the last one.
     async fn answers(&self) -> Result<(), String> {
         TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).map_err(|error| error.to_string())?;
         let (status, text) = self.request(Method::GET, "/api/overview", Value::Null).await?;
@@ -302,7 +304,7 @@ impl RabbitMq {
         node.write("plugins", "[rabbitmq_management,rabbitmq_consistent_hash_exchange].\n");
         node.write("rabbitmq.conf", &node.settings(options));
         fs::create_dir(node.folder.join("home")).expect("folder for the cookie");
-        // A secret of this node: whoever knows it may run code in it.
+        // The cookie is a secret: a process that knows it may run code in the node.
         let cookie: String = std::iter::repeat_with(fastrand::alphanumeric).take(32).collect();
         node.write("home/.erlang.cookie", &cookie);
         let only_owner = fs::Permissions::from_mode(0o400);
@@ -316,14 +318,14 @@ impl RabbitMq {
             format!("listeners.tcp.1 = 127.0.0.1:{}", self.port()),
             "management.tcp.ip = 127.0.0.1".to_owned(),
             format!("management.tcp.port = {}", self.management.number()),
-            // Far above what a node of tests needs: quorum queues may hold several write-ahead logs of 512 MiB in memory, and an alarm
-            // would hold up all that share the node. Whatever is free on the disk is enough.
+            // Far above the need of tests: quorum queues may hold several write-ahead logs of 512 MiB in memory, and
+            // an alarm would block all tests that share the node. Any free disk space is enough.
             "vm_memory_high_watermark.absolute = 3GB".to_owned(),
             "disk_free_limit.absolute = 50MB".to_owned(),
             "log.console = true".to_owned(),
             "log.console.level = info".to_owned(),
             "log.file = false".to_owned(),
-            // What the management API tells is at most this old.
+            // The management API's figures are at most this old.
             "collect_statistics_interval = 1000".to_owned(),
         ];
         if let Some((chain, key)) = &options.certificate {
@@ -345,7 +347,8 @@ impl RabbitMq {
         fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
     }
 
-    /// Everything that the scripts would otherwise take from this machine's own node or from the developer's shell.
+    /// Sets every variable that the scripts would otherwise take from this machine's own node or the developer's
+    /// shell.
     fn set_environment(&self, command: &mut Command) {
         let of_this_machine = std::env::vars_os().map(|(name, _)| name);
         for name in of_this_machine.filter(|name| {
@@ -375,7 +378,7 @@ impl RabbitMq {
             .env("RABBITMQ_DIST_PORT", self.distribution.number().to_string())
             .env("RABBITMQ_LOG", "-color")
             .env("RABBITMQ_NODENAME", format!("{}@localhost", self.name))
-            // Two schedulers that sleep when idle: by default one a core, each spinning for a while.
+            // Two schedulers that sleep when idle, instead of one for each core that spins for a while.
             .env(
                 "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
                 "-start_epmd false +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none \
@@ -390,7 +393,7 @@ impl Drop for RabbitMq {
     }
 }
 
-/// The scripts themselves: those in the search path insist on root or the user `rabbitmq`.
+/// Returns the folder of the scripts. Those in the search path require root or the user `rabbitmq`.
 fn bin_dir() -> &'static Path {
     static BIN_DIR: OnceLock<PathBuf> = OnceLock::new();
     BIN_DIR.get_or_init(|| {
@@ -409,7 +412,7 @@ fn policy_path(vhost: &str, name: &str) -> String {
     format!("/api/policies/{}/{}", percent_encoded(vhost), percent_encoded(name))
 }
 
-/// For a segment of a path: everything but letters and digits is written as `%XX`.
+/// Encodes a segment of a path: everything but letters and digits becomes `%XX`.
 fn percent_encoded(text: &str) -> String {
     let byte =
         |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };

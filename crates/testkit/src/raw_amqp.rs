@@ -1,4 +1,4 @@
-//! A publisher that writes what no client library would: properties as bytes, in AMQP by hand.
+//! Publisher of messages that no client library writes: properties as bytes, AMQP by hand.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,7 +14,7 @@ pub const MESSAGE_ID: u16 = 1 << 7;
 /// Flag of the property `type`.
 pub const TYPE: u16 = 1 << 5;
 
-/// A connection to a broker, in confirm mode.
+/// Connection to a broker in confirm mode.
 #[derive(Debug)]
 pub struct RawPublisher {
     stream: TcpStream,
@@ -22,7 +22,7 @@ pub struct RawPublisher {
 }
 
 impl RawPublisher {
-    /// Connects as `guest` to the broker and virtual host of `url`, and agrees to frames as long as the broker takes.
+    /// Connects as `guest` to the broker and virtual host of `url`, with frames as long as the broker accepts.
     pub async fn connect(url: &str) -> Self {
         let (authority, vhost) = url.strip_prefix("amqp://guest:guest@").unwrap().split_once('/').unwrap();
         let vhost: Vec<u8> = percent_encoding::percent_decode_str(vhost).collect();
@@ -44,7 +44,7 @@ impl RawPublisher {
         publisher
     }
 
-    /// Publishes a message with these properties, flags before them, and waits until the broker has confirmed it.
+    /// Publishes a message with these properties, which begin with their flags, and waits for the confirm.
     pub async fn publish(&mut self, exchange: &str, routing_key: &[u8], properties: &[u8], body: &[u8]) {
         let publish = [&[0, 0][..], &short(exchange.as_bytes()), &short(routing_key), &[0]].concat();
         self.method(1, 60, 40, &publish).await;
@@ -65,7 +65,7 @@ impl RawPublisher {
         self.stream.write_all(&frame(kind, channel, payload)).await.expect("the broker takes a frame");
     }
 
-    /// The payload of the next frame, which is that method.
+    /// Returns the payload of the next frame, which must be this method.
     async fn expect(&mut self, class: u16, method: u16) -> Vec<u8> {
         let mut head = [0; 7];
         self.stream.read_exact(&mut head).await.expect("the broker answers");
@@ -77,54 +77,54 @@ impl RawPublisher {
     }
 }
 
-/// A frame.
+/// Returns a frame.
 pub fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&[kind][..], &channel.to_be_bytes(), &size, payload, &[0xCE]].concat()
 }
 
-/// The frame of a method.
+/// Returns the frame of a method.
 pub fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
     frame(1, channel, &[&class.to_be_bytes()[..], &method.to_be_bytes(), arguments].concat())
 }
 
-/// Properties: their flags, then each of them.
+/// Returns properties: their flags, then each value.
 pub fn properties(flags: u16, values: &[&[u8]]) -> Vec<u8> {
     [&flags.to_be_bytes()[..], &values.concat()].concat()
 }
 
-/// A short text.
+/// Returns a short text.
 pub fn short(text: &[u8]) -> Vec<u8> {
     [&[u8::try_from(text.len()).unwrap()], text].concat()
 }
 
-/// Bytes behind their length.
+/// Returns bytes after their length.
 pub fn long(bytes: &[u8]) -> Vec<u8> {
     [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
 }
 
-/// A table of values that have the letter of their type before them.
+/// Returns a table of values that begin with the letter of their type.
 pub fn table(entries: &[(&[u8], Vec<u8>)]) -> Vec<u8> {
     long(&entries.iter().flat_map(|(name, value)| [short(name), value.clone()].concat()).collect::<Vec<u8>>())
 }
 
-/// A value: a long text.
+/// Returns a long text as a value.
 pub fn text(text: &[u8]) -> Vec<u8> {
     [b"S", &long(text)[..]].concat()
 }
 
-/// A value: an array of one value.
+/// Returns an array of one value as a value.
 pub fn array(value: &[u8]) -> Vec<u8> {
     [b"A", &long(value)[..]].concat()
 }
 
-/// A value: arrays within each other.
+/// Returns nested arrays as a value.
 pub fn arrays(depth: usize) -> Vec<u8> {
-    // From outside, or the time would go with the square of the depth.
+    // Built from outside, because building from inside takes quadratic time.
     (1..=depth).rev().flat_map(|level| [b"A", &((level - 1) * 5).to_be_bytes()[4..]].concat()).collect()
 }
 
-/// A value: tables within each other, each the only member of the one around it.
+/// Returns nested tables as a value, each the only member of the outer one.
 pub fn tables(depth: usize) -> Vec<u8> {
     (0..depth).fold(b"V".to_vec(), |value, _| [b"F", &table(&[(b"n", value)])[..]].concat())
 }

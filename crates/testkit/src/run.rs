@@ -1,8 +1,8 @@
-//! The folder of this run, `target/nodes/<pid>-<start time>`, and the guardian that clears it away.
+//! Folder of this run, `target/nodes/<pid>-<start time>`, and the guardian that removes it.
 //!
-//! libtest has no hook after the last test, statics are not dropped, and a killed process cleans nothing up. So a small
-//! shell process in a session of its own holds the other end of a pipe of ours: when we are gone, in whatever way,
-//! it ends every process that works in the folder and removes the folder.
+//! libtest has no hook after the last test, statics are not dropped, and a killed process cleans nothing up. So a
+//! shell process in a session of its own holds one end of a pipe. When this process ends, in whatever way, the
+//! guardian ends every process in the folder and removes the folder.
 
 use std::{
     fs,
@@ -19,34 +19,35 @@ const GUARDIAN: &str = include_str!("guardian.sh");
 struct Run {
     directory: PathBuf,
     short_directory: PathBuf,
-    /// Holds the pipe open for as long as this process lives.
+    /// Holds the pipe open as long as this process lives.
     _guardian: Child,
 }
 
-/// This run's folder, absolute, made on first use.
+/// Returns the run's folder, absolute, created on first use.
 pub fn directory() -> &'static Path {
     &run().directory
 }
 
-/// A new folder of this run, `<name>-<n>`.
+/// Creates a folder `<name>-<n>` in the run's folder.
 pub fn folder(name: &str) -> PathBuf {
     let folder = directory().join(unique(name).replace('_', "-"));
     fs::create_dir(&folder).unwrap_or_else(|error| panic!("cannot create {}: {error}", folder.display()));
     folder
 }
 
-/// A path below `/tmp` that this run may create, for sockets whose path would be too long in the run's folder.
+/// Returns a path below `/tmp` that this run may create, for sockets whose path in the run's folder would be too
+/// long.
 pub fn short_folder(name: &str) -> PathBuf {
     run().short_directory.join(name)
 }
 
-/// `<prefix>_<n>`, with a number given out once in this process: for databases, slots, virtual hosts, queues.
+/// Returns `<prefix>_<n>` with a number that is unique in this process: for databases, slots, virtual hosts, queues.
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     format!("{prefix}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Ends every process that works in `folder`, at once, and removes it.
+/// Ends every process in `folder` at once, and removes the folder.
 pub fn sweep(folder: &Path) {
     let _ = guardian(folder, Path::new("")).stdin(Stdio::null()).status();
 }
@@ -69,13 +70,13 @@ fn run() -> &'static Run {
     })
 }
 
-/// What is still there of a run that nobody lives in lost its guardian too, as in a power failure.
+/// Removes the remains of dead runs, whose guardian ended too, as in a power failure.
 fn sweep_dead_runs(nodes: &Path) {
     for entry in fs::read_dir(nodes).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) = name.split_once('-').and_then(|(pid, _)| pid.parse().ok()) else { continue };
         if run_name(pid).as_deref() != Some(&name) {
-            // Not waited for: it may take seconds, and nothing here depends on it.
+            // Not waited for, because it may take seconds and nothing depends on it.
             let _ = guardian(&entry.path(), &short_directory(&name)).stdin(Stdio::null()).spawn();
         }
     }
@@ -96,16 +97,16 @@ fn short_directory(run_name: &str) -> PathBuf {
     Path::new("/tmp").join(format!("outboxd-nodes-{run_name}"))
 }
 
-/// `<pid>-<start time in clock ticks since boot>`: a process that later gets the same pid has another name.
+/// Returns `<pid>-<start time in clock ticks since boot>`, which differs for a later process with the same pid.
 fn run_name(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Fields are counted after the name, which may contain anything: 22 is the start time, 3 the first one here.
+    // The name may contain anything, so fields are counted after it: 22 is the start time, 3 the first one here.
     let start_time = stat.rsplit_once(") ")?.1.split(' ').nth(22 - 3)?;
     Some(format!("{pid}-{start_time}"))
 }
 
-/// Tests are in `target/<profile>/deps`, examples in `target/<profile>/examples`: the same folder from both, and right
-/// when `CARGO_TARGET_DIR` moved it.
+/// Returns the target folder from the executable's path, which also holds with `CARGO_TARGET_DIR`: tests are in
+/// `target/<profile>/deps`, examples in `target/<profile>/examples`.
 fn target_directory() -> PathBuf {
     let executable = std::env::current_exe().expect("this process has an executable");
     executable.ancestors().nth(3).expect("cargo puts executables into target/<profile>/<kind>").to_owned()

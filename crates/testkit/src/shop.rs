@@ -1,16 +1,16 @@
-//! The three companion services, each with a database and a role of its own, and outboxd between them.
+//! The three companion services, each with its own database and role, and outboxd between them.
 
 use super::{Daemon, Postgres, RabbitMq, Service, run::unique};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Which service a database belongs to.
+/// Services by database.
 const SERVICES: [&str; 3] = ["orders", "customers", "history"];
 
-/// outboxd's configuration, as it ships, without the admin endpoints.
+/// outboxd's shipped configuration without the admin endpoints.
 const RELAY: &str = include_str!("../../../config/shop.toml");
 
-/// Everything that runs. Dropped in this order: the services end before what they talk to.
+/// Running services. Dropped in this order: services end before the nodes that they use.
 #[derive(Debug)]
 pub struct Shop {
     /// order-service.
@@ -23,12 +23,13 @@ pub struct Shop {
     pub relay: Daemon,
     /// Connection strings of the databases of orders, customers and history, each for the service's own role.
     pub databases: [String; 3],
-    /// URL of their virtual host.
+    /// URL of the virtual host.
     pub amqp_url: String,
 }
 
 impl Shop {
-    /// Creates databases, roles and a vhost, starts the three services, then outboxd, and waits until it streams.
+    /// Creates databases, roles and a virtual host, starts the three services and outboxd, and waits until outboxd
+    /// streams.
     pub async fn open(name: &str, postgres: &Postgres, rabbitmq: &RabbitMq) -> Self {
         let mut shop =
             Self::prepare(&unique(name), postgres, rabbitmq, |database| postgres.url(database)).await;
@@ -37,7 +38,7 @@ impl Shop {
         shop
     }
 
-    /// As [`open`](Self::open), with names that begin as said, and without starting outboxd, which is to reach a database by
+    /// As [`open`](Self::open), with this prefix of names, and without starting outboxd, which reaches a database by
     /// `relay_url`.
     pub async fn prepare(
         name: &str,
@@ -64,7 +65,7 @@ impl Shop {
                 "postgresql://outboxd@127.0.0.1:5432/customers",
                 &relay_url(&format!("{name}_customers")),
             )
-            // Slots belong to the server, which other shops use as well.
+            // Slots belong to the server, which other shops share.
             .replace("[sources.orders]", &format!("[sources.orders]\npostgres.slot = \"{name}_orders\""))
             .replace(
                 "[sources.customers]",
@@ -74,7 +75,7 @@ impl Shop {
         Self { orders, customers, history, relay, databases, amqp_url }
     }
 
-    /// Creates a customer; gives its id.
+    /// Creates a customer and returns its id.
     pub async fn customer(&self, limit: &str) -> i64 {
         let body = format!(r#"{{"name": "Ada", "creditLimit": {{"amount": {limit}}}}}"#);
         let (status, answer) = self.customers.ask(hyper::Method::POST, "/customers", body).await;
@@ -82,7 +83,7 @@ impl Shop {
         answer["customerId"].as_i64().expect("an id")
     }
 
-    /// Places an order; gives its id.
+    /// Places an order and returns its id.
     pub async fn order(&self, customer: i64, total: &str) -> i64 {
         let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": {total}}}}}"#);
         let (status, answer) = self.orders.ask(hyper::Method::POST, "/orders", body).await;
@@ -90,7 +91,7 @@ impl Shop {
         answer["orderId"].as_i64().expect("an id")
     }
 
-    /// The order as the order service has it.
+    /// Returns the order as the order service has it.
     pub async fn state_of(&self, order: i64) -> (String, Value) {
         let (status, answer) = self.orders.get(&format!("/orders/{order}")).await;
         assert_eq!((status, &answer["orderId"]), (200, &json!(order)));
@@ -98,7 +99,7 @@ impl Shop {
     }
 }
 
-/// A database of its own for a role of its own; nobody else but superusers may connect.
+/// Creates a role and its database, to which only superusers may connect besides.
 async fn own_database(postgres: &Postgres, name: &str) -> String {
     let client = postgres.client("postgres").await;
     for statement in [

@@ -1,4 +1,4 @@
-//! A pipe that is full and that nobody reads: the stderr of a program whose supervisor has stopped reading.
+//! Full pipe that nobody reads, as the stderr of a program whose supervisor has stopped reading.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,16 +15,16 @@ use std::{
 
 use super::run;
 
-/// A named pipe, held open at its reading end and filled to the brim.
+/// Named pipe, open for reading and full.
 #[derive(Debug)]
 pub struct UnreadPipe {
     path: PathBuf,
-    /// On Linux, opening a pipe for both waits for nobody.
+    /// Opened for reading and writing, which on Linux does not wait.
     end: File,
 }
 
 impl UnreadPipe {
-    /// A new one, full.
+    /// Creates a full pipe.
     pub fn create() -> Self {
         let path = run::folder("pipe").join("stderr");
         let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo, of coreutils, runs");
@@ -35,12 +35,12 @@ impl UnreadPipe {
         pipe
     }
 
-    /// What a program is to write to.
+    /// Returns the path for a program's output.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes until a write is not done in time. The thread that does stays behind, at most until somebody reads.
+    /// Writes until a write blocks. The writing thread stays until somebody reads.
     fn fill(&self) {
         let mut writer = self.end.try_clone().expect("a file can be duplicated");
         let (written, progress) = mpsc::channel();
@@ -48,7 +48,7 @@ impl UnreadPipe {
         while progress.recv_timeout(Duration::from_secs(1)) != Err(RecvTimeoutError::Timeout) {}
     }
 
-    /// Reads everything from now on; the text grows.
+    /// Reads everything from now on into the returned text.
     pub fn read(&self) -> Arc<Mutex<String>> {
         let text = Arc::new(Mutex::new(String::new()));
         let (mut reader, shared) =

@@ -13,30 +13,30 @@ use std::{
 };
 use tokio_postgres::{Client, Error, NoTls};
 
-/// How much is written, and how.
+/// Amount and pattern of writes.
 #[derive(Clone, Debug)]
 pub struct Workload {
-    /// Decides everything random here; printed by [`Workload::run`].
+    /// Seed of all random choices, printed by [`Workload::run`].
     pub seed: u64,
     /// Concurrent connections.
     pub writers: usize,
-    /// Transactions in all, those rolled back included.
+    /// Number of transactions, including those rolled back.
     pub transactions: usize,
-    /// Aggregates they choose from: few mean many conflicts.
+    /// Number of aggregates. Few mean many conflicts.
     pub aggregates: usize,
-    /// Rows of a transaction, at most.
+    /// Most rows of a transaction.
     pub rows_max: usize,
-    /// How many of a hundred transactions are rolled back.
+    /// Percentage of transactions that are rolled back.
     pub rollback_percent: u8,
-    /// Length of a string that fills the payload up.
+    /// Length of a string in the payload.
     pub filler_bytes: usize,
-    /// What a writer waits between two transactions.
+    /// Pause of a writer between two transactions.
     pub pause: Duration,
-    /// The outbox table. A table of the aggregates, `<table>_aggregates`, stands beside it.
+    /// The outbox table. The table `<table>_aggregates` holds the aggregates.
     pub table: String,
-    /// What is written into `aggregatetype`.
+    /// Value of `aggregatetype`.
     pub aggregate_type: String,
-    /// Set: the writers end after their current transaction. Clones share it.
+    /// Set to end the writers after their current transaction. Clones share it.
     pub stopped: Arc<AtomicBool>,
 }
 
@@ -58,7 +58,7 @@ impl Default for Workload {
     }
 }
 
-/// Creates an outbox table: the one that `outboxd schema` prints.
+/// Creates the outbox table that `outboxd schema` prints.
 pub async fn create_outbox(client: &Client, table: &str) {
     let create = OUTBOX_STANDARD.replace("CREATE TABLE outbox (", &format!("CREATE TABLE {table} ("));
     client.batch_execute(&create).await.expect("table created");
@@ -77,8 +77,8 @@ impl Workload {
         client.batch_execute(&create).await.expect("tables created");
     }
 
-    /// Writes all transactions and tells the oracle what was committed. Survives restarts of the server: a connection
-    /// that breaks is made again, and a commit whose answer got lost is looked up in the table.
+    /// Writes all transactions and reports committed rows to the oracle. Survives restarts of the server: a broken
+    /// connection is opened again, and a commit whose answer was lost is looked up in the table.
     pub async fn run(&self, url: &str, oracle: &Oracle) {
         println!("workload: {self:?}");
         let next = Arc::new(AtomicUsize::new(0));
@@ -87,7 +87,7 @@ impl Workload {
                 workload: self.clone(),
                 url: url.to_owned(),
                 oracle: oracle.clone(),
-                // Each its own sequence, so that the schedule of the writers does not change what they write.
+                // Each writer has its own sequence, so that scheduling does not change what it writes.
                 random: Rng::with_seed(self.seed.wrapping_add(number as u64)),
             };
             tokio::spawn(writer.run(next.clone()))
@@ -113,7 +113,7 @@ impl Writer {
             if number >= self.workload.transactions || self.workload.stopped.load(Ordering::Relaxed) {
                 return;
             }
-            // Chosen before the first try, so that a second one writes the same.
+            // Chosen before the first attempt, so that a second one writes the same.
             let aggregates: Vec<String> = (0..self.random.usize(1..=self.workload.rows_max))
                 .map(|_| format!("a{}", self.random.usize(1..=self.workload.aggregates)))
                 .collect();
@@ -138,7 +138,7 @@ impl Writer {
         }
     }
 
-    /// Returns the committed rows: none when it is to roll back. An error comes with the rows that may be committed.
+    /// Returns the committed rows, none after a rollback. An error comes with rows that may be committed.
     async fn transaction(
         &mut self,
         client: &mut Client,
@@ -149,8 +149,8 @@ impl Writer {
         let early = |error| (error, Vec::new());
         let table = self.workload.table.clone();
         let transaction = client.transaction().await.map_err(early)?;
-        // The row lock makes commit order per aggregate the order of its versions. All locks first and in one order:
-        // no deadlocks.
+        // The row lock makes the commit order of an aggregate that of its versions. All locks come first and in one
+        // order, which avoids deadlocks.
         for aggregate in aggregates.iter().collect::<BTreeSet<_>>() {
             let lock = format!("SELECT FROM {table}_aggregates WHERE id = $1 FOR UPDATE");
             transaction.execute(&lock, &[aggregate]).await.map_err(early)?;
@@ -193,7 +193,7 @@ impl Writer {
         }
     }
 
-    /// Whether a commit whose answer got lost took place. All rows of a transaction share its fate.
+    /// Tells whether a commit whose answer was lost took place. One row of a transaction decides for all.
     async fn is_committed(&self, client: &mut Client, rows: &[Committed]) -> bool {
         let Some(row) = rows.first() else { return false };
         let find = format!("SELECT FROM {} WHERE id = $1::text::uuid", self.workload.table);
@@ -205,7 +205,7 @@ impl Writer {
         }
     }
 
-    /// Tries until the server is there.
+    /// Retries until the server accepts the connection.
     async fn connect(&self) -> Client {
         loop {
             match tokio_postgres::connect(&self.url, NoTls).await {

@@ -1,6 +1,7 @@
-//! The published language: what the services tell each other. Nothing else of one service is known to another.
+//! Events: the published language of the services. Services know nothing else of each other.
 //!
-//! What an event cannot mean, such as a negative total, it cannot say: reading it fails, and each consumer puts it aside.
+//! Parsing refuses an invalid value, such as a negative total, and each consumer moves such an event to its dead
+//! letters.
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
@@ -8,22 +9,22 @@ use super::money::{self, Money};
 
 /// Aggregate type of the orders' events.
 pub const ORDER: &str = "Order";
-/// An order was placed; a [`OrderEvent`].
+/// An order was placed; an [`OrderEvent`].
 pub const ORDER_CREATED: &str = "OrderCreated";
-/// Its customer's credit was reserved for it; a [`OrderEvent`].
+/// Credit was reserved for an order; an [`OrderEvent`].
 pub const ORDER_APPROVED: &str = "OrderApproved";
-/// It could not be; a [`OrderEvent`] with its reason.
+/// Credit was not reserved for an order; an [`OrderEvent`] with the reason.
 pub const ORDER_REJECTED: &str = "OrderRejected";
-/// An approved order was cancelled; a [`OrderEvent`].
+/// An approved order was cancelled; an [`OrderEvent`].
 pub const ORDER_CANCELLED: &str = "OrderCancelled";
 
 /// Aggregate type of the customers' events.
 pub const CUSTOMER: &str = "Customer";
-/// There is a new customer; a [`CustomerCreated`].
+/// A customer was created; a [`CustomerCreated`].
 pub const CUSTOMER_CREATED: &str = "CustomerCreated";
 /// Credit was reserved for an order; a [`CreditDecision`].
 pub const CREDIT_RESERVED: &str = "CustomerCreditReserved";
-/// Not enough credit was available for an order; a [`CreditDecision`].
+/// An order exceeded the available credit; a [`CreditDecision`].
 pub const CREDIT_RESERVATION_FAILED: &str = "CustomerCreditReservationFailed";
 /// An order named a customer that does not exist; a [`CreditDecision`].
 pub const CUSTOMER_VALIDATION_FAILED: &str = "CustomerValidationFailed";
@@ -34,31 +35,31 @@ pub const CUSTOMER_VALIDATION_FAILED: &str = "CustomerValidationFailed";
 pub struct OrderEvent {
     /// The order.
     pub order_id: i64,
-    /// What was ordered, by whom.
+    /// Customer and total of the order.
     pub order_details: OrderDetails,
-    /// Of a rejected order.
+    /// Reason of a rejection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejection_reason: Option<RejectionReason>,
 }
 
-/// What does not change about an order.
+/// Details of an order, which never change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderDetails {
-    /// Who ordered; may be unknown to the customer service.
+    /// Customer of the order. The customer service may not know it.
     pub customer_id: i64,
     /// Price of the order: more than zero.
     #[serde(deserialize_with = "money::positive")]
     pub order_total: Money,
 }
 
-/// Why an order was rejected.
+/// Reason of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum RejectionReason {
     /// The customer's available credit was less than the order's total.
     InsufficientCredit,
-    /// There is no such customer.
+    /// The customer does not exist.
     UnknownCustomer,
 }
 
@@ -68,15 +69,15 @@ pub enum RejectionReason {
 pub struct CustomerCreated {
     /// The customer.
     pub customer_id: i64,
-    /// Name of the customer, which [`name_problem`] has nothing against.
+    /// Name of the customer, valid by [`name_problem`].
     #[serde(deserialize_with = "name")]
     pub name: String,
-    /// Limit of what approved orders may cost together: zero or more.
+    /// Limit of the total of approved orders: zero or more.
     #[serde(deserialize_with = "money::not_negative")]
     pub credit_limit: Money,
 }
 
-/// Payload of what the customer service has decided about an order.
+/// Payload of the customer service's decisions about orders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreditDecision {
@@ -87,7 +88,7 @@ pub struct CreditDecision {
 }
 
 impl RejectionReason {
-    /// As databases and JSON have it.
+    /// Returns the name in databases and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::InsufficientCredit => "INSUFFICIENT_CREDIT",
@@ -96,10 +97,10 @@ impl RejectionReason {
     }
 }
 
-/// A customer's name has so many characters at most.
+/// Most characters of a customer's name.
 const NAME_MAX: usize = 200;
 
-/// Reason why a text is no customer's name, if it is none.
+/// Returns the problem of an invalid customer's name.
 pub fn name_problem(name: &str) -> Option<String> {
     if name.trim().is_empty() {
         return Some("name is empty".to_owned());

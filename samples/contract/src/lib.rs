@@ -1,4 +1,5 @@
-//! Three services on outboxd: the customers-and-orders example, a saga by choreography and a CQRS view.
+//! Contract of three services on outboxd: the customers-and-orders example, with a saga by choreography and a CQRS
+//! view.
 //!
 //! ```text
 //! orders         POST /orders      -> OrderCreated            an order is PENDING until its customer's credit is known
@@ -8,8 +9,8 @@
 //! order_history  all of the orders' events, and CustomerCreated: one view of both
 //! ```
 //!
-//! Each service has a database of its own, which no other can read; they share nothing but [`events`], the language that they
-//! speak, and [`money`].
+//! Each service has a database of its own, which no other can read. They share only [`events`], their language, and
+//! [`money`].
 
 pub mod events;
 pub mod money;

@@ -1,4 +1,4 @@
-//! Money: an exact decimal, in JSON `{"amount": 12.34}`. It never is a binary fraction, on no way through any service.
+//! Money: an exact decimal, in JSON `{"amount": 12.34}`. No service ever turns it into a binary fraction.
 
 use std::{error::Error, fmt};
 
@@ -12,40 +12,40 @@ use serde_json::{Number, value::RawValue};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 use utoipa::ToSchema;
 
-/// More than anybody's credit: 10^12.
+/// Largest amount: 10^12.
 const MAX: Decimal = Decimal::from_parts(0xD4A5_1000, 0xE8, 0, false, 0);
-/// Zeros of that.
+/// Zeros of the largest amount.
 const MAX_DIGITS: u32 = 12;
-/// Digits after the point; some currencies have three, and prices one more.
+/// Most digits after the point: some currencies have three, and prices one more.
 const SCALE_MAX: u32 = 4;
 
 /// An amount that fits the column type `numeric(17, 4)`: at most 10^12, at most four digits after the point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Money(Decimal);
 
-/// Why a number is no amount of money.
+/// Reason why a number is not an amount of money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotMoney {
     /// Too precise.
     #[error("has more than {SCALE_MAX} digits after the point")]
     TooPrecise,
-    /// Too large, either way.
+    /// Too large, positive or negative.
     #[error("is more than {MAX}")]
     TooLarge,
 }
 
 impl Money {
-    /// From a number as JSON writes it.
+    /// Parses a JSON number.
     ///
     /// # Errors
     ///
-    /// When it cannot be kept exactly, or is absurd.
+    /// [`NotMoney`] when the number cannot be kept exactly or is too large.
     pub fn parse(text: &str) -> Result<Self, NotMoney> {
         let (digits, exponent) = match text.split_once(['e', 'E']) {
             Some((digits, exponent)) => (digits, exponent.parse::<i64>().map_err(|_| NotMoney::TooLarge)?),
             None => (text, 0),
         };
-        // Zeros at the end say nothing, and there may be more of them than fit.
+        // Trailing zeros mean nothing, and there may be more of them than fit.
         let digits =
             if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
         let decimal = Decimal::from_str_exact(digits).map_err(|_| match digits.contains('.') {
@@ -55,12 +55,12 @@ impl Money {
         Self::try_from(shifted(decimal, exponent)?)
     }
 
-    /// Whether it is more than nothing.
+    /// Tells whether the amount is above zero.
     pub fn is_positive(self) -> bool {
         self.0 > Decimal::ZERO
     }
 
-    /// Whether it is less than nothing.
+    /// Tells whether the amount is below zero.
     pub fn is_negative(self) -> bool {
         self.0 < Decimal::ZERO
     }
@@ -87,7 +87,7 @@ impl fmt::Display for Money {
     }
 }
 
-/// The number times ten to the power of `exponent`, exactly.
+/// Returns the number times ten to the power of `exponent`, exactly.
 fn shifted(decimal: Decimal, exponent: i64) -> Result<Decimal, NotMoney> {
     let mut decimal = decimal.normalize();
     if decimal.is_zero() {
@@ -103,10 +103,10 @@ fn shifted(decimal: Decimal, exponent: i64) -> Result<Decimal, NotMoney> {
     power.and_then(|power| decimal.checked_mul(power)).ok_or(NotMoney::TooLarge)
 }
 
-/// The object in which JSON has an amount.
+/// JSON object of an amount.
 #[derive(Deserialize, Serialize)]
 struct Json {
-    /// The number's own digits: a parser would make a binary fraction of them.
+    /// The number's digits, because a parser would turn them into a binary fraction.
     amount: Box<RawValue>,
 }
 
@@ -116,7 +116,7 @@ impl<'de> Deserialize<'de> for Money {
     }
 }
 
-/// Takes an object only: what `derive` makes would take an array, too.
+/// Visitor of an object. A derived one would accept an array, too.
 struct Object;
 
 impl<'de> Visitor<'de> for Object {
@@ -143,7 +143,7 @@ impl Serialize for Money {
     }
 }
 
-/// As PostgreSQL's `numeric`.
+/// Written as PostgreSQL's `numeric`.
 impl ToSql for Money {
     fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         self.0.to_sql(ty, out)
@@ -155,47 +155,47 @@ impl ToSql for Money {
 
 impl<'a> FromSql<'a> for Money {
     fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
-        // The column has all its four digits.
+        // The column always has four decimals.
         Ok(Self(Decimal::from_sql(ty, raw)?.normalize()))
     }
 
     accepts!(NUMERIC);
 }
 
-/// For a field that holds more than nothing.
+/// Deserializes an amount above zero.
 ///
 /// # Errors
 ///
-/// When it holds anything else.
+/// The deserializer's error for any other amount.
 pub fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
     let money = Money::deserialize(deserializer)?;
     money.is_positive().then_some(money).ok_or_else(|| D::Error::custom("amount must be more than zero"))
 }
 
-/// For a field that holds nothing or more.
+/// Deserializes an amount of zero or more.
 ///
 /// # Errors
 ///
-/// When it holds less.
+/// The deserializer's error for a negative amount.
 pub fn not_negative<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money, D::Error> {
     let money = Money::deserialize(deserializer)?;
     (!money.is_negative()).then_some(money).ok_or_else(|| D::Error::custom("amount must not be negative"))
 }
 
-/// Description of an order's price in the API.
+/// OpenAPI schema of an order's total.
 #[derive(ToSchema)]
 #[schema(as = OrderTotal)]
 pub struct OrderTotalSchema {
-    /// An exact decimal number: more than zero, at most 10^12, at most four digits after the point.
+    /// Exact decimal number: more than zero, at most 10^12, at most four digits after the point.
     #[schema(value_type = f64, exclusive_minimum = 0, maximum = 1_000_000_000_000_u64, multiple_of = 0.0001, example = 12.34)]
     pub amount: (),
 }
 
-/// Description of a credit limit in the API.
+/// OpenAPI schema of a credit limit.
 #[derive(ToSchema)]
 #[schema(as = CreditLimit)]
 pub struct CreditLimitSchema {
-    /// An exact decimal number: zero or more, at most 10^12, at most four digits after the point.
+    /// Exact decimal number: zero or more, at most 10^12, at most four digits after the point.
     #[schema(value_type = f64, minimum = 0, maximum = 1_000_000_000_000_u64, multiple_of = 0.0001, example = 1000.00)]
     pub amount: (),
 }

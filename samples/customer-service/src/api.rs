@@ -1,4 +1,4 @@
-//! What people can do with customers.
+//! API of customers.
 
 use axum::{
     Json,
@@ -37,7 +37,7 @@ struct CreateCustomer {
         pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
     )]
     name: Option<String>,
-    /// What approved orders may cost together: zero or more.
+    /// Limit of the total of approved orders: zero or more.
     #[schema(value_type = CreditLimitSchema)]
     credit_limit: Option<Money>,
 }

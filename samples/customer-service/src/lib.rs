@@ -1,6 +1,6 @@
-//! The customer service: knows each customer's credit limit, and reserves credit for orders.
+//! Customer service: keeps each customer's credit limit, and reserves credit for orders.
 //!
-//! `store` keeps customers and decides about orders; `api` lets people in, `saga` the events of the order service.
+//! `store` keeps customers and decides about orders; `api` serves people, `saga` handles the order service's events.
 
 mod api;
 mod saga;
@@ -10,14 +10,14 @@ use chassis::settings::Settings;
 use contract::events::{ORDER, ORDER_CANCELLED, ORDER_CREATED};
 use process::failure::Failure;
 
-/// Its name.
+/// Name of the service.
 pub const NAME: &str = "customer-service";
-/// Its queue of the order service's events.
+/// Queue of the order service's events.
 pub const QUEUE: &str = "customer-service.orders";
-/// Where it listens unless configured otherwise.
+/// Default address.
 pub const LISTEN: &str = "127.0.0.1:8082";
 
-/// Runs it until SIGTERM, SIGINT or SIGQUIT.
+/// Runs the service until SIGTERM, SIGINT or SIGQUIT.
 ///
 /// # Errors
 ///

@@ -5,10 +5,10 @@ use clap::Parser;
 use customer_service::{LISTEN, NAME, QUEUE, run};
 use std::process::ExitCode;
 
-/// Knows each customer's credit limit, and reserves credit for orders.
+/// Keeps each customer's credit limit, and reserves credit for orders.
 ///
 /// Reserves credit when an order is placed and releases it when the order is cancelled; no customer's limit is ever exceeded. POST /customers, GET /customers, GET /customers/ID.
-/// Its events are written to the table outbox of its own database, from where outboxd relays them.
+/// The service writes its events to the table outbox of its database, and outboxd relays them.
 #[derive(Parser)]
 #[command(name = "customer-service", version, after_help = cli::HELP)]
 struct Cli {

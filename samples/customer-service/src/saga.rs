@@ -1,4 +1,4 @@
-//! An order was placed: credit is reserved, or not. An order was cancelled: its credit is given back.
+//! Saga of the customer service: a placed order reserves credit if there is enough, a cancelled order releases it.
 
 use tokio_postgres::Transaction;
 
@@ -12,7 +12,7 @@ use contract::{
 pub(super) struct Saga;
 
 impl Handler for Saga {
-    /// Every effect is guarded by state: what was decided stays decided.
+    /// State guards every effect: a decision never changes.
     const TAKES_REPLAYS: bool = true;
 
     async fn handle(
@@ -29,14 +29,14 @@ impl Handler for Saga {
                         tracing::info!(order_id, customer_id, ?decision, "decided")
                     }
                     Reserving::Again(decision) if message.replayed => {
-                        tracing::info!(order_id, customer_id, ?decision, "was decided before");
+                        tracing::info!(order_id, customer_id, ?decision, "the order was decided before");
                     }
                     Reserving::Again(decision) => tracing::warn!(
                         order_id,
                         customer_id,
                         ?decision,
-                        "was decided before, by another message; the decision is told again, and no credit moves: a copy \
-                         under another id, or an order id that came again"
+                        "the order was decided before, by another message: a copy under another id, or an order id that \
+                         came again; the decision is sent again, and no credit moves"
                     ),
                     Reserving::OtherOrder => return Err(repeated_id::of_order(order_id)),
                 }

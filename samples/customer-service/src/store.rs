@@ -1,4 +1,4 @@
-//! Customers and what of their credit is reserved, in the database, which is what enforces the limit.
+//! Store of customers and their reserved credit. The database enforces the limit.
 
 use tokio_postgres::{GenericClient, Row, Transaction};
 
@@ -17,13 +17,14 @@ use contract::{
     money::Money,
 };
 
-/// `reserved` is the sum of the customer's rows in `credit` that are RESERVED; no transaction can leave it above the limit.
+/// `reserved` is the sum of the customer's rows in `credit` that are RESERVED. No transaction can leave it above the
+/// limit.
 ///
-/// `credit` has one row for each order that was ever decided on. It outlives the reservation, so that an event that comes
-/// again, or late, finds its order decided.
+/// `credit` has one row for each decided order. It outlives the reservation, so that a repeated or late event finds
+/// its order decided.
 ///
-/// Ids begin at the time at which the table was made, in microseconds since 1970: those of a database that is made anew are
-/// none that other services remember.
+/// Ids begin at the time at which the table was created, in microseconds since 1970: a new database repeats no id
+/// that other services remember.
 const MIGRATIONS: &[&str] = &["
 CREATE TABLE public.customers (
   id           bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
@@ -43,40 +44,40 @@ SELECT setval(pg_get_serial_sequence('public.customers', 'id'), (extract(epoch F
 
 pub(super) const SCHEMA: Schema = Schema { migrations: MIGRATIONS, derived: &[] };
 
-/// What became of an order's credit.
+/// Decision about an order's credit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Reserved,
     Insufficient,
     UnknownCustomer,
-    /// The credit was reserved, or never decided on, and the order has ended since.
+    /// The credit was reserved or never decided on, and the order has ended since.
     Released,
 }
 
 /// Outcome of an event about an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reserving {
-    /// The order is decided on now.
+    /// The order is decided now.
     Decided(Decision),
-    /// The order was decided on before, by another message: so is a copy under another id, and so is an order whose id came again.
-    /// Whoever waits for the decision gets it again.
+    /// The order was decided before, by another message: the message is a copy under another id, or the order's id
+    /// came again. The waiting service gets the decision again.
     Again(Decision),
-    /// Another order of that id was decided on before.
+    /// Another order with this id was decided before.
     OtherOrder,
 }
 
 /// Outcome of an order's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Releasing {
-    /// The reserved credit is free again.
+    /// The reserved credit is released.
     Released,
     /// Nothing was reserved.
     Nothing,
-    /// The reserved credit is another order's, of the same id.
+    /// The reserved credit belongs to another order with the same id.
     OtherOrder,
 }
 
-/// Creates a customer; gives its id.
+/// Creates a customer and returns its id.
 pub(super) async fn create(
     transaction: &Transaction<'_>,
     trace: &TraceContext,
@@ -92,9 +93,9 @@ pub(super) async fn create(
     Ok(customer_id)
 }
 
-/// Decides on an order, once, and writes the decision's event.
+/// Decides about an order once, and writes the decision's event.
 ///
-/// The customer's row is locked: of two orders at the same time the second sees what the first has left.
+/// The customer's row is locked: of two concurrent orders the second sees what the first has left.
 pub(super) async fn reserve(
     transaction: &Transaction<'_>,
     trace: &TraceContext,
@@ -132,7 +133,7 @@ pub(super) async fn reserve(
     Ok(reserving)
 }
 
-/// The decision on an order that has its row in `credit`.
+/// Returns the earlier decision about an order.
 async fn decided_before(
     transaction: &Transaction<'_>,
     order_id: i64,
@@ -152,15 +153,15 @@ async fn decided_before(
     }))
 }
 
-/// Tells whether a row of `credit` is that of this order, and not of another with the same id.
+/// Tells whether a row of `credit` belongs to this order, and not to another with the same id.
 fn is_of(row: &Row, order: &OrderDetails) -> bool {
     let (customer_id, amount): (i64, Money) = (row.get("customer_id"), row.get("amount"));
     (customer_id, amount) == (order.customer_id, order.order_total)
 }
 
-/// Gives back what is reserved for an order.
+/// Releases an order's credit.
 ///
-/// An order that was not decided on is so from now on: its creation, should it come behind its end, reserves nothing.
+/// An undecided order counts as decided from now on: if its creation arrives after its end, it reserves nothing.
 pub(super) async fn release(
     transaction: &Transaction<'_>,
     order_id: i64,
@@ -186,7 +187,7 @@ pub(super) async fn release(
     Ok(Releasing::Released)
 }
 
-/// One customer.
+/// Returns a customer.
 pub(super) async fn find(
     client: &impl GenericClient,
     id: i64,
@@ -195,7 +196,7 @@ pub(super) async fn find(
     Ok(client.query_opt(select, &[&id]).await?.as_ref().map(customer))
 }
 
-/// A page of customers, by id.
+/// Returns a page of customers, ordered by id.
 pub(super) async fn list(
     client: &impl GenericClient,
     page: Page,

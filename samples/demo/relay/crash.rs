@@ -1,4 +1,4 @@
-//! The case that counts: the daemon is killed while messages are under way.
+//! The critical case: the daemon is killed while messages are in flight.
 
 use super::{
     SILENCE,
@@ -19,18 +19,18 @@ use std::{
 use testkit::{Oracle, Verdict};
 use tokio::{task::JoinSet, time::sleep};
 
-/// How many messages the consumer has when the daemon is killed: a good part, and far from all.
+/// Received messages at which the daemon is killed: many, and far from all.
 const KILLED_AFTER: usize = 3_000;
-/// How long the daemon stays dead.
+/// Time for which the daemon stays dead.
 const DEAD_FOR: Duration = Duration::from_secs(1);
 
-/// How long there is more to do for it afterwards.
+/// Time for which the writers continue afterwards.
 const ALIVE_FOR: Duration = Duration::from_secs(1);
 
-/// Nothing arrived for so long: nothing more will, even beside a compiler.
+/// Silence after which no more messages will arrive, even beside a compiler.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Has several writers at work, kills the daemon, starts it again, and judges what arrived.
+/// Runs several writers, kills the daemon, starts it again, and judges the deliveries.
 pub(crate) async fn kill_in_mid_stream(screen: Screen, stage: &mut Stage, oracle: &Oracle) -> Outcome<()> {
     screen.step(
         5,
@@ -118,7 +118,7 @@ fn judge(screen: Screen, verdict: &Verdict, rolled_back: usize) {
     });
 }
 
-/// Waits until that holds, or until no message has arrived for so long that none will. Says which.
+/// Waits until `holds`, or until no message has arrived for [`PATIENCE`]. Returns which.
 async fn arrived(oracle: &Oracle, holds: impl Fn() -> bool) -> bool {
     let (mut count, mut since) = (0, Instant::now());
     while !holds() {

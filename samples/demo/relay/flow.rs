@@ -16,7 +16,7 @@ use lapin::{
 };
 use testkit::{Oracle, consumer::received};
 
-/// Writes the story, then consumes it and shows both beside each other.
+/// Writes the story, consumes it, and shows both side by side.
 pub(crate) async fn commit_and_consume(screen: Screen, stage: &Stage, oracle: &Oracle) -> Outcome<Shipping> {
     screen.step(
         4,

@@ -1,7 +1,7 @@
 //! `make demo-relay`: a service that writes an outbox, a service that consumes a queue, and the real daemon between them.
 //!
-//! Shows what outboxd promises and checks it: the exit status is 1 when something does not add up. With `KEEP=1`
-//! everything stays up until Ctrl-C.
+//! Shows outboxd's promises and checks them: the exit status is 1 if a check fails. With `KEEP=1` everything keeps
+//! running until Ctrl-C.
 
 mod crash;
 mod flow;
@@ -22,12 +22,12 @@ use stage::Stage;
 use std::{process::ExitCode, time::Duration};
 use testkit::{Oracle, consumer::received};
 
-/// Nothing arrives for so long: nothing is under way.
+/// Silence after which nothing is in flight.
 const SILENCE: Duration = Duration::from_millis(500);
 
 const STEPS: usize = 7;
 
-/// The metrics that the demo shows.
+/// Metrics that the demo shows.
 const METRICS: [&str; 5] = [
     "outboxd_messages_published_total{",
     "outboxd_messages_confirmed_total{",
@@ -41,7 +41,7 @@ async fn main() -> ExitCode {
     perform(STEPS, play, stay, stop).await
 }
 
-/// Everything up to the point from which there is nothing more to see.
+/// Plays all steps.
 async fn play(screen: Screen) -> Outcome<(Stage, Shipping)> {
     let oracle = Oracle::default();
     let mut stage = start_nodes(screen).await?;
@@ -107,7 +107,7 @@ async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
     Ok(())
 }
 
-/// Shows what arrives.
+/// Shows arriving messages.
 async fn stay(screen: Screen, (stage, shipping): &mut (Stage, Shipping)) -> Outcome<()> {
     screen.interlude(
         "Everything stays up until Ctrl-C",
@@ -131,7 +131,7 @@ async fn stay(screen: Screen, (stage, shipping): &mut (Stage, Shipping)) -> Outc
     Err("the consumer lost its connection".into())
 }
 
-/// As systemd stops it. Somebody who was invited to look around may have killed the daemon.
+/// Stops everything as systemd does. A user who looked around may have killed the daemon.
 async fn stop(
     screen: Screen,
     (mut stage, _shipping): (Stage, Shipping),

@@ -1,5 +1,5 @@
-//! The service that takes orders: it changes its own table and writes what happened to the outbox, in one transaction.
-//! It knows nothing of outboxd and of RabbitMQ.
+//! Order service of the demo: changes its table and writes events to the outbox in one transaction. Knows neither
+//! outboxd nor RabbitMQ.
 
 use std::{
     collections::BTreeSet,
@@ -13,11 +13,11 @@ use testkit::{Committed, Oracle};
 use tokio::time::sleep;
 use tokio_postgres::{Client, Error};
 
-/// The service's own table. The outbox is printed by `outboxd schema`.
+/// Table of the service. `outboxd schema` prints the outbox.
 pub(crate) const ORDERS_TABLE: &str =
     "CREATE TABLE orders (id text PRIMARY KEY, state text NOT NULL, version bigint NOT NULL DEFAULT 0)";
 
-/// A transaction of the first, slow part.
+/// Transaction of the first, slow part.
 pub(crate) struct Transaction {
     order: &'static str,
     /// Event type and payload.
@@ -25,10 +25,10 @@ pub(crate) struct Transaction {
     commits: bool,
 }
 
-/// A row that was inserted into the outbox.
+/// Row of the outbox.
 pub(crate) struct Row {
     pub(crate) id: String,
-    /// Numbered from 1.
+    /// Number of the transaction, from 1.
     pub(crate) transaction: u64,
     pub(crate) order: &'static str,
     pub(crate) event: &'static str,
@@ -36,7 +36,7 @@ pub(crate) struct Row {
     pub(crate) committed: bool,
 }
 
-/// Two events in one transaction, an order whose story goes on later, and one that never came to be.
+/// Two events in one transaction, an order that continues later, and a transaction that rolls back.
 pub(crate) const STORY: [Transaction; 5] = [
     Transaction { order: "1001", events: &[("OrderCreated", r#"{"total": 120}"#)], commits: true },
     Transaction { order: "1002", events: &[("OrderCreated", r#"{"total": 35}"#)], commits: true },
@@ -51,16 +51,16 @@ pub(crate) const STORY: [Transaction; 5] = [
 
 /// Concurrent connections of the burst.
 pub(crate) const WRITERS: u64 = 4;
-/// The orders that they change.
+/// Orders that the connections change.
 pub(crate) const ORDERS: usize = 1_000;
-/// How many orders a transaction of theirs changes at most, with one row in the outbox for each.
+/// Most orders of a transaction, with one outbox row each.
 pub(crate) const ROWS_MAX: usize = 4;
-/// How many of a hundred they roll back.
+/// Percentage of transactions that roll back.
 const ROLLED_BACK_PERCENT: u8 = 5;
-/// What they wait between two: enough that the daemon can follow.
+/// Pause between two transactions, so that the daemon can follow.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Runs the story, tells the oracle what was committed, and returns every row, rolled back or not.
+/// Runs the story, reports committed rows to the oracle, and returns every row, rolled back or not.
 pub(crate) async fn tell(client: &mut Client, oracle: &Oracle) -> Result<Vec<Row>, Error> {
     let mut rows: Vec<Row> = Vec::new();
     for (number, step) in (1..).zip(&STORY) {
@@ -107,7 +107,7 @@ pub(crate) async fn open(client: &Client) -> Result<(), Error> {
     client.batch_execute(&insert).await
 }
 
-/// One writer of the burst, until `enough`. Returns how many transactions it rolled back.
+/// Runs a writer of the burst until `enough`, and returns the number of its rolled-back transactions.
 pub(crate) async fn hurry(
     mut client: Client,
     writer: u64,
@@ -116,19 +116,19 @@ pub(crate) async fn hurry(
 ) -> Result<usize, Error> {
     let mut random = fastrand::Rng::with_seed(writer);
     let mut rolled_back = 0;
-    // The update locks its row until the commit: so commit order per order is the order of its versions.
+    // The update locks its row until the commit, so the commit order of an order is that of its versions.
     let update =
         client.prepare("UPDATE orders SET version = version + 1 WHERE id = $1 RETURNING version").await?;
     let insert = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) \
                   VALUES ('Order', $1, 'OrderChanged', jsonb_build_object('version', $2::bigint)) \
                   RETURNING id::text, payload::text";
     let insert = client.prepare(insert).await?;
-    // Each writer has numbers of its own, after those of the story.
+    // Each writer has its own numbers, above those of the story.
     for number in (1..).map(|number| number * 1_000 + writer) {
         if enough.load(Ordering::Relaxed) {
             break;
         }
-        // In one order, so that no two transactions wait for each other.
+        // Sorted, so that no two transactions deadlock.
         let orders: BTreeSet<usize> =
             (0..random.usize(1..=ROWS_MAX)).map(|_| random.usize(1..=ORDERS)).collect();
         let transaction = client.transaction().await?;

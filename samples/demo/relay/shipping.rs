@@ -1,4 +1,4 @@
-//! The service that ships orders: it consumes the queue that outboxd declared for it, and acknowledges what it gets.
+//! Shipping service of the demo: consumes the queue that outboxd declared, and acknowledges its messages.
 
 use lapin::{Error, message::Delivery, options::BasicAckOptions, types::FieldTable};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// The queue of the configuration file.
+/// Queue of the configuration file.
 pub(crate) const QUEUE: &str = "shipping.orders";
 
-/// A running consumer; stops when dropped.
+/// Running consumer. Dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Shipping {
     deliveries: UnboundedReceiver<Delivery>,
@@ -22,7 +22,7 @@ pub(crate) struct Shipping {
 }
 
 impl Shipping {
-    /// Consumes from now on, and tells the oracle what it receives.
+    /// Consumes from now on, and reports messages to the oracle.
     pub(crate) async fn start(url: &str, oracle: Oracle) -> Result<Self, Error> {
         let mut reading = Reading::open(url, QUEUE, 500, FieldTable::default()).await?;
         let (seen, deliveries) = mpsc::unbounded_channel();
@@ -37,12 +37,12 @@ impl Shipping {
         Ok(Self { deliveries, task })
     }
 
-    /// The next message, if one arrives within `limit`.
+    /// Returns the next message, if one arrives within `limit`.
     pub(crate) async fn next(&mut self, limit: Duration) -> Option<Delivery> {
         tokio::time::timeout(limit, self.deliveries.recv()).await.ok().flatten()
     }
 
-    /// Lets go of messages that nobody has looked at.
+    /// Drops messages that nobody has shown.
     pub(crate) fn forget(&mut self) {
         while self.deliveries.try_recv().is_ok() {}
     }

@@ -1,13 +1,13 @@
-//! What the demo plays on: two private nodes, and the daemon between them.
+//! Stage of the demo: two private nodes, and the daemon between them.
 
 use super::show::{Outcome, daemon, nodes, screen::Screen};
 use testkit::{Daemon, Postgres, RabbitMq};
 
 const CONFIG: &str = include_str!("outboxd.toml");
-/// The database of the service that takes orders.
+/// Database of the order service.
 const DATABASE: &str = "orders";
 
-/// Everything that runs. Dropped in this order: the daemon ends before its nodes do.
+/// Running programs. Dropped in this order: the daemon ends before its nodes.
 pub(crate) struct Stage {
     pub(crate) daemon: Daemon,
     pub(crate) postgres: Postgres,
@@ -25,17 +25,17 @@ impl Stage {
         Ok(Self { daemon, postgres, rabbitmq })
     }
 
-    /// A connection to the service's database.
+    /// Returns a connection to the service's database.
     pub(crate) async fn client(&self) -> tokio_postgres::Client {
         self.postgres.client(DATABASE).await
     }
 
-    /// What a command of the daemon prints.
+    /// Returns the output of a command of the daemon.
     pub(crate) async fn outboxd(&self, arguments: &[&str]) -> Outcome<String> {
         daemon::answer(&self.daemon, arguments).await
     }
 
-    /// How to ask `psql` for a session.
+    /// Returns the `psql` command for a session.
     pub(crate) fn psql(&self) -> String {
         format!("psql -h 127.0.0.1 -p {} -U postgres {DATABASE}", self.postgres.port())
     }

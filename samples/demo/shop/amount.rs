@@ -1,8 +1,8 @@
-//! Amounts of money, counted in whole ten-thousandths: exact, as in the services.
+//! Amounts of money in whole ten-thousandths: exact, as in the services.
 
 use std::{fmt, iter::Sum, ops::Add};
 
-/// A number of ten-thousandths. PostgreSQL makes it of its numeric: `(total * 10000)::bigint`.
+/// Number of ten-thousandths, which PostgreSQL converts: `(total * 10000)::bigint`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Amount(pub(crate) i64);
 
@@ -20,7 +20,7 @@ impl Sum for Amount {
     }
 }
 
-/// `12.34`; more digits only when there are any.
+/// Displayed as `12.34`, with more digits only if necessary.
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };

@@ -1,4 +1,5 @@
-//! Whether the books of three services agree. The bookkeeper reads each database by the service's own role; PostgreSQL adds up.
+//! Bookkeeping: checks that the books of three services agree. It reads each database by the service's own role;
+//! PostgreSQL adds up.
 
 use super::{
     amount::Amount,
@@ -10,23 +11,23 @@ use super::{
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 use tokio_postgres::{Client, NoTls};
 
-/// Nothing changes any more for so long: nothing is under way.
+/// Silence after which nothing is in progress.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// Reads the databases of orders, customers and history.
+/// Reader of the databases of orders, customers and history.
 pub(crate) struct Bookkeeper {
     orders: Client,
     customers: Client,
     history: Client,
 }
 
-/// What the three databases say.
+/// Content of the three databases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Books {
-    /// By id, of the customer service.
+    /// Accounts of the customer service, by id.
     accounts: BTreeMap<i64, Account>,
     orders: Vec<Order>,
-    /// What the history has of customers and orders.
+    /// Customers and orders in the history.
     view: (BTreeMap<i64, (String, Amount)>, Vec<Order>),
 }
 
@@ -34,9 +35,9 @@ pub(crate) struct Books {
 struct Account {
     name: String,
     limit: Amount,
-    /// As the account itself says.
+    /// Reserved amount of the account.
     reserved: Amount,
-    /// What its single reservations come to.
+    /// Sum of its reservations.
     reservations: Amount,
 }
 
@@ -57,14 +58,14 @@ impl Bookkeeper {
         Ok(Self { orders, customers, history })
     }
 
-    /// How many orders are not PENDING.
+    /// Returns the number of orders that are not PENDING.
     pub(crate) async fn settled(&self) -> Outcome<usize> {
         let count = "SELECT count(*) FROM orders WHERE state <> 'PENDING'";
         let settled: i64 = self.orders.query_one(count, &[]).await?.get(0);
         Ok(usize::try_from(settled)?)
     }
 
-    /// The books as soon as they agree, provided that they still do a little later.
+    /// Returns the books as soon as they agree, if they still do a little later.
     pub(crate) async fn balanced(&self) -> Outcome<Books> {
         let last = RefCell::new(String::new());
         let agreed = eventually(NOW_AND_THEN, "the books agree", async || {
@@ -105,17 +106,17 @@ impl Bookkeeper {
 }
 
 impl Books {
-    /// What a customer's approved orders keep of its credit.
+    /// Returns the amount that a customer's approved orders reserve.
     pub(crate) fn reserved(&self, customer: i64) -> Amount {
         self.accounts.get(&customer).map(|account| account.reserved).unwrap_or_default()
     }
 
-    /// How many orders there are.
+    /// Returns the number of orders.
     pub(crate) fn orders(&self) -> usize {
         self.orders.len()
     }
 
-    /// A line for each customer.
+    /// Shows a line for each customer.
     pub(crate) fn show(&self, screen: Screen) {
         let rows = self.accounts.iter().map(|(customer, account)| {
             let mut row = vec![Cell::plain(account.name.as_str())];
@@ -132,7 +133,7 @@ impl Books {
         screen.tables(titles, 3, &head, rows.collect());
     }
 
-    /// The first thing that does not add up.
+    /// Returns the first disagreement.
     fn disagreement(&self) -> Option<String> {
         let pending = self.orders.iter().filter(|order| order.state == "PENDING").count();
         if pending > 0 {

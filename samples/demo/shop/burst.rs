@@ -1,4 +1,4 @@
-//! Many orders at once, and outboxd is killed while they are placed.
+//! Many orders at once, while outboxd is killed.
 
 use super::{
     amount::Amount,
@@ -15,21 +15,21 @@ use hyper::Method;
 use std::{cell::Cell, time::Instant};
 use testkit::{Service, Shop};
 
-/// How many orders, by how many clients at the same time, for how many customers.
+/// Number of orders, concurrent clients, and customers.
 const ORDERS: usize = 1_000;
 const CLIENTS: usize = 8;
 const CUSTOMERS: [&str; 10] =
     ["Barbara", "Donald", "Edsger", "Frances", "Grace", "Leslie", "Margaret", "Niklaus", "Radia", "Tony"];
-/// What a customer's orders may cost together: less than they will.
+/// Credit limit of a customer: less than its orders.
 const CREDIT_LIMIT: &str = "1500";
-/// The dearest order.
+/// Largest order.
 const TOTAL_MAX: Amount = Amount(50 * 10_000);
 
-/// How many orders are placed when outboxd is killed, and when it is started again: all the time, orders come in.
+/// Orders placed when outboxd is killed and started again. Orders are placed all the time.
 const KILLED_AT: usize = 400;
 const STARTED_AGAIN_AT: usize = 700;
 
-/// Places the orders, kills outboxd meanwhile, starts it again, and balances the books when all is settled.
+/// Places the orders, kills outboxd meanwhile, starts it again, and compares the books when all is settled.
 pub(crate) async fn kill_under_load(
     screen: Screen,
     stage: &mut Stage,
@@ -91,8 +91,8 @@ pub(crate) async fn kill_under_load(
     verdict::give(screen, stage, &books, copies_before).await
 }
 
-/// All clients at once, each one order after the other. Where it is to be started again they wait for outboxd, if a slow machine has not
-/// come to it yet: so it is always killed, and started again, among orders.
+/// Places orders by all clients at once. At the restart they wait for outboxd if a slow machine has not started it
+/// yet, so that the kill and the restart always fall among orders.
 async fn place_all(
     orders: &Service,
     customers: &[i64],
@@ -105,7 +105,7 @@ async fn place_all(
             let may_go_on = async || Ok((is_back.get() || placed.get() < STARTED_AGAIN_AT).then_some(()));
             eventually(AT_ONCE, "outboxd is started again", may_go_on).await?;
             let customer = customers[random.usize(..customers.len())];
-            // Whole cents: 0.01 at least.
+            // Whole cents, at least 0.01.
             let total = Amount(random.i64(1..=TOTAL_MAX.0 / 100) * 100);
             let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": {total}}}}}"#);
             let answer = orders.send(Method::POST, "/orders", &[], body).await;
@@ -124,7 +124,7 @@ async fn reached(placed: &Cell<usize>, count: usize) -> Outcome<()> {
     .await
 }
 
-/// Waits for as long as there is always another one.
+/// Waits as long as orders keep being settled.
 async fn all_settled(bookkeeper: &Bookkeeper, count: usize) -> Outcome<()> {
     let mut settled = 0;
     while settled < count {

@@ -1,4 +1,4 @@
-//! One order's way through the services: its states as two of them show it, and the events between.
+//! Journey of an order through the services: its states as two of them show it, and the events between.
 
 use super::{
     show::{
@@ -12,34 +12,34 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 use testkit::Service;
 
-/// An order on its way.
+/// Order in progress.
 pub(crate) struct Journey {
     pub(crate) order: i64,
     customer: i64,
     begin: Instant,
-    /// What all steps of it share: W3C Trace Context, as the order service gave it with its answer.
+    /// W3C Trace Context shared by all steps, from the order service's answer.
     traceparent: String,
     moments: Vec<Moment>,
 }
 
-/// Something that could be seen from outside.
+/// Moment visible from outside.
 struct Moment {
     at: Duration,
     what: String,
     who: String,
 }
 
-/// What is to become of an order.
+/// Expected end of an order.
 pub(crate) struct End {
-    /// With its reason, if it has one.
+    /// State, with a reason if there is one.
     pub(crate) state: &'static str,
-    /// The names of all its events.
+    /// Names of all events.
     pub(crate) events: &'static [&'static str],
-    /// Whether the history knows its customer, and so can show it.
+    /// Set if the history knows the customer, and so shows the order.
     pub(crate) in_history: bool,
 }
 
-/// The end that is hoped for.
+/// End of an approved order.
 pub(crate) const APPROVED: End = End {
     state: "APPROVED",
     events: &["OrderCreated", "CustomerCreditReserved", "OrderApproved"],
@@ -66,7 +66,7 @@ impl Journey {
         Ok(journey)
     }
 
-    /// Takes it back, as another step of the same trace.
+    /// Cancels the order, as another step of the same trace.
     pub(crate) async fn cancel(&mut self, stage: &Stage) -> Outcome<()> {
         let path = format!("/orders/{}/cancel", self.order);
         let headers = [("traceparent", self.traceparent.as_str())];
@@ -76,7 +76,7 @@ impl Journey {
         Ok(())
     }
 
-    /// Follows it until it has come to this end, everywhere.
+    /// Follows the order to this end, everywhere.
     pub(crate) async fn follow(&mut self, stage: &Stage, end: &End) -> Outcome<()> {
         let what = format!("order {} becomes {} by {:?}", self.order, end.state, end.events);
         eventually(AT_ONCE, &what, async || {
@@ -95,7 +95,7 @@ impl Journey {
         })
     }
 
-    /// Its state as the order service has it, with the reason if there is one.
+    /// Returns the order service's state, with the reason if there is one.
     pub(crate) async fn look(&mut self, stage: &Stage) -> Outcome<String> {
         let order = get(&stage.shop.orders, &format!("/orders/{}", self.order)).await?;
         let state = with_reason(&order["orderState"], &order["rejectionReason"]);
@@ -103,7 +103,7 @@ impl Journey {
         Ok(state)
     }
 
-    /// Its state as the history has it; empty before it is there.
+    /// Returns the history's state; empty before the order is there.
     pub(crate) async fn look_at_history(&mut self, stage: &Stage) -> Outcome<String> {
         let view = get(&stage.shop.history, &format!("/customers/{}/orderhistory", self.customer)).await?;
         let mut orders = view["orders"].as_array().into_iter().flatten();
@@ -116,7 +116,7 @@ impl Journey {
         Ok(state)
     }
 
-    /// Everything in the order of time.
+    /// Shows all moments in the order of time.
     pub(crate) fn show(&self, screen: Screen, stage: &Stage) -> Outcome<()> {
         let moments = self.moments.iter().map(|Moment { at, what, who }| {
             (*at, [Cell::marked(what.as_str()), Cell::plain(who.as_str()), Cell::plain("")])
@@ -133,20 +133,20 @@ impl Journey {
             row.extend(cells);
             row
         });
-        // As wide for each order: the longest event, and the longest way of one.
+        // The same width for each order: the longest event and the longest route.
         let [ms, what, place] =
             [format!("{:>6}", "ms"), format!("{:<31}", "state or event"), format!("{:<28}", "where")];
         screen.table(&[&ms, &what, &place, "outbox-position"], rows.collect());
         Ok(())
     }
 
-    /// By which it is found in every log.
+    /// Returns the trace id, which every log has.
     pub(crate) fn trace_id(&self) -> &str {
         // version, trace id, span id, flags
         self.traceparent.split('-').nth(1).unwrap_or_default()
     }
 
-    /// Notes what `who` shows, unless that is what it has shown before.
+    /// Notes what `who` shows, unless it has not changed.
     fn note(&mut self, what: &str, who: &str) {
         let last = self.moments.iter().rev().find(|moment| moment.who == who);
         if last.is_none_or(|last| last.what != what) {

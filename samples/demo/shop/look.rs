@@ -1,4 +1,4 @@
-//! What an operator and a curious reader look at.
+//! Views of an operator and a curious reader.
 
 use super::{
     show::{Outcome, daemon, ensure, screen::Screen},
@@ -7,10 +7,10 @@ use super::{
 use std::time::Duration;
 use testkit::Service;
 
-/// How often is looked whether an event has arrived.
+/// Interval of looking for new events.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// Shows outboxd's state, and where each service describes itself.
+/// Shows outboxd's state, and the addresses of the services' descriptions.
 pub(crate) async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
     screen.step(
         6,
@@ -29,7 +29,7 @@ pub(crate) async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
     Ok(())
 }
 
-/// Says what can be tried, and shows the events that come of it.
+/// Suggests commands, and shows the events that they cause.
 pub(crate) async fn stay(screen: Screen, stage: &mut Stage) -> Outcome<()> {
     screen.interlude(
         "Everything stays up until Ctrl-C",

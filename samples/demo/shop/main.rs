@@ -1,7 +1,7 @@
-//! `make demo`: customers and orders. Three services, each with a database of its own, and outboxd between them.
+//! `make demo`: customers and orders. Three services, each with its own database, and outboxd between them.
 //!
-//! Follows single orders through the services, stops one of them, kills outboxd under load, and balances the books: the exit status
-//! is 1 when something does not add up. With `KEEP=1` everything stays up until Ctrl-C.
+//! Follows single orders through the services, stops one service, kills outboxd under load, and compares the books:
+//! the exit status is 1 if a check fails. With `KEEP=1` everything keeps running until Ctrl-C.
 
 mod amount;
 mod books;
@@ -35,7 +35,7 @@ async fn main() -> ExitCode {
     perform(STEPS, play, look::stay, stop).await
 }
 
-/// Everything up to the point from which there is nothing more to see.
+/// Plays all steps.
 async fn play(screen: Screen) -> Outcome<Stage> {
     let mut stage = stage::start_services(screen).await?;
     stage::start_relay(screen, &mut stage).await?;
@@ -47,7 +47,7 @@ async fn play(screen: Screen) -> Outcome<Stage> {
     Ok(stage)
 }
 
-/// As systemd stops them. Somebody who was invited to look around may have killed one.
+/// Stops everything as systemd does. A user who looked around may have killed a program.
 async fn stop(screen: Screen, stage: Stage, somebody_looked_around: bool) -> Outcome<()> {
     screen.step(
         7,

@@ -1,4 +1,4 @@
-//! A service is away: what needs it waits, and nothing else does.
+//! Outage of a service: only what needs it waits.
 
 use super::{
     journey::{APPROVED, Journey},
@@ -7,7 +7,7 @@ use super::{
 };
 use std::time::{Duration, Instant};
 
-/// How long the order is looked at while the customer service is away.
+/// Time for which the order is observed while the customer service is away.
 const WATCHED_FOR: Duration = Duration::from_secs(1);
 
 /// Stops the customer service, places an order, and starts the service again.

@@ -1,5 +1,4 @@
-//! What the demo plays on: two private nodes, the three services, outboxd with a role of its own, and somebody who listens to all
-//! events.
+//! Stage of the demo: two private nodes, the three services, outboxd with its own role, and a consumer of all events.
 
 use super::{
     show::{
@@ -15,31 +14,31 @@ use hyper::Method;
 use testkit::{Postgres, RabbitMq, Service, Shop};
 
 const PROGRAMS: [&str; 4] = ["outboxd", "order-service", "customer-service", "order-history"];
-/// The sources of the relay's configuration.
+/// Sources of the relay's configuration.
 const SOURCES: [&str; 2] = ["orders", "customers"];
 
-/// Everything that runs. Dropped in this order: services and relay end before their nodes do.
+/// Running programs. Dropped in this order: services and relay end before their nodes.
 pub(crate) struct Stage {
     pub(crate) shop: Shop,
-    /// There as soon as there are exchanges to listen to: outboxd declares them.
+    /// Set once outboxd has declared the exchanges.
     watcher: Option<Watcher>,
     pub(crate) postgres: Postgres,
     pub(crate) rabbitmq: RabbitMq,
 }
 
 impl Stage {
-    /// Who listens to all events.
+    /// Returns the consumer of all events.
     pub(crate) fn watcher(&self) -> Outcome<&Watcher> {
         self.watcher.as_ref().ok_or_else(|| "nobody listens to the events yet".into())
     }
 
-    /// The services with their names.
+    /// Returns the services with their names.
     pub(crate) fn services(&self) -> [(&'static str, &Service); 3] {
         let Shop { orders, customers, history, .. } = &self.shop;
         [("order-service", orders), ("customer-service", customers), ("order-history", history)]
     }
 
-    /// Creates a customer; gives its id.
+    /// Creates a customer and returns its id.
     pub(crate) async fn customer(&self, name: &str, limit: &str) -> Outcome<i64> {
         let body = format!(r#"{{"name": "{name}", "creditLimit": {{"amount": {limit}}}}}"#);
         let (status, answer) = self.shop.customers.ask(Method::POST, "/customers", body).await;
@@ -47,7 +46,7 @@ impl Stage {
         id.ok_or_else(|| format!("POST /customers: {status} {answer}").into())
     }
 
-    /// What a command of outboxd prints.
+    /// Returns the output of a command of outboxd.
     pub(crate) async fn outboxd(&self, arguments: &[&str]) -> Outcome<String> {
         daemon::answer(&self.shop.relay, arguments).await
     }
@@ -79,7 +78,7 @@ pub(crate) async fn start_services(screen: Screen) -> Outcome<Stage> {
     Ok(stage)
 }
 
-/// Gives outboxd what `outboxd setup --print-sql` asks for and no more, and starts it.
+/// Creates what `outboxd setup --print-sql` prints and no more, and starts outboxd.
 pub(crate) async fn start_relay(screen: Screen, stage: &mut Stage) -> Outcome<()> {
     screen.step(
         2,
@@ -92,7 +91,7 @@ pub(crate) async fn start_relay(screen: Screen, stage: &mut Stage) -> Outcome<()
         let heading = format!("-- ==== source {source}:");
         let script = printed.split_once(&heading).map(|(_, script)| script);
         let script = script.ok_or_else(|| format!("setup prints nothing for source {source}: {printed}"))?;
-        // The heading's own rest, then statements up to the next heading.
+        // The rest of the heading, then statements up to the next heading.
         let script = script.split_once('\n').map_or("", |(_, script)| script);
         let script = script.split("-- ====").next().unwrap_or(script);
         let database = database_of(&stage.shop.databases, source)?;
@@ -110,12 +109,12 @@ pub(crate) async fn start_relay(screen: Screen, stage: &mut Stage) -> Outcome<()
     Ok(())
 }
 
-/// outboxd's role in a database.
+/// Returns outboxd's role in a database.
 pub(crate) fn relay_role(database: &str) -> String {
     format!("outboxd_{database}")
 }
 
-/// The database that `source` is in.
+/// Returns the database of `source`.
 pub(crate) fn database_of<'a>(urls: &'a [String; 3], source: &str) -> Outcome<&'a str> {
     let names = urls.iter().filter_map(|url| Some(url.rsplit_once('/')?.1));
     let database = names.into_iter().find(|name| name.ends_with(&format!("_{source}")));

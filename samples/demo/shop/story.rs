@@ -1,4 +1,4 @@
-//! Four orders, one for each end that an order can come to.
+//! Four orders, one for each possible end.
 
 use super::{
     books::Bookkeeper,
@@ -9,7 +9,7 @@ use super::{
 };
 use hyper::Method;
 
-/// What Ada's approved orders may cost together.
+/// Ada's credit limit.
 const LIMIT: &str = "100.00";
 
 const OVER_THE_LIMIT: End = End {
@@ -28,7 +28,7 @@ const CANCELLED: End = End {
     in_history: true,
 };
 
-/// Places them, shows each one's way, and what the history has of their customer. Gives that customer.
+/// Places the orders, shows their journeys and their customer's history, and returns the customer.
 pub(crate) async fn four_orders(screen: Screen, stage: &Stage, bookkeeper: &Bookkeeper) -> Outcome<i64> {
     screen.step(
         3,

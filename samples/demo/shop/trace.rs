@@ -1,4 +1,4 @@
-//! One order in three logs.
+//! Trace of an order in three logs.
 
 use super::{
     show::{
@@ -10,7 +10,7 @@ use super::{
 };
 use serde_json::Value;
 
-/// The lines of each service's log that have this trace id, as soon as each log has one.
+/// Returns the lines of each service's log with this trace id, as soon as each log has one.
 pub(crate) async fn find(stage: &Stage, trace_id: &str) -> Outcome<Vec<(&'static str, Vec<Value>)>> {
     eventually(AT_ONCE, &format!("trace {trace_id} is in the logs of all services"), async || {
         let found: Vec<(&str, Vec<Value>)> = stage
@@ -28,7 +28,7 @@ pub(crate) async fn find(stage: &Stage, trace_id: &str) -> Outcome<Vec<(&'static
     .await
 }
 
-/// Shows them.
+/// Shows the lines.
 pub(crate) async fn show(screen: Screen, stage: &Stage, trace_id: &str) -> Outcome<()> {
     let mut lines: Vec<(&str, Value)> = Vec::new();
     for (program, found) in find(stage, trace_id).await? {

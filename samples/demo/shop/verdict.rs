@@ -1,4 +1,4 @@
-//! What is to be said after the kill: nothing was lost, nothing was doubled, and copies had no effect.
+//! Verdict after the kill: nothing was lost or doubled, and copies had no effect.
 
 use super::{
     books::Books,
@@ -9,7 +9,7 @@ use super::{
     stage::Stage,
 };
 
-/// The inboxes: which service counts what became of which queue's messages.
+/// Inboxes: the service and the queue of each.
 const QUEUES: [(&str, &str); 4] = [
     ("customer-service", "customer-service.orders"),
     ("order-service", "order-service.customers"),
@@ -17,7 +17,7 @@ const QUEUES: [(&str, &str); 4] = [
     ("order-history", "order-history.customers"),
 ];
 
-/// Says what came of it. The books agree.
+/// Shows the verdict. The books agree.
 pub(crate) async fn give(screen: Screen, stage: &Stage, books: &Books, copies_before: usize) -> Outcome<()> {
     screen.checked(
         "No credit was lost or doubled: for each customer, what the customer service has reserved is what the order service's \
@@ -44,7 +44,7 @@ pub(crate) async fn give(screen: Screen, stage: &Stage, books: &Books, copies_be
     Ok(())
 }
 
-/// How many messages came to this outcome, in all inboxes. A service counts from its last start.
+/// Returns the number of messages with this outcome in all inboxes. A service counts from its last start.
 async fn outcomes(stage: &Stage, outcome: &str) -> u64 {
     let mut count = 0;
     for (program, queue) in QUEUES {

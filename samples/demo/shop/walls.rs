@@ -1,4 +1,4 @@
-//! Who can read what: each service its own database, outboxd the outboxes.
+//! Access rights: each service reads its own database, outboxd the outboxes.
 
 use super::{
     show::{Outcome, ensure, screen::Screen},
@@ -6,7 +6,7 @@ use super::{
 };
 use tokio_postgres::{NoTls, error::SqlState};
 
-/// Shows that the order service's role is not let into the customer service's database.
+/// Shows that the customer service's database refuses the order service's role.
 pub(crate) async fn between_services(screen: Screen, stage: &Stage) -> Outcome<()> {
     let urls = &stage.shop.databases;
     let [orders, customers] = [database_of(urls, "orders")?, database_of(urls, "customers")?];
@@ -16,7 +16,7 @@ pub(crate) async fn between_services(screen: Screen, stage: &Stage) -> Outcome<(
     Ok(())
 }
 
-/// Shows that outboxd's role can read the order service's outbox, and not its orders.
+/// Shows that outboxd's role can read the order service's outbox, but not its orders.
 pub(crate) async fn around_the_relay(screen: Screen, stage: &Stage) -> Outcome<()> {
     let database = database_of(&stage.shop.databases, "orders")?;
     let role = relay_role(database);
@@ -33,7 +33,7 @@ fn url(stage: &Stage, role: &str, database: &str) -> String {
     format!("postgresql://{role}@127.0.0.1:{}/{database}", stage.postgres.port())
 }
 
-/// What PostgreSQL said when it refused. Anything else is a hole in the wall.
+/// Returns PostgreSQL's refusal. Anything else is a gap in the rights.
 fn refusal(attempt: Result<(), tokio_postgres::Error>, hole: &str) -> Outcome<String> {
     let error = attempt.err().ok_or_else(|| hole.to_owned())?;
     let refused = error.as_db_error().filter(|error| *error.code() == SqlState::INSUFFICIENT_PRIVILEGE);

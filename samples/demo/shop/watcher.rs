@@ -1,4 +1,4 @@
-//! A consumer of the demo's own: hears every event of both services, and takes nothing away from anybody.
+//! Watcher: a consumer of every event of both services, which takes none away from others.
 
 use super::show::Outcome;
 use futures_util::StreamExt;
@@ -16,34 +16,34 @@ use std::{
 use testkit::consumer::{connect, received};
 use tokio::task::JoinHandle;
 
-/// An event as it came from the broker.
+/// Event from the broker.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
-    /// When it arrived here.
+    /// Time of the arrival.
     pub(crate) at: Instant,
-    /// The same in every copy.
+    /// Id, the same in every copy.
     pub(crate) id: String,
-    /// What happened.
+    /// Event type.
     pub(crate) name: String,
-    /// Which order it is about, if about one.
+    /// Order of the event, if it concerns one.
     pub(crate) order: Option<i64>,
-    /// The service whose outbox it was in.
+    /// Service of the outbox.
     pub(crate) source: String,
-    /// Where in that outbox.
+    /// Position in the outbox.
     pub(crate) position: String,
-    /// What it shares with the request that caused it.
+    /// Trace id of the request that caused it.
     pub(crate) trace_id: String,
     pub(crate) body: String,
 }
 
-/// A running consumer; stops when dropped, and its queue goes with it.
+/// Running consumer. Dropping it stops it and removes its queue.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     heard: Arc<Mutex<Vec<Event>>>,
     task: JoinHandle<Result<(), lapin::Error>>,
 }
 
-/// Each event, and whose subscription asks for it.
+/// Events, and the services that subscribe to them.
 const ROUTES: [(&str, &str); 8] = [
     ("OrderCreated", "customers, history"),
     ("OrderApproved", "history"),
@@ -56,7 +56,7 @@ const ROUTES: [(&str, &str); 8] = [
 ];
 
 impl Event {
-    /// From which service to which: `orders -> customers, history`.
+    /// Returns the route: `orders -> customers, history`.
     pub(crate) fn way(&self) -> String {
         let route = ROUTES.iter().find(|(name, _)| *name == self.name);
         format!("{} -> {}", self.source, route.map_or("nobody", |(_, to)| to))
@@ -64,7 +64,7 @@ impl Event {
 }
 
 impl Watcher {
-    /// Listens from now on.
+    /// Consumes from now on.
     pub(crate) async fn start(url: &str) -> Outcome<Self> {
         let (connection, channel) = connect(url).await?;
         let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
@@ -88,22 +88,22 @@ impl Watcher {
         Ok(Self { heard, task })
     }
 
-    /// Everything about one order so far, as it came.
+    /// Returns the events of an order so far, in order of arrival.
     pub(crate) fn of_order(&self, order: i64) -> Vec<Event> {
         self.heard().iter().filter(|event| event.order == Some(order)).cloned().collect()
     }
 
-    /// What came behind the first so many.
+    /// Returns the events after the first `count`.
     pub(crate) fn behind(&self, count: usize) -> Vec<Event> {
         self.heard().iter().skip(count).cloned().collect()
     }
 
-    /// How many messages came so far.
+    /// Returns the number of messages so far.
     pub(crate) fn count(&self) -> usize {
         self.heard().len()
     }
 
-    /// How many of them were copies of one before.
+    /// Returns the number of copies of earlier messages.
     pub(crate) fn copies(&self) -> usize {
         let heard = self.heard();
         heard.len() - heard.iter().map(|event| &event.id).collect::<HashSet<_>>().len()

@@ -1,4 +1,4 @@
-//! outboxd as a demo runs and shows it, and as whoever is invited to look around finds it.
+//! outboxd as a demo runs and shows it, and as a user who looks around finds it.
 
 use super::{
     LIMIT, Outcome, ensure,
@@ -8,28 +8,28 @@ use super::{
 use std::{path::PathBuf, process::ExitStatus, time::Instant};
 use testkit::{Daemon, RabbitMq, http};
 
-/// Its configuration file, kept after the end.
+/// Returns the path of the configuration file, which is kept.
 pub(crate) fn config_file() -> PathBuf {
     kept("outboxd.toml")
 }
 
-/// Its log, kept after the end.
+/// Returns the path of the log, which is kept.
 pub(crate) fn log_file() -> PathBuf {
     kept("outboxd.log")
 }
 
-/// Keeps both, from before its start.
+/// Keeps both files, from before the start.
 pub(crate) fn keep_files(daemon: &Daemon) -> Outcome<()> {
     keep(&daemon.config_file(), "outboxd.toml")?;
     keep(&daemon.log_file(), "outboxd.log")
 }
 
-/// Base address of its admin endpoints.
+/// Returns the base address of the admin endpoints.
 pub(crate) fn admin_url(daemon: &Daemon) -> String {
     format!("http://127.0.0.1:{}", daemon.port())
 }
 
-/// What one of its commands prints.
+/// Returns the output of a command.
 pub(crate) async fn answer(daemon: &Daemon, arguments: &[&str]) -> Outcome<String> {
     let output = daemon.command(arguments).await;
     ensure(output.status.success(), || {
@@ -39,7 +39,7 @@ pub(crate) async fn answer(daemon: &Daemon, arguments: &[&str]) -> Outcome<Strin
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Starts it, and says where it is to be found once it is ready.
+/// Starts outboxd, and shows its address once it is ready.
 pub(crate) async fn start(screen: Screen, daemon: &mut Daemon) -> Outcome<()> {
     let start = Instant::now();
     daemon.start_again();
@@ -54,7 +54,7 @@ pub(crate) async fn start(screen: Screen, daemon: &mut Daemon) -> Outcome<()> {
     Ok(())
 }
 
-/// Says how it and its broker can be asked from another terminal.
+/// Shows how to query outboxd and its broker from another terminal.
 pub(crate) fn invite(screen: Screen, daemon: &Daemon, rabbitmq: &RabbitMq) {
     screen.fact("RabbitMQ", &format!("{}  user guest, password guest", rabbitmq.management_url()));
     screen.fact("outboxd", &format!("{}/metrics, /status and /readyz", admin_url(daemon)));
@@ -63,7 +63,7 @@ pub(crate) fn invite(screen: Screen, daemon: &Daemon, rabbitmq: &RabbitMq) {
     screen.fact("logs", &format!("tail -f {}/*.log", short(&kept_folder())));
 }
 
-/// Says how a program ended that was asked to: with 0, unless somebody was invited to look around, who may have killed it.
+/// Shows how a stopped program ended: with 0, unless a user who looked around may have killed it.
 pub(crate) fn ended(
     screen: Screen,
     program: &str,

@@ -1,6 +1,6 @@
-//! What both demos have in common: how they begin, look and end, how they run outboxd, and what they leave behind.
+//! Common parts of both demos: start, look and end, the use of outboxd, and kept files.
 
-// Each demo compiles all of it and uses the part it needs.
+// Each demo compiles the whole module and uses a part.
 #![allow(dead_code)]
 
 pub(crate) mod daemon;
@@ -16,16 +16,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A result whose error is one text for the reader.
+/// Result whose error is a text for the reader.
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Longer than anything in a demo takes, even beside a compiler.
+/// Limit of any wait in a demo, even beside a compiler.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// A demo from its beginning to the exit status, which is 1 when something does not add up.
+/// Runs a demo and returns its exit status, which is 1 if a check fails.
 ///
-/// `play` is everything that there is to see, and gives what is running then. With `KEEP=1` that stays up, with `stay` to show what
-/// happens to it, until Ctrl-C. `stop` ends it; it is told whether somebody was invited to look around, who may have killed something.
+/// `play` plays all steps and returns the running programs. With `KEEP=1` they keep running until Ctrl-C while `stay`
+/// shows events. `stop` ends them, and is told whether a user looked around, who may have killed something.
 pub(crate) async fn perform<S>(
     steps: usize,
     play: impl AsyncFnOnce(Screen) -> Outcome<S>,
@@ -37,7 +37,7 @@ pub(crate) async fn perform<S>(
         let (screen, begin) = (Screen::new(steps), Instant::now());
         let mut stage = tokio::select! {
             played = play(screen) => played?,
-            // The other branch is dropped before this one is entered: whatever it had started has ended.
+            // The other branch is dropped first, so everything it started has ended.
             () = interrupted() => return Ok(ExitCode::from(130)),
         };
         let took = begin.elapsed().as_secs_f64();
@@ -59,17 +59,17 @@ pub(crate) async fn perform<S>(
     })
 }
 
-/// Fails with that text unless it holds.
+/// Fails with a text unless the condition holds.
 pub(crate) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome<()> {
     if holds { Ok(()) } else { Err(otherwise().into()) }
 }
 
-/// How often to look for something whose time is shown.
+/// Interval of waiting for something whose time is shown.
 pub(crate) const AT_ONCE: Duration = Duration::from_millis(2);
-/// How often to look for something while others need the processor.
+/// Interval of waiting for something while others need the processor.
 pub(crate) const NOW_AND_THEN: Duration = Duration::from_millis(50);
 
-/// Looks every so often until there is something to see. Fails after [`LIMIT`] and says what was missing.
+/// Polls until `look` returns a value. Fails after [`LIMIT`] with what was missing.
 pub(crate) async fn eventually<T>(
     every: Duration,
     what: &str,
@@ -97,8 +97,8 @@ async fn ctrl_c() {
     }
 }
 
-/// The nodes' launcher panics when a machine does not do what it needs; so does a mistake of ours. The reader gets one
-/// text and status 1 then too, and the launcher's guardian clears everything away.
+/// Reduces a panic to one text and status 1. The nodes' launcher panics when the machine does not do what it needs;
+/// its guardian cleans up.
 fn fail_in_one_text() {
     std::panic::set_hook(Box::new(|info| {
         let payload = info.payload();

@@ -1,4 +1,4 @@
-//! The two private nodes that a demo plays on.
+//! Private nodes of a demo.
 
 use super::{
     Outcome, ensure,
@@ -10,7 +10,8 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 use testkit::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions};
 
-/// Starts both at the same time and says what they are, provided that the programs are there that `target` of the Makefile builds.
+/// Starts both nodes at the same time and shows their versions. Requires the programs that the Makefile's `target`
+/// builds.
 pub(crate) async fn start(screen: Screen, programs: &[&str], target: &str) -> Outcome<(Postgres, RabbitMq)> {
     for program in programs {
         let file = executable(program);

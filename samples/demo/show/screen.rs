@@ -1,4 +1,4 @@
-//! How a demo looks: numbered steps, facts, tables; at most 100 columns, colours on a terminal only.
+//! Screen of a demo: numbered steps, facts, tables; at most 100 columns, colours only on a terminal.
 
 use std::io::{IsTerminal, stdout};
 
@@ -10,14 +10,14 @@ const DIM: &str = "2";
 const GREEN: &str = "32";
 const YELLOW: &str = "33";
 
-/// Where the demo is shown.
+/// Output of a demo.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
     colours: bool,
     steps: usize,
 }
 
-/// A cell's text, whether it is to catch the eye, and whether it is a number, which stands to the right.
+/// Cell of a table: text, emphasis, and whether it is a number, which is aligned to the right.
 pub(crate) struct Cell {
     text: String,
     style: Option<&'static str>,
@@ -25,14 +25,14 @@ pub(crate) struct Cell {
 }
 
 impl Screen {
-    /// Standard output, for so many steps. `NO_COLOR`, if it is set to anything, turns colours off (no-color.org).
+    /// Creates a screen on standard output for this many steps. A set `NO_COLOR` turns colours off (no-color.org).
     pub(crate) fn new(steps: usize) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self { colours: stdout().is_terminal() && !set("NO_COLOR") && !dumb, steps }
     }
 
-    /// The headline of a step, and beneath it what the reader is about to see.
+    /// Prints a step's headline, and what the reader is about to see.
     pub(crate) fn step(self, number: usize, headline: &str, why: &str) {
         self.interlude(&format!("{number}/{}  {headline}", self.steps), why);
     }
@@ -46,17 +46,17 @@ impl Screen {
         println!();
     }
 
-    /// What the next table is about.
+    /// Prints the headline of a table.
     pub(crate) fn headline(self, text: &str) {
         println!("\n{INDENT}{}", self.styled(text, Some(BOLD)));
     }
 
-    /// A name and what it stands for. The name may be empty, to go on with the one before.
+    /// Prints a name and its value. An empty name continues the one before.
     pub(crate) fn fact(self, name: &str, value: &str) {
         println!("{INDENT}{name:<18}{value}");
     }
 
-    /// Something that has been checked.
+    /// Prints a successful check.
     pub(crate) fn checked(self, text: &str) {
         for (number, line) in wrapped(text, WIDTH - INDENT.len() - 4).into_iter().enumerate() {
             let mark = if number == 0 { self.styled("ok", Some(GREEN)) } else { "  ".to_owned() };
@@ -64,7 +64,7 @@ impl Screen {
         }
     }
 
-    /// What another program printed, cut off at the right margin.
+    /// Prints another program's output, cut at the right margin.
     pub(crate) fn quote(self, text: &str) {
         for line in text.lines() {
             let cut: String = line.chars().take(WIDTH - 2 * INDENT.len()).collect();
@@ -72,12 +72,12 @@ impl Screen {
         }
     }
 
-    /// A table.
+    /// Prints a table.
     pub(crate) fn table(self, head: &[&str], rows: Vec<Vec<Cell>>) {
         self.rows(&widths(head, &rows), None, head, rows);
     }
 
-    /// Two tables side by side: `titles` says what they are, and the second begins at column `split`.
+    /// Prints two tables side by side with `titles`. The second begins at column `split`.
     pub(crate) fn tables(self, titles: [&str; 2], split: usize, head: &[&str], rows: Vec<Vec<Cell>>) {
         let widths = widths(head, &rows);
         let left = widths[..split].iter().sum::<usize>() + 2 * (split - 1);
@@ -119,17 +119,17 @@ impl Screen {
 }
 
 impl Cell {
-    /// Plain text.
+    /// Creates a cell of plain text.
     pub(crate) fn plain(text: impl Into<String>) -> Self {
         Self { text: text.into(), style: None, number: false }
     }
 
-    /// Text that catches the eye.
+    /// Creates a cell of emphasised text.
     pub(crate) fn marked(text: impl Into<String>) -> Self {
         Self { text: text.into(), style: Some(YELLOW), number: false }
     }
 
-    /// A number.
+    /// Creates a cell of a number.
     pub(crate) fn number(number: impl ToString) -> Self {
         Self { text: number.to_string(), style: None, number: true }
     }
@@ -143,7 +143,7 @@ fn widths(head: &[&str], rows: &[Vec<Cell>]) -> Vec<usize> {
     (0..head.len()).map(width).collect()
 }
 
-/// `17,342`.
+/// Formats a number as `17,342`.
 pub(crate) fn counted(number: usize) -> String {
     let digits = number.to_string();
     let grouped: Vec<&str> = digits

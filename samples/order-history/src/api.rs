@@ -1,4 +1,4 @@
-//! What can be asked of the view.
+//! API of the view.
 
 use std::time::SystemTime;
 
@@ -19,7 +19,7 @@ use contract::{
     money::{CreditLimitSchema, Money, OrderTotalSchema},
 };
 
-/// What answers are made from: the view, and how far each stream has been consumed.
+/// Sources of answers: the view, and the progress of each stream.
 #[derive(Clone)]
 struct Sources {
     database: Database,
@@ -65,7 +65,7 @@ struct Filter {
 
 /// A customer with its orders
 ///
-/// Ordered by id. A customer is known as soon as its CustomerCreated has come.
+/// Ordered by id. A customer is known once its CustomerCreated has arrived.
 #[utoipa::path(get, path = "/customers/{id}/orderhistory", params(("id" = i64, Path), Filter, PageQuery), responses(
     (status = 200, body = OrderHistory, headers(("Link" = String))),
     (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
@@ -84,7 +84,7 @@ async fn history(
         return Err(ApiError::invalid("state", format!("'{unknown}' is no state; there are {names}")));
     }
     let mut connection = database.connection().await?;
-    // Customer and orders as of one moment.
+    // Customer and orders of one moment.
     let snapshot = connection.build_transaction().read_only(true);
     let snapshot = snapshot.isolation_level(tokio_postgres::IsolationLevel::RepeatableRead).start().await?;
     let select = "SELECT name, credit_limit FROM public.customers WHERE id = $1";
@@ -123,18 +123,18 @@ struct Lag {
 struct StreamLag {
     /// Aggregate type of the stream's events.
     stream: &'static str,
-    /// The outbox that they come from; null before the first.
+    /// Outbox of the events; null before the first.
     source: Option<String>,
     /// `outbox-position` of the last event applied; null before the first.
     position: Option<String>,
-    /// 0 when nothing waits or is being applied, else the age of the first such event; null while the broker cannot be asked. The
-    /// instance that consumes the stream knows best.
+    /// 0 when no event waits or is being applied, else the age of the first such event; null while the broker cannot
+    /// be queried. The instance that consumes the stream knows it best.
     seconds_behind: Option<i64>,
-    /// Messages that wait in the queue, as of at most a second ago; null while the broker cannot be asked.
+    /// Messages waiting in the queue, as of at most a second ago; null while the broker cannot be queried.
     waiting: Option<u32>,
 }
 
-/// How far the view is behind
+/// Lag of the view
 #[utoipa::path(get, path = "/lag", responses((status = 200, body = Lag), (status = "default", body = ErrorBody, description = "Any failure")))]
 async fn lag(State(Sources { database, streams }): State<Sources>) -> Result<Json<Lag>, ApiError> {
     let select = "SELECT stream, source, position, committed_at FROM public.streams";
@@ -156,8 +156,8 @@ async fn lag(State(Sources { database, streams }): State<Sources>) -> Result<Jso
     Ok(Json(Lag { streams: lag.collect() }))
 }
 
-/// Seconds since 1970 go in. While something waits that has not been seen yet, it is younger than the last event applied, and how much
-/// younger nobody knows.
+/// Returns the lag from times in seconds since 1970. A waiting event that was not seen yet is younger than the last
+/// applied one by an unknown time.
 fn seconds_behind(progress: Progress, applied: Option<i64>, now: i64) -> Option<i64> {
     let oldest = match progress {
         Progress { waiting: None, .. } => return None,

@@ -1,8 +1,8 @@
-//! The order history: every customer with its orders, kept from the events of both services. It asks neither of them, and
-//! answers while both are down.
+//! Order history: every customer with its orders, built from the events of both services. It queries neither of them,
+//! and answers while both are down.
 //!
-//! `view` is what an event does to the view; `projector` applies events as they come; `rebuild` applies those that were
-//! retained once more; `api` answers.
+//! `view` changes the view by an event; `projector` applies arriving events; `rebuild` applies retained ones again;
+//! `api` answers.
 
 mod api;
 pub mod projector;
@@ -19,25 +19,25 @@ use process::failure::Failure;
 use projector::Projector;
 use tokio_postgres::Client;
 
-/// Brings the tables of its database up to date.
+/// Migrates the tables of the service's database.
 ///
 /// # Errors
 ///
-/// Nothing has changed then.
+/// [`DatabaseError`], after which nothing has changed.
 pub async fn migrate(client: &mut Client) -> Result<(), DatabaseError> {
     view::SCHEMA.migrate(client).await
 }
 
-/// Its name.
+/// Name of the service.
 pub const NAME: &str = "order-history";
-/// Its queue of the order service's events.
+/// Queue of the order service's events.
 pub const ORDERS_QUEUE: &str = "order-history.orders";
-/// Its queue of the customer service's events.
+/// Queue of the customer service's events.
 pub const CUSTOMERS_QUEUE: &str = "order-history.customers";
-/// Where it listens unless configured otherwise.
+/// Default address.
 pub const LISTEN: &str = "127.0.0.1:8083";
 
-/// Runs it until SIGTERM, SIGINT or SIGQUIT.
+/// Runs the service until SIGTERM, SIGINT or SIGQUIT.
 ///
 /// # Errors
 ///

@@ -14,8 +14,8 @@ use std::{
 
 /// Every customer with its orders, from the events of both services.
 ///
-/// A CQRS view in a database of its own: it asks neither service, and answers while both are down.
-/// GET /customers/ID/orderhistory?state=...&limit=...&after=..., GET /lag.
+/// A CQRS view in a database of its own: it queries neither service, and answers while both are down. GET
+/// /customers/ID/orderhistory?state=...&limit=...&after=..., GET /lag.
 #[derive(Parser)]
 #[command(name = "order-history", version, after_help = cli::HELP)]
 struct Cli {
@@ -26,14 +26,14 @@ struct Cli {
     command: Option<Command>,
 }
 
-/// What else there is to do than to serve.
+/// Commands besides serving.
 #[derive(Subcommand)]
 enum Command {
-    /// Drop the view and make it anew
+    /// Rebuild the view from retained events
     ///
-    /// From the events that the service has retained, in one transaction: readers see the old view until the new one is
-    /// complete, and a running service waits for it. Tables that were dropped are made first. When no event is retained, the
-    /// view stays as it is, and the exit status is 1: `outboxd replay` of both sources then brings the events back.
+    /// In one transaction: readers see the old view until the new one is complete, and a running service waits.
+    /// Dropped tables are created first. If no event is retained, the view stays as it is and the exit status is 1:
+    /// `outboxd replay` of both sources then brings the events back.
     Rebuild,
     #[command(flatten)]
     OfEveryService(cli::Command),

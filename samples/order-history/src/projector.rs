@@ -1,19 +1,19 @@
-//! Applies events to the view as they come, retains them, and notes how far each stream has come.
+//! Projector: applies arriving events to the view, retains them, and records each stream's progress.
 
 use tokio_postgres::Transaction;
 
 use super::view::Change;
 use chassis::inbox::{Handler, HandlingError, Message};
 
-/// The handler of one stream.
+/// Handler of one stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Projector {
-    /// The stream's name in `/lag`: its aggregate type.
+    /// Name of the stream in `/lag`: its aggregate type.
     pub stream: &'static str,
 }
 
 impl Handler for Projector {
-    /// The view is the same however often an event is applied, and a replay is how one that was lost comes back.
+    /// Applying an event again does not change the view, and a replay restores a lost one.
     const TAKES_REPLAYS: bool = true;
 
     async fn handle(
@@ -22,7 +22,8 @@ impl Handler for Projector {
         message: &Message,
     ) -> Result<(), HandlingError> {
         let change = Change::of(&message.event_type, &message.body)?;
-        // First of all: a rebuild under way holds this table, and nothing of the view may be locked while it is waited for.
+        // First statement, because a running rebuild holds this table, and no lock of the view may be held while
+        // waiting for it.
         let retain = "INSERT INTO public.events (source, message_id, event_type, body) VALUES ($1, $2, $3, $4) \
                       ON CONFLICT DO NOTHING";
         let source = message.source.as_deref().unwrap_or_default();

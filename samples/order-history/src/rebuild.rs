@@ -1,4 +1,4 @@
-//! `order-history rebuild`: drops the view and makes it anew. Readers see the old one until the new one is complete.
+//! `order-history rebuild`: builds the view again. Readers see the old one until the new one is complete.
 
 use std::fmt;
 
@@ -12,33 +12,33 @@ use chassis::{
 };
 use process::{failure::Failure, shutdown::StopSignals};
 
-/// Where events come from that are not retained here.
-const REPLAY: &str = "to bring back what the services still have, let order-history run, and publish their events again: \
+/// Advice for events that are not retained.
+const REPLAY: &str = "to restore what the services still have, keep order-history running and publish their events again: \
                       outboxd replay --source orders, and outboxd replay --source customers";
 
-/// A view that was made anew. Displayed as what there is to say about it.
+/// Result of a rebuild. Displayed for people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rebuilt {
-    /// Events that were applied.
+    /// Applied events.
     pub applied: u64,
-    /// Events that make no sense; the log has each.
+    /// Invalid events, each in the log.
     pub left_out: u64,
-    /// Customers and orders that the view had before and has no longer.
+    /// Customers and orders of the old view that the new one lacks.
     pub gone: i64,
 }
 
-/// Rebuilds the view from the events that the service has retained, in one transaction. Tables that were dropped are made first. The
-/// service may be running: its consumers wait.
+/// Rebuilds the view from the retained events in one transaction. Dropped tables are created first. The service may
+/// be running: its consumers wait.
 ///
 /// # Errors
 ///
-/// The view is as it was.
+/// [`Failure`], after which the view is unchanged.
 pub async fn rebuild(settings: Settings) -> Result<Rebuilt, Failure> {
     let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
     let rebuilt = tokio::select! {
         rebuilt = rebuilt(settings) => rebuilt,
         signal = stop.next() => {
-            return Err(Failure::Runtime(format!("ended by {signal} before it was done; the view is as it was")));
+            return Err(Failure::Runtime(format!("stopped by {signal} before the rebuild was complete; the view is as it was")));
         }
     };
     match rebuilt {
@@ -50,13 +50,13 @@ pub async fn rebuild(settings: Settings) -> Result<Rebuilt, Failure> {
     }
 }
 
-/// `None` when nothing is retained.
+/// Rebuilds the view; `None` without retained events.
 async fn rebuilt(settings: Settings) -> Result<Option<Rebuilt>, DatabaseError> {
     let database = Database::new(settings.database, settings.name, 1)?;
     let mut connection = database.connection().await?;
     super::migrate(&mut connection).await?;
     let transaction = connection.transaction().await?;
-    // Who applies an event writes to this table first.
+    // An event's handler writes to this table first.
     transaction.batch_execute("LOCK TABLE public.events IN SHARE ROW EXCLUSIVE MODE").await?;
     if transaction.query_opt("SELECT FROM public.events LIMIT 1", &[]).await?.is_none() {
         return Ok(None);
@@ -90,14 +90,14 @@ async fn apply_retained(transaction: &Transaction<'_>) -> Result<Rebuilt, Databa
             };
             match applied {
                 Ok(()) => rebuilt.applied += 1,
-                // An earlier version took it. The transaction goes on: no statement has failed.
+                // An earlier version accepted it. The transaction continues, because no statement has failed.
                 Err(HandlingError::Permanent(reason)) => {
                     let message_id: &str = row.get("message_id");
                     tracing::warn!(
                         message_id,
                         event_type,
                         reason,
-                        "a retained event cannot be applied and is left out of the view; it stays in the table of events"
+                        "a retained event cannot be applied and is left out of the view; it stays in the table events"
                     );
                     rebuilt.left_out += 1;
                 }
@@ -110,9 +110,9 @@ async fn apply_retained(transaction: &Transaction<'_>) -> Result<Rebuilt, Databa
 impl fmt::Display for Rebuilt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { applied, left_out, gone } = self;
-        write!(f, "the view has been made anew from {applied} events")?;
+        write!(f, "the view was rebuilt from {applied} events")?;
         if *left_out > 0 {
-            write!(f, "\nevents left out, as they make no sense (the log has each): {left_out}")?;
+            write!(f, "\nevents left out because they are invalid (the log has each): {left_out}")?;
         }
         if *gone > 0 {
             write!(

@@ -1,5 +1,5 @@
-//! What an event does to the view. However often the events come, and however the two streams are interleaved, the view in the
-//! end is the same.
+//! View: the effect of an event. The final view is the same for any repetition of events and any interleaving of the
+//! two streams.
 
 use tokio_postgres::{Row, Transaction};
 
@@ -15,10 +15,10 @@ use contract::{
     repeated_id,
 };
 
-/// An order may be there before its customer: so nothing refers to `customers`, and a customer is there only when its own
-/// event has come.
+/// An order may arrive before its customer. So nothing refers to `customers`, and a customer exists only after its
+/// own event.
 ///
-/// `events` retains every event for `rebuild`, and `streams` how far each stream has come. Positions compare byte by byte.
+/// `events` retains every event for `rebuild`, and `streams` each stream's progress. Positions compare byte by byte.
 const MIGRATIONS: &[&str] = &["
 CREATE TABLE IF NOT EXISTS public.customers (
   id           bigint PRIMARY KEY,
@@ -51,11 +51,11 @@ ALTER TABLE public.events ADD COLUMN IF NOT EXISTS source text NOT NULL DEFAULT 
 CREATE UNIQUE INDEX IF NOT EXISTS events_message ON public.events (source, message_id);
 "];
 
-/// All of it comes from the two streams, so all of it may be dropped.
+/// All tables derive from the two streams, so all may be dropped.
 pub(super) const SCHEMA: Schema =
     Schema { migrations: MIGRATIONS, derived: &["customers", "orders", "events", "streams"] };
 
-/// Where an order stands, as far as events have told.
+/// State of an order, as far as events have told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(super) enum State {
@@ -65,7 +65,7 @@ pub(super) enum State {
     Cancelled,
 }
 
-/// A change of the view.
+/// Change of the view.
 pub(super) enum Change {
     Customer(CustomerCreated),
     Order(OrderEvent, State),
@@ -74,7 +74,7 @@ pub(super) enum Change {
 impl State {
     pub(super) const ALL: [Self; 4] = [Self::Pending, Self::Approved, Self::Rejected, Self::Cancelled];
 
-    /// As the database and JSON have it.
+    /// Returns the name in the database and JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -84,7 +84,7 @@ impl State {
         }
     }
 
-    /// How far into its life an order is: it never goes back. No order is both approved and rejected.
+    /// Returns the rank of a state. An order never goes back to a lower one, and none is both approved and rejected.
     fn rank(self) -> i16 {
         match self {
             Self::Pending => 0,
@@ -105,11 +105,11 @@ impl State {
 }
 
 impl Change {
-    /// What an event says.
+    /// Parses an event.
     ///
     /// # Errors
     ///
-    /// Permanent: the event is none of those that the view is made of.
+    /// A permanent [`HandlingError`] when the view does not use the event.
     pub(super) fn of(event_type: &str, body: &[u8]) -> Result<Self, HandlingError> {
         if event_type == CUSTOMER_CREATED {
             return payload(event_type, body).map(Self::Customer);
@@ -124,11 +124,11 @@ impl Change {
         }
     }
 
-    /// Changes the view, unless it is as far or further already.
+    /// Applies the change, unless the view is as far or further.
     ///
     /// # Errors
     ///
-    /// Permanent also when the view has another customer or order of that id.
+    /// [`HandlingError`], permanent also when the view has another customer or order with this id.
     pub(super) async fn apply(&self, transaction: &Transaction<'_>) -> Result<(), HandlingError> {
         match self {
             Self::Customer(CustomerCreated { customer_id, name, credit_limit }) => {
@@ -170,5 +170,5 @@ fn is_same(row: Row) -> bool {
 }
 
 fn contradictory(event_type: &str, what: &str) -> HandlingError {
-    HandlingError::Permanent(format!("the body is no valid {event_type}: {what}"))
+    HandlingError::Permanent(format!("the body is not a valid {event_type}: {what}"))
 }

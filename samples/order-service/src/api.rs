@@ -1,4 +1,4 @@
-//! What callers can do with orders.
+//! API of orders.
 
 use axum::{
     Json,
@@ -35,10 +35,10 @@ pub(super) fn routes(database: Database) -> OpenApiRouter {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct PlaceOrder {
-    /// Who orders.
+    /// Customer of the order.
     #[schema(required, nullable = false)]
     customer_id: Option<i64>,
-    /// What it costs: more than zero.
+    /// Total of the order: more than zero.
     #[schema(value_type = OrderTotalSchema)]
     order_total: Option<Money>,
 }
@@ -77,7 +77,7 @@ impl PlaceOrder {
 
 /// Place an order
 ///
-/// It is PENDING until the customer service has decided.
+/// The order is PENDING until the customer service has decided.
 #[utoipa::path(post, path = "/orders", request_body = PlaceOrder, responses(
     (status = 201, body = OrderPlaced, headers(("Location" = String))),
     (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
@@ -123,7 +123,7 @@ async fn find(State(database): State<Database>, Id(id): Id) -> Result<Json<Order
 
 /// Cancel an approved order
 ///
-/// Its customer's credit is given back.
+/// The customer's credit is released.
 #[utoipa::path(post, path = "/orders/{id}/cancel", params(("id" = i64, Path)), responses(
     (status = 200, body = OrderView),
     (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),

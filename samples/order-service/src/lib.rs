@@ -1,7 +1,7 @@
-//! The order service: takes orders, and follows each through the saga.
+//! Order service: accepts orders, and follows each through the saga.
 //!
-//! `order` is the state machine; `store` keeps orders and writes their events; `api` lets customers in, `saga` the events of the
-//! customer service.
+//! `order` is the state machine; `store` keeps orders and writes their events; `api` serves customers, `saga` handles
+//! the customer service's events.
 
 mod api;
 pub mod order;
@@ -12,14 +12,14 @@ use chassis::settings::Settings;
 use contract::events::{CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_VALIDATION_FAILED};
 use process::failure::Failure;
 
-/// Its name.
+/// Name of the service.
 pub const NAME: &str = "order-service";
-/// Its queue of the customer service's events.
+/// Queue of the customer service's events.
 pub const QUEUE: &str = "order-service.customers";
-/// Where it listens unless configured otherwise.
+/// Default address.
 pub const LISTEN: &str = "127.0.0.1:8081";
 
-/// Runs it until SIGTERM, SIGINT or SIGQUIT.
+/// Runs the service until SIGTERM, SIGINT or SIGQUIT.
 ///
 /// # Errors
 ///

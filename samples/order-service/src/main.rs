@@ -5,10 +5,10 @@ use clap::Parser;
 use order_service::{LISTEN, NAME, QUEUE, run};
 use std::process::ExitCode;
 
-/// Takes orders, and follows each through the saga.
+/// Accepts orders, and follows each through the saga.
 ///
 /// An order is PENDING until the customer service has decided about its credit: APPROVED or REJECTED. POST /orders, GET /orders, GET /orders/ID, POST /orders/ID/cancel.
-/// Its events are written to the table outbox of its own database, from where outboxd relays them.
+/// The service writes its events to the table outbox of its database, and outboxd relays them.
 #[derive(Parser)]
 #[command(name = "order-service", version, after_help = cli::HELP)]
 struct Cli {

@@ -1,4 +1,4 @@
-//! An order's states, and what leads from one to the next. Pure.
+//! States of an order and their transitions. Pure.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -8,33 +8,33 @@ use contract::events::{
     ORDER_REJECTED, RejectionReason,
 };
 
-/// Where an order stands. PENDING is the semantic lock: until it is settled, nobody can do anything with it.
+/// State of an order. PENDING is the semantic lock: nobody can change an order before it is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum OrderState {
-    /// Placed; the customer's credit is not known yet.
+    /// Placed. The customer's credit is unknown.
     Pending,
-    /// Credit is reserved for it.
+    /// Approved: credit is reserved.
     Approved,
-    /// It will not be carried out.
+    /// Rejected: the order will not be carried out.
     Rejected,
-    /// It was approved, and then taken back.
+    /// Cancelled after approval.
     Cancelled,
 }
 
-/// What may happen to an order.
+/// Transition of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The customer service reserved credit for it.
+    /// The customer service reserved credit.
     Approve,
-    /// The customer service did not.
+    /// The customer service did not reserve credit.
     Reject(RejectionReason),
-    /// Somebody takes it back.
+    /// The customer cancels the order.
     Cancel,
 }
 
 impl OrderState {
-    /// The state that `step` leads to; `None` when it leads nowhere from here, as with one that comes late or again.
+    /// Returns the state after `step`; `None` when the step does not apply, as for a late or repeated one.
     pub fn after(self, step: Step) -> Option<Self> {
         match (self, step) {
             (Self::Pending, Step::Approve) => Some(Self::Approved),
@@ -44,7 +44,7 @@ impl OrderState {
         }
     }
 
-    /// As the database and JSON have it.
+    /// Returns the name in the database and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -54,7 +54,7 @@ impl OrderState {
         }
     }
 
-    /// The opposite of [`name`](Self::name).
+    /// Returns the state with a [`name`](Self::name).
     pub fn named(name: &str) -> Option<Self> {
         [Self::Pending, Self::Approved, Self::Rejected, Self::Cancelled]
             .into_iter()
@@ -63,7 +63,7 @@ impl OrderState {
 }
 
 impl Step {
-    /// What an event of the customer service does to an order.
+    /// Returns the step caused by an event of the customer service.
     pub fn caused_by(event_type: &str) -> Option<Self> {
         match event_type {
             CREDIT_RESERVED => Some(Self::Approve),
@@ -73,7 +73,7 @@ impl Step {
         }
     }
 
-    /// The event that tells the others of it.
+    /// Returns the event that announces the step.
     pub fn event_type(self) -> &'static str {
         match self {
             Self::Approve => ORDER_APPROVED,
@@ -82,7 +82,7 @@ impl Step {
         }
     }
 
-    /// Why, if it is a rejection.
+    /// Returns the reason of a rejection.
     pub fn rejection_reason(self) -> Option<RejectionReason> {
         match self {
             Self::Reject(reason) => Some(reason),

@@ -1,4 +1,4 @@
-//! The customer service has decided: the order is approved or rejected.
+//! Saga of the order service: the customer service's decision approves or rejects an order.
 
 use tokio_postgres::Transaction;
 
@@ -12,7 +12,7 @@ use contract::events::CreditDecision;
 pub(super) struct Saga;
 
 impl Handler for Saga {
-    /// Every effect is guarded by state: what was decided stays decided.
+    /// State guards every effect: a settled order never changes.
     const TAKES_REPLAYS: bool = true;
 
     async fn handle(
@@ -29,7 +29,7 @@ impl Handler for Saga {
         }
         match taken {
             Taken::Yes(order) => tracing::info!(order_id, state = order.state, "settled"),
-            Taken::No(order) => tracing::info!(order_id, state = order.state, "was settled before"),
+            Taken::No(order) => tracing::info!(order_id, state = order.state, "the order was settled before"),
             Taken::NoOrder => return Err(HandlingError::Permanent(format!("there is no order {order_id}"))),
         }
         Ok(())

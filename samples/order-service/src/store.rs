@@ -1,4 +1,4 @@
-//! Orders in the database; every change of one goes together with its event.
+//! Store of orders. Every change is committed with its event.
 
 use tokio_postgres::{GenericClient, Row, Transaction};
 
@@ -12,8 +12,8 @@ use chassis::{
 };
 use contract::events::{ORDER, ORDER_CREATED, OrderDetails, OrderEvent};
 
-/// Ids begin at the time at which the table was made, in microseconds since 1970: those of a database that is made anew are
-/// none that other services remember.
+/// Ids begin at the time at which the table was created, in microseconds since 1970: a new database repeats no id
+/// that other services remember.
 const MIGRATIONS: &[&str] = &["
 CREATE TABLE public.orders (
   id               bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
@@ -28,27 +28,27 @@ SELECT setval(pg_get_serial_sequence('public.orders', 'id'), (extract(epoch FROM
 
 pub(super) const SCHEMA: Schema = Schema { migrations: MIGRATIONS, derived: &[] };
 
-/// An order, as far as callers see it.
+/// Order as callers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) id: i64,
-    /// A state's name: the table allows no other text.
+    /// Name of the state. The table allows no other text.
     pub(super) state: String,
     pub(super) rejection_reason: Option<String>,
 }
 
-/// What came of a step.
+/// Result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// The order is in the state that the step leads to, and the event is written.
+    /// The order has the new state, and the event is written.
     Yes(Order),
-    /// The step leads nowhere from the state that the order is in, and nothing has changed.
+    /// The step does not apply to the order's state. Nothing has changed.
     No(Order),
-    /// There is no such order.
+    /// The order does not exist.
     NoOrder,
 }
 
-/// Places an order; gives its id.
+/// Places an order and returns its id.
 pub(super) async fn place(
     transaction: &Transaction<'_>,
     trace: &TraceContext,
@@ -63,8 +63,8 @@ pub(super) async fn place(
     Ok(order_id)
 }
 
-/// Takes a step with an order, if it allows it. Its row stays locked until the end of the transaction, so that of two who want
-/// to take one at the same time the second sees what the first has done.
+/// Applies a step to an order, if its state allows. The row stays locked until the end of the transaction: of two
+/// concurrent steps the second sees the result of the first.
 pub(super) async fn take(
     transaction: &Transaction<'_>,
     trace: &TraceContext,
@@ -93,11 +93,11 @@ pub(super) async fn take(
     Ok(Taken::Yes(Order { id, state: state.name().to_owned(), rejection_reason: reason.map(str::to_owned) }))
 }
 
-/// Waits for the order's own transaction, should it not have ended; says whether the order is there now.
+/// Waits for the order's own transaction if it has not ended, and tells whether the order exists.
 ///
-/// An event may overtake the transaction that caused it: PostgreSQL decodes a transaction as soon as its commit is in the WAL, and
-/// shows its rows to others a moment later (or, with a synchronous standby, when that has answered). A SELECT does not see such a row, but
-/// an INSERT with its key waits to learn whether it conflicts. Nothing is inserted in the end.
+/// An event may overtake the transaction that caused it: PostgreSQL decodes a transaction as soon as its commit is in
+/// WAL, and shows its rows a moment later (with a synchronous standby, after its answer). A SELECT does not see such
+/// a row, but an INSERT with its key waits to learn whether it conflicts. In the end nothing is inserted.
 pub(super) async fn is_there_by_now(
     transaction: &mut Transaction<'_>,
     id: i64,
@@ -110,13 +110,13 @@ pub(super) async fn is_there_by_now(
     Ok(inserted == 0)
 }
 
-/// One order.
+/// Returns an order.
 pub(super) async fn find(client: &impl GenericClient, id: i64) -> Result<Option<Order>, DatabaseError> {
     let select = "SELECT id, state, rejection_reason FROM public.orders WHERE id = $1";
     Ok(client.query_opt(select, &[&id]).await?.as_ref().map(Order::from))
 }
 
-/// A page of orders, by id.
+/// Returns a page of orders, ordered by id.
 pub(super) async fn list(client: &impl GenericClient, page: Page) -> Result<Vec<Order>, DatabaseError> {
     let select = "SELECT id, state, rejection_reason FROM public.orders WHERE id > $1 ORDER BY id LIMIT $2";
     Ok(client.query(select, &[&page.after, &page.limit]).await?.iter().map(Order::from).collect())

@@ -1,8 +1,7 @@
-//! Ends what lapin goes on with when nobody waits for it any more.
+//! Cancellation of lapin's attempts to connect.
 //!
-//! lapin connects on a thread of its own, which a dropped future does not end: at a peer that accepts and then says
-//! nothing, it would keep its thread, its socket and 2 MiB of buffers for ever, once more with every attempt. The end of
-//! its socket is what that thread does hear.
+//! lapin connects on a thread that a dropped future does not end. At a peer that accepts and then stays silent, each
+//! attempt would keep a thread, a socket and 2 MiB of buffers for ever. Closing the socket ends the thread.
 
 use std::{
     io,
@@ -11,13 +10,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// An attempt to connect. Dropped before it [`succeeded`](Self::succeeded), it takes its socket with it.
+/// Attempt to connect. Dropping it before [`succeeded`](Self::succeeded) closes its socket.
 #[derive(Default)]
 pub(super) struct Attempt {
     socket: Socket,
 }
 
-/// Where the attempt's thread says which socket it has.
+/// Handle by which the attempt's thread reports its socket.
 #[derive(Clone, Default)]
 pub(super) struct Socket(Arc<Mutex<State>>);
 
@@ -25,9 +24,9 @@ pub(super) struct Socket(Arc<Mutex<State>>);
 enum State {
     #[default]
     NotOpen,
-    /// A second handle on the socket.
+    /// A second handle of the socket.
     Open(TcpStream),
-    /// The attempt is over; a socket that comes now comes too late.
+    /// The attempt is over. A socket that is reported now is too late.
     Over,
 }
 
@@ -36,7 +35,7 @@ impl Attempt {
         self.socket.clone()
     }
 
-    /// The connection is open, and whoever has it ends it.
+    /// Marks the connection as open. Its owner ends it.
     pub(super) fn succeeded(self) {
         *self.socket.state() = State::Over;
     }
@@ -45,18 +44,18 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if let State::Open(socket) = std::mem::replace(&mut *self.socket.state(), State::Over) {
-            // An error means that it is closed already.
+            // An error means that the socket is closed already.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 }
 
 impl Socket {
-    /// Names the socket.
+    /// Reports the socket.
     ///
     /// # Errors
     ///
-    /// The attempt is over, or there are too many open files for a second handle.
+    /// [`io::Error`] when the attempt is over, or too many files are open for a second handle.
     pub(super) fn is(&self, socket: &impl AsFd) -> io::Result<()> {
         let mut state = self.state();
         if let State::Over = *state {

@@ -1,4 +1,4 @@
-//! A connection of lapin's, to a broker that has let us in before.
+//! Connection of lapin to a broker that has accepted this user before.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -12,19 +12,18 @@ use super::{
     transport::{Guarded, GuardedTokio},
 };
 
-/// Frames that a consumer asks for at least: RabbitMQ's default, which every publisher may fill with headers. lapin allots 32 frames
-/// each way: 8 MiB, of which it touches what the traffic needs.
+/// Least frame size of a consumer: RabbitMQ's default, which every publisher may fill with headers. lapin reserves 32
+/// frames in each direction: 8 MiB, of which it uses what the traffic needs.
 pub(super) const FRAME_MAX: u32 = 128 * 1024;
-/// Frames that a consumer asks for at most, whatever the URL's `frame_max` says: 128 MiB for lapin.
+/// Largest frame size of a consumer, whatever the URL's `frame_max`: 128 MiB for lapin.
 const FRAME_MAX_LIMIT: u32 = 2 * 1024 * 1024;
-/// How long a connection may take to close in good order before it is simply dropped.
+/// Limit for closing a connection in order. After it the connection is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// One answer may take so long.
+/// Limit for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Connects. That the broker lets this user in, and why not, was found out before: whatever fails here is a connection that
-/// broke off. `name` is shown by RabbitMQ's management and in its log. At most `prefetch` messages may come that are not acknowledged;
-/// `in_hand` counts them.
+/// Connects. The caller has checked that the broker accepts this user, so any failure here is a broken connection.
+/// RabbitMQ's management and log show `name`. At most `prefetch` messages are unacknowledged; `in_hand` counts them.
 pub(super) async fn connect(
     options: &ConnectionOptions,
     at: &Endpoint,
@@ -46,7 +45,7 @@ pub(super) async fn connect(
     let socket = attempt.socket();
     let connecting = async {
         let (at, in_hand) = (at.clone(), in_hand.clone());
-        // lapin runs this on its own thread, which a timeout out here would not end: so it has one of its own.
+        // lapin runs this on its own thread, which a timeout outside would not end. So the timeout is inside.
         Connection::connector(
             uri,
             Runtime::new(GuardedTokio::current()),
@@ -77,18 +76,18 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, BrokerE
     }
 }
 
-/// Closes the connection in good order, or not, if that takes more than [`CLOSE_TIMEOUT`]: lapin writes nothing,
-/// not even a close, while the broker blocks the connection.
+/// Closes the connection in order, within [`CLOSE_TIMEOUT`]: lapin writes nothing, not even a close, while the broker
+/// blocks the connection.
 pub(super) async fn close(connection: &Connection) {
     let closing = connection.close(200, "OK".into());
-    // There is nothing left to do about a connection that will not close.
+    // A connection that does not close in time is dropped.
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
 }
 
-/// Waits for one answer of the broker, at most [`ANSWER_TIMEOUT`].
+/// Waits for one answer of the broker, for at most [`ANSWER_TIMEOUT`].
 ///
-/// A silent peer is the heartbeat's business. This is for what is lost on the way within this process: an answer that is awaited
-/// while its connection dies may never be told so.
+/// The heartbeat detects a silent peer. This limit is for an answer lost within the process: lapin may not report to
+/// a waiting call that its connection has ended.
 pub(super) async fn answered<T>(answer: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
     let timed_out = || {
         let text = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());

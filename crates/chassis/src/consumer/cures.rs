@@ -1,12 +1,13 @@
-//! Cures of what RabbitMQ refuses, with the keys that a service has.
+//! Cures of RabbitMQ's refusals, with a service's configuration keys.
 //!
-//! Errors say what happened, and what RabbitMQ's administrator does about it. What the service's does is added here.
+//! Errors say what happened and what RabbitMQ's administrator does about it. What the service's operator does is
+//! added here.
 
 use amqp_publisher::{BrokerError, Reason, connection::tls::CertificateError, error::none_usable};
 
 use super::ConsumerError;
 
-/// What happened, and the next step.
+/// Returns what happened, and the next step.
 pub(crate) fn explain(error: &ConsumerError) -> String {
     match error {
         ConsumerError::Broker(error) => explain_broker(error),
@@ -21,7 +22,7 @@ fn explain_broker(error: &BrokerError) -> String {
     }
 }
 
-/// The cure goes on with this.
+/// Returns the continuation of the cure.
 fn more(error: &BrokerError) -> &'static str {
     match error {
         BrokerError::NoUrl => " (amqp_url)",
@@ -31,7 +32,7 @@ fn more(error: &BrokerError) -> &'static str {
             Some(Reason::Permission) => ", as the service's configuration file says",
             Some(Reason::Missing) => ", or set amqp_declare = true",
             Some(Reason::Different) => ", or set amqp_declare = false to use it as it is",
-            Some(Reason::Ended) => ": the service connects again by itself",
+            Some(Reason::Ended) => ": the service reconnects by itself",
             _ => "",
         },
     }

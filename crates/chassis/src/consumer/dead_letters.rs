@@ -1,4 +1,4 @@
-//! Messages in a queue's dead-letter queue, and the way back.
+//! Dead letters of a queue, and their way back.
 
 use amqp_publisher::{Connection as OwnConnection, ConnectionOptions, Endpoint, short_string::short};
 use lapin::{
@@ -15,12 +15,12 @@ use super::{
     properties, published,
 };
 
-/// The dead-letter queue of a queue.
+/// Returns the name of a queue's dead-letter queue.
 pub fn queue_of(queue: &str) -> String {
     format!("{queue}.dead")
 }
 
-/// A connection that puts dead letters back into their queue, the first one first.
+/// Connection that puts dead letters back into their queue, the oldest first.
 pub struct DeadLetters {
     connection: Connection,
     at: Endpoint,
@@ -30,17 +30,17 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Connects; declares nothing. `name` is shown by RabbitMQ's management.
+    /// Connects without declaring anything. RabbitMQ's management shows `name`.
     ///
     /// # Errors
     ///
-    /// The broker cannot be reached, or refuses.
+    /// [`ConsumerError`] when the broker cannot be reached or refuses.
     pub async fn open(options: &ConnectionOptions, queue: &str, name: &str) -> Result<Self, ConsumerError> {
-        // Says why the broker does not let this user in, which lapin does not.
+        // Reports why the broker refuses this user, which lapin does not.
         let first = OwnConnection::connect(options, name, 0).await?;
         let at = first.at().clone();
         first.close().await;
-        // Nothing is delivered here: each message is asked for.
+        // Nothing is delivered here: each message is requested.
         let connection = connect::connect(options, &at, name, 0, &InHand::default()).await?;
         let failed = |source| ConsumerError::after_open(&at, source);
         let channel = answered(connection.create_channel()).await.map_err(failed)?;
@@ -50,21 +50,22 @@ impl DeadLetters {
         Ok(Self { connection, at, channel, queue, dead })
     }
 
-    /// Number of messages there.
+    /// Returns the number of dead letters.
     ///
     /// # Errors
     ///
-    /// The connection is gone, or the queue.
+    /// [`ConsumerError`] when the connection is lost or the queue does not exist.
     pub async fn waiting(&self) -> Result<u32, ConsumerError> {
         self.answered(depth(&self.channel, &self.dead)).await
     }
 
-    /// Puts the first one to the end of its queue, as it was before it died. It is acknowledged once the broker has confirmed the
-    /// copy: a loss in between gives two copies, never none. `false` when there is none.
+    /// Moves the oldest dead letter to the end of its queue, as it was before. The dead letter is acknowledged once
+    /// the broker has confirmed the copy: a failure in between leaves two copies, never none. `false` when there is
+    /// none.
     ///
     /// # Errors
     ///
-    /// Also when the queue does not take the copy; the message then stays where it is.
+    /// [`ConsumerError`], also when the queue does not accept the copy; the dead letter then stays where it is.
     pub async fn put_back(&self) -> Result<bool, ConsumerError> {
         let get = self.channel.basic_get(self.dead.clone(), BasicGetOptions::default());
         let Some(message) = self.answered(get).await? else { return Ok(false) };
@@ -77,7 +78,7 @@ impl DeadLetters {
         Ok(true)
     }
 
-    /// Closes the connection in good order.
+    /// Closes the connection in order.
     pub async fn close(self) {
         connect::close(&self.connection).await;
     }

@@ -1,10 +1,11 @@
-//! Guard between the broker and lapin: frames in, frames out, of which lapin's codec reads every one. Pure.
+//! Guard between the broker and lapin: passes only frames that lapin's codec can read. Pure.
 //!
-//! Anybody may publish what that codec cannot read. One such message would end lapin's thread (tables nested too deep) or its
-//! connection (text that is not UTF-8, headers longer than a frame), and come again for ever. The guard hands lapin a message in its
-//! place that says why, see `readable`. What only a broker could have done ends the connection.
+//! Anybody may publish a message that the codec cannot read. Such a message would end lapin's thread (tables nested
+//! too deep) or its connection (text that is not UTF-8, headers longer than a frame), and return for ever. The guard
+//! replaces it by one that says why, see `readable`. Frames that only a faulty broker sends end the connection.
 //!
-//! It also holds the broker to what lapin keeps without a limit: deliveries, returned messages, and calls that want an answer.
+//! The guard also limits what lapin keeps without a limit: deliveries, returned messages, and calls that expect an
+//! answer.
 
 use std::{
     collections::BTreeMap,
@@ -24,23 +25,23 @@ use super::readable;
 
 const ACK: (u16, u16) = (60, 80);
 const NACK: (u16, u16) = (60, 120);
-/// RabbitMQ takes no message with a longer body, whatever its `max_message_size` says.
+/// Longest body that RabbitMQ accepts, whatever its `max_message_size`.
 const BODY_BYTES_MAX: u64 = 512 << 20;
-/// Deliveries beyond twice the prefetch that are borne. After a split of the cluster a quorum queue takes back what a client holds, and
-/// delivers as much anew while the client still holds the old ones. With a prefetch of 1 several splits may pass before a slow message
-/// is acknowledged. lapin keeps so few more easily.
+/// Allowed deliveries beyond twice the prefetch. After a network partition a quorum queue takes back a client's
+/// messages and delivers as many again while the client still holds the old ones. With a prefetch of 1 several
+/// partitions may pass before a slow message is acknowledged.
 const DELIVERIES_SPARE: u32 = 8;
-/// The broker ends a consumer.
+/// Class and method of `basic.cancel`, by which the broker ends a consumer.
 const CANCEL: (u16, u16) = (60, 30);
 
-/// Deliveries that were passed on and are not acknowledged. Clones share it.
+/// Number of unacknowledged deliveries. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct InHand(Arc<AtomicU32>);
 
 impl InHand {
-    /// Notes that one is about to be acknowledged.
+    /// Counts an acknowledgement that is about to be sent.
     pub fn settled(&self) {
-        // Never below zero, whoever counts.
+        // The count never falls below zero.
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(1));
     }
 
@@ -49,25 +50,25 @@ impl InHand {
     }
 }
 
-/// A connection's frames on their way to lapin.
+/// Guard of one connection.
 #[derive(Debug)]
 pub struct Guard {
-    /// Frames as long as was asked for, until the broker says less. lapin refuses what is longer.
+    /// Frames up to the requested size, until the broker sets a smaller one. lapin refuses longer ones.
     walk: Walk,
-    /// Deliveries that are not acknowledged, at most.
+    /// Most unacknowledged deliveries.
     deliveries_max: u32,
     in_hand: InHand,
-    /// Deliveries whose content header is still to come, by channel, and what could not be read of them.
+    /// Deliveries by channel whose content header is still to come, with the reason why they are unreadable.
     unreadable: BTreeMap<u16, Unreadable>,
-    /// A message came back, and no confirm since.
+    /// Set if a message was returned and not confirmed yet.
     has_returned: bool,
-    /// The broker ended the consumer.
+    /// Set if the broker ended the consumer.
     has_cancelled: bool,
 }
 
 impl Guard {
-    /// For a connection that asks for frames of at most `frame_bytes_max` bytes, on which `prefetch` messages may be in hand. Twice as
-    /// many, and a few more, are borne.
+    /// Creates a guard for a connection with frames of at most `frame_bytes_max` bytes and `prefetch` unacknowledged
+    /// messages. Twice as many, and a few more, are allowed.
     pub fn new(frame_bytes_max: usize, prefetch: u16, in_hand: InHand) -> Self {
         Self {
             walk: Walk::new(frame_bytes_max),
@@ -79,11 +80,11 @@ impl Guard {
         }
     }
 
-    /// Moves every whole frame of `input` to `output`, or another one in its place.
+    /// Moves every complete frame of `input` to `output`, or a replacement.
     ///
     /// # Errors
     ///
-    /// The broker breaks the rules. What came before is in `output`.
+    /// [`io::Error`] when the broker violates the protocol. Frames before the violation are in `output`.
     pub fn pass(&mut self, input: &mut BytesMut, output: &mut BytesMut) -> io::Result<()> {
         while let Some(walked) = self.walk.next(input)? {
             self.pass_one(walked, output)?;
@@ -142,7 +143,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Takes the lower limit, as lapin does with `connection.tune`; 0 is none.
+    /// Applies the lower limit, as lapin does with `connection.tune`; 0 is none.
     fn tune(&mut self, method: &[u8]) {
         let offered = method.get(6..).and_then(|rest| rest.first_chunk());
         if let Some(offered) = offered.filter(|_| frame::method_of(method) == Some(TUNE))
@@ -152,14 +153,14 @@ impl Guard {
         }
     }
 
-    /// Refuses what a broker never does, and what lapin would keep.
+    /// Refuses methods that a correct broker does not send and that lapin would keep.
     fn allow(&mut self, method: Option<(u16, u16)>) -> io::Result<()> {
         match method {
             Some(DELIVER) if self.in_hand.delivered() >= self.deliveries_max => Err(not_amqp(format!(
                 "the broker delivers more than {} messages before one is acknowledged",
                 self.deliveries_max
             ))),
-            // A message is published here only after the one before it is confirmed.
+            // Messages are published one at a time, each after the confirm of the one before.
             Some(RETURN) if std::mem::replace(&mut self.has_returned, true) => {
                 Err(not_amqp("the broker returns more messages than were published"))
             }
@@ -216,7 +217,7 @@ mod tests {
         frame(2, channel, &payload.concat())
     }
 
-    /// Feeds pieces of so many bytes; gives the frames that come out, as lapin's codec reads them, or the error.
+    /// Feeds the guard pieces of this size, and returns the frames as lapin's codec reads them, or the error.
     fn through(guard: &mut Guard, bytes: &[u8], piece: usize) -> Result<Vec<AMQPFrame>, String> {
         let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
         for piece in bytes.chunks(piece) {
@@ -267,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_content_header_that_cannot_be_read_is_replaced_by_one_that_says_why() {
-        // Headers a, b (nested too deep) and a name that is no UTF-8; then message_id and a timestamp.
+        // Headers a, b (nested too deep) and a name that is not UTF-8; then message_id and a timestamp.
         let deep = (0..100).fold(Vec::new(), |value, _| {
             [b"A", &u32::try_from(value.len()).unwrap().to_be_bytes()[..], &value].concat()
         });
@@ -334,7 +335,7 @@ mod tests {
     #[test]
     fn a_content_header_that_is_cut_down_fills_a_frame_and_is_no_byte_longer() {
         let mut longest = 0;
-        // Headers of three bytes each, behind a content type by whose length the room for them differs.
+        // Headers of three bytes each, after a content type whose length changes the room for them.
         let entries = b"\x01aV".repeat(3000);
         let table = [&u32::try_from(entries.len()).unwrap().to_be_bytes()[..], &entries].concat();
         for content_type in [&b"\x01a"[..], b"\x02ab", b"\x03abc"] {

@@ -1,15 +1,16 @@
-//! One durable queue, consumed with manual acknowledgements and bounded prefetch.
+//! Consumer of one durable queue, with manual acknowledgements and bounded prefetch.
 //!
-//! RabbitMQ counts a delivery against every message that was sent and not acknowledged when the consumer's connection ends, and
-//! dead-letters a message whose count exceeds the queue's delivery limit (20 by default since RabbitMQ 4). Only a prefetch of 1 keeps
-//! that from messages that are not in hand. A prefetch must not shrink after such an end, either: a quorum queue puts what comes
-//! back behind what came back before, so a consumer that takes back less than was returned changes the order by its own end.
+//! When a consumer's connection ends, RabbitMQ counts a delivery of every unacknowledged message, and dead-letters a
+//! message whose count exceeds the queue's delivery limit (20 by default since RabbitMQ 4). Only a prefetch of 1
+//! avoids counts of messages that are not in hand. A prefetch must not shrink after such an end, either: a quorum
+//! queue puts returned messages behind those returned before, so a consumer that takes fewer than were returned
+//! changes the order by its own end.
 //!
-//! lapin gets its bytes from a `guard`, so that no message ends its thread or its connection; one that cannot be read says so
-//! ([`Delivery::unreadable`]).
+//! lapin gets its bytes from a `guard`, so that no message ends its thread or connection. An unreadable message is
+//! marked ([`Delivery::unreadable`]).
 //!
-//! Knows nothing of what a message means or of when to try again. A [`Consumer`] that gave an error is finished; the broker
-//! delivers again, in the same order, whatever it had not acknowledged.
+//! Does not know the meaning of messages or when to retry. A [`Consumer`] is unusable after an error; the broker
+//! delivers all unacknowledged messages again, in the same order.
 
 mod abandon;
 mod connect;
@@ -44,7 +45,7 @@ pub use error::{ConsumerError, Setback};
 use guard::InHand;
 pub use properties::REASON_HEADER;
 
-/// While nothing comes, the connection is looked at so often.
+/// Interval of checking the connection while no message arrives.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Broker and queue of a consumer.
@@ -52,29 +53,29 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub struct ConsumerOptions {
     /// Brokers to try, and how to connect to one of them.
     pub connection: ConnectionOptions,
-    /// Declare what the subscription needs; otherwise only verify that it is there.
+    /// Set to declare what the subscription needs. Otherwise its existence is verified.
     pub declare: bool,
-    /// One partition and, for [`bury`](Consumer::bury), a dead-letter queue.
+    /// The subscription, with one partition and, for [`bury`](Consumer::bury), a dead-letter queue.
     pub subscription: Subscription,
-    /// Messages that the broker sends without an acknowledgement, at most.
+    /// Most unacknowledged messages.
     pub prefetch: u16,
 }
 
-/// A connection that consumes one queue.
+/// Connection that consumes one queue.
 pub struct Consumer {
     connection: Connection,
     at: Endpoint,
     channel: Channel,
     deliveries: lapin::Consumer,
     in_hand: InHand,
-    /// The first of `deliveries`, not given out yet.
+    /// First of `deliveries`, not returned yet.
     ahead: Option<LapinDelivery>,
     queue: ShortString,
     /// `<queue>.dead`.
     dead: ShortString,
 }
 
-/// Numbers of messages that wait, those already sent to a consumer not counted.
+/// Numbers of waiting messages, without those sent to a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// In the queue.
@@ -83,19 +84,19 @@ pub struct Waiting {
     pub dead: u32,
 }
 
-/// A message, not acknowledged yet.
+/// Unacknowledged message.
 #[derive(Debug)]
 pub struct Delivery {
     inner: LapinDelivery,
 }
 
 impl Consumer {
-    /// Connects, declares (or verifies) what the subscription needs, and starts to consume. `attempt` rotates the URLs; `name` is
-    /// shown by RabbitMQ's management.
+    /// Connects, declares or verifies what the subscription needs, and starts consuming. `attempt` selects the first
+    /// URL. RabbitMQ's management shows `name`.
     ///
     /// # Errors
     ///
-    /// The broker cannot be reached, or refuses.
+    /// [`ConsumerError`] when the broker cannot be reached or refuses.
     pub async fn connect(
         options: &ConsumerOptions,
         name: &str,
@@ -107,7 +108,7 @@ impl Consumer {
         let connection = connect::connect(&options.connection, &at, name, *prefetch, &in_hand).await?;
         let failed = |source| ConsumerError::after_open(&at, source);
         let channel = answered(connection.create_channel()).await.map_err(failed)?;
-        // For what is buried.
+        // Confirms are for buried messages.
         answered(channel.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;
         let queue = short(&subscription.queue).map_err(|error| failed(error.into()))?;
         let dead =
@@ -123,17 +124,18 @@ impl Consumer {
         Ok(Self { connection, at, channel, deliveries, in_hand, ahead: None, queue, dead })
     }
 
-    /// The next message. Cancel-safe.
+    /// Returns the next message. Cancel-safe.
     ///
     /// # Errors
     ///
-    /// When the connection is gone, or the broker ended the consumer, for instance because the queue was deleted.
+    /// [`ConsumerError`] when the connection is lost, or the broker ends the consumer, for instance because the queue
+    /// was deleted.
     pub async fn next(&mut self) -> Result<Delivery, ConsumerError> {
         if let Some(inner) = self.ahead.take() {
             return Ok(Delivery { inner });
         }
         let next = loop {
-            // A lost connection ends the stream; this is for the one that forgot to.
+            // A lost connection should end the stream. The timeout detects one that does not.
             match tokio::time::timeout(LOOK_INTERVAL, self.deliveries.next()).await {
                 Ok(next) => break next,
                 Err(_) if self.connection.status().connected() => {}
@@ -150,7 +152,7 @@ impl Consumer {
         }
     }
 
-    /// Tells whether a message is there already, so that [`next`](Self::next) does not have to wait.
+    /// Tells whether a message has arrived, so that [`next`](Self::next) returns at once.
     pub fn has_next(&mut self) -> bool {
         if self.ahead.is_none()
             && let Some(Some(Ok(inner))) = self.deliveries.next().now_or_never()
@@ -160,25 +162,25 @@ impl Consumer {
         self.ahead.is_some()
     }
 
-    /// The broker may forget the message.
+    /// Acknowledges a message.
     ///
     /// # Errors
     ///
-    /// The connection is gone.
+    /// [`ConsumerError`] when the connection is lost.
     pub async fn ack(&self, delivery: &Delivery) -> Result<(), ConsumerError> {
         self.in_hand.settled();
         self.answered(delivery.inner.ack(BasicAckOptions::default())).await.map(drop)
     }
 
-    /// Moves the message to `<queue>.dead`, with `reason` in the header [`REASON_HEADER`] and everything else as it was, but for
-    /// headers that are too large. It is acknowledged once the broker has confirmed the copy: a loss in between gives two
-    /// copies, never none.
+    /// Moves a message to `<queue>.dead`, with `reason` in the header [`REASON_HEADER`] and everything else
+    /// unchanged, except headers that are too large. It is acknowledged once the broker has confirmed the copy: a
+    /// failure in between leaves two copies, never none.
     ///
     /// # Errors
     ///
-    /// Also when no queue of that name is there to take the copy.
+    /// [`ConsumerError`], also when the dead-letter queue does not exist to accept the copy.
     pub async fn bury(&self, delivery: &Delivery, reason: &str) -> Result<(), ConsumerError> {
-        // Whoever reads it in RabbitMQ's management sees what the message said.
+        // RabbitMQ's management shows the reason, which may quote the message.
         let reason = Legible(reason).to_string();
         let properties =
             properties::with_reason(&delivery.inner.properties, &reason, frame_bytes(&self.connection));
@@ -189,18 +191,18 @@ impl Consumer {
         self.ack(delivery).await
     }
 
-    /// Asks how many messages wait.
+    /// Queries the numbers of waiting messages.
     ///
     /// # Errors
     ///
-    /// The connection is gone, or one of the queues.
+    /// [`ConsumerError`] when the connection is lost or a queue does not exist.
     pub async fn waiting(&self) -> Result<Waiting, ConsumerError> {
         let queue = self.answered(depth(&self.channel, &self.queue)).await?;
         let dead = self.answered(depth(&self.channel, &self.dead)).await?;
         Ok(Waiting { queue, dead })
     }
 
-    /// Closes the connection in good order. What is not acknowledged goes back to its place in the queue.
+    /// Closes the connection in order. Unacknowledged messages return to their place in the queue.
     pub async fn close(self) {
         connect::close(&self.connection).await;
     }
@@ -215,47 +217,48 @@ impl Consumer {
 }
 
 impl Delivery {
-    /// The property `message_id`.
+    /// Returns the property `message_id`.
     pub fn message_id(&self) -> Option<&str> {
         self.inner.properties.message_id().as_ref().map(ShortString::as_str)
     }
 
-    /// The property `type`.
+    /// Returns the property `type`.
     pub fn event_type(&self) -> Option<&str> {
         self.inner.properties.kind().as_ref().map(ShortString::as_str)
     }
 
-    /// The property `timestamp`, in seconds since 1970.
+    /// Returns the property `timestamp`, in seconds since 1970.
     pub fn timestamp(&self) -> Option<u64> {
         *self.inner.properties.timestamp()
     }
 
-    /// Reason why the message could not be read as it was published. Only what could be read is here, and nobody should act on it.
+    /// Returns the reason why the message is unreadable. Only its readable parts are present, so nobody should act on
+    /// it.
     pub fn unreadable(&self) -> Option<&str> {
         self.header(readable::UNREADABLE_HEADER)
     }
 
-    /// A header, if it is there and is valid text.
+    /// Returns a header, if it exists and is valid text.
     pub fn header(&self, name: &str) -> Option<&str> {
         let headers = self.inner.properties.headers().as_ref()?;
         let value = headers.inner().get(name)?.as_long_string()?;
         std::str::from_utf8(value.as_bytes()).ok()
     }
 
-    /// Tells whether a boolean header is there and true.
+    /// Tells whether a boolean header exists and is true.
     pub fn flag(&self, name: &str) -> bool {
         let headers = self.inner.properties.headers().as_ref();
         let value = headers.and_then(|headers| headers.inner().get(name)).and_then(AMQPValue::as_bool);
         value.unwrap_or(false)
     }
 
-    /// The body.
+    /// Returns the body.
     pub fn body(&self) -> &[u8] {
         &self.inner.data
     }
 }
 
-/// On a connection of its own, which is closed again. Says which of the brokers it was.
+/// Declares the subscription on a connection of its own, closes it, and returns the broker.
 async fn declare(options: &ConsumerOptions, name: &str, attempt: usize) -> Result<Endpoint, BrokerError> {
     const CHANNEL: ChannelId = 1;
     let topology = Topology {
@@ -271,7 +274,7 @@ async fn declare(options: &ConsumerOptions, name: &str, attempt: usize) -> Resul
     Ok(at)
 }
 
-/// Publishes to a queue by the default exchange, and gives the broker's word on it.
+/// Publishes to a queue by the default exchange, and returns the broker's confirmation.
 async fn published(
     channel: &Channel,
     queue: &ShortString,
@@ -282,14 +285,14 @@ async fn published(
     channel.basic_publish(ShortString::default(), queue.clone(), options, body, properties).await?.await
 }
 
-/// Number of messages that wait in a queue.
+/// Returns the number of messages waiting in a queue.
 async fn depth(channel: &Channel, queue: &ShortString) -> lapin::Result<u32> {
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
     let declared = channel.queue_declare(queue.clone(), options, FieldTable::default()).await?;
     Ok(declared.message_count())
 }
 
-/// Frames as the two sides agreed on them.
+/// Returns the agreed frame size.
 fn frame_bytes(connection: &Connection) -> usize {
     usize::try_from(connection.configuration().frame_max()).unwrap_or(usize::MAX)
 }

@@ -1,29 +1,29 @@
-//! The properties of a copy: of a message that goes into its dead-letter queue, and of one that comes back.
+//! Properties of copied messages: one that moves to its dead-letter queue, and one that returns.
 
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
-/// Header of a buried message: why it is in `<queue>.dead`.
+/// Header of a dead letter with the reason.
 pub const REASON_HEADER: &str = "dead-letter-reason";
-/// A reason longer than this many characters is cut.
+/// Longest reason, in characters. A longer one is cut.
 const REASON_CHARS_MAX: usize = 1000;
-/// Nor may it take more than this part of a frame.
+/// Largest share of a frame for a reason.
 const REASON_OF_FRAME: usize = 8;
-/// What else the content header of a copy holds, at most: frame, class and size of the body, flags, the length of the headers, name and
-/// head of the reason, delivery mode, timestamp; and a little for what the broker adds.
+/// Most bytes of a copy's content header besides headers and reason: frame, class and size of the body, flags, length
+/// of the headers, name and head of the reason, delivery mode, timestamp; and some for the broker's additions.
 const REST_BYTES: usize = 256;
-/// `delivery_mode` of a message that the broker writes to disk.
+/// `delivery_mode` of a persistent message.
 const PERSISTENT: u8 = 2;
-/// Headers by which a publisher addresses more queues (RabbitMQ's sender-selected distribution).
+/// Headers that address more queues (RabbitMQ's sender-selected distribution).
 const ADDRESSES: [&str; 2] = ["CC", "BCC"];
-/// Headers that tell of a message's way into a dead-letter queue; those of the broker begin as listed.
+/// Headers that record a message's way into a dead-letter queue. The broker's begin as listed.
 const WAYS: [&str; 6] =
     [REASON_HEADER, "x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count"];
 
-/// Of a message that is buried for `reason`. The largest headers are left out as far as they do not fit into a frame of `frame_bytes`
-/// beside the rest, for which the broker would close the connection; the reason says so.
+/// Returns the properties of a dead letter with `reason`. The largest headers are omitted as far as they exceed a
+/// frame of `frame_bytes`, for which the broker would close the connection; the reason says so.
 pub(super) fn with_reason(properties: &BasicProperties, reason: &str, frame_bytes: usize) -> BasicProperties {
     let headers_max = headers_max(properties, frame_bytes);
     let (mut headers, left_out) = copy(properties.headers().as_ref(), headers_max, |_| true);
@@ -41,15 +41,15 @@ pub(super) fn with_reason(properties: &BasicProperties, reason: &str, frame_byte
     copied(properties, headers)
 }
 
-/// Of a message that goes back into its queue: without what was noted of its death. The largest headers are lost as far as they do not fit
-/// into a frame of `frame_bytes` beside the rest.
+/// Returns the properties of a message that returns to its queue, without the record of its death. The largest
+/// headers are omitted as far as they exceed a frame of `frame_bytes`.
 pub(super) fn put_back(properties: &BasicProperties, frame_bytes: usize) -> BasicProperties {
     let is_own = |name: &str| !WAYS.iter().any(|way| name.starts_with(way));
     copied(properties, copy(properties.headers().as_ref(), headers_max(properties, frame_bytes), is_own).0)
 }
 
-/// Bytes that the headers of a copy may take beside its other properties and a reason. In frames of the usual size that is half of one,
-/// which leaves room for what the broker adds.
+/// Returns the room for a copy's headers besides its other properties and a reason. In frames of the usual size that
+/// is half a frame, which leaves room for the broker's additions.
 fn headers_max(properties: &BasicProperties, frame_bytes: usize) -> usize {
     let texts = TEXTS.iter().filter_map(|(text, _)| text(properties).as_ref());
     let texts: usize = texts.map(|text| 1 + text.as_str().len()).sum();
@@ -57,7 +57,7 @@ fn headers_max(properties: &BasicProperties, frame_bytes: usize) -> usize {
     left.min(frame_bytes / 2)
 }
 
-/// Those that are wanted, the small ones first, which are a relay's own, as far as they fit; and how many did not.
+/// Copies the wanted headers that fit, the smallest first, which are a relay's own. Returns how many do not fit.
 fn copy(
     from: Option<&FieldTable>,
     bytes_max: usize,
@@ -81,15 +81,15 @@ fn copy(
     (kept, left_out)
 }
 
-/// Bytes of a table's member in a frame: a byte for the name's length, the name, the value.
+/// Returns the size of a table's member in a frame: a byte for the name's length, the name, the value.
 fn member_bytes(name: &ShortString, value: &AMQPValue) -> usize {
     1 + name.as_str().len() + value_bytes(value)
 }
 
-/// Bytes of a value in a frame, at most: a byte for its type, four for a length.
+/// Returns the most bytes of a value in a frame: a byte for its type, four for a length.
 fn value_bytes(value: &AMQPValue) -> usize {
     const HEAD: usize = 5;
-    /// Of numbers and times.
+    /// Largest number or time.
     const FIXED_MAX: usize = 9;
     match value {
         AMQPValue::LongString(text) => HEAD + text.as_bytes().len(),
@@ -103,11 +103,11 @@ fn value_bytes(value: &AMQPValue) -> usize {
     }
 }
 
-/// A property that is a text: how it is read, and how it is set.
+/// Getter and setter of a text property.
 type Text =
     (fn(&BasicProperties) -> &Option<ShortString>, fn(BasicProperties, ShortString) -> BasicProperties);
 
-/// Those that a copy keeps.
+/// Text properties that a copy keeps.
 const TEXTS: [Text; 7] = [
     (BasicProperties::message_id, BasicProperties::with_message_id),
     (BasicProperties::kind, BasicProperties::with_type),
@@ -118,8 +118,8 @@ const TEXTS: [Text; 7] = [
     (BasicProperties::app_id, BasicProperties::with_app_id),
 ];
 
-/// The message's properties but for those that concern its way and not itself: who sent it (`user_id`, which the broker compares with
-/// the sender, and that is us now), when to forget it (`expiration`), and where else to put it.
+/// Returns the message's properties without those of its delivery: its sender (`user_id`, which the broker compares
+/// with this client's), its expiration (`expiration`), and further addresses.
 fn copied(properties: &BasicProperties, headers: FieldTable) -> BasicProperties {
     let mut kept = BasicProperties::default().with_headers(headers).with_delivery_mode(PERSISTENT);
     for (text, with_text) in TEXTS {
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(headers.inner().len(), 2, "{headers:?}");
     }
 
-    /// RabbitMQ ends the connection (501) for a longer one, and the message would come again.
+    /// RabbitMQ ends the connection (501) for a longer content header, and the message would return.
     #[test]
     fn a_copy_fits_into_the_smallest_frame_with_as_much_as_a_message_can_hold() {
         let headers: Vec<_> = (0..40).map(|number| (format!("h{number}"), text(&"x".repeat(90)))).collect();

@@ -1,5 +1,5 @@
-//! From a message that lapin cannot read to one that it can: what was wrong is said in a header, the rest is kept as far as it can be
-//! read. Pure and total.
+//! Conversion of a message that lapin cannot read into one that it can: a header says what was wrong, and the
+//! readable parts stay. Pure and total.
 
 use bytes::BufMut;
 
@@ -8,27 +8,27 @@ use amqp_publisher::frame::{
     method_of, properties,
 };
 
-/// Header of a message that did not come as it was published: why it could not be read. Whoever has such a message puts it aside,
-/// also when it comes back.
+/// Header of a message that was unreadable, with the reason. A consumer moves such a message to the dead-letter
+/// queue, also when it returns.
 pub const UNREADABLE_HEADER: &str = "dead-letter-unreadable";
-/// AMQP limits a short text to so many bytes.
+/// Longest short text in AMQP, in bytes.
 const SHORT_BYTES_MAX: usize = 255;
-/// Every connection takes a payload of this size.
+/// Payload size that every connection accepts.
 const PAYLOAD_BYTES_MIN: usize = FRAME_BYTES_MIN - FRAME_OVERHEAD_BYTES;
-/// A reason takes so many bytes at most.
+/// Longest reason, in bytes.
 const REASON_BYTES_MAX: usize = 400;
-/// Flags, and a length of four bytes.
+/// Sizes of the flags and of a length.
 const FLAGS_BYTES: usize = 2;
 const LENGTH_BYTES: usize = 4;
 
-/// A content header in place of `payload`, with `why` in [`UNREADABLE_HEADER`]: texts with bytes that are not UTF-8 written as `\xFF`,
-/// headers that cannot be read or do not fit left out. Not longer than `payload`, or than every connection takes.
-/// `None` when not even the size of the body is there.
+/// Returns a content header in place of `payload`, with `why` in [`UNREADABLE_HEADER`]. Bytes of texts that are not
+/// UTF-8 become `\xFF`, headers that are unreadable or do not fit are omitted. The result is no longer than
+/// `payload`, or than every connection accepts. `None` when even the body size is missing.
 pub fn content_header(payload: &[u8], why: &str) -> Option<Vec<u8>> {
     let mut cursor = Cursor(payload);
     let head = cursor.content_head()?;
     let mut flags = HEADERS_FLAG;
-    // Before and after the headers: the flags say the order.
+    // Properties before and after the headers, in the order of the flags.
     let (mut before, mut after) = (Vec::new(), Vec::new());
     let mut headers = None;
     for (flag, property) in properties(head.flags, cursor) {
@@ -57,13 +57,14 @@ pub fn content_header(payload: &[u8], why: &str) -> Option<Vec<u8>> {
     Some(replaced)
 }
 
-/// `basic.deliver` or `basic.get-ok` in place of `payload`, with exchange and routing key in UTF-8; `None` when it is neither, or cut off.
+/// Returns `basic.deliver` or `basic.get-ok` in place of `payload`, with exchange and routing key in UTF-8; `None`
+/// when it is neither or cut off.
 pub fn delivery(payload: &[u8]) -> Option<Vec<u8>> {
     let mut cursor = Cursor(payload);
     let method = method_of(payload)?;
     cursor.bytes(4)?;
     if method == DELIVER {
-        // The consumer's tag, which is lapin's own.
+        // The consumer's tag, which lapin has chosen.
         cursor.short()?;
     } else if method != GET_OK {
         return None;
@@ -78,7 +79,7 @@ pub fn delivery(payload: &[u8]) -> Option<Vec<u8>> {
     Some(replaced)
 }
 
-/// The entries of a table that can be read, as far as there is room.
+/// Returns the readable entries of a table that fit.
 fn readable_entries(entries: &[u8], room: usize) -> Vec<u8> {
     let mut cursor = Cursor(entries);
     let mut kept = Vec::new();
@@ -99,7 +100,7 @@ fn readable_entries(entries: &[u8], room: usize) -> Vec<u8> {
     kept
 }
 
-/// Appends a short text, with the bytes that are not UTF-8 written as `\xFF`.
+/// Appends a short text. Bytes that are not UTF-8 become `\xFF`.
 fn put_short(bytes: &[u8], out: &mut Vec<u8>) {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
@@ -120,7 +121,7 @@ fn put_long(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// As much of a text as fits into so many bytes.
+/// Returns the part of a text that fits into this many bytes.
 fn cut(text: &str, bytes_max: usize) -> &str {
     let mut end = bytes_max.min(text.len());
     while !text.is_char_boundary(end) {

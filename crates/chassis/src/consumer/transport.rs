@@ -1,6 +1,6 @@
-//! A stream of our own for lapin: bytes of the broker that the [`Guard`] has passed.
+//! Stream for lapin with the broker's bytes that the [`Guard`] has passed.
 //!
-//! lapin takes the stream type that its runtime makes. So the runtime is tokio, but for that type.
+//! lapin uses the stream type of its runtime. So this runtime is tokio with another stream type.
 
 use std::{
     io::{self, Read, Write},
@@ -24,16 +24,16 @@ use tokio::io::AsyncReadExt;
 
 use super::guard::Guard;
 
-/// One read at least; the buffer grows with the frame that is on its way.
+/// Least size of a read. The buffer grows with the current frame.
 const READ_BYTES: usize = 16 << 10;
 
-/// A connection to the broker as lapin sees it.
+/// Connection to the broker as lapin sees it.
 pub(super) struct Guarded {
     stream: Box<dyn Stream>,
     guard: Guard,
     input: BytesMut,
     passed: BytesMut,
-    /// Breach of the rules by the broker; told behind what came before it.
+    /// Violation by the broker, reported after the frames before it.
     broken: Option<String>,
 }
 
@@ -81,12 +81,12 @@ impl AsyncWrite for Guarded {
     }
 }
 
-/// tokio, whose connections are [`Guarded`].
+/// tokio with [`Guarded`] connections.
 #[derive(Clone, Debug)]
 pub(super) struct GuardedTokio(Tokio);
 
 impl GuardedTokio {
-    /// On the runtime that this is called on.
+    /// Returns the current runtime.
     pub(super) fn current() -> Self {
         Self(Tokio::current())
     }
@@ -116,7 +116,7 @@ impl Executor for GuardedTokio {
     }
 }
 
-/// lapin asks for time only: it gets its connection from whoever asks for it to be made.
+/// lapin uses only the timers: its connection is made by the caller.
 impl Reactor for GuardedTokio {
     type TcpStream = Guarded;
     type Sleep = <Tokio as Reactor>::Sleep;

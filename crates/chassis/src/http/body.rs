@@ -1,4 +1,4 @@
-//! A request's body: JSON of a known shape, or a refusal that names the field.
+//! Request body: JSON of a known shape, or a refusal that names the field.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 use super::ApiError;
 use process::http_connections::Turn;
 
-/// From a request's head to the last byte of its body.
+/// Limit from a request's head to its last byte.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The body as JSON, whatever its content type says.
+/// Body as JSON, whatever its content type.
 #[derive(Clone, Copy, Debug)]
 pub struct Body<T>(pub T);
 
@@ -38,17 +38,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             _ => ApiError::invalid("", format!("the body cannot be read: {}", rejection.body_text())),
         })?;
         object(&bytes).map(Self).map_err(|(path, error)| {
-            // A path says something only of JSON that is none of the known shape.
+            // A path helps only for JSON of another shape.
             let field = if error.is_data() && path != "." { path.as_str() } else { "" };
             ApiError::invalid(field, error.to_string())
         })
     }
 }
 
-/// A JSON object, and nothing behind it; else the error, and the path to where it is.
+/// Parses exactly one JSON object. The error has the path to the problem.
 fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, (String, serde_json::Error)> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    // serde would also take an array for a structure, its elements for the fields.
+    // serde would read an array as a structure, its elements as the fields.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err((".".to_owned(), serde::de::Error::custom("expected an object, not an array")));
     }
@@ -58,11 +58,11 @@ fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, (String, serde_json::E
     Ok(read)
 }
 
-/// A field that has to be there.
+/// Returns the value of a required field.
 ///
 /// # Errors
 ///
-/// 400, naming it.
+/// 400, which names the field.
 pub fn required<T>(field: &str, value: Option<T>) -> Result<T, ApiError> {
     value.ok_or_else(|| ApiError::invalid(field, format!("{field} is missing")))
 }

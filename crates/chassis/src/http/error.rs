@@ -1,4 +1,4 @@
-//! What a caller is told when a request cannot be answered: `{"error": ..., "field": ...}`.
+//! Error answers: `{"error": ..., "field": ...}`.
 
 use axum::{
     http::{
@@ -13,19 +13,19 @@ use utoipa::ToSchema;
 use crate::database::DatabaseError;
 use diagnostics::legible;
 
-/// A refusal, with its status.
+/// Refusal with its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     status: StatusCode,
     body: ErrorBody,
 }
 
-/// The body of every answer that is not 2xx.
+/// Body of every answer other than 2xx.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorBody {
-    /// What is wrong, and what would be right.
+    /// The problem, and the correct value.
     error: String,
-    /// Where in the request, as a path such as `orderTotal.amount`; null when it is no single field.
+    /// Place in the request, as a path such as `orderTotal.amount`; null for the request as a whole.
     field: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl ApiError {
         Self { status, body: ErrorBody { error: error.into(), field } }
     }
 
-    /// 400: this field, or the request as a whole, cannot be accepted.
+    /// 400: the field, or the request as a whole, is invalid.
     pub fn invalid(field: &str, error: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error, Some(field))
     }
@@ -45,7 +45,7 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, error, None)
     }
 
-    /// 409: not in the state that the resource is in.
+    /// 409: the resource's state does not allow the request.
     pub fn conflict(error: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, error, None)
     }
@@ -55,7 +55,7 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error, None)
     }
 
-    /// 408. What is left of the request is not waited for.
+    /// 408. The rest of the request is not read.
     pub(super) fn too_slow(error: impl Into<String>) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, error, None)
     }
@@ -71,7 +71,7 @@ impl ApiError {
     }
 }
 
-/// The caller learns that it is not the caller's fault; the log has the rest.
+/// The caller learns that the service is at fault. The log has the details.
 impl From<DatabaseError> for ApiError {
     fn from(error: DatabaseError) -> Self {
         tracing::error!(%error, "a request failed");
@@ -90,7 +90,7 @@ impl From<tokio_postgres::Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        // The texts of a request, a peer and a database are among it, and people read it.
+        // The texts may come from a request, a peer or a database, and people read them.
         let json = serde_json::to_string(&self.body).unwrap_or_default();
         let json = legible::json(&json).into_owned();
         let mut response = (self.status, [(CONTENT_TYPE, "application/json")], json).into_response();

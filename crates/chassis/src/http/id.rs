@@ -1,4 +1,4 @@
-//! The id in a path such as `/orders/{id}`.
+//! Id in a path such as `/orders/{id}`.
 
 use axum::{
     extract::{FromRequestParts, Path},
@@ -7,7 +7,7 @@ use axum::{
 
 use super::ApiError;
 
-/// A 64-bit integer, the only variable part of the path.
+/// 64-bit integer, the only variable part of the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id(pub i64);
 

@@ -1,4 +1,4 @@
-//! HTTP set-up: the service's own paths with their OpenAPI description, health and metrics beside them, and errors as JSON.
+//! HTTP set-up: the service's paths with their OpenAPI description, health, metrics, and errors as JSON.
 
 mod body;
 mod error;
@@ -29,10 +29,10 @@ pub(super) use serve::serve;
 
 use super::{health::Health, metrics::Metrics};
 
-/// Larger than any request here.
+/// Largest body: more than any request needs.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// Everything that the service called `name` answers; its own paths only when `is_ready`.
+/// Returns all paths of the service `name`. Its own ones answer only when `is_ready`.
 pub(super) fn router(
     name: &str,
     api: OpenApiRouter,
@@ -74,5 +74,5 @@ async fn only_when_ready(
     if *is_ready.borrow() {
         return Ok(next.run(request).await);
     }
-    Err(ApiError::unavailable("the service is starting: it waits for its database; try again later"))
+    Err(ApiError::unavailable("the service is starting and waits for its database; try again later"))
 }

@@ -1,4 +1,4 @@
-//! Around every request: its trace, its log line, its metrics.
+//! Trace, log line and metrics of every request.
 
 use std::time::Instant;
 
@@ -15,18 +15,18 @@ use crate::{
     trace::{self, TraceContext},
 };
 
-/// Methods that have a name in the metrics.
+/// Methods with a name in the metrics.
 const KNOWN: [Method; 4] = [Method::GET, Method::POST, Method::HEAD, Method::OPTIONS];
-/// What probes and scrapers ask every few seconds is not worth a line at the usual level.
+/// Paths that probes and scrapers request every few seconds; logged at a lower level.
 const QUIET: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/openapi.json"];
 
-/// Takes up the caller's trace, or begins one, and gives it back with the answer.
+/// Continues the caller's trace or begins one, and returns it with the answer.
 pub(super) async fn observe(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {
     let begin = Instant::now();
     let given = request.headers().get(trace::HEADER).and_then(|value| value.to_str().ok());
     let trace = TraceContext::follow(given);
     let method = request.method().clone();
-    // The pattern and not the path itself, of which there may be any number.
+    // The pattern, because the number of paths is unlimited.
     let path = request.extensions().get::<MatchedPath>().map_or("(none)", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("request", trace_id = trace.trace_id(), %method, path);
     let traceparent = HeaderValue::try_from(trace.to_string());
@@ -37,7 +37,7 @@ pub(super) async fn observe(State(metrics): State<Metrics>, mut request: Request
             response.headers_mut().insert(trace::HEADER, traceparent);
         }
         let (status, took) = (response.status().as_u16(), begin.elapsed());
-        // Of extension methods, too, there may be any number.
+        // The number of extension methods is unlimited, too.
         let named = if KNOWN.contains(&method) { method.as_str() } else { "other" };
         metrics.answered(named, &path, status, took);
         if QUIET.contains(&path.as_str()) {
@@ -50,7 +50,7 @@ pub(super) async fn observe(State(metrics): State<Metrics>, mut request: Request
     answer.instrument(span).await
 }
 
-/// The request's step of its trace.
+/// The request's step in its trace.
 impl<S: Send + Sync> FromRequestParts<S> for TraceContext {
     type Rejection = std::convert::Infallible;
 

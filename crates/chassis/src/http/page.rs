@@ -1,4 +1,4 @@
-//! Long lists in parts: `?limit=...&after=...`, and a `Link` header to the next part.
+//! Pages of long lists: `?limit=...&after=...`, and a `Link` header to the next page.
 
 use axum::{
     extract::FromRequestParts,
@@ -9,26 +9,26 @@ use utoipa::IntoParams;
 
 use super::{ApiError, Query};
 
-/// How much is answered unless the caller asks for less.
+/// Most entries of a page, and the default.
 const LIMIT_MAX: i64 = 10_000;
 
-/// Which part of a list that is ordered by id.
+/// Page of a list ordered by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// At most so many entries.
+    /// Most entries.
     pub limit: i64,
-    /// Those with a greater id.
+    /// Id before the first entry.
     pub after: i64,
 }
 
-/// As it stands in the query.
+/// Parameters in the query.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// At most so many entries.
+    /// Most entries.
     #[param(value_type = i64, required = false, minimum = 1, maximum = 10_000, default = 10_000)]
     limit: Option<String>,
-    /// Only entries with a greater id than this.
+    /// Only entries with a greater id.
     #[param(value_type = i64, required = false)]
     after: Option<String>,
 }
@@ -51,9 +51,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
     }
 }
 
-/// The header that leads to what follows `last`, the last id of a part; none when the part was not full (RFC 8288).
+/// Returns the header that links to the entries after `last`, the page's last id; none when the page was not full
+/// (RFC 8288).
 ///
-/// `path` is the list's own, with what else the query asks for.
+/// `path` is the list's path with its other parameters.
 pub fn next_page(
     path: &str,
     page: Page,

@@ -1,4 +1,4 @@
-//! A request's query: known parameters, or a refusal.
+//! Query of a request: known parameters, or a refusal.
 
 use axum::{
     extract::{self, FromRequestParts},
@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::ApiError;
 
-/// As axum's, but for the refusal.
+/// As axum's extractor, with another refusal.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<T>(pub T);
 

@@ -1,4 +1,4 @@
-//! Connections, each within limits: a client that sends or reads half of something holds nothing for long.
+//! HTTP connections, each with limits: a client that sends or reads only a part holds nothing for long.
 
 use std::time::Duration;
 
@@ -24,19 +24,20 @@ use process::{
     shutdown::Shutdown,
 };
 
-/// From the connection's begin to the last byte of its first request's head.
+/// Limit from the start of a connection to the end of its first request's head.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// From the end of one answer to the last byte of the next request's head: the life of an idle connection.
+/// Limit from one answer to the end of the next request's head: the life of an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time for which a client may take nothing of its answer.
+/// Limit for a client that reads nothing of its answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Beyond this, the client that was waited for the longest makes room. Below the usual limit of 1024 open files.
+/// Most connections. Beyond it the client that has been silent longest makes room. Below the usual limit of 1024 open
+/// files.
 const CONNECTIONS_MAX: usize = 800;
-/// Files that may be open for other ends than HTTP and the database: the consumers' connections, logs, timers.
+/// Files reserved for other purposes than HTTP and the database: consumers, logs, timers.
 const OTHER_FILES: usize = 64;
 
-/// Answers until `shutdown`, and then what is under way. What the HTTP side takes of the files that may be open leaves
-/// `database_connections_max` and what consumers need.
+/// Answers requests until `shutdown`, and then those in progress. HTTP connections leave `database_connections_max`
+/// open files, and some for consumers.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -53,7 +54,7 @@ pub(crate) async fn serve(
     connections.all_ended().await;
 }
 
-/// One connection's requests. When the end is asked for, the request under way is the last; without one, the connection is cut.
+/// Serves one connection. At the shutdown the current request is the last one; an idle connection is closed.
 async fn converse(stream: TcpStream, router: Router, turn: Turn, mut shutdown: Shutdown) {
     limit_writes(&stream);
     let service = service_fn({
@@ -71,7 +72,7 @@ async fn converse(stream: TcpStream, router: Router, turn: Turn, mut shutdown: S
     let ended = loop {
         tokio::select! {
             biased;
-            // 1. What has arrived counts, however long this process had no turn.
+            // 1. Data that has arrived counts, however long this process had no turn.
             ended = connection.as_mut() => break ended,
             // 2. The limit on the first head.
             () = first_head.as_mut(), if is_first => {
@@ -80,7 +81,7 @@ async fn converse(stream: TcpStream, router: Router, turn: Turn, mut shutdown: S
                 }
                 is_first = false;
             }
-            // 3. The end. hyper would wait for the first request of a connection.
+            // 3. The shutdown. hyper would wait for a connection's first request.
             _ = shutdown.requested() => match turn.has_asked() {
                 false => return,
                 true => {
@@ -91,12 +92,12 @@ async fn converse(stream: TcpStream, router: Router, turn: Turn, mut shutdown: S
         }
     };
     if let Err(error) = ended {
-        // A client that goes away or talks nonsense is its own affair.
+        // A client that disconnects or sends invalid data is not this service's problem.
         tracing::debug!(%error, "a connection failed");
     }
 }
 
-/// The kernel gives a connection up whose client is gone, or takes nothing of what was sent.
+/// Sets the time after which the kernel closes a connection whose client is gone or reads nothing.
 fn limit_writes(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(WRITE_TIMEOUT)) {

@@ -1,4 +1,4 @@
-//! The loop around a queue: one message at a time, in the queue's order, each settled before the next.
+//! Loop around a queue: one message at a time, in the queue's order, each settled before the next.
 
 use std::time::{Duration, Instant};
 
@@ -15,42 +15,44 @@ use crate::{
 };
 use process::{backoff::Backoff, shutdown::Shutdown};
 
-/// Waits before a message, or a connection, is tried again.
+/// Backoff of messages and connections.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// How often the broker is asked how many messages wait.
+/// Interval of querying the number of waiting messages.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Number of setbacks in a row before a message is settled, from which on the service is not ready.
+/// Setbacks in a row without a settled message after which the service is not ready.
 const SETBACKS_MAX: u32 = 3;
-/// Number of connections in a row that the broker may end for reasons of its own, beside those: a rolling restart ends one a node.
+/// Connections in a row that the broker may end for its own reasons, in addition: a rolling restart ends one for each
+/// node.
 const FORCED_MAX: u32 = 5;
-/// A connection that lives so long does not fail again and again, also when no message comes.
+/// Life of a connection that resets the backoff, also without a message.
 const STEADY: Duration = Duration::from_secs(60);
-/// Longer headers than this are none of a relay's, and no key of a table.
+/// Longest header of a relay, and longest key of the table.
 const HEADER_BYTES_MAX: usize = 255;
 
-/// How far a queue has been consumed, as of a moment ago.
+/// Progress of consuming a queue, as of a moment ago.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Messages that wait in the queue; `None` while the broker cannot be asked.
+    /// Waiting messages; `None` while the broker cannot be queried.
     pub waiting: Option<u32>,
-    /// The first message that has been delivered and not settled; others may have been delivered behind it.
+    /// First message that was delivered and is not settled. Others may have been delivered after it.
     pub head: Option<Head>,
-    /// When the queue was last seen empty by this connection: no copy of an older message was in it, or in hand.
+    /// Time at which this connection last saw the queue empty: it held no copy of an older message, and none was in
+    /// hand.
     pub empty_at: Option<Instant>,
 }
 
-/// A message that is being handled, once or again and again.
+/// Message that is being handled or retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// When it was committed, in seconds since 1970, if it says so.
+    /// Commit time in seconds since 1970, if the message has one.
     pub committed_at: Option<i64>,
 }
 
-/// Where to read a queue's [`Progress`].
+/// Reader of a queue's [`Progress`].
 pub type ProgressReader = watch::Receiver<Progress>;
 
-/// A queue, and what is done with its messages.
+/// Queue and its handler.
 pub(crate) struct Inbox<H> {
     pub(crate) name: &'static str,
     pub(crate) options: ConsumerOptions,
@@ -61,25 +63,25 @@ pub(crate) struct Inbox<H> {
     pub(crate) progress: watch::Sender<Progress>,
 }
 
-/// State that one connection leaves to the next.
+/// State that outlives a connection.
 struct Course {
     backoff: Backoff,
     dead: DeadLetters,
     ends: Ends,
 }
 
-/// Ends of connections in a row, before anything was settled.
+/// Ends of connections in a row without a settled message.
 #[derive(Debug, Default)]
 struct Ends {
-    /// Those that count.
+    /// Setbacks.
     setbacks: u32,
-    /// Those for reasons of the broker's own.
+    /// Ends for the broker's own reasons.
     forced: u32,
 }
 
 impl Ends {
-    /// Takes in one more; gives the reason why the service is not ready, if there have been too many. An end that is no setback keeps it
-    /// not ready, for a reason of its own.
+    /// Counts an end, and returns the reason why the service is not ready, if there have been too many. An end
+    /// without a setback leaves a service that is not ready in that state, with its own reason.
     fn count(&mut self, queue: &str, setback: Option<Setback>, error: &str) -> Option<String> {
         if setback == Some(Setback::Forced) {
             self.forced = self.forced.saturating_add(1);
@@ -103,8 +105,8 @@ impl Ends {
     }
 }
 
-/// Consumes until `shutdown`; the message under way is then settled or left to the next instance. Connections are made anew for
-/// as long as it takes.
+/// Consumes until `shutdown`. The current message is then settled or left to the next instance. Reconnects for as
+/// long as necessary.
 pub(crate) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdown: Shutdown) {
     let queue = inbox.options.subscription.queue.clone();
     let backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
@@ -120,7 +122,12 @@ pub(crate) async fn consume<H: Handler>(inbox: Inbox<H>, mut shutdown: Shutdown)
             tracing::error!(queue, "{reason}; connecting again in {} ms", wait.as_millis());
             inbox.health.failing(&queue, reason);
         } else {
-            tracing::warn!(queue, error = text, "not consuming; connecting again in {} ms", wait.as_millis());
+            tracing::warn!(
+                queue,
+                error = text,
+                "the queue is not consumed; connecting again in {} ms",
+                wait.as_millis()
+            );
         }
         tokio::select! {
             _ = shutdown.requested() => return,
@@ -135,7 +142,7 @@ fn stuck(queue: &str, setbacks: u32, last: Setback, error: &str) -> String {
         Setback::Forced => {
             return format!(
                 "queue {queue}: consuming it failed {setbacks} times in a row; at last its connection was ended by the broker or an \
-                 operator ({error}), and no message is handled; look into RabbitMQ's log for who ends it"
+                 operator ({error}), and no message is handled; see in RabbitMQ's log who ends it"
             );
         }
         Setback::Connection => "its connection was lost",
@@ -144,19 +151,19 @@ fn stuck(queue: &str, setbacks: u32, last: Setback, error: &str) -> String {
         Setback::DeadLetter => {
             return format!(
                 "queue {queue}: consuming it failed {setbacks} times in a row; at last a message could not be put aside ({error}). \
-                 Nothing behind it is handled until {dead} takes it"
+                 No message behind it is handled until {dead} takes it"
             );
         }
     };
     format!(
-        "queue {queue}: consuming it failed {setbacks} times in a row; at last {last} ({error}), and no message is handled; look into \
+        "queue {queue}: consuming it failed {setbacks} times in a row; at last {last} ({error}), and no message is handled; see \
          RabbitMQ's log. If its first message is the cause, RabbitMQ moves it to {dead} once its deliveries exceed the queue's \
          delivery limit (20 by default since RabbitMQ 4; before, set a policy: docs/services/consumers.md)"
     )
 }
 
 impl<H: Handler> Inbox<H> {
-    /// One connection's life: `Ok` when the end was asked for.
+    /// Life of one connection. `Ok` when the shutdown was requested.
     async fn session(&self, course: &mut Course, shutdown: &mut Shutdown) -> Result<(), ConsumerError> {
         let attempt = course.backoff.attempts() as usize;
         let connecting = Consumer::connect(&self.options, self.name, attempt);
@@ -177,16 +184,17 @@ impl<H: Handler> Inbox<H> {
             }
             tokio::select! {
                 biased;
-                // 1. The end comes first.
+                // 1. The shutdown comes first.
                 _ = shutdown.requested() => break,
-                // 2. The occasional look, which a busy queue must not put off.
+                // 2. The periodic look, which a busy queue must not delay.
                 _ = look.tick() => {
                     let begin = Instant::now();
                     let waiting = consumer.waiting().await?;
                     self.metrics.waiting(queue, waiting.queue);
                     self.metrics.dead(queue, waiting.dead);
                     self.metrics.dead_lettered(queue, course.dead.seen(queue, waiting.dead));
-                    // A message that was on its way during a look, and not counted, is settled before the next one.
+                    // A message that was in transit during the look, and not counted, is settled before the next
+                    // look.
                     let is_empty = waiting.queue == 0 && !consumer.has_next();
                     let empty_before = std::mem::replace(&mut empty, is_empty.then_some(begin));
                     let mut before = None;
@@ -197,7 +205,7 @@ impl<H: Handler> Inbox<H> {
                         }
                     });
                     if before.is_some() {
-                        // It has lived for a while.
+                        // The connection has lived long enough.
                         course.backoff.reset();
                     }
                     if connected_at.elapsed() >= STEADY {
@@ -218,12 +226,12 @@ impl<H: Handler> Inbox<H> {
                 }
             }
         }
-        // What was sent ahead goes back to its place in the queue.
+        // Messages sent ahead return to their place in the queue.
         consumer.close().await;
         Ok(())
     }
 
-    /// Notes that things go on.
+    /// Records progress.
     fn proceed(&self, course: &mut Course) {
         course.backoff.reset();
         if std::mem::take(&mut course.ends).are_too_many() {
@@ -231,7 +239,7 @@ impl<H: Handler> Inbox<H> {
         }
     }
 
-    /// Handles one message until it can be acknowledged; `None` when the end was asked for before that.
+    /// Handles a message until it can be acknowledged; `None` when the shutdown was requested before.
     async fn settle(
         &self,
         consumer: &Consumer,
@@ -274,8 +282,8 @@ impl<H: Handler> Inbox<H> {
         settled.instrument(span).await
     }
 
-    /// Tries until the message has had its effect, or never will (`Err`), or the end was asked for (`None`). Nothing behind
-    /// it is touched meanwhile, which keeps the order.
+    /// Retries until the message has had its effect, or never will (`Err`), or the shutdown is requested (`None`). No
+    /// later message is handled meanwhile, which keeps the order.
     async fn handle(
         &self,
         message: &Message,

@@ -1,4 +1,4 @@
-//! Messages in a queue's dead-letter queue: who put them there, and the way back.
+//! Dead letters of a queue: who put them there, and their way back.
 
 use crate::{
     consumer::{
@@ -9,23 +9,23 @@ use crate::{
 };
 use process::failure::Failure;
 
-/// Knowledge of a dead-letter queue.
+/// Observed state of a dead-letter queue.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetters {
-    /// Messages in it as of the last look.
+    /// Number of messages at the last look.
     known: Option<u32>,
-    /// Messages that this instance has put there since.
+    /// Messages that this instance has put there since the last look.
     buried: u32,
 }
 
 impl DeadLetters {
-    /// Notes a message that this instance put there.
+    /// Counts a message that this instance put there.
     pub(super) fn buried(&mut self) {
         self.buried = self.buried.saturating_add(1);
     }
 
-    /// Notes that `messages` are there now, and logs what came by another hand, or what was there from the beginning. Gives the
-    /// number of messages that came by another hand.
+    /// Records the present number of messages, and logs those that others put there or that were there at the start.
+    /// Returns the number put there by others.
     pub(super) fn seen(&mut self, queue: &str, messages: u32) -> u32 {
         let own = std::mem::take(&mut self.buried);
         let dead = queue_of(queue);
@@ -33,7 +33,7 @@ impl DeadLetters {
             if messages > 0 {
                 tracing::warn!(
                     queue,
-                    "{messages} messages lie in {dead}, unhandled; the command `redrive` puts them back into the queue"
+                    "{messages} messages lie in {dead} and are not handled; the command `redrive` puts them back into the queue"
                 );
             }
             return 0;
@@ -42,32 +42,33 @@ impl DeadLetters {
         if foreign > 0 {
             tracing::error!(
                 queue,
-                "{foreign} messages came into {dead} and were not put there by this instance: their deliveries exceeded the \
-                 queue's delivery limit, they expired, or another instance put them there; they are unhandled until the \
-                 command `redrive` puts them back into the queue"
+                "{foreign} messages came into {dead} that this instance did not put there: their deliveries exceeded the queue's \
+                 delivery limit, they expired, or another instance put them there; they are not handled until the command \
+                 `redrive` puts them back into the queue"
             );
         }
         foreign
     }
 }
 
-/// Outcome of a redrive for one queue.
+/// Result of a redrive of one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redriven {
     /// The queue.
     pub queue: String,
-    /// Put back into it.
+    /// Messages put back into the queue.
     pub moved: u32,
-    /// Still in its dead-letter queue.
+    /// Messages left in the dead-letter queue.
     pub left: u32,
 }
 
-/// Puts the dead letters of each of `queues` back, at most `limit` of each: in the order in which they died, behind what waits
-/// in the queue. Messages that die meanwhile are left for another time, so this ends.
+/// Moves the dead letters of each of `queues` back, at most `limit` of each: oldest first, behind the waiting
+/// messages. It does not move messages that become dead letters meanwhile, so it ends.
 ///
 /// # Errors
 ///
-/// What was put back is; the rest lies where it was. At most one message is in both queues then.
+/// [`Failure`] when a queue fails. Moved messages stay moved, the others stay where they are, and at most one message
+/// is in both queues.
 pub async fn redrive(settings: &Settings, queues: &[&str], limit: u32) -> Result<Vec<Redriven>, Failure> {
     let mut redriven = Vec::new();
     for &queue in queues {

@@ -1,8 +1,8 @@
-//! Effectively once: a message's id and its effect are committed by one transaction.
+//! Effectively-once handling: one transaction commits a message's id and its effect.
 //!
-//! The broker delivers at least once. Of the copies of a message, the first that commits has the effect; the others find its
-//! source and id in the table `inbox` and have none. Two instances that hold the same message at the same time are told apart by that
-//! table's primary key: the second waits for the first's transaction, then sees what became of it.
+//! The broker delivers at least once. The first copy of a message that commits has the effect. The others find its
+//! source and id in the table `inbox` and have none. If two instances hold copies at the same time, that table's
+//! primary key makes the second wait for the first one's transaction, and then see its result.
 
 mod consumer;
 mod dead_letters;
@@ -19,35 +19,35 @@ pub(super) use retention::{Retention, retain};
 
 use super::{database::DatabaseError, trace::TraceContext};
 
-/// A message, as a service sees it.
+/// Message as a service sees it.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// The same in every copy.
+    /// Id, the same in every copy.
     pub id: String,
-    /// What happened.
+    /// Event type.
     pub event_type: String,
-    /// Usually JSON.
+    /// Body, usually JSON.
     pub body: Vec<u8>,
-    /// Which outbox it came from, if a relay said so.
+    /// Outbox of the message, if the relay names it.
     pub source: Option<String>,
-    /// Where in that outbox: among positions of one source the greater is the later.
+    /// Position in that outbox. Of one source the greater position is the later one.
     pub position: Option<String>,
-    /// When it was committed there, in seconds since 1970.
+    /// Commit time in the outbox, in seconds since 1970.
     pub committed_at: Option<i64>,
-    /// Whether it was published again on purpose, by `outboxd replay`.
+    /// Set when `outboxd replay` published the message again.
     pub replayed: bool,
-    /// The step that its handling is.
+    /// Step of the message's handling in its trace.
     pub trace: TraceContext,
 }
 
-/// What a service does with messages.
+/// Handler of a service's messages.
 pub trait Handler: Send + Sync + 'static {
-    /// Whether a message that was published again on purpose (`outbox-replayed`) is handled although it was handled before, once
-    /// for each replay. Only for effects that do not add up. Otherwise a replay brings what has no row in the inbox: what was never
-    /// handled, and what was handled longer ago than `inbox_retention_s`.
+    /// Set to handle a replayed message (`outbox-replayed`) once for each replay, although it was handled before.
+    /// Only for effects that do not add up. Without it a replay handles only messages without a row in the inbox:
+    /// those never handled, and those handled longer ago than `inbox_retention_s`.
     const TAKES_REPLAYS: bool = false;
 
-    /// Brings the message's effect about, inside `transaction`, which also notes the message's id.
+    /// Applies the message's effect inside `transaction`, which also records the message's id.
     fn handle(
         &self,
         transaction: &mut Transaction<'_>,
@@ -55,13 +55,13 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), HandlingError>> + Send;
 }
 
-/// Why a message had no effect.
+/// Reason why a message had no effect.
 #[derive(Debug, thiserror::Error)]
 pub enum HandlingError {
-    /// It never will have one: it is no event that this service understands.
+    /// The message will never have an effect: this service does not understand it.
     #[error("{0}")]
     Permanent(String),
-    /// The database did not do its part; whether trying again helps is its [`DatabaseError::is_permanent`].
+    /// The database failed. [`DatabaseError::is_permanent`] tells whether a retry helps.
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }
@@ -73,12 +73,12 @@ impl From<tokio_postgres::Error> for HandlingError {
 }
 
 impl HandlingError {
-    /// For an event type that this service does not know.
+    /// Returns the error of an unknown event type.
     pub fn unknown_event(message: &Message) -> Self {
         Self::Permanent(format!("unknown event type '{}'", message.event_type))
     }
 
-    /// Whether trying again is of no use.
+    /// Tells whether a retry cannot help.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Permanent(_) => true,
@@ -88,46 +88,46 @@ impl HandlingError {
 }
 
 impl Message {
-    /// The replay that brought the message: its position, which comes from the replay's own snapshot and so differs from one
-    /// replay to the next. Empty for a message that comes by itself.
+    /// Returns the replay of the message: its position, which comes from the replay's own snapshot and so differs
+    /// between replays. Empty for a message that was not replayed.
     fn replay(&self) -> &str {
         if self.replayed { self.position.as_deref().unwrap_or("without a position") } else { "" }
     }
 
-    /// The body as JSON of this kind.
+    /// Parses the body as JSON.
     ///
     /// # Errors
     ///
-    /// Permanent, and says where the body is wrong.
+    /// A permanent [`HandlingError`], which says where the body is wrong.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, HandlingError> {
         payload(&self.event_type, &self.body)
     }
 }
 
-/// The payload of an event of this type, from its JSON.
+/// Parses the payload of an event of this type from JSON.
 ///
 /// # Errors
 ///
-/// Permanent, and says where it is wrong.
+/// A permanent [`HandlingError`], which says where the payload is wrong.
 pub fn payload<T: serde::de::DeserializeOwned>(event_type: &str, body: &[u8]) -> Result<T, HandlingError> {
     let invalid = |error: &dyn fmt::Display| {
-        HandlingError::Permanent(format!("the body is no valid {event_type}: {error}"))
+        HandlingError::Permanent(format!("the body is not a valid {event_type}: {error}"))
     };
-    // serde would also take an array for a structure, its elements for the fields.
+    // serde would read an array as a structure, its elements as the fields.
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(invalid(&"an array, not an object"));
     }
     serde_json::from_slice(body).map_err(|error| invalid(&error))
 }
 
-/// What became of a message.
+/// Outcome of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It had its effect now.
+    /// The message had its effect now.
     Handled,
-    /// It had its effect before.
+    /// The message had its effect before.
     Duplicate,
-    /// It will never have one, and is in `<queue>.dead`.
+    /// The message will never have an effect, and is in `<queue>.dead`.
     Dead,
 }
 
@@ -147,11 +147,11 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Handles a message, unless `consumer` has done so before: either way it may be acknowledged afterwards.
+/// Handles a message, unless `consumer` has handled it before. Either way it may be acknowledged afterwards.
 ///
 /// # Errors
 ///
-/// Nothing has changed then.
+/// [`HandlingError`], after which nothing has changed.
 pub async fn apply_once<H: Handler>(
     client: &mut Client,
     consumer: &str,
@@ -161,7 +161,7 @@ pub async fn apply_once<H: Handler>(
     let mut transaction = client.transaction().await?;
     let source = message.source.as_deref().unwrap_or_default();
     let replay = if H::TAKES_REPLAYS { message.replay() } else { "" };
-    // Rows that version 0.1.0 wrote stand for every source.
+    // Rows of version 0.1.0 (source '*') hold for every source.
     let note = "INSERT INTO public.inbox (consumer, source, message_id, replay) SELECT $1, $2, $3, $4 \
                 WHERE NOT EXISTS (SELECT FROM public.inbox WHERE (consumer, source, message_id, replay) = ($1, '*', $3, $4)) \
                 ON CONFLICT DO NOTHING";

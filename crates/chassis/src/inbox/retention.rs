@@ -1,8 +1,8 @@
-//! Rows of the inbox end when no copy of their message can come any more.
+//! Retention of the inbox: a row is removed when no copy of its message can arrive any more.
 //!
-//! A copy waits in the queue, or a relay has yet to send it. The first is ruled out by looking at the queue, however long the
-//! service was away: a row is removed only when it was too old at a time at which the queue was seen empty. The second is what
-//! the retention is for. A queue that is empty now and then keeps the inbox small, however busy it is.
+//! A copy may wait in the queue, or a relay may still send it. The queue is checked, however long the service was
+//! away: a row is removed only if it was too old when the queue was last seen empty. The retention covers the relay.
+//! A queue that is empty now and then keeps the inbox small, however busy it is.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,15 @@ use crate::{
 };
 use process::shutdown::Shutdown;
 
-/// Interval of the look for old rows.
+/// Interval of removing old rows.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Rows removed by one statement: so few that it is short, and that few locks are held.
+/// Rows removed by one statement: few enough for a short statement and few locks.
 const BATCH_ROWS: u64 = 1000;
 
-/// The rows of one consumer.
+/// Rows of one consumer.
 pub(crate) struct Retention {
     pub(crate) queue: String,
-    /// Age from which on a row is removed.
+    /// Age at which a row is removed.
     pub(crate) age: Duration,
     pub(crate) database: Database,
     pub(crate) metrics: Metrics,
@@ -36,7 +36,7 @@ pub(crate) async fn retain(retention: Retention, mut shutdown: Shutdown) {
         loop {
             sleep(LOOK_EVERY).await;
             if let Err(error) = retention.prune().await {
-                tracing::warn!(queue = retention.queue, %error, "old rows of the inbox stay for now; trying again");
+                tracing::warn!(queue = retention.queue, %error, "old rows of the inbox could not be removed; trying again");
             }
         }
     };
@@ -63,7 +63,7 @@ impl Retention {
             if removed < BATCH_ROWS {
                 return Ok(());
             }
-            // The messages' own work goes first.
+            // Pauses as long as the statement took, so that the handling of messages goes first.
             sleep(begin.elapsed()).await;
         }
     }

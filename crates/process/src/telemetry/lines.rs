@@ -1,8 +1,8 @@
-//! Lines on their way to stderr. A thread writes them, so that a stderr that nobody reads holds up nothing but this thread.
+//! Log lines on their way to stderr. A thread writes them, so that an unread stderr blocks only this thread.
 //!
-//! The queue is bounded. A caller waits a moment for room, because a reader may merely be slow; after that stderr counts as
-//! stuck, and lines are lost at once until it has taken everything that waited. Lost lines are counted, and said when stderr
-//! takes lines again.
+//! The queue is bounded. A caller waits briefly for room, because a reader may merely be slow. After that stderr
+//! counts as stuck, and lines are lost at once until it has taken all waiting ones. Lost lines are counted, and
+//! reported when stderr accepts lines again.
 
 use std::{
     cell::Cell,
@@ -21,35 +21,36 @@ use diagnostics::legible;
 use prometheus::IntCounter;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes that wait at most; the thread has at most as many in hand.
+/// Most bytes in the queue. The thread holds at most as many.
 const BYTES_MAX: usize = 1024 * 1024;
-/// Time that a caller waits for room, once, before stderr counts as stuck.
+/// Time for which a caller waits for room, once, before stderr counts as stuck.
 const ROOM_PATIENCE: Duration = Duration::from_millis(200);
-/// Time that the program's end waits for stderr to take the last lines.
+/// Time for which the program's end waits for the last lines.
 const END_PATIENCE: Duration = Duration::from_secs(2);
-/// Before another attempt at a stderr that somebody has made non-blocking.
+/// Pause before the next write to a non-blocking stderr.
 const WOULD_BLOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Lines that never reached stderr.
+/// Counter of lines that never reached stderr.
 pub(super) static LOST: LazyLock<IntCounter> = LazyLock::new(|| {
-    // The name is valid and has no label, so nothing can fail; a bare default would have no name.
+    // A valid name without labels cannot fail. A default counter would have no name.
     #[allow(clippy::expect_used)]
-    IntCounter::new("log_lines_lost_total", "Log lines that stderr did not take").expect("a valid name")
+    IntCounter::new("log_lines_lost_total", "Log lines lost because stderr did not accept them")
+        .expect("a valid name")
 });
 
 thread_local! {
-    /// Set in the thread that writes: its own lines do not wait for itself.
+    /// Set in the writing thread, whose own lines must not wait for itself.
     static WRITES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The queue, and who waits at it.
+/// Queue of lines.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     state: Mutex<State>,
     arrived: Condvar,
-    /// Room was made, or everything is written.
+    /// Signals that room was made, or everything is written.
     taken: Condvar,
-    /// There is no thread: whoever has a line writes it.
+    /// Without a thread, each caller writes its own line.
     direct: AtomicBool,
 }
 
@@ -57,15 +58,15 @@ pub(super) struct Lines {
 struct State {
     /// Complete lines.
     waiting: Vec<u8>,
-    /// Set while the thread has lines in hand.
+    /// Set if the thread is writing lines.
     writing: bool,
-    /// Set when stderr has not made room in time, and has not caught up since.
+    /// Set if stderr failed to make room in time, and has not caught up since.
     stuck: bool,
-    /// Lines that were lost since that was last said.
+    /// Lines lost since the last report.
     lost: u64,
 }
 
-/// The process's only queue. Its thread starts with the first use.
+/// Returns the process's only queue. Its thread starts with the first use.
 pub(super) fn lines() -> &'static Lines {
     static LINES: LazyLock<&'static Lines> = LazyLock::new(|| {
         let lines: &'static Lines = Box::leak(Box::default());
@@ -104,14 +105,14 @@ impl Lines {
         self.arrived.notify_one();
     }
 
-    /// Waits until everything is written, at most [`END_PATIENCE`].
+    /// Waits until everything is written, for at most [`END_PATIENCE`].
     pub(super) fn flush(&self) {
         let is_written = |state: &mut State| state.waiting.is_empty() && !state.writing;
         let waited = self.taken.wait_timeout_while(self.lock(), END_PATIENCE, |state| !is_written(state));
         drop(waited);
     }
 
-    /// The thread's work.
+    /// Loop of the writing thread.
     fn write_on(&self, write: &mut impl FnMut(&[u8]) -> io::Result<()>) -> ! {
         let mut works = true;
         loop {
@@ -119,7 +120,8 @@ impl Lines {
         }
     }
 
-    /// Says what was lost, or waits for lines and writes them. `works`: stderr took the last line. Gives the same for the next time.
+    /// Reports lost lines, or waits for lines and writes them. `works` tells whether stderr accepted the last line;
+    /// the result is the same for the next call.
     fn write_waiting(&self, write: &mut impl FnMut(&[u8]) -> io::Result<()>, works: bool) -> bool {
         let mut state = self.lock();
         state.writing = false;
@@ -132,7 +134,7 @@ impl Lines {
                 drop(state);
                 tracing::warn!(
                     lost,
-                    "log lines were lost here: stderr was not read, or could not be written to; messages are not concerned"
+                    "log lines were lost here, because stderr was not read or could not be written; no message is affected"
                 );
                 return works;
             }
@@ -159,7 +161,7 @@ impl Lines {
     }
 }
 
-/// Writes to stderr, for as long as that takes.
+/// Writes to stderr, however long that takes.
 fn write_whole(mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match io::stderr().write(bytes) {
@@ -173,7 +175,7 @@ fn write_whole(mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// A writer of whole lines that escapes what is hidden in those of JSON. In the other format the fields are escaped already, and a
+/// Writer of whole lines that escapes hidden characters in JSON. The other format escapes its fields before, and a
 /// line may hold colours.
 pub(super) struct Shown<W> {
     pub(super) to: W,
@@ -196,7 +198,7 @@ impl<W: Write> Write for Shown<W> {
     }
 }
 
-/// One line's way into the queue.
+/// Writer of one line into the queue.
 pub(super) struct Line;
 
 impl Write for Line {
@@ -213,7 +215,7 @@ impl Write for Line {
     }
 }
 
-/// Gives each event a [`Line`].
+/// Maker of a [`Line`] for each event.
 pub(super) struct ToStderr {
     pub(super) format: LogFormat,
 }

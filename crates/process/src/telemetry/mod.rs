@@ -1,9 +1,8 @@
-//! Logs: where they go, how they look, and which are worth an operator's time.
+//! Logs: destination, format, and levels.
 //!
-//! They go to stderr, stdout being for what a command answers. A stderr that nobody reads stops neither a relay nor a service:
-//! `lines` has what waits for it. Knows no room of the product. Libraries that log through
-//! the `log` crate (tokio-postgres, rustls) are not heard at all: what happens to a connection is in the error that
-//! they return.
+//! Logs go to stderr, because stdout is for the output of commands. An unread stderr stops neither a relay nor a
+//! service: `lines` queues what waits for it. Knows no room of the product. Libraries that log through the crate
+//! `log` (tokio-postgres, rustls) are not shown: their errors say what happened.
 
 mod lines;
 
@@ -31,16 +30,16 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-/// Names the levels: `info`, or `warn,outboxd::relay=debug`.
+/// Variable with the levels: `info`, or `warn,outboxd::relay=debug`.
 pub const VARIABLE: &str = "OUTBOXD_LOG";
 
 const DEFAULT: &str = "info";
 
-/// Silent unless [`VARIABLE`] names them, and then as loud as it says: their errors reach the relay, which reports them
-/// in its own words, and lapin's warnings hold whole messages.
+/// Libraries that are silent unless [`VARIABLE`] names them: the relay reports their errors itself, and lapin's
+/// warnings hold whole messages.
 const SILENT: [&str; 5] = ["lapin", "amq_protocol", "async_rs", "hyper", "tcp_stream"];
 
-/// How a line looks.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people; coloured when stderr is a terminal and `NO_COLOR` is not set.
@@ -50,18 +49,18 @@ pub enum LogFormat {
     Json,
 }
 
-/// The logs cannot be set up.
+/// Error of the set-up of logs.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The variable does not parse.
+    /// The variable is invalid.
     #[error("{VARIABLE}='{value}' is not a list of levels such as 'info' or 'warn,outboxd::relay=debug'")]
     Levels {
-        /// What it holds.
+        /// Value of the variable.
         value: String,
-        /// Where it fails.
+        /// Error of the parser.
         source: ParseError,
     },
-    /// Called twice in one process.
+    /// The set-up ran before in this process.
     #[error("the logs are already set up")]
     Twice(#[from] TryInitError),
 }
@@ -70,25 +69,25 @@ pub enum TelemetryError {
 ///
 /// # Errors
 ///
-/// A variable that is no list of levels, or logs that are set up already.
+/// [`TelemetryError`] when the variable is invalid, or the logs are already set up.
 pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
     let value = env::var_os(VARIABLE).unwrap_or_default();
     let levels = levels(&value.to_string_lossy())?;
     let coloured = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     let lines = layer(format, coloured, ToStderr { format });
     tracing_subscriber::registry().with(lines.with_filter(levels)).try_init()?;
-    // The standard library's own hook writes to stderr itself, and waits for it.
+    // The standard library's hook would write to stderr directly and wait for it.
     panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
-/// Lines in that format.
+/// Returns the layer that writes lines in this format.
 fn layer<S, W>(format: LogFormat, coloured: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
 {
-    // A stderr that is gone must not end the relay: without this, a failed write is reported by `eprintln!`, which panics.
+    // A closed stderr must not end the relay: otherwise a failed write is reported by `eprintln!`, which panics.
     let lines = fmt::layer().with_writer(writer).log_internal_errors(false);
     match format {
         LogFormat::Pretty => lines.compact().fmt_fields(LegibleFields).with_ansi(coloured).boxed(),
@@ -96,8 +95,8 @@ where
     }
 }
 
-/// Fields of events and spans, an event's message among them, with what is hidden escaped: rows and peers choose some of their
-/// texts. Colours, which are control characters, stand outside of fields.
+/// Formatter of the fields of events and spans, including the message, that escapes hidden characters: rows and peers
+/// choose some texts. Colours, which are control characters, stand outside of fields.
 struct LegibleFields;
 
 impl<'w> FormatFields<'w> for LegibleFields {
@@ -106,7 +105,7 @@ impl<'w> FormatFields<'w> for LegibleFields {
     }
 }
 
-/// Says `last_words`, if there are any, and waits for stderr to take what was logged: two seconds at most.
+/// Writes `last_words`, and waits at most two seconds for stderr to accept the log.
 pub fn finish(last_words: Option<&str>) {
     if let Some(words) = last_words {
         lines().push(format!("{}\n", legible::lines(words)).as_bytes());
@@ -114,7 +113,7 @@ pub fn finish(last_words: Option<&str>) {
     lines().flush();
 }
 
-/// Counts the log lines that stderr did not take.
+/// Returns the counter of log lines that stderr did not accept.
 pub fn lost_lines() -> &'static IntCounter {
     &lines::LOST
 }
@@ -128,7 +127,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Empty means the default. [`SILENT`] libraries are added unless they are named.
+/// Parses the variable. Empty means the default. [`SILENT`] libraries are silent unless named.
 fn levels(value: &str) -> Result<Targets, TelemetryError> {
     let directives = if value.trim().is_empty() { DEFAULT } else { value };
     let parsed: Targets =
@@ -178,7 +177,7 @@ mod tests {
         }
     }
 
-    /// Bytes that all clones have written.
+    /// Bytes written by all clones.
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
 

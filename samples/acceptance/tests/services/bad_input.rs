@@ -1,4 +1,4 @@
-//! What cannot be right is refused with a reason and the field, and leaves nothing behind.
+//! Invalid input is refused with a reason and the field, and leaves nothing behind.
 
 use hyper::Method;
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! A hand at the broker: messages that no relay would publish, and a look into queues.
+//! Direct access to the broker: messages that no relay publishes, and the content of queues.
 
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
@@ -7,7 +7,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 
-/// A message to publish by hand.
+/// Message to publish directly.
 #[derive(Clone, Debug)]
 pub(crate) struct ByHand<'a> {
     pub(crate) id: Option<&'a str>,
@@ -35,7 +35,7 @@ pub(crate) async fn publish(url: &str, queue: &str, message: ByHand<'_>) {
     publish_as(url, queue, properties, message.body).await;
 }
 
-/// As [`publish`], with properties of the test's own.
+/// As [`publish`], with the test's own properties.
 pub(crate) async fn publish_as(url: &str, queue: &str, properties: BasicProperties, body: &[u8]) {
     let (connection, channel) = channel(url).await;
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
@@ -45,13 +45,13 @@ pub(crate) async fn publish_as(url: &str, queue: &str, properties: BasicProperti
     connection.close(200, "published".into()).await.unwrap();
 }
 
-/// Takes the first message out of a queue, if there is one.
+/// Removes the first message from a queue, if there is one.
 pub(crate) async fn take(url: &str, queue: &str) -> Option<BasicGetMessage> {
     let (_connection, channel) = channel(url).await;
     channel.basic_get(queue.into(), BasicGetOptions { no_ack: true }).await.unwrap()
 }
 
-/// Declares a durable queue with these arguments, as somebody did long ago.
+/// Declares a durable queue with these arguments, as an older version did.
 pub(crate) async fn declare(url: &str, queue: &str, arguments: &[(&str, AMQPValue)]) {
     let (_connection, channel) = channel(url).await;
     let mut table = FieldTable::default();
@@ -62,14 +62,14 @@ pub(crate) async fn declare(url: &str, queue: &str, arguments: &[(&str, AMQPValu
     channel.queue_declare(queue.into(), options, table).await.unwrap();
 }
 
-/// How many messages wait in a queue, those that a consumer has not counted.
+/// Returns the number of waiting messages, without those sent to a consumer.
 pub(crate) async fn waiting(url: &str, queue: &str) -> u32 {
     let (_connection, channel) = channel(url).await;
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
     channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap().message_count()
 }
 
-/// Headers of so many bytes and a little more.
+/// Returns headers of slightly more than this many bytes.
 pub(crate) fn large_headers(bytes: usize) -> FieldTable {
     let mut headers = FieldTable::default();
     for number in 0..bytes / 100 {
@@ -78,14 +78,14 @@ pub(crate) fn large_headers(bytes: usize) -> FieldTable {
     headers
 }
 
-/// Headers with this one in them.
+/// Returns headers with this one.
 pub(crate) fn text_header(name: &str, text: &str) -> FieldTable {
     let mut headers = FieldTable::default();
     headers.insert(name.into(), AMQPValue::LongString(text.into()));
     headers
 }
 
-/// A header's text.
+/// Returns a header's text.
 pub(crate) fn header(message: &BasicGetMessage, name: &str) -> Option<String> {
     let headers = message.delivery.properties.headers().as_ref()?;
     headers.inner().get(name)?.as_long_string().map(ToString::to_string)

@@ -1,4 +1,5 @@
-//! Services reach their brokers as outboxd does: over TLS with a private CA and a client certificate, and by several URLs.
+//! Services connect to brokers as outboxd does: over TLS with a private CA and a client certificate, and by several
+//! URLs.
 
 use crate::eventually;
 use testkit::{Authority, RabbitMq, RabbitMqOptions, Service, shared_postgres, unique};
@@ -17,7 +18,7 @@ async fn a_service_consumes_over_tls_with_its_own_certificate_from_the_broker_th
     let (certificate, key) = (write("client.pem", &certificate), write("client.key", &key));
     let rabbitmq = RabbitMq::start(RabbitMqOptions {
         certificate: Some(authority.issue("broker", &["127.0.0.1"])),
-        // Nobody gets in without a certificate of that CA.
+        // Requires a client certificate of that CA.
         settings: vec![
             "ssl_options.verify = verify_peer".to_owned(),
             "ssl_options.fail_if_no_peer_cert = true".to_owned(),
@@ -43,7 +44,7 @@ async fn a_service_consumes_over_tls_with_its_own_certificate_from_the_broker_th
         service
     };
     let mut stranger = start(None);
-    eventually("it is not let in", async || stranger.log().contains("not consuming").then_some(())).await;
+    eventually("it is not let in", async || stranger.log().contains("is not consumed").then_some(())).await;
     assert!(stranger.sigterm(crate::PATIENCE).await.success());
 
     let mut service = start(Some((&certificate, &key)));

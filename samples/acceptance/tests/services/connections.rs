@@ -1,4 +1,4 @@
-//! Clients that send half of something, send nothing, or do not read: they are cut, and nobody else waits for them.
+//! Clients that send half a request, send nothing, or do not read: they are disconnected, and nobody waits for them.
 
 use std::{
     net::Ipv4Addr,
@@ -21,7 +21,7 @@ async fn half_sent(port: u16, text: &str) -> TcpStream {
     stream
 }
 
-/// What comes until the service closes the connection.
+/// Returns everything until the service closes the connection.
 async fn answer(mut stream: TcpStream) -> String {
     let mut text = Vec::new();
     timeout(crate::PATIENCE, stream.read_to_end(&mut text)).await.expect("the connection is cut").unwrap();
@@ -68,7 +68,7 @@ async fn clients_that_ask_for_nothing_do_not_hold_up_the_end() {
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
-    // Behind that, a half-sent body is waited for, and answered, within drain_timeout_s.
+    // Then half a body is awaited and answered within drain_timeout_s.
     let half_body = half_sent(port, HALF_BODY).await;
     shop.orders.get("/orders").await;
     let half_body = tokio::spawn(answer(half_body));
@@ -79,8 +79,8 @@ async fn clients_that_ask_for_nothing_do_not_hold_up_the_end() {
     }
 }
 
-/// Clients that hold their connections: one asks for nothing, one for half of something, one sends a byte at a time, one reads
-/// nothing of much, one sends half of a body, one has ended its half.
+/// Clients that hold their connections. They send nothing, half a request, one byte at a time, many requests without
+/// reading, half a body, or end their side.
 async fn hold(port: u16, number: usize) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -93,7 +93,7 @@ async fn hold(port: u16, number: usize) -> TcpStream {
         4 => HALF_BODY.to_owned(),
         _ => "GET /healthz HTTP/1.1\r\n".to_owned(),
     };
-    // It may be cut already.
+    // The service may have disconnected it.
     let _ = stream.write_all(said.as_bytes()).await;
     if number % 6 == 5 {
         let _ = stream.shutdown().await;
@@ -101,7 +101,7 @@ async fn hold(port: u16, number: usize) -> TcpStream {
     stream
 }
 
-/// The service may have fewer files open than there are clients: what is left for its database and its broker is theirs.
+/// The service may open fewer files than there are clients. Files for its database and broker stay reserved.
 #[tokio::test]
 async fn two_hundred_clients_that_hold_their_connections_stop_neither_probes_nor_consumers() {
     let mut shop = shop("held").await;
@@ -127,7 +127,7 @@ async fn two_hundred_clients_that_hold_their_connections_stop_neither_probes_nor
             assert!(status.is_success(), "{path}: {status}");
             longest = longest.max(asked.elapsed());
         }
-        // A new connection to the database, and the answer by the broker.
+        // Needs a new connection to the database, and the answer by the broker.
         let order = shop.order(customer, "1").await;
         assert_eq!(settled(&shop, order).await.0, "APPROVED");
         for number in 0..20 {

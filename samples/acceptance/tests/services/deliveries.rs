@@ -1,4 +1,4 @@
-//! RabbitMQ's count against messages, the messages that it puts aside, and their way back.
+//! RabbitMQ's delivery count, dead letters, and their way back.
 
 use hyper::Method;
 use lapin::{
@@ -26,7 +26,7 @@ async fn client(database: &str) -> Client {
     client
 }
 
-/// A delivery limit of the queue, as a policy.
+/// Sets the queue's delivery limit by a policy.
 async fn limit_deliveries(rabbitmq: &RabbitMq, amqp_url: &str, limit: u32) {
     let vhost = amqp_url.rsplit('/').next().unwrap();
     let policy = json!({
@@ -35,7 +35,7 @@ async fn limit_deliveries(rabbitmq: &RabbitMq, amqp_url: &str, limit: u32) {
     rabbitmq.api(Method::PUT, &format!("/api/policies/{vhost}/limit"), policy).await;
 }
 
-/// An order's event for the queue itself: its id, type and body.
+/// Returns an order's event for direct publishing: its properties and body.
 fn order_created(order: i64, customer: i64) -> (BasicProperties, Vec<u8>) {
     let details = json!({ "customerId": customer, "orderTotal": { "amount": 1 } });
     let body = json!({ "orderId": order, "orderDetails": details }).to_string();
@@ -59,17 +59,17 @@ async fn a_crash_counts_against_the_message_in_hand_and_not_against_those_behind
     let customer = shop.customer("1000").await;
     let first = shop.order(customer, "1").await;
     assert_eq!(settled(&shop, first).await.0, "APPROVED");
-    // Reserving waits as long as somebody holds the customer's row.
+    // A reservation waits while another session holds the customer's row.
     let mut holder = client(&shop.databases[1]).await;
     let lock = holder.transaction().await.unwrap();
     lock.execute("SELECT FROM customers WHERE id = $1 FOR UPDATE", &[&customer]).await.unwrap();
-    // In a transaction, pg_stat_activity stays as it was first seen.
+    // pg_stat_activity does not change within a transaction.
     let look = client(&shop.databases[1]).await;
     let mut orders = Vec::new();
     for _ in 0..30 {
         orders.push(shop.order(customer, "1").await);
     }
-    // What a killed service has begun waits on, too.
+    // A killed service's statement waits, too.
     let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     for life in 0..24 {
         eventually("a message is in hand", async || {
@@ -90,12 +90,14 @@ async fn a_crash_counts_against_the_message_in_hand_and_not_against_those_behind
     for order in &orders[1..] {
         assert_eq!(settled(&shop, *order).await.0, "APPROVED");
     }
-    // The one in hand was delivered more than twenty times, which is what the limit is for.
+    // The message in hand was delivered more than twenty times, the queue's limit.
     eventually("the gauge shows it", async || {
         shop.customers.metric_if_up(DEAD_MESSAGES).await.filter(|messages| *messages == 1.0)
     })
     .await;
-    assert!(shop.customers.log().contains("1 messages lie in customer-service.orders.dead, unhandled"));
+    assert!(
+        shop.customers.log().contains("1 messages lie in customer-service.orders.dead and are not handled")
+    );
     assert_eq!(shop.state_of(orders[0]).await.0, "PENDING");
 
     let output = shop.customers.command(&["redrive"]).await;
@@ -117,7 +119,7 @@ async fn dead_letters_are_counted_and_come_back_in_order_up_to_a_limit_without_w
     died.insert("dead-letter-reason".into(), AMQPValue::LongString("not now".into()));
     died.insert("x-death".into(), AMQPValue::FieldArray(FieldArray::default()));
     died.insert("x-delivery-count".into(), AMQPValue::LongLongInt(21));
-    // Credit for three: which ones get it tells the order.
+    // Credit for three orders: those that get it show the order.
     let orders: Vec<i64> = (1..=5).map(|number| i64::MAX - 1_000_000 + number).collect();
     for order in &orders {
         let (properties, body) = order_created(*order, customer);
@@ -158,7 +160,7 @@ async fn dead_letters_are_counted_and_come_back_in_order_up_to_a_limit_without_w
     assert_eq!(header(&again, "by").as_deref(), Some("hand"));
     let headers = again.delivery.properties.headers().clone().unwrap_or_default();
     assert!(!headers.contains_key("x-death"), "{headers:?}");
-    // Its own doing is not another hand's.
+    // Dead letters of this instance do not count as others'.
     assert_eq!(shop.customers.metric(DEAD_LETTERED).await, Some(6.0));
 
     let output = shop.customers.command(&["redrive", "--queue", "order-history.orders"]).await;
@@ -174,7 +176,7 @@ async fn headers_that_fill_a_publishers_frame_stop_nobody() {
     let customer = shop.customer("10").await;
     let mut trace = FieldTable::default();
     trace.insert("x-exception-stacktrace".into(), AMQPValue::LongString("x".repeat(40 << 10).into()));
-    // The last takes 128 KiB but for what is around it.
+    // The last one fills 128 KiB except for its frame.
     for (number, headers) in [large_headers(60_000), trace, large_headers(104_000)].into_iter().enumerate() {
         let order = i64::MAX - 1_000 + i64::try_from(number).unwrap();
         let (properties, body) = order_created(order, customer);

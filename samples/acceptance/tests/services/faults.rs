@@ -7,7 +7,7 @@ use tokio_postgres::NoTls;
 use crate::{eventually, history_shows, settled, shop};
 use testkit::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Shop, http, shared_rabbitmq};
 
-/// Everything that is settled is booked once: reserved credit equals approved totals, and the view equals the orders.
+/// Checks the books: reserved credit equals approved totals, and the view equals the orders.
 async fn balanced(shop: &Shop) {
     let table = async |database: &str, query: &str| -> Vec<String> {
         let (client, connection) = tokio_postgres::connect(database, NoTls).await.unwrap();
@@ -62,7 +62,7 @@ async fn whichever_process_is_killed_the_saga_ends_and_the_books_balance() {
         for number in 0..20 {
             ids.push(shop.order(customers[number % 2], "1.25").await);
         }
-        // What was placed last is on its way somewhere.
+        // The last order is in progress somewhere.
         match victim % 4 {
             0 => {
                 shop.relay.kill9().await;
@@ -109,8 +109,9 @@ async fn databases_and_broker_may_end_under_everybody() {
     for _ in 0..20 {
         ids.push(shop.order(customer, "1").await);
     }
-    // RabbitMQ 3.10 writes a new quorum queue's registration to disk half a second late (ra_directory): killed before that, it
-    // comes back without the queue's process, and every use of the queue fails with 541. That is not what this test is about.
+    // RabbitMQ 3.10 writes a new quorum queue's registration to disk half a second late (ra_directory). Killed
+    // before, it returns without the queue's process, and every use of the queue fails with 541, which is not this
+    // test's subject.
     tokio::time::sleep(Duration::from_secs(2)).await;
     rabbitmq.kill9().await;
     for _ in 0..20 {
@@ -142,7 +143,7 @@ async fn a_message_waits_in_place_while_the_database_refuses_and_the_order_is_ke
     let customer = shop.customer("10").await;
     let (client, connection) = tokio_postgres::connect(&shop.databases[1], NoTls).await.unwrap();
     tokio::spawn(connection);
-    // A migration gone wrong: the table is not where it was.
+    // A failed migration: the table is missing.
     client.batch_execute("ALTER TABLE credit RENAME TO elsewhere").await.unwrap();
     let first = shop.order(customer, "10").await;
     let second = shop.order(customer, "10").await;
@@ -159,8 +160,8 @@ async fn a_message_waits_in_place_while_the_database_refuses_and_the_order_is_ke
     assert_eq!(shop.customers.metric(dead).await, None, "nothing was put aside");
 }
 
-/// PostgreSQL decodes a transaction before it shows its rows to others. A commit that waits for a synchronous standby makes that
-/// moment as long as one likes; a busy machine makes it long enough to be seen.
+/// PostgreSQL decodes a transaction before it shows its rows to others. A commit that waits for a synchronous standby
+/// extends that moment, which a busy machine makes visible, too.
 #[tokio::test]
 async fn an_answer_that_overtakes_the_order_it_is_about_waits_for_it() {
     let local = vec![("synchronous_commit".to_owned(), "local".to_owned())];

@@ -246,7 +246,7 @@ async fn a_view_whose_tables_were_dropped_is_made_anew_from_retained_events() {
     assert!(output.status.success(), "{output:?}");
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(
-        stdout.contains("from 5 events") && stdout.contains("make no sense (the log has each): 1"),
+        stdout.contains("from 5 events") && stdout.contains("are invalid (the log has each): 1"),
         "{stdout}"
     );
     assert!(String::from_utf8_lossy(&output.stderr).contains("amount must be more than zero"), "{output:?}");
@@ -283,7 +283,7 @@ async fn a_view_that_was_dropped_with_its_events_says_so_and_comes_back_by_a_rep
     shop.history.wait_ready(crate::PATIENCE).await;
     let (status, _) = shop.history.get(&format!("/customers/{customer}/orderhistory")).await;
     assert_eq!(status, 404, "there is nothing in it");
-    assert!(shop.history.log().contains("tables were dropped, and are made anew, empty"));
+    assert!(shop.history.log().contains("dropped tables are created again, empty"));
     replay(&shop.relay).await;
     assert_eq!(history_shows(&shop, customer, &expected).await, before);
     let output = shop.history.command(&["rebuild"]).await;

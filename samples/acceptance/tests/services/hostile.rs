@@ -1,4 +1,4 @@
-//! Messages and brokers that a client library cannot bear: nobody stops a service with one message.
+//! Messages and brokers that a client library cannot handle: one message stops no service.
 
 use crate::{
     broker::{header, take, waiting},
@@ -17,7 +17,7 @@ use testkit::{
 const QUEUE: &str = "customer-service.orders";
 const DEAD: &str = "customer-service.orders.dead";
 
-/// Properties that lapin cannot read, and why it cannot.
+/// Properties that lapin cannot read, and the reasons.
 fn unreadable() -> Vec<(Vec<u8>, &'static str)> {
     let event = |headers: Vec<u8>| {
         let (id, kind) = (short(b"hostile"), short(b"OrderCreated"));
@@ -61,7 +61,7 @@ async fn a_message_that_cannot_be_read_goes_to_the_dead_letters_and_the_flow_goe
         assert_eq!(header(&buried, "tenant").as_deref(), Some("a"), "what can be read is kept: {reason}");
         assert!(buried.delivery.data == body, "{reason}");
     }
-    // A routing key that is not UTF-8 comes by way of a header, as no binding has such a key.
+    // A routing key that is not UTF-8 arrives by the header CC, because no binding has such a key.
     let by_the_way = properties(HEADERS, &[&table(&[(b"CC", array(&text(QUEUE.as_bytes())))])]);
     anybody.publish("", b"\xff", &by_the_way, b"{}").await;
     let buried = eventually("the routing key", async || take(&shop.amqp_url, DEAD).await).await;
@@ -82,7 +82,7 @@ async fn a_message_that_cannot_be_read_goes_to_the_dead_letters_and_the_flow_goe
 async fn a_redrive_brings_what_cannot_be_read_back_to_the_dead_letters() {
     let shop = shop("unreadable_again").await;
     let mut anybody = RawPublisher::connect(&shop.amqp_url).await;
-    // RabbitMQ itself puts such messages there, too: then nobody has read them before.
+    // RabbitMQ itself may dead-letter such messages, before anybody has read them.
     let (properties, why) = unreadable().remove(0);
     anybody.publish("", DEAD.as_bytes(), &properties, b"{}").await;
     for _ in 0..2 {
@@ -111,13 +111,13 @@ async fn a_broker_that_ends_every_connection_makes_a_service_not_ready_until_it_
     let method =
         |channel, numbers: [u8; 4], arguments: &[u8]| frame(1, channel, &[&numbers[..], arguments].concat());
     let start = [&[0, 9][..], &table(&[(b"n", arrays(25_000))]), &[0; 8]].concat();
-    // The first is no loss of a connection: there was none.
+    // The first case is no lost connection, because none was open.
     for (in_place_of, then, expected, is_loss) in [
         (START, Then::Say(method(0, [0, 10, 0, 10], &start)), "nested deeper than 32 levels", false),
-        // Nor is what a node says that stops.
+        // A stopping node's close is none, either.
         (CONSUME_OK, Then::Say(method(0, [0, 10, 0, 50], FORCED)), "320 CONNECTION_FORCED", false),
         (CONSUME_OK, Then::Say(method(1, [0, 20, 0, 20], &[1])), "no broker sends method 20.20", true),
-        (DELIVER, Then::Stop, "not consuming", true),
+        (DELIVER, Then::Stop, "is not consumed", true),
     ] {
         liar.tell(Some(Lie { in_place_of, then }));
         let order = shop.order(customer, "1").await;

@@ -1,4 +1,4 @@
-//! What a consumer does with messages that are not as they should be, and with copies.
+//! Consumers with invalid messages and copies.
 
 use lapin::{
     BasicProperties,
@@ -15,7 +15,7 @@ use testkit::{Shop, shared_rabbitmq, unique};
 const QUEUES: [&str; 4] =
     ["customer-service.orders", "order-service.customers", "order-history.orders", "order-history.customers"];
 
-/// The messages of the shop's own traffic go on meanwhile.
+/// Checks that regular orders still flow.
 async fn an_order_still_goes_through(shop: &Shop) {
     let customer = shop.customer("10").await;
     let order = shop.order(customer, "10").await;
@@ -41,8 +41,8 @@ async fn what_nobody_understands_is_put_aside_with_its_reason_and_the_flow_goes_
             ),
             (ByHand { id: Some("b"), event_type: Some(own_event), body: b"{" }, "EOF while parsing"),
             (ByHand { id: Some("c"), event_type: Some(own_event), body: b"" }, "EOF while parsing"),
-            (ByHand { id: Some("d"), event_type: Some(own_event), body: b"[1,2]" }, "no valid"),
-            (ByHand { id: Some("e"), event_type: Some(own_event), body: b"\xff\xfe" }, "no valid"),
+            (ByHand { id: Some("d"), event_type: Some(own_event), body: b"[1,2]" }, "not a valid"),
+            (ByHand { id: Some("e"), event_type: Some(own_event), body: b"\xff\xfe" }, "not a valid"),
             (ByHand { id: None, event_type: Some(own_event), body: b"{}" }, "no message_id"),
             (ByHand { id: Some("f"), event_type: None, body: b"{}" }, "no type"),
         ];
@@ -103,7 +103,7 @@ async fn a_copy_has_no_effect_whether_or_not_its_id_tells() {
     };
     publish(&shop.amqp_url, "order-service.customers", late).await;
 
-    // Behind the copies, in the same queues: when this one is through, they are.
+    // This order follows the copies in the same queues, so they are handled before it.
     let next = shop.order(customer, "6").await;
     assert_eq!(settled(shop, next).await.0, "APPROVED", "the copies have reserved nothing");
     history_shows(shop, customer, &[(order, "APPROVED"), (next, "APPROVED")]).await;
@@ -160,7 +160,7 @@ async fn an_order_that_is_cancelled_twice_frees_its_credit_once() {
         let cancelled = ByHand { id: Some(&id), event_type: Some("OrderCancelled"), body: body.as_bytes() };
         publish(&shop.amqp_url, "customer-service.orders", cancelled).await;
     }
-    // 10 is free now, and not 16.
+    // 10 is available now, not 16.
     let whole = shop.order(customer, "10").await;
     assert_eq!(settled(shop, whole).await.0, "APPROVED");
     let more = shop.order(customer, "0.01").await;

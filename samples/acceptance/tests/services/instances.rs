@@ -5,7 +5,7 @@ use hyper::Method;
 use crate::{eventually, history_shows, settled, shop};
 use testkit::{Service, Shop};
 
-/// A second instance of each service.
+/// Starts a second instance of each service.
 async fn seconds(shop: &Shop) -> [Service; 3] {
     let [orders, customers, history] = &shop.databases;
     tokio::join!(
@@ -68,7 +68,7 @@ async fn the_other_instance_takes_over_in_mid_stream() {
     let mut ids = Vec::new();
     let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": 1}}}}"#);
     for number in 0..120 {
-        // Whichever instance consumes is killed sooner or later; its successor goes on where it was.
+        // The consuming instance is killed sooner or later. Its successor continues.
         match number {
             20 => shop.orders.kill9().await,
             30 => shop.customers.kill9().await,

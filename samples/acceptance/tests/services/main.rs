@@ -27,21 +27,21 @@ use std::time::{Duration, Instant};
 use testkit::{Shop, shared_postgres, shared_rabbitmq};
 use tokio::sync::OnceCell;
 
-/// Long enough for a busy machine; a test that needs it all has failed.
+/// Limit of a wait, long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The shop of all tests that break nothing.
+/// Returns the shop shared by tests that break nothing.
 async fn shared_shop() -> &'static Shop {
     static SHARED: OnceCell<Shop> = OnceCell::const_new();
     SHARED.get_or_init(|| shop("shared")).await
 }
 
-/// A shop for a test that does.
+/// Returns a shop for a test that breaks something.
 async fn shop(test: &str) -> Shop {
     Shop::open(test, shared_postgres().await, shared_rabbitmq().await).await
 }
 
-/// Waits until `look` gives something; after [`PATIENCE`] the test has failed.
+/// Waits until `look` returns a value. Fails after [`PATIENCE`].
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -53,13 +53,13 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
     }
 }
 
-/// Waits until the order is not PENDING any more; gives its state and the reason of a rejection.
+/// Waits until the order is settled, and returns its state and the reason of a rejection.
 async fn settled(shop: &Shop, order: i64) -> (String, Value) {
     let settled = async || Some(shop.state_of(order).await).filter(|(state, _)| state != "PENDING");
     eventually("the order is settled", settled).await
 }
 
-/// Waits until the history shows just these orders of the customer, in these states; gives it whole.
+/// Waits until the history shows exactly these orders of the customer in these states, and returns it.
 async fn history_shows(shop: &Shop, customer: i64, expected: &[(i64, &str)]) -> Value {
     let path = format!("/customers/{customer}/orderhistory");
     let look = async || {

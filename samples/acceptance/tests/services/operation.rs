@@ -1,4 +1,4 @@
-//! How the services are run: from a file or the environment, watched, described, and kept apart.
+//! Operation of the services: configuration, monitoring, API descriptions, and separation.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn a_file_will_do_for_configuration() {
     let file = folder.path().join("order-service.toml");
     let amqp = rabbitmq.create_vhost(&name).await;
     std::fs::write(&file, format!("database_url = \"{database}\"\namqp_url = \"{amqp}\"\n")).unwrap();
-    // The environment says only where to listen.
+    // The environment sets only the address.
     let mut service = Service::with_arguments("order-service", &["--config", file.to_str().unwrap()]);
     service.start_again();
     service.wait_ready(crate::PATIENCE).await;
@@ -61,7 +61,7 @@ async fn each_describes_what_it_answers() {
         assert!(api["openapi"].as_str().unwrap().starts_with("3."), "{api}");
         let described: Vec<&String> = api["paths"].as_object().unwrap().keys().collect();
         assert_eq!(described, paths);
-        // Every reference leads somewhere.
+        // Every reference resolves.
         let text = api.to_string();
         for reference in text.split("\"$ref\":\"#").skip(1) {
             let pointer = reference.split('"').next().unwrap();
@@ -75,7 +75,7 @@ async fn each_describes_what_it_answers() {
     }
 }
 
-/// The statuses that a caller has to tell apart are described each, and parameters and amounts with their limits.
+/// Each status that a caller distinguishes is described, and parameters and amounts with their limits.
 #[tokio::test]
 async fn what_is_refused_is_described() {
     let shop = shared_shop().await;
@@ -166,7 +166,7 @@ async fn one_identifier_leads_through_all_services_and_their_logs() {
             })
             .collect()
     };
-    // The last line of each is written after what the view shows has been committed.
+    // Each service writes its last line after the change that the view shows is committed.
     for (service, lines) in [
         (
             &shop.orders,
@@ -242,7 +242,7 @@ async fn a_service_waits_for_its_database_and_takes_orders_without_a_broker() {
     let body = r#"{"customerId": 1, "orderTotal": {"amount": 1}}"#.to_owned();
     assert_eq!(service.ask(Method::POST, "/orders", body).await.0, 201);
     eventually("it says that it does not consume", async || {
-        service.log().contains("not consuming").then_some(())
+        service.log().contains("is not consumed").then_some(())
     })
     .await;
     assert_eq!(service.metric("inbox_connected{queue=\"order-service.customers\"}").await, Some(0.0));

@@ -1,4 +1,4 @@
-//! The projector under any interleaving, duplication and replay of a valid history: the view is always the same.
+//! The projector with any interleaving, duplication and replay of a valid history gives the same view.
 
 use chassis::{
     inbox::{Message, Outcome, apply_once},
@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use testkit::{shared_postgres, unique};
 
-/// How one order of the history ends.
+/// End of an order in the history.
 #[derive(Clone, Copy, Debug)]
 enum Course {
     Pending,
@@ -20,14 +20,14 @@ enum Course {
     Cancelled,
 }
 
-/// What happened, and how it is delivered.
+/// History and its delivery.
 #[derive(Clone, Debug)]
 struct Case {
-    /// Customer and course of each order; customers beyond the second never were created.
+    /// Customer and course of each order. Customers beyond the second were never created.
     orders: Vec<(usize, Course)>,
-    /// Which stream is next, again and again.
+    /// Next stream of each delivery, repeated.
     interleaving: Vec<bool>,
-    /// At these deliveries, the stream goes back by so many.
+    /// Deliveries at which the stream goes back, and by how many.
     replays: Vec<(prop::sample::Index, usize)>,
 }
 
@@ -49,10 +49,10 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 impl Case {
-    /// The two streams in the order in which their outboxes had them: orders, customers.
+    /// Returns the two streams, orders and customers, in their outbox order.
     fn streams(&self) -> [Vec<Message>; 2] {
         let mut orders = Vec::new();
-        // Every order is created before the first is settled: steps of different orders alternate.
+        // Steps of different orders alternate, so every order is created before the first is settled.
         for step in 0..3 {
             for (number, (customer, course)) in self.orders.iter().enumerate() {
                 let event_type = match (step, course) {
@@ -78,7 +78,7 @@ impl Case {
         [orders, customers.collect()]
     }
 
-    /// Both streams as they are delivered: in order each, but interleaved, repeated and set back.
+    /// Returns the deliveries of both streams: each in order, but interleaved, repeated and set back.
     fn deliveries(&self) -> Vec<(usize, Message)> {
         let streams = self.streams();
         let mut next = [0, 0];
@@ -91,7 +91,7 @@ impl Case {
             next[stream] += 1;
             for (at, back) in &self.replays {
                 if at.index(streams[0].len() + streams[1].len()) == deliveries.len() {
-                    // Everything from there on comes again: what the replay says of itself is another message id.
+                    // Everything from there on is delivered again, with other message ids, as by a replay.
                     let from = next[stream].saturating_sub(*back);
                     deliveries.extend(streams[stream][from..next[stream]].iter().map(|message| {
                         let id =
@@ -104,7 +104,7 @@ impl Case {
         deliveries
     }
 
-    /// What the view has to be in the end, as `view` gives it.
+    /// Returns the expected view in the form of `view`.
     fn expected(&self) -> Vec<String> {
         let orders = self.orders.iter().enumerate().map(|(number, (customer, course))| {
             let (state, reason) = match course {

@@ -1,4 +1,4 @@
-//! Ids that come again, because the database that gives them was made anew or set back.
+//! Repeated ids, after the database that assigns them was created again or restored.
 
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
@@ -15,7 +15,7 @@ async fn client(url: &str) -> Client {
     client
 }
 
-/// Takes an order away and has its id come again.
+/// Deletes an order, so that its id is assigned again.
 async fn set_back(orders: &Client, order: i64) {
     orders.execute("DELETE FROM orders WHERE id = $1", &[&order]).await.unwrap();
     let again = "SELECT setval(pg_get_serial_sequence('orders', 'id'), $1, false)";
@@ -70,7 +70,7 @@ async fn an_order_whose_id_came_again_gets_its_decision() {
         assert_eq!(settled(&shop, order).await, first, "and so does the decision");
     }
     assert!(shop.customers.log().contains("or an order id that came again"));
-    // Its credit is reserved once.
+    // The credit is reserved only once.
     let rest = shop.order(customer, "3").await;
     assert_eq!(settled(&shop, rest).await.0, "APPROVED");
 }
@@ -101,7 +101,7 @@ async fn another_order_with_an_id_that_came_again_is_put_aside_and_said() {
     assert_eq!(shop.state_of(order).await, ("PENDING".to_owned(), Value::Null));
     assert_eq!(history_shows(&shop, customer, &[(order, "APPROVED")]).await, before);
 
-    // The cure that the reason names.
+    // The cure from the reason.
     let cure = "SELECT setval(pg_get_serial_sequence('orders', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)";
     orders.query_one(cure, &[]).await.unwrap();
     let next = shop.order(customer, "3").await;

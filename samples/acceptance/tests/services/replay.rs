@@ -1,4 +1,4 @@
-//! Copies are told apart by source, and replays by where they were made.
+//! Copies are distinguished by source, and replays by position.
 
 use chassis::{
     inbox::{Handler, HandlingError, Message, Outcome, apply_once},
@@ -11,9 +11,9 @@ use tokio_postgres::{NoTls, Transaction};
 use crate::{eventually, history_shows, settled, shop};
 use testkit::{shared_postgres, unique};
 
-/// Adds up, and so must not see anything twice.
+/// Handler whose effect adds up, so that it must handle each message once.
 struct Adds;
-/// Sets, and so may.
+/// Handler whose effect sets a state, so that it may repeat.
 struct Sets;
 
 async fn count(transaction: &mut Transaction<'_>) -> Result<(), HandlingError> {
@@ -58,7 +58,7 @@ async fn equal_ids_of_two_sources_are_two_messages_and_each_replay_is_taken_once
     schema.migrate(&mut client).await.unwrap();
     let [first, second, third] =
         ["0000000000000001-00000000", "0000000000000002-00000000", "0000000000000003-00000000"];
-    // Message; whether it is new to a handler that adds, and to one that sets.
+    // Message, and whether a handler that adds and one that sets handle it.
     let deliveries = [
         (message(Some("orders"), first, false), true, true),
         (message(Some("orders"), first, false), false, false),

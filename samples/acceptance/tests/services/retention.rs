@@ -1,4 +1,4 @@
-//! How old rows of an inbox get.
+//! Retention of inbox rows.
 
 use tokio_postgres::{Client, NoTls};
 
@@ -18,13 +18,13 @@ async fn rows_end_with_their_time_in_batches_and_not_before_the_queue_was_seen_e
     tokio::spawn(connection);
     let (mut holder, connection) = tokio_postgres::connect(&shop.databases[1], NoTls).await.unwrap();
     tokio::spawn(connection);
-    // More than two batches are a year old, and one row is nearly too old.
+    // More than two batches are a year old, and one row is almost old enough.
     let rows = "INSERT INTO inbox (consumer, source, message_id, received_at) \
                 SELECT 'customer-service.orders', 'test', 'old-' || n, now() - interval '1 year' FROM generate_series(1, 2500) n \
                 UNION ALL SELECT 'customer-service.orders', 'test', 'young', now() - interval '6 days 23 hours' \
                 UNION ALL SELECT 'somebody else', 'test', 'foreign', now() - interval '1 year'";
 
-    // The service has not seen its queue empty: however old the rows are, a copy of their message may be in it.
+    // The service has not seen its queue empty, so a copy of any message may be in it.
     assert!(shop.customers.sigterm(crate::PATIENCE).await.success());
     let lock = holder.transaction().await.unwrap();
     lock.execute("SELECT FROM customers WHERE id = $1 FOR UPDATE", &[&customer]).await.unwrap();
@@ -41,7 +41,7 @@ async fn rows_end_with_their_time_in_batches_and_not_before_the_queue_was_seen_e
     tokio::time::sleep(std::time::Duration::from_secs(12)).await;
     assert_eq!(ids(&client).await.len(), 2502);
 
-    // A row that somebody has locked holds nobody up.
+    // A locked row delays nobody.
     let held = client.transaction().await.unwrap();
     held.execute("SELECT FROM inbox WHERE message_id = 'old-1' FOR UPDATE", &[]).await.unwrap();
     lock.rollback().await.unwrap();
@@ -59,7 +59,7 @@ async fn rows_end_with_their_time_in_batches_and_not_before_the_queue_was_seen_e
     let series = "inbox_pruned_rows_total{queue=\"customer-service.orders\"}";
     assert_eq!(shop.customers.metric(series).await, Some(2500.0));
 
-    // Since then no copy of an old row is in the queue, however busy the service is: a message is in hand all the time.
+    // The queue has held no copy of an old row since, however busy the service is: a message is in hand all the time.
     let lock = holder.transaction().await.unwrap();
     lock.execute("SELECT FROM customers WHERE id = $1 FOR UPDATE", &[&customer]).await.unwrap();
     shop.order(customer, "1").await;

@@ -1,4 +1,4 @@
-//! What becomes of an order.
+//! The saga of an order.
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ async fn an_order_within_the_limit_is_approved_and_shown_with_its_customer() {
 #[tokio::test]
 async fn an_order_of_just_the_limit_is_approved_and_one_of_a_little_more_is_not() {
     let shop = shared_shop().await;
-    // In binary fractions 0.1 + 0.2 is more than 0.3.
+    // In binary fractions 0.1 + 0.2 exceeds 0.3.
     let customer = shop.customer("0.3").await;
     let first = shop.order(customer, "0.1").await;
     assert_eq!(settled(shop, first).await, approved());
@@ -78,7 +78,7 @@ async fn a_cancelled_order_gives_its_credit_back() {
     );
     history_shows(shop, customer, &[(first, "CANCELLED")]).await;
 
-    // The credit is free a moment later: when the customer service has heard of it.
+    // The credit is released a moment later, when the customer service handles the event.
     let second = eventually("the credit is free again", async || {
         let order = shop.order(customer, "10").await;
         (settled(shop, order).await == approved()).then_some(order)

@@ -1,4 +1,4 @@
-//! Secrets that somebody rotates: a service reads their files for every connection, without a restart.
+//! Rotated secrets: a service reads their files for every connection, without a restart.
 
 use std::{fs, path::PathBuf};
 
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{PATIENCE, eventually};
 use testkit::{Postgres, PostgresOptions, Service, shared_rabbitmq, unique};
 
-/// Begins every password, and stands in no log.
+/// Prefix of every password. It appears in no log.
 const SECRET: &str = "s3cret";
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What the services have from the process that starts them: signals, and a stderr.
+//! Signals and stderr from the process that starts the services.
 
 use crate::{eventually, history_shows, settled, shop};
 use testkit::{Service, UnreadPipe, process, shared_postgres, shared_rabbitmq, unique};
@@ -36,7 +36,7 @@ async fn a_service_that_waits_for_its_database_says_which_signal_ended_it() {
     eventually("it ignores", async || service.log().contains("SIGHUP is ignored").then_some(())).await;
     process::signal(&[service.pid()], "QUIT");
     assert!(service.wait(crate::PATIENCE).await.success());
-    assert!(service.log().contains("ended before the database was ready"), "{}", service.log());
+    assert!(service.log().contains("stopped before the database was ready"), "{}", service.log());
 }
 
 #[tokio::test]

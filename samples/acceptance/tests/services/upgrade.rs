@@ -1,4 +1,4 @@
-//! A shop of version 0.1.0 goes on: its queues as they were declared, its tables as they were made.
+//! Upgrade of a shop of version 0.1.0, with its queues and tables.
 
 use lapin::types::AMQPValue;
 use tokio_postgres::{Client, NoTls};
@@ -41,7 +41,7 @@ async fn queues_of_version_0_1_0_are_consumed_as_they_are() {
             })
             .await;
         }
-        assert!(!service.log().contains("not consuming"), "{}", service.log());
+        assert!(!service.log().contains("is not consumed"), "{}", service.log());
         assert!(service.sigterm(crate::PATIENCE).await.success());
     }
 }
@@ -58,7 +58,7 @@ async fn an_inbox_of_version_0_1_0_gets_its_new_key_and_remembers_what_was_handl
     client.batch_execute(&format!("DROP TABLE inbox; {INBOX}")).await.unwrap();
     let old = "INSERT INTO inbox (consumer, message_id) VALUES ('customer-service.orders', $1)";
     client.execute(old, &[&id]).await.unwrap();
-    // If it were handled again, this would be decided again.
+    // Handling the message again would create this again.
     client.batch_execute("DELETE FROM credit; UPDATE customers SET reserved = 0").await.unwrap();
     shop.customers.start_again();
     shop.customers.wait_ready(crate::PATIENCE).await;
@@ -77,7 +77,7 @@ async fn an_inbox_of_version_0_1_0_gets_its_new_key_and_remembers_what_was_handl
     assert_eq!(settled(&shop, next).await.0, "APPROVED", "and what is new is handled");
 }
 
-/// A role's `search_path` had put the tables of version 0.1.0 into another schema. New ones would have an empty inbox.
+/// A role's `search_path` put the tables of version 0.1.0 into another schema. New ones would have an empty inbox.
 #[tokio::test]
 async fn tables_that_a_search_path_put_elsewhere_are_not_made_anew_beside_them() {
     let mut shop = crate::shop("elsewhere").await;

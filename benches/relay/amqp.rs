@@ -31,6 +31,10 @@ pub struct Frame {
 
 impl Publisher {
     /// Connects as `guest`, opens channel 1 and asks for confirms.
+    ///
+    /// # Errors
+    ///
+    /// [`std::io::Error`] when the connection fails or the broker does not answer as expected.
     pub fn connect(port: u16, vhost: &str) -> std::io::Result<Self> {
         let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         socket.set_nodelay(true)?;
@@ -60,11 +64,19 @@ impl Publisher {
     }
 
     /// Returns the socket for the thread that reads confirms.
+    ///
+    /// # Errors
+    ///
+    /// [`std::io::Error`] when the socket cannot be duplicated.
     pub fn reader(&self) -> std::io::Result<Reader> {
         Ok(Reader { socket: std::io::BufReader::new(self.socket.try_clone()?) })
     }
 
     /// Sends whole frames.
+    ///
+    /// # Errors
+    ///
+    /// [`std::io::Error`] when the connection is lost.
     pub fn send(&mut self, frames: &[u8]) -> std::io::Result<()> {
         self.socket.write_all(frames)
     }
@@ -93,6 +105,10 @@ pub struct Reader {
 
 impl Reader {
     /// Waits for the next `basic.ack`, and returns its delivery tag and whether it covers all before.
+    ///
+    /// # Errors
+    ///
+    /// [`std::io::Error`] when the connection is lost or the broker sends something else.
     pub fn next_ack(&mut self) -> std::io::Result<(u64, bool)> {
         loop {
             let frame = read_frame(&mut self.socket)?;

@@ -63,6 +63,10 @@ impl Contender {
     }
 
     /// Creates the contender's slot, before the rows exist.
+    ///
+    /// # Errors
+    ///
+    /// The contender's output when the set-up fails.
     pub async fn prepare(&self) -> Result<(), String> {
         let output = match &self.program {
             Program::Outboxd(daemon) => daemon.command(&["setup"]).await,

@@ -92,7 +92,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Fetches missing files. The error is the script's output.
+    /// Fetches missing files.
+    ///
+    /// # Errors
+    ///
+    /// The script's output when the download fails.
     pub async fn fetch(stage: &Stage, entry: &'static Entry) -> Result<Self, String> {
         let Entry { folder, settings, name, table, .. } = *entry;
         let benches = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -66,6 +66,10 @@ pub struct Plan {
 
 impl Plan {
     /// Reads the program's arguments. Without any, as when `cargo bench` runs every bench, there is no plan.
+    ///
+    /// # Errors
+    ///
+    /// The problem of an invalid argument.
     pub fn from_arguments() -> Result<Option<Self>, String> {
         let mut plan = Self { subjects: Vec::new(), rounds: None, record: false, write: false, peers: None };
         for argument in std::env::args().skip(1) {

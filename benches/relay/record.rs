@@ -85,6 +85,10 @@ impl Section {
 }
 
 /// Replaces the record of a subject.
+///
+/// # Errors
+///
+/// [`io::Error`] when the file cannot be written.
 pub fn keep(subject: &Subject, section: &Section) -> io::Result<()> {
     fs::create_dir_all(folder())?;
     let mut text = String::new();
@@ -93,6 +97,10 @@ pub fn keep(subject: &Subject, section: &Section) -> io::Result<()> {
 }
 
 /// Returns the record of all subjects.
+///
+/// # Errors
+///
+/// [`io::Error`] when a file cannot be read or parsed.
 pub fn recorded() -> io::Result<Results> {
     let mut results = Results::new();
     for subject in SUBJECTS {

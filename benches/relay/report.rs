@@ -14,6 +14,10 @@ const TABLE: (&str, &str) =
     ("<!-- benchmark: `make bench` writes this table -->\n", "<!-- end of benchmark -->\n");
 
 /// Writes the charts, the README's table and `RESULTS.md`.
+///
+/// # Errors
+///
+/// [`io::Error`] when a file cannot be written.
 pub fn write(results: &Results) -> io::Result<()> {
     let folder = record::folder();
     let root = folder.ancestors().nth(2).expect("benches/results lies in the repository");

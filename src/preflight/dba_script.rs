@@ -47,8 +47,8 @@ pub fn script(database: &SourceDatabase, columns: &ColumnNames, slot: SlotMaker)
     );
     let kept = if database.cleanup.is_some() {
         format!(
-            "-- If the table has rows when `run` first uses a slot created here, they may be unpublished. Then clean-up\n\
-             -- (cleanup.mode = \"delete\") removes no rows until you declare that all are published, or need not be:\n{}",
+            "-- If the table has rows when `run` first uses a slot created here, they may be unpublished. Then\n\
+             -- clean-up (cleanup.mode = \"delete\") removes no rows until you declare that all are published, or need not be:\n{}",
             comment(&(record::declare_published_sql(database) + ";"))
         )
     } else {

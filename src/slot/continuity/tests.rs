@@ -111,7 +111,10 @@ fn a_slot_that_is_not_there_is_a_gap_from_the_last_known_position() {
     assert_eq!(gap, Gap { cause: Cause::Gone, confirmed: Some(Lsn(100)), until: Some(Timestamp(0)) });
     assert_eq!(gone.judge(Some(&last_seen())).unwrap_err().confirmed, Some(Lsn(300)));
     let text = gap.to_string();
-    assert!(text.contains("after 0/64 (a message committed at 1970-01-01T00:00:00.000Z"), "{text}");
+    assert!(
+        text.contains("after 0/64 (the last confirmed message was committed at 1970-01-01T00:00:00.000Z"),
+        "{text}"
+    );
     // Seen only, before its first record.
     let seen = LastSeen { confirmed: None, version: 0, ..last_seen() };
     let bare = history(None, server("A", 1, 1000), None);

@@ -43,6 +43,8 @@ pub mod relay;
 
 pub mod settings;
 
+pub mod setup;
+
 pub mod cli;
 
 pub mod commands;

@@ -28,8 +28,8 @@ use crate::{
     slot::{
         continuity::{Cause, Continuity, Gap, SlotHistory},
         facts::SlotFacts,
+        holder::Holder,
         record::SlotRecord,
-        usage::Holder,
     },
 };
 use process::shutdown::Shutdown;
@@ -103,7 +103,7 @@ pub async fn recover<D: Database, B: Broker>(
         let checks = preflight::recovery_checks(database, &mapping.columns, &facts);
         let lost = facts.slot(&database.slot).is_some_and(SlotFacts::is_lost);
         // A slot of another program is never dropped.
-        let refused = preflight::slot_refusal(database, &facts.slot_uses, true).is_some();
+        let refused = preflight::slot_refusal(database, &facts.slots, true).is_some();
         let failed = |check: &preflight::Check| {
             check.failure().is_some() && (refused || !lost || check.name != preflight::SLOT)
         };
@@ -123,9 +123,9 @@ pub async fn recover<D: Database, B: Broker>(
             }
             Ok(Continuity::First) => None,
             Ok(Continuity::Adopted | Continuity::Same) => {
-                let uses = replication.slot_uses(&database.schema, &database.slot).await?;
+                let slots = replication.slots(&database.schema, &database.slot).await?;
                 let holder =
-                    uses.into_iter().find(|one| one.slot == database.slot).and_then(|one| one.holder);
+                    slots.into_iter().find(|one| one.name == database.slot).and_then(|one| one.holder);
                 let holder = holder.map(Box::new);
                 return Err(RecoveryError::Healthy { slot: database.slot.clone(), holder });
             }

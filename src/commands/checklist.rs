@@ -1,19 +1,14 @@
 //! Output of `check` and `setup`: a section for each source and one for the broker, a line for each check, and below each problem a
 //! line with the cure.
 
-use std::{error::Error, fmt};
+use std::fmt;
 
-use super::{Failure, chain, table::one_line};
+use super::{Failure, table::one_line};
 use crate::rabbitmq::inspection;
 use diagnostics::{
     check::{Check, Finding, Problem},
     remedy::Remedy,
 };
-
-/// Failure of a step after all checks had passed.
-pub(super) fn step_failed(name: &'static str, error: &dyn Error) -> Check {
-    Check::failed(name, chain(error), "see `outboxd check`, then repeat the command")
-}
 
 /// Converts a check of the broker.
 pub(super) fn of_broker(check: inspection::Check) -> Check {

@@ -12,10 +12,7 @@ use crate::{
     postgres::SourceDatabase,
     preflight::facts::left_behind,
     settings::Settings,
-    slot::{
-        facts::{SlotFacts, slot_progress},
-        usage::{self, SlotUse},
-    },
+    slot::{facts::SlotFacts, usage},
 };
 use diagnostics::{check::Problem, legible};
 
@@ -67,7 +64,7 @@ impl Slots {
                 Err(error) => return Slot { note: chain(&*error), ..found },
             };
             let mut found = match slot {
-                Some((facts, one)) => found.with(facts, &one),
+                Some(facts) => found.with(facts),
                 None => Slot { note: "there is no such slot: run `outboxd check`".into(), ..found },
             };
             for Problem { what, cure, .. } in left_behind {
@@ -89,7 +86,7 @@ impl Slots {
 
 /// A slot's progress, read from its database.
 struct Progress {
-    slot: Option<(SlotFacts, SlotUse)>,
+    slot: Option<SlotFacts>,
     parked_rows: Option<u64>,
     /// Rows of outboxd's tables that are in another schema.
     left_behind: Vec<Problem>,
@@ -97,9 +94,8 @@ struct Progress {
 
 async fn progress(database: &SourceDatabase) -> Result<Progress, Box<dyn std::error::Error>> {
     let client = database.endpoint.connect_sql("outboxd status").await?;
-    let slot = slot_progress(&client, &database.slot).await?;
-    let uses = usage::read(&client, &database.schema, &database.slot).await?;
-    let slot = slot.zip(uses.into_iter().find(|one| one.slot == database.slot));
+    let slots = usage::read(&client, &database.schema, &database.slot).await?;
+    let slot = slots.into_iter().find(|one| one.name == database.slot);
     Ok(Progress {
         slot,
         parked_rows: parked_table::count(&client, database).await?,
@@ -108,8 +104,8 @@ async fn progress(database: &SourceDatabase) -> Result<Progress, Box<dyn std::er
 }
 
 impl Slot {
-    fn with(self, facts: SlotFacts, one: &SlotUse) -> Self {
-        let SlotUse { database, here, holder, .. } = one;
+    fn with(self, facts: SlotFacts) -> Self {
+        let SlotFacts { database, here, holder, .. } = &facts;
         let note = match (&facts.active_pid, holder) {
             _ if database.is_some() && !here => {
                 "the slot belongs to another database: run `outboxd check`".to_owned()

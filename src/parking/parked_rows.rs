@@ -20,7 +20,7 @@ use crate::{
         sqlstate::UNDEFINED_TABLE,
         statement::{CatalogError, failed, nonsense},
     },
-    slot::usage::{ClientAddress, Holder},
+    slot::holder::{ClientAddress, Holder},
 };
 
 /// A parked row without its values.

@@ -23,7 +23,7 @@ use crate::{
         database::{Database, Sql},
         mishap::Overdue,
     },
-    slot::usage::Holder,
+    slot::holder::Holder,
 };
 use amqp_publisher::{
     BrokerError, Refused,

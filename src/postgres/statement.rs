@@ -25,20 +25,6 @@ pub enum CatalogError {
         #[source]
         cause: WireError,
     },
-    /// Somebody is using the slot.
-    #[error(
-        "slot {slot} is in use{}: stop the program that streams from it, then try again",
-        holder.as_ref().map(|holder| format!(" by {holder}")).unwrap_or_default()
-    )]
-    SlotInUse {
-        /// The slot.
-        slot: String,
-        /// Its holder, as a text; unknown when that ended just now.
-        holder: Option<String>,
-    },
-    /// There is such a slot already.
-    #[error("slot {0} exists already")]
-    SlotExists(String),
     /// The server's answer does not fit the query.
     #[error("{doing}: unexpected answer from the server: {what}")]
     Nonsense {

@@ -56,7 +56,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             hosting = facts.server.hosting;
             is_other_table = facts.recorded_table.is_some();
             // The temporary slot counts, too: an instance holds it while it publishes a backlog.
-            is_used = facts.slot_uses.iter().any(|one| one.active_pid.is_some());
+            is_used = facts.slots.iter().any(|one| one.is_of(&database.slot) && one.active_pid.is_some());
             checks.extend(checks::checks(database, &mapping.columns, &facts));
             if let Some(table) = &facts.table {
                 let columns = table.outbox_columns();

@@ -36,13 +36,13 @@ use crate::{
     },
     slot::{
         continuity::SlotHistory,
-        creation,
+        creation::{self, SlotError},
         facts::{self, SlotFacts},
         history::SlotHistoryError,
         open_transactions::{self, OpenTransaction},
         publication::{self, PublishedBy, Publishing},
         record::{self, Confirmed, SlotRecord},
-        usage::{self, SlotUse},
+        usage,
     },
 };
 use pg_replication::{
@@ -193,13 +193,13 @@ seam! {
         async fn table_is_empty(&self, table: &TableName, kind: TableKind) -> Result<bool, CatalogError> = outbox_table::is_empty;
 
         /// Creates the permanent slot at once, as a failover slot if `failover` is set.
-        async fn create_slot(&self, slot: &str, failover: bool) -> Result<(), CatalogError> = creation::create_slot;
+        async fn create_slot(&self, slot: &str, failover: bool) -> Result<(), SlotError> = creation::create_slot;
 
         /// Lists the transactions that the creation of the slot waits for, oldest first.
         async fn awaited_transactions(&self, slot: &str) -> Result<Vec<OpenTransaction>, CatalogError> = open_transactions::awaited;
 
         /// Drops a slot. Returns `false` if there was none.
-        async fn drop_slot(&self, slot: &str) -> Result<bool, CatalogError> = creation::drop_slot;
+        async fn drop_slot(&self, slot: &str) -> Result<bool, SlotError> = creation::drop_slot;
 
         /// Reads one slot. `None` if there is no such slot.
         async fn slot_progress(&self, slot: &str) -> Result<Option<SlotFacts>, CatalogError> = facts::slot_progress;
@@ -306,8 +306,8 @@ seam! {
         /// Reads the server's system identifier and timeline.
         async fn identify_system(&mut self) -> Result<SystemIdentity, ReplicationError> = Self::identify_system;
 
-        /// Reads who uses the slot and its temporary slot.
-        async fn slot_uses(&mut self, schema: &str, slot: &str) -> Result<Vec<SlotUse>, ReplicationError>
+        /// Reads the slot and its temporary slot with their holders.
+        async fn slots(&mut self, schema: &str, slot: &str) -> Result<Vec<SlotFacts>, ReplicationError>
             = usage::read_by_replication;
 
         /// Lists the transactions that the creation of the slot waits for, oldest first.

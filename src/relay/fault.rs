@@ -10,7 +10,7 @@ use crate::{
     postgres::{SourceDatabase, statement::CatalogError, statement_remedy},
     preflight::{self, Check, facts::server::ServerFacts},
     rabbitmq::cures,
-    slot::{continuity::Gap, history::SlotHistoryError},
+    slot::{continuity::Gap, creation::SlotError, history::SlotHistoryError},
 };
 use amqp_publisher::BrokerError;
 use diagnostics::remedy::{Mender, Remedy};
@@ -28,6 +28,9 @@ pub enum Fault {
     /// A query of the catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The slot could not be created or dropped.
+    #[error(transparent)]
+    Slot(Box<SlotError>),
     /// The backlog could not be read.
     #[error(transparent)]
     Backlog(Box<BacklogError>),
@@ -185,6 +188,7 @@ impl Fault {
             | Fault::ServerEnding
             | Fault::ServerChanged
             | Fault::PublicationGone
+            | Fault::Slot(_)
             | Fault::SlotTaken { .. }
             | Fault::ConnectTimeout { .. }
             | Fault::Gap { .. }
@@ -241,6 +245,15 @@ boxed!(
     Snapshot(SnapshotError),
     Broker(BrokerError)
 );
+
+impl From<SlotError> for Fault {
+    fn from(error: SlotError) -> Self {
+        match error {
+            SlotError::Catalog(error) => error.into(),
+            error => Fault::Slot(Box::new(error)),
+        }
+    }
+}
 
 impl From<SlotHistoryError> for Fault {
     fn from(error: SlotHistoryError) -> Self {

@@ -1,13 +1,20 @@
 //! Replication slots as the server describes them, and the end of its WAL, by which their lag is measured.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
-use tokio_postgres::{Client, Row, types::Type};
+use tokio_postgres::Client;
 
-use super::invalidation::Invalidation;
+use super::{
+    holder::{ClientAddress, Holder},
+    invalidation::Invalidation,
+    temporary::temporary_name,
+};
 use crate::{
     position::Lsn,
-    postgres::statement::{CatalogError, IN_ANOTHER_ENCODING, failed},
+    postgres::{
+        sql_text::literal,
+        statement::{CatalogError, failed, nonsense, text_rows},
+    },
 };
 
 /// A replication slot (manual, "pg_replication_slots").
@@ -25,6 +32,8 @@ pub struct SlotFacts {
     pub temporary: bool,
     /// Server process that uses the slot.
     pub active_pid: Option<i32>,
+    /// The client of that process; `None` if nobody uses the slot, the process has just ended, or the query left it out.
+    pub holder: Option<Holder>,
     /// Position confirmed by the consumer; `None` for a physical slot.
     pub confirmed_flush: Option<Lsn>,
     /// Start of the WAL that the slot holds back; `None` if it holds back none, as when it is lost.
@@ -61,6 +70,22 @@ impl SlotFacts {
         self.active_pid.is_none() && !self.is_lost() && unused_for >= unused_max / UNUSED_PART
     }
 
+    /// Tells whether this is the source's slot `slot`, or its temporary slot.
+    pub(crate) fn is_of(&self, slot: &str) -> bool {
+        self.name == slot || self.name == temporary_name(slot)
+    }
+
+    /// Tells whether the creation of the slot is complete. A logical slot has no confirmed position before, and its creation may be
+    /// given up.
+    pub fn is_made(&self) -> bool {
+        self.plugin.is_none() || self.confirmed_flush.is_some()
+    }
+
+    /// The program that streams from the slot and is not outboxd. A slot that is being created belongs to nobody yet.
+    pub fn stranger(&self) -> Option<&Holder> {
+        self.holder.as_ref().filter(|holder| self.is_made() && !holder.is_outboxd)
+    }
+
     /// Tells whether the slot can stream tables of the connection's database: it is a permanent pgoutput slot of that database.
     /// A slot that is being created does not count, because its creation may be given up.
     pub fn serves(&self) -> bool {
@@ -74,70 +99,117 @@ impl SlotFacts {
 /// Divisor of `idle_replication_slot_timeout`: outboxd uses a slot again after that part of it.
 const UNUSED_PART: u32 = 4;
 
-/// The query for all versions. LSNs are bytes from `0/0`.
-const SLOTS: &str = "SELECT s.slot_name::text, s.plugin::text, s.database::text, s.temporary, s.active_pid,
+/// Columns of a slot, for all versions. LSNs are bytes from `0/0`.
+const COLUMNS: &str = "s.slot_name, s.plugin, s.database, s.database = current_database(), s.temporary, s.active_pid,
             pg_wal_lsn_diff(s.confirmed_flush_lsn, '0/0')::int8, pg_wal_lsn_diff(s.restart_lsn, '0/0')::int8, s.wal_status,
-            to_jsonb(s) ->> 'invalidation_reason',
-            COALESCE((to_jsonb(s) ->> 'two_phase')::bool, false), COALESCE((to_jsonb(s) ->> 'failover')::bool, false),
-            pg_wal_lsn_diff(wal.current, '0/0')::int8, COALESCE((to_jsonb(s) ->> 'conflicting')::bool, false),
+            to_jsonb(s) ->> 'invalidation_reason', to_jsonb(s) ->> 'conflicting' = 'true',
             extract(epoch FROM clock_timestamp() - (to_jsonb(s) ->> 'inactive_since')::timestamptz)::int8,
             extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval)::int8,
-            COALESCE(s.database = current_database(), false)
-     FROM pg_replication_slots s, (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-                                               ELSE pg_current_wal_lsn() END AS current) wal";
+            to_jsonb(s) ->> 'two_phase' = 'true', to_jsonb(s) ->> 'failover' = 'true',
+            pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, '0/0')::int8";
 
-fn slot_facts(row: &Row) -> SlotFacts {
-    let lsn = |index| row.get::<_, Option<i64>>(index).map(|lsn| Lsn(lsn.cast_unsigned()));
-    let (confirmed_flush, restart_lsn) = (lsn(5), lsn(6));
-    let current = lsn(11).unwrap_or(Lsn::ZERO);
-    let wal_status = row.get::<_, Option<String>>(7);
-    let (reason, conflicting) = (row.get::<_, Option<&str>>(8), row.get(12));
-    let is_lost = wal_status.as_deref() == Some("lost") || reason.is_some() || conflicting;
-    let seconds =
-        |index| row.get::<_, Option<i64>>(index).and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
-    let behind = |lsn: Option<Lsn>| lsn.map_or(0, |lsn| current.bytes_since(lsn));
-    SlotFacts {
-        name: row.get(0),
-        plugin: row.get(1),
-        database: row.try_get(2).unwrap_or_else(|_| Some(IN_ANOTHER_ENCODING.to_owned())),
-        here: row.get(15),
-        temporary: row.get(3),
-        active_pid: row.get(4),
+/// Columns of a slot's holder. Every role sees application name and role; only members of `pg_read_all_stats` and of the client's
+/// role see the address (`pg_stat_get_activity`, pgstatfuncs.c).
+const HOLDER_COLUMNS: &str = "a.pid, a.application_name, current_setting('application_name'), a.usename, host(a.client_addr), a.client_port";
+
+/// The query of slots with their holders.
+pub(super) fn sql_with_holders(condition: &str) -> String {
+    format!(
+        "SELECT {COLUMNS}, {HOLDER_COLUMNS}
+         FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid {condition}"
+    )
+}
+
+/// Reads slots by a query of this file.
+pub(super) async fn read(
+    client: &Client,
+    doing: &'static str,
+    sql: &str,
+) -> Result<Vec<SlotFacts>, CatalogError> {
+    let rows = text_rows(client, doing, sql).await?;
+    parse(&rows).ok_or_else(|| nonsense(doing, format!("{rows:?}")))
+}
+
+/// Reads one slot without its holder, in one round trip, as the monitor does every few seconds. `None` if it does not exist.
+///
+/// # Errors
+/// [`CatalogError`].
+pub async fn slot_progress(client: &Client, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {
+    let sql = format!("SELECT {COLUMNS} FROM pg_replication_slots s WHERE s.slot_name = {}", literal(slot));
+    Ok(read(client, "reading the replication slot", &sql).await?.into_iter().next())
+}
+
+/// The slots of the rows; `None` if the rows do not fit the query.
+pub(super) fn parse(rows: &[Vec<Option<String>>]) -> Option<Vec<SlotFacts>> {
+    rows.iter().map(|row| slot(row)).collect()
+}
+
+fn slot(row: &[Option<String>]) -> Option<SlotFacts> {
+    let (slot, holder) = row.split_at_checked(16)?;
+    let [
+        name,
+        plugin,
+        database,
+        here,
+        temporary,
+        active_pid,
         confirmed_flush,
         restart_lsn,
         wal_status,
-        lost: is_lost.then(|| Invalidation::of(reason, conflicting)),
-        unused_for: seconds(13),
-        unused_max: seconds(14).filter(|limit| !limit.is_zero()),
-        two_phase: row.get(9),
-        failover: row.get(10),
+        reason,
+        conflicting,
+        unused_for,
+        unused_max,
+        two_phase,
+        failover,
+        current,
+    ] = slot
+    else {
+        return None;
+    };
+    let is = |value: &Option<String>| value.as_deref() == Some("t");
+    let lsn = |value: &Option<String>| number::<u64>(value).map(Lsn);
+    let seconds = |value: &Option<String>| number(value).map(Duration::from_secs);
+    let (confirmed_flush, restart_lsn) = (lsn(confirmed_flush), lsn(restart_lsn));
+    let current = lsn(current).unwrap_or(Lsn::ZERO);
+    let is_lost = wal_status.as_deref() == Some("lost") || reason.is_some() || is(conflicting);
+    let behind = |lsn: Option<Lsn>| lsn.map_or(0, |lsn| current.bytes_since(lsn));
+    Some(SlotFacts {
+        name: name.clone()?,
+        plugin: plugin.clone(),
+        database: database.clone(),
+        here: is(here),
+        temporary: is(temporary),
+        active_pid: number(active_pid),
+        holder: holder_of(holder),
+        confirmed_flush,
+        restart_lsn,
+        wal_status: wal_status.clone(),
+        lost: is_lost.then(|| Invalidation::of(reason.as_deref(), is(conflicting))),
+        unused_for: seconds(unused_for),
+        unused_max: seconds(unused_max).filter(|limit| !limit.is_zero()),
+        two_phase: is(two_phase),
+        failover: is(failover),
         retained_bytes: behind(restart_lsn),
         lag_bytes: behind(confirmed_flush),
         current,
-    }
+    })
 }
 
-/// Reads all slots of the server, ordered by name.
-///
-/// # Errors
-/// [`CatalogError::Statement`].
-pub async fn slots(client: &Client) -> Result<Vec<SlotFacts>, CatalogError> {
-    let sql = format!("{SLOTS} ORDER BY s.slot_name");
-    let rows = client.query_typed(&sql, &[]).await.map_err(failed("reading the replication slots"))?;
-    Ok(rows.iter().map(slot_facts).collect())
+fn holder_of(row: &[Option<String>]) -> Option<Holder> {
+    let [pid, application, own, user, address, port] = row else { return None };
+    let application = application.clone().unwrap_or_default();
+    Some(Holder {
+        pid: number(pid)?,
+        is_outboxd: Holder::is_outboxd(&application, own.as_deref().unwrap_or_default()),
+        application,
+        user: user.clone(),
+        address: ClientAddress::of(address.clone(), number(port)),
+    })
 }
 
-/// Reads one slot in one round trip, as the monitor does every few seconds. `None` if it does not exist.
-///
-/// # Errors
-/// [`CatalogError::Statement`].
-pub async fn slot_progress(client: &Client, slot: &str) -> Result<Option<SlotFacts>, CatalogError> {
-    let sql = format!("{SLOTS} WHERE s.slot_name = $1");
-    let row = client
-        .query_typed_opt(&sql, &[(&slot, Type::TEXT)])
-        .await
-        .map_err(failed("reading the replication slot"))?;
-    Ok(row.as_ref().map(slot_facts))
+fn number<T: FromStr>(text: &Option<String>) -> Option<T> {
+    text.as_ref()?.parse().ok()
 }
 
 /// Reads the end of the server's WAL on disk; on a standby, the replayed position.
@@ -167,6 +239,7 @@ impl SlotFacts {
             here: true,
             temporary: false,
             active_pid: None,
+            holder: None,
             confirmed_flush: Some(confirmed_flush),
             restart_lsn: Some(Lsn(1)),
             wal_status: Some("reserved".into()),

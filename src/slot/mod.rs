@@ -6,6 +6,7 @@ pub mod continuity;
 pub mod creation;
 pub mod facts;
 pub mod history;
+pub mod holder;
 pub mod invalidation;
 pub mod open_transactions;
 pub mod publication;

@@ -10,10 +10,11 @@ use outboxd::{
     cleanup::{self, Pass, Statements},
     message::ColumnNames,
     position::Lsn,
-    postgres::{Cleanup, SourceDatabase, TableName, outbox_table::TableKind, statement::CatalogError},
+    postgres::{Cleanup, SourceDatabase, TableName, outbox_table::TableKind},
     preflight::{self, Check, Facts, Finding},
     slot::{
-        creation, facts,
+        creation::{self, SlotError},
+        facts,
         publication::{self, Held, Publishing, Unpublished},
         record::{self, Confirmed, SlotRecord},
     },
@@ -199,7 +200,7 @@ async fn only_one_instance_publishes_the_backlog_and_a_crash_leaves_nothing() {
         .map_err(|e| e.1)
         .unwrap();
     let in_use = creation::drop_slot(&client, &database.slot).await.unwrap_err();
-    assert!(matches!(in_use, CatalogError::SlotInUse { holder: Some(_), .. }), "{in_use}");
+    assert!(matches!(in_use, SlotError::InUse { holder: Some(_), .. }), "{in_use}");
     drop(stream);
     for _ in 0..200 {
         match creation::drop_slot(&client, &database.slot).await {
@@ -257,10 +258,7 @@ async fn setup_makes_the_slot_only_for_an_empty_table() {
     assert_eq!(slot.plugin.as_deref(), Some("pgoutput"));
     assert!(slot.confirmed_flush.unwrap() <= slot.current && slot.retained_bytes >= slot.lag_bytes);
     assert!(matches!(create().await, Err(BacklogError::AlreadyThere(_))));
-    assert!(matches!(
-        creation::create_slot(&client, &database.slot, false).await,
-        Err(CatalogError::SlotExists(_))
-    ));
+    assert!(matches!(creation::create_slot(&client, &database.slot, false).await, Err(SlotError::Exists(_))));
     creation::drop_slot(&client, &database.slot).await.unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use outboxd::{
     position::Lsn,
     postgres::{SourceDatabase, TableName},
-    slot::usage::{self, ClientAddress},
+    slot::{facts::SlotFacts, holder::ClientAddress, usage},
 };
 use pg_replication::{Endpoint, ReplicationStream};
 
@@ -224,7 +224,7 @@ async fn instances_with_different_application_names_stand_by_for_one_another_and
     until_alive(&first).await;
     until(&first, "orders", |shown| is_standby_for(shown, "invoices")).await;
     assert_eq!(first.readyz().await.0, 200);
-    assert!(!first.log().contains("no outboxd") && !second.log().contains("no outboxd"));
+    assert!(!first.log().contains("not outboxd") && !second.log().contains("not outboxd"));
 
     // The record names the killed instance. Another program that takes the slot is not that instance.
     first.suspend();
@@ -262,7 +262,7 @@ async fn a_person_who_looks_into_the_slot_for_a_moment_halts_nobody() {
     .await;
     drop(holder);
     until_state(&daemon, "orders", "streaming").await;
-    assert!(!daemon.log().contains("no outboxd"), "{}", daemon.log());
+    assert!(!daemon.log().contains("not outboxd"), "{}", daemon.log());
 }
 
 #[tokio::test]
@@ -275,7 +275,7 @@ async fn a_role_without_rights_sees_which_application_and_user_hold_a_slot() {
     let url = stage.postgres_url.replace("//postgres@", &format!("//{role}@"));
     let client = Endpoint::parse(&url).unwrap().connect_sql("outboxd orders").await.unwrap();
     let uses = usage::read(&client, "public", &stage.slot()).await.unwrap();
-    let [usage::SlotUse { holder: Some(holder), database, .. }] = uses.as_slice() else { panic!("{uses:?}") };
+    let [SlotFacts { holder: Some(holder), database, .. }] = uses.as_slice() else { panic!("{uses:?}") };
     assert_eq!(database.as_deref(), Some(&*stage.name));
     assert_eq!((&*holder.application, holder.user.as_deref()), ("Debezium Streaming", Some("postgres")));
     assert_eq!(holder.address, ClientAddress::Hidden);

@@ -18,7 +18,7 @@ mod table;
 use publication::Missing;
 
 use super::facts::Facts;
-use crate::{message::ColumnNames, postgres::SourceDatabase, slot::usage::SlotUse};
+use crate::{message::ColumnNames, postgres::SourceDatabase, slot::facts::SlotFacts};
 use diagnostics::{
     check::{Check, Problem},
     remedy::Mender,
@@ -59,8 +59,8 @@ pub(crate) fn unsent(
 
 /// Refusal of a slot that belongs to another database, or to a program that is not outboxd. `None` if the slot is free or another
 /// instance has it. The temporary slot counts, too, if the slot has to be created (`made`).
-pub(crate) fn slot_refusal(database: &SourceDatabase, uses: &[SlotUse], made: bool) -> Option<Check> {
-    slot::refusal(database, uses, made)
+pub(crate) fn slot_refusal(database: &SourceDatabase, slots: &[SlotFacts], made: bool) -> Option<Check> {
+    slot::refusal(database, slots, made)
 }
 
 /// Checks everything that `recover` needs, which repairs the publication and creates the slot again.
@@ -95,10 +95,10 @@ fn all(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, missing:
         Some(other_table) => checks.push(other_table),
         None => checks.extend(of_table(database, columns, facts, missing)),
     }
-    checks.push(match (slot::refusal(database, &facts.slot_uses, to_be_made), slot) {
+    checks.push(match (slot::refusal(database, &facts.slots, to_be_made), slot) {
         (Some(refusal), _) => refusal,
-        (None, Some(slot)) => slot::existing(slot, &facts.slot_uses),
-        (None, None) => slot::missing(database, &facts.slot_uses),
+        (None, Some(slot)) => slot::existing(slot),
+        (None, None) => slot::missing(database, &facts.slots),
     });
     checks.extend(slot::failover(database, slot, &facts.server));
     checks.extend(slot.is_none().then(|| slot::open_transactions(&facts.open_transactions)));

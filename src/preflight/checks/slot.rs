@@ -10,7 +10,6 @@ use crate::{
         creation::create_slot_sql,
         facts::SlotFacts,
         open_transactions::{self, OpenTransaction},
-        usage::SlotUse,
     },
 };
 use diagnostics::{check::Check, shell_word::quoted};
@@ -18,13 +17,14 @@ use diagnostics::{check::Check, shell_word::quoted};
 const OTHER: &str = "set postgres.slot to another name";
 
 /// Refuses a slot of the configured name that belongs to somebody else, or cannot serve.
-pub(super) fn refusal(database: &SourceDatabase, uses: &[SlotUse], to_be_made: bool) -> Option<Check> {
-    let concerns = |one: &&SlotUse| one.slot == database.slot || to_be_made;
-    uses.iter().filter(concerns).find_map(|one| refused(&database.slot, one))
+pub(super) fn refusal(database: &SourceDatabase, slots: &[SlotFacts], to_be_made: bool) -> Option<Check> {
+    let ours = &database.slot;
+    let concerns = |one: &&SlotFacts| one.name == *ours || to_be_made && one.is_of(ours);
+    slots.iter().filter(concerns).find_map(|one| refused(ours, one))
 }
 
-fn refused(ours: &str, one: &SlotUse) -> Option<Check> {
-    let SlotUse { slot, plugin, database, here, holder, .. } = one;
+fn refused(ours: &str, one: &SlotFacts) -> Option<Check> {
+    let SlotFacts { name: slot, plugin, database, here, holder, .. } = one;
     let name = if slot == ours {
         format!("slot {slot}")
     } else {
@@ -79,8 +79,9 @@ pub(super) fn open_transactions(transactions: &[OpenTransaction]) -> Check {
     )
 }
 
-pub(super) fn missing(database: &SourceDatabase, uses: &[SlotUse]) -> Check {
-    if let Some(holder) = uses.iter().find_map(|one| one.holder.as_ref()) {
+pub(super) fn missing(database: &SourceDatabase, slots: &[SlotFacts]) -> Check {
+    let ours = slots.iter().filter(|one| one.is_of(&database.slot));
+    if let Some(holder) = ours.into_iter().find_map(|one| one.holder.as_ref()) {
         Check::passed(SLOT, format!("slot {} is being created by {holder}", database.slot))
     } else if database.create {
         Check::passed(SLOT, format!("slot {} will be created", database.slot))
@@ -148,7 +149,7 @@ pub(super) fn failover(
     })
 }
 
-pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
+pub(super) fn existing(slot: &SlotFacts) -> Check {
     const NAME: &str = SLOT;
     let name = &slot.name;
     if let Some(why) = &slot.lost {
@@ -185,8 +186,7 @@ pub(super) fn existing(slot: &SlotFacts, uses: &[SlotUse]) -> Check {
     if let Some(warning) = unused(slot) {
         return warning;
     }
-    let holder = uses.iter().find(|one| one.slot == *name).and_then(|one| one.holder.as_ref());
-    let active = holder.map(|holder| format!(", in use by {holder}")).unwrap_or_default();
+    let active = slot.holder.as_ref().map(|holder| format!(", in use by {holder}")).unwrap_or_default();
     Check::passed(NAME, format!("slot {name}{active}, {} bytes behind", slot.lag_bytes))
 }
 

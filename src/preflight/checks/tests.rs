@@ -13,9 +13,9 @@ use crate::{
     preflight::facts::{family::Family, server::ServerFacts},
     slot::{
         facts::SlotFacts,
+        holder::{ClientAddress, Holder},
         invalidation::Invalidation,
         publication::{Held, PublicationFacts},
-        usage::{ClientAddress, Holder},
     },
 };
 use diagnostics::check::Finding;
@@ -112,15 +112,8 @@ fn database() -> SourceDatabase {
     }
 }
 
-fn in_use(application: &str) -> SlotUse {
-    SlotUse {
-        slot: "outboxd_orders".into(),
-        plugin: Some("pgoutput".into()),
-        database: Some("orders".into()),
-        here: true,
-        temporary: false,
-        failover: false,
-        is_made: true,
+fn in_use(application: &str) -> SlotFacts {
+    SlotFacts {
         active_pid: Some(7),
         holder: Some(Holder {
             pid: 7,
@@ -129,12 +122,16 @@ fn in_use(application: &str) -> SlotUse {
             address: ClientAddress::Ip("10.0.0.7".into()),
             is_outboxd: application.starts_with("outboxd"),
         }),
+        ..good_slot()
     }
 }
 
 #[test]
 fn a_slot_that_cannot_serve_fails_and_one_in_use_by_an_outboxd_does_not() {
-    let finding = |slot: SlotFacts| slot::existing(&slot, &[in_use("outboxd orders")]).finding;
+    let finding = |slot: SlotFacts| {
+        let holder = in_use("outboxd orders").holder;
+        slot::existing(&SlotFacts { holder, ..slot }).finding
+    };
     assert!(
         matches!(finding(good_slot()), Finding::Passed(text) if text.contains("in use by application \"outboxd orders\""))
     );
@@ -174,28 +171,28 @@ fn a_slot_that_cannot_serve_fails_and_one_in_use_by_an_outboxd_does_not() {
 #[test]
 fn a_name_that_somebody_else_has_is_refused_with_whose_it_is() {
     let ours = || in_use("outboxd orders");
-    let temporary = || SlotUse { slot: "outboxd_orders_backlog".into(), temporary: true, ..ours() };
+    let temporary = || SlotFacts { name: "outboxd_orders_backlog".into(), temporary: true, ..ours() };
     for (one, made, what) in [
-        (SlotUse { plugin: None, database: None, holder: None, ..ours() }, false, "physical"),
-        (SlotUse { plugin: Some("wal2json".into()), ..ours() }, false, "wal2json"),
+        (SlotFacts { plugin: None, database: None, holder: None, ..ours() }, false, "physical"),
+        (SlotFacts { plugin: Some("wal2json".into()), ..ours() }, false, "wal2json"),
         (
-            SlotUse { database: Some("users".into()), here: false, ..ours() },
+            SlotFacts { database: Some("users".into()), here: false, ..ours() },
             false,
             "belongs to database \"users\"",
         ),
-        (SlotUse { temporary: true, ..ours() }, false, "temporary"),
+        (SlotFacts { temporary: true, ..ours() }, false, "temporary"),
         (
             in_use("Debezium Streaming"),
             false,
             "by application \"Debezium Streaming\", user \"somebody\", address 10.0.0.7, server process 7",
         ),
         (
-            SlotUse { database: Some("users".into()), here: false, ..temporary() },
+            SlotFacts { database: Some("users".into()), here: false, ..temporary() },
             true,
             "belongs to database \"users\"",
         ),
-        (SlotUse { temporary: false, ..temporary() }, true, "permanent"),
-        (SlotUse { slot: temporary().slot, ..in_use("psql") }, true, "no outboxd"),
+        (SlotFacts { temporary: false, ..temporary() }, true, "permanent"),
+        (SlotFacts { name: temporary().name, ..in_use("psql") }, true, "not outboxd"),
     ] {
         let refusal = slot_refusal(&database(), std::slice::from_ref(&one), made).unwrap();
         let problem = refusal.failure().unwrap();
@@ -203,9 +200,9 @@ fn a_name_that_somebody_else_has_is_refused_with_whose_it_is() {
         assert!(problem.cure.contains("set postgres.slot"), "{}", problem.cure);
     }
     assert_eq!(slot_refusal(&database(), &[ours(), temporary()], true), None);
-    let being_made = SlotUse { is_made: false, ..in_use("psql") };
+    let being_made = SlotFacts { confirmed_flush: None, ..in_use("psql") };
     assert_eq!(slot_refusal(&database(), &[being_made], true), None, "it is nobody's yet");
-    let elsewhere = SlotUse { database: Some("users".into()), here: false, ..temporary() };
+    let elsewhere = SlotFacts { database: Some("users".into()), here: false, ..temporary() };
     assert_eq!(slot_refusal(&database(), &[ours(), elsewhere], false), None, "the slot is there already");
 }
 
@@ -280,7 +277,6 @@ fn facts_of(publication: PublicationFacts) -> Facts {
         left_behind: Vec::new(),
         recorded_table: None,
         slots: Vec::new(),
-        slot_uses: Vec::new(),
         open_transactions: Vec::new(),
     }
 }

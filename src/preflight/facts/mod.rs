@@ -18,11 +18,10 @@ use crate::{
         statement::CatalogError,
     },
     slot::{
-        facts::{SlotFacts, slots},
+        facts::SlotFacts,
         open_transactions::{self, OpenTransaction},
         publication::{self, PublicationFacts},
-        record,
-        usage::{self, SlotUse},
+        record, usage,
     },
 };
 use family::Family;
@@ -53,10 +52,8 @@ pub struct Facts {
     pub left_behind: Vec<LeftBehind>,
     /// Table of the slot's record, if it is another than the outbox table.
     pub recorded_table: Option<TableName>,
-    /// All slots of the server, in every database.
+    /// All slots of the server, in every database, with their holders.
     pub slots: Vec<SlotFacts>,
-    /// Use of the source's slot and of its temporary slot.
-    pub slot_uses: Vec<SlotUse>,
     /// Old transactions of all databases, while the source has no slot yet.
     pub open_transactions: Vec<OpenTransaction>,
 }
@@ -69,7 +66,7 @@ impl Facts {
     pub async fn read(client: &Client, database: &SourceDatabase) -> Result<Self, CatalogError> {
         let SourceDatabase { table, publication, slot, schema, .. } = database;
         let server = server::server(client).await?;
-        let slots = slots(client).await?;
+        let slots = usage::read_all(client, schema, slot).await?;
         let records = own_table(client, schema, record::TABLE).await?;
         let has_slot = slots.iter().any(|one| one.name == *slot && one.serves());
         let left_behind = left_behind::find(client, database, records).await?;
@@ -86,7 +83,6 @@ impl Facts {
             recorded_table: recorded_table::find(client, database, records, &left_behind).await?,
             left_behind,
             slots,
-            slot_uses: usage::read(client, schema, slot).await?,
             open_transactions: if has_slot { Vec::new() } else { open_transactions::old(client).await? },
         })
     }

@@ -11,7 +11,7 @@ use crate::{
     backfill::{backlog::BacklogError, snapshot::Selection},
     message::Timestamp,
     position::Lsn,
-    postgres::{SourceDatabase, sqlstate::OBJECT_IN_USE, statement::CatalogError},
+    postgres::{SourceDatabase, sqlstate::OBJECT_IN_USE},
     preflight,
     relay::{
         BacklogPolicy, Fault, Source,
@@ -21,8 +21,9 @@ use crate::{
     },
     slot::{
         continuity::{LastSeen, SlotHistory},
+        creation::SlotError,
+        facts::SlotFacts,
         open_transactions,
-        usage::SlotUse,
     },
 };
 
@@ -69,26 +70,26 @@ impl<D: Database, B> Acquisition<'_, D, B> {
         let mut slot_exists = history.slot.is_some();
         let mut strangers = 0;
         loop {
-            let uses = connection.slot_uses(&database.schema, &database.slot).await?;
-            if let Some(refusal) = preflight::slot_refusal(database, &uses, !slot_exists) {
+            let slots = connection.slots(&database.schema, &database.slot).await?;
+            if let Some(refusal) = preflight::slot_refusal(database, &slots, !slot_exists) {
                 strangers += 1;
-                if strangers < STRANGER_LOOKS && uses.iter().any(|one| one.stranger().is_some()) {
+                if strangers < STRANGER_LOOKS && slots.iter().any(|one| one.stranger().is_some()) {
                     tokio::time::sleep(STANDBY_INTERVAL).await;
                     continue;
                 }
                 return Err(Fault::Preflight(vec![refusal]));
             }
             strangers = 0;
-            slot_exists |= uses.iter().any(|one| one.slot == database.slot && one.is_made);
-            let in_use = uses
+            slot_exists |= slots.iter().any(|one| one.name == database.slot && one.is_made());
+            let in_use = slots
                 .iter()
-                .find(|one| one.active_pid.is_some() && (one.slot == database.slot || !slot_exists));
+                .find(|one| one.active_pid.is_some() && (one.name == database.slot || !slot_exists));
             if let Some(in_use) = in_use {
                 self.stand_by(&mut connection, in_use).await?;
                 continue;
             }
             if slot_exists {
-                let ours = uses.iter().find(|one| one.slot == database.slot);
+                let ours = slots.iter().find(|one| one.name == database.slot);
                 if ours.is_some_and(|ours| database.makes_failover(ours.failover)) {
                     if !connection.make_failover(&database.slot).await? {
                         // Another instance was faster. The next look shows which.
@@ -134,11 +135,11 @@ impl<D: Database, B> Acquisition<'_, D, B> {
 
     /// Reports why the slot is not available, and waits a moment. A slot whose creation waits for other transactions belongs to
     /// nobody yet. Nothing is published, so an instance that waits for it is not ready either.
-    async fn stand_by(&self, connection: &mut D::Replication, in_use: &SlotUse) -> Result<(), Fault> {
+    async fn stand_by(&self, connection: &mut D::Replication, in_use: &SlotFacts) -> Result<(), Fault> {
         let SourceDatabase { slot, .. } = self.source.database.options();
         if let Some(holder) = &in_use.holder {
             let awaited =
-                if in_use.is_made { Vec::new() } else { connection.awaited_transactions(slot).await? };
+                if in_use.is_made() { Vec::new() } else { connection.awaited_transactions(slot).await? };
             let (state, reason) = match open_transactions::reason(slot, &awaited) {
                 Some(waits) => (
                     SourceState::Connecting,
@@ -148,7 +149,7 @@ impl<D: Database, B> Acquisition<'_, D, B> {
                         holder.pid
                     ),
                 ),
-                None if in_use.slot == *slot => (
+                None if in_use.name == *slot => (
                     SourceState::Standby,
                     format!(
                         "another instance has the slot: {holder}; this one takes over when that one ends"
@@ -203,7 +204,7 @@ impl<D: Database, B> Acquisition<'_, D, B> {
                         Some(Made { at, after_backlog: false })
                     }
                     // Another instance was faster, and knows more about the slot.
-                    Err(CatalogError::SlotExists(_)) => {
+                    Err(SlotError::Exists(_)) => {
                         return Err(BacklogError::AlreadyThere(database.options().slot.clone()).into());
                     }
                     Err(error) => return Err(error.into()),

@@ -40,7 +40,7 @@ pub(super) async fn connect<D: Database, B: Broker>(
     let mut facts = sql.facts(database).await?;
     carryover.slot_wants_use = facts.slot(&database.slot).is_some_and(SlotFacts::wants_use);
     // A program may use the slot for a moment only. `acquire` looks several times.
-    for one in facts.slot_uses.iter_mut().filter(|one| one.stranger().is_some()) {
+    for one in facts.slots.iter_mut().filter(|one| one.is_of(&database.slot) && one.stranger().is_some()) {
         one.holder = None;
     }
     let checks = preflight::checks(database, &mapping.columns, &facts);

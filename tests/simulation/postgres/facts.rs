@@ -12,10 +12,10 @@ use outboxd::{
     },
     slot::{
         facts::SlotFacts,
+        holder::{ClientAddress, Holder},
         invalidation::Invalidation,
         publication::{Held, PublicationFacts, PublishedBy, Publishing, Unpublished},
         temporary::temporary_name,
-        usage::{ClientAddress, Holder, SlotUse},
     },
 };
 use pg_replication::Hosting;
@@ -103,59 +103,69 @@ pub(super) fn facts(state: &mut WorldState, slot: &str) -> Facts {
             may_create: true,
         },
         left_behind: Vec::new(),
-        slots: slot_facts(state, slot).into_iter().collect(),
-        slot_uses: slot_uses(state, slot),
+        slots: slots(state, slot),
         open_transactions: Vec::new(),
     }
 }
 
-/// Used slots belong to an outboxd, because there are no other programs.
-pub(super) fn slot_uses(state: &mut WorldState, name: &str) -> Vec<SlotUse> {
+/// The slot and its temporary slot. Every holder is an outboxd.
+pub(super) fn slots(state: &mut WorldState, name: &str) -> Vec<SlotFacts> {
+    let permanent = slot_facts(state, name);
     let server = &state.postgres;
-    let one = |slot: String, temporary, active: Option<SessionId>| SlotUse {
-        slot,
-        plugin: Some("pgoutput".to_owned()),
-        database: Some("orders".to_owned()),
-        here: true,
-        temporary,
-        failover: false,
-        is_made: true,
-        active_pid: active.map(|id| id as i32),
-        holder: active.map(|id| Holder {
-            pid: id as i32,
-            application: "outboxd orders".to_owned(),
-            user: None,
-            address: ClientAddress::Hidden,
-            is_outboxd: true,
-        }),
-    };
-    let permanent = server.data.slot.as_ref().map(|_| one(name.to_owned(), false, server.active));
-    let temporary = server.backlog.map(|id| one(temporary_name(name), true, Some(id)));
+    let temporary = server.backlog.map(|id| SlotFacts {
+        temporary: true,
+        ..held(slot_at(temporary_name(name), server.data.wal_end, server.data.wal_end), Some(id))
+    });
     permanent.into_iter().chain(temporary).collect()
 }
 
 pub(super) fn slot_facts(state: &mut WorldState, name: &str) -> Option<SlotFacts> {
     let server = &state.postgres;
     let slot = server.data.slot.as_ref()?;
-    Some(SlotFacts {
-        name: name.to_owned(),
+    let facts = held(slot_at(name.to_owned(), slot.confirmed_flush, server.data.wal_end), server.active);
+    Some(match slot.lost {
+        false => facts,
+        true => SlotFacts {
+            restart_lsn: None,
+            wal_status: Some("lost".to_owned()),
+            lost: Some(Invalidation::WalRemoved),
+            ..facts
+        },
+    })
+}
+
+fn held(slot: SlotFacts, by: Option<SessionId>) -> SlotFacts {
+    let holder = |id: SessionId| Holder {
+        pid: id as i32,
+        application: "outboxd orders".to_owned(),
+        user: None,
+        address: ClientAddress::Hidden,
+        is_outboxd: true,
+    };
+    SlotFacts { active_pid: by.map(|id| id as i32), holder: by.map(holder), ..slot }
+}
+
+fn slot_at(name: String, confirmed_flush: u64, wal_end: u64) -> SlotFacts {
+    SlotFacts {
+        name,
         plugin: Some("pgoutput".to_owned()),
         database: Some("orders".to_owned()),
         here: true,
         temporary: false,
-        active_pid: server.active.map(|id| id as i32),
-        confirmed_flush: Some(Lsn(slot.confirmed_flush)),
-        restart_lsn: (!slot.lost).then_some(Lsn(slot.confirmed_flush)),
-        wal_status: Some(if slot.lost { "lost" } else { "reserved" }.to_owned()),
-        lost: slot.lost.then_some(Invalidation::WalRemoved),
+        active_pid: None,
+        holder: None,
+        confirmed_flush: Some(Lsn(confirmed_flush)),
+        restart_lsn: Some(Lsn(confirmed_flush)),
+        wal_status: Some("reserved".to_owned()),
+        lost: None,
         unused_for: None,
         unused_max: None,
         two_phase: false,
         failover: false,
-        retained_bytes: server.data.wal_end.saturating_sub(slot.confirmed_flush),
-        lag_bytes: server.data.wal_end.saturating_sub(slot.confirmed_flush),
-        current: Lsn(server.data.wal_end),
-    })
+        retained_bytes: wal_end.saturating_sub(confirmed_flush),
+        lag_bytes: wal_end.saturating_sub(confirmed_flush),
+        current: Lsn(wal_end),
+    }
 }
 
 pub(super) fn publishing(state: &mut WorldState) -> Publishing {

@@ -3,13 +3,13 @@
 use outboxd::{
     position::Lsn,
     relay::database::Replication,
-    slot::{open_transactions::OpenTransaction, usage::SlotUse},
+    slot::{facts::SlotFacts, open_transactions::OpenTransaction},
 };
 use pg_replication::{BeforeStream, ReplicationError, SystemIdentity};
 
 use super::{
     connection::{Connection, command_failed, server_error},
-    facts::slot_uses,
+    facts::slots,
     stream::SimulatedStream,
     streaming::Streaming,
 };
@@ -35,8 +35,8 @@ impl Replication for SimulatedReplication {
         self.0.ask(identify).await.map_err(command_failed)
     }
 
-    async fn slot_uses(&mut self, _: &str, slot: &str) -> Result<Vec<SlotUse>, ReplicationError> {
-        self.0.ask(|state| slot_uses(state, slot)).await.map_err(command_failed)
+    async fn slots(&mut self, _: &str, slot: &str) -> Result<Vec<SlotFacts>, ReplicationError> {
+        self.0.ask(|state| slots(state, slot)).await.map_err(command_failed)
     }
 
     async fn awaited_transactions(&mut self, _: &str) -> Result<Vec<OpenTransaction>, ReplicationError> {

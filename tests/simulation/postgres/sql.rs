@@ -11,6 +11,7 @@ use outboxd::{
     preflight::{Facts, Problem, facts::family::Unpublished},
     relay::database::Sql,
     slot::{
+        creation::SlotError,
         facts::SlotFacts,
         open_transactions::OpenTransaction,
         publication::{PublishedBy, Publishing},
@@ -92,12 +93,12 @@ impl Sql for SimulatedSql {
         self.run("looking for a row", |state| state.postgres.data.table().next().is_none()).await
     }
 
-    async fn create_slot(&self, slot: &str, _: bool) -> Result<(), CatalogError> {
+    async fn create_slot(&self, slot: &str, _: bool) -> Result<(), SlotError> {
         let process = self.0.process;
         self.run("creating the slot", |state| {
             let data = &mut state.postgres.data;
             if data.slot.is_some() {
-                return Err(CatalogError::SlotExists(slot.to_owned()));
+                return Err(SlotError::Exists(slot.to_owned()));
             }
             data.slot = Some(Slot::at(data.wal_end));
             state.slot_is_made_by(process);
@@ -115,10 +116,10 @@ impl Sql for SimulatedSql {
         self.run("looking for open transactions", |_| Vec::new()).await
     }
 
-    async fn drop_slot(&self, slot: &str) -> Result<bool, CatalogError> {
+    async fn drop_slot(&self, slot: &str) -> Result<bool, SlotError> {
         self.run("dropping the slot", |state| {
             if state.postgres.active.is_some() {
-                return Err(CatalogError::SlotInUse { slot: slot.to_owned(), holder: None });
+                return Err(SlotError::InUse { slot: slot.to_owned(), holder: None });
             }
             // Confirmed messages are published again, on purpose.
             state.oracle.slot_forgot();

@@ -7,7 +7,7 @@ use futures_util::future::{join, join_all};
 
 use super::{
     Failure, answer,
-    checklist::{Section, conclusion, of_broker},
+    checklist::{Section, conclusion},
 };
 use crate::{
     cli,
@@ -61,7 +61,7 @@ pub(super) async fn online(settings: &Settings) -> Vec<Section> {
     let taken = rabbitmq::inspection::look_at_fences(&settings.broker, APPLICATION_NAME, &unused).await;
     let broker = broker.into_iter().chain(taken);
     let mut sections = of_sources(settings, inspected);
-    let mut broker: Vec<Check> = broker.map(of_broker).collect();
+    let mut broker: Vec<Check> = broker.collect();
     if let files @ [_, ..] = settings.broker.connection.files().as_slice() {
         broker.push(Check::passed("login", format!("read for every connection: {}", files.join(" and "))));
     }
@@ -103,7 +103,7 @@ fn offline(settings: &Settings) -> Vec<Section> {
             subscriptions(&settings.broker.topology)
                 + &read_for_every_connection(&settings.broker.connection.files()),
         ),
-        of_broker(rabbitmq::inspection::validate_tls(&settings.broker)),
+        rabbitmq::inspection::validate_tls(&settings.broker),
     ];
     sources.chain([Section::new(BROKER, broker)]).collect()
 }

@@ -4,22 +4,7 @@
 use std::fmt;
 
 use super::{Failure, table::one_line};
-use crate::rabbitmq::inspection;
-use diagnostics::{
-    check::{Check, Finding, Problem},
-    remedy::Remedy,
-};
-
-/// Converts a check of the broker.
-pub(super) fn of_broker(check: inspection::Check) -> Check {
-    let problem = |inspection::Problem { what, cure }| Problem::new(what, Remedy::by_person(cure));
-    let finding = match check.finding {
-        Ok(finding) => Finding::Passed(finding),
-        Err(found) if check.optional => Finding::Warning(problem(found)),
-        Err(found) => Finding::Failed(problem(found)),
-    };
-    Check { name: check.name.into(), finding }
-}
+use diagnostics::check::{Check, Finding, Problem};
 
 /// The checks of one source, or of the broker.
 pub(super) struct Section {

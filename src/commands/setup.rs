@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use super::{
     Failure, answer, answer_verbatim,
     check::{self, BROKER, title},
-    checklist::{Section, conclusion, of_broker},
+    checklist::{Section, conclusion},
 };
 use crate::{
     cli::Setup,
@@ -32,7 +32,7 @@ pub(super) async fn run(mut settings: Settings, options: &Setup) -> Result<(), F
     if let Some([exchange, queue, key]) = options.unbind.as_deref() {
         let broker = &settings.broker;
         let unbound = rabbitmq::inspection::unbind(broker, APPLICATION_NAME, exchange, queue, key).await;
-        let sections = [Section::new(BROKER, unbound.into_iter().map(of_broker))];
+        let sections = [Section::new(BROKER, unbound)];
         answer(&sections[0].to_string())?;
         return conclusion(&sections).1;
     }
@@ -57,7 +57,7 @@ pub(super) async fn run(mut settings: Settings, options: &Setup) -> Result<(), F
 
     // Queues before slots: a slot without them would only hold back WAL.
     let topology = rabbitmq::inspection::establish(&settings.broker, APPLICATION_NAME).await;
-    let mut sections = vec![Section::new(BROKER, topology.into_iter().map(of_broker))];
+    let mut sections = vec![Section::new(BROKER, topology)];
     answer(&sections[0].to_string())?;
     if sections[0].has_failed() {
         return conclusion(&sections).1;

@@ -1,6 +1,8 @@
 //! Compares the configuration with the broker and finds every problem at once. Only [`establish`] declares, and [`unbind`] removes,
 //! anything that stays.
 
+use std::borrow::Cow;
+
 use super::{cures, publishing::Publishing};
 use amqp_publisher::{
     connection::{CallError, ChannelId, Connection},
@@ -11,6 +13,10 @@ use amqp_publisher::{
     refusal::Reason,
     topology::{CONSISTENT_HASH, DELAYED_MESSAGE, Declaration, Destination, Exchange, is_predeclared},
 };
+use diagnostics::{
+    check::{Check, Finding, Problem},
+    remedy::Remedy,
+};
 
 /// Channel of the declarations. A failed declaration closes the channel, so each one opens it again.
 const CHANNEL: ChannelId = 1;
@@ -18,26 +24,6 @@ const CHANNEL: ChannelId = 1;
 const SENT_BYTES_MAX: usize = 64 << 20;
 /// Stands for a text that rows fill in.
 const SAMPLE: &str = "outboxd-check";
-
-/// One check of the broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// The object of the check, for instance `queue 'customer-service.orders'`.
-    pub name: String,
-    /// The result.
-    pub finding: Result<String, Problem>,
-    /// True when `run` works in spite of a problem.
-    pub optional: bool,
-}
-
-/// A problem and its cure.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The problem.
-    pub what: String,
-    /// The next step.
-    pub cure: String,
-}
 
 /// Connects and checks everything that `run` needs from the broker: configured exchanges and queues, room for missing queues, the
 /// fences, and the publishing of the sources. Closes the connection.
@@ -83,7 +69,7 @@ fn given_up(Exchange { name, kind, .. }: &Exchange) -> Check {
         "are published without `mandatory`{why}: a message that no queue is bound for is lost and counts as confirmed; \
          delivery.on_unroutable has no effect"
     );
-    Check { name: format!("messages to exchange '{name}'"), finding: Ok(finding), optional: false }
+    Check::passed(format!("messages to exchange '{name}'"), finding)
 }
 
 /// Connects, declares the configured exchanges, queues and bindings whatever `declare` says, and closes the connection.
@@ -93,7 +79,7 @@ pub async fn establish(options: &PublisherOptions, connection_name: &str) -> Vec
         Err(check) => return vec![check],
     };
     for declaration in options.topology.plan() {
-        let finding = inspection.establish(&declaration).await.map_err(Problem::from);
+        let finding = inspection.establish(&declaration).await.map_err(of_error);
         inspection.note(declaration.object(), finding).await;
     }
     inspection.note_other_bindings().await;
@@ -127,7 +113,7 @@ pub async fn unbind(
         let what = "is in the configuration: `run` would create it again".to_owned();
         let cure =
             format!("remove \"{key}\" from binding_keys of that subscription first, and restart outboxd");
-        return vec![Check { name: binding.object(), finding: Err(Problem { what, cure }), optional: false }];
+        return vec![Check::failed(binding.object(), what, cure)];
     }
     let mut inspection = match Inspection::begin(options, connection_name).await {
         Ok(inspection) => inspection,
@@ -139,7 +125,7 @@ pub async fn unbind(
             Ok("does not exist now: messages with that key reach the queue only through other bindings"
                 .to_owned())
         }
-        Err(error) => Err(probe::failure(binding.object(), error, &inspection.connection).into()),
+        Err(error) => Err(of_error(probe::failure(binding.object(), error, &inspection.connection))),
     };
     inspection.note(binding.object(), finding).await;
     inspection.finish().await
@@ -151,9 +137,9 @@ pub fn validate_tls(options: &PublisherOptions) -> Check {
     let finding = match connector {
         Ok(Some(_)) => Ok("certificates and key are usable".to_owned()),
         Ok(None) => Ok("not used: no URL begins with amqps://".to_owned()),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(of_error(error)),
     };
-    Check { name: "TLS".to_owned(), finding, optional: false }
+    check("TLS", finding)
 }
 
 /// A connection for the checks, and their results so far.
@@ -168,13 +154,13 @@ struct Inspection<'o> {
 
 impl<'o> Inspection<'o> {
     async fn begin(options: &'o PublisherOptions, name: &'o str) -> Result<Self, Check> {
-        let check = |finding| Check { name: "RabbitMQ".to_owned(), finding, optional: false };
+        const NAME: &str = "RabbitMQ";
         match Connection::connect(&options.connection, name, 0).await {
             Ok(connection) => {
-                let checks = vec![check(Ok(format!("connected to {}", connection.at())))];
+                let checks = vec![Check::passed(NAME, format!("connected to {}", connection.at()))];
                 Ok(Self { options, name, connection, checks, missing_queues: 0 })
             }
-            Err(error) => Err(check(Err(error.into()))),
+            Err(error) => Err(check(NAME, Err(of_error(error)))),
         }
     }
 
@@ -184,11 +170,12 @@ impl<'o> Inspection<'o> {
     }
 
     async fn note(&mut self, name: String, finding: Result<String, Problem>) {
-        self.add(Check { name, finding, optional: false }).await;
+        self.add(check(name, finding)).await;
     }
 
     async fn warn(&mut self, name: String, finding: Result<String, Problem>) {
-        self.add(Check { name, finding, optional: true }).await;
+        let finding = finding.map_or_else(Finding::Warning, Finding::Passed);
+        self.add(Check { name: name.into(), finding }).await;
     }
 
     /// Adds a check. RabbitMQ closes the connection after some failures: the next checks use a new one.
@@ -204,7 +191,9 @@ impl<'o> Inspection<'o> {
     /// Tells whether a check of this exchange has failed, whatever its type.
     fn has_failed(&self, exchange: &str) -> bool {
         let begins = format!("exchange '{exchange}' (");
-        self.checks.iter().any(|check| check.name.starts_with(&begins) && check.finding.is_err())
+        self.checks
+            .iter()
+            .any(|check| check.name.starts_with(&begins) && !matches!(check.finding, Finding::Passed(_)))
     }
 
     async fn establish(&mut self, declaration: &Declaration) -> Result<String, BrokerError> {
@@ -229,7 +218,7 @@ impl<'o> Inspection<'o> {
             }
         }
         for declaration in needed {
-            let finding = self.look(&declaration).await.map_err(Problem::from);
+            let finding = self.look(&declaration).await.map_err(of_error);
             self.note(declaration.object(), finding).await;
         }
         self.note_other_bindings().await;
@@ -303,7 +292,7 @@ impl<'o> Inspection<'o> {
                     refusal.text
                 );
                 let cure = cures::of_refusal(&refusal);
-                return self.note("room for queues".to_owned(), Err(Problem { what, cure })).await;
+                return self.note("room for queues".to_owned(), Err(problem(what, cure))).await;
             }
             // The test needs the permission for a fence, whose own check reports the lack of it.
             return;
@@ -326,7 +315,7 @@ impl<'o> Inspection<'o> {
                     let what = format!(
                         "may not be declared and read, so an instance that hangs may publish at the same time as its successor: {why}"
                     );
-                    Err(Problem { what, cure })
+                    Err(problem(what, cure))
                 }
             };
             self.warn(format!("queue '{queue}'"), finding).await;
@@ -344,10 +333,13 @@ impl<'o> Inspection<'o> {
                         "belongs to {}, although nobody uses the slot: `run` publishes nothing until the queue is free",
                         owner.whose()
                     );
-                    let finding = Err(Problem { what, cure: cures::of_taken_fence(queue, owner) });
+                    let found = problem(what, cures::of_taken_fence(queue, owner));
                     // An instance that starts, or hangs, has its connection without the slot for a moment, and a node may come back.
-                    let optional = !matches!(owner, FenceOwner::Nobody { .. });
-                    self.add(Check { name, finding, optional }).await;
+                    let finding = match owner {
+                        FenceOwner::Nobody { .. } => Finding::Failed(found),
+                        _ => Finding::Warning(found),
+                    };
+                    self.add(Check { name: name.into(), finding }).await;
                 }
                 Err(error) => {
                     let what = format!(
@@ -355,7 +347,7 @@ impl<'o> Inspection<'o> {
                     );
                     let cure = "check whether the node of this queue is down (rabbitmqctl cluster_status), and start it"
                         .to_owned();
-                    self.warn(name, Err(Problem { what, cure })).await;
+                    self.warn(name, Err(problem(what, cure))).await;
                 }
             }
             if self.connection.is_lost() {
@@ -407,11 +399,11 @@ impl<'o> Inspection<'o> {
                         let cure = "compare the topic permissions with the keys that message.routing_key gives (rabbitmqctl \
                                     list_user_topic_permissions)"
                             .to_owned();
-                        return self.warn(name, Err(Problem { what, cure })).await;
+                        return self.warn(name, Err(problem(what, cure))).await;
                     }
                     _ => {
                         let error = DeclareError::new("the exchange", refusal);
-                        return self.note(name, Err(error.into())).await;
+                        return self.note(name, Err(of_declare(&error))).await;
                     }
                 },
                 Err(CallError::Lost(_)) => return self.note_untried(name).await,
@@ -453,10 +445,10 @@ impl<'o> Inspection<'o> {
             .filter(|error| !matches!(error.reason, Reason::Missing | Reason::TopicPermission))
         {
             None => Ok("only rows name these exchanges; a test with a sample name passed".to_owned()),
-            Some(error) => Err(Problem {
-                what: format!("only rows name these exchanges; with a sample name, {}", error.what()),
-                cure: cures::of_declare(&error),
-            }),
+            Some(error) => Err(problem(
+                format!("only rows name these exchanges; with a sample name, {}", error.what()),
+                cures::of_declare(&error),
+            )),
         };
         self.warn(name, finding).await;
     }
@@ -469,13 +461,13 @@ impl<'o> Inspection<'o> {
         let answered = probe::publish(&mut self.connection, "", probe::UNUSED_KEY, sent).await;
         let finding = match answered {
             Err(CallError::Lost(_)) => return self.note_untried(name).await,
-            Err(CallError::Refused(refusal)) if refusal.reason() == Reason::MessageTooLarge => Err(Problem {
-                what: format!(
+            Err(CallError::Refused(refusal)) if refusal.reason() == Reason::MessageTooLarge => Err(problem(
+                format!(
                     "delivery.message_bytes_max is {bytes}, and the broker's limit is lower: {}",
                     refusal.text
                 ),
-                cure: cures::of_refusal(&refusal),
-            }),
+                cures::of_refusal(&refusal),
+            )),
             _ if sent < bytes => Ok(format!(
                 "the broker accepts {sent} bytes; delivery.message_bytes_max = {bytes} was not tested"
             )),
@@ -492,7 +484,7 @@ impl<'o> Inspection<'o> {
         };
         let cure = "see the broker's alarms and log (rabbitmq-diagnostics alarms), and repeat the command"
             .to_owned();
-        self.warn(name, Err(Problem { what, cure })).await;
+        self.warn(name, Err(problem(what, cure))).await;
     }
 }
 
@@ -515,20 +507,24 @@ async fn on_fresh_channel(
     connection.close_channel(CHANNEL).await
 }
 
-impl From<BrokerError> for Problem {
-    fn from(error: BrokerError) -> Self {
-        match error {
-            BrokerError::Declare { error, .. } => error.into(),
-            error => {
-                let cure = cures::of(&error).unwrap_or_else(|| "see the broker's log".to_owned());
-                Self { what: cures::what(&error), cure }
-            }
-        }
+fn check(name: impl Into<Cow<'static, str>>, finding: Result<String, Problem>) -> Check {
+    Check { name: name.into(), finding: finding.map_or_else(Finding::Failed, Finding::Passed) }
+}
+
+fn problem(what: impl Into<String>, cure: impl Into<String>) -> Problem {
+    Problem::new(what, Remedy::by_person(cure))
+}
+
+fn of_error(error: BrokerError) -> Problem {
+    match error {
+        BrokerError::Declare { error, .. } => of_declare(&error),
+        error => problem(
+            cures::what(&error),
+            cures::of(&error).unwrap_or_else(|| "see the broker's log".to_owned()),
+        ),
     }
 }
 
-impl From<DeclareError> for Problem {
-    fn from(error: DeclareError) -> Self {
-        Self { what: error.what(), cure: cures::of_declare(&error) }
-    }
+fn of_declare(error: &DeclareError) -> Problem {
+    problem(error.what(), cures::of_declare(error))
 }

@@ -2,9 +2,12 @@
 
 use amqp_publisher::{BrokerError, Reason};
 use lapin::{ExchangeKind, types::AMQPValue};
-use outboxd::rabbitmq::{
-    inspection::inspect,
-    publishing::{Pattern, Publishing},
+use outboxd::{
+    preflight::Finding,
+    rabbitmq::{
+        inspection::inspect,
+        publishing::{Pattern, Publishing},
+    },
 };
 
 use crate::broker::{Broker, changed, connect_error, exchange, queue, subscription, unique};
@@ -20,13 +23,13 @@ async fn inspection_finds_every_difference_in_one_go_and_creates_nothing() {
     let subscriptions = vec![subscription(&queue_name, &events)];
     let options = broker.options_with(|options| options.topology.subscriptions = subscriptions);
     let checks = inspect(&options, "outboxd check", &[], &[]).await;
-    let problems: Vec<_> = checks.iter().filter_map(|check| check.finding.as_ref().err()).collect();
+    let problems: Vec<_> = checks.iter().filter_map(|check| check.failure().or(check.as_warning())).collect();
     assert_eq!(problems.len(), 2, "{checks:#?}");
     assert!(problems[0].what.contains(&events) && problems[1].what.contains(&queue_name), "{problems:#?}");
     let verify_only = changed(&options, |options| options.topology.declare = false);
     let checks = inspect(&verify_only, "outboxd check", &[], &[]).await;
     let dead = checks.iter().find(|check| check.name.contains(".dead")).unwrap();
-    assert!(dead.finding.is_err(), "it was not created by the first inspection");
+    assert!(dead.failure().is_some(), "it was not created by the first inspection");
 
     let error = connect_error(&options).await;
     assert!(
@@ -54,7 +57,7 @@ async fn check_finds_that_the_broker_takes_smaller_messages_than_the_configurati
         checks.into_iter().find(|check| check.name == "message size").expect("it is looked at")
     };
     let (small, large) = (looked(1 << 20).await, looked(128 << 20).await);
-    let problem = small.finding.unwrap_err();
+    let problem = small.failure().expect("a failure");
     assert!(
         problem.what.contains("message_bytes_max is 2097152") && problem.what.contains("1048576"),
         "{problem:?}"
@@ -63,5 +66,5 @@ async fn check_finds_that_the_broker_takes_smaller_messages_than_the_configurati
         problem.cure.contains("delivery.message_bytes_max") && problem.cure.contains("max_message_size"),
         "{problem:?}"
     );
-    assert!(large.finding.unwrap().contains("2097152"));
+    assert!(matches!(&large.finding, Finding::Passed(found) if found.contains("2097152")), "{large:?}");
 }

@@ -101,7 +101,7 @@ pub(crate) async fn publish_rows(
 ) -> Result<RowsSettled, Fault> {
     delivery.enter(SourceState::Backlog);
     let mapper = mapping.resolve(rows.columns()).map_err(Fault::Mapping)?;
-    tracing::info!(source = report.name(), order = %rows.order(), "publishing rows of the outbox table");
+    tracing::info!(source = report.name(), order = %rows.order(), "publishing rows of the table");
     let (mut read, mut all_read) = (0_u64, false);
     // An invalid row is reported after everything before it is confirmed.
     let mut invalid = None;
@@ -159,7 +159,7 @@ pub(crate) async fn publish_rows(
         parked,
         dropped,
         complete,
-        "rows of the outbox table are settled"
+        "rows of the table are settled"
     );
     Ok(RowsSettled { settled: done, complete })
 }

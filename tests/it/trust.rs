@@ -541,7 +541,7 @@ async fn a_condition_that_may_mean_other_operators_is_said_and_clean_up_waits() 
         let (line, cure) = found[0];
         assert_eq!(line.starts_with("warning"), is_doubtful, "{condition}: {line}");
         assert_eq!(
-            line.contains(doubt) && line.contains("clean-up removes nothing"),
+            line.contains(doubt) && line.contains("clean-up removes no rows"),
             is_doubtful,
             "{condition}: {line}"
         );

@@ -38,7 +38,8 @@ pub(crate) fn of_connection(
         WireError::SettingsDropped { .. } => Remedy::by_person(pooler()),
         WireError::Server(server) => match (server.code.as_str(), kind) {
             (sqlstate::INVALID_PASSWORD, _) => Remedy::by_person(format!(
-                "correct the user or the password{}; or ALTER ROLE {role} PASSWORD '...';",
+                "correct the user or the password{}; or ALTER ROLE {role} PASSWORD '...'; PostgreSQL refuses a role that does not \
+                 exist in the same words: {make_role}",
                 place_of_password(endpoint)
             )),
             (sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, _) => Remedy::by_person(format!(
@@ -153,6 +154,7 @@ mod tests {
         let refused = |code: &str| ServerError { code: code.into(), ..ServerError::default() }.into();
         for (cause, expected) in [
             (refused("28P01"), "in db.url or the password file, or set db.password;"),
+            (refused("28P01"), "in the same words: run make-role"),
             (refused("28000"), "is missing, run make-role;"),
             (WireError::TlsNotOffered, "in db.url"),
             (AuthenticationError::PasswordMissing.into(), "set db.password, or"),

@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test test-debian chaos simulate mutations fuzz lint advisories release bench prerequisites clean
+.PHONY: help demo demo-relay test test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -52,6 +52,18 @@ lint: ## formatting, spelling, clippy, links of the API documentation, and the r
 
 advisories: ## known vulnerabilities in outboxd's dependencies (needs the network and cargo-deny: cargo install cargo-deny --locked)
 	cargo-deny --locked check advisories
+
+MDBOOK := $(shell command -v mdbook || echo target/tools/bin/mdbook)
+
+docs: $(MDBOOK) ## checks every link and name in the book and builds it in target/book (installs mdBook in target/tools if it is missing)
+	$(CARGO) test --locked --test docs
+	$(MDBOOK) build docs
+
+docs-reference: ## rewrites the pages of the book that are generated from the code
+	OUTBOXD_DOCS=write $(CARGO) test --locked --test docs -- reference_of
+
+target/tools/bin/mdbook:
+	$(CARGO) install mdbook --locked --no-default-features --features search --root target/tools
 
 release: ## release files in target/dist/release: binaries without paths of this machine, licences and notices
 	CARGO="$(CARGO)" release/build.sh

@@ -100,11 +100,11 @@ pub fn load_with(
     file: Option<&Path>,
     environment: &BTreeMap<String, String>,
 ) -> Result<Settings, SettingsError> {
-    configuration::read(&Origins { file, prefix: ENVIRONMENT_PREFIX, environment }, settings)
+    configuration::read(&Origins { file, prefix: ENVIRONMENT_PREFIX, environment }, from_root)
 }
 
-/// Returns `None` after a reported problem. A value may come with problems, too.
-fn settings(mut root: Section<'_>) -> Option<Settings> {
+/// Reads every key from the tree of file and environment. Returns `None` after a reported problem. A value may come with problems, too.
+pub fn from_root(mut root: Section<'_>) -> Option<Settings> {
     let mut admin = root.section("admin");
     let enabled = admin.flag("enabled", true);
     let listen = admin.parsed("listen", Some("127.0.0.1:9464"), |text| {

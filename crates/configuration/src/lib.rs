@@ -9,6 +9,7 @@
 
 #[cfg(any(test, feature = "documentation"))]
 pub mod documentation;
+mod key;
 mod literal;
 mod problem;
 mod reader;
@@ -17,6 +18,7 @@ mod tree;
 
 use std::{cell::RefCell, collections::BTreeMap, path::Path};
 
+pub use key::{Key, Kind};
 pub use literal::Literal;
 pub use problem::{Origin, Problem, SettingsError};
 use reader::Report;

@@ -2,7 +2,7 @@
 
 use config::{Value, ValueKind};
 
-use super::{reader::Section, tree};
+use super::{Kind, reader::Section, tree};
 
 /// Value as written in the file.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,7 +24,7 @@ pub enum Literal {
 impl Section<'_> {
     /// Reads a table of any names and values, ordered by name. A missing table is empty.
     pub fn literals(&mut self, key: &str) -> Vec<(String, Literal)> {
-        let Some(value) = self.take(key, None) else { return Vec::new() };
+        let Some(value) = self.take(key, Kind::Table, None) else { return Vec::new() };
         match value.kind {
             ValueKind::Table(_) => match self.literal(key, value) {
                 Some(Literal::Table(members)) => members,

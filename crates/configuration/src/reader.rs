@@ -12,7 +12,7 @@ use std::{
 
 use config::{Value, ValueKind};
 
-use super::{Origin, Origins, Problem, tree};
+use super::{Key, Kind, Origin, Origins, Problem, tree};
 use diagnostics::nearest;
 
 /// Problem and cure of a value, from its parser.
@@ -23,8 +23,8 @@ pub struct Report {
     file: Option<PathBuf>,
     prefix: &'static str,
     pub problems: Vec<Problem>,
-    /// Every key that was read, by its pattern, with its default.
-    pub known: BTreeMap<String, Option<String>>,
+    /// Every key that was read, by its pattern.
+    pub known: BTreeMap<String, Key>,
 }
 
 impl Report {
@@ -111,8 +111,8 @@ impl<'r> Section<'r> {
         self.values.keys().cloned().collect()
     }
 
-    pub(super) fn take(&mut self, key: &str, default: Option<String>) -> Option<Value> {
-        self.report.borrow_mut().known.insert(format!("{}{key}", self.pattern), default);
+    pub(super) fn take(&mut self, key: &str, kind: Kind, default: Option<String>) -> Option<Value> {
+        self.report.borrow_mut().known.insert(format!("{}{key}", self.pattern), Key { kind, default });
         self.asked_for.push(key.to_owned());
         self.values.remove(key)
     }
@@ -167,7 +167,7 @@ impl<'r> Section<'r> {
 
     /// Reads a text, if the key is given.
     pub fn text(&mut self, key: &str) -> Option<String> {
-        let value = self.take(key, None)?;
+        let value = self.take(key, Kind::Text, None)?;
         self.text_of(key, value)
     }
 
@@ -188,7 +188,17 @@ impl<'r> Section<'r> {
         default: Option<&str>,
         parse: impl Fn(&str) -> Result<T, Complaint>,
     ) -> Option<T> {
-        let text = match self.take(key, default.map(str::to_owned)) {
+        self.parsed_as(Kind::Text, key, default, parse)
+    }
+
+    fn parsed_as<T>(
+        &mut self,
+        kind: Kind,
+        key: &str,
+        default: Option<&str>,
+        parse: impl Fn(&str) -> Result<T, Complaint>,
+    ) -> Option<T> {
+        let text = match self.take(key, kind, default.map(str::to_owned)) {
             Some(value) => self.text_of(key, value)?,
             None => default?.to_owned(),
         };
@@ -202,7 +212,8 @@ impl<'r> Section<'r> {
         placeholder: &str,
         parse: impl Fn(&str) -> Result<T, Complaint>,
     ) -> Option<T> {
-        self.report.borrow_mut().known.insert(format!("{}{placeholder}", self.pattern), None);
+        let pattern = format!("{}{placeholder}", self.pattern);
+        self.report.borrow_mut().known.insert(pattern, Key { kind: Kind::Text, default: None });
         let value = self.values.remove(name)?;
         let text = self.text_of(name, value)?;
         parse(&text).map_err(|(what, cure)| self.problem(name, what, cure)).ok()
@@ -211,7 +222,9 @@ impl<'r> Section<'r> {
     /// Reads one of a few words. A word without a value belongs to the contract but not to this version.
     pub fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, Option<T>)]) -> Option<T> {
         let (default, _) = words.first()?;
-        self.parsed(key, Some(default), |text| {
+        let available = words.iter().filter(|(_, value)| value.is_some());
+        let kind = Kind::Choice(available.map(|(word, _)| (*word).to_owned()).collect());
+        self.parsed_as(kind, key, Some(default), |text| {
             let found = words.iter().find(|(word, _)| *word == text);
             if let Some((_, Some(value))) = found {
                 return Ok(*value);
@@ -228,7 +241,7 @@ impl<'r> Section<'r> {
 
     /// Reads `true` or `false`.
     pub fn flag(&mut self, key: &str, default: bool) -> bool {
-        let Some(value) = self.take(key, Some(default.to_string())) else { return default };
+        let Some(value) = self.take(key, Kind::Flag, Some(default.to_string())) else { return default };
         match value.kind {
             ValueKind::Boolean(flag) => return flag,
             ValueKind::String(text) if self.overridden.contains(key) => match text.parse() {
@@ -243,7 +256,8 @@ impl<'r> Section<'r> {
     /// Reads a whole number within `range`.
     pub fn number(&mut self, key: &str, range: RangeInclusive<u64>, default: u64) -> u64 {
         debug_assert!(range.contains(&default), "{key}");
-        let Some(value) = self.take(key, Some(default.to_string())) else { return default };
+        let kind = Kind::Number(range.clone());
+        let Some(value) = self.take(key, kind, Some(default.to_string())) else { return default };
         let number = match value.kind {
             ValueKind::I64(number) => number,
             ValueKind::String(text) if self.overridden.contains(key) => match text.trim().parse() {
@@ -290,7 +304,7 @@ impl<'r> Section<'r> {
 
     /// Reads a list of texts, separated by commas in the environment.
     pub fn texts(&mut self, key: &str) -> Option<Vec<String>> {
-        match self.take(key, None)?.kind {
+        match self.take(key, Kind::Texts, None)?.kind {
             ValueKind::Array(items) => items
                 .into_iter()
                 .enumerate()

@@ -419,7 +419,7 @@ async fn rows_that_were_there_before_a_slot_made_by_hand_stay_until_somebody_has
     stage.write_row("a", 1, "OrderCreated").await;
     stage.verdict().await.assert_delivered(0);
     let shown = until(&daemon, "orders", |shown| shown["cleanup_off"].is_string()).await;
-    assert!(shown["cleanup_off"].as_str().unwrap().contains("may be older than it"), "{shown}");
+    assert!(shown["cleanup_off"].as_str().unwrap().contains("may be older than the slot"), "{shown}");
     assert_eq!(daemon.metric("outboxd_cleanup_off{source=\"orders\"}").await, Some(1.0));
     assert!(daemon.log().contains("clean-up is off: "), "{}", daemon.log());
     daemon.restart().await;

@@ -349,7 +349,7 @@ async fn the_gap_begins_where_the_last_confirm_was_recorded() {
     assert_eq!(gap_begins(&reason), flushed);
     let last = "SELECT to_char(max(created_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI') FROM outbox";
     let last: String = client.query_one(last, &[]).await.unwrap().get(0);
-    assert!(reason.contains(&format!("(a message committed at {last}")), "{reason}");
+    assert!(reason.contains(&format!("(the last confirmed message was committed at {last}")), "{reason}");
 }
 
 /// Deleting the record is also how an operator declares that nothing is missing: the slot is then used as it is.

@@ -20,7 +20,7 @@ pub(crate) const PATH: &str = "docs/reference/messages.md";
 const GROUPS: [(&str, &[&str]); 13] = [
     ("Configuration", &["src/settings", "crates/configuration", "crates/broker-access", "crates/secret"]),
     ("Checks of the database", &["src/preflight"]),
-    ("Slot and publication", &["src/slot"]),
+    ("Slot and publication", &["src/slot", "src/setup"]),
     ("Connections to PostgreSQL", &["src/postgres", "crates/pg-replication"]),
     ("RabbitMQ", &["src/rabbitmq", "crates/amqp-publisher"]),
     ("Rows and messages", &["src/message", "src/position.rs"]),
@@ -159,6 +159,10 @@ impl Part {
                 text.what.iter().map(|phrase| said(phrase, links)).collect::<Vec<_>>().join("<br>or: ");
             let steps =
                 text.steps.iter().map(|phrase| said(phrase, links)).collect::<Vec<_>>().join("<br>or: ");
+            // The texts that fill it stand elsewhere.
+            if text.what.iter().chain(&text.steps).all(|phrase| phrase.letters() == 0) {
+                continue;
+            }
             let row = vec![label(text.kind).to_owned(), cell(&text.subject), what, steps];
             if seen.insert(row.clone()) {
                 rows.push(row);

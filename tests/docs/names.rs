@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::Command;
@@ -35,6 +35,9 @@ pub(crate) struct Names {
     pub(crate) phrases: Phrases,
 }
 
+/// The page that leads from what an operator sees to what there is to do: its tables quote parts of texts in their first column.
+const INDEX: &str = "docs/operate/README.md";
+
 /// Names of other programs, which no source of ours has: settings, columns and views of PostgreSQL, keys and commands of RabbitMQ,
 /// of systemd, Kubernetes and Prometheus.
 const FOREIGN: &[&str] = &["messages_unacknowledged", "pg_upgrade", "session_replication_role"];
@@ -59,6 +62,13 @@ impl Names {
         for span in &page.spans {
             for what in self.span(&span.text) {
                 note(span.line, what);
+            }
+            if page.path == Path::new(INDEX)
+                && span.is_in_first_cell
+                && span.text.contains(' ')
+                && !self.is_said(&span.text)
+            {
+                note(span.line, format!("no text of the code has: {}", span.text));
             }
         }
         for Part { line, text } in &page.prose {
@@ -413,6 +423,14 @@ mod tests {
             said: vec!["outboxd reads <rows> in one transaction".to_owned()],
             phrases: Phrases::new([Phrase::of_format("{name} is not heard: {why}", &[])]),
         }
+    }
+
+    #[test]
+    fn the_index_quotes_texts_of_the_code() {
+        let of = |text: &str| names().problems(&Page::parse(INDEX, text));
+        assert_eq!(of("| `outboxd reads ... in one`, `SIGHUP is not heard` | `no text at all` |"), [""; 0]);
+        let expected = ["docs/operate/README.md:1: no text of the code has: outboxd writes"];
+        assert_eq!(of("| see `outboxd reads`, `rows`, `outboxd writes` | do |")[1..], expected);
     }
 
     fn problems(text: &str) -> Vec<String> {

@@ -119,7 +119,7 @@ async fn bytes_without_an_equivalent_in_utf8_halt_at_their_row_or_park_it() {
 
         // A replay from the table gives the same.
         let replayed = say(&daemon, &["replay", "--source", "orders"]).await;
-        assert!(replayed.status == 0 && replayed.stdout.contains("has each): 2"), "{}", replayed.stdout);
+        assert!(replayed.status == 0 && replayed.stdout.contains("(see the log): 2"), "{}", replayed.stdout);
         assert!(daemon.sigterm(PATIENCE).await.success());
         stage.sql(&format!("SELECT pg_drop_replication_slot('{}')", stage.slot())).await;
         let recovered = say(&daemon, &["recover", "--source", "orders"]).await;

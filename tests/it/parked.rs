@@ -117,7 +117,7 @@ async fn rows_that_cannot_become_messages_are_parked_from_the_stream_and_from_th
     // The rows are still in the outbox table, so a replay leaves them out.
     let said = say(&daemon, &["replay", "--source", "orders"]).await;
     assert!(said.status == 0 && said.stdout.contains("confirmed: 4 "), "{}", said.stdout);
-    assert!(said.stdout.contains("(the log has each): 6\n"), "{}", said.stdout);
+    assert!(said.stdout.contains("(see the log): 6\n"), "{}", said.stdout);
     assert_eq!(parked_rows(&stage.client().await).await.len(), 6);
 }
 

@@ -30,7 +30,7 @@ use crate::{
     preflight::{
         Facts, Problem,
         facts::{
-            family::{self, Unpublished},
+            family::{self, UnsentTables},
             left_behind,
         },
     },
@@ -187,7 +187,7 @@ seam! {
         async fn publishing(&self, database: &SourceDatabase) -> Result<Publishing, CatalogError> = publication::publishing;
 
         /// Finds tables below the outbox table whose rows are never sent.
-        async fn unpublished_tables(&self, table: &TableName) -> Result<Option<Unpublished>, CatalogError> = family::unpublished;
+        async fn unpublished_tables(&self, table: &TableName) -> Result<Option<UnsentTables>, CatalogError> = family::unpublished;
 
         /// Reads whether the table has no rows.
         async fn table_is_empty(&self, table: &TableName, kind: TableKind) -> Result<bool, CatalogError> = outbox_table::is_empty;

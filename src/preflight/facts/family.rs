@@ -19,7 +19,7 @@ const NAMED_MAX: i64 = 3;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Family {
     /// Child tables whose rows are never published.
-    pub unpublished: Option<Unpublished>,
+    pub unpublished: Option<UnsentTables>,
     /// Columns of the partition keys, at every level.
     pub partition_keys: Vec<String>,
     /// Default partitions that have rows.
@@ -28,7 +28,7 @@ pub struct Family {
 
 /// Child tables whose rows are never published.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unpublished {
+pub struct UnsentTables {
     /// Outbox table, quoted for a statement.
     pub table: String,
     /// Reason.
@@ -50,9 +50,9 @@ pub enum Sort {
     NotInWal,
 }
 
-impl fmt::Display for Unpublished {
+impl fmt::Display for UnsentTables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Unpublished { table, sort, count, names } = self;
+        let UnsentTables { table, sort, count, names } = self;
         let more = if *count > NAMED_MAX { ", ..." } else { "" };
         let names = names.join(", ") + more;
         match sort {
@@ -73,7 +73,7 @@ impl fmt::Display for Unpublished {
     }
 }
 
-impl Unpublished {
+impl UnsentTables {
     /// The problem and its cure in one text.
     pub fn explain(&self) -> String {
         format!("{self}; {}", self.cure())
@@ -130,7 +130,7 @@ impl Family {
 ///
 /// # Errors
 /// [`CatalogError`].
-pub async fn unpublished(client: &Client, table: &TableName) -> Result<Option<Unpublished>, CatalogError> {
+pub async fn unpublished(client: &Client, table: &TableName) -> Result<Option<UnsentTables>, CatalogError> {
     const DOING: &str = "reading the child tables of the outbox table";
     let rows = client
         .query_typed(
@@ -148,7 +148,7 @@ pub async fn unpublished(client: &Client, table: &TableName) -> Result<Option<Un
         )
         .await
         .map_err(failed(DOING))?;
-    let found = |sort| Unpublished {
+    let found = |sort| UnsentTables {
         table: table.quoted(),
         sort,
         count: rows.first().map_or(0, |row| row.get(3)),

@@ -4,7 +4,7 @@ use super::{carryover::Carryover, gap::judge};
 use crate::{
     admin::Reporter,
     postgres::outbox_table::TableFacts,
-    preflight::{self, condition::Doubt, facts::family::Unpublished},
+    preflight::{self, condition::Doubt, facts::family::UnsentTables},
     relay::{
         Fault, Source,
         broker::Broker,
@@ -44,7 +44,7 @@ pub(super) async fn connect<D: Database, B: Broker>(
         one.holder = None;
     }
     let checks = preflight::checks(database, &mapping.columns, &facts);
-    report.unpublished_tables(facts.family.unpublished.as_ref().map(Unpublished::explain));
+    report.unpublished_tables(facts.family.unpublished.as_ref().map(UnsentTables::explain));
     // A problem of the slot or of its publication may be a gap, which is judged first.
     let failed = |besides: &[&str]| {
         let mut failures = checks.iter().filter(|check| check.failure().is_some());

@@ -8,7 +8,7 @@ use outboxd::{
     parking::parked_rows::{Lock, ParkedEntry, ParkedValues},
     position::{Lsn, Position},
     postgres::{Cleanup, SourceDatabase, TableName, outbox_table::TableKind, statement::CatalogError},
-    preflight::{Facts, Problem, facts::family::Unpublished},
+    preflight::{Facts, Problem, facts::family::UnsentTables},
     relay::database::Sql,
     slot::{
         creation::SlotError,
@@ -81,7 +81,7 @@ impl Sql for SimulatedSql {
         self.run("looking at the publication", publishing).await
     }
 
-    async fn unpublished_tables(&self, _: &TableName) -> Result<Option<Unpublished>, CatalogError> {
+    async fn unpublished_tables(&self, _: &TableName) -> Result<Option<UnsentTables>, CatalogError> {
         Ok(None)
     }
 

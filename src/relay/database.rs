@@ -344,6 +344,10 @@ seam! {
 
     known {
         /// Returns the next event if it has already been received.
+        ///
+        /// # Errors
+        ///
+        /// The stream has ended or is broken.
         fn next_ready(&mut self) -> Result<Option<ReplicationEvent>, ReplicationError> = Self::next_ready;
 
         /// Time when the server was last heard.

@@ -56,9 +56,7 @@ pub(crate) fn texts(repository: &Repository) -> Texts {
             || path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "examples");
         !path.starts_with(NOT_DELIVERED) && !is_test
     };
-    for path in sources.filter(is_delivered) {
-        texts.read(path, &text(path));
-    }
+    texts.read(sources.filter(is_delivered).map(|path| (path.as_path(), text(path))));
     texts.join();
     texts
 }

@@ -74,6 +74,8 @@ pub(crate) enum Outcome {
 #[derive(Debug, Default)]
 pub(crate) struct Texts {
     pub(crate) texts: Vec<Text>,
+    /// Constants of all files; `None` where two differ.
+    constants: HashMap<String, Option<Phrase>>,
     /// What a function writes piece by piece, with holes between the pieces.
     pub(crate) written: Vec<Phrase>,
     /// Metrics with their help.
@@ -81,17 +83,33 @@ pub(crate) struct Texts {
 }
 
 impl Texts {
-    /// Reads one source.
-    pub(crate) fn read(&mut self, file: &Path, source: &str) {
-        let parsed = syn::parse_file(source).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let mut reader = Reader {
-            file,
-            found: self,
-            scopes: vec![Scope::default()],
-            place: Place::default(),
-            of_type: String::new(),
+    /// Reads sources, by their paths.
+    pub(crate) fn read<'a>(&mut self, sources: impl Iterator<Item = (&'a Path, String)>) {
+        let parse = |(path, source): (&'a Path, String)| {
+            let file = syn::parse_file(&source).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            (path, file)
         };
-        reader.file(&parsed);
+        let files: Vec<(&Path, File)> = sources.map(parse).collect();
+        for item in files.iter().flat_map(|(_, file)| &file.items) {
+            let Item::Const(constant) = item else { continue };
+            let Some(value) = value_of(constant) else { continue };
+            let known =
+                self.constants.entry(constant.ident.to_string()).or_insert_with(|| Some(value.clone()));
+            // Of several constants of one name, only a file that has one tells which is meant.
+            if known.as_ref() != Some(&value) {
+                *known = None;
+            }
+        }
+        for (path, file) in &files {
+            let mut reader = Reader {
+                file: path,
+                found: self,
+                scopes: vec![Scope::default()],
+                place: Place::default(),
+                of_type: String::new(),
+            };
+            reader.file(file);
+        }
     }
 
     /// Gives each error the next step that another place of the code has for it.
@@ -175,16 +193,16 @@ impl Reader<'_> {
     }
 
     fn constant(&mut self, constant: &ItemConst) {
-        if let Expr::Lit(literal) = &*constant.expr
-            && let Lit::Str(text) = &literal.lit
+        if let Some(value) = value_of(constant)
             && let Some(scope) = self.scopes.last_mut()
         {
-            scope.constants.insert(constant.ident.to_string(), Phrase::plain(&text.value()));
+            scope.constants.insert(constant.ident.to_string(), value);
         }
     }
 
     fn constant_named(&self, name: &str) -> Option<Phrase> {
-        self.scopes.iter().rev().find_map(|scope| scope.constants.get(name).cloned())
+        let near = self.scopes.iter().rev().find_map(|scope| scope.constants.get(name).cloned());
+        near.or_else(|| self.found.constants.get(name).cloned().flatten())
     }
 
     fn add(&mut self, kind: Kind, subject: impl Into<String>, what: Vec<Phrase>, steps: Vec<Phrase>) {
@@ -832,6 +850,16 @@ fn written(pieces: &[Phrase]) -> Vec<Phrase> {
     joined.collect()
 }
 
+/// Text of a constant that is a text or a number.
+fn value_of(constant: &ItemConst) -> Option<Phrase> {
+    let Expr::Lit(literal) = &*constant.expr else { return None };
+    match &literal.lit {
+        Lit::Str(text) => Some(Phrase::plain(&text.value())),
+        Lit::Int(number) => Some(Phrase::plain(number.base10_digits())),
+        _ => None,
+    }
+}
+
 fn path_of(expression: &Expr) -> String {
     match expression {
         Expr::Path(path) => {
@@ -922,7 +950,7 @@ mod tests {
     #[test]
     fn every_kind_of_text_is_found_with_its_next_step() {
         let mut found = Texts::default();
-        found.read(Path::new("src/relay/mod.rs"), SOURCE);
+        found.read([(Path::new("src/relay/mod.rs"), SOURCE.to_owned())].into_iter());
         found.join();
         let shown: Vec<String> = found
             .texts

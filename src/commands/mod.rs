@@ -41,7 +41,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
     // First of all: from now on no signal ends the process without a line in the log.
     let _others = OtherSignals::listen().map_err(|error| Failure::runtime(&error))?;
     match &cli.command {
-        Command::Run => run::run(settings(&cli)?).await,
+        Command::Run => run::run(settings(&cli)?, file(&cli).as_deref()).await,
         Command::Check(options) => {
             until_stopped(check::run(settings(&cli)?, file(&cli).as_deref(), options)).await
         }

@@ -1,6 +1,6 @@
 //! `outboxd run`: one task for each source, the admin endpoints, and the drain at the end.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use tokio::task::{Id, JoinSet};
 
@@ -13,13 +13,14 @@ use crate::{
 use amqp_publisher::subscriptions::SubscriptionWatch;
 use process::shutdown::{self, Shutdown, StopSignals};
 
-pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
+pub(super) async fn run(settings: Settings, file: Option<&Path>) -> Result<(), Failure> {
     let board = Board::new();
     // Binds before anything is published: an address in use ends outboxd at once.
     let admin = match settings.admin_listen {
         Some(address) => Some(admin::bind(address).await.map_err(|error| Failure::runtime(&error))?),
         None => None,
     };
+    tell_start(&settings, file);
     let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
     let (trigger, shutdown) = shutdown::shutdown();
     let mut broker = settings.broker;
@@ -71,6 +72,18 @@ pub(super) async fn run(settings: Settings) -> Result<(), Failure> {
         "not every message was confirmed; the next start publishes the unconfirmed ones again: {}",
         undrained.join("; ")
     )))
+}
+
+/// Logs what this process is and where it can be asked.
+fn tell_start(settings: &Settings, file: Option<&Path>) {
+    let sources: Vec<&str> = settings.sources.keys().map(String::as_str).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        configuration = file.map_or("environment".into(), Path::to_string_lossy).as_ref(),
+        sources = sources.join(", "),
+        admin = settings.admin_listen.map_or("off".to_owned(), |address| address.to_string()),
+        "outboxd starts"
+    );
 }
 
 /// The sources' tasks. Tasks share nothing but the board, so the failure of one leaves the others running.

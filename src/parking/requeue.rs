@@ -300,7 +300,11 @@ async fn answer(publisher: &mut impl Publisher) -> Result<Answer, BrokerError> {
                 | PublisherEvent::ExchangeRefused { refused, .. },
             ) => return Ok(Answer::Refused(refused)),
             // No fence is acquired: the command runs beside the relay, and its lock admits one command at a time.
-            Ok(PublisherEvent::Unblocked | PublisherEvent::Fence(_)) => None,
+            Ok(
+                PublisherEvent::Unblocked
+                | PublisherEvent::Fence(_)
+                | PublisherEvent::ExchangeDeclared { .. },
+            ) => None,
             Err(BrokerError::Unsendable { reason, .. }) => return Ok(Answer::Unsendable(reason)),
             Err(error) => return Err(error),
         };

@@ -404,6 +404,9 @@ impl<'a, D: Database, P: Publisher> Delivery<'a, D, P> {
                     self.apply_refusal(*first, &refused);
                 }
             }
+            PublisherEvent::ExchangeDeclared { exchange } => {
+                tracing::info!(source = self.report.name(), exchange, "declared the exchange of a row");
+            }
             PublisherEvent::Blocked { reason } => self.blocked = Some(reason),
             PublisherEvent::Unblocked => {
                 self.blocked = None;

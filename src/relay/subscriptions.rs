@@ -5,7 +5,7 @@
 //! RabbitMQ closes the channel that asks for a missing queue, and messages must not be on that channel.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -19,6 +19,7 @@ use crate::{
 use amqp_publisher::{
     BrokerError, PublisherOptions,
     subscriptions::{Look, QueueState, SubscriptionWatch},
+    topology::Topology,
 };
 use process::{backoff::Backoff, clock::now};
 
@@ -58,7 +59,7 @@ pub async fn watch_subscriptions(
                     backoff.reset();
                     told = false;
                     if !std::mem::replace(&mut told_in_place, true) {
-                        tell_in_place(states);
+                        tell_in_place(&options.topology, states);
                     }
                 }) => lost,
             },
@@ -111,14 +112,21 @@ async fn keep_looking(
     }
 }
 
-/// Logs the queues that the first look finds.
-fn tell_in_place(states: &[(String, QueueState)]) {
+/// Logs the topology that the first look finds.
+fn tell_in_place(topology: &Topology, states: &[(String, QueueState)]) {
     let in_place = |state: &QueueState| matches!(state, QueueState::Present | QueueState::DeclaredAnew);
     let queues: Vec<&str> =
         states.iter().filter(|(_, state)| in_place(state)).map(|(queue, _)| queue.as_str()).collect();
-    if !queues.is_empty() {
-        tracing::info!(queues = queues.join(", "), "the queues of the subscriptions are in place");
+    if queues.is_empty() {
+        return;
     }
+    let exchanges: BTreeSet<&str> = topology.subscriptions.iter().map(|one| one.exchange.as_str()).collect();
+    tracing::info!(
+        queues = queues.join(", "),
+        exchanges = Vec::from_iter(exchanges).join(", "),
+        declare = topology.declare,
+        "the queues of the subscriptions are in place"
+    );
 }
 
 fn tell(watch: &SubscriptionWatch, report: &SubscriptionReporter, states: Vec<(String, QueueState)>) {

@@ -196,6 +196,7 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
             tracing::info!(
                 source = self.source.name,
                 slot,
+                only = database.options().rows.unpublished,
                 "created the slot; the rows before it are published"
             );
             carryover.unconfirmed = false;

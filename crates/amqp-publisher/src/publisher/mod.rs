@@ -104,6 +104,12 @@ pub enum PublisherEvent {
         /// The messages, in the order of [`Publisher::publish`]. Never empty.
         unsent: Vec<PublishTag>,
     },
+    /// The publisher declared an exchange that a message needs and the broker did not have. It counts towards
+    /// [`ExchangeLimit`](exchange_limit::ExchangeLimit); without a limit, no exchange is reported.
+    ExchangeDeclared {
+        /// Name of the exchange.
+        exchange: String,
+    },
 }
 
 /// Reason why the broker refuses a message.
@@ -510,6 +516,7 @@ impl Publisher {
                     Some((exchange, question)) => {
                         if question == (Question::Declare { counts: true }) {
                             self.exchange_limit.declared(exchange.clone());
+                            self.news.push_back(PublisherEvent::ExchangeDeclared { exchange: exchange.clone() });
                         }
                         self.known_exchanges.insert(exchange);
                     }

@@ -20,6 +20,7 @@ mod encodings;
 mod exchanges;
 mod failover_slot;
 mod families;
+mod first_start;
 mod floods;
 mod forgotten;
 mod holder;

@@ -516,7 +516,8 @@ impl Publisher {
                     Some((exchange, question)) => {
                         if question == (Question::Declare { counts: true }) {
                             self.exchange_limit.declared(exchange.clone());
-                            self.news.push_back(PublisherEvent::ExchangeDeclared { exchange: exchange.clone() });
+                            self.news
+                                .push_back(PublisherEvent::ExchangeDeclared { exchange: exchange.clone() });
                         }
                         self.known_exchanges.insert(exchange);
                     }

@@ -475,7 +475,7 @@ async fn rows_that_were_skipped_stay_when_clean_up_is_switched_on_later() {
         stage.write_row("a", 1, "OrderCreated").await;
         stage.verdict().await.assert_delivered(0);
         let shown = until(&daemon, "orders", |shown| shown["cleanup_off"].is_string()).await;
-        assert!(shown["cleanup_off"].as_str().unwrap().contains("left out"), "{shown}");
+        assert!(shown["cleanup_off"].as_str().unwrap().contains("left them out"), "{shown}");
         assert_eq!(count(&stage.client().await, "outbox").await, 2);
         // A `recover` of all rows publishes them, and then clean-up may remove them.
         assert!(daemon.sigterm(PATIENCE).await.success());

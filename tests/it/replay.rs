@@ -157,7 +157,7 @@ async fn sigterm_ends_a_replay_in_order_and_it_says_how_far_it_came() {
     assert_eq!(said.status, 1);
     let count: usize = said.stdout.split_whitespace().nth(5).and_then(|count| count.parse().ok()).unwrap();
     assert!((100..ROWS as usize).contains(&count), "{count} rows");
-    assert!(said.stderr.contains(&format!("only the first {count} are confirmed")), "{}", said.stderr);
+    assert!(said.stderr.contains(&format!(": the first {count} are confirmed;")), "{}", said.stderr);
     // Exactly the rest.
     let rest = replayed(&mut inbox, count - 100).await;
     assert_eq!([numbers(&first), numbers(&rest)].concat(), (1..=count as i64).collect::<Vec<_>>());

@@ -86,7 +86,7 @@ async fn a_read_only_database_is_said_with_the_statement_that_lets_outboxd_write
         let text = said.stdout + &said.stderr;
         assert!(said.status == 1 && text.contains("SET default_transaction_read_only = off"), "{text}");
     }
-    stage.sql(cure.split("which").next().unwrap()).await;
+    stage.sql(cure.split(" (for this role only)").next().unwrap()).await;
     daemon.wait_ready(PATIENCE).await;
     assert_eq!(inbox.bodies(1).await, ["1"]);
 }

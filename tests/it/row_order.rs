@@ -122,7 +122,7 @@ async fn since_on_times_without_zone_is_refused_unless_the_zone_is_stated() {
     stage.source = "outbox.created_at_zone = \"America/New_York\"\n".into();
     let daemon = Daemon::prepare(&stage.config());
     let said = say(&daemon, &["check"]).await;
-    assert!(finding(&said, "time zone").contains("read as America/New_York"), "{}", said.stdout);
+    assert!(finding(&said, "time zone").contains("is read as time in America/New_York"), "{}", said.stdout);
     let said = say(&daemon, &[REPLAY, &since].concat()).await;
     assert!(said.stdout.contains("confirmed: 1 (created since "), "{}", said.stdout);
     assert_eq!(inbox.bodies(1).await, ["2"]);

@@ -254,7 +254,7 @@ async fn rabbitmq_connections_of_every_kind() {
             config(&[&at("guest", "127.0.0.1")], &format!("{ca}{identity}")),
             "not valid for name",
         ),
-        ("no client certificate", config(&[&good], &ca), "wants a client certificate"),
+        ("no client certificate", config(&[&good], &ca), "requires a client certificate"),
         (
             "a wrong password",
             config(&[&at(SECRET, "localhost")], &format!("{ca}{identity}")),

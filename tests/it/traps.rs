@@ -81,7 +81,7 @@ async fn lookalikes_of_the_outbox_owner_are_read_only_as_outboxd_makes_them() {
     // A table as outboxd creates it is read, and a record is found in it.
     stage.sql("DELETE FROM public.outboxd_state; DROP INDEX index.odd_index").await;
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
-    assert!(said.stdout.contains("lies in \"index\".\"outboxd_state\""), "{}", said.stdout);
+    assert!(said.stdout.contains("is in \"index\".\"outboxd_state\""), "{}", said.stdout);
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn check_names_what_a_cascade_reaches_and_it_is_as_the_check_says() {
         ("rule \"aside\" of \"public\".\"refers\"", "or set cleanup.mode"),
         (
             "trigger \"on_discard\" of \"public\".\"kept\"",
-            "DROP TRIGGER \"on_discard\" ON \"public\".\"kept\"; or see",
+            "DROP TRIGGER \"on_discard\" ON \"public\".\"kept\"; or make sure",
         ),
     ];
     for (what, mends) in expected {
@@ -240,9 +240,9 @@ async fn check_names_an_owner_of_the_schema_of_its_tables_and_the_cure_is_enough
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     let [(line, cure)] = findings(&said.stdout, NAME)[..] else { panic!("{}", said.stdout) };
     let whose =
-        format!("whatever role \"{tenant}\" puts in the place of outboxd's tables in schema \"outboxd\"");
+        format!("any code that role \"{tenant}\" puts in the place of outboxd's tables in schema \"outboxd\"");
     assert!(line.contains(&whose), "{line}");
-    let (statement, _) = cure.trim_start_matches("-> ").split_once(" or see").unwrap();
+    let (statement, _) = cure.trim_start_matches("-> ").split_once(" or make sure").unwrap();
     assert!(statement.starts_with("ALTER SCHEMA \"outboxd\" OWNER TO"), "{cure}");
     stage.sql(statement).await;
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;

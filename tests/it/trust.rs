@@ -326,7 +326,7 @@ async fn check_names_what_else_of_others_runs_on_its_tables() {
         ("policy \"all_rows\" of \"public\".\"outboxd_state\"", "DROP POLICY \"all_rows\""),
         ("the default of column \"parked_at\" of ", "SET DEFAULT clock_timestamp();"),
         ("the default of column \"cause\" of ", "ALTER \"cause\" DROP DEFAULT;"),
-        ("puts on \"public\".\"outboxd_parked\", which it owns,", "\"public\".\"outboxd_parked\" OWNER TO"),
+        ("adds to \"public\".\"outboxd_parked\", which it owns,", "\"public\".\"outboxd_parked\" OWNER TO"),
     ];
     for (what, mends) in expected {
         let one = found.iter().find(|(line, _)| line.contains(what));
@@ -607,7 +607,7 @@ async fn a_condition_is_doubted_by_what_the_server_makes_of_it() {
         stage.source = format!("{DELETE}outbox.unpublished = '''{condition}'''\n");
         let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
         let [(line, cure)] = findings(&said.stdout, NAME)[..] else { panic!("{condition}: {}", said.stdout) };
-        assert_eq!(line.contains("cannot be told"), doubtful, "{condition}: {line}");
+        assert_eq!(line.contains("cannot tell"), doubtful, "{condition}: {line}");
         assert_eq!(line.contains("clean-up removes no rows until then"), doubtful, "{condition}: {line}");
         if doubtful {
             stage.sql(cure.trim_start_matches("-> ")).await;

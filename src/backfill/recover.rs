@@ -73,7 +73,7 @@ pub enum RecoveryError {
     )]
     CutShort,
     /// A step failed.
-    #[error("{}; then run `outboxd recover` again, which starts from the beginning", .0.explain())]
+    #[error("{}; then run `outboxd recover` again, which starts from the beginning", .0.explain().trim_end_matches(';'))]
     Fault(Box<Fault>),
 }
 

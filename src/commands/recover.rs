@@ -27,11 +27,11 @@ pub(super) async fn run(settings: Settings, options: &Recover) -> Result<(), Fai
 fn text(database: &SourceDatabase, recovered: &Recovered) -> String {
     let slot = &database.slot;
     let Recovered { at, rows, since, order } = recovered;
-    let let_through =
-        database.rows.unpublished.as_ref().map_or("", |_| " and outbox.unpublished lets through");
-    let which = match since {
-        Some(since) => format!("created since {since}{let_through}"),
-        None => format!("all that the table has{let_through}"),
+    let which = match (since, &database.rows.unpublished) {
+        (Some(since), Some(_)) => format!("created since {since} and selected by outbox.unpublished"),
+        (Some(since), None) => format!("created since {since}"),
+        (None, Some(_)) => "all that outbox.unpublished selects".to_owned(),
+        (None, None) => "all that the table has".to_owned(),
     };
     let Backfill { confirmed, parked, dropped } = rows;
     let set_aside = [

@@ -42,8 +42,7 @@ pub(super) async fn run(settings: Settings, options: &Replay) -> Result<(), Fail
 fn nothing(options: &Replay, database: &SourceDatabase) -> String {
     let table = &database.table;
     let since = options.since.map(|since| format!(" created since {since}")).unwrap_or_default();
-    let condition =
-        database.rows.unpublished.as_ref().map_or("", |_| " that outbox.unpublished lets through");
+    let condition = database.rows.unpublished.as_ref().map_or("", |_| " that outbox.unpublished selects");
     match &options.aggregate {
         Some(aggregate) => format!(
             "table {table} has no row of aggregate {aggregate}{since}{condition}; type and id must match exactly\n"

@@ -88,6 +88,8 @@ pub enum InvalidReason {
         property: &'static str,
         /// Allowed values.
         wanted: &'static str,
+        /// The value comes from a header of the row, see `message.properties_from_headers`.
+        is_header: bool,
     },
     /// A bytea value is not in the hex output format.
     ByteaNotHex {
@@ -167,10 +169,14 @@ impl fmt::Display for InvalidReason {
                 f,
                 "header \"{name}\" has a meaning of its own in RabbitMQ (further routing keys) and cannot be sent; rename it"
             ),
-            InvalidReason::Property { property, wanted } => write!(
+            InvalidReason::Property { property, wanted, is_header: true } => write!(
                 f,
-                "the property {property} must be {wanted}; have the service write a valid value, or change message.{property} (the header \
-                 {property}, with message.properties_from_headers)"
+                "the property {property} must be {wanted}; have the service write a valid header {property} \
+                 (message.properties_from_headers)"
+            ),
+            InvalidReason::Property { property, wanted, is_header: false } => write!(
+                f,
+                "the property {property} must be {wanted}; have the service write a valid value, or change message.{property}"
             ),
             InvalidReason::ByteaNotHex { column } => write!(
                 f,

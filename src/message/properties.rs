@@ -74,7 +74,7 @@ impl Property {
     ///
     /// [`InvalidReason`] if the value is not allowed.
     pub(super) fn set(self, properties: &mut Properties, value: String) -> Result<(), InvalidReason> {
-        let invalid = |wanted| InvalidReason::Property { property: self.key(), wanted };
+        let invalid = |wanted| InvalidReason::Property { property: self.key(), wanted, is_header: false };
         if value.is_empty() {
             match self {
                 // Only these two have a default.

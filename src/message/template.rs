@@ -99,6 +99,7 @@ impl fmt::Display for TemplateError {
                 match nearest(word, names) {
                     Some(known @ ("column" | "header")) => write!(f, "did you mean {{{known}:NAME}}? ")?,
                     Some(known) => write!(f, "did you mean {{{known}}}? ")?,
+                    None if is_name(name) => write!(f, "for a column write {{column:{name}}}; ")?,
                     None => {}
                 }
                 write!(f, "valid are {VALID}")
@@ -123,6 +124,11 @@ impl fmt::Display for TemplateError {
 }
 
 impl std::error::Error for TemplateError {}
+
+/// Tells whether a placeholder is a plain name, which may be meant as a column's.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_')
+}
 
 impl Template {
     /// Bytes of literal text, the least that any rendering has.
@@ -241,6 +247,8 @@ mod tests {
         assert!(shown.contains("did you mean {aggregate_type}?") && shown.contains(VALID), "{shown}");
         assert!(error("{colum:tenant}").to_string().contains("did you mean {column:NAME}?"));
         assert!(!error("{}").to_string().contains("did you mean"));
+        assert!(error("{tenant}").to_string().contains("; for a column write {column:tenant}; valid are"));
+        assert!(!error("{}").to_string().contains("for a column"));
         assert_eq!(error("{column:}"), TemplateError::MissingName { at: 1, kind: "column" });
         assert_eq!(error("ab{id"), TemplateError::Unclosed { at: 3 });
         assert_eq!(error("{id{source}"), TemplateError::Unclosed { at: 1 });

@@ -186,7 +186,11 @@ pub async fn requeue<D: Database, B: Broker>(
             entry.aggregate().is_some_and(|aggregate| aggregates.contains(&aggregate))
         };
         let fate = if is_in(&stuck) {
-            Fate::Stays("an earlier row of its aggregate stays parked".to_owned())
+            Fate::Stays(
+                "an earlier row of its aggregate stays parked; discard or requeue that one first, or requeue this one alone with \
+                 --out-of-order"
+                    .to_owned(),
+            )
         } else if !out_of_order && is_in(&not_selected) {
             out_of_turn("an earlier row of its aggregate is parked and was not selected")
         } else {

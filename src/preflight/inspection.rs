@@ -23,7 +23,7 @@ use crate::{
 use diagnostics::chain;
 use diagnostics::check::{Check, Finding, Problem};
 use pg_replication::{ConnectError, Hosting, ReplicationError, SystemIdentity};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, types::Type};
 
 const CONNECTION: &str = "connection";
 const REPLICATION: &str = "replication connection";
@@ -63,6 +63,13 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
                 checks.push(templates(database, mapping, &facts, &columns));
                 ids_are_numbers = Some(mapping.ids_are_numbers(&columns));
                 checks.extend(rules(&client, database, table, facts.doubt.as_ref(), &mapping.columns).await);
+                let of_zone =
+                    |check: &&mut Check| check.name == checks::TIME_ZONE && check.as_warning().is_none();
+                if let Some(zone) = checks.iter_mut().find(of_zone)
+                    && let Some(warning) = unnamed_zone(&client, database).await
+                {
+                    *zone = warning;
+                }
             }
         }
         Err(error) => checks.push(unreadable(&error)),
@@ -82,7 +89,7 @@ pub async fn inspect(database: &SourceDatabase, mapping: &Mapping, application_n
             // A record of another table tells nothing about this one.
             if !is_other_table {
                 checks.push(continuity(mapping, &database.slot, &history));
-                checks.extend(database.cleanup.and_then(|_| unpublished_rows(database, &history)));
+                checks.extend(database.cleanup.and_then(|_| unpublished_rows(database, mapping, &history)));
             }
         }
         Err(SlotHistoryError::Replication(ReplicationError::Connect(error))) => {
@@ -157,6 +164,35 @@ async fn rules(
     })
 }
 
+/// Warning about a zone that is not in `pg_timezone_names`, such as `UTC+2`, which PostgreSQL reads as POSIX does: west of Greenwich.
+/// `None` also for a zone that the server refuses, which [`rules`] reports.
+async fn unnamed_zone(client: &Client, database: &SourceDatabase) -> Option<Check> {
+    let zone = database.rows.created_at_zone.as_ref()?;
+    let row = client
+        .query_typed_one(
+            "SELECT EXISTS (SELECT FROM pg_timezone_names WHERE lower(name) = lower($1)),
+                    (EXTRACT(EPOCH FROM now() AT TIME ZONE $1) - EXTRACT(EPOCH FROM now() AT TIME ZONE 'UTC'))::int4",
+            &[(zone, Type::TEXT)],
+        )
+        .await
+        .ok()?;
+    let (is_named, east): (bool, i32) = (row.get(0), row.get(1));
+    if is_named {
+        return None;
+    }
+    let (sign, minutes) = (if east < 0 { '-' } else { '+' }, east.unsigned_abs() / 60);
+    let offset = format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60);
+    Some(Check::warning(
+        checks::TIME_ZONE,
+        format!(
+            "outbox.created_at_zone {zone} is not in pg_timezone_names: PostgreSQL reads it as an abbreviation or a POSIX zone, now \
+             UTC{offset}. If the rows have times of another zone, --since and clean-up select the wrong rows"
+        ),
+        "set outbox.created_at_zone to a name of pg_timezone_names, for instance \"Europe/Helsinki\", or \"Etc/GMT-2\" for two hours \
+         east of Greenwich",
+    ))
+}
+
 fn as_role(database: &SourceDatabase) -> String {
     let role = format!("as role {}", identifier(database.endpoint.user()));
     match database.endpoint.file_names() {
@@ -186,7 +222,7 @@ fn continuity(mapping: &Mapping, slot: &str, history: &SlotHistory) -> Check {
 }
 
 /// Checks that clean-up may assume that every row of the table is published.
-fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<Check> {
+fn unpublished_rows(database: &SourceDatabase, mapping: &Mapping, history: &SlotHistory) -> Option<Check> {
     const NAME: &str = "unpublished rows";
     let record = history.record.as_ref().filter(|record| !record.is_torn_down());
     let altered = record.is_some_and(|record| {
@@ -207,7 +243,9 @@ fn unpublished_rows(database: &SourceDatabase, history: &SlotHistory) -> Option<
         NAME,
         format!("{why}; clean-up removes no rows until you declare that all are published"),
         format!(
-            "publish or delete the unpublished rows; then, while `run` is streaming: {}; then restart outboxd",
+            "publish the unpublished rows (`outboxd replay --source {} --since TIME`) or delete them; then, while `run` is streaming: {}; \
+             then restart outboxd",
+            mapping.source,
             record::declare_published_sql(database)
         ),
     ))

@@ -18,6 +18,9 @@ const FENCES: &str = r"^outboxd\.publisher\.";
 /// Continuation of the cure of a refusal for this reason.
 fn more(reason: Reason) -> &'static str {
     match reason {
+        Reason::Login => {
+            ": outboxd reads rabbitmq.url_file and rabbitmq.password_file again for every connection"
+        }
         Reason::Permission => ", as `outboxd setup --print-rabbitmqctl` prints it",
         Reason::InternalExchange => " (message.exchange)",
         Reason::Missing => ", or set rabbitmq.declare = true",

@@ -96,7 +96,7 @@ pub enum Fault {
     Snapshot(Box<SnapshotError>),
     /// The slot is lost, gone, replaced, or has skipped rows.
     #[error(
-        "slot \"{slot}\" {gap}. outboxd does not create another one by itself: `outboxd recover --source {source_name}` creates it and \
+        "slot \"{slot}\" {gap}. outboxd does not create another slot by itself: `outboxd recover --source {source_name}` creates it and \
          publishes the rows that the table still has"
     )]
     Gap {
@@ -108,7 +108,10 @@ pub enum Fault {
         gap: Box<Gap>,
     },
     /// The table lacks columns that the configuration names.
-    #[error(transparent)]
+    #[error(
+        "{0}. If a column was renamed: PostgreSQL sends a row with the names that its columns had when it was written. Rename the column \
+         back until the rows that wait are confirmed"
+    )]
     Mapping(MappingError),
     /// A row that cannot become a message.
     #[error("{0}{steps}", steps = way_out(&.0.reason))]
@@ -289,11 +292,24 @@ fn failures(checks: &[Check]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::MissingColumn;
 
     #[test]
     fn a_message_that_amqp_cannot_carry_halts_and_is_not_tried_for_ever() {
         let (message, reason) = ("a position".to_owned(), "its headers are too large".to_owned());
         let fault = Fault::from(BrokerError::Unsendable { message, reason });
         assert_eq!(fault.verdict(), Verdict::Halt);
+    }
+
+    #[test]
+    fn a_missing_column_may_be_one_that_rows_have_under_its_former_name() {
+        let missing = MissingColumn {
+            name: "kind".into(),
+            wanted_by: "outbox.columns.event_type".into(),
+            nearest: Some("type".into()),
+        };
+        let fault = Fault::Mapping(MappingError { missing: vec![missing], columns: vec!["type".into()] });
+        let text = fault.explain();
+        assert!(text.contains("lacks column \"kind\"") && text.contains("Rename the column back"), "{text}");
     }
 }

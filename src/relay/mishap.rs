@@ -197,7 +197,7 @@ impl NackWatch {
             "RabbitMQ nacked {messages} messages since {at} that still wait (exchange '{exchange}', routing key '{key}'{more}): a queue bound \
              for them does not take them. If a queue is full (rabbitmqctl list_queues name messages arguments policy; x-max-length with \
              overflow reject-publish), drain it or raise its limit. If a quorum queue has no leader (rabbitmq-queues quorum_status QUEUE), \
-             start its nodes. Other messages go on. outboxd sends one of each key again at least every {} ms until the queue takes them; \
+             start its nodes. If the queue has room and messages still wait, restart outboxd. Other messages go on. outboxd sends one of each key again at least every {} ms until the queue takes them; \
              delivery.on_nack = \"park\" parks them",
             backoff_max.as_millis()
         ))

@@ -136,8 +136,9 @@ fn tell(watch: &SubscriptionWatch, report: &SubscriptionReporter, states: Vec<(S
         tracing::error!(
             queue,
             last_seen = since,
-            "the queue of a subscription was deleted: its messages are lost, and messages published since {since} did not reach it. outboxd \
-             declares it again. `outboxd replay --source NAME --since {since}` publishes again the rows that the outbox table still has"
+            "the queue of a subscription was deleted: what it held is lost, and messages published since {since} did not reach it. outboxd \
+             declares it again. `outboxd replay --source NAME --since TIME` publishes again the rows that the outbox table still has: choose \
+             a TIME before the oldest message that the queue's consumer had not handled, and not after {since}"
         );
     }
     for (queue, state) in states {

@@ -119,6 +119,11 @@ async fn since_on_times_without_zone_is_refused_unless_the_zone_is_stated() {
     let failed = finding(&say(&Daemon::prepare(&stage.config()), &["check"]).await, "selection of rows");
     assert!(failed.contains("FAILED") && failed.contains("Atlantis/Capital"), "{failed}");
 
+    stage.source = "outbox.created_at_zone = \"UTC+2\"\n".into();
+    let warned = finding(&say(&Daemon::prepare(&stage.config()), &["check"]).await, "time zone");
+    assert!(warned.contains("warning") && warned.contains("UTC+2 is not in pg_timezone_names"), "{warned}");
+    assert!(warned.contains("UTC-02:00"), "{warned}");
+
     stage.source = "outbox.created_at_zone = \"America/New_York\"\n".into();
     let daemon = Daemon::prepare(&stage.config());
     let said = say(&daemon, &["check"]).await;
@@ -179,13 +184,12 @@ async fn what_a_poller_has_published_is_left_out_and_what_it_has_not_is_not() {
     assert!(daemon.sigterm(PATIENCE).await.success());
     stage.sql(&format!("SELECT pg_drop_replication_slot('{}')", stage.slot())).await;
     let said = say(&daemon, &["recover", "--source", "orders"]).await;
-    let published =
-        "rows published and confirmed: 3 (all that the table has and outbox.unpublished lets through;";
+    let published = "rows published and confirmed: 3 (all that outbox.unpublished selects;";
     assert!(said.stdout.contains(published), "{}", said.stdout);
     assert_eq!(inbox.bodies(3).await, ["2", "4", "6"]);
     daemon.start_again();
     daemon.wait_ready(PATIENCE).await;
     let nobody = say(&daemon, &[REPLAY, &["--aggregate", "Order/b"]].concat()).await;
-    assert!(nobody.stdout.contains("that outbox.unpublished lets through"), "{}", nobody.stdout);
+    assert!(nobody.stdout.contains("that outbox.unpublished selects"), "{}", nobody.stdout);
     inbox.stays_empty().await;
 }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
-use diagnostics::remedy::Mender;
+use diagnostics::{remedy::Mender, shell_word::quoted};
 use secret::SecretError;
 
 use crate::{
@@ -206,7 +206,8 @@ impl BrokerError {
             }
             Self::Tls { at, source } => format!("no TLS session with RabbitMQ at {at}: {source}"),
             Self::LoginRefused { at, refusal } => {
-                format!("RabbitMQ at {at} refuses the login: {}", refusal.text)
+                let user = at.user();
+                format!("RabbitMQ at {at} refuses the login of user '{user}': {}", refusal.text)
             }
             Self::VhostRefused { at, refusal } => {
                 format!("RabbitMQ at {at} refuses the vhost: {}", refusal.text)
@@ -244,6 +245,9 @@ impl BrokerError {
     /// Returns the next step, in RabbitMQ's terms. `None` for [`BrokerError::NoneUsable`], whose errors have their
     /// own, and when there is nothing to do.
     pub fn cure(&self) -> Option<String> {
+        if let Self::LoginRefused { at, .. } = self {
+            return Some(cure_of_login(at.user()));
+        }
         if let Some(refusal) = self.refusal() {
             return Some(refusal.cure());
         }
@@ -314,6 +318,18 @@ impl BrokerError {
             Self::Tls { source, .. } if source.is_of_tls() => Mender::Person,
             _ => Mender::Time,
         }
+    }
+}
+
+/// Next step for a user whose login is refused. RabbitMQ answers a wrong password and an unknown user with the same words.
+fn cure_of_login(user: &str) -> String {
+    match user {
+        "guest" => "correct user and password (RabbitMQ lets the user guest log in from its own host only)"
+            .to_owned(),
+        user => format!(
+            "correct user and password, or set this password at the broker (rabbitmqctl change_password {})",
+            quoted(user)
+        ),
     }
 }
 

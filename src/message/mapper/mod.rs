@@ -189,12 +189,19 @@ impl Mapper {
                     Rendered::Missing(_) => Some(String::new()),
                 };
             }
+            let mut of_header = false;
             if self.properties_from_headers && value.as_ref().is_none_or(String::is_empty) {
                 let header = row_headers.text(property.key()).map_err(|error| self.headers_error(error))?;
+                of_header = header.is_some();
                 value = header.or(value);
             }
             if let Some(value) = value {
-                property.set(properties, value)?;
+                property.set(properties, value).map_err(|reason| match reason {
+                    InvalidReason::Property { property, wanted, .. } => {
+                        InvalidReason::Property { property, wanted, is_header: of_header }
+                    }
+                    reason => reason,
+                })?;
             }
         }
         Ok(())

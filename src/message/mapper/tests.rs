@@ -270,6 +270,7 @@ fn a_value_that_is_none_of_the_propertys_makes_the_row_invalid() {
         invalid.to_string().contains("from 0 to 255") && !invalid.to_string().contains("acme"),
         "{invalid}"
     );
+    assert!(invalid.to_string().ends_with("or change message.priority"), "{invalid}");
     assert_eq!(map(&mapping, with(6, Some(b"9"))).unwrap().amqp.properties.priority, Some(9));
     assert_eq!(map(&mapping, with(6, None)).unwrap().amqp.properties, of_every_message());
 }
@@ -292,7 +293,8 @@ fn the_rows_headers_set_properties_where_no_template_does_and_are_not_sent_then(
     without.values[6] = None;
     let sent = map(&mapping, without).unwrap().amqp;
     assert_eq!(sent.properties.correlation_id.as_deref(), Some("lie"));
-    assert!(map(&mapping, with(5, Some(br#"{"expiration_ms": 1.5}"#))).is_err());
+    let invalid = map(&mapping, with(5, Some(br#"{"expiration_ms": 1.5}"#))).unwrap_err().to_string();
+    assert!(invalid.contains("a valid header expiration_ms (message.properties_from_headers)"), "{invalid}");
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub(crate) const RECORDED_TABLE: &str = "table of the slot";
 /// Name of the check that the server is not a standby.
 const PRIMARY: &str = "primary";
 
+/// Name of the check that the zone of `created_at` is known.
+pub(super) const TIME_ZONE: &str = "time zone";
+
 /// Name of the check of parked rows and their table.
 pub const PARKED: &str = "parked messages";
 
@@ -112,7 +115,7 @@ fn of_table(database: &SourceDatabase, columns: &ColumnNames, facts: &Facts, mis
         None => vec![Check::failed(
             "table",
             format!("{} does not exist in database {}", database.table.quoted(), facts.server.database),
-            "create it (`outboxd schema` prints the statement), or set outbox.table to the right name",
+            "set outbox.table to the name of your table, or create one (`outboxd schema` prints a statement)",
         )],
         Some(table) => table::checks(database, columns, table, facts, missing),
     };

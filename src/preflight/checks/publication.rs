@@ -103,11 +103,9 @@ fn of_table(
                 Missing::Mended if publication.owned && owned => {
                     Check::passed(PUBLICATION, format!("{table} will be added to {name}"))
                 }
-                Missing::Mended => Check::failed(
-                    PUBLICATION,
-                    not_held,
-                    format!("as the owner of both: {add}; and then `outboxd recover` again"),
-                ),
+                Missing::Mended => {
+                    Check::failed(PUBLICATION, not_held, format!("as the owner of both: {add};"))
+                }
                 Missing::Made => Check::failed(PUBLICATION, not_held, format!("{add};")),
             };
         }
@@ -163,6 +161,16 @@ fn of_table(
                     format!(
                         "to save the server work, create one for outboxd alone: DROP PUBLICATION {own_name}; {create};"
                     )
+                }
+                // The entry of the table stays, so no row is skipped.
+                Missing::Gap | Missing::Mended
+                    if row_filter.is_none() && publication.other_tables == 0 && !publication.is_shared() =>
+                {
+                    let cleanup = match database.cleanup {
+                        Some(_) => " clean-up then removes no rows until you declare that all are published",
+                        None => "",
+                    };
+                    format!("as its owner: ALTER PUBLICATION {own_name} SET (publish = 'insert');{cleanup}")
                 }
                 Missing::Gap | Missing::Mended => {
                     "a publication for outboxd alone would save the server work; but for the existing slot another publication is a \

@@ -1,6 +1,6 @@
 //! Checks of the outbox table: its kind, the right to read it, its columns.
 
-use super::{publication::Missing, sent};
+use super::{TIME_ZONE, publication::Missing, sent};
 use crate::{
     backfill::snapshot::{grant_select_sql, see_all_rows_sql},
     message::{ColumnNames, OptionalColumn},
@@ -155,14 +155,13 @@ fn order(quoted: &str, columns: &ColumnNames, table: &TableFacts) -> Check {
 
 /// Checks that `created_at` and the configured zone fit.
 fn zone(columns: &ColumnNames, table: &TableFacts, rows: &RowRules) -> Option<Check> {
-    const NAME: &str = "time zone";
     let column = columns.created_at.name().and_then(|name| table.column(name))?;
     let name = &column.name;
     match (&rows.created_at_zone, column.is_timestamptz()) {
         (None, true) => None,
-        (Some(zone), false) => Some(Check::passed(NAME, format!("{name} is read as time in {zone}"))),
+        (Some(zone), false) => Some(Check::passed(TIME_ZONE, format!("{name} is read as time in {zone}"))),
         (Some(_), true) => Some(Check::warning(
-            NAME,
+            TIME_ZONE,
             format!(
                 "{name} is {}, which has a time zone: outbox.created_at_zone has no effect",
                 column.type_name
@@ -170,7 +169,7 @@ fn zone(columns: &ColumnNames, table: &TableFacts, rows: &RowRules) -> Option<Ch
             "remove outbox.created_at_zone",
         )),
         (None, false) => Some(Check::warning(
-            NAME,
+            TIME_ZONE,
             format!(
                 "{name} is {}, and the zone of its times is unknown: `recover` and `replay` refuse --since, and `recover` without \
                  --since publishes all rows",

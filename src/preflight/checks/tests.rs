@@ -325,5 +325,10 @@ fn only_a_publication_of_the_outbox_table_alone_is_advised_to_be_dropped() {
         assert_eq!(cure.contains("DROP PUBLICATION"), drops, "{cure}");
         assert_eq!(cure.contains("DROP TABLE"), takes_out, "{cure}");
         assert_eq!(cure.contains("set postgres.publication"), !drops, "{cure}");
+        // Another publication would be a gap for the slot.
+        let check = publication::check(&database(), &facts, Missing::Gap).unwrap();
+        let cure = &check.as_warning().unwrap().cure;
+        assert_eq!(cure.contains("ALTER PUBLICATION \"p\" SET (publish = 'insert');"), drops, "{cure}");
+        assert_eq!(cure.contains("needs `outboxd recover`"), !drops, "{cure}");
     }
 }

@@ -236,7 +236,7 @@ static TABLE: &[Row] = &[
     row(reply::ACCESS_REFUSED, &["", " in exclusive use"], Reason::ExclusiveConsumer, "is read by a consumer that has it for itself",
         "stop that consumer (rabbitmqctl list_consumers -p {vhost})"),
     row(reply::ACCESS_REFUSED, &["Login was refused "], Reason::Login, "needs a login that the broker accepts",
-        "check user and password (the user guest may log in from localhost only)"),
+        "correct user and password"),
     row(reply::ACCESS_REFUSED, &[""], Reason::Permission, "is refused to this user",
         "grant the user configure, write and read (rabbitmqctl set_permissions)"),
 

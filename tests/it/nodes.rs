@@ -199,8 +199,18 @@ async fn nothing_is_left_of_a_process_that_ends_in_whatever_way() {
         }
         process::signal(&[child.id()], signal);
         child.wait().unwrap();
-        let gone = || working_in(&folder).is_empty() && !folder.exists() && !process::is_running(daemon);
-        within(Duration::from_secs(90), "everything is gone", gone).await;
+        let deadline = Instant::now() + Duration::from_secs(90);
+        loop {
+            let left = (working_in(&folder), folder.exists(), process::is_running(daemon));
+            if left == (Vec::new(), false, false) {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "after SIG{signal} is left: processes, folder, daemon {left:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

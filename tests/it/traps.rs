@@ -239,8 +239,9 @@ async fn check_names_an_owner_of_the_schema_of_its_tables_and_the_cure_is_enough
     stage.with_printed_role().await;
     let said = say(&Daemon::prepare(&stage.config()), &["check"]).await;
     let [(line, cure)] = findings(&said.stdout, NAME)[..] else { panic!("{}", said.stdout) };
-    let whose =
-        format!("any code that role \"{tenant}\" puts in the place of outboxd's tables in schema \"outboxd\"");
+    let whose = format!(
+        "any code that role \"{tenant}\" puts in the place of outboxd's tables in schema \"outboxd\""
+    );
     assert!(line.contains(&whose), "{line}");
     let (statement, _) = cure.trim_start_matches("-> ").split_once(" or make sure").unwrap();
     assert!(statement.starts_with("ALTER SCHEMA \"outboxd\" OWNER TO"), "{cure}");

@@ -265,7 +265,7 @@ impl Connection {
         }
     }
 
-    /// Closes the connection in order, within [`CLOSE_TIMEOUT`]. Events before the answer, such as confirms, are
+    /// Closes the connection in order, within `CLOSE_TIMEOUT`. Events before the answer, such as confirms, are
     /// discarded.
     pub async fn close(mut self) {
         let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };

@@ -105,7 +105,7 @@ pub enum PublisherEvent {
         unsent: Vec<PublishTag>,
     },
     /// The publisher declared an exchange that a message needs and the broker did not have. It counts towards
-    /// [`ExchangeLimit`](exchange_limit::ExchangeLimit); without a limit, no exchange is reported.
+    /// [`ExchangeLimit`]; without a limit, no exchange is reported.
     ExchangeDeclared {
         /// Name of the exchange.
         exchange: String,

@@ -16,6 +16,7 @@ mod phrase;
 mod reference;
 mod rendering;
 mod repository;
+mod test_names;
 mod texts;
 
 use std::{collections::BTreeSet, path::Path, sync::LazyLock};
@@ -149,7 +150,7 @@ fn names(repository: &Repository, texts: &Texts) -> Names {
             names.words.extend(words.map(str::to_owned));
         }
         if path.extension().is_some_and(|extension| extension == "rs") {
-            names.tests.insert(path.clone(), texts::test_names(&source));
+            names.tests.insert(path.clone(), test_names::test_names(&source));
         }
     }
     names

@@ -41,7 +41,6 @@ impl Repository {
             !page.path.ends_with("CHANGELOG.md")
                 && !page.path.starts_with("benches")
                 && page.path != Path::new("docs/internals/chaos.md")
-                && page.path != Path::new("docs/chaos.md")
                 && !page.path.starts_with("docs/internals/decisions")
         })
     }

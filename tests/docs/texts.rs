@@ -18,7 +18,10 @@ use syn::{
     visit::{self, Visit},
 };
 
-use crate::phrase::{Phrase, Piece};
+use crate::{
+    phrase::{Phrase, Piece},
+    test_names::marks_test,
+};
 
 /// A text, as one place in the sources has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -554,7 +557,7 @@ fn is_test(attributes: &[Attribute]) -> bool {
             Meta::List(list) => path.is_ident("cfg") && list.tokens.to_string().contains("test"),
             _ => false,
         };
-        is_cfg_test || path.segments.last().is_some_and(|last| last.ident == "test")
+        is_cfg_test || marks_test(attribute)
     })
 }
 
@@ -877,37 +880,6 @@ fn is_metric(name: &syn::ExprLit, help: &syn::ExprLit) -> bool {
         && help.value().contains(' ')
 }
 
-/// Every test of a source, and every identifier and word of it outside of comments.
-pub(crate) fn test_names(source: &str) -> BTreeSet<String> {
-    #[derive(Default)]
-    struct Tests(BTreeSet<String>);
-    impl<'ast> Visit<'ast> for Tests {
-        fn visit_item_fn(&mut self, function: &'ast ItemFn) {
-            let is_test = |attribute: &Attribute| {
-                attribute.path().segments.last().is_some_and(|last| last.ident == "test")
-            };
-            if function.attrs.iter().any(is_test) {
-                self.0.insert(function.sig.ident.to_string());
-            }
-        }
-        // proptest! { #[test] fn name(...) {...} }
-        fn visit_macro(&mut self, mac: &'ast Macro) {
-            let mut after_fn = false;
-            for token in mac.tokens.clone() {
-                if after_fn && let TokenTree::Ident(name) = &token {
-                    self.0.insert(name.to_string());
-                }
-                after_fn = matches!(&token, TokenTree::Ident(word) if word == "fn");
-            }
-        }
-    }
-    let mut tests = Tests::default();
-    if let Ok(file) = syn::parse_file(source) {
-        tests.visit_file(&file);
-    }
-    tests.0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -973,12 +945,5 @@ mod tests {
         ];
         assert_eq!(shown, expected);
         assert_eq!(found.metrics["outboxd_rows_total"], "Rows that were seen");
-    }
-
-    #[test]
-    fn tests_are_found_by_name() {
-        let source =
-            "#[test] fn one_thing() {} fn no_test() {} mod m { #[tokio::test] async fn another() {} }";
-        assert_eq!(test_names(source), ["another", "one_thing"].map(str::to_owned).into());
     }
 }

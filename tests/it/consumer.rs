@@ -18,6 +18,7 @@ fn consumer(options: &PublisherOptions, subscription: &Subscription) -> Consumer
     ConsumerOptions {
         connection: options.connection.clone(),
         declare: true,
+        exchange: None,
         subscription: subscription.clone(),
         prefetch: 1,
     }

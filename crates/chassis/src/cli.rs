@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     inbox,
-    settings::{self, Settings},
+    settings::{self, Program, Settings},
 };
 use process::{
     failure::Failure,
@@ -99,14 +99,8 @@ impl Redrive {
     }
 }
 
-/// Sets up the logs, reads the settings of the service `name`, runs it, and reports how it ended. `listen` is its
-/// default address.
-pub fn start<F>(
-    name: &'static str,
-    listen: &'static str,
-    options: Options,
-    run: impl FnOnce(Settings) -> F,
-) -> ExitCode
+/// Sets up the logs, reads the settings of the program, runs it, and reports how it ended.
+pub fn start<F>(program: Program, options: Options, run: impl FnOnce(Settings) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), Failure>>,
 {
@@ -114,7 +108,7 @@ where
     let ended = telemetry::init(options.log_format)
         .map_err(|error| Failure::configuration(&error))
         .and_then(|()| {
-            settings::load(name, listen, options.config.as_deref())
+            settings::load(program, options.config.as_deref())
                 .map_err(|error| Failure::Configuration(error.to_string()))
         })
         .and_then(|settings| {
@@ -124,6 +118,7 @@ where
                 run(settings).await
             })
         });
+    let name = program.name;
     // A closed stderr cannot be reported; the exit status still tells.
     telemetry::finish(ended.as_ref().err().map(|failure| format!("{name}: {failure}")).as_deref());
     ended.err().map_or(ExitCode::SUCCESS, |failure| ExitCode::from(failure.exit_status()))

@@ -3,6 +3,7 @@
 //! ```text
 //! HTTP request -> http       -> the service's own code -> outbox   one transaction
 //! queue        -> inbox      -> the service's own code -> outbox   one transaction, the message's id in it
+//! queue        -> saga       -> the service's own code -> outbox   one transaction, the reply and the next command in it
 //! ```
 //!
 //! [`run`] joins these for one service. Nothing here knows what a service does, or that outboxd relays its outbox.
@@ -16,6 +17,7 @@ pub mod http;
 pub mod inbox;
 mod metrics;
 pub mod outbox;
+pub mod saga;
 pub mod schema;
 mod service;
 pub mod settings;

@@ -23,6 +23,8 @@ pub(super) struct Metrics {
     dead_lettered: IntCounterVec,
     pruned: IntCounterVec,
     connected: IntGaugeVec,
+    sagas_running: IntGaugeVec,
+    sagas_silent: IntGaugeVec,
 }
 
 impl Metrics {
@@ -107,6 +109,17 @@ impl Metrics {
                     &["queue"],
                 )?,
             )?,
+            sagas_running: registered(
+                &registry,
+                IntGaugeVec::new(Opts::new("saga_running", "Sagas that have not ended"), &["type"])?,
+            )?,
+            sagas_silent: registered(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("saga_silent", "Sagas that have had no reply for longer than saga_silence_s"),
+                    &["type"],
+                )?,
+            )?,
             registry,
         })
     }
@@ -143,6 +156,11 @@ impl Metrics {
 
     pub(super) fn connected(&self, queue: &str) {
         self.connected.with_label_values(&[queue]).set(1);
+    }
+
+    pub(super) fn sagas(&self, saga_type: &str, running: i64, silent: i64) {
+        self.sagas_running.with_label_values(&[saga_type]).set(running);
+        self.sagas_silent.with_label_values(&[saga_type]).set(silent);
     }
 
     pub(super) fn disconnected(&self, queue: &str) {

@@ -23,6 +23,13 @@ ALTER TABLE public.inbox
 CREATE INDEX IF NOT EXISTS inbox_age ON public.inbox (consumer, received_at);
 ";
 
+/// Script that adds the channel to the outbox. Every row of version 0.1.0 is an event. A row without a channel cannot be relayed.
+const CHANNEL: &str = "
+ALTER TABLE public.outbox ADD COLUMN channel text;
+UPDATE public.outbox SET channel = aggregatetype || '.events';
+ALTER TABLE public.outbox ALTER COLUMN channel SET NOT NULL;
+";
+
 /// Query of another schema with this service's tables, as after a `search_path` of the role or database, and of the
 /// statements that move them: every table of the schema with the owner of `schema_version`, which is always the
 /// service. Another owner's tables are ignored.
@@ -66,9 +73,10 @@ impl Schema {
                 transaction.batch_execute(&in_public(script)).await?;
             }
         }
-        let has_replay = "SELECT EXISTS (SELECT FROM pg_attribute \
-                          WHERE attrelid = 'public.inbox'::regclass AND attname = 'replay')";
-        if !transaction.query_one(has_replay, &[]).await?.get::<_, bool>(0) {
+        if !has_column(&transaction, "outbox", "channel").await? {
+            transaction.batch_execute(CHANNEL).await?;
+        }
+        if !has_column(&transaction, "inbox", "replay").await? {
             transaction.batch_execute(INBOX_OF_0_1_0).await?;
             tracing::info!("the inbox of version 0.1.0 was migrated: its key now holds the source");
         }
@@ -114,4 +122,10 @@ fn in_public(script: &str) -> String {
 async fn exists(transaction: &Transaction<'_>, table: &str) -> Result<bool, DatabaseError> {
     let select = "SELECT to_regclass('public.' || $1::text) IS NOT NULL";
     Ok(transaction.query_one(select, &[&table]).await?.get(0))
+}
+
+async fn has_column(transaction: &Transaction<'_>, table: &str, column: &str) -> Result<bool, DatabaseError> {
+    let select = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('public.' || $1::text) \
+                  AND attname = $2 AND NOT attisdropped)";
+    Ok(transaction.query_one(select, &[&table, &column]).await?.get(0))
 }

@@ -1,8 +1,8 @@
 //! Life of one service: its tables, queues, HTTP endpoints, and an end in order.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use amqp_publisher::topology::{QueueType, Subscription};
+use amqp_publisher::topology::{Exchange, QueueType, Subscription};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use utoipa_axum::router::OpenApiRouter;
@@ -14,6 +14,8 @@ use super::{
     http,
     inbox::{self, Handler, Inbox, Progress, ProgressReader, Retention},
     metrics::Metrics,
+    outbox,
+    saga::{self, Definition, Orchestrator, Sagas, Silence},
     schema::Schema,
     settings::Settings,
 };
@@ -49,16 +51,51 @@ impl Service {
         event_types: &[&str],
         handler: impl Handler,
     ) -> ProgressReader {
+        self.listen(queue, &outbox::events_of(aggregate_type), None, event_types, handler)
+    }
+
+    /// Handles the commands `command_types` that are sent to the channel `channel`: a direct exchange and a queue of that name, from
+    /// which one instance at a time gets them.
+    pub fn handle_commands(&mut self, channel: &str, command_types: &[&str], handler: impl Handler) {
+        self.listen(channel, channel, Some(direct(channel)), command_types, handler);
+    }
+
+    /// Coordinates sagas by the replies to their commands, and counts those that wait for one for too long.
+    pub fn orchestrate<S: Sagas>(&mut self, sagas: S) {
+        let definitions = sagas.definitions();
+        let silence = Silence {
+            limit: self.settings.saga.silence,
+            saga_types: definitions.iter().map(|definition| definition.saga_type).collect(),
+            database: self.database.clone(),
+            metrics: self.metrics.clone(),
+        };
+        self.consumers.push(saga::watch(silence, self.shutdown.clone()).boxed());
+        let replies: BTreeSet<&str> = definitions.iter().flat_map(Definition::reply_types).collect();
+        let replies: Vec<&str> = replies.into_iter().collect();
+        let channel = S::REPLY_CHANNEL;
+        self.listen(channel, channel, Some(direct(channel)), &replies, Orchestrator(sagas));
+    }
+
+    /// Consumes `queue`, bound to `exchange`.
+    fn listen(
+        &mut self,
+        queue: &str,
+        exchange_name: &str,
+        exchange: Option<Exchange>,
+        binding_keys: &[&str],
+        handler: impl Handler,
+    ) -> ProgressReader {
         let (progress, reader) = watch::channel(Progress::default());
         let inbox = Inbox {
             name: self.settings.name,
             options: ConsumerOptions {
                 connection: self.settings.broker.clone(),
                 declare: self.settings.declare,
+                exchange,
                 subscription: Subscription {
                     queue: queue.to_owned(),
-                    exchange: format!("{aggregate_type}.events"),
-                    binding_keys: event_types.iter().map(|&event_type| event_type.to_owned()).collect(),
+                    exchange: exchange_name.to_owned(),
+                    binding_keys: binding_keys.iter().map(|&key| key.to_owned()).collect(),
                     queue_type: QueueType::Quorum,
                     partitions: 1,
                     single_active_consumer: true,
@@ -178,5 +215,16 @@ async fn prepared(database: &Database, schema: &Schema) {
         let wait = backoff.next_wait();
         tracing::warn!(%error, "the database is not ready; trying again in {} ms", wait.as_millis());
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// A point-to-point channel's exchange.
+fn direct(channel: &str) -> Exchange {
+    Exchange {
+        name: channel.to_owned(),
+        kind: "direct".to_owned(),
+        durable: true,
+        mandatory: true,
+        arguments: Vec::new(),
     }
 }

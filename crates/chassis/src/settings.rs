@@ -30,8 +30,40 @@ pub(super) const KEYS: [&str; 18] = [
     "listen",
 ];
 
+/// The keys that a service has besides when it coordinates sagas.
+const SAGA_KEYS: [&str; 2] = ["saga", "saga_silence_s"];
+
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Program of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Name of the service.
+    pub name: &'static str,
+    /// Default address.
+    pub listen: &'static str,
+    /// Set when the service coordinates sagas. Only then it has the keys for them.
+    pub orchestrates: bool,
+}
+
+/// Style of a saga.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SagaStyle {
+    /// Each service acts on the events of the others.
+    Choreography,
+    /// One service sends commands to the others.
+    Orchestration,
+}
+
+/// Settings of a service that coordinates sagas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SagaSettings {
+    /// `saga`: style of the sagas that begin from now on.
+    pub style: SagaStyle,
+    /// `saga_silence_s`: longest wait for a reply that `saga_silent` does not count.
+    pub silence: Duration,
+}
 
 /// Settings of every service.
 #[derive(Clone, Debug)]
@@ -50,6 +82,8 @@ pub struct Settings {
     pub prefetch: u16,
     /// `inbox_retention_s`: age at which a row of the inbox is removed; `None` keeps all.
     pub inbox_retention: Option<Duration>,
+    /// `saga` and `saga_silence_s`: only a program that orchestrates has these keys.
+    pub saga: SagaSettings,
     /// `listen`: host and port of the HTTP endpoints.
     pub listen: String,
     /// `drain_timeout_s`: limit for work in progress after SIGTERM.
@@ -61,15 +95,11 @@ pub struct Settings {
 /// # Errors
 ///
 /// [`SettingsError`] with all problems, each with file or variable, key and cure. None shows a secret.
-pub fn load(
-    name: &'static str,
-    listen: &'static str,
-    file: Option<&Path>,
-) -> Result<Settings, SettingsError> {
-    let known = |variable: &str| KEYS.iter().any(|key| key.to_uppercase() == variable);
+pub fn load(program: Program, file: Option<&Path>) -> Result<Settings, SettingsError> {
+    let known = |variable: &str| program.keys().any(|key| key.to_uppercase() == variable);
     let (environment, mut problems) = configuration::environment(known);
     let origins = Origins { file, prefix: "", environment: &environment };
-    match read(&origins, name, listen) {
+    match read(&origins, program) {
         Ok(settings) if problems.is_empty() => Ok(settings),
         Ok(_) => Err(SettingsError { problems }),
         Err(error) => {
@@ -79,12 +109,20 @@ pub fn load(
     }
 }
 
-fn read(origins: &Origins<'_>, name: &'static str, listen: &'static str) -> Result<Settings, SettingsError> {
-    configuration::read(origins, |root| from_root(root, name, listen))
+impl Program {
+    fn keys(self) -> impl Iterator<Item = &'static str> {
+        let own = if self.orchestrates { &SAGA_KEYS[..] } else { &[] };
+        KEYS.iter().chain(own).copied()
+    }
+}
+
+fn read(origins: &Origins<'_>, program: Program) -> Result<Settings, SettingsError> {
+    configuration::read(origins, |root| from_root(root, program))
 }
 
 /// Reads every key from the tree of file and environment. Returns `None` after a reported problem.
-pub fn from_root(mut root: Section<'_>, name: &'static str, listen: &'static str) -> Option<Settings> {
+pub fn from_root(mut root: Section<'_>, program: Program) -> Option<Settings> {
+    let Program { name, listen, .. } = program;
     let listen = root.parsed("listen", Some(listen), |text| match text.to_socket_addrs() {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err((
@@ -105,6 +143,7 @@ pub fn from_root(mut root: Section<'_>, name: &'static str, listen: &'static str
     let prefetch = root.number("amqp_prefetch", 1..=u64::from(u16::MAX), 1);
     let inbox_retention = root.seconds("inbox_retention_s", 0..=3_155_760_000, 7 * 24 * 3600);
     let drain_timeout = root.seconds("drain_timeout_s", 1..=3600, 20);
+    let saga = saga(&mut root, program);
     root.finish();
     Some(Settings {
         name,
@@ -114,9 +153,21 @@ pub fn from_root(mut root: Section<'_>, name: &'static str, listen: &'static str
         declare,
         prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
         inbox_retention: Some(inbox_retention).filter(|age| !age.is_zero()),
+        saga: saga?,
         listen: listen?,
         drain_timeout,
     })
+}
+
+fn saga(root: &mut Section<'_>, program: Program) -> Option<SagaSettings> {
+    let (style, silence) = (SagaStyle::Choreography, Duration::from_secs(60));
+    if !program.orchestrates {
+        return Some(SagaSettings { style, silence });
+    }
+    let styles = [("choreography", Some(style)), ("orchestration", Some(SagaStyle::Orchestration))];
+    let style = root.choice("saga", &styles);
+    let silence = root.seconds("saga_silence_s", 1..=86_400, silence.as_secs());
+    Some(SagaSettings { style: style?, silence })
 }
 
 fn required(root: &mut Section<'_>, key: &str, example: &str) {
@@ -135,13 +186,14 @@ mod tests {
 
     #[test]
     fn each_services_file_documents_every_key_with_its_default() {
-        for (listen, file) in [
-            ("127.0.0.1:8081", include_str!("../../../config/order-service.toml")),
-            ("127.0.0.1:8082", include_str!("../../../config/customer-service.toml")),
-            ("127.0.0.1:8083", include_str!("../../../config/order-history.toml")),
+        for (listen, orchestrates, file) in [
+            ("127.0.0.1:8081", true, include_str!("../../../config/order-service.toml")),
+            ("127.0.0.1:8082", false, include_str!("../../../config/customer-service.toml")),
+            ("127.0.0.1:8083", false, include_str!("../../../config/order-history.toml")),
         ] {
-            let documentation = documentation::read(file, |root| from_root(root, "a-service", listen));
-            assert_eq!(documentation.keys().count(), KEYS.len());
+            let program = Program { name: "a-service", listen, orchestrates };
+            let documentation = documentation::read(file, |root| from_root(root, program));
+            assert_eq!(documentation.keys().count(), program.keys().count());
         }
     }
 
@@ -151,13 +203,20 @@ mod tests {
             let environment: BTreeMap<String, String> =
                 variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             let origins = Origins { file: None, prefix: "", environment: &environment };
-            read(&origins, "a-service", "127.0.0.1:8081")
+            read(&origins, Program { name: "a-service", listen: "127.0.0.1:8081", orchestrates: true })
         };
         let urls = [("DATABASE_URL", "postgresql://shop:s3cret@db/shop"), ("AMQP_URL", "amqp://mq")];
         let [database, broker] = urls;
         let settings =
             load(&[database, broker, ("AMQP_PREFETCH", "7"), ("LISTEN", "localhost:9000")]).unwrap();
         assert_eq!((settings.prefetch, settings.listen.as_str()), (7, "localhost:9000"));
+        assert_eq!(settings.saga.style, SagaStyle::Choreography);
+        let orchestrated =
+            load(&[database, broker, ("SAGA", "orchestration"), ("SAGA_SILENCE_S", "5")]).unwrap();
+        let expected = SagaSettings { style: SagaStyle::Orchestration, silence: Duration::from_secs(5) };
+        assert_eq!(orchestrated.saga, expected);
+        let text = load(&[database, broker, ("SAGA", "chaos")]).unwrap_err().to_string();
+        assert!(text.contains("SAGA") && text.contains("\"orchestration\""), "{text}");
 
         let text = load(&[]).unwrap_err().to_string();
         for variable in ["DATABASE_URL", "AMQP_URL"] {

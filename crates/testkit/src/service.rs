@@ -55,6 +55,12 @@ impl Service {
         self
     }
 
+    /// Sets a variable of the environment from the next start on.
+    pub fn set(&mut self, variable: &'static str, value: &str) {
+        self.environment.retain(|(name, _)| *name != variable);
+        self.environment.push((variable, value.to_owned()));
+    }
+
     /// Limits open files from the next start on.
     pub fn limit_open_files(&mut self, files: u32) {
         self.open_files = Some(files);

@@ -31,16 +31,22 @@ impl Shop {
     /// Creates databases, roles and a virtual host, starts the three services and outboxd, and waits until outboxd
     /// streams.
     pub async fn open(name: &str, postgres: &Postgres, rabbitmq: &RabbitMq) -> Self {
+        Self::open_with("choreography", name, postgres, rabbitmq).await
+    }
+
+    /// As [`open`](Self::open), with sagas in this style: `choreography` or `orchestration`.
+    pub async fn open_with(style: &str, name: &str, postgres: &Postgres, rabbitmq: &RabbitMq) -> Self {
         let mut shop =
-            Self::prepare(&unique(name), postgres, rabbitmq, |database| postgres.url(database)).await;
+            Self::prepare(style, &unique(name), postgres, rabbitmq, |database| postgres.url(database)).await;
         shop.relay.start_again();
         shop.relay.wait_ready(Duration::from_secs(60)).await;
         shop
     }
 
-    /// As [`open`](Self::open), with this prefix of names, and without starting outboxd, which reaches a database by
+    /// As [`open_with`](Self::open_with), with this prefix of names, and without starting outboxd, which reaches a database by
     /// `relay_url`.
     pub async fn prepare(
+        style: &str,
         name: &str,
         postgres: &Postgres,
         rabbitmq: &RabbitMq,
@@ -53,8 +59,14 @@ impl Shop {
         let databases: [String; 3] = databases.try_into().expect("three databases");
         let amqp_url = rabbitmq.create_vhost(name).await;
         let [orders, customers, history] = &databases;
+        let order_service = async {
+            let mut service = Service::prepare("order-service", orders, &amqp_url).with("SAGA", style);
+            service.start_again();
+            service.wait_ready(Duration::from_secs(60)).await;
+            service
+        };
         let (orders, customers, history) = tokio::join!(
-            Service::start("order-service", orders, &amqp_url),
+            order_service,
             Service::start("customer-service", customers, &amqp_url),
             Service::start("order-history", history, &amqp_url),
         );

@@ -1,5 +1,4 @@
-//! Contract of three services on outboxd: the customers-and-orders example, with a saga by choreography and a CQRS
-//! view.
+//! Contract of three services on outboxd: the customers-and-orders example, with sagas in two styles and a CQRS view.
 //!
 //! ```text
 //! orders         POST /orders      -> OrderCreated            an order is PENDING until its customer's credit is known
@@ -9,9 +8,13 @@
 //! order_history  all of the orders' events, and CustomerCreated: one view of both
 //! ```
 //!
-//! Each service has a database of its own, which no other can read. They share only [`events`], their language, and
-//! [`money`].
+//! This is the saga by choreography. By orchestration, the order service sends [`commands`] to the customer service, whose
+//! replies move the saga. The orders' events are the same, and carry the header `saga-type`.
+//!
+//! Each service has a database of its own, which no other can read. They share only [`events`] and [`commands`], their
+//! language, and [`money`].
 
+pub mod commands;
 pub mod events;
 pub mod money;
 pub mod repeated_id;

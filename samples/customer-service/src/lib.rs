@@ -1,21 +1,27 @@
 //! Customer service: keeps each customer's credit limit, and reserves credit for orders.
 //!
-//! `store` keeps customers and decides about orders; `api` serves people, `saga` handles the order service's events.
+//! `store` keeps customers and decides about orders; `api` serves people, `choreography` handles the order service's
+//! events, `commands` its commands.
 
 mod api;
-mod saga;
+mod choreography;
+mod commands;
 mod store;
 
-use chassis::settings::Settings;
-use contract::events::{ORDER, ORDER_CANCELLED, ORDER_CREATED};
+use chassis::settings::{Program, Settings};
+use contract::{
+    commands::{CUSTOMER_COMMANDS, RELEASE_CREDIT, RESERVE_CREDIT},
+    events::{ORDER, ORDER_CANCELLED, ORDER_CREATED},
+};
 use process::failure::Failure;
 
-/// Name of the service.
-pub const NAME: &str = "customer-service";
+/// Program of the service.
+pub const PROGRAM: Program =
+    Program { name: "customer-service", listen: "127.0.0.1:8082", orchestrates: false };
 /// Queue of the order service's events.
-pub const QUEUE: &str = "customer-service.orders";
-/// Default address.
-pub const LISTEN: &str = "127.0.0.1:8082";
+pub const EVENTS_QUEUE: &str = "customer-service.orders";
+/// Queues that the service consumes.
+pub const QUEUES: [&str; 2] = [EVENTS_QUEUE, CUSTOMER_COMMANDS];
 
 /// Runs the service until SIGTERM, SIGINT or SIGQUIT.
 ///
@@ -24,7 +30,8 @@ pub const LISTEN: &str = "127.0.0.1:8082";
 /// As [`chassis::run`].
 pub async fn run(settings: Settings) -> Result<(), Failure> {
     chassis::run(settings, &store::SCHEMA, |service| {
-        service.consume(QUEUE, ORDER, &[ORDER_CREATED, ORDER_CANCELLED], saga::Saga);
+        service.consume(EVENTS_QUEUE, ORDER, &[ORDER_CREATED, ORDER_CANCELLED], choreography::Choreography);
+        service.handle_commands(CUSTOMER_COMMANDS, &[RESERVE_CREDIT, RELEASE_CREDIT], commands::Commands);
         api::routes(service.database().clone())
     })
     .await

@@ -2,7 +2,7 @@
 
 use chassis::cli::{self, Command, Options};
 use clap::Parser;
-use customer_service::{LISTEN, NAME, QUEUE, run};
+use customer_service::{PROGRAM, QUEUES, run};
 use std::process::ExitCode;
 
 /// Keeps each customer's credit limit, and reserves credit for orders.
@@ -22,9 +22,9 @@ struct Cli {
 fn main() -> ExitCode {
     let Cli { options, command } = Cli::parse();
     match command {
-        None => cli::start(NAME, LISTEN, options, run),
+        None => cli::start(PROGRAM, options, run),
         Some(Command::Redrive(redrive)) => {
-            cli::start(NAME, LISTEN, options, async |settings| redrive.run(settings, &[QUEUE]).await)
+            cli::start(PROGRAM, options, async |settings| redrive.run(settings, &QUEUES).await)
         }
     }
 }

@@ -87,18 +87,16 @@ pub(super) async fn create(
     let insert = "INSERT INTO public.customers (name, credit_limit) VALUES ($1, $2) RETURNING id";
     let customer_id: i64 = transaction.query_one(insert, &[&name, &credit_limit]).await?.get(0);
     let payload = CustomerCreated { customer_id, name, credit_limit };
-    let event =
-        Event { aggregate_type: CUSTOMER, aggregate_id: customer_id, event_type: CUSTOMER_CREATED, payload };
+    let event = event(customer_id, CUSTOMER_CREATED, payload);
     outbox::append(transaction, trace, &event).await?;
     Ok(customer_id)
 }
 
-/// Decides about an order once, and writes the decision's event.
+/// Decides about an order once.
 ///
 /// The customer's row is locked: of two concurrent orders the second sees what the first has left.
 pub(super) async fn reserve(
     transaction: &Transaction<'_>,
-    trace: &TraceContext,
     order_id: i64,
     order: &OrderDetails,
 ) -> Result<Reserving, DatabaseError> {
@@ -121,16 +119,30 @@ pub(super) async fn reserve(
         let update = "UPDATE public.customers SET reserved = reserved + $2 WHERE id = $1";
         transaction.execute(update, &[&customer_id, &order_total]).await?;
     }
+    Ok(reserving)
+}
+
+/// Writes the event of a decision, for who waits for it.
+pub(super) async fn tell(
+    transaction: &Transaction<'_>,
+    trace: &TraceContext,
+    order_id: i64,
+    customer_id: i64,
+    reserving: Reserving,
+) -> Result<(), DatabaseError> {
     let event_type = match reserving {
         Reserving::Decided(decision) | Reserving::Again(decision) => decision.event_type(),
         Reserving::OtherOrder => None,
     };
     if let Some(event_type) = event_type {
         let payload = CreditDecision { customer_id, order_id };
-        let event = Event { aggregate_type: CUSTOMER, aggregate_id: customer_id, event_type, payload };
-        outbox::append(transaction, trace, &event).await?;
+        outbox::append(transaction, trace, &event(customer_id, event_type, payload)).await?;
     }
-    Ok(reserving)
+    Ok(())
+}
+
+fn event<P>(customer_id: i64, event_type: &'static str, payload: P) -> Event<P> {
+    Event { aggregate_type: CUSTOMER, aggregate_id: customer_id, event_type, saga_type: None, payload }
 }
 
 /// Returns the earlier decision about an order.
@@ -177,14 +189,25 @@ pub(super) async fn release(
     if !is_of(&row, order) {
         return Ok(Releasing::OtherOrder);
     }
-    if row.get::<_, &str>("state") != "RESERVED" {
-        return Ok(Releasing::Nothing);
-    }
-    let update = "UPDATE public.credit SET state = 'RELEASED' WHERE order_id = $1";
-    transaction.execute(update, &[&order_id]).await?;
+    let released = release_reserved(transaction, order_id, order.customer_id).await?;
+    Ok(if released { Releasing::Released } else { Releasing::Nothing })
+}
+
+/// Gives back what is reserved for an order of this customer; says whether anything was.
+pub(super) async fn release_reserved(
+    transaction: &Transaction<'_>,
+    order_id: i64,
+    customer_id: i64,
+) -> Result<bool, DatabaseError> {
+    let update = "UPDATE public.credit SET state = 'RELEASED' \
+                  WHERE order_id = $1 AND customer_id = $2 AND state = 'RESERVED' RETURNING amount";
+    let Some(row) = transaction.query_opt(update, &[&order_id, &customer_id]).await? else {
+        return Ok(false);
+    };
+    let amount: Money = row.get("amount");
     let update = "UPDATE public.customers SET reserved = reserved - $2 WHERE id = $1";
-    transaction.execute(update, &[&order.customer_id, &order.order_total]).await?;
-    Ok(Releasing::Released)
+    transaction.execute(update, &[&customer_id, &amount]).await?;
+    Ok(true)
 }
 
 /// Returns a customer.

@@ -11,7 +11,10 @@ mod view;
 
 pub use rebuild::{Rebuilt, rebuild};
 
-use chassis::{database::DatabaseError, settings::Settings};
+use chassis::{
+    database::DatabaseError,
+    settings::{Program, Settings},
+};
 use contract::events::{
     CUSTOMER, CUSTOMER_CREATED, ORDER, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED, ORDER_REJECTED,
 };
@@ -28,14 +31,12 @@ pub async fn migrate(client: &mut Client) -> Result<(), DatabaseError> {
     view::SCHEMA.migrate(client).await
 }
 
-/// Name of the service.
-pub const NAME: &str = "order-history";
+/// Program of the service.
+pub const PROGRAM: Program = Program { name: "order-history", listen: "127.0.0.1:8083", orchestrates: false };
 /// Queue of the order service's events.
 pub const ORDERS_QUEUE: &str = "order-history.orders";
 /// Queue of the customer service's events.
 pub const CUSTOMERS_QUEUE: &str = "order-history.customers";
-/// Default address.
-pub const LISTEN: &str = "127.0.0.1:8083";
 
 /// Runs the service until SIGTERM, SIGINT or SIGQUIT.
 ///

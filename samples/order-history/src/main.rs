@@ -5,7 +5,7 @@ use chassis::{
     settings::Settings,
 };
 use clap::{Parser, Subcommand};
-use order_history::{CUSTOMERS_QUEUE, LISTEN, NAME, ORDERS_QUEUE, rebuild, run};
+use order_history::{CUSTOMERS_QUEUE, ORDERS_QUEUE, PROGRAM, rebuild, run};
 use process::failure::Failure;
 use std::{
     io::{self, Write},
@@ -42,12 +42,12 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { options, command } = Cli::parse();
     match command {
-        None => cli::start(NAME, LISTEN, options, run),
+        None => cli::start(PROGRAM, options, run),
         Some(Command::OfEveryService(cli::Command::Redrive(redrive))) => {
             let queues = [ORDERS_QUEUE, CUSTOMERS_QUEUE];
-            cli::start(NAME, LISTEN, options, async |settings| redrive.run(settings, &queues).await)
+            cli::start(PROGRAM, options, async |settings| redrive.run(settings, &queues).await)
         }
-        Some(Command::Rebuild) => cli::start(NAME, LISTEN, options, rebuilt),
+        Some(Command::Rebuild) => cli::start(PROGRAM, options, rebuilt),
     }
 }
 

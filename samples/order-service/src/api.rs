@@ -11,12 +11,15 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
+    orchestration,
     order::{OrderState, Step},
     store::{self, Order, Taken},
 };
 use chassis::{
     database::Database,
     http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, next_page, required},
+    saga::{self, SagaView},
+    settings::SagaStyle,
     trace::TraceContext,
 };
 use contract::{
@@ -24,12 +27,22 @@ use contract::{
     money::{Money, OrderTotalSchema},
 };
 
-pub(super) fn routes(database: Database) -> OpenApiRouter {
+/// What requests are answered with.
+#[derive(Clone)]
+struct Api {
+    database: Database,
+    /// Style of the sagas that begin.
+    style: SagaStyle,
+}
+
+pub(super) fn routes(database: Database, style: SagaStyle) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(place, list))
         .routes(routes!(find))
         .routes(routes!(cancel))
-        .with_state(database)
+        .routes(routes!(saga_of_order))
+        .routes(routes!(find_saga))
+        .with_state(Api { database, style })
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -84,14 +97,17 @@ impl PlaceOrder {
     (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
 async fn place(
-    State(database): State<Database>,
+    State(api): State<Api>,
     trace: TraceContext,
     Body(order): Body<PlaceOrder>,
 ) -> Result<impl IntoResponse, ApiError> {
     let order = order.valid()?;
-    let mut connection = database.connection().await?;
-    let transaction = connection.transaction().await?;
-    let order_id = store::place(&transaction, &trace, order).await?;
+    let mut connection = api.database.connection().await?;
+    let mut transaction = connection.transaction().await?;
+    let order_id = match api.style {
+        SagaStyle::Choreography => store::place(&transaction, &trace, order, None).await?,
+        SagaStyle::Orchestration => orchestration::create(&mut transaction, &trace, order).await?,
+    };
     transaction.commit().await?;
     let location = [(LOCATION, format!("/orders/{order_id}"))];
     Ok((StatusCode::CREATED, location, Json(OrderPlaced { order_id })))
@@ -103,8 +119,8 @@ async fn place(
     (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
     (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
-async fn list(State(database): State<Database>, page: Page) -> Result<impl IntoResponse, ApiError> {
-    let orders = store::list(&*database.connection().await?, page).await?;
+async fn list(State(api): State<Api>, page: Page) -> Result<impl IntoResponse, ApiError> {
+    let orders = store::list(&*api.database.connection().await?, page).await?;
     let next = next_page("/orders", page, orders.len(), orders.last().map(|order| order.id));
     Ok((next, Json(Orders { orders: orders.into_iter().map(OrderView::from).collect() })))
 }
@@ -116,8 +132,8 @@ async fn list(State(database): State<Database>, page: Page) -> Result<impl IntoR
     (status = 404, body = ErrorBody, description = "There is no such order"),
     (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
-async fn find(State(database): State<Database>, Id(id): Id) -> Result<Json<OrderView>, ApiError> {
-    let order = store::find(&*database.connection().await?, id).await?;
+async fn find(State(api): State<Api>, Id(id): Id) -> Result<Json<OrderView>, ApiError> {
+    let order = store::find(&*api.database.connection().await?, id).await?;
     order.map(|order| Json(order.into())).ok_or_else(|| no_order(id))
 }
 
@@ -132,13 +148,17 @@ async fn find(State(database): State<Database>, Id(id): Id) -> Result<Json<Order
     (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
 async fn cancel(
-    State(database): State<Database>,
+    State(api): State<Api>,
     trace: TraceContext,
     Id(id): Id,
 ) -> Result<Json<OrderView>, ApiError> {
-    let mut connection = database.connection().await?;
-    let transaction = connection.transaction().await?;
-    match store::take(&transaction, &trace, id, Step::Cancel).await? {
+    let mut connection = api.database.connection().await?;
+    let mut transaction = connection.transaction().await?;
+    let taken = match api.style {
+        SagaStyle::Choreography => store::take(&transaction, &trace, id, Step::Cancel, None).await?,
+        SagaStyle::Orchestration => orchestration::cancel(&mut transaction, &trace, id).await?,
+    };
+    match taken {
         Taken::Yes(order) => {
             transaction.commit().await?;
             Ok(Json(order.into()))
@@ -149,6 +169,42 @@ async fn cancel(
         ))),
         Taken::NoOrder => Err(no_order(id)),
     }
+}
+
+/// Look up the saga that coordinates an order
+///
+/// Of an order that was cancelled the one that releases its credit.
+#[utoipa::path(get, path = "/orders/{id}/saga", params(("id" = i64, Path)), responses(
+    (status = 200, body = SagaView),
+    (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
+    (status = 404, body = ErrorBody, description = "There is no such order, or no saga coordinates it"),
+    (status = "default", body = ErrorBody, description = "Any other failure")
+))]
+async fn saga_of_order(State(api): State<Api>, Id(id): Id) -> Result<Json<SagaView>, ApiError> {
+    let connection = api.database.connection().await?;
+    if let Some(saga_id) = store::saga_of(&*connection, id).await?
+        && let Some(saga) = saga::find(&*connection, saga_id).await?
+    {
+        return Ok(Json(saga));
+    }
+    Err(match store::find(&*connection, id).await? {
+        Some(_) => {
+            ApiError::not_found(format!("no saga coordinates order {id}: it was placed by choreography"))
+        }
+        None => no_order(id),
+    })
+}
+
+/// Look a saga up
+#[utoipa::path(get, path = "/sagas/{id}", params(("id" = i64, Path)), responses(
+    (status = 200, body = SagaView),
+    (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
+    (status = 404, body = ErrorBody, description = "There is no such saga"),
+    (status = "default", body = ErrorBody, description = "Any other failure")
+))]
+async fn find_saga(State(api): State<Api>, Id(id): Id) -> Result<Json<SagaView>, ApiError> {
+    let saga = saga::find(&*api.database.connection().await?, id).await?;
+    saga.map(Json).ok_or_else(|| ApiError::not_found(format!("there is no saga {id}")))
 }
 
 fn no_order(id: i64) -> ApiError {

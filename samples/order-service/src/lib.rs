@@ -1,23 +1,29 @@
-//! Order service: accepts orders, and follows each through the saga.
+//! Order service: accepts orders, and follows each through its saga.
 //!
-//! `order` is the state machine; `store` keeps orders and writes their events; `api` serves customers, `saga` handles
-//! the customer service's events.
+//! `order` is the state machine; `store` keeps orders and writes their events; `api` serves customers. `choreography` handles
+//! the customer service's events, `orchestration` sends it commands. The setting `saga` decides which of the two begins a
+//! saga; each continues what it began.
 
 mod api;
+mod choreography;
+mod orchestration;
 pub mod order;
-mod saga;
 mod store;
 
-use chassis::settings::Settings;
-use contract::events::{CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_VALIDATION_FAILED};
+use chassis::settings::{Program, Settings};
+use contract::{
+    commands::ORDER_REPLIES,
+    events::{CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_VALIDATION_FAILED},
+};
+use orchestration::OrderSagas;
 use process::failure::Failure;
 
-/// Name of the service.
-pub const NAME: &str = "order-service";
+/// Program of the service.
+pub const PROGRAM: Program = Program { name: "order-service", listen: "127.0.0.1:8081", orchestrates: true };
 /// Queue of the customer service's events.
-pub const QUEUE: &str = "order-service.customers";
-/// Default address.
-pub const LISTEN: &str = "127.0.0.1:8081";
+pub const EVENTS_QUEUE: &str = "order-service.customers";
+/// Queues that the service consumes.
+pub const QUEUES: [&str; 2] = [EVENTS_QUEUE, ORDER_REPLIES];
 
 /// Runs the service until SIGTERM, SIGINT or SIGQUIT.
 ///
@@ -25,10 +31,12 @@ pub const LISTEN: &str = "127.0.0.1:8081";
 ///
 /// As [`chassis::run`].
 pub async fn run(settings: Settings) -> Result<(), Failure> {
+    let style = settings.saga.style;
     chassis::run(settings, &store::SCHEMA, |service| {
         let decisions = [CREDIT_RESERVED, CREDIT_RESERVATION_FAILED, CUSTOMER_VALIDATION_FAILED];
-        service.consume(QUEUE, CUSTOMER, &decisions, saga::Saga);
-        api::routes(service.database().clone())
+        service.consume(EVENTS_QUEUE, CUSTOMER, &decisions, choreography::Choreography);
+        service.orchestrate(OrderSagas);
+        api::routes(service.database().clone(), style)
     })
     .await
 }

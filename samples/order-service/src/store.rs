@@ -7,6 +7,7 @@ use chassis::{
     database::DatabaseError,
     http::Page,
     outbox::{self, Event},
+    saga,
     schema::Schema,
     trace::TraceContext,
 };
@@ -14,7 +15,8 @@ use contract::events::{ORDER, ORDER_CREATED, OrderDetails, OrderEvent};
 
 /// Ids begin at the time at which the table was created, in microseconds since 1970: a new database repeats no id
 /// that other services remember.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE public.orders (
   id               bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
   customer_id      bigint NOT NULL,
@@ -24,7 +26,10 @@ CREATE TABLE public.orders (
   CHECK ((state = 'REJECTED') = (rejection_reason IS NOT NULL))
 );
 SELECT setval(pg_get_serial_sequence('public.orders', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
-"];
+",
+    saga::TABLES,
+    "CREATE INDEX saga_of_order ON public.saga (((data ->> 'orderId')::bigint), id);",
+];
 
 pub(super) const SCHEMA: Schema = Schema { migrations: MIGRATIONS, derived: &[] };
 
@@ -32,6 +37,7 @@ pub(super) const SCHEMA: Schema = Schema { migrations: MIGRATIONS, derived: &[] 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) id: i64,
+    pub(super) details: OrderDetails,
     /// Name of the state. The table allows no other text.
     pub(super) state: String,
     pub(super) rejection_reason: Option<String>,
@@ -48,17 +54,24 @@ pub(super) enum Taken {
     NoOrder,
 }
 
-/// Places an order and returns its id.
+/// Places an order and returns its id. `saga_type`: type of the saga that coordinates it.
 pub(super) async fn place(
     transaction: &Transaction<'_>,
     trace: &TraceContext,
     order: OrderDetails,
+    saga_type: Option<&'static str>,
 ) -> Result<i64, DatabaseError> {
     let insert = "INSERT INTO public.orders (customer_id, total) VALUES ($1, $2) RETURNING id";
     let order_id: i64 =
         transaction.query_one(insert, &[&order.customer_id, &order.order_total]).await?.get(0);
     let payload = OrderEvent { order_id, order_details: order, rejection_reason: None };
-    let event = Event { aggregate_type: ORDER, aggregate_id: order_id, event_type: ORDER_CREATED, payload };
+    let event = Event {
+        aggregate_type: ORDER,
+        aggregate_id: order_id,
+        event_type: ORDER_CREATED,
+        saga_type,
+        payload,
+    };
     outbox::append(transaction, trace, &event).await?;
     Ok(order_id)
 }
@@ -70,9 +83,10 @@ pub(super) async fn take(
     trace: &TraceContext,
     id: i64,
     step: Step,
+    saga_type: Option<&'static str>,
 ) -> Result<Taken, DatabaseError> {
     let select =
-        "SELECT id, state, rejection_reason, customer_id, total FROM public.orders WHERE id = $1 FOR UPDATE";
+        "SELECT id, customer_id, total, state, rejection_reason FROM public.orders WHERE id = $1 FOR UPDATE";
     let Some(row) = transaction.query_opt(select, &[&id]).await? else { return Ok(Taken::NoOrder) };
     let order = Order::from(&row);
     let Some(state) = OrderState::named(&order.state).and_then(|state| state.after(step)) else {
@@ -82,15 +96,16 @@ pub(super) async fn take(
     let reason = rejection_reason.map(|reason| reason.name());
     let update = "UPDATE public.orders SET state = $2, rejection_reason = $3 WHERE id = $1";
     transaction.execute(update, &[&id, &state.name(), &reason]).await?;
-    let order_details = OrderDetails { customer_id: row.get("customer_id"), order_total: row.get("total") };
     let event = Event {
         aggregate_type: ORDER,
         aggregate_id: id,
         event_type: step.event_type(),
-        payload: OrderEvent { order_id: id, order_details, rejection_reason },
+        saga_type,
+        payload: OrderEvent { order_id: id, order_details: order.details.clone(), rejection_reason },
     };
     outbox::append(transaction, trace, &event).await?;
-    Ok(Taken::Yes(Order { id, state: state.name().to_owned(), rejection_reason: reason.map(str::to_owned) }))
+    let (state, rejection_reason) = (state.name().to_owned(), reason.map(str::to_owned));
+    Ok(Taken::Yes(Order { state, rejection_reason, ..order }))
 }
 
 /// Waits for the order's own transaction if it has not ended, and tells whether the order exists.
@@ -110,20 +125,32 @@ pub(super) async fn is_there_by_now(
     Ok(inserted == 0)
 }
 
+/// Returns the id of the latest saga that coordinates an order.
+pub(super) async fn saga_of(client: &impl GenericClient, id: i64) -> Result<Option<i64>, DatabaseError> {
+    let select =
+        "SELECT id FROM public.saga WHERE (data ->> 'orderId')::bigint = $1 ORDER BY id DESC LIMIT 1";
+    Ok(client.query_opt(select, &[&id]).await?.map(|row| row.get(0)))
+}
+
 /// Returns an order.
 pub(super) async fn find(client: &impl GenericClient, id: i64) -> Result<Option<Order>, DatabaseError> {
-    let select = "SELECT id, state, rejection_reason FROM public.orders WHERE id = $1";
+    let select = "SELECT id, customer_id, total, state, rejection_reason FROM public.orders WHERE id = $1";
     Ok(client.query_opt(select, &[&id]).await?.as_ref().map(Order::from))
 }
 
 /// Returns a page of orders, ordered by id.
 pub(super) async fn list(client: &impl GenericClient, page: Page) -> Result<Vec<Order>, DatabaseError> {
-    let select = "SELECT id, state, rejection_reason FROM public.orders WHERE id > $1 ORDER BY id LIMIT $2";
+    let select = "SELECT id, customer_id, total, state, rejection_reason FROM public.orders WHERE id > $1 ORDER BY id LIMIT $2";
     Ok(client.query(select, &[&page.after, &page.limit]).await?.iter().map(Order::from).collect())
 }
 
 impl From<&Row> for Order {
     fn from(row: &Row) -> Self {
-        Self { id: row.get("id"), state: row.get("state"), rejection_reason: row.get("rejection_reason") }
+        Self {
+            id: row.get("id"),
+            details: OrderDetails { customer_id: row.get("customer_id"), order_total: row.get("total") },
+            state: row.get("state"),
+            rejection_reason: row.get("rejection_reason"),
+        }
     }
 }

@@ -22,11 +22,13 @@ mod properties;
 pub mod readable;
 mod transport;
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use amqp_publisher::{
-    BrokerError, Connection as OwnConnection, ConnectionOptions, Endpoint, Topology, connection::ChannelId,
-    short_string::short, topology::Subscription,
+    BrokerError, Connection as OwnConnection, ConnectionOptions, Endpoint, Topology,
+    connection::ChannelId,
+    short_string::short,
+    topology::{Exchange, Subscription},
 };
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -55,6 +57,8 @@ pub struct ConsumerOptions {
     pub connection: ConnectionOptions,
     /// Set to declare what the subscription needs. Otherwise its existence is verified.
     pub declare: bool,
+    /// Exchange of the subscription, unless it is a durable topic.
+    pub exchange: Option<Exchange>,
     /// The subscription, with one partition and, for [`bury`](Consumer::bury), a dead-letter queue.
     pub subscription: Subscription,
     /// Most unacknowledged messages.
@@ -245,6 +249,16 @@ impl Delivery {
         std::str::from_utf8(value.as_bytes()).ok()
     }
 
+    /// Returns the headers that are valid text of at most `bytes_max` bytes.
+    pub fn text_headers(&self, bytes_max: usize) -> BTreeMap<String, String> {
+        let headers = self.inner.properties.headers().iter().flat_map(|headers| headers.inner());
+        let texts = headers.filter_map(|(name, value)| {
+            let text = std::str::from_utf8(value.as_long_string()?.as_bytes()).ok()?;
+            (text.len() <= bytes_max).then(|| (name.to_string(), text.to_owned()))
+        });
+        texts.collect()
+    }
+
     /// Tells whether a boolean header exists and is true.
     pub fn flag(&self, name: &str) -> bool {
         let headers = self.inner.properties.headers().as_ref();
@@ -263,6 +277,7 @@ async fn declare(options: &ConsumerOptions, name: &str, attempt: usize) -> Resul
     const CHANNEL: ChannelId = 1;
     let topology = Topology {
         declare: options.declare,
+        exchanges: options.exchange.iter().cloned().collect(),
         subscriptions: vec![options.subscription.clone()],
         ..Topology::default()
     };

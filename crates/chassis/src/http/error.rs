@@ -10,7 +10,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::database::DatabaseError;
+use crate::{database::DatabaseError, inbox::HandlingError};
 use diagnostics::legible;
 
 /// Refusal with its status.
@@ -55,6 +55,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error, None)
     }
 
+    /// 500. The log has the rest.
+    fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "an internal error; see the service's log", None)
+    }
+
     /// 408. The rest of the request is not read.
     pub(super) fn too_slow(error: impl Into<String>) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, error, None)
@@ -78,7 +83,19 @@ impl From<DatabaseError> for ApiError {
         if error.is_unavailable() {
             return Self::unavailable("the database cannot be used now; try again later");
         }
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "an internal error; see the service's log", None)
+        Self::internal()
+    }
+}
+
+impl From<HandlingError> for ApiError {
+    fn from(error: HandlingError) -> Self {
+        match error {
+            HandlingError::Database(error) => error.into(),
+            HandlingError::Permanent(error) => {
+                tracing::error!(error, "a request failed");
+                Self::internal()
+            }
+        }
     }
 }
 

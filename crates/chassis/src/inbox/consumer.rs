@@ -329,6 +329,7 @@ fn message(delivery: &Delivery, trace: TraceContext) -> Result<Message, Handling
         id: id.ok_or_else(|| missing("message_id", "copies could not be recognised"))?.to_owned(),
         event_type: event_type.ok_or_else(|| missing("type", "it says what happened"))?.to_owned(),
         body: delivery.body().to_owned(),
+        headers: delivery.text_headers(HEADER_BYTES_MAX),
         source: header("outbox-source")?,
         position: header("outbox-position")?,
         committed_at: committed_at(delivery),

@@ -8,7 +8,7 @@ mod consumer;
 mod dead_letters;
 mod retention;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use tokio_postgres::{Client, Transaction};
 
@@ -28,6 +28,8 @@ pub struct Message {
     pub event_type: String,
     /// Body, usually JSON.
     pub body: Vec<u8>,
+    /// Headers that are text of at most 255 bytes.
+    pub headers: BTreeMap<String, String>,
     /// Outbox of the message, if the relay names it.
     pub source: Option<String>,
     /// Position in that outbox. Of one source the greater position is the later one.
@@ -92,6 +94,28 @@ impl Message {
     /// between replays. Empty for a message that was not replayed.
     fn replay(&self) -> &str {
         if self.replayed { self.position.as_deref().unwrap_or("without a position") } else { "" }
+    }
+
+    /// Returns a header that has to exist.
+    ///
+    /// # Errors
+    ///
+    /// [`HandlingError::Permanent`] names the header.
+    pub fn required(&self, header: &str) -> Result<&str, HandlingError> {
+        let text = self.headers.get(header).map(String::as_str);
+        text.ok_or_else(|| {
+            HandlingError::Permanent(format!("the header {header} is missing, is no text, or is too long"))
+        })
+    }
+
+    /// Parses a header that has to exist.
+    ///
+    /// # Errors
+    ///
+    /// [`HandlingError::Permanent`] names the header.
+    pub fn parsed<T: FromStr>(&self, header: &str) -> Result<T, HandlingError> {
+        let text = self.required(header)?;
+        text.parse().map_err(|_| HandlingError::Permanent(format!("the header {header} cannot be '{text}'")))
     }
 
     /// Parses the body as JSON.

@@ -4,11 +4,18 @@ use std::time::Duration;
 
 use tokio_postgres::NoTls;
 
-use crate::{eventually, history_shows, settled, shop};
+use crate::{eventually, history_shows, settled, shop_of};
 use testkit::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Shop, http, shared_rabbitmq};
 
+in_both_styles!(
+    without_the_customer_service_orders_stay_pending_and_cannot_be_cancelled,
+    whichever_process_is_killed_the_saga_ends_and_the_books_balance,
+    databases_and_broker_may_end_under_everybody,
+    an_answer_that_overtakes_the_order_it_is_about_waits_for_it,
+);
+
 /// Checks the books: reserved credit equals approved totals, and the view equals the orders.
-async fn balanced(shop: &Shop) {
+pub(crate) async fn balanced(shop: &Shop) {
     let table = async |database: &str, query: &str| -> Vec<String> {
         let (client, connection) = tokio_postgres::connect(database, NoTls).await.unwrap();
         tokio::spawn(connection);
@@ -36,9 +43,8 @@ async fn balanced(shop: &Shop) {
     assert!(exceeded.is_empty(), "{exceeded:?}");
 }
 
-#[tokio::test]
-async fn without_the_customer_service_orders_stay_pending_and_cannot_be_cancelled() {
-    let mut shop = shop("pending").await;
+async fn without_the_customer_service_orders_stay_pending_and_cannot_be_cancelled(style: &str) {
+    let mut shop = shop_of(style, "pending").await;
     let customer = shop.customer("10").await;
     assert!(shop.customers.sigterm(crate::PATIENCE).await.success());
     let order = shop.order(customer, "10").await;
@@ -53,9 +59,8 @@ async fn without_the_customer_service_orders_stay_pending_and_cannot_be_cancelle
     history_shows(&shop, customer, &[(order, "APPROVED")]).await;
 }
 
-#[tokio::test]
-async fn whichever_process_is_killed_the_saga_ends_and_the_books_balance() {
-    let mut shop = shop("kill_each").await;
+async fn whichever_process_is_killed_the_saga_ends_and_the_books_balance(style: &str) {
+    let mut shop = shop_of(style, "kill_each").await;
     let customers = [shop.customer("25").await, shop.customer("1000.5").await];
     let mut ids = Vec::new();
     for victim in 0..8 {
@@ -99,11 +104,10 @@ async fn whichever_process_is_killed_the_saga_ends_and_the_books_balance() {
     balanced(&shop).await;
 }
 
-#[tokio::test]
-async fn databases_and_broker_may_end_under_everybody() {
+async fn databases_and_broker_may_end_under_everybody(style: &str) {
     let postgres = Postgres::start(PostgresOptions::default()).await;
     let rabbitmq = RabbitMq::start(RabbitMqOptions::default()).await;
-    let shop = Shop::open("nodes_end", &postgres, &rabbitmq).await;
+    let shop = Shop::open_with(style, "nodes_end", &postgres, &rabbitmq).await;
     let customer = shop.customer("30").await;
     let mut ids = Vec::new();
     for _ in 0..20 {
@@ -162,11 +166,10 @@ async fn a_message_waits_in_place_while_the_database_refuses_and_the_order_is_ke
 
 /// PostgreSQL decodes a transaction before it shows its rows to others. A commit that waits for a synchronous standby
 /// extends that moment, which a busy machine makes visible, too.
-#[tokio::test]
-async fn an_answer_that_overtakes_the_order_it_is_about_waits_for_it() {
+async fn an_answer_that_overtakes_the_order_it_is_about_waits_for_it(style: &str) {
     let local = vec![("synchronous_commit".to_owned(), "local".to_owned())];
     let postgres = Postgres::start(PostgresOptions { settings: local, ..Default::default() }).await;
-    let mut shop = Shop::open("overtaken", &postgres, shared_rabbitmq().await).await;
+    let mut shop = Shop::open_with(style, "overtaken", &postgres, shared_rabbitmq().await).await;
     let customer = shop.customer("10").await;
     let admin = postgres.client("postgres").await;
     let orders = shop.databases[0].rsplit('/').next().unwrap();

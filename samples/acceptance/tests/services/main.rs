@@ -2,6 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+/// Makes of each function, which takes the style of saga, a test in both styles.
+macro_rules! in_both_styles {
+    ($($test:ident),+ $(,)?) => {
+        mod choreography {
+            $(#[tokio::test] async fn $test() { super::$test("choreography").await })+
+        }
+        mod orchestration {
+            $(#[tokio::test] async fn $test() { super::$test("orchestration").await })+
+        }
+    };
+}
+
 mod bad_input;
 mod broker;
 mod brokers;
@@ -13,6 +25,8 @@ mod hostile;
 mod inbox;
 mod instances;
 mod operation;
+mod orchestration;
+mod orchestrator;
 mod projector;
 mod repeated_id;
 mod replay;
@@ -39,6 +53,20 @@ async fn shared_shop() -> &'static Shop {
 /// Returns a shop for a test that breaks something.
 async fn shop(test: &str) -> Shop {
     Shop::open(test, shared_postgres().await, shared_rabbitmq().await).await
+}
+
+/// Returns the shop in this style of saga for all tests that break nothing.
+async fn shared_shop_of(style: &str) -> &'static Shop {
+    static ORCHESTRATED: OnceCell<Shop> = OnceCell::const_new();
+    match style {
+        "choreography" => shared_shop().await,
+        _ => ORCHESTRATED.get_or_init(|| shop_of(style, "orchestrated")).await,
+    }
+}
+
+/// Opens a shop in this style of saga for a test that breaks something.
+async fn shop_of(style: &str, test: &str) -> Shop {
+    Shop::open_with(style, test, shared_postgres().await, shared_rabbitmq().await).await
 }
 
 /// Waits until `look` returns a value. Fails after [`PATIENCE`].

@@ -52,7 +52,10 @@ async fn a_file_will_do_for_configuration() {
 async fn each_describes_what_it_answers() {
     let shop = shared_shop().await;
     for (service, paths) in [
-        (&shop.orders, vec!["/orders", "/orders/{id}", "/orders/{id}/cancel"]),
+        (
+            &shop.orders,
+            vec!["/orders", "/orders/{id}", "/orders/{id}/cancel", "/orders/{id}/saga", "/sagas/{id}"],
+        ),
         (&shop.customers, vec!["/customers", "/customers/{id}"]),
         (&shop.history, vec!["/customers/{id}/orderhistory", "/lag"]),
     ] {
@@ -87,6 +90,10 @@ async fn what_is_refused_is_described() {
         (&shop.orders, Method::POST, ["/orders", "/orders"], 400),
         (&shop.orders, Method::POST, ["/orders/x/cancel", "/orders/{id}/cancel"], 400),
         (&shop.orders, Method::POST, ["/orders/0/cancel", "/orders/{id}/cancel"], 404),
+        (&shop.orders, Method::GET, ["/orders/x/saga", "/orders/{id}/saga"], 400),
+        (&shop.orders, Method::GET, ["/orders/0/saga", "/orders/{id}/saga"], 404),
+        (&shop.orders, Method::GET, ["/sagas/x", "/sagas/{id}"], 400),
+        (&shop.orders, Method::GET, ["/sagas/0", "/sagas/{id}"], 404),
         (&shop.customers, Method::GET, ["/customers/x", "/customers/{id}"], 400),
         (&shop.customers, Method::GET, ["/customers/0", "/customers/{id}"], 404),
         (&shop.customers, Method::GET, ["/customers?limit=10001", "/customers"], 400),
@@ -217,7 +224,11 @@ async fn instances_that_start_together_create_the_schema_once() {
         let versions =
             postgres.client(&name).await.query("SELECT version FROM schema_version", &[]).await.unwrap();
         let versions: Vec<i64> = versions.iter().map(|row| row.get(0)).collect();
-        let expected: &[i64] = if program == "order-history" { &[1, 2] } else { &[1] };
+        let expected: &[i64] = match program {
+            "order-service" => &[1, 2, 3],
+            "order-history" => &[1, 2],
+            _ => &[1],
+        };
         assert_eq!(versions, expected);
     }
 }
@@ -290,7 +301,7 @@ async fn a_broker_user_needs_no_more_than_the_configuration_file_says() {
     rabbitmq.create_vhost(&name).await;
     rabbitmq.create_user(&name, "pass").await;
     let amqp = rabbitmq.url(&name).replace("guest:guest@", &format!("{name}:pass@"));
-    let queues = r"order-service\.customers(\.dead)?";
+    let queues = r"order-service\.(customers|replies)(\.dead)?";
     let declaring = [
         format!(r"^({queues}|Customer\.events)$"),
         format!(r"^({queues}|amq\.default)$"),
@@ -301,11 +312,13 @@ async fn a_broker_user_needs_no_more_than_the_configuration_file_says() {
         rabbitmq.allow(&name, &name, [&rights[0], &rights[1], &rights[2]]).await;
         let mut service = Service::prepare("order-service", &database, &amqp).with("AMQP_DECLARE", declare);
         service.start_again();
-        let connected = "inbox_connected{queue=\"order-service.customers\"}";
-        eventually("it consumes", async || {
-            service.metric_if_up(connected).await.filter(|connected| *connected == 1.0)
-        })
-        .await;
+        for queue in ["order-service.customers", "order-service.replies"] {
+            let connected = format!("inbox_connected{{queue=\"{queue}\"}}");
+            eventually("it consumes", async || {
+                service.metric_if_up(&connected).await.filter(|connected| *connected == 1.0)
+            })
+            .await;
+        }
         publish(
             &rabbitmq.url(&name),
             "order-service.customers",

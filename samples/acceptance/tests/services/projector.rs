@@ -125,6 +125,7 @@ fn message(source: &str, number: usize, event_type: &str, body: serde_json::Valu
         id: format!("{source}-{number}"),
         event_type: event_type.to_owned(),
         body: body.to_string().into_bytes(),
+        headers: Default::default(),
         source: Some(source.to_owned()),
         position: Some(format!("{number:016X}-00000000")),
         committed_at: Some(0),

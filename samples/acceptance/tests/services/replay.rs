@@ -40,6 +40,7 @@ fn message(source: Option<&str>, position: &str, replayed: bool) -> Message {
         id: "6837".to_owned(),
         event_type: "OrderCreated".to_owned(),
         body: Vec::new(),
+        headers: Default::default(),
         source: source.map(str::to_owned),
         position: Some(position.to_owned()),
         committed_at: None,

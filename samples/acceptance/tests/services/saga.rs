@@ -1,8 +1,19 @@
-//! The saga of an order.
+//! The saga of an order, in both styles.
 
 use serde_json::{Value, json};
 
-use crate::{eventually, history_shows, settled, shared_shop};
+use crate::{eventually, history_shows, settled, shared_shop, shared_shop_of};
+
+in_both_styles!(
+    an_order_within_the_limit_is_approved_and_shown_with_its_customer,
+    an_order_of_just_the_limit_is_approved_and_one_of_a_little_more_is_not,
+    a_rejected_order_stays_in_the_history_beside_an_approved_one,
+    an_order_of_an_unknown_customer_is_rejected_and_makes_no_customer,
+    a_cancelled_order_gives_its_credit_back,
+    only_an_approved_order_can_be_cancelled,
+    orders_placed_at_the_same_time_never_exceed_the_limit_together,
+    a_placed_order_is_pending_and_where_it_says,
+);
 
 fn approved() -> (String, Value) {
     ("APPROVED".to_owned(), Value::Null)
@@ -12,9 +23,8 @@ fn rejected(reason: &str) -> (String, Value) {
     ("REJECTED".to_owned(), json!(reason))
 }
 
-#[tokio::test]
-async fn an_order_within_the_limit_is_approved_and_shown_with_its_customer() {
-    let shop = shared_shop().await;
+async fn an_order_within_the_limit_is_approved_and_shown_with_its_customer(style: &str) {
+    let shop = shared_shop_of(style).await;
     let customer = shop.customer("15.00").await;
     let order = shop.order(customer, "12.34").await;
     assert_eq!(settled(shop, order).await, approved());
@@ -27,9 +37,8 @@ async fn an_order_within_the_limit_is_approved_and_shown_with_its_customer() {
     );
 }
 
-#[tokio::test]
-async fn an_order_of_just_the_limit_is_approved_and_one_of_a_little_more_is_not() {
-    let shop = shared_shop().await;
+async fn an_order_of_just_the_limit_is_approved_and_one_of_a_little_more_is_not(style: &str) {
+    let shop = shared_shop_of(style).await;
     // In binary fractions 0.1 + 0.2 exceeds 0.3.
     let customer = shop.customer("0.3").await;
     let first = shop.order(customer, "0.1").await;
@@ -40,9 +49,8 @@ async fn an_order_of_just_the_limit_is_approved_and_one_of_a_little_more_is_not(
     assert_eq!(settled(shop, just).await, approved());
 }
 
-#[tokio::test]
-async fn a_rejected_order_stays_in_the_history_beside_an_approved_one() {
-    let shop = shared_shop().await;
+async fn a_rejected_order_stays_in_the_history_beside_an_approved_one(style: &str) {
+    let shop = shared_shop_of(style).await;
     let customer = shop.customer("100").await;
     let first = shop.order(customer, "60").await;
     let second = shop.order(customer, "60").await;
@@ -52,9 +60,8 @@ async fn a_rejected_order_stays_in_the_history_beside_an_approved_one() {
     assert_eq!(history["orders"][1]["rejectionReason"], "INSUFFICIENT_CREDIT");
 }
 
-#[tokio::test]
-async fn an_order_of_an_unknown_customer_is_rejected_and_makes_no_customer() {
-    let shop = shared_shop().await;
+async fn an_order_of_an_unknown_customer_is_rejected_and_makes_no_customer(style: &str) {
+    let shop = shared_shop_of(style).await;
     let order = shop.order(i64::MAX, "1").await;
     assert_eq!(settled(shop, order).await, rejected("UNKNOWN_CUSTOMER"));
     for service in [&shop.customers, &shop.history] {
@@ -65,9 +72,8 @@ async fn an_order_of_an_unknown_customer_is_rejected_and_makes_no_customer() {
     }
 }
 
-#[tokio::test]
-async fn a_cancelled_order_gives_its_credit_back() {
-    let shop = shared_shop().await;
+async fn a_cancelled_order_gives_its_credit_back(style: &str) {
+    let shop = shared_shop_of(style).await;
     let customer = shop.customer("10").await;
     let first = shop.order(customer, "10").await;
     assert_eq!(settled(shop, first).await, approved());
@@ -91,9 +97,8 @@ async fn a_cancelled_order_gives_its_credit_back() {
     assert_eq!(shop.state_of(second).await, approved());
 }
 
-#[tokio::test]
-async fn only_an_approved_order_can_be_cancelled() {
-    let shop = shared_shop().await;
+async fn only_an_approved_order_can_be_cancelled(style: &str) {
+    let shop = shared_shop_of(style).await;
     let order = shop.order(i64::MAX, "1").await;
     settled(shop, order).await;
     let (status, answer) = shop.orders.post(&format!("/orders/{order}/cancel"), &json!(null)).await;
@@ -103,9 +108,8 @@ async fn only_an_approved_order_can_be_cancelled() {
     assert_eq!(status, 404);
 }
 
-#[tokio::test]
-async fn orders_placed_at_the_same_time_never_exceed_the_limit_together() {
-    let shop = shared_shop().await;
+async fn orders_placed_at_the_same_time_never_exceed_the_limit_together(style: &str) {
+    let shop = shared_shop_of(style).await;
     let customer = shop.customer("10").await;
     let (one, other) = tokio::join!(shop.order(customer, "6"), shop.order(customer, "6"));
     let states = [settled(shop, one).await, settled(shop, other).await];
@@ -135,9 +139,8 @@ async fn lists_come_in_pages_that_lead_from_one_to_the_next() {
     assert!(all["customers"].as_array().unwrap().contains(&expected));
 }
 
-#[tokio::test]
-async fn a_placed_order_is_pending_and_where_it_says() {
-    let shop = shared_shop().await;
+async fn a_placed_order_is_pending_and_where_it_says(style: &str) {
+    let shop = shared_shop_of(style).await;
     let body = r#"{"customerId": 9223372036854775807, "orderTotal": {"amount": 1e0}}"#;
     let answer = shop.orders.send(hyper::Method::POST, "/orders", &[], body.to_owned()).await;
     assert_eq!(answer.status().as_u16(), 201);

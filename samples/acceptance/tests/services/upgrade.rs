@@ -3,7 +3,7 @@
 use lapin::types::AMQPValue;
 use tokio_postgres::{Client, NoTls};
 
-use crate::{broker::declare, eventually, settled};
+use crate::{broker::declare, eventually, history_shows, settled};
 use testkit::{Service, shared_postgres, shared_rabbitmq, unique};
 
 /// The inbox of version 0.1.0.
@@ -75,6 +75,40 @@ async fn an_inbox_of_version_0_1_0_gets_its_new_key_and_remembers_what_was_handl
     eventually("the copy is recognised", async || shop.customers.metric(series).await).await;
     let next = shop.order(customer, "10").await;
     assert_eq!(settled(&shop, next).await.0, "APPROVED", "and what is new is handled");
+}
+
+#[tokio::test]
+async fn an_outbox_of_version_0_1_0_gets_its_channels_and_its_retained_rows_can_be_replayed() {
+    let mut shop = crate::shop("old_outbox").await;
+    let customer = shop.customer("10").await;
+    let order = shop.order(customer, "4").await;
+    history_shows(&shop, customer, &[(order, "APPROVED")]).await;
+    let [orders, customers, history] = &shop.databases;
+    let (orders, customers, history) = (client(orders).await, client(customers).await, client(history).await);
+    assert!(shop.orders.sigterm(crate::PATIENCE).await.success());
+    assert!(shop.customers.sigterm(crate::PATIENCE).await.success());
+    // The tables of version 0.1.0.
+    for database in [&orders, &customers] {
+        database.batch_execute("ALTER TABLE outbox DROP COLUMN channel").await.unwrap();
+    }
+    let old = "DROP TABLE saga_step, saga; DELETE FROM schema_version WHERE version > 1";
+    orders.batch_execute(old).await.unwrap();
+    shop.orders.set("SAGA", "orchestration");
+    shop.orders.start_again();
+    shop.customers.start_again();
+    shop.orders.wait_ready(crate::PATIENCE).await;
+    shop.customers.wait_ready(crate::PATIENCE).await;
+    for (database, channel) in [(&orders, "Order.events"), (&customers, "Customer.events")] {
+        let channels = "SELECT string_agg(DISTINCT channel, ' ') FROM outbox";
+        let channels: String = database.query_one(channels, &[]).await.unwrap().get(0);
+        assert_eq!(channels, channel);
+    }
+    let next = shop.order(customer, "6").await;
+    history_shows(&shop, customer, &[(order, "APPROVED"), (next, "APPROVED")]).await;
+    history.execute("DELETE FROM orders WHERE id = $1", &[&order]).await.unwrap();
+    let output = shop.relay.command(&["replay", "--source", "orders"]).await;
+    assert!(output.status.success(), "{output:?}");
+    history_shows(&shop, customer, &[(order, "APPROVED"), (next, "APPROVED")]).await;
 }
 
 /// A role's `search_path` put the tables of version 0.1.0 into another schema. New ones would have an empty inbox.

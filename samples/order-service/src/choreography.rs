@@ -9,9 +9,9 @@ use super::{
 use chassis::inbox::{Handler, HandlingError, Message};
 use contract::events::CreditDecision;
 
-pub(super) struct Saga;
+pub(super) struct Choreography;
 
-impl Handler for Saga {
+impl Handler for Choreography {
     /// State guards every effect: a settled order never changes.
     const TAKES_REPLAYS: bool = true;
 
@@ -23,9 +23,9 @@ impl Handler for Saga {
         let step =
             Step::caused_by(&message.event_type).ok_or_else(|| HandlingError::unknown_event(message))?;
         let CreditDecision { order_id, .. } = message.json()?;
-        let mut taken = store::take(transaction, &message.trace, order_id, step).await?;
+        let mut taken = store::take(transaction, &message.trace, order_id, step, None).await?;
         if taken == Taken::NoOrder && store::is_there_by_now(transaction, order_id).await? {
-            taken = store::take(transaction, &message.trace, order_id, step).await?;
+            taken = store::take(transaction, &message.trace, order_id, step, None).await?;
         }
         match taken {
             Taken::Yes(order) => tracing::info!(order_id, state = order.state, "settled"),

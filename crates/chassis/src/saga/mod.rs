@@ -1,0 +1,130 @@
+//! Sagas by orchestration: one service tells the others what to do, step by step, and undoes the steps when one fails.
+//!
+//! ```text
+//! begin ─> step 1 ─> step 2 ─> step 3      each a local piece of work, or a command and its reply
+//!             ▲         ▲         │
+//!             └─────────┴── failure        compensations, in reverse order
+//! ```
+//!
+//! `state` is the pure core. `orchestrator` keeps a saga's state in its row, which changes in the transaction that handles the reply
+//! and writes the next command. `participant` is the other end of a command. `view` answers questions about a saga, and `silence`
+//! counts those that wait for a reply for too long.
+//!
+//! Knows no service's steps: those are a [`Sagas`].
+
+mod orchestrator;
+pub mod participant;
+mod silence;
+mod state;
+mod view;
+
+pub use orchestrator::{Orchestrator, begin};
+pub(super) use silence::{Silence, watch};
+pub use state::{Command, CompensationFailed, Outcome, SagaState, Status, Step, Work};
+pub use view::{SagaStepView, SagaView, find};
+
+use std::fmt::Debug;
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use tokio_postgres::Transaction;
+
+use super::{inbox::HandlingError, trace::TraceContext};
+
+/// A kind of saga.
+#[derive(Clone, Copy, Debug)]
+pub struct Definition {
+    /// Type of the saga, in its row and in headers.
+    pub saga_type: &'static str,
+    /// Steps in their order. A new version of a service may add steps only where no saga of this type runs.
+    pub steps: &'static [Step],
+}
+
+impl Definition {
+    /// Types of all replies to the commands of the saga.
+    pub fn reply_types(&self) -> impl Iterator<Item = &'static str> {
+        let works = self.steps.iter().flat_map(|step| [step.action, step.compensation]);
+        works.flatten().flat_map(Work::replies).map(|(reply_type, _)| *reply_type)
+    }
+}
+
+/// The sagas of a service, and their work in the service's own database.
+pub trait Sagas: Send + Sync + 'static {
+    /// Channel of the replies: an exchange, and a queue of the same name.
+    const REPLY_CHANNEL: &'static str;
+
+    /// What a saga knows, a JSON object in its row.
+    type Data: Serialize + DeserializeOwned + Debug + Send + Sync;
+
+    /// Every kind of saga that this service begins.
+    fn definitions(&self) -> &[Definition];
+
+    /// Payload of a command.
+    ///
+    /// # Errors
+    ///
+    /// JSON cannot have it.
+    fn command(&self, command_type: &str, data: &Self::Data) -> serde_json::Result<Box<RawValue>>;
+
+    /// Takes what later steps need from the reply that a step got.
+    fn replied(&self, reply_type: &str, data: &mut Self::Data);
+
+    /// Does the local work `name`. A failure leaves the database as it was, and leads to compensation.
+    fn local(
+        &self,
+        transaction: &mut Transaction<'_>,
+        trace: &TraceContext,
+        name: &str,
+        data: &mut Self::Data,
+    ) -> impl Future<Output = Result<Outcome, HandlingError>> + Send;
+}
+
+/// The tables of an orchestrator: a script for the migrations of its service.
+///
+/// `saga.step` counts from 0. `saga_step` has a row for each action and compensation that was begun; `message_id` is that of the command,
+/// by which its reply is recognised, and NULL for local work. Ids begin at the time at which the table was made, so that a database
+/// that is made anew gets no replies to the commands of the one before.
+pub const TABLES: &str = "
+CREATE TABLE public.saga (
+  id           bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+  type         text NOT NULL,
+  step         integer NOT NULL,
+  state        text NOT NULL CHECK (state IN ('RUNNING', 'COMPLETED', 'COMPENSATED')),
+  compensating boolean NOT NULL,
+  data         jsonb NOT NULL,
+  version      bigint NOT NULL DEFAULT 1,
+  updated_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX saga_running ON public.saga (updated_at) WHERE state = 'RUNNING';
+CREATE TABLE public.saga_step (
+  saga_id      bigint NOT NULL REFERENCES public.saga,
+  step         integer NOT NULL,
+  compensating boolean NOT NULL,
+  work         text NOT NULL,
+  message_id   text,
+  reply        text,
+  outcome      text CHECK (outcome IN ('SUCCESS', 'FAILURE')),
+  began_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  ended_at     timestamptz,
+  PRIMARY KEY (saga_id, step, compensating)
+);
+SELECT setval(pg_get_serial_sequence('public.saga', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
+";
+
+/// Headers of commands and replies, and of events that a saga coordinates.
+pub mod headers {
+    /// Type of a command.
+    pub const COMMAND_TYPE: &str = "command-type";
+    /// Type of the saga.
+    pub const SAGA_TYPE: &str = "saga-type";
+    /// Id of the saga.
+    pub const SAGA_ID: &str = "saga-id";
+    /// Channel that a command's reply goes to.
+    pub const REPLY_TO: &str = "reply-to";
+    /// Type of a reply.
+    pub const REPLY_TYPE: &str = "reply-type";
+    /// The `message_id` of the command that a reply answers.
+    pub const IN_REPLY_TO: &str = "in-reply-to";
+    /// `SUCCESS` or `FAILURE`.
+    pub const OUTCOME: &str = "outcome";
+}

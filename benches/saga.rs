@@ -35,7 +35,16 @@ async fn main() -> Outcome<()> {
         Postgres::start(PostgresOptions::default()),
         RabbitMq::start(RabbitMqOptions::default())
     );
-    let shop = Arc::new(Shop::open("saga", &postgres, &rabbitmq).await);
+    for style in ["choreography", "orchestration"] {
+        measure(style, &postgres, &rabbitmq).await?;
+    }
+    Ok(())
+}
+
+/// Measures both loads with sagas in one style.
+async fn measure(style: &str, postgres: &Postgres, rabbitmq: &RabbitMq) -> Outcome<()> {
+    println!("{style}");
+    let shop = Arc::new(Shop::open_with(style, "saga", postgres, rabbitmq).await);
     let mut customers = Vec::new();
     for _ in 0..CUSTOMERS {
         customers.push(shop.customer("1000000").await);

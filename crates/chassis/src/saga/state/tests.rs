@@ -165,7 +165,7 @@ impl World {
         let id = self.id();
         let forged = match self.rng.u8(..8) {
             0 => Message::Reply { id, saga, in_reply_to, reply },
-            1 => Message::Reply { id, saga: (saga + 1) % self.sagas.len(), in_reply_to, reply: "Refused" },
+            1 => Message::Reply { id, saga: saga.wrapping_add(1) % self.sagas.len(), in_reply_to, reply: "Refused" },
             2 => Message::Reply { id, saga: usize::MAX, in_reply_to, reply },
             3 => Message::Reply { id, saga, in_reply_to, reply: "Perhaps" },
             _ => return,

@@ -1,4 +1,4 @@
-//! What a saga of the order service tells the customer service to do, and what it gets in reply.
+//! Commands of the order service's sagas to the customer service, and the replies.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +27,11 @@ pub const CREDIT_RELEASED: &str = "CreditReleased";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReserveCredit {
-    /// Who ordered.
+    /// The customer who ordered.
     pub customer_id: i64,
     /// The order.
     pub order_id: i64,
-    /// What it costs: more than zero.
+    /// Price of the order: more than zero.
     #[serde(deserialize_with = "money::positive")]
     pub order_total: Money,
 }
@@ -40,7 +40,7 @@ pub struct ReserveCredit {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReleaseCredit {
-    /// Who ordered.
+    /// The customer who ordered.
     pub customer_id: i64,
     /// The order.
     pub order_id: i64,

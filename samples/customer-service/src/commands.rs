@@ -1,4 +1,4 @@
-//! What a saga asks for: reserve credit, or release it. Each command gets a reply, in the transaction that carries it out.
+//! Commands of a saga: reserve credit, or release it. Each command gets a reply in the transaction that carries it out.
 
 use tokio_postgres::Transaction;
 
@@ -19,7 +19,7 @@ use contract::{
 pub(super) struct Commands;
 
 impl Handler for Commands {
-    /// Every effect is guarded by state: what was decided stays decided.
+    /// State guards every effect: a decision never changes.
     const TAKES_REPLAYS: bool = true;
 
     async fn handle(

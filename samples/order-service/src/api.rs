@@ -27,7 +27,7 @@ use contract::{
     money::{Money, OrderTotalSchema},
 };
 
-/// What requests are answered with.
+/// State of the endpoints.
 #[derive(Clone)]
 struct Api {
     database: Database,

@@ -1,6 +1,6 @@
-//! The sagas that this service coordinates: create an order, and cancel one.
+//! Sagas that the service coordinates: one creates an order, one cancels it.
 //!
-//! An order stays PENDING until its saga ends: nobody can cancel it meanwhile. Reserving the credit is the last step that may fail.
+//! An order is PENDING until its saga ends, and cannot be cancelled before.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
@@ -58,7 +58,7 @@ const DEFINITIONS: &[Definition] = &[
     Definition { saga_type: CANCEL_ORDER, steps: &[Step { action: Some(RELEASE), compensation: None }] },
 ];
 
-/// What the sagas know of their order.
+/// Data of both sagas.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct OrderData {
@@ -70,7 +70,7 @@ pub(super) struct OrderData {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OrderSagas;
 
-/// Places an order and begins the saga that creates it; gives its id.
+/// Places an order, begins its saga, and returns the order's id.
 pub(super) async fn create(
     transaction: &mut Transaction<'_>,
     trace: &TraceContext,
@@ -82,7 +82,7 @@ pub(super) async fn create(
     Ok(order_id)
 }
 
-/// Cancels an order, if its state allows it, and begins the saga that releases its credit.
+/// Cancels an order if its state allows, and begins the saga that releases its credit.
 pub(super) async fn cancel(
     transaction: &mut Transaction<'_>,
     trace: &TraceContext,

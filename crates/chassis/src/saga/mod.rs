@@ -1,16 +1,16 @@
-//! Sagas by orchestration: one service tells the others what to do, step by step, and undoes the steps when one fails.
+//! Sagas by orchestration: one service sends commands to the others, step by step, and undoes the steps when one fails.
 //!
 //! ```text
-//! begin ─> step 1 ─> step 2 ─> step 3      each a local piece of work, or a command and its reply
+//! begin ─> step 1 ─> step 2 ─> step 3      each is local work, or a command and its reply
 //!             ▲         ▲         │
 //!             └─────────┴── failure        compensations, in reverse order
 //! ```
 //!
-//! `state` is the pure core. `orchestrator` keeps a saga's state in its row, which changes in the transaction that handles the reply
-//! and writes the next command. `participant` is the other end of a command. `view` answers questions about a saga, and `silence`
-//! counts those that wait for a reply for too long.
+//! `state` is the pure core. `orchestrator` keeps a saga's state in a row, which changes in the transaction that handles the
+//! reply and writes the next command. `participant` is the other end of a command. `view` shows a saga, and `silence` counts
+//! the sagas that wait for a reply for too long.
 //!
-//! Knows no service's steps: those are a [`Sagas`].
+//! This module does not know the steps of any service: an implementation of [`Sagas`] has them.
 
 mod orchestrator;
 pub mod participant;
@@ -31,45 +31,45 @@ use tokio_postgres::Transaction;
 
 use super::{inbox::HandlingError, trace::TraceContext};
 
-/// A kind of saga.
+/// Type of saga.
 #[derive(Clone, Copy, Debug)]
 pub struct Definition {
     /// Type of the saga, in its row and in headers.
     pub saga_type: &'static str,
-    /// Steps in their order. A new version of a service may add steps only where no saga of this type runs.
+    /// Steps in their order. They may change only while no saga of this type runs: a row names its step by number.
     pub steps: &'static [Step],
 }
 
 impl Definition {
-    /// Types of all replies to the commands of the saga.
+    /// Returns the types of all replies to the commands of the saga.
     pub fn reply_types(&self) -> impl Iterator<Item = &'static str> {
         let works = self.steps.iter().flat_map(|step| [step.action, step.compensation]);
         works.flatten().flat_map(Work::replies).map(|(reply_type, _)| *reply_type)
     }
 }
 
-/// The sagas of a service, and their work in the service's own database.
+/// Sagas of a service, and their work in the service's own database.
 pub trait Sagas: Send + Sync + 'static {
     /// Channel of the replies: an exchange, and a queue of the same name.
     const REPLY_CHANNEL: &'static str;
 
-    /// What a saga knows, a JSON object in its row.
+    /// Data of a saga, a JSON object in its row.
     type Data: Serialize + DeserializeOwned + Debug + Send + Sync;
 
-    /// Every kind of saga that this service begins.
+    /// Returns every type of saga that the service begins.
     fn definitions(&self) -> &[Definition];
 
-    /// Payload of a command.
+    /// Returns the payload of a command.
     ///
     /// # Errors
     ///
-    /// JSON cannot have it.
+    /// [`serde_json::Error`] when the payload cannot be JSON.
     fn command(&self, command_type: &str, data: &Self::Data) -> serde_json::Result<Box<RawValue>>;
 
-    /// Takes what later steps need from the reply that a step got.
+    /// Notes in `data` what later steps need to know of a reply.
     fn replied(&self, reply_type: &str, data: &mut Self::Data);
 
-    /// Does the local work `name`. A failure leaves the database as it was, and leads to compensation.
+    /// Does the local work `name`. Work that fails leaves the database unchanged.
     fn local(
         &self,
         transaction: &mut Transaction<'_>,
@@ -79,11 +79,11 @@ pub trait Sagas: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Outcome, HandlingError>> + Send;
 }
 
-/// The tables of an orchestrator: a script for the migrations of its service.
+/// Script that creates an orchestrator's tables, for the migrations of its service.
 ///
-/// `saga.step` counts from 0. `saga_step` has a row for each action and compensation that was begun; `message_id` is that of the command,
-/// by which its reply is recognised, and NULL for local work. Ids begin at the time at which the table was made, so that a database
-/// that is made anew gets no replies to the commands of the one before.
+/// `saga.step` counts from 0. `saga_step` has a row for each action and compensation that was begun. Its `message_id` is that of
+/// the command, which the reply names; NULL for local work. Ids begin at the time at which the table was created: a new
+/// database repeats no id of a saga whose replies may still come.
 pub const TABLES: &str = "
 CREATE TABLE public.saga (
   id           bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
@@ -119,7 +119,7 @@ pub mod headers {
     pub const SAGA_TYPE: &str = "saga-type";
     /// Id of the saga.
     pub const SAGA_ID: &str = "saga-id";
-    /// Channel that a command's reply goes to.
+    /// Channel of a command's reply.
     pub const REPLY_TO: &str = "reply-to";
     /// Type of a reply.
     pub const REPLY_TYPE: &str = "reply-type";

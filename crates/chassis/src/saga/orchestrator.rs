@@ -1,7 +1,7 @@
-//! A saga's row, moved by replies: the state, the reply and the next command are one transaction.
+//! Row of a saga, which replies move: the state, the reply and the next command are one transaction.
 //!
-//! A reply moves a saga if it answers the command that the saga waits for, and no reply has done so before. A late or repeated one
-//! changes nothing. A foreign one, of an unknown saga or to an unknown command, is put aside with its reason.
+//! A reply moves a saga if it is the first one to the command that the saga waits for. A late or repeated reply changes nothing.
+//! A reply of an unknown saga, or to an unknown command, becomes a dead letter.
 
 use tokio_postgres::{Row, Transaction, types::Json};
 
@@ -13,11 +13,11 @@ use crate::{
     trace::TraceContext,
 };
 
-/// The handler of the replies to a service's commands.
+/// Handler of the replies to a service's commands.
 #[derive(Clone, Copy, Debug)]
 pub struct Orchestrator<S>(pub S);
 
-/// A saga's row, locked.
+/// Locked row of a saga.
 struct Saga<D> {
     id: i64,
     definition: Definition,
@@ -25,12 +25,12 @@ struct Saga<D> {
     data: D,
 }
 
-/// Begins a saga inside the caller's transaction; gives its id. Local work is done, up to the first command, which is written to the
+/// Begins a saga in the caller's transaction, and returns its id. Local work is done up to the first command, which goes to the
 /// outbox.
 ///
 /// # Errors
 ///
-/// The service has no saga of this type, or the database did not do its part.
+/// [`HandlingError`] when the service has no saga of this type, or a statement fails.
 pub async fn begin<S: Sagas>(
     sagas: &S,
     transaction: &mut Transaction<'_>,
@@ -60,7 +60,7 @@ pub async fn begin<S: Sagas>(
 }
 
 impl<S: Sagas> Handler for Orchestrator<S> {
-    /// A reply that was taken in before changes nothing.
+    /// A reply that was handled before changes nothing.
     const TAKES_REPLAYS: bool = true;
 
     async fn handle(
@@ -110,7 +110,7 @@ impl<S: Sagas> Handler for Orchestrator<S> {
     }
 }
 
-/// Does the work that is due, until a command has to be answered or the saga has ended, and stores the state.
+/// Does the work that is due until a command waits for its reply, or the saga has ended. Stores the state.
 async fn advance<S: Sagas>(
     sagas: &S,
     transaction: &mut Transaction<'_>,
@@ -144,7 +144,7 @@ async fn advance<S: Sagas>(
     Ok(())
 }
 
-/// Writes a command to the outbox; gives its `message_id`. The command's aggregate is the saga, so its commands stay in order.
+/// Writes a command to the outbox and returns its `message_id`. The saga is the aggregate, so its commands stay in order.
 async fn send<S: Sagas>(
     sagas: &S,
     transaction: &Transaction<'_>,
@@ -176,7 +176,7 @@ async fn send<S: Sagas>(
     Ok(message_id)
 }
 
-/// The saga, locked until the end of the transaction.
+/// Returns the saga, locked until the end of the transaction.
 async fn lock<S: Sagas>(
     sagas: &S,
     transaction: &Transaction<'_>,
@@ -196,10 +196,10 @@ fn state(row: &Row) -> Option<SagaState> {
     Some(SagaState { step, compensating: row.get("compensating"), status: Status::named(row.get("state"))? })
 }
 
-/// Waits for the transaction that begins the saga, should it not have ended; says whether the saga is there now.
+/// Waits for the transaction that begins the saga, if it has not ended. Returns whether the saga exists now.
 ///
-/// A reply may come before that transaction is visible: PostgreSQL decodes a transaction as soon as its commit is in the WAL. An INSERT with
-/// the same key waits for it. Nothing is inserted in the end.
+/// A reply may come before that transaction is visible: PostgreSQL decodes a transaction as soon as its commit is in the WAL.
+/// An INSERT with the same key waits for the transaction. It is rolled back.
 async fn is_there_by_now(transaction: &mut Transaction<'_>, id: i64) -> Result<bool, DatabaseError> {
     let attempt = transaction.transaction().await?;
     let insert = "INSERT INTO public.saga (id, type, step, state, compensating, data) OVERRIDING SYSTEM VALUE \

@@ -1,4 +1,4 @@
-//! The other end of a command: who sent it, and the reply.
+//! Participant of a saga: reads the headers of a command, and replies.
 
 use std::fmt::Debug;
 
@@ -11,7 +11,7 @@ use crate::{
     outbox,
 };
 
-/// Return address of a command.
+/// Command with its return address.
 #[derive(Clone, Copy, Debug)]
 pub struct Command<'a> {
     message: &'a Message,
@@ -21,12 +21,12 @@ pub struct Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// Reads the headers of a command. A reply goes to one of `reply_channels` only: the name of a channel becomes that of an exchange,
-    /// and anybody who may publish commands chooses it.
+    /// Reads the headers of a command. Replies go to `reply_channels` only: the channel becomes the name of an exchange, and the
+    /// sender of a command chooses it.
     ///
     /// # Errors
     ///
-    /// Permanent, when a header is missing or not what it should be.
+    /// [`HandlingError::Permanent`] when a header is missing or wrong.
     pub fn of(message: &'a Message, reply_channels: &[&'static str]) -> Result<Self, HandlingError> {
         let command_type = message.required(headers::COMMAND_TYPE)?;
         if command_type != message.event_type {
@@ -45,11 +45,11 @@ impl<'a> Command<'a> {
         Ok(Self { message, saga_type, saga_id, reply_channel })
     }
 
-    /// Writes the reply in the transaction that carries the command out.
+    /// Writes the reply in the transaction that carries out the command.
     ///
     /// # Errors
     ///
-    /// The row cannot be written, so the transaction cannot commit.
+    /// [`HandlingError`] when the row cannot be written, so that the transaction cannot commit.
     pub async fn reply<P: Serialize + Debug + Sync>(
         self,
         transaction: &Transaction<'_>,

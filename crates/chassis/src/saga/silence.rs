@@ -1,4 +1,4 @@
-//! Sagas that wait for a reply for longer than a limit: counted and logged, and kept until the reply comes.
+//! Sagas without a reply for longer than a limit: counted and logged. They wait until the reply comes.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use process::shutdown::Shutdown;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The sagas of one service.
+/// Watch over the sagas of one service.
 pub(crate) struct Silence {
-    /// Longest wait for a reply that is not counted.
+    /// Longest wait for a reply that does not count.
     pub(crate) limit: Duration,
     pub(crate) saga_types: Vec<&'static str>,
     pub(crate) database: Database,
     pub(crate) metrics: Metrics,
 }
 
-/// Looks for silent sagas until `shutdown`.
+/// Counts silent sagas until `shutdown`.
 pub(crate) async fn watch(silence: Silence, mut shutdown: Shutdown) {
     let looking = async {
         let mut before = 0;
@@ -32,8 +32,8 @@ pub(crate) async fn watch(silence: Silence, mut shutdown: Shutdown) {
                         tracing::warn!(
                             silent,
                             saga_id,
-                            "sagas have had no reply for {} s and wait on; the oldest is named. Look at the participant, at its \
-                             queue and its dead letters, and at the relay of both services",
+                            "sagas have had no reply for {} s; they keep waiting. Check that the participant runs, its dead letters, and \
+                             the relay of both services. GET /sagas/{saga_id} shows the oldest saga's command",
                             silence.limit.as_secs()
                         );
                     }
@@ -51,7 +51,7 @@ pub(crate) async fn watch(silence: Silence, mut shutdown: Shutdown) {
 }
 
 impl Silence {
-    /// Counts them; gives their number and the id of the oldest.
+    /// Counts running and silent sagas. Returns the number of the silent ones and the id of the oldest running one.
     async fn look(&self) -> Result<(i64, Option<i64>), DatabaseError> {
         let select = "SELECT type, count(*), count(*) FILTER (WHERE updated_at < clock_timestamp() - make_interval(secs => $1)), \
                         (array_agg(id ORDER BY updated_at))[1] \

@@ -1,4 +1,4 @@
-//! Where a saga stands, for those who ask.
+//! View of a saga: its state and its steps.
 
 use serde::Serialize;
 use tokio_postgres::{GenericClient, Row};
@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::database::DatabaseError;
 
-/// A saga, and what it has done.
+/// Saga with its steps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SagaView {
@@ -15,7 +15,7 @@ pub struct SagaView {
     saga_type: String,
     /// RUNNING, COMPLETED or COMPENSATED.
     state: String,
-    /// Whether a step has failed, so that those before it are undone.
+    /// Set when a step has failed.
     compensating: bool,
     /// Time of the last change.
     #[schema(format = DateTime)]
@@ -24,13 +24,13 @@ pub struct SagaView {
     steps: Vec<SagaStepView>,
 }
 
-/// An action or a compensation that was begun.
+/// Action or compensation that was begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SagaStepView {
     /// Number of the step, from 1.
     step: i32,
-    /// Whether it undoes the step.
+    /// Set when the work undoes the step.
     compensation: bool,
     /// Work in the service's own database; null for a command.
     local: Option<String>,
@@ -46,11 +46,11 @@ pub struct SagaStepView {
     ended_at: Option<String>,
 }
 
-/// A saga by its id.
+/// Returns a saga with its steps.
 ///
 /// # Errors
 ///
-/// The database did not do its part.
+/// [`DatabaseError`] when the query fails.
 pub async fn find(client: &impl GenericClient, id: i64) -> Result<Option<SagaView>, DatabaseError> {
     // One statement, so that the steps are those of the state.
     let select = "SELECT s.id, s.type, s.state, s.compensating, to_char(s.updated_at AT TIME ZONE 'UTC', $2) AS updated_at, \

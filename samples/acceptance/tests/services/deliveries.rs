@@ -102,7 +102,8 @@ async fn a_crash_counts_against_the_message_in_hand_and_not_against_those_behind
 
     let output = shop.customers.command(&["redrive"]).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let expected = "customer-service.orders: 1 messages put back; 0 left in customer-service.orders.dead\n";
+    let expected = "customer-service.orders: 1 messages put back; 0 left in customer-service.orders.dead\n\
+                    customer-service.commands: 0 messages put back; 0 left in customer-service.commands.dead\n";
     assert_eq!(said, expected, "{output:?}");
     assert_eq!(settled(&shop, orders[0]).await.0, "APPROVED");
 }

@@ -1,4 +1,4 @@
-//! Orchestrated sagas from outside: what can be asked of them, commands and replies that should not be, and `kill -9` at each step.
+//! Orchestrated sagas from outside: their endpoints, wrong commands and replies, and `kill -9` at each step.
 
 use lapin::{BasicProperties, types::FieldTable};
 use serde_json::{Value, json};
@@ -255,7 +255,7 @@ async fn an_order_that_somebody_else_settles_meanwhile_gives_its_credit_back() {
     balanced(&shop).await;
 }
 
-/// A row that is held keeps a step from its end, so that everybody can be killed in it.
+/// A locked row holds up a step, so that each process can be killed in it.
 #[tokio::test]
 async fn whoever_is_killed_at_whichever_step_the_saga_ends_and_the_books_balance() {
     let mut shop = shop_of(STYLE, "each_step").await;

@@ -1,7 +1,8 @@
-//! Random sagas through the real orchestrator, participant, inbox and outbox, in a database: each ends completed, or fully compensated.
+//! Random sagas through the orchestrator, participant, inbox and outbox of the chassis on a database: each ends completed, or
+//! fully compensated.
 //!
 //! The test is relay and broker. It repeats, delays and mixes messages, and crashes a service before its commit or before its
-//! acknowledgement. A run is drawn from one seed, which a failure prints; `SAGA_SEED` repeats it.
+//! acknowledgement. One seed decides a run. A failure prints the seed, and `SAGA_SEED` repeats the run.
 
 use std::{
     collections::BTreeMap,
@@ -95,7 +96,7 @@ impl Plan {
         self.fails[number] == Some(work)
     }
 
-    /// The effects that a saga has in the end, and its state.
+    /// Returns the effects that a saga has in the end, and its state.
     fn expected(&self, number: usize) -> (Vec<String>, &'static str) {
         let steps = self.definitions[number].steps;
         let failing = |step: &Step| step.action.map(Work::name) == self.fails[number];
@@ -242,7 +243,7 @@ impl World {
         }
     }
 
-    /// One delivery of any message, and what may happen to it.
+    /// Delivers any message, with a crash before the commit, after it, or none.
     async fn deliver(&mut self) {
         let chosen = self.rng.usize(..self.channel.len());
         let (channel, message) = self.channel[chosen].clone();
@@ -265,7 +266,7 @@ impl World {
         }
     }
 
-    /// Now and then: the same reply under another id, to another saga's command, of another saga, or with another meaning.
+    /// Adds now and then a copy of a reply with another id: the same, of another saga, to an unknown command, of an unknown type.
     fn forge(&mut self, channel: &str, message: Message) {
         let mut forged = Message { id: unique("forged"), ..message };
         let saga: i64 = forged.parsed(SAGA_ID).unwrap();
@@ -283,7 +284,7 @@ impl World {
         }
     }
 
-    /// What is wrong with the world's end, if anything.
+    /// Checks each saga's state and effects at the end.
     async fn verdict(&self) -> Result<(), String> {
         let Orchestrator(plan) = &self.orchestrator.handler;
         for (number, saga_type) in TYPES.iter().enumerate() {

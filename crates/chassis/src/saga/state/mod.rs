@@ -1,17 +1,17 @@
-//! The orchestrator's pure core: a saga's state and an outcome give the next state, and so the work that is due.
+//! Pure core of the orchestrator: the state of a saga and an outcome give the next state, and the work that is due.
 //!
-//! Knows steps and outcomes. Knows no database, no message and no time.
+//! This module knows steps and outcomes. It knows no database, no message and no time.
 
-/// One step of a saga.
+/// Step of a saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// `None`: the transaction that begins the saga has done it.
+    /// Work of the step. `None`: the transaction that begins the saga has done it.
     pub action: Option<Work>,
-    /// Undoes the action when a later step fails. `None`: nothing has to be undone.
+    /// Work that undoes the action when a later step fails. `None`: nothing has to be undone.
     pub compensation: Option<Work>,
 }
 
-/// An action or a compensation.
+/// Action or compensation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// Work in the orchestrator's own database, in the transaction that moves the saga.
@@ -20,70 +20,70 @@ pub enum Work {
     Command(Command),
 }
 
-/// A command to a participant.
+/// Command to a participant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Command {
     /// Channel of the participant's commands.
     pub channel: &'static str,
     /// Type of the command.
     pub command_type: &'static str,
-    /// Types of its replies, and what each means. A compensation has replies that mean success, and no others.
+    /// Types of the replies, each with its meaning. Every reply to a compensation means success.
     pub replies: &'static [(&'static str, Outcome)],
 }
 
-/// Outcome of a piece of work. A failure has changed nothing.
+/// Outcome of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The work is done.
     Success,
-    /// The work cannot be done, and trying again does not help.
+    /// The work cannot be done, and has changed nothing. A retry does not help.
     Failure,
 }
 
 /// Status of a saga, the column `state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Work is due, or a reply to a command.
+    /// The saga works, or waits for a reply.
     Running,
-    /// All actions have succeeded.
+    /// All actions succeeded.
     Completed,
-    /// An action has failed, and those before it have been compensated.
+    /// An action failed, and the steps before it are compensated.
     Compensated,
 }
 
 /// State of a saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SagaState {
-    /// Number of the step whose work is due, or was the last; from 0.
+    /// Number of the step that is due, or was the last one; from 0.
     pub step: usize,
-    /// Whether that work is the step's compensation.
+    /// Set when the step's compensation is due, not its action.
     pub compensating: bool,
-    /// Whether there is work to do.
+    /// Status.
     pub status: Status,
 }
 
-/// A compensation has failed, which it must not.
+/// Failure of a compensation, which no definition allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a compensation cannot fail")]
 pub struct CompensationFailed;
 
 impl SagaState {
-    /// The state in which a saga begins.
+    /// Returns the state in which a saga begins.
     pub fn begin(steps: &[Step]) -> Self {
         Self::forward(steps, 0)
     }
 
-    /// The work that is due; `None` when the saga has ended, or has more steps than `steps`.
+    /// Returns the work that is due; `None` when the saga has ended, or when `steps` lacks its step.
     pub fn due(self, steps: &[Step]) -> Option<Work> {
         let step = steps.get(self.step).filter(|_| self.status == Status::Running)?;
         if self.compensating { step.compensation } else { step.action }
     }
 
-    /// The state that follows the outcome of the work that was due. A failure leads to the compensation of the steps before.
+    /// Returns the state after the work that was due. A failure starts the compensations of the steps before.
     ///
     /// # Errors
     ///
-    /// The work was a compensation and has failed.
+    /// [`CompensationFailed`] when that work was a compensation, and failed.
     pub fn after(self, steps: &[Step], outcome: Outcome) -> Result<Self, CompensationFailed> {
         match (self.compensating, outcome) {
             (false, Outcome::Success) => Ok(Self::forward(steps, self.step + 1)),
@@ -92,14 +92,14 @@ impl SagaState {
         }
     }
 
-    /// The next step from `step` on that has an action.
+    /// Moves to the next step from `step` on that has an action.
     fn forward(steps: &[Step], step: usize) -> Self {
         let next = (step..steps.len()).find(|&step| steps[step].action.is_some());
         let status = if next.is_some() { Status::Running } else { Status::Completed };
         Self { step: next.unwrap_or(steps.len().saturating_sub(1)), compensating: false, status }
     }
 
-    /// The nearest step before `step` that has a compensation.
+    /// Moves to the nearest step before `step` that has a compensation.
     fn backward(steps: &[Step], step: usize) -> Self {
         let next = (0..step).rev().find(|&step| steps[step].compensation.is_some());
         let status = if next.is_some() { Status::Running } else { Status::Compensated };
@@ -108,7 +108,7 @@ impl SagaState {
 }
 
 impl Work {
-    /// Name of the local work, or type of the command.
+    /// Returns the name of the local work, or the type of the command.
     pub fn name(self) -> &'static str {
         match self {
             Self::Local(name) => name,
@@ -116,12 +116,12 @@ impl Work {
         }
     }
 
-    /// Meaning of a reply of this type; `None`: the work has no such reply.
+    /// Returns the meaning of a reply; `None` when the work has no such reply.
     pub fn meaning(self, reply_type: &str) -> Option<Outcome> {
         self.replies().iter().find(|(known, _)| *known == reply_type).map(|(_, outcome)| *outcome)
     }
 
-    /// Every reply that the work may have.
+    /// Returns every reply that the work may have.
     pub fn replies(self) -> &'static [(&'static str, Outcome)] {
         match self {
             Self::Local(_) => &[],
@@ -131,7 +131,7 @@ impl Work {
 }
 
 impl Outcome {
-    /// As headers, the database and JSON have it.
+    /// Returns the name in headers, the database and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Success => "SUCCESS",
@@ -143,7 +143,7 @@ impl Outcome {
 impl Status {
     const ALL: [Self; 3] = [Self::Running, Self::Completed, Self::Compensated];
 
-    /// As the database and JSON have it.
+    /// Returns the name in the database and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Running => "RUNNING",
@@ -152,7 +152,7 @@ impl Status {
         }
     }
 
-    /// The opposite of [`name`](Self::name).
+    /// Returns the status of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.name() == name)
     }

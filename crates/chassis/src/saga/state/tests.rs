@@ -1,7 +1,7 @@
-//! Random sagas in a world that crashes, repeats, delays and mixes: each ends completed, or fully compensated.
+//! Random sagas under crashes and redelivery: each ends completed, or fully compensated.
 //!
-//! The world has one transaction for each message, which is whole or nothing, an inbox for each service, and channels that keep a
-//! message until it is acknowledged. A run is drawn from one seed, which a failure prints; `SAGA_SEED` repeats it.
+//! The model has an atomic transaction for each message, inboxes, and channels that keep a message until it is acknowledged.
+//! One seed decides a run. A failure prints the seed, and `SAGA_SEED` repeats the run.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ const UNDONE: &[(&str, Outcome)] = &[("Undone", Outcome::Success)];
 const DO: Work = Work::Command(Command { channel: "participant", command_type: "Do", replies: REPLIES });
 const UNDO: Work = Work::Command(Command { channel: "participant", command_type: "Undo", replies: UNDONE });
 
-/// A saga and its orchestrator's row.
+/// Saga with its row.
 struct Saga {
     steps: Vec<Step>,
     /// The step whose action fails.
@@ -79,7 +79,7 @@ impl World {
         self.last_id
     }
 
-    /// The orchestrator's transaction, from the state on: local work is done, and the next command is published.
+    /// Does what is due: local work, then the next command.
     fn advance(&mut self, number: usize) {
         loop {
             let id = self.id();
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    /// One delivery of any message, and what may happen to it.
+    /// Delivers any message, with a crash before the commit, after it, or none.
     fn deliver(&mut self) {
         let chosen = self.rng.usize(..self.channel.len());
         let message = self.channel[chosen].clone();
@@ -159,13 +159,18 @@ impl World {
         }
     }
 
-    /// Now and then: the same reply under another id, one to a command of another saga, one of an unknown saga, one of an unknown type.
+    /// Adds now and then a copy of a reply with another id: the same, to another saga, to an unknown saga, of an unknown type.
     fn forge(&mut self, message: &Message) {
         let Message::Reply { saga, in_reply_to, reply, .. } = *message else { return };
         let id = self.id();
         let forged = match self.rng.u8(..8) {
             0 => Message::Reply { id, saga, in_reply_to, reply },
-            1 => Message::Reply { id, saga: saga.wrapping_add(1) % self.sagas.len(), in_reply_to, reply: "Refused" },
+            1 => Message::Reply {
+                id,
+                saga: saga.wrapping_add(1) % self.sagas.len(),
+                in_reply_to,
+                reply: "Refused",
+            },
             2 => Message::Reply { id, saga: usize::MAX, in_reply_to, reply },
             3 => Message::Reply { id, saga, in_reply_to, reply: "Perhaps" },
             _ => return,
@@ -173,7 +178,7 @@ impl World {
         self.channel.push(forged);
     }
 
-    /// What is wrong with the world's end, if anything.
+    /// Checks each saga's state and effects at the end.
     fn verdict(&self) -> Result<(), String> {
         for (number, saga) in self.sagas.iter().enumerate() {
             let reached = saga.fails.unwrap_or(saga.steps.len());

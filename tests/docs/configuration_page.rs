@@ -24,9 +24,9 @@ pub(crate) fn outboxd() -> Documentation {
 
 /// Keys that every service has that is built on `chassis`.
 fn of_services() -> Documentation {
-    let listen = "127.0.0.1:8081";
+    let program = service::Program { name: "order-service", listen: "127.0.0.1:8081", orchestrates: true };
     documentation::read(&repository::text("config/order-service.toml"), |root| {
-        service::from_root(root, "order-service", listen)
+        service::from_root(root, program)
     })
 }
 
@@ -41,7 +41,8 @@ pub(crate) fn page() -> String {
     for section in &documentation.sections {
         page += &of_section(section);
     }
-    page += "## Services\n\nThe three sample services share these keys. The file is `config/order-service.toml` and its like.\n\n";
+    page += "## Services\n\nThe three sample services share these keys, but for `saga` and `saga_silence_s`: only `order-service` has them. The file is \
+             `config/order-service.toml` and its like.\n\n";
     for section in &of_services().sections {
         page += &overview(&section.keys, false);
         page += &section.keys.iter().fold(String::new(), |text, key| text + &of_key(key));

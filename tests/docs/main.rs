@@ -13,6 +13,7 @@ mod links;
 mod markdown;
 mod names;
 mod phrase;
+mod quotes;
 mod reference;
 mod rendering;
 mod repository;
@@ -73,6 +74,16 @@ fn every_name_in_backticks_exists() {
 fn every_block_holds_what_it_says() {
     let Facts { repository, names, .. } = &*FACTS;
     none(repository.current().flat_map(|page| blocks::problems(page, &names.phrases)).collect());
+}
+
+#[test]
+fn every_quoted_source_has_the_quoted_lines() {
+    let repository = Repository::read();
+    let read = |path: &str| repository.files.contains(Path::new(path)).then(|| text(path));
+    let quotes = repository.current().flat_map(|page| &page.blocks);
+    let count = quotes.filter(|block| block.marks.iter().any(|mark| mark.contains('/'))).count();
+    assert!(count > 10, "{count} blocks quote a source");
+    none(repository.current().flat_map(|page| quotes::problems(page, read)).collect());
 }
 
 #[test]

@@ -36,24 +36,28 @@ impl Shop {
 
     /// As [`open`](Self::open), with sagas in this style: `choreography` or `orchestration`.
     pub async fn open_with(style: &str, name: &str, postgres: &Postgres, rabbitmq: &RabbitMq) -> Self {
-        let mut shop =
-            Self::prepare(style, &unique(name), postgres, rabbitmq, |database| postgres.url(database)).await;
+        Self::open_on(style, name, [postgres; 3], rabbitmq).await
+    }
+
+    /// As [`open_with`](Self::open_with), with the databases of orders, customers and history on these servers.
+    pub async fn open_on(style: &str, name: &str, servers: [&Postgres; 3], rabbitmq: &RabbitMq) -> Self {
+        let mut shop = Self::prepare(style, &unique(name), servers, rabbitmq, Postgres::url).await;
         shop.relay.start_again();
         shop.relay.wait_ready(Duration::from_secs(60)).await;
         shop
     }
 
-    /// As [`open_with`](Self::open_with), with this prefix of names, and without starting outboxd, which reaches a database by
+    /// As [`open_on`](Self::open_on), with this prefix of names, and without starting outboxd, which reaches a database by
     /// `relay_url`.
     pub async fn prepare(
         style: &str,
         name: &str,
-        postgres: &Postgres,
+        servers: [&Postgres; 3],
         rabbitmq: &RabbitMq,
-        relay_url: impl Fn(&str) -> String,
+        relay_url: impl Fn(&Postgres, &str) -> String,
     ) -> Self {
         let mut databases = Vec::new();
-        for service in SERVICES {
+        for (service, postgres) in SERVICES.into_iter().zip(servers) {
             databases.push(own_database(postgres, &format!("{name}_{service}")).await);
         }
         let databases: [String; 3] = databases.try_into().expect("three databases");
@@ -72,10 +76,13 @@ impl Shop {
         );
         let relay = RELAY
             .replace("amqp://guest:guest@127.0.0.1:5672/%2f", &amqp_url)
-            .replace("postgresql://outboxd@127.0.0.1:5432/orders", &relay_url(&format!("{name}_orders")))
+            .replace(
+                "postgresql://outboxd@127.0.0.1:5432/orders",
+                &relay_url(servers[0], &format!("{name}_orders")),
+            )
             .replace(
                 "postgresql://outboxd@127.0.0.1:5432/customers",
-                &relay_url(&format!("{name}_customers")),
+                &relay_url(servers[1], &format!("{name}_customers")),
             )
             // Slots belong to the server, which other shops share.
             .replace("[sources.orders]", &format!("[sources.orders]\npostgres.slot = \"{name}_orders\""))

@@ -62,10 +62,10 @@ pub(crate) async fn start_services(screen: Screen) -> Outcome<Stage> {
     );
     let (postgres, rabbitmq) = nodes::start(screen, &PROGRAMS, "demo").await?;
 
-    let relay_url = |database: &str| {
-        format!("postgresql://{}@127.0.0.1:{}/{database}", relay_role(database), postgres.port())
+    let relay_url = |server: &Postgres, database: &str| {
+        format!("postgresql://{}@127.0.0.1:{}/{database}", relay_role(database), server.port())
     };
-    let shop = Shop::prepare("choreography", "shop", &postgres, &rabbitmq, relay_url).await;
+    let shop = Shop::prepare("choreography", "shop", [&postgres; 3], &rabbitmq, relay_url).await;
     let stage = Stage { shop, watcher: None, postgres, rabbitmq };
     for (program, service) in stage.services() {
         keep(&service.log_file(), &format!("{program}.log"))?;

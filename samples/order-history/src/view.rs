@@ -19,6 +19,9 @@ use contract::{
 /// own event.
 ///
 /// `events` retains every event for `rebuild`, and `streams` each stream's progress. Positions compare byte by byte.
+///
+/// A role named after the service's own, with `_reader` behind it, may read customers and orders, and nothing else
+/// (`config/history-reader.sql` creates one). The last script grants that, also to tables that are created again.
 const MIGRATIONS: &[&str] = &["
 CREATE TABLE IF NOT EXISTS public.customers (
   id           bigint PRIMARY KEY,
@@ -49,6 +52,13 @@ CREATE TABLE IF NOT EXISTS public.streams (
 ", "
 ALTER TABLE public.events ADD COLUMN IF NOT EXISTS source text NOT NULL DEFAULT '', DROP CONSTRAINT IF EXISTS events_message_id_key;
 CREATE UNIQUE INDEX IF NOT EXISTS events_message ON public.events (source, message_id);
+", "
+DO $$
+BEGIN
+  IF to_regrole(quote_ident(current_user || '_reader')) IS NOT NULL THEN
+    EXECUTE format('GRANT SELECT ON public.customers, public.orders TO %I', current_user || '_reader');
+  END IF;
+END $$;
 "];
 
 /// All tables derive from the two streams, so all may be dropped.

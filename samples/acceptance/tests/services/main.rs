@@ -17,6 +17,7 @@ macro_rules! in_both_styles {
 mod bad_input;
 mod broker;
 mod brokers;
+mod compose;
 mod connections;
 mod deliveries;
 mod faults;
@@ -27,7 +28,9 @@ mod instances;
 mod operation;
 mod orchestration;
 mod orchestrator;
+mod own_servers;
 mod projector;
+mod reader;
 mod repeated_id;
 mod replay;
 mod retention;

@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
+.PHONY: help demo demo-relay test test-api contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,6 +24,14 @@ demo-relay: prerequisites ## outboxd alone: rows become messages, kill -9 in mid
 # A test on real nodes mostly waits, so two tests share a core.
 test: prerequisites ## all tests, on private PostgreSQL and RabbitMQ nodes (RUST_TEST_THREADS=n: n at a time)
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} $(CARGO) test --locked
+
+test-api: prerequisites ## the services' OpenAPI documents under schemathesis, and their AsyncAPI documents under AsyncAPI's parser; installs both (TIME=n: n seconds for each service, default 300)
+	@tests/install.sh api
+	@tests/api/install.sh
+	$(CARGO) test --locked --package samples-acceptance --test api -- --ignored --nocapture
+
+contract: ## publishes the services' messages as they are now (BREAKING=yes: also those that break another service)
+	OUTBOXD_CONTRACT=write $(CARGO) test --locked --package samples-acceptance --test services -- every_document_is_the_published_one
 
 test-debian: ## demo and tests in a bare Debian; needs root and debootstrap (SUITE=bookworm, default trixie; TARGETS="demo": only the demo)
 	tests/debian.sh "$(or $(SUITE),trixie)" $(TARGETS)

@@ -1,5 +1,8 @@
 #!/bin/sh
+# install.sh [api]
+#
 # Installs what building and testing need and this machine lacks: a C linker, PostgreSQL and RabbitMQ, from Debian's packages.
+# `api`: also Python with venv, and Node with npm.
 # Starts and changes no service of the machine: tests and demo start private nodes.
 # Needs neither network nor root when nothing is missing.
 
@@ -12,6 +15,16 @@ any_exists() { for file in "$@"; do [ -e "$file" ] && return 0; done; return 1; 
 command -v cc >/dev/null || needs gcc libc6-dev
 any_exists /usr/lib/postgresql/*/bin/postgres || needs postgresql
 any_exists /usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server /usr/lib/rabbitmq/bin/rabbitmq-server || needs rabbitmq-server
+for more in "$@"; do
+    case $more in
+        api)
+            python3 -c 'import ensurepip, venv' 2>/dev/null || needs python3-venv
+            command -v node >/dev/null || needs nodejs
+            command -v npm >/dev/null || needs npm
+            ;;
+        *) echo "install.sh does not know $more" >&2 && exit 2 ;;
+    esac
+done
 [ -n "$missing" ] || exit 0
 
 echo "Installing$missing"

@@ -32,7 +32,7 @@ Environment (each variable overrides the same key of the file; instead of KEY, K
 
 Signals: SIGTERM, SIGINT and SIGQUIT drain and end; a second one ends at once; any other is logged and ignored
 
-HTTP, beside the service's own paths: /healthz, /readyz, /metrics (Prometheus), /openapi.json
+HTTP, beside the service's own paths: /healthz, /readyz, /metrics (Prometheus), /openapi.json, /asyncapi.json
 
 Exit status: 0 ended in good order; 1 failed at run time; 2 bad command line; 78 bad configuration";
 

@@ -6,9 +6,10 @@
 //! queue        -> saga       -> the service's own code -> outbox   one transaction, the reply and the next command in it
 //! ```
 //!
-//! [`run`] joins these for one service. Nothing here knows what a service does, or that outboxd relays its outbox.
+//! [`run`] joins these for one service. `asyncapi` describes its messages. Nothing here knows what a service does, or that outboxd relays its outbox.
 //! `trace` carries one identifier through all of it.
 
+pub mod asyncapi;
 pub mod cli;
 pub mod consumer;
 pub mod database;

@@ -8,6 +8,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
+    asyncapi::{Description, MessageType},
     consumer::ConsumerOptions,
     database::{Database, DatabaseError},
     health::Health,
@@ -15,7 +16,7 @@ use super::{
     inbox::{self, Handler, Inbox, Progress, ProgressReader, Retention},
     metrics::Metrics,
     outbox,
-    saga::{self, Definition, Orchestrator, Sagas, Silence},
+    saga::{self, Command, Definition, Orchestrator, Sagas, Silence},
     schema::Schema,
     settings::Settings,
 };
@@ -32,6 +33,8 @@ pub struct Service {
     metrics: Metrics,
     health: Health,
     shutdown: Shutdown,
+    /// What is sent and received, for `/asyncapi.json`.
+    description: Description,
     /// Consumers, which start when the tables exist.
     consumers: Vec<BoxFuture<'static, ()>>,
 }
@@ -40,6 +43,17 @@ impl Service {
     /// Returns the service's database.
     pub fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// Describes message types for `/asyncapi.json`. Of these, the document has what the service sends and receives.
+    pub fn describe(&mut self, messages: Vec<MessageType>) {
+        self.description.know(messages);
+    }
+
+    /// Names the events `event_types` of the aggregate type `aggregate_type` that the service writes to its outbox, for
+    /// `/asyncapi.json`.
+    pub fn publish(&mut self, aggregate_type: &str, event_types: &[&str]) {
+        self.description.send(&outbox::events_of(aggregate_type), event_types);
     }
 
     /// Consumes the events `event_types` of the aggregate type `aggregate_type` from the durable queue `queue`, which
@@ -70,6 +84,10 @@ impl Service {
             metrics: self.metrics.clone(),
         };
         self.consumers.push(saga::watch(silence, self.shutdown.clone()).boxed());
+        for Command { channel, command_type, replies } in definitions.iter().flat_map(Definition::commands) {
+            let replies: Vec<&str> = replies.iter().map(|(reply_type, _)| *reply_type).collect();
+            self.description.send_command(channel, command_type, S::REPLY_CHANNEL, &replies);
+        }
         let replies: BTreeSet<&str> = definitions.iter().flat_map(Definition::reply_types).collect();
         let replies: Vec<&str> = replies.into_iter().collect();
         let channel = S::REPLY_CHANNEL;
@@ -85,6 +103,7 @@ impl Service {
         binding_keys: &[&str],
         handler: impl Handler,
     ) -> ProgressReader {
+        self.description.receive(exchange_name, binding_keys, queue);
         let (progress, reader) = watch::channel(Progress::default());
         let inbox = Inbox {
             name: self.settings.name,
@@ -155,13 +174,15 @@ pub async fn run(
         metrics: Metrics::new().map_err(|error| Failure::runtime(&error))?,
         health: Health::default(),
         shutdown: ended.clone(),
+        description: Description::default(),
         consumers: Vec::new(),
         settings,
     };
     let api = assemble(&mut service);
-    let Service { settings, metrics, health, consumers, database, .. } = service;
+    let Service { settings, metrics, health, consumers, database, description, .. } = service;
     let (ready, is_ready) = watch::channel(false);
-    let router = http::router(settings.name, api, metrics, is_ready, health);
+    let messages = description.document(settings.name);
+    let router = http::router(settings.name, api, messages, metrics, is_ready, health);
     let mut answering = tokio::spawn(http::serve(listener, router, settings.database_connections_max, ended));
     tokio::select! {
         () = prepared(&database, schema) => {}

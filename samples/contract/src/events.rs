@@ -3,9 +3,11 @@
 //! Parsing refuses an invalid value, such as a negative total, and each consumer moves such an event to its dead
 //! letters.
 
+use chassis::asyncapi::MessageType;
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use utoipa::ToSchema;
 
-use super::money::{self, Money};
+use super::money::{self, CreditLimitSchema, Money, OrderTotalSchema};
 
 /// Aggregate type of the orders' events.
 pub const ORDER: &str = "Order";
@@ -30,7 +32,7 @@ pub const CREDIT_RESERVATION_FAILED: &str = "CustomerCreditReservationFailed";
 pub const CUSTOMER_VALIDATION_FAILED: &str = "CustomerValidationFailed";
 
 /// Payload of the orders' events.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderEvent {
     /// The order.
@@ -39,22 +41,24 @@ pub struct OrderEvent {
     pub order_details: OrderDetails,
     /// Reason of a rejection.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub rejection_reason: Option<RejectionReason>,
 }
 
 /// Details of an order, which never change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderDetails {
     /// Customer of the order. The customer service may not know it.
     pub customer_id: i64,
     /// Price of the order: more than zero.
     #[serde(deserialize_with = "money::positive")]
+    #[schema(value_type = OrderTotalSchema)]
     pub order_total: Money,
 }
 
 /// Reason of a rejection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum RejectionReason {
     /// The customer's available credit was less than the order's total.
@@ -64,27 +68,65 @@ pub enum RejectionReason {
 }
 
 /// Payload of [`CUSTOMER_CREATED`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CustomerCreated {
     /// The customer.
     pub customer_id: i64,
-    /// Name of the customer, valid by [`name_problem`].
+    /// Name of the customer: 1 to 200 characters, not all blank, no control characters.
     #[serde(deserialize_with = "name")]
+    #[schema(
+        min_length = 1,
+        max_length = 200,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub name: String,
     /// Limit of the total of approved orders: zero or more.
     #[serde(deserialize_with = "money::not_negative")]
+    #[schema(value_type = CreditLimitSchema)]
     pub credit_limit: Money,
 }
 
 /// Payload of the customer service's decisions about orders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreditDecision {
     /// The customer, as the order names it.
     pub customer_id: i64,
     /// The order.
     pub order_id: i64,
+}
+
+/// Returns the descriptions of all events, with their examples.
+pub fn messages() -> Vec<MessageType> {
+    const ORDER_ID: i64 = 1_764_362_400_000_042;
+    const CUSTOMER_ID: i64 = 1_764_362_400_000_001;
+    const REASON: &str = "rejectionReason";
+    let order = |name, summary, rejection_reason| {
+        let order_details = OrderDetails { customer_id: CUSTOMER_ID, order_total: Money::example(12_34) };
+        let example = OrderEvent { order_id: ORDER_ID, order_details, rejection_reason };
+        MessageType::event(ORDER, name, summary, &example)
+    };
+    let decision = |name, summary| {
+        let example = CreditDecision { customer_id: CUSTOMER_ID, order_id: ORDER_ID };
+        MessageType::event(CUSTOMER, name, summary, &example)
+    };
+    let customer = CustomerCreated {
+        customer_id: CUSTOMER_ID,
+        name: "Ada".to_owned(),
+        credit_limit: Money::example(1_000_00),
+    };
+    let reason = Some(RejectionReason::InsufficientCredit);
+    vec![
+        order(ORDER_CREATED, "An order was placed, and waits for its customer's credit", None).never(REASON),
+        order(ORDER_APPROVED, "Credit was reserved for an order", None).never(REASON),
+        order(ORDER_REJECTED, "Credit was not reserved for an order", reason).always(REASON),
+        order(ORDER_CANCELLED, "An approved order was cancelled", None).never(REASON),
+        MessageType::event(CUSTOMER, CUSTOMER_CREATED, "A customer was created", &customer),
+        decision(CREDIT_RESERVED, "Credit was reserved for an order"),
+        decision(CREDIT_RESERVATION_FAILED, "An order exceeded the customer's available credit"),
+        decision(CUSTOMER_VALIDATION_FAILED, "An order named a customer that does not exist"),
+    ]
 }
 
 impl RejectionReason {

@@ -18,3 +18,10 @@ pub mod commands;
 pub mod events;
 pub mod money;
 pub mod repeated_id;
+
+use chassis::asyncapi::MessageType;
+
+/// Returns the descriptions of all messages.
+pub fn messages() -> Vec<MessageType> {
+    [events::messages(), commands::messages()].concat()
+}

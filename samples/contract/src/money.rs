@@ -55,6 +55,11 @@ impl Money {
         Self::try_from(shifted(decimal, exponent)?)
     }
 
+    /// Returns an amount of this many hundredths, for an example.
+    pub(super) fn example(hundredths: u32) -> Self {
+        Self(Decimal::new(hundredths.into(), 2).normalize())
+    }
+
     /// Tells whether the amount is above zero.
     pub fn is_positive(self) -> bool {
         self.0 > Decimal::ZERO
@@ -182,7 +187,7 @@ pub fn not_negative<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Money,
     (!money.is_negative()).then_some(money).ok_or_else(|| D::Error::custom("amount must not be negative"))
 }
 
-/// OpenAPI schema of an order's total.
+/// Total of an order.
 #[derive(ToSchema)]
 #[schema(as = OrderTotal)]
 pub struct OrderTotalSchema {
@@ -191,7 +196,7 @@ pub struct OrderTotalSchema {
     pub amount: (),
 }
 
-/// OpenAPI schema of a credit limit.
+/// Limit of the total of a customer's approved orders.
 #[derive(ToSchema)]
 #[schema(as = CreditLimit)]
 pub struct CreditLimitSchema {

@@ -11,7 +11,10 @@ mod store;
 use chassis::settings::{Program, Settings};
 use contract::{
     commands::{CUSTOMER_COMMANDS, RELEASE_CREDIT, RESERVE_CREDIT},
-    events::{ORDER, ORDER_CANCELLED, ORDER_CREATED},
+    events::{
+        CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_CREATED, CUSTOMER_VALIDATION_FAILED,
+        ORDER, ORDER_CANCELLED, ORDER_CREATED,
+    },
 };
 use process::failure::Failure;
 
@@ -30,6 +33,9 @@ pub const QUEUES: [&str; 2] = [EVENTS_QUEUE, CUSTOMER_COMMANDS];
 /// As [`chassis::run`].
 pub async fn run(settings: Settings) -> Result<(), Failure> {
     chassis::run(settings, &store::SCHEMA, |service| {
+        service.describe(contract::messages());
+        let decisions = [CREDIT_RESERVED, CREDIT_RESERVATION_FAILED, CUSTOMER_VALIDATION_FAILED];
+        service.publish(CUSTOMER, &[&[CUSTOMER_CREATED], &decisions[..]].concat());
         service.consume(EVENTS_QUEUE, ORDER, &[ORDER_CREATED, ORDER_CANCELLED], choreography::Choreography);
         service.handle_commands(CUSTOMER_COMMANDS, &[RESERVE_CREDIT, RELEASE_CREDIT], commands::Commands);
         api::routes(service.database().clone())

@@ -45,6 +45,7 @@ pub const CUSTOMERS_QUEUE: &str = "order-history.customers";
 /// As [`chassis::run`].
 pub async fn run(settings: Settings) -> Result<(), Failure> {
     chassis::run(settings, &view::SCHEMA, |service| {
+        service.describe(contract::messages());
         let orders = [ORDER_CREATED, ORDER_APPROVED, ORDER_REJECTED, ORDER_CANCELLED];
         let orders = service.consume(ORDERS_QUEUE, ORDER, &orders, Projector { stream: ORDER });
         let customers = [CUSTOMER_CREATED];

@@ -17,7 +17,7 @@ use super::{
 };
 use chassis::{
     database::Database,
-    http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, next_page, required},
+    http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, next_page, required, whole},
     saga::{self, SagaView},
     settings::SagaStyle,
     trace::TraceContext,
@@ -49,6 +49,7 @@ pub(super) fn routes(database: Database, style: SagaStyle) -> OpenApiRouter {
 #[serde(rename_all = "camelCase")]
 struct PlaceOrder {
     /// Customer of the order.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(required, nullable = false)]
     customer_id: Option<i64>,
     /// Total of the order: more than zero.

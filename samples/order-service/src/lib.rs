@@ -13,7 +13,10 @@ mod store;
 use chassis::settings::{Program, Settings};
 use contract::{
     commands::ORDER_REPLIES,
-    events::{CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_VALIDATION_FAILED},
+    events::{
+        CREDIT_RESERVATION_FAILED, CREDIT_RESERVED, CUSTOMER, CUSTOMER_VALIDATION_FAILED, ORDER,
+        ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED, ORDER_REJECTED,
+    },
 };
 use orchestration::OrderSagas;
 use process::failure::Failure;
@@ -33,6 +36,8 @@ pub const QUEUES: [&str; 2] = [EVENTS_QUEUE, ORDER_REPLIES];
 pub async fn run(settings: Settings) -> Result<(), Failure> {
     let style = settings.saga.style;
     chassis::run(settings, &store::SCHEMA, |service| {
+        service.describe(contract::messages());
+        service.publish(ORDER, &[ORDER_CREATED, ORDER_APPROVED, ORDER_REJECTED, ORDER_CANCELLED]);
         let decisions = [CREDIT_RESERVED, CREDIT_RESERVATION_FAILED, CUSTOMER_VALIDATION_FAILED];
         service.consume(EVENTS_QUEUE, CUSTOMER, &decisions, choreography::Choreography);
         service.orchestrate(OrderSagas);

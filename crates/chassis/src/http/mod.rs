@@ -1,4 +1,4 @@
-//! HTTP set-up: the service's paths with their OpenAPI description, health, metrics, and errors as JSON.
+//! HTTP set-up: the service's paths with their OpenAPI description, its AsyncAPI document, health, metrics, and errors as JSON.
 
 mod body;
 mod error;
@@ -7,6 +7,7 @@ mod observe;
 mod page;
 mod query;
 mod serve;
+mod whole;
 
 use axum::{
     Json, Router,
@@ -16,6 +17,7 @@ use axum::{
     response::Response,
     routing::get,
 };
+use serde_json::Value;
 use tokio::sync::watch;
 use utoipa::openapi::InfoBuilder;
 use utoipa_axum::router::OpenApiRouter;
@@ -26,16 +28,18 @@ pub use id::Id;
 pub use page::{Page, PageQuery, next_page};
 pub use query::Query;
 pub(super) use serve::serve;
+pub use whole::whole;
 
 use super::{health::Health, metrics::Metrics};
 
 /// Largest body: more than any request needs.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// Returns all paths of the service `name`. Its own ones answer only when `is_ready`.
+/// Returns all paths of the service `name`. Its own ones answer only when `is_ready`. `messages`: its AsyncAPI document.
 pub(super) fn router(
     name: &str,
     api: OpenApiRouter,
+    messages: Value,
     metrics: Metrics,
     is_ready: watch::Receiver<bool>,
     health: Health,
@@ -54,6 +58,7 @@ pub(super) fn router(
         .route("/healthz", get(async || "ok\n"))
         .route("/metrics", get(text))
         .route("/openapi.json", get(async move || Json(description)))
+        .route("/asyncapi.json", get(async move || Json(messages)))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             ApiError::method_not_allowed(&method, uri.path())
         })

@@ -18,7 +18,7 @@ use crate::{
 /// Methods with a name in the metrics.
 const KNOWN: [Method; 4] = [Method::GET, Method::POST, Method::HEAD, Method::OPTIONS];
 /// Paths that probes and scrapers request every few seconds; logged at a lower level.
-const QUIET: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/openapi.json"];
+const QUIET: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json"];
 
 /// Continues the caller's trace or begins one, and returns it with the answer.
 pub(super) async fn observe(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {

@@ -41,10 +41,18 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// Returns the commands of all actions and compensations.
+    pub fn commands(&self) -> impl Iterator<Item = Command> {
+        let works = self.steps.iter().flat_map(|step| [step.action, step.compensation]);
+        works.flatten().filter_map(|work| match work {
+            Work::Command(command) => Some(command),
+            Work::Local(_) => None,
+        })
+    }
+
     /// Returns the types of all replies to the commands of the saga.
     pub fn reply_types(&self) -> impl Iterator<Item = &'static str> {
-        let works = self.steps.iter().flat_map(|step| [step.action, step.compensation]);
-        works.flatten().flat_map(Work::replies).map(|(reply_type, _)| *reply_type)
+        self.commands().flat_map(|command| command.replies).map(|(reply_type, _)| *reply_type)
     }
 }
 

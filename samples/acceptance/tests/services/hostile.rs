@@ -18,7 +18,7 @@ const QUEUE: &str = "customer-service.orders";
 const DEAD: &str = "customer-service.orders.dead";
 
 /// Properties that lapin cannot read, and the reasons.
-fn unreadable() -> Vec<(Vec<u8>, &'static str)> {
+pub(crate) fn unreadable() -> Vec<(Vec<u8>, &'static str)> {
     let event = |headers: Vec<u8>| {
         let (id, kind) = (short(b"hostile"), short(b"OrderCreated"));
         properties(HEADERS | MESSAGE_ID | TYPE, &[&headers, &id, &kind])

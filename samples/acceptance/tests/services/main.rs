@@ -14,6 +14,7 @@ macro_rules! in_both_styles {
     };
 }
 
+mod asyncapi;
 mod bad_input;
 mod broker;
 mod brokers;
@@ -23,6 +24,7 @@ mod deliveries;
 mod faults;
 mod history;
 mod hostile;
+mod hostile_sagas;
 mod inbox;
 mod instances;
 mod operation;

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     inbox,
-    settings::{self, Program, Settings},
+    settings::{self, Program, Readable, Settings},
 };
 use process::{
     failure::Failure,
@@ -86,7 +86,7 @@ impl Redrive {
         if wanted.is_empty() {
             return Err(Failure::CommandLine(format!(
                 "--queue: {} consumes {}",
-                settings.name,
+                settings.base.name,
                 queues.join(", ")
             )));
         }
@@ -100,8 +100,9 @@ impl Redrive {
 }
 
 /// Sets up the logs, reads the settings of the program, runs it, and reports how it ended.
-pub fn start<F>(program: Program, options: Options, run: impl FnOnce(Settings) -> F) -> ExitCode
+pub fn start<S, F>(program: Program, options: Options, run: impl FnOnce(S) -> F) -> ExitCode
 where
+    S: Readable,
     F: Future<Output = Result<(), Failure>>,
 {
     core_dumps::forbid();

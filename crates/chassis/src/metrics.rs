@@ -124,6 +124,11 @@ impl Metrics {
         })
     }
 
+    /// Adds a metric of the service's own.
+    pub(super) fn register(&self, metric: impl Collector + 'static) -> prometheus::Result<()> {
+        self.registry.register(Box::new(metric))
+    }
+
     pub(super) fn answered(&self, method: &str, path: &str, status: u16, took: Duration) {
         self.requests.with_label_values(&[method, path, &status.to_string()]).inc();
         self.request_seconds.with_label_values(&[method, path]).observe(took.as_secs_f64());

@@ -1,42 +1,30 @@
-//! Life of one service: its tables, queues, HTTP endpoints, and an end in order.
+//! Service with a database: its tables, its queues, and its life.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use amqp_publisher::topology::{Exchange, QueueType, Subscription};
-use futures_util::{FutureExt, future::BoxFuture};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
+use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::{
-    asyncapi::{Description, MessageType},
+    asyncapi::MessageType,
+    base::Base,
     consumer::ConsumerOptions,
     database::{Database, DatabaseError},
-    health::Health,
-    http,
     inbox::{self, Handler, Inbox, Progress, ProgressReader, Retention},
-    metrics::Metrics,
     outbox,
     saga::{self, Command, Definition, Orchestrator, Sagas, Silence},
     schema::Schema,
     settings::Settings,
 };
-use process::{
-    backoff::Backoff,
-    failure::Failure,
-    shutdown::{Shutdown, StopSignals, shutdown},
-};
+use process::{backoff::Backoff, failure::Failure};
 
 /// Parts of a service, while they are assembled.
 pub struct Service {
     settings: Settings,
     database: Database,
-    metrics: Metrics,
-    health: Health,
-    shutdown: Shutdown,
-    /// What is sent and received, for `/asyncapi.json`.
-    description: Description,
-    /// Consumers, which start when the tables exist.
-    consumers: Vec<BoxFuture<'static, ()>>,
+    /// Consumers are its tasks, which start when the tables exist.
+    base: Base,
 }
 
 impl Service {
@@ -47,13 +35,13 @@ impl Service {
 
     /// Describes message types for `/asyncapi.json`. Of these, the document has what the service sends and receives.
     pub fn describe(&mut self, messages: Vec<MessageType>) {
-        self.description.know(messages);
+        self.base.describe(messages);
     }
 
     /// Names the events `event_types` of the aggregate type `aggregate_type` that the service writes to its outbox, for
     /// `/asyncapi.json`.
     pub fn publish(&mut self, aggregate_type: &str, event_types: &[&str]) {
-        self.description.send(&outbox::events_of(aggregate_type), event_types);
+        self.base.description.send(&outbox::events_of(aggregate_type), event_types);
     }
 
     /// Consumes the events `event_types` of the aggregate type `aggregate_type` from the durable queue `queue`, which
@@ -81,12 +69,12 @@ impl Service {
             limit: self.settings.saga.silence,
             saga_types: definitions.iter().map(|definition| definition.saga_type).collect(),
             database: self.database.clone(),
-            metrics: self.metrics.clone(),
+            metrics: self.base.metrics.clone(),
         };
-        self.consumers.push(saga::watch(silence, self.shutdown.clone()).boxed());
+        self.base.spawn(saga::watch(silence, self.base.shutdown()));
         for Command { channel, command_type, replies } in definitions.iter().flat_map(Definition::commands) {
             let replies: Vec<&str> = replies.iter().map(|(reply_type, _)| *reply_type).collect();
-            self.description.send_command(channel, command_type, S::REPLY_CHANNEL, &replies);
+            self.base.description.send_command(channel, command_type, S::REPLY_CHANNEL, &replies);
         }
         let replies: BTreeSet<&str> = definitions.iter().flat_map(Definition::reply_types).collect();
         let replies: Vec<&str> = replies.into_iter().collect();
@@ -103,13 +91,13 @@ impl Service {
         binding_keys: &[&str],
         handler: impl Handler,
     ) -> ProgressReader {
-        self.description.receive(exchange_name, binding_keys, queue);
+        self.base.description.receive(exchange_name, binding_keys, queue);
         let (progress, reader) = watch::channel(Progress::default());
         let inbox = Inbox {
-            name: self.settings.name,
+            name: self.settings.base.name,
             options: ConsumerOptions {
-                connection: self.settings.broker.clone(),
-                declare: self.settings.declare,
+                connection: self.settings.base.broker.clone(),
+                declare: self.settings.base.declare,
                 exchange,
                 subscription: Subscription {
                     queue: queue.to_owned(),
@@ -125,20 +113,20 @@ impl Service {
             },
             database: self.database.clone(),
             handler,
-            metrics: self.metrics.clone(),
-            health: self.health.clone(),
+            metrics: self.base.metrics.clone(),
+            health: self.base.health.clone(),
             progress,
         };
-        self.consumers.push(inbox::consume(inbox, self.shutdown.clone()).boxed());
+        self.base.spawn(inbox::consume(inbox, self.base.shutdown()));
         if let Some(age) = self.settings.inbox_retention {
             let retention = Retention {
                 queue: queue.to_owned(),
                 age,
                 database: self.database.clone(),
-                metrics: self.metrics.clone(),
+                metrics: self.base.metrics.clone(),
                 progress: reader.clone(),
             };
-            self.consumers.push(inbox::retain(retention, self.shutdown.clone()).boxed());
+            self.base.spawn(inbox::retain(retention, self.base.shutdown()));
         }
         reader
     }
@@ -160,68 +148,13 @@ pub async fn run(
     assemble: impl FnOnce(&mut Service) -> OpenApiRouter,
 ) -> Result<(), Failure> {
     // Bound before anything is changed, so that an address in use is found at once.
-    let listener = TcpListener::bind(&settings.listen).await.map_err(|error| {
-        let listen = &settings.listen;
-        Failure::Runtime(format!(
-            "cannot listen on {listen}: {error}; stop what uses that address, or set listen to another"
-        ))
-    })?;
-    let mut stop = StopSignals::listen().map_err(|error| Failure::runtime(&error))?;
-    let (trigger, ended) = shutdown();
-    let mut service = Service {
-        database: Database::new(settings.database.clone(), settings.name, settings.database_connections_max)
-            .map_err(|error| Failure::runtime(&error))?,
-        metrics: Metrics::new().map_err(|error| Failure::runtime(&error))?,
-        health: Health::default(),
-        shutdown: ended.clone(),
-        description: Description::default(),
-        consumers: Vec::new(),
-        settings,
-    };
+    let base = Base::open(settings.base.clone()).await?;
+    let connections_max = settings.database_connections_max;
+    let database = Database::new(settings.database.clone(), settings.base.name, connections_max)
+        .map_err(|error| Failure::runtime(&error))?;
+    let mut service = Service { settings, database: database.clone(), base };
     let api = assemble(&mut service);
-    let Service { settings, metrics, health, consumers, database, description, .. } = service;
-    let (ready, is_ready) = watch::channel(false);
-    let messages = description.document(settings.name);
-    let router = http::router(settings.name, api, messages, metrics, is_ready, health);
-    let mut answering = tokio::spawn(http::serve(listener, router, settings.database_connections_max, ended));
-    tokio::select! {
-        () = prepared(&database, schema) => {}
-        signal = stop.next() => {
-            tracing::info!(signal, "stopped before the database was ready");
-            return Ok(());
-        }
-    }
-    ready.send_replace(true);
-    let mut consumers: JoinSet<()> = consumers.into_iter().collect();
-    tracing::info!(listen = settings.listen, "{} is up", settings.name);
-
-    tokio::select! {
-        signal = stop.next() => {
-            tracing::info!(signal, drain_timeout_s = settings.drain_timeout.as_secs(), "draining; a second signal ends at once");
-        }
-        ended = &mut answering => {
-            return Err(Failure::Runtime(format!("the HTTP endpoints ended by themselves: {ended:?}")));
-        }
-        Some(ended) = consumers.join_next() => {
-            return Err(Failure::Runtime(format!("a consumer ended by itself: {ended:?}")));
-        }
-    }
-    trigger.request(settings.drain_timeout);
-    let drained = async {
-        while consumers.join_next().await.is_some() {}
-        // Keep-alive connections without a request are closed; requests under way are answered.
-        let _ = answering.await;
-    };
-    tokio::select! {
-        drained = timeout(settings.drain_timeout, drained) => match drained {
-            Ok(()) => tracing::info!("drained"),
-            Err(_) => return Err(Failure::Runtime(
-                "work in progress did not end within drain_timeout_s; what was not committed is done again at the next start".to_owned(),
-            )),
-        },
-        _ = stop.next() => return Err(Failure::Runtime("stopped by a second signal".to_owned())),
-    }
-    Ok(())
+    service.base.run(api, connections_max, prepared(&database, schema)).await
 }
 
 /// Waits for the database, and migrates its tables.

@@ -8,12 +8,11 @@ use broker_access::Access;
 use configuration::{Origins, Section, SettingsError};
 use pg_replication::Endpoint;
 
-/// The keys. In capital letters they are the environment's variables.
-pub(super) const KEYS: [&str; 18] = [
+/// The keys of every program. In capital letters they are the environment's variables.
+pub const BASE_KEYS: [&str; 13] = [
     "amqp_declare",
     "amqp_password",
     "amqp_password_file",
-    "amqp_prefetch",
     "amqp_tls_ca_file",
     "amqp_tls_cert_file",
     "amqp_tls_key_file",
@@ -22,13 +21,13 @@ pub(super) const KEYS: [&str; 18] = [
     "amqp_urls",
     "amqp_urls_file",
     "amqp_username",
-    "database_connections_max",
-    "database_url",
-    "database_url_file",
     "drain_timeout_s",
-    "inbox_retention_s",
     "listen",
 ];
+
+/// The keys that a service with a database has besides.
+const DATABASE_KEYS: [&str; 5] =
+    ["amqp_prefetch", "database_connections_max", "database_url", "database_url_file", "inbox_retention_s"];
 
 /// The keys that a service has besides when it coordinates sagas.
 const SAGA_KEYS: [&str; 2] = ["saga", "saga_silence_s"];
@@ -65,29 +64,45 @@ pub struct SagaSettings {
     pub silence: Duration,
 }
 
-/// Settings of every service.
+/// Settings of every program, with a database or without.
+#[derive(Clone, Debug)]
+pub struct BaseSettings {
+    /// The program's name, shown by PostgreSQL, RabbitMQ and in metrics.
+    pub name: &'static str,
+    /// `amqp_url` or `amqp_urls`, and the other `amqp_` keys.
+    pub broker: ConnectionOptions,
+    /// `amqp_declare`: whether the program declares what its subscriptions need, or only verifies it.
+    pub declare: bool,
+    /// `listen`: host and port of the HTTP endpoints.
+    pub listen: String,
+    /// `drain_timeout_s`: limit for work in progress after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// Settings of a service with a database.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The service's name, shown by PostgreSQL, RabbitMQ and in metrics.
-    pub name: &'static str,
+    /// Settings of every program.
+    pub base: BaseSettings,
     /// `database_url`: the service's database.
     pub database: Endpoint,
     /// `database_connections_max`: most connections to the database.
     pub database_connections_max: usize,
-    /// `amqp_url` or `amqp_urls`, and the other `amqp_` keys.
-    pub broker: ConnectionOptions,
-    /// `amqp_declare`: whether the service declares what its subscriptions need, or only verifies it.
-    pub declare: bool,
     /// `amqp_prefetch`: most unacknowledged messages.
     pub prefetch: u16,
     /// `inbox_retention_s`: age at which a row of the inbox is removed; `None` keeps all.
     pub inbox_retention: Option<Duration>,
     /// `saga` and `saga_silence_s`: only a program that orchestrates has these keys.
     pub saga: SagaSettings,
-    /// `listen`: host and port of the HTTP endpoints.
-    pub listen: String,
-    /// `drain_timeout_s`: limit for work in progress after SIGTERM.
-    pub drain_timeout: Duration,
+}
+
+/// Settings of a program, as they are read from its file and the environment.
+pub trait Readable: Sized {
+    /// Returns the keys. In capital letters they are the environment's variables.
+    fn keys(program: Program) -> Vec<&'static str>;
+
+    /// Reads every key from the tree of file and environment. Returns `None` after a reported problem.
+    fn from_root(root: Section<'_>, program: Program) -> Option<Self>;
 }
 
 /// Reads `file`, if there is one, overridden by the environment.
@@ -95,11 +110,12 @@ pub struct Settings {
 /// # Errors
 ///
 /// [`SettingsError`] with all problems, each with file or variable, key and cure. None shows a secret.
-pub fn load(program: Program, file: Option<&Path>) -> Result<Settings, SettingsError> {
-    let known = |variable: &str| program.keys().any(|key| key.to_uppercase() == variable);
+pub fn load<S: Readable>(program: Program, file: Option<&Path>) -> Result<S, SettingsError> {
+    let keys = S::keys(program);
+    let known = |variable: &str| keys.iter().any(|key| key.to_uppercase() == variable);
     let (environment, mut problems) = configuration::environment(known);
     let origins = Origins { file, prefix: "", environment: &environment };
-    match read(&origins, program) {
+    match configuration::read(&origins, |root| S::from_root(root, program)) {
         Ok(settings) if problems.is_empty() => Ok(settings),
         Ok(_) => Err(SettingsError { problems }),
         Err(error) => {
@@ -109,27 +125,45 @@ pub fn load(program: Program, file: Option<&Path>) -> Result<Settings, SettingsE
     }
 }
 
-impl Program {
-    fn keys(self) -> impl Iterator<Item = &'static str> {
-        let own = if self.orchestrates { &SAGA_KEYS[..] } else { &[] };
-        KEYS.iter().chain(own).copied()
+impl Readable for Settings {
+    fn keys(program: Program) -> Vec<&'static str> {
+        let own = if program.orchestrates { &SAGA_KEYS[..] } else { &[] };
+        BASE_KEYS.iter().chain(&DATABASE_KEYS).chain(own).copied().collect()
+    }
+
+    fn from_root(root: Section<'_>, program: Program) -> Option<Self> {
+        from_root(root, program)
     }
 }
 
-fn read(origins: &Origins<'_>, program: Program) -> Result<Settings, SettingsError> {
-    configuration::read(origins, |root| from_root(root, program))
+impl BaseSettings {
+    /// Reads [`BASE_KEYS`]. Returns `None` after a reported problem.
+    pub fn read(root: &mut Section<'_>, program: Program) -> Option<Self> {
+        let Program { name, listen, .. } = program;
+        let listen = root.parsed("listen", Some(listen), |text| match text.to_socket_addrs() {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err((
+                format!("names no address to listen on: {error}"),
+                "write host:port, for instance \"0.0.0.0:8080\"".into(),
+            )),
+        });
+        let client = Client { product: name, version: env!("CARGO_PKG_VERSION") };
+        let access = Access::read(root, "amqp_");
+        let declare = root.flag("amqp_declare", true);
+        let drain_timeout = root.seconds("drain_timeout_s", 1..=3600, 20);
+        Some(Self {
+            name,
+            broker: access.connection(client, HEARTBEAT, CONNECT_TIMEOUT),
+            declare,
+            listen: listen?,
+            drain_timeout,
+        })
+    }
 }
 
-/// Reads every key from the tree of file and environment. Returns `None` after a reported problem.
+/// Reads every key of a service with a database. Returns `None` after a reported problem.
 pub fn from_root(mut root: Section<'_>, program: Program) -> Option<Settings> {
-    let Program { name, listen, .. } = program;
-    let listen = root.parsed("listen", Some(listen), |text| match text.to_socket_addrs() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err((
-            format!("names no address to listen on: {error}"),
-            "write host:port, for instance \"0.0.0.0:8080\"".into(),
-        )),
-    });
+    let base = BaseSettings::read(&mut root, program);
     required(&mut root, "database_url", "postgresql://user:password@host:5432/database");
     let database = root.rotating_secret("database_url").and_then(|url| {
         let parsed =
@@ -137,25 +171,17 @@ pub fn from_root(mut root: Section<'_>, program: Program) -> Option<Settings> {
         parsed.map_err(|error| root.problem("database_url", error.to_string(), "correct the URL")).ok()
     });
     let database_connections_max = root.count("database_connections_max", 1..=1000, 8);
-    let client = Client { product: name, version: env!("CARGO_PKG_VERSION") };
-    let access = Access::read(&mut root, "amqp_");
-    let declare = root.flag("amqp_declare", true);
     let prefetch = root.number("amqp_prefetch", 1..=u64::from(u16::MAX), 1);
     let inbox_retention = root.seconds("inbox_retention_s", 0..=3_155_760_000, 7 * 24 * 3600);
-    let drain_timeout = root.seconds("drain_timeout_s", 1..=3600, 20);
     let saga = saga(&mut root, program);
     root.finish();
     Some(Settings {
-        name,
+        base: base?,
         database: database?,
         database_connections_max,
-        broker: access.connection(client, HEARTBEAT, CONNECT_TIMEOUT),
-        declare,
         prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
         inbox_retention: Some(inbox_retention).filter(|age| !age.is_zero()),
         saga: saga?,
-        listen: listen?,
-        drain_timeout,
     })
 }
 
@@ -170,7 +196,8 @@ fn saga(root: &mut Section<'_>, program: Program) -> Option<SagaSettings> {
     Some(SagaSettings { style: style?, silence })
 }
 
-fn required(root: &mut Section<'_>, key: &str, example: &str) {
+/// Notes a problem when neither `key` nor the key of its file is given.
+pub fn required(root: &mut Section<'_>, key: &str, example: &str) {
     let given = root.has(key) || root.has(&format!("{key}_file"));
     if !given {
         root.problem(key, "is missing", format!("set it to for instance \"{example}\""));
@@ -193,7 +220,7 @@ mod tests {
         ] {
             let program = Program { name: "a-service", listen, orchestrates };
             let documentation = documentation::read(file, |root| from_root(root, program));
-            assert_eq!(documentation.keys().count(), program.keys().count());
+            assert_eq!(documentation.keys().count(), Settings::keys(program).len());
         }
     }
 
@@ -203,13 +230,14 @@ mod tests {
             let environment: BTreeMap<String, String> =
                 variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             let origins = Origins { file: None, prefix: "", environment: &environment };
-            read(&origins, Program { name: "a-service", listen: "127.0.0.1:8081", orchestrates: true })
+            let program = Program { name: "a-service", listen: "127.0.0.1:8081", orchestrates: true };
+            configuration::read(&origins, |root| from_root(root, program))
         };
         let urls = [("DATABASE_URL", "postgresql://shop:s3cret@db/shop"), ("AMQP_URL", "amqp://mq")];
         let [database, broker] = urls;
         let settings =
             load(&[database, broker, ("AMQP_PREFETCH", "7"), ("LISTEN", "localhost:9000")]).unwrap();
-        assert_eq!((settings.prefetch, settings.listen.as_str()), (7, "localhost:9000"));
+        assert_eq!((settings.prefetch, settings.base.listen.as_str()), (7, "localhost:9000"));
         assert_eq!(settings.saga.style, SagaStyle::Choreography);
         let orchestrated =
             load(&[database, broker, ("SAGA", "orchestration"), ("SAGA_SILENCE_S", "5")]).unwrap();

@@ -10,6 +10,7 @@
 pub mod certs;
 pub mod consumer;
 pub mod daemon;
+pub mod event_stream;
 pub mod http;
 pub mod instance;
 pub mod liar;
@@ -30,6 +31,7 @@ pub mod workload;
 pub use certs::Authority;
 pub use consumer::Consumer;
 pub use daemon::Daemon;
+pub use event_stream::{EventStream, StreamedEvent};
 pub use oracle::{Committed, Oracle, Received, Verdict};
 pub use postgres::{Postgres, PostgresOptions, shared_postgres};
 pub use proxy::{Direction, Proxy};

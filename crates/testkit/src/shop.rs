@@ -94,6 +94,24 @@ impl Shop {
         Self { orders, customers, history, relay, databases, amqp_url }
     }
 
+    /// Starts an api-gateway in front of the services, and waits until it is ready.
+    pub async fn gateway(&self) -> Service {
+        let mut gateway = self.prepare_gateway();
+        gateway.start_again();
+        gateway.wait_ready(Duration::from_secs(60)).await;
+        gateway
+    }
+
+    /// Sets an api-gateway up in front of the services, without starting it.
+    pub fn prepare_gateway(&self) -> Service {
+        let url = |service: &Service| format!("http://127.0.0.1:{}", service.port());
+        Service::with_arguments("api-gateway", &[])
+            .with("ORDER_SERVICE_URL", &url(&self.orders))
+            .with("CUSTOMER_SERVICE_URL", &url(&self.customers))
+            .with("ORDER_HISTORY_URL", &url(&self.history))
+            .with("AMQP_URL", &self.amqp_url)
+    }
+
     /// Creates a customer and returns its id.
     pub async fn customer(&self, limit: &str) -> i64 {
         let body = format!(r#"{{"name": "Ada", "creditLimit": {{"amount": {limit}}}}}"#);

@@ -52,7 +52,7 @@ pub async fn rebuild(settings: Settings) -> Result<Rebuilt, Failure> {
 
 /// Rebuilds the view; `None` without retained events.
 async fn rebuilt(settings: Settings) -> Result<Option<Rebuilt>, DatabaseError> {
-    let database = Database::new(settings.database, settings.name, 1)?;
+    let database = Database::new(settings.database, settings.base.name, 1)?;
     let mut connection = database.connection().await?;
     super::migrate(&mut connection).await?;
     let transaction = connection.transaction().await?;

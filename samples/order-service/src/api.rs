@@ -7,7 +7,7 @@ use axum::{
     response::IntoResponse,
 };
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 };
 use chassis::{
     database::Database,
-    http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, next_page, required, whole},
+    http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, Query, next_page, required, whole},
     saga::{self, SagaView},
     settings::SagaStyle,
     trace::TraceContext,
@@ -78,6 +78,22 @@ struct Orders {
     orders: Vec<OrderView>,
 }
 
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Filter {
+    /// Only orders of this customer.
+    #[serde(rename = "customerId")]
+    #[param(value_type = i64, required = false)]
+    customer_id: Option<String>,
+}
+
+impl Filter {
+    fn customer_id(&self) -> Result<Option<i64>, ApiError> {
+        let parsed = self.customer_id.as_deref().map(str::parse).transpose();
+        parsed.map_err(|_| ApiError::invalid("customerId", "customerId is not a 64-bit integer"))
+    }
+}
+
 impl PlaceOrder {
     fn valid(self) -> Result<OrderDetails, ApiError> {
         let customer_id = required("customerId", self.customer_id)?;
@@ -115,14 +131,20 @@ async fn place(
 }
 
 /// List orders
-#[utoipa::path(get, path = "/orders", params(PageQuery), responses(
+#[utoipa::path(get, path = "/orders", params(Filter, PageQuery), responses(
     (status = 200, body = Orders, headers(("Link" = String))),
     (status = 400, body = ErrorBody, description = "The request is not valid; `field` says where"),
     (status = "default", body = ErrorBody, description = "Any other failure")
 ))]
-async fn list(State(api): State<Api>, page: Page) -> Result<impl IntoResponse, ApiError> {
-    let orders = store::list(&*api.database.connection().await?, page).await?;
-    let next = next_page("/orders", page, orders.len(), orders.last().map(|order| order.id));
+async fn list(
+    State(api): State<Api>,
+    Query(filter): Query<Filter>,
+    page: Page,
+) -> Result<impl IntoResponse, ApiError> {
+    let customer_id = filter.customer_id()?;
+    let orders = store::list(&*api.database.connection().await?, customer_id, page).await?;
+    let path = customer_id.map_or("/orders".to_owned(), |id| format!("/orders?customerId={id}"));
+    let next = next_page(&path, page, orders.len(), orders.last().map(|order| order.id));
     Ok((next, Json(Orders { orders: orders.into_iter().map(OrderView::from).collect() })))
 }
 

@@ -29,6 +29,7 @@ SELECT setval(pg_get_serial_sequence('public.orders', 'id'), (extract(epoch FROM
 ",
     saga::TABLES,
     "CREATE INDEX saga_of_order ON public.saga (((data ->> 'orderId')::bigint), id);",
+    "CREATE INDEX orders_of_customer ON public.orders (customer_id, id);",
 ];
 
 pub(super) const SCHEMA: Schema = Schema { migrations: MIGRATIONS, derived: &[] };
@@ -138,10 +139,26 @@ pub(super) async fn find(client: &impl GenericClient, id: i64) -> Result<Option<
     Ok(client.query_opt(select, &[&id]).await?.as_ref().map(Order::from))
 }
 
-/// Returns a page of orders, ordered by id.
-pub(super) async fn list(client: &impl GenericClient, page: Page) -> Result<Vec<Order>, DatabaseError> {
-    let select = "SELECT id, customer_id, total, state, rejection_reason FROM public.orders WHERE id > $1 ORDER BY id LIMIT $2";
-    Ok(client.query(select, &[&page.after, &page.limit]).await?.iter().map(Order::from).collect())
+/// Returns a page of orders, of one customer or all, ordered by id.
+pub(super) async fn list(
+    client: &impl GenericClient,
+    customer_id: Option<i64>,
+    page: Page,
+) -> Result<Vec<Order>, DatabaseError> {
+    // Two statements, each with an index of its own.
+    let rows = match customer_id {
+        Some(customer_id) => {
+            let select = "SELECT id, customer_id, total, state, rejection_reason FROM public.orders \
+                          WHERE customer_id = $3 AND id > $1 ORDER BY id LIMIT $2";
+            client.query(select, &[&page.after, &page.limit, &customer_id]).await?
+        }
+        None => {
+            let select = "SELECT id, customer_id, total, state, rejection_reason FROM public.orders \
+                          WHERE id > $1 ORDER BY id LIMIT $2";
+            client.query(select, &[&page.after, &page.limit]).await?
+        }
+    };
+    Ok(rows.iter().map(Order::from).collect())
 }
 
 impl From<&Row> for Order {

@@ -20,35 +20,29 @@ mod error;
 pub mod guard;
 mod properties;
 pub mod readable;
+mod session;
+mod transient;
 mod transport;
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::collections::BTreeMap;
 
 use amqp_publisher::{
     BrokerError, Connection as OwnConnection, ConnectionOptions, Endpoint, Topology,
     connection::ChannelId,
-    short_string::short,
     topology::{Exchange, Subscription},
 };
-use futures_util::{FutureExt, StreamExt};
 use lapin::{
     Channel, Confirmation, Connection,
     message::Delivery as LapinDelivery,
-    options::{
-        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-        QueueDeclareOptions,
-    },
+    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
 
-use connect::answered;
 use diagnostics::legible::Legible;
 pub use error::{ConsumerError, Setback};
-use guard::InHand;
 pub use properties::REASON_HEADER;
-
-/// Interval of checking the connection while no message arrives.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+use session::{Line, Session};
+pub use transient::{Binding, TransientConsumer, TransientOptions};
 
 /// Broker and queue of a consumer.
 #[derive(Clone, Debug)]
@@ -67,14 +61,7 @@ pub struct ConsumerOptions {
 
 /// Connection that consumes one queue.
 pub struct Consumer {
-    connection: Connection,
-    at: Endpoint,
-    channel: Channel,
-    deliveries: lapin::Consumer,
-    in_hand: InHand,
-    /// First of `deliveries`, not returned yet.
-    ahead: Option<LapinDelivery>,
-    queue: ShortString,
+    session: Session,
     /// `<queue>.dead`.
     dead: ShortString,
 }
@@ -107,25 +94,19 @@ impl Consumer {
         attempt: usize,
     ) -> Result<Self, ConsumerError> {
         let ConsumerOptions { subscription, prefetch, .. } = options;
-        let at = declare(options, name, attempt).await?;
-        let in_hand = InHand::default();
-        let connection = connect::connect(&options.connection, &at, name, *prefetch, &in_hand).await?;
-        let failed = |source| ConsumerError::after_open(&at, source);
-        let channel = answered(connection.create_channel()).await.map_err(failed)?;
+        let topology = Topology {
+            declare: options.declare,
+            exchanges: options.exchange.iter().cloned().collect(),
+            subscriptions: vec![subscription.clone()],
+            ..Topology::default()
+        };
+        let at = declare(&options.connection, &topology, name, attempt).await?;
+        let line = Line::open(&options.connection, at, name, *prefetch).await?;
         // Confirms are for buried messages.
-        answered(channel.confirm_select(ConfirmSelectOptions::default())).await.map_err(failed)?;
-        let queue = short(&subscription.queue).map_err(|error| failed(error.into()))?;
-        let dead =
-            short(&dead_letters::queue_of(&subscription.queue)).map_err(|error| failed(error.into()))?;
-        answered(channel.basic_qos(*prefetch, BasicQosOptions::default())).await.map_err(failed)?;
-        let consuming = channel.basic_consume(
-            queue.clone(),
-            ShortString::default(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        );
-        let deliveries = answered(consuming).await.map_err(failed)?;
-        Ok(Self { connection, at, channel, deliveries, in_hand, ahead: None, queue, dead })
+        line.answered(line.channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        let queue = line.short(&subscription.queue)?;
+        let dead = line.short(&dead_letters::queue_of(&subscription.queue))?;
+        Ok(Self { session: line.consume(queue).await?, dead })
     }
 
     /// Returns the next message. Cancel-safe.
@@ -135,35 +116,12 @@ impl Consumer {
     /// [`ConsumerError`] when the connection is lost, or the broker ends the consumer, for instance because the queue
     /// was deleted.
     pub async fn next(&mut self) -> Result<Delivery, ConsumerError> {
-        if let Some(inner) = self.ahead.take() {
-            return Ok(Delivery { inner });
-        }
-        let next = loop {
-            // A lost connection should end the stream. The timeout detects one that does not.
-            match tokio::time::timeout(LOOK_INTERVAL, self.deliveries.next()).await {
-                Ok(next) => break next,
-                Err(_) if self.connection.status().connected() => {}
-                Err(_) => {
-                    let closed = io::Error::from(io::ErrorKind::ConnectionAborted);
-                    return Err(BrokerError::Lost { at: self.at.clone(), source: closed.into() }.into());
-                }
-            }
-        };
-        match next {
-            Some(Ok(inner)) => Ok(Delivery { inner }),
-            Some(Err(source)) => Err(self.failed(source)),
-            None => Err(ConsumerError::Ended { at: self.at.clone(), queue: self.queue.to_string() }),
-        }
+        self.session.next().await
     }
 
     /// Tells whether a message has arrived, so that [`next`](Self::next) returns at once.
     pub fn has_next(&mut self) -> bool {
-        if self.ahead.is_none()
-            && let Some(Some(Ok(inner))) = self.deliveries.next().now_or_never()
-        {
-            self.ahead = Some(inner);
-        }
-        self.ahead.is_some()
+        self.session.has_next()
     }
 
     /// Acknowledges a message.
@@ -172,8 +130,7 @@ impl Consumer {
     ///
     /// [`ConsumerError`] when the connection is lost.
     pub async fn ack(&self, delivery: &Delivery) -> Result<(), ConsumerError> {
-        self.in_hand.settled();
-        self.answered(delivery.inner.ack(BasicAckOptions::default())).await.map(drop)
+        self.session.ack(delivery).await
     }
 
     /// Moves a message to `<queue>.dead`, with `reason` in the header [`REASON_HEADER`] and everything else
@@ -186,11 +143,12 @@ impl Consumer {
     pub async fn bury(&self, delivery: &Delivery, reason: &str) -> Result<(), ConsumerError> {
         // RabbitMQ's management shows the reason, which may quote the message.
         let reason = Legible(reason).to_string();
+        let line = &self.session.line;
         let properties =
-            properties::with_reason(&delivery.inner.properties, &reason, frame_bytes(&self.connection));
-        let copy = published(&self.channel, &self.dead, &delivery.inner.data, properties);
-        let Confirmation::Ack(None) = self.answered(copy).await? else {
-            return Err(ConsumerError::NotBuried { at: self.at.clone(), queue: self.dead.to_string() });
+            properties::with_reason(&delivery.inner.properties, &reason, frame_bytes(&line.connection));
+        let copy = published(&line.channel, &self.dead, &delivery.inner.data, properties);
+        let Confirmation::Ack(None) = line.answered(copy).await? else {
+            return Err(ConsumerError::NotBuried { at: line.at.clone(), queue: self.dead.to_string() });
         };
         self.ack(delivery).await
     }
@@ -201,22 +159,15 @@ impl Consumer {
     ///
     /// [`ConsumerError`] when the connection is lost or a queue does not exist.
     pub async fn waiting(&self) -> Result<Waiting, ConsumerError> {
-        let queue = self.answered(depth(&self.channel, &self.queue)).await?;
-        let dead = self.answered(depth(&self.channel, &self.dead)).await?;
+        let line = &self.session.line;
+        let queue = line.answered(depth(&line.channel, &self.session.queue)).await?;
+        let dead = line.answered(depth(&line.channel, &self.dead)).await?;
         Ok(Waiting { queue, dead })
     }
 
     /// Closes the connection in order. Unacknowledged messages return to their place in the queue.
     pub async fn close(self) {
-        connect::close(&self.connection).await;
-    }
-
-    async fn answered<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, ConsumerError> {
-        answered(answer).await.map_err(|source| self.failed(source))
-    }
-
-    fn failed(&self, source: lapin::Error) -> ConsumerError {
-        ConsumerError::after_open(&self.at, source)
+        self.session.close().await;
     }
 }
 
@@ -272,16 +223,16 @@ impl Delivery {
     }
 }
 
-/// Declares the subscription on a connection of its own, closes it, and returns the broker.
-async fn declare(options: &ConsumerOptions, name: &str, attempt: usize) -> Result<Endpoint, BrokerError> {
+/// Declares or verifies a topology on a connection of its own, closes it, and returns the broker. It reports why the
+/// broker refuses this user, which lapin does not.
+async fn declare(
+    options: &ConnectionOptions,
+    topology: &Topology,
+    name: &str,
+    attempt: usize,
+) -> Result<Endpoint, BrokerError> {
     const CHANNEL: ChannelId = 1;
-    let topology = Topology {
-        declare: options.declare,
-        exchanges: options.exchange.iter().cloned().collect(),
-        subscriptions: vec![options.subscription.clone()],
-        ..Topology::default()
-    };
-    let mut connection = OwnConnection::connect(&options.connection, name, attempt).await?;
+    let mut connection = OwnConnection::connect(options, name, attempt).await?;
     connection.open_channel(CHANNEL).await?;
     topology.declare(&mut connection, CHANNEL).await?;
     let at = connection.at().clone();

@@ -1,4 +1,4 @@
-//! Request body: JSON of a known shape, or a refusal that names the field.
+//! Request body: JSON of a known shape, or a refusal that names the field; or any bytes. Limited in size and time.
 
 use std::time::Duration;
 
@@ -19,7 +19,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub struct Body<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+/// Body as it came: any bytes.
+#[derive(Clone, Debug)]
+pub struct RawBody(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RawBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
@@ -33,10 +37,18 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         if let Some(turn) = &turn {
             turn.is_servers();
         }
-        let bytes = received.map_err(|rejection| match rejection.status().as_u16() {
+        received.map(Self).map_err(|rejection| match rejection.status().as_u16() {
             413 => ApiError::too_large("the body is too large"),
             _ => ApiError::invalid("", format!("the body cannot be read: {}", rejection.body_text())),
-        })?;
+        })
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let RawBody(bytes) = RawBody::from_request(request, state).await?;
         object(&bytes).map(Self).map_err(|(path, error)| {
             // A path helps only for JSON of another shape.
             let field = if error.is_data() && path != "." { path.as_str() } else { "" };

@@ -51,8 +51,18 @@ impl ApiError {
     }
 
     /// 503.
-    pub(super) fn unavailable(error: impl Into<String>) -> Self {
+    pub fn unavailable(error: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error, None)
+    }
+
+    /// 502: another service did not answer as it should.
+    pub fn bad_gateway(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, error, None)
+    }
+
+    /// 504: another service did not answer in time.
+    pub fn gateway_timeout(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, error, None)
     }
 
     /// 500. The log has the rest.

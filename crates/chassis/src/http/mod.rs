@@ -6,6 +6,7 @@ mod id;
 mod observe;
 mod page;
 mod query;
+mod request_id;
 mod serve;
 mod whole;
 
@@ -22,11 +23,12 @@ use tokio::sync::watch;
 use utoipa::openapi::InfoBuilder;
 use utoipa_axum::router::OpenApiRouter;
 
-pub use body::{Body, required};
+pub use body::{Body, RawBody, required};
 pub use error::{ApiError, ErrorBody};
 pub use id::Id;
 pub use page::{Page, PageQuery, next_page};
 pub use query::Query;
+pub use request_id::{REQUEST_ID, RequestId};
 pub(super) use serve::serve;
 pub use whole::whole;
 

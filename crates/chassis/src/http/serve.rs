@@ -33,18 +33,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most connections. Beyond it the client that has been silent longest makes room. Below the usual limit of 1024 open
 /// files.
 const CONNECTIONS_MAX: usize = 800;
-/// Files reserved for other purposes than HTTP and the database: consumers, logs, timers.
+/// Files reserved for other purposes than HTTP and connections of the service's own: consumers, logs, timers.
 const OTHER_FILES: usize = 64;
 
-/// Answers requests until `shutdown`, and then those in progress. HTTP connections leave `database_connections_max`
-/// open files, and some for consumers.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    database_connections_max: usize,
-    mut shutdown: Shutdown,
-) {
-    let max = within_open_files(CONNECTIONS_MAX, OTHER_FILES + database_connections_max);
+/// Answers requests until `shutdown`, and then those in progress. HTTP connections leave `files_max` open files for
+/// the service's own connections, and some for consumers.
+pub(crate) async fn serve(listener: TcpListener, router: Router, files_max: usize, mut shutdown: Shutdown) {
+    let max = within_open_files(CONNECTIONS_MAX, OTHER_FILES + files_max);
     let ended = shutdown.clone();
     let serve = |stream, turn| converse(stream, router.clone(), turn, ended.clone());
     let end = async {

@@ -311,7 +311,8 @@ impl<H: Handler> Inbox<H> {
     }
 }
 
-fn message(delivery: &Delivery, trace: TraceContext) -> Result<Message, HandlingError> {
+/// Returns the message of a delivery, or the reason why it is none.
+pub(crate) fn message(delivery: &Delivery, trace: TraceContext) -> Result<Message, HandlingError> {
     if let Some(why) = delivery.unreadable() {
         return Err(HandlingError::Permanent(format!("it cannot be read: {why}")));
     }

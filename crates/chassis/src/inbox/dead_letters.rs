@@ -90,7 +90,7 @@ async fn redrive_one(
     limit: u32,
     moved: &mut u32,
 ) -> Result<u32, ConsumerError> {
-    let letters = dead_letters::DeadLetters::open(&settings.broker, queue, settings.name).await?;
+    let letters = dead_letters::DeadLetters::open(&settings.base.broker, queue, settings.base.name).await?;
     let limit = limit.min(letters.waiting().await?);
     while *moved < limit && letters.put_back().await? {
         *moved += 1;

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use tokio_postgres::{Client, Transaction};
 
 pub use consumer::{Head, Progress, ProgressReader};
-pub(super) use consumer::{Inbox, consume};
+pub(super) use consumer::{Inbox, consume, message};
 pub use dead_letters::{Redriven, redrive};
 pub(super) use retention::{Retention, retain};
 

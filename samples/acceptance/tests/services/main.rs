@@ -22,6 +22,7 @@ mod compose;
 mod connections;
 mod deliveries;
 mod faults;
+mod gateway;
 mod history;
 mod hostile;
 mod hostile_sagas;

@@ -15,7 +15,7 @@ done
 export CARGO_ENCODED_RUSTFLAGS="$flags"
 export CFLAGS="${CFLAGS:-} -ffile-prefix-map=$here=/outboxd -ffile-prefix-map=$cargo_home=/cargo"
 
-[ $# -gt 0 ] || set -- outboxd order-service customer-service order-history api-gateway
+[ $# -gt 0 ] || set -- outboxd order-service customer-service order-history order-search api-gateway
 # Each by itself: no feature that another program switches on is in it.
 for name; do "$cargo" build --release --locked --target-dir target/dist --package "$name" --bin "$name"; done
 

@@ -1,8 +1,9 @@
 #!/bin/sh
-# install.sh [api]
+# install.sh [api] [views]
 #
 # Installs what building and testing need and this machine lacks: a C linker, PostgreSQL and RabbitMQ, from Debian's packages.
 # `api`: also Python with venv, and Node with npm.
+# `views`: also Go, a JDK and Maven.
 # Starts and changes no service of the machine: tests and demo start private nodes.
 # Needs neither network nor root when nothing is missing.
 
@@ -22,6 +23,11 @@ for more in "$@"; do
             command -v node >/dev/null || needs nodejs
             command -v npm >/dev/null || needs npm
             ;;
+        views)
+            command -v go >/dev/null || needs golang-go
+            command -v javac >/dev/null || needs default-jdk-headless
+            command -v mvn >/dev/null || needs maven
+            ;;
         *) echo "install.sh does not know $more" >&2 && exit 2 ;;
     esac
 done
@@ -29,8 +35,8 @@ done
 
 echo "Installing$missing"
 if ! command -v apt-get >/dev/null; then
-    echo "No apt-get here. Please install by hand a C compiler, PostgreSQL (server) and RabbitMQ;" >&2
-    echo "they are looked for in /usr/lib/postgresql and /usr/lib/rabbitmq." >&2
+    echo "No apt-get here. Please install by hand what these packages of Debian hold:$missing." >&2
+    echo "PostgreSQL and RabbitMQ are looked for in /usr/lib/postgresql and /usr/lib/rabbitmq." >&2
     exit 1
 fi
 if [ "$(id -u)" = 0 ]; then

@@ -50,7 +50,8 @@ fn rules() -> Rules {
 }
 
 /// The released programs.
-const PROGRAMS: [&str; 5] = ["outboxd", "order-service", "customer-service", "order-history", "api-gateway"];
+const PROGRAMS: [&str; 6] =
+    ["outboxd", "order-service", "customer-service", "order-history", "order-search", "api-gateway"];
 
 /// Name, version and a `fact` of each crate in the release builds of `programs` for this machine: `{l}` gives the licence, `{f}`
 /// the features.

@@ -24,8 +24,19 @@ pub(crate) fn outboxd() -> Documentation {
 
 /// Keys that every service has that is built on `chassis`.
 fn of_services() -> Documentation {
-    let program = service::Program { name: "order-service", listen: "127.0.0.1:8081", orchestrates: true };
+    let program =
+        service::Program { name: "order-service", listen: "127.0.0.1:8081", orchestrates: true, view: None };
     documentation::read(&repository::text("config/order-service.toml"), |root| {
+        service::from_root(root, program)
+    })
+}
+
+/// Keys that a service has besides when it keeps a view.
+fn of_views() -> Documentation {
+    let (name, listen) = ("order-history", "127.0.0.1:8083");
+    let view = service::ViewPlaces { schemes: &["mongodb"], example: "", is_optional: true };
+    let program = service::Program { name, listen, orchestrates: false, view: Some(view) };
+    documentation::read(&repository::text("config/order-history.toml"), |root| {
         service::from_root(root, program)
     })
 }
@@ -41,11 +52,16 @@ pub(crate) fn page() -> String {
     for section in &documentation.sections {
         page += &of_section(section);
     }
-    page += "## Services\n\nThe three sample services share these keys, but for `saga` and `saga_silence_s`: only `order-service` has them. The file is \
-             `config/order-service.toml` and its like.\n\n";
+    page += "## Services\n\nThe sample services share these keys, but for `saga` and `saga_silence_s`: only `order-service` has them. \
+             `order-history` and `order-search` have `view_url` and `view_url_file` besides; `order-search` has to have one of them. The \
+             file is `config/order-service.toml` and its like.\n\n";
     for section in &of_services().sections {
         page += &overview(&section.keys, false);
         page += &section.keys.iter().fold(String::new(), |text, key| text + &of_key(key));
+    }
+    for section in &of_views().sections {
+        let keys = section.keys.iter().filter(|key| key.pattern.starts_with("view_url"));
+        page += &keys.fold(String::new(), |text, key| text + &of_key(key));
     }
     page.trim_end().to_owned() + "\n"
 }

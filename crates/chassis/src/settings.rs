@@ -7,6 +7,7 @@ use amqp_publisher::{Client, ConnectionOptions};
 use broker_access::Access;
 use configuration::{Origins, Section, SettingsError};
 use pg_replication::Endpoint;
+use secret::Secret;
 
 /// The keys of every program. In capital letters they are the environment's variables.
 pub const BASE_KEYS: [&str; 13] = [
@@ -31,6 +32,8 @@ const DATABASE_KEYS: [&str; 5] =
 
 /// The keys that a service has besides when it coordinates sagas.
 const SAGA_KEYS: [&str; 2] = ["saga", "saga_silence_s"];
+/// The keys that a service has besides when it keeps a view.
+const VIEW_KEYS: [&str; 2] = ["view_url", "view_url_file"];
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,6 +47,19 @@ pub struct Program {
     pub listen: &'static str,
     /// Set when the service coordinates sagas. Only then it has the keys for them.
     pub orchestrates: bool,
+    /// Where the service's view may be, for a service that keeps one. Only then it has the keys for it.
+    pub view: Option<ViewPlaces>,
+}
+
+/// Stores in which a service can keep its view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ViewPlaces {
+    /// Schemes of their URLs.
+    pub schemes: &'static [&'static str],
+    /// URL that a problem shows.
+    pub example: &'static str,
+    /// Set when the view is in the service's database unless `view_url` says otherwise.
+    pub is_optional: bool,
 }
 
 /// Style of a saga.
@@ -84,8 +100,10 @@ pub struct BaseSettings {
 pub struct Settings {
     /// Settings of every program.
     pub base: BaseSettings,
-    /// `database_url`: the service's database.
+    /// `database_url`: the service's database; `view_url` in its place, if that is PostgreSQL's.
     pub database: Endpoint,
+    /// `view_url`: the view's place; `None` in the service's database.
+    pub view: Option<Secret>,
     /// `database_connections_max`: most connections to the database.
     pub database_connections_max: usize,
     /// `amqp_prefetch`: most unacknowledged messages.
@@ -127,8 +145,9 @@ pub fn load<S: Readable>(program: Program, file: Option<&Path>) -> Result<S, Set
 
 impl Readable for Settings {
     fn keys(program: Program) -> Vec<&'static str> {
-        let own = if program.orchestrates { &SAGA_KEYS[..] } else { &[] };
-        BASE_KEYS.iter().chain(&DATABASE_KEYS).chain(own).copied().collect()
+        let saga = if program.orchestrates { &SAGA_KEYS[..] } else { &[] };
+        let view = if program.view.is_some() { &VIEW_KEYS[..] } else { &[] };
+        BASE_KEYS.iter().chain(&DATABASE_KEYS).chain(saga).chain(view).copied().collect()
     }
 
     fn from_root(root: Section<'_>, program: Program) -> Option<Self> {
@@ -164,12 +183,19 @@ impl BaseSettings {
 /// Reads every key of a service with a database. Returns `None` after a reported problem.
 pub fn from_root(mut root: Section<'_>, program: Program) -> Option<Settings> {
     let base = BaseSettings::read(&mut root, program);
-    required(&mut root, "database_url", "postgresql://user:password@host:5432/database");
-    let database = root.rotating_secret("database_url").and_then(|url| {
-        let parsed =
-            Endpoint::read(url, None).and_then(|endpoint| endpoint.validate_tls().map(|()| endpoint));
-        parsed.map_err(|error| root.problem("database_url", error.to_string(), "correct the URL")).ok()
-    });
+    let view = program.view.and_then(|places| view(&mut root, places));
+    let (database, view) = match view {
+        Some(View::InPostgres(database)) => {
+            root.rotating_secret("database_url");
+            (Some(database), None)
+        }
+        view => {
+            required(&mut root, "database_url", "postgresql://user:password@host:5432/database");
+            let url = root.rotating_secret("database_url");
+            let database = url.and_then(|url| postgres(&root, "database_url", url));
+            (database, view.and_then(View::elsewhere))
+        }
+    };
     let database_connections_max = root.count("database_connections_max", 1..=1000, 8);
     let prefetch = root.number("amqp_prefetch", 1..=u64::from(u16::MAX), 1);
     let inbox_retention = root.seconds("inbox_retention_s", 0..=3_155_760_000, 7 * 24 * 3600);
@@ -178,6 +204,7 @@ pub fn from_root(mut root: Section<'_>, program: Program) -> Option<Settings> {
     Some(Settings {
         base: base?,
         database: database?,
+        view,
         database_connections_max,
         prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
         inbox_retention: Some(inbox_retention).filter(|age| !age.is_zero()),
@@ -194,6 +221,46 @@ fn saga(root: &mut Section<'_>, program: Program) -> Option<SagaSettings> {
     let style = root.choice("saga", &styles);
     let silence = root.seconds("saga_silence_s", 1..=86_400, silence.as_secs());
     Some(SagaSettings { style: style?, silence })
+}
+
+/// Place of a view.
+enum View {
+    InPostgres(Endpoint),
+    Elsewhere(Secret),
+}
+
+impl View {
+    fn elsewhere(self) -> Option<Secret> {
+        match self {
+            Self::InPostgres(_) => None,
+            Self::Elsewhere(url) => Some(url),
+        }
+    }
+}
+
+/// Reads `view_url`. Its store parses the rest of it.
+fn view(root: &mut Section<'_>, places: ViewPlaces) -> Option<View> {
+    if !places.is_optional {
+        required(root, "view_url", places.example);
+    }
+    let url = root.rotating_secret("view_url")?;
+    let text = url.read().ok()?;
+    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+    if !places.schemes.contains(&scheme) {
+        let schemes: Vec<String> = places.schemes.iter().map(|scheme| format!("{scheme}://")).collect();
+        let what = format!("names no place for this view: it begins with none of {}", schemes.join(", "));
+        root.problem("view_url", what, format!("set it to for instance \"{}\"", places.example));
+        return None;
+    }
+    match scheme {
+        "postgresql" | "postgres" => postgres(root, "view_url", url).map(View::InPostgres),
+        _ => Some(View::Elsewhere(url)),
+    }
+}
+
+fn postgres(root: &Section<'_>, key: &str, url: Secret) -> Option<Endpoint> {
+    let parsed = Endpoint::read(url, None).and_then(|endpoint| endpoint.validate_tls().map(|()| endpoint));
+    parsed.map_err(|error| root.problem(key, error.to_string(), "correct the URL")).ok()
 }
 
 /// Notes a problem when neither `key` nor the key of its file is given.
@@ -213,12 +280,15 @@ mod tests {
 
     #[test]
     fn each_services_file_documents_every_key_with_its_default() {
-        for (listen, orchestrates, file) in [
-            ("127.0.0.1:8081", true, include_str!("../../../config/order-service.toml")),
-            ("127.0.0.1:8082", false, include_str!("../../../config/customer-service.toml")),
-            ("127.0.0.1:8083", false, include_str!("../../../config/order-history.toml")),
+        let places =
+            |is_optional| Some(ViewPlaces { schemes: &["mongodb", "http"], example: "", is_optional });
+        for (listen, orchestrates, view, file) in [
+            ("127.0.0.1:8081", true, None, include_str!("../../../config/order-service.toml")),
+            ("127.0.0.1:8082", false, None, include_str!("../../../config/customer-service.toml")),
+            ("127.0.0.1:8083", false, places(true), include_str!("../../../config/order-history.toml")),
+            ("127.0.0.1:8084", false, places(false), include_str!("../../../config/order-search.toml")),
         ] {
-            let program = Program { name: "a-service", listen, orchestrates };
+            let program = Program { name: "a-service", listen, orchestrates, view };
             let documentation = documentation::read(file, |root| from_root(root, program));
             assert_eq!(documentation.keys().count(), Settings::keys(program).len());
         }
@@ -230,7 +300,13 @@ mod tests {
             let environment: BTreeMap<String, String> =
                 variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             let origins = Origins { file: None, prefix: "", environment: &environment };
-            let program = Program { name: "a-service", listen: "127.0.0.1:8081", orchestrates: true };
+            let view = ViewPlaces {
+                schemes: &["postgresql", "mongodb"],
+                example: "mongodb://host/db",
+                is_optional: true,
+            };
+            let listen = "127.0.0.1:8081";
+            let program = Program { name: "a-service", listen, orchestrates: true, view: Some(view) };
             configuration::read(&origins, |root| from_root(root, program))
         };
         let urls = [("DATABASE_URL", "postgresql://shop:s3cret@db/shop"), ("AMQP_URL", "amqp://mq")];
@@ -245,6 +321,14 @@ mod tests {
         assert_eq!(orchestrated.saga, expected);
         let text = load(&[database, broker, ("SAGA", "chaos")]).unwrap_err().to_string();
         assert!(text.contains("SAGA") && text.contains("\"orchestration\""), "{text}");
+
+        let kept_at =
+            |url| load(&[database, broker, ("VIEW_URL", url)]).map(|settings| settings.view.is_some());
+        assert!(kept_at("mongodb://u:s3cret@views/history").unwrap());
+        assert!(!kept_at("postgresql://history@views/history").unwrap(), "in the service's own database");
+        let text = kept_at("redis://u:s3cret@views").unwrap_err().to_string();
+        assert!(text.contains("VIEW_URL") && text.contains("mongodb://host/db"), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
 
         let text = load(&[]).unwrap_err().to_string();
         for variable in ["DATABASE_URL", "AMQP_URL"] {

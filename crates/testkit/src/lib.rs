@@ -26,6 +26,7 @@ pub mod run;
 pub mod service;
 pub mod shop;
 pub mod unread;
+pub mod views;
 pub mod workload;
 
 pub use certs::Authority;
@@ -41,4 +42,5 @@ pub use run::unique;
 pub use service::Service;
 pub use shop::Shop;
 pub use unread::UnreadPipe;
+pub use views::{FerretDb, OpenSearch, shared_ferretdb, shared_opensearch};
 pub use workload::{Workload, create_outbox};

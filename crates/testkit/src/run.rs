@@ -107,7 +107,7 @@ fn run_name(pid: u32) -> Option<String> {
 
 /// Returns the target folder from the executable's path, which also holds with `CARGO_TARGET_DIR`: tests are in
 /// `target/<profile>/deps`, examples in `target/<profile>/examples`.
-fn target_directory() -> PathBuf {
+pub(super) fn target_directory() -> PathBuf {
     let executable = std::env::current_exe().expect("this process has an executable");
     executable.ancestors().nth(3).expect("cargo puts executables into target/<profile>/<kind>").to_owned()
 }

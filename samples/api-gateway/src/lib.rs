@@ -30,7 +30,8 @@ use metrics::Metrics;
 use upstream::Upstreams;
 
 /// Program of the gateway.
-pub const PROGRAM: Program = Program { name: "api-gateway", listen: "127.0.0.1:8080", orchestrates: false };
+pub const PROGRAM: Program =
+    Program { name: "api-gateway", listen: "127.0.0.1:8080", orchestrates: false, view: None };
 
 /// End of the gateway's `--help`.
 pub const HELP: &str = "\

@@ -26,6 +26,9 @@ pub struct Money(Decimal);
 /// Reason why a number is not an amount of money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotMoney {
+    /// No number, as JSON writes it.
+    #[error("is not a number")]
+    NotANumber,
     /// Too precise.
     #[error("has more than {SCALE_MAX} digits after the point")]
     TooPrecise,
@@ -39,8 +42,11 @@ impl Money {
     ///
     /// # Errors
     ///
-    /// [`NotMoney`] when the number cannot be kept exactly or is too large.
+    /// [`NotMoney`] when the text is no number, or cannot be kept exactly or is too large.
     pub fn parse(text: &str) -> Result<Self, NotMoney> {
+        if serde_json::from_str::<Number>(text).is_err() {
+            return Err(NotMoney::NotANumber);
+        }
         let (digits, exponent) = match text.split_once(['e', 'E']) {
             Some((digits, exponent)) => (digits, exponent.parse::<i64>().map_err(|_| NotMoney::TooLarge)?),
             None => (text, 0),
@@ -58,6 +64,23 @@ impl Money {
     /// Returns an amount of this many hundredths, for an example.
     pub(super) fn example(hundredths: u32) -> Self {
         Self(Decimal::new(hundredths.into(), 2).normalize())
+    }
+
+    /// Returns the amount in ten-thousandths, exactly, for a store without decimals: at most 10^16, which 64 bits hold.
+    pub fn ten_thousandths(self) -> i64 {
+        let mut decimal = self.0;
+        // Rescaling a number of at most 17 digits to four decimals loses nothing.
+        decimal.rescale(SCALE_MAX);
+        i64::try_from(decimal.mantissa()).unwrap_or(i64::MAX)
+    }
+
+    /// Returns the amount of this many ten-thousandths.
+    ///
+    /// # Errors
+    ///
+    /// [`NotMoney`] for more than 10^16.
+    pub fn of_ten_thousandths(units: i64) -> Result<Self, NotMoney> {
+        Self::try_from(Decimal::new(units, SCALE_MAX))
     }
 
     /// Tells whether the amount is above zero.
@@ -133,11 +156,7 @@ impl<'de> Visitor<'de> for Object {
 
     fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Money, M::Error> {
         let Json { amount } = Json::deserialize(MapAccessDeserializer::new(map))?;
-        let text = amount.get();
-        if serde_json::from_str::<Number>(text).is_err() {
-            return Err(M::Error::custom("amount is not a number"));
-        }
-        Money::parse(text).map_err(|error| M::Error::custom(format_args!("amount {error}")))
+        Money::parse(amount.get()).map_err(|error| M::Error::custom(format_args!("amount {error}")))
     }
 }
 
@@ -228,6 +247,7 @@ mod tests {
         ] {
             let money: Money = serde_json::from_str(&format!(r#"{{"amount": {text}}}"#)).unwrap();
             assert_eq!(serde_json::to_string(&money).unwrap(), format!(r#"{{"amount":{shown}}}"#));
+            assert_eq!(Money::of_ten_thousandths(money.ten_thousandths()), Ok(money));
         }
     }
 

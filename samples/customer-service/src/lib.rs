@@ -20,7 +20,7 @@ use process::failure::Failure;
 
 /// Program of the service.
 pub const PROGRAM: Program =
-    Program { name: "customer-service", listen: "127.0.0.1:8082", orchestrates: false };
+    Program { name: "customer-service", listen: "127.0.0.1:8082", orchestrates: false, view: None };
 /// Queue of the order service's events.
 pub const EVENTS_QUEUE: &str = "customer-service.orders";
 /// Queues that the service consumes.

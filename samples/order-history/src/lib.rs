@@ -1,26 +1,20 @@
 //! Order history: every customer with its orders, built from the events of both services. It queries neither of them,
 //! and answers while both are down.
 //!
-//! `view` changes the view by an event; `projector` applies arriving events; `rebuild` applies retained ones again;
-//! `api` answers.
+//! `view` keeps the view, in PostgreSQL or in documents; `api` answers. The crate `projection` applies arriving events to
+//! it, and retained ones again.
 
 mod api;
-pub mod projector;
-mod rebuild;
-mod view;
-
-pub use rebuild::{Rebuilt, rebuild};
+pub mod view;
 
 use chassis::{
     database::DatabaseError,
     settings::{Program, Settings},
 };
-use contract::events::{
-    CUSTOMER, CUSTOMER_CREATED, ORDER, ORDER_APPROVED, ORDER_CANCELLED, ORDER_CREATED, ORDER_REJECTED,
-};
 use process::failure::Failure;
-use projector::Projector;
+use projection::Rebuilt;
 use tokio_postgres::Client;
+use view::View;
 
 /// Migrates the tables of the service's database.
 ///
@@ -32,7 +26,12 @@ pub async fn migrate(client: &mut Client) -> Result<(), DatabaseError> {
 }
 
 /// Program of the service.
-pub const PROGRAM: Program = Program { name: "order-history", listen: "127.0.0.1:8083", orchestrates: false };
+pub const PROGRAM: Program = Program {
+    name: "order-history",
+    listen: "127.0.0.1:8083",
+    orchestrates: false,
+    view: Some(view::PLACES),
+};
 /// Queue of the order service's events.
 pub const ORDERS_QUEUE: &str = "order-history.orders";
 /// Queue of the customer service's events.
@@ -42,17 +41,23 @@ pub const CUSTOMERS_QUEUE: &str = "order-history.customers";
 ///
 /// # Errors
 ///
-/// As [`chassis::run`].
+/// As [`chassis::run`], or when `view_url` is not valid.
 pub async fn run(settings: Settings) -> Result<(), Failure> {
+    let view = View::of(&settings).await?;
     chassis::run(settings, &view::SCHEMA, |service| {
-        service.describe(contract::messages());
-        let orders = [ORDER_CREATED, ORDER_APPROVED, ORDER_REJECTED, ORDER_CANCELLED];
-        let orders = service.consume(ORDERS_QUEUE, ORDER, &orders, Projector { stream: ORDER });
-        let customers = [CUSTOMER_CREATED];
-        let customers =
-            service.consume(CUSTOMERS_QUEUE, CUSTOMER, &customers, Projector { stream: CUSTOMER });
-        let streams = vec![(ORDER, orders), (CUSTOMER, customers)];
-        api::routes(service.database().clone(), streams)
+        let streams = projection::consume(service, [ORDERS_QUEUE, CUSTOMERS_QUEUE], &view);
+        let database = service.database().clone();
+        api::routes(database.clone(), view).merge(projection::lag_routes(database, streams))
     })
     .await
+}
+
+/// Rebuilds the view from the retained events.
+///
+/// # Errors
+///
+/// As [`projection::rebuild`], or when `view_url` is not valid.
+pub async fn rebuild(settings: Settings) -> Result<Rebuilt, Failure> {
+    let view = View::of(&settings).await?;
+    projection::rebuild(settings, &view::SCHEMA, view).await
 }

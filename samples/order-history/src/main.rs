@@ -15,7 +15,8 @@ use std::{
 /// Every customer with its orders, from the events of both services.
 ///
 /// A CQRS view in a database of its own: it queries neither service, and answers while both are down. GET
-/// /customers/ID/orderhistory?state=...&limit=...&after=..., GET /lag.
+/// /customers/ID/orderhistory?state=...&limit=...&after=..., GET /lag. VIEW_URL=mongodb://user:password@host/database
+/// keeps the view in documents; without VIEW_URL it is in the database of DATABASE_URL, with inbox and retained events.
 #[derive(Parser)]
 #[command(name = "order-history", version, after_help = cli::HELP)]
 struct Cli {
@@ -31,7 +32,7 @@ struct Cli {
 enum Command {
     /// Rebuild the view from retained events
     ///
-    /// In one transaction: readers see the old view until the new one is complete, and a running service waits.
+    /// Readers see the old view until the new one is complete, and a running service waits.
     /// Dropped tables are created first. If no event is retained, the view stays as it is and the exit status is 1:
     /// `outboxd replay` of both sources then brings the events back.
     Rebuild,

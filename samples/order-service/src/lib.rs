@@ -22,7 +22,8 @@ use orchestration::OrderSagas;
 use process::failure::Failure;
 
 /// Program of the service.
-pub const PROGRAM: Program = Program { name: "order-service", listen: "127.0.0.1:8081", orchestrates: true };
+pub const PROGRAM: Program =
+    Program { name: "order-service", listen: "127.0.0.1:8081", orchestrates: true, view: None };
 /// Queue of the customer service's events.
 pub const EVENTS_QUEUE: &str = "order-service.customers";
 /// Queues that the service consumes.

@@ -101,6 +101,10 @@ impl From<HandlingError> for ApiError {
     fn from(error: HandlingError) -> Self {
         match error {
             HandlingError::Database(error) => error.into(),
+            HandlingError::Transient(error) => {
+                tracing::error!(error, "a request failed");
+                Self::unavailable("a store behind this answer cannot be used now; try again later")
+            }
             HandlingError::Permanent(error) => {
                 tracing::error!(error, "a request failed");
                 Self::internal()

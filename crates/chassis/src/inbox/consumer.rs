@@ -25,6 +25,8 @@ const SETBACKS_MAX: u32 = 3;
 /// Connections in a row that the broker may end for its own reasons, in addition: a rolling restart ends one for each
 /// node.
 const FORCED_MAX: u32 = 5;
+/// Time for which a message may fail before the service is not ready.
+const FAILING_MAX: Duration = Duration::from_secs(10);
 /// Life of a connection that resets the backoff, also without a message.
 const STEADY: Duration = Duration::from_secs(60);
 /// Longest header of a relay, and longest key of the table.
@@ -289,15 +291,24 @@ impl<H: Handler> Inbox<H> {
         message: &Message,
         shutdown: &mut Shutdown,
     ) -> Option<Result<Outcome, HandlingError>> {
+        let queue = &self.options.subscription.queue;
+        let begin = Instant::now();
+        let handling = format!("{queue}, its first message");
         let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
         loop {
             let error = match self.apply(message).await {
                 Err(error) if !error.is_permanent() => error,
-                settled => return Some(settled),
+                settled => {
+                    self.health.working(&handling);
+                    return Some(settled);
+                }
             };
             let wait = backoff.next_wait();
             tracing::warn!(%error, "failed; trying again in {} ms", wait.as_millis());
-            self.metrics.retried(&self.options.subscription.queue);
+            self.metrics.retried(queue);
+            if begin.elapsed() >= FAILING_MAX {
+                self.health.failing(&handling, waits(queue, begin.elapsed(), &error));
+            }
             tokio::select! {
                 _ = shutdown.requested() => return None,
                 () = tokio::time::sleep(wait) => {}
@@ -309,6 +320,14 @@ impl<H: Handler> Inbox<H> {
         let mut connection = self.database.connection().await?;
         apply_once(&mut connection, &self.options.subscription.queue, message, &self.handler).await
     }
+}
+
+fn waits(queue: &str, failing: Duration, error: &HandlingError) -> String {
+    format!(
+        "queue {queue}: its first message has failed for {} s ({error}); nothing is lost: it is tried again, and the messages \
+         behind it wait",
+        failing.as_secs()
+    )
 }
 
 /// Returns the message of a delivery, or the reason why it is none.

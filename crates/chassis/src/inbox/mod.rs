@@ -63,6 +63,9 @@ pub enum HandlingError {
     /// The message will never have an effect: this service does not understand it.
     #[error("{0}")]
     Permanent(String),
+    /// Another store that the effect needs fails now. The message waits in its place and is tried again.
+    #[error("{0}")]
+    Transient(String),
     /// The database failed. [`DatabaseError::is_permanent`] tells whether a retry helps.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -84,6 +87,7 @@ impl HandlingError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Permanent(_) => true,
+            Self::Transient(_) => false,
             Self::Database(error) => error.is_permanent(),
         }
     }

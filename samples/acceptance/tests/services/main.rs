@@ -41,6 +41,7 @@ mod saga;
 mod secrets;
 mod signals;
 mod upgrade;
+mod views;
 
 use serde_json::Value;
 use std::time::{Duration, Instant};

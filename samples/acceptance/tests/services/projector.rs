@@ -4,7 +4,8 @@ use chassis::{
     inbox::{Message, Outcome, apply_once},
     trace::TraceContext,
 };
-use order_history::{migrate, projector::Projector};
+use order_history::{migrate, view::Postgres};
+use projection::{Projector, Store};
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::json;
 use tokio_postgres::Client;
@@ -13,7 +14,7 @@ use testkit::{shared_postgres, unique};
 
 /// End of an order in the history.
 #[derive(Clone, Copy, Debug)]
-enum Course {
+pub(crate) enum Course {
     Pending,
     Approved,
     Rejected,
@@ -22,9 +23,9 @@ enum Course {
 
 /// History and its delivery.
 #[derive(Clone, Debug)]
-struct Case {
+pub(crate) struct Case {
     /// Customer and course of each order. Customers beyond the second were never created.
-    orders: Vec<(usize, Course)>,
+    pub(crate) orders: Vec<(usize, Course)>,
     /// Next stream of each delivery, repeated.
     interleaving: Vec<bool>,
     /// Deliveries at which the stream goes back, and by how many.
@@ -46,6 +47,18 @@ fn cases() -> impl Strategy<Value = Case> {
         interleaving,
         replays,
     })
+}
+
+impl Course {
+    /// Returns the state and the reason of a rejection.
+    pub(crate) fn end(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Pending => ("PENDING", ""),
+            Self::Approved => ("APPROVED", ""),
+            Self::Rejected => ("REJECTED", "INSUFFICIENT_CREDIT"),
+            Self::Cancelled => ("CANCELLED", ""),
+        }
+    }
 }
 
 impl Case {
@@ -105,14 +118,9 @@ impl Case {
     }
 
     /// Returns the expected view in the form of `view`.
-    fn expected(&self) -> Vec<String> {
+    pub(crate) fn expected(&self) -> Vec<String> {
         let orders = self.orders.iter().enumerate().map(|(number, (customer, course))| {
-            let (state, reason) = match course {
-                Course::Pending => ("PENDING", ""),
-                Course::Approved => ("APPROVED", ""),
-                Course::Rejected => ("REJECTED", "INSUFFICIENT_CREDIT"),
-                Course::Cancelled => ("CANCELLED", ""),
-            };
+            let (state, reason) = course.end();
             format!("order {number} of {customer}: 1.5000 {state} {reason}")
         });
         let customers = (0..2).map(|customer| format!("customer {customer}: Ada 10.0000"));
@@ -145,6 +153,18 @@ async fn view(client: &Client) -> Vec<String> {
 
 #[test]
 fn any_interleaving_duplication_and_replay_gives_the_same_view() {
+    let always = async |client: &Client| view(client).await;
+    is_same_for_any_delivery(150, async || Postgres, Case::expected, always);
+}
+
+/// Delivers random histories in random ways to a projector with the store that `new` makes for each, and compares the view
+/// that `read` returns with `expected`.
+pub(crate) fn is_same_for_any_delivery<S: Store>(
+    cases: u32,
+    new: impl AsyncFn() -> S,
+    expected: impl Fn(&Case) -> Vec<String>,
+    read: impl AsyncFn(&Client) -> Vec<String>,
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let mut client = runtime.block_on(async {
         let postgres = shared_postgres().await;
@@ -159,23 +179,24 @@ fn any_interleaving_duplication_and_replay_gives_the_same_view() {
     println!("seed {seed}; SEED={seed} repeats it");
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let config = ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let rng = proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &bytes);
     let client = std::cell::RefCell::new(&mut client);
-    let outcome = TestRunner::new_with_rng(config, rng).run(&cases(), |case| {
+    let outcome = TestRunner::new_with_rng(config, rng).run(&self::cases(), |case| {
         let mut client = client.borrow_mut();
         let (shown, handled) = runtime.block_on(async {
             client.batch_execute("TRUNCATE orders, customers, events, streams, inbox").await.unwrap();
+            let store = new().await;
             let mut handled = 0;
             for (stream, message) in case.deliveries() {
-                let projector = Projector { stream: ["Order", "Customer"][stream] };
+                let projector = Projector { stream: ["Order", "Customer"][stream], store: store.clone() };
                 let outcome = apply_once(&mut client, projector.stream, &message, &projector).await.unwrap();
                 handled += usize::from(outcome == Outcome::Handled);
             }
-            (view(&client).await, handled)
+            (read(&client).await, handled)
         });
         prop_assert!(handled >= case.orders.len());
-        prop_assert_eq!(shown, case.expected());
+        prop_assert_eq!(shown, expected(&case));
         Ok(())
     });
     if let Err(error) = outcome {

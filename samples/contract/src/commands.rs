@@ -62,7 +62,7 @@ pub struct CreditReply {
 /// Returns the descriptions of all commands and replies, with their examples.
 pub fn messages() -> Vec<MessageType> {
     let (customer_id, order_id) = (1_764_362_400_000_001, 1_764_362_400_000_042);
-    let order_total = Money::example(12_34);
+    let order_total = Money::example(1_234);
     let command = CUSTOMER_COMMANDS;
     let reply = |name, summary, outcome| {
         MessageType::reply(ORDER_REPLIES, name, summary, outcome, &CreditReply { customer_id, order_id })

@@ -103,7 +103,7 @@ pub fn messages() -> Vec<MessageType> {
     const CUSTOMER_ID: i64 = 1_764_362_400_000_001;
     const REASON: &str = "rejectionReason";
     let order = |name, summary, rejection_reason| {
-        let order_details = OrderDetails { customer_id: CUSTOMER_ID, order_total: Money::example(12_34) };
+        let order_details = OrderDetails { customer_id: CUSTOMER_ID, order_total: Money::example(1_234) };
         let example = OrderEvent { order_id: ORDER_ID, order_details, rejection_reason };
         MessageType::event(ORDER, name, summary, &example)
     };
@@ -114,7 +114,7 @@ pub fn messages() -> Vec<MessageType> {
     let customer = CustomerCreated {
         customer_id: CUSTOMER_ID,
         name: "Ada".to_owned(),
-        credit_limit: Money::example(1_000_00),
+        credit_limit: Money::example(100_000),
     };
     let reason = Some(RejectionReason::InsufficientCredit);
     vec![

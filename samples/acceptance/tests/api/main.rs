@@ -57,12 +57,9 @@ async fn schemathesis((service, prefix, id): (&Service, &str, i64)) -> (bool, St
     let mut found = (true, String::new());
     for arguments in [any, about_one] {
         let mut command = process::command(&program);
-        command.args(arguments).args([
-            "--continue-on-failure",
-            "--no-color",
-            "--generation-database",
-            ":memory:",
-        ]);
+        // This answer never ends.
+        command.args(arguments).args(["--exclude-path", "/api/events"]);
+        command.args(["--continue-on-failure", "--no-color", "--generation-database", ":memory:"]);
         let (succeeded, output) = ended(command, Duration::from_secs(time() + 600)).await;
         found = (found.0 && succeeded, found.1 + &output);
     }
@@ -83,12 +80,20 @@ async fn approved(shop: &Shop, order: i64) {
 async fn no_request_that_the_openapi_documents_allow_or_forbid_makes_a_service_fail_or_answer_otherwise() {
     let shop = shop("schemathesis").await;
     let customer = shop.customer("1000").await;
+    // A busy machine may take long, and a time limit gives 5xx.
+    let patient =
+        [("QUERY_TIMEOUT_MS", "20000"), ("COMMAND_TIMEOUT_MS", "20000"), ("CIRCUIT_OPEN_MS", "20000")];
+    let mut gateway = shop.prepare_gateway();
+    patient.into_iter().for_each(|(variable, limit)| gateway.set(variable, limit));
+    gateway.start_again();
+    gateway.wait_ready(PATIENCE).await;
     let order = shop.order(customer, "12.34").await;
     approved(&shop, order).await;
     let services = [
         (&shop.orders, "/orders/", order),
         (&shop.customers, "/customers/", customer),
         (&shop.history, "/customers/", customer),
+        (&gateway, "/api/customers/", customer),
     ];
     // Side by side, for they mostly wait.
     let runs = futures_util::future::join_all(services.map(schemathesis)).await;

@@ -14,13 +14,30 @@ use testkit::{Service, http};
 
 use crate::eventually;
 
-/// Services with a document.
+/// Services with databases of their own.
 const SERVICES: [&str; 3] = ["order-service", "customer-service", "order-history"];
+/// The gateway, which has none.
+const GATEWAY: &str = "api-gateway";
 
-/// Starts a service without database and broker, and returns its document.
+/// Returns every program with a document.
+fn programs() -> impl Iterator<Item = &'static str> {
+    SERVICES.into_iter().chain([GATEWAY])
+}
+
+/// Sets a program up with addresses at which nobody answers.
+fn without_nodes(program: &'static str) -> Service {
+    let broker = "amqp://nobody:none@127.0.0.1:1/nothing";
+    if program != GATEWAY {
+        return Service::prepare(program, "postgresql://nobody@127.0.0.1:1/nothing", broker);
+    }
+    let services = ["ORDER_SERVICE_URL", "CUSTOMER_SERVICE_URL", "ORDER_HISTORY_URL"];
+    let gateway = Service::with_arguments(program, &[]).with("AMQP_URL", broker);
+    services.into_iter().fold(gateway, |gateway, variable| gateway.with(variable, "http://127.0.0.1:1"))
+}
+
+/// Starts a program without database and broker, and returns its document.
 async fn document(program: &'static str) -> Value {
-    let nowhere = ["postgresql://nobody@127.0.0.1:1/nothing", "amqp://nobody:none@127.0.0.1:1/nothing"];
-    let mut service = Service::prepare(program, nowhere[0], nowhere[1]);
+    let mut service = without_nodes(program);
     service.start_again();
     let port = service.port();
     let text = eventually("the document", async || {

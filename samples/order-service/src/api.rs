@@ -17,7 +17,7 @@ use super::{
 };
 use chassis::{
     database::Database,
-    http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, Query, next_page, required, whole},
+    http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, Query, next_page, required, whole, whole_text},
     saga::{self, SagaView},
     settings::SagaStyle,
     trace::TraceContext,
@@ -89,8 +89,9 @@ struct Filter {
 
 impl Filter {
     fn customer_id(&self) -> Result<Option<i64>, ApiError> {
-        let parsed = self.customer_id.as_deref().map(str::parse).transpose();
-        parsed.map_err(|_| ApiError::invalid("customerId", "customerId is not a 64-bit integer"))
+        let Some(text) = self.customer_id.as_deref() else { return Ok(None) };
+        let invalid = || ApiError::invalid("customerId", "customerId is not a 64-bit integer");
+        whole_text(text).map(Some).ok_or_else(invalid)
     }
 }
 

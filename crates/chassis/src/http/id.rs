@@ -5,7 +5,7 @@ use axum::{
     http::request::Parts,
 };
 
-use super::ApiError;
+use super::{ApiError, whole_text};
 
 /// 64-bit integer, the only variable part of the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,9 +15,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path(id) = Path::<i64>::from_request_parts(parts, state)
-            .await
-            .map_err(|_| ApiError::invalid("id", "the id in the path is not a 64-bit integer"))?;
-        Ok(Self(id))
+        let text = Path::<String>::from_request_parts(parts, state).await.ok();
+        let id = text.and_then(|Path(text)| whole_text(&text));
+        id.map(Self).ok_or_else(|| ApiError::invalid("id", "the id in the path is not a 64-bit integer"))
     }
 }

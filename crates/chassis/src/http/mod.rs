@@ -30,7 +30,7 @@ pub use page::{Page, PageQuery, next_page};
 pub use query::Query;
 pub use request_id::{REQUEST_ID, RequestId};
 pub(super) use serve::serve;
-pub use whole::whole;
+pub use whole::{whole, whole_text};
 
 use super::{health::Health, metrics::Metrics};
 

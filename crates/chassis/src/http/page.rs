@@ -7,7 +7,7 @@ use axum::{
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{ApiError, Query};
+use super::{ApiError, Query, whole_text};
 
 /// Most entries of a page, and the default.
 const LIMIT_MAX: i64 = 10_000;
@@ -38,10 +38,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Query(query) = Query::<PageQuery>::from_request_parts(parts, state).await?;
-        let number = |field, text: Option<String>, default| match text.map(|text| text.parse::<i64>()) {
+        let number = |field, text: Option<String>, default| match text.map(|text| whole_text(&text)) {
             None => Ok(default),
-            Some(Ok(number)) => Ok(number),
-            Some(Err(_)) => Err(ApiError::invalid(field, format!("{field} is not a whole number"))),
+            Some(Some(number)) => Ok(number),
+            Some(None) => Err(ApiError::invalid(field, format!("{field} is not a whole number"))),
         };
         let limit = number("limit", query.limit, LIMIT_MAX)?;
         if !(1..=LIMIT_MAX).contains(&limit) {

@@ -1,4 +1,4 @@
-//! Whole number in a body. JSON has one type of number, and JSON Schema counts `7.0` among the integers.
+//! Whole number in a body, a path or a query. JSON has one type of number, and JSON Schema counts `7.0` among the integers.
 
 use std::fmt;
 
@@ -17,6 +17,16 @@ const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 /// The deserializer's error for any other value, and for a number with a point that is not exact: beyond 2^53.
 pub fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     deserializer.deserialize_any(Whole)
+}
+
+/// Parses a 64-bit integer of a path or query, also when it ends with a point and zeros.
+pub fn whole_text(text: &str) -> Option<i64> {
+    let number = match text.split_once('.') {
+        Some((number, zeros)) if !zeros.is_empty() && zeros.bytes().all(|digit| digit == b'0') => number,
+        Some(_) => return None,
+        None => text,
+    };
+    number.parse().ok()
 }
 
 struct Whole;
@@ -73,6 +83,24 @@ mod tests {
             assert_eq!(read(text), Some(Some(number)), "{text}");
         }
         assert_eq!(read("null"), Some(None));
+    }
+
+    #[test]
+    fn a_text_is_whole_like_a_number() {
+        for (text, number) in [
+            ("7", Some(7)),
+            ("-7.00", Some(-7)),
+            ("9223372036854775807.0", Some(i64::MAX)),
+            ("9223372036854775808", None),
+            ("7.", None),
+            ("7.5", None),
+            ("7.0.0", None),
+            (".0", None),
+            ("", None),
+            ("x", None),
+        ] {
+            assert_eq!(whole_text(text), number, "{text}");
+        }
     }
 
     #[test]

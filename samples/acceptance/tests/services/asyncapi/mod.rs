@@ -18,17 +18,23 @@ use crate::eventually;
 const SERVICES: [&str; 3] = ["order-service", "customer-service", "order-history"];
 /// The gateway, which has none.
 const GATEWAY: &str = "api-gateway";
+/// The service whose view lies elsewhere.
+const SEARCH: &str = "order-search";
 
 /// Returns every program with a document.
 fn programs() -> impl Iterator<Item = &'static str> {
-    SERVICES.into_iter().chain([GATEWAY])
+    SERVICES.into_iter().chain([GATEWAY, SEARCH])
 }
 
 /// Sets a program up with addresses at which nobody answers.
 fn without_nodes(program: &'static str) -> Service {
     let broker = "amqp://nobody:none@127.0.0.1:1/nothing";
     if program != GATEWAY {
-        return Service::prepare(program, "postgresql://nobody@127.0.0.1:1/nothing", broker);
+        let service = Service::prepare(program, "postgresql://nobody@127.0.0.1:1/nothing", broker);
+        return match program {
+            SEARCH => service.with("VIEW_URL", "http://127.0.0.1:1/nothing"),
+            _ => service,
+        };
     }
     let services = ["ORDER_SERVICE_URL", "CUSTOMER_SERVICE_URL", "ORDER_HISTORY_URL"];
     let gateway = Service::with_arguments(program, &[]).with("AMQP_URL", broker);

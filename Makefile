@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test test-views test-api contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
+.PHONY: help demo demo-relay test test-page test-views test-api contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,6 +24,10 @@ demo-relay: prerequisites ## outboxd alone: rows become messages, kill -9 in mid
 # A test on real nodes mostly waits, so two tests share a core.
 test: prerequisites ## all tests, on private PostgreSQL and RabbitMQ nodes (RUST_TEST_THREADS=n: n at a time)
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} $(CARGO) test --locked
+
+test-page: prerequisites ## the sample shop's page in headless Chromium, which it installs (OUTBOXD_DOCS=write: also makes the picture in docs)
+	@tests/install.sh page
+	$(CARGO) test --locked --package samples-acceptance --test page -- --ignored
 
 test-views: prerequisites ## the samples' views in FerretDB and OpenSearch, which it builds; installs Go, Java and Maven
 	@tests/install.sh views

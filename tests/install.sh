@@ -1,9 +1,10 @@
 #!/bin/sh
-# install.sh [api] [views]
+# install.sh [api] [views] [page]
 #
 # Installs what building and testing need and this machine lacks: a C linker, PostgreSQL and RabbitMQ, from Debian's packages.
 # `api`: also Python with venv, and Node with npm.
 # `views`: also Go, a JDK and Maven.
+# `page`: also Chromium with its driver, and the font of the pictures.
 # Starts and changes no service of the machine: tests and demo start private nodes.
 # Needs neither network nor root when nothing is missing.
 
@@ -27,6 +28,11 @@ for more in "$@"; do
             command -v go >/dev/null || needs golang-go
             command -v javac >/dev/null || needs default-jdk-headless
             command -v mvn >/dev/null || needs maven
+            ;;
+        page)
+            command -v chromium >/dev/null || needs chromium
+            command -v chromedriver >/dev/null || needs chromium-driver
+            any_exists /usr/share/fonts/opentype/inter /usr/share/fonts/truetype/inter || needs fonts-inter
             ;;
         *) echo "install.sh does not know $more" >&2 && exit 2 ;;
     esac

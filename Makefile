@@ -11,8 +11,8 @@ help: ## this list
 # Each program is built by itself, as it is delivered. The test kit finds it built.
 BUILD_ALONE = set -e; for program in $(1); do $(CARGO) build --release --locked --package $$program --bin $$program; done
 
-demo: prerequisites ## three services and outboxd: follows orders, stops a service, kills outboxd (KEEP=1: everything stays up)
-	@$(call BUILD_ALONE,outboxd order-service customer-service order-history)
+demo: prerequisites ## three services, a gateway and outboxd: both styles of saga, a service that is away, kill -9 (KEEP=1: everything stays up, with a page)
+	@$(call BUILD_ALONE,outboxd order-service customer-service order-history api-gateway)
 	$(CARGO) build --release --locked --bin demo
 	@$(CARGO) run --quiet --release --locked --bin demo
 

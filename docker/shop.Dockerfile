@@ -17,7 +17,8 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /src/target/dist/release/outboxd /src/target/dist/release/order-service \
-     /src/target/dist/release/customer-service /src/target/dist/release/order-history /usr/local/bin/
+     /src/target/dist/release/customer-service /src/target/dist/release/order-history \
+     /src/target/dist/release/api-gateway /usr/local/bin/
 COPY --from=build /src/target/dist/release/THIRD-PARTY-NOTICES /src/target/dist/release/LICENSE-* /usr/share/doc/outboxd/
 USER 65534:65534
 CMD ["outboxd", "run"]

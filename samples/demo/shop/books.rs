@@ -27,6 +27,10 @@ pub(crate) struct Books {
     /// Accounts of the customer service, by id.
     accounts: BTreeMap<i64, Account>,
     orders: Vec<Order>,
+    /// States of the sagas that create orders, by order.
+    sagas: BTreeMap<i64, String>,
+    /// Sagas that have not ended, of all types.
+    running: i64,
     /// Customers and orders in the history.
     view: (BTreeMap<i64, (String, Amount)>, Vec<Order>),
 }
@@ -97,9 +101,14 @@ impl Bookkeeper {
         let known = "SELECT id, name, (credit_limit * 10000)::bigint FROM customers";
         let known = self.history.query(known, &[]).await?;
         let known = known.iter().map(|row| (row.get(0), (row.get(1), Amount(row.get(2)))));
+        let sagas = "SELECT (data ->> 'orderId')::bigint, state FROM saga WHERE type = 'CreateOrder'";
+        let sagas = self.orders.query(sagas, &[]).await?;
+        let running = "SELECT count(*) FROM saga WHERE state = 'RUNNING'";
         Ok(Books {
             accounts: accounts.collect(),
             orders: orders(&self.orders).await?,
+            sagas: sagas.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            running: self.orders.query_one(running, &[]).await?.get(0),
             view: (known.collect(), orders(&self.history).await?),
         })
     }
@@ -114,6 +123,11 @@ impl Books {
     /// Returns the number of orders.
     pub(crate) fn orders(&self) -> usize {
         self.orders.len()
+    }
+
+    /// Returns the numbers of completed and of compensated sagas that create orders.
+    pub(crate) fn sagas(&self) -> [usize; 2] {
+        ["COMPLETED", "COMPENSATED"].map(|ended| self.sagas.values().filter(|state| *state == ended).count())
     }
 
     /// Shows a line for each customer.
@@ -138,6 +152,20 @@ impl Books {
         let pending = self.orders.iter().filter(|order| order.state == "PENDING").count();
         if pending > 0 {
             return Some(format!("{pending} orders are PENDING"));
+        }
+        if self.running > 0 {
+            return Some(format!("{} sagas are RUNNING", self.running));
+        }
+        for (order, saga) in &self.sagas {
+            let state = self.orders.iter().find(|known| known.id == *order).map(|order| order.state.as_str());
+            let agrees = match state {
+                Some("APPROVED" | "CANCELLED") => saga == "COMPLETED",
+                Some("REJECTED") => saga == "COMPENSATED",
+                _ => false,
+            };
+            if !agrees {
+                return Some(format!("the saga of order {order} is {saga}, and the order {state:?}"));
+            }
         }
         for (customer, account) in &self.accounts {
             let &Account { limit, reserved, reservations, .. } = account;

@@ -36,12 +36,12 @@ pub(crate) async fn kill_under_load(
     bookkeeper: &Bookkeeper,
 ) -> Outcome<()> {
     screen.step(
-        5,
+        6,
         "Kill outboxd with kill -9 while 1,000 orders are placed",
         &format!(
-            "{CLIENTS} clients place them for {} customers, who cannot pay for all. Orders are taken throughout. The killed outboxd has \
-             saved nothing, and had nothing to save: PostgreSQL's slots know what RabbitMQ has confirmed. (Everything runs on this \
-             machine, and the private PostgreSQL does not wait for its disk.)",
+            "{CLIENTS} clients place them for {} customers, who cannot pay for all: one half by choreography, the other by orchestration. \
+             Orders are taken throughout. The killed outboxd has saved nothing, and had nothing to save: PostgreSQL's slots know what \
+             RabbitMQ has confirmed. (Everything runs on this machine, and the private PostgreSQL does not wait for its disk.)",
             CUSTOMERS.len()
         ),
     );
@@ -54,9 +54,9 @@ pub(crate) async fn kill_under_load(
     let at = || format!("after {:.1} s", begin.elapsed().as_secs_f64());
     let (placed, is_back) = (Cell::new(0), Cell::new(false));
 
-    let Shop { orders, relay, .. } = &mut stage.shop;
+    let Stage { shop: Shop { orders, relay, .. }, coordinator, .. } = stage;
     let place = async {
-        place_all(orders, &customers, &placed, &is_back).await?;
+        place_all([orders, coordinator], &customers, &placed, &is_back).await?;
         let rate = ORDERS as f64 / begin.elapsed().as_secs_f64();
         screen.fact(&at(), &format!("all {} orders are placed: {rate:.0} a second", counted(ORDERS)));
         Outcome::Ok(())
@@ -94,13 +94,15 @@ pub(crate) async fn kill_under_load(
 /// Places orders by all clients at once. At the restart they wait for outboxd if a slow machine has not started it
 /// yet, so that the kill and the restart always fall among orders.
 async fn place_all(
-    orders: &Service,
+    services: [&Service; 2],
     customers: &[i64],
     placed: &Cell<usize>,
     is_back: &Cell<bool>,
 ) -> Outcome<()> {
     let clients = (0..CLIENTS).map(async |number| {
         let mut random = fastrand::Rng::with_seed(number as u64);
+        // Every other client asks the instance that orchestrates.
+        let orders = services[number % services.len()];
         for _ in (number..ORDERS).step_by(CLIENTS) {
             let may_go_on = async || Ok((is_back.get() || placed.get() < STARTED_AGAIN_AT).then_some(()));
             eventually(AT_ONCE, "outboxd is started again", may_go_on).await?;

@@ -5,7 +5,7 @@ use super::{
         AT_ONCE, Outcome, ensure, eventually,
         screen::{Cell, Screen},
     },
-    stage::Stage,
+    stage::{Stage, Style},
 };
 use hyper::{Method, Response};
 use serde_json::Value;
@@ -14,6 +14,7 @@ use testkit::Service;
 
 /// Order in progress.
 pub(crate) struct Journey {
+    style: Style,
     pub(crate) order: i64,
     customer: i64,
     begin: Instant,
@@ -33,29 +34,36 @@ struct Moment {
 pub(crate) struct End {
     /// State, with a reason if there is one.
     pub(crate) state: &'static str,
-    /// Names of all events.
-    pub(crate) events: &'static [&'static str],
+    /// Types of all events, commands and replies.
+    pub(crate) messages: &'static [&'static str],
     /// Set if the history knows the customer, and so shows the order.
     pub(crate) in_history: bool,
 }
 
-/// End of an approved order.
+/// End of an order that is approved by choreography.
 pub(crate) const APPROVED: End = End {
     state: "APPROVED",
-    events: &["OrderCreated", "CustomerCreditReserved", "OrderApproved"],
+    messages: &["OrderCreated", "CustomerCreditReserved", "OrderApproved"],
+    in_history: true,
+};
+/// End of an order that is approved by orchestration.
+pub(crate) const APPROVED_BY_COMMANDS: End = End {
+    state: "APPROVED",
+    messages: &["OrderCreated", "ReserveCredit", "CreditReserved", "OrderApproved"],
     in_history: true,
 };
 
 impl Journey {
     /// Places an order.
-    pub(crate) async fn begin(stage: &Stage, customer: i64, total: &str) -> Outcome<Self> {
+    pub(crate) async fn begin(stage: &Stage, style: Style, customer: i64, total: &str) -> Outcome<Self> {
         let begin = Instant::now();
         let body = format!(r#"{{"customerId": {customer}, "orderTotal": {{"amount": {total}}}}}"#);
-        let answer = stage.shop.orders.send(Method::POST, "/orders", &[], body).await;
+        let answer = stage.orders(style).send(Method::POST, "/orders", &[], body).await;
         let order = json(&answer)?["orderId"].as_i64();
         ensure(answer.status() == 201 && order.is_some(), || format!("POST /orders: {answer:?}"))?;
         let traceparent = answer.headers().get("traceparent").and_then(|value| value.to_str().ok());
         let mut journey = Self {
+            style,
             order: order.unwrap_or_default(),
             customer,
             begin,
@@ -70,7 +78,7 @@ impl Journey {
     pub(crate) async fn cancel(&mut self, stage: &Stage) -> Outcome<()> {
         let path = format!("/orders/{}/cancel", self.order);
         let headers = [("traceparent", self.traceparent.as_str())];
-        let answer = stage.shop.orders.send(Method::POST, &path, &headers, String::new()).await;
+        let answer = stage.orders(self.style).send(Method::POST, &path, &headers, String::new()).await;
         ensure(answer.status() == 200, || format!("POST {path}: {answer:?}"))?;
         self.note("POST .../cancel: 200", "orders");
         Ok(())
@@ -78,26 +86,26 @@ impl Journey {
 
     /// Follows the order to this end, everywhere.
     pub(crate) async fn follow(&mut self, stage: &Stage, end: &End) -> Outcome<()> {
-        let what = format!("order {} becomes {} by {:?}", self.order, end.state, end.events);
+        let what = format!("order {} becomes {} by {:?}", self.order, end.state, end.messages);
         eventually(AT_ONCE, &what, async || {
             let in_orders = self.look(stage).await? == end.state;
             let in_history = !end.in_history || self.look_at_history(stage).await? == end.state;
-            let all_heard = stage.watcher()?.of_order(self.order).len() >= end.events.len();
+            let all_heard = stage.watcher()?.of_order(self.order).len() >= end.messages.len();
             Ok((in_orders && in_history && all_heard).then_some(()))
         })
         .await?;
         let events = stage.watcher()?.of_order(self.order);
         let names: Vec<&str> = events.iter().map(|event| event.name.as_str()).collect();
-        ensure(names == end.events, || format!("{what}, but the events were {names:?}"))?;
+        ensure(names == end.messages, || format!("{what}, but the messages were {names:?}"))?;
         let trace_id = self.trace_id();
         ensure(events.iter().all(|event| event.trace_id == trace_id), || {
-            format!("the events of order {} are not all of trace {trace_id}: {events:?}", self.order)
+            format!("the messages of order {} are not all of trace {trace_id}: {events:?}", self.order)
         })
     }
 
     /// Returns the order service's state, with the reason if there is one.
     pub(crate) async fn look(&mut self, stage: &Stage) -> Outcome<String> {
-        let order = get(&stage.shop.orders, &format!("/orders/{}", self.order)).await?;
+        let order = get(stage.orders(self.style), &format!("/orders/{}", self.order)).await?;
         let state = with_reason(&order["orderState"], &order["rejectionReason"]);
         self.note(&state, "orders");
         Ok(state)
@@ -138,6 +146,27 @@ impl Journey {
             [format!("{:>6}", "ms"), format!("{:<31}", "state or event"), format!("{:<28}", "where")];
         screen.table(&[&ms, &what, &place, "outbox-position"], rows.collect());
         Ok(())
+    }
+
+    /// Returns time and text of all moments and messages, in the order of time.
+    pub(crate) fn timeline(&self, stage: &Stage) -> Outcome<Vec<(Duration, Cell)>> {
+        let moments = self.moments.iter().map(|Moment { at, what, who }| {
+            // The answer to a request names its path.
+            let text = if what.contains(':') { what.clone() } else { format!("{what} in {who}") };
+            (*at, Cell::marked(text))
+        });
+        let messages = stage.watcher()?.of_order(self.order).into_iter().map(|message| {
+            let text = format!("{} {} {}", message.kind, message.name, message.outcome);
+            (message.at.saturating_duration_since(self.begin), Cell::plain(text.trim_end()))
+        });
+        let mut timeline: Vec<_> = moments.chain(messages).collect();
+        timeline.sort_by_key(|(at, _)| *at);
+        Ok(timeline)
+    }
+
+    /// Returns the saga that coordinates the order, as the order service tells it.
+    pub(crate) async fn saga(&self, stage: &Stage) -> Outcome<Value> {
+        get(stage.orders(self.style), &format!("/orders/{}/saga", self.order)).await
     }
 
     /// Returns the trace id, which every log has.

@@ -13,14 +13,14 @@ const GLANCE: Duration = Duration::from_millis(50);
 /// Shows outboxd's state, and the addresses of the services' descriptions.
 pub(crate) async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
     screen.step(
-        6,
+        7,
         "Look at it as an operator does",
         "`outboxd status` asks the running daemon. Every program has /healthz and /metrics for Prometheus; each service describes \
          its API as OpenAPI.",
     );
     screen.quote(&stage.outboxd(&["status"]).await?);
     println!();
-    for (program, service) in stage.services() {
+    for (program, service) in stage.services().into_iter().chain([("api-gateway", &stage.gateway)]) {
         let (status, description) = service.get("/openapi.json").await;
         let paths = description["paths"].as_object().map_or(0, |paths| paths.len());
         ensure(status == 200 && paths > 0, || format!("{program} does not describe its API: {description}"))?;
@@ -33,15 +33,16 @@ pub(crate) async fn look_inside(screen: Screen, stage: &Stage) -> Outcome<()> {
 pub(crate) async fn stay(screen: Screen, stage: &mut Stage) -> Outcome<()> {
     screen.interlude(
         "Everything stays up until Ctrl-C",
-        "Place orders by hand, and see below which events come of it.",
+        "Place orders on the page or by hand, and see below which events, commands and replies come of it.",
     );
+    screen.fact("page", &format!("http://127.0.0.1:{}/", stage.gateway.port()));
     let first = async |service: &Service, list: &str, id: &str| {
         let (_, answer) = service.get(&format!("/{list}?limit=1")).await;
         answer[list][0][id].to_string()
     };
     let order = first(&stage.shop.orders, "orders", "orderId").await;
     let customer = first(&stage.shop.customers, "customers", "customerId").await;
-    let [orders, customers, history] =
+    let [orders, orchestrated, customers, history] =
         stage.services().map(|(_, service)| format!("http://127.0.0.1:{}", service.port()));
     for (name, call) in [
         (
@@ -52,6 +53,12 @@ pub(crate) async fn stay(screen: Screen, stage: &mut Stage) -> Outcome<()> {
             "new order",
             format!(
                 r#"{orders}/orders -d '{{"customerId": {customer}, "orderTotal": {{"amount": 12.34}}}}'"#
+            ),
+        ),
+        (
+            "by orchestration",
+            format!(
+                r#"{orchestrated}/orders -d '{{"customerId": {customer}, "orderTotal": {{"amount": 12.34}}}}'"#
             ),
         ),
         ("its state", format!("{orders}/orders/{order}")),
@@ -70,7 +77,7 @@ pub(crate) async fn stay(screen: Screen, stage: &mut Stage) -> Outcome<()> {
     let mut seen = stage.watcher()?.count();
     loop {
         for event in stage.watcher()?.behind(seen) {
-            screen.fact("event", &format!("{}, {}: {}", event.name, event.way(), event.body));
+            screen.fact(event.kind, &format!("{}, {}: {}", event.name, event.way(), event.body));
             seen += 1;
         }
         tokio::time::sleep(GLANCE).await;

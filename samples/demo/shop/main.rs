@@ -1,11 +1,12 @@
-//! `make demo`: customers and orders. Three services, each with its own database, and outboxd between them.
+//! `make demo`: customers and orders. Three services, each with its own database, a gateway before them, and outboxd between them.
 //!
-//! Follows single orders through the services, stops one service, kills outboxd under load, and compares the books:
-//! the exit status is 1 if a check fails. With `KEEP=1` everything keeps running until Ctrl-C.
+//! Follows single orders through both styles of saga, stops one service, kills outboxd under load, and compares the books: the exit
+//! status is 1 if a check fails. With `KEEP=1` everything keeps running until Ctrl-C.
 
 mod amount;
 mod books;
 mod burst;
+mod composition;
 mod journey;
 mod look;
 mod outage;
@@ -13,6 +14,7 @@ mod outage;
 mod show;
 mod stage;
 mod story;
+mod styles;
 mod trace;
 mod verdict;
 mod walls;
@@ -28,7 +30,7 @@ use show::{
 use stage::Stage;
 use std::process::ExitCode;
 
-const STEPS: usize = 7;
+const STEPS: usize = 8;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -41,6 +43,7 @@ async fn play(screen: Screen) -> Outcome<Stage> {
     stage::start_relay(screen, &mut stage).await?;
     let bookkeeper = Bookkeeper::start(&stage.shop.databases).await?;
     let customer = story::four_orders(screen, &stage, &bookkeeper).await?;
+    styles::side_by_side(screen, &stage, &bookkeeper, customer).await?;
     outage::stop_the_customer_service(screen, &mut stage, customer).await?;
     burst::kill_under_load(screen, &mut stage, &bookkeeper).await?;
     look::look_inside(screen, &stage).await?;
@@ -50,19 +53,26 @@ async fn play(screen: Screen) -> Outcome<Stage> {
 /// Stops everything as systemd does. A user who looked around may have killed a program.
 async fn stop(screen: Screen, stage: Stage, somebody_looked_around: bool) -> Outcome<()> {
     screen.step(
-        7,
+        8,
         "Stop",
         "On SIGTERM each service ends what it has begun, and outboxd waits for outstanding confirms and tells PostgreSQL its final \
          position. Then both nodes are stopped, and their data is removed.",
     );
-    let Stage { mut shop, .. } = stage;
-    let (orders, customers, history) =
-        tokio::join!(shop.orders.sigterm(LIMIT), shop.customers.sigterm(LIMIT), shop.history.sigterm(LIMIT));
+    let Stage { mut shop, mut coordinator, mut gateway, .. } = stage;
+    let (orders, coordinator, customers, history, gateway) = tokio::join!(
+        shop.orders.sigterm(LIMIT),
+        coordinator.sigterm(LIMIT),
+        shop.customers.sigterm(LIMIT),
+        shop.history.sigterm(LIMIT),
+        gateway.sigterm(LIMIT),
+    );
     let outboxd = shop.relay.sigterm(LIMIT).await;
     let ended = [
         ("order-service", orders),
+        ("order-service-2", coordinator),
         ("customer-service", customers),
         ("order-history", history),
+        ("api-gateway", gateway),
         ("outboxd", outboxd),
     ];
     for (program, status) in ended {

@@ -1,8 +1,11 @@
-//! Stage of the demo: two private nodes, the three services, outboxd with its own role, and a consumer of all events.
+//! Stage of the demo: two private nodes, the services and their gateway, outboxd with its own role, and a consumer of all messages.
+//!
+//! The order service runs twice, on one database: one instance begins sagas by choreography, the other by orchestration. So both
+//! styles play side by side.
 
 use super::{
     show::{
-        Outcome, daemon,
+        LIMIT, Outcome, daemon,
         files::{keep, kept, short},
         nodes,
         screen::Screen,
@@ -13,12 +16,27 @@ use super::{
 use hyper::Method;
 use testkit::{Postgres, RabbitMq, Service, Shop};
 
-const PROGRAMS: [&str; 4] = ["outboxd", "order-service", "customer-service", "order-history"];
+const PROGRAMS: [&str; 5] = ["outboxd", "order-service", "customer-service", "order-history", "api-gateway"];
 /// Sources of the relay's configuration.
 const SOURCES: [&str; 2] = ["orders", "customers"];
 
+/// Limits of the gateway in milliseconds: shorter than its defaults, so that a circuit closes while somebody watches.
+const GATEWAY_LIMITS: [(&str, &str); 3] =
+    [("QUERY_TIMEOUT_MS", "1000"), ("COMMAND_TIMEOUT_MS", "1000"), ("CIRCUIT_OPEN_MS", "1000")];
+
+/// Style of a saga.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    Choreography,
+    Orchestration,
+}
+
 /// Running programs. Dropped in this order: services and relay end before their nodes.
 pub(crate) struct Stage {
+    /// Instance of the gateway.
+    pub(crate) gateway: Service,
+    /// Instance of the order service that begins sagas by orchestration.
+    pub(crate) coordinator: Service,
     pub(crate) shop: Shop,
     /// Set once outboxd has declared the exchanges.
     watcher: Option<Watcher>,
@@ -27,15 +45,28 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Returns the consumer of all events.
+    /// Returns the consumer of all messages.
     pub(crate) fn watcher(&self) -> Outcome<&Watcher> {
-        self.watcher.as_ref().ok_or_else(|| "nobody listens to the events yet".into())
+        self.watcher.as_ref().ok_or_else(|| "nobody listens to the messages yet".into())
     }
 
-    /// Returns the services with their names.
-    pub(crate) fn services(&self) -> [(&'static str, &Service); 3] {
+    /// Returns the services with their names: the order service's two instances, and those that run once.
+    pub(crate) fn services(&self) -> [(&'static str, &Service); 4] {
         let Shop { orders, customers, history, .. } = &self.shop;
-        [("order-service", orders), ("customer-service", customers), ("order-history", history)]
+        [
+            ("order-service", orders),
+            ("order-service-2", &self.coordinator),
+            ("customer-service", customers),
+            ("order-history", history),
+        ]
+    }
+
+    /// Returns the instance of the order service that begins sagas in this style.
+    pub(crate) fn orders(&self, style: Style) -> &Service {
+        match style {
+            Style::Choreography => &self.shop.orders,
+            Style::Orchestration => &self.coordinator,
+        }
     }
 
     /// Creates a customer and returns its id.
@@ -56,9 +87,10 @@ impl Stage {
 pub(crate) async fn start_services(screen: Screen) -> Outcome<Stage> {
     screen.step(
         1,
-        "Start PostgreSQL, RabbitMQ and three services",
+        "Start PostgreSQL, RabbitMQ, three services and a gateway",
         "Two private nodes on free ports, with data of their own: no service of this machine is touched. The services share \
-         nothing: each has its own database and a role that can read no other.",
+         nothing: each has its own database and a role that can read no other. The order service runs twice: the first instance \
+         plays its sagas by choreography, the second by orchestration.",
     );
     let (postgres, rabbitmq) = nodes::start(screen, &PROGRAMS, "demo").await?;
 
@@ -66,16 +98,34 @@ pub(crate) async fn start_services(screen: Screen) -> Outcome<Stage> {
         format!("postgresql://{}@127.0.0.1:{}/{database}", relay_role(database), server.port())
     };
     let shop = Shop::prepare("choreography", "shop", [&postgres; 3], &rabbitmq, relay_url).await;
-    let stage = Stage { shop, watcher: None, postgres, rabbitmq };
-    for (program, service) in stage.services() {
-        keep(&service.log_file(), &format!("{program}.log"))?;
-        let log = short(&kept(&format!("{program}.log")));
-        screen.fact(program, &format!("http://127.0.0.1:{}   log {log}", service.port()));
+    let mut coordinator =
+        Service::prepare("order-service", &shop.databases[0], &shop.amqp_url).with("SAGA", "orchestration");
+    coordinator.start_again();
+    let mut gateway = gateway(&shop, &coordinator);
+    gateway.start_again();
+    coordinator.wait_ready(LIMIT).await;
+    gateway.wait_ready(LIMIT).await;
+    let stage = Stage { gateway, coordinator, shop, watcher: None, postgres, rabbitmq };
+    for (name, service) in stage.services().into_iter().chain([("api-gateway", &stage.gateway)]) {
+        keep(&service.log_file(), &format!("{name}.log"))?;
+        let log = short(&kept(&format!("{name}.log")));
+        screen.fact(name, &format!("http://127.0.0.1:{}   log {log}", service.port()));
     }
     daemon::keep_files(&stage.shop.relay)?;
     println!();
     walls::between_services(screen, &stage).await?;
     Ok(stage)
+}
+
+/// Sets the gateway up in front of the services.
+fn gateway(shop: &Shop, orders: &Service) -> Service {
+    let url = |service: &Service| format!("http://127.0.0.1:{}", service.port());
+    let gateway = Service::with_arguments("api-gateway", &[])
+        .with("ORDER_SERVICE_URL", &url(orders))
+        .with("CUSTOMER_SERVICE_URL", &url(&shop.customers))
+        .with("ORDER_HISTORY_URL", &url(&shop.history))
+        .with("AMQP_URL", &shop.amqp_url);
+    GATEWAY_LIMITS.into_iter().fold(gateway, |gateway, (variable, limit)| gateway.with(variable, limit))
 }
 
 /// Creates what `outboxd setup --print-sql` prints and no more, and starts outboxd.

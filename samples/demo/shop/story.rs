@@ -4,7 +4,7 @@ use super::{
     books::Bookkeeper,
     journey::{APPROVED, End, Journey},
     show::{AT_ONCE, Outcome, ensure, eventually, screen::Screen},
-    stage::Stage,
+    stage::{Stage, Style},
     trace,
 };
 use hyper::Method;
@@ -14,17 +14,17 @@ const LIMIT: &str = "100.00";
 
 const OVER_THE_LIMIT: End = End {
     state: "REJECTED INSUFFICIENT_CREDIT",
-    events: &["OrderCreated", "CustomerCreditReservationFailed", "OrderRejected"],
+    messages: &["OrderCreated", "CustomerCreditReservationFailed", "OrderRejected"],
     in_history: true,
 };
 const OF_NOBODY: End = End {
     state: "REJECTED UNKNOWN_CUSTOMER",
-    events: &["OrderCreated", "CustomerValidationFailed", "OrderRejected"],
+    messages: &["OrderCreated", "CustomerValidationFailed", "OrderRejected"],
     in_history: false,
 };
 const CANCELLED: End = End {
     state: "CANCELLED",
-    events: &["OrderCreated", "CustomerCreditReserved", "OrderApproved", "OrderCancelled"],
+    messages: &["OrderCreated", "CustomerCreditReserved", "OrderApproved", "OrderCancelled"],
     in_history: true,
 };
 
@@ -32,7 +32,7 @@ const CANCELLED: End = End {
 pub(crate) async fn four_orders(screen: Screen, stage: &Stage, bookkeeper: &Bookkeeper) -> Outcome<i64> {
     screen.step(
         3,
-        "Four orders, and what becomes of each",
+        "Four orders by choreography, and what becomes of each",
         "POST /orders answers at once, while nobody knows yet whether the customer can pay: the order is PENDING. The services \
          settle it by events, each written into its service's outbox and carried by outboxd. A consumer of the demo's own \
          listens to all of them.",
@@ -86,7 +86,7 @@ pub(crate) async fn four_orders(screen: Screen, stage: &Stage, bookkeeper: &Book
 
 async fn order(screen: Screen, stage: &Stage, text: &str, customer: i64, total: &str) -> Outcome<Journey> {
     screen.headline(text);
-    Journey::begin(stage, customer, total).await
+    Journey::begin(stage, Style::Choreography, customer, total).await
 }
 
 async fn end(screen: Screen, stage: &Stage, journey: &mut Journey, end: &End) -> Outcome<()> {

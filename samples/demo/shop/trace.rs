@@ -9,21 +9,26 @@ use super::{
     stage::Stage,
 };
 use serde_json::Value;
+use std::collections::BTreeSet;
 
-/// Returns the lines of each service's log with this trace id, as soon as each log has one.
+/// Programs whose logs name each order's trace.
+const PROGRAMS: [&str; 3] = ["order-service", "customer-service", "order-history"];
+
+/// Returns the lines of each instance's log with this trace id, as soon as a log of each program has one.
 pub(crate) async fn find(stage: &Stage, trace_id: &str) -> Outcome<Vec<(&'static str, Vec<Value>)>> {
     eventually(AT_ONCE, &format!("trace {trace_id} is in the logs of all services"), async || {
-        let found: Vec<(&str, Vec<Value>)> = stage
-            .services()
-            .into_iter()
-            .map(|(program, service)| {
-                let log = service.log();
-                let lines = log.lines().filter(|line| line.contains(trace_id));
-                (program, lines.filter_map(|line| serde_json::from_str(line).ok()).collect())
-            })
-            .collect();
-        let everywhere = found.iter().all(|(_, lines)| !lines.is_empty());
-        Ok(everywhere.then_some(found))
+        let mut found: Vec<(&str, Vec<Value>)> = Vec::new();
+        let mut programs = BTreeSet::new();
+        for (name, service) in stage.services() {
+            let log = service.log();
+            let lines = log.lines().filter(|line| line.contains(trace_id));
+            let lines: Vec<Value> = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
+            if !lines.is_empty() {
+                programs.insert(service.program());
+            }
+            found.push((name, lines));
+        }
+        Ok(programs.is_superset(&PROGRAMS.into()).then_some(found))
     })
     .await
 }

@@ -10,9 +10,11 @@ use super::{
 };
 
 /// Inboxes: the service and the queue of each.
-const QUEUES: [(&str, &str); 4] = [
+const QUEUES: [(&str, &str); 6] = [
     ("customer-service", "customer-service.orders"),
+    ("customer-service", "customer-service.commands"),
     ("order-service", "order-service.customers"),
+    ("order-service", "order-service.replies"),
     ("order-history", "order-history.orders"),
     ("order-history", "order-history.customers"),
 ];
@@ -28,6 +30,15 @@ pub(crate) async fn give(screen: Screen, stage: &Stage, books: &Books, copies_be
         counted(books.orders()),
         counted(books.orders())
     ));
+    let [completed, compensated] = books.sagas();
+    screen.checked(&format!(
+        "Every saga has ended: of {} orders by orchestration {} sagas are COMPLETED and {} COMPENSATED, each as its order says. The \
+         other {} orders were settled by choreography.",
+        counted(completed + compensated),
+        counted(completed),
+        counted(compensated),
+        counted(books.orders() - completed - compensated)
+    ));
     let dead = outcomes(stage, "dead").await;
     ensure(dead == 0, || format!("{dead} messages are in dead-letter queues"))?;
     let (copies, dropped) = (stage.watcher()?.copies() - copies_before, outcomes(stage, "duplicate").await);
@@ -37,19 +48,19 @@ pub(crate) async fn give(screen: Screen, stage: &Stage, books: &Books, copies_be
              PostgreSQL had not yet been told of."
         ),
         _ => format!(
-            "Duplicates: outboxd published {copies} events twice, which RabbitMQ had and PostgreSQL had not yet been told of. An event \
+            "Duplicates: outboxd published {copies} messages twice, which RabbitMQ had and PostgreSQL had not yet been told of. An event \
              may go to two queues; the services' inboxes recognised and dropped {dropped} copies."
         ),
     });
     Ok(())
 }
 
-/// Returns the number of messages with this outcome in all inboxes. A service counts from its last start.
+/// Returns the number of messages with this outcome in all inboxes. An instance counts from its last start.
 async fn outcomes(stage: &Stage, outcome: &str) -> u64 {
     let mut count = 0;
     for (program, queue) in QUEUES {
         let series = format!("inbox_messages_total{{outcome=\"{outcome}\",queue=\"{queue}\"}}");
-        for (_, service) in stage.services().into_iter().filter(|(name, _)| *name == program) {
+        for (_, service) in stage.services().into_iter().filter(|(_, service)| service.program() == program) {
             count += service.metric(&series).await.unwrap_or_default() as u64;
         }
     }

@@ -1,4 +1,4 @@
-//! Watcher: a consumer of every event of both services, which takes none away from others.
+//! Watcher: a consumer of every event, command and reply of both services, which takes none away from others.
 
 use super::show::Outcome;
 use futures_util::StreamExt;
@@ -16,16 +16,20 @@ use std::{
 use testkit::consumer::{connect, received};
 use tokio::task::JoinHandle;
 
-/// Event from the broker.
+/// Event, command or reply from the broker.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
+    /// `event`, `command` or `reply`.
+    pub(crate) kind: &'static str,
     /// Time of the arrival.
     pub(crate) at: Instant,
     /// Id, the same in every copy.
     pub(crate) id: String,
-    /// Event type.
+    /// Type of the event, command or reply.
     pub(crate) name: String,
-    /// Order of the event, if it concerns one.
+    /// `SUCCESS` or `FAILURE` of a reply.
+    pub(crate) outcome: String,
+    /// Order, if the message concerns one.
     pub(crate) order: Option<i64>,
     /// Service of the outbox.
     pub(crate) source: String,
@@ -43,8 +47,18 @@ pub(crate) struct Watcher {
     task: JoinHandle<Result<(), lapin::Error>>,
 }
 
-/// Events, and the services that subscribe to them.
-const ROUTES: [(&str, &str); 8] = [
+/// Channels of the services, each with the types to bind. A direct exchange knows no wildcard.
+const CHANNELS: [(&str, &[&str]); 4] = [
+    ("Order.events", &["#"]),
+    ("Customer.events", &["#"]),
+    (COMMANDS, &["ReserveCredit", "ReleaseCredit"]),
+    (REPLIES, &["CreditReserved", "CustomerNotFound", "CreditLimitExceeded", "CreditReleased"]),
+];
+const COMMANDS: &str = "customer-service.commands";
+const REPLIES: &str = "order-service.replies";
+
+/// Messages, and the services that subscribe to them.
+const ROUTES: [(&str, &str); 14] = [
     ("OrderCreated", "customers, history"),
     ("OrderApproved", "history"),
     ("OrderRejected", "history"),
@@ -53,6 +67,12 @@ const ROUTES: [(&str, &str); 8] = [
     ("CustomerCreditReserved", "orders"),
     ("CustomerCreditReservationFailed", "orders"),
     ("CustomerValidationFailed", "orders"),
+    ("ReserveCredit", "customers"),
+    ("ReleaseCredit", "customers"),
+    ("CreditReserved", "orders"),
+    ("CustomerNotFound", "orders"),
+    ("CreditLimitExceeded", "orders"),
+    ("CreditReleased", "orders"),
 ];
 
 impl Event {
@@ -69,9 +89,12 @@ impl Watcher {
         let (connection, channel) = connect(url).await?;
         let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
         let queue = channel.queue_declare("".into(), exclusive, FieldTable::default()).await?;
-        for exchange in ["Order.events", "Customer.events"] {
-            let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
-            channel.queue_bind(queue.name().clone(), exchange.into(), "#".into(), options, arguments).await?;
+        for (exchange, keys) in CHANNELS {
+            for key in keys {
+                let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+                let (queue, exchange, key) = (queue.name().clone(), exchange.into(), (*key).into());
+                channel.queue_bind(queue, exchange, key, options, arguments).await?;
+            }
         }
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
         let mut deliveries =
@@ -88,12 +111,12 @@ impl Watcher {
         Ok(Self { heard, task })
     }
 
-    /// Returns the events of an order so far, in order of arrival.
+    /// Returns the messages of an order so far, in order of arrival.
     pub(crate) fn of_order(&self, order: i64) -> Vec<Event> {
         self.heard().iter().filter(|event| event.order == Some(order)).cloned().collect()
     }
 
-    /// Returns the events after the first `count`.
+    /// Returns the messages after the first `count`.
     pub(crate) fn behind(&self, count: usize) -> Vec<Event> {
         self.heard().iter().skip(count).cloned().collect()
     }
@@ -131,6 +154,12 @@ fn event(delivery: &Delivery) -> Event {
     let message = received(delivery);
     let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
     Event {
+        kind: match delivery.exchange.as_str() {
+            COMMANDS => "command",
+            REPLIES => "reply",
+            _ => "event",
+        },
+        outcome: header("outcome"),
         at: Instant::now(),
         id: message.id,
         name: delivery.routing_key.to_string(),

@@ -13,7 +13,12 @@ use screen::Screen;
 use std::{
     error::Error,
     process::ExitCode,
+    sync::LazyLock,
     time::{Duration, Instant},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 
 /// Result whose error is a text for the reader.
@@ -21,6 +26,12 @@ pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Limit of any wait in a demo, even beside a compiler.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Set by Ctrl-C.
+static INTERRUPTED: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::channel(false).0);
+/// Exit status after Ctrl-C, as a shell has it.
+const INTERRUPTED_STATUS: u8 = 130;
+const ENDING: &str = "\nInterrupted. Everything that was started is being stopped.";
 
 /// Runs a demo and returns its exit status, which is 1 if a check fails.
 ///
@@ -35,17 +46,24 @@ pub(crate) async fn perform<S>(
     fail_in_one_text();
     let whole = async {
         let (screen, begin) = (Screen::new(steps), Instant::now());
-        let mut stage = tokio::select! {
-            played = play(screen) => played?,
-            // The other branch is dropped first, so everything it started has ended.
-            () = interrupted() => return Ok(ExitCode::from(130)),
+        listen()?;
+        let played = tokio::select! {
+            played = play(screen) => Some(played),
+            () = interrupted() => None,
+        };
+        // The other branch is dropped, so everything that it started has ended.
+        let mut stage = match played {
+            Some(Ok(stage)) => stage,
+            Some(Err(_)) if was_interrupted() => return Ok(ExitCode::from(INTERRUPTED_STATUS)),
+            Some(Err(error)) => return Err(error),
+            None => return Ok(ExitCode::from(INTERRUPTED_STATUS)),
         };
         let took = begin.elapsed().as_secs_f64();
         let keep = std::env::var_os("KEEP").is_some_and(|value| !value.is_empty() && value != "0");
         if keep {
             tokio::select! {
                 stayed = stay(screen, &mut stage) => stayed?,
-                () = ctrl_c() => {}
+                () = interrupt() => {}
             }
         }
         stop(screen, stage, keep).await?;
@@ -85,22 +103,47 @@ pub(crate) async fn eventually<T>(
     }
 }
 
-async fn interrupted() {
-    ctrl_c().await;
-    println!("\nInterrupted. Everything that was started is being stopped.");
+/// Listens to SIGINT from now on, on a thread of the runtime: another one may wait for a command.
+fn listen() -> Outcome<()> {
+    let mut signals = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            INTERRUPTED.send_replace(true);
+        }
+    });
+    Ok(())
 }
 
-/// Waits for SIGINT.
-async fn ctrl_c() {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        failed(&format!("cannot listen to Ctrl-C: {error}"));
+/// Waits for Ctrl-C.
+async fn interrupt() {
+    // The sender is never dropped.
+    let _ = INTERRUPTED.subscribe().wait_for(|interrupted| *interrupted).await;
+}
+
+/// Waits for Ctrl-C, and answers it.
+async fn interrupted() {
+    interrupt().await;
+    println!("{ENDING}");
+}
+
+/// Tells, after a failure, whether Ctrl-C is its cause, and answers it then. Ctrl-C reaches a command of the demo as well, whose end
+/// looks like a failure, and may be seen first.
+fn was_interrupted() -> bool {
+    std::thread::sleep(NOW_AND_THEN);
+    let interrupted = *INTERRUPTED.borrow();
+    if interrupted {
+        println!("{ENDING}");
     }
+    interrupted
 }
 
 /// Reduces a panic to one text and status 1. The nodes' launcher panics when the machine does not do what it needs;
 /// its guardian cleans up.
 fn fail_in_one_text() {
     std::panic::set_hook(Box::new(|info| {
+        if was_interrupted() {
+            std::process::exit(INTERRUPTED_STATUS.into());
+        }
         let payload = info.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a text");

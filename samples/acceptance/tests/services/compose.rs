@@ -15,7 +15,8 @@ use crate::eventually;
 use testkit::{Daemon, Postgres, PostgresOptions, Service, postgres::psql, shared_rabbitmq, unique};
 
 /// Programs of the image, and the key of the address that each listens at.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
+    ("api-gateway", "LISTEN"),
     ("order-service", "LISTEN"),
     ("customer-service", "LISTEN"),
     ("order-history", "LISTEN"),
@@ -114,7 +115,7 @@ fn each_service_of_the_compose_file_has_a_server_of_its_own() {
     let compose = Compose::read();
     let servers: BTreeSet<&str> = compose.servers().map(|(name, _)| name).collect();
     let mut used = BTreeSet::new();
-    for (program, _) in PROGRAMS.into_iter().filter(|(program, _)| *program != "outboxd") {
+    for program in ["order-service", "customer-service", "order-history"] {
         let server = host(&compose.services[program].environment["DATABASE_URL"]);
         assert!(used.insert(server), "{server} has two databases");
     }
@@ -198,17 +199,28 @@ async fn the_compose_file_describes_a_shop_that_works() {
         let kept = all.filter(|(name, _)| !name.ends_with("LISTEN"));
         kept.map(|(name, value)| (name.clone(), here(value))).collect::<Vec<_>>()
     };
-    let start = async |program: &'static str| {
+    let start = async |program: &'static str, others: &[(&str, &Service)]| {
         let mut service = Service::with_arguments(program, &[]);
         for (name, value) in environment(program) {
+            let value = others.iter().fold(value, |value, (name, other)| {
+                let listens = &compose.services[*name].environment["LISTEN"];
+                let port = listens.rsplit(':').next().unwrap();
+                value.replace(&format!("http://{name}:{port}"), &format!("http://127.0.0.1:{}", other.port()))
+            });
+            assert!(!value.starts_with("http://") || value.starts_with("http://127."), "{name}: {value}");
             service = service.with(name.leak(), &value);
         }
         service.start_again();
         service.wait_ready(crate::PATIENCE).await;
         service
     };
-    let [orders, customers, history] =
-        [start("order-service").await, start("customer-service").await, start("order-history").await];
+    let [orders, customers, history] = [
+        start("order-service", &[]).await,
+        start("customer-service", &[]).await,
+        start("order-history", &[]).await,
+    ];
+    let others = [("order-service", &orders), ("customer-service", &customers), ("order-history", &history)];
+    let gateway = start("api-gateway", &others).await;
     let config = compose.services["outboxd"].volumes.iter().map(|volume| mount(volume));
     let command = &compose.services["outboxd"].command;
     let (config, _) =
@@ -219,18 +231,21 @@ async fn the_compose_file_describes_a_shop_that_works() {
     relay.wait_ready(crate::PATIENCE).await;
 
     let customer = json!({ "name": "Ada", "creditLimit": { "amount": 10 } });
-    let (status, answer) = customers.post("/customers", &customer).await;
+    let (status, answer) = gateway.post("/api/customers", &customer).await;
     assert_eq!(status, 201, "{answer}");
     let customer = &answer["customerId"];
     let order = json!({ "customerId": customer, "orderTotal": { "amount": 7.5 } });
-    let (status, answer) = orders.post("/orders", &order).await;
+    let (status, answer) = gateway.post("/api/orders", &order).await;
     assert_eq!(status, 201, "{answer}");
     let shown = eventually("the view shows the order approved", async || {
-        let (_, view) = history.get(&format!("/customers/{customer}/orderhistory")).await;
+        let (_, view) = gateway.get(&format!("/api/customers/{customer}/orderhistory")).await;
         (view["orders"][0]["state"] == "APPROVED").then_some(view)
     })
     .await;
     assert_eq!(shown["orders"][0]["orderId"], answer["orderId"]);
+    let (status, composed) = gateway.get(&format!("/api/customers/{customer}/orders")).await;
+    assert_eq!((status, &composed["unavailable"]), (200, &json!([])), "{composed}");
+    assert_eq!(composed["orders"][0]["orderId"], answer["orderId"]);
     let (status, saga) = orders.get(&format!("/orders/{}/saga", answer["orderId"])).await;
     assert_eq!((status, &saga["state"]), (200, &json!("COMPLETED")), "{saga}");
 

@@ -147,13 +147,16 @@ impl Upstream {
             Err(outage) => outage.name(),
         };
         self.metrics.asked(self.name, outcome, took);
-        if let Err(outage) = &answer {
-            tracing::warn!(
-                service = self.name,
-                took_ms = took.as_secs_f64() * 1000.0,
-                "{}",
-                outage.text(self.name)
-            );
+        match &answer {
+            // The circuit has said so when it opened.
+            Err(outage @ Outage::Open(_)) => {
+                tracing::debug!(service = self.name, "{}", outage.text(self.name))
+            }
+            Err(outage) => {
+                let took_ms = took.as_secs_f64() * 1000.0;
+                tracing::warn!(service = self.name, took_ms, "{}", outage.text(self.name));
+            }
+            Ok(_) => {}
         }
         Asked { service: self.name, took, answer }
     }

@@ -2,6 +2,8 @@
 
 mod composition;
 mod forwarding;
+mod hostile;
+mod outages;
 mod streaming;
 
 use serde_json::Value;

@@ -106,7 +106,7 @@ fn show(screen: Screen, from: &str, path: &str, answer: &Response<String>, took:
     let took = took.as_secs_f64() * 1000.0;
     screen.headline(&format!("{from}: {} in {took:.1} ms", answer.status()));
     screen.fact("GET", path);
-    let body = answer.body().replace(",\"unavailable\"", "\n\"unavailable\"");
+    let body = answer.body().replace(",\"unavailable\"", ",\n\"unavailable\"");
     let parts: Vec<&str> = body.split("{\"orderId\"").collect();
     let earlier = parts.len().saturating_sub(1 + SHOWN);
     screen.quote(parts[0]);

@@ -22,7 +22,7 @@ read_stat() {
 left_behind() {
     find /proc -maxdepth 2 -path '/proc/[0-9]*/cwd' \( -lname "$directory" -o -lname "$directory/*" \) 2>/dev/null |
         while IFS=/ read -r _ _ pid _; do
-            stat=$(cat "/proc/$pid/stat" 2>/dev/null) || continue
+            { read -r stat <"/proc/$pid/stat"; } 2>/dev/null || continue
             read_stat "$stat"
             [ "$terminal" = 0 ] && echo "$pid"
         done
@@ -39,14 +39,16 @@ left_behind() {
 
 # QUIT is PostgreSQL's immediate shutdown, which gives its shared memory back, and halts an Erlang node. CONT lets a
 # suspended process hear it. The list is made anew each time, because a process may have been starting meanwhile.
-tries=0
-while pids=$(left_behind) && [ -n "$pids" ] && [ "$tries" -lt 100 ]; do
-    if [ "$tries" -lt 20 ]; then signal=QUIT; else signal=KILL; fi
+# Limits are times, not tries: on a busy machine a look at all processes takes a second.
+# The status of `left_behind` is that of its last look, so only its output counts.
+since=$(date +%s)
+while pids=$(left_behind); [ -n "$pids" ]; do
+    waited=$(($(date +%s) - since))
+    if [ "$waited" -ge 300 ]; then break; elif [ "$waited" -ge 3 ]; then signal=KILL; else signal=QUIT; fi
     # shellcheck disable=SC2086
     kill -s "$signal" $pids 2>/dev/null
     # shellcheck disable=SC2086
     kill -s CONT $pids 2>/dev/null
-    tries=$((tries + 1))
     sleep 0.1
 done
 
@@ -56,6 +58,10 @@ find "$directory" -name postmaster.pid 2>/dev/null | while read -r file; do
     [ -n "$segment" ] && ipcrm -m "$segment" 2>/dev/null
 done
 
-rm -rf "$directory" "$short_directory" 2>/dev/null ||
-    { sleep 0.5; rm -rf "$directory" "$short_directory"; }
+# A process that ends may still write while the directory is removed.
+tries=0
+until rm -rf "$directory" "$short_directory" 2>/dev/null || [ "$tries" -ge 60 ]; do
+    tries=$((tries + 1))
+    sleep 0.5
+done
 exit 0

@@ -112,8 +112,8 @@ impl Views {
         for service in [&self.shop.history, &self.search] {
             loop {
                 let (_, lag) = service.get("/lag").await;
-                let mut streams = lag["streams"].as_array().into_iter().flatten();
-                if streams.all(|stream| stream["secondsBehind"] == 0) {
+                let streams = lag["streams"].as_array().into_iter().flatten();
+                if streams.filter(|stream| stream["secondsBehind"] == 0).count() == 2 {
                     break;
                 }
                 assert!(Instant::now() < deadline, "{lag}");

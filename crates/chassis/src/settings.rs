@@ -187,7 +187,7 @@ pub fn from_root(mut root: Section<'_>, program: Program) -> Option<Settings> {
     let (database, view) = match view {
         Some(View::InPostgres(database)) => {
             root.rotating_secret("database_url");
-            (Some(database), None)
+            (Some(*database), None)
         }
         view => {
             required(&mut root, "database_url", "postgresql://user:password@host:5432/database");
@@ -225,7 +225,7 @@ fn saga(root: &mut Section<'_>, program: Program) -> Option<SagaSettings> {
 
 /// Place of a view.
 enum View {
-    InPostgres(Endpoint),
+    InPostgres(Box<Endpoint>),
     Elsewhere(Secret),
 }
 
@@ -253,7 +253,9 @@ fn view(root: &mut Section<'_>, places: ViewPlaces) -> Option<View> {
         return None;
     }
     match scheme {
-        "postgresql" | "postgres" => postgres(root, "view_url", url).map(View::InPostgres),
+        "postgresql" | "postgres" => {
+            postgres(root, "view_url", url).map(|database| View::InPostgres(Box::new(database)))
+        }
         _ => Some(View::Elsewhere(url)),
     }
 }

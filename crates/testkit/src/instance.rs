@@ -80,6 +80,8 @@ impl Instance {
     pub async fn wait_ready(&mut self, limit: Duration) {
         let deadline = Instant::now() + limit;
         loop {
+            // Decided before the question: whoever was held up for the whole limit still asks once.
+            let is_last = Instant::now() >= deadline;
             let answer = http::get(self.port(), "/readyz").await;
             if matches!(&answer, Ok((status, _)) if status.is_success()) {
                 return;
@@ -87,12 +89,7 @@ impl Instance {
             if let Some(status) = self.ended() {
                 panic!("{} ended ({status}) before it was ready; {}", self.program, self.log_tail());
             }
-            assert!(
-                Instant::now() < deadline,
-                "{} is not ready: {answer:?}; {}",
-                self.program,
-                self.log_tail()
-            );
+            assert!(!is_last, "{} is not ready: {answer:?}; {}", self.program, self.log_tail());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -1,6 +1,6 @@
 //! The three companion services, each with its own database and role, and outboxd between them.
 
-use super::{Daemon, Postgres, RabbitMq, Service, run::unique};
+use super::{Daemon, Postgres, RabbitMq, Service, programs, run::unique};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -56,6 +56,10 @@ impl Shop {
         rabbitmq: &RabbitMq,
         relay_url: impl Fn(&Postgres, &str) -> String,
     ) -> Self {
+        // Built before any of them starts: a build takes longer than a start may.
+        for program in ["order-service", "customer-service", "order-history", "outboxd"] {
+            programs::executable(program);
+        }
         let mut databases = Vec::new();
         for (service, postgres) in SERVICES.into_iter().zip(servers) {
             databases.push(own_database(postgres, &format!("{name}_{service}")).await);

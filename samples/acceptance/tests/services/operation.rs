@@ -226,8 +226,7 @@ async fn instances_that_start_together_create_the_schema_once() {
             postgres.client(&name).await.query("SELECT version FROM schema_version", &[]).await.unwrap();
         let versions: Vec<i64> = versions.iter().map(|row| row.get(0)).collect();
         let expected: &[i64] = match program {
-            "order-service" => &[1, 2, 3],
-            "order-history" => &[1, 2, 3, 4],
+            "order-service" | "order-history" => &[1, 2, 3, 4],
             _ => &[1],
         };
         assert_eq!(versions, expected);

@@ -91,7 +91,7 @@ async fn an_outbox_of_version_0_1_0_gets_its_channels_and_its_retained_rows_can_
     for database in [&orders, &customers] {
         database.batch_execute("ALTER TABLE outbox DROP COLUMN channel").await.unwrap();
     }
-    let old = "DROP TABLE saga_step, saga; DELETE FROM schema_version WHERE version > 1";
+    let old = "DROP TABLE saga_step, saga; DROP INDEX orders_of_customer; DELETE FROM schema_version WHERE version > 1";
     orders.batch_execute(old).await.unwrap();
     shop.orders.set("SAGA", "orchestration");
     shop.orders.start_again();

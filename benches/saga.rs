@@ -3,6 +3,8 @@
 //! First a burst at full speed: orders per second from the first POST until the last order is settled, and until the
 //! history shows it. Then a steady 50 orders per second: time from an order's POST to APPROVED, and to the history
 //! view. Times come from the databases, which are queried every two milliseconds.
+//!
+//! Last the gateway's two kinds of answer about a customer: composed of two services, and from the view.
 
 use std::{
     collections::HashMap,
@@ -25,6 +27,8 @@ const RATE: u32 = 50;
 const STEADY_FOR: Duration = Duration::from_secs(30);
 
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Questions of each kind about a customer.
+const QUESTIONS: usize = 1_000;
 /// Time without a settled order after which the run fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -72,18 +76,49 @@ async fn measure(style: &str, postgres: &Postgres, rabbitmq: &RabbitMq) -> Outco
 
     let (placed, settled, shown) = steady(&shop, &customers).await?;
     for (what, seen) in [("APPROVED", settled), ("the history view", shown)] {
-        let mut took: Vec<Duration> = placed.iter().map(|(id, begin)| seen[id] - *begin).collect();
-        took.sort_unstable();
-        let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
-        println!(
-            "{RATE} orders/s, {} orders: from POST to {what}: median {:.1} ms, p99 {:.1} ms, at most {:.1} ms",
-            took.len(),
-            at(0.5),
-            at(0.99),
-            at(1.0)
-        );
+        let took = placed.iter().map(|(id, begin)| seen[id] - *begin).collect();
+        println!("{RATE} orders/s, {} orders: from POST to {what}: {}", placed.len(), distribution(took));
+    }
+    ask(&shop).await
+}
+
+/// Asks the gateway about one customer of ten orders, by composition and by the view in turn.
+async fn ask(shop: &Shop) -> Outcome<()> {
+    let customer = shop.customer("1000").await;
+    for _ in 0..10 {
+        shop.order(customer, "1.25").await;
+    }
+    let gateway = shop.gateway().await;
+    let paths = ["orders", "orderhistory"].map(|query| format!("/api/customers/{customer}/{query}"));
+    let begin = Instant::now();
+    while gateway.get_text(&paths[1]).await.1.matches("APPROVED").count() < 10 {
+        if begin.elapsed() > PATIENCE {
+            return Err("the view does not show ten approved orders".into());
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    let mut took = [Vec::new(), Vec::new()];
+    for _ in 0..QUESTIONS {
+        for (path, took) in paths.iter().zip(&mut took) {
+            let begin = Instant::now();
+            let (status, answer) = gateway.get_text(path).await;
+            took.push(begin.elapsed());
+            if status != 200 || answer.matches("APPROVED").count() < 10 {
+                return Err(format!("{path}: {status} {answer}").into());
+            }
+        }
+    }
+    for (what, took) in ["composed", "from the view"].into_iter().zip(took) {
+        println!("{QUESTIONS} answers {what}: {}", distribution(took));
     }
     Ok(())
+}
+
+/// Returns median, 99th percentile and maximum.
+fn distribution(mut took: Vec<Duration>) -> String {
+    took.sort_unstable();
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
+    format!("median {:.1} ms, p99 {:.1} ms, at most {:.1} ms", at(0.5), at(0.99), at(1.0))
 }
 
 /// Places the burst, and returns its start and the orders' ids.

@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test test-page test-views test-api contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
+.PHONY: help demo demo-relay test test-page test-views test-api test-systemd contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -38,6 +38,10 @@ test-api: prerequisites ## the services' OpenAPI documents under schemathesis, a
 	@tests/install.sh api
 	@tests/api/install.sh
 	$(CARGO) test --locked --package samples-acceptance --test api -- --ignored --nocapture
+
+test-systemd: ## the systemd units in a booted Debian; needs root, and installs debootstrap and systemd-container
+	@tests/install.sh systemd
+	$(CARGO) test --locked --test systemd -- --ignored --test-threads=2
 
 contract: ## publishes the services' messages as they are now (BREAKING=yes: also those that break another service)
 	OUTBOXD_CONTRACT=write $(CARGO) test --locked --package samples-acceptance --test services -- every_document_is_the_published_one

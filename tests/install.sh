@@ -1,10 +1,11 @@
 #!/bin/sh
-# install.sh [api] [views] [page]
+# install.sh [api] [views] [page] [systemd]
 #
 # Installs what building and testing need and this machine lacks: a C linker, PostgreSQL and RabbitMQ, from Debian's packages.
 # `api`: also Python with venv, and Node with npm.
 # `views`: also Go, a JDK and Maven.
 # `page`: also Chromium with its driver, and the font of the pictures.
+# `systemd`: also debootstrap and systemd-nspawn, for a booted root.
 # Starts and changes no service of the machine: tests and demo start private nodes.
 # Needs neither network nor root when nothing is missing.
 
@@ -33,6 +34,10 @@ for more in "$@"; do
             command -v chromium >/dev/null || needs chromium
             command -v chromedriver >/dev/null || needs chromium-driver
             any_exists /usr/share/fonts/opentype/inter /usr/share/fonts/truetype/inter || needs fonts-inter
+            ;;
+        systemd)
+            command -v debootstrap >/dev/null || needs debootstrap
+            command -v systemd-nspawn >/dev/null || needs systemd-container
             ;;
         *) echo "install.sh does not know $more" >&2 && exit 2 ;;
     esac

@@ -7,6 +7,7 @@
 // A failed expectation here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod booted_root;
 pub mod certs;
 pub mod consumer;
 pub mod daemon;
@@ -30,6 +31,7 @@ pub mod unread;
 pub mod views;
 pub mod workload;
 
+pub use booted_root::BootedRoot;
 pub use certs::Authority;
 pub use consumer::Consumer;
 pub use daemon::Daemon;

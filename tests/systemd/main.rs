@@ -1,0 +1,5 @@
+//! Tests of the systemd units, in a booted Debian: `make test-systemd`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod root;

@@ -128,6 +128,13 @@ pub enum Command {
     /// exits with 1.
     Status(Status),
 
+    /// Tell whether the daemon is alive, for a container's health check
+    ///
+    /// Asks /healthz at admin.listen, and exits with 0 when the daemon answers within five seconds, else with 1. A server that is
+    /// away, a blocked broker and a halted source do not change the answer: a restart helps none of them. Reads only the keys of
+    /// admin, and not even the file where OUTBOXD__ADMIN__LISTEN gives the address.
+    Health,
+
     /// Print the DDL of the outbox and inbox tables
     ///
     /// Needs neither a configuration file nor a connection: `outboxd schema | psql orders`.

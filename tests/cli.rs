@@ -23,7 +23,9 @@ fn run(arguments: &[&str]) -> (i32, String, String) {
 fn help_lists_every_command_and_the_exit_statuses() {
     let (status, stdout, stderr) = run(&["--help"]);
     assert_eq!((status, stderr.as_str()), (0, ""));
-    for command in ["run", "check", "setup", "teardown", "recover", "replay", "parked", "status", "schema"] {
+    for command in
+        ["run", "check", "setup", "teardown", "recover", "replay", "parked", "status", "health", "schema"]
+    {
         assert!(stdout.contains(&format!("\n  {command} ")), "{command} is missing in\n{stdout}");
     }
     for line in ["   1  failed at run time", "  78  bad configuration", "$OUTBOXD_CONFIG", "OUTBOXD_LOG"] {
@@ -33,7 +35,9 @@ fn help_lists_every_command_and_the_exit_statuses() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["run", "check", "setup", "teardown", "recover", "replay", "parked", "status", "schema"] {
+    for command in
+        ["run", "check", "setup", "teardown", "recover", "replay", "parked", "status", "health", "schema"]
+    {
         let (status, stdout, _) = run(&[command, "--help"]);
         assert_eq!(status, 0, "{command}");
         let explanation = stdout.split("Usage:").next().unwrap();

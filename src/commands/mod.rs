@@ -2,8 +2,10 @@
 //!
 //! A command returns its [`Failure`]; only the binary prints it and exits.
 
+mod ask;
 mod check;
 mod checklist;
+mod health;
 mod parked;
 mod recover;
 mod replay;
@@ -28,6 +30,7 @@ use process::shutdown::OtherSignals;
 use std::{
     env,
     io::{self, Write},
+    net::SocketAddr,
     path::PathBuf,
 };
 use stop::until_stopped;
@@ -51,12 +54,17 @@ pub async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Replay(options) => replay::run(settings(&cli)?, options).await,
         Command::Parked(what) => parked::run(settings(&cli)?, what).await,
         Command::Status(options) => until_stopped(status::run(settings(&cli)?, options)).await,
+        Command::Health => until_stopped(health::run(admin_listen(&cli)?)).await,
         Command::Schema(options) => schema::run(options),
     }
 }
 
 fn settings(cli: &Cli) -> Result<Settings, Failure> {
     settings::load(file(cli).as_deref()).map_err(|error| Failure::Configuration(error.to_string()))
+}
+
+fn admin_listen(cli: &Cli) -> Result<Option<SocketAddr>, Failure> {
+    settings::admin_listen(file(cli).as_deref()).map_err(|error| Failure::Configuration(error.to_string()))
 }
 
 /// The configuration file. Only the default file may be missing, and only when environment variables hold the configuration.

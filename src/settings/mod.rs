@@ -103,16 +103,48 @@ pub fn load_with(
     configuration::read(&Origins { file, prefix: ENVIRONMENT_PREFIX, environment }, from_root)
 }
 
-/// Reads every key from the tree of file and environment. Returns `None` after a reported problem. A value may come with problems, too.
-pub fn from_root(mut root: Section<'_>) -> Option<Settings> {
-    let mut admin = root.section("admin");
-    let enabled = admin.flag("enabled", true);
-    let listen = admin.parsed("listen", Some("127.0.0.1:9464"), |text| {
+/// Reads only the address of the admin endpoints; `None` means that they are switched off. Problems of other keys are not reported.
+///
+/// Where `OUTBOXD__ADMIN__LISTEN` gives the address, the file is not read.
+///
+/// # Errors
+///
+/// Returns every problem of the keys of `admin`, or the problem that keeps the file from being read.
+pub fn admin_listen(file: Option<&Path>) -> Result<Option<SocketAddr>, SettingsError> {
+    let of_admin = format!("{ENVIRONMENT_PREFIX}ADMIN__");
+    let (environment, problems) = configuration::environment(|name| name.starts_with(&of_admin));
+    if !problems.is_empty() {
+        return Err(SettingsError { problems });
+    }
+    admin_listen_with(file, &environment)
+}
+
+/// Reads like [`admin_listen`], from the given environment.
+fn admin_listen_with(
+    file: Option<&Path>,
+    environment: &BTreeMap<String, String>,
+) -> Result<Option<SocketAddr>, SettingsError> {
+    let file = file.filter(|_| !environment.contains_key(&format!("{ENVIRONMENT_PREFIX}ADMIN__LISTEN")));
+    let origins = Origins { file, prefix: ENVIRONMENT_PREFIX, environment };
+    configuration::read(&origins, |mut root| admin(&mut root.section("admin")))
+}
+
+/// Address of the admin endpoints: `Some(None)` where they are switched off, `None` after a reported problem.
+fn admin(section: &mut Section<'_>) -> Option<Option<SocketAddr>> {
+    let enabled = section.flag("enabled", true);
+    let listen = section.parsed("listen", Some("127.0.0.1:9464"), |text| {
         text.parse::<SocketAddr>().map_err(|_| {
             ("must be an IP address and a port".into(), "write for instance \"127.0.0.1:9464\"".into())
         })
     });
-    admin.finish();
+    if enabled { listen.map(Some) } else { Some(None) }
+}
+
+/// Reads every key from the tree of file and environment. Returns `None` after a reported problem. A value may come with problems, too.
+pub fn from_root(mut root: Section<'_>) -> Option<Settings> {
+    let mut section = root.section("admin");
+    let admin_listen = admin(&mut section);
+    section.finish();
     let drain_timeout = root.seconds("drain_timeout_s", 1..=3600, 30);
     let broker = broker::read(&mut root);
 
@@ -133,8 +165,7 @@ pub fn from_root(mut root: Section<'_>) -> Option<Settings> {
     sections.finish();
     root.finish();
 
-    let admin_listen = if enabled { Some(listen?) } else { None };
-    Some(Settings { admin_listen, broker: broker.options, sources, drain_timeout })
+    Some(Settings { admin_listen: admin_listen?, broker: broker.options, sources, drain_timeout })
 }
 
 /// Refuses a slot of two sources: a slot streams to one connection at a time, so the second source would stand by for ever.

@@ -23,6 +23,7 @@ mod families;
 mod first_start;
 mod floods;
 mod forgotten;
+mod health;
 mod holder;
 mod hostile;
 mod hostile_rows;

@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test test-page test-views test-api test-systemd contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
+.PHONY: help demo demo-relay test test-page test-views test-api test-kubernetes kubernetes-manifests test-systemd contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,6 +42,16 @@ test-api: prerequisites ## the services' OpenAPI documents under schemathesis, a
 test-systemd: ## the systemd units in a booted Debian; needs root, and installs debootstrap and systemd-container
 	@tests/install.sh systemd
 	$(CARGO) test --locked --test systemd -- --ignored --test-threads=2
+
+test-kubernetes: ## the Helm chart: rendered, validated against Kubernetes' schemas, refused where it must be; builds helm, needs no cluster
+	@tests/install.sh kubernetes
+	@tests/kubernetes/install.sh
+	$(CARGO) test --locked --test kubernetes -- --include-ignored
+
+kubernetes-manifests: ## writes kubernetes/manifests anew with the chart
+	@tests/install.sh kubernetes
+	@tests/kubernetes/install.sh
+	OUTBOXD_KUBERNETES=write $(CARGO) test --locked --test kubernetes -- --ignored the_kept_manifests_are_made_with_the_chart
 
 contract: ## publishes the services' messages as they are now (BREAKING=yes: also those that break another service)
 	OUTBOXD_CONTRACT=write $(CARGO) test --locked --package samples-acceptance --test services -- every_document_is_the_published_one

@@ -1,11 +1,12 @@
 #!/bin/sh
-# install.sh [api] [views] [page] [systemd]
+# install.sh [api] [views] [page] [systemd] [kubernetes]
 #
 # Installs what building and testing need and this machine lacks: a C linker, PostgreSQL and RabbitMQ, from Debian's packages.
 # `api`: also Python with venv, and Node with npm.
 # `views`: also Go, a JDK and Maven.
 # `page`: also Chromium with its driver, and the font of the pictures.
 # `systemd`: also debootstrap and systemd-nspawn, for a booted root.
+# `kubernetes`: also Go, and Python with venv.
 # Starts and changes no service of the machine: tests and demo start private nodes.
 # Needs neither network nor root when nothing is missing.
 
@@ -38,6 +39,10 @@ for more in "$@"; do
         systemd)
             command -v debootstrap >/dev/null || needs debootstrap
             command -v systemd-nspawn >/dev/null || needs systemd-container
+            ;;
+        kubernetes)
+            command -v go >/dev/null || needs golang-go
+            python3 -c 'import ensurepip, venv' 2>/dev/null || needs python3-venv
             ;;
         *) echo "install.sh does not know $more" >&2 && exit 2 ;;
     esac

@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test test-page test-views test-api test-kubernetes kubernetes-manifests test-systemd contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
+.PHONY: help demo demo-relay test deb dist test-deb test-dist test-page test-views test-api test-kubernetes kubernetes-manifests test-systemd contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -98,6 +98,26 @@ target/tools/bin/mdbook:
 
 release: ## release files in target/dist/release: binaries without paths of this machine, licences and notices
 	CARGO="$(CARGO)" release/build.sh
+
+DEB := $(shell command -v cargo-deb || echo target/tools/bin/cargo-deb)
+
+deb: $(DEB) ## the Debian package in target/dist/deb (installs cargo-deb in target/tools, and dpkg-dev and lintian, if missing)
+	@tests/install.sh package
+	CARGO="$(CARGO)" release/deb.sh
+
+target/tools/bin/cargo-deb:
+	$(CARGO) install cargo-deb --locked --root target/tools
+
+dist: ## the archive for Linux with glibc in target/dist/archive, with checksums and the list of its crates; build it on Debian 12
+	CARGO="$(CARGO)" release/dist.sh
+
+test-dist: dist ## unpacks the archive: starts the program, compares checksums, and the list of crates with what Cargo builds
+	$(CARGO) test --locked --test package -- --ignored archive::
+
+test-deb: deb ## installs, upgrades and removes the package in a booted Debian while rows are written; needs root, and installs debootstrap and systemd-container
+	@tests/install.sh systemd
+	lintian --fail-on error target/dist/deb/*.deb
+	$(CARGO) test --locked --test package -- --ignored --test-threads=2 life:: states::
 
 bench: prerequisites ## throughput, latency and memory beside the raw limits of the nodes (ONLY=drain: one subject; ROUNDS=n: n rounds; PEERS=all: other relays too)
 	$(CARGO) bench --locked --bench relay -- $(or $(ONLY),all) $(if $(ROUNDS),--rounds=$(ROUNDS)) $(if $(PEERS),--peers=$(PEERS)) $(if $(RECORD),--record)

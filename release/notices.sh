@@ -1,6 +1,6 @@
 #!/bin/sh
 # The licence of each crate that is in the binaries, and the texts that the crate brings along: its own, and those of C libraries in
-# it. On standard output.
+# it. On standard output. Arguments: names of binaries.
 set -eu
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
@@ -27,7 +27,7 @@ texts() { # DIRECTORY CRATE
 
 echo "outboxd is licensed under MIT or Apache-2.0. Its binaries hold the Rust standard library (MIT or Apache-2.0) and these crates:"
 # Into a file: the failure of a first command in a pipe goes unseen.
-"$cargo" tree --locked --package outboxd --package order-service --package customer-service --package order-history --package order-search --package api-gateway --edges normal --prefix none --format '{p}|{l}|{r}' >"$seen/tree"
+for name; do "$cargo" tree --locked --package "$name" --edges normal --prefix none --format '{p}|{l}|{r}'; done >"$seen/tree"
 sed 's/ (\*)$//' "$seen/tree" | LC_ALL=C sort -u >"$seen/crates"
 [ "$(wc -l <"$seen/crates")" -ge 50 ] || { echo "cargo tree names fewer than 50 crates" >&2; exit 1; }
 while IFS='|' read -r package license repository; do

@@ -1,5 +1,5 @@
 #!/bin/sh
-# install.sh [api] [views] [page] [systemd] [kubernetes]
+# install.sh [api] [views] [page] [systemd] [kubernetes] [package]
 #
 # Installs what building and testing need and this machine lacks: a C linker, PostgreSQL and RabbitMQ, from Debian's packages.
 # `api`: also Python with venv, and Node with npm.
@@ -7,6 +7,7 @@
 # `page`: also Chromium with its driver, and the font of the pictures.
 # `systemd`: also debootstrap and systemd-nspawn, for a booted root.
 # `kubernetes`: also Go, and Python with venv.
+# `package`: also what makes and checks a Debian package.
 # Starts and changes no service of the machine: tests and demo start private nodes.
 # Needs neither network nor root when nothing is missing.
 
@@ -43,6 +44,10 @@ for more in "$@"; do
         kubernetes)
             command -v go >/dev/null || needs golang-go
             python3 -c 'import ensurepip, venv' 2>/dev/null || needs python3-venv
+            ;;
+        package)
+            command -v dpkg-shlibdeps >/dev/null || needs dpkg-dev
+            command -v lintian >/dev/null || needs lintian
             ;;
         *) echo "install.sh does not know $more" >&2 && exit 2 ;;
     esac

@@ -110,7 +110,11 @@ impl Names {
     /// Names that begin with `outboxd_`: metrics, tables, and the names of examples.
     fn own_names(&self, text: &str) -> Vec<String> {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let own = words.filter(|word| word.starts_with("outboxd_") && !word.ends_with('_'));
+        // A digit begins the version in the name of a package.
+        let own = words.filter(|word| {
+            word.strip_prefix("outboxd_").is_some_and(|rest| rest.starts_with(|c: char| !c.is_ascii_digit()))
+                && !word.ends_with('_')
+        });
         let unknown = own.filter(|word| {
             let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| word.strip_suffix(suffix));
             !self.metrics.contains(*word)
@@ -442,7 +446,7 @@ mod tests {
         for text in [
             "`drain_timeout_s`, `delivery.on_nack`, `sources.NAME.delivery.on_nack`, `outbox.columns`, `[sources.orders]`, `[[subscriptions]]`",
             "`delivery.on_nack = \"park\"` and `on_nack = \"wait\"`, `wal_level = logical`",
-            "`outboxd_lag_bytes`, `outboxd_commit_to_confirm_seconds_bucket{source=\"orders\"}`, `outboxd_parked`, `outboxd_<source>`",
+            "`outboxd_lag_bytes`, `outboxd_commit_to_confirm_seconds_bucket{source=\"orders\"}`, `outboxd_parked`, `outboxd_<source>`, `./outboxd_0.2.0-1_amd64.deb`",
             "`outboxd check --offline`, `outboxd parked list|requeue`, `outboxd --config FILE replay --source NAME --since 1h`",
             "`outboxd setup --unbind EXCHANGE QUEUE KEY`, `outboxd check [--offline]`, `outboxd help run`",
             "`tests/it/nodes.rs`, `relay/mod.rs`, `tests/it`, `nodes::a_node_that_falls`, `nodes::*`, `a_node_that_falls`",

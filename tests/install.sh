@@ -1,7 +1,7 @@
 #!/bin/sh
 # install.sh [api] [views] [page] [systemd] [kubernetes] [package]
 #
-# Installs what building and testing need and this machine lacks: a C linker, PostgreSQL and RabbitMQ, from Debian's packages.
+# Installs what building and testing need and this machine lacks: a C linker, curl, PostgreSQL and RabbitMQ, from Debian's packages.
 # `api`: also Python with venv, and Node with npm.
 # `views`: also Go, a JDK and Maven.
 # `page`: also Chromium with its driver, and the font of the pictures.
@@ -17,6 +17,8 @@ missing=
 needs() { missing="$missing $*"; }
 any_exists() { for file in "$@"; do [ -e "$file" ] && return 0; done; return 1; }
 
+# Procedures of the book, which tests run, ask outboxd with curl.
+command -v curl >/dev/null || needs curl
 command -v cc >/dev/null || needs gcc libc6-dev
 any_exists /usr/lib/postgresql/*/bin/postgres || needs postgresql
 any_exists /usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server /usr/lib/rabbitmq/bin/rabbitmq-server || needs rabbitmq-server

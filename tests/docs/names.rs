@@ -249,7 +249,7 @@ impl Names {
         let mut tokens =
             line.split_whitespace().skip(1).map(|token| token.trim_matches(['[', ']', '"', '\'']));
         while let Some(token) = tokens.next() {
-            if ["|", "||", "&&", ";", ">", "2>", "<", "#", "&", "\\"].contains(&token) {
+            if ["|", "||", "&&", ";", ">", ">>", "2>", "2>>", "<", "#", "&", "\\"].contains(&token) {
                 break;
             }
             if let Some(flag) = token.strip_prefix("--") {

@@ -9,4 +9,5 @@ mod chart;
 mod manifests;
 mod objects;
 mod rules;
+mod sidecar_page;
 mod tools;

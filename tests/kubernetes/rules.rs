@@ -55,6 +55,8 @@ pub(crate) fn problems(pod: &Pod<'_>) -> Vec<String> {
         rule(probes.iter().all(|probe| asks(probe, "/healthz")), "the startupProbe is not /healthz");
         let ready = asks("readinessProbe", "/readyz") || asks("readinessProbe", "/healthz");
         rule(ready, "without a readinessProbe a rollout does not wait for the new pod");
+        // In a sidecar it is the application that may need one.
+        rule(spec["automountServiceAccountToken"] == false, "a token of the ServiceAccount is mounted");
         rule(spec["enableServiceLinks"] == false, "variables of every Service reach outboxd");
     }
 
@@ -76,7 +78,6 @@ pub(crate) fn problems(pod: &Pod<'_>) -> Vec<String> {
         rule(security[key] == wanted, &format!("securityContext.{key} is not {wanted}"));
     }
     rule(security["runAsUser"].as_i64() > Some(0), "the user is root");
-    rule(spec["automountServiceAccountToken"] == false, "a token of the ServiceAccount is mounted");
     rule(container["resources"]["limits"]["memory"].is_string(), "there is no limit of memory");
 
     let is_plain = |variable: &Value| variable["value"].is_string();

@@ -11,6 +11,15 @@ use crate::manifests::path;
 /// The chart.
 pub(crate) const CHART: &str = "kubernetes/outboxd";
 
+/// Variables that keep helm's own files in target, and the folder of each.
+pub(crate) const HELM_HOMES: [(&str, &str); 3] =
+    [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")];
+
+/// A folder of helm's own.
+pub(crate) fn helm_home(folder: &str) -> PathBuf {
+    path("target/tools/helm").join(folder)
+}
+
 /// What a tool said.
 pub(crate) struct Said {
     pub(crate) succeeded: bool,
@@ -35,12 +44,9 @@ impl Said {
 
 /// Runs helm from the repository's root. It reads and writes nothing outside of target, and knows no cluster.
 pub(crate) fn helm(arguments: &[&str]) -> Said {
-    let home = path("target/tools/helm");
     let mut command = tool("target/tools/bin/helm");
-    for (variable, folder) in
-        [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")]
-    {
-        command.env(variable, home.join(folder));
+    for (variable, folder) in HELM_HOMES {
+        command.env(variable, helm_home(folder));
     }
     command.env("KUBECONFIG", "/dev/null").args(arguments).output().unwrap().into()
 }

@@ -140,6 +140,9 @@ fn is_like(line: &str, shown: &str) -> bool {
 /// A folder and an environment in which a page's blocks run. Variables stay from one block to the next, as in a terminal.
 #[derive(Debug)]
 pub struct PageShell {
+    /// Folder of the shell's own files: programs, the block, its output, variables.
+    own: PathBuf,
+    /// Folder in which the blocks run, with nothing in it but what they make.
     folder: PathBuf,
     environment: Vec<(String, String)>,
 }
@@ -147,16 +150,19 @@ pub struct PageShell {
 impl PageShell {
     /// Makes the folder. Its programs are those of PostgreSQL and of the machine.
     pub fn new(name: &str) -> Self {
-        let folder = run::folder(name);
-        fs::create_dir(folder.join("bin")).expect("folder made");
+        let own = run::folder(name);
+        let folder = own.join("here");
+        for folder in [&own.join("bin"), &folder] {
+            fs::create_dir(folder).expect("folder made");
+        }
         let path = std::env::var("PATH").unwrap_or_default();
-        let path = format!("{}/bin:{}:{path}", folder.display(), postgres::bin_dir().display());
-        Self { folder, environment: vec![("PATH".to_owned(), path)] }
+        let path = format!("{}/bin:{}:{path}", own.display(), postgres::bin_dir().display());
+        Self { own, folder, environment: vec![("PATH".to_owned(), path)] }
     }
 
     /// Gives a program the name by which the page calls it.
     pub fn program(self, name: &str, executable: &Path) -> Self {
-        symlink(executable, self.folder.join("bin").join(name)).expect("link made");
+        symlink(executable, self.own.join("bin").join(name)).expect("link made");
         self
     }
 
@@ -193,15 +199,16 @@ impl PageShell {
 
     /// Runs a block in a shell. Processes that it leaves in the background stay, until the shell is dropped.
     async fn block(&self, block: &PageBlock, script: &str) -> String {
-        let keep =
-            format!("set -a\n[ ! -e .variables ] || . ./.variables\n{script}\nexport -p >.variables\n");
-        fs::write(self.folder.join(".block"), keep).expect("script written");
+        let keep = format!(
+            "cd here\nset -a\n[ ! -e ../variables ] || . ../variables\n{script}\nexport -p >../variables\n"
+        );
+        fs::write(self.own.join("block"), keep).expect("script written");
         // A file of its own: what a background process prints later is no output of the next block.
-        let log = self.folder.join(".output");
+        let log = self.own.join("output");
         let _ = fs::remove_file(&log);
         let out = File::create(&log).expect("file made");
         let mut command = process::short_command("setsid");
-        command.args(["-w", "sh", "-eu", ".block"]).current_dir(&self.folder).kill_on_drop(true);
+        command.args(["-w", "sh", "-eu", "block"]).current_dir(&self.own).kill_on_drop(true);
         command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
         command.stderr(out.try_clone().expect("a file can be duplicated")).stdout(out);
         let ended = tokio::time::timeout(STEP_LIMIT, command.status()).await;
@@ -216,7 +223,7 @@ impl PageShell {
 
 impl Drop for PageShell {
     fn drop(&mut self) {
-        run::sweep(&self.folder);
+        run::sweep(&self.own);
     }
 }
 

@@ -269,6 +269,35 @@ fn every_problem_is_found_in_one_go() {
 }
 
 #[test]
+fn a_wrong_url_hides_no_other_problem() {
+    let found = problems(
+        r#"
+        [rabbitmq]
+        url = "amqp://localhost"
+        [sources.orders]
+        postgres.url = "nonsense"
+        delivery.in_flight_maks = 1
+        cleanup.mood = "delete"
+        message.exchanje = "x"
+        "#,
+        &[],
+    );
+    for expected in [
+        "sources.orders.postgres.url: ",
+        "sources.orders.delivery.in_flight_maks: unknown key; did you mean in_flight_max?",
+        "sources.orders.cleanup.mood: unknown key; did you mean mode?",
+        "sources.orders.message.exchanje: unknown key; did you mean exchange?",
+    ] {
+        assert!(
+            found.iter().any(|line| line.contains(expected)),
+            "{expected}\nis not in\n{}",
+            found.join("\n")
+        );
+    }
+    assert_eq!(found.len(), 4, "{found:#?}");
+}
+
+#[test]
 fn each_mistake_has_its_message() {
     for (lines, expected) in [
         ("backlog = \"all\"", "sources.orders.backlog: \"all\" is unknown; set \"publish\" or \"skip\""),
@@ -469,8 +498,8 @@ fn an_argument_that_contradicts_a_key_is_named_with_the_key() {
             "arguments.x-dead-letter-routing-key: is refused by RabbitMQ without x-dead-letter-exchange",
         ),
         (
-            "arguments = { \"x-max-priority\" = 10 }",
-            "arguments.x-max-priority: is refused by RabbitMQ for queue_type \"quorum\"; leave it out, or set queue_type to \"classic\"",
+            "arguments = { \"x-max-age\" = \"1D\" }",
+            "arguments.x-max-age: is refused by RabbitMQ for queue_type \"quorum\"; leave it out, or set queue_type to \"stream\"",
         ),
         (
             "queue_type = \"stream\"\narguments = { \"x-message-ttl\" = 10 }",

@@ -4,8 +4,8 @@ use crate::message::SHORT_STRING_BYTES_MAX;
 use amqp_publisher::topology::{Argument, QueueType};
 use configuration::{Literal, Section};
 
-/// Arguments that RabbitMQ accepts for some queue types only, and refuses for the others ("invalid arg"). RabbitMQ alone checks an
-/// argument that is not in this list.
+/// Arguments that RabbitMQ accepts for some queue types only, and refuses for the others ("invalid arg"): those of
+/// the newest version. RabbitMQ alone checks an argument that is not in this list.
 const OF_SOME_TYPES: [(&str, &[QueueType]); 13] = {
     use QueueType::{Classic, Quorum, Stream};
     [
@@ -17,7 +17,7 @@ const OF_SOME_TYPES: [(&str, &[QueueType]); 13] = {
         ("x-initial-cluster-size", &[Stream]),
         ("x-max-age", &[Stream]),
         ("x-max-length", &[Quorum, Classic]),
-        ("x-max-priority", &[Classic]),
+        ("x-max-priority", &[Quorum, Classic]),
         ("x-message-ttl", &[Quorum, Classic]),
         ("x-overflow", &[Quorum, Classic]),
         ("x-quorum-initial-group-size", &[Quorum]),

@@ -39,7 +39,8 @@ pub(super) fn read(
     let mut delivery = section.section("delivery");
     let message_bytes_max = delivery.count("message_bytes_max", 1..=MESSAGE_BYTES_MAX, 16_777_216);
     let exchanges_max = delivery.count("exchanges_max", 0..=65_535, 256);
-    let relay = relay(delivery, backlog, confirm_timeout, database.as_ref(), window);
+    let wal_sender_timeout = database.as_ref().map(|database| database.wal_sender_timeout);
+    let relay = relay(delivery, backlog, confirm_timeout, wal_sender_timeout, window);
     let mapping = mapping(name, section.section("message"), columns, message_bytes_max);
     if let (Some(database), Some(relay)) = (&mut database, &relay) {
         database.parks = relay.parks();
@@ -266,7 +267,7 @@ fn relay(
     mut section: Section<'_>,
     backlog: Option<BacklogPolicy>,
     confirm_timeout: Duration,
-    database: Option<&SourceDatabase>,
+    wal_sender_timeout: Option<Duration>,
     window: &SharedWindow,
 ) -> Option<RelayOptions> {
     let ordering = section.choice(
@@ -292,18 +293,15 @@ fn relay(
         section.problem("backoff_max_ms", "is less than backoff_min_ms", "raise it, or lower backoff_min_ms");
     }
     let status_interval = section.milliseconds("status_interval_ms", 10..=60_000, 100);
-    let wal_sender_timeout = database?.wal_sender_timeout;
-    if status_interval * 2 > wal_sender_timeout {
+    if let Some(timeout) = wal_sender_timeout.filter(|&timeout| status_interval * 2 > timeout) {
         section.problem(
             "status_interval_ms",
-            format!(
-                "is more than half of postgres.wal_sender_timeout_ms ({})",
-                wal_sender_timeout.as_millis()
-            ),
+            format!("is more than half of postgres.wal_sender_timeout_ms ({})", timeout.as_millis()),
             "lower it: PostgreSQL ends a connection that reports too rarely",
         );
     }
     section.finish();
+    let wal_sender_timeout = wal_sender_timeout?;
     Some(RelayOptions {
         ordering: ordering?,
         in_flight_max,

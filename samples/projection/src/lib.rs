@@ -13,6 +13,7 @@
 //! generation until then.
 
 mod change;
+mod command;
 mod generation;
 mod lag;
 mod projector;
@@ -21,6 +22,7 @@ mod schema;
 mod store;
 
 pub use change::{Change, State};
+pub use command::{Command, start};
 pub use generation::Generations;
 pub use lag::{Streams, routes as lag_routes};
 pub use projector::{Projector, consume};

@@ -11,7 +11,7 @@ use std::{
 use testkit::{
     Service, Shop,
     process::{self, Process},
-    run, shared_postgres, shared_rabbitmq,
+    run, shared_opensearch, shared_postgres, shared_rabbitmq, unique,
 };
 
 /// Limit of a wait, long enough for a busy machine.
@@ -28,6 +28,22 @@ fn time() -> u64 {
 
 async fn shop(name: &str) -> Shop {
     Shop::open_with("orchestration", name, shared_postgres().await, shared_rabbitmq().await).await
+}
+
+/// Starts an order-search beside the shop, if `make test-views` has built OpenSearch.
+async fn search(shop: &Shop) -> Option<Service> {
+    if !repository().join("target/views/opensearch.made").exists() {
+        println!("order-search: left out, for it needs OpenSearch, which make test-views builds");
+        return None;
+    }
+    let name = unique("schemathesis");
+    let database = shared_postgres().await.create_database(&format!("{name}_search")).await;
+    let prefix = name.replace('_', "-");
+    let mut search = Service::prepare("order-search", &database, &shop.amqp_url)
+        .with("VIEW_URL", &shared_opensearch().await.url(&prefix));
+    search.start_again();
+    search.wait_ready(PATIENCE).await;
+    Some(search)
 }
 
 /// Runs a command to its end. Returns whether it succeeded, and its output.
@@ -88,19 +104,25 @@ async fn no_request_that_the_openapi_documents_allow_or_forbid_makes_a_service_f
     let patient =
         [("QUERY_TIMEOUT_MS", "20000"), ("COMMAND_TIMEOUT_MS", "20000"), ("CIRCUIT_OPEN_MS", "20000")];
     let mut gateway = shop.prepare_gateway();
+    let search = search(&shop).await;
+    if let Some(search) = &search {
+        gateway.set("ORDER_SEARCH_URL", &format!("http://127.0.0.1:{}", search.port()));
+    }
     patient.into_iter().for_each(|(variable, limit)| gateway.set(variable, limit));
     gateway.start_again();
     gateway.wait_ready(PATIENCE).await;
     let order = shop.order(customer, "12.34").await;
     approved(&shop, order).await;
-    let services = [
+    let mut services = vec![
         (&shop.orders, "/orders/", order),
         (&shop.customers, "/customers/", customer),
         (&shop.history, "/customers/", customer),
         (&gateway, "/api/customers/", customer),
     ];
+    // It has no path with an id: the parameter meets nothing.
+    services.extend(search.iter().map(|search| (search, "/orders/", order)));
     // Side by side, for they mostly wait.
-    let runs = futures_util::future::join_all(services.map(schemathesis)).await;
+    let runs = futures_util::future::join_all(services.iter().copied().map(schemathesis)).await;
     let mut failed = Vec::new();
     for ((service, ..), (succeeded, output)) in services.into_iter().zip(runs) {
         println!("{}:\n{output}", service.program());

@@ -8,7 +8,8 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use chassis::http::{ApiError, ErrorBody, Id, RawBody};
+use chassis::http::{ApiError, ErrorBody, Id, PageQuery, RawBody};
+use contract::requests::{CreateCustomer, PlaceOrder};
 use hyper::body::Bytes;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -36,7 +37,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
 }
 
 /// List customers
-#[utoipa::path(get, path = "/api/customers", params(("limit" = Option<i64>, Query), ("after" = Option<i64>, Query)), responses(
+#[utoipa::path(get, path = "/api/customers", params(PageQuery), responses(
     (status = 200, description = "As customer-service answers GET /customers"),
     (status = "default", body = ErrorBody, description = "Any failure")
 ))]
@@ -45,7 +46,7 @@ async fn customers(State(api): State<Api>, context: Context, uri: Uri) -> Respon
 }
 
 /// Create a customer
-#[utoipa::path(post, path = "/api/customers", request_body(content_type = "application/json"), responses(
+#[utoipa::path(post, path = "/api/customers", request_body = CreateCustomer, responses(
     (status = 201, description = "As customer-service answers POST /customers"),
     (status = "default", body = ErrorBody, description = "Any failure")
 ))]
@@ -59,9 +60,7 @@ async fn create_customer(
 }
 
 /// List orders
-#[utoipa::path(get, path = "/api/orders", params(
-    ("customerId" = Option<i64>, Query), ("limit" = Option<i64>, Query), ("after" = Option<i64>, Query)
-), responses(
+#[utoipa::path(get, path = "/api/orders", params(("customerId" = Option<i64>, Query), PageQuery), responses(
     (status = 200, description = "As order-service answers GET /orders"),
     (status = "default", body = ErrorBody, description = "Any failure")
 ))]
@@ -70,7 +69,7 @@ async fn orders(State(api): State<Api>, context: Context, uri: Uri) -> Response 
 }
 
 /// Place an order
-#[utoipa::path(post, path = "/api/orders", request_body(content_type = "application/json"), responses(
+#[utoipa::path(post, path = "/api/orders", request_body = PlaceOrder, responses(
     (status = 201, description = "As order-service answers POST /orders"),
     (status = "default", body = ErrorBody, description = "Any failure")
 ))]
@@ -120,7 +119,7 @@ async fn cancel(
 ///
 /// One query of one service: the view has joined the events of both before.
 #[utoipa::path(get, path = "/api/customers/{id}/orderhistory", params(
-    ("id" = i64, Path), ("state" = Option<String>, Query), ("limit" = Option<i64>, Query), ("after" = Option<i64>, Query)
+    ("id" = i64, Path), ("state" = Option<String>, Query, pattern = "^(PENDING|APPROVED|REJECTED|CANCELLED)$"), PageQuery
 ), responses(
     (status = 200, description = "As order-history answers GET /customers/{id}/orderhistory"),
     (status = "default", body = ErrorBody, description = "Any failure")
@@ -131,7 +130,9 @@ async fn history(State(api): State<Api>, context: Context, Id(id): Id, uri: Uri)
 
 /// Search orders by text
 #[utoipa::path(get, path = "/api/orders/search", params(
-    ("q" = Option<String>, Query), ("state" = Option<String>, Query), ("min" = Option<f64>, Query), ("max" = Option<f64>, Query)
+    ("q" = Option<String>, Query, max_length = 500),
+    ("state" = Option<String>, Query, pattern = "^(PENDING|APPROVED|REJECTED|CANCELLED)$"),
+    ("min" = Option<f64>, Query), ("max" = Option<f64>, Query), PageQuery
 ), responses(
     (status = 200, description = "As order-search answers GET /orders/search"),
     (status = 404, body = ErrorBody, description = "This gateway knows no order-search"),

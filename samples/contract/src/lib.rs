@@ -12,12 +12,13 @@
 //! replies move the saga. The orders' events are the same, and carry the header `saga-type`.
 //!
 //! Each service has a database of its own, which no other can read. They share only [`events`] and [`commands`], their
-//! language, and [`money`].
+//! language, [`requests`], and [`money`].
 
 pub mod commands;
 pub mod events;
 pub mod money;
 pub mod repeated_id;
+pub mod requests;
 
 use chassis::asyncapi::MessageType;
 

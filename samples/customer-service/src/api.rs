@@ -6,7 +6,7 @@ use axum::{
     http::{StatusCode, header::LOCATION},
     response::IntoResponse,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -19,27 +19,11 @@ use chassis::{
 use contract::{
     events::{CustomerCreated, name_problem},
     money::{CreditLimitSchema, Money},
+    requests::CreateCustomer,
 };
 
 pub(super) fn routes(database: Database) -> OpenApiRouter {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(find)).with_state(database)
-}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct CreateCustomer {
-    /// 1 to 200 characters, not all blank, no control characters.
-    #[schema(
-        required,
-        nullable = false,
-        min_length = 1,
-        max_length = 200,
-        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
-    )]
-    name: Option<String>,
-    /// Limit of the total of approved orders: zero or more.
-    #[schema(value_type = CreditLimitSchema)]
-    credit_limit: Option<Money>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -62,18 +46,16 @@ struct Customers {
     customers: Vec<CustomerView>,
 }
 
-impl CreateCustomer {
-    fn valid(self) -> Result<(String, Money), ApiError> {
-        let name = required("name", self.name)?;
-        if let Some(problem) = name_problem(&name) {
-            return Err(ApiError::invalid("name", problem));
-        }
-        let credit_limit = required("creditLimit", self.credit_limit)?;
-        if credit_limit.is_negative() {
-            return Err(ApiError::invalid("creditLimit.amount", "a credit limit cannot be negative"));
-        }
-        Ok((name, credit_limit))
+fn valid(customer: CreateCustomer) -> Result<(String, Money), ApiError> {
+    let name = required("name", customer.name)?;
+    if let Some(problem) = name_problem(&name) {
+        return Err(ApiError::invalid("name", problem));
     }
+    let credit_limit = required("creditLimit", customer.credit_limit)?;
+    if credit_limit.is_negative() {
+        return Err(ApiError::invalid("creditLimit.amount", "a credit limit cannot be negative"));
+    }
+    Ok((name, credit_limit))
 }
 
 /// Create a customer
@@ -87,7 +69,7 @@ async fn create(
     trace: TraceContext,
     Body(customer): Body<CreateCustomer>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let (name, credit_limit) = customer.valid()?;
+    let (name, credit_limit) = valid(customer)?;
     let mut connection = database.connection().await?;
     let transaction = connection.transaction().await?;
     let customer_id = store::create(&transaction, &trace, name, credit_limit).await?;

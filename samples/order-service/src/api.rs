@@ -17,14 +17,14 @@ use super::{
 };
 use chassis::{
     database::Database,
-    http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, Query, next_page, required, whole, whole_text},
+    http::{ApiError, Body, ErrorBody, Id, Page, PageQuery, Query, next_page, required, whole_text},
     saga::{self, SagaView},
     settings::SagaStyle,
     trace::TraceContext,
 };
 use contract::{
     events::{OrderDetails, RejectionReason},
-    money::{Money, OrderTotalSchema},
+    requests::PlaceOrder,
 };
 
 /// State of the endpoints.
@@ -43,18 +43,6 @@ pub(super) fn routes(database: Database, style: SagaStyle) -> OpenApiRouter {
         .routes(routes!(saga_of_order))
         .routes(routes!(find_saga))
         .with_state(Api { database, style })
-}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct PlaceOrder {
-    /// Customer of the order.
-    #[serde(default, deserialize_with = "whole")]
-    #[schema(required, nullable = false)]
-    customer_id: Option<i64>,
-    /// Total of the order: more than zero.
-    #[schema(value_type = OrderTotalSchema)]
-    order_total: Option<Money>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -95,15 +83,13 @@ impl Filter {
     }
 }
 
-impl PlaceOrder {
-    fn valid(self) -> Result<OrderDetails, ApiError> {
-        let customer_id = required("customerId", self.customer_id)?;
-        let order_total = required("orderTotal", self.order_total)?;
-        if !order_total.is_positive() {
-            return Err(ApiError::invalid("orderTotal.amount", "an order's total must be more than zero"));
-        }
-        Ok(OrderDetails { customer_id, order_total })
+fn valid(order: PlaceOrder) -> Result<OrderDetails, ApiError> {
+    let customer_id = required("customerId", order.customer_id)?;
+    let order_total = required("orderTotal", order.order_total)?;
+    if !order_total.is_positive() {
+        return Err(ApiError::invalid("orderTotal.amount", "an order's total must be more than zero"));
     }
+    Ok(OrderDetails { customer_id, order_total })
 }
 
 /// Place an order
@@ -119,7 +105,7 @@ async fn place(
     trace: TraceContext,
     Body(order): Body<PlaceOrder>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let order = order.valid()?;
+    let order = valid(order)?;
     let mut connection = api.database.connection().await?;
     let mut transaction = connection.transaction().await?;
     let order_id = match api.style {

@@ -132,7 +132,9 @@ async fn history(State(api): State<Api>, context: Context, Id(id): Id, uri: Uri)
 #[utoipa::path(get, path = "/api/orders/search", params(
     ("q" = Option<String>, Query, max_length = 500),
     ("state" = Option<String>, Query, pattern = "^(PENDING|APPROVED|REJECTED|CANCELLED)$"),
-    ("min" = Option<f64>, Query), ("max" = Option<f64>, Query), PageQuery
+    ("min" = Option<f64>, Query, minimum = -1_000_000_000_000_i64, maximum = 1_000_000_000_000_i64, multiple_of = 0.0001),
+    ("max" = Option<f64>, Query, minimum = -1_000_000_000_000_i64, maximum = 1_000_000_000_000_i64, multiple_of = 0.0001),
+    PageQuery
 ), responses(
     (status = 200, description = "As order-search answers GET /orders/search"),
     (status = 404, body = ErrorBody, description = "This gateway knows no order-search"),

@@ -43,10 +43,10 @@ struct Filter {
     #[param(value_type = State, inline, required = false)]
     state: Option<String>,
     /// Only orders with this total or more.
-    #[param(value_type = f64, required = false)]
+    #[param(value_type = f64, required = false, minimum = -1_000_000_000_000_i64, maximum = 1_000_000_000_000_i64, multiple_of = 0.0001)]
     min: Option<String>,
     /// Only orders with this total or less.
-    #[param(value_type = f64, required = false)]
+    #[param(value_type = f64, required = false, minimum = -1_000_000_000_000_i64, maximum = 1_000_000_000_000_i64, multiple_of = 0.0001)]
     max: Option<String>,
 }
 

@@ -285,7 +285,7 @@ fn a_wrong_url_hides_no_other_problem() {
     for expected in [
         "sources.orders.postgres.url: ",
         "sources.orders.delivery.in_flight_maks: unknown key; did you mean in_flight_max?",
-        "sources.orders.cleanup.mood: unknown key; did you mean mode?",
+        "sources.orders.cleanup.mood: unknown key; valid here are mode, retention_s",
         "sources.orders.message.exchanje: unknown key; did you mean exchange?",
     ] {
         assert!(

@@ -354,6 +354,8 @@ mod tests {
             !board.metrics().contains("outboxd_slot_retained_bytes{"),
             "a lost slot holds back nothing known"
         );
+        orders.no_slot();
+        assert!(!board.metrics().contains("outboxd_lag_bytes{"), "a slot that is gone has no lag");
     }
 
     #[test]

@@ -226,6 +226,14 @@ impl Reporter {
         }
     }
 
+    /// Reports that there is no slot: its figures are unknown.
+    pub fn no_slot(&self) {
+        self.0.metrics.lag.clear();
+        self.0.metrics.slot_retained.clear();
+        let mut live = self.live();
+        (live.lag_bytes, live.slot_retained_bytes, live.slot_wal_status) = (None, None, None);
+    }
+
     /// Counts a reconnect after a lost connection. The first connection does not count.
     pub fn reconnected(&self, side: Side) {
         match side {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::stage::{PATIENCE, Stage, eventually, until};
@@ -40,6 +41,14 @@ async fn a_slot_that_is_gone_is_not_made_anew() {
     assert!(confirmed_at <= named_at && named_at <= gap, "the gap begins at {gap}: {halted}");
     let (status, text) = daemon.readyz().await;
     assert!(status == 503 && text.contains(&slot), "{status} {text}");
+    let unknown = |shown: &Value| {
+        ["lag_bytes", "slot_retained_bytes", "slot_wal_status"].iter().all(|figure| shown[figure].is_null())
+    };
+    until(&daemon, "orders", unknown).await;
+    let metrics = daemon.metrics().await;
+    for gone in ["outboxd_lag_bytes{", "outboxd_slot_retained_bytes{", "outboxd_slot_wal_status{"] {
+        assert!(!metrics.contains(gone), "{gone} tells of a slot that is gone:\n{metrics}");
+    }
     let slots = "SELECT FROM pg_replication_slots WHERE slot_name = $1";
     assert_eq!(client.execute(slots, &[&slot]).await.unwrap(), 0, "a new slot hides the gap");
     assert!(daemon.sigterm(PATIENCE).await.success());

@@ -377,6 +377,7 @@ async fn show_slot(
     let progress = sql.slot_progress(&database.slot).await?;
     // The slot has the right name and serves another purpose.
     let Some(progress) = progress.filter(SlotFacts::serves) else {
+        report.no_slot();
         return Ok(None);
     };
     let retained = progress.restart_lsn.map(|_| progress.retained_bytes);

@@ -13,6 +13,9 @@ Refuses values that would render, and then not work in the cluster. Every templa
 {{- end -}}
 {{- if not .Values.existingConfigMap -}}
 {{- include "outboxd.validateConfiguration" . -}}
+{{- if and .Values.deployment.enabled .Values.networkPolicy.enabled -}}
+{{- include "outboxd.validatePorts" . -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -51,6 +54,26 @@ Refuses values that would render, and then not work in the cluster. Every templa
 {{- fail (printf "secret.name: the configuration names the file %s, and no Secret is mounted. outboxd would end with status 78. Write the name of the Secret that has the key %s." $path $file) -}}
 {{- else if and $.Values.secret.files (not (hasKey $.Values.secret.files $file)) -}}
 {{- fail (printf "secret.files: the configuration names the file %s, and there is no key %s. outboxd would end with status 78. Add the key." $path $file) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Refuses a server whose port the NetworkPolicy does not let out: connections would time out, without a word from Kubernetes. Sees the
+URLs of the text only, not those in files.
+*/}}
+{{- define "outboxd.validatePorts" -}}
+{{- $ports := dict "amqp" "5672" "amqps" "5671" "postgres" "5432" "postgresql" "5432" -}}
+{{- range $url := regexFindAll "(amqps?|postgres(ql)?)://[^\"'\\s]+" .Values.configuration -1 -}}
+{{- $scheme := splitList "://" $url | first -}}
+{{- $key := ternary "rabbitmq" "postgresql" (hasPrefix "amqp" $scheme) -}}
+{{- $open := index $.Values.networkPolicy $key "ports" | toStrings -}}
+{{- $hosts := regexReplaceAll "[/?].*" (splitList "://" $url | last) "" | splitList "@" | last -}}
+{{- range $host := splitList "," $hosts -}}
+{{- $port := regexFind ":[0-9]+$" $host | trimPrefix ":" | default (get $ports $scheme) -}}
+{{- if not (has $port $open) -}}
+{{- fail (printf "networkPolicy.%s.ports: the configuration names a server at port %s, which the NetworkPolicy does not let outboxd reach. Add the port, or set networkPolicy.enabled to false." $key $port) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -70,6 +70,19 @@ fn the_chart_is_of_this_version() {
     assert_eq!(example["dependencies"][0]["version"], env!("CARGO_PKG_VERSION"));
 }
 
+/// The user and the program of the image are those of the pods.
+#[test]
+fn the_image_is_what_the_pods_start() {
+    let dockerfile = fs::read_to_string(path("docker/Dockerfile")).unwrap();
+    let last =
+        |word: &str| dockerfile.lines().rev().find_map(|line| line.strip_prefix(word)).unwrap_or_default();
+    let objects = Objects::parse(&kept("outboxd.yaml"));
+    let security = &objects.pod().container["securityContext"];
+    assert_eq!(last("USER "), format!("{}:{}", security["runAsUser"], security["runAsGroup"]));
+    let program = last("ENTRYPOINT ").trim_matches(['[', ']', '"']);
+    assert_eq!(program.rsplit('/').next(), Some("outboxd"), "the pods give only arguments");
+}
+
 /// The chart's rules for Prometheus are the page's.
 #[test]
 fn the_alerts_are_those_of_the_page() {

@@ -77,10 +77,10 @@ pub(crate) fn unit_tests() -> Said {
         .into()
 }
 
-/// Validates a file against the schemas of a version of Kubernetes. Fields that a schema does not know are problems.
-pub(crate) fn validate(file: &Path, version: &str) -> Said {
+/// Validates files against the schemas of a version of Kubernetes. Fields that a schema does not know are problems.
+pub(crate) fn validate(files: &[PathBuf], version: &str) -> Said {
     let mut command = tool("target/tools/kubernetes/bin/kubernetes-validate");
-    command.args(["--strict", "--kubernetes-version", version]).arg(file).output().unwrap().into()
+    command.args(["--strict", "--kubernetes-version", version]).args(files).output().unwrap().into()
 }
 
 fn tool(relative: &str) -> Command {

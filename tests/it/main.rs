@@ -34,6 +34,7 @@ mod legible;
 mod limits;
 mod managed;
 mod message;
+mod mounted_secret;
 mod moved;
 mod nacks;
 mod nodes;

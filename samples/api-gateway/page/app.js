@@ -106,7 +106,8 @@ async function place() {
   const { data, error, field, took } = await ask("/api/orders", { method: "POST", body });
   if (error) {
     outcome(form, field?.startsWith("orderTotal") ? total : null, error, true);
-    return loadOrders(); // the order may be there although no answer came
+    loadOrders(); // the order may be there although no answer came; the form does not wait for the list
+    return;
   }
   outcome(form, null, `Accepted in ${duration(took)}. The services settle it now.`);
   if (id !== customer) return;

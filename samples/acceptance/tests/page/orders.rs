@@ -147,6 +147,8 @@ async fn a_wrong_field_is_marked_and_explained(style: &str) {
             .await;
         let focused = browser.run("const e = document.activeElement; return [e.id, e.ariaInvalid]").await;
         assert_eq!(focused, serde_json::json!(["total", "true"]));
+        // Whoever corrects the field presses at once, and is heard.
+        assert_eq!(browser.run("return document.getElementById('place-order').ariaBusy").await, "false");
     }
     assert!(browser.orders().await.is_empty());
     browser.fill("Name", " ").await;

@@ -77,8 +77,12 @@ async fn what_was_missed_while_the_gateway_was_away_is_shown_when_it_returns(sty
         "/api/customers/*/orderhistory",
         "/api/orders/*/saga",
     ] {
-        let failures =
-            ["net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET", "net::ERR_EMPTY_RESPONSE"];
+        let failures = [
+            "net::ERR_CONNECTION_REFUSED",
+            "net::ERR_CONNECTION_RESET",
+            "net::ERR_EMPTY_RESPONSE",
+            "net::ERR_SOCKET_NOT_CONNECTED",
+        ];
         expected.extend(failures.map(|failure| Expected { path, failure }));
     }
     browser.close_expecting(&expected).await;

@@ -314,6 +314,40 @@ async fn a_rollout_waits_for_a_database_that_is_away() {
     assert!(verdict.duplicates <= allowed, "{} repeated, {allowed} allowed", verdict.duplicates);
 }
 
+/// A rollout has one pod more than the Deployment. Its walsender has to be there, too.
+#[tokio::test]
+async fn a_server_without_a_walsender_to_spare_holds_a_rollout_up() {
+    let settings = vec![("max_wal_senders".to_owned(), "2".to_owned())];
+    let postgres = Postgres::start(PostgresOptions { settings, ..Default::default() }).await;
+    let mut stage = Stage::on("rollout_senders", &postgres, shared_rabbitmq().await).await;
+    stage.workload.pause = Duration::from_millis(5);
+    stage.source = format!("delivery.in_flight_max = {IN_FLIGHT_MAX}\ndelivery.backoff_max_ms = 500");
+    stage.consume().await;
+    let config = stage.run_printed_sql().await;
+    let mut deployment = Deployment::start(&config, 2).await;
+    let writing = stage.keep_writing();
+    stage.receive_more(FLOW).await;
+    let mut new = alive(&config).await;
+    let named = |shown: &serde_json::Value| {
+        shown["reason"].as_str().is_some_and(|reason| reason.contains("max_wal_senders"))
+    };
+    let shown = until(&new, "orders", named).await;
+    println!("{} {}", shown["state"], shown["reason"]);
+    for _ in 0..20 {
+        assert_eq!(new.readyz().await.0, 503);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stage.receive_more(FLOW).await;
+    // An old pod that is deleted by hand makes room.
+    assert_eq!(end(deployment.pods.remove(1)).await, Some(0));
+    new.wait_ready(PATIENCE).await;
+    deployment.pods.push(new);
+    stage.receive_more(FLOW).await;
+    deployment.one_publishes().await;
+    writing.stop().await;
+    stage.verdict().await.assert_delivered(0);
+}
+
 /// Nobody knows before the first row that a template has no value for it, so that the rollout goes through. Taking it back is enough.
 #[tokio::test]
 async fn a_configuration_that_no_row_fits_halts_and_is_taken_back() {

@@ -187,7 +187,9 @@ async fn a_stopped_order_service_leaves_the_customer_and_the_view(style: &str) {
             failed("/api/orders/*/cancel"),
             lost("/api/orders/*/cancel"),
             failed("/api/orders?customerId=*&limit=1000"),
+            lost("/api/orders?customerId=*&limit=1000"),
             failed("/api/orders/*/saga"),
+            lost("/api/orders/*/saga"),
         ])
         .await;
 }

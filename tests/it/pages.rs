@@ -34,7 +34,7 @@ fn on_ports(steps: PageSteps, ports: &[(&str, &Port)]) -> PageSteps {
 
 #[tokio::test]
 async fn two_instances_run_as_the_page_says() {
-    let mut stage = Stage::shared("page_standby").await;
+    let mut stage = Stage::shared("page_two").await;
     stage.workload.pause = Duration::from_millis(5);
     stage.source = format!("delivery.in_flight_max = {IN_FLIGHT_MAX}");
     stage.consume().await;

@@ -131,6 +131,27 @@ async fn a_rolling_update_publishes_every_row_once_and_in_order() {
     stage.verdict().await.assert_delivered(0);
 }
 
+/// The chart is installed, and the DBA runs the script afterwards, which a pod has printed.
+#[tokio::test]
+async fn pods_that_start_before_the_database_is_prepared_become_ready_by_themselves() {
+    let mut stage = stage("rollout_first").await;
+    stage.consume().await;
+    stage.write_row("a", 1, "OrderCreated").await;
+    let config = stage.config_as(&stage.printed_role());
+    let mut deployment = Deployment { pods: vec![alive(&config).await, alive(&config).await] };
+    for pod in &deployment.pods {
+        until_state(pod, "orders", "halted").await;
+        assert_eq!(pod.readyz().await.0, 503);
+    }
+    stage.run_printed_sql().await;
+    for pod in &mut deployment.pods {
+        pod.wait_ready(PATIENCE).await;
+    }
+    deployment.one_publishes().await;
+    stage.write_row("a", 2, "OrderCreated").await;
+    stage.verdict().await.assert_delivered(0);
+}
+
 #[tokio::test]
 async fn a_rolling_update_of_a_single_pod_makes_no_gap_either() {
     let mut stage = stage("rollout_single").await;

@@ -5,7 +5,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 use clap::{Args, Subcommand};
 
 use super::{
-    inbox,
+    alive, inbox,
     settings::{self, Program, Readable, Settings},
 };
 use process::{
@@ -57,6 +57,34 @@ pub enum Command {
     /// when their deliveries exceeded the queue's delivery limit, or the service, when it could not handle them. A
     /// message that fails again returns with its new reason. The service may be running.
     Redrive(Redrive),
+
+    /// Commands of all programs.
+    #[command(flatten)]
+    OfEveryProgram(CommonCommand),
+}
+
+/// Commands of all programs, also of those without a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum CommonCommand {
+    /// Tell whether the service is alive, for a container's health check
+    ///
+    /// Asks /healthz at the address of LISTEN, and exits with 0 when the service answers within five seconds, else with 1. Reads no
+    /// other key, and not even the file where the variable LISTEN gives the address.
+    Health,
+}
+
+impl CommonCommand {
+    /// Runs the command, and reports how it ended.
+    pub fn start(self, program: Program, options: &Options) -> ExitCode {
+        let CommonCommand::Health = self;
+        let asked = settings::listen(program, options.config.as_deref())
+            .map_err(|error| Failure::Configuration(error.to_string()))
+            .and_then(alive::ask);
+        let Err(failure) = asked else { return ExitCode::SUCCESS };
+        // A closed stderr cannot be reported; the exit status still tells.
+        let _ = writeln!(std::io::stderr(), "{}: {failure}", program.name);
+        ExitCode::from(failure.exit_status())
+    }
 }
 
 /// Options of `redrive`.

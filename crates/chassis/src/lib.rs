@@ -10,6 +10,7 @@
 //! [`run`] joins these for one service, [`run_without_database`] for one that keeps nothing. `asyncapi` describes its messages. Nothing here knows what a service does, or that outboxd relays its outbox.
 //! `trace` carries one identifier through all of it.
 
+mod alive;
 pub mod asyncapi;
 mod base;
 pub mod cli;

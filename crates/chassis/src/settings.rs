@@ -1,6 +1,11 @@
 //! Keys of every service: from its TOML file, the environment, or both.
 
-use std::{net::ToSocketAddrs, path::Path, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    path::Path,
+    time::Duration,
+};
 
 use amqp_publisher::{Client, ConnectionOptions};
 
@@ -143,6 +148,36 @@ pub fn load<S: Readable>(program: Program, file: Option<&Path>) -> Result<S, Set
     }
 }
 
+/// Reads only `listen`: the file is not read where the environment gives it. Problems of other keys are not reported.
+///
+/// # Errors
+///
+/// [`SettingsError`] with the problem of `listen`, or of a file that cannot be read.
+pub fn listen(program: Program, file: Option<&Path>) -> Result<SocketAddr, SettingsError> {
+    let (environment, problems) = configuration::environment(|variable| variable == "LISTEN");
+    if !problems.is_empty() {
+        return Err(SettingsError { problems });
+    }
+    let file = file.filter(|_| environment.is_empty());
+    let origins = Origins { file, prefix: "", environment: &environment };
+    configuration::read(&origins, |mut root| address(&mut root, program.listen).map(|(_, address)| address))
+}
+
+/// Reads `listen`, as it is written and as the first address that it names.
+fn address(root: &mut Section<'_>, default: &str) -> Option<(String, SocketAddr)> {
+    root.parsed("listen", Some(default), |text| {
+        let named = text
+            .to_socket_addrs()
+            .and_then(|mut named| named.next().ok_or_else(|| io::Error::other("the name has no address")));
+        named.map(|address| (text.to_owned(), address)).map_err(|error| {
+            (
+                format!("names no address to listen on: {error}"),
+                "write host:port, for instance \"0.0.0.0:8080\"".into(),
+            )
+        })
+    })
+}
+
 impl Readable for Settings {
     fn keys(program: Program) -> Vec<&'static str> {
         let saga = if program.orchestrates { &SAGA_KEYS[..] } else { &[] };
@@ -159,13 +194,7 @@ impl BaseSettings {
     /// Reads [`BASE_KEYS`]. Returns `None` after a reported problem.
     pub fn read(root: &mut Section<'_>, program: Program) -> Option<Self> {
         let Program { name, listen, .. } = program;
-        let listen = root.parsed("listen", Some(listen), |text| match text.to_socket_addrs() {
-            Ok(_) => Ok(text.to_owned()),
-            Err(error) => Err((
-                format!("names no address to listen on: {error}"),
-                "write host:port, for instance \"0.0.0.0:8080\"".into(),
-            )),
-        });
+        let listen = address(root, listen);
         let client = Client { product: name, version: env!("CARGO_PKG_VERSION") };
         let access = Access::read(root, "amqp_");
         let declare = root.flag("amqp_declare", true);
@@ -174,7 +203,7 @@ impl BaseSettings {
             name,
             broker: access.connection(client, HEARTBEAT, CONNECT_TIMEOUT),
             declare,
-            listen: listen?,
+            listen: listen?.0,
             drain_timeout,
         })
     }

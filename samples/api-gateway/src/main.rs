@@ -1,7 +1,7 @@
 //! The API gateway.
 
 use api_gateway::{HELP, PROGRAM, run};
-use chassis::cli::{self, Options};
+use chassis::cli::{self, CommonCommand, Options};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -15,8 +15,15 @@ use std::process::ExitCode;
 struct Cli {
     #[command(flatten)]
     options: Options,
+
+    #[command(subcommand)]
+    command: Option<CommonCommand>,
 }
 
 fn main() -> ExitCode {
-    cli::start(PROGRAM, Cli::parse().options, run)
+    let Cli { options, command } = Cli::parse();
+    match command {
+        None => cli::start(PROGRAM, options, run),
+        Some(command) => command.start(PROGRAM, &options),
+    }
 }

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let Cli { options, command } = Cli::parse();
     match command {
         None => cli::start(PROGRAM, options, run),
+        Some(Command::OfEveryProgram(command)) => command.start(PROGRAM, &options),
         Some(Command::Redrive(redrive)) => {
             cli::start(PROGRAM, options, async |settings| redrive.run(settings, &QUEUES).await)
         }

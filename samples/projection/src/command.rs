@@ -41,6 +41,9 @@ where
 {
     match command {
         None => cli::start(program, options, serve),
+        Some(Command::OfEveryService(cli::Command::OfEveryProgram(command))) => {
+            command.start(program, &options)
+        }
         Some(Command::OfEveryService(cli::Command::Redrive(redrive))) => {
             cli::start(program, options, async |settings| redrive.run(settings, queues).await)
         }

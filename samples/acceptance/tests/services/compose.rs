@@ -8,13 +8,13 @@ use std::{
 
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio_postgres::NoTls;
 
 use crate::eventually;
 use testkit::{Daemon, Postgres, PostgresOptions, Service, postgres::psql, shared_rabbitmq, unique};
 
-/// Programs of the image, and the key of the address that each listens at.
+/// Programs of the images, and the key of the address that each listens at.
 const PROGRAMS: [(&str, &str); 5] = [
     ("api-gateway", "LISTEN"),
     ("order-service", "LISTEN"),
@@ -23,8 +23,8 @@ const PROGRAMS: [(&str, &str); 5] = [
     ("outboxd", "OUTBOXD__ADMIN__LISTEN"),
 ];
 
+/// The shop as Compose reads it: a service that extends one of the other file has that one's keys, too.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Compose {
     services: BTreeMap<String, Container>,
 }
@@ -42,8 +42,22 @@ struct Container {
     volumes: Vec<String>,
     #[serde(default)]
     ports: Vec<String>,
+    #[serde(default)]
+    cap_drop: Vec<String>,
+    #[serde(default)]
+    security_opt: Vec<String>,
+    #[serde(default)]
+    read_only: bool,
+    healthcheck: Option<HealthCheck>,
+    hostname: Option<String>,
+    pull_policy: Option<String>,
     restart: Option<String>,
     stop_grace_period: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct HealthCheck {
+    test: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,14 +65,48 @@ struct Container {
 struct Build {
     context: String,
     dockerfile: String,
+    target: Option<String>,
+}
+
+/// A file of the folder `docker` as JSON.
+fn document(file: &str) -> Value {
+    let text = fs::read_to_string(folder().join(file)).unwrap();
+    let documents = Yaml::load_from_str(&text).unwrap();
+    assert_eq!(documents.len(), 1, "{file}");
+    json_of(&documents[0])
+}
+
+/// Lays the keys of `over` over those of `under`, as `extends` does: tables by key, volumes by their place in the container.
+fn extended(mut under: Value, over: Value) -> Value {
+    let Value::Object(over) = over else { panic!("{over} is no service") };
+    for (key, value) in over {
+        match (&*key, value) {
+            ("environment", Value::Object(more)) => {
+                let environment = under["environment"].as_object_mut().unwrap();
+                environment.extend(more);
+            }
+            ("volumes", Value::Array(more)) => {
+                let volumes = under["volumes"].as_array_mut().unwrap();
+                let target = |volume: &Value| mount(volume.as_str().unwrap()).1.to_owned();
+                volumes.retain(|one| more.iter().all(|other| target(other) != target(one)));
+                volumes.extend(more);
+            }
+            (key, value) => under[key] = value,
+        }
+    }
+    under
 }
 
 impl Compose {
     fn read() -> Self {
-        let text = fs::read_to_string(folder().join("compose.shop.yaml")).unwrap();
-        let documents = Yaml::load_from_str(&text).unwrap();
-        assert_eq!(documents.len(), 1);
-        serde_json::from_value(json_of(&documents[0])).unwrap()
+        let mut compose = document("compose.shop.yaml");
+        for service in compose["services"].as_object_mut().unwrap().values_mut() {
+            let Some(extends) = service.as_object_mut().unwrap().remove("extends") else { continue };
+            let base = document(extends["file"].as_str().unwrap());
+            let base = base["services"][extends["service"].as_str().unwrap()].clone();
+            *service = extended(base, service.take());
+        }
+        serde_json::from_value(compose).unwrap()
     }
 
     /// Database servers with their names.
@@ -82,15 +130,26 @@ impl Container {
     }
 }
 
-/// Returns the part of YAML that the file uses, as JSON. Anchors are resolved.
+/// Returns the part of YAML that the files use, as JSON. Anchors are resolved, and `<<` gives the keys that are not there.
 fn json_of(yaml: &Yaml<'_>) -> Value {
     match yaml {
         Yaml::Value(Scalar::String(text)) => json!(text),
+        Yaml::Value(Scalar::Integer(number)) => json!(number),
+        Yaml::Value(Scalar::Boolean(flag)) => json!(flag),
         Yaml::Sequence(items) => items.iter().map(json_of).collect(),
         Yaml::Mapping(entries) => {
-            entries.iter().map(|(key, value)| (key.as_str().unwrap().to_owned(), json_of(value))).collect()
+            let mut table = Map::new();
+            for (key, value) in entries {
+                match (key.as_str().unwrap(), json_of(value)) {
+                    ("<<", Value::Object(merged)) => merged.into_iter().for_each(|(key, value)| {
+                        table.entry(key).or_insert(value);
+                    }),
+                    (key, value) => drop(table.insert(key.to_owned(), value)),
+                }
+            }
+            Value::Object(table)
         }
-        other => panic!("the compose file has a value that is no text: {other:?}"),
+        other => panic!("the compose file has a value of another kind: {other:?}"),
     }
 }
 
@@ -142,19 +201,59 @@ fn every_file_and_port_of_the_compose_file_is_there() {
             assert!(port.starts_with("127.0.0.1:"), "{name}: {port} is open to other machines");
         }
     }
+    let dockerfile = fs::read_to_string(folder().join("Dockerfile")).unwrap();
     for (program, key) in PROGRAMS {
         let container = &compose.services[program];
-        let Build { context, dockerfile } = container.build.as_ref().unwrap();
-        assert_eq!(context, "..");
-        let dockerfile = fs::read_to_string(folder().join(context).join(dockerfile)).unwrap();
-        assert!(dockerfile.contains(&format!("/release/{program} ")), "the image has no {program}");
-        assert_eq!(container.command[0], program);
+        let Build { context, dockerfile: file, target } = container.build.as_ref().unwrap();
+        let shop = ("outboxd-shop", Some("shop"));
+        let expected = if program == "outboxd" { ("outboxd", None) } else { shop };
+        assert_eq!((&*container.image, target.as_deref()), expected);
+        assert_eq!((&**context, &**file), ("..", "docker/Dockerfile"));
+        assert!(dockerfile.lines().any(|line| line.contains("release/build.sh") && line.contains(program)));
         let listens = container.environment[key].strip_prefix("0.0.0.0:").unwrap();
         assert_eq!(container.ports, [format!("127.0.0.1:{listens}:{listens}")]);
-        assert_eq!(container.restart.as_deref(), Some("on-failure"));
+        // Never asked for at a registry, where the name may be somebody else's.
+        assert_eq!(container.pull_policy.as_deref(), Some("build"));
+        // Longer than drain_timeout_s.
+        assert_eq!(container.stop_grace_period.as_deref(), Some("45s"));
+        assert!(container.read_only, "{program} writes no file");
+        assert_eq!((&*container.cap_drop, container.security_opt.len()), (&["ALL".to_owned()][..], 1));
+        if program != "outboxd" {
+            assert_eq!(container.command, [program]);
+            assert_eq!(container.healthcheck.as_ref().unwrap().test, ["CMD", program, "health"]);
+        }
     }
-    // Longer than drain_timeout_s.
-    assert_eq!(compose.services["outboxd"].stop_grace_period.as_deref(), Some("45s"));
+    for (name, container) in &compose.services {
+        // Also after a restart of the machine, where "on-failure" starts nothing.
+        assert_eq!(container.restart.as_deref(), Some("unless-stopped"), "{name}");
+    }
+    // The folder of the node's data has the name of the host in it.
+    assert_eq!(compose.services["rabbitmq"].hostname.as_deref(), Some("rabbitmq"));
+}
+
+#[test]
+fn prometheus_scrapes_every_program_of_the_compose_files() {
+    let targets = |file: &str| -> BTreeSet<String> {
+        let document = document(file);
+        let jobs = document["scrape_configs"].as_array().unwrap().iter();
+        let targets = jobs.flat_map(|job| job["static_configs"][0]["targets"].as_array().unwrap());
+        targets.map(|target| target.as_str().unwrap().to_owned()).collect()
+    };
+    let compose = Compose::read();
+    let listening = PROGRAMS.map(|(program, key)| {
+        let port = compose.services[program].environment[key].rsplit(':').next().unwrap();
+        format!("{program}:{port}")
+    });
+    assert_eq!(targets("prometheus.shop.yml"), BTreeSet::from(listening));
+    assert_eq!(targets("prometheus.yml"), BTreeSet::from(["outboxd:9464".to_owned()]));
+}
+
+#[test]
+fn the_labels_of_the_images_have_the_version_of_the_package() {
+    let dockerfile = fs::read_to_string(folder().join("Dockerfile")).unwrap();
+    let versions: Vec<&str> =
+        dockerfile.lines().filter_map(|line| line.strip_prefix("ARG VERSION=")).collect();
+    assert_eq!(versions, [env!("CARGO_PKG_VERSION"); 2]);
 }
 
 /// A server as the compose file describes it, which asks for passwords.
@@ -222,9 +321,7 @@ async fn the_compose_file_describes_a_shop_that_works() {
     let others = [("order-service", &orders), ("customer-service", &customers), ("order-history", &history)];
     let gateway = start("api-gateway", &others).await;
     let config = compose.services["outboxd"].volumes.iter().map(|volume| mount(volume));
-    let command = &compose.services["outboxd"].command;
-    let (config, _) =
-        config.into_iter().find(|(_, target)| command.iter().any(|word| word == target)).unwrap();
+    let (config, _) = config.into_iter().find(|(_, target)| *target == "/etc/outboxd/outboxd.toml").unwrap();
     let mut relay = Daemon::prepare(&fs::read_to_string(folder().join(config)).unwrap());
     relay.environment = environment("outboxd");
     relay.start_again();

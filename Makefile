@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-relay test deb dist test-deb test-dist test-page test-views test-api test-kubernetes kubernetes-manifests test-systemd contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
+.PHONY: help demo demo-relay test deb dist test-deb test-dist test-page test-views test-api test-kubernetes kubernetes-manifests test-systemd test-docker contract test-debian chaos simulate mutations fuzz lint advisories docs docs-reference release bench prerequisites clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,6 +42,10 @@ test-api: prerequisites ## the services' OpenAPI documents under schemathesis, a
 test-systemd: ## the systemd units in a booted Debian; needs root, and installs debootstrap and systemd-container
 	@tests/install.sh systemd
 	$(CARGO) test --locked --test systemd -- --ignored --test-threads=2
+
+test-docker: ## images and compose files in a Debian with a Docker of its own, in namespaces; needs root, and installs debootstrap (PARTS="relay": one of image, relay, lasting, measured, shop)
+	@tests/install.sh docker
+	tests/docker/machine.sh tests/docker/test.sh $(PARTS)
 
 test-kubernetes: ## the Helm chart: rendered, validated against Kubernetes' schemas, refused where it must be; builds helm, needs no cluster
 	@tests/install.sh kubernetes

@@ -1,11 +1,12 @@
 #!/bin/sh
-# install.sh [api] [views] [page] [systemd] [kubernetes] [package]
+# install.sh [api] [views] [page] [systemd] [docker] [kubernetes] [package]
 #
 # Installs what building and testing need and this machine lacks: a C linker, curl, PostgreSQL and RabbitMQ, from Debian's packages.
 # `api`: also Python with venv, and Node with npm.
 # `views`: also Go, a JDK and Maven.
 # `page`: also Chromium with its driver, and the font of the pictures.
 # `systemd`: also debootstrap and systemd-nspawn, for a booted root.
+# `docker`: also debootstrap.
 # `kubernetes`: also Go, and Python with venv.
 # `package`: also what makes and checks a Debian package.
 # Starts and changes no service of the machine: tests and demo start private nodes.
@@ -42,6 +43,9 @@ for more in "$@"; do
         systemd)
             command -v debootstrap >/dev/null || needs debootstrap
             command -v systemd-nspawn >/dev/null || needs systemd-container
+            ;;
+        docker)
+            command -v debootstrap >/dev/null || needs debootstrap
             ;;
         kubernetes)
             command -v go >/dev/null || needs golang-go

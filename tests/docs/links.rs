@@ -40,7 +40,9 @@ fn follow(repository: &Repository, page: &Page, target: &str) -> Result<(), &'st
         "" => page.path.clone(),
         path => normal(&folder.join(path)).ok_or("leaves the repository")?,
     };
-    if !repository.files.contains(&path) {
+    // A folder is shown as the list of its files.
+    let is_folder = || repository.files.iter().any(|file| file.starts_with(&path));
+    if !repository.files.contains(&path) && !is_folder() {
         return Err("there is no such file");
     }
     if page.path.starts_with("docs") && !path.starts_with("docs") {
@@ -70,7 +72,10 @@ mod tests {
     fn a_link_that_leads_nowhere_is_noticed() {
         let page = |path, text| Page::parse(path, text);
         let pages = vec![
-            page("README.md", "[book](docs/a.md#here) [file](Makefile) [web](https://example.org/#x)"),
+            page(
+                "README.md",
+                "[book](docs/a.md#here) [file](Makefile) [folder](docs) [web](https://example.org/#x)",
+            ),
             page("docs/a.md", "# Here\n[up](../README.md) [self](#here) [b](b/c.md)"),
             page("docs/b/c.md", "[back](../a.md#there) [gone](../gone.md) [out](../../../x) [no](../a.md#)"),
         ];

@@ -14,6 +14,7 @@ mod server;
 mod state;
 mod status;
 mod subscriptions;
+mod summary;
 
 pub use reporter::{Reporter, Side, Unconfirmed};
 pub use server::{AdminError, bind, serve};
@@ -25,7 +26,7 @@ use metrics::Metrics;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// All reports of this process, read by the endpoints. Clones share their state.
@@ -84,6 +85,19 @@ impl Board {
             sources: self.sources().values().map(Reporter::status).collect(),
             subscriptions: self.0.subscriptions.status(),
         }
+    }
+
+    /// The states of all sources in one short line.
+    pub fn summary(&self) -> String {
+        summary::of(&self.status())
+    }
+
+    /// Names of the sources whose loop has not turned for longer than `limit`, with the time since its last turn.
+    pub fn hanging(&self, limit: Duration) -> Vec<(String, Duration)> {
+        let sources = self.sources();
+        let ages =
+            sources.values().filter_map(|source| Some((source.name().to_owned(), source.heartbeat().age()?)));
+        ages.filter(|(_, age)| *age > limit).collect()
     }
 
     fn sources(&self) -> MutexGuard<'_, BTreeMap<String, Reporter>> {

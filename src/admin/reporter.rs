@@ -13,6 +13,7 @@ use crate::{
     message::Timestamp,
     position::{Lsn, Position},
 };
+use process::heartbeat::Heartbeat;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -44,6 +45,7 @@ pub struct Reporter(Arc<Inner>);
 struct Inner {
     name: String,
     metrics: SourceMetrics,
+    heartbeat: Heartbeat,
     live: Mutex<Live>,
 }
 
@@ -91,12 +93,22 @@ impl Reporter {
             cleanup_off: None,
             unpublished_tables: None,
         };
-        Reporter(Arc::new(Inner { name: name.to_owned(), metrics, live: Mutex::new(live) }))
+        Reporter(Arc::new(Inner {
+            name: name.to_owned(),
+            metrics,
+            heartbeat: Heartbeat::new(),
+            live: Mutex::new(live),
+        }))
     }
 
     /// The source's name.
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// Heartbeat of the source's loop, for the watchdog.
+    pub fn heartbeat(&self) -> &Heartbeat {
+        &self.0.heartbeat
     }
 
     /// Counts `n` messages sent to the broker. A repeated message counts again.

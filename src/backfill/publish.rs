@@ -17,7 +17,7 @@ use crate::{
         delivery::Delivery,
     },
 };
-use process::{clock::now, shutdown::Shutdown};
+use process::{clock::now, heartbeat::TURN_MAX, shutdown::Shutdown};
 
 /// Purpose of publishing rows of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub(crate) async fn publish_backlog<B: Backlog>(
     // Priorities: (1) the slot; (2) the drain timeout.
     tokio::select! {
         biased;
-        connection = backlog.finish() => {
+        connection = report.heartbeat().through(backlog.finish()) => {
             Ok(Backfilled::Done { connection: connection?, rows })
         }
         () = shutdown.overdue() => Ok(Backfilled::CutShort),
@@ -107,6 +107,7 @@ pub(crate) async fn publish_rows(
     let mut invalid = None;
     let mut deadline: Option<Instant> = None;
     loop {
+        report.heartbeat().turn();
         let reading = !all_read && (deadline.is_none() || purpose == Purpose::Slot);
         if !reading && delivery.unsettled() == 0 {
             break;
@@ -115,7 +116,7 @@ pub(crate) async fn publish_rows(
             break;
         }
         let may_read = reading && delivery.has_room();
-        // Priorities: (1) the shutdown; (2) the broker's answers, which make room; (3) rows; (4) the timer.
+        // Priorities: (1) the shutdown; (2) the broker's answers, which make room; (3) rows; (4) the timers.
         tokio::select! {
             biased;
             requested = shutdown.requested(), if deadline.is_none() => deadline = Some(requested),
@@ -139,6 +140,7 @@ pub(crate) async fn publish_rows(
                     }
                 }
             }
+            () = tokio::time::sleep(TURN_MAX) => {}
             () = sleep_until(deadline) => {}
         }
     }

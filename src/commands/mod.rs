@@ -11,6 +11,7 @@ mod recover;
 mod replay;
 mod run;
 mod schema;
+mod service_manager;
 mod setup;
 mod slots;
 mod status;

@@ -4,14 +4,17 @@ use std::{collections::HashMap, path::Path, time::Duration};
 
 use tokio::task::{Id, JoinSet};
 
-use super::Failure;
+use super::{Failure, service_manager::inform};
 use crate::{
     admin::{self, Board, SourceState},
     relay::{self, Ended, Source},
     settings::Settings,
 };
 use amqp_publisher::subscriptions::SubscriptionWatch;
-use process::shutdown::{self, Shutdown, StopSignals};
+use process::{
+    service_manager::ServiceManager,
+    shutdown::{self, Shutdown, StopSignals},
+};
 
 pub(super) async fn run(settings: Settings, file: Option<&Path>) -> Result<(), Failure> {
     let board = Board::new();
@@ -31,10 +34,16 @@ pub(super) async fn run(settings: Settings, file: Option<&Path>) -> Result<(), F
         let watching = relay::watch_subscriptions(broker.clone(), board.subscriptions(), watched);
         tokio::spawn(watching)
     });
-    let mut sources = Sources::new(board.clone(), shutdown);
+    let informed = ServiceManager::of_environment().unwrap_or_else(|error| {
+        tracing::warn!(%error, "NOTIFY_SOCKET names no socket: the service manager is told nothing");
+        None
+    });
+    let mut sources = Sources::new(board.clone(), shutdown.clone());
     for (name, source) in settings.sources {
         sources.start(source.at(&name, &broker), Duration::ZERO);
     }
+    // Whatever the servers do, the process is ready: waiting for them is its work.
+    let informing = informed.map(|manager| tokio::spawn(inform(manager, board.clone(), shutdown)));
     let (admin_end, admin_ended) = tokio::sync::oneshot::channel::<()>();
     let admin = admin.map(|listener| {
         let ended = async move {
@@ -63,6 +72,9 @@ pub(super) async fn run(settings: Settings, file: Option<&Path>) -> Result<(), F
     }
     if let Some(admin) = admin {
         let _ = admin.await;
+    }
+    if let Some(informing) = informing {
+        informing.abort();
     }
     if undrained.is_empty() {
         tracing::info!("drained");
@@ -107,10 +119,13 @@ impl Sources {
 
     fn start(&mut self, source: Source, after: Duration) {
         let reporter = self.board.reporter(&source.name);
+        let heartbeat = reporter.heartbeat().clone();
         let supervised = relay::supervise(source.clone(), reporter, self.shutdown.clone());
         let task = self.tasks.spawn(async move {
-            tokio::time::sleep(after).await;
-            supervised.await
+            heartbeat.through(tokio::time::sleep(after)).await;
+            let ended = supervised.await;
+            heartbeat.end();
+            ended
         });
         self.running.insert(task.id(), source);
     }
@@ -140,7 +155,12 @@ impl Sources {
                 Ok((id, ended)) => (id, ended == Ended::Drained),
                 Err(error) => (error.id(), false),
             };
-            if let (Some(source), false) = (self.running.remove(&id), drained) {
+            let source = self.running.remove(&id);
+            if let Some(source) = &source {
+                // A source that panicked is not started again.
+                self.board.reporter(&source.name).heartbeat().end();
+            }
+            if let (Some(source), false) = (source, drained) {
                 undrained.push(self.why_undrained(&source.name, deadline));
             }
         }

@@ -30,7 +30,7 @@ use pg_replication::{
     ReplicationEvent,
     pgoutput::{self, PgOutput, Relation, Tuple},
 };
-use process::clock::now;
+use process::{clock::now, heartbeat::TURN_MAX};
 
 /// Prefix of a replication origin's name. A session under such an origin moves rows between partitions; the rows were published
 /// before.
@@ -137,6 +137,7 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     pub(super) async fn run(&mut self, shutdown: &mut Shutdown, monitor: &Monitor) -> Result<Drained, Fault> {
         self.delivery.enter(SourceState::Streaming);
         loop {
+            self.report.heartbeat().turn();
             if let Some(drained) = self.intake_ended()? {
                 return Ok(drained);
             }
@@ -390,8 +391,8 @@ impl<'a, D: Database, P: Publisher> Pipeline<'a, D, P> {
     }
 
     fn next_wake(&self) -> Instant {
-        let next_status = self.next_status();
-        self.deadline.map_or(next_status, |deadline| next_status.min(deadline))
+        let wake = self.next_status().min(now() + TURN_MAX);
+        self.deadline.map_or(wake, |deadline| wake.min(deadline))
     }
 
     /// Ends after one side failed, so that the next attempt repeats as little as possible. The broker's outstanding answers are

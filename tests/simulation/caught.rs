@@ -35,6 +35,12 @@ fn a_relay_that_takes_confirms_out_of_order_is_caught() {
     is_caught(Sabotage::ConfirmTakesThoseBefore);
 }
 
+/// What the watchdog looks at, so that systemd restarts the process.
+#[test]
+fn a_relay_that_hangs_is_caught() {
+    is_caught(Sabotage::StuckInTheLoop);
+}
+
 #[test]
 fn a_relay_that_drops_the_gate_is_caught() {
     is_caught(Sabotage::NoGate);

@@ -2,4 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod host;
+mod ready;
 mod root;
+mod secrets;
+mod units;
+mod watchdog;

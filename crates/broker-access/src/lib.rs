@@ -98,7 +98,7 @@ fn urls(section: &mut Section<'_>, prefix: &str) -> (Vec<String>, Option<Rotatin
 }
 
 fn readable_file(section: &mut Section<'_>, key: &str) -> Option<PathBuf> {
-    let file = PathBuf::from(section.filled_text(key)?);
+    let file = section.path(key)?;
     if let Err(error) = std::fs::File::open(&file) {
         let what = format!("{} cannot be read: {error}", file.display());
         section.problem(key, what, "name a PEM file that this program's user can read");

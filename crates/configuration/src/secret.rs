@@ -1,7 +1,9 @@
 //! Values that may come from a file: `X_file` beside `X`.
 
 use super::reader::Section;
-use ::secret::{Secret, SecretError};
+use std::path::PathBuf;
+
+use ::secret::{Secret, SecretError, credential};
 
 impl Section<'_> {
     /// Reads the secret `key`, or the file named by `<key>_file`. The file has to be readable now, and is read again
@@ -34,14 +36,20 @@ impl Section<'_> {
         }
     }
 
+    /// Reads the path of a file: `credential:NAME` names a credential of a systemd unit.
+    pub fn path(&mut self, key: &str) -> Option<PathBuf> {
+        let text = self.filled_text(key)?;
+        credential::file(&text).map_err(|error| self.problem(key, error.to_string(), error.cure())).ok()
+    }
+
     fn file_of(&mut self, key: &str) -> Option<Secret> {
         let key = format!("{key}_file");
-        let file = self.filled_text(&key)?;
+        let file = self.path(&key)?;
         let cure = |error: &SecretError| match error {
             SecretError::Unreadable { .. } => "name a file that this program's user can read",
             SecretError::Empty(_) => "write the value into it",
         };
-        Secret::of_file(file.as_ref())
+        Secret::of_file(&file)
             .map(|(secret, _)| secret)
             .map_err(|error| self.problem(&key, error.to_string(), cure(&error)))
             .ok()

@@ -4,6 +4,7 @@
 //! Knows files, and no configuration keys. [`Secret`] and [`SecretError`] never show a value.
 
 pub mod core_dumps;
+pub mod credential;
 pub mod exposure;
 pub mod pem;
 

@@ -99,7 +99,7 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
         let begun = self.publish_backlog(acquired, carryover, shutdown).await?;
         let claimed = self.claim(begun, carryover, shutdown).await?;
         let streamed = self.stream(claimed, carryover, shutdown).await;
-        Ok(self.end(streamed, carryover).await?)
+        Ok(self.report.heartbeat().through(self.end(streamed, carryover)).await?)
     }
 
     async fn connect(
@@ -109,11 +109,12 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
     ) -> Result<Connected<D::Replication, B::Publisher>, Stop> {
         let Self { source, report, number } = self;
         let connecting = connect(source, report, *number, carryover);
+        let connecting = report.heartbeat().through(tokio::time::timeout(CONNECT_TIMEOUT, connecting));
         // Priorities: (1) shutdown; (2) the servers.
         tokio::select! {
             biased;
             _ = shutdown.requested() => Err(Stop::Shutdown),
-            connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting) => match connected {
+            connected = connecting => match connected {
                 Ok(connected) => Ok(connected?),
                 Err(_) => Err(Fault::ConnectTimeout { after: CONNECT_TIMEOUT }.into()),
             }
@@ -141,7 +142,8 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
             let ours = carryover.settled.progress.confirmed.map(ConfirmedLsn::lsn);
             let from = ours.max(history.settled()).unwrap_or(Lsn::ZERO);
             let acquisition = Acquisition { source, report, remembered: carryover.slot.as_ref(), from };
-            let mut acquiring = pin!(acquisition.acquire(connection, &mut history));
+            let mut acquiring =
+                pin!(report.heartbeat().through(acquisition.acquire(connection, &mut history)));
             loop {
                 // Priorities: (1) shutdown; (2) the slot; (3) a silent server; (4) the broker. Nothing is in flight yet, so (4)
                 // only notices a broker that goes away during the standby.
@@ -155,8 +157,11 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
             }
         };
         let Some(slot) = acquired else {
-            delivery.close().await;
-            look_for_a_successor(source, carryover, &mut history).await;
+            let ending = async {
+                delivery.close().await;
+                look_for_a_successor(source, carryover, &mut history).await;
+            };
+            report.heartbeat().through(ending).await;
             return Err(Stop::Shutdown);
         };
         carryover.was_connected = true;
@@ -202,7 +207,8 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
             carryover.unconfirmed = false;
             carryover.stalled = None;
             delivery.expect(None);
-            let streaming = start(database, connection, Lsn::ZERO).await.map_err(|(_, error)| error)?;
+            let starting = start(database, connection, Lsn::ZERO);
+            let streaming = self.report.heartbeat().through(starting).await.map_err(|(_, error)| error)?;
             Ok((streaming, made))
         };
         let published = until_drained(publish, monitor, drain).await;
@@ -245,7 +251,7 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
                 Err(fault) => Err(fault.into()),
             }
         };
-        let claimed = until_drained(claim, monitor, shutdown.clone()).await;
+        let claimed = until_drained(self.report.heartbeat().through(claim), monitor, shutdown.clone()).await;
         let ((streaming, coverage), links) = links.go_on(claimed).await?;
         Ok(Claimed { streaming, coverage, links })
     }
@@ -298,7 +304,8 @@ impl<'a, D: Database, B: Broker> Attempt<'a, D, B> {
             }
         };
         carryover.keep(pipeline.left());
-        let fault = skips_rows(self.source, gap, &mut history, carryover.slot.as_ref()).await;
+        let looking = skips_rows(self.source, gap, &mut history, carryover.slot.as_ref());
+        let fault = self.report.heartbeat().through(looking).await;
         Streamed { pipeline, ended: Err(fault), _monitor: monitor }
     }
 

@@ -45,7 +45,7 @@ use carryover::Carryover;
 /// Interval at which a source that halted for its slot checks whether the slot was recovered.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Relays one source until `shutdown`.
+/// Relays one source until `shutdown`. The source's heartbeat shows that this loop, and each loop within it, turns.
 pub async fn supervise<D: Database, B: Broker>(
     source: Source<D, B>,
     report: Reporter,
@@ -94,15 +94,16 @@ pub async fn supervise<D: Database, B: Broker>(
             tokio::select! {
                 biased;
                 _ = shutdown.requested() => return carryover.ended(),
-                () = keep_in_use(&source.database, &report) => {}
+                () = report.heartbeat().through(keep_in_use(&source.database, &report)) => {}
             }
         }
+        let looking = look_on(&source.database, &report, verdict != Verdict::HaltUntilRecovered);
         // Priorities: (1) shutdown; (2) the next attempt; (3) looks at the slot meanwhile.
         tokio::select! {
             biased;
             _ = shutdown.requested() => return carryover.ended(),
             () = sleep_until(next_attempt) => {}
-            never = look_on(&source.database, &report, verdict != Verdict::HaltUntilRecovered) => match never {},
+            never = report.heartbeat().through(looking) => match never {},
         }
     }
 }

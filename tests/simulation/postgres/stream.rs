@@ -91,6 +91,11 @@ impl Stream for SimulatedStream {
         confirmed: Option<ConfirmedLsn>,
         reply_requested: bool,
     ) -> Result<(), ReplicationError> {
+        let stuck =
+            self.connection.world.look(|state| state.scenario.sabotage == Some(Sabotage::StuckInTheLoop));
+        if stuck {
+            std::future::pending::<()>().await;
+        }
         self.report(confirmed, reply_requested)
     }
 

@@ -11,12 +11,12 @@ mod slot_fate;
 mod strike;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
-use ::process::shutdown::ShutdownTrigger;
+use ::process::{heartbeat::TURN_MAX, shutdown::ShutdownTrigger};
 use outboxd::{
     admin::SourceState,
     message::{ColumnNames, Mapping},
@@ -35,6 +35,9 @@ use crate::{
 
 /// Time after the last fault within which everything must be delivered. A silent connection alone may take a minute.
 const PEACE: Duration = Duration::from_secs(400);
+
+/// Time without a turn after which a loop hangs. The unit's watchdog is more patient.
+const HANGS_AFTER: Duration = TURN_MAX.saturating_mul(2);
 
 /// Result of a simulation.
 pub(crate) struct Report {
@@ -101,6 +104,8 @@ pub(crate) struct Run {
     options: Arc<SourceDatabase>,
     mapping: Mapping,
     states: Vec<SourceState>,
+    /// Processes that were frozen at the last look.
+    were_frozen: BTreeSet<u64>,
 }
 
 /// A running command.
@@ -150,6 +155,7 @@ impl Run {
             options: Arc::new(options),
             mapping,
             states: Vec::new(),
+            were_frozen: BTreeSet::new(),
         }
     }
 
@@ -210,6 +216,7 @@ impl Run {
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
             self.see_states();
+            self.see_that_loops_turn();
             self.recover().await;
             self.check()?;
             // A process that halted at an invalid row stays halted if the new server does not have that row. A person restarts it.
@@ -236,6 +243,7 @@ impl Run {
     /// Unrelated activity: other tables' WAL, a copy of the server, a look at the slot.
     fn look_around(&mut self) {
         self.see_states();
+        self.see_that_loops_turn();
         let copy = self.world.change(|state| {
             if state.one_in(3) {
                 state.postgres.data.wal_end += state.rng.u64(1..500);
@@ -252,6 +260,21 @@ impl Run {
         if self.copies.len() > 3 {
             self.copies.pop_front();
         }
+    }
+
+    /// A watchdog would restart a process that hangs. Whatever the servers do, one that only waits must not look like that.
+    /// A frozen process turns no loop, and one that goes on since the last look may not have done so yet.
+    fn see_that_loops_turn(&mut self) {
+        let frozen: BTreeSet<u64> = self.world.look(|state| state.frozen.keys().copied().collect());
+        let goes_on =
+            |process: &&Process| ![&frozen, &self.were_frozen].iter().any(|ids| ids.contains(&process.id));
+        for process in self.processes.iter().filter(goes_on) {
+            if let Some((_, age)) = process.board.hanging(HANGS_AFTER).first() {
+                let shown = process.shown();
+                self.world.look(|state| state.oracle.violated(format!("hangs for {age:?}: {shown}")));
+            }
+        }
+        self.were_frozen = frozen;
     }
 
     fn see_states(&mut self) {

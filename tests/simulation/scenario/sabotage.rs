@@ -48,6 +48,8 @@ pub(crate) enum Sabotage {
     OverlookOvertaking,
     /// Lets two commands work on the parked rows at once.
     ForgetParkedLock,
+    /// Waits for ever in the middle of the loop's turn.
+    StuckInTheLoop,
     /// Requeues parked rows from the last to the first.
     ParkedListReversed,
 }

@@ -120,6 +120,52 @@ async fn a_package_lives_by_the_steps_of_the_pages_and_leaves_nothing() {
     machine.root.power_off().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and the package: make test-deb"]
+async fn a_package_takes_the_place_of_an_installation_by_hand() {
+    let machine = Machine::start().await;
+    let root = &machine.root;
+    let version = env!("CARGO_PKG_VERSION");
+    root.shell(&format!(
+        "set -e
+         dpkg-deb -x outboxd_{version}-1_amd64.deb unpacked
+         install -m 0755 unpacked/usr/bin/outboxd /usr/bin/outboxd
+         install -m 0644 unpacked/usr/lib/systemd/system/outboxd*.service /etc/systemd/system/
+         install -d -m 0755 /etc/outboxd
+         groupadd --system outboxd && useradd --system --gid outboxd --shell /usr/sbin/nologin outboxd
+         systemctl daemon-reload"
+    ))
+    .await;
+    let install = PageSteps::below("docs/start/install.md", "Debian package");
+    for number in 2..=6 {
+        machine.step(&install, number).await;
+    }
+    machine.until_streaming().await;
+    let before = root.shell("cat /etc/outboxd/outboxd.toml").await;
+    let first = machine.property("MainPID").await;
+
+    let oracle = Oracle::default();
+    let consuming = machine.consume(&oracle);
+    let replacing = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let steps = PageSteps::below("docs/operate/upgrade.md", "From an installation by hand");
+        machine.step(&steps, 1).await;
+        assert_eq!(machine.property("MainPID").await, first, "the running process goes on");
+        machine.step(&steps, 2).await;
+        machine.step(&steps, 3).await;
+        machine.until_streaming().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    machine.write(&steady(), &oracle, replacing).await;
+    machine.assert_delivered(&oracle, 0).await;
+    drop(consuming);
+    assert_eq!(root.shell("cat /etc/outboxd/outboxd.toml").await, before);
+    assert_ne!(machine.property("MainPID").await, first);
+    assert_eq!(machine.property("FragmentPath").await, "/usr/lib/systemd/system/outboxd.service");
+    assert_eq!(machine.property("UnitFileState").await, "enabled");
+    machine.root.power_off().await;
+}
+
 /// Seconds from the beginning of the last drain to the first message of the next process.
 fn pause(journal: &str) -> f64 {
     // The daemon's own time: 2026-11-29T00:38:14.188070Z

@@ -42,7 +42,7 @@ impl Machine {
         let workload = Workload::default();
         root.shell(
             "set -e
-             printf 'APT::Get::Assume-Yes \"true\";\\nDPkg::Options:: \"--force-confdef\";\\n' >/etc/apt/apt.conf.d/90tests
+             echo 'APT::Get::Assume-Yes \"true\";' >/etc/apt/apt.conf.d/90tests
              sudo -u postgres psql -q -c \"ALTER SYSTEM SET wal_level = logical\" -c \"ALTER USER postgres PASSWORD 'postgres'\"
              systemctl restart postgresql@15-main
              sudo -u postgres createdb orders

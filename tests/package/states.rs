@@ -1,4 +1,4 @@
-//! Upgrades and removals in states that last: an absent broker, a halted source, a wrong configuration, a stopped unit, several units, a
+//! Upgrades and removals in states that last: an absent broker, a blocked one, a halted source, a wrong configuration, a stopped unit, several units, a
 //! removal with rows that wait. dpkg never fails and never hangs, and no row is lost.
 
 use std::{fs, time::Duration};
@@ -18,7 +18,7 @@ fn in_time(said: &Said) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and the package: make test-deb"]
-async fn an_upgrade_loses_nothing_while_the_broker_is_away_or_a_source_is_halted() {
+async fn an_upgrade_loses_nothing_while_the_broker_is_away_or_blocks_or_a_source_is_halted() {
     let machine = Machine::start().await;
     let root = &machine.root;
     machine.set_up().await;
@@ -43,6 +43,22 @@ async fn an_upgrade_loses_nothing_while_the_broker_is_away_or_a_source_is_halted
     machine.assert_delivered(&oracle, 0).await;
     drop(consuming);
 
+    // The broker takes nothing: an alarm blocks the connection. apt waits for the drain.
+    let oracle = Oracle::default();
+    let consuming = machine.consume(&oracle);
+    root.shell("rabbitmqctl --quiet set_vm_memory_high_watermark absolute 1MB").await;
+    machine.write_some(200, &oracle).await;
+    machine.until("outboxd status 2>&1", |said| said.contains("blocked")).await;
+    let said = machine.upgrade(2).await;
+    println!("the upgrade took {:?} while the broker blocked", said.took);
+    in_time(&said);
+    machine.until("outboxd status 2>&1", |said| said.contains("blocked")).await;
+    root.shell("rabbitmqctl --quiet set_vm_memory_high_watermark absolute 1GB").await;
+    machine.until_streaming().await;
+    // What was in flight when the alarm came may come twice.
+    machine.assert_delivered(&oracle, 4096).await;
+    drop(consuming);
+
     // Halted by a message that no queue gets. The upgrade goes through, the new program halts at the same message, and goes on when the
     // cause is removed.
     let lost = "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('Lost', '1', 'LostCreated', '{}')";
@@ -50,7 +66,7 @@ async fn an_upgrade_loses_nothing_while_the_broker_is_away_or_a_source_is_halted
     machine.until("outboxd status 2>&1", |said| said.contains("halted")).await;
     let oracle = Oracle::default();
     machine.write_some(50, &oracle).await;
-    let said = machine.upgrade(2).await;
+    let said = machine.upgrade(3).await;
     in_time(&said);
     machine.until("outboxd status 2>&1", |said| said.contains("halted")).await;
     assert_eq!(machine.property("ActiveState").await, "active");

@@ -9,8 +9,8 @@ use crate::machine::{Machine, Said};
 
 const WAIT: Duration = Duration::from_secs(60);
 
-/// `drain_timeout_s`, which is 30 by default, and as much for the rest on a busy machine.
-const DPKG_LIMIT: Duration = Duration::from_secs(60);
+/// `drain_timeout_s`, which is 30 by default, and time for dpkg on a busy machine.
+const DPKG_LIMIT: Duration = Duration::from_secs(120);
 
 fn in_time(said: &Said) {
     assert!(said.took < DPKG_LIMIT, "{:?}: {}", said.took, said.text);

@@ -54,7 +54,8 @@ step_of_page() { # HEADING NUMBER
 run_step() { # HEADING NUMBER
     step_of_page "$1" "$2" >/tmp/step.sh
     [ -s /tmp/step.sh ] || fail "docs/configure/docker.md: \"$1\" has no step $2 with a block \`sh\`"
-    sh -eu /tmp/step.sh || fail "docs/configure/docker.md: step $2 of \"$1\""
+    # Long enough for a build on a busy machine.
+    timeout 3600 sh -eu /tmp/step.sh || fail "docs/configure/docker.md: step $2 of \"$1\""
 }
 
 health() { docker inspect --format '{{.State.Health.Status}}' "$1"; }

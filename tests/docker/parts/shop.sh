@@ -3,7 +3,7 @@
 relay down --volumes 2>/dev/null
 shop() { docker compose -f docker/compose.shop.yaml "$@"; }
 order() { # ID: its state
-    curl -s "http://127.0.0.1:8080/api/orders/$1" | jq -r .state
+    curl -s "http://127.0.0.1:8080/api/orders/$1" | jq -r .orderState
 }
 is_up() { [ "$(prometheus "up{instance=\"$1\"}")" = 1 ]; }
 is_in_state() { [ "$(order "$1")" = "$2" ]; }
@@ -20,7 +20,8 @@ contains "the page" "$(curl -s http://127.0.0.1:8080/)" "<html"
 
 said=$(run_step "The shop" 2)
 contains "the order's history" "$said" APPROVED
-first=$(curl -s 'http://127.0.0.1:8080/api/orders?customerId=1' | jq -r '.orders[0].orderId')
+customer=$(curl -s http://127.0.0.1:8080/api/customers | jq -r '.customers[0].customerId')
+first=$(curl -s "http://127.0.0.1:8080/api/orders?customerId=$customer" | jq -r '.orders[0].orderId')
 equal "state of the first order" "$(order "$first")" APPROVED
 
 second=$(run_step "The shop" 3 2>/dev/null | jq -r .orderId)

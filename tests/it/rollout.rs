@@ -217,7 +217,11 @@ async fn a_configuration_that_does_not_work_is_never_ready_and_the_old_pods_go_o
     let in_source = |line: &str| config.replace("[sources.orders]\n", &format!("[sources.orders]\n{line}\n"));
     for (what, changed) in [
         ("a wrong password for RabbitMQ", config.replace("guest:guest@", "guest:wrong@")),
-        ("a virtual host that is not there", config.replacen(&format!("/{}", stage.name), "/nowhere", 1)),
+        (
+            "a virtual host that is not there",
+            config.replace(&stage.amqp_url, &format!("{}-nowhere", stage.amqp_url)),
+        ),
+        ("a database that is not there", config.replacen(&format!("/{}", stage.name), "/nowhere", 1)),
         ("a role that is not there", config.replace("//role_", "//no_role_")),
         ("a column that is not there", in_source("outbox.columns.id = 'no_id'")),
         ("a table that is not there", in_source("outbox.table = 'no_outbox'")),

@@ -108,10 +108,8 @@ case ${OUTBOXD_STAGE:-} in
             trap - INT TERM HUP
             kill -s KILL "$namespaces" 2>/dev/null || true
             wait "$namespaces" 2>/dev/null || true
-            # Empty groups of the containers.
-            for folder in /sys/fs/cgroup/"$group" /sys/fs/cgroup/*/"$group"; do
-                [ ! -d "$folder" ] || find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || true
-            done
+            # Empty groups of the containers. A controller may have this process below another group.
+            find /sys/fs/cgroup -depth -path "*/$group*" -type d -exec rmdir {} + 2>/dev/null || true
             exit "$1"
         }
         trap 'end 130' INT

@@ -105,9 +105,29 @@ fn run_name(pid: u32) -> Option<String> {
     Some(format!("{pid}-{start_time}"))
 }
 
-/// Returns the target folder from the executable's path, which also holds with `CARGO_TARGET_DIR`: tests are in
-/// `target/<profile>/deps`, examples in `target/<profile>/examples`.
+/// Returns the target folder from the executable's path, which also holds with `CARGO_TARGET_DIR`.
 pub(super) fn target_directory() -> PathBuf {
     let executable = std::env::current_exe().expect("this process has an executable");
-    executable.ancestors().nth(3).expect("cargo puts executables into target/<profile>/<kind>").to_owned()
+    target_of(&executable).expect("cargo puts executables into target/<profile>").to_owned()
+}
+
+/// Programs are in `target/<profile>`, tests in `target/<profile>/deps`, examples in `target/<profile>/examples`.
+fn target_of(executable: &Path) -> Option<&Path> {
+    let folder = executable.parent()?;
+    let profile =
+        if folder.ends_with("deps") || folder.ends_with("examples") { folder.parent()? } else { folder };
+    profile.parent()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_tests_and_examples_share_the_target_folder() {
+        for executable in ["debug/demo", "release/demo", "debug/deps/it-0123", "debug/examples/reader"] {
+            let executable = Path::new("/work/target").join(executable);
+            assert_eq!(target_of(&executable), Some(Path::new("/work/target")), "{}", executable.display());
+        }
+    }
 }

@@ -126,8 +126,8 @@ mod tests {
     #[test]
     fn programs_tests_and_examples_share_the_target_folder() {
         for executable in ["debug/demo", "release/demo", "debug/deps/it-0123", "debug/examples/reader"] {
-            let executable = Path::new("/work/target").join(executable);
-            assert_eq!(target_of(&executable), Some(Path::new("/work/target")), "{}", executable.display());
+            let executable = Path::new("/src/target").join(executable);
+            assert_eq!(target_of(&executable), Some(Path::new("/src/target")), "{}", executable.display());
         }
     }
 }

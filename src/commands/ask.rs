@@ -6,12 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, Uri, client::conn::http1::handshake, header::HOST};
 use hyper_util::rt::TokioIo;
-use std::{
-    error::Error,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{error::Error, io, net::SocketAddr, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 
 /// Time limit from connecting to the last byte of the answer.
@@ -60,16 +55,6 @@ async fn answer(address: SocketAddr, path: &'static str) -> Result<Bytes, AskErr
     Ok(body.map_err(|error| AskError::Body(address, error))?.to_bytes())
 }
 
-/// Address to ask: loopback for a daemon that listens on every address.
-pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
-    let loopback = match listen.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(loopback, listen.port())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -78,17 +63,6 @@ mod tests {
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
     };
-
-    #[test]
-    fn a_daemon_on_every_address_is_asked_on_loopback() {
-        for (listen, asked) in [
-            ("0.0.0.0:9464", "127.0.0.1:9464"),
-            ("[::]:9464", "[::1]:9464"),
-            ("10.0.0.7:9464", "10.0.0.7:9464"),
-        ] {
-            assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
-        }
-    }
 
     #[tokio::test]
     async fn what_is_not_a_daemon_is_named() {

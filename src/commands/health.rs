@@ -4,10 +4,8 @@
 //! and `/readyz` and the metrics show those. Of the configuration only `admin` is read: a file that was edited for the next start
 //! says nothing about the process that runs.
 
-use super::{
-    Failure, answer,
-    ask::{ask, reachable},
-};
+use super::{Failure, answer, ask::ask};
+use process::loopback::reachable;
 use std::net::SocketAddr;
 
 pub(super) async fn run(listen: Option<SocketAddr>) -> Result<(), Failure> {

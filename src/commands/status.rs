@@ -4,7 +4,7 @@
 
 use super::{
     Failure, answer,
-    ask::{AskError, ask, reachable},
+    ask::{AskError, ask},
     slots::Slots,
     table::{Column, size, table, unknown},
 };
@@ -14,6 +14,7 @@ use crate::{
     settings::Settings,
 };
 use diagnostics::legible;
+use process::loopback::reachable;
 use std::net::SocketAddr;
 
 #[derive(Debug, thiserror::Error)]

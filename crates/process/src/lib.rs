@@ -8,6 +8,7 @@ pub mod clock;
 pub mod failure;
 pub mod heartbeat;
 pub mod http_connections;
+pub mod loopback;
 pub mod service_manager;
 pub mod shutdown;
 pub mod telemetry;

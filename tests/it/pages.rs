@@ -8,10 +8,7 @@ use testkit::{
     Daemon, PageShell, PageSteps, Postgres, PostgresOptions, ports::Port, programs, shared_rabbitmq,
 };
 
-use crate::{
-    recovery::IN_FLIGHT_MAX,
-    stage::{PATIENCE, Stage},
-};
+use crate::stage::{PATIENCE, Stage};
 
 /// Messages that arrive between two events.
 const FLOW: usize = 100;
@@ -34,9 +31,7 @@ fn on_ports(steps: PageSteps, ports: &[(&str, &Port)]) -> PageSteps {
 
 #[tokio::test]
 async fn two_instances_run_as_the_page_says() {
-    let mut stage = Stage::shared("page_two").await;
-    stage.workload.pause = Duration::from_millis(5);
-    stage.source = format!("delivery.in_flight_max = {IN_FLIGHT_MAX}");
+    let mut stage = Stage::flowing("page_two").await;
     stage.consume().await;
     let config = stage.run_printed_sql().await;
     let shell = shell(&stage, "page-standby");
@@ -59,9 +54,7 @@ async fn two_instances_run_as_the_page_says() {
 
 #[tokio::test]
 async fn an_upgrade_goes_as_the_page_says() {
-    let mut stage = Stage::shared("page_upgrade").await;
-    stage.workload.pause = Duration::from_millis(5);
-    stage.source = format!("delivery.in_flight_max = {IN_FLIGHT_MAX}");
+    let mut stage = Stage::flowing("page_upgrade").await;
     stage.consume().await;
     // The service of the machine.
     let mut service = Daemon::start(&stage.run_printed_sql().await);

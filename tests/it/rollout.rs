@@ -104,17 +104,9 @@ async fn end(mut pod: Daemon) -> Option<i32> {
     pod.sigterm(PATIENCE).await.code()
 }
 
-/// A stage whose rows come steadily, and whose leader always holds messages that wait for their turn.
-async fn stage(test: &str) -> Stage {
-    let mut stage = Stage::shared(test).await;
-    stage.workload.pause = Duration::from_millis(5);
-    stage.source = format!("delivery.in_flight_max = {IN_FLIGHT_MAX}");
-    stage
-}
-
 #[tokio::test]
 async fn a_rolling_update_publishes_every_row_once_and_in_order() {
-    let mut stage = stage("rollout").await;
+    let mut stage = Stage::flowing("rollout").await;
     stage.consume().await;
     let config = stage.run_printed_sql().await;
     let mut deployment = Deployment::start(&config, 2).await;
@@ -134,7 +126,7 @@ async fn a_rolling_update_publishes_every_row_once_and_in_order() {
 /// The chart is installed, and the DBA runs the script afterwards, which a pod has printed.
 #[tokio::test]
 async fn pods_that_start_before_the_database_is_prepared_become_ready_by_themselves() {
-    let mut stage = stage("rollout_first").await;
+    let mut stage = Stage::flowing("rollout_first").await;
     stage.consume().await;
     stage.write_row("a", 1, "OrderCreated").await;
     let config = stage.config_as(&stage.printed_role());
@@ -154,7 +146,7 @@ async fn pods_that_start_before_the_database_is_prepared_become_ready_by_themsel
 
 #[tokio::test]
 async fn a_rolling_update_of_a_single_pod_makes_no_gap_either() {
-    let mut stage = stage("rollout_single").await;
+    let mut stage = Stage::flowing("rollout_single").await;
     stage.consume().await;
     let config = stage.run_printed_sql().await;
     let mut deployment = Deployment::start(&config, 1).await;
@@ -168,7 +160,7 @@ async fn a_rolling_update_of_a_single_pod_makes_no_gap_either() {
 
 #[tokio::test]
 async fn a_drain_of_both_nodes_publishes_every_row_once_and_in_order() {
-    let mut stage = stage("rollout_nodes").await;
+    let mut stage = Stage::flowing("rollout_nodes").await;
     stage.consume().await;
     let config = stage.run_printed_sql().await;
     let mut deployment = Deployment::start(&config, 2).await;
@@ -184,7 +176,7 @@ async fn a_drain_of_both_nodes_publishes_every_row_once_and_in_order() {
 /// A pod with a bad configuration ends with 78 again and again. It is never ready, so that no old pod ends.
 #[tokio::test]
 async fn a_configuration_that_is_refused_leaves_the_old_pods_alone() {
-    let mut stage = stage("rollout_78").await;
+    let mut stage = Stage::flowing("rollout_78").await;
     stage.consume().await;
     let config = stage.run_printed_sql().await;
     let mut deployment = Deployment::start(&config, 2).await;
@@ -207,7 +199,7 @@ async fn a_configuration_that_is_refused_leaves_the_old_pods_alone() {
 /// A configuration that outboxd accepts and that does not work: the new pod is never ready, and does no harm to the old ones.
 #[tokio::test]
 async fn a_configuration_that_does_not_work_is_never_ready_and_the_old_pods_go_on() {
-    let mut stage = stage("rollout_wrong").await;
+    let mut stage = Stage::flowing("rollout_wrong").await;
     stage.consume().await;
     let config = stage.run_printed_sql().await;
     let deployment = Deployment::start(&config, 2).await;
@@ -376,7 +368,7 @@ async fn a_server_without_a_walsender_to_spare_holds_a_rollout_up() {
 /// Nobody knows before the first row that a template has no value for it, so that the rollout goes through. Taking it back is enough.
 #[tokio::test]
 async fn a_configuration_that_no_row_fits_halts_and_is_taken_back() {
-    let mut stage = stage("rollout_unfit").await;
+    let mut stage = Stage::flowing("rollout_unfit").await;
     stage.consume().await;
     let config = stage.run_printed_sql().await;
     let mut deployment = Deployment::start(&config, 2).await;
@@ -407,7 +399,7 @@ async fn a_configuration_that_no_row_fits_halts_and_is_taken_back() {
 /// The cure of a halted source may be a new configuration. The rollout brings it in, whoever has the slot.
 #[tokio::test]
 async fn a_rollout_brings_the_cure_of_a_halted_source() {
-    let mut stage = stage("rollout_halted").await;
+    let mut stage = Stage::flowing("rollout_halted").await;
     stage.consume_only("OrderCreated").await;
     let config = stage.run_printed_sql().await;
     let mut deployment = Deployment::start(&config, 2).await;
@@ -429,7 +421,7 @@ async fn a_rollout_brings_the_cure_of_a_halted_source() {
 #[tokio::test]
 async fn a_rollout_during_a_backlog_repeats_its_rows_and_loses_none() {
     const ROWS: usize = 200;
-    let mut stage = stage("rollout_backlog").await;
+    let mut stage = Stage::flowing("rollout_backlog").await;
     stage.workload.pause = Duration::ZERO;
     stage.workload.transactions = ROWS;
     stage.write().await;

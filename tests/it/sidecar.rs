@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use testkit::Daemon;
 
-use crate::{
-    recovery::IN_FLIGHT_MAX,
-    stage::{PATIENCE, Stage, source},
-};
+use crate::stage::{PATIENCE, Stage, source};
 
 /// Messages that arrive between two events.
 const FLOW: usize = 100;
@@ -19,9 +16,7 @@ async fn publishes(pod: &Daemon) -> bool {
 /// Three pods of one application end, the one that publishes first. In the last one the application ends, and then outboxd.
 #[tokio::test]
 async fn rows_of_an_application_that_ends_are_published_by_the_pod_or_by_its_successor() {
-    let mut stage = Stage::shared("sidecar").await;
-    stage.workload.pause = Duration::from_millis(5);
-    stage.source = format!("delivery.in_flight_max = {IN_FLIGHT_MAX}");
+    let mut stage = Stage::flowing("sidecar").await;
     stage.consume().await;
     let config = stage.run_printed_sql().await;
     let mut pods = Vec::new();
@@ -56,9 +51,7 @@ async fn rows_of_an_application_that_ends_are_published_by_the_pod_or_by_its_suc
 /// As an ordinary container outboxd gets SIGTERM while the application still writes. The rows wait, and nothing is lost.
 #[tokio::test]
 async fn rows_that_an_application_writes_after_its_outboxd_ended_wait_for_the_next_pod() {
-    let mut stage = Stage::shared("container").await;
-    stage.workload.pause = Duration::from_millis(5);
-    stage.source = format!("delivery.in_flight_max = {IN_FLIGHT_MAX}");
+    let mut stage = Stage::flowing("container").await;
     stage.consume().await;
     let config = stage.run_printed_sql().await;
     let mut outboxd = Daemon::start(&config);

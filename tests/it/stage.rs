@@ -13,7 +13,7 @@ use lapin::{
 };
 use tokio::task::JoinHandle;
 
-use crate::inbox::Inbox;
+use crate::{inbox::Inbox, recovery::IN_FLIGHT_MAX};
 use testkit::{
     Committed, Consumer, Daemon, Oracle, Postgres, Proxy, RabbitMq, Verdict, Workload, consumer, http,
     postgres::psql, shared_postgres, shared_rabbitmq, unique,
@@ -70,6 +70,14 @@ impl Stage {
     /// A stage on the nodes that all tests share.
     pub(crate) async fn shared(test: &str) -> Self {
         Self::on(test, shared_postgres().await, shared_rabbitmq().await).await
+    }
+
+    /// A shared stage whose rows come steadily, and whose leader always holds messages that wait for their turn.
+    pub(crate) async fn flowing(test: &str) -> Self {
+        let mut stage = Self::shared(test).await;
+        stage.workload.pause = Duration::from_millis(5);
+        stage.source = format!("delivery.in_flight_max = {IN_FLIGHT_MAX}");
+        stage
     }
 
     /// Shortens the daemon's timeouts and backoff.
